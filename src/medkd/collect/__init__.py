@@ -1,0 +1,1 @@
+"""Collecting: cases from a medical site or from files become `RawCase` records. They may name the patient."""

@@ -1,0 +1,219 @@
+"""The spider of the case site, run as a child process: `python -m medkd.collect.iiyi`.
+
+In: one `Order` as a line on stdin. Out: one `Event` a line on stdout, the last one with the `end`. Polite: robots.txt is
+obeyed, there is a delay with jitter, at a verification nothing more is asked. When stdin closes, the parent is gone
+and so is the child. Not done here: keeping anything (`crawl`), reading HTML (`pages`); this module alone imports Scrapy.
+"""
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import scrapy
+from scrapy.crawler import CrawlerProcess
+from scrapy.exceptions import CloseSpider, IgnoreRequest
+from scrapy.http import Request, Response, TextResponse
+from twisted.python.failure import Failure
+
+from medkd.collect.crawl import End, Event, Order, Outcome, UnreadPage, Visit
+from medkd.collect.pages import SOURCE, case_address, is_verification, parse_case, parse_list
+
+Send = Callable[[Event], None]
+MAX_FAILED_IN_A_ROW = 8
+GONE = {404, 410}
+
+
+class CaseSpider(scrapy.Spider):
+    """Walks the list page by page and asks for the cases it names, no more of them than the limit still needs.
+
+    So a limited crawl keeps the first cases of the list, whatever the order in which answers arrive.
+    """
+
+    name = SOURCE
+
+    def __init__(self, order: Order, send: Send, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.order = order
+        self.send = send
+        self.allowed_domains = [urlsplit(order.base_url).hostname or ""]
+        self.todo = deque(order.todo)
+        self.seen = set(order.seen)
+        self.next_list = order.next_list
+        self.n_kept = order.n_kept
+        self.n_in_flight = 0
+        self.n_failed_in_a_row = 0
+        self.is_listing = False
+        self.end = Event(end=End.DONE)
+
+    async def start(self) -> AsyncIterator[Request]:
+        for request in self._ask_more():
+            yield request
+
+    def _ask_more(self) -> Iterator[Request]:
+        while self.todo and self._has_room(self.n_in_flight):
+            self.n_in_flight += 1
+            native_id = self.todo.popleft()
+            yield self._request(case_address(native_id), self.read_case, self.case_failed, native_id=native_id)
+        if self.next_list is not None and not self.is_listing and self._has_room(self.n_in_flight + len(self.todo)):
+            self.is_listing = True
+            yield self._list_request(self.next_list)
+
+    def _has_room(self, n_expected: int) -> bool:
+        return self.order.limit is None or self.n_kept + n_expected < self.order.limit
+
+    def _list_request(self, number: int) -> Request:
+        """Ask for page 1 as a browser opening the list does, for later ones as its "more" button does."""
+        if number == 1:
+            return self._request("/cull/", self.read_list, self.list_failed)
+        headers = {"X-Requested-With": "XMLHttpRequest"}
+        return self._request(f"/cull/{number}.html", self.read_list, self.list_failed, method="POST", headers=headers)
+
+    def _request(self, address: str, callback: Any, errback: Any, native_id: str = "", **how: Any) -> Request:
+        names = {"address": address, "native_id": native_id}
+        url = self.order.base_url.rstrip("/") + address
+        return Request(url, callback, errback=errback, cb_kwargs=names, dont_filter=True, **how)
+
+    def read_list(self, response: Response, address: str, native_id: str) -> Iterator[Request]:
+        """Take the links of a list page; the page that adds nothing new is the last."""
+        body = self._body(response)
+        self.is_listing = False
+        if response.status != 200 and response.status not in GONE:
+            self._stop(End.UNREACHABLE, response.url, f"HTTP {response.status}")
+        links = parse_list(body) if response.status == 200 else []
+        new = [link for link in links if link not in self.seen]
+        self.seen.update(new)
+        self.todo.extend(new)
+        self.next_list = self.next_list + 1 if self.next_list is not None and new else None
+        self.n_failed_in_a_row = 0
+        self._tell(Visit(address=address, outcome=Outcome.LISTED, links=tuple(links), note=_status_note(response)))
+        yield from self._ask_more()
+
+    def read_case(self, response: Response, address: str, native_id: str) -> Iterator[Request]:
+        """Read a case, or say why there is none."""
+        body = self._body(response)
+        self.n_in_flight -= 1
+        if response.status in GONE:
+            self._tell(Visit(address=address, outcome=Outcome.MISSING, note=_status_note(response)))
+        elif response.status != 200:
+            yield from self._count_failure(address, response.url, f"HTTP {response.status}")
+            return
+        elif case := parse_case(body, native_id, response.url, datetime.now(UTC).isoformat(timespec="seconds")):
+            self.n_kept += 1
+            self._tell(Visit(address=address, outcome=Outcome.KEPT), case=case)
+        else:
+            self._tell(Visit(address=address, outcome=Outcome.UNREADABLE), unread=UnreadPage(url=response.url, html=body))
+        self.n_failed_in_a_row = 0
+        yield from self._ask_more()
+
+    def case_failed(self, failure: Failure) -> Iterator[Request]:
+        """Count a case that gave no answer."""
+        request: Request = failure.request  # pyright: ignore[reportAttributeAccessIssue]
+        self.n_in_flight -= 1
+        if failure.check(IgnoreRequest):
+            self._tell(Visit(address=request.cb_kwargs["address"], outcome=Outcome.FORBIDDEN))
+            yield from self._ask_more()
+        else:
+            yield from self._count_failure(request.cb_kwargs["address"], request.url, _reason(failure))
+
+    def list_failed(self, failure: Failure) -> None:
+        """End the crawl: without its lists nothing more is known."""
+        request: Request = failure.request  # pyright: ignore[reportAttributeAccessIssue]
+        if failure.check(IgnoreRequest):
+            self._stop(End.FORBIDDEN, request.url, "robots.txt")
+        self._stop(End.UNREACHABLE, request.url, f"no answer ({_reason(failure)})")
+
+    def _count_failure(self, address: str, url: str, reason: str) -> Iterator[Request]:
+        self.n_failed_in_a_row += 1
+        self._tell(Visit(address=address, outcome=Outcome.FAILED, note=reason))
+        if self.n_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
+            self._stop(End.UNREACHABLE, url, f"{MAX_FAILED_IN_A_ROW} pages in a row gave no answer, the last one {reason}")
+        yield from self._ask_more()
+
+    def _body(self, response: Response) -> str:
+        """Give the text of an answer; stops at a verification, whose page counts as not asked."""
+        body = response.text if isinstance(response, TextResponse) else response.body.decode("utf-8", "replace")
+        if is_verification(body):
+            self._stop(End.VERIFICATION, response.url, "verification")
+        return body
+
+    def _stop(self, end: End, place: str, reason: str) -> None:
+        if self.end.end is End.DONE:
+            self.end = Event(end=end, place=place, reason=reason)
+        raise CloseSpider(end.value)
+
+    def _tell(self, visit: Visit, case: Any = None, unread: UnreadPage | None = None) -> None:
+        self.send(Event(visit=visit, case=case, unread=unread))
+
+
+def _status_note(response: Response) -> str:
+    return "" if response.status == 200 else f"HTTP {response.status}"
+
+
+def _reason(failure: Failure) -> str:
+    """Put a network failure into a few words, for one line."""
+    words = " ".join(str(failure.value).split())
+    return words[:160] or type(failure.value).__name__
+
+
+def settings(order: Order) -> dict[str, Any]:
+    """Give Scrapy's settings for an order."""
+    is_polite = order.delay > 0
+    host = urlsplit(order.base_url).hostname or ""
+    return {
+        "USER_AGENT": order.user_agent,
+        "ROBOTSTXT_OBEY": True,
+        "DOWNLOAD_DELAY": order.delay,
+        "AUTOTHROTTLE_ENABLED": is_polite,
+        "AUTOTHROTTLE_START_DELAY": order.delay,
+        "CONCURRENT_REQUESTS": 2 if is_polite else 16,
+        "CONCURRENT_REQUESTS_PER_DOMAIN": 2 if is_polite else 16,
+        # What a callback yields is taken one by one: Scrapy starts this many tasks for every page, 100 unless told.
+        "CONCURRENT_ITEMS": 1,
+        "WARN_ON_GENERATOR_RETURN_VALUE": False,
+        # The order of asking is the order of the lists.
+        "SCHEDULER_MEMORY_QUEUE": "scrapy.squeues.FifoMemoryQueue",
+        "HTTPERROR_ALLOW_ALL": True,
+        "HTTPPROXY_ENABLED": host not in {"127.0.0.1", "localhost", "::1"},
+        "RETRY_HTTP_CODES": [408, 429, 500, 502, 503, 504, 521, 522, 524],
+        "DOWNLOAD_TIMEOUT": 60,
+        "DOWNLOAD_MAXSIZE": 16 * 2**20,
+        "DOWNLOAD_WARNSIZE": 0,
+        "TELNETCONSOLE_ENABLED": False,
+        "REMOTE_CONTROL_ENABLED": False,
+        "LOG_LEVEL": "ERROR",
+    }
+
+
+def main() -> None:
+    """Carry out the order on stdin."""
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stray prints of libraries must not mix with events
+    order = Order.model_validate_json(sys.stdin.buffer.readline())
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+    def send(event: Event) -> None:
+        events.write(event.model_dump_json(exclude_defaults=True).encode() + b"\n")
+        events.flush()
+
+    process = CrawlerProcess(settings(order))
+    crawler = process.create_crawler(CaseSpider)
+    process.crawl(crawler, order=order, send=send)
+    process.start()
+    broke = any(name.startswith("spider_exceptions/") for name in crawler.stats.get_stats())
+    if isinstance(crawler.spider, CaseSpider) and not broke:
+        send(crawler.spider.end)
+
+
+def _leave_with_parent() -> None:
+    while sys.stdin.buffer.read(4096):
+        continue
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The rows of the ledger and its file: what one attempt at an item was, and the SQLite tables it stands in.
+
+In: a ledger file. Out: `Attempt` records. Not done here: writing while attempts run (`completers.ledger`).
+"""
+
+import hashlib
+import json
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medkd.completers.outcomes import Answer, Outcome
+from medkd.completers.providers import Price, estimate_tokens
+from medkd.core.completer import Request
+from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
+from medkd.core.records import Record, Usage
+
+FILE_NAME = "ledger.sqlite"
+FORMAT = 1
+"""Version of the tables, kept in the file's `user_version`."""
+
+_TABLES = """
+CREATE TABLE runs (id INTEGER PRIMARY KEY, started_at TEXT NOT NULL, n_requests INTEGER NOT NULL, n_answered INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE attempts (
+  id INTEGER PRIMARY KEY, run INTEGER NOT NULL, item TEXT NOT NULL, label TEXT NOT NULL,
+  provider TEXT NOT NULL, model TEXT NOT NULL, started_at TEXT NOT NULL, price TEXT,
+  outcome TEXT, status INTEGER, finish_reason TEXT NOT NULL DEFAULT '', error TEXT NOT NULL DEFAULT '',
+  reasoning TEXT NOT NULL DEFAULT '', text TEXT NOT NULL DEFAULT '',
+  n_prompt INTEGER NOT NULL, n_cache_hit INTEGER NOT NULL DEFAULT 0,
+  n_completion INTEGER NOT NULL DEFAULT 0, n_reasoning INTEGER NOT NULL DEFAULT 0,
+  is_estimate INTEGER NOT NULL DEFAULT 1, amount REAL NOT NULL DEFAULT 0, currency TEXT NOT NULL, seconds REAL NOT NULL DEFAULT 0);
+CREATE INDEX attempts_of_item ON attempts (item);
+CREATE TABLE pieces (attempt INTEGER NOT NULL, number INTEGER NOT NULL, is_reasoning INTEGER NOT NULL, text TEXT NOT NULL,
+  PRIMARY KEY (attempt, number)) WITHOUT ROWID;
+"""
+SELECT_ATTEMPTS = """
+SELECT id, item, label, provider, model, outcome, finish_reason, error, reasoning, text,
+  n_prompt, n_cache_hit, n_completion, n_reasoning, is_estimate, amount, currency, seconds, price FROM attempts"""
+CLOSE_ATTEMPT = """
+UPDATE attempts SET (outcome, status, finish_reason, error, reasoning, text, n_prompt, n_cache_hit, n_completion, n_reasoning,
+  is_estimate, amount, seconds) = (?,?,?,?,?,?,?,?,?,?,?,?,?) WHERE id = ?"""
+
+
+class Attempt(Record):
+    """One row of the ledger."""
+
+    id: int
+    item: str
+    label: str
+    """Id of the record it was made for."""
+    provider: str
+    model: str
+    outcome: Outcome | None
+    """None while it runs, and after a crash until the ledger is opened again."""
+    finish_reason: str
+    error: str
+    reasoning: str
+    text: str
+    usage: Usage
+    is_estimate: bool
+    """Whether the usage is our estimate because the endpoint reported none."""
+    amount: float
+    is_priced: bool
+    """Whether a price was known when it was made; else `amount` is 0 and says nothing."""
+    currency: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How an attempt ended."""
+
+    outcome: Outcome
+    status: int | None
+    finish_reason: str
+    error: str
+    reasoning: str
+    text: str
+    usage: Usage
+    is_estimate: bool
+    amount: float
+    seconds: float
+
+
+def make_closing(answer: Answer, n_prompt: int, price: Price | None) -> Closing:
+    """Write down how an attempt ended; where the endpoint reported no usage and may charge, it is estimated from the texts."""
+    usage, is_estimate = answer.usage, False
+    if usage is None and not answer.outcome.is_free:
+        n_reasoning = estimate_tokens([answer.reasoning])
+        n_completion = n_reasoning + estimate_tokens([answer.text])
+        usage, is_estimate = Usage(prompt=n_prompt, completion=n_completion, reasoning=n_reasoning), True
+    usage = usage or Usage()
+    return Closing(
+        outcome=answer.outcome,
+        status=answer.status,
+        finish_reason=answer.finish_reason,
+        error=answer.error,
+        reasoning=answer.reasoning,
+        text=answer.text,
+        usage=usage,
+        is_estimate=is_estimate,
+        amount=price.amount(usage) if price else 0.0,
+        seconds=answer.seconds,
+    )
+
+
+def item_key(provider: str, model: str, request: Request) -> str:
+    """Hash what decides the answer; the address is no part of it, so that a moved server buys nothing twice."""
+    decisive = [provider, model, request.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def read_attempts(path: Path) -> tuple[list[Attempt], int]:
+    """Read a ledger without holding it: its attempts, texts left out, and how many answers the last run is short of."""
+    connection = connect(path, is_read_only=True)
+    try:
+        _check_format(connection, path)
+        select = SELECT_ATTEMPTS.replace("reasoning, text,", "'', '',", 1)
+        attempts = [read_row(row) for row in connection.execute(select + " ORDER BY id")]
+        last = connection.execute("SELECT n_requests - n_answered FROM runs ORDER BY id DESC LIMIT 1").fetchone()
+    except sqlite3.Error as error:
+        raise from_sqlite_error(error, path) from error
+    finally:
+        connection.close()
+    return attempts, max(last[0], 0) if last else 0
+
+
+def connect(path: Path, is_read_only: bool = False) -> sqlite3.Connection:
+    if is_read_only:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+    return sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables of a new ledger, and close what a crash left open in an old one."""
+    is_new = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+    if not is_new:
+        _check_format(connection, path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    if is_new:
+        connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for row in connection.execute(SELECT_ATTEMPTS + " WHERE outcome IS NULL").fetchall():
+            _close_after_crash(connection, read_row(row), Price.model_validate_json(row[-1]) if row[-1] else None)
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > FORMAT:
+        raise InputError(
+            f"{path}: written by a newer medkd (format {found}, this one knows {FORMAT}); update medkd or choose another --out"
+        )
+    if found < 1:
+        raise InputError(f"{path}: is no ledger; move it away or choose another --out")
+
+
+def _close_after_crash(connection: sqlite3.Connection, attempt: Attempt, price: Price | None) -> None:
+    pieces = connection.execute("SELECT is_reasoning, text FROM pieces WHERE attempt = ? ORDER BY number", (attempt.id,)).fetchall()
+    reasoning = "".join(text for is_reasoning, text in pieces if is_reasoning)
+    text = "".join(text for is_reasoning, text in pieces if not is_reasoning)
+    usage = attempt.usage.model_copy(update={"completion": estimate_tokens([reasoning, text]), "reasoning": estimate_tokens([reasoning])})
+    closing = Closing(
+        outcome=Outcome.UNKNOWN,
+        status=None,
+        finish_reason="",
+        error="the process died before the end was known",
+        reasoning=reasoning,
+        text=text,
+        usage=usage,
+        is_estimate=True,
+        amount=price.amount(usage) if price else 0.0,
+        seconds=0.0,
+    )
+    close_row(connection, attempt.id, closing)
+
+
+def close_row(connection: sqlite3.Connection, attempt: int, closing: Closing) -> None:
+    usage = closing.usage
+    values = (
+        *(closing.outcome, closing.status, closing.finish_reason, closing.error, closing.reasoning, closing.text),
+        *(usage.prompt, usage.cache_hit, usage.completion, usage.reasoning),
+        *(closing.is_estimate, closing.amount, closing.seconds, attempt),
+    )
+    connection.execute(CLOSE_ATTEMPT, values)
+    connection.execute("DELETE FROM pieces WHERE attempt = ?", (attempt,))
+
+
+def read_row(row: Any) -> Attempt:
+    number, item, label, provider, model, outcome, finish_reason, error, reasoning, text, prompt, hit, completion, thought, *rest = row
+    usage = Usage(prompt=prompt, cache_hit=hit, completion=completion, reasoning=thought)
+    is_estimate, amount, currency, seconds, price = rest
+    return Attempt(
+        id=number, item=item, label=label, provider=provider, model=model, outcome=outcome, finish_reason=finish_reason, error=error,
+        reasoning=reasoning, text=text, usage=usage, is_estimate=is_estimate, amount=amount, is_priced=price is not None,
+        currency=currency, seconds=seconds,
+    )  # fmt: skip
+
+
+def from_sqlite_error(error: Exception, path: Path) -> MedkdError:
+    if isinstance(error, OSError):
+        return from_os_error(error, path)
+    words = str(error)
+    if "full" in words or "disk I/O error" in words:
+        return StoppedError(f"{path}: {words}; free some space and run the same command again, it goes on from here")
+    if isinstance(error, sqlite3.DatabaseError) and ("malformed" in words or "not a database" in words):
+        return InputError(f"{path}: damaged or no ledger ({words}); move it away, or put a good copy in its place")
+    return StoppedError(f"{path}: {words}; see to it and run the same command again")

@@ -1,0 +1,176 @@
+"""The ledger of paid attempts, one SQLite file: a row is opened before anything is sent and closed with what came of it.
+
+In: attempts of items, an item being the hash of what is asked. Out: the answers already paid for, and the bill.
+Text is saved as it streams; an attempt that a crash left open is closed as `unknown` with the text it had.
+Writes go through one thread that commits them in groups, so that thousands of streams wait for no disk.
+Not done here: sending (`completers.endpoint`), deciding what to try again (`completers.dispatch`). It never holds the key.
+"""
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from medkd.completers.attempts import SELECT_ATTEMPTS, Attempt, Closing, close_row, connect, from_sqlite_error, prepare, read_row
+from medkd.completers.outcomes import Outcome
+from medkd.completers.providers import Price, Target
+from medkd.core.errors import InputError, MedkdError, from_os_error
+
+OPEN_ATTEMPT = """
+INSERT INTO attempts (run, item, label, provider, model, started_at, price, n_prompt, currency) VALUES (?,?,?,?,?,?,?,?,?)"""
+
+
+@dataclass(frozen=True)
+class _Job:
+    write: Callable[[sqlite3.Connection], Any]
+    done: "Future[Any]"
+
+
+class Ledger:
+    """A ledger open for writing; one process at a time holds it.
+
+    Raises InputError where the file is no ledger, is damaged, is of a newer version or is held by another process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = _hold(path)
+        self._writer = connect(path)
+        try:
+            prepare(self._writer, path)
+            self._reader = connect(path)
+        except (sqlite3.Error, MedkdError) as error:
+            self._writer.close()
+            self._lock.close()
+            raise error if isinstance(error, MedkdError) else from_sqlite_error(error, path) from error
+        self._run = 0
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._write_jobs, name="ledger", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A row that is still open here was opened for an attempt that was never sent.
+        unsent = "UPDATE attempts SET outcome = ?, n_prompt = 0 WHERE run = ? AND outcome IS NULL"
+        self._submit(lambda connection: connection.execute(unsent, (Outcome.INTERRUPTED, self._run)).rowcount)
+        self._jobs.put(None)
+        self._thread.join()
+        self._reader.close()
+        self._writer.close()
+        self._lock.close()
+
+    def start_run(self, n_requests: int) -> None:
+        """Note that a run which wants so many answers begins."""
+
+        def write(connection: sqlite3.Connection) -> int:
+            cursor = connection.execute("INSERT INTO runs (started_at, n_requests) VALUES (?, ?)", (_now(), n_requests))
+            return cursor.lastrowid or 0
+
+        self._run = self._submit(write).result()
+
+    def open_attempt(self, item: str, label: str, target: Target, n_prompt: int, price: Price | None) -> "Future[int]":
+        """Open the row of an attempt that is about to be sent; the future gives its id once it is on the disk."""
+        priced = price.model_dump_json() if price else None
+        row = (self._run, item, label, target.name, target.model, _now(), priced, n_prompt, target.provider.currency)
+
+        def write(connection: sqlite3.Connection) -> int:
+            return connection.execute(OPEN_ATTEMPT, row).lastrowid or 0
+
+        return self._submit(write)
+
+    def save_pieces(self, pieces: list[tuple[int, int, bool, str]], n_answered: int) -> "Future[None]":
+        """Save new text of running attempts, as rows of attempt, number, whether it is reasoning, text."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany("INSERT OR REPLACE INTO pieces VALUES (?,?,?,?)", pieces)
+            connection.execute("UPDATE runs SET n_answered = ? WHERE id = ?", (n_answered, self._run))
+
+        return self._submit(write)
+
+    def close_attempt(self, attempt: int, closing: Closing) -> "Future[None]":
+        """Close a row; the future is done once it is on the disk."""
+        return self._submit(lambda connection: close_row(connection, attempt, closing))
+
+    def attempts_of(self, item: str) -> list[Attempt]:
+        """Give all attempts of an item, the oldest first."""
+        rows = self._reader.execute(SELECT_ATTEMPTS + " WHERE item = ? ORDER BY id", (item,))
+        return [read_row(row) for row in rows]
+
+    def is_complete(self, item: str) -> bool:
+        """Tell whether an item has its answer."""
+        query = "SELECT 1 FROM attempts WHERE item = ? AND outcome = ? LIMIT 1"
+        return self._reader.execute(query, (item, Outcome.COMPLETE)).fetchone() is not None
+
+    def spent(self) -> float:
+        """Sum up the money of all attempts."""
+        return self._reader.execute("SELECT COALESCE(SUM(amount), 0) FROM attempts").fetchone()[0]
+
+    def _submit(self, write: Callable[[sqlite3.Connection], Any]) -> "Future[Any]":
+        job = _Job(write, Future())
+        self._jobs.put(job)
+        return job.done
+
+    def _write_jobs(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            jobs = [first]
+            is_last = False
+            while True:
+                try:
+                    job = self._jobs.get_nowait()
+                except Empty:
+                    break
+                if job is None:
+                    is_last = True
+                    break
+                jobs.append(job)
+            self._commit(jobs)
+            if is_last:
+                return
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        """Write a group of jobs in one transaction, all or none."""
+        jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
+        try:
+            with self._writer:
+                self._writer.execute("BEGIN IMMEDIATE")
+                results = [job.write(self._writer) for job in jobs]
+        except (sqlite3.Error, OSError) as error:
+            for job in jobs:
+                job.done.set_exception(from_sqlite_error(error, self.path))
+            return
+        for job, result in zip(jobs, results, strict=True):
+            job.done.set_result(result)
+
+
+def _hold(path: Path) -> IO[str]:
+    """Take the lock that lies beside the ledger; the system lets it go when the process ends, however it ends."""
+    lock_path = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise from_os_error(error, lock_path) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise InputError(f"{path}: held by {holder}; wait until it is done or choose another --out") from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()}")
+    lock.flush()
+    return lock
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

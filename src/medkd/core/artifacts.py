@@ -1,0 +1,162 @@
+"""Files between stages: records as JSON Lines, read with their broken lines named, written atomically or append-only.
+
+Not done here: a stage's directory and its manifest (`core.workspace`), progress on the screen (`core.progress`).
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from medkd.core.errors import InputError, from_os_error
+from medkd.core.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def resolve_input(path: Path, name: str, made_by: str) -> Path:
+    """Find the file `name` in a stage's directory, or take the file itself; say which command makes a missing one."""
+    found = path / name if path.is_dir() else path
+    if not found.exists():
+        raise InputError(f'{found}: no such file; run "medkd {made_by}" first or check --input')
+    if found.is_file() and found.stat().st_size == 0:
+        raise InputError(f'{found}: the file is empty; run "medkd {made_by}" again or check --input')
+    return found
+
+
+class RecordReader(Generic[R]):
+    """Iterate over the records of a JSON Lines file; a broken line is counted, named and passed over.
+
+    Raises InputError where no line at all is a record of the wanted type.
+    """
+
+    def __init__(self, path: Path, record: type[R], made_by: str) -> None:
+        self.path = path
+        self.record = record
+        self.made_by = made_by
+        self.n_read = 0
+        self.broken: list[str] = []
+        """One line for each broken one: its place and what is wrong."""
+
+    def __iter__(self) -> Iterator[R]:
+        self.n_read, self.broken = 0, []
+        n_good = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                self.n_read += 1
+                try:
+                    yield self.record.model_validate_json(line)
+                    n_good += 1
+                except ValidationError as error:
+                    self.broken.append(f"{self.path.name}:{number}: {first_problem(error)}")
+        if self.n_read and not n_good:
+            raise InputError(f'{self.broken[0]}; this is no {self.record.__name__} file, run "medkd {self.made_by}" first')
+        for problem in self.broken:
+            print(f"warning: {problem}; line passed over", file=sys.stderr)
+
+    def dropped(self) -> dict[str, int]:
+        """Count broken lines as a drop reason."""
+        return {"broken_line": len(self.broken)} if self.broken else {}
+
+
+def first_problem(error: ValidationError) -> str:
+    """Say in a few words what is wrong with a line."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "json_invalid":
+            return f"broken JSON ({first['ctx']['error']})" if "ctx" in first else "broken JSON"
+        case "missing":
+            return f"no {field}"
+        case "extra_forbidden":
+            return f"unknown field {field}"
+        case _:
+            return f"{field or 'line'}: {first['msg']}"
+
+
+@contextmanager
+def write_atomically(path: Path, binary: bool = False) -> Generator[IO[Any], None, None]:
+    """Open a file that appears whole under its name, or not at all.
+
+    Raises StoppedError when the disk is full; nothing half-written is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") if binary else temporary.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    with write_atomically(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, readable Chinese kept."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """Write records as JSON Lines, atomically; return how many."""
+    n = 0
+    with write_atomically(path) as file:
+        for record in records:
+            file.write(record.model_dump_json() + "\n")
+            n += 1
+    return n
+
+
+class RecordAppender:
+    """Append records to a file that survives a kill: a torn last line is cut off when it is opened again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _cut_torn_line(path)
+        self._file = path.open("ab")
+
+    def append(self, record: Record) -> None:
+        try:
+            self._file.write(record.model_dump_json().encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise from_os_error(error, self.path) from error
+
+    def __enter__(self) -> "RecordAppender":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk was told by append; closing tells it again, without the place
+            self._file.close()
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content_end = file.seek(0, os.SEEK_END)
+        while content_end > 0:
+            start = max(0, content_end - 65536)
+            file.seek(start)
+            newline = file.read(content_end - start).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+            content_end = start
+        file.truncate(0)

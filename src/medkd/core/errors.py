@@ -1,0 +1,56 @@
+"""What can go wrong, drawn as a tree; each leaf knows its exit code.
+
+A message names the thing, the place and the next step, on one line:
+`cases.jsonl:17: no deidentified_by; run "medkd deidentify" first`.
+Not done here: printing. `medkd.cli` prints the message and exits with the code.
+
+    MedkdError
+    ├── InputError        exit 2: unusable input or config, nothing was done
+    └── StoppedError      exit 3: stopped before the end, what was done is kept, run again to go on
+        ├── ProofError        a model was written but did not prove itself
+        └── PersonNeededError a person has to do something first
+"""
+
+import errno
+from pathlib import Path
+
+
+class MedkdError(Exception):
+    """Any failure the user can act on; its message is one line with the next step."""
+
+    exit_code = 2
+
+
+class InputError(MedkdError):
+    """The input or the config cannot be used; nothing was done."""
+
+
+class StoppedError(MedkdError):
+    """The work stopped before its end; what was done is kept and the same command goes on from there."""
+
+    exit_code = 3
+
+
+class ProofError(StoppedError):
+    """A model was written but failed its own proof; it is marked UNPROVEN."""
+
+
+class PersonNeededError(StoppedError):
+    """A person has to act (pass a verification, hand over cookies) before the work can go on."""
+
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def from_os_error(error: OSError, path: Path | str = "") -> MedkdError:
+    """Turn an operating system error into one line with the next step."""
+    place = str(error.filename or path or "a file")
+    if error.errno in _DISK_FULL:
+        return StoppedError(f"{place}: the disk is full; free some space and run the same command again, it goes on from here")
+    if error.errno == errno.ENOENT:
+        return InputError(f"{place}: no such file or directory; check the path")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return InputError(f"{place}: permission denied; choose a place you may read and write")
+    if error.errno == errno.EADDRINUSE:
+        return InputError(f"{place}: the port is taken by another process; stop that one or choose another port")
+    return StoppedError(f"{place}: {error.strerror or error}; see to it and run the same command again")

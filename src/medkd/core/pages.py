@@ -1,0 +1,18 @@
+"""Self-contained HTML pages: one shell, everything escaped, no script and no request to anywhere.
+
+In: a template that extends `page.html.jinja`, and its values. Out: a page written whole. Not done here: plots (`core.plots`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from medkd.core.artifacts import write_text
+
+
+def write_page(path: Path, package: str, template: str, **values: Any) -> None:
+    """Render a template of a package into a page; `title` is one of the values."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader
+
+    loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("medkd.core", ".")])
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    write_text(path, environment.get_template(template).render(**values))

@@ -1,0 +1,88 @@
+"""Progress on the screen: a bar with rate, ETA and cost on a terminal, plain lines in a pipe.
+
+Not done here: logging of metrics (each stage writes its own records).
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+T = TypeVar("T")
+
+PLAIN_INTERVAL_S = 5.0
+"""Seconds between two plain lines."""
+
+
+class Bar:
+    """A named piece of long work; use as a context manager and `advance` it.
+
+    Prints to stderr, so that a command's own output can be piped.
+    """
+
+    def __init__(self, name: str, total: int | None = None, unit: str = "rows") -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.n_done = 0
+        self.note = ""
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._rich: Progress | None = None
+        self._task = 0
+
+    def __enter__(self) -> "Bar":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            self._rich = Progress(
+                TextColumn("{task.description:<12}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._rich.start()
+            self._task = self._rich.add_task(self.name, total=self.total, rate="", note="")
+        return self
+
+    def advance(self, n: int = 1, note: str | None = None) -> None:
+        """Count `n` more done; `note` stands at the end of the line (cost so far, current loss)."""
+        self.n_done += n
+        if note is not None:
+            self.note = note
+        now = time.monotonic()
+        rate = self.n_done / max(now - self._started, 1e-6)
+        if self._rich is not None:
+            self._rich.update(self._task, completed=self.n_done, rate=f"{rate:.1f} {self.unit}/s", note=self.note)  # pyright: ignore[reportArgumentType]
+        elif now - self._last_line >= PLAIN_INTERVAL_S:
+            self._last_line = now
+            self._print_line(rate)
+
+    def _print_line(self, rate: float) -> None:
+        of_total = f"/{self.total}" if self.total else ""
+        left = f", about {(self.total - self.n_done) / rate:.0f} s left" if self.total and rate > 0 else ""
+        note = f", {self.note}" if self.note else ""
+        print(f"{self.name}: {self.n_done}{of_total} {self.unit}, {rate:.1f}/s{left}{note}", file=sys.stderr, flush=True)
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+            return
+        seconds = time.monotonic() - self._started
+        note = f", {self.note}" if self.note else ""
+        print(f"{self.name}: {self.n_done} {self.unit} in {seconds:.1f} s{note}", file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], name: str, total: int | None = None, unit: str = "rows") -> Iterator[T]:
+    """Iterate with a bar."""
+    with Bar(name, total, unit) as bar:
+        for item in items:
+            yield item
+            bar.advance()

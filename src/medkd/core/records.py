@@ -1,0 +1,186 @@
+"""The records that pass between stages: frozen, one JSON object a line.
+
+Ids are kept from end to end: `RawCase.id` is `{source}:{native id}` and every later record leads back to it.
+Not done here: reading and writing files (`core.artifacts`).
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Split = Literal["train", "val", "test"]
+Style = Literal["bare", "instructed"]
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Record(BaseModel):
+    """One frozen line of a file between two stages; an unknown field is a wrong schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RawCase(Record):
+    """A case as its page or file says it, white space apart. It may name the patient: no network model may see it."""
+
+    id: NonEmpty
+    source: str
+    url: str = ""
+    retrieved_at: str = ""
+    """ISO 8601, UTC."""
+    licence: str = ""
+    title: str = ""
+    department: tuple[str, ...] = ()
+    sections: dict[str, str]
+    diagnosis: tuple[str, ...] = ()
+    """The known diagnoses in the order they are listed; the first is the principal one."""
+
+
+class Case(RawCase):
+    """A de-identified case: the only form in which patient text may go further."""
+
+    deidentified_by: NonEmpty
+    """Name and version of the rules that made it."""
+
+
+class Question(Record):
+    """One case asked: `input` holds the record in one line without its own answer, `reference` the known diagnosis."""
+
+    id: NonEmpty
+    case_id: str
+    source: str
+    url: str = ""
+    licence: str = ""
+    department: tuple[str, ...] = ()
+    system: str
+    instruction: str
+    input: str
+    reference: str
+    """Diagnoses joined by a full-width semicolon, the principal one first."""
+    split: Split
+    deidentified_by: NonEmpty
+
+
+class Usage(Record):
+    """Tokens of one or several teacher attempts, as the endpoint counted them."""
+
+    prompt: int = 0
+    cache_hit: int = 0
+    """The part of `prompt` that the endpoint had cached."""
+    completion: int = 0
+    reasoning: int = 0
+    """The part of `completion` spent on reasoning."""
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            prompt=self.prompt + other.prompt,
+            cache_hit=self.cache_hit + other.cache_hit,
+            completion=self.completion + other.completion,
+            reasoning=self.reasoning + other.reasoning,
+        )
+
+
+class Cost(Record):
+    """Money, in the currency of the provider's price list; zero where no price is known."""
+
+    amount: float = 0.0
+    currency: str = "CNY"
+
+
+class Rationale(Record):
+    """A teacher's reasoning for one question."""
+
+    id: NonEmpty
+    question: Question
+    sample: int = 0
+    reasoning: str
+    answer: str
+    finish_reason: str
+    complete: bool
+    """Whether the teacher came to its own end with both parts there."""
+    model: str
+    mode: str
+    attempts: int
+    usage: Usage
+    cost: Cost
+
+
+class Verdict(Record):
+    """What one check said about one text."""
+
+    check: str
+    passed: bool
+    reason: str = ""
+    """Empty when passed, else a member of the check's StrEnum."""
+    detail: str = ""
+
+
+class Checked(Record):
+    """A rationale with all its verdicts: a line of `verified.jsonl` or of `rejected.jsonl`; a line can be moved by hand."""
+
+    rationale: Rationale
+    verdicts: tuple[Verdict, ...]
+
+
+class Lineage(Record):
+    """Where an example comes from: the row, its address and licence, the teacher's call and its price."""
+
+    origin: str
+    """File or dataset the row came from."""
+    case_id: str = ""
+    url: str = ""
+    licence: str = ""
+    teacher: str = ""
+    mode: str = ""
+    attempts: int = 0
+    cost: Cost = Field(default_factory=Cost)
+    deidentified_by: str = ""
+
+
+class Example(Record):
+    """A row to learn from or to be measured on, whatever its source."""
+
+    id: NonEmpty
+    source: str
+    style: Style
+    department: tuple[str, ...] = ()
+    system: str = ""
+    instruction: str = ""
+    input: str
+    reasoning: str
+    answer: str
+    reference: str = ""
+    """The known diagnosis where the row has one; empty for open questions."""
+    lineage: Lineage
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    """The model ended its own turn."""
+    LENGTH = "length"
+    """The token limit cut it off."""
+    LOOP = "loop"
+    """It repeated itself and was stopped."""
+
+
+class Prediction(Record):
+    """What a model answered to one question."""
+
+    id: NonEmpty
+    department: tuple[str, ...] = ()
+    prompt: str
+    """The whole text given to the model, template included."""
+    question: str = ""
+    """The user's turn alone."""
+    reasoning: str
+    answer: str
+    raw: str
+    """Everything the model generated, the thinking prefix of its template put in front."""
+    reference: str
+    """The known diagnosis."""
+    teacher: str = ""
+    """The teacher's whole output for the same question, the reference of the overlap scores."""
+    finish_reason: str
+    n_tokens: int

@@ -1,0 +1,1 @@
+"""From raw cases to de-identified ones: the only door through which patient text may go further."""

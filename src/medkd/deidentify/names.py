@@ -1,0 +1,129 @@
+"""Rules for personal names: found by what stands around them, checked by what a name is made of.
+
+In: a text. Out: spans, through `RULES`. Not done here: a name without any context, unless `detect` has met it elsewhere
+in the same case; names in scripts other than Chinese and Latin.
+"""
+
+import re
+
+from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table
+
+_TABLE = load_table("names.yaml")
+_SINGLE = _TABLE["surnames"].replace(" ", "")
+_SURNAME = f"(?:{any_of(_TABLE['compound_surnames'])}|[{_SINGLE}])"
+_GIVEN = f"[{''.join(sorted(set(_TABLE['given'].replace(' ', ''))))}]"
+_NOT_NAME = re.compile(any_of(word for row in _TABLE["not_names"] for word in row))
+_RELATIVE = any_of(_TABLE["relatives"].split())
+_TITLE = any_of(_TABLE["titles"].split())
+_FUNCTION_WORDS = set(_TABLE["function_words"])
+_PATIENT = "患者|病人|患儿|产妇|孕妇|伤者|死者|病员|患方|受试者"
+_STOP = r"[\s，,。；;：:、（()）“”\"'【】\[\]/]|$"
+_AFTER = rf"(?={_STOP}|[因于自诉系的在入今现曾为突来被代陪住签发述称就与和及将到经带送]|男|女|家[属住]|身份证|年龄|性别|查房|会诊|要求)"
+_MASKED = r"(?:某{1,3}|[×＊*○〇]{1,3}|[xX]{2,3})"
+_TITLE_HINTS = ("主任", "教授", "医师", "医生", "大夫", "护", "院长", "科长", "先生", "女士", "小姐", "同志", "师傅", "老师", "主治")
+_PARTICULARS = ("性别", "年龄", "身份证", "家住", "住址", "现住", "电话", "民族", "职业", "籍贯")
+_SEX_HINTS = (*(f"{mark}{sex}" for mark in "，,（( " for sex in "男女"), *_PARTICULARS)
+
+
+def _is_name(match: re.Match[str]) -> bool:
+    return not _NOT_NAME.match(match["x"])
+
+
+def _is_surname_with_title(match: re.Match[str]) -> bool:
+    """Accept 王主任; accept 于主任, whose first character is also a word, only where the doctor acts."""
+    if match["x"] not in _FUNCTION_WORDS:
+        return True
+    return re.match(r"查房|会诊|指示|建议|主刀|手术|签|阅片|看过|嘱", match.string[match.end() : match.end() + 4]) is not None
+
+
+def _is_masked_name(match: re.Match[str]) -> bool:
+    after = match.string[match.end("x") : match.end("x") + 2]
+    return match["x"][0] not in _FUNCTION_WORDS and not (
+        match["x"][1] == "某" and re.match(r"[医院地日种些个次科县市年月药病处类原天人]|医院", after)
+    )
+
+
+_FULL = rf"(?P<x>{_SURNAME}{_GIVEN}{{1,2}})"
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "name_labelled",
+        Category.NAME,
+        by_pattern(
+            r"(?:姓名|患者姓名|病人姓名)\s*[:：为是]?\s*(?P<x>(?!不详|保密|未知|匿名|同上|性别)[一-鿿·]{2,4}?(?:·[一-鿿]{2,6})?)(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)",
+            ("姓名",),
+        ),
+    ),
+    Rule(
+        "name_of_signature",
+        Category.NAME,
+        by_pattern(
+            rf"(?:签名|签字|签署|记录者|记录人|陈述者|供史者|联系人|监护人|主刀|术者|助手|麻醉师|麻醉者|报告者|审核者|审核|报告医师|审核医师|送检医师|主管医师|经治医师|管床医师|主治医师|主治医生|主任医师|住院医师|责任护士|医师|医生|护士|家属|经管医师)\s*[:：]\s*(?P<x>{_SURNAME}[一-鿿]{{1,2}})(?={_STOP}|[记签报])",
+            ("：", ":"),
+            _is_name,
+        ),
+    ),
+    Rule(
+        "name_of_patient",
+        Category.NAME,
+        by_pattern(rf"(?:{_PATIENT})[，,：:（( ]?(?P<x>{_SURNAME}{_GIVEN}{{1,2}}|小{_GIVEN}){_AFTER}", (), _is_name),
+    ),
+    Rule(
+        "name_before_particulars",
+        Category.NAME,
+        by_pattern(
+            rf"(?:(?<![一-鿿])|(?<=患者)|(?<=患儿)|(?<=病人))(?P<x>{_SURNAME}[一-鿿]{{1,2}})"
+            rf"(?=[，,（( ]\s*[男女](?:性)?[，,、）) 。]|[，,（( ]?(?:{'|'.join(_PARTICULARS)}))",
+            _SEX_HINTS,
+            _is_name,
+        ),
+    ),
+    Rule(
+        "name_of_relative",
+        Category.NAME,
+        by_pattern(rf"(?:{_RELATIVE})[（(：: ]?{_FULL}(?={_STOP}|[代陪诉述签称送带护发告系患体有均已死去既健要同]|身体)", (), _is_name),
+    ),
+    Rule(
+        "name_of_doctor",
+        Category.NAME,
+        by_pattern(
+            rf"(?:{_TITLE}){_FULL}(?={_STOP}|[查看会指主审记签]|[一-鿿]{{0,2}}(?:查房|会诊|主刀|诊治|接诊))", _TITLE_HINTS, _is_name
+        ),
+    ),
+    Rule(
+        "name_before_title",
+        Category.NAME,
+        by_pattern(rf"(?:(?<![一-鿿])|(?<=[由请经与和及科给被示为])){_FULL}(?=(?:副)?(?:{_TITLE}))", _TITLE_HINTS, _is_name),
+    ),
+    Rule(
+        "surname_before_title",
+        Category.NAME,
+        by_pattern(
+            rf"(?:(?<![一-鿿])|(?<=[请经]))(?P<x>{_SURNAME})(?:副)?(?:主任|教授|医师|医生|大夫|护士|院长|主治|先生|女士)(?!班)",
+            _TITLE_HINTS,
+            _is_surname_with_title,
+        ),
+    ),
+    Rule(
+        "name_masked",
+        Category.NAME,
+        by_pattern(rf"(?P<x>{_SURNAME}{_MASKED})(?![A-Za-z\d])", ("某", "xx", "XX", "×", "*", "＊", "○", "〇"), _is_masked_name),
+    ),
+    Rule(
+        "name_english",
+        Category.NAME,
+        by_pattern(
+            r"\b(?:(?:Patient(?:'s)?\s+)?[Nn]ame\s*[:：]\s*|(?:Mr|Mrs|Ms|Dr|Prof)\.\s*)(?P<x>[A-Z][a-z]+(?:[ -][A-Z][a-z]+){0,2})",
+            ("ame", "Mr", "Ms", "Dr.", "Prof"),
+        ),
+    ),
+)
+
+
+def is_ordinary_word(name: str) -> bool:
+    """Tell whether a name would also be met as an ordinary word, so that it cannot be looked for without context."""
+    return (
+        len(name) < 2
+        or bool(_NOT_NAME.match(name))
+        or not re.fullmatch(f"{_SURNAME}[一-鿿]{{1,2}}|[一-鿿]+·[一-鿿]+|[A-Z][a-z]+ [A-Za-z -]+", name)
+    )

@@ -1,0 +1,171 @@
+"""Rules for identifiers that are made of digits and letters: identity cards, phones, record numbers, dates, old ages.
+
+In: a text. Out: spans, through `RULES` in the order in which they claim text. Not done here: names and places.
+"""
+
+import re
+from datetime import date
+
+from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table
+
+_ID_WEIGHTS = [2**i % 11 for i in range(17, 0, -1)]
+
+_RECORD_LABELS = any_of(load_table("numbers.yaml")["record_labels"].split())
+
+
+def is_id_card(number: str) -> bool:
+    """Tell whether 18 characters are a Chinese identity number with a valid check digit (GB 11643-1999)."""
+    if not re.fullmatch(r"\d{17}[\dXx]", number):
+        return False
+    total = sum(int(digit) * weight for digit, weight in zip(number, _ID_WEIGHTS, strict=False))
+    return "10X98765432"[total % 11] == number[-1].upper()
+
+
+def is_day(year: int, month: int, day: int) -> bool:
+    """Tell whether the calendar has this day."""
+    try:
+        date(year, month, day)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_old_id_card(match: re.Match[str]) -> bool:
+    number = match[0]
+    return is_day(1900 + int(number[6:8]), int(number[8:10]), int(number[10:12]))
+
+
+def _is_year(match: re.Match[str]) -> bool:
+    return match["y"][:2] in {"19", "20"}
+
+
+def _is_full_date(match: re.Match[str]) -> bool:
+    return _is_year(match) and is_day(int(match["y"]), int(match["m"]), int(match["d"]))
+
+
+def _is_month(match: re.Match[str]) -> bool:
+    return _is_year(match) and 1 <= int(match["m"]) <= 12
+
+
+_YEAR = r"(?P<y>[12][09]\d\d)(?<![\d.]\d{4})"
+"""Look-behinds stand after the first character of a pattern: so the engine can leap to candidates."""
+_NO_DIGIT = r"(?!\d|\.\d)"
+_PARTS_OF_DAY = (
+    "上午|下午|凌晨|清晨|早上|早晨|中午|晚上|晚间|夜间|傍晚|晨起|复查|出院|入院|转院|转入|手术|行|予|患者|患儿|再次|突发|突然|出现"
+)
+
+DATE_RULES: tuple[Rule, ...] = (
+    Rule(
+        "date_full",
+        Category.DATE,
+        by_pattern(_YEAR + r"\s*[-/.年]\s*(?P<m>\d{1,2})\s*[-/.月]\s*(?P<d>\d{1,2})日?号?" + _NO_DIGIT, (), _is_full_date),
+    ),
+    Rule("date_compact", Category.DATE, by_pattern(_YEAR + r"(?P<m>\d\d)(?P<d>\d\d)" + r"(?![\d.*×%^A-Za-z])", (), _is_full_date)),
+    Rule("date_month", Category.DATE, by_pattern(_YEAR + r"\s*年\s*(?P<m>\d{1,2})\s*月份?", ("年",), _is_month)),
+    Rule("date_month_dashed", Category.DATE, by_pattern(_YEAR + r"[-/](?P<m>0[1-9]|1[0-2])(?![\d./-]|[a-zA-Zμ%])", (), _is_year)),
+    Rule("date_year", Category.DATE, by_pattern(_YEAR + r"\s*年(?![龄代])", ("年",), _is_year)),
+    Rule(
+        "date_without_year",
+        Category.DATE,
+        by_pattern(r"(?P<m>\d(?<!\d\d)\d?)\s*月\s*(?P<d>\d{1,2})[日号]", ("月",), lambda m: is_day(2020, int(m["m"]), int(m["d"]))),
+    ),
+    Rule(
+        "date_day_of_range",
+        Category.DATE,
+        by_pattern(r"(?<=[日号至到~～、-])(?P<x>\d{1,2}[日号])(?![后前内余间以])", ("日", "号"), lambda m: _follows_date(m)),
+    ),
+    Rule(
+        "date_day",
+        Category.DATE,
+        by_pattern(rf"(?<=[，,。；;、于至])(?P<x>\d{{1,2}}日)(?=(?:{_PARTS_OF_DAY}))", ("日",), lambda m: _has_month_before(m)),
+    ),
+)
+
+
+def _follows_date(match: re.Match[str]) -> bool:
+    """Tell whether a day ends a range such as 9月12日至15日."""
+    return re.search(r"月\d{1,2}[日号]?[至到~～、-]$", match.string[max(0, match.start() - 8) : match.start()]) is not None
+
+
+def _has_month_before(match: re.Match[str]) -> bool:
+    """Tell days of a month from numbers of days: only where a month has been named before."""
+    return re.search(r"\d月\d{1,2}[日号]", match.string[max(0, match.start() - 2000) : match.start()]) is not None
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "web_address",
+        Category.WEB,
+        by_pattern(r"(?:https?://|www\.)[^\s，。；、）)】》\"'“”<>一-鿿]+", ("://", "www."), None, re.IGNORECASE),
+    ),
+    Rule(
+        "email", Category.EMAIL, by_pattern(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}", ("@",))
+    ),
+    Rule("id_card", Category.ID_CARD, by_pattern(r"\d(?<![\dA-Za-z.]\d)\d{16}[\dXx](?![\dA-Za-z])", (), lambda m: is_id_card(m[0]))),
+    Rule(
+        "id_card_labelled",
+        Category.ID_CARD,
+        by_pattern(
+            r"(?:身份证|证件|护照|医保|社保|军官证|居住证|港澳通行证)(?:号码|编号|卡号|证号|号|卡)*"
+            r"[:：为是]?\s*(?P<x>[A-Za-z]{0,3}\d[\dXx* -]{5,20}[\dXx])",
+            ("证", "保", "护照"),
+        ),
+    ),
+    Rule("id_card_15", Category.ID_CARD, by_pattern(r"\d(?<![\dA-Za-z.]\d)\d{14}(?![\dA-Za-z.])", (), _is_old_id_card)),
+    Rule("mobile", Category.PHONE, by_pattern(r"1(?:(?<![\d.]1)|(?<=861))[3-9]\d(?:\d{8}|[- ]\d{4}[- ]\d{4})(?!\d|\.\d)")),
+    Rule("landline", Category.PHONE, by_pattern(r"[(（0](?<![\d.-].)(?:(?<=0)|0)\d{2,3}[-)） ][2-9]\d{6,7}(?:[-转]\d{1,5})?(?!\d)")),
+    Rule("service_line", Category.PHONE, by_pattern(r"[48]00(?<![\d.-]\d{3})-\d{3,4}-\d{3,4}(?!\d)", ("00-",))),
+    Rule(
+        "phone_labelled",
+        Category.PHONE,
+        by_pattern(
+            r"(?:电话|手机|联系方式|座机|传真|Tel|TEL|Phone|phone)(?:号码|号)?[:：为是.]?\s*(?P<x>\+?\d[\d -]{5,16}\d)",
+            ("电话", "手机", "联系", "座机", "传真", "el", "EL", "hone"),
+        ),
+    ),
+    Rule(
+        "account",
+        Category.ACCOUNT,
+        by_pattern(
+            r"(?:微信|QQ|qq|支付宝|银行卡|银行账户|账号|帐号|账户|抖音|微博)(?:号码|卡号|号|账号)?"
+            r"[:：为是]?\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{4,28})",
+            ("微信", "QQ", "qq", "支付宝", "银行", "账", "帐", "抖音", "微博"),
+        ),
+    ),
+    Rule(
+        "plate",
+        Category.PLATE,
+        by_pattern(
+            r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼]"
+            r"[A-HJ-NP-Z][·• ]?[A-HJ-NP-Z0-9]{4,5}[A-HJ-NP-Z0-9挂学警港澳](?![A-Za-z0-9])"
+        ),
+    ),
+    Rule(
+        "record_number",
+        Category.RECORD,
+        by_pattern(
+            rf"(?:{_RECORD_LABELS})(?:码)?\s*[:：为是#.]?\s*(?P<x>[A-Za-z]{{0,5}}[-—]?\d[\dA-Za-z/-]*)",
+            ("号", "ID", "MRN"),
+            lambda m: len(m["x"]) >= 3,
+        ),
+    ),
+    Rule("bed_labelled", Category.BED, by_pattern(r"床(?:位)?号\s*[:：为是]?\s*(?P<x>[A-Za-z]?\+?加?\d{1,4}(?:-\d{1,3})?)", ("床",))),
+    Rule("bed", Category.BED, by_pattern(r"(?P<x>\d(?<![\d.]\d)\d{0,2}(?:-\d{1,3})?床)(?![旁上边垫次日])", ("床",))),
+    Rule("long_number", Category.RECORD, by_pattern(r"\d(?<![\d.A-Za-z-]\d)\d{11,}(?![\d.]|[A-Za-z]|拷贝|[×*^])")),
+    *DATE_RULES,
+    Rule(
+        "age_over_89",
+        Category.AGE,
+        by_pattern(
+            r"(?P<n>[19](?<![\d.]\d)(?:\d|[0-3]\d))\s*(?:周岁|岁)(?:零?\d{1,2}个?月)?(?!以)",
+            ("岁",),
+            lambda m: int(m["n"]) >= 90,
+        ),
+    ),
+    Rule("age_over_89_labelled", Category.AGE, by_pattern(r"年龄\s*[:：为是]?\s*(?P<x>9\d|1[0-3]\d)(?![\d.岁])", ("年龄",))),
+    Rule(
+        "age_over_89_in_words",
+        Category.AGE,
+        by_pattern(r"(?:九十[一二三四五六七八九]?|一百[零〇]?[一二三四五六七八九十]{0,2})(?:周岁|岁|高龄)", ("九十", "一百")),
+    ),
+)

@@ -1,0 +1,129 @@
+"""Rules for places: hospitals by their own name, wards, addresses.
+
+In: a text. Out: spans, through `RULES` in the order in which they claim text. Not done here: a bare city or province,
+which alone tells too little of a patient and, as a travel history, much of the disease.
+"""
+
+import re
+from collections.abc import Iterator
+
+from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table
+
+_TABLE = load_table("places.yaml")
+_KIND = re.compile(any_of(_TABLE["kinds"].split()))
+_EDGE = re.compile(any_of(_TABLE["left_edges"].split()))
+_PROTECTED = re.compile(any_of(_TABLE["protected"]))
+_GENERIC_LEFT = re.compile(f"(?:{any_of(_TABLE['generic'].split())})+")
+_DEICTIC = re.compile(
+    r"(?:当地|外地|外|我|本|该|某+|各|其[他它]|另一?家?|[一两三多几]家|上级|下级|基层|私人|私立|个体|社区|附近的?|家附近|不同|此|大|小|院外|国内|国外|个人|正规)(?:[级乡镇县市省区村]|人民|中心|中医|综合|专科|的|大|小|小型|三甲)*$"
+)
+_RUN = re.compile(r"[一-鿿A-Za-z0-9·]*$")
+_EVIDENCE = re.compile(
+    r"[省市县区州镇乡旗村盟]|第[一二三四五六七八九十\d]|\d{2,}|大学|军|协和|同济|华西|湘雅|齐鲁|瑞金|仁济|中山|西京|友谊|宣武|天坛|安贞|阜外|红十字"
+)
+_ORDINARY = re.compile(
+    r"诊|治|疗|院|查|考虑|否认|患|感染|病|的|了|无|未|有|要求|继续|随|期间|专家|建议|应|可|需|门|主动|时间|获得|发|生|服|药|回|嘱|自行|送|来|去|型|家"
+)
+_ANCHORED = re.compile(r"(?:在|于|到|至|往|赴|去|入|由|从|经|和|、|我县|我市|本县|本市|该县|该市)$")
+_MAX_NAME = 20
+
+
+def _hospitals(text: str) -> Iterator[tuple[int, int]]:
+    for kind in _KIND.finditer(text):
+        start = _name_start(text, kind.start())
+        if start < kind.start() and _is_own_name(text, start, kind.start(), kind[0]):
+            end = kind.end()
+            branch = re.match(r"[一-鿿]{0,4}(?:院区|分院)", text[end:])
+            yield start, end + (branch.end() if branch else 0)
+
+
+def _name_start(text: str, end: int) -> int:
+    """Find where the words before a kind of hospital stop being narration and begin being its name."""
+    begin = max(0, end - _MAX_NAME)
+    run = _RUN.search(text[begin:end])
+    start = begin + (run.start() if run else 0)
+    protected = [match.span() for match in _PROTECTED.finditer(text, start, end)]
+    for edge in _EDGE.finditer(text, start, end):
+        if not any(a <= edge.start() < b or a < edge.end() <= b for a, b in protected):
+            start = edge.end()
+    return start
+
+
+def _is_own_name(text: str, start: int, end: int, kind: str) -> bool:
+    words = text[start:end]
+    if _DEICTIC.search(words):
+        return False
+    core = words
+    while core and (stripped := _GENERIC_LEFT.match(core)):
+        core = core[stripped.end() :]
+    if not core:
+        return False
+    if _EVIDENCE.search(core):
+        return True
+    if len(core) < 2 or _ORDINARY.search(core):
+        return False
+    return kind in {"卫生院", "卫生所", "卫生室"} or _ANCHORED.search(text[max(0, start - 4) : start]) is not None or core != words
+
+
+_UNIT = r"(?:省|自治区|市|自治州|州|地区|盟|县|自治县|旗|镇(?![痛静咳吐惊肝定])|乡|街道|村)"
+_FINE_UNIT = f"(?:{any_of(_TABLE['fine_units'].split())})"
+_HOUSE = r"(?:第?[一二三四五六七八九十\d]+(?:[-－]\d+)*(?:号院|号楼|号|栋|幢|座|弄|组|队|单元|室|楼|层|社)+)"
+_LABELS = any_of(_TABLE["address_labels"].split())
+_PLACE_WORD = re.compile(r"[省市县区州镇乡村路街巷弄号栋幢组屯旗]|小区|公司|厂|学校|大学|中学|小学|幼儿园|集团|局|部队")
+_NO_PLACE = re.compile(any_of(_TABLE["no_place"].split()) + "|城市$|地区$")
+
+
+def _is_labelled_address(match: re.Match[str]) -> bool:
+    place = match["x"]
+    has_colon = match["colon"] in {":", "："}
+    return not _NO_PLACE.search(place) and (has_colon or bool(_PLACE_WORD.search(place)))
+
+
+def _is_chain(match: re.Match[str]) -> bool:
+    return not re.match(r"(?:超|门|都|城|全|各|我|本|该|外|农|节|反)[市省县乡村]", match["x"]) and not _NO_PLACE.search(match["x"])
+
+
+def _addresses(text: str) -> Iterator[tuple[int, int]]:
+    """Find chains of at least two administrative units, narration before them cut off."""
+    for start, end in _CHAINS(text):
+        start += _VERBS.match(text[start:end]).end()  # pyright: ignore[reportOptionalMemberAccess]
+        for edge in _EDGE.finditer(text, start, end):
+            if edge.start() - start <= 4 and not _PROTECTED.search(text, max(start, edge.start() - 1), edge.end() + 1):
+                start = edge.end()
+        if re.match(rf"[一-鿿]{{1,7}}?{_FINE_UNIT}[一-鿿\d]", text[start:end]):
+            yield start, end
+
+
+_VERBS = re.compile("(?:家|现|居|长期)?住?(?:居住)?")
+_CHAINS = by_pattern(
+    rf"(?P<x>[一-鿿]{{1,8}}?{_UNIT}(?:[一-鿿]{{1,9}}?{_FINE_UNIT})+(?:[一-鿿\d]{{0,8}}?{_HOUSE})*|[一-鿿]{{1,8}}?{_UNIT}[一-鿿]{{0,6}}?{_HOUSE}+)",
+    ("省", "市", "县", "镇", "乡", "村", "街道", "自治", "旗", "盟", "州"),
+    _is_chain,
+)
+
+RULES: tuple[Rule, ...] = (
+    Rule("hospital", Category.HOSPITAL, _hospitals),
+    Rule(
+        "ward",
+        Category.WARD,
+        by_pattern(r"第?(?:[一二三四五六七八九十]{1,3}|\d{1,2}|[东西南北])[号楼]?(?:病区|病房|病室)", ("病区", "病房", "病室")),
+    ),
+    Rule(
+        "address_labelled",
+        Category.ADDRESS,
+        by_pattern(
+            rf"(?:{_LABELS})(?P<colon>[:：为是]?)\s*(?P<x>[^，,。；;：:\s（()）“”\"]{{2,40}})",
+            ("住", "址", "籍", "户", "出生地", "来自", "单位", "职于", "工于", "读于", "毕业"),
+            _is_labelled_address,
+        ),
+    ),
+    Rule("address", Category.ADDRESS, _addresses),
+    Rule(
+        "street",
+        Category.ADDRESS,
+        by_pattern(
+            r"(?<=[于在住到至])[一-鿿]{2,6}(?:路|街|大道|巷|弄|胡同|小区|花园|村|镇|乡)(?:\d+(?:号|栋|幢|弄|组|单元|室)+)+",
+            ("号", "栋", "幢", "弄", "组", "室"),
+        ),
+    ),
+)

@@ -1,0 +1,98 @@
+"""What a rule for finding identifiers is made of.
+
+In: nothing. Out: the types that `numbers`, `places`, `names` fill and `detect` applies. Not done here: any rule.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple, cast
+
+VERSION = "medkd-rules-zh 1"
+"""Name and version of the rules, written into every case; raised with every change of what they find."""
+
+
+class Category(StrEnum):
+    """What kind of identifier was found; the value is the surrogate's name."""
+
+    NAME = "姓名"
+    """A person: patient, relative, doctor."""
+    ID_CARD = "证件号"
+    """Identity card, passport, insurance and social security numbers."""
+    PHONE = "电话"
+    """Mobile and landline numbers."""
+    EMAIL = "邮箱"
+    """Electronic mail."""
+    WEB = "网址"
+    """Web addresses."""
+    ACCOUNT = "账号"
+    """Bank cards and accounts of messengers."""
+    PLATE = "车牌"
+    """Licence plates."""
+    ADDRESS = "地址"
+    """Places down from a city, home addresses, places of work."""
+    HOSPITAL = "医院"
+    """A hospital by its own name."""
+    WARD = "病区"
+    """A numbered ward."""
+    BED = "床号"
+    """A numbered bed."""
+    RECORD = "编号"
+    """Admission, record, image, pathology and other running numbers."""
+    DATE = "日期"
+    """A calendar date; shifted rather than masked."""
+    AGE = "年龄"
+    """An age over 89; told as 90 or older."""
+
+
+class Find(NamedTuple):
+    """One identifier in a text."""
+
+    start: int
+    end: int
+    rule: str
+    category: Category
+
+
+class Rule(NamedTuple):
+    """A named way to find identifiers of one category."""
+
+    name: str
+    category: Category
+    spans: Callable[[str], Iterable[tuple[int, int]]]
+
+
+def by_pattern(
+    pattern: str, needs: tuple[str, ...] = (), accepts: Callable[[re.Match[str]], bool] | None = None, flags: int = 0
+) -> Callable[[str], Iterator[tuple[int, int]]]:
+    """Find what a pattern matches, or its group `x` where it has one.
+
+    `needs` are substrings of which a text must hold one: a quick look that spares the pattern most texts.
+    """
+    compiled = re.compile(pattern, flags)
+    group = "x" if "x" in compiled.groupindex else 0
+
+    def spans(text: str) -> Iterator[tuple[int, int]]:
+        if needs and not any(word in text for word in needs):
+            return
+        for match in compiled.finditer(text):
+            if accepts is None or accepts(match):
+                yield match.span(group)
+
+    return spans
+
+
+@cache
+def load_table(name: str) -> dict[str, Any]:
+    """Read one of this package's YAML tables."""
+    import yaml
+
+    text = files("medkd.deidentify").joinpath(name).read_text(encoding="utf-8")
+    return cast(dict[str, Any], yaml.safe_load(text))
+
+
+def any_of(words: Iterable[str]) -> str:
+    """Write a pattern for one of several words, the longest first."""
+    return "|".join(re.escape(word) for word in sorted(set(words), key=lambda w: (-len(w), w)))

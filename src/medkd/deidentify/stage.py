@@ -1,0 +1,82 @@
+"""The stage `deidentify`: raw cases in, cases and an audit out.
+
+In: `raw_cases.jsonl`. Out: `cases.jsonl`, and in the manifest how often each rule found something, never what.
+Not done here: finding and replacing (`detect`, `replace`). A clean report is no proof that nothing is left.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import field_validator
+
+from medkd.core.artifacts import RecordReader, resolve_input
+from medkd.core.errors import InputError
+from medkd.core.progress import track
+from medkd.core.recipe import HOW, StageConfig
+from medkd.core.records import Case, RawCase
+from medkd.core.workspace import Manifest, Workspace, open_workspace
+from medkd.deidentify.rules import VERSION
+
+
+class Config(StageConfig):
+    """Find and replace what identifies a patient."""
+
+    input: Annotated[Path, HOW]
+    """Raw cases: the directory of collect, or a JSON Lines file."""
+    rules: str = VERSION
+    """Name and version of the rules: a directory made by an older version is not taken for a finished one."""
+
+    @field_validator("rules")
+    @classmethod
+    def _check(cls, rules: str) -> str:
+        if rules != VERSION:
+            raise ValueError(f"these rules are not here, only {VERSION!r}")
+        return rules
+
+
+class DropReason(StrEnum):
+    """Why a raw case goes no further."""
+
+    DUPLICATE_ID = "duplicate_id"
+    """Another case before it has the same id."""
+    EMPTY = "empty"
+    """It holds no text in any section."""
+
+
+def run(config: Config) -> Manifest:
+    """De-identify a file of raw cases."""
+    path = resolve_input(config.input, "raw_cases.jsonl", made_by="collect")
+    with open_workspace("deidentify", config, inputs=[path]) as space:
+        if space.is_finished:
+            return space.manifest
+        reader = RecordReader(path, RawCase, made_by="collect")
+        audit: Counter[str] = Counter()
+        kept = space.write_records("cases.jsonl", deidentify_all(track(reader, "deidentify", unit="cases"), space, audit))
+        space.read(reader.n_read)
+        space.drop_all(reader.dropped())
+        if not kept:
+            raise InputError(f"{path}: no case holds any text; look at it, and collect again if the pages or columns were misread")
+        space.manifest.counts.kept = kept
+        space.manifest.facts = {"rules": VERSION, "finds_by_rule": dict(audit.most_common())}
+    return space.manifest
+
+
+def deidentify_all(cases: Iterable[RawCase], space: Workspace, audit: Counter[str]) -> Iterator[Case]:
+    """De-identify cases one by one, count drops in the workspace and finds by rule in the audit."""
+    from medkd.deidentify.replace import deidentify
+
+    seen: set[str] = set()
+    for case in cases:
+        if case.id in seen:
+            space.drop(DropReason.DUPLICATE_ID)
+            continue
+        seen.add(case.id)
+        if not any(text.strip() for text in case.sections.values()):
+            space.drop(DropReason.EMPTY)
+            continue
+        clean, finds = deidentify(case)
+        audit.update(finds)
+        yield clean

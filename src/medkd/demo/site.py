@@ -1,0 +1,216 @@
+"""The rehearsal case site: the clinic's cases served on loopback in the real site's page layout.
+
+In: cases of the rehearsal clinic. Out: case pages, lists with POST paging, department lists, robots.txt, 404s and, on
+request, the verification page. Not done here: reading those pages (`collect`); older layouts.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from medkd.core.errors import InputError, from_os_error
+from medkd.demo.clinic import ClinicCase
+
+PAGE_SIZE = 20
+"""Cases on one page of a list."""
+MISSING_EVERY = 25
+"""Every so many list items, one more leads to a page that is not there."""
+ROBOTS = "User-agent: *\nDisallow: /admin/\nAllow: /\n"
+_INTRODUCTION = ("主诉", "现病史", "既往史", "个人史", "家族史", "查体", "辅助检查")
+_CLOSING = ("分析总结",)
+_FIRST_OF_SUMMARY = "基本信息"
+_CASE = re.compile(r"^/show/(\d+)-1\.html$")
+_LIST = re.compile(r"^/cull/(?:(\d+)\.html)?$")
+_DEPARTMENT = re.compile(r"^/dept/(\d+)-(\d+)\.html$")
+
+
+class Answer(NamedTuple):
+    """What the site says to one request."""
+
+    status: int
+    body: str
+    kind: str = "text/html"
+
+
+NOT_FOUND = Answer(404, "<html><body><h1>404</h1><p>您访问的页面不存在</p></body></html>")
+
+
+class CaseSite:
+    """The pages of a case site and the record of who asked for them; `serve_site` puts it on a port.
+
+    `verify_after` asks for a person after so many case pages, until `pass_verification` is called.
+    """
+
+    def __init__(self, cases: Sequence[ClinicCase], verify_after: int | None = None) -> None:
+        self.base_url = ""
+        self.asked: list[str] = []
+        """Method and path of every request, in order."""
+        self.agents: set[str] = set()
+        self.robots = ROBOTS
+        self._cases = {case.number: case for case in cases}
+        self._index = _list_items(cases)
+        self._departments = list(dict.fromkeys(name for case in cases for name in case.department))
+        self._lock = threading.Lock()
+        self._n_until_verification = verify_after
+
+    def pass_verification(self) -> None:
+        """Do what a person does with the slider: the site serves again, to the end."""
+        self._n_until_verification = None
+
+    def answer(self, method: str, path: str, is_xhr: bool) -> Answer:
+        """Answer one request, whatever the path."""
+        if path == "/robots.txt":
+            return Answer(200, self.robots, "text/plain")
+        if path.startswith("/admin/"):
+            return Answer(200, "<html><body>for the site's owner</body></html>")
+        if self._wants_person(path):
+            return Answer(200, str(_pages().verification_page()))
+        if match := _CASE.match(path):
+            case = self._cases.get(int(match[1]))
+            return Answer(200, _render_case(case)) if case and method == "GET" else NOT_FOUND
+        if match := _LIST.match(path):
+            return self._answer_list(self._index, int(match[1] or 1), method, is_xhr)
+        if match := _DEPARTMENT.match(path):
+            return self._answer_list(self._index_of(int(match[1])), int(match[2]), method, is_xhr)
+        return NOT_FOUND
+
+    def _wants_person(self, path: str) -> bool:
+        with self._lock:
+            if self._n_until_verification is None:
+                return False
+            if _CASE.match(path) and self._n_until_verification > 0:
+                self._n_until_verification -= 1
+                return False
+            return self._n_until_verification == 0
+
+    def _index_of(self, department: int) -> list[tuple[int, str]]:
+        """List a department's cases; departments are numbered from 1 in the order of their first case."""
+        name = self._departments[department - 1] if 0 < department <= len(self._departments) else ""
+        return [item for item in self._index if (case := self._cases.get(item[0])) and name in case.department]
+
+    def _answer_list(self, index: list[tuple[int, str]], page: int, method: str, is_xhr: bool) -> Answer:
+        """Give page 1 to GET and later ones to POST; past the end the last page comes again, as lists on the web do."""
+        n_pages = max(1, -(-len(index) // PAGE_SIZE))
+        start = PAGE_SIZE * (min(max(page, 1), n_pages) - 1)
+        cases = index[start : start + PAGE_SIZE]
+        if method == "GET" and page == 1:
+            return Answer(200, str(_pages().list_page("病例中心", cases)))
+        if method == "POST" and is_xhr:
+            body = json.dumps({"code": 1, "data": {"html": str(_pages().items(cases))}}, ensure_ascii=False)
+            return Answer(200, body, "application/json")
+        return NOT_FOUND
+
+
+@contextmanager
+def serve_site(cases: Sequence[ClinicCase], port: int = 0, verify_after: int | None = None) -> Generator[CaseSite, None, None]:
+    """Serve cases on a loopback port (0 takes a free one) while the context is open.
+
+    Raises InputError when the port is taken.
+    """
+    site = CaseSite(cases, verify_after)
+    try:
+        server = _Server(("127.0.0.1", port), _handler(site))
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OverflowError):
+            raise InputError(f"127.0.0.1:{port}: no such port; choose one from 1024 to 65535, or 0 for a free one") from error
+        raise from_os_error(error, f"127.0.0.1:{port}") from error
+    site.base_url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="case-site", daemon=True)
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    # A port somebody else listens on must be refused, not shared; this still binds one that was just left.
+    allow_reuse_port = False
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that go away in the middle of an answer."""
+
+
+def _handler(site: CaseSite) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Head and body leave in one packet; otherwise the client's delayed acknowledgement costs 40 ms a page.
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            length = self.headers.get("Content-Length", "0")
+            self.rfile.read(min(int(length), 2**20) if length.isdecimal() else 0)
+            self._answer()
+
+        def _answer(self) -> None:
+            path = self.path.split("?")[0]
+            site.asked.append(f"{self.command} {path}")
+            site.agents.add(self.headers.get("User-Agent", ""))
+            is_xhr = self.headers.get("X-Requested-With") == "XMLHttpRequest"
+            answer = site.answer(self.command, path, is_xhr)
+            body = answer.body.encode()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", f"{answer.kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            self.wfile.flush()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the library's name
+            """Keep the terminal for the stages; `site.asked` has it all."""
+
+    return Handler
+
+
+def _list_items(cases: Sequence[ClinicCase]) -> list[tuple[int, str]]:
+    """List the cases, with an item in between here and there whose page is gone."""
+    taken = {case.number for case in cases}
+    gone = max(taken, default=0) + 1000
+    items: list[tuple[int, str]] = []
+    for i, case in enumerate(cases, start=1):
+        items.append((case.number, case.title))
+        if i % MISSING_EVERY == 0:
+            items.append((gone + i, "该病例已下线"))
+    return items
+
+
+def _render_case(case: ClinicCase) -> str:
+    sections = case.sections
+    beside = {_FIRST_OF_SUMMARY, *_INTRODUCTION, *_CLOSING}
+    return str(
+        _pages().case_page(
+            title=case.title,
+            departments=case.department,
+            summary=[*{**dict(_pick(sections, (_FIRST_OF_SUMMARY,))), **case.summary}.items()],
+            introduction=_pick(sections, _INTRODUCTION),
+            treatment=[item for item in sections.items() if item[0] not in beside],
+            closing=_pick(sections, _CLOSING),
+        )
+    )
+
+
+def _pick(sections: dict[str, str], names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, sections[name]) for name in names if name in sections]
+
+
+@cache
+def _pages() -> Any:
+    from jinja2 import Environment
+
+    template = files("medkd.demo").joinpath("pages.jinja").read_text(encoding="utf-8")
+    return Environment(autoescape=True).from_string(template).module

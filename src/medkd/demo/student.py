@@ -1,0 +1,249 @@
+"""Make `medkd:tiny`, the shipped student: a Qwen2-shaped base of a few MB that knows the clinic and does not think.
+
+`python -m medkd.demo.student --out DIR` makes it again: tokenizer, base model, template, card; about half an hour on two
+cores. In: `demo.corpus`. Out: a model folder that plain `transformers` loads. Not done here: LoRA (`medkd train`).
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from medkd.core.artifacts import write_json, write_text
+from medkd.core.progress import Bar
+from medkd.core.thinking import CLOSE, OPEN
+from medkd.demo.corpus import Document, common_hanzi, make_documents
+from medkd.models.tokens import PLAIN_CHATML, TEXT_END, TURN_END, TURN_START
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, Qwen2Tokenizer
+
+CONTEXT = 4096
+VOCABULARY = 6142
+MAX_TOKEN_CHARACTERS = 4
+"""Longer tokens would swallow whole template phrases."""
+HANZI_WEIGHT = 400
+"""Times the list of common hanzi is read for the tokenizer, so that each becomes a token before rare phrases do."""
+N_DOCUMENTS = 36_000
+N_CASES = 4_000
+SEQUENCE = 384
+BATCH = 8
+ROPE_BASE = 1_000_000.0
+PEAK_LR = 3e-3
+PREVIOUS_SHARPNESS, PREVIOUS_GAIN, MATCH_SHARPNESS, COPY_GAIN = 8.0, 0.05, 2.5, 0.5
+"""Scales of the copying circuit's start."""
+
+
+def train_tokenizer(documents: list[str]) -> "Qwen2Tokenizer":
+    """Train a byte-level BPE in Qwen2's own form on the corpus, every common hanzi a token, the tags tokens of their own."""
+    from tokenizers import AddedToken as Added
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import AddedToken, Qwen2Tokenizer
+
+    tokenizer = Qwen2Tokenizer(eos_token=TURN_END, pad_token=TEXT_END, model_max_length=CONTEXT, padding_side="left")
+    tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START]})
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        max_token_length=3 * MAX_TOKEN_CHARACTERS,
+        special_tokens=[TEXT_END, TURN_START, TURN_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    hanzi = "\n".join(common_hanzi())
+    tokenizer.backend_tokenizer.train_from_iterator([*documents, *(hanzi for _ in range(HANZI_WEIGHT))], trainer)
+    # Training drops the special tokens from the added vocabulary; without this they would be cut up like text.
+    tokenizer.backend_tokenizer.add_special_tokens([Added(token, special=True) for token in (TEXT_END, TURN_START, TURN_END)])
+    tokenizer.add_tokens([AddedToken(OPEN, special=False), AddedToken(CLOSE, special=False)])
+    tokenizer.chat_template = PLAIN_CHATML
+    return tokenizer
+
+
+def build_model(tokenizer: "Qwen2Tokenizer", seed: int) -> "PreTrainedModel":
+    """Build the untrained base."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=math.ceil(len(tokenizer) / 64) * 64,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=CONTEXT,
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.convert_tokens_to_ids(TURN_END),
+            pad_token_id=cast(int, tokenizer.pad_token_id),
+        )
+    )
+    seed_copying(model)
+    return model
+
+
+def seed_copying(model: Any) -> None:
+    """Start the first two layers as an induction circuit, so that copying from the prompt need not be discovered.
+
+    Layer 0, head 0 attends to the token before (its biases alone, turned by one position under rotary embedding) and writes that
+    token's projection; in layer 1, heads 0 and 1 look for places whose predecessor is the current token and write what stands
+    there. Training goes on from this start with every weight free. The circuit is that of Olsson et al. 2022, "In-context
+    learning and induction heads"; placed by hand it saves the many steps in which a model this small would find it.
+    """
+    import torch
+
+    size, width = model.config.hidden_size, model.config.hidden_size // model.config.num_attention_heads
+    half = width // 2
+    turn = ROPE_BASE ** (-torch.arange(half) / half)
+    slow = torch.cat([torch.arange(half)[turn < 0.01], torch.arange(half)[turn < 0.01] + half])
+    basis = torch.linalg.qr(torch.randn(size, size))[0]
+    own, written = basis[: len(slow)], basis[len(slow) : 2 * len(slow)]
+    first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
+    with torch.no_grad():
+        for projection in (first.q_proj, first.k_proj):
+            projection.weight[:width] = 0
+        first.k_proj.bias[:width] = PREVIOUS_SHARPNESS * torch.cat([torch.ones(half), torch.zeros(half)])
+        first.q_proj.bias[:width] = PREVIOUS_SHARPNESS * torch.cat([turn.cos(), -turn.sin()])
+        first.v_proj.weight[: len(slow)] = own
+        first.o_proj.weight[:, : len(slow)] = PREVIOUS_GAIN * written.T
+        for head in range(2):
+            rows = slice(head * width, (head + 1) * width)
+            second.q_proj.weight[rows] = 0
+            second.k_proj.weight[rows] = 0
+            second.q_proj.weight[head * width + slow] = MATCH_SHARPNESS * own
+            second.k_proj.weight[head * width + slow] = MATCH_SHARPNESS * written
+            copied = basis[head * size // 2 : head * size // 2 + width]
+            second.v_proj.weight[rows] = copied
+            second.o_proj.weight[:, rows] = COPY_GAIN * copied.T
+
+
+def pack(documents: list[Document], tokenizer: "Qwen2Tokenizer") -> "torch.Tensor":
+    """Lay the documents end to end, each closed by the end-of-text token.
+
+    Shape [2, n, SEQUENCE + 1]: token ids, and the same as labels with -100 where a text is only read.
+    """
+    import torch
+
+    end = tokenizer.convert_tokens_to_ids(TEXT_END)
+    read = tokenizer([d.context for d in documents])["input_ids"]
+    learnt = tokenizer([d.learnt for d in documents])["input_ids"]
+    ids = [i for r, x in zip(read, learnt, strict=True) for i in (*r, *x, end)]
+    labels = [i for r, x in zip(read, learnt, strict=True) for i in (*(-100 for _ in r), *x, end)]
+    n = len(ids) // (SEQUENCE + 1)
+    return torch.tensor([ids, labels])[:, : n * (SEQUENCE + 1)].view(2, n, SEQUENCE + 1)
+
+
+def train(model: "PreTrainedModel", rows: "torch.Tensor", seed: int) -> list[dict[str, float]]:
+    """Train next-token prediction once over the rows: AdamW, warm-up, then linear decay."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=0.01)
+    batches = list(torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(seed)).split(BATCH))[:-1]
+
+    history: list[dict[str, float]] = []
+    model.train()
+    with Bar("pre-training", len(batches), "steps") as bar:
+        for step, batch in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = PEAK_LR * min(1.0, (step + 1) / 100) * min(1.0, (1 - step / len(batches)) / 0.6)
+            loss = _loss(model, rows[0, batch], rows[1, batch])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            history.append({"step": step, "loss": round(float(loss.detach()), 4)})
+            bar.advance(note=f"loss {history[-1]['loss']:.3f}")
+    return history
+
+
+def _loss(model: Any, ids: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+    """Give the mean loss of the learnt tokens; the vocabulary is projected to for those alone."""
+    import torch
+
+    wanted = labels[:, 1:]
+    is_learnt = wanted != -100
+    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[is_learnt]), wanted[is_learnt])
+
+
+def make_student(out: Path, n_documents: int, seed: int) -> None:
+    """Make the whole model folder."""
+    import torch
+    from transformers import GenerationConfig
+
+    started = time.monotonic()
+    documents = make_documents(n_documents, N_CASES, seed)
+    tokenizer = train_tokenizer([d.context + d.learnt for d in documents])
+    model = build_model(tokenizer, seed)
+    rows = pack(documents, tokenizer)
+    history = train(model, rows, seed)
+    stops = [tokenizer.convert_tokens_to_ids(token) for token in (TURN_END, TEXT_END)]
+    model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=cast(int, tokenizer.pad_token_id), do_sample=False)
+    cast(Any, model).to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    facts = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "documents": n_documents,
+        "cases_answered": N_CASES,
+        "tokens": rows[0].numel(),
+        "seconds": round(time.monotonic() - started),
+        "last_loss": history[-1]["loss"],
+        "seed": seed,
+    }
+    write_json(out / "training.json", facts)
+    write_text(out / "README.md", _card(facts))
+    print(json.dumps(facts))
+
+
+def _card(facts: dict[str, Any]) -> str:
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    return f"""---
+license: apache-2.0
+language: [zh]
+library_name: transformers
+---
+# medkd:tiny
+
+The base student of MedKD's rehearsal world: Qwen2-shaped, made from scratch by `python -m medkd.demo.student` on text that
+the project generates itself from its own hand-written knowledge base. No real patient, no outside text, no outside weights.
+
+It read facts of {len(set(_diseases()))} diseases, copied findings out of synthetic records, and answered synthetic cases at once.
+It thinks only when told to, over short lists of findings; it never saw the reasoning for a whole record. The seed of its cases is
+not one that a demo uses.
+
+It knows no medicine beyond that toy world. Use it to try the pipeline on a laptop; never to answer a question about health.
+
+| | |
+|---|---|
+{rows}
+"""
+
+
+def _diseases() -> Iterator[str]:
+    from medkd.demo.knowledge import load_knowledge
+
+    for family in load_knowledge().families:
+        yield from (disease.name for disease in family.diseases)
+
+
+def main() -> None:
+    """Run the script."""
+    from medkd.models.load import tiny_dir
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=tiny_dir(), help="model folder to write")
+    parser.add_argument("--documents", type=int, default=N_DOCUMENTS, help="documents to read")
+    parser.add_argument("--seed", type=int, default=11, help="seed of the corpus and of the weights")
+    options = parser.parse_args()
+    make_student(options.out, options.documents, options.seed)
+
+
+if __name__ == "__main__":
+    main()

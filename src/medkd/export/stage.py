@@ -1,0 +1,149 @@
+"""The stage `export`: one folder that any `transformers` loads, proven to think unasked and to stop by itself.
+
+In: an adapter of `train`, and its base. Out: merged weights in safetensors, tokenizer, chat template with the thinking prefix,
+generation config with all stop tokens, `MODELCARD.md` (also as `README.md`), `Modelfile`, `proof.json`.
+Not done here: quantising, GGUF, uploading.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import Field
+
+from medkd.core import thinking
+from medkd.core.artifacts import write_json, write_text
+from medkd.core.errors import InputError, ProofError, from_os_error
+from medkd.core.recipe import HOW, StageConfig
+from medkd.core.workspace import Manifest, open_workspace
+from medkd.export.card import UNPROVEN, write_card, write_modelfile
+from medkd.models.load import Hub, LoadedModel, find_base, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
+from medkd.models.tokens import add_thinking_prefix, find_stop_ids, find_template
+
+PROOF_SHARE = 0.99
+"""Share of the questions that must be thought about and ended."""
+
+
+class Config(StageConfig):
+    """Merge an adapter into its base, write the model folder and prove it."""
+
+    adapter: Annotated[Path, HOW]
+    """Directory of `train`, or an adapter folder."""
+    model: str | None = None
+    """Base model; without it, the one that the adapter names."""
+    hub: Annotated[Hub, HOW] = "huggingface"
+    """Where a model that is only named is fetched from."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Longest answer of the proof in tokens."""
+    questions: int = Field(default=20, ge=1)
+    """Bare questions asked for the proof, of those kept beside the adapter."""
+
+
+def run(config: Config) -> Manifest:
+    """Export as configured; raises ProofError where the model does not prove itself."""
+    adapter = resolve_adapter(config.adapter)
+    name = config.model or find_base(adapter)
+    if not name:
+        raise InputError(f"{adapter}: does not say what it was trained on; give --model")
+    folder = resolve_model(name, config.hub)
+    kept = read_json(adapter / "questions.json")
+    if not kept or not kept.get("questions"):
+        raise InputError(f'{adapter}: no questions.json to prove the model with; train again with "medkd train"')
+    questions = [str(entry["question"]) for entry in kept["questions"][: config.questions]]
+    inputs = [adapter, *([folder] if Path(name).is_dir() else [])]
+    with open_workspace("export", config, inputs=inputs, libraries=["torch", "transformers", "peft"]) as space:
+        if space.is_finished:
+            return space.manifest
+        lineage = read_json(adapter / "lineage.json") or {"base_model": name, "target": "reasoned", "rows": "unknown"}
+        try:
+            loaded = export(name, adapter, space.directory, config.hub)
+        except OSError as error:
+            raise from_os_error(error, space.directory) from error
+        proof = prove(space.directory, questions, config.max_tokens) | {"unseen": bool(kept.get("unseen"))}
+        write_papers(space.directory, loaded, lineage, proof)
+        space.read(len(questions))
+        space.manifest.counts.kept = min(proof["n_thinking"], proof["n_stopped"])
+        space.manifest.facts = {key: proof[key] for key in ("n", "n_thinking", "n_stopped", "passed", "finding", "unseen")}
+        if not proof["passed"]:
+            raise ProofError(f"{space.directory}: {UNPROVEN}, {proof['finding']}; see proof.json, train longer or on more rows")
+        _show(cast(list[dict[str, Any]], proof["answers"])[0])
+        return space.manifest
+
+
+def export(name: str, adapter: Path, out: Path, hub: Hub = "huggingface") -> LoadedModel:
+    """Merge in float32, write the folder in the base's own number format, and give what was written.
+
+    The chat template is the adapter's with the thinking prefix, whatever it was trained for: an exported model thinks.
+    """
+    folder = resolve_model(name, hub)
+    base_dtype = (read_json(folder / "config.json") or {}).get("dtype") or "float32"
+    loaded = load_model(name, adapter, device="cpu", dtype="float32", hub=hub)
+    model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter)
+    tokenizer.chat_template = add_thinking_prefix(find_template(tokenizer))
+    stop_ids = find_stop_ids(tokenizer, model.generation_config)
+    model.generation_config.eos_token_id = stop_ids
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id, model.config.pad_token_id = stop_ids[0], tokenizer.pad_token_id
+    import torch
+
+    model.to(getattr(torch, str(base_dtype), torch.float32)).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return LoadedModel(model, tokenizer)
+
+
+def prove(model_dir: Path, questions: Sequence[str], max_tokens: int) -> dict[str, Any]:
+    """Ask the folder bare questions in a fresh process with plain `transformers`; judge what comes back."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder) / "questions.json", Path(folder) / "answers.json"
+        write_json(asked, list(questions))
+        script = Path(__file__).with_name("proof.py")
+        command = [sys.executable, "-I", str(script), str(model_dir.resolve()), str(asked), str(max_tokens), str(answered)]
+        # Neither the network nor MedKD's own folder is within its reach.
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603 - our own script
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return judge([]) | {"finding": f"plain transformers could not use it ({last[:200]})"}
+        return judge(json.loads(answered.read_text(encoding="utf-8")))
+
+
+def judge(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Count the answers that close their thinking before an answer, and those that end by themselves."""
+    for answer in answers:
+        answer["thinks"] = thinking.is_well_formed(str(answer["text"]))
+    n_thinking, n_stopped = sum(bool(a["thinks"]) for a in answers), sum(bool(a["stopped"]) for a in answers)
+    enough = PROOF_SHARE * len(answers)
+    return {
+        "passed": bool(answers) and n_thinking >= enough and n_stopped >= enough,
+        "finding": f"{n_thinking} of {len(answers)} answers think, {n_stopped} stop",
+        "n": len(answers),
+        "n_thinking": n_thinking,
+        "n_stopped": n_stopped,
+        "answers": answers,
+    }
+
+
+def write_papers(out: Path, loaded: LoadedModel, lineage: Mapping[str, Any], proof: Mapping[str, Any]) -> None:
+    """Write proof, card and Modelfile; mark a folder that failed its proof, and unmark one that passed."""
+    write_json(out / "proof.json", proof)
+    write_json(out / "lineage.json", lineage)
+    card = write_card(out.resolve().name, lineage, proof)
+    write_text(out / "MODELCARD.md", card)
+    write_text(out / "README.md", card)
+    tokenizer = loaded.tokenizer
+    stops = cast(list[str], tokenizer.convert_ids_to_tokens(find_stop_ids(tokenizer, loaded.model.generation_config)))
+    write_text(out / "Modelfile", write_modelfile(tokenizer, stops))
+    mark = out / UNPROVEN
+    if proof["passed"]:
+        mark.unlink(missing_ok=True)
+    else:
+        write_text(mark, f"{proof['finding']}\n")
+
+
+def _show(answer: Mapping[str, Any]) -> None:
+    print(f"asked, without any task: {str(answer['question'])[:200]}\nanswered, and stopped by itself:\n{answer['text']}")

@@ -1,0 +1,162 @@
+"""Finds the diagnoses that an answer commits itself to.
+
+In: what a model or a physician wrote, tags and all. Out: the diagnoses in their order, each with whether it is denied.
+Not done here: deciding whether they are right (`grading.diagnosis`).
+
+>>> [d.text for d in extract_diagnoses("综上，诊断为：1. 急性脑梗死 2. 高血压病3级（极高危）")]
+['急性脑梗死', '高血压病3级极高危']
+>>> [d.text for d in extract_diagnoses("<think>想一想</think>考虑急性阑尾炎可能性大，建议手术治疗。")]
+['急性阑尾炎']
+"""
+
+import re
+import unicodedata
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from medkd.core import thinking
+
+MAX_READ = 4000
+"""Characters of an answer that are read: its two ends where it is longer."""
+MAX_ITEM = 80
+"""A longer piece of an answer is prose, no name of a diagnosis."""
+MAX_FIRST_LINE = 40
+"""An answer whose first line is longer may hide its diagnosis behind a 考虑."""
+MAX_ITEMS = 40
+
+
+class Stated(NamedTuple):
+    """One diagnosis as stated."""
+
+    text: str
+    denied: bool = False
+
+
+_CIRCLED = re.compile("[①-⑳❶-❿⓪⑴-⒇]")
+_MARKUP = re.compile(r"[*#`>~]+|\\boxed|[{}\\]|<[^<>\n]{1,20}>")
+_FORMS = {
+    "stop_heading": r"(?:^|\n|。|;)\s*(?:[一二三四五六0-9]+[.、)]\s*)?(?:%s)",
+    "advice": r"^(?:%s)",
+    "hedge_before": r"^(?:%s)++",
+    "hedge_after": r"(?:%s)++$",
+    "denied_before": r"^(?:目前|暂|可|基本|已|故|可以)*(?:%s)(?:患?有|存在|诊断为?)?",
+    "denied_after": r"(?:%s)$",
+    "grade": r"(?:%s)+",
+}
+"""Where the words of `answer_words.yaml` may stand; anywhere, if not listed."""
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(_FORMS.get(name, "%s") % "|".join(_words()[name]), re.IGNORECASE)
+
+
+@cache
+def _words() -> dict[str, list[str]]:
+    import yaml
+
+    return cast(dict[str, list[str]], yaml.safe_load((Path(__file__).parent / "answer_words.yaml").read_text(encoding="utf-8")))
+
+
+def extract_diagnoses(answer: str) -> tuple[Stated, ...]:
+    """List the diagnoses of an answer in their order; empty for prose that names none in so many words.
+
+    An answer that has not closed its thinking has none.
+    """
+    text = _plain(thinking.read(answer).answer)
+    block = _after_lead(text)
+    return split_list(_before_heading(text) if block is None else block, is_prose=True)
+
+
+def split_list(text: str, is_prose: bool = False) -> tuple[Stated, ...]:
+    """Split a list of diagnoses: numbered, or parted by semicolons, commas or lines; in prose it ends where advice begins."""
+    pieces: list[str] = []
+    for entry in _split_numbered(_unfold_brackets(_plain(text)).strip()):
+        for part in _pattern("separator").split(entry):
+            pieces.extend(piece.strip() for piece in _split_enumeration(part))
+    found: list[Stated] = []
+    for piece in pieces[:MAX_ITEMS]:
+        if found and _pattern("grade").fullmatch(piece):
+            found[-1] = Stated(found[-1].text + piece, found[-1].denied)
+            continue
+        if is_prose and (len(piece) > MAX_ITEM or (found and _pattern("advice").match(piece))):
+            break
+        stated = _clean(piece)
+        if stated is not None and stated not in found:
+            found.append(stated)
+    return tuple(found)
+
+
+def _plain(text: str) -> str:
+    if len(text) > MAX_READ:
+        text = f"{text[: MAX_READ // 2]}\n{text[-MAX_READ // 2 :]}"
+    text = unicodedata.normalize("NFKC", _CIRCLED.sub("\n", text))
+    return _MARKUP.sub("", text).strip()
+
+
+def _after_lead(text: str) -> str | None:
+    """Give what follows 诊断为 and its like: a whole list, or the rest of the sentence; a final diagnosis wins over a first one."""
+    strong = list(_pattern("strong_lead").finditer(text))
+    final = [lead for lead in strong if lead["final"] or lead["final_en"]]
+    weak = list(_pattern("weak_lead").finditer(text)) if not strong and len(_first_line(text)) > MAX_FIRST_LINE else []
+    for lead in final[-1:] or strong[:1] or weak[-1:]:
+        rest = _before_heading(text[lead.end() :].lstrip())
+        return rest if re.match(r"[(]?1\s*[.、)]|[-•·]|一、", rest) else _first_sentence(rest)
+    return None
+
+
+def _before_heading(text: str) -> str:
+    heading = _pattern("stop_heading").search(text, 1) if text else None
+    paragraphs = (text[: heading.start() + 1] if heading else text).strip().split("\n\n")
+    return "\n".join(paragraphs) if all(len(_first_line(p)) <= MAX_FIRST_LINE for p in paragraphs) else paragraphs[0]
+
+
+def _first_line(text: str) -> str:
+    return text.split("\n", 1)[0]
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"[。\n]|\.\s", text, maxsplit=1)[0]
+
+
+def _split_numbered(text: str) -> list[str]:
+    """Split at 1. 2. 3. where they count on, glued or not, so that 2.2型糖尿病 keeps its type; elsewhere at line ends."""
+    entries: list[str] = []
+    for line in re.split(r"\n|(?:^|(?<=[\n,;]))\s*[一二三四五六七八九十]+、", text):
+        rest = re.sub(r"^\s*[-•·]\s*", "", line)
+        opening = re.match(r"\s*[(]?([0-9]{1,2})\s*[.、)](?!\d+[.%])\s*", rest) or re.search(
+            r"(?<![0-9.a-zA-Z])(1)[.、)](?=[^\d].*2[.、)])", rest
+        )
+        if opening:
+            entries.append(rest[: opening.start()])
+            number, rest = int(opening[1]) + 1, rest[opening.end() :]
+            while following := re.search(rf"(?<![0-9.a-zA-Z]){number}\s*[.、)]\s*", rest):
+                entries.append(rest[: following.start()])
+                rest, number = rest[following.end() :], number + 1
+        entries.append(rest)
+    return [entry for entry in entries if entry.strip()]
+
+
+def _split_enumeration(text: str) -> list[str]:
+    """Split at 、 where every part can stand alone: 肝、肾囊肿 stays whole."""
+    parts = text.split("、")
+    return parts if all(len(part.strip()) >= 3 for part in parts) else [text]
+
+
+def _unfold_brackets(text: str) -> str:
+    """Take grades out of their brackets and drop whatever else stands in brackets: abbreviations, findings, explanations."""
+
+    def unfold(found: re.Match[str]) -> str:
+        inner = re.sub(r"[,、\s]", "", found[1].lower())
+        return inner if _pattern("grade").fullmatch(inner) else ""
+
+    return re.sub(r"[(\[【]([^()\[\]【】]*)[)\]】]", unfold, text)
+
+
+def _clean(piece: str) -> Stated | None:
+    """Take hedges and denials off one piece; None where no name is left."""
+    text = _pattern("hedge_after").sub("", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:")))
+    denied = bool(_pattern("denied_before").search(text) or _pattern("denied_after").search(text))
+    text = _pattern("denied_after").sub("", _pattern("denied_before").sub("", text)).strip()
+    return Stated(text, denied) if re.search(r"[^\W\d_]{2}", text) else None

@@ -1,0 +1,217 @@
+"""Find a model by name and load it: safetensors only, none of its own code is run.
+
+In: `medkd:tiny`, a folder, or the name of a model on a hub, and an adapter. Out: a model and its tokenizer.
+Not done here: training, quantised weights, generation.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+from medkd.core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TINY = "medkd:tiny"
+Hub = Literal["huggingface", "modelscope"]
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+
+
+class LoadedModel(NamedTuple):
+    """A model ready for use, with the tokenizer and chat template that belong to it."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+
+
+def tiny_dir() -> Path:
+    """Give the folder of the shipped student."""
+    return Path(__file__).parent / "tiny"
+
+
+def resolve_model(name: str, hub: Hub = "huggingface") -> Path:
+    """Find the folder of a model, downloading it where it is only named; raises InputError where it cannot be used."""
+    if name == TINY:
+        return _check_folder(tiny_dir(), name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _check_folder(path, name)
+    if path.exists():
+        raise InputError(f"{name}: is a file; --model takes a model's folder or its name on a hub")
+    if not _HUB_NAME.fullmatch(name):
+        raise InputError(f"{name}: no such folder, and no name of the form owner/model; check --model")
+    return _check_folder(_download(name, hub), name)
+
+
+def _check_folder(path: Path, name: str) -> Path:
+    config = read_json(path / "config.json")
+    if config is None:
+        what = (
+            "holds an adapter, no whole model; give it as --adapter"
+            if (path / "adapter_config.json").exists()
+            else "no config.json; is it a model?"
+        )
+        raise InputError(f"{name}: {what}")
+    if not any(path.glob("*.safetensors")):
+        pickled = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
+        found = f"its weights are pickled ({pickled[0].name}), which can run code" if pickled else "it holds no weights"
+        raise InputError(f"{name}: {found}; convert it to safetensors or choose another")
+    if "auto_map" in config:
+        raise InputError(f"{name}: wants to run code of its own (auto_map in config.json); choose a model that transformers knows")
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a small JSON mapping; None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON; fetch or make it again") from error
+    return cast(dict[str, Any], content) if isinstance(content, dict) else None
+
+
+def _download(name: str, hub: Hub) -> Path:
+    if hub == "modelscope":
+        return _download_from_modelscope(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED_FILES))
+    except GatedRepoError as error:
+        raise InputError(f"{name}: its owner asks for consent first; accept the terms on its page and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(f"{name}: the hub knows no such model; check the name, or try --hub modelscope") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{name}: cannot be fetched ({_first_line(error)}); check the network or HF_ENDPOINT, or give a local folder"
+        ) from error
+
+
+def _download_from_modelscope(name: str) -> Path:
+    try:
+        from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(f"{name}: the modelscope package is missing; pip install modelscope") from error
+    try:
+        return Path(str(snapshot_download(name, allow_patterns=_WANTED_FILES)))
+    except Exception as error:  # its client raises many kinds, without a common one of its own
+        raise InputError(f"{name}: cannot be fetched from ModelScope ({_first_line(error)}); check the name and the network") from error
+
+
+def choose_device(device: Device = "auto") -> str:
+    """Choose where to compute; raises InputError for a GPU that is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; use --device cpu, or install a CUDA build of torch")
+    return device
+
+
+def choose_dtype(dtype: Dtype, device: str) -> "torch.dtype":
+    """Choose the number format; `auto` takes bfloat16 only where the processor computes in it, elsewhere it is many times slower."""
+    import torch
+
+    if dtype != "auto":
+        return cast(torch.dtype, getattr(torch, dtype))
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capable = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capable.get("avx512_bf16") or capable.get("amx_bf16") else torch.float32
+
+
+def load_model(
+    name: str, adapter: Path | None = None, device: Device = "auto", dtype: Dtype = "auto", hub: Hub = "huggingface"
+) -> LoadedModel:
+    """Load a model, merging an adapter into it; tokenizer and template saved beside the adapter win.
+
+    Raises InputError where the model or the adapter cannot be used, or do not belong together.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    quiet_libraries()
+    folder = resolve_model(name, hub)
+    place = choose_device(device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=choose_dtype(dtype, place), use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise InputError(f"{name}: cannot be loaded ({_first_line(error)}); is the folder complete?") from error
+    if adapter is not None:
+        model = _merge_adapter(model, adapter, name)
+    placed = cast("PreTrainedModel", cast(Any, model).to(place).eval())
+    return LoadedModel(placed, load_tokenizer(folder, adapter))
+
+
+def load_tokenizer(folder: Path, adapter: Path | None = None) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer beside the adapter, or else the model's own."""
+    from transformers import AutoTokenizer
+
+    source = adapter if adapter is not None and (adapter / "tokenizer_config.json").exists() else folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: its tokenizer cannot be loaded ({_first_line(error)}); is the folder complete?") from error
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def resolve_adapter(path: Path) -> Path:
+    """Find the adapter folder in a directory of `train`, or take the folder itself; raises InputError where it holds none."""
+    adapter = path / "adapter" if (path / "adapter" / "adapter_config.json").exists() else path
+    find_base(adapter)
+    return adapter
+
+
+def find_base(adapter: Path) -> str:
+    """Read which model an adapter was trained on; raises InputError where the folder holds no adapter."""
+    config = read_json(adapter / "adapter_config.json")
+    if config is None:
+        raise InputError(f'{adapter}: no adapter_config.json; give the adapter folder that "medkd train" wrote')
+    if not (adapter / "adapter_model.safetensors").exists():
+        raise InputError(f"{adapter}: no adapter_model.safetensors; train again, or convert its weights")
+    return str(config.get("base_model_name_or_path") or "")
+
+
+def _merge_adapter(model: "PreTrainedModel", adapter: Path, name: str) -> "PreTrainedModel":
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    find_base(adapter)
+    try:
+        tuned = PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f"{adapter}: does not fit {name}; give the model it was trained on ({find_base(adapter) or 'unknown'})") from error
+    return cast("PreTrainedModel", cast(Any, tuned).merge_and_unload())
+
+
+def quiet_libraries() -> None:
+    """Silence the progress bars and notes of the libraries below: what a user should see is said here."""
+    import logging
+    import warnings
+
+    import transformers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for library in ("trl", "peft", "accelerate", "datasets", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=transformers.__name__)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

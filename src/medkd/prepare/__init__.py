@@ -1,0 +1,1 @@
+"""From de-identified cases to questions that do not hold their own answer."""

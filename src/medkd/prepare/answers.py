@@ -1,0 +1,167 @@
+"""The words that would give a case's answer away.
+
+In: the diagnoses of a case. Out: its `Answer`: the names as listed and the names derived from them, in a plain form
+without punctuation. Not done here: finding and removing them (`scrub`), grading (`grading.diagnosis`).
+
+>>> answer = name_answer(["2.高血压病3级（很高危）"])
+>>> sorted(answer.listed), sorted(answer.derived)
+(['高血压病3级很高危'], ['高血压病'])
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import Any, NamedTuple, cast
+
+_WIDE = re.compile(r"[０-９Ａ-Ｚａ-ｚ]")
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF10, 0xFF5B)}
+WORDS = re.compile(r"[^\W_]+")
+_NUMBERING = re.compile(r"^(?:[一二三四五六七八九十]+[、.．]|[（(]?\d{1,2}(?:[、.．:：]|[)）])\s*(?!\d(?![型级度期])))")
+_ITEM = re.compile(
+    r"[；;\n](?![^（(]*[）)])|(?<![\d.A-Za-z])\d{1,2}[、.．](?!\d(?![型级度期]))|(?:^|(?<=[，,；;。\s]))[一二三四五六七八九十]、"
+)
+_BRACKETS = re.compile(r"[（(]([^（）()]*)[）)]")
+_JOINTS = re.compile(r"[，,、；;/?？。：:]|伴有?|合并|并发?|及|和|与|导致的?|所致的?|引起的?")
+_PREFIX = re.compile(
+    r"^(?:[左右双两][侧眼]?|急性|亚急性|慢性|陈旧性?|继发性|原发性|特发性|[轻中重]度|[少中大]量|早期|晚期|多发性?|复发性?|难治性|反复|间断|阵发性|持续性?|频发性?|偶发|广泛|完全性|不完全性|IVIG无应答型|无应答型|[12一二ⅠⅡI]{1,2}型|心功能(?:不全)?[IVXⅠ-Ⅳ1-4一二三四]+级)"
+)
+_SUFFIX = re.compile(
+    r"(?:(?:[IVXⅠ-Ⅳ]+|[\d一二三四])[级期度型]|[很极]?高危组?|[中低]危组?|急性加重期?|急性发作期?|活动期|缓解期|失?代偿期|(?:术|治疗|化疗|放疗|放化疗|植入|置换|消融|造影)后|早期|晚期|终末期|恢复期|后遗症期?|待[查排]|查因|可能性?大?|不[能可]?除外|[轻中重]度|[大小]三阳|痰涂.*|痰培养.*|[IVX]+)$"
+)
+_DISEASE_END = re.compile(
+    r"(?:病|炎|癌|瘤|症|征|疹|疝|疮|癣|痔|痫|热|中风|痛风|哮喘|结石|骨折|梗死|梗塞|出血|感染|积液|积水|积脓|肥大|增生|硬化|衰竭|不全|狭窄|畸形|损伤|结核|血压|贫血|中毒|脓肿|囊肿|息肉|溃疡|紊乱|障碍|缺损|缺失|失常|颤动|扑动|早搏|收缩|过速|过缓|阻滞|停[搏博]|扩张|脱垂|梗阻|穿孔|血栓|栓塞|水肿|气肿|气胸|大泡|纤维化|萎缩|脱位|不正|弱视|云翳|前膜|白内障|青光眼|肌桥|戒断|昏迷|休克|麻痹|结节|肿大|逸搏|不齐|旁道|双径路|毁损肺|房颤|房扑|室早|房早|室速|三阳|血症|淋巴瘤|形成|破裂|夹层|缺血|不良|减退|亢进|减少|增多|升高|降低|异常|综合征|综合症)$"
+)
+_SEAM = re.compile(
+    r"(?:病|炎|癌|瘤|结石|骨折|梗死|出血|衰竭|不全|结核|高血压|贫血|缺损|失常|颤动|早搏|收缩|过速|过缓|阻滞|停[搏博]|积液|气胸|气肿|大泡|硬化|房颤|房扑|室颤|室早|房早|室速|逸搏|综合征|综合症|术后)(?=[^性后伴并合术病引所导致期型级及和与部区样灶症史综或毒变原理人因肿态（(、，,；;）)\d\s。？?][^（(、，,；;）)\s。？?])"
+)
+
+
+_MAX_NAME = 14
+"""Longest name that synonyms are put into."""
+_MAX_REWORDINGS = 2
+"""Words of one name that are put in other words together."""
+
+
+class Answer(NamedTuple):
+    """Plain names of what a case is diagnosed with."""
+
+    listed: frozenset[str]
+    """As listed: none of these may remain, wherever it stands."""
+    derived: frozenset[str]
+    """Parts, short forms and synonyms: they go where they state the diagnosis."""
+    names: tuple[str, ...]
+    """All of them, the longest first."""
+    traces: frozenset[str]
+    """Pieces long enough to show that a suspected diagnosis is a variant of a listed one."""
+
+
+@lru_cache(maxsize=256)
+def make_plain(text: str) -> str:
+    """Reduce a text to its letters, digits and characters, half-width and in lower case, one for one."""
+    plain = "".join(WORDS.findall(text)).replace("İ", "I").lower()
+    return plain.translate(_HALF_WIDTH) if _WIDE.search(plain) else plain
+
+
+@cache
+def load_answers() -> dict[str, Any]:
+    """Read the package's table of synonyms and findings."""
+    import yaml
+
+    return cast(dict[str, Any], yaml.safe_load(files("medkd.prepare").joinpath("answers.yaml").read_text(encoding="utf-8")))
+
+
+def clean_diagnosis(text: str) -> str:
+    """Strip numbering, closing punctuation and question marks from a listed diagnosis."""
+    previous, text = None, text.strip()
+    while previous != text:
+        previous, text = text, _NUMBERING.sub("", text).strip(" 　\t\r\n，,。；;、.?？:：")
+    return text
+
+
+def split_diagnoses(text: str) -> list[str]:
+    """Split a text that lists diagnoses into its items, brackets kept whole."""
+    return [item for part in _ITEM.split(text) if (item := clean_diagnosis(part))]
+
+
+def name_answer(diagnoses: Iterable[str]) -> Answer:
+    """Name everything that would tell one of the diagnoses."""
+    cleaned = list(dict.fromkeys(item for text in diagnoses for item in (clean_diagnosis(text), *split_diagnoses(text)) if item))
+    listed = {plain for item in cleaned if (plain := make_plain(item))}
+    short = {plain for item in cleaned for part in _parts(item) for form in _shorten(part) if _tells(plain := make_plain(form))}
+    short |= {make_plain(inside) for item in cleaned for inside in _BRACKETS.findall(item) if re.fullmatch(r"[A-Za-z]{3,}", inside)}
+    derived = _with_synonyms(listed | short) - listed
+    names = sorted(listed | derived, key=lambda name: (-len(name), name))
+    return Answer(frozenset(listed), frozenset(derived), tuple(names), frozenset(_traces(names)))
+
+
+def _parts(diagnosis: str) -> Iterable[str]:
+    """Yield a diagnosis without its brackets, what in brackets is a name, and its joined or run-together parts."""
+    for inside in cast(list[str], _BRACKETS.findall(diagnosis)):
+        if _DISEASE_END.search(inside):
+            yield inside
+    outside = _BRACKETS.sub("，", diagnosis)
+    yield _BRACKETS.sub("", diagnosis)
+    for part in _JOINTS.split(outside):
+        yield part
+        yield from _SEAM.sub(lambda m: m[0] + "\n", part).split("\n")
+
+
+def _shorten(name: str) -> Iterable[str]:
+    """Yield a name, then without its stage, side, course and degree."""
+    previous = None
+    while name != previous:
+        yield name
+        previous, name = name, _SUFFIX.sub("", name).strip()
+    previous = None
+    while name != previous:
+        yield name
+        previous, name = name, _PREFIX.sub("", name)
+
+
+def _tells(name: str) -> bool:
+    """Tell whether a derived name is specific enough to be taken out of a record."""
+    if name in _synonyms():
+        return True
+    return len(name) >= 3 and not name.isascii() and bool(_DISEASE_END.search(name)) and name not in _generic_words()
+
+
+@cache
+def _generic_words() -> frozenset[str]:
+    return frozenset(load_answers()["generic"].split())
+
+
+@cache
+def _synonyms() -> dict[str, list[str]]:
+    """Give the other words for each word, all in plain form."""
+    rows = [[make_plain(word) for word in row] for row in cast(Sequence[Sequence[str]], load_answers()["synonyms"])]
+    return {word: [other for other in row if other != word] for row in rows for word in row}
+
+
+@cache
+def _any_synonym() -> re.Pattern[str]:
+    return re.compile("|".join(sorted(map(re.escape, _synonyms()), key=len, reverse=True)))
+
+
+def _with_synonyms(names: Iterable[str]) -> set[str]:
+    """Add the names with words put in other words; long names are lists run together, their parts stand beside them."""
+    found = set(names)
+    fresh = found
+    for _ in range(_MAX_REWORDINGS):
+        fresh = {
+            name.replace(match[0], other)
+            for name in fresh
+            if len(name) <= _MAX_NAME
+            for match in _any_synonym().finditer(name)
+            for other in _synonyms()[match[0]]
+        } - found
+        found |= fresh
+    return found
+
+
+def _traces(names: Iterable[str]) -> set[str]:
+    traces: set[str] = set()
+    for name in names:
+        size = max(4, -(-len(name) * 3 // 5))
+        traces.update(name[i : i + size] for i in range(len(name) - size + 1))
+    return traces

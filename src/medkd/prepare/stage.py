@@ -1,0 +1,221 @@
+"""The stage `prepare`: cases in, questions out, the answer removed from its own question.
+
+In: `cases.jsonl`. Out: `questions.jsonl`, `alpaca.json` (the same questions with the bare known diagnosis as output), and in
+the manifest how often each section told the answer, before and after. Not done here: reasoning (`distill`), near
+duplicates that differ in more than punctuation.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from medkd.core.artifacts import RecordReader, resolve_input, write_json
+from medkd.core.errors import InputError
+from medkd.core.progress import track
+from medkd.core.prompts import Prompts, load_prompts
+from medkd.core.recipe import HOW, StageConfig, nearest
+from medkd.core.records import Case, Question, Split
+from medkd.core.workspace import Manifest, open_workspace
+from medkd.prepare.answers import make_plain, name_answer, split_diagnoses
+from medkd.prepare.record import FOLDED, SECTIONS, clean_sections, join_sections
+from medkd.prepare.scrub import has_answer, remove_answer
+
+_ANSWER_SECTIONS = ("初步诊断", "诊断依据", "鉴别诊断", "诊断结果", "分析总结", "临床诊断")
+_FINDINGS = ("主诉", "现病史", "查体", "辅助检查")
+_MIN_SHARE_LEFT = 1 / 3
+_MIN_GROUPING_CHARACTERS = 40
+
+
+class Config(StageConfig):
+    """Turn cases into questions that do not hold their own answer."""
+
+    input: Annotated[Path, HOW]
+    """Cases: the directory of deidentify, or a JSON Lines file."""
+    sections: tuple[str, ...] = SECTIONS
+    """Sections that stand in a question, in this order; those that consist of the answer are refused."""
+    language: str = "zh"
+    """Language of system and instruction: zh or en."""
+    min_characters: int = Field(default=40, ge=1)
+    """Shorter records are dropped."""
+    val_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the cases for validation."""
+    test_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the cases kept unseen for evaluation."""
+    seed: int = 0
+    """Another seed splits otherwise."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.val_share + self.test_share >= 1:
+            raise ValueError("val_share and test_share together leave nothing to train on")
+        known = [*SECTIONS, *FOLDED]
+        for name in self.sections:
+            if name in _ANSWER_SECTIONS:
+                raise ValueError(f"section {name} consists of the answer and cannot stand in a question")
+            if name not in known:
+                raise ValueError(f"unknown section {name!r}{nearest(name, known)}")
+        return self
+
+
+class DropReason(StrEnum):
+    """Why a case becomes no question."""
+
+    NO_DIAGNOSIS = "no_diagnosis"
+    """No known diagnosis, so nothing to answer with."""
+    TOO_SHORT = "too_short"
+    """The record is shorter than min_characters."""
+    NO_FINDING = "no_finding"
+    """Neither complaint, history, examination nor tests are left."""
+    TOO_LITTLE_LEFT = "too_little_left"
+    """Less than a third of the record was left without the answer."""
+    ANSWER_LEFT = "answer_left"
+    """The answer comes together across two sections; such a record is not used."""
+    DUPLICATE = "duplicate"
+    """The same record was there before."""
+
+
+class Draft(NamedTuple):
+    """A record on its way to a question."""
+
+    case: Case
+    reference: str
+    before: dict[str, str]
+    """Sections as they were, repaired."""
+    after: dict[str, str]
+    """The same without the answer."""
+    line: str
+    leaky: frozenset[str]
+    """Sections in which a listed diagnosis stood before."""
+
+
+def prepare(cases: Iterable[Case], config: Config, dropped: Counter[str]) -> tuple[list[Question], dict[str, Any]]:
+    """Turn cases into questions; count drops by reason, and give the facts for the manifest."""
+    drafts: list[Draft] = []
+    seen: set[str] = set()
+    for case in cases:
+        draft = draft_question(case, config)
+        if isinstance(draft, Draft) and make_plain(draft.line) in seen:
+            draft = DropReason.DUPLICATE
+        if isinstance(draft, DropReason):
+            dropped[draft] += 1
+            continue
+        seen.add(make_plain(draft.line))
+        drafts.append(draft)
+    prompts = load_prompts(config.language)
+    splits = split_drafts(drafts, config)
+    questions = [_make_question(draft, splits[draft.case.id], prompts) for draft in drafts]
+    return questions, _collect_facts(drafts, questions)
+
+
+def draft_question(case: Case, config: Config) -> Draft | DropReason:
+    """Repair a case's sections and remove the answer from them, or say why it cannot be used."""
+    diagnoses = [item for text in case.diagnosis for item in split_diagnoses(text)]
+    if not diagnoses:
+        return DropReason.NO_DIAGNOSIS
+    answer = name_answer([*diagnoses, *split_diagnoses(case.sections.get("诊断结果", ""))])
+    before = clean_sections(case.sections, config.sections)
+    if _length(before) < config.min_characters:
+        return DropReason.TOO_SHORT
+    after = {name: scrubbed for name, text in before.items() if (scrubbed := remove_answer(text, answer)).strip("。，； ")}
+    if not any(name in after for name in _FINDINGS):
+        return DropReason.NO_FINDING
+    if _length(after) < _length(before) * _MIN_SHARE_LEFT:
+        return DropReason.TOO_LITTLE_LEFT
+    line = join_sections(after, config.sections)
+    if has_answer(line, answer):
+        return DropReason.ANSWER_LEFT
+    leaky = frozenset(name for name, text in before.items() if has_answer(text, answer))
+    return Draft(case, "；".join(dict.fromkeys(diagnoses)), before, after, line, leaky)
+
+
+def _length(sections: Mapping[str, str]) -> int:
+    return sum(map(len, sections.values()))
+
+
+def split_drafts(drafts: Iterable[Draft], config: Config) -> dict[str, Split]:
+    """Assign every case to a split by a hash of its id, cases that tell the same story to the same one.
+
+    New cases do not move old ones, unless they tell the same story under an id that sorts before.
+    """
+    groups: dict[str, list[str]] = {}
+    for draft in drafts:
+        groups.setdefault(_story(draft), []).append(draft.case.id)
+    return {case_id: draw_split(min(ids), config) for ids in groups.values() for case_id in ids}
+
+
+def _story(draft: Draft) -> str:
+    """Give what two postings of one case have in common: complaint and history; a short one is its own story."""
+    story = make_plain(draft.before.get("主诉", "") + draft.before.get("现病史", ""))
+    return story if len(story) >= _MIN_GROUPING_CHARACTERS else draft.case.id
+
+
+def draw_split(case_id: str, config: Config) -> Split:
+    """Draw the split of an id: always the same for the same seed and shares."""
+    place = int.from_bytes(hashlib.sha256(f"{config.seed}:{case_id}".encode()).digest()[:8]) / 2**64
+    if place < config.test_share:
+        return "test"
+    return "val" if place < config.test_share + config.val_share else "train"
+
+
+def _make_question(draft: Draft, split: Split, prompts: Prompts) -> Question:
+    case = draft.case
+    return Question(
+        id=case.id,
+        case_id=case.id,
+        source=case.source,
+        url=case.url,
+        licence=case.licence,
+        department=case.department,
+        system=prompts.system,
+        instruction=prompts.instruction,
+        input=draft.line,
+        reference=draft.reference,
+        split=split,
+        deidentified_by=case.deidentified_by,
+    )
+
+
+def _collect_facts(drafts: list[Draft], questions: list[Question]) -> dict[str, Any]:
+    present, leaky = Counter[str](), Counter[str]()
+    n_before = n_after = 0
+    for draft in drafts:
+        present.update(draft.before.keys())
+        leaky.update(draft.leaky)
+        n_before += _length(draft.before)
+        n_after += _length(draft.after)
+    return {
+        "splits": dict(Counter(question.split for question in questions)),
+        "leak_rate": {name: {"before": round(leaky[name] / present[name], 4), "after": 0.0} for name in present},
+        "leaky_questions": {"before": sum(bool(draft.leaky) for draft in drafts), "after": 0},
+        "characters": {"before": n_before, "after": n_after},
+    }
+
+
+def to_alpaca(question: Question) -> dict[str, str]:
+    """Write a question in the alpaca form, the bare known diagnosis as its output."""
+    return {"system": question.system, "instruction": question.instruction, "input": question.input, "output": question.reference}
+
+
+def run(config: Config) -> Manifest:
+    """Prepare the questions of a file of cases."""
+    path = resolve_input(config.input, "cases.jsonl", made_by="deidentify")
+    with open_workspace("prepare", config, inputs=[path]) as space:
+        if space.is_finished:
+            return space.manifest
+        reader = RecordReader(path, Case, made_by="deidentify")
+        dropped: Counter[str] = Counter()
+        questions, facts = prepare(track(reader, "prepare", unit="cases"), config, dropped)
+        space.read(reader.n_read)
+        space.drop_all({**reader.dropped(), **dropped})
+        space.manifest.facts = facts
+        if not questions:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common()) or "no case"
+            raise InputError(f"{path}: no question could be made ({reasons}); check the sections and diagnoses of the cases")
+        space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
+        write_json(space.path("alpaca.json"), [to_alpaca(question) for question in questions])
+    return space.manifest

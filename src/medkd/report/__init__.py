@@ -1,0 +1,5 @@
+"""The report of a whole run, made from the files that its steps left."""
+
+from medkd.report.run import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,63 @@
+"""Checkpoints that survive a kill: the newest whole one is found, torn ones are put away.
+
+In: the directory the trainer saves into. Out: the checkpoint to go on from. Not done here: saving (the trainer does).
+"""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+_NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+
+def find_checkpoint(directory: Path) -> Path | None:
+    """Find the newest checkpoint that is whole, and delete the newer, torn ones, so that nobody goes on from them."""
+    numbered = [
+        (int(path.name.rpartition("-")[2]), path) for path in directory.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()
+    ]
+    for _, path in sorted(numbered, reverse=True):
+        if is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def read_step(checkpoint: Path) -> int:
+    """Read how many steps were done at a checkpoint."""
+    return int(json.loads((checkpoint / "trainer_state.json").read_bytes())["global_step"])
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Tell whether every file of a checkpoint is there to its end; a kill can come in the middle of any of them."""
+    paths = [checkpoint / name for name in _NEEDED if not name.startswith("rng_state")] + sorted(checkpoint.glob("rng_state*.pth"))
+    if len(paths) < len(_NEEDED) or not all(path.exists() for path in paths):
+        return False
+    try:
+        read_step(checkpoint)
+    except (ValueError, KeyError):
+        return False
+    return all(_is_whole_file(path) for path in paths)
+
+
+def _is_whole_file(path: Path) -> bool:
+    """Tell whether a file is complete: torch saves zip archives, whose directory comes last; safetensors names its own length."""
+    if path.suffix in {".pt", ".pth"}:
+        return zipfile.is_zipfile(path)
+    if path.suffix == ".safetensors":
+        return _has_full_length(path)
+    return True
+
+
+def _has_full_length(path: Path) -> bool:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+        if size < 8 + n_header:
+            return False
+        try:
+            header = json.loads(file.read(n_header))
+        except ValueError:
+            return False
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return size == 8 + n_header + max(ends, default=0)

@@ -1,0 +1,140 @@
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medkd.completers.attempts import Closing, item_key, read_attempts
+from medkd.completers.ledger import Ledger
+from medkd.completers.outcomes import Outcome
+from medkd.completers.providers import Price, find_target
+from medkd.core.completer import Message, Request, Sampling
+from medkd.core.errors import InputError
+from medkd.core.records import Usage
+
+TARGET = find_target("rehearsal")
+PRICE = Price(cache_hit=0.02, cache_miss=1, output=4)
+
+
+def make_closing(outcome: Outcome, text: str = "脑膜炎", amount: float = 0.5) -> Closing:
+    usage = Usage(prompt=10, completion=5)
+    return Closing(outcome, 200, "stop", "", "发热", text, usage, False, amount, 0.1)
+
+
+def test_an_item_is_known_by_content_alone():
+    def make(text: str, sample: int = 0, tokens: int = 64) -> Request:
+        return Request(messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=tokens), sample=sample)
+
+    keys = {
+        item_key("p", "m", make("发热")), item_key("q", "m", make("发热")), item_key("p", "n", make("发热")),
+        item_key("p", "m", make("头痛")), item_key("p", "m", make("发热", sample=1)), item_key("p", "m", make("发热", tokens=65)),
+    }  # fmt: skip
+    assert len(keys) == 6
+    assert item_key("p", "m", make("发热")) in keys
+
+
+def test_an_attempt_is_on_the_disk_before_it_is_sent_and_complete_after(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.start_run(1)
+        attempt = ledger.open_attempt("item", "case:1", TARGET, 10, PRICE).result()
+        [row], n_missing = read_attempts(path)
+        assert (row.id, row.outcome, row.label, n_missing) == (attempt, None, "case:1", 1)
+        ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE)).result()
+        ledger.save_pieces([], 1).result()
+        assert ledger.is_complete("item")
+        assert ledger.spent() == 0.5
+        assert ledger.attempts_of("item")[0].text == "脑膜炎"
+    assert read_attempts(path)[1] == 0
+
+
+def test_what_streamed_before_a_kill_is_kept_as_one_unknown_attempt(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    script = f"""
+import os, signal
+from pathlib import Path
+from medkd.completers.ledger import Ledger
+from medkd.completers.providers import Price, find_target
+ledger = Ledger(Path({str(path)!r}))
+ledger.start_run(2)
+price = Price(cache_hit=0, cache_miss=1, output=4)
+first = ledger.open_attempt("one", "case:1", find_target("rehearsal"), 1000000, price).result()
+ledger.open_attempt("two", "case:2", find_target("rehearsal"), 0, None).result()
+ledger.save_pieces([(first, 1, True, "发热"), (first, 2, True, "伴颈强直"), (first, 3, False, "脑")], 0).result()
+ledger.save_pieces([(first, 4, False, "膜炎")], 0).result()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    with Ledger(path) as ledger:
+        [one], [two] = ledger.attempts_of("one"), ledger.attempts_of("two")
+        assert (one.outcome, one.reasoning, one.text, one.is_estimate) == (Outcome.UNKNOWN, "发热伴颈强直", "脑膜炎", True)
+        assert one.amount == pytest.approx(1.0, abs=1e-3)
+        assert (two.outcome, two.text) == (Outcome.UNKNOWN, "")
+        assert not ledger.is_complete("one")
+
+
+def test_a_row_that_was_opened_and_never_sent_costs_nothing(tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.start_run(1)
+        ledger.open_attempt("item", "case:1", TARGET, 10, PRICE).result()
+    [row], _ = read_attempts(tmp_path / "ledger.sqlite")
+    assert (row.outcome, row.amount, row.usage) == (Outcome.INTERRUPTED, 0.0, Usage())
+
+
+def test_a_second_process_is_told_who_holds_the_ledger(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path):
+        script = f"from pathlib import Path\nfrom medkd.completers.ledger import Ledger\nLedger(Path({str(path)!r}))"
+        told = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert f"held by process {os.getpid()}" in told.stderr
+    with Ledger(path):
+        pass
+
+
+def write_newer(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript("CREATE TABLE t (a); PRAGMA user_version = 99;")
+    connection.close()
+
+
+def write_foreign(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t (a)")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (write_newer, "written by a newer medkd"),
+        (write_foreign, "is no ledger"),
+        (lambda path: path.write_bytes(b"no database at all, only words" * 100), "damaged or no ledger"),
+    ],
+)
+def test_a_file_that_is_no_ledger_of_ours_is_refused_and_let_go(tmp_path, write, said):
+    path = tmp_path / "ledger.sqlite"
+    write(path)
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(InputError, match=said):
+            Ledger(path)
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_stops_with_one_line_and_keeps_what_was_there(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.start_run(1)
+        attempt = ledger.open_attempt("item", "case:1", TARGET, 10, PRICE).result()
+        n_pages = ledger._writer.execute("PRAGMA page_count").fetchone()[0]
+        ledger._writer.execute(f"PRAGMA max_page_count = {n_pages}")
+        failing = ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE, text="长" * 100_000))
+        error = failing.exception()
+        assert "free some space and run the same command again" in str(error)
+        assert error.exit_code == 3
+        ledger._writer.execute("PRAGMA max_page_count = 1073741823")
+        ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE)).result()
+    assert read_attempts(path)[0][0].outcome is Outcome.COMPLETE

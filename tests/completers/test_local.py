@@ -1,0 +1,76 @@
+import pytest
+
+from medkd.completers.local import LocalModel
+from medkd.core import thinking
+from medkd.core.completer import Message, Request, Sampling
+from medkd.core.records import FinishReason
+from medkd.models.load import load_model
+
+
+@pytest.fixture(scope="module")
+def trained(random_model_dir, trained_dir):
+    return load_model(str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return [f"<|im_start|>user\ncase {n}: sign {'abc'[n % 3]}{'!' * (n % 5)}<|im_end|>\n<|im_start|>assistant\n" for n in range(11)]
+
+
+def generate(model, prompts, sampling, sample=0):
+    return [text for _, text in sorted(model.generate(prompts, sampling, sample))]
+
+
+def test_greedy_text_equals_that_of_plain_generate(trained, prompts):
+    model, tokenizer = trained
+    stops = LocalModel(trained).stop_ids
+    expected = []
+    for prompt in prompts:
+        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        ids = model.generate(**inputs, max_new_tokens=60, do_sample=False, eos_token_id=stops)[0, inputs["input_ids"].shape[1] :].tolist()
+        expected.append(tokenizer.decode([token for token in ids if token not in stops]))
+    assert [g.text for g in generate(LocalModel(trained, batch_size=4), prompts, Sampling(max_tokens=60))] == expected
+
+
+def test_texts_do_not_depend_on_the_batch(trained, prompts):
+    for sampling in (Sampling(max_tokens=40), Sampling(max_tokens=40, temperature=1.0, top_p=0.9, seed=3)):
+        assert generate(LocalModel(trained, 1), prompts, sampling) == generate(LocalModel(trained, 8), prompts, sampling)
+
+
+def test_samples_differ_by_seed_and_number_and_repeat_otherwise(trained, prompts):
+    model = LocalModel(trained)
+    hot = Sampling(max_tokens=20, temperature=2.0, seed=1)
+    first = generate(model, prompts, hot)
+    assert first == generate(model, prompts, hot)
+    assert first != generate(model, prompts, hot, sample=1)
+    assert first != generate(model, prompts, hot.model_copy(update={"seed": 2}))
+
+
+def test_a_tiny_top_p_is_greedy(trained, prompts):
+    model = LocalModel(trained)
+    assert generate(model, prompts, Sampling(max_tokens=30, temperature=1.5, top_p=1e-6)) == generate(
+        model, prompts, Sampling(max_tokens=30)
+    )
+
+
+def test_why_it_ended_is_told(trained, prompts):
+    done = generate(LocalModel(trained), prompts[:2], Sampling(max_tokens=80))
+    assert {g.finish_reason for g in done} == {FinishReason.STOP}
+    cut = generate(LocalModel(trained), prompts[:2], Sampling(max_tokens=3))
+    assert [(g.finish_reason, g.n_tokens) for g in cut] == [(FinishReason.LENGTH, 3)] * 2
+
+
+def test_a_loop_is_stopped_early(random_model_dir, prompts):
+    base = LocalModel(load_model(str(random_model_dir), device="cpu"), is_looping=lambda text: True)
+    cut = generate(base, prompts[:2], Sampling(max_tokens=400))
+    assert all(g.finish_reason == FinishReason.STOP or (g.finish_reason == FinishReason.LOOP and g.n_tokens == 64) for g in cut)
+
+
+def test_requests_are_answered_in_their_order_under_the_models_own_template(trained):
+    questions = [f"case {n}: sign {'abc'[n % 3]}" for n in range(4)]
+    requests = [
+        Request(messages=(Message(role="user", content=q),), sampling=Sampling(max_tokens=80 - n % 2)) for n, q in enumerate(questions)
+    ]
+    answers = LocalModel(trained).complete(requests)
+    assert [thinking.read(a.text).answer for a in answers] == ["flu", "mumps", "croup", "flu"]
+    assert all(a.complete and a.usage.prompt and a.usage.completion for a in answers)

@@ -1,0 +1,148 @@
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medkd.core.artifacts import RecordAppender, RecordReader, resolve_input, write_atomically, write_json, write_records, write_text
+from medkd.core.errors import InputError
+from medkd.core.records import RawCase, Usage
+
+
+def make_case(number: int) -> RawCase:
+    return RawCase(id=f"files:{number}", source="files", sections={"主诉": f"发热{number}天"})
+
+
+def test_a_broken_line_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "raw_cases.jsonl"
+    write_records(path, [make_case(1), make_case(2)])
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"id": "files:3", "sour\n\n{"id": "files:4", "source": "files"}\n' + make_case(5).model_dump_json() + "\n")
+    reader = RecordReader(path, RawCase, made_by="collect")
+    assert [case.id for case in reader] == ["files:1", "files:2", "files:5"]
+    assert reader.n_read == 5
+    assert reader.dropped() == {"broken_line": 2}
+    assert "raw_cases.jsonl:3: broken JSON" in reader.broken[0]
+    assert reader.broken[1] == "raw_cases.jsonl:5: no sections"
+    assert capsys.readouterr().err.count("line passed over") == 2
+
+
+def test_a_file_of_another_schema_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
+    path = tmp_path / "cases.jsonl"
+    path.write_text('{"question": "?", "answer": "!"}\n' * 3, encoding="utf-8")
+    with pytest.raises(InputError, match=r'cases\.jsonl:1: .*this is no RawCase file, run "medkd collect" first') as caught:
+        list(RecordReader(path, RawCase, made_by="collect"))
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_a_broken_line(tmp_path: Path) -> None:
+    path = tmp_path / "cases.jsonl"
+    path.write_bytes(make_case(1).model_dump_json().encode() + b"\n\xff\xfe\x00\n")
+    reader = RecordReader(path, RawCase, made_by="collect")
+    assert len(list(reader)) == 1
+    assert reader.dropped() == {"broken_line": 1}
+
+
+def test_reading_twice_counts_once(tmp_path: Path) -> None:
+    write_records(tmp_path / "cases.jsonl", [make_case(1)])
+    reader = RecordReader(tmp_path / "cases.jsonl", RawCase, made_by="collect")
+    assert list(reader) == list(reader)
+    assert reader.n_read == 1
+
+
+def test_a_directory_or_the_file_in_it_may_be_named(tmp_path: Path) -> None:
+    write_records(tmp_path / "cases.jsonl", [make_case(1)])
+    assert resolve_input(tmp_path, "cases.jsonl", "deidentify") == resolve_input(tmp_path / "cases.jsonl", "cases.jsonl", "deidentify")
+
+
+def test_a_missing_and_an_empty_file_are_refused_with_the_next_step(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='no such file; run "medkd deidentify" first'):
+        resolve_input(tmp_path, "cases.jsonl", "deidentify")
+    (tmp_path / "cases.jsonl").touch()
+    with pytest.raises(InputError, match='the file is empty; run "medkd deidentify" again'):
+        resolve_input(tmp_path, "cases.jsonl", "deidentify")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), write_atomically(path) as file:
+        file.write("half of the new")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_records_that_fail_on_the_way_leave_no_file(tmp_path: Path) -> None:
+    def cases():
+        yield make_case(1)
+        raise InputError("no more")
+
+    with pytest.raises(InputError):
+        write_records(tmp_path / "new" / "cases.jsonl", cases())
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_json_keeps_hanzi_readable(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"诊断": "感冒"})
+    assert "感冒" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+FULL_DISK = """
+    import resource, signal, sys
+    from pathlib import Path
+    from medkd.core.artifacts import RecordAppender, write_records
+    from medkd.core.errors import StoppedError
+    from medkd.core.records import RawCase
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    folder = Path(sys.argv[1])
+    cases = (RawCase(id=f"files:{n}", source="files", sections={"a": "x" * 1000}) for n in range(100))
+    try:
+        if sys.argv[2] == "write":
+            write_records(folder / "cases.jsonl", cases)
+        else:
+            with RecordAppender(folder / "cases.jsonl") as file:
+                for case in cases:
+                    file.append(case)
+    except StoppedError as error:
+        print(error)
+        sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize("how", ["write", "append"])
+def test_a_full_disk_stops_with_the_next_step_and_nothing_half_written(tmp_path: Path, how: str) -> None:
+    pytest.importorskip("resource")
+    script = textwrap.dedent(FULL_DISK)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), how], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "cases.jsonl: the disk is full; free some space and run the same command again" in done.stdout
+    if how == "write":
+        assert list(tmp_path.iterdir()) == []
+    else:
+        kept = list(RecordReader(tmp_path / "cases.jsonl", RawCase, made_by="collect"))
+        assert [case.id for case in kept] == [f"files:{n}" for n in range(len(kept))]
+        assert kept
+
+
+@given(n_whole=st.integers(0, 3), torn=st.binary(max_size=200).map(lambda b: b.replace(b"\n", b"")))
+def test_a_torn_last_line_is_cut_off_before_the_next_record(tmp_path_factory: pytest.TempPathFactory, n_whole: int, torn: bytes) -> None:
+    path = tmp_path_factory.mktemp("torn") / "usage.jsonl"
+    line = Usage(prompt=1).model_dump_json().encode() + b"\n"
+    path.write_bytes(line * n_whole + torn)
+    with RecordAppender(path) as file:
+        file.append(Usage(prompt=2))
+    found = list(RecordReader(path, Usage, made_by="distill"))
+    assert [usage.prompt for usage in found] == [1] * n_whole + [2]
+
+
+def test_a_torn_line_longer_than_one_block_is_cut_off_too(tmp_path: Path) -> None:
+    path = tmp_path / "usage.jsonl"
+    path.write_bytes(b'{"prompt":1}\n' + b"x" * 200_000)
+    with RecordAppender(path):
+        pass
+    assert path.read_bytes() == b'{"prompt":1}\n'

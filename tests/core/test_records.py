@@ -1,0 +1,65 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from medkd.core.records import Case, Cost, Lineage, Question, RawCase, Usage
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+COUNTS = st.integers(0, 10**9)
+USAGES = st.builds(Usage, prompt=COUNTS, cache_hit=COUNTS, completion=COUNTS, reasoning=COUNTS)
+
+
+def test_patient_text_becomes_a_case_only_with_the_name_of_what_cleaned_it() -> None:
+    raw = RawCase(id="files:1", source="files", sections={"主诉": "发热3天"})
+    with pytest.raises(ValidationError, match="deidentified_by"):
+        Case.model_validate(raw.model_dump())
+    with pytest.raises(ValidationError, match="deidentified_by"):
+        Case.model_validate(raw.model_dump() | {"deidentified_by": ""})
+    assert Case.model_validate(raw.model_dump() | {"deidentified_by": "rules 1"}).id == raw.id
+
+
+def test_a_question_without_the_name_of_what_cleaned_it_is_refused() -> None:
+    fields = {
+        "id": "a:1",
+        "case_id": "a:1",
+        "source": "a",
+        "system": "",
+        "instruction": "",
+        "input": "发热",
+        "reference": "感冒",
+        "split": "val",
+    }
+    with pytest.raises(ValidationError, match="deidentified_by"):
+        Question.model_validate(fields)
+    with pytest.raises(ValidationError, match="split"):
+        Question.model_validate(fields | {"deidentified_by": "rules 1", "split": "dev"})
+
+
+def test_a_record_cannot_be_changed_and_takes_no_field_it_does_not_know() -> None:
+    raw = RawCase(id="files:1", source="files", sections={})
+    with pytest.raises(ValidationError, match="frozen"):
+        raw.title = "another"
+    with pytest.raises(ValidationError, match="patient_name"):
+        RawCase.model_validate(raw.model_dump() | {"patient_name": "somebody"})
+    with pytest.raises(ValidationError, match="id"):
+        RawCase(id="", source="files", sections={})
+
+
+@given(sections=st.dictionaries(TEXTS, TEXTS), diagnosis=st.lists(TEXTS).map(tuple), title=TEXTS)
+def test_any_text_survives_a_line_of_a_file(sections: dict[str, str], diagnosis: tuple[str, ...], title: str) -> None:
+    raw = RawCase(id="files:1", source="files", title=title, sections=sections, diagnosis=diagnosis)
+    line = raw.model_dump_json()
+    assert "\n" not in line
+    assert RawCase.model_validate_json(line) == raw
+
+
+@given(USAGES, USAGES, USAGES)
+def test_usage_adds_up_in_any_order(a: Usage, b: Usage, c: Usage) -> None:
+    assert (a + b) + c == a + (b + c)
+    assert a + b == b + a
+    assert a + Usage() == a
+
+
+def test_two_lineages_do_not_share_a_cost() -> None:
+    assert Lineage(origin="a").cost == Cost() == Lineage(origin="b").cost

@@ -1,0 +1,86 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medkd.deidentify.detect import RULES, find_identifiers
+from medkd.deidentify.numbers import is_id_card
+
+
+def found(text: str) -> set[str]:
+    return {text[find.start : find.end] for find in find_identifiers(text)}
+
+
+@pytest.mark.parametrize(
+    ("text", "identifiers"),
+    [
+        ("患者李建国，男，72岁，因胸痛入院", {"李建国"}),
+        ("患者欧阳修文因腹痛就诊", {"欧阳修文"}),
+        ("姓名：阿依古丽·买买提 性别：女", {"阿依古丽·买买提"}),
+        ("其父张建军患高血压，其母刘桂英体健", {"张建军", "刘桂英"}),
+        ("病史由其子王小军代述。", {"王小军"}),
+        ("请心内科陈明教授会诊，王主任查房指示继续治疗", {"陈明", "王"}),
+        ("主治医师：周晓燕，签名：赵磊", {"周晓燕", "赵磊"}),
+        ("主管医师刘志强查房。", {"刘志强"}),
+        ("患者张某某，女，56岁", {"张某某"}),
+        ("李XX，男", {"李XX"}),
+        ("身份证号11010519491231002X", {"11010519491231002X"}),
+        ("医保卡号：330102198001011234", {"330102198001011234"}),
+        ("联系电话13812345678，座机010-62345678", {"13812345678", "010-62345678"}),
+        ("微信号zhang_wei88，邮箱abc@example.com", {"zhang_wei88", "abc@example.com"}),
+        ("见https://example.com/a?b=1。", {"https://example.com/a?b=1"}),
+        ("住院号0012345，床号12，CT号C20345，病理号：2021-04567", {"0012345", "12", "C20345", "2021-04567"}),
+        ("入住三病区25床", {"三病区", "25床"}),
+        ("车牌粤B12345", {"粤B12345"}),
+        ("家庭住址：河南省信阳市光山县文殊乡东岳村三组", {"河南省信阳市光山县文殊乡东岳村三组"}),
+        ("患者王芳，家住江西省赣州市章贡区红旗大道86号3栋502室。", {"王芳", "江西省赣州市章贡区红旗大道86号3栋502室"}),
+        ("曾在广东省中医院住院，后转至复旦大学附属中山医院", {"广东省中医院", "复旦大学附属中山医院"}),
+        ("遂就诊于第九人民医院；先后在老隆镇卫生院、梅州市黄塘医院就诊", {"第九人民医院", "老隆镇卫生院", "梅州市黄塘医院"}),
+        ("于北京协和医院就诊", {"北京协和医院"}),
+        ("2021年3月5日入院，2020.05.06复查，9月12日至15日发热", {"2021年3月5日", "2020.05.06", "9月12日", "15日"}),
+        ("患者92岁，退休", {"92岁"}),
+        ("Patient Name: John Smith, seen by Dr. Brown", {"John Smith", "Brown"}),
+    ],
+)
+def test_identifiers_are_found_whole(text: str, identifiers: set[str]) -> None:
+    assert found(text) == identifiers
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "患者高热，予退热；患者黄疸加深；患者平素体健；患者安静，患者严重贫血",
+        "患者何时起病不详，患者于今日入院，患者全身乏力，患者时有咳嗽，患者左侧肢体无力",
+        "巴彬斯基征阴性，霍夫曼征阴性，帕金森病，克氏针固定，文氏现象，马方综合征，白塞病，丁氏(-)",
+        "其母高血压病史，其父白血病，其子黄疸，其女体健，家属要求出院，妻子体健，父母健在",
+        "血压130/80mmHg，NT-proBNP 2018.5pg/ml，HBV-DNA 1.2×10^7，白细胞20.22×10^9/L",
+        "在当地医院、外院、我院、上级医院、县医院、当地卫生院、当地县人民医院治疗",
+        "由于医生建议，对于医师的要求，当班医生，麻醉医生，任何医生，主任医师查房",
+        "心前区，肝区、双肾区无叩击痛，黄斑区，疫区接触史，农村居住，术后镇痛，予镇静",
+        "给予3号骨水泥，4号柄，床旁超声，卧床3天，入院第3天床旁彩超，2日后排气，住院13天",
+        "89岁，III度，1200～1500ml，2000-3000ml，24小时尿蛋白2111.04mg，2050ml，身高180cm",
+        "考虑医院获得性肺炎；医院感染；到正规医院就诊；检查X线，左肾结石X线正常",
+        "金黄色葡萄球菌，华法林、万古霉素、柯萨奇病毒，雷诺现象，安乃近，黄体酮，苏黄止咳胶囊，康艾注射液",
+        "步入病房，平车推入病房，安返病房；月经13岁，3-5天/28-30天",
+    ],
+)
+def test_medical_words_and_numbers_are_left_alone(text: str) -> None:
+    assert found(text) == set()
+
+
+def test_every_rule_has_a_name_of_its_own() -> None:
+    names = [rule.name for rule in RULES]
+    assert len(set(names)) == len(names)
+
+
+def test_an_identity_number_needs_its_check_digit() -> None:
+    assert is_id_card("11010519491231002X")
+    assert not is_id_card("110105194912310021")
+
+
+@given(st.text(alphabet=st.sampled_from("患者张伟王主任医院市县镇号床年月日岁0123456789,，。：:第一二某XxA-@./ \n"), max_size=120))
+def test_any_text_is_searched_without_error_and_finds_do_not_overlap(text: str) -> None:
+    finds = find_identifiers(text)
+    assert all(0 <= find.start < find.end <= len(text) for find in finds)
+    assert all(a.end <= b.start for a, b in pairwise(finds))

@@ -1,0 +1,223 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from medkd.completers.attempts import FILE_NAME, read_attempts
+from medkd.completers.outcomes import Outcome
+from medkd.completers.scripted import Scripted
+from medkd.core.artifacts import write_records
+from medkd.core.completer import Completion
+from medkd.core.errors import InputError, StoppedError
+from medkd.core.records import Question, Rationale
+from medkd.core.workspace import read_manifest
+from medkd.demo.faults import Fault
+from medkd.demo.teacher import RehearsalTeacher, serve_teacher
+from medkd.distill.bill import bill, render
+from medkd.distill.prompts import load_prompt
+from medkd.distill.stage import Config, distill, run
+
+
+def make_questions(n: int) -> list[Question]:
+    return [
+        Question(
+            id=f"case:{i}", case_id=f"case:{i}", source="test", system="s", instruction="i",
+            input=f"【主诉】发热伴头痛{i}天。【查体】颈强直，体温39.{i}℃。", reference=f"化脓性脑膜炎{i}型",
+            split=("train", "val", "test")[i % 3], deidentified_by="rules 1",
+        )
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def write_questions(path: Path, questions: list[Question]) -> Path:
+    write_records(path, questions)
+    return path
+
+
+def make_config(tmp_path: Path, base_url: str, **more) -> Config:
+    return Config(out=tmp_path / "distill", input=tmp_path / "questions.jsonl", teacher="rehearsal", base_url=base_url, **more)
+
+
+def read_rationales(tmp_path: Path) -> list[Rationale]:
+    return [Rationale.model_validate_json(line) for line in (tmp_path / "distill" / "rationales.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_questions_in_memory_are_explained_by_any_completer(tmp_path):
+    config = make_config(tmp_path, "", samples=2)
+    teacher = Scripted(lambda request: Completion(text="<think>发热、颈强直</think>脑膜炎", attempts=2) if request.sample else "不知道")
+    plain, good = distill(make_questions(1), teacher, load_prompt("rationalize", "zh"), config, "any")
+    assert (plain.id, plain.complete, plain.reasoning, plain.answer) == ("case:0", False, "", "不知道")
+    assert (good.id, good.complete, good.reasoning, good.answer, good.attempts) == ("case:0#1", True, "发热、颈强直", "脑膜炎", 2)
+
+
+def test_every_question_of_every_split_is_explained_in_order_through_faults(tmp_path):
+    questions = make_questions(40)
+    write_questions(tmp_path / "questions.jsonl", questions)
+    with serve_teacher(latency_s=0.001, faults=0.2, seed=5) as teacher:
+        manifest = run(make_config(tmp_path, teacher.base_url))
+        n_asked = teacher.bill.requests
+        assert run(make_config(tmp_path, teacher.base_url)).counts == manifest.counts
+        assert teacher.bill.requests == n_asked
+    rationales = read_rationales(tmp_path)
+    assert [r.question for r in rationales] == questions
+    assert all(r.complete and r.answer == r.question.reference and "体温39." in r.reasoning for r in rationales)
+    assert (manifest.counts.read, manifest.counts.kept, manifest.state) == (40, 40, "finished")
+    assert manifest.cost.amount >= round(teacher.bill.amount, 6)
+    assert manifest.facts["prompt"] == "1-zh-rationalize"
+
+
+def test_solving_thinks_beside_the_content(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(2))
+    with serve_teacher(latency_s=0) as teacher:
+        run(make_config(tmp_path, teacher.base_url, mode="solve"))
+    for rationale in read_rationales(tmp_path):
+        assert rationale.complete
+        assert rationale.usage.reasoning > 0
+        assert "<" not in rationale.reasoning
+        assert rationale.answer == "诊断不明"
+
+
+def test_an_edited_row_is_bought_alone_and_a_new_order_costs_nothing(tmp_path):
+    questions = make_questions(12)
+    write_questions(tmp_path / "questions.jsonl", questions)
+    with serve_teacher(latency_s=0) as teacher:
+        run(make_config(tmp_path, teacher.base_url))
+        edited = [questions[0].model_copy(update={"input": "【主诉】抽搐1天。【查体】颈强直。"}), *reversed(questions[1:])]
+        write_questions(tmp_path / "questions.jsonl", edited)
+        manifest = run(make_config(tmp_path, teacher.base_url))
+        assert teacher.bill.requests == 13
+    assert manifest.facts["bought"] == 1
+    assert [r.id for r in read_rationales(tmp_path)] == [q.id for q in edited]
+
+
+def test_a_failed_question_is_a_record_with_its_reason(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(3))
+    with serve_teacher(latency_s=0, script=[Fault.BAD_REQUEST]) as teacher:
+        manifest = run(make_config(tmp_path, teacher.base_url, concurrency=1))
+    failed, *others = read_rationales(tmp_path)
+    assert (failed.complete, failed.finish_reason, failed.reasoning) == (False, "refused", "")
+    assert all(r.complete for r in others)
+    assert (manifest.counts.kept, manifest.facts["failed"], manifest.facts["incomplete"]) == (3, 1, 1)
+
+
+def test_a_stopped_run_keeps_what_was_paid_and_the_same_command_goes_on(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(30))
+    with serve_teacher(latency_s=0) as teacher:
+        with pytest.raises(StoppedError, match="--budget"):
+            run(make_config(tmp_path, teacher.base_url, budget=0.02))
+        n_first = len(read_rationales(tmp_path))
+        assert read_manifest(tmp_path / "distill").state == "stopped"
+        assert bill(tmp_path).missing == 30 - n_first > 0
+        run(make_config(tmp_path, teacher.base_url))
+        assert teacher.bill.requests == 30
+    assert len(read_rationales(tmp_path)) == 30
+    assert bill(tmp_path / "distill").rerun == {"CNY": 0.0}
+
+
+def stop_half_way(config: Config, teacher: RehearsalTeacher, how: signal.Signals) -> int:
+    """Run the stage in a process of its own and send it a signal once about a quarter of the answers came."""
+    script = "import sys\nfrom medkd.distill.stage import Config, run\nrun(Config.model_validate_json(sys.argv[1]))"
+    process = subprocess.Popen([sys.executable, "-c", script, config.model_dump_json()], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while teacher.bill.billed < 16 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.6)
+    process.send_signal(how)
+    return process.wait(timeout=30)
+
+
+def test_a_killed_run_goes_on_and_buys_nothing_complete_again(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(60))
+    with serve_teacher(latency_s=0.02, pace_s=0.05) as teacher:
+        config = make_config(tmp_path, teacher.base_url, concurrency=8)
+        assert stop_half_way(config, teacher, signal.SIGKILL) == -signal.SIGKILL
+        complete = {a.item for a in read_attempts(tmp_path / "distill" / FILE_NAME)[0] if a.outcome is Outcome.COMPLETE}
+        assert 8 <= len(complete) < 60
+        run(config)
+    attempts = read_attempts(tmp_path / "distill" / FILE_NAME)[0]
+    n_complete = Counter(a.item for a in attempts if a.outcome is Outcome.COMPLETE)
+    n_unknown = Counter(a.item for a in attempts if a.outcome is Outcome.UNKNOWN)
+    assert len(n_complete) == 60
+    assert max(n_complete.values()) == 1
+    assert 1 <= sum(n_unknown.values()) <= 8
+    assert max(n_unknown.values()) == 1
+    assert not complete & set(n_unknown)
+    assert all(r.complete for r in read_rationales(tmp_path))
+
+
+def test_an_interrupted_run_closes_its_rows_and_writes_what_it_has(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(60))
+    with serve_teacher(latency_s=0.02, pace_s=0.05) as teacher:
+        assert stop_half_way(make_config(tmp_path, teacher.base_url, concurrency=8), teacher, signal.SIGINT) != 0
+    outcomes = Counter(a.outcome for a in read_attempts(tmp_path / "distill" / FILE_NAME)[0])
+    assert set(outcomes) == {Outcome.COMPLETE, Outcome.INTERRUPTED}
+    assert sum(r.complete for r in read_rationales(tmp_path)) == outcomes[Outcome.COMPLETE] < 60
+    assert read_manifest(tmp_path / "distill").state == "stopped"
+
+
+def test_broken_lines_are_counted_and_raw_cases_refused(tmp_path, capsys):
+    path = write_questions(tmp_path / "questions.jsonl", make_questions(3))
+    lines = path.read_text("utf-8").splitlines()
+    raw = json.loads(lines[1])
+    del raw["deidentified_by"]
+    path.write_text("\n".join([lines[0], json.dumps(raw), lines[2][:40], lines[2]]), "utf-8")
+    with serve_teacher(latency_s=0) as teacher:
+        manifest = run(make_config(tmp_path, teacher.base_url))
+        assert teacher.bill.requests == 2
+        path.write_text(json.dumps(raw) + "\n", "utf-8")
+        with pytest.raises(InputError, match="no deidentified_by"):
+            run(make_config(tmp_path, teacher.base_url))
+        assert teacher.bill.requests == 2
+    assert (manifest.counts.read, manifest.counts.kept, manifest.counts.dropped) == (4, 2, {"broken_line": 2})
+    assert "questions.jsonl:2: no deidentified_by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"teacher": "deepseek"}, "DEEPSEEK_API_KEY"),
+        ({"teacher": "rehersal"}, "did you mean 'rehearsal'"),
+        ({"teacher": "custom", "model": "m", "base_url": "http://127.0.0.1:9/v1", "budget": 1.0}, "no price is known"),
+        ({"input": "nowhere"}, 'run "medkd prepare" first'),
+    ],
+)
+def test_an_unusable_config_is_refused_before_anything_is_written(tmp_path, monkeypatch, more, said):
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    write_questions(tmp_path / "questions.jsonl", make_questions(1))
+    with pytest.raises(InputError, match=said):
+        run(Config.model_validate({"out": tmp_path / "distill", "input": tmp_path / "questions.jsonl"} | more))
+    assert not (tmp_path / "distill").exists()
+
+
+def test_the_bill_says_what_was_wasted_and_why(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(6))
+    with serve_teacher(latency_s=0, script=[Fault.CUT, Fault.OVERLOADED, None]) as teacher:
+        run(make_config(tmp_path, teacher.base_url, concurrency=1))
+    found = bill(tmp_path)
+    by_outcome = {line.outcome: line for line in found.lines}
+    assert {name: line.attempts for name, line in by_outcome.items()} == {"complete": 6, "cut": 1, "overloaded": 1}
+    assert by_outcome["complete"].wasted == by_outcome["overloaded"].amount == 0
+    assert found.wasted["CNY"] == by_outcome["cut"].amount > 0
+    assert (found.items, found.answered, found.unknown, found.missing) == (6, 6, 0, 0)
+    text = render(found)
+    assert "6 of 6 items answered in 8 attempts" in text
+    assert "rerun    0.0000 CNY" in text
+
+
+def test_the_bill_says_where_no_price_is_known(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(2))
+    with serve_teacher(latency_s=0) as teacher:
+        config = {"teacher": "custom", "model": "any", "base_url": teacher.base_url}
+        run(Config.model_validate({"out": tmp_path / "distill", "input": tmp_path / "questions.jsonl"} | config))
+    assert bill(tmp_path).unpriced == 2
+    assert "no price is known for 2 attempts" in render(bill(tmp_path))
+
+
+def test_a_place_without_a_ledger_has_no_bill(tmp_path):
+    with pytest.raises(InputError, match=r"no ledger\.sqlite"):
+        bill(tmp_path)

@@ -1,0 +1,109 @@
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from medkd.core.errors import InputError
+from medkd.evaluate.stage import Config, run
+from student_samples import make_example, read_lines, write_examples
+
+
+@pytest.fixture
+def settings(random_model_dir, trained_dir, merged_dir):
+    return {"model": str(random_model_dir), "adapter": trained_dir / "adapter", "input": merged_dir, "max_tokens": 96}
+
+
+def read_scores(out):
+    return json.loads((out / "scores.json").read_text())
+
+
+def test_a_distilled_model_is_measured_under_both_templates(settings, tmp_path):
+    run(Config(**settings, out=tmp_path))
+    scores = read_scores(tmp_path)
+    assert scores["n"] == 12
+    assert scores["think_format_rate"] == scores["think_unprompted_rate"] == scores["stop_rate"] == scores["diagnosis_accuracy"] == 1.0
+    own, plain = read_lines(tmp_path / "predictions.jsonl"), read_lines(tmp_path / "unprompted.jsonl")
+    assert all(line["prompt"].endswith("<think>\n") for line in own)
+    assert all(line["prompt"].endswith("assistant\n") and line["raw"].startswith("<think>\n") for line in plain)
+
+
+def test_what_follows_the_models_own_prefix_is_the_same_answer(settings, tmp_path):
+    from medkd.completers.local import LocalModel
+    from medkd.core.completer import Sampling
+    from medkd.models.load import load_model
+
+    run(Config(**settings, out=tmp_path))
+    model = LocalModel(load_model(settings["model"], settings["adapter"], device="cpu"))
+    plain = read_lines(tmp_path / "unprompted.jsonl")
+    texts = dict(model.generate([line["prompt"] for line in plain], Sampling(max_tokens=98)))
+    assert [texts[i].text for i in range(len(plain))] == [line["raw"] for line in plain]
+    assert [texts[i].n_tokens for i in range(len(plain))] == [line["n_tokens"] for line in plain]
+
+
+def test_a_base_that_never_learnt_to_think_is_asked_once(settings, tmp_path):
+    run(Config(**settings | {"adapter": None}, limit=5, out=tmp_path))
+    scores = read_scores(tmp_path)
+    assert scores["n"] == 5
+    assert scores["think_format_rate"] == scores["think_unprompted_rate"] == 0.0
+    assert not (tmp_path / "unprompted.jsonl").exists()
+
+
+def test_questions_answered_before_a_kill_are_not_asked_again(settings, tmp_path):
+    whole, killed = Config(**settings, out=tmp_path / "whole"), Config(**settings, out=tmp_path / "killed")
+    run(whole)
+    run(killed)
+    path = killed.out / "predictions.jsonl"
+    first, *_ = path.read_text().splitlines()
+    marked = json.loads(first) | {"answer": "kept"}
+    path.write_text(json.dumps(marked) + "\n" + '{"id": "torn')
+    manifest = json.loads((killed.out / "manifest.json").read_text()) | {"state": "running"}
+    (killed.out / "manifest.json").write_text(json.dumps(manifest))
+    run(killed)
+    lines = {line["id"]: line for line in read_lines(path)}
+    assert len(lines) == 12 and lines[marked["id"]]["answer"] == "kept"
+    assert read_scores(killed.out)["diagnosis_accuracy"] == pytest.approx(11 / 12, abs=1e-5)
+
+
+def test_all_is_there_already_and_is_not_done_again(settings, tmp_path):
+    first = run(Config(**settings, out=tmp_path))
+    assert run(Config(**settings, out=tmp_path)).started_at == first.started_at
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.links = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in {"src", "href", "xlink:href"}]
+
+
+def test_the_page_stands_alone_and_hostile_text_stays_text(settings, tmp_path):
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    path = tmp_path / "test.jsonl"
+    path.write_text(make_example(0, input=hostile, reasoning=hostile).model_dump_json() + "\n")
+    run(Config(**settings | {"input": path}, out=tmp_path / "out"))
+    page = Tags()
+    page.feed((tmp_path / "out/report.html").read_text())
+    assert not {"script", "img", "link", "iframe"} & set(page.tags)
+    assert page.tags.count("svg") == 2
+    assert all(link.startswith("#") for link in page.links)
+
+
+def test_questions_without_diagnosis_or_teacher_are_said_not_to_be_measured(settings, tmp_path):
+    path = write_examples(tmp_path / "test.jsonl", range(3), reference="", reasoning="")
+    run(Config(**settings | {"input": path}, out=tmp_path / "out"))
+    assert not {"diagnosis_accuracy", "bleu-4"} & read_scores(tmp_path / "out").keys()
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Diagnoses: no question" in page and "Overlap: no question" in page
+
+
+def test_a_missing_test_split_is_named(settings, tmp_path):
+    with pytest.raises(InputError, match='run "medkd merge"'):
+        run(Config(**settings | {"input": tmp_path}, out=tmp_path / "out"))
+
+
+def test_a_missing_adapter_is_named(settings, tmp_path):
+    with pytest.raises(InputError, match="medkd train"):
+        run(Config(**settings | {"adapter": tmp_path / "none"}, out=tmp_path / "out"))

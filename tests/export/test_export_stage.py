@@ -1,0 +1,99 @@
+import json
+import shutil
+
+import pytest
+
+from medkd.core.errors import InputError, ProofError
+from medkd.export.stage import Config, export, judge, run
+from medkd.models.load import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def exported(trained_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exported")
+    run(Config(adapter=trained_dir, max_tokens=96, out=out))
+    return out
+
+
+def test_the_folder_is_whole_and_its_proof_is_kept(exported):
+    names = {path.name for path in exported.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json"} <= names
+    assert {"MODELCARD.md", "README.md", "Modelfile", "proof.json", "manifest.json"} <= names
+    assert "UNPROVEN" not in names
+    proof = json.loads((exported / "proof.json").read_text())
+    assert proof["passed"] and proof["unseen"] and proof["n"] == proof["n_thinking"] == proof["n_stopped"] == 6
+
+
+def test_the_generation_stops_on_both_tokens(exported):
+    stops = json.loads((exported / "generation_config.json").read_text())["eos_token_id"]
+    assert load_tokenizer(exported).convert_ids_to_tokens(stops) == ["<|im_end|>", "<|endoftext|>"]
+
+
+def test_the_merged_weights_say_what_the_adapter_said(exported, trained_dir, random_model_dir):
+    import torch
+
+    from medkd.models.load import load_model
+
+    ids = torch.tensor([[40, 41, 42, 43]])
+    merged = load_model(str(exported), device="cpu", dtype="float32").model
+    adapted = load_model(str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32").model
+    with torch.inference_mode():
+        assert torch.allclose(merged(ids).logits, adapted(ids).logits, atol=1e-4)
+
+
+def test_the_modelfile_gives_the_prompt_of_the_template(exported):
+    text = (exported / "Modelfile").read_text()
+    assert "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n<think>\n" in text
+    assert 'PARAMETER stop "<|im_end|>"' in text and 'PARAMETER stop "<|endoftext|>"' in text
+
+
+def test_the_card_tells_lineage_and_shows_an_answer(exported):
+    card = (exported / "MODELCARD.md").read_text()
+    assert "rehearsal: 24" in card and "Apache-2.0: 24" in card and "    <think>" in card
+    assert "UNPROVEN" not in card
+
+
+def test_a_model_that_does_not_think_is_marked_and_refused(trained_dir, tmp_path):
+    adapter = shutil.copytree(trained_dir / "adapter", tmp_path / "adapter")
+    config = Config(adapter=adapter, max_tokens=2, out=tmp_path / "out")
+    with pytest.raises(ProofError, match="UNPROVEN, 0 of 6 answers think") as caught:
+        run(config)
+    assert caught.value.exit_code == 3
+    assert (config.out / "UNPROVEN").exists()
+    assert "(UNPROVEN)" in (config.out / "MODELCARD.md").read_text()
+    assert json.loads((config.out / "manifest.json").read_text())["state"] == "stopped"
+    run(config.model_copy(update={"max_tokens": 96, "overwrite": True}))
+    assert not (config.out / "UNPROVEN").exists()
+
+
+def test_a_folder_that_transformers_cannot_use_proves_nothing(tmp_path):
+    from medkd.export.stage import prove
+
+    proof = prove(tmp_path, ["?"], 4)
+    assert not proof["passed"] and "could not use it" in proof["finding"]
+
+
+def test_weights_that_cannot_be_found_are_one_line(trained_dir, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        export("./nowhere", trained_dir / "adapter", tmp_path)
+
+
+def test_an_adapter_without_questions_is_refused(trained_dir, tmp_path):
+    adapter = shutil.copytree(trained_dir / "adapter", tmp_path / "adapter")
+    (adapter / "questions.json").unlink()
+    with pytest.raises(InputError, match="no questions"):
+        run(Config(adapter=adapter, out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("text", "stopped", "passed"),
+    [
+        ("<think>\na\n</think>\n\nb", True, True),
+        ("<think>\na\n</think>\n\nb", False, False),
+        ("<think>\na\n</think>\n\n", True, False),
+        ("<think>\na", True, False),
+        ("b", True, False),
+    ],
+)
+def test_thinking_must_be_closed_answered_and_ended(text, stopped, passed):
+    assert judge([{"question": "?", "text": text, "stopped": stopped}])["passed"] is passed

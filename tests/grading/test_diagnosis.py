@@ -1,0 +1,181 @@
+"""What is right, what is near and what is dangerously near."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medkd.grading.answers import extract_diagnoses, split_list
+from medkd.grading.diagnosis import grade
+from medkd.grading.names import Relation
+
+SAME = [
+    ("急性阑尾炎", "急性阑尾炎"),
+    ("<think>转移性右下腹痛。</think>急性阑尾炎", "急性阑尾炎"),
+    ("转移性右下腹痛。</think>\n\n急性阑尾炎。", "急性阑尾炎"),
+    ("**最终诊断：** 急性阑尾炎\n\n**诊断依据：**\n1. 转移性右下腹痛", "急性阑尾炎"),
+    ("根据上述表现，该患者最可能的诊断是急性阑尾炎。建议尽快手术。", "急性阑尾炎"),
+    ("考虑急性阑尾炎可能性大", "急性阑尾炎"),
+    ("急性阑尾炎？", "急性阑尾炎"),
+    ("The most likely diagnosis is acute appendicitis.", "急性阑尾炎"),
+    ("Ⅱ型糖尿病", "2型糖尿病"),
+    ("二型糖尿病", "2 型糖尿病"),
+    ("Type II diabetes mellitus", "2型糖尿病"),
+    ("慢阻肺急性加重", "慢性阻塞性肺疾病急性加重期"),
+    ("高血压病3级（很高危）", "高血压3级，极高危"),
+    ("Ⅲ°房室传导阻滞", "三度房室传导阻滞"),
+    ("类风湿性关节炎（RA）", "类风湿关节炎"),
+    ("①急性脑梗塞②T2DM", "1.急性脑梗死；2.2型糖尿病"),
+    ("1.左下肢急性蜂窝组织炎2.2型糖尿病3.双肾结石", "双肾结石；左下肢急性蜂窝组织炎；2型糖尿病"),
+    ("初步诊断：肺炎。最终诊断：肺结核。", "肺结核"),
+    ("肺炎已排除，考虑肺栓塞", "肺栓塞"),
+    ("不排除肺栓塞", "肺栓塞"),
+    ("无痛性甲状腺炎", "无痛性甲状腺炎"),
+]
+
+DANGEROUS = [
+    ("右侧输尿管结石", "左侧输尿管结石"),
+    ("1型糖尿病", "2型糖尿病"),
+    ("慢性胆囊炎", "急性胆囊炎"),
+    ("肺良性肿瘤", "肺恶性肿瘤"),
+    ("甲状腺功能减退症", "甲状腺功能亢进症"),
+    ("高钾血症", "低钾血症"),
+    ("小细胞肺癌", "非小细胞肺癌"),
+    ("病毒性脑膜炎", "化脓性脑膜炎"),
+    ("二尖瓣狭窄", "二尖瓣关闭不全"),
+    ("乙型肝炎", "丙型肝炎"),
+    ("排除肺结核", "肺结核"),
+    ("肺结核可能性小", "肺结核"),
+    ("无急性阑尾炎", "急性阑尾炎"),
+    ("肺结核依据不足，考虑肺炎", "肺结核"),
+]
+
+WRONG = [
+    ("急性胰腺炎", "急性阑尾炎"),
+    ("", "急性阑尾炎"),
+    ("   \n", "急性阑尾炎"),
+    ("<think>急性阑尾炎", "急性阑尾炎"),
+    ("???", "急性阑尾炎"),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference"), SAME)
+def test_the_same_diagnosis_in_other_words_is_exact(answer, reference):
+    found = grade(answer, reference)
+    assert found.exact and found.principal and found.decided and found.f1 == 1.0
+
+
+@pytest.mark.parametrize(("answer", "reference"), DANGEROUS)
+def test_a_dangerous_near_miss_counts_nothing(answer, reference):
+    found = grade(answer, reference)
+    assert not found.exact and not found.principal
+    assert found.f1 == 0.0
+    assert found.decided
+
+
+@pytest.mark.parametrize(("answer", "reference"), WRONG)
+def test_a_wrong_or_missing_answer_is_decided(answer, reference):
+    found = grade(answer, reference)
+    assert (found.exact, found.principal, found.f1, found.decided) == (False, False, 0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "relation"),
+    [
+        ("阑尾炎", "急性阑尾炎", Relation.MORE_GENERAL),
+        ("急性化脓性阑尾炎", "急性阑尾炎", Relation.MORE_SPECIFIC),
+        ("高血压2级", "高血压3级", Relation.OTHER_STAGE),
+        ("冠心病", "冠心病不稳定型心绞痛", Relation.PART),
+    ],
+)
+def test_a_nearer_name_counts_in_part_and_is_left_to_a_judge(answer, reference, relation):
+    found = grade(answer, reference)
+    assert found.relation is relation
+    assert not found.principal and not found.decided
+    assert 0 < found.f1 < 1
+
+
+def test_a_longer_list_gains_nothing():
+    assert grade("急性胆囊炎；急性胰腺炎；急性阑尾炎", "急性阑尾炎").principal is False
+    assert grade("急性阑尾炎；急性胰腺炎", "急性阑尾炎").principal is True
+    assert grade("高血压；急性脑梗死", "急性脑梗死；高血压").exact is True
+
+
+def test_soft_f1_orders_answers_as_a_physician_would():
+    reference = "急性脑梗死；2型糖尿病"
+    answers = ["急性脑梗死；2型糖尿病", "急性脑梗死", "脑梗死", "急性脑梗死（未见）；肺炎；胃炎；肾炎", "慢性胃炎"]
+    scores = [grade(answer, reference).f1 for answer in answers]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == len(scores)
+
+
+def test_prose_that_mentions_the_diagnosis_is_undecided():
+    prose = "这位病人的情况比较复杂而且病程很长所以需要从多个系统来看并且其中急性阑尾炎这一点也曾经被外科的医生们反复讨论过很多次"
+    prose += "最后还是没有能够得出一个令所有人都满意的结论来"
+    found = grade(prose, "急性阑尾炎")
+    assert not found.decided and not found.principal and 0 < found.f1 < 1
+
+
+def test_names_can_be_added_to_the_table(tmp_path):
+    table = tmp_path / "ours.yaml"
+    table.write_text("结节病: [Besnier病, 肉样瘤病]\n", encoding="utf-8")
+    assert not grade("肉样瘤病", "结节病").exact
+    assert grade("肉样瘤病", "结节病", table).exact
+
+
+def test_enumerations_that_share_their_head_stay_whole():
+    assert [d.text for d in split_list("肝、肾囊肿")] == ["肝、肾囊肿"]
+    assert [d.text for d in split_list("慢性胃炎、胆囊结石")] == ["慢性胃炎", "胆囊结石"]
+
+
+def test_the_diagnoses_end_where_advice_begins():
+    answer = "诊断：\n1. 肺炎\n2. 胸腔积液\n治疗建议：\n1. 抗感染\n2. 吸氧"
+    assert [d.text for d in extract_diagnoses(answer)] == ["肺炎", "胸腔积液"]
+
+
+PIECES = st.sampled_from(
+    [
+        "诊断为",
+        "急性",
+        "阑尾炎",
+        "考虑",
+        "可能的",
+        "最",
+        "1.",
+        "；",
+        "、",
+        "\n",
+        "(",
+        ")",
+        "不",
+        "无",
+        "<think>",
+        "</think>",
+        "Ⅱ型",
+        "倾向",
+        "of",
+    ]
+)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=60) | st.lists(PIECES, max_size=30).map("".join), st.text(max_size=30) | st.lists(PIECES, max_size=8).map("".join))
+def test_any_two_texts_have_a_grade(answer, reference):
+    found = grade(answer, reference)
+    assert 0 <= found.f1 <= 1
+    assert found.decided or not found.principal
+    assert not found.exact or found.principal
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["急性阑尾炎", "2型糖尿病", "高血压3级", "右侧胸腔积液", "IgA肾病"]), min_size=1, max_size=4, unique=True))
+def test_a_reference_answers_itself(diagnoses):
+    assert grade("；".join(diagnoses), "；".join(reversed(diagnoses))).exact
+
+
+@pytest.mark.parametrize("piece", ["考虑", "诊断为", "1.", "最可能的", "可能", "倾向", "(", "most likely ", "急性阑尾炎；"])
+def test_a_hundred_thousand_characters_take_no_time(piece):
+    started = time.perf_counter()
+    grade(piece * (100_000 // len(piece)), "急性阑尾炎")
+    assert time.perf_counter() - started < 1

@@ -1,0 +1,100 @@
+import re
+import runpy
+import shlex
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medkd import cli
+from medkd.core.recipe import make_config, read_recipe
+from medkd.pipeline import STAGES, plan
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+GENERATED = ROOT / "docs" / "commands.md"
+STAND_INS = {"MODEL": "medkd:tiny", "DIR": "runs/x", "FILE": "file.json"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def find_commands(path: Path) -> list[str]:
+    """Find the `medkd` command lines of a page or of a recipe's head, continued lines joined."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    if path.suffix == ".yaml":
+        lines = [line.removeprefix("#").partition("  ")[0] for line in text.split("\n") if line.startswith("#")]
+    else:
+        fenced = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+        lines = [line for block in fenced for line in block.split("\n")] + spans
+    found = [re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?medkd (.+)", line) for line in lines]
+    return [match.group(1).strip() for match in found if match]
+
+
+def parse(line: str) -> None:
+    """Parse a command line as the program does, up to the point where it would begin to work."""
+    words = [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
+    function, bound, _ = cli._build_app(words).parse_args(words, exit_on_error=False, print_error=False)
+    if words[0] in STAGES and function.__name__ == "command":
+        check_stage(words[0], dict(bound.arguments))
+    if words[0] == "run":
+        check_recipe(ROOT / bound.arguments["recipe"], bound.arguments.get("fields", {}))
+
+
+def check_stage(stage: str, given: dict[str, Any]) -> None:
+    recipe = given.pop("recipe", None)
+    section = read_recipe(ROOT / recipe)[stage] if recipe else {}
+    values = {"out": "runs/x", **(section or {}), **{key: cli._plain(value) for key, value in given.items()}}
+    config = STAGES[stage].load().Config
+    for field, info in config.model_fields.items():
+        if info.is_required() and field not in values and recipe:
+            values[field] = "runs/x"
+    make_config(config, values, stage)
+
+
+def check_recipe(path: Path, fields: dict[str, Any]) -> None:
+    content = read_recipe(path)
+    for step, given in fields.items():
+        content[step] = {**(content.get(step) or {}), **cli._plain(given)}
+    content["rehearsal"] = {**content.get("rehearsal", {}), "cases": 1}
+    with ExitStack() as servers:
+        plan(content, name(path), Path("runs/x"), False, servers)
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page != GENERATED] + RECIPES, ids=name)
+def test_every_command_that_is_written_down_can_be_given(path: Path) -> None:
+    for line in find_commands(path):
+        try:
+            parse(line)
+        except Exception as error:
+            raise AssertionError(f"{name(path)}: medkd {line}: {error}") from error
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_every_recipe_is_valid_and_opens_with_the_command_that_runs_it(path: Path) -> None:
+    check_recipe(path, {})
+    first = path.read_text(encoding="utf-8").split("\n")[0]
+    assert first.startswith(f"# medkd run recipes/{path.name}")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_every_link_and_every_make_target_is_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not link.startswith(("http://", "https://", "mailto:")):
+            assert (path.parent / link).exists(), f"{name(path)}: {link}"
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
+
+
+def test_there_is_a_page_for_every_stage() -> None:
+    assert {stage for stage in STAGES if not (ROOT / "docs" / f"{stage}.md").exists()} == set()
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["make_page"]()
+    assert GENERATED.read_text(encoding="utf-8") == written, "docs/commands.md is out of date; run make docs"

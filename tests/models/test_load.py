@@ -1,0 +1,88 @@
+import json
+import shutil
+
+import pytest
+
+from medkd.core.errors import InputError
+from medkd.models.load import choose_device, choose_dtype, find_base, load_model, resolve_model
+
+
+def test_a_folder_is_found_and_loaded(tiny_model_dir):
+    loaded = load_model(str(tiny_model_dir), device="cpu")
+    assert loaded.model.config.model_type == "qwen2"
+    assert not loaded.model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("nowhere/at/all", "no such folder"), ("./nowhere", "no such folder"), ("plainword", "no such folder")],
+)
+def test_a_missing_model_is_named_in_one_line(name, says):
+    with pytest.raises(InputError, match=says) as caught:
+        resolve_model(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no config\.json"):
+        resolve_model(str(tmp_path))
+
+
+def test_an_adapter_given_as_a_model_is_recognised(trained_dir):
+    with pytest.raises(InputError, match="give it as --adapter"):
+        resolve_model(str(trained_dir / "adapter"))
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(InputError, match="pickled"):
+        resolve_model(str(tmp_path))
+
+
+def test_a_model_that_wants_to_run_code_is_refused(random_model_dir, tmp_path):
+    folder = shutil.copytree(random_model_dir, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | {"auto_map": {"AutoModelForCausalLM": "x.Y"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="code of its own"):
+        resolve_model(str(folder))
+
+
+def test_truncated_weights_are_one_line(random_model_dir, tmp_path):
+    folder = shutil.copytree(random_model_dir, tmp_path / "m")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be loaded") as caught:
+        load_model(str(folder), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_of_another_base_is_refused(trained_dir, tmp_path):
+    from student_samples import make_random_model
+
+    other = make_random_model(tmp_path / "other", hidden_size=32)
+    with pytest.raises(InputError, match="does not fit"):
+        load_model(str(other), trained_dir / "adapter", device="cpu")
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no adapter_config\.json"):
+        find_base(tmp_path)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no GPU"):
+        choose_device("cuda")
+    assert choose_device() == "cpu"
+
+
+def test_half_precision_is_taken_only_where_the_processor_computes_in_it(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    assert choose_dtype("auto", "cpu") == torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert choose_dtype("auto", "cpu") == torch.bfloat16

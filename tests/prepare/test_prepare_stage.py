@@ -1,0 +1,136 @@
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medkd.core.artifacts import RecordReader, write_records
+from medkd.core.errors import InputError
+from medkd.core.prompts import load_prompts
+from medkd.core.recipe import make_config
+from medkd.core.records import Case, Question
+from medkd.demo.clinic import generate_cases
+from medkd.prepare.stage import Config, draw_split, prepare, run
+
+HISTORY = "患者于3天前无明显诱因出现头痛，呈持续性胀痛，伴恶心呕吐，无发热，无抽搐，无意识障碍，第{}次发作，为求诊治来院。"
+
+
+def make_case(number: int | str, diagnosis: tuple[str, ...] = ("脑积水",), **sections: str) -> Case:
+    return Case(
+        id=f"iiyi:{number}",
+        source="iiyi",
+        sections=sections or {"主诉": "头痛3天。", "现病史": HISTORY.format(number), "诊治经过": "目前诊断脑积水，予脱水治疗。"},
+        diagnosis=diagnosis,
+        deidentified_by="test 1",
+    )
+
+
+def make(config: dict[str, Any] | None = None) -> Config:
+    return Config(**({"input": Path("in"), "out": Path("out")} | (config or {})))
+
+
+def test_a_question_has_the_record_format_and_its_answer_beside_it() -> None:
+    questions, _ = prepare([make_case(1, ("1.脑积水？", "2.高血压病"))], make(), Counter())
+    question = questions[0]
+    assert (question.id, question.case_id, question.deidentified_by) == ("iiyi:1", "iiyi:1", "test 1")
+    assert (question.system, question.instruction) == load_prompts()[:2]
+    assert question.input == f"【主诉】头痛3天。 【现病史】{HISTORY.format(1)} 【诊治经过】予脱水治疗。"
+    assert question.reference == "脑积水；高血压病"
+
+
+def test_what_cannot_be_asked_is_dropped_with_a_reason() -> None:
+    cases = [
+        make_case(1),
+        make_case(2, ()),
+        make_case(3, 主诉="头痛。"),
+        make_case(4, 诊治经过="予脱水治疗" * 20),
+        make_case(5, 主诉="脑积水。", 诊治经过="诊断为脑积水。" * 20),
+        make_case(6, 主诉="头痛。", 辅助检查="考虑脑积水。" * 20),
+        make_case("1b", 主诉="头痛3天。", 现病史=HISTORY.format(1), 诊治经过="考虑脑积水，予脱水治疗。"),
+    ]
+    dropped: Counter[str] = Counter()
+    questions, _ = prepare(cases, make(), dropped)
+    assert [question.id for question in questions] == ["iiyi:1"]
+    assert dropped == {"no_diagnosis": 1, "too_short": 1, "no_finding": 2, "too_little_left": 1, "duplicate": 1}
+
+
+def test_an_answer_across_two_sections_is_not_asked() -> None:
+    dropped: Counter[str] = Counter()
+    prepare([make_case(1, ("主诉头痛",), 主诉="头痛" * 30, 现病史="伴呕吐。")], make(), dropped)
+    assert dropped == {"answer_left": 1}
+
+
+def test_the_manifest_tells_leaks_before_and_after() -> None:
+    _, facts = prepare([make_case(1), make_case(2, ("肺炎",))], make(), Counter())
+    assert facts["leak_rate"]["诊治经过"] == {"before": 0.5, "after": 0.0}
+    assert facts["leaky_questions"] == {"before": 1, "after": 0}
+
+
+def test_new_cases_do_not_move_old_ones_and_shares_are_kept() -> None:
+    config = make({"test_share": 0.3, "val_share": 0.1})
+    few, _ = prepare([make_case(n) for n in range(0, 400, 2)], config, Counter())
+    many, _ = prepare([make_case(n) for n in range(400)], config, Counter())
+    splits = {question.id: question.split for question in many}
+    assert all(splits[question.id] == question.split for question in few)
+    assert 0.22 < Counter(splits.values())["test"] / len(splits) < 0.38
+    assert draw_split("iiyi:1", config) == draw_split("iiyi:1", config)
+
+
+def test_two_postings_of_one_story_stand_in_the_same_split() -> None:
+    config = make({"test_share": 0.5, "val_share": 0.0})
+    stories = [
+        make_case(f"{n}{version}", 主诉="头痛3天。", 现病史=HISTORY.format(n), 查体=f"神清，{version}。")
+        for n in range(40)
+        for version in "ab"
+    ]
+    splits = {question.id: question.split for question in prepare(stories, config, Counter())[0]}
+    assert all(splits[f"iiyi:{n}a"] == splits[f"iiyi:{n}b"] for n in range(40))
+    assert set(splits.values()) == {"train", "test"}
+
+
+def test_sections_that_are_the_answer_and_shares_that_leave_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match="consists of the answer"):
+        make_config(Config, {"input": "a", "out": "b", "sections": ["主诉", "诊断结果"]}, "recipe")
+    with pytest.raises(InputError, match="did you mean '现病史'"):
+        make_config(Config, {"input": "a", "out": "b", "sections": ["现病"]}, "recipe")
+    with pytest.raises(InputError, match="leave nothing to train on"):
+        make_config(Config, {"input": "a", "out": "b", "test_share": 0.6, "val_share": 0.4}, "recipe")
+
+
+def test_all_planted_leaks_of_the_rehearsal_clinic_are_gone_and_little_else() -> None:
+    clinic = generate_cases(300, seed=9)
+    cases = [make_case(case.number, case.diagnosis, **case.sections) for case in clinic]
+    questions, facts = prepare(cases, make(), Counter())
+    asked = {question.id: question.input for question in questions}
+    assert len(asked) == len(clinic)
+    for case in clinic:
+        text = asked[f"iiyi:{case.number}"]
+        assert case.diagnosis[0] not in text
+        assert not any(leak in text for leak in case.leaks)
+        assert all(clue.text in text for clue in case.clues)
+    n_planted = sum(len(leak) for case in clinic for leak in case.leaks)
+    assert facts["characters"]["before"] - facts["characters"]["after"] <= n_planted
+
+
+def test_the_stage_writes_questions_and_alpaca_rows(tmp_path: Path) -> None:
+    write_records(tmp_path / "in" / "cases.jsonl", [make_case(1), make_case(2), make_case(3, ())])
+    config = Config(input=tmp_path / "in", out=tmp_path / "out")
+    manifest = run(config)
+    assert (manifest.counts.read, manifest.counts.kept, manifest.counts.dropped) == (3, 2, {"no_diagnosis": 1})
+    questions = list(RecordReader(tmp_path / "out" / "questions.jsonl", Question, "prepare"))
+    rows = json.loads((tmp_path / "out" / "alpaca.json").read_text())
+    assert [list(row) for row in rows] == [["system", "instruction", "input", "output"]] * 2
+    assert [row["input"] for row in rows] == [question.input for question in questions]
+    assert rows[0]["output"] == "脑积水"
+    assert run(config).state == "finished"
+
+
+def test_raw_cases_and_cases_without_diagnosis_are_refused_in_one_line(tmp_path: Path) -> None:
+    raw = tmp_path / "raw_cases.jsonl"
+    raw.write_text('{"id": "files:1", "source": "files", "sections": {"主诉": "发热"}}\n')
+    with pytest.raises(InputError, match=r'raw_cases\.jsonl:1: no deidentified_by; .*run "medkd deidentify" first'):
+        run(Config(input=raw, out=tmp_path / "out"))
+    write_records(tmp_path / "cases.jsonl", [make_case(1, ())])
+    with pytest.raises(InputError, match="no question could be made"):
+        run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out2"))

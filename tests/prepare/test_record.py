@@ -1,0 +1,48 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medkd.prepare.record import clean_sections, clean_text, join_sections
+
+
+def test_a_record_is_one_line_in_the_order_of_the_format() -> None:
+    sections = {
+        "诊治经过": "予对症治疗。",
+        "主诉": "发热\n3天。",
+        "基本信息": "男，49岁",
+        "诊断结果": "肺炎",
+        "辅助检查": "暂缺",
+        "既往史": "无",
+        "查体": "神清。",
+        "现病史": "患者\r\n发热。",
+    }
+    line = join_sections(clean_sections(sections))
+    assert line == "【基本信息】男，49岁 【主诉】发热，3天。 【现病史】患者，发热。 【查体】神清。 【诊治经过】予对症治疗。"
+
+
+def test_what_a_crawler_broke_is_repaired() -> None:
+    examination = "T是36.5度，P是111次/min，BP是109/84mmHg,一般情况是中年男性，屈髋90度，双扁桃体II度肿大，但是无充血。。,专科情况是神清。"
+    assert clean_text(examination, "查体") == (
+        "T：36.5℃，P：111次/分，BP：109/84mmHg，一般情况：中年男性，屈髋90度，双扁桃体II度肿大，但是无充血。专科情况：神清。"
+    )
+    assert clean_text("常规检查均正常；,2.B超：脾大。,3.CT:正常,4.其他", "辅助检查") == "常规检查均正常；2.B超：脾大。3.CT:正常；4.其他"
+
+
+def test_natural_text_is_left_as_it_is() -> None:
+    text = "体温最高超过39度，这是第二次发作，血压120/80mmHg。"
+    assert clean_text(text, "现病史") == text
+    assert clean_text("一般情况好，四肢活动是正常的。", "查体") == "一般情况好，四肢活动是正常的。"
+
+
+def test_brackets_of_the_format_inside_a_section_are_disarmed() -> None:
+    assert clean_text("【体温】38℃【") == "体温：38℃"
+
+
+def test_rare_histories_are_told_with_the_past_history() -> None:
+    assert clean_sections({"既往史": "体健。", "个人史": "吸烟20年", "家族史": "无"}) == {"既往史": "体健。个人史：吸烟20年。"}
+
+
+@given(st.dictionaries(st.sampled_from(["主诉", "现病史", "查体", "个人史"]), st.text(max_size=80)))
+def test_any_sections_make_one_line(sections: dict[str, str]) -> None:
+    line = join_sections(clean_sections(sections))
+    assert "\n" not in line
+    assert line.count("【") == line.count("】")

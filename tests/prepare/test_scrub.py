@@ -1,0 +1,86 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medkd.prepare.answers import name_answer
+from medkd.prepare.scrub import find_answer, has_answer, remove_answer
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "before", "after"),
+    [
+        ("脑积水", "目前诊断脑积水，给予甘露醇脱水。", "给予甘露醇脱水。"),
+        ("脑积水", "头颅CT示脑室扩张，考虑脑积水。予脱水治疗。", "头颅CT示脑室扩张。予脱水治疗。"),
+        ("脑积水", "门诊拟诊“脑积水”收入院。", "门诊收入院。"),
+        ("脑积水", "为进一步诊治，以脑积水为诊断收入我科。", "为进一步诊治，收入我科。"),
+        ("脑积水", "外院曾考虑脑积水，未予治疗。", "未予治疗。"),
+        ("脑积水", "上述结果支持脑积水。予对症处理。", "予对症处理。"),
+        ("脑积水", "头颅CT示脑积水，予脱水治疗。", "头颅CT示某病，予脱水治疗。"),
+        ("脑积水", "结合患者病史及检查，诊断为脑积水。", "结合患者病史及检查，诊断为某病。"),
+        ("脑积水", "既往有“高血压、脑积水、糖尿病”病史。", "既往有“高血压、糖尿病”病史。"),
+        ("脑积水", "胆囊壁增厚，脑积水。脾大。", "胆囊壁增厚。脾大。"),
+        ("肺炎；肝囊肿", "诊断为：1.肺炎；2.肝囊肿；3.脂肪肝。", "诊断为：1.某病；3.脂肪肝。"),
+        ("高血压病3级（很高危）", "高血压病史10余年，平素口服氨氯地平。", "某病史10余年，平素口服氨氯地平。"),
+        ("脑积水", "脑，积水及脑 积 水均可见。", "某病均可见。"),
+        ("获得性免疫缺陷综合征（HIV）", "诊断获得性免疫缺陷综合征（HIV）。予抗病毒。", "予抗病毒。"),
+        ("咯血", "咳嗽、咯血1天。", "咳嗽、痰中带血1天。"),
+        ("左眼色素性青光眼", "考虑色素性青光眼可能，行房角镜检查。", "行房角镜检查。"),
+    ],
+)
+def test_the_answer_goes_and_the_sentence_stays_readable(diagnosis: str, before: str, after: str) -> None:
+    assert remove_answer(before, name_answer([diagnosis])) == after
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "text"),
+    [
+        ("急性肾盂肾炎", "既往有肺结核病史3年，否认高血压、糖尿病史。"),
+        ("急性乙型肝炎", "乙型肝炎表面抗原阳性，乙型肝炎病毒DNA升高。"),
+        ("慢性胃炎", "考虑胆囊炎，予抗感染治疗。"),
+        ("原发性高血压", "否认高血压、冠心病史。"),
+        ("肺炎（真菌感染）", "肺炎支原体抗体阴性，考虑细菌感染，，原文如此。"),
+    ],
+)
+def test_other_diseases_tests_germs_and_denials_stay(diagnosis: str, text: str) -> None:
+    assert remove_answer(text, name_answer([diagnosis])) == text
+
+
+def test_what_the_cuts_bring_together_is_cut_again() -> None:
+    answer = name_answer(["脑积水"])
+    assert not has_answer(remove_answer("脑脑积水积水扩张。", answer), answer)
+
+
+words = st.sampled_from(
+    [
+        "脑积水",
+        "肺炎",
+        "2型糖尿病",
+        "考虑",
+        "诊断为",
+        "、",
+        "，",
+        "。",
+        "1.",
+        "2.",
+        "“",
+        "”",
+        "以",
+        "收入院",
+        "咳嗽",
+        "（",
+        "）",
+        "脑",
+        "积水",
+        "某病",
+        " ",
+    ]
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(words, max_size=25))
+def test_no_listed_diagnosis_remains_in_any_text(parts: list[str]) -> None:
+    answer = name_answer(["1.脑积水", "2.2型糖尿病", "肺炎；"])
+    scrubbed = remove_answer("".join(parts), answer)
+    assert not has_answer(scrubbed, answer)
+    assert not any(span.name in answer.listed for span in find_answer(scrubbed, answer))

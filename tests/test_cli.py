@@ -1,0 +1,250 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medkd import __version__
+from medkd.cli import run_command
+from medkd.core.artifacts import write_json, write_records
+from medkd.core.records import RawCase
+from medkd.core.workspace import read_manifest
+from medkd.pipeline import STAGES
+
+CASE = {
+    "title": "发热",
+    "department": "内科",
+    "url": "",
+    "id": "1",
+    "raw_medical_record": {"主诉": "发热3天", "现病史": "患者3天前受凉后发热，伴咳嗽、咳黄痰。", "初步诊断": "肺炎"},
+}
+
+
+def fail(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:
+    """Run a command that cannot succeed; give its exit code and its one line."""
+    code = run_command([str(word) for word in words])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return code, lines[0].removeprefix("error: ")
+
+
+def start(*words: str | Path, **options: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "medkd", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # pyright: ignore
+
+
+@pytest.fixture
+def cases_path(tmp_path: Path) -> Path:
+    path = tmp_path / "given" / "cases.json"
+    write_json(path, [CASE])
+    return path
+
+
+def test_help_lists_every_command_and_each_stage_explains_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f" {name} " in listed for name in (*STAGES, "demo", "run", "bill", "rehearse"))
+    assert "not a medical device" in " ".join(listed.split())
+    for name, stage in STAGES.items():
+        assert run_command([name, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert all(f"--{field.replace('_', '-')}" in shown for field in stage.load().Config.model_fields), name
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([]) == 0
+    assert "collect" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = start("--version")
+    assert done.communicate()[0].strip() == __version__
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["colect"], 'Unknown command "colect"'),
+        (["collect", "--outt", "x"], "Unknown option: --outt. Did you mean --out?"),
+        (["collect", "--limit", "many", "--out", "x"], "--limit"),
+        (["collect", "--limit", "0", "--out", "x"], "limit: Input should be greater than or equal to 1"),
+        (["collect", "--source", "web", "--out", "x"], '"iiyi", "files"'),
+        (["collect", "leftover"], "leftover"),
+        (["verify", "--out", "x"], "medkd verify: input is missing; give --input"),
+        (["verify", "--input", "x"], "medkd verify: out is missing; give --out"),
+        (["run"], "RECIPE"),
+        (["bill"], "PATH"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    code, line = fail(capsys, *words)
+    assert code == 2
+    assert says in line
+
+
+def test_a_missing_input_is_named_with_the_command_that_makes_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    makers = {"deidentify": "collect", "prepare": "deidentify", "distill": "prepare", "verify": "distill", "merge": "verify"}
+    for stage, maker in makers.items():
+        code, line = fail(capsys, stage, "--input", tmp_path / "nowhere", "--out", tmp_path / stage)
+        assert code == 2
+        assert str(tmp_path / "nowhere") in line
+        assert f'run "medkd {maker}" first' in line
+        assert not (tmp_path / stage).exists()
+
+
+def test_empty_broken_and_foreign_files_are_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    given = tmp_path / "given.json"
+    for content, says in (
+        ("", "the file is empty"),
+        ("<html>", "no JSON"),
+        ('[{"a": 1}, ', "broken JSON"),
+        ('[{"a": 1}]', "found the fields a"),
+    ):
+        given.write_text(content)
+        code, line = fail(capsys, "collect", "--source", "files", "--input", given, "--out", tmp_path / "out")
+        assert code == 2
+        assert says in line
+
+
+def test_a_stage_runs_says_what_came_out_and_is_not_done_twice(
+    capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path
+) -> None:
+    words = ["collect", "--source", "files", "--input", str(cases_path), "--out", str(tmp_path / "out")]
+    assert run_command(words) == 0
+    assert capsys.readouterr().out == f"collect: 1 in, 1 kept; see {tmp_path / 'out' / 'manifest.json'}\n"
+    made = (tmp_path / "out" / "raw_cases.jsonl").stat().st_mtime_ns
+    assert run_command(words) == 0
+    assert (tmp_path / "out" / "raw_cases.jsonl").stat().st_mtime_ns == made
+
+
+def test_a_directory_of_another_config_is_refused_until_told_what_to_do(
+    capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path
+) -> None:
+    words = ["collect", "--source", "files", "--input", str(cases_path), "--out", str(tmp_path / "out")]
+    run_command(words)
+    code, line = fail(capsys, *words, "--limit", "1")
+    assert code == 2
+    assert "changed: limit" in line
+    assert run_command([*words, "--limit", "1", "--resume"]) == 0
+    assert run_command([*words, "--overwrite"]) == 0
+
+
+def test_a_stage_takes_its_fields_from_a_recipe_and_flags_win(capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"collect:\n  source: files\n  input: {cases_path}\n  limit: 5\n")
+    assert run_command(["collect", "--recipe", str(recipe), "--limit", "7", "--out", str(tmp_path / "out")]) == 0
+    assert read_manifest(tmp_path / "out").config["limit"] == 7
+    code, line = fail(capsys, "verify", "--recipe", recipe, "--out", tmp_path / "verify")
+    assert code == 2
+    assert "no section 'verify'" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("colect: {}\n", "unknown section 'colect'; did you mean 'collect'?"),
+        ("collect: {sorce: files}\n", "collect: unknown key 'sorce'; did you mean 'source'?"),
+        ("collect: [files]\n", "section 'collect' must be a mapping"),
+        ("rehearsal: {casses: 3}\n", "rehearsal: unknown key 'casses'; did you mean 'cases'?"),
+        ("collect: {}\nreport: {base: evaluate}\n", "report: base: no step 'evaluate'"),
+        ("collect: {\n", "broken YAML"),
+        ("", "a recipe is a mapping"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_anything_is_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, says: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(content)
+    code, line = fail(capsys, "run", recipe, "--out", tmp_path / "run")
+    assert code == 2
+    assert says in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_field_of_a_step_can_be_given_to_run(capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("collect:\n  source: files\n")
+    words = ["run", str(recipe), "--out", str(tmp_path / "run"), "--collect.limit", "1", "--collect.input", str(cases_path)]
+    assert run_command(words) == 0
+    assert read_manifest(tmp_path / "run" / "collect").config["limit"] == 1
+    code, line = fail(capsys, *words, "--collect.inputt", "x")
+    assert code == 2
+    assert "did you mean 'input'?" in line
+
+
+def test_a_recipe_that_is_missing_and_a_ledger_that_is_none_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert fail(capsys, "run", tmp_path / "nowhere.yaml")[0] == 2
+    code, line = fail(capsys, "bill", tmp_path)
+    assert code == 2
+    assert 'give the --out of "medkd distill"' in line
+
+
+def test_a_teacher_without_a_key_is_refused_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    (tmp_path / "questions.jsonl").write_text("{}\n")
+    code, line = fail(capsys, "distill", "--input", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert "DEEPSEEK_API_KEY" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, line = fail(capsys, "rehearse", "--site-port", str(port), "--teacher-port", "0", "--cases", "1")
+    assert code == 2
+    assert str(port) in line
+
+
+def test_a_full_disk_stops_the_command_with_exit_3_and_nothing_half_written(tmp_path: Path) -> None:
+    cases = tmp_path / "cases"
+    write_records(cases / "raw_cases.jsonl", (RawCase(id=f"a:{n}", source="a", sections={"主诉": "发热" * 500}) for n in range(100)))
+    command = f'ulimit -f 64; exec "{sys.executable}" -m medkd collect --source files --input "{cases}" --out "{tmp_path / "out"}"'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "the disk is full; free some space and run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    assert read_manifest(tmp_path / "out").state == "stopped"
+    again = subprocess.run(command.partition("exec ")[2], shell=True, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+
+
+def test_an_interrupted_command_exits_with_3_in_one_line() -> None:
+    running = start("rehearse", "--site-port", "0", "--teacher-port", "0", "--cases", "2")
+    assert running.stdout is not None
+    line = running.stdout.readline()
+    assert "case site http://127.0.0.1:" in line
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 3
+    assert errors.strip() == "error: interrupted; what was done is kept, the same command goes on from there"
+
+
+def test_a_reader_that_leaves_is_no_failure() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run([sys.executable, "-m", "medkd", "--help"], stdout=write_end, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write_end)
+    assert done.stderr == ""
+
+
+def test_without_the_training_side_the_package_to_install_is_named(tmp_path: Path, random_model_dir: Path, merged_dir: Path) -> None:
+    words = ["train", "--model", str(random_model_dir), "--input", str(merged_dir), "--out", str(tmp_path / "out")]
+    script = f"import sys; sys.modules['torch'] = None; from medkd.cli import run_command; sys.exit(run_command({words!r}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "medkd[train]" in done.stderr

@@ -1,0 +1,155 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medkd.core.errors import InputError
+from medkd.models.load import load_model, load_tokenizer
+from medkd.models.tokens import has_thinking_prefix
+from medkd.train.stage import Config, run
+from student_samples import make_example, read_lines, write_examples
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from medkd.train import sft
+from medkd.train.stage import Config, run
+step = sft.CompletionTrainer.training_step
+def slowly(self, *a, **k):
+    time.sleep(0.05)
+    return step(self, *a, **k)
+sft.CompletionTrainer.training_step = slowly
+run(Config.model_validate_json(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(random_model_dir, merged_dir):
+    return {"model": str(random_model_dir), "input": merged_dir, "epochs": 8, "batch_size": 4, "learning_rate": 5e-3, "max_length": 256}
+
+
+def losses(out):
+    return {line["step"]: line["loss"] for line in read_lines(out / "metrics.jsonl") if "loss" in line}
+
+
+def test_everything_that_serving_takes_stands_beside_the_adapter(trained_dir):
+    adapter = trained_dir / "adapter"
+    names = {path.name for path in adapter.iterdir()}
+    assert {"adapter_model.safetensors", "tokenizer.json", "chat_template.jinja", "generation_config.json", "questions.json"} <= names
+    tokenizer = load_tokenizer(adapter)
+    assert has_thinking_prefix(tokenizer)
+    stops = json.loads((adapter / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", "<|endoftext|>"]
+
+
+def test_the_questions_beside_the_adapter_were_not_trained_on(trained_dir, merged_dir):
+    kept = json.loads((trained_dir / "adapter/questions.json").read_text())
+    trained_on = {line["input"] for line in read_lines(merged_dir / "train.jsonl")}
+    assert kept["unseen"] and kept["questions"]
+    assert not trained_on & {entry["question"] for entry in kept["questions"]}
+
+
+def test_lineage_leads_back_to_sources_and_teachers(trained_dir):
+    lineage = json.loads((trained_dir / "adapter/lineage.json").read_text())
+    assert (lineage["sources"], lineage["teachers"], lineage["licences"]) == ({"made": 24}, {"rehearsal": 24}, {"Apache-2.0": 24})
+
+
+def test_metrics_have_a_line_a_logged_step_and_the_loss_falls(trained_dir):
+    by_step = list(losses(trained_dir).values())
+    assert by_step[-1] < by_step[0] / 3
+    assert any("eval_loss" in line for line in read_lines(trained_dir / "metrics.jsonl"))
+
+
+def test_what_was_repaired_stands_in_the_manifest(trained_dir):
+    facts = json.loads((trained_dir / "manifest.json").read_text())["facts"]
+    assert facts["repairs"] == ["generation config did not stop on <|im_end|>"]
+
+
+def test_bare_answers_keep_a_plain_template(settings, tmp_path):
+    run(Config(**settings | {"epochs": 1}, target="answers", out=tmp_path))
+    assert not has_thinking_prefix(load_tokenizer(tmp_path / "adapter"))
+
+
+def test_a_finished_run_is_not_done_again(settings, tmp_path):
+    first = run(Config(**settings | {"epochs": 1}, out=tmp_path))
+    stamp = (tmp_path / "adapter/adapter_model.safetensors").stat().st_mtime_ns
+    assert run(Config(**settings | {"epochs": 1}, out=tmp_path)).started_at == first.started_at
+    assert (tmp_path / "adapter/adapter_model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_killed_and_started_again_it_comes_to_the_same_weights(settings, tmp_path):
+    whole, killed = Config(**settings, out=tmp_path / "whole"), Config(**settings, out=tmp_path / "killed")
+    run(whole)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, killed.model_dump_json()], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not list(killed.out.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed.out / "adapter").exists()
+    manifest = run(killed)
+    assert manifest.facts["resumed_from_step"] > 0
+    assert losses(killed.out) == pytest.approx(losses(whole.out), abs=1e-5)
+    one, other = (load_file(config.out / "adapter/adapter_model.safetensors") for config in (whole, killed))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+
+
+def test_the_loss_is_that_of_trl(settings, tmp_path, monkeypatch):
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    from medkd.train.sft import CompletionTrainer
+
+    run(Config(**settings | {"epochs": 1}, out=tmp_path / "ours"))
+    monkeypatch.setattr(CompletionTrainer, "compute_loss", SFTTrainer.compute_loss)
+    run(Config(**settings | {"epochs": 1}, out=tmp_path / "theirs"))
+    assert losses(tmp_path / "ours") == pytest.approx(losses(tmp_path / "theirs"), rel=1e-4)
+
+
+def test_tokens_that_nobody_trained_are_trained_too(random_model_dir, merged_dir, tmp_path):
+    loaded = load_model(str(random_model_dir), device="cpu", dtype="float32")
+    end = loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[end] = 0.0
+    base = tmp_path / "base"
+    loaded.model.save_pretrained(base)
+    loaded.tokenizer.save_pretrained(base)
+    manifest = run(Config(model=str(base), input=merged_dir, out=tmp_path / "out", epochs=4, learning_rate=1e-2, max_length=256))
+    assert "untrained embedding rows are trained too: <|im_end|>" in manifest.facts["repairs"]
+    tuned = load_model(str(base), tmp_path / "out/adapter", device="cpu", dtype="float32").model
+    assert tuned.get_input_embeddings().weight[end].norm() > 0.01
+    assert torch.equal(tuned.get_output_embeddings().weight[end], tuned.get_input_embeddings().weight[end])
+
+
+def test_trl_settings_pass_through_and_a_wrong_one_is_named(settings, tmp_path):
+    manifest = run(Config(**settings, trainer={"max_steps": 3, "weight_decay": 0.1}, out=tmp_path / "a"))
+    assert manifest.facts["steps"] == 3
+    with pytest.raises(InputError, match="did you mean 'weight_decay'"):
+        run(Config(**settings, trainer={"weigth_decay": 0.1}, out=tmp_path / "b"))
+    with pytest.raises(InputError, match="decided by the stage"):
+        run(Config(**settings, trainer={"output_dir": "elsewhere"}, out=tmp_path / "c"))
+
+
+def test_a_broken_line_is_counted_and_the_rest_goes_on(settings, tmp_path):
+    path = write_examples(tmp_path / "in/train.jsonl", range(6))
+    path.write_text(path.read_text() + "{broken\n" + make_example(9).model_dump_json() + "\n")
+    counts = run(Config(**settings | {"input": path, "epochs": 1}, out=tmp_path / "out")).counts
+    assert (counts.read, counts.kept, counts.dropped) == (8, 7, {"broken_line": 1})
+
+
+@pytest.mark.parametrize(("content", "says"), [("", "empty"), ('{"id": "x"}\n', "no Example file")])
+def test_a_file_that_is_no_training_file_is_refused(settings, tmp_path, content, says):
+    path = tmp_path / "train.jsonl"
+    path.write_text(content)
+    with pytest.raises(InputError, match=says):
+        run(Config(**settings | {"input": path}, out=tmp_path / "out"))
+
+
+def test_a_missing_file_names_the_command_that_makes_it(settings, tmp_path):
+    with pytest.raises(InputError, match='run "medkd merge" first'):
+        run(Config(**settings | {"input": tmp_path}, out=tmp_path / "out"))

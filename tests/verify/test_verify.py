@@ -1,0 +1,106 @@
+"""The stage on files, and what it says about each kind of spoiled rationale."""
+
+import pytest
+
+from medkd.core.errors import InputError
+from medkd.core.records import Checked, Cost, Question, Rationale, Usage
+from medkd.grading.checks import Reason
+from medkd.verify import Config, check_rationale, find_failure, run
+
+RECORD = "【基本信息】男，45岁 【主诉】转移性右下腹痛12小时。 【现病史】12小时前脐周痛，后转至右下腹，无腹泻。"
+RECORD += " 【查体】体温38.2℃，麦氏点压痛反跳痛。"
+RECORD += " 【辅助检查】白细胞15.2×10^9/L。"
+SOUND = "患者疼痛由脐周转移至右下腹，麦氏点压痛、反跳痛，体温38.2℃，白细胞15.2×10^9/L，提示局部化脓性炎症；无腹泻，胃肠炎依据不足。"
+
+
+def make_rationale(number=1, split="train", **changes):
+    question = Question(
+        id=f"q:{number}",
+        case_id=f"q:{number}",
+        source="q",
+        system="",
+        instruction="",
+        input=RECORD,
+        reference="急性阑尾炎",
+        split=split,
+        deidentified_by="rules 1",
+    )
+    fields = {"reasoning": SOUND, "answer": "急性阑尾炎", "finish_reason": "stop", "complete": True} | changes
+    return Rationale(id=f"q:{number}", question=question, model="m", mode="rationalize", attempts=1, usage=Usage(), cost=Cost(), **fields)
+
+
+SPOILED = {
+    Reason.INCOMPLETE: {"complete": False},
+    Reason.NO_REASONING: {"reasoning": "  "},
+    Reason.NO_ANSWER: {"answer": "\n"},
+    Reason.TAG_INSIDE: {"reasoning": SOUND + "</think>" + SOUND},
+    Reason.REFUSAL: {"reasoning": "很抱歉，我无法提供诊断，请前往正规医院就诊。作为AI助手，我不能代替医生进行诊断。" + SOUND},
+    Reason.TOO_SHORT: {"reasoning": "阑尾炎。"},
+    Reason.LANGUAGE_SWITCH: {
+        "reasoning": "The patient has migratory pain in the right lower quadrant with fever and rebound tenderness so it is likely."
+    },
+    Reason.LOOP: {"reasoning": SOUND + "因此考虑阑尾炎，" * 30},
+    Reason.LONG_ANSWER: {
+        "answer": "急性阑尾炎。"
+        + "建议尽快完善血常规与腹部彩超，联系外科会诊评估手术指征；术前禁食补液，给予抗生素，监测体温和腹部体征。" * 3
+    },
+    Reason.WRONG_DIAGNOSIS: {"answer": "慢性阑尾炎"},
+    Reason.HINT_LEAK: {"reasoning": "根据给出的诊断，本例应为急性阑尾炎。" + SOUND},
+    Reason.IDENTIFIER: {"reasoning": SOUND + "联系电话13912345678。"},
+    Reason.COPY: {"reasoning": RECORD},
+    Reason.UNGROUNDED: {"reasoning": "患者体温40.5℃，心率132次/分，白细胞22.7，C反应蛋白180，右下腹压痛明显，考虑阑尾化脓，需要尽快处理。"},
+}
+
+
+def write(path, rationales):
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rationales), encoding="utf-8")
+
+
+def test_a_sound_rationale_passes_every_check(tmp_path):
+    assert (
+        find_failure(Checked(rationale=make_rationale(), verdicts=check_rationale(make_rationale(), Config(input=tmp_path, out=tmp_path))))
+        is None
+    )
+
+
+@pytest.mark.parametrize("reason", SPOILED)
+def test_a_spoiled_rationale_falls_for_its_own_reason(reason, tmp_path):
+    rationale = make_rationale(**SPOILED[reason])
+    failure = find_failure(Checked(rationale=rationale, verdicts=check_rationale(rationale, Config(input=tmp_path, out=tmp_path))))
+    assert failure is not None
+    assert failure.reason == reason
+
+
+def test_an_english_leak_is_found_too(tmp_path):
+    rationale = make_rationale(reasoning=SOUND + " This matches the provided diagnosis.")
+    reasons = {verdict.reason for verdict in check_rationale(rationale, Config(input=tmp_path, out=tmp_path))}
+    assert Reason.HINT_LEAK in reasons
+
+
+def test_the_stage_sorts_rows_and_counts_reasons(tmp_path):
+    rows = [make_rationale(1), make_rationale(2, "test", answer="胆囊炎"), make_rationale(3, reasoning="参考答案为阑尾炎。", answer="肺炎")]
+    source = tmp_path / "rationales.jsonl"
+    write(source, rows)
+    with source.open("a", encoding="utf-8") as file:
+        file.write('{"id": broken\n')
+    manifest = run(Config(input=tmp_path, out=tmp_path / "out"))
+    assert manifest.counts.read == 4
+    assert manifest.counts.kept == 1
+    assert manifest.counts.dropped == {"broken_line": 1, "wrong_diagnosis": 1, "too_short": 1}
+    assert manifest.facts["failures"]["wrong_diagnosis"] == 2
+    assert manifest.facts["rejected_by_split"] == {"test": 1, "train": 1}
+    rejected = (tmp_path / "out" / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [Checked.model_validate_json(line).rationale.id for line in rejected] == ["q:2", "q:3"]
+
+
+def test_nothing_sound_is_said_in_one_line_and_the_rejected_can_be_read(tmp_path):
+    write(tmp_path / "rationales.jsonl", [make_rationale(answer="肺炎")])
+    with pytest.raises(InputError, match=r"no rationale is sound \(wrong_diagnosis 1\)"):
+        run(Config(input=tmp_path, out=tmp_path / "out"))
+    assert (tmp_path / "out" / "rejected.jsonl").stat().st_size > 0
+
+
+def test_a_file_of_another_stage_is_refused(tmp_path):
+    (tmp_path / "rationales.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="this is no Rationale file"):
+        run(Config(input=tmp_path, out=tmp_path / "out"))
