@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medkd import __version__
-from medkd.cli import run_command
+from medkd.cli import list_commands, run_command
 from medkd.core.artifacts import write_json, write_records
 from medkd.core.records import RawCase
 from medkd.core.workspace import read_manifest
@@ -46,7 +46,7 @@ def cases_path(tmp_path: Path) -> Path:
 def test_help_lists_every_command_and_each_stage_explains_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert all(f" {name} " in listed for name in (*STAGES, "demo", "run", "bill", "rehearse"))
+    assert all(f" {name} " in listed for name in list_commands())
     assert "not a medical device" in " ".join(listed.split())
     for name, stage in STAGES.items():
         assert run_command([name, "--help"]) == 0

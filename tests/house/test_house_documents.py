@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from medkd import cli
+from medkd.cli.flags import read_value
 from medkd.core.recipe import make_config, read_recipe
 from medkd.pipeline import STAGES, plan
 
@@ -38,7 +39,7 @@ def find_commands(path: Path) -> list[str]:
 def parse(line: str) -> None:
     """Parse a command line as the program does, up to the point where it would begin to work."""
     words = [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
-    function, bound, _ = cli._build_app(words).parse_args(words, exit_on_error=False, print_error=False)
+    function, bound, _ = cli.build_app(words).parse_args(words, exit_on_error=False, print_error=False)
     if words[0] in STAGES and function.__name__ == "command":
         check_stage(words[0], dict(bound.arguments))
     if words[0] == "run":
@@ -48,7 +49,7 @@ def parse(line: str) -> None:
 def check_stage(stage: str, given: dict[str, Any]) -> None:
     recipe = given.pop("recipe", None)
     section = read_recipe(ROOT / recipe)[stage] if recipe else {}
-    values = {"out": "runs/x", **(section or {}), **{key: cli._plain(value) for key, value in given.items()}}
+    values = {"out": "runs/x", **(section or {}), **{key: read_value(value) for key, value in given.items()}}
     config = STAGES[stage].load().Config
     for field, info in config.model_fields.items():
         if info.is_required() and field not in values and recipe:
@@ -59,7 +60,7 @@ def check_stage(stage: str, given: dict[str, Any]) -> None:
 def check_recipe(path: Path, fields: dict[str, Any]) -> None:
     content = read_recipe(path)
     for step, given in fields.items():
-        content[step] = {**(content.get(step) or {}), **cli._plain(given)}
+        content[step] = {**(content.get(step) or {}), **read_value(given)}
     content["rehearsal"] = {**content.get("rehearsal", {}), "cases": 1}
     with ExitStack() as servers:
         plan(content, name(path), Path("runs/x"), False, servers)

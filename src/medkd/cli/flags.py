@@ -1,0 +1,110 @@
+"""Commands made from a `Config`: its fields are the flags, their docs the help, and nothing is typed twice.
+
+In: a module with `Config` and `run`. Out: a function that the command line calls. Not done here: which commands there are.
+"""
+
+import ast
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+from medkd.core.errors import InputError
+from medkd.core.recipe import make_config, nearest, read_recipe
+from medkd.pipeline import STAGES
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+
+def make_stage_command(name: str) -> Callable[..., None]:
+    """Make the command of a stage."""
+    from cyclopts import Parameter
+
+    module = STAGES[name].load()
+
+    def command(recipe: Path | None = None, **given: Any) -> None:
+        values = read_section(recipe, name) if recipe else {}
+        config = make_config(module.Config, values | read_values(given), f"medkd {name}")
+        manifest = module.run(config)
+        counts = manifest.counts
+        dropped = "".join(f", {n} {reason}" for reason, n in counts.dropped.items())
+        print(f"{name}: {counts.read} in, {counts.kept} kept{dropped}; see {config.out / 'manifest.json'}")
+
+    help_ = Parameter(help="Recipe whose section of this stage gives the fields; flags win.")
+    own = inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, help_])
+    _give_flags(command, [own, *make_flags(module.Config)])
+    return command
+
+
+def make_command(name: str, module: ModuleType) -> Callable[..., Any]:
+    """Make the command of a module that is no stage: it prints for itself, and may give an exit code."""
+
+    def command(**given: Any) -> Any:
+        return module.run(make_config(module.Config, read_values(given), f"medkd {name}"))
+
+    _give_flags(command, make_flags(module.Config))
+    return command
+
+
+def read_section(recipe: Path, name: str) -> dict[str, Any]:
+    """Read the first section of a stage in a recipe."""
+    content = read_recipe(recipe)
+    section = next((key for key in content if key.split("-")[0] == name), None)
+    if section is None:
+        raise InputError(f"{recipe}: no section {name!r}{nearest(name, list(content))}")
+    return dict(content[section] or {})
+
+
+def make_flags(config: "type[BaseModel]") -> list[inspect.Parameter]:
+    """Make keyword parameters of the fields of a config, each optional until the recipe is read too."""
+    from cyclopts import Parameter
+
+    flags: list[inspect.Parameter] = []
+    for name, field in config.model_fields.items():
+        kind: Any = field.annotation
+        described = Parameter(
+            help=f"{field.description or ''} ({_show_default(field)})",
+            show_default=False,
+            negative=None if bool in (kind, *get_args(kind)) else (),
+            consume_multiple=get_origin(kind) in (list, tuple),
+        )
+        flags.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, described]))
+    return flags
+
+
+def _give_flags(command: Callable[..., Any], flags: Sequence[inspect.Parameter]) -> None:
+    command.__signature__ = inspect.Signature(flags)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {flag.name: flag.annotation for flag in flags}
+
+
+def _show_default(field: "FieldInfo") -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
+    return "optional" if value in (None, "", {}) else f"default: {value}"
+
+
+def read_values(given: dict[str, Any]) -> dict[str, Any]:
+    """Keep the flags that were given, their mappings read as Python literals where they are some."""
+    return {key: read_value(value) for key, value in given.items() if value is not None}
+
+
+def read_value(value: Any) -> Any:
+    """Read the values of a mapping given by flags (`--trainer.learning-rate 1e-4`) as Python literals where they are some.
+
+    >>> read_value({"learning-rate": "1e-4", "optim": "adamw_torch"})
+    {'learning_rate': 0.0001, 'optim': 'adamw_torch'}
+    """
+    if isinstance(value, dict):
+        return {key.replace("-", "_"): read_value(item) for key, item in value.items()}
+    if isinstance(value, str):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+    return value
