@@ -48,6 +48,8 @@ class Drop(StrEnum):
     """The same question is there already, white space, width and punctuation apart."""
     NEAR_DUPLICATE = "near_duplicate"
     """Nearly the same question is there already."""
+    REVIEW = "rejected_by_reviewer"
+    """A person judged the rationale not to be learnt from."""
 
 
 class Row(NamedTuple):

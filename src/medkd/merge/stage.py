@@ -26,6 +26,7 @@ from medkd.core.workspace import Manifest, open_workspace
 from medkd.merge import layouts
 from medkd.merge.duplicates import find_repeats
 from medkd.merge.files import read_rows
+from medkd.merge.reviews import find_review_files, honour_reviews
 from medkd.merge.schemas import Drop, Origin, Row, describe_schemas, read_row
 
 MAX_WARNINGS = 10
@@ -72,7 +73,7 @@ class Merged(NamedTuple):
 def run(config: Config) -> Manifest:
     """Merge files into one dataset directory."""
     paths = [path for given in config.input for path in find_files(given)]
-    with open_workspace("merge", config, inputs=paths, libraries=["datasketch"]) as space:
+    with open_workspace("merge", config, inputs=[*paths, *find_review_files(paths)], libraries=["datasketch"]) as space:
         if space.is_finished:
             return space.manifest
         repairs, dropped = Counter[str](), Counter[Drop]()
@@ -80,8 +81,9 @@ def run(config: Config) -> Manifest:
         for path in dict.fromkeys(paths):
             n_read, found, lost = read_file(path, repairs)
             space.read(n_read)
-            rows.extend(found)
-            dropped.update(lost)
+            reviewed, rejected = honour_reviews(path, found, find_origin(path))
+            rows.extend(reviewed)
+            dropped.update(lost + rejected)
         merged = merge(rows, config)
         dropped.update(merged.dropped)
         space.drop_all({str(reason): n for reason, n in dropped.items()})
