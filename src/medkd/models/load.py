@@ -1,4 +1,4 @@
-"""Find a model by name and load it: safetensors only, none of its own code is run.
+"""Find a model by name and load it: safetensors only, and none of its own code is run unless its user trusts it.
 
 In: `medkd:tiny`, a folder, or the name of a model on a hub, and an adapter. Out: a model and its tokenizer.
 Not done here: training, quantised weights, generation.
@@ -20,6 +20,8 @@ Hub = Literal["huggingface", "modelscope"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
+WHOLE_MODEL = "model"
+"""Where `train` leaves a model all of whose weights it trained; an adapter stands in `adapter`."""
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
 
@@ -36,21 +38,25 @@ def tiny_dir() -> Path:
     return Path(__file__).parent / "tiny"
 
 
-def resolve_model(name: str, hub: Hub = "huggingface") -> Path:
-    """Find the folder of a model, downloading it where it is only named; raises InputError where it cannot be used."""
+def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool = False) -> Path:
+    """Find the folder of a model, downloading it where it is only named; raises InputError where it cannot be used.
+
+    For a directory of `train` that holds a whole model, that model is meant.
+    """
     if name == TINY:
-        return _check_folder(tiny_dir(), name)
+        return _check_folder(tiny_dir(), name, trust_remote_code)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _check_folder(path, name)
+        is_run = not (path / "config.json").exists() and (path / WHOLE_MODEL / "config.json").exists()
+        return _check_folder(path / WHOLE_MODEL if is_run else path, name, trust_remote_code)
     if path.exists():
         raise InputError(f"{name}: is a file; --model takes a model's folder or its name on a hub")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(f"{name}: no such folder, and no name of the form owner/model; check --model")
-    return _check_folder(_download(name, hub), name)
+    return _check_folder(_download(name, hub, trust_remote_code), name, trust_remote_code)
 
 
-def _check_folder(path: Path, name: str) -> Path:
+def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
     config = read_json(path / "config.json")
     if config is None:
         what = (
@@ -63,8 +69,11 @@ def _check_folder(path: Path, name: str) -> Path:
         pickled = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
         found = f"its weights are pickled ({pickled[0].name}), which can run code" if pickled else "it holds no weights"
         raise InputError(f"{name}: {found}; convert it to safetensors or choose another")
-    if "auto_map" in config:
-        raise InputError(f"{name}: wants to run code of its own (auto_map in config.json); choose a model that transformers knows")
+    if "auto_map" in config and not trust_remote_code:
+        raise InputError(
+            f"{name}: wants to run code of its own (auto_map in config.json); read that code and give --trust-remote-code, "
+            "or choose a model that transformers knows"
+        )
     return path
 
 
@@ -79,14 +88,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return cast(dict[str, Any], content) if isinstance(content, dict) else None
 
 
-def _download(name: str, hub: Hub) -> Path:
+def _download(name: str, hub: Hub, with_code: bool) -> Path:
+    wanted = [*_WANTED_FILES, "*.py"] if with_code else _WANTED_FILES
     if hub == "modelscope":
-        return _download_from_modelscope(name)
+        return _download_from_modelscope(name, wanted)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED_FILES))
+        return Path(snapshot_download(name, allow_patterns=wanted))
     except GatedRepoError as error:
         raise InputError(f"{name}: its owner asks for consent first; accept the terms on its page and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
@@ -97,13 +107,13 @@ def _download(name: str, hub: Hub) -> Path:
         ) from error
 
 
-def _download_from_modelscope(name: str) -> Path:
+def _download_from_modelscope(name: str, wanted: list[str]) -> Path:
     try:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(f"{name}: the modelscope package is missing; pip install modelscope") from error
     try:
-        return Path(str(snapshot_download(name, allow_patterns=_WANTED_FILES)))
+        return Path(str(snapshot_download(name, allow_patterns=wanted)))
     except Exception as error:  # its client raises many kinds, without a common one of its own
         raise InputError(f"{name}: cannot be fetched from ModelScope ({_first_line(error)}); check the name and the network") from error
 
@@ -132,37 +142,47 @@ def choose_dtype(dtype: Dtype, device: str) -> "torch.dtype":
 
 
 def load_model(
-    name: str, adapter: Path | None = None, device: Device = "auto", dtype: Dtype = "auto", hub: Hub = "huggingface"
+    name: str,
+    adapter: Path | None = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    hub: Hub = "huggingface",
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model, merging an adapter into it; tokenizer and template saved beside the adapter win.
 
     Raises InputError where the model or the adapter cannot be used, or do not belong together.
     """
+    folder = resolve_model(name, hub, trust_remote_code)
+    place = choose_device(device)
+    model = load_weights(folder, name, dtype=choose_dtype(dtype, place), trust_remote_code=trust_remote_code)
+    if adapter is not None:
+        model = _merge_adapter(model, adapter, name)
+    placed = cast("PreTrainedModel", cast(Any, model).to(place).eval())
+    return LoadedModel(placed, load_tokenizer(folder, adapter, trust_remote_code))
+
+
+def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
+    """Load a folder's weights with options of `from_pretrained`; raises InputError where they cannot be read."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     quiet_libraries()
-    folder = resolve_model(name, hub)
-    place = choose_device(device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=choose_dtype(dtype, place), use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
+        return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        if "out of memory" in str(error) or "allocate memory" in str(error):
+            raise InputError(f"{name}: does not fit into memory; choose a smaller model, or train with --method qlora") from error
         raise InputError(f"{name}: cannot be loaded ({_first_line(error)}); is the folder complete?") from error
-    if adapter is not None:
-        model = _merge_adapter(model, adapter, name)
-    placed = cast("PreTrainedModel", cast(Any, model).to(place).eval())
-    return LoadedModel(placed, load_tokenizer(folder, adapter))
 
 
-def load_tokenizer(folder: Path, adapter: Path | None = None) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path, adapter: Path | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """Load the tokenizer beside the adapter, or else the model's own."""
     from transformers import AutoTokenizer
 
     source = adapter if adapter is not None and (adapter / "tokenizer_config.json").exists() else folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{source}: its tokenizer cannot be loaded ({_first_line(error)}); is the folder complete?") from error
     return cast("PreTrainedTokenizerBase", tokenizer)

@@ -148,13 +148,17 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 def find_stop_ids(tokenizer: "PreTrainedTokenizerBase", generation_config: Any = None) -> list[int]:
     """List all tokens that must stop a generation: the end of the turn first, then the end of the text."""
-    configured = getattr(generation_config, "eos_token_id", None)
-    ids = [find_end_of_turn(tokenizer), *([configured] if isinstance(configured, int) else configured or [])]
+    ids = [find_end_of_turn(tokenizer), *list_ids(getattr(generation_config, "eos_token_id", None))]
     if has_token(tokenizer, TEXT_END):
         ids.append(cast(int, tokenizer.convert_tokens_to_ids(TEXT_END)))
     if isinstance(tokenizer.eos_token_id, int):
         ids.append(tokenizer.eos_token_id)
     return list(dict.fromkeys(ids))
+
+
+def list_ids(configured: int | Sequence[int] | None) -> list[int]:
+    """Read the stop tokens of a generation config, which may be none, one or several."""
+    return [configured] if isinstance(configured, int) else list(configured or [])
 
 
 def find_markup(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:

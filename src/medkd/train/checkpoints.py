@@ -8,7 +8,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
-_NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+_STATE = "trainer_state.json"
+_SPREAD = ("global_step*", "optimizer_0", "pytorch_model_fsdp_0")
+"""What stands in the place of one optimizer file where its state is shared out among processes."""
 
 
 def find_checkpoint(directory: Path) -> Path | None:
@@ -25,19 +27,33 @@ def find_checkpoint(directory: Path) -> Path | None:
 
 def read_step(checkpoint: Path) -> int:
     """Read how many steps were done at a checkpoint."""
-    return int(json.loads((checkpoint / "trainer_state.json").read_bytes())["global_step"])
+    return int(json.loads((checkpoint / _STATE).read_bytes())["global_step"])
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Tell whether every file of a checkpoint is there to its end; a kill can come in the middle of any of them."""
-    paths = [checkpoint / name for name in _NEEDED if not name.startswith("rng_state")] + sorted(checkpoint.glob("rng_state*.pth"))
-    if len(paths) < len(_NEEDED) or not all(path.exists() for path in paths):
+    weights, random_states = sorted(checkpoint.glob("*.safetensors")), sorted(checkpoint.glob("rng_state*.pth"))
+    if not weights or not random_states or not _has_all_shards(checkpoint):
         return False
+    is_spread = any(any(checkpoint.glob(pattern)) for pattern in _SPREAD)
+    single = [checkpoint / name for name in (("scheduler.pt",) if is_spread else ("scheduler.pt", "optimizer.pt"))]
     try:
         read_step(checkpoint)
+    except (OSError, ValueError, KeyError):
+        return False
+    return all(path.exists() and _is_whole_file(path) for path in [*weights, *random_states, *single])
+
+
+def _has_all_shards(checkpoint: Path) -> bool:
+    """Tell whether every file that an index of sharded weights names is there."""
+    index = checkpoint / "model.safetensors.index.json"
+    if not index.exists():
+        return True
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError):
         return False
-    return all(_is_whole_file(path) for path in paths)
+    return all((checkpoint / name).exists() for name in names)
 
 
 def _is_whole_file(path: Path) -> bool:

@@ -1,57 +1,90 @@
-"""Before the first step: turn examples into token rows, and find what is known to make training fail.
+"""Before the first step: find each known way to get a student that will not stop or will not think.
 
-In: examples, a tokenizer, a model. Out: rows whose last label is the end of the turn, what was dropped and why, what had
-to be repaired. Refuses (InputError) only what it cannot repair. Not done here: training; estimates of memory and time.
+In: examples, a tokenizer, what a model's folder says. Out: token rows, and findings, each with its cause, its rows and the fix in one
+line; those that `train` puts right by itself are told apart from those it refuses. Not done here: memory, time and disk (`train.plan`),
+putting right what needs a loaded model (`train.stage`).
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.records import Example
+from medkd.models.skeleton import Skeleton, read_generation_config, read_tensor
 from medkd.models.tokens import (
-    encode_row,
     find_end_of_turn,
-    find_markup,
     find_plain_template,
     find_split_prefix,
+    find_stop_ids,
+    has_thinking_prefix,
+    list_ids,
     make_messages,
     repair_pad_token,
 )
+from medkd.train.rows import Drop, Target, TokenRow, make_rows
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Target = Literal["reasoned", "answers"]
-
-IGNORED = -100
-"""The label of a token that is given, not learnt."""
 UNTRAINED_SHARE = 0.5
-"""A row shorter than this share of nearly all others was never trained."""
+"""A row of the embeddings shorter than this share of nearly all others was never trained."""
+TWIN_COSINE = 0.999
+MIN_BARE_SHARE = 0.5
+"""Below this share of bare questions a student learns to think when told to, not by itself."""
+N_COMPARED = 3
+"""Rows whose packed loss is compared."""
+CHUNK = 16384
 
 
-class Drop(StrEnum):
-    """Why an example is not trained on."""
+class Cause(StrEnum):
+    """A known cause of students that do not stop or do not think."""
 
-    TOO_LONG = "too_long"
-    """More tokens than the limit: trimmed, it would lose the end of its turn."""
-    NO_ANSWER = "no_answer"
-    """There is nothing to learn."""
-    NOT_WELL_FORMED = "not_well_formed"
-    """Its output is not exactly one thought and one answer."""
-    CONTROL_TOKENS = "control_tokens"
-    """A text holds the model's own control tokens and would forge a turn."""
+    ROWS_TOO_LONG = "rows_too_long"
+    """Trimmed, they would lose their end of turn, and the student would never learn to stop."""
+    UNUSABLE_ROWS = "unusable_rows"
+    """Rows without an answer, without one well-formed thought, or with control tokens of the model in their text."""
+    NO_END_OF_TURN = "no_end_of_turn"
+    """The last label of a row is not the token that ends a turn."""
+    UNTRAINED_TOKENS = "untrained_tokens"
+    """Embeddings of special tokens that nobody trained, and that LoRA leaves frozen."""
+    STOPS_ELSEWHERE = "stops_elsewhere"
+    """Generation stops on another token than the one that ends a turn."""
+    PAD_ENDS_TURN = "pad_ends_turn"
+    """The pad token is the end of turn: masked as padding, it is never learnt."""
+    NO_TEMPLATE = "no_template"
+    """There is no chat template to train and serve under."""
+    SERVED_OTHERWISE = "served_otherwise"
+    """The tokens that are served are not those that were trained on."""
+    PACKED_OTHERWISE = "packed_otherwise"
+    """Rows that are packed into one see each other: their loss is another than alone."""
+    FEW_BARE_QUESTIONS = "few_bare_questions"
+    """Most questions are asked with an instruction: the student learns to think if told to."""
+    MEMORY = "memory"
+    """It does not fit into this machine."""
+    DISK = "disk"
+    """Its checkpoints do not fit onto this disk."""
 
 
-class TokenRow(NamedTuple):
-    """One example as the trainer takes it; both lists have the same length."""
+class Finding(NamedTuple):
+    """Something that is wrong."""
 
-    input_ids: list[int]
-    labels: list[int]
+    cause: Cause
+    says: str
+    """What and where, without a full stop."""
+    fix: str
+    """What to do, or what train does, in one line."""
+    n_rows: int = 0
+    """How many rows it is about; 0 where it is about the model."""
+    is_repaired: bool = True
+    """Whether train puts it right by itself; it refuses the rest."""
+
+    def tell(self) -> str:
+        """Say it on one line."""
+        rows = f" ({self.n_rows} rows)" if self.n_rows else ""
+        return f"{self.cause}: {self.says}{rows}; {self.fix}"
 
 
 class Preflight(NamedTuple):
@@ -61,73 +94,152 @@ class Preflight(NamedTuple):
     dropped: dict[str, int]
     end_id: int
     plain_template: str
-    repairs: list[str]
-    """What was wrong and is put right, each in one line."""
+    stop_ids: list[int]
+    untrained_ids: list[int]
+    findings: list[Finding]
+
+    @property
+    def repairs(self) -> list[str]:
+        """What was wrong with model or tokenizer and is put right, each in one line."""
+        return [finding.says for finding in self.findings if finding.is_repaired and not finding.n_rows]
 
 
-def write_output(example: Example, target: Target) -> str:
-    """Write what the student is to say."""
-    return thinking.write(example.reasoning, example.answer) if target == "reasoned" else example.answer.strip()
-
-
-def make_row(
-    example: Example, tokenizer: "PreTrainedTokenizerBase", target: Target, max_length: int, plain_template: str, end_id: int
-) -> TokenRow | Drop:
-    """Make one token row, whole, or say why it cannot be used."""
-    output = write_output(example, target)
-    if not example.answer.strip():
-        return Drop.NO_ANSWER
-    if target == "reasoned" and not thinking.is_well_formed(output):
-        return Drop.NOT_WELL_FORMED
-    texts = (example.system, example.instruction, example.input, output)
-    if any(token in text for token in find_markup(tokenizer) for text in texts):
-        return Drop.CONTROL_TOKENS
-    messages = make_messages(example.input, example.instruction, example.system)
-    prompt, completion = encode_row(tokenizer, messages, output, plain_template, end_id)
-    if len(prompt) + len(completion) > max_length:
-        return Drop.TOO_LONG
-    return TokenRow([*prompt, *completion], [IGNORED] * len(prompt) + completion)
-
-
-def make_rows(
-    examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", target: Target, max_length: int, plain_template: str, end_id: int
-) -> tuple[list[TokenRow], dict[str, int]]:
-    """Make the token rows of all examples that can be used, and count the others by reason."""
-    made = [make_row(example, tokenizer, target, max_length, plain_template, end_id) for example in examples]
-    dropped = Counter(str(row) for row in made if isinstance(row, Drop))
-    return [row for row in made if not isinstance(row, Drop)], dict(dropped.most_common())
-
-
-def prepare(examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", target: Target, max_length: int) -> Preflight:
-    """Make rows from examples and repair the tokenizer; raises InputError where nothing is left or nothing can be learnt from it."""
-    plain_template = find_plain_template(tokenizer)
+def examine(
+    folder: Path,
+    skeleton: Skeleton,
+    examples: Sequence[Example],
+    tokenizer: "PreTrainedTokenizerBase",
+    target: Target,
+    max_length: int,
+    trains_embeddings: bool = False,
+) -> Preflight:
+    """Make rows and look for every cause that can be found without loading the model; the tokenizer's pad is put right at once."""
+    findings: list[Finding] = []
+    try:
+        plain_template, end_id = find_plain_template(tokenizer), find_end_of_turn(tokenizer)
+    except InputError as error:
+        says, _, fix = str(error).partition(": ")[2].rpartition("; ")
+        return _give_up([Finding(Cause.NO_TEMPLATE, says, fix, is_repaired=False)])
     if plain_template is None:
-        raise InputError(
-            f"{tokenizer.name_or_path}: no template without a thinking prefix is known for it; choose a model of the ChatML family"
-        )
-    end_id = find_end_of_turn(tokenizer)
-    repairs = [repair_pad_token(tokenizer)]
+        says = "no template without a thinking prefix is known for it"
+        return _give_up([Finding(Cause.NO_TEMPLATE, says, "choose a model of the ChatML family", is_repaired=False)])
+    findings += _find_pad(tokenizer)
     rows, dropped = make_rows(examples, tokenizer, target, max_length, plain_template, end_id)
+    findings += _find_unusable_rows(rows, dropped, max_length)
+    if n := sum(row.labels[-1] != end_id for row in rows):
+        findings.append(
+            Finding(Cause.NO_END_OF_TURN, f"the last label is not token {end_id}", "choose another model", n_rows=n, is_repaired=False)
+        )
+    if target == "reasoned":
+        findings += _find_prefix(tokenizer, plain_template) + _find_style(examples)
+    stop_ids, stops = _find_stops(folder, tokenizer)
+    untrained = [] if trains_embeddings else find_untrained_tokens(folder, skeleton, rows, sorted(tokenizer.added_tokens_decoder))
+    if untrained:
+        says = f"untrained embedding rows are trained too: {_name(tokenizer, untrained)}"
+        stops.append(Finding(Cause.UNTRAINED_TOKENS, says, "train adds them to the adapter, or start from an Instruct model"))
+    return Preflight(rows, dropped, end_id, plain_template, stop_ids, untrained, findings + stops)
+
+
+def examine_served(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
+    """Look at a model that is to be served as it is: does its template begin the thinking, does its generation end with the turn?"""
+    try:
+        begins, end = has_thinking_prefix(tokenizer), tokenizer.convert_ids_to_tokens(find_end_of_turn(tokenizer))
+    except InputError as error:
+        says, _, fix = str(error).partition(": ")[2].rpartition("; ")
+        return [Finding(Cause.NO_TEMPLATE, says, fix, is_repaired=False)]
+    findings = [finding._replace(fix="train and export, which write them") for finding in _find_stops(folder, tokenizer)[1]]
+    if not begins:
+        says = "its chat template does not begin the thinking"
+        findings.append(
+            Finding(Cause.SERVED_OTHERWISE, says, "train it to think, and export it, which writes the prefix into the template")
+        )
+    if tokenizer.pad_token is None or tokenizer.pad_token == end:
+        findings.append(
+            Finding(Cause.PAD_ENDS_TURN, f"pad token is {tokenizer.pad_token or 'missing'}", "train and export, which give it its own")
+        )
+    return findings
+
+
+def refuse(findings: Sequence[Finding], place: str) -> None:
+    """Raise InputError for the first finding that train cannot put right by itself."""
+    for finding in findings:
+        if not finding.is_repaired:
+            raise InputError(f"{place}: {finding.tell()}")
+
+
+def _give_up(findings: list[Finding]) -> Preflight:
+    return Preflight([], {}, -1, "", [], [], findings)
+
+
+def _find_pad(tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
+    try:
+        repair = repair_pad_token(tokenizer)
+    except InputError as error:
+        says, _, fix = str(error).partition(": ")[2].rpartition("; ")
+        return [Finding(Cause.PAD_ENDS_TURN, says, fix, is_repaired=False)]
+    return [Finding(Cause.PAD_ENDS_TURN, repair, "train saves it with the adapter")] if repair else []
+
+
+def _find_unusable_rows(rows: Sequence[TokenRow], dropped: dict[str, int], max_length: int) -> list[Finding]:
     if not rows:
         reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items()) or "the file has no rows"
-        raise InputError(f"no row is left to train on ({reasons}); check --input, --target and --max-length {max_length}")
-    if any(row.labels[-1] != end_id for row in rows):
-        raise InputError(
-            f"{tokenizer.name_or_path}: rows do not end with the end-of-turn token {end_id}; its template cannot be trained on"
-        )
-    if target == "reasoned" and (split := find_split_prefix(tokenizer, make_messages(examples[0].input), plain_template)):
-        raise InputError(f"{tokenizer.name_or_path}: {split}; its tokenizer cannot keep training and serving alike")
-    return Preflight(rows, dropped, end_id, plain_template, [repair for repair in repairs if repair])
+        says, fix = f"no row is left to train on: {reasons}", f"check --input, --target and --max-length {max_length}"
+        return [Finding(Cause.UNUSABLE_ROWS, says, fix, is_repaired=False)]
+    findings: list[Finding] = []
+    if n := dropped.get(Drop.TOO_LONG):
+        fix = "train drops them whole, never trimmed; raise --max-length to keep them"
+        findings.append(Finding(Cause.ROWS_TOO_LONG, f"longer than --max-length {max_length}", fix, n_rows=n))
+    if others := {reason: n for reason, n in dropped.items() if reason != Drop.TOO_LONG}:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in others.items())
+        fix = "train drops them; see what merge or verify let through"
+        findings.append(Finding(Cause.UNUSABLE_ROWS, reasons, fix, n_rows=sum(others.values())))
+    return findings
 
 
-def find_untrained_ids(model: "PreTrainedModel", rows: Sequence[TokenRow], special_ids: Sequence[int]) -> list[int]:
+def _find_prefix(tokenizer: "PreTrainedTokenizerBase", plain_template: str) -> list[Finding]:
+    split = find_split_prefix(tokenizer, make_messages("?"), plain_template)
+    fix = "its tokenizer cannot keep training and serving alike; choose another model"
+    return [Finding(Cause.SERVED_OTHERWISE, split, fix, is_repaired=False)] if split else []
+
+
+def _find_style(examples: Sequence[Example]) -> list[Finding]:
+    n_bare = sum(example.style == "bare" for example in examples)
+    if not examples or n_bare >= MIN_BARE_SHARE * len(examples):
+        return []
+    says = f"only {n_bare} of {len(examples)} questions are asked bare, so the student may think only when told to"
+    return [Finding(Cause.FEW_BARE_QUESTIONS, says, "merge again with a larger share of bare questions", n_rows=len(examples) - n_bare)]
+
+
+def _find_stops(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[Finding]]:
+    """List what must stop a generation, and say what of it the model's own config forgets."""
+    config = read_generation_config(folder)
+    stop_ids = find_stop_ids(tokenizer, config)
+    missing = [stop for stop in stop_ids if stop not in list_ids(config.eos_token_id)]
+    if not missing:
+        return stop_ids, []
+    says = f"generation config did not stop on {_name(tokenizer, missing)}"
+    return stop_ids, [Finding(Cause.STOPS_ELSEWHERE, says, "train and export write every stop token")]
+
+
+def find_untrained_tokens(folder: Path, skeleton: Skeleton, rows: Sequence[TokenRow], special_ids: Sequence[int]) -> list[int]:
+    """Find special tokens of the rows that nobody trained, as input or as output, from a model's files alone."""
+    found: set[int] = set()
+    for name in dict.fromkeys((skeleton.input_name, skeleton.output_name)):
+        weights = read_tensor(folder, name)
+        if weights is not None and rows:
+            found |= set(find_untrained_ids(weights, rows, special_ids))
+    return sorted(found)
+
+
+def find_untrained_ids(weights: "torch.Tensor", rows: Sequence[TokenRow], special_ids: Sequence[int]) -> list[int]:
     """Find special tokens of the rows whose embeddings were never trained: too short, or the same as those of unused rows.
 
     LoRA leaves embeddings frozen, so such a token could be learnt neither as input nor as output.
     """
+    import torch
+
     used = {token for row in rows for token in row.input_ids}
-    weights = cast(Any, model.get_input_embeddings()).weight.detach().float()
-    norms = weights.norm(dim=-1)
+    norms = torch.cat([chunk.float().norm(dim=-1) for chunk in weights.split(CHUNK)])
     ordinary = sorted(used - set(special_ids))
     usual = norms[ordinary].quantile(0.05) if ordinary else norms.median()
     return [token for token in special_ids if token in used and (norms[token] < UNTRAINED_SHARE * usual or _has_twin(weights, token))]
@@ -137,19 +249,40 @@ def _has_twin(weights: "torch.Tensor", token: int) -> bool:
     """Tell whether another row of the embedding is practically the same: both still stand where they were set at first."""
     import torch
 
-    likeness = torch.nn.functional.cosine_similarity(weights, weights[token][None], dim=-1)
+    wanted = weights[token][None].float()
+    likeness = torch.cat([torch.nn.functional.cosine_similarity(chunk.float(), wanted, dim=-1) for chunk in weights.split(CHUNK)])
     likeness[token] = 0.0
-    return bool((likeness > 0.999).any())
+    return bool((likeness > TWIN_COSINE).any())
 
 
-def describe_lengths(rows: Sequence[TokenRow]) -> dict[str, int]:
-    """Give the number of tokens of the rows: median, 90th percentile, longest, sum, and how many are learnt."""
-    lengths = sorted(len(row.input_ids) for row in rows)
-    n_learnt = sum(label != IGNORED for row in rows for label in row.labels)
-    return {
-        "median": lengths[len(lengths) // 2],
-        "p90": lengths[int(len(lengths) * 0.9)],
-        "longest": lengths[-1],
-        "tokens": sum(lengths),
-        "tokens_learnt": n_learnt,
-    }
+def compare_packed(model: "PreTrainedModel", rows: Sequence[TokenRow]) -> list[Finding]:
+    """Compare the loss of a few rows alone with that of the same rows packed into one; they must not see each other."""
+    import torch
+
+    few = sorted(rows, key=lambda row: len(row.input_ids))[:N_COMPARED]
+    loss = torch.nn.functional.cross_entropy
+
+    def score(ids: list[int], labels: list[int], positions: list[int]) -> float:
+        place = model.device
+        output = model(input_ids=torch.tensor([ids], device=place), position_ids=torch.tensor([positions], device=place), use_cache=False)
+        return float(loss(output.logits[0, :-1].float(), torch.tensor(labels[1:], device=place), reduction="sum"))
+
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        alone = sum(score(row.input_ids, row.labels, list(range(len(row.input_ids)))) for row in few)
+        packed = score(
+            [token for row in few for token in row.input_ids],
+            [label for row in few for label in row.labels],
+            [position for row in few for position in range(len(row.input_ids))],
+        )
+    model.train(was_training)
+    tolerance = 0.02 if model.dtype == torch.bfloat16 else 1e-3
+    if abs(packed - alone) <= tolerance * max(alone, 1.0):
+        return []
+    says = f"{len(few)} rows have the loss {alone:.3f} alone and {packed:.3f} packed: they see each other"
+    return [Finding(Cause.PACKED_OTHERWISE, says, "train packs nothing; install flash-attn, or leave packing off")]
+
+
+def _name(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    return " ".join(str(token) for token in cast(list[Any], tokenizer.convert_ids_to_tokens(list(ids))))

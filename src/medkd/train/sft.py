@@ -1,17 +1,16 @@
 """Supervised fine-tuning with TRL and PEFT: one flat job, resumable after a kill.
 
-In: a model, token rows that passed the pre-flight, settings. Out: a trained adapter in memory, checkpoints and a line of
-metrics a logged step on disk. Not done here: making rows (`train.preflight`), the stage's files (`train.stage`).
+In: a model, token rows that passed the pre-flight, settings. Out: a trained adapter or model in memory, checkpoints on disk.
+Not done here: making rows (`train.rows`), what is written while it runs (`train.watch`), the stage's files (`train.stage`).
 This module imports torch, transformers, trl and peft: import it inside functions only.
 """
 
 import difflib
-import json
 import math
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,26 +18,20 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch.utils.data import Sampler
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from trl.data_utils import pack_dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from medkd.core.errors import InputError
-from medkd.core.progress import Bar
-from medkd.train.preflight import IGNORED, TokenRow
+from medkd.models.skeleton import Skeleton
+from medkd.train.plan import N_KEPT
+from medkd.train.rows import IGNORED, TokenRow
 
 N_SAVES = 4
 LOG_INTERVAL = 10
 """Most steps between two lines of metrics."""
-OWN_KEYS = ("output_dir", "resume_from_checkpoint", "chat_template_path", "skip_prepare_dataset")
+OWN_KEYS = ("output_dir", "resume_from_checkpoint", "chat_template_path", "skip_prepare_dataset", "packing", "padding_free", "max_length")
 """What the stage itself decides and `trainer:` may not."""
 
 
@@ -71,7 +64,7 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class CompletionTrainer(SFTTrainer):
-    """TRL's trainer with length-grouped, seeded batches, and a loss that on a processor scores only what is learnt."""
+    """TRL's trainer with length-grouped, seeded batches, and a loss that scores only what is learnt where TRL's own would not."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -80,62 +73,55 @@ class CompletionTrainer(SFTTrainer):
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * max(1, self.args.world_size)
         return LengthGroupedSampler(lengths, batch, self.args.seed)
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Give the mean cross entropy of the learnt tokens.
+    def _has_own_loss(self) -> bool:
+        """Tell whether TRL's way is the worse one.
 
-        Without Triton, TRL computes logits for the prompt too, and twice; on a GPU, or for another loss, its own way is taken.
+        Without Triton it computes logits for the prompt too, and twice; with trained rows in the head it reads the weights past them.
         """
         config = cast(SFTConfig, self.args)
-        is_plain = config.loss_type == "nll" and not config.label_smoothing_factor and not return_outputs
-        if not is_plain or not config.use_cpu or self.accelerator.num_processes > 1 or "attention_mask" not in inputs:
+        is_plain = config.loss_type == "nll" and not config.label_smoothing_factor and not self.aux_loss_enabled
+        head = cast(Any, self.accelerator.unwrap_model(self.model)).get_output_embeddings()
+        return is_plain and (config.use_cpu or not isinstance(head, torch.nn.Linear))
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """Give the mean cross entropy of the learnt tokens."""
+        if return_outputs or not self._has_own_loss():
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"][:, 1:]
         is_learnt = labels != IGNORED
         positions = is_learnt.any(dim=0).nonzero()[:, 0]
-        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False, logits_to_keep=positions)
+        given = {key: value for key, value in inputs.items() if key != "labels"}
+        output = model(**given, use_cache=False, logits_to_keep=positions)
         chosen = is_learnt[:, positions]
         loss = torch.nn.functional.cross_entropy(output.logits[chosen].float(), labels[:, positions][chosen], reduction="sum")
-        return loss / (chosen.sum() if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return loss / chosen.sum()
+        # The count is that of all processes, whose gradients are averaged.
+        return loss / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
 
 
-class MetricsWriter(TrainerCallback):
-    """Write one line of metrics a logged step, and move the bar."""
+def count_steps(n_rows: int, rows_a_step: int, epochs: float, max_steps: int = -1) -> int:
+    """Count the steps of a training.
 
-    def __init__(self, path: Path, bar: Bar, resumed_step: int) -> None:
-        self.path, self.bar = path, bar
-        kept = [line for line in _read_lines(path) if line["step"] <= resumed_step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._spent = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
-        self._started = time.monotonic()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.advance(state.global_step - self.bar.n_done)
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        if not logs or not ({"loss", "eval_loss"} & logs.keys()):
-            return
-        if "loss" in logs:
-            self.bar.advance(0, note=f"loss {float(logs['loss']):.3f}")
-        line = {"step": state.global_step, "seconds": round(self._spent + time.monotonic() - self._started, 2)}
-        line |= {key: float(value) for key, value in logs.items() if isinstance(value, int | float)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    >>> count_steps(n_rows=10, rows_a_step=4, epochs=2)
+    6
+    """
+    return max_steps if max_steps > 0 else math.ceil(math.ceil(n_rows / rows_a_step) * epochs)
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+def count_processes() -> int:
+    """Count the processes that train together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def count_steps_of(config: SFTConfig, n_rows: int) -> int:
+    """Count the steps of a training as TRL's config has it."""
+    rows_a_step = config.train_batch_size * config.gradient_accumulation_steps * count_processes()
+    return count_steps(n_rows, rows_a_step, config.num_train_epochs, config.max_steps)
 
 
 def make_trainer_config(
-    settings: dict[str, Any], checkpoints: Path, n_rows: int, device: str, dtype: torch.dtype, extra: dict[str, Any]
+    settings: dict[str, Any], checkpoints: Path, n_rows: int, device: str, has_val: bool, extra: dict[str, Any]
 ) -> SFTConfig:
     """Make TRL's config: ours first, then what `trainer:` says; raises InputError for a key that TRL does not know."""
     known = {field.name for field in fields(SFTConfig)}
@@ -146,22 +132,26 @@ def make_trainer_config(
             near = difflib.get_close_matches(key, known, n=1)
             raise InputError(f"trainer: unknown key {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
     merged = {**settings, **extra}
-    rows_a_step = int(merged["per_device_train_batch_size"]) * int(merged["gradient_accumulation_steps"])
-    n_steps = math.ceil(n_rows / rows_a_step) * math.ceil(float(merged["num_train_epochs"]))
-    every = max(1, math.ceil(n_steps / N_SAVES))
+    rows_a_step = int(merged["per_device_train_batch_size"]) * int(merged["gradient_accumulation_steps"]) * count_processes()
+    n_steps = count_steps(n_rows, rows_a_step, float(merged["num_train_epochs"]), int(merged.get("max_steps", -1)))
+    every = merged.get("save_steps", max(1, math.ceil(n_steps / N_SAVES)))
+    strategy = merged.get("save_strategy", "steps")
     on_gpu = device == "cuda"
     defaults: dict[str, Any] = {
-        "save_strategy": "steps",
+        "save_strategy": strategy,
         "save_steps": every,
-        "save_total_limit": 2,
+        "save_total_limit": N_KEPT,
+        "eval_strategy": strategy if has_val else "no",
         "eval_steps": every,
+        "load_best_model_at_end": has_val and strategy != "no",
+        "metric_for_best_model": "eval_loss" if has_val else None,
         "logging_steps": max(1, min(LOG_INTERVAL, n_steps // 20)),
         "lr_scheduler_type": "cosine",
         "warmup_steps": min(5, n_steps // 4),
         "max_grad_norm": 1.0,
         "train_sampling_strategy": "group_by_length",
         "gradient_checkpointing": on_gpu,
-        "bf16": dtype == torch.bfloat16,
+        "use_liger_kernel": on_gpu and find_spec("liger_kernel") is not None,
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
         "report_to": "none",
@@ -170,51 +160,61 @@ def make_trainer_config(
     }
     try:
         return SFTConfig(**cast(dict[str, Any], {**defaults, **merged, "output_dir": str(checkpoints)}))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"trainer: {str(error).splitlines()[0]}; correct the recipe") from error
 
 
-def make_lora_config(rank: int, alpha: int, untrained_ids: Sequence[int]) -> LoraConfig:
-    """Describe the adapter: all linear layers, and the embedding rows that nobody trained before."""
+def make_lora_config(rank: int, alpha: int, untrained_ids: Sequence[int], skeleton: Skeleton) -> LoraConfig:
+    """Describe the adapter: all linear layers, and the embedding rows that nobody trained before, of the head too where it is its own."""
+    names = {name.removesuffix(".weight").rpartition(".")[2] for name in (skeleton.input_name, skeleton.output_name)}
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
         target_modules="all-linear",
-        trainable_token_indices=list(untrained_ids) or None,
+        trainable_token_indices={name: list(untrained_ids) for name in names} if untrained_ids else None,
     )
 
 
-def train(
+def make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[TokenRow],
-    val_rows: Sequence[TokenRow],
+    train_rows: Dataset,
+    val_rows: Dataset | None,
     trainer_config: SFTConfig,
-    lora: LoraConfig,
-    metrics_path: Path,
-    checkpoint: Path | None = None,
-    resumed_step: int = 0,
+    lora: LoraConfig | None,
+    patience: int | None = None,
 ) -> SFTTrainer:
-    """Tune an adapter on the rows, from the start or from a checkpoint."""
-    trainer_config.eval_strategy = cast(Any, "steps" if val_rows else "no")
-    trainer = CompletionTrainer(
-        model=model,
-        args=trainer_config,
-        train_dataset=_as_dataset(rows),
-        eval_dataset=_as_dataset(val_rows) if val_rows else None,
-        processing_class=tokenizer,
-        peft_config=lora,
-    )
+    """Put a trainer together; without `lora` the whole model is trained. Raises InputError where a tracker is not installed."""
+    stopping: list[Any] = [EarlyStoppingCallback(patience)] if patience and val_rows is not None else []
+    try:
+        trainer = CompletionTrainer(
+            model=model,
+            args=trainer_config,
+            train_dataset=train_rows,
+            eval_dataset=val_rows,
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=stopping,
+        )
+    except (RuntimeError, ImportError) as error:
+        if "install" not in str(error):
+            raise
+        raise InputError(f"trainer: {str(error).splitlines()[0]}; install it, or correct report_to") from error
     trainer.remove_callback(PrinterCallback)
-    n_steps = math.ceil(len(rows) / (trainer_config.train_batch_size * trainer_config.gradient_accumulation_steps))
-    n_steps = trainer_config.max_steps if trainer_config.max_steps > 0 else math.ceil(n_steps * trainer_config.num_train_epochs)
-    with Bar("train", n_steps, "steps") as bar:
-        trainer.add_callback(MetricsWriter(metrics_path, bar, resumed_step))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer
 
 
-def _as_dataset(rows: Sequence[TokenRow]) -> Dataset:
-    return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]})
+def make_dataset(rows: Sequence[TokenRow], pack_length: int | None = None) -> Dataset:
+    """Make a dataset of rows; with a length, whole rows are packed into rows of that length, with their bounds kept beside."""
+    dataset = Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]})
+    return pack_dataset(dataset, pack_length, "bfd") if pack_length else dataset
+
+
+def choose_packing(wanted: bool | None, device: str) -> bool:
+    """Choose whether rows are packed: by default only where attention can be told their bounds for nothing (flash-attn on a GPU).
+
+    Elsewhere attention over a packed row costs the square of its length, and batches of like lengths hold little padding.
+    """
+    return wanted if wanted is not None else device == "cuda" and find_spec("flash_attn") is not None

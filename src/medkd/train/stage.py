@@ -1,40 +1,46 @@
 """The stage `train`: a student learns from its teacher's reasoning, or from bare answers for comparison.
 
-In: `train.jsonl` of `merge` (and `val.jsonl` beside it). Out: `adapter/` (weights, tokenizer, template, stop tokens, unseen
-questions, lineage), `checkpoints/`, `metrics.jsonl`. Not done here: merging the adapter (`export`), reinforcement.
+In: `train.jsonl` of `merge` (and `val.jsonl` beside it). Out: `adapter/` (or `model/`: weights, tokenizer, template, stop tokens,
+unseen questions, lineage), `checkpoints/`, `metrics.jsonl`, `samples.jsonl`, `report.html`.
+Not done here: merging the adapter (`export`), reinforcement.
 """
 
-import shutil
 import sys
-import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from medkd.core.artifacts import RecordReader, resolve_input, write_json
-from medkd.core.errors import StoppedError, from_os_error
+from medkd.core.artifacts import RecordReader, resolve_input
+from medkd.core.errors import InputError
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.records import Example
-from medkd.core.workspace import Manifest, Workspace, open_workspace
-from medkd.models.load import Device, Dtype, Hub, LoadedModel, choose_device, load_model, resolve_model
-from medkd.models.tokens import add_thinking_prefix, find_stop_ids
-from medkd.train.preflight import Preflight, Target, describe_lengths, find_untrained_ids, make_rows, prepare
-
-if TYPE_CHECKING:
-    from trl.trainer.sft_trainer import SFTTrainer
+from medkd.core.workspace import Manifest, Workspace, open_workspace, read_manifest
+from medkd.models.load import WHOLE_MODEL, Device, Dtype, Hub, choose_device, choose_dtype, load_tokenizer, quiet_libraries, resolve_model
+from medkd.models.skeleton import Skeleton, make_skeleton
+from medkd.train import launch
+from medkd.train.plan import (
+    Method,
+    Shape,
+    estimate_disk,
+    estimate_memory,
+    find_too_little_disk,
+    find_too_little_memory,
+    find_what_is_there,
+)
+from medkd.train.preflight import Preflight, examine, refuse
+from medkd.train.rows import Target, describe_lengths, make_rows
 
 ADAPTER = "adapter"
-N_QUESTIONS = 20
-"""Unseen questions kept beside the adapter, for `export` to prove the model on."""
 N_VAL_ROWS = 64
 """Validation rows looked at for the loss at every save."""
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+LEARNING_RATES: dict[Method, float] = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
 
 
 class Config(StageConfig):
-    """Tune a LoRA adapter on `train.jsonl`."""
+    """Tune a student on `train.jsonl`: an adapter, or all its weights."""
 
     model: str
     """Base model: medkd:tiny, a folder, or a name on a hub."""
@@ -42,14 +48,22 @@ class Config(StageConfig):
     """Directory of `merge`, or a file of examples; `val.jsonl` beside it is watched, never trained on."""
     hub: Annotated[Hub, HOW] = "huggingface"
     """Where a model that is only named is fetched from."""
+    trust_remote_code: Annotated[bool, HOW] = False
+    """Let a model run code that came with it."""
     target: Target = "reasoned"
     """Learn reasoning and answer, or bare answers for comparison."""
+    method: Method = "lora"
+    """An adapter; an adapter on a base in 4 bits (GPU); or all weights."""
     max_length: int = Field(default=4096, ge=16)
     """Longest row in tokens; longer ones are dropped and counted, never trimmed."""
+    packing: bool | None = None
+    """Pack rows into full lengths, none seeing another; unless told, only on a GPU with flash-attn."""
     epochs: float = Field(default=2, gt=0)
     """Times through the rows."""
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak; falls along a cosine."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop when the validation loss has not improved at so many saves; the best is kept in any case."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak; falls along a cosine. Unless told, 2e-4 for an adapter, 1e-5 for all weights."""
     batch_size: int = Field(default=8, ge=1)
     """Rows a step and device."""
     accumulation: int = Field(default=1, ge=1)
@@ -64,28 +78,118 @@ class Config(StageConfig):
     """Number format; auto takes bfloat16 where the processor computes in it."""
     device: Annotated[Device, HOW] = "auto"
     """Where to compute."""
+    launch: Annotated[str, HOW] = "auto"
+    """What starts a process a GPU: auto, none, zero2, zero3, fsdp2, or a command ('accelerate launch --num_processes 8')."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Anything else that TRL's SFTConfig knows, passed straight to it."""
 
 
+class Job(NamedTuple):
+    """Everything a training is made of before anything is loaded."""
+
+    folder: Path
+    skeleton: Skeleton
+    tokenizer: Any
+    examples: list[Example]
+    val_examples: list[Example]
+    flight: Preflight
+    shape: Shape
+    device: str
+
+    @property
+    def place(self) -> str:
+        return str(self.folder)
+
+
 def run(config: Config) -> Manifest:
     """Train as configured; goes on from the newest whole checkpoint of a run that was killed."""
-    train_path = resolve_input(config.input, "train.jsonl", made_by="merge")
-    val_path = train_path.with_name("val.jsonl")
-    folder = resolve_model(config.model, config.hub)
-    has_val = val_path != train_path and val_path.exists() and val_path.stat().st_size > 0
-    inputs = [train_path, *([val_path] if has_val else []), *([folder] if Path(config.model).is_dir() else [])]
-    libraries = ["torch", "transformers", "trl", "peft", "accelerate"]
-    with open_workspace("train", config, inputs=inputs, libraries=libraries) as space:
+    if not launch.is_launched() and (command := _find_command(config)):
+        launch.run_command(command, config.model_dump(mode="json", exclude={"launch"}) | {"launch": "none"})
+        return read_manifest(config.out)
+    place = launch.find_place()
+    if not place.is_main:
+        return _follow(config, place)
+    train_path, val_path = find_inputs(config)
+    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    inputs = [train_path, *([val_path] if val_path else []), *([folder] if Path(config.model).is_dir() else [])]
+    with open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
+        if place.n_processes > 1:
+            launch.agree(space.is_finished, choose_device(config.device))
         if space.is_finished:
             return space.manifest
-        examples = _read(train_path, space)
-        val_examples = _read(val_path, None) if has_val else []
-        _train(config, space, examples, val_examples)
+        job = prepare(config, space)
+        refuse(job.flight.findings, config.model)
+        space.drop_all(job.flight.dropped)
+        from medkd.train.work import work
+
+        work(config, job, place, space)
         return space.manifest
 
 
-def _read(path: Path, space: Workspace | None) -> list[Example]:
+def _follow(config: Config, place: launch.Place) -> Manifest:
+    """Train beside the main process, which alone writes and speaks."""
+    if not launch.agree(None, choose_device(config.device)):
+        job = prepare(config, None)
+        refuse(job.flight.findings, config.model)
+        from medkd.train.work import work
+
+        work(config, job, place, None)
+    return read_manifest(config.out)
+
+
+def _find_command(config: Config) -> list[str]:
+    """Find out whether other processes are wanted, and how they are started."""
+    if config.launch == "none" or (config.device == "cpu" and config.launch == "auto"):
+        return []
+    device = choose_device(config.device)
+    there = find_what_is_there(device)
+    if config.launch == "auto" and there.n_devices <= 1:
+        return []
+    skeleton = make_skeleton(resolve_model(config.model, config.hub, config.trust_remote_code), config.trust_remote_code)
+    need = estimate_memory(skeleton, config.method, make_shape(config, device, config.max_length, there.n_devices), "ddp")
+    return launch.find_command(config.launch, there.n_devices if device == "cuda" else 0, need < there.memory)
+
+
+def find_inputs(config: Config) -> tuple[Path, Path | None]:
+    """Find the training rows, and the validation rows beside them where there are any."""
+    train_path = resolve_input(config.input, "train.jsonl", made_by="merge")
+    val_path = train_path.with_name("val.jsonl")
+    has_val = val_path != train_path and val_path.exists() and val_path.stat().st_size > 0
+    return train_path, val_path if has_val else None
+
+
+def make_shape(config: Config, device: str, longest: int, n_devices: int) -> Shape:
+    """Say what memory depends on beside the model."""
+    import torch
+
+    weight_bytes = 2 if choose_dtype(config.dtype, device) == torch.bfloat16 else 4
+    is_checkpointed = bool(config.trainer.get("gradient_checkpointing", device == "cuda"))
+    n_tokens = config.batch_size * min(longest, config.max_length)
+    return Shape(config.lora_rank, n_tokens, weight_bytes, is_checkpointed, n_devices)
+
+
+def prepare(config: Config, space: Workspace | None) -> Job:
+    """Read rows, tokenizer and the model's shape, and find whatever is wrong; nothing is loaded yet."""
+    quiet_libraries()
+    device = choose_device(config.device)
+    train_path, val_path = find_inputs(config)
+    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    examples = read_examples(train_path, space)
+    val_examples = read_examples(val_path, None) if val_path else []
+    skeleton = make_skeleton(folder, config.trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
+    flight = examine(folder, skeleton, examples, tokenizer, config.target, config.max_length, config.method == "full")
+    there = find_what_is_there(device)
+    longest = max((len(row.input_ids) for row in flight.rows), default=config.max_length)
+    shape = make_shape(config, device, longest, launch.find_place().n_processes)
+    disk = estimate_disk(skeleton, config.method, config.lora_rank, shape.weight_bytes)
+    flight.findings.extend(find_too_little_memory(skeleton, config.method, shape, there))
+    flight.findings.extend(find_too_little_disk(disk, config.out))
+    return Job(folder, skeleton, tokenizer, examples, val_examples, flight, shape, device)
+
+
+def read_examples(path: Path, space: Workspace | None) -> list[Example]:
+    """Read the rows of a file."""
     reader = RecordReader(path, Example, made_by="merge")
     examples = list(reader)
     if space is not None:
@@ -94,147 +198,27 @@ def _read(path: Path, space: Workspace | None) -> list[Example]:
     return examples
 
 
-def _train(config: Config, space: Workspace, examples: Sequence[Example], val_examples: Sequence[Example]) -> None:
-    from medkd.train.checkpoints import find_checkpoint, read_step
-    from medkd.train.sft import make_lora_config, make_trainer_config, train
-
-    loaded = load_model(config.model, device=config.device, dtype=config.dtype, hub=config.hub)
-    flight = prepare(examples, loaded.tokenizer, config.target, config.max_length)
-    space.drop_all(flight.dropped)
-    val_rows, _ = make_rows(
-        val_examples[:N_VAL_ROWS], loaded.tokenizer, config.target, config.max_length, flight.plain_template, flight.end_id
-    )
-    stop_ids = find_stop_ids(loaded.tokenizer, loaded.model.generation_config)
-    special_ids = sorted(loaded.tokenizer.added_tokens_decoder)
-    untrained = find_untrained_ids(loaded.model, flight.rows, special_ids)
-    repairs = flight.repairs + _repair_stops(loaded, stop_ids)
-    if untrained:
-        names = " ".join(str(name) for name in cast(list[str], loaded.tokenizer.convert_ids_to_tokens(untrained)))
-        repairs.append(f"untrained embedding rows are trained too: {names}")
-    lengths = describe_lengths(flight.rows)
-    _say_what_is_trained(flight, lengths, repairs)
-
-    checkpoints = space.path("checkpoints")
-    checkpoint = find_checkpoint(checkpoints)
-    settings: dict[str, Any] = {
-        "num_train_epochs": config.epochs,
-        "learning_rate": config.learning_rate,
-        "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.accumulation,
-        "seed": config.seed,
-    }
-    device = choose_device(config.device)
-    trainer_config = make_trainer_config(settings, checkpoints, len(flight.rows), device, loaded.model.dtype, config.trainer)
-    lora = make_lora_config(config.lora_rank, config.lora_alpha, untrained)
-    step = read_step(checkpoint) if checkpoint else 0
-    started = time.monotonic()
-    try:
-        trainer = train(
-            loaded.model, loaded.tokenizer, flight.rows, val_rows, trainer_config, lora, space.path("metrics.jsonl"), checkpoint, step
-        )
-        _save_adapter(trainer, config, space, flight, stop_ids, examples, val_examples)
-    except OSError as error:
-        raise from_os_error(error, space.directory) from error
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error):
-            raise
-        raise StoppedError(
-            f"{space.directory}: out of memory; lower batch_size or max_length and run again, the last checkpoint is kept"
-        ) from error
-    space.manifest.counts.kept = len(flight.rows)
-    space.manifest.facts = {
-        "lengths": lengths,
-        "repairs": repairs,
-        "resumed_from_step": step,
-        "tokens_per_second": round(_count_tokens(trainer, step, lengths["tokens"]) / max(time.monotonic() - started, 1e-9)),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "device": device,
-        "steps": trainer.state.global_step,
-        **_last_losses(trainer),
-    }
+def make_val_rows(config: Config, job: Job) -> list[Any]:
+    """Make the rows that are watched; raises InputError where a validation file leaves none."""
+    few: Sequence[Example] = job.val_examples[:N_VAL_ROWS]
+    rows, dropped = make_rows(few, job.tokenizer, config.target, config.max_length, job.flight.plain_template, job.flight.end_id)
+    if few and not rows:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
+        raise InputError(f"val.jsonl: no row is left to watch ({reasons}); raise --max-length, or take the file away")
+    return rows
 
 
-def _repair_stops(loaded: LoadedModel, stop_ids: list[int]) -> list[str]:
-    configured = cast(Any, loaded.model.generation_config).eos_token_id
-    before = [configured] if isinstance(configured, int) else list(configured or [])
-    missing = [stop for stop in stop_ids if stop not in before]
-    if not missing:
-        return []
-    names = " ".join(str(name) for name in cast(list[str], loaded.tokenizer.convert_ids_to_tokens(missing)))
-    return [f"generation config did not stop on {names}"]
-
-
-def _say_what_is_trained(flight: Preflight, lengths: dict[str, int], repairs: list[str]) -> None:
+def say_what_is_trained(config: Config, job: Job) -> dict[str, int]:
+    """Say in one line what is trained on, what was dropped and what was put right; gives the lengths."""
+    lengths, flight = describe_lengths(job.flight.rows), job.flight
     dropped = ", ".join(f"{reason} {n}" for reason, n in flight.dropped.items())
-    repaired = f"; repaired: {'; '.join(repairs)}" if repairs else ""
+    repaired = f"; repaired: {'; '.join(flight.repairs)}" if flight.repairs else ""
     print(
         f"train: {len(flight.rows)} rows, {lengths['tokens']} tokens a pass, longest {lengths['longest']}"
         f"{f'; dropped: {dropped}' if dropped else ''}{repaired}",
         file=sys.stderr,
     )
+    return lengths
 
 
-def _count_tokens(trainer: "SFTTrainer", resumed_step: int, n_tokens: int) -> float:
-    """Count the tokens, padding apart, that this process trained on."""
-    done = trainer.state.epoch or 0.0
-    share = 1 - resumed_step / max(trainer.state.global_step, 1)
-    return n_tokens * done * share
-
-
-def _last_losses(trainer: "SFTTrainer") -> dict[str, float]:
-    last: dict[str, float] = {}
-    for line in trainer.state.log_history:
-        last |= {key: float(line[key]) for key in ("loss", "eval_loss") if key in line}
-    return last
-
-
-def _save_adapter(
-    trainer: "SFTTrainer",
-    config: Config,
-    space: Workspace,
-    flight: Preflight,
-    stop_ids: list[int],
-    examples: Sequence[Example],
-    val_examples: Sequence[Example],
-) -> None:
-    """Write everything that serving the adapter takes, whole or not at all."""
-    model, tokenizer = cast(Any, trainer.model), cast(Any, trainer.processing_class)
-    temporary, final = space.path(f".{ADAPTER}.tmp"), space.path(ADAPTER)
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.peft_config["default"].base_model_name_or_path = config.model
-    model.save_pretrained(str(temporary), safe_serialization=True)
-    (temporary / "README.md").unlink(missing_ok=True)
-    tokenizer.chat_template = add_thinking_prefix(flight.plain_template) if config.target == "reasoned" else flight.plain_template
-    tokenizer.save_pretrained(str(temporary))
-    generation = model.generation_config
-    generation.eos_token_id, generation.pad_token_id = stop_ids, tokenizer.pad_token_id
-    generation.save_pretrained(str(temporary))
-    write_json(temporary / "questions.json", choose_questions(examples, val_examples))
-    write_json(temporary / "lineage.json", trace_lineage(examples, config))
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-
-
-def choose_questions(examples: Sequence[Example], val_examples: Sequence[Example]) -> dict[str, Any]:
-    """Choose bare questions to prove the model on: from rows it never saw, or else from the last ones it was trained on."""
-    source = val_examples or examples[-N_QUESTIONS:]
-    return {"unseen": bool(val_examples), "questions": [{"id": e.id, "question": e.input} for e in source[:N_QUESTIONS]]}
-
-
-def trace_lineage(examples: Sequence[Example], config: Config) -> dict[str, Any]:
-    """Sum up where the training rows come from: sources, licences, teachers, what they cost, how they were de-identified."""
-    costs: Counter[str] = Counter()
-    for example in examples:
-        costs[example.lineage.cost.currency] += example.lineage.cost.amount  # pyright: ignore[reportArgumentType]
-    return {
-        "base_model": config.model,
-        "target": config.target,
-        "rows": len(examples),
-        "sources": dict(Counter(example.source for example in examples)),
-        "licences": dict(Counter(example.lineage.licence or "unknown" for example in examples)),
-        "teachers": dict(Counter(example.lineage.teacher or "none" for example in examples)),
-        "deidentified_by": dict(Counter(example.lineage.deidentified_by or "not patient text" for example in examples)),
-        "styles": dict(Counter(str(example.style) for example in examples)),
-        "cost": {currency: round(amount, 6) for currency, amount in costs.items() if amount},
-    }
+__all__ = ["ADAPTER", "WHOLE_MODEL", "Config", "Job", "prepare", "run"]

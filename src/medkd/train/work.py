@@ -1,0 +1,166 @@
+"""The training itself, from a prepared job to the folder that `export` takes: load, train, save, tell.
+
+In: a job that passed its pre-flight. Out: `adapter/` or `model/`, and the facts of the manifest. Not done here: the pre-flight.
+This module imports torch, transformers, trl and peft: import it inside functions only.
+"""
+
+import resource
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from trl.trainer.sft_trainer import SFTTrainer
+
+from medkd.core.errors import MedkdError, StoppedError, from_os_error
+from medkd.core.progress import Bar
+from medkd.core.workspace import Workspace
+from medkd.models.load import WHOLE_MODEL, choose_dtype
+from medkd.train import launch
+from medkd.train.checkpoints import find_checkpoint, read_step
+from medkd.train.preflight import compare_packed
+from medkd.train.report import write_report
+from medkd.train.save import choose_questions, save_papers, save_weights, trace_lineage
+from medkd.train.sft import choose_packing, count_steps_of, make_dataset, make_lora_config, make_trainer, make_trainer_config
+from medkd.train.stage import ADAPTER, LEARNING_RATES, Config, Job, make_val_rows, say_what_is_trained
+from medkd.train.student import load_student
+from medkd.train.watch import MetricsWriter, SampleWriter
+
+_FULL_DISK = ("No space left", "File too large", "file write failed", "Disk quota")
+
+
+def work(config: Config, job: Job, place: launch.Place, space: Workspace | None) -> None:
+    """Train and save; only the main process has a workspace, writes and speaks."""
+    checkpoint = launch_point(config.out / "checkpoints", place, job.device)
+    step = read_step(checkpoint) if checkpoint else 0
+    model = load_student(
+        job.folder,
+        config.model,
+        config.method,
+        choose_dtype(config.dtype, job.device),
+        job.device,
+        place.local_rank,
+        config.trust_remote_code,
+    )
+    packs = choose_packing(config.packing, job.device)
+    if packs and (findings := compare_packed(model, job.flight.rows)):
+        job.flight.findings.extend(findings)
+        packs = False
+    lengths = say_what_is_trained(config, job) if place.is_main else {}
+    val_rows = make_val_rows(config, job)
+    train_set = make_dataset(job.flight.rows, config.max_length if packs else None)
+    settings = make_settings(config, job.device, packs)
+    trainer_config = make_trainer_config(settings, config.out / "checkpoints", len(train_set), job.device, bool(val_rows), config.trainer)
+    lora = (
+        None if config.method == "full" else make_lora_config(config.lora_rank, config.lora_alpha, job.flight.untrained_ids, job.skeleton)
+    )
+    val_set = make_dataset(val_rows) if val_rows else None
+    trainer = make_trainer(model, job.tokenizer, train_set, val_set, trainer_config, lora, config.patience)
+    started = time.monotonic()
+    try:
+        with Bar("train", count_steps_of(trainer_config, len(train_set)), "steps") as bar:
+            metrics = MetricsWriter(config.out / "metrics.jsonl", bar, step) if place.is_main else None
+            for callback in [metrics, _make_sampler(config, job, trainer_config, step) if place.is_main else None]:
+                if callback is not None:
+                    trainer.add_callback(callback)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        save(trainer, config, job, place)
+    except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
+        raise explain(error, config.out) from error
+    finally:
+        if space is not None:
+            write_report(space.directory, config.model, job.flight, lengths)
+    if space is not None and metrics is not None:
+        spent = max(time.monotonic() - started, 1e-9)
+        space.manifest.counts.kept = len(job.flight.rows)
+        space.manifest.facts = {
+            "lengths": lengths,
+            "repairs": job.flight.repairs,
+            "findings": [finding.tell() for finding in job.flight.findings],
+            "resumed_from_step": step,
+            "tokens_per_second": round(count_tokens(trainer, step, lengths["tokens"]) / spent),
+            "expected_s": metrics.expected_s,
+            "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
+            "packed": packs,
+            "processes": place.n_processes,
+            "dtype": str(choose_dtype(config.dtype, job.device)).removeprefix("torch."),
+            "device": job.device,
+            "steps": trainer.state.global_step,
+            **last_losses(trainer),
+        }
+
+
+def _make_sampler(config: Config, job: Job, trainer_config: Any, step: int) -> SampleWriter | None:
+    """Make what asks the student at each save, unless its weights are shared out among processes."""
+    if trainer_config.deepspeed_plugin or str(trainer_config.distributed_state.distributed_type).endswith("FSDP"):
+        return None
+    asked = job.val_examples or job.examples
+    return SampleWriter(config.out / "samples.jsonl", job.tokenizer, job.flight.plain_template, asked, step)
+
+
+def launch_point(checkpoints: Path, place: launch.Place, device: str) -> Path | None:
+    """Find the checkpoint that all processes go on from; torn ones are deleted by one process alone."""
+    found = find_checkpoint(checkpoints) if place.is_main else None
+    return launch.agree(found, device) if place.n_processes > 1 else found
+
+
+def make_settings(config: Config, device: str, packs: bool) -> dict[str, Any]:
+    """Say in TRL's words what the stage's own fields say."""
+    return {
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.learning_rate or LEARNING_RATES[config.method],
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.accumulation,
+        "seed": config.seed,
+        "bf16": choose_dtype(config.dtype, device) == torch.bfloat16,
+        "padding_free": packs,
+    }
+
+
+def save(trainer: SFTTrainer, config: Config, job: Job, place: launch.Place) -> None:
+    """Write the folder that serving and `export` take."""
+    final = config.out / (WHOLE_MODEL if config.method == "full" else ADAPTER)
+    temporary = save_weights(trainer, final, config.model, place.is_main)
+    if place.is_main:
+        questions = choose_questions(job.examples, job.val_examples)
+        save_papers(
+            trainer, temporary, final, job.flight, config.target, questions, trace_lineage(job.examples, config.model, config.target)
+        )
+
+
+def explain(error: BaseException, out: Path) -> BaseException:
+    """Turn what can happen in a long training into one line with the next step; what is a bug stays itself."""
+    if isinstance(error, MedkdError):
+        return error
+    if any(sign in str(error) for sign in _FULL_DISK):
+        return StoppedError(f"{out}: the disk is full; free some space and run the same command again, the last whole checkpoint is kept")
+    if isinstance(error, OSError):
+        return from_os_error(error, out)
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "allocate memory" in str(error):
+        advice = "lower --batch-size (and raise --accumulation) or --max-length, or give --trainer.gradient-checkpointing true"
+        return StoppedError(f"{out}: out of memory; {advice}, and run again with --resume: the last checkpoint is kept")
+    return error
+
+
+def count_tokens(trainer: SFTTrainer, resumed_step: int, n_tokens: int) -> float:
+    """Count the tokens, padding apart, that this call trained on."""
+    done = trainer.state.epoch or 0.0
+    return n_tokens * done * (1 - resumed_step / max(trainer.state.global_step, 1))
+
+
+def read_peak_memory() -> int:
+    """Read the most memory this process held, in bytes: of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def last_losses(trainer: SFTTrainer) -> dict[str, float]:
+    """Give the last losses, and the best on validation."""
+    last: dict[str, float] = {}
+    for line in trainer.state.log_history:
+        last |= {key: float(cast(Any, line)[key]) for key in ("loss", "eval_loss") if key in line}
+    best = trainer.state.best_metric
+    return last | ({"best_eval_loss": float(best), "best_step": int(trainer.state.best_global_step or 0)} if best is not None else {})
