@@ -119,9 +119,9 @@ def test_prose_that_mentions_the_diagnosis_is_undecided():
 
 def test_names_can_be_added_to_the_table(tmp_path):
     table = tmp_path / "ours.yaml"
-    table.write_text("结节病: [Besnier病, 肉样瘤病]\n", encoding="utf-8")
-    assert not grade("肉样瘤病", "结节病").exact
-    assert grade("肉样瘤病", "结节病", table).exact
+    table.write_text("嗜酸性筋膜炎: [Shulman综合征]\n", encoding="utf-8")
+    assert not grade("Shulman综合征", "嗜酸性筋膜炎").exact
+    assert grade("Shulman综合征", "嗜酸性筋膜炎", table).exact
 
 
 def test_enumerations_that_share_their_head_stay_whole():

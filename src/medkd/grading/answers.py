@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from medkd.core import thinking
+from medkd.grading.names import is_listed
 
 MAX_READ = 4000
 """Characters of an answer that are read: its two ends where it is longer."""
 MAX_ITEM = 80
 """A longer piece of an answer is prose, no name of a diagnosis."""
+MAX_HANZI = 30
+"""The same, counted in Chinese characters alone."""
 MAX_FIRST_LINE = 40
 """An answer whose first line is longer may hide its diagnosis behind a 考虑."""
 MAX_ITEMS = 40
@@ -31,6 +34,12 @@ class Stated(NamedTuple):
 
     text: str
     denied: bool = False
+    alias: str = ""
+    """What stood in brackets behind it: often its other name."""
+    is_companion: bool = False
+    """Whether it came along with the one before: 腹水 of 肝硬化伴腹水."""
+    is_doubtful: bool = False
+    """Whether it is only kept in mind (肺癌待排): it stands behind the others."""
 
 
 _CIRCLED = re.compile("[①-⑳❶-❿⓪⑴-⒇]")
@@ -40,8 +49,8 @@ _FORMS = {
     "advice": r"^(?:%s)",
     "hedge_before": r"^(?:%s)++",
     "hedge_after": r"(?:%s)++$",
-    "denied_before": r"^(?:目前|暂|可|基本|已|故|可以)*(?:%s)(?:患?有|存在|诊断为?)?",
-    "denied_after": r"(?:%s)$",
+    "denied_before": r"^(?:该|此|本|例|病例|患者|病人|目前|暂|可|基本|已|故|可以)*(?:%s)(?:患?有|存在|诊断为?)?",
+    "denied_after": r"(?:%s)(?:的诊断)?$",
     "grade": r"(?:%s)+",
 }
 """Where the words of `answer_words.yaml` may stand; anywhere, if not listed."""
@@ -71,33 +80,50 @@ def extract_diagnoses(answer: str) -> tuple[Stated, ...]:
 
 def split_list(text: str, is_prose: bool = False) -> tuple[Stated, ...]:
     """Split a list of diagnoses: numbered, or parted by semicolons, commas or lines; in prose it ends where advice begins."""
-    pieces: list[str] = []
+    pieces: list[tuple[str, bool]] = []
     for entry in _split_numbered(_unfold_brackets(_plain(text)).strip()):
         for part in _pattern("separator").split(entry):
-            pieces.extend(piece.strip() for piece in _split_enumeration(part))
+            for piece in _split_enumeration(part):
+                head, *companions = [piece] if is_listed(piece) else _pattern("companion").split(piece.strip())
+                pieces += [(head, False), *((companion, True) for companion in companions)]
     found: list[Stated] = []
-    for piece in pieces[:MAX_ITEMS]:
+    for piece, is_companion in pieces[:MAX_ITEMS]:
         if found and _pattern("grade").fullmatch(piece):
-            found[-1] = Stated(found[-1].text + piece, found[-1].denied)
+            found[-1] = found[-1]._replace(text=found[-1].text + piece)
             continue
-        if is_prose and (len(piece) > MAX_ITEM or (found and _pattern("advice").match(piece))):
+        if is_prose and (_is_prose(piece) or (found and _pattern("advice").match(piece))):
             break
         stated = _clean(piece)
         if stated is not None and stated not in found:
-            found.append(stated)
-    return tuple(found)
+            found.append(stated._replace(is_companion=is_companion and bool(found)))
+    return tuple(sorted(found, key=lambda stated: stated.is_doubtful))
 
 
 def _plain(text: str) -> str:
     if len(text) > MAX_READ:
         text = f"{text[: MAX_READ // 2]}\n{text[-MAX_READ // 2 :]}"
     text = unicodedata.normalize("NFKC", _CIRCLED.sub("\n", text))
+    for pattern, replacement in _LAYOUT:
+        text = pattern.sub(replacement, text)
     return _MARKUP.sub("", text).strip()
+
+
+_LAYOUT = (
+    (re.compile(r"[(]([0-9]{1,2})[)]"), r"\1."),
+    (re.compile(r"[(][一二三四五六七八九十][)]"), "\n"),
+    (re.compile(r"【([^】]*(?:诊断|依据|分析|建议|治疗|鉴别|处理)[^】]*)】"), r"\n\1:"),
+    (re.compile(r"[【】「」『』]"), ""),
+    (re.compile(r"(?<![一-鿿])([一-鿿]) +(?=[一-鿿])|(?<=[一-鿿]) +([一-鿿])(?![一-鿿])"), r"\1\2"),
+)
+"""Ways of writing that are brought to one, in this order."""
+
+
+_DENIES = re.compile(r"(?:不能|不宜|无法|不足以|未能|难以|不)(?:明确)?$")
 
 
 def _after_lead(text: str) -> str | None:
     """Give what follows 诊断为 and its like: a whole list, or the rest of the sentence; a final diagnosis wins over a first one."""
-    strong = list(_pattern("strong_lead").finditer(text))
+    strong = [lead for lead in _pattern("strong_lead").finditer(text) if not _DENIES.search(text[: lead.start()])]
     final = [lead for lead in strong if lead["final"] or lead["final_en"]]
     weak = list(_pattern("weak_lead").finditer(text)) if not strong and len(_first_line(text)) > MAX_FIRST_LINE else []
     for lead in final[-1:] or strong[:1] or weak[-1:]:
@@ -138,25 +164,39 @@ def _split_numbered(text: str) -> list[str]:
     return [entry for entry in entries if entry.strip()]
 
 
+def _is_prose(piece: str) -> bool:
+    return len(piece) > MAX_ITEM or len(re.findall("[一-鿿]", piece)) > MAX_HANZI
+
+
 def _split_enumeration(text: str) -> list[str]:
     """Split at 、 where every part can stand alone: 肝、肾囊肿 stays whole."""
     parts = text.split("、")
     return parts if all(len(part.strip()) >= 3 for part in parts) else [text]
 
 
+_ALIAS = "\x00"
+"""Stands around the other name of a diagnosis while its list is split."""
+_NAME = re.compile(r"[^,;。、:?\n]{2,40}")
+
+
 def _unfold_brackets(text: str) -> str:
-    """Take grades out of their brackets and drop whatever else stands in brackets: abbreviations, findings, explanations."""
+    """Take grades out of their brackets, mark what may be another name, and drop whatever else stands there: findings, explanations."""
 
     def unfold(found: re.Match[str]) -> str:
         inner = re.sub(r"[,、\s]", "", found[1].lower())
-        return inner if _pattern("grade").fullmatch(inner) else ""
+        if _pattern("grade").fullmatch(inner):
+            return inner
+        return f"{_ALIAS}{found[1].strip()}{_ALIAS}" if _NAME.fullmatch(found[1].strip()) else ""
 
     return re.sub(r"[(\[【]([^()\[\]【】]*)[)\]】]", unfold, text)
 
 
 def _clean(piece: str) -> Stated | None:
     """Take hedges and denials off one piece; None where no name is left."""
+    alias = "".join(re.findall(f"{_ALIAS}([^{_ALIAS}]*){_ALIAS}", piece)[:1])
+    piece = re.sub(f"{_ALIAS}[^{_ALIAS}]*{_ALIAS}?", "", piece)
     text = _pattern("hedge_after").sub("", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:")))
     denied = bool(_pattern("denied_before").search(text) or _pattern("denied_after").search(text))
     text = _pattern("denied_after").sub("", _pattern("denied_before").sub("", text)).strip()
-    return Stated(text, denied) if re.search(r"[^\W\d_]{2}", text) else None
+    is_doubtful = bool(re.search(r"待(?:排|除外|查)", piece))
+    return Stated(text, denied, alias, is_doubtful=is_doubtful) if re.search(r"[^\W\d_]{2}", text) else None

@@ -14,10 +14,11 @@ Grade(exact=False, principal=False, f1=0.0, decided=True, relation='near_miss', 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from medkd.core import thinking
 from medkd.core.records import Record
-from medkd.grading.answers import extract_diagnoses, split_list
+from medkd.grading.answers import Stated, extract_diagnoses, split_list
 from medkd.grading.names import Name, Relation, compare, normalise, parse_name
 
 NEARNESS = {
@@ -58,31 +59,73 @@ class Grade(Record):
 
 def grade(answer: str, reference: str, synonyms_path: Path | None = None) -> Grade:
     """Grade an answer; `synonyms_path` adds names to the shipped table (same form as `synonyms.yaml`)."""
-    known = [parse_name(stated.text, stated.denied, synonyms_path) for stated in split_list(reference)]
+    known = _read(split_list(reference), synonyms_path)
     found = extract_diagnoses(answer)
     stated = tuple(diagnosis.text for diagnosis in found if not diagnosis.denied)
     if not known:
         return Grade(exact=False, principal=False, f1=0.0, decided=False, relation=Relation.DIFFERENT, stated=stated)
-    names = _without_repeats([parse_name(diagnosis.text, diagnosis.denied, synonyms_path) for diagnosis in found])
-    affirmed = [name for name in names if not name.negated or any(n.negated for n in known)]
+    readings = _read(found, synonyms_path)
+    affirmed = [reading for reading in readings if not reading.name.negated or any(k.name.negated for k in known)]
     if not affirmed:
-        return _grade_without_names(answer, known[0], names)
-    relations = [compare(name, known[0]) for name in affirmed]
-    principal = Relation.SAME in relations[: len(known)]
-    nearest = max(relations, key=lambda relation: (NEARNESS[relation], relation is Relation.NEAR_MISS))
-    is_denied = any(name.negated and not known[0].negated and compare(name, known[0]) is Relation.NEAR_MISS for name in names)
-    if is_denied and not principal:
-        nearest = Relation.NEAR_MISS
-    nearness = _pair_up([[NEARNESS[compare(name, target)] for target in _without_repeats(known)] for name in affirmed])
-    f1 = 2 * sum(nearness) / (len(affirmed) + len(_without_repeats(known)))
+        return _grade_without_names(answer, known[0].name, [reading.name for reading in readings])
+    table = [[_relate(reading, target) for target in known] for reading in affirmed]
+    n_principal = 1 + sum(not k.is_companion for k in known[1:])
+    principal = Relation.SAME in [row[0] for row, r in zip(table, affirmed, strict=True) if not r.is_companion][:n_principal]
+    nearest = _find_nearest(table, known, readings)
+    if principal:
+        nearest = Relation.SAME
+    nearness = _pair_up([[NEARNESS[relation] for relation in row] for row in table])
+    f1 = 2 * sum(nearness) / (len(affirmed) + len(known))
     return Grade(
         exact=f1 == 1.0,
         principal=principal or f1 == 1.0,
         f1=round(f1, 4),
-        decided=principal or nearest in _SETTLED,
+        decided=principal or f1 == 1.0 or nearest in _SETTLED,
         relation=nearest,
         stated=stated,
     )
+
+
+class _Reading(NamedTuple):
+    """A diagnosis of a list, read."""
+
+    name: Name
+    alias: Name | None
+    is_companion: bool
+
+
+def _read(listed: Sequence[Stated], synonyms_path: Path | None) -> list[_Reading]:
+    """Read every diagnosis of a list once."""
+    readings: dict[str, _Reading] = {}
+    for stated in listed:
+        name = parse_name(stated.text, stated.denied, synonyms_path)
+        alias = parse_name(stated.alias, stated.denied, synonyms_path) if stated.alias else None
+        readings.setdefault(f"{name.plain}{name.negated}", _Reading(name, alias, stated.is_companion))
+    return list(readings.values())
+
+
+def _relate(answer: _Reading, reference: _Reading) -> Relation:
+    """Compare two diagnoses; a name in brackets counts only where the name before it does not contradict it."""
+    relation = compare(answer.name, reference.name)
+    if relation in (Relation.SAME, Relation.NEAR_MISS, Relation.DIFFERENT):
+        if relation is not Relation.DIFFERENT or reference.alias is None or compare(answer.name, reference.alias) is not Relation.SAME:
+            return relation
+        return Relation.SAME
+    others = [compare(answer.alias, reference.name)] if answer.alias else []
+    others += [compare(answer.name, reference.alias)] if reference.alias else []
+    others += [compare(answer.alias, reference.alias)] if answer.alias and reference.alias else []
+    return Relation.SAME if Relation.SAME in others else relation
+
+
+def _find_nearest(table: Sequence[Sequence[Relation]], known: Sequence[_Reading], readings: Sequence[_Reading]) -> Relation:
+    """Give how the nearest stated diagnosis stands to the principal one; what only came along with that one is a part of it."""
+    nearest = max((row[0] for row in table), key=lambda relation: (NEARNESS[relation], relation is Relation.NEAR_MISS))
+    if any(r.name.negated and not known[0].name.negated and compare(r.name, known[0].name) is Relation.NEAR_MISS for r in readings):
+        return Relation.NEAR_MISS
+    n_companions = next((n for n, k in enumerate(known[1:]) if not k.is_companion), len(known) - 1)
+    if nearest is Relation.DIFFERENT and any(Relation.SAME in row[1 : 1 + n_companions] for row in table):
+        return Relation.PART
+    return Relation.UNCLEAR if nearest is Relation.SAME else nearest
 
 
 def _grade_without_names(answer: str, principal: Name, denied: Sequence[Name]) -> Grade:
@@ -94,14 +137,6 @@ def _grade_without_names(answer: str, principal: Name, denied: Sequence[Name]) -
     return Grade(
         exact=False, principal=False, f1=MENTIONED_F1 if is_mentioned else 0.0, decided=not is_mentioned, relation=relation, stated=()
     )
-
-
-def _without_repeats(names: Sequence[Name]) -> list[Name]:
-    kept: list[Name] = []
-    for name in names:
-        if name not in kept:
-            kept.append(name)
-    return kept
 
 
 def _pair_up(nearness: Sequence[Sequence[float]]) -> list[float]:

@@ -11,6 +11,7 @@ Overlap(bleu_4=0.0, rouge_1=0.0, rouge_2=0.0, rouge_l=0.0)
 
 import logging
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,10 @@ from rapidfuzz.distance import LCSseq
 
 N_CACHED_TEXTS = 4096
 """Texts whose words are kept: a label is scored against the answers of several models."""
+N_CACHED_CLAUSES = 65536
+"""Clauses whose words are kept: answers and labels of one field share many."""
+MANY_CHARACTERS = 2_000_000
+"""Characters from which several processes are worth their start."""
 
 
 class Overlap(NamedTuple):
@@ -44,6 +49,24 @@ def score_pair(prediction: str, label: str) -> Overlap:
         _percent(*_shared_n_grams(predicted, expected, 2)),
         _percent(_common_subsequence(predicted, expected), len(predicted), len(expected)),
     )
+
+
+def score_pairs(pairs: Sequence[tuple[str, str]], n_processes: int | None = None) -> list[Overlap]:
+    """Score predictions against labels, in their order; many on all cores, unless told on how many."""
+    is_long = sum(len(prediction) + len(label) for prediction, label in pairs) >= MANY_CHARACTERS
+    n = n_processes or (min(os.cpu_count() or 1, 16) if is_long else 1)
+    if n == 1 or len(pairs) < n:
+        return [score_pair(*pair) for pair in pairs]
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Started afresh, not forked: a process that holds torch and its threads cannot be copied safely.
+    with ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_score_one, pairs, chunksize=max(1, len(pairs) // (4 * n))))
+
+
+def _score_one(pair: tuple[str, str]) -> Overlap:
+    return score_pair(*pair)
 
 
 def mean_overlap(overlaps: Sequence[Overlap]) -> Overlap:
@@ -83,7 +106,7 @@ def _bleu_4(prediction: str, label: str) -> float:
         counts = Counter(_n_grams(prediction, n))
         n_total = max(1, len(prediction) - n + 1)
         wanted = Counter(_n_grams(label, n)) if counts else Counter[tuple[str, ...]]()
-        n_shared = sum(min(count, wanted[gram]) for gram, count in counts.items())
+        n_shared = sum(min(counts[gram], wanted[gram]) for gram in counts.keys() & wanted.keys())
         if n_shared == 0:
             if n == 1:
                 return 0.0
@@ -105,13 +128,22 @@ _SENTENCE_ENDS = tuple(
 @lru_cache(maxsize=N_CACHED_TEXTS)
 def _cut_cached(text: str) -> tuple[str, ...] | None:
     """Cut a text into the words that ROUGE counts; None for a blank one."""
-    joined = " ".join(_word_cutter()(text))
+    joined = " ".join(word for part in _CLAUSE.split(text) for word in _cut_clause(part))
     if not joined.strip():
         return None
     for pattern, replacement in _SENTENCE_ENDS:
         joined = pattern.sub(replacement, joined)
     lines = [" ".join(line.split()) for line in joined.rstrip().split("\n") if line]
     return tuple(word for line in lines for word in line.split(" "))
+
+
+_CLAUSE = re.compile(r"([\u4E00-\u9FD5a-zA-Z0-9+#&._%\-]+)")
+"""What jieba cuts by itself, whatever stands around it: its own pattern."""
+
+
+@lru_cache(maxsize=N_CACHED_CLAUSES)
+def _cut_clause(text: str) -> tuple[str, ...]:
+    return tuple(_word_cutter()(text)) if text else ()
 
 
 @cache
