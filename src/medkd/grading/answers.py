@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from medkd.core import thinking
-from medkd.grading.names import is_listed
+from medkd.grading.writing import is_listed
 
 MAX_READ = 4000
 """Characters of an answer that are read: its two ends where it is longer."""

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from medkd.core import thinking
 from medkd.core.records import Record
 from medkd.grading.answers import Stated, extract_diagnoses, split_list
-from medkd.grading.names import Name, Relation, compare, normalise, parse_name
+from medkd.grading.names import Name, Relation, compare, parse_name
+from medkd.grading.writing import normalise
 
 NEARNESS = {
     Relation.SAME: 1.0,

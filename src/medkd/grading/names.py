@@ -10,16 +10,16 @@ The words are in `qualities.yaml`, `synonyms.yaml` and `kinds.yaml`. Not done he
 """
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from rapidfuzz.distance import Indel, Postfix, Prefix
 
-TABLES_DIR = Path(__file__).parent
+from medkd.grading.writing import normalise, read_qualities, read_table, use_one_name
+
 N_CACHED_NAMES = 16384
 LIKENESS = 0.75
 """Share of common characters from which two different cores may be spellings of one name."""
@@ -62,46 +62,21 @@ class Name(NamedTuple):
     """The qualities as they were written, before one name took the place of many: 原发性 of 原发性高血压."""
 
 
-def normalise(text: str) -> str:
-    """Bring a name to one width, case and numbering; white space, punctuation and quotation marks go.
-
-    >>> normalise("Ⅱ型 糖尿病（T2DM）")
-    '2型糖尿病t2dm'
-    """
-    plain = unicodedata.normalize("NFKC", text.translate(_variants())).lower().replace("°", "度").replace("综合症", "综合征")
-    plain = re.sub(r"([胸腰颈骶])(?=[0-9])", lambda found: _VERTEBRAE[found[0]], plain)
-    plain = _ENGLISH.sub(lambda found: _tables()["english"][found[0].removesuffix("-sided")], plain)
-    plain = re.sub(r"(?<![a-z])(viii|vii|vi|iv|v|iii|ii|i)(?=[a-c]?[型期级度类])", lambda found: _ROMAN[found[1]], re.sub(r"\s", "", plain))
-    plain = re.sub(r"(?<=type)(iv|iii|ii|i)(?=[a-z])", lambda found: _ROMAN[found[1]], plain)
-    plain = re.sub(r"[一二三四五六](?=[型期级度](?!联))", lambda found: str("一二三四五六".index(found[0]) + 1), plain)
-    return re.sub(r"[\W_]", "", plain)
-
-
-_ENGLISH = re.compile(
-    r"\b(?:left|right|bilateral|acute|subacute|chronic|benign|malignant|primary|secondary|congenital|severe|mild)(?:-sided)?\b"
-)
-_VERTEBRAE = {"颈": "c", "胸": "t", "腰": "l", "骶": "s"}
-_ROMAN = {"i": "1", "ii": "2", "iii": "3", "iv": "4", "v": "5", "vi": "6", "vii": "7", "viii": "8"}
 _TYPE = re.compile(r"(?:[a-z]{3,})?([0-9]+[a-z]?|[a-z]{1,2}|[甲乙丙丁戊])型|([0-9]+)度(?=[^度]{0,4}传导阻滞)")
 _STAGE = re.compile(r"([0-9]+[a-c]?)[期级度]")
-
-
-def is_listed(text: str) -> bool:
-    """Tell whether a whole text is a name of the shipped table."""
-    return normalise(text) in _synonyms(None)[0]
 
 
 @lru_cache(maxsize=N_CACHED_NAMES)
 def parse_name(text: str, negated: bool = False, synonyms_path: Path | None = None) -> Name:
     """Take a diagnosis apart; a name that is nothing but qualities is its own core."""
     written = normalise(text)
-    plain = _use_one_name(written, synonyms_path)
+    plain = use_one_name(written, synonyms_path)
     rest, qualities = _take_qualities(plain)
     _, as_written = _take_qualities(written)
     core = _shorten(rest)
     essence = plain
     for axis, _, pattern in _quality_patterns():
-        if axis in _PASSING or axis in _tables()["soft"]:
+        if axis in _PASSING or axis in read_qualities()["soft"]:
             essence = pattern.sub("", essence)
     essence = _shorten(_STAGE.sub("", _TYPE.sub("", essence)))
     return Name(core, qualities, negated, plain, essence, as_written) if core else Name(plain, {}, negated, plain, plain, as_written)
@@ -199,7 +174,7 @@ def _is_replaced(one: str, other: str) -> bool:
 
 def _clash(one: Name, other: Name) -> bool:
     """Tell whether a word in one name makes it another disease than the other name."""
-    tables = _tables()
+    tables = read_qualities()
     if any({one.core, other.core} <= {parse_name(name).core for name in group} for group in tables["distinct"] if one.core != other.core):
         return True
     if _is_reversed(one.plain, other.plain) or _is_reversed(other.plain, one.plain):
@@ -213,7 +188,7 @@ def _clash(one: Name, other: Name) -> bool:
 def _is_reversed(one: str, other: str) -> bool:
     """Tell whether a word such as 非 in one name turns round what the other name says."""
     for axis, _, pattern in _quality_patterns():
-        found = pattern.search(one) if axis in _tables()["strict"] else None
+        found = pattern.search(one) if axis in read_qualities()["strict"] else None
         if found and not pattern.search(other):
             beside = one[found.end() : found.end() + 2] or one[max(0, found.start() - 2) : found.start()]
             if beside in other:
@@ -227,7 +202,7 @@ def _compare_qualities(answer: Mapping[str, frozenset[str]], reference: Mapping[
     apart = {axis for axis, _ in ours ^ theirs}
     if not apart or all(axis in _MINOR and not (axis in answer and axis in reference) for axis in apart):
         return Relation.SAME
-    if apart <= set(_tables()["soft"]):
+    if apart <= set(read_qualities()["soft"]):
         return Relation.OTHER_STAGE
     if ours < theirs:
         return Relation.MORE_GENERAL
@@ -235,34 +210,16 @@ def _compare_qualities(answer: Mapping[str, frozenset[str]], reference: Mapping[
 
 
 @cache
-def _tables() -> dict[str, Any]:
-    return _read_table("qualities.yaml")
-
-
-def _read_table(name: str) -> dict[str, Any]:
-    import yaml
-
-    return cast(dict[str, Any], yaml.safe_load((TABLES_DIR / name).read_text(encoding="utf-8")))
-
-
-@cache
 def _generic() -> set[str]:
     """List the words that two diagnoses may share without being kin."""
-    return {form for word in _tables()["generic"] for form in (word, _shorten(word))}
-
-
-@cache
-def _variants() -> dict[int, str]:
-    """Map traditional and variant characters to the ones that the tables are written in."""
-    pairs = "".join(_tables()["variants"])
-    return {ord(old): new for old, new in zip(pairs[::2], pairs[1::2], strict=True)}
+    return {form for word in read_qualities()["generic"] for form in (word, _shorten(word))}
 
 
 @cache
 def _kinds() -> dict[str, set[str]]:
     """Map the core of a diagnosis to the cores of what it is a kind of."""
     found: dict[str, set[str]] = {}
-    for general, specifics in cast(dict[str, list[str]], _read_table("kinds.yaml")).items():
+    for general, specifics in cast(dict[str, list[str]], read_table("kinds.yaml")).items():
         for specific in specifics:
             found.setdefault(parse_name(specific).core, set()).add(parse_name(general).core)
     return found
@@ -271,33 +228,12 @@ def _kinds() -> dict[str, set[str]]:
 @cache
 def _meanings() -> dict[str, set[str]]:
     """Map a short form of several meanings to the cores of all of them."""
-    return {normalise(short): {parse_name(name).core for name in names} for short, names in _tables()["ambiguous"].items()}
+    return {normalise(short): {parse_name(name).core for name in names} for short, names in read_qualities()["ambiguous"].items()}
 
 
 @cache
 def _quality_patterns() -> list[tuple[str, str, re.Pattern[str]]]:
     """List the words of all axes in the order in which they are looked for: soft ones first, since 急性加重 is no 急性."""
-    tables = _tables()
+    tables = read_qualities()
     axes = [item for kind in ("soft", "strict", "exclusive") for item in tables[kind].items()]
     return [(axis, value, re.compile(pattern)) for axis, values in axes for value, pattern in values.items()]
-
-
-def _use_one_name(plain: str, synonyms_path: Path | None) -> str:
-    names, pattern = _synonyms(synonyms_path)
-    return pattern.sub(lambda found: names[found[0]], plain)
-
-
-@cache
-def _synonyms(path: Path | None) -> tuple[dict[str, str], re.Pattern[str]]:
-    """Read the shipped synonyms, and those of `path` on top of them."""
-    import yaml
-
-    names: dict[str, str] = {}
-    for file in (TABLES_DIR / "synonyms.yaml", path):
-        if file is not None:
-            groups = cast(dict[str, list[str]], yaml.safe_load(file.read_text(encoding="utf-8")))
-            for name, others in groups.items():
-                names.update((normalise(other), normalise(name)) for other in (name, *others))
-    longest_first = sorted(names, key=lambda name: (-len(name), name))
-    whole_words = (rf"(?<![a-z]){re.escape(n)}(?![a-z])" if n.isascii() else re.escape(n) for n in longest_first)
-    return names, re.compile("|".join(whole_words))

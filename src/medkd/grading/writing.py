@@ -1,0 +1,82 @@
+"""How a name is written, brought to one: width, case, numbering, old characters, English qualities, synonyms.
+
+In: a name as somebody wrote it. Out: the same in plain form, under the one name of `synonyms.yaml`. The other tables are read here too.
+Not done here: taking a name apart and comparing (`grading.names`).
+"""
+
+import re
+import unicodedata
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+TABLES_DIR = Path(__file__).parent
+
+
+def normalise(text: str) -> str:
+    """Bring a name to one width, case and numbering; white space, punctuation and quotation marks go.
+
+    >>> normalise("Ⅱ型 糖尿病（T2DM）")
+    '2型糖尿病t2dm'
+    """
+    plain = unicodedata.normalize("NFKC", text.translate(_variants())).lower().replace("°", "度").replace("综合症", "综合征")
+    plain = re.sub(r"([胸腰颈骶])(?=[0-9])", lambda found: _VERTEBRAE[found[0]], plain)
+    plain = _ENGLISH.sub(lambda found: read_qualities()["english"][found[0].removesuffix("-sided")], plain)
+    plain = re.sub(r"(?<![a-z])(viii|vii|vi|iv|v|iii|ii|i)(?=[a-c]?[型期级度类])", lambda found: _ROMAN[found[1]], re.sub(r"\s", "", plain))
+    plain = re.sub(r"(?<=type)(iv|iii|ii|i)(?=[a-z])", lambda found: _ROMAN[found[1]], plain)
+    plain = re.sub(r"[一二三四五六](?=[型期级度](?!联))", lambda found: str("一二三四五六".index(found[0]) + 1), plain)
+    return re.sub(r"[\W_]", "", plain)
+
+
+_ENGLISH = re.compile(
+    r"\b(?:left|right|bilateral|acute|subacute|chronic|benign|malignant|primary|secondary|congenital|severe|mild)(?:-sided)?\b"
+)
+_VERTEBRAE = {"颈": "c", "胸": "t", "腰": "l", "骶": "s"}
+_ROMAN = {"i": "1", "ii": "2", "iii": "3", "iv": "4", "v": "5", "vi": "6", "vii": "7", "viii": "8"}
+
+
+def is_listed(text: str) -> bool:
+    """Tell whether a whole text is a name of the shipped table."""
+    return normalise(text) in _synonyms(None)[0]
+
+
+def use_one_name(plain: str, synonyms_path: Path | None) -> str:
+    """Put the one name in the place of every other name for it that stands in a plain text."""
+    names, pattern = _synonyms(synonyms_path)
+    return pattern.sub(lambda found: names[found[0]], plain)
+
+
+@cache
+def _synonyms(path: Path | None) -> tuple[dict[str, str], re.Pattern[str]]:
+    """Read the shipped synonyms, and those of `path` on top of them."""
+    import yaml
+
+    names: dict[str, str] = {}
+    for file in (TABLES_DIR / "synonyms.yaml", path):
+        if file is not None:
+            groups = cast(dict[str, list[str]], yaml.safe_load(file.read_text(encoding="utf-8")))
+            for name, others in groups.items():
+                names.update((normalise(other), normalise(name)) for other in (name, *others))
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    whole_words = (rf"(?<![a-z]){re.escape(n)}(?![a-z])" if n.isascii() else re.escape(n) for n in longest_first)
+    return names, re.compile("|".join(whole_words))
+
+
+@cache
+def _variants() -> dict[int, str]:
+    """Map traditional and variant characters to the ones that the tables are written in."""
+    pairs = "".join(read_qualities()["variants"])
+    return {ord(old): new for old, new in zip(pairs[::2], pairs[1::2], strict=True)}
+
+
+@cache
+def read_qualities() -> dict[str, Any]:
+    """Read what keeps two names apart, and what the characters and words of one name may look like."""
+    return read_table("qualities.yaml")
+
+
+def read_table(name: str) -> dict[str, Any]:
+    """Read a table of this room."""
+    import yaml
+
+    return cast(dict[str, Any], yaml.safe_load((TABLES_DIR / name).read_text(encoding="utf-8")))
