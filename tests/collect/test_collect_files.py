@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medkd.collect.files import CaseFile, read_cases
+from medkd.collect.files import CaseFiles, read_cases
 from medkd.collect.stage import Config, run
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.records import RawCase
@@ -97,7 +97,7 @@ def test_a_case_of_another_origin_has_its_own_source_and_a_stable_id(tmp_path: P
     path = tmp_path / "cases.jsonl"
     own = {"raw_medical_record": {"主诉": ["咳嗽", "发热"], "查体": None, "诊断": "肺炎"}, "department": ["内科", "呼吸科"], "id": 17}
     path.write_text(lines(own, {**own, "id": None}, {**own, "id": 3, "raw_medical_record": {"主诉": "无"}}), encoding="utf-8")
-    reader = CaseFile(path)
+    reader = CaseFiles(path)
     numbered, unnumbered = list(reader)
     assert numbered.id == "files:17" and numbered.department == ("内科", "呼吸科")
     assert numbered.sections == {"主诉": "咳嗽\n发热", "临床诊断": "肺炎"} and numbered.diagnosis == ("肺炎",)
@@ -138,7 +138,7 @@ def test_a_file_without_any_case_is_refused_in_one_line(tmp_path: Path, content:
 
 def test_a_missing_file_is_named_and_nothing_is_made(tmp_path: Path):
     for given_path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(InputError, match=r"no such file; check --input"):
+        with pytest.raises(InputError, match=r"no such file.*; check --input"):
             run(Config(out=tmp_path / "out", source="files", input=given_path))
     with pytest.raises(InputError, match="--source files needs --input"):
         run(Config(out=tmp_path / "out", source="files"))

@@ -159,7 +159,7 @@ def test_single_failures_are_counted_and_the_rest_goes_on(tmp_path: Path, monkey
     with serve_site(CASES[:10]) as site:
         answer = site.answer
         bad = f"/show/{CASES[3].number}-1.html"
-        monkeypatch.setattr(site, "answer", lambda m, path, xhr: Answer(500, "") if path == bad else answer(m, path, xhr))
+        monkeypatch.setattr(site, "answer", lambda m, path, *more: Answer(500, "") if path == bad else answer(m, path, *more))
         manifest = run(order_to(site, tmp_path))
         assert shown(site)[f"GET {bad}"] == 3
     assert manifest.counts.model_dump() == {"read": 10, "kept": 9, "dropped": {"failed": 1}}
@@ -168,7 +168,7 @@ def test_single_failures_are_counted_and_the_rest_goes_on(tmp_path: Path, monkey
 def test_a_list_ends_at_a_404_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with serve_site(CASES[:25]) as site:
         answer = site.answer
-        monkeypatch.setattr(site, "answer", lambda m, path, xhr: NOT_FOUND if path == "/cull/3.html" else answer(m, path, xhr))
+        monkeypatch.setattr(site, "answer", lambda m, path, *more: NOT_FOUND if path == "/cull/3.html" else answer(m, path, *more))
         assert run(order_to(site, tmp_path)).counts.kept == 25
 
 

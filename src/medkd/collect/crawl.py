@@ -8,12 +8,12 @@ Not done here: asking (`iiyi`, the child: a Scrapy reactor runs once in a proces
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from medkd.collect.messages import End, Event, Order, Outcome, Visit
 from medkd.collect.pages import native_id_of
 from medkd.core.artifacts import RecordAppender, RecordReader, write_records
 from medkd.core.errors import InputError, PersonNeededError, StoppedError
@@ -28,80 +28,19 @@ UNREAD = "unread_pages.jsonl"
 LOG = "crawl.log"
 
 
-class Outcome(StrEnum):
-    """What became of one page that was asked for; all but the first two are why a case was dropped."""
-
-    LISTED = "listed"
-    """A list, its links taken."""
-    KEPT = "kept"
-    """A case, read."""
-    MISSING = "missing"
-    """The site has no such page (404, 410)."""
-    UNREADABLE = "unreadable"
-    """No layout finds a case in it; the page is kept aside."""
-    FORBIDDEN = "forbidden"
-    """The site's robots.txt does not allow it."""
-    FAILED = "failed"
-    """No answer or an error, after retries; asked again next time."""
+MAX_UNREADABLE = 0.2
+"""Share of unreadable case pages past which the site's layout must have changed."""
 
 
-class End(StrEnum):
-    """Why a crawl ended."""
+class WantedError(PersonNeededError):
+    """The site wants a person at this address."""
 
-    DONE = "done"
-    """Nothing is left to ask, or the limit is reached."""
-    VERIFICATION = "verification"
-    """The site wants a person to pass its verification."""
-    FORBIDDEN = "forbidden"
-    """The site's robots.txt does not allow the list."""
-    UNREACHABLE = "unreachable"
-    """A list or several cases in a row gave no answer."""
-
-
-class Visit(Record):
-    """A line of `pages.jsonl`: one page that was asked for."""
-
-    address: str
-    """Path on the site."""
-    outcome: Outcome
-    links: tuple[str, ...] = ()
-    """Native ids that a list names."""
-    note: str = ""
-
-
-class UnreadPage(Record):
-    """A page that parses to nothing, as it came."""
-
-    url: str
-    html: str
-
-
-class Event(Record):
-    """What the child says: a page seen, or the end."""
-
-    visit: Visit | None = None
-    case: RawCase | None = None
-    unread: UnreadPage | None = None
-    end: End | None = None
-    place: str = ""
-    """The address at which the crawl ended before its time."""
-    reason: str = ""
-
-
-class Order(Record):
-    """What the child is asked to do, and how far earlier runs came."""
-
-    base_url: str
-    delay: float
-    user_agent: str
-    limit: int | None = None
-    n_kept: int = 0
-    seen: tuple[str, ...] = ()
-    """Native ids that any list named so far."""
-    todo: tuple[str, ...] = ()
-    """Native ids named and not asked yet, in order."""
-    next_list: int | None = 1
-    """The list page to ask next; None after the last one."""
+    def __init__(self, address: str, what: str) -> None:
+        self.address = address
+        super().__init__(
+            f"{address}: the site asks a person to {what}; open this address in a browser and do it, then run the same command "
+            "again, with --cookies FILE (that browser's cookies, exported) or, where there is a screen, --browser; it goes on from here"
+        )
 
 
 class Journal:
@@ -115,6 +54,7 @@ class Journal:
         self.seen: dict[str, None] = {}
         self.asked: set[str] = set()
         self.next_list: int | None = 1
+        self.department_number: str | None = None
         for name in (CASES, PAGES, UNREAD):
             with RecordAppender(directory / name):
                 pass  # opening cuts off a line that a kill tore
@@ -128,6 +68,9 @@ class Journal:
         """Take one visit into the account."""
         if visit.outcome is Outcome.FAILED:
             return
+        if visit.outcome is Outcome.LOOKED_UP:
+            self.department_number = visit.note
+            return
         native_id = native_id_of(visit.address)
         if native_id:
             self.asked.add(native_id)
@@ -139,27 +82,27 @@ class Journal:
         self.n_lists += 1
         self.next_list = self.n_lists + 1 if len(self.seen) > n_before else None
 
-    def order(self, base_url: str, delay: float, user_agent: str, limit: int | None) -> Order:
-        """Say what is left to do."""
-        return Order(
-            base_url=base_url,
-            delay=delay,
-            user_agent=user_agent,
-            limit=limit,
-            n_kept=len(self.kept),
-            seen=tuple(self.seen),
-            todo=tuple(native_id for native_id in self.seen if native_id not in self.asked),
-            next_list=self.next_list,
+    def order(self, order: Order, ids: Iterable[str] | None = None) -> Order:
+        """Fill into an order what is left to do; with `ids` these pages are asked for and no list is walked."""
+        wanted = self.seen if ids is None else ids
+        return order.model_copy(
+            update={
+                "n_kept": len(self.kept),
+                "seen": tuple(self.seen),
+                "todo": tuple(native_id for native_id in wanted if native_id not in self.asked),
+                "next_list": self.next_list if ids is None else None,
+                "department_number": self.department_number if order.department_number is None else order.department_number,
+            }
         )
 
 
 def crawl(order: Order, journal: Journal) -> Counter[str]:
-    """Carry out an order and keep what it brings; return how many pages failed in this run.
+    """Carry out an order and keep what it brings; return how many pages of each outcome this run brought.
 
-    Raises PersonNeededError at the site's verification, InputError where nothing could be asked at all, StoppedError
+    Raises WantedError where the site asks for a person, InputError where nothing could be asked at all, StoppedError
     where the site stopped answering or the child broke. What was kept before stays and is not asked again.
     """
-    failed: Counter[str] = Counter()
+    brought: Counter[str] = Counter()
     directory = journal.directory
     end: Event | None = None
     with (
@@ -183,11 +126,18 @@ def crawl(order: Order, journal: Journal) -> Counter[str]:
             if event.visit is not None:
                 pages.append(event.visit)
                 journal.note(event.visit)
-                failed[event.visit.outcome] += event.visit.outcome is Outcome.FAILED
+                brought[event.visit.outcome] += 1
             n_missing = journal.counts[Outcome.MISSING]
             bar.advance(int(event.case is not None), note=f"{journal.n_lists} lists, {n_missing} missing")
     _check_end(end, journal, directory / LOG)
-    return +failed
+    if is_layout_changed(brought[Outcome.KEPT], brought[Outcome.UNREADABLE]):
+        _check_end(Event(end=End.LAYOUT), journal, directory / LOG)
+    return brought
+
+
+def is_layout_changed(n_kept: int, n_unreadable: int) -> bool:
+    """Tell whether so many pages parse to nothing that it cannot be their own fault."""
+    return n_unreadable > MAX_UNREADABLE * (n_kept + n_unreadable)
 
 
 def finish(directory: Path) -> int:
@@ -207,14 +157,18 @@ def _check_end(end: Event | None, journal: Journal, log_path: Path) -> None:
         case Event(end=End.DONE):
             return
         case Event(end=End.VERIFICATION):
-            raise PersonNeededError(
-                f"{end.place}: the site asks a person to pass its verification; open this address in a browser, pass it, "
-                "then run the same command again, it goes on from here"
+            raise WantedError(end.place, "pass its verification")
+        case Event(end=End.LOGIN):
+            raise WantedError(end.place, "log in")
+        case Event(end=End.LAYOUT):
+            raise StoppedError(
+                f"{journal.directory / UNREAD}: more than {MAX_UNREADABLE:.0%} of the case pages parse to nothing and are kept there; the "
+                "site's layout may have changed: compare one with src/medkd/collect/pages.py; the same command goes on without them"
             )
         case Event(end=End.FORBIDDEN):
             raise InputError(f"{end.place}: the site's robots.txt forbids it; ask the site's owner, or use --source files on saved cases")
         case Event(end=End.UNREACHABLE) if not journal.n_lists and not journal.kept:
-            raise InputError(f"{end.place}: {end.reason}; check --base-url and that the site is up")
+            raise InputError(f"{end.place}: {end.reason}; check --base-url and that the site is up, or use --source files on saved pages")
         case Event(end=End.UNREACHABLE):
             raise StoppedError(f"{end.place}: {end.reason}; run the same command again later, it goes on from here")
         case _:

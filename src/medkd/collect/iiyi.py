@@ -20,18 +20,27 @@ from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.http import Request, Response, TextResponse
 from twisted.python.failure import Failure
 
-from medkd.collect.crawl import End, Event, Order, Outcome, UnreadPage, Visit
-from medkd.collect.pages import SOURCE, case_address, is_verification, parse_case, parse_list
+from medkd.collect.crawl import is_layout_changed
+from medkd.collect.manners import settings
+from medkd.collect.messages import End, Event, Order, Outcome, UnreadPage, Visit
+from medkd.collect.pages import SOURCE, case_address, is_login, is_verification, parse_case, parse_departments, parse_list
+from medkd.collect.sections import find_department, is_of_department, load_names
+from medkd.core.records import RawCase
 
 Send = Callable[[Event], None]
+MAIN_LIST = "/cull/"
 MAX_FAILED_IN_A_ROW = 8
+MIN_PAGES_TO_JUDGE = 10
+"""Case pages after which their layout can be judged while the crawl goes on."""
 GONE = {404, 410}
 
 
 class CaseSpider(scrapy.Spider):
     """Walks the list page by page and asks for the cases it names, no more of them than the limit still needs.
 
-    So a limited crawl keeps the first cases of the list, whatever the order in which answers arrive.
+    So a limited crawl keeps the first cases of the list, whatever the order in which answers arrive. A department asked for
+    by name is looked up first, in the links of the main list and of the start page; where no page links to it, the main
+    list is walked and cases of other departments are left out.
     """
 
     name = SOURCE
@@ -41,18 +50,40 @@ class CaseSpider(scrapy.Spider):
         self.order = order
         self.send = send
         self.allowed_domains = [urlsplit(order.base_url).hostname or ""]
+        self.section_names = load_names().extended(order.section_names)
         self.todo = deque(order.todo)
         self.seen = set(order.seen)
         self.next_list = order.next_list
+        self.department_number = order.department_number
+        self.links_of_main_list: list[str] = []
         self.n_kept = order.n_kept
         self.n_in_flight = 0
+        self.is_answered = False
         self.n_failed_in_a_row = 0
+        self.n_read, self.n_unreadable = 0, 0
         self.is_listing = False
         self.end = Event(end=End.DONE)
 
     async def start(self) -> AsyncIterator[Request]:
+        if self.order.department and self.department_number is None and self.next_list is not None:
+            yield self._request(MAIN_LIST, self.look_up, self.list_failed)
+            return
         for request in self._ask_more():
             yield request
+
+    def look_up(self, response: Response, address: str, native_id: str) -> Iterator[Request]:
+        """Find the number of the department asked for by name, else walk the main list and leave others out."""
+        body = self._body(response)
+        number = find_department(parse_departments(body), self.order.department) if response.status == 200 else ""
+        if not number and address == MAIN_LIST:
+            self.links_of_main_list = parse_list(body)
+            yield self._request("/", self.look_up, self.list_failed)
+            return
+        self.department_number = number
+        self._tell(Visit(address=address, outcome=Outcome.LOOKED_UP, note=number))
+        if not number:
+            self._take_links(MAIN_LIST, self.links_of_main_list, "")
+        yield from self._ask_more()
 
     def _ask_more(self) -> Iterator[Request]:
         while self.todo and self._has_room(self.n_in_flight):
@@ -68,15 +99,20 @@ class CaseSpider(scrapy.Spider):
 
     def _list_request(self, number: int) -> Request:
         """Ask for page 1 as a browser opening the list does, for later ones as its "more" button does."""
+        department = self.department_number
         if number == 1:
-            return self._request("/cull/", self.read_list, self.list_failed)
+            return self._request(f"/dept/{department}-1.html" if department else MAIN_LIST, self.read_list, self.list_failed)
+        address = f"/dept/{department}-{number}.html" if department else f"/cull/{number}.html"
         headers = {"X-Requested-With": "XMLHttpRequest"}
-        return self._request(f"/cull/{number}.html", self.read_list, self.list_failed, method="POST", headers=headers)
+        return self._request(address, self.read_list, self.list_failed, method="POST", headers=headers)
 
     def _request(self, address: str, callback: Any, errback: Any, native_id: str = "", **how: Any) -> Request:
         names = {"address": address, "native_id": native_id}
         url = self.order.base_url.rstrip("/") + address
-        return Request(url, callback, errback=errback, cb_kwargs=names, dont_filter=True, **how)
+        # After the first answer the cookies are the site's to change.
+        given = {} if self.is_answered else self.order.cookies
+        cookies: list[Any] = [{"name": name, "value": value, "path": "/"} for name, value in given.items()]
+        return Request(url, callback, errback=errback, cb_kwargs=names, dont_filter=True, cookies=cookies, **how)
 
     def read_list(self, response: Response, address: str, native_id: str) -> Iterator[Request]:
         """Take the links of a list page; the page that adds nothing new is the last."""
@@ -85,13 +121,18 @@ class CaseSpider(scrapy.Spider):
         if response.status != 200 and response.status not in GONE:
             self._stop(End.UNREACHABLE, response.url, f"HTTP {response.status}")
         links = parse_list(body) if response.status == 200 else []
+        if not links and is_login(body):
+            self._stop(End.LOGIN, response.url, "login")
+        self._take_links(address, links, _status_note(response))
+        yield from self._ask_more()
+
+    def _take_links(self, address: str, links: list[str], note: str) -> None:
         new = [link for link in links if link not in self.seen]
         self.seen.update(new)
         self.todo.extend(new)
         self.next_list = self.next_list + 1 if self.next_list is not None and new else None
         self.n_failed_in_a_row = 0
-        self._tell(Visit(address=address, outcome=Outcome.LISTED, links=tuple(links), note=_status_note(response)))
-        yield from self._ask_more()
+        self._tell(Visit(address=address, outcome=Outcome.LISTED, links=tuple(links), note=note))
 
     def read_case(self, response: Response, address: str, native_id: str) -> Iterator[Request]:
         """Read a case, or say why there is none."""
@@ -102,18 +143,35 @@ class CaseSpider(scrapy.Spider):
         elif response.status != 200:
             yield from self._count_failure(address, response.url, f"HTTP {response.status}")
             return
-        elif case := parse_case(body, native_id, response.url, datetime.now(UTC).isoformat(timespec="seconds")):
-            self.n_kept += 1
-            self._tell(Visit(address=address, outcome=Outcome.KEPT), case=case)
         else:
-            self._tell(Visit(address=address, outcome=Outcome.UNREADABLE), unread=UnreadPage(url=response.url, html=body))
+            retrieved_at = datetime.now(UTC).isoformat(timespec="seconds")
+            self._sort(address, response.url, body, parse_case(body, native_id, response.url, retrieved_at, self.section_names))
         self.n_failed_in_a_row = 0
         yield from self._ask_more()
+
+    def _sort(self, address: str, url: str, body: str, case: RawCase | None) -> None:
+        """Keep a case, leave it out, or keep its page aside."""
+        if case is None:
+            if is_login(body):
+                self._stop(End.LOGIN, url, "login")
+            self.n_unreadable += 1
+            self._tell(Visit(address=address, outcome=Outcome.UNREADABLE), unread=UnreadPage(url=url, html=body))
+        elif self.department_number == "" and not is_of_department(case.department, self.order.department):
+            self.n_read += 1
+            self._tell(Visit(address=address, outcome=Outcome.OTHER_DEPARTMENT))
+        else:
+            self.n_read += 1
+            self.n_kept += 1
+            self._tell(Visit(address=address, outcome=Outcome.KEPT), case=case)
+        if self.n_read + self.n_unreadable >= MIN_PAGES_TO_JUDGE and is_layout_changed(self.n_read, self.n_unreadable):
+            self._stop(End.LAYOUT, url, "layout")
 
     def case_failed(self, failure: Failure) -> Iterator[Request]:
         """Count a case that gave no answer."""
         request: Request = failure.request  # pyright: ignore[reportAttributeAccessIssue]
         self.n_in_flight -= 1
+        if self.is_stopped:
+            return
         if failure.check(IgnoreRequest):
             self._tell(Visit(address=request.cb_kwargs["address"], outcome=Outcome.FORBIDDEN))
             yield from self._ask_more()
@@ -123,6 +181,8 @@ class CaseSpider(scrapy.Spider):
     def list_failed(self, failure: Failure) -> None:
         """End the crawl: without its lists nothing more is known."""
         request: Request = failure.request  # pyright: ignore[reportAttributeAccessIssue]
+        if self.is_stopped:
+            return
         if failure.check(IgnoreRequest):
             self._stop(End.FORBIDDEN, request.url, "robots.txt")
         self._stop(End.UNREACHABLE, request.url, f"no answer ({_reason(failure)})")
@@ -136,13 +196,21 @@ class CaseSpider(scrapy.Spider):
 
     def _body(self, response: Response) -> str:
         """Give the text of an answer; stops at a verification, whose page counts as not asked."""
+        self.is_answered = True
         body = response.text if isinstance(response, TextResponse) else response.body.decode("utf-8", "replace")
         if is_verification(body):
-            self._stop(End.VERIFICATION, response.url, "verification")
+            # Later pages of a list are there for its "more" button alone: a person opens the first.
+            is_page = response.request is None or response.request.method == "GET"
+            self._stop(End.VERIFICATION, response.url if is_page else self.order.base_url.rstrip("/") + MAIN_LIST, "verification")
         return body
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the crawl has ended before its time, so that nothing more may be asked."""
+        return self.end.end is not End.DONE
+
     def _stop(self, end: End, place: str, reason: str) -> None:
-        if self.end.end is End.DONE:
+        if not self.is_stopped:
             self.end = Event(end=end, place=place, reason=reason)
         raise CloseSpider(end.value)
 
@@ -158,35 +226,6 @@ def _reason(failure: Failure) -> str:
     """Put a network failure into a few words, for one line."""
     words = " ".join(str(failure.value).split())
     return words[:160] or type(failure.value).__name__
-
-
-def settings(order: Order) -> dict[str, Any]:
-    """Give Scrapy's settings for an order."""
-    is_polite = order.delay > 0
-    host = urlsplit(order.base_url).hostname or ""
-    return {
-        "USER_AGENT": order.user_agent,
-        "ROBOTSTXT_OBEY": True,
-        "DOWNLOAD_DELAY": order.delay,
-        "AUTOTHROTTLE_ENABLED": is_polite,
-        "AUTOTHROTTLE_START_DELAY": order.delay,
-        "CONCURRENT_REQUESTS": 2 if is_polite else 16,
-        "CONCURRENT_REQUESTS_PER_DOMAIN": 2 if is_polite else 16,
-        # What a callback yields is taken one by one: Scrapy starts this many tasks for every page, 100 unless told.
-        "CONCURRENT_ITEMS": 1,
-        "WARN_ON_GENERATOR_RETURN_VALUE": False,
-        # The order of asking is the order of the lists.
-        "SCHEDULER_MEMORY_QUEUE": "scrapy.squeues.FifoMemoryQueue",
-        "HTTPERROR_ALLOW_ALL": True,
-        "HTTPPROXY_ENABLED": host not in {"127.0.0.1", "localhost", "::1"},
-        "RETRY_HTTP_CODES": [408, 429, 500, 502, 503, 504, 521, 522, 524],
-        "DOWNLOAD_TIMEOUT": 60,
-        "DOWNLOAD_MAXSIZE": 16 * 2**20,
-        "DOWNLOAD_WARNSIZE": 0,
-        "TELNETCONSOLE_ENABLED": False,
-        "REMOTE_CONTROL_ENABLED": False,
-        "LOG_LEVEL": "ERROR",
-    }
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Pages of the case site: HTML in, a `RawCase`, list links or "this is the verification" out. Pure, and never raises.
+"""Pages of the case site: HTML in, a `RawCase`, the links of a list or "a person is wanted" out. Pure, and never raises.
 
 Each layout is one function in `LAYOUTS`; a page is read by the first one that finds sections in it.
 Not done here: fetching (`iiyi`), names and diagnoses (`sections`).
@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from medkd.collect.sections import find_diagnosis, join_sections, tidy, unify_departments
+from medkd.collect.sections import SectionNames, find_diagnosis, join_sections, load_names, tidy, unify_departments
 from medkd.core.records import RawCase
 
 if TYPE_CHECKING:
     from parsel import Selector
 
 SOURCE = "iiyi"
-_CASE_LINK = re.compile(r"/show/(\d{1,12})-\d+\.html")
+_CASE_LINK = re.compile(r"(?:^|/)show/(\d{1,12})-\d+\.html")
+_DEPARTMENT_LINK = re.compile(r"(?:^|/)dept/(\d{1,6})-\d+\.html")
 _BREAKING = {"br", "p", "div", "li", "tr", "table", "ul", "ol", "h1", "h2", "h3", "h4"}
+_MAX_DEPTH = 100
+"""Deepest element in which running text is looked for."""
 _SILENT = {"script", "style", "noscript", "template"}
 
 
@@ -44,14 +47,15 @@ def native_id_of(address: str) -> str:
     return match.group(1) if match else ""
 
 
-def parse_case(html: str, native_id: str, url: str = "", retrieved_at: str = "") -> RawCase | None:
+def parse_case(html: str, native_id: str, url: str = "", retrieved_at: str = "", names: SectionNames | None = None) -> RawCase | None:
     """Read a case from its page; None where no layout finds a section."""
     if not native_id:
         return None
+    names = names or load_names()
     page = _select(html)
     for read_layout in LAYOUTS:
-        content = read_layout(page)
-        sections = join_sections(content.parts)
+        content = read_layout(page, names)
+        sections = join_sections(content.parts, names)
         if sections:
             return RawCase(
                 id=f"{SOURCE}:{native_id}",
@@ -70,10 +74,31 @@ def parse_case(html: str, native_id: str, url: str = "", retrieved_at: str = "")
 def parse_list(body: str) -> list[str]:
     """Give the native ids a list names, in its order, each once; the list is a page, bare HTML, or JSON around HTML."""
     page = _select(_unwrap(body))
-    # Later pages of a list come as bare items, without the box around them.
-    items = page.css("div.case_database_box > div.li") or page.css("div.li")
-    links = items.css("a.name::attr(href)").getall()
-    return list(dict.fromkeys(found for link in links if (found := native_id_of(link))))
+    for place in _LISTED:
+        links = page.css(place).getall()
+        if found := [native_id for link in links if (native_id := native_id_of(link))]:
+            return list(dict.fromkeys(found))
+    return []
+
+
+# Later pages of a list come as bare items, without the box around them; the oldest lists were plain ones.
+_LISTED = (
+    "div.case_database_box > div.li a.name::attr(href)",
+    "div.li a.name::attr(href)",
+    "a.name::attr(href)",
+    "ul > li > a::attr(href)",
+)
+
+
+def parse_departments(body: str) -> dict[str, str]:
+    """Give the numbers of the departments that a page links to, by name."""
+    found: dict[str, str] = {}
+    for link in _select(_unwrap(body)).css("a[href]"):
+        match = _DEPARTMENT_LINK.search(link.attrib["href"])
+        names = unify_departments(["".join(link.css("::text").getall())])
+        if match and names:
+            found.setdefault(names[0], match.group(1))
+    return found
 
 
 def is_verification(body: str) -> bool:
@@ -82,7 +107,21 @@ def is_verification(body: str) -> bool:
     if "sliderS" not in html:
         return False
     page = _select(html)
-    return bool(page.css(".sliderS")) and not page.css(".case_details_cont, div.li a.name")
+    return bool(page.css(".sliderS")) and not page.css(".case_details_cont") and not parse_list(html) and not _has_sections(page)
+
+
+def is_login(body: str) -> bool:
+    """Tell whether the site asks for a login where a case should be."""
+    html = _unwrap(body)
+    if "password" not in html.lower():
+        return False
+    page = _select(html)
+    return bool(page.css("input[type=password], input[type=PASSWORD]")) and not parse_list(html) and not _has_sections(page)
+
+
+def _has_sections(page: "Selector") -> bool:
+    names = load_names()
+    return any(join_sections(read_layout(page, names).parts, names) for read_layout in LAYOUTS)
 
 
 def licence_note(url: str) -> str:
@@ -96,24 +135,66 @@ def licence_note(url: str) -> str:
     return f"{host}: terms unknown, ask its owner" if host else ""
 
 
-def _read_newest(page: "Selector") -> Content:
+def _read_newest(page: "Selector", names: SectionNames) -> Content:
     # Each block by its own position class: `.case_study` alone would match the first of them twice.
     places = {
         "var": "div.case_summary.position1 .situation p",
-        "h3": "div.case_study.position2 > div, div.case_study.position3 > div",
+        "h3": "div.case_study.position2 div:has(> h3), div.case_study.position3 div:has(> h3)",
         "h2": "div.position4",
     }
     parts = [_named_text(block.root, tag) for tag, place in places.items() for block in page.css(place)]
     tags = page.css(".doctors_excel a span::text").getall()
     return Content(
         title="".join(page.css("div.case_details_cont h2")[:1].css("::text").getall()),
-        departments=tags or page.css(".breadcrumbs a::text").re(r"^.*病例\s*$"),
+        departments=tags or _crumbs(page),
         parts=[part for part in parts if part],
     )
 
 
-LAYOUTS: tuple[Callable[["Selector"], Content], ...] = (_read_newest,)
+def _read_of_2022(page: "Selector", names: SectionNames) -> Content:
+    parts: list[tuple[str, str]] = []
+    for block in page.css("div.s_floorbox p"):
+        if named := _named_text(block.root, "b"):
+            parts.append(named)
+        elif parts:  # one more paragraph of the section before it
+            parts.append((parts[-1][0], "".join(_pieces(block.root))))
+    return Content(_first_heading(page), _crumbs(page), parts)
+
+
+def _read_oldest(page: "Selector", names: SectionNames) -> Content:
+    """Read running text in which the headings are words: 【主诉】 anywhere, 主诉： at the beginning of a paragraph."""
+    box = _box_of_headings(page.root, names)
+    return Content(_first_heading(page), _crumbs(page), [] if box is None else names.cut("".join(_pieces(box))))
+
+
+LAYOUTS: tuple[Callable[["Selector", SectionNames], Content], ...] = (_read_newest, _read_of_2022, _read_oldest)
 """Readers of the page layouts the site has had, the newest first."""
+
+
+def _box_of_headings(root: Any, names: SectionNames) -> Any:
+    """Find the smallest element that holds all headings of running text; None without any."""
+    around: list[Any] | None = None
+    for element in root.iter():
+        is_read = isinstance(element.tag, str) and element.tag not in _SILENT
+        for text, parent in ((element.text if is_read else None, element), (element.tail, element.getparent())):
+            if parent is None or not text or not names.heading.search(text.strip()):
+                continue
+            line = [*list(parent.iterancestors())[::-1], parent][:_MAX_DEPTH]
+            around = line if around is None else [a for a, b in zip(around, line, strict=False) if a is b]
+    return around[-1] if around else None
+
+
+def _first_heading(page: "Selector") -> str:
+    return "".join(page.css("div.fl h1, h1")[:1].css("::text").getall())
+
+
+_NO_DEPARTMENT = {"", "首页", "爱爱医", "病例中心", "病例", "病例库", "病例列表", "全部病例", "正文"}
+
+
+def _crumbs(page: "Selector") -> list[str]:
+    """Give the departments in a breadcrumb trail."""
+    names = [tidy(name) for name in page.css("div.s_wz a::text, .breadcrumbs a::text").getall()]
+    return [name for name in names if name not in _NO_DEPARTMENT]
 
 
 def _named_text(block: Any, tag: str) -> tuple[str, str] | None:
@@ -160,7 +241,8 @@ def _select(html: str) -> "Selector":
 
 def _unwrap(body: str) -> str:
     """Take the HTML out of a JSON answer: {"data": {"html": …}} or {"html": …}; anything else is HTML already."""
-    if not body.lstrip().startswith("{"):
+    body = body.lstrip("\ufeff \t\r\n")
+    if not body.startswith("{"):
         return body
     try:
         answer = json.loads(body)

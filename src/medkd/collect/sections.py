@@ -5,7 +5,7 @@ Not done here: repairs of the text itself (`prepare`).
 
 >>> split_diagnoses("1.肺部真菌感染；2.肝硬化失代偿期；3.2型糖尿病。")
 ('肺部真菌感染', '肝硬化失代偿期', '2型糖尿病')
->>> unify_name("3.【一般资料】")
+>>> load_names().unify("3.【一般资料】")
 '基本信息'
 """
 
@@ -13,9 +13,17 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+from medkd.core.errors import InputError
 
 DIAGNOSIS_SECTIONS = ("诊断结果", "初步诊断", "临床诊断")
 """Where the known diagnosis stands, the most certain place first."""
+
+MISSING_WORDS = {"无", "无。", "暂无", "暂无。", "-", "/", "略"}
+"""What stands where there is no such section."""
 
 OTHER = "其他"
 """The section of a text that has no name."""
@@ -28,6 +36,8 @@ _CIRCLED = {chr(ord("①") + i): f"{i + 1}." for i in range(20)}
 _CHINESE_NUMBERS = "一二三四五六七八九十"
 _SEMICOLON = re.compile(r"[；;](?![^（(]*[)）])")
 """Not one within brackets."""
+_LONGEST_LIST = 5000
+"""Characters in which the known diagnoses are looked for; what is longer is no list."""
 _LEAD = re.compile(r"查因|待查|待排|诊断$|^考虑$")
 
 
@@ -37,25 +47,79 @@ def tidy(text: str) -> str:
     return _LINES.sub("\n", _BLANKS.sub(" ", text)).strip()
 
 
+class SectionNames:
+    """The one name of each section, whatever a site or a file calls it."""
+
+    def __init__(self, table: Mapping[str, Iterable[str]]) -> None:
+        self.table = {name: tuple(others) for name, others in table.items()}
+        self._names = {_bare(other): name for name, others in self.table.items() for other in (name, *others)}
+        every = sorted({*self.table, *chain(*self.table.values())}, key=len, reverse=True)
+        spelt = "|".join("[ 　]{0,2}".join(map(re.escape, name.replace(" ", ""))) for name in every)
+        at_beginning = rf"(?:(?<=\n)|(?<=^))[ 　]{{0,8}}(?:【[^【】\n]{{2,12}}】|(?:\d{{1,2}}[.、．] ?)?(?:{spelt}) ?[:：])"
+        self.heading = re.compile(rf"【\s*(?:{spelt})\s*】[:：]?|{at_beginning}", re.IGNORECASE)
+        """Where running text goes over to another section."""
+
+    def unify(self, name: str) -> str:
+        """Give a section the one name it has everywhere; a name the table does not know is kept."""
+        plain = _NUMBERING.sub("", tidy(name).replace("\n", " ")).strip("【】[]：: ")
+        return self._names.get(_bare(plain), plain)
+
+    def knows(self, name: str) -> bool:
+        """Tell whether the table has this name, on either side."""
+        return self.unify(name) in self.table
+
+    def extended(self, table: Mapping[str, Iterable[str]]) -> "SectionNames":
+        """Give these names with others on top; what is said anew wins."""
+        return SectionNames({**self.table, **{name: (*self.table.get(name, ()), *others) for name, others in table.items()}})
+
+    def cut(self, text: str) -> list[tuple[str, str]]:
+        """Cut running text at the headings in it; empty where it does not read like a case."""
+        marks = list(self.heading.finditer(text))
+        ends = [*(mark.start() for mark in marks[1:]), len(text)]
+        parts = [(mark[0], text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
+        found = {self.unify(name) for name, body in parts if tidy(body)}
+        return parts if len(found) > 1 and found & _CLINICAL else []
+
+
+_CLINICAL = {"主诉", "现病史", "查体", "辅助检查"}
+"""Headings that no other kind of page has."""
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"\s", "", name).lower()
+
+
 @cache
-def _known_names() -> dict[str, str]:
+def load_names(path: Path | None = None) -> SectionNames:
+    """Read the package's table of section names, and a table of the user's on top of it."""
+    if path is None:
+        text = files("medkd.collect").joinpath("section_names.yaml").read_text(encoding="utf-8")
+        return SectionNames(_read_table(text, "section_names.yaml"))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text; check --section-names") from error
+    return load_names().extended(_read_table(text, str(path)))
+
+
+def _read_table(text: str, place: str) -> dict[str, list[str]]:
     import yaml
 
-    table: dict[str, list[str]] = yaml.safe_load(files("medkd.collect").joinpath("section_names.yaml").read_text(encoding="utf-8"))
-    return {alias: name for name, aliases in table.items() for alias in [name, *aliases]}
+    try:
+        table = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{place}: broken YAML; write a line for each section, such as 主诉: [主要症状, Complaint]") from error
+    named = cast("dict[Any, Any]", table).items() if isinstance(table, dict) else ()
+    if not named or not all(isinstance(name, str) and isinstance(others, list) for name, others in named):
+        raise InputError(f"{place}: no table of names; write a line for each section, such as 主诉: [主要症状, Complaint]")
+    return {name: [str(other) for other in others] for name, others in named}
 
 
-def unify_name(name: str) -> str:
-    """Give a section the one name it has everywhere; a name the table does not know is kept."""
-    plain = _NUMBERING.sub("", tidy(name).replace("\n", " ")).strip("【】[]：: ")
-    return _known_names().get(plain, plain)
-
-
-def join_sections(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
+def join_sections(parts: Iterable[tuple[str, str]], names: SectionNames) -> dict[str, str]:
     """Collect named texts into sections, in order; empty texts fall out, a second text of one name follows the first."""
     sections: dict[str, str] = {}
     for name, text in parts:
-        key, value = unify_name(name) or OTHER, tidy(text)
+        key, value = names.unify(name) or OTHER, tidy(text)
         if not value or sections.get(key) == value:
             continue
         sections[key] = f"{sections[key]}\n{value}" if key in sections else value
@@ -64,13 +128,27 @@ def join_sections(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def find_diagnosis(sections: Mapping[str, str]) -> tuple[str, ...]:
     """Take the known diagnoses from the most certain section that names any."""
-    return next((found for name in DIAGNOSIS_SECTIONS if (found := split_diagnoses(sections.get(name, "")))), ())
+    listed = (sections.get(name, "")[:_LONGEST_LIST] for name in DIAGNOSIS_SECTIONS)
+    return next((found for text in listed if text not in MISSING_WORDS and (found := split_diagnoses(text))), ())
 
 
 def unify_departments(names: Iterable[str]) -> tuple[str, ...]:
     """Name departments without the site's suffix (内科病例 is 内科), each once."""
     plain = (tidy(name).removesuffix("病例") for name in names)
     return tuple(dict.fromkeys(name for name in plain if name))
+
+
+def find_department(numbers: Mapping[str, str], name: str) -> str:
+    """Find a department's number by its name, or by a part of it that only one has; empty where there is none."""
+    wanted = next(iter(unify_departments([name])), "")
+    alike = {number for known, number in numbers.items() if wanted and wanted in known}
+    return numbers.get(wanted) or (alike.pop() if len(alike) == 1 else "")
+
+
+def is_of_department(departments: Iterable[str], name: str) -> bool:
+    """Tell whether a case is of a department, by the whole of its name or a part of it."""
+    wanted = next(iter(unify_departments([name])), "")
+    return any(wanted in known for known in departments)
 
 
 def split_diagnoses(text: str) -> tuple[str, ...]:

@@ -1,22 +1,28 @@
-"""The stage `collect`: a case site or a file in, `raw_cases.jsonl` out. What it writes may name patients.
+"""The stage `collect`: a case site or files in, `raw_cases.jsonl` out. What it writes may name patients.
 
 Not done here: taking identifiers out (`medkd deidentify`, which comes next), repairs of the text (`medkd prepare`).
 """
 
+import re
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from medkd import __version__
 from medkd.core.errors import InputError
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.workspace import Manifest, Workspace, open_workspace
 
+if TYPE_CHECKING:
+    from medkd.collect.crawl import Journal
+    from medkd.collect.messages import Order
+
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+MAX_IDS = 1_000_000
 N_PROBLEMS_SHOWN = 20
 
 
@@ -24,26 +30,69 @@ class Config(StageConfig):
     """Where cases come from, and how politely they are asked for."""
 
     source: Literal["iiyi", "files"] = "iiyi"
-    """A case site of iiyi's layout, or a file of cases."""
+    """A case site of iiyi's layouts, or files of cases."""
     input: Annotated[Path | None, HOW] = None
-    """With files: a JSON array or JSON Lines of cases, or another raw_cases.jsonl (or the directory it is in)."""
+    """With files: a file or a folder of them: JSON, JSON Lines, CSV, Excel, saved HTML pages, another raw_cases.jsonl."""
+    columns: tuple[str, ...] = ()
+    """With files: what the columns of a table hold, as COLUMN=NAME; NAME is a section, id, title, department, url or diagnosis."""
+    section_names: Annotated[Path | None, HOW] = None
+    """YAML file with more names of sections (主诉: [Complaint, 主要症状]), on top of the package's."""
     base_url: str = "https://bingli.iiyi.com"
     """With iiyi: address of the site."""
+    department: str = ""
+    """With iiyi: only this department, by its name or the site's number for it."""
+    ids: str = ""
+    """With iiyi: ask for these pages instead of walking lists: 66000-66449, or 66001,66007,66100-66120."""
     limit: int | None = Field(default=None, ge=1)
     """Keep so many cases and stop."""
     delay: Annotated[float, HOW] = Field(default=2.0, ge=0)
     """Seconds between two requests, give or take half; slower where the site is. 0 only on a site of one's own."""
     contact: Annotated[str, HOW] = ""
     """Web or mail address for the site's owner to write to; goes into the user agent."""
+    cookies: Annotated[Path | None, HOW] = None
+    """Cookies of a browser in which a person passed the site's verification: Netscape's cookies.txt, or JSON."""
+    browser: Annotated[bool, HOW] = False
+    """At a verification open the page in a visible browser, wait for the person at the screen, take over the cookies and go on."""
+    cache: Annotated[Path | None, HOW] = None
+    """Directory that keeps case pages as they came, for later runs; a page in it is not asked for again."""
 
     def decisive_fields(self) -> dict[str, Any]:
-        """Leave out the port of a site on this machine: a rehearsal site has another one each time."""
+        """Leave out what the source does not use, and the port of a site on this machine: a rehearsal site has another one each time."""
         fields = super().decisive_fields()
-        if self.source == "files":
-            return {name: value for name, value in fields.items() if name != "base_url"}
+        unused = {"base_url", "department", "ids"} if self.source == "files" else {"columns"}
         if _host(self.base_url) in LOOPBACK:
             fields["base_url"] = "loopback"
-        return fields
+        return {name: value for name, value in fields.items() if name not in unused}
+
+    @field_validator("ids")
+    @classmethod
+    def _check_ids(cls, ids: str) -> str:
+        list_ids(ids)
+        return ids
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.ids and self.department:
+            raise ValueError("ids and department exclude each other; give one of them")
+        return self
+
+
+def list_ids(ids: str) -> list[str]:
+    """List the ids of ranges; raises ValueError where they are none.
+
+    >>> list_ids("7, 12-14")
+    ['7', '12', '13', '14']
+    """
+    found: dict[str, None] = {}
+    for part in filter(None, (part.strip() for part in ids.replace("，", ",").split(","))):
+        match = re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", part, re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise ValueError(f"no range of ids: {part[:40]!r}; give them as 66000-66449 or 66001,66007")
+        if last - first >= MAX_IDS - len(found):
+            raise ValueError(f"more than {MAX_IDS} ids; ask for fewer at a time")
+        found.update((str(number), None) for number in range(first, last + 1))
+    return list(found)
 
 
 def run(config: Config) -> Manifest:
@@ -54,49 +103,98 @@ def run(config: Config) -> Manifest:
         raise InputError(f"{config.input}: --input is read with --source files only; add that, or leave --input out")
     if not config.base_url.startswith(("http://", "https://")) or not _host(config.base_url):
         raise InputError(f"{config.base_url}: no web address; give --base-url as https://host")
-    with open_workspace("collect", config, libraries=["scrapy", "parsel"]) as space:
+    order = _make_order(config)
+    with open_workspace("collect", config, inputs=_tables(config), libraries=["scrapy", "parsel"]) as space:
         if not space.is_finished:
-            _collect_site(config, space)
+            _collect_site(config, order, space)
         return space.manifest
 
 
-def _collect_site(config: Config, space: Workspace) -> None:
-    from medkd.collect.crawl import Journal, Outcome, crawl, finish
+def _tables(config: Config) -> list[Path]:
+    return [] if config.section_names is None else [config.section_names]
+
+
+def _make_order(config: Config) -> "Order":
+    """Write down what is to be crawled; raises InputError where a file it needs cannot be used."""
+    from medkd.collect.browser import check_browser
+    from medkd.collect.cookies import read_cookies
+    from medkd.collect.messages import Order
+    from medkd.collect.sections import load_names
+
+    if config.browser:
+        check_browser()
+    department = config.department.strip()
+    return Order(
+        base_url=config.base_url,
+        delay=config.delay,
+        user_agent=_user_agent(config),
+        limit=config.limit,
+        cookies={} if config.cookies is None else read_cookies(config.cookies, _host(config.base_url)),
+        cache_dir="" if config.cache is None else str(config.cache.absolute()),
+        section_names={} if config.section_names is None else load_names(config.section_names).table,
+        department="" if department.isdecimal() else department,
+        department_number=department if department.isdecimal() else None,
+    )
+
+
+def _collect_site(config: Config, order: "Order", space: Workspace) -> None:
+    from medkd.collect.crawl import Journal, finish
+    from medkd.collect.messages import Outcome
 
     journal = Journal(space.directory)
-    failed = 0
+    n_failed = 0
     try:
-        failed = crawl(journal.order(config.base_url, config.delay, _user_agent(config), config.limit), journal).total()
+        n_failed = _crawl_with_person(config, order, journal)
     finally:
         counts = journal.counts
-        space.manifest.counts.read = counts.total() + failed
+        space.manifest.counts.read = counts.total() + n_failed
         space.manifest.counts.kept = len(journal.kept)
-        space.manifest.facts = {"list_pages": journal.n_lists, "case_pages": counts.total() + failed}
-        for outcome in (Outcome.MISSING, Outcome.UNREADABLE, Outcome.FORBIDDEN):
+        space.manifest.facts = {"list_pages": journal.n_lists, "case_pages": counts.total() + n_failed}
+        for outcome in (Outcome.MISSING, Outcome.UNREADABLE, Outcome.FORBIDDEN, Outcome.OTHER_DEPARTMENT):
             space.drop(outcome, counts[outcome])
-        space.drop(Outcome.FAILED, failed)
+        space.drop(Outcome.FAILED, n_failed)
     if not journal.kept:
-        raise InputError(f"{config.base_url}: {counts.total()} case pages asked and no case among them; check --base-url")
+        what = f"check --department {config.department!r} and --base-url" if config.department else "check --base-url"
+        raise InputError(f"{config.base_url}: {counts.total()} case pages asked and no case among them; {what}")
     finish(space.directory)
 
 
+def _crawl_with_person(config: Config, order: "Order", journal: "Journal") -> int:
+    """Crawl; with a browser, let the person at the screen pass what the site asks for and go on. Returns how many pages failed."""
+    from medkd.collect.browser import pass_in_browser
+    from medkd.collect.crawl import WantedError, crawl
+    from medkd.collect.messages import Outcome
+
+    ids = list_ids(config.ids) if config.ids else None
+    n_before = -1
+    while True:
+        try:
+            return crawl(journal.order(order, ids), journal)[Outcome.FAILED]
+        except WantedError as wanted:
+            n_now = journal.n_lists + len(journal.asked)
+            if not config.browser or n_now == n_before:  # passing it did not help: the site asks again at once
+                raise
+            n_before = n_now
+            order = order.model_copy(update={"cookies": pass_in_browser(wanted.address, order.cookies, order.user_agent)})
+
+
 def _collect_files(config: Config) -> Manifest:
-    from medkd.collect.files import CaseFile
+    from medkd.collect.files import CaseFiles
+    from medkd.collect.sections import load_names
+    from medkd.collect.tables import Columns
 
     if config.input is None:
-        raise InputError("collect: --source files needs --input; give the file of cases")
-    path = config.input / "raw_cases.jsonl" if config.input.is_dir() else config.input
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check --input")
-    with open_workspace("collect", config, inputs=[path]) as space:
+        raise InputError("collect: --source files needs --input; give the file or folder of cases")
+    names = load_names(config.section_names)
+    files = CaseFiles(config.input, names, Columns(config.columns, names))
+    with open_workspace("collect", config, inputs=[config.input, *_tables(config)]) as space:
         if space.is_finished:
             return space.manifest
-        rows = CaseFile(path)
-        space.manifest.counts.kept = space.write_records("raw_cases.jsonl", islice(rows, config.limit))
-        space.read(rows.n_read)
-        space.drop_all(rows.dropped)
-        space.manifest.facts = {"problems": rows.problems[:N_PROBLEMS_SHOWN]} if rows.problems else {}
-        for problem in rows.problems[:N_PROBLEMS_SHOWN]:
+        space.manifest.counts.kept = space.write_records("raw_cases.jsonl", islice(files, config.limit))
+        space.read(files.n_read)
+        space.drop_all(files.dropped)
+        space.manifest.facts = {"problems": files.problems[:N_PROBLEMS_SHOWN]} if files.problems else {}
+        for problem in files.problems[:N_PROBLEMS_SHOWN]:
             print(f"warning: {problem}; passed over", file=sys.stderr)
         return space.manifest
 

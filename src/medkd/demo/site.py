@@ -1,11 +1,12 @@
-"""The rehearsal case site: the clinic's cases served on loopback in the real site's page layout.
+"""The rehearsal case site: the clinic's cases served on loopback in the real site's page layouts.
 
-In: cases of the rehearsal clinic. Out: case pages, lists with POST paging, department lists, robots.txt, 404s and, on
-request, the verification page. Not done here: reading those pages (`collect`); older layouts.
+In: cases of the rehearsal clinic. Out: case pages in the layouts the site has had, lists with POST paging in all forms of answer,
+department lists, robots.txt, 404s and, on request, the verification page with its slider. Not done here: reading them (`collect`).
 """
 
 import json
 import re
+import secrets
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ _CLOSING = ("分析总结",)
 _FIRST_OF_SUMMARY = "基本信息"
 _CASE = re.compile(r"^/show/(\d+)-1\.html$")
 _LIST = re.compile(r"^/cull/(?:(\d+)\.html)?$")
+VERIFY = "/verify"
 _DEPARTMENT = re.compile(r"^/dept/(\d+)-(\d+)\.html$")
 
 
@@ -36,6 +38,7 @@ class Answer(NamedTuple):
     status: int
     body: str
     kind: str = "text/html"
+    cookie: str = ""
 
 
 NOT_FOUND = Answer(404, "<html><body><h1>404</h1><p>您访问的页面不存在</p></body></html>")
@@ -44,7 +47,8 @@ NOT_FOUND = Answer(404, "<html><body><h1>404</h1><p>您访问的页面不存在<
 class CaseSite:
     """The pages of a case site and the record of who asked for them; `serve_site` puts it on a port.
 
-    `verify_after` asks for a person after so many case pages, until `pass_verification` is called.
+    `verify_after` asks for a person after so many case pages: it then serves only who sends the cookie that passing the slider
+    gives, until `pass_verification` opens it to all.
     """
 
     def __init__(self, cases: Sequence[ClinicCase], verify_after: int | None = None) -> None:
@@ -58,22 +62,26 @@ class CaseSite:
         self._departments = list(dict.fromkeys(name for case in cases for name in case.department))
         self._lock = threading.Lock()
         self._n_until_verification = verify_after
+        self.passed = f"passed={secrets.token_hex(8)}"
+        """The cookie that passing the slider gives."""
 
     def pass_verification(self) -> None:
         """Do what a person does with the slider: the site serves again, to the end."""
         self._n_until_verification = None
 
-    def answer(self, method: str, path: str, is_xhr: bool) -> Answer:
+    def answer(self, method: str, path: str, is_xhr: bool, cookie: str = "") -> Answer:
         """Answer one request, whatever the path."""
         if path == "/robots.txt":
             return Answer(200, self.robots, "text/plain")
         if path.startswith("/admin/"):
             return Answer(200, "<html><body>for the site's owner</body></html>")
-        if self._wants_person(path):
-            return Answer(200, str(_pages().verification_page()))
+        if path == VERIFY and method == "POST":
+            return Answer(204, "", cookie=self.passed)
+        if self.passed not in cookie.split("; ") and self._wants_person(path):
+            return Answer(200, str(_pages().verification_page(VERIFY)))
         if match := _CASE.match(path):
             case = self._cases.get(int(match[1]))
-            return Answer(200, _render_case(case)) if case and method == "GET" else NOT_FOUND
+            return Answer(200, render_case(case)) if case and method == "GET" else NOT_FOUND
         if match := _LIST.match(path):
             return self._answer_list(self._index, int(match[1] or 1), method, is_xhr)
         if match := _DEPARTMENT.match(path):
@@ -100,11 +108,22 @@ class CaseSite:
         start = PAGE_SIZE * (min(max(page, 1), n_pages) - 1)
         cases = index[start : start + PAGE_SIZE]
         if method == "GET" and page == 1:
-            return Answer(200, str(_pages().list_page("病例中心", cases)))
+            departments = [*enumerate(self._departments, start=1)]
+            return Answer(200, str(_pages().list_page("病例中心", cases, departments)))
         if method == "POST" and is_xhr:
-            body = json.dumps({"code": 1, "data": {"html": str(_pages().items(cases))}}, ensure_ascii=False)
-            return Answer(200, body, "application/json")
+            return _wrap(str(_pages().items(cases)), page)
         return NOT_FOUND
+
+
+def _wrap(html: str, page: int) -> Answer:
+    """Answer with a page of a list in one of the three forms that the site has used."""
+    match page % 3:
+        case 0:
+            return Answer(200, html)
+        case 1:
+            return Answer(200, json.dumps({"html": html}, ensure_ascii=False), "application/json")
+        case _:
+            return Answer(200, json.dumps({"code": 1, "data": {"html": html}}, ensure_ascii=False), "application/json")
 
 
 @contextmanager
@@ -162,11 +181,13 @@ def _handler(site: CaseSite) -> type[BaseHTTPRequestHandler]:
             site.asked.append(f"{self.command} {path}")
             site.agents.add(self.headers.get("User-Agent", ""))
             is_xhr = self.headers.get("X-Requested-With") == "XMLHttpRequest"
-            answer = site.answer(self.command, path, is_xhr)
+            answer = site.answer(self.command, path, is_xhr, self.headers.get("Cookie", ""))
             body = answer.body.encode()
             self.send_response(answer.status)
             self.send_header("Content-Type", f"{answer.kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
+            if answer.cookie:
+                self.send_header("Set-Cookie", f"{answer.cookie}; Path=/; HttpOnly")
             self.end_headers()
             self.wfile.write(body)
             self.wfile.flush()
@@ -189,19 +210,32 @@ def _list_items(cases: Sequence[ClinicCase]) -> list[tuple[int, str]]:
     return items
 
 
-def _render_case(case: ClinicCase) -> str:
+def layout_of(number: int) -> str:
+    """Say in which layout a case's page is: most in the newest, as cases still come in."""
+    return "oldest" if number % 10 == 7 else "of_2022" if number % 5 == 3 else "newest"
+
+
+def render_case(case: ClinicCase) -> str:
+    """Write a case's page."""
     sections = case.sections
-    beside = {_FIRST_OF_SUMMARY, *_INTRODUCTION, *_CLOSING}
-    return str(
-        _pages().case_page(
-            title=case.title,
-            departments=case.department,
-            summary=[*{**dict(_pick(sections, (_FIRST_OF_SUMMARY,))), **case.summary}.items()],
-            introduction=_pick(sections, _INTRODUCTION),
-            treatment=[item for item in sections.items() if item[0] not in beside],
-            closing=_pick(sections, _CLOSING),
-        )
-    )
+    everything = [*{**sections, **case.summary}.items()]
+    match layout_of(case.number):
+        case "oldest":
+            return str(_pages().oldest_case_page(case.title, case.department, everything))
+        case "of_2022":
+            return str(_pages().case_page_of_2022(case.title, case.department, everything))
+        case _:
+            beside = {_FIRST_OF_SUMMARY, *_INTRODUCTION, *_CLOSING}
+            return str(
+                _pages().case_page(
+                    title=case.title,
+                    departments=case.department,
+                    summary=[*{**dict(_pick(sections, (_FIRST_OF_SUMMARY,))), **case.summary}.items()],
+                    introduction=_pick(sections, _INTRODUCTION),
+                    treatment=[item for item in sections.items() if item[0] not in beside],
+                    closing=_pick(sections, _CLOSING),
+                )
+            )
 
 
 def _pick(sections: dict[str, str], names: Sequence[str]) -> list[tuple[str, str]]:

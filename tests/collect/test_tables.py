@@ -1,0 +1,151 @@
+"""Tables, saved pages and folders of both become cases."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from openpyxl import Workbook
+
+from medkd.collect.files import CaseFiles, read_cases
+from medkd.collect.stage import Config, run
+from medkd.core.errors import InputError, MedkdError
+from medkd.core.records import RawCase
+from medkd.demo.clinic import generate_cases
+from medkd.demo.site import render_case
+
+HEADINGS = ["编号", "科室", "姓名", "主 诉", "Verlauf", "最终诊断"]
+ROWS = [["17", "内科 呼吸科", "张伟", "咳嗽，3天\n发热", "1周前起病。", "1.肺炎；2.哮喘"], ["18", "外科", "李娜", "无", "腹痛", "阑尾炎"]]
+
+
+def write_csv(path: Path, encoding: str = "utf-8-sig", delimiter: str = ",") -> Path:
+    lines = [delimiter.join(f'"{cell}"' for cell in row) for row in (HEADINGS, *ROWS)]
+    path.write_bytes("\r\n".join(lines).encode(encoding))
+    return path
+
+
+def write_excel(path: Path) -> Path:
+    book = Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.append(["病例汇总表"])
+    sheet.append([])
+    for row in (HEADINGS, [17, *ROWS[0][1:]], ROWS[1]):
+        sheet.append(row)
+    book.save(path)
+    return path
+
+
+def collect(path: Path, out: Path, **fields: object) -> list[RawCase]:
+    run(Config.model_validate({"out": out, "source": "files", "input": path, **fields}))
+    return [RawCase.model_validate_json(line) for line in (out / "raw_cases.jsonl").read_bytes().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["utf-8-sig", "gb18030", "utf-16", "semicolon", "excel"])
+def test_a_table_is_read_by_its_headings_and_by_what_the_user_says_of_them(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]):
+    match kind:
+        case "excel":
+            path = write_excel(tmp_path / "cases.xlsx")
+        case "semicolon":
+            path = write_csv(tmp_path / "cases.csv", delimiter=";")
+        case _:
+            path = write_csv(tmp_path / "cases.csv", encoding=kind)
+    first, second = collect(path, tmp_path / "out", columns=("Verlauf=现病史",))
+    assert (first.id, first.department, first.diagnosis) == ("files:17", ("内科", "呼吸科"), ("肺炎", "哮喘"))
+    assert first.sections == {"主诉": "咳嗽，3天\n发热", "现病史": "1周前起病。", "诊断结果": "1.肺炎；2.哮喘"}
+    assert second.sections == {"现病史": "腹痛", "诊断结果": "阑尾炎"}
+    assert "columns 姓名: nobody said what they hold" in capsys.readouterr().err
+    assert "张伟" not in (tmp_path / "out/raw_cases.jsonl").read_text()
+
+
+def test_sections_side_by_side_in_json_are_read_like_a_table(tmp_path: Path):
+    (tmp_path / "cases.jsonl").write_text(
+        '{"id": 3, "Chief complaint": "cough", "现病史": "3天", "label": ["肺炎"], "诊断": ["肺炎", "哮喘"]}\n'
+    )
+    case = read_cases(tmp_path / "cases.jsonl")[0]
+    assert case.sections == {"主诉": "cough", "现病史": "3天", "临床诊断": "肺炎\n哮喘"} and case.diagnosis == ("肺炎", "哮喘")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [(("Verlauf",), "say it as COLUMN=NAME"), (("Verlauf=现病",), "no section '现病'; did you mean '现病史'"), (("=主诉",), "COLUMN=NAME")],
+)
+def test_columns_that_say_nothing_are_refused(tmp_path: Path, columns: tuple[str, ...], message: str):
+    with pytest.raises(InputError, match=message):
+        collect(write_csv(tmp_path / "cases.csv"), tmp_path / "out", columns=columns)
+
+
+def test_a_folder_of_saved_pages_is_read_in_every_layout_and_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cases = generate_cases(12, seed=2)
+    for i, case in enumerate(cases):
+        html = render_case(case)
+        if i % 2:
+            html = html.replace('charset="utf-8"', 'charset="gb2312"')
+        (tmp_path / f"{case.number}-1.html").write_bytes(html.encode("gb18030" if i % 2 else "utf-8"))
+    page = render_case(cases[0]).replace("<body>", "<!-- saved from url=(0043)https://bingli.iiyi.com/show/777-1.html --><body>", 1)
+    (tmp_path / "页面.html").write_text(page, encoding="utf-8")
+    (tmp_path / "login.html").write_text("<html>登录</html>", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("not read")
+    found = collect(tmp_path, tmp_path.parent / f"{tmp_path.name}-out")
+    assert {case.id for case in found} == {f"iiyi:{case.number}" for case in cases} | {"iiyi:777"}
+    by_id = {case.id: case for case in found}
+    for case in cases:
+        assert dict(by_id[f"iiyi:{case.number}"].sections) == {**case.sections, **case.summary}
+        assert by_id[f"iiyi:{case.number}"].retrieved_at
+    assert by_id["iiyi:777"].url.endswith("/show/777-1.html") and "synthetic" in by_id["iiyi:777"].licence
+    assert "login.html: no layout finds a case in this page" in capsys.readouterr().err
+
+
+def test_a_folder_may_hold_files_of_many_kinds_and_a_broken_one_is_named(tmp_path: Path):
+    write_csv(tmp_path / "a.csv")
+    (tmp_path / "b.json").write_text("[{")
+    with zipfile.ZipFile(tmp_path / "c.json", "w") as packed:
+        packed.writestr("x", "y")
+    (tmp_path / "d.xlsx").write_bytes(b"PK\x03\x04 no workbook")
+    (tmp_path / "e.html").write_text(render_case(generate_cases(1, seed=1)[0]))
+    (tmp_path / "f.csv").write_text("")
+    files = CaseFiles(tmp_path)
+    assert len(list(files)) == 3
+    assert files.dropped == {"unreadable_file": 4}
+    told = " ".join(files.problems)
+    assert "b.json:1: broken JSON" in told and "c.json: a packed archive" in told and "d.xlsx: no Excel workbook" in told
+
+
+def test_single_files_that_are_something_else_are_refused_in_one_line(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "cases.json", "w") as packed:
+        packed.writestr("x", "y")
+    (tmp_path / "cases.xlsx").write_text("no workbook")
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("cases.json", "packed archive; unpack it"),
+        ("cases.xlsx", "no Excel workbook"),
+        ("empty", "no such file of cases"),
+    ):
+        with pytest.raises(InputError, match=message) as refused:
+            collect(tmp_path / name, tmp_path / "out")
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_line_of_many_megabytes_is_read_or_refused_without_delay(tmp_path: Path):
+    long = "咳嗽；（" * 1_000_000
+    (tmp_path / "a.jsonl").write_text('{"raw_medical_record": {"主诉": "' + long + '", "诊断结果": "' + long + '"}}\n')
+    (tmp_path / "b.csv").write_text(f"主诉,诊断结果\n{long},肺炎\n")
+    (tmp_path / "c.html").write_text("<p>" + long * 2)
+    files = CaseFiles(tmp_path)
+    assert len(list(files)) == 2 and files.dropped == {"unreadable": 1}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(
+    st.sampled_from(["x.csv", "x.xlsx", "x.html", "x.tsv"]),
+    st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "replace")),
+)
+def test_no_file_of_any_kind_ends_in_a_stack_trace(tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    try:
+        for case in read_cases(tmp_path / name):
+            case.model_dump_json()
+    except MedkdError as error:
+        assert "\n" not in str(error)
