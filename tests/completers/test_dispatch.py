@@ -7,7 +7,8 @@ from threading import Thread
 import pytest
 
 from medkd.completers.attempts import read_attempts
-from medkd.completers.dispatch import PaidCompleter
+from medkd.completers.continuation import Missing
+from medkd.completers.dispatch import PaidCompleter, Terms
 from medkd.completers.endpoint import Endpoint, Limits, read_retry_after
 from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import Outcome
@@ -18,6 +19,7 @@ from medkd.core.errors import InputError, StoppedError
 from medkd.demo.faults import Fault
 from medkd.demo.teacher import serve_teacher
 
+MISSING = Missing("no part", is_at_end=False)
 HASTY = Patience(backoff_s=0.01, backoff_cap_s=0.05, drain_s=1.0)
 
 
@@ -26,9 +28,9 @@ def ask(number: int, max_tokens: int = 1024, thinking: bool = False) -> Request:
     return Request(messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=max_tokens, thinking=thinking))
 
 
-def open_completer(ledger, base_url, concurrency=4, limits=None, **more) -> PaidCompleter:
-    endpoint = Endpoint(find_target("rehearsal", "", base_url), limits)
-    return PaidCompleter(endpoint, ledger, concurrency=concurrency, patience=more.pop("patience", HASTY), **more)
+def open_completer(ledger, base_url, concurrency=4, limits=None, prefix=False, **more) -> PaidCompleter:
+    endpoint = Endpoint(find_target("rehearsal", "", base_url, prefix=prefix), limits)
+    return PaidCompleter(endpoint, ledger, Terms(concurrency=concurrency, patience=more.pop("patience", HASTY), **more))
 
 
 @pytest.mark.parametrize("thinking", [True, False])
@@ -147,7 +149,7 @@ def test_the_budget_is_a_hard_stop_that_counts_what_is_in_flight(tmp_path):
 def test_a_budget_without_a_known_price_is_refused(tmp_path):
     endpoint = Endpoint(find_target("custom", "any", "http://127.0.0.1:9/v1"))
     with Ledger(tmp_path / "l.sqlite") as ledger, pytest.raises(InputError, match="no price is known"):
-        PaidCompleter(endpoint, ledger, budget=1.0)
+        PaidCompleter(endpoint, ledger, Terms(budget=1.0))
 
 
 def test_a_limit_that_cut_the_answer_is_raised(tmp_path):
@@ -159,9 +161,9 @@ def test_a_limit_that_cut_the_answer_is_raised(tmp_path):
 
 def test_an_answer_without_a_part_is_asked_for_again_and_then_kept_as_a_failure(tmp_path):
     with serve_teacher(latency_s=0) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
-        completer = open_completer(ledger, teacher.base_url, find_fault=lambda reasoning, text: "no part" if "脑膜炎1<" in text else "")
+        completer = open_completer(ledger, teacher.base_url, find_missing=lambda reasoning, text: MISSING if "脑膜炎1<" in text else None)
         assert all(a.complete for a in completer.complete([ask(1)]))
-        picky = open_completer(ledger, teacher.base_url, find_fault=lambda reasoning, text: "" if "炎3" in text else "no part")
+        picky = open_completer(ledger, teacher.base_url, find_missing=lambda reasoning, text: None if "炎3" in text else MISSING)
         failed, whole = picky.complete([ask(2), ask(3)])
     assert (failed.finish_reason, failed.error, failed.attempts, whole.complete) == ("unreadable", "no part", HASTY.n_unusable, True)
     assert failed.text

@@ -21,7 +21,7 @@ PRICE = Price(cache_hit=0.02, cache_miss=1, output=4)
 
 def make_closing(outcome: Outcome, text: str = "脑膜炎", amount: float = 0.5) -> Closing:
     usage = Usage(prompt=10, completion=5)
-    return Closing(outcome, 200, "stop", "", "发热", text, usage, False, amount, 0.1)
+    return Closing(outcome, 200, "stop", "", "发热", text, None, usage, False, amount, 0.1)
 
 
 def test_an_item_is_known_by_content_alone():

@@ -1,15 +1,18 @@
 import json
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from threading import Thread
 
 import pytest
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.demo.clinic import generate_cases
-from medkd.demo.faults import BY_RATE, Fault, FaultPlan
-from medkd.demo.teacher import serve_teacher, think
+from medkd.demo.dialogue import think
+from medkd.demo.faults import BY_RATE, Fault, FaultPlan, Prefix
+from medkd.demo.teacher import serve_teacher
 
 MESSAGE = "请根据 <record> 推理。<diagnosis>化脓性脑膜炎</diagnosis><record>【主诉】发热伴头痛3天。【查体】体温39.2℃。</record>"
 
@@ -90,6 +93,39 @@ def test_a_rate_limit_says_when_to_come_back():
     assert (caught.value.code, caught.value.headers["Retry-After"]) == (429, "1")
 
 
+def test_it_goes_on_from_its_own_text_and_from_anybody_elses():
+    with serve_teacher(latency_s=0) as teacher:
+        whole = joined(events(post(teacher.base_url, stream=True)), "content")
+        half = whole[: len(whole) // 2]
+        own = [{"role": "user", "content": MESSAGE}, {"role": "assistant", "content": half, "prefix": True}]
+        assert half + joined(events(post(teacher.base_url, stream=True, messages=own)), "content") == whole
+        other = [own[0], {"role": "assistant", "content": "<think>\n患者为青年男性，以发热起病，", "prefix": True}]
+        text = other[1]["content"] + joined(events(post(teacher.base_url, stream=True, messages=other)), "content")
+        assert teacher.bill.n_gone_on == 2
+    assert thinking.is_well_formed(text)
+
+
+def test_it_can_refuse_to_go_on_or_begin_anew():
+    asked = [{"role": "user", "content": MESSAGE}, {"role": "assistant", "content": "<think>\n患者为青年男性，", "prefix": True}]
+    with serve_teacher(latency_s=0, prefix=Prefix.IGNORES) as teacher:
+        assert joined(events(post(teacher.base_url, stream=True, messages=asked)), "content").startswith("<think>")
+    with serve_teacher(prefix=Prefix.REFUSES) as teacher, pytest.raises(urllib.error.HTTPError) as caught:
+        post(teacher.base_url, messages=asked)
+    assert caught.value.code == 400
+
+
+def test_more_requests_at_once_than_it_takes_meet_429():
+    with serve_teacher(latency_s=1.0, streams=1) as teacher:
+        first = Thread(target=post, args=(teacher.base_url,))
+        first.start()
+        while not teacher.bill.n_streams:
+            time.sleep(0.01)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            post(teacher.base_url)
+        first.join()
+    assert (caught.value.code, teacher.bill.billed) == (429, 1)
+
+
 def test_a_taken_port_is_said_in_one_line():
     with serve_teacher() as teacher, pytest.raises(InputError, match="taken"), serve_teacher(port=teacher.port):
         pass
@@ -102,7 +138,7 @@ def test_faults_come_at_their_rate_and_do_not_depend_on_the_order():
     assert drawn == {content: backwards.draw(content)[0] for content in reversed(contents)}
     counted = Counter(drawn.values())
     assert counted[None] == pytest.approx(1400, abs=80)
-    assert all(counted[fault] == pytest.approx(86, abs=40) for fault in BY_RATE)
+    assert all(counted[fault] == pytest.approx(600 / len(BY_RATE), abs=30) for fault in BY_RATE)
 
 
 def test_the_teacher_finds_the_diagnosis_by_itself_where_it_is_not_told():

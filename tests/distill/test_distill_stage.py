@@ -119,15 +119,18 @@ def test_a_stopped_run_keeps_what_was_paid_and_the_same_command_goes_on(tmp_path
     assert bill(tmp_path / "distill").rerun == {"CNY": 0.0}
 
 
-def stop_half_way(config: Config, teacher: RehearsalTeacher, how: signal.Signals) -> int:
-    """Run the stage in a process of its own and send it a signal once about a quarter of the answers came."""
+def stop_half_way(config: Config, teacher: RehearsalTeacher, *how: signal.Signals) -> int:
+    """Run the stage in a process of its own and send it signals once about a quarter of the answers came."""
     script = "import sys\nfrom medkd.distill.stage import Config, run\nrun(Config.model_validate_json(sys.argv[1]))"
     process = subprocess.Popen([sys.executable, "-c", script, config.model_dump_json()], stderr=subprocess.DEVNULL)
+    enough = teacher.bill.billed + 16
     deadline = time.monotonic() + 60
-    while teacher.bill.billed < 16 and time.monotonic() < deadline:
+    while teacher.bill.billed < enough and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.6)
-    process.send_signal(how)
+    for one in how:
+        process.send_signal(one)
+        time.sleep(0.2)
     return process.wait(timeout=30)
 
 
@@ -150,13 +153,18 @@ def test_a_killed_run_goes_on_and_buys_nothing_complete_again(tmp_path):
     assert all(r.complete for r in read_rationales(tmp_path))
 
 
-def test_an_interrupted_run_closes_its_rows_and_writes_what_it_has(tmp_path):
-    write_questions(tmp_path / "questions.jsonl", make_questions(60))
+def test_the_first_interrupt_finishes_what_runs_and_the_second_stops_now(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(100))
     with serve_teacher(latency_s=0.02, pace_s=0.05) as teacher:
-        assert stop_half_way(make_config(tmp_path, teacher.base_url, concurrency=8), teacher, signal.SIGINT) != 0
+        config = make_config(tmp_path, teacher.base_url, concurrency=8)
+        assert stop_half_way(config, teacher, signal.SIGINT) != 0
+        attempts = read_attempts(tmp_path / "distill" / FILE_NAME)[0]
+        assert {a.outcome for a in attempts} == {Outcome.COMPLETE}
+        assert len(attempts) == teacher.bill.requests < 60
+        assert stop_half_way(config, teacher, signal.SIGINT, signal.SIGINT) != 0
     outcomes = Counter(a.outcome for a in read_attempts(tmp_path / "distill" / FILE_NAME)[0])
     assert set(outcomes) == {Outcome.COMPLETE, Outcome.INTERRUPTED}
-    assert sum(r.complete for r in read_rationales(tmp_path)) == outcomes[Outcome.COMPLETE] < 60
+    assert sum(r.complete for r in read_rationales(tmp_path)) == outcomes[Outcome.COMPLETE] < 100
     assert read_manifest(tmp_path / "distill").state == "stopped"
 
 

@@ -6,10 +6,11 @@ In: a ledger file. Out: `Attempt` records. Not done here: writing while attempts
 import hashlib
 import json
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medkd.completers.continuation import Missing, join, take_so_far
 from medkd.completers.outcomes import Answer, Outcome
 from medkd.completers.providers import Price, estimate_tokens
 from medkd.core.completer import Request
@@ -24,7 +25,7 @@ _TABLES = """
 CREATE TABLE runs (id INTEGER PRIMARY KEY, started_at TEXT NOT NULL, n_requests INTEGER NOT NULL, n_answered INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE attempts (
   id INTEGER PRIMARY KEY, run INTEGER NOT NULL, item TEXT NOT NULL, label TEXT NOT NULL,
-  provider TEXT NOT NULL, model TEXT NOT NULL, started_at TEXT NOT NULL, price TEXT,
+  provider TEXT NOT NULL, model TEXT NOT NULL, started_at TEXT NOT NULL, price TEXT, continues INTEGER,
   outcome TEXT, status INTEGER, finish_reason TEXT NOT NULL DEFAULT '', error TEXT NOT NULL DEFAULT '',
   reasoning TEXT NOT NULL DEFAULT '', text TEXT NOT NULL DEFAULT '',
   n_prompt INTEGER NOT NULL, n_cache_hit INTEGER NOT NULL DEFAULT 0,
@@ -36,10 +37,10 @@ CREATE TABLE pieces (attempt INTEGER NOT NULL, number INTEGER NOT NULL, is_reaso
 """
 SELECT_ATTEMPTS = """
 SELECT id, item, label, provider, model, outcome, finish_reason, error, reasoning, text,
-  n_prompt, n_cache_hit, n_completion, n_reasoning, is_estimate, amount, currency, seconds, price FROM attempts"""
+  n_prompt, n_cache_hit, n_completion, n_reasoning, is_estimate, amount, currency, seconds, continues, price FROM attempts"""
 CLOSE_ATTEMPT = """
-UPDATE attempts SET (outcome, status, finish_reason, error, reasoning, text, n_prompt, n_cache_hit, n_completion, n_reasoning,
-  is_estimate, amount, seconds) = (?,?,?,?,?,?,?,?,?,?,?,?,?) WHERE id = ?"""
+UPDATE attempts SET (continues, outcome, status, finish_reason, error, reasoning, text, n_prompt, n_cache_hit, n_completion, n_reasoning,
+  is_estimate, amount, seconds) = (?,?,?,?,?,?,?,?,?,?,?,?,?,?) WHERE id = ?"""
 
 
 class Attempt(Record):
@@ -57,6 +58,9 @@ class Attempt(Record):
     error: str
     reasoning: str
     text: str
+    """The answer so far: what it goes on from included."""
+    continues: int | None
+    """The attempt whose text it goes on from."""
     usage: Usage
     is_estimate: bool
     """Whether the usage is our estimate because the endpoint reported none."""
@@ -77,18 +81,22 @@ class Closing:
     error: str
     reasoning: str
     text: str
+    continues: int | None
     usage: Usage
     is_estimate: bool
     amount: float
     seconds: float
 
 
-def make_closing(answer: Answer, n_prompt: int, price: Price | None) -> Closing:
-    """Write down how an attempt ended; where the endpoint reported no usage and may charge, it is estimated from the texts."""
-    usage, is_estimate = answer.usage, False
+def make_closing(answer: Answer, n_prompt: int, price: Price | None, continues: int | None = None, own: Answer | None = None) -> Closing:
+    """Write down how an attempt ended; where the endpoint reported no usage and may charge, it is estimated from the texts.
+
+    `own` is what the attempt itself brought, where the answer holds the text it goes on from as well.
+    """
+    usage, is_estimate, own = answer.usage, False, own or answer
     if usage is None and not answer.outcome.is_free:
-        n_reasoning = estimate_tokens([answer.reasoning])
-        n_completion = n_reasoning + estimate_tokens([answer.text])
+        n_reasoning = estimate_tokens([own.reasoning])
+        n_completion = n_reasoning + estimate_tokens([own.text])
         usage, is_estimate = Usage(prompt=n_prompt, completion=n_completion, reasoning=n_reasoning), True
     usage = usage or Usage()
     return Closing(
@@ -98,6 +106,7 @@ def make_closing(answer: Answer, n_prompt: int, price: Price | None) -> Closing:
         error=answer.error,
         reasoning=answer.reasoning,
         text=answer.text,
+        continues=continues,
         usage=usage,
         is_estimate=is_estimate,
         amount=price.amount(usage) if price else 0.0,
@@ -161,26 +170,19 @@ def _close_after_crash(connection: sqlite3.Connection, attempt: Attempt, price: 
     pieces = connection.execute("SELECT is_reasoning, text FROM pieces WHERE attempt = ? ORDER BY number", (attempt.id,)).fetchall()
     reasoning = "".join(text for is_reasoning, text in pieces if is_reasoning)
     text = "".join(text for is_reasoning, text in pieces if not is_reasoning)
-    usage = attempt.usage.model_copy(update={"completion": estimate_tokens([reasoning, text]), "reasoning": estimate_tokens([reasoning])})
-    closing = Closing(
-        outcome=Outcome.UNKNOWN,
-        status=None,
-        finish_reason="",
-        error="the process died before the end was known",
-        reasoning=reasoning,
-        text=text,
-        usage=usage,
-        is_estimate=True,
-        amount=price.amount(usage) if price else 0.0,
-        seconds=0.0,
-    )
-    close_row(connection, attempt.id, closing)
+    own = Answer(Outcome.UNKNOWN, reasoning, text, error="the process died before the end was known")
+    row = connection.execute(SELECT_ATTEMPTS + " WHERE id = ?", (attempt.continues,)).fetchone()
+    before = take_so_far(row[0], read_row(row), lambda _, __: Missing("", is_at_end=True)) if row else None
+    joined = join(before, reasoning, text) if before and (reasoning or text) else None
+    whole = replace(own, reasoning=joined[0], text=joined[1]) if joined else own
+    continues = attempt.continues if joined else None
+    close_row(connection, attempt.id, make_closing(whole, attempt.usage.prompt, price, continues, own))
 
 
 def close_row(connection: sqlite3.Connection, attempt: int, closing: Closing) -> None:
     usage = closing.usage
     values = (
-        *(closing.outcome, closing.status, closing.finish_reason, closing.error, closing.reasoning, closing.text),
+        *(closing.continues, closing.outcome, closing.status, closing.finish_reason, closing.error, closing.reasoning, closing.text),
         *(usage.prompt, usage.cache_hit, usage.completion, usage.reasoning),
         *(closing.is_estimate, closing.amount, closing.seconds, attempt),
     )
@@ -191,11 +193,11 @@ def close_row(connection: sqlite3.Connection, attempt: int, closing: Closing) ->
 def read_row(row: Any) -> Attempt:
     number, item, label, provider, model, outcome, finish_reason, error, reasoning, text, prompt, hit, completion, thought, *rest = row
     usage = Usage(prompt=prompt, cache_hit=hit, completion=completion, reasoning=thought)
-    is_estimate, amount, currency, seconds, price = rest
+    is_estimate, amount, currency, seconds, continues, price = rest
     return Attempt(
         id=number, item=item, label=label, provider=provider, model=model, outcome=outcome, finish_reason=finish_reason, error=error,
-        reasoning=reasoning, text=text, usage=usage, is_estimate=is_estimate, amount=amount, is_priced=price is not None,
-        currency=currency, seconds=seconds,
+        reasoning=reasoning, text=text, continues=continues, usage=usage, is_estimate=is_estimate, amount=amount,
+        is_priced=price is not None, currency=currency, seconds=seconds,
     )  # fmt: skip
 
 

@@ -1,22 +1,25 @@
 """One streamed attempt at an OpenAI-compatible endpoint: one request sent at most once, whatever becomes of it.
 
-In: a `Target` and a `Request`. Out: an `Answer`: the text as far as it came, the usage as reported, and an `Outcome`.
-Not done here: trying again (`completers.dispatch`), keeping (`completers.ledger`).
+In: a `Target`, a `Request`, the text to go on from where there is one. Out: an `Answer`: the new text as far as it came, the usage as
+reported, and an `Outcome`. Not done here: the body (`completers.wire`), trying again
+(`completers.dispatch`), keeping (`completers.ledger`).
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
+from medkd.completers.continuation import SoFar
 from medkd.completers.outcomes import Answer, Outcome
-from medkd.completers.providers import Target, is_loopback
+from medkd.completers.providers import Target
 from medkd.completers.stream import EventReader, OnText, StreamedText, words_of
+from medkd.completers.wire import address_of, find_proxy, make_body
 from medkd.core.completer import Request
 
 if TYPE_CHECKING:
@@ -26,7 +29,13 @@ MAX_RETRY_AFTER_S = 600.0
 MAX_ERROR_BYTES = 16384
 
 
-_OUTCOME_OF_STATUS = {401: Outcome.KEY_REFUSED, 402: Outcome.NO_BALANCE, 404: Outcome.NOT_AN_ENDPOINT, 405: Outcome.NOT_AN_ENDPOINT}
+_OUTCOME_OF_STATUS = {
+    401: Outcome.KEY_REFUSED,
+    402: Outcome.NO_BALANCE,
+    404: Outcome.NOT_AN_ENDPOINT,
+    405: Outcome.NOT_AN_ENDPOINT,
+    429: Outcome.RATE_LIMITED,
+}
 _OUTCOME_OF_FINISH = {
     "length": Outcome.LENGTH,
     "content_filter": Outcome.FILTERED,
@@ -44,6 +53,17 @@ class Limits:
     """From sending to the first piece of text."""
     silence_s: float = 60.0
     """Between two signs of life afterwards."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A request under way."""
+
+    request: Request
+    before: SoFar | None
+    streamed: StreamedText
+    status: list[int]
+    on_accepted: Callable[[], None]
 
 
 class Endpoint:
@@ -70,8 +90,13 @@ class Endpoint:
             yield
         self._session = None
 
-    async def attempt(self, request: Request, on_text: OnText) -> Answer:
-        """Send a request once and follow its stream to the end; every failure but cancellation is an outcome."""
+    async def attempt(
+        self, request: Request, on_text: OnText, before: SoFar | None = None, on_accepted: Callable[[], None] = lambda: None
+    ) -> Answer:
+        """Send a request once and follow its stream to the end; every failure but cancellation is an outcome.
+
+        `on_accepted` hears of status 200, the moment from which the server works on it.
+        """
         from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
 
         started = time.monotonic()
@@ -79,7 +104,7 @@ class Endpoint:
         status: list[int] = []
         try:
             async with asyncio.timeout(self.limits.start_s) as timer:
-                answer = await self._stream(request, streamed, timer, status)
+                answer = await self._stream(_Sent(request, before, streamed, status, on_accepted), timer)
         except (ClientConnectorError, ConnectionTimeoutError) as error:
             answer = Answer(Outcome.UNREACHABLE, error=f"no connection to {self.target.base_url} ({_reason(error)})")
         except TimeoutError:
@@ -102,15 +127,16 @@ class Endpoint:
             seconds=round(time.monotonic() - started, 3),
         )
 
-    async def _stream(self, request: Request, streamed: StreamedText, timer: asyncio.Timeout, status: list[int]) -> Answer:
+    async def _stream(self, sent: "_Sent", timer: asyncio.Timeout) -> Answer:
         assert self._session is not None, "attempts are made inside `connected`"  # noqa: S101
-        url = f"{self.target.base_url}/chat/completions"
-        body = orjson.dumps(make_body(self.target, request))
+        url = address_of(self.target, sent.before)
+        body = orjson.dumps(make_body(self.target, sent.request, sent.before))
         async with self._session.post(url, data=body, proxy=self._proxy, allow_redirects=False) as response:
-            status.append(response.status)
+            sent.status.append(response.status)
             if response.status != 200:
                 return await _read_refusal(response)
-            reader = EventReader()
+            sent.on_accepted()
+            reader, streamed = EventReader(), sent.streamed
             loop, next_deadline_move = asyncio.get_running_loop(), 0.0
             async for chunk in response.content.iter_any():
                 for payload in reader.feed(chunk):
@@ -129,45 +155,13 @@ class Endpoint:
         return words.replace(self.target.key, "…") if self.target.key else words
 
 
-def make_body(target: Target, request: Request) -> dict[str, Any]:
-    """Write a request in the endpoint's own terms."""
-    provider, sampling = target.provider, request.sampling
-    body: dict[str, Any] = {
-        "model": target.model,
-        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        provider.max_tokens_field: sampling.max_tokens,
-    }
-    optional = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": sampling.seed,
-        "reasoning_effort": sampling.effort,
-    }
-    body |= {name: value for name, value in optional.items() if value is not None}
-    if sampling.thinking is not None:
-        body |= provider.thinking_on if sampling.thinking else provider.thinking_off
-    return body
-
-
-def find_proxy(url: str) -> str | None:
-    """Give the proxy of the environment for an address; this machine is always asked directly."""
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies, proxy_bypass
-
-    parts = urlsplit(url)
-    if is_loopback(url) or proxy_bypass(parts.hostname or ""):
-        return None
-    return getproxies().get(parts.scheme)
-
-
 def _judge(streamed: StreamedText, stray: bytes = b"") -> Answer:
     """Say what became of a stream that ended."""
     if not streamed.has_text and not streamed.finish_reason and not streamed.is_done and stray:
         return _judge_plain_body(streamed, stray)
     if streamed.error:
-        return Answer(Outcome.STREAM_ERROR, error=f"the server says: {streamed.error}")
+        named = Outcome.STREAM_ERROR if streamed.has_text else _outcome_of_status(streamed.error_code) or Outcome.STREAM_ERROR
+        return Answer(named, error=f"the server says: {streamed.error}")
     if not streamed.finish_reason and not streamed.is_done:
         nothing = Answer(Outcome.EMPTY, error="status 200 and an empty body")
         return Answer(Outcome.CUT, error="the stream ended in the middle") if streamed.has_text else nothing
@@ -175,7 +169,7 @@ def _judge(streamed: StreamedText, stray: bytes = b"") -> Answer:
     if outcome is not Outcome.COMPLETE:
         return Answer(outcome, error=f"finish_reason {streamed.finish_reason}")
     if not "".join(streamed.text).strip():
-        return Answer(Outcome.EMPTY, error="an answer without content")
+        return Answer(Outcome.UNREADABLE if streamed.reasoning else Outcome.EMPTY, error="an answer without content")
     return Answer(Outcome.COMPLETE)
 
 
@@ -192,15 +186,19 @@ def _judge_plain_body(streamed: StreamedText, stray: bytes) -> Answer:
     return _judge(streamed)
 
 
+def _outcome_of_status(code: int) -> Outcome | None:
+    """Say what an HTTP status means; None for one that is no refusal."""
+    if code in _OUTCOME_OF_STATUS:
+        return _OUTCOME_OF_STATUS[code]
+    if code >= 500 or code in {408, 409, 425}:
+        return Outcome.OVERLOADED
+    return Outcome.REFUSED if code >= 400 else None
+
+
 async def _read_refusal(response: "ClientResponse") -> Answer:
     """Read why a request was not answered."""
     code = response.status
-    if code == 429:
-        outcome = Outcome.RATE_LIMITED
-    elif code >= 500 or code in {408, 409, 425}:
-        outcome = Outcome.OVERLOADED
-    else:
-        outcome = _OUTCOME_OF_STATUS.get(code, Outcome.NOT_AN_ENDPOINT if code < 400 else Outcome.REFUSED)
+    outcome = _outcome_of_status(code) or Outcome.NOT_AN_ENDPOINT
     try:
         body = await response.content.readexactly(MAX_ERROR_BYTES)
     except asyncio.IncompleteReadError as error:

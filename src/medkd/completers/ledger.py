@@ -24,7 +24,8 @@ from medkd.completers.providers import Price, Target
 from medkd.core.errors import InputError, MedkdError, from_os_error
 
 OPEN_ATTEMPT = """
-INSERT INTO attempts (run, item, label, provider, model, started_at, price, n_prompt, currency) VALUES (?,?,?,?,?,?,?,?,?)"""
+INSERT INTO attempts (run, item, label, provider, model, started_at, price, n_prompt, currency, continues)
+VALUES (?,?,?,?,?,?,?,?,?,?)"""
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,15 @@ class Ledger:
 
         self._run = self._submit(write).result()
 
-    def open_attempt(self, item: str, label: str, target: Target, n_prompt: int, price: Price | None) -> "Future[int]":
-        """Open the row of an attempt that is about to be sent; the future gives its id once it is on the disk."""
+    def open_attempt(
+        self, item: str, label: str, target: Target, n_prompt: int, price: Price | None, continues: int | None = None
+    ) -> "Future[int]":
+        """Open the row of an attempt that is about to be sent; the future gives its id once it is on the disk.
+
+        `continues` names the attempt whose text the endpoint is asked to go on from.
+        """
         priced = price.model_dump_json() if price else None
-        row = (self._run, item, label, target.name, target.model, _now(), priced, n_prompt, target.provider.currency)
+        row = (self._run, item, label, target.name, target.model, _now(), priced, n_prompt, target.provider.currency, continues)
 
         def write(connection: sqlite3.Connection) -> int:
             return connection.execute(OPEN_ATTEMPT, row).lastrowid or 0

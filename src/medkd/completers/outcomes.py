@@ -40,6 +40,8 @@ class Outcome(StrEnum):
     """500, 503 and their kin."""
     REFUSED = "refused"
     """The request itself was refused: 400, 422 and their kin."""
+    TOO_LONG = "too_long"
+    """The question does not fit the model's context; nothing was sent."""
     KEY_REFUSED = "key_refused"
     """401."""
     NO_BALANCE = "no_balance"
@@ -71,6 +73,16 @@ class Outcome(StrEnum):
         return self in _PAID_FAILURES
 
     @property
+    def is_sign_of_limits(self) -> bool:
+        """Whether the server takes fewer requests at once than it was sent."""
+        return self in {Outcome.RATE_LIMITED, Outcome.OVERLOADED}
+
+    @property
+    def is_worth_going_on_from(self) -> bool:
+        """Whether its text is the beginning of an answer that merely did not come to its end."""
+        return self in _BROKEN_OFF
+
+    @property
     def is_free(self) -> bool:
         """Whether it is certain that nothing is billed."""
         return self in _FREE
@@ -85,12 +97,22 @@ _PAID_FAILURES = {
     Outcome.NOT_STARTED,
     Outcome.STREAM_ERROR,
 }
+_BROKEN_OFF = {
+    Outcome.UNREADABLE,
+    Outcome.LENGTH,
+    Outcome.CUT,
+    Outcome.SILENT,
+    Outcome.STREAM_ERROR,
+    Outcome.INTERRUPTED,
+    Outcome.UNKNOWN,
+}
 _OVERLOAD = {Outcome.RATE_LIMITED, Outcome.OVERLOADED, Outcome.NETWORK, Outcome.UNREACHABLE, Outcome.EMPTY, Outcome.NOT_STARTED}
 _FREE = {
     Outcome.UNREACHABLE,
     Outcome.RATE_LIMITED,
     Outcome.OVERLOADED,
     Outcome.REFUSED,
+    Outcome.TOO_LONG,
     Outcome.KEY_REFUSED,
     Outcome.NO_BALANCE,
     Outcome.NOT_AN_ENDPOINT,

@@ -8,15 +8,18 @@ import ipaddress
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from medkd.core.errors import InputError
+from medkd.completers.hours import Peak
+from medkd.core.artifacts import first_problem
+from medkd.core.errors import InputError, from_os_error
 from medkd.core.recipe import nearest
 from medkd.core.records import Record, Usage
 
@@ -36,23 +39,25 @@ class Price(Record):
         return (usage.cache_hit * self.cache_hit + missed * self.cache_miss + usage.completion * self.output) / PER_MILLION
 
 
-class Peak(Record):
-    """The hours in which a provider charges its peak price."""
+class PrefixForm(Record):
+    """How a provider is asked to go on from a text; the fields are explained in `providers.yaml`."""
 
-    utc_offset_h: float
-    weekdays: tuple[int, ...]
-    hours: tuple[tuple[int, int], ...]
+    base_url: str = ""
+    message: Mapping[str, Any] = Field(default_factory=dict)
+    body: Mapping[str, Any] = Field(default_factory=dict)
+    text_field: str = ""
+    while_thinking: bool = False
 
-    def covers(self, when: datetime) -> bool:
-        """Tell whether an aware moment lies in the peak."""
-        local = when.astimezone(timezone(timedelta(hours=self.utc_offset_h)))
-        return local.weekday() in self.weekdays and any(first <= local.hour < last for first, last in self.hours)
+
+COMMON_PREFIX = PrefixForm(message={"prefix": True}, while_thinking=True)
+"""DeepSeek's form, which others follow."""
 
 
 class ModelTerms(Record):
     """What a provider says about one of its models."""
 
     concurrency: int | None = None
+    context: int | None = None
     price: Price
     peak_price: Price | None = None
     as_of: str
@@ -69,6 +74,8 @@ class Provider(Record):
     max_tokens_field: str = "max_tokens"
     thinking_on: Mapping[str, Any] = Field(default_factory=dict)
     thinking_off: Mapping[str, Any] = Field(default_factory=dict)
+    effort_field: str = ""
+    prefix: PrefixForm | None = None
     peak: Peak | None = None
     models: Mapping[str, ModelTerms] = Field(default_factory=dict)
 
@@ -83,6 +90,8 @@ class Target:
     model: str
     base_url: str
     key: str = field(default="", repr=False)
+    prefix: PrefixForm | None = None
+    """How it is asked to go on from a text; None where it is not."""
 
     @property
     def is_priced(self) -> bool:
@@ -91,6 +100,10 @@ class Target:
     @property
     def concurrency_cap(self) -> int | None:
         return self.provider.models[self.model].concurrency if self.is_priced else None
+
+    @property
+    def context(self) -> int | None:
+        return self.provider.models[self.model].context if self.is_priced else None
 
     def price_at(self, when: datetime) -> Price | None:
         """Give the price of an aware moment, None where none is known."""
@@ -101,33 +114,74 @@ class Target:
 
 
 @cache
-def read_providers() -> dict[str, Provider]:
-    """Read the shipped providers."""
+def read_providers(path: Path | None = None) -> dict[str, Provider]:
+    """Read the shipped providers, and those of a file that adds to them or overrides them, field by field."""
+    shipped = files("medkd.completers").joinpath("providers.yaml").read_text(encoding="utf-8")
+    content = _read_entries(shipped, "providers.yaml")
+    if path is not None:
+        try:
+            own = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise from_os_error(error, path) from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: no UTF-8 text; write providers as in providers.yaml") from error
+        for name, entry in _read_entries(own, str(path)).items():
+            known = content.setdefault(name, {})
+            models = {**known.get("models", {}), **(entry.get("models") or {})}
+            content[name] = {**known, **entry, **({"models": models} if models else {})}
+    return {name: _make_provider(name, entry, str(path or "providers.yaml")) for name, entry in content.items()}
+
+
+def _read_entries(text: str, place: str) -> dict[str, dict[str, Any]]:
     import yaml
 
-    content: dict[str, Any] = yaml.safe_load(files("medkd.completers").joinpath("providers.yaml").read_text(encoding="utf-8"))
-    for entry in content.values():
-        for terms in entry.get("models", {}).values():
-            terms["as_of"] = str(terms["as_of"])
-    return {name: Provider.model_validate(entry) for name, entry in content.items()}
+    try:
+        content: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{place}: broken YAML ({' '.join(str(error).split())[:120]}); write providers as in providers.yaml") from error
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise InputError(f"{place}: a mapping of provider names to their fields is needed; write them as in providers.yaml")
+    return content
 
 
-def find_target(name: str, model: str = "", base_url: str = "") -> Target:
-    """Find out whom to ask; raises InputError for an unknown provider or model, no address, or no key."""
-    providers = read_providers()
-    if name not in providers:
-        raise InputError(f"--teacher {name}: unknown provider{nearest(name, list(providers))}")
-    provider = providers[name]
+def _make_provider(name: str, entry: dict[str, Any], place: str) -> Provider:
+    models = {str(model): _with_text_date(terms) for model, terms in entry.get("models", {}).items()}
+    try:
+        return Provider.model_validate({**entry, "models": models})
+    except ValidationError as error:
+        raise InputError(f"{place}: {name}: {first_problem(error)}; the fields are explained at the top of providers.yaml") from error
+
+
+def _with_text_date(terms: Any) -> Any:
+    """Write as text what YAML may have read as a date."""
+    return {**terms, "as_of": str(terms["as_of"])} if isinstance(terms, dict) and "as_of" in terms else terms
+
+
+def find_target(name: str, model: str = "", base_url: str = "", providers: Path | None = None, prefix: bool | None = None) -> Target:
+    """Find out whom to ask; raises InputError for an unknown provider or model, no address, or no key.
+
+    `prefix` overrides whether the endpoint is asked to go on from broken answers; None leaves it to the provider's entry.
+    """
+    known = read_providers(providers)
+    if name not in known:
+        raise InputError(f"--teacher {name}: unknown provider{nearest(name, list(known))}; others go in a file for --providers")
+    provider = known[name]
     address = _checked_address(base_url or provider.base_url, name)
     chosen = model or next(iter(provider.models), "")
     if not chosen:
         raise InputError(f"--teacher {name}: which model? give --model NAME")
     if provider.models and chosen not in provider.models:
-        raise InputError(f"--model {chosen}: {name} has no such model; known: {', '.join(provider.models)}")
+        known_models = ", ".join(provider.models)
+        raise InputError(
+            f"--model {chosen}: {name} has no such model here; known: {known_models}; add it with its price in a file for --providers"
+        )
     key = os.environ.get(provider.key_variable, "").strip()
     if not key and provider.key_needed and not is_loopback(address):
         raise InputError(f"--teacher {name}: no key; put it in the environment variable {provider.key_variable}")
-    return Target(name=name, provider=provider, model=chosen, base_url=address, key=key)
+    form = provider.prefix if prefix is None else (provider.prefix or COMMON_PREFIX) if prefix else None
+    if form is not None and (base_url or not form.base_url):
+        form = form.model_copy(update={"base_url": address})
+    return Target(name=name, provider=provider, model=chosen, base_url=address, key=key, prefix=form)
 
 
 def check_budget(budget: float | None, target: Target) -> None:

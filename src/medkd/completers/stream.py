@@ -73,6 +73,8 @@ class StreamedText:
         self.usage: Usage | None = None
         self.error = ""
         """The server's words where it reported an error inside the stream."""
+        self.error_code = 0
+        """The HTTP status that such an error names; 0 where it names none."""
         self.is_done = False
         """Whether the server itself ended the stream."""
 
@@ -81,7 +83,9 @@ class StreamedText:
         return bool(self.text or self.reasoning)
 
     def take(self, payload: bytes) -> None:
-        """Take one payload; a broken one is noted as an error."""
+        """Take one payload; a broken one is noted as an error, and nothing is taken after it: it would leave a hole."""
+        if self.error:
+            return
         if payload == DONE:
             self.is_done = True
             return
@@ -98,7 +102,8 @@ class StreamedText:
             self.error = "an event that is no JSON object"
             return
         if problem := event.get("error"):
-            self.error = words_of(problem)
+            self.error = words_of(problem) or "an error without words"
+            self.error_code = _code_of(problem)
             return
         if usage := event.get("usage"):
             self.usage = read_usage(usage)
@@ -123,6 +128,15 @@ class StreamedText:
 def _mapping(value: object) -> Mapping[str, Any]:
     """Take a value for a JSON object; anything else a server may send in its place counts as an empty one."""
     return cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
+
+
+def _code_of(problem: object) -> int:
+    """Give the HTTP status an error object names."""
+    fields = _mapping(problem)
+    for code in (fields.get("code"), fields.get("status"), fields.get("http_code")):
+        if str(code).isdigit() and 400 <= int(str(code)) < 600:
+            return int(str(code))
+    return 0
 
 
 def words_of(problem: object) -> str:

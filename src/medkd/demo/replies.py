@@ -1,7 +1,7 @@
 """What the rehearsal teacher says and how it stands on the wire, in OpenAI's and DeepSeek's form.
 
 In: a reasoning and a content. Out: the bytes of events, or one JSON answer, with usage.
-Not done here: what is said (`demo.reasoning`), serving it (`demo.teacher`).
+Not done here: what is said (`demo.dialogue`), serving it (`demo.teacher`).
 """
 
 import json
@@ -65,10 +65,10 @@ def write_event(delta: dict[str, Any], finish_reason: str | None = None, **more:
     return write_data({"id": "rehearsal", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]} | more)
 
 
-def write_end(body: dict[str, Any], reply: Reply, usage: Usage) -> bytes:
+def write_end(wants_usage_apart: bool, reply: Reply, usage: Usage) -> bytes:
     """End a stream: the usage in a chunk of its own where the client asked for one, else in the last."""
     fields = {"usage": usage_fields(usage)}
-    if (body.get("stream_options") or {}).get("include_usage"):
+    if wants_usage_apart:
         last = write_event({"content": ""}, reply.finish_reason) + write_data(
             {"id": "rehearsal", "object": "chat.completion.chunk", "choices": []} | fields
         )

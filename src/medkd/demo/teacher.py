@@ -1,7 +1,8 @@
 """The rehearsal teacher: an OpenAI- and DeepSeek-compatible endpoint on this machine that reasons from the clinic's knowledge.
 
 In: chat completions over HTTP, the record and its known diagnosis in the last user message. Out: a reasoning and a diagnosis,
-streamed or whole, with usage, a bill, and faults on request. Not done here: medicine; it knows the rehearsal clinic alone.
+streamed or whole, with usage, a bill, and faults on request; it goes on from a text as DeepSeek does, refuses to, or begins anew.
+Not done here: medicine (`demo.reasoning`), what is said (`demo.dialogue`).
 """
 
 import asyncio
@@ -10,14 +11,14 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from medkd.completers.providers import estimate_tokens, read_providers
-from medkd.core import thinking
 from medkd.core.errors import from_os_error
 from medkd.core.records import Usage
-from medkd.demo.faults import Fault, FaultPlan
+from medkd.demo.dialogue import Asked, make_reply, read_request
+from medkd.demo.faults import Fault, FaultPlan, Prefix
 from medkd.demo.replies import MODEL, Reply, pieces, whole_answer, write_data, write_end, write_event
 
 if TYPE_CHECKING:
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 CACHE_BLOCK = 128
 """Characters of a common prefix that the context cache takes together."""
 RETRY_AFTER_S = 1
+KEEP_ALIVE_S = 0.25
+"""Seconds between two comments while a request waits."""
 _STATUS = {
     Fault.RATE_LIMIT: (429, "rate limit reached"),
     Fault.SERVER_ERROR: (500, "internal error"),
     Fault.OVERLOADED: (503, "overloaded"),
     Fault.BAD_REQUEST: (400, "invalid request"),
+    Fault.BAD_PARAMETER: (422, "invalid parameters"),
     Fault.BAD_KEY: (401, "authentication fails"),
     Fault.NO_BALANCE: (402, "insufficient balance"),
 }
@@ -45,6 +49,11 @@ class TeacherBill:
     """Requests that cost something."""
     usage: Usage = field(default_factory=Usage)
     faults: Counter[str] = field(default_factory=Counter[str])
+    n_gone_on: int = 0
+    """Requests answered by going on from a text."""
+    n_streams: int = 0
+    """Requests under way."""
+    most_streams: int = 0
 
     @property
     def amount(self) -> float:
@@ -59,10 +68,10 @@ class TeacherBill:
 class RehearsalTeacher:
     """The teacher as a server in a thread of its own; `with serve_teacher() as teacher:` starts and stops it."""
 
-    def __init__(self, port: int, plan: FaultPlan, latency_s: float, pace_s: float) -> None:
+    def __init__(self, port: int, plan: FaultPlan, manner: "Manner") -> None:
         self.port = port
         self.bill = TeacherBill()
-        self._plan, self._latency_s, self._pace_s = plan, latency_s, pace_s
+        self._plan, self._manner = plan, manner
         self._prefixes: set[int] = set()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -120,49 +129,47 @@ class RehearsalTeacher:
     async def _complete(self, request: "web.Request") -> "web.StreamResponse":
         self.bill.requests += 1
         try:
-            body: Any = json.loads(await request.read())
-            messages = [(str(m["role"]), str(m["content"])) for m in body["messages"]]
-            content = messages[-1][1]
-        except (ValueError, KeyError, TypeError, IndexError):
+            asked = read_request(json.loads(await request.read()))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             return _refuse(422, "a body with messages of role and content is needed")
-        fault, n_before = self._plan.draw(content)
+        if asked.prefix and self._manner.prefix is Prefix.REFUSES:
+            return _refuse(400, "prefix is not supported")
+        if self._manner.streams and self.bill.n_streams >= self._manner.streams:
+            self.bill.faults["too_many"] += 1
+            return _refuse(429, "too many requests at once")
+        fault, n_before = self._plan.draw(asked.content)
         self.bill.faults[fault or "none"] += 1
+        if fault is Fault.DROPPED and request.transport is not None:
+            request.transport.abort()
+            return _refuse(*_STATUS[Fault.SERVER_ERROR])  # to nobody: the connection is gone
         if fault is not None and fault in _STATUS:
             return _refuse(*_STATUS[fault])
-        reply = self._reply(body, messages, n_before, fault)
-        if body.get("stream"):
-            return await self._stream(request, body, reply, fault)
+        self.bill.n_streams += 1
+        self.bill.most_streams = max(self.bill.most_streams, self.bill.n_streams)
+        try:
+            return await self._answer(request, asked, fault, n_before)
+        finally:
+            self.bill.n_streams -= 1
+
+    async def _answer(self, request: "web.Request", asked: Asked, fault: Fault | None, n_before: int) -> "web.StreamResponse":
+        n_cached = self._cached(asked.content)
+        if asked.prefix and self._manner.prefix is Prefix.IGNORES:
+            asked, n_before = replace(asked, prefix=None, messages=asked.messages), n_before + 1
+        self.bill.n_gone_on += asked.prefix is not None
+        reply = make_reply(asked, n_before, fault, n_cached)
+        if asked.is_streamed:
+            return await self._stream(request, asked, reply, fault)
         return await self._send_whole(request, reply, fault)
 
-    def _reply(self, body: dict[str, Any], messages: list[tuple[str, str]], n_before: int, fault: Fault | None) -> Reply:
-        reasoning, answer = think(messages[-1][1], n_before)
-        is_thinking = body.get("thinking", {}).get("type") == "enabled"
-        content = answer if is_thinking else thinking.write(reasoning, answer)
-        reasoning = reasoning if is_thinking else ""
-        limit = body.get("max_tokens") or body.get("max_completion_tokens") or 4096
-        total = reasoning + content
-        allowed = len(total) if fault is not Fault.LENGTH else len(total) // 2
-        if estimate_tokens([reasoning]) + estimate_tokens([content]) > limit:
-            allowed = min(allowed, int(limit / 0.6))
-        n_prompt = estimate_tokens(text for _, text in messages)
-        return Reply(
-            reasoning=reasoning[:allowed],
-            content=content[: max(allowed - len(reasoning), 0)],
-            finish_reason="stop" if allowed == len(total) else "length",
-            n_prompt=n_prompt,
-            n_cached=self._cached(messages, n_prompt),
-        )
-
-    def _cached(self, messages: list[tuple[str, str]], n_prompt: int) -> int:
+    def _cached(self, whole: str) -> int:
         """Count the tokens of the longest prefix that was sent before, and remember this one's."""
-        whole = "\n".join(f"{role}: {text}" for role, text in messages)
         ends = range(CACHE_BLOCK, len(whole) + 1, CACHE_BLOCK)
         prefixes = [hash(whole[:end]) for end in ends]
         n_known = sum(prefix in self._prefixes for prefix in prefixes)
         self._prefixes.update(prefixes)
-        return min(estimate_tokens([whole[: n_known * CACHE_BLOCK]]), n_prompt)
+        return estimate_tokens([whole[: n_known * CACHE_BLOCK]])
 
-    async def _stream(self, request: "web.Request", body: dict[str, Any], reply: Reply, fault: Fault | None) -> "web.StreamResponse":
+    async def _stream(self, request: "web.Request", asked: Asked, reply: Reply, fault: Fault | None) -> "web.StreamResponse":
         from aiohttp import web
 
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"})
@@ -173,15 +180,19 @@ class RehearsalTeacher:
         sent: Counter[str] = Counter()
         try:
             await response.write(b": keep-alive\n\n")
-            await asyncio.sleep(self._latency_s)
+            while fault is Fault.NOT_STARTED and not self._stop.is_set():
+                await asyncio.sleep(KEEP_ALIVE_S)
+                await response.write(b": keep-alive\n\n")
+            await asyncio.sleep(self._manner.latency_s)
             await response.write(write_event({"role": "assistant", "content": None, "reasoning_content": ""}))
             if await self._send_text(request, response, reply, fault, sent):
                 usage = reply.usage(reply.reasoning, reply.content)
-                await response.write(write_end(body, reply, usage))
+                await response.write(write_end(asked.wants_usage_apart, reply, usage))
         except ConnectionError:
             pass
         finally:
-            self.bill.charge(reply.usage(reply.reasoning[: sent["reasoning_content"]], reply.content[: sent["content"]]))
+            if fault is not Fault.NOT_STARTED:
+                self.bill.charge(reply.usage(reply.reasoning[: sent["reasoning_content"]], reply.content[: sent["content"]]))
         return response
 
     async def _send_text(
@@ -196,8 +207,8 @@ class RehearsalTeacher:
             other = "content" if name == "reasoning_content" else "reasoning_content"
             await response.write(write_event({name: piece, other: None}))
             sent[name] += len(piece)
-            if self._pace_s:
-                await asyncio.sleep(self._pace_s)
+            if self._manner.pace_s:
+                await asyncio.sleep(self._manner.pace_s)
         return True
 
     async def _break(self, request: "web.Request", response: "web.StreamResponse", fault: Fault | None) -> None:
@@ -219,11 +230,22 @@ class RehearsalTeacher:
             return response
         with contextlib.suppress(ConnectionError):
             await response.write(b"\n")
-            await asyncio.sleep(self._latency_s)
+            await asyncio.sleep(self._manner.latency_s)
             usage = reply.usage(reply.reasoning, reply.content)
             self.bill.charge(usage)
             await response.write(whole_answer(reply, usage))
         return response
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the teacher goes about answering."""
+
+    latency_s: float
+    pace_s: float
+    prefix: Prefix
+    streams: int
+    """Requests it takes at once; any number for 0."""
 
 
 def serve_teacher(
@@ -233,30 +255,16 @@ def serve_teacher(
     latency_s: float = 0.02,
     pace_s: float = 0.0,
     script: Iterable[Fault | None] = (),
+    prefix: Prefix = Prefix.GOES_ON,
+    streams: int = 0,
 ) -> RehearsalTeacher:
     """Make a teacher on 127.0.0.1, at any free port for 0; it serves inside `with`.
 
     `faults` is the rate of requests that go wrong, `script` what the first requests meet; text begins `latency_s` after
-    a request and comes with `pace_s` between its pieces. Raises InputError where the port is taken.
+    a request and comes with `pace_s` between its pieces; more than `streams` requests at once meet 429. Raises InputError where
+    the port is taken.
     """
-    return RehearsalTeacher(port, FaultPlan(faults, seed, script), latency_s, pace_s)
-
-
-def think(message: str, seed: int) -> tuple[str, str]:
-    """Give reasoning and diagnosis for a message with a tagged record, and a tagged diagnosis where it is known."""
-    from medkd.demo.reasoning import explain, solve
-
-    record = _last_tagged(message, "record") or message
-    diagnosis = _last_tagged(message, "diagnosis") or solve(record)
-    if diagnosis is None:
-        return "逐项看过病历中的发现，没有一组足以指向某一种疾病，需要补充检查。", "诊断不明"
-    return explain(record, diagnosis, seed), diagnosis
-
-
-def _last_tagged(message: str, name: str) -> str:
-    """Give the text of the last tag of a name; instructions before it may mention the tag too."""
-    before, closing, _ = message.rpartition(f"</{name}>")
-    return before.rpartition(f"<{name}>")[2].strip() if closing else ""
+    return RehearsalTeacher(port, FaultPlan(faults, seed, script), Manner(latency_s, pace_s, prefix, streams))
 
 
 def _refuse(status: int, message: str) -> "web.Response":

@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 
+from medkd.completers.continuation import Missing
 from medkd.core import thinking
 from medkd.core.completer import Message
 from medkd.core.records import Question
@@ -69,12 +70,12 @@ def read_parts(reasoning: str, text: str) -> Parts:
     return Parts(thought.reasoning or "", thought.answer)
 
 
-def find_missing_part(reasoning: str, text: str) -> str:
-    """Say which part is missing in a teacher's answer; empty when both are there."""
+def find_missing_part(reasoning: str, text: str) -> Missing | None:
+    """Say which part is missing in a teacher's answer; a missing diagnosis may still come, a missing reasoning will not."""
     parts = read_parts(reasoning, text)
     if not parts.reasoning:
-        return "no reasoning between <think> and </think>"
-    return "" if parts.answer else "no diagnosis after </think>"
+        return Missing("no reasoning between <think> and </think>", is_at_end=False)
+    return None if parts.answer else Missing("no diagnosis after </think>", is_at_end=True)
 
 
 def _defused(text: str) -> str:

@@ -115,7 +115,7 @@ def _is_finished(directory: Path) -> bool:
 
 
 def _distill_file(config: Config, questions_path: Path, target: Target, prompt: Prompt, ledger: Ledger, space: Workspace) -> None:
-    from medkd.completers.dispatch import PaidCompleter
+    from medkd.completers.dispatch import PaidCompleter, Terms
     from medkd.completers.endpoint import Endpoint
 
     reader = RecordReader(questions_path, Question, made_by="prepare")
@@ -124,10 +124,12 @@ def _distill_file(config: Config, questions_path: Path, target: Target, prompt: 
         teacher = PaidCompleter(
             Endpoint(target),
             ledger,
-            concurrency=config.concurrency,
-            budget=config.budget,
-            find_fault=find_missing_part,
-            on_settled=lambda tally: bar.advance(note=_note(tally, target)),
+            Terms(
+                concurrency=config.concurrency,
+                budget=config.budget,
+                find_missing=find_missing_part,
+                on_progress=lambda tally: bar.advance(tally.n_settled - bar.n_done, note=_note(tally, target)),
+            ),
         )
         labelled = ((q.id, request) for q in reader for request in make_requests(q, prompt, config))
         try:

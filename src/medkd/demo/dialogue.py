@@ -1,0 +1,123 @@
+"""What a request asks of the rehearsal teacher, and what it says to it.
+
+In: the body of a request, the fault it is to meet. Out: the `Reply`: how far it goes, how it ends, what it counts.
+Not done here: the form on the wire (`demo.replies`), serving (`demo.teacher`), the medicine (`demo.reasoning`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from medkd.completers.providers import estimate_tokens
+from medkd.core import thinking
+from medkd.demo.faults import Fault
+from medkd.demo.replies import Reply
+
+TRIED_SEEDS = 24
+"""Wordings in which a text to go on from is looked for."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The body of a request, read."""
+
+    messages: tuple[tuple[str, str], ...]
+    """Role and content, without the text to go on from."""
+    prefix: tuple[str, str] | None
+    """Reasoning and content to go on from."""
+    is_thinking: bool
+    limit: int
+    is_streamed: bool
+    wants_usage_apart: bool
+
+    @property
+    def question(self) -> str:
+        return self.messages[-1][1]
+
+    @property
+    def content(self) -> str:
+        """All of it, for the cache and the draw of faults."""
+        turns = [f"{role}: {text}" for role, text in self.messages] + ([f"assistant: {''.join(self.prefix)}"] if self.prefix else [])
+        return "\n".join(turns)
+
+
+def read_request(body: Any) -> Asked:
+    """Read the body of a request; raises ValueError, KeyError or TypeError where it is none."""
+    messages = list(body["messages"])
+    prefix = None
+    if messages[-1].get("prefix") is True:
+        last = messages.pop()
+        prefix = (str(last.get("reasoning_content") or ""), str(last["content"]))
+    turns = tuple((str(message["role"]), str(message["content"])) for message in messages)
+    if not turns:
+        raise ValueError("no messages")
+    return Asked(
+        messages=turns,
+        prefix=prefix,
+        is_thinking=(body.get("thinking") or {}).get("type") == "enabled",
+        limit=body.get("max_tokens") or body.get("max_completion_tokens") or 4096,
+        is_streamed=bool(body.get("stream")),
+        wants_usage_apart=bool((body.get("stream_options") or {}).get("include_usage")),
+    )
+
+
+def make_reply(asked: Asked, seed: int, fault: Fault | None, n_cached: int) -> Reply:
+    """Say how a request is answered; a text to go on from is gone on with, whatever wording it began in."""
+    reasoning, content = _say(asked, seed)
+    n_said = 0
+    if asked.prefix:
+        reasoning, content, n_said = _go_on(asked, seed)
+    rest = (reasoning + content)[n_said:]
+    allowed, finish_reason = len(rest), "stop"
+    if fault in {Fault.LENGTH, Fault.NO_RESOURCE}:
+        allowed, finish_reason = len(rest) // 2, "length" if fault is Fault.LENGTH else "insufficient_system_resource"
+    elif fault is Fault.NO_ANSWER:
+        end = len(reasoning) if asked.is_thinking else content.find(thinking.CLOSE) + len(thinking.CLOSE)
+        allowed = max(end - n_said, 0)
+    if estimate_tokens([rest[:allowed]]) > asked.limit:
+        allowed, finish_reason = min(allowed, int(asked.limit / 0.6)), "length"
+    n_reasoning = max(len(reasoning) - n_said, 0)
+    said = rest[:allowed] if fault is not Fault.BLANK else "  \n"
+    return Reply(
+        reasoning=said[:n_reasoning] if fault is not Fault.BLANK else "",
+        content=said[n_reasoning:] if fault is not Fault.BLANK else said,
+        finish_reason=finish_reason,
+        n_prompt=estimate_tokens([text for _, text in asked.messages] + list(asked.prefix or ())),
+        n_cached=n_cached,
+    )
+
+
+def _say(asked: Asked, seed: int) -> tuple[str, str]:
+    reasoning, answer = think(asked.question, seed)
+    return (reasoning, answer) if asked.is_thinking else ("", thinking.write(reasoning, answer))
+
+
+def _go_on(asked: Asked, seed: int) -> tuple[str, str, int]:
+    """Give the reasoning and content that a text belongs to, and how many of their characters it already holds."""
+    assert asked.prefix is not None  # noqa: S101 - called only where there is one
+    before = "".join(asked.prefix)
+    for wording in range(seed + TRIED_SEEDS):
+        reasoning, content = _say(asked, wording)
+        if (reasoning + content).startswith(before):
+            return reasoning, content, len(before)
+    reasoning, content = _say(asked, seed)  # somebody else's words: its own second half is as good an end as any
+    if asked.prefix[1] or not reasoning:
+        head = content[: len(content) // 2]
+        return asked.prefix[0], asked.prefix[1] + content[len(head) :], len(before)
+    return asked.prefix[0] + reasoning[len(reasoning) // 2 :], content, len(before)
+
+
+def think(message: str, seed: int) -> tuple[str, str]:
+    """Give reasoning and diagnosis for a message with a tagged record, and a tagged diagnosis where it is known."""
+    from medkd.demo.reasoning import explain, solve
+
+    record = _last_tagged(message, "record") or message
+    diagnosis = _last_tagged(message, "diagnosis") or solve(record)
+    if diagnosis is None:
+        return "逐项看过病历中的发现，没有一组足以指向某一种疾病，需要补充检查。", "诊断不明"
+    return explain(record, diagnosis, seed), diagnosis
+
+
+def _last_tagged(message: str, name: str) -> str:
+    """Give the text of the last tag of a name; instructions before it may mention the tag too."""
+    before, closing, _ = message.rpartition(f"</{name}>")
+    return before.rpartition(f"<{name}>")[2].strip() if closing else ""

@@ -1,0 +1,80 @@
+import asyncio
+
+from medkd.completers.dispatch import PaidCompleter, Terms
+from medkd.completers.endpoint import Endpoint
+from medkd.completers.gate import Gate
+from medkd.completers.ledger import Ledger
+from medkd.completers.outcomes import Outcome
+from medkd.completers.patience import Patience
+from medkd.completers.providers import find_target
+from medkd.core.completer import Message, Request
+from medkd.demo.teacher import serve_teacher
+
+
+def test_nobody_enters_past_the_limit_and_a_place_given_back_is_taken():
+    async def play() -> list[int]:
+        gate, seen = Gate(2), []
+
+        async def visit() -> None:
+            assert await gate.enter()
+            seen.append(gate.n_inside)
+            await asyncio.sleep(0.01)
+            gate.leave()
+
+        await asyncio.gather(*(visit() for _ in range(9)))
+        return seen
+
+    seen = asyncio.run(play())
+    assert len(seen) == 9
+    assert max(seen) == 2
+
+
+def test_it_shrinks_to_what_is_served_once_a_round_and_grows_back():
+    gate = Gate(100)
+    for _ in range(30):
+        gate.note_accepted()
+    for _ in range(50):
+        gate.note_ended(Outcome.RATE_LIMITED, was_accepted=False, seconds=0.0)
+    assert gate.limit == 50
+    gate._shrunk_at = -1e9
+    gate.note_ended(Outcome.RATE_LIMITED, was_accepted=False, seconds=0.0)
+    assert gate.limit == 30
+    for _ in range(30):
+        gate.note_ended(Outcome.COMPLETE, was_accepted=True, seconds=0.0)
+    assert 34 < gate.limit < 36
+
+
+def test_faults_that_have_nothing_to_do_with_load_do_not_slow_it_down():
+    gate = Gate(100)
+    for _ in range(95):
+        gate.note_accepted()
+    gate.note_ended(Outcome.OVERLOADED, was_accepted=False, seconds=0.0)
+    assert gate.limit == 95
+
+
+def test_a_closed_gate_lets_nobody_in_and_sends_those_who_wait_away():
+    async def play() -> list[bool]:
+        gate = Gate(1)
+        assert await gate.enter()
+        waiting = [asyncio.create_task(gate.enter()) for _ in range(3)]
+        await asyncio.sleep(0)
+        gate.close()
+        return [*await asyncio.gather(*waiting), await gate.enter()]
+
+    assert asyncio.run(play()) == [False] * 4
+
+
+def test_a_cap_that_the_provider_never_told_is_found(tmp_path):
+    requests = [Request(messages=(Message(role="user", content=f"【主诉】发热{n}天。"),)) for n in range(300)]
+    limits: list[int] = []
+    with serve_teacher(latency_s=0.1, streams=12) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+        terms = Terms(
+            concurrency=64,
+            patience=Patience(backoff_s=0.02, backoff_cap_s=0.1),
+            on_progress=lambda tally: limits.append(tally.limit),
+        )
+        endpoint = Endpoint(find_target("rehearsal", "", teacher.base_url))
+        answers = PaidCompleter(endpoint, ledger, terms).complete(requests)
+        assert teacher.bill.most_streams <= 12
+    assert all(a.complete for a in answers)
+    assert sorted(limits[-100:])[50] <= 20
