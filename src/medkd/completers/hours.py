@@ -53,5 +53,5 @@ def is_holiday_in_china(day: date) -> bool:
 
     try:
         return chinese_calendar.is_holiday(day)
-    except NotImplementedError:
+    except RuntimeError:  # how the library says that it does not know a year yet
         return False
