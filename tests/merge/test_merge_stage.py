@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.records import Checked, Cost, Example, Question, Rationale, Usage
-from medkd.merge.duplicates import find_repeats
+from medkd.merge.draws import draw_split
 from medkd.merge.files import read_rows
-from medkd.merge.stage import Config, draw_split, run
+from medkd.merge.stage import Config, run
 
 
 def write_json(path, rows):
@@ -104,15 +104,22 @@ def test_a_test_question_never_stands_in_train(tmp_path):
     manifest = run(Config(input=write_checked(tmp_path / "verify", rows), out=tmp_path / "out"))
     assert manifest.counts.dropped == {"exact_duplicate": 1}
     assert [example.id for example in read_all(tmp_path / "out")] == ["q:2"]
-    assert json.loads((tmp_path / "out" / "duplicates.json").read_text()) == [{"id": "q:1", "of": "q:2", "exact": "true"}]
+    assert json.loads((tmp_path / "out" / "duplicates.json").read_text()) == [{"id": "q:1", "of": "q:2", "exact": True, "similarity": 1.0}]
 
 
-def test_near_duplicates_go_and_cases_with_another_diagnosis_stay():
-    text = "".join(f"第{n}句说明病情变化与处理经过的内容" for n in range(30))
-    near = text.replace("第7句", "第8句")
-    assert set(find_repeats([text, near, "另一个问题"], ["", "", ""], 0.9)) == {1}
-    assert find_repeats([text, near], ["肺炎", "肺结核"], 0.9) == {}
-    assert find_repeats([text, near], ["", ""], 1.0) == {}
+def test_near_duplicates_go_and_cases_with_another_diagnosis_stay(tmp_path):
+    text = "".join(f"第{n}句说明病情变化与处理经过的内容{n * 7919}" for n in range(30))
+    near = text.replace("第7句", "第八句")
+    rows = [make_checked(1, text=text, reference="肺炎"), make_checked(2, text=near, reference="肺结核"), make_checked(3)]
+    manifest = run(Config(input=write_checked(tmp_path / "two cases", rows), out=tmp_path / "a"))
+    assert manifest.counts.kept == 3
+    rows[1] = make_checked(2, text=near, reference="肺炎", reasoning="更长也更好的一段推理。")
+    manifest = run(Config(input=write_checked(tmp_path / "one case", rows), out=tmp_path / "b"))
+    assert manifest.counts.dropped == {"near_duplicate": 1}
+    (repeat,) = json.loads((tmp_path / "b" / "duplicates.json").read_text())
+    assert (repeat["id"], repeat["of"], repeat["exact"]) == ("q:1", "q:2", False)
+    manifest = run(Config(input=tmp_path / "one case", out=tmp_path / "c", near=1))
+    assert manifest.counts.kept == 3
 
 
 def test_styles_follow_the_share_and_only_in_train(tmp_path):
@@ -138,7 +145,7 @@ def test_the_layouts_say_the_same(tmp_path):
     run(Config(input=write_checked(tmp_path / "verify", [make_checked(n) for n in range(20)]), out=tmp_path / "out"))
     out = tmp_path / "out"
     examples = [Example.model_validate(row) for row in read(out / "train.jsonl")]
-    alpaca = json.loads((out / "llamafactory" / "train.json").read_text(encoding="utf-8"))
+    alpaca = json.loads((out / "llamafactory" / "medkd_train.json").read_text(encoding="utf-8"))
     conversations = [row["messages"] for row in read(out / "messages" / "train.jsonl")]
     info = json.loads((out / "llamafactory" / "dataset_info.json").read_text(encoding="utf-8"))
     assert info["medkd_train"]["columns"] == {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
@@ -165,10 +172,9 @@ def test_a_merged_directory_can_be_merged_again(tmp_path):
         assert (tmp_path / "a" / f"{split}.jsonl").read_bytes() == (tmp_path / "b" / f"{split}.jsonl").read_bytes()
 
 
-def test_rows_without_a_split_are_drawn_by_share_and_stay_where_they_are(tmp_path):
-    config = Config(input=tmp_path, out=tmp_path, val_share=0.3, test_share=0.3)
-    splits = [draw_split(str(group), config) for group in range(1000)]
-    assert splits == [draw_split(str(group), config) for group in range(1000)]
+def test_rows_without_a_split_are_drawn_by_share_and_stay_where_they_are():
+    splits = [draw_split(str(group), seed=0, val_share=0.3, test_share=0.3) for group in range(1000)]
+    assert splits == [draw_split(str(group), seed=0, val_share=0.3, test_share=0.3) for group in range(1000)]
     assert [round(splits.count(split) / 1000, 1) for split in ("train", "val", "test")] == [0.4, 0.3, 0.3]
 
 
@@ -191,8 +197,8 @@ def test_a_broken_element_or_line_is_named_and_the_rest_goes_on(tmp_path, capsys
     assert manifest.counts.kept == 3
     assert manifest.counts.dropped == {"broken_line": 2}
     warnings = capsys.readouterr().err
-    assert "array.json:2: broken JSON" in warnings
-    assert "lines.jsonl:2: broken JSON" in warnings
+    assert "array.json:2: broken row" in warnings
+    assert "lines.jsonl:2: broken row" in warnings
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""Reads the rows of a JSON or JSON Lines file, whatever its suffix says.
+"""Reads the rows of a file, whatever its suffix says: a JSON array, JSON Lines, Parquet or CSV.
 
-In: a file. Out: its elements one by one with their numbers, a broken one as None. Not done here: what a row means (`merge.schemas`).
+In: a file. Out: its elements one by one with their numbers, a broken one as None; a file is never held in memory whole.
+Not done here: what a row means (`merge.schemas`), files on a hub (`merge.hubs`).
 """
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -12,59 +14,105 @@ from typing import Any
 import orjson
 
 from medkd.core.errors import InputError, from_os_error
-
-_NEXT_ELEMENT = re.compile(r"\}\s*,\s*(?=\{)")
+from medkd.merge.arrays import read_array
 
 NumberedRow = tuple[int, Any]
 
+_MAX_CELL = 2**27
+"""Characters of one CSV cell; Python's own limit is shorter than a long reasoning."""
+
 
 def read_rows(path: Path) -> Iterator[NumberedRow]:
-    """Give each element of an array, or each line that is not blank, with its number; None for one that is broken.
+    """Give each element of an array, or each line or row that is not blank, with its number; None for one that is broken.
 
     Raises InputError for a file that is missing, empty or no UTF-8 text.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(4096)
     except OSError as error:
         raise from_os_error(error, path) from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8 text; convert the file with iconv and try again") from error
-    if not text.strip():
+    if head.startswith(b"PAR1"):
+        return _read_parquet(path)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start and path.stat().st_size <= len(head):
         raise InputError(f"{path}: the file is empty; check --input")
-    return _read_array(text) if text.lstrip().startswith("[") else _read_lines(text)
+    if start.startswith(b"["):
+        return read_array(path)
+    return _read_csv(path) if path.suffix.lower() == ".csv" and not start.startswith(b"{") else _read_lines(path)
 
 
-def _read_lines(text: str) -> Iterator[NumberedRow]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, orjson.loads(line)
-            except orjson.JSONDecodeError:
-                yield number, None
+def _read_lines(path: Path) -> Iterator[NumberedRow]:
+    """Read JSON Lines; a line that is no UTF-8 is a broken one, a file that begins so is no UTF-8 text."""
+    has_begun = False
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if not line.strip():
+                continue
+            if not has_begun:
+                _check_utf8(line, path, number)
+                has_begun = True
+            yield number, _load(line)
 
 
-def _read_array(text: str) -> Iterator[NumberedRow]:
-    """Read an array at once, or where it is broken element by element, going on behind a broken one."""
+def _load(line: bytes) -> Any:
     try:
-        yield from enumerate(orjson.loads(text), start=1)
+        return orjson.loads(line)
     except orjson.JSONDecodeError:
-        yield from _read_elements(text)
-
-
-def _read_elements(text: str) -> Iterator[NumberedRow]:
-    decoder = json.JSONDecoder()
-    position, number = text.index("[") + 1, 0
-    while (start := re.compile(r"[\s,]*").match(text, position)) and start.end() < len(text) and text[start.end()] != "]":
-        position, number = start.end(), number + 1
         try:
-            element, position = decoder.raw_decode(text, position)
-            yield number, element
-        except (json.JSONDecodeError, RecursionError):
-            yield number, None
-            following = _NEXT_ELEMENT.search(text, position)
-            if following is None:
-                return
-            position = following.end()
+            return json.loads(line)  # takes what orjson does not: half a surrogate pair, NaN
+        except (ValueError, RecursionError):
+            return None
+
+
+def _check_utf8(line: bytes, path: Path, number: int) -> None:
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}:{number}: not UTF-8 text; convert the file with iconv and try again") from error
+
+
+def _read_csv(path: Path) -> Iterator[NumberedRow]:
+    """Read a CSV file whose first line names the columns; a row with more cells than columns is broken."""
+    csv.field_size_limit(_MAX_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            while True:
+                try:
+                    row = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error:
+                    yield reader.line_num, None
+                    continue
+                cells = {name: cell for name, cell in row.items() if name is not None and cell is not None}
+                yield reader.line_num, cells if None not in row and len(cells) == len(row) else None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text; convert the file with iconv and try again") from error
+
+
+def _read_parquet(path: Path) -> Iterator[NumberedRow]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise InputError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or convert the file to JSON Lines") from error
+    number = 0
+    try:
+        for batch in ParquetFile(path).iter_batches(batch_size=512):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"{path}: damaged Parquet after row {number} ({reason}); fetch the file again") from error
+
+
+_LINE_BREAK = re.compile(r"\s+")
+
+
+def name_fields(row: Any) -> list[str]:
+    """Name the fields of a row on one line, for a message; nothing for what has none."""
+    return [_LINE_BREAK.sub(" ", str(name))[:40] for name in row][:20] if isinstance(row, dict) else []

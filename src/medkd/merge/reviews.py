@@ -4,13 +4,14 @@ In: a file of rationales and its rows. Out: the rows as people left them. Not do
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medkd.core.artifacts import RecordReader
 from medkd.core.records import Checked
 from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
-from medkd.merge.schemas import Drop, Origin, Row, read_row
+from medkd.merge.rows import Origin, Row, read_row
+from medkd.merge.schemas import Drop
 
 REVIEWED = ("verified.jsonl", "rationales.jsonl")
 REJECTED = "rejected.jsonl"
@@ -22,19 +23,19 @@ def find_review_files(paths: Iterable[Path]) -> list[Path]:
     return [folder / name for folder in folders for name in (REVIEWS, REJECTED) if (folder / name).exists()]
 
 
-def honour_reviews(path: Path, rows: Sequence[Row], origin: Origin) -> tuple[list[Row], Counter[Drop]]:
-    """Leave out what a person rejected, take a person's words where there are some, and bring back what a person accepted."""
+def read_decisions(path: Path) -> dict[str, Review]:
+    """Read what people decided about the rows of a file: id to the judgement that counts."""
     reviews = read_reviews(path.parent) if path.name in REVIEWED else {}
-    settled = {key: settle(of_row) for key, of_row in reviews.items()}
-    kept: list[Row] = []
-    dropped = Counter[Drop]()
-    for row in [*rows, *_bring_back(path, settled, origin)]:
-        review = settled.get(row.example.id)
-        if review is not None and review.decision is Decision.REJECT:
-            dropped[Drop.REVIEW] += 1
-        else:
-            kept.append(_edit(row, review) if review is not None and review.decision is Decision.EDIT else row)
-    return kept, dropped
+    return {key: settle(of_row) for key, of_row in reviews.items()}
+
+
+def overrule(row: Row, review: Review | None) -> Row | Drop:
+    """Leave out what a person rejected, and take a person's words where there are some."""
+    if review is None:
+        return row
+    if review.decision is Decision.REJECT:
+        return Drop.REVIEW
+    return _edit(row, review) if review.decision is Decision.EDIT else row
 
 
 def _edit(row: Row, review: Review) -> Row:
@@ -42,12 +43,12 @@ def _edit(row: Row, review: Review) -> Row:
     return row._replace(example=row.example.model_copy(update=words))
 
 
-def _bring_back(path: Path, settled: dict[str, Review], origin: Origin) -> list[Row]:
+def bring_back(origin: Origin, decisions: dict[str, Review]) -> Iterator[Row]:
     """Read the rows that checks rejected and people did not."""
-    rejected = path.with_name(REJECTED)
-    wanted = {key for key, review in settled.items() if review.decision is not Decision.REJECT}
-    if path.name != REVIEWED[0] or not wanted or not rejected.exists() or not rejected.stat().st_size:
-        return []
+    rejected = origin.path.with_name(REJECTED)
+    wanted = {key for key, review in decisions.items() if review.decision is not Decision.REJECT}
+    if origin.path.name != REVIEWED[0] or not wanted or not rejected.exists() or not rejected.stat().st_size:
+        return
     chosen = (checked for checked in RecordReader(rejected, Checked, made_by="verify") if checked.rationale.id in wanted)
     found = (read_row(checked.model_dump(mode="json"), origin, Counter()) for checked in chosen)
-    return [row for row in found if isinstance(row, Row)]
+    yield from (row for row in found if isinstance(row, Row))

@@ -1,55 +1,78 @@
 """The stage `merge`: rationales and open datasets become one training set.
 
-In: directories of earlier stages, or files of any known schema. Out: `train.jsonl`, `val.jsonl`, `test.jsonl` of `Example` records,
-`llamafactory/`, `messages/`, `statistics.json`, `duplicates.json`, `DATACARD.md`.
-Not done here: checking rationales (`verify`), tokens and their lengths (`train`).
+In: directories of earlier stages, files of any known schema, datasets on a hub. Out: `train.jsonl`, `val.jsonl`, `test.jsonl` of `Example`
+records, `llamafactory/`, `messages/`, `statistics.json`, `duplicates.json`, `contaminated.json`, `DATACARD.md`. Rows lie on the disk
+while they are compared. Not done here: checking rationales (`verify`), refusing rows that are too long (`train`).
 """
 
-import hashlib
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self, cast
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from medkd.core.artifacts import resolve_input, write_json
+from medkd.core.artifacts import write_json
 from medkd.core.errors import InputError
 from medkd.core.progress import Bar
-from medkd.core.prompts import load_prompts
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.records import Example, Split
-from medkd.core.workspace import Manifest, open_workspace
-from medkd.merge import layouts
-from medkd.merge.duplicates import find_repeats
-from medkd.merge.files import read_rows
-from medkd.merge.reviews import find_review_files, honour_reviews
-from medkd.merge.schemas import Drop, Origin, Row, describe_schemas, read_row
+from medkd.core.workspace import Manifest, Workspace, open_workspace
+from medkd.merge import layouts, llamafactory
+from medkd.merge.against import read_questions
+from medkd.merge.datacard import write_datacard
+from medkd.merge.draws import draw_split, set_style
+from medkd.merge.reviews import bring_back, find_review_files, overrule, read_decisions
+from medkd.merge.rows import Origin, Row, simplify
+from medkd.merge.schemas import Drop
+from medkd.merge.selection import Selection, select
+from medkd.merge.sources import find_benchmarks, find_sources, read_source, read_takes
+from medkd.merge.spool import SPLITS, Spool
+from medkd.merge.statistics import Statistics, write_plots
+from medkd.merge.tokens import BATCH, Count, make_counter
 
-MAX_WARNINGS = 10
-"""Broken lines named on the screen for one file; all are counted."""
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+# pydantic's own `schema` is a method out of use since its version 2; what the user says is more worth than its warning.
+warnings.filterwarnings("ignore", message='Field name "schema"')
 
 
 class Config(StageConfig):
     """Merge rationales and open datasets into train, val and test."""
 
     input: Annotated[tuple[Path, ...], HOW] = Field(min_length=1)
-    """What to merge, repeated: a directory of verify, distill or merge, or a file of any known schema."""
-    near: float = Field(default=0.8, gt=0, le=1)
-    """Similarity (Jaccard, character 4-grams) from which two questions are the same; 1 drops exact copies only."""
+    """What to merge, repeated: a directory of verify, distill or merge, a file of any known schema, hf:owner/name or ms:owner/name."""
+    schema: tuple[str, ...] = ()  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    """Schema of all files (`alpaca`), or of one (`a.json=alpaca`), repeated; read from the fields where none is given."""
+    against: Annotated[tuple[Path, ...], HOW] = ()
+    """Benchmark files, repeated: rows that hold a question of theirs are left out."""
+    contained: float = Field(default=0.5, gt=0, le=1)
+    """Share of the character 8-grams of a benchmark's or test question from which a row holds it."""
+    near: float = Field(default=0.7, gt=0, le=1)
+    """Similarity (Jaccard, character 3-grams) from which two questions are the same; 1 drops exact copies only."""
+    take: tuple[str, ...] = ()
+    """How much of a source, repeated: `medical-o1=0.5` (a share), `hwtcm=5000` (at most so many rows)."""
+    simplify: bool = False
+    """Write traditional characters as simplified ones (OpenCC)."""
     bare_share: float = Field(default=0.75, ge=0, le=1)
     """Share of training rows without system and instruction, so that the student thinks unasked."""
-    val_share: float = Field(default=0.05, ge=0, lt=1)
+    val_share: Share = 0.05
     """Share for validation of the rows that come without a split."""
-    test_share: float = Field(default=0.05, ge=0, lt=1)
+    test_share: Share = 0.05
     """Share for the test split of the rows that come without one."""
     seed: int = 0
     """Another seed splits, styles and shuffles otherwise."""
+    tokenizer: str = ""
+    """Model whose tokenizer counts lengths (a folder, a name, `medkd:tiny`); without one they are in characters only."""
+    parquet: bool = False
+    """Write Parquet files as well."""
+    llamafactory: Path | None = None
+    """Folder for LLaMA-Factory's files, its own `data` for instance; `llamafactory` in the output where none is given."""
 
-    @field_validator("input", mode="before")
+    @field_validator("input", "against", "schema", "take", mode="before")
     @classmethod
     def _accept_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | Path) else value
@@ -61,161 +84,115 @@ class Config(StageConfig):
         return self
 
 
-class Merged(NamedTuple):
-    """The dataset and what was lost on the way."""
-
-    dataset: dict[Split, list[Example]]
-    dropped: Counter[Drop]
-    repeated: list[dict[str, str]]
-    """Rows left out as duplicates: `id`, `of`, `exact`."""
-
-
 def run(config: Config) -> Manifest:
     """Merge files into one dataset directory."""
-    paths = [path for given in config.input for path in find_files(given)]
-    with open_workspace("merge", config, inputs=[*paths, *find_review_files(paths)], libraries=["datasketch"]) as space:
+    folder = config.llamafactory or config.out / "llamafactory"
+    llamafactory.read_registry(folder)
+    if config.parquet:
+        layouts.check_parquet()
+    count = make_counter(config.tokenizer) if config.tokenizer else None
+    sources = find_sources(config.input, config.schema)
+    benchmarks = find_benchmarks(config.against)
+    paths = [source.path for source in sources]
+    inputs = [*paths, *benchmarks, *find_review_files(paths)]
+    with open_workspace("merge", config, inputs=inputs, libraries=["rensa", "opencc"]) as space:
         if space.is_finished:
             return space.manifest
-        repairs, dropped = Counter[str](), Counter[Drop]()
-        rows: list[Row] = []
-        for path in dict.fromkeys(paths):
-            n_read, found, lost = read_file(path, repairs)
-            space.read(n_read)
-            reviewed, rejected = honour_reviews(path, found, find_origin(path))
-            rows.extend(reviewed)
-            dropped.update(lost + rejected)
-        merged = merge(rows, config)
-        dropped.update(merged.dropped)
-        space.drop_all({str(reason): n for reason, n in dropped.items()})
-        if not any(merged.dataset.values()):
-            reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common())
-            raise InputError(f"{paths[0]}: no row could be used ({reasons}); check the files given as --input")
-        space.manifest.counts.kept = sum(space.write_records(f"{split}.jsonl", examples) for split, examples in merged.dataset.items())
-        statistics = layouts.collect_statistics(merged.dataset, repairs)
-        layouts.write_llamafactory(space.path("llamafactory"), merged.dataset)
-        layouts.write_messages(space.path("messages"), merged.dataset)
-        write_json(space.path("statistics.json"), statistics)
-        write_json(space.path("duplicates.json"), merged.repeated)
-        losses = {str(reason): n for reason, n in dropped.most_common()}
-        layouts.write_datacard(space.path("DATACARD.md"), merged.dataset, statistics, losses)
-        space.manifest.facts = {
-            "splits": {split: len(examples) for split, examples in merged.dataset.items()},
-            "sources": {source: one["rows"] for source, one in statistics["sources"].items()},
-            "repairs": statistics["repairs"],
-        }
+        questions = read_questions(benchmarks)
+        repairs, lost = Counter[str](), Counter[Drop]()
+        with Spool(space.directory, config.seed) as spool:
+            for source in sources:
+                n_read, dropped = _read(source, spool, config, repairs)
+                space.read(n_read)
+                lost.update(dropped)
+            chosen = merge(spool, config, questions)
+            lost.update(chosen.dropped)
+            _check_rest(chosen, lost, sources[0].path, config)
+            space.drop_all({str(reason): n for reason, n in lost.items()})
+            statistics = write_dataset(space, spool, chosen, config, count, folder)
+        _describe(space, statistics, chosen, {str(reason): n for reason, n in lost.most_common()}, repairs)
+        llamafactory.write_registry(folder, SPLITS)
+        llamafactory.write_recipe(folder, [split for split in SPLITS if chosen.rows[split]], *statistics.longest())
     return space.manifest
 
 
-def find_files(given: Path) -> list[Path]:
-    """Name the files meant by one `--input`: itself, or what an earlier stage wrote in that directory."""
-    if not given.is_dir():
-        return [resolve_input(given, "", made_by="verify")]
-    splits = [given / f"{split}.jsonl" for split in layouts.SPLITS]
-    if any(path.exists() for path in splits):
-        return [path for path in splits if path.exists() and path.stat().st_size]
-    if (given / "rationales.jsonl").exists() and not (given / "verified.jsonl").exists():
-        return [resolve_input(given, "rationales.jsonl", made_by="distill")]
-    return [resolve_input(given, "verified.jsonl", made_by="verify")]
+def _read(source: Origin, spool: Spool, config: Config, repairs: Counter[str]) -> tuple[int, Counter[Drop]]:
+    """Put the rows of one file on the spool, as people left them; gives how many were read, and the lost ones by reason."""
+    decisions = read_decisions(source.path)
+    rejected = Counter[Drop]()
+
+    def put(row: Row) -> None:
+        kept = overrule(row, decisions.get(row.example.id))
+        if isinstance(kept, Drop):
+            rejected[kept] += 1
+            return
+        row = simplify(kept, repairs) if config.simplify else kept
+        spool.add(row, row.split or draw_split(row.group, config.seed, config.val_share, config.test_share))
+
+    n_read, dropped = read_source(source, repairs, put)
+    for row in bring_back(source, decisions):
+        put(row)
+    return n_read, dropped + rejected
 
 
-def read_file(path: Path, repairs: Counter[str]) -> tuple[int, list[Row], Counter[Drop]]:
-    """Read the rows of one file of any schema: how many there were, the good ones, and the others by reason.
-
-    Raises InputError where no row has the fields of a known schema.
-    """
-    origin = find_origin(path)
-    rows: list[Row] = []
-    dropped = Counter[Drop]()
-    fields: list[str] = []
-    n_read = 0
-    with Bar(f"read {path.name}") as bar:
-        for number, content in read_rows(path):
-            n_read += 1
-            found = read_row(content, origin, repairs)
-            if isinstance(found, Row):
-                rows.append(found)
-            else:
-                dropped[found] += 1
-                fields = fields or (list(map(str, cast(dict[str, Any], content))) if isinstance(content, dict) else [])
-                if found is Drop.BROKEN and dropped[found] <= MAX_WARNINGS:
-                    print(f"warning: {path.name}:{number}: broken JSON; row passed over", file=sys.stderr)
-            bar.advance()
-    if not rows and dropped[Drop.UNKNOWN_SCHEMA] + dropped[Drop.NO_OBJECT] + dropped[Drop.BROKEN] == n_read:
-        raise InputError(f"{path}: no known schema; found fields: {', '.join(fields) or 'none'}; expected {describe_schemas()}")
-    return n_read, rows, dropped
+def merge(spool: Spool, config: Config, questions: Sequence[tuple[str, str]] = ()) -> Selection:
+    """Choose among the rows of a spool: no duplicates, nothing of the test split or a benchmark, as much of a source as wanted."""
+    spool.settle()
+    takes = read_takes(config.take, spool.sources)
+    print(f"merge: comparing {len(spool)} questions", file=sys.stderr, flush=True)
+    return select(spool, config.near, config.contained, questions, takes)
 
 
-def find_origin(path: Path) -> Origin:
-    """Say where the rows of a file come from, as far as its name tells."""
-    for part, source in _known_sources().items():
-        if part in path.name:
-            return Origin(path, source["name"], source["url"], source["licence"])
-    return Origin(path, path.stem)
+def _check_rest(chosen: Selection, lost: Counter[Drop], path: Path, config: Config) -> None:
+    """Raise InputError where nothing is left, or nothing to train on because a benchmark took it all."""
+    reasons = ", ".join(f"{reason} {n}" for reason, n in lost.most_common())
+    if config.against and chosen.dropped[Drop.CONTAMINATED] and not chosen.rows["train"]:
+        names = ", ".join(str(given) for given in config.against)
+        raise InputError(
+            f"{names}: every row to train on holds one of its questions ({reasons}); is it the training data itself? "
+            "Give another --against or raise --contained"
+        )
+    if not any(chosen.rows.values()):
+        raise InputError(f"{path}: no row could be used ({reasons}); check the files given as --input")
 
 
-def merge(rows: Iterable[Row], config: Config) -> Merged:
-    """Drop duplicates, split by group, set the style of every row and shuffle, all the same on any machine."""
-    preferred = sorted(rows, key=_preference)
-    repeats = find_repeats([row.example.input for row in preferred], [row.example.reference for row in preferred], config.near)
-    dropped = Counter(Drop.EXACT_DUPLICATE if repeat.is_exact else Drop.NEAR_DUPLICATE for repeat in repeats.values())
-    repeated = [
-        {"id": preferred[number].example.id, "of": preferred[repeat.of].example.id, "exact": str(repeat.is_exact).lower()}
-        for number, repeat in repeats.items()
-    ]
-    dataset: dict[Split, list[Example]] = {split: [] for split in layouts.SPLITS}
-    for number, row in enumerate(preferred):
-        if number not in repeats:
-            split = row.split or draw_split(row.group, config)
-            dataset[split].append(set_style(row.example, split, config))
-    for examples in dataset.values():
-        examples.sort(key=lambda example: _draw(config.seed, "order", example.id))
-    return Merged(dataset, dropped, repeated)
+def write_dataset(space: Workspace, spool: Spool, chosen: Selection, config: Config, count: Count | None, folder: Path) -> Statistics:
+    """Write every layout in one pass over the rows, and count them."""
+    statistics = Statistics()
+    with Bar("write", total=sum(map(len, chosen.rows.values()))) as bar:
+        for split in SPLITS:
+            with ExitStack() as stack:
+                writers = layouts.open_layouts(space.directory, split, stack, config.parquet)
+                writers.append(stack.enter_context(llamafactory.open_alpaca(folder, split)))
+                for examples in _read_styled(spool, split, chosen.rows[split], config):
+                    lengths = count(examples) if count else [None] * len(examples)
+                    for example, n_tokens in zip(examples, lengths, strict=True):
+                        for write in writers:
+                            write(example)
+                        statistics.add(split, example, n_tokens)
+                    bar.advance(len(examples))
+    return statistics
 
 
-def _preference(row: Row) -> tuple[int, bool, int, str]:
-    """Put the copy first that stays: of the test split, then of val, then with a known diagnosis, then with the longer reasoning."""
-    order = {"test": 0, "val": 1, "train": 2, None: 2}
-    return order[row.split], not row.example.reference, -len(row.example.reasoning), row.example.id
+def _read_styled(spool: Spool, split: Split, numbers: Sequence[int], config: Config) -> Iterator[list[Example]]:
+    for start in range(0, len(numbers), BATCH):
+        rows: Iterable[Example] = map(spool.read, numbers[start : start + BATCH])
+        yield [set_style(example, split, config.seed, config.bare_share) for example in rows]
 
 
-def draw_split(group: str, config: Config) -> Split:
-    """Draw the split of a group of rows that came without one; other rows have no part in it."""
-    place = _draw(config.seed, "split", group)
-    if place < config.test_share:
-        return "test"
-    return "val" if place < config.test_share + config.val_share else "train"
-
-
-def set_style(example: Example, split: Split, config: Config) -> Example:
-    """Make a row bare, or put it under a system prompt and one of the instructions; val and test are always bare."""
-    if split != "train" or _draw(config.seed, "style", example.id) < config.bare_share:
-        return example.model_copy(update={"style": "bare", "system": "", "instruction": ""})
-    language = "zh" if layouts.is_chinese(example.input) else "en"
-    instructions = list_instructions(language, has_diagnosis=bool(example.reference))
-    chosen = instructions[int(_draw(config.seed, "instruction", example.id) * len(instructions))]
-    return example.model_copy(update={"style": "instructed", "system": load_prompts(language).system, "instruction": chosen})
-
-
-@cache
-def list_instructions(language: str, has_diagnosis: bool) -> Sequence[str]:
-    """List the instructions for a record with a known diagnosis, or for an open question."""
-    if has_diagnosis:
-        prompts = load_prompts(language)
-        return (prompts.instruction, *prompts.paraphrases)
-    return cast(dict[str, list[str]], _read_table("instructions.yaml"))[language]
-
-
-def _known_sources() -> dict[str, dict[str, str]]:
-    return cast(dict[str, dict[str, str]], _read_table("sources.yaml"))
-
-
-@cache
-def _read_table(name: str) -> Any:
-    import yaml
-
-    return yaml.safe_load(files("medkd.merge").joinpath(name).read_text(encoding="utf-8"))
-
-
-def _draw(seed: int, purpose: str, key: str) -> float:
-    """Give a number from 0 to 1 that depends on nothing but its arguments."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{purpose}:{key}".encode()).digest()[:8]) / 2**64
+def _describe(space: Workspace, statistics: Statistics, chosen: Selection, lost: dict[str, int], repairs: Counter[str]) -> None:
+    """Write statistics, plots, card and lists of what fell, and put the most telling numbers into the manifest."""
+    summary = statistics.summarise(repairs)
+    write_json(space.path("statistics.json"), summary)
+    write_json(space.path("duplicates.json"), chosen.repeated)
+    write_json(space.path("contaminated.json"), chosen.contaminated)
+    write_datacard(space.path("DATACARD.md"), statistics, summary, [split for split in SPLITS if chosen.rows[split]], lost)
+    if not write_plots(space.path("statistics.html"), statistics, summary):
+        print("note: no plots, for matplotlib is missing; pip install matplotlib", file=sys.stderr)
+    space.manifest.counts.kept = statistics.n_rows
+    space.manifest.facts = {
+        "splits": {split: len(rows) for split, rows in chosen.rows.items()},
+        "sources": {source: one["rows"] for source, one in summary["sources"].items()},
+        "cut_offs": summary["cut_offs"],
+        "repairs": summary["repairs"],
+    }

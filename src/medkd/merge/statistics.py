@@ -1,0 +1,170 @@
+"""Counts a dataset while it is written: rows, styles, lengths in characters and tokens, what a cut-off would trim, and where it comes from.
+
+In: examples, one after the other. Out: the mapping of `statistics.json`, what the card says of each source, and a page with plots.
+Not done here: the card itself (`merge.datacard`).
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlsplit
+
+from medkd.core.records import Example, Split, Style
+from medkd.merge.draws import is_chinese
+from medkd.merge.spool import SPLITS
+
+CUT_OFFS = (2048, 4096, 8192)
+PARTS = ("question", "reasoning", "answer")
+_PLACES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+def _columns() -> dict[str, "array[int]"]:
+    return {part: array("I") for part in (*PARTS, "whole", "tokens")}
+
+
+@dataclass
+class Part:
+    """What is known about one source within one split."""
+
+    styles: Counter[str] = field(default_factory=Counter[str])
+    n_known: int = 0
+    lengths: dict[str, "array[int]"] = field(default_factory=_columns)
+
+
+@dataclass
+class Provenance:
+    """Where the rows of one source come from."""
+
+    licences: set[str] = field(default_factory=set[str])
+    files: set[str] = field(default_factory=set[str])
+    sites: set[str] = field(default_factory=set[str])
+    url: str | None = None
+    """The one address of all rows; empty where they have several."""
+
+    def add(self, example: Example) -> None:
+        lineage = example.lineage
+        self.licences.add(lineage.licence or "not stated")
+        self.files.add(lineage.origin)
+        self.sites.add(urlsplit(lineage.url).netloc)
+        self.url = lineage.url if self.url in {None, lineage.url} else ""
+
+    @property
+    def address(self) -> str:
+        return self.url or ", ".join(sorted(self.sites - {""}))
+
+
+class Statistics:
+    """A dataset as it is counted; memory holds a few numbers a row."""
+
+    def __init__(self) -> None:
+        self.parts: dict[tuple[Split, str], Part] = {}
+        self.provenance: dict[str, Provenance] = {}
+        self.languages, self.costs = Counter[str](), Counter[str]()
+        self.teachers, self.rules = set[str](), set[str]()
+
+    def add(self, split: Split, example: Example, n_tokens: int | None = None) -> None:
+        """Count one row; `n_tokens` is the length of the whole conversation."""
+        part = self.parts.setdefault((split, example.source), Part())
+        part.styles[example.style] += 1
+        part.n_known += bool(example.reference)
+        lengths = (len(example.input), len(example.reasoning), len(example.answer))
+        whole = sum(lengths) + len(example.system) + len(example.instruction)
+        for name, length in zip((*PARTS, "whole"), (*lengths, whole), strict=True):
+            part.lengths[name].append(length)
+        if n_tokens is not None:
+            part.lengths["tokens"].append(n_tokens)
+        self.provenance.setdefault(example.source, Provenance()).add(example)
+        self.languages["zh" if is_chinese(example.input) else "en"] += 1
+        lineage = example.lineage
+        if lineage.cost.amount:
+            self.costs[lineage.cost.currency] += lineage.cost.amount  # pyright: ignore[reportArgumentType]
+        if lineage.teacher:
+            self.teachers.add(lineage.teacher)
+        if lineage.deidentified_by:
+            self.rules.add(lineage.deidentified_by)
+
+    @property
+    def n_rows(self) -> int:
+        return sum(part.styles.total() for part in self.parts.values())
+
+    def longest(self) -> tuple[int, bool]:
+        """Give the length of the longest row of train and val, and whether it is in tokens; otherwise it is in characters."""
+        parts = [part for (split, _), part in self.parts.items() if split != "test"]
+        unit = "tokens" if any(part.lengths["tokens"] for part in parts) else "whole"
+        return max((max(part.lengths[unit], default=0) for part in parts), default=0), unit == "tokens"
+
+    def summarise(self, repairs: Mapping[str, int]) -> dict[str, Any]:
+        """Make the mapping of `statistics.json`."""
+        sources = sorted({source for _, source in self.parts})
+        return {
+            "splits": {split: _describe([part for (s, _), part in self.parts.items() if s == split]) for split in SPLITS},
+            "sources": {
+                source: {
+                    "by_split": {split: self.parts.get((split, source), Part()).styles.total() for split in SPLITS},
+                    **_describe([part for (_, s), part in self.parts.items() if s == source]),
+                }
+                for source in sources
+            },
+            "cut_offs": _describe_cut_offs([part for (split, _), part in self.parts.items() if split == "train"]),
+            "repairs": {name: n for name, n in repairs.items() if n},
+        }
+
+    def lengths(self, name: str) -> dict[str, Sequence[int]]:
+        """Give one length of every row, by source."""
+        found: dict[str, array[int]] = {}
+        for (_, source), part in sorted(self.parts.items()):
+            found.setdefault(source, array("I")).extend(part.lengths[name])
+        return {source: values for source, values in found.items() if values}
+
+
+def _describe(parts: Sequence[Part]) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "rows": sum(part.styles.total() for part in parts),
+        "styles": {style: sum(part.styles[style] for part in parts) for style in get_args(Style)},
+        "with_known_diagnosis": sum(part.n_known for part in parts),
+        "characters": {name: summarise(length for part in parts for length in part.lengths[name]) for name in PARTS},
+    }
+    if any(part.lengths["tokens"] for part in parts):
+        described["tokens"] = summarise(length for part in parts for length in part.lengths["tokens"])
+    return described
+
+
+def _describe_cut_offs(parts: Sequence[Part]) -> dict[str, Any]:
+    """Say how many training rows a cut-off would trim, in tokens of the whole conversation, or in characters where none were counted."""
+    unit = "tokens" if any(part.lengths["tokens"] for part in parts) else "characters"
+    lengths = [length for part in parts for length in part.lengths["tokens" if unit == "tokens" else "whole"]]
+    trimmed = {str(bound): sum(length > bound for length in lengths) for bound in CUT_OFFS}
+    return {
+        "unit": unit,
+        "trimmed": {bound: {"rows": n, "share": round(n / len(lengths), 4) if lengths else 0.0} for bound, n in trimmed.items()},
+    }
+
+
+def summarise(lengths: Iterable[int]) -> dict[str, int]:
+    """Give median, 90th and 99th percentile and maximum; zeros for nothing."""
+    ordered = sorted(lengths) or [0]
+    return {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in _PLACES.items()}
+
+
+def write_plots(path: Path, statistics: Statistics, summary: Mapping[str, Any]) -> bool:
+    """Draw rows and lengths by source on one page; gives False where matplotlib is not installed."""
+    from importlib.util import find_spec
+
+    from medkd.core.pages import write_page
+    from medkd.core.plots import bar_plot, histogram
+
+    if find_spec("matplotlib") is None:
+        return False
+    sources = list(summary["sources"])
+    plots = [bar_plot(sources, {s: [summary["sources"][one]["by_split"][s] for one in sources] for s in SPLITS}, "Rows", "rows")]
+    names = {"question": "Question, characters", "reasoning": "Reasoning, characters", "answer": "Answer, characters"}
+    names["tokens"] = "Whole row, tokens"
+    for name, title in names.items():
+        if values := statistics.lengths(name):
+            bound = sorted(length for group in values.values() for length in group)[int(0.99 * sum(map(len, values.values())))]
+            plots.append(histogram({source: [min(v, bound) for v in group] for source, group in values.items()}, title, "", "rows"))
+    write_page(path, "medkd.merge", "statistics.html.jinja", title="The merged dataset", plots=plots, summary=summary)
+    return True
