@@ -64,3 +64,27 @@ def test_a_missing_file_and_one_without_text_are_refused_in_one_line(tmp_path: P
 def test_rules_of_another_version_are_refused() -> None:
     with pytest.raises(InputError, match="rules"):
         make_config(Config, {"input": "a", "out": "b", "rules": "mine 7"}, "recipe")
+
+
+def test_a_review_marks_what_was_found_in_the_original_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    source = write_cases(tmp_path, make_case(1, "患者王秀英，女，<script>alert(1)</script>发热。"))
+    config = Config(input=source, out=tmp_path / "out")
+    run(config)
+    assert not (tmp_path / "out" / "review.html").exists()
+    run(config.model_copy(update={"review": True}))
+    page = (tmp_path / "out" / "review.html").read_text()
+    assert '<mark title="name_of_patient">王秀英<small>姓名</small></mark>' in page
+    assert "<script>" not in page and "This page names patients" in page
+    assert (tmp_path / "out" / "review.html").stat().st_mode & 0o077 == 0
+
+
+def test_a_text_no_record_is_as_long_as_is_dropped_with_a_reason(tmp_path: Path) -> None:
+    source = write_cases(tmp_path, make_case(1, "患者发热，" * 50_000), make_case(2, "患者发热。"))
+    assert run(Config(input=source, out=tmp_path / "out")).counts.dropped == {"too_long": 1}
+
+
+def test_surrogates_that_look_real_are_a_choice(tmp_path: Path) -> None:
+    source = write_cases(tmp_path, make_case(1, "患者王秀英，女，发热。"))
+    run(Config(input=source, out=tmp_path / "out", style="surrogate"))
+    text = next(iter(RecordReader(tmp_path / "out" / "cases.jsonl", Case, "deidentify"))).sections["现病史"]
+    assert "王秀英" not in text and "[" not in text

@@ -1,12 +1,17 @@
+import re
 from datetime import date, timedelta
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medkd.core.records import RawCase
+from medkd.deidentify.dates import DateShifter
 from medkd.deidentify.detect import find_identifiers
-from medkd.deidentify.replace import DateShifter, deidentify, draw_offset
-from medkd.deidentify.rules import VERSION
+from medkd.deidentify.numbers import is_id_card
+from medkd.deidentify.replace import deidentify, draw_offset
+from medkd.deidentify.rules import VERSION, Category
+from medkd.deidentify.surrogates import Style, Surrogates
 from medkd.demo.clinic import generate_cases
 
 
@@ -95,3 +100,54 @@ def test_a_second_pass_finds_nothing_but_dates() -> None:
     clean = deidentify(case).case
     again = [find.rule for text in clean.sections.values() for find in find_identifiers(text)]
     assert again == ["date_full"]
+
+
+@pytest.mark.parametrize(
+    ("text", "moved"),
+    [
+        ("21年3月5日", "21年2月23日"),
+        ("12.25", "12.15"),
+        ("03/15/1950", "03/05/1950"),
+        ("25/03/1950", "15/03/1950"),
+        ("March 15, 2021", "March 5, 2021"),
+        ("15 Mar 2021", "5 Mar 2021"),
+        ("Mar 2021", "Mar 2021"),
+        ("二〇二一年三月十五日", "二〇二一年三月五日"),
+        ("二零二一年", "二〇二一年"),
+    ],
+)
+def test_dates_move_in_every_form_they_are_written_in(text: str, moved: str) -> None:
+    assert DateShifter(-10).shift(text) == moved
+
+
+@given(st.text(alphabet="0123456789年月日号.-/ 一二三十〇MarchJn,", max_size=14))
+def test_any_text_can_be_shifted(text: str) -> None:
+    DateShifter(-100).shift(text)
+
+
+def test_surrogates_that_look_real_are_consistent_and_belong_to_nobody() -> None:
+    case = make_case(
+        现病史="患者张建国，男，身份证号11010519491231002X，电话13812345678，由江西省赣州市章贡区红旗大道86号送至赣州市第一人民医院。",
+        诊治经过="张建国于术后好转，病理号：2021-04567，王主任查房。",
+    )
+    clean = deidentify(case, "surrogate").case
+    text = " ".join(clean.sections.values())
+    for original in ("张建国", "11010519491231002X", "13812345678", "红旗大道", "第一人民医院", "04567", "王主任", "["):
+        assert original not in text
+    name = clean.sections["现病史"][2:].split("，")[0]
+    assert len(name) == 3 and clean.sections["诊治经过"].startswith(f"{name}于术后好转")
+    number = re.search(r"身份证号(\w{18})", text)
+    assert number is not None and number[1].startswith("99") and not is_id_card("110105" + number[1][6:])
+    assert deidentify(case, "surrogate").case == clean
+
+
+@given(st.sampled_from(list(Category)), st.text(max_size=20), st.integers(0, 2**63))
+def test_any_text_of_any_category_gets_a_surrogate(category: Category, text: str, seed: int) -> None:
+    surrogates = Surrogates("surrogate", seed)
+    assert surrogates.of(category, text) == surrogates.of(category, text)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=5), st.text(max_size=60), max_size=4), st.sampled_from(["mask", "surrogate"]))
+def test_any_case_can_be_de_identified(sections: dict[str, str], style: Style) -> None:
+    deidentify(make_case(**sections), style)

@@ -11,10 +11,10 @@ that tell who a person is without naming anything, bare cities, times of day.
 import re
 from collections.abc import Iterable, Mapping
 
-from medkd.deidentify import names, numbers, places
+from medkd.deidentify import english, names, numbers, places
 from medkd.deidentify.rules import Category, Find, Rule
 
-RULES: tuple[Rule, ...] = (*numbers.RULES, *places.RULES, *names.RULES)
+RULES: tuple[Rule, ...] = (*numbers.RULES, *english.RULES, *places.RULES, *names.RULES)
 """In the order in which they claim text: what an earlier rule took, a later one leaves."""
 
 _SURROGATE = re.compile(r"\[[一-鿿]{2,3}\d+\]")

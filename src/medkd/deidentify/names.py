@@ -5,18 +5,22 @@ in the same case; names in scripts other than Chinese and Latin.
 """
 
 import re
+from collections.abc import Iterator
 
 from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table
+from medkd.deidentify.words import WINDOW, leading_name
 
 _TABLE = load_table("names.yaml")
 _SINGLE = _TABLE["surnames"].replace(" ", "")
 _SURNAME = f"(?:{any_of(_TABLE['compound_surnames'])}|[{_SINGLE}])"
-_GIVEN = f"[{''.join(sorted(set(_TABLE['given'].replace(' ', ''))))}]"
+_COMPOUND = re.compile(any_of(_TABLE["compound_surnames"]))
+_GIVEN = f"[{''.join(sorted(set((_TABLE['given'] + _TABLE['more_given']).replace(' ', ''))))}]"
 _NOT_NAME = re.compile(any_of(word for row in _TABLE["not_names"] for word in row))
 _RELATIVE = any_of(_TABLE["relatives"].split())
 _TITLE = any_of(_TABLE["titles"].split())
 _FUNCTION_WORDS = set(_TABLE["function_words"])
 _PATIENT = "患者|病人|患儿|产妇|孕妇|伤者|死者|病员|患方|受试者"
+_SIGNED = any_of(_TABLE["signed"].split())
 _STOP = r"[\s，,。；;：:、（()）“”\"'【】\[\]/]|$"
 _AFTER = rf"(?={_STOP}|[因于自诉系的在入今现曾为突来被代陪住签发述称就与和及将到经带送]|男|女|家[属住]|身份证|年龄|性别|查房|会诊|要求)"
 _MASKED = r"(?:某{1,3}|[×＊*○〇]{1,3}|[xX]{2,3})"
@@ -33,6 +37,8 @@ def _is_surname_with_title(match: re.Match[str]) -> bool:
     """Accept 王主任; accept 于主任, whose first character is also a word, only where the doctor acts."""
     if match["x"] not in _FUNCTION_WORDS:
         return True
+    if match["x"] == "于" and match.string[match.start() - 1 : match.start()] in {"由", "对", "至"}:
+        return False
     return re.match(r"查房|会诊|指示|建议|主刀|手术|签|阅片|看过|嘱", match.string[match.end() : match.end() + 4]) is not None
 
 
@@ -43,6 +49,35 @@ def _is_masked_name(match: re.Match[str]) -> bool:
     )
 
 
+_LIST = re.compile(rf"(?:{_SIGNED})\s*[:：]\s*{_SURNAME}[一-鿿]{{1,2}}(?P<x>(?:[、，,/ ]{{1,2}}{_SURNAME}[一-鿿]{{1,2}}(?={_STOP}))+)")
+
+
+def _names_in_lists(text: str) -> Iterator[tuple[int, int]]:
+    """Find the names that follow the first one after a label: 助手：李勇、王芳。"""
+    if "：" not in text and ":" not in text:
+        return
+    for match in _LIST.finditer(text):
+        for name in re.finditer(r"[一-鿿]+", match["x"]):
+            if not _NOT_NAME.match(name[0]):
+                yield match.start("x") + name.start(), match.start("x") + name.end()
+
+
+_KIN = any_of(word for word in _TABLE["relatives"].split() if len(word) > 1)
+_CONTEXT = re.compile(rf"(?:{_PATIENT}|其[父母子女兄弟姐妹妻夫]|{_KIN}|护士长)[，,：:（( ]?(?={_SURNAME}[一-鿿])")
+
+
+def _names_by_words(text: str) -> Iterator[tuple[int, int]]:
+    """Find names after a context whatever their characters, where the words are cut so that a name stands there."""
+    for context in _CONTEXT.finditer(text):
+        start = context.end()
+        if _NOT_NAME.match(text, start):
+            continue
+        length = leading_name(text[start : start + WINDOW])
+        if length <= (4 if _COMPOUND.match(text, start) else 3):
+            yield start, start + length
+
+
+_BEFORE_SURNAME = "".join(f"|(?<={word})" for word in _TABLE["before_surname"].split())
 _FULL = rf"(?P<x>{_SURNAME}{_GIVEN}{{1,2}})"
 
 RULES: tuple[Rule, ...] = (
@@ -50,19 +85,20 @@ RULES: tuple[Rule, ...] = (
         "name_labelled",
         Category.NAME,
         by_pattern(
-            r"(?:姓名|患者姓名|病人姓名)\s*[:：为是]?\s*(?P<x>(?!不详|保密|未知|匿名|同上|性别)[一-鿿·]{2,4}?(?:·[一-鿿]{2,6})?)(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)",
-            ("姓名",),
+            r"(?:姓名|小名|乳名|大名|曾用名|别名)\s*[:：为是叫]?\s*[“\"]?(?P<x>(?!不详|保密|未知|匿名|同上|性别)[一-鿿·]{2,4}?(?:·[一-鿿]{2,6})?)(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)",
+            ("名",),
         ),
     ),
     Rule(
         "name_of_signature",
         Category.NAME,
         by_pattern(
-            rf"(?:签名|签字|签署|记录者|记录人|陈述者|供史者|联系人|监护人|主刀|术者|助手|麻醉师|麻醉者|报告者|审核者|审核|报告医师|审核医师|送检医师|主管医师|经治医师|管床医师|主治医师|主治医生|主任医师|住院医师|责任护士|医师|医生|护士|家属|经管医师)\s*[:：]\s*(?P<x>{_SURNAME}[一-鿿]{{1,2}})(?={_STOP}|[记签报])",
+            rf"(?:{_SIGNED})\s*[:：]\s*(?P<x>{_SURNAME}[一-鿿]{{1,3}})(?={_STOP}|[记签报])",
             ("：", ":"),
             _is_name,
         ),
     ),
+    Rule("name_in_list", Category.NAME, _names_in_lists),
     Rule(
         "name_of_patient",
         Category.NAME,
@@ -99,23 +135,16 @@ RULES: tuple[Rule, ...] = (
         "surname_before_title",
         Category.NAME,
         by_pattern(
-            rf"(?:(?<![一-鿿])|(?<=[请经]))(?P<x>{_SURNAME})(?:副)?(?:主任|教授|医师|医生|大夫|护士|院长|主治|先生|女士)(?!班)",
+            rf"(?:(?<![一-鿿])|(?<=[请经遵由]){_BEFORE_SURNAME})(?P<x>{_SURNAME})(?:副)?(?:主任|教授|医师|医生|大夫|护士|院长|主治|先生|女士)(?!班)",
             _TITLE_HINTS,
             _is_surname_with_title,
         ),
     ),
+    Rule("name_by_words", Category.NAME, _names_by_words),
     Rule(
         "name_masked",
         Category.NAME,
         by_pattern(rf"(?P<x>{_SURNAME}{_MASKED})(?![A-Za-z\d])", ("某", "xx", "XX", "×", "*", "＊", "○", "〇"), _is_masked_name),
-    ),
-    Rule(
-        "name_english",
-        Category.NAME,
-        by_pattern(
-            r"\b(?:(?:Patient(?:'s)?\s+)?[Nn]ame\s*[:：]\s*|(?:Mr|Mrs|Ms|Dr|Prof)\.\s*)(?P<x>[A-Z][a-z]+(?:[ -][A-Z][a-z]+){0,2})",
-            ("ame", "Mr", "Ms", "Dr.", "Prof"),
-        ),
     ),
 )
 

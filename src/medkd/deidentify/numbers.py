@@ -58,7 +58,24 @@ DATE_RULES: tuple[Rule, ...] = (
     Rule(
         "date_full",
         Category.DATE,
-        by_pattern(_YEAR + r"\s*[-/.年]\s*(?P<m>\d{1,2})\s*[-/.月]\s*(?P<d>\d{1,2})日?号?" + _NO_DIGIT, (), _is_full_date),
+        by_pattern(_YEAR + r"\s*[-/.年]\s*(?P<m>\d{1,2})\s*[-/.月]\s*(?P<d>\d{1,2})(?:[日号]|" + _NO_DIGIT + ")", (), _is_full_date),
+    ),
+    Rule(
+        "date_short_year",
+        Category.DATE,
+        by_pattern(
+            r"(?<![\d.])(?P<y>[0-3]\d|[89]\d)年(?P<m>\d{1,2})月(?P<d>\d{1,2})[日号]",
+            ("年",),
+            lambda m: is_day(2000, int(m["m"]), int(m["d"])),
+        ),
+    ),
+    Rule(
+        "date_in_words",
+        Category.DATE,
+        by_pattern(
+            r"(?P<y>[一二][九〇零○O0][〇零○O0一二三四五六七八九]{2})年(?:(?P<m>[一二三四五六七八九十]{1,2})月(?:(?P<d>[一二三四五六七八九十]{1,3})[日号])?)?",
+            ("年",),
+        ),
     ),
     Rule("date_compact", Category.DATE, by_pattern(_YEAR + r"(?P<m>\d\d)(?P<d>\d\d)" + r"(?![\d.*×%^A-Za-z])", (), _is_full_date)),
     Rule("date_month", Category.DATE, by_pattern(_YEAR + r"\s*年\s*(?P<m>\d{1,2})\s*月份?", ("年",), _is_month)),
@@ -68,6 +85,15 @@ DATE_RULES: tuple[Rule, ...] = (
         "date_without_year",
         Category.DATE,
         by_pattern(r"(?P<m>\d(?<!\d\d)\d?)\s*月\s*(?P<d>\d{1,2})[日号]", ("月",), lambda m: is_day(2020, int(m["m"]), int(m["d"]))),
+    ),
+    Rule(
+        "date_dotted",
+        Category.DATE,
+        by_pattern(
+            r"(?:(?<=^)|(?<=[\s，,。；;、（(于至到]))(?P<m>1[0-2]|0?[1-9])\.(?P<d>[0-3]?\d)(?=\s?(?:早|晚|晨|上午|下午|中午|凌晨|夜|入院|出院|就诊|起病))",
+            (".",),
+            lambda m: is_day(2020, int(m["m"]), int(m["d"])),
+        ),
     ),
     Rule(
         "date_day_of_range",
@@ -106,12 +132,21 @@ RULES: tuple[Rule, ...] = (
         "id_card_labelled",
         Category.ID_CARD,
         by_pattern(
-            r"(?:身份证|证件|护照|医保|社保|军官证|居住证|港澳通行证)(?:号码|编号|卡号|证号|号|卡)*"
-            r"[:：为是]?\s*(?P<x>[A-Za-z]{0,3}\d[\dXx* -]{5,20}[\dXx])",
-            ("证", "保", "护照"),
+            r"(?:身份证|身份|证件|护照|医保|社保|社会保障|医疗保险|军官证|士兵证|居住证|通行证|回乡证|台胞证|残疾证|老年证|新农合|农合|参合|医疗证|医疗卡)(?:医疗|号码|编号|卡号|证号|号|证|卡)*"
+            r"[:：为是]?\s*(?:[一-鿿]字第?)?(?P<x>[A-Za-z]{0,3}\d[\dXx* -]{4,20}[\dXx])",
+            ("证", "身份", "保", "护照", "合", "卡"),
         ),
     ),
     Rule("id_card_15", Category.ID_CARD, by_pattern(r"\d(?<![\dA-Za-z.]\d)\d{14}(?![\dA-Za-z.])", (), _is_old_id_card)),
+    Rule(
+        "account",
+        Category.ACCOUNT,
+        by_pattern(
+            r"(?:微信|QQ|qq|支付宝|银行卡|银行账户|账号|帐号|账户|抖音|微博)(?:号码|卡号|号|账号)?"
+            r"[:：为是]?\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{3,27}[A-Za-z0-9_])",
+            ("微信", "QQ", "qq", "支付宝", "银行", "账", "帐", "抖音", "微博"),
+        ),
+    ),
     Rule("mobile", Category.PHONE, by_pattern(r"1(?:(?<![\d.]1)|(?<=861))[3-9]\d(?:\d{8}|[- ]\d{4}[- ]\d{4})(?!\d|\.\d)")),
     Rule("landline", Category.PHONE, by_pattern(r"[(（0](?<![\d.-].)(?:(?<=0)|0)\d{2,3}[-)） ][2-9]\d{6,7}(?:[-转]\d{1,5})?(?!\d)")),
     Rule("service_line", Category.PHONE, by_pattern(r"[48]00(?<![\d.-]\d{3})-\d{3,4}-\d{3,4}(?!\d)", ("00-",))),
@@ -124,12 +159,11 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        "account",
-        Category.ACCOUNT,
+        "phone_listed",
+        Category.PHONE,
         by_pattern(
-            r"(?:微信|QQ|qq|支付宝|银行卡|银行账户|账号|帐号|账户|抖音|微博)(?:号码|卡号|号|账号)?"
-            r"[:：为是]?\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{4,28})",
-            ("微信", "QQ", "qq", "支付宝", "银行", "账", "帐", "抖音", "微博"),
+            r"(?:电话|手机|联系方式)(?:号码|号)?[:：为是]?\s*[\d-]{7,14}(?:[（(][^（()）]{1,8}[）)])?\s*[、，,/或；;]\s*(?P<x>\d[\d-]{6,13}\d)(?![\d.])",
+            ("电话", "手机", "联系"),
         ),
     ),
     Rule(
@@ -149,7 +183,7 @@ RULES: tuple[Rule, ...] = (
             lambda m: len(m["x"]) >= 3,
         ),
     ),
-    Rule("bed_labelled", Category.BED, by_pattern(r"床(?:位)?号\s*[:：为是]?\s*(?P<x>[A-Za-z]?\+?加?\d{1,4}(?:-\d{1,3})?)", ("床",))),
+    Rule("bed_labelled", Category.BED, by_pattern(r"床(?:位)?号\s*[:：为是]?\s*(?P<x>[A-Za-z]{0,2}-?\+?加?\d{1,4}(?:-\d{1,3})?)", ("床",))),
     Rule("bed", Category.BED, by_pattern(r"(?P<x>\d(?<![\d.]\d)\d{0,2}(?:-\d{1,3})?床)(?![旁上边垫次日])", ("床",))),
     Rule("long_number", Category.RECORD, by_pattern(r"\d(?<![\d.A-Za-z-]\d)\d{11,}(?![\d.]|[A-Za-z]|拷贝|[×*^])")),
     *DATE_RULES,

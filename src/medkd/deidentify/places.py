@@ -25,12 +25,17 @@ _ORDINARY = re.compile(
     r"诊|治|疗|院|查|考虑|否认|患|感染|病|的|了|无|未|有|要求|继续|随|期间|专家|建议|应|可|需|门|主动|时间|获得|发|生|服|药|回|嘱|自行|送|来|去|型|家"
 )
 _ANCHORED = re.compile(r"(?:在|于|到|至|往|赴|去|入|由|从|经|和|、|我县|我市|本县|本市|该县|该市)$")
+_LOCAL = re.compile(r"(?:(?:当地|外地|本地|附近)的?(?=[一-鿿]{2,}[省市县区州镇乡村旗]))?")
+_ACTS = re.compile(
+    r"[^一-鿿]|$|予|给|诊|行|查|住|治|检|急|门|的|内|外|神|心|骨|妇|儿|消|呼|肾|眼|放|影|超|病|CT|MR|手术|就|复|拟|考|示|及|和|与"
+)
 _MAX_NAME = 20
 
 
 def _hospitals(text: str) -> Iterator[tuple[int, int]]:
     for kind in _KIND.finditer(text):
         start = _name_start(text, kind.start())
+        start += len(_LOCAL.match(text[start : kind.start()])[0])  # pyright: ignore[reportOptionalSubscript]
         if start < kind.start() and _is_own_name(text, start, kind.start(), kind[0]):
             end = kind.end()
             branch = re.match(r"[一-鿿]{0,4}(?:院区|分院)", text[end:])
@@ -62,6 +67,9 @@ def _is_own_name(text: str, start: int, end: int, kind: str) -> bool:
         return True
     if len(core) < 2 or _ORDINARY.search(core):
         return False
+    is_first = start == 0 or text[start - 1] in '，。；、：（(“" \n'
+    if is_first and core == words and len(core) <= 6 and _ACTS.match(text, end + len(kind)):
+        return True
     return kind in {"卫生院", "卫生所", "卫生室"} or _ANCHORED.search(text[max(0, start - 4) : start]) is not None or core != words
 
 
@@ -76,6 +84,8 @@ _NO_PLACE = re.compile(any_of(_TABLE["no_place"].split()) + "|城市$|地区$")
 def _is_labelled_address(match: re.Match[str]) -> bool:
     place = match["x"]
     has_colon = match["colon"] in {":", "："}
+    if match[0].startswith("单位"):
+        return has_colon and not _NO_PLACE.search(place) and bool(_PLACE_WORD.search(place)) and not place.isascii()
     return not _NO_PLACE.search(place) and (has_colon or bool(_PLACE_WORD.search(place)))
 
 
@@ -94,7 +104,7 @@ def _addresses(text: str) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
-_VERBS = re.compile("(?:家|现|居|长期)?住?(?:居住)?")
+_VERBS = re.compile("(?:患者|患儿|本人)?[系为是]?(?:家|现|居|长期)?住?(?:居住)?[在于]?")
 _CHAINS = by_pattern(
     rf"(?P<x>[一-鿿]{{1,8}}?{_UNIT}(?:[一-鿿]{{1,9}}?{_FINE_UNIT})+(?:[一-鿿\d]{{0,8}}?{_HOUSE})*|[一-鿿]{{1,8}}?{_UNIT}[一-鿿]{{0,6}}?{_HOUSE}+)",
     ("省", "市", "县", "镇", "乡", "村", "街道", "自治", "旗", "盟", "州"),
@@ -106,23 +116,31 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "ward",
         Category.WARD,
-        by_pattern(r"第?(?:[一二三四五六七八九十]{1,3}|\d{1,2}|[东西南北])[号楼]?(?:病区|病房|病室)", ("病区", "病房", "病室")),
+        by_pattern(r"第?[东西南北]?(?:[一二三四五六七八九十]{1,3}|\d{1,2}|[东西南北])[号楼]?(?:病区|病房|病室)", ("病区", "病房", "病室")),
     ),
     Rule(
         "address_labelled",
         Category.ADDRESS,
         by_pattern(
-            rf"(?:{_LABELS})(?P<colon>[:：为是]?)\s*(?P<x>[^，,。；;：:\s（()）“”\"]{{2,40}})",
+            rf"(?:{_LABELS})(?P<colon>[:：为是]?)\s*(?P<x>[^，,。；;：:\s（()）“”\"]{{2,40}}?)(?=农村|城区|郊区|市区|[，,。；;：:\s（()）“”\"]|$)",
             ("住", "址", "籍", "户", "出生地", "来自", "单位", "职于", "工于", "读于", "毕业"),
             _is_labelled_address,
         ),
     ),
     Rule("address", Category.ADDRESS, _addresses),
     Rule(
+        "district",
+        Category.ADDRESS,
+        by_pattern(
+            rf"(?:(?<=[于在住到至为系自是])|(?<![一-鿿]))(?P<x>[一-鿿]{{2,4}}区[一-鿿]{{2,6}}(?:街道|大街|大道|路\d)(?:\d*{_HOUSE})*)",
+            ("区",),
+        ),
+    ),
+    Rule(
         "street",
         Category.ADDRESS,
         by_pattern(
-            r"(?<=[于在住到至])[一-鿿]{2,6}(?:路|街|大道|巷|弄|胡同|小区|花园|村|镇|乡)(?:\d+(?:号|栋|幢|弄|组|单元|室)+)+",
+            r"(?<=[于在住到至])(?![在于到至])[一-鿿]{2,6}(?:路|街|大道|巷|弄|胡同|小区|花园|村|镇|乡)(?:\d+(?:号|栋|幢|弄|组|单元|室)+)+",
             ("号", "栋", "幢", "弄", "组", "室"),
         ),
     ),

@@ -1,33 +1,26 @@
 """Replacing identifiers: consistent surrogates within a case, dates moved by one offset, so that intervals survive.
 
 In: a raw case. Out: the same case de-identified, and how often each rule found something. The text that was found is
-never kept. Not done here: the rules (`numbers`, `places`, `names`); surrogates that look real.
+never kept. Not done here: the rules (`detect`), how a date is moved (`dates`), what stands in a name's place (`surrogates`).
 
 The offset of a case is drawn from a hash of its whole raw content: the same run gives the same dates again, and who does
 not hold the original cannot compute it. Who holds the original has the dates anyway.
 """
 
 import hashlib
-import re
 from collections import Counter
-from datetime import date, timedelta
 from typing import NamedTuple
 
 from medkd.core.records import Case, RawCase
+from medkd.deidentify.dates import DateShifter
 from medkd.deidentify.detect import find_identifiers, find_repeated
 from medkd.deidentify.names import is_ordinary_word
 from medkd.deidentify.rules import VERSION, Category, Find
+from medkd.deidentify.surrogates import Style, Surrogates
 
 _MAX_OFFSET_DAYS = 365
 _SEAM = "。\n"
 """Between two texts of a case: nothing that identifies goes on over it."""
-_YEAR_WHERE_NONE_IS_NAMED = 2020
-_FULL = re.compile(r"(\d{4})(\s*[-/.年]\s*)(\d{1,2})(\s*[-/.月]\s*)(\d{1,2})(日?号?)")
-_COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)")
-_MONTH = re.compile(r"(\d{4})(\s*[-/年]\s*)(\d{1,2})(\s*月份?|)")
-_YEAR = re.compile(r"(\d{4})(\s*年)")
-_MONTH_DAY = re.compile(r"(\d{1,2})(\s*月\s*)(\d{1,2})([日号])")
-_DAY = re.compile(r"(\d{1,2})([日号])")
 
 
 class Deidentified(NamedTuple):
@@ -37,69 +30,12 @@ class Deidentified(NamedTuple):
     finds: Counter[str]
 
 
-class DateShifter:
-    """Moves all dates of one patient by the same number of days, whatever form they are written in.
-
-    A date that names no year takes the year named last. A month alone moves as its 15th day does, a year alone as its
-    1st of July does.
-    """
-
-    def __init__(self, offset_days: int) -> None:
-        self.offset = timedelta(days=offset_days)
-        self._last = date(_YEAR_WHERE_NONE_IS_NAMED, 1, 1)
-
-    def shift(self, text: str) -> str:
-        """Rewrite one date in its own form; a text that is no date comes back as it was."""
-        try:
-            return self._shift(text)
-        except (ValueError, OverflowError):
-            return text
-
-    def _move(self, year: str | int, month: str | int, day: str | int) -> date:
-        self._last = date(int(year), int(month), int(day))
-        return self._last + self.offset
-
-    def _shift(self, text: str) -> str:
-        if m := _FULL.fullmatch(text):
-            new = self._move(m[1], m[3], m[5])
-            is_padded = "0" in {m[3][0], m[5][0]} or ("-" in m[2] and len(m[3] + m[5]) == 4)
-            width = "02d" if is_padded else "d"
-            return f"{new.year}{m[2]}{new.month:{width}}{m[4]}{new.day:{width}}{m[6]}"
-        if m := _COMPACT.fullmatch(text):
-            return self._move(m[1], m[2], m[3]).strftime("%Y%m%d")
-        if m := _MONTH.fullmatch(text):
-            new = self._move(m[1], m[3], 15)
-            return f"{new.year}{m[2]}{_like(m[3], new.month)}{m[4]}"
-        if m := _YEAR.fullmatch(text):
-            return f"{self._move(m[1], 7, 1).year}{m[2]}"
-        if m := _MONTH_DAY.fullmatch(text):
-            is_leap_day = (int(m[1]), int(m[3])) == (2, 29)
-            new = self._move(_YEAR_WHERE_NONE_IS_NAMED if is_leap_day else self._last.year, m[1], m[3])
-            return f"{_like(m[1], new.month)}{m[2]}{_like(m[3], new.day)}{m[4]}"
-        if m := _DAY.fullmatch(text):
-            return self._shift_day(int(m[1]), m[2])
-        return text
-
-    def _shift_day(self, day: int, sign: str) -> str:
-        """Move a day whose month was named before; the new month is written where it is another one."""
-        written = self._last + self.offset
-        following = self._last.replace(day=1) + timedelta(days=31 if day < self._last.day else 0)
-        new = self._move(following.year, following.month, day)
-        return f"{new.day}{sign}" if new.month == written.month else f"{new.month}月{new.day}{sign}"
-
-
-def _like(old: str, new: int) -> str:
-    """Write a number as wide as the old one if that was padded."""
-    return f"{new:02d}" if old.startswith("0") else str(new)
-
-
 class Replacer:
     """Replaces the finds of one case; the same text of a category gets the same surrogate throughout."""
 
-    def __init__(self, offset_days: int) -> None:
+    def __init__(self, offset_days: int, style: Style = "mask", seed: int = 0) -> None:
         self._dates = DateShifter(offset_days)
-        self._surrogates: dict[tuple[Category, str], str] = {}
-        self._n: Counter[Category] = Counter()
+        self._surrogates = Surrogates(style, seed)
 
     def replace(self, text: str, finds: list[Find]) -> str:
         """Give the text with every find replaced."""
@@ -111,32 +47,40 @@ class Replacer:
         return "".join([*parts, text[position:]])
 
     def _surrogate(self, category: Category, text: str) -> str:
-        if category is Category.DATE:
-            return self._dates.shift(text)
-        if category is Category.AGE:
-            return "90岁以上" if "岁" in text else "90以上"
-        key = (category, re.sub(r"[\s-]", "", text))
-        if key not in self._surrogates:
-            self._n[category] += 1
-            self._surrogates[key] = f"[{category}{self._n[category]}]"
-        return self._surrogates[key]
+        match category:
+            case Category.DATE:
+                return self._dates.shift(text)
+            case Category.AGE:
+                return "90+" if text.isdecimal() else "90岁以上"
+            case _:
+                return self._surrogates.of(category, text)
 
 
-def deidentify(case: RawCase) -> Deidentified:
+def deidentify(case: RawCase, style: Style = "mask") -> Deidentified:
     """Replace the identifiers in a case's title, sections and diagnoses; id, source and address of the page stay."""
-    texts = [*case.sections.values(), case.title, *case.diagnosis]
-    found = _find_in_all(texts)
-    known = _known_names(texts, found)
-    if known:
-        found = [find_repeated(text, known, finds) for text, finds in zip(texts, found, strict=True)]
+    texts = texts_of(case)
+    found = find_all(texts)
     if not any(found):
         return Deidentified(Case(**case.model_dump(), deidentified_by=VERSION), Counter())
-    replacer = Replacer(draw_offset(case))
+    drawn = _draw(case)
+    replacer = Replacer(_offset(drawn), style, drawn)
     clean = iter([replacer.replace(text, finds) for text, finds in zip(texts, found, strict=True)])
     cleaned = case.model_copy(
         update={"sections": {name: next(clean) for name in case.sections}, "title": next(clean), "diagnosis": tuple(clean)}
     )
     return Deidentified(Case(**cleaned.model_dump(), deidentified_by=VERSION), Counter(find.rule for finds in found for find in finds))
+
+
+def texts_of(case: RawCase) -> list[str]:
+    """Give the texts of a case that are searched: its sections, its title, its diagnoses."""
+    return [*case.sections.values(), case.title, *case.diagnosis]
+
+
+def find_all(texts: list[str]) -> list[list[Find]]:
+    """Find the identifiers in all texts of a case, also where a name met elsewhere in it stands without its context."""
+    found = _find_in_all(texts)
+    known = _known_names(texts, found)
+    return [find_repeated(text, known, finds) for text, finds in zip(texts, found, strict=True)] if known else found
 
 
 def _find_in_all(texts: list[str]) -> list[list[Find]]:
@@ -169,5 +113,13 @@ def _known_names(texts: list[str], found: list[list[Find]]) -> dict[str, Categor
 
 def draw_offset(case: RawCase) -> int:
     """Draw the days by which a case's dates move into the past, 1 to 365, from its raw content."""
+    return _offset(_draw(case))
+
+
+def _offset(drawn: int) -> int:
+    return -1 - drawn % _MAX_OFFSET_DAYS
+
+
+def _draw(case: RawCase) -> int:
     content = case.model_dump_json(include={"id", "title", "sections"})
-    return -1 - int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) % _MAX_OFFSET_DAYS
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8])

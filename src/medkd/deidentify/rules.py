@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
-VERSION = "medkd-rules-zh 1"
+VERSION = "medkd-rules 2"
 """Name and version of the rules, written into every case; raised with every change of what they find."""
 
 

@@ -18,7 +18,12 @@ from medkd.core.progress import track
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.records import Case, RawCase
 from medkd.core.workspace import Manifest, Workspace, open_workspace
+from medkd.deidentify.review import write_review
 from medkd.deidentify.rules import VERSION
+from medkd.deidentify.surrogates import Style
+
+REVIEW = "review.html"
+MAX_CHARACTERS = 200_000
 
 
 class Config(StageConfig):
@@ -26,6 +31,10 @@ class Config(StageConfig):
 
     input: Annotated[Path, HOW]
     """Raw cases: the directory of collect, or a JSON Lines file."""
+    style: Style = "mask"
+    """What stands in an identifier's place: a mark such as [姓名1], or a surrogate that looks real."""
+    review: Annotated[bool, HOW] = False
+    """Also write review.html, the ORIGINAL text with what was found marked, for a person to look through. It names patients."""
     rules: str = VERSION
     """Name and version of the rules: a directory made by an older version is not taken for a finished one."""
 
@@ -44,17 +53,21 @@ class DropReason(StrEnum):
     """Another case before it has the same id."""
     EMPTY = "empty"
     """It holds no text in any section."""
+    TOO_LONG = "too_long"
+    """No record is that long: a file read wrongly, or something else."""
 
 
 def run(config: Config) -> Manifest:
     """De-identify a file of raw cases."""
     path = resolve_input(config.input, "raw_cases.jsonl", made_by="collect")
     with open_workspace("deidentify", config, inputs=[path]) as space:
+        if config.review:
+            write_review(space.path(REVIEW), path)
         if space.is_finished:
             return space.manifest
         reader = RecordReader(path, RawCase, made_by="collect")
         audit: Counter[str] = Counter()
-        kept = space.write_records("cases.jsonl", deidentify_all(track(reader, "deidentify", unit="cases"), space, audit))
+        kept = space.write_records("cases.jsonl", deidentify_all(track(reader, "deidentify", unit="cases"), space, audit, config.style))
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
         if not kept:
@@ -64,7 +77,7 @@ def run(config: Config) -> Manifest:
     return space.manifest
 
 
-def deidentify_all(cases: Iterable[RawCase], space: Workspace, audit: Counter[str]) -> Iterator[Case]:
+def deidentify_all(cases: Iterable[RawCase], space: Workspace, audit: Counter[str], style: Style = "mask") -> Iterator[Case]:
     """De-identify cases one by one, count drops in the workspace and finds by rule in the audit."""
     from medkd.deidentify.replace import deidentify
 
@@ -77,6 +90,9 @@ def deidentify_all(cases: Iterable[RawCase], space: Workspace, audit: Counter[st
         if not any(text.strip() for text in case.sections.values()):
             space.drop(DropReason.EMPTY)
             continue
-        clean, finds = deidentify(case)
+        if sum(map(len, case.sections.values())) > MAX_CHARACTERS:
+            space.drop(DropReason.TOO_LONG)
+            continue
+        clean, finds = deidentify(case, style)
         audit.update(finds)
         yield clean
