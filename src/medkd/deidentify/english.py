@@ -22,7 +22,7 @@ _TOLD = r"(?=,?\s(?:is|was)\san?\s[\d+]+[- ]|,?\s(?:an?\s)?\d{1,3}[- ](?:year|yo
 
 
 def _is_name(match: re.Match[str]) -> bool:
-    return not _NO_NAME.intersection(re.findall(r"[A-Za-z]+", match["x"]))
+    return not _NO_NAME.intersection(re.findall(r"[A-Za-z]{2,}", match["x"]))
 
 
 def _is_date(match: re.Match[str]) -> bool:

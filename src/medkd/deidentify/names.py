@@ -49,13 +49,14 @@ def _is_masked_name(match: re.Match[str]) -> bool:
     )
 
 
-_LIST = re.compile(rf"(?:{_SIGNED})\s*[:：]\s*{_SURNAME}[一-鿿]{{1,2}}(?P<x>(?:[、，,/ ]{{1,2}}{_SURNAME}[一-鿿]{{1,2}}(?={_STOP}))+)")
+_LIST = re.compile(
+    rf"(?:(?:{_SIGNED})\s*[:：]\s*{_SURNAME}[一-鿿]{{1,2}}|(?:{_TITLE}){_SURNAME}{_GIVEN}{{1,2}})"
+    rf"(?P<x>(?:[、，,/ ]{{1,2}}{_SURNAME}{_GIVEN}{{1,2}}(?={_STOP}|查房|会诊|主刀|在场))+)"
+)
 
 
 def _names_in_lists(text: str) -> Iterator[tuple[int, int]]:
     """Find the names that follow the first one after a label: 助手：李勇、王芳。"""
-    if "：" not in text and ":" not in text:
-        return
     for match in _LIST.finditer(text):
         for name in re.finditer(r"[一-鿿]+", match["x"]):
             if not _NOT_NAME.match(name[0]):
@@ -63,7 +64,9 @@ def _names_in_lists(text: str) -> Iterator[tuple[int, int]]:
 
 
 _KIN = any_of(word for word in _TABLE["relatives"].split() if len(word) > 1)
-_CONTEXT = re.compile(rf"(?:{_PATIENT}|其[父母子女兄弟姐妹妻夫]|{_KIN}|护士长)[，,：:（( ]?(?={_SURNAME}[一-鿿])")
+_CONTEXT = re.compile(
+    rf"(?:{_PATIENT}|其[父母子女兄弟姐妹妻夫]|{_KIN}|护士长|职工|员工|学生|同学|司机[为是]?|签字人)[，,：:（( ]?(?={_SURNAME}[一-鿿])"
+)
 
 
 def _names_by_words(text: str) -> Iterator[tuple[int, int]]:
@@ -85,7 +88,7 @@ RULES: tuple[Rule, ...] = (
         "name_labelled",
         Category.NAME,
         by_pattern(
-            r"(?:姓名|小名|乳名|大名|曾用名|别名)\s*[:：为是叫]?\s*[“\"]?(?P<x>(?!不详|保密|未知|匿名|同上|性别)[一-鿿·]{2,4}?(?:·[一-鿿]{2,6})?)(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)",
+            r"(?:姓名|小名|乳名|大名|曾用名|别名|化名)\s*[:：为是叫]?\s*[“\"]?(?P<x>(?!不详|保密|未知|匿名|同上|性别)[一-鿿·]{2,4}?(?:·[一-鿿]{2,6})?)(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)",
             ("名",),
         ),
     ),

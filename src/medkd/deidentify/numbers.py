@@ -90,7 +90,7 @@ DATE_RULES: tuple[Rule, ...] = (
         "date_dotted",
         Category.DATE,
         by_pattern(
-            r"(?:(?<=^)|(?<=[\s，,。；;、（(于至到]))(?P<m>1[0-2]|0?[1-9])\.(?P<d>[0-3]?\d)(?=\s?(?:早|晚|晨|上午|下午|中午|凌晨|夜|入院|出院|就诊|起病))",
+            r"(?:(?<=^)|(?<=[\s，,。；;、（(于至到]))(?P<m>1[0-2]|0?[1-9])\.(?P<d>[0-3]?\d)(?=\s?(?:[日号]|早|晚|晨|上午|下午|中午|凌晨|夜|入院|出院|就诊|起病))",
             (".",),
             lambda m: is_day(2020, int(m["m"]), int(m["d"])),
         ),
@@ -123,6 +123,14 @@ RULES: tuple[Rule, ...] = (
         "web_address",
         Category.WEB,
         by_pattern(r"(?:https?://|www\.)[^\s，。；、）)】》\"'“”<>一-鿿]+", ("://", "www."), None, re.IGNORECASE),
+    ),
+    Rule(
+        "web_domain",
+        Category.WEB,
+        by_pattern(
+            r"(?<![A-Za-z0-9@.-])(?:[A-Za-z0-9-]{1,40}\.){1,3}(?:com|cn|org|net|edu|gov)(?![A-Za-z0-9@.-])(?:/[^\s，。；、）)】》\"'“”<>一-鿿]*)?",
+            (".com", ".cn", ".org", ".net", ".edu", ".gov"),
+        ),
     ),
     Rule(
         "email", Category.EMAIL, by_pattern(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}", ("@",))

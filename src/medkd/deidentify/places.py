@@ -78,7 +78,7 @@ _FINE_UNIT = f"(?:{any_of(_TABLE['fine_units'].split())})"
 _HOUSE = r"(?:第?[一二三四五六七八九十\d]+(?:[-－]\d+)*(?:号院|号楼|号|栋|幢|座|弄|组|队|单元|室|楼|层|社)+)"
 _LABELS = any_of(_TABLE["address_labels"].split())
 _PLACE_WORD = re.compile(r"[省市县区州镇乡村路街巷弄号栋幢组屯旗]|小区|公司|厂|学校|大学|中学|小学|幼儿园|集团|局|部队")
-_NO_PLACE = re.compile(any_of(_TABLE["no_place"].split()) + "|城市$|地区$")
+_NO_PLACE = re.compile(any_of(_TABLE["no_place"].split()) + "|城市$|(?:^|本|该|等|当地)地区$|(?:^|[于在住])山区")
 
 
 def _is_labelled_address(match: re.Match[str]) -> bool:
@@ -136,6 +136,7 @@ RULES: tuple[Rule, ...] = (
             ("区",),
         ),
     ),
+    Rule("postal_code", Category.ADDRESS, by_pattern(r"邮政?编码?\s*[:：为是]?\s*(?P<x>\d{6})(?!\d)", ("邮",))),
     Rule(
         "street",
         Category.ADDRESS,
