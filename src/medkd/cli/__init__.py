@@ -11,14 +11,15 @@ from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_erro
 
 __all__ = ["build_app", "find_recipe", "list_commands", "main", "run_command"]
 
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-"""Keep freed memory in the process: torch on CPU otherwise spends up to half its time in page faults (FACTS: x 2)."""
+_AT_START = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "OMP_WAIT_POLICY": "PASSIVE"}
+"""What makes torch on CPU fast: freed memory stays in the process, else up to half the time goes into page faults; and a thread that waits
+for another sleeps, else it takes the core that the other one needs as soon as anything else runs on the machine."""
 
 
 def main() -> None:
     """Run the command line and exit."""
     arguments = sys.argv[1:]
-    _raise_malloc_thresholds(arguments)
+    _start_again_for_torch(arguments)
     sys.exit(run_command(arguments))
 
 
@@ -57,8 +58,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _raise_malloc_thresholds(arguments: list[str]) -> None:
-    """Start the process again with memory settings that glibc reads only at its start."""
-    if not sys.platform.startswith("linux") or not uses_torch(arguments) or _MALLOC.keys() & os.environ.keys():
-        return
-    os.execve(sys.executable, [sys.executable, "-m", "medkd", *arguments], {**os.environ, **_MALLOC})  # noqa: S606 - this very program
+def _start_again_for_torch(arguments: list[str]) -> None:
+    """Start the process again with settings that its libraries read only at their start."""
+    missing = {name: value for name, value in _AT_START.items() if name not in os.environ}
+    if sys.platform.startswith("linux") and uses_torch(arguments) and missing:
+        os.execve(sys.executable, [sys.executable, "-m", "medkd", *arguments], {**os.environ, **missing})  # noqa: S606 - this very program
