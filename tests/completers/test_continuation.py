@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.completers.attempts import read_attempts
+from ledger_reading import list_attempts
 from medkd.completers.continuation import Continuation, Missing, Part, SoFar, join, take_so_far
 from medkd.completers.dispatch import PaidCompleter, Terms
 from medkd.completers.endpoint import Endpoint, Limits
@@ -100,7 +100,7 @@ def test_what_was_paid_for_is_gone_on_from_and_no_token_is_bought_twice(tmp_path
         assert teacher.bill.n_gone_on == 1
         assert teacher.bill.usage.completion <= ideal.usage.completion + 3
     assert (answer.complete, answer.reasoning, answer.text, answer.attempts) == (True, ideal.reasoning, ideal.text, 3)
-    first, limited, last = read_attempts(path)[0]
+    first, limited, last = list_attempts(path)
     assert (first.continues, limited.continues, last.continues) == (None, first.id, first.id) or limited.continues is None
     assert last.continues == first.id
 

@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from medkd.completers.attempts import read_attempts
+from ledger_reading import list_attempts
 from medkd.completers.continuation import Missing
 from medkd.completers.dispatch import PaidCompleter, Terms
 from medkd.completers.endpoint import Endpoint, Limits, read_retry_after
@@ -64,7 +64,7 @@ def test_each_passing_fault_is_named_and_another_try_is_made(tmp_path, fault, ou
         [answer] = open_completer(ledger, teacher.base_url, limits=Limits(silence_s=0.2)).complete([ask(1)])
     assert answer.complete
     assert answer.attempts == 2
-    first, second = read_attempts(path)[0]
+    first, second = list_attempts(path)
     assert (first.outcome, second.outcome) == (outcome, Outcome.COMPLETE)
     assert (first.amount > 0) == (not outcome.is_free)
     if outcome is Outcome.RATE_LIMITED:
@@ -93,7 +93,7 @@ def test_many_requests_survive_half_of_them_failing_and_nothing_complete_is_boug
         assert teacher.bill.requests - n_before == len(ledger.attempts_of(open_completer(ledger, teacher.base_url).key_of(ask(99))))
     assert all(answer.complete for answer in answers)
     assert [a.text for a in again] == [a.text for a in reversed(answers)]
-    assert max(Counter(a.item for a in read_attempts(path)[0] if a.outcome is Outcome.COMPLETE).values()) == 1
+    assert max(Counter(a.item for a in list_attempts(path) if a.outcome is Outcome.COMPLETE).values()) == 1
 
 
 def test_equal_requests_at_the_same_time_are_bought_once(tmp_path):
@@ -141,7 +141,7 @@ def test_the_budget_is_a_hard_stop_that_counts_what_is_in_flight(tmp_path):
         with pytest.raises(StoppedError, match=r"--budget 0\.02"):
             open_completer(ledger, teacher.base_url, concurrency=32, budget=0.02).complete(requests)
         assert 0.01 < teacher.bill.amount <= 0.02
-        assert all(a.outcome is Outcome.COMPLETE for a in read_attempts(path)[0])
+        assert all(a.outcome is Outcome.COMPLETE for a in list_attempts(path))
         open_completer(ledger, teacher.base_url, concurrency=32, budget=1.0).complete(requests)
     assert teacher.bill.billed == 200
 

@@ -3,11 +3,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from medkd.completers.attempts import Closing, item_key, read_attempts
+from ledger_reading import count_missing, list_attempts
+from medkd.completers.attempts import Closing, item_key
+from medkd.completers.copies import copy_path, keep_copy
 from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import Outcome
 from medkd.completers.providers import Price, find_target
@@ -41,14 +44,14 @@ def test_an_attempt_is_on_the_disk_before_it_is_sent_and_complete_after(tmp_path
     with Ledger(path) as ledger:
         ledger.start_run(1)
         attempt = ledger.open_attempt("item", "case:1", TARGET, 10, PRICE).result()
-        [row], n_missing = read_attempts(path)
-        assert (row.id, row.outcome, row.label, n_missing) == (attempt, None, "case:1", 1)
+        [row] = list_attempts(path)
+        assert (row.id, row.outcome, row.label, count_missing(path)) == (attempt, None, "case:1", 1)
         ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE)).result()
         ledger.save_pieces([], 1).result()
         assert ledger.is_complete("item")
         assert ledger.spent() == 0.5
         assert ledger.attempts_of("item")[0].text == "脑膜炎"
-    assert read_attempts(path)[1] == 0
+    assert count_missing(path) == 0
 
 
 def test_what_streamed_before_a_kill_is_kept_as_one_unknown_attempt(tmp_path):
@@ -80,7 +83,7 @@ def test_a_row_that_was_opened_and_never_sent_costs_nothing(tmp_path):
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         ledger.start_run(1)
         ledger.open_attempt("item", "case:1", TARGET, 10, PRICE).result()
-    [row], _ = read_attempts(tmp_path / "ledger.sqlite")
+    [row] = list_attempts(tmp_path / "ledger.sqlite")
     assert (row.outcome, row.amount, row.usage) == (Outcome.INTERRUPTED, 0.0, Usage())
 
 
@@ -137,4 +140,49 @@ def test_a_full_disk_stops_with_one_line_and_keeps_what_was_there(tmp_path):
         assert error.exit_code == 3
         ledger._writer.execute("PRAGMA max_page_count = 1073741823")
         ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE)).result()
-    assert read_attempts(path)[0][0].outcome is Outcome.COMPLETE
+    assert list_attempts(path)[0].outcome is Outcome.COMPLETE
+
+
+def fill(path: Path, n: int) -> None:
+    with Ledger(path) as ledger:
+        ledger.start_run(n)
+        for number in range(n):
+            attempt = ledger.open_attempt(f"item {number}", "case:1", TARGET, 10, PRICE).result()
+            ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE, text="长" * 2000)).result()
+
+
+def test_a_damaged_ledger_offers_its_last_good_copy_and_the_offer_works(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    fill(path, 20)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\0damage\0" * 3000 + whole[32192:])
+    with pytest.raises(InputError, match="the last good copy, of .* holds 20 attempts: cd ") as caught:
+        Ledger(path)
+    assert "\n" not in str(caught.value)
+    subprocess.run(str(caught.value).split(" attempts: ")[1], shell=True, check=True)
+    with Ledger(path) as ledger:
+        assert ledger.count_items() == (20, 20)
+    assert (tmp_path / "ledger.sqlite.damaged").exists()
+
+
+def test_a_damaged_ledger_does_not_take_the_good_copys_place(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    fill(path, 20)
+    good = copy_path(path).read_bytes()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\0damage\0" * 3000 + whole[32192:])
+    keep_copy(path)
+    assert copy_path(path).read_bytes() == good
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["ledger.sqlite", "ledger.sqlite.good", "ledger.sqlite.lock"]
+
+
+def test_a_copy_is_kept_while_the_ledger_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("medkd.completers.ledger.COPY_INTERVAL_S", 0.0)
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.start_run(1)
+        ledger.open_attempt("item", "case:1", TARGET, 10, PRICE).result()
+        deadline = time.monotonic() + 20
+        while not copy_path(path).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert copy_path(path).exists()

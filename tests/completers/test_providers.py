@@ -2,7 +2,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from medkd.completers.continuation import SoFar
 from medkd.completers.providers import Usage, estimate_tokens, find_target, read_providers
+from medkd.completers.wire import make_body
+from medkd.core.completer import Message, Request
 from medkd.core.errors import InputError
 
 BEIJING = timezone(timedelta(hours=8))
@@ -53,6 +56,73 @@ def test_an_unusable_teacher_is_refused_in_one_line(monkeypatch, given, said):
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+OWN = """
+deepseek:
+  models:
+    deepseek-next: {price: {cache_hit: 1, cache_miss: 2, output: 3}, as_of: 2027-01-01, source: a letter}
+hospital:
+  base_url: http://10.0.0.7:8000/v1
+  key_variable: HOSPITAL_KEY
+  currency: CNY
+  prefix: {message: {partial: true}}
+"""
+
+
+def test_a_file_of_ones_own_adds_and_overrides(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-secret")
+    (tmp_path / "own.yaml").write_text(OWN, "utf-8")
+    added = find_target("deepseek", "deepseek-next", providers=tmp_path / "own.yaml")
+    assert added.price_at(datetime.now(BEIJING)).output == 3
+    assert added.base_url == "https://api.deepseek.com"
+    assert find_target("deepseek", "deepseek-flash", providers=tmp_path / "own.yaml").concurrency_cap == 2500
+    own = find_target("hospital", "any", providers=tmp_path / "own.yaml")
+    assert (own.base_url, dict(own.prefix.message)) == ("http://10.0.0.7:8000/v1", {"partial": True})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hospital: {base_url: x", "own.yaml: broken YAML"),
+        ("- hospital", "a mapping of provider names"),
+        ("hospital: {key_variable: K, currency: CNY, prise: 1}", "own.yaml: hospital: unknown field prise"),
+        ("hospital: {currency: CNY}", "own.yaml: hospital: no key_variable"),
+        (
+            "deepseek: {models: {m: {price: {cache_hit: 1, cache_miss: 1, output: 1}, source: s}}}",
+            "own.yaml: deepseek: no models.m.as_of",
+        ),
+    ],
+)
+def test_a_broken_file_of_ones_own_is_named_with_what_is_wrong(tmp_path, text, said):
+    (tmp_path / "own.yaml").write_text(text, "utf-8")
+    with pytest.raises(InputError) as caught:
+        find_target("deepseek", providers=tmp_path / "own.yaml")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_prefix_completion_is_the_providers_unless_told_otherwise(monkeypatch):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk")
+    assert find_target("deepseek").prefix.base_url == "https://api.deepseek.com/beta"
+    assert find_target("deepseek", base_url="http://127.0.0.1:9/v1").prefix.base_url == "http://127.0.0.1:9/v1"
+    assert find_target("deepseek", prefix=False).prefix is None
+    custom = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    assert find_target("custom", **custom).prefix is None
+    assert dict(find_target("custom", **custom, prefix=True).prefix.message) == {"prefix": True}
+
+
+def test_a_text_to_go_on_from_is_sent_in_the_providers_own_form(monkeypatch):
+    request = Request(messages=(Message(role="user", content="发热"),))
+    text, thought = SoFar(1, "", "<think>发热"), SoFar(1, "发热", "")
+    for variable in ("DEEPSEEK_API_KEY", "SILICONFLOW_API_KEY", "DASHSCOPE_API_KEY"):
+        monkeypatch.setenv(variable, "sk")
+    deepseek = make_body(find_target("deepseek"), request, thought)
+    assert deepseek["messages"][-1] == {"role": "assistant", "content": "", "prefix": True, "reasoning_content": "发热"}
+    assert make_body(find_target("dashscope"), request, text)["messages"][-1]["partial"] is True
+    silicon = make_body(find_target("siliconflow"), request, text)
+    assert (silicon["prefix"], len(silicon["messages"])) == ("<think>发热", 1)
+    assert make_body(find_target("vllm", "m"), request, text)["continue_final_message"] is True
 
 
 def test_an_endpoint_on_this_machine_needs_no_key(monkeypatch):

@@ -1,26 +1,33 @@
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from medkd.completers.attempts import FILE_NAME, read_attempts
+from ledger_reading import list_attempts
+from medkd.completers.attempts import FILE_NAME
 from medkd.completers.outcomes import Outcome
+from medkd.completers.providers import find_target
 from medkd.completers.scripted import Scripted
+from medkd.completers.wire import make_body
 from medkd.core.artifacts import write_records
 from medkd.core.completer import Completion
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Question, Rationale
 from medkd.core.workspace import read_manifest
+from medkd.demo.clinic import generate_cases
 from medkd.demo.faults import Fault
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
 from medkd.distill.bill import bill, render
 from medkd.distill.prompts import load_prompt
 from medkd.distill.stage import Config, distill, run
+from medkd.distill.walk import make_requests
 
 
 def make_questions(n: int) -> list[Question]:
@@ -121,17 +128,24 @@ def test_a_stopped_run_keeps_what_was_paid_and_the_same_command_goes_on(tmp_path
 
 def stop_half_way(config: Config, teacher: RehearsalTeacher, *how: signal.Signals) -> int:
     """Run the stage in a process of its own and send it signals once about a quarter of the answers came."""
-    script = "import sys\nfrom medkd.distill.stage import Config, run\nrun(Config.model_validate_json(sys.argv[1]))"
-    process = subprocess.Popen([sys.executable, "-c", script, config.model_dump_json()], stderr=subprocess.DEVNULL)
     enough = teacher.bill.billed + 16
-    deadline = time.monotonic() + 60
-    while teacher.bill.billed < enough and time.monotonic() < deadline:
-        time.sleep(0.02)
+    script = "import sys\nfrom medkd.distill.stage import Config, run\nrun(Config.model_validate_json(sys.argv[1]))"
+    said_path = config.out.parent / "said.txt"
+    with said_path.open("w") as said:
+        process = subprocess.Popen([sys.executable, "-c", script, config.model_dump_json()], stderr=said)
+    wait_until(lambda: teacher.bill.billed >= enough)
     time.sleep(0.6)
-    for one in how:
+    for number, one in enumerate(how):
         process.send_signal(one)
-        time.sleep(0.2)
-    return process.wait(timeout=30)
+        if number + 1 < len(how):
+            wait_until(lambda: "Ctrl-C again" in said_path.read_text())
+    return process.wait(timeout=60)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def test_a_killed_run_goes_on_and_buys_nothing_complete_again(tmp_path):
@@ -139,10 +153,10 @@ def test_a_killed_run_goes_on_and_buys_nothing_complete_again(tmp_path):
     with serve_teacher(latency_s=0.02, pace_s=0.05) as teacher:
         config = make_config(tmp_path, teacher.base_url, concurrency=8)
         assert stop_half_way(config, teacher, signal.SIGKILL) == -signal.SIGKILL
-        complete = {a.item for a in read_attempts(tmp_path / "distill" / FILE_NAME)[0] if a.outcome is Outcome.COMPLETE}
+        complete = {a.item for a in list_attempts(tmp_path / "distill" / FILE_NAME) if a.outcome is Outcome.COMPLETE}
         assert 8 <= len(complete) < 60
         run(config)
-    attempts = read_attempts(tmp_path / "distill" / FILE_NAME)[0]
+    attempts = list_attempts(tmp_path / "distill" / FILE_NAME)
     n_complete = Counter(a.item for a in attempts if a.outcome is Outcome.COMPLETE)
     n_unknown = Counter(a.item for a in attempts if a.outcome is Outcome.UNKNOWN)
     assert len(n_complete) == 60
@@ -158,11 +172,11 @@ def test_the_first_interrupt_finishes_what_runs_and_the_second_stops_now(tmp_pat
     with serve_teacher(latency_s=0.02, pace_s=0.05) as teacher:
         config = make_config(tmp_path, teacher.base_url, concurrency=8)
         assert stop_half_way(config, teacher, signal.SIGINT) != 0
-        attempts = read_attempts(tmp_path / "distill" / FILE_NAME)[0]
+        attempts = list_attempts(tmp_path / "distill" / FILE_NAME)
         assert {a.outcome for a in attempts} == {Outcome.COMPLETE}
         assert len(attempts) == teacher.bill.requests < 60
         assert stop_half_way(config, teacher, signal.SIGINT, signal.SIGINT) != 0
-    outcomes = Counter(a.outcome for a in read_attempts(tmp_path / "distill" / FILE_NAME)[0])
+    outcomes = Counter(a.outcome for a in list_attempts(tmp_path / "distill" / FILE_NAME))
     assert set(outcomes) == {Outcome.COMPLETE, Outcome.INTERRUPTED}
     assert sum(r.complete for r in read_rationales(tmp_path)) == outcomes[Outcome.COMPLETE] < 100
     assert read_manifest(tmp_path / "distill").state == "stopped"
@@ -205,7 +219,7 @@ def test_an_unusable_config_is_refused_before_anything_is_written(tmp_path, monk
 def test_the_bill_says_what_was_wasted_and_why(tmp_path):
     write_questions(tmp_path / "questions.jsonl", make_questions(6))
     with serve_teacher(latency_s=0, script=[Fault.CUT, Fault.OVERLOADED, None]) as teacher:
-        run(make_config(tmp_path, teacher.base_url, concurrency=1))
+        run(make_config(tmp_path, teacher.base_url, concurrency=1, prefix=False))
     found = bill(tmp_path)
     by_outcome = {line.outcome: line for line in found.lines}
     assert {name: line.attempts for name, line in by_outcome.items()} == {"complete": 6, "cut": 1, "overloaded": 1}
@@ -214,6 +228,7 @@ def test_the_bill_says_what_was_wasted_and_why(tmp_path):
     assert (found.items, found.answered, found.unknown, found.missing) == (6, 6, 0, 0)
     text = render(found)
     assert "6 of 6 items answered in 8 attempts" in text
+    assert "(cut)" in text
     assert "rerun    0.0000 CNY" in text
 
 
@@ -229,3 +244,97 @@ def test_the_bill_says_where_no_price_is_known(tmp_path):
 def test_a_place_without_a_ledger_has_no_bill(tmp_path):
     with pytest.raises(InputError, match=r"no ledger\.sqlite"):
         bill(tmp_path)
+
+
+def test_a_broken_answer_that_was_gone_on_from_is_no_waste(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(3))
+    with serve_teacher(latency_s=0, script=[Fault.CUT, Fault.LENGTH]) as teacher:
+        run(make_config(tmp_path, teacher.base_url, concurrency=1))
+        assert teacher.bill.n_gone_on == 2
+    assert (bill(tmp_path).wasted, bill(tmp_path).attempts) == ({"CNY": 0.0}, 5)
+
+
+def test_the_bill_prices_a_rerun_of_the_questions_as_they_are_now(tmp_path):
+    questions = make_questions(8)
+    path = write_questions(tmp_path / "questions.jsonl", questions)
+    with serve_teacher(latency_s=0) as teacher:
+        run(make_config(tmp_path, teacher.base_url))
+    assert (bill(tmp_path).missing, bill(tmp_path).rerun) == (0, {"CNY": 0.0})
+    write_questions(path, [questions[0].model_copy(update={"input": "【主诉】抽搐1天。"}), *questions[1:]])
+    assert bill(tmp_path).missing == 1
+    assert 0 < bill(tmp_path).rerun["CNY"] < 2 * sum(bill(tmp_path).amounts.values()) / 8
+    path.unlink()
+    assert bill(tmp_path).missing == 0
+
+
+def test_a_dry_run_prices_the_job_and_sends_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    write_questions(tmp_path / "questions.jsonl", make_questions(20))
+    run(Config(out=tmp_path / "distill", input=tmp_path / "questions.jsonl", teacher="deepseek", dry_run=True))
+    said = capsys.readouterr().out
+    assert "deepseek deepseek-flash: 20 answers wanted, 0 on the ledger, 20 to buy" in said
+    assert "700 each (assumed" in said
+    assert "in the dear hours" in said
+    assert not (tmp_path / "distill").exists()
+
+
+def test_a_dry_run_counts_what_is_on_the_ledger_and_learns_from_it(tmp_path, capsys):
+    write_questions(tmp_path / "questions.jsonl", make_questions(10))
+    with serve_teacher(latency_s=0) as teacher:
+        run(make_config(tmp_path, teacher.base_url))
+        paid = teacher.bill.amount
+        capsys.readouterr()
+        write_questions(tmp_path / "questions.jsonl", make_questions(20))
+        run(make_config(tmp_path, teacher.base_url, dry_run=True))
+        assert teacher.bill.requests == 10
+        said = capsys.readouterr().out
+        assert "20 answers wanted, 10 on the ledger, 10 to buy" in said
+        forecast = float(re.search(r"about ([\d.]+) CNY", said)[1])
+        run(make_config(tmp_path, teacher.base_url))
+        assert forecast == pytest.approx(teacher.bill.amount - paid, rel=0.15)
+
+
+def test_where_the_blind_answer_is_wrong_the_fallback_explains_the_known_one_and_says_so(tmp_path):
+    known = generate_cases(40, seed=7)[0]
+    names = ("基本信息", "主诉", "现病史", "既往史", "查体", "辅助检查")
+    record = " ".join(f"【{name}】{known.sections[name]}" for name in names if name in known.sections)
+    solvable = make_questions(1)[0].model_copy(update={"id": "case:known", "input": record, "reference": "；".join(known.diagnosis[:1])})
+    write_questions(tmp_path / "questions.jsonl", [solvable, *make_questions(2)])
+    with serve_teacher(latency_s=0) as teacher:
+        config = make_config(tmp_path, teacher.base_url, mode="solve", fallback="rationalize", samples=2)
+        run(config)
+        assert teacher.bill.requests == 6 + 4
+        run(config.model_copy(update={"overwrite": True}))
+        assert teacher.bill.requests == 10
+    rationales = read_rationales(tmp_path)
+    assert [r.mode for r in rationales] == ["solve"] * 2 + ["rationalize"] * 4
+    assert all(r.complete and r.answer == r.question.reference for r in rationales)
+    assert [r.attempts for r in rationales] == [1, 1, 2, 2, 2, 2]
+    assert bill(tmp_path).missing == 0
+
+
+def test_a_file_of_raw_cases_is_refused_before_anything_is_sent(tmp_path):
+    case = {"id": "iiyi:1", "source": "iiyi", "sections": {"主诉": "张三，发热"}, "diagnosis": ["肺炎"]}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(case) + "\n", "utf-8")
+    with serve_teacher(latency_s=0) as teacher:
+        with pytest.raises(InputError, match=r'a raw case, no deidentified_by; run "medkd deidentify"'):
+            run(make_config(tmp_path, teacher.base_url))
+        assert teacher.bill.requests == 0
+
+
+def test_a_question_too_long_for_the_context_is_a_record_with_its_reason_and_is_not_sent(tmp_path):
+    long, *others = make_questions(3)
+    write_questions(tmp_path / "questions.jsonl", [long.model_copy(update={"input": "发热。" * 60_000}), *others])
+    with serve_teacher(latency_s=0) as teacher:
+        manifest = run(make_config(tmp_path, teacher.base_url))
+        assert teacher.bill.requests == 2
+    assert [r.finish_reason for r in read_rationales(tmp_path)] == ["too_long", "stop", "stop"]
+    assert manifest.facts["incomplete"] == 1
+
+
+def test_the_effort_goes_to_the_teacher_in_the_providers_field(tmp_path):
+    question, target = make_questions(1)[0], find_target("rehearsal")
+    config = make_config(tmp_path, "", effort="max", thinking=True)
+    [request] = make_requests(question, load_prompt("rationalize", "zh"), config, "rationalize")
+    body = make_body(target, request)
+    assert (body["reasoning_effort"], body["thinking"]) == ("max", {"type": "enabled"})

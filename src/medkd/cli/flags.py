@@ -29,6 +29,8 @@ def make_stage_command(name: str) -> Callable[..., None]:
         values = read_section(recipe, name) if recipe else {}
         config = make_config(module.Config, values | read_values(given), f"medkd {name}")
         manifest = module.run(config)
+        if manifest.state != "finished":  # a dry run has said what it has to say
+            return
         counts = manifest.counts
         dropped = "".join(f", {n} {reason}" for reason, n in counts.dropped.items())
         print(f"{name}: {counts.read} in, {counts.kept} kept{dropped}; see {config.out / 'manifest.json'}")

@@ -6,22 +6,24 @@ In: a ledger file. Out: `Attempt` records. Not done here: writing while attempts
 import hashlib
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medkd.completers.continuation import Missing, join, take_so_far
+from medkd.completers.copies import damaged, is_sound
 from medkd.completers.outcomes import Answer, Outcome
 from medkd.completers.providers import Price, estimate_tokens
-from medkd.core.completer import Request
+from medkd.core.completer import Completion, Request
 from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
-from medkd.core.records import Record, Usage
+from medkd.core.records import Cost, Record, Usage
 
 FILE_NAME = "ledger.sqlite"
 FORMAT = 1
 """Version of the tables, kept in the file's `user_version`."""
 
-_TABLES = """
+TABLES = """
 CREATE TABLE runs (id INTEGER PRIMARY KEY, started_at TEXT NOT NULL, n_requests INTEGER NOT NULL, n_answered INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE attempts (
   id INTEGER PRIMARY KEY, run INTEGER NOT NULL, item TEXT NOT NULL, label TEXT NOT NULL,
@@ -120,19 +122,22 @@ def item_key(provider: str, model: str, request: Request) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def read_attempts(path: Path) -> tuple[list[Attempt], int]:
-    """Read a ledger without holding it: its attempts, texts left out, and how many answers the last run is short of."""
-    connection = connect(path, is_read_only=True)
-    try:
-        _check_format(connection, path)
-        select = SELECT_ATTEMPTS.replace("reasoning, text,", "'', '',", 1)
-        attempts = [read_row(row) for row in connection.execute(select + " ORDER BY id")]
-        last = connection.execute("SELECT n_requests - n_answered FROM runs ORDER BY id DESC LIMIT 1").fetchone()
-    except sqlite3.Error as error:
-        raise from_sqlite_error(error, path) from error
-    finally:
-        connection.close()
-    return attempts, max(last[0], 0) if last else 0
+def recall(attempts: Sequence[Attempt]) -> Completion | None:
+    """Give what the attempts at an item came to: its answer, else its last failure; None where there were none."""
+    if not attempts:
+        return None
+    best = next((a for a in attempts if a.outcome is Outcome.COMPLETE), attempts[-1])
+    is_complete = best.outcome is Outcome.COMPLETE
+    return Completion(
+        reasoning=best.reasoning,
+        text=best.text,
+        finish_reason="stop" if is_complete else str(best.outcome or Outcome.UNKNOWN),
+        complete=is_complete,
+        usage=sum((a.usage for a in attempts if a.outcome and not a.outcome.is_free), Usage()),
+        cost=Cost(amount=sum(a.amount for a in attempts), currency=best.currency),
+        attempts=len(attempts),
+        error="" if is_complete else best.error,
+    )
 
 
 def connect(path: Path, is_read_only: bool = False) -> sqlite3.Connection:
@@ -145,18 +150,20 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables of a new ledger, and close what a crash left open in an old one."""
     is_new = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
     if not is_new:
-        _check_format(connection, path)
+        check_format(connection, path)
+        if not is_sound(connection):
+            raise damaged(path, "its pages do not fit together")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     if is_new:
-        connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         for row in connection.execute(SELECT_ATTEMPTS + " WHERE outcome IS NULL").fetchall():
             _close_after_crash(connection, read_row(row), Price.model_validate_json(row[-1]) if row[-1] else None)
 
 
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+def check_format(connection: sqlite3.Connection, path: Path) -> None:
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > FORMAT:
         raise InputError(
@@ -208,5 +215,5 @@ def from_sqlite_error(error: Exception, path: Path) -> MedkdError:
     if "full" in words or "disk I/O error" in words:
         return StoppedError(f"{path}: {words}; free some space and run the same command again, it goes on from here")
     if isinstance(error, sqlite3.DatabaseError) and ("malformed" in words or "not a database" in words):
-        return InputError(f"{path}: damaged or no ledger ({words}); move it away, or put a good copy in its place")
+        return damaged(path, words)
     return StoppedError(f"{path}: {words}; see to it and run the same command again")

@@ -11,20 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Literal
 
-from medkd.completers.attempts import item_key
+from medkd.completers.attempts import item_key, recall
 from medkd.completers.continuation import FindMissing
 from medkd.completers.endpoint import Endpoint
+from medkd.completers.hours import When
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import Outcome
 from medkd.completers.patience import GO_ON, Patience
-from medkd.completers.providers import Target, check_budget
+from medkd.completers.providers import check_terms
 from medkd.core.completer import Completion, Request
-from medkd.core.errors import InputError, StoppedError
-from medkd.core.records import Cost, Usage
+from medkd.core.errors import StoppedError
 
-When = Literal["now", "off-peak"]
 PACE_WINDOW = 20
 """Savings of text over which tokens per second are taken."""
 
@@ -123,30 +120,7 @@ class PaidCompleter:
 
     def recall(self, request: Request) -> Completion | None:
         """Give what the ledger holds for a request: its answer, else its last failure; None when it was never asked."""
-        attempts = self.ledger.attempts_of(self.key_of(request))
-        if not attempts:
-            return None
-        best = next((a for a in attempts if a.outcome is Outcome.COMPLETE), attempts[-1])
-        is_complete = best.outcome is Outcome.COMPLETE
-        return Completion(
-            reasoning=best.reasoning,
-            text=best.text,
-            finish_reason="stop" if is_complete else str(best.outcome or Outcome.UNKNOWN),
-            complete=is_complete,
-            usage=sum((a.usage for a in attempts if a.outcome and not a.outcome.is_free), Usage()),
-            cost=Cost(amount=sum(a.amount for a in attempts), currency=best.currency),
-            attempts=len(attempts),
-            error="" if is_complete else best.error,
-        )
+        return recall(self.ledger.attempts_of(self.key_of(request)))
 
     def key_of(self, request: Request) -> str:
         return item_key(self.target.name, self.target.model, request)
-
-
-def check_terms(target: Target, budget: float | None, when: When) -> None:
-    """Refuse a budget that nothing can be counted against, and a wait for cheap hours where there are none."""
-    check_budget(budget, target)
-    if when == "off-peak" and (target.provider.peak is None or not target.is_priced):
-        raise InputError(
-            f"--when off-peak: no dear hours are known for {target.name}; leave it out, or give `peak` in a file for --providers"
-        )

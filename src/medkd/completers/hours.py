@@ -10,6 +10,7 @@ from typing import Literal
 
 from medkd.core.records import Record
 
+When = Literal["now", "off-peak"]
 HORIZON_DAYS = 15
 """No run of dear days is longer than this."""
 

@@ -1,15 +1,16 @@
 """The ledger of paid attempts, one SQLite file: a row is opened before anything is sent and closed with what came of it.
 
-In: attempts of items, an item being the hash of what is asked. Out: the answers already paid for, and the bill.
+In: attempts of items, an item being the hash of what is asked. Out: the answers already paid for.
 Text is saved as it streams; an attempt that a crash left open is closed as `unknown` with the text it had.
 Writes go through one thread that commits them in groups, so that thousands of streams wait for no disk.
-Not done here: sending (`completers.endpoint`), deciding what to try again (`completers.dispatch`). It never holds the key.
+Not done here: reading (`completers.accounts`), sending (`completers.endpoint`), trying again (`completers.run`). It never holds the key.
 """
 
 import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
-from medkd.completers.attempts import SELECT_ATTEMPTS, Attempt, Closing, close_row, connect, from_sqlite_error, prepare, read_row
+from medkd.completers.accounts import Accounts
+from medkd.completers.attempts import Closing, close_row, connect, from_sqlite_error, prepare
+from medkd.completers.copies import COPY_INTERVAL_S, keep_copy
 from medkd.completers.outcomes import Outcome
 from medkd.completers.providers import Price, Target
 from medkd.core.errors import InputError, MedkdError, from_os_error
@@ -34,8 +37,8 @@ class _Job:
     done: "Future[Any]"
 
 
-class Ledger:
-    """A ledger open for writing; one process at a time holds it.
+class Ledger(Accounts):
+    """A ledger open for reading and writing; one process at a time holds it.
 
     Raises InputError where the file is no ledger, is damaged, is of a newer version or is held by another process.
     """
@@ -46,12 +49,15 @@ class Ledger:
         self._writer = connect(path)
         try:
             prepare(self._writer, path)
-            self._reader = connect(path)
+            super().__init__(connect(path))
         except (sqlite3.Error, MedkdError) as error:
             self._writer.close()
             self._lock.close()
             raise error if isinstance(error, MedkdError) else from_sqlite_error(error, path) from error
         self._run = 0
+        self._is_changed = False
+        self._copied_at = time.monotonic()
+        self._copying: threading.Thread | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_jobs, name="ledger", daemon=True)
         self._thread.start()
@@ -65,8 +71,12 @@ class Ledger:
         self._submit(lambda connection: connection.execute(unsent, (Outcome.INTERRUPTED, self._run)).rowcount)
         self._jobs.put(None)
         self._thread.join()
+        if self._copying:
+            self._copying.join()
         self._reader.close()
         self._writer.close()
+        if self._is_changed:
+            keep_copy(self.path)
         self._lock.close()
 
     def start_run(self, n_requests: int) -> None:
@@ -106,20 +116,6 @@ class Ledger:
         """Close a row; the future is done once it is on the disk."""
         return self._submit(lambda connection: close_row(connection, attempt, closing))
 
-    def attempts_of(self, item: str) -> list[Attempt]:
-        """Give all attempts of an item, the oldest first."""
-        rows = self._reader.execute(SELECT_ATTEMPTS + " WHERE item = ? ORDER BY id", (item,))
-        return [read_row(row) for row in rows]
-
-    def is_complete(self, item: str) -> bool:
-        """Tell whether an item has its answer."""
-        query = "SELECT 1 FROM attempts WHERE item = ? AND outcome = ? LIMIT 1"
-        return self._reader.execute(query, (item, Outcome.COMPLETE)).fetchone() is not None
-
-    def spent(self) -> float:
-        """Sum up the money of all attempts."""
-        return self._reader.execute("SELECT COALESCE(SUM(amount), 0) FROM attempts").fetchone()[0]
-
     def _submit(self, write: Callable[[sqlite3.Connection], Any]) -> "Future[Any]":
         job = _Job(write, Future())
         self._jobs.put(job)
@@ -155,6 +151,12 @@ class Ledger:
             return
         for job, result in zip(jobs, results, strict=True):
             job.done.set_result(result)
+        self._is_changed = True
+        is_copying = self._copying is not None and self._copying.is_alive()
+        if time.monotonic() - self._copied_at >= COPY_INTERVAL_S and not is_copying:
+            self._copied_at = time.monotonic()
+            self._copying = threading.Thread(target=keep_copy, args=(self.path,), name="copy of the ledger", daemon=True)
+            self._copying.start()
 
 
 def _hold(path: Path) -> IO[str]:

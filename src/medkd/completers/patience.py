@@ -24,7 +24,7 @@ class Patience:
     n_unusable: int = 4
     """Of these, attempts that may end cut by length or unreadable: they are paid in full."""
     n_connecting: int = 3
-    """Attempts at one item as long as nobody ever answered."""
+    """Attempts at one item as long as nobody ever answered; twice as many where somebody took the connection."""
     backoff_s: float = 0.5
     """Longest wait after a failure; it doubles with each further sign of overload."""
     backoff_cap_s: float = 30.0
@@ -75,7 +75,8 @@ class Breaker:
         if answer.outcome.is_fatal:
             raise self._fatal(answer)
         self._count(answer.outcome)
-        if answer.outcome is Outcome.UNREACHABLE and not self._was_reached and n_tried >= self._patience.n_connecting:
+        n_allowed = {Outcome.UNREACHABLE: self._patience.n_connecting, Outcome.NETWORK: 2 * self._patience.n_connecting}
+        if not self._was_reached and n_tried >= n_allowed.get(answer.outcome, n_tried + 1):
             raise InputError(f"{answer.error}; start the teacher or check --base-url")
         if self._n_refused >= self._patience.n_refused and not self._has_answered:
             raise InputError(f"{self._target.base_url}: every request is refused ({answer.error}); check --model and the sampling flags")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
-from medkd.completers.hours import Peak
+from medkd.completers.hours import Peak, When
 from medkd.core.artifacts import first_problem
 from medkd.core.errors import InputError, from_os_error
 from medkd.core.recipe import nearest
@@ -157,8 +157,15 @@ def _with_text_date(terms: Any) -> Any:
     return {**terms, "as_of": str(terms["as_of"])} if isinstance(terms, dict) and "as_of" in terms else terms
 
 
-def find_target(name: str, model: str = "", base_url: str = "", providers: Path | None = None, prefix: bool | None = None) -> Target:
-    """Find out whom to ask; raises InputError for an unknown provider or model, no address, or no key.
+def find_target(
+    name: str,
+    model: str = "",
+    base_url: str = "",
+    providers: Path | None = None,
+    prefix: bool | None = None,
+    is_key_needed: bool = True,
+) -> Target:
+    """Find out whom to ask; raises InputError for an unknown provider or model, no address, or no key where one is needed.
 
     `prefix` overrides whether the endpoint is asked to go on from broken answers; None leaves it to the provider's entry.
     """
@@ -176,7 +183,7 @@ def find_target(name: str, model: str = "", base_url: str = "", providers: Path 
             f"--model {chosen}: {name} has no such model here; known: {known_models}; add it with its price in a file for --providers"
         )
     key = os.environ.get(provider.key_variable, "").strip()
-    if not key and provider.key_needed and not is_loopback(address):
+    if not key and is_key_needed and provider.key_needed and not is_loopback(address):
         raise InputError(f"--teacher {name}: no key; put it in the environment variable {provider.key_variable}")
     form = provider.prefix if prefix is None else (provider.prefix or COMMON_PREFIX) if prefix else None
     if form is not None and (base_url or not form.base_url):
@@ -184,10 +191,16 @@ def find_target(name: str, model: str = "", base_url: str = "", providers: Path 
     return Target(name=name, provider=provider, model=chosen, base_url=address, key=key, prefix=form)
 
 
-def check_budget(budget: float | None, target: Target) -> None:
-    """Refuse a budget that nothing can be counted against."""
+def check_terms(target: Target, budget: float | None, when: When) -> None:
+    """Refuse a budget that nothing can be counted against, and a wait for cheap hours where none are known."""
     if budget is not None and not target.is_priced:
-        raise InputError(f"--budget: no price is known for {target.model} of {target.name}; leave --budget out or choose a priced model")
+        raise InputError(
+            f"--budget: no price is known for {target.model} of {target.name}; leave it out, or give the price in a file for --providers"
+        )
+    if when == "off-peak" and not (target.is_priced and target.provider.peak):
+        raise InputError(
+            f"--when off-peak: no dear hours are known for {target.name}; leave it out, or give `peak` in a file for --providers"
+        )
 
 
 def _checked_address(base_url: str, name: str) -> str:

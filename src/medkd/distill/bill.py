@@ -8,10 +8,17 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from medkd.completers.attempts import FILE_NAME, Attempt, read_attempts
+from pydantic import ValidationError
+
+from medkd.completers.accounts import PaidFor, open_accounts
+from medkd.completers.attempts import FILE_NAME
 from medkd.completers.outcomes import Outcome
+from medkd.core.artifacts import resolve_input
 from medkd.core.errors import InputError
 from medkd.core.records import Record, Usage
+from medkd.core.workspace import read_manifest
+from medkd.distill.forecast import Forecast, forecast
+from medkd.distill.stage import Config, choose_target
 
 
 class BillLine(Record):
@@ -27,7 +34,7 @@ class BillLine(Record):
     amount: float
     currency: str
     wasted: float
-    """The part of `amount` that brought no answer."""
+    """The part of `amount` that no answer came of, neither at once nor by going on from it."""
 
 
 class Bill(Record):
@@ -45,35 +52,48 @@ class Bill(Record):
     """Currency to money paid."""
     wasted: dict[str, float]
     missing: int
-    """Answers the last run wanted and did not get."""
+    """Answers a rerun would buy, of the questions as they are now; where these are gone, what the last run is short of."""
     rerun: dict[str, float]
-    """What those would cost at the mean price of an answer here; 0 when nothing is missing."""
+    """What those would cost; 0 when nothing changed. Empty where no price is known."""
     lines: tuple[BillLine, ...]
 
 
 def bill(path: Path) -> Bill:
     """Read the bill of a ledger; raises InputError where there is none."""
     ledger_path = _find_ledger(path)
-    attempts, n_missing = read_attempts(ledger_path)
-    groups: dict[tuple[str, str, str, str], list[Attempt]] = defaultdict(list)
-    for attempt in attempts:
-        groups[attempt.provider, attempt.model, attempt.outcome or Outcome.UNKNOWN, attempt.currency].append(attempt)
-    lines = tuple(_make_line(*key, group) for key, group in sorted(groups.items()))
-    answered = {attempt.item for attempt in attempts if attempt.outcome is Outcome.COMPLETE}
-    amounts = _sum_by_currency((line.currency, line.amount) for line in lines)
+    with open_accounts(ledger_path) as accounts:
+        found = list(accounts.paid_for())
+        n_items, n_answered = accounts.count_items()
+        n_missing = accounts.count_missing()
+    amounts = _sum_by_currency((line.currency, line.amount) for line in found)
+    rerun = {currency: round(n_missing * amount / max(n_answered, 1), 6) for currency, amount in amounts.items()}
+    if ahead := _forecast(ledger_path):
+        n_missing, rerun = ahead.to_buy, {} if ahead.now is None else {ahead.currency: round(ahead.now, 6)}
     return Bill(
         path=str(ledger_path),
-        items=len({attempt.item for attempt in attempts}),
-        answered=len(answered),
-        attempts=len(attempts),
-        unknown=sum(line.attempts for line in lines if line.outcome == Outcome.UNKNOWN),
-        unpriced=sum(not attempt.is_priced for attempt in attempts),
+        items=n_items,
+        answered=n_answered,
+        attempts=sum(line.n_attempts for line in found),
+        unknown=sum(line.n_attempts for line in found if line.outcome == Outcome.UNKNOWN),
+        unpriced=sum(line.n_unpriced for line in found),
         amounts=amounts,
-        wasted=_sum_by_currency((line.currency, line.wasted) for line in lines),
+        wasted=_sum_by_currency((line.currency, line.wasted) for line in found),
         missing=n_missing,
-        rerun={currency: round(n_missing * amount / max(len(answered), 1), 6) for currency, amount in amounts.items()},
-        lines=lines,
+        rerun=rerun,
+        lines=tuple(_make_line(line) for line in found),
     )
+
+
+def _forecast(ledger_path: Path) -> Forecast | None:
+    """Price a rerun of the stage that the ledger belongs to; None where its config or its questions are no longer to be read."""
+    try:
+        config = Config.model_validate(read_manifest(ledger_path.parent).config)
+        config = config.model_copy(update={"out": ledger_path.parent})
+        return forecast(
+            config, resolve_input(config.input, "questions.jsonl", made_by="prepare"), choose_target(config, is_key_needed=False)
+        )
+    except (InputError, ValidationError):
+        return None
 
 
 def render(found: Bill) -> str:
@@ -96,9 +116,9 @@ def render(found: Bill) -> str:
     summary = [
         "",
         f"{found.answered:,} of {found.items:,} items answered in {found.attempts:,} attempts",
-        f"paid     {_format_money(found.amounts)}, of it wasted {_format_money(found.wasted)}",
+        f"paid     {_format_money(found.amounts)}, of it wasted {_format_money(found.wasted)}{_why(found)}",
         f"unknown  {found.unknown:,} attempts sent whose end nobody saw; {n_estimated:,} attempts are priced by estimate",
-        f"rerun    {_format_money(found.rerun)} for {found.missing:,} missing answers",
+        f"rerun    {_format_money(found.rerun) if found.rerun else 'price unknown'} for {found.missing:,} missing answers",
     ]
     if found.unpriced:
         summary.append(f"no price is known for {found.unpriced:,} attempts; they are left out of the money above")
@@ -113,18 +133,17 @@ def _find_ledger(path: Path) -> Path:
     return found
 
 
-def _make_line(provider: str, model: str, outcome: str, currency: str, attempts: list[Attempt]) -> BillLine:
-    amount = round(sum(attempt.amount for attempt in attempts), 6)
+def _make_line(line: PaidFor) -> BillLine:
     return BillLine(
-        provider=provider,
-        model=model,
-        outcome=outcome,
-        attempts=len(attempts),
-        estimated=sum(attempt.is_estimate for attempt in attempts),
-        usage=sum((attempt.usage for attempt in attempts), Usage()),
-        amount=amount,
-        currency=currency,
-        wasted=0.0 if outcome == Outcome.COMPLETE else amount,
+        provider=line.provider,
+        model=line.model,
+        outcome=line.outcome,
+        attempts=line.n_attempts,
+        estimated=line.n_estimated,
+        usage=line.usage,
+        amount=round(line.amount, 6),
+        currency=line.currency,
+        wasted=round(line.wasted, 6),
     )
 
 
@@ -137,6 +156,15 @@ def _sum_by_currency(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 def _format_money(amounts: dict[str, float]) -> str:
     return " + ".join(f"{amount:.4f} {currency}" for currency, amount in amounts.items()) or "0"
+
+
+def _why(found: Bill) -> str:
+    """Name what the waste went to, the dearest first."""
+    wasted: dict[str, float] = defaultdict(float)
+    for line in found.lines:
+        wasted[line.outcome] += line.wasted
+    reasons = [name for name, amount in sorted(wasted.items(), key=lambda pair: -pair[1]) if amount > 0]
+    return f" ({', '.join(reasons)})" if reasons else ""
 
 
 def _pad(cell: str, width: int, column: int) -> str:

@@ -1,32 +1,27 @@
 """The stage `distill`: a teacher explains each question.
 
 In: `questions.jsonl` of every split. Out: `rationales.jsonl` in the order of the questions, failures included, and
-`ledger.sqlite`, from which a run that was stopped or killed goes on. Not done here: judging what came back (`verify`).
+`ledger.sqlite`, from which a run that was stopped or killed goes on. Not done here: judging what came back (`verify`), walking
+through a file of questions (`distill.walk`), prices (`distill.forecast`).
 """
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from medkd.completers.attempts import FILE_NAME
+from medkd.completers.hours import When
 from medkd.completers.ledger import Ledger
-from medkd.completers.providers import Target, check_budget, find_target
-from medkd.core.artifacts import RecordReader, resolve_input
-from medkd.core.completer import Completer, Completion, Request, Sampling
-from medkd.core.errors import MedkdError, StoppedError
-from medkd.core.progress import Bar
+from medkd.completers.providers import Target, check_terms, find_target
+from medkd.core.artifacts import resolve_input
+from medkd.core.completer import Completer
+from medkd.core.errors import InputError
 from medkd.core.recipe import HOW, StageConfig
-from medkd.core.records import Cost, Question, Rationale
-from medkd.core.workspace import MANIFEST, Manifest, Workspace, open_workspace, read_manifest
-from medkd.distill.prompts import Language, Mode, Prompt, find_missing_part, load_prompt, read_parts
-
-if TYPE_CHECKING:
-    from medkd.completers.dispatch import PaidCompleter, Tally
-
-RATIONALES = "rationales.jsonl"
+from medkd.core.records import Question, Rationale
+from medkd.core.workspace import MANIFEST, Manifest, open_workspace, read_manifest
+from medkd.distill.prompts import Language, Mode, Prompt
 
 
 class Config(StageConfig):
@@ -40,8 +35,12 @@ class Config(StageConfig):
     """The teacher's model; the provider's first where none is given."""
     base_url: Annotated[str, HOW] = ""
     """Address of the endpoint; the provider's own where none is given."""
+    providers: Annotated[Path | None, HOW] = None
+    """A file of your own in the form of providers.yaml, which adds to it and overrides it: a model, a price, a whole provider."""
     mode: Mode = "rationalize"
     """`rationalize` asks for the reasoning to the known diagnosis, `solve` lets the teacher think blind."""
+    fallback: Literal["", "rationalize"] = ""
+    """With `--mode solve`: `rationalize` has the reasoning to the known diagnosis written where the blind answer was wrong."""
     language: Language = "zh"
     """Language of the prompt."""
     samples: Annotated[int, Field(ge=1)] = 1
@@ -52,129 +51,71 @@ class Config(StageConfig):
     """Of the sampling; the endpoint's own where none is given."""
     thinking: bool | None = None
     """The teacher's own thinking; off by default in `rationalize`, where it would betray the hint, else on."""
+    effort: str = ""
+    """How hard the teacher thinks, in the provider's own words (low, high, max …); its default where none is given."""
+    prefix: Annotated[bool | None, HOW] = None
+    """Have broken answers gone on with by prefix completion; as the provider's entry says where not given, `--prefix` tries it with any."""
     concurrency: Annotated[int, HOW, Field(ge=1)] = 32
-    """Requests under way at once, within the provider's cap."""
+    """Most requests under way at once, within the provider's cap; fewer while the server says that it is too much."""
     budget: Annotated[float | None, HOW, Field(gt=0)] = None
     """Most money this directory's ledger may come to, in the provider's currency; a hard stop."""
+    when: Annotated[When, HOW] = "now"
+    """`off-peak` sends only in the provider's cheap hours and waits for them."""
+    dry_run: Annotated[bool, HOW] = False
+    """Say what the job would cost, send nothing and write nothing."""
 
 
 def distill(questions: Iterable[Question], teacher: Completer, prompt: Prompt, config: Config, model: str) -> list[Rationale]:
     """Ask a teacher to explain questions held in memory."""
-    asked = [(question, request) for question in questions for request in make_requests(question, prompt, config)]
+    from medkd.distill.walk import make_rationale, make_requests
+
+    asked = [(question, request) for question in questions for request in make_requests(question, prompt, config, config.mode)]
     completions = teacher.complete([request for _, request in asked])
     return [make_rationale(q, r.sample, c, model, config.mode) for (q, r), c in zip(asked, completions, strict=True)]
 
 
-def make_requests(question: Question, prompt: Prompt, config: Config) -> Iterator[Request]:
-    """Write the requests of one question, one a sample."""
-    thinks = config.thinking if config.thinking is not None else config.mode == "solve"
-    sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, thinking=thinks)
-    messages = prompt.messages(question)
-    for sample in range(config.samples):
-        yield Request(messages=messages, sampling=sampling, sample=sample)
-
-
-def make_rationale(question: Question, sample: int, completion: Completion, model: str, mode: Mode) -> Rationale:
-    """Make the record of what a teacher said, whole or not."""
-    parts = read_parts(completion.reasoning, completion.text)
-    return Rationale(
-        id=question.id if sample == 0 else f"{question.id}#{sample}",
-        question=question,
-        sample=sample,
-        reasoning=parts.reasoning,
-        answer=parts.answer,
-        finish_reason=completion.finish_reason,
-        complete=completion.complete and bool(parts.reasoning and parts.answer),
-        model=model,
-        mode=mode,
-        attempts=completion.attempts,
-        usage=completion.usage,
-        cost=completion.cost,
-    )
-
-
 def run(config: Config) -> Manifest:
     """Ask the teacher for every question that the ledger holds no answer to, then write the rationales."""
+    from medkd.distill.forecast import forecast
+    from medkd.distill.job import distill_file
+
     questions_path = resolve_input(config.input, "questions.jsonl", made_by="prepare")
+    refuse_raw_cases(questions_path)
+    if config.dry_run:
+        target = choose_target(config, is_key_needed=False)
+        print(forecast(config, questions_path, target).render())
+        return Manifest(stage="distill", identity="", config=config.model_dump(mode="json"))
     if not _is_finished(config.out):  # refuse before anything is written
-        check_budget(config.budget, find_target(config.teacher, config.model, config.base_url))
+        check_terms(choose_target(config), config.budget, config.when)
     with open_workspace(
         "distill", config, inputs=[questions_path], libraries=["aiohttp"], keep=[f"{FILE_NAME}*"], follows_inputs=True
     ) as space:
         if space.is_finished:
             return space.manifest
-        target = find_target(config.teacher, config.model, config.base_url)
-        prompt = load_prompt(config.mode, config.language)
+        target = choose_target(config)
         with Ledger(space.path(FILE_NAME)) as ledger:
-            _distill_file(config, questions_path, target, prompt, ledger, space)
+            distill_file(config, questions_path, target, ledger, space)
         return space.manifest
+
+
+def choose_target(config: Config, is_key_needed: bool = True) -> Target:
+    """Find out whom a config asks."""
+    return find_target(config.teacher, config.model, config.base_url, config.providers, config.prefix, is_key_needed)
+
+
+def refuse_raw_cases(path: Path) -> None:
+    """Refuse a file that begins with a case nobody has de-identified, whatever else is wrong with it."""
+    import json
+
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    try:
+        record = json.loads(first)
+    except ValueError:
+        return
+    if isinstance(record, dict) and "sections" in record and "deidentified_by" not in record:
+        raise InputError(f'{path}:1: a raw case, no deidentified_by; run "medkd deidentify" and "medkd prepare" first')
 
 
 def _is_finished(directory: Path) -> bool:
     return (directory / MANIFEST).exists() and read_manifest(directory).state == "finished"
-
-
-def _distill_file(config: Config, questions_path: Path, target: Target, prompt: Prompt, ledger: Ledger, space: Workspace) -> None:
-    from medkd.completers.dispatch import PaidCompleter, Terms
-    from medkd.completers.endpoint import Endpoint
-
-    reader = RecordReader(questions_path, Question, made_by="prepare")
-    n_requests = _count_lines(questions_path) * config.samples
-    with Bar("distill", total=n_requests, unit="answers") as bar:
-        teacher = PaidCompleter(
-            Endpoint(target),
-            ledger,
-            Terms(
-                concurrency=config.concurrency,
-                budget=config.budget,
-                find_missing=find_missing_part,
-                on_progress=lambda tally: bar.advance(tally.n_settled - bar.n_done, note=_note(tally, target)),
-            ),
-        )
-        labelled = ((q.id, request) for q in reader for request in make_requests(q, prompt, config))
-        try:
-            tally = teacher.settle(labelled, n_requests)
-        except (StoppedError, KeyboardInterrupt):
-            with contextlib.suppress(MedkdError):  # the first stop is the one to report
-                _write(config, questions_path, prompt, teacher, space)
-            raise
-    space.read(reader.n_read)
-    space.drop_all(reader.dropped())
-    _write(config, questions_path, prompt, teacher, space)
-    space.manifest.facts |= {"answered_before": tally.n_found, "bought": tally.n_bought, "failed": tally.n_failed}
-
-
-def _write(config: Config, questions_path: Path, prompt: Prompt, teacher: "PaidCompleter", space: Workspace) -> None:
-    """Write the rationales of all that was asked, from the ledger, in the order of the questions."""
-    facts: dict[str, Any] = {"prompt": prompt.version, "model": teacher.target.model, "teacher": teacher.target.name, "incomplete": 0}
-
-    def rationales() -> Iterator[Rationale]:
-        for question in _reread(questions_path):
-            for request in make_requests(question, prompt, config):
-                if completion := teacher.recall(request):
-                    rationale = make_rationale(question, request.sample, completion, teacher.target.model, config.mode)
-                    facts["incomplete"] += not rationale.complete
-                    yield rationale
-
-    space.manifest.counts.kept = space.write_records(RATIONALES, rationales())
-    space.manifest.cost = Cost(amount=round(teacher.ledger.spent(), 6), currency=teacher.target.provider.currency)
-    space.manifest.facts |= facts
-
-
-def _reread(path: Path) -> Iterator[Question]:
-    """Read questions a second time; broken lines were named the first time."""
-    with path.open("rb") as file:
-        for line in file:
-            with contextlib.suppress(ValidationError):
-                yield Question.model_validate_json(line)
-
-
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())
-
-
-def _note(tally: "Tally", target: Target) -> str:
-    failed = f", {tally.n_failed} failed" if tally.n_failed else ""
-    cost = f"{tally.spent:.4f} {target.provider.currency}" if target.is_priced else "price unknown"
-    return f"{cost}{failed}"

@@ -1,0 +1,218 @@
+"""Servers nobody here has written for: raw bytes over sockets, in the shapes that gateways and home-made endpoints were seen to send."""
+
+import asyncio
+import json
+import threading
+from collections import Counter
+
+import pytest
+
+from ledger_reading import list_attempts
+from medkd.completers.dispatch import PaidCompleter, Terms
+from medkd.completers.endpoint import Endpoint, Limits
+from medkd.completers.ledger import Ledger
+from medkd.completers.outcomes import Outcome
+from medkd.completers.patience import Patience
+from medkd.completers.providers import find_target
+from medkd.core.completer import Message, Request
+from medkd.core.errors import InputError
+from medkd.distill.prompts import find_missing_part
+
+ANSWER = "<think>患者发热伴头痛，查体颈强直阳性，提示脑膜刺激征，脑脊液检查支持细菌感染。</think>化脓性脑膜炎"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+UNTIL_CLOSED = OK + b"Connection: close\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def event(text: str | None = None, end: bytes = b"\n\n", **more) -> bytes:
+    choice = {"delta": {"content": text} if text is not None else {}, **more}
+    return b"data:" + json.dumps({"choices": [choice]}).encode() + end
+
+
+class Wild:
+    """A server of raw bytes; each connection is handed to the next way of answering, the last one for good."""
+
+    def __init__(self, *ways) -> None:
+        self.ways, self.n, self.bodies = list(ways), 0, []
+        self.ready = threading.Event()
+
+    def __enter__(self) -> "Wild":
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self.thread.start()
+        self.ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.stop.set)
+        self.thread.join(10)
+
+    async def _serve(self) -> None:
+        self.loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._meet, "127.0.0.1", 0)
+        self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/openai"
+        self.ready.set()
+        await self.stop.wait()
+        server.close()
+
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+                body = json.loads(await reader.readexactly(length))
+                self.bodies.append(body)
+                way = self.ways[min(self.n, len(self.ways) - 1)]
+                self.n += 1
+                if not await way(writer, body):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+async def say_it_plainly(writer, body) -> bool:
+    writer.write(CHUNKED)
+    for start in range(0, len(ANSWER), 5):
+        writer.write(chunk(event(ANSWER[start : start + 5])))
+    writer.write(chunk(event(None, finish_reason="stop")) + chunk(b"data: [DONE]\n\n") + chunk(b""))
+    await writer.drain()
+    return True
+
+
+async def split_every_byte(writer, body) -> bool:
+    """Events cut into single bytes, CRLF, comments between, no [DONE], ended by closing."""
+    writer.write(UNTIL_CLOSED)
+    stream = b": hi\r\n\r\n" + b"".join(event(ANSWER[n : n + 9], b"\r\n\r\n") for n in range(0, len(ANSWER), 9))
+    stream += event("", b"\r\n\r\n", finish_reason="stop")
+    for byte in stream:
+        writer.write(bytes([byte]))
+    await writer.drain()
+    return False
+
+
+async def hang_up_at_once(writer, body) -> bool:
+    writer.transport.abort()
+    return False
+
+
+async def tear_in_the_middle(writer, body) -> bool:
+    writer.write(CHUNKED + chunk(event(ANSWER[:30])) + b'400\r\ndata: {"choi')
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    return False
+
+
+async def send_html_as_200(writer, body) -> bool:
+    page = b"<html><h1>502 Bad Gateway</h1></html>"
+    writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page))
+    await writer.drain()
+    return True
+
+
+async def be_busy_in_json(writer, body) -> bool:
+    """Status 200, and the real status inside."""
+    words = json.dumps({"error": {"message": "model busy", "code": "429"}}).encode()
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(words), words))
+    await writer.drain()
+    return True
+
+
+async def inject_rubbish(writer, body) -> bool:
+    """A broken event in the middle: what follows would leave a hole."""
+    writer.write(CHUNKED + chunk(event(ANSWER[:30])) + chunk(b'data: {"choices": [{"delta": {"con\n\n') + chunk(event(ANSWER[40:])))
+    writer.write(chunk(event(None, finish_reason="stop")) + chunk(b""))
+    await writer.drain()
+    return True
+
+
+async def say_nothing(writer, body) -> bool:
+    writer.write(CHUNKED + chunk(b": still here\n\n"))
+    await writer.drain()
+    await asyncio.sleep(30)
+    return False
+
+
+async def stop_talking(writer, body) -> bool:
+    writer.write(CHUNKED + chunk(event(ANSWER[:30])))
+    await writer.drain()
+    await asyncio.sleep(30)
+    return False
+
+
+async def go_on(writer, body) -> bool:
+    """Goes on from the last message, as vLLM would, in one fat chunk."""
+    before = body["messages"][-1]["content"] if body["messages"][-1]["role"] == "assistant" else ""
+    assert ANSWER.startswith(before)
+    writer.write(CHUNKED + chunk(event(ANSWER[len(before) :], finish_reason="stop")) + chunk(b""))
+    await writer.drain()
+    return True
+
+
+def answer_all(ways, tmp_path, n=1, prefix=False, **limits):
+    requests = [Request(messages=(Message(role="user", content=f"发热{k}天"),)) for k in range(n)]
+    terms = Terms(concurrency=8, patience=Patience(backoff_s=0.01, backoff_cap_s=0.05), find_missing=find_missing_part)
+    with Wild(*ways) as server, Ledger(tmp_path / "l.sqlite") as ledger:
+        target = find_target("custom", "any", server.base_url, prefix=prefix)
+        answers = PaidCompleter(Endpoint(target, Limits(**limits)), ledger, terms).complete(requests)
+    return answers, server
+
+
+@pytest.mark.parametrize("way", [say_it_plainly, split_every_byte, go_on])
+def test_a_stream_of_any_shape_is_one_answer(tmp_path, way):
+    [answer], _ = answer_all([way], tmp_path)
+    assert (answer.complete, answer.text, answer.attempts) == (True, ANSWER, 1)
+
+
+@pytest.mark.parametrize(
+    ("way", "outcome"),
+    [
+        (hang_up_at_once, Outcome.NETWORK),
+        (tear_in_the_middle, Outcome.CUT),
+        (send_html_as_200, Outcome.OVERLOADED),
+        (be_busy_in_json, Outcome.RATE_LIMITED),
+        (inject_rubbish, Outcome.STREAM_ERROR),
+        (say_nothing, Outcome.NOT_STARTED),
+        (stop_talking, Outcome.SILENT),
+    ],
+)
+def test_every_way_to_go_wrong_is_named_and_survived(tmp_path, way, outcome):
+    [answer], _ = answer_all([way, say_it_plainly], tmp_path, start_s=0.4, silence_s=0.3)
+    assert (answer.complete, answer.text) == (True, ANSWER)
+    assert [a.outcome for a in list_attempts(tmp_path / "l.sqlite")] == [outcome, Outcome.COMPLETE]
+
+
+@pytest.mark.parametrize("way", [tear_in_the_middle, inject_rubbish, stop_talking])
+def test_with_prefix_completion_tried_the_text_before_the_break_is_kept(tmp_path, way):
+    [answer], server = answer_all([way, go_on], tmp_path, prefix=True, silence_s=0.3)
+    assert (answer.complete, answer.text) == (True, ANSWER)
+    assert server.bodies[1]["messages"][-1] == {"role": "assistant", "content": ANSWER[:30], "prefix": True}
+
+
+def test_a_server_that_takes_the_text_for_a_turn_and_begins_anew_is_found_out(tmp_path):
+    [answer], server = answer_all([tear_in_the_middle, say_it_plainly], tmp_path, prefix=True)
+    assert (answer.complete, answer.text, server.n) == (True, ANSWER, 2)
+
+
+def test_all_of_it_at_once_and_every_answer_is_there(tmp_path):
+    wild = [tear_in_the_middle, hang_up_at_once, send_html_as_200, be_busy_in_json, inject_rubbish, say_it_plainly]
+    ways = [wild[n % len(wild)] for n in range(120)] + [go_on]
+    answers, _ = answer_all(ways, tmp_path, n=80, prefix=True)
+    assert all(a.complete and a.text == ANSWER for a in answers)
+    kept = Counter(a.item for a in list_attempts(tmp_path / "l.sqlite") if a.outcome is Outcome.COMPLETE)
+    assert set(kept.values()) == {1}
+
+
+def test_a_port_that_speaks_no_http_is_said_in_one_line(tmp_path):
+    async def speak_ssh(writer, body) -> bool:
+        writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+        await writer.drain()
+        return False
+
+    with pytest.raises(InputError, match="start the teacher or check --base-url") as caught:
+        answer_all([speak_ssh], tmp_path, n=3)
+    assert "\n" not in str(caught.value)
