@@ -156,7 +156,7 @@ def test_a_damaged_ledger_offers_its_last_good_copy_and_the_offer_works(tmp_path
     fill(path, 20)
     whole = path.read_bytes()
     path.write_bytes(whole[:8192] + b"\0damage\0" * 3000 + whole[32192:])
-    with pytest.raises(InputError, match="the last good copy, of .* holds 20 attempts: cd ") as caught:
+    with pytest.raises(InputError, match=r"the last good copy, of .* holds 20 attempts: cd ") as caught:
         Ledger(path)
     assert "\n" not in str(caught.value)
     subprocess.run(str(caught.value).split(" attempts: ")[1], shell=True, check=True)

@@ -169,8 +169,8 @@ def test_a_killed_run_goes_on_and_buys_nothing_complete_again(tmp_path):
 
 def test_the_first_interrupt_finishes_what_runs_and_the_second_stops_now(tmp_path):
     write_questions(tmp_path / "questions.jsonl", make_questions(100))
-    with serve_teacher(latency_s=0.02, pace_s=0.05) as teacher:
-        config = make_config(tmp_path, teacher.base_url, concurrency=8)
+    with serve_teacher(latency_s=0.02, pace_s=0.15) as teacher:
+        config = make_config(tmp_path, teacher.base_url, concurrency=16)
         assert stop_half_way(config, teacher, signal.SIGINT) != 0
         attempts = list_attempts(tmp_path / "distill" / FILE_NAME)
         assert {a.outcome for a in attempts} == {Outcome.COMPLETE}
