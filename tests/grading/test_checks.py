@@ -15,8 +15,8 @@ from medkd.grading.checks import (
     check_language,
     check_refusal,
     copied_share,
-    grounded_rate,
 )
+from medkd.grading.grounding import grounded_rate
 from medkd.grading.loops import is_looping
 
 RECORD = (

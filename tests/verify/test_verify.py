@@ -1,6 +1,9 @@
 """The stage on files, and what it says about each kind of spoiled rationale."""
 
+from pathlib import Path
+
 import pytest
+from rationale_samples import make_labelled
 
 from medkd.core.errors import InputError
 from medkd.core.records import Checked, Cost, Question, Rationale, Usage
@@ -39,6 +42,9 @@ SPOILED = {
     Reason.LANGUAGE_SWITCH: {
         "reasoning": "The patient has migratory pain in the right lower quadrant with fever and rebound tenderness so it is likely."
     },
+    Reason.FILLER: {
+        "reasoning": "嗯，让我仔细想一想。这个病例比较复杂，需要综合考虑各种因素，一步步分析。总之，结合症状和体征，可以作出判断。"
+    },
     Reason.LOOP: {"reasoning": SOUND + "因此考虑阑尾炎，" * 30},
     Reason.LONG_ANSWER: {
         "answer": "急性阑尾炎。"
@@ -48,7 +54,10 @@ SPOILED = {
     Reason.HINT_LEAK: {"reasoning": "根据给出的诊断，本例应为急性阑尾炎。" + SOUND},
     Reason.IDENTIFIER: {"reasoning": SOUND + "联系电话13912345678。"},
     Reason.COPY: {"reasoning": RECORD},
-    Reason.UNGROUNDED: {"reasoning": "患者体温40.5℃，心率132次/分，白细胞22.7，C反应蛋白180，右下腹压痛明显，考虑阑尾化脓，需要尽快处理。"},
+    Reason.UNGROUNDED: {
+        "reasoning": "转移性右下腹痛，麦氏点压痛反跳痛，体温40.5℃，心率132次/分，白细胞22.7，C反应蛋白180，"
+        "右下腹压痛明显，考虑阑尾化脓，需要尽快处理。"
+    },
 }
 
 
@@ -75,6 +84,52 @@ def test_an_english_leak_is_found_too(tmp_path):
     rationale = make_rationale(reasoning=SOUND + " This matches the provided diagnosis.")
     reasons = {verdict.reason for verdict in check_rationale(rationale, Config(input=tmp_path, out=tmp_path))}
     assert Reason.HINT_LEAK in reasons
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "falls"),
+    [
+        ("本例为急性阑尾炎患者。" + SOUND, True),
+        ("首先考虑急性阑尾炎。" + SOUND, False),
+        ("患者以转移性右下腹痛起病。急性阑尾炎可以解释。" + SOUND, False),
+    ],
+)
+def test_an_answer_named_at_once_as_a_given_is_a_leak(reasoning, falls, tmp_path):
+    reasons = {v.reason for v in check_rationale(make_rationale(reasoning=reasoning), Config(input=tmp_path, out=tmp_path))}
+    assert (Reason.HINT_LEAK in reasons) == falls
+
+
+def test_an_open_question_is_spared_what_needs_a_diagnosis(tmp_path):
+    question = make_rationale().question.model_copy(update={"input": "阑尾炎为什么会转移性疼痛？", "reference": ""})
+    rationale = make_rationale(answer="因为内脏痛与躯体痛的传导不同。" * 20).model_copy(update={"question": question})
+    checks = {verdict.check for verdict in check_rationale(rationale, Config(input=tmp_path, out=tmp_path))}
+    assert not checks & {"diagnosis", "brevity", "grounding", "filler"}
+    assert "hint" in checks
+
+
+def test_the_labelled_set_is_told_apart():
+    """At least 95 % on either side, whatever the seed; `bench/verify.py` prints the whole table."""
+    config = Config(input=Path(), out=Path())
+    for seed in (11, 12):
+        labelled = make_labelled(100, seed)
+        passes = [find_failure(Checked(rationale=r, verdicts=tuple(check_rationale(r, config)))) is None for _, r in labelled]
+        sound = [passed for passed, (fault, _) in zip(passes, labelled, strict=True) if not fault]
+        spoiled = [passed for passed, (fault, _) in zip(passes, labelled, strict=True) if fault]
+        assert len(sound) == len(spoiled) == 100
+        assert sum(sound) >= 95
+        assert sum(spoiled) <= 5
+
+
+def test_a_row_put_back_by_hand_is_merged(tmp_path):
+    from medkd.merge.stage import Config as MergeConfig
+    from medkd.merge.stage import run as merge
+
+    write(tmp_path / "rationales.jsonl", [make_rationale(1), make_rationale(2, answer="胆囊炎")])
+    out = tmp_path / "verify"
+    run(Config(input=tmp_path, out=out))
+    with (out / "verified.jsonl").open("a", encoding="utf-8") as file:
+        file.write((out / "rejected.jsonl").read_text(encoding="utf-8"))
+    assert merge(MergeConfig(input=(out,), out=tmp_path / "merge", near=1)).counts.read == 2
 
 
 def test_the_stage_sorts_rows_and_counts_reasons(tmp_path):

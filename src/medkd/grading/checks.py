@@ -1,7 +1,7 @@
 """Checks of one rationale, each a function that answers with a `Verdict`; what deserves to be learnt from passes all.
 
 In: reasoning, answer, record and known diagnosis as texts. Out: verdicts with a `Reason`, and the measures behind them.
-The phrases are in `check_words.yaml`. Not done here: choosing thresholds (`medkd.verify`), grading (`grading.diagnosis`).
+Not done here: the phrases (`check_words.yaml`), choosing thresholds (`medkd.verify`), grading (`grading.diagnosis`).
 
 >>> check_hint("根据给出的诊断，患者应为肺炎。").reason
 'hint_leak'
@@ -10,16 +10,15 @@ True
 """
 
 import re
-import unicodedata
 from enum import StrEnum
-from functools import cache
-from pathlib import Path
-from typing import cast
 
-from medkd.core import thinking
 from medkd.core.records import Verdict
+from medkd.grading.answers import split_list
 from medkd.grading.diagnosis import grade
+from medkd.grading.grounding import find_claims
 from medkd.grading.loops import is_looping
+from medkd.grading.names import normalise
+from medkd.grading.words import load_words
 
 
 class Reason(StrEnum):
@@ -32,7 +31,7 @@ class Reason(StrEnum):
     NO_ANSWER = "no_answer"
     """There is no answer after the reasoning."""
     TAG_INSIDE = "tag_inside"
-    """A thinking tag stands within the reasoning or the answer."""
+    """A tag or a control token stands within the reasoning or the answer."""
     REFUSAL = "refusal"
     """The text declines to answer."""
     TOO_SHORT = "too_short"
@@ -41,6 +40,8 @@ class Reason(StrEnum):
     """The reasoning is too long to be learnt whole."""
     LANGUAGE_SWITCH = "language_switch"
     """The reasoning leaves the language of the record."""
+    FILLER = "filler"
+    """The text says that it thinks, and says little about the patient."""
     LOOP = "loop"
     """The text repeats itself."""
     LONG_ANSWER = "long_answer"
@@ -55,18 +56,31 @@ class Reason(StrEnum):
     """The reasoning is the record over again."""
     UNGROUNDED = "ungrounded"
     """Too many of the findings cited do not stand in the record."""
+    BLIND_MISS = "blind_miss"
+    """Asked without the answer, a model reached another diagnosis."""
+    LOW_SCORE = "low_score"
+    """A judge scored the rationale below the bound."""
+    UNANSWERED = "unanswered"
+    """The model that was to be asked about it gave no answer that can be read: nothing is known, so nothing is passed."""
+
+
+MIN_RECORD = 40
+"""Letters of the shortest record that a reasoning must draw on."""
+MIN_SHARED = 6
+"""Different runs of letters (3 hanzi, 12 Latin letters) that a reasoning and its record have in common at the least: two findings."""
+_TAG = re.compile(r"</?(?:think|thinking|thought|reasoning|answer|record|diagnosis)>|<\|[a-z_]+\|>", re.IGNORECASE)
 
 
 def check_form(reasoning: str, answer: str, is_complete: bool = True) -> Verdict:
     """Ask for a whole reasoning and a whole answer, without a second tag inside either."""
     if not is_complete:
-        return _fail("form", Reason.INCOMPLETE)
+        return fail_check("form", Reason.INCOMPLETE)
     if not reasoning.strip():
-        return _fail("form", Reason.NO_REASONING)
+        return fail_check("form", Reason.NO_REASONING)
     if not answer.strip():
-        return _fail("form", Reason.NO_ANSWER)
-    has_tag = any(tag in text for tag in (thinking.OPEN, thinking.CLOSE) for text in (reasoning, answer))
-    return _fail("form", Reason.TAG_INSIDE) if has_tag else _pass("form")
+        return fail_check("form", Reason.NO_ANSWER)
+    tag = _TAG.search(f"{reasoning}\n{answer}")
+    return fail_check("form", Reason.TAG_INSIDE, tag[0]) if tag else pass_check("form")
 
 
 def check_refusal(reasoning: str, answer: str) -> Verdict:
@@ -78,58 +92,93 @@ def check_length(reasoning: str, min_chars: int, max_chars: int) -> Verdict:
     """Ask for a reasoning within bounds, in characters."""
     n = len(reasoning.strip())
     if n < min_chars:
-        return _fail("length", Reason.TOO_SHORT, f"{n} characters")
-    return _fail("length", Reason.TOO_LONG, f"{n} characters") if n > max_chars else _pass("length")
+        return fail_check("length", Reason.TOO_SHORT, f"{n} characters")
+    return fail_check("length", Reason.TOO_LONG, f"{n} characters") if n > max_chars else pass_check("length")
 
 
 def check_language(reasoning: str, record: str) -> Verdict:
     """Ask that a Chinese record is reasoned about in Chinese and another not, without runs of a third script."""
     foreign = re.search(r"[぀-ヿ가-힯Ѐ-ӿ؀-ۿऀ-ॿ฀-๿]{3,}", reasoning)
     if foreign and foreign[0] not in record:
-        return _fail("language", Reason.LANGUAGE_SWITCH, foreign[0][:20])
-    is_chinese = _share_of_hanzi(record) >= 0.5
-    if is_chinese:
+        return fail_check("language", Reason.LANGUAGE_SWITCH, foreign[0][:20])
+    wants_chinese = is_chinese(record)
+    if wants_chinese:
         english = re.search(r"(?:\b[A-Za-z][A-Za-z'’-]*\b[ ,.;:()]*){12,}", reasoning)
         if english and english[0].strip() not in record:
-            return _fail("language", Reason.LANGUAGE_SWITCH, english[0][:40].strip())
-    switched = is_chinese != (_share_of_hanzi(reasoning) >= 0.5)
-    return _fail("language", Reason.LANGUAGE_SWITCH, "another language throughout") if switched else _pass("language")
+            return fail_check("language", Reason.LANGUAGE_SWITCH, english[0][:40].strip())
+    elif (chinese := re.search(r"[一-鿿][一-鿿，、。；：]{11,}", reasoning)) and chinese[0] not in record:
+        return fail_check("language", Reason.LANGUAGE_SWITCH, chinese[0][:20])
+    switched = wants_chinese != is_chinese(reasoning)
+    return fail_check("language", Reason.LANGUAGE_SWITCH, "another language throughout") if switched else pass_check("language")
 
 
 def check_loop(text: str) -> Verdict:
     """Ask that a text does not repeat itself."""
-    return _fail("loop", Reason.LOOP) if is_looping(text) else _pass("loop")
+    return fail_check("loop", Reason.LOOP) if is_looping(text) else pass_check("loop")
 
 
 def check_brevity(answer: str, reference: str, max_chars: int) -> Verdict:
     """Ask for a short answer: `max_chars`, or twice the known diagnosis where that is long itself."""
     allowed = max(max_chars, 2 * len(reference))
-    return _fail("brevity", Reason.LONG_ANSWER, f"{len(answer)} characters") if len(answer) > allowed else _pass("brevity")
+    return fail_check("brevity", Reason.LONG_ANSWER, f"{len(answer)} characters") if len(answer) > allowed else pass_check("brevity")
 
 
 def check_diagnosis(answer: str, reference: str, min_f1: float) -> Verdict:
     """Ask that the answer is the known diagnosis; one the rules cannot decide passes from a soft F1 of `min_f1`."""
     found = grade(answer, reference)
     if found.principal or (not found.decided and found.f1 >= min_f1):
-        return _pass("diagnosis")
-    return _fail("diagnosis", Reason.WRONG_DIAGNOSIS, f"{found.relation}, soft F1 {found.f1:.2f}: {'；'.join(found.stated)[:60]}")
+        return pass_check("diagnosis")
+    return fail_check("diagnosis", Reason.WRONG_DIAGNOSIS, f"{found.relation}, soft F1 {found.f1:.2f}: {'；'.join(found.stated)[:60]}")
 
 
-def check_hint(reasoning: str) -> Verdict:
-    """Ask that the reasoning does not betray, by phrase, that it knew the answer."""
-    return _check_absent("hint", Reason.HINT_LEAK, reasoning, "hint_leak")
+def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict:
+    """Ask that the reasoning does not betray that it knew the answer: by phrase, or by naming it in the first sentence as a given."""
+    found = load_words("hint_leak").search(reasoning)
+    if found:
+        return fail_check("hint", Reason.HINT_LEAK, found[0][:40])
+    opening = _first_sentence(reasoning)
+    principal = next((normalise(stated.text) for stated in split_list(reference)), "")
+    is_given = len(principal) >= 2 and principal in normalise(opening) and principal not in normalise(record)
+    if is_given and not load_words("hedge").search(opening):
+        return fail_check("hint", Reason.HINT_LEAK, f"begins with it: {opening[:40]}")
+    return pass_check("hint")
+
+
+def _first_sentence(text: str) -> str:
+    """Give the first sentence that says something."""
+    return next((part for part in re.split(r"[。！!\n]|(?<=[a-z])\. ", text.strip()) if len(part.strip()) >= 6), "")
+
+
+def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
+    """Ask that the reasoning is about this patient: few phrases that stand for thinking, and some of what the record says."""
+    letters = _letters(reasoning)
+    left = _letters(load_words("filler").sub("", reasoning))
+    share = 1 - len(left) / len(letters) if letters else 0.0
+    if share > max_share:
+        return fail_check("filler", Reason.FILLER, f"{share:.2f} of it")
+    source = _letters(record)
+    n = 3 if is_chinese(record) else 12
+    if len(source) < MIN_RECORD:
+        return pass_check("filler")
+    runs = {source[start : start + n] for start in range(len(source) - n + 1)}
+    n_shared = len({letters[start : start + n] for start in range(len(letters) - n + 1)} & runs)
+    return fail_check("filler", Reason.FILLER, f"{n_shared} runs of the record in it") if n_shared < MIN_SHARED else pass_check("filler")
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text).lower()
 
 
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
     """Ask that no telephone, identity card, address or record number is left; what was found is not repeated."""
-    found = _words("identifier").search(f"{reasoning}\n{answer}")
-    return _fail("identifiers", Reason.IDENTIFIER, f"at character {found.start()}") if found else _pass("identifiers")
+    found = load_words("identifier").search(f"{reasoning}\n{answer}")
+    return fail_check("identifiers", Reason.IDENTIFIER, f"at character {found.start()}") if found else pass_check("identifiers")
 
 
 def check_copy(reasoning: str, record: str, max_share: float) -> Verdict:
     """Ask that the reasoning is not the record over again."""
     share = copied_share(reasoning, record)
-    return _fail("copy", Reason.COPY, f"{share:.2f} of it") if share > max_share else _pass("copy")
+    return fail_check("copy", Reason.COPY, f"{share:.2f} of it") if share > max_share else pass_check("copy")
 
 
 def check_grounding(reasoning: str, record: str, min_rate: float) -> Verdict:
@@ -137,33 +186,8 @@ def check_grounding(reasoning: str, record: str, min_rate: float) -> Verdict:
     claims = find_claims(reasoning, record)
     unfounded = [claim for claim, stands in claims if not stands]
     if not claims or 1 - len(unfounded) / len(claims) >= min_rate:
-        return _pass("grounding")
-    return _fail("grounding", Reason.UNGROUNDED, f"{len(unfounded)} of {len(claims)}: {'、'.join(unfounded)[:60]}")
-
-
-def grounded_rate(reasoning: str, record: str) -> float | None:
-    """Give the share of checkable claims that stand in the record; None where there are none."""
-    claims = find_claims(reasoning, record)
-    return sum(stands for _, stands in claims) / len(claims) if claims else None
-
-
-_NUMBER = re.compile(r"(?<![\d.第a-zA-Z])\d+(?:\.\d+)?(?![\d])(?!\s*[.、)）]\s*\D)")
-_DENIED = re.compile(
-    r"(?:否认|未见|没有|无(?!法|论|关|需|疑|痛|症状|力|菌|不|从|此|明显诱因))(?:明显的?)?([一-鿿]{2,6})(?=[，。、；,;\s]|$)"
-)
-_DENIALS = r"(?:否认|未见|没有|无|未|不)[^，。；,;]{0,12}"
-
-
-def find_claims(reasoning: str, record: str) -> list[tuple[str, bool]]:
-    """List what the reasoning cites that can be looked up, and whether the record has it: numbers, and denied findings.
-
-    A denied finding counts only where the record speaks of it: 无发热 is unfounded where the record affirms 发热.
-    """
-    text, source = (unicodedata.normalize("NFKC", t) for t in (reasoning, record))
-    known = {float(number) for number in re.findall(r"\d+(?:\.\d+)?", source)}
-    claims = [(number, float(number) in known) for number in dict.fromkeys(_NUMBER.findall(text))]
-    denied = [finding for finding in dict.fromkeys(map(str, _DENIED.findall(text))) if finding in source]
-    return claims + [(f"无{finding}", bool(re.search(_DENIALS + re.escape(finding), source))) for finding in denied]
+        return pass_check("grounding")
+    return fail_check("grounding", Reason.UNGROUNDED, f"{len(unfounded)} of {len(claims)}: {'、'.join(unfounded)[:60]}")
 
 
 def copied_share(reasoning: str, record: str, n: int = 12) -> float:
@@ -180,28 +204,22 @@ def copied_share(reasoning: str, record: str, n: int = 12) -> float:
     return copied / len(text)
 
 
-def _share_of_hanzi(text: str) -> float:
-    """Hanzi among letters, a Latin word counted as one letter; 1 for a text without letters."""
+def is_chinese(text: str) -> bool:
+    """Tell whether hanzi are half of the letters or more, a Latin word counted as one letter; so is a text without letters."""
     n_hanzi, n_words = len(re.findall(r"[一-鿿]", text)), len(re.findall(r"[A-Za-z]+", text))
-    return n_hanzi / (n_hanzi + n_words) if n_hanzi + n_words else 1.0
+    return n_hanzi >= n_words
 
 
-def _check_absent(check: str, reason: Reason, text: str, words: str = "") -> Verdict:
-    found = _words(words or check).search(text)
-    return _fail(check, reason, found[0][:40]) if found else _pass(check)
+def _check_absent(check: str, reason: Reason, text: str) -> Verdict:
+    found = load_words(check).search(text)
+    return fail_check(check, reason, found[0][:40]) if found else pass_check(check)
 
 
-def _pass(check: str) -> Verdict:
+def pass_check(check: str) -> Verdict:
+    """Make the verdict of a check that found nothing."""
     return Verdict(check=check, passed=True)
 
 
-def _fail(check: str, reason: Reason, detail: str = "") -> Verdict:
+def fail_check(check: str, reason: Reason, detail: str = "") -> Verdict:
+    """Make the verdict of a check that failed."""
     return Verdict(check=check, passed=False, reason=reason, detail=detail)
-
-
-@cache
-def _words(name: str) -> re.Pattern[str]:
-    import yaml
-
-    tables = cast(dict[str, list[str]], yaml.safe_load((Path(__file__).parent / "check_words.yaml").read_text(encoding="utf-8")))
-    return re.compile("|".join(f"(?:{pattern})" for pattern in tables[name]), re.IGNORECASE)

@@ -1,0 +1,234 @@
+"""The stage `verify`: keeps the rationales that deserve to be learnt from and says why the rest fell.
+
+In: `rationales.jsonl`. Out: `verified.jsonl` and `rejected.jsonl`, both of `Checked` records, so that a line can be moved by hand
+from one to the other; `ledger.sqlite` where something was asked. Rows are checked one by one, never held in memory together.
+Not done here: the checks themselves (`grading.checks`), asking a model (`verify.asking`), removing duplicates (`merge`).
+"""
+
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from medkd.core.artifacts import RecordReader, resolve_input, write_atomically
+from medkd.core.errors import InputError
+from medkd.core.progress import track
+from medkd.core.recipe import HOW, StageConfig
+from medkd.core.records import Checked, Cost, Rationale, Verdict
+from medkd.core.workspace import MANIFEST, Manifest, Workspace, open_workspace, read_manifest
+
+if TYPE_CHECKING:
+    from medkd.verify.asking import Examiner
+
+Share = Annotated[float, Field(ge=0, le=1)]
+LEDGER = "ledger.sqlite"
+
+
+class Config(StageConfig):
+    """Keep sound rationales."""
+
+    input: Annotated[Path, HOW]
+    """Rationales: the directory of distill, or a JSON Lines file."""
+    min_f1: Share = 0.6
+    """Soft F1 from which an answer passes that rules cannot tell right or wrong; a wrong one never does."""
+    min_grounded: Share = 0.75
+    """Share of the numbers, values and denied findings in a reasoning that must stand in the record."""
+    max_copied: Share = 0.6
+    """Share of a reasoning that may be copied from the record word for word."""
+    max_filler: Share = 0.3
+    """Share of a reasoning that may be phrases which stand for thinking and say nothing."""
+    min_reasoning: int = Field(default=40, ge=0)
+    """Characters of the shortest reasoning."""
+    max_reasoning: int = Field(default=8000, ge=1)
+    """Characters of the longest reasoning."""
+    max_answer: int = Field(default=120, ge=1)
+    """Characters of the longest answer; twice the known diagnosis where that is longer."""
+    blind: bool = False
+    """Ask a model again without the answer, and keep what it reaches too; costs money."""
+    judge: bool = False
+    """Have a model judge each rationale by a rubric; costs money."""
+    min_score: Share = 0.5
+    """Score of the judge from which a rationale passes."""
+    teacher: str = "deepseek"
+    """Whom to ask: a provider of providers.yaml, or `custom` with --base-url and --model (key in MEDKD_API_KEY)."""
+    model: str = ""
+    """The model that is asked; the provider's first where none is given."""
+    base_url: Annotated[str, HOW] = ""
+    """Address of the endpoint; the provider's own where none is given."""
+    concurrency: Annotated[int, HOW, Field(ge=1)] = 32
+    """Requests under way at once, within the provider's cap."""
+    budget: Annotated[float | None, HOW, Field(gt=0)] = None
+    """Most money this directory's ledger may come to, in the provider's currency; a hard stop."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked that costs money."""
+        return self.blind or self.judge
+
+
+def verify(rationales: Iterable[Rationale], config: Config, examiner: "Examiner | None" = None) -> Iterator[Checked]:
+    """Check rationales one by one; all checks by rules are made of each, and what passes them is looked up at the examiner."""
+    for rationale in rationales:
+        verdicts = check_rationale(rationale, config)
+        if examiner is not None and all(verdict.passed for verdict in verdicts):
+            verdicts += examiner.conclude(rationale)
+        yield Checked(rationale=rationale, verdicts=tuple(verdicts))
+
+
+def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
+    """Make every check by rules of one rationale, the plainest first; without a whole text there is nothing more to check.
+
+    An open question, without a known diagnosis, is spared the checks that need a diagnosis or a patient's record.
+    """
+    from medkd.grading import checks
+
+    reasoning, answer, question = rationale.reasoning, rationale.answer, rationale.question
+    form = checks.check_form(reasoning, answer, rationale.complete)
+    if not reasoning.strip() or not answer.strip():
+        return [form]
+    verdicts = [
+        form,
+        checks.check_refusal(reasoning, answer),
+        checks.check_length(reasoning, config.min_reasoning, config.max_reasoning),
+        checks.check_language(reasoning, question.input),
+        checks.check_loop(f"{reasoning}\n{answer}"),
+    ]
+    if question.reference.strip():
+        verdicts += [
+            checks.check_brevity(answer, question.reference, config.max_answer),
+            checks.check_diagnosis(answer, question.reference, config.min_f1),
+        ]
+    verdicts += [
+        checks.check_hint(reasoning, question.reference, question.input),
+        checks.check_identifiers(reasoning, answer),
+        checks.check_copy(reasoning, question.input, config.max_copied),
+    ]
+    if question.reference.strip():
+        verdicts += [
+            checks.check_filler(reasoning, question.input, config.max_filler),
+            checks.check_grounding(reasoning, question.input, config.min_grounded),
+        ]
+    return verdicts
+
+
+def find_failure(checked: Checked) -> Verdict | None:
+    """Give the first failed verdict: the reason a row falls for."""
+    return next((verdict for verdict in checked.verdicts if not verdict.passed), None)
+
+
+def run(config: Config) -> Manifest:
+    """Check a file of rationales."""
+    path = resolve_input(config.input, "rationales.jsonl", made_by="distill")
+    if config.asks and not _is_finished(config.out):  # refuse before anything is written
+        _check_endpoint(config)
+    with open_workspace("verify", config, inputs=[path], keep=[f"{LEDGER}*"]) as space:
+        if space.is_finished:
+            return space.manifest
+        with _open_examiner(config, space) as examiner:
+            if examiner is not None:
+                examiner.settle(lambda: _read_sound(path, config))
+            reader = RecordReader(path, Rationale, made_by="distill")
+            tally = _sort(verify(track(reader, "verify", unit="rationales"), config, examiner), space)
+        space.read(reader.n_read)
+        space.drop_all(reader.dropped())
+        space.drop_all(tally.reasons)
+        space.manifest.facts = tally.facts()
+        space.manifest.counts.kept = tally.n_kept
+        if not tally.n_kept:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in tally.failures.most_common())
+            raise InputError(
+                f"{path}: no rationale is sound ({reasons}); read {space.path('rejected.jsonl')}, then ask again or loosen a bound"
+            )
+    return space.manifest
+
+
+class _Tally:
+    """What was kept and what fell, in numbers."""
+
+    def __init__(self) -> None:
+        self.reasons, self.failures = Counter[str](), Counter[str]()
+        self.kept_by_split, self.rejected_by_split = Counter[str](), Counter[str]()
+        self.n_kept, self._n_rates, self._rates = 0, 0, 0.0
+
+    def count(self, checked: Checked, failure: Verdict | None) -> None:
+        from medkd.grading.grounding import grounded_rate
+
+        question = checked.rationale.question
+        self.failures.update(verdict.reason for verdict in checked.verdicts if not verdict.passed)
+        if failure is not None:
+            self.reasons[failure.reason] += 1
+            self.rejected_by_split[question.split] += 1
+            return
+        self.n_kept += 1
+        self.kept_by_split[question.split] += 1
+        rate = grounded_rate(checked.rationale.reasoning, question.input) if question.reference else None
+        if rate is not None:
+            self._n_rates, self._rates = self._n_rates + 1, self._rates + rate
+
+    def facts(self) -> dict[str, Any]:
+        """Give all failures, not only the first of a row, rejections by split, and how much of what was kept is grounded.
+
+        Test questions whose rationale fell are counted by split too: what is left of the test split is easier than the whole.
+        """
+        return {
+            "failures": dict(self.failures.most_common()),
+            "kept_by_split": dict(self.kept_by_split),
+            "rejected_by_split": dict(self.rejected_by_split),
+            "grounded_rate": round(self._rates / self._n_rates, 4) if self._n_rates else None,
+        }
+
+
+def _sort(checked: Iterable[Checked], space: Workspace) -> _Tally:
+    """Write sound rows to one file and the others to another."""
+    tally = _Tally()
+    with ExitStack() as stack:
+        verified, rejected = (stack.enter_context(write_atomically(space.path(f"{name}.jsonl"))) for name in ("verified", "rejected"))
+        for row in checked:
+            failure = find_failure(row)
+            tally.count(row, failure)
+            (verified if failure is None else rejected).write(row.model_dump_json() + "\n")
+    return tally
+
+
+def _read_sound(path: Path, config: Config) -> Iterator[Rationale]:
+    """Read the rationales that pass every check by rules; broken lines are named when the file is read for good."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                rationale = Rationale.model_validate_json(line)
+            except ValueError:
+                continue
+            if all(verdict.passed for verdict in check_rationale(rationale, config)):
+                yield rationale
+
+
+def _is_finished(directory: Path) -> bool:
+    return (directory / MANIFEST).exists() and read_manifest(directory).state == "finished"
+
+
+def _check_endpoint(config: Config) -> None:
+    from medkd.completers.providers import check_budget, find_target
+
+    check_budget(config.budget, find_target(config.teacher, config.model, config.base_url))
+
+
+@contextmanager
+def _open_examiner(config: Config, space: Workspace) -> "Generator[Examiner | None, None, None]":
+    """Open the ledger and the endpoint where something is asked; notes what it cost, however the asking ends."""
+    if not config.asks:
+        yield None
+        return
+    from medkd.completers.ledger import Ledger
+    from medkd.completers.providers import find_target
+    from medkd.verify.asking import Examiner, make_blind, make_judge
+
+    target = find_target(config.teacher, config.model, config.base_url)
+    examinations = [*([make_blind(config.min_f1)] if config.blind else []), *([make_judge(config.min_score)] if config.judge else [])]
+    with Ledger(space.path(LEDGER)) as ledger:
+        try:
+            yield Examiner(examinations, target, ledger, config.concurrency, config.budget)
+        finally:
+            space.manifest.cost = Cost(amount=round(ledger.spent(), 6), currency=target.provider.currency)

@@ -1,0 +1,132 @@
+"""The two checks that cost money, against real endpoints on loopback: the rehearsal teacher, and a judge that says what it is told to."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from rationale_samples import make_rationale
+
+from medkd.core.errors import InputError, StoppedError
+from medkd.core.records import Checked
+from medkd.demo.clinic import generate_cases
+from medkd.demo.reasoning import explain
+from medkd.demo.teacher import serve_teacher
+from medkd.verify import Config, run
+
+SHOWN = {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
+
+
+def write_clinic(path, n, spoiled=()):
+    """Write sound rationales of the clinic; of the spoiled ones the record shows another disease than the one that is known."""
+    cases = [case for case in generate_cases(60, seed=3) if not case.leaks][:n]
+    rows = []
+    for number, case in enumerate(cases):
+        record = " ".join(
+            f"【{name}】{text}" for name, text in case.sections.items() if name in {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
+        )
+        known = case.diagnosis[0]
+        reasoning = explain(record, known)
+        if number in spoiled:
+            reasoning, known = reasoning.replace(known, "甲状腺髓样癌"), "甲状腺髓样癌"
+        rows.append(make_rationale(f"q:{number}", record, known, reasoning, known))
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_verdicts(out):
+    rows = [
+        Checked.model_validate_json(line) for name in ("verified", "rejected") for line in (out / f"{name}.jsonl").open(encoding="utf-8")
+    ]
+    return {row.rationale.id: {verdict.check: verdict for verdict in row.verdicts} for row in rows}
+
+
+@contextmanager
+def serve_judge(says) -> Iterator[tuple[str, list[dict]]]:
+    """Answer each request with what `says` makes of it."""
+    asked: list[dict] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(body)
+            chunk = {"choices": [{"index": 0, "delta": {"content": says(body)}, "finish_reason": "stop"}]}
+            usage = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}}
+            data = "".join(f"data: {json.dumps(part)}\n\n" for part in (chunk, usage)) + "data: [DONE]\n\n"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_blind_pass_must_reach_the_answer_and_is_paid_once(tmp_path):
+    path = write_clinic(tmp_path / "rationales.jsonl", 8, spoiled={2})
+    with serve_teacher() as teacher:
+        config = Config(input=path, out=tmp_path / "out", blind=True, teacher="rehearsal", base_url=teacher.base_url)
+        manifest = run(config)
+        assert teacher.bill.requests == 8
+        run(config.model_copy(update={"overwrite": True, "min_reasoning": 30}))
+        assert teacher.bill.requests == 8
+    assert manifest.counts.dropped == {"blind_miss": 1}
+    assert manifest.cost.amount > 0
+    verdicts = read_verdicts(tmp_path / "out")
+    assert verdicts["q:1"]["blind"].passed
+    assert "different" in verdicts["q:2"]["blind"].detail
+
+
+def test_what_falls_by_rules_is_not_paid_for(tmp_path):
+    path = write_clinic(tmp_path / "rationales.jsonl", 3)
+    rows = path.read_text(encoding="utf-8").replace('"complete":true', '"complete":false', 1)
+    path.write_text(rows, encoding="utf-8")
+    with serve_teacher() as teacher:
+        run(Config(input=path, out=tmp_path / "out", blind=True, teacher="rehearsal", base_url=teacher.base_url))
+        assert teacher.bill.requests == 2
+
+
+def test_a_judge_scores_and_what_it_cannot_say_is_no_score(tmp_path):
+    path = write_clinic(tmp_path / "rationales.jsonl", 3)
+    records = [json.loads(line)["question"]["input"] for line in path.open(encoding="utf-8")]
+
+    def says(body):
+        record = json.loads(body["messages"][1]["content"])["record"]
+        mark = {0: 5, 1: 1}.get(records.index(record))
+        if mark is None:
+            return "很好的推理，我给高分。"
+        return json.dumps({"grounded": mark, "sound": mark, "complete": mark, "leads_there": mark, "why": "so"})
+
+    with serve_judge(says) as (address, _):
+        config = Config(input=path, out=tmp_path / "out", judge=True, teacher="custom", model="judge", base_url=address)
+        manifest = run(config)
+    assert manifest.counts.kept == 1
+    assert manifest.counts.dropped == {"low_score": 1, "unanswered": 1}
+    verdicts = read_verdicts(tmp_path / "out")
+    assert verdicts["q:0"]["judge"].detail.startswith("1.00")
+    assert "no JSON object" in verdicts["q:2"]["judge"].detail
+
+
+def test_a_judge_that_is_never_readable_stops_the_stage(tmp_path):
+    path = write_clinic(tmp_path / "rationales.jsonl", 2)
+    with serve_judge(lambda _: "fine") as (address, _), pytest.raises((StoppedError, InputError)):
+        run(Config(input=path, out=tmp_path / "out", judge=True, teacher="custom", model="judge", base_url=address))
+    assert not (tmp_path / "out" / "verified.jsonl").exists()
+
+
+def test_an_unknown_teacher_is_refused_before_anything_is_written(tmp_path):
+    path = write_clinic(tmp_path / "rationales.jsonl", 1)
+    with pytest.raises(InputError):
+        run(Config(input=path, out=tmp_path / "out", judge=True, teacher="nobody"))
+    assert not (tmp_path / "out").exists()
