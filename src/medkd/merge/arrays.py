@@ -99,7 +99,9 @@ def _decode(decoder: json.JSONDecoder, window: _Text, position: int) -> tuple[An
 
 def _restart_at(first_field: str) -> re.Pattern[str]:
     """Say where a next element may begin: as the first one did, so that no object inside a broken element is taken for one."""
-    return re.compile(r"\}\s*,\s*(?=\{\s*" + re.escape(json.dumps(first_field, ensure_ascii=False) if first_field else "") + ")")
+    if not first_field:
+        return re.compile(r"\}\s*,\s*(?=\{)")
+    return re.compile(r",\s*(?=\{\s*" + re.escape(json.dumps(first_field, ensure_ascii=False)) + ")")
 
 
 def _find_restart(window: _Text, position: int, restart: re.Pattern[str]) -> int:

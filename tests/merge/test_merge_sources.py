@@ -1,0 +1,212 @@
+"""What can be merged: containers, schemas that are said, names on a hub, files that are not what they should be."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medkd.core.errors import InputError
+from medkd.core.records import Example
+from medkd.merge import arrays
+from medkd.merge.arrays import read_array
+from medkd.merge.files import read_rows
+from medkd.merge.hubs import choose_files, fetch
+from medkd.merge.rows import Origin, read_row
+from medkd.merge.stage import Config, run
+
+O1 = {"Question": "头痛怎么办？", "Complex_CoT": "想一想。", "Response": "休息。"}
+
+
+def write_json(path, rows):
+    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def read_examples(out):
+    lines = [line for split in ("train", "val", "test") for line in (out / f"{split}.jsonl").open(encoding="utf-8")]
+    return [Example.model_validate_json(line) for line in lines]
+
+
+def merge_one(path, tmp_path, **fields):
+    run(Config(input=(path,), out=tmp_path / "out", **fields))
+    (example,) = read_examples(tmp_path / "out")
+    return example
+
+
+TURNS = {
+    "sharegpt": {"conversations": [{"from": "human", "value": "头痛怎么办？"}, {"from": "gpt", "value": "<think>想一想。</think>休息。"}]},
+    "sharegpt with a system": {
+        "conversations": [
+            {"from": "system", "value": "S"},
+            {"from": "user", "value": "头痛怎么办？"},
+            {"from": "assistant", "value": "<think>\n想一想。\n</think>\n\n休息。"},
+        ]
+    },
+    "query and response": {"query": "头痛怎么办？", "response": "<think>想一想。</think>休息。", "history": []},
+    "content in parts": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "头痛怎么办？"}]},
+            {"role": "assistant", "content": "休息。", "reasoning": "想一想。"},
+        ]
+    },
+    "one of ours come back": {
+        "instruction": "请回答下面的医学问题。先在<think></think>标签内写出思考过程，再在标签之后直接作答。",
+        "input": "头痛怎么办？",
+        "output": "<think>\n想一想。\n</think>\n\n休息。",
+        "system": "你是一名专业的临床医生。",
+    },
+}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_conversations_of_every_make_are_read(name, tmp_path):
+    example = merge_one(write_json(tmp_path / "a.json", [TURNS[name]]), tmp_path)
+    assert (example.input, example.reasoning, example.answer) == ("头痛怎么办？", "想一想。", "休息。")
+
+
+def test_several_turns_are_left_out_by_name():
+    two = {"conversations": TURNS["sharegpt"]["conversations"] * 2}
+    origin = Origin(Path("a"), "a")
+    assert read_row(two, origin, Counter()) == "several_turns"
+    assert read_row({"instruction": "q", "output": "a", "history": [["q", "a"]]}, origin, Counter()) == "several_turns"
+
+
+def test_csv_is_read_with_line_breaks_inside_cells(tmp_path):
+    path = tmp_path / "a.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(O1)
+        writer.writerow(["头痛，\n怎么办？", "想一想。" * 40_000, "休息。"])
+        writer.writerow(["too", "few"])
+    manifest = run(Config(input=(path,), out=tmp_path / "out"))
+    assert manifest.counts.kept == 1
+    assert manifest.counts.dropped == {"broken_line": 1}
+
+
+def test_parquet_is_read_and_written_whatever_its_suffix(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    pq.write_table(pa.Table.from_pylist([O1, {**O1, "Question": "别的问题是什么？", "Response": None}]), tmp_path / "a.data")
+    manifest = run(Config(input=(tmp_path / "a.data",), out=tmp_path / "out", parquet=True, val_share=0, test_share=0))
+    assert manifest.counts.dropped == {"not_text": 1}
+    (row,) = pq.read_table(tmp_path / "out" / "parquet" / "train.parquet").to_pylist()
+    assert row["messages"][-1]["content"] == "<think>\n想一想。\n</think>\n\n休息。"
+    assert json.loads(row["lineage"])["origin"] == "a.data"
+    assert pq.read_table(tmp_path / "out" / "parquet" / "val.parquet").num_rows == 0
+
+
+def test_a_damaged_parquet_file_is_one_line(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="damaged Parquet"):
+        run(Config(input=(tmp_path / "a.parquet",), out=tmp_path / "out"))
+
+
+def test_a_schema_can_be_said(tmp_path):
+    row = {"instruction": "头痛怎么办？", "output": "<think>想一想。</think>休息。", "question": 1, "think": 2, "answer": 3}
+    path = write_json(tmp_path / "a.json", [row])
+    assert merge_one(path, tmp_path, schema=("a.json=alpaca",)).input == "头痛怎么办？"
+    with pytest.raises(InputError, match="expected medical-o1: Complex_CoT, Question, Response"):
+        run(Config(input=(path,), out=tmp_path / "b", schema=("medical-o1",)))
+    with pytest.raises(InputError, match="did you mean 'alpaca'"):
+        run(Config(input=(path,), out=tmp_path / "b", schema=("alpacca",)))
+    with pytest.raises(InputError, match=r"no --input is called 'b\.json'"):
+        run(Config(input=(path,), out=tmp_path / "b", schema=("b.json=alpaca",)))
+
+
+def test_mixed_schemas_in_one_file_are_read_row_by_row(tmp_path):
+    rows = [O1, {"instruction": "咳嗽要不要紧？", "output": "<think>看情况。</think>不要紧。"}, {"price": 3}]
+    manifest = run(Config(input=(write_json(tmp_path / "a.json", rows),), out=tmp_path / "out"))
+    assert manifest.counts.kept == 2
+    assert manifest.counts.dropped == {"unknown_schema": 1}
+
+
+def test_one_line_that_is_no_utf8_is_a_broken_one(tmp_path):
+    path = tmp_path / "a.jsonl"
+    line = json.dumps(O1, ensure_ascii=False).encode()
+    path.write_bytes(line + b"\n" + line.replace("头痛".encode(), b"\xff\xfe") + b"\n")
+    manifest = run(Config(input=(path,), out=tmp_path / "out"))
+    assert manifest.counts.dropped == {"broken_line": 1}
+    path.write_bytes(json.dumps(O1, ensure_ascii=False).encode("gbk"))
+    with pytest.raises(InputError, match=r"a\.jsonl:1: not UTF-8"):
+        run(Config(input=(path,), out=tmp_path / "b"))
+    path.write_bytes(b"[" + line + b",\n" + line.replace("头痛".encode(), b"\xff\xfe") + b"]")
+    with pytest.raises(InputError, match=r"a\.jsonl:2: not UTF-8"):
+        run(Config(input=(path,), out=tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("chunk", [16, 40, 1000])
+def test_an_array_larger_than_the_window_is_read_whole(chunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", chunk)
+    rows = [{"Question": f"第{n}问" * (n % 7), "n": n, "deep": [{"a": "\\"}, {"b": '}, {"'}]} for n in range(60)]
+    for indent in (None, 2):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(rows, ensure_ascii=False, indent=indent), encoding="utf-8-sig")
+        assert [row for _, row in read_array(path)] == rows
+
+
+def test_behind_a_broken_element_reading_goes_on_at_the_next_row_not_inside_it(tmp_path):
+    good = json.dumps({"messages": [{"role": "user"}, {"role": "assistant"}]})
+    broken = good.replace('"messages"', '"messages')
+    (tmp_path / "a.json").write_text(f"[{good}, {broken}, {good}, {good[:-3]}, {good}]", encoding="utf-8")
+    rows = [row for _, row in read_rows(tmp_path / "a.json")]
+    assert rows[0] == json.loads(good)
+    assert rows.count(json.loads(good)) >= 3
+    assert None in rows
+    assert not any(isinstance(row, dict) and "role" in row for row in rows)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused_in_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("wild") / "a.json"
+    path.write_bytes(content)
+    try:
+        list(read_rows(path))
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_dataset_of_several_files_must_be_named_more_closely(tmp_path):
+    for name in ("a.json", "b.json", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("[]")
+    with pytest.raises(InputError, match=r"holds several files \(a\.json, b\.json, data/train\.parquet\); name one, as in hf:o/n/a\.json"):
+        choose_files(tmp_path, "hf:o/n")
+    assert [path.name for path in choose_files(tmp_path, "hf:o/n", "b.json")] == ["b.json"]
+    assert len(choose_files(tmp_path, "hf:o/n", "data/*")) == 2
+    with pytest.raises(InputError, match=r"no .* file named c\.json"):
+        choose_files(tmp_path, "hf:o/n", "c.json")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="hf:nobody/nothing-at-all: cannot be fetched") as caught:
+        fetch("hf:nobody/nothing-at-all")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no name of a dataset"):
+        fetch("hf:nobody")
+
+
+def test_a_dataset_from_a_hub_is_read_from_its_files_and_keeps_its_address(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    write_json(folder / "train.json", [O1])
+    asked = []
+
+    def snapshot_download(name, **options):
+        asked.append((name, options["repo_type"]))
+        return str(folder)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    run(Config(input=("hf:owner/name",), out=tmp_path / "out"))
+    (example,) = read_examples(tmp_path / "out")
+    assert asked == [("owner/name", "dataset")]
+    assert (example.source, example.lineage.url) == ("name", "https://huggingface.co/datasets/owner/name")
