@@ -210,9 +210,9 @@ def _is_finished(directory: Path) -> bool:
 
 
 def _check_endpoint(config: Config) -> None:
-    from medkd.completers.providers import check_budget, find_target
+    from medkd.completers.providers import check_terms, find_target
 
-    check_budget(config.budget, find_target(config.teacher, config.model, config.base_url))
+    check_terms(find_target(config.teacher, config.model, config.base_url), config.budget, "now")
 
 
 @contextmanager
