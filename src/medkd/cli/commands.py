@@ -26,6 +26,11 @@ BEFORE_STAGES: dict[str, Command] = {
     "run": Command("medkd.cli.road:run", "Run every step of a recipe; finished, unchanged steps are skipped.", uses_torch=True),
 }
 AFTER_STAGES: dict[str, Command] = {
+    "chat": Command("medkd.chat.session", "Talk to a model, or to several side by side.", uses_torch=True),
+    "doctor": Command("medkd.train.doctor", "Say what this machine can train, and what in a model or dataset would fail.", uses_torch=True),
+    "runs": Command("medkd.cli.detached:runs", "List the commands that were started with --detach."),
+    "logs": Command("medkd.cli.detached:logs", "Show what a run that was started with --detach says."),
+    "stop": Command("medkd.cli.detached:stop", "Interrupt a run; what it has done is kept."),
     "bill": Command("medkd.cli.road:bill", "What the teacher was paid, and for what."),
     "rehearse": Command("medkd.cli.road:rehearse", "Serve the rehearsal case site and teacher until interrupted."),
 }
@@ -61,7 +66,7 @@ def build_app(arguments: list[str]) -> Any:
     )
     called = arguments[0] if arguments else ""
     for number, (name, summary) in enumerate(list_commands().items()):
-        app.command(_load(name) if name == called else _placeholder, name=name, help=summary, sort_key=number)
+        app.command(_load(name, arguments) if name == called else _placeholder, name=name, help=summary, sort_key=number)
     return app
 
 
@@ -69,11 +74,11 @@ def _placeholder() -> None:
     """Stand in the list of commands for one that was not called."""
 
 
-def _load(name: str) -> Callable[..., Any]:
+def _load(name: str, arguments: list[str]) -> Callable[..., Any]:
     from medkd.cli.flags import make_command, make_stage_command
 
     if name in STAGES:
-        return make_stage_command(name)
+        return make_stage_command(name, arguments)
     module_name, _, function = (BEFORE_STAGES | AFTER_STAGES)[name].place.partition(":")
     module = importlib.import_module(module_name)
     return getattr(module, function) if function else make_command(name, module)

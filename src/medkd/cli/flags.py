@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
+from medkd.core import detached
 from medkd.core.errors import InputError
 from medkd.core.recipe import make_config, nearest, read_recipe
 from medkd.pipeline import STAGES
@@ -18,16 +19,21 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
+DETACH_HELP = "Go on without this terminal; medkd runs, logs and stop watch over it."
 
-def make_stage_command(name: str) -> Callable[..., None]:
-    """Make the command of a stage."""
+
+def make_stage_command(name: str, arguments: Sequence[str]) -> Callable[..., None]:
+    """Make the command of a stage; `arguments` is the command line it was called with."""
     from cyclopts import Parameter
 
     module = STAGES[name].load()
 
-    def command(recipe: Path | None = None, **given: Any) -> None:
+    def command(recipe: Path | None = None, detach: bool = False, **given: Any) -> None:
         values = read_section(recipe, name) if recipe else {}
         config = make_config(module.Config, values | read_values(given), f"medkd {name}")
+        if detach:
+            start_detached(arguments)
+            return
         manifest = module.run(config)
         if manifest.state != "finished":  # a dry run has said what it has to say
             return
@@ -35,10 +41,22 @@ def make_stage_command(name: str) -> Callable[..., None]:
         dropped = "".join(f", {n} {reason}" for reason, n in counts.dropped.items())
         print(f"{name}: {counts.read} in, {counts.kept} kept{dropped}; see {config.out / 'manifest.json'}")
 
-    help_ = Parameter(help="Recipe whose section of this stage gives the fields; flags win.")
-    own = inspect.Parameter("recipe", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, help_])
-    _give_flags(command, [own, *make_flags(module.Config)])
+    own = [
+        _make_flag("recipe", Path | None, None, Parameter(help="Recipe whose section of this stage gives the fields; flags win.")),
+        _make_flag("detach", bool, False, Parameter(help=DETACH_HELP, negative=(), show_default=False)),
+    ]
+    _give_flags(command, [*own, *make_flags(module.Config)])
     return command
+
+
+def _make_flag(name: str, kind: Any, default: Any, described: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, described])
+
+
+def start_detached(arguments: Sequence[str]) -> None:
+    """Start the command line anew, without --detach, so that it outlives this terminal."""
+    run = detached.start([word for word in arguments if word != "--detach"])
+    print(f"{run.name}: started; medkd logs {run.name} --follow shows what it says, medkd stop {run.name} ends it")
 
 
 def make_command(name: str, module: ModuleType) -> Callable[..., Any]:
@@ -73,7 +91,7 @@ def make_flags(config: "type[BaseModel]") -> list[inspect.Parameter]:
             negative=None if bool in (kind, *get_args(kind)) else (),
             consume_multiple=get_origin(kind) in (list, tuple),
         )
-        flags.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, described]))
+        flags.append(_make_flag(name, kind | None, None, described))
     return flags
 
 

@@ -3,11 +3,12 @@
 Not done here: what a step does, and the table of commands (`cli.commands`).
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from medkd.cli.commands import find_recipe
-from medkd.cli.flags import read_value
+from medkd.cli.flags import read_value, start_detached
 from medkd.core.errors import InputError
 
 
@@ -29,7 +30,7 @@ def demo(*, out: Path = Path("runs/demo"), teacher_faults: float = 0.0, overwrit
     run_recipe(recipe, out, {"rehearsal": {"faults": teacher_faults}} if teacher_faults else {}, overwrite)
 
 
-def run(recipe: Path, /, *, out: Path | None = None, overwrite: bool = False, **fields: dict[str, Any]) -> None:
+def run(recipe: Path, /, *, out: Path | None = None, overwrite: bool = False, detach: bool = False, **fields: dict[str, Any]) -> None:
     """Run every step of a recipe.
 
     Parameters
@@ -40,6 +41,8 @@ def run(recipe: Path, /, *, out: Path | None = None, overwrite: bool = False, **
         Run directory; else the recipe's own.
     overwrite
         Make again the steps that were made with another config.
+    detach
+        Go on without this terminal; medkd runs, logs and stop watch over it.
     fields
         A field of a step: --collect.input cases.json
     """
@@ -49,6 +52,9 @@ def run(recipe: Path, /, *, out: Path | None = None, overwrite: bool = False, **
     for step, given in overrides.items():
         if not isinstance(given, dict):
             raise InputError(f"medkd run: --{step}: unknown option; a field of a step is written --collect.input FILE")
+    if detach:
+        start_detached(sys.argv[1:])
+        return
     run_recipe(recipe, out, overrides, overwrite)
 
 

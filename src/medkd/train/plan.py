@@ -25,6 +25,8 @@ N_KEPT = 3
 """Checkpoints kept: the best, the newest, and one in case that is torn."""
 OVERHEAD = 1.1
 """For what the allocator cannot use."""
+FEW_TOKENS = 512
+"""Less than one row of these is no use."""
 RESERVE = 0.6 * GIB
 """Libraries and kernels."""
 
@@ -39,6 +41,8 @@ class Shape(NamedTuple):
     """Of one frozen weight: 2 in bfloat16, 4 in float32."""
     is_checkpointed: bool
     """Whether activations are computed again in the backward pass."""
+    on_gpu: bool
+    """Where the head scores in chunks and keeps no logits."""
     n_devices: int = 1
 
 
@@ -79,12 +83,12 @@ def estimate_activations(skeleton: Skeleton, shape: Shape) -> float:
     """Estimate the bytes kept for the backward pass of one batch.
 
     A layer keeps about the inputs of its linear layers and the outputs before each non-linearity; checkpointed, only its own input,
-    and one layer at a time is whole. The head's logits are scored in float32 for the learnt tokens, about half of all.
+    and one layer at a time is whole. On a processor the logits of the learnt tokens, about half of all, are there in float32, twice.
     """
     a_token = sum(inputs + outputs for inputs, outputs in skeleton.linears) / max(skeleton.n_layers, 1) * shape.weight_bytes
     whole_layers = 1 if shape.is_checkpointed else skeleton.n_layers
     inputs = skeleton.n_layers * skeleton.hidden_size * shape.weight_bytes
-    logits = skeleton.vocabulary * 4 * 2 / 2
+    logits = 0 if shape.on_gpu else skeleton.vocabulary * 4 * 2 / 2
     return shape.n_tokens * (whole_layers * a_token + inputs + logits)
 
 
@@ -126,7 +130,7 @@ def find_too_little_memory(skeleton: Skeleton, method: Method, shape: Shape, the
 
 
 def _advise(skeleton: Skeleton, method: Method, shape: Shape, there: There, spreads: Sequence[str]) -> str:
-    shorter = shape._replace(n_tokens=max(1, shape.n_tokens // 4))
+    shorter = shape._replace(n_tokens=min(shape.n_tokens, FEW_TOKENS))
     if min(estimate_memory(skeleton, method, shorter, spread) for spread in spreads) < there.memory:
         return "lower --batch-size or --max-length"
     for other in METHODS:

@@ -93,11 +93,12 @@ def draw_lengths(rows: Sequence[TokenRow], width: int = 40) -> list[str]:
     """Draw the lengths of the rows as lines of text, a bin of equal width each.
 
     >>> draw_lengths([TokenRow([1] * 4, [1] * 4), TokenRow([1] * 24, [1] * 24)], width=3)[0]
-    '     1 -      2        0  '
+    '     4 -      5        1  ###'
     """
     lengths = [len(row.input_ids) for row in rows]
-    step = -(-max(lengths) // N_BINS)
-    counts = Counter((length - 1) // step for length in lengths)
+    low = min(lengths)
+    step = -(-(max(lengths) - low + 1) // N_BINS)
+    counts = Counter((length - low) // step for length in lengths)
     most = max(counts.values())
     bins = range(max(counts) + 1)
-    return [f"{at * step + 1:>6} - {(at + 1) * step:>6} {counts[at]:>8}  {'#' * -(-width * counts[at] // most)}" for at in bins]
+    return [f"{low + at * step:>6} - {low + (at + 1) * step - 1:>6} {counts[at]:>8}  {'#' * -(-width * counts[at] // most)}" for at in bins]

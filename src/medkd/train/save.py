@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from medkd.core.artifacts import write_json
 from medkd.core.records import Example
+from medkd.models.load import read_json
 from medkd.models.tokens import add_thinking_prefix
 from medkd.train.preflight import Preflight
 from medkd.train.rows import Target
@@ -28,11 +29,10 @@ def save_weights(trainer: "SFTTrainer", final: Path, base: str, is_main: bool) -
     temporary = final.with_name(f".{final.name}.tmp")
     if is_main:
         shutil.rmtree(temporary, ignore_errors=True)
-    model = cast(Any, trainer.accelerator.unwrap_model(trainer.model))
-    if hasattr(model, "peft_config"):
-        model.peft_config["default"].base_model_name_or_path = base
     trainer.save_model(str(temporary))
     if is_main:
+        if adapter := read_json(temporary / "adapter_config.json"):
+            write_json(temporary / "adapter_config.json", adapter | {"base_model_name_or_path": base})
         (temporary / "training_args.bin").unlink(missing_ok=True)
         (temporary / "README.md").unlink(missing_ok=True)
     return temporary

@@ -165,7 +165,7 @@ def make_shape(config: Config, device: str, longest: int, n_devices: int) -> Sha
     weight_bytes = 2 if choose_dtype(config.dtype, device) == torch.bfloat16 else 4
     is_checkpointed = bool(config.trainer.get("gradient_checkpointing", device == "cuda"))
     n_tokens = config.batch_size * min(longest, config.max_length)
-    return Shape(config.lora_rank, n_tokens, weight_bytes, is_checkpointed, n_devices)
+    return Shape(config.lora_rank, n_tokens, weight_bytes, is_checkpointed, device == "cuda", n_devices)
 
 
 def prepare(config: Config, space: Workspace | None) -> Job:

@@ -1,0 +1,191 @@
+"""The command `chat`: questions from the terminal or a pipe, answers streamed, one model or several side by side.
+
+In: a name or several (`chat.speakers` says what names there are). Out: what they say; the thinking is dimmed and can be folded away.
+Nothing is written to disk. Not done here: scoring; a chat in the browser.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medkd.chat.speakers import Said, Speaker, find_speaker
+from medkd.core.completer import Message, Sampling
+from medkd.core.records import FinishReason
+from medkd.models.load import Device
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+HELP = "/reset begins anew, /system TEXT sets the system text, /fold hides or shows the thinking, /quit or Ctrl-D ends"
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+NOTES = {
+    FinishReason.LENGTH: "cut off at --max-tokens",
+    FinishReason.LOOP: "it repeated itself and was cut off",
+    "interrupted": "interrupted",
+}
+
+
+class Config(BaseModel):
+    """Talk to a model, or to several side by side."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model: str
+    """Model: medkd:tiny, a folder, a directory of train, a hub's name, or MODEL@ADDRESS for an endpoint."""
+    adapter: Path | None = None
+    """Adapter of train, put on the model."""
+    versus: list[str] = Field(default_factory=list)
+    """Other models to answer beside it, named in the same way."""
+    system: str = ""
+    """System text of every conversation."""
+    max_tokens: int = Field(default=2048, ge=1)
+    """Longest answer in tokens."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 takes the likeliest token each time."""
+    fold: bool = False
+    """Hide the thinking; how long it was is told."""
+    device: Device = "auto"
+    """Where to compute."""
+    trust_remote_code: bool = False
+    """Let a model run code that came with it."""
+
+
+class Conversation:
+    """One speaker and what was said so far; of its own words only the answers are given back to it, as its makers intend."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        self.speaker = speaker
+        self.turns: list[Message] = []
+
+    def ask(self, question: str, system: str, sampling: Sampling, on_piece: Callable[[str, bool], None]) -> Said:
+        """Ask one question behind all that was said before."""
+        asked = [*self.turns, Message(role="user", content=question)]
+        head = [Message(role="system", content=system)] if system else []
+        said = self.speaker.say([*head, *asked], sampling, on_piece)
+        if said.answer:
+            self.turns = [*asked, Message(role="assistant", content=said.answer)]
+        return said
+
+
+def run(config: Config) -> None:
+    """Load whom to talk to, and talk until the input ends."""
+    first = find_speaker(config.model, config.adapter, config.device, config.trust_remote_code)
+    others = [find_speaker(name, None, config.device, config.trust_remote_code) for name in config.versus]
+    if config.adapter is not None:
+        first.name = f"{config.model} with {config.adapter}"
+    chat([first, *others], config, _read_questions())
+
+
+def chat(speakers: Sequence[Speaker], config: Config, questions: Iterator[str]) -> None:
+    """Ask every speaker every question."""
+    conversations = [Conversation(speaker) for speaker in speakers]
+    system, is_folded = config.system, config.fold
+    sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature or None)
+    for question in questions:
+        match question.split(maxsplit=1):
+            case ["/quit"]:
+                return
+            case ["/reset"]:
+                conversations = [Conversation(speaker) for speaker in speakers]
+                print("begun anew")
+            case ["/system", *rest]:
+                system = "".join(rest)
+                print(f"system: {system or 'none'}")
+            case ["/fold"]:
+                is_folded = not is_folded
+                print(f"thinking is {'hidden' if is_folded else 'shown'}")
+            case [word, *_] if word.startswith("/"):
+                print(HELP)
+            case []:
+                continue
+            case _ if len(conversations) > 1 and sys.stdout.isatty():
+                _answer_side_by_side(conversations, question, system, sampling, is_folded)
+            case _:
+                for conversation in conversations:
+                    if len(conversations) > 1:
+                        print(f"== {conversation.speaker.name}")
+                    _answer(conversation, question, system, sampling, is_folded)
+
+
+def _read_questions() -> Iterator[str]:
+    """Read lines until the input ends; on a terminal with a prompt and line editing."""
+    is_person = sys.stdin.isatty()
+    if is_person:
+        importlib.import_module("readline")  # gives input() its history and editing
+
+        print(HELP)
+    while True:
+        try:
+            yield input("> " if is_person else "")
+        except (EOFError, KeyboardInterrupt):
+            if is_person:
+                print()
+            return
+
+
+def _answer(conversation: Conversation, question: str, system: str, sampling: Sampling, is_folded: bool) -> None:
+    """Stream one answer to the screen."""
+    dim, plain = (DIM, PLAIN) if sys.stdout.isatty() else ("", "")
+    was_reasoning = False
+
+    def show(piece: str, is_reasoning: bool) -> None:
+        nonlocal was_reasoning
+        if was_reasoning and not is_reasoning and not is_folded:
+            sys.stdout.write(f"{plain}\n\n")
+        was_reasoning = is_reasoning
+        if not (is_reasoning and is_folded):
+            sys.stdout.write(f"{dim}{piece}{plain}" if is_reasoning else piece)
+        sys.stdout.flush()
+
+    if is_folded and sys.stdout.isatty():
+        sys.stdout.write(f"{dim}thinking …{plain}\r")
+    said = conversation.ask(question, system, sampling, show)
+    print("\n" + "".join(f"{dim}({note}){plain}\n" for note in _make_notes(said, is_folded)), end="", flush=True)
+
+
+def _make_notes(said: Said, is_folded: bool) -> list[str]:
+    """Say what a reader should know about an answer."""
+    folded = [f"{len(said.reasoning)} characters of thinking are folded away"] if is_folded and said.reasoning else []
+    ended = [] if said.why == FinishReason.STOP else [NOTES.get(said.why, f"no whole answer: {said.why}")]
+    return folded + ended
+
+
+def _answer_side_by_side(conversations: Sequence[Conversation], question: str, system: str, sampling: Sampling, is_folded: bool) -> None:
+    """Stream the answers into columns, one speaker after another."""
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = [Text() for _ in conversations]
+
+    def draw() -> Table:
+        table = Table(expand=True, show_lines=False)
+        for conversation in conversations:
+            table.add_column(Text(conversation.speaker.name), ratio=1, overflow="fold")
+        table.add_row(*texts)
+        return table
+
+    with Live(draw(), refresh_per_second=8, vertical_overflow="visible") as live:
+        for conversation, text in zip(conversations, texts, strict=True):
+            said = conversation.ask(question, system, sampling, _make_writer(text, is_folded, lambda: live.update(draw())))
+            for note in _make_notes(said, is_folded):
+                text.append(f"\n({note})", style="dim")
+            live.update(draw())
+
+
+def _make_writer(text: "Text", is_folded: bool, redraw: Callable[[], Any]) -> Callable[[str, bool], None]:
+    """Make what puts the pieces of one answer into its column."""
+    state = {"was_reasoning": False}
+
+    def write(piece: str, is_reasoning: bool) -> None:
+        if state["was_reasoning"] and not is_reasoning and not is_folded:
+            text.append("\n\n")
+        state["was_reasoning"] = is_reasoning
+        if not (is_reasoning and is_folded):
+            text.append(piece, style="dim" if is_reasoning else "")
+            redraw()
+
+    return write

@@ -1,0 +1,232 @@
+"""Whom a chat asks: a model on this machine or one behind an endpoint, both streamed piece by piece.
+
+In: a name, turns. Out: pieces of text as they come, each marked as reasoning or answer, and why the answer ended.
+Not done here: the screen and the history (`chat.session`).
+
+A name is `medkd:tiny`, a folder, a hub's name, a directory of `train` (its adapter on its base), or `MODEL@PLACE`, where the place is a
+provider of `completers/providers.yaml` or the address of any OpenAI-compatible endpoint.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from medkd.completers.endpoint import Endpoint
+from medkd.completers.outcomes import Answer, Outcome
+from medkd.completers.providers import Target, find_target
+from medkd.core.completer import Message, Request, Sampling
+from medkd.core.errors import InputError
+from medkd.core.records import FinishReason
+from medkd.core.thinking import CLOSE, OPEN, PREFIX
+from medkd.grading.loops import is_looping
+from medkd.models.load import Device, LoadedModel, find_base, load_model, resolve_adapter
+from medkd.models.tokens import encode, find_stop_ids, render
+
+if TYPE_CHECKING:
+    import torch
+
+OnPiece = Callable[[str, bool], None]
+"""Called with each piece of text and whether it is reasoning."""
+LOOP_CHECK_INTERVAL = 64
+"""Tokens or pieces between two looks for a loop."""
+
+
+class Said(NamedTuple):
+    """What a speaker said in one turn."""
+
+    reasoning: str
+    answer: str
+    why: str
+    """Why it ended: stop, length, loop, interrupted, or what went wrong."""
+
+
+class Speaker(Protocol):
+    """Anything that can be talked to."""
+
+    name: str
+
+    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Said: ...
+
+
+class Splitter:
+    r"""Tell reasoning from answer in a stream whose tags may be cut anywhere; the tags themselves are left out.
+
+    >>> heard = []
+    >>> splitter = Splitter(lambda piece, is_reasoning: heard.append((piece, is_reasoning)))
+    >>> for piece in ("<thi", "nk>\nfever", "</", "think>\n\nflu"):
+    ...     splitter.take(piece)
+    >>> splitter.finish()
+    >>> heard
+    [('fever', True), ('flu', False)]
+    """
+
+    def __init__(self, on_piece: OnPiece, is_reasoning: bool = False) -> None:
+        self.on_piece, self.is_reasoning = on_piece, is_reasoning
+        self._rest = ""
+        self._is_fresh = True
+
+    def take(self, piece: str) -> None:
+        """Take the next piece."""
+        self._rest += piece
+        while True:
+            tag = CLOSE if self.is_reasoning else OPEN
+            before, found, after = self._rest.partition(tag)
+            if not found:
+                break
+            self._give(before)
+            self._rest, self.is_reasoning, self._is_fresh = after, not self.is_reasoning, True
+        n_held = max((n for n in range(1, len(tag)) if self._rest.endswith(tag[:n])), default=0)
+        given, self._rest = self._rest[: len(self._rest) - n_held], self._rest[len(self._rest) - n_held :]
+        self._give(given)
+
+    def finish(self) -> None:
+        """Give what was held back in case it began a tag."""
+        self._give(self._rest)
+        self._rest = ""
+
+    def _give(self, piece: str) -> None:
+        # The line breaks around a tag belong to the format, not to what is said.
+        piece = piece.lstrip("\n") if self._is_fresh else piece
+        if piece:
+            self._is_fresh = False
+            self.on_piece(piece, self.is_reasoning)
+
+
+class _Listener:
+    """Keeps what was heard, and passes it on."""
+
+    def __init__(self, on_piece: OnPiece) -> None:
+        self._on_piece = on_piece
+        self._parts: dict[bool, list[str]] = {True: [], False: []}
+        self.n_pieces = 0
+
+    def take(self, piece: str, is_reasoning: bool) -> None:
+        self._parts[is_reasoning].append(piece)
+        self._on_piece(piece, is_reasoning)
+        self.n_pieces += 1
+
+    def is_repeating(self) -> bool:
+        return is_looping("".join(self._parts[False] or self._parts[True]))
+
+    def sum_up(self, why: str) -> Said:
+        return Said("".join(self._parts[True]).strip(), "".join(self._parts[False]).strip(), why)
+
+
+class LocalSpeaker:
+    """A model on this machine, under its own chat template."""
+
+    def __init__(self, name: str, loaded: LoadedModel) -> None:
+        self.name = name
+        self.model, self.tokenizer = loaded
+        self.stop_ids = find_stop_ids(self.tokenizer, self.model.generation_config)
+
+    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Said:
+        """Write on behind the turns; an interruption ends the turn and keeps what was said."""
+        import torch
+        from transformers import TextStreamer
+
+        prompt = render(self.tokenizer, turns)
+        ids = torch.tensor([encode(self.tokenizer, prompt)], device=self.model.device)
+        listener = _Listener(on_piece)
+        splitter = Splitter(listener.take, is_reasoning=prompt.endswith(PREFIX))
+        stops = [str(token) for token in cast(list[Any], self.tokenizer.convert_ids_to_tokens(self.stop_ids))]
+
+        class Streamer(TextStreamer):
+            """Takes the text as it is decoded."""
+
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                for stop in stops:
+                    text = text.replace(stop, "")
+                splitter.take(text)
+
+        def is_loop(written: "torch.Tensor") -> bool:
+            new = written[0, ids.shape[1] :]
+            return len(new) % LOOP_CHECK_INTERVAL == 0 and is_looping(str(self.tokenizer.decode(new)))
+
+        def is_enough(written: "torch.Tensor", _: Any, **__: Any) -> "torch.Tensor":
+            return torch.full((written.shape[0],), is_loop(written), device=written.device)
+
+        drawing: dict[str, Any] = {"do_sample": bool(sampling.temperature)}
+        if sampling.temperature:
+            drawing |= {"temperature": sampling.temperature, "top_p": sampling.top_p or 1.0, "top_k": 0}
+        try:
+            with torch.inference_mode():
+                written = cast(Any, self.model).generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=sampling.max_tokens,
+                    eos_token_id=self.stop_ids,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                    streamer=Streamer(cast(Any, self.tokenizer), skip_prompt=True, skip_special_tokens=False),
+                    stopping_criteria=[is_enough],
+                    **drawing,
+                )
+        except KeyboardInterrupt:
+            return listener.sum_up("interrupted")
+        splitter.finish()
+        last = int(written[0, -1])
+        reason = FinishReason.STOP if last in self.stop_ids else FinishReason.LOOP if is_loop(written) else FinishReason.LENGTH
+        return listener.sum_up(reason)
+
+
+class RemoteSpeaker:
+    """A model behind an endpoint; asked once a turn, never again by itself: an answer may be paid."""
+
+    def __init__(self, name: str, target: Target) -> None:
+        self.name, self.target = name, target
+
+    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Said:
+        """Ask and stream; raises InputError where no other question would fare better."""
+        listener = _Listener(on_piece)
+        splitter = Splitter(listener.take)
+
+        def take(piece: str, is_reasoning: bool) -> None:
+            if is_reasoning:
+                listener.take(piece, True)
+            else:
+                splitter.take(piece)
+            if listener.n_pieces % LOOP_CHECK_INTERVAL == 0 and listener.is_repeating():
+                raise _LoopError
+
+        try:
+            answer = asyncio.run(self._ask(Request(messages=tuple(turns), sampling=sampling), take))
+        except _LoopError:
+            return listener.sum_up(FinishReason.LOOP)
+        except KeyboardInterrupt:
+            return listener.sum_up("interrupted")
+        splitter.finish()
+        if answer.outcome.is_fatal or answer.outcome == Outcome.UNREACHABLE:
+            raise InputError(f"{self.name}: {answer.error or answer.outcome}; check the address, the model's name and the key")
+        why = {Outcome.COMPLETE: str(FinishReason.STOP), Outcome.LENGTH: str(FinishReason.LENGTH)}
+        return listener.sum_up(why.get(answer.outcome, answer.error or str(answer.outcome)))
+
+    async def _ask(self, request: Request, take: OnPiece) -> Answer:
+        endpoint = Endpoint(self.target)
+        async with endpoint.connected():
+            return await endpoint.attempt(request, take)
+
+
+class _LoopError(Exception):
+    """The endpoint repeats itself; hanging up is the only way to stop it."""
+
+
+def find_speaker(name: str, adapter: Path | None = None, device: Device = "auto", trust_remote_code: bool = False) -> Speaker:
+    """Find whom a name stands for, and load it where it is a model of this machine."""
+    model, at, place = name.rpartition("@")
+    if at and model:
+        if adapter is not None:
+            raise InputError(f"{name}: an adapter belongs to a model on this machine; leave --adapter out")
+        is_address = place.startswith(("http://", "https://"))
+        return RemoteSpeaker(name, find_target("custom" if is_address else place, model, place if is_address else ""))
+    if adapter is None and is_adapter(Path(name)):
+        adapter = resolve_adapter(Path(name))
+        base = find_base(adapter)
+        return LocalSpeaker(name, load_model(base, adapter, device, trust_remote_code=trust_remote_code))
+    found = resolve_adapter(adapter) if adapter is not None else None
+    return LocalSpeaker(name, load_model(name, found, device, trust_remote_code=trust_remote_code))
+
+
+def is_adapter(path: Path) -> bool:
+    """Tell whether a path holds an adapter, by itself or as a directory of `train`."""
+    return any((path / part / "adapter_config.json").exists() for part in (".", "adapter"))

@@ -1,0 +1,149 @@
+import itertools
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medkd.chat import speakers
+from medkd.chat.session import Config, Conversation, chat
+from medkd.chat.speakers import LocalSpeaker, RemoteSpeaker, Said, Splitter, find_speaker
+from medkd.core.completer import Message, Sampling
+from medkd.core.errors import InputError
+from medkd.core.thinking import write
+from medkd.demo.teacher import serve_teacher
+from medkd.models.load import load_model
+
+
+class Parrot:
+    """Says what it was told to, and keeps what it was asked."""
+
+    def __init__(self, name="parrot", said=None):
+        self.name, self.said, self.heard = name, said or Said("because", "flu", "stop"), []
+
+    def say(self, turns, sampling, on_piece):
+        self.heard.append([(turn.role, turn.content) for turn in turns])
+        on_piece(self.said.reasoning, True)
+        on_piece(self.said.answer, False)
+        return self.said
+
+
+def talk(*lines, said=None, **fields):
+    parrot = Parrot(said=said)
+    chat([parrot], Config(model="parrot", **fields), iter(lines))
+    return parrot.heard
+
+
+def test_what_was_said_before_is_given_again_without_the_thinking():
+    first, second = talk("fever?", "and now?")
+    assert first == [("user", "fever?")]
+    assert second == [("user", "fever?"), ("assistant", "flu"), ("user", "and now?")]
+
+
+def test_reset_forgets_and_system_stays():
+    heard = talk("one", "/reset", "/system be brief", "two", "three", system="be kind")
+    assert heard[0] == [("system", "be kind"), ("user", "one")]
+    assert heard[1] == [("system", "be brief"), ("user", "two")]
+    assert heard[2][0] == ("system", "be brief") and len(heard[2]) == 4
+
+
+def test_an_empty_line_asks_nothing_and_an_unknown_command_shows_the_help(capsys):
+    assert talk("", "   ", "/what", "/quit", "never asked") == []
+    assert "/reset" in capsys.readouterr().out
+
+
+def test_thinking_is_shown_or_folded_away(capsys):
+    talk("fever?")
+    assert "because" in capsys.readouterr().out
+    talk("fever?", fold=True)
+    folded = capsys.readouterr().out
+    assert "because" not in folded and "7 characters of thinking are folded away" in folded
+
+
+@pytest.mark.parametrize(
+    ("why", "note"), [("loop", "it repeated itself and was cut off"), ("length", "--max-tokens"), ("503: busy", "503: busy")]
+)
+def test_an_answer_that_did_not_end_by_itself_carries_a_note(capsys, why, note):
+    talk("fever?", said=Said("", "flu flu flu", why))
+    assert note in capsys.readouterr().out
+
+
+@given(
+    reasoning=st.text("ab</think>\n ", max_size=30), answer=st.text("ab<think", max_size=20), cuts=st.lists(st.integers(0, 60), max_size=8)
+)
+def test_reasoning_and_answer_are_told_apart_wherever_the_stream_is_cut(reasoning, answer, cuts):
+    text = write(reasoning.replace("</think>", "").replace("<think>", ""), answer.replace("<think>", ""))
+    bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    heard: dict[bool, str] = {True: "", False: ""}
+
+    def hear(piece, is_reasoning):
+        heard[is_reasoning] += piece
+
+    splitter = Splitter(hear)
+    for start, end in itertools.pairwise(bounds):
+        splitter.take(text[start:end])
+    splitter.finish()
+    inside = text.removeprefix("<think>").partition("</think>")
+    assert heard[True].strip() == inside[0].strip()
+    assert heard[False].strip() == inside[2].strip()
+
+
+def test_a_tuned_student_thinks_answers_and_stops(random_model_dir, trained_dir):
+    speaker = find_speaker(str(trained_dir))
+    assert isinstance(speaker, LocalSpeaker)
+    pieces = []
+    said = speaker.say([Message(role="user", content="case 24: sign a")], Sampling(max_tokens=96), lambda *piece: pieces.append(piece))
+    assert said == Said("sign a means flu", "flu", "stop")
+    assert "".join(text for text, is_reasoning in pieces if is_reasoning).strip() == said.reasoning
+
+
+def test_a_model_that_repeats_itself_is_cut_off(random_model_dir, monkeypatch):
+    monkeypatch.setattr(speakers, "is_looping", lambda text: True)
+    speaker = LocalSpeaker("random", load_model(str(random_model_dir), device="cpu", dtype="float32"))
+    said = speaker.say([Message(role="user", content="?")], Sampling(max_tokens=1000), lambda piece, is_reasoning: None)
+    assert said.why == "loop"
+
+
+def test_an_endpoint_is_talked_to_by_model_and_address():
+    with serve_teacher() as teacher:
+        speaker = find_speaker(f"any@{teacher.base_url}")
+        assert isinstance(speaker, RemoteSpeaker)
+        talked = Conversation(speaker)
+        said = talked.ask("【主诉】发热3天。", "", Sampling(max_tokens=500), lambda piece, is_reasoning: None)
+    assert said.why == "stop" and said.reasoning and said.answer
+    assert [turn.role for turn in talked.turns] == ["user", "assistant"]
+
+
+def test_names_that_stand_for_nobody_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="unknown provider"):
+        find_speaker("some@nobody")
+    with pytest.raises(InputError, match="leave --adapter out"):
+        find_speaker("some@http://127.0.0.1:9/v1", tmp_path)
+    with pytest.raises(InputError, match="no such folder"):
+        find_speaker("./nowhere")
+    with pytest.raises(InputError, match="check the address"):
+        find_speaker("some@http://127.0.0.1:9/v1").say([Message(role="user", content="?")], Sampling(), lambda piece, is_reasoning: None)
+
+
+def test_on_a_terminal_two_models_answer_side_by_side(trained_dir, random_model_dir):
+    words = ["chat", "--model", str(trained_dir), "--versus", str(random_model_dir), "--max-tokens", "96"]
+    main_end, side = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "medkd", *words], stdin=side, stdout=side, stderr=side, env=os.environ | {"COLUMNS": "100", "TERM": "xterm"}
+    )
+    os.close(side)
+    os.write(main_end, b"case 24: sign a\n/quit\n")
+    shown = b""
+    while running.poll() is None:
+        try:
+            shown += os.read(main_end, 4096)
+        except OSError:
+            break
+    os.close(main_end)
+    assert running.wait() == 0, shown[-2000:]
+    assert b"\x1b[2m" in shown
+    assert b"means flu" in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown)

@@ -1,0 +1,48 @@
+import pytest
+
+from medkd.cli import run_command
+from student_samples import write_examples
+
+
+def see(capsys, *words):
+    code = run_command(["doctor", "--device", "cpu", *map(str, words)])
+    return code, capsys.readouterr().out
+
+
+def test_the_machine_alone_is_told(capsys):
+    code, shown = see(capsys)
+    assert code == 0 and "machine: processor" in shown
+
+
+def test_a_model_and_a_dataset_are_looked_at_before_a_training(capsys, random_model_dir, merged_dir):
+    code, shown = see(capsys, "--model", random_model_dir, "--input", merged_dir, "--max-length", "256")
+    assert code == 2
+    assert "wrong (train puts it right): stops_elsewhere" in shown
+    assert "rows: 24" in shown and "####" in shown
+    assert "memory a device" in shown and "qlora" in shown
+    assert "time: about" in shown and "disk:" in shown
+    assert "It is like a Base model" in shown
+
+
+def test_what_cannot_be_repaired_is_told_and_nothing_is_loaded(capsys, random_model_dir, tmp_path):
+    write_examples(tmp_path / "train.jsonl", range(3))
+    code, shown = see(capsys, "--model", random_model_dir, "--input", tmp_path, "--max-length", "16")
+    assert code == 2
+    assert "wrong (refused): unusable_rows: no row is left to train on" in shown
+    assert "time:" not in shown
+
+
+def test_a_model_that_is_to_be_served_is_looked_at_as_it_is(capsys, random_model_dir):
+    code, shown = see(capsys, "--model", random_model_dir)
+    assert code == 2 and "its chat template does not begin the thinking" in shown
+
+
+def test_rows_without_a_model_are_one_line(capsys, merged_dir):
+    assert run_command(["doctor", "--input", str(merged_dir)]) == 2
+    assert "--input needs --model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "no/such/name/at/all"])
+def test_a_model_that_is_none_is_one_line(capsys, name):
+    assert run_command(["doctor", "--model", name]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

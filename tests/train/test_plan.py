@@ -1,0 +1,86 @@
+import pytest
+
+from medkd.models.load import load_model
+from medkd.models.skeleton import make_skeleton
+from medkd.train.plan import (
+    GIB,
+    Shape,
+    There,
+    count_trained,
+    estimate_disk,
+    estimate_memory,
+    find_too_little_disk,
+    find_too_little_memory,
+    make_table,
+)
+from medkd.train.preflight import Cause
+from medkd.train.sft import make_lora_config
+
+SHAPE = Shape(rank=16, n_tokens=2048, weight_bytes=2, is_checkpointed=True, on_gpu=True)
+
+
+@pytest.fixture(scope="module")
+def seven_billion(tmp_path_factory):
+    """Build the skeleton of a model of Qwen2.5-7B's shape from its config alone."""
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("seven")
+    Qwen2Config(
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+    ).save_pretrained(folder)
+    return make_skeleton(folder)
+
+
+def test_parameters_are_counted_as_the_model_itself_counts_them(tiny_model_dir):
+    from peft import get_peft_model
+
+    skeleton = make_skeleton(tiny_model_dir)
+    model = load_model(str(tiny_model_dir), device="cpu", dtype="float32").model
+    assert skeleton.n_parameters == sum(p.numel() for p in model.parameters())
+    adapted = get_peft_model(model, make_lora_config(16, 32, [], skeleton))
+    assert count_trained(skeleton, "lora", 16) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+def test_the_worked_example_fits_where_it_is_known_to_fit(seven_billion):
+    assert seven_billion.n_parameters == 7_615_616_512
+    lora, qlora, full = (estimate_memory(seven_billion, method, SHAPE) / GIB for method in ("lora", "qlora", "full"))
+    assert qlora < 16 < lora < 24 < 80 < full
+    assert full > 16 * 7.6e9 / GIB
+
+
+def test_what_is_shared_out_among_devices_grows_smaller(seven_billion):
+    many = SHAPE._replace(n_devices=8)
+    needs = [estimate_memory(seven_billion, "full", many, spread) for spread in ("ddp", "zero2", "zero3 / fsdp2")]
+    assert needs == sorted(needs, reverse=True)
+    assert needs[2] < 24 * GIB
+
+
+def test_too_little_memory_is_refused_with_what_would_fit(seven_billion):
+    card = There("card", 1, 24 * GIB)
+    assert find_too_little_memory(seven_billion, "lora", SHAPE, card) == []
+    [finding] = find_too_little_memory(seven_billion, "full", SHAPE, card)
+    assert (finding.cause, finding.is_repaired) == (Cause.MEMORY, False)
+    assert "--method lora" in finding.fix
+    [finding] = find_too_little_memory(seven_billion, "lora", SHAPE._replace(n_tokens=64 * 8192), card)
+    assert "--batch-size" in finding.fix
+    [finding] = find_too_little_memory(seven_billion, "full", SHAPE, There("processor", 1, 2 * GIB))
+    assert "smaller model" in finding.fix
+
+
+def test_the_table_has_a_line_a_method_and_says_what_fits(seven_billion):
+    lines = make_table(seven_billion, SHAPE, There("card", 1, 24 * GIB))
+    assert [line.split()[0] for line in lines[1:]] == ["lora", "qlora", "full"]
+    assert [" ok" in line for line in lines[1:]] == [True, True, False]
+    assert "zero2" in make_table(seven_billion, SHAPE._replace(n_devices=3), There("card", 3, 24 * GIB))[0]
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused(seven_billion, tmp_path):
+    assert find_too_little_disk(estimate_disk(seven_billion, "lora", 16, 2), tmp_path / "not" / "yet") == []
+    [finding] = find_too_little_disk(10**18, tmp_path / "not" / "yet")
+    assert finding.cause == Cause.DISK and str(tmp_path) in finding.says
