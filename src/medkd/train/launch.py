@@ -69,6 +69,8 @@ def find_command(launch: str, n_gpus: int, fits_one: bool) -> list[str]:
     words = shlex.split(launch)
     if words[:2] == ["accelerate", "launch"]:
         return [*accelerate, *words[2:]]
+    if words[:1] == ["torchrun"]:
+        return [sys.executable, "-m", "torch.distributed.run", *words[1:]]
     return words
 
 

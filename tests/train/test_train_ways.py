@@ -1,0 +1,181 @@
+"""The ways to train beside the plain one: all weights, packed, stopped early, on two processes; and what goes wrong on the way."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medkd.core.errors import InputError
+from medkd.models.load import load_model, resolve_model
+from medkd.train.stage import Config, run
+from student_samples import read_lines, write_examples
+
+
+@pytest.fixture(scope="module")
+def settings(random_model_dir, merged_dir):
+    return {"model": str(random_model_dir), "input": merged_dir, "epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "max_length": 256}
+
+
+def losses(out):
+    return {line["step"]: line["loss"] for line in read_lines(out / "metrics.jsonl") if "loss" in line}
+
+
+def test_all_weights_can_be_trained_and_the_folder_is_a_model(settings, random_model_dir, tmp_path):
+    manifest = run(Config(**settings | {"epochs": 6}, method="full", out=tmp_path))
+    assert not (tmp_path / "adapter").exists()
+    assert resolve_model(str(tmp_path)) == tmp_path / "model"
+    before, after = (load_model(str(path), device="cpu", dtype="float32").model for path in (random_model_dir, tmp_path))
+    assert not torch.equal(before.get_input_embeddings().weight, after.get_input_embeddings().weight)
+    assert json.loads((tmp_path / "model/generation_config.json").read_text())["eos_token_id"] == [258, 256]
+    assert manifest.facts["eval_loss"] < 4
+
+
+def test_packed_rows_are_learnt_as_well_and_none_is_lost(settings, tmp_path):
+    manifest = run(Config(**settings | {"epochs": 12, "batch_size": 1}, packing=True, out=tmp_path))
+    assert manifest.facts["packed"]
+    by_step = list(losses(tmp_path).values())
+    assert by_step[-1] < by_step[0] / 2
+
+
+def test_packed_and_unpacked_rows_have_the_same_loss(settings, merged_dir, tmp_path):
+    """The first step of both sees the same rows before anything is learnt."""
+    few = write_examples(tmp_path / "in/train.jsonl", range(4))
+    shared = settings | {"input": few, "epochs": 1, "dtype": "float32"}
+    run(Config(**shared, out=tmp_path / "alone"))
+    run(Config(**shared | {"batch_size": 1, "max_length": 1024}, packing=True, out=tmp_path / "packed"))
+    assert losses(tmp_path / "packed")[1] == pytest.approx(losses(tmp_path / "alone")[1], rel=1e-4)
+
+
+def test_the_best_by_validation_is_kept_and_patience_ends_a_run(settings, tmp_path):
+    trainer = {"save_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    manifest = run(Config(**settings | {"epochs": 20}, patience=2, trainer=trainer, out=tmp_path))
+    assert manifest.facts["steps"] < 20 * 6
+    evaluated = {line["step"]: line["eval_loss"] for line in read_lines(tmp_path / "metrics.jsonl") if "eval_loss" in line}
+    best = min(evaluated, key=evaluated.get)
+    assert manifest.facts["best_step"] == best < max(evaluated)
+    kept = load_file(tmp_path / f"checkpoints/checkpoint-{best}/adapter_model.safetensors")
+    saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert all(torch.equal(kept[name], saved[name]) for name in kept)
+
+
+def test_what_the_student_says_at_each_save_stands_in_the_report(trained_dir):
+    samples = read_lines(trained_dir / "samples.jsonl")
+    steps = sorted({sample["step"] for sample in samples})
+    assert len(steps) >= 4 and len(samples) == 2 * len(steps)
+    assert all(sample["thinks"] and sample["stops"] for sample in samples if sample["step"] == steps[-1])
+    page = (trained_dir / "report.html").read_text()
+    assert "<svg" in page and "stops_elsewhere" in page and "means" in page and f"Step {steps[-1]}" in page
+
+
+def test_a_run_logs_at_least_every_ten_steps_and_saves_four_times(trained_dir):
+    steps = [line["step"] for line in read_lines(trained_dir / "metrics.jsonl") if "loss" in line]
+    assert max(b - a for a, b in zip([0, *steps], steps, strict=False)) <= 10
+    facts = json.loads((trained_dir / "manifest.json").read_text())["facts"]
+    assert facts["expected_s"] > 0 and facts["peak_memory_gib"] > 0
+
+
+def test_special_rows_of_a_head_of_its_own_are_trained_too(random_model_dir, merged_dir, tmp_path):
+    loaded = load_model(str(random_model_dir), device="cpu", dtype="float32")
+    end = loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    head = loaded.model.get_output_embeddings()
+    loaded.model.config.tie_word_embeddings = False
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    with torch.no_grad():
+        head.weight[end] = 0.0
+    base = tmp_path / "base"
+    loaded.model.save_pretrained(base)
+    loaded.tokenizer.save_pretrained(base)
+    run(Config(model=str(base), input=merged_dir, out=tmp_path / "out", epochs=4, learning_rate=1e-2, max_length=256))
+    tuned = load_model(str(base), tmp_path / "out/adapter", device="cpu", dtype="float32").model
+    assert tuned.get_output_embeddings().weight[end].norm() > 0.01
+
+
+LAUNCHERS = {
+    "accelerate": "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no "
+    "--main_process_port 0",
+    "torchrun": "torchrun --standalone --nproc_per_node 2",
+}
+
+
+@pytest.mark.parametrize("how", ["plain accelerate", "--launch torchrun"])
+def test_two_processes_train_together(settings, tmp_path, how):
+    fields = settings | {"epochs": 8, "batch_size": 2, "device": "cpu"}
+    words = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    train = ["-m", "medkd", "train", *words, "--out", str(tmp_path)]
+    if how == "plain accelerate":
+        command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCHERS["accelerate"].split()[2:], *train]
+    else:
+        command = [sys.executable, *train, "--launch", LAUNCHERS["torchrun"]]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["state"] == "finished"
+    assert (manifest["facts"]["processes"], manifest["facts"]["steps"]) == (2, 48)
+    by_step = list(losses(tmp_path).values())
+    assert by_step[-1] < by_step[0] / 2
+    assert done.stderr.count("rows, ") == 1
+    assert (tmp_path / "adapter/questions.json").exists()
+
+
+def test_what_a_launched_process_refuses_is_one_line(settings, tmp_path):
+    fields = settings | {"device": "cpu", "max_length": 16}
+    words = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "medkd", "train", *words, "--out", str(tmp_path / "out"), "--launch", LAUNCHERS["accelerate"]]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "no row is left to train on" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"method": "qlora", "device": "cpu"}, "needs a GPU"),
+        ({"device": "cuda"}, "sees no GPU"),
+        ({"trainer": {"report_to": "swanlab"}}, "swanlab"),
+        ({"trainer": {"packing": True}}, "decided by the stage"),
+        ({"launch": "no-such-launcher --x"}, "cannot be started"),
+        ({"method": "full", "batch_size": 10**9}, "--batch-size"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said where no GPU is")
+def test_what_cannot_be_done_here_is_one_line_and_leaves_nothing(settings, tmp_path, fields, says):
+    with pytest.raises(InputError, match=says) as caught:
+        run(Config(**settings | fields, out=tmp_path / "out"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_a_validation_file_that_leaves_no_row_is_one_line(settings, tmp_path):
+    path = write_examples(tmp_path / "in/train.jsonl", range(4))
+    write_examples(tmp_path / "in/val.jsonl", range(4, 6), input="long " * 200)
+    with pytest.raises(InputError, match=r"val.jsonl: no row is left to watch \(too_long 2\)"):
+        run(Config(**settings | {"input": path}, out=tmp_path / "out"))
+
+
+def test_a_model_with_code_of_its_own_is_refused_unless_trusted(random_model_dir, settings, tmp_path):
+    folder = tmp_path / "model"
+    loaded = load_model(str(random_model_dir), device="cpu")
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "odd.Model"}}))
+    with pytest.raises(InputError, match="--trust-remote-code"):
+        run(Config(**settings | {"model": str(folder)}, out=tmp_path / "out"))
+    assert resolve_model(str(folder), trust_remote_code=True) == folder
+
+
+def test_a_full_disk_at_a_save_keeps_the_last_checkpoint_and_says_so(settings, random_model_dir, merged_dir, tmp_path):
+    """The limit on the size of a file stands in for a full disk: the second checkpoint's log of steps outgrows it."""
+    words = f'--model "{random_model_dir}" --input "{merged_dir}" --epochs 1 --max-length 256 --out "{tmp_path / "out"}" --device cpu'
+    command = f'ulimit -f 40; exec "{sys.executable}" -m medkd train {words}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 3, done.stderr[-2000:]
+    assert "the disk is full" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    again = subprocess.run(["bash", "-c", command.partition("; ")[2]], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-2000:]
