@@ -47,6 +47,7 @@ def parse(line: str) -> None:
 
 
 def check_stage(stage: str, given: dict[str, Any]) -> None:
+    given.pop("detach", None)
     recipe = given.pop("recipe", None)
     section = read_recipe(ROOT / recipe)[stage] if recipe else {}
     values = {"out": "runs/x", **(section or {}), **{key: read_value(value) for key, value in given.items()}}
