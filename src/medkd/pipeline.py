@@ -40,9 +40,11 @@ STAGES: dict[str, Stage] = {
     "merge": Stage("medkd.merge.stage", "Merge rationales and open datasets into train, val and test.", {"input": "verify"}),
     "train": Stage("medkd.train.stage", "LoRA-tune a student on the merged dataset.", {"input": "merge"}),
     "evaluate": Stage("medkd.evaluate.stage", "Ask a model unseen questions and score its answers.", {"input": "merge"}),
-    "export": Stage("medkd.export.stage", "Merge an adapter into a model folder that proves itself.", {"adapter": "train"}),
+    "export": Stage(
+        "medkd.export.stage", "Merge an adapter into a model folder that proves itself.", {"adapter": "train", "evaluation": "evaluate"}
+    ),
 }
-REFERENCES = ("input", "adapter", "model")
+REFERENCES = ("input", "adapter", "model", "evaluation")
 """Fields in which the name of an earlier step stands for its folder."""
 
 

@@ -66,6 +66,34 @@ def test_a_model_that_does_not_think_is_marked_and_refused(trained_dir, tmp_path
     assert not (config.out / "UNPROVEN").exists()
 
 
+def test_a_model_all_of_whose_weights_were_trained_is_exported_without_an_adapter(random_model_dir, merged_dir, tmp_path):
+    from medkd.train.stage import Config as TrainConfig
+    from medkd.train.stage import run as train
+
+    fields = {"model": str(random_model_dir), "input": merged_dir, "epochs": 30, "learning_rate": 5e-3, "max_length": 256}
+    train(TrainConfig(**fields, method="full", batch_size=4, out=tmp_path / "train"))
+    manifest = run(Config(model=str(tmp_path / "train"), max_tokens=96, out=tmp_path / "out"))
+    assert manifest.facts["passed"]
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+def test_nothing_to_export_and_a_model_that_train_did_not_leave_are_one_line(random_model_dir, tmp_path):
+    with pytest.raises(InputError, match="nothing to export"):
+        run(Config(out=tmp_path / "out"))
+    with pytest.raises(InputError, match=r"no questions\.json"):
+        run(Config(model=str(random_model_dir), out=tmp_path / "out"))
+
+
+def test_the_scores_of_an_evaluation_stand_on_the_card_with_their_intervals(trained_dir, tmp_path):
+    scores = {"n": 12, "stop_rate": 1.0, "intervals": {"stop_rate": [0.9, 1.0]}, "model": "left out"}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    run(Config(adapter=trained_dir, evaluation=tmp_path, max_tokens=96, questions=2, out=tmp_path / "out"))
+    card = (tmp_path / "out/MODELCARD.md").read_text()
+    assert "| stop_rate | 1 [0.9, 1] |" in card and "left out" not in card
+    with pytest.raises(InputError, match="medkd evaluate"):
+        run(Config(adapter=trained_dir, evaluation=tmp_path / "nowhere", out=tmp_path / "other"))
+
+
 def test_a_folder_that_transformers_cannot_use_proves_nothing(tmp_path):
     from medkd.export.stage import prove
 

@@ -1,6 +1,6 @@
 """Ask an exported model some bare questions with plain `transformers`, none of MedKD's code: run as a script of its own.
 
-In: `proof.py MODEL_DIR QUESTIONS_JSON MAX_TOKENS OUT_JSON`; the questions are a list of texts. Out: for each question the
+In: `proof.py MODEL_DIR QUESTIONS_JSON MAX_TOKENS OUT_JSON [trust]`; the questions are a list of texts. Out: for each question the
 text, how many tokens it took and whether the model ended it by itself. Not done here: judging the texts (`export.stage`).
 """
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 
-def main(model_dir: str, questions_path: str, max_tokens: str, out_path: str) -> None:
+def main(model_dir: str, questions_path: str, max_tokens: str, out_path: str, trust: str = "") -> None:
     """Load, ask all questions in one batch, write down what came back."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, padding_side="left", trust_remote_code=bool(trust))
+    model = AutoModelForCausalLM.from_pretrained(model_dir, trust_remote_code=bool(trust)).eval()
     questions = json.loads(Path(questions_path).read_text(encoding="utf-8"))
     chats = [[{"role": "user", "content": question}] for question in questions]
     prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]

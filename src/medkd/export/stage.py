@@ -5,6 +5,7 @@ generation config with all stop tokens, `MODELCARD.md` (also as `README.md`), `M
 Not done here: quantising, GGUF, uploading.
 """
 
+import errno
 import json
 import os
 import subprocess
@@ -17,8 +18,8 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from medkd.core import thinking
-from medkd.core.artifacts import write_json, write_text
-from medkd.core.errors import InputError, ProofError, from_os_error
+from medkd.core.artifacts import resolve_input, write_json, write_text
+from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.workspace import Manifest, open_workspace
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
@@ -32,39 +33,44 @@ PROOF_SHARE = 0.99
 class Config(StageConfig):
     """Merge an adapter into its base, write the model folder and prove it."""
 
-    adapter: Annotated[Path, HOW]
-    """Directory of `train`, or an adapter folder."""
+    adapter: Annotated[Path | None, HOW] = None
+    """Directory of `train`, or an adapter folder; none for a model all of whose weights were trained."""
     model: str | None = None
-    """Base model; without it, the one that the adapter names."""
+    """Base model; without it, the one that the adapter names. Without an adapter, a directory of `train --method full`."""
+    evaluation: Annotated[Path | None, HOW] = None
+    """Directory of `evaluate`, or its scores.json, whose scores stand on the card."""
     hub: Annotated[Hub, HOW] = "huggingface"
     """Where a model that is only named is fetched from."""
     max_tokens: int = Field(default=1024, ge=1)
     """Longest answer of the proof in tokens."""
     questions: int = Field(default=20, ge=1)
-    """Bare questions asked for the proof, of those kept beside the adapter."""
+    """Bare questions asked for the proof, of those kept beside the weights."""
+    trust_remote_code: Annotated[bool, HOW] = False
+    """Let a model run code that came with it; the proof then runs it too."""
 
 
 def run(config: Config) -> Manifest:
     """Export as configured; raises ProofError where the model does not prove itself."""
-    adapter = resolve_adapter(config.adapter)
-    name = config.model or find_base(adapter)
-    if not name:
-        raise InputError(f"{adapter}: does not say what it was trained on; give --model")
-    folder = resolve_model(name, config.hub)
-    kept = read_json(adapter / "questions.json")
+    from safetensors import SafetensorError
+
+    source, name = _find_source(config)
+    folder = resolve_model(name, config.hub, config.trust_remote_code)
+    kept = read_json(source / "questions.json")
     if not kept or not kept.get("questions"):
-        raise InputError(f'{adapter}: no questions.json to prove the model with; train again with "medkd train"')
+        raise InputError(f'{source}: no questions.json to prove the model with; train again with "medkd train"')
     questions = [str(entry["question"]) for entry in kept["questions"][: config.questions]]
-    inputs = [adapter, *([folder] if Path(name).is_dir() else [])]
+    scores_path = _find_scores(config.evaluation)
+    inputs = [source, *([folder] if Path(name).is_dir() and folder != source else []), *([scores_path] if scores_path else [])]
     with open_workspace("export", config, inputs=inputs, libraries=["torch", "transformers", "peft"]) as space:
         if space.is_finished:
             return space.manifest
-        lineage = read_json(adapter / "lineage.json") or {"base_model": name, "target": "reasoned", "rows": "unknown"}
+        lineage = read_json(source / "lineage.json") or {"base_model": name, "target": "reasoned", "rows": "unknown"}
+        lineage["scores"] = _read_scores(scores_path)
         try:
-            loaded = export(name, adapter, space.directory, config.hub)
-        except OSError as error:
-            raise from_os_error(error, space.directory) from error
-        proof = prove(space.directory, questions, config.max_tokens) | {"unseen": bool(kept.get("unseen"))}
+            loaded = export(name, source if source != folder else None, space.directory, config.hub, config.trust_remote_code)
+        except (OSError, SafetensorError) as error:
+            raise explain_failed_write(error, space.directory) from error
+        proof = prove(space.directory, questions, config.max_tokens, config.trust_remote_code) | {"unseen": bool(kept.get("unseen"))}
         write_papers(space.directory, loaded, lineage, proof)
         space.read(len(questions))
         space.manifest.counts.kept = min(proof["n_thinking"], proof["n_stopped"])
@@ -75,15 +81,53 @@ def run(config: Config) -> Manifest:
         return space.manifest
 
 
-def export(name: str, adapter: Path, out: Path, hub: Hub = "huggingface") -> LoadedModel:
+def _find_source(config: Config) -> tuple[Path, str]:
+    """Find the folder that `train` left, and the model that it belongs to or is."""
+    if config.adapter is None:
+        if config.model is None:
+            raise InputError("medkd export: nothing to export; give --adapter, or as --model a directory of `train --method full`")
+        return resolve_model(config.model, config.hub, config.trust_remote_code), config.model
+    adapter = resolve_adapter(config.adapter)
+    name = config.model or find_base(adapter)
+    if not name:
+        raise InputError(f"{adapter}: does not say what it was trained on; give --model")
+    return adapter, name
+
+
+def _find_scores(evaluation: Path | None) -> Path | None:
+    return resolve_input(evaluation, "scores.json", made_by="evaluate") if evaluation is not None else None
+
+
+def _read_scores(path: Path | None) -> dict[str, str]:
+    """Read the scores that are rates or counts, with their intervals, as text."""
+    scores = (read_json(path) if path else None) or {}
+    intervals = scores.get("intervals") or {}
+    return {
+        name: f"{value:.4g}" + (f" [{intervals[name][0]:.4g}, {intervals[name][1]:.4g}]" if name in intervals else "")
+        for name, value in scores.items()
+        if isinstance(value, int | float)
+    }
+
+
+def explain_failed_write(error: Exception, out: Path) -> MedkdError:
+    """Say on one line why the folder could not be written; safetensors tells a full disk in words of its own."""
+    if isinstance(error, OSError):
+        return from_os_error(error, out)
+    if any(sign in str(error) for sign in ("No space left", "File too large")):
+        return from_os_error(OSError(errno.ENOSPC, "full"), out)
+    return InputError(f"{out}: the weights cannot be written ({str(error).splitlines()[0][:160]}); begin again with --overwrite")
+
+
+def export(name: str, adapter: Path | None, out: Path, hub: Hub = "huggingface", trust_remote_code: bool = False) -> LoadedModel:
     """Merge in float32, write the folder in the base's own number format, and give what was written.
 
+    `bench/export.py` measures why: merged in bfloat16 the weights are rounded before the adapter is added and again after.
     The chat template is the adapter's with the thinking prefix, whatever it was trained for: an exported model thinks.
     """
-    folder = resolve_model(name, hub)
+    folder = resolve_model(name, hub, trust_remote_code)
     base_dtype = (read_json(folder / "config.json") or {}).get("dtype") or "float32"
-    loaded = load_model(name, adapter, device="cpu", dtype="float32", hub=hub)
-    model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter)
+    loaded = load_model(name, adapter, device="cpu", dtype="float32", hub=hub, trust_remote_code=trust_remote_code)
+    model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter, trust_remote_code)
     tokenizer.chat_template = add_thinking_prefix(find_template(tokenizer))
     stop_ids = find_stop_ids(tokenizer, model.generation_config)
     model.generation_config.eos_token_id = stop_ids
@@ -91,18 +135,20 @@ def export(name: str, adapter: Path, out: Path, hub: Hub = "huggingface") -> Loa
     model.config.eos_token_id, model.config.pad_token_id = stop_ids[0], tokenizer.pad_token_id
     import torch
 
-    model.to(getattr(torch, str(base_dtype), torch.float32)).save_pretrained(out)
+    dtype = torch.bfloat16 if adapter is None else getattr(torch, str(base_dtype), torch.float32)
+    model.to(dtype).save_pretrained(out)
     tokenizer.save_pretrained(out)
     return LoadedModel(model, tokenizer)
 
 
-def prove(model_dir: Path, questions: Sequence[str], max_tokens: int) -> dict[str, Any]:
+def prove(model_dir: Path, questions: Sequence[str], max_tokens: int, trust_remote_code: bool = False) -> dict[str, Any]:
     """Ask the folder bare questions in a fresh process with plain `transformers`; judge what comes back."""
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "questions.json", Path(folder) / "answers.json"
         write_json(asked, list(questions))
         script = Path(__file__).with_name("proof.py")
         command = [sys.executable, "-I", str(script), str(model_dir.resolve()), str(asked), str(max_tokens), str(answered)]
+        command += ["trust"] if trust_remote_code else []
         # Neither the network nor MedKD's own folder is within its reach.
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603 - our own script

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 UNTRAINED_SHARE = 0.5
-"""A row of the embeddings shorter than this share of nearly all others was never trained."""
+"""A row of the embeddings shorter than this share of what is usual among the words of the rows was never trained."""
 TWIN_COSINE = 0.999
 MIN_BARE_SHARE = 0.5
 """Below this share of bare questions a student learns to think when told to, not by itself."""
@@ -241,7 +241,7 @@ def find_untrained_ids(weights: "torch.Tensor", rows: Sequence[TokenRow], specia
     used = {token for row in rows for token in row.input_ids}
     norms = torch.cat([chunk.float().norm(dim=-1) for chunk in weights.split(CHUNK)])
     ordinary = sorted(used - set(special_ids))
-    usual = norms[ordinary].quantile(0.05) if ordinary else norms.median()
+    usual = norms[ordinary].median() if ordinary else norms.median()
     return [token for token in special_ids if token in used and (norms[token] < UNTRAINED_SHARE * usual or _has_twin(weights, token))]
 
 
