@@ -32,6 +32,7 @@ AFTER_STAGES: dict[str, Command] = {
     "logs": Command("medkd.cli.detached:logs", "Show what a run that was started with --detach says."),
     "stop": Command("medkd.cli.detached:stop", "Interrupt a run; what it has done is kept."),
     "bill": Command("medkd.cli.road:bill", "What the teacher was paid, and for what."),
+    "studio": Command("medkd.studio.command", "Walk the whole road in a browser, without code."),
     "rehearse": Command("medkd.cli.road:rehearse", "Serve the rehearsal case site and teacher until interrupted."),
 }
 STAGES_WITH_TORCH = {"train", "evaluate", "export"}

@@ -1,0 +1,77 @@
+"""The command `medkd studio`: serve the pages on this machine until interrupted.
+
+In: where to listen and which folders to show. Out: nothing of its own; what it starts are detached runs, which go on without it.
+Not done here: the pages (`studio.app`), who may come in (`studio.guard`).
+"""
+
+import getpass
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medkd.core.errors import InputError, from_os_error
+
+LOOPBACK = "127.0.0.1"
+
+
+class Config(BaseModel):
+    """What `medkd studio` is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    port: int = Field(default=7860, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    host: str = ""
+    """Address to listen on; without it this machine only. Given, a token is made, shown once, and asked for at the door."""
+    runs: Path = Path("runs")
+    """Directory whose runs are listed, and in which new ones are made."""
+    data: tuple[Path, ...] = ()
+    """Further folders that may be read (cases, datasets, models, recipes), repeated."""
+
+
+def run(config: Config) -> None:
+    """Serve until interrupted."""
+    import uvicorn
+
+    listener = _listen(config.host or LOOPBACK, config.port)
+    port = int(listener.getsockname()[1])
+    token = secrets.token_urlsafe(24) if config.host else ""
+    from medkd.studio.app import make_app
+
+    config.runs.mkdir(parents=True, exist_ok=True)
+    app = make_app(config.runs, config.data, token)
+    print(describe_address(config.host, port, token), flush=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=1))
+    server.run(sockets=[listener])
+    if server.should_exit and not server.force_exit:
+        print("studio: closed; runs that were started go on", flush=True)
+
+
+def describe_address(host: str, port: int, token: str) -> str:
+    """Say where the studio is found, from here and from another machine."""
+    lines = [f"studio: http://{host or 'localhost'}:{port}"]
+    if token:
+        lines.append(f"token:  {token}  (asked for once a browser; shown here only)")
+    if host in ("", LOOPBACK, "localhost"):
+        lines.append(f"from another machine: ssh -L {port}:localhost:{port} {getpass.getuser()}@{socket.gethostname()}")
+    lines.append("Ctrl-C closes the studio; runs go on without it")
+    return "\n".join(lines)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything slow is loaded, so that a taken one is told at once."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except socket.gaierror as error:
+        raise InputError(f"medkd studio: --host {host}: no such address; give an address of this machine, or 0.0.0.0 for all") from error
+    except OSError as error:
+        raise from_os_error(error, f"medkd studio: {host}:{port}") from error
+    return listener

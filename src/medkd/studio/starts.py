@@ -1,0 +1,267 @@
+"""The form that starts a stage or a recipe, as the pages show it: made from the stages' configs, its command in plain sight.
+
+In: which stages a page offers. Out: a detached run. Not done here: what the fields mean (the configs' own docs), starting (`studio.jobs`).
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import gradio as gr
+
+from medkd.completers.providers import read_providers
+from medkd.core.errors import InputError, MedkdError
+from medkd.core.recipe import read_recipe
+from medkd.models.load import TINY
+from medkd.pipeline import STAGES
+from medkd.studio import jobs
+from medkd.studio.conversation import HELD
+from medkd.studio.forms import Field, is_changed, list_fields, plain, write_words
+from medkd.studio.places import Places
+from medkd.studio.present import render, show_notice
+from medkd.studio.texts import Texts
+
+RECIPE = "recipe "
+NEED_ROOM = ("train", "reinforce", "evaluate", "export")
+"""Stages that load a model of their own: those that people talk to make room for it."""
+OWN_SECTIONS = ("out", "report", "rehearsal")
+
+
+class Part(NamedTuple):
+    """One step of a form: its fields, and the values that count as not changed for the command line."""
+
+    step: str
+    """Empty for a stage alone."""
+    stage: str
+    fields: list[Field]
+    given: dict[str, Any]
+    """What the recipe gives."""
+
+
+def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str], is_open: bool = False) -> gr.HTML:
+    """Lay the form out; returns the part that says what became of a start."""
+    with gr.Accordion(t("start.title"), open=is_open):
+        with gr.Row():
+            kind = gr.Dropdown(
+                label=t("start.kind"), choices=[(t.word("stage", k), k) for k in kinds], value=kinds[0], visible=len(kinds) > 1
+            )
+            name = gr.Textbox(label=t("start.run"), info=t("start.run_hint"), max_length=80)
+            key = gr.Textbox(label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
+        form = gr.Column()
+        news = gr.HTML()
+
+    def arrive() -> Any:
+        choices = [(t.word("stage", k), k) for k in kinds]
+        if len(kinds) > 1:
+            choices += [(f"{t('start.recipe')}: {Path(path).name}", RECIPE + path) for path in list_recipes(places)]
+        return gr.update(choices=choices), next(iter(places.list_runs()), "")
+
+    page.load(arrive, None, [kind, name])
+    with form:
+
+        @gr.render(inputs=[kind, name], triggers=[page.load, kind.change])
+        def draw(chosen: str, run: str) -> None:  # pyright: ignore[reportUnusedFunction] - the decorator uses it
+            _draw_form(chosen, run, places, t, name, key, news)
+
+    return news
+
+
+def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox, key: gr.Textbox, news: gr.HTML) -> None:
+    try:
+        parts = list_parts(chosen, places)
+    except MedkdError as error:
+        gr.HTML(show_notice(str(error), "bad"))
+        return
+    boxes: list[Any] = []
+    for part in parts:
+        if part.step:
+            with gr.Accordion(part.step, open=False):
+                boxes += _draw_fields(part, places, run)
+        else:
+            boxes += _draw_fields(part, places, run)
+
+    def preview(where: str, *values: Any) -> str:
+        try:
+            return f"medkd {shlex.join(write_command(chosen, where, parts, values, places))}"
+        except MedkdError as error:
+            return f"# {error}"
+
+    def begin(where: str, secret: str, *values: Any) -> tuple[str, str]:
+        """Start it; the key is handed to the process and forgotten."""
+        try:
+            words = write_command(chosen, where, parts, values, places)
+            if any(job.alive for job in jobs.list_jobs(places) if job.name == (where or "").strip().strip("/")):
+                raise InputError(t("start.alive"))
+            if any(part.stage in NEED_ROOM for part in parts):
+                HELD.release()
+            said = jobs.start(words, hand_over(words, secret))
+        except MedkdError as error:
+            return show_notice(str(error), "bad"), ""
+        return show_notice(said, "good"), ""
+
+    command = gr.Textbox(
+        preview(run, *(box.value for box in boxes)), label=t("start.command"), interactive=False, buttons=["copy"], lines=2
+    )
+    go = gr.Button(t("start.go"), variant="primary")
+    changes = [*(box.change for box in boxes), name.change]
+    gr.on(changes, preview, [name, *boxes], command, show_progress="hidden", trigger_mode="always_last")
+    go.click(begin, [name, key, *boxes], [news, key])
+    if chosen == "train":
+        look = gr.Button(t("start.look"))
+        look.click(lambda *values: show_look(parts[0], values, places, t), boxes, news)
+
+
+def show_look(part: Part, values: Sequence[Any], places: Places, t: Texts) -> str:
+    """Show what `medkd doctor` finds in what this training would start from, each with its repair."""
+    from medkd.train.doctor import Config
+
+    chosen = [(field, value) for field, value in zip(part.fields, values, strict=True) if field.name in Config.model_fields]
+    try:
+        for field, value in chosen:
+            check_place(field, value, None, places)
+        words = write_words([field for field, _ in chosen], [value for _, value in chosen], {})
+        return render("log", t, title=t("start.looked"), lines=jobs.look(words))
+    except MedkdError as error:
+        return show_notice(str(error), "bad")
+
+
+def _draw_fields(part: Part, places: Places, run: str) -> list[Any]:
+    boxes: list[Any] = []
+    with gr.Row():
+        for field in part.fields:
+            value = part.given.get(field.name, field.default)
+            if field.is_required and value is None and not part.step:
+                value = next(iter(suggest(places, part.stage, field, run)), None)
+            box = draw_field(field, value, suggest(places, part.stage, field, run))
+            box.change(make_marker(field), box, box, show_progress="hidden")
+            boxes.append(box)
+    return boxes
+
+
+def make_marker(field: Field) -> Any:
+    """Make what marks a field's box as soon as it differs from the default."""
+
+    def mark_box(given: Any) -> Any:
+        return gr.update(elem_classes=mark(field, given))
+
+    return mark_box
+
+
+def mark(field: Field, value: Any) -> list[str]:
+    """Give the class of a field that differs from its default."""
+    return ["changed"] if not field.is_required and is_changed(field, value, field.default) else ["unchanged"]
+
+
+def draw_field(field: Field, value: Any, suggestions: Sequence[str]) -> Any:
+    """Draw one field with its doc as the hint."""
+    look: dict[str, Any] = {
+        "label": field.name,
+        "info": field.help,
+        "elem_classes": mark(field, value),
+        "min_width": 240,
+        "interactive": True,
+    }
+    match field.kind:
+        case "switch":
+            return gr.Checkbox(value=bool(value), **look)
+        case "choice":
+            choices = [*([("–", "")] if field.is_optional else []), *((choice, choice) for choice in field.choices)]
+            return gr.Dropdown(choices, value="" if value is None else str(value).lower() if isinstance(value, bool) else value, **look)
+        case "whole" | "number" if field.is_optional:  # a box for numbers cannot be empty
+            return gr.Textbox("" if value is None else str(value), max_length=20, **look)
+        case "whole" | "number":
+            return gr.Number(value, precision=0 if field.kind == "whole" else None, **look)
+        case "paths" | "texts":
+            given = value if isinstance(value, list) else [value] if value else []
+            return gr.Dropdown(list(dict.fromkeys([*given, *suggestions])), value=given, multiselect=True, allow_custom_value=True, **look)
+        case "mapping":
+            return gr.Textbox(value or "", lines=2, placeholder="key: value", **look)
+        case "path" | "text":
+            if not suggestions:
+                return gr.Textbox(value or "", max_length=2000, **look)
+            choices = list(dict.fromkeys(str(one) for one in (value, *suggestions) if one))
+            return gr.Dropdown(choices, value=value or None, allow_custom_value=True, **look)
+
+
+def suggest(places: Places, stage: str, field: Field, run: str) -> list[str]:
+    """Suggest values for a field: what the feeding stage made, first of this run; models; teachers; files of cases."""
+    feeder = STAGES[stage].feeds.get(field.name) or ("train" if field.name == "adapter" else "")
+    if feeder:
+        steps = sorted(places.list_steps(stage=feeder), key=lambda step: (step.run == run, step.manifest.started_at), reverse=True)
+        return [str(step.path) for step in steps]
+    if field.name == "model" and stage != "distill":
+        return [TINY, *(str(step.path) for step in places.list_steps(stage="export"))]
+    if field.name == "teacher":
+        return list(read_providers())
+    return places.list_given() if field.kind in ("path", "paths") else []
+
+
+def list_recipes(places: Places) -> list[str]:
+    """List the shipped recipes, and those in the data folders."""
+    shipped = sorted(str(path) for path in Path(str(files("medkd").joinpath("recipes"))).glob("*.yaml"))
+    return [*shipped, *places.list_given((".yaml", ".yml"))]
+
+
+def list_parts(chosen: str, places: Places) -> list[Part]:
+    """List the steps that a form asks about: one stage, or every step of a recipe."""
+    if not chosen.startswith(RECIPE):
+        return [Part("", chosen, list_fields(STAGES[chosen].load().Config), {})]
+    path = chosen.removeprefix(RECIPE)
+    if path not in list_recipes(places):
+        raise InputError(f"{path}: no such recipe; put it into a --data folder")
+    parts: list[Part] = []
+    for step, given in read_recipe(Path(path)).items():
+        stage = step.split("-")[0]
+        if step not in OWN_SECTIONS and stage in STAGES:
+            known = {key: plain(value) for key, value in cast(Mapping[str, Any], given or {}).items()}
+            parts.append(Part(step, stage, list_fields(STAGES[stage].load().Config), known))
+    return parts
+
+
+def write_command(chosen: str, run: str | None, parts: Sequence[Part], values: Sequence[Any], places: Places) -> list[str]:
+    """Write the words that start what the form says; raises InputError for a name or a path that is not allowed."""
+    name = (run or "").strip().strip("/")
+    if not name or any(part.startswith(".") for part in Path(name).parts):
+        raise InputError("name the run: letters, digits, - and /")
+    words: list[str] = []
+    at = 0
+    for part in parts:
+        given = list(values[at : at + len(part.fields)])
+        at += len(part.fields)
+        for field, value in zip(part.fields, given, strict=True):
+            check_place(field, value, part.given.get(field.name), places)
+        words += write_words(part.fields, given, {f.name: part.given.get(f.name, f.default) for f in part.fields}, part.step)
+    if chosen.startswith(RECIPE):
+        return ["run", chosen.removeprefix(RECIPE), "--out", str(places.resolve(places.runs / name)), *words]
+    return [chosen, *words, "--out", str(places.resolve(places.runs / name / find_name(chosen, places.runs / name)))]
+
+
+def find_name(stage: str, run: Path) -> str:
+    """Name a new step after its stage, numbered where there is one already."""
+    taken = (f"{stage}-{number}" for number in range(2, 1000))
+    return stage if not (run / stage).exists() else next(name for name in taken if not (run / name).exists())
+
+
+def check_place(field: Field, value: Any, given: Any, places: Places) -> None:
+    """Refuse a path that lies outside every place; what a recipe itself names is its author's."""
+    if value in (None, "", []) or value == given:
+        return
+    is_path = field.kind in ("path", "paths")
+    for one in cast(list[Any], value) if isinstance(value, list) else [value]:
+        if is_path or (field.name == "model" and (str(one).startswith(("/", ".", "~")) or Path(str(one)).exists())):
+            places.resolve(str(one))
+
+
+def hand_over(words: Sequence[str], secret: str) -> dict[str, str]:
+    """Give the environment that hands a key to the teacher whom a command asks, or its recipe."""
+    if not secret.strip():
+        return {}
+    recipe = read_recipe(Path(words[1])) if words[0] == "run" else {}
+    named = [str(section["teacher"]) for section in recipe.values() if isinstance(section, dict) and "teacher" in section]
+    candidates = [*(word.rpartition("=")[2] for word in words), *named]
+    default = list_fields(STAGES["distill"].load().Config)
+    usual = next(str(field.default) for field in default if field.name == "teacher")
+    teacher = next((name for name in candidates if name in read_providers()), usual)
+    return {read_providers()[teacher].key_variable: secret.strip()}

@@ -1,0 +1,112 @@
+"""A real studio on loopback and a real browser, for the tests of its pages."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the detached runs of a test away from those of the person who runs it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+class Studio:
+    """A studio in a process of its own."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        command = [sys.executable, "-m", "medkd", "studio", "--port", "0", *words]
+        # The proxy of the machine, if there is one, is not for loopback.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "localhost,127.0.0.1"}
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+        )
+        self.said = ""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said += line
+            if line.startswith("Ctrl-C"):
+                break
+        found = re.search(r"studio: (http://\S+)", self.said)
+        assert found, self.said
+        self.url = found[1].replace("localhost", "127.0.0.1")
+        self.token = match[1] if (match := re.search(r"token:  (\S+)", self.said)) else ""
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+@pytest.fixture
+def open_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
+    """Start studios in an empty folder; they are closed when the test ends."""
+    opened: list[Studio] = []
+
+    def start(*words: str) -> Studio:
+        opened.append(Studio(tmp_path, *words))
+        return opened[-1]
+
+    yield start
+    for studio in opened:
+        studio.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, headless."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield opened
+        opened.close()
+
+
+class Watched:
+    """A page, and what went wrong on it: requests to other hosts, errors of scripts, dialogs that a text raised."""
+
+    def __init__(self, browser, **options) -> None:
+        self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | options)
+        self.page = self.context.new_page()
+        self.foreign: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", self._look)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)) if "abort" not in str(error).lower() else None)
+        self.page.on("console", self._listen)
+        self.page.on("dialog", lambda dialog: (self.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+
+    def _listen(self, message) -> None:
+        # A page that is left while it still waits for an answer says so too; what counts here is what the browser forbade.
+        if message.type == "error" and "Security Policy" in message.text:
+            self.errors.append(message.text)
+
+    def _look(self, request) -> None:
+        if not re.match(r"(http://127\.0\.0\.1:|data:|blob:)", request.url):
+            self.foreign.append(request.url)
+
+
+@pytest.fixture
+def watch(browser) -> Iterator[Callable[..., Watched]]:
+    """Open pages that are watched."""
+    opened: list[Watched] = []
+
+    def start(**options) -> Watched:
+        opened.append(Watched(browser, **options))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.context.close()

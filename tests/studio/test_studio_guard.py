@@ -1,0 +1,121 @@
+"""Who may talk to the studio."""
+
+import asyncio
+
+import pytest
+
+from medkd.studio.command import describe_address
+from medkd.studio.guard import COOKIE, FREE_TRIES, LONGEST_WAIT_S, Guard, Throttle
+
+
+async def inner(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"inside"})
+
+
+def ask(guard: Guard, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], str]:
+    sent: list[dict] = []
+    given = {"host": "localhost:7860", "accept": "text/html", **{key.replace("_", "-"): value for key, value in headers.items()}}
+    scope = {
+        "type": "http",
+        "path": path,
+        "method": method,
+        "client": ("10.0.0.1", 1),
+        "headers": [(key.encode(), value.encode()) for key, value in given.items()],
+    }
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(guard(scope, receive, send))
+    replied = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
+    return sent[0]["status"], replied, sent[1]["body"].decode()
+
+
+def test_on_this_machine_only_its_own_names_are_answered() -> None:
+    guard = Guard(inner)
+    assert ask(guard)[0] == 200
+    assert ask(guard, host="[::1]:7860")[0] == 200
+    assert ask(guard, host="evil.example:7860")[0] == 403, "a foreign name that was turned to this machine"
+    assert ask(guard, host="")[0] == 403
+
+
+def test_a_page_of_another_site_cannot_act() -> None:
+    guard = Guard(inner)
+    assert ask(guard, method="POST", origin="http://localhost:7860")[0] == 200
+    assert ask(guard, method="POST", origin="http://evil.example")[0] == 403
+    assert ask(guard, method="POST", origin="null")[0] == 403
+
+
+def test_every_answer_forbids_the_browser_to_load_from_elsewhere() -> None:
+    policy = ask(Guard(inner))[1]["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "connect-src 'self'" in policy
+    assert "http" not in policy
+
+
+@pytest.mark.parametrize(
+    "path", ["/en/gradio_api/proxy=http://evil.example", "/zh/gradio_api/vibe-edit", "/zh/gradio_api/run-history/connect"]
+)
+def test_what_the_pages_do_not_use_of_their_framework_is_not_there(path: str) -> None:
+    assert ask(Guard(inner), path, method="POST")[0] == 403
+    assert ask(Guard(inner), "/en/gradio_api/queue/join", method="POST")[0] == 200
+
+
+def test_a_request_without_end_is_refused() -> None:
+    assert ask(Guard(inner), method="POST", content_length=str(10**12))[0] == 403
+
+
+def test_with_a_token_nothing_is_shown_before_it_is() -> None:
+    guard = Guard(inner, "secret-token")
+    status, _, page = ask(guard, "/en/data", host="10.1.2.3:7860", accept_language="zh-CN")
+    assert status == 401
+    assert "令牌" in page
+    assert "inside" not in page
+    assert ask(guard, "/en/gradio_api/queue/join", method="POST", accept="application/json")[0] == 401
+    assert ask(guard, "/login", method="POST", body=b"token=wrong")[0] == 401
+
+    status, headers, _ = ask(guard, "/login", method="POST", body=b"token=secret-token")
+    assert (status, headers["location"]) == (303, "/")
+    cookie = headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert "secret-token" not in cookie
+    assert ask(guard, "/en/data", cookie=cookie.split(";")[0])[2] == "inside"
+    assert ask(guard, "/en/data", cookie=f"{COOKIE}=made-up")[0] == 401
+    assert ask(guard, "/en/data", cookie=f"{COOKIE}=")[0] == 401
+
+
+def test_wrong_tokens_make_an_address_wait() -> None:
+    guard = Guard(inner, "secret-token")
+    for _ in range(FREE_TRIES):
+        assert ask(guard, "/login", method="POST", body=b"token=wrong")[0] == 401
+    status, headers, page = ask(guard, "/login", method="POST", body=b"token=secret-token")
+    assert status == 429, "the right one has to wait too"
+    assert int(headers["retry-after"]) >= 1
+    assert "Try again" in page
+
+
+def test_the_wait_grows_and_has_an_end() -> None:
+    now = [0.0]
+    throttle = Throttle(lambda: now[0])
+    waits: list[float] = []
+    for _ in range(20):
+        throttle.fail("a")
+        waits.append(throttle.wait_s("a"))
+    assert waits[: FREE_TRIES - 1] == [0.0] * (FREE_TRIES - 1)
+    assert waits == sorted(waits)
+    assert waits[-1] == LONGEST_WAIT_S
+    assert throttle.wait_s("b") == 0
+    now[0] += LONGEST_WAIT_S
+    assert throttle.wait_s("a") == 0
+
+
+def test_the_token_and_the_way_through_ssh_are_told_where_they_are_needed() -> None:
+    assert "ssh -L 7860:localhost:7860" in describe_address("", 7860, "")
+    told = describe_address("0.0.0.0", 7860, "abc")
+    assert "abc" in told
+    assert "ssh" not in told

@@ -1,0 +1,104 @@
+"""Which folders the studio may touch."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from medkd.core.detached import End, Run, runs_dir
+from medkd.core.errors import InputError
+from medkd.core.workspace import MANIFEST, Manifest
+from medkd.studio import jobs
+from medkd.studio.places import Places
+
+N_RUNS = 1000
+LIMIT_S = 3.0
+
+
+def make_step(folder: Path, stage: str, state: str = "finished", started_at: str = "2026-01-01") -> Path:
+    folder.mkdir(parents=True)
+    manifest = Manifest(stage=stage, state=state, identity="x", config={}, started_at=started_at)
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    make_step(tmp_path / "runs" / "one" / "verify", "verify")
+    (tmp_path / "given").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key").write_text("sk")
+    return Places(tmp_path / "runs", [tmp_path / "given"])
+
+
+@pytest.mark.parametrize("name", ["../secret/key", "one/../../secret", "/etc/passwd", "one/verify/../../../secret/key", "~/x", "."])
+def test_a_path_outside_every_place_is_refused(places: Places, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == ".":
+        assert places.resolve(name).resolve() == places.runs.resolve()
+        return
+    if name == "~/x":
+        assert places.resolve(name).resolve().is_relative_to(places.runs.resolve())
+        return
+    with pytest.raises(InputError, match="lies outside"):
+        places.resolve(name)
+
+
+def test_a_link_that_leads_out_is_refused(places: Places, tmp_path: Path) -> None:
+    (places.runs / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="lies outside"):
+        places.resolve("link/key")
+    with pytest.raises(InputError, match="lies outside"):
+        places.resolve(places.runs / "link" / "new")
+
+
+def test_what_lies_inside_is_found_by_name_and_by_path(places: Places, tmp_path: Path) -> None:
+    assert places.resolve("one/verify") == places.runs / "one" / "verify"
+    assert places.resolve(tmp_path / "given" / "cases.json") == tmp_path / "given" / "cases.json"
+    assert places.resolve("new/train") == places.runs / "new" / "train"
+    with pytest.raises(InputError, match="no such folder"):
+        Places(places.runs, [tmp_path / "nowhere"])
+
+
+def test_a_run_is_deleted_whole_and_nothing_beside_it(places: Places, tmp_path: Path) -> None:
+    make_step(places.runs / "two" / "verify", "verify")
+    jobs.delete(places, jobs.find_job(places, "one"))
+    assert not (places.runs / "one").exists()
+    assert (places.runs / "two" / "verify" / MANIFEST).exists()
+    (places.runs / "link").symlink_to(tmp_path / "secret")
+    for name in ("link", ".", ".."):
+        with pytest.raises(InputError, match="remove it by hand"):
+            jobs.delete(places, jobs.make_job(name, [], []))
+    assert (tmp_path / "secret" / "key").exists()
+
+
+def test_a_job_says_how_it_stands(places: Places) -> None:
+    make_step(places.runs / "two" / "verify", "verify", state="running")
+    for name, code in (("three", 3), ("four", None), ("five", 2)):
+        folder = runs_dir() / f"run-{name}"
+        folder.mkdir(parents=True)
+        run = Run(
+            name=folder.name, words=["run", "x.yaml", "--out", str(places.runs / name)], cwd=Path("/"), pid=1, started_at="2026-02-01"
+        )
+        (folder / "run.json").write_text(run.model_dump_json())
+        (folder / "alive").touch()
+        if code is not None:
+            (folder / "end.json").write_text(End(code=code, ended_at="2026-02-01").model_dump_json())
+    states = {job.name: job.state for job in jobs.list_jobs(places)}
+    assert states == {
+        "one": "finished",
+        "two": jobs.UNFINISHED,
+        "three": "stopped",
+        "four": "killed",
+        "five": "failed",
+    }
+
+
+def test_a_thousand_runs_are_listed_without_waiting(tmp_path: Path) -> None:
+    for number in range(N_RUNS):
+        for stage in ("collect", "verify", "train"):
+            make_step(tmp_path / "runs" / f"run-{number:04}" / stage, stage, started_at=f"2026-01-01T00:{number % 60:02}:00")
+    places = Places(tmp_path / "runs")
+    for _ in ("first", "again"):
+        began = time.perf_counter()
+        assert len(jobs.list_jobs(places)) == N_RUNS
+        assert time.perf_counter() - began < LIMIT_S

@@ -1,0 +1,51 @@
+"""Two languages, the same texts in both."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import medkd.studio
+from medkd.studio.citations import mark_reasoning, mark_record
+from medkd.studio.texts import LANGUAGES, Texts, choose_language, read_texts
+
+SOURCES = [path for path in Path(medkd.studio.__file__).parent.rglob("*") if path.suffix in (".py", ".jinja")]
+WORDS = ("stage", "state", "reason", "outcome", "check", "decision", "end", "department")
+"""Groups of words for names that come from files: a name without a word stands for itself."""
+
+
+def places(text: str) -> set[str]:
+    return set(re.findall(r"{(\w+)}", text))
+
+
+def test_every_text_is_there_in_every_language_with_the_same_places() -> None:
+    chinese, english = (read_texts(language) for language in LANGUAGES)
+    own = {key for key in chinese.keys() | english.keys() if key.split(".")[0] not in WORDS}
+    assert own <= chinese.keys() & english.keys()
+    assert [key for key in own if places(chinese[key]) != places(english[key])] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_every_text_that_is_asked_for_is_there(path: Path) -> None:
+    asked = re.findall(r"\b(?:t|texts)\(f?['\"]([\w.{}]+)['\"]", path.read_text(encoding="utf-8"))
+    known = read_texts("en")
+    assert [key for key in asked if "{" not in key and not key.endswith(".") and key not in known] == []
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("en-GB", "en"), ("fr;q=0.9, zh-TW;q=0.5", "zh"), ("", "en"), (";;q=x,,", "en")],
+)
+def test_the_browser_chooses(accepted: str, language: str) -> None:
+    assert choose_language(accepted) == language
+    assert Texts(language)("page.data")
+
+
+def test_what_is_cited_is_marked_in_the_record_and_what_is_not_there_in_the_reasoning() -> None:
+    record = "体温38.5℃，右下肺可闻及湿啰音。血压120/80mmHg，否认胸痛。"
+    reasoning = "体温38.5℃提示发热，右下肺可闻及湿啰音；白细胞15.2提示感染，无胸痛。"
+    marked = "|".join(piece.text for piece in mark_record(record, reasoning) if piece.mark == "cited")
+    assert marked == "体温38.5℃|右下肺可闻及湿啰音"
+    assert [piece.text for piece in mark_reasoning(reasoning, record) if piece.mark] == ["15.2"]
+    for text, pieces in ((record, mark_record(record, reasoning)), (reasoning, mark_reasoning(reasoning, record))):
+        assert "".join(piece.text for piece in pieces) == text
