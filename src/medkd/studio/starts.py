@@ -47,8 +47,8 @@ def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str],
             kind = gr.Dropdown(
                 label=t("start.kind"), choices=[(t.word("stage", k), k) for k in kinds], value=kinds[0], visible=len(kinds) > 1
             )
-            name = gr.Textbox(label=t("start.run"), info=t("start.run_hint"), max_length=80)
-            key = gr.Textbox(label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
+            name = gr.Textbox("", label=t("start.run"), info=t("start.run_hint"), max_length=80)
+            key = gr.Textbox("", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
         form = gr.Column()
         news = gr.HTML()
 

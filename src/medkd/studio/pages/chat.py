@@ -52,7 +52,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             seed = gr.Number(0, precision=0, label="seed")
             task = gr.Checkbox(label=t("chat.task"), info=t("chat.task_hint"))
         with gr.Row():
-            key = gr.Textbox(label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
+            key = gr.Textbox("", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
     with gr.Row():
         memory = gr.HTML()
         release = gr.Button(t("chat.release"), scale=0, min_width=160)
@@ -60,13 +60,13 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         panes = [gr.HTML(autoscroll=True, max_height=640) for _ in SIDES]
     news = gr.HTML()
     example = gr.Dropdown(label=t("chat.example"), choices=[])
-    question = gr.Textbox(label=t("chat.question"), lines=3, max_lines=12)
+    question = gr.Textbox("", label=t("chat.question"), lines=3, max_lines=12)
     with gr.Row():
         send = gr.Button(t("chat.send"), variant="primary")
         halt = gr.Button(t("chat.stop"), variant="stop")
         clear = gr.Button(t("chat.clear"))
         save = gr.Button(t("chat.save"))
-    transcript = gr.Textbox(label=t("chat.transcript"), interactive=False, lines=4, max_lines=8, buttons=["copy"], visible=False)
+    transcript = gr.Textbox("", label=t("chat.transcript"), interactive=False, lines=4, max_lines=8, buttons=["copy"], visible=False)
     turns = gr.State([[], []])
     stops: dict[str, Event] = {}
 

@@ -28,7 +28,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     with gr.Row():
         run = gr.Dropdown(label=t("data.run"), choices=[], scale=1)
         file = gr.Dropdown(label=t("data.file"), choices=[], scale=1)
-        query = gr.Textbox(label=t("data.search"), placeholder=t("data.search_hint"), scale=2)
+        query = gr.Textbox("", label=t("data.search"), placeholder=t("data.search_hint"), scale=2)
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             about = gr.HTML()

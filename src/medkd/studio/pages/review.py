@@ -22,7 +22,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     """Lay the page out."""
     with gr.Row():
         queue = gr.Dropdown(label=t("review.queue"), choices=[], scale=2)
-        reviewer = gr.Textbox(label=t("review.reviewer"), max_length=60, scale=1)
+        reviewer = gr.Textbox("", label=t("review.reviewer"), max_length=60, scale=1)
         is_open = gr.Checkbox(label=t("review.only_open"), value=True, scale=1)
     name = gr.BrowserState("", storage_key="medkd-reviewer")
     news = gr.HTML()
@@ -33,10 +33,10 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         reject = gr.Button(t("review.reject"), variant="stop", elem_classes="key-r")
         previous = gr.Button(t("review.previous"), elem_classes="key-k")
         following = gr.Button(t("review.next"), elem_classes="key-j")
-    reason = gr.Textbox(label=t("review.reason"), placeholder=t("review.reason_hint"), max_length=500, elem_id="reason")
+    reason = gr.Textbox("", label=t("review.reason"), placeholder=t("review.reason_hint"), max_length=500, elem_id="reason")
     with gr.Column(visible=False) as editor:
-        reasoning = gr.Textbox(label=t("case.reasoning"), lines=8, max_lines=30)
-        answer = gr.Textbox(label=t("case.answer"))
+        reasoning = gr.Textbox("", label=t("case.reasoning"), lines=8, max_lines=30)
+        answer = gr.Textbox("", label=t("case.answer"))
         save = gr.Button(t("review.save"), variant="primary")
     agreement = gr.HTML()
     at = gr.State(0)

@@ -35,7 +35,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         given = gr.File(label=t("runs.upload_hint"), file_types=SUFFIXES, type="filepath")
         taken = gr.HTML()
     with gr.Row():
-        query = gr.Textbox(label=t("runs.search"), scale=3)
+        query = gr.Textbox("", label=t("runs.search"), scale=3)
         number = gr.Number(label=t("data.page"), value=1, precision=0, minimum=1, interactive=True, scale=1, min_width=90)
     listing = gr.HTML(js_on_load=PICK)
     chosen = gr.State("")
@@ -45,7 +45,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             halt = gr.Button(t("runs.stop"), variant="stop")
             again = gr.Button(t("runs.go_on"))
             remove = gr.Button(t("runs.delete"))
-            key = gr.Textbox(label=t("start.key"), type="password", max_length=300)
+            key = gr.Textbox("", label=t("start.key"), type="password", max_length=300)
         with gr.Row(visible=False) as question:
             sure = gr.Button(t("runs.delete_sure"), variant="stop")
             no = gr.Button(t("runs.delete_no"))
