@@ -118,11 +118,12 @@ def list_jobs(places: Places) -> list[Job]:
 
 
 def find_job(places: Places, name: str) -> Job:
-    """Find one run; raises InputError where there is none."""
-    job = next((job for job in list_jobs(places) if job.name == name), None)
-    if job is None:
+    """Find one run, looking at no other; raises InputError where there is none."""
+    steps = places.list_steps(name)
+    made = [run for run in reversed(detached.list_runs()) if _name_run(places, run) == name]
+    if not steps and not made:
         raise InputError(f"{name}: no such run")
-    return job
+    return make_job(name, steps, made)
 
 
 def _name_run(places: Places, run: Run) -> str:

@@ -24,6 +24,8 @@ const act = (event) => {
 element.addEventListener('click', act);
 """
 """Run when a part is put on its page: a button with `data-pick` in it raises the part's select event with that value."""
+SCROLL = "() => document.querySelector('article.case')?.scrollIntoView({behavior: 'smooth', block: 'start'})"
+"""Brings a case that was picked into sight."""
 
 
 @cache

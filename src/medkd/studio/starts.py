@@ -92,7 +92,7 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
         """Start it; the key is handed to the process and forgotten."""
         try:
             words = write_command(chosen, where, parts, values, places)
-            if any(job.alive for job in jobs.list_jobs(places) if job.name == (where or "").strip().strip("/")):
+            if is_alive(places, (where or "").strip().strip("/")):
                 raise InputError(t("start.alive"))
             if any(part.stage in NEED_ROOM for part in parts):
                 HELD.release()
@@ -111,6 +111,14 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
     if chosen == "train":
         look = gr.Button(t("start.look"))
         look.click(lambda *values: show_look(parts[0], values, places, t), boxes, news)
+
+
+def is_alive(places: Places, run: str) -> bool:
+    """Tell whether something works on a run."""
+    try:
+        return jobs.find_job(places, run).alive is not None
+    except InputError:
+        return False
 
 
 def show_look(part: Part, values: Sequence[Any], places: Places, t: Texts) -> str:

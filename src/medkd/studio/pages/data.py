@@ -11,7 +11,7 @@ import gradio as gr
 
 from medkd.core.plots import histogram
 from medkd.studio.places import Places
-from medkd.studio.present import PICK, show_bars, show_case, show_facts, show_notice, show_rows
+from medkd.studio.present import PICK, SCROLL, show_bars, show_case, show_facts, show_notice, show_rows
 from medkd.studio.rows import find_tag, show_row
 from medkd.studio.shelf import Shelf, open_shelf, take_page
 from medkd.studio.texts import Texts
@@ -103,7 +103,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     number.submit(show, [*asked, number], outputs)
     back.click(turn(-1), [*asked, number], outputs)
     forward.click(turn(1), [*asked, number], outputs)
-    rows.select(pick_row, file, case)
+    rows.select(pick_row, file, case).then(None, None, None, js=SCROLL)
     statistics.expand(draw, file, plots)
 
 

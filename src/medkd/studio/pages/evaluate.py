@@ -13,7 +13,7 @@ from medkd.core.errors import InputError
 from medkd.core.plots import bar_plot
 from medkd.evaluate.report import DESCRIPTIONS
 from medkd.studio.places import Places
-from medkd.studio.present import PICK, render, shorten, show_bars, show_notice, show_rows, show_table
+from medkd.studio.present import PICK, SCROLL, render, shorten, show_bars, show_notice, show_rows, show_table
 from medkd.studio.rows import RIGHT, Shown, find_id, find_outcome
 from medkd.studio.shelf import Row, Shelf, open_shelf, take_page
 from medkd.studio.starts import build_start
@@ -93,7 +93,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     bars.select(pick_tag, tag, [tag, at]).then(browse, state, listed)
     back.click(turn(-1), state, listed)
     forward.click(turn(1), state, listed)
-    rows.select(pick, chosen, answers)
+    rows.select(pick, chosen, answers).then(None, None, None, js=SCROLL)
 
 
 def open_answers(places: Places, name: str) -> Shelf:

@@ -72,6 +72,9 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         titles = {kind: t(f"runs.curve_{kind}") for kind in jobs.CURVES}
         return gr.update(visible=True), show_job(job, t), jobs.draw_curves(job, titles), show_log(job, t)
 
+    def refresh(name: str) -> tuple[Any, ...]:
+        return show(name)[1:] if name else (gr.skip(), gr.skip(), gr.skip())
+
     def act(what: Any) -> Any:
         """Do something with the chosen run, and say what came of it."""
 
@@ -115,7 +118,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     sure.click(act(erase), chosen, news).then(lambda: gr.update(visible=False), None, question).then(show_list, state, [listing, number])
     given.upload(take, given, taken)
     gr.Timer(LIST_REFRESH_S).tick(show_list, state, [listing, number], show_progress="hidden")
-    gr.Timer(RUN_REFRESH_S).tick(show, chosen, run, show_progress="hidden")
+    gr.Timer(RUN_REFRESH_S).tick(refresh, chosen, run[1:], show_progress="hidden")
 
 
 def pick(event: gr.EventData) -> tuple[str, str, Any]:
