@@ -226,6 +226,8 @@ def test_the_bill_says_what_was_wasted_and_why(tmp_path):
     assert by_outcome["complete"].wasted == by_outcome["overloaded"].amount == 0
     assert found.wasted["CNY"] == by_outcome["cut"].amount > 0
     assert (found.items, found.answered, found.unknown, found.missing) == (6, 6, 0, 0)
+    assert sum(day.attempts for day in found.days) == 8
+    assert sum(day.amount for day in found.days) == pytest.approx(found.amounts["CNY"])
     text = render(found)
     assert "6 of 6 items answered in 8 attempts" in text
     assert "(cut)" in text

@@ -22,6 +22,7 @@ SELECT provider, model, COALESCE(outcome, 'unknown'), currency, COUNT(*), SUM(is
   SUM(price IS NULL AND n_prompt + n_completion > 0), SUM(n_prompt), SUM(n_cache_hit), SUM(n_completion), SUM(n_reasoning), SUM(amount),
   SUM(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE amount END)
 FROM attempts GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
+_PAID_ON = "SELECT substr(started_at, 1, 10), currency, COUNT(*), SUM(amount) FROM attempts GROUP BY 1, 2 ORDER BY 1, 2"
 
 
 class PaidFor(NamedTuple):
@@ -38,6 +39,15 @@ class PaidFor(NamedTuple):
     amount: float
     wasted: float
     """The part of `amount` that no answer came of, neither at once nor by going on from it."""
+
+
+class PaidOn(NamedTuple):
+    """The attempts that began on one day (UTC)."""
+
+    day: str
+    currency: str
+    n_attempts: int
+    amount: float
 
 
 class Accounts:
@@ -86,6 +96,10 @@ class Accounts:
             usage = Usage(prompt=prompt, cache_hit=hit, completion=completion, reasoning=reasoning)
             provider, model, outcome, currency, n_attempts, n_estimated, n_unpriced = head
             yield PaidFor(provider, model, outcome, currency, n_attempts, n_estimated, n_unpriced, usage, amount, wasted)
+
+    def paid_on(self) -> list[PaidOn]:
+        """Sum up attempts by the day on which they began."""
+        return [PaidOn(*row) for row in self._reader.execute(_PAID_ON)]
 
 
 @contextmanager

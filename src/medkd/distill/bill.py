@@ -37,6 +37,15 @@ class BillLine(Record):
     """The part of `amount` that no answer came of, neither at once nor by going on from it."""
 
 
+class BillDay(Record):
+    """The attempts that began on one day (UTC)."""
+
+    day: str
+    attempts: int
+    amount: float
+    currency: str
+
+
 class Bill(Record):
     """All that a ledger holds, in money."""
 
@@ -56,6 +65,7 @@ class Bill(Record):
     rerun: dict[str, float]
     """What those would cost; 0 when nothing changed. Empty where no price is known."""
     lines: tuple[BillLine, ...]
+    days: tuple[BillDay, ...]
 
 
 def bill(path: Path) -> Bill:
@@ -63,6 +73,9 @@ def bill(path: Path) -> Bill:
     ledger_path = _find_ledger(path)
     with open_accounts(ledger_path) as accounts:
         found = list(accounts.paid_for())
+        days = [
+            BillDay(day=one.day, attempts=one.n_attempts, amount=round(one.amount, 6), currency=one.currency) for one in accounts.paid_on()
+        ]
         n_items, n_answered = accounts.count_items()
         n_missing = accounts.count_missing()
     amounts = _sum_by_currency((line.currency, line.amount) for line in found)
@@ -81,6 +94,7 @@ def bill(path: Path) -> Bill:
         missing=n_missing,
         rerun=rerun,
         lines=tuple(_make_line(line) for line in found),
+        days=tuple(days),
     )
 
 

@@ -44,13 +44,14 @@ def list_ledgers(places: Places) -> list[str]:
 
 def show_bill(found: Bill, t: Texts) -> str:
     """Write a bill out."""
+    rerun = write_money(found.rerun) if found.rerun else t("bill.no_price")
     facts = {
         t("bill.paid"): write_money(found.amounts),
         t("bill.wasted"): write_money(found.wasted),
         t("bill.answered"): f"{found.answered:,} / {found.items:,}",
         t("bill.attempts"): found.attempts,
         t("bill.unknown"): found.unknown,
-        t("bill.rerun"): f"{write_money(found.rerun)} ({t('bill.missing', n=f'{found.missing:,}')})",
+        t("bill.rerun"): f"{rerun} ({t('bill.missing', n=f'{found.missing:,}')})",
     }
     columns = ("model", "outcome", "attempts", "prompt", "cached", "answer_tokens", "reasoning_tokens", "amount", "wasted", "currency")
     rows = [
@@ -64,7 +65,9 @@ def show_bill(found: Bill, t: Texts) -> str:
         for line in found.lines
     ]
     unpriced = show_notice(t("bill.unpriced", n=f"{found.unpriced:,}")) if found.unpriced else ""
-    return show_facts(facts, t) + unpriced + show_table([t(f"bill.{column}") for column in columns], rows, t)
+    days = [(day.day, day.attempts, f"{day.amount:.4f}", day.currency) for day in found.days]
+    by_day = show_table([t(f"bill.{column}") for column in ("day", "attempts", "amount", "currency")], days, t)
+    return show_facts(facts, t) + unpriced + show_table([t(f"bill.{column}") for column in columns], rows, t) + by_day
 
 
 def write_money(amounts: dict[str, float]) -> str:
