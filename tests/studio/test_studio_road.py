@@ -128,7 +128,8 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     finish(runs / "road" / "export")
     page.goto(f"{studio.url}/en/export")
     page.get_by_text("Proven: asked bare questions").wait_for()
-    assert page.locator(".proof li").count() == 20
+    proof = json.loads((runs / "road" / "export" / "proof.json").read_text(encoding="utf-8"))
+    assert page.locator(".proof li").count() == proof["n"] >= 10
     assert "ollama create road-export" in page.content()
 
     page.goto(f"{studio.url}/en/chat")
