@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import sqlite3
@@ -186,3 +187,26 @@ def test_a_copy_is_kept_while_the_ledger_is_written(tmp_path, monkeypatch):
         while not copy_path(path).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert copy_path(path).exists()
+
+
+def test_what_is_on_its_way_when_the_disk_is_full_goes_into_the_room_kept_back_and_nothing_new_begins(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.start_run(1)
+        attempts = [ledger.open_attempt(f"item {n}", "case:1", TARGET, 10, PRICE).result() for n in range(3)]
+        release = ledger._reserve.release
+
+        def make_room() -> bool:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # released again when all is closed
+                ledger._writer.execute("PRAGMA max_page_count = 1073741823")
+            return release()
+
+        monkeypatch.setattr(ledger._reserve, "release", make_room)
+        n_pages = ledger._writer.execute("PRAGMA page_count").fetchone()[0]
+        ledger._writer.execute(f"PRAGMA max_page_count = {n_pages}")
+        for attempt in attempts:
+            ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE, text="长" * 50_000)).result()
+        refused = ledger.open_attempt("item 9", "case:1", TARGET, 10, PRICE).exception()
+        assert "free some space and run the same command again" in str(refused)
+    assert [a.outcome for a in list_attempts(path)] == [Outcome.COMPLETE] * 3
+    assert not list(tmp_path.glob("*.reserve"))

@@ -24,6 +24,7 @@ from medkd.completers.attempts import Closing, close_row, connect, from_sqlite_e
 from medkd.completers.copies import COPY_INTERVAL_S, keep_copy
 from medkd.completers.outcomes import Outcome
 from medkd.completers.providers import Price, Target
+from medkd.completers.reserve import Reserve
 from medkd.core.errors import InputError, MedkdError, from_os_error
 
 OPEN_ATTEMPT = """
@@ -55,6 +56,8 @@ class Ledger(Accounts):
             self._lock.close()
             raise error if isinstance(error, MedkdError) else from_sqlite_error(error, path) from error
         self._run = 0
+        self._reserve = Reserve(path)
+        self._is_full = False
         self._is_changed = False
         self._copied_at = time.monotonic()
         self._copying: threading.Thread | None = None
@@ -75,6 +78,7 @@ class Ledger(Accounts):
             self._copying.join()
         self._reader.close()
         self._writer.close()
+        self._reserve.release()
         if self._is_changed:
             keep_copy(self.path)
         self._lock.close()
@@ -99,6 +103,8 @@ class Ledger(Accounts):
         row = (self._run, item, label, target.name, target.model, _now(), priced, n_prompt, target.provider.currency, continues)
 
         def write(connection: sqlite3.Connection) -> int:
+            if self._is_full:  # the last room is for the answers that are on their way
+                raise sqlite3.OperationalError("database or disk is full")
             return connection.execute(OPEN_ATTEMPT, row).lastrowid or 0
 
         return self._submit(write)
@@ -139,15 +145,19 @@ class Ledger(Accounts):
                 return
 
     def _commit(self, jobs: list[_Job]) -> None:
-        """Write a group of jobs in one transaction, all or none."""
+        """Write a group of jobs in one transaction, all or none; on a full disk once more, one by one, in the room kept back."""
         jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
         try:
-            with self._writer:
-                self._writer.execute("BEGIN IMMEDIATE")
-                results = [job.write(self._writer) for job in jobs]
+            results = self._write(jobs)
         except (sqlite3.Error, OSError) as error:
+            failure = from_sqlite_error(error, self.path)
+            self._is_full = self._is_full or "full" in str(error)
+            if self._is_full and (len(jobs) > 1 or self._reserve.release()):
+                for job in jobs:
+                    self._commit_alone(job)
+                return
             for job in jobs:
-                job.done.set_exception(from_sqlite_error(error, self.path))
+                job.done.set_exception(failure)
             return
         for job, result in zip(jobs, results, strict=True):
             job.done.set_result(result)
@@ -157,6 +167,21 @@ class Ledger(Accounts):
             self._copied_at = time.monotonic()
             self._copying = threading.Thread(target=keep_copy, args=(self.path,), name="copy of the ledger", daemon=True)
             self._copying.start()
+
+    def _write(self, jobs: list[_Job]) -> list[Any]:
+        with self._writer:
+            self._writer.execute("BEGIN IMMEDIATE")
+            return [job.write(self._writer) for job in jobs]
+
+    def _commit_alone(self, job: _Job) -> None:
+        """Write one job on a disk that was found full; giving up the reserve may have made room."""
+        try:
+            job.done.set_result(self._write([job])[0])
+        except (sqlite3.Error, OSError) as error:
+            if self._reserve.release():
+                self._commit_alone(job)
+            else:
+                job.done.set_exception(from_sqlite_error(error, self.path))
 
 
 def _hold(path: Path) -> IO[str]:

@@ -117,10 +117,9 @@ class Run:
 
     async def _settle_one(self, key: str, label: str, request: Request) -> None:
         """Answer one item, a place in the gate held at the start."""
-        if key in self._in_progress:
+        while key in self._in_progress:  # an equal request is under way
             self._gate.leave()
-            while running := self._in_progress.get(key):
-                await running.wait()
+            await self._in_progress[key].wait()
             if self._ledger.is_complete(key):
                 await self._count_found()
                 return
