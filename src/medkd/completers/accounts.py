@@ -18,9 +18,10 @@ _PAID_FOR = """
 WITH RECURSIVE used (id) AS (
   SELECT id FROM attempts WHERE outcome = 'complete'
   UNION SELECT attempts.continues FROM attempts JOIN used ON attempts.id = used.id WHERE attempts.continues IS NOT NULL)
-SELECT provider, model, COALESCE(outcome, 'unknown'), currency, COUNT(*), SUM(is_estimate AND amount > 0),
+SELECT provider, model, COALESCE(outcome, 'unknown'), currency, COUNT(*), SUM(is_estimate AND n_prompt + n_completion > 0),
   SUM(price IS NULL AND n_prompt + n_completion > 0), SUM(n_prompt), SUM(n_cache_hit), SUM(n_completion), SUM(n_reasoning), SUM(amount),
-  SUM(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE amount END)
+  SUM(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE amount END),
+  SUM(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE n_completion END)
 FROM attempts GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
 _PAID_ON = "SELECT substr(started_at, 1, 10), currency, COUNT(*), SUM(amount) FROM attempts GROUP BY 1, 2 ORDER BY 1, 2"
 
@@ -39,6 +40,8 @@ class PaidFor(NamedTuple):
     amount: float
     wasted: float
     """The part of `amount` that no answer came of, neither at once nor by going on from it."""
+    n_wasted: int
+    """Tokens of answers and reasoning, likewise."""
 
 
 class PaidOn(NamedTuple):
@@ -92,10 +95,10 @@ class Accounts:
 
     def paid_for(self) -> Iterator[PaidFor]:
         """Sum up attempts by model and outcome."""
-        for *head, prompt, hit, completion, reasoning, amount, wasted in self._reader.execute(_PAID_FOR):
+        for *head, prompt, hit, completion, reasoning, amount, wasted, n_wasted in self._reader.execute(_PAID_FOR):
             usage = Usage(prompt=prompt, cache_hit=hit, completion=completion, reasoning=reasoning)
             provider, model, outcome, currency, n_attempts, n_estimated, n_unpriced = head
-            yield PaidFor(provider, model, outcome, currency, n_attempts, n_estimated, n_unpriced, usage, amount, wasted)
+            yield PaidFor(provider, model, outcome, currency, n_attempts, n_estimated, n_unpriced, usage, amount, wasted, n_wasted)
 
     def paid_on(self) -> list[PaidOn]:
         """Sum up attempts by the day on which they began."""

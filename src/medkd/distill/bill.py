@@ -35,6 +35,8 @@ class BillLine(Record):
     currency: str
     wasted: float
     """The part of `amount` that no answer came of, neither at once nor by going on from it."""
+    wasted_tokens: int
+    """Tokens of answers and reasoning, likewise."""
 
 
 class BillDay(Record):
@@ -81,7 +83,8 @@ def bill(path: Path) -> Bill:
     amounts = _sum_by_currency((line.currency, line.amount) for line in found)
     rerun = {currency: round(n_missing * amount / max(n_answered, 1), 6) for currency, amount in amounts.items()}
     if ahead := _forecast(ledger_path):
-        n_missing, rerun = ahead.to_buy, {} if ahead.now is None else {ahead.currency: round(ahead.now, 6)}
+        n_missing = ahead.to_buy
+        rerun = {} if n_missing and ahead.now is None else {ahead.currency: round(ahead.now or 0.0, 6)}
     return Bill(
         path=str(ledger_path),
         items=n_items,
@@ -112,13 +115,13 @@ def _forecast(ledger_path: Path) -> Forecast | None:
 
 def render(found: Bill) -> str:
     """Write a bill as a table of plain text."""
-    head = ("model", "outcome", "attempts", "prompt", "cached", "answer", "reasoning", "paid", "wasted")
+    head = ("model", "outcome", "attempts", "prompt", "cached", "answer", "reasoning", "paid", "wasted", "tokens wasted")
     rows = [
         (
             *(f"{line.provider} {line.model}", line.outcome, f"{line.attempts:,}"),
             *(f"{n:,}" for n in (line.usage.prompt, line.usage.cache_hit)),
             *(f"{n:,}" for n in (line.usage.completion - line.usage.reasoning, line.usage.reasoning)),
-            *(f"{line.amount:.4f} {line.currency}", f"{line.wasted:.4f}"),
+            *(f"{line.amount:.4f} {line.currency}", f"{line.wasted:.4f}", f"{line.wasted_tokens:,}"),
         )
         for line in found.lines
     ]
@@ -126,12 +129,14 @@ def render(found: Bill) -> str:
     table = [
         "  ".join(_pad(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in (head, *rows)
     ]
+    n_wasted = sum(line.wasted_tokens for line in found.lines)
     n_estimated = sum(line.estimated for line in found.lines)
     summary = [
         "",
         f"{found.answered:,} of {found.items:,} items answered in {found.attempts:,} attempts",
-        f"paid     {_format_money(found.amounts)}, of it wasted {_format_money(found.wasted)}{_why(found)}",
-        f"unknown  {found.unknown:,} attempts sent whose end nobody saw; {n_estimated:,} attempts are priced by estimate",
+        f"paid     {_format_money(found.amounts)}",
+        f"wasted   {_format_money(found.wasted)} and {n_wasted:,} tokens of text that no answer came of{_why(found)}",
+        f"unknown  {found.unknown:,} attempts sent whose end nobody saw; {n_estimated:,} attempts have their tokens by estimate",
         f"rerun    {_format_money(found.rerun) if found.rerun else 'price unknown'} for {found.missing:,} missing answers",
     ]
     if found.unpriced:
@@ -158,6 +163,7 @@ def _make_line(line: PaidFor) -> BillLine:
         amount=round(line.amount, 6),
         currency=line.currency,
         wasted=round(line.wasted, 6),
+        wasted_tokens=line.n_wasted,
     )
 
 
@@ -174,10 +180,11 @@ def _format_money(amounts: dict[str, float]) -> str:
 
 def _why(found: Bill) -> str:
     """Name what the waste went to, the dearest first."""
-    wasted: dict[str, float] = defaultdict(float)
+    wasted: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for line in found.lines:
-        wasted[line.outcome] += line.wasted
-    reasons = [name for name, amount in sorted(wasted.items(), key=lambda pair: -pair[1]) if amount > 0]
+        amount, n_tokens = wasted[line.outcome]
+        wasted[line.outcome] = amount + line.wasted, n_tokens + line.wasted_tokens
+    reasons = [name for name, lost in sorted(wasted.items(), key=lambda pair: pair[1], reverse=True) if any(lost)]
     return f" ({', '.join(reasons)})" if reasons else ""
 
 
