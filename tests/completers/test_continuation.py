@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_reading import list_attempts
-from medkd.completers.continuation import Continuation, Missing, Part, SoFar, join, take_so_far
+from medkd.completers.continuation import Continuation, Missing, Part, SoFar, join, stands_alone, take_so_far
 from medkd.completers.dispatch import PaidCompleter, Terms
 from medkd.completers.endpoint import Endpoint, Limits
 from medkd.completers.ledger import Ledger
@@ -61,6 +61,7 @@ def test_half_a_reasoning_followed_by_an_answer_or_an_answer_by_new_thoughts_are
     [
         (Answer(Outcome.CUT, text=WHOLE[:40]), True),
         (Answer(Outcome.CUT, text=WHOLE[:40] + "\ufffd"), True),
+        (Answer(Outcome.CUT, text=WHOLE[:40] + " \n"), True),
         (Answer(Outcome.UNKNOWN, reasoning=REASONING), True),
         (Answer(Outcome.CUT, text=WHOLE[:8]), False),
         (Answer(Outcome.FILTERED, text=WHOLE[:40]), False),
@@ -72,7 +73,7 @@ def test_half_a_reasoning_followed_by_an_answer_or_an_answer_by_new_thoughts_are
 def test_only_what_merely_lacks_its_end_is_gone_on_from(answer, is_kept):
     so_far = take_so_far(7, answer, find_missing_part)
     assert (so_far is not None) == is_kept
-    assert so_far is None or not so_far.text.endswith("\ufffd")
+    assert so_far is None or not so_far.text.endswith(("\ufffd", "\n"))
 
 
 def test_a_server_that_refuses_or_begins_anew_is_no_longer_asked_unless_it_has_gone_on_before():
@@ -110,6 +111,19 @@ def test_where_the_server_does_not_go_on_it_is_asked_again_the_plain_way(tmp_pat
     with serve_teacher(latency_s=0, prefix=prefix, script=[Fault.CUT] * 12) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
         answers = open_completer(ledger, teacher.base_url).complete([ask(n) for n in range(12)])
     assert all(a.complete and a.text.count("<think>") == 1 for a in answers)
+
+
+def test_what_neither_goes_on_nor_begins_anew_is_kept_out(tmp_path):
+    begun = "<think>\n" + REASONING + "\n"
+    with serve_teacher(latency_s=0, script=[Fault.NO_ANSWER, Fault.BLANK, None]) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+        completer = open_completer(ledger, teacher.base_url)
+        [answer] = completer.complete([ask(1)])
+        assert len(ledger.attempts_of(completer.key_of(ask(1)))) == 3
+    assert answer.text.count("<think>") == answer.text.count("</think>") == 1
+    assert stands_alone(SoFar(1, "", begun), "<think>先看主诉") and not stands_alone(
+        SoFar(1, "", begun), "9℃，这一点需要解释。</think>脑炎"
+    )
+    assert stands_alone(SoFar(1, REASONING, "化脓性"), "脑膜炎")
 
 
 def test_what_a_stopped_run_left_unfinished_is_gone_on_from(tmp_path):

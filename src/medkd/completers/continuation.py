@@ -93,12 +93,17 @@ def take_so_far(attempt: int, held: Held, find_missing: FindMissing) -> SoFar | 
         missing = find_missing(held.reasoning, held.text)
         if held.text.strip() and not (missing and missing.is_at_end):
             return None
-    reasoning, text = held.reasoning, held.text.rstrip("\ufffd")  # half a character at the cut
+    reasoning, text = held.reasoning, _without_frayed_end(held.text)
     if not text:
-        reasoning = reasoning.rstrip("\ufffd")
+        reasoning = _without_frayed_end(reasoning)
     if len(reasoning) + len(text) < MIN_CHARACTERS:
         return None
     return SoFar(attempt, reasoning, text, is_reasoning_whole=held.outcome is Outcome.UNREADABLE)
+
+
+def _without_frayed_end(text: str) -> str:
+    """Cut off half a character, and blanks, which models go on from badly."""
+    return text.rstrip("\ufffd").rstrip()
 
 
 def join(before: SoFar, reasoning: str, text: str) -> tuple[str, str] | None:
@@ -114,6 +119,12 @@ def join(before: SoFar, reasoning: str, text: str) -> tuple[str, str] | None:
     if not reasoning and text:  # right behind a whole reasoning; else it took half a one for a whole
         return (before.reasoning, text) if before.is_reasoning_whole else None
     return (before.reasoning + reasoning, text) if _goes_on(before.reasoning, reasoning) else None
+
+
+def stands_alone(before: SoFar, text: str) -> bool:
+    """Tell whether a text that did not go on could be a whole answer: one that was tagged begins with its tag again."""
+    was_tagged = not before.reasoning and before.text.lstrip().startswith(thinking.OPEN)
+    return not was_tagged or text.lstrip().startswith(thinking.OPEN)
 
 
 def _goes_on(before: str, after: str) -> bool:

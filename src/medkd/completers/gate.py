@@ -1,7 +1,7 @@
 """How many attempts run at once: grows additively, shrinks when the server says it is too much.
 
-In: attempts that enter, are accepted, leave. Out: leave to send. It never shrinks below what the server is serving at that moment, so
-that a real cap is found in a round or two and faults that have nothing to do with load cost no speed.
+In: attempts that enter, are accepted, leave. Out: leave to send. It never shrinks below what the server has just been serving at once, so
+that a real cap is found in a few rounds and faults that have nothing to do with load cost no speed.
 Not done here: waiting after a failure (`completers.patience`).
 """
 
@@ -25,6 +25,9 @@ class Gate:
         self.limit = float(cap)
         self.n_inside = 0
         self._n_served = 0
+        self._most_served = self._most_before = 0
+        """Attempts served at once, at most, in this round and in the one before."""
+        self._round_began = time.monotonic()
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self._is_closed = False
         self._round_s = FIRST_ROUND_S
@@ -57,16 +60,23 @@ class Gate:
     def note_accepted(self) -> None:
         """The server has taken an attempt up."""
         self._n_served += 1
+        self._turn_round()
+        self._most_served = max(self._most_served, self._n_served)
+
+    def _turn_round(self) -> None:
+        if time.monotonic() - self._round_began >= self._round_s:
+            self._most_before, self._most_served, self._round_began = self._most_served, self._n_served, time.monotonic()
 
     def note_ended(self, outcome: Outcome | None, was_accepted: bool, seconds: float) -> None:
         """An attempt is over; None where it was broken off by us."""
+        self._turn_round()
         self._n_served -= was_accepted
         if outcome is Outcome.COMPLETE:
             self._round_s += SMOOTHING * (seconds - self._round_s)
             self.limit = min(self.cap, self.limit + max(1.0, GROWTH_A_ROUND * self.cap) / self.limit)
         elif outcome is not None and outcome.is_sign_of_limits and time.monotonic() - self._shrunk_at >= self._round_s:
             self._shrunk_at = time.monotonic()
-            self.limit = max(1.0, min(self.limit, max(float(self._n_served), self.limit / 2)))
+            self.limit = max(1.0, min(self.limit, max(float(self._most_served), float(self._most_before), self.limit / 2)))
         self._let_in()
 
     def close(self) -> None:

@@ -48,6 +48,8 @@ class Outcome(StrEnum):
     """402."""
     NOT_AN_ENDPOINT = "not_an_endpoint"
     """What answers there speaks another language, or knows no such path or model."""
+    ASTRAY = "astray"
+    """Asked to go on from a text, it neither did nor began a whole answer anew."""
     INTERRUPTED = "interrupted"
     """We stopped it ourselves."""
     UNKNOWN = "unknown"
@@ -96,6 +98,7 @@ _PAID_FAILURES = {
     Outcome.SILENT,
     Outcome.NOT_STARTED,
     Outcome.STREAM_ERROR,
+    Outcome.ASTRAY,
 }
 _BROKEN_OFF = {
     Outcome.UNREADABLE,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from medkd.completers.attempts import make_closing
-from medkd.completers.continuation import FindMissing, SoFar, join
+from medkd.completers.continuation import FindMissing, SoFar, join, stands_alone
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.gate import Gate
 from medkd.completers.ledger import Ledger
@@ -94,6 +94,7 @@ class Recorder:
             self._ledger.close_attempt(attempt, make_closing(whole, n_prompt, price, continues, broken))
             raise
         finally:
+            self.n_tokens += estimate_tokens(row[3] for row in running.take_unsaved(attempt))
             del self._running[attempt]
             self._gate.note_ended(ended.outcome if ended else None, running.was_accepted, ended.seconds if ended else 0.0)
         whole, continues = self._judge(own, before)
@@ -110,6 +111,8 @@ class Recorder:
             whole, continues = replace(own, reasoning=joined[0], text=joined[1]), before.attempt
             if is_end_alone:  # the text so far was all there was to say
                 whole = replace(whole, outcome=Outcome.COMPLETE, error="")
+        elif before and own.text and not stands_alone(before, own.text):
+            return replace(own, outcome=Outcome.ASTRAY, error="asked to go on, it neither did nor began anew"), None
         if whole.outcome is Outcome.COMPLETE and (missing := self._find_missing(whole.reasoning, whole.text)):
             whole = replace(whole, outcome=Outcome.UNREADABLE, error=missing.words)
         return whole, continues

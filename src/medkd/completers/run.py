@@ -47,6 +47,8 @@ class Run:
         """Whether a person asked to finish what runs, however long it takes."""
         self._error: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._has_news = asyncio.Event()
+        """Set whenever an item is over or the run stops."""
         self._in_progress: dict[str, asyncio.Event] = {}
 
     async def work_off(self, labelled: Iterator[tuple[str, Request]]) -> None:
@@ -76,8 +78,8 @@ class Run:
             if key not in self._in_progress and self._ledger.is_complete(key):
                 await self._count_found()
                 continue
-            while len(self._tasks) >= n_most:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            while len(self._tasks) >= n_most and not self._stopping.is_set():
+                await self._wait_for_news()
             await self._wait_for_cheap_hours(is_told=True)
             if self._stopping.is_set() or not await self._gate.enter():
                 return
@@ -85,8 +87,13 @@ class Run:
             self._tasks.add(task)
             task.add_done_callback(self._end)
 
+    async def _wait_for_news(self) -> None:
+        self._has_news.clear()
+        await self._has_news.wait()
+
     def _end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._has_news.set()
         if not task.cancelled() and (error := task.exception()):
             self._stop(error)
 
@@ -94,6 +101,7 @@ class Run:
         """Begin nothing more; the first error is the one to report."""
         self._error = self._error or error
         self._stopping.set()
+        self._has_news.set()
         self._gate.close()
 
     def _drain(self) -> None:
@@ -111,7 +119,7 @@ class Run:
 
     async def _finish(self) -> None:
         while self._tasks and not self._stopping.is_set():
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._wait_for_news()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=None if self._is_draining else self._patience.drain_s)
 
