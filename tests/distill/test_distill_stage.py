@@ -182,6 +182,18 @@ def test_the_first_interrupt_finishes_what_runs_and_the_second_stops_now(tmp_pat
     assert read_manifest(tmp_path / "distill").state == "stopped"
 
 
+def test_a_termination_stops_at_once_and_the_same_command_goes_on_from_the_text(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(48))
+    with serve_teacher(latency_s=0.02, pace_s=0.15) as teacher:
+        config = make_config(tmp_path, teacher.base_url, concurrency=16)
+        assert stop_half_way(config, teacher, signal.SIGTERM) != 0
+        assert {a.outcome for a in list_attempts(tmp_path / "distill" / FILE_NAME)} == {Outcome.COMPLETE, Outcome.INTERRUPTED}
+    with serve_teacher(latency_s=0) as teacher:
+        run(config.model_copy(update={"base_url": teacher.base_url}))
+        assert teacher.bill.n_gone_on > 0
+    assert all(r.complete and r.reasoning.count("因此考虑") == 1 for r in read_rationales(tmp_path))
+
+
 def test_broken_lines_are_counted_and_raw_cases_refused(tmp_path, capsys):
     path = write_questions(tmp_path / "questions.jsonl", make_questions(3))
     lines = path.read_text("utf-8").splitlines()
