@@ -40,6 +40,7 @@ STAGES: dict[str, Stage] = {
     "merge": Stage("medkd.merge.stage", "Merge rationales and open datasets into train, val and test.", {"input": "verify"}),
     "train": Stage("medkd.train.stage", "LoRA-tune a student on the merged dataset.", {"input": "merge"}),
     "evaluate": Stage("medkd.evaluate.stage", "Ask a model unseen questions and score its answers.", {"input": "merge"}),
+    "compare": Stage("medkd.evaluate.compare", "Set evaluations side by side, on the same questions.", {}),
     "export": Stage(
         "medkd.export.stage", "Merge an adapter into a model folder that proves itself.", {"adapter": "train", "evaluation": "evaluate"}
     ),

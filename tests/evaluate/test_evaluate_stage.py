@@ -92,7 +92,7 @@ def test_the_page_stands_alone_and_hostile_text_stays_text(settings, tmp_path):
 
 
 def test_questions_without_diagnosis_or_teacher_are_said_not_to_be_measured(settings, tmp_path):
-    path = write_examples(tmp_path / "test.jsonl", range(3), reference="", reasoning="")
+    path = write_examples(tmp_path / "test.jsonl", range(40, 43), reference="", reasoning="")
     run(Config(**settings | {"input": path}, out=tmp_path / "out"))
     assert not {"diagnosis_accuracy", "bleu-4"} & read_scores(tmp_path / "out").keys()
     page = (tmp_path / "out/report.html").read_text()
@@ -107,3 +107,72 @@ def test_a_missing_test_split_is_named(settings, tmp_path):
 def test_a_missing_adapter_is_named(settings, tmp_path):
     with pytest.raises(InputError, match="medkd train"):
         run(Config(**settings | {"adapter": tmp_path / "none"}, out=tmp_path / "out"))
+
+
+def test_a_test_that_is_the_training_over_again_is_refused_without_a_flag(settings, merged_dir, tmp_path):
+    seen = settings | {"input": merged_dir / "train.jsonl"}
+    with pytest.raises(InputError, match="24 of 24 questions are in the training data"):
+        run(Config(**seen, out=tmp_path / "refused"))
+    manifest = run(Config(**seen, out=tmp_path / "allowed", allow_seen=True))
+    assert manifest.facts["n_seen_in_training"] == 24
+    assert "24 of 24 were in the training data" in (tmp_path / "allowed/report.html").read_text()
+
+
+def test_questions_from_the_training_data_are_found_by_lineage_under_any_name(settings, tmp_path, capsys):
+    path = write_examples(tmp_path / "mixed.jsonl", range(22, 32))
+    manifest = run(Config(**settings | {"input": path}, out=tmp_path / "out"))
+    assert manifest.facts["n_seen_in_training"] == 2
+    assert "2 of 10 were in the training data" in capsys.readouterr().err
+
+
+def test_questions_that_hold_their_answer_are_counted(settings, tmp_path):
+    path = write_examples(tmp_path / "test.jsonl", range(40, 44), input="发热，诊断为大叶性肺炎", reference="大叶性肺炎")
+    assert run(Config(**settings | {"input": path}, out=tmp_path / "out")).facts["n_holding_their_answer"] == 4
+
+
+def test_several_samples_vote(settings, tmp_path):
+    with pytest.raises(InputError, match="--temperature"):
+        run(Config(**settings, samples=3, out=tmp_path / "cold"))
+    run(Config(**settings, samples=3, temperature=0.3, limit=4, out=tmp_path / "out"))
+    scores = read_scores(tmp_path / "out")
+    assert 0 <= scores["majority@3"] <= scores["pass@3"] <= 1 and scores["agreement@3"] > 0.3
+    assert len(read_lines(tmp_path / "out/samples.jsonl")) == 8
+
+
+def test_wordings_make_one_table(settings, tmp_path):
+    run(Config(**settings, wordings=3, ask=("咳嗽三天",), out=tmp_path))
+    table = json.loads((tmp_path / "breakdown.json").read_text())["wordings"]
+    assert [row["wording"] for row in table] == ["bare", "instruction", "paraphrase", "english"]
+    assert all(row["n"] == 3 for row in table) and table[0]["think_format_rate"] == 1.0
+    page = (tmp_path / "report.html").read_text()
+    assert "Does it think without being asked?" in page and "咳嗽三天" in page
+
+
+def test_the_results_file_has_llamafactorys_names(settings, tmp_path):
+    run(Config(**settings, out=tmp_path))
+    results = json.loads((tmp_path / "predict_results.json").read_text())
+    assert list(results) == [
+        "predict_bleu-4",
+        "predict_rouge-1",
+        "predict_rouge-2",
+        "predict_rouge-l",
+        "predict_runtime",
+        "predict_samples_per_second",
+        "predict_steps_per_second",
+    ]
+    assert results["predict_bleu-4"] == read_scores(tmp_path)["bleu-4"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"input": None}, "nothing to ask"),
+        ({"model": "", "adapter": None}, "which model"),
+        ({"endpoint": "nobody"}, "leave --adapter out"),
+        ({"endpoint": "nobody", "adapter": None}, "--endpoint nobody: unknown provider"),
+        ({"predictions": "x.jsonl"}, "leave --model"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(settings, tmp_path, changed, message):
+    with pytest.raises(InputError, match=message):
+        run(Config(**settings | changed, out=tmp_path / "out"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from medkd.core import detached
 from medkd.core.errors import InputError
-from medkd.core.recipe import make_config, nearest, read_recipe
+from medkd.core.recipe import GivenFirst, make_config, nearest, read_recipe
 from medkd.pipeline import STAGES
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ def make_stage_command(name: str, arguments: Sequence[str]) -> Callable[..., Non
 
     module = STAGES[name].load()
 
-    def command(recipe: Path | None = None, detach: bool = False, **given: Any) -> None:
+    listed = find_given_first(module.Config)
+
+    def command(*first: Any, recipe: Path | None = None, detach: bool = False, **given: Any) -> None:
+        given |= {listed: first[0]} if first and listed else {}
         values = read_section(recipe, name) if recipe else {}
         config = make_config(module.Config, values | read_values(given), f"medkd {name}")
         if detach:
@@ -45,12 +48,18 @@ def make_stage_command(name: str, arguments: Sequence[str]) -> Callable[..., Non
         _make_flag("recipe", Path | None, None, Parameter(help="Recipe whose section of this stage gives the fields; flags win.")),
         _make_flag("detach", bool, False, Parameter(help=DETACH_HELP, negative=(), show_default=False)),
     ]
-    _give_flags(command, [*own, *make_flags(module.Config)])
+    _give_flags(command, sorted([*own, *make_flags(module.Config)], key=lambda flag: flag.kind))
     return command
 
 
-def _make_flag(name: str, kind: Any, default: Any, described: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, described])
+def _make_flag(name: str, kind: Any, default: Any, described: Any, is_first: bool = False) -> inspect.Parameter:
+    place = inspect.Parameter.POSITIONAL_OR_KEYWORD if is_first else inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, place, default=default, annotation=Annotated[kind, described])
+
+
+def find_given_first(config: "type[BaseModel]") -> str:
+    """Give the name of the field that needs no flag; empty where there is none."""
+    return next((name for name, f in config.model_fields.items() if any(isinstance(m, GivenFirst) for m in f.metadata)), "")
 
 
 def start_detached(arguments: Sequence[str]) -> None:
@@ -83,6 +92,7 @@ def make_flags(config: "type[BaseModel]") -> list[inspect.Parameter]:
     from cyclopts import Parameter
 
     flags: list[inspect.Parameter] = []
+    first = find_given_first(config)
     for name, field in config.model_fields.items():
         kind: Any = field.annotation
         described = Parameter(
@@ -91,7 +101,7 @@ def make_flags(config: "type[BaseModel]") -> list[inspect.Parameter]:
             negative=None if bool in (kind, *get_args(kind)) else (),
             consume_multiple=get_origin(kind) in (list, tuple),
         )
-        flags.append(_make_flag(name, kind | None, None, described))
+        flags.append(_make_flag(name, kind | None, None, described, is_first=name == first))
     return flags
 
 

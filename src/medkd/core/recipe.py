@@ -20,6 +20,13 @@ class HowItRuns:
 HOW = HowItRuns()
 
 
+class GivenFirst:
+    """Marks the field that a command takes without its flag: `medkd compare A B`."""
+
+
+GIVEN_FIRST = GivenFirst()
+
+
 class StageConfig(BaseModel):
     """What every stage is told."""
 

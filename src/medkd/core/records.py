@@ -180,7 +180,7 @@ class Prediction(Record):
     """Everything the model generated, the thinking prefix of its template put in front."""
     reference: str
     """The known diagnosis."""
-    teacher: str = ""
-    """The teacher's whole output for the same question, the reference of the overlap scores."""
+    teacher: str | None = None
+    """The teacher's whole output for the same question, the reference of the overlap scores; None where there is none."""
     finish_reason: str
     n_tokens: int

@@ -1,20 +1,22 @@
-"""One page that shows an evaluation: numbers with their doubt, plots, some answers, and what was not measured.
+"""The page about one evaluation or several: numbers with their doubt, plots, a browser of answers, and what was not measured.
 
-In: scores and predictions. Out: a self-contained `report.html`, everything from models and data escaped.
-Not done here: comparing several models.
+In: evaluations as they lie on the disk or in memory. Out: a self-contained `report.html` without script, everything from models escaped.
+Not done here: measuring; which evaluations may be compared (`evaluate.compare`).
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medkd.core.pages import write_page
 from medkd.core.plots import bar_plot, histogram
-from medkd.core.records import Prediction
-from medkd.grading.diagnosis import grade
+from medkd.core.records import FinishReason, Prediction
+from medkd.core.workspace import Manifest
+from medkd.evaluate.scoring import Row
 
-N_ANSWERS = 12
-"""Answers shown on the page; all of them are in `predictions.jsonl`."""
+N_ANSWERS = 200
+"""Answers in the page's browser; all of them are in `predictions.jsonl`."""
+N_DEPARTMENTS = 12
 
 DESCRIPTIONS = {
     "diagnosis_accuracy": "principal diagnosis right",
@@ -33,85 +35,211 @@ DESCRIPTIONS = {
     "mean_tokens": "tokens an answer",
     "samples_per_second": "speed of generation on this machine",
 }
-
+"""The scores of a run's report, in its order."""
+MORE = {
+    "grounded_rate": "numbers and denied findings of the reasoning that stand in the record",
+    "judge_score": "a judge's score of answers to open questions, 0 to 1",
+    "empty_rate": "no answer at all",
+    "tokens_p50": "half of the answers are no longer",
+    "tokens_p90": "nine of ten answers are no longer",
+    "tokens_p99": "99 of 100 answers are no longer",
+    "characters_p50": "half of the answers are no longer",
+    "characters_p90": "nine of ten answers are no longer",
+    "characters_p99": "99 of 100 answers are no longer",
+}
+RATES = ("diagnosis_accuracy", "think_format_rate", "think_unprompted_rate", "stop_rate", "loop_rate")
 ALWAYS_MISSING = (
     "Medical soundness: nobody with a licence read these answers.",
-    "Whether the reasoning led to the answer: only its form and its overlap with the teacher's are measured.",
+    "Whether the reasoning led to the answer: only its form, its grounding and its overlap with the teacher's are measured.",
     "Other trainings: the intervals cover the choice of questions, not another seed.",
 )
+FILTERS = {"wrong": "wrong", "undecided": "undecided", "looped": "looped", "unthinking": "did not think", "cut": "cut off"}
+
+
+class Evaluation(NamedTuple):
+    """One evaluation, ready to be shown."""
+
+    name: str
+    scores: Mapping[str, Any]
+    predictions: Sequence[Prediction]
+    rows: Sequence[Row]
+    breakdown: Mapping[str, Any]
+    asked: Sequence[Prediction]
+    """Answers to questions that have no known one."""
+    manifest: Manifest
 
 
 def write_report(
     path: Path,
-    scores: Mapping[str, Any],
-    predictions: Sequence[Prediction],
+    evaluations: Sequence[Evaluation],
     title: str,
-    settings: Mapping[str, Any],
     missing: Sequence[str] = (),
+    tests: Sequence[Mapping[str, Any]] = (),
+    before_after: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write the page."""
+    """Write the page; `tests` says how the others differ from the first, `before_after` is the worked example's table."""
+    shown = choose_answers(evaluations)
+    departments = sorted({answer["department"] for answer in shown if answer["department"]})[:40]
     write_page(
         path,
         "medkd.evaluate",
         "report.html.jinja",
         title=title,
-        n=scores["n"],
-        rows=_make_rows(scores),
-        plots=_draw(scores, predictions),
-        answers=[_show(prediction) for prediction in choose_answers(predictions)],
-        settings={key: value for key, value in settings.items() if value is not None},
-        missing=[*missing, *_find_missing(scores), *ALWAYS_MISSING],
+        n=evaluations[0].scores["n"],
+        names=[e.name for e in evaluations],
+        table=_make_table(evaluations),
+        tests=tests,
+        before_after=before_after,
+        plots=_draw(evaluations),
+        wordings=[(e.name, e.breakdown.get("wordings", [])) for e in evaluations if e.breakdown.get("wordings")],
+        breakdown=_make_breakdown(evaluations),
+        filters=FILTERS,
+        departments=departments,
+        answers=shown,
+        n_answers=len(evaluations[-1].predictions),
+        asked=_set_side_by_side(evaluations),
+        settings=[(e.name, _list_settings(e.manifest)) for e in evaluations],
+        missing=[*missing, *_find_missing(evaluations), *ALWAYS_MISSING],
     )
-
-
-def choose_answers(predictions: Sequence[Prediction]) -> list[Prediction]:
-    """Choose some answers: the first ones wrong, and the first ones right, in equal parts."""
-    right = [p for p in predictions if _is_right(p)]
-    wrong = [p for p in predictions if not _is_right(p)]
-    n_wrong = max(N_ANSWERS // 2, N_ANSWERS - len(right))
-    chosen = wrong[:n_wrong]
-    return chosen + right[: N_ANSWERS - len(chosen)]
-
-
-def _is_right(prediction: Prediction) -> bool:
-    return bool(prediction.reference) and grade(prediction.answer, prediction.reference).principal
-
-
-def _make_rows(scores: Mapping[str, Any]) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = []
-    for name in DESCRIPTIONS:
-        if name not in scores:
-            continue
-        interval = scores["intervals"].get(name)
-        doubt = f"{write_number(interval[0])} – {write_number(interval[1])}" if interval else ""
-        rows.append({"name": name, "value": write_number(scores[name]), "interval": doubt, "description": DESCRIPTIONS[name]})
-    return rows
 
 
 def write_number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def _draw(scores: Mapping[str, Any], predictions: Sequence[Prediction]) -> list[str]:
-    names = [name for name in ("diagnosis_accuracy", "think_format_rate", "think_unprompted_rate", "stop_rate") if name in scores]
+def _make_table(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    every = {**DESCRIPTIONS, **MORE}
+    extra = [name for e in evaluations for name in e.scores if "@" in name]
+    every |= dict.fromkeys(dict.fromkeys(extra), "over several samples a question")
+    names = [name for name in every if any(name in e.scores for e in evaluations)]
+    return [{"name": name, "description": every[name], "cells": [_make_cell(e.scores, name) for e in evaluations]} for name in names]
+
+
+def _make_cell(scores: Mapping[str, Any], name: str) -> dict[str, str]:
+    interval = scores["intervals"].get(name)
+    return {
+        "value": write_number(scores[name]) if name in scores else "–",
+        "interval": f"{write_number(interval[0])} – {write_number(interval[1])}" if interval else "",
+    }
+
+
+def _draw(evaluations: Sequence[Evaluation]) -> list[str]:
+    names = [name for name in RATES if all(name in e.scores for e in evaluations)]
     labels = [name.removesuffix("_rate").replace("_", "\n") for name in names]
-    bars = bar_plot(
-        labels, {"": [scores[name] for name in names]}, "Rates", intervals={"": [tuple(scores["intervals"][name]) for name in names]}
-    )
-    lengths = histogram({"": [prediction.n_tokens for prediction in predictions]}, "Length of answers", "tokens", "answers")
-    return [bars, lengths]
+    bars = {e.name: [e.scores[name] for name in names] for e in evaluations}
+    doubt = {e.name: [tuple(e.scores["intervals"][name]) for name in names] for e in evaluations}
+    plots = [bar_plot(labels, bars, "Rates", intervals=doubt)]
+    unit = "tokens" if any(p.n_tokens for e in evaluations for p in e.predictions) else "characters"
+    lengths = {e.name: [float(p.n_tokens if unit == "tokens" else len(p.raw)) for p in e.predictions] for e in evaluations}
+    plots.append(histogram(lengths, "Length of answers", unit, "answers"))
+    departments = evaluations[-1].breakdown.get("department", {})
+    largest = sorted(departments, key=lambda name: -departments[name]["n"])[:N_DEPARTMENTS]
+    if len(largest) > 1:
+        groups = [(e.name, e.breakdown.get("department", {})) for e in evaluations]
+        heights = {name: [found.get(d, {}).get("diagnosis_accuracy", 0.0) for d in largest] for name, found in groups}
+        plots.append(bar_plot(largest, heights, "Diagnosis accuracy by department"))
+    worded = [e for e in evaluations if e.breakdown.get("wordings")]
+    if worded:
+        wordings = [row["wording"] for row in worded[0].breakdown["wordings"]]
+        thought = {e.name: [row["think_format_rate"] for row in e.breakdown["wordings"]] for e in worded}
+        plots.append(bar_plot(wordings, thought, "Thinks without being asked"))
+    return plots
 
 
-def _show(prediction: Prediction) -> dict[str, Any]:
-    return {**prediction.model_dump(), "is_right": _is_right(prediction)}
+def _make_breakdown(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Make a table an axis: the accuracy of every model in every group."""
+    tables: list[dict[str, Any]] = []
+    axes = {
+        "department": "By department",
+        "length": "By length of the question, in characters",
+        "diagnoses": "By number of known diagnoses",
+    }
+    for axis, title in {**axes, "base": "Where the first model was wrong"}.items():
+        last = evaluations[-1].breakdown.get(axis, {})
+        rows = [
+            {"name": name, "n": group["n"], "cells": [_make_group_cell(e.breakdown.get(axis, {}).get(name)) for e in evaluations]}
+            for name, group in last.items()
+        ]
+        if rows:
+            tables.append({"title": title, "rows": rows})
+    return tables
 
 
-def _find_missing(scores: Mapping[str, Any]) -> list[str]:
-    missing: list[str] = []
-    if "diagnosis_accuracy" not in scores:
-        missing.append("Diagnoses: no question has a known one.")
-    if "bleu-4" not in scores:
-        missing.append("Overlap: no question has a teacher's output to compare with.")
-    if "samples_per_second" not in scores:
-        missing.append("Speed: all answers were there already.")
+def _make_group_cell(group: Mapping[str, Any] | None) -> dict[str, str]:
+    if group is None:
+        return {"value": "–", "interval": ""}
+    low, high = group["interval"]
+    return {"value": write_number(group["diagnosis_accuracy"]), "interval": f"{write_number(low)} – {write_number(high)}"}
+
+
+def choose_answers(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Choose answers of the last model to browse: those with something wrong first, as many right ones as there is room for."""
+    *others, last = evaluations
+    rows = {row.id: row for row in last.rows}
+    texts = [(e.name, {p.id: p.raw for p in e.predictions}) for e in others]
+    shown = [_show(p, rows.get(p.id), [(name, found[p.id]) for name, found in texts if p.id in found]) for p in last.predictions]
+    troubled = [answer for answer in shown if answer["kinds"]]
+    fine = [answer for answer in shown if not answer["kinds"]]
+    n_fine = min(len(fine), max(N_ANSWERS // 3, N_ANSWERS - len(troubled)))
+    return troubled[: N_ANSWERS - n_fine] + fine[:n_fine]
+
+
+def _show(prediction: Prediction, row: Row | None, others: list[tuple[str, str]]) -> dict[str, Any]:
+    scores = row.scores if row else {}
+    kinds = [
+        kind
+        for kind, holds in (
+            ("wrong", scores.get("diagnosis_accuracy") == 0),
+            ("undecided", scores.get("diagnosis_decided") == 0),
+            ("looped", scores.get("loop_rate") == 1),
+            ("unthinking", scores.get("think_format_rate") == 0),
+            ("cut", prediction.finish_reason == FinishReason.LENGTH),
+        )
+        if holds
+    ]
+    return {
+        **prediction.model_dump(),
+        "department": prediction.department[-1] if prediction.department else "",
+        "kinds": kinds,
+        "verdict": "no known diagnosis" if not prediction.reference else "wrong" if "wrong" in kinds else "right",
+        "relation": row.relation if row else "",
+        "judged": row.judged if row else "",
+        "others": others,
+    }
+
+
+def _set_side_by_side(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    questions = dict.fromkeys(p.question for e in evaluations for p in e.asked)
+    return [{"question": q, "answers": [(e.name, p.raw) for e in evaluations for p in e.asked if p.question == q]} for q in questions]
+
+
+def _list_settings(manifest: Manifest) -> dict[str, Any]:
+    """List the settings, what it was made from, with what, and what it cost."""
+    settings = {key: value for key, value in manifest.config.items() if value not in (None, "", [], {}, False)}
+    settings |= {f"read: {path}": digest[:16] for path, digest in manifest.inputs.items()}
+    settings |= {
+        key: manifest.facts[key] for key in ("device", "dtype", "n_seen_in_training", "n_holding_their_answer") if key in manifest.facts
+    }
+    settings["versions"] = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    if manifest.cost.amount:
+        settings["cost"] = f"{manifest.cost.amount:.4f} {manifest.cost.currency}"
+    return settings
+
+
+def _find_missing(evaluations: Sequence[Evaluation]) -> list[str]:
+    reasons = {
+        "diagnosis_accuracy": "Diagnoses: no question has a known one.",
+        "bleu-4": "Overlap: no question has a teacher's output to compare with.",
+        "samples_per_second": "Speed: all answers were there already.",
+        "grounded_rate": "Grounding: no reasoning cites what could be looked up in its record.",
+    }
+    missing = [line for name, line in reasons.items() if not any(name in e.scores for e in evaluations)]
+    if not any(e.breakdown.get("wordings") for e in evaluations):
+        missing.append("Other wordings of the questions: --wordings N asks them.")
+    if not any("@" in name for e in evaluations for name in e.scores):
+        missing.append("Consistency: --samples N with a temperature asks for several answers a question.")
+    if any(row.scores.get("diagnosis_decided") == 0 for e in evaluations for row in e.rows) and not any(
+        e.manifest.config.get("judge") for e in evaluations
+    ):
+        missing.append("Diagnoses that rules could not decide: they count as wrong; --judge asks another model.")
     return missing

@@ -1,38 +1,47 @@
-"""The stage `evaluate`: what a model can do on questions it never saw, asked bare.
+"""The stage `evaluate`: what a model can do on questions it never saw, asked bare; or what answers from a file are worth.
 
-In: a model, an adapter of `train` if any, `test.jsonl` of `merge`. Out: `predictions.jsonl`, `unprompted.jsonl` (the same under
-the plain template, where that is another one), `scores.json`, `report.html`.
-Not done here: comparing several evaluations, exams, judges.
+In: `test.jsonl` of `merge` and a model, an adapter of `train`, or an endpoint; or a file of predictions, LLaMA-Factory's too.
+Out: `predictions.jsonl`, `unprompted.jsonl` (the same under the plain template, where that is another one), `rows.jsonl` (scores of each
+question), `scores.json`, `breakdown.json`, `predict_results.json`, `report.html`. Not done here: comparing several (`evaluate.compare`).
 """
 
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from medkd.core.artifacts import RecordAppender, RecordReader, resolve_input, write_json
-from medkd.core.completer import Sampling
+from medkd.core.artifacts import RecordReader, resolve_input, write_json
 from medkd.core.errors import InputError
-from medkd.core.progress import Bar
 from medkd.core.recipe import HOW, StageConfig
-from medkd.core.records import Example, Prediction
+from medkd.core.records import Cost, Example, Prediction
 from medkd.core.workspace import Manifest, Workspace, open_workspace
-from medkd.models.load import Device, Dtype, Hub, load_model, resolve_adapter, resolve_model
+from medkd.evaluate.foreign import RESULTS, Task, read_predictions, read_runtime, write_results
+from medkd.models.load import Device, Dtype, Hub
 
-TIMES = "generation.json"
+if TYPE_CHECKING:
+    from medkd.evaluate.asking import Asked
+
+LEDGER = "ledger.sqlite"
 
 
 class Config(StageConfig):
-    """Ask a model the questions of `test.jsonl` and score its answers."""
+    """Ask a model the questions of `test.jsonl` and score its answers, or score the answers of a file."""
 
-    model: str
-    """Model: medkd:tiny, a folder, or a name on a hub."""
+    model: str = ""
+    """Model: medkd:tiny, a folder, a name on a hub; with --endpoint, its name there."""
     adapter: Annotated[Path | None, HOW] = None
     """Directory of `train`, or an adapter folder; its tokenizer and template are used."""
-    input: Annotated[Path, HOW]
+    input: Annotated[Path | None, HOW] = None
     """Directory of `merge`, or a file of examples."""
+    endpoint: str = ""
+    """Ask an OpenAI-compatible endpoint instead: a provider of providers.yaml, or an address."""
+    predictions: Annotated[Path | None, HOW] = None
+    """Score this file instead: LLaMA-Factory's generated_predictions.jsonl, or predictions of another evaluation."""
+    task: Task = "auto"
+    """What the labels of --predictions are: lists of diagnoses, or open answers, which get no diagnosis score."""
     hub: Annotated[Hub, HOW] = "huggingface"
     """Where a model that is only named is fetched from."""
     max_tokens: int = Field(default=1024, ge=1)
@@ -40,13 +49,29 @@ class Config(StageConfig):
     temperature: float = Field(default=0.0, ge=0)
     """0 takes the likeliest token; R1 models are often sampled at 0.6."""
     top_p: float | None = Field(default=None, gt=0, le=1)
-    """Share of probability to sample from."""
+    """Share of probability to sample from; 0.95 goes with a temperature of 0.6."""
     seed: int = 0
     """Decides what is drawn, and the bootstrap."""
     limit: int | None = Field(default=None, ge=1)
     """Ask only the first questions."""
+    instructed: bool = False
+    """Put the training instruction in front of every question, instead of asking it bare."""
+    ask: tuple[str, ...] = ()
+    """Further questions without a known answer: shown on the page, not scored."""
+    samples: int = Field(default=1, ge=1)
+    """Answers a question, for the vote and pass@k; needs a temperature."""
+    wordings: int = Field(default=0, ge=0)
+    """Questions that are also asked under an instruction, in unseen words and in English."""
+    judge: str = ""
+    """Endpoint that judges what rules cannot tell and open answers: a provider, or an address; none unless given."""
+    judge_model: str = ""
+    """The judge's model; the provider's first where none is given."""
+    budget: Annotated[float | None, HOW, Field(gt=0)] = None
+    """Most money this directory's ledger may come to; a hard stop."""
+    allow_seen: bool = False
+    """Measure on questions that were in the training data all the same."""
     batch_size: Annotated[int, HOW] = Field(default=64, ge=1)
-    """Questions at a time; lower it where memory runs out."""
+    """Questions at a time; halved where memory runs out."""
     dtype: Dtype = "auto"
     """Number format; auto takes bfloat16 where the processor computes in it."""
     device: Annotated[Device, HOW] = "auto"
@@ -55,11 +80,47 @@ class Config(StageConfig):
 
 def run(config: Config) -> Manifest:
     """Evaluate as configured; questions answered before a kill are not asked again."""
+    return _run_file(config, config.predictions) if config.predictions else _run_model(config)
+
+
+def _run_file(config: Config, path: Path) -> Manifest:
+    if config.model or config.endpoint or config.adapter:
+        raise InputError("--predictions: the answers are there already; leave --model, --adapter and --endpoint out")
+    path = resolve_input(path, "predictions.jsonl", made_by="evaluate")
+    with open_workspace("evaluate", config, inputs=[path], libraries=["jieba", "scipy"], keep=[f"{LEDGER}*"]) as space:
+        if space.is_finished:
+            return space.manifest
+        started = time.monotonic()
+        found = read_predictions(path, config.task, config.limit)
+        space.read(found.n_read)
+        space.drop_all(found.dropped)
+        space.write_records("predictions.jsonl", found.predictions)
+        missing = (
+            [f"Overlap of {found.n_unlabelled} of {len(found.predictions)} predictions: they have no label."] if found.n_unlabelled else []
+        )
+        if not all(p.finish_reason for p in found.predictions):
+            missing.append("How answers ended, and their lengths in tokens: the file does not tell.")
+        scores = _write_scores(config, space, found.predictions, [], None, missing)
+        runtime = read_runtime(path)
+        seconds, steps = runtime or (time.monotonic() - started, 0.0)
+        write_results(space.path(RESULTS), scores, seconds, len(found.predictions), round(steps * seconds) or len(found.predictions))
+        space.manifest.facts["runtime_is_of"] = "generation" if runtime else "scoring"
+        return space.manifest
+
+
+def _run_model(config: Config) -> Manifest:
+    from medkd.evaluate.asking import ask_all, find_inputs
+    from medkd.evaluate.seen import find_seen, holds_answer, refuse_seen
+
+    if config.input is None:
+        raise InputError(
+            "medkd evaluate: nothing to ask; give --input (the directory of merge), or --predictions FILE to score answers that are there"
+        )
     test_path = resolve_input(config.input, "test.jsonl", made_by="merge")
-    folder = resolve_model(config.model, config.hub)
-    adapter = resolve_adapter(config.adapter) if config.adapter else None
-    inputs = [test_path, *([adapter] if adapter else []), *([folder] if Path(config.model).is_dir() else [])]
-    with open_workspace("evaluate", config, inputs=inputs, libraries=["torch", "transformers", "peft", "scipy"]) as space:
+    folder, inputs = find_inputs(config)
+    with open_workspace(
+        "evaluate", config, inputs=[test_path, *inputs], libraries=["torch", "transformers", "peft", "scipy"], keep=[f"{LEDGER}*"]
+    ) as space:
         if space.is_finished:
             return space.manifest
         reader = RecordReader(test_path, Example, made_by="merge")
@@ -68,80 +129,83 @@ def run(config: Config) -> Manifest:
         space.drop_all(reader.dropped())
         if not examples:
             raise InputError(f'{test_path}: no questions; give "medkd merge" a share for the test split')
-        predictions, unprompted, speed = evaluate(config, space, examples)
-        _write_scores(config, space, predictions, unprompted, speed)
+        seen = find_seen(examples, test_path, folder)
+        if not config.allow_seen:
+            refuse_seen(seen, len(examples), test_path)
+        n_holding = sum(bool(e.reference) and holds_answer(e.input, e.reference) for e in examples)
+        missing = _warn(len(seen.ids), n_holding, len(examples), lineage_known=seen.training_path is not None)
+        space.manifest.facts |= {"n_seen_in_training": len(seen.ids), "n_holding_their_answer": n_holding}
+        asked = ask_all(config, space, examples)
+        space.drop_all(asked.failures)
+        if not asked.predictions:
+            raise InputError(
+                f"{config.endpoint or config.model}: not one question was answered ({asked.failures}); see {space.path(LEDGER)}"
+            )
+        if not asked.unprompted:
+            missing.append("A second template: the model's own one leaves it to begin the thinking, so both think rates are one.")
+        scores = _write_scores(config, space, asked.predictions, asked.unprompted, asked.speed, missing, asked)
+        write_results(space.path(RESULTS), scores, asked.seconds, len(asked.predictions), -(-len(asked.predictions) // config.batch_size))
         return space.manifest
 
 
-def evaluate(config: Config, space: Workspace, examples: Sequence[Example]) -> tuple[list[Prediction], list[Prediction], float | None]:
-    """Ask every question under the model's own template and, where that begins the thinking, under the plain one; and time it."""
-    from medkd.completers.local import LocalModel
-    from medkd.evaluate.tasks import ask, ask_plainly, can_be_asked_plainly, make_tasks
-    from medkd.grading.checks import is_looping
-
-    loaded = load_model(config.model, resolve_adapter(config.adapter) if config.adapter else None, config.device, config.dtype, config.hub)
-    model = LocalModel(loaded, config.batch_size, is_looping)
-    sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature or None, top_p=config.top_p, seed=config.seed)
-    space.manifest.facts |= {"dtype": str(loaded.model.dtype).removeprefix("torch."), "device": str(loaded.model.device)}
-
-    done = _read_done(space.path("predictions.jsonl"), examples)
-    remaining = [example for example in examples if example.id not in done]
-    started = time.monotonic()
-    try:
-        _keep(ask(model, make_tasks(model, remaining), sampling), space.path("predictions.jsonl"), done, len(examples), "ask")
-    finally:
-        speed = _add_time(space, len(done) - (len(examples) - len(remaining)), time.monotonic() - started)
-
-    plain: dict[str, Prediction] = {}
-    if can_be_asked_plainly(model):
-        plain = _read_done(space.path("unprompted.jsonl"), examples)
-        remaining = [example for example in examples if example.id not in plain]
-        answers = ask_plainly(model, remaining, done.__getitem__, sampling)
-        _keep(answers, space.path("unprompted.jsonl"), plain, len(examples), "ask plainly")
-    return [done[e.id] for e in examples], [plain[e.id] for e in examples if e.id in plain], speed
-
-
-def _read_done(path: Path, examples: Sequence[Example]) -> dict[str, Prediction]:
-    """Read the predictions that an earlier run left, a torn last line apart."""
-    if not path.exists() or not path.stat().st_size:
-        return {}
-    with RecordAppender(path):
-        pass
-    if not path.stat().st_size:
-        return {}
-    wanted = {example.id for example in examples}
-    return {p.id: p for p in RecordReader(path, Prediction, made_by="evaluate") if p.id in wanted}
-
-
-def _keep(predictions: Iterable[Prediction], path: Path, done: dict[str, Prediction], total: int, name: str) -> None:
-    with RecordAppender(path) as file, Bar(name, total, "questions") as bar:
-        bar.advance(len(done))
-        for prediction in predictions:
-            file.append(prediction)
-            done[prediction.id] = prediction
-            bar.advance()
-
-
-def _add_time(space: Workspace, n_asked: int, seconds: float) -> float | None:
-    """Add to the questions and seconds that earlier runs took, and give questions a second."""
-    from medkd.models.load import read_json
-
-    before = read_json(space.path(TIMES)) or {"questions": 0, "seconds": 0.0}
-    total: dict[str, Any] = {"questions": before["questions"] + n_asked, "seconds": round(before["seconds"] + seconds, 3)}
-    write_json(space.path(TIMES), total)
-    return total["questions"] / total["seconds"] if total["questions"] and total["seconds"] else None
+def _warn(n_seen: int, n_holding: int, n: int, lineage_known: bool) -> list[str]:
+    """Warn of what makes a test unfair; give the lines that belong on the page."""
+    lines: list[str] = []
+    if n_seen:
+        lines.append(f"Unseen questions only: {n_seen} of {n} were in the training data.")
+    if n_holding:
+        lines.append(f"Questions without their own answer: {n_holding} of {n} name the known diagnosis; being right there means little.")
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+    if not lineage_known:
+        lines.append("Whether the model met these questions in training: no lineage leads to its training data.")
+    return lines
 
 
 def _write_scores(
-    config: Config, space: Workspace, predictions: Sequence[Prediction], unprompted: Sequence[Prediction], speed: float | None
-) -> None:
-    from medkd.evaluate.report import write_report
-    from medkd.evaluate.statistics import make_scores
+    config: Config,
+    space: Workspace,
+    predictions: Sequence[Prediction],
+    unprompted: Sequence[Prediction],
+    speed: float | None,
+    missing: Sequence[str],
+    asked: "Asked | None" = None,
+) -> dict[str, Any]:
+    from medkd.evaluate.asking import open_judge
+    from medkd.evaluate.judging import judge_all
+    from medkd.evaluate.report import Evaluation, write_report
+    from medkd.evaluate.scoring import FILE_NAME, grade_all, score
+    from medkd.evaluate.statistics import break_down, make_scores
 
-    scores = make_scores(predictions, unprompted, speed, config.seed)
+    grades, said, open_scores, notes = grade_all(predictions), dict[str, str](), dict[str, float](), list(missing)
+    if config.judge:
+        judged = judge_all(predictions, grades, lambda rubric, servers: open_judge(config, space, rubric, servers))
+        grades, said, open_scores = judged.grades, judged.said, judged.open_scores
+        space.manifest.cost = Cost(amount=round(judged.amount, 6), currency=judged.currency)
+        space.manifest.facts["judge_failed"] = judged.n_failed
+        if judged.n_failed:
+            notes.append(f"{judged.n_failed} judgements: the judge failed or could not be read; the rules' word stands there.")
+    rows = score(predictions, grades, said)
+    for row in rows:
+        row.scores.update(asked.sampled.get(row.id, {}) if asked else {})
+        if row.id in open_scores:
+            row.scores["judge_score"] = open_scores[row.id]
+    space.write_records(FILE_NAME, rows)
+    scores = make_scores(rows, predictions, unprompted, speed, config.seed)
+    breakdown: dict[str, Any] = {**break_down(rows, seed=config.seed)}
+    if asked and asked.worded:
+        breakdown["wordings"] = asked.worded
     write_json(space.path("scores.json"), scores)
-    name = f"{config.model} + {config.adapter}" if config.adapter else config.model
-    missing = [] if unprompted else ["A second template: the model's own one leaves it to begin the thinking, so both think rates are one."]
-    write_report(space.path("report.html"), scores, predictions, f"Evaluation of {name}", config.model_dump(mode="json"), missing)
+    write_json(space.path("breakdown.json"), breakdown)
     space.manifest.counts.kept = len(predictions)
     space.manifest.facts |= {key: value for key, value in scores.items() if key != "intervals"}
+    shown = Evaluation(_name(config), scores, predictions, rows, breakdown, asked.besides if asked else (), space.manifest)
+    write_report(space.path("report.html"), [shown], f"Evaluation of {_name(config)}", notes)
+    return scores
+
+
+def _name(config: Config) -> str:
+    if config.predictions:
+        return config.predictions.name
+    model = f"{config.model} at {config.endpoint}" if config.endpoint else config.model
+    return f"{model} + {config.adapter}" if config.adapter else model

@@ -1,35 +1,30 @@
-"""Scores of predictions, and how sure they are.
+"""Means of scores, how sure they are, and whether two models differ.
 
-In: predictions. Out: one number a name, and a 95 % interval beside it. Not done here: what is right (`grading`), pages.
+In: rows of scores. Out: one number a name, and a 95 % interval beside it; tests of two models on the same questions.
+Not done here: what is right (`grading`), pages.
 
 Intervals are percentiles of 2,000 bootstrap resamples of the questions, seeded. They tell how much the score would move with other
 questions of the same kind, not with other trainings; where all questions came out alike they have no width, whatever their number.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from medkd.core import thinking
-from medkd.core.records import FinishReason, Prediction
-from medkd.grading.checks import is_looping
-from medkd.grading.diagnosis import grade
-from medkd.grading.overlap import score_pair
+from medkd.core.records import Prediction
+from medkd.evaluate.scoring import Row
 
 N_RESAMPLES = 2000
 Columns = dict[str, list[float]]
 """Name of a score to its value for each question it applies to."""
+PERCENTILES = (50, 90, 99)
 
 
-def measure(predictions: Sequence[Prediction]) -> Columns:
-    """Score every prediction by itself.
-
-    `diagnosis_accuracy` counts answers whose principal diagnosis is right; `diagnosis_exact` wants the whole list, no more and no less.
-    Overlap (0 to 100) compares the whole output with the teacher's, where the teacher's is known.
-    """
+def to_columns(rows: Sequence[Row]) -> Columns:
+    """Turn rows into columns; a score holds the questions it applies to."""
     columns: Columns = {}
-    for prediction in predictions:
-        scores = {**_score_form(prediction), **_score_overlap(prediction), **_score_diagnosis(prediction)}
-        for name, value in scores.items():
+    for row in rows:
+        for name, value in row.scores.items():
             columns.setdefault(name, []).append(value)
     return columns
 
@@ -37,36 +32,6 @@ def measure(predictions: Sequence[Prediction]) -> Columns:
 def measure_unprompted(predictions: Sequence[Prediction]) -> list[float]:
     """Say of each prediction under a plain template whether it is well-formed thinking."""
     return [float(thinking.is_well_formed(prediction.raw)) for prediction in predictions]
-
-
-def _score_form(prediction: Prediction) -> dict[str, float]:
-    looped = prediction.finish_reason == FinishReason.LOOP or is_looping(prediction.raw)
-    return {
-        "think_format_rate": float(thinking.is_well_formed(prediction.raw)),
-        "stop_rate": float(prediction.finish_reason == FinishReason.STOP),
-        "loop_rate": float(looped),
-        "truncated_rate": float(prediction.finish_reason == FinishReason.LENGTH),
-        "mean_tokens": float(prediction.n_tokens),
-    }
-
-
-def _score_overlap(prediction: Prediction) -> dict[str, float]:
-    if not prediction.teacher:
-        return {}
-    overlap = score_pair(prediction.raw, prediction.teacher)
-    return {"bleu-4": overlap.bleu_4, "rouge-1": overlap.rouge_1, "rouge-2": overlap.rouge_2, "rouge-l": overlap.rouge_l}
-
-
-def _score_diagnosis(prediction: Prediction) -> dict[str, float]:
-    if not prediction.reference:
-        return {}
-    found = grade(prediction.answer, prediction.reference)
-    return {
-        "diagnosis_accuracy": float(found.principal),
-        "diagnosis_exact": float(found.exact),
-        "diagnosis_f1": found.f1,
-        "diagnosis_decided": float(found.decided),
-    }
 
 
 def summarise(columns: Columns, seed: int = 0) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -84,21 +49,93 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, level: float = 0.
     import numpy as np
 
     column = np.asarray(values, dtype=float)
-    weights = np.random.default_rng(seed).multinomial(len(column), np.full(len(column), 1 / len(column)), size=N_RESAMPLES)
-    means = weights @ column / len(column)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(_resample(len(column), seed) @ column / len(column), [(1 - level) / 2, (1 + level) / 2])
     return [round(float(low), 6), round(float(high), 6)]
 
 
+def _resample(n: int, seed: int) -> Any:
+    """Draw how often each of n questions stands in each resample (resamples, n)."""
+    import numpy as np
+
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+
+
+class Difference(NamedTuple):
+    """Two models on the same questions."""
+
+    n: int
+    difference: float
+    """Mean of the second minus mean of the first."""
+    low: float
+    high: float
+    p: float
+    """Exact McNemar where both scores are yes or no, else by the paired bootstrap, two-sided."""
+    n_first_only: int
+    n_second_only: int
+    """Questions that one alone got right; zero for scores that are not yes or no."""
+
+
+def compare_paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Difference:
+    """Compare two columns of the same questions."""
+    import numpy as np
+    from scipy.stats import binomtest
+
+    one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    apart = two - one
+    means = _resample(len(apart), seed) @ apart / len(apart)
+    low, high = np.quantile(means, [0.025, 0.975])
+    is_yes_or_no = bool(np.isin(one, (0, 1)).all() and np.isin(two, (0, 1)).all())
+    n_first, n_second = (int((apart < 0).sum()), int((apart > 0).sum())) if is_yes_or_no else (0, 0)
+    if is_yes_or_no:
+        p = float(binomtest(n_first, n_first + n_second).pvalue) if n_first + n_second else 1.0
+    else:
+        p = min(1.0, 2 * (1 + min(int((means <= 0).sum()), int((means >= 0).sum()))) / (len(means) + 1))
+    return Difference(len(apart), round(float(apart.mean()), 6), round(float(low), 6), round(float(high), 6), p, n_first, n_second)
+
+
+def describe_lengths(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Give percentiles of the answers' lengths, in tokens where they were counted, else in characters."""
+    import numpy as np
+
+    has_tokens = any(prediction.n_tokens for prediction in predictions)
+    lengths = [prediction.n_tokens if has_tokens else len(prediction.raw) for prediction in predictions]
+    unit = "tokens" if has_tokens else "characters"
+    return {f"{unit}_p{p}": float(np.percentile(lengths, p)) for p in PERCENTILES} if lengths else {}
+
+
 def make_scores(
-    predictions: Sequence[Prediction], unprompted: Sequence[Prediction], samples_per_second: float | None, seed: int
+    rows: Sequence[Row], predictions: Sequence[Prediction], unprompted: Sequence[Prediction], samples_per_second: float | None, seed: int
 ) -> dict[str, Any]:
     """Make what `scores.json` holds: name to number, and `intervals`, name to low and high.
 
     Without a template of its own that begins the thinking, a model was asked plainly already: both think rates are one.
     """
-    columns = measure(predictions)
+    columns = to_columns(rows)
     columns["think_unprompted_rate"] = measure_unprompted(unprompted or predictions)
     means, intervals = summarise(columns, seed)
     speed = {} if samples_per_second is None else {"samples_per_second": round(samples_per_second, 3)}
-    return {"n": len(predictions), **means, **speed, "intervals": intervals}
+    return {"n": len(rows), **means, **describe_lengths(predictions), **speed, "intervals": intervals}
+
+
+def break_down(rows: Sequence[Row], wrong_before: frozenset[str] = frozenset(), seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """Give the accuracy of diagnoses by department, length of the question, number of known ones, and where another model was wrong."""
+    graded = [row for row in rows if "diagnosis_accuracy" in row.scores]
+    edges = sorted(row.n_characters for row in graded)
+    short, long = (edges[len(edges) // 3], edges[2 * len(edges) // 3]) if edges else (0, 0)
+    groups: dict[str, dict[str, list[Row]]] = {"department": {}, "length": {}, "diagnoses": {}, "base": {}}
+    for row in graded:
+        for department in row.department[-1:] or ("unknown",):
+            groups["department"].setdefault(department, []).append(row)
+        name = "short" if row.n_characters < short else "long" if row.n_characters > long else "middle"
+        groups["length"].setdefault(
+            f"{name} (< {short})" if name == "short" else f"{name} (> {long})" if name == "long" else name, []
+        ).append(row)
+        groups["diagnoses"].setdefault(str(row.n_known) if row.n_known < 4 else "4 or more", []).append(row)
+        if wrong_before:
+            groups["base"].setdefault("base was wrong" if row.id in wrong_before else "base was right", []).append(row)
+    return {axis: {name: _sum_up(members, seed) for name, members in sorted(found.items())} for axis, found in groups.items() if found}
+
+
+def _sum_up(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    values = [row.scores["diagnosis_accuracy"] for row in rows]
+    return {"n": len(values), "diagnosis_accuracy": round(sum(values) / len(values), 6), "interval": bootstrap_interval(values, seed)}

@@ -35,7 +35,7 @@ def write_report(run_dir: Path, models: Mapping[str, str], seconds: float) -> No
     scores = {name: _read_scores(run_dir / step) for name, step in models.items()}
     predictions = {name: _read_predictions(run_dir / step) for name, step in models.items()}
     steps = _read_steps(run_dir)
-    write_json(run_dir / "summary.json", scores)
+    write_json(run_dir / "summary.json", {name: _headline(found) for name, found in scores.items()})
     write_page(
         run_dir / "report.html",
         "medkd.report",
@@ -61,6 +61,12 @@ def _read_scores(directory: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path}: no such file; run the evaluation again with --overwrite")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _headline(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the scores that a run's report shows; `scores.json` of each step has the others."""
+    kept = {name: value for name, value in scores.items() if name == "n" or name in DESCRIPTIONS}
+    return {**kept, "intervals": {name: value for name, value in scores["intervals"].items() if name in DESCRIPTIONS}}
 
 
 def _read_predictions(directory: Path) -> dict[str, Prediction]:
@@ -141,7 +147,7 @@ def _choose_cases(predictions: Mapping[str, Mapping[str, Prediction]]) -> list[d
             "id": i,
             "reference": last[i].reference,
             "question": last[i].question,
-            "texts": {"teacher": last[i].teacher} | {name: group[i].raw for name, group in predictions.items() if i in group},
+            "texts": {"teacher": last[i].teacher or ""} | {name: group[i].raw for name, group in predictions.items() if i in group},
         }
         for i in chosen
     ]

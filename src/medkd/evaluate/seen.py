@@ -1,0 +1,78 @@
+"""Whether the test is a fair one: questions that were in the training data, and questions that hold their own answer.
+
+In: the questions, and the folder of the model or adapter. Out: how many were seen, and where that is known from.
+Not done here: near duplicates (`merge --against`), what a base model read before its maker released it: nobody knows.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from medkd.core.artifacts import RecordReader
+from medkd.core.errors import InputError
+from medkd.core.records import Example
+from medkd.core.workspace import MANIFEST, read_manifest
+from medkd.grading.answers import split_list
+from medkd.grading.names import parse_name
+from medkd.grading.writing import normalise
+
+MANY_SEEN = 0.5
+"""Share of seen questions from which a test is the training over again."""
+
+
+class Seen(NamedTuple):
+    """Which questions a model was trained on, as far as its lineage tells."""
+
+    ids: frozenset[str]
+    training_path: Path | None
+    """The file it was trained on; None where no lineage leads to one."""
+
+
+def find_seen(examples: Iterable[Example], test_path: Path, model: Path | None) -> Seen:
+    """Look up the questions in what the model was trained on; a file named train.jsonl is training data, whoever is asked."""
+    if test_path.name == "train.jsonl":
+        return Seen(frozenset(e.id for e in examples), test_path)
+    training_path = find_training(model) if model else None
+    if training_path is None:
+        return Seen(frozenset(), None)
+    trained = {_digest(e.input) for e in RecordReader(training_path, Example, made_by="merge")}
+    return Seen(frozenset(e.id for e in examples if _digest(e.input) in trained), training_path)
+
+
+def find_training(folder: Path, depth: int = 4) -> Path | None:
+    """Follow the manifests from a model or an adapter back to the rows it was trained on."""
+    for place in (folder, folder.parent):
+        if depth and (place / MANIFEST).exists():
+            manifest = read_manifest(place)
+            paths = [Path(path) for path in manifest.inputs]
+            if manifest.stage in {"train", "reinforce"}:
+                return next((p for p in paths if p.suffix == ".jsonl" and p.exists() and p.name != "val.jsonl"), None)
+            if manifest.stage == "export":
+                return next((found for p in paths if (found := find_training(p, depth - 1))), None)
+    return None
+
+
+def refuse_seen(seen: Seen, n: int, test_path: Path) -> None:
+    """Refuse a test that is the training over again."""
+    if seen.ids and len(seen.ids) >= MANY_SEEN * n:
+        raise InputError(
+            f"{test_path}: {len(seen.ids)} of {n} questions are in the training data ({seen.training_path}); "
+            "give the test split, or --allow-seen to measure what was learnt by heart"
+        )
+
+
+def holds_answer(question: str, reference: str) -> bool:
+    """Tell whether a question holds its principal known diagnosis word for word.
+
+    >>> holds_answer("头痛3月，目前诊断脑积水。", "脑积水"), holds_answer("头痛3月。", "脑积水")
+    (True, False)
+    """
+    known = split_list(reference)
+    name = parse_name(known[0].text) if known else None
+    return name is not None and len(name.core) >= 3 and (name.core in normalise(question) or name.plain in normalise(question))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(re.sub(r"\s", "", text).encode()).digest()

@@ -1,0 +1,78 @@
+import json
+
+import pytest
+
+from medkd.core.errors import InputError
+from medkd.evaluate.compare import Config, run, show_tests
+from medkd.evaluate.stage import Config as EvaluateConfig
+from medkd.evaluate.stage import run as evaluate
+from medkd.evaluate.statistics import compare_paired
+
+
+def make_evaluation(folder, answers, prompt="请诊断。【主诉】发热{}", label="<think>发热。</think>急性阑尾炎"):
+    folder.mkdir(parents=True)
+    path = folder / "generated_predictions.jsonl"
+    lines = [{"prompt": prompt.format(n), "predict": answer, "label": label} for n, answer in enumerate(answers)]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    evaluate(EvaluateConfig(predictions=path, out=folder / "scored"))
+    return folder / "scored"
+
+
+@pytest.fixture
+def before(tmp_path):
+    return make_evaluation(tmp_path / "before", ["急性胆囊炎"] * 15 + ["急性阑尾炎"] * 15)
+
+
+@pytest.fixture
+def after(tmp_path):
+    return make_evaluation(tmp_path / "after", ["<think>发热。</think>急性阑尾炎"] * 25 + ["<b>急性胆囊炎</b>"] * 5)
+
+
+def test_two_models_are_held_against_each_other_on_the_same_questions(before, after, tmp_path, capsys):
+    run(Config(input=[before, after], names=["base", "student"], out=tmp_path / "out"))
+    found = json.loads((tmp_path / "out/comparison.json").read_text())
+    accuracy = found["against_first"]["student"]["diagnosis_accuracy"]
+    assert (accuracy["n"], accuracy["n_second_only"], accuracy["n_first_only"]) == (30, 15, 5)
+    assert accuracy["difference"] == pytest.approx(1 / 3, abs=1e-5)
+    assert accuracy["p"] == pytest.approx(0.0414, abs=1e-4)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Before and after, in the terms of the worked example" in page and "base was wrong" in page
+    assert "McNemar, 15 gained, 5 lost" in page and "&lt;b&gt;" in page and "<script" not in page
+    assert "student against base, 30 questions" in capsys.readouterr().out
+
+
+def test_only_questions_that_all_were_asked_count(before, tmp_path, capsys):
+    shorter = make_evaluation(tmp_path / "shorter", ["急性阑尾炎"] * 20)
+    manifest = run(Config(input=[before, shorter], names=["a", "b"], out=tmp_path / "out"))
+    assert manifest.counts.kept == 20 and manifest.counts.dropped == {"not_asked_of_all": 10}
+    found = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert found["scores"]["a"]["n"] == found["scores"]["b"]["n"] == 20
+    assert found["scores"]["a"]["diagnosis_accuracy"] == 0.25
+    assert "only these are compared" in capsys.readouterr().err
+
+
+def test_models_that_were_asked_other_questions_are_refused(before, tmp_path):
+    other = make_evaluation(tmp_path / "other", ["急性阑尾炎"] * 30, label="肺炎")
+    with pytest.raises(InputError, match="30 of 30 questions are others"):
+        run(Config(input=[before, other], names=["a", "b"], out=tmp_path / "out"))
+
+
+def test_names_must_tell_the_models_apart(before, after, tmp_path):
+    with pytest.raises(InputError, match="1 names for 2"):
+        run(Config(input=[before, after], names=["a"], out=tmp_path / "out"))
+    with pytest.raises(InputError, match="both called"):
+        run(Config(input=[before, before], out=tmp_path / "out"))
+    run(Config(input=[before, after], out=tmp_path / "out"))
+    assert set(json.loads((tmp_path / "out/comparison.json").read_text())["scores"]) == {"before/scored", "after/scored"}
+
+
+def test_a_directory_without_an_evaluation_is_named(before, tmp_path):
+    with pytest.raises(InputError, match='run "medkd evaluate" first'):
+        run(Config(input=[before, tmp_path], out=tmp_path / "out"))
+
+
+def test_many_lines_of_tests_are_corrected():
+    weak = compare_paired([0.0] * 20 + [1.0] * 20, [1.0] * 6 + [0.0] * 14 + [1.0] * 20)
+    assert weak.p < 0.05
+    assert show_tests({"m": {"a": weak}})[0]["is_significant"]
+    assert not any(line["is_significant"] for line in show_tests({"m": {str(n): weak for n in range(8)}}))
