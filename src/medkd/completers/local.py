@@ -5,10 +5,12 @@ Not done here: reading reasoning and answer (`core.thinking`), scoring, retries 
 """
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.completer import Completion, Request, Sampling
+from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason, Usage
 from medkd.core.thinking import PREFIX
 from medkd.models.load import LoadedModel
@@ -65,13 +67,39 @@ class LocalModel:
         """
         encoded = [encode(self.tokenizer, prompt) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
-        for start in range(0, len(by_length), self.batch_size):
-            indices = by_length[start : start + self.batch_size]
+        size = self.batch_size
+        for start in range(0, len(by_length), size):
+            indices = by_length[start : start + size]
             seeds = [_draw_seed(sampling.seed or 0, sample, prompts[i]) for i in indices]
             for row, generation in self._generate_batch([encoded[i] for i in indices], sampling, seeds):
                 yield indices[row], generation
 
     def _generate_batch(self, encoded: list[list[int]], sampling: Sampling, seeds: list[int]) -> Iterator[tuple[int, Generation]]:
+        """Generate one batch; where memory runs out, what is left of it in halves, and the batches after it too."""
+        left = list(range(len(encoded)))
+        while left:
+            part = left[: self.batch_size]
+            try:
+                for row, generation in self._generate_together([encoded[i] for i in part], sampling, [seeds[i] for i in part]):
+                    left.remove(part[row])
+                    yield part[row], generation
+            except (MemoryError, RuntimeError) as error:
+                self._halve(len(part), error)
+
+    def _halve(self, n_rows: int, error: BaseException) -> None:
+        """Halve the batch after an error that says memory is full; raises any other, and StoppedError where one row is too much."""
+        import torch
+
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise error
+        if n_rows == 1:
+            raise StoppedError("out of memory with one question at a time; lower --max-tokens or take a smaller model") from error
+        self.batch_size = n_rows // 2
+        print(f"warning: out of memory with {n_rows} questions at a time; going on with {self.batch_size}", file=sys.stderr)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _generate_together(self, encoded: list[list[int]], sampling: Sampling, seeds: list[int]) -> Iterator[tuple[int, Generation]]:
         import torch
         from transformers import DynamicCache
 

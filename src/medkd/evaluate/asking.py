@@ -74,20 +74,23 @@ def open_completer(
     target: "Target", config: "Config", space: Workspace, name: str, find_fault: Callable[[str, str], str], servers: ExitStack
 ) -> "PaidCompleter":
     """Open a completer whose attempts stand on the directory's ledger, its cost on the screen."""
-    from medkd.completers.dispatch import PaidCompleter
+    from medkd.completers.continuation import Missing
+    from medkd.completers.dispatch import PaidCompleter, Tally, Terms
     from medkd.completers.endpoint import Endpoint
     from medkd.completers.ledger import Ledger
 
     ledger = servers.enter_context(Ledger(space.path("ledger.sqlite")))
     bar = servers.enter_context(Bar(name, unit="answers"))
     currency = target.provider.currency if target.is_priced else ""
-    return PaidCompleter(
-        Endpoint(target),
-        ledger,
-        budget=config.budget,
-        find_fault=find_fault,
-        on_settled=lambda tally: bar.advance(note=f"{tally.spent:.4f} {currency}" if currency else "price unknown"),
-    )
+
+    def find_missing(reasoning: str, text: str) -> Missing | None:
+        fault = find_fault(reasoning, text)
+        return Missing(fault, is_at_end=False) if fault else None
+
+    def show(tally: Tally) -> None:
+        bar.advance(tally.n_settled - bar.n_done, f"{tally.spent:.4f} {currency}" if currency else "price unknown")
+
+    return PaidCompleter(Endpoint(target), ledger, Terms(budget=config.budget, find_missing=find_missing, on_progress=show))
 
 
 def open_judge(config: "Config", space: Workspace, rubric: "RubricName", servers: ExitStack) -> "PaidCompleter":

@@ -22,6 +22,7 @@ from medkd.evaluate.scoring import FILE_NAME, Row
 from medkd.evaluate.statistics import Difference, break_down, compare_paired, summarise, to_columns
 
 TESTED = (
+    "exam_accuracy",
     "diagnosis_accuracy",
     "diagnosis_f1",
     "think_format_rate",
@@ -115,7 +116,7 @@ def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> li
     if not shared:
         raise InputError(f"{places[0]} and {places[-1]}: not one question in common; evaluate all models on the same test file")
     for found, place in zip(texts[1:], places[1:], strict=True):
-        differing = [i for i in shared if found[i] != texts[0][i]]
+        differing = [i for i in shared if not _is_same(found[i], texts[0][i])]
         if differing:
             raise InputError(
                 f"{place}: {len(differing)} of {len(shared)} questions are others than in {places[0]} (first: {differing[0]}); "
@@ -125,6 +126,11 @@ def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> li
     if len(shared) < most:
         print(f"warning: {len(shared)} of {most} questions were asked of all models; only these are compared", file=sys.stderr)
     return shared
+
+
+def _is_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Compare question and known diagnosis; a file that does not tell the question apart from its template has none."""
+    return one[1] == other[1] and (one[0] == other[0] or not one[0] or not other[0])
 
 
 def keep_shared(evaluation: Evaluation, shared: Sequence[str], seed: int) -> Evaluation:

@@ -63,7 +63,7 @@ def _read_generated(path: Path, task: Task, limit: int | None) -> Foreign:
             n_read += 1
             try:
                 row = json.loads(line)
-                made = _make_prediction(row, f"{path.stem}:{number}", task)
+                made = _make_prediction(row, f"row:{number}", task)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 n_broken += 1
                 problem = (

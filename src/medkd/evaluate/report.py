@@ -16,7 +16,7 @@ from medkd.evaluate.scoring import Row
 
 N_ANSWERS = 200
 """Answers in the page's browser; all of them are in `predictions.jsonl`."""
-N_DEPARTMENTS = 12
+N_DEPARTMENTS = 8
 
 DESCRIPTIONS = {
     "diagnosis_accuracy": "principal diagnosis right",
@@ -37,6 +37,8 @@ DESCRIPTIONS = {
 }
 """The scores of a run's report, in its order."""
 MORE = {
+    "exam_accuracy": "multiple choice, generated and read: the right letters and no other",
+    "exam_unreadable": "answers in which no letter could be read; they count as wrong",
     "grounded_rate": "numbers and denied findings of the reasoning that stand in the record",
     "judge_score": "a judge's score of answers to open questions, 0 to 1",
     "empty_rate": "no answer at all",
@@ -189,7 +191,7 @@ def _show(prediction: Prediction, row: Row | None, others: list[tuple[str, str]]
     kinds = [
         kind
         for kind, holds in (
-            ("wrong", scores.get("diagnosis_accuracy") == 0),
+            ("wrong", 0 in (scores.get("diagnosis_accuracy"), scores.get("exam_accuracy"))),
             ("undecided", scores.get("diagnosis_decided") == 0),
             ("looped", scores.get("loop_rate") == 1),
             ("unthinking", scores.get("think_format_rate") == 0),
@@ -197,11 +199,13 @@ def _show(prediction: Prediction, row: Row | None, others: list[tuple[str, str]]
         )
         if holds
     ]
+    is_graded = bool({"diagnosis_accuracy", "exam_accuracy"} & scores.keys())
+    verdict = "not graded" if not is_graded else "wrong" if "wrong" in kinds else "right"
     return {
         **prediction.model_dump(),
         "department": prediction.department[-1] if prediction.department else "",
         "kinds": kinds,
-        "verdict": "no known diagnosis" if not prediction.reference else "wrong" if "wrong" in kinds else "right",
+        "verdict": verdict,
         "relation": row.relation if row else "",
         "judged": row.judged if row else "",
         "others": others,

@@ -36,6 +36,8 @@ class Config(StageConfig):
     """Directory of `train`, or an adapter folder; its tokenizer and template are used."""
     input: Annotated[Path | None, HOW] = None
     """Directory of `merge`, or a file of examples."""
+    exam: str = ""
+    """Multiple choice instead: a file in the form of CMB, CMExam, MedQA or MedMCQA, or hf:NAME or ms:NAME (its test split)."""
     endpoint: str = ""
     """Ask an OpenAI-compatible endpoint instead: a provider of providers.yaml, or an address."""
     predictions: Annotated[Path | None, HOW] = None
@@ -112,10 +114,10 @@ def _run_model(config: Config) -> Manifest:
     from medkd.evaluate.asking import ask_all, find_inputs
     from medkd.evaluate.seen import find_seen, holds_answer, refuse_seen
 
+    if config.exam:
+        return _run_exam(config)
     if config.input is None:
-        raise InputError(
-            "medkd evaluate: nothing to ask; give --input (the directory of merge), or --predictions FILE to score answers that are there"
-        )
+        raise InputError("medkd evaluate: nothing to ask; give --input (the directory of merge), --exam FILE, or --predictions FILE")
     test_path = resolve_input(config.input, "test.jsonl", made_by="merge")
     folder, inputs = find_inputs(config)
     with open_workspace(
@@ -145,6 +147,31 @@ def _run_model(config: Config) -> Manifest:
             missing.append("A second template: the model's own one leaves it to begin the thinking, so both think rates are one.")
         scores = _write_scores(config, space, asked.predictions, asked.unprompted, asked.speed, missing, asked)
         write_results(space.path(RESULTS), scores, asked.seconds, len(asked.predictions), -(-len(asked.predictions) // config.batch_size))
+        return space.manifest
+
+
+def _run_exam(config: Config) -> Manifest:
+    """Ask an exam: every answer is generated, its letter read, and what cannot be read is counted and wrong."""
+    from medkd.evaluate.asking import ask_all, find_inputs
+    from medkd.evaluate.exams import read_exam, score_exam, to_examples
+
+    if config.input or config.samples > 1 or config.wordings or config.judge:
+        raise InputError("--exam: asks its own questions once and needs no judge; leave --input, --samples, --wordings and --judge out")
+    questions, n_broken = read_exam(config.exam, limit=config.limit)
+    _, inputs = find_inputs(config)
+    files = [Path(config.exam)] if Path(config.exam).is_file() else []
+    with open_workspace(
+        "evaluate", config, inputs=[*files, *inputs], libraries=["torch", "transformers", "peft"], keep=[f"{LEDGER}*"]
+    ) as space:
+        if space.is_finished:
+            return space.manifest
+        space.read(len(questions) + n_broken)
+        space.drop("not_a_question", n_broken)
+        asked = ask_all(config, space, to_examples(questions))
+        space.drop_all(asked.failures)
+        by_id = {q.id: q for q in questions}
+        marks = {p.id: score_exam(by_id[p.id].answer, p.raw, by_id[p.id].options) for p in asked.predictions}
+        _write_scores(config, space, asked.predictions, asked.unprompted, asked.speed, [], asked._replace(sampled=marks))
         return space.manifest
 
 

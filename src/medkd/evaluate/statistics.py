@@ -119,7 +119,7 @@ def make_scores(
 
 def break_down(rows: Sequence[Row], wrong_before: frozenset[str] = frozenset(), seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
     """Give the accuracy of diagnoses by department, length of the question, number of known ones, and where another model was wrong."""
-    graded = [row for row in rows if "diagnosis_accuracy" in row.scores]
+    graded = [row for row in rows if _find_mark(row) is not None]
     edges = sorted(row.n_characters for row in graded)
     short, long = (edges[len(edges) // 3], edges[2 * len(edges) // 3]) if edges else (0, 0)
     groups: dict[str, dict[str, list[Row]]] = {"department": {}, "length": {}, "diagnoses": {}, "base": {}}
@@ -136,6 +136,11 @@ def break_down(rows: Sequence[Row], wrong_before: frozenset[str] = frozenset(), 
     return {axis: {name: _sum_up(members, seed) for name, members in sorted(found.items())} for axis, found in groups.items() if found}
 
 
+def _find_mark(row: Row) -> float | None:
+    """Give whether a question was answered right, by whatever decides that."""
+    return row.scores.get("diagnosis_accuracy", row.scores.get("exam_accuracy"))
+
+
 def _sum_up(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    values = [row.scores["diagnosis_accuracy"] for row in rows]
+    values = [mark for row in rows if (mark := _find_mark(row)) is not None]
     return {"n": len(values), "diagnosis_accuracy": round(sum(values) / len(values), 6), "interval": bootstrap_interval(values, seed)}

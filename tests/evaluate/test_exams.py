@@ -1,0 +1,99 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medkd.core.errors import InputError
+from medkd.evaluate.exams import put_question, read_exam, read_letters
+from medkd.evaluate.stage import Config, run
+
+CMB = {
+    "exam_type": "医师考试",
+    "exam_class": "执业医师",
+    "question": "降压首选药？",
+    "question_type": "多项选择题",
+    "option": {"A": "氨氯地平", "B": "缬沙坦", "C": "阿司匹林", "D": "青霉素", "E": ""},
+    "answer": "BA",
+}
+MEDQA = {
+    "question": "Best drug?",
+    "options": {"A": "Aspirin", "B": "Heparin"},
+    "answer": "Heparin",
+    "answer_idx": "B",
+    "meta_info": "step1",
+}
+MCMLE = {"question": "首选检查？", "options": {"A": "胸片", "B": "CT"}, "answer": "CT"}
+MEDMCQA = {"question": "Which?", "opa": "one", "opb": "two", "opc": "three", "opd": "four", "cop": 4, "subject_name": "Surgery"}
+
+
+def test_the_four_public_forms_are_read(tmp_path):
+    (tmp_path / "cmb.json").write_text(json.dumps([CMB]))
+    (tmp_path / "medqa.jsonl").write_text(json.dumps(MEDQA) + "\n" + json.dumps(MCMLE) + "\n")
+    (tmp_path / "medmcqa.json").write_text(json.dumps(MEDMCQA) + "\n" + json.dumps(MEDMCQA | {"cop": 1}) + "\n")
+    (tmp_path / "cmexam.csv").write_text('\ufeffQuestion,Options,Answer\n首选药？,"A 青霉素\nB 红霉素",B\n', encoding="utf-8")
+    cmb, *_ = read_exam(str(tmp_path / "cmb.json"))[0]
+    assert (cmb.answer, cmb.subject, list(cmb.options)) == ("AB", "执业医师", ["A", "B", "C", "D"])
+    assert [q.answer for q in read_exam(str(tmp_path / "medqa.jsonl"))[0]] == ["B", "B"]
+    assert [q.answer for q in read_exam(str(tmp_path / "medmcqa.json"))[0]] == ["D", "A"]
+    cmexam, *_ = read_exam(str(tmp_path / "cmexam.csv"))[0]
+    assert (cmexam.answer, cmexam.options) == ("B", {"A": "青霉素", "B": "红霉素"})
+    assert "多项选择题" in put_question(cmb) and put_question(cmb).count("\n") == 5
+
+
+def test_rows_that_are_no_questions_are_counted_and_a_foreign_file_is_refused(tmp_path):
+    path = tmp_path / "cmb.json"
+    path.write_text(json.dumps([CMB, CMB | {"answer": "Z"}, CMB | {"option": None}, 3]))
+    questions, n_broken = read_exam(str(path))
+    assert (len(questions), n_broken) == (1, 3)
+    path.write_text('[{"text": "x"}]')
+    with pytest.raises(InputError, match=r"row 1: none of option.*known forms"):
+        read_exam(str(path))
+    with pytest.raises(InputError, match="no such file"):
+        read_exam(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        ("B", "B"),
+        ("(B)", "B"),
+        ("B. 缬沙坦", "B"),
+        ("答案：B", "B"),
+        ("答案：A、B", "AB"),
+        ("正确答案是AB。", "AB"),
+        ("综上，故选C。", "C"),
+        ("<think>应选A</think>\n答案是 **D**", "D"),
+        ("The correct answer is (C).", "C"),
+        ("Answer: B", "B"),
+        (r"$\boxed{A}$", "A"),
+        ("A项错误，B项错误。答案：D", "D"),
+        ("首先答案似乎是A，但最终答案是C", "C"),
+        ("缬沙坦是首选。", "B"),
+        ("氨氯地平和缬沙坦都可以。", ""),
+        ("答案不是A。", ""),
+        ("I do not know.", ""),
+        ("<think>答案是A", ""),
+        ("", ""),
+        ("答案：H", ""),
+        ("Aspirin", ""),
+    ],
+)
+def test_letters_are_read_out_of_what_was_generated(text, letters):
+    assert read_letters(text, {k: v for k, v in CMB["option"].items() if v}) == letters
+
+
+@given(st.text(max_size=60) | st.text(alphabet="答案是选ABCD：\n()。 ", max_size=40))
+def test_any_text_gives_letters_of_the_options_or_none(text):
+    assert set(read_letters(text, "ABCD")) <= set("ABCD")
+
+
+def test_a_model_sits_an_exam(random_model_dir, tmp_path):
+    path = tmp_path / "cmb.json"
+    path.write_text(json.dumps([CMB | {"question": f"{n}？"} for n in range(4)]))
+    manifest = run(Config(model=str(random_model_dir), exam=str(path), max_tokens=16, out=tmp_path / "out"))
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert manifest.counts.kept == 4 and scores["exam_accuracy"] + scores["exam_unreadable"] <= 1.0
+    assert "diagnosis_accuracy" not in scores
+    with pytest.raises(InputError, match="asks its own questions"):
+        run(Config(model=str(random_model_dir), exam=str(path), samples=3, temperature=0.5, out=tmp_path / "again"))
