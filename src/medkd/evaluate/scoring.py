@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from medkd.core import thinking
 from medkd.core.records import FinishReason, Prediction, Record
-from medkd.grading.checks import grounded_rate, is_looping
 from medkd.grading.diagnosis import Grade, grade
+from medkd.grading.grounding import grounded_rate
+from medkd.grading.loops import is_looping
 from medkd.grading.overlap import Overlap, score_pairs
 
 FILE_NAME = "rows.jsonl"
