@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.prepare.answers import clean_diagnosis, make_plain, name_answer, split_diagnoses
+from medkd.prepare.answers import clean_diagnosis, name_answer, split_diagnoses
+from medkd.prepare.words import make_plain
 
 
 def test_a_numbered_list_is_split_and_its_brackets_stay_whole() -> None:

@@ -1,4 +1,5 @@
 import json
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,25 @@ from medkd.core.records import Case, Question
 from medkd.demo.clinic import generate_cases
 from medkd.prepare.stage import Config, draw_split, prepare, run
 
-HISTORY = "患者于3天前无明显诱因出现头痛，呈持续性胀痛，伴恶心呕吐，无发热，无抽搐，无意识障碍，第{}次发作，为求诊治来院。"
+SYMPTOMS = ["头痛", "呕吐", "发热", "抽搐", "乏力", "纳差", "咳嗽", "胸闷", "心悸", "水肿", "腹痛", "腹泻", "消瘦", "盗汗", "耳鸣", "眩晕"]
+
+
+def tell(number: int) -> str:
+    """Tell a story of its own for each number."""
+    rng = random.Random(number)
+    return "，".join(f"{rng.randint(1, 99)}天前出现{rng.choice(SYMPTOMS)}并{rng.choice(SYMPTOMS)}" for _ in range(12)) + "。"
 
 
 def make_case(number: int | str, diagnosis: tuple[str, ...] = ("脑积水",), **sections: str) -> Case:
     return Case(
         id=f"iiyi:{number}",
         source="iiyi",
-        sections=sections or {"主诉": "头痛3天。", "现病史": HISTORY.format(number), "诊治经过": "目前诊断脑积水，予脱水治疗。"},
+        sections=sections
+        or {
+            "主诉": "头痛3天。",
+            "现病史": tell(int(number)),
+            "诊治经过": "目前诊断脑积水，予脱水治疗。",
+        },
         diagnosis=diagnosis,
         deidentified_by="test 1",
     )
@@ -35,7 +47,7 @@ def test_a_question_has_the_record_format_and_its_answer_beside_it() -> None:
     question = questions[0]
     assert (question.id, question.case_id, question.deidentified_by) == ("iiyi:1", "iiyi:1", "test 1")
     assert (question.system, question.instruction) == load_prompts()[:2]
-    assert question.input == f"【主诉】头痛3天。 【现病史】{HISTORY.format(1)} 【诊治经过】予脱水治疗。"
+    assert question.input == f"【主诉】头痛3天。 【现病史】{tell(1)} 【诊治经过】予脱水治疗。"
     assert question.reference == "脑积水；高血压病"
 
 
@@ -47,7 +59,7 @@ def test_what_cannot_be_asked_is_dropped_with_a_reason() -> None:
         make_case(4, 诊治经过="予脱水治疗" * 20),
         make_case(5, 主诉="脑积水。", 诊治经过="诊断为脑积水。" * 20),
         make_case(6, 主诉="头痛。", 辅助检查="考虑脑积水。" * 20),
-        make_case("1b", 主诉="头痛3天。", 现病史=HISTORY.format(1), 诊治经过="考虑脑积水，予脱水治疗。"),
+        make_case("1b", 主诉="头痛3天。", 现病史=tell(1), 诊治经过="考虑脑积水，予脱水治疗。"),
     ]
     dropped: Counter[str] = Counter()
     questions, _ = prepare(cases, make(), dropped)
@@ -64,6 +76,7 @@ def test_an_answer_across_two_sections_is_not_asked() -> None:
 def test_the_manifest_tells_leaks_before_and_after() -> None:
     _, facts = prepare([make_case(1), make_case(2, ("肺炎",))], make(), Counter())
     assert facts["leak_rate"]["诊治经过"] == {"before": 0.5, "after": 0.0}
+    assert facts["stated_rate"]["诊治经过"] == {"before": 0.5, "after": 0.0}
     assert facts["leaky_questions"] == {"before": 1, "after": 0}
 
 
@@ -80,13 +93,47 @@ def test_new_cases_do_not_move_old_ones_and_shares_are_kept() -> None:
 def test_two_postings_of_one_story_stand_in_the_same_split() -> None:
     config = make({"test_share": 0.5, "val_share": 0.0})
     stories = [
-        make_case(f"{n}{version}", 主诉="头痛3天。", 现病史=HISTORY.format(n), 查体=f"神清，{version}。")
+        make_case(f"{n}{version}", 主诉="头痛3天。", 现病史=tell(n), 查体=tell(1000 + 10 * n + i))
         for n in range(40)
-        for version in "ab"
+        for i, version in enumerate("ab")
     ]
     splits = {question.id: question.split for question in prepare(stories, config, Counter())[0]}
     assert all(splits[f"iiyi:{n}a"] == splits[f"iiyi:{n}b"] for n in range(40))
     assert set(splits.values()) == {"train", "test"}
+
+
+def test_nearly_the_same_record_is_dropped_and_a_similar_one_stays_in_its_split() -> None:
+    config = make({"test_share": 0.5, "val_share": 0.0})
+    cases: list[Case] = []
+    for n in range(30):
+        story = tell(n)
+        cases.append(make_case(f"{n}a", 主诉="头痛。", 现病史=story))
+        cases.append(make_case(f"{n}b", 主诉="头痛。", 现病史=story.replace("天前", "日前", 1)))
+        cases.append(make_case(f"{n}c", 主诉="头痛。", 现病史=story + tell(500 + n)[:60]))
+    dropped: Counter[str] = Counter()
+    splits = {question.id: question.split for question in prepare(cases, config, dropped)[0]}
+    assert dropped == {"near_duplicate": 30} and len(splits) == 60
+    assert all(splits[f"iiyi:{n}a"] == splits[f"iiyi:{n}c"] for n in range(30))
+    assert set(splits.values()) == {"train", "test"}
+
+
+def test_a_user_s_words_of_answers_go_on_top_of_the_package_s(tmp_path: Path) -> None:
+    write_records(tmp_path / "cases.jsonl", [make_case(1, ("脑积水",), 主诉="头痛3天。", 现病史=tell(1) + "外院考虑水脑症，未治。")])
+    table = tmp_path / "answers.yaml"
+    table.write_text("synonyms: [[脑积水, 水脑症]]\n", encoding="utf-8")
+    run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "without"))
+    run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "with", answers=table))
+    assert "水脑症" in (tmp_path / "without/questions.jsonl").read_text()
+    assert "水脑症" not in (tmp_path / "with/questions.jsonl").read_text()
+
+
+@pytest.mark.parametrize("content", ["[", "- a", "synonyms: x", "findings: [a]", "other: 1", "generic: [a]"])
+def test_a_table_of_answers_that_is_none_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    write_records(tmp_path / "cases.jsonl", [make_case(1)])
+    (tmp_path / "answers.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"answers\.yaml: .*expected \"synonyms"):
+        run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out", answers=tmp_path / "answers.yaml"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_sections_that_are_the_answer_and_shares_that_leave_nothing_are_refused() -> None:

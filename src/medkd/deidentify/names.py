@@ -35,6 +35,8 @@ def _is_name(match: re.Match[str]) -> bool:
 
 def _is_surname_with_title(match: re.Match[str]) -> bool:
     """Accept 王主任; accept 于主任, whose first character is also a word, only where the doctor acts."""
+    if not _BEFORE_SURNAME.search(match.string[max(0, match.start() - 4) : match.start()]):
+        return False
     if match["x"] not in _FUNCTION_WORDS:
         return True
     if match["x"] == "于" and match.string[match.start() - 1 : match.start()] in {"由", "对", "至"}:
@@ -49,18 +51,18 @@ def _is_masked_name(match: re.Match[str]) -> bool:
     )
 
 
-_LIST = re.compile(
-    rf"(?:(?:{_SIGNED})\s*[:：]\s*{_SURNAME}[一-鿿]{{1,2}}|(?:{_TITLE}){_SURNAME}{_GIVEN}{{1,2}})"
-    rf"(?P<x>(?:[、，,/ ]{{1,2}}{_SURNAME}{_GIVEN}{{1,2}}(?={_STOP}|查房|会诊|主刀|在场))+)"
-)
+_MORE = re.compile(rf"(?:[、，,/ ]{{1,2}}{_SURNAME}{_GIVEN}{{1,2}}(?={_STOP}|查房|会诊|主刀|在场))+")
+_FIRST = re.compile(rf"(?:(?:{_SIGNED})\s*[:：]\s*{_SURNAME}[一-鿿]{{1,2}}|(?:{_TITLE}){_SURNAME}{_GIVEN}{{1,2}})$")
 
 
 def _names_in_lists(text: str) -> Iterator[tuple[int, int]]:
-    """Find the names that follow the first one after a label: 助手：李勇、王芳。"""
-    for match in _LIST.finditer(text):
-        for name in re.finditer(r"[一-鿿]+", match["x"]):
+    """Find the names that follow the first one after a label or a title: 助手：李勇、王芳。"""
+    for more in _MORE.finditer(text):
+        if not _FIRST.search(text[max(0, more.start() - 20) : more.start()]):
+            continue
+        for name in re.finditer(r"[一-鿿]+", more[0]):
             if not _NOT_NAME.match(name[0]):
-                yield match.start("x") + name.start(), match.start("x") + name.end()
+                yield more.start() + name.start(), more.start() + name.end()
 
 
 _KIN = any_of(word for word in _TABLE["relatives"].split() if len(word) > 1)
@@ -80,7 +82,7 @@ def _names_by_words(text: str) -> Iterator[tuple[int, int]]:
             yield start, start + length
 
 
-_BEFORE_SURNAME = "".join(f"|(?<={word})" for word in _TABLE["before_surname"].split())
+_BEFORE_SURNAME = re.compile(f"(?:^|[^一-鿿]|[请经遵由]|{any_of(_TABLE['before_surname'].split())})$")
 _FULL = rf"(?P<x>{_SURNAME}{_GIVEN}{{1,2}})"
 
 RULES: tuple[Rule, ...] = (
@@ -138,7 +140,7 @@ RULES: tuple[Rule, ...] = (
         "surname_before_title",
         Category.NAME,
         by_pattern(
-            rf"(?:(?<![一-鿿])|(?<=[请经遵由]){_BEFORE_SURNAME})(?P<x>{_SURNAME})(?:副)?(?:主任|教授|医师|医生|大夫|护士|院长|主治|先生|女士)(?!班)",
+            rf"(?P<x>{_SURNAME})(?:副)?(?:主任|教授|医师|医生|大夫|护士|院长|主治|先生|女士)(?!班)",
             _TITLE_HINTS,
             _is_surname_with_title,
         ),

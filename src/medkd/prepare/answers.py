@@ -4,19 +4,16 @@ In: the diagnoses of a case. Out: its `Answer`: the names as listed and the name
 without punctuation. Not done here: finding and removing them (`scrub`), grading (`grading.diagnosis`).
 
 >>> answer = name_answer(["2.高血压病3级（很高危）"])
->>> sorted(answer.listed), sorted(answer.derived)
-(['高血压病3级很高危'], ['高血压病'])
+>>> sorted(answer.listed), "高血压病" in answer.derived, "高血压" in answer.derived
+(['高血压病3级很高危'], True, True)
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
-from importlib.resources import files
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, cast
 
-_WIDE = re.compile(r"[０-９Ａ-Ｚａ-ｚ]")
-_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF10, 0xFF5B)}
-WORDS = re.compile(r"[^\W_]+")
+from medkd.prepare.words import AnswerWords, load_words, make_plain
+
 _NUMBERING = re.compile(r"^(?:[一二三四五六七八九十]+[、.．]|[（(]?\d{1,2}(?:[、.．:：]|[)）])\s*(?!\d(?![型级度期])))")
 _ITEM = re.compile(
     r"[；;\n](?![^（(]*[）)])|(?<![\d.A-Za-z])\d{1,2}[、.．](?!\d(?![型级度期]))|(?:^|(?<=[，,；;。\s]))[一二三四五六七八九十]、"
@@ -37,12 +34,6 @@ _SEAM = re.compile(
 )
 
 
-_MAX_NAME = 14
-"""Longest name that synonyms are put into."""
-_MAX_REWORDINGS = 2
-"""Words of one name that are put in other words together."""
-
-
 class Answer(NamedTuple):
     """Plain names of what a case is diagnosed with."""
 
@@ -54,21 +45,8 @@ class Answer(NamedTuple):
     """All of them, the longest first."""
     traces: frozenset[str]
     """Pieces long enough to show that a suspected diagnosis is a variant of a listed one."""
-
-
-@lru_cache(maxsize=256)
-def make_plain(text: str) -> str:
-    """Reduce a text to its letters, digits and characters, half-width and in lower case, one for one."""
-    plain = "".join(WORDS.findall(text)).replace("İ", "I").lower()
-    return plain.translate(_HALF_WIDTH) if _WIDE.search(plain) else plain
-
-
-@cache
-def load_answers() -> dict[str, Any]:
-    """Read the package's table of synonyms and findings."""
-    import yaml
-
-    return cast(dict[str, Any], yaml.safe_load(files("medkd.prepare").joinpath("answers.yaml").read_text(encoding="utf-8")))
+    findings: Mapping[str, str]
+    """How a mere finding is said in other words."""
 
 
 def clean_diagnosis(text: str) -> str:
@@ -84,15 +62,16 @@ def split_diagnoses(text: str) -> list[str]:
     return [item for part in _ITEM.split(text) if (item := clean_diagnosis(part))]
 
 
-def name_answer(diagnoses: Iterable[str]) -> Answer:
+def name_answer(diagnoses: Iterable[str], words: AnswerWords | None = None) -> Answer:
     """Name everything that would tell one of the diagnoses."""
+    words = words or load_words()
     cleaned = list(dict.fromkeys(item for text in diagnoses for item in (clean_diagnosis(text), *split_diagnoses(text)) if item))
     listed = {plain for item in cleaned if (plain := make_plain(item))}
-    short = {plain for item in cleaned for part in _parts(item) for form in _shorten(part) if _tells(plain := make_plain(form))}
+    short = {plain for item in cleaned for part in _parts(item) for form in _shorten(part) if _tells(plain := make_plain(form), words)}
     short |= {make_plain(inside) for item in cleaned for inside in _BRACKETS.findall(item) if re.fullmatch(r"[A-Za-z]{3,}", inside)}
-    derived = _with_synonyms(listed | short) - listed
+    derived = words.reword(listed | short) - listed
     names = sorted(listed | derived, key=lambda name: (-len(name), name))
-    return Answer(frozenset(listed), frozenset(derived), tuple(names), frozenset(_traces(names)))
+    return Answer(frozenset(listed), frozenset(derived), tuple(names), frozenset(_traces(names)), words.findings)
 
 
 def _parts(diagnosis: str) -> Iterable[str]:
@@ -119,44 +98,11 @@ def _shorten(name: str) -> Iterable[str]:
         previous, name = name, _PREFIX.sub("", name)
 
 
-def _tells(name: str) -> bool:
+def _tells(name: str, words: AnswerWords) -> bool:
     """Tell whether a derived name is specific enough to be taken out of a record."""
-    if name in _synonyms():
+    if words.has_synonyms(name):
         return True
-    return len(name) >= 3 and not name.isascii() and bool(_DISEASE_END.search(name)) and name not in _generic_words()
-
-
-@cache
-def _generic_words() -> frozenset[str]:
-    return frozenset(load_answers()["generic"].split())
-
-
-@cache
-def _synonyms() -> dict[str, list[str]]:
-    """Give the other words for each word, all in plain form."""
-    rows = [[make_plain(word) for word in row] for row in cast(Sequence[Sequence[str]], load_answers()["synonyms"])]
-    return {word: [other for other in row if other != word] for row in rows for word in row}
-
-
-@cache
-def _any_synonym() -> re.Pattern[str]:
-    return re.compile("|".join(sorted(map(re.escape, _synonyms()), key=len, reverse=True)))
-
-
-def _with_synonyms(names: Iterable[str]) -> set[str]:
-    """Add the names with words put in other words; long names are lists run together, their parts stand beside them."""
-    found = set(names)
-    fresh = found
-    for _ in range(_MAX_REWORDINGS):
-        fresh = {
-            name.replace(match[0], other)
-            for name in fresh
-            if len(name) <= _MAX_NAME
-            for match in _any_synonym().finditer(name)
-            for other in _synonyms()[match[0]]
-        } - found
-        found |= fresh
-    return found
+    return len(name) >= 3 and not name.isascii() and bool(_DISEASE_END.search(name)) and name not in words.generic
 
 
 def _traces(names: Iterable[str]) -> set[str]:

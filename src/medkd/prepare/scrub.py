@@ -15,7 +15,8 @@ mere finding, the finding in other words. Other diseases stay. Not done here: wh
 import re
 from typing import NamedTuple
 
-from medkd.prepare.answers import WORDS, Answer, load_answers, make_plain
+from medkd.prepare.answers import Answer
+from medkd.prepare.words import WORDS, make_plain
 
 MASK = "某病"
 _MAX_ROUNDS = 6
@@ -76,7 +77,7 @@ def remove_answer(text: str, answer: Answer) -> str:
         spans = find_answer(text, answer)
         if not spans:
             return text
-        text = _tidy(_edit(text, _join(text, spans)))
+        text = _tidy(_edit(text, _join(text, spans), answer))
     while any(name in make_plain(text) for name in answer.listed):
         name = next(name for name in answer.names if name in answer.listed and name in make_plain(text))
         first = _occurrences(name, make_plain(text), _places(text))[0]
@@ -147,21 +148,21 @@ def _join(text: str, spans: list[Span]) -> list[Span]:
     return joined
 
 
-def _edit(text: str, spans: list[Span]) -> str:
+def _edit(text: str, spans: list[Span], answer: Answer) -> str:
     parts: list[str] = []
     position = 0
     for span in spans:
-        start, end, replacement = _decide(text, span, position)
+        start, end, replacement = _decide(text, span, position, answer)
         parts += [text[position:start], replacement]
         position = end
     return "".join([*parts, text[position:]])
 
 
-def _decide(text: str, span: Span, position: int) -> tuple[int, int, str]:
+def _decide(text: str, span: Span, position: int, answer: Answer) -> tuple[int, int, str]:
     """Decide what to cut around a name, never before `position`, and what to write instead."""
     position = max(position, span.start - _VIEW)
     before, after = text[position : span.start], text[span.end : span.end + _VIEW]
-    if finding := load_answers()["findings"].get(span.name):
+    if finding := answer.findings.get(span.name):
         return span.start, span.end, finding
     if (admitted := _ADMITTED.search(before)) and (admission := _ADMISSION.match(after)):
         return position + admitted.start(), span.end + admission.end(), ""

@@ -1,13 +1,12 @@
 """The stage `prepare`: cases in, questions out, the answer removed from its own question.
 
 In: `cases.jsonl`. Out: `questions.jsonl`, `alpaca.json` (the same questions with the bare known diagnosis as output), and in
-the manifest how often each section told the answer, before and after. Not done here: reasoning (`distill`), near
-duplicates that differ in more than punctuation.
+the manifest how often each section told the answer, before and after. Not done here: reasoning (`distill`).
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
@@ -21,14 +20,20 @@ from medkd.core.prompts import Prompts, load_prompts
 from medkd.core.recipe import HOW, StageConfig, nearest
 from medkd.core.records import Case, Question, Split
 from medkd.core.workspace import Manifest, open_workspace
-from medkd.prepare.answers import make_plain, name_answer, split_diagnoses
+from medkd.prepare.answers import Answer, name_answer, split_diagnoses
+from medkd.prepare.duplicates import find_pairs, group
 from medkd.prepare.record import FOLDED, SECTIONS, clean_sections, join_sections
-from medkd.prepare.scrub import has_answer, remove_answer
+from medkd.prepare.scrub import find_answer, has_answer, remove_answer
+from medkd.prepare.words import load_words, make_plain
 
 _ANSWER_SECTIONS = ("初步诊断", "诊断依据", "鉴别诊断", "诊断结果", "分析总结", "临床诊断")
 _FINDINGS = ("主诉", "现病史", "查体", "辅助检查")
 _MIN_SHARE_LEFT = 1 / 3
 _MIN_GROUPING_CHARACTERS = 40
+_NEARLY_THE_SAME = 0.9
+"""Likeness of two records from which the later one is a copy."""
+_SAME_GROUP = 0.7
+"""Likeness from which two records stand in the same split."""
 
 
 class Config(StageConfig):
@@ -38,6 +43,8 @@ class Config(StageConfig):
     """Cases: the directory of deidentify, or a JSON Lines file."""
     sections: tuple[str, ...] = SECTIONS
     """Sections that stand in a question, in this order; those that consist of the answer are refused."""
+    answers: Annotated[Path | None, HOW] = None
+    """YAML file with more words of answers (synonyms: [[房颤, 心房颤动], ...]), on top of the package's."""
     language: str = "zh"
     """Language of system and instruction: zh or en."""
     min_characters: int = Field(default=40, ge=1)
@@ -77,6 +84,8 @@ class DropReason(StrEnum):
     """The answer comes together across two sections; such a record is not used."""
     DUPLICATE = "duplicate"
     """The same record was there before."""
+    NEAR_DUPLICATE = "near_duplicate"
+    """Nearly the same record was there before."""
 
 
 class Draft(NamedTuple):
@@ -89,8 +98,7 @@ class Draft(NamedTuple):
     after: dict[str, str]
     """The same without the answer."""
     line: str
-    leaky: frozenset[str]
-    """Sections in which a listed diagnosis stood before."""
+    answer: Answer
 
 
 def prepare(cases: Iterable[Case], config: Config, dropped: Counter[str]) -> tuple[list[Question], dict[str, Any]]:
@@ -106,10 +114,33 @@ def prepare(cases: Iterable[Case], config: Config, dropped: Counter[str]) -> tup
             continue
         seen.add(make_plain(draft.line))
         drafts.append(draft)
+    drafts, leaders = leave_near_duplicates(drafts, dropped)
     prompts = load_prompts(config.language)
-    splits = split_drafts(drafts, config)
+    splits = split_drafts(drafts, leaders, config)
     questions = [_make_question(draft, splits[draft.case.id], prompts) for draft in drafts]
     return questions, _collect_facts(drafts, questions)
+
+
+def leave_near_duplicates(drafts: list[Draft], dropped: Counter[str]) -> tuple[list[Draft], list[int]]:
+    """Drop the later one of two drafts that are nearly the same; of those that stay, say which belong together.
+
+    Returns the drafts that stay, and for each the number of the first one that it belongs together with.
+    """
+    pairs = list(find_pairs([make_plain("".join(draft.before.values())) for draft in drafts], _SAME_GROUP))
+    copies: set[int] = set()
+    for one, other, alike in pairs:
+        if alike >= _NEARLY_THE_SAME and one not in copies:
+            copies.add(other)
+    if copies:
+        dropped[DropReason.NEAR_DUPLICATE] += len(copies)
+    told: dict[str, int] = {}
+    together = [(one, other) for one, other, _ in pairs]
+    together += [(told.setdefault(_story(draft), number), number) for number, draft in enumerate(drafts)]
+    leaders = group(len(drafts), together)
+    stay = [number for number in range(len(drafts)) if number not in copies]
+    place = {number: i for i, number in reversed([*enumerate(stay)])}
+    first: dict[int, int] = {}
+    return [drafts[number] for number in stay], [first.setdefault(leaders[number], place[number]) for number in stay]
 
 
 def draft_question(case: Case, config: Config) -> Draft | DropReason:
@@ -117,7 +148,7 @@ def draft_question(case: Case, config: Config) -> Draft | DropReason:
     diagnoses = [item for text in case.diagnosis for item in split_diagnoses(text)]
     if not diagnoses:
         return DropReason.NO_DIAGNOSIS
-    answer = name_answer([*diagnoses, *split_diagnoses(case.sections.get("诊断结果", ""))])
+    answer = name_answer([*diagnoses, *split_diagnoses(case.sections.get("诊断结果", ""))], load_words(config.answers))
     before = clean_sections(case.sections, config.sections)
     if _length(before) < config.min_characters:
         return DropReason.TOO_SHORT
@@ -129,22 +160,21 @@ def draft_question(case: Case, config: Config) -> Draft | DropReason:
     line = join_sections(after, config.sections)
     if has_answer(line, answer):
         return DropReason.ANSWER_LEFT
-    leaky = frozenset(name for name, text in before.items() if has_answer(text, answer))
-    return Draft(case, "；".join(dict.fromkeys(diagnoses)), before, after, line, leaky)
+    return Draft(case, "；".join(dict.fromkeys(diagnoses)), before, after, line, answer)
 
 
 def _length(sections: Mapping[str, str]) -> int:
     return sum(map(len, sections.values()))
 
 
-def split_drafts(drafts: Iterable[Draft], config: Config) -> dict[str, Split]:
-    """Assign every case to a split by a hash of its id, cases that tell the same story to the same one.
+def split_drafts(drafts: Sequence[Draft], leaders: Sequence[int], config: Config) -> dict[str, Split]:
+    """Assign every case to a split by a hash of its id, cases that belong together to the same one.
 
-    New cases do not move old ones, unless they tell the same story under an id that sorts before.
+    New cases do not move old ones, unless they belong together with them under an id that sorts before.
     """
-    groups: dict[str, list[str]] = {}
-    for draft in drafts:
-        groups.setdefault(_story(draft), []).append(draft.case.id)
+    groups: dict[int, list[str]] = {}
+    for draft, leader in zip(drafts, leaders, strict=True):
+        groups.setdefault(leader, []).append(draft.case.id)
     return {case_id: draw_split(min(ids), config) for ids in groups.values() for case_id in ids}
 
 
@@ -181,19 +211,33 @@ def _make_question(draft: Draft, split: Split, prompts: Prompts) -> Question:
 
 
 def _collect_facts(drafts: list[Draft], questions: list[Question]) -> dict[str, Any]:
-    present, leaky = Counter[str](), Counter[str]()
-    n_before = n_after = 0
-    for draft in drafts:
-        present.update(draft.before.keys())
-        leaky.update(draft.leaky)
-        n_before += _length(draft.before)
-        n_after += _length(draft.after)
+    """Measure, on the texts as they were and as they are asked, where the answer is told."""
+    present = Counter(name for draft in drafts for name in draft.before)
+    sides = {"before": [draft.before for draft in drafts], "after": [draft.after for draft in drafts]}
+    answers = [draft.answer for draft in drafts]
     return {
         "splits": dict(Counter(question.split for question in questions)),
-        "leak_rate": {name: {"before": round(leaky[name] / present[name], 4), "after": 0.0} for name in present},
-        "leaky_questions": {"before": sum(bool(draft.leaky) for draft in drafts), "after": 0},
-        "characters": {"before": n_before, "after": n_after},
+        "leak_rate": _rates(sides, answers, present, has_answer),
+        "stated_rate": _rates(sides, answers, present, lambda text, answer: bool(find_answer(text, answer))),
+        "leaky_questions": {
+            side: sum(has_answer(join_sections(sections, list(sections)), answer) for sections, answer in zip(texts, answers, strict=True))
+            for side, texts in sides.items()
+        },
+        "characters": {side: sum(map(_length, texts)) for side, texts in sides.items()},
     }
+
+
+def _rates(
+    sides: Mapping[str, list[dict[str, str]]], answers: list[Answer], present: Counter[str], tells: Callable[[str, Answer], bool]
+) -> dict[str, dict[str, float]]:
+    """Give for each section the share of records in which it tells the answer, before and after."""
+    counts = {
+        side: Counter(
+            name for sections, answer in zip(texts, answers, strict=True) for name, text in sections.items() if tells(text, answer)
+        )
+        for side, texts in sides.items()
+    }
+    return {name: {side: round(told[name] / n, 4) for side, told in counts.items()} for name, n in present.items()}
 
 
 def to_alpaca(question: Question) -> dict[str, str]:
@@ -204,7 +248,9 @@ def to_alpaca(question: Question) -> dict[str, str]:
 def run(config: Config) -> Manifest:
     """Prepare the questions of a file of cases."""
     path = resolve_input(config.input, "cases.jsonl", made_by="deidentify")
-    with open_workspace("prepare", config, inputs=[path]) as space:
+    load_words(config.answers)  # a table that cannot be read is refused before anything is made
+    inputs = [path] if config.answers is None else [path, config.answers]
+    with open_workspace("prepare", config, inputs=inputs, libraries=["rensa"]) as space:
         if space.is_finished:
             return space.manifest
         reader = RecordReader(path, Case, made_by="deidentify")
