@@ -21,6 +21,13 @@ from medkd.prepare.scrub import find_answer, has_answer, remove_answer
         ("脑积水", "胆囊壁增厚，脑积水。脾大。", "胆囊壁增厚。脾大。"),
         ("肺炎；肝囊肿", "诊断为：1.肺炎；2.肝囊肿；3.脂肪肝。", "诊断为：1.某病；3.脂肪肝。"),
         ("高血压病3级（很高危）", "高血压病史10余年，平素口服氨氯地平。", "某病史10余年，平素口服氨氯地平。"),
+        ("高血压", "最高血压180/100mmHg，规律服药。", "血压最高180/100mmHg，规律服药。"),
+        (
+            "Pneumonia",
+            "Chest CT consistent with pneumonia, started on ceftriaxone.",
+            "Chest CT consistent with [disease], started on ceftriaxone.",
+        ),
+        ("心肌梗塞", "外院诊断急性心梗，予溶栓。", "予溶栓。"),
         ("脑积水", "脑，积水及脑 积 水均可见。", "某病均可见。"),
         ("获得性免疫缺陷综合征（HIV）", "诊断获得性免疫缺陷综合征（HIV）。予抗病毒。", "予抗病毒。"),
         ("咯血", "咳嗽、咯血1天。", "咳嗽、痰中带血1天。"),

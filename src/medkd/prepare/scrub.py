@@ -19,6 +19,10 @@ from medkd.prepare.answers import Answer
 from medkd.prepare.words import WORDS, make_plain
 
 MASK = "某病"
+MASK_IN_ENGLISH = "[disease]"
+_PRESSURE = "高血压"
+_HIGHEST = re.compile(r"([最较更过])高血压(?!病|症|史)")
+"""A measurement in which the name of the disease only happens to stand."""
 _MAX_ROUNDS = 6
 _VIEW = 300
 """Characters looked at on each side of a name."""
@@ -73,6 +77,8 @@ def has_answer(text: str, answer: Answer) -> bool:
 
 def remove_answer(text: str, answer: Answer) -> str:
     """Remove the answer from a text; no listed diagnosis remains, whatever the cuts bring together."""
+    if _PRESSURE in answer.names:
+        text = _HIGHEST.sub(r"血压\1高", text)
     for _ in range(_MAX_ROUNDS):
         spans = find_answer(text, answer)
         if not spans:
@@ -180,7 +186,8 @@ def _decide(text: str, span: Span, position: int, answer: Answer) -> tuple[int, 
     is_whole_clause = re.fullmatch(r"(?:\d{1,2}[.、．])?\s*[“\"]?", before[clause:]) is not None
     if at_end and is_whole_clause and (position + clause > 0 or at_end[0]):
         return position + clause, span.end + at_end.end(), _mark(at_end[0], before[:clause])
-    return span.start, span.end, MASK
+    is_english = text[span.start : span.end].isascii() and (before[-2:] + after[:2]).isascii()
+    return span.start, span.end, MASK_IN_ENGLISH if is_english else MASK
 
 
 def _clause_start(before: str) -> int:
