@@ -45,9 +45,11 @@ def find_repeated(text: str, known: Mapping[str, Category], found: list[Find]) -
     taken = _mark_taken(text, [(find.start, find.end) for find in found])
     repeated: list[Find] = []
     for name in sorted(known, key=len, reverse=True):
-        for match in re.finditer(re.escape(name), text):
-            start, end = match.span()
+        start = text.find(name)
+        while start >= 0:
+            end = start + len(name)
             if 1 not in taken[start:end]:
                 taken[start:end] = b"\1" * (end - start)
                 repeated.append(Find(start, end, "repeated", known[name]))
+            start = text.find(name, end)
     return sorted(found + repeated) if repeated else found

@@ -7,6 +7,7 @@ Not done here: finding and replacing (`detect`, `replace`). A clean report is no
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from pydantic import field_validator
 
 from medkd.core.artifacts import RecordReader, resolve_input
 from medkd.core.errors import InputError
+from medkd.core.processes import map_in_order
 from medkd.core.progress import track
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.records import Case, RawCase
@@ -78,21 +80,25 @@ def run(config: Config) -> Manifest:
 
 
 def deidentify_all(cases: Iterable[RawCase], space: Workspace, audit: Counter[str], style: Style = "mask") -> Iterator[Case]:
-    """De-identify cases one by one, count drops in the workspace and finds by rule in the audit."""
+    """De-identify cases in order, count drops in the workspace and finds by rule in the audit."""
     from medkd.deidentify.replace import deidentify
 
-    seen: set[str] = set()
-    for case in cases:
-        if case.id in seen:
-            space.drop(DropReason.DUPLICATE_ID)
-            continue
-        seen.add(case.id)
-        if not any(text.strip() for text in case.sections.values()):
-            space.drop(DropReason.EMPTY)
-            continue
-        if sum(map(len, case.sections.values())) > MAX_CHARACTERS:
-            space.drop(DropReason.TOO_LONG)
-            continue
-        clean, finds = deidentify(case, style)
+    for clean, finds in map_in_order(partial(deidentify, style=style), _choose(cases, space)):
         audit.update(finds)
         yield clean
+
+
+def _choose(cases: Iterable[RawCase], space: Workspace) -> Iterator[RawCase]:
+    """Leave out what cannot go further, with its reason."""
+    seen: set[str] = set()
+    for case in cases:
+        n_characters = sum(len(text.strip()) for text in case.sections.values())
+        if case.id in seen:
+            space.drop(DropReason.DUPLICATE_ID)
+        elif not n_characters:
+            space.drop(DropReason.EMPTY)
+        elif n_characters > MAX_CHARACTERS:
+            space.drop(DropReason.TOO_LONG)
+        else:
+            yield case
+        seen.add(case.id)

@@ -6,8 +6,9 @@ the manifest how often each section told the answer, before and after. Not done 
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -15,12 +16,13 @@ from pydantic import Field, model_validator
 
 from medkd.core.artifacts import RecordReader, resolve_input, write_json
 from medkd.core.errors import InputError
+from medkd.core.processes import map_in_order
 from medkd.core.progress import track
 from medkd.core.prompts import Prompts, load_prompts
 from medkd.core.recipe import HOW, StageConfig, nearest
 from medkd.core.records import Case, Question, Split
 from medkd.core.workspace import Manifest, open_workspace
-from medkd.prepare.answers import Answer, name_answer, split_diagnoses
+from medkd.prepare.answers import name_answer, split_diagnoses
 from medkd.prepare.duplicates import find_pairs, group
 from medkd.prepare.record import FOLDED, SECTIONS, clean_sections, join_sections
 from medkd.prepare.scrub import find_answer, has_answer, remove_answer
@@ -83,7 +85,7 @@ class DropReason(StrEnum):
     ANSWER_LEFT = "answer_left"
     """The answer comes together across two sections; such a record is not used."""
     DUPLICATE = "duplicate"
-    """The same record was there before."""
+    """The same record or the same id was there before."""
     NEAR_DUPLICATE = "near_duplicate"
     """Nearly the same record was there before."""
 
@@ -98,22 +100,22 @@ class Draft(NamedTuple):
     after: dict[str, str]
     """The same without the answer."""
     line: str
-    answer: Answer
+    told: dict[str, frozenset[str]]
+    """Sections that tell a listed diagnosis, or state it in whatever words: each before and after."""
 
 
 def prepare(cases: Iterable[Case], config: Config, dropped: Counter[str]) -> tuple[list[Question], dict[str, Any]]:
     """Turn cases into questions; count drops by reason, and give the facts for the manifest."""
     drafts: list[Draft] = []
     seen: set[str] = set()
-    for case in cases:
-        draft = draft_question(case, config)
-        if isinstance(draft, Draft) and make_plain(draft.line) in seen:
-            draft = DropReason.DUPLICATE
+    for draft in map_in_order(partial(draft_question, config=config), cases):
         if isinstance(draft, DropReason):
             dropped[draft] += 1
-            continue
-        seen.add(make_plain(draft.line))
-        drafts.append(draft)
+        elif not seen.isdisjoint({draft.case.id, make_plain(draft.line)}):
+            dropped[DropReason.DUPLICATE] += 1
+        else:
+            seen |= {draft.case.id, make_plain(draft.line)}
+            drafts.append(draft)
     drafts, leaders = leave_near_duplicates(drafts, dropped)
     prompts = load_prompts(config.language)
     splits = split_drafts(drafts, leaders, config)
@@ -160,7 +162,12 @@ def draft_question(case: Case, config: Config) -> Draft | DropReason:
     line = join_sections(after, config.sections)
     if has_answer(line, answer):
         return DropReason.ANSWER_LEFT
-    return Draft(case, "；".join(dict.fromkeys(diagnoses)), before, after, line, answer)
+    told = {
+        f"{kind}_{side}": frozenset(name for name, text in texts.items() if tells(text, answer))
+        for kind, tells in (("listed", has_answer), ("stated", find_answer))
+        for side, texts in (("before", before), ("after", after))
+    }
+    return Draft(case, "；".join(dict.fromkeys(diagnoses)), before, after, line, told)
 
 
 def _length(sections: Mapping[str, str]) -> int:
@@ -212,32 +219,19 @@ def _make_question(draft: Draft, split: Split, prompts: Prompts) -> Question:
 
 def _collect_facts(drafts: list[Draft], questions: list[Question]) -> dict[str, Any]:
     """Measure, on the texts as they were and as they are asked, where the answer is told."""
-    present = Counter(name for draft in drafts for name in draft.before)
-    sides = {"before": [draft.before for draft in drafts], "after": [draft.after for draft in drafts]}
-    answers = [draft.answer for draft in drafts]
+    n = Counter(name for draft in drafts for name in draft.before)
+    told = {key: Counter(name for draft in drafts for name in draft.told[key]) for key in (drafts[0].told if drafts else ())}
+    sides = ("before", "after")
     return {
         "splits": dict(Counter(question.split for question in questions)),
-        "leak_rate": _rates(sides, answers, present, has_answer),
-        "stated_rate": _rates(sides, answers, present, lambda text, answer: bool(find_answer(text, answer))),
-        "leaky_questions": {
-            side: sum(has_answer(join_sections(sections, list(sections)), answer) for sections, answer in zip(texts, answers, strict=True))
-            for side, texts in sides.items()
+        "leak_rate": {name: {side: round(told[f"listed_{side}"][name] / n[name], 4) for side in sides} for name in n},
+        "stated_rate": {name: {side: round(told[f"stated_{side}"][name] / n[name], 4) for side in sides} for name in n},
+        "leaky_questions": {side: sum(bool(draft.told[f"listed_{side}"]) for draft in drafts) for side in sides},
+        "characters": {
+            "before": sum(_length(draft.before) for draft in drafts),
+            "after": sum(_length(draft.after) for draft in drafts),
         },
-        "characters": {side: sum(map(_length, texts)) for side, texts in sides.items()},
     }
-
-
-def _rates(
-    sides: Mapping[str, list[dict[str, str]]], answers: list[Answer], present: Counter[str], tells: Callable[[str, Answer], bool]
-) -> dict[str, dict[str, float]]:
-    """Give for each section the share of records in which it tells the answer, before and after."""
-    counts = {
-        side: Counter(
-            name for sections, answer in zip(texts, answers, strict=True) for name, text in sections.items() if tells(text, answer)
-        )
-        for side, texts in sides.items()
-    }
-    return {name: {side: round(told[name] / n, 4) for side, told in counts.items()} for name, n in present.items()}
 
 
 def to_alpaca(question: Question) -> dict[str, str]:
