@@ -144,3 +144,21 @@ def test_a_list_that_gives_a_404_from_its_first_page_is_no_success(tmp_path: Pat
         monkeypatch.setattr(site, "answer", lambda *_: NOT_FOUND)
         with pytest.raises(InputError, match="no case among them"):
             run(order_to(site, tmp_path))
+
+
+def test_a_page_in_another_encoding_than_it_says_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Mislabelled(str):
+        def encode(self, *_: str) -> bytes:
+            return str(self).encode("gb18030")
+
+    with serve_site(CASES[:6]) as site:
+        answer = site.answer
+
+        def mislabelled(method: str, path: str, *more: object) -> Answer:
+            given = answer(method, path, *more)  # pyright: ignore[reportArgumentType]
+            return given._replace(body=Mislabelled(given.body)) if "/show/" in path else given
+
+        monkeypatch.setattr(site, "answer", mislabelled)
+        assert run(order_to(site, tmp_path)).counts.kept == 6
+    first = RawCase.model_validate_json((tmp_path / "raw_cases.jsonl").read_bytes().splitlines()[0])
+    assert dict(first.sections) == {**CASES[0].sections, **CASES[0].summary}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medkd.collect.pages import is_login, is_verification, parse_case, parse_departments, parse_list
+from medkd.collect.pages import is_login, is_verification, parse_case, parse_departments, parse_list, to_plain_text
 from medkd.collect.sections import find_department, is_of_department
 from medkd.core.records import RawCase
 from medkd.demo.clinic import generate_cases
@@ -79,6 +79,17 @@ def test_a_slider_left_in_a_page_of_any_layout_is_no_verification() -> None:
     assert is_verification(f"<html><body>{slider}</body></html>")
     assert not is_verification(OF_2022 + slider)
     assert not is_verification(OLDEST + slider)
+
+
+def test_a_slider_page_with_links_to_other_cases_still_asks_for_a_person() -> None:
+    beside = '<ul class="hot"><li><a href="/show/31-1.html">热门</a></li></ul><a class="name" href="/show/32-1.html">甲</a>'
+    assert is_verification(f'<html><body><div class="mask sliderS"></div>{beside}</body></html>')
+    assert is_login(f'<html><body><form><input type="password"></form>{beside}</body></html>')
+
+
+def test_html_in_a_text_is_read_as_what_it_shows() -> None:
+    assert to_plain_text("<p>发热<script>alert(1)</script>3天</p><p>咳嗽</p>") == "\n发热3天\n\n咳嗽\n"
+    assert to_plain_text("WBC<4.0，E/A<1 且 B>2 &lt;") == "WBC<4.0，E/A<1 且 B>2 &lt;"
 
 
 def test_a_password_field_is_a_login_only_where_content_is_missing() -> None:

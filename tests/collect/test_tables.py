@@ -1,5 +1,6 @@
 """Tables, saved pages and folders of both become cases."""
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def test_sections_side_by_side_in_json_are_read_like_a_table(tmp_path: Path):
     )
     case = read_cases(tmp_path / "cases.jsonl")[0]
     assert case.sections == {"主诉": "cough", "现病史": "3天", "临床诊断": "肺炎\n哮喘"} and case.diagnosis == ("肺炎", "哮喘")
+
+
+def test_html_in_the_text_of_a_row_comes_out_as_plain_text(tmp_path: Path):
+    text = "<p>发热，WBC&lt;4.0</p><script>alert('x')</script><p onclick='y'>咳嗽<br/>3天</p>"
+    (tmp_path / "cases.json").write_text(json.dumps([{"raw_medical_record": {"现病史": text, "辅助检查": "WBC<4.0，CRP>8"}}]))
+    assert read_cases(tmp_path / "cases.json")[0].sections == {"现病史": "发热，WBC<4.0\n咳嗽\n3天", "辅助检查": "WBC<4.0，CRP>8"}
 
 
 @pytest.mark.parametrize(

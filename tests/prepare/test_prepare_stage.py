@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medkd.core.artifacts import RecordReader, write_records
 from medkd.core.errors import InputError
@@ -134,6 +136,19 @@ def test_a_table_of_answers_that_is_none_is_refused_in_one_line(tmp_path: Path, 
     with pytest.raises(InputError, match=r"answers\.yaml: .*expected \"synonyms"):
         run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out", answers=tmp_path / "answers.yaml"))
     assert not (tmp_path / "out").exists()
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.dictionaries(st.sampled_from(["主诉", "现病史", "查体", "诊断结果"]), st.text(max_size=90)), st.text(max_size=12)),
+        max_size=3,
+    )
+)
+def test_any_cases_can_be_prepared(drafts: list[tuple[dict[str, str], str]]) -> None:
+    cases = [make_case(i, (diagnosis,), **sections) for i, (sections, diagnosis) in enumerate(drafts)]
+    questions, _ = prepare(cases, make(), Counter())
+    assert all("\n" not in question.input for question in questions)
 
 
 def test_sections_that_are_the_answer_and_shares_that_leave_nothing_are_refused() -> None:

@@ -21,6 +21,7 @@ from scrapy.http import Request, Response, TextResponse
 from twisted.python.failure import Failure
 
 from medkd.collect.crawl import is_layout_changed
+from medkd.collect.encodings import decode_page
 from medkd.collect.manners import settings
 from medkd.collect.messages import End, Event, Order, Outcome, UnreadPage, Visit
 from medkd.collect.pages import SOURCE, case_address, is_login, is_verification, parse_case, parse_departments, parse_list
@@ -197,7 +198,9 @@ class CaseSpider(scrapy.Spider):
     def _body(self, response: Response) -> str:
         """Give the text of an answer; stops at a verification, whose page counts as not asked."""
         self.is_answered = True
-        body = response.text if isinstance(response, TextResponse) else response.body.decode("utf-8", "replace")
+        body = response.text if isinstance(response, TextResponse) else ""
+        if not isinstance(response, TextResponse) or "\ufffd" in body:  # the answer says another encoding than it has
+            body = decode_page(response.body)
         if is_verification(body):
             # Later pages of a list are there for its "more" button alone: a person opens the first.
             is_page = response.request is None or response.request.method == "GET"

@@ -21,6 +21,9 @@ SOURCE = "iiyi"
 _CASE_LINK = re.compile(r"(?:^|/)show/(\d{1,12})-\d+\.html")
 _DEPARTMENT_LINK = re.compile(r"(?:^|/)dept/(\d{1,6})-\d+\.html")
 _BREAKING = {"br", "p", "div", "li", "tr", "table", "ul", "ol", "h1", "h2", "h3", "h4"}
+_TAG = re.compile(
+    r"</?(?:script|style|p|br|div|span|img|a|b|i|strong|em|font|table|tr|td|ul|ol|li|h[1-6])(?:\s[^<>]{0,500})?/?>", re.IGNORECASE
+)
 _MAX_DEPTH = 100
 """Deepest element in which running text is looked for."""
 _SILENT = {"script", "style", "noscript", "template"}
@@ -107,7 +110,7 @@ def is_verification(body: str) -> bool:
     if "sliderS" not in html:
         return False
     page = _select(html)
-    return bool(page.css(".sliderS")) and not page.css(".case_details_cont") and not parse_list(html) and not _has_sections(page)
+    return bool(page.css(".sliderS")) and not page.css(".case_details_cont, div.li a.name") and not _has_sections(page)
 
 
 def is_login(body: str) -> bool:
@@ -116,12 +119,20 @@ def is_login(body: str) -> bool:
     if "password" not in html.lower():
         return False
     page = _select(html)
-    return bool(page.css("input[type=password], input[type=PASSWORD]")) and not parse_list(html) and not _has_sections(page)
+    return bool(page.css("input[type=password], input[type=PASSWORD]")) and not _has_sections(page)
 
 
 def _has_sections(page: "Selector") -> bool:
     names = load_names()
     return any(join_sections(read_layout(page, names).parts, names) for read_layout in LAYOUTS)
+
+
+def to_plain_text(text: str) -> str:
+    """Give the text that a piece of HTML shows; what is no HTML comes back as it is, its < and > among it."""
+    if not _TAG.search(text):
+        return text
+    body = _select(text).css("body")[:1]
+    return "".join(_pieces(body[0].root)) if body else ""
 
 
 def licence_note(url: str) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any, cast
 
-from medkd.collect.pages import licence_note
+from medkd.collect.pages import licence_note, to_plain_text
 from medkd.collect.sections import MISSING_WORDS, SectionNames, find_diagnosis, join_sections, tidy, unify_departments
 from medkd.collect.tables import Columns
 from medkd.core.records import RawCase
@@ -24,7 +24,7 @@ def read_row(fields: dict[str, Any], names: SectionNames, columns: Columns) -> R
 
 def _read_foreign(fields: dict[str, Any], names: SectionNames) -> RawCase:
     """Read a crawler's row: title, department, url, id and the sections."""
-    texts = {str(name): _as_text(value) for name, value in cast("dict[str, Any]", fields["raw_medical_record"]).items()}
+    texts = {str(name): to_plain_text(_as_text(value)) for name, value in cast("dict[str, Any]", fields["raw_medical_record"]).items()}
     sections = join_sections(((name, text) for name, text in texts.items() if tidy(text) not in MISSING_WORDS), names)
     url = tidy(_as_text(fields.get("url")))
     source = "iiyi" if "iiyi.com/" in url else "files"
