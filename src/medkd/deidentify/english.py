@@ -108,6 +108,11 @@ RULES: tuple[Rule, ...] = (
         by_pattern(rf"\b(?:{_SIGNED})\s*[:：]?\s*(?P<x>{_ANY})", tuple(_TABLE["signed"]), _is_name),
     ),
     Rule(
+        "name_after_colon_english",
+        Category.NAME,
+        by_pattern(rf"(?:姓名|[Pp]atient)\s*[:：]\s*(?P<x>{_ANY})", ("姓名", "atient"), _is_name),
+    ),
+    Rule(
         "name_of_relative_english",
         Category.NAME,
         by_pattern(rf"\b(?:{_RELATIVE}),?\s(?:named\s)?(?P<x>{_FULL}|{_WORD}(?=,))", tuple(_TABLE["relatives"].split()), _is_name),

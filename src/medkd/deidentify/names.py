@@ -78,8 +78,11 @@ def _names_by_words(text: str) -> Iterator[tuple[int, int]]:
         if _NOT_NAME.match(text, start):
             continue
         length = leading_name(text[start : start + WINDOW])
-        if length <= (4 if _COMPOUND.match(text, start) else 3):
+        longest = 4 if _COMPOUND.match(text, start) else 3
+        if length <= longest:
             yield start, start + length
+        elif re.match(_FULL, text[start : start + 3]):  # the tagger took a verb for part of the name
+            yield start, start + longest
 
 
 _BEFORE_SURNAME = re.compile(f"(?:^|[^一-鿿]|[请经遵由]|{any_of(_TABLE['before_surname'].split())})$")

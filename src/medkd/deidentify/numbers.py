@@ -191,8 +191,8 @@ RULES: tuple[Rule, ...] = (
             lambda m: len(m["x"]) >= 3,
         ),
     ),
-    Rule("bed_labelled", Category.BED, by_pattern(r"床(?:位)?号\s*[:：为是]?\s*(?P<x>[A-Za-z]{0,2}-?\+?加?\d{1,4}(?:-\d{1,3})?)", ("床",))),
-    Rule("bed", Category.BED, by_pattern(r"(?P<x>\d(?<![\d.]\d)\d{0,2}(?:-\d{1,3})?床)(?![旁上边垫次日])", ("床",))),
+    Rule("bed_labelled", Category.BED, by_pattern(r"床(?:位)?号\s*[:：为是]?\s*(?P<x>[A-Za-z]{0,4}-?\+?加?\d{1,4}(?:-\d{1,3})?)", ("床",))),
+    Rule("bed", Category.BED, by_pattern(r"(?P<x>\d(?<![\d.]\d)\d{0,2}(?:-\d{1,3})?床)(?![旁上边垫次日被褥单棉])", ("床",))),
     Rule("long_number", Category.RECORD, by_pattern(r"\d(?<![\d.A-Za-z-]\d)\d{11,}(?![\d.]|[A-Za-z]|拷贝|[×*^])")),
     *DATE_RULES,
     Rule(

@@ -85,7 +85,7 @@ def _is_labelled_address(match: re.Match[str]) -> bool:
     place = match["x"]
     has_colon = match["colon"] in {":", "："}
     if match[0].startswith("单位"):
-        return has_colon and not _NO_PLACE.search(place) and bool(_PLACE_WORD.search(place)) and not place.isascii()
+        return bool(match["colon"]) and not _NO_PLACE.search(place) and bool(_PLACE_WORD.search(place)) and not place.isascii()
     return not _NO_PLACE.search(place) and (has_colon or bool(_PLACE_WORD.search(place)))
 
 
@@ -104,7 +104,7 @@ def _addresses(text: str) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
-_VERBS = re.compile("(?:患者|患儿|本人)?[系为是]?(?:家|现|居|长期)?住?(?:居住)?[在于]?")
+_VERBS = re.compile("(?:患者|患儿|本人)?[系为是]?(?:家|现|居|常|长期)?住?(?:居住)?[在于]?")
 _CHAINS = by_pattern(
     rf"(?P<x>[一-鿿]{{1,8}}?{_UNIT}(?:[一-鿿]{{1,9}}?{_FINE_UNIT})+(?:[一-鿿\d]{{0,8}}?{_HOUSE})*|[一-鿿]{{1,8}}?{_UNIT}[一-鿿]{{0,6}}?{_HOUSE}+)",
     ("省", "市", "县", "镇", "乡", "村", "街道", "自治", "旗", "盟", "州"),
@@ -122,7 +122,7 @@ RULES: tuple[Rule, ...] = (
         "address_labelled",
         Category.ADDRESS,
         by_pattern(
-            rf"(?:{_LABELS})(?P<colon>[:：为是]?)\s*(?P<x>[^，,。；;：:\s（()）“”\"]{{2,40}}?)(?=农村|城区|郊区|市区|[，,。；;：:\s（()）“”\"]|$)",
+            rf"(?:{_LABELS})(?P<colon>[:：为是]?)\s*(?P<x>[^，,。；;：:\s（()）“”\"]{{2,40}}?)(?=农村|[，,。；;：:\s（()）“”\"]|$)",
             ("住", "址", "籍", "户", "出生地", "来自", "单位", "职于", "工于", "读于", "毕业"),
             _is_labelled_address,
         ),
