@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from medkd.cli import run_command
 from medkd.collect.stage import Config, run
 from medkd.core.errors import InputError, PersonNeededError, StoppedError
 from medkd.core.recipe import make_config
@@ -80,6 +81,17 @@ def test_ids_that_are_none_are_refused(ids: str, message: str):
         make_config(Config, {"out": "x", "ids": ids}, "medkd collect")
     with pytest.raises(InputError, match="exclude each other"):
         make_config(Config, {"out": "x", "ids": "1", "department": "内科"}, "medkd collect")
+
+
+def test_numbers_on_a_command_line_are_taken_as_they_were_typed(tmp_path: Path):
+    with serve_site(CASES[:30]) as site:
+        place = ["collect", "--base-url", site.base_url, "--delay", "0"]
+        first = CASES[0].number
+        assert run_command([*place, "--department", "1", "--limit", "2", "--out", str(tmp_path / "a")]) == 0
+        assert run_command([*place, "--ids", str(first), "--out", str(tmp_path / "b")]) == 0
+        assert run_command([*place, "--ids", f"{first},{first + 1}", "--out", str(tmp_path / "c")]) == 0
+        assert run_command([*place, "--ids", f"{first}-{first + 1}", "--out", str(tmp_path / "d")]) == 0
+    assert [len(ids_in(tmp_path / name)) for name in "abcd"] == [2, 1, 2, 2]
 
 
 def test_a_person_s_cookies_take_the_crawl_past_the_verification(tmp_path: Path):

@@ -7,7 +7,7 @@ import re
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -63,6 +63,14 @@ class Config(StageConfig):
         if _host(self.base_url) in LOOPBACK:
             fields["base_url"] = "loopback"
         return {name: value for name, value in fields.items() if name not in unused}
+
+    @field_validator("department", "ids", mode="before")
+    @classmethod
+    def _as_typed(cls, value: Any) -> Any:
+        """Take back what a command line made of 8 and 7,12: a number, a tuple of numbers."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        return ",".join(map(str, cast("list[Any]", value))) if isinstance(value, list | tuple) else value
 
     @field_validator("ids")
     @classmethod
