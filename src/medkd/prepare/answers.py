@@ -21,8 +21,15 @@ _ITEM = re.compile(
 _BRACKETS = re.compile(r"[（(]([^（）()]*)[）)]")
 _JOINTS = re.compile(r"[，,、；;/?？。：:]|伴有?|合并|并发?|及|和|与|导致的?|所致的?|引起的?")
 _PREFIX = re.compile(
-    r"^(?:[左右双两][侧眼]?|急性|亚急性|慢性|陈旧性?|继发性|原发性|特发性|[轻中重]度|[少中大]量|早期|晚期|多发性?|复发性?|难治性|反复|间断|阵发性|持续性?|频发性?|偶发|广泛|完全性|不完全性|IVIG无应答型|无应答型|[12一二ⅠⅡI]{1,2}型|心功能(?:不全)?[IVXⅠ-Ⅳ1-4一二三四]+级)"
+    r"^(?:(?i:(?:acute|chronic|subacute|severe|mild|moderate|left|right|bilateral|primary|secondary|recurrent|suspected) )|"
+    r"[左右双两][侧眼]?|急性|亚急性|慢性|陈旧性?|继发性|原发性|特发性|[轻中重]度|[少中大]量|早期|晚期|多发性?|复发性?|难治性|反复|间断|阵发性|持续性?|频发性?|偶发|广泛|完全性|不完全性|IVIG无应答型|无应答型|[12一二ⅠⅡI]{1,2}型|心功能(?:不全)?[IVXⅠ-Ⅳ1-4一二三四]+级)"
 )
+_ENGLISH_END = re.compile(
+    r"(?:itis|oma|emia|osis|pathy|disease|syndrome|infarction|failure|cancer|fracture|stroke|pneumonia|embolism|asthma|diabetes|mellitus|"
+    r"hemorrhage|bleeding|infection|tuberculosis|effusion|insufficiency|stenosis|aneurysm|ulcer|stones?)$"
+)
+_HEAD = re.compile(r"(?:心肌梗[死塞]|脑梗[死塞]|脑出血|心绞痛|呼吸衰竭|心力衰竭|肾衰竭|阑尾炎|胰腺炎|胆囊炎|脑膜炎|心肌炎|肺栓塞)$")
+"""The disease itself at the end of a longer name: it stands alone as often as the whole."""
 _SUFFIX = re.compile(
     r"(?:(?:[IVXⅠ-Ⅳ]+|[\d一二三四])[级期度型]|[很极]?高危组?|[中低]危组?|急性加重期?|急性发作期?|活动期|缓解期|失?代偿期|(?:术|治疗|化疗|放疗|放化疗|植入|置换|消融|造影)后|早期|晚期|终末期|恢复期|后遗症期?|待[查排]|查因|可能性?大?|不[能可]?除外|[轻中重]度|[大小]三阳|痰涂.*|痰培养.*|[IVX]+)$"
 )
@@ -47,6 +54,8 @@ class Answer(NamedTuple):
     """Pieces long enough to show that a suspected diagnosis is a variant of a listed one."""
     findings: Mapping[str, str]
     """How a mere finding is said in other words."""
+    inside: Mapping[str, str]
+    """Words in which one of the names only happens to stand, and what is said instead."""
 
 
 def clean_diagnosis(text: str) -> str:
@@ -70,8 +79,9 @@ def name_answer(diagnoses: Iterable[str], words: AnswerWords | None = None) -> A
     short = {plain for item in cleaned for part in _parts(item) for form in _shorten(part) if _tells(plain := make_plain(form), words)}
     short |= {make_plain(inside) for item in cleaned for inside in _BRACKETS.findall(item) if re.fullmatch(r"[A-Za-z]{3,}", inside)}
     derived = words.reword(listed | short) - listed
+    inside = {word: said for word, said in words.inside.items() if any(name in make_plain(word) for name in listed)}
     names = sorted(listed | derived, key=lambda name: (-len(name), name))
-    return Answer(frozenset(listed), frozenset(derived), tuple(names), frozenset(_traces(names)), words.findings)
+    return Answer(frozenset(listed), frozenset(derived), tuple(names), frozenset(_traces(names)), words.findings, inside)
 
 
 def _parts(diagnosis: str) -> Iterable[str]:
@@ -96,12 +106,16 @@ def _shorten(name: str) -> Iterable[str]:
     while name != previous:
         yield name
         previous, name = name, _PREFIX.sub("", name)
+    if head := _HEAD.search(name):
+        yield head[0]
 
 
 def _tells(name: str, words: AnswerWords) -> bool:
     """Tell whether a derived name is specific enough to be taken out of a record."""
     if words.has_synonyms(name):
         return True
+    if name.isascii():
+        return len(name) >= 7 and bool(_ENGLISH_END.search(name))
     return len(name) >= 3 and not name.isascii() and bool(_DISEASE_END.search(name)) and name not in words.generic
 
 

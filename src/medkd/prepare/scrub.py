@@ -20,9 +20,6 @@ from medkd.prepare.words import WORDS, make_plain
 
 MASK = "某病"
 MASK_IN_ENGLISH = "[disease]"
-_PRESSURE = "高血压"
-_HIGHEST = re.compile(r"([最较更过])高血压(?!病|症|史)")
-"""A measurement in which the name of the disease only happens to stand."""
 _MAX_ROUNDS = 6
 _VIEW = 300
 """Characters looked at on each side of a name."""
@@ -77,8 +74,8 @@ def has_answer(text: str, answer: Answer) -> bool:
 
 def remove_answer(text: str, answer: Answer) -> str:
     """Remove the answer from a text; no listed diagnosis remains, whatever the cuts bring together."""
-    if _PRESSURE in answer.names:
-        text = _HIGHEST.sub(r"血压\1高", text)
+    for word, said in answer.inside.items():
+        text = text.replace(word, said)
     for _ in range(_MAX_ROUNDS):
         spans = find_answer(text, answer)
         if not spans:
@@ -134,6 +131,8 @@ def _states(text: str, span: Span) -> bool:
     inside, before, after = text[span.start : span.end], text[max(0, span.start - _VIEW) : span.start], text[span.end : span.end + _VIEW]
     if re.search(r"[。；;！]", inside) or _COMPOUND.match(after) or _NEGATED.search(before):
         return False
+    if span.name.startswith("高") and before.endswith(("最", "较")):  # 最高血压 is a measurement
+        return False
     return not (span.name.isascii() and (re.search(r"[A-Za-z0-9-]$", before) or re.match(r"[A-Za-z0-9-]", after)))
 
 
@@ -187,7 +186,8 @@ def _decide(text: str, span: Span, position: int, answer: Answer) -> tuple[int, 
     if at_end and is_whole_clause and (position + clause > 0 or at_end[0]):
         return position + clause, span.end + at_end.end(), _mark(at_end[0], before[:clause])
     is_english = text[span.start : span.end].isascii() and (before[-2:] + after[:2]).isascii()
-    return span.start, span.end, MASK_IN_ENGLISH if is_english else MASK
+    doubt = "？" if text[span.end - 1] in "?？" and after[:1] not in "，,。；;、）)" else ""
+    return span.start, span.end, (MASK_IN_ENGLISH if is_english else MASK) + doubt
 
 
 def _clause_start(before: str) -> int:

@@ -21,7 +21,7 @@ _MAX_NAME = 14
 """Longest name that synonyms are put into."""
 _MAX_REWORDINGS = 2
 """Words of one name that are put in other words together."""
-_FORM = 'expected "synonyms: [[房颤, 心房颤动], …]", "findings: {咯血: 痰中带血}" or "generic: 感染 出血"'
+_FORM = 'expected "synonyms: [[房颤, 心房颤动], …]", "findings: {咯血: 痰中带血}", "inside: {肺炎症: 肺部炎性改变}" or "generic: 感染 出血"'
 
 
 @lru_cache(maxsize=256)
@@ -34,9 +34,12 @@ def make_plain(text: str) -> str:
 class AnswerWords:
     """What is known of the words in which answers are told."""
 
-    def __init__(self, synonyms: Iterable[Iterable[str]], findings: Mapping[str, str], generic: Iterable[str]) -> None:
+    def __init__(
+        self, synonyms: Iterable[Iterable[str]], findings: Mapping[str, str], generic: Iterable[str], inside: Mapping[str, str]
+    ) -> None:
         self.findings = {make_plain(name): said for name, said in findings.items()}
         self.generic = frozenset(generic)
+        self.inside = dict(inside)
         self._others: dict[str, dict[str, None]] = {}
         for row in synonyms:
             plain = [name for word in row if (name := make_plain(word))]
@@ -86,6 +89,7 @@ def load_words(path: Path | None = None) -> AnswerWords:
         [*rows, *(row for table in tables for row in table["synonyms"])],
         {name: said for table in tables for name, said in table["findings"].items()},
         [word for table in tables for word in table["generic"].split()],
+        {word: said for table in tables for word, said in table["inside"].items()},
     )
 
 
@@ -99,18 +103,19 @@ def _parse(text: str, place: str) -> Any:
 
 
 def _read(text: str, place: str) -> dict[str, Any]:
-    """Read a table of synonyms, findings and generic words, each of which may be missing."""
+    """Read a table of synonyms, findings, generic and inside words, each of which may be missing."""
     content = _parse(text, place)
     table = {
         "synonyms": [],
         "findings": {},
         "generic": "",
+        "inside": {},
         **(cast("dict[str, Any]", content) if isinstance(content, dict) else {"": None}),
     }
     rows = table["synonyms"]
     is_right = isinstance(rows, list) and all(isinstance(row, list) and all(isinstance(word, str) for word in row) for row in rows)
-    findings = table["findings"]
-    is_right = is_right and isinstance(findings, dict) and all(isinstance(v, str) for pair in findings.items() for v in pair)
-    if not is_right or not isinstance(table["generic"], str) or set(table) != {"synonyms", "findings", "generic"}:
+    for said in (table["findings"], table["inside"]):
+        is_right = is_right and isinstance(said, dict) and all(isinstance(word, str) for pair in said.items() for word in pair)
+    if not is_right or not isinstance(table["generic"], str) or set(table) != {"synonyms", "findings", "generic", "inside"}:
         raise InputError(f"{place}: no table of answers; {_FORM}")
     return table
