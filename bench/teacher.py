@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from medkd.distill.prompts import load_prompt
 CLIENTS = Path(__file__).parent / "clients"
 SECTIONS = ("基本信息", "主诉", "现病史", "既往史", "查体", "辅助检查")
 LATENCY_S = 1.0
+KILL_DELAY_S = 2.0
+"""From half of the answers to the kill: in the middle of the answers of the next round."""
 PACE_S = 0.2
 """Between two pieces of text where a run is killed: an answer then takes some seconds, as real ones do."""
 
@@ -128,6 +131,7 @@ def run_client(command: list[str], teacher: RehearsalTeacher, log: Path, kill_at
     threading.Thread(target=watch_for_the_first, args=(n_before,), daemon=True).start()
     while process.poll() is None:
         if kill_at and teacher.bill.billed - n_billed >= kill_at:
+            time.sleep(KILL_DELAY_S)
             os.killpg(process.pid, signal.SIGKILL)
         time.sleep(0.02)
     return time.monotonic() - began[0] if began else 0.0
@@ -192,9 +196,10 @@ def main() -> None:
                 print(head, " | ".join(ratios), "|", flush=True)
         print("\n| client | requests bought again after kill -9 half-way | answer tokens / ideal by then | requests after one edited row |")
         print("|---|---|---|---|")
-        for client in clients:
-            again, completion, edited = measure_kill_and_edit(client, questions, Path(home))
-            print(f"| {client.name} | {again} | {completion / ideal['completion']:.3f} | {edited} |", flush=True)
+        with ThreadPoolExecutor() as pool:  # nothing is timed here
+            results = pool.map(lambda client: measure_kill_and_edit(client, questions, Path(home)), clients)
+            for client, (again, completion, edited) in zip(clients, results, strict=True):
+                print(f"| {client.name} | {again} | {completion / ideal['completion']:.3f} | {edited} |", flush=True)
 
 
 if __name__ == "__main__":

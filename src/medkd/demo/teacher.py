@@ -230,7 +230,7 @@ class RehearsalTeacher:
             return response
         with contextlib.suppress(ConnectionError):
             await response.write(b"\n")
-            await asyncio.sleep(self._manner.latency_s)
+            await asyncio.sleep(self._manner.latency_s + self._manner.pace_s * len(list(pieces(reply))))
             usage = reply.usage(reply.reasoning, reply.content)
             self.bill.charge(usage)
             await response.write(whole_answer(reply, usage))
