@@ -39,7 +39,7 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
-USED_API = ("queue/", "upload", "heartbeat/", "startup-events", "theme.css", "cancel", "reset", "component_server", "file=", "info")
+USED_API = ("queue/", "run/", "upload", "heartbeat/", "startup-events", "theme.css", "cancel", "reset", "component_server", "file=", "info")
 """What the pages use of their framework's interface; the rest (proxy, remote history, editing by chat) is not there."""
 
 
