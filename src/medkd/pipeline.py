@@ -39,6 +39,9 @@ STAGES: dict[str, Stage] = {
     "verify": Stage("medkd.verify", "Keep sound rationales and say why the rest fell.", {"input": "distill"}),
     "merge": Stage("medkd.merge.stage", "Merge rationales and open datasets into train, val and test.", {"input": "verify"}),
     "train": Stage("medkd.train.stage", "LoRA-tune a student on the merged dataset.", {"input": "merge"}),
+    "reinforce": Stage(
+        "medkd.train.reinforce", "Reinforce a student for right, grounded, finished answers.", {"input": "merge", "adapter": "train"}
+    ),
     "evaluate": Stage("medkd.evaluate.stage", "Ask a model unseen questions and score its answers.", {"input": "merge"}),
     "compare": Stage("medkd.evaluate.compare", "Set evaluations side by side, on the same questions.", {}),
     "export": Stage(

@@ -35,7 +35,7 @@ AFTER_STAGES: dict[str, Command] = {
     "studio": Command("medkd.studio.command", "Walk the whole road in a browser, without code."),
     "rehearse": Command("medkd.cli.road:rehearse", "Serve the rehearsal case site and teacher until interrupted."),
 }
-STAGES_WITH_TORCH = {"train", "evaluate", "export"}
+STAGES_WITH_TORCH = {"train", "reinforce", "evaluate", "export"}
 
 
 def list_commands() -> dict[str, str]:

@@ -28,7 +28,12 @@ class Generation(NamedTuple):
 
     text: str
     finish_reason: FinishReason
-    n_tokens: int
+    ids: list[int]
+    """The very tokens drawn, the stop token included: encoding the text again may give others."""
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids)
 
 
 class LocalModel:
@@ -59,18 +64,19 @@ class LocalModel:
                 )
         return [completions[i] for i in range(len(requests))]
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling, sample: int = 0) -> Iterator[tuple[int, Generation]]:
+    def generate(self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0) -> Iterator[tuple[int, Generation]]:
         """Write on behind each prompt; yields a prompt's index and text as soon as it is done, in any order.
 
-        Greedy unless a temperature is given. What is drawn depends on the seed, the prompt and the number of the sample,
-        not on the company in the batch.
+        Greedy unless a temperature is given. What is drawn depends on the seed, the prompt and the number of the sample (one for
+        all, or one a prompt, so that the same prompt may stand there several times), not on the company in the batch.
         """
+        samples = [sample] * len(prompts) if isinstance(sample, int) else sample
         encoded = [encode(self.tokenizer, prompt) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
         size = self.batch_size
         for start in range(0, len(by_length), size):
             indices = by_length[start : start + size]
-            seeds = [_draw_seed(sampling.seed or 0, sample, prompts[i]) for i in indices]
+            seeds = [_draw_seed(sampling.seed or 0, samples[i], prompts[i]) for i in indices]
             for row, generation in self._generate_batch([encoded[i] for i in indices], sampling, seeds):
                 yield indices[row], generation
 
@@ -158,7 +164,7 @@ class LocalModel:
         return None
 
     def _close(self, ids: list[int], reason: FinishReason) -> Generation:
-        return Generation(self._decode(ids[:-1] if reason == FinishReason.STOP else ids), reason, len(ids))
+        return Generation(self._decode(ids[:-1] if reason == FinishReason.STOP else ids), reason, ids)
 
     def _decode(self, ids: list[int]) -> str:
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -180,15 +186,20 @@ def _draw_numbers(seeds: list[int], sampling: Sampling) -> "torch.Tensor | None"
 
 def _choose(logits: "torch.Tensor", sampling: Sampling, numbers: "torch.Tensor | None") -> "torch.Tensor":
     """Choose the next token of each row, from logits (rows, vocabulary): the likeliest, or by inverse transform within top-p."""
-    import torch
 
     if numbers is None or not sampling.temperature:
         return logits.argmax(-1)
-    ordered, order = (logits / sampling.temperature).softmax(-1).sort(-1, descending=True)
-    cumulated = ordered.cumsum(-1)
-    if sampling.top_p is not None:
-        ordered = ordered.masked_fill(cumulated - ordered >= sampling.top_p, 0.0)
-        cumulated = ordered.cumsum(-1)
-    targets = numbers.to(logits.device)[:, None] * cumulated[:, -1:]
-    at = torch.searchsorted(cumulated, targets, right=True).clamp(max=logits.shape[-1] - 1)
-    return order.gather(-1, at)[:, 0]
+    probabilities = (logits / sampling.temperature).softmax(-1)
+    if sampling.top_p is None:  # no order is needed, and sorting a vocabulary costs as much as a small model's step
+        return _invert(probabilities.cumsum(-1), numbers)[:, 0]
+    ordered, order = probabilities.sort(-1, descending=True)
+    ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0.0)
+    return order.gather(-1, _invert(ordered.cumsum(-1), numbers))[:, 0]
+
+
+def _invert(cumulated: "torch.Tensor", numbers: "torch.Tensor") -> "torch.Tensor":
+    """Find where the cumulated weights (rows, choices) pass each row's uniform number."""
+    import torch
+
+    targets = numbers.to(cumulated.device)[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, targets, right=True).clamp(max=cumulated.shape[-1] - 1)

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any, cast
 from medkd.core.artifacts import write_json
 from medkd.core.records import Example
 from medkd.models.load import read_json
-from medkd.models.tokens import add_thinking_prefix
-from medkd.train.preflight import Preflight
 from medkd.train.rows import Target
 
 if TYPE_CHECKING:
-    from trl.trainer.sft_trainer import SFTTrainer
+    from transformers import Trainer
 
+QUESTIONS, LINEAGE = "questions.json", "lineage.json"
 N_QUESTIONS = 20
 """Unseen questions kept beside the weights, for `export` to prove the model on."""
 
 
-def save_weights(trainer: "SFTTrainer", final: Path, base: str, is_main: bool) -> Path:
+def save_weights(trainer: "Trainer", final: Path, base: str, is_main: bool) -> Path:
     """Write weights, and nothing else, into a folder beside the final one; every process takes part where weights are spread."""
     temporary = final.with_name(f".{final.name}.tmp")
     if is_main:
@@ -35,27 +34,28 @@ def save_weights(trainer: "SFTTrainer", final: Path, base: str, is_main: bool) -
             write_json(temporary / "adapter_config.json", adapter | {"base_model_name_or_path": base})
         (temporary / "training_args.bin").unlink(missing_ok=True)
         (temporary / "README.md").unlink(missing_ok=True)
+        shutil.rmtree(temporary / "ref", ignore_errors=True)  # the start that reinforcement measures its distance from
     return temporary
 
 
 def save_papers(
-    trainer: "SFTTrainer",
+    trainer: "Trainer",
     temporary: Path,
     final: Path,
-    flight: Preflight,
-    target: Target,
+    template: str,
+    stop_ids: Sequence[int],
     questions: dict[str, Any],
     lineage: dict[str, Any],
 ) -> None:
     """Write everything else that serving takes beside the weights, and put the folder in its place."""
-    model, tokenizer = cast(Any, trainer.accelerator.unwrap_model(trainer.model)), cast(Any, trainer.processing_class)
-    tokenizer.chat_template = add_thinking_prefix(flight.plain_template) if target == "reasoned" else flight.plain_template
+    model, tokenizer = cast(Any, trainer.accelerator.unwrap_model(cast(Any, trainer.model))), cast(Any, trainer.processing_class)
+    tokenizer.chat_template = template
     tokenizer.save_pretrained(str(temporary))
     generation = model.generation_config
-    generation.eos_token_id, generation.pad_token_id = flight.stop_ids, tokenizer.pad_token_id
+    generation.eos_token_id, generation.pad_token_id = list(stop_ids), tokenizer.pad_token_id
     generation.save_pretrained(str(temporary))
-    write_json(temporary / "questions.json", questions)
-    write_json(temporary / "lineage.json", lineage)
+    write_json(temporary / QUESTIONS, questions)
+    write_json(temporary / LINEAGE, lineage)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
 

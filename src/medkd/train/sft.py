@@ -5,11 +5,9 @@ Not done here: making rows (`train.rows`), what is written while it runs (`train
 This module imports torch, transformers, trl and peft: import it inside functions only.
 """
 
-import difflib
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -27,12 +25,13 @@ from medkd.core.errors import InputError
 from medkd.models.skeleton import Skeleton
 from medkd.train.plan import N_KEPT
 from medkd.train.rows import IGNORED, TokenRow
+from medkd.train.trainer_config import build_config, check_keys
 
 N_SAVES = 4
 LOG_INTERVAL = 10
 """Most steps between two lines of metrics."""
-OWN_KEYS = ("output_dir", "resume_from_checkpoint", "chat_template_path", "skip_prepare_dataset", "packing", "padding_free", "max_length")
-"""What the stage itself decides and `trainer:` may not."""
+OWN_KEYS = ("chat_template_path", "skip_prepare_dataset", "packing", "padding_free", "max_length")
+"""What this stage decides beside what every one does."""
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -124,13 +123,7 @@ def make_trainer_config(
     settings: dict[str, Any], checkpoints: Path, n_rows: int, device: str, has_val: bool, extra: dict[str, Any]
 ) -> SFTConfig:
     """Make TRL's config: ours first, then what `trainer:` says; raises InputError for a key that TRL does not know."""
-    known = {field.name for field in fields(SFTConfig)}
-    for key in extra:
-        if key in OWN_KEYS:
-            raise InputError(f"trainer: {key} is decided by the stage; take it out of the recipe")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise InputError(f"trainer: unknown key {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    check_keys(SFTConfig, extra, OWN_KEYS)
     merged = {**settings, **extra}
     rows_a_step = int(merged["per_device_train_batch_size"]) * int(merged["gradient_accumulation_steps"]) * count_processes()
     n_steps = count_steps(n_rows, rows_a_step, float(merged["num_train_epochs"]), int(merged.get("max_steps", -1)))
@@ -158,10 +151,7 @@ def make_trainer_config(
         "disable_tqdm": True,
         "max_length": None,
     }
-    try:
-        return SFTConfig(**cast(dict[str, Any], {**defaults, **merged, "output_dir": str(checkpoints)}))
-    except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"trainer: {str(error).splitlines()[0]}; correct the recipe") from error
+    return build_config(SFTConfig, {**defaults, **settings}, extra, checkpoints)
 
 
 def make_lora_config(rank: int, alpha: int, untrained_ids: Sequence[int], skeleton: Skeleton) -> LoraConfig:

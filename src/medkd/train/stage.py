@@ -8,7 +8,7 @@ Not done here: merging the adapter (`export`), reinforcement.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -52,8 +52,14 @@ class Config(StageConfig):
     """Let a model run code that came with it."""
     target: Target = "reasoned"
     """Learn reasoning and answer, or bare answers for comparison."""
-    method: Method = "lora"
-    """An adapter; an adapter on a base in 4 bits (GPU); or all weights."""
+    method: Method | Literal["on-policy"] = "lora"
+    """An adapter; an adapter on a base in 4 bits (GPU); all weights; or an adapter whose answers a teacher's model scores."""
+    adapter: Annotated[Path | None, HOW] = None
+    """on-policy: where to start, a directory of `train` or an adapter folder."""
+    teacher_model: str = ""
+    """on-policy: the open model that scores each token, of the student's own vocabulary."""
+    max_tokens: int = Field(default=1024, ge=16)
+    """on-policy: longest answer in tokens."""
     max_length: int = Field(default=4096, ge=16)
     """Longest row in tokens; longer ones are dropped and counted, never trimmed."""
     packing: bool | None = None
@@ -83,6 +89,11 @@ class Config(StageConfig):
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Anything else that TRL's SFTConfig knows, passed straight to it."""
 
+    @property
+    def weights(self) -> Method:
+        """What is trained: beside `on-policy`, a method says which weights."""
+        return "lora" if self.method == "on-policy" else self.method
+
 
 class Job(NamedTuple):
     """Everything a training is made of before anything is loaded."""
@@ -103,6 +114,10 @@ class Job(NamedTuple):
 
 def run(config: Config) -> Manifest:
     """Train as configured; goes on from the newest whole checkpoint of a run that was killed."""
+    if config.method == "on-policy":
+        from medkd.train.onpolicy import run_on_policy
+
+        return run_on_policy(config)
     if not launch.is_launched() and (command := _find_command(config)):
         launch.run_command(command, config.model_dump(mode="json", exclude={"launch"}) | {"launch": "none"})
         return read_manifest(config.out)
@@ -146,7 +161,7 @@ def _find_command(config: Config) -> list[str]:
     if config.launch == "auto" and there.n_devices <= 1:
         return []
     skeleton = make_skeleton(resolve_model(config.model, config.hub, config.trust_remote_code), config.trust_remote_code)
-    need = estimate_memory(skeleton, config.method, make_shape(config, device, config.max_length, there.n_devices), "ddp")
+    need = estimate_memory(skeleton, config.weights, make_shape(config, device, config.max_length, there.n_devices), "ddp")
     return launch.find_command(config.launch, there.n_devices if device == "cuda" else 0, need < there.memory)
 
 
@@ -182,8 +197,8 @@ def prepare(config: Config, space: Workspace | None) -> Job:
     there = find_what_is_there(device)
     longest = max((len(row.input_ids) for row in flight.rows), default=config.max_length)
     shape = make_shape(config, device, longest, launch.find_place().n_processes)
-    disk = estimate_disk(skeleton, config.method, config.lora_rank, shape.weight_bytes)
-    flight.findings.extend(find_too_little_memory(skeleton, config.method, shape, there))
+    disk = estimate_disk(skeleton, config.weights, config.lora_rank, shape.weight_bytes)
+    flight.findings.extend(find_too_little_memory(skeleton, config.weights, shape, there))
     flight.findings.extend(find_too_little_disk(disk, config.out))
     return Job(folder, skeleton, tokenizer, examples, val_examples, flight, shape, device)
 

@@ -51,7 +51,11 @@ class MetricsWriter(TrainerCallback):
             a_step = (time.monotonic() - self._first_step_done) / (MEASURED_STEPS - 1)
             self.expected_s = round(a_step * state.max_steps, 1)
             left = a_step * (state.max_steps - state.global_step)
-            print(f"train: about {tell_time(left)} for the other {state.max_steps - state.global_step} steps", file=sys.stderr, flush=True)
+            print(
+                f"{self.bar.name}: about {tell_time(left)} for the other {state.max_steps - state.global_step} steps",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any

@@ -17,6 +17,7 @@ from medkd.core.errors import MedkdError, StoppedError, from_os_error
 from medkd.core.progress import Bar
 from medkd.core.workspace import Workspace
 from medkd.models.load import WHOLE_MODEL, choose_dtype
+from medkd.models.tokens import add_thinking_prefix
 from medkd.train import launch
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.preflight import compare_packed
@@ -37,7 +38,7 @@ def work(config: Config, job: Job, place: launch.Place, space: Workspace | None)
     model = load_student(
         job.folder,
         config.model,
-        config.method,
+        config.weights,
         choose_dtype(config.dtype, job.device),
         job.device,
         place.local_rank,
@@ -109,7 +110,7 @@ def make_settings(config: Config, device: str, packs: bool) -> dict[str, Any]:
     """Say in TRL's words what the stage's own fields say."""
     return {
         "num_train_epochs": config.epochs,
-        "learning_rate": config.learning_rate or LEARNING_RATES[config.method],
+        "learning_rate": config.learning_rate or LEARNING_RATES[config.weights],
         "per_device_train_batch_size": config.batch_size,
         "per_device_eval_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.accumulation,
@@ -124,10 +125,10 @@ def save(trainer: SFTTrainer, config: Config, job: Job, place: launch.Place) -> 
     final = config.out / (WHOLE_MODEL if config.method == "full" else ADAPTER)
     temporary = save_weights(trainer, final, config.model, place.is_main)
     if place.is_main:
-        questions = choose_questions(job.examples, job.val_examples)
-        save_papers(
-            trainer, temporary, final, job.flight, config.target, questions, trace_lineage(job.examples, config.model, config.target)
-        )
+        questions, lineage = choose_questions(job.examples, job.val_examples), trace_lineage(job.examples, config.model, config.target)
+        plain = job.flight.plain_template
+        template = add_thinking_prefix(plain) if config.target == "reasoned" else plain
+        save_papers(trainer, temporary, final, template, job.flight.stop_ids, questions, lineage)
 
 
 def explain(error: BaseException, out: Path) -> BaseException:

@@ -1,0 +1,150 @@
+"""Why does a distilled student not stop, and what does each cure bring? Spoils the tiny student in six ways, each alone, and cures each.
+
+In: the run directory of a finished `medkd demo`. Out: a table: share of answers that stop, think and loop, accuracy, rows, seconds.
+Run: `.venv/bin/python bench/stopping.py --run runs/demo`. One pass over the rows, one seed; greedy, at most 160 tokens an answer.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+
+from medkd.completers.local import LocalModel
+from medkd.core import thinking
+from medkd.core.artifacts import RecordReader
+from medkd.core.completer import Sampling
+from medkd.core.records import Example, FinishReason
+from medkd.grading.diagnosis import grade
+from medkd.grading.loops import is_looping
+from medkd.models.load import LoadedModel, load_model, quiet_libraries, tiny_dir
+from medkd.models.skeleton import make_skeleton
+from medkd.models.tokens import TEXT_END, find_end_of_turn, find_plain_template, make_messages, render
+from medkd.train.rows import IGNORED, TokenRow, make_rows
+from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_trainer_config
+
+LIMIT = 240
+"""Tokens that the spoiled cutoff trims rows to: between the shortest and the longest."""
+MAX_TOKENS = 160
+
+
+class Student(NamedTuple):
+    """A trained student and what its training took."""
+
+    loaded: LoadedModel
+    n_rows: int
+    seconds: float
+
+
+def train(
+    rows: Sequence[TokenRow], spoil: Callable[[Any, list[int]], None] | None = None, cured: bool = False, batch_size: int = 8
+) -> Student:
+    """Tune the tiny student on rows, its embeddings of special tokens spoiled before, and trained too where cured."""
+    loaded = load_model("medkd:tiny", device="cpu")
+    special = [loaded.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", thinking.OPEN, thinking.CLOSE)]
+    if spoil:
+        spoil(loaded.model, special)
+    lora = make_lora_config(16, 32, special if cured else [], make_skeleton(tiny_dir()))
+    settings = {
+        "num_train_epochs": 1,
+        "learning_rate": 2e-3,
+        "per_device_train_batch_size": batch_size,
+        "gradient_accumulation_steps": 1,
+        "seed": 0,
+        "bf16": loaded.model.dtype == torch.bfloat16,
+    }
+    with TemporaryDirectory() as folder:
+        config = make_trainer_config(settings, Path(folder), len(rows), "cpu", False, {"save_strategy": "no"})
+        trainer = make_trainer(loaded.model, loaded.tokenizer, make_dataset(rows), None, config, lora)
+        started = time.monotonic()
+        trainer.train()
+    model = trainer.model.merge_and_unload().eval()
+    return Student(LoadedModel(model, loaded.tokenizer), len(rows), time.monotonic() - started)
+
+
+def untrain(model: Any, ids: list[int]) -> None:
+    """Put embeddings back to where a base that never met the tokens has them."""
+    with torch.no_grad():
+        weights = model.get_input_embeddings().weight
+        weights[ids] = (torch.randn(len(ids), weights.shape[1], generator=torch.Generator().manual_seed(0)) * 0.02).to(weights.dtype)
+
+
+def trim(rows: Sequence[TokenRow]) -> list[TokenRow]:
+    """Cut the end of long rows off, as a cutoff length does."""
+    return [TokenRow(row.input_ids[:LIMIT], row.labels[:LIMIT]) for row in rows]
+
+
+def mask(rows: Sequence[TokenRow], end_id: int) -> list[TokenRow]:
+    """Ignore the end of the turn, as masking by token does where pad and end are one."""
+    return [TokenRow(row.input_ids, [IGNORED if label == end_id else label for label in row.labels]) for row in rows]
+
+
+def glue(rows: Sequence[TokenRow], n: int = 4) -> list[TokenRow]:
+    """Pack rows into one another without bounds."""
+    groups = [rows[start : start + n] for start in range(0, len(rows), n)]
+    return [TokenRow([i for row in group for i in row.input_ids], [label for row in group for label in row.labels]) for group in groups]
+
+
+def ask(student: Student, examples: Sequence[Example], stops: Sequence[int] | None = None, has_template: bool = True) -> dict[str, float]:
+    """Ask questions and score the answers; `stops` are the only tokens that end one."""
+    model = LocalModel(student.loaded, 64, is_looping)
+    model.stop_ids = list(stops) if stops else model.stop_ids
+    template = find_plain_template(student.loaded.tokenizer)
+    prompts = [render(student.loaded.tokenizer, make_messages(e.input), template) if has_template else e.input for e in examples]
+    drawn = dict(model.generate(prompts, Sampling(max_tokens=MAX_TOKENS)))
+    texts = [drawn[at].text for at in range(len(examples))]
+    return {
+        "stops": fmean(drawn[at].finish_reason == FinishReason.STOP for at in drawn),
+        "thinks": fmean(thinking.is_well_formed(text) for text in texts),
+        "loops": fmean(drawn[at].finish_reason == FinishReason.LOOP or is_looping(drawn[at].text) for at in drawn),
+        "right": fmean(grade(thinking.read(text).answer, e.reference).principal for text, e in zip(texts, examples, strict=True)),
+        "tokens": fmean(drawn[at].n_tokens for at in drawn),
+    }
+
+
+def show(name: str, student: Student, scores: dict[str, float]) -> None:
+    """Print a line of the table."""
+    cells = " | ".join(f"{scores[key]:.2f}" for key in ("stops", "thinks", "loops", "right"))
+    print(f"| {name} | {cells} | {scores['tokens']:.0f} | {student.n_rows} | {student.seconds:.0f} |", flush=True)
+
+
+def main() -> None:
+    """Spoil, cure, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--questions", type=int, default=48)
+    options = parser.parse_args()
+    quiet_libraries()
+    examples = list(RecordReader(options.run / "merge" / "train.jsonl", Example, made_by="merge"))
+    asked = list(RecordReader(options.run / "merge" / "test.jsonl", Example, made_by="merge"))[: options.questions]
+    tokenizer = load_model("medkd:tiny", device="cpu").tokenizer
+    end_id, template = find_end_of_turn(tokenizer), find_plain_template(tokenizer) or ""
+    text_end = int(tokenizer.convert_tokens_to_ids(TEXT_END))
+    rows, _ = make_rows(examples, tokenizer, "reasoned", 1024, template, end_id)
+    short, _ = make_rows(examples, tokenizer, "reasoned", LIMIT, template, end_id)
+    print("| student | stops | thinks | loops | right | tokens | rows | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    whole = train(rows)
+    show("as MedKD trains it", whole, ask(whole, asked))
+    student = train(trim(rows))
+    show(f"1 rows trimmed at {LIMIT} tokens", student, ask(student, asked))
+    student = train(short)
+    show("1 cured: long rows dropped", student, ask(student, asked))
+    student = train(rows, untrain)
+    show("2 end and thinking tokens untrained, frozen", student, ask(student, asked))
+    student = train(rows, untrain, cured=True)
+    show("2 cured: their rows are trained too", student, ask(student, asked))
+    show("3 only the end of the text stops it", whole, ask(whole, asked, stops=[text_end]))
+    student = train(mask(rows, end_id))
+    show("4 end of turn masked with the padding", student, ask(student, asked))
+    student = train(glue(rows), batch_size=2)
+    show("5 packed without bounds", student, ask(student, asked))
+    show("6 served without template and stops", whole, ask(whole, asked, stops=[text_end], has_template=False))
+
+
+if __name__ == "__main__":
+    main()

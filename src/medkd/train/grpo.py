@@ -1,0 +1,136 @@
+"""Reinforcement with TRL's GRPO trainer and PEFT: one flat job, resumable after a kill.
+
+In: a model with a trainable adapter (or none), questions, rewards and their weights. Out: the trained adapter in memory, checkpoints
+and a line of metrics a logged step on disk. Not done here: the pre-flight (`train.start`), the stage's files (`train.reinforce`).
+This module imports torch, transformers, trl and peft: import it inside functions only.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from medkd.core.errors import InputError
+from medkd.core.progress import Bar
+from medkd.models.load import find_base, resolve_model
+from medkd.models.skeleton import make_skeleton
+from medkd.train.rewards import Reward, Rollout
+from medkd.train.rollouts import Asked, Sampler, TrainerRollouts
+from medkd.train.sft import make_lora_config
+from medkd.train.trainer_config import build_config, check_keys
+from medkd.train.watch import MetricsWriter
+
+N_SAVES = 4
+LORA_RANK, LORA_ALPHA = 16, 32
+"""Of the adapter that is begun where there is none; one that is there keeps its own."""
+OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps")
+
+
+def attach_adapter(model: PreTrainedModel, adapter: Path | None, name: str, folder: Path) -> PreTrainedModel:
+    """Put a trainable adapter on the model: the one that `train` made, or a new one.
+
+    Raises InputError for an adapter of another base.
+    """
+    from peft import get_peft_model
+    from safetensors import SafetensorError
+
+    if adapter is None:
+        return cast(PreTrainedModel, get_peft_model(model, make_lora_config(LORA_RANK, LORA_ALPHA, [], make_skeleton(folder))))
+    base = find_base(adapter)
+    if base and base != name and _is_other_folder(base, name):
+        raise InputError(f"{adapter}: was trained on {base}, not on {name}; give --model {base}")
+    try:
+        return cast(PreTrainedModel, PeftModel.from_pretrained(model, str(adapter), is_trainable=True))
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f"{adapter}: does not fit {name}; give the model it was trained on ({base or 'unknown'})") from error
+
+
+def _is_other_folder(base: str, name: str) -> bool:
+    """Tell whether two names surely mean two models; a folder that was moved since leaves it open."""
+    try:
+        return resolve_model(base) != resolve_model(name)
+    except InputError:
+        return False
+
+
+def make_trainer_config(
+    settings: Mapping[str, Any], checkpoints: Path, device: str, dtype: torch.dtype, extra: Mapping[str, Any]
+) -> GRPOConfig:
+    """Make TRL's config: ours first, then what `trainer:` says; raises InputError for a key that TRL does not know."""
+    check_keys(GRPOConfig, extra, OWN_KEYS)
+    on_gpu = device == "cuda"
+    n_steps = int(settings["max_steps"])
+    defaults: dict[str, Any] = {
+        "beta": 0.01,
+        "scale_rewards": "batch",  # by the group, one where all are right and lengths differ a little would count as much as any
+        "mask_truncated_completions": True,
+        "save_strategy": "steps",
+        "save_steps": max(1, -(-n_steps // N_SAVES)),
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": min(5, n_steps // 4),
+        "max_grad_norm": 1.0,
+        "gradient_checkpointing": on_gpu,
+        "bf16": dtype == torch.bfloat16,
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    if not extra.get("use_vllm"):  # `TrainerRollouts` masks what the limit cut off, and only that
+        defaults["mask_truncated_completions"] = False
+    return build_config(GRPOConfig, {**defaults, **settings}, extra, checkpoints)
+
+
+def reinforce(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Asked],
+    rewards: Mapping[str, Callable[[Sequence[Rollout]], list[float]]],
+    sampler: Sampler,
+    trainer_config: GRPOConfig,
+    metrics_path: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    checkpoint: Path | None = None,
+    resumed_step: int = 0,
+) -> GRPOTrainer:
+    """Reinforce an adapter, from its start or from a checkpoint; `rewards` score all answers of a step at once."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    trainer = GRPOTrainer(
+        model=model,
+        args=trainer_config,
+        reward_funcs=[_as_reward_function(name, reward, sampler) for name, reward in rewards.items()],
+        train_dataset=Dataset.from_list([{"prompt": q.prompt, "record": q.record, "reference": q.reference} for q in questions]),
+        processing_class=tokenizer,
+        rollout_func=None if trainer_config.use_vllm else cast(Any, TrainerRollouts(sampler)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    with Bar("reinforce", trainer_config.max_steps, "steps") as bar:
+        for callback in (MetricsWriter(metrics_path, bar, resumed_step), *callbacks):
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer
+
+
+def score_each(reward: Reward) -> Callable[[Sequence[Rollout]], list[float]]:
+    """Make a reward of one answer a reward of many."""
+    return lambda rollouts: [reward(rollout) for rollout in rollouts]
+
+
+def _as_reward_function(name: str, reward: Callable[[Sequence[Rollout]], list[float]], sampler: Sampler) -> Any:
+    """Give a reward the form that TRL calls; answers are read from their tokens, since TRL's text has lost the control tokens."""
+
+    def function(completion_ids: list[list[int]], record: list[str], reference: list[str], **_: Any) -> list[float]:
+        rows = zip(completion_ids, record, reference, strict=True)
+        return reward([sampler.read_rollout(ids, text, known) for ids, text, known in rows])
+
+    function.__name__ = name
+    return function

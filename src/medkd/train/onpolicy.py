@@ -1,0 +1,167 @@
+"""On-policy distillation: the student answers, an open teacher scores its every token, and the student moves towards the teacher there.
+
+In: a student's adapter, the questions of `train.jsonl`, a teacher of the same vocabulary. Out: what `train` writes: `adapter/`,
+`checkpoints/`, `metrics.jsonl`. TRL's distillation trainer does the work, in one process. Not done here: a teacher of another vocabulary,
+which is refused; a teacher behind a server; supervised training (`train.work`).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from medkd.core.errors import InputError
+from medkd.core.records import Example
+from medkd.core.workspace import Manifest, open_workspace
+from medkd.models.load import LoadedModel, choose_device, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
+from medkd.models.tokens import find_plain_template, find_stop_ids, find_template, repair_pad_token
+from medkd.train.checkpoints import find_checkpoint, read_step
+from medkd.train.rollouts import Asked, ask
+from medkd.train.save import LINEAGE, QUESTIONS, choose_questions, save_papers, save_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from medkd.train.stage import Config
+
+OWN_KEYS = ("teacher_model_name_or_path", "teacher_model_init_kwargs", "max_completion_length")
+
+
+def run_on_policy(config: "Config") -> Manifest:
+    """Distil as configured; goes on from the newest whole checkpoint of a run that was killed."""
+    from medkd.train.stage import LIBRARIES, find_inputs, read_examples
+
+    if not config.teacher_model or config.adapter is None:
+        missing = (
+            "--teacher-model, the open model that scores the answers" if not config.teacher_model else "--adapter, a student that answers"
+        )
+        raise InputError(f"--method on-policy: give {missing}")
+    train_path, val_path = find_inputs(config)
+    folder, teacher = resolve_model(config.model, config.hub), resolve_model(config.teacher_model, config.hub)
+    adapter = resolve_adapter(config.adapter)
+    inputs = [train_path, *([val_path] if val_path else []), adapter]
+    with open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
+        if space.is_finished:
+            return space.manifest
+        examples = read_examples(train_path, space)
+        val_examples = read_examples(val_path, None) if val_path else []
+        space.manifest.counts.kept = len(examples)
+        space.manifest.facts = _distil(config, examples, val_examples, folder, teacher, adapter)
+        return space.manifest
+
+
+def check_vocabularies(student: "PreTrainedTokenizerBase", teacher: "PreTrainedTokenizerBase", name: str) -> None:
+    """Raise InputError unless every token of the student has the same number at the teacher: whole distributions are compared."""
+    known = teacher.get_vocab()
+    other = next(
+        (token for token, number in sorted(student.get_vocab().items(), key=lambda item: item[1]) if known.get(token) != number), None
+    )
+    if other is not None:
+        raise InputError(
+            f"{name}: has another tokenizer (its token {other!r} is not the student's); choose a teacher of the student's family, "
+            'or have it write rationales instead (run "medkd distill")'
+        )
+
+
+def _distil(
+    config: "Config", examples: Sequence[Example], val_examples: Sequence[Example], folder: Path, teacher_folder: Path, adapter: Path
+) -> dict[str, Any]:
+    from medkd.train.grpo import attach_adapter
+
+    tokenizer, device = load_tokenizer(folder, adapter), choose_device(config.device)
+    check_vocabularies(tokenizer, load_tokenizer(teacher_folder), config.teacher_model)
+    loaded = load_model(config.model, device=config.device, dtype=config.dtype, hub=config.hub)
+    teacher = load_model(config.teacher_model, device=config.device, dtype=config.dtype, hub=config.hub)
+    if teacher.model.config.vocab_size != loaded.model.config.vocab_size:
+        raise InputError(f"{config.teacher_model}: its vocabulary has another size than the student's; choose a teacher of the same family")
+    plain_template = find_plain_template(tokenizer)
+    if plain_template is None:
+        raise InputError(f"{config.model}: no template without a thinking prefix is known for it; choose a model of the ChatML family")
+    template = find_template(tokenizer)
+    repair_pad_token(tokenizer)
+    stop_ids = find_stop_ids(tokenizer, loaded.model.generation_config)
+    loaded.model.generation_config.eos_token_id = stop_ids  # pyright: ignore[reportOptionalMemberAccess]
+    model = attach_adapter(loaded.model, adapter, config.model, folder)
+    checkpoint = find_checkpoint(config.out / "checkpoints")
+    trainer = distil(
+        LoadedModel(model, tokenizer),
+        teacher,
+        ask(tokenizer, examples, plain_template),
+        _make_settings(config, device),
+        config.trainer,
+        config.out,
+        checkpoint,
+    )
+    final = config.out / "adapter"
+    questions = read_json(adapter / QUESTIONS) or choose_questions(examples, val_examples)
+    lineage = (read_json(adapter / LINEAGE) or {"base_model": config.model}) | {
+        "on_policy": {"teacher": config.teacher_model, "questions": len(examples)}
+    }
+    save_papers(trainer, save_weights(trainer, final, config.model, is_main=True), final, template, stop_ids, questions, lineage)
+    return {"teacher": config.teacher_model, "steps": trainer.state.global_step, "device": device}
+
+
+def _make_settings(config: "Config", device: str) -> dict[str, Any]:
+    """Say in TRL's words what the stage's own fields say; `beta` 1 is the reverse divergence, which looks at what the student says."""
+    from medkd.train.stage import LEARNING_RATES
+
+    on_gpu = device == "cuda"
+    return {
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.learning_rate or LEARNING_RATES[config.weights],
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.accumulation,
+        "max_completion_length": config.max_tokens,
+        "seed": config.seed,
+        "beta": 1.0,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 20,
+        "save_total_limit": 2,
+        "lr_scheduler_type": "cosine",
+        "max_grad_norm": 1.0,
+        "gradient_checkpointing": on_gpu,
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def distil(
+    student: LoadedModel,
+    teacher: LoadedModel,
+    questions: Sequence[Asked],
+    settings: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    out: Path,
+    checkpoint: Path | None = None,
+) -> Any:
+    """Let the student answer and the teacher score, from the start or from a checkpoint; gives the trainer."""
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl.trainer.distillation_config import DistillationConfig
+    from trl.trainer.distillation_trainer import DistillationTrainer
+
+    from medkd.core.progress import Bar
+    from medkd.train.sft import count_steps
+    from medkd.train.trainer_config import build_config, check_keys
+    from medkd.train.watch import MetricsWriter
+
+    check_keys(DistillationConfig, extra, OWN_KEYS)
+    merged = {"bf16": student.model.dtype == torch.bfloat16, **settings}
+    trainer_config = build_config(DistillationConfig, merged, extra, out / "checkpoints")
+    trainer = DistillationTrainer(
+        model=student.model,
+        teacher_model=teacher.model,
+        args=trainer_config,
+        train_dataset=Dataset.from_list([{"prompt": question.prompt} for question in questions]),
+        processing_class=student.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    rows_a_step = trainer_config.per_device_train_batch_size * trainer_config.gradient_accumulation_steps
+    n_steps = count_steps(len(questions), rows_a_step, trainer_config.num_train_epochs, trainer_config.max_steps)
+    with Bar("on-policy", n_steps, "steps") as bar:
+        trainer.add_callback(MetricsWriter(out / "metrics.jsonl", bar, read_step(checkpoint) if checkpoint else 0))
+        trainer.train(resume_from_checkpoint=cast(Any, str(checkpoint) if checkpoint else None))
+    return trainer

@@ -1,0 +1,37 @@
+"""Make the config of a TRL trainer: what the stage decides, then what the recipe's `trainer:` mapping says.
+
+In: defaults, the stage's settings, the mapping. Out: TRL's config, or one line that names the wrong key and the nearest valid one.
+Not done here: the settings themselves. This module imports nothing of TRL: the class of the config is handed in.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medkd.core.errors import InputError
+
+C = TypeVar("C")
+
+OWN_KEYS = ("output_dir", "resume_from_checkpoint")
+"""What every training stage itself decides and `trainer:` may not."""
+
+
+def check_keys(config: type[Any], extra: Mapping[str, Any], own_keys: tuple[str, ...] = ()) -> None:
+    """Raise InputError for a key that the trainer does not know, or that the stage decides."""
+    known = {field.name for field in fields(config)}
+    for key in extra:
+        if key in (*OWN_KEYS, *own_keys):
+            raise InputError(f"trainer: {key} is decided by the stage; take it out of the recipe")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise InputError(f"trainer: unknown key {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+
+
+def build_config(config: type[C], settings: Mapping[str, Any], extra: Mapping[str, Any], checkpoints: Path) -> C:
+    """Build the config; raises InputError with the first line of what TRL has against it."""
+    try:
+        return config(**{**settings, **extra, "output_dir": str(checkpoints)})
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"trainer: {str(error).splitlines()[0]}; correct the recipe") from error

@@ -1,0 +1,203 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medkd.core.errors import InputError, StoppedError
+from medkd.models.load import load_tokenizer
+from medkd.models.tokens import has_thinking_prefix
+from medkd.train.reinforce import Config, run
+from student_samples import make_random_model, read_lines, write_examples
+
+SCRIPT = """
+import sys, time
+from medkd.train import grpo
+from medkd.train.reinforce import Config, run
+step = grpo.GRPOTrainer.training_step
+def slowly(self, *a, **k):
+    time.sleep(0.2)
+    return step(self, *a, **k)
+grpo.GRPOTrainer.training_step = slowly
+run(Config.model_validate_json(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(random_model_dir, merged_dir, trained_dir):
+    return {
+        "model": str(random_model_dir),
+        "adapter": trained_dir,
+        "input": merged_dir,
+        "steps": 4,
+        "questions": 2,
+        "group_size": 4,
+        "batch_size": 4,
+        "max_tokens": 96,
+        "learning_rate": 1e-3,
+        "trainer": {"temperature": 0.7},
+    }
+
+
+@pytest.fixture(scope="module")
+def reinforced_dir(settings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reinforced")
+    run(Config(**settings, out=out))
+    return out
+
+
+def test_the_adapter_goes_on_from_its_start_and_serves_like_it(reinforced_dir, trained_dir):
+    start, end = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (trained_dir, reinforced_dir))
+    assert start.keys() == end.keys()
+    assert any(not torch.equal(start[name], end[name]) for name in start)
+    assert has_thinking_prefix(load_tokenizer(reinforced_dir / "adapter"))
+    lineage = json.loads((reinforced_dir / "adapter/lineage.json").read_text())
+    assert lineage["sources"] == {"made": 24}
+    assert lineage["reinforced"]["rewards"]["diagnosis"] == 1.0
+
+
+def test_every_reward_is_logged_by_itself_beside_lengths_entropy_and_divergence(reinforced_dir):
+    lines = [line for line in read_lines(reinforced_dir / "metrics.jsonl") if "reward" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    wanted = {f"rewards/{name}/mean" for name in ("diagnosis", "format", "stop", "loop", "grounded", "length")}
+    assert wanted | {"entropy", "kl", "completions/mean_length", "frac_reward_zero_std"} <= lines[0].keys()
+
+
+def test_held_out_answers_are_watched_from_before_the_first_step(reinforced_dir):
+    looks = read_lines(reinforced_dir / "held_out.jsonl")
+    assert [look["step"] for look in looks] == [0, 1, 2, 3, 4]
+    assert {"accuracy", "no_copy", "no_hint", "no_identifier"} <= looks[0]["rates"].keys()
+    page = (reinforced_dir / "report.html").read_text()
+    assert "Held-out questions" in page and "no_copy" in page
+
+
+def test_what_the_start_was_like_is_measured_by_sampling(reinforced_dir):
+    start = json.loads((reinforced_dir / "start.json").read_text())
+    assert 0 < start["accuracy"] <= 1
+    assert start["groups_with_spread"] > 0
+    assert start["length_p50"] <= start["length_p99"] <= 96
+
+
+def test_killed_and_started_again_it_comes_to_the_same_weights(settings, reinforced_dir, tmp_path):
+    killed = Config(**settings, out=tmp_path / "killed")
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, killed.model_dump_json()], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 240
+    while not list(killed.out.glob("checkpoints/checkpoint-2/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed.out / "adapter").exists()
+    manifest = run(killed)
+    assert manifest.facts["resumed_from_step"] > 0
+    lines = {line["step"]: line["reward"] for line in read_lines(killed.out / "metrics.jsonl") if "reward" in line}
+    assert lines == {line["step"]: line["reward"] for line in read_lines(reinforced_dir / "metrics.jsonl") if "reward" in line}
+    one, other = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (reinforced_dir, killed.out))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    looks = [look["step"] for look in read_lines(killed.out / "held_out.jsonl")]
+    assert looks == sorted(set(looks)) and looks[-1] == 4
+
+
+def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):
+    from medkd.core.completer import Sampling
+    from medkd.models.load import load_model
+    from medkd.train.rollouts import Sampler, TrainerRollouts
+
+    loaded = load_model(settings["model"], device="cpu", dtype="float32")
+    sampler = Sampler(loaded.model, loaded.tokenizer, Sampling(max_tokens=8, temperature=1.0, seed=0))
+    end = sampler.local.stop_ids[0]
+    ids = {"ended": [*sampler.local.tokenizer("abc")["input_ids"], end], "cut": sampler.local.tokenizer("abc")["input_ids"]}
+    ids["loop"] = sampler.local.tokenizer("cough " * 40)["input_ids"]
+    reasons = {name: str(sampler.read_rollout(tokens, "", "").finish_reason) for name, tokens in ids.items()}
+    assert reasons == {"ended": "stop", "cut": "length", "loop": "loop"}
+    rollouts = TrainerRollouts(sampler)
+    drawn = [g for _, g in sampler.local.generate(["abc", "abd"], sampler.sampling)]
+    assert all(rollouts.is_cut_off(generation) == (generation.ids[-1] not in sampler.local.stop_ids) for generation in drawn)
+
+
+def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
+    from medkd.core.completer import Sampling
+    from medkd.models.load import load_model
+    from medkd.train.rollouts import Sampler
+
+    loaded = load_model(settings["model"], device="cpu", dtype="float32")
+    sampler = Sampler(loaded.model, loaded.tokenizer, Sampling(max_tokens=12, temperature=1.0, seed=3))
+    first = sampler.draw(["abc"] * 4, [0, 1, 2, 3])
+    assert len({tuple(g.ids) for g in first}) > 1
+    sampler.local.batch_size = 1
+    assert [g.ids for g in sampler.draw(["abc"] * 4, [0, 1, 2, 3])] == [g.ids for g in first]
+
+
+def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, monkeypatch, capsys):
+    from medkd.completers.local import LocalModel
+    from medkd.core.completer import Sampling
+    from medkd.models.load import load_model
+    from medkd.train.rollouts import Sampler
+
+    loaded = load_model(settings["model"], device="cpu", dtype="float32")
+    sampler = Sampler(loaded.model, loaded.tokenizer, Sampling(max_tokens=6, temperature=1.0, seed=0))
+    expected = [g.ids for g in sampler.draw(["abc"] * 8, range(8))]
+    generate = LocalModel._generate_batch
+
+    def with_little_memory(self, encoded, *rest):
+        if len(encoded) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return generate(self, encoded, *rest)
+
+    monkeypatch.setattr(LocalModel, "_generate_batch", with_little_memory)
+    assert [g.ids for g in sampler.draw(["abc"] * 8, range(8))] == expected
+    assert "from now on 2 at once" in capsys.readouterr().err
+    monkeypatch.setattr(LocalModel, "_generate_batch", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(StoppedError, match="lower max_tokens"):
+        sampler.draw(["abc"], [0])
+
+
+def test_a_base_is_begun_from_only_where_it_is_named_so(settings, tmp_path):
+    with pytest.raises(InputError, match="nothing to learn from"):
+        run(Config(**settings | {"adapter": "base", "rewards": {"diagnosis": 1.0}, "max_tokens": 500, "trainer": {}}, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists() or not (tmp_path / "out/adapter").exists()
+
+
+def test_an_adapter_of_another_base_is_refused(settings, tmp_path):
+    other = make_random_model(tmp_path / "other", hidden_size=64)
+    with pytest.raises(InputError, match="was trained on"):
+        run(Config(**settings | {"model": str(other)}, out=tmp_path / "out"))
+
+
+def test_questions_without_a_known_diagnosis_are_dropped_or_refused(settings, tmp_path):
+    path = write_examples(tmp_path / "open/train.jsonl", range(4), reference="")
+    with pytest.raises(InputError, match="none of 4 questions has a known diagnosis"):
+        run(Config(**settings | {"input": path}, out=tmp_path / "out"))
+    path.write_text(path.read_text() + write_examples(tmp_path / "known/train.jsonl", range(10)).read_text())
+    counts = run(Config(**settings | {"input": path, "steps": 1}, out=tmp_path / "out")).counts
+    assert (counts.kept, counts.dropped) == (10, {"no_reference": 4})
+
+
+def test_a_limit_that_cuts_the_start_off_is_refused_and_the_next_one_named(settings, tmp_path):
+    with pytest.raises(InputError, match="give --max-tokens 32"):
+        run(Config(**settings | {"max_tokens": 16}, out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rewards": {"stop": 0.0}}, "no reward counts"),
+        ({"rewards": {"judge": 1.0}}, "nobody is to judge"),
+        ({"judge": "deepseek"}, "has no weight"),
+        ({"batch_size": 3}, "does not divide"),
+        ({"trainer": {"temprature": 1.0}}, "did you mean 'temperature'"),
+        ({"trainer": {"num_generations": 4}}, "decided by the stage"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(settings, tmp_path, changes, says):
+    with pytest.raises(InputError, match=says):
+        run(Config(**settings | changes, out=tmp_path / "out"))
+
+
+def test_an_unknown_reward_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'diagnosis'"):
+        Config(model="m", adapter="a", input="i", out="o", rewards={"diagnoses": 1.0})

@@ -1,0 +1,90 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medkd.core.records import FinishReason
+from medkd.grading.diagnosis import grade
+from medkd.grading.grounding import grounded_rate
+from medkd.train.rewards import (
+    DEFAULT_WEIGHTS,
+    Band,
+    Rollout,
+    choose_band,
+    make_rewards,
+    reward_diagnosis,
+    reward_format,
+    reward_grounded,
+    reward_length,
+    reward_loop,
+    reward_stop,
+)
+
+RECORD = "【主诉】咳嗽三天。体温38.5℃，无胸痛。"
+RIGHT = "<think>\n体温38.5℃，咳嗽三天，考虑感染。\n</think>\n\n肺炎"
+
+
+def make_rollout(text, reason=FinishReason.STOP, n_tokens=40, reference="肺炎"):
+    return Rollout(text, reason, n_tokens, RECORD, reference)
+
+
+@given(text=st.text(max_size=200), reference=st.sampled_from(["肺炎", "2型糖尿病；高血压病", ""]), reason=st.sampled_from(FinishReason))
+def test_whatever_was_written_earns_between_zero_and_one(text, reference, reason):
+    rewards = make_rewards(DEFAULT_WEIGHTS, Band(10, 80))
+    assert all(0.0 <= reward(make_rollout(text, reason, reference=reference)) <= 1.0 for reward in rewards.values())
+
+
+def test_the_diagnosis_is_paid_by_the_grade_of_the_answer_alone():
+    assert reward_diagnosis(make_rollout(RIGHT)) == grade("肺炎", "肺炎").f1 == 1.0
+    assert reward_diagnosis(make_rollout("<think>\n肺炎肺炎\n</think>\n\n哮喘")) == 0.0
+
+
+def test_a_longer_list_of_diagnoses_earns_less():
+    assert reward_diagnosis(make_rollout(RIGHT + "；哮喘；肺结核")) < reward_diagnosis(make_rollout(RIGHT))
+
+
+def test_noise_gets_no_benefit_of_the_doubt():
+    assert reward_diagnosis(make_rollout("qx%zz tt", reference="flu")) == 0.0
+
+
+def test_a_thought_that_was_never_closed_has_no_answer_to_pay_for():
+    unclosed = make_rollout("<think>\n肺炎", FinishReason.LENGTH)
+    assert (reward_diagnosis(unclosed), reward_format(unclosed), reward_stop(unclosed), reward_grounded(unclosed)) == (0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["肺炎", "<think>\n</think>\n\n肺炎", RIGHT + "</think>", "<think>" + RIGHT, "<think>\n咳嗽\n</think>\n\n"]
+)
+def test_anything_but_one_thought_and_one_answer_has_no_form(text):
+    assert reward_format(make_rollout(text)) == 0.0
+
+
+def test_a_loop_is_seen_whether_it_was_stopped_or_ended_by_itself():
+    assert reward_loop(make_rollout("咳嗽" * 60)) == 0.0
+    assert reward_loop(make_rollout("咳嗽", FinishReason.LOOP)) == 0.0
+    assert reward_loop(make_rollout(RIGHT)) == 1.0
+
+
+def test_findings_that_do_not_stand_in_the_record_cost_their_share():
+    made_up = "<think>\n体温38.5℃，白细胞20.1。\n</think>\n\n肺炎"
+    assert reward_grounded(make_rollout(RIGHT)) == 1.0
+    assert reward_grounded(make_rollout(made_up)) == grounded_rate("体温38.5℃，白细胞20.1。", RECORD) == 0.5
+
+
+def test_citing_nothing_is_not_the_safest_thing_to_say():
+    silent = make_rollout("<think>\n考虑感染。\n</think>\n\n肺炎")
+    assert reward_grounded(silent) < reward_grounded(make_rollout(RIGHT))
+
+
+def test_the_length_reward_falls_off_on_both_sides():
+    band = Band(40, 100)
+    paid = [reward_length(make_rollout("", n_tokens=n), band) for n in (20, 30, 40, 100, 150, 200)]
+    assert paid == [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+
+
+def test_nearly_all_of_the_start_lies_within_the_band():
+    band = choose_band([50, *[60] * 300, 90, 4000])
+    assert (band.low, band.high) == (45, 75)
+
+
+def test_what_has_no_weight_is_not_even_computed():
+    assert list(make_rewards({"stop": 1.0, "loop": 0.0, "judge": 1.0}, Band(1, 2))) == ["stop"]
