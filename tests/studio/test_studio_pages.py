@@ -15,7 +15,8 @@ HOSTILE = (
     "<a href='http://evil.example'>a</a> </td></table><style>*{}</style>"
 )
 HUGE = "长" * 1_000_000
-LIMIT_S = 3.0
+LIMIT_S, GRACE = 3.0, 5
+"""Seconds a page may take, and how many times longer where other work keeps the cores."""
 
 
 def make_step(folder: Path, stage: str) -> Path:
@@ -89,7 +90,7 @@ def test_every_page_opens_in_the_browsers_language_and_asks_no_other_host(open_s
         began = time.monotonic()
         page.goto(f"{studio.url}/{language}/{name}")
         page.locator(".head h1").wait_for()
-        assert time.monotonic() - began < LIMIT_S * 3, name  # three browsers' worth of grace: the machine is shared
+        assert time.monotonic() - began < LIMIT_S * GRACE, name
     page.get_by_role("link", name="English" if language == "zh" else "中文").click()
     page.wait_for_url("**/en/bill" if language == "zh" else "**/zh/bill")
     assert watched.foreign == []

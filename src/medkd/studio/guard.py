@@ -37,7 +37,7 @@ POLICY = (
 HEADERS = (
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),  # without a referrer, a form would not say where it comes from either
 )
 USED_API = ("queue/", "run/", "upload", "heartbeat/", "startup-events", "theme.css", "cancel", "reset", "component_server", "file=", "info")
 """What the pages use of their framework's interface; the rest (proxy, remote history, editing by chat) is not there."""

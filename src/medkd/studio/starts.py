@@ -140,7 +140,7 @@ def _draw_fields(part: Part, places: Places, run: str) -> list[Any]:
     with gr.Row():
         for field in part.fields:
             value = part.given.get(field.name, field.default)
-            if field.is_required and value is None and not part.step:
+            if value is None and not part.step and (field.is_required or field.name in STAGES[part.stage].feeds):
                 value = next(iter(suggest(places, part.stage, field, run)), None)
             box = draw_field(field, value, suggest(places, part.stage, field, run))
             box.change(make_marker(field), box, box, show_progress="hidden")
