@@ -70,7 +70,7 @@ class Config(StageConfig):
     """The judge's model; the provider's first where none is given."""
     budget: Annotated[float | None, HOW, Field(gt=0)] = None
     """Most money this directory's ledger may come to; a hard stop."""
-    allow_seen: bool = False
+    allow_seen: Annotated[bool, HOW] = False
     """Measure on questions that were in the training data all the same."""
     batch_size: Annotated[int, HOW] = Field(default=64, ge=1)
     """Questions at a time; halved where memory runs out."""
