@@ -114,6 +114,7 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     open_start(page, f"{studio.url}/en/evaluate")
     fill(page, "max_tokens", "256")
     fill(page, "limit", "12")
+    choose(page, "model", "medkd:tiny")
     choose(page, "adapter", "runs/road/train")
     start(page, "--adapter runs/road/train", "--limit 12", "--max-tokens 256")
     finish(runs / "road" / "evaluate")
