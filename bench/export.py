@@ -9,6 +9,7 @@ Run: `.venv/bin/python bench/export.py --run runs/demo`
 """
 
 import argparse
+import copy
 import time
 from pathlib import Path
 
@@ -66,11 +67,13 @@ def main() -> None:
     exact = adapt(folder, adapter, torch.float32).merge_and_unload().state_dict()
     print(f"{len(rows)} unseen rows; unmerged in float32: loss {loss:.5f}\n")
     print("| merged in | weights' error | KL to unmerged | loss | answers that differ | seconds |\n|---|---|---|---|---|---|")
+    rounded: dict[torch.dtype, dict[str, torch.Tensor]] = {}
     for dtype in (torch.bfloat16, torch.float32):
         began = time.perf_counter()
         merged = adapt(folder, adapter, dtype).merge_and_unload().to(torch.bfloat16)
         seconds = time.perf_counter() - began
-        merged = merged.float().eval()
+        rounded[dtype] = merged.state_dict()
+        merged = copy.deepcopy(merged).float().eval()
         state = merged.state_dict()
         error = sum(float((state[name] - exact[name]).norm() ** 2) for name in exact) ** 0.5
         error /= sum(float(tensor.norm() ** 2) for tensor in exact.values()) ** 0.5
@@ -80,6 +83,8 @@ def main() -> None:
         now = answer(merged)
         n = sum(now[at] != said[at] for at in said)
         print(f"| {str(dtype).removeprefix('torch.')} | {error:.2e} | {float(kl):.2e} | {loss:.5f} | {n} of {len(said)} | {seconds:.2f} |")
+    differing = [name for name, tensor in rounded[torch.bfloat16].items() if not torch.equal(tensor, rounded[torch.float32][name])]
+    print(f"\n{len(differing)} of {len(exact)} tensors differ between the two merges")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -60,6 +62,28 @@ def test_the_best_by_validation_is_kept_and_patience_ends_a_run(settings, tmp_pa
     kept = load_file(tmp_path / f"checkpoints/checkpoint-{best}/adapter_model.safetensors")
     saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
     assert all(torch.equal(kept[name], saved[name]) for name in kept)
+
+
+def test_an_interrupted_run_keeps_a_checkpoint_and_comes_to_the_same_losses(settings, tmp_path):
+    whole, broken = Config(**settings | {"epochs": 8}, out=tmp_path / "whole"), Config(**settings | {"epochs": 8}, out=tmp_path / "broken")
+    run(whole)
+    script = "import sys; from medkd.train.stage import Config, run; run(Config.model_validate_json(sys.argv[1]))"
+    process = subprocess.Popen([sys.executable, "-c", script, broken.model_dump_json()], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not losses_so_far(broken.out) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert "keeping a checkpoint first" in process.communicate()[1]
+    assert not (broken.out / "adapter").exists()
+    resumed = run(broken).facts["resumed_from_step"]
+    assert 0 < resumed < 48
+    one, other = losses(broken.out), losses(whole.out)
+    # A line is the mean of two steps; the one in which the interruption came may hold the second alone.
+    assert {step: loss for step, loss in one.items() if step > resumed + 1} == {s: loss for s, loss in other.items() if s > resumed + 1}
+
+
+def losses_so_far(out):
+    return losses(out) if (out / "metrics.jsonl").exists() else {}
 
 
 def test_what_the_student_says_at_each_save_stands_in_the_report(trained_dir):

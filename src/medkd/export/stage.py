@@ -23,7 +23,7 @@ from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.workspace import Manifest, open_workspace
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
-from medkd.models.load import Hub, LoadedModel, find_base, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
+from medkd.models.load import Dtype, Hub, LoadedModel, find_base, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
 from medkd.models.tokens import add_thinking_prefix, find_stop_ids, find_template
 
 PROOF_SHARE = 0.99
@@ -119,14 +119,16 @@ def explain_failed_write(error: Exception, out: Path) -> MedkdError:
 
 
 def export(name: str, adapter: Path | None, out: Path, hub: Hub = "huggingface", trust_remote_code: bool = False) -> LoadedModel:
-    """Merge in float32, write the folder in the base's own number format, and give what was written.
+    """Merge and write the folder in the base's own number format, and give what was written.
 
-    `bench/export.py` measures why: merged in bfloat16 the weights are rounded before the adapter is added and again after.
-    The chat template is the adapter's with the thinking prefix, whatever it was trained for: an exported model thinks.
+    PEFT adds an adapter in float32 and rounds once, whatever the format of the base: `bench/export.py` finds a merge in float32 to give the
+    same weights to the bit, in twice the memory. The chat template is the adapter's with the thinking prefix, whatever it was trained
+    for: an exported model thinks.
     """
     folder = resolve_model(name, hub, trust_remote_code)
-    base_dtype = (read_json(folder / "config.json") or {}).get("dtype") or "float32"
-    loaded = load_model(name, adapter, device="cpu", dtype="float32", hub=hub, trust_remote_code=trust_remote_code)
+    base_dtype = "bfloat16" if adapter is None else str((read_json(folder / "config.json") or {}).get("dtype") or "float32")
+    merged_in: Dtype = "bfloat16" if base_dtype == "bfloat16" else "float32"
+    loaded = load_model(name, adapter, device="cpu", dtype=merged_in, hub=hub, trust_remote_code=trust_remote_code)
     model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter, trust_remote_code)
     tokenizer.chat_template = add_thinking_prefix(find_template(tokenizer))
     stop_ids = find_stop_ids(tokenizer, model.generation_config)
@@ -135,8 +137,7 @@ def export(name: str, adapter: Path | None, out: Path, hub: Hub = "huggingface",
     model.config.eos_token_id, model.config.pad_token_id = stop_ids[0], tokenizer.pad_token_id
     import torch
 
-    dtype = torch.bfloat16 if adapter is None else getattr(torch, str(base_dtype), torch.float32)
-    model.to(dtype).save_pretrained(out)
+    model.to(getattr(torch, base_dtype, torch.float32)).save_pretrained(out)
     tokenizer.save_pretrained(out)
     return LoadedModel(model, tokenizer)
 

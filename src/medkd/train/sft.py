@@ -127,7 +127,9 @@ def make_trainer_config(
     merged = {**settings, **extra}
     rows_a_step = int(merged["per_device_train_batch_size"]) * int(merged["gradient_accumulation_steps"]) * count_processes()
     n_steps = count_steps(n_rows, rows_a_step, float(merged["num_train_epochs"]), int(merged.get("max_steps", -1)))
-    every = merged.get("save_steps", max(1, math.ceil(n_steps / N_SAVES)))
+    logging_steps = int(merged.get("logging_steps", max(1, min(LOG_INTERVAL, n_steps // 20))))
+    # A save in the middle of a line of metrics would leave that line, once resumed, the mean of other steps.
+    every = merged.get("save_steps", max(logging_steps, math.ceil(n_steps / N_SAVES) // logging_steps * logging_steps))
     strategy = merged.get("save_strategy", "steps")
     on_gpu = device == "cuda"
     defaults: dict[str, Any] = {
@@ -138,7 +140,7 @@ def make_trainer_config(
         "eval_steps": every,
         "load_best_model_at_end": has_val and strategy != "no",
         "metric_for_best_model": "eval_loss" if has_val else None,
-        "logging_steps": max(1, min(LOG_INTERVAL, n_steps // 20)),
+        "logging_steps": logging_steps,
         "lr_scheduler_type": "cosine",
         "warmup_steps": min(5, n_steps // 4),
         "max_grad_norm": 1.0,

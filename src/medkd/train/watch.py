@@ -5,7 +5,9 @@ In: the trainer's own calls. Out: `metrics.jsonl`, `samples.jsonl`, a bar on the
 """
 
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +104,33 @@ class SampleWriter(TrainerCallback):
             }
             append_line(self.path, line)
         student.train(was_training)
+
+
+class Interruption(TrainerCallback):
+    """Let an interruption (Ctrl-C, `medkd stop`) end the step and keep a checkpoint first; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.is_wanted = False
+
+    def __enter__(self) -> "Interruption":
+        self._before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.is_wanted:
+            raise KeyboardInterrupt
+        self.is_wanted = True
+        print("train: interrupted; keeping a checkpoint first", file=sys.stderr, flush=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.is_wanted:
+            control.should_save = control.should_training_stop = True
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
