@@ -112,7 +112,7 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
     }
     with tempfile.TemporaryDirectory() as folder:
         config = make_trainer_config(settings, Path(folder), len(rows), "cuda", False, extra)
-        trainer = make_trainer(model, tokenizer, make_dataset(rows), None, config, make_lora_config(RANK, 2 * RANK, [], skeleton))
+        trainer = make_trainer(model, tokenizer, make_dataset(rows), None, config, make_lora_config(RANK, [], skeleton))
         stamps: list[float] = []
         step = trainer.training_step
 

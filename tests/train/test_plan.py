@@ -43,7 +43,7 @@ def test_parameters_are_counted_as_the_model_itself_counts_them(tiny_model_dir):
     skeleton = make_skeleton(tiny_model_dir)
     model = load_model(str(tiny_model_dir), device="cpu", dtype="float32").model
     assert skeleton.n_parameters == sum(p.numel() for p in model.parameters())
-    adapted = get_peft_model(model, make_lora_config(16, 32, [], skeleton))
+    adapted = get_peft_model(model, make_lora_config(16, [], skeleton))
     assert count_trained(skeleton, "lora", 16) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 

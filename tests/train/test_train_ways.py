@@ -37,7 +37,7 @@ def test_all_weights_can_be_trained_and_the_folder_is_a_model(settings, random_m
 
 
 def test_packed_rows_are_learnt_as_well_and_none_is_lost(settings, tmp_path):
-    manifest = run(Config(**settings | {"epochs": 12, "batch_size": 1}, packing=True, out=tmp_path))
+    manifest = run(Config(**settings | {"epochs": 12, "batch_size": 1}, trainer={"packing": True}, out=tmp_path))
     assert manifest.facts["packed"]
     by_step = list(losses(tmp_path).values())
     assert by_step[-1] < by_step[0] / 2
@@ -46,15 +46,15 @@ def test_packed_rows_are_learnt_as_well_and_none_is_lost(settings, tmp_path):
 def test_packed_and_unpacked_rows_have_the_same_loss(settings, merged_dir, tmp_path):
     """The first step of both sees the same rows before anything is learnt."""
     few = write_examples(tmp_path / "in/train.jsonl", range(4))
-    shared = settings | {"input": few, "epochs": 1, "dtype": "float32"}
+    shared = settings | {"input": few, "epochs": 1, "trainer": {"bf16": False}}
     run(Config(**shared, out=tmp_path / "alone"))
-    run(Config(**shared | {"batch_size": 1, "max_length": 1024}, packing=True, out=tmp_path / "packed"))
+    run(Config(**shared | {"batch_size": 1, "max_length": 1024, "trainer": {"bf16": False, "packing": True}}, out=tmp_path / "packed"))
     assert losses(tmp_path / "packed")[1] == pytest.approx(losses(tmp_path / "alone")[1], rel=1e-4)
 
 
 def test_the_best_by_validation_is_kept_and_patience_ends_a_run(settings, tmp_path):
     trainer = {"save_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
-    manifest = run(Config(**settings | {"epochs": 20}, patience=2, trainer=trainer, out=tmp_path))
+    manifest = run(Config(**settings | {"epochs": 20}, trainer=trainer | {"early_stopping_patience": 2}, out=tmp_path))
     assert manifest.facts["steps"] < 20 * 6
     evaluated = {line["step"]: line["eval_loss"] for line in read_lines(tmp_path / "metrics.jsonl") if "eval_loss" in line}
     best = min(evaluated, key=evaluated.get)
@@ -161,7 +161,7 @@ def test_what_a_launched_process_refuses_is_one_line(settings, tmp_path):
         ({"method": "qlora", "device": "cpu"}, "needs a GPU"),
         ({"device": "cuda"}, "sees no GPU"),
         ({"trainer": {"report_to": "swanlab"}}, "swanlab"),
-        ({"trainer": {"packing": True}}, "decided by the stage"),
+        ({"trainer": {"padding_free": True}}, "decided by the stage"),
         ({"launch": "no-such-launcher --x"}, "cannot be started"),
         ({"method": "full", "batch_size": 10**9}, "--batch-size"),
     ],

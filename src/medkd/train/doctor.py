@@ -18,7 +18,7 @@ from medkd.train.plan import GIB, Method, There, estimate_disk, find_what_is_the
 from medkd.train.preflight import Finding, compare_packed, examine_served
 from medkd.train.rows import Target, describe_lengths, draw_lengths
 from medkd.train.stage import Config as TrainConfig
-from medkd.train.stage import Job, make_shape, prepare
+from medkd.train.stage import Job, choose_numbers, make_shape, prepare
 
 MEASURED_STEPS = 4
 
@@ -92,12 +92,12 @@ def _look_at_training(config: Config, model: str, there: There, device: str) -> 
         lengths = describe_lengths(flight.rows)
         print(f"rows: {len(flight.rows)}, {lengths['tokens']} tokens a pass, {lengths['tokens_learnt']} of them learnt; their lengths:")
         print("\n".join(draw_lengths(flight.rows)))
-    disk = estimate_disk(skeleton, plan.method, plan.lora_rank, job.shape.weight_bytes)
+    disk = estimate_disk(skeleton, plan.weights, plan.lora_rank, job.shape.weight_bytes)
     longest = max((len(row.input_ids) for row in flight.rows), default=config.max_length)
     print("\n".join(make_table(skeleton, make_shape(plan, device, longest, there.n_devices), there)))
     print(f"disk: {disk / GIB:.2f} GiB for checkpoints and what is left at the end")
     findings = list(flight.findings)
-    if all(finding.is_repaired for finding in findings) and plan.method != "qlora":
+    if all(finding.is_repaired for finding in findings) and plan.weights != "qlora":
         findings += _measure(plan, job)
     return findings
 
@@ -109,8 +109,8 @@ def _measure(plan: TrainConfig, job: Job) -> list[Finding]:
     from medkd.train.watch import tell_time
     from medkd.train.work import make_settings
 
-    dtype = choose_dtype(plan.dtype, job.device)
-    student = load_student(job.folder, plan.model, plan.method, dtype, job.device, trust_remote_code=plan.trust_remote_code)
+    dtype = choose_numbers(plan, job.device)
+    student = load_student(job.folder, plan.model, plan.weights, dtype, job.device, trust_remote_code=plan.trust_remote_code)
     findings = compare_packed(student, job.flight.rows)
     rows = make_dataset(job.flight.rows)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,8 +118,8 @@ def _measure(plan: TrainConfig, job: Job) -> list[Finding]:
         settings = make_settings(plan, job.device, packs=False)
         trainer_config = make_trainer_config(settings, Path(folder), len(rows), job.device, False, extra)
         lora = None
-        if plan.method != "full":
-            lora = make_lora_config(plan.lora_rank, plan.lora_alpha, job.flight.untrained_ids, job.skeleton)
+        if plan.weights != "full":
+            lora = make_lora_config(plan.lora_rank, job.flight.untrained_ids, job.skeleton)
         trainer = make_trainer(student, job.tokenizer, rows, None, trainer_config, lora)
         started = time.monotonic()
         trainer.train()

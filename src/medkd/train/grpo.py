@@ -28,7 +28,7 @@ from medkd.train.trainer_config import build_config, check_keys
 from medkd.train.watch import MetricsWriter
 
 N_SAVES = 4
-LORA_RANK, LORA_ALPHA = 16, 32
+LORA_RANK = 16
 """Of the adapter that is begun where there is none; one that is there keeps its own."""
 OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps")
 
@@ -42,7 +42,7 @@ def attach_adapter(model: PreTrainedModel, adapter: Path | None, name: str, fold
     from safetensors import SafetensorError
 
     if adapter is None:
-        return cast(PreTrainedModel, get_peft_model(model, make_lora_config(LORA_RANK, LORA_ALPHA, [], make_skeleton(folder))))
+        return cast(PreTrainedModel, get_peft_model(model, make_lora_config(LORA_RANK, [], make_skeleton(folder))))
     base = find_base(adapter)
     if base and base != name and _is_other_folder(base, name):
         raise InputError(f"{adapter}: was trained on {base}, not on {name}; give --model {base}")

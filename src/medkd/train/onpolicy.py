@@ -69,8 +69,8 @@ def _distil(
 
     tokenizer, device = load_tokenizer(folder, adapter), choose_device(config.device)
     check_vocabularies(tokenizer, load_tokenizer(teacher_folder), config.teacher_model)
-    loaded = load_model(config.model, device=config.device, dtype=config.dtype, hub=config.hub)
-    teacher = load_model(config.teacher_model, device=config.device, dtype=config.dtype, hub=config.hub)
+    loaded = load_model(config.model, device=config.device, hub=config.hub)
+    teacher = load_model(config.teacher_model, device=config.device, hub=config.hub)
     if teacher.model.config.vocab_size != loaded.model.config.vocab_size:
         raise InputError(f"{config.teacher_model}: its vocabulary has another size than the student's; choose a teacher of the same family")
     plain_template = find_plain_template(tokenizer)
@@ -109,7 +109,6 @@ def _make_settings(config: "Config", device: str) -> dict[str, Any]:
         "num_train_epochs": config.epochs,
         "learning_rate": config.learning_rate or LEARNING_RATES[config.weights],
         "per_device_train_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.accumulation,
         "max_completion_length": config.max_tokens,
         "seed": config.seed,
         "beta": 1.0,

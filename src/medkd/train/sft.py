@@ -30,7 +30,7 @@ from medkd.train.trainer_config import build_config, check_keys
 N_SAVES = 4
 LOG_INTERVAL = 10
 """Most steps between two lines of metrics."""
-OWN_KEYS = ("chat_template_path", "skip_prepare_dataset", "packing", "padding_free", "max_length")
+OWN_KEYS = ("chat_template_path", "skip_prepare_dataset", "padding_free", "max_length")
 """What this stage decides beside what every one does."""
 
 
@@ -125,7 +125,7 @@ def make_trainer_config(
     """Make TRL's config: ours first, then what `trainer:` says; raises InputError for a key that TRL does not know."""
     check_keys(SFTConfig, extra, OWN_KEYS)
     merged = {**settings, **extra}
-    rows_a_step = int(merged["per_device_train_batch_size"]) * int(merged["gradient_accumulation_steps"]) * count_processes()
+    rows_a_step = int(merged["per_device_train_batch_size"]) * int(merged.get("gradient_accumulation_steps", 1)) * count_processes()
     n_steps = count_steps(n_rows, rows_a_step, float(merged["num_train_epochs"]), int(merged.get("max_steps", -1)))
     logging_steps = int(merged.get("logging_steps", max(1, min(LOG_INTERVAL, n_steps // 20))))
     # A save in the middle of a line of metrics would leave that line, once resumed, the mean of other steps.
@@ -156,13 +156,13 @@ def make_trainer_config(
     return build_config(SFTConfig, {**defaults, **settings}, extra, checkpoints)
 
 
-def make_lora_config(rank: int, alpha: int, untrained_ids: Sequence[int], skeleton: Skeleton) -> LoraConfig:
+def make_lora_config(rank: int, untrained_ids: Sequence[int], skeleton: Skeleton) -> LoraConfig:
     """Describe the adapter: all linear layers, and the embedding rows that nobody trained before, of the head too where it is its own."""
     names = {name.removesuffix(".weight").rpartition(".")[2] for name in (skeleton.input_name, skeleton.output_name)}
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=2 * rank,
         lora_dropout=0.0,
         target_modules="all-linear",
         trainable_token_indices={name: list(untrained_ids) for name in names} if untrained_ids else None,

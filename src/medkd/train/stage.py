@@ -8,7 +8,7 @@ Not done here: merging the adapter (`export`), reinforcement.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from medkd.core.errors import InputError
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.records import Example
 from medkd.core.workspace import Manifest, Workspace, open_workspace, read_manifest
-from medkd.models.load import WHOLE_MODEL, Device, Dtype, Hub, choose_device, choose_dtype, load_tokenizer, quiet_libraries, resolve_model
+from medkd.models.load import WHOLE_MODEL, Device, Hub, choose_device, choose_dtype, load_tokenizer, quiet_libraries, resolve_model
 from medkd.models.skeleton import Skeleton, make_skeleton
 from medkd.train import launch
 from medkd.train.plan import (
@@ -32,10 +32,15 @@ from medkd.train.plan import (
 from medkd.train.preflight import Preflight, examine, refuse
 from medkd.train.rows import Target, describe_lengths, make_rows
 
+if TYPE_CHECKING:
+    import torch
+
 ADAPTER = "adapter"
 N_VAL_ROWS = 64
 """Validation rows looked at for the loss at every save."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+STAGE_KEYS = ("packing", "early_stopping_patience")
+"""What `trainer:` may say and TRL is not told: rows are packed, and a run ended, by the stage."""
 LEARNING_RATES: dict[Method, float] = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
 
 
@@ -62,32 +67,22 @@ class Config(StageConfig):
     """on-policy: longest answer in tokens."""
     max_length: int = Field(default=4096, ge=16)
     """Longest row in tokens; longer ones are dropped and counted, never trimmed."""
-    packing: bool | None = None
-    """Pack rows into full lengths, none seeing another; unless told, only on a GPU with flash-attn."""
     epochs: float = Field(default=2, gt=0)
     """Times through the rows."""
-    patience: int | None = Field(default=None, ge=1)
-    """Stop when the validation loss has not improved at so many saves; the best is kept in any case."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak; falls along a cosine. Unless told, 2e-4 for an adapter, 1e-5 for all weights."""
     batch_size: int = Field(default=8, ge=1)
     """Rows a step and device."""
-    accumulation: int = Field(default=1, ge=1)
-    """Batches added up before a step."""
     lora_rank: int = Field(default=16, ge=1)
-    """Rank of the adapter, on all linear layers."""
-    lora_alpha: int = Field(default=32, ge=1)
-    """Scale of the adapter; twice the rank is usual."""
+    """Rank of the adapter, on all linear layers; its scale is twice the rank."""
     seed: int = 0
     """Decides the order of rows and the adapter's first weights."""
-    dtype: Dtype = "auto"
-    """Number format; auto takes bfloat16 where the processor computes in it."""
     device: Annotated[Device, HOW] = "auto"
     """Where to compute."""
     launch: Annotated[str, HOW] = "auto"
     """What starts a process a GPU: auto, none, zero2, zero3, fsdp2, or a command ('accelerate launch --num_processes 8')."""
     trainer: dict[str, Any] = Field(default_factory=dict)
-    """Anything else that TRL's SFTConfig knows, passed straight to it."""
+    """Anything else that TRL's SFTConfig knows (packing, bf16, save_steps …), and early_stopping_patience, in saves."""
 
     @property
     def weights(self) -> Method:
@@ -173,11 +168,17 @@ def find_inputs(config: Config) -> tuple[Path, Path | None]:
     return train_path, val_path if has_val else None
 
 
+def choose_numbers(config: Config, device: str) -> "torch.dtype":
+    """Choose the number format: bfloat16 where the device computes in it, unless `trainer: bf16` says otherwise."""
+    wanted = config.trainer.get("bf16")
+    return choose_dtype("auto" if wanted is None else "bfloat16" if wanted else "float32", device)
+
+
 def make_shape(config: Config, device: str, longest: int, n_devices: int) -> Shape:
     """Say what memory depends on beside the model."""
     import torch
 
-    weight_bytes = 2 if choose_dtype(config.dtype, device) == torch.bfloat16 else 4
+    weight_bytes = 2 if choose_numbers(config, device) == torch.bfloat16 else 4
     is_checkpointed = bool(config.trainer.get("gradient_checkpointing", device == "cuda"))
     n_tokens = config.batch_size * min(longest, config.max_length)
     return Shape(config.lora_rank, n_tokens, weight_bytes, is_checkpointed, device == "cuda", n_devices)

@@ -16,7 +16,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from medkd.core.errors import MedkdError, StoppedError, from_os_error
 from medkd.core.progress import Bar
 from medkd.core.workspace import Workspace
-from medkd.models.load import WHOLE_MODEL, choose_dtype
+from medkd.models.load import WHOLE_MODEL
 from medkd.models.tokens import add_thinking_prefix
 from medkd.train import launch
 from medkd.train.checkpoints import find_checkpoint, read_step
@@ -24,7 +24,7 @@ from medkd.train.preflight import compare_packed
 from medkd.train.report import write_report
 from medkd.train.save import choose_questions, save_papers, save_weights, trace_lineage
 from medkd.train.sft import choose_packing, count_steps_of, make_dataset, make_lora_config, make_trainer, make_trainer_config
-from medkd.train.stage import ADAPTER, LEARNING_RATES, Config, Job, make_val_rows, say_what_is_trained
+from medkd.train.stage import ADAPTER, LEARNING_RATES, STAGE_KEYS, Config, Job, choose_numbers, make_val_rows, say_what_is_trained
 from medkd.train.student import load_student
 from medkd.train.watch import Interruption, MetricsWriter, SampleWriter
 
@@ -39,12 +39,12 @@ def work(config: Config, job: Job, place: launch.Place, space: Workspace | None)
         job.folder,
         config.model,
         config.weights,
-        choose_dtype(config.dtype, job.device),
+        choose_numbers(config, job.device),
         job.device,
         place.local_rank,
         config.trust_remote_code,
     )
-    packs = choose_packing(config.packing, job.device)
+    packs = choose_packing(config.trainer.get("packing"), job.device)
     if packs and (findings := compare_packed(model, job.flight.rows)):
         job.flight.findings.extend(findings)
         packs = False
@@ -52,12 +52,11 @@ def work(config: Config, job: Job, place: launch.Place, space: Workspace | None)
     val_rows = make_val_rows(config, job)
     train_set = make_dataset(job.flight.rows, config.max_length if packs else None)
     settings = make_settings(config, job.device, packs)
-    trainer_config = make_trainer_config(settings, config.out / "checkpoints", len(train_set), job.device, bool(val_rows), config.trainer)
-    lora = (
-        None if config.method == "full" else make_lora_config(config.lora_rank, config.lora_alpha, job.flight.untrained_ids, job.skeleton)
-    )
+    extra = {key: value for key, value in config.trainer.items() if key not in STAGE_KEYS}
+    trainer_config = make_trainer_config(settings, config.out / "checkpoints", len(train_set), job.device, bool(val_rows), extra)
+    lora = None if config.method == "full" else make_lora_config(config.lora_rank, job.flight.untrained_ids, job.skeleton)
     val_set = make_dataset(val_rows) if val_rows else None
-    trainer = make_trainer(model, job.tokenizer, train_set, val_set, trainer_config, lora, config.patience)
+    trainer = make_trainer(model, job.tokenizer, train_set, val_set, trainer_config, lora, config.trainer.get("early_stopping_patience"))
     started = time.monotonic()
     try:
         with Bar("train", count_steps_of(trainer_config, len(train_set)), "steps") as bar, Interruption() as interruption:
@@ -88,7 +87,7 @@ def work(config: Config, job: Job, place: launch.Place, space: Workspace | None)
             "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
             "packed": packs,
             "processes": place.n_processes,
-            "dtype": str(choose_dtype(config.dtype, job.device)).removeprefix("torch."),
+            "dtype": str(choose_numbers(config, job.device)).removeprefix("torch."),
             "device": job.device,
             "steps": trainer.state.global_step,
             **last_losses(trainer),
@@ -116,9 +115,8 @@ def make_settings(config: Config, device: str, packs: bool) -> dict[str, Any]:
         "learning_rate": config.learning_rate or LEARNING_RATES[config.weights],
         "per_device_train_batch_size": config.batch_size,
         "per_device_eval_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.accumulation,
         "seed": config.seed,
-        "bf16": choose_dtype(config.dtype, device) == torch.bfloat16,
+        "bf16": choose_numbers(config, device) == torch.bfloat16,
         "padding_free": packs,
     }
 
@@ -143,7 +141,7 @@ def explain(error: BaseException, out: Path) -> BaseException:
     if isinstance(error, OSError):
         return from_os_error(error, out)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "allocate memory" in str(error):
-        advice = "lower --batch-size (and raise --accumulation) or --max-length, or give --trainer.gradient-checkpointing true"
+        advice = "lower --batch-size or --max-length, or give --trainer.gradient-checkpointing true"
         return StoppedError(f"{out}: out of memory; {advice}, and run again with --resume: the last checkpoint is kept")
     return error
 
