@@ -88,7 +88,9 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
 
     state: list[Any] = [chosen, tag, at]
     listed = [bars, found, rows, at]
-    page.load(arrive, None, chosen).then(compare, chosen, [table, tag, at, answers]).then(browse, state, listed)
+    page.load(arrive, None, chosen, queue=False).then(compare, chosen, [table, tag, at, answers], queue=False).then(
+        browse, state, listed, queue=False
+    )
     chosen.input(compare, chosen, [table, tag, at, answers]).then(browse, state, listed)
     bars.select(pick_tag, tag, [tag, at]).then(browse, state, listed)
     back.click(turn(-1), state, listed)
