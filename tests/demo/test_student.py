@@ -37,6 +37,22 @@ def test_tags_and_turn_ends_are_single_tokens(tokenizer):
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
+def test_the_shipped_student_stops_on_the_tokens_it_was_trained_to_end_with(tokenizer):
+    stops = json.loads((tiny_dir() / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", "<|endoftext|>"]
+
+
+def test_a_saved_tokenizer_numbers_its_tokens_as_it_did_in_training(tmp_path):
+    from transformers import AutoTokenizer
+
+    from medkd.demo.student import SPECIAL_TOKENS, train_tokenizer
+
+    made = train_tokenizer(["发热三天，咳嗽有痰。"] * 3)
+    made.save_pretrained(tmp_path)
+    read = AutoTokenizer.from_pretrained(tmp_path)
+    assert [read.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS] == made.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+
+
 def test_the_context_is_four_thousand_tokens():
     assert json.loads((tiny_dir() / "config.json").read_text())["max_position_embeddings"] == 4096
 

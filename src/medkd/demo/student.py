@@ -26,6 +26,8 @@ CONTEXT = 4096
 VOCABULARY = 6142
 MAX_TOKEN_CHARACTERS = 4
 """Longer tokens would swallow whole template phrases."""
+SPECIAL_TOKENS = (TEXT_END, TURN_END, TURN_START)
+"""In the order in which the tokenizer itself numbers them: in another one, its saved file would give two of them each other's number."""
 HANZI_WEIGHT = 400
 """Times the list of common hanzi is read for the tokenizer, so that each becomes a token before rare phrases do."""
 N_DOCUMENTS = 36_000
@@ -49,14 +51,14 @@ def train_tokenizer(documents: list[str]) -> "Qwen2Tokenizer":
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         max_token_length=3 * MAX_TOKEN_CHARACTERS,
-        special_tokens=[TEXT_END, TURN_START, TURN_END],
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     hanzi = "\n".join(common_hanzi())
     tokenizer.backend_tokenizer.train_from_iterator([*documents, *(hanzi for _ in range(HANZI_WEIGHT))], trainer)
     # Training drops the special tokens from the added vocabulary; without this they would be cut up like text.
-    tokenizer.backend_tokenizer.add_special_tokens([Added(token, special=True) for token in (TEXT_END, TURN_START, TURN_END)])
+    tokenizer.backend_tokenizer.add_special_tokens([Added(token, special=True) for token in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(OPEN, special=False), AddedToken(CLOSE, special=False)])
     tokenizer.chat_template = PLAIN_CHATML
     return tokenizer
