@@ -131,7 +131,7 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     page.get_by_text("Proven: asked bare questions").wait_for()
     proof = json.loads((runs / "road" / "export" / "proof.json").read_text(encoding="utf-8"))
     assert page.locator(".proof li").count() == proof["n"] >= 10
-    assert "ollama create road-export" in page.content()
+    page.wait_for_function("() => document.querySelector('.cm-content')?.innerText.includes('ollama create road-export')")
 
     page.goto(f"{studio.url}/en/chat")
     choose(page, "Model (before)", "medkd:tiny")
