@@ -14,6 +14,9 @@ RUN = 4
 """Characters that record and reasoning must share in a row."""
 _BREAK = re.compile(r"[\s，。、；：！？,;:!?()（）\[\]【】<>\"“”]")
 
+_NUMBER_AT_END = re.compile(r"\d+(?:\.\d+)?$")
+"""A claim is a number, a measure and its number, or a finding behind 无 or 有."""
+
 
 class Piece(NamedTuple):
     """A stretch of text and its mark: `cited`, `unfounded` or none."""
@@ -31,8 +34,8 @@ def mark_record(record: str, reasoning: str) -> list[Piece]:
         if flat[at : at + RUN] in known:
             marks[at : at + RUN] = ["cited"] * RUN
     for claim, is_founded in find_claims(reasoning, record):
-        if is_founded and claim[0].isdigit():
-            _mark_number(flat, claim, marks)
+        if is_founded and (number := _NUMBER_AT_END.search(claim)):
+            _mark_number(flat, number[0], marks)
     return _cut(record, marks)
 
 
@@ -43,8 +46,8 @@ def mark_reasoning(reasoning: str, record: str) -> list[Piece]:
     for claim, is_founded in find_claims(reasoning, record):
         if is_founded:
             continue
-        if claim[0].isdigit():
-            _mark_number(flat, claim, marks, "unfounded")
+        if number := _NUMBER_AT_END.search(claim):
+            _mark_number(flat, number[0], marks, "unfounded")
         elif claim.startswith("无"):
             for found in re.finditer(rf"(?:否认|未见|没有|无)(?:明显的?)?{re.escape(claim[1:])}", flat):
                 marks[found.start() : found.end()] = ["unfounded"] * (found.end() - found.start())
