@@ -63,9 +63,9 @@ def open_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
         studio.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Debian's Chromium, headless."""
+    """Debian's Chromium, headless; closed after each file, since Playwright keeps an event loop running in this thread until then."""
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.exists():
         pytest.skip("no Chromium here: apt-get install chromium")
