@@ -73,7 +73,10 @@ def run(config: Config) -> Manifest:
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
         if not kept:
-            raise InputError(f"{path}: no case holds any text; look at it, and collect again if the pages or columns were misread")
+            raise InputError(
+                f"{path}: no case holds any text of at most {MAX_CHARACTERS:,} characters; "
+                "look at it, and collect again if the pages or columns were misread"
+            )
         space.manifest.counts.kept = kept
         space.manifest.facts = {"rules": VERSION, "finds_by_rule": dict(audit.most_common())}
     return space.manifest
