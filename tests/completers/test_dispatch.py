@@ -190,6 +190,20 @@ def test_a_teacher_that_does_nothing_but_fail_opens_the_breaker(tmp_path):
     assert teacher.bill.requests <= HASTY.n_failures + 8
 
 
+def test_whoever_waits_reads_why_nothing_comes_until_something_comes_again(tmp_path):
+    troubles: list[str] = []
+    with serve_teacher(latency_s=0, script=[Fault.OVERLOADED] * 20) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+        completer = open_completer(
+            ledger,
+            teacher.base_url,
+            patience=Patience(backoff_s=0.5, backoff_cap_s=1.0),
+            on_progress=lambda tally: troubles.append(tally.trouble),
+        )
+        assert all(answer.complete for answer in completer.complete([ask(n) for n in range(8)]))
+    assert any(trouble.startswith("503") for trouble in troubles)
+    assert troubles[-1] == ""
+
+
 class serve_foreign:  # noqa: N801 - reads as the verb it is
     """A server that answers every POST with one status and body."""
 
@@ -224,6 +238,7 @@ class serve_foreign:  # noqa: N801 - reads as the verb it is
         (200, b'{"hello": 1}', "application/json", "JSON that is no chat completion"),
         (404, b'{"detail": "no such model"}', "application/json", "404: no such model"),
         (302, b"", "text/html", "check --base-url"),
+        (501, b"<html>Unsupported method</html>", "text/html", "not what was expected .501"),
         (400, b'{"error": "Model Not Exist"}', "application/json", "every request is refused .400: Model Not Exist"),
     ],
 )

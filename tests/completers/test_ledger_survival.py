@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -47,13 +48,16 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dir = Path(tempfile.mkdtemp(prefix="ledger"))
-        self.path = self.dir / "ledger.sqlite"
+        self.places = ExitStack()
+        self.path = self.make_place() / "ledger.sqlite"
         self.ledger = Ledger(self.path)
         self.ledger.start_run(0)
         self.open: dict[int, str] = {}
         self.closed: dict[int, tuple[Outcome, str]] = {}
         self.n_pieces = 0
+
+    def make_place(self) -> Path:
+        return Path(self.places.enter_context(tempfile.TemporaryDirectory()))
 
     @rule(item=st.integers(0, 4))
     def begin(self, item: int) -> None:
@@ -78,8 +82,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def die_and_come_back(self) -> None:
         """All at once: the files as they are, no farewell; what was open is unknown afterwards, with its text."""
-        after = Path(tempfile.mkdtemp(prefix="ledger"))
-        path = lose_power(self.path, after, sys.maxsize)
+        path = lose_power(self.path, self.make_place(), sys.maxsize)
         self.ledger.__exit__()
         self.path, self.ledger = path, Ledger(path)
         self.ledger.start_run(0)
@@ -96,6 +99,7 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.ledger.__exit__()
+        self.places.close()
 
 
 Life.TestCase.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)

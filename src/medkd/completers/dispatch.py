@@ -44,6 +44,9 @@ class Tally:
     waits_s: float = 0.0
     """Seconds until the cheap hours it waits for; 0 while it works."""
     last_error: str = ""
+    """Of an item given up."""
+    trouble: str = ""
+    """Why nothing comes any more, while attempt after attempt fails."""
     _pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_WINDOW))
 
     @property

@@ -35,6 +35,7 @@ _OUTCOME_OF_STATUS = {
     404: Outcome.NOT_AN_ENDPOINT,
     405: Outcome.NOT_AN_ENDPOINT,
     429: Outcome.RATE_LIMITED,
+    501: Outcome.NOT_AN_ENDPOINT,
 }
 _OUTCOME_OF_FINISH = {
     "length": Outcome.LENGTH,

@@ -30,6 +30,8 @@ class Patience:
     backoff_cap_s: float = 30.0
     n_refused: int = 20
     """Refusals in a row, with nothing answered, after which the request itself must be wrong."""
+    n_troubles: int = 8
+    """Failures in a row, over all items, after which the reader is told of them."""
     n_failures: int = 40
     """Failures in a row, over all items, after which the provider counts as failing."""
     quiet_s: float = 120.0
@@ -64,6 +66,11 @@ class Breaker:
         self._n_paid_failures = self._n_refused = 0
         self._has_answered = self._was_reached = False
         self._last_answer = time.monotonic()
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether more failed in a row than bad luck explains; worth telling, not yet worth stopping."""
+        return self.n_failures >= self._patience.n_troubles
 
     def watch(self, answer: Answer, n_tried: int) -> None:
         """Take note of an answer; raises what stops the run where there is no point in going on."""

@@ -156,6 +156,7 @@ class Run:
             else:
                 outcomes.append(answer.outcome)
                 self._breaker.watch(answer, len(outcomes))
+                self.tally.trouble = answer.error if self._breaker.is_in_trouble else ""
                 if answer.outcome is Outcome.COMPLETE or not answer.outcome.is_worth_another_try or self._patience.is_spent(outcomes):
                     self._count_settled(answer)
                     return

@@ -110,4 +110,8 @@ class _Progress:
             parts.append(f"{tally.spent:.4f} of about {tally.projected(self._n_requests):.4f} {self._target.provider.currency}")
         else:
             parts.append("price unknown")
-        return ", ".join(parts + ([f"{tally.n_failed} failed"] if tally.n_failed else []))
+        if tally.n_failed:
+            parts.append(f"{tally.n_failed} failed")
+        if tally.trouble:
+            parts.append(f"asks again after {tally.trouble}")
+        return ", ".join(parts)
