@@ -22,6 +22,7 @@ from medkd.models.load import load_model, read_json, resolve_adapter, resolve_mo
 if TYPE_CHECKING:
     from medkd.completers.dispatch import PaidCompleter
     from medkd.completers.providers import Target
+    from medkd.evaluate.looped import Traced
     from medkd.evaluate.stage import Config
     from medkd.evaluate.tasks import Asker, Task
     from medkd.grading.judge import RubricName
@@ -42,6 +43,8 @@ class Asked(NamedTuple):
     speed: float | None
     """Questions a second, of all runs in this directory together."""
     seconds: float
+    loops: "Traced | None" = None
+    """Where looped answers may come from, if any looped."""
 
 
 def find_inputs(config: "Config") -> tuple[Path | None, list[Path]]:

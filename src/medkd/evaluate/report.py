@@ -94,6 +94,7 @@ def write_report(
         before_after=before_after,
         plots=_draw(evaluations),
         wordings=[(e.name, e.breakdown.get("wordings", [])) for e in evaluations if e.breakdown.get("wordings")],
+        loops=[(e.name, e.breakdown["loops"]) for e in evaluations if e.breakdown.get("loops")],
         breakdown=_make_breakdown(evaluations),
         filters=FILTERS,
         departments=departments,

@@ -23,6 +23,7 @@ from medkd.models.load import Device, Dtype, Hub
 
 if TYPE_CHECKING:
     from medkd.evaluate.asking import Asked
+    from medkd.evaluate.looped import Traced
 
 LEDGER = "ledger.sqlite"
 
@@ -112,6 +113,7 @@ def _run_file(config: Config, path: Path) -> Manifest:
 
 def _run_model(config: Config) -> Manifest:
     from medkd.evaluate.asking import ask_all, find_inputs
+    from medkd.evaluate.looped import has_looped
     from medkd.evaluate.seen import find_seen, holds_answer, refuse_seen
 
     if config.exam:
@@ -145,9 +147,26 @@ def _run_model(config: Config) -> Manifest:
             )
         if not asked.unprompted:
             missing.append("A second template: the model's own one leaves it to begin the thinking, so both think rates are one.")
+        if looped := [p for p in asked.predictions if has_looped(p)]:
+            asked = asked._replace(loops=_trace_loops(config, looped, seen.training_path, folder))
         scores = _write_scores(config, space, asked.predictions, asked.unprompted, asked.speed, missing, asked)
         write_results(space.path(RESULTS), scores, asked.seconds, len(asked.predictions), -(-len(asked.predictions) // config.batch_size))
         return space.manifest
+
+
+def _trace_loops(config: Config, looped: Sequence[Prediction], training_path: Path | None, folder: Path | None) -> "Traced":
+    """Look for what taught the student to loop: in its training rows, where a lineage leads to them, and in its stop tokens."""
+    from medkd.evaluate.looped import Traced, tell_stops, trace
+    from medkd.models.load import resolve_model
+
+    if training_path is None:
+        traced = Traced(answers=(), lines=(f"{len(looped)} answers looped; no lineage leads to the rows that may have taught it.",))
+    else:
+        traced = trace(looped, training_path)
+    stops = tell_stops(folder, resolve_model(config.model, config.hub)) if folder else []
+    traced = traced.model_copy(update={"lines": (*traced.lines, *stops)})
+    print("\n".join(f"loops: {line}" for line in traced.lines), file=sys.stderr)
+    return traced
 
 
 def _run_exam(config: Config) -> Manifest:
@@ -222,6 +241,8 @@ def _write_scores(
     breakdown: dict[str, Any] = {**break_down(rows, seed=config.seed)}
     if asked and asked.worded:
         breakdown["wordings"] = asked.worded
+    if asked and asked.loops:
+        breakdown["loops"] = asked.loops.model_dump(mode="json")
     write_json(space.path("scores.json"), scores)
     write_json(space.path("breakdown.json"), breakdown)
     space.manifest.counts.kept = len(predictions)

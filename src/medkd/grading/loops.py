@@ -10,6 +10,7 @@ False
 """
 
 import re
+from collections import Counter
 
 WINDOW = 240
 """Letters looked at together."""
@@ -22,10 +23,24 @@ _STUTTER = re.compile(r"([^\W\d_]{1,8}?)\1{9,}")
 
 def is_looping(text: str) -> bool:
     """Tell whether a text repeats itself anywhere: a stutter of ten, or a stretch whose n-grams keep coming back."""
-    letters = re.sub(r"[\W\d_]+", "", text)
+    letters = _keep_letters(text)
     if _STUTTER.search(letters):
         return True
     return _has_dense_window(letters, WINDOW, N_GRAM) or _has_dense_window(letters, 5 * WINDOW, 3 * N_GRAM)
+
+
+def count_n_grams(text: str) -> Counter[str]:
+    """Count the n-grams of a text's letters, as they are looked at for loops.
+
+    >>> count_n_grams("发热3天，咳嗽有痰。发热")
+    Counter({'发热天咳嗽有痰发': 1, '热天咳嗽有痰发热': 1})
+    """
+    letters = _keep_letters(text)
+    return Counter(letters[start : start + N_GRAM] for start in range(len(letters) - N_GRAM + 1))
+
+
+def _keep_letters(text: str) -> str:
+    return re.sub(r"[\W\d_]+", "", text)
 
 
 def _has_dense_window(letters: str, window: int, n: int) -> bool:
