@@ -1,7 +1,8 @@
 """Make `medkd:tiny`, the shipped student: a Qwen2-shaped base of a few MB that knows the clinic and does not think.
 
 `python -m medkd.demo.student --out DIR` makes it again: tokenizer, base model, template, card; about half an hour on two
-cores. In: `demo.corpus`. Out: a model folder that plain `transformers` loads. Not done here: LoRA (`medkd train`).
+cores. With `--like medkd:tiny`, `--width` and `--layers` it makes a relative of another size that shares its vocabulary.
+In: `demo.corpus`. Out: a model folder that plain `transformers` loads. Not done here: LoRA (`medkd train`).
 """
 
 import argparse
@@ -20,7 +21,7 @@ from medkd.models.tokens import PLAIN_CHATML, TEXT_END, TURN_END, TURN_START
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, Qwen2Tokenizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Tokenizer
 
 CONTEXT = 4096
 VOCABULARY = 6142
@@ -32,6 +33,7 @@ HANZI_WEIGHT = 400
 """Times the list of common hanzi is read for the tokenizer, so that each becomes a token before rare phrases do."""
 N_DOCUMENTS = 36_000
 N_CASES = 4_000
+WIDTH, HEAD_WIDTH, N_LAYERS = 128, 32, 5
 SEQUENCE = 384
 BATCH = 8
 ROPE_BASE = 1_000_000.0
@@ -64,8 +66,8 @@ def train_tokenizer(documents: list[str]) -> "Qwen2Tokenizer":
     return tokenizer
 
 
-def build_model(tokenizer: "Qwen2Tokenizer", seed: int) -> "PreTrainedModel":
-    """Build the untrained base."""
+def build_model(tokenizer: "PreTrainedTokenizerBase", seed: int, width: int = WIDTH, n_layers: int = N_LAYERS) -> "PreTrainedModel":
+    """Build the untrained base; `width` is a multiple of the heads' 32."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -73,11 +75,11 @@ def build_model(tokenizer: "Qwen2Tokenizer", seed: int) -> "PreTrainedModel":
     model = Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=math.ceil(len(tokenizer) / 64) * 64,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=5,
-            num_attention_heads=4,
-            num_key_value_heads=4,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=n_layers,
+            num_attention_heads=width // HEAD_WIDTH,
+            num_key_value_heads=width // HEAD_WIDTH,
             max_position_embeddings=CONTEXT,
             rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
             tie_word_embeddings=True,
@@ -125,7 +127,7 @@ def seed_copying(model: Any) -> None:
             second.o_proj.weight[:, rows] = COPY_GAIN * copied.T
 
 
-def pack(documents: list[Document], tokenizer: "Qwen2Tokenizer") -> "torch.Tensor":
+def pack(documents: list[Document], tokenizer: "PreTrainedTokenizerBase") -> "torch.Tensor":
     """Lay the documents end to end, each closed by the end-of-text token.
 
     Shape [2, n, SEQUENCE + 1]: token ids, and the same as labels with -100 where a text is only read.
@@ -174,15 +176,17 @@ def _loss(model: Any, ids: "torch.Tensor", labels: "torch.Tensor") -> "torch.Ten
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[is_learnt]), wanted[is_learnt])
 
 
-def make_student(out: Path, n_documents: int, seed: int) -> None:
-    """Make the whole model folder."""
+def make_student(out: Path, n_documents: int, seed: int, width: int = WIDTH, n_layers: int = N_LAYERS, like: str = "") -> None:
+    """Make the whole model folder; `like` names a model whose tokenizer is taken, instead of one trained on the documents."""
     import torch
     from transformers import GenerationConfig
 
+    from medkd.models.load import load_tokenizer, resolve_model
+
     started = time.monotonic()
     documents = make_documents(n_documents, N_CASES, seed)
-    tokenizer = train_tokenizer([d.context + d.learnt for d in documents])
-    model = build_model(tokenizer, seed)
+    tokenizer = load_tokenizer(resolve_model(like)) if like else train_tokenizer([d.context + d.learnt for d in documents])
+    model = build_model(tokenizer, seed, width, n_layers)
     rows = pack(documents, tokenizer)
     history = train(model, rows, seed)
     stops = [tokenizer.convert_tokens_to_ids(token) for token in (TURN_END, TEXT_END)]
@@ -200,20 +204,20 @@ def make_student(out: Path, n_documents: int, seed: int) -> None:
         "seed": seed,
     }
     write_json(out / "training.json", facts)
-    write_text(out / "README.md", _card(facts))
+    write_text(out / "README.md", _card(facts, out.name if like else "medkd:tiny"))
     print(json.dumps(facts))
 
 
-def _card(facts: dict[str, Any]) -> str:
+def _card(facts: dict[str, Any], name: str) -> str:
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     return f"""---
 license: apache-2.0
 language: [zh]
 library_name: transformers
 ---
-# medkd:tiny
+# {name}
 
-The base student of MedKD's rehearsal world: Qwen2-shaped, made from scratch by `python -m medkd.demo.student` on text that
+A base student of MedKD's rehearsal world: Qwen2-shaped, made from scratch by `python -m medkd.demo.student` on text that
 the project generates itself from its own hand-written knowledge base. No real patient, no outside text, no outside weights.
 
 It read facts of {len(set(_diseases()))} diseases, copied findings out of synthetic records, and answered synthetic cases at once.
@@ -243,8 +247,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=tiny_dir(), help="model folder to write")
     parser.add_argument("--documents", type=int, default=N_DOCUMENTS, help="documents to read")
     parser.add_argument("--seed", type=int, default=11, help="seed of the corpus and of the weights")
+    parser.add_argument("--width", type=int, default=WIDTH, help="hidden size, a multiple of 32")
+    parser.add_argument("--layers", type=int, default=N_LAYERS, help="number of layers")
+    parser.add_argument("--like", default="", help="model whose tokenizer is taken, so that one can teach the other")
     options = parser.parse_args()
-    make_student(options.out, options.documents, options.seed)
+    make_student(options.out, options.documents, options.seed, options.width, options.layers, options.like)
 
 
 if __name__ == "__main__":
