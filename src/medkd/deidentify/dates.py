@@ -17,6 +17,8 @@ _YEAR_WHERE_NONE_IS_NAMED = 2020
 _FULL = re.compile(r"(\d{4})(\s*[-/.年]\s*)(\d{1,2})(\s*[-/.月]\s*)(\d{1,2})(日?号?)")
 _COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)")
 _MONTH = re.compile(r"(\d{4})(\s*[-/年]\s*)(\d{1,2})(\s*月份?|)")
+_PART_OF_MONTH = re.compile(r"(?:(\d{4})(\s*年\s*))?(\d{1,2})(\s*月)(份|初|底|末|[上中下]旬|)")
+_DAY_OF_PART = {"初": 3, "上旬": 5, "中旬": 15, "份": 15, "": 15, "下旬": 25, "末": 28, "底": 28}
 _YEAR = re.compile(r"(\d{4})(\s*年)")
 _SHORT_YEAR = re.compile(r"(\d\d)(年)(\d{1,2})(月)(\d{1,2})([日号])")
 _MONTH_DAY = re.compile(r"(\d{1,2})(\s*[月.]\s*)(\d{1,2})([日号]?)")
@@ -44,7 +46,7 @@ class DateShifter:
     def shift(self, text: str) -> str:
         """Rewrite one date in its own form; a text that is no date comes back as it was."""
         try:
-            return self._shift(text)
+            return self._shift(text.replace("元月", "1月"))
         except (ValueError, OverflowError):
             return text
 
@@ -68,6 +70,10 @@ class DateShifter:
             return f"{new.year}{m[2]}{_like(m[3], new.month)}{m[4]}"
         if m := _YEAR.fullmatch(text):
             return f"{self._move(m[1], 7, 1).year}{m[2]}"
+        if m := _PART_OF_MONTH.fullmatch(text):
+            new = self._move(m[1] or self._last.year, m[3], _DAY_OF_PART[m[5]])
+            year = f"{new.year}{m[2]}" if m[1] else ""
+            return f"{year}{_like(m[3], new.month)}{m[4]}{_part_like(m[5], new.day)}"
         if m := _MONTH_DAY.fullmatch(text):
             is_leap_day = (int(m[1]), int(m[3])) == (2, 29)
             new = self._move(_YEAR_WHERE_NONE_IS_NAMED if is_leap_day else self._last.year, m[1], m[3])
@@ -117,6 +123,11 @@ class DateShifter:
 def _like(old: str, new: int) -> str:
     """Write a number as wide as the old one if that was padded."""
     return f"{new:02d}" if old.startswith("0") else str(new)
+
+
+def _part_like(old: str, day: int) -> str:
+    """Name the part of a month in which a day lies; a month alone stays one."""
+    return old if old in {"", "份"} else "上旬" if day <= 10 else "中旬" if day <= 20 else "下旬"
 
 
 def _name_like(old: str, month: int) -> str:

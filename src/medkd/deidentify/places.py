@@ -19,13 +19,15 @@ _DEICTIC = re.compile(
 )
 _RUN = re.compile(r"[一-鿿A-Za-z0-9·]*$")
 _EVIDENCE = re.compile(
-    r"[省市县区州镇乡旗村盟]|第[一二三四五六七八九十\d]|\d{2,}|大学|军|协和|同济|华西|湘雅|齐鲁|瑞金|仁济|中山|西京|友谊|宣武|天坛|安贞|阜外|红十字"
+    r"[省市县区州镇乡旗村盟]|第[一二三四五六七八九十\d]|\d{2,}|大学|医学院|学院|军|协和|同济|华西|湘雅|齐鲁|瑞金|仁济|中山|西京|友谊|宣武|天坛|安贞|阜外|红十字"
 )
 _ORDINARY = re.compile(
     r"诊|治|疗|院|查|考虑|否认|患|感染|病|的|了|无|未|有|要求|继续|随|期间|专家|建议|应|可|需|门|主动|时间|获得|发|生|服|药|回|嘱|自行|送|来|去|型|家"
 )
 _ANCHORED = re.compile(r"(?:在|于|到|至|往|赴|去|入|由|从|经|和|、|我县|我市|本县|本市|该县|该市)$")
 _LOCAL = re.compile(r"(?:(?:当地|外地|本地|附近)的?(?=[一-鿿]{2,}[省市县区州镇乡村旗]))?")
+_GONE_TO = r"(?:[在于到至往赴去入由从经回]|转|外院)"
+_NUMERAL = r"第?[一二三四五六七八九十]"
 _ACTS = re.compile(
     r"[^一-鿿]|$|予|给|诊|行|查|住|治|检|急|门|的|内|外|神|心|骨|妇|儿|消|呼|肾|眼|放|影|超|病|CT|MR|手术|就|复|拟|考|示|及|和|与"
 )
@@ -40,6 +42,11 @@ def _hospitals(text: str) -> Iterator[tuple[int, int]]:
             end = kind.end()
             branch = re.match(r"[一-鿿]{0,4}(?:院区|分院)", text[end:])
             yield start, end + (branch.end() if branch else 0)
+
+
+def _is_local(match: re.Match[str]) -> bool:
+    """Accept 县中医院 and 市一院 as somewhere one was; leave 当地县人民医院, which says no more than nearby."""
+    return not re.search(r"(?:当地|外地|某|我|本|该|各|一家|附近)[一-鿿]?$", match.string[max(0, match.start("x") - 4) : match.start("x")])
 
 
 def _name_start(text: str, end: int) -> int:
@@ -105,14 +112,32 @@ def _addresses(text: str) -> Iterator[tuple[int, int]]:
 
 
 _VERBS = re.compile("(?:患者|患儿|本人)?[系为是]?(?:家|现|居|常|长期)?住?(?:居住)?[在于]?")
+_STEP = "(?:(?!打工|务工|返乡|返回|回乡|回到|出差|旅游|居住|人[，,。；因])[一-鿿])"
 _CHAINS = by_pattern(
-    rf"(?P<x>[一-鿿]{{1,8}}?{_UNIT}(?:[一-鿿]{{1,9}}?{_FINE_UNIT})+(?:[一-鿿\d]{{0,8}}?{_HOUSE})*|[一-鿿]{{1,8}}?{_UNIT}[一-鿿]{{0,6}}?{_HOUSE}+)",
+    rf"(?P<x>[一-鿿]{{1,8}}?{_UNIT}(?:{_STEP}{{1,9}}?{_FINE_UNIT}(?:村|社区|镇)?)+(?:[一-鿿\d]{{0,8}}?{_HOUSE})*|[一-鿿]{{1,8}}?{_UNIT}[一-鿿]{{0,6}}?{_HOUSE}+)",
     ("省", "市", "县", "镇", "乡", "村", "街道", "自治", "旗", "盟", "州"),
     _is_chain,
 )
 
 RULES: tuple[Rule, ...] = (
     Rule("hospital", Category.HOSPITAL, _hospitals),
+    Rule(
+        "hospital_local",
+        Category.HOSPITAL,
+        by_pattern(
+            rf"(?P<x>[省市县区州](?:(?:{_NUMERAL})?(?:人民|中医|中心|妇幼保健|妇幼|立|儿童|肿瘤|胸科|传染病|精神病|骨科|中西医结合){{1,2}}(?:医?院)|{_NUMERAL}(?:医?院|医))"
+            rf"|(?:医大|附属?){_NUMERAL}院?)(?![级外内长前]|科|校)",
+            ("院", "医", "附"),
+            _is_local,
+        ),
+    ),
+    Rule(
+        "hospital_short",
+        Category.HOSPITAL,
+        by_pattern(
+            rf"{_GONE_TO}(?P<x>{any_of(_TABLE['short_names'].split())})(?=[^一-鿿]|$|[就住治行查继复急门手诊做看开住会的转予给]|医院)", ()
+        ),
+    ),
     Rule(
         "ward",
         Category.WARD,

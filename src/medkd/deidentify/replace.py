@@ -14,8 +14,8 @@ from typing import NamedTuple
 from medkd.core.records import Case, RawCase
 from medkd.deidentify.dates import DateShifter
 from medkd.deidentify.detect import find_identifiers, find_repeated
-from medkd.deidentify.names import is_ordinary_word
 from medkd.deidentify.rules import VERSION, Category, Find
+from medkd.deidentify.shape import is_ordinary_word
 from medkd.deidentify.surrogates import Style, Surrogates
 
 _MAX_OFFSET_DAYS = 365
