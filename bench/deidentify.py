@@ -71,7 +71,13 @@ def main() -> None:
     import sys
 
     here = Path(__file__).parent
-    for name in ("deidentify_snippets.txt", "deidentify_snippets_2.txt", "deidentify_held_out.txt"):
+    for name in (
+        "deidentify_snippets.txt",
+        "deidentify_snippets_2.txt",
+        "deidentify_held_out.txt",
+        "deidentify_wards.txt",
+        "deidentify_letters.txt",
+    ):
         print_table(here / name, measure(here / name, verbose="--verbose" in sys.argv))
 
 

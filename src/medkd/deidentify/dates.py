@@ -1,6 +1,6 @@
 """Dates of one patient, moved together: a date in any of the forms they are written in comes out in the same form.
 
-In: the text of a date and the days to move by. Out: the moved date. Not done here: finding dates (`numbers`, `english`), the number of
+In: the text of a date and the days to move by. Out: the moved date. Not done here: finding dates (`days`, `english`), the number of
 days (`replace`).
 
 >>> shifter = DateShifter(-20)
@@ -20,8 +20,10 @@ _MONTH = re.compile(r"(\d{4})(\s*[-/年]\s*)(\d{1,2})(\s*月份?|)")
 _PART_OF_MONTH = re.compile(r"(?:(\d{4})(\s*年\s*))?(\d{1,2})(\s*月)(份|初|底|末|[上中下]旬|)")
 _DAY_OF_PART = {"初": 3, "上旬": 5, "中旬": 15, "份": 15, "": 15, "下旬": 25, "末": 28, "底": 28}
 _YEAR = re.compile(r"(\d{4})(\s*年)")
+_SHORT = re.compile(r"(\d\d)([/.-])(\d{1,2})([/.-])(\d{1,2})()")
+_SHORT_MONTH = re.compile(r"(\d\d)(年)(?:(\d{1,2})(月份?))?")
 _SHORT_YEAR = re.compile(r"(\d\d)(年)(\d{1,2})(月)(\d{1,2})([日号])")
-_MONTH_DAY = re.compile(r"(\d{1,2})(\s*[月.]\s*)(\d{1,2})([日号]?)")
+_MONTH_DAY = re.compile(r"(\d{1,2})(\s*[月./-]\s*)(\d{1,2})([日号]?)")
 _DAY = re.compile(r"(\d{1,2})([日号])")
 _YEAR_LAST = re.compile(r"(\d{1,2})([/-])(\d{1,2})([/-])(\d{4})")
 _NAMED_FIRST = re.compile(r"([A-Z][a-z]+)(\.?\s)(\d{1,2})(?:st|nd|rd|th)?(,?\s)(\d{4})")
@@ -51,7 +53,8 @@ class DateShifter:
             return text
 
     def _move(self, year: str | int, month: str | int, day: str | int) -> date:
-        self._last = date(int(year), int(month), int(day))
+        month_end = 31 if int(month) == 12 else (date(int(year), int(month) + 1, 1) - timedelta(days=1)).day
+        self._last = date(int(year), int(month), min(int(day), month_end) if int(day) <= 31 else int(day))
         return self._last + self.offset
 
     def _shift(self, text: str) -> str:
@@ -60,8 +63,11 @@ class DateShifter:
             is_padded = "0" in {m[3][0], m[5][0]} or ("-" in m[2] and len(m[3] + m[5]) == 4)
             width = "02d" if is_padded else "d"
             return f"{new.year}{m[2]}{new.month:{width}}{m[4]}{new.day:{width}}{m[6]}"
-        if m := _SHORT_YEAR.fullmatch(text):
-            new = self._move((1900 if int(m[1]) > 50 else 2000) + int(m[1]), m[3], m[5])
+        if m := _SHORT_MONTH.fullmatch(text):
+            new = self._move(_century(m[1]), m[3] or 7, 15 if m[3] else 1)
+            return f"{new.year % 100:02d}{m[2]}" + (f"{_like(m[3], new.month)}{m[4]}" if m[3] else "")
+        if m := _SHORT_YEAR.fullmatch(text) or _SHORT.fullmatch(text):
+            new = self._move(_century(m[1]), m[3], m[5])
             return f"{new.year % 100:02d}{m[2]}{_like(m[3], new.month)}{m[4]}{_like(m[5], new.day)}{m[6]}"
         if m := _COMPACT.fullmatch(text):
             return self._move(m[1], m[2], m[3]).strftime("%Y%m%d")
@@ -118,6 +124,11 @@ class DateShifter:
         following = self._last.replace(day=1) + timedelta(days=31 if day < self._last.day else 0)
         new = self._move(following.year, following.month, day)
         return f"{new.day}{sign}" if new.month == written.month else f"{new.month}月{new.day}{sign}"
+
+
+def _century(year: str) -> int:
+    """Write a year of two digits out."""
+    return (1900 if int(year) > 50 else 2000) + int(year)
 
 
 def _like(old: str, new: int) -> str:

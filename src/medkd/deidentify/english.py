@@ -6,7 +6,7 @@ any language. Eponyms (Parkinson disease) have no context of a person and stay.
 
 import re
 
-from medkd.deidentify.numbers import is_day
+from medkd.deidentify.days import is_day
 from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table
 
 _TABLE = load_table("english.yaml")

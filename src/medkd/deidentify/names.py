@@ -8,18 +8,33 @@ import re
 from collections.abc import Iterator
 
 from medkd.deidentify import labels
-from medkd.deidentify.rules import Category, Rule, any_of, by_pattern
-from medkd.deidentify.shape import COMPOUND, DOTTED, FULL, GIVEN, LATIN, NOT_NAME, OF_ELEMENTS, SURNAME, TABLE, is_name
-from medkd.deidentify.words import WINDOW, leading_name
+from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, first_characters
+from medkd.deidentify.shape import (
+    COMPOUND,
+    DOTTED,
+    ELEMENT,
+    FULL,
+    GIVEN,
+    LATIN,
+    NOT_NAME,
+    OF_ELEMENTS,
+    SOUND,
+    SURNAME,
+    TABLE,
+    is_name,
+    is_whole_name,
+)
+from medkd.deidentify.words import WINDOW, has_ordinary_word, is_ordinary, leading_name
 
 _RELATIVE = any_of(TABLE["relatives"].split())
 _TITLE = any_of(TABLE["titles"].split())
 _FUNCTION_WORDS = set(TABLE["function_words"])
-_PATIENT = r"患者|病人|患儿|产妇|孕妇|伤者|死者|病员|患方|受试者|逝者|\d床"
+_PATIENT = r"患者|病人|患儿|产妇|孕妇|伤者|死者|病员|患方|受试者|逝者|床(?<=\d床)"
 _STOP = r"[\s，,。；;：:、（()）“”\"'【】\[\]/／]|$"
-_AFTER = rf"(?={_STOP}|[因于自诉系的在入今现曾为突来被代陪住签发述称就与和及将到经带送既]|男|女|家[属住]|身份证|年龄|性别|查房|会诊|要求|之[父母子女妻夫]|饮酒|出院|术后)"
+_VERBS = "家[属住]|身份证|年龄|性别|查房|会诊|要求|之[父母子女妻夫]|饮酒|出院|术后"
+_AFTER = rf"(?={_STOP}|[因于自诉系的在入今现曾为突来被代陪住签发述称就与和及将到经带送既男女]|{_VERBS})"
 _MASKED = r"(?:某{1,3}|[×＊*○〇]{1,3}|[xX]{2,3})"
-_TITLE_HINTS = ("主任", "教授", "医师", "医生", "大夫", "护", "院长", "科长", "先生", "女士", "小姐", "同志", "师傅", "老师", "主治")
+_TITLE_HINTS = tuple(TABLE["titles"].split())
 _PARTICULARS = ("性别", "年龄", "身份证", "家住", "住址", "现住", "电话", "民族", "职业", "籍贯")
 _NAMES_TOO = frozenset(TABLE["names_too"].split())
 _SEX_HINTS = (*(f"{mark}{sex}" for mark in "，,（( " for sex in "男女"), *_PARTICULARS)
@@ -27,13 +42,35 @@ _SEX_HINTS = (*(f"{mark}{sex}" for mark in "，,（( " for sex in "男女"), *_P
 
 def _is_surname_with_title(match: re.Match[str]) -> bool:
     """Accept 王主任; accept 于主任, whose first character is also a word, only where the doctor acts."""
+    if len(match["x"]) > 1:
+        return True
     if not _BEFORE_SURNAME.search(match.string[max(0, match.start() - 4) : match.start()]):
         return False
     if match["x"] not in _FUNCTION_WORDS:
         return True
     if match["x"] == "于" and match.string[match.start() - 1 : match.start()] in {"由", "对", "至"}:
         return False
-    return re.match(r"查房|会诊|指示|建议|主刀|手术|签|阅片|看过|嘱", match.string[match.end() : match.end() + 4]) is not None
+    return (
+        re.match(
+            r"查房|会诊|指示|建议|主刀|手术|签|阅片|看过|嘱|发言|认为|表示|分析|补充|同意|说|回",
+            match.string[match.end() : match.end() + 4],
+        )
+        is not None
+    )
+
+
+def _is_name_with_particulars(match: re.Match[str]) -> bool:
+    return (
+        re.match(OF_ELEMENTS, match["x"]) is not None
+        or (len(match["x"]) <= 4 and _SURNAME.match(match["x"]) is not None and is_name(match))
+        or match["x"] in _NAMES_TOO
+    )
+
+
+def _is_titled_name(match: re.Match[str]) -> bool:
+    """Leave 对于经医师解释, where the surname is the end of another word."""
+    before = match.string[max(0, match.start("x") - 1) : match.start("x")]
+    return is_name(match) and not (match["x"][0] in _FUNCTION_WORDS and before in {"对", "由", "至"})
 
 
 def _is_dotted_name(match: re.Match[str]) -> bool:
@@ -51,41 +88,54 @@ def _is_masked_name(match: re.Match[str]) -> bool:
 
 
 _KIN = any_of(word for word in TABLE["relatives"].split() if len(word) > 1)
+_ROLE = any_of(word for word in TABLE["signed"].split() if len(word) > 1)
+_OTHERS = "[其之][父母子女兄弟姐妹妻夫]|[者人]|医(?![师生院务疗])|[一二三]线|管床(?!.?医)|职工|员工|学生|我叫|我是|名叫|叫做|报告|通知"
+_WHO = f"{_PATIENT}|{_KIN}|{_ROLE}|{_TITLE}|{_OTHERS}"
 _CONTEXT = re.compile(
-    rf"(?:{_PATIENT}|其[父母子女兄弟姐妹妻夫]|{_KIN}|护士长|职工|员工|学生|同学|司机[为是]?|签字人)[，,：:（( ]?(?={SURNAME}[一-鿿])"
+    rf"(?=[{first_characters(_WHO)}])(?:{_WHO})(?:名?叫|[系是为])?[，,：:（(“ ]?(?=(?:{SURNAME}|{ELEMENT}|{SOUND})[一-鿿]|[A-Z][a-z])"
 )
+_OF_ELEMENTS = re.compile(rf"{OF_ELEMENTS}(?={_STOP}|男|女|[因于自诉系在入今曾突来被代陪住发述称就]|之[父母子女]|饮酒|出院|术后)")
+_LATIN = re.compile(rf"{LATIN}(?=\s*(?:[，,。；（(男女、]|因|于|诉|$))")
+_ANY_NAME = re.compile(rf"{SURNAME}{GIVEN}{{2}}(?!{GIVEN})|{SURNAME}{GIVEN}{{1,2}}{_AFTER}")
+_SURNAME = re.compile(SURNAME)
+_CLOSED = re.compile(rf"[一-鿿]{{2,4}}(?={_STOP}|交班|接班|主刀)")
 
 
-def _names_by_words(text: str) -> Iterator[tuple[int, int]]:
-    """Find names after a context whatever their characters, where the words are cut so that a name stands there."""
+def _names_in_context(text: str) -> Iterator[tuple[int, int]]:
+    """Find names after a person's role: by how words are cut, by what usual names are made of, or whatever stands up to a mark."""
     for context in _CONTEXT.finditer(text):
         start = context.end()
-        if NOT_NAME.match(text, start):
+        if elsewhere := _OF_ELEMENTS.match(text, start) or _LATIN.match(text, start):
+            yield elsewhere.span()
+            continue
+        if (
+            NOT_NAME.match(text, start)
+            or not _SURNAME.match(text, start)
+            or (text[start] in _FUNCTION_WORDS and context[0] in {"患者", "病人", "家属"})
+        ):
+            continue
+        closed = _CLOSED.match(text, start)
+        if closed and re.fullmatch(rf"{SURNAME}[一-鿿]{GIVEN}", closed[0]) and is_whole_name(closed[0]) and not is_ordinary(closed[0]):
+            yield closed.span()
             continue
         length = leading_name(text[start : start + WINDOW])
         longest = 4 if COMPOUND.match(text, start) else 3
         if 0 < length <= longest:
             yield start, start + length
-        elif (
-            re.match(rf"{SURNAME}{GIVEN}{{2}}", text[start : start + 4]) and text[start] not in _FUNCTION_WORDS
-        ):  # the tagger took a verb for part of the name
-            yield start, start + longest
+        elif (usual := _ANY_NAME.match(text, start)) and not is_ordinary(usual[0]):
+            yield usual.span()
+        elif closed and is_whole_name(closed[0]) and not has_ordinary_word(closed[0]):
+            yield closed.span()
 
 
 _BEFORE = any_of(TABLE["before_surname"].split())
 _BEFORE_SURNAME = re.compile(f"(?:^|[^一-鿿]|[请经遵由]|{_BEFORE})$")
-_FOLLOWS_ELEMENTS = rf"{_STOP}|男|女|[因于自诉系在入今曾突来被代陪住发述称就]|之[父母子女]|饮酒|出院|术后"
 RULES: tuple[Rule, ...] = (
     *labels.RULES,
     Rule(
         "name_dotted",
         Category.NAME,
         by_pattern(rf"(?:(?<![一-鿿·])|(?<=患者)|(?<=患儿)|(?<=病人)|(?<=[由与和对]))(?P<x>{DOTTED})", ("·", "•", "・"), _is_dotted_name),
-    ),
-    Rule(
-        "name_of_elements",
-        Category.NAME,
-        by_pattern(rf"(?:{_PATIENT}|{_RELATIVE}|^|[。；;\s（(，,])[，,：:（( ]?(?P<x>{OF_ELEMENTS})(?={_FOLLOWS_ELEMENTS})", (), is_name),
     ),
     Rule(
         "name_of_patient",
@@ -96,10 +146,10 @@ RULES: tuple[Rule, ...] = (
         "name_before_particulars",
         Category.NAME,
         by_pattern(
-            rf"(?:(?<![一-鿿])|(?<=患者)|(?<=患儿)|(?<=病人))(?P<x>{SURNAME}[一-鿿]{{1,2}})"
+            rf"(?:(?<![一-鿿])|(?<=患者)|(?<=患儿)|(?<=病人))(?P<x>{SURNAME}[一-鿿]{{1,2}}|[{first_characters(ELEMENT[3:-1])}{SOUND[1:-1]}][一-鿿]{{2,5}})"
             rf"(?=[，,（( ]\s*[男女](?:性)?[，,、）) 。]|[，,（( ]?(?:{'|'.join(_PARTICULARS)}))",
             _SEX_HINTS,
-            lambda m: is_name(m) or m["x"] in _NAMES_TOO,
+            _is_name_with_particulars,
         ),
     ),
     Rule(
@@ -119,32 +169,35 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_before_title",
         Category.NAME,
-        by_pattern(rf"(?:(?<![一-鿿])|(?<=[由请经与和及科给被示为])|{_BEFORE}){FULL}(?=(?:副)?(?:{_TITLE}))", _TITLE_HINTS, is_name),
+        by_pattern(
+            rf"(?:(?<![一-鿿])|(?<=[由请经与和及科给被示为的])|{_BEFORE}){FULL}(?=(?:副)?(?:{_TITLE}))", _TITLE_HINTS, _is_titled_name
+        ),
     ),
     Rule(
         "name_familiar",
         Category.NAME,
         by_pattern(
-            rf"(?:{any_of(TABLE['peers'].split())})[“\"]?(?P<x>[老小阿]{SURNAME})(?![一-鿿]?[病型性])(?=[发见将把送陪说来在帮打叫扶背同的]|{_STOP})",
+            rf"(?:{any_of(TABLE['peers'].split())})[“\"]?(?P<x>[老小阿]{SURNAME})(?![一-鿿]?[病型性])(?=[发见将把送陪说来在帮打叫扶背同的家]|{_STOP})",
             ("老", "小", "阿"),
             is_name,
         ),
     ),
+    Rule("name_of_kin_of", Category.NAME, by_pattern(rf"(?<![一-鿿])(?:[我这]?[是叫的])?{FULL}(?=的(?:{_KIN}))", ("的",), is_name)),
     Rule(
-        "name_latin",
+        "name_signed_below",
         Category.NAME,
-        by_pattern(rf"(?:{_PATIENT}|{_RELATIVE})[，,：:（( ]?\s?(?P<x>{LATIN})(?=\s*(?:[，,。；（(男女、]|因|于|诉|$))", (), is_name),
+        by_pattern(rf"(?:[院科室]|中心)[ 　]+{FULL}(?=[ 　]*(?:$|\n|[12]\d{{3}}[-年./]))", ("院", "科", "室", "中心"), is_name),
     ),
     Rule(
         "surname_before_title",
         Category.NAME,
         by_pattern(
-            rf"(?P<x>{SURNAME})(?:副)?(?:主任|教授|医师|医生|大夫|护士|院长|主治|先生|女士)(?!班)",
+            rf"(?P<x>{SURNAME})(?:副)?(?:主任(?:医师|护师|技师|药师)?|主治医师|住院医师|教授|医师|医生|大夫|护士|院长|主治|先生|女士|老师|护师|技师|药师)(?!班)",
             _TITLE_HINTS,
             _is_surname_with_title,
         ),
     ),
-    Rule("name_by_words", Category.NAME, _names_by_words),
+    Rule("name_in_context", Category.NAME, _names_in_context),
     Rule(
         "name_masked",
         Category.NAME,

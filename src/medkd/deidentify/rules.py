@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
-VERSION = "medkd-rules 2"
+VERSION = "medkd-rules 3"
 """Name and version of the rules, written into every case; raised with every change of what they find."""
 
 
@@ -96,3 +96,15 @@ def load_table(name: str) -> dict[str, Any]:
 def any_of(words: Iterable[str]) -> str:
     """Write a pattern for one of several words, the longest first."""
     return "|".join(re.escape(word) for word in sorted(set(words), key=lambda w: (-len(w), w)))
+
+
+def first_characters(pattern: str) -> str:
+    """Give the characters, for a set in a pattern, with which the alternatives of a pattern without groups at their beginning begin.
+
+    A look ahead at them spares the engine trying every word at every place.
+
+    >>> first_characters("患者|[其之]父|医生")
+    '患其之医'
+    """
+    alternatives = re.sub(r"\((?:[^()]|\([^()]*\))*\)", "", pattern).split("|")
+    return "".join(dict.fromkeys("".join(word[1 : word.index("]")] if word[0] == "[" else word[0] for word in alternatives)))

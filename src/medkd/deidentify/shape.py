@@ -13,9 +13,9 @@ COMPOUND = re.compile(any_of(TABLE["compound_surnames"]))
 GIVEN = f"[{''.join(sorted(set((TABLE['given'] + TABLE['more_given']).replace(' ', ''))))}]"
 NOT_NAME = re.compile(any_of(word for row in TABLE["not_names"] for word in row))
 _NEVER = f"[{TABLE['never']}]"
-_ELEMENT = f"(?:{any_of(TABLE['elements'].split())})"
-_SOUND = f"[{TABLE['sounds']}]"
-OF_ELEMENTS = f"(?:{_ELEMENT}{{2,3}}|{_ELEMENT}{_SOUND}{{1,3}}|{_SOUND}{{1,2}}{_ELEMENT}(?:{_SOUND}{{1,2}})?)"
+ELEMENT = f"(?:{any_of(TABLE['elements'].split())})"
+SOUND = f"[{TABLE['sounds']}]"
+OF_ELEMENTS = f"(?:{ELEMENT}{{2,3}}|{ELEMENT}{SOUND}{{1,3}}|{SOUND}{{1,2}}{ELEMENT}(?:{SOUND}{{1,2}})?)"
 """A name of two parts such as 扎西卓玛, whose people have no surnames."""
 DOTTED = r"[一-鿿]{2,8}(?:[·•・][一-鿿]{2,8}){1,3}"
 """A name such as 古丽娜尔·艾合买提."""

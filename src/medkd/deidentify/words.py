@@ -27,3 +27,17 @@ def leading_name(window: str) -> int:
     """Give the length of the name with which a window begins; 0 where it begins with something else."""
     word, tag = next(iter(_tagger().cut(window)))
     return len(word) if tag.startswith("nr") and 2 <= len(word) <= 4 else 0
+
+
+def is_ordinary(word: str) -> bool:
+    """Tell whether the dictionary has a word, and not as a name."""
+    return not _tagger().word_tag_tab.get(word, "nr").startswith("nr")
+
+
+def has_ordinary_word(candidate: str) -> bool:
+    """Tell whether what could be a name, or all of it but its first character, is a word and no name.
+
+    >>> [has_ordinary_word(word) for word in ("满意", "易疲劳", "席慕云")]
+    [True, True, False]
+    """
+    return is_ordinary(candidate) or (len(candidate) > 2 and is_ordinary(candidate[1:]))
