@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medkd.grading.answers import extract_diagnoses, split_list
 from medkd.grading.diagnosis import grade
-from medkd.grading.names import Relation
+from medkd.grading.relations import Relation
 
 SAME = [
     ("急性阑尾炎", "急性阑尾炎"),
@@ -86,14 +86,70 @@ def test_a_wrong_or_missing_answer_is_decided(answer, reference):
         ("阑尾炎", "急性阑尾炎", Relation.MORE_GENERAL),
         ("急性化脓性阑尾炎", "急性阑尾炎", Relation.MORE_SPECIFIC),
         ("高血压2级", "高血压3级", Relation.OTHER_STAGE),
-        ("冠心病", "冠心病不稳定型心绞痛", Relation.PART),
+        ("肺部感染", "社区获得性肺炎", Relation.MORE_GENERAL),
+        ("急性下壁ST段抬高型心肌梗死", "急性下壁心肌梗死", Relation.MORE_SPECIFIC),
+        ("胃癌", "胃窦腺癌", Relation.MORE_GENERAL),
+        ("颅内肿瘤", "脑膜瘤", Relation.MORE_GENERAL),
     ],
 )
-def test_a_nearer_name_counts_in_part_and_is_left_to_a_judge(answer, reference, relation):
+def test_a_nearer_name_is_not_the_known_one_and_counts_in_part(answer, reference, relation):
+    found = grade(answer, reference)
+    assert found.relation is relation
+    assert not found.principal and found.decided
+    assert 0 < found.f1 < 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "relation"),
+    [
+        ("双相情感障碍抑郁发作", "双相障碍", Relation.PART),
+        ("Xanthogranulomatous whatever", "急性胆囊炎", Relation.UNCLEAR),
+        ("病毒性心肌炎", "急性心肌炎", Relation.UNCLEAR),
+    ],
+)
+def test_what_the_rules_cannot_tell_is_left_to_a_judge(answer, reference, relation):
     found = grade(answer, reference)
     assert found.relation is relation
     assert not found.principal and not found.decided
     assert 0 < found.f1 < 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("脑出血（左侧基底节）", "左侧基底节区脑出血"),
+        ("非霍奇金淋巴瘤（弥漫大B细胞型）", "弥漫大B细胞淋巴瘤"),
+        ("急性胆囊炎；胆囊结石", "急性结石性胆囊炎"),
+        ("慢性胃炎伴糜烂", "慢性糜烂性胃炎"),
+        ("冠心病，不稳定型心绞痛", "不稳定型心绞痛"),
+        ("闭合性颅脑损伤：硬膜外血肿（右颞）", "右颞部硬膜外血肿"),
+        ("犬吠样咳嗽、声音嘶哑，符合急性喉炎（Ⅱ度喉梗阻）。", "急性喉炎"),
+        ("尽管需要与肺栓塞鉴别，但心电图支持急性心包炎。", "急性心包炎"),
+        ("患者的诊断不是肺结核，而是肺癌。", "肺癌"),
+        ("急性有机磷农药中毒", "有机磷中毒"),
+    ],
+)
+def test_what_is_said_in_other_places_is_the_same(answer, reference):
+    assert grade(answer, reference).principal
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("输尿管结石（左）", "输尿管结石（右）"),
+        ("糖尿病（1型）", "2型糖尿病"),
+        ("急性阑尾炎（急性胃肠炎依据不足）", "急性胃肠炎"),
+        ("暂不能诊断为糖尿病", "糖尿病"),
+        ("没有足够证据支持肺结核的诊断", "肺结核"),
+        ("二度I型房室传导阻滞", "二度II型房室传导阻滞"),
+        ("酒精性肝硬化", "乙型肝炎肝硬化"),
+        ("胃溃疡并出血", "十二指肠溃疡并出血"),
+        ("右肾结石伴肾积水", "左肾结石伴肾积水"),
+    ],
+)
+def test_another_of_the_same_kind_counts_nothing(answer, reference):
+    found = grade(answer, reference)
+    assert (found.principal, found.decided, found.f1) == (False, True, 0.0)
 
 
 def test_a_longer_list_gains_nothing():

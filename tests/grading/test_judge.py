@@ -91,9 +91,9 @@ def test_equal_texts_make_equal_requests_and_the_reasoning_is_not_shown_where_a_
 
 
 def test_a_judgement_settles_a_grade_that_the_rules_left_open():
-    undecided = grade("阑尾炎", "急性化脓性阑尾炎")
+    undecided = grade("双相情感障碍抑郁发作", "双相障碍")
     same, near, different = (read_judgement(DIAGNOSIS, json.dumps({"principal": label})) for label in ("same", "near", "different"))
     assert not undecided.decided
     assert (settle(undecided, same).principal, settle(undecided, same).f1) == (True, 1.0)
-    assert (settle(undecided, near).principal, settle(undecided, near).f1) == (False, 0.7)
+    assert (settle(undecided, near).principal, settle(undecided, near).f1) == (False, 0.5)
     assert (settle(undecided, different).decided, settle(undecided, different).f1) == (True, 0.0)

@@ -4,7 +4,7 @@ In: what a model or a physician wrote, tags and all. Out: the diagnoses in their
 Not done here: deciding whether they are right (`grading.diagnosis`).
 
 >>> [d.text for d in extract_diagnoses("综上，诊断为：1. 急性脑梗死 2. 高血压病3级（极高危）")]
-['急性脑梗死', '高血压病3级极高危']
+['急性脑梗死', '高血压病3级']
 >>> [d.text for d in extract_diagnoses("<think>想一想</think>考虑急性阑尾炎可能性大，建议手术治疗。")]
 ['急性阑尾炎']
 """
@@ -35,7 +35,7 @@ class Stated(NamedTuple):
     text: str
     denied: bool = False
     alias: str = ""
-    """What stood in brackets behind it: often its other name."""
+    """What stood in brackets behind it, or before a colon: its other name, or more about it."""
     is_companion: bool = False
     """Whether it came along with the one before: 腹水 of 肝硬化伴腹水."""
     is_doubtful: bool = False
@@ -49,7 +49,7 @@ _FORMS = {
     "advice": r"^(?:%s)",
     "hedge_before": r"^(?:%s)++",
     "hedge_after": r"(?:%s)++$",
-    "denied_before": r"^(?:该|此|本|例|病例|患者|病人|目前|暂|可|基本|已|故|可以)*(?:%s)(?:患?有|存在|诊断为?)?",
+    "denied_before": r"^(?:该|此|本|例|病例|患者|病人|目前|暂|可|基本|已|故|可以|的|诊断|其|这|并)*(?:%s)(?:患?有|存在|诊断为?)?",
     "denied_after": r"(?:%s)(?:的诊断)?$",
     "grade": r"(?:%s)+",
 }
@@ -68,32 +68,43 @@ def _words() -> dict[str, list[str]]:
     return cast(dict[str, list[str]], yaml.safe_load((Path(__file__).parent / "answer_words.yaml").read_text(encoding="utf-8")))
 
 
-def extract_diagnoses(answer: str) -> tuple[Stated, ...]:
+def extract_diagnoses(answer: str, keep_companions: bool = False) -> tuple[Stated, ...]:
     """List the diagnoses of an answer in their order; empty for prose that names none in so many words.
 
     An answer that has not closed its thinking has none.
     """
     text = _plain(thinking.read(answer).answer)
     block = _after_lead(text)
-    return split_list(_before_heading(text) if block is None else block, is_prose=True)
+    return split_list(_before_heading(text) if block is None else block, is_prose=True, keep_companions=keep_companions)
 
 
-def split_list(text: str, is_prose: bool = False) -> tuple[Stated, ...]:
-    """Split a list of diagnoses: numbered, or parted by semicolons, commas or lines; in prose it ends where advice begins."""
+def split_list(text: str, is_prose: bool = False, keep_companions: bool = False) -> tuple[Stated, ...]:
+    """Split a list of diagnoses: numbered, or parted by semicolons, commas or lines; in prose it ends where advice begins.
+
+    `keep_companions` leaves 慢性胃炎伴糜烂 one name.
+    """
     pieces: list[tuple[str, bool]] = []
     for entry in _split_numbered(_unfold_brackets(_plain(text)).strip()):
         for part in _pattern("separator").split(entry):
             for piece in _split_enumeration(part):
-                head, *companions = [piece] if is_listed(piece) else _pattern("companion").split(piece.strip())
+                head, *companions = [piece] if keep_companions or is_listed(piece) else _pattern("companion").split(piece.strip())
                 pieces += [(head, False), *((companion, True) for companion in companions)]
     found: list[Stated] = []
     for piece, is_companion in pieces[:MAX_ITEMS]:
         if found and _pattern("grade").fullmatch(piece):
-            found[-1] = found[-1]._replace(text=found[-1].text + piece)
+            last = found[-1]
+            found[-1] = last._replace(alias=f"{last.alias}/{piece}") if piece[0].isascii() else last._replace(text=last.text + piece)
             continue
-        if is_prose and (_is_prose(piece) or (found and _pattern("advice").match(piece))):
+        is_advice = is_prose and _pattern("advice").match(piece.strip())
+        if is_prose and (_is_prose(piece) or (found and is_advice)):
             break
-        stated = _clean(piece)
+        led = _pattern("led").search(piece) if is_prose else None
+        led = None if led and _NEGATIVE.search(piece[: led.start()]) else led
+        if is_advice and not led:
+            continue
+        stated = _clean(piece[led.end() :] if led and not _pattern("denied_after").search(piece) else piece)
+        if led and stated and found and not any(_DISEASE.search(finding.text) for finding in found):
+            found.clear()  # what stood before were the findings it was concluded from
         if stated is not None and stated not in found:
             found.append(stated._replace(is_companion=is_companion and bool(found)))
     return tuple(sorted(found, key=lambda stated: stated.is_doubtful))
@@ -176,17 +187,27 @@ def _split_enumeration(text: str) -> list[str]:
 
 _ALIAS = "\x00"
 """Stands around the other name of a diagnosis while its list is split."""
-_NAME = re.compile(r"[^,;。、:?\n]{2,40}")
+_NAME = re.compile(r"[^;。:?\n]{1,40}")
+
+
+_DISEASE = re.compile(
+    "(?:炎|病|癌|瘤|症|征|折|伤|血|塞|死|毒|石|衰竭|衰|障碍|感染|溃疡|硬化|结核|狭窄|脱位|休克|中风|卒中|疹|疮|肿|疝|积液|哮喘"
+    "|肥大|增生|不全|减退|亢进|[a-z])$",
+    re.IGNORECASE,
+)
+"""How names of diseases end, by and large; findings end so too, now and then."""
+_NEGATIVE = re.compile("[不未无没]|难以|缺乏|排除|除外")
+_REPEATED = re.compile(r"^(.{2,20}?)\1+$")
 
 
 def _unfold_brackets(text: str) -> str:
     """Take grades out of their brackets, mark what may be another name, and drop whatever else stands there: findings, explanations."""
 
     def unfold(found: re.Match[str]) -> str:
-        inner = re.sub(r"[,、\s]", "", found[1].lower())
-        if _pattern("grade").fullmatch(inner):
-            return inner
-        return f"{_ALIAS}{found[1].strip()}{_ALIAS}" if _NAME.fullmatch(found[1].strip()) else ""
+        inner = found[1].strip()
+        if _pattern("open_aside").search(inner) or _pattern("denied_before").search(inner) or _pattern("denied_after").search(inner):
+            return ""
+        return f"{_ALIAS}{re.sub('[,、]+', '/', inner)}{_ALIAS}" if _NAME.fullmatch(inner) else ""
 
     return re.sub(r"[(\[【]([^()\[\]【】]*)[)\]】]", unfold, text)
 
@@ -195,8 +216,15 @@ def _clean(piece: str) -> Stated | None:
     """Take hedges and denials off one piece; None where no name is left."""
     alias = "".join(re.findall(f"{_ALIAS}([^{_ALIAS}]*){_ALIAS}", piece)[:1])
     piece = re.sub(f"{_ALIAS}[^{_ALIAS}]*{_ALIAS}?", "", piece)
+    if ":" in piece.strip(" :"):
+        label, piece = piece.rsplit(":", 1)
+        alias = alias or ("" if _pattern("label").fullmatch(label.strip()) else _pattern("hedge_before").sub("", label.strip()))
+    piece = _pattern("cause_clause").sub("", piece)
     text = _pattern("hedge_after").sub("", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:")))
     denied = bool(_pattern("denied_before").search(text) or _pattern("denied_after").search(text))
     text = _pattern("denied_after").sub("", _pattern("denied_before").sub("", text)).strip()
+    text = _REPEATED.sub(r"\1", text)
     is_doubtful = bool(re.search(r"待(?:排|除外|查)", piece))
+    if _pattern("aside_clause").fullmatch(piece.strip()):
+        return None
     return Stated(text, denied, alias, is_doubtful=is_doubtful) if re.search(r"[^\W\d_]{2}", text) else None

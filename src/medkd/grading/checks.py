@@ -14,11 +14,11 @@ from enum import StrEnum
 
 from medkd.core.records import Verdict
 from medkd.grading.answers import split_list
-from medkd.grading.diagnosis import grade
+from medkd.grading.diagnosis import NEAR, grade
 from medkd.grading.grounding import find_claims
 from medkd.grading.loops import is_looping
-from medkd.grading.names import normalise
 from medkd.grading.words import load_words
+from medkd.grading.writing import normalise
 
 
 class Reason(StrEnum):
@@ -124,9 +124,9 @@ def check_brevity(answer: str, reference: str, max_chars: int) -> Verdict:
 
 
 def check_diagnosis(answer: str, reference: str, min_f1: float) -> Verdict:
-    """Ask that the answer is the known diagnosis; one the rules cannot decide passes from a soft F1 of `min_f1`."""
+    """Ask that the answer is the known diagnosis; a near one passes from a soft F1 of `min_f1`."""
     found = grade(answer, reference)
-    if found.principal or (not found.decided and found.f1 >= min_f1):
+    if found.principal or (found.relation in NEAR and found.f1 >= min_f1):
         return pass_check("diagnosis")
     return fail_check("diagnosis", Reason.WRONG_DIAGNOSIS, f"{found.relation}, soft F1 {found.f1:.2f}: {'；'.join(found.stated)[:60]}")
 

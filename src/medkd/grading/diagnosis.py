@@ -9,17 +9,22 @@ True
 Grade(exact=False, principal=False, f1=0.0, decided=True, relation='near_miss', stated=('右侧输尿管结石',))
 >>> near = grade("阑尾炎", "急性化脓性阑尾炎")
 >>> near.principal, near.decided, near.f1
-(False, False, 0.7)
+(False, True, 0.7)
 """
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from medkd.core import thinking
 from medkd.core.records import Record
 from medkd.grading.answers import Stated, extract_diagnoses, split_list
-from medkd.grading.names import Name, Relation, compare, parse_name
+from medkd.grading.names import Name, parse_name
+from medkd.grading.relations import Relation, are_together, compare, has_clash
+from medkd.grading.spelling import holds_all, is_generic
 from medkd.grading.writing import normalise
 
 NEARNESS = {
@@ -35,7 +40,14 @@ NEARNESS = {
 """What one diagnosis counts for another in the soft F1."""
 MENTIONED_F1 = 0.3
 """Soft F1 of prose in which the known diagnosis stands somewhere."""
-_SETTLED = {Relation.SAME, Relation.NEAR_MISS, Relation.DIFFERENT}
+NEAR = {Relation.MORE_GENERAL, Relation.MORE_SPECIFIC, Relation.OTHER_STAGE, Relation.PART, Relation.UNCLEAR}
+"""Neither the known diagnosis nor another one."""
+_OPEN = {Relation.UNCLEAR, Relation.PART}
+"""Where the rules cannot tell; a name that they know for more general, more specific or of another stage is not the known diagnosis."""
+
+
+_SENTENCE = re.compile("[是了像您我们吗呢吧很就也]|可能")
+"""What no name of a diagnosis holds: there is more to the piece than was understood."""
 
 
 class Grade(Record):
@@ -48,7 +60,7 @@ class Grade(Record):
     f1: float
     """Soft F1 over both lists, 0 to 1; a near name counts in part, a dangerous near miss nothing."""
     decided: bool
-    """Whether the rules could tell; False asks for a judge."""
+    """Whether the rules could tell; False asks for a judge. A name known to be more general or more specific is not the known one."""
     relation: Relation
     """How the nearest stated diagnosis stands to the first known one."""
     stated: tuple[str, ...]
@@ -60,8 +72,16 @@ class Grade(Record):
 
 def grade(answer: str, reference: str, synonyms_path: Path | None = None) -> Grade:
     """Grade an answer; `synonyms_path` adds names to the shipped table (same form as `synonyms.yaml`)."""
-    known = _read(split_list(reference), synonyms_path)
-    found = extract_diagnoses(answer)
+    best = _grade_lists(answer, extract_diagnoses(answer), _read_known(reference, False, synonyms_path), synonyms_path)
+    if best.principal or not any(mark in f"{answer}{reference}" for mark in "伴并"):
+        return best
+    known = _read_known(reference, True, synonyms_path)
+    whole = _grade_lists(answer, extract_diagnoses(answer, keep_companions=True), known, synonyms_path)
+    return whole if whole.principal else best
+
+
+def _grade_lists(answer: str, found: Sequence[Stated], known: Sequence["_Reading"], synonyms_path: Path | None) -> Grade:
+    """Grade the diagnoses that were read out of an answer against the known ones."""
     stated = tuple(diagnosis.text for diagnosis in found if not diagnosis.denied)
     if not known:
         return Grade(exact=False, principal=False, f1=0.0, decided=False, relation=Relation.DIFFERENT, stated=stated)
@@ -71,28 +91,59 @@ def grade(answer: str, reference: str, synonyms_path: Path | None = None) -> Gra
         return _grade_without_names(answer, known[0].name, [reading.name for reading in readings])
     table = [[_relate(reading, target) for target in known] for reading in affirmed]
     n_principal = 1 + sum(not k.is_companion for k in known[1:])
-    principal = Relation.SAME in [row[0] for row, r in zip(table, affirmed, strict=True) if not r.is_companion][:n_principal]
+    if len(affirmed) > 1 and are_together(affirmed[0].name, affirmed[1].name, known[0].name):
+        table[0][0] = Relation.SAME
+    principal = Relation.SAME in _find_first(table, affirmed, n_principal)
     nearest = _find_nearest(table, known, readings)
     if principal:
         nearest = Relation.SAME
+    if nearest in (Relation.NEAR_MISS, Relation.DIFFERENT):  # the bleeding of another ulcer is another bleeding
+        idle = [k.is_companion and (nearest is Relation.NEAR_MISS or is_generic(k.name.core)) for k in known]
+        table = [[Relation.DIFFERENT if i else relation for relation, i in zip(row, idle, strict=True)] for row in table]
     nearness = _pair_up([[NEARNESS[relation] for relation in row] for row in table])
     f1 = 2 * sum(nearness) / (len(affirmed) + len(known))
     return Grade(
         exact=f1 == 1.0,
         principal=principal or f1 == 1.0,
         f1=round(f1, 4),
-        decided=principal or f1 == 1.0 or nearest in _SETTLED,
+        decided=principal or f1 == 1.0 or nearest not in _OPEN,
         relation=nearest,
         stated=stated,
     )
+
+
+def _find_first(table: Sequence[Sequence[Relation]], affirmed: Sequence["_Reading"], n_principal: int) -> list[Relation]:
+    """Give how the first stated diagnoses stand to the principal one.
+
+    What came along with another takes no place of its own, nor does the kind of disease named before the disease: 冠心病, 不稳定型心绞痛.
+    """
+    first: list[Relation] = []
+    n_places = 0
+    for n, reading in enumerate(affirmed):
+        if reading.is_companion:
+            continue
+        is_kind = n + 1 < len(affirmed) and compare(affirmed[n + 1].name, reading.name) is Relation.MORE_SPECIFIC
+        if n_places < n_principal:
+            first.append(table[n][0])
+        n_places += not is_kind
+    return first
 
 
 class _Reading(NamedTuple):
     """A diagnosis of a list, read."""
 
     name: Name
-    alias: Name | None
+    asides: Sequence[Name]
+    """What stood in its brackets, piece by piece: its other name, or details."""
+    full: Name | None
+    """The name together with what stood in its brackets: 左侧基底节脑出血 of 脑出血（左侧基底节）."""
     is_companion: bool
+
+
+@lru_cache(maxsize=4096)
+def _read_known(reference: str, keep_companions: bool, synonyms_path: Path | None) -> list[_Reading]:
+    """Read the known diagnoses: many answers are held against the same ones."""
+    return _read(split_list(reference, keep_companions=keep_companions), synonyms_path)
 
 
 def _read(listed: Sequence[Stated], synonyms_path: Path | None) -> list[_Reading]:
@@ -100,22 +151,28 @@ def _read(listed: Sequence[Stated], synonyms_path: Path | None) -> list[_Reading
     readings: dict[str, _Reading] = {}
     for stated in listed:
         name = parse_name(stated.text, stated.denied, synonyms_path)
-        alias = parse_name(stated.alias, stated.denied, synonyms_path) if stated.alias else None
-        readings.setdefault(f"{name.plain}{name.negated}", _Reading(name, alias, stated.is_companion))
+        asides = [parse_name(aside, stated.denied, synonyms_path) for aside in stated.alias.split("/") if aside]
+        full = parse_name(f"{stated.alias} {stated.text}", stated.denied, synonyms_path) if stated.alias else None
+        readings.setdefault(f"{(full or name).plain}{name.negated}", _Reading(name, asides, full, stated.is_companion))
     return list(readings.values())
 
 
 def _relate(answer: _Reading, reference: _Reading) -> Relation:
-    """Compare two diagnoses; a name in brackets counts only where the name before it does not contradict it."""
+    """Compare two diagnoses; what stands in brackets, another name or details, counts only where it does not contradict."""
     relation = compare(answer.name, reference.name)
-    if relation in (Relation.SAME, Relation.NEAR_MISS, Relation.DIFFERENT):
-        if relation is not Relation.DIFFERENT or reference.alias is None or compare(answer.name, reference.alias) is not Relation.SAME:
-            return relation
+    if relation in (Relation.MORE_SPECIFIC, Relation.OTHER_STAGE) and _SENTENCE.search(answer.name.plain):
+        relation = Relation.UNCLEAR
+    if answer.full is None and reference.full is None:
+        return relation
+    ours = [name for name in (answer.name, answer.full, *answer.asides) if name]
+    theirs = [name for name in (reference.name, reference.full, *reference.asides) if name]
+    if relation is Relation.NEAR_MISS or has_clash(answer.full or answer.name, reference.full or reference.name):
+        return Relation.NEAR_MISS
+    if relation is Relation.SAME or any(compare(one, other) is Relation.SAME for one in ours for other in theirs):
         return Relation.SAME
-    others = [compare(answer.alias, reference.name)] if answer.alias else []
-    others += [compare(answer.name, reference.alias)] if reference.alias else []
-    others += [compare(answer.alias, reference.alias)] if answer.alias and reference.alias else []
-    return Relation.SAME if Relation.SAME in others else relation
+    if answer.full and relation is not Relation.MORE_SPECIFIC and holds_all(answer.full.plain, (reference.full or reference.name).plain):
+        return Relation.SAME
+    return relation
 
 
 def _find_nearest(table: Sequence[Sequence[Relation]], known: Sequence[_Reading], readings: Sequence[_Reading]) -> Relation:
@@ -123,8 +180,9 @@ def _find_nearest(table: Sequence[Sequence[Relation]], known: Sequence[_Reading]
     nearest = max((row[0] for row in table), key=lambda relation: (NEARNESS[relation], relation is Relation.NEAR_MISS))
     if any(r.name.negated and not known[0].name.negated and compare(r.name, known[0].name) is Relation.NEAR_MISS for r in readings):
         return Relation.NEAR_MISS
-    n_companions = next((n for n, k in enumerate(known[1:]) if not k.is_companion), len(known) - 1)
-    if nearest is Relation.DIFFERENT and any(Relation.SAME in row[1 : 1 + n_companions] for row in table):
+    companions = takewhile(lambda n: known[n].is_companion, range(1, len(known)))
+    telling = [n for n in companions if not is_generic(known[n].name.core)]
+    if nearest is Relation.DIFFERENT and any(row[n] is Relation.SAME for row in table for n in telling):
         return Relation.PART
     return Relation.UNCLEAR if nearest is Relation.SAME else nearest
 

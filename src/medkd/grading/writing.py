@@ -1,7 +1,7 @@
 """How a name is written, brought to one: width, case, numbering, old characters, English qualities, synonyms.
 
 In: a name as somebody wrote it. Out: the same in plain form, under the one name of `synonyms.yaml`. The other tables are read here too.
-Not done here: taking a name apart and comparing (`grading.names`).
+Not done here: taking a name apart (`grading.names`).
 """
 
 import re
@@ -20,6 +20,8 @@ def normalise(text: str) -> str:
     '2型糖尿病t2dm'
     """
     plain = unicodedata.normalize("NFKC", text.translate(_variants())).lower().replace("°", "度").replace("综合症", "综合征")
+    plain = re.sub(r"\bstage\s*([0-9ivx]+[abc]?)\b", r"\1期", plain)
+    plain = re.sub(r"(?<=[左右双侧])乳(?![腺房头突糜])|乳房", "乳腺", plain)
     plain = re.sub(r"([胸腰颈骶])(?=[0-9])", lambda found: _VERTEBRAE[found[0]], plain)
     plain = _ENGLISH.sub(lambda found: read_qualities()["english"][found[0].removesuffix("-sided")], plain)
     plain = re.sub(r"(?<![a-z])(viii|vii|vi|iv|v|iii|ii|i)(?=[a-c]?[型期级度类])", lambda found: _ROMAN[found[1]], re.sub(r"\s", "", plain))
@@ -40,6 +42,11 @@ def is_listed(text: str) -> bool:
     return normalise(text) in _synonyms(None)[0]
 
 
+def is_known(plain: str) -> bool:
+    """Tell whether a plain text is the one name of a diagnosis of the shipped table."""
+    return _synonyms(None)[0].get(plain) == plain
+
+
 def use_one_name(plain: str, synonyms_path: Path | None) -> str:
     """Put the one name in the place of every other name for it that stands in a plain text."""
     names, pattern = _synonyms(synonyms_path)
@@ -57,6 +64,9 @@ def _synonyms(path: Path | None) -> tuple[dict[str, str], re.Pattern[str]]:
             groups = cast(dict[str, list[str]], yaml.safe_load(file.read_text(encoding="utf-8")))
             for name, others in groups.items():
                 names.update((normalise(other), normalise(name)) for other in (name, *others))
+    for written, name in list(names.items()):
+        if len(written) > 4 and "性" in written[2:]:  # 高血压性肾病 is written 高血压肾病 as well
+            names.setdefault(written[:2] + written[2:].replace("性", ""), name)
     longest_first = sorted(names, key=lambda name: (-len(name), name))
     whole_words = (rf"(?<![a-z]){re.escape(n)}(?![a-z])" if n.isascii() else re.escape(n) for n in longest_first)
     return names, re.compile("|".join(whole_words))

@@ -17,7 +17,7 @@ from medkd.core.records import FinishReason
 from medkd.grading.diagnosis import grade
 from medkd.grading.grounding import grounded_rate
 from medkd.grading.loops import is_looping
-from medkd.grading.names import Relation
+from medkd.grading.relations import Relation
 
 NAMES = ("diagnosis", "format", "stop", "loop", "grounded", "length", "judge")
 DEFAULT_WEIGHTS: Mapping[str, float] = {"diagnosis": 1.0, "format": 0.5, "stop": 0.25, "loop": 0.25, "grounded": 0.25, "length": 0.1}

@@ -1,0 +1,227 @@
+"""How one name of a diagnosis stands to another.
+
+In: two names, taken apart. Out: a `Relation`. The words are in `qualities.yaml` and `kinds.yaml`.
+Not done here: lists of diagnoses (`grading.diagnosis`).
+
+>>> compare(parse_name("Ⅱ型糖尿病"), parse_name("2 型糖尿病"))
+<Relation.SAME: 'same'>
+>>> compare(parse_name("左侧输尿管结石"), parse_name("右输尿管结石"))
+<Relation.NEAR_MISS: 'near_miss'>
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cache, lru_cache
+from typing import cast
+
+from medkd.grading.names import N_CACHED_NAMES, Name, parse_name, quality_patterns
+from medkd.grading.spelling import OTHER_ORGAN, are_kin, find_inserted, is_generic, is_replaced
+from medkd.grading.writing import is_known, normalise, read_qualities, read_table
+
+_MINOR = {"risk", "age", "state", "heart_class"}
+"""Axes that one writer names and another does not, of one and the same diagnosis."""
+
+
+class Relation(StrEnum):
+    """How an answer's diagnosis stands to the known one."""
+
+    SAME = "same"
+    """The same diagnosis, by name or by synonym."""
+    MORE_GENERAL = "more_general"
+    """The known one with something left out."""
+    MORE_SPECIFIC = "more_specific"
+    """The known one with something added."""
+    OTHER_STAGE = "other_stage"
+    """The same but for its stage, grade, risk or age group."""
+    PART = "part"
+    """One name stands within the other, not as its head."""
+    UNCLEAR = "unclear"
+    """Spelt alike; the rules cannot tell."""
+    NEAR_MISS = "near_miss"
+    """The same but for a word that makes it another diagnosis: side, type, course, nature, cause, a negation."""
+    DIFFERENT = "different"
+    """Another diagnosis."""
+
+
+def compare(answer: Name, reference: Name) -> Relation:
+    """Say how an answer's diagnosis stands to the known one."""
+    if answer.plain == reference.plain:
+        return Relation.SAME if answer.negated == reference.negated else Relation.NEAR_MISS
+    if _can_stand_for(answer, reference) or _can_stand_for(reference, answer):
+        return Relation.SAME if answer.negated == reference.negated else Relation.NEAR_MISS
+    inserted = find_inserted(answer.core, reference.core)
+    same_core = answer.core == reference.core or inserted == "" or _is_reordered(answer, reference)
+    if answer.kind != reference.kind:
+        for special, general, relation in ((answer, reference, Relation.MORE_SPECIFIC), (reference, answer, Relation.MORE_GENERAL)):
+            if general.kind in _find_parents(special.kind) and not _is_another(answer, reference):
+                return relation
+    if not same_core and inserted is None and not are_kin(answer.core, reference.core) and not are_kin(answer.essence, reference.essence):
+        return _compare_strangers(answer, reference)
+    return Relation.NEAR_MISS if _is_another(answer, reference) else _compare_kin(answer, reference, same_core, inserted)
+
+
+def _is_another(answer: Name, reference: Name) -> bool:
+    return answer.negated != reference.negated or has_clash(answer, reference)
+
+
+def _compare_kin(answer: Name, reference: Name, same_core: bool, inserted: str | None) -> Relation:
+    """Compare two names that share words and do not contradict each other."""
+    if same_core:
+        relation = _compare_qualities(answer, reference)
+    elif inserted is None and is_replaced(answer.essence, reference.essence):
+        return Relation.NEAR_MISS
+    elif inserted and OTHER_ORGAN.match(inserted):
+        return Relation.DIFFERENT
+    else:
+        relation = _compare_lengths(answer, reference, bool(inserted))
+    return Relation.DIFFERENT if relation is not Relation.SAME and _are_siblings(answer, reference) else relation
+
+
+def _compare_lengths(answer: Name, reference: Name, is_inserted: bool) -> Relation:
+    """Compare two names of which one may hold the other; where each also says what the other does not, the rules cannot tell."""
+    shorter, longer = sorted((answer.core, reference.core), key=len)
+    if not is_inserted and not longer.endswith(shorter):
+        return Relation.PART if shorter in longer else Relation.UNCLEAR
+    fewer, more = (answer, reference) if shorter == answer.core else (reference, answer)
+    if not _spread(fewer.qualities) <= _spread(more.qualities) | _spread(more.written):
+        return Relation.UNCLEAR
+    return Relation.MORE_GENERAL if fewer is answer else Relation.MORE_SPECIFIC
+
+
+_GROWTH = re.compile("(?:肿瘤|占位变?|占位|肿物|新生物|肿块)$")
+"""Ends of names that leave open what grows there."""
+
+
+def _compare_strangers(answer: Name, reference: Name) -> Relation:
+    """Compare names that share no word: one may say no more than where a growth is, or be a foreign name that no table knows."""
+    if len(answer.core) > 1 and is_generic(answer.core) and reference.core.endswith(answer.core) and not _is_another(answer, reference):
+        return Relation.MORE_GENERAL
+    for general, special, relation in ((answer, reference, Relation.MORE_GENERAL), (reference, answer, Relation.MORE_SPECIFIC)):
+        organ = _GROWTH.sub("", general.core)
+        if organ and organ != general.core and re.search("[癌瘤]$", special.core) and organ in special.core:
+            return Relation.NEAR_MISS if _is_another(answer, reference) else relation
+    is_untranslated = _is_latin(answer.plain) != _is_latin(reference.plain)
+    return Relation.UNCLEAR if is_untranslated and not answer.negated and not reference.negated else Relation.DIFFERENT
+
+
+def _is_latin(plain: str) -> bool:
+    """Tell whether a name is, in the main, one that no table has a Chinese name for."""
+    return not is_known(plain) and (plain.isascii() or bool(re.search(r"[a-z]{6}", plain)))
+
+
+def _can_stand_for(short: Name, full: Name) -> bool:
+    """Tell whether a name is a short form of several meanings, and the other one of them."""
+    return full.core in _meanings().get(short.plain, ())
+
+
+def _is_reordered(one: Name, other: Name) -> bool:
+    """Tell whether two names are the same characters in another order; with two sides in play, order matters."""
+    is_one_sided = all(len(name.qualities.get("side", ())) <= 1 for name in (one, other))
+    return len(one.core) >= 4 and is_one_sided and sorted(one.core) == sorted(other.core)
+
+
+def has_clash(one: Name, other: Name) -> bool:
+    """Tell whether a word in one name makes it another disease than the other name."""
+    tables = read_qualities()
+    if one.core != other.core and other.core in _distinct().get(one.core, ()):
+        return True
+    if _is_reversed(one.plain, other.plain) or _is_reversed(other.plain, one.plain):
+        return True
+    pairs = ((one.qualities, other.qualities), (one.written, other.written))
+    return any(
+        axis in ours and axis in theirs and ours[axis].isdisjoint(theirs[axis]) for ours, theirs in pairs for axis in tables["exclusive"]
+    )
+
+
+@cache
+def _distinct() -> dict[str, set[str]]:
+    """Map the core of a name to those that look like forms of it and are not."""
+    found: dict[str, set[str]] = {}
+    for group in cast(list[list[str]], read_qualities()["distinct"]):
+        cores = {parse_name(name).core for name in group}
+        for core in cores:
+            found.setdefault(core, set()).update(cores - {core})
+    return found
+
+
+@cache
+def _strict_patterns() -> list[re.Pattern[str]]:
+    return [pattern for axis, _, pattern in quality_patterns() if axis in read_qualities()["strict"]]
+
+
+def _is_reversed(one: str, other: str) -> bool:
+    """Tell whether a word such as 非 in one name turns round what the other name says."""
+    for pattern in _strict_patterns():
+        found = pattern.search(one)
+        if found and not pattern.search(other):
+            beside = one[found.end() : found.end() + 2] or one[max(0, found.start() - 2) : found.start()]
+            if beside in other:
+                return True
+    return False
+
+
+def _spread(qualities: Mapping[str, frozenset[str]]) -> set[tuple[str, str]]:
+    return {(axis, value) for axis, values in qualities.items() for value in values}
+
+
+def _compare_qualities(answer: Name, reference: Name) -> Relation:
+    ours, theirs = _spread(answer.qualities), _spread(reference.qualities)
+    apart = {axis for axis, _ in ours ^ theirs}
+    if not apart or all(axis in _MINOR and not (axis in answer.qualities and axis in reference.qualities) for axis in apart):
+        return Relation.SAME
+    if apart <= set(read_qualities()["soft"]):
+        return Relation.OTHER_STAGE
+    if ours <= theirs | _spread(reference.written):
+        return Relation.MORE_GENERAL
+    return Relation.MORE_SPECIFIC if theirs <= ours | _spread(answer.written) else Relation.UNCLEAR
+
+
+@lru_cache(maxsize=N_CACHED_NAMES)
+def _find_parents(kind: str) -> frozenset[str]:
+    """List whatever a diagnosis is a kind of, and what that is a kind of; a longer name is what the known one in it is."""
+    kinds = _kinds()
+    found: set[str] = set()
+    ahead = {kind} if kind in kinds else {known for known in kinds if len(known) >= 4 and known in kind}
+    while ahead:
+        parents = {parent for known in ahead for parent in kinds.get(known, ())} - found
+        found |= parents
+        ahead = parents
+    return frozenset(found)
+
+
+def _are_siblings(one: Name, other: Name) -> bool:
+    """Tell whether two names are known for different kinds of one disease."""
+    kinds = _kinds()
+    is_other_course = one.kind.lstrip("亚急慢") == other.kind.lstrip("亚急慢")
+    return one.kind != other.kind and not is_other_course and not kinds.get(one.kind, set()).isdisjoint(kinds.get(other.kind, set()))
+
+
+@cache
+def _kinds() -> dict[str, set[str]]:
+    """Map a diagnosis to what it is a kind of."""
+    found: dict[str, set[str]] = {}
+    for general, specifics in cast(dict[str, list[str]], read_table("kinds.yaml")).items():
+        for specific in specifics:
+            found.setdefault(parse_name(specific).kind, set()).add(parse_name(general).kind)
+    return found
+
+
+@cache
+def _meanings() -> dict[str, set[str]]:
+    """Map a short form of several meanings to the cores of all of them."""
+    return {normalise(short): {parse_name(name).core for name in names} for short, names in read_qualities()["ambiguous"].items()}
+
+
+def are_together(one: Name, other: Name, reference: Name) -> bool:
+    """Tell whether two diagnoses together are what the reference says in one name.
+
+    >>> are_together(parse_name("急性胆囊炎"), parse_name("胆囊结石"), parse_name("急性结石性胆囊炎"))
+    True
+    """
+    for first, second in ((one, other), (other, one)):
+        missing = Counter(reference.core) - Counter(first.core)
+        if compare(first, reference) is Relation.MORE_GENERAL and missing.total() >= 2 and not missing - Counter(second.core):
+            return _spread(reference.qualities) <= _spread(first.qualities) | _spread(second.qualities)
+    return False
