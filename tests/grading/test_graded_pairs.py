@@ -8,7 +8,7 @@ import yaml
 
 from medkd.grading.diagnosis import grade
 
-FILES = tuple(f"pairs{number}.yaml" for number in ("", "_second", "_third", "_fourth", "_fifth", "_sixth"))
+FILES = tuple(f"pairs{number}.yaml" for number in ("", "_second", "_third", "_fourth", "_fifth", "_sixth", "_seventh"))
 
 NEAR = {"general": "near", "specific": "near"}
 

@@ -76,13 +76,16 @@ def _compare_kin(answer: Name, reference: Name, same_core: bool, inserted: str |
         return Relation.DIFFERENT
     else:
         relation = _compare_lengths(answer, reference, bool(inserted))
-    return Relation.DIFFERENT if relation is not Relation.SAME and _are_siblings(answer, reference) else relation
+    return Relation.DIFFERENT if not same_core and _are_siblings(answer, reference) else relation
 
 
 def _compare_lengths(answer: Name, reference: Name, is_inserted: bool) -> Relation:
     """Compare two names of which one may hold the other; where each also says what the other does not, the rules cannot tell."""
     shorter, longer = sorted((answer.core, reference.core), key=len)
     if not is_inserted and not longer.endswith(shorter):
+        for general, special, relation in ((answer, reference, Relation.MORE_GENERAL), (reference, answer, Relation.MORE_SPECIFIC)):
+            if re.search("(?:疾病|疾患|病变)$", general.plain) and general.core in special.core:
+                return relation
         return Relation.PART if shorter in longer else Relation.UNCLEAR
     fewer, more = (answer, reference) if shorter == answer.core else (reference, answer)
     if not _spread(fewer.qualities) <= _spread(more.qualities) | _spread(more.written):
@@ -96,7 +99,12 @@ _GROWTH = re.compile("(?:肿瘤|占位变?|占位|肿物|新生物|肿块)$")
 
 def _compare_strangers(answer: Name, reference: Name) -> Relation:
     """Compare names that share no word: one may say no more than where a growth is, or be a foreign name that no table knows."""
-    if len(answer.core) > 1 and is_generic(answer.core) and reference.core.endswith(answer.core) and not _is_another(answer, reference):
+    if (
+        (len(answer.core) > 1 or answer.core == "癌")
+        and is_generic(answer.core)
+        and reference.core.endswith(answer.core)
+        and not _is_another(answer, reference)
+    ):
         return Relation.MORE_GENERAL
     for general, special, relation in ((answer, reference, Relation.MORE_GENERAL), (reference, answer, Relation.MORE_SPECIFIC)):
         organ = _GROWTH.sub("", general.core)
