@@ -28,10 +28,12 @@ def test_recall_and_precision_of_every_category_are_held(name: str) -> None:
         assert counts["right"][category] >= 0.95 * n, f"precision of {category.name}"
 
 
-@pytest.mark.parametrize("name", ["deidentify_held_out.txt", "deidentify_wards.txt", "deidentify_letters.txt"])
+@pytest.mark.parametrize(
+    "name", ["deidentify_held_out.txt", "deidentify_wards.txt", "deidentify_letters.txt", "deidentify_charts.txt", "deidentify_plain.txt"]
+)
 def test_hard_sets_keep_the_precision_and_what_recall_was_reached(name: str) -> None:
     counts = load_bench().measure(BENCH / name)
-    assert counts["found"].total() >= 0.95 * counts["gold"].total()
+    assert counts["found"].total() >= 0.92 * counts["gold"].total()
     for category, n in counts["finds"].items():
         assert counts["right"][category] >= 0.95 * n, f"precision of {category.name}"
 

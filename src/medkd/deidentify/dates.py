@@ -27,7 +27,7 @@ _MONTH_DAY = re.compile(r"(\d{1,2})(\s*[月./-]\s*)(\d{1,2})([日号]?)")
 _DAY = re.compile(r"(\d{1,2})([日号])")
 _YEAR_LAST = re.compile(r"(\d{1,2})([/-])(\d{1,2})([/-])(\d{4})")
 _NAMED_FIRST = re.compile(r"([A-Z][a-z]+)(\.?\s)(\d{1,2})(?:st|nd|rd|th)?(,?\s)(\d{4})")
-_DAY_FIRST = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(\s)([A-Z][a-z]+)(\.?,?\s)(\d{4})")
+_DAY_FIRST = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(\s|-)([A-Z][a-z]+)(\.?,?\s|-)(\d{4})")
 _NAMED_MONTH = re.compile(r"([A-Z][a-z]+)(\.?,?\s)(\d{4})")
 _IN_WORDS = re.compile(r"([一二][^年]{3})年(?:([一二三四五六七八九十]+)月(?:([一二三四五六七八九十]+)([日号]))?)?")
 _DIGITS = "〇一二三四五六七八九"
@@ -83,7 +83,8 @@ class DateShifter:
         if m := _MONTH_DAY.fullmatch(text):
             is_leap_day = (int(m[1]), int(m[3])) == (2, 29)
             new = self._move(_YEAR_WHERE_NONE_IS_NAMED if is_leap_day else self._last.year, m[1], m[3])
-            return f"{_like(m[1], new.month)}{m[2]}{_like(m[3], new.day)}{m[4]}"
+            padding = "0" if "月" not in m[2] and "0" in {m[1][0], m[3][0]} else ""
+            return f"{_like(padding + m[1], new.month)}{m[2]}{_like(padding + m[3], new.day)}{m[4]}"
         if m := _DAY.fullmatch(text):
             return self._shift_day(int(m[1]), m[2])
         return self._shift_english(text) or self._shift_in_words(text) or text

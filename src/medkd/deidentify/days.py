@@ -109,6 +109,15 @@ RULES: tuple[Rule, ...] = (
         by_pattern(r"(?<=[至到~～—-])\s?(?P<x>(?P<m>0[1-9]|1[0-2])[-/.](?P<d>[0-3]\d))(?![\d./-])", (), lambda m: _ends_range(m)),
     ),
     Rule(
+        "date_dashed_again",
+        Category.DATE,
+        by_pattern(
+            r"(?<=[，,。；;、（(于至到在])(?P<m>0[1-9]|1[0-2])-(?P<d>[0-3]\d)(?![\d./-]|\s?[%a-zA-Zμ])",
+            ("-",),
+            lambda m: is_day(2020, int(m["m"]), int(m["d"])) and _has_date_before(m),
+        ),
+    ),
+    Rule(
         "date_dotted",
         Category.DATE,
         by_pattern(

@@ -18,6 +18,7 @@ _SIGNED = any_of(_TABLE["signed"])
 _WORD = r"(?:[A-Z]['’][A-Z][a-z]+|(?:Mc|Mac|De|La|Van|Von)?[A-Z][a-z]+(?:[-'’][A-Z][a-z]+)?)"
 _FULL = rf"{_WORD}(?:\s[A-Z]\.)?(?:\s{_WORD}){{1,2}}"
 _ANY = rf"{_WORD}(?:\s[A-Z]\.)?(?:\s{_WORD}){{0,2}}"
+_GOES_ON = r"(?=[,.;]|\s(?:in|is|was|has|who|and|from|at|called|reports|states|notified)\b)"
 _TOLD = r"(?=,?\s(?:is|was)\san?\s[\d+]+[- ]|,?\s(?:an?\s)?\d{1,3}[- ](?:year|yo|y/o)|\s\(\d{1,3}[,)])"
 
 
@@ -45,7 +46,7 @@ RULES: tuple[Rule, ...] = (
         "record_number_english",
         Category.RECORD,
         by_pattern(
-            rf"\b(?:{any_of(_TABLE['record_labels'])})\s*(?:[Nn]umber|[Nn]o\.?|ID|#)?\s*[:#]?\s*(?P<x>[A-Z]{{0,4}}-?\d[\dA-Z]*(?:-\d+)*)(?![.\d])",
+            rf"\b(?:{any_of(_TABLE['record_labels'])})\s*(?:[Nn]umber|[Nn]o\.?|ID|#)?\s*[:#]?\s*(?P<x>[A-Z]{{0,4}}-?\d[\dA-Z]*(?:-[\dA-Z]+)*)(?!\d|\.\d)",
             tuple(_TABLE["record_labels"]),
             lambda m: len(m["x"]) >= 4,
         ),
@@ -64,6 +65,11 @@ RULES: tuple[Rule, ...] = (
         "date_english_day_first",
         Category.DATE,
         by_pattern(rf"(?<!\d)(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\s(?P<m>{_MONTH})\.?,?\s(?P<y>(?:19|20)\d\d)(?!\d)", (), _is_named_day),
+    ),
+    Rule(
+        "date_english_dashed",
+        Category.DATE,
+        by_pattern(rf"(?<!\d)(?P<d>\d{{1,2}})-(?P<m>{_MONTH})-(?P<y>(?:19|20)\d\d)(?!\d)", (), _is_named_day),
     ),
     Rule("date_english_month", Category.DATE, by_pattern(rf"\b(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)")),
     Rule(
@@ -103,6 +109,15 @@ RULES: tuple[Rule, ...] = (
         by_pattern(rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor)\.?\s(?P<x>{_ANY})", ("Mr", "Ms", "Miss", "Dr", "Prof"), _is_name),
     ),
     Rule(
+        "name_last_first",
+        Category.NAME,
+        by_pattern(
+            rf"\b(?:[Pp]atient|[Nn]ame|NAME|PATIENT)\s*[:：]\s*(?P<x>{_WORD},\s{_WORD}(?:\s[A-Z]\b)?)",
+            ("ame", "AME", "atient", "ATIENT"),
+            _is_name,
+        ),
+    ),
+    Rule(
         "name_labelled_english",
         Category.NAME,
         by_pattern(rf"\b(?:{_SIGNED})\s*[:：]?\s*(?P<x>{_ANY})", tuple(_TABLE["signed"]), _is_name),
@@ -115,7 +130,57 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_of_relative_english",
         Category.NAME,
-        by_pattern(rf"\b(?:{_RELATIVE}),?\s(?:named\s)?(?P<x>{_FULL}|{_WORD}(?=,))", tuple(_TABLE["relatives"].split()), _is_name),
+        by_pattern(
+            rf"\b(?:{_RELATIVE}),?\s(?:named\s)?(?P<x>{_FULL}|{_WORD}{_GOES_ON})",
+            tuple(_TABLE["relatives"].split()),
+            _is_name,
+        ),
+    ),
+    Rule(
+        "name_before_credentials",
+        Category.NAME,
+        by_pattern(rf"(?P<x>{_FULL})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D|MBBS|DOB|MRN|LPN|BSN)\b|\s\([MF][/,]\d)", (), _is_name),
+    ),
+    Rule(
+        "name_of_actor_english",
+        Category.NAME,
+        by_pattern(
+            r"\b(?:(?:seen|evaluated|examined|accompanied|referred|treated|brought in) by|[Rr]esident|[Nn]urse|[Ii]ntern|[Pp]t\.?)"
+            rf"\s(?P<x>{_FULL}|{_WORD}(?=\s[a-z]|[,;.]))",
+            ("by", "with", "esident", "urse", "ntern", "t "),
+            _is_name,
+        ),
+    ),
+    Rule(
+        "name_with_initial",
+        Category.NAME,
+        by_pattern(rf"\b(?:{_SIGNED}|Dr\.?)\s*[:：]?\s*(?P<x>(?:[A-Z]\.\s?){{1,2}}{_WORD})", (*_TABLE["signed"], "Dr"), _is_name),
+    ),
+    Rule(
+        "insurance_english",
+        Category.ID_CARD,
+        by_pattern(
+            r"\b(?:Insurance|Member|Policy|Passport|License|Medicare)\s*(?:ID|No\.?|Number|#)?\s*[:#]?\s*(?P<x>[A-Z]{0,4}-?\d[\dA-Z-]{4,})",
+            ("nsurance", "ember", "olicy", "assport", "icense", "edicare"),
+        ),
+    ),
+    Rule(
+        "room_english",
+        Category.BED,
+        by_pattern(r"\b(?:Room|Bed|room|bed)\s#?(?P<x>\d{1,4}[A-Z]?(?:-[A-Z\d]{1,2})?)(?![\d%])(?=[.,;)\s]|$)", ("oom", "ed ")),
+    ),
+    Rule(
+        "home_english",
+        Category.ADDRESS,
+        by_pattern(
+            rf"\b(?:lives?|living|resides?|residing|moved|(?i:originally))\b[^.;]{{0,30}}?\b(?:in|from|to)\s(?P<x>{_WORD}(?:\s{_WORD})?,\s(?:{_WORD}(?:\s{_WORD})?|[A-Z]{{2}}\b))",
+            ("liv", "resid", "moved", "riginally"),
+        ),
+    ),
+    Rule(
+        "employer_english",
+        Category.ADDRESS,
+        by_pattern(rf"\b[Ww]ork(?:s|ed|ing)?\s(?:at|for)\s(?P<x>{_WORD}(?:\s{_WORD}){{0,3}})", ("ork",), _is_name),
     ),
     Rule("name_of_patient_english", Category.NAME, by_pattern(rf"\b[Pp]atient,?\s(?P<x>{_FULL})(?=,|\s[a-z(])", ("atient",), _is_name)),
     Rule(

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 
 from medkd.deidentify.rules import Category, Rule, any_of, by_pattern
-from medkd.deidentify.shape import DOTTED, TABLE, is_whole_name
+from medkd.deidentify.shape import DOTTED, FULL, NOT_NAME, TABLE, is_whole_name
+from medkd.deidentify.words import is_ordinary
 
 _TITLE = any_of(TABLE["titles"].split())
 _LABEL = re.compile(rf"(?:{any_of(TABLE['signed'].split())})(?:签名|签字|姓名)?(?:[（(][^（()）]{{1,6}}[）)])?(?:\s*[:：]\s*|[ 　\t]+)")
@@ -24,7 +25,7 @@ def _labelled_names(text: str) -> Iterator[tuple[int, int]]:
             word = item["x"].rstrip(" .-")
             titled = _TITLED.match(word)
             for name in (word, titled["x"] if titled else ""):
-                if is_whole_name(name):
+                if is_whole_name(name) and not (name[0] in TABLE["rare_surnames"] and is_ordinary(name)):
                     yield position, position + len(name)
                     break
             else:
@@ -36,6 +37,19 @@ def _labelled_names(text: str) -> Iterator[tuple[int, int]]:
             position = following.end()
 
 
+_ROW_HINT = re.compile(r"[号床岁男女]|科室|病区")
+
+
+def _names_in_rows(text: str) -> Iterator[tuple[int, int]]:
+    """Find a usual name that stands by itself in a row of fields: 住院号0998812　王建国　神经外科."""
+    for field in _FIELD.finditer(text):
+        around = text[max(0, field.start() - 30) : field.end() + 30]
+        if not NOT_NAME.match(field["x"]) and not is_ordinary(field["x"]) and _ROW_HINT.search(around):
+            yield field.span("x")
+
+
+_FIELD = re.compile(rf"(?<=[ 　\t|]){FULL}(?=[ 　\t|])")
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "name_labelled",
@@ -45,5 +59,6 @@ RULES: tuple[Rule, ...] = (
             ("名",),
         ),
     ),
+    Rule("name_in_row", Category.NAME, _names_in_rows),
     Rule("name_of_role", Category.NAME, _labelled_names),
 )

@@ -37,19 +37,19 @@ _MASKED = r"(?:某{1,3}|[×＊*○〇]{1,3}|[xX]{2,3})"
 _TITLE_HINTS = tuple(TABLE["titles"].split())
 _PARTICULARS = ("性别", "年龄", "身份证", "家住", "住址", "现住", "电话", "民族", "职业", "籍贯")
 _NAMES_TOO = frozenset(TABLE["names_too"].split())
-_SEX_HINTS = (*(f"{mark}{sex}" for mark in "，,（( " for sex in "男女"), *_PARTICULARS)
+_SEX_HINTS = (*(f"{mark}{sex}" for mark in "，,（( ：:" for sex in "男女"), *_PARTICULARS)
 
 
 def _is_surname_with_title(match: re.Match[str]) -> bool:
     """Accept 王主任; accept 于主任, whose first character is also a word, only where the doctor acts."""
     if len(match["x"]) > 1:
         return True
+    if match.string[max(0, match.start() - 1) : match.end("x")] in {"随车", "由于", "对于", "至于", "关于"}:
+        return False
     if not _BEFORE_SURNAME.search(match.string[max(0, match.start() - 4) : match.start()]):
         return False
     if match["x"] not in _FUNCTION_WORDS:
         return True
-    if match["x"] == "于" and match.string[match.start() - 1 : match.start()] in {"由", "对", "至"}:
-        return False
     return (
         re.match(
             r"查房|会诊|指示|建议|主刀|手术|签|阅片|看过|嘱|发言|认为|表示|分析|补充|同意|说|回",
@@ -60,6 +60,8 @@ def _is_surname_with_title(match: re.Match[str]) -> bool:
 
 
 def _is_name_with_particulars(match: re.Match[str]) -> bool:
+    if match["x"][0] in TABLE["rare_surnames"] and not is_ordinary(match["x"]):
+        return True
     return (
         re.match(OF_ELEMENTS, match["x"]) is not None
         or (len(match["x"]) <= 4 and _SURNAME.match(match["x"]) is not None and is_name(match))
@@ -89,7 +91,21 @@ def _is_masked_name(match: re.Match[str]) -> bool:
 
 _KIN = any_of(word for word in TABLE["relatives"].split() if len(word) > 1)
 _ROLE = any_of(word for word in TABLE["signed"].split() if len(word) > 1)
-_OTHERS = "[其之][父母子女兄弟姐妹妻夫]|[者人]|医(?![师生院务疗])|[一二三]线|管床(?!.?医)|职工|员工|学生|我叫|我是|名叫|叫做|报告|通知"
+_ONE = f"{SURNAME}{GIVEN}{{1,2}}"
+_HELPERS = re.compile(rf"(?<=[由请]){_ONE}(?:[、，和及]{_ONE})*(?=[一-鿿]{{0,6}}(?:送|陪|扶|抬|背|主刀|施行|负责|会诊|接诊|代))")
+
+
+def _names_of_helpers(text: str) -> Iterator[tuple[int, int]]:
+    """Find who brought or treated somebody: 由曲波、于占海两位同事送来."""
+    for helpers in _HELPERS.finditer(text):
+        for name in re.finditer(r"[^、，和及]+", helpers[0]):
+            if not NOT_NAME.match(name[0]) and not is_ordinary(name[0]):
+                yield helpers.start() + name.start(), helpers.start() + name.end()
+
+
+_OTHERS = (
+    "[其之][父母子女兄弟姐妹妻夫]|[者人员]|[其好群网]友|医(?![师生院务疗])|[一二三]线|管床(?!.?医)|职工|学生|我叫|我是|名叫|叫做|报告|通知"
+)
 _WHO = f"{_PATIENT}|{_KIN}|{_ROLE}|{_TITLE}|{_OTHERS}"
 _CONTEXT = re.compile(
     rf"(?=[{first_characters(_WHO)}])(?:{_WHO})(?:名?叫|[系是为])?[，,：:（(“ ]?(?=(?:{SURNAME}|{ELEMENT}|{SOUND})[一-鿿]|[A-Z][a-z])"
@@ -135,7 +151,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_dotted",
         Category.NAME,
-        by_pattern(rf"(?:(?<![一-鿿·])|(?<=患者)|(?<=患儿)|(?<=病人)|(?<=[由与和对]))(?P<x>{DOTTED})", ("·", "•", "・"), _is_dotted_name),
+        by_pattern(rf"(?:(?<![一-鿿·])|(?<=[由与和对]))(?:{_WHO})?(?P<x>{DOTTED})", ("·", "•", "・"), _is_dotted_name),
     ),
     Rule(
         "name_of_patient",
@@ -146,8 +162,8 @@ RULES: tuple[Rule, ...] = (
         "name_before_particulars",
         Category.NAME,
         by_pattern(
-            rf"(?:(?<![一-鿿])|(?<=患者)|(?<=患儿)|(?<=病人))(?P<x>{SURNAME}[一-鿿]{{1,2}}|[{first_characters(ELEMENT[3:-1])}{SOUND[1:-1]}][一-鿿]{{2,5}})"
-            rf"(?=[，,（( ]\s*[男女](?:性)?[，,、）) 。]|[，,（( ]?(?:{'|'.join(_PARTICULARS)}))",
+            rf"(?:(?<![一-鿿])|(?<=患者)|(?<=患儿)|(?<=病人))(?P<x>{SURNAME}[一-鿿]{{1,2}}|[{first_characters(ELEMENT[3:-1])}{SOUND[1:-1]}][一-鿿]{{2,5}}|(?<![一-鿿])[{TABLE['rare_surnames']}]{GIVEN}{{1,2}})"
+            rf"(?=[，,（( ：:]\s*[男女](?:性)?[，,、）) 。]|[，,（( ]?(?:{'|'.join(_PARTICULARS)}))",
             _SEX_HINTS,
             _is_name_with_particulars,
         ),
@@ -182,11 +198,16 @@ RULES: tuple[Rule, ...] = (
             is_name,
         ),
     ),
+    Rule("name_of_helper", Category.NAME, _names_of_helpers),
     Rule("name_of_kin_of", Category.NAME, by_pattern(rf"(?<![一-鿿])(?:[我这]?[是叫的])?{FULL}(?=的(?:{_KIN}))", ("的",), is_name)),
     Rule(
         "name_signed_below",
         Category.NAME,
-        by_pattern(rf"(?:[院科室]|中心)[ 　]+{FULL}(?=[ 　]*(?:$|\n|[12]\d{{3}}[-年./]))", ("院", "科", "室", "中心"), is_name),
+        by_pattern(
+            rf"(?:[院科室]|中心)[ 　]+{FULL}(?=[ 　]*(?:$|\n|[12]\d{{3}}[-年./]|通讯|电话|邮箱|手机|E-?mail))",
+            ("院", "科", "室", "中心"),
+            is_name,
+        ),
     ),
     Rule(
         "surname_before_title",

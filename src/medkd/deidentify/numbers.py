@@ -22,6 +22,11 @@ def is_id_card(number: str) -> bool:
     return "10X98765432"[total % 11] == number[-1].upper()
 
 
+def _is_born(number: str) -> bool:
+    """Tell whether an identity number with a wrong check digit names a region and a day of birth: a slip tells as much."""
+    return number[0] in "12345678" and number[6:8] in {"19", "20"} and is_day(int(number[6:10]), int(number[10:12]), int(number[12:14]))
+
+
 def _is_old_id_card(match: re.Match[str]) -> bool:
     number = match[0]
     return is_day(1900 + int(number[6:8]), int(number[8:10]), int(number[10:12]))
@@ -47,7 +52,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "email", Category.EMAIL, by_pattern(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}", ("@",))
     ),
-    Rule("id_card", Category.ID_CARD, by_pattern(r"\d(?<![\dA-Za-z.]\d)\d{16}[\dXx](?![\dA-Za-z])", (), lambda m: is_id_card(m[0]))),
+    Rule(
+        "id_card",
+        Category.ID_CARD,
+        by_pattern(r"\d(?<![\dA-Za-z.]\d)\d{16}[\dXx](?![\dA-Za-z])", (), lambda m: is_id_card(m[0]) or _is_born(m[0])),
+    ),
     Rule(
         "id_card_labelled",
         Category.ID_CARD,
@@ -63,7 +72,7 @@ RULES: tuple[Rule, ...] = (
         Category.ACCOUNT,
         by_pattern(
             r"(?:微信群?|QQ群?|qq群?|支付宝|银行卡|银行账户|账号|帐号|账户|抖音|微博)(?:号码|卡号|号|账号)?"
-            r"[:：为是]?\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{3,27}[A-Za-z0-9_])",
+            r"[:：为是（(]?\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{3,27}[A-Za-z0-9_])",
             ("微信", "QQ", "qq", "支付宝", "银行", "账", "帐", "抖音", "微博"),
         ),
     ),

@@ -10,8 +10,9 @@ from medkd.deidentify.rules import any_of, load_table
 TABLE = load_table("names.yaml")
 SURNAME = f"(?:{any_of(TABLE['compound_surnames'])}|[{TABLE['surnames'].replace(' ', '')}])"
 COMPOUND = re.compile(any_of(TABLE["compound_surnames"]))
-GIVEN = f"[{''.join(sorted(set((TABLE['given'] + TABLE['more_given']).replace(' ', ''))))}]"
+GIVEN = f"(?:(?!代[诉述])[{''.join(sorted(set((TABLE['given'] + TABLE['more_given']).replace(' ', ''))))}])"
 NOT_NAME = re.compile(any_of(word for row in TABLE["not_names"] for word in row))
+_RARE = f"[{TABLE['rare_surnames']}]"
 _NEVER = f"[{TABLE['never']}]"
 ELEMENT = f"(?:{any_of(TABLE['elements'].split())})"
 SOUND = f"[{TABLE['sounds']}]"
@@ -24,7 +25,7 @@ FULL = rf"(?P<x>{SURNAME}{GIVEN}{{1,2}})"
 LATIN = r"[A-Z][a-z]+(?:\s[A-Z]\.)?(?:[\s-][A-Z][a-z]+){1,2}"
 
 _WHOLE = re.compile(
-    rf"{SURNAME}(?!{_NEVER})[一-鿿](?:(?!{_NEVER})[一-鿿])?|{SURNAME}{GIVEN}{{3}}|{SURNAME}某{{1,2}}|{OF_ELEMENTS}|{DOTTED}|{LATIN}"
+    rf"{SURNAME}(?!{_NEVER})[一-鿿](?:(?!{_NEVER})[一-鿿])?|{SURNAME}{GIVEN}{{3}}|{_RARE}{GIVEN}{{1,2}}|{SURNAME}某{{1,2}}|{OF_ELEMENTS}|{DOTTED}|{LATIN}"
 )
 _ORDINARY = re.compile(f"{SURNAME}[一-鿿]{{1,2}}|[一-鿿]+[·•・][一-鿿·•・]+|{OF_ELEMENTS}|[A-Z][a-z]+ [A-Za-z -]+")
 
