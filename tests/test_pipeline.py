@@ -14,7 +14,7 @@ from medkd.core.errors import InputError
 from medkd.core.recipe import HowItRuns
 from medkd.core.records import Example, RawCase
 from medkd.core.workspace import read_manifest
-from medkd.pipeline import STAGES, Plan, plan, run_recipe
+from medkd.pipeline import STAGES, Plan, override, plan, run_recipe
 
 ROAD = """
 out: {out}
@@ -182,3 +182,14 @@ def test_the_whole_road_on_own_cases_ends_in_a_report_and_an_unproven_model(tmp_
     assert "UNPROVEN" in (tmp_path / "run" / "export" / "MODELCARD.md").read_text(encoding="utf-8")
     assert (tmp_path / "run" / "report.html").exists()
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_flag_of_a_stage_that_has_variants_only_means_all_of_them() -> None:
+    content: dict[str, Any] = {"train-base": {"model": "a"}, "train-other": None, "evaluate": {}, "evaluate-base": {}}
+    override(content, {"train": {"model": "medkd:tiny"}, "evaluate": {"max_tokens": 8}, "train-other": {"epochs": 1}}, "recipe.yaml")
+    assert content == {
+        "train-base": {"model": "medkd:tiny"},
+        "train-other": {"model": "medkd:tiny", "epochs": 1},
+        "evaluate": {"max_tokens": 8},
+        "evaluate-base": {},
+    }

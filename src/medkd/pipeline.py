@@ -157,6 +157,14 @@ def _start_rehearsal(drafts: list[tuple[str, str, dict[str, Any]]], rehearsal: R
             fields["base_url"] = teacher.base_url
 
 
+def override(content: dict[str, Any], overrides: Mapping[str, Mapping[str, Any]], place: str) -> None:
+    """Put fields of the command line in the place of the recipe's; a stage that has variants only means all of them."""
+    for given, fields in overrides.items():
+        variants = [name for name in content if name.split("-")[0] == given]
+        for name in [given] if given in content or not variants else variants:
+            content[name] = _take_section(content.get(name), name, place) | dict(fields)
+
+
 def run_recipe(
     path: Path, out: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None, overwrite: bool = False
 ) -> Path:
@@ -165,8 +173,7 @@ def run_recipe(
     Raises what a step raises; ProofError only after the report is written.
     """
     content = read_recipe(path)
-    for name, fields in (overrides or {}).items():
-        content[name] = _take_section(content.get(name), name, str(path)) | dict(fields)
+    override(content, overrides or {}, str(path))
     with ExitStack() as servers:
         planned = plan(content, str(path), out, overwrite, servers)
         unproven: ProofError | None = None

@@ -10,7 +10,7 @@ import pytest
 from medkd import cli
 from medkd.cli.flags import read_value
 from medkd.core.recipe import make_config, read_recipe
-from medkd.pipeline import STAGES, plan
+from medkd.pipeline import STAGES, override, plan
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -60,8 +60,7 @@ def check_stage(stage: str, given: dict[str, Any]) -> None:
 
 def check_recipe(path: Path, fields: dict[str, Any]) -> None:
     content = read_recipe(path)
-    for step, given in fields.items():
-        content[step] = {**(content.get(step) or {}), **read_value(given)}
+    override(content, {step: read_value(given) for step, given in fields.items()}, name(path))
     content["rehearsal"] = {**content.get("rehearsal", {}), "cases": 1}
     with ExitStack() as servers:
         plan(content, name(path), Path("runs/x"), False, servers)

@@ -76,12 +76,13 @@ def run(config: Config) -> Manifest:
         write_report(
             space.path("report.html"),
             evaluations,
-            " against ".join([names[-1], names[0]]),
+            f"{names[1] if len(names) == 2 else f'{len(names) - 1} evaluations'} against {names[0]}",
             missing,
             show_tests(differences),
             show_before_after(evaluations),
         )
         print_table(evaluations, differences)
+        print(f"report: {space.path('report.html')}")
         return space.manifest
 
 
@@ -181,9 +182,7 @@ def show_tests(differences: Mapping[str, Mapping[str, Difference]]) -> list[dict
             "difference": f"{d.difference:+.3f}",
             "interval": f"{write_number(d.low)} – {write_number(d.high)}",
             "p": "< 0.0001" if d.p < 1e-4 else f"{d.p:.4f}",
-            "test": f"McNemar, {d.n_second_only} gained, {d.n_first_only} lost"
-            if d.n_first_only or d.n_second_only
-            else "paired bootstrap",
+            "test": f"McNemar, {d.n_second_only} gained, {d.n_first_only} lost" if d.is_yes_or_no else "paired bootstrap",
             "is_significant": at in significant,
         }
         for at, (model, name, d) in enumerate(lines)

@@ -73,6 +73,7 @@ class Difference(NamedTuple):
     n_first_only: int
     n_second_only: int
     """Questions that one alone got right; zero for scores that are not yes or no."""
+    is_yes_or_no: bool
 
 
 def compare_paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Difference:
@@ -90,7 +91,9 @@ def compare_paired(first: Sequence[float], second: Sequence[float], seed: int = 
         p = float(binomtest(n_first, n_first + n_second).pvalue) if n_first + n_second else 1.0
     else:
         p = min(1.0, 2 * (1 + min(int((means <= 0).sum()), int((means >= 0).sum()))) / (len(means) + 1))
-    return Difference(len(apart), round(float(apart.mean()), 6), round(float(low), 6), round(float(high), 6), p, n_first, n_second)
+    return Difference(
+        len(apart), round(float(apart.mean()), 6), round(float(low), 6), round(float(high), 6), p, n_first, n_second, is_yes_or_no
+    )
 
 
 def describe_lengths(predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -85,7 +85,7 @@ def split_list(text: str, is_prose: bool = False, keep_companions: bool = False)
     """
     pieces: list[tuple[str, bool]] = []
     for entry in _split_numbered(_unfold_brackets(_plain(text)).strip()):
-        for part in _pattern("separator").split(entry):
+        for part in [entry] if is_listed(entry) else _pattern("separator").split(entry):
             for piece in _split_enumeration(part):
                 head, *companions = [piece] if keep_companions or is_listed(piece) else _pattern("companion").split(piece.strip())
                 pieces += [(head, False), *((companion, True) for companion in companions)]
@@ -197,7 +197,7 @@ _DISEASE = re.compile(
 )
 """How names of diseases end, by and large; findings end so too, now and then."""
 _NEGATIVE = re.compile("[不未无没]|难以|缺乏|排除|除外")
-_REPEATED = re.compile(r"^(.{2,20}?)\1+$")
+_REPEATED = re.compile(r"^([一-鿿]{2,20}?)\1+$")
 
 
 def _unfold_brackets(text: str) -> str:
@@ -223,8 +223,10 @@ def _clean(piece: str) -> Stated | None:
     text = _pattern("hedge_after").sub("", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:")))
     denied = bool(_pattern("denied_before").search(text) or _pattern("denied_after").search(text))
     text = _pattern("denied_after").sub("", _pattern("denied_before").sub("", text)).strip()
+    if text[:1] in {"无", "非"} and not is_listed(text) and is_listed(text[1:]):  # 无肛周脓肿, but 无痛性甲状腺炎
+        text, denied = text[1:], True
     text = _REPEATED.sub(r"\1", text)
     is_doubtful = bool(re.search(r"待(?:排|除外|查)", piece))
     if _pattern("aside_clause").fullmatch(piece.strip()):
         return None
-    return Stated(text, denied, alias, is_doubtful=is_doubtful) if re.search(r"[^\W\d_]{2}", text) else None
+    return Stated(text, denied, alias, is_doubtful=is_doubtful) if re.search(r"[^\W\d_]{2}", text) or is_listed(text) else None

@@ -53,9 +53,10 @@ def compare(answer: Name, reference: Name) -> Relation:
         return Relation.SAME if answer.negated == reference.negated else Relation.NEAR_MISS
     inserted = find_inserted(answer.core, reference.core)
     same_core = answer.core == reference.core or inserted == "" or _is_reordered(answer, reference)
-    if answer.kind != reference.kind:
+    if answer.kind != reference.kind and answer.negated == reference.negated:
         for special, general, relation in ((answer, reference, Relation.MORE_SPECIFIC), (reference, answer, Relation.MORE_GENERAL)):
-            if general.kind in _find_parents(special.kind) and not _is_another(answer, reference):
+            is_listed = general.kind in _kinds().get(special.kind, ())  # 原发性醛固酮增多症 of 继发性高血压, whatever the words say
+            if is_listed or (general.kind in _find_parents(special.kind) and not has_clash(answer, reference)):
                 return relation
     if not same_core and inserted is None and not are_kin(answer.core, reference.core) and not are_kin(answer.essence, reference.essence):
         return _compare_strangers(answer, reference)
@@ -99,19 +100,20 @@ _GROWTH = re.compile("(?:肿瘤|占位变?|占位|肿物|新生物|肿块)$")
 
 def _compare_strangers(answer: Name, reference: Name) -> Relation:
     """Compare names that share no word: one may say no more than where a growth is, or be a foreign name that no table knows."""
-    if (
-        (len(answer.core) > 1 or answer.core == "癌")
-        and is_generic(answer.core)
-        and reference.core.endswith(answer.core)
-        and not _is_another(answer, reference)
-    ):
-        return Relation.MORE_GENERAL
     for general, special, relation in ((answer, reference, Relation.MORE_GENERAL), (reference, answer, Relation.MORE_SPECIFIC)):
+        if _is_bare(general, special) and not _is_another(answer, reference):
+            return relation
         organ = _GROWTH.sub("", general.core)
         if organ and organ != general.core and re.search("[癌瘤]$", special.core) and organ in special.core:
             return Relation.NEAR_MISS if _is_another(answer, reference) else relation
     is_untranslated = _is_latin(answer.plain) != _is_latin(reference.plain)
     return Relation.UNCLEAR if is_untranslated and not answer.negated and not reference.negated else Relation.DIFFERENT
+
+
+def _is_bare(general: Name, special: Name) -> bool:
+    """Tell whether a name is nothing but the word that the other one ends in: 骨折, 贫血."""
+    is_word = is_generic(general.core) and (len(general.core) > 1 or general.core == "癌")
+    return is_word and special.core.endswith(general.core) and _spread(general.qualities) <= _spread(special.qualities)
 
 
 def _is_latin(plain: str) -> bool:
@@ -191,7 +193,11 @@ def _find_parents(kind: str) -> frozenset[str]:
     """List whatever a diagnosis is a kind of, and what that is a kind of; a longer name is what the known one in it is."""
     kinds = _kinds()
     found: set[str] = set()
-    ahead = {kind} if kind in kinds else {known for known in kinds if len(known) >= 4 and known in kind}
+    ahead = (
+        {kind}
+        if kind in kinds
+        else {known for known in kinds if (len(known) >= 4 and known in kind) or (len(known) == 3 and kind.endswith(known))}
+    )
     while ahead:
         parents = {parent for known in ahead for parent in kinds.get(known, ())} - found
         found |= parents

@@ -1,0 +1,101 @@
+"""What holds for any text: a grade has bounds, a name answers itself, a near miss gains nothing, and better answers score higher."""
+
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medkd.grading.diagnosis import NEARNESS, grade
+from medkd.grading.names import parse_name
+from medkd.grading.relations import Relation
+from medkd.grading.writing import TABLES_DIR
+
+SYNONYMS = yaml.safe_load((TABLES_DIR / "synonyms.yaml").read_text(encoding="utf-8"))
+NAMES = [str(name) for name, others in SYNONYMS.items() for name in (name, *others)]
+ORDERS = [
+    (group, *row)
+    for group, rows in yaml.safe_load((Path(__file__).parent / "orders.yaml").read_text(encoding="utf-8")).items()
+    for row in rows
+]
+MIRRORED = {Relation.MORE_GENERAL: Relation.MORE_SPECIFIC, Relation.MORE_SPECIFIC: Relation.MORE_GENERAL}
+SIDED = st.sampled_from(["输尿管结石", "气胸", "股骨颈骨折", "肾盂肾炎", "腹股沟疝", "突发性耳聋", "乳腺癌", "基底节区脑出血", "卵巢囊肿"])
+WILD = st.text(max_size=300) | st.text(
+    alphabet="诊断为是不无考虑急慢性左右炎癌（）()、，；。:：\n-*#<>1.2三Ⅱ型期级 abcdeT\x00\ud800", max_size=300
+)
+
+
+def test_every_name_of_the_table_answers_for_its_disease():
+    missed = [(name, str(key)) for key, others in SYNONYMS.items() for name in others if not grade(str(name), str(key)).exact]
+    assert not missed
+
+
+def test_no_name_stands_for_two_diseases():
+    owners: dict[str, set[str]] = {}
+    for key, others in SYNONYMS.items():
+        for name in (key, *others):
+            owners.setdefault(str(name).lower(), set()).add(str(key))
+    assert not {name: keys for name, keys in owners.items() if len(keys) > 1}
+
+
+@pytest.mark.parametrize(("group", "reference", "better", "worse"), ORDERS)
+def test_soft_f1_orders_answers_as_a_physician_would(group, reference, better, worse):
+    assert grade(better, reference).f1 > grade(worse, reference).f1
+
+
+def test_there_are_at_least_a_hundred_orders():
+    assert len({tuple(row) for row in ORDERS}) >= 100
+
+
+@settings(deadline=None, max_examples=300)
+@given(WILD, WILD)
+def test_any_two_texts_have_a_grade_within_bounds(answer, reference):
+    found = grade(answer, reference)
+    assert 0 <= found.f1 <= 1
+    assert found.exact <= found.principal <= found.decided
+    assert not (found.principal and found.relation is not Relation.SAME)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True))
+def test_a_list_answers_itself_in_any_order(names):
+    found = grade("；".join(reversed(names)), "；".join(names))
+    assert found.exact and found.f1 == 1.0
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(NAMES), st.sampled_from(NAMES))
+def test_two_names_stand_to_each_other_alike_from_both_sides(one, other):
+    there, back = grade(one, other), grade(other, one)
+    assert there.f1 == back.f1
+    assert there.relation is MIRRORED.get(back.relation, back.relation)
+    assert there.f1 in {*NEARNESS.values(), 0.6667} or len(there.stated) > 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(SIDED, st.sampled_from(["左{}", "左侧{}", "{}（左）", "{}（左侧）"]), st.sampled_from(["右{}", "右侧{}", "{}（右）", "{}（右侧）"]))
+def test_the_other_side_gains_nothing_however_it_is_written(name, left, right):
+    found = grade(left.format(name), right.format(name))
+    assert (found.principal, found.f1, found.decided) == (False, 0.0, True)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.sampled_from([name for name in NAMES if not name.isascii() and len(name) > 3 and not {*name} & {*"伴并"}]),
+    st.sampled_from(["排除{}", "不考虑{}", "{}可能性小", "无{}"]),
+)
+def test_a_denied_diagnosis_gains_nothing(name, denial):
+    assert grade(denial.format(name), name).f1 == 0.0
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.text(min_size=1, max_size=12))
+def test_a_hundred_thousand_characters_of_anything_take_no_time(piece):
+    text = (piece * (100_000 // len(piece) + 1))[:100_000]
+    parse_name.cache_clear()
+    started = time.perf_counter()
+    grade(text, "急性阑尾炎")
+    grade("急性阑尾炎", text)
+    assert time.perf_counter() - started < 2
