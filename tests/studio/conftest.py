@@ -66,17 +66,18 @@ def open_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
 @pytest.fixture(scope="module")
 def browser():
     """Debian's Chromium, headless; closed after each file, since Playwright keeps an event loop running in this thread until then."""
-    playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.exists():
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
+        pytest.fail(f"{CHROMIUM}: no such file; pages are tested in it; apt-get install chromium, as .ci/run does", pytrace=False)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield opened
         opened.close()
 
 
 class Watched:
-    """A page, and what went wrong on it: requests to other hosts, errors of scripts, dialogs that a text raised."""
+    """A page, and what went wrong on it: requests to other hosts, refused ones, errors of scripts, dialogs that a text raised."""
 
     def __init__(self, browser, **options) -> None:
         self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | options)
@@ -84,6 +85,7 @@ class Watched:
         self.foreign: list[str] = []
         self.errors: list[str] = []
         self.page.on("request", self._look)
+        self.page.on("response", self._check)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)) if "abort" not in str(error).lower() else None)
         self.page.on("console", self._listen)
         self.page.on("dialog", lambda dialog: (self.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -92,6 +94,10 @@ class Watched:
         # A page that is left while it still waits for an answer says so too; what counts here is what the browser forbade.
         if message.type == "error" and "Security Policy" in message.text:
             self.errors.append(message.text)
+
+    def _check(self, response) -> None:
+        if response.status in (403, 404) or response.status >= 500:
+            self.errors.append(f"{response.status}: {response.request.method} {response.url}")
 
     def _look(self, request) -> None:
         if not re.match(r"(http://127\.0\.0\.1:|data:|blob:)", request.url):

@@ -58,11 +58,17 @@ def test_every_answer_forbids_the_browser_to_load_from_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/en/gradio_api/proxy=http://evil.example", "/zh/gradio_api/vibe-edit", "/zh/gradio_api/run-history/connect"]
+    "path",
+    [
+        "/en/gradio_api/proxy=http://evil.example",
+        "/zh/gradio_api/vibe-edit",
+        "/zh/gradio_api/run-history/connect",
+        "/en/gradio_api/queue/join",
+    ],
 )
 def test_what_the_pages_do_not_use_of_their_framework_is_not_there(path: str) -> None:
     assert ask(Guard(inner), path, method="POST")[0] == 403
-    assert ask(Guard(inner), "/en/gradio_api/queue/join", method="POST")[0] == 200
+    assert ask(Guard(inner), "/en/gradio_api/run/predict", method="POST")[0] == 200
 
 
 def test_a_request_without_end_is_refused() -> None:
@@ -75,7 +81,7 @@ def test_with_a_token_nothing_is_shown_before_it_is() -> None:
     assert status == 401
     assert "令牌" in page
     assert "inside" not in page
-    assert ask(guard, "/en/gradio_api/queue/join", method="POST", accept="application/json")[0] == 401
+    assert ask(guard, "/en/gradio_api/run/predict", method="POST", accept="application/json")[0] == 401
     assert ask(guard, "/login", method="POST", body=b"token=wrong")[0] == 401
 
     status, headers, _ = ask(guard, "/login", method="POST", body=b"token=secret-token")

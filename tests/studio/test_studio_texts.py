@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 import medkd.studio
+from medkd.pipeline import STAGES
 from medkd.studio.citations import mark_reasoning, mark_record
-from medkd.studio.texts import LANGUAGES, Texts, choose_language, read_texts
+from medkd.studio.forms import list_fields
+from medkd.studio.texts import LANGUAGES, Texts, choose_language, read_fields, read_texts
 
 SOURCES = [path for path in Path(medkd.studio.__file__).parent.rglob("*") if path.suffix in (".py", ".jinja")]
 WORDS = ("stage", "state", "reason", "outcome", "check", "decision", "end", "department")
@@ -23,6 +25,18 @@ def test_every_text_is_there_in_every_language_with_the_same_places() -> None:
     own = {key for key in chinese.keys() | english.keys() if key.split(".")[0] not in WORDS}
     assert own <= chinese.keys() & english.keys()
     assert [key for key in own if places(chinese[key]) != places(english[key])] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_field_has_a_chinese_label_and_hint_and_none_is_of_a_field_that_is_gone(stage: str) -> None:
+    fields = list_fields(STAGES[stage].load().Config)
+    assert read_fields("zh").keys() == STAGES.keys()
+    assert read_fields("zh")[stage].keys() == {field.name for field in fields}
+    for field in fields:
+        label, hint = Texts("zh").label(stage, field.name, field.help)
+        assert field.name in label
+        assert re.search("[\u4e00-\u9fff]", hint), field.name
+        assert Texts("en").label(stage, field.name, field.help) == (field.name, field.help)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

@@ -73,7 +73,9 @@ def build_pages(places: Places, texts: Texts) -> gr.Blocks:
             Navbar(main_page_name=texts(f"page.{PAGES[0]}"))
             _show_head(name, texts)
             build(page, places, texts)
-    return blocks.queue(default_concurrency_limit=4, api_open=False)
+    for function in blocks.fns.values():
+        function.queue = False  # AT_ONCE, for all that is not drawn later
+    return blocks.queue(api_open=False)
 
 
 def _show_head(name: str, texts: Texts) -> None:

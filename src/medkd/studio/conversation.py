@@ -1,26 +1,28 @@
-"""Speakers for a page: kept in memory, listened to from a thread, their words as they come.
+"""Conversations for a page: models kept in memory, turns spoken in threads, what is said so far readable at any time.
 
-In: turns and sampling. Out: what is said so far, again and again, the last time with its end. A model is loaded once and kept until it is
-told to go. Not done here: speaking (`medkd.chat.speakers`), pages.
+In: a question, whom to ask, sampling. Out: the turns of each side as they stand. A model is loaded once and kept until it is told to go.
+A page looks as often as it likes: what one look misses the next one shows. Not done here: speaking (`medkd.chat.speakers`), pages.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Semaphore, Thread
 from typing import Any, NamedTuple
 
 from medkd.chat.speakers import LocalSpeaker, RemoteSpeaker, Said, Speaker, find_speaker
 from medkd.completers.providers import Target, find_target, read_providers
 from medkd.core.completer import Message, Sampling
-from medkd.core.errors import InputError, MedkdError
+from medkd.core.errors import MedkdError
 
-INTERVAL_S = 0.15
-"""Seconds between two looks at what is said."""
 MAX_HELD = 2
-"""Models in memory at once: one before, one after."""
+"""Models in memory at once, and speaking at once: one before, one after."""
+FAREWELL_S = 10.0
+"""Seconds that a model which is let go has to end its sentence."""
+INTERRUPTED = "interrupted"
+Turn = dict[str, Any]
+"""`role`, `answer`, and for a model's turn all of `Spoken`."""
 
 
 class Spoken(NamedTuple):
@@ -33,6 +35,8 @@ class Spoken(NamedTuple):
     seconds: float = 0.0
     end: str = ""
     """Why it ended; empty while it goes on."""
+    problem: str = ""
+    """What kept it from speaking, in one line."""
 
 
 class HeldSpeakers:
@@ -41,6 +45,8 @@ class HeldSpeakers:
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], Speaker] = {}
         self._lock = Lock()
+        self._voices = Semaphore(MAX_HELD)
+        self._speeches: set[Speech] = set()
 
     def get(self, name: str, adapter: str = "", key: str = "") -> Speaker:
         """Give a speaker, loading it where it is a model of this machine that is not in memory."""
@@ -60,11 +66,23 @@ class HeldSpeakers:
         """Give the bytes that the weights of each model take."""
         return {" + ".join(filter(None, key)): _count_bytes(speaker) for key, speaker in list(self._held.items())}
 
+    def say(self, speech: "Speech", find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling) -> Said:
+        """Let a speech be spoken when there is a voice free for it."""
+        with self._voices:
+            self._speeches.add(speech)
+            try:
+                return find().say(turns, sampling, speech.hear)
+            finally:
+                self._speeches.discard(speech)
+
     def release(self) -> None:
-        """Let go of every model."""
+        """Stop what speaks and let go of every model."""
         import gc
         import sys
 
+        for speech in list(self._speeches):
+            speech.stop()
+            speech.join(FAREWELL_S)
         with self._lock:
             self._held.clear()
         gc.collect()
@@ -94,54 +112,100 @@ def find_endpoint(model: str, place: str, key: str) -> Target:
     return find_target(place, model)
 
 
-def speak(speaker: Speaker, turns: Sequence[Message], sampling: Sampling, stop: Event) -> Iterator[Spoken]:
-    """Let a speaker answer, until it has ended or `stop` is set; raises what it raises."""
-    heard: Queue[tuple[str, bool] | Said | BaseException] = Queue()
+class Speech:
+    """One turn of one speaker, spoken in a thread of its own."""
 
-    def hear(piece: str, is_reasoning: bool) -> None:
-        if stop.is_set():
+    def __init__(self, find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling) -> None:
+        self._stop = Event()
+        self._parts: dict[bool, list[str]] = {True: [], False: []}
+        self._end: Said | None = None
+        self._problem = ""
+        self._began_at = time.monotonic()
+        self._answer_at = self._ended_at = 0.0
+        self._thread = Thread(target=self._speak, args=(find, turns, sampling), daemon=True)
+        self._thread.start()
+
+    def _speak(self, find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling) -> None:
+        try:
+            self._end = HELD.say(self, find, turns, sampling)
+        except KeyboardInterrupt:  # stopped before it was heard at all
+            pass
+        except MedkdError as error:
+            self._problem = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever a model's own code raises is told on the page
+            self._problem = f"{type(error).__name__}: {str(error)[:200]}"
+
+    def hear(self, piece: str, is_reasoning: bool) -> None:
+        """Take a piece as it comes."""
+        if self._stop.is_set():
             raise KeyboardInterrupt  # the way in which a person stops a speaker in the terminal, too
-        heard.put((piece, is_reasoning))
+        if not is_reasoning and not self._answer_at:
+            self._answer_at = time.monotonic()
+        self._parts[is_reasoning].append(piece)
 
-    def listen() -> None:
-        try:
-            heard.put(speaker.say(turns, sampling, hear))
-        except BaseException as error:  # noqa: BLE001 - handed over, and raised where the page can tell it
-            heard.put(error)
+    def stop(self) -> None:
+        """Have it end; it counts as ended at once, however long the model takes to notice."""
+        self._stop.set()
 
-    Thread(target=listen, daemon=True).start()
-    started = time.monotonic()
-    parts: dict[bool, list[str]] = {True: [], False: []}
-    thinking_s, is_thinking = 0.0, False
-    while True:
-        end = _take(heard, parts)
-        seconds = time.monotonic() - started
-        if isinstance(end, BaseException):
-            raise end if isinstance(end, MedkdError) else InputError(f"{speaker.name}: {type(end).__name__}: {str(end)[:200]}")
-        is_thinking = bool(parts[True]) and not parts[False] and end is None
-        if parts[True] and not parts[False]:
-            thinking_s = seconds
-        reasoning, answer = (end.reasoning, end.answer) if end else ("".join(parts[True]), "".join(parts[False]))
-        yield Spoken(reasoning, answer, is_thinking, thinking_s, seconds, end.why if end else "")
-        if end:
-            return
+    def join(self, seconds: float) -> None:
+        """Wait until it has ended."""
+        self._thread.join(seconds)
 
-
-def _take(heard: "Queue[Any]", parts: dict[bool, list[str]]) -> Any:
-    """Take what was heard within one interval; gives the end, if it came."""
-    deadline = time.monotonic() + INTERVAL_S
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            piece = heard.get(timeout=left)
-        except Empty:
-            return None
-        if not isinstance(piece, tuple) or isinstance(piece, Said):
-            return piece
-        parts[piece[1]].append(piece[0])
-    return None
+    def read(self) -> Spoken:
+        """Give what is said so far."""
+        is_over = self._stop.is_set() or not self._thread.is_alive()
+        self._ended_at = self._ended_at or (time.monotonic() if is_over else 0.0)
+        now = self._ended_at or time.monotonic()
+        reasoning, answer = ("".join(self._parts[part]) for part in (True, False))
+        if self._end and not self._stop.is_set():
+            reasoning, answer = self._end.reasoning, self._end.answer
+        end = "" if not is_over or self._problem else self._end.why if self._end and not self._stop.is_set() else INTERRUPTED
+        thinking_s = (self._answer_at or now) - self._began_at if reasoning else 0.0
+        is_thinking = bool(reasoning) and not answer and not is_over
+        return Spoken(reasoning, answer, is_thinking, thinking_s, now - self._began_at, end, self._problem if is_over else "")
 
 
-def write_turns(turns: Sequence[dict[str, Any]], system: str) -> list[Message]:
-    """Write a conversation as a model is given it: what it thought in earlier turns is left out."""
-    said = [Message(role="user" if turn["role"] == "user" else "assistant", content=str(turn["answer"])) for turn in turns]
+class Conversation:
+    """What the sides of one page have said to each other and to nobody else."""
+
+    def __init__(self, n_sides: int) -> None:
+        self._sides: list[list[Turn]] = [[] for _ in range(n_sides)]
+        self._speeches: dict[int, Speech] = {}
+
+    @property
+    def is_speaking(self) -> bool:
+        return bool(self._speeches)
+
+    def ask(self, side: int, text: str, find: Callable[[], Speaker], sampling: Sampling, system: str = "", asked: str = "") -> None:
+        """Put a question to one side; `asked` is what the model is given for it where that is more than the question."""
+        turns = self._sides[side]
+        speech = Speech(find, write_turns([*turns, {"role": "user", "answer": asked or text}], system), sampling)
+        turns.append({"role": "user", "answer": text})
+        self._speeches[side] = speech
+
+    def stop(self) -> None:
+        """Have every side end its turn."""
+        for speech in self._speeches.values():
+            speech.stop()
+
+    def read(self) -> list[list[Turn]]:
+        """Give the turns of every side as they stand; a turn that has ended is kept."""
+        found: list[list[Turn]] = []
+        for side, turns in enumerate(self._sides):
+            spoken = self._speeches[side].read() if side in self._speeches else None
+            if spoken and (spoken.end or spoken.problem):
+                turns.append({"role": "assistant", **spoken._asdict()})
+                del self._speeches[side]
+            found.append([*turns, {"role": "assistant", **spoken._asdict()}] if side in self._speeches and spoken else list(turns))
+        return found
+
+
+def write_turns(turns: Sequence[Turn], system: str) -> list[Message]:
+    """Write a conversation as a model is given it, without what it thought in earlier turns and what never came to be answered."""
+    said: list[Message] = []
+    for turn in turns:
+        if turn.get("problem"):
+            said.pop()
+        else:
+            said.append(Message(role="user" if turn["role"] == "user" else "assistant", content=str(turn["answer"])))
     return [Message(role="system", content=system), *said] if system else said

@@ -39,8 +39,8 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),  # without a referrer, a form would not say where it comes from either
 )
-USED_API = ("queue/", "run/", "upload", "heartbeat/", "startup-events", "theme.css", "cancel", "reset", "component_server", "file=", "info")
-"""What the pages use of their framework's interface; the rest (proxy, remote history, editing by chat) is not there."""
+USED_API = ("run/", "upload", "heartbeat/", "startup-events", "theme.css", "cancel", "reset", "component_server", "file=", "info")
+"""What the pages use of their framework's interface; the rest (queue, proxy, remote history, editing by chat) is not there."""
 
 
 class Throttle:

@@ -24,6 +24,9 @@ const act = (event) => {
 element.addEventListener('click', act);
 """
 """Run when a part is put on its page: a button with `data-pick` in it raises the part's select event with that value."""
+AT_ONCE: dict[str, Any] = {"queue": False}
+"""How every event of a page is answered: in its own response. The framework's shared stream of answers loses one: it ends when nothing is
+pending, and a browser that asks for something in that moment takes the ending stream for the one that will bring its answer."""
 SCROLL = "() => document.querySelector('article.case')?.scrollIntoView({behavior: 'smooth', block: 'start'})"
 """Brings a case that was picked into sight."""
 
@@ -80,11 +83,11 @@ def show_rows(rows: Sequence[tuple[int, Shown, str]], texts: Texts, group: str =
     return render("rows", texts, rows=listed, group=group)
 
 
-def show_bars(counts: Mapping[str, int], chosen: str, texts: Texts, group: str = "reason") -> str:
-    """Draw counts as bars, each a button that filters; the chosen one is pressed."""
+def show_bars(counts: Mapping[str, int], chosen: str, texts: Texts, group: str = "reason", title: str = "", is_choice: bool = True) -> str:
+    """Draw counts as bars, each a button that filters unless there is nothing to choose; the chosen one is pressed."""
     longest = max(counts.values(), default=1)
     bars = [{"name": name, "n": n, "share": 100 * n / longest} for name, n in counts.items()]
-    return render("bars", texts, bars=bars, chosen=chosen, group=group)
+    return render("bars", texts, bars=bars, chosen=chosen, group=group, title=title, is_choice=is_choice)
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[Any]], texts: Texts, caption: str = "") -> str:

@@ -20,7 +20,7 @@ from medkd.studio import jobs
 from medkd.studio.conversation import HELD
 from medkd.studio.forms import Field, is_changed, list_fields, plain, write_words
 from medkd.studio.places import Places
-from medkd.studio.present import render, show_notice
+from medkd.studio.present import AT_ONCE, render, show_notice
 from medkd.studio.texts import Texts
 
 RECIPE = "recipe "
@@ -78,9 +78,9 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
     for part in parts:
         if part.step:
             with gr.Accordion(part.step, open=False):
-                boxes += _draw_fields(part, places, run)
+                boxes += _draw_fields(part, places, run, t)
         else:
-            boxes += _draw_fields(part, places, run)
+            boxes += _draw_fields(part, places, run, t)
 
     def preview(where: str, *values: Any) -> str:
         try:
@@ -106,11 +106,11 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
     )
     go = gr.Button(t("start.go"), variant="primary")
     changes = [*(box.change for box in boxes), name.change]
-    gr.on(changes, preview, [name, *boxes], command, show_progress="hidden", trigger_mode="always_last")
-    go.click(begin, [name, key, *boxes], [news, key])
+    gr.on(changes, preview, [name, *boxes], command, show_progress="hidden", trigger_mode="always_last", **AT_ONCE)
+    go.click(begin, [name, key, *boxes], [news, key], **AT_ONCE)
     if chosen == "train":
         look = gr.Button(t("start.look"))
-        look.click(lambda *values: show_look(parts[0], values, places, t), boxes, news)
+        look.click(lambda *values: show_look(parts[0], values, places, t), boxes, news, **AT_ONCE)
 
 
 def is_alive(places: Places, run: str) -> bool:
@@ -135,15 +135,15 @@ def show_look(part: Part, values: Sequence[Any], places: Places, t: Texts) -> st
         return show_notice(str(error), "bad")
 
 
-def _draw_fields(part: Part, places: Places, run: str) -> list[Any]:
+def _draw_fields(part: Part, places: Places, run: str, t: Texts) -> list[Any]:
     boxes: list[Any] = []
     with gr.Row():
         for field in part.fields:
             value = part.given.get(field.name, field.default)
             if value is None and not part.step and (field.is_required or field.name in STAGES[part.stage].feeds):
                 value = next(iter(suggest(places, part.stage, field, run)), None)
-            box = draw_field(field, value, suggest(places, part.stage, field, run))
-            box.change(make_marker(field), box, box, show_progress="hidden")
+            box = draw_field(field, t.label(part.stage, field.name, field.help), value, suggest(places, part.stage, field, run))
+            box.change(make_marker(field), box, box, show_progress="hidden", **AT_ONCE)
             boxes.append(box)
     return boxes
 
@@ -162,11 +162,12 @@ def mark(field: Field, value: Any) -> list[str]:
     return ["changed"] if not field.is_required and is_changed(field, value, field.default) else ["unchanged"]
 
 
-def draw_field(field: Field, value: Any, suggestions: Sequence[str]) -> Any:
-    """Draw one field with its doc as the hint."""
+def draw_field(field: Field, texts: tuple[str, str], value: Any, suggestions: Sequence[str]) -> Any:
+    """Draw one field with its label and hint."""
+    label, hint = texts
     look: dict[str, Any] = {
-        "label": field.name,
-        "info": field.help,
+        "label": label,
+        "info": hint,
         "elem_classes": mark(field, value),
         "min_width": 240,
         "interactive": True,

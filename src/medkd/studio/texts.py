@@ -1,6 +1,7 @@
 """What the pages say, in Chinese or English: one file a language, the same keys in both.
 
-In: the languages a browser asks for. Out: texts by key. Not done here: help of fields, which is written once, in the stages' configs.
+In: the languages a browser asks for. Out: texts by key, labels and hints of fields. English hints are written once, in the stages' configs;
+those of another language stand in `LANGUAGE_fields.yaml`, by stage and field.
 """
 
 from functools import cache
@@ -41,6 +42,26 @@ class Texts:
     def word(self, group: str, name: str) -> str:
         """Give the word for a name that comes from a file (a stage, a state, a reason), or the name itself."""
         return self._texts.get(f"{group}.{name}", name)
+
+    def label(self, stage: str, field: str, doc: str) -> tuple[str, str]:
+        """Give the label and the hint of a field whose English doc this is; its name stays in sight, as it is the flag's."""
+        label, hint = read_fields(self.language).get(stage, {}).get(field, (field, doc))
+        return (label if label == field else f"{label} ({field})"), hint
+
+
+@cache
+def read_fields(language: str) -> dict[str, dict[str, tuple[str, str]]]:
+    """Read the labels and hints of a language, by stage and field; English has none of its own."""
+    import yaml
+
+    path = files("medkd.studio").joinpath(f"{language}_fields.yaml")
+    if not path.is_file():
+        return {}
+    content = cast(dict[str, dict[str, str]], yaml.safe_load(path.read_text(encoding="utf-8")))
+    return {
+        stage: {field: (label, hint) for field, text in fields.items() for label, _, hint in (text.partition("｜"),)}
+        for stage, fields in content.items()
+    }
 
 
 @cache

@@ -4,10 +4,9 @@ In: a model here or an endpoint, a question. Out: a conversation on the screen, 
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -16,7 +15,7 @@ from medkd.core.completer import Sampling
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.prompts import load_prompts
 from medkd.models.load import TINY
-from medkd.studio.conversation import HELD, Spoken, speak, write_turns
+from medkd.studio.conversation import HELD, Conversation, Turn
 from medkd.studio.places import Places
 from medkd.studio.present import render, shorten, show_notice
 from medkd.studio.shelf import open_shelf
@@ -24,6 +23,11 @@ from medkd.studio.texts import Texts
 
 N_EXAMPLES = 12
 SIDES = ("before", "after")
+ADAPTERS = ("reinforce", "train")
+"""Stages that leave an adapter to talk to."""
+MEMORY_S = 5.0
+LOOK_S = 0.4
+"""Seconds between two looks at what is said: a look that is lost on the way costs nothing but the wait for the next one."""
 DOWNLOAD = """(text) => {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
@@ -31,7 +35,6 @@ DOWNLOAD = """(text) => {
   link.click();
   URL.revokeObjectURL(link.href);
 }"""
-Turn = dict[str, Any]
 
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
@@ -41,8 +44,8 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     with gr.Row():
         for side in SIDES:
             with gr.Column(min_width=280):
-                look: dict[str, Any] = {"label": t(f"chat.{side}"), "info": t("chat.model_hint"), "allow_custom_value": True}
-                models.append(gr.Dropdown([TINY], value=TINY if side == "after" else "", **look))
+                box: dict[str, Any] = {"label": t(f"chat.{side}"), "info": t("chat.model_hint"), "allow_custom_value": True}
+                models.append(gr.Dropdown([TINY], value=TINY if side == "after" else "", **box))
                 adapters.append(gr.Dropdown(label=t("chat.adapter"), choices=[""], value="", allow_custom_value=True))
     with gr.Accordion(t("chat.settings"), open=False):
         with gr.Row():
@@ -67,54 +70,64 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         clear = gr.Button(t("chat.clear"))
         save = gr.Button(t("chat.save"))
     transcript = gr.Textbox("", label=t("chat.transcript"), interactive=False, lines=4, max_lines=8, buttons=["copy"], visible=False)
-    turns = gr.State([[], []])
-    stops: dict[str, Event] = {}
+    clock = gr.Timer(LOOK_S, active=False)
+    conversations: dict[str, Conversation] = {}
 
     def arrive() -> tuple[Any, ...]:
         exports = [str(step.path) for step in reversed(places.list_steps(stage="export"))]
-        trained = [str(step.path) for step in reversed(places.list_steps(stage="train"))]
+        trained = [str(step.path) for stage in ADAPTERS for step in reversed(places.list_steps(stage=stage))]
         choices = gr.update(choices=[*(["", TINY]), *exports])
         folders = gr.update(choices=["", *trained, *list_checkpoints(places)])
         return choices, choices, folders, folders, gr.update(choices=list_examples(places)), show_memory(t)
 
-    def talk(
-        request: gr.Request, text: str, said: list[list[Turn]], one: str, two: str, first: str, second: str, secret: str,
+    def find(request: gr.Request) -> Conversation:
+        """Find the conversation of this browser's page."""
+        return conversations.setdefault(str(request.session_hash), Conversation(len(SIDES)))
+
+    def ask(
+        request: gr.Request, text: str, one: str, two: str, first: str, second: str, secret: str,
         heat: float, share: float, longest: float, chance: float, is_task: bool,
-    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-        """Let every chosen model answer, their words side by side as they come."""
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """Put the question to every chosen model; what they say is looked for from then on."""
         drawn: dict[str, Any] = {"temperature": heat or None, "top_p": share if share < 1 else None, "seed": int(chance or 0)}
         sampling = Sampling(max_tokens=int(longest or 512), **drawn)
-        halted = stops[str(request.session_hash)] = Event()
+        found = find(request)
         try:
+            if found.is_speaking:
+                raise InputError(t("chat.wait"))
             if not text.strip():
                 raise InputError(t("chat.empty"))
-            speakers: list[Iterator[Spoken] | None] = []
-            for side, (name, adapter) in enumerate(((one, first), (two, second))):
-                asked = [*said[side], {"role": "user", "answer": write_question(text, is_task)}]
-                speaker = (name or "") and HELD.get(*check_names(places, name, adapter or ""), secret.strip())
-                messages = write_turns(asked, load_prompts("zh").system if is_task else "")
-                speakers.append(speak(speaker, messages, sampling, halted) if speaker else None)
-            if not any(speakers):
+            chosen = [(side, name, adapter or "") for side, (name, adapter) in enumerate(((one, first), (two, second))) if name]
+            named = [(side, check_names(places, name, adapter)) for side, name, adapter in chosen]
+            if not named:
                 raise InputError(t("chat.no_model"))
-            said = [[*one_side, {"role": "user", "answer": text}] if speakers[side] else one_side for side, one_side in enumerate(said)]
-            for spoken in zip_longest(*(speaker or iter(()) for speaker in speakers)):
-                said = [update(one_side, now) for one_side, now in zip(said, spoken, strict=True)]
-                yield *(show_turns(one_side, t) for one_side in said), said, "", show_memory(t), gr.skip()
         except MedkdError as error:
-            yield gr.skip(), gr.skip(), said, show_notice(str(error), "bad"), show_memory(t), gr.skip()
-            return
-        yield *(show_turns(one_side, t) for one_side in said), said, "", show_memory(t), ""
+            return gr.skip(), show_notice(str(error), "bad"), gr.skip()
+        for side, names in named:
+            system, asked = (load_prompts("zh").system, write_question(text)) if is_task else ("", "")
+            found.ask(side, text.strip(), partial(HELD.get, *names, secret.strip()), sampling, system, asked)
+        return gr.update(active=True), "", ""
 
-    def halt_session(request: gr.Request) -> None:
+    def look(request: gr.Request) -> tuple[Any, ...]:
+        """Show what is said so far; the clock stops when nobody speaks any more."""
+        found = find(request)
+        sides = found.read()
+        return *(show_turns(turns, t) for turns in sides), show_memory(t), gr.skip() if found.is_speaking else gr.update(active=False)
+
+    def halt_all(request: gr.Request) -> None:
         """Stop what speaks to this browser's page."""
-        if halted := stops.pop(str(request.session_hash), None):
-            halted.set()
+        find(request).stop()
 
-    def begin_anew() -> tuple[list[list[Turn]], str, str, str]:
-        return [[], []], "", "", ""
+    def begin_anew(request: gr.Request) -> tuple[str, str]:
+        leave(request)
+        return "", ""
 
-    def keep(said: list[list[Turn]]) -> Any:
-        whole = json.dumps(dict(zip(SIDES, said, strict=True)), ensure_ascii=False, indent=2)
+    def leave(request: gr.Request) -> None:
+        if gone := conversations.pop(str(request.session_hash), None):
+            gone.stop()
+
+    def keep(request: gr.Request) -> Any:
+        whole = json.dumps(dict(zip(SIDES, find(request).read(), strict=True)), ensure_ascii=False, indent=2)
         return gr.update(value=whole, visible=True)
 
     def let_go() -> str:
@@ -122,13 +135,16 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         return show_memory(t)
 
     page.load(arrive, None, [*models, *adapters, example, memory])
-    asked: list[Any] = [question, turns, *models, *adapters, key, temperature, top_p, max_tokens, seed, task]
-    outputs = [*panes, turns, news, memory, question]
-    talking = send.click(talk, asked, outputs, concurrency_limit=1, concurrency_id="model", show_progress="hidden")
-    halt.click(halt_session, None, None, queue=False)
-    clear.click(halt_session, None, None, queue=False, cancels=[talking]).then(begin_anew, None, [turns, *panes, news])
-    save.click(keep, turns, transcript).then(None, transcript, None, js=DOWNLOAD)
+    page.unload(leave)
+    asked: list[Any] = [question, *models, *adapters, key, temperature, top_p, max_tokens, seed, task]
+    shown: list[Any] = [*panes, memory, clock]
+    send.click(ask, asked, [clock, news, question], show_progress="hidden").then(look, None, shown, show_progress="hidden")
+    clock.tick(look, None, shown, show_progress="hidden")
+    halt.click(halt_all, None, None).then(look, None, shown, show_progress="hidden")
+    clear.click(begin_anew, None, [news, question]).then(look, None, shown, show_progress="hidden")
+    save.click(keep, None, transcript).then(None, transcript, None, js=DOWNLOAD)
     release.click(let_go, None, memory)
+    gr.Timer(MEMORY_S).tick(lambda: show_memory(t), None, memory, show_progress="hidden")
     example.input(str, example, question)
 
 
@@ -140,17 +156,9 @@ def check_names(places: Places, name: str, adapter: str) -> tuple[str, str]:
     return name, adapter
 
 
-def write_question(text: str, is_task: bool) -> str:
+def write_question(text: str) -> str:
     """Put the task's instruction before a question, as in training."""
-    return f"{load_prompts('zh').instruction}\n{text.strip()}" if is_task else text.strip()
-
-
-def update(turns: list[Turn], spoken: Spoken | None) -> list[Turn]:
-    """Put what is said so far at the end of a conversation."""
-    if spoken is None:
-        return turns
-    before = turns if turns[-1]["role"] == "user" else turns[:-1]
-    return [*before, {"role": "assistant", **spoken._asdict()}]
+    return f"{load_prompts('zh').instruction}\n{text.strip()}"
 
 
 def show_turns(turns: Sequence[Turn], t: Texts) -> str:
@@ -170,7 +178,7 @@ def show_memory(t: Texts) -> str:
 
 def list_checkpoints(places: Places) -> list[str]:
     """Name the checkpoints of all trainings, the newest training's first."""
-    steps = reversed(places.list_steps(stage="train"))
+    steps = [step for stage in ADAPTERS for step in reversed(places.list_steps(stage=stage))]
     return [str(path) for step in steps for path in sorted(step.path.glob("checkpoints/*")) if (path / "adapter_config.json").exists()]
 
 

@@ -17,6 +17,8 @@ from medkd.studio.shelf import Shelf, open_shelf, take_page
 from medkd.studio.texts import Texts
 
 PAGE_SIZE = 25
+REJECTED = "rejected.jsonl"
+"""The file in which a step keeps what it dropped, where it keeps it."""
 N_MEASURED = 2000
 """Rows looked at for the plots."""
 MAX_COUNTED = 200_000
@@ -32,6 +34,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             about = gr.HTML()
+            drops = gr.HTML(js_on_load=PICK)
             bars = gr.HTML(js_on_load=PICK)
             with gr.Accordion(t("data.statistics"), open=False) as statistics:
                 plots = gr.HTML()
@@ -44,6 +47,8 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
                 forward = gr.Button(t("data.forward"), elem_classes="key-n", min_width=90)
     case = gr.HTML()
     chosen, first = gr.State(""), gr.State(1)
+    coming = gr.State("")
+    """The reason to filter by in the file that is about to be opened."""
 
     def arrive(request: gr.Request) -> tuple[Any, Any]:
         """Fill the lists, and open the run that the address names."""
@@ -57,13 +62,25 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         choices = [(path.removeprefix(f"{name}/"), path) for path in files]
         return gr.update(choices=choices, value=files[-1] if files else None)
 
-    def describe(name: str | None) -> tuple[str, str, str]:
-        """Say what the step made, and clear what stood open of another file."""
+    def begin(reason: str) -> tuple[str, str, str]:
+        """Filter a file that is opened by the reason for which it was, if there is one."""
+        return reason, "", ""
+
+    def describe(name: str | None) -> tuple[str, str, str, str]:
+        """Say what the step made and what it dropped, and clear what stood open of another file."""
         if not name:
-            return "", "", ""
-        counts = places.find_step(str(Path(name).parent)).manifest.counts
-        facts = {t("data.read"): counts.read, t("data.kept"): counts.kept}
-        return show_facts(facts | {t.word("reason", reason): n for reason, n in counts.dropped.items()}, t), "", ""
+            return "", "", "", ""
+        step = places.find_step(str(Path(name).parent))
+        counts = step.manifest.counts
+        facts = show_facts({t("data.read"): counts.read, t("data.kept"): counts.kept}, t)
+        if Path(name).name == REJECTED:
+            return facts, "", "", ""  # the bars of its own rows say the same
+        has_rows = (step.path / REJECTED).exists()
+        return facts, show_bars(counts.dropped, "", t, title=t("data.dropped"), is_choice=has_rows), "", ""
+
+    def pick_drop(event: gr.EventData, name: str) -> tuple[str, str, str]:
+        """Open the rows that fell for one reason."""
+        return f"{Path(name).parent}/{REJECTED}", str(event.value), str(event.value)
 
     def show(name: str | None, text: str | None, tag: str, wanted: float | None) -> tuple[str, str, str, int]:
         """Show a page of what was found: notice, rows, bars, page number."""
@@ -97,7 +114,9 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     asked: list[Any] = [file, query, chosen]
     page.load(arrive, None, [run, file])
     run.input(list_files, run, file)
-    file.change(lambda: ("", ""), None, [chosen, query]).then(describe, file, [about, case, plots]).then(show, [*asked, first], outputs)
+    described: list[Any] = [about, drops, case, plots]
+    file.change(begin, coming, [chosen, coming, query]).then(describe, file, described).then(show, [*asked, first], outputs)
+    drops.select(pick_drop, file, [file, chosen, coming])
     query.submit(show, [*asked, first], outputs)
     bars.select(pick_tag, chosen, chosen).then(show, [*asked, first], outputs)
     number.submit(show, [*asked, number], outputs)

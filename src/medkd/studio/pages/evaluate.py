@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, MedkdError
 from medkd.core.plots import bar_plot
 from medkd.evaluate.report import DESCRIPTIONS
+from medkd.studio.comparison import show_comparison
 from medkd.studio.places import Places
 from medkd.studio.present import PICK, SCROLL, render, shorten, show_bars, show_notice, show_rows, show_table
 from medkd.studio.rows import RIGHT, Shown, find_id, find_outcome
@@ -51,8 +52,13 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         """Show the numbers, and forget what stood open."""
         if not names:
             return show_notice(t("evaluate.nothing")), "", 1, ""
-        scores = {name: json.loads((places.find_step(name).path / "scores.json").read_text(encoding="utf-8")) for name in names}
-        return show_scores(scores, t), "", 1, ""
+        steps = [places.find_step(name) for name in names]
+        scores = {step.name: json.loads((step.path / "scores.json").read_text(encoding="utf-8")) for step in steps}
+        try:
+            tests = show_comparison(steps, t)
+        except (MedkdError, OSError) as error:
+            tests = show_notice(str(error), "bad")
+        return show_scores(scores, t) + tests, "", 1, ""
 
     def browse(names: Sequence[str], wanted: str, number: int) -> tuple[str, str, str, int]:
         """List the questions that all have answered, and what became of the first one's answer."""
@@ -88,9 +94,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
 
     state: list[Any] = [chosen, tag, at]
     listed = [bars, found, rows, at]
-    page.load(arrive, None, chosen, queue=False).then(compare, chosen, [table, tag, at, answers], queue=False).then(
-        browse, state, listed, queue=False
-    )
+    page.load(arrive, None, chosen).then(compare, chosen, [table, tag, at, answers]).then(browse, state, listed)
     chosen.input(compare, chosen, [table, tag, at, answers]).then(browse, state, listed)
     bars.select(pick_tag, tag, [tag, at]).then(browse, state, listed)
     back.click(turn(-1), state, listed)

@@ -91,21 +91,19 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
 
         return show_next
 
-    # Answered in their own response: under load the framework's event stream can lose one that comes while another ends.
-    at_once: dict[str, Any] = {"queue": False}
     place: list[Any] = [queue, reviewer, is_open, at]
     outputs: list[Any] = [news, case, at, reason, editor, reasoning, answer, agreement]
     said = [*place, reason, reasoning, answer]
-    page.load(arrive, name, [queue, reviewer], **at_once).then(show, place, outputs, **at_once)
+    page.load(arrive, name, [queue, reviewer]).then(show, place, outputs)
     reviewer.change(None, reviewer, name, js="(who) => who")
-    reviewer.submit(show, place, outputs, **at_once)
-    gr.on([queue.input, is_open.input], lambda: 0, None, at, **at_once).then(show, place, outputs, **at_once)
-    previous.click(go(-1), place, outputs, **at_once)
-    following.click(go(1), place, outputs, **at_once)
-    accept.click(decide(Decision.ACCEPT), said, outputs, **at_once)
-    reject.click(decide(Decision.REJECT), said, outputs, **at_once)
-    save.click(decide(Decision.EDIT), said, outputs, **at_once)
-    edit.click(lambda: gr.update(visible=True), None, editor, **at_once)
+    reviewer.submit(show, place, outputs)
+    gr.on([queue.input, is_open.input], lambda: 0, None, at).then(show, place, outputs)
+    previous.click(go(-1), place, outputs)
+    following.click(go(1), place, outputs)
+    accept.click(decide(Decision.ACCEPT), said, outputs)
+    reject.click(decide(Decision.REJECT), said, outputs)
+    save.click(decide(Decision.EDIT), said, outputs)
+    edit.click(lambda: gr.update(visible=True), None, editor)
 
 
 def list_queues(places: Places) -> list[str]:

@@ -128,22 +128,27 @@ def pick(event: gr.EventData) -> tuple[str, str, Any]:
 
 def show_jobs(found: Sequence[Job], n: int, page: int, n_pages: int, t: Texts) -> str:
     """List runs."""
-    listed: list[dict[str, Any]] = []
-    for job in found:
-        progress = jobs.find_progress(jobs.read_tail(job.alive, 50)) if job.alive else None
-        listed.append(
-            {
-                "name": job.name,
-                "state": job.state,
-                "started_at": job.started_at[:16].replace("T", " "),
-                "steps": " ".join(f"{step.path.name}{' ✓' if step.manifest.state == 'finished' else ' …'}" for step in job.steps),
-                "progress": progress,
-                "share": 100 * progress.done / max(progress.total, 1) if progress else 0,
-                "left": write_seconds(progress.seconds_left) if progress and progress.seconds_left is not None else "",
-                "cost": jobs.write_cost(job.steps),
-            }
-        )
+    listed: list[dict[str, Any]] = [
+        {
+            "name": job.name,
+            "state": job.state,
+            "started_at": job.started_at[:16].replace("T", " "),
+            "steps": " ".join(f"{step.path.name}{' ✓' if step.manifest.state == 'finished' else ' …'}" for step in job.steps),
+            "progress": find_progress(job),
+            "cost": jobs.write_cost(job.steps),
+        }
+        for job in found
+    ]
     return render("jobs", t, jobs=listed, n=n, page=page, n_pages=n_pages)
+
+
+def find_progress(job: Job) -> dict[str, Any] | None:
+    """Find how far the work on a run has come, as it is shown."""
+    found = jobs.find_progress(jobs.read_tail(job.alive, 50)) if job.alive else None
+    if found is None:
+        return None
+    left = write_seconds(found.seconds_left) if found.seconds_left is not None else ""
+    return found._asdict() | {"share": 100 * found.done / max(found.total, 1), "left": left}
 
 
 def show_job(job: Job, t: Texts) -> str:
@@ -164,7 +169,10 @@ def show_job(job: Job, t: Texts) -> str:
     repairs = [f"{step.path.name}: {repair}" for step in job.steps for repair in step.manifest.facts.get("repairs", [])]
     places = {page: f"/{t.language}/{page}?{urlencode(values)}" for page, values in list_links(job).items()}
     command = f"medkd {' '.join(job.detached[0].words)}" if job.detached else ""
-    top = render("job", t, name=job.name, state=job.state, links=places, command=command, repairs=repairs)
+    cost = jobs.write_cost(job.steps)
+    top = render(
+        "job", t, name=job.name, state=job.state, links=places, command=command, repairs=repairs, progress=find_progress(job), cost=cost
+    )
     return top + (show_table(head, rows, t) if rows else "")
 
 
