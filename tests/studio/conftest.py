@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hostile_samples import make_hostile_runs
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -116,3 +117,9 @@ def watch(browser) -> Iterator[Callable[..., Watched]]:
     yield start
     for one in opened:
         one.context.close()
+
+
+@pytest.fixture
+def hostile_runs(tmp_path: Path) -> Path:
+    """A run whose every text tries to break in, and whose second answer is a megabyte long."""
+    return make_hostile_runs(tmp_path / "runs")

@@ -25,8 +25,8 @@ def fill(page, label: str, value: str) -> None:
 
 def open_start(page, url: str, kind: str = "", run: str = "road") -> None:
     page.goto(url)
-    page.get_by_label("The same on the command line").wait_for(state="attached")  # the form is drawn, its first values are there
     page.get_by_role("button", name="Start a stage or a recipe").click()
+    page.get_by_text("The same on the command line").wait_for()  # the form is drawn, its first values are there
     if kind:
         choose(page, "Stage or recipe", kind)
     page.get_by_label("Name of the run").fill(run)

@@ -23,7 +23,7 @@ def babbler_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def slow_teacher() -> Iterator[str]:
-    with serve_teacher(pace_s=0.2) as teacher:
+    with serve_teacher(pace_s=1.0) as teacher:
         yield f"any@{teacher.base_url}"
 
 

@@ -26,6 +26,8 @@ from medkd.studio.texts import Texts
 RECIPE = "recipe "
 NEED_ROOM = ("train", "reinforce", "evaluate", "export")
 """Stages that load a model of their own: those that people talk to make room for it."""
+WRONG, SOUND = "wrong (", "nothing is wrong"
+"""How `medkd doctor` begins a line about a finding, and the one that says that there is none."""
 OWN_SECTIONS = ("out", "report", "rehearsal")
 
 
@@ -130,9 +132,19 @@ def show_look(part: Part, values: Sequence[Any], places: Places, t: Texts) -> st
         for field, value in chosen:
             check_place(field, value, None, places)
         words = write_words([field for field, _ in chosen], [value for _, value in chosen], {})
-        return render("log", t, title=t("start.looked"), lines=jobs.look(words))
+        return show_findings(jobs.look(words), t)
     except MedkdError as error:
         return show_notice(str(error), "bad")
+
+
+def show_findings(lines: Sequence[str], t: Texts) -> str:
+    """Show what the pre-flight said: each finding by itself, with its repair, then all the rest."""
+    found = [line.partition("): ") for line in lines if line.startswith(WRONG)]
+    news = [show_notice(f"{t('start.repaired' if 'right' in how else 'start.refused')}: {what}", "info" if "right" in how else "bad")
+            for how, _, what in found]  # fmt: skip
+    rest = [line for line in lines if not line.startswith(WRONG)]
+    sound = not found and any(line.startswith(SOUND) for line in lines)
+    return "".join(news or [show_notice(t("start.sound"), "good") if sound else ""]) + render("log", t, title=t("start.looked"), lines=rest)
 
 
 def _draw_fields(part: Part, places: Places, run: str, t: Texts) -> list[Any]:
