@@ -4,12 +4,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from medkd.core.errors import InputError, StoppedError
+from medkd.core.records import Example
 from medkd.models.load import load_tokenizer
 from medkd.models.tokens import has_thinking_prefix
 from medkd.train.reinforce import Config, run
@@ -201,3 +204,81 @@ def test_settings_that_cannot_work_are_named(settings, tmp_path, changes, says):
 def test_an_unknown_reward_is_named_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'diagnosis'"):
         Config(model="m", adapter="a", input="i", out="o", rewards={"diagnoses": 1.0})
+
+
+@pytest.fixture(scope="module")
+def trainer(settings, tmp_path_factory):
+    """A trainer about to make its first step, and the sampler it draws with."""
+    from medkd.core.completer import Sampling
+    from medkd.models.load import load_model
+    from medkd.models.tokens import find_plain_template
+    from medkd.train.grpo import attach_adapter, make_trainer, make_trainer_config, score_each
+    from medkd.train.rewards import reward_diagnosis
+    from medkd.train.rollouts import Sampler, ask
+
+    folder = tmp_path_factory.mktemp("trainer")
+    loaded = load_model(settings["model"], device="cpu", dtype="float32")
+    tokenizer = load_tokenizer(settings["adapter"] / "adapter")
+    model = attach_adapter(loaded.model, settings["adapter"] / "adapter", settings["model"], Path(settings["model"]))
+    examples = [Example.model_validate(line) for line in read_lines(settings["input"] / "train.jsonl")]
+    plan = {"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 96, "temperature": 0.7}
+    trainer_config = make_trainer_config(plan, folder, "cpu", torch.float32, {})
+    trainer_config.reward_weights = [1.0]
+    sampler = Sampler(model, tokenizer, Sampling(max_tokens=96, temperature=0.7, seed=0))
+    questions = ask(tokenizer, examples, find_plain_template(tokenizer))
+    return make_trainer(model, tokenizer, questions, {"diagnosis": score_each(reward_diagnosis)}, sampler, trainer_config), sampler
+
+
+@pytest.fixture(scope="module")
+def step(trainer):
+    """What the trainer computes its loss from in its first step."""
+    maker, _ = trainer
+    maker.model.train()
+    return maker._generate_and_score_completions(next(iter(maker.get_train_dataloader())))
+
+
+def join(step):
+    """The rows as the trainer scores them: ids, mask, and how many tokens at the end are the answer's."""
+    ids = torch.cat([step["prompt_ids"], step["completion_ids"]], dim=1)
+    return ids, torch.cat([step["prompt_mask"], step["completion_mask"]], dim=1), step["completion_ids"].shape[1]
+
+
+def test_the_trainer_scores_the_very_tokens_that_were_drawn_as_likely_as_they_were(trainer, step):
+    maker, sampler = trainer
+    logps, _, _ = maker._get_per_token_logps_and_entropies(maker.model, *join(step))
+    model = maker.model.eval()
+    for row in range(len(logps)):
+        prompt = step["prompt_ids"][row][step["prompt_mask"][row].bool()]
+        drawn = step["completion_ids"][row][step["completion_mask"][row].bool()]
+        with torch.no_grad():
+            logits = model(input_ids=torch.cat([prompt, drawn])[None]).logits[0, len(prompt) - 1 : -1] / 0.7
+        alone = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
+        assert torch.allclose(logps[row, : len(drawn)], alone, atol=1e-4)
+        if int(drawn[-1]) in sampler.local.stop_ids:
+            assert step["tool_mask"][row, len(drawn) - 1] == 1  # the end of a turn is learnt from
+
+
+def test_scoring_the_answers_alone_gives_what_trl_gives_for_all_positions(trainer, step):
+    maker, _ = trainer
+    ours = maker._get_per_token_logps_and_entropies(maker.model, *join(step), compute_entropy=True)
+    theirs = GRPOTrainer._get_per_token_logps_and_entropies(maker, maker.model, *join(step), compute_entropy=True)
+    mask = step["completion_mask"].bool()
+    assert all(torch.allclose(one[mask], other[mask], atol=1e-4) for one, other in zip(ours[:2], theirs[:2], strict=True))
+
+
+def test_a_better_answer_than_the_others_of_its_group_becomes_likelier(trainer, step):
+    maker, _ = trainer
+    mask = (step["completion_mask"] * step["tool_mask"]).float()
+    advantages = step["advantages"]
+    assert advantages.view(-1, 4).sum(-1).abs().max() < 1e-4
+    maker.model.zero_grad()
+    maker.current_gradient_accumulation_steps = 1
+    maker.compute_loss(maker.model, step).backward()
+    before = maker._get_per_token_logps_and_entropies(maker.model, *join(step))[0].detach()
+    with torch.no_grad():
+        for parameter in maker.model.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-2 * parameter.grad
+    after = maker._get_per_token_logps_and_entropies(maker.model, *join(step))[0].detach()
+    gain = ((after - before) * mask).sum(-1)
+    assert (gain * advantages).sum() > 0

@@ -90,21 +90,50 @@ def make_trainer_config(
     return build_config(GRPOConfig, {**defaults, **settings}, extra, checkpoints)
 
 
-def reinforce(
+class ProcessorGRPOTrainer(GRPOTrainer):
+    """GRPO where the answers' tokens alone are projected onto the vocabulary.
+
+    Without a GPU, TRL 1.16 projects every position, prompts and padding too: most of the time of a step of a small model. A large
+    one belongs on a GPU, where TRL's own way keeps memory low.
+    """
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Give the log-probability of each completion token and the entropy at it, both (rows, `logits_to_keep`)."""
+        chosen: list[torch.Tensor] = []
+        entropies: list[torch.Tensor] = []
+        size = batch_size or len(input_ids)
+        for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+            with self.accelerator.autocast():
+                logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=logits_to_keep + 1).logits[:, :-1]
+            logps = (logits.float() / self.temperature).log_softmax(-1)
+            chosen.append(logps.gather(-1, ids[:, -logits_to_keep:, None])[..., 0])
+            if compute_entropy:
+                entropies.append(-(logps.detach().exp() * logps.detach()).sum(-1))
+        return torch.cat(chosen), torch.cat(entropies) if compute_entropy else None, None
+
+
+def make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Asked],
     rewards: Mapping[str, Callable[[Sequence[Rollout]], list[float]]],
     sampler: Sampler,
     trainer_config: GRPOConfig,
-    metrics_path: Path,
-    callbacks: Sequence[TrainerCallback] = (),
-    checkpoint: Path | None = None,
-    resumed_step: int = 0,
 ) -> GRPOTrainer:
-    """Reinforce an adapter, from its start or from a checkpoint; `rewards` score all answers of a step at once."""
+    """Make the trainer of an adapter; `rewards` score all answers of a step at once."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    trainer = GRPOTrainer(
+    trainer_class = ProcessorGRPOTrainer if trainer_config.use_cpu else GRPOTrainer
+    return trainer_class(
         model=model,
         args=trainer_config,
         reward_funcs=[_as_reward_function(name, reward, sampler) for name, reward in rewards.items()],
@@ -112,12 +141,21 @@ def reinforce(
         processing_class=tokenizer,
         rollout_func=None if trainer_config.use_vllm else cast(Any, TrainerRollouts(sampler)),
     )
+
+
+def reinforce(
+    trainer: GRPOTrainer,
+    metrics_path: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    checkpoint: Path | None = None,
+    resumed_step: int = 0,
+) -> None:
+    """Reinforce an adapter, from its start or from a checkpoint."""
     trainer.remove_callback(PrinterCallback)
-    with Bar("reinforce", trainer_config.max_steps, "steps") as bar:
+    with Bar("reinforce", trainer.args.max_steps, "steps") as bar:
         for callback in (MetricsWriter(metrics_path, bar, resumed_step), *callbacks):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trainer
 
 
 def score_each(reward: Reward) -> Callable[[Sequence[Rollout]], list[float]]:

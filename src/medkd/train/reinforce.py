@@ -158,7 +158,7 @@ def _reinforce(
     adapter: Path | None,
     judge: "Judge | None",
 ) -> None:
-    from medkd.train.grpo import attach_adapter, make_trainer_config, reinforce, score_each
+    from medkd.train.grpo import attach_adapter, make_trainer, make_trainer_config, reinforce, score_each
     from medkd.train.reinforce_report import write_report
 
     device = choose_device(config.device)
@@ -196,18 +196,8 @@ def _reinforce(
         if judge is not None:
             rewards["judge"] = judge
         trainer_config.reward_weights = [config.rewards[name] for name in rewards]
-        trainer = reinforce(
-            model,
-            tokenizer,
-            questions,
-            rewards,
-            sampler,
-            trainer_config,
-            space.path("metrics.jsonl"),
-            [make_callback(watch)],
-            checkpoint,
-            step,
-        )
+        trainer = make_trainer(model, tokenizer, questions, rewards, sampler, trainer_config)
+        reinforce(trainer, space.path("metrics.jsonl"), [make_callback(watch)], checkpoint, step)
     except OSError as error:
         raise from_os_error(error, space.directory) from error
     except (MemoryError, RuntimeError) as error:
