@@ -282,3 +282,32 @@ def test_a_better_answer_than_the_others_of_its_group_becomes_likelier(trainer, 
     after = maker._get_per_token_logps_and_entropies(maker.model, *join(step))[0].detach()
     gain = ((after - before) * mask).sum(-1)
     assert (gain * advantages).sum() > 0
+
+
+def test_held_back_tokens_keep_their_values_and_lose_the_weight_of_their_rarity():
+    from medkd.train.grpo import hold_back
+
+    logps = torch.tensor([0.001, 0.5, 0.999]).log().requires_grad_()
+    for weight, expected in ((1.0, [1.0, 1.0, 1.0]), (0.5, [0.5005, 0.75, 0.9995]), (0.0, [0.001, 0.5, 0.999])):
+        held = hold_back(logps, weight)
+        assert torch.equal(held.detach(), logps.detach())
+        (grads,) = torch.autograd.grad(held.sum(), logps)
+        assert torch.allclose(grads, torch.tensor(expected), atol=1e-6)
+
+
+def test_a_slip_does_not_outweigh_a_whole_answer_where_rare_tokens_are_held_back(trainer, step):
+    maker, _ = trainer
+    mask = (step["completion_mask"] * step["tool_mask"]).float()
+    norms = {}
+    for weight in (1.0, 0.0):
+        maker.rare_weight = weight
+        maker.model.zero_grad()
+        logps = maker._get_per_token_logps_and_entropies(maker.model, *join(step))[0]
+        rarest = (logps.detach() + (1 - mask) * 99).argmin()
+        logps.flatten()[rarest].backward(retain_graph=True)
+        one = torch.cat([p.grad.flatten() for p in maker.model.parameters() if p.grad is not None]).norm()
+        maker.model.zero_grad()
+        (logps * mask).sum().backward()
+        norms[weight] = float(one / torch.cat([p.grad.flatten() for p in maker.model.parameters() if p.grad is not None]).norm())
+    maker.rare_weight = 1.0
+    assert norms[0.0] < norms[1.0]

@@ -90,36 +90,61 @@ def make_trainer_config(
     return build_config(GRPOConfig, {**defaults, **settings}, extra, checkpoints)
 
 
-class ProcessorGRPOTrainer(GRPOTrainer):
-    """GRPO where the answers' tokens alone are projected onto the vocabulary.
+class AnswerTrainer(GRPOTrainer):
+    """GRPO that may hold back rare tokens, and that projects the answers alone onto the vocabulary where there is no GPU.
 
-    Without a GPU, TRL 1.16 projects every position, prompts and padding too: most of the time of a step of a small model. A large
-    one belongs on a GPU, where TRL's own way keeps memory low.
+    A token's push on the weights is the larger the less likely it was: a handful of slips, right or wrong by chance, outweigh all
+    other tokens of a step, and their direction is another one every time. `rare_weight` w gives a token of probability p the weight
+    w + (1 - w) p: 1 is GRPO as published, 0 raises probabilities instead of their logarithms.
+
+    Without a GPU, TRL 1.16 projects every position onto the vocabulary, prompts and padding too: most of the time of a step of a
+    small model. A large one belongs on a GPU, where TRL's own way keeps memory low.
     """
 
+    rare_weight = 1.0
+
     def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **_: Any,
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, *rest: Any, **more: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Give the log-probability of each completion token and the entropy at it, both (rows, `logits_to_keep`)."""
-        chosen: list[torch.Tensor] = []
-        entropies: list[torch.Tensor] = []
-        size = batch_size or len(input_ids)
-        for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
-            with self.accelerator.autocast():
-                logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=logits_to_keep + 1).logits[:, :-1]
-            logps = (logits.float() / self.temperature).log_softmax(-1)
-            chosen.append(logps.gather(-1, ids[:, -logits_to_keep:, None])[..., 0])
-            if compute_entropy:
-                entropies.append(-(logps.detach().exp() * logps.detach()).sum(-1))
-        return torch.cat(chosen), torch.cat(entropies) if compute_entropy else None, None
+        score = _score_answers if self.args.use_cpu else GRPOTrainer._get_per_token_logps_and_entropies
+        logps, entropies, aux_loss = score(self, model, input_ids, attention_mask, logits_to_keep, *rest, **more)
+        return hold_back(logps, self.rare_weight), entropies, aux_loss
+
+
+def _score_answers(
+    trainer: GRPOTrainer,
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    logits_to_keep: int,
+    batch_size: int | None = None,
+    compute_entropy: bool = False,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    chosen: list[torch.Tensor] = []
+    entropies: list[torch.Tensor] = []
+    size = batch_size or len(input_ids)
+    for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+        with trainer.accelerator.autocast():
+            logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=logits_to_keep + 1).logits[:, :-1]
+        logps = (logits.float() / trainer.temperature).log_softmax(-1)
+        chosen.append(logps.gather(-1, ids[:, -logits_to_keep:, None])[..., 0])
+        if compute_entropy:
+            entropies.append(-(logps.detach().exp() * logps.detach()).sum(-1))
+    return torch.cat(chosen), torch.cat(entropies) if compute_entropy else None, None
+
+
+def hold_back(logps: torch.Tensor, rare_weight: float) -> torch.Tensor:
+    """Leave log-probabilities as they are and weigh the gradient of each by its probability, as far as `rare_weight` is below 1.
+
+    >>> logps = torch.tensor([0.01, 0.99]).log().requires_grad_()
+    >>> hold_back(logps, 0.0).sum().backward()
+    >>> [round(float(g), 2) for g in logps.grad]
+    [0.01, 0.99]
+    """
+    fixed = logps.detach()
+    return fixed + (rare_weight + (1 - rare_weight) * fixed.exp()) * (logps - fixed)
 
 
 def make_trainer(
@@ -129,11 +154,11 @@ def make_trainer(
     rewards: Mapping[str, Callable[[Sequence[Rollout]], list[float]]],
     sampler: Sampler,
     trainer_config: GRPOConfig,
+    rare_weight: float = 1.0,
 ) -> GRPOTrainer:
     """Make the trainer of an adapter; `rewards` score all answers of a step at once."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    trainer_class = ProcessorGRPOTrainer if trainer_config.use_cpu else GRPOTrainer
-    return trainer_class(
+    trainer = AnswerTrainer(
         model=model,
         args=trainer_config,
         reward_funcs=[_as_reward_function(name, reward, sampler) for name, reward in rewards.items()],
@@ -141,6 +166,8 @@ def make_trainer(
         processing_class=tokenizer,
         rollout_func=None if trainer_config.use_vllm else cast(Any, TrainerRollouts(sampler)),
     )
+    trainer.rare_weight = rare_weight
+    return trainer
 
 
 def reinforce(

@@ -70,6 +70,8 @@ class Config(StageConfig):
     """Longest answer in tokens; what it cuts off is not learnt from."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student a hundred times that."""
+    rare_weight: float = Field(default=1.0, ge=0, le=1)
+    """How much a rare token counts: 1 as in GRPO, 0 in proportion to its probability; lower it where a small student's rewards only wander."""
     batch_size: int = Field(default=8, ge=1)
     """Answers computed at a time; lower it where memory runs out."""
     seed: int = 0
@@ -196,7 +198,7 @@ def _reinforce(
         if judge is not None:
             rewards["judge"] = judge
         trainer_config.reward_weights = [config.rewards[name] for name in rewards]
-        trainer = make_trainer(model, tokenizer, questions, rewards, sampler, trainer_config)
+        trainer = make_trainer(model, tokenizer, questions, rewards, sampler, trainer_config, config.rare_weight)
         reinforce(trainer, space.path("metrics.jsonl"), [make_callback(watch)], checkpoint, step)
     except OSError as error:
         raise from_os_error(error, space.directory) from error
