@@ -144,19 +144,28 @@ def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, mon
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
     sampler = Sampler(loaded.model, loaded.tokenizer, Sampling(max_tokens=6, temperature=1.0, seed=0))
     expected = [g.ids for g in sampler.draw(["abc"] * 8, range(8))]
-    generate = LocalModel._generate_batch
+    generate = LocalModel._generate_together
 
     def with_little_memory(self, encoded, *rest):
         if len(encoded) > 2:
-            raise RuntimeError("CUDA out of memory")
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return generate(self, encoded, *rest)
 
-    monkeypatch.setattr(LocalModel, "_generate_batch", with_little_memory)
+    monkeypatch.setattr(LocalModel, "_generate_together", with_little_memory)
     assert [g.ids for g in sampler.draw(["abc"] * 8, range(8))] == expected
-    assert "from now on 2 at once" in capsys.readouterr().err
-    monkeypatch.setattr(LocalModel, "_generate_batch", lambda *_: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(StoppedError, match="lower max_tokens"):
+    assert "going on with 2" in capsys.readouterr().err
+    monkeypatch.setattr(LocalModel, "_generate_together", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(StoppedError, match="out of memory"):
         sampler.draw(["abc"], [0])
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_anything_is_drawn(settings, tmp_path, monkeypatch):
+    from medkd.train import plan
+
+    monkeypatch.setattr(plan, "find_what_is_there", lambda device: plan.There("processor", 1, 2**28))
+    with pytest.raises(InputError, match="lower --batch-size or --max-tokens"):
+        run(Config(**settings, out=tmp_path / "out"))
+    assert not (tmp_path / "out/start.json").exists()
 
 
 def test_a_base_is_begun_from_only_where_it_is_named_so(settings, tmp_path):

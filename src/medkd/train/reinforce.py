@@ -21,15 +21,16 @@ from medkd.core.recipe import HOW, StageConfig, nearest
 from medkd.core.records import Example
 from medkd.core.workspace import Manifest, Workspace, open_workspace
 from medkd.models.load import Device, Dtype, Hub, choose_device, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
-from medkd.models.tokens import find_plain_template, find_stop_ids, find_template, repair_pad_token
+from medkd.models.tokens import encode, find_plain_template, find_stop_ids, find_template, repair_pad_token
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.held_out import Watch, make_callback
 from medkd.train.rewards import DEFAULT_WEIGHTS, NAMES, make_rewards
 from medkd.train.rollouts import Asked, Sampler, ask
 from medkd.train.save import LINEAGE, QUESTIONS, choose_questions, save_papers, save_weights
-from medkd.train.start import Start, check_start, check_weights, choose_start, describe, measure_start, unpack_band
+from medkd.train.start import Start, check_memory, check_start, check_weights, choose_start, describe, measure_start, unpack_band
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
     from medkd.train.judging import Judge
@@ -71,7 +72,7 @@ class Config(StageConfig):
     learning_rate: float = Field(default=1e-5, gt=0)
     """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student a hundred times that."""
     rare_weight: float = Field(default=1.0, ge=0, le=1)
-    """How much a rare token counts: 1 as in GRPO, 0 in proportion to its probability; lower it where a small student's rewards only wander."""
+    """How much a rare token counts: 1 as in GRPO, 0 in proportion to its probability; for a start whose rewards only wander."""
     batch_size: int = Field(default=8, ge=1)
     """Answers computed at a time; lower it where memory runs out."""
     seed: int = 0
@@ -182,6 +183,7 @@ def _reinforce(
         "seed": config.seed,
     }
     trainer_config = make_trainer_config(settings, space.path("checkpoints"), device, loaded.model.dtype, config.trainer)
+    _check_room(config, folder, model, [len(encode(tokenizer, question.prompt)) for question in questions], device)
     sampling = Sampling(
         max_tokens=config.max_tokens, temperature=trainer_config.temperature, top_p=_below_one(trainer_config.top_p), seed=config.seed
     )
@@ -236,6 +238,21 @@ def _find_plain_template(tokenizer: "PreTrainedTokenizerBase", name: str) -> str
     if template is None:
         raise InputError(f"{name}: no template without a thinking prefix is known for it; choose a model of the ChatML family")
     return template
+
+
+def _check_room(config: Config, folder: Path, model: "PeftModel", lengths: Sequence[int], device: str) -> None:
+    from medkd.models.skeleton import make_skeleton
+    from medkd.train.plan import Shape, find_what_is_there
+
+    frozen = next(weights for weights in model.parameters() if not weights.requires_grad)
+    shape = Shape(
+        rank=next(iter(model.peft_config.values())).r,
+        n_tokens=config.batch_size * (max(lengths) + config.max_tokens),
+        weight_bytes=frozen.element_size(),
+        is_checkpointed=device == "cuda",
+        on_gpu=device == "cuda",
+    )
+    check_memory(make_skeleton(folder), shape, find_what_is_there(device))
 
 
 def _below_one(top_p: float) -> float | None:

@@ -5,14 +5,12 @@ On a GPU with vLLM (`trainer: {use_vllm: true}`) TRL draws the trainer's answers
 whose batches are many times faster on a processor than the ones of TRL.
 """
 
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.completers.local import Generation, LocalModel
 from medkd.core.completer import Sampling
-from medkd.core.errors import StoppedError
 from medkd.core.records import Example, FinishReason
 from medkd.grading.loops import is_looping
 from medkd.models.load import LoadedModel
@@ -46,29 +44,13 @@ class Sampler:
     def draw(self, prompts: Sequence[str], samples: Sequence[int], model: "PreTrainedModel | None" = None) -> list[Generation]:
         """Draw one answer to each prompt, in their order; `samples` tells equal prompts apart.
 
-        Where memory runs out, fewer are drawn at once, which changes none of them; raises StoppedError when even one does not fit.
+        Where memory runs out, fewer are drawn at once (`completers.local` says so), which changes none of them: a smaller group would
+        change what is learnt.
         """
         self.local.model = model or self.local.model
-        drawn: dict[int, Generation] = {}
         with _without_training(self.local.model):
-            while len(drawn) < len(prompts):
-                missing = [at for at in range(len(prompts)) if at not in drawn]
-                try:
-                    for at, generation in self.local.generate([prompts[i] for i in missing], self.sampling, [samples[i] for i in missing]):
-                        drawn[missing[at]] = generation
-                except (MemoryError, RuntimeError) as error:
-                    self._draw_fewer(error)
+            drawn = dict(self.local.generate(prompts, self.sampling, samples))
         return [drawn[at] for at in range(len(prompts))]
-
-    def _draw_fewer(self, error: BaseException) -> None:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
-            raise error
-        if self.local.batch_size == 1:
-            raise StoppedError(
-                "out of memory while one answer was drawn; lower max_tokens and run the same command again, the last checkpoint is kept"
-            ) from error
-        self.local.batch_size //= 2
-        print(f"warning: out of memory while answers were drawn; from now on {self.local.batch_size} at once", file=sys.stderr)
 
     def draw_rollouts(self, questions: Sequence[Asked], n_each: int, first_sample: int = 0) -> list[list[Rollout]]:
         """Draw several answers to each question."""

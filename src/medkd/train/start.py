@@ -12,6 +12,8 @@ from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.records import FinishReason, Record
 from medkd.grading.diagnosis import grade
+from medkd.models.skeleton import Skeleton
+from medkd.train.plan import GIB, Shape, There, estimate_memory
 from medkd.train.rewards import DEFAULT_WEIGHTS, Band, Rollout, choose_band, make_rewards
 from medkd.train.rollouts import Asked, Sampler
 
@@ -90,6 +92,19 @@ def measure_start(
 
 def _share(reasons: Sequence[FinishReason], wanted: FinishReason) -> float:
     return round(sum(reason == wanted for reason in reasons) / len(reasons), 4)
+
+
+def check_memory(skeleton: Skeleton, shape: Shape, there: There) -> None:
+    """Raise InputError where a batch of a step does not fit, before anything is drawn.
+
+    What drawing takes is left out: it is less than learning from the same answers, and where it is too much, fewer are drawn at once.
+    """
+    need = estimate_memory(skeleton, "lora", shape)
+    if need >= there.memory:
+        raise InputError(
+            f"learning from a batch of answers needs about {need / GIB:.1f} GiB, {there.memory / GIB:.1f} GiB are there; "
+            "lower --batch-size or --max-tokens, or choose a smaller model"
+        )
 
 
 def check_start(start: Start, max_tokens: int) -> None:
