@@ -10,7 +10,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field, field_validator
 
@@ -30,8 +30,7 @@ from medkd.train.save import LINEAGE, QUESTIONS, choose_questions, save_papers, 
 from medkd.train.start import Start, check_memory, check_start, check_weights, choose_start, describe, measure_start, unpack_band
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from medkd.train.judging import Judge
 
@@ -240,13 +239,13 @@ def _find_plain_template(tokenizer: "PreTrainedTokenizerBase", name: str) -> str
     return template
 
 
-def _check_room(config: Config, folder: Path, model: "PeftModel", lengths: Sequence[int], device: str) -> None:
+def _check_room(config: Config, folder: Path, model: "PreTrainedModel", lengths: Sequence[int], device: str) -> None:
     from medkd.models.skeleton import make_skeleton
     from medkd.train.plan import Shape, find_what_is_there
 
     frozen = next(weights for weights in model.parameters() if not weights.requires_grad)
     shape = Shape(
-        rank=next(iter(model.peft_config.values())).r,
+        rank=next(iter(cast(Any, model).peft_config.values())).r,
         n_tokens=config.batch_size * (max(lengths) + config.max_tokens),
         weight_bytes=frozen.element_size(),
         is_checkpointed=device == "cuda",
