@@ -71,14 +71,14 @@ def test_a_served_model_is_measured_like_a_local_one(serve, tmp_path):
 
 
 def write_predictions(path):
-    pairs = [("阑尾炎", "急性阑尾炎"), ("急性阑尾炎", "急性阑尾炎"), ("急性化脓性胆囊炎", "急性胆囊炎"), ("肺炎", "骨折")]
+    pairs = [("病毒性心肌炎", "急性心肌炎"), ("急性阑尾炎", "急性阑尾炎"), ("双相情感障碍抑郁发作", "双相障碍"), ("肺炎", "骨折")]
     lines = [{"prompt": f"请诊断{n}", "predict": answer, "label": label} for n, (answer, label) in enumerate(pairs)]
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     return path
 
 
 def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_path):
-    server = serve(lambda system, user: json.dumps({"principal": "same" if "化脓" in user else "different", "why": "clear"}))
+    server = serve(lambda system, user: json.dumps({"principal": "same" if "双相" in user else "different", "why": "clear"}))
     config = {"predictions": write_predictions(tmp_path / "p.jsonl"), "judge": server.address, "judge_model": "judge"}
     run(Config(**config, out=tmp_path / "out"))
     assert read_scores(tmp_path / "out")["diagnosis_accuracy"] == 0.5
@@ -92,7 +92,7 @@ def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_p
 
 
 def test_a_judgement_that_cannot_be_read_is_counted_and_is_no_zero(serve, tmp_path):
-    server = serve(lambda system, user: json.dumps({"principal": "same"}) if "化脓" in user else "hard to say")
+    server = serve(lambda system, user: json.dumps({"principal": "same"}) if "双相" in user else "hard to say")
     config = Config(predictions=write_predictions(tmp_path / "p.jsonl"), judge=server.address, judge_model="judge", out=tmp_path / "out")
     assert run(config).facts["judge_failed"] == 1
     assert read_scores(tmp_path / "out")["diagnosis_decided"] == 0.75

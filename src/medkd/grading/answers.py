@@ -43,7 +43,9 @@ class Stated(NamedTuple):
 
 
 _CIRCLED = re.compile("[①-⑳❶-❿⓪⑴-⒇]")
-_MARKUP = re.compile(r"[*#`>~]+|\\boxed|[{}\\]|<[^<>\n]{1,20}>")
+_MARKUP = re.compile(
+    r"<(script|style)\b[^<>]{0,200}>.*?</\1>|</?[a-zA-Z][^<>\n]{0,120}>|<[^<>\n]{1,20}>|[*#`>~]+|\\boxed|[{}\\]", re.DOTALL | re.IGNORECASE
+)
 _FORMS = {
     "stop_heading": r"(?:^|\n|。|;)\s*(?:[一二三四五六0-9]+[.、)]\s*)?(?:%s)",
     "advice": r"^(?:%s)",
