@@ -1,4 +1,8 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -97,3 +101,51 @@ def test_a_model_sits_an_exam(random_model_dir, tmp_path):
     assert "diagnosis_accuracy" not in scores
     with pytest.raises(InputError, match="asks its own questions"):
         run(Config(model=str(random_model_dir), exam=str(path), samples=3, temperature=0.5, out=tmp_path / "again"))
+
+
+def write_dataset(folder):
+    folder.mkdir()
+    for split, cop in (("validation", 1), ("test", -1)):
+        rows = [MEDMCQA | {"question": f"{n}?", "cop": cop} for n in range(3)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_dataset_in_a_folder_is_loaded_by_its_splits(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = write_dataset(tmp_path / "exam")
+    questions, n_broken = read_exam(f"hf:{folder}:validation")
+    assert [q.answer for q in questions] == ["B", "B", "B"] and n_broken == 0
+    with pytest.raises(InputError, match="cop -1 is no option"):
+        read_exam(f"hf:{folder}")
+    with pytest.raises(InputError, match=r"Unknown split.*as in hf:NAME:validation"):
+        read_exam(f"hf:{folder}:train")
+    with pytest.raises(InputError, match="no such dataset"):
+        read_exam(f"hf:{tmp_path}/none")
+
+
+def test_a_dataset_of_the_hub_is_read_from_its_cache_and_no_network_is_told_from_no_name(tmp_path):
+    folder, cache = write_dataset(tmp_path / "exam"), tmp_path / "cache"
+    fill = "import sys, datasets; datasets.load_dataset('json', data_files={'validation': sys.argv[1]}, cache_dir=sys.argv[2])"
+    subprocess.run([sys.executable, "-c", fill, folder / "validation.jsonl", cache], check=True, capture_output=True)
+    (made,) = cache.glob("json/*/*/*/json-validation.arrow")
+    kept = cache / "clinic___exam/default/0.0.0/1a2b"
+    shutil.copytree(made.parent, kept)
+    (kept / made.name).rename(kept / "exam-validation.arrow")
+    info = json.loads((kept / "dataset_info.json").read_text())
+    (kept / "dataset_info.json").write_text(json.dumps(info | {"dataset_name": "exam", "config_name": "default"}))
+    ask = "import sys; from medkd.evaluate.exams import read_exam; print(len(read_exam(sys.argv[1])[0]))"
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cache)}
+    cached, absent = (
+        subprocess.run([sys.executable, "-c", ask, name], capture_output=True, text=True, env=offline)
+        for name in ("hf:clinic/exam:validation", "hf:clinic/other")
+    )
+    assert cached.stdout.strip() == "3"
+    assert "hf:clinic/other: no network and nothing in the cache" in absent.stderr
+
+
+def test_the_share_that_could_not_be_read_is_on_the_page(random_model_dir, tmp_path):
+    path = tmp_path / "cmb.json"
+    path.write_text(json.dumps([CMB | {"question": f"{n}？"} for n in range(4)]))
+    run(Config(model=str(random_model_dir), exam=str(path), max_tokens=8, out=tmp_path / "out"))
+    assert "answers in which no letter could be read" in (tmp_path / "out/report.html").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """Exams of multiple choice: the public forms read, the question put, the letter read out of what was generated.
 
-In: a file in the form of CMB, CMExam, MedQA (MCMLE among it) or MedMCQA, or `hf:` / `ms:` and a dataset's name. Out: questions, letters.
+In: a file in the form of CMB, CMExam, MedQA (MCMLE among it) or MedMCQA, or `hf:` / `ms:`, a dataset's name and if need be its split.
+Out: questions, letters.
 Not done here: asking, likelihoods of options (thinking models come out far too low that way).
 
 >>> read_letters("<think>A？不对。</think>所以答案是B。", "ABCD")
@@ -127,8 +128,8 @@ def _sort_letters(text: str) -> str:
 
 def _open(source: str, split: str) -> tuple[str, Iterator[dict[str, Any]]]:
     if source.startswith(("hf:", "ms:")):
-        hub, _, name = source.partition(":")
-        return name.rsplit("/", 1)[-1], _load_from_hub(hub, name, split)
+        hub, name, given = [*source.split(":", 2), ""][:3]
+        return name.rsplit("/", 1)[-1], _load_from_hub(hub, name, given or split)
     path = resolve_input(Path(source), "test.jsonl", made_by="evaluate --exam FILE")
     return path.stem, _read_file(path)
 
@@ -146,9 +147,23 @@ def _load_from_hub(hub: str, name: str, split: str) -> Iterator[dict[str, Any]]:
     except ModuleNotFoundError as error:
         raise InputError(f"{hub}:{name}: {error.name} is not installed; pip install {error.name}") from error
     except Exception as error:  # both clients raise many kinds without a common one
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise InputError(f"{hub}:{name}: cannot be loaded ({reason}); check the name and the network, or give a local file") from error
+        raise InputError(f"{hub}:{name}: {_explain(error)}") from error
     return (dict(row) for row in rows)
+
+
+_NO_NETWORK = re.compile(r"couldn't reach|offline|connect|resolve|timed? ?out|name or service|max retries|proxy", re.IGNORECASE)
+
+
+def _explain(error: Exception) -> str:
+    """Say what kept a dataset from being loaded, and the next step: no network is told apart from no such name and no such split."""
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    if "split" in reason.lower():
+        return f"{reason}; name one after the dataset, as in hf:NAME:validation"
+    if _NO_NETWORK.search(f"{type(error).__name__} {reason}"):
+        return f"no network and nothing in the cache ({reason}); fetch it once (HF_ENDPOINT names a mirror), or give a local file"
+    if isinstance(error, FileNotFoundError):
+        return f"no such dataset, or not a public one ({reason}); check the name, or give a local file"
+    return f"cannot be loaded ({reason}); give a local file in one of the known forms"
 
 
 def _read_file(path: Path) -> Iterator[dict[str, Any]]:

@@ -38,7 +38,7 @@ class Config(StageConfig):
     input: Annotated[Path | None, HOW] = None
     """Directory of `merge`, or a file of examples."""
     exam: str = ""
-    """Multiple choice instead: a file in the form of CMB, CMExam, MedQA or MedMCQA, or hf:NAME or ms:NAME (its test split)."""
+    """Multiple choice instead: a file in the form of CMB, CMExam, MedQA or MedMCQA, or hf:NAME, ms:NAME, hf:NAME:SPLIT."""
     endpoint: str = ""
     """Ask an OpenAI-compatible endpoint instead: a provider of providers.yaml, or an address."""
     predictions: Annotated[Path | None, HOW] = None
@@ -98,6 +98,8 @@ def _run_file(config: Config, path: Path) -> Manifest:
         space.read(found.n_read)
         space.drop_all(found.dropped)
         space.write_records("predictions.jsonl", found.predictions)
+        if found.n_unlabelled:
+            print(f"warning: {found.n_unlabelled} of {found.n_read} answers have no label: only their form is measured", file=sys.stderr)
         missing = (
             [f"Overlap of {found.n_unlabelled} of {len(found.predictions)} predictions: they have no label."] if found.n_unlabelled else []
         )
@@ -249,7 +251,20 @@ def _write_scores(
     space.manifest.facts |= {key: value for key, value in scores.items() if key != "intervals"}
     shown = Evaluation(_name(config), scores, predictions, rows, breakdown, asked.besides if asked else (), space.manifest)
     write_report(space.path("report.html"), [shown], f"Evaluation of {_name(config)}", notes)
+    print(f"{list_scores(scores)}\nreport: {space.path('report.html')}")
     return scores
+
+
+def list_scores(scores: dict[str, Any]) -> str:
+    """Write the scores that a person looks for first, each with its interval."""
+    from medkd.evaluate.report import DESCRIPTIONS, MORE, write_number
+
+    lines: list[str] = []
+    for name in [name for name in {**MORE, **DESCRIPTIONS} if name in scores and "_p" not in name]:
+        interval = scores["intervals"].get(name)
+        doubt = f"  [{write_number(interval[0])}, {write_number(interval[1])}]" if interval else ""
+        lines.append(f"  {name:<24}{write_number(scores[name]):>8}{doubt}")
+    return "\n".join(lines)
 
 
 def _name(config: Config) -> str:
