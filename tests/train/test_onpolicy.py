@@ -1,10 +1,17 @@
 import json
+import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from medkd.core.errors import InputError
 from medkd.models.load import load_model, load_tokenizer, tiny_dir
+from medkd.models.skeleton import make_skeleton
 from medkd.models.tokens import has_thinking_prefix
+from medkd.train import onpolicy
+from medkd.train.onpolicy import check_sizes
+from medkd.train.plan import There
 from medkd.train.stage import Config, run
 from student_samples import read_lines
 
@@ -50,6 +57,48 @@ def test_a_teacher_of_another_tokenizer_is_refused(settings, tmp_path):
     with pytest.raises(InputError, match="has another tokenizer"):
         run(Config(**settings | {"teacher_model": str(tiny_dir())}, out=tmp_path / "out"))
     assert not (tmp_path / "out/adapter").exists()
+
+
+def test_a_wider_teacher_is_cut_to_the_students_size_and_a_narrower_one_refused(settings, teacher_dir, tmp_path):
+    loaded = load_model(str(teacher_dir), device="cpu", dtype="float32")
+    size = loaded.model.config.vocab_size
+    loaded.model.resize_token_embeddings(size + 24)
+    loaded.model.save_pretrained(tmp_path / "wide")
+    loaded.tokenizer.save_pretrained(tmp_path / "wide")
+    few = settings | {"trainer": {"max_steps": 1}}
+    run(Config(**few | {"teacher_model": str(tmp_path / "wide")}, out=tmp_path / "out"))
+    assert (tmp_path / "out/adapter/adapter_model.safetensors").exists()
+    skeleton = make_skeleton(teacher_dir)
+    with pytest.raises(InputError, match="narrow: knows 100 tokens"):
+        check_sizes(skeleton, skeleton._replace(vocabulary=100), "narrow")
+
+
+def test_what_both_models_need_is_told_and_refused_where_it_is_not_there(settings, tmp_path, monkeypatch, capsys):
+    manifest = run(Config(**settings | {"trainer": {"max_steps": 1}}, out=tmp_path / "fits"))
+    assert "GiB for student and teacher" in capsys.readouterr().err
+    assert 0 < manifest.facts["expected_memory_gib"] < 2
+    monkeypatch.setattr(onpolicy, "find_what_is_there", lambda device: There("processor", 1, 2**20))
+    with pytest.raises(InputError, match=r"need about [0-9.]+ GiB together.*; choose a smaller --teacher-model"):
+        run(Config(**settings, out=tmp_path / "out"))
+
+
+def test_an_adapter_of_another_base_is_refused(settings, teacher_dir, tmp_path):
+    with pytest.raises(InputError, match="was trained on"):
+        run(Config(**settings | {"model": str(teacher_dir)}, out=tmp_path / "out"))
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(settings, tmp_path):
+    short = settings | {"trainer": {"max_steps": 4, "save_steps": 2}}
+    run(Config(**short, out=tmp_path / "whole"))
+    run(Config(**short, out=tmp_path / "killed"))
+    manifest_path = tmp_path / "killed/manifest.json"
+    shutil.rmtree(tmp_path / "killed/adapter")
+    shutil.rmtree(tmp_path / "killed/checkpoints/checkpoint-4")
+    manifest_path.write_text(json.dumps(json.loads(manifest_path.read_text()) | {"state": "running"}))
+    run(Config(**short, out=tmp_path / "killed"))
+    one, other = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert [line["step"] for line in read_lines(tmp_path / "killed/metrics.jsonl") if "loss" in line] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("field", "says"), [("teacher_model", "--teacher-model"), ("adapter", "--adapter")])

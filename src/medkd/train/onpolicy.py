@@ -5,6 +5,7 @@ In: a student's adapter, the questions of `train.jsonl`, a teacher of the same v
 which is refused; a teacher behind a server; supervised training (`train.work`).
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,8 +14,11 @@ from medkd.core.errors import InputError
 from medkd.core.records import Example
 from medkd.core.workspace import Manifest, open_workspace
 from medkd.models.load import LoadedModel, choose_device, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
-from medkd.models.tokens import find_plain_template, find_stop_ids, find_template, repair_pad_token
+from medkd.models.skeleton import Skeleton, make_skeleton
+from medkd.models.tokens import encode, find_plain_template, find_stop_ids, find_template, repair_pad_token
 from medkd.train.checkpoints import find_checkpoint, read_step
+from medkd.train.plan import GIB, find_too_little_memory_for_two, find_what_is_there
+from medkd.train.preflight import refuse
 from medkd.train.rollouts import Asked, ask
 from medkd.train.save import LINEAGE, QUESTIONS, choose_questions, save_papers, save_weights
 
@@ -62,42 +66,68 @@ def check_vocabularies(student: "PreTrainedTokenizerBase", teacher: "PreTrainedT
         )
 
 
+def check_sizes(student: Skeleton, teacher: Skeleton, name: str) -> None:
+    """Raise InputError where the teacher's distribution is narrower than the student's; a wider one ends with places nobody uses."""
+    if teacher.vocabulary < student.vocabulary:
+        raise InputError(
+            f"{name}: knows {teacher.vocabulary} tokens, the student {student.vocabulary}; choose another teacher of the student's family"
+        )
+
+
 def _distil(
     config: "Config", examples: Sequence[Example], val_examples: Sequence[Example], folder: Path, teacher_folder: Path, adapter: Path
 ) -> dict[str, Any]:
     from medkd.train.grpo import attach_adapter
+    from medkd.train.work import read_peak_memory
 
     tokenizer, device = load_tokenizer(folder, adapter), choose_device(config.device)
     check_vocabularies(tokenizer, load_tokenizer(teacher_folder), config.teacher_model)
-    loaded = load_model(config.model, device=config.device, hub=config.hub)
-    teacher = load_model(config.teacher_model, device=config.device, hub=config.hub)
-    if teacher.model.config.vocab_size != loaded.model.config.vocab_size:
-        raise InputError(f"{config.teacher_model}: its vocabulary has another size than the student's; choose a teacher of the same family")
     plain_template = find_plain_template(tokenizer)
     if plain_template is None:
         raise InputError(f"{config.model}: no template without a thinking prefix is known for it; choose a model of the ChatML family")
     template = find_template(tokenizer)
     repair_pad_token(tokenizer)
+    questions = ask(tokenizer, examples, plain_template)
+    skeletons = make_skeleton(folder), make_skeleton(teacher_folder)
+    check_sizes(*skeletons, config.teacher_model)
+    need = _check_memory(config, device, *skeletons, longest=max(len(encode(tokenizer, question.prompt)) for question in questions))
+    loaded = load_model(config.model, device=config.device, hub=config.hub)
     stop_ids = find_stop_ids(tokenizer, loaded.model.generation_config)
     loaded.model.generation_config.eos_token_id = stop_ids  # pyright: ignore[reportOptionalMemberAccess]
     model = attach_adapter(loaded.model, adapter, config.model, folder)
+    teacher = load_model(config.teacher_model, device=config.device, hub=config.hub)
+    if teacher.model.config.vocab_size > loaded.model.config.vocab_size:
+        teacher.model.resize_token_embeddings(loaded.model.config.vocab_size)
     checkpoint = find_checkpoint(config.out / "checkpoints")
-    trainer = distil(
-        LoadedModel(model, tokenizer),
-        teacher,
-        ask(tokenizer, examples, plain_template),
-        _make_settings(config, device),
-        config.trainer,
-        config.out,
-        checkpoint,
-    )
+    settings = _make_settings(config, device)
+    trainer = distil(LoadedModel(model, tokenizer), teacher, questions, settings, config.trainer, config.out, checkpoint)
     final = config.out / "adapter"
-    questions = read_json(adapter / QUESTIONS) or choose_questions(examples, val_examples)
+    proof = read_json(adapter / QUESTIONS) or choose_questions(examples, val_examples)
     lineage = (read_json(adapter / LINEAGE) or {"base_model": config.model}) | {
         "on_policy": {"teacher": config.teacher_model, "questions": len(examples)}
     }
-    save_papers(trainer, save_weights(trainer, final, config.model, is_main=True), final, template, stop_ids, questions, lineage)
-    return {"teacher": config.teacher_model, "steps": trainer.state.global_step, "device": device}
+    save_papers(trainer, save_weights(trainer, final, config.model, is_main=True), final, template, stop_ids, proof, lineage)
+    return {
+        "teacher": config.teacher_model,
+        "steps": trainer.state.global_step,
+        "device": device,
+        "expected_memory_gib": round(need / GIB, 2),
+        "peak_memory_gib": round(read_peak_memory() / GIB, 2),
+    }
+
+
+def _check_memory(config: "Config", device: str, student: Skeleton, teacher: Skeleton, longest: int) -> float:
+    """Say what both models will need, and refuse what is not there; gives the bytes."""
+    from medkd.train.stage import make_shape
+
+    there = find_what_is_there(device)
+    n_tokens = config.batch_size * (longest + config.max_tokens)
+    # TRL scores in chunks here, on a processor too, and keeps no logits.
+    shape = make_shape(config, device, longest, 1)._replace(n_tokens=n_tokens, on_gpu=True)
+    need, findings = find_too_little_memory_for_two(student, teacher, shape, there)
+    refuse(findings, config.teacher_model)
+    print(f"on-policy: about {need / GIB:.1f} GiB for student and teacher, {there.memory / GIB:.1f} GiB are there", file=sys.stderr)
+    return need
 
 
 def _make_settings(config: "Config", device: str) -> dict[str, Any]:
@@ -145,7 +175,8 @@ def distil(
     from medkd.core.progress import Bar
     from medkd.train.sft import count_steps
     from medkd.train.trainer_config import build_config, check_keys
-    from medkd.train.watch import MetricsWriter
+    from medkd.train.watch import Interruption, MetricsWriter
+    from medkd.train.work import explain
 
     check_keys(DistillationConfig, extra, OWN_KEYS)
     merged = {"bf16": student.model.dtype == torch.bfloat16, **settings}
@@ -160,7 +191,13 @@ def distil(
     trainer.remove_callback(PrinterCallback)
     rows_a_step = trainer_config.per_device_train_batch_size * trainer_config.gradient_accumulation_steps
     n_steps = count_steps(len(questions), rows_a_step, trainer_config.num_train_epochs, trainer_config.max_steps)
-    with Bar("on-policy", n_steps, "steps") as bar:
+    with Bar("on-policy", n_steps, "steps") as bar, Interruption() as interruption:
         trainer.add_callback(MetricsWriter(out / "metrics.jsonl", bar, read_step(checkpoint) if checkpoint else 0))
-        trainer.train(resume_from_checkpoint=cast(Any, str(checkpoint) if checkpoint else None))
+        trainer.add_callback(interruption)
+        try:
+            trainer.train(resume_from_checkpoint=cast(Any, str(checkpoint) if checkpoint else None))
+        except (OSError, MemoryError, RuntimeError) as error:
+            raise explain(error, out, limit="--max-tokens") from error
+        if interruption.is_wanted:
+            raise KeyboardInterrupt
     return trainer

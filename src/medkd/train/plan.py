@@ -129,6 +129,27 @@ def find_too_little_memory(skeleton: Skeleton, method: Method, shape: Shape, the
     return [Finding(Cause.MEMORY, says, _advise(skeleton, method, shape, there, spreads), is_repaired=False)]
 
 
+def estimate_teacher(skeleton: Skeleton, shape: Shape) -> float:
+    """Estimate the bytes of a teacher that only scores: its weights, and one layer's activations at a time."""
+    passing = estimate_activations(skeleton, shape._replace(is_checkpointed=True))
+    return OVERHEAD * (shape.weight_bytes * skeleton.n_parameters + passing)
+
+
+def find_too_little_memory_for_two(student: Skeleton, teacher: Skeleton, shape: Shape, there: There) -> tuple[float, list[Finding]]:
+    """Give the bytes of a student that is trained beside a teacher that scores it, and say so where they are not there."""
+
+    def estimate(shape: Shape) -> float:
+        return estimate_memory(student, "lora", shape) + estimate_teacher(teacher, shape)
+
+    need = estimate(shape)
+    if need < there.memory:
+        return need, []
+    says = f"student and teacher need about {need / GIB:.1f} GiB together, {there.memory / GIB:.1f} GiB are there"
+    is_enough = estimate(shape._replace(n_tokens=min(shape.n_tokens, FEW_TOKENS))) < there.memory
+    fix = "lower --batch-size or --max-tokens" if is_enough else "choose a smaller --teacher-model or a larger machine"
+    return need, [Finding(Cause.MEMORY, says, fix, is_repaired=False)]
+
+
 def _advise(skeleton: Skeleton, method: Method, shape: Shape, there: There, spreads: Sequence[str]) -> str:
     shorter = shape._replace(n_tokens=min(shape.n_tokens, FEW_TOKENS))
     if min(estimate_memory(skeleton, method, shorter, spread) for spread in spreads) < there.memory:

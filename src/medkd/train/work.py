@@ -132,7 +132,7 @@ def save(trainer: SFTTrainer, config: Config, job: Job, place: launch.Place) -> 
         save_papers(trainer, temporary, final, template, job.flight.stop_ids, questions, lineage)
 
 
-def explain(error: BaseException, out: Path) -> BaseException:
+def explain(error: BaseException, out: Path, limit: str = "--max-length") -> BaseException:
     """Turn what can happen in a long training into one line with the next step; what is a bug stays itself."""
     if isinstance(error, MedkdError):
         return error
@@ -141,7 +141,7 @@ def explain(error: BaseException, out: Path) -> BaseException:
     if isinstance(error, OSError):
         return from_os_error(error, out)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "allocate memory" in str(error):
-        advice = "lower --batch-size or --max-length, or give --trainer.gradient-checkpointing true"
+        advice = f"lower --batch-size or {limit}, or give --trainer.gradient-checkpointing true"
         return StoppedError(f"{out}: out of memory; {advice}, and run again with --resume: the last checkpoint is kept")
     return error
 
