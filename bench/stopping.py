@@ -1,7 +1,8 @@
 """Why does a distilled student not stop, and what does each cure bring? Spoils the tiny student in six ways, each alone, and cures each.
 
-In: the run directory of a finished `medkd demo`. Out: a table: share of answers that stop, think and loop, accuracy, rows, seconds.
-Run: `.venv/bin/python bench/stopping.py --run runs/demo`. One pass over the rows, one seed; greedy, at most 160 tokens an answer.
+In: the run directory of a finished `medkd demo`. Out: a table: share of answers that stop, think and loop, accuracy, tokens an answer,
+rows, and processor seconds of the training, each the mean over the seeds with the lowest and the highest beside where they differ.
+Run: `.venv/bin/python bench/stopping.py --run runs/demo --seeds 0 1 2`. One pass over the rows; greedy, at most 160 tokens an answer.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_t
 LIMIT = 240
 """Tokens that the spoiled cutoff trims rows to: between the shortest and the longest."""
 MAX_TOKENS = 160
+DIGITS = {"stops": 2, "thinks": 2, "loops": 2, "right": 2, "tokens": 0, "rows": 0, "processor s": 0}
+"""Columns of the table, and how exactly each is written."""
 
 
 class Student(NamedTuple):
@@ -38,10 +41,11 @@ class Student(NamedTuple):
     loaded: LoadedModel
     n_rows: int
     seconds: float
+    """Of the processor, without loading."""
 
 
 def train(
-    rows: Sequence[TokenRow], spoil: Callable[[Any, list[int]], None] | None = None, cured: bool = False, batch_size: int = 8
+    rows: Sequence[TokenRow], seed: int, spoil: Callable[[Any, list[int]], None] | None = None, cured: bool = False, batch_size: int = 8
 ) -> Student:
     """Tune the tiny student on rows, its embeddings of special tokens spoiled before, and trained too where cured."""
     loaded = load_model("medkd:tiny", device="cpu")
@@ -54,16 +58,16 @@ def train(
         "learning_rate": 2e-3,
         "per_device_train_batch_size": batch_size,
         "gradient_accumulation_steps": 1,
-        "seed": 0,
+        "seed": seed,
         "bf16": loaded.model.dtype == torch.bfloat16,
     }
     with TemporaryDirectory() as folder:
         config = make_trainer_config(settings, Path(folder), len(rows), "cpu", False, {"save_strategy": "no"})
         trainer = make_trainer(loaded.model, loaded.tokenizer, make_dataset(rows), None, config, lora)
-        started = time.monotonic()
+        started = time.process_time()
         trainer.train()
     model = trainer.model.merge_and_unload().eval()
-    return Student(LoadedModel(model, loaded.tokenizer), len(rows), time.monotonic() - started)
+    return Student(LoadedModel(model, loaded.tokenizer), len(rows), time.process_time() - started)
 
 
 def untrain(model: Any, ids: list[int]) -> None:
@@ -106,10 +110,35 @@ def ask(student: Student, examples: Sequence[Example], stops: Sequence[int] | No
     }
 
 
-def show(name: str, student: Student, scores: dict[str, float]) -> None:
-    """Print a line of the table."""
-    cells = " | ".join(f"{scores[key]:.2f}" for key in ("stops", "thinks", "loops", "right"))
-    print(f"| {name} | {cells} | {scores['tokens']:.0f} | {student.n_rows} | {student.seconds:.0f} |", flush=True)
+def measure(seed: int, examples: Sequence[Example], asked: Sequence[Example]) -> dict[str, dict[str, float]]:
+    """Spoil and cure with one seed; gives the scores of each student."""
+    tokenizer = load_model("medkd:tiny", device="cpu").tokenizer
+    end_id, template = find_end_of_turn(tokenizer), find_plain_template(tokenizer) or ""
+    text_end = int(tokenizer.convert_tokens_to_ids(TEXT_END))
+    rows, _ = make_rows(examples, tokenizer, "reasoned", 1024, template, end_id)
+    short, _ = make_rows(examples, tokenizer, "reasoned", LIMIT, template, end_id)
+    found: dict[str, dict[str, float]] = {}
+
+    def note(name: str, student: Student, **how: Any) -> None:
+        found[name] = ask(student, asked, **how) | {"rows": student.n_rows, "processor s": student.seconds}
+
+    whole = train(rows, seed)
+    note("as MedKD trains it", whole)
+    note(f"1 rows trimmed at {LIMIT} tokens", train(trim(rows), seed))
+    note("1 cured: long rows dropped", train(short, seed))
+    note("2 end and thinking tokens untrained, frozen", train(rows, seed, untrain))
+    note("2 cured: their rows are trained too", train(rows, seed, untrain, cured=True))
+    note("3 only the end of the text stops it", whole, stops=[text_end])
+    note("4 end of turn masked with the padding", train(mask(rows, end_id), seed))
+    note("5 packed without bounds", train(glue(rows), seed, batch_size=2))
+    note("6 served without template and stops", whole, stops=[text_end], has_template=False)
+    return found
+
+
+def write_cell(values: Sequence[float], digits: int) -> str:
+    """Write a mean, and beside it how far the seeds lie apart."""
+    texts = [f"{value:.{digits}f}" for value in (min(values), max(values))]
+    return f"{fmean(values):.{digits}f}" + (f" ({texts[0]}–{texts[1]})" if texts[0] != texts[1] else "")
 
 
 def main() -> None:
@@ -117,33 +146,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--questions", type=int, default=48)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     quiet_libraries()
     examples = list(RecordReader(options.run / "merge" / "train.jsonl", Example, made_by="merge"))
     asked = list(RecordReader(options.run / "merge" / "test.jsonl", Example, made_by="merge"))[: options.questions]
-    tokenizer = load_model("medkd:tiny", device="cpu").tokenizer
-    end_id, template = find_end_of_turn(tokenizer), find_plain_template(tokenizer) or ""
-    text_end = int(tokenizer.convert_tokens_to_ids(TEXT_END))
-    rows, _ = make_rows(examples, tokenizer, "reasoned", 1024, template, end_id)
-    short, _ = make_rows(examples, tokenizer, "reasoned", LIMIT, template, end_id)
-    print("| student | stops | thinks | loops | right | tokens | rows | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
-    whole = train(rows)
-    show("as MedKD trains it", whole, ask(whole, asked))
-    student = train(trim(rows))
-    show(f"1 rows trimmed at {LIMIT} tokens", student, ask(student, asked))
-    student = train(short)
-    show("1 cured: long rows dropped", student, ask(student, asked))
-    student = train(rows, untrain)
-    show("2 end and thinking tokens untrained, frozen", student, ask(student, asked))
-    student = train(rows, untrain, cured=True)
-    show("2 cured: their rows are trained too", student, ask(student, asked))
-    show("3 only the end of the text stops it", whole, ask(whole, asked, stops=[text_end]))
-    student = train(mask(rows, end_id))
-    show("4 end of turn masked with the padding", student, ask(student, asked))
-    student = train(glue(rows), batch_size=2)
-    show("5 packed without bounds", student, ask(student, asked))
-    show("6 served without template and stops", whole, ask(whole, asked, stops=[text_end], has_template=False))
+    found = [measure(seed, examples, asked) for seed in options.seeds]
+    print("| student | " + " | ".join(DIGITS) + " |\n|" + "---|" * (1 + len(DIGITS)))
+    for name in found[0]:
+        cells = (write_cell([scores[name][key] for scores in found], digits) for key, digits in DIGITS.items())
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

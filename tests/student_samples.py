@@ -1,6 +1,7 @@
 """Models and examples for tests that load, train and ask: made on the spot, small, and real."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from medkd.core.records import Example, Lineage
@@ -8,16 +9,19 @@ from medkd.core.records import Example, Lineage
 TURN_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def make_random_model(folder: Path, hidden_size: int = 64) -> Path:
-    """Make a random Qwen2 of 0.2 M parameters with a byte-level tokenizer: it knows nothing, and every part of it is real."""
+def make_random_model(folder: Path, hidden_size: int = 64, merges: Sequence[tuple[str, str]] = ()) -> Path:
+    """Make a random Qwen2 of 0.2 M parameters with a byte-level tokenizer: it knows nothing, and every part of it is real.
+
+    With merges it has another tokenizer.
+    """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
     from medkd.models.tokens import PLAIN_CHATML
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in TURN_TOKENS])

@@ -1,19 +1,23 @@
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers.decoders import Fuse
+from tokenizers.pre_tokenizers import Whitespace
 
 from medkd.core.errors import InputError
-from medkd.models.load import load_model, load_tokenizer, tiny_dir
+from medkd.models.load import load_model, load_tokenizer
 from medkd.models.skeleton import make_skeleton
 from medkd.models.tokens import has_thinking_prefix
 from medkd.train import onpolicy
+from medkd.train.across import check_tokenizers
 from medkd.train.onpolicy import check_sizes
 from medkd.train.plan import There
 from medkd.train.stage import Config, run
-from student_samples import read_lines
+from student_samples import make_random_model, read_lines
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +57,39 @@ def test_the_student_comes_closer_to_its_teacher_on_its_own_answers(settings, tm
     assert (lineage["sources"], lineage["on_policy"]["questions"]) == ({"made": 24}, 24)
 
 
-def test_a_teacher_of_another_tokenizer_is_refused(settings, tmp_path):
-    with pytest.raises(InputError, match="has another tokenizer"):
-        run(Config(**settings | {"teacher_model": str(tiny_dir())}, out=tmp_path / "out"))
+@pytest.fixture(scope="module")
+def foreign_dir(merged_dir, tmp_path_factory):
+    """A teacher that cuts words into other tokens, and knows the short rows by heart."""
+    folder = tmp_path_factory.mktemp("foreign")
+    make_random_model(folder / "base", merges=[("s", "i"), ("g", "n"), ("si", "gn"), ("m", "e"), ("a", "n"), ("me", "an"), ("f", "l")])
+    settings = {"model": str(folder / "base"), "input": merged_dir, "max_length": 256, "method": "full"}
+    run(Config(**settings, out=folder / "train", epochs=40, learning_rate=3e-3))
+    return folder / "train"
+
+
+def test_a_teacher_of_another_tokenizer_scores_the_same_text(settings, foreign_dir, tmp_path, capsys):
+    manifest = run(Config(**settings | {"teacher_model": str(foreign_dir)}, out=tmp_path))
+    losses = [line["loss"] for line in read_lines(tmp_path / "metrics.jsonl") if "loss" in line]
+    assert len(losses) == manifest.facts["steps"] == 12
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert manifest.facts["compared_by"] == "bytes" and "another tokenizer" in capsys.readouterr().err
+    assert has_thinking_prefix(load_tokenizer(tmp_path / "adapter"))
+
+
+def test_a_teacher_that_does_not_know_the_students_turns_is_refused(settings, foreign_dir, tmp_path):
+    shutil.copytree(foreign_dir / "model", tmp_path / "teacher")
+    for path in (tmp_path / "teacher").glob("*token*"):
+        path.write_text(path.read_text().replace("<|im_start|>", "<|turn|>"))
+    with pytest.raises(InputError, match=re.escape("does not know the student's <|im_start|>")):
+        run(Config(**settings | {"teacher_model": str(tmp_path / "teacher")}, out=tmp_path / "out"))
     assert not (tmp_path / "out/adapter").exists()
+
+
+def test_a_tokenizer_that_is_not_byte_level_is_refused(random_model_dir, foreign_dir):
+    strange = load_tokenizer(foreign_dir / "model")
+    strange.backend_tokenizer.pre_tokenizer, strange.backend_tokenizer.decoder = Whitespace(), Fuse()
+    with pytest.raises(InputError, match="one of the two is not byte-level"):
+        check_tokenizers(load_tokenizer(random_model_dir), strange, "?", "strange")
 
 
 def test_a_wider_teacher_is_cut_to_the_students_size_and_a_narrower_one_refused(settings, teacher_dir, tmp_path):

@@ -1,19 +1,28 @@
 """On-policy distillation: the student answers, an open teacher scores its every token, and the student moves towards the teacher there.
 
-In: a student's adapter, the questions of `train.jsonl`, a teacher of the same vocabulary. Out: what `train` writes: `adapter/`,
-`checkpoints/`, `metrics.jsonl`. TRL's distillation trainer does the work, in one process. Not done here: a teacher of another vocabulary,
-which is refused; a teacher behind a server; supervised training (`train.work`).
+In: a student's adapter, the questions of `train.jsonl`, a teacher. Out: what `train` writes: `adapter/`, `checkpoints/`,
+`metrics.jsonl`. TRL's distillation trainer does the work, in one process; a teacher of another tokenizer goes through `train.across`.
+Not done here: a teacher behind a server, which TRL can ask for single probabilities only; supervised training (`train.work`).
 """
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
 from medkd.core.workspace import Manifest, open_workspace
-from medkd.models.load import LoadedModel, choose_device, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
+from medkd.models.load import (
+    LoadedModel,
+    choose_device,
+    load_model,
+    load_tokenizer,
+    quiet_libraries,
+    read_json,
+    resolve_adapter,
+    resolve_model,
+)
 from medkd.models.skeleton import Skeleton, make_skeleton
 from medkd.models.tokens import encode, find_plain_template, find_stop_ids, find_template, repair_pad_token
 from medkd.train.checkpoints import find_checkpoint, read_step
@@ -34,6 +43,7 @@ def run_on_policy(config: "Config") -> Manifest:
     """Distil as configured; goes on from the newest whole checkpoint of a run that was killed."""
     from medkd.train.stage import LIBRARIES, find_inputs, read_examples
 
+    quiet_libraries()
     if not config.teacher_model or config.adapter is None:
         missing = (
             "--teacher-model, the open model that scores the answers" if not config.teacher_model else "--adapter, a student that answers"
@@ -53,17 +63,11 @@ def run_on_policy(config: "Config") -> Manifest:
         return space.manifest
 
 
-def check_vocabularies(student: "PreTrainedTokenizerBase", teacher: "PreTrainedTokenizerBase", name: str) -> None:
-    """Raise InputError unless every token of the student has the same number at the teacher: whole distributions are compared."""
+def find_strange_token(student: "PreTrainedTokenizerBase", teacher: "PreTrainedTokenizerBase") -> str | None:
+    """Find a token of the student that has another number at the teacher; None where whole distributions can be compared."""
     known = teacher.get_vocab()
-    other = next(
-        (token for token, number in sorted(student.get_vocab().items(), key=lambda item: item[1]) if known.get(token) != number), None
-    )
-    if other is not None:
-        raise InputError(
-            f"{name}: has another tokenizer (its token {other!r} is not the student's); choose a teacher of the student's family, "
-            'or have it write rationales instead (run "medkd distill")'
-        )
+    numbered = sorted(student.get_vocab().items(), key=lambda item: item[1])
+    return next((token for token, number in numbered if known.get(token) != number), None)
 
 
 def check_sizes(student: Skeleton, teacher: Skeleton, name: str) -> None:
@@ -77,11 +81,15 @@ def check_sizes(student: Skeleton, teacher: Skeleton, name: str) -> None:
 def _distil(
     config: "Config", examples: Sequence[Example], val_examples: Sequence[Example], folder: Path, teacher_folder: Path, adapter: Path
 ) -> dict[str, Any]:
+    import torch
+
+    from medkd.train.across import check_tokenizers
+    from medkd.train.across import make_trainer as make_trainer_across
     from medkd.train.grpo import attach_adapter
     from medkd.train.work import read_peak_memory
 
-    tokenizer, device = load_tokenizer(folder, adapter), choose_device(config.device)
-    check_vocabularies(tokenizer, load_tokenizer(teacher_folder), config.teacher_model)
+    tokenizer, teacher_tokenizer, device = load_tokenizer(folder, adapter), load_tokenizer(teacher_folder), choose_device(config.device)
+    strange = find_strange_token(tokenizer, teacher_tokenizer)
     plain_template = find_plain_template(tokenizer)
     if plain_template is None:
         raise InputError(f"{config.model}: no template without a thinking prefix is known for it; choose a model of the ChatML family")
@@ -89,18 +97,26 @@ def _distil(
     repair_pad_token(tokenizer)
     questions = ask(tokenizer, examples, plain_template)
     skeletons = make_skeleton(folder), make_skeleton(teacher_folder)
-    check_sizes(*skeletons, config.teacher_model)
-    need = _check_memory(config, device, *skeletons, longest=max(len(encode(tokenizer, question.prompt)) for question in questions))
+    if strange is None:
+        check_sizes(*skeletons, config.teacher_model)
+    else:
+        check_tokenizers(tokenizer, teacher_tokenizer, questions[0].prompt, config.teacher_model)
+        print(f"on-policy: the teacher has another tokenizer (see {strange!r}); texts are compared byte by byte", file=sys.stderr)
+    longest = max(len(encode(tokenizer, question.prompt)) for question in questions)
+    need = _check_memory(config, device, *skeletons, longest, keeps_logits=strange is not None)
     loaded = load_model(config.model, device=config.device, hub=config.hub)
     stop_ids = find_stop_ids(tokenizer, loaded.model.generation_config)
     loaded.model.generation_config.eos_token_id = stop_ids  # pyright: ignore[reportOptionalMemberAccess]
     model = attach_adapter(loaded.model, adapter, config.model, folder)
     teacher = load_model(config.teacher_model, device=config.device, hub=config.hub)
-    if teacher.model.config.vocab_size > loaded.model.config.vocab_size:
+    student = LoadedModel(model, tokenizer)
+    settings = _make_settings(config, device, len(questions)) | {"bf16": loaded.model.dtype == torch.bfloat16}
+    if strange is None:
         teacher.model.resize_token_embeddings(loaded.model.config.vocab_size)
-    checkpoint = find_checkpoint(config.out / "checkpoints")
-    settings = _make_settings(config, device)
-    trainer = distil(LoadedModel(model, tokenizer), teacher, questions, settings, config.trainer, config.out, checkpoint)
+        trainer = make_trainer(student, teacher, questions, settings, config.trainer, config.out)
+    else:
+        trainer = make_trainer_across(student, teacher, teacher_folder, questions, settings, config.trainer, config.out)
+    distil(trainer, len(questions), config.out)
     final = config.out / "adapter"
     proof = read_json(adapter / QUESTIONS) or choose_questions(examples, val_examples)
     lineage = (read_json(adapter / LINEAGE) or {"base_model": config.model}) | {
@@ -109,6 +125,7 @@ def _distil(
     save_papers(trainer, save_weights(trainer, final, config.model, is_main=True), final, template, stop_ids, proof, lineage)
     return {
         "teacher": config.teacher_model,
+        "compared_by": "tokens" if strange is None else "bytes",
         "steps": trainer.state.global_step,
         "device": device,
         "expected_memory_gib": round(need / GIB, 2),
@@ -116,22 +133,23 @@ def _distil(
     }
 
 
-def _check_memory(config: "Config", device: str, student: Skeleton, teacher: Skeleton, longest: int) -> float:
+def _check_memory(config: "Config", device: str, student: Skeleton, teacher: Skeleton, longest: int, keeps_logits: bool) -> float:
     """Say what both models will need, and refuse what is not there; gives the bytes."""
     from medkd.train.stage import make_shape
 
     there = find_what_is_there(device)
     n_tokens = config.batch_size * (longest + config.max_tokens)
-    # TRL scores in chunks here, on a processor too, and keeps no logits.
-    shape = make_shape(config, device, longest, 1)._replace(n_tokens=n_tokens, on_gpu=True)
+    # Where tokens are the same TRL scores in chunks, on a processor too, and keeps no logits.
+    shape = make_shape(config, device, longest, 1)._replace(n_tokens=n_tokens, on_gpu=not keeps_logits)
     need, findings = find_too_little_memory_for_two(student, teacher, shape, there)
     refuse(findings, config.teacher_model)
     print(f"on-policy: about {need / GIB:.1f} GiB for student and teacher, {there.memory / GIB:.1f} GiB are there", file=sys.stderr)
     return need
 
 
-def _make_settings(config: "Config", device: str) -> dict[str, Any]:
+def _make_settings(config: "Config", device: str, n_questions: int) -> dict[str, Any]:
     """Say in TRL's words what the stage's own fields say; `beta` 1 is the reverse divergence, which looks at what the student says."""
+    from medkd.train.sft import count_steps
     from medkd.train.stage import LEARNING_RATES
 
     on_gpu = device == "cuda"
@@ -147,6 +165,7 @@ def _make_settings(config: "Config", device: str) -> dict[str, Any]:
         "save_steps": 20,
         "save_total_limit": 2,
         "lr_scheduler_type": "cosine",
+        "warmup_steps": min(5, count_steps(n_questions, config.batch_size, config.epochs) // 4),
         "max_grad_norm": 1.0,
         "gradient_checkpointing": on_gpu,
         "use_cpu": not on_gpu,
@@ -156,48 +175,50 @@ def _make_settings(config: "Config", device: str) -> dict[str, Any]:
     }
 
 
-def distil(
+def make_trainer(
     student: LoadedModel,
     teacher: LoadedModel,
     questions: Sequence[Asked],
     settings: Mapping[str, Any],
     extra: Mapping[str, Any],
     out: Path,
-    checkpoint: Path | None = None,
 ) -> Any:
-    """Let the student answer and the teacher score, from the start or from a checkpoint; gives the trainer."""
-    import torch
+    """Put TRL's distillation trainer together, for a teacher of the student's own tokens."""
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl.trainer.distillation_config import DistillationConfig
     from trl.trainer.distillation_trainer import DistillationTrainer
 
-    from medkd.core.progress import Bar
-    from medkd.train.sft import count_steps
     from medkd.train.trainer_config import build_config, check_keys
-    from medkd.train.watch import Interruption, MetricsWriter
-    from medkd.train.work import explain
 
     check_keys(DistillationConfig, extra, OWN_KEYS)
-    merged = {"bf16": student.model.dtype == torch.bfloat16, **settings}
-    trainer_config = build_config(DistillationConfig, merged, extra, out / "checkpoints")
-    trainer = DistillationTrainer(
+    return DistillationTrainer(
         model=student.model,
         teacher_model=teacher.model,
-        args=trainer_config,
+        args=build_config(DistillationConfig, settings, extra, out / "checkpoints"),
         train_dataset=Dataset.from_list([{"prompt": question.prompt} for question in questions]),
         processing_class=student.tokenizer,
     )
+
+
+def distil(trainer: Any, n_questions: int, out: Path) -> None:
+    """Let the student answer and the teacher score, from the start or from the newest whole checkpoint."""
+    from transformers import PrinterCallback
+
+    from medkd.core.progress import Bar
+    from medkd.train.sft import count_steps
+    from medkd.train.watch import Interruption, MetricsWriter
+    from medkd.train.work import explain
+
+    checkpoint = find_checkpoint(out / "checkpoints")
     trainer.remove_callback(PrinterCallback)
-    rows_a_step = trainer_config.per_device_train_batch_size * trainer_config.gradient_accumulation_steps
-    n_steps = count_steps(len(questions), rows_a_step, trainer_config.num_train_epochs, trainer_config.max_steps)
+    rows_a_step = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+    n_steps = count_steps(n_questions, rows_a_step, trainer.args.num_train_epochs, trainer.args.max_steps)
     with Bar("on-policy", n_steps, "steps") as bar, Interruption() as interruption:
         trainer.add_callback(MetricsWriter(out / "metrics.jsonl", bar, read_step(checkpoint) if checkpoint else 0))
         trainer.add_callback(interruption)
         try:
-            trainer.train(resume_from_checkpoint=cast(Any, str(checkpoint) if checkpoint else None))
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (OSError, MemoryError, RuntimeError) as error:
             raise explain(error, out, limit="--max-tokens") from error
         if interruption.is_wanted:
             raise KeyboardInterrupt
-    return trainer

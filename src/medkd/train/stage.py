@@ -62,7 +62,7 @@ class Config(StageConfig):
     adapter: Annotated[Path | None, HOW] = None
     """on-policy: where to start, a directory of `train` or an adapter folder."""
     teacher_model: str = ""
-    """on-policy: the open model that scores each token, of the student's own vocabulary."""
+    """on-policy: the open model that scores each token; of the student's own tokenizer, or of another that is byte-level too."""
     max_tokens: int = Field(default=1024, ge=16)
     """on-policy: longest answer in tokens."""
     max_length: int = Field(default=4096, ge=16)
