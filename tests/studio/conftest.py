@@ -12,6 +12,8 @@ import pytest
 from hostile_samples import make_hostile_runs
 
 CHROMIUM = Path("/usr/bin/chromium")
+PATIENCE_MS = 60_000
+"""How long a page may take where other work keeps the cores."""
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
@@ -82,6 +84,7 @@ class Watched:
 
     def __init__(self, browser, **options) -> None:
         self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | options)
+        self.context.set_default_timeout(PATIENCE_MS)
         self.page = self.context.new_page()
         self.foreign: list[str] = []
         self.errors: list[str] = []

@@ -94,6 +94,7 @@ def make_theme() -> Base:
     theme = Default(primary_hue="blue", font=sans, font_mono=mono)
     # Readable on both grounds: at least 4.5 to 1.
     subdued = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_300"}
+    subdued |= {"input_placeholder_color": "*neutral_600", "input_placeholder_color_dark": "*neutral_300"}
     buttons = {
         f"button_{kind}_background_fill{at}": colour for kind, colour in BUTTONS.items() for at in ("", "_hover", "_dark", "_hover_dark")
     }

@@ -81,7 +81,7 @@ def find_reason(row: Row) -> str:
 
 def find_outcome(row: Row) -> str:
     """Say how a model's answer came out: its ending where that was no stop, else right or wrong."""
-    if row.get("finish_reason") not in ("stop", None):
+    if row.get("finish_reason") not in ("stop", "", None):  # empty where another tool wrote the answers
         return str(row["finish_reason"])
     if not row.get("reference"):
         return NO_REFERENCE
