@@ -47,5 +47,6 @@ def make_hostile_runs(runs: Path) -> Path:
     (evaluated / "scores.json").write_text(json.dumps({"n": 2, "diagnosis_accuracy": 0.5, "intervals": {"diagnosis_accuracy": [0.1, 0.9]}}))
     exported = make_step(runs / "bad" / "export", "export")
     answers = [{"question": HOSTILE, "text": HOSTILE, "stopped": True, "thinks": True, "n_tokens": 3}]
+    (exported / "Modelfile").write_text("FROM .")
     (exported / "proof.json").write_text(json.dumps({"answers": answers}))
     return runs

@@ -10,13 +10,10 @@ from medkd.evaluate.stage import Config as EvaluateConfig
 from medkd.evaluate.stage import run as evaluate
 
 
-def make_evaluation(out: Path, answers: list[str], question: str = "请诊断。【主诉】发热{}") -> None:
+def make_evaluation(out: Path, answers: list[str], label: str = "<think>发热。</think>急性阑尾炎") -> None:
     path = out.with_suffix(".jsonl")
     path.parent.mkdir(parents=True)
-    lines = [
-        {"prompt": question.format(n), "predict": answer, "label": "<think>发热。</think>急性阑尾炎"} for n, answer in enumerate(answers)
-    ]
-    write(path, *lines)
+    write(path, *({"prompt": f"请诊断。【主诉】发热{n}", "predict": answer, "label": label} for n, answer in enumerate(answers)))
     evaluate(EvaluateConfig(predictions=path, out=out))
 
 
@@ -52,7 +49,7 @@ def test_evaluations_are_held_against_the_first_one_and_others_questions_are_tol
     runs = tmp_path / "runs"
     make_evaluation(runs / "a" / "evaluate", ["急性胆囊炎"] * 15 + ["急性阑尾炎"] * 15)
     make_evaluation(runs / "b" / "evaluate", ["<think>发热。</think>急性阑尾炎"] * 25 + ["<b>急性胆囊炎</b>"] * 5)
-    make_evaluation(runs / "c" / "evaluate", ["急性阑尾炎"] * 30, "请诊断。【主诉】咳嗽{}")
+    make_evaluation(runs / "c" / "evaluate", ["急性阑尾炎"] * 30, label="肺炎")
     studio, watched = open_studio(), watch()
     page = watched.page
     page.set_default_timeout(60_000)

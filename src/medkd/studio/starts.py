@@ -196,7 +196,10 @@ def draw_field(field: Field, texts: tuple[str, str], value: Any, suggestions: Se
             return gr.Number(value, precision=0 if field.kind == "whole" else None, **look)
         case "paths" | "texts":
             given = value if isinstance(value, list) else [value] if value else []
-            return gr.Dropdown(list(dict.fromkeys([*given, *suggestions])), value=given, multiselect=True, allow_custom_value=True, **look)
+            choices = list(dict.fromkeys([*given, *suggestions]))
+            # In a column of its own: the framework would put the next form's list of single values into this one's box, and show it empty.
+            with gr.Column(min_width=240):
+                return gr.Dropdown(choices, value=given, multiselect=True, allow_custom_value=True, **look)
         case "mapping":
             return gr.Textbox(value or "", lines=2, placeholder="key: value", **look)
         case "path" | "text":

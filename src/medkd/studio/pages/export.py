@@ -22,8 +22,8 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     build_start(page, places, t, ["export"])
     chosen = gr.Dropdown(label=t("export.chosen"), choices=[])
     head = gr.HTML()
-    ollama = gr.Code(label="Ollama", language="shell", interactive=False, visible=False)
-    vllm = gr.Code(label="vLLM", language="shell", interactive=False, visible=False)
+    ollama = gr.Code(label="Ollama", language=None, interactive=False, visible=False)
+    vllm = gr.Code(label="vLLM", language=None, interactive=False, visible=False)
     proof = gr.HTML()
 
     def arrive(request: gr.Request) -> Any:
