@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """Name of a line to its x and y values."""
 
-PALETTE = ("#3b7dd8", "#e08a1e", "#3a9d5d", "#c2495c", "#8466c4", "#7d7d7d")
+PALETTE = ("#3b7dd8", "#e08a1e", "#3a9d5d", "#c2495c", "#8466c4", "#7d7d7d", "#2aa6b8", "#b0a13a")
 """Told apart on light and on dark ground, and by most colour-blind readers."""
 
 _INK = "#010203"
@@ -104,13 +104,16 @@ def _finish(figure: "Figure", axes: "Axes", title: str, with_legend: bool) -> st
     import matplotlib as mpl
 
     if with_legend:
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+        n = len(axes.get_legend_handles_labels()[1])
+        # Many names would hide the bars: they go below them.
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 4} if n > 3 else {}
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=9, **place)
     # Only the width of a text is measured with matplotlib's own font, which lacks hanzi; the page's font writes it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     buffer = io.StringIO()
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}
     with mpl.rc_context(style), _without_glyph_warnings():
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
     return _for_page(buffer.getvalue(), title)
 
 

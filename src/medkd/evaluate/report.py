@@ -13,6 +13,7 @@ from medkd.core.plots import bar_plot, histogram
 from medkd.core.records import FinishReason, Prediction
 from medkd.core.workspace import Manifest
 from medkd.evaluate.scoring import Row
+from medkd.grading.diagnosis import NEAR
 
 N_ANSWERS = 200
 """Answers in the page's browser; all of them are in `predictions.jsonl`."""
@@ -55,7 +56,14 @@ ALWAYS_MISSING = (
     "Whether the reasoning led to the answer: only its form, its grounding and its overlap with the teacher's are measured.",
     "Other trainings: the intervals cover the choice of questions, not another seed.",
 )
-FILTERS = {"wrong": "wrong", "undecided": "undecided", "looped": "looped", "unthinking": "did not think", "cut": "cut off"}
+FILTERS = {
+    "wrong": "wrong",
+    "near": "near the known one",
+    "undecided": "undecided",
+    "looped": "looped",
+    "unthinking": "did not think",
+    "cut": "cut off",
+}
 
 
 class Evaluation(NamedTuple):
@@ -163,7 +171,7 @@ def _make_breakdown(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
             {"name": name, "n": group["n"], "cells": [_make_group_cell(e.breakdown.get(axis, {}).get(name)) for e in evaluations]}
             for name, group in last.items()
         ]
-        if rows:
+        if len(rows) > 1:
             tables.append({"title": title, "rows": rows})
     return tables
 
@@ -193,6 +201,7 @@ def _show(prediction: Prediction, row: Row | None, others: list[tuple[str, str]]
         kind
         for kind, holds in (
             ("wrong", 0 in (scores.get("diagnosis_accuracy"), scores.get("exam_accuracy"))),
+            ("near", row is not None and row.relation in NEAR),
             ("undecided", scores.get("diagnosis_decided") == 0),
             ("looped", scores.get("loop_rate") == 1),
             ("unthinking", scores.get("think_format_rate") == 0),
@@ -207,7 +216,7 @@ def _show(prediction: Prediction, row: Row | None, others: list[tuple[str, str]]
         "department": prediction.department[-1] if prediction.department else "",
         "kinds": kinds,
         "verdict": verdict,
-        "relation": row.relation if row else "",
+        "relation": row.relation.replace("_", " ") if row else "",
         "judged": row.judged if row else "",
         "others": others,
     }
