@@ -83,6 +83,47 @@ def test_a_verification_stops_the_crawl_and_after_it_the_crawl_goes_on(tmp_path:
     assert len(read_cases(tmp_path)) == len(CASES)
 
 
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_a_verification_in_an_error_page_stops_at_once_and_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int):
+    with serve_site(CASES, verify_after=10) as site:
+        answer = site.answer
+
+        def with_status(*request: object) -> Answer:
+            given = answer(*request)  # pyright: ignore[reportArgumentType]
+            return given._replace(status=status) if "sliderS" in given.body else given
+
+        monkeypatch.setattr(site, "answer", with_status)
+        with pytest.raises(PersonNeededError, match="pass its verification"):
+            run(order_to(site, tmp_path))
+        assert max(shown(site).values()) == 1
+        assert len(site.asked) < 60
+
+
+def test_a_site_whose_robots_file_forbids_every_case_is_named(tmp_path: Path):
+    with serve_site(CASES[:10]) as site:
+        site.robots = "User-agent: *\nDisallow: /show/\n"
+        with pytest.raises(InputError, match=r"robots\.txt forbids every case page"):
+            run(order_to(site, tmp_path))
+        assert not shown(site)
+
+
+def test_a_page_cut_in_half_gives_what_it_still_says_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with serve_site(CASES[:12]) as site:
+        answer = site.answer
+
+        def in_half(*request: object) -> Answer:
+            given = answer(*request)  # pyright: ignore[reportArgumentType]
+            return given._replace(body=given.body[: len(given.body) // 2]) if request[1] == f"/show/{CASES[3].number}-1.html" else given
+
+        monkeypatch.setattr(site, "answer", in_half)
+        manifest = run(order_to(site, tmp_path))
+    assert manifest.counts.kept + manifest.counts.dropped.get("unreadable", 0) == 12
+    whole = {f"iiyi:{case.number}": case.sections for case in CASES}
+    for case in read_cases(tmp_path):
+        told = "".join(whole[case.id].values())
+        assert all(line in told or line in case.title for text in case.sections.values() for line in text.split("\n")[:-1])
+
+
 def test_a_killed_crawl_leaves_no_child_and_goes_on_without_asking_twice(tmp_path: Path):
     program = "import sys; from pathlib import Path; from medkd.collect.stage import Config, run; "
     program += "run(Config(out=Path(sys.argv[1]), base_url=sys.argv[2], delay=0.05))"

@@ -102,7 +102,7 @@ def test_a_user_s_table_goes_on_top_of_the_package_s(tmp_path: Path):
     ]
 
 
-@pytest.mark.parametrize("content", ["[", "- a", "主诉: x", "1: [a]", "", "主诉: [a"])
+@pytest.mark.parametrize("content", ["[", "- a", "主诉: x", "1: [a]", "", "主诉: [a", "主诉: 2021-13-45", "[" * 5000, "? [a]\n: b"])
 def test_a_table_that_is_none_is_refused_in_one_line(tmp_path: Path, content: str):
     path = tmp_path / "names.yaml"
     path.write_text(content, encoding="utf-8")

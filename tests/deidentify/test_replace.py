@@ -27,6 +27,13 @@ def test_the_same_name_gets_the_same_surrogate_throughout_a_case() -> None:
     assert clean.deidentified_by == VERSION
 
 
+def test_two_patients_in_one_case_get_two_surrogates() -> None:
+    case = make_case(现病史="患者张建国，男，45岁。同病室患者李秀英，女，60岁，与张建国同日发病。李秀英已出院。", 诊治经过="张建国好转。")
+    clean = deidentify(case).case.sections
+    assert clean["现病史"] == "患者[姓名1]，男，45岁。同病室患者[姓名2]，女，60岁，与[姓名1]同日发病。[姓名2]已出院。"
+    assert clean["诊治经过"] == "[姓名1]好转。"
+
+
 def test_title_and_diagnosis_are_cleaned_too_and_id_and_address_of_the_page_stay() -> None:
     case = RawCase(
         id="iiyi:9",

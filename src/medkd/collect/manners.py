@@ -7,11 +7,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler
+from scrapy.downloadermiddlewares.retry import RetryMiddleware
 from scrapy.exceptions import IgnoreRequest
 from scrapy.http import Request, Response, TextResponse
 
+from medkd.collect.encodings import decode_page
 from medkd.collect.messages import Order
-from medkd.collect.pages import native_id_of, parse_case
+from medkd.collect.pages import is_verification, native_id_of, parse_case
 
 N_CONCURRENT = 16
 """Requests at a time without a delay."""
@@ -24,6 +26,15 @@ class StoppingHandler(HTTP11DownloadHandler):
         if getattr(self.crawler.spider, "is_stopped", False):
             raise IgnoreRequest("the crawl has stopped")
         return await super().download_request(request)
+
+
+class RetryUnlessVerified(RetryMiddleware):
+    """Asks once more where a site is busy, but never where its error page holds the verification: that waits for a person."""
+
+    def process_response(self, request: Request, response: Response) -> Request | Response:
+        if response.status in self.retry_http_codes and is_verification(decode_page(response.body)):
+            return response
+        return super().process_response(request, response)
 
 
 class CasePages:
@@ -74,7 +85,11 @@ def settings(order: Order) -> dict[str, Any]:
         "HTTPCACHE_POLICY": CasePages,
         # Before its usual place: it then keeps pages unpacked, which the policy reads.
         "DOWNLOAD_HANDLERS": {"http": StoppingHandler, "https": StoppingHandler},
-        "DOWNLOADER_MIDDLEWARES": {"scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": 585},
+        "DOWNLOADER_MIDDLEWARES": {
+            "scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": 585,
+            "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
+            RetryUnlessVerified: 550,
+        },
         "TELNETCONSOLE_ENABLED": False,
         "REMOTE_CONTROL_ENABLED": False,
         "LOG_LEVEL": "ERROR",

@@ -107,7 +107,7 @@ def _read_table(text: str, place: str) -> dict[str, list[str]]:
 
     try:
         table = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day 2021-13-45 is a ValueError
         raise InputError(f"{place}: broken YAML; write a line for each section, such as 主诉: [主要症状, Complaint]") from error
     named = cast("dict[Any, Any]", table).items() if isinstance(table, dict) else ()
     if not named or not all(isinstance(name, str) and isinstance(others, list) for name, others in named):

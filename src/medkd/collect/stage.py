@@ -162,6 +162,11 @@ def _collect_site(config: Config, order: "Order", space: Workspace) -> None:
             space.drop(outcome, counts[outcome])
         space.drop(Outcome.FAILED, n_failed)
     if not journal.kept:
+        if counts[Outcome.FORBIDDEN] and counts[Outcome.FORBIDDEN] == counts.total():
+            raise InputError(
+                f"{config.base_url}: the site's robots.txt forbids every case page; ask the site's owner, or use --source files "
+                "on saved cases"
+            )
         what = f"check --department {config.department!r} and --base-url" if config.department else "check --base-url"
         raise InputError(f"{config.base_url}: {counts.total()} case pages asked and no case among them; {what}")
     finish(space.directory)

@@ -98,7 +98,7 @@ def _parse(text: str, place: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day 2021-13-45 is a ValueError
         raise InputError(f"{place}: broken YAML; {_FORM}") from error
 
 
