@@ -8,7 +8,7 @@ import yaml
 
 from medkd.grading.diagnosis import grade
 
-FILES = tuple(f"pairs{number}.yaml" for number in ("", "_second", "_third", "_fourth", "_fifth", "_sixth", "_seventh"))
+FILES = tuple(f"pairs{number}.yaml" for number in ("", "_second", "_third", "_fourth", "_fifth", "_sixth", "_seventh", "_eighth"))
 
 NEAR = {"general": "near", "specific": "near"}
 

@@ -221,7 +221,8 @@ def _clean(piece: str) -> Stated | None:
     if ":" in piece.strip(" :"):
         label, piece = piece.rsplit(":", 1)
         alias = alias or ("" if _pattern("label").fullmatch(label.strip()) else _pattern("hedge_before").sub("", label.strip()))
-    piece = _pattern("cause_clause").sub("", piece)
+    if cause := _pattern("cause_clause").search(piece):
+        piece, alias = piece[: cause.start()], alias or cause["effect"] or cause["cause"] or ""
     text = _pattern("hedge_after").sub("", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:")))
     denied = bool(_pattern("denied_before").search(text) or _pattern("denied_after").search(text))
     text = _pattern("denied_after").sub("", _pattern("denied_before").sub("", text)).strip()
