@@ -50,7 +50,7 @@ def run_on_policy(config: "Config") -> Manifest:
         )
         raise InputError(f"--method on-policy: give {missing}")
     train_path, val_path = find_inputs(config)
-    folder, teacher = resolve_model(config.model, config.hub), resolve_model(config.teacher_model, config.hub)
+    folder, teacher = resolve_model(config.model, config.hub), _resolve_teacher(config)
     adapter = resolve_adapter(config.adapter)
     inputs = [train_path, *([val_path] if val_path else []), adapter]
     with open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
@@ -61,6 +61,13 @@ def run_on_policy(config: "Config") -> Manifest:
         space.manifest.counts.kept = len(examples)
         space.manifest.facts = _distil(config, examples, val_examples, folder, teacher, adapter)
         return space.manifest
+
+
+def _resolve_teacher(config: "Config") -> Path:
+    try:
+        return resolve_model(config.teacher_model, config.hub)
+    except InputError as error:
+        raise InputError(str(error).replace("--model", "--teacher-model")) from error
 
 
 def find_strange_token(student: "PreTrainedTokenizerBase", teacher: "PreTrainedTokenizerBase") -> str | None:

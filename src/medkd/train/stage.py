@@ -113,6 +113,9 @@ def run(config: Config) -> Manifest:
         from medkd.train.onpolicy import run_on_policy
 
         return run_on_policy(config)
+    if config.adapter or config.teacher_model:
+        flag = "--adapter" if config.adapter else "--teacher-model"
+        raise InputError(f"{flag}: only --method on-policy takes one, --method {config.method} trains from the base; leave it out")
     if not launch.is_launched() and (command := _find_command(config)):
         launch.run_command(command, config.model_dump(mode="json", exclude={"launch"}) | {"launch": "none"})
         return read_manifest(config.out)
