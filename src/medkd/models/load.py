@@ -230,6 +230,7 @@ def quiet_libraries() -> None:
     for library in ("trl", "peft", "accelerate", "datasets", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=transformers.__name__)
+    warnings.filterwarnings("ignore", message="Could not find a config file in", module="peft")  # it looks for the base by its name
 
 
 def _first_line(error: BaseException) -> str:
