@@ -1,7 +1,7 @@
 """How much of a reinforcement step is noise? Draws answers to the same questions twice, and compares the two gradients.
 
 In: a run directory with `merge` and `train`. Out: the cosine of the two gradients (noise is different each time, what there is to learn is
-not), with rare tokens at full weight and held back; and how few answers hold most of a gradient. Nothing is trained.
+not), for the adapter's weights and for the gain of the final norm; and how few answers hold most of a gradient. Nothing is trained.
 Run: `.venv/bin/python bench/grpo_noise.py --run runs/demo`
 """
 
@@ -16,7 +16,7 @@ from medkd.core.completer import Sampling
 from medkd.core.records import Example
 from medkd.models.load import load_model, load_tokenizer, resolve_model
 from medkd.models.tokens import encode, find_plain_template, repair_pad_token
-from medkd.train.grpo import AnswerTrainer, attach_adapter, make_trainer, make_trainer_config, score_each
+from medkd.train.grpo import FINAL_NORM, AnswerTrainer, attach_norm, make_trainer, make_trainer_config, score_each
 from medkd.train.rewards import reward_diagnosis
 from medkd.train.rollouts import Asked, Sampler, ask
 
@@ -39,9 +39,8 @@ def draw(sampler: Sampler, questions: list[Asked], n_each: int, first: int) -> l
     return [(encode(tokenizer, q.prompt), g.ids, a) for q, g, a in zip(asked, drawn, advantages, strict=True) if a]
 
 
-def find_gradient(trainer: AnswerTrainer, rows: list[Row], rare_weight: float) -> torch.Tensor:
-    """Give the gradient of a step made of these answers, flat."""
-    trainer.rare_weight = rare_weight
+def find_gradients(trainer: AnswerTrainer, rows: list[Row]) -> dict[str, torch.Tensor]:
+    """Give the gradient of a step made of these answers, flat: that of the adapter, and that of the norm."""
     trainer.model.zero_grad()
     ordered = sorted(rows, key=lambda row: len(row[0]))
     for at in range(0, len(ordered), N_AT_ONCE):
@@ -52,7 +51,9 @@ def find_gradient(trainer: AnswerTrainer, rows: list[Row], rare_weight: float) -
         logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, right)
         weights = mask[:, -right:] * torch.tensor([[advantage] for _, _, advantage in part])
         (-(logps * weights).sum() / len(rows)).backward()
-    return torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters() if p.grad is not None])
+    found = {name: p.grad.flatten().clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    norm = [gradient for name, gradient in found.items() if FINAL_NORM + "." in name]
+    return {"adapter": torch.cat([gradient for name, gradient in found.items() if FINAL_NORM + "." not in name]), "norm": torch.cat(norm)}
 
 
 def main() -> None:
@@ -63,9 +64,11 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=8)
     options = parser.parse_args()
     adapter, folder = options.run / "train/adapter", resolve_model(MODEL)
-    loaded, tokenizer = load_model(MODEL, device="cpu"), load_tokenizer(folder, adapter)
+    loaded, tokenizer = load_model(MODEL, device="cpu", dtype="float32"), load_tokenizer(folder, adapter)
     repair_pad_token(tokenizer)
-    model = attach_adapter(loaded.model, adapter, MODEL, folder)
+    model = attach_norm(loaded.model, adapter, MODEL, folder)
+    for name, weights in model.named_parameters():
+        weights.requires_grad_("lora_" in name or weights.requires_grad)
     examples = list(RecordReader(options.run / "merge/train.jsonl", Example, made_by="merge"))[: options.questions]
     questions = ask(tokenizer, examples, find_plain_template(tokenizer))
     sampler = Sampler(model, tokenizer, Sampling(max_tokens=256, temperature=1.0, seed=0))
@@ -76,13 +79,13 @@ def main() -> None:
         trainer = make_trainer(model, tokenizer, questions, {"diagnosis": score_each(reward_diagnosis)}, sampler, trainer_config)
         trainer.model.eval()
         one, other = (draw(sampler, questions, options.group_size, first) for first in (0, 1_000_000))
-        print("| rare_weight | cosine of two draws | norm | five strongest answers of 100 hold |\n|---|---|---|---|")
-        for rare_weight in (1.0, 0.0):
-            first, second = find_gradient(trainer, one, rare_weight), find_gradient(trainer, other, rare_weight)
-            some = one[:: max(1, len(one) // N_ALONE)][:N_ALONE]
-            squares = sorted((float(find_gradient(trainer, [row], rare_weight).norm() ** 2) for row in some), reverse=True)
-            cosine = float(torch.nn.functional.cosine_similarity(first, second, dim=0))
-            print(f"| {rare_weight:g} | {cosine:.3f} | {float(first.norm()):.2f} | {sum(squares[:5]) / sum(squares):.0%} |", flush=True)
+        print("| weights | cosine of two draws | norm | five strongest answers of 100 hold |\n|---|---|---|---|")
+        first, second = find_gradients(trainer, one), find_gradients(trainer, other)
+        some = [find_gradients(trainer, [row]) for row in one[:: max(1, len(one) // N_ALONE)][:N_ALONE]]
+        for name, gradient in first.items():
+            squares = sorted((float(alone[name].norm() ** 2) for alone in some), reverse=True)
+            cosine = float(torch.nn.functional.cosine_similarity(gradient, second[name], dim=0))
+            print(f"| {name} | {cosine:.3f} | {float(gradient.norm()):.2g} | {sum(squares[:5]) / sum(squares):.0%} |")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Example
-from medkd.models.load import load_tokenizer
+from medkd.models.load import load_model, load_tokenizer
 from medkd.models.tokens import has_thinking_prefix
 from medkd.train.reinforce import Config, run
 from student_samples import make_random_model, read_lines, write_examples
@@ -62,6 +62,22 @@ def test_the_adapter_goes_on_from_its_start_and_serves_like_it(reinforced_dir, t
     lineage = json.loads((reinforced_dir / "adapter/lineage.json").read_text())
     assert lineage["sources"] == {"made": 24}
     assert lineage["reinforced"]["rewards"]["diagnosis"] == 1.0
+
+
+def test_the_final_norm_alone_can_be_trained_and_is_merged_like_any_adapter(settings, trained_dir, tmp_path):
+    run(Config(**settings | {"weights": "norm", "learning_rate": 0.1}, out=tmp_path / "out"))
+    start, end = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (trained_dir, tmp_path / "out"))
+    assert all(torch.equal(start[name], end[name]) for name in start)
+    [added] = end.keys() - start.keys()
+    before = load_model(settings["model"], trained_dir / "adapter", device="cpu", dtype="float32").model.state_dict()
+    after = load_model(settings["model"], tmp_path / "out/adapter", device="cpu", dtype="float32").model.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["model.norm.weight"]
+    assert torch.equal(after["model.norm.weight"], end[added])
+
+
+def test_a_norm_is_not_trained_in_coarse_numbers(settings, tmp_path):
+    with pytest.raises(InputError, match="--dtype bfloat16: too coarse"):
+        run(Config(**settings | {"weights": "norm", "dtype": "bfloat16"}, out=tmp_path))
 
 
 def test_every_reward_is_logged_by_itself_beside_lengths_entropy_and_divergence(reinforced_dir):
@@ -291,32 +307,3 @@ def test_a_better_answer_than_the_others_of_its_group_becomes_likelier(trainer, 
     after = maker._get_per_token_logps_and_entropies(maker.model, *join(step))[0].detach()
     gain = ((after - before) * mask).sum(-1)
     assert (gain * advantages).sum() > 0
-
-
-def test_held_back_tokens_keep_their_values_and_lose_the_weight_of_their_rarity():
-    from medkd.train.grpo import hold_back
-
-    logps = torch.tensor([0.001, 0.5, 0.999]).log().requires_grad_()
-    for weight, expected in ((1.0, [1.0, 1.0, 1.0]), (0.5, [0.5005, 0.75, 0.9995]), (0.0, [0.001, 0.5, 0.999])):
-        held = hold_back(logps, weight)
-        assert torch.equal(held.detach(), logps.detach())
-        (grads,) = torch.autograd.grad(held.sum(), logps)
-        assert torch.allclose(grads, torch.tensor(expected), atol=1e-6)
-
-
-def test_a_slip_does_not_outweigh_a_whole_answer_where_rare_tokens_are_held_back(trainer, step):
-    maker, _ = trainer
-    mask = (step["completion_mask"] * step["tool_mask"]).float()
-    norms = {}
-    for weight in (1.0, 0.0):
-        maker.rare_weight = weight
-        maker.model.zero_grad()
-        logps = maker._get_per_token_logps_and_entropies(maker.model, *join(step))[0]
-        rarest = (logps.detach() + (1 - mask) * 99).argmin()
-        logps.flatten()[rarest].backward(retain_graph=True)
-        one = torch.cat([p.grad.flatten() for p in maker.model.parameters() if p.grad is not None]).norm()
-        maker.model.zero_grad()
-        (logps * mask).sum().backward()
-        norms[weight] = float(one / torch.cat([p.grad.flatten() for p in maker.model.parameters() if p.grad is not None]).norm())
-    maker.rare_weight = 1.0
-    assert norms[0.0] < norms[1.0]

@@ -6,6 +6,7 @@ Not done here: what is asked for (`iiyi`).
 from typing import Any
 from urllib.parse import urlsplit
 
+from scrapy import Spider
 from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler
 from scrapy.downloadermiddlewares.retry import RetryMiddleware
 from scrapy.exceptions import IgnoreRequest
@@ -31,10 +32,10 @@ class StoppingHandler(HTTP11DownloadHandler):
 class RetryUnlessVerified(RetryMiddleware):
     """Asks once more where a site is busy, but never where its error page holds the verification: that waits for a person."""
 
-    def process_response(self, request: Request, response: Response) -> Request | Response:
+    def process_response(self, request: Request, response: Response, spider: Spider | None = None) -> Request | Response:
         if response.status in self.retry_http_codes and is_verification(decode_page(response.body)):
             return response
-        return super().process_response(request, response)
+        return super().process_response(request, response, spider)
 
 
 class CasePages:

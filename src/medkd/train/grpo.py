@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -30,6 +30,8 @@ from medkd.train.watch import MetricsWriter
 N_SAVES = 4
 LORA_RANK = 16
 """Of the adapter that is begun where there is none; one that is there keeps its own."""
+FINAL_NORM = "model.norm"
+"""The layer before the head: one gain a channel, and how sure of itself the model is hangs on them more than on any other weights."""
 OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps")
 
 
@@ -38,7 +40,6 @@ def attach_adapter(model: PreTrainedModel, adapter: Path | None, name: str, fold
 
     Raises InputError for an adapter of another base.
     """
-    from peft import get_peft_model
     from safetensors import SafetensorError
 
     if adapter is None:
@@ -50,6 +51,28 @@ def attach_adapter(model: PreTrainedModel, adapter: Path | None, name: str, fold
         return cast(PreTrainedModel, PeftModel.from_pretrained(model, str(adapter), is_trainable=True))
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{adapter}: does not fit {name}; give the model it was trained on ({base or 'unknown'})") from error
+
+
+def attach_norm(model: PreTrainedModel, adapter: Path | None, name: str, folder: Path) -> PreTrainedModel:
+    """Put an adapter on the model of which nothing is trained but the gains of the final norm; what `train` made stays as it is.
+
+    A group of answers tells a few bits, and the gradient of all the weights of an adapter is mostly noise; these few hundred numbers are
+    pushed the same way by most answers. Raises InputError for an adapter of another base, and for a model without such a norm.
+    """
+    if FINAL_NORM not in dict(model.named_modules()):
+        raise InputError(f"{name}: has no layer named {FINAL_NORM}; reinforce with --weights adapter")
+    lora: Any = attach_adapter(model, adapter, name, folder)
+    config = lora.peft_config["default"]
+    known = get_peft_model_state_dict(lora, save_embedding_layers=False)
+    bare = lora.unload()
+    config.base_model_name_or_path = None  # PEFT warns of another name for the same folder; `save_weights` writes it
+    config.modules_to_save, config.inference_mode = sorted({*(config.modules_to_save or ()), FINAL_NORM}), False
+    attached = get_peft_model(bare, config)
+    norm = f"base_model.model.{FINAL_NORM}.weight"
+    set_peft_model_state_dict(attached, {norm: bare.get_submodule(FINAL_NORM).original_module.weight} | known)
+    for parameter, weights in attached.named_parameters():
+        weights.requires_grad_(f"{FINAL_NORM}.modules_to_save" in parameter)
+    return attached
 
 
 def _is_other_folder(base: str, name: str) -> bool:
@@ -91,25 +114,18 @@ def make_trainer_config(
 
 
 class AnswerTrainer(GRPOTrainer):
-    """GRPO that may hold back rare tokens, and that projects the answers alone onto the vocabulary where there is no GPU.
+    """GRPO that projects the answers alone onto the vocabulary where there is no GPU.
 
-    A token's push on the weights is the larger the less likely it was: a handful of slips, right or wrong by chance, outweigh all
-    other tokens of a step, and their direction is another one every time. `rare_weight` w gives a token of probability p the weight
-    w + (1 - w) p: 1 is GRPO as published, 0 raises probabilities instead of their logarithms.
-
-    Without a GPU, TRL 1.16 projects every position onto the vocabulary, prompts and padding too: most of the time of a step of a
-    small model. A large one belongs on a GPU, where TRL's own way keeps memory low.
+    There, TRL 1.16 projects every position, prompts and padding too: most of the time of a step of a small model. A large one belongs on a
+    GPU, where TRL's own way keeps memory low.
     """
-
-    rare_weight = 1.0
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, *rest: Any, **more: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Give the log-probability of each completion token and the entropy at it, both (rows, `logits_to_keep`)."""
         score = _score_answers if self.args.use_cpu else GRPOTrainer._get_per_token_logps_and_entropies
-        logps, entropies, aux_loss = score(self, model, input_ids, attention_mask, logits_to_keep, *rest, **more)
-        return hold_back(logps, self.rare_weight), entropies, aux_loss
+        return score(self, model, input_ids, attention_mask, logits_to_keep, *rest, **more)
 
 
 def _score_answers(
@@ -135,18 +151,6 @@ def _score_answers(
     return torch.cat(chosen), torch.cat(entropies) if compute_entropy else None, None
 
 
-def hold_back(logps: torch.Tensor, rare_weight: float) -> torch.Tensor:
-    """Leave log-probabilities as they are and weigh the gradient of each by its probability, as far as `rare_weight` is below 1.
-
-    >>> logps = torch.tensor([0.01, 0.99]).log().requires_grad_()
-    >>> hold_back(logps, 0.0).sum().backward()
-    >>> [round(float(g), 2) for g in logps.grad]
-    [0.01, 0.99]
-    """
-    fixed = logps.detach()
-    return fixed + (rare_weight + (1 - rare_weight) * fixed.exp()) * (logps - fixed)
-
-
 def make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -154,11 +158,10 @@ def make_trainer(
     rewards: Mapping[str, Callable[[Sequence[Rollout]], list[float]]],
     sampler: Sampler,
     trainer_config: GRPOConfig,
-    rare_weight: float = 1.0,
 ) -> GRPOTrainer:
     """Make the trainer of an adapter; `rewards` score all answers of a step at once."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    trainer = AnswerTrainer(
+    return AnswerTrainer(
         model=model,
         args=trainer_config,
         reward_funcs=[_as_reward_function(name, reward, sampler) for name, reward in rewards.items()],
@@ -166,8 +169,6 @@ def make_trainer(
         processing_class=tokenizer,
         rollout_func=None if trainer_config.use_vllm else cast(Any, TrainerRollouts(sampler)),
     )
-    trainer.rare_weight = rare_weight
-    return trainer
 
 
 def reinforce(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator
 
@@ -68,10 +68,10 @@ class Config(StageConfig):
     """Answers to each question, compared with each other."""
     max_tokens: int = Field(default=1024, ge=16)
     """Longest answer in tokens; what it cuts off is not learnt from."""
+    weights: Literal["adapter", "norm"] = "adapter"
+    """What is trained: the LoRA adapter, or the gain of the final norm alone, for a start whose rewards only wander."""
     learning_rate: float = Field(default=1e-5, gt=0)
-    """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student a hundred times that."""
-    rare_weight: float = Field(default=1.0, ge=0, le=1)
-    """How much a rare token counts: 1 as in GRPO, 0 in proportion to its probability; for a start whose rewards only wander."""
+    """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student a hundred times that; a norm far more."""
     batch_size: int = Field(default=8, ge=1)
     """Answers computed at a time; lower it where memory runs out."""
     seed: int = 0
@@ -160,16 +160,18 @@ def _reinforce(
     adapter: Path | None,
     judge: "Judge | None",
 ) -> None:
-    from medkd.train.grpo import attach_adapter, make_trainer, make_trainer_config, reinforce, score_each
+    from medkd.train.grpo import attach_adapter, attach_norm, make_trainer, make_trainer_config, reinforce, score_each
     from medkd.train.reinforce_report import write_report
 
     device = choose_device(config.device)
-    loaded = load_model(config.model, device=config.device, dtype=config.dtype, hub=config.hub)
+    if config.weights == "norm" and config.dtype not in ("auto", "float32"):
+        raise InputError(f"--dtype {config.dtype}: too coarse for the small steps of a norm; leave it out, or --weights adapter")
+    loaded = load_model(config.model, device=config.device, dtype="float32" if config.weights == "norm" else config.dtype, hub=config.hub)
     tokenizer = load_tokenizer(folder, adapter)
     template, plain_template = find_template(tokenizer), _find_plain_template(tokenizer, config.model)
     repair_pad_token(tokenizer)
     stop_ids = find_stop_ids(tokenizer, loaded.model.generation_config)
-    model = attach_adapter(loaded.model, adapter, config.model, folder)
+    model = (attach_norm if config.weights == "norm" else attach_adapter)(loaded.model, adapter, config.model, folder)
     questions = ask(tokenizer, examples, plain_template)
 
     settings: dict[str, Any] = {
@@ -199,7 +201,7 @@ def _reinforce(
         if judge is not None:
             rewards["judge"] = judge
         trainer_config.reward_weights = [config.rewards[name] for name in rewards]
-        trainer = make_trainer(model, tokenizer, questions, rewards, sampler, trainer_config, config.rare_weight)
+        trainer = make_trainer(model, tokenizer, questions, rewards, sampler, trainer_config)
         reinforce(trainer, space.path("metrics.jsonl"), [make_callback(watch)], checkpoint, step)
     except OSError as error:
         raise from_os_error(error, space.directory) from error
