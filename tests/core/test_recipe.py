@@ -55,6 +55,8 @@ def test_a_field_that_takes_several_values_is_known_as_one() -> None:
         ("- collect\n- train\n", "a mapping of stages"),
         ("collect: {source: files\ntrain:\n", ":2: broken YAML"),
         ("collect:\n\tsource: files\n", ":2: broken YAML"),
+        ("collect: {day: 2021-13-45}\n", ": broken YAML (month must be"),
+        ("[" * 2000, ": broken YAML (maximum recursion"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_with_its_place(tmp_path: Path, content: str, says: str) -> None:

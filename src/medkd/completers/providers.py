@@ -137,7 +137,7 @@ def _read_entries(text: str, place: str) -> dict[str, dict[str, Any]]:
 
     try:
         content: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{place}: broken YAML ({' '.join(str(error).split())[:120]}); write providers as in providers.yaml") from error
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise InputError(f"{place}: a mapping of provider names to their fields is needed; write them as in providers.yaml")

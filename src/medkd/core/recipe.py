@@ -94,6 +94,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise InputError(f"{path}:{line}: broken YAML ({error.problem}); see recipes/demo.yaml for the form") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a control character, a day 2021-13-45, too many brackets
+        raise InputError(f"{path}: broken YAML ({' '.join(str(error).split())[:80]}); see recipes/demo.yaml for the form") from error
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: a recipe is a mapping of stages to their fields; see recipes/demo.yaml for the form")
     return cast(dict[str, Any], content)

@@ -137,7 +137,7 @@ def _read_mapping(name: str, text: str) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{name}: write one `key: value` a line") from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: write one `key: value` a line")
