@@ -1,5 +1,6 @@
 """What a person does on a page, and what the tests wait for."""
 
+import re
 import time
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def open_start(page, url: str, kind: str = "", run: str = "road") -> None:
     page.get_by_role("button", name="Start a stage or a recipe").click()
     page.get_by_text("The same on the command line").wait_for()  # the form is drawn, its first values are there
     if kind:
+        collecting = page.get_by_label(re.compile(r"^\s*source\b")).first
+        collecting.wait_for()
         choose(page, "Stage or recipe", kind)
+        collecting.wait_for(state="hidden")  # what is typed while the form is drawn anew is asked of the one that is gone
     page.get_by_label("Name of the run").fill(run)
 
 
