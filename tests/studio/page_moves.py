@@ -33,7 +33,11 @@ def open_start(page, url: str, kind: str = "", run: str = "road") -> None:
         collecting.wait_for()
         choose(page, "Stage or recipe", kind)
         collecting.wait_for(state="hidden")  # what is typed while the form is drawn anew is asked of the one that is gone
-    page.get_by_label("Name of the run").fill(run)
+    name = page.get_by_label("Name of the run")
+    name.fill(run)
+    page.wait_for_timeout(500)
+    if name.input_value() != run:  # the page's own suggestion came in after it
+        name.fill(run)
 
 
 def start(page, *words: str) -> None:
