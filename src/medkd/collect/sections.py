@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medkd.core.errors import InputError
+from medkd.core.written import BrokenYamlError, parse_yaml
 
 DIAGNOSIS_SECTIONS = ("诊断结果", "初步诊断", "临床诊断")
 """Where the known diagnosis stands, the most certain place first."""
@@ -103,11 +104,9 @@ def load_names(path: Path | None = None) -> SectionNames:
 
 
 def _read_table(text: str, place: str) -> dict[str, list[str]]:
-    import yaml
-
     try:
-        table = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day 2021-13-45 is a ValueError
+        table = parse_yaml(text)
+    except BrokenYamlError as error:
         raise InputError(f"{place}: broken YAML; write a line for each section, such as 主诉: [主要症状, Complaint]") from error
     named = cast("dict[Any, Any]", table).items() if isinstance(table, dict) else ()
     if not named or not all(isinstance(name, str) and isinstance(others, list) for name, others in named):

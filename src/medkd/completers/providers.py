@@ -22,6 +22,7 @@ from medkd.core.artifacts import first_problem
 from medkd.core.errors import InputError, from_os_error
 from medkd.core.recipe import nearest
 from medkd.core.records import Record, Usage
+from medkd.core.written import BrokenYamlError, parse_yaml
 
 PER_MILLION = 1_000_000
 
@@ -133,12 +134,10 @@ def read_providers(path: Path | None = None) -> dict[str, Provider]:
 
 
 def _read_entries(text: str, place: str) -> dict[str, dict[str, Any]]:
-    import yaml
-
     try:
-        content: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{place}: broken YAML ({' '.join(str(error).split())[:120]}); write providers as in providers.yaml") from error
+        content = parse_yaml(text)
+    except BrokenYamlError as error:
+        raise InputError(f"{place}: broken YAML ({error}); write providers as in providers.yaml") from error
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise InputError(f"{place}: a mapping of provider names to their fields is needed; write them as in providers.yaml")
     return content

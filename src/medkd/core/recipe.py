@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medkd.core.errors import InputError
+from medkd.core.written import BrokenYamlError, parse_yaml
 
 
 class HowItRuns:
@@ -81,8 +82,6 @@ def is_list_field(config: type[BaseModel], name: str) -> bool:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a recipe file as a mapping of sections; raises InputError where it is none."""
-    import yaml
-
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -90,12 +89,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text; check the path") from error
     try:
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise InputError(f"{path}:{line}: broken YAML ({error.problem}); see recipes/demo.yaml for the form") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a control character, a day 2021-13-45, too many brackets
-        raise InputError(f"{path}: broken YAML ({' '.join(str(error).split())[:80]}); see recipes/demo.yaml for the form") from error
+        content = parse_yaml(text)
+    except BrokenYamlError as error:
+        place = f"{path}:{error.line}" if error.line else path
+        raise InputError(f"{place}: broken YAML ({error}); see recipes/demo.yaml for the form") from error
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: a recipe is a mapping of stages to their fields; see recipes/demo.yaml for the form")
     return cast(dict[str, Any], content)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medkd.core.errors import InputError
+from medkd.core.written import BrokenYamlError, parse_yaml
 from medkd.grading.writing import TABLES_DIR
 
 _WIDE = re.compile(r"[０-９Ａ-Ｚａ-ｚ]")
@@ -94,11 +95,9 @@ def load_words(path: Path | None = None) -> AnswerWords:
 
 
 def _parse(text: str, place: str) -> Any:
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day 2021-13-45 is a ValueError
+        return parse_yaml(text)
+    except BrokenYamlError as error:
         raise InputError(f"{place}: broken YAML; {_FORM}") from error
 
 

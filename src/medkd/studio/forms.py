@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, g
 from pydantic import BaseModel
 
 from medkd.core.errors import InputError
+from medkd.core.written import BrokenYamlError, parse_yaml
 
 Kind = Literal["choice", "switch", "whole", "number", "path", "paths", "texts", "mapping", "text"]
 NOT_ASKED = ("out", "resume", "overwrite")
@@ -133,11 +134,9 @@ def _read_number(name: str, value: Any) -> float:
 
 def _read_mapping(name: str, text: str) -> dict[str, Any]:
     """Read lines of `key: value`."""
-    import yaml
-
     try:
-        content = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        content = parse_yaml(text) or {}
+    except BrokenYamlError as error:
         raise InputError(f"{name}: write one `key: value` a line") from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: write one `key: value` a line")
