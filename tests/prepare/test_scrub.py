@@ -95,3 +95,21 @@ def test_no_listed_diagnosis_remains_in_any_text(parts: list[str]) -> None:
     scrubbed = remove_answer("".join(parts), answer)
     assert not has_answer(scrubbed, answer)
     assert not any(span.name in answer.listed for span in find_answer(scrubbed, answer))
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "text", "left"),
+    [
+        (
+            "右肺继发性肺结核、肠结核",
+            "夜间盗汗，无咳嗽、咳血，曾于当地医院肠镜检查，示继发性肺结核、肠结核，予异烟肼。",
+            "夜间盗汗，无咳嗽、咳血，曾于当地医院肠镜检查，示某病，予异烟肼。",
+        ),
+        ("右肺继发性肺结核", "无发热，外院诊断为肺结核，未治疗。", "无发热，未治疗。"),
+        ("右肺继发性肺结核", "否认肝炎、肺结核病史。", "否认肝炎、肺结核病史。"),
+        ("右肺继发性肺结核", "无肝炎、曾接触肺结核史。", "无肝炎、曾接触肺结核史。"),
+        ("心律失常偶发房早、短阵房速", "动态心电图提示：短阵房速、多源性改变。", "动态心电图提示：多源性改变。"),
+    ],
+)
+def test_what_is_denied_ends_where_a_finding_is_told(diagnosis: str, text: str, left: str) -> None:
+    assert remove_answer(text, name_answer([diagnosis])) == left
