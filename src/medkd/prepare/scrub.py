@@ -45,8 +45,10 @@ _CLAUSE_END = re.compile(r"[”\"」’]?\s*(?:[，,。；;！!]|$)")
 _COMPOUND = re.compile(
     r"支原体|衣原体|病毒|表面|核心|[eE]抗|抗体|抗原|链球菌|[杆球]菌|疫苗|[密接]切?接?触|DNA|RNA|检测|测定|全套|两对半|三对|五项|筛查|家族|科"
 )
-_NEGATED = re.compile(r"(?:否认|无|未见|未闻|未患|排除|不考虑)(?:(?!示|确诊|诊断[为是考]|(?<=[，,])考虑)[^。；;但])*$")
-"""What is denied; not what a later clause says was found: 无咳嗽，CT示肺结核."""
+_NEGATED = re.compile(
+    r"(?:否认|无|未见|未闻|未患|排除|不考虑)(?:(?!示|确诊|诊断[为是考])[^。；;，,但])*(?:[，,](?:[^。；;，,但]{1,8}[，,])*[或及和]?)?$"
+)
+"""What is denied: the same clause, and a list of bare names behind it; not what a later clause says was found: 无咳嗽，CT示肺结核."""
 _TIDY = (
     (re.compile(r"[“「‘《]\s*[”」’》]|\"\s*\"|（\s*）|\(\s*\)"), ""),
     (re.compile(r"某病(?:[、，,及和与并伴；;]+(?:\d{1,2}[.、．]\s*)?某病)+"), MASK),
