@@ -52,7 +52,7 @@ def train(
     special = [loaded.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", thinking.OPEN, thinking.CLOSE)]
     if spoil:
         spoil(loaded.model, special)
-    lora = make_lora_config(16, 32, special if cured else [], make_skeleton(tiny_dir()))
+    lora = make_lora_config(16, special if cured else [], make_skeleton(tiny_dir()))
     settings = {
         "num_train_epochs": 1,
         "learning_rate": 2e-3,

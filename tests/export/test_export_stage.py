@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from medkd.core.errors import InputError, ProofError
+from medkd.export.card import write_modelfile
 from medkd.export.stage import Config, export, judge, run
 from medkd.models.load import load_tokenizer
 
@@ -41,10 +42,21 @@ def test_the_merged_weights_say_what_the_adapter_said(exported, trained_dir, ran
         assert torch.allclose(merged(ids).logits, adapted(ids).logits, atol=1e-4)
 
 
-def test_the_modelfile_gives_the_prompt_of_the_template(exported):
+def test_the_modelfile_gives_a_conversation_as_the_template_does(exported):
     text = (exported / "Modelfile").read_text()
-    assert "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n<think>\n" in text
+    assert "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n<|im_start|>user\n{{ else }}<|im_start|>user\n{{ end }}" in text
+    assert "{{ .Content }}{{ if $last }}<|im_end|>\n<|im_start|>assistant\n<think>\n{{ end }}" in text
+    assert "<|im_end|>\n<|im_start|>assistant\n{{ .Content }}{{ if not $last }}<|im_end|>\n<|im_start|>user\n{{ end }}" in text
     assert 'PARAMETER stop "<|im_end|>"' in text and 'PARAMETER stop "<|endoftext|>"' in text
+
+
+def test_the_modelfile_keeps_a_default_system_text_where_none_is_given(exported):
+    tokenizer = load_tokenizer(exported)
+    given = "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\nUsual.<|im_end|>\n' }}{%- endif %}"
+    tokenizer.chat_template = given + tokenizer.chat_template
+    text = write_modelfile(tokenizer, [])
+    assert "{{ else }}<|im_start|>system\nUsual.<|im_end|>\n<|im_start|>user\n{{ end }}" in text
+    assert text.count("Usual.") == 1
 
 
 def test_the_card_tells_lineage_and_shows_an_answer(exported):

@@ -15,6 +15,7 @@ from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Example
 from medkd.models.load import load_model, load_tokenizer
 from medkd.models.tokens import has_thinking_prefix
+from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.reinforce import Config, run
 from student_samples import make_random_model, read_lines, write_examples
 
@@ -119,6 +120,28 @@ def test_killed_and_started_again_it_comes_to_the_same_weights(settings, reinfor
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
     looks = [look["step"] for look in read_lines(killed.out / "held_out.jsonl")]
     assert looks == sorted(set(looks)) and looks[-1] == 4
+
+
+def test_an_interrupted_run_keeps_a_checkpoint_of_its_own_and_goes_on_from_it(settings, tmp_path):
+    broken = Config(**settings | {"steps": 40}, out=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, broken.model_dump_json()],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 240
+    while not any("reward" in line for line in read_metrics(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert "reinforce: interrupted; keeping a checkpoint first" in process.communicate()[1]
+    assert not (tmp_path / "adapter").exists()
+    (newest,) = [read_step(path) for path in [find_checkpoint(tmp_path / "checkpoints")]]
+    assert newest >= max(line["step"] for line in read_metrics(tmp_path))
+
+
+def read_metrics(out):
+    return read_lines(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else []
 
 
 def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):

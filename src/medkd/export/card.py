@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNPROVEN = "UNPROVEN"
+_SYSTEM, _USER, _ANSWER = "\u2400", "\u2401", "\u2402"
+"""Characters that no template contains, to see what a template puts around each turn."""
 
 
 def write_card(name: str, lineage: Mapping[str, Any], proof: Mapping[str, Any]) -> str:
@@ -33,11 +35,27 @@ def _quote(proof: Mapping[str, Any]) -> str:
 def write_modelfile(tokenizer: "PreTrainedTokenizerBase", stops: list[str]) -> str:
     """Write a Modelfile whose prompt is the chat template's own, the thinking prefix and a default system text included.
 
-    Covers one turn: a conversation needs the chat template itself.
+    Covers conversations in which user and assistant take turns. An answer that is to be gone on with gets nothing behind it.
     """
-    question, system = "{{ .Prompt }}", "{{ .System }}"
-    bare = render(tokenizer, make_messages(question))
-    with_system = render(tokenizer, [Message(role="system", content=system), *make_messages(question)])
-    template = f"{{{{ if .System }}}}{with_system}{{{{ else }}}}{bare}{{{{ end }}}}{{{{ .Response }}}}"
+    bare, end = _split(render(tokenizer, make_messages(_USER)), _USER)
+    # The part before the first question depends on the system text, the parts between turns do not.
+    system = Message(role="system", content=_SYSTEM)
+    opening, _ = _split(render(tokenizer, [system, *make_messages(_USER)]), _USER)
+    before_system, behind_system = _split(opening, _SYSTEM)
+    answered = [*make_messages(_USER), Message(role="assistant", content=_ANSWER), *make_messages(_USER)]
+    between = render(tokenizer, answered).removeprefix(bare + _USER).removesuffix(_USER + end)
+    before_answer, behind_answer = _split(between, _ANSWER)
+    template = (
+        f"{{{{ if .System }}}}{before_system}{{{{ .System }}}}{behind_system}{{{{ else }}}}{bare}{{{{ end }}}}"
+        "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
+        f'{{{{ if eq .Role "user" }}}}{{{{ .Content }}}}{{{{ if $last }}}}{end}{{{{ end }}}}'
+        f'{{{{ else if eq .Role "assistant" }}}}{before_answer}{{{{ .Content }}}}{{{{ if not $last }}}}{behind_answer}{{{{ end }}}}'
+        "{{ end }}{{ end }}"
+    )
     lines = ["FROM .", f'TEMPLATE """{template}"""', *(f'PARAMETER stop "{stop}"' for stop in stops)]
     return "\n".join(lines) + "\n"
+
+
+def _split(text: str, mark: str) -> tuple[str, str]:
+    before, _, behind = text.partition(mark)
+    return before, behind

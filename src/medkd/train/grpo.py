@@ -25,7 +25,7 @@ from medkd.train.rewards import Reward, Rollout
 from medkd.train.rollouts import Asked, Sampler, TrainerRollouts
 from medkd.train.sft import make_lora_config
 from medkd.train.trainer_config import build_config, check_keys
-from medkd.train.watch import MetricsWriter
+from medkd.train.watch import Interruption, MetricsWriter
 
 N_SAVES = 4
 LORA_RANK = 16
@@ -178,12 +178,14 @@ def reinforce(
     checkpoint: Path | None = None,
     resumed_step: int = 0,
 ) -> None:
-    """Reinforce an adapter, from its start or from a checkpoint."""
+    """Reinforce an adapter, from its start or from a checkpoint; an interruption ends the step and keeps a checkpoint first."""
     trainer.remove_callback(PrinterCallback)
-    with Bar("reinforce", trainer.args.max_steps, "steps") as bar:
-        for callback in (MetricsWriter(metrics_path, bar, resumed_step), *callbacks):
+    with Bar("reinforce", trainer.args.max_steps, "steps") as bar, Interruption("reinforce") as interruption:
+        for callback in (MetricsWriter(metrics_path, bar, resumed_step), *callbacks, interruption):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if interruption.is_wanted:
+            raise KeyboardInterrupt
 
 
 def score_each(reward: Reward) -> Callable[[Sequence[Rollout]], list[float]]:

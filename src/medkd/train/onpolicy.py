@@ -220,7 +220,7 @@ def distil(trainer: Any, n_questions: int, out: Path) -> None:
     trainer.remove_callback(PrinterCallback)
     rows_a_step = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
     n_steps = count_steps(n_questions, rows_a_step, trainer.args.num_train_epochs, trainer.args.max_steps)
-    with Bar("on-policy", n_steps, "steps") as bar, Interruption() as interruption:
+    with Bar("on-policy", n_steps, "steps") as bar, Interruption("on-policy") as interruption:
         trainer.add_callback(MetricsWriter(out / "metrics.jsonl", bar, read_step(checkpoint) if checkpoint else 0))
         trainer.add_callback(interruption)
         try:

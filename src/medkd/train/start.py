@@ -154,7 +154,10 @@ def check_weights(weights: Mapping[str, float], has_judge: bool) -> None:
     """Raise InputError for weights that name no reward or that nobody fills."""
     counting = [name for name, weight in weights.items() if weight]
     if not counting:
-        raise InputError(f"rewards: no reward counts; give a weight to one of {', '.join([*DEFAULT_WEIGHTS, 'judge'])}")
+        raise InputError(
+            "rewards: no reward counts, and what is not named counts nothing; give one a weight (--rewards.diagnosis 1), "
+            f"of {', '.join([*DEFAULT_WEIGHTS, 'judge'])}, or leave --rewards out for the usual ones"
+        )
     if "judge" in counting and not has_judge:
         raise InputError("rewards: judge has a weight, but nobody is to judge; give --judge, a provider of providers.yaml")
     if has_judge and "judge" not in counting:

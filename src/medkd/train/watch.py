@@ -109,8 +109,8 @@ class SampleWriter(TrainerCallback):
 class Interruption(TrainerCallback):
     """Let an interruption (Ctrl-C, `medkd stop`) end the step and keep a checkpoint first; a second one ends at once."""
 
-    def __init__(self) -> None:
-        self.is_wanted = False
+    def __init__(self, name: str = "train") -> None:
+        self.name, self.is_wanted = name, False
 
     def __enter__(self) -> "Interruption":
         self._before = signal.getsignal(signal.SIGINT)
@@ -126,7 +126,7 @@ class Interruption(TrainerCallback):
         if self.is_wanted:
             raise KeyboardInterrupt
         self.is_wanted = True
-        print("train: interrupted; keeping a checkpoint first", file=sys.stderr, flush=True)
+        print(f"{self.name}: interrupted; keeping a checkpoint first", file=sys.stderr, flush=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.is_wanted:
