@@ -34,3 +34,14 @@ def test_a_torn_one_is_passed_over(checkpoints, name, keep):
     assert not is_whole(torn)
     assert find_checkpoint(checkpoints) not in {torn, None}
     assert not torn.exists()
+
+
+@pytest.mark.parametrize("torn", [None, "optimizer.bin", "pytorch_model_fsdp.bin"])
+def test_a_checkpoint_whose_shared_out_state_was_gathered_is_whole_if_both_files_are(checkpoints, torn):
+    gathered = newest(checkpoints)
+    (gathered / "optimizer.pt").rename(gathered / "optimizer.bin")
+    shutil.copy(gathered / "optimizer.bin", gathered / "pytorch_model_fsdp.bin")
+    if torn:
+        content = (gathered / torn).read_bytes()
+        (gathered / torn).write_bytes(content[: len(content) // 2])
+    assert is_whole(gathered) is (torn is None)

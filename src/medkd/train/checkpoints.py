@@ -11,6 +11,8 @@ from pathlib import Path
 _STATE = "trainer_state.json"
 _SPREAD = ("global_step*", "optimizer_0", "pytorch_model_fsdp_0")
 """What stands in the place of one optimizer file where its state is shared out among processes."""
+_GATHERED = ("optimizer.bin", "pytorch_model_fsdp.bin")
+"""The same, where FSDP gathers it into one file, as the shipped config says."""
 
 
 def find_checkpoint(directory: Path) -> Path | None:
@@ -35,13 +37,18 @@ def is_whole(checkpoint: Path) -> bool:
     weights, random_states = sorted(checkpoint.glob("*.safetensors")), sorted(checkpoint.glob("rng_state*.pth"))
     if not weights or not random_states or not _has_all_shards(checkpoint):
         return False
-    is_spread = any(any(checkpoint.glob(pattern)) for pattern in _SPREAD)
-    single = [checkpoint / name for name in (("scheduler.pt",) if is_spread else ("scheduler.pt", "optimizer.pt"))]
+    single = [checkpoint / name for name in ("scheduler.pt", *_list_optimizer_files(checkpoint))]
     try:
         read_step(checkpoint)
     except (OSError, ValueError, KeyError):
         return False
     return all(path.exists() and _is_whole_file(path) for path in [*weights, *random_states, *single])
+
+
+def _list_optimizer_files(checkpoint: Path) -> tuple[str, ...]:
+    if any(any(checkpoint.glob(pattern)) for pattern in _SPREAD):
+        return ()
+    return _GATHERED if (checkpoint / _GATHERED[0]).exists() else ("optimizer.pt",)
 
 
 def _has_all_shards(checkpoint: Path) -> bool:
@@ -58,7 +65,7 @@ def _has_all_shards(checkpoint: Path) -> bool:
 
 def _is_whole_file(path: Path) -> bool:
     """Tell whether a file is complete: torch saves zip archives, whose directory comes last; safetensors names its own length."""
-    if path.suffix in {".pt", ".pth"}:
+    if path.suffix in {".pt", ".pth", ".bin"}:
         return zipfile.is_zipfile(path)
     if path.suffix == ".safetensors":
         return _has_full_length(path)
