@@ -41,6 +41,11 @@ def test_two_models_are_held_against_each_other_on_the_same_questions(before, af
     assert "student against base, 30 questions" in capsys.readouterr().out
 
 
+def test_one_evaluation_alone_is_told_what_is_missing(before, tmp_path):
+    with pytest.raises(InputError, match="name two directories of evaluate, or more"):
+        run(Config(input=[before], out=tmp_path / "out"))
+
+
 def test_only_questions_that_all_were_asked_count(before, tmp_path, capsys):
     shorter = make_evaluation(tmp_path / "shorter", ["急性阑尾炎"] * 20)
     manifest = run(Config(input=[before, shorter], names=["a", "b"], out=tmp_path / "out"))

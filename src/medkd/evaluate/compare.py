@@ -41,7 +41,7 @@ LEVEL = 0.05
 class Config(StageConfig):
     """Set evaluations side by side."""
 
-    input: Annotated[list[Path], HOW, GIVEN_FIRST, Field(min_length=2)]
+    input: Annotated[list[Path], HOW, GIVEN_FIRST]
     """Directories of evaluate, the one to be compared with first."""
     names: list[str] = Field(default_factory=list)
     """Names of the models on the page, in the same order; else those of the directories."""
@@ -50,7 +50,9 @@ class Config(StageConfig):
 
 
 def run(config: Config) -> Manifest:
-    """Compare as configured."""
+    """Compare as configured; raises InputError for fewer than two evaluations."""
+    if len(config.input) < 2:
+        raise InputError("medkd compare: one evaluation has nothing to be compared with; name two directories of evaluate, or more")
     files = [resolve_input(path, FILE_NAME, made_by="evaluate") for path in config.input]
     names = _choose_names(config)
     with open_workspace("compare", config, inputs=[path.parent / "scores.json" for path in files], libraries=["scipy"]) as space:
