@@ -75,6 +75,19 @@ def test_a_request_without_end_is_refused() -> None:
     assert ask(Guard(inner), method="POST", content_length=str(10**12))[0] == 403
 
 
+def test_a_body_in_chunks_is_cut_off_at_the_same_length(monkeypatch) -> None:
+    monkeypatch.setattr("medkd.studio.guard.MAX_BODY_BYTES", 1000)
+    received: list[dict] = []
+
+    async def reading(scope, receive, send):
+        while (message := await receive())["type"] == "http.request" and len(received) < 50:
+            received.append(message)
+        await inner(scope, receive, send)
+
+    ask(Guard(reading), method="POST", body=b"x" * 400)
+    assert len(received) == 2, "the third piece would pass the limit"
+
+
 def test_with_a_token_nothing_is_shown_before_it_is() -> None:
     guard = Guard(inner, "secret-token")
     status, _, page = ask(guard, "/en/data", host="10.1.2.3:7860", accept_language="zh-CN")

@@ -84,7 +84,7 @@ class Guard:
         if refusal:
             await _reply(send, 403, refusal)
         elif not self.token or self._is_known(headers):
-            await self.app(scope, receive, send)
+            await self.app(scope, _up_to(MAX_BODY_BYTES, receive), send)
         elif scope["path"] == "/login" and scope["method"] == "POST":
             await self._log_in(scope, headers, receive, send)
         elif scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
@@ -155,6 +155,19 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return wrapped
+
+
+def _up_to(limit: int, receive: Receive) -> Receive:
+    """Hang up on a body that grows past the limit: one that is sent in chunks does not say its length beforehand."""
+    n_read = 0
+
+    async def counted() -> MutableMapping[str, Any]:
+        nonlocal n_read
+        message = await receive()
+        n_read += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if n_read > limit else message
+
+    return counted
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:
