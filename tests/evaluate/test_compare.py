@@ -3,6 +3,7 @@ import json
 import pytest
 
 from medkd.core.errors import InputError
+from medkd.core.recipe import make_config
 from medkd.evaluate.compare import Config, run, show_tests
 from medkd.evaluate.stage import Config as EvaluateConfig
 from medkd.evaluate.stage import run as evaluate
@@ -41,9 +42,9 @@ def test_two_models_are_held_against_each_other_on_the_same_questions(before, af
     assert "student against base, 30 questions" in capsys.readouterr().out
 
 
-def test_one_evaluation_alone_is_told_what_is_missing(before, tmp_path):
-    with pytest.raises(InputError, match="name two directories of evaluate, or more"):
-        run(Config(input=[before], out=tmp_path / "out"))
+def test_one_evaluation_alone_is_told_what_is_missing_before_anything_runs(before, tmp_path):
+    with pytest.raises(InputError, match="compare: input: nothing to be compared with; name two directories of evaluate, or more"):
+        make_config(Config, {"input": [before], "out": tmp_path / "out"}, "compare")
 
 
 def test_only_questions_that_all_were_asked_count(before, tmp_path, capsys):

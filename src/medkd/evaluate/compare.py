@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medkd.core.artifacts import RecordReader, resolve_input, write_json
 from medkd.core.errors import InputError
@@ -48,11 +48,16 @@ class Config(StageConfig):
     seed: int = 0
     """Seed of the bootstrap."""
 
+    @field_validator("input")
+    @classmethod
+    def _hold_several(cls, value: list[Path]) -> list[Path]:
+        if len(value) < 2:
+            raise ValueError("nothing to be compared with; name two directories of evaluate, or more")
+        return value
+
 
 def run(config: Config) -> Manifest:
-    """Compare as configured; raises InputError for fewer than two evaluations."""
-    if len(config.input) < 2:
-        raise InputError("medkd compare: one evaluation has nothing to be compared with; name two directories of evaluate, or more")
+    """Compare as configured."""
     files = [resolve_input(path, FILE_NAME, made_by="evaluate") for path in config.input]
     names = _choose_names(config)
     with open_workspace("compare", config, inputs=[path.parent / "scores.json" for path in files], libraries=["scipy"]) as space:
