@@ -1,19 +1,44 @@
 """Two languages, the same texts in both."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
 import medkd.studio
+from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.pipeline import STAGES
 from medkd.studio.citations import mark_reasoning, mark_record
 from medkd.studio.forms import list_fields
 from medkd.studio.texts import LANGUAGES, Texts, choose_language, read_fields, read_texts
 
 SOURCES = [path for path in Path(medkd.studio.__file__).parent.rglob("*") if path.suffix in (".py", ".jinja")]
-WORDS = ("stage", "state", "reason", "outcome", "check", "decision", "end", "department")
+WORDS = (
+    "stage",
+    "state",
+    "reason",
+    "outcome",
+    "check",
+    "cause",
+    "decision",
+    "end",
+    "department",
+    "fact",
+    "split",
+    "style",
+    "mode",
+    "finish_reason",
+)
 """Groups of words for names that come from files: a name without a word stands for itself."""
+GROUPS = {
+    "completers/outcomes.py": "outcome", "core/reviews.py": "decision", "core/records.py": "finish_reason", "train/preflight.py": "cause",
+}  # fmt: skip
+"""Where the words for the members of a file's enumeration stand; those of all others are reasons."""
+NEVER_SHOWN = ("End", "Part", "Category", "Fault", "Prefix", "Flaw", "Relation")
+"""Enumerations that no page shows."""
+PASSING = ("listed", "looked_up", "kept")
+"""Outcomes of a page that are no reason to drop a case."""
 
 
 def places(text: str) -> set[str]:
@@ -30,13 +55,45 @@ def test_every_text_is_there_in_every_language_with_the_same_places() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_field_has_a_chinese_label_and_hint_and_none_is_of_a_field_that_is_gone(stage: str) -> None:
     fields = list_fields(STAGES[stage].load().Config)
-    assert read_fields("zh").keys() == STAGES.keys()
+    assert read_fields("zh").keys() == {*STAGES, "measures"}
     assert read_fields("zh")[stage].keys() == {field.name for field in fields}
     for field in fields:
         label, hint = Texts("zh").label(stage, field.name, field.help)
         assert field.name in label
-        assert re.search("[\u4e00-\u9fff]", hint), field.name
+        assert is_chinese(hint), field.name
         assert Texts("en").label(stage, field.name, field.help) == (field.name, field.help)
+
+
+def list_members() -> list[tuple[str, str]]:
+    """List the members of every enumeration of words that pages show, each with the group its Chinese word belongs to."""
+    package = Path(medkd.studio.__file__).parents[1]
+    classes = [
+        (GROUPS.get(path.relative_to(package).as_posix(), "reason"), node)
+        for path in sorted(package.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "StrEnum" for base in node.bases) and node.name not in NEVER_SHOWN
+    ]
+    members = [
+        (group, str(ast.literal_eval(line.value))) for group, found in classes for line in found.body if isinstance(line, ast.Assign)
+    ]
+    return [(group, member) for group, member in members if member not in PASSING]
+
+
+def test_every_reason_every_ending_and_every_cause_of_a_finding_has_a_chinese_word() -> None:
+    members = list_members()
+    assert {("reason", "wrong_diagnosis"), ("outcome", "no_balance"), ("cause", "memory")} <= set(members)
+    assert [f"{group}.{member}" for group, member in members if not is_chinese(Texts("zh").word(group, member))] == []
+
+
+def test_every_measure_has_a_chinese_name_and_meaning_and_none_is_of_a_measure_that_is_gone() -> None:
+    assert read_fields("zh")["measures"].keys() == (DESCRIPTIONS | MORE).keys()
+    for name, meaning in (DESCRIPTIONS | MORE).items():
+        assert is_chinese(Texts("zh").label("measures", name, meaning)[1]), name
+        assert Texts("en").label("measures", name, meaning) == (name, meaning)
+
+
+def is_chinese(text: str) -> bool:
+    return bool(re.search("[\u4e00-\u9fff]", text))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

@@ -32,7 +32,7 @@ def show_comparison(steps: Sequence[Step], t: Texts) -> str:
     rows = [
         (
             line["model"],
-            line["score"],
+            t.label("measures", line["score"], "")[0],
             line["n"],
             line["difference"],
             line["interval"],

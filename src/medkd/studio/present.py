@@ -112,13 +112,17 @@ def write_cell(value: Any) -> str:
     return shorten(str(value), 2000)[0]
 
 
-def write_seconds(seconds: float) -> str:
+def write_seconds(seconds: float, texts: Texts) -> str:
     """Write a span of time.
 
-    >>> write_seconds(5.2), write_seconds(75), write_seconds(7384)
-    ('5 s', '1:15 min', '2:03 h')
+    >>> [write_seconds(seconds, Texts("en")) for seconds in (5.2, 75, 7384)]
+    ['5 s', '1:15 min', '2:03 h']
+    >>> [write_seconds(seconds, Texts("zh")) for seconds in (5.2, 75, 7384)]
+    ['5 秒', '1 分 15 秒', '2 小时 03 分']
     """
     if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = int(seconds // 60)
-    return f"{minutes}:{int(seconds % 60):02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+        return texts("span.seconds", s=f"{seconds:.0f}")
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if hours:
+        return texts("span.hours", h=hours, min=f"{minutes % 60:02}")
+    return texts("span.minutes", min=minutes, s=f"{int(seconds % 60):02}")

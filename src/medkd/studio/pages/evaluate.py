@@ -11,7 +11,7 @@ import gradio as gr
 
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.plots import bar_plot
-from medkd.evaluate.report import DESCRIPTIONS
+from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.studio.comparison import show_comparison
 from medkd.studio.places import Places
 from medkd.studio.present import PICK, SCROLL, render, shorten, show_bars, show_notice, show_rows, show_table
@@ -24,6 +24,7 @@ PAGE_SIZE = 15
 MAX_COMPARED = 6
 RATES = ("diagnosis_accuracy", "think_format_rate", "think_unprompted_rate", "stop_rate", "loop_rate", "truncated_rate")
 DIFFER = "differ"
+MEASURES = DESCRIPTIONS | MORE
 
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
@@ -119,13 +120,13 @@ def tag_questions(shelves: Sequence[Shelf]) -> dict[str, list[str]]:
 
 def show_scores(scores: Mapping[str, Mapping[str, Any]], t: Texts) -> str:
     """Draw a table of all numbers, with their intervals, and the rates as bars."""
-    names = [name for name in DESCRIPTIONS if any(name in one for one in scores.values())]
-    rows = [(name, *(write_score(one, name) for one in scores.values()), DESCRIPTIONS[name]) for name in names]
+    told = {name: t.label("measures", name, doc) for name, doc in MEASURES.items() if any(name in one for one in scores.values())}
+    rows = [(label, *(write_score(one, name) for one in scores.values()), meaning) for name, (label, meaning) in told.items()]
     table = show_table((t("evaluate.measure"), *scores, t("evaluate.meaning")), rows, t, t("evaluate.intervals"))
     shared = [name for name in RATES if all(name in one for one in scores.values())]
     bars = {model: [float(one[name]) for name in shared] for model, one in scores.items()}
     intervals = {model: [tuple(one["intervals"].get(name, (one[name], one[name]))) for name in shared] for model, one in scores.items()}
-    labels = [name.removesuffix("_rate").replace("_", "\n") for name in shared]
+    labels = [told[name][0].partition(" (")[0].removesuffix("_rate").replace("_", "\n") for name in shared]
     return f'{table}<div class="plots">{bar_plot(labels, bars, t("evaluate.rates"), intervals=intervals)}</div>'  # pyright: ignore[reportArgumentType]
 
 

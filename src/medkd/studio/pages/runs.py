@@ -134,7 +134,7 @@ def show_jobs(found: Sequence[Job], n: int, page: int, n_pages: int, t: Texts) -
             "state": job.state,
             "started_at": job.started_at[:16].replace("T", " "),
             "steps": " ".join(f"{step.path.name}{' ✓' if step.manifest.state == 'finished' else ' …'}" for step in job.steps),
-            "progress": find_progress(job),
+            "progress": find_progress(job, t),
             "cost": jobs.write_cost(job.steps),
         }
         for job in found
@@ -142,12 +142,12 @@ def show_jobs(found: Sequence[Job], n: int, page: int, n_pages: int, t: Texts) -
     return render("jobs", t, jobs=listed, n=n, page=page, n_pages=n_pages)
 
 
-def find_progress(job: Job) -> dict[str, Any] | None:
+def find_progress(job: Job, t: Texts) -> dict[str, Any] | None:
     """Find how far the work on a run has come, as it is shown."""
     found = jobs.find_progress(jobs.read_tail(job.alive, 50)) if job.alive else None
     if found is None:
         return None
-    left = write_seconds(found.seconds_left) if found.seconds_left is not None else ""
+    left = write_seconds(found.seconds_left, t) if found.seconds_left is not None else ""
     return found._asdict() | {"share": 100 * found.done / max(found.total, 1), "left": left}
 
 
@@ -161,7 +161,7 @@ def show_job(job: Job, t: Texts) -> str:
             step.manifest.counts.read,
             step.manifest.counts.kept,
             ", ".join(f"{n} {t.word('reason', reason)}" for reason, n in step.manifest.counts.dropped.items()),
-            write_seconds(step.manifest.seconds),
+            write_seconds(step.manifest.seconds, t),
             jobs.write_cost([step]),
         )
         for step in job.steps
@@ -171,7 +171,7 @@ def show_job(job: Job, t: Texts) -> str:
     command = f"medkd {' '.join(job.detached[0].words)}" if job.detached else ""
     cost = jobs.write_cost(job.steps)
     top = render(
-        "job", t, name=job.name, state=job.state, links=places, command=command, repairs=repairs, progress=find_progress(job), cost=cost
+        "job", t, name=job.name, state=job.state, links=places, command=command, repairs=repairs, progress=find_progress(job, t), cost=cost
     )
     return top + (show_table(head, rows, t) if rows else "")
 
