@@ -76,7 +76,7 @@ class LocalModel:
         size = self.batch_size
         for start in range(0, len(by_length), size):
             indices = by_length[start : start + size]
-            seeds = [_draw_seed(sampling.seed or 0, samples[i], prompts[i]) for i in indices]
+            seeds = [draw_seed(sampling.seed or 0, samples[i], prompts[i]) for i in indices]
             for row, generation in self._generate_batch([encoded[i] for i in indices], sampling, seeds):
                 yield indices[row], generation
 
@@ -170,7 +170,8 @@ class LocalModel:
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def _draw_seed(seed: int, sample: int, prompt: str) -> int:
+def draw_seed(seed: int, sample: int, prompt: str) -> int:
+    """Give the seed of one prompt's draws: the same in any company and on any engine."""
     digest = hashlib.sha256(f"{seed}:{sample}:{prompt}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
