@@ -70,7 +70,7 @@ def test_a_step_of_a_recipe_is_changed_as_run_takes_it() -> None:
 
 def test_a_required_field_that_is_empty_is_named_with_its_doc() -> None:
     fields = list_fields(STAGES["verify"].load().Config)
-    with pytest.raises(InputError, match="input: Rationales: the directory of distill"):
+    with pytest.raises(InputError, match="input is missing: Rationales: the directory of distill"):
         write_words(fields, [None if field.is_required else field.default for field in fields], {})
 
 

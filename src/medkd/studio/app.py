@@ -7,6 +7,8 @@ This module imports gradio: import it inside functions only.
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from functools import wraps
+from html import escape
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +22,7 @@ from fastapi.responses import RedirectResponse, Response
 from gradio.components import Navbar
 from gradio.themes import Base, Default
 
+from medkd.core.errors import MedkdError
 from medkd.studio.guard import Guard
 from medkd.studio.places import Places
 from medkd.studio.texts import LANGUAGES, Texts, choose_language
@@ -75,7 +78,21 @@ def build_pages(places: Places, texts: Texts) -> gr.Blocks:
             build(page, places, texts)
     for function in blocks.fns.values():
         function.queue = False  # AT_ONCE, for all that is not drawn later
+        function.fn = function.fn and _tell_errors(function.fn, texts)
     return blocks.queue(api_open=False)
+
+
+def _tell_errors(answer: Callable[..., Any], texts: Texts) -> Callable[..., Any]:
+    """Tell what an answer of a page stumbles over in the reader's language; the framework shows it over the page."""
+
+    @wraps(answer)
+    def tell(*values: Any) -> Any:
+        try:
+            return answer(*values)
+        except MedkdError as error:
+            raise gr.Error(escape(texts.say(str(error))), title=texts("page.error"), print_exception=False) from error
+
+    return tell
 
 
 def _show_head(name: str, texts: Texts) -> None:

@@ -104,7 +104,7 @@ def write_words(fields: Sequence[Field], values: Sequence[Any], defaults: Mappin
     for field, value in zip(fields, values, strict=True):
         default = defaults.get(field.name, field.default)
         if field.is_required and value in (None, "", []) and not step:
-            raise InputError(f"{field.name}: {field.help}")
+            raise InputError(f"{field.name} is missing: {field.help}")
         if is_changed(field, value, default):
             words += _write_field(field, value, f"{step}." if step else "")
     return words

@@ -27,6 +27,8 @@ TAIL_BYTES = 64 * 1024
 RUNNING, DONE, FINISHED = "running", "done", "finished"
 UNFINISHED = "unfinished"
 """State of a run that was begun and is not detached: it may run in a terminal, or have been killed there."""
+ERROR = "error: "
+"""How a command begins the line that says why it ended."""
 CURVES = {"loss": ("loss", "eval_loss"), "learning_rate": ("learning_rate",), "length": ("length",), "reward": ("reward",)}
 """Plot to what the names of its numbers hold; the first two are whole names."""
 MAX_POINTS = 400
@@ -70,8 +72,8 @@ def start(words: Sequence[str], environment: Mapping[str, str], cwd: Path | None
         check=False,
     )
     if done.returncode:
-        lines = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
-        raise InputError(lines[-1] if lines else (done.stderr.strip().splitlines() or ["the command could not be started"])[-1])
+        lines = done.stderr.strip().splitlines()
+        raise InputError(find_problem(lines) or (lines or ["the command could not be started"])[-1])
     return done.stdout.strip()
 
 
@@ -180,6 +182,15 @@ def read_tail(run: Run, n_lines: int = 200) -> list[str]:
         return []
 
 
+def find_problem(lines: Sequence[str]) -> str:
+    """Find what a run that did not come to its end said last of why.
+
+    >>> find_problem(["read: 3", "error: a.jsonl: no such file; check the path"])
+    'a.jsonl: no such file; check the path'
+    """
+    return next((line.removeprefix(ERROR) for line in reversed(lines) if line.startswith(ERROR)), "")
+
+
 _PROGRESS = re.compile(r"^([\w ()./-]+): (\d+)/(\d+) \S+, [\d.]+/s(?:, about (\d+) s left)?(?:, (.*))?$")
 
 
@@ -196,15 +207,15 @@ def find_progress(lines: Sequence[str]) -> Progress | None:
     return Progress(name, int(done), int(total), float(left) if left else None, note or "")
 
 
-def draw_curves(job: Job, titles: Mapping[str, str]) -> str:
+def draw_curves(job: Job, titles: Mapping[str, str], x_label: str) -> str:
     """Draw what a run's trainings have measured so far."""
     files = [(step.path.name, step.path / "metrics.jsonl") for step in job.steps if (step.path / "metrics.jsonl").exists()]
     stamps = tuple((name, str(path), path.stat().st_mtime_ns) for name, path in files)
-    return _draw(stamps, tuple(titles.items())) if stamps else ""
+    return _draw(stamps, tuple(titles.items()), x_label) if stamps else ""
 
 
 @lru_cache(maxsize=32)
-def _draw(stamps: tuple[tuple[str, str, int], ...], titles: tuple[tuple[str, str], ...]) -> str:
+def _draw(stamps: tuple[tuple[str, str, int], ...], titles: tuple[tuple[str, str], ...], x_label: str) -> str:
     lines = {name: read_metrics(Path(path)) for name, path, _ in stamps}
     plots: list[str] = []
     for kind, title in titles:
@@ -215,7 +226,7 @@ def _draw(stamps: tuple[tuple[str, str, int], ...], titles: tuple[tuple[str, str
                 thin = chosen[:: max(1, len(chosen) // MAX_POINTS)]
                 series[f"{step} {key}" if len(lines) > 1 or key != kind else step] = ([x for x, _ in thin], [y for _, y in thin])
         if series:
-            plots.append(line_plot(series, title, "step"))
+            plots.append(line_plot(series, title, x_label))
     return f'<div class="plots">{"".join(plots)}</div>'
 
 

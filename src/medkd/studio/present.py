@@ -4,6 +4,7 @@ In: plain values. Out: HTML for a page's part. Not done here: what is worth show
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from medkd.studio.texts import Texts
 MAX_SHOWN = 20_000
 """Characters of one text that are put on a page; the file holds the rest."""
 SNIPPET = 90
+HANZI = re.compile("[\u4e00-\u9fff]")
 
 PICK = """
 const act = (event) => {
@@ -54,6 +56,13 @@ def show_notice(text: str, kind: str = "info") -> str:
 
     role = "alert" if kind == "bad" else "status"
     return f'<p class="notice {kind}" role="{role}">{escape(text)}</p>' if text else ""
+
+
+def show_error(error: Exception, texts: Texts) -> str:
+    """Show why something was not done, in the reader's language as far as it is known there."""
+    said = texts.say(str(error))
+    is_known = said != str(error) or HANZI.search(said)
+    return show_notice(said if is_known else texts("page.said", said=said), "bad")
 
 
 def show_case(shown: Shown, texts: Texts, teacher: str = "") -> str:

@@ -20,7 +20,7 @@ from medkd.studio import jobs
 from medkd.studio.conversation import HELD
 from medkd.studio.forms import Field, is_changed, list_fields, plain, write_words
 from medkd.studio.places import Places
-from medkd.studio.present import AT_ONCE, render, show_notice
+from medkd.studio.present import AT_ONCE, render, show_error, show_notice
 from medkd.studio.texts import Texts
 
 RECIPE = "recipe "
@@ -72,9 +72,9 @@ def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str],
 
 def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox, key: gr.Textbox, news: gr.HTML) -> None:
     try:
-        parts = list_parts(chosen, places)
+        parts = list_parts(chosen, places, t)
     except MedkdError as error:
-        gr.HTML(show_notice(str(error), "bad"))
+        gr.HTML(show_error(error, t))
         return
     boxes: list[Any] = []
     for part in parts:
@@ -88,7 +88,7 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
         try:
             return f"medkd {shlex.join(write_command(chosen, where, parts, values, places))}"
         except MedkdError as error:
-            return f"# {error}"
+            return f"# {t.say(str(error))}"
 
     def begin(where: str, secret: str, *values: Any) -> tuple[str, str]:
         """Start it; the key is handed to the process and forgotten."""
@@ -100,8 +100,8 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
                 HELD.release()
             said = jobs.start(words, hand_over(words, secret))
         except MedkdError as error:
-            return show_notice(str(error), "bad"), ""
-        return show_notice(said, "good"), ""
+            return show_error(error, t), ""
+        return show_notice(t.say(said), "good"), ""
 
     command = gr.Textbox(
         preview(run, *(box.value for box in boxes)), label=t("start.command"), interactive=False, buttons=["copy"], lines=2
@@ -134,15 +134,15 @@ def show_look(part: Part, values: Sequence[Any], places: Places, t: Texts) -> st
         words = write_words([field for field, _ in chosen], [value for _, value in chosen], {})
         return show_findings(jobs.look(words), t)
     except MedkdError as error:
-        return show_notice(str(error), "bad")
+        return show_error(error, t)
 
 
 def show_findings(lines: Sequence[str], t: Texts) -> str:
     """Show what the pre-flight said: each finding by itself, with its repair, then all the rest."""
     found = [line.partition("): ") for line in lines if line.startswith(WRONG)]
-    news = [show_notice(f"{t('start.repaired' if 'right' in how else 'start.refused')}: {what}", "info" if "right" in how else "bad")
-            for how, _, what in found]  # fmt: skip
-    rest = [line for line in lines if not line.startswith(WRONG)]
+    news = [show_notice(t("start.repaired", what=t.say(what)) if "right" in how else t("start.refused", what=t.say(what)),
+                        "info" if "right" in how else "bad") for how, _, what in found]  # fmt: skip
+    rest = [t.say(line) for line in lines if not line.startswith(WRONG)]
     sound = not found and any(line.startswith(SOUND) for line in lines)
     return "".join(news or [show_notice(t("start.sound"), "good") if sound else ""]) + render("log", t, title=t("start.looked"), lines=rest)
 
@@ -228,10 +228,10 @@ def list_recipes(places: Places) -> list[str]:
     return [*shipped, *places.list_given((".yaml", ".yml"))]
 
 
-def list_parts(chosen: str, places: Places) -> list[Part]:
+def list_parts(chosen: str, places: Places, t: Texts) -> list[Part]:
     """List the steps that a form asks about: one stage, or every step of a recipe."""
     if not chosen.startswith(RECIPE):
-        return [Part("", chosen, list_fields(STAGES[chosen].load().Config), {})]
+        return [Part("", chosen, read_form(chosen, t), {})]
     path = chosen.removeprefix(RECIPE)
     if path not in list_recipes(places):
         raise InputError(f"{path}: no such recipe; put it into a --data folder")
@@ -240,8 +240,14 @@ def list_parts(chosen: str, places: Places) -> list[Part]:
         stage = step.split("-")[0]
         if step not in OWN_SECTIONS and stage in STAGES:
             known = {key: plain(value) for key, value in cast(Mapping[str, Any], given or {}).items()}
-            parts.append(Part(step, stage, list_fields(STAGES[stage].load().Config), known))
+            parts.append(Part(step, stage, read_form(stage, t), known))
     return parts
+
+
+def read_form(stage: str, t: Texts) -> list[Field]:
+    """List the fields of a stage, their docs in the reader's language."""
+    fields = list_fields(STAGES[stage].load().Config)
+    return [field._replace(help=t.label(stage, field.name, field.help)[1]) for field in fields]
 
 
 def write_command(chosen: str, run: str | None, parts: Sequence[Part], values: Sequence[Any], places: Places) -> list[str]:

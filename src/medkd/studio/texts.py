@@ -1,14 +1,26 @@
 """What the pages say, in Chinese or English: one file a language, the same keys in both.
 
-In: the languages a browser asks for. Out: texts by key, labels and hints of fields. English hints are written once, in the stages' configs;
-those of another language stand in `LANGUAGE_fields.yaml`, by stage and field.
+In: the languages a browser asks for. Out: texts by key, labels and hints of fields, sentences of the program. English hints are written
+once, in the stages' configs; those of another language stand in `LANGUAGE_fields.yaml`, by stage and field. English sentences are written
+once, where the program says them; those of another language stand in `LANGUAGE_sentences.yaml`, by the English one.
 """
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any, cast
 
+import yaml
+
 LANGUAGES = ("zh", "en")
+NUMBER, WORDS = r"[-+\d.,%e]+", r"(?>\([^()]*\)|.)+?"
+"""What stands in a place of a sentence; words in brackets are not taken apart, they may be what another program said."""
+NARROW = {"n": NUMBER, "m": NUMBER, "k": NUMBER, "field": r"[\w.]+"}
+"""Places that take something narrower than words."""
+DATA = ("[", "{", '"')
+"""How a place begins that holds no words of the program."""
+COUNTED = re.compile(r"[a-z_]+ \d+(, [a-z_]+ \d+)*")
+"""Reasons as the program counts them in a sentence."""
 
 
 def choose_language(accepted: str) -> str:
@@ -48,12 +60,19 @@ class Texts:
         label, hint = read_fields(self.language).get(stage, {}).get(field, (field, doc))
         return (label if label == field else f"{label} ({field})"), hint
 
+    def say(self, sentence: str) -> str:
+        """Give a sentence of the program (an error, a finding), clause by clause; a clause that has no translation stays as it is."""
+        for pattern, translated in () if sentence.startswith(DATA) else read_sentences(self.language):
+            if found := pattern.fullmatch(sentence):
+                return translated.format(**{name: self.say(value) for name, value in found.groupdict().items()})
+        if COUNTED.fullmatch(sentence):
+            return re.sub("[a-z_]+", lambda reason: self.word("reason", reason[0]), sentence)
+        return sentence
+
 
 @cache
 def read_fields(language: str) -> dict[str, dict[str, tuple[str, str]]]:
     """Read the labels and hints of a language, by stage and field; English has none of its own."""
-    import yaml
-
     path = files("medkd.studio").joinpath(f"{language}_fields.yaml")
     if not path.is_file():
         return {}
@@ -67,9 +86,24 @@ def read_fields(language: str) -> dict[str, dict[str, tuple[str, str]]]:
 @cache
 def read_texts(language: str) -> dict[str, str]:
     """Read the texts of a language, keys joined by dots."""
-    import yaml
-
     content = yaml.safe_load(files("medkd.studio").joinpath(f"{language}.yaml").read_text(encoding="utf-8"))
     return {
         f"{section}.{key}": str(text) for section, texts in cast(dict[str, dict[str, str]], content).items() for key, text in texts.items()
     }
+
+
+@cache
+def read_sentences(language: str) -> list[tuple[re.Pattern[str], str]]:
+    """Read what the program's sentences are in a language, those that say most of it by themselves first; English has none of its own."""
+    path = files("medkd.studio").joinpath(f"{language}_sentences.yaml")
+    if not path.is_file():
+        return []
+    sections = cast(dict[str, dict[str, str]], yaml.safe_load(path.read_text(encoding="utf-8")))
+    told = [(re.split(r"{(\w+)}", sentence), translated) for section in sections.values() for sentence, translated in section.items()]
+    told.sort(key=lambda one: -sum(map(len, one[0][::2])))
+    return [(re.compile("".join(_match(part) if at % 2 else re.escape(part) for at, part in enumerate(parts))), translated)
+            for parts, translated in told]  # fmt: skip
+
+
+def _match(place: str) -> str:
+    return f"(?P<{place}>{NARROW.get(place, WORDS)})"

@@ -188,4 +188,4 @@ def tell_kind(findings: Sequence[Finding]) -> str:
         Cause.STOPS_ELSEWHERE: "stop tokens written into its generation config",
         Cause.NO_TEMPLATE: "a chat template",
     }
-    return "It is like a Base model and needs " + ", ".join(needs[cause] for cause in needs if cause in missing) + "."
+    return f"It is like a Base model and needs {', '.join(needs[cause] for cause in needs if cause in missing)}."

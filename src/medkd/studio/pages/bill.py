@@ -11,7 +11,7 @@ from medkd.completers.attempts import FILE_NAME
 from medkd.core.errors import MedkdError
 from medkd.distill.bill import Bill, bill
 from medkd.studio.places import Places
-from medkd.studio.present import show_facts, show_notice, show_table
+from medkd.studio.present import show_error, show_facts, show_notice, show_table
 from medkd.studio.texts import Texts
 
 
@@ -31,7 +31,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         try:
             return show_bill(bill(places.resolve(name)), t)
         except MedkdError as error:
-            return show_notice(str(error), "bad")
+            return show_error(error, t)
 
     page.load(arrive, None, ledger).then(show, ledger, content)
     ledger.input(show, ledger, content)

@@ -17,7 +17,7 @@ from medkd.core.prompts import load_prompts
 from medkd.models.load import TINY
 from medkd.studio.conversation import HELD, Conversation, Turn
 from medkd.studio.places import Places
-from medkd.studio.present import render, shorten, show_notice
+from medkd.studio.present import render, shorten, show_error, show_notice
 from medkd.studio.shelf import open_shelf
 from medkd.studio.texts import Texts
 
@@ -102,7 +102,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             if not named:
                 raise InputError(t("chat.no_model"))
         except MedkdError as error:
-            return gr.skip(), show_notice(str(error), "bad"), gr.skip()
+            return gr.skip(), show_error(error, t), gr.skip()
         for side, names in named:
             system, asked = (load_prompts("zh").system, write_question(text)) if is_task else ("", "")
             found.ask(side, text.strip(), partial(HELD.get, *names, secret.strip()), sampling, system, asked)

@@ -14,7 +14,7 @@ from medkd.core.plots import bar_plot
 from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.studio.comparison import show_comparison
 from medkd.studio.places import Places
-from medkd.studio.present import PICK, SCROLL, render, shorten, show_bars, show_notice, show_rows, show_table
+from medkd.studio.present import PICK, SCROLL, render, shorten, show_bars, show_error, show_notice, show_rows, show_table
 from medkd.studio.rows import RIGHT, Shown, find_id, find_outcome
 from medkd.studio.shelf import Row, Shelf, open_shelf, take_page
 from medkd.studio.starts import build_start
@@ -58,7 +58,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         try:
             tests = show_comparison(steps, t)
         except (MedkdError, OSError) as error:
-            tests = show_notice(str(error), "bad")
+            tests = show_error(error, t)
         return show_scores(scores, t) + tests, "", 1, ""
 
     def browse(names: Sequence[str], wanted: str, number: int) -> tuple[str, str, str, int]:

@@ -50,7 +50,11 @@ def show_export(step: Step, t: Texts) -> str:
     """Say how the export stands and what was written."""
     manifest = step.manifest
     facts: dict[str, Any] = {t("export.state"): t.word("state", manifest.state), t("export.folder"): str(step.path)}
-    facts |= {t.word("fact", name): value for name, value in manifest.facts.items() if isinstance(value, str | int | float | bool)}
+    facts |= {
+        t.word("fact", name): t.say(value) if isinstance(value, str) else value
+        for name, value in manifest.facts.items()
+        if isinstance(value, str | int | float | bool)
+    }
     facts[t("export.written")] = ", ".join(manifest.outputs)
     if (step.path / "UNPROVEN").exists():
         return show_notice(t("export.unproven"), "bad") + show_facts(facts, t)

@@ -17,7 +17,7 @@ from medkd.pipeline import STAGES
 from medkd.studio import jobs
 from medkd.studio.jobs import Job
 from medkd.studio.places import UPLOADS, Places
-from medkd.studio.present import PICK, render, show_notice, show_table, write_seconds
+from medkd.studio.present import PICK, render, show_error, show_notice, show_table, write_seconds
 from medkd.studio.shelf import take_page
 from medkd.studio.starts import build_start, hand_over
 from medkd.studio.texts import Texts
@@ -70,7 +70,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         if job is None:
             return gr.update(visible=False), "", "", ""
         titles = {kind: t(f"runs.curve_{kind}") for kind in jobs.CURVES}
-        return gr.update(visible=True), show_job(job, t), jobs.draw_curves(job, titles), show_log(job, t)
+        return gr.update(visible=True), show_job(job, t), jobs.draw_curves(job, titles, t("runs.steps_done")), show_log(job, t)
 
     def refresh(name: str) -> tuple[Any, ...]:
         return show(name)[1:] if name else (gr.skip(), gr.skip(), gr.skip())
@@ -82,7 +82,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             try:
                 return show_notice(what(jobs.find_job(places, name), *given), "good")
             except MedkdError as error:
-                return show_notice(str(error), "bad")
+                return show_error(error, t)
 
         return done
 
@@ -148,7 +148,7 @@ def find_progress(job: Job, t: Texts) -> dict[str, Any] | None:
     if found is None:
         return None
     left = write_seconds(found.seconds_left, t) if found.seconds_left is not None else ""
-    return found._asdict() | {"share": 100 * found.done / max(found.total, 1), "left": left}
+    return found._asdict() | {"note": t.say(found.note), "share": 100 * found.done / max(found.total, 1), "left": left}
 
 
 def show_job(job: Job, t: Texts) -> str:
@@ -170,9 +170,10 @@ def show_job(job: Job, t: Texts) -> str:
     places = {page: f"/{t.language}/{page}?{urlencode(values)}" for page, values in list_links(job).items()}
     command = f"medkd {' '.join(job.detached[0].words)}" if job.detached else ""
     cost = jobs.write_cost(job.steps)
-    top = render(
-        "job", t, name=job.name, state=job.state, links=places, command=command, repairs=repairs, progress=find_progress(job, t), cost=cost
-    )
+    is_over = job.state in ("failed", "stopped", "killed") and job.detached
+    problem = jobs.find_problem(jobs.read_tail(job.detached[0])) if is_over else ""
+    shown = {"links": places, "command": command, "repairs": repairs, "problem": problem, "cost": cost}
+    top = render("job", t, name=job.name, state=job.state, progress=find_progress(job, t), **shown)
     return top + (show_table(head, rows, t) if rows else "")
 
 
