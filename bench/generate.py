@@ -2,7 +2,7 @@
 
 `python bench/generate.py --run runs/demo --python ENV/bin/python`: RUN is a finished demo; ENV has LLaMA-Factory (bench/README.md). Both
 sides generate in fp32, greedily, at most 256 tokens, under plain ChatML. Timed is generation alone, as each side reports it.
-Ours runs in the environment that `medkd` starts itself with, theirs in the one this script was started with.
+Ours runs with what `medkd` settles before it loads torch, theirs in the environment this script was started with.
 """
 
 import argparse
@@ -10,12 +10,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from medkd.cli import AT_START
+from medkd.cli import SPINS, settle_for_torch
 from medkd.completers.local import LocalModel
 from medkd.core.completer import Sampling
 from medkd.models.load import load_model
@@ -42,7 +41,7 @@ def generate_theirs(python: Path, model: Path, folder: Path, n: int, batch_size:
     }  # fmt: skip
     (folder / "predict.yaml").write_text(json.dumps(settings))  # JSON is YAML; a .json file is read wrongly by 0.9.5
     command = [python, "-c", "from llamafactory.train.tuner import run_exp; run_exp()", folder / "predict.yaml"]
-    released = {key: value for key, value in os.environ.items() if key not in AT_START}
+    released = {key: value for key, value in os.environ.items() if key != SPINS[0]}
     done = subprocess.run(command, capture_output=True, text=True, env=released)
     if done.returncode:
         raise SystemExit(f"LLaMA-Factory failed:\n{done.stderr[-2000:]}")
@@ -54,8 +53,7 @@ def generate_theirs(python: Path, model: Path, folder: Path, n: int, batch_size:
 
 def main() -> None:
     """Generate on both sides and print."""
-    if any(os.environ.get(key) != value for key, value in AT_START.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | AT_START)
+    settle_for_torch()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--python", type=Path, required=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from medkd.core import thinking
 from medkd.core.records import Example
 from medkd.models.load import load_tokenizer, tiny_dir
-from medkd.models.tokens import encode_row, find_end_of_turn, find_plain_template, make_messages
+from medkd.models.tokens import encode_rows, find_end_of_turn, find_plain_template, make_messages
 
 LOAD = """
 import json, sys
@@ -69,7 +69,7 @@ def main() -> None:
     for line, their in zip(lines, theirs, strict=True):
         row = Example.model_validate_json(line)
         messages = make_messages(row.input, row.instruction, row.system)
-        ours = encode_row(tokenizer, messages, thinking.write(row.reasoning, row.answer), template, end)
+        (ours,) = encode_rows(tokenizer, [(messages, thinking.write(row.reasoning, row.answer))], template, end)
         ids = [*ours.prompt, *ours.completion]
         found["ids equal up to the end of the turn"] += their["input_ids"][: len(ids)] == ids
         found["rows with a system turn"] += bool(row.system)

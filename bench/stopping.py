@@ -22,7 +22,8 @@ from medkd.core.completer import Sampling
 from medkd.core.records import Example, FinishReason
 from medkd.grading.diagnosis import grade
 from medkd.grading.loops import is_looping
-from medkd.models.load import LoadedModel, load_model, quiet_libraries, tiny_dir
+from medkd.models.libraries import load_libraries
+from medkd.models.load import LoadedModel, load_model, tiny_dir
 from medkd.models.skeleton import make_skeleton
 from medkd.models.tokens import TEXT_END, find_end_of_turn, find_plain_template, make_messages, render
 from medkd.train.rows import IGNORED, TokenRow, make_rows
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=48)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    quiet_libraries()
+    load_libraries()
     examples = list(RecordReader(options.run / "merge" / "train.jsonl", Example, made_by="merge"))
     asked = list(RecordReader(options.run / "merge" / "test.jsonl", Example, made_by="merge"))[: options.questions]
     found = [measure(seed, examples, asked) for seed in options.seeds]

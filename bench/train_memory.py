@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 from medkd.demo.student import build_model
-from medkd.models.load import load_tokenizer, quiet_libraries, resolve_model
+from medkd.models.libraries import load_libraries
+from medkd.models.load import load_tokenizer, resolve_model
 from medkd.models.skeleton import make_skeleton
 from medkd.train.plan import GIB, Method, estimate_memory
 from medkd.train.stage import Config, make_shape
@@ -49,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     options = parser.parse_args()
-    quiet_libraries()
+    load_libraries()
     print("| parameters | method | tokens a batch | resident, GiB | estimate, GiB | estimate / resident |")
     print("|---|---|---|---|---|---|")
     added: list[str] = []

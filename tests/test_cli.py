@@ -248,3 +248,23 @@ def test_without_the_training_side_the_package_to_install_is_named(tmp_path: Pat
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "medkd[train]" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is settled is glibc's")
+def test_memory_that_torch_frees_stays_in_the_process_once_it_is_settled() -> None:
+    code = (
+        "import resource, sys\n"
+        "from medkd.cli import settle_for_torch\n"
+        "if len(sys.argv) > 1: settle_for_torch()\n"
+        "import torch\n"
+        "torch.zeros(10_000_000)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "torch.zeros(10_000_000)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    faults = [
+        int(subprocess.run([sys.executable, "-c", code, *given], env=plain, capture_output=True, text=True, check=True).stdout)
+        for given in ([], ["settled"])
+    ]
+    assert faults[1] * 10 < faults[0]

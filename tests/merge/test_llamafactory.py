@@ -64,7 +64,7 @@ def test_tokens_are_those_that_training_counts(source, tmp_path):
     from medkd.core import thinking
     from medkd.core.records import Example
     from medkd.models.load import load_tokenizer, tiny_dir
-    from medkd.models.tokens import encode_row, find_end_of_turn, find_plain_template, make_messages
+    from medkd.models.tokens import encode_rows, find_end_of_turn, find_plain_template, make_messages
 
     run(Config(input=(source,), out=tmp_path / "out", tokenizer="medkd:tiny", val_share=0, test_share=0))
     tokenizer = load_tokenizer(tiny_dir())
@@ -73,7 +73,8 @@ def test_tokens_are_those_that_training_counts(source, tmp_path):
     for line in (tmp_path / "out" / "train.jsonl").open(encoding="utf-8"):
         row = Example.model_validate_json(line)
         messages = make_messages(row.input, row.instruction, row.system)
-        encoded = encode_row(tokenizer, messages, thinking.write(row.reasoning, row.answer), template, find_end_of_turn(tokenizer))
+        output = thinking.write(row.reasoning, row.answer)
+        (encoded,) = encode_rows(tokenizer, [(messages, output)], template, find_end_of_turn(tokenizer))
         lengths.append(len(encoded.prompt) + len(encoded.completion))
     summary = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert summary["cut_offs"]["unit"] == "tokens"

@@ -9,7 +9,7 @@ from medkd.models.tokens import (
     PLAIN_CHATML,
     add_thinking_prefix,
     encode,
-    encode_row,
+    encode_rows,
     find_end_of_turn,
     find_markup,
     find_plain_template,
@@ -61,7 +61,7 @@ def test_the_end_of_turn_comes_first_among_the_stops_and_the_end_of_text_is_one(
 @given(question=st.text(max_size=60), reasoning=st.text(min_size=1, max_size=60))
 def test_training_and_serving_see_the_same_tokens(tokenizer, question, reasoning):
     messages = make_messages(question)
-    row = encode_row(tokenizer, messages, thinking.write(reasoning, "答"), PLAIN_CHATML, find_end_of_turn(tokenizer))
+    (row,) = encode_rows(tokenizer, [(messages, thinking.write(reasoning, "答"))], PLAIN_CHATML, find_end_of_turn(tokenizer))
     served = encode(tokenizer, render(tokenizer, messages, add_thinking_prefix(PLAIN_CHATML)))
     assert (row.prompt + row.completion)[: len(served)] == served
     assert row.completion[-1] == find_end_of_turn(tokenizer)

@@ -3,24 +3,28 @@
 The table of commands is in `cli.commands`. Not done here: anything a command does.
 """
 
+import ctypes
 import os
 import sys
 
 from medkd.cli.commands import build_app, find_recipe, list_commands, uses_torch
 from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
 
-__all__ = ["AT_START", "build_app", "find_recipe", "list_commands", "main", "run_command"]
+__all__ = ["SPINS", "build_app", "find_recipe", "list_commands", "main", "run_command", "settle_for_torch"]
 
-AT_START = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "GOMP_SPINCOUNT": "1000"}
-"""What makes torch on CPU fast: freed memory stays in the process, else up to half the time goes into page faults; and a thread that waits
-for another looks for it a little before it sleeps: to sleep at once halves the speed of small models, to look on takes the core that the
-other one needs as soon as anything else runs on the machine."""
+SPINS = ("GOMP_SPINCOUNT", "1000")
+"""How long a thread that waits for another looks for it before it sleeps: to sleep at once halves the speed of small models, to look on
+takes the core that the other one needs as soon as anything else runs on the machine."""
+_KEPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}
+"""What tells glibc from which size on freed memory goes back to the system, and its numbers for `mallopt`."""
+_NEVER = 2**31 - 1
 
 
 def main() -> None:
     """Run the command line and exit."""
     arguments = sys.argv[1:]
-    _start_again_for_torch(arguments)
+    if uses_torch(arguments):
+        settle_for_torch()
     sys.exit(run_command(arguments))
 
 
@@ -59,8 +63,15 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _start_again_for_torch(arguments: list[str]) -> None:
-    """Start the process again with settings that its libraries read only at their start."""
-    missing = {name: value for name, value in AT_START.items() if name not in os.environ}
-    if sys.platform.startswith("linux") and uses_torch(arguments) and missing:
-        os.execve(sys.executable, [sys.executable, "-m", "medkd", *arguments], {**os.environ, **missing})  # noqa: S606 - this very program
+def settle_for_torch() -> None:
+    """Make torch on CPU fast, before it is loaded; what the user has set stays.
+
+    Freed memory stays in the process, else up to half the time goes into page faults; threads wait as `SPINS` says.
+    """
+    os.environ.setdefault(*SPINS)
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for name, number in _KEPT.items():
+        if mallopt is not None and name not in os.environ:
+            mallopt(number, _NEVER)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from medkd.core.errors import InputError
+from medkd.models.libraries import load_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -164,10 +165,10 @@ def load_model(
 
 def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
     """Load a folder's weights with options of `from_pretrained`; raises InputError where they cannot be read."""
+    load_libraries()
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    quiet_libraries()
     try:
         return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -215,22 +216,6 @@ def _merge_adapter(model: "PreTrainedModel", adapter: Path, name: str) -> "PreTr
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{adapter}: does not fit {name}; give the model it was trained on ({find_base(adapter) or 'unknown'})") from error
     return cast("PreTrainedModel", cast(Any, tuned).merge_and_unload())
-
-
-def quiet_libraries() -> None:
-    """Silence the progress bars and notes of the libraries below: what a user should see is said here."""
-    import logging
-    import warnings
-
-    import transformers
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    for library in ("trl", "peft", "accelerate", "datasets", "huggingface_hub"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=transformers.__name__)
-    warnings.filterwarnings("ignore", message="Could not find a config file in", module="peft")  # it looks for the base by its name
 
 
 def _first_line(error: BaseException) -> str:

@@ -113,16 +113,21 @@ def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def encode_row(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], output: str, plain_template: str, end_id: int
-) -> EncodedRow:
-    """Encode a conversation for training: the prompt under the plain template, the whole output, the end of the turn.
+def encode_rows(
+    tokenizer: "PreTrainedTokenizerBase", rows: Sequence[tuple[Sequence[Message], str]], plain_template: str, end_id: int
+) -> list[EncodedRow]:
+    """Encode conversations and their outputs for training: the prompt under the plain template, the whole output, the end of the turn.
 
     The thinking prefix is encoded by itself, so that its tokens are the ones that a thinking template ends with.
     """
-    prompt = encode(tokenizer, render(tokenizer, messages, plain_template))
-    prefix = PREFIX if output.startswith(PREFIX) else ""
-    return EncodedRow(prompt, [*encode(tokenizer, prefix), *encode(tokenizer, output.removeprefix(prefix)), end_id])
+    if not rows:
+        return []
+    prefix = encode(tokenizer, PREFIX)
+    texts = [render(tokenizer, messages, plain_template) for messages, _ in rows] + [output.removeprefix(PREFIX) for _, output in rows]
+    ids = cast(list[list[int]], tokenizer(texts, add_special_tokens=False)["input_ids"])  # together: on every core
+    prompts, outputs = ids[: len(rows)], ids[len(rows) :]
+    starts = [prefix if output.startswith(PREFIX) else [] for _, output in rows]
+    return [EncodedRow(prompt, [*start, *rest, end_id]) for prompt, start, rest in zip(prompts, starts, outputs, strict=True)]
 
 
 def has_token(tokenizer: "PreTrainedTokenizerBase", token: str) -> bool:

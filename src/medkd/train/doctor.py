@@ -12,7 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from medkd.core.errors import InputError
-from medkd.models.load import Device, Hub, choose_device, choose_dtype, load_tokenizer, quiet_libraries, resolve_model
+from medkd.models.libraries import importing, load_libraries
+from medkd.models.load import Device, Hub, choose_device, choose_dtype, load_tokenizer, resolve_model
 from medkd.models.skeleton import make_skeleton
 from medkd.train.plan import GIB, Method, There, estimate_disk, find_what_is_there, make_table, tell_kind
 from medkd.train.preflight import Finding, compare_packed, examine_served
@@ -55,7 +56,6 @@ class Config(BaseModel):
 
 def run(config: Config) -> int:
     """Look, say what was found, and give the exit code."""
-    quiet_libraries()
     device = choose_device(config.device)
     there = find_what_is_there(device)
     print(f"machine: {there.device}, {there.n_devices} x {there.memory / GIB:.1f} GiB{_tell_arithmetic(device)}")
@@ -63,6 +63,7 @@ def run(config: Config) -> int:
         if config.input is not None:
             raise InputError("medkd doctor: --input needs --model: which rows are too long depends on its tokenizer")
         return 0
+    load_libraries()
     findings = _look_at_training(config, config.model, there, device) if config.input else _look_at_serving(config, config.model)
     for finding in findings:
         what = "train puts it right" if finding.is_repaired else "refused"
@@ -104,7 +105,8 @@ def _look_at_training(config: Config, model: str, there: There, device: str) -> 
 
 def _measure(plan: TrainConfig, job: Job) -> list[Finding]:
     """Load the model, compare packed rows with single ones, and time a few steps; what is learnt is thrown away."""
-    from medkd.train.sft import count_steps, make_dataset, make_lora_config, make_trainer, make_trainer_config
+    with importing():
+        from medkd.train.sft import count_steps, make_dataset, make_lora_config, make_trainer, make_trainer_config
     from medkd.train.student import load_student
     from medkd.train.watch import tell_time
     from medkd.train.work import make_settings

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from medkd.core.errors import InputError
 from medkd.core.records import Example
 from medkd.core.workspace import Manifest, open_workspace
+from medkd.models.libraries import importing, load_libraries
 from medkd.models.load import (
     LoadedModel,
     choose_device,
     load_model,
     load_tokenizer,
-    quiet_libraries,
     read_json,
     resolve_adapter,
     resolve_model,
@@ -43,7 +43,7 @@ def run_on_policy(config: "Config") -> Manifest:
     """Distil as configured; goes on from the newest whole checkpoint of a run that was killed."""
     from medkd.train.stage import LIBRARIES, find_inputs, read_examples
 
-    quiet_libraries()
+    load_libraries()
     if not config.teacher_model or config.adapter is None:
         missing = (
             "--teacher-model, the open model that scores the answers" if not config.teacher_model else "--adapter, a student that answers"
@@ -90,10 +90,11 @@ def _distil(
 ) -> dict[str, Any]:
     import torch
 
-    from medkd.train.across import check_tokenizers
-    from medkd.train.across import make_trainer as make_trainer_across
-    from medkd.train.grpo import attach_adapter
-    from medkd.train.work import read_peak_memory
+    with importing():
+        from medkd.train.across import check_tokenizers
+        from medkd.train.across import make_trainer as make_trainer_across
+        from medkd.train.grpo import attach_adapter
+        from medkd.train.work import read_peak_memory
 
     tokenizer, teacher_tokenizer, device = load_tokenizer(folder, adapter), load_tokenizer(teacher_folder), choose_device(config.device)
     strange = find_strange_token(tokenizer, teacher_tokenizer)

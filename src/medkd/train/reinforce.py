@@ -20,6 +20,7 @@ from medkd.core.errors import InputError, StoppedError, from_os_error
 from medkd.core.recipe import HOW, StageConfig, nearest
 from medkd.core.records import Example
 from medkd.core.workspace import Manifest, Workspace, open_workspace
+from medkd.models.libraries import importing
 from medkd.models.load import Device, Dtype, Hub, choose_device, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
 from medkd.models.tokens import encode, find_plain_template, find_stop_ids, find_template, repair_pad_token
 from medkd.train.checkpoints import find_checkpoint, read_step
@@ -160,7 +161,8 @@ def _reinforce(
     adapter: Path | None,
     judge: "Judge | None",
 ) -> None:
-    from medkd.train.grpo import attach_adapter, attach_norm, make_trainer, make_trainer_config, reinforce, score_each
+    with importing():
+        from medkd.train.grpo import attach_adapter, attach_norm, make_trainer, make_trainer_config, reinforce, score_each
     from medkd.train.reinforce_report import write_report
 
     device = choose_device(config.device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from medkd.core import thinking
 from medkd.core.records import Example
-from medkd.models.tokens import encode_row, find_markup, make_messages
+from medkd.models.tokens import encode_rows, find_markup, make_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,32 +48,36 @@ def write_output(example: Example, target: Target) -> str:
     return thinking.write(example.reasoning, example.answer) if target == "reasoned" else example.answer.strip()
 
 
-def make_row(
-    example: Example, tokenizer: "PreTrainedTokenizerBase", target: Target, max_length: int, plain_template: str, end_id: int
-) -> TokenRow | Drop:
-    """Make one token row, whole, or say why it cannot be used."""
-    output = write_output(example, target)
+def find_fault(example: Example, output: str, target: Target, markup: Sequence[str]) -> Drop | None:
+    """Say why an example cannot be used, whatever its length; `markup` are the control tokens of the model."""
     if not example.answer.strip():
         return Drop.NO_ANSWER
     if target == "reasoned" and not thinking.is_well_formed(output):
         return Drop.NOT_WELL_FORMED
     texts = (example.system, example.instruction, example.input, output)
-    if any(token in text for token in find_markup(tokenizer) for text in texts):
-        return Drop.CONTROL_TOKENS
-    messages = make_messages(example.input, example.instruction, example.system)
-    prompt, completion = encode_row(tokenizer, messages, output, plain_template, end_id)
-    if len(prompt) + len(completion) > max_length:
-        return Drop.TOO_LONG
-    return TokenRow([*prompt, *completion], [IGNORED] * len(prompt) + completion)
+    return Drop.CONTROL_TOKENS if any(token in text for token in markup for text in texts) else None
 
 
 def make_rows(
     examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", target: Target, max_length: int, plain_template: str, end_id: int
 ) -> tuple[list[TokenRow], dict[str, int]]:
-    """Make the token rows of all examples that can be used, and count the others by reason."""
-    made = [make_row(example, tokenizer, target, max_length, plain_template, end_id) for example in examples]
-    dropped = Counter(str(row) for row in made if isinstance(row, Drop))
-    return [row for row in made if not isinstance(row, Drop)], dict(dropped.most_common())
+    """Make the token rows of all examples that can be used, each whole, and count the others by reason."""
+    markup = find_markup(tokenizer)
+    outputs = [write_output(example, target) for example in examples]
+    faults = [find_fault(example, output, target, markup) for example, output in zip(examples, outputs, strict=True)]
+    usable = [
+        (make_messages(example.input, example.instruction, example.system), output)
+        for example, output, fault in zip(examples, outputs, faults, strict=True)
+        if fault is None
+    ]
+    encoded = encode_rows(tokenizer, usable, plain_template, end_id)
+    rows = [
+        TokenRow([*prompt, *completion], [IGNORED] * len(prompt) + completion)
+        for prompt, completion in encoded
+        if len(prompt) + len(completion) <= max_length
+    ]
+    dropped = Counter([str(fault) for fault in faults if fault is not None] + [str(Drop.TOO_LONG)] * (len(encoded) - len(rows)))
+    return rows, dict(dropped.most_common())
 
 
 def describe_lengths(rows: Sequence[TokenRow]) -> dict[str, int]:

@@ -17,7 +17,8 @@ from medkd.core.errors import InputError
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.records import Example
 from medkd.core.workspace import Manifest, Workspace, open_workspace, read_manifest
-from medkd.models.load import WHOLE_MODEL, Device, Hub, choose_device, choose_dtype, load_tokenizer, quiet_libraries, resolve_model
+from medkd.models.libraries import importing, load_libraries
+from medkd.models.load import WHOLE_MODEL, Device, Hub, choose_device, choose_dtype, load_tokenizer, resolve_model
 from medkd.models.skeleton import Skeleton, make_skeleton
 from medkd.train import launch
 from medkd.train.plan import (
@@ -133,7 +134,8 @@ def run(config: Config) -> Manifest:
         job = prepare(config, space)
         refuse(job.flight.findings, config.model)
         space.drop_all(job.flight.dropped)
-        from medkd.train.work import work
+        with importing():
+            from medkd.train.work import work
 
         work(config, job, place, space)
         return space.manifest
@@ -144,7 +146,8 @@ def _follow(config: Config, place: launch.Place) -> Manifest:
     if not launch.agree(None, choose_device(config.device)):
         job = prepare(config, None)
         refuse(job.flight.findings, config.model)
-        from medkd.train.work import work
+        with importing():
+            from medkd.train.work import work
 
         work(config, job, place, None)
     return read_manifest(config.out)
@@ -189,7 +192,7 @@ def make_shape(config: Config, device: str, longest: int, n_devices: int) -> Sha
 
 def prepare(config: Config, space: Workspace | None) -> Job:
     """Read rows, tokenizer and the model's shape, and find whatever is wrong; nothing is loaded yet."""
-    quiet_libraries()
+    load_libraries()
     device = choose_device(config.device)
     train_path, val_path = find_inputs(config)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
