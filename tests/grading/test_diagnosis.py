@@ -1,7 +1,5 @@
 """What is right, what is near and what is dangerously near."""
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +88,10 @@ def test_a_wrong_or_missing_answer_is_decided(answer, reference):
         ("急性下壁ST段抬高型心肌梗死", "急性下壁心肌梗死", Relation.MORE_SPECIFIC),
         ("胃癌", "胃窦腺癌", Relation.MORE_GENERAL),
         ("颅内肿瘤", "脑膜瘤", Relation.MORE_GENERAL),
+        ("下肢静脉血栓", "左下肢深静脉血栓形成", Relation.MORE_GENERAL),
+        ("胎膜早破", "G1P0 孕38周 胎膜早破", Relation.MORE_GENERAL),
+        ("多发性骨髓瘤", "多发性骨髓瘤 IgG κ型", Relation.MORE_GENERAL),
+        ("肺腺癌IV期", "肺腺癌（IIIA期）", Relation.OTHER_STAGE),
     ],
 )
 def test_a_nearer_name_is_not_the_known_one_and_counts_in_part(answer, reference, relation):
@@ -127,6 +129,18 @@ def test_what_the_rules_cannot_tell_is_left_to_a_judge(answer, reference, relati
         ("尽管需要与肺栓塞鉴别，但心电图支持急性心包炎。", "急性心包炎"),
         ("患者的诊断不是肺结核，而是肺癌。", "肺癌"),
         ("急性有机磷农药中毒", "有机磷中毒"),
+        ("宫颈癌IIB期", "宫颈癌"),
+        ("G2P1，宫内孕39+2周，LOA，单活胎；妊娠期糖尿病", "妊娠期糖尿病"),
+        ("从影像上看更像是肺结核。", "肺结核"),
+        ("患者的表现与甲状腺功能减退症一致。", "甲状腺功能减退症"),
+        ("患者为亚急性联合变性，由维生素B12缺乏引起。", "亚急性联合变性"),
+        ("这是一种自身免疫性疾病，具体为系统性硬化症", "系统性硬化症"),
+        ("胸痛主要由胃食管反流病引起，而非冠心病。", "胃食管反流病"),
+        ("心肌酶正常，可排除急性心肌梗死；考虑肋软骨炎", "肋软骨炎"),
+        ("急性心包炎（病毒性可能）", "急性病毒性心包炎"),
+        ("Guillain-Barré综合征", "吉兰-巴雷综合征"),
+        ("Haemophilia A", "血友病A"),
+        ("Acute STEMI of the inferior wall", "急性下壁ST段抬高型心肌梗死"),
     ],
 )
 def test_what_is_said_in_other_places_is_the_same(answer, reference):
@@ -150,6 +164,11 @@ def test_what_is_said_in_other_places_is_the_same(answer, reference):
 def test_another_of_the_same_kind_counts_nothing(answer, reference):
     found = grade(answer, reference)
     assert (found.principal, found.decided, found.f1) == (False, True, 0.0)
+
+
+def test_what_is_only_not_ruled_out_behind_another_is_no_answer():
+    found = grade("病毒性心肌炎可能性大，但不排除急性心肌梗死。", "急性心肌梗死")
+    assert (found.principal, found.decided) == (False, True)
 
 
 def test_a_longer_list_gains_nothing():
@@ -231,7 +250,6 @@ def test_a_reference_answers_itself(diagnoses):
 
 
 @pytest.mark.parametrize("piece", ["考虑", "诊断为", "1.", "最可能的", "可能", "倾向", "(", "most likely ", "急性阑尾炎；"])
-def test_a_hundred_thousand_characters_take_no_time(piece):
-    started = time.perf_counter()
-    grade(piece * (100_000 // len(piece)), "急性阑尾炎")
-    assert time.perf_counter() - started < 1
+def test_of_a_hundred_thousand_characters_the_two_ends_are_read(piece):
+    text = piece * (100_000 // len(piece))
+    assert grade(text, "急性阑尾炎") == grade(f"{text[:2000]}\n{text[-2000:]}", "急性阑尾炎")

@@ -101,6 +101,9 @@ def split_list(text: str, is_prose: bool = False, keep_companions: bool = False)
         if is_prose and (_is_prose(piece) or (found and is_advice)):
             break
         led = _pattern("led").search(piece) if is_prose else None
+        if is_prose and found and (more := _pattern("narrowed").match(piece)):
+            found.pop()
+            piece = piece[more.end() :]
         led = None if led and _NEGATIVE.search(piece[: led.start()]) else led
         if is_advice and not led:
             continue
@@ -221,15 +224,16 @@ def _clean(piece: str) -> Stated | None:
     if ":" in piece.strip(" :"):
         label, piece = piece.rsplit(":", 1)
         alias = alias or ("" if _pattern("label").fullmatch(label.strip()) else _pattern("hedge_before").sub("", label.strip()))
+    if _pattern("aside_clause").fullmatch(piece.strip()):
+        return None
     if cause := _pattern("cause_clause").search(piece):
         piece, alias = piece[: cause.start()], alias or cause["effect"] or cause["cause"] or ""
+    alias = _pattern("hedge_after").sub("", alias)
     text = _pattern("hedge_after").sub("", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:")))
     denied = bool(_pattern("denied_before").search(text) or _pattern("denied_after").search(text))
     text = _pattern("denied_after").sub("", _pattern("denied_before").sub("", text)).strip()
     if text[:1] in {"无", "非"} and not is_listed(text) and is_listed(text[1:]):  # 无肛周脓肿, but 无痛性甲状腺炎
         text, denied = text[1:], True
     text = _REPEATED.sub(r"\1", text)
-    is_doubtful = bool(re.search(r"待(?:排|除外|查)", piece))
-    if _pattern("aside_clause").fullmatch(piece.strip()):
-        return None
+    is_doubtful = bool(_pattern("doubtful").search(piece))
     return Stated(text, denied, alias, is_doubtful=is_doubtful) if re.search(r"[^\W\d_]{2}", text) or is_listed(text) else None

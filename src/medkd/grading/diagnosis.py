@@ -94,7 +94,8 @@ def _grade_lists(answer: str, found: Sequence[Stated], known: Sequence["_Reading
     if len(affirmed) > 1 and are_together(affirmed[0].name, affirmed[1].name, known[0].name):
         table[0][0] = Relation.SAME
     principal = Relation.SAME in _find_first(table, affirmed, n_principal)
-    nearest = _find_nearest(table, known, readings)
+    firm = [row for row, reading in zip(table, affirmed, strict=True) if not reading.is_doubtful]
+    nearest = _find_nearest(firm or table, known, readings)
     if principal:
         nearest = Relation.SAME
     if nearest in (Relation.NEAR_MISS, Relation.DIFFERENT):  # the bleeding of another ulcer is another bleeding
@@ -138,6 +139,7 @@ class _Reading(NamedTuple):
     full: Name | None
     """The name together with what stood in its brackets: 左侧基底节脑出血 of 脑出血（左侧基底节）."""
     is_companion: bool
+    is_doubtful: bool
 
 
 @lru_cache(maxsize=4096)
@@ -153,7 +155,7 @@ def _read(listed: Sequence[Stated], synonyms_path: Path | None) -> list[_Reading
         name = parse_name(stated.text, stated.denied, synonyms_path)
         asides = [parse_name(aside, stated.denied, synonyms_path) for aside in stated.alias.split("/") if aside]
         full = parse_name(f"{stated.alias} {stated.text}", stated.denied, synonyms_path) if stated.alias else None
-        readings.setdefault(f"{(full or name).plain}{name.negated}", _Reading(name, asides, full, stated.is_companion))
+        readings.setdefault(f"{(full or name).plain}{name.negated}", _Reading(name, asides, full, stated.is_companion, stated.is_doubtful))
     return list(readings.values())
 
 
@@ -166,11 +168,14 @@ def _relate(answer: _Reading, reference: _Reading) -> Relation:
         return relation
     ours = [name for name in (answer.name, answer.full, *answer.asides) if name]
     theirs = [name for name in (reference.name, reference.full, *reference.asides) if name]
-    if relation is Relation.NEAR_MISS or has_clash(answer.full or answer.name, reference.full or reference.name):
+    whole, known = answer.full or answer.name, reference.full or reference.name
+    if relation is Relation.NEAR_MISS or has_clash(whole, known):
         return Relation.NEAR_MISS
+    if compare(whole, known) is Relation.OTHER_STAGE and "stage" in whole.qualities and "stage" in known.qualities:
+        return Relation.OTHER_STAGE
     if relation is Relation.SAME or any(compare(one, other) is Relation.SAME for one in ours for other in theirs):
         return Relation.SAME
-    if answer.full and relation is not Relation.MORE_SPECIFIC and holds_all(answer.full.plain, (reference.full or reference.name).plain):
+    if answer.full and relation is not Relation.MORE_SPECIFIC and holds_all(answer.full.plain, known.plain):
         return Relation.SAME
     return relation
 

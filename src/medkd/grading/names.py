@@ -86,7 +86,7 @@ _PASSING = {"side", "course"}
 
 def shorten(core: str) -> str:
     """Leave out what two writers of one name do or do not write."""
-    core = re.sub(r"[性型的之]|(?<=.)部(?!分)|疾(?=病)|(?<=.)[伴并](?=.)|(?<=..)区(?!获得|性)|(?<=..)氏(?=.)", "", core)
+    core = re.sub(r"[性型的之]|(?<=血栓)形成|(?<=.)部(?!分)|疾(?=病)|(?<=.)[伴并](?=.)|(?<=..)区(?!获得|性)|(?<=..)氏(?=.)", "", core)
     return re.sub(r"(?<=..)(?:症(?![候状])|病+$)", "", core)
 
 

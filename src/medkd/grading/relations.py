@@ -181,6 +181,9 @@ def _compare_qualities(answer: Name, reference: Name) -> Relation:
     apart = {axis for axis, _ in ours ^ theirs}
     if not apart or all(axis in _MINOR and not (axis in answer.qualities and axis in reference.qualities) for axis in apart):
         return Relation.SAME
+    stages = [name.qualities["stage"] for name in (answer, reference) if "stage" in name.qualities]
+    if apart == {"stage"} and len(stages) == 1 and re.search("[癌瘤]$", answer.core) and all(stage.isascii() for stage in stages[0]):
+        return Relation.SAME  # the figure of how far a growth has spread is a detail of it
     if apart <= set(read_qualities()["soft"]):
         return Relation.OTHER_STAGE
     if ours <= theirs | _spread(reference.written):

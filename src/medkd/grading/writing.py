@@ -20,19 +20,23 @@ def normalise(text: str) -> str:
     '2型糖尿病t2dm'
     """
     plain = unicodedata.normalize("NFKC", text.translate(_variants())).lower().replace("°", "度").replace("综合症", "综合征")
+    plain = _LATIN.sub(lambda found: unicodedata.normalize("NFKD", found[0])[0], plain)
+    if re.search("[a-z]{3}", plain):
+        for pattern, form in _english_forms():
+            plain = pattern.sub(form, plain)
     plain = re.sub(r"\bstage\s*([0-9ivx]+[abc]?)\b", r"\1期", plain)
+    plain = re.sub(r"甲状腺([左右])侧?叶", r"\1侧甲状腺", plain)
     plain = re.sub(r"(?<=[左右双侧])乳(?![腺房头突糜])|乳房", "乳腺", plain)
     plain = re.sub(r"([胸腰颈骶])(?=[0-9])", lambda found: _VERTEBRAE[found[0]], plain)
-    plain = _ENGLISH.sub(lambda found: read_qualities()["english"][found[0].removesuffix("-sided")], plain)
+    plain = _english().sub(lambda found: read_qualities()["english"][found[0].removesuffix("-sided")], plain)
     plain = re.sub(r"(?<![a-z])(viii|vii|vi|iv|v|iii|ii|i)(?=[a-c]?[型期级度类])", lambda found: _ROMAN[found[1]], re.sub(r"\s", "", plain))
     plain = re.sub(r"(?<=type)(iv|iii|ii|i)(?=[a-z])", lambda found: _ROMAN[found[1]], plain)
     plain = re.sub(r"[一二三四五六](?=[型期级度](?!联))", lambda found: str("一二三四五六".index(found[0]) + 1), plain)
     return re.sub(r"[\W_]", "", plain)
 
 
-_ENGLISH = re.compile(
-    r"\b(?:left|right|bilateral|acute|subacute|chronic|benign|malignant|primary|secondary|congenital|severe|mild)(?:-sided)?\b"
-)
+_LATIN = re.compile("[\u00e0-\u024f]")
+"""Letters with accents."""
 _VERTEBRAE = {"颈": "c", "胸": "t", "腰": "l", "骶": "s"}
 _ROMAN = {"i": "1", "ii": "2", "iii": "3", "iv": "4", "v": "5", "vi": "6", "vii": "7", "viii": "8"}
 
@@ -67,9 +71,22 @@ def _synonyms(path: Path | None) -> tuple[dict[str, str], re.Pattern[str]]:
     for written, name in list(names.items()):
         if len(written) > 4 and "性" in written[2:]:  # 高血压性肾病 is written 高血压肾病 as well
             names.setdefault(written[:2] + written[2:].replace("性", ""), name)
+        for word, chinese in read_qualities()["eponyms"].items():
+            if written.isascii() and written.endswith(word) and len(written) > len(word) + 3:
+                names.setdefault(written.removesuffix(word) + chinese, name)  # Guillain-Barré综合征
     longest_first = sorted(names, key=lambda name: (-len(name), name))
     whole_words = (rf"(?<![a-z]){re.escape(n)}(?![a-z])" if n.isascii() else re.escape(n) for n in longest_first)
     return names, re.compile("|".join(whole_words))
+
+
+@cache
+def _english() -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(read_qualities()['english'])})(?:-sided)?\b")
+
+
+@cache
+def _english_forms() -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(pattern), form) for pattern, form in read_qualities()["english_forms"]]
 
 
 @cache
