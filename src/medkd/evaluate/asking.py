@@ -1,7 +1,7 @@
 """Everything that one evaluation asks: each question once, again under the plain template, in samples and in other wordings.
 
 In: the stage's config, its directory and the examples. Out: predictions, kept on the disk as they come, so that a killed run goes on.
-Not done here: how one question is put (`evaluate.tasks`), scores.
+Not done here: how one question is put (`evaluate.tasks`), opening a model of this machine (`evaluate.opening`), scores.
 """
 
 import time
@@ -17,7 +17,7 @@ from medkd.core.progress import Bar
 from medkd.core.prompts import load_prompts
 from medkd.core.records import Example, Lineage, Prediction
 from medkd.core.workspace import Workspace
-from medkd.models.load import load_model, read_json, resolve_adapter, resolve_model
+from medkd.models.load import read_json, resolve_adapter, resolve_model
 
 if TYPE_CHECKING:
     from medkd.completers.dispatch import PaidCompleter
@@ -109,10 +109,10 @@ def ask_all(config: "Config", space: Workspace, examples: Sequence[Example]) -> 
     from medkd.evaluate.tasks import LocalAsker, make_tasks
 
     with ExitStack() as servers:
-        asker = _open_asker(config, space, servers)
         sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature or None, top_p=config.top_p, seed=config.seed)
         instruction = load_prompts("zh").instruction if config.instructed else ""
-        tasks = make_tasks(examples, instruction)
+        tasks, worded, besides = make_tasks(examples, instruction), _word(config, examples), _list_besides(config, instruction)
+        asker = _open_asker(config, space, servers, [*tasks, *worded, *besides])
         done = _read_done(space.path("predictions.jsonl"), {t.id for t in tasks})
         n_before = len(done)
         started = time.monotonic()
@@ -125,26 +125,24 @@ def ask_all(config: "Config", space: Workspace, examples: Sequence[Example]) -> 
             plain = _read_done(space.path("unprompted.jsonl"), {t.id for t in tasks})
             answers = asker.ask_plainly([t for t in tasks if t.id not in plain], done.__getitem__, sampling)
             _keep(answers, space.path("unprompted.jsonl"), plain, len(tasks), "ask plainly")
-        sampled = _ask_samples(config, space, asker, make_tasks(examples, instruction), sampling, done)
-        worded = _ask_wordings(config, space, asker, examples, sampling)
-        besides = _ask_besides(config, space, asker, instruction, sampling)
+        sampled = _ask_samples(config, space, asker, tasks, sampling, done)
+        table = _ask_wordings(config, space, asker, worded, sampling)
+        answered = _ask_besides(space, asker, besides, sampling)
         ordered = [done[e.id] for e in examples if e.id in done]
         unprompted = [plain[e.id] for e in examples if e.id in plain]
-        return Asked(ordered, unprompted, sampled, worded, besides, asker.failures, speed, seconds)
+        return Asked(ordered, unprompted, sampled, table, answered, asker.failures, speed, seconds)
 
 
-def _open_asker(config: "Config", space: Workspace, servers: ExitStack) -> "Asker":
-    from medkd.evaluate.tasks import EndpointAsker, LocalAsker
+def _open_asker(config: "Config", space: Workspace, servers: ExitStack, tasks: Sequence["Task"]) -> "Asker":
+    """Open whoever is to be asked all these tasks."""
+    from medkd.evaluate.tasks import EndpointAsker
 
     if config.endpoint:
         target = find_target_of(config.endpoint, config.model, "--endpoint")
         return EndpointAsker(open_completer(target, config, space, "ask", lambda reasoning, text: "", servers))
-    from medkd.completers.local import LocalModel
-    from medkd.grading.loops import is_looping
+    from medkd.evaluate.opening import open_local
 
-    loaded = load_model(config.model, resolve_adapter(config.adapter) if config.adapter else None, config.device, config.dtype, config.hub)
-    space.manifest.facts |= {"dtype": str(loaded.model.dtype).removeprefix("torch."), "device": str(loaded.model.device)}
-    return LocalAsker(LocalModel(loaded, config.batch_size, is_looping))
+    return open_local(config, space, servers, tasks)
 
 
 def _ask_samples(
@@ -166,36 +164,44 @@ def _ask_samples(
     return measure_samples(groups)
 
 
-def _ask_wordings(
-    config: "Config", space: Workspace, asker: "Asker", examples: Sequence[Example], sampling: Sampling
-) -> list[dict[str, Any]]:
-    from medkd.evaluate.wordings import list_wordings, make_worded_tasks, tabulate
+def _word(config: "Config", examples: Sequence[Example]) -> list["Task"]:
+    """Put the first questions, those with a known answer first of all, in every wording."""
+    from medkd.evaluate.wordings import list_wordings, make_worded_tasks
 
     chosen = [e for e in examples if e.reference][: config.wordings] or list(examples[: config.wordings])
-    if not chosen:
+    return [task for wording in list_wordings() for task in make_worded_tasks(chosen, wording)] if chosen else []
+
+
+def _ask_wordings(config: "Config", space: Workspace, asker: "Asker", tasks: Sequence["Task"], sampling: Sampling) -> list[dict[str, Any]]:
+    from medkd.evaluate.wordings import tabulate
+
+    if not tasks:
         return []
-    tasks = [task for wording in list_wordings() for task in make_worded_tasks(chosen, wording)]
     done = _read_done(space.path("wordings.jsonl"), {t.id for t in tasks})
     remaining = [t for t in tasks if t.id not in done]
     _keep(asker.ask(remaining, sampling, is_plain=True), space.path("wordings.jsonl"), done, len(tasks), "wordings")
     return tabulate([done[t.id] for t in tasks if t.id in done], config.seed)
 
 
-def _ask_besides(config: "Config", space: Workspace, asker: "Asker", instruction: str, sampling: Sampling) -> list[Prediction]:
-    """Ask the questions that have no known answer."""
+def _list_besides(config: "Config", instruction: str) -> list["Task"]:
+    """Put the questions that have no known answer."""
     from medkd.evaluate.tasks import make_tasks
 
-    if not config.ask:
-        return []
     lineage = Lineage(origin="--ask")
     examples = [
         Example(id=f"ask:{n}", source="ask", style="bare", input=text, reasoning="", answer="", lineage=lineage)
         for n, text in enumerate(config.ask, start=1)
     ]
-    done = _read_done(space.path("besides.jsonl"), {e.id for e in examples})
-    remaining = make_tasks([e for e in examples if e.id not in done], instruction)
-    _keep(asker.ask(remaining, sampling), space.path("besides.jsonl"), done, len(examples), "ask besides")
-    return [done[e.id] for e in examples if e.id in done]
+    return make_tasks(examples, instruction)
+
+
+def _ask_besides(space: Workspace, asker: "Asker", tasks: Sequence["Task"], sampling: Sampling) -> list[Prediction]:
+    if not tasks:
+        return []
+    done = _read_done(space.path("besides.jsonl"), {t.id for t in tasks})
+    remaining = [t for t in tasks if t.id not in done]
+    _keep(asker.ask(remaining, sampling), space.path("besides.jsonl"), done, len(tasks), "ask besides")
+    return [done[t.id] for t in tasks if t.id in done]
 
 
 def _read_done(path: Path, wanted: set[str]) -> dict[str, Prediction]:

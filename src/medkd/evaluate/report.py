@@ -232,7 +232,9 @@ def _list_settings(manifest: Manifest) -> dict[str, Any]:
     settings = {key: value for key, value in manifest.config.items() if value not in (None, "", [], {}, False)}
     settings |= {f"read: {path}": digest[:16] for path, digest in manifest.inputs.items()}
     settings |= {
-        key: manifest.facts[key] for key in ("device", "dtype", "n_seen_in_training", "n_holding_their_answer") if key in manifest.facts
+        key: manifest.facts[key]
+        for key in ("generator", "device", "dtype", "n_seen_in_training", "n_holding_their_answer")
+        if key in manifest.facts
     }
     settings["versions"] = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     if manifest.cost.amount:

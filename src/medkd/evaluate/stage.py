@@ -125,7 +125,7 @@ def _run_model(config: Config) -> Manifest:
     test_path = resolve_input(config.input, "test.jsonl", made_by="merge")
     folder, inputs = find_inputs(config)
     with open_workspace(
-        "evaluate", config, inputs=[test_path, *inputs], libraries=["torch", "transformers", "peft", "scipy"], keep=[f"{LEDGER}*"]
+        "evaluate", config, inputs=[test_path, *inputs], libraries=["torch", "transformers", "peft", "scipy", "vllm"], keep=[f"{LEDGER}*"]
     ) as space:
         if space.is_finished:
             return space.manifest
@@ -182,7 +182,7 @@ def _run_exam(config: Config) -> Manifest:
     _, inputs = find_inputs(config)
     files = [Path(config.exam)] if Path(config.exam).is_file() else []
     with open_workspace(
-        "evaluate", config, inputs=[*files, *inputs], libraries=["torch", "transformers", "peft"], keep=[f"{LEDGER}*"]
+        "evaluate", config, inputs=[*files, *inputs], libraries=["torch", "transformers", "peft", "vllm"], keep=[f"{LEDGER}*"]
     ) as space:
         if space.is_finished:
             return space.manifest

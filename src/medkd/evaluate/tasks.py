@@ -19,6 +19,7 @@ from medkd.models.tokens import encode, find_plain_template, has_thinking_prefix
 if TYPE_CHECKING:
     from medkd.completers.dispatch import PaidCompleter
     from medkd.completers.local import LocalModel
+    from medkd.completers.vllm_engine import VllmModel
 
 
 class Task(NamedTuple):
@@ -64,7 +65,7 @@ def make_prediction(task: Task, prompt: str, raw: str, finish_reason: str, n_tok
 class LocalAsker:
     """Asks a model of this machine."""
 
-    def __init__(self, model: "LocalModel") -> None:
+    def __init__(self, model: "LocalModel | VllmModel") -> None:
         self.model = model
         self.failures: dict[str, int] = {}
         has_prefix = has_thinking_prefix(model.tokenizer)

@@ -1,0 +1,79 @@
+"""Open a model of this machine for everything that one evaluation asks: in vLLM where it is there with a GPU, else in transformers.
+
+In: the stage's config, its directory, and the questions. Out: an asker; which engine generates stands in the manifest.
+Not done here: asking (`evaluate.asking`), the engines (`completers.local`, `completers.vllm_engine`).
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from medkd.completers.vllm_engine import UnusableError, VllmModel, is_usable, open_vllm
+from medkd.core.workspace import Workspace
+from medkd.evaluate.tasks import LocalAsker, Task
+from medkd.grading.loops import is_looping
+from medkd.models.load import choose_device, choose_dtype, load_model, load_tokenizer, resolve_adapter, resolve_model
+from medkd.models.tokens import encode, find_plain_template, render, repair_pad_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from medkd.evaluate.stage import Config
+
+MERGED = "merged-for-vllm"
+
+
+def open_local(config: "Config", space: Workspace, servers: ExitStack, tasks: Sequence[Task]) -> LocalAsker:
+    """Open the model, its adapter merged into it."""
+    from medkd.completers.local import LocalModel
+
+    adapter = resolve_adapter(config.adapter) if config.adapter else None
+    device = choose_device(config.device)
+    if is_usable(device):
+        try:
+            model = _open_in_vllm(config, space, adapter, str(choose_dtype(config.dtype, device)).removeprefix("torch."), tasks)
+        except UnusableError as error:
+            print(f"note: vLLM cannot open this model here ({error}); transformers generates", file=sys.stderr)
+        else:
+            servers.callback(model.close)
+            space.manifest.facts |= {"generator": "vllm", "device": device}
+            return LocalAsker(model)
+    loaded = load_model(config.model, adapter, config.device, config.dtype, config.hub)
+    space.manifest.facts |= {
+        "generator": "transformers",
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "device": str(loaded.model.device),
+    }
+    return LocalAsker(LocalModel(loaded, config.batch_size, is_looping))
+
+
+def _open_in_vllm(config: "Config", space: Workspace, adapter: Path | None, dtype: str, tasks: Sequence[Task]) -> VllmModel:
+    """Open the folder, or for the time of opening a merged copy of it.
+
+    vLLM's own adapters know low-rank weights only, and leave out the rows of the embedding that `train` may have trained beside them.
+    """
+    folder = resolve_model(config.model, config.hub)
+    tokenizer = load_tokenizer(folder, adapter)
+    repair_pad_token(tokenizer)
+    n_tokens = find_longest(tokenizer, tasks) + config.max_tokens
+    space.manifest.facts["dtype"] = dtype
+    if adapter is None:
+        return open_vllm(folder, tokenizer, dtype, n_tokens, config.batch_size, is_looping)
+    merged = space.path(MERGED)
+    shutil.rmtree(merged, ignore_errors=True)
+    try:
+        whole = load_model(config.model, adapter, "cpu", cast(Any, dtype), config.hub).model
+        whole.save_pretrained(merged)
+        del whole
+        return open_vllm(merged, tokenizer, dtype, n_tokens, config.batch_size, is_looping)
+    finally:
+        shutil.rmtree(merged, ignore_errors=True)
+
+
+def find_longest(tokenizer: "PreTrainedTokenizerBase", tasks: Sequence[Task]) -> int:
+    """Count the tokens of the longest prompt that these tasks make, under either template."""
+    templates = dict.fromkeys([None, find_plain_template(tokenizer)])
+    return max((len(encode(tokenizer, render(tokenizer, task.messages, template))) for task in tasks for template in templates), default=0)
