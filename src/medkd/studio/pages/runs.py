@@ -16,10 +16,11 @@ from medkd.core.errors import MedkdError
 from medkd.pipeline import STAGES
 from medkd.studio import jobs
 from medkd.studio.jobs import Job
+from medkd.studio.orders import hand_over
 from medkd.studio.places import UPLOADS, Places
 from medkd.studio.present import PICK, render, show_error, show_notice, show_table, write_seconds
 from medkd.studio.shelf import take_page
-from medkd.studio.starts import build_start, hand_over
+from medkd.studio.starts import build_start
 from medkd.studio.texts import Texts
 
 PAGE_SIZE = 20
