@@ -1,5 +1,6 @@
 import pytest
 
+from medkd.completers.batch import Batch
 from medkd.completers.local import LocalModel
 from medkd.core import thinking
 from medkd.core.completer import Message, Request, Sampling
@@ -57,23 +58,23 @@ def test_a_tiny_top_p_is_greedy(trained, prompts):
 def test_a_batch_that_does_not_fit_into_memory_is_halved_and_nothing_is_lost(trained, prompts, monkeypatch, capsys):
     whole = generate(LocalModel(trained, 8), prompts, Sampling(max_tokens=40))
     model = LocalModel(trained, 8)
-    step = LocalModel._step
+    judge = Batch._judge
     n_steps = 0
 
-    def run_out_of_memory(self, ids, *rest):
+    def run_out_of_memory(batch, n):
         nonlocal n_steps
         n_steps += 1
-        if len(ids) > 2 and n_steps % 20 == 0:
+        if len(batch.rows) > 2 and n_steps % 4 == 0:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
-        return step(self, ids, *rest)
+        return judge(batch, n)
 
-    monkeypatch.setattr(LocalModel, "_step", run_out_of_memory)
+    monkeypatch.setattr(Batch, "_judge", run_out_of_memory)
     assert [g.text for g in generate(model, prompts, Sampling(max_tokens=40))] == [g.text for g in whole]
     assert model.batch_size < 8 and "going on with 4" in capsys.readouterr().err
-    monkeypatch.setattr(LocalModel, "_step", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(Batch, "_judge", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(StoppedError, match="one question at a time"):
         generate(LocalModel(trained, 8), prompts, Sampling(max_tokens=40))
-    monkeypatch.setattr(LocalModel, "_step", lambda *_: (_ for _ in ()).throw(RuntimeError("another fault")))
+    monkeypatch.setattr(Batch, "_judge", lambda *_: (_ for _ in ()).throw(RuntimeError("another fault")))
     with pytest.raises(RuntimeError, match="another fault"):
         generate(LocalModel(trained, 8), prompts, Sampling(max_tokens=40))
 

@@ -7,17 +7,16 @@ Not done here: reading reasoning and answer (`core.thinking`), scoring, retries 
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
+from medkd.completers.batch import Batch
+from medkd.completers.drafts import Continuations
 from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason, Usage
 from medkd.core.thinking import PREFIX
 from medkd.models.load import LoadedModel
 from medkd.models.tokens import encode, find_stop_ids, render, repair_pad_token
-
-if TYPE_CHECKING:
-    import torch
 
 LOOP_CHECK_INTERVAL = 64
 """Tokens between two looks for a loop."""
@@ -74,19 +73,22 @@ class LocalModel:
         encoded = [encode(self.tokenizer, prompt) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
         size = self.batch_size
+        company = Continuations()
         for start in range(0, len(by_length), size):
             indices = by_length[start : start + size]
             seeds = [draw_seed(sampling.seed or 0, samples[i], prompts[i]) for i in indices]
-            for row, generation in self._generate_batch([encoded[i] for i in indices], sampling, seeds):
+            for row, generation in self._generate_batch([encoded[i] for i in indices], sampling, seeds, company):
                 yield indices[row], generation
 
-    def _generate_batch(self, encoded: list[list[int]], sampling: Sampling, seeds: list[int]) -> Iterator[tuple[int, Generation]]:
+    def _generate_batch(
+        self, encoded: list[list[int]], sampling: Sampling, seeds: list[int], company: Continuations
+    ) -> Iterator[tuple[int, Generation]]:
         """Generate one batch; where memory runs out, what is left of it in halves, and the batches after it too."""
         left = list(range(len(encoded)))
         while left:
             part = left[: self.batch_size]
             try:
-                for row, generation in self._generate_together([encoded[i] for i in part], sampling, [seeds[i] for i in part]):
+                for row, generation in self._generate_together([encoded[i] for i in part], sampling, [seeds[i] for i in part], company):
                     left.remove(part[row])
                     yield part[row], generation
             except (MemoryError, RuntimeError) as error:
@@ -105,54 +107,28 @@ class LocalModel:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _generate_together(self, encoded: list[list[int]], sampling: Sampling, seeds: list[int]) -> Iterator[tuple[int, Generation]]:
-        import torch
-        from transformers import DynamicCache
-
-        ids, mask = self._pad_left(encoded)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
-        live = list(range(len(encoded)))
+    def _generate_together(
+        self, encoded: list[list[int]], sampling: Sampling, seeds: list[int], company: Continuations
+    ) -> Iterator[tuple[int, Generation]]:
+        batch = Batch(self.model, cast(int, self.tokenizer.pad_token_id), encoded, sampling, seeds, company)
         written: list[list[int]] = [[] for _ in encoded]
-        draws = _draw_numbers(seeds, sampling)
-        for step in range(sampling.max_tokens):
-            with torch.inference_mode():
-                logits = self._step(ids, mask, positions, cache)
-                chosen = _choose(logits, sampling, None if draws is None else draws[live, step])
-            kept: list[int] = []
-            for at, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)):
-                written[row].append(token)
-                reason = self._why_finished(written[row], sampling.max_tokens)
-                if reason is None:
-                    kept.append(at)
-                else:
+        while batch.rows:
+            done: list[int] = []
+            for row, tokens in batch.step():
+                reason = self._write(written[row], tokens, sampling.max_tokens)
+                if reason is not None:
+                    done.append(row)
                     yield row, self._close(written[row], reason)
-            if not kept:
-                return
-            with torch.inference_mode():
-                if len(kept) < len(live):
-                    selection = torch.tensor(kept, device=mask.device)
-                    cache.batch_select_indices(selection)
-                    mask, positions, chosen = mask[selection], positions[selection], chosen[selection]
-                    live = [live[at] for at in kept]
-                ids, positions = chosen[:, None], positions[:, -1:] + 1
-                mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=-1)
+            batch.go_on(done)
 
-    def _step(self, ids: "torch.Tensor", mask: "torch.Tensor", positions: "torch.Tensor", cache: Any) -> "torch.Tensor":
-        output = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        return output.logits[:, -1].float()
-
-    def _pad_left(self, encoded: list[list[int]]) -> tuple["torch.Tensor", "torch.Tensor"]:
-        """Give ids and mask, both (rows, longest prompt)."""
-        import torch
-
-        width = max(len(ids) for ids in encoded)
-        pad = cast(int, self.tokenizer.pad_token_id)
-        rows = [[pad] * (width - len(ids)) + ids for ids in encoded]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded]
-        return torch.tensor(rows, device=self.model.device), torch.tensor(mask, device=self.model.device)
+    def _write(self, ids: list[int], tokens: list[int], max_tokens: int) -> FinishReason | None:
+        """Write tokens on until one ends the text; gives why it ended."""
+        for token in tokens:
+            ids.append(token)
+            reason = self._why_finished(ids, max_tokens)
+            if reason is not None:
+                return reason
+        return None
 
     def _why_finished(self, ids: list[int], max_tokens: int) -> FinishReason | None:
         if ids[-1] in self.stop_ids:
@@ -174,33 +150,3 @@ def draw_seed(seed: int, sample: int, prompt: str) -> int:
     """Give the seed of one prompt's draws: the same in any company and on any engine."""
     digest = hashlib.sha256(f"{seed}:{sample}:{prompt}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-def _draw_numbers(seeds: list[int], sampling: Sampling) -> "torch.Tensor | None":
-    """Draw the uniform numbers of every row beforehand (rows, max_tokens); None for greedy decoding."""
-    import torch
-
-    if not sampling.temperature:
-        return None
-    return torch.stack([torch.rand(sampling.max_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
-def _choose(logits: "torch.Tensor", sampling: Sampling, numbers: "torch.Tensor | None") -> "torch.Tensor":
-    """Choose the next token of each row, from logits (rows, vocabulary): the likeliest, or by inverse transform within top-p."""
-
-    if numbers is None or not sampling.temperature:
-        return logits.argmax(-1)
-    probabilities = (logits / sampling.temperature).softmax(-1)
-    if sampling.top_p is None:  # no order is needed, and sorting a vocabulary costs as much as a small model's step
-        return _invert(probabilities.cumsum(-1), numbers)[:, 0]
-    ordered, order = probabilities.sort(-1, descending=True)
-    ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0.0)
-    return order.gather(-1, _invert(ordered.cumsum(-1), numbers))[:, 0]
-
-
-def _invert(cumulated: "torch.Tensor", numbers: "torch.Tensor") -> "torch.Tensor":
-    """Find where the cumulated weights (rows, choices) pass each row's uniform number."""
-    import torch
-
-    targets = numbers.to(cumulated.device)[:, None] * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, targets, right=True).clamp(max=cumulated.shape[-1] - 1)
