@@ -109,3 +109,25 @@ def test_predictions_of_another_evaluation_are_scored_again(tmp_path):
     run(Config(predictions=tmp_path / "first", out=tmp_path / "again"))
     first, again = (read(tmp_path / name / "scores.json") for name in ("first", "again"))
     assert first == again
+
+
+def test_a_label_in_the_markup_of_a_page_is_the_diagnosis_in_it(tmp_path):
+    labels = [
+        "<script>alert(1)</script>肺炎",
+        "肺炎&nbsp;",
+        "&lt;b&gt;肺炎&lt;/b&gt;",
+        "$\\text{肺炎}$",
+        f'<p style="{"margin: 0; " * 9}">肺炎</p>',
+    ]
+    path = write(tmp_path / "p.jsonl", [{"prompt": PROMPT, "predict": "肺炎", "label": label} for label in labels])
+    run(Config(predictions=path, out=tmp_path / "out"))
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [line["reference"] for line in lines] == ["肺炎"] * 5
+    assert read(tmp_path / "out/scores.json")["diagnosis_exact"] == 1.0
+
+
+def test_empty_labels_are_warned_of(tmp_path, capsys):
+    path = write(tmp_path / "p.jsonl", [{"prompt": PROMPT, "predict": "肺炎", "label": label} for label in ("", "肺炎", " ")])
+    run(Config(predictions=path, out=tmp_path / "out"))
+    assert "warning: 2 of 3 labels are empty: as in LLaMA-Factory, their overlap counts as 0" in capsys.readouterr().err
+    assert "2 of 3 labels are empty" in (tmp_path / "out/report.html").read_text()

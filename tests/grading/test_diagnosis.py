@@ -253,3 +253,29 @@ def test_a_reference_answers_itself(diagnoses):
 def test_of_a_hundred_thousand_characters_the_two_ends_are_read(piece):
     text = piece * (100_000 // len(piece))
     assert grade(text, "急性阑尾炎") == grade(f"{text[:2000]}\n{text[-2000:]}", "急性阑尾炎")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "<p><b>肺炎</b></p>",
+        "肺炎&nbsp;",
+        "&lt;b&gt;肺炎&lt;/b&gt;",
+        "$\\text{肺炎}$",
+        "\\(\\boxed{\\text{肺炎}}\\)",
+        '<p style="font-size: 14px; color: #333333">肺炎</p>',
+        "[肺炎](https://example.org/wiki/肺炎_(疾病))",
+        "<script>alert(1)</script>肺炎",
+        "# 诊断\n- 肺炎",
+    ],
+)
+def test_markup_around_a_name_changes_nothing_on_either_side(written):
+    assert grade("肺炎", written).exact and grade(written, "肺炎").exact
+    assert grade("胃炎", written).relation == Relation.DIFFERENT == grade(written, "胃炎").relation
+
+
+def test_a_name_is_told_from_the_code_of_a_sign():
+    assert grade("COPD、肺炎", "COPD &amp; 肺炎").exact
+    assert [d.text for d in extract_diagnoses("诊断：1. 血小板&lt;50的紫癜")] == [
+        d.text for d in extract_diagnoses("诊断：1. 血小板<50的紫癜")
+    ]

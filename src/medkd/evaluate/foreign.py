@@ -14,7 +14,7 @@ from medkd.core import thinking
 from medkd.core.artifacts import RecordReader, write_json
 from medkd.core.errors import InputError, from_os_error
 from medkd.core.records import Prediction
-from medkd.grading.answers import split_list
+from medkd.grading.answers import split_list, strip_markup
 
 Task = Literal["auto", "diagnosis", "open"]
 RESULTS = "predict_results.json"
@@ -86,7 +86,7 @@ def _make_prediction(row: Mapping[str, Any], name: str, task: Task) -> Predictio
         raise TypeError
     turns = _ROLES.findall(prompt)
     question = turns[-1].strip() if turns else ""
-    known = _strip_markup(thinking.read(label).answer) if label else ""
+    known = strip_markup(thinking.read(label).answer).strip() if label else ""
     is_diagnosis = bool(known) and (task == "diagnosis" or (task == "auto" and is_diagnosis_task(prompt, known)))
     thought = thinking.read(raw)
     return Prediction(
@@ -109,10 +109,6 @@ def is_diagnosis_task(prompt: str, known: str) -> bool:
         return False
     names = split_list(known)
     return bool(names) and all(len(stated.text) <= MAX_NAME or stated.text.isascii() for stated in names)
-
-
-def _strip_markup(text: str) -> str:
-    return re.sub(r"[*#`]+|<[^<>\n]{1,30}>", "", text).strip()
 
 
 def write_results(path: Path, scores: Mapping[str, Any], seconds: float, n_samples: int, n_steps: int) -> None:

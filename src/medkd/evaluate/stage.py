@@ -103,6 +103,9 @@ def _run_file(config: Config, path: Path) -> Manifest:
         missing = (
             [f"Overlap of {found.n_unlabelled} of {len(found.predictions)} predictions: they have no label."] if found.n_unlabelled else []
         )
+        if n_empty := sum(p.teacher is not None and not p.teacher.strip() for p in found.predictions):
+            missing.append(f"{n_empty} of {len(found.predictions)} labels are empty: as in LLaMA-Factory, their overlap counts as 0.")
+            print(f"warning: {missing[-1]}", file=sys.stderr)
         if not all(p.finish_reason for p in found.predictions):
             missing.append("How answers ended, and their lengths in tokens: the file does not tell.")
         scores = _write_scores(config, space, found.predictions, [], None, missing)

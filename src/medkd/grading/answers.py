@@ -9,6 +9,7 @@ Not done here: deciding whether they are right (`grading.diagnosis`).
 ['急性阑尾炎']
 """
 
+import html
 import re
 import unicodedata
 from functools import cache
@@ -44,8 +45,11 @@ class Stated(NamedTuple):
 
 _CIRCLED = re.compile("[①-⑳❶-❿⓪⑴-⒇]")
 _MARKUP = re.compile(
-    r"<(script|style)\b[^<>]{0,200}>.*?</\1>|</?[a-zA-Z][^<>\n]{0,120}>|<[^<>\n]{1,20}>|[*#`>~]+|\\boxed|[{}\\]", re.DOTALL | re.IGNORECASE
+    r"<(script|style)\b[^<>]{0,200}>.*?</\1>|</?[a-zA-Z][^<>\n]{0,200}>|<[^<>\n]{1,20}>|[*#`>~]+"
+    r"|\\(?:boxed|text(?:bf|it|rm)?|math(?:bf|rm)|[()\[\]])|[{}\\$]",
+    re.DOTALL | re.IGNORECASE,
 )
+_LINK = re.compile(r"\[([^\[\]\n]+)\]\(https?://[^\s()]*(?:\([^\s()]*\)[^\s()]*)*\)")
 _FORMS = {
     "stop_heading": r"(?:^|\n|。|;)\s*(?:[一二三四五六0-9]+[.、)]\s*)?(?:%s)",
     "advice": r"^(?:%s)",
@@ -119,9 +123,19 @@ def _plain(text: str) -> str:
     if len(text) > MAX_READ:
         text = f"{text[: MAX_READ // 2]}\n{text[-MAX_READ // 2 :]}"
     text = unicodedata.normalize("NFKC", _CIRCLED.sub("\n", text))
+    text = strip_markup(text)
     for pattern, replacement in _LAYOUT:
         text = pattern.sub(replacement, text)
-    return _MARKUP.sub("", text).strip()
+    return text.strip()
+
+
+def strip_markup(text: str) -> str:
+    """Take tags, Markdown and LaTeX away and read the codes of signs.
+
+    >>> strip_markup("<b>肺炎</b>；**COPD** &amp; [高血压](https://example.org)")
+    '肺炎；COPD & 高血压'
+    """
+    return _MARKUP.sub("", _LINK.sub(r"\1", html.unescape(text)))
 
 
 _LAYOUT = (
