@@ -8,6 +8,8 @@ from medkd.core import detached
 from medkd.studio import jobs
 
 SLOW_MS = 180_000
+FORM = re.compile("^Start an? (stage or a recipe|evaluation|export)")
+"""The title of the form on a page that starts something."""
 
 
 def choose(page, label: str, value: str) -> None:
@@ -26,7 +28,7 @@ def fill(page, label: str, value: str) -> None:
 
 def open_start(page, url: str, kind: str = "", run: str = "road") -> None:
     page.goto(url)
-    page.get_by_role("button", name="Start a stage or a recipe").click()
+    page.get_by_role("button", name=FORM).click()
     page.get_by_text("The same on the command line").wait_for()  # the form is drawn, its first values are there
     if kind:
         collecting = page.get_by_label(re.compile(r"^\s*source\b")).first

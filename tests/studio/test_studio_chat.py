@@ -1,6 +1,7 @@
 """The page Chat in a real browser: two models side by side, an endpoint, stopping, keeping what was said."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def test_before_and_after_answer_side_by_side_and_are_kept(open_studio, watch, t
     studio, watched = open_studio("--data", str(trained_dir), "--data", str(random_model_dir)), watch()
     watched.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = open_chat(studio, watched, str(random_model_dir), str(trained_dir))
-    page.get_by_text("No model is in memory.").wait_for()
+    page.locator(".empty").wait_for()
+    assert page.get_by_role("button", name="Unload models").is_hidden(), "there is none to unload"
     page.get_by_role("button", name="Sampling, task text, key").click()
     page.get_by_label("max_tokens").fill("64")
     ask(page, "case 24: sign a")
@@ -75,8 +77,9 @@ def test_before_and_after_answer_side_by_side_and_are_kept(open_studio, watch, t
 
     page.get_by_role("button", name="New conversation").click()
     page.locator(".turn").first.wait_for(state="detached")
+    assert page.get_by_role("button", name=re.compile("Save|New conversation|Stop")).all() == []
     page.get_by_role("button", name="Unload models").click()
-    page.get_by_text("No model is in memory.").wait_for()
+    page.get_by_role("button", name="Unload models").wait_for(state="hidden")
     assert watched.errors == []
 
 
@@ -103,7 +106,7 @@ def test_a_model_without_end_is_stopped_and_a_training_sends_it_away(open_studio
     other.keyboard.press("Enter")
     start(other, f"--adapter {babbler_dir}", "road")
     page.locator(".turn .fact").filter(has_text="stopped").nth(1).wait_for()
-    page.get_by_text("No model is in memory.").wait_for()
+    page.get_by_role("button", name="Unload models").wait_for(state="hidden")
     assert watched.errors == []
 
 

@@ -78,8 +78,15 @@ def write_command(chosen: str, run: str | None, parts: Sequence[Part], values: S
     return [chosen, *words, "--out", str(places.resolve(places.runs / name / find_name(chosen, places.runs / name)))]
 
 
+def suggest_run(chosen: str, places: Places) -> str:
+    """Name the run that an order most likely is for: a new one for a recipe, the newest one for a stage."""
+    if chosen.startswith(RECIPE):
+        return find_name(Path(chosen.removeprefix(RECIPE)).stem, places.runs)
+    return next(iter(places.list_runs()), "first")
+
+
 def find_name(stage: str, run: Path) -> str:
-    """Name a new step after its stage, numbered where there is one already."""
+    """Name a new folder after what makes it, numbered where there is one already."""
     taken = (f"{stage}-{number}" for number in range(2, 1000))
     return stage if not (run / stage).exists() else next(name for name in taken if not (run / name).exists())
 

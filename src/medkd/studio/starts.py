@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 
@@ -17,7 +18,7 @@ from medkd.pipeline import STAGES
 from medkd.studio import jobs
 from medkd.studio.conversation import HELD
 from medkd.studio.forms import Field, is_changed, write_words
-from medkd.studio.orders import RECIPE, Part, check_place, hand_over, list_parts, list_recipes, write_command
+from medkd.studio.orders import RECIPE, Part, check_place, hand_over, list_parts, list_recipes, suggest_run, write_command
 from medkd.studio.places import Places
 from medkd.studio.present import AT_ONCE, render, show_error, show_notice
 from medkd.studio.texts import Texts
@@ -28,9 +29,9 @@ WRONG, SOUND = "wrong (", "nothing is wrong"
 """How `medkd doctor` begins a line about a finding, and the one that says that there is none."""
 
 
-def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str], is_open: bool = False) -> gr.HTML:
-    """Lay the form out; returns the part that says what became of a start."""
-    with gr.Accordion(t("start.title"), open=is_open):
+def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str], title: str) -> None:
+    """Lay the form out; an address that ends in `?start=` opens it with that stage or recipe chosen."""
+    with gr.Accordion(title, open=False) as whole:
         with gr.Row():
             kind = gr.Dropdown(
                 label=t("start.kind"), choices=[(t.word("stage", k), k) for k in kinds], value=kinds[0], visible=len(kinds) > 1
@@ -40,20 +41,30 @@ def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str],
         form = gr.Column()
         news = gr.HTML()
 
-    def arrive() -> Any:
+    suggested = gr.State("")
+    """The name that stands there unless a person writes another."""
+
+    def arrive(request: gr.Request) -> tuple[Any, ...]:
         choices = [(t.word("stage", k), k) for k in kinds]
         if len(kinds) > 1:
             choices += [(f"{t('start.recipe')}: {Path(path).name}", RECIPE + path) for path in list_recipes(places)]
-        return gr.update(choices=choices), next(iter(places.list_runs()), "")
+        wanted = dict(request.query_params).get("start", "")
+        chosen = next((value for _, value in choices if wanted and wanted in (value, Path(value).name)), "")
+        run = suggest_run(chosen or kinds[0], places)
+        return gr.update(choices=choices, value=chosen or kinds[0]), run, run, gr.update(open=bool(chosen))
 
-    page.load(arrive, None, [kind, name])
+    def rename(chosen: str, run: str, before: str) -> tuple[str, str]:
+        """Suggest another name, unless a person wrote one."""
+        new = suggest_run(chosen, places)
+        return new if run == before else run, new
+
+    page.load(arrive, None, [kind, name, suggested, whole])
+    kind.input(rename, [kind, name, suggested], [name, suggested])
     with form:
 
-        @gr.render(inputs=[kind, name], triggers=[page.load, kind.change])
-        def draw(chosen: str, run: str) -> None:  # pyright: ignore[reportUnusedFunction] - the decorator uses it
-            _draw_form(chosen, run, places, t, name, key, news)
-
-    return news
+        @gr.render(inputs=[kind, name, suggested], triggers=[page.load, kind.change])
+        def draw(chosen: str, run: str, before: str) -> None:  # pyright: ignore[reportUnusedFunction] - the decorator uses it
+            _draw_form(chosen, rename(chosen, run, before)[0], places, t, name, key, news)
 
 
 def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox, key: gr.Textbox, news: gr.HTML) -> None:
@@ -87,17 +98,18 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
             said = jobs.start(words, hand_over(words, secret))
         except MedkdError as error:
             return show_error(error, t), ""
-        return show_notice(t.say(said), "good"), ""
+        return render("started", t, said=t.say(said), address=f"/{t.language}/?{urlencode({'run': where.strip().strip('/')})}"), ""
 
     command = gr.Textbox(
         preview(run, *(box.value for box in boxes)), label=t("start.command"), interactive=False, buttons=["copy"], lines=2
     )
-    go = gr.Button(t("start.go"), variant="primary")
+    with gr.Row():
+        go = gr.Button(t("start.go"), variant="primary")
+        look = gr.Button(t("start.look"), visible=chosen == "train")
     changes = [*(box.change for box in boxes), name.change]
     gr.on(changes, preview, [name, *boxes], command, show_progress="hidden", trigger_mode="always_last", **AT_ONCE)
     go.click(begin, [name, key, *boxes], [news, key], **AT_ONCE)
     if chosen == "train":
-        look = gr.Button(t("start.look"))
         look.click(lambda *values: show_look(parts[0], values, places, t), boxes, news, **AT_ONCE)
 
 

@@ -10,6 +10,7 @@ import gradio as gr
 from medkd.completers.attempts import FILE_NAME
 from medkd.core.errors import MedkdError
 from medkd.distill.bill import Bill, bill
+from medkd.studio.next_steps import show_next
 from medkd.studio.places import Places
 from medkd.studio.present import show_error, show_facts, show_notice, show_table
 from medkd.studio.texts import Texts
@@ -17,17 +18,17 @@ from medkd.studio.texts import Texts
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     """Lay the page out."""
-    ledger = gr.Dropdown(label=t("bill.ledger"), choices=[])
+    ledger = gr.Dropdown(label=t("bill.ledger"), choices=[], visible=False)
     content = gr.HTML()
 
     def arrive(request: gr.Request) -> Any:
         names = list_ledgers(places)
         wanted = dict(request.query_params).get("step", "")
-        return gr.update(choices=names, value=wanted if wanted in names else next(iter(names), None))
+        return gr.update(choices=names, value=wanted if wanted in names else next(iter(names), None), visible=bool(names))
 
     def show(name: str | None) -> str:
         if not name:
-            return show_notice(t("bill.nothing"))
+            return show_next("bill", "distill", places, t)
         try:
             return show_bill(bill(places.resolve(name)), t)
         except MedkdError as error:

@@ -16,6 +16,7 @@ from medkd.core.errors import InputError, MedkdError
 from medkd.core.prompts import load_prompts
 from medkd.models.load import TINY
 from medkd.studio.conversation import HELD, Conversation, Turn
+from medkd.studio.next_steps import show_next
 from medkd.studio.places import Places
 from medkd.studio.present import render, shorten, show_error, show_notice
 from medkd.studio.shelf import open_shelf
@@ -56,19 +57,20 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             task = gr.Checkbox(label=t("chat.task"), info=t("chat.task_hint"))
         with gr.Row():
             key = gr.Textbox("", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
-    with gr.Row():
+    with gr.Row(visible=False, elem_classes="memory") as held:
         memory = gr.HTML()
-        release = gr.Button(t("chat.release"), scale=0, min_width=160)
-    with gr.Row():
+        release = gr.Button(t("chat.release"), scale=0, min_width=180)
+    with gr.Row(visible=False) as talk:
         panes = [gr.HTML(autoscroll=True, max_height=640) for _ in SIDES]
     news = gr.HTML()
-    example = gr.Dropdown(label=t("chat.example"), choices=[])
+    nothing = gr.HTML()
+    example = gr.Dropdown(label=t("chat.example"), choices=[], visible=False)
     question = gr.Textbox("", label=t("chat.question"), lines=3, max_lines=12)
-    with gr.Row():
-        send = gr.Button(t("chat.send"), variant="primary")
-        halt = gr.Button(t("chat.stop"), variant="stop")
-        clear = gr.Button(t("chat.clear"))
-        save = gr.Button(t("chat.save"))
+    with gr.Row(elem_classes="buttons"):
+        send = gr.Button(t("chat.send"), variant="primary", min_width=80)
+        halt = gr.Button(t("chat.stop"), variant="stop", visible=False, min_width=80)
+        clear = gr.Button(t("chat.clear"), visible=False, min_width=150)
+        save = gr.Button(t("chat.save"), visible=False, min_width=80)
     transcript = gr.Textbox("", label=t("chat.transcript"), interactive=False, lines=4, max_lines=8, buttons=["copy"], visible=False)
     clock = gr.Timer(LOOK_S, active=False)
     conversations: dict[str, Conversation] = {}
@@ -78,7 +80,14 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         trained = [str(step.path) for stage in ADAPTERS for step in reversed(places.list_steps(stage=stage))]
         choices = gr.update(choices=[*(["", TINY]), *exports])
         folders = gr.update(choices=["", *trained, *list_checkpoints(places)])
-        return choices, choices, folders, folders, gr.update(choices=list_examples(places)), show_memory(t)
+        examples = list_examples(places)
+        offered = gr.update(choices=examples, visible=bool(examples)), "" if examples else show_next("chat", "train", places, t)
+        return choices, choices, folders, folders, *offered, *show_held()
+
+    def show_held() -> tuple[str, Any]:
+        """Say which models are in memory, where there are any."""
+        said = show_memory()
+        return said, gr.update(visible=bool(said))
 
     def find(request: gr.Request) -> Conversation:
         """Find the conversation of this browser's page."""
@@ -112,7 +121,10 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         """Show what is said so far; the clock stops when nobody speaks any more."""
         found = find(request)
         sides = found.read()
-        return *(show_turns(turns, t) for turns in sides), show_memory(t), gr.skip() if found.is_speaking else gr.update(active=False)
+        is_begun = any(sides)
+        able = (gr.update(visible=can) for can in (is_begun, found.is_speaking, is_begun, is_begun))
+        ticking = gr.skip() if found.is_speaking else gr.update(active=False)
+        return *(show_turns(turns, t) for turns in sides), *show_held(), *able, ticking
 
     def halt_all(request: gr.Request) -> None:
         """Stop what speaks to this browser's page."""
@@ -130,21 +142,21 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         whole = json.dumps(dict(zip(SIDES, find(request).read(), strict=True)), ensure_ascii=False, indent=2)
         return gr.update(value=whole, visible=True)
 
-    def let_go() -> str:
+    def let_go() -> tuple[str, Any]:
         HELD.release()
-        return show_memory(t)
+        return show_held()
 
-    page.load(arrive, None, [*models, *adapters, example, memory])
+    page.load(arrive, None, [*models, *adapters, example, nothing, memory, held])
     page.unload(leave)
     asked: list[Any] = [question, *models, *adapters, key, temperature, top_p, max_tokens, seed, task]
-    shown: list[Any] = [*panes, memory, clock]
+    shown: list[Any] = [*panes, memory, held, talk, halt, clear, save, clock]
     send.click(ask, asked, [clock, news, question], show_progress="hidden").then(look, None, shown, show_progress="hidden")
     clock.tick(look, None, shown, show_progress="hidden")
     halt.click(halt_all, None, None).then(look, None, shown, show_progress="hidden")
     clear.click(begin_anew, None, [news, question]).then(look, None, shown, show_progress="hidden")
     save.click(keep, None, transcript).then(None, transcript, None, js=DOWNLOAD)
-    release.click(let_go, None, memory)
-    gr.Timer(MEMORY_S).tick(lambda: show_memory(t), None, memory, show_progress="hidden")
+    release.click(let_go, None, [memory, held])
+    gr.Timer(MEMORY_S).tick(show_held, None, [memory, held], show_progress="hidden")
     example.input(str, example, question)
 
 
@@ -170,10 +182,9 @@ def show_turns(turns: Sequence[Turn], t: Texts) -> str:
     return render("turns", t, turns=shown)
 
 
-def show_memory(t: Texts) -> str:
-    """Say which models are in memory, and what they take."""
-    sizes = HELD.list_sizes()
-    return show_notice("; ".join(f"{name}: {size / 2**20:,.0f} MiB" for name, size in sizes.items()) or t("chat.no_memory"))
+def show_memory() -> str:
+    """Say which models are in memory, and what they take; nothing where there are none."""
+    return show_notice("; ".join(f"{name}: {size / 2**20:,.0f} MiB" for name, size in HELD.list_sizes().items()))
 
 
 def list_checkpoints(places: Places) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from medkd.core.plots import histogram
+from medkd.studio.next_steps import show_next
 from medkd.studio.places import Places
 from medkd.studio.present import PICK, SCROLL, show_bars, show_case, show_facts, show_notice, show_rows
 from medkd.studio.rows import find_tag, show_row
@@ -27,11 +28,12 @@ MAX_COUNTED = 200_000
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     """Lay the page out."""
-    with gr.Row():
+    empty = gr.HTML()
+    with gr.Row(visible=False) as chooser:
         run = gr.Dropdown(label=t("data.run"), choices=[], scale=1)
         file = gr.Dropdown(label=t("data.file"), choices=[], scale=1)
         query = gr.Textbox("", label=t("data.search"), placeholder=t("data.search_hint"), scale=2)
-    with gr.Row():
+    with gr.Row(visible=False) as body:
         with gr.Column(scale=1, min_width=280):
             about = gr.HTML()
             drops = gr.HTML(js_on_load=PICK)
@@ -41,7 +43,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         with gr.Column(scale=2, min_width=320):
             found = gr.HTML()
             rows = gr.HTML(js_on_load=PICK)
-            with gr.Row():
+            with gr.Row(visible=False, elem_classes="paging") as paging:
                 back = gr.Button(t("data.back"), elem_classes="key-p", min_width=90)
                 number = gr.Number(label=t("data.page"), value=1, precision=0, minimum=1, interactive=True, min_width=90)
                 forward = gr.Button(t("data.forward"), elem_classes="key-n", min_width=90)
@@ -50,17 +52,19 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     coming = gr.State("")
     """The reason to filter by in the file that is about to be opened."""
 
-    def arrive(request: gr.Request) -> tuple[Any, Any]:
+    def arrive(request: gr.Request) -> tuple[Any, ...]:
         """Fill the lists, and open the run that the address names."""
         runs = places.list_runs()
         wanted = dict(request.query_params).get("run", "")
         name = wanted if wanted in runs else next(iter(runs), None)
-        return gr.update(choices=runs, value=name), list_files(name)
+        return gr.update(choices=runs, value=name), gr.update(visible=bool(runs)), *list_files(name)
 
-    def list_files(name: str | None) -> Any:
+    def list_files(name: str | None) -> tuple[Any, ...]:
+        """List the files of a run, open the last one, and say what will stand here where there is none."""
         files = places.list_files(name) if name else []
         choices = [(path.removeprefix(f"{name}/"), path) for path in files]
-        return gr.update(choices=choices, value=files[-1] if files else None)
+        nothing = "" if files else show_notice(t("data.no_file")) if name else show_next("data", "collect", places, t)
+        return gr.update(choices=choices, value=files[-1] if files else None), nothing, gr.update(visible=bool(files))
 
     def begin(reason: str) -> tuple[str, str, str]:
         """Filter a file that is opened by the reason for which it was, if there is one."""
@@ -82,17 +86,18 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         """Open the rows that fell for one reason."""
         return f"{Path(name).parent}/{REJECTED}", str(event.value), str(event.value)
 
-    def show(name: str | None, text: str | None, tag: str, wanted: float | None) -> tuple[str, str, str, int]:
-        """Show a page of what was found: notice, rows, bars, page number."""
+    def show(name: str | None, text: str | None, tag: str, wanted: float | None) -> tuple[Any, ...]:
+        """Show a page of what was found: notice, rows, bars, page number, and what turns pages where there are several."""
         if not name:
-            return show_notice(t("data.no_file")), "", "", 1
+            return "", "", "", 1, gr.update(visible=False)
         shelf = open_shelf(places.resolve(name))
         numbers = find_rows(shelf, text or "", tag)
         shown, at, n_pages = take_page(numbers, int(wanted or 1), PAGE_SIZE)
         news = show_notice(t("data.found", n=f"{len(numbers):,}", total=f"{len(shelf):,}", page=at, pages=f"{n_pages:,}"))
         listed = [(i, show_row(row), find_tag(row)) for i in shown for row in (shelf.row(i),)]
         counts = shelf.count(find_tag) if len(shelf) <= MAX_COUNTED else {}
-        return news, show_rows(listed, t), show_bars({name: n for name, n in counts.items() if name}, tag, t), at
+        drawn = show_bars({name: n for name, n in counts.items() if name}, tag, t)
+        return news, show_rows(listed, t), drawn, at, gr.update(visible=n_pages > 1)
 
     def pick_tag(event: gr.EventData, tag: str) -> str:
         return "" if event.value == tag else str(event.value)
@@ -105,15 +110,16 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         return draw_lengths(open_shelf(places.resolve(name)), t) if name else ""
 
     def turn(step: int) -> Any:
-        def show_next(name: str | None, text: str | None, tag: str, at: float | None) -> tuple[str, str, str, int]:
+        def show_next(name: str | None, text: str | None, tag: str, at: float | None) -> tuple[Any, ...]:
             return show(name, text, tag, (at or 1) + step)
 
         return show_next
 
-    outputs = [found, rows, bars, number]
+    outputs = [found, rows, bars, number, paging]
+    opened: list[Any] = [file, empty, body]
     asked: list[Any] = [file, query, chosen]
-    page.load(arrive, None, [run, file])
-    run.input(list_files, run, file)
+    page.load(arrive, None, [run, chooser, *opened])
+    run.input(list_files, run, opened)
     described: list[Any] = [about, drops, case, plots]
     file.change(begin, coming, [chosen, coming, query]).then(describe, file, described).then(show, [*asked, first], outputs)
     drops.select(pick_drop, file, [file, chosen, coming])

@@ -13,6 +13,7 @@ from medkd.core.errors import InputError, MedkdError
 from medkd.core.plots import bar_plot
 from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.studio.comparison import show_comparison
+from medkd.studio.next_steps import show_next
 from medkd.studio.places import Places
 from medkd.studio.present import PICK, SCROLL, render, shorten, show_bars, show_error, show_notice, show_rows, show_table
 from medkd.studio.rows import RIGHT, Shown, find_id, find_outcome
@@ -29,16 +30,16 @@ MEASURES = DESCRIPTIONS | MORE
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     """Lay the page out."""
-    build_start(page, places, t, ["evaluate"])
-    chosen = gr.Dropdown(label=t("evaluate.chosen"), choices=[], multiselect=True, max_choices=MAX_COMPARED)
+    build_start(page, places, t, ["evaluate"], t("start.evaluate"))
+    chosen = gr.Dropdown(label=t("evaluate.chosen"), choices=[], multiselect=True, max_choices=MAX_COMPARED, visible=False)
     table = gr.HTML()
-    with gr.Row():
+    with gr.Row(visible=False) as browser:
         with gr.Column(scale=1, min_width=280):
             bars = gr.HTML(js_on_load=PICK)
         with gr.Column(scale=2, min_width=320):
             found = gr.HTML()
             rows = gr.HTML(js_on_load=PICK)
-            with gr.Row():
+            with gr.Row(visible=False) as paging:
                 back = gr.Button(t("data.back"), elem_classes="key-p", min_width=90)
                 forward = gr.Button(t("data.forward"), elem_classes="key-n", min_width=90)
     answers = gr.HTML()
@@ -47,12 +48,12 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     def arrive(request: gr.Request) -> Any:
         names = [step.name for step in reversed(places.list_steps()) if (step.path / "scores.json").exists()]
         wanted = [name for name in dict(request.query_params).get("steps", "").split(",") if name in names]
-        return gr.update(choices=names, value=wanted or names[:2])
+        return gr.update(choices=names, value=wanted or names[:2], visible=bool(names))
 
     def compare(names: Sequence[str]) -> tuple[str, str, int, str]:
         """Show the numbers, and forget what stood open."""
         if not names:
-            return show_notice(t("evaluate.nothing")), "", 1, ""
+            return show_next("evaluate", "evaluate", places, t), "", 1, ""
         steps = [places.find_step(name) for name in names]
         scores = {step.name: json.loads((step.path / "scores.json").read_text(encoding="utf-8")) for step in steps}
         try:
@@ -61,22 +62,23 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             tests = show_error(error, t)
         return show_scores(scores, t) + tests, "", 1, ""
 
-    def browse(names: Sequence[str], wanted: str, number: int) -> tuple[str, str, str, int]:
+    def browse(names: Sequence[str], wanted: str, number: int) -> tuple[Any, ...]:
         """List the questions that all have answered, and what became of the first one's answer."""
         if not names:
-            return "", "", "", 1
+            return "", "", "", 1, gr.update(visible=False), gr.update(visible=False)
         tags = tag_questions([open_answers(places, name) for name in names])
         fitting = [i for i, key in enumerate(tags) if not wanted or wanted in tags[key]]
-        shown, number, n_pages = take_page(fitting, number, PAGE_SIZE)
+        of_page, number, n_pages = take_page(fitting, number, PAGE_SIZE)
         shelf, keys = open_answers(places, names[0]), list(tags)
         index = {key: i for i, key in enumerate(shelf.tags(find_id))}
-        listed = [(i, Shown(keys[i], str(shelf.row(index[keys[i]]).get("question", ""))), next(iter(tags[keys[i]]))) for i in shown]
+        listed = [(i, Shown(keys[i], str(shelf.row(index[keys[i]]).get("question", ""))), next(iter(tags[keys[i]]))) for i in of_page]
         counts: dict[str, int] = {}
         for of_question in tags.values():
             for name in of_question:
                 counts[name] = counts.get(name, 0) + 1
         news = show_notice(t("data.found", n=f"{len(fitting):,}", total=f"{len(tags):,}", page=number, pages=n_pages))
-        return show_bars(counts, wanted, t), news, show_rows(listed, t), number
+        shown = gr.update(visible=True), gr.update(visible=n_pages > 1)
+        return show_bars(counts, wanted, t), news, show_rows(listed, t), number, *shown
 
     def pick_tag(event: gr.EventData, before: str) -> tuple[str, int]:
         return ("" if event.value == before else str(event.value)), 1
@@ -88,13 +90,13 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         return show_answers(key, shelves, t)
 
     def turn(step: int) -> Any:
-        def browse_next(names: Sequence[str], wanted: str, number: int) -> tuple[str, str, str, int]:
+        def browse_next(names: Sequence[str], wanted: str, number: int) -> tuple[Any, ...]:
             return browse(names, wanted, number + step)
 
         return browse_next
 
     state: list[Any] = [chosen, tag, at]
-    listed = [bars, found, rows, at]
+    listed = [bars, found, rows, at, browser, paging]
     page.load(arrive, None, chosen).then(compare, chosen, [table, tag, at, answers]).then(browse, state, listed)
     chosen.input(compare, chosen, [table, tag, at, answers]).then(browse, state, listed)
     bars.select(pick_tag, tag, [tag, at]).then(browse, state, listed)

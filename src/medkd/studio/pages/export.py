@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from medkd.studio.next_steps import show_next
 from medkd.studio.places import Places, Step
 from medkd.studio.present import render, shorten, show_facts, show_notice
 from medkd.studio.starts import build_start
@@ -19,21 +20,24 @@ REFRESH_S = 3.0
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     """Lay the page out."""
-    build_start(page, places, t, ["export"])
-    chosen = gr.Dropdown(label=t("export.chosen"), choices=[])
+    build_start(page, places, t, ["export"], t("start.export"))
+    chosen = gr.Dropdown(label=t("export.chosen"), choices=[], visible=False)
     head = gr.HTML()
     ollama = gr.Code(label="Ollama", language=None, interactive=False, visible=False)
     vllm = gr.Code(label="vLLM", language=None, interactive=False, visible=False)
     proof = gr.HTML()
 
-    def arrive(request: gr.Request) -> Any:
+    def list_names(wanted: str | None) -> Any:
+        """List what was exported; what was chosen stays so, else the newest is."""
         names = [step.name for step in reversed(places.list_steps(stage="export"))]
-        wanted = dict(request.query_params).get("step", "")
-        return gr.update(choices=names, value=wanted if wanted in names else next(iter(names), None))
+        return gr.update(choices=names, value=wanted if wanted in names else next(iter(names), None), visible=bool(names))
+
+    def arrive(request: gr.Request) -> Any:
+        return list_names(dict(request.query_params).get("step", ""))
 
     def show(name: str | None) -> tuple[Any, ...]:
         if not name:
-            return show_notice(t("export.nothing")), gr.update(visible=False), gr.update(visible=False), ""
+            return show_next("export", "export", places, t), gr.update(visible=False), gr.update(visible=False), ""
         step = places.find_step(name)
         commands = write_commands(step)
         is_whole = (step.path / "Modelfile").exists()
@@ -43,7 +47,8 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     outputs: list[Any] = [head, ollama, vllm, proof]
     page.load(arrive, None, chosen).then(show, chosen, outputs)
     chosen.input(show, chosen, outputs)
-    gr.Timer(REFRESH_S).tick(show, chosen, outputs, show_progress="hidden")
+    clock = gr.Timer(REFRESH_S).tick(list_names, chosen, chosen, show_progress="hidden")
+    clock.then(show, chosen, outputs, show_progress="hidden")
 
 
 def show_export(step: Step, t: Texts) -> str:

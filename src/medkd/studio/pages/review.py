@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from medkd.core.reviews import Decision, Review, add_review, measure_agreement, read_reviews
+from medkd.studio.next_steps import show_next
 from medkd.studio.places import Places
 from medkd.studio.present import show_case, show_notice, show_table
 from medkd.studio.rows import find_id, show_row
@@ -20,20 +21,21 @@ QUEUES = ("verified.jsonl", "rejected.jsonl", "rationales.jsonl")
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     """Lay the page out."""
-    with gr.Row():
+    with gr.Row(visible=False) as chooser:
         queue = gr.Dropdown(label=t("review.queue"), choices=[], scale=2)
         reviewer = gr.Textbox("", label=t("review.reviewer"), max_length=60, scale=1)
         is_open = gr.Checkbox(label=t("review.only_open"), value=True, scale=1)
     name = gr.BrowserState("", storage_key="medkd-reviewer")
     news = gr.HTML()
     case = gr.HTML()
-    with gr.Row():
-        accept = gr.Button(t("review.accept"), variant="primary", elem_classes="key-a")
-        edit = gr.Button(t("review.edit"), elem_classes="key-e")
-        reject = gr.Button(t("review.reject"), variant="stop", elem_classes="key-r")
-        previous = gr.Button(t("review.previous"), elem_classes="key-k")
-        following = gr.Button(t("review.next"), elem_classes="key-j")
-    reason = gr.Textbox("", label=t("review.reason"), placeholder=t("review.reason_hint"), max_length=500, elem_id="reason")
+    with gr.Column(visible=False) as judging:
+        with gr.Row(elem_classes="buttons"):
+            accept = gr.Button(t("review.accept"), variant="primary", elem_classes="key-a", min_width=100)
+            edit = gr.Button(t("review.edit"), elem_classes="key-e", min_width=100)
+            reject = gr.Button(t("review.reject"), variant="stop", elem_classes="key-r", min_width=100)
+            previous = gr.Button(t("review.previous"), elem_classes="key-k", min_width=100)
+            following = gr.Button(t("review.next"), elem_classes="key-j", min_width=100)
+        reason = gr.Textbox("", label=t("review.reason"), placeholder=t("review.reason_hint"), max_length=500, elem_id="reason")
     with gr.Column(visible=False) as editor:
         reasoning = gr.Textbox("", label=t("case.reasoning"), lines=8, max_lines=30)
         answer = gr.Textbox("", label=t("case.answer"))
@@ -41,15 +43,16 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     agreement = gr.HTML()
     at = gr.State(0)
 
-    def arrive(known: str, request: gr.Request) -> tuple[Any, Any]:
+    def arrive(known: str, request: gr.Request) -> tuple[Any, ...]:
         queues = list_queues(places)
         wanted = dict(request.query_params).get("file", "")
-        return gr.update(choices=queues, value=wanted if wanted in queues else next(iter(queues), None)), known or gr.skip()
+        value = wanted if wanted in queues else next(iter(queues), None)
+        return gr.update(choices=queues, value=value), known or gr.skip(), gr.update(visible=bool(queues))
 
     def show(file: str | None, who: str, only_open: bool, number: int, step: int = 0) -> tuple[Any, ...]:
         """Show the row at a number, or the next one that this person has not judged, with the editor closed."""
         if not file:
-            return show_notice(t("review.nothing")), "", 0, "", gr.update(visible=False), "", "", ""
+            return show_next("review", "distill", places, t), "", 0, "", gr.update(visible=False), "", "", "", gr.update(visible=False)
         path = places.resolve(file)
         shelf, reviews = open_shelf(path), read_reviews(path.parent)
         ids = shelf.tags(find_id)
@@ -58,11 +61,13 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         found = find_next(ids, judged if only_open else set(), number, step)
         agreed = show_agreement(path.parent.name, reviews, t)
         if found is None:
-            return show_notice(t("review.done", n=n_judged), "good"), "", 0, "", gr.update(visible=False), "", "", agreed
+            done = show_notice(t("review.done", n=n_judged), "good")
+            return done, "", 0, "", gr.update(visible=False), "", "", agreed, gr.update(visible=False)
         shown = show_row(shelf.row(found))
         said = [f"{review.reviewer}: {t.word('decision', review.decision)} {review.reason}" for review in reviews.get(shown.id, [])]
         news = show_notice("  ·  ".join([t("review.at", number=found + 1, total=len(shelf), done=n_judged), *said]))
-        return news, show_case(shown, t), found, "", gr.update(visible=False), shown.reasoning, shown.answer, agreed
+        words = shown.reasoning, shown.answer
+        return news, show_case(shown, t), found, "", gr.update(visible=False), *words, agreed, gr.update(visible=True)
 
     def find_problem(who: str, decision: Decision, why: str, text: str, diagnosis: str) -> str:
         """Say what a judgement lacks; empty where it is whole."""
@@ -74,9 +79,9 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
 
     def decide(decision: Decision) -> Any:
         def act(file: str | None, who: str, only_open: bool, number: int, why: str, text: str, diagnosis: str) -> tuple[Any, ...]:
-            problem = find_problem(who, decision, why, text, diagnosis) if file else t("review.nothing")
+            problem = find_problem(who, decision, why, text, diagnosis)
             if problem or not file:
-                return show_notice(problem, "bad"), *(gr.skip() for _ in range(7))
+                return show_notice(problem, "bad"), *(gr.skip() for _ in outputs[1:])
             path = places.resolve(file)
             words = {"reasoning": text.strip(), "answer": diagnosis.strip()} if decision is Decision.EDIT else {}
             key = find_id(open_shelf(path).row(number))
@@ -92,9 +97,9 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         return show_next
 
     place: list[Any] = [queue, reviewer, is_open, at]
-    outputs: list[Any] = [news, case, at, reason, editor, reasoning, answer, agreement]
+    outputs: list[Any] = [news, case, at, reason, editor, reasoning, answer, agreement, judging]
     said = [*place, reason, reasoning, answer]
-    page.load(arrive, name, [queue, reviewer]).then(show, place, outputs)
+    page.load(arrive, name, [queue, reviewer, chooser]).then(show, place, outputs)
     reviewer.change(None, reviewer, name, js="(who) => who")
     reviewer.submit(show, place, outputs)
     gr.on([queue.input, is_open.input], lambda: 0, None, at).then(show, place, outputs)

@@ -16,6 +16,7 @@ from medkd.core.errors import MedkdError
 from medkd.pipeline import STAGES
 from medkd.studio import jobs
 from medkd.studio.jobs import Job
+from medkd.studio.next_steps import show_next
 from medkd.studio.orders import hand_over
 from medkd.studio.places import UPLOADS, Places
 from medkd.studio.present import PICK, render, show_error, show_notice, show_table, write_seconds
@@ -31,11 +32,11 @@ SUFFIXES = [".json", ".jsonl"]
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     """Lay the page out."""
-    build_start(page, places, t, list(STAGES))
+    build_start(page, places, t, list(STAGES), t("start.title"))
     with gr.Accordion(t("runs.upload"), open=False):
         given = gr.File(label=t("runs.upload_hint"), file_types=SUFFIXES, type="filepath")
         taken = gr.HTML()
-    with gr.Row():
+    with gr.Row(visible=False) as finder:
         query = gr.Textbox("", label=t("runs.search"), scale=3)
         number = gr.Number(label=t("data.page"), value=1, precision=0, minimum=1, interactive=True, scale=1, min_width=90)
     listing = gr.HTML(js_on_load=PICK)
@@ -57,10 +58,14 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     def arrive(request: gr.Request) -> str:
         return dict(request.query_params).get("run", "")
 
-    def show_list(text: str | None, wanted: float | None) -> tuple[str, int]:
-        found = [job for job in jobs.list_jobs(places) if (text or "").strip().lower() in job.name.lower()]
+    def show_list(text: str | None, wanted: float | None) -> tuple[str, Any, Any]:
+        there = jobs.list_jobs(places)
+        if not there:
+            return show_next("runs", "collect", places, t), gr.skip(), gr.update(visible=False)
+        found = [job for job in there if (text or "").strip().lower() in job.name.lower()]
         shown, at, n_pages = take_page(range(len(found)), int(wanted or 1), PAGE_SIZE)
-        return show_jobs([found[i] for i in shown], len(found), at, n_pages, t), at
+        table = show_jobs([found[i] for i in shown], len(found), at, n_pages, t)
+        return table, gr.update(value=at, visible=n_pages > 1), gr.update(visible=True)
 
     def show(name: str) -> tuple[Any, ...]:
         """Show one run as it stands now."""
@@ -69,12 +74,15 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         except MedkdError:
             job = None
         if job is None:
-            return gr.update(visible=False), "", "", ""
+            return gr.update(visible=False), "", "", "", *(gr.skip() for _ in doors)
         titles = {kind: t(f"runs.curve_{kind}") for kind in jobs.CURVES}
-        return gr.update(visible=True), show_job(job, t), jobs.draw_curves(job, titles, t("runs.steps_done")), show_log(job, t)
+        can_go_on = not job.alive and bool(job.detached)
+        curves = jobs.draw_curves(job, titles, t("runs.steps_done"))
+        able = (gr.update(visible=can) for can in (job.alive is not None, can_go_on, can_go_on))
+        return gr.update(visible=True), show_job(job, t), curves, show_log(job, t), *able
 
     def refresh(name: str) -> tuple[Any, ...]:
-        return show(name)[1:] if name else (gr.skip(), gr.skip(), gr.skip())
+        return show(name)[1:] if name else tuple(gr.skip() for _ in run[1:])
 
     def act(what: Any) -> Any:
         """Do something with the chosen run, and say what came of it."""
@@ -107,18 +115,21 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         return take_upload(places, path, t)
 
     state: list[Any] = [query, number]
-    run: list[Any] = [details, head, curves, log]
-    page.load(arrive, None, chosen).then(show, chosen, run).then(show_list, state, [listing, number])
-    query.submit(show_list, state, [listing, number])
-    number.submit(show_list, state, [listing, number])
+    listed: list[Any] = [listing, number, finder]
+    doors: list[Any] = [halt, again, key]
+    """What can be done with a run as it stands."""
+    run: list[Any] = [details, head, curves, log, *doors]
+    page.load(arrive, None, chosen).then(show, chosen, run).then(show_list, state, listed)
+    query.submit(show_list, state, listed)
+    number.submit(show_list, state, listed)
     listing.select(pick, None, [chosen, news, question]).then(show, chosen, run)
-    halt.click(act(end), chosen, news).then(show, chosen, run).then(show_list, state, [listing, number])
+    halt.click(act(end), chosen, news).then(show, chosen, run).then(show_list, state, listed)
     again.click(act(go_on), [chosen, key], news).then(lambda: "", None, key).then(show, chosen, run)
     remove.click(lambda: gr.update(visible=True), None, question)
     no.click(lambda: gr.update(visible=False), None, question)
-    sure.click(act(erase), chosen, news).then(lambda: gr.update(visible=False), None, question).then(show_list, state, [listing, number])
+    sure.click(act(erase), chosen, news).then(lambda: gr.update(visible=False), None, question).then(show_list, state, listed)
     given.upload(take, given, taken)
-    gr.Timer(LIST_REFRESH_S).tick(show_list, state, [listing, number], show_progress="hidden")
+    gr.Timer(LIST_REFRESH_S).tick(show_list, state, listed, show_progress="hidden")
     gr.Timer(RUN_REFRESH_S).tick(refresh, chosen, run[1:], show_progress="hidden")
 
 
@@ -174,7 +185,8 @@ def show_job(job: Job, t: Texts) -> str:
     is_over = job.state in ("failed", "stopped", "killed") and job.detached
     problem = jobs.find_problem(jobs.read_tail(job.detached[0])) if is_over else ""
     shown = {"links": places, "command": command, "repairs": repairs, "problem": problem, "cost": cost}
-    top = render("job", t, name=job.name, state=job.state, progress=find_progress(job, t), **shown)
+    is_foreign = job.state == jobs.UNFINISHED and not job.detached
+    top = render("job", t, name=job.name, state=job.state, progress=find_progress(job, t), is_foreign=is_foreign, **shown)
     return top + (show_table(head, rows, t) if rows else "")
 
 
