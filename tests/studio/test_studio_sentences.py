@@ -5,29 +5,15 @@ from importlib.resources import files
 
 import pytest
 import yaml
+from english import find_english
 from sentences import list_said, list_texts
 
 from medkd.studio.texts import Texts
 from medkd.train.preflight import Cause
 
-NAMES = re.compile(
-    r"--[\w.-]+|`[^`]*`|\"[^\"]*\"|'[^']*'|pip install \S+|[\w./-]+\.(?:yaml|json|jsonl|txt|py|xlsx|safetensors)|https?://\S+|\w*_\w+|[A-Z]\w*"
-)
-"""Flags, quoted words, commands, files, addresses, names of fields and proper names: the same in every language."""
-ALSO_NAMES = (
-    "medkd run collect deidentify prepare distill verify merge train evaluate export doctor studio recipes report trainer rewards judge "
-    "files cookies cookie xlsx iconv pyarrow safetensors transformers torch modelscope bitsandbytes flash attn cuda cpu lora qlora full on "
-    "off policy name value owner ms hf predict label model norm pad title department url id cop option options opa key http diagnosis "
-    "temperature peak rules or"
-)
 NOT_OURS = ("form", "cause", "table", "libraries")
 """Sections whose sentences the code does not say as they are."""
 ZH = Texts("zh")
-
-
-def find_english(text: str) -> list[str]:
-    """List the English words of a text that are no names."""
-    return [word for word in re.findall("[a-z]{2,}", NAMES.sub("", text)) if word not in ALSO_NAMES.split()]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from english import find_english
 
 import medkd.studio
 from medkd.evaluate.report import DESCRIPTIONS, MORE
@@ -50,6 +51,12 @@ def test_every_text_is_there_in_every_language_with_the_same_places() -> None:
     own = {key for key in chinese.keys() | english.keys() if key.split(".")[0] not in WORDS}
     assert own <= chinese.keys() & english.keys()
     assert [key for key in own if places(chinese[key]) != places(english[key])] == []
+
+
+def test_no_chinese_text_holds_english_but_names() -> None:
+    labels = [text for fields in read_fields("zh").values() for label in fields.values() for text in label]
+    texts = [re.sub(r"{\w+}", "", text) for key, text in read_texts("zh").items() if not key.startswith("stage.")]
+    assert {text: words for text in [*texts, *labels] if (words := find_english(text))} == {}
 
 
 @pytest.mark.parametrize("stage", STAGES)

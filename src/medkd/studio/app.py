@@ -4,6 +4,7 @@ In: the folders to show and the token. Out: an ASGI application. Not done here: 
 This module imports gradio: import it inside functions only.
 """
 
+import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def make_app(runs: Path, data: Sequence[Path] = (), token: str = "") -> Guard:
             show_error=True,
             theme=make_theme(),
             css=_read("studio.css"),
-            head=f"<script>{_read('studio.js')}</script>",
+            head=f"<script>const FRAMEWORK = {json.dumps(texts.group('framework'))};\n{_read('studio.js')}</script>",
             app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
         )
     return Guard(app, token)

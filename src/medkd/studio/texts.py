@@ -55,6 +55,10 @@ class Texts:
         """Give the word for a name that comes from a file (a stage, a state, a reason), or the name itself."""
         return self._texts.get(f"{group}.{name}", name)
 
+    def group(self, group: str) -> dict[str, str]:
+        """Give all words of a group."""
+        return {key.removeprefix(f"{group}."): text for key, text in self._texts.items() if key.startswith(f"{group}.")}
+
     def label(self, stage: str, field: str, doc: str) -> tuple[str, str]:
         """Give the label and the hint of a field whose English doc this is; its name stays in sight, as it is the flag's."""
         label, hint = read_fields(self.language).get(stage, {}).get(field, (field, doc))
