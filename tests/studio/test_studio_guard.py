@@ -1,11 +1,14 @@
 """Who may talk to the studio."""
 
 import asyncio
+import http.client
+import time
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
 from medkd.studio.command import describe_address
-from medkd.studio.guard import COOKIE, FREE_TRIES, LONGEST_WAIT_S, Guard, Throttle
+from medkd.studio.guard import COOKIE, FREE_TRIES, LONGEST_WAIT_S, MEMORY_S, Guard, Throttle
 
 
 async def inner(scope, receive, send):
@@ -118,6 +121,27 @@ def test_wrong_tokens_make_an_address_wait() -> None:
     assert "Try again" in page
 
 
+def test_tokens_that_are_tried_at_once_are_counted_one_by_one() -> None:
+    guard = Guard(inner, "secret-token")
+    statuses: list[int] = []
+
+    async def send(message):
+        statuses.append(message.get("status", 0))
+
+    async def try_at_once(n: int) -> None:
+        all_asked = asyncio.Barrier(n)
+
+        async def receive():
+            await all_asked.wait()  # every request is under way before the first one says its token
+            return {"type": "http.request", "body": b"token=wrong"}
+
+        scope = {"type": "http", "path": "/login", "method": "POST", "client": ("10.0.0.1", 1), "headers": []}
+        await asyncio.gather(*(guard(dict(scope), receive, send) for _ in range(n)))
+
+    asyncio.run(try_at_once(12))
+    assert sorted(filter(None, statuses)) == [401] * FREE_TRIES + [429] * (12 - FREE_TRIES)
+
+
 def test_the_wait_grows_and_has_an_end() -> None:
     now = [0.0]
     throttle = Throttle(lambda: now[0])
@@ -131,6 +155,67 @@ def test_the_wait_grows_and_has_an_end() -> None:
     assert throttle.wait_s("b") == 0
     now[0] += LONGEST_WAIT_S
     assert throttle.wait_s("a") == 0
+
+
+def test_a_wrong_token_is_not_held_against_an_address_for_ever() -> None:
+    now = [0.0]
+    throttle = Throttle(lambda: now[0])
+    for _ in range(20):
+        throttle.fail("a")
+    now[0] += MEMORY_S
+    throttle.fail("b")
+    throttle.fail("a")
+    assert throttle.wait_s("a") == 0
+
+
+class Client:
+    """A client of a real studio, with an address of its own on this machine."""
+
+    def __init__(self, url: str, address: str, language: str) -> None:
+        self.url, self.address, self.language = urlsplit(url), address, language
+
+    def ask(self, path: str, token: str = "", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
+        connection = http.client.HTTPConnection(str(self.url.hostname), self.url.port, timeout=60, source_address=(self.address, 0))
+        given = {"Accept": "text/html", "Accept-Language": self.language, **headers}
+        if token:
+            given["Content-Type"] = "application/x-www-form-urlencoded"
+        connection.request("POST" if token else "GET", path, urlencode({"token": token}) if token else None, given)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+
+def test_a_real_studio_slows_down_who_guesses_and_nobody_else(open_studio) -> None:
+    studio = open_studio("--host", "127.0.0.2")
+    guesser, other = Client(studio.url, "127.0.0.3", "zh-CN,zh"), Client(studio.url, "127.0.0.4", "en")
+    for _ in range(FREE_TRIES):
+        status, _, page = guesser.ask("/login", "guess")
+        assert status == 401
+        assert "令牌不正确" in page
+    status, headers, page = guesser.ask("/login", studio.token)
+    wait_s = int(headers["Retry-After"])
+    assert status == 429, "the right one has to wait, too"
+    assert f"请在 {wait_s} 秒后再试" in page
+    assert 'lang="zh"' in page
+
+    status, headers, _ = other.ask("/login", studio.token)
+    assert status == 303, "another address is let in meanwhile"
+    assert other.ask("/en/", Cookie=headers["Set-Cookie"].partition(";")[0])[0] == 200
+    assert other.ask("/en/")[0] == 401
+
+    time.sleep(wait_s)
+    status, headers, _ = guesser.ask("/login", studio.token)
+    assert status == 303
+    assert guesser.ask("/zh/", Cookie=headers["Set-Cookie"].partition(";")[0])[0] == 200
+    assert guesser.ask("/login", "guess")[0] == 401, "who was let in begins anew"
+
+
+def test_behind_a_proxy_on_this_machine_it_is_the_guesser_who_waits(open_studio) -> None:
+    studio = open_studio("--host", "127.0.0.1")
+    proxy = Client(studio.url, "127.0.0.1", "en")
+    for _ in range(FREE_TRIES + 1):
+        status = proxy.ask("/login", "guess", **{"X-Forwarded-For": "203.0.113.7"})[0]
+    assert status == 429
+    assert proxy.ask("/login", studio.token, **{"X-Forwarded-For": "203.0.113.8"})[0] == 303
 
 
 def test_the_token_and_the_way_through_ssh_are_told_where_they_are_needed() -> None:

@@ -24,6 +24,8 @@ COOKIE_LIFE_S = 12 * 3600
 FREE_TRIES = 3
 """Wrong tokens from one address before it has to wait."""
 LONGEST_WAIT_S = 300.0
+MEMORY_S = 3600.0
+"""How long a wrong token is held against an address."""
 MAX_BODY_BYTES = 256 * 2**20
 MAX_LOGIN_BYTES = 4096
 THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
@@ -39,7 +41,7 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),  # without a referrer, a form would not say where it comes from either
 )
-USED_API = ("run/", "upload", "heartbeat/", "startup-events", "theme.css", "cancel", "reset", "component_server", "file=", "info")
+USED_API = ("run/", "upload", "heartbeat/", "startup-events", "theme.css", "cancel", "reset", "component_server", "file=", "info", "app_id")
 """What the pages use of their framework's interface; the rest (queue, proxy, remote history, editing by chat) is not there."""
 
 
@@ -57,7 +59,10 @@ class Throttle:
         return max(0.0, last + pause - self._now())
 
     def fail(self, address: str) -> None:
-        self._failures[address] = (self._failures.get(address, (0, 0.0))[0] + 1, self._now())
+        """Count a wrong token, and forget those of long ago: strangers with ever new addresses fill no memory."""
+        now = self._now()
+        self._failures = {known: failed for known, failed in self._failures.items() if now - failed[1] < MEMORY_S}
+        self._failures[address] = (self._failures.get(address, (0, 0.0))[0] + 1, now)
 
     def forget(self, address: str) -> None:
         self._failures.pop(address, None)
@@ -100,12 +105,13 @@ class Guard:
     async def _log_in(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
         texts = Texts(choose_language(headers.get("accept-language", "")))
         address = str((scope.get("client") or ("?",))[0])
-        wait = self.throttle.wait_s(address)
+        body = await _read_body(receive, MAX_LOGIN_BYTES)
+        wait = self.throttle.wait_s(address)  # from here on nothing is waited for: tokens that are tried at once are counted one by one
         if wait > 0:
             page = make_login_page(texts, texts("login.wait", seconds=round(wait + 0.5)))
             await _reply(send, 429, page, "text/html", [(b"retry-after", str(round(wait + 0.5)).encode())])
             return
-        given = parse_qs((await _read_body(receive, MAX_LOGIN_BYTES)).decode("utf-8", "replace")).get("token", [""])[0].strip()
+        given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
         if not hmac.compare_digest(given.encode(), self.token.encode()):
             self.throttle.fail(address)
             await _reply(send, 401, make_login_page(texts, texts("login.wrong")), "text/html")
