@@ -27,7 +27,7 @@ class Studio:
     """A studio in a process of its own."""
 
     def __init__(self, folder: Path, *words: str) -> None:
-        command = [sys.executable, "-m", "medkd", "studio", "--port", "0", *words]
+        command = [sys.executable, "-m", "medkd", "studio", *([] if "--port" in words else ["--port", "0"]), *words]
         # The proxy of the machine, if there is one, is not for loopback.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "localhost,127.0.0.1"}
         self.process = subprocess.Popen(

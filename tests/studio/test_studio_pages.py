@@ -88,6 +88,28 @@ def test_strangers_have_to_show_the_token_once(open_studio, watch) -> None:
     assert watched.foreign == []
 
 
+def test_an_open_page_finds_a_studio_that_was_started_again(open_studio, watch) -> None:
+    studio, page = open_studio(), watch(locale="zh-CN").page
+    page.goto(f"{studio.url}/zh/")
+    page.get_by_text("还没有运行").wait_for()
+    page.evaluate("() => { window.isOld = true; }")
+    studio.close()
+    page.get_by_text("正在重新连接").wait_for()
+    open_studio("--port", studio.url.rpartition(":")[2])
+    page.wait_for_function("() => !window.isOld")
+    page.get_by_text("还没有运行").wait_for()
+
+
+def test_what_is_asked_of_a_form_that_was_drawn_anew_is_answered_without_a_stack_trace(open_studio, watch) -> None:
+    studio, page = open_studio(), watch().page
+    page.goto(f"{studio.url}/zh/")
+    asked = page.request.post(f"{studio.url}/zh/gradio_api/run/predict", data={"fn_index": 10**6, "data": [], "session_hash": "gone"})
+    assert asked.status == 410
+    assert "刷新页面" in asked.json()["error"]
+    studio.close()
+    assert "KeyError" not in studio.process.stdout.read()
+
+
 def test_the_review_queue_is_worked_by_keyboard_and_two_people_see_how_far_they_agree(open_studio, watch, hostile_runs: Path) -> None:
     studio = open_studio()
     for reviewer, keys in (("Li", ("a", "a")), ("Wang", ("a", "r"))):

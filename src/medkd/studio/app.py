@@ -19,7 +19,7 @@ os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": 
 
 import gradio as gr
 from fastapi import FastAPI, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from gradio.components import Navbar
 from gradio.themes import Base, Default
 
@@ -63,7 +63,7 @@ def make_app(runs: Path, data: Sequence[Path] = (), token: str = "") -> Guard:
             theme=make_theme(),
             css=_read("studio.css"),
             head=f"<script>const FRAMEWORK = {json.dumps(texts.group('framework'))};\n{_read('studio.js')}</script>",
-            app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
+            app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None, "exception_handlers": {KeyError: _make_farewell(texts)}},
         )
     return Guard(app, token)
 
@@ -94,6 +94,16 @@ def _tell_errors(answer: Callable[..., Any], texts: Texts) -> Callable[..., Any]
             raise gr.Error(escape(texts.say(str(error))), title=texts("page.error"), print_exception=False) from error
 
     return tell
+
+
+def _make_farewell(texts: Texts) -> Callable[[Request, Exception], JSONResponse]:
+    """Make the answer to what is asked of a form that was drawn anew since, or in a studio that is gone."""
+
+    def tell_gone(request: Request, error: Exception) -> JSONResponse:
+        said = {"error": texts("page.gone"), "title": texts("page.error"), "visible": True, "duration": 10}
+        return JSONResponse(said, status_code=410)
+
+    return tell_gone
 
 
 def _show_head(name: str, texts: Texts) -> None:

@@ -3,6 +3,7 @@ const pageLanguage = location.pathname.split('/')[1] || 'en';
 document.documentElement.lang = pageLanguage;
 // The framework speaks the browser's language, and in parts English whatever that is: here it speaks the page's. FRAMEWORK is what it says to ours.
 Object.defineProperty(navigator, 'language', {get: () => ({zh: 'zh-CN'})[pageLanguage] ?? pageLanguage});
+const TOLD = '.sr-only[role=status], .toast-title-row span, [data-testid=toast-text]';
 const say = (text) => {
   const known = Object.keys(FRAMEWORK).find((begin) => text?.startsWith(begin));
   return known && FRAMEWORK[known] + text.slice(known.length);
@@ -12,7 +13,7 @@ const translate = (element) => {
     const said = say(element.getAttribute(name));
     if (said) element.setAttribute(name, said);
   }
-  if (element.matches('.sr-only[role=status]')) {
+  if (element.matches(TOLD) && !element.children.length) {
     const said = say(element.textContent);
     if (said) element.textContent = said;
   }
@@ -23,7 +24,7 @@ new MutationObserver((changes) => {
       const element = node instanceof Element ? node : node.parentElement;
       if (!element) continue;
       translate(element);
-      if (node !== target) element.querySelectorAll('[aria-label], [title], .sr-only[role=status]').forEach(translate);
+      if (node !== target) element.querySelectorAll('[aria-label], [title], ' + TOLD).forEach(translate);
     }
 }).observe(document, {subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ['aria-label', 'title']});
 document.addEventListener('keydown', (event) => {
