@@ -11,6 +11,7 @@ from page_moves import choose
 
 from medkd.pipeline import STAGES
 from medkd.studio.app import PAGES
+from medkd.studio.forms import list_fields
 
 LATIN = Path(__file__).with_name("latin.js")
 RECIPE = """
@@ -74,7 +75,7 @@ def test_no_page_of_a_rehearsal_run_says_a_word_of_english(open_studio, watched,
     for stage in STAGES:
         if stage != "collect":
             choose(page, "阶段或配方", f"{stage} –")
-        page.get_by_label(re.compile(rf"\({next(iter(STAGES[stage].load().Config.model_fields))}\)")).first.wait_for()
+        page.get_by_label(re.compile(rf"\({list_fields(STAGES[stage].load().Config)[0].name}\)")).first.wait_for()
         page.wait_for_timeout(1500)
         check(page)
     assert watched.foreign == []
@@ -86,10 +87,10 @@ def test_what_is_refused_and_what_a_run_stumbled_over_is_told_in_chinese(
 ) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "broken.jsonl").write_text("no json\n", encoding="utf-8")
-    words = ["verify", "--input", "runs/broken.jsonl", "--out", "runs/broken/verify", "--detach"]
+    words = ["verify", "--input", "runs/broken.jsonl", "--out", "runs/run_1/verify", "--detach"]
     subprocess.run([sys.executable, "-m", "medkd", *words], cwd=tmp_path, check=True, capture_output=True, timeout=120)
     studio, page = open_studio("--data", str(random_model_dir), "--data", str(merged_dir)), watched.page
-    page.goto(f"{studio.url}/zh/?run=broken")
+    page.goto(f"{studio.url}/zh/?run=run_1")
     page.locator(".notice.bad").filter(has_text="请先运行 distill").wait_for()
     page.get_by_role("button", name="启动阶段或配方").click()
     choose(page, "阶段或配方", "train –")
@@ -100,6 +101,7 @@ def test_what_is_refused_and_what_a_run_stumbled_over_is_told_in_chinese(
     page.get_by_role("button", name="先做预检").click()
     page.locator(".notice.info").filter(has_text="停止词元不符").wait_for()
     check(page)
+    page.get_by_label("运行名称").fill("looked")
     page.get_by_label(re.compile(r"\(input\)")).first.fill("/etc")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")

@@ -30,6 +30,7 @@ WORDS = (
     "style",
     "mode",
     "finish_reason",
+    "framework",
 )
 """Groups of words for names that come from files: a name without a word stands for itself."""
 GROUPS = {

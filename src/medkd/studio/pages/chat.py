@@ -40,6 +40,11 @@ DOWNLOAD = """(text) => {
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     """Lay the page out."""
+
+    def name(field: str) -> str:
+        """Name a field as the form of `evaluate` does."""
+        return t.label("evaluate", field, "")[0]
+
     models: list[Any] = []
     adapters: list[Any] = []
     with gr.Row():
@@ -50,10 +55,10 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
                 adapters.append(gr.Dropdown(label=t("chat.adapter"), choices=[""], value="", allow_custom_value=True))
     with gr.Accordion(t("chat.settings"), open=False):
         with gr.Row():
-            temperature = gr.Slider(0, 2, 0, step=0.05, label="temperature")
-            top_p = gr.Slider(0.05, 1, 1, step=0.05, label="top_p")
-            max_tokens = gr.Number(512, precision=0, minimum=1, maximum=32768, label="max_tokens")
-            seed = gr.Number(0, precision=0, label="seed")
+            temperature = gr.Slider(0, 2, 0, step=0.05, label=name("temperature"))
+            top_p = gr.Slider(0.05, 1, 1, step=0.05, label=name("top_p"))
+            max_tokens = gr.Number(512, precision=0, minimum=1, maximum=32768, label=name("max_tokens"))
+            seed = gr.Number(0, precision=0, label=name("seed"))
             task = gr.Checkbox(label=t("chat.task"), info=t("chat.task_hint"))
         with gr.Row():
             key = gr.Textbox("", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
