@@ -15,7 +15,7 @@ from medkd.studio.forms import list_fields
 
 LATIN = Path(__file__).with_name("latin.js")
 RECIPE = """
-out: runs/walk
+out: runs/run_1
 rehearsal: {cases: 60, seed: 11}
 collect: {source: iiyi, base_url: rehearsal, delay: 0}
 deidentify: {}
@@ -52,10 +52,10 @@ def open_all(page) -> None:
 def test_no_page_of_a_rehearsal_run_says_a_word_of_english(open_studio, watched, tmp_path: Path) -> None:
     (tmp_path / "walk.yaml").write_text(RECIPE, encoding="utf-8")
     subprocess.run([sys.executable, "-m", "medkd", "run", "walk.yaml"], cwd=tmp_path, check=False, capture_output=True, timeout=900)
-    assert (tmp_path / "runs/walk/export/proof.json").exists()
+    assert (tmp_path / "runs/run_1/export/proof.json").exists()
     studio, page = open_studio(), watched.page
     for name in PAGES[1:]:
-        query = "?steps=walk/evaluate,walk/evaluate-base" if name == "evaluate" else "?run=walk" if name == "data" else ""
+        query = "?steps=run_1/evaluate,run_1/evaluate-base" if name == "evaluate" else "?run=run_1" if name == "data" else ""
         page.goto(f"{studio.url}/zh/{name}{query}")
         page.locator(".head h1").wait_for()
         open_all(page)
@@ -69,7 +69,7 @@ def test_no_page_of_a_rehearsal_run_says_a_word_of_english(open_studio, watched,
             page.locator(".proof li").first.wait_for()
         page.wait_for_timeout(2000)
         check(page)
-    page.goto(f"{studio.url}/zh/?run=walk")
+    page.goto(f"{studio.url}/zh/?run=run_1")
     page.locator(".plots svg").first.wait_for()
     open_all(page)
     for stage in STAGES:
