@@ -122,7 +122,7 @@ def test_questions_from_the_training_data_are_found_by_lineage_under_any_name(se
     path = write_examples(tmp_path / "mixed.jsonl", range(22, 32))
     manifest = run(Config(**settings | {"input": path}, out=tmp_path / "out"))
     assert manifest.facts["n_seen_in_training"] == 2
-    assert "2 of 10 were in the training data" in capsys.readouterr().err
+    assert "2 of 10 questions were in the training data" in capsys.readouterr().err
 
 
 def test_questions_that_hold_their_answer_are_counted(settings, tmp_path):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from medkd.core.artifacts import RecordReader
 from medkd.core.errors import InputError
 from medkd.core.records import Example
-from medkd.core.workspace import MANIFEST, read_manifest
+from medkd.core.workspace import MANIFEST, hash_path, read_manifest
 from medkd.grading.answers import split_list
 from medkd.grading.names import parse_name
 from medkd.grading.writing import normalise
@@ -46,12 +46,21 @@ def find_training(folder: Path, depth: int = 4) -> Path | None:
     for place in (folder, folder.parent):
         if depth and (place / MANIFEST).exists():
             manifest = read_manifest(place)
-            paths = [Path(path) for path in manifest.inputs]
+            paths = [_find_input(Path(path), digest, place) for path, digest in manifest.inputs.items()]
             if manifest.stage in {"train", "reinforce"}:
-                return next((p for p in paths if p.suffix == ".jsonl" and p.exists() and p.name != "val.jsonl"), None)
+                return next((p for p in paths if p and p.suffix == ".jsonl" and p.name != "val.jsonl"), None)
             if manifest.stage == "export":
-                return next((found for p in paths if (found := find_training(p, depth - 1))), None)
+                return next((found for p in paths if p and (found := find_training(p, depth - 1))), None)
     return None
+
+
+def _find_input(path: Path, digest: str, place: Path) -> Path | None:
+    """Find what a stage read: where it said, or the same content under its name beside it, if the run was moved or named from elsewhere."""
+    if path.exists():
+        return path
+    parts = path.parts[1:] if path.is_absolute() else path.parts
+    beside = (above.joinpath(*parts[n:]) for above in place.resolve().parents for n in range(len(parts) - 1))
+    return next((found for found in beside if found.exists() and hash_path(found) == digest), None)
 
 
 def refuse_seen(seen: Seen, n: int, test_path: Path) -> None:

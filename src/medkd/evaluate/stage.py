@@ -204,10 +204,10 @@ def _warn(n_seen: int, n_holding: int, n: int, lineage_known: bool) -> list[str]
     lines: list[str] = []
     if n_seen:
         lines.append(f"Unseen questions only: {n_seen} of {n} were in the training data.")
+        print(f"warning: {n_seen} of {n} questions were in the training data; the scores count them too", file=sys.stderr)
     if n_holding:
         lines.append(f"Questions without their own answer: {n_holding} of {n} name the known diagnosis; being right there means little.")
-    for line in lines:
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {n_holding} of {n} questions name their known diagnosis; being right there means little", file=sys.stderr)
     if not lineage_known:
         lines.append("Whether the model met these questions in training: no lineage leads to its training data.")
     return lines
