@@ -91,13 +91,13 @@ def test_strangers_have_to_show_the_token_once(open_studio, watch) -> None:
 def test_an_open_page_finds_a_studio_that_was_started_again(open_studio, watch) -> None:
     studio, page = open_studio(), watch(locale="zh-CN").page
     page.goto(f"{studio.url}/zh/")
-    page.get_by_text("用虚构病例开始").wait_for()
+    page.get_by_role("link", name="用虚构病例开始").wait_for()
     page.evaluate("() => { window.isOld = true; }")
     studio.close()
     page.get_by_text("正在重新连接").wait_for()
     open_studio("--port", studio.url.rpartition(":")[2])
     page.wait_for_function("() => !window.isOld")
-    page.get_by_text("用虚构病例开始").wait_for()
+    page.get_by_role("link", name="用虚构病例开始").wait_for()
 
 
 def test_what_is_asked_of_a_form_that_was_drawn_anew_is_answered_without_a_stack_trace(open_studio, watch) -> None:
