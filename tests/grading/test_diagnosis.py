@@ -140,6 +140,19 @@ def test_what_the_rules_cannot_tell_is_left_to_a_judge(answer, reference, relati
         ("急性心包炎（病毒性可能）", "急性病毒性心包炎"),
         ("Guillain-Barré综合征", "吉兰-巴雷综合征"),
         ("Haemophilia A", "血友病A"),
+        ("肝硬化併發食道靜脈曲張", "肝硬化伴食管静脉曲张"),
+        ("第二型糖尿病", "2型糖尿病"),
+        ("J18.900 肺炎", "肺炎"),
+        ("l.急性胰腺炎 2.胆囊结石", "急性胰腺炎；胆囊结石"),
+        ("慢性肾功能不全 CKDⅤ期", "慢性肾脏病5期"),
+        ("发热原因待查（感染性心内膜炎可能性大）", "感染性心内膜炎"),
+        ("不像是哮喘，倒像慢阻肺", "慢性阻塞性肺疾病"),
+        ("结肠癌肝转移", "结肠癌"),
+        ("胃癌（cT2aN0M0）", "胃癌"),
+        ("急性髓系白血病M5", "急性单核细胞白血病"),
+        ("结石性胆囊炎急性发作", "急性结石性胆囊炎"),
+        ("关节痛、面部红斑——系统性红斑狼疮", "系统性红斑狼疮"),
+        ("最先想到的是病毒性感冒，但结合胸片，肺炎更有可能。", "肺炎"),
         ("Acute STEMI of the inferior wall", "急性下壁ST段抬高型心肌梗死"),
     ],
 )
@@ -166,8 +179,17 @@ def test_another_of_the_same_kind_counts_nothing(answer, reference):
     assert (found.principal, found.decided, found.f1) == (False, True, 0.0)
 
 
-def test_what_is_only_not_ruled_out_behind_another_is_no_answer():
-    found = grade("病毒性心肌炎可能性大，但不排除急性心肌梗死。", "急性心肌梗死")
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("病毒性心肌炎可能性大，但不排除急性心肌梗死。", "急性心肌梗死"),
+        ("首先考虑急性胆囊炎，其次考虑急性胰腺炎。", "急性胰腺炎"),
+        ("多发性硬化，视神经脊髓炎谱系疾病也不能完全排除。", "视神经脊髓炎谱系疾病"),
+        ("考虑以下几种可能：1. 肺结核（可能性最大）；2. 肺癌；3. 肺脓肿。", "肺脓肿"),
+    ],
+)
+def test_what_is_only_kept_in_mind_behind_another_is_no_answer(answer, reference):
+    found = grade(answer, reference)
     assert (found.principal, found.decided) == (False, True)
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opencc import OpenCC
 
 from medkd.grading.diagnosis import NEARNESS, grade
 from medkd.grading.names import parse_name
@@ -21,6 +22,29 @@ ORDERS = [
 ]
 MIRRORED = {Relation.MORE_GENERAL: Relation.MORE_SPECIFIC, Relation.MORE_SPECIFIC: Relation.MORE_GENERAL}
 SIDED = st.sampled_from(["输尿管结石", "气胸", "股骨颈骨折", "肾盂肾炎", "腹股沟疝", "突发性耳聋", "乳腺癌", "基底节区脑出血", "卵巢囊肿"])
+SENTENCES = [
+    "诊断为{}。",
+    "考虑{}可能性大。",
+    "首先考虑{}，建议完善检查。",
+    "**最终诊断：{}**\n\n诊断依据：发热3天。",
+    "患者最可能的诊断是{}，需要进一步检查。",
+    "根据病史及检查，符合{}的诊断。",
+    "（1）{}",
+    "初步诊断：1、{}；2、高血压病",
+    "患者为老年男性，考虑{}",
+    "{}待查",
+    "从影像上看更像是{}。",
+    "这是一例典型的{}。",
+    "首先考虑{}，其次考虑多发性硬化，不能排除肺吸虫病。",
+]
+ENGLISH = [
+    "The most likely diagnosis is {}.",
+    "Diagnosis: {}",
+    "This is consistent with {}.",
+    "Suspected {}",
+    "The patient most likely has {}.",
+]
+TRADITIONAL = OpenCC("s2t")
 WILD = st.text(max_size=300) | st.text(
     alphabet="诊断为是不无考虑急慢性左右炎癌（）()、，；。:：\n-*#<>1.2三Ⅱ型期级 abcdeT\x00\ud800", max_size=300
 )
@@ -78,6 +102,31 @@ def test_two_names_stand_to_each_other_alike_from_both_sides(one, other):
 def test_the_other_side_gains_nothing_however_it_is_written(name, left, right):
     found = grade(left.format(name), right.format(name))
     assert (found.principal, found.f1, found.decided) == (False, 0.0, True)
+
+
+@settings(deadline=None, max_examples=300)
+@given(WILD)
+def test_any_text_that_names_something_answers_itself(text):
+    found = grade(text, text)
+    assert (found.exact and found.f1 == 1.0) or not found.decided or "<" in text or "{" in text
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from([name for name in NAMES if not name.isascii() and len(name) > 1]), st.sampled_from(SENTENCES))
+def test_a_name_is_found_in_any_sentence_that_commits_itself_to_it(name, sentence):
+    assert grade(sentence.format(name), name).principal
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from([name for name in NAMES if name.isascii()]), st.sampled_from(ENGLISH))
+def test_an_english_name_is_found_in_any_sentence_that_commits_itself_to_it(name, sentence):
+    assert grade(sentence.format(name), name).principal
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(NAMES))
+def test_a_name_in_traditional_characters_is_the_same(name):
+    assert grade(TRADITIONAL.convert(name), name).exact
 
 
 @settings(deadline=None, max_examples=200)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from medkd.core import thinking
-from medkd.grading.writing import is_listed
+from medkd.grading.writing import is_listed, simplify
 
 MAX_READ = 4000
 """Characters of an answer that are read: its two ends where it is longer."""
@@ -89,22 +89,21 @@ def split_list(text: str, is_prose: bool = False, keep_companions: bool = False)
 
     `keep_companions` leaves 慢性胃炎伴糜烂 one name.
     """
-    pieces: list[tuple[str, bool]] = []
-    for entry in _split_numbered(_unfold_brackets(_plain(text)).strip()):
-        for part in [entry] if is_listed(entry) else _pattern("separator").split(entry):
-            for piece in _split_enumeration(part):
-                head, *companions = [piece] if keep_companions or is_listed(piece) else _pattern("companion").split(piece.strip())
-                pieces += [(head, False), *((companion, True) for companion in companions)]
+    pieces = _split_pieces(text, keep_companions)
     found: list[Stated] = []
-    for piece, is_companion in pieces[:MAX_ITEMS]:
+    preferred: list[str] = []
+    for n, (piece, is_companion) in enumerate(pieces[:MAX_ITEMS]):
         if found and _pattern("grade").fullmatch(piece):
             last = found[-1]
             found[-1] = last._replace(alias=f"{last.alias}/{piece}") if piece[0].isascii() else last._replace(text=last.text + piece)
             continue
         is_advice = is_prose and _pattern("advice").match(piece.strip())
-        if is_prose and (_is_prose(piece) or (found and is_advice)):
-            break
+        has_disease = any(_DISEASE.search(finding.text) or is_listed(finding.text) for finding in found)
         led = _pattern("led").search(piece) if is_prose else None
+        if is_prose and (_is_prose(piece) or (is_advice and found and (has_disease or not led))):
+            if _pattern("preferred").search("".join(later for later, _ in pieces[n + 1 :])):
+                continue
+            break
         if is_prose and found and (more := _pattern("narrowed").match(piece)):
             found.pop()
             piece = piece[more.end() :]
@@ -112,18 +111,35 @@ def split_list(text: str, is_prose: bool = False, keep_companions: bool = False)
         if is_advice and not led:
             continue
         stated = _clean(piece[led.end() :] if led and not _pattern("denied_after").search(piece) else piece)
-        if led and stated and found and not any(_DISEASE.search(finding.text) for finding in found):
+        if led and stated and found and not has_disease:
             found.clear()  # what stood before were the findings it was concluded from
         if stated is not None and stated not in found:
             found.append(stated._replace(is_companion=is_companion and bool(found)))
+            preferred += [found[-1].text] if is_prose and _pattern("preferred").search(piece) else []
+    if preferred:  # the others are only kept in mind
+        found = [
+            stated._replace(is_doubtful=stated.is_doubtful or not (stated.is_companion or stated.text in preferred)) for stated in found
+        ]
     return tuple(sorted(found, key=lambda stated: stated.is_doubtful))
+
+
+def _split_pieces(text: str, keep_companions: bool) -> list[tuple[str, bool]]:
+    """Cut a list into pieces, each with whether it came along with the one before."""
+    pieces: list[tuple[str, bool]] = []
+    entries = _split_numbered(_unfold_brackets(_plain(text)).strip())
+    for clause in (clause for entry in entries for clause in re.split("[;。]", entry)):
+        bare = _pattern("hedge_before").sub("", clause.strip())
+        for part in [clause] if is_listed(clause) or is_listed(bare) else _pattern("separator").split(clause):
+            for piece in _split_enumeration(part):
+                head, *companions = [piece] if keep_companions or is_listed(piece) else _pattern("companion").split(piece.strip())
+                pieces += [(head, False), *((companion, True) for companion in companions)]
+    return pieces
 
 
 def _plain(text: str) -> str:
     if len(text) > MAX_READ:
         text = f"{text[: MAX_READ // 2]}\n{text[-MAX_READ // 2 :]}"
-    text = unicodedata.normalize("NFKC", _CIRCLED.sub("\n", text))
-    text = strip_markup(text)
+    text = strip_markup(unicodedata.normalize("NFKC", _CIRCLED.sub("\n", simplify(text))))
     for pattern, replacement in _LAYOUT:
         text = pattern.sub(replacement, text)
     return text.strip()
@@ -139,6 +155,10 @@ def strip_markup(text: str) -> str:
 
 
 _LAYOUT = (
+    (re.compile(r"(^|\n)\s*[lI|]\s*[.、](?=\s*[一-鿿])"), r"\g<1>1."),
+    (re.compile(r"(?<=[一-鿿])\s+(CKD\s*[0-9IVX]+[ab]?\s*期)"), r"(\1)"),
+    (re.compile(r"(?<=[一-鿿]{2})\s*[—―]+\s*(?=[一-鿿]{3})"), ",考虑"),
+    (re.compile(r"(?<=[一-鿿][病炎症癌瘤])-(?=[一-鿿]{3})"), ":"),
     (re.compile(r"[(]([0-9]{1,2})[)]"), r"\1."),
     (re.compile(r"[(][一二三四五六七八九十][)]"), "\n"),
     (re.compile(r"【([^】]*(?:诊断|依据|分析|建议|治疗|鉴别|处理)[^】]*)】"), r"\n\1:"),
@@ -148,6 +168,7 @@ _LAYOUT = (
 """Ways of writing that are brought to one, in this order."""
 
 
+_COMES_SECOND = re.compile("(?:其次|再次|[也还亦])[可应需要]?$")
 _DENIES = re.compile(r"(?:不能|不宜|无法|不足以|未能|难以|不)(?:明确)?$")
 
 
@@ -156,7 +177,8 @@ def _after_lead(text: str) -> str | None:
     strong = [lead for lead in _pattern("strong_lead").finditer(text) if not _DENIES.search(text[: lead.start()])]
     final = [lead for lead in strong if lead["final"] or lead["final_en"]]
     weak = list(_pattern("weak_lead").finditer(text)) if not strong and len(_first_line(text)) > MAX_FIRST_LINE else []
-    for lead in final[-1:] or strong[:1] or weak[-1:]:
+    weak = [lead for lead in weak if not _COMES_SECOND.search(text[: lead.start()])]
+    for lead in final[-1:] or strong[:1] or [lead for lead in weak if lead[0].startswith("首先")][:1] or weak[-1:]:
         rest = _before_heading(text[lead.end() :].lstrip())
         return rest if re.match(r"[(]?1\s*[.、)]|[-•·]|一、", rest) else _first_sentence(rest)
     return None
@@ -173,7 +195,7 @@ def _first_line(text: str) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    return re.split(r"[。\n]|\.\s", text, maxsplit=1)[0]
+    return re.split(r"[。\n]|(?<!\d)\.\s", text, maxsplit=1)[0]
 
 
 def _split_numbered(text: str) -> list[str]:

@@ -72,6 +72,9 @@ class Grade(Record):
 
 def grade(answer: str, reference: str, synonyms_path: Path | None = None) -> Grade:
     """Grade an answer; `synonyms_path` adds names to the shipped table (same form as `synonyms.yaml`)."""
+    if thinking.read(answer).answer.strip() == reference.strip() and (listed := split_list(reference)):
+        stated = tuple(diagnosis.text for diagnosis in listed)
+        return Grade(exact=True, principal=True, f1=1.0, decided=True, relation=Relation.SAME, stated=stated)
     best = _grade_lists(answer, extract_diagnoses(answer), _read_known(reference, False, synonyms_path), synonyms_path)
     if best.principal or not any(mark in f"{answer}{reference}" for mark in "伴并"):
         return best

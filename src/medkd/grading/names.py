@@ -49,6 +49,8 @@ def parse_name(text: str, negated: bool = False, synonyms_path: Path | None = No
     plain = use_one_name(written, synonyms_path)
     rest, qualities = _take_qualities(plain)
     _, as_written = _take_qualities(written)
+    if rest.endswith("炎") and qualities.get("stage") == frozenset({"急性加重"}) and "course" not in qualities:
+        qualities = {axis: values for axis, values in qualities.items() if axis != "stage"} | {"course": frozenset({"急性"})}
     core = shorten(rest)
     if _always_acute().search(core):
         qualities["course"] = qualities.get("course", frozenset()) - {"急性"}

@@ -6,20 +6,23 @@ Not done here: taking a name apart (`grading.names`).
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 TABLES_DIR = Path(__file__).parent
 
 
+@lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
     """Bring a name to one width, case and numbering; white space, punctuation and quotation marks go.
 
     >>> normalise("Ⅱ型 糖尿病（T2DM）")
     '2型糖尿病t2dm'
     """
-    plain = unicodedata.normalize("NFKC", text.translate(_variants())).lower().replace("°", "度").replace("综合症", "综合征")
+    plain = unicodedata.normalize("NFKC", simplify(text)).lower().replace("°", "度")
+    for old, new in _words():
+        plain = old.sub(new, plain)
     plain = _LATIN.sub(lambda found: unicodedata.normalize("NFKD", found[0])[0], plain)
     if re.search("[a-z]{3}", plain):
         for pattern, form in _english_forms():
@@ -29,7 +32,11 @@ def normalise(text: str) -> str:
     plain = re.sub(r"(?<=[左右双侧])乳(?![腺房头突糜])|乳房", "乳腺", plain)
     plain = re.sub(r"([胸腰颈骶])(?=[0-9])", lambda found: _VERTEBRAE[found[0]], plain)
     plain = _english().sub(lambda found: read_qualities()["english"][found[0].removesuffix("-sided")], plain)
-    plain = re.sub(r"(?<![a-z])(viii|vii|vi|iv|v|iii|ii|i)(?=[a-c]?[型期级度类])", lambda found: _ROMAN[found[1]], re.sub(r"\s", "", plain))
+    plain = re.sub(
+        r"(?:(?<![a-z])|(?<=ckd))(viii|vii|vi|iv|v|iii|ii|i)(?=[a-c]?[型期级度类])",
+        lambda found: _ROMAN[found[1]],
+        re.sub(r"\s", "", plain),
+    )
     plain = re.sub(r"(?<=type)(iv|iii|ii|i)(?=[a-z])", lambda found: _ROMAN[found[1]], plain)
     plain = re.sub(r"[一二三四五六](?=[型期级度](?!联))", lambda found: str("一二三四五六".index(found[0]) + 1), plain)
     return re.sub(r"[\W_]", "", plain)
@@ -90,10 +97,23 @@ def _english_forms() -> list[tuple[re.Pattern[str], str]]:
 
 
 @cache
-def _variants() -> dict[int, str]:
-    """Map traditional and variant characters to the ones that the tables are written in."""
-    pairs = "".join(read_qualities()["variants"])
-    return {ord(old): new for old, new in zip(pairs[::2], pairs[1::2], strict=True)}
+def _words() -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(pattern), form) for pattern, form in read_qualities()["words"]]
+
+
+def simplify(text: str) -> str:
+    """Bring traditional and variant characters to the ones that the tables are written in."""
+    return text if text.isascii() else text.translate(_simplified())
+
+
+@cache
+def _simplified() -> dict[int, str]:
+    from opencc import OpenCC
+
+    characters = [chr(code) for code in range(0x4E00, 0xA000)]
+    simple = OpenCC("t2s").convert("\n".join(characters)).split("\n")
+    pairs = [*zip(characters, simple, strict=True), *(tuple(pair) for pair in read_qualities()["variants"])]
+    return {ord(old): new for old, new in pairs if old != new}
 
 
 @cache
