@@ -31,7 +31,8 @@ class Batch:
         self, model: Any, pad: int, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int], company: Continuations
     ) -> None:
         import torch
-        from transformers import DynamicCache
+
+        from medkd.completers.cache import is_lasting, make_cache
 
         self.rows = list(range(len(prompts)))
         """Numbers of the rows still under way."""
@@ -39,8 +40,8 @@ class Batch:
         self._pad = pad
         self._sampling = sampling
         self._n_prompt = [len(ids) for ids in prompts]
-        self._cache = DynamicCache(config=model.config)
-        self._can_guess = all(layer.is_croppable and not getattr(layer, "is_sliding", False) for layer in self._cache.layers)
+        self._cache = make_cache(model.config)
+        self._can_guess = is_lasting(self._cache)
         self._drafters = [Drafter(ids, company) for ids in prompts]
         self._drafts: list[list[int]] = [[] for _ in prompts]
         self._numbers = _draw_numbers(seeds, sampling)
