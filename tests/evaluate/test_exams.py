@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -142,6 +143,28 @@ def test_a_dataset_of_the_hub_is_read_from_its_cache_and_no_network_is_told_from
     )
     assert cached.stdout.strip() == "3"
     assert "hf:clinic/other: no network and nothing in the cache" in absent.stderr
+    assert not cached.stderr
+
+
+def test_a_hub_without_a_name_and_a_client_that_is_missing_are_told_with_the_next_step(monkeypatch):
+    with pytest.raises(InputError, match=r"^hf:: names no dataset; give hf:NAME or hf:NAME:SPLIT$"):
+        read_exam("hf:")
+    with pytest.raises(InputError, match=r"^ms::validation: names no dataset"):
+        read_exam("ms::validation")
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(InputError, match=r"^ms:clinic/exam: .* is not installed; pip install 'modelscope\[datasets\]'$"):
+        read_exam("ms:clinic/exam")
+
+
+def test_a_download_that_modelscope_gave_up_is_told_as_no_network(monkeypatch):
+    def give_up(name, split):
+        raise RuntimeError("[E1001] 下载总时限已耗尽；已保存可继续下载的临时文件")  # as 1.40 said it, without network
+
+    module = SimpleNamespace(MsDataset=SimpleNamespace(load=give_up))
+    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(msdatasets=module))
+    monkeypatch.setitem(sys.modules, "modelscope.msdatasets", module)
+    with pytest.raises(InputError, match="ms:clinic/exam: no network and nothing in the cache"):
+        read_exam("ms:clinic/exam")
 
 
 def test_the_share_that_could_not_be_read_is_on_the_page(random_model_dir, tmp_path):

@@ -129,6 +129,8 @@ def _sort_letters(text: str) -> str:
 def _open(source: str, split: str) -> tuple[str, Iterator[dict[str, Any]]]:
     if source.startswith(("hf:", "ms:")):
         hub, name, given = [*source.split(":", 2), ""][:3]
+        if not name:
+            raise InputError(f"{source}: names no dataset; give {hub}:NAME or {hub}:NAME:SPLIT")
         return name.rsplit("/", 1)[-1], _load_from_hub(hub, name, given or split)
     path = resolve_input(Path(source), "test.jsonl", made_by="evaluate --exam FILE")
     return path.stem, _read_file(path)
@@ -141,17 +143,22 @@ def _load_from_hub(hub: str, name: str, split: str) -> Iterator[dict[str, Any]]:
 
             rows: Any = MsDataset.load(name, split=split)
         else:
-            from datasets import load_dataset
+            from datasets import disable_progress_bars, load_dataset
 
+            from medkd.models.libraries import load_libraries
+
+            load_libraries()
+            disable_progress_bars()
             rows = load_dataset(name, split=split)
     except ModuleNotFoundError as error:
-        raise InputError(f"{hub}:{name}: {error.name} is not installed; pip install {error.name}") from error
+        package = "modelscope[datasets]" if hub == "ms" else error.name
+        raise InputError(f"{hub}:{name}: {error.name} is not installed; pip install '{package}'") from error
     except Exception as error:  # both clients raise many kinds without a common one
         raise InputError(f"{hub}:{name}: {_explain(error)}") from error
     return (dict(row) for row in rows)
 
 
-_NO_NETWORK = re.compile(r"couldn't reach|offline|connect|resolve|timed? ?out|name or service|max retries|proxy", re.IGNORECASE)
+_NO_NETWORK = re.compile(r"couldn't reach|offline|connect|resolve|timed? ?out|name or service|max retries|proxy|时限|超时", re.IGNORECASE)
 
 
 def _explain(error: Exception) -> str:
