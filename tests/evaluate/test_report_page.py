@@ -28,6 +28,14 @@ def page_path(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def many_path(page_path):
+    folder = page_path.parents[1]
+    names = [f"a-model-with-a-long-name-{n}" for n in range(8)]
+    run(Config(input=[folder / "base"] + [folder / "student"] * 7, names=names, out=folder / "many"))
+    return folder / "many/report.html"
+
+
+@pytest.fixture(scope="module")
 def browser():
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine; apt-get install chromium")
@@ -75,4 +83,17 @@ def test_the_page_follows_a_dark_screen_and_fits_a_narrow_one(browser, page_path
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     page.emulate_media(media="print")
     assert page.locator(".filters:visible").count() == 0
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 900, 380])
+def test_the_scores_of_eight_models_are_seen_whole_without_scrolling_sideways(browser, many_path, width):
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(many_path.as_uri())
+    assert page.locator(".many").count() >= 1
+    assert page.evaluate("[...document.querySelectorAll('.many')].every(table => table.scrollWidth <= table.clientWidth)")
+    assert page.locator(".scores tbody tr").first.locator("td.number:visible").count() == 8
+    named = page.evaluate("getComputedStyle(document.querySelector('.scores td.number'), '::before').content")
+    assert ("a-model-with-a-long-name-0" in named) is (width == 380)
+    assert page.locator(".scores thead:visible").count() == (width != 380)
     page.close()
