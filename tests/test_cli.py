@@ -72,11 +72,17 @@ def test_the_version_is_that_of_the_package() -> None:
         (["collect", "--outt", "x"], "Unknown option: --outt. Did you mean --out?"),
         (["collect", "--limit", "many", "--out", "x"], "--limit"),
         (["collect", "--limit", "0", "--out", "x"], "limit: Input should be greater than or equal to 1"),
-        (["collect", "--source", "web", "--out", "x"], '"iiyi", "files"'),
+        (["collect", "--source", "web", "--out", "x"], "there is no 'web'; choose from iiyi, files"),
         (["collect", "leftover"], "leftover"),
         (["verify", "--out", "x"], "medkd verify: input is missing; give --input"),
         (["verify", "--input", "x"], "medkd verify: out is missing; give --out"),
-        (["run"], "RECIPE"),
+        (["run"], "RECIPE is missing"),
+        (["collect", "--out"], "--out: no value is given"),
+        (["collect", "--out", "x", "--out", "y"], "--out: is given more than once"),
+        (["reinforce", "--out", "x", "--rewards", "{}", "--rewards.stop", "0"], "both as a whole and key by key (--rewards.KEY)"),
+        (["train", "--out", "x", "--trainer", "{"], "'{' is no mapping; give it key by key (--trainer.KEY VALUE)"),
+        (["train", "--out", "x", "--epochs", "abc"], "'abc' is no number"),
+        (["train", "--out", "x", "--method", "lorra"], "choose from lora, qlora, full, on-policy"),
         (["bill"], "PATH"),
     ],
 )
@@ -257,9 +263,9 @@ def test_memory_that_torch_frees_stays_in_the_process_once_it_is_settled() -> No
         "from medkd.cli import settle_for_torch\n"
         "if len(sys.argv) > 1: settle_for_torch()\n"
         "import torch\n"
-        "torch.zeros(10_000_000)\n"
+        "for _ in range(3): torch.empty(30_000_000).zero_()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "torch.zeros(10_000_000)\n"
+        "for _ in range(5): torch.empty(10_000_000).zero_()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
     plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}

@@ -10,10 +10,12 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from trl.trainer.sft_config import SFTConfig
 
 from medkd.core.errors import InputError
 from medkd.models.load import load_model, resolve_model
 from medkd.train.stage import Config, run
+from medkd.train.trainer_config import read_kinds
 from student_samples import read_lines, write_examples
 
 
@@ -142,7 +144,43 @@ def test_two_processes_train_together(settings, tmp_path, how):
     by_step = list(losses(tmp_path).values())
     assert by_step[-1] < by_step[0] / 2
     assert done.stderr.count("rows, ") == 1
+    assert done.stdout.count("see ") == 1 and "see " not in done.stderr
     assert (tmp_path / "adapter/questions.json").exists()
+
+
+@pytest.fixture(scope="module")
+def launched(settings, tmp_path_factory):
+    """The command of a launched run, without its directory, and a run of it that nothing disturbed."""
+    fields = settings | {"epochs": 16, "batch_size": 2, "device": "cpu", "launch": LAUNCHERS["torchrun"]}
+    words = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "medkd", "train", *words, "--trainer.save-steps", "16", "--trainer.logging-steps", "4", "--out"]
+    whole = tmp_path_factory.mktemp("launched") / "whole"
+    subprocess.run([*command, str(whole)], check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return command, losses(whole)
+
+
+@pytest.mark.parametrize("victim", ["medkd", "torchrun"])
+def test_a_launcher_killed_and_started_again_at_once_comes_to_the_same_losses(launched, tmp_path, victim):
+    """Its workers outlive it for a while; the second start must neither race with them nor go on from what they go on writing."""
+    command, undisturbed = launched
+    command = [*command, str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(first.pid if victim == "medkd" else list_children(first.pid)[0], signal.SIGKILL)
+    again = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert again.returncode == 0, again.stderr[-3000:]
+    said = first.communicate()[1]
+    assert first.returncode == (-9 if victim == "medkd" else 3), said
+    assert 0 < json.loads((tmp_path / "manifest.json").read_text())["facts"]["resumed_from_step"] < 96
+    assert losses(tmp_path) == undisturbed
+
+
+def list_children(pid):
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], check=True, capture_output=True, text=True).stdout
+    return [int(number) for number in listed.split()]
 
 
 def test_what_a_launched_process_refuses_is_one_line(settings, tmp_path):
@@ -163,6 +201,7 @@ def test_what_a_launched_process_refuses_is_one_line(settings, tmp_path):
         ({"trainer": {"report_to": "swanlab"}}, "swanlab"),
         ({"trainer": {"padding_free": True}}, "decided by the stage"),
         ({"launch": "no-such-launcher --x"}, "cannot be started"),
+        ({"trainer": {"weight_decay": "abc"}}, "weight_decay: input should be a valid number"),
         ({"method": "full", "batch_size": 10**9}, "--batch-size"),
     ],
 )
@@ -172,6 +211,10 @@ def test_what_cannot_be_done_here_is_one_line_and_leaves_nothing(settings, tmp_p
         run(Config(**settings | fields, out=tmp_path / "out"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_a_number_that_yaml_takes_for_text_is_read_as_a_number():
+    assert read_kinds(SFTConfig, {"weight_decay": "1e-4", "optim": "adamw_torch"}) == {"weight_decay": 1e-4, "optim": "adamw_torch"}
 
 
 def test_a_validation_file_that_leaves_no_row_is_one_line(settings, tmp_path):

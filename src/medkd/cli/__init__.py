@@ -35,7 +35,9 @@ def run_command(arguments: list[str]) -> int:
     try:
         code = build_app(arguments)(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return _fail(InputError(f"medkd: {_one_line(str(error))}; see `medkd {arguments[0] if arguments else ''} --help`"))
+        from medkd.cli.wording import tell
+
+        return _fail(InputError(tell(error, arguments)))
     except MedkdError as error:
         return _fail(error)
     except KeyboardInterrupt:

@@ -91,13 +91,15 @@ def run_command(command: list[str], fields: Mapping[str, Any]) -> None:
         recipe.write_text(yaml.safe_dump({"train": dict(fields)}, allow_unicode=True), encoding="utf-8")
         words = [*command, "-m", "medkd", "train", "--recipe", str(recipe)]
         try:
-            process = subprocess.Popen(words, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)  # noqa: S603 - the user's own launcher
+            # On stdout they say only what this process says itself when they have ended.
+            process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # noqa: S603 - the user's own launcher
         except OSError as error:
             raise InputError(f"--launch {shlex.join(command)}: cannot be started ({error.strerror}); is it installed?") from error
         failure = _follow(process)
         code = process.wait()
     if code:
-        message = failure or f"--launch {shlex.join(command)}: ended with code {code}; start it by hand to see what it says"
+        advice = "was killed; run the same command again" if code < 0 else f"ended with code {code}; start it by hand to see what it says"
+        message = failure or f"--launch {shlex.join(command)}: {advice}"
         out = Path(str(fields["out"]))
         was_begun = (out / MANIFEST).exists() and read_manifest(out).state != "finished"
         raise StoppedError(message) if was_begun else InputError(message)

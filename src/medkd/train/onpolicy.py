@@ -25,6 +25,7 @@ from medkd.models.load import (
 )
 from medkd.models.skeleton import Skeleton, make_skeleton
 from medkd.models.tokens import encode, find_plain_template, find_stop_ids, find_template, repair_pad_token
+from medkd.train.alone import hold
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.plan import GIB, find_too_little_memory_for_two, find_what_is_there
 from medkd.train.preflight import refuse
@@ -53,7 +54,7 @@ def run_on_policy(config: "Config") -> Manifest:
     folder, teacher = resolve_model(config.model, config.hub), _resolve_teacher(config)
     adapter = resolve_adapter(config.adapter)
     inputs = [train_path, *([val_path] if val_path else []), adapter]
-    with open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
+    with hold(config.out), open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
         if space.is_finished:
             return space.manifest
         examples = read_examples(train_path, space)

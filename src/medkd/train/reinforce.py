@@ -23,6 +23,7 @@ from medkd.core.workspace import Manifest, Workspace, open_workspace
 from medkd.models.libraries import importing
 from medkd.models.load import Device, Dtype, Hub, choose_device, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
 from medkd.models.tokens import encode, find_plain_template, find_stop_ids, find_template, repair_pad_token
+from medkd.train.alone import hold
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.held_out import Watch, make_callback
 from medkd.train.rewards import DEFAULT_WEIGHTS, NAMES, make_rewards
@@ -113,7 +114,8 @@ def run(config: Config) -> Manifest:
         *([folder] if Path(config.model).is_dir() else []),
     ]
     libraries = ["torch", "transformers", "trl", "peft", "accelerate"]
-    with open_workspace("reinforce", config, inputs=inputs, libraries=libraries, keep=[f"{LEDGER}*"]) as space:
+    paid = [f"{LEDGER}*"]
+    with hold(config.out), open_workspace("reinforce", config, inputs=inputs, libraries=libraries, keep=paid) as space:
         if space.is_finished:
             return space.manifest
         examples = _read(train_path, space, needs_reference=bool(config.rewards.get("diagnosis")))

@@ -7,7 +7,7 @@ This module imports torch, transformers, trl and peft: import it inside function
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -35,20 +35,19 @@ OWN_KEYS = ("chat_template_path", "skip_prepare_dataset", "padding_free", "max_l
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Give rows of like length to the same batch; the order depends on seed and epoch alone, so that a resumed run sees the same."""
+    """Give rows of like length to the same batch; the order depends on seed and epoch alone, so that a resumed run sees the same.
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.epoch = 0
+    The epoch is asked for: a loader of several processes that skips what an earlier run did tells its sampler no epoch.
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, read_epoch: Callable[[], int]) -> None:
+        self.lengths, self.batch_size, self.seed, self.read_epoch = lengths, batch_size, seed, read_epoch
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        chance = random.Random(f"{self.seed}:{self.epoch}")
+        chance = random.Random(f"{self.seed}:{self.read_epoch()}")
         order = list(range(len(self.lengths)))
         chance.shuffle(order)
         pool = self.batch_size * 16
@@ -70,7 +69,7 @@ class CompletionTrainer(SFTTrainer):
             return super()._get_train_sampler(train_dataset)
         lengths = [len(ids) for ids in cast(Any, self.train_dataset)["input_ids"]]
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * max(1, self.args.world_size)
-        return LengthGroupedSampler(lengths, batch, self.args.seed)
+        return LengthGroupedSampler(lengths, batch, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def _has_own_loss(self) -> bool:
         """Tell whether TRL's way is the worse one.

@@ -21,6 +21,7 @@ from medkd.models.libraries import importing, load_libraries
 from medkd.models.load import WHOLE_MODEL, Device, Hub, choose_device, choose_dtype, load_tokenizer, resolve_model
 from medkd.models.skeleton import Skeleton, make_skeleton
 from medkd.train import launch
+from medkd.train.alone import hold
 from medkd.train.plan import (
     Method,
     Shape,
@@ -126,7 +127,7 @@ def run(config: Config) -> Manifest:
     train_path, val_path = find_inputs(config)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     inputs = [train_path, *([val_path] if val_path else []), *([folder] if Path(config.model).is_dir() else [])]
-    with open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
+    with hold(config.out), open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
         if place.n_processes > 1:
             launch.agree(space.is_finished, choose_device(config.device))
         if space.is_finished:
@@ -142,7 +143,7 @@ def run(config: Config) -> Manifest:
 
 
 def _follow(config: Config, place: launch.Place) -> Manifest:
-    """Train beside the main process, which alone writes and speaks."""
+    """Train beside the main process, which alone writes and speaks: here nothing is finished that could be reported."""
     if not launch.agree(None, choose_device(config.device)):
         job = prepare(config, None)
         refuse(job.flight.findings, config.model)
@@ -150,7 +151,7 @@ def _follow(config: Config, place: launch.Place) -> Manifest:
             from medkd.train.work import work
 
         work(config, job, place, None)
-    return read_manifest(config.out)
+    return read_manifest(config.out).model_copy(update={"state": "running"})
 
 
 def _find_command(config: Config) -> list[str]:

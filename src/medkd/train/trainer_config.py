@@ -8,7 +8,9 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from medkd.core.errors import InputError
 
@@ -32,6 +34,21 @@ def check_keys(config: type[Any], extra: Mapping[str, Any], own_keys: tuple[str,
 def build_config(config: type[C], settings: Mapping[str, Any], extra: Mapping[str, Any], checkpoints: Path) -> C:
     """Build the config; raises InputError with the first line of what TRL has against it."""
     try:
-        return config(**{**settings, **extra, "output_dir": str(checkpoints)})
+        return config(**{**settings, **read_kinds(config, extra), "output_dir": str(checkpoints)})
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"trainer: {str(error).splitlines()[0]}; correct the recipe") from error
+
+
+def read_kinds(config: type[Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what was written as text as what the trainer takes, 1e-4 in YAML too; raises InputError for what cannot be read so."""
+    hints = get_type_hints(config)
+    return {key: _read_kind(key, value, hints[key]) for key, value in extra.items()}
+
+
+def _read_kind(key: str, value: Any, hint: Any) -> Any:
+    try:
+        read = TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        message = error.errors(include_url=False)[0]["msg"]
+        raise InputError(f"trainer: {key}: {message[0].lower()}{message[1:]} (got {value!r})") from error
+    return read if isinstance(value, str) else value

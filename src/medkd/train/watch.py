@@ -5,6 +5,7 @@ In: the trainer's own calls. Out: `metrics.jsonl`, `samples.jsonl`, a bar on the
 """
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from medkd.completers.local import LocalModel
 from medkd.core import thinking
 from medkd.core.completer import Sampling
+from medkd.core.errors import StoppedError
 from medkd.core.progress import Bar
 from medkd.core.records import Example, FinishReason
 from medkd.models.load import LoadedModel
@@ -131,6 +133,17 @@ class Interruption(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.is_wanted:
             control.should_save = control.should_training_stop = True
+
+
+class Leaving(TrainerCallback):
+    """End a launched process at its next step once its launcher is gone: nobody is left to stop it, or to hear what it says."""
+
+    def __init__(self) -> None:
+        self.launcher = os.getppid()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if os.getppid() != self.launcher:
+            raise StoppedError("train: what launched this process is gone; run the same command again, it goes on from the last checkpoint")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ This module imports torch, transformers, trl and peft: import it inside function
 
 import resource
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from medkd.train.save import choose_questions, save_papers, save_weights, trace_
 from medkd.train.sft import choose_packing, count_steps_of, make_dataset, make_lora_config, make_trainer, make_trainer_config
 from medkd.train.stage import ADAPTER, LEARNING_RATES, STAGE_KEYS, Config, Job, choose_numbers, make_val_rows, say_what_is_trained
 from medkd.train.student import load_student
-from medkd.train.watch import Interruption, MetricsWriter, SampleWriter
+from medkd.train.watch import Interruption, Leaving, MetricsWriter, SampleWriter
 
 _FULL_DISK = ("No space left", "File too large", "file write failed", "Disk quota")
 
@@ -59,12 +60,15 @@ def work(config: Config, job: Job, place: launch.Place, space: Workspace | None)
     trainer = make_trainer(model, job.tokenizer, train_set, val_set, trainer_config, lora, config.trainer.get("early_stopping_patience"))
     started = time.monotonic()
     try:
-        with Bar("train", count_steps_of(trainer_config, len(train_set)), "steps") as bar, Interruption() as interruption:
-            metrics = MetricsWriter(config.out / "metrics.jsonl", bar, step) if place.is_main else None
+        shown = Bar("train", count_steps_of(trainer_config, len(train_set)), "steps") if place.is_main else nullcontext()
+        with shown as bar, Interruption() as interruption:
+            metrics = MetricsWriter(config.out / "metrics.jsonl", bar, step) if bar else None
             for callback in [metrics, _make_sampler(config, job, trainer_config, step) if place.is_main else None]:
                 if callback is not None:
                     trainer.add_callback(callback)
             trainer.add_callback(interruption)
+            if launch.is_launched():
+                trainer.add_callback(Leaving())
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if interruption.is_wanted:
                 raise KeyboardInterrupt
