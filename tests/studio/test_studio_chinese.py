@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from english import find_english
-from page_moves import choose
+from page_moves import SLOW_MS, choose
 
 from medkd.pipeline import STAGES
 from medkd.studio.app import PAGES
@@ -99,7 +99,7 @@ def test_what_is_refused_and_what_a_run_stumbled_over_is_told_in_chinese(
         page.keyboard.press("Enter")
         page.keyboard.press("Escape")
     page.get_by_role("button", name="先做预检").click()
-    page.locator(".notice.info").filter(has_text="停止词元不符").wait_for()
+    page.locator(".notice.info").filter(has_text="停止词元不符").wait_for(timeout=SLOW_MS)
     check(page)
     page.get_by_label("运行名称").fill("looked")
     page.get_by_label(re.compile(r"\(input\)")).first.fill("/etc")

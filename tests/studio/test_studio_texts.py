@@ -60,6 +60,11 @@ def test_no_chinese_text_holds_english_but_names() -> None:
     assert {text: words for text in [*texts, *labels] if (words := find_english(text))} == {}
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_stage_says_what_it_does(language: str) -> None:
+    assert [stage for stage in STAGES if Texts(language).word("stage", stage) == stage] == []
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_field_has_a_chinese_label_and_hint_and_none_is_of_a_field_that_is_gone(stage: str) -> None:
     fields = list_fields(STAGES[stage].load().Config)
