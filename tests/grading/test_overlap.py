@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
-from medkd.grading.overlap import Overlap, mean_overlap, score_pair
+from medkd.grading.overlap import Overlap, mean_overlap, open_pool, score_pair, score_pairs
 
 jieba.setLogLevel(60)
 
@@ -80,3 +80,10 @@ def test_it_is_at_least_ten_times_faster_at_a_thousand_characters():
 def test_the_mean_of_nothing_is_zero():
     assert mean_overlap([]) == Overlap(0.0, 0.0, 0.0, 0.0)
     assert mean_overlap([Overlap(100, 50, 0, 20), Overlap(0, 50, 0, 40)]) == Overlap(50, 50, 0, 30)
+
+
+def test_processes_share_a_loaded_dictionary_and_score_as_one_does():
+    with open_pool(2) as pool:
+        assert pool.submit(eval, "__import__('jieba').dt.initialized").result()
+    pairs = [(f"患者{n}岁，诊断为急性阑尾炎。", "考虑急性阑尾炎；2型糖尿病") for n in range(8)]
+    assert score_pairs(pairs, n_processes=2) == [score_pair(*pair) for pair in pairs]

@@ -16,9 +16,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from rapidfuzz.distance import LCSseq
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 N_CACHED_TEXTS = 4096
 """Texts whose words are kept: a label is scored against the answers of several models."""
@@ -57,12 +60,23 @@ def score_pairs(pairs: Sequence[tuple[str, str]], n_processes: int | None = None
     n = n_processes or (min(os.cpu_count() or 1, 16) if is_long else 1)
     if n == 1 or len(pairs) < n:
         return [score_pair(*pair) for pair in pairs]
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    # Started afresh, not forked: a process that holds torch and its threads cannot be copied safely.
-    with ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool:
+    with open_pool(n) as pool:
         return list(pool.map(_score_one, pairs, chunksize=max(1, len(pairs) // (4 * n))))
+
+
+def open_pool(n_processes: int) -> "ProcessPoolExecutor":
+    """Open processes that share one dictionary of jieba: loading it takes a second of each, and its memory.
+
+    They are forked from a server that was started afresh: a process that holds torch and its threads cannot be copied safely.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_all_start_methods, get_context
+
+    if "forkserver" not in get_all_start_methods():
+        return ProcessPoolExecutor(n_processes, mp_context=get_context("spawn"))
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["medkd.grading.dictionary"])
+    return ProcessPoolExecutor(n_processes, mp_context=context)
 
 
 def _score_one(pair: tuple[str, str]) -> Overlap:
@@ -143,11 +157,11 @@ _CLAUSE = re.compile(r"([\u4E00-\u9FD5a-zA-Z0-9+#&._%\-]+)")
 
 @lru_cache(maxsize=N_CACHED_CLAUSES)
 def _cut_clause(text: str) -> tuple[str, ...]:
-    return tuple(_word_cutter()(text)) if text else ()
+    return tuple(load_cutter()(text)) if text else ()
 
 
 @cache
-def _word_cutter() -> Callable[[str], Iterable[str]]:
+def load_cutter() -> Callable[[str], Iterable[str]]:
     """Load jieba once, without its chatter."""
     import jieba  # pyright: ignore[reportMissingTypeStubs]
 
