@@ -9,7 +9,8 @@ import yaml
 from medkd.grading.diagnosis import grade
 
 FILES = tuple(
-    f"pairs{number}.yaml" for number in ("", "_second", "_third", "_fourth", "_fifth", "_sixth", "_seventh", "_eighth", "_ninth", "_tenth")
+    f"pairs{number}.yaml"
+    for number in ("", "_second", "_third", "_fourth", "_fifth", "_sixth", "_seventh", "_eighth", "_ninth", "_tenth", "_eleventh")
 )
 
 NEAR = {"general": "near", "specific": "near"}

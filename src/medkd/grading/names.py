@@ -18,6 +18,8 @@ from typing import NamedTuple
 from medkd.grading.writing import normalise, read_qualities, use_one_name
 
 N_CACHED_NAMES = 16384
+MAX_NAME = 400
+"""Characters of a name that are read; what is longer is no name."""
 Qualities = dict[str, frozenset[str]]
 
 
@@ -45,7 +47,7 @@ _STAGE = re.compile(r"([0-9]+[a-c]?)[期级度]")
 @lru_cache(maxsize=N_CACHED_NAMES)
 def parse_name(text: str, negated: bool = False, synonyms_path: Path | None = None) -> Name:
     """Take a diagnosis apart; a name that is nothing but qualities is its own core."""
-    written = normalise(text)
+    written = normalise(text[:MAX_NAME])
     plain = use_one_name(written, synonyms_path)
     rest, qualities = _take_qualities(plain)
     _, as_written = _take_qualities(written)
