@@ -17,6 +17,7 @@ from medkd.studio.texts import LANGUAGES, Texts, choose_language, read_fields, r
 SOURCES = [path for path in Path(medkd.studio.__file__).parent.rglob("*") if path.suffix in (".py", ".jinja")]
 WORDS = (
     "stage",
+    "recipe",
     "state",
     "reason",
     "outcome",

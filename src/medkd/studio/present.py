@@ -33,6 +33,9 @@ SCROLL = "() => document.querySelector('article.case')?.scrollIntoView({behavior
 """Brings a case that was picked into sight."""
 
 
+NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?")
+
+
 @cache
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader
@@ -100,9 +103,11 @@ def show_bars(counts: Mapping[str, int], chosen: str, texts: Texts, group: str =
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[Any]], texts: Texts, caption: str = "") -> str:
-    """Draw a table; cells that are numbers stand to the right."""
-    cells = [[{"text": write_cell(cell), "is_number": isinstance(cell, int | float)} for cell in row] for row in rows]
-    return render("table", texts, head=head, rows=cells, caption=caption)
+    """Draw a table; a column of numbers stands to the right."""
+    written = [[write_cell(cell) for cell in row] for row in rows]
+    columns = zip(*written, strict=True) if written else ((),) * len(head)
+    numeric = [any(column) and all(not cell or NUMBER.fullmatch(cell) for cell in column) for column in columns]
+    return render("table", texts, head=list(zip(head, numeric, strict=True)), rows=written, caption=caption)
 
 
 def show_facts(facts: Mapping[str, Any], texts: Texts) -> str:

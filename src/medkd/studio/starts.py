@@ -34,7 +34,11 @@ def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str],
     with gr.Accordion(title, open=False) as whole:
         with gr.Row():
             kind = gr.Dropdown(
-                label=t("start.kind"), choices=[(t.word("stage", k), k) for k in kinds], value=kinds[0], visible=len(kinds) > 1
+                label=t("start.kind"),
+                info=t("start.kind_hint"),
+                choices=[(t.word("stage", k), k) for k in kinds],
+                value=kinds[0],
+                visible=len(kinds) > 1,
             )
             name = gr.Textbox("", label=t("start.run"), info=t("start.run_hint"), max_length=80)
             key = gr.Textbox("", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
@@ -47,7 +51,7 @@ def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str],
     def arrive(request: gr.Request) -> tuple[Any, ...]:
         choices = [(t.word("stage", k), k) for k in kinds]
         if len(kinds) > 1:
-            choices += [(f"{t('start.recipe')}: {Path(path).name}", RECIPE + path) for path in list_recipes(places)]
+            choices += [(f"{t('start.recipe')}: {t.word('recipe', Path(path).name)}", RECIPE + path) for path in list_recipes(places)]
         wanted = dict(request.query_params).get("start", "")
         chosen = next((value for _, value in choices if wanted and wanted in (value, Path(value).name)), "")
         run = suggest_run(chosen or kinds[0], places)
@@ -76,7 +80,7 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
     boxes: list[Any] = []
     for part in parts:
         if part.step:
-            with gr.Accordion(part.step, open=False):
+            with gr.Accordion(t.word("stage", part.step), open=False):
                 boxes += _draw_fields(part, places, run, t)
         else:
             boxes += _draw_fields(part, places, run, t)
@@ -103,7 +107,7 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
     command = gr.Textbox(
         preview(run, *(box.value for box in boxes)), label=t("start.command"), interactive=False, buttons=["copy"], lines=2
     )
-    with gr.Row():
+    with gr.Row(elem_classes="buttons"):
         go = gr.Button(t("start.go"), variant="primary")
         look = gr.Button(t("start.look"), visible=chosen == "train")
     changes = [*(box.change for box in boxes), name.change]

@@ -57,7 +57,7 @@ def show_bill(found: Bill, t: Texts) -> str:
     columns = ("model", "outcome", "attempts", "prompt", "cached", "answer_tokens", "reasoning_tokens", "amount", "wasted", "currency")
     rows = [
         (
-            f"{line.provider} {line.model}",
+            " ".join(dict.fromkeys([line.provider, line.model])),
             t.word("outcome", line.outcome),
             line.attempts,
             *(line.usage.prompt, line.usage.cache_hit, line.usage.completion - line.usage.reasoning, line.usage.reasoning),
@@ -67,8 +67,8 @@ def show_bill(found: Bill, t: Texts) -> str:
     ]
     unpriced = show_notice(t("bill.unpriced", n=f"{found.unpriced:,}")) if found.unpriced else ""
     days = [(day.day, day.attempts, f"{day.amount:.4f}", day.currency) for day in found.days]
-    by_day = show_table([t(f"bill.{column}") for column in ("day", "attempts", "amount", "currency")], days, t)
-    return show_facts(facts, t) + unpriced + show_table([t(f"bill.{column}") for column in columns], rows, t) + by_day
+    by_day = show_table([t(f"bill.{column}") for column in ("day", "attempts", "amount", "currency")], days, t, t("bill.by_day"))
+    return show_facts(facts, t) + unpriced + show_table([t(f"bill.{column}") for column in columns], rows, t, t("bill.by_outcome")) + by_day
 
 
 def write_money(amounts: dict[str, float]) -> str:

@@ -83,11 +83,17 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     def arrive() -> tuple[Any, ...]:
         exports = [str(step.path) for step in reversed(places.list_steps(stage="export"))]
         trained = [str(step.path) for stage in ADAPTERS for step in reversed(places.list_steps(stage=stage))]
-        choices = gr.update(choices=[*(["", TINY]), *exports])
-        folders = gr.update(choices=["", *trained, *list_checkpoints(places)])
+        models = ["", TINY, *exports]
+        # The newest result is held against the base that the shipped student is.
+        before, after = (
+            gr.update(choices=models, value=TINY if exports or trained else ""),
+            gr.update(choices=models, value=[TINY, *exports][:2][-1]),
+        )
+        folders = ["", *trained, *list_checkpoints(places)]
+        adapters = gr.update(choices=folders), gr.update(choices=folders, value=folders[:2][-1] if not exports else "")
         examples = list_examples(places)
         offered = gr.update(choices=examples, visible=bool(examples)), "" if examples else show_next("chat", "train", places, t)
-        return choices, choices, folders, folders, *offered, *show_held()
+        return before, after, *adapters, *offered, *show_held()
 
     def show_held() -> tuple[str, Any]:
         """Say which models are in memory, where there are any."""

@@ -22,6 +22,8 @@ REJECTED = "rejected.jsonl"
 """The file in which a step keeps what it dropped, where it keeps it."""
 N_MEASURED = 2000
 """Rows looked at for the plots."""
+BARE: dict[str, Any] = {"show_label": False, "container": False}
+"""As high as the buttons beside it; its label is there for who cannot see it."""
 MAX_COUNTED = 200_000
 """Rows of the longest file whose rows are counted by what became of them."""
 
@@ -45,7 +47,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             rows = gr.HTML(js_on_load=PICK)
             with gr.Row(visible=False, elem_classes="paging") as paging:
                 back = gr.Button(t("data.back"), elem_classes="key-p", min_width=90)
-                number = gr.Number(label=t("data.page"), value=1, precision=0, minimum=1, interactive=True, min_width=90)
+                number = gr.Number(label=t("data.page"), value=1, precision=0, minimum=1, interactive=True, min_width=90, **BARE)
                 forward = gr.Button(t("data.forward"), elem_classes="key-n", min_width=90)
     case = gr.HTML()
     chosen, first = gr.State(""), gr.State(1)

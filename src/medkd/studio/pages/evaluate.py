@@ -39,7 +39,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         with gr.Column(scale=2, min_width=320):
             found = gr.HTML()
             rows = gr.HTML(js_on_load=PICK)
-            with gr.Row(visible=False) as paging:
+            with gr.Row(visible=False, elem_classes="paging") as paging:
                 back = gr.Button(t("data.back"), elem_classes="key-p", min_width=90)
                 forward = gr.Button(t("data.forward"), elem_classes="key-n", min_width=90)
     answers = gr.HTML()

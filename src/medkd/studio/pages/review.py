@@ -22,9 +22,9 @@ QUEUES = ("verified.jsonl", "rejected.jsonl", "rationales.jsonl")
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     """Lay the page out."""
     with gr.Row(visible=False) as chooser:
-        queue = gr.Dropdown(label=t("review.queue"), choices=[], scale=2)
-        reviewer = gr.Textbox("", label=t("review.reviewer"), max_length=60, scale=1)
-        is_open = gr.Checkbox(label=t("review.only_open"), value=True, scale=1)
+        queue = gr.Dropdown(label=t("review.queue"), choices=[], scale=2, min_width=300)
+        reviewer = gr.Textbox("", label=t("review.reviewer"), max_length=60, scale=1, min_width=160)
+        is_open = gr.Checkbox(label=t("review.only_open"), value=True, scale=1, min_width=240)
     name = gr.BrowserState("", storage_key="medkd-reviewer")
     news = gr.HTML()
     case = gr.HTML()

@@ -43,12 +43,12 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     chosen = gr.State("")
     with gr.Column(visible=False) as details:
         head = gr.HTML()
-        with gr.Row():
+        with gr.Row(elem_classes="buttons"):
             halt = gr.Button(t("runs.stop"), variant="stop")
             again = gr.Button(t("runs.go_on"))
             remove = gr.Button(t("runs.delete"))
             key = gr.Textbox("", label=t("start.key"), type="password", max_length=300)
-        with gr.Row(visible=False) as question:
+        with gr.Row(visible=False, elem_classes="buttons") as question:
             sure = gr.Button(t("runs.delete_sure"), variant="stop")
             no = gr.Button(t("runs.delete_no"))
         news = gr.HTML()
