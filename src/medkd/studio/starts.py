@@ -55,7 +55,9 @@ def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str],
         wanted = dict(request.query_params).get("start", "")
         chosen = next((value for _, value in choices if wanted and wanted in (value, Path(value).name)), "")
         run = suggest_run(chosen or kinds[0], places)
-        return gr.update(choices=choices, value=chosen or kinds[0]), run, run, gr.update(open=bool(chosen))
+        if not chosen:  # what a person has opened or chosen meanwhile stays so
+            return gr.update(choices=choices), run, run, gr.skip()
+        return gr.update(choices=choices, value=chosen), run, run, gr.update(open=True)
 
     def rename(chosen: str, run: str, before: str) -> tuple[str, str]:
         """Suggest another name, unless a person wrote one."""

@@ -63,7 +63,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         with gr.Row():
             key = gr.Textbox("", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
     with gr.Row(visible=False, elem_classes="memory") as held:
-        memory = gr.HTML()
+        memory = gr.HTML(min_width=240)
         release = gr.Button(t("chat.release"), scale=0, min_width=180)
     with gr.Row(visible=False) as talk:
         panes = [gr.HTML(autoscroll=True, max_height=640) for _ in SIDES]
@@ -83,17 +83,16 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     def arrive() -> tuple[Any, ...]:
         exports = [str(step.path) for step in reversed(places.list_steps(stage="export"))]
         trained = [str(step.path) for stage in ADAPTERS for step in reversed(places.list_steps(stage=stage))]
-        models = ["", TINY, *exports]
-        # The newest result is held against the base that the shipped student is.
-        before, after = (
-            gr.update(choices=models, value=TINY if exports or trained else ""),
-            gr.update(choices=models, value=[TINY, *exports][:2][-1]),
-        )
-        folders = ["", *trained, *list_checkpoints(places)]
-        adapters = gr.update(choices=folders), gr.update(choices=folders, value=folders[:2][-1] if not exports else "")
+        folders, models = ["", *trained, *list_checkpoints(places)], ["", TINY, *exports]
+        chosen = choose_pair(exports, trained)
+        offers = list(zip((models, models, folders, folders), chosen, strict=True))
+        if any(chosen):
+            boxes = [gr.update(choices=choices, value=value) for choices, value in offers]
+        else:  # what a person has typed meanwhile stays
+            boxes = [gr.update(choices=choices) for choices, _ in offers]
         examples = list_examples(places)
         offered = gr.update(choices=examples, visible=bool(examples)), "" if examples else show_next("chat", "train", places, t)
-        return before, after, *adapters, *offered, *show_held()
+        return *boxes, *offered, *show_held()
 
     def show_held() -> tuple[str, Any]:
         """Say which models are in memory, where there are any."""
@@ -169,6 +168,17 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     release.click(let_go, None, [memory, held])
     gr.Timer(MEMORY_S).tick(show_held, None, [memory, held], show_progress="hidden")
     example.input(str, example, question)
+
+
+def choose_pair(exports: Sequence[str], trained: Sequence[str]) -> tuple[str, str, str, str]:
+    """Choose what is talked to first, as models and adapters before and after: the shipped base and the newest result, where there is one.
+
+    >>> choose_pair(["runs/a/export"], ["runs/a/train"])
+    ('medkd:tiny', 'runs/a/export', '', '')
+    """
+    if exports:
+        return TINY, exports[0], "", ""
+    return (TINY, TINY, "", trained[0]) if trained else ("", "", "", "")
 
 
 def check_names(places: Places, name: str, adapter: str) -> tuple[str, str]:
