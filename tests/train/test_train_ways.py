@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from trl.trainer.sft_config import SFTConfig
 
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, MedkdError
 from medkd.models.load import load_model, resolve_model
 from medkd.train.stage import Config, run
 from medkd.train.trainer_config import read_kinds
@@ -246,3 +246,11 @@ def test_a_full_disk_at_a_save_keeps_the_last_checkpoint_and_says_so(settings, r
     assert "Traceback" not in done.stderr
     again = subprocess.run(["bash", "-c", command.partition("; ")[2]], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-2000:]
+
+
+def test_what_ended_a_run_is_said_also_where_no_page_can_be_drawn_of_it(settings, tmp_path):
+    (tmp_path / "adapter").touch()
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(MedkdError) as caught:
+        run(Config(**settings, out=tmp_path))
+    assert "report" not in str(caught.value)

@@ -5,8 +5,9 @@ This module imports torch, transformers, trl and peft: import it inside function
 """
 
 import resource
+import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,7 +78,9 @@ def work(config: Config, job: Job, place: launch.Place, space: Workspace | None)
         raise explain(error, config.out) from error
     finally:
         if space is not None:
-            write_report(space.directory, config.model, job.flight, lengths)
+            # What ended the run is what its user must hear, not that no page can be drawn of it any more.
+            with suppress(MedkdError, OSError, ImportError, MemoryError) if sys.exception() else nullcontext():
+                write_report(space.directory, config.model, job.flight, lengths)
     if space is not None and metrics is not None:
         spent = max(time.monotonic() - started, 1e-9)
         space.manifest.counts.kept = len(job.flight.rows)
