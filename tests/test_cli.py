@@ -275,3 +275,13 @@ def test_memory_that_is_freed_stays_in_the_process_once_it_is_settled_for_torch(
         for given in ([], ["settled"])
     ]
     assert held[0] < 50_000_000 < held[1]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are set as on Linux")
+def test_a_library_that_memory_has_no_room_for_is_one_line() -> None:
+    little = "import resource, sys; from medkd.cli import run_command; import medkd.train.doctor\n"
+    little += "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+    little += "resource.setrlimit(resource.RLIMIT_AS, (held + 60_000_000, held + 60_000_000)); sys.exit(run_command(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", little], capture_output=True, text=True, check=False)
+    advice = "lower --batch-size or --max-length and run the same command again"
+    assert (done.returncode, done.stderr) == (3, f"error: out of memory; {advice}\n")

@@ -18,6 +18,7 @@ takes the core that the other one needs as soon as anything else runs on the mac
 _KEPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}
 """What tells glibc from which size on freed memory goes back to the system, and its numbers for `mallopt`."""
 _NEVER = 2**31 - 1
+NO_MEMORY = "out of memory; lower --batch-size or --max-length and run the same command again"
 
 
 def main() -> None:
@@ -51,8 +52,12 @@ def run_command(arguments: list[str]) -> int:
         if (error.name or "").startswith("medkd"):
             raise
         return _fail(InputError(f"medkd: {error.name} is not installed; pip install 'medkd[train]', or make setup in a checkout"))
+    except ImportError as error:
+        if "failed to map segment" not in str(error):
+            raise
+        return _fail(StoppedError(NO_MEMORY))
     except MemoryError:
-        return _fail(StoppedError("out of memory; lower --batch-size or --max-length and run the same command again"))
+        return _fail(StoppedError(NO_MEMORY))
     return code if isinstance(code, int) else 0
 
 
