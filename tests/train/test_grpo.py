@@ -122,10 +122,10 @@ def test_killed_and_started_again_it_comes_to_the_same_weights(settings, reinfor
     assert looks == sorted(set(looks)) and looks[-1] == 4
 
 
-def test_an_interrupted_run_keeps_a_checkpoint_of_the_step_it_was_in(settings, tmp_path):
-    broken = Config(**settings | {"steps": 40}, out=tmp_path)
+def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it_to_the_same_weights(settings, reinforced_dir, tmp_path):
+    interrupted = Config(**settings, out=tmp_path)
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, broken.model_dump_json()],
+        [sys.executable, "-c", SCRIPT, interrupted.model_dump_json()],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -138,7 +138,13 @@ def test_an_interrupted_run_keeps_a_checkpoint_of_the_step_it_was_in(settings, t
     assert not (tmp_path / "adapter").exists()
     newest = find_checkpoint(tmp_path / "checkpoints")
     assert newest is not None
-    assert read_step(newest) >= max(line["step"] for line in read_metrics(tmp_path))
+    step = read_step(newest)
+    assert step >= max(line["step"] for line in read_metrics(tmp_path))
+    assert run(interrupted).facts["resumed_from_step"] == step
+    one, other = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (reinforced_dir, tmp_path))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    rewards = ({line["step"]: line["reward"] for line in read_metrics(out) if "reward" in line} for out in (reinforced_dir, tmp_path))
+    assert next(rewards) == next(rewards)
 
 
 def read_metrics(out):

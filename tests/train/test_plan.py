@@ -8,6 +8,7 @@ from medkd.train.plan import (
     There,
     count_trained,
     estimate_disk,
+    estimate_divergence,
     estimate_memory,
     find_too_little_disk,
     find_too_little_memory,
@@ -84,3 +85,11 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(seven_billion, tmp_path
     assert find_too_little_disk(estimate_disk(seven_billion, "lora", 16, 2), tmp_path / "not" / "yet") == []
     [finding] = find_too_little_disk(10**18, tmp_path / "not" / "yet")
     assert finding.cause == Cause.DISK and str(tmp_path) in finding.says
+
+
+def test_two_models_are_compared_in_tiles_that_stop_growing(seven_billion):
+    few, many, more = (estimate_divergence(seven_billion, n, on_gpu=True) for n in (512, 4096, 65536))
+    assert few * 8 == many == more
+    assert 1 < many / GIB < 2
+    small = seven_billion._replace(vocabulary=6144)
+    assert estimate_divergence(small, 4096, on_gpu=True) > 2 * 4 * 4096 * 32768 > estimate_divergence(small, 4096, on_gpu=False)

@@ -148,9 +148,8 @@ def _check_memory(config: "Config", device: str, student: Skeleton, teacher: Ske
 
     there = find_what_is_there(device)
     n_tokens = config.batch_size * (longest + config.max_tokens)
-    # Where tokens are the same TRL scores in chunks, on a processor too, and keeps no logits.
-    shape = make_shape(config, device, longest, 1)._replace(n_tokens=n_tokens, on_gpu=not keeps_logits)
-    need, findings = find_too_little_memory_for_two(student, teacher, shape, there)
+    shape = make_shape(config, device, longest, 1)._replace(n_tokens=n_tokens)
+    need, findings = find_too_little_memory_for_two(student, teacher, shape, there, is_tiled=not keeps_logits)
     refuse(findings, config.teacher_model)
     print(f"on-policy: about {need / GIB:.1f} GiB for student and teacher, {there.memory / GIB:.1f} GiB are there", file=sys.stderr)
     return need

@@ -29,6 +29,8 @@ FEW_TOKENS = 512
 """Less than one row of these is no use."""
 RESERVE = 0.6 * GIB
 """Libraries and kernels."""
+TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
+"""What TRL compares two models over at a time."""
 
 
 class Shape(NamedTuple):
@@ -135,11 +137,28 @@ def estimate_teacher(skeleton: Skeleton, shape: Shape) -> float:
     return OVERHEAD * (shape.weight_bytes * skeleton.n_parameters + passing)
 
 
-def find_too_little_memory_for_two(student: Skeleton, teacher: Skeleton, shape: Shape, there: There) -> tuple[float, list[Finding]]:
-    """Give the bytes of a student that is trained beside a teacher that scores it, and say so where they are not there."""
+def estimate_divergence(skeleton: Skeleton, n_tokens: int, on_gpu: bool) -> int:
+    """Estimate the bytes in which TRL compares what two models say, tile by tile, in float32.
+
+    A buffer for each model is as wide as a tile, however small the vocabulary; on a processor only what is written to is taken, and
+    the steps in between take about four times one of them (read off `trl.kernels.chunked_divergence`, TRL 1.16).
+    """
+    width = min(skeleton.vocabulary, VOCABULARY_TILE)
+    return 4 * min(n_tokens, TOKEN_TILE) * (2 * VOCABULARY_TILE + width if on_gpu else 6 * width)
+
+
+def find_too_little_memory_for_two(
+    student: Skeleton, teacher: Skeleton, shape: Shape, there: There, is_tiled: bool
+) -> tuple[float, list[Finding]]:
+    """Give the bytes of a student that is trained beside a teacher that scores it, and say so where they are not there.
+
+    `is_tiled` tells that the two are compared tile by tile and no logits are kept.
+    """
 
     def estimate(shape: Shape) -> float:
-        return estimate_memory(student, "lora", shape) + estimate_teacher(teacher, shape)
+        tiles = estimate_divergence(student, shape.n_tokens, shape.on_gpu) if is_tiled else 0
+        kept = shape._replace(on_gpu=True) if is_tiled else shape
+        return estimate_memory(student, "lora", kept) + estimate_teacher(teacher, kept) + tiles
 
     need = estimate(shape)
     if need < there.memory:
