@@ -118,6 +118,23 @@ def test_work_keyed_by_content_goes_on_when_its_input_changed(tmp_path: Path, so
     assert times_done(tmp_path / "out") == 2
 
 
+@pytest.mark.parametrize(
+    "says", ["No space left on device (os error 28)", "Error while serializing: I/O error: File too large (os error 27)"]
+)
+def test_a_full_disk_is_told_in_one_line_whatever_library_says_it_in_whatever_kind_of_error(
+    tmp_path: Path, source: Path, says: str
+) -> None:
+    out = tmp_path / "out"
+    with (
+        pytest.raises(StoppedError, match="out: the disk is full; free some space"),
+        open_workspace("verify", Config(out=out), inputs=[source]),
+    ):
+        raise Exception(says)
+    assert read_manifest(out).state == "stopped"
+    with pytest.raises(ZeroDivisionError), open_workspace("verify", Config(out=out), inputs=[source]):
+        raise ZeroDivisionError("another fault stays itself")
+
+
 def test_work_that_failed_says_so_and_is_done_when_asked_again(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(StoppedError), open_workspace("verify", Config(out=out), inputs=[source]) as space:

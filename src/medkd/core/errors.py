@@ -40,6 +40,17 @@ class PersonNeededError(StoppedError):
 
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SAYS_DISK_FULL = ("No space left", "File too large", "file write failed", "Disk quota")
+"""In what errors of their own safetensors, tokenizers and torch say it."""
+
+
+def tells_full_disk(error: BaseException) -> bool:
+    """Tell whether an error, of whatever kind, says that a disk is full.
+
+    >>> tells_full_disk(Exception("No space left on device (os error 28)"))
+    True
+    """
+    return getattr(error, "errno", None) in _DISK_FULL or any(sign in str(error) for sign in _SAYS_DISK_FULL)
 
 
 def from_os_error(error: OSError, path: Path | str = "") -> MedkdError:

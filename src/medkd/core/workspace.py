@@ -5,6 +5,7 @@ Not done here: the form of the records in it (`core.artifacts`).
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medkd import __version__
 from medkd.core.artifacts import first_problem, write_records, write_text
-from medkd.core.errors import InputError, from_os_error
+from medkd.core.errors import InputError, MedkdError, from_os_error, tells_full_disk
 from medkd.core.recipe import StageConfig
 from medkd.core.records import Cost, Record
 
@@ -180,6 +181,8 @@ def open_workspace(
         _close_after_failure(workspace)
         if isinstance(error, InputError) and previous is None:
             _remove_if_bare(directory)
+        if tells_full_disk(error) and not isinstance(error, MedkdError | OSError):
+            raise from_os_error(OSError(errno.ENOSPC, "full"), directory) from error
         raise
     workspace.close("finished")
 

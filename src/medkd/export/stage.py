@@ -19,7 +19,7 @@ from pydantic import Field
 
 from medkd.core import thinking
 from medkd.core.artifacts import resolve_input, write_json, write_text
-from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error
+from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error, tells_full_disk
 from medkd.core.recipe import HOW, StageConfig
 from medkd.core.workspace import Manifest, open_workspace
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
@@ -113,7 +113,7 @@ def explain_failed_write(error: Exception, out: Path) -> MedkdError:
     """Say on one line why the folder could not be written; safetensors tells a full disk in words of its own."""
     if isinstance(error, OSError):
         return from_os_error(error, out)
-    if any(sign in str(error) for sign in ("No space left", "File too large")):
+    if tells_full_disk(error):
         return from_os_error(OSError(errno.ENOSPC, "full"), out)
     return InputError(f"{out}: the weights cannot be written ({str(error).splitlines()[0][:160]}); begin again with --overwrite")
 

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from trl.trainer.sft_trainer import SFTTrainer
 
-from medkd.core.errors import MedkdError, StoppedError, from_os_error
+from medkd.core.errors import MedkdError, StoppedError, from_os_error, tells_full_disk
 from medkd.core.progress import Bar
 from medkd.core.workspace import Workspace
 from medkd.models.load import WHOLE_MODEL
@@ -29,8 +29,6 @@ from medkd.train.sft import choose_packing, count_steps_of, make_dataset, make_l
 from medkd.train.stage import ADAPTER, LEARNING_RATES, STAGE_KEYS, Config, Job, choose_numbers, make_val_rows, say_what_is_trained
 from medkd.train.student import load_student
 from medkd.train.watch import Interruption, Leaving, MetricsWriter, SampleWriter
-
-_FULL_DISK = ("No space left", "File too large", "file write failed", "Disk quota")
 
 
 def work(config: Config, job: Job, place: launch.Place, space: Workspace | None) -> None:
@@ -143,7 +141,7 @@ def explain(error: BaseException, out: Path, limit: str = "--max-length") -> Bas
     """Turn what can happen in a long training into one line with the next step; what is a bug stays itself."""
     if isinstance(error, MedkdError):
         return error
-    if any(sign in str(error) for sign in _FULL_DISK):
+    if tells_full_disk(error):
         return StoppedError(f"{out}: the disk is full; free some space and run the same command again, the last whole checkpoint is kept")
     if isinstance(error, OSError):
         return from_os_error(error, out)
