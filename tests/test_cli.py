@@ -82,6 +82,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (["reinforce", "--out", "x", "--rewards", "{}", "--rewards.stop", "0"], "both as a whole and key by key (--rewards.KEY)"),
         (["train", "--out", "x", "--trainer", "{"], "'{' is no mapping; give it key by key (--trainer.KEY VALUE)"),
         (["train", "--out", "x", "--epochs", "abc"], "'abc' is no number"),
+        (["train", "--out", "x", "--batch-size", "1.5"], "--batch-size: '1.5' is no whole number"),
         (["train", "--out", "x", "--method", "lorra"], "choose from lora, qlora, full, on-policy"),
         (["bill"], "PATH"),
     ],

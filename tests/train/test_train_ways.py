@@ -236,6 +236,11 @@ def test_a_model_with_code_of_its_own_is_refused_unless_trusted(random_model_dir
     assert resolve_model(str(folder), trust_remote_code=True) == folder
 
 
+def test_a_setting_that_only_the_optimizer_finds_wrong_is_refused_in_one_line(settings, tmp_path):
+    with pytest.raises(InputError, match=r"trainer: Invalid learning rate: -1.*; correct the recipe"):
+        run(Config(**settings | {"trainer": {"learning_rate": -1.0}}, out=tmp_path / "out"))
+
+
 def test_a_full_disk_at_a_save_keeps_the_last_checkpoint_and_says_so(settings, random_model_dir, merged_dir, tmp_path):
     """The limit on the size of a file stands in for a full disk: the second checkpoint's log of steps outgrows it."""
     words = f'--model "{random_model_dir}" --input "{merged_dir}" --epochs 1 --max-length 256 --out "{tmp_path / "out"}" --device cpu'

@@ -16,6 +16,7 @@ from medkd.core.recipe import GivenFirst, make_config, nearest, read_recipe
 from medkd.pipeline import STAGES
 
 if TYPE_CHECKING:
+    from cyclopts import Token
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
@@ -95,14 +96,21 @@ def make_flags(config: "type[BaseModel]") -> list[inspect.Parameter]:
     first = find_given_first(config)
     for name, field in config.model_fields.items():
         kind: Any = field.annotation
+        kinds = {kind, *get_args(kind)}
         described = Parameter(
+            converter=_read_whole_number if int in kinds and not {float, str} & kinds else None,
             help=f"{field.description or ''} ({_show_default(field)})",
             show_default=False,
-            negative=None if bool in (kind, *get_args(kind)) else (),
+            negative=None if bool in kinds else (),
             consume_multiple=get_origin(kind) in (list, tuple),
         )
         flags.append(_make_flag(name, kind | None, None, described, is_first=name == first))
     return flags
+
+
+def _read_whole_number(_: Any, tokens: Sequence["Token"]) -> int:
+    """Read a number as it is written; the command line library would round it."""
+    return int(tokens[0].value)
 
 
 def _give_flags(command: Callable[..., Any], flags: Sequence[inspect.Parameter]) -> None:

@@ -58,7 +58,7 @@ def find_inputs(config: "Config") -> tuple[Path | None, list[Path]]:
         return None, []
     if not config.model:
         raise InputError("medkd evaluate: which model? give --model, --endpoint, or --predictions FILE")
-    folder = resolve_model(config.model, config.hub)
+    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     adapter = resolve_adapter(config.adapter) if config.adapter else None
     return adapter or folder, [*([adapter] if adapter else []), *([folder] if Path(config.model).is_dir() else [])]
 

@@ -41,7 +41,7 @@ def open_local(config: "Config", space: Workspace, servers: ExitStack, tasks: Se
             servers.callback(model.close)
             space.manifest.facts |= {"generator": "vllm", "device": device}
             return LocalAsker(model)
-    loaded = load_model(config.model, adapter, config.device, config.dtype, config.hub)
+    loaded = load_model(config.model, adapter, config.device, config.dtype, config.hub, config.trust_remote_code)
     space.manifest.facts |= {
         "generator": "transformers",
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
@@ -55,8 +55,8 @@ def _open_in_vllm(config: "Config", space: Workspace, adapter: Path | None, dtyp
 
     vLLM's own adapters know low-rank weights only, and leave out the rows of the embedding that `train` may have trained beside them.
     """
-    folder = resolve_model(config.model, config.hub)
-    tokenizer = load_tokenizer(folder, adapter)
+    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    tokenizer = load_tokenizer(folder, adapter, config.trust_remote_code)
     repair_pad_token(tokenizer)
     n_tokens = find_longest(tokenizer, tasks) + config.max_tokens
     space.manifest.facts["dtype"] = dtype
@@ -65,7 +65,7 @@ def _open_in_vllm(config: "Config", space: Workspace, adapter: Path | None, dtyp
     merged = space.path(MERGED)
     shutil.rmtree(merged, ignore_errors=True)
     try:
-        whole = load_model(config.model, adapter, "cpu", cast(Any, dtype), config.hub).model
+        whole = load_model(config.model, adapter, "cpu", cast(Any, dtype), config.hub, config.trust_remote_code).model
         whole.save_pretrained(merged)
         del whole
         return open_vllm(merged, tokenizer, dtype, n_tokens, config.batch_size, is_looping)

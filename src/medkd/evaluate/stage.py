@@ -47,6 +47,8 @@ class Config(StageConfig):
     """What the labels of --predictions are: lists of diagnoses, or open answers, which get no diagnosis score."""
     hub: Annotated[Hub, HOW] = "huggingface"
     """Where a model that is only named is fetched from."""
+    trust_remote_code: Annotated[bool, HOW] = False
+    """Let a model run code that came with it."""
     max_tokens: int = Field(default=1024, ge=1)
     """Longest answer in tokens."""
     temperature: float = Field(default=0.0, ge=0)
@@ -168,7 +170,7 @@ def _trace_loops(config: Config, looped: Sequence[Prediction], training_path: Pa
         traced = Traced(answers=(), lines=(f"{len(looped)} answers looped; no lineage leads to the rows that may have taught it.",))
     else:
         traced = trace(looped, training_path)
-    stops = tell_stops(folder, resolve_model(config.model, config.hub)) if folder else []
+    stops = tell_stops(folder, resolve_model(config.model, config.hub, config.trust_remote_code)) if folder else []
     traced = traced.model_copy(update={"lines": (*traced.lines, *stops)})
     print("\n".join(f"loops: {line}" for line in traced.lines), file=sys.stderr)
     return traced

@@ -51,7 +51,7 @@ def run_on_policy(config: "Config") -> Manifest:
         )
         raise InputError(f"--method on-policy: give {missing}")
     train_path, val_path = find_inputs(config)
-    folder, teacher = resolve_model(config.model, config.hub), _resolve_teacher(config)
+    folder, teacher = resolve_model(config.model, config.hub, config.trust_remote_code), _resolve_teacher(config)
     adapter = resolve_adapter(config.adapter)
     inputs = [train_path, *([val_path] if val_path else []), adapter]
     with hold(config.out), open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
@@ -66,7 +66,7 @@ def run_on_policy(config: "Config") -> Manifest:
 
 def _resolve_teacher(config: "Config") -> Path:
     try:
-        return resolve_model(config.teacher_model, config.hub)
+        return resolve_model(config.teacher_model, config.hub, config.trust_remote_code)
     except InputError as error:
         raise InputError(str(error).replace("--model", "--teacher-model")) from error
 
@@ -97,7 +97,8 @@ def _distil(
         from medkd.train.grpo import attach_adapter
         from medkd.train.work import read_peak_memory
 
-    tokenizer, teacher_tokenizer, device = load_tokenizer(folder, adapter), load_tokenizer(teacher_folder), choose_device(config.device)
+    trust, device = config.trust_remote_code, choose_device(config.device)
+    tokenizer, teacher_tokenizer = load_tokenizer(folder, adapter, trust), load_tokenizer(teacher_folder, None, trust)
     strange = find_strange_token(tokenizer, teacher_tokenizer)
     plain_template = find_plain_template(tokenizer)
     if plain_template is None:
@@ -105,7 +106,7 @@ def _distil(
     template = find_template(tokenizer)
     repair_pad_token(tokenizer)
     questions = ask(tokenizer, examples, plain_template)
-    skeletons = make_skeleton(folder), make_skeleton(teacher_folder)
+    skeletons = make_skeleton(folder, trust), make_skeleton(teacher_folder, trust)
     if strange is None:
         check_sizes(*skeletons, config.teacher_model)
     else:
@@ -113,11 +114,11 @@ def _distil(
         print(f"on-policy: the teacher has another tokenizer (see {strange!r}); texts are compared byte by byte", file=sys.stderr)
     longest = max(len(encode(tokenizer, question.prompt)) for question in questions)
     need = _check_memory(config, device, *skeletons, longest, keeps_logits=strange is not None)
-    loaded = load_model(config.model, device=config.device, hub=config.hub)
+    loaded = load_model(config.model, None, config.device, hub=config.hub, trust_remote_code=trust)
     stop_ids = find_stop_ids(tokenizer, loaded.model.generation_config)
     loaded.model.generation_config.eos_token_id = stop_ids  # pyright: ignore[reportOptionalMemberAccess]
     model = attach_adapter(loaded.model, adapter, config.model, folder)
-    teacher = load_model(config.teacher_model, device=config.device, hub=config.hub)
+    teacher = load_model(config.teacher_model, None, config.device, hub=config.hub, trust_remote_code=trust)
     student = LoadedModel(model, tokenizer)
     settings = _make_settings(config, device, len(questions)) | {"bf16": loaded.model.dtype == torch.bfloat16}
     if strange is None:

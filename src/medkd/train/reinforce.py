@@ -52,6 +52,8 @@ class Config(StageConfig):
     """Directory of `merge`, or a file of examples; `val.jsonl` beside it is watched, never trained on."""
     hub: Annotated[Hub, HOW] = "huggingface"
     """Where a model that is only named is fetched from."""
+    trust_remote_code: Annotated[bool, HOW] = False
+    """Let a model run code that came with it."""
     rewards: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     """Weight of each reward: diagnosis, format, stop, loop, grounded, length, judge; what is not named does not count."""
     judge: str = ""
@@ -105,7 +107,7 @@ def run(config: Config) -> Manifest:
     train_path = resolve_input(config.input, "train.jsonl", made_by="merge")
     val_path = train_path.with_name("val.jsonl")
     has_val = val_path != train_path and val_path.exists() and val_path.stat().st_size > 0
-    folder = resolve_model(config.model, config.hub)
+    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     adapter = None if config.adapter == FROM_BASE else resolve_adapter(config.adapter)
     inputs = [
         train_path,
@@ -170,8 +172,9 @@ def _reinforce(
     device = choose_device(config.device)
     if config.weights == "norm" and config.dtype not in ("auto", "float32"):
         raise InputError(f"--dtype {config.dtype}: too coarse for the small steps of a norm; leave it out, or --weights adapter")
-    loaded = load_model(config.model, device=config.device, dtype="float32" if config.weights == "norm" else config.dtype, hub=config.hub)
-    tokenizer = load_tokenizer(folder, adapter)
+    dtype: Dtype = "float32" if config.weights == "norm" else config.dtype
+    loaded = load_model(config.model, None, config.device, dtype, config.hub, config.trust_remote_code)
+    tokenizer = load_tokenizer(folder, adapter, config.trust_remote_code)
     template, plain_template = find_template(tokenizer), _find_plain_template(tokenizer, config.model)
     repair_pad_token(tokenizer)
     stop_ids = find_stop_ids(tokenizer, loaded.model.generation_config)
@@ -257,7 +260,7 @@ def _check_room(config: Config, folder: Path, model: "PreTrainedModel", lengths:
         is_checkpointed=device == "cuda",
         on_gpu=device == "cuda",
     )
-    check_memory(make_skeleton(folder), shape, find_what_is_there(device))
+    check_memory(make_skeleton(folder, config.trust_remote_code), shape, find_what_is_there(device))
 
 
 def _below_one(top_p: float) -> float | None:

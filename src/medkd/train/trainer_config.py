@@ -36,7 +36,12 @@ def build_config(config: type[C], settings: Mapping[str, Any], extra: Mapping[st
     try:
         return config(**{**settings, **read_kinds(config, extra), "output_dir": str(checkpoints)})
     except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"trainer: {str(error).splitlines()[0]}; correct the recipe") from error
+        raise explain_refusal(error) from error
+
+
+def explain_refusal(error: Exception) -> InputError:
+    """Say in one line what TRL, or what it builds on, has against a setting."""
+    return InputError(f"trainer: {str(error).splitlines()[0]}; correct the recipe")
 
 
 def read_kinds(config: type[Any], extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from medkd.train.save import choose_questions, save_papers, save_weights, trace_
 from medkd.train.sft import choose_packing, count_steps_of, make_dataset, make_lora_config, make_trainer, make_trainer_config
 from medkd.train.stage import ADAPTER, LEARNING_RATES, STAGE_KEYS, Config, Job, choose_numbers, make_val_rows, say_what_is_trained
 from medkd.train.student import load_student
+from medkd.train.trainer_config import explain_refusal
 from medkd.train.watch import Interruption, Leaving, MetricsWriter, SampleWriter
 
 
@@ -74,6 +75,10 @@ def work(config: Config, job: Job, place: launch.Place, space: Workspace | None)
         save(trainer, config, job, place)
     except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
         raise explain(error, config.out) from error
+    except ValueError as error:
+        if not config.trainer or trainer.state.global_step > step:
+            raise
+        raise explain_refusal(error) from error  # what only the optimizer finds wrong, before the first step
     finally:
         if space is not None:
             # What ended the run is what its user must hear, not that no page can be drawn of it any more.
