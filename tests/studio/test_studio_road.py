@@ -86,6 +86,7 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     proof = json.loads((runs / "road" / "export" / "proof.json").read_text(encoding="utf-8"))
     assert page.locator(".proof li").count() == proof["n"] >= 10
     page.wait_for_function("() => document.querySelector('.cm-content')?.innerText.includes('ollama create road-export')")
+    page.wait_for_function("() => document.querySelectorAll('.cm-content')[1]?.innerText.includes('--reasoning-parser deepseek_r1')")
 
     page.goto(f"{studio.url}/en/chat")
     choose(page, "Model (before)", "medkd:tiny")

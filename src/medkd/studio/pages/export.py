@@ -82,4 +82,4 @@ def write_commands(step: Step) -> tuple[str, str]:
     """Write the commands that serve the folder with Ollama and with vLLM."""
     folder, name = step.path.resolve(), step.name.replace("/", "-").lower()
     ollama = f"cd {shlex.quote(str(folder))}\nollama create {shlex.quote(name)} -f Modelfile\nollama run {shlex.quote(name)}"
-    return ollama, f"vllm serve {shlex.quote(str(folder))} --served-model-name {shlex.quote(name)}"
+    return ollama, f"vllm serve {shlex.quote(str(folder))} --served-model-name {shlex.quote(name)} --reasoning-parser deepseek_r1"
