@@ -105,7 +105,7 @@ def test_a_model_without_end_is_stopped_and_a_training_sends_it_away(open_studio
     other.get_by_label("adapter", exact=False).first.fill(str(babbler_dir))
     other.keyboard.press("Enter")
     start(other, f"--adapter {babbler_dir}", "road")
-    page.locator(".turn .fact").filter(has_text="stopped").nth(1).wait_for()
+    page.locator(".turn .fact").filter(has_text="stopped").nth(1).wait_for(timeout=120_000)
     page.get_by_role("button", name="Unload models").wait_for(state="hidden")
     assert watched.errors == []
 
