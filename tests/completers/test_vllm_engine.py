@@ -4,7 +4,7 @@ import pytest
 
 from fake_vllm import FakeEngine
 from medkd.completers import vllm_engine
-from medkd.completers.local import LocalModel, draw_seed
+from medkd.completers.local import LocalModel, decode, draw_seed
 from medkd.completers.vllm_engine import UnusableError, VllmModel, is_usable, list_parameters, open_vllm
 from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
@@ -46,7 +46,7 @@ def test_an_answer_that_ends_by_itself_is_read_without_its_stop_token(base, prom
     ended = {at: g._replace(ids=[*g.ids[:5], base.stop_ids[0]]) for at, g in expected.items()}
     for at, generation in make_model(base, prompts, ended).generate(prompts, LONG):
         assert generation.finish_reason == FinishReason.STOP and generation.n_tokens == 6
-        assert generation.text == base._decode(expected[at].ids[:5])
+        assert generation.text == decode(base.tokenizer, expected[at].ids[:5])
 
 
 def test_an_answer_is_given_out_as_soon_as_it_is_done(base, prompts, expected):

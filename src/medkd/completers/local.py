@@ -7,7 +7,7 @@ Not done here: reading reasoning and answer (`core.thinking`), scoring, retries 
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from medkd.completers.batch import Batch
 from medkd.completers.drafts import Continuations
@@ -17,6 +17,9 @@ from medkd.core.records import FinishReason, Usage
 from medkd.core.thinking import PREFIX
 from medkd.models.load import LoadedModel
 from medkd.models.tokens import encode, find_stop_ids, render, repair_pad_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LOOP_CHECK_INTERVAL = 64
 """Tokens between two looks for a loop."""
@@ -118,7 +121,7 @@ class LocalModel:
                 reason = self._write(written[row], tokens, sampling.max_tokens)
                 if reason is not None:
                     done.append(row)
-                    yield row, self._close(written[row], reason)
+                    yield row, make_generation(self.tokenizer, written[row], reason)
             batch.go_on(done)
 
     def _write(self, ids: list[int], tokens: list[int], max_tokens: int) -> FinishReason | None:
@@ -135,15 +138,19 @@ class LocalModel:
             return FinishReason.STOP
         if len(ids) >= max_tokens:
             return FinishReason.LENGTH
-        if self.is_looping is not None and len(ids) % LOOP_CHECK_INTERVAL == 0 and self.is_looping(self._decode(ids)):
+        if self.is_looping is not None and len(ids) % LOOP_CHECK_INTERVAL == 0 and self.is_looping(decode(self.tokenizer, ids)):
             return FinishReason.LOOP
         return None
 
-    def _close(self, ids: list[int], reason: FinishReason) -> Generation:
-        return Generation(self._decode(ids[:-1] if reason == FinishReason.STOP else ids), reason, ids)
 
-    def _decode(self, ids: list[int]) -> str:
-        return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+def make_generation(tokenizer: "PreTrainedTokenizerBase", ids: list[int], reason: FinishReason) -> Generation:
+    """Make a generation of what was drawn, on whatever engine."""
+    return Generation(decode(tokenizer, ids[:-1] if reason == FinishReason.STOP else ids), reason, ids)
+
+
+def decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
+    """Read tokens as text, special ones too, and nothing tidied up."""
+    return cast(str, tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def draw_seed(seed: int, sample: int, prompt: str) -> int:

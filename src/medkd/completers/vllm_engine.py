@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from medkd.completers.local import LOOP_CHECK_INTERVAL, Generation, draw_seed
+from medkd.completers.local import LOOP_CHECK_INTERVAL, Generation, decode, draw_seed, make_generation
 from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason
@@ -82,7 +82,7 @@ class VllmModel:
                 written[at] = []
             while written:
                 for at, reason in self._step(written):
-                    yield at, self._close(written.pop(at), reason)
+                    yield at, make_generation(self.tokenizer, written.pop(at), reason)
         finally:
             self.engine.abort_request([str(at) for at in written])
 
@@ -122,16 +122,10 @@ class VllmModel:
     def _is_looping(self, ids: list[int], n_before: int) -> bool:
         """Look for a loop wherever `LocalModel` would, and cut the row there."""
         n_seen = len(ids) // LOOP_CHECK_INTERVAL * LOOP_CHECK_INTERVAL
-        if self.is_looping is None or n_seen <= n_before or not self.is_looping(self._decode(ids[:n_seen])):
+        if self.is_looping is None or n_seen <= n_before or not self.is_looping(decode(self.tokenizer, ids[:n_seen])):
             return False
         del ids[n_seen:]
         return True
-
-    def _close(self, ids: list[int], reason: FinishReason) -> Generation:
-        return Generation(self._decode(ids[:-1] if reason == FinishReason.STOP else ids), reason, ids)
-
-    def _decode(self, ids: list[int]) -> str:
-        return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def open_vllm(
