@@ -27,10 +27,10 @@ LISTED = {
     "runs": "table.jobs button",
     "data": ".rows button",
     "review": "article.case",
-    "chat": ".notice",
-    "evaluate": ".notice",
-    "export": ".notice",
-    "bill": ".notice",
+    "chat": ".empty a",
+    "evaluate": ".empty a",
+    "export": ".empty a",
+    "bill": ".empty a",
 }
 """What stands on each page when it has answered."""
 
