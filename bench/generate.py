@@ -1,8 +1,9 @@
 """Greedy generation against LLaMA-Factory's predict: the same student, the same rows, the same batch size, on this machine's CPU.
 
 `python bench/generate.py --run runs/demo --python ENV/bin/python`: RUN is a finished demo; ENV has LLaMA-Factory (bench/README.md). Both
-sides generate in fp32, greedily, at most 256 tokens, under plain ChatML. Timed is generation alone, as each side reports it.
-Ours runs with what `medkd` settles before it loads torch, theirs in the environment this script was started with.
+sides generate in fp32, greedily, at most 256 tokens, under plain ChatML. Timed is generation alone, as each side reports it, with the model
+open. Ours is CTranslate2, the engine that `medkd evaluate` takes for so small a student, and beside it transformers, which it takes for
+larger ones. It runs with what `medkd` settles before it loads torch, theirs in the environment this script was started with.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 from medkd.cli import SPINS, settle_for_torch
+from medkd.completers.ctranslate2_engine import CTranslate2Model, open_ctranslate2
 from medkd.completers.local import LocalModel
 from medkd.core.completer import Sampling
 from medkd.models.load import load_model
@@ -29,6 +31,14 @@ def write_rows(folder: Path, questions: list[dict]) -> None:
     (folder / "rows.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     columns = {"prompt": "instruction", "query": "input", "response": "output"}
     (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json", "columns": columns}}))
+
+
+def generate_ours(model: LocalModel | CTranslate2Model, prompts: list[str]) -> tuple[float, list[str]]:
+    """Generate; gives samples a second and the texts."""
+    started = time.perf_counter()
+    texts = dict(model.generate(prompts, Sampling(max_tokens=MAX_TOKENS)))
+    seconds = time.perf_counter() - started
+    return len(prompts) / seconds, [texts[i].text for i in range(len(prompts))]
 
 
 def generate_theirs(python: Path, model: Path, folder: Path, n: int, batch_size: int) -> tuple[float, list[str]]:
@@ -71,18 +81,18 @@ def main() -> None:
         loaded.tokenizer.save_pretrained(exported)
         prompts = [render(loaded.tokenizer, make_messages(q["input"]), template) for q in questions]
         for batch_size in given.batch_sizes:
-            model = LocalModel(loaded, batch_size)
-            started = time.perf_counter()
-            texts = dict(model.generate(prompts, Sampling(max_tokens=MAX_TOKENS)))
-            ours = len(prompts) / (time.perf_counter() - started)
+            ours, texts = generate_ours(open_ctranslate2(loaded, batch_size), prompts)
+            plain, plain_texts = generate_ours(LocalModel(loaded, batch_size), prompts)
             folder = Path(place) / f"rows-{batch_size}"
             folder.mkdir()
             write_rows(folder, questions)
             theirs, their_texts = generate_theirs(given.python, exported, folder, len(questions), batch_size)
-            same = sum(texts[i].text.split() == text.split() for i, text in enumerate(their_texts))
+            equal = zip(texts, plain_texts, their_texts, strict=True)
+            same = sum(text == plain_text and text.split() == their_text.split() for text, plain_text, their_text in equal)
             print(
-                f"batch {batch_size}, {len(prompts)} rows: ours {ours:.2f} samples/s, LLaMA-Factory {theirs:.2f}, "
-                f"{ours / theirs:.1f} times as fast; {same} of {len(prompts)} texts equal"
+                f"batch {batch_size}, {len(prompts)} rows: ours {ours:.2f} samples/s, by transformers {plain:.2f}, "
+                f"LLaMA-Factory {theirs:.2f}: {ours / theirs:.1f} and {plain / theirs:.1f} times as fast; "
+                f"{same} of {len(prompts)} texts equal in all three"
             )
             shutil.rmtree(folder)
 

@@ -4,8 +4,8 @@ import pytest
 
 from fake_vllm import FakeEngine
 from medkd.completers import vllm_engine
-from medkd.completers.local import LocalModel, decode, draw_seed
-from medkd.completers.vllm_engine import UnusableError, VllmModel, is_usable, list_parameters, open_vllm
+from medkd.completers.local import LocalModel, UnusableError, decode, draw_seed
+from medkd.completers.vllm_engine import VllmModel, is_usable, list_parameters, open_vllm
 from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason

@@ -5,9 +5,8 @@ import sys
 import pytest
 
 from fake_vllm import FakeEngine
-from medkd.completers import vllm_engine
+from medkd.completers import ctranslate2_engine, vllm_engine
 from medkd.core.errors import InputError
-from medkd.evaluate import opening
 from medkd.evaluate.opening import MERGED
 from medkd.evaluate.stage import Config, run
 from medkd.models.load import load_model
@@ -29,7 +28,7 @@ def settings(random_model_dir, trained_dir, merged_dir):
 
 @pytest.fixture
 def usual(settings, tmp_path):
-    """The directory of an evaluation by transformers."""
+    """The directory of an evaluation as this machine does it."""
     run(Config(**settings, out=tmp_path / "usual"))
     return tmp_path / "usual"
 
@@ -54,17 +53,32 @@ def read_answers(out, name="predictions.jsonl"):
     return sorted(read_lines(out / name), key=lambda line: line["id"])
 
 
-def test_the_manifest_says_that_transformers_generated(usual):
-    assert read_facts(usual)["generator"] == "transformers"
-    assert "transformers" in (usual / "report.html").read_text()
+def test_a_small_model_answers_greedily_through_ctranslate2_and_the_manifest_says_so(usual):
+    assert read_facts(usual)["generator"] == "ctranslate2"
+    assert read_facts(usual)["dtype"] == "float32"
+    assert "ctranslate2" in (usual / "report.html").read_text()
+
+
+def test_transformers_answers_the_same(settings, usual, tmp_path, monkeypatch):
+    monkeypatch.setattr(ctranslate2_engine, "MOST_PARAMETERS", 1)
+    run(Config(**settings, out=tmp_path / "plain"))
+    assert read_facts(tmp_path / "plain")["generator"] == "transformers"
+    for name in ("predictions.jsonl", "unprompted.jsonl"):
+        assert read_answers(tmp_path / "plain", name) == read_answers(usual, name)
+
+
+def test_what_ctranslate2_does_not_do_transformers_does(settings, tmp_path):
+    for others in ({"temperature": 0.6}, {"dtype": "bfloat16"}):
+        run(Config(**settings | others | {"limit": 3}, out=tmp_path / next(iter(others))))
+        assert read_facts(tmp_path / next(iter(others)))["generator"] == "transformers"
 
 
 def test_where_vllm_cannot_open_the_model_transformers_generates_and_a_note_says_why(settings, usual, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(opening, "is_usable", lambda device: True)
+    monkeypatch.setattr(vllm_engine, "is_usable", lambda device: True)
     monkeypatch.setitem(sys.modules, "vllm", None)
     run(Config(**settings, out=tmp_path / "fallen"))
     assert "note: vLLM cannot open this model here (ModuleNotFoundError: import of vllm halted" in capsys.readouterr().err
-    assert read_facts(tmp_path / "fallen")["generator"] == "transformers"
+    assert read_facts(tmp_path / "fallen")["generator"] == "ctranslate2"
     assert read_answers(tmp_path / "fallen") == read_answers(usual)
     assert not (tmp_path / "fallen" / MERGED).exists()
 
@@ -85,7 +99,7 @@ def test_an_evaluation_by_an_engine_asks_the_same_of_the_merged_model(settings, 
         opened.append((FakeEngine(written), max_length, n_rows, dtype))
         return opened[-1][0], dict
 
-    monkeypatch.setattr(opening, "is_usable", lambda device: True)
+    monkeypatch.setattr(vllm_engine, "is_usable", lambda device: True)
     monkeypatch.setattr(vllm_engine, "_open_engine", open_engine)
     run(Config(**settings, batch_size=5, out=tmp_path / "fast"))
     for name in ("predictions.jsonl", "unprompted.jsonl"):
@@ -108,7 +122,7 @@ def test_vllm_itself_writes_the_same_answers(merged_dir, tmp_path, monkeypatch):
     settings = {"model": str(base), "adapter": tmp_path / "train", "input": merged_dir, "max_tokens": 96, "dtype": "float32"}
     run(Config(**settings, out=tmp_path / "usual"))
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    monkeypatch.setattr(opening, "is_usable", lambda device: True)
+    monkeypatch.setattr(vllm_engine, "is_usable", lambda device: True)
     run(Config(**settings, out=tmp_path / "fast"))
     assert read_facts(tmp_path / "fast")["generator"] == "vllm"
     for name in ("predictions.jsonl", "unprompted.jsonl"):

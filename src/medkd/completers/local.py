@@ -25,6 +25,10 @@ LOOP_CHECK_INTERVAL = 64
 """Tokens between two looks for a loop."""
 
 
+class UnusableError(Exception):
+    """An engine cannot open this model here; the message says why, in one line."""
+
+
 class Generation(NamedTuple):
     """What a model wrote behind one prompt; its stop token is counted and not part of the text."""
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medkd.completers.local import LOOP_CHECK_INTERVAL, Generation, decode, draw_seed, make_generation
+from medkd.completers.local import LOOP_CHECK_INTERVAL, Generation, UnusableError, decode, draw_seed, make_generation
 from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason
@@ -27,10 +27,6 @@ AT_START = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "
 """What vLLM reads from the environment when it is imported: one process, no report to its makers, no more than errors on the screen."""
 FREE_SHARE = 0.9
 """Share of the GPU memory that is free which weights and KV cache may fill together."""
-
-
-class UnusableError(Exception):
-    """vLLM cannot open this model here; the message says why, in one line."""
 
 
 def is_usable(device: str) -> bool:

@@ -36,6 +36,8 @@ TESTED = (
 )
 OVERLAP = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "samples_per_second")
 LEVEL = 0.05
+CONDITIONS = ("generator", "dtype", "temperature", "top_p", "max_tokens")
+"""How answers came about: facts and settings that move scores a little, or much, without any difference between the models."""
 
 
 class Config(StageConfig):
@@ -80,6 +82,7 @@ def run(config: Config) -> Manifest:
             if len({len(e.rows) for e in loaded}) > 1
             else []
         )
+        missing += warn_of_conditions(evaluations)
         write_report(
             space.path("report.html"),
             evaluations,
@@ -134,6 +137,18 @@ def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> li
     if len(shared) < most:
         print(f"warning: {len(shared)} of {most} questions were asked of all models; only these are compared", file=sys.stderr)
     return shared
+
+
+def warn_of_conditions(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Warn of evaluations whose answers were made in other ways; gives the lines that belong on the page."""
+    lines: list[str] = []
+    for name in CONDITIONS:
+        values = {e.name: (e.manifest.config | e.manifest.facts).get(name, "unknown") for e in evaluations}
+        if len({str(value) for value in values.values()}) > 1:
+            lines.append(f"The models alone: {name} differs ({', '.join(f'{model} {value}' for model, value in values.items())}).")
+    if lines:
+        print(f"warning: the answers were made in different ways; {' '.join(lines)}", file=sys.stderr)
+    return lines
 
 
 def _is_same(one: tuple[str, str], other: tuple[str, str]) -> bool:

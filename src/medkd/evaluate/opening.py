@@ -1,7 +1,10 @@
-"""Open a model of this machine for everything that one evaluation asks: in vLLM where it is there with a GPU, else in transformers.
+"""Open a model of this machine for everything that one evaluation asks.
+
+vLLM generates where it is there with a GPU, CTranslate2 where a small model answers greedily on a processor, else transformers.
 
 In: the stage's config, its directory, and the questions. Out: an asker; which engine generates stands in the manifest.
-Not done here: asking (`evaluate.asking`), the engines (`completers.local`, `completers.vllm_engine`).
+Not done here: asking (`evaluate.asking`), the engines (`completers.local`, `completers.ctranslate2_engine`,
+`completers.vllm_engine`).
 """
 
 import shutil
@@ -11,11 +14,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from medkd.completers.vllm_engine import UnusableError, VllmModel, is_usable, open_vllm
+from medkd.completers import ctranslate2_engine, vllm_engine
+from medkd.completers.ctranslate2_engine import CTranslate2Model, open_ctranslate2
+from medkd.completers.local import LocalModel, UnusableError
+from medkd.completers.vllm_engine import VllmModel, open_vllm
 from medkd.core.workspace import Workspace
 from medkd.evaluate.tasks import LocalAsker, Task
 from medkd.grading.loops import is_looping
-from medkd.models.load import choose_device, choose_dtype, load_model, load_tokenizer, resolve_adapter, resolve_model
+from medkd.models.load import LoadedModel, choose_device, choose_dtype, load_model, load_tokenizer, resolve_adapter, resolve_model
 from medkd.models.tokens import encode, find_plain_template, render, repair_pad_token
 
 if TYPE_CHECKING:
@@ -28,26 +34,35 @@ MERGED = "merged-for-vllm"
 
 def open_local(config: "Config", space: Workspace, servers: ExitStack, tasks: Sequence[Task]) -> LocalAsker:
     """Open the model, its adapter merged into it."""
-    from medkd.completers.local import LocalModel
-
     adapter = resolve_adapter(config.adapter) if config.adapter else None
     device = choose_device(config.device)
-    if is_usable(device):
+    if vllm_engine.is_usable(device):
         try:
             model = _open_in_vllm(config, space, adapter, str(choose_dtype(config.dtype, device)).removeprefix("torch."), tasks)
         except UnusableError as error:
-            print(f"note: vLLM cannot open this model here ({error}); transformers generates", file=sys.stderr)
+            print(f"note: vLLM cannot open this model here ({error}); going on without it", file=sys.stderr)
         else:
             servers.callback(model.close)
             space.manifest.facts |= {"generator": "vllm", "device": device}
             return LocalAsker(model)
     loaded = load_model(config.model, adapter, config.device, config.dtype, config.hub, config.trust_remote_code)
+    model = _open_loaded(config, loaded)
     space.manifest.facts |= {
-        "generator": "transformers",
+        "generator": "ctranslate2" if isinstance(model, CTranslate2Model) else "transformers",
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "device": str(loaded.model.device),
+        "device": device,
     }
-    return LocalAsker(LocalModel(loaded, config.batch_size, is_looping))
+    return LocalAsker(model)
+
+
+def _open_loaded(config: "Config", loaded: LoadedModel) -> LocalModel | CTranslate2Model:
+    """Choose between the two engines that take a loaded model."""
+    if ctranslate2_engine.is_usable(loaded.model.device.type, config.dtype, config.temperature):
+        try:
+            return open_ctranslate2(loaded, config.batch_size, is_looping)
+        except UnusableError:
+            pass  # a large model or a rare shape: nothing is lost but speed
+    return LocalModel(loaded, config.batch_size, is_looping)
 
 
 def _open_in_vllm(config: "Config", space: Workspace, adapter: Path | None, dtype: str, tasks: Sequence[Task]) -> VllmModel:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from medkd.evaluate.looped import Traced
 
 LEDGER = "ledger.sqlite"
+GENERATORS = ("torch", "transformers", "peft", "ctranslate2", "vllm")
+"""Libraries that may have generated, whose versions belong in the manifest."""
 
 
 class Config(StageConfig):
@@ -78,7 +80,7 @@ class Config(StageConfig):
     batch_size: Annotated[int, HOW] = Field(default=64, ge=1)
     """Questions at a time; halved where memory runs out."""
     dtype: Dtype = "auto"
-    """Number format; auto takes bfloat16 where the processor computes in it."""
+    """Number format; auto takes float32 for a small model on a processor, else bfloat16 where it computes in that."""
     device: Annotated[Device, HOW] = "auto"
     """Where to compute."""
 
@@ -129,9 +131,7 @@ def _run_model(config: Config) -> Manifest:
         raise InputError("medkd evaluate: nothing to ask; give --input (the directory of merge), --exam FILE, or --predictions FILE")
     test_path = resolve_input(config.input, "test.jsonl", made_by="merge")
     folder, inputs = find_inputs(config)
-    with open_workspace(
-        "evaluate", config, inputs=[test_path, *inputs], libraries=["torch", "transformers", "peft", "scipy", "vllm"], keep=[f"{LEDGER}*"]
-    ) as space:
+    with open_workspace("evaluate", config, inputs=[test_path, *inputs], libraries=[*GENERATORS, "scipy"], keep=[f"{LEDGER}*"]) as space:
         if space.is_finished:
             return space.manifest
         reader = RecordReader(test_path, Example, made_by="merge")
@@ -186,9 +186,7 @@ def _run_exam(config: Config) -> Manifest:
     questions, n_broken = read_exam(config.exam, limit=config.limit)
     _, inputs = find_inputs(config)
     files = [Path(config.exam)] if Path(config.exam).is_file() else []
-    with open_workspace(
-        "evaluate", config, inputs=[*files, *inputs], libraries=["torch", "transformers", "peft", "vllm"], keep=[f"{LEDGER}*"]
-    ) as space:
+    with open_workspace("evaluate", config, inputs=[*files, *inputs], libraries=GENERATORS, keep=[f"{LEDGER}*"]) as space:
         if space.is_finished:
             return space.manifest
         space.read(len(questions) + n_broken)

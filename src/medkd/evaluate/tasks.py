@@ -17,9 +17,10 @@ from medkd.core.records import Example, Prediction
 from medkd.models.tokens import encode, find_plain_template, has_thinking_prefix, make_messages, render
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from medkd.completers.dispatch import PaidCompleter
-    from medkd.completers.local import LocalModel
-    from medkd.completers.vllm_engine import VllmModel
+    from medkd.completers.local import Generation
 
 
 class Task(NamedTuple):
@@ -28,6 +29,16 @@ class Task(NamedTuple):
     id: str
     example: Example
     messages: tuple[Message, ...]
+
+
+class Generator(Protocol):
+    """A model of this machine in any engine, as `completers.local` describes it."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0
+    ) -> Iterator[tuple[int, "Generation"]]: ...
 
 
 class Asker(Protocol):
@@ -65,7 +76,7 @@ def make_prediction(task: Task, prompt: str, raw: str, finish_reason: str, n_tok
 class LocalAsker:
     """Asks a model of this machine."""
 
-    def __init__(self, model: "LocalModel | VllmModel") -> None:
+    def __init__(self, model: Generator) -> None:
         self.model = model
         self.failures: dict[str, int] = {}
         has_prefix = has_thinking_prefix(model.tokenizer)

@@ -1,0 +1,88 @@
+import pytest
+
+from medkd.completers import ctranslate2_engine
+from medkd.completers.ctranslate2_engine import is_usable, open_ctranslate2
+from medkd.completers.local import LOOP_CHECK_INTERVAL, LocalModel, UnusableError
+from medkd.core.completer import Sampling
+from medkd.core.records import FinishReason
+from medkd.models.load import load_model
+
+
+@pytest.fixture(scope="module")
+def trained(random_model_dir, trained_dir):
+    return load_model(str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("medkd:tiny", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return [f"<|im_start|>user\ncase {n}: 发热{'咳嗽' * (n % 4)}{'!' * (n % 5)}<|im_end|>\n<|im_start|>assistant\n" for n in range(21)]
+
+
+def generate(model, prompts, sampling):
+    return [text for _, text in sorted(model.generate(prompts, sampling))]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+@pytest.mark.parametrize("which", ["trained", "tiny"])
+def test_every_token_and_every_end_is_that_of_the_other_generator(which, batch_size, prompts, request):
+    loaded = request.getfixturevalue(which)
+    sampling = Sampling(max_tokens=70)
+    expected = generate(LocalModel(loaded), prompts, sampling)
+    assert {g.finish_reason for g in expected} <= {FinishReason.STOP, FinishReason.LENGTH}
+    assert generate(open_ctranslate2(loaded, batch_size), prompts, sampling) == expected
+
+
+def test_a_loop_is_stopped_at_the_token_where_the_other_generator_stops_it(trained, prompts):
+    def loops(text):
+        return "!" in text or len(text) % 2 == 0
+
+    sampling = Sampling(max_tokens=2 * LOOP_CHECK_INTERVAL + 5)
+    expected = generate(LocalModel(trained, 4, loops), prompts, sampling)
+    assert FinishReason.LOOP in {g.finish_reason for g in expected}
+    assert generate(open_ctranslate2(trained, 4, loops), prompts, sampling) == expected
+
+
+def test_an_answer_is_given_out_before_the_others_are_begun(trained, prompts):
+    model = open_ctranslate2(trained, 1)
+    seen = []
+    submit = model._submit
+    model._submit = lambda indices, *rest: seen.append(indices) or submit(indices, *rest)
+    next(model.generate(prompts, Sampling(max_tokens=8)))
+    assert 0 < len(seen) < len(prompts)
+
+
+def test_whoever_stops_listening_leaves_no_work_behind(trained, prompts):
+    model = open_ctranslate2(trained, 4)
+    answers = model.generate(prompts, Sampling(max_tokens=3000))
+    next(answers)
+    answers.close()
+    assert model.engine.num_active_batches == 0
+
+
+def test_only_greedy_answers_on_a_processor_are_its_work(trained, monkeypatch):
+    assert is_usable("cpu", "auto", 0.0)
+    assert is_usable("cpu", "float32", 0.0)
+    assert not is_usable("cpu", "bfloat16", 0.0)
+    assert not is_usable("cuda", "auto", 0.0)
+    assert not is_usable("cpu", "auto", 0.6)
+    with pytest.raises(ValueError, match="greedily"):
+        list(open_ctranslate2(trained, 2).generate(["?"], Sampling(max_tokens=1, temperature=0.6)))
+    monkeypatch.setattr(ctranslate2_engine.importlib.util, "find_spec", lambda name: None)
+    assert not is_usable("cpu", "auto", 0.0)
+
+
+def test_a_large_model_and_an_unknown_shape_cannot_be_opened(trained, monkeypatch):
+    from transformers import BertConfig, BertForMaskedLM
+
+    unknown = BertForMaskedLM(BertConfig(vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+    unknown.config.model_type = "bert"
+    with pytest.raises(UnusableError):
+        open_ctranslate2(trained._replace(model=unknown), 2)
+    monkeypatch.setattr(ctranslate2_engine, "MOST_PARAMETERS", 1000)
+    with pytest.raises(UnusableError, match="more than 1,000 parameters"):
+        open_ctranslate2(trained, 2)
