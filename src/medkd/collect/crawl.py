@@ -112,7 +112,7 @@ def crawl(order: Order, journal: Journal) -> Counter[str]:
         Bar("collect", order.limit, "cases") as bar,
         _events(order, directory / LOG) as events,
     ):
-        bar.advance(order.n_kept)
+        bar.reach(order.n_kept, n_before=order.n_kept)
         for event in events:
             if event.end is not None:
                 end = event

@@ -27,6 +27,8 @@ class Bar:
     def __init__(self, name: str, total: int | None = None, unit: str = "rows") -> None:
         self.name, self.total, self.unit = name, total, unit
         self.n_done = 0
+        self.n_before = 0
+        """Of it, what an earlier run had done: it counts for how far the work is, and not for how fast it goes."""
         self.note = ""
         self._started = time.monotonic()
         self._last_line = self._started
@@ -36,7 +38,7 @@ class Bar:
     def __enter__(self) -> "Bar":
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
             self._rich = Progress(
                 TextColumn("{task.description:<12}"),
@@ -44,32 +46,33 @@ class Bar:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}"),
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
             self._rich.start()
-            self._task = self._rich.add_task(self.name, total=self.total, rate="", note="")
+            self._task = self._rich.add_task(self.name, total=self.total, rate="", left="", note="")
         return self
 
     def advance(self, n: int = 1, note: str | None = None) -> None:
         """Count `n` more done; `note` stands at the end of the line (cost so far, current loss)."""
-        self.n_done += n
+        self.reach(self.n_done + n, self.n_before, note)
+
+    def reach(self, n_done: int, n_before: int, note: str | None = None) -> None:
+        """Say how much is done in all, and how much of it was before this run."""
+        self.n_done, self.n_before = n_done, n_before
         if note is not None:
             self.note = note
         now = time.monotonic()
-        rate = self.n_done / max(now - self._started, 1e-6)
+        rate = (n_done - n_before) / max(now - self._started, 1e-6)
+        left = f"about {(self.total - n_done) / rate:.0f} s left" if self.total and rate > 0 else ""
         if self._rich is not None:
-            self._rich.update(self._task, completed=self.n_done, rate=f"{rate:.1f} {self.unit}/s", note=self.note)  # pyright: ignore[reportArgumentType]
+            self._rich.update(self._task, completed=n_done, rate=f"{rate:.1f} {self.unit}/s", left=left, note=self.note)  # pyright: ignore[reportArgumentType]
         elif now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now
-            self._print_line(rate)
-
-    def _print_line(self, rate: float) -> None:
-        of_total = f"/{self.total}" if self.total else ""
-        left = f", about {(self.total - self.n_done) / rate:.0f} s left" if self.total and rate > 0 else ""
-        note = f", {self.note}" if self.note else ""
-        print(f"{self.name}: {self.n_done}{of_total} {self.unit}, {rate:.1f}/s{left}{note}", file=sys.stderr, flush=True)
+            of_total = f"/{self.total}" if self.total else ""
+            parts = [f"{self.name}: {n_done}{of_total} {self.unit}", f"{rate:.1f}/s", left, self.note]
+            print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self._rich is not None:
@@ -77,7 +80,8 @@ class Bar:
             return
         seconds = time.monotonic() - self._started
         note = f", {self.note}" if self.note else ""
-        print(f"{self.name}: {self.n_done} {self.unit} in {seconds:.1f} s{note}", file=sys.stderr, flush=True)
+        before = f", {self.n_before} before" if self.n_before else ""
+        print(f"{self.name}: {self.n_done - self.n_before} {self.unit} in {seconds:.1f} s{before}{note}", file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], name: str, total: int | None = None, unit: str = "rows") -> Iterator[T]:

@@ -99,7 +99,7 @@ class _Progress:
 
     def show(self, tally: Tally) -> None:
         if self._bar:
-            self._bar.advance(tally.n_settled - self._bar.n_done, note=self._say(tally))
+            self._bar.reach(tally.n_settled, tally.n_found, self._say(tally))
 
     def _say(self, tally: Tally) -> str:
         if tally.waits_s > 0:

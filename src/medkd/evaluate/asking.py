@@ -91,7 +91,7 @@ def open_completer(
         return Missing(fault, is_at_end=False) if fault else None
 
     def show(tally: Tally) -> None:
-        bar.advance(tally.n_settled - bar.n_done, f"{tally.spent:.4f} {currency}" if currency else "price unknown")
+        bar.reach(tally.n_settled, tally.n_found, f"{tally.spent:.4f} {currency}" if currency else "price unknown")
 
     return PaidCompleter(Endpoint(target), ledger, Terms(budget=config.budget, find_missing=find_missing, on_progress=show))
 
@@ -217,7 +217,7 @@ def _read_done(path: Path, wanted: set[str]) -> dict[str, Prediction]:
 
 def _keep(predictions: Iterable[Prediction], path: Path, done: dict[str, Prediction], total: int, name: str) -> None:
     with RecordAppender(path) as file, Bar(name, total, "questions") as bar:
-        bar.advance(len(done))
+        bar.reach(len(done), n_before=len(done))
         for prediction in predictions:
             file.append(prediction)
             done[prediction.id] = prediction

@@ -46,7 +46,7 @@ class MetricsWriter(TrainerCallback):
         self._started = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.advance(state.global_step - self.bar.n_done)
+        self.bar.reach(state.global_step, self.resumed_step)
         n_done = state.global_step - self.resumed_step
         if n_done == 1:
             self._first_step_done = time.monotonic()

@@ -116,9 +116,8 @@ class Examiner:
 
         def tell(tally: Tally) -> None:
             if bar is not None:
-                bar.advance(
-                    tally.n_settled - bar.n_done, note=f"{tally.spent:.4f} {currency}" if self._target.is_priced else "price unknown"
-                )
+                note = f"{tally.spent:.4f} {currency}" if self._target.is_priced else "price unknown"
+                bar.reach(tally.n_settled, tally.n_found, note)
 
         terms = Terms(concurrency=self._concurrency, budget=self._budget, find_missing=examination.find_missing, on_progress=tell)
         return PaidCompleter(Endpoint(self._target), self._ledger, terms)
