@@ -57,16 +57,16 @@ def test_only_questions_that_all_were_asked_count(before, tmp_path, capsys):
     assert "only these are compared" in capsys.readouterr().err
 
 
-def test_answers_that_were_made_in_different_ways_are_warned_of(before, after, tmp_path, capsys):
+def test_answers_that_were_not_made_alike_are_warned_of(before, after, tmp_path, capsys):
     run(Config(input=[before, after], names=["base", "student"], out=tmp_path / "alike"))
-    assert "different ways" not in capsys.readouterr().err
+    assert "made alike" not in capsys.readouterr().err
     manifest = json.loads((after / "manifest.json").read_text())
     manifest["facts"] |= {"generator": "vllm", "dtype": "bfloat16"}
     manifest["config"] |= {"temperature": 0.6}
     (after / "manifest.json").write_text(json.dumps(manifest))
     run(Config(input=[before, after], names=["base", "student"], out=tmp_path / "unlike"))
     said = capsys.readouterr().err
-    assert "generator differs (base unknown, student vllm). The models alone: dtype differs" in said
+    assert "made alike: generator differs (base unknown, student vllm); dtype differs" in said
     assert "temperature differs (base 0.0, student 0.6)" in said and "max_tokens" not in said
     assert "temperature differs (base 0.0, student 0.6)" in (tmp_path / "unlike/report.html").read_text()
 

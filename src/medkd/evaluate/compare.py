@@ -141,14 +141,15 @@ def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> li
 
 def warn_of_conditions(evaluations: Sequence[Evaluation]) -> list[str]:
     """Warn of evaluations whose answers were made in other ways; gives the lines that belong on the page."""
-    lines: list[str] = []
+    found: list[str] = []
     for name in CONDITIONS:
         values = {e.name: (e.manifest.config | e.manifest.facts).get(name, "unknown") for e in evaluations}
         if len({str(value) for value in values.values()}) > 1:
-            lines.append(f"The models alone: {name} differs ({', '.join(f'{model} {value}' for model, value in values.items())}).")
-    if lines:
-        print(f"warning: the answers were made in different ways; {' '.join(lines)}", file=sys.stderr)
-    return lines
+            found.append(f"{name} differs ({', '.join(f'{model} {value}' for model, value in values.items())})")
+    if not found:
+        return []
+    print(f"warning: the answers were not made alike: {'; '.join(found)}", file=sys.stderr)
+    return [f"The models alone, for the answers were not made alike: {'; '.join(found)}."]
 
 
 def _is_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
