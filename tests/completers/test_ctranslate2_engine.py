@@ -1,7 +1,9 @@
+import time
+
 import pytest
 
 from medkd.completers import ctranslate2_engine
-from medkd.completers.ctranslate2_engine import is_usable, open_ctranslate2
+from medkd.completers.ctranslate2_engine import _Batch, is_usable, open_ctranslate2
 from medkd.completers.local import LOOP_CHECK_INTERVAL, LocalModel, UnusableError
 from medkd.core.completer import Sampling
 from medkd.core.records import FinishReason
@@ -56,12 +58,19 @@ def test_an_answer_is_given_out_before_the_others_are_begun(trained, prompts):
     assert 0 < len(seen) < len(prompts)
 
 
-def test_whoever_stops_listening_leaves_no_work_behind(trained, prompts):
-    model = open_ctranslate2(trained, 4)
-    answers = model.generate(prompts, Sampling(max_tokens=3000))
+def test_whoever_stops_listening_stops_the_work(trained, prompts, monkeypatch):
+    sampling = Sampling(max_tokens=2000)
+    model = open_ctranslate2(trained, 2)
+    asked = prompts[: 2 * model.n_ahead * model.n_rows]  # all are submitted at once
+    n_whole = sum(g.n_tokens for g in generate(model, asked, sampling))
+    taken = []
+    monkeypatch.setattr(ctranslate2_engine._Batch, "take", lambda batch, step, take=_Batch.take: taken.append(step) or take(batch, step))
+    answers = model.generate(asked, sampling)
     next(answers)
     answers.close()
-    assert model.engine.num_active_batches == 0
+    n_taken = len(taken)
+    time.sleep(0.2)
+    assert n_taken == len(taken) < n_whole
 
 
 def test_only_greedy_answers_on_a_processor_are_its_work(trained, monkeypatch):
@@ -80,9 +89,23 @@ def test_a_large_model_and_an_unknown_shape_cannot_be_opened(trained, monkeypatc
     from transformers import BertConfig, BertForMaskedLM
 
     unknown = BertForMaskedLM(BertConfig(vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
-    unknown.config.model_type = "bert"
-    with pytest.raises(UnusableError):
+    with pytest.raises(UnusableError, match="BertConfig"):
         open_ctranslate2(trained._replace(model=unknown), 2)
     monkeypatch.setattr(ctranslate2_engine, "MOST_PARAMETERS", 1000)
     with pytest.raises(UnusableError, match="more than 1,000 parameters"):
         open_ctranslate2(trained, 2)
+
+
+def test_a_model_that_was_not_converted_truly_or_runs_code_of_its_own_cannot_be_opened(trained, random_model_dir, monkeypatch):
+    other = load_model(str(random_model_dir), device="cpu", dtype="float32")
+    with monkeypatch.context() as patch:
+        patch.setattr(ctranslate2_engine, "LocalModel", lambda loaded: LocalModel(other))
+        with pytest.raises(UnusableError, match="writes otherwise"):
+            open_ctranslate2(trained, 2)
+
+    class Odd(type(trained.model)):
+        pass
+
+    odd = Odd(trained.model.config)
+    with pytest.raises(UnusableError, match="code of its own"):
+        open_ctranslate2(trained._replace(model=odd), 2)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medkd.completers.local import LOOP_CHECK_INTERVAL, Generation, UnusableError, decode, make_generation
+from medkd.completers.local import LOOP_CHECK_INTERVAL, Generation, LocalModel, UnusableError, decode, make_generation
 from medkd.core.completer import Sampling
 from medkd.core.records import FinishReason
 from medkd.models.load import Dtype, LoadedModel
@@ -28,6 +28,8 @@ MOST_PARAMETERS = 4_000_000
 """Above this a step is arithmetic, and transformers does that in bfloat16 where the processor can (`bench/engines.py`)."""
 MOST_ROWS = 8
 """Rows that one thread writes together at most: more of them wait for each other longer than they save."""
+PROOF = Sampling(max_tokens=16)
+"""How much is written to see whether a converted model is the same."""
 
 
 class CTranslate2Model:
@@ -62,7 +64,8 @@ class CTranslate2Model:
             while batches or under_way:
                 while batches and len(under_way) < 2 * self.n_ahead:  # as many wait as are written, so that no thread does
                     under_way.append(self._submit(batches.popleft(), encoded, sampling.max_tokens))
-                yield from under_way.popleft().finish()
+                yield from under_way[0].finish()
+                under_way.popleft()
         finally:
             for batch in under_way:
                 batch.stop()
@@ -129,7 +132,10 @@ def is_usable(device: str, dtype: Dtype, temperature: float) -> bool:
 
 
 def open_ctranslate2(loaded: LoadedModel, batch_size: int, is_looping: Callable[[str], bool] | None = None) -> CTranslate2Model:
-    """Open a loaded model for `batch_size` rows at a time on the threads that torch would take; raises UnusableError where it cannot."""
+    """Open a loaded model for `batch_size` rows at a time on the threads that torch would take; raises UnusableError where it cannot.
+
+    A few tokens are written to prove it: a converter may know a model's name and not all that its config says.
+    """
     import ctranslate2
     import torch
     from ctranslate2.converters import TransformersConverter
@@ -137,6 +143,8 @@ def open_ctranslate2(loaded: LoadedModel, batch_size: int, is_looping: Callable[
     model, tokenizer = loaded
     if model.num_parameters() > MOST_PARAMETERS:
         raise UnusableError(f"it has more than {MOST_PARAMETERS:,} parameters")
+    if not type(model).__module__.startswith("transformers.models."):
+        raise UnusableError("it runs code of its own")
     repair_pad_token(tokenizer)
     n_all = torch.get_num_threads()
     n_threads = min(n_all, batch_size)
@@ -151,4 +159,7 @@ def open_ctranslate2(loaded: LoadedModel, batch_size: int, is_looping: Callable[
             raise UnusableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
         finally:
             torch.set_num_threads(n_all)  # the two share a runtime, and CTranslate2 has set one thread in it
-    return CTranslate2Model(engine, tokenizer, find_stop_ids(tokenizer, model.generation_config), batch_size, n_threads, is_looping)
+    opened = CTranslate2Model(engine, tokenizer, find_stop_ids(tokenizer, model.generation_config), batch_size, n_threads, is_looping)
+    if list(opened.generate(["?"], PROOF)) != list(LocalModel(loaded).generate(["?"], PROOF)):
+        raise UnusableError("it writes otherwise than in transformers")
+    return opened
