@@ -2,9 +2,11 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from medkd.core.errors import InputError
-from medkd.models.load import choose_device, choose_dtype, find_base, load_model, resolve_model
+from medkd.models.load import choose_device, choose_dtype, find_base, is_other, load_model, resolve_model, tiny_dir
+from student_samples import make_random_model
 
 
 def test_a_folder_is_found_and_loaded(tiny_model_dir):
@@ -61,7 +63,7 @@ def test_an_adapter_of_another_base_is_refused(trained_dir, tmp_path):
     from student_samples import make_random_model
 
     other = make_random_model(tmp_path / "other", hidden_size=32)
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="was trained on"):
         load_model(str(other), trained_dir / "adapter", device="cpu")
 
 
@@ -86,3 +88,27 @@ def test_half_precision_is_taken_only_where_the_processor_computes_in_it(monkeyp
     assert choose_dtype("auto", "cpu") == torch.float32
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert choose_dtype("auto", "cpu") == torch.bfloat16
+
+
+def test_names_of_hubs_are_told_apart_without_asking_one_and_a_folder_may_have_been_moved(tmp_path):
+    assert is_other("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct")
+    assert is_other("Qwen/Qwen2.5-7B", "medkd:tiny")
+    assert not is_other("Qwen/Qwen2.5-7B", str(tmp_path))
+    assert not is_other("/gone/with/the/disk", "Qwen/Qwen2.5-7B")
+
+
+def test_a_copy_of_the_same_weights_is_the_same_model(tmp_path):
+    shutil.copytree(tiny_dir(), tmp_path / "copy")
+    other = make_random_model(tmp_path / "other")
+    assert not is_other("medkd:tiny", str(tmp_path / "copy")) and not is_other(str(tmp_path / "copy"), str(tiny_dir()))
+    assert is_other("medkd:tiny", str(other)) and is_other(str(other), "medkd:tiny")
+
+
+def test_an_adapter_of_a_model_of_the_same_shape_is_refused(random_model_dir, trained_dir, tmp_path):
+    loaded = load_model(str(random_model_dir), device="cpu")
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[0] += 1.0
+    loaded.model.save_pretrained(tmp_path / "instruct")
+    loaded.tokenizer.save_pretrained(tmp_path / "instruct")
+    with pytest.raises(InputError, match=f"was trained on {random_model_dir}, not on {tmp_path / 'instruct'}; give --model"):
+        load_model(str(tmp_path / "instruct"), trained_dir / "adapter", device="cpu")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from medkd.core.errors import InputError
+from medkd.core.workspace import hash_path
 from medkd.models.libraries import load_libraries
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def load_model(
     Raises InputError where the model or the adapter cannot be used, or do not belong together.
     """
     folder = resolve_model(name, hub, trust_remote_code)
+    if adapter is not None:
+        check_base(adapter, name)
     place = choose_device(device)
     model = load_weights(folder, name, dtype=choose_dtype(dtype, place), trust_remote_code=trust_remote_code)
     if adapter is not None:
@@ -206,11 +209,32 @@ def find_base(adapter: Path) -> str:
     return str(config.get("base_model_name_or_path") or "")
 
 
+def check_base(adapter: Path, name: str) -> None:
+    """Raise InputError where an adapter surely was trained on another model than the one of this name."""
+    base = find_base(adapter)
+    if base and is_other(base, name):
+        raise InputError(f"{adapter}: was trained on {base}, not on {name}; give --model {base}")
+
+
+def is_other(base: str, name: str) -> bool:
+    """Tell whether two names surely mean two models; a folder that was moved or fetched since leaves it open. Nothing is fetched."""
+    if base == name:
+        return False
+    folders = [Path(each).expanduser() for each in (base, name)]
+    if any(folder.is_dir() for folder in folders):
+        folders = [tiny_dir() if each == TINY else folder for each, folder in zip((base, name), folders, strict=True)]
+        return all(folder.is_dir() for folder in folders) and _hash_weights(folders[0]) != _hash_weights(folders[1])
+    return not folders[0].is_absolute()
+
+
+def _hash_weights(folder: Path) -> list[str]:
+    return [hash_path(path) for path in sorted(folder.glob("*.safetensors"))]
+
+
 def _merge_adapter(model: "PreTrainedModel", adapter: Path, name: str) -> "PreTrainedModel":
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    find_base(adapter)
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:

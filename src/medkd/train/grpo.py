@@ -19,7 +19,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from medkd.core.errors import InputError
 from medkd.core.progress import Bar
-from medkd.models.load import find_base
+from medkd.models.load import check_base, find_base
 from medkd.models.skeleton import make_skeleton
 from medkd.train.rewards import Reward, Rollout
 from medkd.train.rollouts import Asked, Sampler, TrainerRollouts
@@ -44,13 +44,11 @@ def attach_adapter(model: PreTrainedModel, adapter: Path | None, name: str, fold
 
     if adapter is None:
         return cast(PreTrainedModel, get_peft_model(model, make_lora_config(LORA_RANK, [], make_skeleton(folder))))
-    base = find_base(adapter)
-    if base and base != name and is_other(base, name):
-        raise InputError(f"{adapter}: was trained on {base}, not on {name}; give --model {base}")
+    check_base(adapter, name)
     try:
         return cast(PreTrainedModel, PeftModel.from_pretrained(model, str(adapter), is_trainable=True))
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"{adapter}: does not fit {name}; give the model it was trained on ({base or 'unknown'})") from error
+        raise InputError(f"{adapter}: does not fit {name}; give the model it was trained on ({find_base(adapter) or 'unknown'})") from error
 
 
 def attach_norm(model: PreTrainedModel, adapter: Path | None, name: str, folder: Path) -> PreTrainedModel:
@@ -73,14 +71,6 @@ def attach_norm(model: PreTrainedModel, adapter: Path | None, name: str, folder:
     for parameter, weights in attached.named_parameters():
         weights.requires_grad_(f"{FINAL_NORM}.modules_to_save" in parameter)
     return attached
-
-
-def is_other(base: str, name: str) -> bool:
-    """Tell whether two names surely mean two models; a folder that was moved or fetched since leaves it open. Nothing is fetched."""
-    folders = [Path(each).expanduser() for each in (base, name)]
-    if any(folder.is_dir() for folder in folders):
-        return all(folder.is_dir() for folder in folders) and folders[0].resolve() != folders[1].resolve()
-    return not folders[0].is_absolute()
 
 
 def make_trainer_config(
