@@ -8,7 +8,7 @@ runs uploads files iiyi custom rationalize solve off peak full lora qlora on pol
 stop length loop format grounded diagnosis judge rewards trainer packing beta temperature loss step title id department url name
 value owner predict label alpaca providers cookies cookie txt xlsx iconv pip install pyarrow safetensors transformers torch
 bitsandbytes modelscope flash attn accelerate launch pass hf ms cuda cpu http zh en norm model pad cop option options opa rules
-recipes rehearsal tiny key or synonyms pgrep fl deepseek v4 pro pickle medical data llamafactory bf16 bfloat16
+recipes rehearsal tiny key or synonyms pgrep fl deepseek v4 pro pickle medical data llamafactory bf16 bfloat16 float32
 """.split()  # noqa: SIM905 - a list of a hundred quoted words reads worse
 NAMES = re.compile(
     r"""
