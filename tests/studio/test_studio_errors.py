@@ -82,4 +82,4 @@ def test_a_mistake_is_told_in_chinese_with_its_next_step(told: str, tmp_path: Pa
 def test_an_adapter_of_another_base_is_told_in_chinese(trained_dir: Path) -> None:
     with pytest.raises(MedkdError) as caught:
         load_model("medkd:tiny", adapter=trained_dir / "adapter", device="cpu")
-    assert re.search("与 medkd:tiny 不匹配；请填写训练它所用的基座模型", Texts("zh").say(str(caught.value)))
+    assert re.search("上训练的，不是 medkd:tiny；请把模型填为", Texts("zh").say(str(caught.value)))
