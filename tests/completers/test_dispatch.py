@@ -192,7 +192,7 @@ def test_a_teacher_that_does_nothing_but_fail_opens_the_breaker(tmp_path):
 
 def test_whoever_waits_reads_why_nothing_comes_until_something_comes_again(tmp_path):
     troubles: list[str] = []
-    with serve_teacher(latency_s=0, script=[Fault.OVERLOADED] * 20) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+    with serve_teacher(latency_s=0, script=[Fault.OVERLOADED] * 36) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
         completer = open_completer(
             ledger,
             teacher.base_url,
