@@ -61,7 +61,7 @@ def test_an_answer_is_given_out_before_the_others_are_begun(trained, prompts):
 def test_whoever_stops_listening_stops_the_work(trained, prompts, monkeypatch):
     sampling = Sampling(max_tokens=2000)
     model = open_ctranslate2(trained, 2)
-    asked = prompts[: 2 * model.n_ahead * model.n_rows]  # all are submitted at once
+    asked = prompts[: 2 * model.n_threads * model.n_rows]  # all are submitted at once
     n_whole = sum(g.n_tokens for g in generate(model, asked, sampling))
     taken = []
     monkeypatch.setattr(ctranslate2_engine._Batch, "take", lambda batch, step, take=_Batch.take: taken.append(step) or take(batch, step))

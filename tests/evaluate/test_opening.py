@@ -73,7 +73,7 @@ def test_what_ctranslate2_does_not_do_transformers_does(settings, tmp_path):
         assert read_facts(tmp_path / next(iter(others)))["generator"] == "transformers"
 
 
-def test_where_vllm_cannot_open_the_model_transformers_generates_and_a_note_says_why(settings, usual, tmp_path, monkeypatch, capsys):
+def test_where_vllm_cannot_open_the_model_another_generates_and_a_note_says_why(settings, usual, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(vllm_engine, "is_usable", lambda device: True)
     monkeypatch.setitem(sys.modules, "vllm", None)
     run(Config(**settings, out=tmp_path / "fallen"))

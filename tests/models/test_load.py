@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,11 +61,17 @@ def test_truncated_weights_are_one_line(random_model_dir, tmp_path):
 
 
 def test_an_adapter_of_another_base_is_refused(trained_dir, tmp_path):
-    from student_samples import make_random_model
-
     other = make_random_model(tmp_path / "other", hidden_size=32)
     with pytest.raises(InputError, match="was trained on"):
         load_model(str(other), trained_dir / "adapter", device="cpu")
+
+
+def test_an_adapter_whose_base_is_gone_is_refused_where_it_does_not_fit(trained_dir, tmp_path):
+    adapter = shutil.copytree(trained_dir / "adapter", tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/gone/with/the/disk"}))
+    with pytest.raises(InputError, match=r"does not fit .*; give the model it was trained on"):
+        load_model(str(make_random_model(tmp_path / "other", hidden_size=32)), adapter, device="cpu")
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
@@ -95,6 +102,7 @@ def test_names_of_hubs_are_told_apart_without_asking_one_and_a_folder_may_have_b
     assert is_other("Qwen/Qwen2.5-7B", "medkd:tiny")
     assert not is_other("Qwen/Qwen2.5-7B", str(tmp_path))
     assert not is_other("/gone/with/the/disk", "Qwen/Qwen2.5-7B")
+    assert is_other(str(tmp_path), str(Path(__file__).parent))
 
 
 def test_a_copy_of_the_same_weights_is_the_same_model(tmp_path):

@@ -47,9 +47,9 @@ class CTranslate2Model:
         self.engine: Any = engine
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
-        self.n_rows = max(1, min(batch_size // n_threads, MOST_ROWS))
-        self.n_ahead = max(1, min(n_threads, batch_size))
-        """Batches under way at a time, one a thread."""
+        self.n_rows = min(batch_size // n_threads, MOST_ROWS)
+        """Of each thread's batch."""
+        self.n_threads = n_threads
         self.is_looping = is_looping
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0) -> Iterator[tuple[int, Generation]]:
@@ -62,7 +62,7 @@ class CTranslate2Model:
         under_way: deque[_Batch] = deque()
         try:
             while batches or under_way:
-                while batches and len(under_way) < 2 * self.n_ahead:  # as many wait as are written, so that no thread does
+                while batches and len(under_way) < 2 * self.n_threads:  # as many wait as are written, so that no thread does
                     under_way.append(self._submit(batches.popleft(), encoded, sampling.max_tokens))
                 yield from under_way[0].finish()
                 under_way.popleft()

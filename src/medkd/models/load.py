@@ -223,12 +223,16 @@ def is_other(base: str, name: str) -> bool:
     folders = [Path(each).expanduser() for each in (base, name)]
     if any(folder.is_dir() for folder in folders):
         folders = [tiny_dir() if each == TINY else folder for each, folder in zip((base, name), folders, strict=True)]
-        return all(folder.is_dir() for folder in folders) and _hash_weights(folders[0]) != _hash_weights(folders[1])
+        return all(folder.is_dir() for folder in folders) and not _has_same_weights(*folders)
     return not folders[0].is_absolute()
 
 
-def _hash_weights(folder: Path) -> list[str]:
-    return [hash_path(path) for path in sorted(folder.glob("*.safetensors"))]
+def _has_same_weights(one: Path, other: Path) -> bool:
+    """Tell whether two folders are one, or one a copy of the other."""
+    if one.resolve() == other.resolve():
+        return True
+    hashes = [[hash_path(path) for path in sorted(folder.glob("*.safetensors"))] for folder in (one, other)]
+    return bool(hashes[0]) and hashes[0] == hashes[1]
 
 
 def _merge_adapter(model: "PreTrainedModel", adapter: Path, name: str) -> "PreTrainedModel":

@@ -57,7 +57,7 @@ def _attend_in_float32(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as transformers does with `sdpa`, but in float32: on a processor that is twice as fast as bfloat16, casts included."""
+    """Attend as transformers does with `sdpa`, but in float32: on a processor torch's kernel is faster in it than in bfloat16."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     with torch.autocast("cpu", enabled=False):
