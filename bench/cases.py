@@ -1,7 +1,8 @@
 """How fast are cases collected, de-identified and prepared?
 
-Out: pages a second of a crawl over loopback without a delay, start-up included and not; seconds, and seconds of processor time, for 10,000
-cases of the length of real ones (about 2,000 characters: four of the rehearsal clinic's in one) through de-identify and prepare.
+Out: pages a second of a crawl over loopback without a delay, start-up included and not; seconds,
+and seconds of processor time, for 10,000 cases of the length of real ones (about 2,000 characters:
+four of the rehearsal clinic's in one) through de-identify and prepare.
 Run: `.venv/bin/python bench/cases.py`
 """
 
@@ -14,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from medkd.collect import stage as collect
-from medkd.core.artifacts import write_records
+from medkd.core.jsonl import write_records
 from medkd.core.records import RawCase
 from medkd.deidentify import stage as deidentify
 from medkd.demo.clinic import generate_cases
@@ -58,9 +59,20 @@ def make_long_cases(n: int) -> list[RawCase]:
     for first in range(0, len(cases), IN_ONE):
         parts = cases[first : first + IN_ONE]
         names = dict.fromkeys(name for part in parts for name in part.sections)
-        sections = {name: "\n".join(part.sections[name] for part in parts if name in part.sections) for name in names}
+        sections = {
+            name: "\n".join(part.sections[name] for part in parts if name in part.sections)
+            for name in names
+        }
         diagnosis = tuple(dict.fromkeys(name for part in parts for name in part.diagnosis))
-        long.append(RawCase(id=f"bench:{first}", source="bench", title=parts[0].title, sections=sections, diagnosis=diagnosis))
+        long.append(
+            RawCase(
+                id=f"bench:{first}",
+                source="bench",
+                title=parts[0].title,
+                sections=sections,
+                diagnosis=diagnosis,
+            )
+        )
     return long
 
 
@@ -74,20 +86,37 @@ def main() -> None:
         root = Path(scratch)
         short, long = crawl(100, root / "short"), crawl(options.pages, root / "long")
         n_pages = options.pages * (1 + 1 / 25 + 1 / 20)
-        print(f"crawl: {n_pages:.0f} pages in {long:.1f} s, {n_pages / long:.0f} pages/s; start-up {short:.1f} s, ", end="")
-        print(f"without it {(options.pages - 100) * n_pages / options.pages / (long - short):.0f} pages/s")
+        print(
+            f"crawl: {n_pages:.0f} pages in {long:.1f} s, {n_pages / long:.0f} pages/s; start-up {short:.1f} s, ",
+            end="",
+        )
+        print(
+            f"without it {(options.pages - 100) * n_pages / options.pages / (long - short):.0f} pages/s"
+        )
         write_records(root / "raw_cases.jsonl", make_long_cases(options.cases))
         seconds: dict[str, float] = {}
         processor: dict[str, float] = {}
         for name, run in (
-            ("deidentify", lambda: deidentify.run(deidentify.Config(input=root, out=root / "deidentify"))),
-            ("prepare", lambda: prepare.run(prepare.Config(input=root / "deidentify", out=root / "prepare"))),
+            (
+                "deidentify",
+                lambda: deidentify.run(deidentify.Config(input=root, out=root / "deidentify")),
+            ),
+            (
+                "prepare",
+                lambda: prepare.run(
+                    prepare.Config(input=root / "deidentify", out=root / "prepare")
+                ),
+            ),
         ):
             started, used = time.monotonic(), processor_time()
             manifest = run()
             seconds[name], processor[name] = time.monotonic() - started, processor_time() - used
-            print(f"{name}: {manifest.counts.read} cases in {seconds[name]:.1f} s, {processor[name]:.1f} s of processor time")
-        print(f"both: {sum(seconds.values()):.1f} s, {sum(processor.values()):.1f} s of processor time")
+            print(
+                f"{name}: {manifest.counts.read} cases in {seconds[name]:.1f} s, {processor[name]:.1f} s of processor time"
+            )
+        print(
+            f"both: {sum(seconds.values()):.1f} s, {sum(processor.values()):.1f} s of processor time"
+        )
 
 
 if __name__ == "__main__":

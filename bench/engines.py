@@ -1,7 +1,9 @@
-"""Which engine writes faster on this machine's processor, by the size of the model: transformers in fp32 or bf16, or CTranslate2 in fp32.
+"""Which engine writes faster on this machine's processor, by the size of the model: transformers in
+fp32 or bf16, or CTranslate2 in fp32.
 
-`python bench/engines.py`: Qwen2-shaped models of random weights, 32 prompts of about 200 tokens, 32 tokens each, greedily. Prints seconds,
-and CTranslate2's as a share of the faster other's; where that passes 1, `completers.ctranslate2_engine.MOST_PARAMETERS` stands.
+`python bench/engines.py`: Qwen2-shaped models of random weights, 32 prompts of about 200 tokens, 32
+tokens each, greedily. Prints seconds, and CTranslate2's as a share of the faster other's; where
+that passes 1, `completers.ctranslate2_engine.MOST_PARAMETERS` stands.
 """
 
 import random
@@ -14,19 +16,39 @@ from medkd.completers.local import LocalModel
 from medkd.core.completer import Sampling
 from medkd.models.load import LoadedModel, load_model, load_tokenizer, resolve_model
 
-SHAPES = ((128, 5, 384, 4), (256, 6, 768, 4), (320, 8, 960, 5), (384, 8, 1152, 6), (512, 8, 1408, 8))
+SHAPES = (
+    (128, 5, 384, 4),
+    (256, 6, 768, 4),
+    (320, 8, 960, 5),
+    (384, 8, 1152, 6),
+    (512, 8, 1408, 8),
+)
 """Hidden size, layers, inner size and heads."""
 SAMPLING = Sampling(max_tokens=32)
 
 
-def make_model(hidden_size: int, n_layers: int, inner_size: int, n_heads: int, n_tokens: int) -> Any:
-    """Make a model of random weights that never ends its turn within so few tokens, or hardly ever."""
+def make_model(
+    hidden_size: int, n_layers: int, inner_size: int, n_heads: int, n_tokens: int
+) -> Any:
+    """Make a model of random weights that never ends its turn within so few tokens, or hardly
+    ever."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": hidden_size, "num_hidden_layers": n_layers, "intermediate_size": inner_size, "num_attention_heads": n_heads}
-    config = Qwen2Config(vocab_size=n_tokens, num_key_value_heads=n_heads, tie_word_embeddings=True, max_position_embeddings=4096, **sizes)
+    sizes = {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": n_layers,
+        "intermediate_size": inner_size,
+        "num_attention_heads": n_heads,
+    }
+    config = Qwen2Config(
+        vocab_size=n_tokens,
+        num_key_value_heads=n_heads,
+        tie_word_embeddings=True,
+        max_position_embeddings=4096,
+        **sizes,
+    )
     return Qwen2ForCausalLM(config).eval()
 
 
@@ -52,9 +74,14 @@ def main() -> None:
     for shape in SHAPES:
         model = make_model(*shape, n_tokens)
         for batch_size in (2, 8, 32):
-            other = measure(ctranslate2_engine.open_ctranslate2(LoadedModel(model, tokenizer), batch_size), prompts)
+            other = measure(
+                ctranslate2_engine.open_ctranslate2(LoadedModel(model, tokenizer), batch_size),
+                prompts,
+            )
             full = measure(LocalModel(LoadedModel(model, tokenizer), batch_size), prompts)
-            half = measure(LocalModel(LoadedModel(model.to(torch.bfloat16), tokenizer), batch_size), prompts)
+            half = measure(
+                LocalModel(LoadedModel(model.to(torch.bfloat16), tokenizer), batch_size), prompts
+            )
             model.float()
             print(
                 f"{model.num_parameters() / 1e6:.1f} M parameters, batch {batch_size}: transformers fp32 {full:.2f} s, bf16 {half:.2f} s, "

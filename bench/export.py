@@ -1,10 +1,13 @@
-"""In which number format should an adapter be merged: bfloat16, as it is served, or float32, rounded once at the end?
+"""In which number format should an adapter be merged: bfloat16, as it is served, or float32,
+rounded once at the end?
 
-The reference is the base with its adapter beside it, unmerged, all in float32. Both merges are rounded to bfloat16, as they are served, and
-asked in float32 arithmetic, so that nothing but the merge differs.
+The reference is the base with its adapter beside it, unmerged, all in float32. Both merges are
+rounded to bfloat16, as they are served, and asked in float32 arithmetic, so that nothing but the
+merge differs.
 
-In: the run directory of a finished demo. Out: a table: how far each merge is from the reference on the test rows (mean Kullback-Leibler
-divergence of the next token, validation loss), how many greedy answers differ, seconds and the merge's own error of the weights.
+In: the run directory of a finished demo. Out: a table: how far each merge is from the reference on
+the test rows (mean Kullback-Leibler divergence of the next token, validation loss), how many greedy
+answers differ, seconds and the merge's own error of the weights.
 Run: `.venv/bin/python bench/export.py --run runs/demo`
 """
 
@@ -19,8 +22,8 @@ from peft import PeftModel
 from medkd.completers.local import LocalModel
 from medkd.core.completer import Sampling
 from medkd.core.records import Example
+from medkd.models.chat_template import make_messages, render
 from medkd.models.load import LoadedModel, find_base, load_tokenizer, load_weights, resolve_model
-from medkd.models.tokens import make_messages, render
 from medkd.train.rows import IGNORED, make_rows
 
 N_ROWS = 64
@@ -52,21 +55,35 @@ def main() -> None:
     adapter = options.run / "train" / "adapter"
     folder = resolve_model(find_base(adapter))
     tokenizer = load_tokenizer(folder, adapter)
-    examples = [Example.model_validate_json(line) for line in (options.run / "merge" / "test.jsonl").open()][:N_ROWS]
+    examples = [
+        Example.model_validate_json(line) for line in (options.run / "merge" / "test.jsonl").open()
+    ][:N_ROWS]
     plain = str(load_tokenizer(folder).chat_template)
-    rows, _ = make_rows(examples, tokenizer, "reasoned", 4096, plain, int(tokenizer.convert_tokens_to_ids("<|im_end|>")))
+    rows, _ = make_rows(
+        examples,
+        tokenizer,
+        "reasoned",
+        4096,
+        plain,
+        int(tokenizer.convert_tokens_to_ids("<|im_end|>")),
+    )
     prompts = [render(tokenizer, make_messages(example.input)) for example in examples]
 
     def answer(model) -> dict[int, str]:
         local = LocalModel(LoadedModel(model, tokenizer), batch_size=N_ROWS)
-        return {at: generation.text for at, generation in local.generate(prompts, Sampling(max_tokens=256))}
+        return {
+            at: generation.text
+            for at, generation in local.generate(prompts, Sampling(max_tokens=256))
+        }
 
     reference = adapt(folder, adapter, torch.float32).eval()
     wanted, loss = score(reference, rows)
     said = answer(reference)
     exact = adapt(folder, adapter, torch.float32).merge_and_unload().state_dict()
     print(f"{len(rows)} unseen rows; unmerged in float32: loss {loss:.5f}\n")
-    print("| merged in | weights' error | KL to unmerged | loss | answers that differ | seconds |\n|---|---|---|---|---|---|")
+    print(
+        "| merged in | weights' error | KL to unmerged | loss | answers that differ | seconds |\n|---|---|---|---|---|---|"
+    )
     rounded: dict[torch.dtype, dict[str, torch.Tensor]] = {}
     for dtype in (torch.bfloat16, torch.float32):
         began = time.perf_counter()
@@ -82,8 +99,14 @@ def main() -> None:
         kl = torch.cat([(one.exp() * (one - other)).sum(-1) for one, other in pairs]).mean()
         now = answer(merged)
         n = sum(now[at] != said[at] for at in said)
-        print(f"| {str(dtype).removeprefix('torch.')} | {error:.2e} | {float(kl):.2e} | {loss:.5f} | {n} of {len(said)} | {seconds:.2f} |")
-    differing = [name for name, tensor in rounded[torch.bfloat16].items() if not torch.equal(tensor, rounded[torch.float32][name])]
+        print(
+            f"| {str(dtype).removeprefix('torch.')} | {error:.2e} | {float(kl):.2e} | {loss:.5f} | {n} of {len(said)} | {seconds:.2f} |"
+        )
+    differing = [
+        name
+        for name, tensor in rounded[torch.bfloat16].items()
+        if not torch.equal(tensor, rounded[torch.float32][name])
+    ]
     print(f"\n{len(differing)} of {len(exact)} tensors differ between the two merges")
 
 

@@ -1,9 +1,12 @@
-"""Greedy generation against LLaMA-Factory's predict: the same student, the same rows, the same batch size, on this machine's CPU.
+"""Greedy generation against LLaMA-Factory's predict: the same student, the same rows, the same
+batch size, on this machine's CPU.
 
-`python bench/generate.py --run runs/demo --python ENV/bin/python`: RUN is a finished demo; ENV has LLaMA-Factory (bench/README.md). Both
-sides generate in fp32, greedily, at most 256 tokens, under plain ChatML. Timed is generation alone, as each side reports it, with the model
-open. Ours is CTranslate2, the engine that `medkd evaluate` takes for so small a student, and beside it transformers, which it takes for
-larger ones. It runs with what `medkd` settles before it loads torch, theirs in the environment this script was started with.
+`python bench/generate.py --run runs/demo --python ENV/bin/python`: RUN is a finished demo; ENV has
+LLaMA-Factory (bench/README.md). Both sides generate in fp32, greedily, at most 256 tokens, under
+plain ChatML. Timed is generation alone, as each side reports it, with the model open. Ours is
+CTranslate2, the engine that `medkd evaluate` takes for so small a student, and beside it
+transformers, which it takes for larger ones. It runs with what `medkd` settles before it loads
+torch, theirs in the environment this script was started with.
 """
 
 import argparse
@@ -19,8 +22,8 @@ from medkd.cli import SPINS, settle_for_torch
 from medkd.completers.ctranslate2_engine import CTranslate2Model, open_ctranslate2
 from medkd.completers.local import LocalModel
 from medkd.core.completer import Sampling
+from medkd.models.chat_template import find_plain_template, make_messages, render
 from medkd.models.load import load_model
-from medkd.models.tokens import find_plain_template, make_messages, render
 
 MAX_TOKENS = 256
 
@@ -30,10 +33,14 @@ def write_rows(folder: Path, questions: list[dict]) -> None:
     rows = [{"instruction": "", "input": q["input"], "output": q["answer"]} for q in questions]
     (folder / "rows.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     columns = {"prompt": "instruction", "query": "input", "response": "output"}
-    (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json", "columns": columns}}))
+    (folder / "dataset_info.json").write_text(
+        json.dumps({"rows": {"file_name": "rows.json", "columns": columns}})
+    )
 
 
-def generate_ours(model: LocalModel | CTranslate2Model, prompts: list[str]) -> tuple[float, list[str]]:
+def generate_ours(
+    model: LocalModel | CTranslate2Model, prompts: list[str]
+) -> tuple[float, list[str]]:
     """Generate; gives samples a second and the texts."""
     started = time.perf_counter()
     texts = dict(model.generate(prompts, Sampling(max_tokens=MAX_TOKENS)))
@@ -41,7 +48,9 @@ def generate_ours(model: LocalModel | CTranslate2Model, prompts: list[str]) -> t
     return len(prompts) / seconds, [texts[i].text for i in range(len(prompts))]
 
 
-def generate_theirs(python: Path, model: Path, folder: Path, n: int, batch_size: int) -> tuple[float, list[str]]:
+def generate_theirs(
+    python: Path, model: Path, folder: Path, n: int, batch_size: int
+) -> tuple[float, list[str]]:
     """Have LLaMA-Factory predict; gives samples a second and the texts."""
     settings = {
         "model_name_or_path": str(model), "stage": "sft", "do_predict": True, "predict_with_generate": True, "finetuning_type": "lora",
@@ -49,8 +58,15 @@ def generate_theirs(python: Path, model: Path, folder: Path, n: int, batch_size:
         "output_dir": f"{folder}/out", "report_to": "none", "per_device_eval_batch_size": batch_size, "do_sample": False, "use_cpu": True,
         "max_new_tokens": MAX_TOKENS, "infer_dtype": "float32", "preprocessing_num_workers": 1, "overwrite_cache": True,
     }  # fmt: skip
-    (folder / "predict.yaml").write_text(json.dumps(settings))  # JSON is YAML; a .json file is read wrongly by 0.9.5
-    command = [python, "-c", "from llamafactory.train.tuner import run_exp; run_exp()", folder / "predict.yaml"]
+    (folder / "predict.yaml").write_text(
+        json.dumps(settings)
+    )  # JSON is YAML; a .json file is read wrongly by 0.9.5
+    command = [
+        python,
+        "-c",
+        "from llamafactory.train.tuner import run_exp; run_exp()",
+        folder / "predict.yaml",
+    ]
     released = {key: value for key, value in os.environ.items() if key != SPINS[0]}
     done = subprocess.run(command, capture_output=True, text=True, env=released)
     if done.returncode:
@@ -86,9 +102,14 @@ def main() -> None:
             folder = Path(place) / f"rows-{batch_size}"
             folder.mkdir()
             write_rows(folder, questions)
-            theirs, their_texts = generate_theirs(given.python, exported, folder, len(questions), batch_size)
+            theirs, their_texts = generate_theirs(
+                given.python, exported, folder, len(questions), batch_size
+            )
             equal = zip(texts, plain_texts, their_texts, strict=True)
-            same = sum(text == plain_text and text.split() == their_text.split() for text, plain_text, their_text in equal)
+            same = sum(
+                text == plain_text and text.split() == their_text.split()
+                for text, plain_text, their_text in equal
+            )
             print(
                 f"batch {batch_size}, {len(prompts)} rows: ours {ours:.2f} samples/s, by transformers {plain:.2f}, "
                 f"LLaMA-Factory {theirs:.2f}: {ours / theirs:.1f} and {plain / theirs:.1f} times as fast; "

@@ -1,8 +1,11 @@
-"""Does reinforcement help in the rehearsal world, whatever the seed? Reinforces one student several times, and asks before and after.
+"""Does reinforcement help in the rehearsal world, whatever the seed? Reinforces one student several
+times, and asks before and after.
 
-In: a run directory with `merge` and `train`. Out: a line a seed, then the mean difference with its 95 % interval. Every answer
-is sampled at temperature 1; the interval is over questions, each one's mean over the seeds after less its mean over the seeds before.
-Run: `.venv/bin/python bench/grpo_seeds.py --run runs/demo --seeds 0 1 2`; finished parts are read, so seeds may be run side by side.
+In: a run directory with `merge` and `train`. Out: a line a seed, then the mean difference with its
+95 % interval. Every answer is sampled at temperature 1; the interval is over questions, each one's
+mean over the seeds after less its mean over the seeds before.
+Run: `.venv/bin/python bench/grpo_seeds.py --run runs/demo --seeds 0 1 2`; finished parts are read,
+so seeds may be run side by side.
 """
 
 import argparse
@@ -11,13 +14,20 @@ import math
 from pathlib import Path
 from statistics import fmean, stdev
 
-from medkd.core.artifacts import RecordReader
-from medkd.core.recipe import make_config, read_recipe
+from medkd.core.config import make_config, read_recipe
+from medkd.core.jsonl import RecordReader
 from medkd.core.records import Prediction
 from medkd.grading.diagnosis import grade
 from medkd.pipeline import STAGES
 
-RATES = ("diagnosis_accuracy", "think_format_rate", "think_unprompted_rate", "stop_rate", "loop_rate", "mean_tokens")
+RATES = (
+    "diagnosis_accuracy",
+    "think_format_rate",
+    "think_unprompted_rate",
+    "stop_rate",
+    "loop_rate",
+    "mean_tokens",
+)
 
 
 def run_stage(stage: str, fields: dict) -> None:
@@ -27,14 +37,22 @@ def run_stage(stage: str, fields: dict) -> None:
 
 
 def measure(options: argparse.Namespace, recipe: dict, seed: int) -> dict[str, Path]:
-    """Reinforce with one seed, and ask before and after with the same draws; gives both evaluations."""
+    """Reinforce with one seed, and ask before and after with the same draws; gives both
+    evaluations."""
     out, merged, start = options.run / "grpo", options.run / "merge", options.run / "train"
     reinforced = out / f"reinforce-{seed}"
-    run_stage("reinforce", recipe["reinforce"] | {"input": merged, "adapter": start, "out": reinforced, "seed": seed})
+    run_stage(
+        "reinforce",
+        recipe["reinforce"] | {"input": merged, "adapter": start, "out": reinforced, "seed": seed},
+    )
     found: dict[str, Path] = {}
     for name, adapter in (("start", start), ("reinforced", reinforced)):
         found[name] = out / f"evaluate-{name}-{seed}"
-        run_stage("evaluate", recipe["evaluate"] | {"input": merged, "adapter": adapter, "out": found[name], "seed": seed})
+        run_stage(
+            "evaluate",
+            recipe["evaluate"]
+            | {"input": merged, "adapter": adapter, "out": found[name], "seed": seed},
+        )
     return found
 
 
@@ -59,12 +77,21 @@ def main() -> None:
         for name, directory in measure(options, recipe, seed).items():
             scores = json.loads((directory / "scores.json").read_text(encoding="utf-8"))
             right[name].append(read_right(directory))
-            print(f"| {seed} | {name} | {scores['n']} | " + " | ".join(f"{scores[rate]:.3f}" for rate in RATES) + " |", flush=True)
+            print(
+                f"| {seed} | {name} | {scores['n']} | "
+                + " | ".join(f"{scores[rate]:.3f}" for rate in RATES)
+                + " |",
+                flush=True,
+            )
     differences = [
-        fmean(after[i] for after in right["reinforced"]) - fmean(before[i] for before in right["start"]) for i in right["start"][0]
+        fmean(after[i] for after in right["reinforced"])
+        - fmean(before[i] for before in right["start"])
+        for i in right["start"][0]
     ]
     half = 1.96 * stdev(differences) / math.sqrt(len(differences))
-    print(f"\nsampled accuracy: {fmean(differences):+.3f} [{fmean(differences) - half:+.3f}, {fmean(differences) + half:+.3f}]")
+    print(
+        f"\nsampled accuracy: {fmean(differences):+.3f} [{fmean(differences) - half:+.3f}, {fmean(differences) + half:+.3f}]"
+    )
 
 
 if __name__ == "__main__":

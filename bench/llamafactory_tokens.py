@@ -1,7 +1,9 @@
-"""Loads a merged dataset with LLaMA-Factory itself and compares its token ids with those `medkd train` trains on, row by row.
+"""Loads a merged dataset with LLaMA-Factory itself and compares its token ids with those `medkd
+train` trains on, row by row.
 
-`python bench/llamafactory_tokens.py --merged runs/demo/merge --python ENV/bin/python`, where ENV is the environment of bench/README.md.
-Compared are the first 200 training rows under LLaMA-Factory's template `qwen`, up to the end of the turn; other differences are counted.
+`python bench/llamafactory_tokens.py --merged runs/demo/merge --python ENV/bin/python`, where ENV is
+the environment of bench/README.md. Compared are the first 200 training rows under LLaMA-Factory's
+template `qwen`, up to the end of the turn; other differences are counted.
 """
 
 import argparse
@@ -14,8 +16,13 @@ from pathlib import Path
 
 from medkd.core import thinking
 from medkd.core.records import Example
+from medkd.models.chat_template import (
+    encode_rows,
+    find_end_of_turn,
+    find_plain_template,
+    make_messages,
+)
 from medkd.models.load import load_tokenizer, tiny_dir
-from medkd.models.tokens import encode_rows, find_end_of_turn, find_plain_template, make_messages
 
 LOAD = """
 import json, sys
@@ -33,7 +40,9 @@ with open(out, "w") as file:
 IGNORED = -100
 
 
-def load_theirs(python: Path, merged: Path, model: Path, default_system: str, n_rows: int) -> list[dict]:
+def load_theirs(
+    python: Path, merged: Path, model: Path, default_system: str, n_rows: int
+) -> list[dict]:
     """Have LLaMA-Factory encode the rows."""
     with tempfile.TemporaryDirectory() as place:
         settings = {
@@ -43,7 +52,9 @@ def load_theirs(python: Path, merged: Path, model: Path, default_system: str, n_
             "preprocessing_num_workers": 1, "use_cpu": True,
         }  # fmt: skip
         out = Path(place) / "rows.json"
-        done = subprocess.run([python, "-c", LOAD, json.dumps(settings), out], capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-c", LOAD, json.dumps(settings), out], capture_output=True, text=True
+        )
         if done.returncode:
             raise SystemExit(f"LLaMA-Factory failed:\n{done.stderr[-2000:]}")
         return json.loads(out.read_text())
@@ -53,30 +64,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--merged", type=Path, default=Path("runs/demo/merge"))
     parser.add_argument("--python", type=Path, help="python of an environment with LLaMA-Factory")
-    parser.add_argument("--model", type=Path, default=tiny_dir(), help="folder whose tokenizer is used")
+    parser.add_argument(
+        "--model", type=Path, default=tiny_dir(), help="folder whose tokenizer is used"
+    )
     parser.add_argument("--rows", type=int, default=200)
     options = parser.parse_args()
     if options.python is None or not (options.merged / "train.jsonl").exists():
-        print("skipped: needs --python of LLaMA-Factory's environment (bench/README.md) and --merged, a directory of medkd merge")
+        print(
+            "skipped: needs --python of LLaMA-Factory's environment (bench/README.md) and --merged, a directory of medkd merge"
+        )
         return
     tokenizer = load_tokenizer(options.model)
     template, end = find_plain_template(tokenizer), find_end_of_turn(tokenizer)
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
     default_system = rendered.partition("<|im_start|>system\n")[2].partition("<|im_end|>")[0]
-    theirs = load_theirs(options.python, options.merged, options.model, default_system, options.rows)
-    lines = (options.merged / "train.jsonl").read_text(encoding="utf-8").splitlines()[: options.rows]
+    theirs = load_theirs(
+        options.python, options.merged, options.model, default_system, options.rows
+    )
+    lines = (
+        (options.merged / "train.jsonl").read_text(encoding="utf-8").splitlines()[: options.rows]
+    )
     found: Counter[str] = Counter()
     for line, their in zip(lines, theirs, strict=True):
         row = Example.model_validate_json(line)
         messages = make_messages(row.input, row.instruction, row.system)
-        (ours,) = encode_rows(tokenizer, [(messages, thinking.write(row.reasoning, row.answer))], template, end)
+        (ours,) = encode_rows(
+            tokenizer, [(messages, thinking.write(row.reasoning, row.answer))], template, end
+        )
         ids = [*ours.prompt, *ours.completion]
         found["ids equal up to the end of the turn"] += their["input_ids"][: len(ids)] == ids
         found["rows with a system turn"] += bool(row.system)
-        found["behind the end of the turn: " + repr(tokenizer.decode(their["input_ids"][len(ids) :]))] += 1
+        found[
+            "behind the end of the turn: " + repr(tokenizer.decode(their["input_ids"][len(ids) :]))
+        ] += 1
         labels = [IGNORED] * len(ours.prompt) + ours.completion
         found["loss on the same tokens up to there"] += their["labels"][: len(ids)] == labels
-        found["loss on what stands behind it too"] += any(label != IGNORED for label in their["labels"][len(ids) :])
+        found["loss on what stands behind it too"] += any(
+            label != IGNORED for label in their["labels"][len(ids) :]
+        )
     print(f"{len(lines)} rows, default system of both: {default_system or 'none'!r}")
     for name, n in found.items():
         print(f"{n:5} {name}")

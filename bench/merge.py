@@ -1,7 +1,9 @@
-"""Merges a synthetic set of the real size and shape: time, memory, planted duplicates found, against `datasets` with a plain MinHash loop.
+"""Merges a synthetic set of the real size and shape: time, memory, planted duplicates found,
+against `datasets` with a plain MinHash loop.
 
-`python bench/merge.py` makes and merges 62,766 rows in the four open schemas, 3 % of them exact and 3 % near copies, and runs the peer;
-`--times 10` makes ten times the rows as well and leaves the peer out. Every run is a process of its own; its peak memory is the kernel's.
+`python bench/merge.py` makes and merges 62,766 rows in the four open schemas, 3 % of them exact and
+3 % near copies, and runs the peer; `--times 10` makes ten times the rows as well and leaves the
+peer out. Every run is a process of its own; its peak memory is the kernel's.
 """
 
 import argparse
@@ -15,7 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-ROWS = {"medical_o1_sft": 24_772, "medical_r1_distill": 17_000, "psychology-10k": 8_775, "hwtcm_deepseek_r1": 12_219}
+ROWS = {
+    "medical_o1_sft": 24_772,
+    "medical_r1_distill": 17_000,
+    "psychology-10k": 8_775,
+    "hwtcm_deepseek_r1": 12_219,
+}
 MEDIANS = {
     "medical_o1_sft": (87, 650, 300),
     "medical_r1_distill": (75, 900, 700),
@@ -25,21 +32,31 @@ MEDIANS = {
 """Characters of question, reasoning and answer; lengths are drawn log-normally around them."""
 FORMS = {
     "medical_o1_sft": lambda q, r, a: {"Question": q, "Complex_CoT": r, "Response": a},
-    "medical_r1_distill": lambda q, r, a: {"question": q, "reasoning (reasoning_content)": r, "response (content)": a},
+    "medical_r1_distill": lambda q, r, a: {
+        "question": q,
+        "reasoning (reasoning_content)": r,
+        "response (content)": a,
+    },
     "psychology-10k": lambda q, r, a: {"input": q, "content": a, "reasoning_content": r},
-    "hwtcm_deepseek_r1": lambda q, r, a: {"instruction": q, "output": f"<think>\n{r}\n</think>\n\n{a}"},
+    "hwtcm_deepseek_r1": lambda q, r, a: {
+        "instruction": q,
+        "output": f"<think>\n{r}\n</think>\n\n{a}",
+    },
 }
 SHARE = 0.03
 MIN_QUESTION = 20
 
 
 class Writer:
-    """Writes text of pseudo-words drawn as words are in a language: few of them often, many seldom."""
+    """Writes text of pseudo-words drawn as words are in a language: few of them often, many
+    seldom."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         hanzi = np.array([chr(code) for code in range(0x4E00, 0x4E00 + 2500)])
-        words = ["".join(self.rng.choice(hanzi, size)) for size in self.rng.choice([1, 2, 2, 3], 12_000)]
+        words = [
+            "".join(self.rng.choice(hanzi, size)) for size in self.rng.choice([1, 2, 2, 3], 12_000)
+        ]
         rank = self.rng.zipf(1.15, 700_000) % len(words)
         self.stream = "".join(words[place] for place in rank)
         self.words, self.hanzi = words, hanzi
@@ -87,7 +104,11 @@ def make_files(folder: Path, times: int, seed: int = 5) -> dict[str, str]:
                 else:
                     question = writer.question(writer.length(median_q))
                     questions.append(question)
-                row = FORMS[name](question, writer.prose(writer.length(median_r)), writer.prose(writer.length(median_a)))
+                row = FORMS[name](
+                    question,
+                    writer.prose(writer.length(median_r)),
+                    writer.prose(writer.length(median_a)),
+                )
                 before = "" if not number else "\n" if is_lines else ",\n"
                 file.write(before + json.dumps(row, ensure_ascii=False))
             file.write("" if is_lines else "]")
@@ -110,7 +131,8 @@ def merge(folder: Path) -> tuple[float, float, float]:
 
 
 def judge(folder: Path, planted: dict[str, str]) -> tuple[float, float]:
-    """Give recall and precision of the near copies: a pair is right when one question was made of the other, or both of a third."""
+    """Give recall and precision of the near copies: a pair is right when one question was made of
+    the other, or both of a third."""
     from collections import Counter
 
     from medkd.merge.files import read_rows
@@ -123,8 +145,15 @@ def judge(folder: Path, planted: dict[str, str]) -> tuple[float, float]:
         for _, content in read_rows(origin.path):
             example = read_row(content, origin, Counter()).example
             questions[example.id] = example.input
-    found = [row for row in json.loads((folder / "out" / "duplicates.json").read_text(encoding="utf-8")) if not row["exact"]]
-    roots = [{planted.get(questions[row[end]], questions[row[end]]) for end in ("id", "of")} for row in found]
+    found = [
+        row
+        for row in json.loads((folder / "out" / "duplicates.json").read_text(encoding="utf-8"))
+        if not row["exact"]
+    ]
+    roots = [
+        {planted.get(questions[row[end]], questions[row[end]]) for end in ("id", "of")}
+        for row in found
+    ]
     n_right = sum(len(pair) == 1 for pair in roots)
     return n_right / len(planted), n_right / len(found)
 
@@ -193,7 +222,12 @@ for name, part in split.items():
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--times", type=int, default=1, help="measure so many times the rows as well, without the peer")
+    parser.add_argument(
+        "--times",
+        type=int,
+        default=1,
+        help="measure so many times the rows as well, without the peer",
+    )
     times = parser.parse_args().times
     seconds, busy, peak, folder, place = measure(1)
     if times > 1:

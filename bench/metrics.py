@@ -1,7 +1,9 @@
-"""The overlap scores against the libraries that LLaMA-Factory calls: equal to 4 decimals, and how much faster.
+"""The overlap scores against the libraries that LLaMA-Factory calls: equal to 4 decimals, and how
+much faster.
 
-`python bench/metrics.py`: texts are made on the spot of clauses from the rehearsal world's cases. Start-up (jieba's dictionary) is left
-out on both sides, and no text is scored twice, so that nothing is won by remembering whole texts.
+`python bench/metrics.py`: texts are made on the spot of clauses from the rehearsal world's cases.
+Start-up (jieba's dictionary) is left out on both sides, and no text is scored twice, so that
+nothing is won by remembering whole texts.
 """
 
 import random
@@ -24,8 +26,13 @@ def score_with_originals(prediction: str, label: str) -> tuple[float, ...]:
         rouge = {name: {"f": 0.0} for name in ("rouge-1", "rouge-2", "rouge-l")}
     else:
         rouge = Rouge().get_scores(" ".join(hypothesis), " ".join(reference))[0]
-    bleu = sentence_bleu([list(label)], list(prediction), smoothing_function=SmoothingFunction().method3)
-    return (round(bleu * 100, 4), *(round(rouge[name]["f"] * 100, 4) for name in ("rouge-1", "rouge-2", "rouge-l")))
+    bleu = sentence_bleu(
+        [list(label)], list(prediction), smoothing_function=SmoothingFunction().method3
+    )
+    return (
+        round(bleu * 100, 4),
+        *(round(rouge[name]["f"] * 100, 4) for name in ("rouge-1", "rouge-2", "rouge-l")),
+    )
 
 
 def make_pairs(n: int, length: int) -> list[tuple[str, str]]:
@@ -56,7 +63,11 @@ def main() -> None:
         between = time.perf_counter()
         theirs = [score_with_originals(*pair) for pair in pairs]
         ended = time.perf_counter()
-        worst = max(abs(a - b) for one, two in zip(ours, theirs, strict=True) for a, b in zip(one, two, strict=True))
+        worst = max(
+            abs(a - b)
+            for one, two in zip(ours, theirs, strict=True)
+            for a, b in zip(one, two, strict=True)
+        )
         print(
             f"{length} characters, {n} pairs: ours {(between - started) / n * 1e3:.2f} ms, theirs {(ended - between) / n * 1e3:.2f} ms, "
             f"{(ended - between) / (between - started):.1f} times as fast; largest difference {worst:.4f}"

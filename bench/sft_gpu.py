@@ -1,20 +1,26 @@
-r"""How fast does a model of the true shape of Qwen2.5-7B train on this GPU, and which switch is worth what?
+r"""How fast does a model of the true shape of Qwen2.5-7B train on this GPU, and which switch is
+worth what?
 
-Random weights, LoRA of rank 16 on all linear layers, full rows of 2,048 tokens, the whole row learnt: the arithmetic of the real training,
-none of its data. For each set of switches (attention, Liger, checkpointing, batch): tokens a second, peak memory, and the share of
-the FLOPs that a plain matrix product reaches on the same GPU in the same run.
+Random weights, LoRA of rank 16 on all linear layers, full rows of 2,048 tokens, the whole row
+learnt: the arithmetic of the real training, none of its data. For each set of switches (attention,
+Liger, checkpointing, batch): tokens a second, peak memory, and the share of the FLOPs that a plain
+matrix product reaches on the same GPU in the same run.
 
-FLOPs are counted as follows, N being the parameters that multiply (all but the input embeddings), L layers, d the width of all heads
-together, s tokens a row. Forward: 2 N a token. Backward through frozen weights: 2 N more for the gradients of the activations, and nothing
-for those of the weights, which LoRA does not need. So 4 N a token. Attention has no weights, hence forward and both gradients count:
-3 * 2 * 2 * L * d * s / 2 = 6 L d s a token, the half for the causal mask. The adapter's own 6 n (n its parameters) is added. What
-checkpointing computes a second time is not counted: it is no progress.
+FLOPs are counted as follows, N being the parameters that multiply (all but the input embeddings), L
+layers, d the width of all heads together, s tokens a row. Forward: 2 N a token. Backward through
+frozen weights: 2 N more for the gradients of the activations, and nothing for those of the weights,
+which LoRA does not need. So 4 N a token. Attention has no weights, hence forward and both gradients
+count: 3 * 2 * 2 * L * d * s / 2 = 6 L d s a token, the half for the causal mask. The adapter's own
+6 n (n its parameters) is added. What checkpointing computes a second time is not counted: it is no
+progress.
 
     FLOPs a token = 4 N + 6 L d s + 6 n
 
-Goal: at least 55 % of the measured product, and the worked example (62,766 rows x 2 epochs) in under 4 hours on one H200.
+Goal: at least 55 % of the measured product, and the worked example (62,766 rows x 2 epochs) in
+under 4 hours on one H200.
 
-In: a GPU. Out: a table with the GPU's name, and the hours. Without a GPU it says so and measures nothing.
+In: a GPU. Out: a table with the GPU's name, and the hours. Without a GPU it says so and measures
+nothing.
 Run: `.venv/bin/python bench/sft_gpu.py --batches 1 2 4 8`
 """
 
@@ -42,7 +48,8 @@ SHAPE = {
 ROW_TOKENS = 2048
 RANK = 16
 N_EXAMPLE_ROWS, N_EXAMPLE_EPOCHS, EXAMPLE_TOKENS = 62766, 2, 1000
-"""The worked example; tokens a row are an assumption that the hours are proportional to: give one's own with --row-tokens."""
+"""The worked example; tokens a row are an assumption that the hours are proportional to: give one's
+own with --row-tokens."""
 
 
 class Switches(NamedTuple):
@@ -70,19 +77,28 @@ def measure_product(size: int = 8192, n: int = 30) -> float:
 def count_flops(model, n_adapter: int) -> float:
     """Count the FLOPs a token, as the docstring of this file derives them."""
     config = model.config
-    n_multiplying = sum(p.numel() for p in model.parameters()) - n_adapter - config.vocab_size * config.hidden_size
-    return 4 * n_multiplying + 6 * config.num_hidden_layers * config.hidden_size * ROW_TOKENS + 6 * n_adapter
+    n_multiplying = (
+        sum(p.numel() for p in model.parameters())
+        - n_adapter
+        - config.vocab_size * config.hidden_size
+    )
+    return (
+        4 * n_multiplying
+        + 6 * config.num_hidden_layers * config.hidden_size * ROW_TOKENS
+        + 6 * n_adapter
+    )
 
 
 def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
-    """Train a few steps through `train.sft`, as `medkd train` does; gives tokens a second, peak GiB and FLOPs a token."""
+    """Train a few steps through `train.sft`, as `medkd train` does; gives tokens a second, peak GiB
+    and FLOPs a token."""
     import tempfile
     from pathlib import Path
 
     from transformers import PreTrainedTokenizerFast
 
     from medkd.models.load import load_tokenizer, tiny_dir
-    from medkd.models.skeleton import Skeleton
+    from medkd.models.model_shape import ModelShape
     from medkd.train.rows import TokenRow
     from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_trainer_config
 
@@ -90,11 +106,18 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
     torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(0)
     with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(Qwen2Config(**SHAPE), dtype=torch.bfloat16, attn_implementation=switches.attention)
+        model = AutoModelForCausalLM.from_config(
+            Qwen2Config(**SHAPE), dtype=torch.bfloat16, attn_implementation=switches.attention
+        )
     model.config.use_cache = False
-    tokenizer: PreTrainedTokenizerFast = load_tokenizer(tiny_dir())  # any with a pad token: the rows are numbers already
-    rows = [TokenRow(row, row) for row in torch.randint(10, 150000, (switches.batch * n_steps, ROW_TOKENS)).tolist()]
-    skeleton = Skeleton(0, [], 28, 3584, 152064, "model.embed_tokens.weight", "lm_head.weight")
+    tokenizer: PreTrainedTokenizerFast = load_tokenizer(
+        tiny_dir()
+    )  # any with a pad token: the rows are numbers already
+    rows = [
+        TokenRow(row, row)
+        for row in torch.randint(10, 150000, (switches.batch * n_steps, ROW_TOKENS)).tolist()
+    ]
+    skeleton = ModelShape(0, [], 28, 3584, 152064, "model.embed_tokens.weight", "lm_head.weight")
     settings = {
         "num_train_epochs": 1,
         "learning_rate": 2e-4,
@@ -112,7 +135,9 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
     }
     with tempfile.TemporaryDirectory() as folder:
         config = make_trainer_config(settings, Path(folder), len(rows), "cuda", False, extra)
-        trainer = make_trainer(model, tokenizer, make_dataset(rows), None, config, make_lora_config(RANK, [], skeleton))
+        trainer = make_trainer(
+            model, tokenizer, make_dataset(rows), None, config, make_lora_config(RANK, [], skeleton)
+        )
         stamps: list[float] = []
         step = trainer.training_step
 
@@ -128,21 +153,34 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
     spent, n = time.perf_counter() - stamps[2], len(stamps) - 2
     adapted = trainer.model
     n_adapter = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    return n * switches.batch * ROW_TOKENS / spent, torch.cuda.max_memory_allocated() / 2**30, count_flops(adapted, n_adapter)
+    return (
+        n * switches.batch * ROW_TOKENS / spent,
+        torch.cuda.max_memory_allocated() / 2**30,
+        count_flops(adapted, n_adapter),
+    )
 
 
 def main() -> None:
     """Measure every combination that fits, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--row-tokens", type=int, default=EXAMPLE_TOKENS, help="mean tokens a row of the worked example")
+    parser.add_argument(
+        "--row-tokens",
+        type=int,
+        default=EXAMPLE_TOKENS,
+        help="mean tokens a row of the worked example",
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("bench/sft_gpu.py: torch sees no GPU here; nothing was measured", file=sys.stderr)
         return
     product = measure_product()
-    print(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}; a matrix product reaches {product / 1e12:.0f} TFLOP/s\n")
+    print(
+        f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}; a matrix product reaches {product / 1e12:.0f} TFLOP/s\n"
+    )
     print(
         "| attention | Liger | checkpointing | batch | tokens/s | peak GiB | share of the product | hours of the example |\n"
         + "|---" * 8
@@ -150,7 +188,9 @@ def main() -> None:
     )
     attentions = ["sdpa", *(["flash_attention_2"] if find_spec("flash_attn") else [])]
     ligers = [False, *([True] if find_spec("liger_kernel") else [])]
-    for switches in itertools.starmap(Switches, itertools.product(attentions, ligers, (True, False), options.batches)):
+    for switches in itertools.starmap(
+        Switches, itertools.product(attentions, ligers, (True, False), options.batches)
+    ):
         try:
             rate, peak, flops = measure(switches, options.steps)
         except torch.OutOfMemoryError:

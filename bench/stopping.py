@@ -1,8 +1,11 @@
-"""Why does a distilled student not stop, and what does each cure bring? Spoils the tiny student in six ways, each alone, and cures each.
+"""Why does a distilled student not stop, and what does each cure bring? Spoils the tiny student in
+six ways, each alone, and cures each.
 
-In: the run directory of a finished `medkd demo`. Out: a table: share of answers that stop, think and loop, accuracy, tokens an answer,
-rows, and processor seconds of the training, each the mean over the seeds with the lowest and the highest beside where they differ.
-Run: `.venv/bin/python bench/stopping.py --run runs/demo --seeds 0 1 2`. One pass over the rows; greedy, at most 160 tokens an answer.
+In: the run directory of a finished `medkd demo`. Out: a table: share of answers that stop, think
+and loop, accuracy, tokens an answer, rows, and processor seconds of the training, each the mean
+over the seeds with the lowest and the highest beside where they differ.
+Run: `.venv/bin/python bench/stopping.py --run runs/demo --seeds 0 1 2`. One pass over the rows;
+greedy, at most 160 tokens an answer.
 """
 
 import argparse
@@ -17,15 +20,21 @@ import torch
 
 from medkd.completers.local import LocalModel
 from medkd.core import thinking
-from medkd.core.artifacts import RecordReader
 from medkd.core.completer import Sampling
+from medkd.core.jsonl import RecordReader
 from medkd.core.records import Example, FinishReason
 from medkd.grading.diagnosis import grade
 from medkd.grading.loops import is_looping
+from medkd.models.chat_template import (
+    TEXT_END,
+    find_end_of_turn,
+    find_plain_template,
+    make_messages,
+    render,
+)
 from medkd.models.libraries import load_libraries
 from medkd.models.load import LoadedModel, load_model, tiny_dir
-from medkd.models.skeleton import make_skeleton
-from medkd.models.tokens import TEXT_END, find_end_of_turn, find_plain_template, make_messages, render
+from medkd.models.model_shape import read_model_shape
 from medkd.train.rows import IGNORED, TokenRow, make_rows
 from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_trainer_config
 
@@ -46,14 +55,22 @@ class Student(NamedTuple):
 
 
 def train(
-    rows: Sequence[TokenRow], seed: int, spoil: Callable[[Any, list[int]], None] | None = None, cured: bool = False, batch_size: int = 8
+    rows: Sequence[TokenRow],
+    seed: int,
+    spoil: Callable[[Any, list[int]], None] | None = None,
+    cured: bool = False,
+    batch_size: int = 8,
 ) -> Student:
-    """Tune the tiny student on rows, its embeddings of special tokens spoiled before, and trained too where cured."""
+    """Tune the tiny student on rows, its embeddings of special tokens spoiled before, and trained
+    too where cured."""
     loaded = load_model("medkd:tiny", device="cpu")
-    special = [loaded.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", thinking.OPEN, thinking.CLOSE)]
+    special = [
+        loaded.tokenizer.convert_tokens_to_ids(token)
+        for token in ("<|im_end|>", thinking.OPEN, thinking.CLOSE)
+    ]
     if spoil:
         spoil(loaded.model, special)
-    lora = make_lora_config(16, special if cured else [], make_skeleton(tiny_dir()))
+    lora = make_lora_config(16, special if cured else [], read_model_shape(tiny_dir()))
     settings = {
         "num_train_epochs": 1,
         "learning_rate": 2e-3,
@@ -63,8 +80,12 @@ def train(
         "bf16": loaded.model.dtype == torch.bfloat16,
     }
     with TemporaryDirectory() as folder:
-        config = make_trainer_config(settings, Path(folder), len(rows), "cpu", False, {"save_strategy": "no"})
-        trainer = make_trainer(loaded.model, loaded.tokenizer, make_dataset(rows), None, config, lora)
+        config = make_trainer_config(
+            settings, Path(folder), len(rows), "cpu", False, {"save_strategy": "no"}
+        )
+        trainer = make_trainer(
+            loaded.model, loaded.tokenizer, make_dataset(rows), None, config, lora
+        )
         started = time.process_time()
         trainer.train()
     model = trainer.model.merge_and_unload().eval()
@@ -75,7 +96,10 @@ def untrain(model: Any, ids: list[int]) -> None:
     """Put embeddings back to where a base that never met the tokens has them."""
     with torch.no_grad():
         weights = model.get_input_embeddings().weight
-        weights[ids] = (torch.randn(len(ids), weights.shape[1], generator=torch.Generator().manual_seed(0)) * 0.02).to(weights.dtype)
+        weights[ids] = (
+            torch.randn(len(ids), weights.shape[1], generator=torch.Generator().manual_seed(0))
+            * 0.02
+        ).to(weights.dtype)
 
 
 def trim(rows: Sequence[TokenRow]) -> list[TokenRow]:
@@ -85,33 +109,60 @@ def trim(rows: Sequence[TokenRow]) -> list[TokenRow]:
 
 def mask(rows: Sequence[TokenRow], end_id: int) -> list[TokenRow]:
     """Ignore the end of the turn, as masking by token does where pad and end are one."""
-    return [TokenRow(row.input_ids, [IGNORED if label == end_id else label for label in row.labels]) for row in rows]
+    return [
+        TokenRow(row.input_ids, [IGNORED if label == end_id else label for label in row.labels])
+        for row in rows
+    ]
 
 
 def glue(rows: Sequence[TokenRow], n: int = 4) -> list[TokenRow]:
     """Pack rows into one another without bounds."""
     groups = [rows[start : start + n] for start in range(0, len(rows), n)]
-    return [TokenRow([i for row in group for i in row.input_ids], [label for row in group for label in row.labels]) for group in groups]
+    return [
+        TokenRow(
+            [i for row in group for i in row.input_ids],
+            [label for row in group for label in row.labels],
+        )
+        for group in groups
+    ]
 
 
-def ask(student: Student, examples: Sequence[Example], stops: Sequence[int] | None = None, has_template: bool = True) -> dict[str, float]:
+def ask(
+    student: Student,
+    examples: Sequence[Example],
+    stops: Sequence[int] | None = None,
+    has_template: bool = True,
+) -> dict[str, float]:
     """Ask questions and score the answers; `stops` are the only tokens that end one."""
     model = LocalModel(student.loaded, 64, is_looping)
     model.stop_ids = list(stops) if stops else model.stop_ids
     template = find_plain_template(student.loaded.tokenizer)
-    prompts = [render(student.loaded.tokenizer, make_messages(e.input), template) if has_template else e.input for e in examples]
+    prompts = [
+        render(student.loaded.tokenizer, make_messages(e.input), template)
+        if has_template
+        else e.input
+        for e in examples
+    ]
     drawn = dict(model.generate(prompts, Sampling(max_tokens=MAX_TOKENS)))
     texts = [drawn[at].text for at in range(len(examples))]
     return {
         "stops": fmean(drawn[at].finish_reason == FinishReason.STOP for at in drawn),
         "thinks": fmean(thinking.is_well_formed(text) for text in texts),
-        "loops": fmean(drawn[at].finish_reason == FinishReason.LOOP or is_looping(drawn[at].text) for at in drawn),
-        "right": fmean(grade(thinking.read(text).answer, e.reference).principal for text, e in zip(texts, examples, strict=True)),
+        "loops": fmean(
+            drawn[at].finish_reason == FinishReason.LOOP or is_looping(drawn[at].text)
+            for at in drawn
+        ),
+        "right": fmean(
+            grade(thinking.read(text).answer, e.reference).principal
+            for text, e in zip(texts, examples, strict=True)
+        ),
         "tokens": fmean(drawn[at].n_tokens for at in drawn),
     }
 
 
-def measure(seed: int, examples: Sequence[Example], asked: Sequence[Example]) -> dict[str, dict[str, float]]:
+def measure(
+    seed: int, examples: Sequence[Example], asked: Sequence[Example]
+) -> dict[str, dict[str, float]]:
     """Spoil and cure with one seed; gives the scores of each student."""
     tokenizer = load_model("medkd:tiny", device="cpu").tokenizer
     end_id, template = find_end_of_turn(tokenizer), find_plain_template(tokenizer) or ""
@@ -121,7 +172,10 @@ def measure(seed: int, examples: Sequence[Example], asked: Sequence[Example]) ->
     found: dict[str, dict[str, float]] = {}
 
     def note(name: str, student: Student, **how: Any) -> None:
-        found[name] = ask(student, asked, **how) | {"rows": student.n_rows, "processor s": student.seconds}
+        found[name] = ask(student, asked, **how) | {
+            "rows": student.n_rows,
+            "processor s": student.seconds,
+        }
 
     whole = train(rows, seed)
     note("as MedKD trains it", whole)
@@ -139,7 +193,9 @@ def measure(seed: int, examples: Sequence[Example], asked: Sequence[Example]) ->
 def write_cell(values: Sequence[float], digits: int) -> str:
     """Write a mean, and beside it how far the seeds lie apart."""
     texts = [f"{value:.{digits}f}" for value in (min(values), max(values))]
-    return f"{fmean(values):.{digits}f}" + (f" ({texts[0]}–{texts[1]})" if texts[0] != texts[1] else "")
+    return f"{fmean(values):.{digits}f}" + (
+        f" ({texts[0]}–{texts[1]})" if texts[0] != texts[1] else ""
+    )
 
 
 def main() -> None:
@@ -151,11 +207,16 @@ def main() -> None:
     options = parser.parse_args()
     load_libraries()
     examples = list(RecordReader(options.run / "merge" / "train.jsonl", Example, made_by="merge"))
-    asked = list(RecordReader(options.run / "merge" / "test.jsonl", Example, made_by="merge"))[: options.questions]
+    asked = list(RecordReader(options.run / "merge" / "test.jsonl", Example, made_by="merge"))[
+        : options.questions
+    ]
     found = [measure(seed, examples, asked) for seed in options.seeds]
     print("| student | " + " | ".join(DIGITS) + " |\n|" + "---|" * (1 + len(DIGITS)))
     for name in found[0]:
-        cells = (write_cell([scores[name][key] for scores in found], digits) for key, digits in DIGITS.items())
+        cells = (
+            write_cell([scores[name][key] for scores in found], digits)
+            for key, digits in DIGITS.items()
+        )
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 

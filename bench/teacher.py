@@ -1,9 +1,13 @@
-"""One misbehaving teacher, three clients: MedKD, Bespoke Curator, and a thread pool over the plain `openai` client.
+"""One misbehaving teacher, three clients: MedKD, Bespoke Curator, and a thread pool over the plain
+`openai` client.
 
-In: `--curator-python`, `--openai-python`, the Pythons of environments that hold them (bench/README.md). Out: tables on the screen: answers
-delivered, what the teacher bills over the ideal, seconds; then what is bought again after `kill -9` half-way, and after one edited row.
-The bill is the teacher's own: tokens, and money at its price with its context cache. The ideal is each question answered once.
-Run: `.venv/bin/python bench/teacher.py --curator-python PATH/bin/python --openai-python PATH/bin/python`
+In: `--curator-python`, `--openai-python`, the Pythons of environments that hold them
+(bench/README.md). Out: tables on the screen: answers delivered, what the teacher bills over the
+ideal, seconds; then what is bought again after `kill -9` half-way, and after one edited row. The
+bill is the teacher's own: tokens, and money at its price with its context cache. The ideal is each
+question answered once.
+Run: `.venv/bin/python bench/teacher.py --curator-python PATH/bin/python --openai-python
+PATH/bin/python`
 """
 
 import argparse
@@ -21,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medkd.core import thinking
-from medkd.core.artifacts import write_records
+from medkd.core.jsonl import write_records
 from medkd.core.records import Question
 from medkd.demo.clinic import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
@@ -33,7 +37,8 @@ LATENCY_S = 1.0
 KILL_DELAY_S = 2.0
 """From half of the answers to the kill: in the middle of the answers of the next round."""
 PACE_S = 0.2
-"""Between two pieces of text where a run is killed: an answer then takes some seconds, as real ones do."""
+"""Between two pieces of text where a run is killed: an answer then takes some seconds, as real ones
+do."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ def make_questions(n: int) -> list[Question]:
     """Make questions of the rehearsal clinic, prompts and answers of their usual length."""
     questions = []
     for case in generate_cases(n, seed=11):
-        record = " ".join(f"【{name}】{case.sections[name]}" for name in SECTIONS if name in case.sections)
+        record = " ".join(
+            f"【{name}】{case.sections[name]}" for name in SECTIONS if name in case.sections
+        )
         questions.append(
             Question(
                 id=f"clinic:{case.number}",
@@ -75,21 +82,43 @@ def write_questions(folder: Path, questions: list[Question]) -> None:
     with (folder / "messages.jsonl").open("w", encoding="utf-8") as file:
         for question in questions:
             messages = [{"role": m.role, "content": m.content} for m in prompt.messages(question)]
-            file.write(json.dumps({"id": question.id, "messages": messages}, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps({"id": question.id, "messages": messages}, ensure_ascii=False) + "\n"
+            )
 
 
 def list_clients(options: argparse.Namespace) -> list[Client]:
     def medkd(prefix: str) -> Callable[[Path, str, Path], list[str]]:
         def command(folder: Path, base_url: str, inputs: Path) -> list[str]:
-            flags = ["--teacher", "custom", "--model", "rehearsal", "--concurrency", str(options.concurrency), prefix]
-            where = ["--base-url", base_url, "--input", str(inputs / "questions.jsonl"), "--out", str(folder / "distill")]
+            flags = [
+                "--teacher",
+                "custom",
+                "--model",
+                "rehearsal",
+                "--concurrency",
+                str(options.concurrency),
+                prefix,
+            ]
+            where = [
+                "--base-url",
+                base_url,
+                "--input",
+                str(inputs / "questions.jsonl"),
+                "--out",
+                str(folder / "distill"),
+            ]
             return [sys.executable, "-m", "medkd", "distill", *flags, *where]
 
         return command
 
     def other(python: str, script: str) -> Callable[[Path, str, Path], list[str]]:
         def command(folder: Path, base_url: str, inputs: Path) -> list[str]:
-            paths = [str(inputs / "messages.jsonl"), base_url, str(folder / "answers.jsonl"), str(folder / "cache")]
+            paths = [
+                str(inputs / "messages.jsonl"),
+                base_url,
+                str(folder / "answers.jsonl"),
+                str(folder / "cache"),
+            ]
             return [python, str(CLIENTS / script), *paths, str(options.concurrency)]
 
         return command
@@ -99,9 +128,17 @@ def list_clients(options: argparse.Namespace) -> list[Client]:
         Client("MedKD, no prefix completion", medkd("--no-prefix"), "distill/rationales.jsonl"),
     ]
     if options.curator_python:
-        clients.append(Client("Curator", other(options.curator_python, "curator_client.py"), "answers.jsonl"))
+        clients.append(
+            Client("Curator", other(options.curator_python, "curator_client.py"), "answers.jsonl")
+        )
     if options.openai_python:
-        clients.append(Client("openai, thread pool", other(options.openai_python, "openai_pool.py"), "answers.jsonl"))
+        clients.append(
+            Client(
+                "openai, thread pool",
+                other(options.openai_python, "openai_pool.py"),
+                "answers.jsonl",
+            )
+        )
     return clients
 
 
@@ -110,12 +147,18 @@ def count_answers(path: Path) -> int:
     if not path.exists():
         return 0
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    texts = [thinking.write(r["reasoning"], r["answer"]) if "reasoning" in r else r["text"] or "" for r in rows]
+    texts = [
+        thinking.write(r["reasoning"], r["answer"]) if "reasoning" in r else r["text"] or ""
+        for r in rows
+    ]
     return sum(thinking.is_well_formed(text) for text in texts)
 
 
-def run_client(command: list[str], teacher: RehearsalTeacher, log: Path, kill_at: int | None = None) -> float:
-    """Run a client to its end, or kill it once the teacher has answered so many; give the seconds from the first request on."""
+def run_client(
+    command: list[str], teacher: RehearsalTeacher, log: Path, kill_at: int | None = None
+) -> float:
+    """Run a client to its end, or kill it once the teacher has answered so many; give the seconds
+    from the first request on."""
     began: list[float] = []
 
     def watch_for_the_first(n_before: int) -> None:
@@ -127,7 +170,9 @@ def run_client(command: list[str], teacher: RehearsalTeacher, log: Path, kill_at
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     n_before, n_billed = teacher.bill.requests, teacher.bill.billed
     with log.open("a") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=env, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, env=env, start_new_session=True
+        )
     threading.Thread(target=watch_for_the_first, args=(n_before,), daemon=True).start()
     while process.poll() is None:
         if kill_at and teacher.bill.billed - n_billed >= kill_at:
@@ -137,14 +182,18 @@ def run_client(command: list[str], teacher: RehearsalTeacher, log: Path, kill_at
     return time.monotonic() - began[0] if began else 0.0
 
 
-def measure_faults(client: Client, questions: list[Question], rates: list[float], home: Path) -> dict[float, dict[str, float]]:
+def measure_faults(
+    client: Client, questions: list[Question], rates: list[float], home: Path
+) -> dict[float, dict[str, float]]:
     """Ask all questions at each rate of faults."""
     found = {}
     for rate in rates:
         folder = home / f"{client.name} {rate}".replace(" ", "-").replace(",", "")
         write_questions(folder, questions)
         with serve_teacher(latency_s=LATENCY_S, faults=rate, seed=5) as teacher:
-            seconds = run_client(client.command(folder, teacher.base_url, folder), teacher, folder / "log.txt")
+            seconds = run_client(
+                client.command(folder, teacher.base_url, folder), teacher, folder / "log.txt"
+            )
         usage = teacher.bill.usage
         found[rate] = {
             "delivered": count_answers(folder / client.answers), "seconds": seconds, "amount": teacher.bill.amount,
@@ -153,10 +202,13 @@ def measure_faults(client: Client, questions: list[Question], rates: list[float]
     return found
 
 
-def measure_kill_and_edit(client: Client, questions: list[Question], home: Path) -> tuple[int, float, int]:
+def measure_kill_and_edit(
+    client: Client, questions: list[Question], home: Path
+) -> tuple[int, float, int]:
     """Kill a run half-way and run it again, then edit one row and run it once more, without faults.
 
-    Gives requests billed beyond one a question, all answer tokens billed by then, and requests billed after the edit.
+    Gives requests billed beyond one a question, all answer tokens billed by then, and requests
+    billed after the edit.
     """
     folder = home / f"{client.name} kill".replace(" ", "-").replace(",", "")
     write_questions(folder, questions)
@@ -185,21 +237,34 @@ def main() -> None:
     questions = make_questions(options.n)
     clients = list_clients(options)
     with tempfile.TemporaryDirectory() as home:
-        print("| client | faults | delivered | seconds | requests | money / ideal | answer tokens / ideal | all tokens / ideal |")
+        print(
+            "| client | faults | delivered | seconds | requests | money / ideal | answer tokens / ideal | all tokens / ideal |"
+        )
         print("|---|---|---|---|---|---|---|---|")
         ideal: dict[str, float] = {}
         for client in clients:
-            for rate, one in measure_faults(client, questions, sorted({0.0, *options.rates}), Path(home)).items():
+            for rate, one in measure_faults(
+                client, questions, sorted({0.0, *options.rates}), Path(home)
+            ).items():
                 ideal = ideal or one
-                ratios = [f"{one[name] / ideal[name]:.3f}" for name in ("amount", "completion", "tokens")]
+                ratios = [
+                    f"{one[name] / ideal[name]:.3f}" for name in ("amount", "completion", "tokens")
+                ]
                 head = f"| {client.name} | {rate:.0%} | {one['delivered']} of {len(questions)} | {one['seconds']:.1f} | {one['requests']} |"
                 print(head, " | ".join(ratios), "|", flush=True)
-        print("\n| client | requests bought again after kill -9 half-way | answer tokens / ideal by then | requests after one edited row |")
+        print(
+            "\n| client | requests bought again after kill -9 half-way | answer tokens / ideal by then | requests after one edited row |"
+        )
         print("|---|---|---|---|")
         with ThreadPoolExecutor() as pool:  # nothing is timed here
-            results = pool.map(lambda client: measure_kill_and_edit(client, questions, Path(home)), clients)
+            results = pool.map(
+                lambda client: measure_kill_and_edit(client, questions, Path(home)), clients
+            )
             for client, (again, completion, edited) in zip(clients, results, strict=True):
-                print(f"| {client.name} | {again} | {completion / ideal['completion']:.3f} | {edited} |", flush=True)
+                print(
+                    f"| {client.name} | {again} | {completion / ideal['completion']:.3f} | {edited} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

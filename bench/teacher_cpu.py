@@ -1,6 +1,8 @@
-"""What following a stream costs the client: CPU seconds per 1,000 paced events, MedKD with its ledger against the `openai` client.
+"""What following a stream costs the client: CPU seconds per 1,000 paced events, MedKD with its
+ledger against the `openai` client.
 
-In: `--openai-python`, the Python of an environment that holds `openai` (bench/README.md). Out: a table and ratios on the screen.
+In: `--openai-python`, the Python of an environment that holds `openai` (bench/README.md). Out: a
+table and ratios on the screen.
 Run: `.venv/bin/python bench/teacher_cpu.py --openai-python PATH/bin/python`
 """
 
@@ -15,16 +17,23 @@ from pathlib import Path
 CLIENTS = Path(__file__).parent / "clients"
 
 
-def follow(command: list[str], n_streams: int, n_events: int, pace_s: float, concurrency: int | None = None) -> dict[str, float]:
+def follow(
+    command: list[str], n_streams: int, n_events: int, pace_s: float, concurrency: int | None = None
+) -> dict[str, float]:
     """Serve paced streams to one client and give what it printed."""
     server = subprocess.Popen(
-        [sys.executable, str(CLIENTS / "paced_server.py"), str(n_events), str(pace_s)], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(CLIENTS / "paced_server.py"), str(n_events), str(pace_s)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         base_url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(
-                [*command, base_url, str(n_streams), folder, str(concurrency or n_streams)], capture_output=True, text=True, check=False
+                [*command, base_url, str(n_streams), folder, str(concurrency or n_streams)],
+                capture_output=True,
+                text=True,
+                check=False,
             )
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
@@ -41,8 +50,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--openai-python", default="")
     parser.add_argument("--streams", type=int, nargs="+", default=[50, 200])
-    parser.add_argument("--many", type=int, default=2000, help="streams that MedKD alone is asked to hold")
-    parser.add_argument("--rounds", type=int, default=10, help="answers for each of 200 places, for the share of the ideal rate")
+    parser.add_argument(
+        "--many", type=int, default=2000, help="streams that MedKD alone is asked to hold"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=10,
+        help="answers for each of 200 places, for the share of the ideal rate",
+    )
     parser.add_argument("--events", type=int, default=60)
     parser.add_argument("--pace", type=float, default=0.2)
     options = parser.parse_args()
@@ -54,21 +70,33 @@ def main() -> None:
     print("|---|---|---|---|---|")
     ideal = options.events * options.pace
     for n_streams in options.streams:
-        found = {name: follow(command, n_streams, options.events, options.pace) for name, command in sides.items()}
+        found = {
+            name: follow(command, n_streams, options.events, options.pace)
+            for name, command in sides.items()
+        }
         for name, one in found.items():
-            ratio = f"{one['per_1000'] / found['medkd']['per_1000']:.1f}" if name == "openai" else ""
-            print(f"| {n_streams} | {name} | {one['per_1000']:.3f} | {one['wall_s']:.1f} ({ideal:.0f}) | {ratio} |", flush=True)
+            ratio = (
+                f"{one['per_1000'] / found['medkd']['per_1000']:.1f}" if name == "openai" else ""
+            )
+            print(
+                f"| {n_streams} | {name} | {one['per_1000']:.3f} | {one['wall_s']:.1f} ({ideal:.0f}) | {ratio} |",
+                flush=True,
+            )
     if options.rounds:
         n_events, pace_s = 20, 0.2
         one = follow(sides["medkd"], 200 * options.rounds, n_events, pace_s, concurrency=200)
         share = options.rounds * n_events * pace_s / one["wall_s"]
-        print(f"\n200 at once, {200 * options.rounds} answers of {n_events * pace_s:g} s: {share:.3f} of the ideal rate")
+        print(
+            f"\n200 at once, {200 * options.rounds} answers of {n_events * pace_s:g} s: {share:.3f} of the ideal rate"
+        )
     if options.many:
         pace_s = max(options.pace, options.many / 2000)
         one = follow(sides["medkd"], options.many, options.events // 2, pace_s)
         ideal = options.events // 2 * pace_s
         share, wall_s = one["cpu_s"] / one["wall_s"], one["wall_s"]
-        print(f"{options.many} streams at once: {one['memory_mb']:.0f} MB, {share:.2f} of a core, {wall_s:.1f} s (ideal {ideal:.0f})")
+        print(
+            f"{options.many} streams at once: {one['memory_mb']:.0f} MB, {share:.2f} of a core, {wall_s:.1f} s (ideal {ideal:.0f})"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Does memory grow with the number of questions? A real `medkd distill` over many of them, its resident memory watched.
+"""Does memory grow with the number of questions? A real `medkd distill` over many of them, its
+resident memory watched.
 
 In: nothing. Out: answers, seconds and the most memory the process ever held, on the screen.
 Run: `.venv/bin/python bench/teacher_memory.py --n 100000`
@@ -21,7 +22,11 @@ ANSWER = "<think>\n患者发热伴头痛，查体颈强直阳性，提示脑膜�
 def make_response() -> bytes:
     choice = {"index": 0, "delta": {"content": ANSWER}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 400, "completion_tokens": 40}
-    events = b"data: " + json.dumps({"choices": [choice], "usage": usage}, ensure_ascii=False).encode() + b"\n\ndata: [DONE]\n\n"
+    events = (
+        b"data: "
+        + json.dumps({"choices": [choice], "usage": usage}, ensure_ascii=False).encode()
+        + b"\n\ndata: [DONE]\n\n"
+    )
     head = f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {len(events)}\r\n\r\n"
     return head.encode() + events
 
@@ -46,7 +51,11 @@ class Server:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+                length = next(
+                    int(line.split(b":")[1])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length")
+                )
                 await reader.readexactly(length)
                 writer.write(response)
                 await writer.drain()
@@ -59,7 +68,10 @@ def write_questions(path: Path, n: int) -> None:
     """Write records of the usual length, about a thousand characters each."""
     with path.open("w", encoding="utf-8") as file:
         for number in range(n):
-            record = f"【主诉】发热伴头痛{number}天。【现病史】" + "患者受凉后出现发热，伴头痛、恶心、呕吐，无抽搐。" * 40
+            record = (
+                f"【主诉】发热伴头痛{number}天。【现病史】"
+                + "患者受凉后出现发热，伴头痛、恶心、呕吐，无抽搐。" * 40
+            )
             question = {
                 "id": f"case:{number}", "case_id": f"case:{number}", "source": "bench", "system": "", "instruction": "",
                 "input": record, "reference": "化脓性脑膜炎", "split": "train", "deidentified_by": "born so",
@@ -76,17 +88,35 @@ def main() -> None:
     server = Server()
     with tempfile.TemporaryDirectory() as home:
         write_questions(Path(home) / "questions.jsonl", options.n)
-        flags = ["--teacher", "custom", "--model", "m", "--base-url", f"http://127.0.0.1:{server.port}/v1"]
-        where = ["--input", f"{home}/questions.jsonl", "--out", f"{home}/distill", "--concurrency", str(options.concurrency)]
+        flags = [
+            "--teacher",
+            "custom",
+            "--model",
+            "m",
+            "--base-url",
+            f"http://127.0.0.1:{server.port}/v1",
+        ]
+        where = [
+            "--input",
+            f"{home}/questions.jsonl",
+            "--out",
+            f"{home}/distill",
+            "--concurrency",
+            str(options.concurrency),
+        ]
         began = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "medkd", "distill", *flags, *where], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "medkd", "distill", *flags, *where],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
         with (Path(home) / "distill" / "rationales.jsonl").open("rb") as file:
             n_rationales = sum(1 for _ in file)
-    print(f"{n_rationales} of {options.n} answers in {seconds:.0f} s, exit {os.waitstatus_to_exitcode(status)}")
+    print(
+        f"{n_rationales} of {options.n} answers in {seconds:.0f} s, exit {os.waitstatus_to_exitcode(status)}"
+    )
     print(f"most resident memory {used.ru_maxrss / 1024:.0f} MB; {server.n_answered} requests sent")
 
 

@@ -1,7 +1,9 @@
-"""What `medkd doctor` says a training takes against what it takes: the same rows, models of two sizes, each training a process of its own.
+"""What `medkd doctor` says a training takes against what it takes: the same rows, models of two
+sizes, each training a process of its own.
 
-In: `--run`, a finished demo, whose rows are trained on. Out: a line a training: resident memory at its most, the estimate, and their
-ratio; then what a larger batch adds on both sides, which is the formula of the activations alone.
+In: `--run`, a finished demo, whose rows are trained on. Out: a line a training: resident memory at
+its most, the estimate, and their ratio; then what a larger batch adds on both sides, which is the
+formula of the activations alone.
 Run: `.venv/bin/python bench/train_memory.py --run runs/demo`
 """
 
@@ -16,7 +18,7 @@ from pathlib import Path
 from medkd.demo.student import build_model
 from medkd.models.libraries import load_libraries
 from medkd.models.load import load_tokenizer, resolve_model
-from medkd.models.skeleton import make_skeleton
+from medkd.models.model_shape import read_model_shape
 from medkd.train.plan import GIB, Method, estimate_memory
 from medkd.train.stage import Config, make_shape
 
@@ -35,13 +37,35 @@ def write_rows(run: Path, folder: Path) -> None:
 
 def measure(config: Config) -> float:
     """Train in a process of its own and give the most memory that was resident, in bytes."""
-    command = [sys.executable, "-m", "medkd", "train", "--model", config.model, "--input", str(config.input), "--out", str(config.out)]
-    command += ["--method", config.method, "--batch-size", str(config.batch_size), "--epochs", "1", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "medkd",
+        "train",
+        "--model",
+        config.model,
+        "--input",
+        str(config.input),
+        "--out",
+        str(config.out),
+    ]
+    command += [
+        "--method",
+        config.method,
+        "--batch-size",
+        str(config.batch_size),
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    ]
     command += ["--trainer", '{"bf16": false}']
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{' '.join(command)} failed:\n{process.stderr.read().decode()[-2000:] if process.stderr else ''}")
+        raise SystemExit(
+            f"{' '.join(command)} failed:\n{process.stderr.read().decode()[-2000:] if process.stderr else ''}"
+        )
     return usage.ru_maxrss * 1024
 
 
@@ -51,7 +75,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     options = parser.parse_args()
     load_libraries()
-    print("| parameters | method | tokens a batch | resident, GiB | estimate, GiB | estimate / resident |")
+    print(
+        "| parameters | method | tokens a batch | resident, GiB | estimate, GiB | estimate / resident |"
+    )
     print("|---|---|---|---|---|---|")
     added: list[str] = []
     with tempfile.TemporaryDirectory() as place:
@@ -62,23 +88,41 @@ def main() -> None:
             model = build_model(tokenizer, seed=0, width=width, n_layers=n_layers)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            skeleton = make_skeleton(folder)
+            skeleton = read_model_shape(folder)
             for method in METHODS:
                 pairs: list[tuple[float, float]] = []
                 for batch in BATCHES:
                     out = Path(place) / f"{width}-{method}-{batch}"
                     plain = {"trainer": {"bf16": False}, "device": "cpu"}
-                    config = Config(model=str(folder), input=Path(place), out=out, method=method, batch_size=batch, **plain)
+                    config = Config(
+                        model=str(folder),
+                        input=Path(place),
+                        out=out,
+                        method=method,
+                        batch_size=batch,
+                        **plain,
+                    )
                     resident = measure(config)
-                    longest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["facts"]["lengths"]["longest"]
+                    longest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))[
+                        "facts"
+                    ]["lengths"]["longest"]
                     shape = make_shape(config, "cpu", longest, 1)
                     estimate = estimate_memory(skeleton, method, shape)
                     pairs.append((resident, estimate))
-                    cells = (f"{resident / GIB:.2f}", f"{estimate / GIB:.2f}", f"{estimate / resident:.2f}")
-                    print(f"| {skeleton.n_parameters / 1e6:.1f} M | {method} | {shape.n_tokens} | {' | '.join(cells)} |", flush=True)
+                    cells = (
+                        f"{resident / GIB:.2f}",
+                        f"{estimate / GIB:.2f}",
+                        f"{estimate / resident:.2f}",
+                    )
+                    print(
+                        f"| {skeleton.n_parameters / 1e6:.1f} M | {method} | {shape.n_tokens} | {' | '.join(cells)} |",
+                        flush=True,
+                    )
                 (resident, estimate), (more_resident, more_estimate) = pairs
                 more = (more_estimate - estimate) / (more_resident - resident)
-                added.append(f"{skeleton.n_parameters / 1e6:.1f} M {method}: estimate / measured of what the larger batch adds {more:.2f}")
+                added.append(
+                    f"{skeleton.n_parameters / 1e6:.1f} M {method}: estimate / measured of what the larger batch adds {more:.2f}"
+                )
     print("\n" + "\n".join(added))
 
 

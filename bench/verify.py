@@ -1,6 +1,8 @@
-"""Checks the labelled rationales of tests/verify, 200 sound and 200 spoiled in every way, and prints the confusion table.
+"""Checks the labelled rationales of tests/verify, 200 sound and 200 spoiled in every way, and
+prints the confusion table.
 
-`python bench/verify.py` also takes `--file FILE`: JSON Lines of `{question, think, answer}`; it says what would be rejected there and why.
+`python bench/verify.py` also takes `--file FILE`: JSON Lines of `{question, think, answer}`; it
+says what would be rejected there and why.
 """
 
 import argparse
@@ -21,7 +23,9 @@ CONFIG = Config(input=Path(), out=Path())
 
 
 def find_reason(rationale) -> tuple[str, str]:
-    failure = find_failure(Checked(rationale=rationale, verdicts=tuple(check_rationale(rationale, CONFIG))))
+    failure = find_failure(
+        Checked(rationale=rationale, verdicts=tuple(check_rationale(rationale, CONFIG)))
+    )
     return (str(failure.reason), failure.detail) if failure else ("", "")
 
 
@@ -32,12 +36,16 @@ def print_confusion(n: int, seed: int, shows: bool) -> None:
         reason, detail = find_reason(rationale)
         found.setdefault(fault or "sound", Counter())[reason or "passes"] += 1
         if shows and bool(reason) != bool(fault):
-            print(f"-- {fault or 'sound'} but {reason or 'passes'} {detail}\n{rationale.reasoning[:300]}\n")
+            print(
+                f"-- {fault or 'sound'} but {reason or 'passes'} {detail}\n{rationale.reasoning[:300]}\n"
+            )
     seconds = time.perf_counter() - began
     print("| made | n | passes | rejected for |")
     print("|---|---|---|---|")
     for fault, reasons in found.items():
-        rejected = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common() if reason != "passes")
+        rejected = ", ".join(
+            f"{reason} {n}" for reason, n in reasons.most_common() if reason != "passes"
+        )
         print(f"| {fault} | {reasons.total()} | {reasons['passes']} | {rejected} |")
     n_spoiled = sum(reasons.total() for fault, reasons in found.items() if fault != "sound")
     n_missed = sum(reasons["passes"] for fault, reasons in found.items() if fault != "sound")
@@ -50,17 +58,24 @@ def print_file(path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     reasons: dict[str, list[str]] = {}
     for number, row in enumerate(rows):
-        reason, detail = find_reason(make_rationale(str(number), row["question"], "", row["think"], row["answer"]))
+        reason, detail = find_reason(
+            make_rationale(str(number), row["question"], "", row["think"], row["answer"])
+        )
         reasons.setdefault(reason or "passes", []).append(f"{number}: {detail}")
     for reason, where in sorted(reasons.items(), key=lambda item: -len(item[1])):
-        print(f"{len(where):5} {reason}" + ("" if reason == "passes" else "\n      " + "\n      ".join(where)))
+        print(
+            f"{len(where):5} {reason}"
+            + ("" if reason == "passes" else "\n      " + "\n      ".join(where))
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", type=Path, help="check open questions instead")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--show", action="store_true", help="print every rationale that is judged wrongly")
+    parser.add_argument(
+        "--show", action="store_true", help="print every rationale that is judged wrongly"
+    )
     options = parser.parse_args()
     if options.file:
         print_file(options.file)

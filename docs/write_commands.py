@@ -23,13 +23,17 @@ command goes on from there.
 
 def make_page() -> str:
     """Put the help of every command on one page."""
-    return HEAD + "".join(f"\n## {name}\n```text\n{read_help(name)}\n```\n" for name in cli.list_commands())
+    return HEAD + "".join(
+        f"\n## {name}\n```text\n{read_help(name)}\n```\n" for name in cli.list_commands()
+    )
 
 
 def read_help(name: str) -> str:
     """Give the help of one command as plain text."""
     page = io.StringIO()
-    console = Console(file=page, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    console = Console(
+        file=page, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False
+    )
     cli.build_app([name]).help_print([name], console=console)
     return "\n".join(line.rstrip() for line in page.getvalue().strip().split("\n"))
 

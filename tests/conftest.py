@@ -1,4 +1,5 @@
-"""What many tests share: a small model to load and train, rows to train it on, and an adapter trained on them."""
+"""What many tests share: a small model to load and train, rows to train it on, and an adapter
+trained on them."""
 
 import os
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 from medkd.models.load import tiny_dir
 from student_samples import make_random_model, write_examples
 
-# A model this small is slower on two threads than on one, and many times so where the cores are busy with something else.
+# A model this small is slower on two threads than on one, and many times so where the cores are
+# busy with something else.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -35,10 +37,22 @@ def merged_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained_dir(tmp_path_factory: pytest.TempPathFactory, random_model_dir: Path, merged_dir: Path) -> Path:
-    """What `train` leaves when the random model has learnt the short rows by heart: it thinks, is right and stops."""
+def trained_dir(
+    tmp_path_factory: pytest.TempPathFactory, random_model_dir: Path, merged_dir: Path
+) -> Path:
+    """What `train` leaves when the random model has learnt the short rows by heart: it thinks, is
+    right and stops."""
     from medkd.train.stage import Config, run
 
     out = tmp_path_factory.mktemp("trained")
-    run(Config(model=str(random_model_dir), input=merged_dir, out=out, epochs=50, learning_rate=1e-2, max_length=256))
+    run(
+        Config(
+            model=str(random_model_dir),
+            input=merged_dir,
+            out=out,
+            epochs=50,
+            learning_rate=1e-2,
+            max_length=256,
+        )
+    )
     return out

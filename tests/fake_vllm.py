@@ -1,7 +1,9 @@
-"""An engine that behaves as vLLM 0.32's `LLMEngine` did when it was watched; what it draws for each prompt is given to it.
+"""An engine that behaves as vLLM 0.32's `LLMEngine` did when it was watched; what it draws for each
+prompt is given to it.
 
-It gives the new tokens of a row a step (`RequestOutputKind.DELTA`), the stop token among them; the row's last output alone has a finish
-reason; an aborted row gives no further output; a name may come again once its row has ended.
+It gives the new tokens of a row a step (`RequestOutputKind.DELTA`), the stop token among them; the
+row's last output alone has a finish reason; an aborted row gives no further output; a name may come
+again once its row has ended.
 """
 
 from types import SimpleNamespace
@@ -46,7 +48,9 @@ class FakeEngine:
             if reason:
                 del self.rows[name]
             completion = SimpleNamespace(index=0, text="", token_ids=new, finish_reason=reason)
-            outputs.append(SimpleNamespace(request_id=name, outputs=[completion], finished=reason is not None))
+            outputs.append(
+                SimpleNamespace(request_id=name, outputs=[completion], finished=reason is not None)
+            )
         return outputs
 
     def shutdown(self):

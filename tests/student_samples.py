@@ -9,24 +9,41 @@ from medkd.core.records import Example, Lineage
 TURN_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def make_random_model(folder: Path, hidden_size: int = 64, merges: Sequence[tuple[str, str]] = ()) -> Path:
-    """Make a random Qwen2 of 0.2 M parameters with a byte-level tokenizer: it knows nothing, and every part of it is real.
+def make_random_model(
+    folder: Path, hidden_size: int = 64, merges: Sequence[tuple[str, str]] = ()
+) -> Path:
+    """Make a random Qwen2 of 0.2 M parameters with a byte-level tokenizer: it knows nothing, and
+    every part of it is real.
 
     With merges it has another tokenizer.
     """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import (
+        GenerationConfig,
+        PreTrainedTokenizerFast,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+    )
 
-    from medkd.models.tokens import PLAIN_CHATML
+    from medkd.models.chat_template import PLAIN_CHATML
 
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=list(merges)))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=list(merges))
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in TURN_TOKENS])
-    tokenizer.add_tokens([AddedToken("<think>", special=False), AddedToken("</think>", special=False)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left")
+    tokenizer.add_tokens(
+        [AddedToken("<think>", special=False), AddedToken("</think>", special=False)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+    )
     fast.chat_template = PLAIN_CHATML
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(
@@ -42,7 +59,9 @@ def make_random_model(folder: Path, hidden_size: int = 64, merges: Sequence[tupl
             tie_word_embeddings=True,
         )
     )
-    model.generation_config = GenerationConfig(eos_token_id=fast.convert_tokens_to_ids("<|endoftext|>"))
+    model.generation_config = GenerationConfig(
+        eos_token_id=fast.convert_tokens_to_ids("<|endoftext|>")
+    )
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
@@ -68,7 +87,10 @@ def make_example(number: int, **changes: object) -> Example:
 def write_examples(path: Path, numbers: range, **changes: object) -> Path:
     """Write examples as JSON Lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(make_example(n, **changes).model_dump_json() + "\n" for n in numbers), encoding="utf-8")
+    path.write_text(
+        "".join(make_example(n, **changes).model_dump_json() + "\n" for n in numbers),
+        encoding="utf-8",
+    )
     return path
 
 

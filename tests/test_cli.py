@@ -9,9 +9,9 @@ import pytest
 
 from medkd import __version__
 from medkd.cli import list_commands, run_command
-from medkd.core.artifacts import write_json, write_records
+from medkd.core.jsonl import write_json, write_records
 from medkd.core.records import RawCase
-from medkd.core.workspace import read_manifest
+from medkd.core.stage_output import read_manifest
 from medkd.pipeline import STAGES
 
 CASE = {
@@ -19,7 +19,11 @@ CASE = {
     "department": "内科",
     "url": "",
     "id": "1",
-    "raw_medical_record": {"主诉": "发热3天", "现病史": "患者3天前受凉后发热，伴咳嗽、咳黄痰。", "初步诊断": "肺炎"},
+    "raw_medical_record": {
+        "主诉": "发热3天",
+        "现病史": "患者3天前受凉后发热，伴咳嗽、咳黄痰。",
+        "初步诊断": "肺炎",
+    },
 }
 
 
@@ -33,7 +37,9 @@ def fail(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, s
 
 def start(*words: str | Path, **options: object) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "medkd", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # pyright: ignore
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )  # pyright: ignore
 
 
 @pytest.fixture
@@ -43,7 +49,9 @@ def cases_path(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_lists_every_command_and_each_stage_explains_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_and_each_stage_explains_its_fields(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run_command(["--help"]) == 0
     listed = capsys.readouterr().out
     assert all(f" {name} " in listed for name in list_commands())
@@ -51,7 +59,9 @@ def test_help_lists_every_command_and_each_stage_explains_its_fields(capsys: pyt
     for name, stage in STAGES.items():
         assert run_command([name, "--help"]) == 0
         shown = capsys.readouterr().out
-        assert all(f"--{field.replace('_', '-')}" in shown for field in stage.load().Config.model_fields), name
+        assert all(
+            f"--{field.replace('_', '-')}" in shown for field in stage.load().Config.model_fields
+        ), name
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,30 +81,52 @@ def test_the_version_is_that_of_the_package() -> None:
         (["colect"], 'Unknown command "colect"'),
         (["collect", "--outt", "x"], "Unknown option: --outt. Did you mean --out?"),
         (["collect", "--limit", "many", "--out", "x"], "--limit"),
-        (["collect", "--limit", "0", "--out", "x"], "limit: Input should be greater than or equal to 1"),
-        (["collect", "--source", "web", "--out", "x"], "there is no 'web'; choose from iiyi, files"),
+        (
+            ["collect", "--limit", "0", "--out", "x"],
+            "limit: Input should be greater than or equal to 1",
+        ),
+        (
+            ["collect", "--source", "web", "--out", "x"],
+            "there is no 'web'; choose from iiyi, files",
+        ),
         (["collect", "leftover"], "leftover"),
         (["verify", "--out", "x"], "medkd verify: input is missing; give --input"),
         (["verify", "--input", "x"], "medkd verify: out is missing; give --out"),
         (["run"], "RECIPE is missing"),
         (["collect", "--out"], "--out: no value is given"),
         (["collect", "--out", "x", "--out", "y"], "--out: is given more than once"),
-        (["reinforce", "--out", "x", "--rewards", "{}", "--rewards.stop", "0"], "both as a whole and key by key (--rewards.KEY)"),
-        (["train", "--out", "x", "--trainer", "{"], "'{' is no mapping; give it key by key (--trainer.KEY VALUE)"),
+        (
+            ["reinforce", "--out", "x", "--rewards", "{}", "--rewards.stop", "0"],
+            "both as a whole and key by key (--rewards.KEY)",
+        ),
+        (
+            ["train", "--out", "x", "--trainer", "{"],
+            "'{' is no mapping; give it key by key (--trainer.KEY VALUE)",
+        ),
         (["train", "--out", "x", "--epochs", "abc"], "'abc' is no number"),
         (["train", "--out", "x", "--batch-size", "1.5"], "--batch-size: '1.5' is no whole number"),
         (["train", "--out", "x", "--method", "lorra"], "choose from lora, qlora, full, on-policy"),
         (["bill"], "PATH"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+def test_a_wrong_command_line_is_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
     code, line = fail(capsys, *words)
     assert code == 2
     assert says in line
 
 
-def test_a_missing_input_is_named_with_the_command_that_makes_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    makers = {"deidentify": "collect", "prepare": "deidentify", "distill": "prepare", "verify": "distill", "merge": "verify"}
+def test_a_missing_input_is_named_with_the_command_that_makes_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    makers = {
+        "deidentify": "collect",
+        "prepare": "deidentify",
+        "distill": "prepare",
+        "verify": "distill",
+        "merge": "verify",
+    }
     for stage, maker in makers.items():
         code, line = fail(capsys, stage, "--input", tmp_path / "nowhere", "--out", tmp_path / stage)
         assert code == 2
@@ -103,7 +135,9 @@ def test_a_missing_input_is_named_with_the_command_that_makes_it(capsys: pytest.
         assert not (tmp_path / stage).exists()
 
 
-def test_empty_broken_and_foreign_files_are_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_empty_broken_and_foreign_files_are_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     given = tmp_path / "given.json"
     for content, says in (
         ("", "the file is empty"),
@@ -112,7 +146,9 @@ def test_empty_broken_and_foreign_files_are_refused_in_one_line(capsys: pytest.C
         ('[{"a": 1}]', "found the fields a"),
     ):
         given.write_text(content)
-        code, line = fail(capsys, "collect", "--source", "files", "--input", given, "--out", tmp_path / "out")
+        code, line = fail(
+            capsys, "collect", "--source", "files", "--input", given, "--out", tmp_path / "out"
+        )
         assert code == 2
         assert says in line
 
@@ -120,9 +156,20 @@ def test_empty_broken_and_foreign_files_are_refused_in_one_line(capsys: pytest.C
 def test_a_stage_runs_says_what_came_out_and_is_not_done_twice(
     capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path
 ) -> None:
-    words = ["collect", "--source", "files", "--input", str(cases_path), "--out", str(tmp_path / "out")]
+    words = [
+        "collect",
+        "--source",
+        "files",
+        "--input",
+        str(cases_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert run_command(words) == 0
-    assert capsys.readouterr().out == f"collect: 1 in, 1 kept; see {tmp_path / 'out' / 'manifest.json'}\n"
+    assert (
+        capsys.readouterr().out
+        == f"collect: 1 in, 1 kept; see {tmp_path / 'out' / 'manifest.json'}\n"
+    )
     made = (tmp_path / "out" / "raw_cases.jsonl").stat().st_mtime_ns
     assert run_command(words) == 0
     assert (tmp_path / "out" / "raw_cases.jsonl").stat().st_mtime_ns == made
@@ -131,7 +178,15 @@ def test_a_stage_runs_says_what_came_out_and_is_not_done_twice(
 def test_a_directory_of_another_config_is_refused_until_told_what_to_do(
     capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path
 ) -> None:
-    words = ["collect", "--source", "files", "--input", str(cases_path), "--out", str(tmp_path / "out")]
+    words = [
+        "collect",
+        "--source",
+        "files",
+        "--input",
+        str(cases_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     run_command(words)
     code, line = fail(capsys, *words, "--limit", "1")
     assert code == 2
@@ -140,10 +195,17 @@ def test_a_directory_of_another_config_is_refused_until_told_what_to_do(
     assert run_command([*words, "--overwrite"]) == 0
 
 
-def test_a_stage_takes_its_fields_from_a_recipe_and_flags_win(capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path) -> None:
+def test_a_stage_takes_its_fields_from_a_recipe_and_flags_win(
+    capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"collect:\n  source: files\n  input: {cases_path}\n  limit: 5\n")
-    assert run_command(["collect", "--recipe", str(recipe), "--limit", "7", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        run_command(
+            ["collect", "--recipe", str(recipe), "--limit", "7", "--out", str(tmp_path / "out")]
+        )
+        == 0
+    )
     assert read_manifest(tmp_path / "out").config["limit"] == 7
     code, line = fail(capsys, "verify", "--recipe", recipe, "--out", tmp_path / "verify")
     assert code == 2
@@ -173,10 +235,21 @@ def test_a_wrong_recipe_is_refused_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_field_of_a_step_can_be_given_to_run(capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path) -> None:
+def test_a_field_of_a_step_can_be_given_to_run(
+    capsys: pytest.CaptureFixture[str], cases_path: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("collect:\n  source: files\n")
-    words = ["run", str(recipe), "--out", str(tmp_path / "run"), "--collect.limit", "1", "--collect.input", str(cases_path)]
+    words = [
+        "run",
+        str(recipe),
+        "--out",
+        str(tmp_path / "run"),
+        "--collect.limit",
+        "1",
+        "--collect.input",
+        str(cases_path),
+    ]
     assert run_command(words) == 0
     assert read_manifest(tmp_path / "run" / "collect").config["limit"] == 1
     code, line = fail(capsys, *words, "--collect.inputt", "x")
@@ -184,7 +257,9 @@ def test_a_field_of_a_step_can_be_given_to_run(capsys: pytest.CaptureFixture[str
     assert "did you mean 'input'?" in line
 
 
-def test_a_recipe_that_is_missing_and_a_ledger_that_is_none_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_recipe_that_is_missing_and_a_ledger_that_is_none_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert fail(capsys, "run", tmp_path / "nowhere.yaml")[0] == 2
     code, line = fail(capsys, "bill", tmp_path)
     assert code == 2
@@ -207,14 +282,19 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, line = fail(capsys, "rehearse", "--site-port", str(port), "--teacher-port", "0", "--cases", "1")
+        code, line = fail(
+            capsys, "rehearse", "--site-port", str(port), "--teacher-port", "0", "--cases", "1"
+        )
     assert code == 2
     assert str(port) in line
 
 
 def test_a_full_disk_stops_the_command_with_exit_3_and_nothing_half_written(tmp_path: Path) -> None:
     cases = tmp_path / "cases"
-    write_records(cases / "raw_cases.jsonl", (RawCase(id=f"a:{n}", source="a", sections={"主诉": "发热" * 500}) for n in range(100)))
+    write_records(
+        cases / "raw_cases.jsonl",
+        (RawCase(id=f"a:{n}", source="a", sections={"主诉": "发热" * 500}) for n in range(100)),
+    )
     command = f'ulimit -f 64; exec "{sys.executable}" -m medkd collect --source files --input "{cases}" --out "{tmp_path / "out"}"'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 3
@@ -223,7 +303,9 @@ def test_a_full_disk_stops_the_command_with_exit_3_and_nothing_half_written(tmp_
     assert "Traceback" not in done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["manifest.json"]
     assert read_manifest(tmp_path / "out").state == "stopped"
-    again = subprocess.run(command.partition("exec ")[2], shell=True, capture_output=True, text=True)
+    again = subprocess.run(
+        command.partition("exec ")[2], shell=True, capture_output=True, text=True
+    )
     assert again.returncode == 0, again.stderr
 
 
@@ -235,21 +317,39 @@ def test_an_interrupted_command_exits_with_3_in_one_line() -> None:
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 3
-    assert errors.strip() == "error: interrupted; what was done is kept, the same command goes on from there"
+    assert (
+        errors.strip()
+        == "error: interrupted; what was done is kept, the same command goes on from there"
+    )
 
 
 def test_a_reader_that_leaves_is_no_failure() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:
-        done = subprocess.run([sys.executable, "-m", "medkd", "--help"], stdout=write_end, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "medkd", "--help"],
+            stdout=write_end,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     finally:
         os.close(write_end)
     assert done.stderr == ""
 
 
-def test_without_the_training_side_the_package_to_install_is_named(tmp_path: Path, random_model_dir: Path, merged_dir: Path) -> None:
-    words = ["train", "--model", str(random_model_dir), "--input", str(merged_dir), "--out", str(tmp_path / "out")]
+def test_without_the_training_side_the_package_to_install_is_named(
+    tmp_path: Path, random_model_dir: Path, merged_dir: Path
+) -> None:
+    words = [
+        "train",
+        "--model",
+        str(random_model_dir),
+        "--input",
+        str(merged_dir),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     script = f"import sys; sys.modules['torch'] = None; from medkd.cli import run_command; sys.exit(run_command({words!r}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 2
@@ -272,17 +372,29 @@ def test_memory_that_is_freed_stays_in_the_process_once_it_is_settled_for_torch(
     )
     plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     held = [
-        int(subprocess.run([sys.executable, "-c", code, *given], env=plain, capture_output=True, text=True, check=True).stdout)
+        int(
+            subprocess.run(
+                [sys.executable, "-c", code, *given],
+                env=plain,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
         for given in ([], ["settled"])
     ]
     assert held[0] < 50_000_000 < held[1]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are set as on Linux")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="limits of memory are set as on Linux"
+)
 def test_a_library_that_memory_has_no_room_for_is_one_line() -> None:
     little = "import resource, sys; from medkd.cli import run_command; import medkd.train.doctor\n"
     little += "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
     little += "resource.setrlimit(resource.RLIMIT_AS, (held + 60_000_000, held + 60_000_000)); sys.exit(run_command(['doctor']))"
-    done = subprocess.run([sys.executable, "-c", little], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", little], capture_output=True, text=True, check=False
+    )
     advice = "lower --batch-size or --max-length and run the same command again"
     assert (done.returncode, done.stderr) == (3, f"error: out of memory; {advice}\n")

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medkd.core.artifacts import RecordReader, write_json
+from medkd.core.config import RuntimeField
 from medkd.core.errors import InputError
-from medkd.core.recipe import HowItRuns
+from medkd.core.jsonl import RecordReader, write_json
 from medkd.core.records import Example, RawCase
-from medkd.core.workspace import read_manifest
+from medkd.core.stage_output import read_manifest
 from medkd.pipeline import STAGES, Plan, override, plan, run_recipe
 
 ROAD = """
@@ -40,14 +40,21 @@ def road(tmp_path: Path) -> Path:
     return recipe
 
 
-def test_the_data_side_of_the_road_is_walked_and_the_second_time_skipped(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_data_side_of_the_road_is_walked_and_the_second_time_skipped(
+    road: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = run_recipe(road)
-    manifests = {name: read_manifest(run / name) for name in ("collect", "deidentify", "prepare", "distill", "verify", "merge")}
+    manifests = {
+        name: read_manifest(run / name)
+        for name in ("collect", "deidentify", "prepare", "distill", "verify", "merge")
+    }
     assert all(manifest.state == "finished" for manifest in manifests.values())
     assert manifests["collect"].counts.kept == manifests["deidentify"].counts.read == 24
     assert manifests["distill"].cost.amount > 0
     examples = list(RecordReader(run / "merge" / "train.jsonl", Example, "merge"))
-    first_cases = {case.id for case in RecordReader(run / "collect" / "raw_cases.jsonl", RawCase, "collect")}
+    first_cases = {
+        case.id for case in RecordReader(run / "collect" / "raw_cases.jsonl", RawCase, "collect")
+    }
     assert examples
     assert {example.lineage.case_id for example in examples} <= first_cases
     assert all(example.lineage.deidentified_by for example in examples)
@@ -88,7 +95,9 @@ def test_a_teacher_that_fails_at_times_loses_no_question(road: Path) -> None:
     assert distilled.facts["failed"] == 0
 
 
-def test_steps_are_wired_by_what_came_before_and_a_name_stands_for_its_folder(tmp_path: Path) -> None:
+def test_steps_are_wired_by_what_came_before_and_a_name_stands_for_its_folder(
+    tmp_path: Path,
+) -> None:
     content = {
         "collect": {"source": "files", "input": "cases.json"},
         "deidentify": {},
@@ -120,20 +129,30 @@ def test_the_run_directory_is_the_callers_else_the_recipes_else_named_after_it()
     content = {"collect": {"source": "files", "input": "a.json"}}
     assert make_plan(content).out == Path("runs/recipe")
     assert make_plan({"out": "mine", **content}).out == Path("mine")
-    assert make_plan({"out": "mine", **content}, Path("yours")).steps[0].config.out == Path("yours/collect")
+    assert make_plan({"out": "mine", **content}, Path("yours")).steps[0].config.out == Path(
+        "yours/collect"
+    )
 
 
 def test_overwrite_reaches_every_step() -> None:
-    planned = make_plan({"collect": {"source": "files", "input": "a.json"}, "deidentify": {}}, overwrite=True)
+    planned = make_plan(
+        {"collect": {"source": "files", "input": "a.json"}, "deidentify": {}}, overwrite=True
+    )
     assert [step.config.overwrite for step in planned.steps] == [True, True]
 
 
-def test_every_stage_has_a_run_and_a_config_with_about_fifteen_fields_that_decide_what_it_makes() -> None:
+def test_every_stage_has_a_run_and_a_config_with_about_fifteen_fields_that_decide_what_it_makes() -> (
+    None
+):
     for name, stage in STAGES.items():
         module = stage.load()
         assert callable(module.run)
         fields = module.Config.model_fields
-        deciding = [key for key, field in fields.items() if not any(isinstance(mark, HowItRuns) for mark in field.metadata)]
+        deciding = [
+            key
+            for key, field in fields.items()
+            if not any(isinstance(mark, RuntimeField) for mark in field.metadata)
+        ]
         assert len(deciding) <= 16, name
         assert all(field.description for field in module.Config.model_fields.values()), name
 
@@ -142,7 +161,12 @@ VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
 )
-NAMES = st.sampled_from(["collect", "prepare", "report", "rehearsal", "out", "train-", "colect"]) | st.integers() | st.none() | st.text()
+NAMES = (
+    st.sampled_from(["collect", "prepare", "report", "rehearsal", "out", "train-", "colect"])
+    | st.integers()
+    | st.none()
+    | st.text()
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -155,7 +179,9 @@ def test_any_mapping_is_planned_or_refused_in_one_line(content: dict[Any, Any]) 
 
 
 @pytest.mark.slow
-def test_the_whole_road_on_own_cases_ends_in_a_report_and_an_unproven_model(tmp_path: Path, random_model_dir: Path) -> None:
+def test_the_whole_road_on_own_cases_ends_in_a_report_and_an_unproven_model(
+    tmp_path: Path, random_model_dir: Path
+) -> None:
     from medkd.demo.clinic import generate_cases
 
     cases = [
@@ -170,11 +196,27 @@ def test_the_whole_road_on_own_cases_ends_in_a_report_and_an_unproven_model(tmp_
     ]
     write_json(tmp_path / "cases.json", cases)
     recipe = Path(__file__).parents[1] / "recipes" / "own-cases.yaml"
-    words: list[str | Path] = ["--out", tmp_path / "run", "--collect.input", tmp_path / "cases.json"]
+    words: list[str | Path] = [
+        "--out",
+        tmp_path / "run",
+        "--collect.input",
+        tmp_path / "cases.json",
+    ]
     for step in ("train", "evaluate-base", "evaluate"):
         words += [f"--{step}.model", random_model_dir]
-    words += ["--train.epochs", "1", "--evaluate.max-tokens", "32", "--evaluate-base.max-tokens", "32", "--export.max-tokens", "32"]
-    done = subprocess.run([sys.executable, "-m", "medkd", "run", recipe, *words], capture_output=True, text=True)
+    words += [
+        "--train.epochs",
+        "1",
+        "--evaluate.max-tokens",
+        "32",
+        "--evaluate-base.max-tokens",
+        "32",
+        "--export.max-tokens",
+        "32",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "medkd", "run", recipe, *words], capture_output=True, text=True
+    )
     assert done.returncode == 3, done.stderr
     assert "UNPROVEN" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -185,8 +227,21 @@ def test_the_whole_road_on_own_cases_ends_in_a_report_and_an_unproven_model(tmp_
 
 
 def test_a_flag_of_a_stage_that_has_variants_only_means_all_of_them() -> None:
-    content: dict[str, Any] = {"train-base": {"model": "a"}, "train-other": None, "evaluate": {}, "evaluate-base": {}}
-    override(content, {"train": {"model": "medkd:tiny"}, "evaluate": {"max_tokens": 8}, "train-other": {"epochs": 1}}, "recipe.yaml")
+    content: dict[str, Any] = {
+        "train-base": {"model": "a"},
+        "train-other": None,
+        "evaluate": {},
+        "evaluate-base": {},
+    }
+    override(
+        content,
+        {
+            "train": {"model": "medkd:tiny"},
+            "evaluate": {"max_tokens": 8},
+            "train-other": {"epochs": 1},
+        },
+        "recipe.yaml",
+    )
     assert content == {
         "train-base": {"model": "medkd:tiny"},
         "train-other": {"model": "medkd:tiny", "epochs": 1},

@@ -1,6 +1,8 @@
-"""Many streams with MedKD's own client, its ledger written all the while; prints CPU seconds, wall seconds, characters, memory.
+"""Many streams with MedKD's own client, its ledger written all the while; prints CPU seconds, wall
+seconds, characters, memory.
 
-Run by `bench/teacher_cpu.py`: base URL, number of streams, folder for the ledger, streams at once where that is fewer.
+Run by `bench/teacher_cpu.py`: base URL, number of streams, folder for the ledger, streams at once
+where that is fewer.
 """
 
 import json
@@ -20,17 +22,28 @@ def main(base_url: str, n_streams: int, folder: Path, concurrency: int) -> None:
     import aiohttp  # noqa: F401 - loaded before the clock starts, as the other side's client is
 
     with Ledger(folder / "ledger.sqlite") as ledger:
-        completer = PaidCompleter(Endpoint(find_target("custom", "m", base_url)), ledger, Terms(concurrency=concurrency))
+        completer = PaidCompleter(
+            Endpoint(find_target("custom", "m", base_url)), ledger, Terms(concurrency=concurrency)
+        )
         requests = [
-            Request(messages=(Message(role="user", content=f"发热{number}天"),), sampling=Sampling(max_tokens=4096))
+            Request(
+                messages=(Message(role="user", content=f"发热{number}天"),),
+                sampling=Sampling(max_tokens=4096),
+            )
             for number in range(n_streams)
         ]
         wall, cpu = time.monotonic(), time.process_time()
-        completer.settle(((f"case {number}", request) for number, request in enumerate(requests)), n_streams)
+        completer.settle(
+            ((f"case {number}", request) for number, request in enumerate(requests)), n_streams
+        )
         cpu_s, wall_s = time.process_time() - cpu, time.monotonic() - wall
         n_characters = sum(len(attempt.text) for attempt in ledger.attempts())
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"cpu_s": cpu_s, "wall_s": wall_s, "characters": n_characters, "memory_mb": memory_mb}))
+    print(
+        json.dumps(
+            {"cpu_s": cpu_s, "wall_s": wall_s, "characters": n_characters, "memory_mb": memory_mb}
+        )
+    )
 
 
 main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), int((sys.argv[4:] or sys.argv[2:])[0]))

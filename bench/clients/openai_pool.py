@@ -1,6 +1,8 @@
-"""The same questions through a thread pool over the plain `openai` client, its defaults at work: what most people write first.
+"""The same questions through a thread pool over the plain `openai` client, its defaults at work:
+what most people write first.
 
-Run by `bench/teacher.py` with the Python of an environment that holds `openai`: questions, base URL, answers, folder, at once.
+Run by `bench/teacher.py` with the Python of an environment that holds `openai`: questions, base
+URL, answers, folder, at once.
 """
 
 import json
@@ -16,7 +18,9 @@ client = OpenAI(base_url=base_url, api_key="none")
 
 def ask(row: dict) -> dict | None:
     try:
-        answer = client.chat.completions.create(model="rehearsal", messages=row["messages"], max_tokens=4096)
+        answer = client.chat.completions.create(
+            model="rehearsal", messages=row["messages"], max_tokens=4096
+        )
         return {"id": row["id"], "text": answer.choices[0].message.content}
     except Exception as error:  # noqa: BLE001 - a row that fails is a row that is missing, as in such scripts
         print(row["id"], type(error).__name__, file=sys.stderr)

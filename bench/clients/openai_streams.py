@@ -1,6 +1,8 @@
-"""Many streams with the plain asynchronous `openai` client; prints CPU seconds, wall seconds and the characters that came.
+"""Many streams with the plain asynchronous `openai` client; prints CPU seconds, wall seconds and
+the characters that came.
 
-Run by `bench/teacher_cpu.py` with the Python of an environment that holds `openai`: base URL, number of streams.
+Run by `bench/teacher_cpu.py` with the Python of an environment that holds `openai`: base URL,
+number of streams.
 """
 
 import asyncio
@@ -24,7 +26,15 @@ async def main(base_url: str, n_streams: int) -> None:
 
     wall, cpu = time.monotonic(), time.process_time()
     lengths = await asyncio.gather(*(follow(number) for number in range(n_streams)))
-    print(json.dumps({"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - wall, "characters": sum(lengths)}))
+    print(
+        json.dumps(
+            {
+                "cpu_s": time.process_time() - cpu,
+                "wall_s": time.monotonic() - wall,
+                "characters": sum(lengths),
+            }
+        )
+    )
 
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))

@@ -1,6 +1,8 @@
-"""A server of many paced streams, cheap enough to leave the cores to the client: the same bytes to every stream at the same moments.
+"""A server of many paced streams, cheap enough to leave the cores to the client: the same bytes to
+every stream at the same moments.
 
-Run by `bench/teacher_cpu.py`: prints its port, answers every request with `events` events, `pace` seconds apart, and [DONE].
+Run by `bench/teacher_cpu.py`: prints its port, answers every request with `events` events, `pace`
+seconds apart, and [DONE].
 """
 
 import asyncio
@@ -15,21 +17,39 @@ def chunk(data: bytes) -> bytes:
 
 
 def event(content: str, finish_reason: str | None = None, **more: object) -> bytes:
-    choice = {"index": 0, "delta": {"content": content, "reasoning_content": None}, "finish_reason": finish_reason}
-    body = {"id": "b1d7", "object": "chat.completion.chunk", "created": 1790000000, "model": "m", "choices": [choice]} | more
+    choice = {
+        "index": 0,
+        "delta": {"content": content, "reasoning_content": None},
+        "finish_reason": finish_reason,
+    }
+    body = {
+        "id": "b1d7",
+        "object": "chat.completion.chunk",
+        "created": 1790000000,
+        "model": "m",
+        "choices": [choice],
+    } | more
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
 async def main(n_events: int, pace_s: float) -> None:
     piece = chunk(event("患者"))
-    usage = {"prompt_tokens": 10, "completion_tokens": 2 * n_events, "total_tokens": 10 + 2 * n_events}
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 2 * n_events,
+        "total_tokens": 10 + 2 * n_events,
+    }
     end = chunk(event("", "stop", usage=usage)) + chunk(b"data: [DONE]\n\n") + chunk(b"")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+                length = next(
+                    int(line.split(b":")[1])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length")
+                )
                 await reader.readexactly(length)
                 writer.write(HEAD)
                 for _ in range(n_events):

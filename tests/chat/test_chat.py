@@ -65,7 +65,12 @@ def test_thinking_is_shown_or_folded_away(capsys):
 
 
 @pytest.mark.parametrize(
-    ("why", "note"), [("loop", "it repeated itself and was cut off"), ("length", "--max-tokens"), ("503: busy", "503: busy")]
+    ("why", "note"),
+    [
+        ("loop", "it repeated itself and was cut off"),
+        ("length", "--max-tokens"),
+        ("503: busy", "503: busy"),
+    ],
 )
 def test_an_answer_that_did_not_end_by_itself_carries_a_note(capsys, why, note):
     talk("fever?", said=Said("", "flu flu flu", why))
@@ -73,10 +78,14 @@ def test_an_answer_that_did_not_end_by_itself_carries_a_note(capsys, why, note):
 
 
 @given(
-    reasoning=st.text("ab</think>\n ", max_size=30), answer=st.text("ab<think", max_size=20), cuts=st.lists(st.integers(0, 60), max_size=8)
+    reasoning=st.text("ab</think>\n ", max_size=30),
+    answer=st.text("ab<think", max_size=20),
+    cuts=st.lists(st.integers(0, 60), max_size=8),
 )
 def test_reasoning_and_answer_are_told_apart_wherever_the_stream_is_cut(reasoning, answer, cuts):
-    text = write(reasoning.replace("</think>", "").replace("<think>", ""), answer.replace("<think>", ""))
+    text = write(
+        reasoning.replace("</think>", "").replace("<think>", ""), answer.replace("<think>", "")
+    )
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     heard: dict[bool, str] = {True: "", False: ""}
 
@@ -96,15 +105,25 @@ def test_a_tuned_student_thinks_answers_and_stops(random_model_dir, trained_dir)
     speaker = find_speaker(str(trained_dir))
     assert isinstance(speaker, LocalSpeaker)
     pieces = []
-    said = speaker.say([Message(role="user", content="case 24: sign a")], Sampling(max_tokens=96), lambda *piece: pieces.append(piece))
+    said = speaker.say(
+        [Message(role="user", content="case 24: sign a")],
+        Sampling(max_tokens=96),
+        lambda *piece: pieces.append(piece),
+    )
     assert said == Said("sign a means flu", "flu", "stop")
     assert "".join(text for text, is_reasoning in pieces if is_reasoning).strip() == said.reasoning
 
 
 def test_a_model_that_repeats_itself_is_cut_off(random_model_dir, monkeypatch):
     monkeypatch.setattr(speakers, "is_looping", lambda text: True)
-    speaker = LocalSpeaker("random", load_model(str(random_model_dir), device="cpu", dtype="float32"))
-    said = speaker.say([Message(role="user", content="?")], Sampling(max_tokens=1000), lambda piece, is_reasoning: None)
+    speaker = LocalSpeaker(
+        "random", load_model(str(random_model_dir), device="cpu", dtype="float32")
+    )
+    said = speaker.say(
+        [Message(role="user", content="?")],
+        Sampling(max_tokens=1000),
+        lambda piece, is_reasoning: None,
+    )
     assert said.why == "loop"
 
 
@@ -113,7 +132,9 @@ def test_an_endpoint_is_talked_to_by_model_and_address():
         speaker = find_speaker(f"any@{teacher.base_url}")
         assert isinstance(speaker, RemoteSpeaker)
         talked = Conversation(speaker)
-        said = talked.ask("【主诉】发热3天。", "", Sampling(max_tokens=500), lambda piece, is_reasoning: None)
+        said = talked.ask(
+            "【主诉】发热3天。", "", Sampling(max_tokens=500), lambda piece, is_reasoning: None
+        )
     assert said.why == "stop" and said.reasoning and said.answer
     assert [turn.role for turn in talked.turns] == ["user", "assistant"]
 
@@ -126,14 +147,28 @@ def test_names_that_stand_for_nobody_are_one_line(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         find_speaker("./nowhere")
     with pytest.raises(InputError, match="check the address"):
-        find_speaker("some@http://127.0.0.1:9/v1").say([Message(role="user", content="?")], Sampling(), lambda piece, is_reasoning: None)
+        find_speaker("some@http://127.0.0.1:9/v1").say(
+            [Message(role="user", content="?")], Sampling(), lambda piece, is_reasoning: None
+        )
 
 
 def test_on_a_terminal_two_models_answer_side_by_side(trained_dir, random_model_dir):
-    words = ["chat", "--model", str(trained_dir), "--versus", str(random_model_dir), "--max-tokens", "96"]
+    words = [
+        "chat",
+        "--model",
+        str(trained_dir),
+        "--versus",
+        str(random_model_dir),
+        "--max-tokens",
+        "96",
+    ]
     main_end, side = pty.openpty()
     running = subprocess.Popen(
-        [sys.executable, "-m", "medkd", *words], stdin=side, stdout=side, stderr=side, env=os.environ | {"COLUMNS": "100", "TERM": "xterm"}
+        [sys.executable, "-m", "medkd", *words],
+        stdin=side,
+        stdout=side,
+        stderr=side,
+        env=os.environ | {"COLUMNS": "100", "TERM": "xterm"},
     )
     os.close(side)
     os.write(main_end, b"case 24: sign a\n/quit\n")

@@ -14,7 +14,14 @@ from medkd.core.records import RawCase
 
 
 def row(number: int = 1, **sections: str) -> dict[str, object]:
-    record = {"一般资料": "女，30岁", "主诉": "咳嗽3天", "现病史": "无", "诊断结果": "1.肺炎；2.哮喘", "": "", **sections}
+    record = {
+        "一般资料": "女，30岁",
+        "主诉": "咳嗽3天",
+        "现病史": "无",
+        "诊断结果": "1.肺炎；2.哮喘",
+        "": "",
+        **sections,
+    }
     return {
         "title": "咳嗽一例",
         "department": "内科病例 呼吸科病例",
@@ -29,17 +36,28 @@ def lines(*rows: object) -> str:
 
 
 def collect(path: Path, **fields: object):
-    return run(Config.model_validate({"out": path.parent / "out", "source": "files", "input": path, **fields}))
+    return run(
+        Config.model_validate(
+            {"out": path.parent / "out", "source": "files", "input": path, **fields}
+        )
+    )
 
 
 def written(path: Path) -> list[RawCase]:
-    return [RawCase.model_validate_json(line) for line in (path.parent / "out/raw_cases.jsonl").read_bytes().splitlines()]
+    return [
+        RawCase.model_validate_json(line)
+        for line in (path.parent / "out/raw_cases.jsonl").read_bytes().splitlines()
+    ]
 
 
 @pytest.mark.parametrize("form", ["array", "lines", "one object"])
 def test_an_array_lines_and_a_single_object_are_read_alike(tmp_path: Path, form: str):
     path = tmp_path / "cases.json"
-    text = {"array": json.dumps([row()], indent=1), "lines": lines(row()), "one object": json.dumps(row(), indent=2)}[form]
+    text = {
+        "array": json.dumps([row()], indent=1),
+        "lines": lines(row()),
+        "one object": json.dumps(row(), indent=2),
+    }[form]
     path.write_text(text, encoding="utf-8")
     assert collect(path).counts.model_dump() == {"read": 1, "kept": 1, "dropped": {}}
     assert written(path) == [
@@ -66,9 +84,14 @@ def test_our_own_records_are_read_back_as_they_are(tmp_path: Path):
     assert written(again) == written(first)
 
 
-def test_a_broken_line_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_broken_line_is_named_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     path = tmp_path / "cases.jsonl"
-    path.write_text(lines(row(1)) + '{"id": 2, broken\n\n' + lines(row(3), {"a": 1}, [1], row(3)), encoding="utf-8")
+    path.write_text(
+        lines(row(1)) + '{"id": 2, broken\n\n' + lines(row(3), {"a": 1}, [1], row(3)),
+        encoding="utf-8",
+    )
     manifest = collect(path)
     assert manifest.counts.model_dump() == {
         "read": 6,
@@ -76,7 +99,10 @@ def test_a_broken_line_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pyt
         "dropped": {"wrong_schema": 2, "broken_line": 1, "duplicate_id": 1},
     }
     told = capsys.readouterr().err
-    assert "cases.jsonl:2: broken JSON" in told and "cases.jsonl:5: found the fields a; expected title, department" in told
+    assert (
+        "cases.jsonl:2: broken JSON" in told
+        and "cases.jsonl:5: found the fields a; expected title, department" in told
+    )
     assert manifest.facts["problems"][0].startswith("cases.jsonl:2")
 
 
@@ -95,12 +121,22 @@ def test_one_bad_byte_does_not_change_how_the_rest_is_read(tmp_path: Path):
 
 def test_a_case_of_another_origin_has_its_own_source_and_a_stable_id(tmp_path: Path):
     path = tmp_path / "cases.jsonl"
-    own = {"raw_medical_record": {"主诉": ["咳嗽", "发热"], "查体": None, "诊断": "肺炎"}, "department": ["内科", "呼吸科"], "id": 17}
-    path.write_text(lines(own, {**own, "id": None}, {**own, "id": 3, "raw_medical_record": {"主诉": "无"}}), encoding="utf-8")
+    own = {
+        "raw_medical_record": {"主诉": ["咳嗽", "发热"], "查体": None, "诊断": "肺炎"},
+        "department": ["内科", "呼吸科"],
+        "id": 17,
+    }
+    path.write_text(
+        lines(own, {**own, "id": None}, {**own, "id": 3, "raw_medical_record": {"主诉": "无"}}),
+        encoding="utf-8",
+    )
     reader = CaseFiles(path)
     numbered, unnumbered = list(reader)
     assert numbered.id == "files:17" and numbered.department == ("内科", "呼吸科")
-    assert numbered.sections == {"主诉": "咳嗽\n发热", "临床诊断": "肺炎"} and numbered.diagnosis == ("肺炎",)
+    assert numbered.sections == {
+        "主诉": "咳嗽\n发热",
+        "临床诊断": "肺炎",
+    } and numbered.diagnosis == ("肺炎",)
     assert len(unnumbered.id) == len("files:") + 12 and reader.dropped == {"empty": 1}
 
 
@@ -117,17 +153,28 @@ def test_a_limit_takes_the_first_cases(tmp_path: Path):
         (b"", "the file is empty; check --input"),
         (b" \n\n", "the file is empty; check --input"),
         (b"%PDF-1.7 \x00\x01", "no JSON \\(it begins with '%PDF-1.7"),
-        (b"title,department\na,b\n", "expected a JSON array or JSON Lines with title, department, url, id, raw_medical_record"),
+        (
+            b"title,department\na,b\n",
+            "expected a JSON array or JSON Lines with title, department, url, id, raw_medical_record",
+        ),
         (b"[1, 2", r"cases.json:1: broken JSON \(.*column 6\)"),
         (b"[]", "holds no case; check --input"),
-        (b'[{"question": 1, "answer": 2}]', "item 1: found the fields question, answer; expected title, department"),
-        (b'{"question": 1}\n{"answer": 2}\n', "cases.json:1: found the fields question; expected title"),
+        (
+            b'[{"question": 1, "answer": 2}]',
+            "item 1: found the fields question, answer; expected title, department",
+        ),
+        (
+            b'{"question": 1}\n{"answer": 2}\n',
+            "cases.json:1: found the fields question; expected title",
+        ),
         (b'[{"sections": {"a": "b"}}]', "item 1: no id"),
         (b"[" * 100_000, "cannot be read"),
         (b"{\xff\xfe\xff\xff\xff", "neither UTF-8 nor GB18030"),
     ],
 )
-def test_a_file_without_any_case_is_refused_in_one_line(tmp_path: Path, content: bytes, message: str):
+def test_a_file_without_any_case_is_refused_in_one_line(
+    tmp_path: Path, content: bytes, message: str
+):
     path = tmp_path / "cases.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as refused:
@@ -162,7 +209,11 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["id", "url", "title", "department", "sections", "raw_medical_record", "主诉", ""]), inner, max_size=5
+            st.sampled_from(
+                ["id", "url", "title", "department", "sections", "raw_medical_record", "主诉", ""]
+            ),
+            inner,
+            max_size=5,
         )
     ),
     max_leaves=12,

@@ -33,7 +33,15 @@ def write(path: Path, text: str) -> Path:
                 {"name": "z", "value": "9", "domain": "iiyi.com.evil.org"},
             ]
         ),
-        json.dumps({"cookies": [{"name": "sid", "value": "x1", "expires": -1}, {"name": "ok", "value": "2"}], "origins": []}),
+        json.dumps(
+            {
+                "cookies": [
+                    {"name": "sid", "value": "x1", "expires": -1},
+                    {"name": "ok", "value": "2"},
+                ],
+                "origins": [],
+            }
+        ),
         json.dumps({"sid": "x1", "ok": 2}),
         "Cookie: sid=x1; ok=2\n",
     ],
@@ -55,14 +63,19 @@ def test_every_form_gives_the_cookies_of_the_site(tmp_path: Path, text: str):
         ('{"a": "x\\r\\nSet-Cookie: y"}', "characters that no cookie has"),
     ],
 )
-def test_a_file_without_cookies_is_refused_without_telling_what_is_in_it(tmp_path: Path, text: str, message: str):
+def test_a_file_without_cookies_is_refused_without_telling_what_is_in_it(
+    tmp_path: Path, text: str, message: str
+):
     with pytest.raises(InputError, match=message) as refused:
         read_cookies(write(tmp_path / "c", text), HOST)
     assert "\n" not in str(refused.value)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.binary(max_size=80) | st.text(max_size=80).map(lambda text: ("[" + text).encode("utf-8", "replace")))
+@given(
+    st.binary(max_size=80)
+    | st.text(max_size=80).map(lambda text: ("[" + text).encode("utf-8", "replace"))
+)
 def test_no_file_ends_in_a_stack_trace(tmp_path: Path, content: bytes):
     (tmp_path / "c").write_bytes(content)
     try:

@@ -6,8 +6,8 @@ import pytest
 
 from medkd.cli import run_command
 from medkd.collect.stage import Config, run
-from medkd.core.errors import InputError, PersonNeededError, StoppedError
-from medkd.core.recipe import make_config
+from medkd.core.config import make_config
+from medkd.core.errors import HumanActionRequiredError, InputError, StoppedError
 from medkd.core.records import RawCase
 from medkd.demo.clinic import ClinicCase, generate_cases
 from medkd.demo.site import NOT_FOUND, Answer, CaseSite, serve_site
@@ -21,7 +21,10 @@ def order_to(site: CaseSite, out: Path, **fields: object) -> Config:
 
 
 def ids_in(out: Path) -> list[str]:
-    return [RawCase.model_validate_json(line).id[5:] for line in (out / "raw_cases.jsonl").read_bytes().splitlines()]
+    return [
+        RawCase.model_validate_json(line).id[5:]
+        for line in (out / "raw_cases.jsonl").read_bytes().splitlines()
+    ]
 
 
 def numbers(cases: list[ClinicCase]) -> list[str]:
@@ -31,7 +34,9 @@ def numbers(cases: list[ClinicCase]) -> list[str]:
 def test_a_department_is_found_by_its_name_in_the_links_of_the_site(tmp_path: Path):
     with serve_site(CASES) as site:
         run(order_to(site, tmp_path, department="神经内科"))
-        assert site.asked.count("GET /cull/") == 1 and any(asked.startswith("GET /dept/") for asked in site.asked)
+        assert site.asked.count("GET /cull/") == 1 and any(
+            asked.startswith("GET /dept/") for asked in site.asked
+        )
         assert len([asked for asked in site.asked if "/show/" in asked]) == len(NEUROLOGY)
     assert ids_in(tmp_path) == numbers(NEUROLOGY)
 
@@ -39,11 +44,19 @@ def test_a_department_is_found_by_its_name_in_the_links_of_the_site(tmp_path: Pa
 def test_a_department_is_taken_by_its_number(tmp_path: Path):
     with serve_site(CASES) as site:
         run(order_to(site, tmp_path, department="1"))
-        assert "GET /dept/1-1.html" in site.asked and "POST /dept/1-2.html" in site.asked and "GET /cull/" not in site.asked
-    assert ids_in(tmp_path) == numbers([case for case in CASES if CASES[0].department[0] in case.department])
+        assert (
+            "GET /dept/1-1.html" in site.asked
+            and "POST /dept/1-2.html" in site.asked
+            and "GET /cull/" not in site.asked
+        )
+    assert ids_in(tmp_path) == numbers(
+        [case for case in CASES if CASES[0].department[0] in case.department]
+    )
 
 
-def test_where_no_page_links_to_the_department_others_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_where_no_page_links_to_the_department_others_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     with serve_site(CASES) as site:
         answer = site.answer
 
@@ -59,7 +72,10 @@ def test_where_no_page_links_to_the_department_others_are_left_out(tmp_path: Pat
 
 
 def test_a_department_that_the_site_does_not_have_is_named(tmp_path: Path):
-    with serve_site(CASES[:5]) as site, pytest.raises(InputError, match="no case among them; check --department '核医学科'"):
+    with (
+        serve_site(CASES[:5]) as site,
+        pytest.raises(InputError, match="no case among them; check --department '核医学科'"),
+    ):
         run(order_to(site, tmp_path, department="核医学科"))
 
 
@@ -75,7 +91,10 @@ def test_ids_are_asked_one_by_one_and_missing_ones_counted(tmp_path: Path):
     assert ids_in(tmp_path) == [str(first + i) for i in (0, 1, 2, 3, 4, 5, 7)]
 
 
-@pytest.mark.parametrize(("ids", "message"), [("7-3", "no range of ids"), ("a", "no range"), ("1-2000000", "more than 1000000 ids")])
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [("7-3", "no range of ids"), ("a", "no range"), ("1-2000000", "more than 1000000 ids")],
+)
 def test_ids_that_are_none_are_refused(ids: str, message: str):
     with pytest.raises(InputError, match=message):
         make_config(Config, {"out": "x", "ids": ids}, "medkd collect")
@@ -87,20 +106,31 @@ def test_numbers_on_a_command_line_are_taken_as_they_were_typed(tmp_path: Path):
     with serve_site(CASES[:30]) as site:
         place = ["collect", "--base-url", site.base_url, "--delay", "0"]
         first = CASES[0].number
-        assert run_command([*place, "--department", "1", "--limit", "2", "--out", str(tmp_path / "a")]) == 0
+        assert (
+            run_command([*place, "--department", "1", "--limit", "2", "--out", str(tmp_path / "a")])
+            == 0
+        )
         assert run_command([*place, "--ids", str(first), "--out", str(tmp_path / "b")]) == 0
-        assert run_command([*place, "--ids", f"{first},{first + 1}", "--out", str(tmp_path / "c")]) == 0
-        assert run_command([*place, "--ids", f"{first}-{first + 1}", "--out", str(tmp_path / "d")]) == 0
+        assert (
+            run_command([*place, "--ids", f"{first},{first + 1}", "--out", str(tmp_path / "c")])
+            == 0
+        )
+        assert (
+            run_command([*place, "--ids", f"{first}-{first + 1}", "--out", str(tmp_path / "d")])
+            == 0
+        )
     assert [len(ids_in(tmp_path / name)) for name in "abcd"] == [2, 1, 2, 2]
 
 
 def test_a_person_s_cookies_take_the_crawl_past_the_verification(tmp_path: Path):
     cookies = tmp_path / "cookies.txt"
     with serve_site(CASES[:60], verify_after=20) as site:
-        with pytest.raises(PersonNeededError, match="--cookies FILE"):
+        with pytest.raises(HumanActionRequiredError, match="--cookies FILE"):
             run(order_to(site, tmp_path / "out"))
         name, _, value = site.passed.partition("=")
-        cookies.write_text(f"# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\t{name}\t{value}\n")
+        cookies.write_text(
+            f"# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\t{name}\t{value}\n"
+        )
         manifest = run(order_to(site, tmp_path / "out", cookies=cookies))
         shown = [asked for asked in site.asked if "/show/" in asked]
     assert manifest.counts.kept == 60
@@ -111,7 +141,7 @@ def test_a_person_s_cookies_take_the_crawl_past_the_verification(tmp_path: Path)
 
 def test_pages_in_the_cache_are_not_asked_again_and_verifications_never_get_into_it(tmp_path: Path):
     with serve_site(CASES[:30], verify_after=10) as site:
-        with pytest.raises(PersonNeededError):
+        with pytest.raises(HumanActionRequiredError):
             run(order_to(site, tmp_path / "a", cache=tmp_path / "cache"))
         site.pass_verification()
         run(order_to(site, tmp_path / "a", cache=tmp_path / "cache"))
@@ -123,17 +153,25 @@ def test_pages_in_the_cache_are_not_asked_again_and_verifications_never_get_into
     assert ids_in(tmp_path / "a") == ids_in(tmp_path / "b")
 
 
-def test_a_changed_layout_stops_the_crawl_and_keeps_the_pages_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_changed_layout_stops_the_crawl_and_keeps_the_pages_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     with serve_site(CASES) as site:
         answer = site.answer
 
         def changed(method: str, path: str, *more: object) -> Answer:
             given = answer(method, path, *more)  # pyright: ignore[reportArgumentType]
             is_hit = "/show/" in path and int(path[6:11]) % 3 == 0
-            return Answer(200, "<html><body><section>新版</section></body></html>") if is_hit else given
+            return (
+                Answer(200, "<html><body><section>新版</section></body></html>")
+                if is_hit
+                else given
+            )
 
         monkeypatch.setattr(site, "answer", changed)
-        with pytest.raises(StoppedError, match=r"unread_pages.jsonl: more than 20% .* layout may have changed") as stopped:
+        with pytest.raises(
+            StoppedError, match=r"unread_pages.jsonl: more than 20% .* layout may have changed"
+        ) as stopped:
             run(order_to(site, tmp_path))
         assert stopped.value.exit_code == 3 and "\n" not in str(stopped.value)
         assert len([asked for asked in site.asked if "/show/" in asked]) < 60
@@ -145,20 +183,28 @@ def test_a_login_page_asks_for_a_person(tmp_path: Path, monkeypatch: pytest.Monk
     login = Answer(200, '<html><body><form><input type="password"></form></body></html>')
     with serve_site(CASES[:30]) as site:
         answer = site.answer
-        monkeypatch.setattr(site, "answer", lambda m, path, *more: login if "/show/" in path else answer(m, path, *more))
-        with pytest.raises(PersonNeededError, match="asks a person to log in"):
+        monkeypatch.setattr(
+            site,
+            "answer",
+            lambda m, path, *more: login if "/show/" in path else answer(m, path, *more),
+        )
+        with pytest.raises(HumanActionRequiredError, match="asks a person to log in"):
             run(order_to(site, tmp_path))
     assert not (tmp_path / "unread_pages.jsonl").read_text()
 
 
-def test_a_list_that_gives_a_404_from_its_first_page_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_list_that_gives_a_404_from_its_first_page_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     with serve_site(CASES[:3]) as site:
         monkeypatch.setattr(site, "answer", lambda *_: NOT_FOUND)
         with pytest.raises(InputError, match="no case among them"):
             run(order_to(site, tmp_path))
 
 
-def test_a_page_in_another_encoding_than_it_says_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_page_in_another_encoding_than_it_says_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     class Mislabelled(str):
         def encode(self, *_: str) -> bytes:
             return str(self).encode("gb18030")

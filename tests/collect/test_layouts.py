@@ -2,7 +2,14 @@
 
 import pytest
 
-from medkd.collect.pages import is_login, is_verification, parse_case, parse_departments, parse_list, to_plain_text
+from medkd.collect.pages import (
+    is_login,
+    is_verification,
+    parse_case,
+    parse_departments,
+    parse_list,
+    to_plain_text,
+)
 from medkd.collect.sections import find_department, is_of_department
 from medkd.core.records import RawCase
 from medkd.demo.clinic import generate_cases
@@ -30,7 +37,11 @@ def read(html: str) -> RawCase:
 
 def test_the_layout_of_2022_is_read_paragraph_by_paragraph() -> None:
     case = read(OF_2022)
-    assert (case.title, case.department, case.diagnosis) == ("头痛一例", ("内科", "神经内科"), ("脑积水", "高血压"))
+    assert (case.title, case.department, case.diagnosis) == (
+        "头痛一例",
+        ("内科", "神经内科"),
+        ("脑积水", "高血压"),
+    )
     assert case.sections == {
         "基本信息": "男，49岁",
         "主诉": "头痛3天\n加重1天。",
@@ -60,7 +71,11 @@ def test_the_clinic_s_cases_come_whole_out_of_each_layout(layout: str) -> None:
         assert read_back is not None
         assert dict(read_back.sections) == {**case.sections, **case.summary}
         departments = tuple(dict.fromkeys(case.department))
-        assert (read_back.title, read_back.department, read_back.diagnosis) == (case.title, departments, case.diagnosis)
+        assert (read_back.title, read_back.department, read_back.diagnosis) == (
+            case.title,
+            departments,
+            case.diagnosis,
+        )
 
 
 def test_a_block_around_several_sections_does_not_run_them_together() -> None:
@@ -70,7 +85,12 @@ def test_a_block_around_several_sections_does_not_run_them_together() -> None:
 
 
 def test_other_pages_are_no_cases() -> None:
-    for html in ("<p>诊断：略</p>", "<p>主诉：头痛</p>", "<ul><li>【讨论】</li><li>【总结】好</li></ul>", "<h1>404</h1>"):
+    for html in (
+        "<p>诊断：略</p>",
+        "<p>主诉：头痛</p>",
+        "<ul><li>【讨论】</li><li>【总结】好</li></ul>",
+        "<h1>404</h1>",
+    ):
         assert parse_case(html, "7") is None
 
 
@@ -88,7 +108,9 @@ def test_a_slider_page_with_links_to_other_cases_still_asks_for_a_person() -> No
 
 
 def test_html_in_a_text_is_read_as_what_it_shows() -> None:
-    assert to_plain_text("<p>发热<script>alert(1)</script>3天</p><p>咳嗽</p>") == "\n发热3天\n\n咳嗽\n"
+    assert (
+        to_plain_text("<p>发热<script>alert(1)</script>3天</p><p>咳嗽</p>") == "\n发热3天\n\n咳嗽\n"
+    )
     assert to_plain_text("WBC<4.0，E/A<1 且 B>2 &lt;") == "WBC<4.0，E/A<1 且 B>2 &lt;"
 
 
@@ -100,14 +122,28 @@ def test_a_password_field_is_a_login_only_where_content_is_missing() -> None:
 
 
 def test_lists_of_older_make_and_relative_links_are_read() -> None:
-    assert parse_list('<ul><li><a href="/u/3">甲</a><a href="https://bingli.iiyi.com/show/31-1.html">乙</a></li></ul>') == ["31"]
-    assert parse_list('<div class="li"><a class="name" href="show/12-1.html">甲</a></div>') == ["12"]
-    assert parse_list('\ufeff{"html": "<div class=\\"li\\"><a class=\\"name\\" href=\\"../show/5-1.html\\">x</a></div>"}') == ["5"]
+    assert parse_list(
+        '<ul><li><a href="/u/3">甲</a><a href="https://bingli.iiyi.com/show/31-1.html">乙</a></li></ul>'
+    ) == ["31"]
+    assert parse_list('<div class="li"><a class="name" href="show/12-1.html">甲</a></div>') == [
+        "12"
+    ]
+    assert parse_list(
+        '\ufeff{"html": "<div class=\\"li\\"><a class=\\"name\\" href=\\"../show/5-1.html\\">x</a></div>"}'
+    ) == ["5"]
 
 
 def test_departments_are_found_by_name_or_by_a_part_that_only_one_has() -> None:
     page = '<a href="/dept/8-1.html">内科病例</a><a href="../dept/56-1.html"><span>心血管内科</span></a><a href="/x">骨科</a>'
     numbers = parse_departments(page)
     assert numbers == {"内科": "8", "心血管内科": "56"}
-    assert [find_department(numbers, name) for name in ("内科", "心血管", "科", "儿科", "")] == ["8", "56", "", "", ""]
-    assert is_of_department(("内科", "神经内科"), "神经内科病例") and not is_of_department(("内科",), "神经内科")
+    assert [find_department(numbers, name) for name in ("内科", "心血管", "科", "儿科", "")] == [
+        "8",
+        "56",
+        "",
+        "",
+        "",
+    ]
+    assert is_of_department(("内科", "神经内科"), "神经内科病例") and not is_of_department(
+        ("内科",), "神经内科"
+    )

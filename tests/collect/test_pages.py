@@ -20,7 +20,17 @@ PAGE = """
 """
 
 TAGS = ["div", "p", "br", "h2", "h3", "em", "var", "span", "a", "li", "script", "!--", "?x", "td"]
-CLASSES = ["case_study position2", "case_study position3", "position4", "case_summary position1", "situation", "sliderS", "li", "name", "t"]
+CLASSES = [
+    "case_study position2",
+    "case_study position3",
+    "position4",
+    "case_summary position1",
+    "situation",
+    "sliderS",
+    "li",
+    "name",
+    "t",
+]
 
 
 def read(html: str) -> RawCase:
@@ -44,7 +54,9 @@ def test_the_newest_layout_is_read_block_by_block():
 
 
 def test_department_tags_go_before_breadcrumbs():
-    tags = '<div class="doctors_excel"><a><span>外科病例</span></a><a><span>骨科病例</span></a></div>'
+    tags = (
+        '<div class="doctors_excel"><a><span>外科病例</span></a><a><span>骨科病例</span></a></div>'
+    )
     assert read(PAGE + tags).department == ("外科", "骨科")
 
 
@@ -63,7 +75,20 @@ pieces = st.one_of(
     st.text(max_size=8),
     st.builds('<{} class="{}">'.format, st.sampled_from(TAGS), st.sampled_from(CLASSES)),
     st.builds("</{}>".format, st.sampled_from(TAGS)),
-    st.sampled_from([PAGE[:200], PAGE[200:], "\x00", "\ud800", "&#0;", "&#xD800;", "<![CDATA[", '{"data":', '{"html":"', "]"]),
+    st.sampled_from(
+        [
+            PAGE[:200],
+            PAGE[200:],
+            "\x00",
+            "\ud800",
+            "&#0;",
+            "&#xD800;",
+            "<![CDATA[",
+            '{"data":',
+            '{"html":"',
+            "]",
+        ]
+    ),
 )
 
 
@@ -81,18 +106,31 @@ def test_no_page_breaks_the_readers(html: str):
     is_verification(html)
 
 
-LINKS = "".join(f'<div class="li"><a class="name" href="{href}">甲</a></div>' for href in ("../show/12-1.html", "/show/9-1.html"))
+LINKS = "".join(
+    f'<div class="li"><a class="name" href="{href}">甲</a></div>'
+    for href in ("../show/12-1.html", "/show/9-1.html")
+)
 
 
 def test_a_list_is_read_in_all_its_forms():
     aside = '<div class="li"><a class="name" href="/show/99-1.html">elsewhere</a></div>'
     page = f'<html><div class="case_database_box">{LINKS}</div>{aside}</html>'
-    answers = [page, LINKS, json.dumps({"data": {"html": LINKS}}), json.dumps({"html": LINKS}), json.dumps({"data": LINKS})]
+    answers = [
+        page,
+        LINKS,
+        json.dumps({"data": {"html": LINKS}}),
+        json.dumps({"html": LINKS}),
+        json.dumps({"data": LINKS}),
+    ]
     assert [parse_list(answer) for answer in answers] == [["12", "9"]] * 5
 
 
 def test_links_that_are_no_cases_are_left_alone():
-    assert parse_list('<div class="li"><a class="name" href="https://elsewhere.example/x">甲</a></div>' + LINKS + LINKS) == ["12", "9"]
+    assert parse_list(
+        '<div class="li"><a class="name" href="https://elsewhere.example/x">甲</a></div>'
+        + LINKS
+        + LINKS
+    ) == ["12", "9"]
 
 
 def test_the_slider_is_a_verification_only_where_content_is_missing():
@@ -104,7 +142,10 @@ def test_the_slider_is_a_verification_only_where_content_is_missing():
 
 
 def test_addresses_give_their_id():
-    assert [native_id_of(a) for a in ("/show/12-1.html", "https://x/show/34-2.html?a", "/cull/2.html", "")] == ["12", "34", "", ""]
+    assert [
+        native_id_of(a)
+        for a in ("/show/12-1.html", "https://x/show/34-2.html?a", "/cull/2.html", "")
+    ] == ["12", "34", "", ""]
 
 
 def test_the_licence_note_names_the_host():

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.collect.sections import find_diagnosis, join_sections, load_names, split_diagnoses, tidy, unify_departments
+from medkd.collect.sections import (
+    find_diagnosis,
+    join_sections,
+    load_names,
+    split_diagnoses,
+    tidy,
+    unify_departments,
+)
 from medkd.core.errors import InputError
 
 
@@ -14,7 +21,10 @@ from medkd.core.errors import InputError
     ("text", "expected"),
     [
         ("1.肺炎；2.脑梗死；3.肾囊肿", ["肺炎", "脑梗死", "肾囊肿"]),
-        ("1.肺炎2.高血压病3级（很高危）3.2型糖尿病", ["肺炎", "高血压病3级（很高危）", "2型糖尿病"]),
+        (
+            "1.肺炎2.高血压病3级（很高危）3.2型糖尿病",
+            ["肺炎", "高血压病3级（很高危）", "2型糖尿病"],
+        ),
         ("1、肺炎\n2、甲型H1N1流感。", ["肺炎", "甲型H1N1流感"]),
         ("①肺炎②胸腔积液", ["肺炎", "胸腔积液"]),
         ("（1）肺炎（2）胸腔积液", ["肺炎", "胸腔积液"]),
@@ -45,7 +55,14 @@ def test_any_text_is_split_into_tidy_diagnoses(text: str):
         assert diagnosis and diagnosis == tidy(diagnosis)
 
 
-@given(st.lists(st.text(alphabet="肺炎心梗肾病左右", min_size=2, max_size=6), min_size=1, max_size=30, unique=True))
+@given(
+    st.lists(
+        st.text(alphabet="肺炎心梗肾病左右", min_size=2, max_size=6),
+        min_size=1,
+        max_size=30,
+        unique=True,
+    )
+)
 def test_a_numbered_list_is_read_back(diagnoses: list[str]):
     text = "；".join(f"{i}.{diagnosis}" for i, diagnosis in enumerate(diagnoses, start=1))
     assert list(split_diagnoses(text)) == diagnoses
@@ -62,7 +79,10 @@ def test_tidying_touches_white_space_alone():
 
 
 def test_names_are_unified_and_unknown_ones_kept():
-    assert [load_names().unify(name) for name in ("一般资料", "【基本信息】", "2. 体格检查：", "月经史", "")] == [
+    assert [
+        load_names().unify(name)
+        for name in ("一般资料", "【基本信息】", "2. 体格检查：", "月经史", "")
+    ] == [
         "基本信息",
         "基本信息",
         "查体",
@@ -72,7 +92,10 @@ def test_names_are_unified_and_unknown_ones_kept():
 
 
 def test_a_second_text_of_one_name_follows_the_first():
-    assert join_sections([("一般资料", "男"), ("基本信息", "男"), ("基本信息", "49岁"), ("主诉", " "), ("", "附记")], load_names()) == {
+    assert join_sections(
+        [("一般资料", "男"), ("基本信息", "男"), ("基本信息", "49岁"), ("主诉", " "), ("", "附记")],
+        load_names(),
+    ) == {
         "基本信息": "男\n49岁",
         "其他": "附记",
     }
@@ -93,7 +116,9 @@ def test_a_user_s_table_goes_on_top_of_the_package_s(tmp_path: Path):
     path = tmp_path / "names.yaml"
     path.write_text("现病史: [Verlauf]\n护理记录: [护理]\n", encoding="utf-8")
     names = load_names(path)
-    assert [names.unify(name) for name in ("Verlauf", "verlauf：", "护 理", "现 病 史", "Past history")] == [
+    assert [
+        names.unify(name) for name in ("Verlauf", "verlauf：", "护 理", "现 病 史", "Past history")
+    ] == [
         "现病史",
         "现病史",
         "护理记录",
@@ -102,7 +127,10 @@ def test_a_user_s_table_goes_on_top_of_the_package_s(tmp_path: Path):
     ]
 
 
-@pytest.mark.parametrize("content", ["[", "- a", "主诉: x", "1: [a]", "", "主诉: [a", "主诉: 2021-13-45", "[" * 5000, "? [a]\n: b"])
+@pytest.mark.parametrize(
+    "content",
+    ["[", "- a", "主诉: x", "1: [a]", "", "主诉: [a", "主诉: 2021-13-45", "[" * 5000, "? [a]\n: b"],
+)
 def test_a_table_that_is_none_is_refused_in_one_line(tmp_path: Path, content: str):
     path = tmp_path / "names.yaml"
     path.write_text(content, encoding="utf-8")
@@ -115,6 +143,10 @@ def test_a_table_that_is_none_is_refused_in_one_line(tmp_path: Path, content: st
 def test_running_text_is_cut_at_its_headings_and_other_text_is_not():
     names = load_names()
     text = "男，49岁【主诉】 发热。\n体格检查：T38℃\n1.诊断：肺炎"
-    assert names.cut(text) == [("【主诉】", " 发热。\n"), ("体格检查：", "T38℃\n"), ("1.诊断：", "肺炎")]
+    assert names.cut(text) == [
+        ("【主诉】", " 发热。\n"),
+        ("体格检查：", "T38℃\n"),
+        ("1.诊断：", "肺炎"),
+    ]
     assert names.cut("主诉：发热。") == []
     assert names.cut("诊断：肺炎。\n讨论：略。") == []

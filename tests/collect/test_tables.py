@@ -17,7 +17,10 @@ from medkd.demo.clinic import generate_cases
 from medkd.demo.site import render_case
 
 HEADINGS = ["编号", "科室", "姓名", "主 诉", "Verlauf", "最终诊断"]
-ROWS = [["17", "内科 呼吸科", "张伟", "咳嗽，3天\n发热", "1周前起病。", "1.肺炎；2.哮喘"], ["18", "外科", "李娜", "无", "腹痛", "阑尾炎"]]
+ROWS = [
+    ["17", "内科 呼吸科", "张伟", "咳嗽，3天\n发热", "1周前起病。", "1.肺炎；2.哮喘"],
+    ["18", "外科", "李娜", "无", "腹痛", "阑尾炎"],
+]
 
 
 def write_csv(path: Path, encoding: str = "utf-8-sig", delimiter: str = ",") -> Path:
@@ -40,11 +43,16 @@ def write_excel(path: Path) -> Path:
 
 def collect(path: Path, out: Path, **fields: object) -> list[RawCase]:
     run(Config.model_validate({"out": out, "source": "files", "input": path, **fields}))
-    return [RawCase.model_validate_json(line) for line in (out / "raw_cases.jsonl").read_bytes().splitlines()]
+    return [
+        RawCase.model_validate_json(line)
+        for line in (out / "raw_cases.jsonl").read_bytes().splitlines()
+    ]
 
 
 @pytest.mark.parametrize("kind", ["utf-8-sig", "gb18030", "utf-16", "semicolon", "excel"])
-def test_a_table_is_read_by_its_headings_and_by_what_the_user_says_of_them(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]):
+def test_a_table_is_read_by_its_headings_and_by_what_the_user_says_of_them(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+):
     match kind:
         case "excel":
             path = write_excel(tmp_path / "cases.xlsx")
@@ -53,8 +61,16 @@ def test_a_table_is_read_by_its_headings_and_by_what_the_user_says_of_them(tmp_p
         case _:
             path = write_csv(tmp_path / "cases.csv", encoding=kind)
     first, second = collect(path, tmp_path / "out", columns=("Verlauf=现病史",))
-    assert (first.id, first.department, first.diagnosis) == ("files:17", ("内科", "呼吸科"), ("肺炎", "哮喘"))
-    assert first.sections == {"主诉": "咳嗽，3天\n发热", "现病史": "1周前起病。", "诊断结果": "1.肺炎；2.哮喘"}
+    assert (first.id, first.department, first.diagnosis) == (
+        "files:17",
+        ("内科", "呼吸科"),
+        ("肺炎", "哮喘"),
+    )
+    assert first.sections == {
+        "主诉": "咳嗽，3天\n发热",
+        "现病史": "1周前起病。",
+        "诊断结果": "1.肺炎；2.哮喘",
+    }
     assert second.sections == {"现病史": "腹痛", "诊断结果": "阑尾炎"}
     assert "columns 姓名: nobody said what they hold" in capsys.readouterr().err
     assert "张伟" not in (tmp_path / "out/raw_cases.jsonl").read_text()
@@ -65,32 +81,53 @@ def test_sections_side_by_side_in_json_are_read_like_a_table(tmp_path: Path):
         '{"id": 3, "Chief complaint": "cough", "现病史": "3天", "label": ["肺炎"], "诊断": ["肺炎", "哮喘"]}\n'
     )
     case = read_cases(tmp_path / "cases.jsonl")[0]
-    assert case.sections == {"主诉": "cough", "现病史": "3天", "临床诊断": "肺炎\n哮喘"} and case.diagnosis == ("肺炎", "哮喘")
+    assert case.sections == {
+        "主诉": "cough",
+        "现病史": "3天",
+        "临床诊断": "肺炎\n哮喘",
+    } and case.diagnosis == ("肺炎", "哮喘")
 
 
 def test_html_in_the_text_of_a_row_comes_out_as_plain_text(tmp_path: Path):
     text = "<p>发热，WBC&lt;4.0</p><script>alert('x')</script><p onclick='y'>咳嗽<br/>3天</p>"
-    (tmp_path / "cases.json").write_text(json.dumps([{"raw_medical_record": {"现病史": text, "辅助检查": "WBC<4.0，CRP>8"}}]))
-    assert read_cases(tmp_path / "cases.json")[0].sections == {"现病史": "发热，WBC<4.0\n咳嗽\n3天", "辅助检查": "WBC<4.0，CRP>8"}
+    (tmp_path / "cases.json").write_text(
+        json.dumps([{"raw_medical_record": {"现病史": text, "辅助检查": "WBC<4.0，CRP>8"}}])
+    )
+    assert read_cases(tmp_path / "cases.json")[0].sections == {
+        "现病史": "发热，WBC<4.0\n咳嗽\n3天",
+        "辅助检查": "WBC<4.0，CRP>8",
+    }
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
-    [(("Verlauf",), "say it as COLUMN=NAME"), (("Verlauf=现病",), "no section '现病'; did you mean '现病史'"), (("=主诉",), "COLUMN=NAME")],
+    [
+        (("Verlauf",), "say it as COLUMN=NAME"),
+        (("Verlauf=现病",), "no section '现病'; did you mean '现病史'"),
+        (("=主诉",), "COLUMN=NAME"),
+    ],
 )
-def test_columns_that_say_nothing_are_refused(tmp_path: Path, columns: tuple[str, ...], message: str):
+def test_columns_that_say_nothing_are_refused(
+    tmp_path: Path, columns: tuple[str, ...], message: str
+):
     with pytest.raises(InputError, match=message):
         collect(write_csv(tmp_path / "cases.csv"), tmp_path / "out", columns=columns)
 
 
-def test_a_folder_of_saved_pages_is_read_in_every_layout_and_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_of_saved_pages_is_read_in_every_layout_and_encoding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     cases = generate_cases(12, seed=2)
     for i, case in enumerate(cases):
         html = render_case(case)
         if i % 2:
             html = html.replace('charset="utf-8"', 'charset="gb2312"')
-        (tmp_path / f"{case.number}-1.html").write_bytes(html.encode("gb18030" if i % 2 else "utf-8"))
-    page = render_case(cases[0]).replace("<body>", "<!-- saved from url=(0043)https://bingli.iiyi.com/show/777-1.html --><body>", 1)
+        (tmp_path / f"{case.number}-1.html").write_bytes(
+            html.encode("gb18030" if i % 2 else "utf-8")
+        )
+    page = render_case(cases[0]).replace(
+        "<body>", "<!-- saved from url=(0043)https://bingli.iiyi.com/show/777-1.html --><body>", 1
+    )
     (tmp_path / "页面.html").write_text(page, encoding="utf-8")
     (tmp_path / "login.html").write_text("<html>登录</html>", encoding="utf-8")
     (tmp_path / "notes.txt").write_text("not read")
@@ -100,7 +137,10 @@ def test_a_folder_of_saved_pages_is_read_in_every_layout_and_encoding(tmp_path: 
     for case in cases:
         assert dict(by_id[f"iiyi:{case.number}"].sections) == {**case.sections, **case.summary}
         assert by_id[f"iiyi:{case.number}"].retrieved_at
-    assert by_id["iiyi:777"].url.endswith("/show/777-1.html") and "synthetic" in by_id["iiyi:777"].licence
+    assert (
+        by_id["iiyi:777"].url.endswith("/show/777-1.html")
+        and "synthetic" in by_id["iiyi:777"].licence
+    )
     assert "login.html: no layout finds a case in this page" in capsys.readouterr().err
 
 
@@ -116,7 +156,11 @@ def test_a_folder_may_hold_files_of_many_kinds_and_a_broken_one_is_named(tmp_pat
     assert len(list(files)) == 3
     assert files.dropped == {"unreadable_file": 4}
     told = " ".join(files.problems)
-    assert "b.json:1: broken JSON" in told and "c.json: a packed archive" in told and "d.xlsx: no Excel workbook" in told
+    assert (
+        "b.json:1: broken JSON" in told
+        and "c.json: a packed archive" in told
+        and "d.xlsx: no Excel workbook" in told
+    )
 
 
 def test_single_files_that_are_something_else_are_refused_in_one_line(tmp_path: Path):
@@ -137,14 +181,18 @@ def test_single_files_that_are_something_else_are_refused_in_one_line(tmp_path: 
 
 def test_a_line_of_many_megabytes_is_read_or_refused_without_delay(tmp_path: Path):
     long = "咳嗽；（" * 1_000_000
-    (tmp_path / "a.jsonl").write_text('{"raw_medical_record": {"主诉": "' + long + '", "诊断结果": "' + long + '"}}\n')
+    (tmp_path / "a.jsonl").write_text(
+        '{"raw_medical_record": {"主诉": "' + long + '", "诊断结果": "' + long + '"}}\n'
+    )
     (tmp_path / "b.csv").write_text(f"主诉,诊断结果\n{long},肺炎\n")
     (tmp_path / "c.html").write_text("<p>" + long * 2)
     files = CaseFiles(tmp_path)
     assert len(list(files)) == 2 and files.dropped == {"unreadable": 1}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
 @given(
     st.sampled_from(["x.csv", "x.xlsx", "x.html", "x.tsv"]),
     st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "replace")),

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_reading import list_attempts
-from medkd.completers.continuation import Continuation, Missing, Part, SoFar, join, stands_alone, take_so_far
+from medkd.completers.continuation import (
+    Continuation,
+    Missing,
+    Part,
+    SoFar,
+    join,
+    stands_alone,
+    take_so_far,
+)
 from medkd.completers.dispatch import PaidCompleter, Terms
 from medkd.completers.endpoint import Endpoint, Limits
 from medkd.completers.ledger import Ledger
@@ -23,12 +31,23 @@ WHOLE = f"<think>\n{REASONING}\n</think>\n\n化脓性脑膜炎"
 
 def ask(number: int, thinking: bool = False) -> Request:
     text = f"<diagnosis>化脓性脑膜炎{number}</diagnosis><record>【主诉】发热伴头痛{number}天。【查体】颈强直，体温39.{number}℃。</record>"
-    return Request(messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=1024, thinking=thinking))
+    return Request(
+        messages=(Message(role="user", content=text),),
+        sampling=Sampling(max_tokens=1024, thinking=thinking),
+    )
 
 
 def open_completer(ledger, base_url, prefix=True, **more) -> PaidCompleter:
-    terms = Terms(concurrency=4, patience=Patience(backoff_s=0.01, backoff_cap_s=0.05), find_missing=find_missing_part)
-    return PaidCompleter(Endpoint(find_target("rehearsal", "", base_url, prefix=prefix), more.get("limits")), ledger, terms)
+    terms = Terms(
+        concurrency=4,
+        patience=Patience(backoff_s=0.01, backoff_cap_s=0.05),
+        find_missing=find_missing_part,
+    )
+    return PaidCompleter(
+        Endpoint(find_target("rehearsal", "", base_url, prefix=prefix), more.get("limits")),
+        ledger,
+        terms,
+    )
 
 
 @given(st.integers(1, len(WHOLE)))
@@ -45,9 +64,13 @@ def test_a_reasoning_cut_anywhere_and_gone_on_with_is_the_reasoning(cut):
 
 
 @pytest.mark.parametrize("cut", [10, 30, len(WHOLE) - 8, len(WHOLE)])
-@pytest.mark.parametrize("anew", [WHOLE, "<think>先看主诉。</think>脑炎", f"好的。{WHOLE.removeprefix('<think>')}"])
+@pytest.mark.parametrize(
+    "anew", [WHOLE, "<think>先看主诉。</think>脑炎", f"好的。{WHOLE.removeprefix('<think>')}"]
+)
 def test_a_text_that_begins_anew_is_not_put_behind_the_first(cut, anew):
-    assert join(SoFar(1, "", WHOLE[:cut]), "", anew) is None or (cut == 10 and not anew.startswith("<think>"))
+    assert join(SoFar(1, "", WHOLE[:cut]), "", anew) is None or (
+        cut == 10 and not anew.startswith("<think>")
+    )
 
 
 def test_half_a_reasoning_followed_by_an_answer_or_an_answer_by_new_thoughts_are_not_joined():
@@ -80,42 +103,78 @@ def test_a_server_that_refuses_or_begins_anew_is_no_longer_asked_unless_it_has_g
     text, thought = SoFar(1, "", WHOLE[:40]), SoFar(1, REASONING[:40], "")
     refused = Continuation(find_target("rehearsal"))
     refused.note_refused(text)
-    assert (refused.is_possible(text, ask(1)), refused.is_possible(thought, ask(1)), thought.part) == (False, True, Part.REASONING)
+    assert (
+        refused.is_possible(text, ask(1)),
+        refused.is_possible(thought, ask(1)),
+        thought.part,
+    ) == (False, True, Part.REASONING)
     proven = Continuation(find_target("rehearsal"))
     proven.note_joined(text)
     for _ in range(9):
         proven.note_anew(text)
     proven.note_refused(text)
     assert proven.is_possible(text, ask(1))
-    assert not Continuation(find_target("custom", "m", "http://127.0.0.1:9/v1")).is_possible(text, ask(1))
+    assert not Continuation(find_target("custom", "m", "http://127.0.0.1:9/v1")).is_possible(
+        text, ask(1)
+    )
 
 
 @pytest.mark.parametrize("thinking", [True, False])
-@pytest.mark.parametrize("fault", [Fault.CUT, Fault.ERROR_IN_STREAM, Fault.NO_RESOURCE, Fault.LENGTH, Fault.NO_ANSWER, Fault.SILENCE])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.CUT,
+        Fault.ERROR_IN_STREAM,
+        Fault.NO_RESOURCE,
+        Fault.LENGTH,
+        Fault.NO_ANSWER,
+        Fault.SILENCE,
+    ],
+)
 def test_what_was_paid_for_is_gone_on_from_and_no_token_is_bought_twice(tmp_path, fault, thinking):
     with serve_teacher(latency_s=0) as teacher, Ledger(tmp_path / "ideal.sqlite") as ledger:
         [ideal] = open_completer(ledger, teacher.base_url).complete([ask(1, thinking)])
     path = tmp_path / "l.sqlite"
-    with serve_teacher(latency_s=0, script=[fault, Fault.RATE_LIMIT]) as teacher, Ledger(path) as ledger:
-        [answer] = open_completer(ledger, teacher.base_url, limits=Limits(silence_s=0.2)).complete([ask(1, thinking)])
+    with (
+        serve_teacher(latency_s=0, script=[fault, Fault.RATE_LIMIT]) as teacher,
+        Ledger(path) as ledger,
+    ):
+        [answer] = open_completer(ledger, teacher.base_url, limits=Limits(silence_s=0.2)).complete(
+            [ask(1, thinking)]
+        )
         assert teacher.bill.n_gone_on == 1
         assert teacher.bill.usage.completion <= ideal.usage.completion + 3
-    assert (answer.complete, answer.reasoning, answer.text, answer.attempts) == (True, ideal.reasoning, ideal.text, 3)
+    assert (answer.complete, answer.reasoning, answer.text, answer.attempts) == (
+        True,
+        ideal.reasoning,
+        ideal.text,
+        3,
+    )
     first, limited, last = list_attempts(path)
-    assert (first.continues, limited.continues, last.continues) == (None, first.id, first.id) or limited.continues is None
+    assert (first.continues, limited.continues, last.continues) == (
+        None,
+        first.id,
+        first.id,
+    ) or limited.continues is None
     assert last.continues == first.id
 
 
 @pytest.mark.parametrize("prefix", [Prefix.REFUSES, Prefix.IGNORES])
 def test_where_the_server_does_not_go_on_it_is_asked_again_the_plain_way(tmp_path, prefix):
-    with serve_teacher(latency_s=0, prefix=prefix, script=[Fault.CUT] * 12) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+    with (
+        serve_teacher(latency_s=0, prefix=prefix, script=[Fault.CUT] * 12) as teacher,
+        Ledger(tmp_path / "l.sqlite") as ledger,
+    ):
         answers = open_completer(ledger, teacher.base_url).complete([ask(n) for n in range(12)])
     assert all(a.complete and a.text.count("<think>") == 1 for a in answers)
 
 
 def test_what_neither_goes_on_nor_begins_anew_is_kept_out(tmp_path):
     begun = "<think>\n" + REASONING + "\n"
-    with serve_teacher(latency_s=0, script=[Fault.NO_ANSWER, Fault.BLANK, None]) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+    with (
+        serve_teacher(latency_s=0, script=[Fault.NO_ANSWER, Fault.BLANK, None]) as teacher,
+        Ledger(tmp_path / "l.sqlite") as ledger,
+    ):
         completer = open_completer(ledger, teacher.base_url)
         [answer] = completer.complete([ask(1)])
         assert len(ledger.attempts_of(completer.key_of(ask(1)))) == 3
@@ -131,7 +190,9 @@ def test_what_a_stopped_run_left_unfinished_is_gone_on_from(tmp_path):
     with serve_teacher(latency_s=0) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
         completer = open_completer(ledger, teacher.base_url)
         ledger.start_run(1)
-        attempt = ledger.open_attempt(completer.key_of(ask(1)), "case", completer.target, 10, None).result()
+        attempt = ledger.open_attempt(
+            completer.key_of(ask(1)), "case", completer.target, 10, None
+        ).result()
         ledger.save_pieces([(attempt, 1, False, text)], 0).result()
     with serve_teacher(latency_s=0) as teacher:
         connection = sqlite3.connect(tmp_path / "l.sqlite")  # as a kill leaves it
@@ -146,5 +207,9 @@ def test_what_a_stopped_run_left_unfinished_is_gone_on_from(tmp_path):
 
 
 def test_missing_names_what_could_still_come():
-    assert find_missing_part("", "<think>发热") == Missing("no diagnosis after </think>", is_at_end=True)
-    assert find_missing_part("", "脑膜炎") == Missing("no reasoning between <think> and </think>", is_at_end=False)
+    assert find_missing_part("", "<think>发热") == Missing(
+        "no diagnosis after </think>", is_at_end=True
+    )
+    assert find_missing_part("", "脑膜炎") == Missing(
+        "no reasoning between <think> and </think>", is_at_end=False
+    )

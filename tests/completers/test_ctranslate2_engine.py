@@ -22,7 +22,10 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def prompts():
-    return [f"<|im_start|>user\ncase {n}: 发热{'咳嗽' * (n % 4)}{'!' * (n % 5)}<|im_end|>\n<|im_start|>assistant\n" for n in range(21)]
+    return [
+        f"<|im_start|>user\ncase {n}: 发热{'咳嗽' * (n % 4)}{'!' * (n % 5)}<|im_end|>\n<|im_start|>assistant\n"
+        for n in range(21)
+    ]
 
 
 def generate(model, prompts, sampling):
@@ -31,7 +34,9 @@ def generate(model, prompts, sampling):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 @pytest.mark.parametrize("which", ["trained", "tiny"])
-def test_every_token_and_every_end_is_that_of_the_other_generator(which, batch_size, prompts, request):
+def test_every_token_and_every_end_is_that_of_the_other_generator(
+    which, batch_size, prompts, request
+):
     loaded = request.getfixturevalue(which)
     sampling = Sampling(max_tokens=70)
     expected = generate(LocalModel(loaded), prompts, sampling)
@@ -64,7 +69,11 @@ def test_whoever_stops_listening_stops_the_work(trained, prompts, monkeypatch):
     asked = prompts[: 2 * model.n_threads * model.n_rows]  # all are submitted at once
     n_whole = sum(g.n_tokens for g in generate(model, asked, sampling))
     taken = []
-    monkeypatch.setattr(ctranslate2_engine._Batch, "take", lambda batch, step, take=_Batch.take: taken.append(step) or take(batch, step))
+    monkeypatch.setattr(
+        ctranslate2_engine._Batch,
+        "take",
+        lambda batch, step, take=_Batch.take: taken.append(step) or take(batch, step),
+    )
     answers = model.generate(asked, sampling)
     next(answers)
     answers.close()
@@ -88,7 +97,15 @@ def test_only_greedy_answers_on_a_processor_are_its_work(trained, monkeypatch):
 def test_a_large_model_and_an_unknown_shape_cannot_be_opened(trained, monkeypatch):
     from transformers import BertConfig, BertForMaskedLM
 
-    unknown = BertForMaskedLM(BertConfig(vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8))
+    unknown = BertForMaskedLM(
+        BertConfig(
+            vocab_size=64,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+        )
+    )
     with pytest.raises(UnusableError, match="BertConfig"):
         open_ctranslate2(trained._replace(model=unknown), 2)
     monkeypatch.setattr(ctranslate2_engine, "MOST_PARAMETERS", 1000)
@@ -96,7 +113,9 @@ def test_a_large_model_and_an_unknown_shape_cannot_be_opened(trained, monkeypatc
         open_ctranslate2(trained, 2)
 
 
-def test_a_model_that_was_not_converted_truly_or_runs_code_of_its_own_cannot_be_opened(trained, random_model_dir, monkeypatch):
+def test_a_model_that_was_not_converted_truly_or_runs_code_of_its_own_cannot_be_opened(
+    trained, random_model_dir, monkeypatch
+):
     other = load_model(str(random_model_dir), device="cpu", dtype="float32")
     with monkeypatch.context() as patch:
         patch.setattr(ctranslate2_engine, "LocalModel", lambda loaded: LocalModel(other))

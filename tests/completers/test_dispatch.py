@@ -25,12 +25,21 @@ HASTY = Patience(backoff_s=0.01, backoff_cap_s=0.05, drain_s=1.0)
 
 def ask(number: int, max_tokens: int = 1024, thinking: bool = False) -> Request:
     text = f"<diagnosis>化脓性脑膜炎{number}</diagnosis><record>【主诉】发热伴头痛{number}天。【查体】颈强直，体温39.{number}℃。</record>"
-    return Request(messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=max_tokens, thinking=thinking))
+    return Request(
+        messages=(Message(role="user", content=text),),
+        sampling=Sampling(max_tokens=max_tokens, thinking=thinking),
+    )
 
 
-def open_completer(ledger, base_url, concurrency=4, limits=None, prefix=False, **more) -> PaidCompleter:
+def open_completer(
+    ledger, base_url, concurrency=4, limits=None, prefix=False, **more
+) -> PaidCompleter:
     endpoint = Endpoint(find_target("rehearsal", "", base_url, prefix=prefix), limits)
-    return PaidCompleter(endpoint, ledger, Terms(concurrency=concurrency, patience=more.pop("patience", HASTY), **more))
+    return PaidCompleter(
+        endpoint,
+        ledger,
+        Terms(concurrency=concurrency, patience=more.pop("patience", HASTY), **more),
+    )
 
 
 @pytest.mark.parametrize("thinking", [True, False])
@@ -61,7 +70,9 @@ def test_each_passing_fault_is_named_and_another_try_is_made(tmp_path, fault, ou
     path = tmp_path / "l.sqlite"
     started = time.monotonic()
     with serve_teacher(latency_s=0, script=[fault]) as teacher, Ledger(path) as ledger:
-        [answer] = open_completer(ledger, teacher.base_url, limits=Limits(silence_s=0.2)).complete([ask(1)])
+        [answer] = open_completer(ledger, teacher.base_url, limits=Limits(silence_s=0.2)).complete(
+            [ask(1)]
+        )
     assert answer.complete
     assert answer.attempts == 2
     first, second = list_attempts(path)
@@ -72,7 +83,10 @@ def test_each_passing_fault_is_named_and_another_try_is_made(tmp_path, fault, ou
 
 
 def test_text_of_a_broken_attempt_stays_on_the_ledger(tmp_path):
-    with serve_teacher(latency_s=0, script=[Fault.CUT]) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+    with (
+        serve_teacher(latency_s=0, script=[Fault.CUT]) as teacher,
+        Ledger(tmp_path / "l.sqlite") as ledger,
+    ):
         completer = open_completer(ledger, teacher.base_url)
         [answer] = completer.complete([ask(1)])
         broken, whole = ledger.attempts_of(completer.key_of(ask(1)))
@@ -86,14 +100,21 @@ def test_many_requests_survive_half_of_them_failing_and_nothing_complete_is_boug
     with serve_teacher(latency_s=0.001, faults=0.5, seed=3) as teacher, Ledger(path) as ledger:
         answers = open_completer(ledger, teacher.base_url, concurrency=16).complete(requests)
         n_before = teacher.bill.requests
-        again = open_completer(ledger, teacher.base_url, concurrency=16).complete(list(reversed(requests)))
+        again = open_completer(ledger, teacher.base_url, concurrency=16).complete(
+            list(reversed(requests))
+        )
         assert teacher.bill.requests == n_before
         edited = [ask(99), *requests[1:]]
         open_completer(ledger, teacher.base_url).complete(edited)
-        assert teacher.bill.requests - n_before == len(ledger.attempts_of(open_completer(ledger, teacher.base_url).key_of(ask(99))))
+        assert teacher.bill.requests - n_before == len(
+            ledger.attempts_of(open_completer(ledger, teacher.base_url).key_of(ask(99)))
+        )
     assert all(answer.complete for answer in answers)
     assert [a.text for a in again] == [a.text for a in reversed(answers)]
-    assert max(Counter(a.item for a in list_attempts(path) if a.outcome is Outcome.COMPLETE).values()) == 1
+    assert (
+        max(Counter(a.item for a in list_attempts(path) if a.outcome is Outcome.COMPLETE).values())
+        == 1
+    )
 
 
 def test_equal_requests_at_the_same_time_are_bought_once(tmp_path):
@@ -104,17 +125,36 @@ def test_equal_requests_at_the_same_time_are_bought_once(tmp_path):
 
 
 def test_a_refused_request_fails_alone_with_the_words_of_the_server(tmp_path):
-    with serve_teacher(latency_s=0, script=[Fault.BAD_REQUEST]) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
-        first, second = open_completer(ledger, teacher.base_url, concurrency=1).complete([ask(1), ask(2)])
-    assert (first.complete, first.finish_reason, first.error, first.attempts) == (False, "refused", "400: invalid request", 1)
+    with (
+        serve_teacher(latency_s=0, script=[Fault.BAD_REQUEST]) as teacher,
+        Ledger(tmp_path / "l.sqlite") as ledger,
+    ):
+        first, second = open_completer(ledger, teacher.base_url, concurrency=1).complete(
+            [ask(1), ask(2)]
+        )
+    assert (first.complete, first.finish_reason, first.error, first.attempts) == (
+        False,
+        "refused",
+        "400: invalid request",
+        1,
+    )
     assert second.complete
 
 
-@pytest.mark.parametrize(("fault", "said"), [(Fault.BAD_KEY, "wants a key"), (Fault.NO_BALANCE, "balance is empty")])
-def test_a_refused_key_or_an_empty_balance_stops_everything_and_goes_on_later(tmp_path, fault, said):
-    with serve_teacher(latency_s=0, script=[None, None, fault]) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+@pytest.mark.parametrize(
+    ("fault", "said"), [(Fault.BAD_KEY, "wants a key"), (Fault.NO_BALANCE, "balance is empty")]
+)
+def test_a_refused_key_or_an_empty_balance_stops_everything_and_goes_on_later(
+    tmp_path, fault, said
+):
+    with (
+        serve_teacher(latency_s=0, script=[None, None, fault]) as teacher,
+        Ledger(tmp_path / "l.sqlite") as ledger,
+    ):
         with pytest.raises(StoppedError, match=said) as caught:
-            open_completer(ledger, teacher.base_url, concurrency=1).complete([ask(n) for n in range(20)])
+            open_completer(ledger, teacher.base_url, concurrency=1).complete(
+                [ask(n) for n in range(20)]
+            )
         assert teacher.bill.requests == 3
         answers = open_completer(ledger, teacher.base_url).complete([ask(n) for n in range(20)])
         assert teacher.bill.requests == 3 + 18
@@ -148,7 +188,10 @@ def test_the_budget_is_a_hard_stop_that_counts_what_is_in_flight(tmp_path):
 
 def test_a_budget_without_a_known_price_is_refused(tmp_path):
     endpoint = Endpoint(find_target("custom", "any", "http://127.0.0.1:9/v1"))
-    with Ledger(tmp_path / "l.sqlite") as ledger, pytest.raises(InputError, match="no price is known"):
+    with (
+        Ledger(tmp_path / "l.sqlite") as ledger,
+        pytest.raises(InputError, match="no price is known"),
+    ):
         PaidCompleter(endpoint, ledger, Terms(budget=1.0))
 
 
@@ -161,11 +204,24 @@ def test_a_limit_that_cut_the_answer_is_raised(tmp_path):
 
 def test_an_answer_without_a_part_is_asked_for_again_and_then_kept_as_a_failure(tmp_path):
     with serve_teacher(latency_s=0) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
-        completer = open_completer(ledger, teacher.base_url, find_missing=lambda reasoning, text: MISSING if "脑膜炎1<" in text else None)
+        completer = open_completer(
+            ledger,
+            teacher.base_url,
+            find_missing=lambda reasoning, text: MISSING if "脑膜炎1<" in text else None,
+        )
         assert all(a.complete for a in completer.complete([ask(1)]))
-        picky = open_completer(ledger, teacher.base_url, find_missing=lambda reasoning, text: None if "炎3" in text else MISSING)
+        picky = open_completer(
+            ledger,
+            teacher.base_url,
+            find_missing=lambda reasoning, text: None if "炎3" in text else MISSING,
+        )
         failed, whole = picky.complete([ask(2), ask(3)])
-    assert (failed.finish_reason, failed.error, failed.attempts, whole.complete) == ("unreadable", "no part", HASTY.n_unusable, True)
+    assert (failed.finish_reason, failed.error, failed.attempts, whole.complete) == (
+        "unreadable",
+        "no part",
+        HASTY.n_unusable,
+        True,
+    )
     assert failed.text
 
 
@@ -175,7 +231,9 @@ def test_a_teacher_that_is_down_is_said_in_one_line(tmp_path):
         port = free.getsockname()[1]
     with (
         Ledger(tmp_path / "l.sqlite") as ledger,
-        pytest.raises(InputError, match=r"no connection to .* start the teacher or check --base-url"),
+        pytest.raises(
+            InputError, match=r"no connection to .* start the teacher or check --base-url"
+        ),
     ):
         open_completer(ledger, f"http://127.0.0.1:{port}/v1").complete([ask(n) for n in range(9)])
 
@@ -186,13 +244,18 @@ def test_a_teacher_that_does_nothing_but_fail_opens_the_breaker(tmp_path):
         Ledger(tmp_path / "l.sqlite") as ledger,
         pytest.raises(StoppedError, match="nothing but failures"),
     ):
-        open_completer(ledger, teacher.base_url, concurrency=8).complete([ask(n) for n in range(50)])
+        open_completer(ledger, teacher.base_url, concurrency=8).complete(
+            [ask(n) for n in range(50)]
+        )
     assert teacher.bill.requests <= HASTY.n_failures + 8
 
 
 def test_whoever_waits_reads_why_nothing_comes_until_something_comes_again(tmp_path):
     troubles: list[str] = []
-    with serve_teacher(latency_s=0, script=[Fault.OVERLOADED] * 36) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+    with (
+        serve_teacher(latency_s=0, script=[Fault.OVERLOADED] * 36) as teacher,
+        Ledger(tmp_path / "l.sqlite") as ledger,
+    ):
         completer = open_completer(
             ledger,
             teacher.base_url,
@@ -239,10 +302,17 @@ class serve_foreign:  # noqa: N801 - reads as the verb it is
         (404, b'{"detail": "no such model"}', "application/json", "404: no such model"),
         (302, b"", "text/html", "check --base-url"),
         (501, b"<html>Unsupported method</html>", "text/html", "not what was expected .501"),
-        (400, b'{"error": "Model Not Exist"}', "application/json", "every request is refused .400: Model Not Exist"),
+        (
+            400,
+            b'{"error": "Model Not Exist"}',
+            "application/json",
+            "every request is refused .400: Model Not Exist",
+        ),
     ],
 )
-def test_what_is_no_endpoint_or_knows_no_such_model_is_said_at_once(tmp_path, status, body, content_type, said):
+def test_what_is_no_endpoint_or_knows_no_such_model_is_said_at_once(
+    tmp_path, status, body, content_type, said
+):
     with (
         serve_foreign(status, body, content_type) as base_url,
         Ledger(tmp_path / "l.sqlite") as ledger,
@@ -259,7 +329,12 @@ def test_an_endpoint_that_does_not_stream_is_understood(tmp_path):
     )
     with serve_foreign(200, body) as base_url, Ledger(tmp_path / "l.sqlite") as ledger:
         [answer] = open_completer(ledger, base_url).complete([ask(1)])
-    assert (answer.complete, answer.reasoning, answer.text, answer.usage.prompt) == (True, "so", "ok", 3)
+    assert (answer.complete, answer.reasoning, answer.text, answer.usage.prompt) == (
+        True,
+        "so",
+        "ok",
+        3,
+    )
 
 
 def test_a_retry_after_header_is_seconds_or_a_date():

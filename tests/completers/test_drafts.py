@@ -11,19 +11,29 @@ from medkd.completers.local import LocalModel
 from medkd.core.completer import Sampling
 from medkd.models.load import LoadedModel, load_model
 
-SAMPLINGS = [Sampling(max_tokens=40), Sampling(max_tokens=40, temperature=1.0, top_p=0.9, seed=3), Sampling(max_tokens=40, temperature=1.5)]
+SAMPLINGS = [
+    Sampling(max_tokens=40),
+    Sampling(max_tokens=40, temperature=1.0, top_p=0.9, seed=3),
+    Sampling(max_tokens=40, temperature=1.5),
+]
 
 
 @pytest.fixture(scope="module")
 def trained(random_model_dir, trained_dir):
-    """In double precision: what rounding differs by, in a batch of another shape, draws no other token."""
-    model, tokenizer = load_model(str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32")
+    """In double precision: what rounding differs by, in a batch of another shape, draws no other
+    token."""
+    model, tokenizer = load_model(
+        str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32"
+    )
     return LoadedModel(model.double(), tokenizer)
 
 
 @pytest.fixture(scope="module")
 def prompts():
-    return [f"<|im_start|>user\ncase {n}: sign {'abc'[n % 3]}{'!' * (n % 5)}<|im_end|>\n<|im_start|>assistant\n" for n in range(11)]
+    return [
+        f"<|im_start|>user\ncase {n}: sign {'abc'[n % 3]}{'!' * (n % 5)}<|im_end|>\n<|im_start|>assistant\n"
+        for n in range(11)
+    ]
 
 
 def test_what_followed_before_is_guessed_again():
@@ -53,7 +63,11 @@ def test_memory_is_bounded(monkeypatch):
     assert len(company._next) < 110
 
 
-@given(st.lists(st.integers(0, 5), max_size=60), st.lists(st.integers(0, 5), max_size=30), st.integers(0, 9))
+@given(
+    st.lists(st.integers(0, 5), max_size=60),
+    st.lists(st.integers(0, 5), max_size=30),
+    st.integers(0, 9),
+)
 def test_guesses_are_at_most_as_many_as_asked_and_met_before(prompt, written, n):
     drafter = Drafter(prompt, Continuations())
     drafter.add(written)
@@ -64,12 +78,18 @@ def test_guesses_are_at_most_as_many_as_asked_and_met_before(prompt, written, n)
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_no_guess_right_or_wrong_changes_a_text(trained, prompts, sampling, monkeypatch):
     honest = dict(LocalModel(trained, 4).generate(prompts, sampling))
-    twice = dict(LocalModel(trained, 1).generate([prompt for prompt in prompts for _ in "12"], sampling))
-    assert [twice[2 * at + 1] for at in range(len(prompts))] == [honest[at] for at in range(len(prompts))], "guesses nearly all right"
+    twice = dict(
+        LocalModel(trained, 1).generate([prompt for prompt in prompts for _ in "12"], sampling)
+    )
+    assert [twice[2 * at + 1] for at in range(len(prompts))] == [
+        honest[at] for at in range(len(prompts))
+    ], "guesses nearly all right"
     monkeypatch.setattr(Drafter, "guess", lambda *_: [])
     assert dict(LocalModel(trained, 4).generate(prompts, sampling)) == honest, "no guesses"
     wild = random.Random(5)
-    monkeypatch.setattr(Drafter, "guess", lambda *_: [wild.randrange(20) for _ in range(wild.randrange(9))])
+    monkeypatch.setattr(
+        Drafter, "guess", lambda *_: [wild.randrange(20) for _ in range(wild.randrange(9))]
+    )
     assert dict(LocalModel(trained, 4).generate(prompts, sampling)) == honest, "wild guesses"
 
 
@@ -82,7 +102,12 @@ def test_right_guesses_save_steps(trained, prompts, monkeypatch):
         return judge(batch, n)
 
     monkeypatch.setattr(Batch, "_judge", count)
-    first, second = (generation for _, generation in LocalModel(trained, 1).generate([prompts[0]] * 2, Sampling(max_tokens=60)))
+    first, second = (
+        generation
+        for _, generation in LocalModel(trained, 1).generate(
+            [prompts[0]] * 2, Sampling(max_tokens=60)
+        )
+    )
     assert first == second
     assert n_steps <= first.n_tokens * 1.25
     assert first.n_tokens > 10
@@ -96,12 +121,24 @@ def test_a_model_whose_cache_forgets_is_not_guessed_for(trained, prompts):
     torch.manual_seed(0)
     config = trained.model.config.__class__.from_dict(
         trained.model.config.to_dict()
-        | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0, "layer_types": None, "initializer_range": 0.3}
+        | {
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "max_window_layers": 0,
+            "layer_types": None,
+            "initializer_range": 0.3,
+        }
     )
     model = Qwen2ForCausalLM(config).double().eval()
     assert "sliding_attention" in config.layer_types
-    together = dict(LocalModel(LoadedModel(model, trained.tokenizer), 4).generate(prompts, Sampling(max_tokens=30)))
+    together = dict(
+        LocalModel(LoadedModel(model, trained.tokenizer), 4).generate(
+            prompts, Sampling(max_tokens=30)
+        )
+    )
     for at, prompt in enumerate(prompts):
         inputs = trained.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-        expected = model.generate(**inputs, max_new_tokens=30, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
+        expected = model.generate(**inputs, max_new_tokens=30, do_sample=False)[
+            0, inputs["input_ids"].shape[1] :
+        ].tolist()
         assert together[at].ids == expected[: together[at].n_tokens]

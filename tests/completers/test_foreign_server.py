@@ -1,4 +1,5 @@
-"""Servers nobody here has written for: raw bytes over sockets, in the shapes that gateways and home-made endpoints were seen to send."""
+"""Servers nobody here has written for: raw bytes over sockets, in the shapes that gateways and
+home-made endpoints were seen to send."""
 
 import asyncio
 import json
@@ -34,7 +35,8 @@ def event(text: str | None = None, end: bytes = b"\n\n", **more) -> bytes:
 
 
 class Wild:
-    """A server of raw bytes; each connection is handed to the next way of answering, the last one for good."""
+    """A server of raw bytes; each connection is handed to the next way of answering, the last one
+    for good."""
 
     def __init__(self, *ways) -> None:
         self.ways, self.n, self.bodies = list(ways), 0, []
@@ -62,7 +64,11 @@ class Wild:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+                length = next(
+                    int(line.split(b":")[1])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length")
+                )
                 body = json.loads(await reader.readexactly(length))
                 self.bodies.append(body)
                 way = self.ways[min(self.n, len(self.ways) - 1)]
@@ -87,7 +93,9 @@ async def say_it_plainly(writer, body) -> bool:
 async def split_every_byte(writer, body) -> bool:
     """Events cut into single bytes, CRLF, comments between, no [DONE], ended by closing."""
     writer.write(UNTIL_CLOSED)
-    stream = b": hi\r\n\r\n" + b"".join(event(ANSWER[n : n + 9], b"\r\n\r\n") for n in range(0, len(ANSWER), 9))
+    stream = b": hi\r\n\r\n" + b"".join(
+        event(ANSWER[n : n + 9], b"\r\n\r\n") for n in range(0, len(ANSWER), 9)
+    )
     stream += event("", b"\r\n\r\n", finish_reason="stop")
     for byte in stream:
         writer.write(bytes([byte]))
@@ -109,7 +117,10 @@ async def tear_in_the_middle(writer, body) -> bool:
 
 async def send_html_as_200(writer, body) -> bool:
     page = b"<html><h1>502 Bad Gateway</h1></html>"
-    writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page))
+    writer.write(
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s"
+        % (len(page), page)
+    )
     await writer.drain()
     return True
 
@@ -117,14 +128,22 @@ async def send_html_as_200(writer, body) -> bool:
 async def be_busy_in_json(writer, body) -> bool:
     """Status 200, and the real status inside."""
     words = json.dumps({"error": {"message": "model busy", "code": "429"}}).encode()
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(words), words))
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+        % (len(words), words)
+    )
     await writer.drain()
     return True
 
 
 async def inject_rubbish(writer, body) -> bool:
     """A broken event in the middle: what follows would leave a hole."""
-    writer.write(CHUNKED + chunk(event(ANSWER[:30])) + chunk(b'data: {"choices": [{"delta": {"con\n\n') + chunk(event(ANSWER[40:])))
+    writer.write(
+        CHUNKED
+        + chunk(event(ANSWER[:30]))
+        + chunk(b'data: {"choices": [{"delta": {"con\n\n')
+        + chunk(event(ANSWER[40:]))
+    )
     writer.write(chunk(event(None, finish_reason="stop")) + chunk(b""))
     await writer.drain()
     return True
@@ -155,10 +174,16 @@ async def go_on(writer, body) -> bool:
 
 def answer_all(ways, tmp_path, n=1, prefix=False, **limits):
     requests = [Request(messages=(Message(role="user", content=f"发热{k}天"),)) for k in range(n)]
-    terms = Terms(concurrency=8, patience=Patience(backoff_s=0.01, backoff_cap_s=0.05), find_missing=find_missing_part)
+    terms = Terms(
+        concurrency=8,
+        patience=Patience(backoff_s=0.01, backoff_cap_s=0.05),
+        find_missing=find_missing_part,
+    )
     with Wild(*ways) as server, Ledger(tmp_path / "l.sqlite") as ledger:
         target = find_target("custom", "any", server.base_url, prefix=prefix)
-        answers = PaidCompleter(Endpoint(target, Limits(**limits)), ledger, terms).complete(requests)
+        answers = PaidCompleter(Endpoint(target, Limits(**limits)), ledger, terms).complete(
+            requests
+        )
     return answers, server
 
 
@@ -190,7 +215,11 @@ def test_every_way_to_go_wrong_is_named_and_survived(tmp_path, way, outcome):
 def test_with_prefix_completion_tried_the_text_before_the_break_is_kept(tmp_path, way):
     [answer], server = answer_all([way, go_on], tmp_path, prefix=True, silence_s=0.3)
     assert (answer.complete, answer.text) == (True, ANSWER)
-    assert server.bodies[1]["messages"][-1] == {"role": "assistant", "content": ANSWER[:30], "prefix": True}
+    assert server.bodies[1]["messages"][-1] == {
+        "role": "assistant",
+        "content": ANSWER[:30],
+        "prefix": True,
+    }
 
 
 def test_a_server_that_takes_the_text_for_a_turn_and_begins_anew_is_found_out(tmp_path):
@@ -199,11 +228,20 @@ def test_a_server_that_takes_the_text_for_a_turn_and_begins_anew_is_found_out(tm
 
 
 def test_all_of_it_at_once_and_every_answer_is_there(tmp_path):
-    wild = [tear_in_the_middle, hang_up_at_once, send_html_as_200, be_busy_in_json, inject_rubbish, say_it_plainly]
+    wild = [
+        tear_in_the_middle,
+        hang_up_at_once,
+        send_html_as_200,
+        be_busy_in_json,
+        inject_rubbish,
+        say_it_plainly,
+    ]
     ways = [wild[n % len(wild)] for n in range(120)] + [go_on]
     answers, _ = answer_all(ways, tmp_path, n=80, prefix=True)
     assert all(a.complete and a.text == ANSWER for a in answers)
-    kept = Counter(a.item for a in list_attempts(tmp_path / "l.sqlite") if a.outcome is Outcome.COMPLETE)
+    kept = Counter(
+        a.item for a in list_attempts(tmp_path / "l.sqlite") if a.outcome is Outcome.COMPLETE
+    )
     assert set(kept.values()) == {1}
 
 

@@ -65,9 +65,15 @@ def test_a_closed_gate_lets_nobody_in_and_sends_those_who_wait_away():
 
 
 def test_a_cap_that_the_provider_never_told_is_found(tmp_path):
-    requests = [Request(messages=(Message(role="user", content=f"【主诉】发热{n}天。"),)) for n in range(300)]
+    requests = [
+        Request(messages=(Message(role="user", content=f"【主诉】发热{n}天。"),))
+        for n in range(300)
+    ]
     limits: list[int] = []
-    with serve_teacher(latency_s=0.1, streams=12) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+    with (
+        serve_teacher(latency_s=0.1, streams=12) as teacher,
+        Ledger(tmp_path / "l.sqlite") as ledger,
+    ):
         terms = Terms(
             concurrency=64,
             patience=Patience(backoff_s=0.02, backoff_cap_s=0.1),

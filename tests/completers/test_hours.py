@@ -42,7 +42,9 @@ def test_the_cheap_hours_begin_where_the_dear_ones_end(when, cheap_from):
         at(2026, 11, 24, 8, 59),
         at(2026, 11, 22, 10),  # a Sunday
         at(2026, 10, 1, 10),  # National Day, a Thursday
-        at(2026, 2, 14, 10),  # a Saturday that is worked for the Spring Festival: not Monday to Friday
+        at(
+            2026, 2, 14, 10
+        ),  # a Saturday that is worked for the Spring Festival: not Monday to Friday
     ],
 )
 def test_nights_weekends_and_public_holidays_are_cheap(when):
@@ -67,13 +69,20 @@ def test_a_run_waits_for_the_cheap_hours_and_counts_down(tmp_path, monkeypatch):
             clock=lambda: next(clock, at(2026, 11, 24, 12)),
             on_progress=lambda tally: waits.append(tally.waits_s),
         )
-        completer = PaidCompleter(Endpoint(find_target("deepseek", "", teacher.base_url)), ledger, terms)
-        [answer] = completer.complete([Request(messages=(Message(role="user", content="【主诉】发热3天。"),))])
+        completer = PaidCompleter(
+            Endpoint(find_target("deepseek", "", teacher.base_url)), ledger, terms
+        )
+        [answer] = completer.complete(
+            [Request(messages=(Message(role="user", content="【主诉】发热3天。"),))]
+        )
     assert answer.complete
     assert max(waits) == 2.0
     assert waits[-1] == 0.0
 
 
 def test_waiting_where_no_dear_hours_are_known_is_refused(tmp_path):
-    with Ledger(tmp_path / "l.sqlite") as ledger, pytest.raises(InputError, match="--when off-peak: no dear hours are known for rehearsal"):
+    with (
+        Ledger(tmp_path / "l.sqlite") as ledger,
+        pytest.raises(InputError, match="--when off-peak: no dear hours are known for rehearsal"),
+    ):
         PaidCompleter(Endpoint(find_target("rehearsal")), ledger, Terms(when="off-peak"))

@@ -30,7 +30,11 @@ def make_closing(outcome: Outcome, text: str = "脑膜炎", amount: float = 0.5)
 
 def test_an_item_is_known_by_content_alone():
     def make(text: str, sample: int = 0, tokens: int = 64) -> Request:
-        return Request(messages=(Message(role="user", content=text),), sampling=Sampling(max_tokens=tokens), sample=sample)
+        return Request(
+            messages=(Message(role="user", content=text),),
+            sampling=Sampling(max_tokens=tokens),
+            sample=sample,
+        )
 
     keys = {
         item_key("p", "m", make("发热")), item_key("q", "m", make("发热")), item_key("p", "n", make("发热")),
@@ -74,7 +78,12 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
     with Ledger(path) as ledger:
         [one], [two] = ledger.attempts_of("one"), ledger.attempts_of("two")
-        assert (one.outcome, one.reasoning, one.text, one.is_estimate) == (Outcome.UNKNOWN, "发热伴颈强直", "脑膜炎", True)
+        assert (one.outcome, one.reasoning, one.text, one.is_estimate) == (
+            Outcome.UNKNOWN,
+            "发热伴颈强直",
+            "脑膜炎",
+            True,
+        )
         assert one.amount == pytest.approx(1.0, abs=1e-3)
         assert (two.outcome, two.text) == (Outcome.UNKNOWN, "")
         assert not ledger.is_complete("one")
@@ -92,7 +101,9 @@ def test_a_second_process_is_told_who_holds_the_ledger(tmp_path):
     path = tmp_path / "ledger.sqlite"
     with Ledger(path):
         script = f"from pathlib import Path\nfrom medkd.completers.ledger import Ledger\nLedger(Path({str(path)!r}))"
-        told = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+        told = subprocess.run(
+            [sys.executable, "-c", script], check=False, capture_output=True, text=True
+        )
     assert f"held by process {os.getpid()}" in told.stderr
     with Ledger(path):
         pass
@@ -115,7 +126,10 @@ def write_foreign(path: Path) -> None:
     [
         (write_newer, "written by a newer medkd"),
         (write_foreign, "is no ledger"),
-        (lambda path: path.write_bytes(b"no database at all, only words" * 100), "damaged or no ledger"),
+        (
+            lambda path: path.write_bytes(b"no database at all, only words" * 100),
+            "damaged or no ledger",
+        ),
     ],
 )
 def test_a_file_that_is_no_ledger_of_ours_is_refused_and_let_go(tmp_path, write, said):
@@ -157,7 +171,9 @@ def test_a_damaged_ledger_offers_its_last_good_copy_and_the_offer_works(tmp_path
     fill(path, 20)
     whole = path.read_bytes()
     path.write_bytes(whole[:8192] + b"\0damage\0" * 3000 + whole[32192:])
-    with pytest.raises(InputError, match=r"the last good copy, of .* holds 20 attempts: cd ") as caught:
+    with pytest.raises(
+        InputError, match=r"the last good copy, of .* holds 20 attempts: cd "
+    ) as caught:
         Ledger(path)
     assert "\n" not in str(caught.value)
     subprocess.run(str(caught.value).split(" attempts: ")[1], shell=True, check=True)
@@ -174,7 +190,11 @@ def test_a_damaged_ledger_does_not_take_the_good_copys_place(tmp_path):
     path.write_bytes(whole[:8192] + b"\0damage\0" * 3000 + whole[32192:])
     keep_copy(path)
     assert copy_path(path).read_bytes() == good
-    assert sorted(child.name for child in tmp_path.iterdir()) == ["ledger.sqlite", "ledger.sqlite.good", "ledger.sqlite.lock"]
+    assert sorted(child.name for child in tmp_path.iterdir()) == [
+        "ledger.sqlite",
+        "ledger.sqlite.good",
+        "ledger.sqlite.lock",
+    ]
 
 
 def test_a_copy_is_kept_while_the_ledger_is_written(tmp_path, monkeypatch):
@@ -189,11 +209,15 @@ def test_a_copy_is_kept_while_the_ledger_is_written(tmp_path, monkeypatch):
         assert copy_path(path).exists()
 
 
-def test_what_is_on_its_way_when_the_disk_is_full_goes_into_the_room_kept_back_and_nothing_new_begins(tmp_path, monkeypatch):
+def test_what_is_on_its_way_when_the_disk_is_full_goes_into_the_room_kept_back_and_nothing_new_begins(
+    tmp_path, monkeypatch
+):
     path = tmp_path / "ledger.sqlite"
     with Ledger(path) as ledger:
         ledger.start_run(1)
-        attempts = [ledger.open_attempt(f"item {n}", "case:1", TARGET, 10, PRICE).result() for n in range(3)]
+        attempts = [
+            ledger.open_attempt(f"item {n}", "case:1", TARGET, 10, PRICE).result() for n in range(3)
+        ]
         release = ledger._reserve.release
 
         def make_room() -> bool:
@@ -205,7 +229,9 @@ def test_what_is_on_its_way_when_the_disk_is_full_goes_into_the_room_kept_back_a
         n_pages = ledger._writer.execute("PRAGMA page_count").fetchone()[0]
         ledger._writer.execute(f"PRAGMA max_page_count = {n_pages}")
         for attempt in attempts:
-            ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE, text="长" * 50_000)).result()
+            ledger.close_attempt(
+                attempt, make_closing(Outcome.COMPLETE, text="长" * 50_000)
+            ).result()
         refused = ledger.open_attempt("item 9", "case:1", TARGET, 10, PRICE).exception()
         assert "free some space and run the same command again" in str(refused)
     assert [a.outcome for a in list_attempts(path)] == [Outcome.COMPLETE] * 3

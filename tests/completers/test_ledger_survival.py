@@ -1,4 +1,5 @@
-"""The ledger driven through random work, kills and losses of power: what was told to be on the disk is on it afterwards."""
+"""The ledger driven through random work, kills and losses of power: what was told to be on the disk
+is on it afterwards."""
 
 import os
 import random
@@ -29,7 +30,9 @@ texts = st.text(alphabet="发热咳嗽脑膜炎<think>\n，。", min_size=1, max
 
 
 def close_with(outcome: Outcome, text: str) -> Closing:
-    return Closing(outcome, 200, "stop", "", "", text, None, Usage(prompt=10, completion=5), False, 0.5, 0.1)
+    return Closing(
+        outcome, 200, "stop", "", "", text, None, Usage(prompt=10, completion=5), False, 0.5, 0.1
+    )
 
 
 def lose_power(path: Path, to: Path, n_bytes_of_log: int) -> Path:
@@ -44,7 +47,8 @@ def lose_power(path: Path, to: Path, n_bytes_of_log: int) -> Path:
 
 
 class Life(RuleBasedStateMachine):
-    """Attempts open, stream, close; processes die and disks forget what was not yet written: the ledger never loses what it promised."""
+    """Attempts open, stream, close; processes die and disks forget what was not yet written: the
+    ledger never loses what it promised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +85,8 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def die_and_come_back(self) -> None:
-        """All at once: the files as they are, no farewell; what was open is unknown afterwards, with its text."""
+        """All at once: the files as they are, no farewell; what was open is unknown afterwards,
+        with its text."""
         path = lose_power(self.path, self.make_place(), sys.maxsize)
         self.ledger.__exit__()
         self.path, self.ledger = path, Ledger(path)
@@ -108,7 +113,9 @@ TestLife = Life.TestCase
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 12), st.integers(0, 5000), st.binary(max_size=40))
-def test_power_lost_in_the_middle_of_writing_costs_only_what_was_not_promised_yet(n_promised, n_torn, garbage):
+def test_power_lost_in_the_middle_of_writing_costs_only_what_was_not_promised_yet(
+    n_promised, n_torn, garbage
+):
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         path = Path(one) / "ledger.sqlite"
         log = path.with_name("ledger.sqlite-wal")
@@ -117,7 +124,9 @@ def test_power_lost_in_the_middle_of_writing_costs_only_what_was_not_promised_ye
             sizes = [log.stat().st_size]
             for number in range(12):
                 attempt = ledger.open_attempt(f"item {number}", "case", TARGET, 10, PRICE).result()
-                ledger.close_attempt(attempt, close_with(Outcome.COMPLETE, f"答案{number}")).result()
+                ledger.close_attempt(
+                    attempt, close_with(Outcome.COMPLETE, f"答案{number}")
+                ).result()
                 sizes.append(log.stat().st_size)
             lost = lose_power(path, Path(other), sizes[n_promised] + n_torn)
         with lost.with_name("ledger.sqlite-wal").open("ab") as file:
@@ -152,10 +161,14 @@ with Ledger(Path(sys.argv[1])) as ledger:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_real_kills_again_and_again_lose_nothing_that_was_told_and_leave_one_unknown_each(tmp_path, seed):
+def test_real_kills_again_and_again_lose_nothing_that_was_told_and_leave_one_unknown_each(
+    tmp_path, seed
+):
     path, rng, told = tmp_path / "ledger.sqlite", random.Random(seed), Counter[tuple[str, str]]()
     for turn in range(4):
-        process = subprocess.Popen([sys.executable, "-c", WORKER, str(path), str(turn)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(path), str(turn)], stdout=subprocess.PIPE, text=True
+        )
         for _ in range(rng.randint(3, 25)):
             _, number, outcome = process.stdout.readline().split()
             told[f"item {number}", outcome] += 1

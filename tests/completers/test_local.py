@@ -16,7 +16,10 @@ def trained(random_model_dir, trained_dir):
 
 @pytest.fixture(scope="module")
 def prompts():
-    return [f"<|im_start|>user\ncase {n}: sign {'abc'[n % 3]}{'!' * (n % 5)}<|im_end|>\n<|im_start|>assistant\n" for n in range(11)]
+    return [
+        f"<|im_start|>user\ncase {n}: sign {'abc'[n % 3]}{'!' * (n % 5)}<|im_end|>\n<|im_start|>assistant\n"
+        for n in range(11)
+    ]
 
 
 def generate(model, prompts, sampling, sample=0):
@@ -29,14 +32,24 @@ def test_greedy_text_equals_that_of_plain_generate(trained, prompts):
     expected = []
     for prompt in prompts:
         inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-        ids = model.generate(**inputs, max_new_tokens=60, do_sample=False, eos_token_id=stops)[0, inputs["input_ids"].shape[1] :].tolist()
+        ids = model.generate(**inputs, max_new_tokens=60, do_sample=False, eos_token_id=stops)[
+            0, inputs["input_ids"].shape[1] :
+        ].tolist()
         expected.append(tokenizer.decode([token for token in ids if token not in stops]))
-    assert [g.text for g in generate(LocalModel(trained, batch_size=4), prompts, Sampling(max_tokens=60))] == expected
+    assert [
+        g.text
+        for g in generate(LocalModel(trained, batch_size=4), prompts, Sampling(max_tokens=60))
+    ] == expected
 
 
 def test_texts_do_not_depend_on_the_batch(trained, prompts):
-    for sampling in (Sampling(max_tokens=40), Sampling(max_tokens=40, temperature=1.0, top_p=0.9, seed=3)):
-        assert generate(LocalModel(trained, 1), prompts, sampling) == generate(LocalModel(trained, 8), prompts, sampling)
+    for sampling in (
+        Sampling(max_tokens=40),
+        Sampling(max_tokens=40, temperature=1.0, top_p=0.9, seed=3),
+    ):
+        assert generate(LocalModel(trained, 1), prompts, sampling) == generate(
+            LocalModel(trained, 8), prompts, sampling
+        )
 
 
 def test_samples_differ_by_seed_and_number_and_repeat_otherwise(trained, prompts):
@@ -50,12 +63,14 @@ def test_samples_differ_by_seed_and_number_and_repeat_otherwise(trained, prompts
 
 def test_a_tiny_top_p_is_greedy(trained, prompts):
     model = LocalModel(trained)
-    assert generate(model, prompts, Sampling(max_tokens=30, temperature=1.5, top_p=1e-6)) == generate(
-        model, prompts, Sampling(max_tokens=30)
-    )
+    assert generate(
+        model, prompts, Sampling(max_tokens=30, temperature=1.5, top_p=1e-6)
+    ) == generate(model, prompts, Sampling(max_tokens=30))
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved_and_nothing_is_lost(trained, prompts, monkeypatch, capsys):
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_nothing_is_lost(
+    trained, prompts, monkeypatch, capsys
+):
     whole = generate(LocalModel(trained, 8), prompts, Sampling(max_tokens=40))
     model = LocalModel(trained, 8)
     judge = Batch._judge
@@ -65,16 +80,22 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_and_nothing_is_lost(tra
         nonlocal n_steps
         n_steps += 1
         if len(batch.rows) > 2 and n_steps % 4 == 0:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"
+            )
         return judge(batch, n)
 
     monkeypatch.setattr(Batch, "_judge", run_out_of_memory)
-    assert [g.text for g in generate(model, prompts, Sampling(max_tokens=40))] == [g.text for g in whole]
+    assert [g.text for g in generate(model, prompts, Sampling(max_tokens=40))] == [
+        g.text for g in whole
+    ]
     assert model.batch_size < 8 and "going on with 4" in capsys.readouterr().err
     monkeypatch.setattr(Batch, "_judge", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(StoppedError, match="one question at a time"):
         generate(LocalModel(trained, 8), prompts, Sampling(max_tokens=40))
-    monkeypatch.setattr(Batch, "_judge", lambda *_: (_ for _ in ()).throw(RuntimeError("another fault")))
+    monkeypatch.setattr(
+        Batch, "_judge", lambda *_: (_ for _ in ()).throw(RuntimeError("another fault"))
+    )
     with pytest.raises(RuntimeError, match="another fault"):
         generate(LocalModel(trained, 8), prompts, Sampling(max_tokens=40))
 
@@ -89,13 +110,20 @@ def test_why_it_ended_is_told(trained, prompts):
 def test_a_loop_is_stopped_early(random_model_dir, prompts):
     base = LocalModel(load_model(str(random_model_dir), device="cpu"), is_looping=lambda text: True)
     cut = generate(base, prompts[:2], Sampling(max_tokens=400))
-    assert all(g.finish_reason == FinishReason.STOP or (g.finish_reason == FinishReason.LOOP and g.n_tokens == 64) for g in cut)
+    assert all(
+        g.finish_reason == FinishReason.STOP
+        or (g.finish_reason == FinishReason.LOOP and g.n_tokens == 64)
+        for g in cut
+    )
 
 
 def test_requests_are_answered_in_their_order_under_the_models_own_template(trained):
     questions = [f"case {n}: sign {'abc'[n % 3]}" for n in range(4)]
     requests = [
-        Request(messages=(Message(role="user", content=q),), sampling=Sampling(max_tokens=80 - n % 2)) for n, q in enumerate(questions)
+        Request(
+            messages=(Message(role="user", content=q),), sampling=Sampling(max_tokens=80 - n % 2)
+        )
+        for n, q in enumerate(questions)
     ]
     answers = LocalModel(trained).complete(requests)
     assert [thinking.read(a.text).answer for a in answers] == ["flu", "mumps", "croup", "flu"]

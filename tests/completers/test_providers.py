@@ -13,7 +13,16 @@ BEIJING = timezone(timedelta(hours=8))
 
 def test_every_shipped_provider_says_where_its_prices_come_from():
     providers = read_providers()
-    assert {"deepseek", "siliconflow", "dashscope", "openai", "vllm", "ollama", "custom", "rehearsal"} <= set(providers)
+    assert {
+        "deepseek",
+        "siliconflow",
+        "dashscope",
+        "openai",
+        "vllm",
+        "ollama",
+        "custom",
+        "rehearsal",
+    } <= set(providers)
     for provider in providers.values():
         for terms in provider.models.values():
             assert terms.as_of
@@ -24,7 +33,10 @@ def test_deepseek_costs_more_in_the_working_hours_of_beijing(monkeypatch):
     monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-secret")
     target = find_target("deepseek")
     usage = Usage(prompt=2_000_000, cache_hit=1_000_000, completion=1_000_000)
-    working, night = datetime(2026, 11, 23, 10, tzinfo=BEIJING), datetime(2026, 11, 23, 23, tzinfo=BEIJING)
+    working, night = (
+        datetime(2026, 11, 23, 10, tzinfo=BEIJING),
+        datetime(2026, 11, 23, 23, tzinfo=BEIJING),
+    )
     assert target.price_at(night).amount(usage) == pytest.approx(0.02 + 1 + 4)
     assert target.price_at(working).amount(usage) == pytest.approx(0.04 + 2 + 8)
     assert target.price_at(datetime(2026, 11, 22, 10, tzinfo=BEIJING)) == target.price_at(night)
@@ -44,8 +56,14 @@ def test_the_key_is_never_shown(monkeypatch):
         ({"name": "custom", "model": "m"}, "--base-url"),
         ({"name": "custom", "base_url": "http://127.0.0.1:9/v1"}, "--model"),
         ({"name": "custom", "model": "m", "base_url": "teacher.example"}, "not an http(s) address"),
-        ({"name": "custom", "model": "m", "base_url": "https://u:secret@teacher.example/v1"}, "the key belongs in the environment"),
-        ({"name": "custom", "model": "m", "base_url": "https://teacher.example/v1"}, "MEDKD_API_KEY"),
+        (
+            {"name": "custom", "model": "m", "base_url": "https://u:secret@teacher.example/v1"},
+            "the key belongs in the environment",
+        ),
+        (
+            {"name": "custom", "model": "m", "base_url": "https://teacher.example/v1"},
+            "MEDKD_API_KEY",
+        ),
     ],
 )
 def test_an_unusable_teacher_is_refused_in_one_line(monkeypatch, given, said):
@@ -76,9 +94,15 @@ def test_a_file_of_ones_own_adds_and_overrides(tmp_path, monkeypatch):
     added = find_target("deepseek", "deepseek-next", providers=tmp_path / "own.yaml")
     assert added.price_at(datetime.now(BEIJING)).output == 3
     assert added.base_url == "https://api.deepseek.com"
-    assert find_target("deepseek", "deepseek-flash", providers=tmp_path / "own.yaml").concurrency_cap == 2500
+    assert (
+        find_target("deepseek", "deepseek-flash", providers=tmp_path / "own.yaml").concurrency_cap
+        == 2500
+    )
     own = find_target("hospital", "any", providers=tmp_path / "own.yaml")
-    assert (own.base_url, dict(own.prefix.message)) == ("http://10.0.0.7:8000/v1", {"partial": True})
+    assert (own.base_url, dict(own.prefix.message)) == (
+        "http://10.0.0.7:8000/v1",
+        {"partial": True},
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +110,10 @@ def test_a_file_of_ones_own_adds_and_overrides(tmp_path, monkeypatch):
     [
         ("hospital: {base_url: x", "own.yaml: broken YAML"),
         ("- hospital", "a mapping of provider names"),
-        ("hospital: {key_variable: K, currency: CNY, prise: 1}", "own.yaml: hospital: unknown field prise"),
+        (
+            "hospital: {key_variable: K, currency: CNY, prise: 1}",
+            "own.yaml: hospital: unknown field prise",
+        ),
         ("hospital: {currency: CNY}", "own.yaml: hospital: no key_variable"),
         (
             "deepseek: {models: {m: {price: {cache_hit: 1, cache_miss: 1, output: 1}, source: s}}}",
@@ -105,7 +132,10 @@ def test_a_broken_file_of_ones_own_is_named_with_what_is_wrong(tmp_path, text, s
 def test_prefix_completion_is_the_providers_unless_told_otherwise(monkeypatch):
     monkeypatch.setenv("DEEPSEEK_API_KEY", "sk")
     assert find_target("deepseek").prefix.base_url == "https://api.deepseek.com/beta"
-    assert find_target("deepseek", base_url="http://127.0.0.1:9/v1").prefix.base_url == "http://127.0.0.1:9/v1"
+    assert (
+        find_target("deepseek", base_url="http://127.0.0.1:9/v1").prefix.base_url
+        == "http://127.0.0.1:9/v1"
+    )
     assert find_target("deepseek", prefix=False).prefix is None
     custom = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
     assert find_target("custom", **custom).prefix is None
@@ -118,7 +148,12 @@ def test_a_text_to_go_on_from_is_sent_in_the_providers_own_form(monkeypatch):
     for variable in ("DEEPSEEK_API_KEY", "SILICONFLOW_API_KEY", "DASHSCOPE_API_KEY"):
         monkeypatch.setenv(variable, "sk")
     deepseek = make_body(find_target("deepseek"), request, thought)
-    assert deepseek["messages"][-1] == {"role": "assistant", "content": "", "prefix": True, "reasoning_content": "发热"}
+    assert deepseek["messages"][-1] == {
+        "role": "assistant",
+        "content": "",
+        "prefix": True,
+        "reasoning_content": "发热",
+    }
     assert make_body(find_target("dashscope"), request, text)["messages"][-1]["partial"] is True
     silicon = make_body(find_target("siliconflow"), request, text)
     assert (silicon["prefix"], len(silicon["messages"])) == ("<think>发热", 1)
@@ -128,7 +163,11 @@ def test_a_text_to_go_on_from_is_sent_in_the_providers_own_form(monkeypatch):
 def test_an_endpoint_on_this_machine_needs_no_key(monkeypatch):
     monkeypatch.delenv("MEDKD_API_KEY", raising=False)
     target = find_target("custom", "any", "http://127.0.0.1:8000/v1/chat/completions")
-    assert (target.key, target.base_url, target.is_priced) == ("", "http://127.0.0.1:8000/v1", False)
+    assert (target.key, target.base_url, target.is_priced) == (
+        "",
+        "http://127.0.0.1:8000/v1",
+        False,
+    )
 
 
 def test_tokens_are_estimated_by_the_kind_of_character():

@@ -7,10 +7,18 @@ from medkd.core.records import Usage
 
 texts = st.text(alphabet=st.characters(codec="utf-8"), max_size=40)
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["choices", "delta", "content", "usage", "error", "message", "index"]), inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["choices", "delta", "content", "usage", "error", "message", "index"]),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )
@@ -19,11 +27,19 @@ anything = st.recursive(
 def write_stream(pieces: list[str], line_end: bytes) -> bytes:
     lines = [b": keep-alive", b""]
     for piece in pieces:
-        lines += [b"event: message", b"data: " + orjson.dumps({"choices": [{"delta": {"content": piece}}]}), b""]
+        lines += [
+            b"event: message",
+            b"data: " + orjson.dumps({"choices": [{"delta": {"content": piece}}]}),
+            b"",
+        ]
     return line_end.join([*lines, b"data: [DONE]", b"", b""])
 
 
-@given(st.lists(texts, max_size=8), st.sampled_from([b"\n", b"\r\n"]), st.lists(st.integers(1, 30), min_size=1, max_size=20))
+@given(
+    st.lists(texts, max_size=8),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.lists(st.integers(1, 30), min_size=1, max_size=20),
+)
 def test_a_stream_reads_the_same_however_it_is_cut(pieces, line_end, sizes):
     stream = write_stream(pieces, line_end)
     reader, heard = EventReader(), []
@@ -71,7 +87,12 @@ def test_usage_is_read_in_deepseek_and_openai_names():
         "completion_tokens": 5,
         "completion_tokens_details": {"reasoning_tokens": 2},
     }
-    openai = {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens": 5, "completion_tokens_details": None}
+    openai = {
+        "prompt_tokens": 9,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens": 5,
+        "completion_tokens_details": None,
+    }
     assert read_usage(deepseek) == Usage(prompt=9, cache_hit=4, completion=5, reasoning=2)
     assert read_usage(openai) == Usage(prompt=9, cache_hit=4, completion=5)
     assert read_usage({"prompt_tokens": "many"}) is None

@@ -3,7 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from medkd.core.errors import InputError, MedkdError, PersonNeededError, ProofError, StoppedError, from_os_error
+from medkd.core.errors import (
+    HumanActionRequiredError,
+    InputError,
+    MedkdError,
+    ProofError,
+    StoppedError,
+    from_os_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,7 +26,9 @@ from medkd.core.errors import InputError, MedkdError, PersonNeededError, ProofEr
         (errno.EIO, 3, "run the same command again"),
     ],
 )
-def test_a_system_error_becomes_one_line_with_place_and_next_step(number: int, code: int, says: str) -> None:
+def test_a_system_error_becomes_one_line_with_place_and_next_step(
+    number: int, code: int, says: str
+) -> None:
     error = from_os_error(OSError(number, "what the system says"), Path("runs/demo/cases.jsonl"))
     assert error.exit_code == code
     assert says in str(error)
@@ -34,4 +43,10 @@ def test_the_place_that_the_system_names_wins() -> None:
 
 def test_what_is_resumable_exits_with_3_and_what_is_unusable_with_2() -> None:
     assert [kind("").exit_code for kind in (MedkdError, InputError)] == [2, 2]
-    assert [kind("").exit_code for kind in (StoppedError, ProofError, PersonNeededError)] == [3, 3, 3]
+    assert [
+        kind("").exit_code for kind in (StoppedError, ProofError, HumanActionRequiredError)
+    ] == [
+        3,
+        3,
+        3,
+    ]

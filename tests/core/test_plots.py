@@ -8,7 +8,9 @@ from medkd.core.plots import bar_plot, histogram, line_plot
 
 
 def test_words_stay_words_and_colours_follow_the_page():
-    svg = line_plot({"训练": ([1, 2, 3], [3, 2, 1]), "验证": ([1, 3], [3, 2])}, "损失", "step", "loss")
+    svg = line_plot(
+        {"训练": ([1, 2, 3], [3, 2, 1]), "验证": ([1, 3], [3, 2])}, "损失", "step", "loss"
+    )
     assert ">损失<" in svg and ">训练<" in svg
     assert "currentColor" in svg
     assert "#010203" not in svg and "<metadata" not in svg
@@ -17,12 +19,17 @@ def test_words_stay_words_and_colours_follow_the_page():
 @settings(max_examples=15, deadline=None, phases=[Phase.generate])
 @given(name=st.text(max_size=20), title=st.text(max_size=20))
 def test_any_name_gives_well_formed_xml(name, title):
-    for svg in (line_plot({name: ([0, 1], [0, 1]), "b": ([0], [1])}, title), histogram({name: [1, 2, 2], "b": []}, title)):
+    for svg in (
+        line_plot({name: ([0, 1], [0, 1]), "b": ([0], [1])}, title),
+        histogram({name: [1, 2, 2], "b": []}, title),
+    ):
         assert ET.fromstring(svg).tag.endswith("svg")
 
 
 def test_hostile_names_are_escaped():
-    svg = bar_plot(["<script>alert(1)</script>", "$x$"], {"<b>": [1, 2], "other": [2, 1]}, '"><script>')
+    svg = bar_plot(
+        ["<script>alert(1)</script>", "$x$"], {"<b>": [1, 2], "other": [2, 1]}, '"><script>'
+    )
     assert "<script" not in svg
 
 

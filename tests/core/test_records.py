@@ -47,7 +47,9 @@ def test_a_record_cannot_be_changed_and_takes_no_field_it_does_not_know() -> Non
 
 
 @given(sections=st.dictionaries(TEXTS, TEXTS), diagnosis=st.lists(TEXTS).map(tuple), title=TEXTS)
-def test_any_text_survives_a_line_of_a_file(sections: dict[str, str], diagnosis: tuple[str, ...], title: str) -> None:
+def test_any_text_survives_a_line_of_a_file(
+    sections: dict[str, str], diagnosis: tuple[str, ...], title: str
+) -> None:
     raw = RawCase(id="files:1", source="files", title=title, sections=sections, diagnosis=diagnosis)
     line = raw.model_dump_json()
     assert "\n" not in line

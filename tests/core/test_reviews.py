@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from medkd.core.reviews import REVIEWS, Decision, Review, add_review, measure_agreement, read_reviews, settle
+from medkd.core.reviews import (
+    REVIEWS,
+    Decision,
+    Review,
+    add_review,
+    measure_agreement,
+    read_reviews,
+    settle,
+)
 
 
 def say(directory: Path, key: str, reviewer: str, decision: Decision, **words: str) -> None:
@@ -15,12 +23,16 @@ def test_a_person_may_think_again_and_the_file_keeps_both_judgements(tmp_path: P
     say(tmp_path, "q:1", "a", Decision.ACCEPT)
     say(tmp_path, "q:1", "a", Decision.REJECT, reason="the finding is not there")
     held = read_reviews(tmp_path)["q:1"]
-    assert [(review.reviewer, review.decision, review.reason) for review in held] == [("a", "reject", "the finding is not there")]
+    assert [(review.reviewer, review.decision, review.reason) for review in held] == [
+        ("a", "reject", "the finding is not there")
+    ]
     assert held[0].at.endswith("+00:00")
     assert len((tmp_path / REVIEWS).read_text(encoding="utf-8").splitlines()) == 2
 
 
-def test_a_rejection_by_anyone_counts_then_the_last_edit_then_the_acceptance(tmp_path: Path) -> None:
+def test_a_rejection_by_anyone_counts_then_the_last_edit_then_the_acceptance(
+    tmp_path: Path,
+) -> None:
     say(tmp_path, "q:1", "a", Decision.ACCEPT)
     assert settle(read_reviews(tmp_path)["q:1"]).decision is Decision.ACCEPT
     say(tmp_path, "q:1", "b", Decision.EDIT, answer="older")
@@ -40,7 +52,9 @@ def test_a_torn_last_line_costs_that_line_alone(tmp_path: Path) -> None:
 
 
 def test_agreement_is_kappa_over_what_both_judged(tmp_path: Path) -> None:
-    for number, (first, second) in enumerate([("accept", "accept"), ("accept", "edit"), ("reject", "reject"), ("accept", "reject")]):
+    for number, (first, second) in enumerate(
+        [("accept", "accept"), ("accept", "edit"), ("reject", "reject"), ("accept", "reject")]
+    ):
         say(tmp_path, f"q:{number}", "a", Decision(first))
         say(tmp_path, f"q:{number}", "b", Decision(second))
     say(tmp_path, "q:9", "a", Decision.REJECT)

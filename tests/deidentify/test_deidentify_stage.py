@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from medkd.core.artifacts import RecordReader, write_records
+from medkd.core.config import make_config
 from medkd.core.errors import InputError
-from medkd.core.recipe import make_config
+from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.records import Case, RawCase
 from medkd.deidentify.stage import Config, run
 
@@ -15,21 +15,35 @@ def write_cases(folder: Path, *cases: RawCase) -> Path:
 
 
 def make_case(number: int, text: str) -> RawCase:
-    return RawCase(id=f"files:{number}", source="files", sections={"现病史": text} if text else {}, diagnosis=("肺炎",))
+    return RawCase(
+        id=f"files:{number}",
+        source="files",
+        sections={"现病史": text} if text else {},
+        diagnosis=("肺炎",),
+    )
 
 
 def test_cases_come_out_clean_and_the_audit_counts_by_rule_without_the_text(tmp_path: Path) -> None:
-    source = write_cases(tmp_path / "collect", make_case(1, "患者王秀英，女，电话13812345678。"), make_case(2, "发热3天。"))
+    source = write_cases(
+        tmp_path / "collect",
+        make_case(1, "患者王秀英，女，电话13812345678。"),
+        make_case(2, "发热3天。"),
+    )
     manifest = run(Config(input=source, out=tmp_path / "out"))
     cases = list(RecordReader(tmp_path / "out" / "cases.jsonl", Case, "deidentify"))
-    assert [case.sections["现病史"] for case in cases] == ["患者[姓名1]，女，电话[电话1]。", "发热3天。"]
+    assert [case.sections["现病史"] for case in cases] == [
+        "患者[姓名1]，女，电话[电话1]。",
+        "发热3天。",
+    ]
     assert manifest.facts["finds_by_rule"] == {"mobile": 1, "name_of_patient": 1}
     written = (tmp_path / "out" / "manifest.json").read_text()
     assert "王秀英" not in written
     assert "13812345678" not in written
 
 
-def test_duplicate_ids_empty_cases_and_broken_lines_are_dropped_with_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicate_ids_empty_cases_and_broken_lines_are_dropped_with_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write_cases(tmp_path, make_case(1, "发热。"), make_case(1, "咳嗽。"), make_case(2, ""))
     with (source / "raw_cases.jsonl").open("a") as file:
         file.write('{"id": \n')
@@ -40,7 +54,9 @@ def test_duplicate_ids_empty_cases_and_broken_lines_are_dropped_with_reasons(tmp
 
 
 def test_a_finished_directory_is_not_done_again(tmp_path: Path) -> None:
-    config = Config(input=write_cases(tmp_path, make_case(1, "2021年3月5日发热。")), out=tmp_path / "out")
+    config = Config(
+        input=write_cases(tmp_path, make_case(1, "2021年3月5日发热。")), out=tmp_path / "out"
+    )
     run(config)
     before = (tmp_path / "out" / "cases.jsonl").stat().st_mtime_ns
     assert run(config).state == "finished"
@@ -51,7 +67,9 @@ def test_the_same_cases_get_the_same_dates_again(tmp_path: Path) -> None:
     source = write_cases(tmp_path, make_case(1, "2021年3月5日发热。"))
     for name in ("one", "two"):
         run(Config(input=source, out=tmp_path / name))
-    assert (tmp_path / "one" / "cases.jsonl").read_bytes() == (tmp_path / "two" / "cases.jsonl").read_bytes()
+    assert (tmp_path / "one" / "cases.jsonl").read_bytes() == (
+        tmp_path / "two" / "cases.jsonl"
+    ).read_bytes()
 
 
 def test_a_missing_file_and_one_without_text_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -66,7 +84,9 @@ def test_rules_of_another_version_are_refused() -> None:
         make_config(Config, {"input": "a", "out": "b", "rules": "mine 7"}, "recipe")
 
 
-def test_a_review_marks_what_was_found_in_the_original_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+def test_a_review_marks_what_was_found_in_the_original_and_only_its_owner_may_read_it(
+    tmp_path: Path,
+) -> None:
     source = write_cases(tmp_path, make_case(1, "患者王秀英，女，<script>alert(1)</script>发热。"))
     config = Config(input=source, out=tmp_path / "out")
     run(config)
@@ -86,5 +106,7 @@ def test_a_text_no_record_is_as_long_as_is_dropped_with_a_reason(tmp_path: Path)
 def test_surrogates_that_look_real_are_a_choice(tmp_path: Path) -> None:
     source = write_cases(tmp_path, make_case(1, "患者王秀英，女，发热。"))
     run(Config(input=source, out=tmp_path / "out", style="surrogate"))
-    text = next(iter(RecordReader(tmp_path / "out" / "cases.jsonl", Case, "deidentify"))).sections["现病史"]
+    text = next(iter(RecordReader(tmp_path / "out" / "cases.jsonl", Case, "deidentify"))).sections[
+        "现病史"
+    ]
     assert "王秀英" not in text and "[" not in text

@@ -16,11 +16,16 @@ from medkd.demo.clinic import generate_cases
 
 
 def make_case(**sections: str) -> RawCase:
-    return RawCase(id="files:1", source="files", title="病例一例", sections=sections, diagnosis=("脑积水",))
+    return RawCase(
+        id="files:1", source="files", title="病例一例", sections=sections, diagnosis=("脑积水",)
+    )
 
 
 def test_the_same_name_gets_the_same_surrogate_throughout_a_case() -> None:
-    case = make_case(现病史="患者张建国，男，60岁，由其女张晓梅陪同。", 诊治经过="张建国于术后好转，与张晓梅谈话。")
+    case = make_case(
+        现病史="患者张建国，男，60岁，由其女张晓梅陪同。",
+        诊治经过="张建国于术后好转，与张晓梅谈话。",
+    )
     clean = deidentify(case).case
     assert clean.sections["现病史"] == "患者[姓名1]，男，60岁，由其女[姓名2]陪同。"
     assert clean.sections["诊治经过"] == "[姓名1]于术后好转，与[姓名2]谈话。"
@@ -28,9 +33,15 @@ def test_the_same_name_gets_the_same_surrogate_throughout_a_case() -> None:
 
 
 def test_two_patients_in_one_case_get_two_surrogates() -> None:
-    case = make_case(现病史="患者张建国，男，45岁。同病室患者李秀英，女，60岁，与张建国同日发病。李秀英已出院。", 诊治经过="张建国好转。")
+    case = make_case(
+        现病史="患者张建国，男，45岁。同病室患者李秀英，女，60岁，与张建国同日发病。李秀英已出院。",
+        诊治经过="张建国好转。",
+    )
     clean = deidentify(case).case.sections
-    assert clean["现病史"] == "患者[姓名1]，男，45岁。同病室患者[姓名2]，女，60岁，与[姓名1]同日发病。[姓名2]已出院。"
+    assert (
+        clean["现病史"]
+        == "患者[姓名1]，男，45岁。同病室患者[姓名2]，女，60岁，与[姓名1]同日发病。[姓名2]已出院。"
+    )
     assert clean["诊治经过"] == "[姓名1]好转。"
 
 
@@ -57,10 +68,14 @@ def test_a_case_without_identifiers_comes_back_unchanged() -> None:
 
 
 def test_intervals_between_dates_survive_in_whatever_form_they_are_written() -> None:
-    case = make_case(现病史="2021年12月28日发热，2022-01-03就诊，1月5日好转。", 诊治经过="2022/1/10手术。")
+    case = make_case(
+        现病史="2021年12月28日发热，2022-01-03就诊，1月5日好转。", 诊治经过="2022/1/10手术。"
+    )
     clean = deidentify(case).case
     offset = timedelta(days=draw_offset(case))
-    first, second, last = (day + offset for day in (date(2021, 12, 28), date(2022, 1, 3), date(2022, 1, 10)))
+    first, second, last = (
+        day + offset for day in (date(2021, 12, 28), date(2022, 1, 3), date(2022, 1, 10))
+    )
     assert f"{first.year}年{first.month}月{first.day}日发热" in clean.sections["现病史"]
     assert f"{second:%Y-%m-%d}就诊" in clean.sections["现病史"]
     assert clean.sections["诊治经过"] == f"{last.year}/{last.month}/{last.day}手术。"
@@ -94,7 +109,13 @@ def test_ages_over_89_are_told_as_90_or_older() -> None:
 def test_all_identifiers_of_the_rehearsal_clinic_are_gone() -> None:
     n_planted = 0
     for case in generate_cases(300, seed=5):
-        raw = RawCase(id=f"iiyi:{case.number}", source="iiyi", title=case.title, sections=case.sections, diagnosis=case.diagnosis)
+        raw = RawCase(
+            id=f"iiyi:{case.number}",
+            source="iiyi",
+            title=case.title,
+            sections=case.sections,
+            diagnosis=case.diagnosis,
+        )
         text = " ".join(deidentify(raw).case.sections.values())
         n_planted += len(case.identifiers)
         for category, planted in case.identifiers:
@@ -103,7 +124,9 @@ def test_all_identifiers_of_the_rehearsal_clinic_are_gone() -> None:
 
 
 def test_a_second_pass_finds_nothing_but_dates() -> None:
-    case = make_case(现病史="患者张建国，男，住院号123456，2021年3月5日由江西省赣州市章贡区红旗大道86号送至赣州市第一人民医院。")
+    case = make_case(
+        现病史="患者张建国，男，住院号123456，2021年3月5日由江西省赣州市章贡区红旗大道86号送至赣州市第一人民医院。"
+    )
     clean = deidentify(case).case
     again = [find.rule for text in clean.sections.values() for find in find_identifiers(text)]
     assert again == ["date_full"]
@@ -148,22 +171,40 @@ def test_surrogates_that_look_real_are_consistent_and_belong_to_nobody() -> None
     )
     clean = deidentify(case, "surrogate").case
     text = " ".join(clean.sections.values())
-    for original in ("张建国", "11010519491231002X", "13812345678", "红旗大道", "第一人民医院", "04567", "王主任", "["):
+    for original in (
+        "张建国",
+        "11010519491231002X",
+        "13812345678",
+        "红旗大道",
+        "第一人民医院",
+        "04567",
+        "王主任",
+        "[",
+    ):
         assert original not in text
     name = clean.sections["现病史"][2:].split("，")[0]
     assert len(name) == 3 and clean.sections["诊治经过"].startswith(f"{name}于术后好转")
     number = re.search(r"身份证号(\w{18})", text)
-    assert number is not None and number[1].startswith("99") and not is_id_card("110105" + number[1][6:])
+    assert (
+        number is not None
+        and number[1].startswith("99")
+        and not is_id_card("110105" + number[1][6:])
+    )
     assert deidentify(case, "surrogate").case == clean
 
 
 @given(st.sampled_from(list(Category)), st.text(max_size=20), st.integers(0, 2**63))
-def test_any_text_of_any_category_gets_a_surrogate(category: Category, text: str, seed: int) -> None:
+def test_any_text_of_any_category_gets_a_surrogate(
+    category: Category, text: str, seed: int
+) -> None:
     surrogates = Surrogates("surrogate", seed)
     assert surrogates.of(category, text) == surrogates.of(category, text)
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.text(max_size=5), st.text(max_size=60), max_size=4), st.sampled_from(["mask", "surrogate"]))
+@given(
+    st.dictionaries(st.text(max_size=5), st.text(max_size=60), max_size=4),
+    st.sampled_from(["mask", "surrogate"]),
+)
 def test_any_case_can_be_de_identified(sections: dict[str, str], style: Style) -> None:
     deidentify(make_case(**sections), style)

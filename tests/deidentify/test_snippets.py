@@ -29,7 +29,14 @@ def test_recall_and_precision_of_every_category_are_held(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["deidentify_held_out.txt", "deidentify_wards.txt", "deidentify_letters.txt", "deidentify_charts.txt", "deidentify_plain.txt"]
+    "name",
+    [
+        "deidentify_held_out.txt",
+        "deidentify_wards.txt",
+        "deidentify_letters.txt",
+        "deidentify_charts.txt",
+        "deidentify_plain.txt",
+    ],
 )
 def test_hard_sets_keep_the_precision_and_what_recall_was_reached(name: str) -> None:
     counts = load_bench().measure(BENCH / name)
@@ -39,5 +46,9 @@ def test_hard_sets_keep_the_precision_and_what_recall_was_reached(name: str) -> 
 
 
 def test_half_of_the_snippets_are_traps() -> None:
-    lines = [line for line in (BENCH / "deidentify_snippets.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (BENCH / "deidentify_snippets.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert len(lines) >= 300 and sum("⟦" not in line for line in lines) * 2 >= len(lines)

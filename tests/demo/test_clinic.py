@@ -13,7 +13,9 @@ def test_the_clinic_knows_at_least_sixty_diseases_in_eight_departments():
 
 def test_every_disease_has_a_level_for_every_test_and_no_sibling_has_the_same_pattern():
     for family in load_knowledge().families:
-        patterns = [tuple(disease.pattern[test] for test in family.tests) for disease in family.diseases]
+        patterns = [
+            tuple(disease.pattern[test] for test in family.tests) for disease in family.diseases
+        ]
         assert len(set(patterns)) == len(patterns)
         for disease in family.diseases:
             assert all(disease.pattern[test] in family.tests[test].levels for test in family.tests)
@@ -22,12 +24,22 @@ def test_every_disease_has_a_level_for_every_test_and_no_sibling_has_the_same_pa
 def test_no_single_test_tells_a_whole_family_apart():
     for family in load_knowledge().families:
         for test in family.tests:
-            assert len({disease.pattern[test] for disease in family.diseases}) < len(family.diseases)
+            assert len({disease.pattern[test] for disease in family.diseases}) < len(
+                family.diseases
+            )
 
 
 def test_complaints_history_and_lures_do_not_name_a_disease_of_the_family():
     for family in load_knowledge().families:
-        said = "".join([*family.complaints, *family.history, *family.examination, family.management, *(x.text for x in family.lures)])
+        said = "".join(
+            [
+                *family.complaints,
+                *family.history,
+                *family.examination,
+                family.management,
+                *(x.text for x in family.lures),
+            ]
+        )
         assert not [disease.name for disease in family.diseases if disease.name in said]
 
 
@@ -56,5 +68,8 @@ def test_an_identity_card_has_a_valid_check_digit():
 
     card = make_id_card(random.Random(1))
     weights = [2**i % 11 for i in range(17, -1, -1)]
-    total = sum((10 if digit == "X" else int(digit)) * weight for digit, weight in zip(card, weights, strict=True))
+    total = sum(
+        (10 if digit == "X" else int(digit)) * weight
+        for digit, weight in zip(card, weights, strict=True)
+    )
     assert len(card) == 18 and total % 11 == 1

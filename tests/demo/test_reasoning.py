@@ -1,4 +1,5 @@
-"""The rehearsal teacher's reasoning: it reads the record, cites it as it stands, and comes to the known diagnosis."""
+"""The rehearsal teacher's reasoning: it reads the record, cites it as it stands, and comes to the
+known diagnosis."""
 
 from medkd.demo.clinic import generate_cases
 from medkd.demo.corpus import make_documents, record_line

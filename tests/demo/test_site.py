@@ -17,8 +17,15 @@ CASES = generate_cases(55, seed=3)
 XHR = {"X-Requested-With": "XMLHttpRequest"}
 
 
-def fetch(site: CaseSite, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, str]:
-    request = urllib.request.Request(site.base_url + path, method=method, headers=headers or {}, data=b"" if method == "POST" else None)
+def fetch(
+    site: CaseSite, path: str, method: str = "GET", headers: dict[str, str] | None = None
+) -> tuple[int, str]:
+    request = urllib.request.Request(
+        site.base_url + path,
+        method=method,
+        headers=headers or {},
+        data=b"" if method == "POST" else None,
+    )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=10) as answer:
@@ -34,13 +41,23 @@ def test_a_case_page_says_all_the_clinic_wrote():
     read = parse_case(html, str(case.number), site.base_url)
     assert status == 200 and read is not None
     assert dict(read.sections) == {**case.sections, **case.summary}
-    assert (read.title, read.department, read.diagnosis) == (case.title, case.department, case.diagnosis)
+    assert (read.title, read.department, read.diagnosis) == (
+        case.title,
+        case.department,
+        case.diagnosis,
+    )
     assert "synthetic" in read.licence
 
 
 def test_hostile_text_is_escaped():
     hostile = '<script>alert(1)</script><img src=x onerror="alert(2)">&amp;'
-    case = ClinicCase.model_validate({**CASES[0].model_dump(), "title": hostile, "sections": {"主诉": hostile, "诊断结果": "感冒"}})
+    case = ClinicCase.model_validate(
+        {
+            **CASES[0].model_dump(),
+            "title": hostile,
+            "sections": {"主诉": hostile, "诊断结果": "感冒"},
+        }
+    )
     html = CaseSite([case]).answer("GET", f"/show/{case.number}-1.html", is_xhr=False).body
     assert "<script>alert" not in html and "<img src=x" not in html
     read = parse_case(html, str(case.number))
@@ -54,7 +71,10 @@ def test_the_first_list_page_comes_by_get_and_later_ones_by_xhr_post_alone():
         assert fetch(site, "/cull/2.html")[0] == 404
         assert fetch(site, "/cull/2.html", "POST")[0] == 404
     assert len(parse_list(first[1])) == PAGE_SIZE
-    assert "<li" not in json.loads(second[1])["data"]["html"] and len(parse_list(second[1])) == PAGE_SIZE
+    assert (
+        "<li" not in json.loads(second[1])["data"]["html"]
+        and len(parse_list(second[1])) == PAGE_SIZE
+    )
 
 
 def test_past_its_end_a_list_repeats_the_last_page():
@@ -65,7 +85,11 @@ def test_past_its_end_a_list_repeats_the_last_page():
 
 def test_some_list_items_lead_nowhere():
     with serve_site(CASES) as site:
-        numbers = {int(n) for path in ("/cull/2.html", "/cull/3.html") for n in parse_list(fetch(site, path, "POST", XHR)[1])}
+        numbers = {
+            int(n)
+            for path in ("/cull/2.html", "/cull/3.html")
+            for n in parse_list(fetch(site, path, "POST", XHR)[1])
+        }
         gone = numbers - {case.number for case in CASES}
         assert len(gone) == len(CASES) // MISSING_EVERY
         assert {fetch(site, f"/show/{number}-1.html")[0] for number in gone} == {404}
@@ -91,7 +115,12 @@ def test_after_so_many_cases_a_person_is_wanted_until_one_comes():
 def test_a_taken_port_is_named_with_the_next_step():
     with serve_site(CASES) as site:
         port = int(site.base_url.rpartition(":")[2])
-        with pytest.raises(InputError, match=rf"127.0.0.1:{port}: the port is taken .* choose another port"), serve_site(CASES, port=port):
+        with (
+            pytest.raises(
+                InputError, match=rf"127.0.0.1:{port}: the port is taken .* choose another port"
+            ),
+            serve_site(CASES, port=port),
+        ):
             pass
 
 

@@ -33,7 +33,10 @@ def test_any_text_comes_back_as_it_was(tokenizer):
 
 
 def test_tags_and_turn_ends_are_single_tokens(tokenizer):
-    assert all(len(tokenizer(token)["input_ids"]) == 1 for token in ("<think>", "</think>", "<|im_start|>", "<|im_end|>"))
+    assert all(
+        len(tokenizer(token)["input_ids"]) == 1
+        for token in ("<think>", "</think>", "<|im_start|>", "<|im_end|>")
+    )
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
@@ -50,7 +53,9 @@ def test_a_saved_tokenizer_numbers_its_tokens_as_it_did_in_training(tmp_path):
     made = train_tokenizer(["发热三天，咳嗽有痰。"] * 3)
     made.save_pretrained(tmp_path)
     read = AutoTokenizer.from_pretrained(tmp_path)
-    assert [read.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS] == made.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    assert [
+        read.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS
+    ] == made.convert_tokens_to_ids(list(SPECIAL_TOKENS))
 
 
 def test_the_context_is_four_thousand_tokens():
@@ -70,7 +75,9 @@ def test_the_script_makes_a_student_of_the_same_shape(tmp_path):
     make_student(tmp_path, n_documents=150, seed=1)
     shipped = json.loads((tiny_dir() / "config.json").read_text())
     made = json.loads((tmp_path / "config.json").read_text())
-    assert {k: v for k, v in made.items() if k != "vocab_size"} == {k: v for k, v in shipped.items() if k != "vocab_size"}
+    assert {k: v for k, v in made.items() if k != "vocab_size"} == {
+        k: v for k, v in shipped.items() if k != "vocab_size"
+    }
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = AutoTokenizer.from_pretrained(tmp_path)("发热", return_tensors="pt")
     assert model(**ids).logits.shape[-1] == made["vocab_size"]

@@ -18,9 +18,14 @@ MESSAGE = "请根据 <record> 推理。<diagnosis>化脓性脑膜炎</diagnosis>
 
 
 def post(base_url: str, **body) -> bytes:
-    body.setdefault("messages", [{"role": "system", "content": "你是医生。" * 60}, {"role": "user", "content": MESSAGE}])
+    body.setdefault(
+        "messages",
+        [{"role": "system", "content": "你是医生。" * 60}, {"role": "user", "content": MESSAGE}],
+    )
     request = urllib.request.Request(
-        f"{base_url}/chat/completions", json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        f"{base_url}/chat/completions",
+        json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=10) as response:
         return response.read()
@@ -35,12 +40,21 @@ def events(stream: bytes) -> list[dict]:
 
 
 def joined(found: list[dict], name: str) -> str:
-    return "".join(choice["delta"].get(name) or "" for event in found for choice in event["choices"])
+    return "".join(
+        choice["delta"].get(name) or "" for event in found for choice in event["choices"]
+    )
 
 
 def test_a_stream_has_the_shape_of_deepseek_when_thinking():
     with serve_teacher(latency_s=0) as teacher:
-        found = events(post(teacher.base_url, stream=True, thinking={"type": "enabled"}, stream_options={"include_usage": True}))
+        found = events(
+            post(
+                teacher.base_url,
+                stream=True,
+                thinking={"type": "enabled"},
+                stream_options={"include_usage": True},
+            )
+        )
     assert "体温39.2℃" in joined(found, "reasoning_content")
     assert joined(found, "content") == "化脓性脑膜炎"
     deltas = [choice["delta"] for event in found for choice in event["choices"]]
@@ -48,7 +62,10 @@ def test_a_stream_has_the_shape_of_deepseek_when_thinking():
     assert any(delta.get("reasoning_content") == "" for delta in deltas)
     usage = found[-1]["usage"]
     assert found[-1]["choices"] == []
-    assert usage["prompt_cache_hit_tokens"] + usage["prompt_cache_miss_tokens"] == usage["prompt_tokens"]
+    assert (
+        usage["prompt_cache_hit_tokens"] + usage["prompt_cache_miss_tokens"]
+        == usage["prompt_tokens"]
+    )
     assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"]
 
 
@@ -64,7 +81,9 @@ def test_a_stream_holds_tagged_content_when_not_thinking_and_the_usage_stands_in
 def test_a_whole_answer_follows_blank_lines_and_the_same_prefix_is_cached_the_second_time():
     with serve_teacher(latency_s=0) as teacher:
         first, second = post(teacher.base_url), post(teacher.base_url)
-        hits = [json.loads(answer)["usage"]["prompt_cache_hit_tokens"] for answer in (first, second)]
+        hits = [
+            json.loads(answer)["usage"]["prompt_cache_hit_tokens"] for answer in (first, second)
+        ]
         assert teacher.bill.billed == 2
         assert teacher.bill.usage.cache_hit == sum(hits)
     assert first.startswith(b"\n")
@@ -74,11 +93,17 @@ def test_a_whole_answer_follows_blank_lines_and_the_same_prefix_is_cached_the_se
 
 
 def test_models_are_listed():
-    with serve_teacher() as teacher, urllib.request.urlopen(f"{teacher.base_url}/models", timeout=10) as response:
+    with (
+        serve_teacher() as teacher,
+        urllib.request.urlopen(f"{teacher.base_url}/models", timeout=10) as response,
+    ):
         assert json.load(response)["data"][0]["id"] == "rehearsal"
 
 
-@pytest.mark.parametrize("body", [{"messages": []}, {"messages": "x"}, {"messages": [{"role": "user"}]}, {"messages": None}])
+@pytest.mark.parametrize(
+    "body",
+    [{"messages": []}, {"messages": "x"}, {"messages": [{"role": "user"}]}, {"messages": None}],
+)
 def test_a_body_without_messages_is_refused(body):
     with serve_teacher() as teacher:
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -88,7 +113,10 @@ def test_a_body_without_messages_is_refused(body):
 
 
 def test_a_rate_limit_says_when_to_come_back():
-    with serve_teacher(script=[Fault.RATE_LIMIT]) as teacher, pytest.raises(urllib.error.HTTPError) as caught:
+    with (
+        serve_teacher(script=[Fault.RATE_LIMIT]) as teacher,
+        pytest.raises(urllib.error.HTTPError) as caught,
+    ):
         post(teacher.base_url)
     assert (caught.value.code, caught.value.headers["Retry-After"]) == (429, "1")
 
@@ -97,19 +125,42 @@ def test_it_goes_on_from_its_own_text_and_from_anybody_elses():
     with serve_teacher(latency_s=0) as teacher:
         whole = joined(events(post(teacher.base_url, stream=True)), "content")
         half = whole[: len(whole) // 2]
-        own = [{"role": "user", "content": MESSAGE}, {"role": "assistant", "content": half, "prefix": True}]
-        assert half + joined(events(post(teacher.base_url, stream=True, messages=own)), "content") == whole
-        other = [own[0], {"role": "assistant", "content": "<think>\n患者为青年男性，以发热起病，", "prefix": True}]
-        text = other[1]["content"] + joined(events(post(teacher.base_url, stream=True, messages=other)), "content")
+        own = [
+            {"role": "user", "content": MESSAGE},
+            {"role": "assistant", "content": half, "prefix": True},
+        ]
+        assert (
+            half + joined(events(post(teacher.base_url, stream=True, messages=own)), "content")
+            == whole
+        )
+        other = [
+            own[0],
+            {
+                "role": "assistant",
+                "content": "<think>\n患者为青年男性，以发热起病，",
+                "prefix": True,
+            },
+        ]
+        text = other[1]["content"] + joined(
+            events(post(teacher.base_url, stream=True, messages=other)), "content"
+        )
         assert teacher.bill.n_gone_on == 2
     assert thinking.is_well_formed(text)
 
 
 def test_it_can_refuse_to_go_on_or_begin_anew():
-    asked = [{"role": "user", "content": MESSAGE}, {"role": "assistant", "content": "<think>\n患者为青年男性，", "prefix": True}]
+    asked = [
+        {"role": "user", "content": MESSAGE},
+        {"role": "assistant", "content": "<think>\n患者为青年男性，", "prefix": True},
+    ]
     with serve_teacher(latency_s=0, prefix=Prefix.IGNORES) as teacher:
-        assert joined(events(post(teacher.base_url, stream=True, messages=asked)), "content").startswith("<think>")
-    with serve_teacher(prefix=Prefix.REFUSES) as teacher, pytest.raises(urllib.error.HTTPError) as caught:
+        assert joined(
+            events(post(teacher.base_url, stream=True, messages=asked)), "content"
+        ).startswith("<think>")
+    with (
+        serve_teacher(prefix=Prefix.REFUSES) as teacher,
+        pytest.raises(urllib.error.HTTPError) as caught,
+    ):
         post(teacher.base_url, messages=asked)
     assert caught.value.code == 400
 
@@ -127,7 +178,11 @@ def test_more_requests_at_once_than_it_takes_meet_429():
 
 
 def test_a_taken_port_is_said_in_one_line():
-    with serve_teacher() as teacher, pytest.raises(InputError, match="taken"), serve_teacher(port=teacher.port):
+    with (
+        serve_teacher() as teacher,
+        pytest.raises(InputError, match="taken"),
+        serve_teacher(port=teacher.port),
+    ):
         pass
 
 

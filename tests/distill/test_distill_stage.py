@@ -16,11 +16,11 @@ from medkd.completers.outcomes import Outcome
 from medkd.completers.providers import find_target
 from medkd.completers.scripted import Scripted
 from medkd.completers.wire import make_body
-from medkd.core.artifacts import write_records
 from medkd.core.completer import Completion
 from medkd.core.errors import InputError, StoppedError
+from medkd.core.jsonl import write_records
 from medkd.core.records import Question, Rationale
-from medkd.core.workspace import read_manifest
+from medkd.core.stage_output import read_manifest
 from medkd.demo.clinic import generate_cases
 from medkd.demo.faults import Fault
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
@@ -47,19 +47,47 @@ def write_questions(path: Path, questions: list[Question]) -> Path:
 
 
 def make_config(tmp_path: Path, base_url: str, **more) -> Config:
-    return Config(out=tmp_path / "distill", input=tmp_path / "questions.jsonl", teacher="rehearsal", base_url=base_url, **more)
+    return Config(
+        out=tmp_path / "distill",
+        input=tmp_path / "questions.jsonl",
+        teacher="rehearsal",
+        base_url=base_url,
+        **more,
+    )
 
 
 def read_rationales(tmp_path: Path) -> list[Rationale]:
-    return [Rationale.model_validate_json(line) for line in (tmp_path / "distill" / "rationales.jsonl").read_text("utf-8").splitlines()]
+    return [
+        Rationale.model_validate_json(line)
+        for line in (tmp_path / "distill" / "rationales.jsonl").read_text("utf-8").splitlines()
+    ]
 
 
 def test_questions_in_memory_are_explained_by_any_completer(tmp_path):
     config = make_config(tmp_path, "", samples=2)
-    teacher = Scripted(lambda request: Completion(text="<think>发热、颈强直</think>脑膜炎", attempts=2) if request.sample else "不知道")
-    plain, good = distill(make_questions(1), teacher, load_prompt("rationalize", "zh"), config, "any")
-    assert (plain.id, plain.complete, plain.reasoning, plain.answer) == ("case:0", False, "", "不知道")
-    assert (good.id, good.complete, good.reasoning, good.answer, good.attempts) == ("case:0#1", True, "发热、颈强直", "脑膜炎", 2)
+    teacher = Scripted(
+        lambda request: (
+            Completion(text="<think>发热、颈强直</think>脑膜炎", attempts=2)
+            if request.sample
+            else "不知道"
+        )
+    )
+    plain, good = distill(
+        make_questions(1), teacher, load_prompt("rationalize", "zh"), config, "any"
+    )
+    assert (plain.id, plain.complete, plain.reasoning, plain.answer) == (
+        "case:0",
+        False,
+        "",
+        "不知道",
+    )
+    assert (good.id, good.complete, good.reasoning, good.answer, good.attempts) == (
+        "case:0#1",
+        True,
+        "发热、颈强直",
+        "脑膜炎",
+        2,
+    )
 
 
 def test_every_question_of_every_split_is_explained_in_order_through_faults(tmp_path):
@@ -72,7 +100,10 @@ def test_every_question_of_every_split_is_explained_in_order_through_faults(tmp_
         assert teacher.bill.requests == n_asked
     rationales = read_rationales(tmp_path)
     assert [r.question for r in rationales] == questions
-    assert all(r.complete and r.answer == r.question.reference and "体温39." in r.reasoning for r in rationales)
+    assert all(
+        r.complete and r.answer == r.question.reference and "体温39." in r.reasoning
+        for r in rationales
+    )
     assert (manifest.counts.read, manifest.counts.kept, manifest.state) == (40, 40, "finished")
     assert manifest.cost.amount >= round(teacher.bill.amount, 6)
     assert manifest.facts["prompt"] == "1-zh-rationalize"
@@ -94,7 +125,10 @@ def test_an_edited_row_is_bought_alone_and_a_new_order_costs_nothing(tmp_path):
     write_questions(tmp_path / "questions.jsonl", questions)
     with serve_teacher(latency_s=0) as teacher:
         run(make_config(tmp_path, teacher.base_url))
-        edited = [questions[0].model_copy(update={"input": "【主诉】抽搐1天。【查体】颈强直。"}), *reversed(questions[1:])]
+        edited = [
+            questions[0].model_copy(update={"input": "【主诉】抽搐1天。【查体】颈强直。"}),
+            *reversed(questions[1:]),
+        ]
         write_questions(tmp_path / "questions.jsonl", edited)
         manifest = run(make_config(tmp_path, teacher.base_url))
         assert teacher.bill.requests == 13
@@ -109,7 +143,11 @@ def test_a_failed_question_is_a_record_with_its_reason(tmp_path):
     failed, *others = read_rationales(tmp_path)
     assert (failed.complete, failed.finish_reason, failed.reasoning) == (False, "refused", "")
     assert all(r.complete for r in others)
-    assert (manifest.counts.kept, manifest.facts["failed"], manifest.facts["incomplete"]) == (3, 1, 1)
+    assert (manifest.counts.kept, manifest.facts["failed"], manifest.facts["incomplete"]) == (
+        3,
+        1,
+        1,
+    )
 
 
 def test_a_stopped_run_keeps_what_was_paid_and_the_same_command_goes_on(tmp_path):
@@ -127,12 +165,15 @@ def test_a_stopped_run_keeps_what_was_paid_and_the_same_command_goes_on(tmp_path
 
 
 def stop_half_way(config: Config, teacher: RehearsalTeacher, *how: signal.Signals) -> int:
-    """Run the stage in a process of its own and send it signals once about a quarter of the answers came."""
+    """Run the stage in a process of its own and send it signals once about a quarter of the answers
+    came."""
     enough = teacher.bill.billed + 16
     script = "import sys\nfrom medkd.distill.stage import Config, run\nrun(Config.model_validate_json(sys.argv[1]))"
     said_path = config.out.parent / "said.txt"
     with said_path.open("w") as said:
-        process = subprocess.Popen([sys.executable, "-c", script, config.model_dump_json()], stderr=said)
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, config.model_dump_json()], stderr=said
+        )
     wait_until(lambda: teacher.bill.billed >= enough)
     time.sleep(0.6)
     for number, one in enumerate(how):
@@ -153,7 +194,11 @@ def test_a_killed_run_goes_on_and_buys_nothing_complete_again(tmp_path):
     with serve_teacher(latency_s=0.02, pace_s=0.05) as teacher:
         config = make_config(tmp_path, teacher.base_url, concurrency=8)
         assert stop_half_way(config, teacher, signal.SIGKILL) == -signal.SIGKILL
-        complete = {a.item for a in list_attempts(tmp_path / "distill" / FILE_NAME) if a.outcome is Outcome.COMPLETE}
+        complete = {
+            a.item
+            for a in list_attempts(tmp_path / "distill" / FILE_NAME)
+            if a.outcome is Outcome.COMPLETE
+        }
         assert 8 <= len(complete) < 60
         run(config)
     attempts = list_attempts(tmp_path / "distill" / FILE_NAME)
@@ -187,7 +232,10 @@ def test_a_termination_stops_at_once_and_the_same_command_goes_on_from_the_text(
     with serve_teacher(latency_s=0.02, pace_s=0.15) as teacher:
         config = make_config(tmp_path, teacher.base_url, concurrency=16)
         assert stop_half_way(config, teacher, signal.SIGTERM) != 0
-        assert {a.outcome for a in list_attempts(tmp_path / "distill" / FILE_NAME)} == {Outcome.COMPLETE, Outcome.INTERRUPTED}
+        assert {a.outcome for a in list_attempts(tmp_path / "distill" / FILE_NAME)} == {
+            Outcome.COMPLETE,
+            Outcome.INTERRUPTED,
+        }
     with serve_teacher(latency_s=0) as teacher:
         run(config.model_copy(update={"base_url": teacher.base_url}))
         assert teacher.bill.n_gone_on > 0
@@ -207,7 +255,11 @@ def test_broken_lines_are_counted_and_raw_cases_refused(tmp_path, capsys):
         with pytest.raises(InputError, match="no deidentified_by"):
             run(make_config(tmp_path, teacher.base_url))
         assert teacher.bill.requests == 2
-    assert (manifest.counts.read, manifest.counts.kept, manifest.counts.dropped) == (4, 2, {"broken_line": 2})
+    assert (manifest.counts.read, manifest.counts.kept, manifest.counts.dropped) == (
+        4,
+        2,
+        {"broken_line": 2},
+    )
     assert "questions.jsonl:2: no deidentified_by" in capsys.readouterr().err
 
 
@@ -216,15 +268,24 @@ def test_broken_lines_are_counted_and_raw_cases_refused(tmp_path, capsys):
     [
         ({"teacher": "deepseek"}, "DEEPSEEK_API_KEY"),
         ({"teacher": "rehersal"}, "did you mean 'rehearsal'"),
-        ({"teacher": "custom", "model": "m", "base_url": "http://127.0.0.1:9/v1", "budget": 1.0}, "no price is known"),
+        (
+            {"teacher": "custom", "model": "m", "base_url": "http://127.0.0.1:9/v1", "budget": 1.0},
+            "no price is known",
+        ),
         ({"input": "nowhere"}, 'run "medkd prepare" first'),
     ],
 )
-def test_an_unusable_config_is_refused_before_anything_is_written(tmp_path, monkeypatch, more, said):
+def test_an_unusable_config_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, more, said
+):
     monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
     write_questions(tmp_path / "questions.jsonl", make_questions(1))
     with pytest.raises(InputError, match=said):
-        run(Config.model_validate({"out": tmp_path / "distill", "input": tmp_path / "questions.jsonl"} | more))
+        run(
+            Config.model_validate(
+                {"out": tmp_path / "distill", "input": tmp_path / "questions.jsonl"} | more
+            )
+        )
     assert not (tmp_path / "distill").exists()
 
 
@@ -234,7 +295,11 @@ def test_the_bill_says_what_was_wasted_and_why(tmp_path):
         run(make_config(tmp_path, teacher.base_url, concurrency=1, prefix=False))
     found = bill(tmp_path)
     by_outcome = {line.outcome: line for line in found.lines}
-    assert {name: line.attempts for name, line in by_outcome.items()} == {"complete": 6, "cut": 1, "overloaded": 1}
+    assert {name: line.attempts for name, line in by_outcome.items()} == {
+        "complete": 6,
+        "cut": 1,
+        "overloaded": 1,
+    }
     assert by_outcome["complete"].wasted == by_outcome["overloaded"].amount == 0
     assert found.wasted["CNY"] == by_outcome["cut"].amount > 0
     assert (found.items, found.answered, found.unknown, found.missing) == (6, 6, 0, 0)
@@ -250,7 +315,11 @@ def test_the_bill_says_where_no_price_is_known(tmp_path):
     write_questions(tmp_path / "questions.jsonl", make_questions(2))
     with serve_teacher(latency_s=0) as teacher:
         config = {"teacher": "custom", "model": "any", "base_url": teacher.base_url}
-        run(Config.model_validate({"out": tmp_path / "distill", "input": tmp_path / "questions.jsonl"} | config))
+        run(
+            Config.model_validate(
+                {"out": tmp_path / "distill", "input": tmp_path / "questions.jsonl"} | config
+            )
+        )
     assert bill(tmp_path).unpriced == 2
     assert "no price is known for 2 attempts" in render(bill(tmp_path))
 
@@ -274,7 +343,9 @@ def test_the_bill_prices_a_rerun_of_the_questions_as_they_are_now(tmp_path):
     with serve_teacher(latency_s=0) as teacher:
         run(make_config(tmp_path, teacher.base_url))
     assert (bill(tmp_path).missing, bill(tmp_path).rerun) == (0, {"CNY": 0.0})
-    write_questions(path, [questions[0].model_copy(update={"input": "【主诉】抽搐1天。"}), *questions[1:]])
+    write_questions(
+        path, [questions[0].model_copy(update={"input": "【主诉】抽搐1天。"}), *questions[1:]]
+    )
     assert bill(tmp_path).missing == 1
     assert 0 < bill(tmp_path).rerun["CNY"] < 2 * sum(bill(tmp_path).amounts.values()) / 8
     path.unlink()
@@ -284,7 +355,14 @@ def test_the_bill_prices_a_rerun_of_the_questions_as_they_are_now(tmp_path):
 def test_a_dry_run_prices_the_job_and_sends_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
     write_questions(tmp_path / "questions.jsonl", make_questions(20))
-    run(Config(out=tmp_path / "distill", input=tmp_path / "questions.jsonl", teacher="deepseek", dry_run=True))
+    run(
+        Config(
+            out=tmp_path / "distill",
+            input=tmp_path / "questions.jsonl",
+            teacher="deepseek",
+            dry_run=True,
+        )
+    )
     said = capsys.readouterr().out
     assert "deepseek deepseek-flash: 20 answers wanted, 0 on the ledger, 20 to buy" in said
     assert "700 each (assumed" in said
@@ -311,11 +389,17 @@ def test_a_dry_run_counts_what_is_on_the_ledger_and_learns_from_it(tmp_path, cap
 def test_where_the_blind_answer_is_wrong_the_fallback_explains_the_known_one_and_says_so(tmp_path):
     known = generate_cases(40, seed=7)[0]
     names = ("基本信息", "主诉", "现病史", "既往史", "查体", "辅助检查")
-    record = " ".join(f"【{name}】{known.sections[name]}" for name in names if name in known.sections)
-    solvable = make_questions(1)[0].model_copy(update={"id": "case:known", "input": record, "reference": "；".join(known.diagnosis[:1])})
+    record = " ".join(
+        f"【{name}】{known.sections[name]}" for name in names if name in known.sections
+    )
+    solvable = make_questions(1)[0].model_copy(
+        update={"id": "case:known", "input": record, "reference": "；".join(known.diagnosis[:1])}
+    )
     write_questions(tmp_path / "questions.jsonl", [solvable, *make_questions(2)])
     with serve_teacher(latency_s=0) as teacher:
-        config = make_config(tmp_path, teacher.base_url, mode="solve", fallback="rationalize", samples=2)
+        config = make_config(
+            tmp_path, teacher.base_url, mode="solve", fallback="rationalize", samples=2
+        )
         run(config)
         assert teacher.bill.requests == 6 + 4
         run(config.model_copy(update={"overwrite": True}))
@@ -328,17 +412,27 @@ def test_where_the_blind_answer_is_wrong_the_fallback_explains_the_known_one_and
 
 
 def test_a_file_of_raw_cases_is_refused_before_anything_is_sent(tmp_path):
-    case = {"id": "iiyi:1", "source": "iiyi", "sections": {"主诉": "张三，发热"}, "diagnosis": ["肺炎"]}
+    case = {
+        "id": "iiyi:1",
+        "source": "iiyi",
+        "sections": {"主诉": "张三，发热"},
+        "diagnosis": ["肺炎"],
+    }
     (tmp_path / "questions.jsonl").write_text(json.dumps(case) + "\n", "utf-8")
     with serve_teacher(latency_s=0) as teacher:
-        with pytest.raises(InputError, match=r'a raw case, no deidentified_by; run "medkd deidentify"'):
+        with pytest.raises(
+            InputError, match=r'a raw case, no deidentified_by; run "medkd deidentify"'
+        ):
             run(make_config(tmp_path, teacher.base_url))
         assert teacher.bill.requests == 0
 
 
 def test_a_question_too_long_for_the_context_is_a_record_with_its_reason_and_is_not_sent(tmp_path):
     long, *others = make_questions(3)
-    write_questions(tmp_path / "questions.jsonl", [long.model_copy(update={"input": "发热。" * 60_000}), *others])
+    write_questions(
+        tmp_path / "questions.jsonl",
+        [long.model_copy(update={"input": "发热。" * 60_000}), *others],
+    )
     with serve_teacher(latency_s=0) as teacher:
         manifest = run(make_config(tmp_path, teacher.base_url))
         assert teacher.bill.requests == 2

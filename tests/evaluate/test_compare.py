@@ -2,19 +2,26 @@ import json
 
 import pytest
 
+from medkd.core.config import make_config
 from medkd.core.errors import InputError
-from medkd.core.recipe import make_config
 from medkd.evaluate.compare import Config, run, show_tests
 from medkd.evaluate.stage import Config as EvaluateConfig
 from medkd.evaluate.stage import run as evaluate
 from medkd.evaluate.statistics import compare_paired
 
 
-def make_evaluation(folder, answers, prompt="请诊断。【主诉】发热{}", label="<think>发热。</think>急性阑尾炎"):
+def make_evaluation(
+    folder, answers, prompt="请诊断。【主诉】发热{}", label="<think>发热。</think>急性阑尾炎"
+):
     folder.mkdir(parents=True)
     path = folder / "generated_predictions.jsonl"
-    lines = [{"prompt": prompt.format(n), "predict": answer, "label": label} for n, answer in enumerate(answers)]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    lines = [
+        {"prompt": prompt.format(n), "predict": answer, "label": label}
+        for n, answer in enumerate(answers)
+    ]
+    path.write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+    )
     evaluate(EvaluateConfig(predictions=path, out=folder / "scored"))
     return folder / "scored"
 
@@ -26,10 +33,14 @@ def before(tmp_path):
 
 @pytest.fixture
 def after(tmp_path):
-    return make_evaluation(tmp_path / "after", ["<think>发热。</think>急性阑尾炎"] * 25 + ["<b>急性胆囊炎</b>"] * 5)
+    return make_evaluation(
+        tmp_path / "after", ["<think>发热。</think>急性阑尾炎"] * 25 + ["<b>急性胆囊炎</b>"] * 5
+    )
 
 
-def test_two_models_are_held_against_each_other_on_the_same_questions(before, after, tmp_path, capsys):
+def test_two_models_are_held_against_each_other_on_the_same_questions(
+    before, after, tmp_path, capsys
+):
     run(Config(input=[before, after], names=["base", "student"], out=tmp_path / "out"))
     found = json.loads((tmp_path / "out/comparison.json").read_text())
     accuracy = found["against_first"]["student"]["diagnosis_accuracy"]
@@ -37,13 +48,18 @@ def test_two_models_are_held_against_each_other_on_the_same_questions(before, af
     assert accuracy["difference"] == pytest.approx(1 / 3, abs=1e-5)
     assert accuracy["p"] == pytest.approx(0.0414, abs=1e-4)
     page = (tmp_path / "out/report.html").read_text()
-    assert "Before and after, in the terms of the worked example" in page and "base was wrong" in page
+    assert (
+        "Before and after, in the terms of the worked example" in page and "base was wrong" in page
+    )
     assert "McNemar, 15 gained, 5 lost" in page and "&lt;b&gt;" in page and "<script" not in page
     assert "student against base, 30 questions" in capsys.readouterr().out
 
 
 def test_one_evaluation_alone_is_told_what_is_missing_before_anything_runs(before, tmp_path):
-    with pytest.raises(InputError, match="compare: input: nothing to be compared with; name two directories of evaluate, or more"):
+    with pytest.raises(
+        InputError,
+        match="compare: input: nothing to be compared with; name two directories of evaluate, or more",
+    ):
         make_config(Config, {"input": [before], "out": tmp_path / "out"}, "compare")
 
 
@@ -68,7 +84,10 @@ def test_answers_that_were_not_made_alike_are_warned_of(before, after, tmp_path,
     said = capsys.readouterr().err
     assert "made alike: generator differs (base unknown, student vllm); dtype differs" in said
     assert "temperature differs (base 0.0, student 0.6)" in said and "max_tokens" not in said
-    assert "temperature differs (base 0.0, student 0.6)" in (tmp_path / "unlike/report.html").read_text()
+    assert (
+        "temperature differs (base 0.0, student 0.6)"
+        in (tmp_path / "unlike/report.html").read_text()
+    )
 
 
 def test_models_that_were_asked_other_questions_are_refused(before, tmp_path):
@@ -83,7 +102,10 @@ def test_names_must_tell_the_models_apart(before, after, tmp_path):
     with pytest.raises(InputError, match="both called"):
         run(Config(input=[before, before], out=tmp_path / "out"))
     run(Config(input=[before, after], out=tmp_path / "out"))
-    assert set(json.loads((tmp_path / "out/comparison.json").read_text())["scores"]) == {"before/scored", "after/scored"}
+    assert set(json.loads((tmp_path / "out/comparison.json").read_text())["scores"]) == {
+        "before/scored",
+        "after/scored",
+    }
 
 
 def test_a_directory_without_an_evaluation_is_named(before, tmp_path):
@@ -95,4 +117,6 @@ def test_many_lines_of_tests_are_corrected():
     weak = compare_paired([0.0] * 20 + [1.0] * 20, [1.0] * 6 + [0.0] * 14 + [1.0] * 20)
     assert weak.p < 0.05
     assert show_tests({"m": {"a": weak}})[0]["is_significant"]
-    assert not any(line["is_significant"] for line in show_tests({"m": {str(n): weak for n in range(8)}}))
+    assert not any(
+        line["is_significant"] for line in show_tests({"m": {str(n): weak for n in range(8)}})
+    )

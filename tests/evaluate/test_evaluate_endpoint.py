@@ -11,7 +11,8 @@ from student_samples import read_lines, write_examples
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each request with what `reply` makes of the system text and the user's turn; None is a 400."""
+    """Answers each request with what `reply` makes of the system text and the user's turn; None is
+    a 400."""
 
     def __init__(self, reply):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -31,8 +32,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-        for event in ({"delta": {"content": reply}, "finish_reason": None}, {"delta": {}, "finish_reason": "stop"}):
-            self.wfile.write(f"data: {json.dumps({'choices': [{'index': 0, **event}], 'usage': usage})}\n\n".encode())
+        for event in (
+            {"delta": {"content": reply}, "finish_reason": None},
+            {"delta": {}, "finish_reason": "stop"},
+        ):
+            self.wfile.write(
+                f"data: {json.dumps({'choices': [{'index': 0, **event}], 'usage': usage})}\n\n".encode()
+            )
         self.wfile.write(b"data: [DONE]\n\n")
 
     def log_message(self, *_):
@@ -61,9 +67,15 @@ def read_scores(out):
 
 def test_a_served_model_is_measured_like_a_local_one(serve, tmp_path):
     names = {"a": "flu", "b": "mumps", "c": "croup"}
-    server = serve(lambda system, user: None if "case 41" in user else f"<think>\nsign\n</think>\n\n{names[user[-1]]}")
+    server = serve(
+        lambda system, user: (
+            None if "case 41" in user else f"<think>\nsign\n</think>\n\n{names[user[-1]]}"
+        )
+    )
     path = write_examples(tmp_path / "test.jsonl", range(30, 42))
-    manifest = run(Config(endpoint=server.address, model="student", input=path, out=tmp_path / "out"))
+    manifest = run(
+        Config(endpoint=server.address, model="student", input=path, out=tmp_path / "out")
+    )
     scores = read_scores(tmp_path / "out")
     assert scores["n"] == 11 and scores["diagnosis_accuracy"] == scores["think_format_rate"] == 1.0
     assert manifest.counts.dropped == {"refused": 1}
@@ -71,15 +83,33 @@ def test_a_served_model_is_measured_like_a_local_one(serve, tmp_path):
 
 
 def write_predictions(path):
-    pairs = [("病毒性心肌炎", "急性心肌炎"), ("急性阑尾炎", "急性阑尾炎"), ("双相情感障碍抑郁发作", "双相障碍"), ("肺炎", "骨折")]
-    lines = [{"prompt": f"请诊断{n}", "predict": answer, "label": label} for n, (answer, label) in enumerate(pairs)]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    pairs = [
+        ("病毒性心肌炎", "急性心肌炎"),
+        ("急性阑尾炎", "急性阑尾炎"),
+        ("双相情感障碍抑郁发作", "双相障碍"),
+        ("肺炎", "骨折"),
+    ]
+    lines = [
+        {"prompt": f"请诊断{n}", "predict": answer, "label": label}
+        for n, (answer, label) in enumerate(pairs)
+    ]
+    path.write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+    )
     return path
 
 
 def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_path):
-    server = serve(lambda system, user: json.dumps({"principal": "same" if "双相" in user else "different", "why": "clear"}))
-    config = {"predictions": write_predictions(tmp_path / "p.jsonl"), "judge": server.address, "judge_model": "judge"}
+    server = serve(
+        lambda system, user: json.dumps(
+            {"principal": "same" if "双相" in user else "different", "why": "clear"}
+        )
+    )
+    config = {
+        "predictions": write_predictions(tmp_path / "p.jsonl"),
+        "judge": server.address,
+        "judge_model": "judge",
+    }
     run(Config(**config, out=tmp_path / "out"))
     assert read_scores(tmp_path / "out")["diagnosis_accuracy"] == 0.5
     assert read_scores(tmp_path / "out")["diagnosis_decided"] == 1.0
@@ -92,17 +122,37 @@ def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_p
 
 
 def test_a_judgement_that_cannot_be_read_is_counted_and_is_no_zero(serve, tmp_path):
-    server = serve(lambda system, user: json.dumps({"principal": "same"}) if "双相" in user else "hard to say")
-    config = Config(predictions=write_predictions(tmp_path / "p.jsonl"), judge=server.address, judge_model="judge", out=tmp_path / "out")
+    server = serve(
+        lambda system, user: json.dumps({"principal": "same"}) if "双相" in user else "hard to say"
+    )
+    config = Config(
+        predictions=write_predictions(tmp_path / "p.jsonl"),
+        judge=server.address,
+        judge_model="judge",
+        out=tmp_path / "out",
+    )
     assert run(config).facts["judge_failed"] == 1
     assert read_scores(tmp_path / "out")["diagnosis_decided"] == 0.75
     assert "the judge failed or could not be read" in (tmp_path / "out/report.html").read_text()
 
 
 def test_open_answers_are_judged_and_get_no_diagnosis_score(serve, tmp_path):
-    server = serve(lambda system, user: json.dumps({"correct": 5, "complete": 3, "safe": 5, "why": "fine"}))
+    server = serve(
+        lambda system, user: json.dumps({"correct": 5, "complete": 3, "safe": 5, "why": "fine"})
+    )
     path = tmp_path / "p.jsonl"
-    path.write_text(json.dumps({"prompt": "怎么退烧？", "predict": "多喝水，必要时服药。", "label": "物理降温，可以服用退烧药。"}))
+    path.write_text(
+        json.dumps(
+            {
+                "prompt": "怎么退烧？",
+                "predict": "多喝水，必要时服药。",
+                "label": "物理降温，可以服用退烧药。",
+            }
+        )
+    )
     run(Config(predictions=path, judge=server.address, judge_model="judge", out=tmp_path / "out"))
     scores = read_scores(tmp_path / "out")
-    assert scores["judge_score"] == pytest.approx(5 / 6, abs=1e-3) and "diagnosis_accuracy" not in scores
+    assert (
+        scores["judge_score"] == pytest.approx(5 / 6, abs=1e-3)
+        and "diagnosis_accuracy" not in scores
+    )

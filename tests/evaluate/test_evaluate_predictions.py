@@ -12,7 +12,10 @@ from medkd.evaluate.stage import Config, run
 jieba.setLogLevel(60)
 PROMPT = "<|im_start|>user\n请给出诊断。\n【主诉】发热<|im_end|>\n<|im_start|>assistant\n"
 PAIRS = [
-    ("<think>\n发热咳嗽，双肺湿啰音。\n</think>\n\n肺炎", "<think>\n发热三天，咳嗽。\n</think>\n\n大叶性肺炎"),
+    (
+        "<think>\n发热咳嗽，双肺湿啰音。\n</think>\n\n肺炎",
+        "<think>\n发热三天，咳嗽。\n</think>\n\n大叶性肺炎",
+    ),
     ("急性阑尾炎", "<think>转移性右下腹痛。</think>急性阑尾炎；2型糖尿病"),
     ("", "急性胆囊炎"),
     ("<script>alert(1)</script>" + "咳" * 20_000, "<think>a</think>**右侧输尿管结石**"),
@@ -20,7 +23,9 @@ PAIRS = [
 
 
 def write(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -33,8 +38,15 @@ def score_as_llamafactory(predict, label):
     if not " ".join(hypothesis).split() or not " ".join(reference).split():
         rouge = dict.fromkeys(("rouge-1", "rouge-2", "rouge-l"), 0.0)
     else:
-        rouge = {name: found["f"] for name, found in Rouge().get_scores(" ".join(hypothesis), " ".join(reference))[0].items()}
-    bleu = sentence_bleu([list(label)], list(predict), smoothing_function=SmoothingFunction().method3)
+        rouge = {
+            name: found["f"]
+            for name, found in Rouge()
+            .get_scores(" ".join(hypothesis), " ".join(reference))[0]
+            .items()
+        }
+    bleu = sentence_bleu(
+        [list(label)], list(predict), smoothing_function=SmoothingFunction().method3
+    )
     return {name: round(value * 100, 4) for name, value in {"bleu-4": bleu, **rouge}.items()}
 
 
@@ -47,7 +59,10 @@ def test_a_file_of_llamafactory_is_scored_as_it_scores_it(tmp_path):
     path = write(tmp_path / "generated_predictions.jsonl", rows(pairs))
     run(Config(predictions=path, out=tmp_path / "out"))
     theirs = [score_as_llamafactory(predict, label) for predict, label in pairs]
-    results, scores = read(tmp_path / "out/predict_results.json"), read(tmp_path / "out/scores.json")
+    results, scores = (
+        read(tmp_path / "out/predict_results.json"),
+        read(tmp_path / "out/scores.json"),
+    )
     for name in theirs[0]:
         expected = sum(found[name] for found in theirs) / len(pairs)
         assert results[f"predict_{name}"] == pytest.approx(expected, abs=1e-4)
@@ -57,7 +72,9 @@ def test_a_file_of_llamafactory_is_scored_as_it_scores_it(tmp_path):
 
 def test_the_runtime_is_that_of_the_generation_where_its_file_lies_beside(tmp_path):
     path = write(tmp_path / "generated_predictions.jsonl", rows())
-    (tmp_path / "predict_results.json").write_text(json.dumps({"predict_runtime": 8.0, "predict_steps_per_second": 0.25}))
+    (tmp_path / "predict_results.json").write_text(
+        json.dumps({"predict_runtime": 8.0, "predict_steps_per_second": 0.25})
+    )
     manifest = run(Config(predictions=path, out=tmp_path / "out"))
     assert read(tmp_path / "out/predict_results.json")["predict_samples_per_second"] == 0.5
     assert manifest.facts["runtime_is_of"] == "generation"
@@ -67,17 +84,32 @@ def test_diagnoses_are_read_from_labels_markup_and_all(tmp_path):
     path = write(tmp_path / "p.jsonl", rows())
     run(Config(predictions=path, out=tmp_path / "out"))
     scores = read(tmp_path / "out/scores.json")
-    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert [line["reference"] for line in lines] == ["大叶性肺炎", "急性阑尾炎；2型糖尿病", "急性胆囊炎", "右侧输尿管结石"]
-    assert (scores["diagnosis_accuracy"], scores["empty_rate"], scores["loop_rate"]) == (0.25, 0.25, 0.25)
+    lines = [
+        json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()
+    ]
+    assert [line["reference"] for line in lines] == [
+        "大叶性肺炎",
+        "急性阑尾炎；2型糖尿病",
+        "急性胆囊炎",
+        "右侧输尿管结石",
+    ]
+    assert (scores["diagnosis_accuracy"], scores["empty_rate"], scores["loop_rate"]) == (
+        0.25,
+        0.25,
+        0.25,
+    )
     assert "stop_rate" not in scores
     page = (tmp_path / "out/report.html").read_text()
-    assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "How answers ended" in page
+    assert (
+        "<script" not in page and "&lt;script&gt;alert(1)" in page and "How answers ended" in page
+    )
 
 
 def test_open_answers_get_no_diagnosis_score(tmp_path):
     answer = "失眠时可以先调整作息，睡前减少使用电子产品，必要时就医。"
-    path = write(tmp_path / "p.jsonl", [{"prompt": "睡不着怎么办？", "predict": answer, "label": answer}])
+    path = write(
+        tmp_path / "p.jsonl", [{"prompt": "睡不着怎么办？", "predict": answer, "label": answer}]
+    )
     run(Config(predictions=path, out=tmp_path / "out"))
     assert not any(name.startswith("diagnosis") for name in read(tmp_path / "out/scores.json"))
     assert not is_diagnosis_task("最近总是睡不着，怎么办？", "多休息")
@@ -86,7 +118,10 @@ def test_open_answers_get_no_diagnosis_score(tmp_path):
 
 
 def test_predictions_without_labels_are_measured_as_far_as_they_go(tmp_path):
-    path = write(tmp_path / "p.jsonl", [{"predict": "<think>a</think>肺炎"}, {"predict": "肺炎", "label": None}])
+    path = write(
+        tmp_path / "p.jsonl",
+        [{"predict": "<think>a</think>肺炎"}, {"predict": "肺炎", "label": None}],
+    )
     run(Config(predictions=path, out=tmp_path / "out"))
     scores = read(tmp_path / "out/scores.json")
     assert scores["think_format_rate"] == 0.5 and "bleu-4" not in scores
@@ -119,15 +154,26 @@ def test_a_label_in_the_markup_of_a_page_is_the_diagnosis_in_it(tmp_path):
         "$\\text{肺炎}$",
         f'<p style="{"margin: 0; " * 9}">肺炎</p>',
     ]
-    path = write(tmp_path / "p.jsonl", [{"prompt": PROMPT, "predict": "肺炎", "label": label} for label in labels])
+    path = write(
+        tmp_path / "p.jsonl",
+        [{"prompt": PROMPT, "predict": "肺炎", "label": label} for label in labels],
+    )
     run(Config(predictions=path, out=tmp_path / "out"))
-    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()
+    ]
     assert [line["reference"] for line in lines] == ["肺炎"] * 5
     assert read(tmp_path / "out/scores.json")["diagnosis_exact"] == 1.0
 
 
 def test_empty_labels_are_warned_of(tmp_path, capsys):
-    path = write(tmp_path / "p.jsonl", [{"prompt": PROMPT, "predict": "肺炎", "label": label} for label in ("", "肺炎", " ")])
+    path = write(
+        tmp_path / "p.jsonl",
+        [{"prompt": PROMPT, "predict": "肺炎", "label": label} for label in ("", "肺炎", " ")],
+    )
     run(Config(predictions=path, out=tmp_path / "out"))
-    assert "warning: 2 of 3 labels are empty: as in LLaMA-Factory, their overlap counts as 0" in capsys.readouterr().err
+    assert (
+        "warning: 2 of 3 labels are empty: as in LLaMA-Factory, their overlap counts as 0"
+        in capsys.readouterr().err
+    )
     assert "2 of 3 labels are empty" in (tmp_path / "out/report.html").read_text()

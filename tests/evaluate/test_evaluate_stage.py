@@ -10,7 +10,12 @@ from student_samples import make_example, read_lines, write_examples
 
 @pytest.fixture
 def settings(random_model_dir, trained_dir, merged_dir):
-    return {"model": str(random_model_dir), "adapter": trained_dir / "adapter", "input": merged_dir, "max_tokens": 96}
+    return {
+        "model": str(random_model_dir),
+        "adapter": trained_dir / "adapter",
+        "input": merged_dir,
+        "max_tokens": 96,
+    }
 
 
 def read_scores(out):
@@ -21,10 +26,22 @@ def test_a_distilled_model_is_measured_under_both_templates(settings, tmp_path):
     run(Config(**settings, out=tmp_path))
     scores = read_scores(tmp_path)
     assert scores["n"] == 12
-    assert scores["think_format_rate"] == scores["think_unprompted_rate"] == scores["stop_rate"] == scores["diagnosis_accuracy"] == 1.0
-    own, plain = read_lines(tmp_path / "predictions.jsonl"), read_lines(tmp_path / "unprompted.jsonl")
+    assert (
+        scores["think_format_rate"]
+        == scores["think_unprompted_rate"]
+        == scores["stop_rate"]
+        == scores["diagnosis_accuracy"]
+        == 1.0
+    )
+    own, plain = (
+        read_lines(tmp_path / "predictions.jsonl"),
+        read_lines(tmp_path / "unprompted.jsonl"),
+    )
     assert all(line["prompt"].endswith("<think>\n") for line in own)
-    assert all(line["prompt"].endswith("assistant\n") and line["raw"].startswith("<think>\n") for line in plain)
+    assert all(
+        line["prompt"].endswith("assistant\n") and line["raw"].startswith("<think>\n")
+        for line in plain
+    )
 
 
 def test_what_follows_the_models_own_prefix_is_the_same_answer(settings, tmp_path):
@@ -49,7 +66,10 @@ def test_a_base_that_never_learnt_to_think_is_asked_once(settings, tmp_path):
 
 
 def test_questions_answered_before_a_kill_are_not_asked_again(settings, tmp_path):
-    whole, killed = Config(**settings, out=tmp_path / "whole"), Config(**settings, out=tmp_path / "killed")
+    whole, killed = (
+        Config(**settings, out=tmp_path / "whole"),
+        Config(**settings, out=tmp_path / "killed"),
+    )
     run(whole)
     run(killed)
     path = killed.out / "predictions.jsonl"
@@ -109,7 +129,9 @@ def test_a_missing_adapter_is_named(settings, tmp_path):
         run(Config(**settings | {"adapter": tmp_path / "none"}, out=tmp_path / "out"))
 
 
-def test_a_test_that_is_the_training_over_again_is_refused_without_a_flag(settings, merged_dir, tmp_path):
+def test_a_test_that_is_the_training_over_again_is_refused_without_a_flag(
+    settings, merged_dir, tmp_path
+):
     seen = settings | {"input": merged_dir / "train.jsonl"}
     with pytest.raises(InputError, match="24 of 24 questions are in the training data"):
         run(Config(**seen, out=tmp_path / "refused"))
@@ -118,7 +140,9 @@ def test_a_test_that_is_the_training_over_again_is_refused_without_a_flag(settin
     assert "24 of 24 were in the training data" in (tmp_path / "allowed/report.html").read_text()
 
 
-def test_questions_from_the_training_data_are_found_by_lineage_under_any_name(settings, tmp_path, capsys):
+def test_questions_from_the_training_data_are_found_by_lineage_under_any_name(
+    settings, tmp_path, capsys
+):
     path = write_examples(tmp_path / "mixed.jsonl", range(22, 32))
     manifest = run(Config(**settings | {"input": path}, out=tmp_path / "out"))
     assert manifest.facts["n_seen_in_training"] == 2
@@ -126,8 +150,18 @@ def test_questions_from_the_training_data_are_found_by_lineage_under_any_name(se
 
 
 def test_questions_that_hold_their_answer_are_counted(settings, tmp_path):
-    path = write_examples(tmp_path / "test.jsonl", range(40, 44), input="发热，诊断为大叶性肺炎", reference="大叶性肺炎")
-    assert run(Config(**settings | {"input": path}, out=tmp_path / "out")).facts["n_holding_their_answer"] == 4
+    path = write_examples(
+        tmp_path / "test.jsonl",
+        range(40, 44),
+        input="发热，诊断为大叶性肺炎",
+        reference="大叶性肺炎",
+    )
+    assert (
+        run(Config(**settings | {"input": path}, out=tmp_path / "out")).facts[
+            "n_holding_their_answer"
+        ]
+        == 4
+    )
 
 
 def test_several_samples_vote(settings, tmp_path):

@@ -29,14 +29,26 @@ MEDQA = {
     "meta_info": "step1",
 }
 MCMLE = {"question": "首选检查？", "options": {"A": "胸片", "B": "CT"}, "answer": "CT"}
-MEDMCQA = {"question": "Which?", "opa": "one", "opb": "two", "opc": "three", "opd": "four", "cop": 4, "subject_name": "Surgery"}
+MEDMCQA = {
+    "question": "Which?",
+    "opa": "one",
+    "opb": "two",
+    "opc": "three",
+    "opd": "four",
+    "cop": 4,
+    "subject_name": "Surgery",
+}
 
 
 def test_the_four_public_forms_are_read(tmp_path):
     (tmp_path / "cmb.json").write_text(json.dumps([CMB]))
     (tmp_path / "medqa.jsonl").write_text(json.dumps(MEDQA) + "\n" + json.dumps(MCMLE) + "\n")
-    (tmp_path / "medmcqa.json").write_text(json.dumps(MEDMCQA) + "\n" + json.dumps(MEDMCQA | {"cop": 1}) + "\n")
-    (tmp_path / "cmexam.csv").write_text('\ufeffQuestion,Options,Answer\n首选药？,"A 青霉素\nB 红霉素",B\n', encoding="utf-8")
+    (tmp_path / "medmcqa.json").write_text(
+        json.dumps(MEDMCQA) + "\n" + json.dumps(MEDMCQA | {"cop": 1}) + "\n"
+    )
+    (tmp_path / "cmexam.csv").write_text(
+        '\ufeffQuestion,Options,Answer\n首选药？,"A 青霉素\nB 红霉素",B\n', encoding="utf-8"
+    )
     cmb, *_ = read_exam(str(tmp_path / "cmb.json"))[0]
     assert (cmb.answer, cmb.subject, list(cmb.options)) == ("AB", "执业医师", ["A", "B", "C", "D"])
     assert [q.answer for q in read_exam(str(tmp_path / "medqa.jsonl"))[0]] == ["B", "B"]
@@ -96,12 +108,22 @@ def test_any_text_gives_letters_of_the_options_or_none(text):
 def test_a_model_sits_an_exam(random_model_dir, tmp_path):
     path = tmp_path / "cmb.json"
     path.write_text(json.dumps([CMB | {"question": f"{n}？"} for n in range(4)]))
-    manifest = run(Config(model=str(random_model_dir), exam=str(path), max_tokens=16, out=tmp_path / "out"))
+    manifest = run(
+        Config(model=str(random_model_dir), exam=str(path), max_tokens=16, out=tmp_path / "out")
+    )
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert manifest.counts.kept == 4 and scores["exam_accuracy"] + scores["exam_unreadable"] <= 1.0
     assert "diagnosis_accuracy" not in scores
     with pytest.raises(InputError, match="asks its own questions"):
-        run(Config(model=str(random_model_dir), exam=str(path), samples=3, temperature=0.5, out=tmp_path / "again"))
+        run(
+            Config(
+                model=str(random_model_dir),
+                exam=str(path),
+                samples=3,
+                temperature=0.5,
+                out=tmp_path / "again",
+            )
+        )
 
 
 def write_dataset(folder):
@@ -128,17 +150,25 @@ def test_a_dataset_in_a_folder_is_loaded_by_its_splits(tmp_path, monkeypatch):
 def test_a_dataset_of_the_hub_is_read_from_its_cache_and_no_network_is_told_from_no_name(tmp_path):
     folder, cache = write_dataset(tmp_path / "exam"), tmp_path / "cache"
     fill = "import sys, datasets; datasets.load_dataset('json', data_files={'validation': sys.argv[1]}, cache_dir=sys.argv[2])"
-    subprocess.run([sys.executable, "-c", fill, folder / "validation.jsonl", cache], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", fill, folder / "validation.jsonl", cache],
+        check=True,
+        capture_output=True,
+    )
     (made,) = cache.glob("json/*/*/*/json-validation.arrow")
     kept = cache / "clinic___exam/default/0.0.0/1a2b"
     shutil.copytree(made.parent, kept)
     (kept / made.name).rename(kept / "exam-validation.arrow")
     info = json.loads((kept / "dataset_info.json").read_text())
-    (kept / "dataset_info.json").write_text(json.dumps(info | {"dataset_name": "exam", "config_name": "default"}))
+    (kept / "dataset_info.json").write_text(
+        json.dumps(info | {"dataset_name": "exam", "config_name": "default"})
+    )
     ask = "import sys; from medkd.evaluate.exams import read_exam; print(len(read_exam(sys.argv[1])[0]))"
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cache)}
     cached, absent = (
-        subprocess.run([sys.executable, "-c", ask, name], capture_output=True, text=True, env=offline)
+        subprocess.run(
+            [sys.executable, "-c", ask, name], capture_output=True, text=True, env=offline
+        )
         for name in ("hf:clinic/exam:validation", "hf:clinic/other")
     )
     assert cached.stdout.strip() == "3"
@@ -152,13 +182,18 @@ def test_a_hub_without_a_name_and_a_client_that_is_missing_are_told_with_the_nex
     with pytest.raises(InputError, match=r"^ms::validation: names no dataset"):
         read_exam("ms::validation")
     monkeypatch.setitem(sys.modules, "modelscope", None)
-    with pytest.raises(InputError, match=r"^ms:clinic/exam: .* is not installed; pip install 'modelscope\[datasets\]'$"):
+    with pytest.raises(
+        InputError,
+        match=r"^ms:clinic/exam: .* is not installed; pip install 'modelscope\[datasets\]'$",
+    ):
         read_exam("ms:clinic/exam")
 
 
 def test_a_download_that_modelscope_gave_up_is_told_as_no_network(monkeypatch):
     def give_up(name, split):
-        raise RuntimeError("[E1001] 下载总时限已耗尽；已保存可继续下载的临时文件")  # as 1.40 said it, without network
+        raise RuntimeError(
+            "[E1001] 下载总时限已耗尽；已保存可继续下载的临时文件"
+        )  # as 1.40 said it, without network
 
     module = SimpleNamespace(MsDataset=SimpleNamespace(load=give_up))
     monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(msdatasets=module))
@@ -171,4 +206,6 @@ def test_the_share_that_could_not_be_read_is_on_the_page(random_model_dir, tmp_p
     path = tmp_path / "cmb.json"
     path.write_text(json.dumps([CMB | {"question": f"{n}？"} for n in range(4)]))
     run(Config(model=str(random_model_dir), exam=str(path), max_tokens=8, out=tmp_path / "out"))
-    assert "answers in which no letter could be read" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "answers in which no letter could be read" in (tmp_path / "out/report.html").read_text(
+        encoding="utf-8"
+    )

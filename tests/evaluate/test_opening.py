@@ -9,8 +9,8 @@ from medkd.completers import ctranslate2_engine, vllm_engine
 from medkd.core.errors import InputError
 from medkd.evaluate.opening import MERGED
 from medkd.evaluate.stage import Config, run
+from medkd.models.chat_template import encode
 from medkd.models.load import load_model
-from medkd.models.tokens import encode
 from student_samples import make_random_model, read_lines
 
 
@@ -36,10 +36,20 @@ def usual(settings, tmp_path):
 def test_a_model_with_code_of_its_own_is_asked_when_trusted(random_model_dir, merged_dir, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(random_model_dir, folder)
-    (folder / "odd.py").write_text("from transformers import Qwen2ForCausalLM\n\n\nclass Odd(Qwen2ForCausalLM):\n    pass\n")
+    (folder / "odd.py").write_text(
+        "from transformers import Qwen2ForCausalLM\n\n\nclass Odd(Qwen2ForCausalLM):\n    pass\n"
+    )
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "odd.Odd"}}))
-    settings = {"model": str(folder), "input": merged_dir, "max_tokens": 8, "device": "cpu", "limit": 2}
+    (folder / "config.json").write_text(
+        json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "odd.Odd"}})
+    )
+    settings = {
+        "model": str(folder),
+        "input": merged_dir,
+        "max_tokens": 8,
+        "device": "cpu",
+        "limit": 2,
+    }
     with pytest.raises(InputError, match="give --trust-remote-code"):
         run(Config(**settings, out=tmp_path / "out"))
     assert run(Config(**settings, trust_remote_code=True, out=tmp_path / "out")).counts.kept == 2
@@ -73,29 +83,43 @@ def test_what_ctranslate2_does_not_do_transformers_does(settings, tmp_path):
         assert read_facts(tmp_path / next(iter(others)))["generator"] == "transformers"
 
 
-def test_where_vllm_cannot_open_the_model_another_generates_and_a_note_says_why(settings, usual, tmp_path, monkeypatch, capsys):
+def test_where_vllm_cannot_open_the_model_another_generates_and_a_note_says_why(
+    settings, usual, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(vllm_engine, "is_usable", lambda device: True)
     monkeypatch.setitem(sys.modules, "vllm", None)
     run(Config(**settings, out=tmp_path / "fallen"))
-    assert "note: vLLM cannot open this model here (ModuleNotFoundError: import of vllm halted" in capsys.readouterr().err
+    assert (
+        "note: vLLM cannot open this model here (ModuleNotFoundError: import of vllm halted"
+        in capsys.readouterr().err
+    )
     assert read_facts(tmp_path / "fallen")["generator"] == "ctranslate2"
     assert read_answers(tmp_path / "fallen") == read_answers(usual)
     assert not (tmp_path / "fallen" / MERGED).exists()
 
 
-def test_an_evaluation_by_an_engine_asks_the_same_of_the_merged_model(settings, usual, tmp_path, monkeypatch):
+def test_an_evaluation_by_an_engine_asks_the_same_of_the_merged_model(
+    settings, usual, tmp_path, monkeypatch
+):
     opened = []
     _, tokenizer = load_model(settings["model"], settings["adapter"], device="cpu")
 
     def open_engine(folder, dtype, max_length, n_rows):
         merged = load_model(str(folder), device="cpu").model.state_dict()
         plain = load_model(settings["model"], device="cpu").model.state_dict()
-        assert any((merged[name] != plain[name]).any() for name in plain), "the adapter is not in it"
+        assert any((merged[name] != plain[name]).any() for name in plain), (
+            "the adapter is not in it"
+        )
         written = {tuple(encode(tokenizer, "?")): encode(tokenizer, "!")}
         for name in ("predictions.jsonl", "unprompted.jsonl"):
             for line in read_lines(usual / name):
-                text = line["raw"].removeprefix("<think>\n" if line["prompt"].endswith("<think>\n") else "")
-                written[tuple(encode(tokenizer, line["prompt"]))] = [*encode(tokenizer, text), *encode(tokenizer, "<|im_end|>")]
+                text = line["raw"].removeprefix(
+                    "<think>\n" if line["prompt"].endswith("<think>\n") else ""
+                )
+                written[tuple(encode(tokenizer, line["prompt"]))] = [
+                    *encode(tokenizer, text),
+                    *encode(tokenizer, "<|im_end|>"),
+                ]
         opened.append((FakeEngine(written), max_length, n_rows, dtype))
         return opened[-1][0], dict
 
@@ -106,20 +130,40 @@ def test_an_evaluation_by_an_engine_asks_the_same_of_the_merged_model(settings, 
         assert read_answers(tmp_path / "fast", name) == read_answers(usual, name)
     assert read_facts(tmp_path / "fast")["generator"] == "vllm"
     [(engine, max_length, n_rows, dtype)] = opened
-    longest = max(len(encode(tokenizer, line["prompt"])) for line in read_lines(usual / "predictions.jsonl"))
+    longest = max(
+        len(encode(tokenizer, line["prompt"])) for line in read_lines(usual / "predictions.jsonl")
+    )
     assert (max_length, n_rows, dtype) == (longest + 96, 5, "float32")
     assert engine.is_shut and not (tmp_path / "fast" / MERGED).exists()
 
 
 @pytest.mark.slow
 def test_vllm_itself_writes_the_same_answers(merged_dir, tmp_path, monkeypatch):
-    """Runs where vLLM is installed, on the CPU too: docs/evaluate.md says how to make such an environment."""
+    """Runs where vLLM is installed, on the CPU too: docs/evaluate.md says how to make such an
+    environment."""
     pytest.importorskip("vllm")
     from medkd.train import stage
 
-    base = make_random_model(tmp_path / "base", hidden_size=128)  # heads of 32: vLLM has no kernel for smaller ones on the CPU
-    stage.run(stage.Config(model=str(base), input=merged_dir, out=tmp_path / "train", epochs=30, learning_rate=5e-3, max_length=256))
-    settings = {"model": str(base), "adapter": tmp_path / "train", "input": merged_dir, "max_tokens": 96, "dtype": "float32"}
+    base = make_random_model(
+        tmp_path / "base", hidden_size=128
+    )  # heads of 32: vLLM has no kernel for smaller ones on the CPU
+    stage.run(
+        stage.Config(
+            model=str(base),
+            input=merged_dir,
+            out=tmp_path / "train",
+            epochs=30,
+            learning_rate=5e-3,
+            max_length=256,
+        )
+    )
+    settings = {
+        "model": str(base),
+        "adapter": tmp_path / "train",
+        "input": merged_dir,
+        "max_tokens": 96,
+        "dtype": "float32",
+    }
     run(Config(**settings, out=tmp_path / "usual"))
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setattr(vllm_engine, "is_usable", lambda device: True)

@@ -16,12 +16,22 @@ HOSTILE = "<img src=x onerror=\"document.title='broken'\"><script>document.title
 @pytest.fixture(scope="module")
 def page_path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    for name, answers in {"base": ["急性胆囊炎"] * 6, "student": ["<think>发热。</think>急性阑尾炎"] * 4 + [HOSTILE, "咳" * 400]}.items():
+    for name, answers in {
+        "base": ["急性胆囊炎"] * 6,
+        "student": ["<think>发热。</think>急性阑尾炎"] * 4 + [HOSTILE, "咳" * 400],
+    }.items():
         path = folder / f"{name}.jsonl"
         rows = [
-            {"prompt": f"请诊断。{n}{HOSTILE}", "predict": a, "label": "<think>发热。</think>急性阑尾炎"} for n, a in enumerate(answers)
+            {
+                "prompt": f"请诊断。{n}{HOSTILE}",
+                "predict": a,
+                "label": "<think>发热。</think>急性阑尾炎",
+            }
+            for n, a in enumerate(answers)
         ]
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
         evaluate(EvaluateConfig(predictions=path, out=folder / name, task="diagnosis"))
     run(Config(input=[folder / "base", folder / "student"], out=folder / "out"))
     return folder / "out/report.html"
@@ -31,7 +41,9 @@ def page_path(tmp_path_factory):
 def many_path(page_path):
     folder = page_path.parents[1]
     names = [f"a-model-with-a-long-name-{n}" for n in range(8)]
-    run(Config(input=[folder / "base"] + [folder / "student"] * 7, names=names, out=folder / "many"))
+    run(
+        Config(input=[folder / "base"] + [folder / "student"] * 7, names=names, out=folder / "many")
+    )
     return folder / "many/report.html"
 
 
@@ -87,13 +99,19 @@ def test_the_page_follows_a_dark_screen_and_fits_a_narrow_one(browser, page_path
 
 
 @pytest.mark.parametrize("width", [1280, 900, 380])
-def test_the_scores_of_eight_models_are_seen_whole_without_scrolling_sideways(browser, many_path, width):
+def test_the_scores_of_eight_models_are_seen_whole_without_scrolling_sideways(
+    browser, many_path, width
+):
     page = browser.new_page(viewport={"width": width, "height": 800})
     page.goto(many_path.as_uri())
     assert page.locator(".many").count() >= 1
-    assert page.evaluate("[...document.querySelectorAll('.many')].every(table => table.scrollWidth <= table.clientWidth)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.many')].every(table => table.scrollWidth <= table.clientWidth)"
+    )
     assert page.locator(".scores tbody tr").first.locator("td.number:visible").count() == 8
-    named = page.evaluate("getComputedStyle(document.querySelector('.scores td.number'), '::before').content")
+    named = page.evaluate(
+        "getComputedStyle(document.querySelector('.scores td.number'), '::before').content"
+    )
     assert ("a-model-with-a-long-name-0" in named) is (width == 380)
     assert page.locator(".scores thead:visible").count() == (width != 380)
     page.close()

@@ -3,28 +3,35 @@ import shutil
 
 import pytest
 
-from medkd.core.workspace import hash_path
+from medkd.core.stage_output import hash_path
 from medkd.evaluate.seen import find_seen, find_training
 from student_samples import make_example, write_examples
 
 
 def write_manifest(folder, stage, inputs):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps({"stage": stage, "identity": "x", "config": {}, "inputs": inputs}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"stage": stage, "identity": "x", "config": {}, "inputs": inputs})
+    )
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """A run made in `tmp_path` with paths as they were typed there: training rows, an adapter, an exported model."""
+    """A run made in `tmp_path` with paths as they were typed there: training rows, an adapter, an
+    exported model."""
     monkeypatch.chdir(tmp_path)
     rows = tmp_path / "runs/mine/merge/train.jsonl"
     rows.parent.mkdir(parents=True)
     write_examples(rows, range(4))
-    write_manifest(tmp_path / "runs/mine/train", "train", {"runs/mine/merge/train.jsonl": hash_path(rows)})
+    write_manifest(
+        tmp_path / "runs/mine/train", "train", {"runs/mine/merge/train.jsonl": hash_path(rows)}
+    )
     adapter = tmp_path / "runs/mine/train/adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
-    write_manifest(tmp_path / "runs/mine/export", "export", {"runs/mine/train/adapter": hash_path(adapter)})
+    write_manifest(
+        tmp_path / "runs/mine/export", "export", {"runs/mine/train/adapter": hash_path(adapter)}
+    )
     return tmp_path / "runs/mine"
 
 
@@ -33,7 +40,9 @@ def test_the_training_rows_are_found_from_any_directory(made, tmp_path, monkeypa
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert find_training(made / model).samefile(made / "merge/train.jsonl")
-    seen = find_seen([make_example(2, id="renamed:2"), make_example(9)], tmp_path / "test.jsonl", made / model)
+    seen = find_seen(
+        [make_example(2, id="renamed:2"), make_example(9)], tmp_path / "test.jsonl", made / model
+    )
     assert seen.ids == {"renamed:2"}
 
 

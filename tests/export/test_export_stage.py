@@ -18,11 +18,21 @@ def exported(trained_dir, tmp_path_factory):
 
 def test_the_folder_is_whole_and_its_proof_is_kept(exported):
     names = {path.name for path in exported.iterdir()}
-    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json"} <= names
+    assert {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    } <= names
     assert {"MODELCARD.md", "README.md", "Modelfile", "proof.json", "manifest.json"} <= names
     assert "UNPROVEN" not in names
     proof = json.loads((exported / "proof.json").read_text())
-    assert proof["passed"] and proof["unseen"] and proof["n"] == proof["n_thinking"] == proof["n_stopped"] == 6
+    assert (
+        proof["passed"]
+        and proof["unseen"]
+        and proof["n"] == proof["n_thinking"] == proof["n_stopped"] == 6
+    )
 
 
 def test_the_generation_stops_on_both_tokens(exported):
@@ -37,16 +47,26 @@ def test_the_merged_weights_say_what_the_adapter_said(exported, trained_dir, ran
 
     ids = torch.tensor([[40, 41, 42, 43]])
     merged = load_model(str(exported), device="cpu", dtype="float32").model
-    adapted = load_model(str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32").model
+    adapted = load_model(
+        str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32"
+    ).model
     with torch.inference_mode():
         assert torch.allclose(merged(ids).logits, adapted(ids).logits, atol=1e-4)
 
 
 def test_the_modelfile_gives_a_conversation_as_the_template_does(exported):
     text = (exported / "Modelfile").read_text()
-    assert "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n<|im_start|>user\n{{ else }}<|im_start|>user\n{{ end }}" in text
-    assert "{{ .Content }}{{ if $last }}<|im_end|>\n<|im_start|>assistant\n<think>\n{{ end }}" in text
-    assert "<|im_end|>\n<|im_start|>assistant\n{{ .Content }}{{ if not $last }}<|im_end|>\n<|im_start|>user\n{{ end }}" in text
+    assert (
+        "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n<|im_start|>user\n{{ else }}<|im_start|>user\n{{ end }}"
+        in text
+    )
+    assert (
+        "{{ .Content }}{{ if $last }}<|im_end|>\n<|im_start|>assistant\n<think>\n{{ end }}" in text
+    )
+    assert (
+        "<|im_end|>\n<|im_start|>assistant\n{{ .Content }}{{ if not $last }}<|im_end|>\n<|im_start|>user\n{{ end }}"
+        in text
+    )
     assert 'PARAMETER stop "<|im_end|>"' in text and 'PARAMETER stop "<|endoftext|>"' in text
 
 
@@ -78,18 +98,28 @@ def test_a_model_that_does_not_think_is_marked_and_refused(trained_dir, tmp_path
     assert not (config.out / "UNPROVEN").exists()
 
 
-def test_a_model_all_of_whose_weights_were_trained_is_exported_without_an_adapter(random_model_dir, merged_dir, tmp_path):
+def test_a_model_all_of_whose_weights_were_trained_is_exported_without_an_adapter(
+    random_model_dir, merged_dir, tmp_path
+):
     from medkd.train.stage import Config as TrainConfig
     from medkd.train.stage import run as train
 
-    fields = {"model": str(random_model_dir), "input": merged_dir, "epochs": 30, "learning_rate": 5e-3, "max_length": 256}
+    fields = {
+        "model": str(random_model_dir),
+        "input": merged_dir,
+        "epochs": 30,
+        "learning_rate": 5e-3,
+        "max_length": 256,
+    }
     train(TrainConfig(**fields, method="full", batch_size=4, out=tmp_path / "train"))
     manifest = run(Config(model=str(tmp_path / "train"), max_tokens=96, out=tmp_path / "out"))
     assert manifest.facts["passed"]
     assert (tmp_path / "out/model.safetensors").exists()
 
 
-def test_nothing_to_export_and_a_model_that_train_did_not_leave_are_one_line(random_model_dir, tmp_path):
+def test_nothing_to_export_and_a_model_that_train_did_not_leave_are_one_line(
+    random_model_dir, tmp_path
+):
     with pytest.raises(InputError, match="nothing to export"):
         run(Config(out=tmp_path / "out"))
     with pytest.raises(InputError, match=r"no questions\.json"):
@@ -97,9 +127,22 @@ def test_nothing_to_export_and_a_model_that_train_did_not_leave_are_one_line(ran
 
 
 def test_the_scores_of_an_evaluation_stand_on_the_card_with_their_intervals(trained_dir, tmp_path):
-    scores = {"n": 12, "stop_rate": 1.0, "intervals": {"stop_rate": [0.9, 1.0]}, "model": "left out"}
+    scores = {
+        "n": 12,
+        "stop_rate": 1.0,
+        "intervals": {"stop_rate": [0.9, 1.0]},
+        "model": "left out",
+    }
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    run(Config(adapter=trained_dir, evaluation=tmp_path, max_tokens=96, questions=2, out=tmp_path / "out"))
+    run(
+        Config(
+            adapter=trained_dir,
+            evaluation=tmp_path,
+            max_tokens=96,
+            questions=2,
+            out=tmp_path / "out",
+        )
+    )
     card = (tmp_path / "out/MODELCARD.md").read_text()
     assert "| stop_rate | 1 [0.9, 1] |" in card and "left out" not in card
     with pytest.raises(InputError, match="medkd evaluate"):

@@ -19,12 +19,8 @@ from medkd.grading.checks import (
 from medkd.grading.grounding import grounded_rate
 from medkd.grading.loops import is_looping
 
-RECORD = (
-    "【主诉】发热3天。 【现病史】最高体温39.2℃，咳嗽有痰，无胸痛。 【查体】血压120/80mmHg，右下肺湿啰音。 【辅助检查】白细胞13.5×10^9/L。"
-)
-PROSE = (
-    "患者发热三天，最高体温三十九度，咳嗽有黄痰，右下肺可闻及湿啰音，白细胞升高，提示细菌性肺部感染，胸片见右下肺斑片影，符合肺炎的表现。"
-)
+RECORD = "【主诉】发热3天。 【现病史】最高体温39.2℃，咳嗽有痰，无胸痛。 【查体】血压120/80mmHg，右下肺湿啰音。 【辅助检查】白细胞13.5×10^9/L。"
+PROSE = "患者发热三天，最高体温三十九度，咳嗽有黄痰，右下肺可闻及湿啰音，白细胞升高，提示细菌性肺部感染，胸片见右下肺斑片影，符合肺炎的表现。"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +78,15 @@ def test_a_betrayed_hint_is_found(reasoning):
     assert not check_hint(reasoning).passed
 
 
-@pytest.mark.parametrize("reasoning", [PROSE, "结合病史和查体，诊断为肺炎。", "题目中没有提到吸烟史。", "The diagnosis is pneumonia."])
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        PROSE,
+        "结合病史和查体，诊断为肺炎。",
+        "题目中没有提到吸烟史。",
+        "The diagnosis is pneumonia.",
+    ],
+)
 def test_plain_reasoning_betrays_nothing(reasoning):
     assert check_hint(reasoning).passed
 
@@ -111,7 +115,9 @@ def test_identifiers_are_found_and_not_repeated():
 def test_language_follows_the_record():
     assert check_language("患者CT示GGO，CRP升高，考虑COVID-19。", RECORD).passed
     assert not check_language("患者に発熱がありますので肺炎と考えられます", RECORD).passed
-    assert check_language("The patient has fever and a productive cough.", "A 40-year-old man with fever.").passed
+    assert check_language(
+        "The patient has fever and a productive cough.", "A 40-year-old man with fever."
+    ).passed
     assert not check_language(PROSE, "A 40-year-old man with fever and cough.").passed
 
 

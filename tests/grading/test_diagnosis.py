@@ -201,7 +201,13 @@ def test_a_longer_list_gains_nothing():
 
 def test_soft_f1_orders_answers_as_a_physician_would():
     reference = "急性脑梗死；2型糖尿病"
-    answers = ["急性脑梗死；2型糖尿病", "急性脑梗死", "脑梗死", "急性脑梗死（未见）；肺炎；胃炎；肾炎", "慢性胃炎"]
+    answers = [
+        "急性脑梗死；2型糖尿病",
+        "急性脑梗死",
+        "脑梗死",
+        "急性脑梗死（未见）；肺炎；胃炎；肾炎",
+        "慢性胃炎",
+    ]
     scores = [grade(answer, reference).f1 for answer in answers]
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == len(scores)
@@ -257,7 +263,10 @@ PIECES = st.sampled_from(
 
 
 @settings(deadline=None)
-@given(st.text(max_size=60) | st.lists(PIECES, max_size=30).map("".join), st.text(max_size=30) | st.lists(PIECES, max_size=8).map("".join))
+@given(
+    st.text(max_size=60) | st.lists(PIECES, max_size=30).map("".join),
+    st.text(max_size=30) | st.lists(PIECES, max_size=8).map("".join),
+)
 def test_any_two_texts_have_a_grade(answer, reference):
     found = grade(answer, reference)
     assert 0 <= found.f1 <= 1
@@ -266,12 +275,22 @@ def test_any_two_texts_have_a_grade(answer, reference):
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["急性阑尾炎", "2型糖尿病", "高血压3级", "右侧胸腔积液", "IgA肾病"]), min_size=1, max_size=4, unique=True))
+@given(
+    st.lists(
+        st.sampled_from(["急性阑尾炎", "2型糖尿病", "高血压3级", "右侧胸腔积液", "IgA肾病"]),
+        min_size=1,
+        max_size=4,
+        unique=True,
+    )
+)
 def test_a_reference_answers_itself(diagnoses):
     assert grade("；".join(diagnoses), "；".join(reversed(diagnoses))).exact
 
 
-@pytest.mark.parametrize("piece", ["考虑", "诊断为", "1.", "最可能的", "可能", "倾向", "(", "most likely ", "急性阑尾炎；"])
+@pytest.mark.parametrize(
+    "piece",
+    ["考虑", "诊断为", "1.", "最可能的", "可能", "倾向", "(", "most likely ", "急性阑尾炎；"],
+)
 def test_of_a_hundred_thousand_characters_the_two_ends_are_read(piece):
     text = piece * (100_000 // len(piece))
     assert grade(text, "急性阑尾炎") == grade(f"{text[:2000]}\n{text[-2000:]}", "急性阑尾炎")

@@ -1,4 +1,5 @@
-"""The rules against pairs judged by hand: how often they are right where they decide, and how often they leave it to a judge."""
+"""The rules against pairs judged by hand: how often they are right where they decide, and how often
+they leave it to a judge."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,19 @@ from medkd.grading.diagnosis import grade
 
 FILES = tuple(
     f"pairs{number}.yaml"
-    for number in ("", "_second", "_third", "_fourth", "_fifth", "_sixth", "_seventh", "_eighth", "_ninth", "_tenth", "_eleventh")
+    for number in (
+        "",
+        "_second",
+        "_third",
+        "_fourth",
+        "_fifth",
+        "_sixth",
+        "_seventh",
+        "_eighth",
+        "_ninth",
+        "_tenth",
+        "_eleventh",
+    )
 )
 
 NEAR = {"general": "near", "specific": "near"}
@@ -18,7 +31,11 @@ NEAR = {"general": "near", "specific": "near"}
 
 def read_pairs(name):
     groups = yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))
-    return [(str(answer), str(reference), NEAR.get(label, label)) for group in groups.values() for answer, reference, label in group]
+    return [
+        (str(answer), str(reference), NEAR.get(label, label))
+        for group in groups.values()
+        for answer, reference, label in group
+    ]
 
 
 def count(pairs):
@@ -33,7 +50,9 @@ def count(pairs):
 def accuracy(table):
     """A near name that is called wrong is called what it is: not the known diagnosis."""
     decided = {key: n for key, n in table.items() if key[1] != "undecided"}
-    return sum(n for (label, said), n in decided.items() if (said == "right") == (label == "right")) / sum(decided.values())
+    return sum(
+        n for (label, said), n in decided.items() if (said == "right") == (label == "right")
+    ) / sum(decided.values())
 
 
 def test_there_are_enough_pairs_and_none_twice():

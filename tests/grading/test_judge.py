@@ -32,7 +32,9 @@ def test_a_judgement_is_read_out_of_prose_fences_and_thoughts():
         '<think>{"principal": "different"} or not</think>{"principal": "Same"}',
     ):
         assert read_judgement(DIAGNOSIS, text).said == {"principal": "same"}
-    assert read_judgement(RATIONALE, json.dumps(FULL)).score == pytest.approx((1 + 0.75 + 0.5 + 0.25) / 4)
+    assert read_judgement(RATIONALE, json.dumps(FULL)).score == pytest.approx(
+        (1 + 0.75 + 0.5 + 0.25) / 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,8 +71,18 @@ def test_any_text_is_either_read_or_refused(text):
 
 
 def test_failures_and_unreadable_answers_are_errors_beside_the_good_ones():
-    replies = iter(['{"principal": "near"}', "no idea", Completion(text="", complete=False, finish_reason="length", error="cut off")])
-    found = judge([diagnosis_texts("阑尾炎", "急性阑尾炎")] * 3, DIAGNOSIS, Scripted(lambda request: next(replies)))
+    replies = iter(
+        [
+            '{"principal": "near"}',
+            "no idea",
+            Completion(text="", complete=False, finish_reason="length", error="cut off"),
+        ]
+    )
+    found = judge(
+        [diagnosis_texts("阑尾炎", "急性阑尾炎")] * 3,
+        DIAGNOSIS,
+        Scripted(lambda request: next(replies)),
+    )
     assert [j.judgement.score if j.judgement else None for j in found] == [0.5, None, None]
     assert found[1].error.startswith("no JSON") and found[2].error == "cut off"
 
@@ -85,14 +97,25 @@ def test_judged_text_cannot_speak_to_the_judge_nor_swell_the_bill():
 
 
 def test_equal_texts_make_equal_requests_and_the_reasoning_is_not_shown_where_a_diagnosis_is_judged():
-    first, second = (make_request(DIAGNOSIS, diagnosis_texts(f"<think>{thought}</think>肺炎", "肺炎")) for thought in ("a", "b"))
+    first, second = (
+        make_request(DIAGNOSIS, diagnosis_texts(f"<think>{thought}</think>肺炎", "肺炎"))
+        for thought in ("a", "b")
+    )
     assert first == second
-    assert "湿啰音" in make_request(RATIONALE, rationale_texts("咳嗽", "湿啰音", "肺炎", "肺炎")).messages[1].content
+    assert (
+        "湿啰音"
+        in make_request(RATIONALE, rationale_texts("咳嗽", "湿啰音", "肺炎", "肺炎"))
+        .messages[1]
+        .content
+    )
 
 
 def test_a_judgement_settles_a_grade_that_the_rules_left_open():
     undecided = grade("双相情感障碍抑郁发作", "双相障碍")
-    same, near, different = (read_judgement(DIAGNOSIS, json.dumps({"principal": label})) for label in ("same", "near", "different"))
+    same, near, different = (
+        read_judgement(DIAGNOSIS, json.dumps({"principal": label}))
+        for label in ("same", "near", "different")
+    )
     assert not undecided.decided
     assert (settle(undecided, same).principal, settle(undecided, same).f1) == (True, 1.0)
     assert (settle(undecided, near).principal, settle(undecided, near).f1) == (False, 0.5)

@@ -47,8 +47,13 @@ def score_with_originals(prediction: str, label: str) -> Overlap:
         rouge = {name: {"f": 0.0} for name in ("rouge-1", "rouge-2", "rouge-l")}
     else:
         rouge = Rouge().get_scores(" ".join(hypothesis), " ".join(reference))[0]
-    bleu = sentence_bleu([list(label)], list(prediction), smoothing_function=SmoothingFunction().method3)
-    return Overlap(round(bleu * 100, 4), *(round(rouge[name]["f"] * 100, 4) for name in ("rouge-1", "rouge-2", "rouge-l")))
+    bleu = sentence_bleu(
+        [list(label)], list(prediction), smoothing_function=SmoothingFunction().method3
+    )
+    return Overlap(
+        round(bleu * 100, 4),
+        *(round(rouge[name]["f"] * 100, 4) for name in ("rouge-1", "rouge-2", "rouge-l")),
+    )
 
 
 @settings(deadline=None, max_examples=300)
@@ -61,7 +66,9 @@ def score_with_originals(prediction: str, label: str) -> Overlap:
 @example("发热。\n\n \n咳嗽？”胸痛.......。", "发热。\n咳嗽")
 @example("......", "………？")
 def test_scores_equal_the_original_libraries(prediction, label):
-    assert score_pair(prediction, label) == pytest.approx(score_with_originals(prediction, label), abs=1e-4)
+    assert score_pair(prediction, label) == pytest.approx(
+        score_with_originals(prediction, label), abs=1e-4
+    )
 
 
 def test_it_is_at_least_ten_times_faster_at_a_thousand_characters():

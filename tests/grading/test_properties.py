@@ -1,4 +1,5 @@
-"""What holds for any text: a grade has bounds, a name answers itself, a near miss gains nothing, and better answers score higher."""
+"""What holds for any text: a grade has bounds, a name answers itself, a near miss gains nothing,
+and better answers score higher."""
 
 from pathlib import Path
 
@@ -17,11 +18,28 @@ SYNONYMS = yaml.safe_load((TABLES_DIR / "synonyms.yaml").read_text(encoding="utf
 NAMES = [str(name) for name, others in SYNONYMS.items() for name in (name, *others)]
 ORDERS = [
     (group, *row)
-    for group, rows in yaml.safe_load((Path(__file__).parent / "orders.yaml").read_text(encoding="utf-8")).items()
+    for group, rows in yaml.safe_load(
+        (Path(__file__).parent / "orders.yaml").read_text(encoding="utf-8")
+    ).items()
     for row in rows
 ]
-MIRRORED = {Relation.MORE_GENERAL: Relation.MORE_SPECIFIC, Relation.MORE_SPECIFIC: Relation.MORE_GENERAL}
-SIDED = st.sampled_from(["输尿管结石", "气胸", "股骨颈骨折", "肾盂肾炎", "腹股沟疝", "突发性耳聋", "乳腺癌", "基底节区脑出血", "卵巢囊肿"])
+MIRRORED = {
+    Relation.MORE_GENERAL: Relation.MORE_SPECIFIC,
+    Relation.MORE_SPECIFIC: Relation.MORE_GENERAL,
+}
+SIDED = st.sampled_from(
+    [
+        "输尿管结石",
+        "气胸",
+        "股骨颈骨折",
+        "肾盂肾炎",
+        "腹股沟疝",
+        "突发性耳聋",
+        "乳腺癌",
+        "基底节区脑出血",
+        "卵巢囊肿",
+    ]
+)
 SENTENCES = [
     "诊断为{}。",
     "考虑{}可能性大。",
@@ -46,12 +64,18 @@ ENGLISH = [
 ]
 TRADITIONAL = OpenCC("s2t")
 WILD = st.text(max_size=300) | st.text(
-    alphabet="诊断为是不无考虑急慢性左右炎癌（）()、，；。:：\n-*#<>1.2三Ⅱ型期级 abcdeT\x00\ud800", max_size=300
+    alphabet="诊断为是不无考虑急慢性左右炎癌（）()、，；。:：\n-*#<>1.2三Ⅱ型期级 abcdeT\x00\ud800",
+    max_size=300,
 )
 
 
 def test_every_name_of_the_table_answers_for_its_disease():
-    missed = [(name, str(key)) for key, others in SYNONYMS.items() for name in others if not grade(str(name), str(key)).exact]
+    missed = [
+        (name, str(key))
+        for key, others in SYNONYMS.items()
+        for name in others
+        if not grade(str(name), str(key)).exact
+    ]
     assert not missed
 
 
@@ -98,7 +122,11 @@ def test_two_names_stand_to_each_other_alike_from_both_sides(one, other):
 
 
 @settings(deadline=None, max_examples=100)
-@given(SIDED, st.sampled_from(["左{}", "左侧{}", "{}（左）", "{}（左侧）"]), st.sampled_from(["右{}", "右侧{}", "{}（右）", "{}（右侧）"]))
+@given(
+    SIDED,
+    st.sampled_from(["左{}", "左侧{}", "{}（左）", "{}（左侧）"]),
+    st.sampled_from(["右{}", "右侧{}", "{}（右）", "{}（右侧）"]),
+)
 def test_the_other_side_gains_nothing_however_it_is_written(name, left, right):
     found = grade(left.format(name), right.format(name))
     assert (found.principal, found.f1, found.decided) == (False, 0.0, True)
@@ -112,7 +140,10 @@ def test_any_text_that_names_something_answers_itself(text):
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.sampled_from([name for name in NAMES if not name.isascii() and len(name) > 1]), st.sampled_from(SENTENCES))
+@given(
+    st.sampled_from([name for name in NAMES if not name.isascii() and len(name) > 1]),
+    st.sampled_from(SENTENCES),
+)
 def test_a_name_is_found_in_any_sentence_that_commits_itself_to_it(name, sentence):
     assert grade(sentence.format(name), name).principal
 
@@ -131,7 +162,9 @@ def test_a_name_in_traditional_characters_is_the_same(name):
 
 @settings(deadline=None, max_examples=200)
 @given(
-    st.sampled_from([name for name in NAMES if not name.isascii() and len(name) > 3 and not {*name} & {*"伴并"}]),
+    st.sampled_from(
+        [name for name in NAMES if not name.isascii() and len(name) > 3 and not {*name} & {*"伴并"}]
+    ),
     st.sampled_from(["排除{}", "不考虑{}", "{}可能性小", "无{}"]),
 )
 def test_a_denied_diagnosis_gains_nothing(name, denial):

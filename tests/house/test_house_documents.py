@@ -9,7 +9,7 @@ import pytest
 
 from medkd import cli
 from medkd.cli.flags import read_value
-from medkd.core.recipe import make_config, read_recipe
+from medkd.core.config import make_config, read_recipe
 from medkd.pipeline import STAGES, override, plan
 
 ROOT = Path(__file__).parents[2]
@@ -27,19 +27,30 @@ def find_commands(path: Path) -> list[str]:
     """Find the `medkd` command lines of a page or of a recipe's head, continued lines joined."""
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     if path.suffix == ".yaml":
-        lines = [line.removeprefix("#").partition("  ")[0] for line in text.split("\n") if line.startswith("#")]
+        lines = [
+            line.removeprefix("#").partition("  ")[0]
+            for line in text.split("\n")
+            if line.startswith("#")
+        ]
     else:
         fenced = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+        spans = re.findall(
+            r"(?<!`)`([^`\n]+)`(?!`)",
+            re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL),
+        )
         lines = [line for block in fenced for line in block.split("\n")] + spans
-    found = [re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?medkd (.+)", line) for line in lines]
+    found = [
+        re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?medkd (.+)", line) for line in lines
+    ]
     return [match.group(1).strip() for match in found if match]
 
 
 def parse(line: str) -> None:
     """Parse a command line as the program does, up to the point where it would begin to work."""
     words = [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
-    function, bound, _ = cli.build_app(words).parse_args(words, exit_on_error=False, print_error=False)
+    function, bound, _ = cli.build_app(words).parse_args(
+        words, exit_on_error=False, print_error=False
+    )
     if words[0] in STAGES and function.__name__ == "command":
         check_stage(words[0], dict(bound.arguments))
     if words[0] == "run":
@@ -50,7 +61,11 @@ def check_stage(stage: str, given: dict[str, Any]) -> None:
     given.pop("detach", None)
     recipe = given.pop("recipe", None)
     section = read_recipe(ROOT / recipe)[stage] if recipe else {}
-    values = {"out": "runs/x", **(section or {}), **{key: read_value(value) for key, value in given.items()}}
+    values = {
+        "out": "runs/x",
+        **(section or {}),
+        **{key: read_value(value) for key, value in given.items()},
+    }
     config = STAGES[stage].load().Config
     for field, info in config.model_fields.items():
         if info.is_required() and field not in values and recipe:
@@ -88,7 +103,9 @@ def test_every_link_and_every_make_target_is_there(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if not link.startswith(("http://", "https://", "mailto:")):
             assert (path.parent / link).exists(), f"{name(path)}: {link}"
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
 
 
@@ -98,4 +115,6 @@ def test_there_is_a_page_for_every_stage() -> None:
 
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["make_page"]()
-    assert GENERATED.read_text(encoding="utf-8") == written, "docs/commands.md is out of date; run make docs"
+    assert GENERATED.read_text(encoding="utf-8") == written, (
+        "docs/commands.md is out of date; run make docs"
+    )

@@ -18,7 +18,11 @@ NOWHERE = Path("nowhere")
 
 def make_raw_case(case: ClinicCase) -> RawCase:
     return RawCase(
-        id=f"clinic:{case.number}", source="clinic", department=case.department, sections=case.sections, diagnosis=case.diagnosis
+        id=f"clinic:{case.number}",
+        source="clinic",
+        department=case.department,
+        sections=case.sections,
+        diagnosis=case.diagnosis,
     )
 
 
@@ -31,7 +35,9 @@ def questions() -> list[Question]:
     return prepared
 
 
-def test_a_gold_rationale_passes_every_check_and_its_answer_is_right(questions: list[Question]) -> None:
+def test_a_gold_rationale_passes_every_check_and_its_answer_is_right(
+    questions: list[Question],
+) -> None:
     config = Config(input=NOWHERE, out=NOWHERE)
     for question in questions:
         rationale = Rationale(
@@ -49,4 +55,6 @@ def test_a_gold_rationale_passes_every_check_and_its_answer_is_right(questions: 
         )
         failed = [verdict for verdict in check_rationale(rationale, config) if not verdict.passed]
         assert not failed, (question.id, rationale.reasoning)
-        assert grade(thinking.write(rationale.reasoning, rationale.answer), question.reference).exact
+        assert grade(
+            thinking.write(rationale.reasoning, rationale.answer), question.reference
+        ).exact

@@ -7,13 +7,28 @@ import pytest
 
 from medkd.pipeline import STAGES
 
-HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "scrapy", "twisted", "matplotlib", "aiohttp", "jieba", "scipy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "scrapy",
+    "twisted",
+    "matplotlib",
+    "aiohttp",
+    "jieba",
+    "scipy",
+}
 
 
 def find_heavy(code: str) -> set[str]:
     """Name the heavy libraries that are loaded after some code ran in a fresh process."""
     script = f"{code}\nimport sys\nprint('LOADED', *sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     return HEAVY & set(done.stdout.rpartition("LOADED")[2].split())
 
 

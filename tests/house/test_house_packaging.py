@@ -22,12 +22,19 @@ def read_pins() -> dict[str, str]:
 
 
 def list_files() -> list[Path]:
-    """List the files of the tree: what git knows or would add, or else all that are no leftovers."""
-    found = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    """List the files of the tree: what git knows or would add, or else all that are no
+    leftovers."""
+    found = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
     if found.returncode == 0:
         names = [name for name in found.stdout.split("\0") if name]
     else:
-        names = [p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*") if not p.relative_to(ROOT).as_posix().startswith((".", "runs"))]
+        names = [
+            p.relative_to(ROOT).as_posix()
+            for p in ROOT.rglob("*")
+            if not p.relative_to(ROOT).as_posix().startswith((".", "runs"))
+        ]
     return [path for name in names if (path := ROOT / name).is_file()]
 
 
@@ -44,7 +51,9 @@ def close_over(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
         found.add(canonicalize_name(one[0]))
         for text in distribution(one[0]).requires or []:
             needed = Requirement(text)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in one[1] | {""}):
+            if needed.marker is None or any(
+                needed.marker.evaluate({"extra": extra}) for extra in one[1] | {""}
+            ):
                 open_ends.append((needed.name, frozenset(needed.extras)))
     return found
 
@@ -74,7 +83,9 @@ def test_every_data_file_is_shipped_in_the_package() -> None:
         if not path.is_relative_to(PACKAGE) or path.suffix == ".py":
             continue
         inside = PurePosixPath(path.relative_to(PACKAGE).as_posix())
-        assert any(inside.match(pattern.removeprefix("**/")) for pattern in patterns), f"{inside} matches no package-data pattern"
+        assert any(inside.match(pattern.removeprefix("**/")) for pattern in patterns), (
+            f"{inside} matches no package-data pattern"
+        )
 
 
 @pytest.mark.parametrize("name", ["demo.yaml"])
@@ -87,10 +98,14 @@ def test_a_shipped_recipe_is_found_where_the_command_looks_for_it(name: str) -> 
 
 def test_nothing_in_the_tree_names_a_machine_or_a_registry() -> None:
     links = [
-        part for variable in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL") for part in os.environ.get(variable, "").split()
+        part
+        for variable in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+        for part in os.environ.get(variable, "").split()
     ]
     forbidden = [str(ROOT), f"{Path.home()}/", *links]
-    places = re.compile(r"/home/[a-z]\w*/|/Users/\w+/|(?:index-url|find-links)[ =]+(?:https?|file)://(?!HOST)\S+")
+    places = re.compile(
+        r"/home/[a-z]\w*/|/Users/\w+/|(?:index-url|find-links)[ =]+(?:https?|file)://(?!HOST)\S+"
+    )
     for path in list_files():
         text = path.read_bytes().decode("utf-8", "ignore")
         found = [word for word in forbidden if word in text] + places.findall(text)
@@ -99,4 +114,6 @@ def test_nothing_in_the_tree_names_a_machine_or_a_registry() -> None:
 
 def test_the_licence_is_apache_2() -> None:
     assert PROJECT["project"]["license"] == "Apache-2.0"
-    assert "Apache License\n                           Version 2.0, January 2004" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License\n                           Version 2.0, January 2004" in (
+        ROOT / "LICENSE"
+    ).read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc", "v2"}
-MAX_LINES = 300
+MAX_LINES = 500
 
 
 def name(path: Path) -> str:
@@ -28,7 +28,9 @@ def test_a_module_says_what_it_is_stays_short_and_has_a_name_of_its_own(path: Pa
     text = path.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text)), "no module docstring"
     assert len(text.splitlines()) <= MAX_LINES
-    assert not FORBIDDEN & {part.removesuffix(".py") for part in path.relative_to(ROOT / "src").parts}
+    assert not FORBIDDEN & {
+        part.removesuffix(".py") for part in path.relative_to(ROOT / "src").parts
+    }
 
 
 def test_names_of_test_files_are_unique() -> None:
@@ -38,4 +40,6 @@ def test_names_of_test_files_are_unique() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_nothing_unfinished_is_left(path: Path) -> None:
-    assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text(encoding="utf-8"))
+    assert not re.search(
+        r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text(encoding="utf-8")
+    )

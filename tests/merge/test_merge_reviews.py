@@ -35,7 +35,16 @@ def test_merge_honours_what_people_decided(tmp_path: Path) -> None:
     assert run(config).counts.kept == 4
 
     add_review(verified, Review(id="q:0", reviewer="a", decision=Decision.REJECT, reason="wrong"))
-    add_review(verified, Review(id="q:1", reviewer="a", decision=Decision.EDIT, reasoning="改过的理由", answer=" 支气管肺炎 "))
+    add_review(
+        verified,
+        Review(
+            id="q:1",
+            reviewer="a",
+            decision=Decision.EDIT,
+            reasoning="改过的理由",
+            answer=" 支气管肺炎 ",
+        ),
+    )
     add_review(verified, Review(id="q:2", reviewer="a", decision=Decision.ACCEPT))
     add_review(verified, Review(id="q:4", reviewer="a", decision=Decision.ACCEPT))
     manifest = run(config.model_copy(update={"overwrite": True}))

@@ -1,4 +1,5 @@
-"""What can be merged: containers, schemas that are said, names on a hub, files that are not what they should be."""
+"""What can be merged: containers, schemas that are said, names on a hub, files that are not what
+they should be."""
 
 import csv
 import json
@@ -27,7 +28,11 @@ def write_json(path, rows):
 
 
 def read_examples(out):
-    lines = [line for split in ("train", "val", "test") for line in (out / f"{split}.jsonl").open(encoding="utf-8")]
+    lines = [
+        line
+        for split in ("train", "val", "test")
+        for line in (out / f"{split}.jsonl").open(encoding="utf-8")
+    ]
     return [Example.model_validate_json(line) for line in lines]
 
 
@@ -38,7 +43,12 @@ def merge_one(path, tmp_path, **fields):
 
 
 TURNS = {
-    "sharegpt": {"conversations": [{"from": "human", "value": "头痛怎么办？"}, {"from": "gpt", "value": "<think>想一想。</think>休息。"}]},
+    "sharegpt": {
+        "conversations": [
+            {"from": "human", "value": "头痛怎么办？"},
+            {"from": "gpt", "value": "<think>想一想。</think>休息。"},
+        ]
+    },
     "sharegpt with a system": {
         "conversations": [
             {"from": "system", "value": "S"},
@@ -46,7 +56,11 @@ TURNS = {
             {"from": "assistant", "value": "<think>\n想一想。\n</think>\n\n休息。"},
         ]
     },
-    "query and response": {"query": "头痛怎么办？", "response": "<think>想一想。</think>休息。", "history": []},
+    "query and response": {
+        "query": "头痛怎么办？",
+        "response": "<think>想一想。</think>休息。",
+        "history": [],
+    },
     "content in parts": {
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "头痛怎么办？"}]},
@@ -65,14 +79,21 @@ TURNS = {
 @pytest.mark.parametrize("name", TURNS)
 def test_conversations_of_every_make_are_read(name, tmp_path):
     example = merge_one(write_json(tmp_path / "a.json", [TURNS[name]]), tmp_path)
-    assert (example.input, example.reasoning, example.answer) == ("头痛怎么办？", "想一想。", "休息。")
+    assert (example.input, example.reasoning, example.answer) == (
+        "头痛怎么办？",
+        "想一想。",
+        "休息。",
+    )
 
 
 def test_several_turns_are_left_out_by_name():
     two = {"conversations": TURNS["sharegpt"]["conversations"] * 2}
     origin = Origin(Path("a"), "a")
     assert read_row(two, origin, Counter()) == "several_turns"
-    assert read_row({"instruction": "q", "output": "a", "history": [["q", "a"]]}, origin, Counter()) == "several_turns"
+    assert (
+        read_row({"instruction": "q", "output": "a", "history": [["q", "a"]]}, origin, Counter())
+        == "several_turns"
+    )
 
 
 def test_csv_is_read_with_line_breaks_inside_cells(tmp_path):
@@ -91,8 +112,19 @@ def test_parquet_is_read_and_written_whatever_its_suffix(tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     import pyarrow as pa
 
-    pq.write_table(pa.Table.from_pylist([O1, {**O1, "Question": "别的问题是什么？", "Response": None}]), tmp_path / "a.data")
-    manifest = run(Config(input=(tmp_path / "a.data",), out=tmp_path / "out", parquet=True, val_share=0, test_share=0))
+    pq.write_table(
+        pa.Table.from_pylist([O1, {**O1, "Question": "别的问题是什么？", "Response": None}]),
+        tmp_path / "a.data",
+    )
+    manifest = run(
+        Config(
+            input=(tmp_path / "a.data",),
+            out=tmp_path / "out",
+            parquet=True,
+            val_share=0,
+            test_share=0,
+        )
+    )
     assert manifest.counts.dropped == {"not_text": 1}
     (row,) = pq.read_table(tmp_path / "out" / "parquet" / "train.parquet").to_pylist()
     assert row["messages"][-1]["content"] == "<think>\n想一想。\n</think>\n\n休息。"
@@ -108,7 +140,13 @@ def test_a_damaged_parquet_file_is_one_line(tmp_path):
 
 
 def test_a_schema_can_be_said(tmp_path):
-    row = {"instruction": "头痛怎么办？", "output": "<think>想一想。</think>休息。", "question": 1, "think": 2, "answer": 3}
+    row = {
+        "instruction": "头痛怎么办？",
+        "output": "<think>想一想。</think>休息。",
+        "question": 1,
+        "think": 2,
+        "answer": 3,
+    }
     path = write_json(tmp_path / "a.json", [row])
     assert merge_one(path, tmp_path, schema=("a.json=alpaca",)).input == "头痛怎么办？"
     with pytest.raises(InputError, match="expected medical-o1: Complex_CoT, Question, Response"):
@@ -120,7 +158,11 @@ def test_a_schema_can_be_said(tmp_path):
 
 
 def test_mixed_schemas_in_one_file_are_read_row_by_row(tmp_path):
-    rows = [O1, {"instruction": "咳嗽要不要紧？", "output": "<think>看情况。</think>不要紧。"}, {"price": 3}]
+    rows = [
+        O1,
+        {"instruction": "咳嗽要不要紧？", "output": "<think>看情况。</think>不要紧。"},
+        {"price": 3},
+    ]
     manifest = run(Config(input=(write_json(tmp_path / "a.json", rows),), out=tmp_path / "out"))
     assert manifest.counts.kept == 2
     assert manifest.counts.dropped == {"unknown_schema": 1}
@@ -144,7 +186,10 @@ def test_one_line_that_is_no_utf8_is_a_broken_one(tmp_path):
 @pytest.mark.parametrize("chunk", [16, 40, 1000])
 def test_an_array_larger_than_the_window_is_read_whole(chunk, tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "CHUNK_BYTES", chunk)
-    rows = [{"Question": f"第{n}问" * (n % 7), "n": n, "deep": [{"a": "\\"}, {"b": '}, {"'}]} for n in range(60)]
+    rows = [
+        {"Question": f"第{n}问" * (n % 7), "n": n, "deep": [{"a": "\\"}, {"b": '}, {"'}]}
+        for n in range(60)
+    ]
     for indent in (None, 2):
         path = tmp_path / "a.json"
         path.write_text(json.dumps(rows, ensure_ascii=False, indent=indent), encoding="utf-8-sig")
@@ -154,7 +199,9 @@ def test_an_array_larger_than_the_window_is_read_whole(chunk, tmp_path, monkeypa
 def test_behind_a_broken_element_reading_goes_on_at_the_next_row_not_inside_it(tmp_path):
     good = json.dumps({"messages": [{"role": "user"}, {"role": "assistant"}]})
     broken = good.replace('"messages"', '"messages')
-    (tmp_path / "a.json").write_text(f"[{good}, {broken}, {good}, {good[:-3]}, {good}]", encoding="utf-8")
+    (tmp_path / "a.json").write_text(
+        f"[{good}, {broken}, {good}, {good[:-3]}, {good}]", encoding="utf-8"
+    )
     rows = [row for _, row in read_rows(tmp_path / "a.json")]
     assert rows[0] == json.loads(good)
     assert rows.count(json.loads(good)) >= 3
@@ -173,10 +220,18 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path_factory, content):
 
 
 def test_a_dataset_of_several_files_must_be_named_more_closely(tmp_path):
-    for name in ("a.json", "b.json", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"):
+    for name in (
+        "a.json",
+        "b.json",
+        "data/train-00000-of-00002.parquet",
+        "data/train-00001-of-00002.parquet",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("[]")
-    with pytest.raises(InputError, match=r"holds several files \(a\.json, b\.json, data/train\.parquet\); name one, as in hf:o/n/a\.json"):
+    with pytest.raises(
+        InputError,
+        match=r"holds several files \(a\.json, b\.json, data/train\.parquet\); name one, as in hf:o/n/a\.json",
+    ):
         choose_files(tmp_path, "hf:o/n")
     assert [path.name for path in choose_files(tmp_path, "hf:o/n", "b.json")] == ["b.json"]
     assert len(choose_files(tmp_path, "hf:o/n", "data/*")) == 2
@@ -209,4 +264,7 @@ def test_a_dataset_from_a_hub_is_read_from_its_files_and_keeps_its_address(tmp_p
     run(Config(input=("hf:owner/name",), out=tmp_path / "out"))
     (example,) = read_examples(tmp_path / "out")
     assert asked == [("owner/name", "dataset")]
-    assert (example.source, example.lineage.url) == ("name", "https://huggingface.co/datasets/owner/name")
+    assert (example.source, example.lineage.url) == (
+        "name",
+        "https://huggingface.co/datasets/owner/name",
+    )

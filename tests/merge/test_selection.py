@@ -21,16 +21,29 @@ def make_question(rng, n=60):
 
 def make_rows(n, seed=0, **fields):
     rng = random.Random(seed)
-    return [{"question": make_question(rng), "think": f"想一想第{k}个问题该怎么办才好。", "answer": "答。", **fields} for k in range(n)]
+    return [
+        {
+            "question": make_question(rng),
+            "think": f"想一想第{k}个问题该怎么办才好。",
+            "answer": "答。",
+            **fields,
+        }
+        for k in range(n)
+    ]
 
 
 def write(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
 def read(out, split="train"):
-    return [Example.model_validate_json(line) for line in (out / f"{split}.jsonl").open(encoding="utf-8")]
+    return [
+        Example.model_validate_json(line)
+        for line in (out / f"{split}.jsonl").open(encoding="utf-8")
+    ]
 
 
 def test_planted_copies_are_found_and_nothing_else(tmp_path):
@@ -41,25 +54,49 @@ def test_planted_copies_are_found_and_nothing_else(tmp_path):
     for row in rows[30:60]:
         place = rng.randrange(5, 50)
         near.append(
-            {**row, "question": row["question"][:place] + "某" + row["question"][place + 1 :], "think": row["think"] + "再想一想。"}
+            {
+                **row,
+                "question": row["question"][:place] + "某" + row["question"][place + 1 :],
+                "think": row["think"] + "再想一想。",
+            }
         )
-    manifest = run(Config(input=(write(tmp_path / "a.jsonl", rows + exact), write(tmp_path / "b.jsonl", near)), out=tmp_path / "out"))
+    manifest = run(
+        Config(
+            input=(write(tmp_path / "a.jsonl", rows + exact), write(tmp_path / "b.jsonl", near)),
+            out=tmp_path / "out",
+        )
+    )
     assert manifest.counts.dropped == {"exact_duplicate": 30, "near_duplicate": 30}
     repeats = json.loads((tmp_path / "out" / "duplicates.json").read_text())
-    assert all(repeat["of"].startswith("b:") for repeat in repeats if not repeat["exact"])  # the longer reasoning stays
+    assert all(
+        repeat["of"].startswith("b:") for repeat in repeats if not repeat["exact"]
+    )  # the longer reasoning stays
 
 
 def test_of_two_copies_the_one_that_goes_in_circles_falls(tmp_path):
     (row,) = make_rows(1)
-    rows = [{**row, "think": "先看病史，再看检查，符合偏头痛的特点，没有危险的征象。"}, {**row, "think": "我再想一想，" * 60}]
-    run(Config(input=(write(tmp_path / "a.jsonl", rows),), out=tmp_path / "out", val_share=0, test_share=0))
+    rows = [
+        {**row, "think": "先看病史，再看检查，符合偏头痛的特点，没有危险的征象。"},
+        {**row, "think": "我再想一想，" * 60},
+    ]
+    run(
+        Config(
+            input=(write(tmp_path / "a.jsonl", rows),),
+            out=tmp_path / "out",
+            val_share=0,
+            test_share=0,
+        )
+    )
     (example,) = read(tmp_path / "out")
     assert example.reasoning == rows[0]["think"]
 
 
 def test_a_crowd_of_copies_leaves_one(tmp_path):
     (row,) = make_rows(1)
-    rows = [{**row, "question": row["question"] + f"第{n}" * (n % 3), "think": f"想{n}" * 4} for n in range(500)]
+    rows = [
+        {**row, "question": row["question"] + f"第{n}" * (n % 3), "think": f"想{n}" * 4}
+        for n in range(500)
+    ]
     manifest = run(Config(input=(write(tmp_path / "a.jsonl", rows),), out=tmp_path / "out"))
     assert manifest.counts.kept == 1
 
@@ -78,7 +115,10 @@ def test_grams_of_many_texts_are_those_of_each_alone():
     texts = ["发热咳嗽三天", "", "热", "发热咳嗽三天", "a𠮷b𠮷c𠮷"]
     grams = hash_grams(texts, 3)
     alone = [hash_grams([text], 3).hashes.tolist() for text in texts]
-    assert [grams.hashes[a:b].tolist() for a, b in zip(grams.offsets[:-1], grams.offsets[1:], strict=True)] == alone
+    assert [
+        grams.hashes[a:b].tolist()
+        for a, b in zip(grams.offsets[:-1], grams.offsets[1:], strict=True)
+    ] == alone
     assert alone[0] == alone[3]
     assert [len(one) for one in alone] == [4, 1, 1, 4, 4]
 
@@ -89,14 +129,28 @@ def test_a_row_that_holds_half_of_a_benchmark_question_falls_and_is_listed(tmp_p
     inside = {**rows[3], "question": make_question(rng) + rows[0]["question"] + make_question(rng)}
     half = {**rows[4], "question": rows[1]["question"][:40] + make_question(rng)}
     little = {**rows[5], "question": rows[2]["question"][:20] + make_question(rng)}
-    benchmark = write(tmp_path / "exam.jsonl", [{"id": n, "question": rows[n]["question"], "options": {"A": "x"}} for n in range(3)])
+    benchmark = write(
+        tmp_path / "exam.jsonl",
+        [{"id": n, "question": rows[n]["question"], "options": {"A": "x"}} for n in range(3)],
+    )
     source = write(tmp_path / "a.jsonl", [inside, half, little, *rows[6:]])
-    manifest = run(Config(input=(source,), out=tmp_path / "out", against=(benchmark,), val_share=0, test_share=0))
+    manifest = run(
+        Config(
+            input=(source,), out=tmp_path / "out", against=(benchmark,), val_share=0, test_share=0
+        )
+    )
     assert manifest.counts.dropped == {"contaminated": 2}
     listed = json.loads((tmp_path / "out" / "contaminated.json").read_text())
     assert {entry["holds"] for entry in listed} == {"exam.jsonl:1", "exam.jsonl:2"}
     assert max(entry["share"] for entry in listed) == 1.0
-    again = Config(input=(source,), out=tmp_path / "b", against=(benchmark,), contained=0.9, val_share=0, test_share=0)
+    again = Config(
+        input=(source,),
+        out=tmp_path / "b",
+        against=(benchmark,),
+        contained=0.9,
+        val_share=0,
+        test_share=0,
+    )
     assert run(again).counts.dropped == {"contaminated": 1}
 
 
@@ -106,12 +160,26 @@ def test_a_benchmark_that_takes_everything_stops_the_stage(tmp_path):
         run(Config(input=(source,), out=tmp_path / "out", against=(source,)))
     assert not (tmp_path / "out" / "train.jsonl").exists()
     with pytest.raises(InputError, match="no question found in this benchmark; found fields: a, b"):
-        run(Config(input=(source,), out=tmp_path / "c", against=(write(tmp_path / "exam.jsonl", [{"a": 1, "b": 2}]),)))
+        run(
+            Config(
+                input=(source,),
+                out=tmp_path / "c",
+                against=(write(tmp_path / "exam.jsonl", [{"a": 1, "b": 2}]),),
+            )
+        )
 
 
 def test_short_questions_are_held_when_they_are_the_same():
     benchmark = Benchmark([make_plain("头痛？"), make_plain("高血压患者能不能喝咖啡？")])
-    hits = list(benchmark.find([make_plain(text) for text in ("头痛", "头痛怎么办", "请问高血压患者能不能喝咖啡呢", "咖啡")], 0.5))
+    hits = list(
+        benchmark.find(
+            [
+                make_plain(text)
+                for text in ("头痛", "头痛怎么办", "请问高血压患者能不能喝咖啡呢", "咖啡")
+            ],
+            0.5,
+        )
+    )
     assert [(hit.place, hit.question) for hit in hits] == [(0, 0), (2, 1)]
     assert list(Benchmark([]).find(["头痛"], 0.5)) == []
 
@@ -121,7 +189,15 @@ def test_short_questions_are_held_when_they_are_the_same():
     [
         ("头痛？", "头痛？"),
         ({"Question": "头痛？", "answer": "A"}, "头痛？"),
-        ({"messages": [{"role": "user", "content": "头痛？"}, {"role": "assistant", "content": "A"}]}, "头痛？"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "头痛？"},
+                    {"role": "assistant", "content": "A"},
+                ]
+            },
+            "头痛？",
+        ),
         ({"rationale": {"question": {"input": "头痛？"}}}, "头痛？"),
         ({"question": 3}, ""),
         (None, ""),
@@ -132,7 +208,10 @@ def test_the_question_of_a_benchmark_is_found_in_any_form(row, question):
 
 
 def test_a_source_gives_as_much_as_is_wanted(tmp_path):
-    files = (write(tmp_path / "a.jsonl", make_rows(100, 1)), write(tmp_path / "b.jsonl", make_rows(100, 2)))
+    files = (
+        write(tmp_path / "a.jsonl", make_rows(100, 1)),
+        write(tmp_path / "b.jsonl", make_rows(100, 2)),
+    )
     manifest = run(Config(input=files, out=tmp_path / "out", take=("a=30", "b=0.5")))
     assert manifest.facts["sources"] == {"a": 30, "b": 50}
     assert manifest.counts.dropped == {"over_cap": 120}
@@ -147,22 +226,44 @@ def test_a_source_gives_as_much_as_is_wanted(tmp_path):
 
 
 def test_the_order_of_the_files_changes_nothing(tmp_path):
-    a, b = write(tmp_path / "a.jsonl", make_rows(60, 1)), write(tmp_path / "b.jsonl", make_rows(60, 2) + make_rows(9, 1))
+    a, b = (
+        write(tmp_path / "a.jsonl", make_rows(60, 1)),
+        write(tmp_path / "b.jsonl", make_rows(60, 2) + make_rows(9, 1)),
+    )
     run(Config(input=(a, b), out=tmp_path / "one"))
     run(Config(input=(b, a), out=tmp_path / "two"))
     for split in ("train", "val", "test"):
-        assert [e.input for e in read(tmp_path / "one", split)] == [e.input for e in read(tmp_path / "two", split)]
+        assert [e.input for e in read(tmp_path / "one", split)] == [
+            e.input for e in read(tmp_path / "two", split)
+        ]
 
 
 def test_the_shuffle_is_the_same_on_every_machine(tmp_path):
-    rows = [{"question": f"第{n}个问题{'甲乙丙丁戊己庚辛壬癸'[n]}{n * 7919}", "think": "想", "answer": "答"} for n in range(10)]
-    run(Config(input=(write(tmp_path / "a.jsonl", rows),), out=tmp_path / "out", near=1, val_share=0, test_share=0))
+    rows = [
+        {
+            "question": f"第{n}个问题{'甲乙丙丁戊己庚辛壬癸'[n]}{n * 7919}",
+            "think": "想",
+            "answer": "答",
+        }
+        for n in range(10)
+    ]
+    run(
+        Config(
+            input=(write(tmp_path / "a.jsonl", rows),),
+            out=tmp_path / "out",
+            near=1,
+            val_share=0,
+            test_share=0,
+        )
+    )
     assert [int(example.input[1]) for example in read(tmp_path / "out")] == ORDER
 
 
 def test_traditional_characters_are_simplified_where_wanted(tmp_path):
     (row,) = make_rows(1)
     source = write(tmp_path / "a.jsonl", [{**row, "think": "這個患者發熱，頭髮乾燥。"}])
-    manifest = run(Config(input=(source,), out=tmp_path / "out", simplify=True, val_share=0, test_share=0))
+    manifest = run(
+        Config(input=(source,), out=tmp_path / "out", simplify=True, val_share=0, test_share=0)
+    )
     assert read(tmp_path / "out")[0].reasoning == "这个患者发热，头发干燥。"
     assert manifest.facts["repairs"]["simplified"] == 1

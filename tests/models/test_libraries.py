@@ -1,4 +1,5 @@
-"""Libraries are loaded without looking for garbage among them, and looked through as before once they are there."""
+"""Libraries are loaded without looking for garbage among them, and looked through as before once
+they are there."""
 
 import gc
 import subprocess

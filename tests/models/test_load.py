@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from medkd.core.errors import InputError
-from medkd.models.load import choose_device, choose_dtype, find_base, is_other, load_model, resolve_model, tiny_dir
+from medkd.models.load import (
+    choose_device,
+    choose_dtype,
+    find_base,
+    is_different_model,
+    load_model,
+    resolve_model,
+    tiny_dir,
+)
 from student_samples import make_random_model
 
 
@@ -18,7 +26,11 @@ def test_a_folder_is_found_and_loaded(tiny_model_dir):
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("nowhere/at/all", "no such folder"), ("./nowhere", "no such folder"), ("plainword", "no such folder")],
+    [
+        ("nowhere/at/all", "no such folder"),
+        ("./nowhere", "no such folder"),
+        ("plainword", "no such folder"),
+    ],
 )
 def test_a_missing_model_is_named_in_one_line(name, says):
     with pytest.raises(InputError, match=says) as caught:
@@ -45,7 +57,9 @@ def test_pickled_weights_are_refused(tmp_path):
 
 def test_a_model_that_wants_to_run_code_is_refused(random_model_dir, tmp_path):
     folder = shutil.copytree(random_model_dir, tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text()) | {"auto_map": {"AutoModelForCausalLM": "x.Y"}}
+    config = json.loads((folder / "config.json").read_text()) | {
+        "auto_map": {"AutoModelForCausalLM": "x.Y"}
+    }
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="code of its own"):
         resolve_model(str(folder))
@@ -69,9 +83,13 @@ def test_an_adapter_of_another_base_is_refused(trained_dir, tmp_path):
 def test_an_adapter_whose_base_is_gone_is_refused_where_it_does_not_fit(trained_dir, tmp_path):
     adapter = shutil.copytree(trained_dir / "adapter", tmp_path / "adapter")
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/gone/with/the/disk"}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "/gone/with/the/disk"})
+    )
     with pytest.raises(InputError, match=r"does not fit .*; give the model it was trained on"):
-        load_model(str(make_random_model(tmp_path / "other", hidden_size=32)), adapter, device="cpu")
+        load_model(
+            str(make_random_model(tmp_path / "other", hidden_size=32)), adapter, device="cpu"
+        )
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
@@ -98,25 +116,34 @@ def test_half_precision_is_taken_only_where_the_processor_computes_in_it(monkeyp
 
 
 def test_names_of_hubs_are_told_apart_without_asking_one_and_a_folder_may_have_been_moved(tmp_path):
-    assert is_other("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct")
-    assert is_other("Qwen/Qwen2.5-7B", "medkd:tiny")
-    assert not is_other("Qwen/Qwen2.5-7B", str(tmp_path))
-    assert not is_other("/gone/with/the/disk", "Qwen/Qwen2.5-7B")
-    assert is_other(str(tmp_path), str(Path(__file__).parent))
+    assert is_different_model("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct")
+    assert is_different_model("Qwen/Qwen2.5-7B", "medkd:tiny")
+    assert not is_different_model("Qwen/Qwen2.5-7B", str(tmp_path))
+    assert not is_different_model("/gone/with/the/disk", "Qwen/Qwen2.5-7B")
+    assert is_different_model(str(tmp_path), str(Path(__file__).parent))
 
 
 def test_a_copy_of_the_same_weights_is_the_same_model(tmp_path):
     shutil.copytree(tiny_dir(), tmp_path / "copy")
     other = make_random_model(tmp_path / "other")
-    assert not is_other("medkd:tiny", str(tmp_path / "copy")) and not is_other(str(tmp_path / "copy"), str(tiny_dir()))
-    assert is_other("medkd:tiny", str(other)) and is_other(str(other), "medkd:tiny")
+    assert not is_different_model("medkd:tiny", str(tmp_path / "copy")) and not is_different_model(
+        str(tmp_path / "copy"), str(tiny_dir())
+    )
+    assert is_different_model("medkd:tiny", str(other)) and is_different_model(
+        str(other), "medkd:tiny"
+    )
 
 
-def test_an_adapter_of_a_model_of_the_same_shape_is_refused(random_model_dir, trained_dir, tmp_path):
+def test_an_adapter_of_a_model_of_the_same_shape_is_refused(
+    random_model_dir, trained_dir, tmp_path
+):
     loaded = load_model(str(random_model_dir), device="cpu")
     with torch.no_grad():
         loaded.model.get_input_embeddings().weight[0] += 1.0
     loaded.model.save_pretrained(tmp_path / "instruct")
     loaded.tokenizer.save_pretrained(tmp_path / "instruct")
-    with pytest.raises(InputError, match=f"was trained on {random_model_dir}, not on {tmp_path / 'instruct'}; give --model"):
+    with pytest.raises(
+        InputError,
+        match=f"was trained on {random_model_dir}, not on {tmp_path / 'instruct'}; give --model",
+    ):
         load_model(str(tmp_path / "instruct"), trained_dir / "adapter", device="cpu")

@@ -7,7 +7,11 @@ from medkd.prepare.words import make_plain
 
 def test_a_numbered_list_is_split_and_its_brackets_stay_whole() -> None:
     text = "1.左下肢急性蜂窝组织炎2.2型糖尿病；3、双眼青光眼（OD晚期；OS早期）。"
-    assert split_diagnoses(text) == ["左下肢急性蜂窝组织炎", "2型糖尿病", "双眼青光眼（OD晚期；OS早期）"]
+    assert split_diagnoses(text) == [
+        "左下肢急性蜂窝组织炎",
+        "2型糖尿病",
+        "双眼青光眼（OD晚期；OS早期）",
+    ]
 
 
 def test_numbering_and_closing_marks_are_no_part_of_a_diagnosis() -> None:
@@ -16,9 +20,24 @@ def test_numbering_and_closing_marks_are_no_part_of_a_diagnosis() -> None:
 
 
 def test_a_diagnosis_is_also_known_by_its_parts_short_forms_and_synonyms() -> None:
-    answer = name_answer(["1.慢性乙型肝炎（重度）", "2.左股骨转子间骨折", "3.冠心病不稳定型心绞痛冠脉造影术后", "4.支气管扩张伴咯血"])
+    answer = name_answer(
+        [
+            "1.慢性乙型肝炎（重度）",
+            "2.左股骨转子间骨折",
+            "3.冠心病不稳定型心绞痛冠脉造影术后",
+            "4.支气管扩张伴咯血",
+        ]
+    )
     assert "慢性乙型肝炎重度" in answer.listed
-    assert {"慢性乙型肝炎", "慢性乙肝", "股骨转子间骨折", "股骨粗隆间骨折", "冠心病", "支气管扩张", "支扩"} <= answer.derived
+    assert {
+        "慢性乙型肝炎",
+        "慢性乙肝",
+        "股骨转子间骨折",
+        "股骨粗隆间骨折",
+        "冠心病",
+        "支气管扩张",
+        "支扩",
+    } <= answer.derived
 
 
 def test_run_together_diagnoses_are_known_one_by_one() -> None:
@@ -44,4 +63,6 @@ def test_any_diagnosis_can_be_named(diagnoses: list[str]) -> None:
 
 @given(st.text(max_size=200))
 def test_plain_form_has_one_character_for_each_that_counts(text: str) -> None:
-    assert len(make_plain(text)) == sum(character.isalnum() or character.isnumeric() for character in text)
+    assert len(make_plain(text)) == sum(
+        character.isalnum() or character.isnumeric() for character in text
+    )

@@ -1,4 +1,5 @@
-"""Records that tell their own answer in the ways records do, from the raw shape of a crawler to the question."""
+"""Records that tell their own answer in the ways records do, from the raw shape of a crawler to the
+question."""
 
 import json
 from pathlib import Path
@@ -30,14 +31,23 @@ def make_raw(number: int, leak: dict[str, str]) -> dict[str, object]:
         "": "无",
     }
     url = f"https://cases.example/show/{number}-1.html"
-    return {"title": f"病例{number}", "department": "综合", "url": url, "id": str(number), "raw_medical_record": record}
+    return {
+        "title": f"病例{number}",
+        "department": "综合",
+        "url": url,
+        "id": str(number),
+        "raw_medical_record": record,
+    }
 
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     folder = tmp_path_factory.mktemp("leaks")
     raw = folder / "raw.json"
-    raw.write_text(json.dumps([make_raw(i, leak) for i, leak in enumerate(LEAKS)], ensure_ascii=False), encoding="utf-8")
+    raw.write_text(
+        json.dumps([make_raw(i, leak) for i, leak in enumerate(LEAKS)], ensure_ascii=False),
+        encoding="utf-8",
+    )
     collect.run(collect.Config(source="files", input=raw, out=folder / "collect"))
     deidentify.run(deidentify.Config(input=folder / "collect", out=folder / "deidentify"))
     prepare.run(prepare.Config(input=folder / "deidentify", out=folder / "prepare"))

@@ -8,21 +8,44 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medkd.core.artifacts import RecordReader, write_records
+from medkd.core.config import make_config
 from medkd.core.errors import InputError
+from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.prompts import load_prompts
-from medkd.core.recipe import make_config
 from medkd.core.records import Case, Question
 from medkd.demo.clinic import generate_cases
 from medkd.prepare.stage import Config, draw_split, prepare, run
 
-SYMPTOMS = ["头痛", "呕吐", "发热", "抽搐", "乏力", "纳差", "咳嗽", "胸闷", "心悸", "水肿", "腹痛", "腹泻", "消瘦", "盗汗", "耳鸣", "眩晕"]
+SYMPTOMS = [
+    "头痛",
+    "呕吐",
+    "发热",
+    "抽搐",
+    "乏力",
+    "纳差",
+    "咳嗽",
+    "胸闷",
+    "心悸",
+    "水肿",
+    "腹痛",
+    "腹泻",
+    "消瘦",
+    "盗汗",
+    "耳鸣",
+    "眩晕",
+]
 
 
 def tell(number: int) -> str:
     """Tell a story of its own for each number."""
     rng = random.Random(number)
-    return "，".join(f"{rng.randint(1, 99)}天前出现{rng.choice(SYMPTOMS)}并{rng.choice(SYMPTOMS)}" for _ in range(12)) + "。"
+    return (
+        "，".join(
+            f"{rng.randint(1, 99)}天前出现{rng.choice(SYMPTOMS)}并{rng.choice(SYMPTOMS)}"
+            for _ in range(12)
+        )
+        + "。"
+    )
 
 
 def make_case(number: int | str, diagnosis: tuple[str, ...] = ("脑积水",), **sections: str) -> Case:
@@ -47,7 +70,11 @@ def make(config: dict[str, Any] | None = None) -> Config:
 def test_a_question_has_the_record_format_and_its_answer_beside_it() -> None:
     questions, _ = prepare([make_case(1, ("1.脑积水？", "2.高血压病"))], make(), Counter())
     question = questions[0]
-    assert (question.id, question.case_id, question.deidentified_by) == ("iiyi:1", "iiyi:1", "test 1")
+    assert (question.id, question.case_id, question.deidentified_by) == (
+        "iiyi:1",
+        "iiyi:1",
+        "test 1",
+    )
     assert (question.system, question.instruction) == load_prompts()[:2]
     assert question.input == f"【主诉】头痛3天。 【现病史】{tell(1)} 【诊治经过】予脱水治疗。"
     assert question.reference == "脑积水；高血压病"
@@ -66,7 +93,13 @@ def test_what_cannot_be_asked_is_dropped_with_a_reason() -> None:
     dropped: Counter[str] = Counter()
     questions, _ = prepare(cases, make(), dropped)
     assert [question.id for question in questions] == ["iiyi:1"]
-    assert dropped == {"no_diagnosis": 1, "too_short": 1, "no_finding": 2, "too_little_left": 1, "duplicate": 1}
+    assert dropped == {
+        "no_diagnosis": 1,
+        "too_short": 1,
+        "no_finding": 2,
+        "too_little_left": 1,
+        "duplicate": 1,
+    }
 
 
 def test_an_answer_across_two_sections_is_not_asked() -> None:
@@ -120,7 +153,10 @@ def test_nearly_the_same_record_is_dropped_and_a_similar_one_stays_in_its_split(
 
 
 def test_a_user_s_words_of_answers_go_on_top_of_the_package_s(tmp_path: Path) -> None:
-    write_records(tmp_path / "cases.jsonl", [make_case(1, ("脑积水",), 主诉="头痛3天。", 现病史=tell(1) + "外院考虑水脑症，未治。")])
+    write_records(
+        tmp_path / "cases.jsonl",
+        [make_case(1, ("脑积水",), 主诉="头痛3天。", 现病史=tell(1) + "外院考虑水脑症，未治。")],
+    )
     table = tmp_path / "answers.yaml"
     table.write_text("synonyms: [[脑积水, 水脑症]]\n", encoding="utf-8")
     run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "without"))
@@ -129,24 +165,41 @@ def test_a_user_s_words_of_answers_go_on_top_of_the_package_s(tmp_path: Path) ->
     assert "水脑症" not in (tmp_path / "with/questions.jsonl").read_text()
 
 
-@pytest.mark.parametrize("content", ["[", "- a", "synonyms: x", "findings: [a]", "other: 1", "generic: [a]"])
-def test_a_table_of_answers_that_is_none_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["[", "- a", "synonyms: x", "findings: [a]", "other: 1", "generic: [a]"]
+)
+def test_a_table_of_answers_that_is_none_is_refused_in_one_line(
+    tmp_path: Path, content: str
+) -> None:
     write_records(tmp_path / "cases.jsonl", [make_case(1)])
     (tmp_path / "answers.yaml").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"answers\.yaml: .*expected \"synonyms"):
-        run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out", answers=tmp_path / "answers.yaml"))
+        run(
+            Config(
+                input=tmp_path / "cases.jsonl",
+                out=tmp_path / "out",
+                answers=tmp_path / "answers.yaml",
+            )
+        )
     assert not (tmp_path / "out").exists()
 
 
 @settings(deadline=None)
 @given(
     st.lists(
-        st.tuples(st.dictionaries(st.sampled_from(["主诉", "现病史", "查体", "诊断结果"]), st.text(max_size=90)), st.text(max_size=12)),
+        st.tuples(
+            st.dictionaries(
+                st.sampled_from(["主诉", "现病史", "查体", "诊断结果"]), st.text(max_size=90)
+            ),
+            st.text(max_size=12),
+        ),
         max_size=3,
     )
 )
 def test_any_cases_can_be_prepared(drafts: list[tuple[dict[str, str], str]]) -> None:
-    cases = [make_case(i, (diagnosis,), **sections) for i, (sections, diagnosis) in enumerate(drafts)]
+    cases = [
+        make_case(i, (diagnosis,), **sections) for i, (sections, diagnosis) in enumerate(drafts)
+    ]
     questions, _ = prepare(cases, make(), Counter())
     assert all("\n" not in question.input for question in questions)
 
@@ -157,7 +210,9 @@ def test_sections_that_are_the_answer_and_shares_that_leave_nothing_are_refused(
     with pytest.raises(InputError, match="did you mean '现病史'"):
         make_config(Config, {"input": "a", "out": "b", "sections": ["现病"]}, "recipe")
     with pytest.raises(InputError, match="leave nothing to train on"):
-        make_config(Config, {"input": "a", "out": "b", "test_share": 0.6, "val_share": 0.4}, "recipe")
+        make_config(
+            Config, {"input": "a", "out": "b", "test_share": 0.6, "val_share": 0.4}, "recipe"
+        )
 
 
 def test_all_planted_leaks_of_the_rehearsal_clinic_are_gone_and_little_else() -> None:
@@ -179,7 +234,11 @@ def test_the_stage_writes_questions_and_alpaca_rows(tmp_path: Path) -> None:
     write_records(tmp_path / "in" / "cases.jsonl", [make_case(1), make_case(2), make_case(3, ())])
     config = Config(input=tmp_path / "in", out=tmp_path / "out")
     manifest = run(config)
-    assert (manifest.counts.read, manifest.counts.kept, manifest.counts.dropped) == (3, 2, {"no_diagnosis": 1})
+    assert (manifest.counts.read, manifest.counts.kept, manifest.counts.dropped) == (
+        3,
+        2,
+        {"no_diagnosis": 1},
+    )
     questions = list(RecordReader(tmp_path / "out" / "questions.jsonl", Question, "prepare"))
     rows = json.loads((tmp_path / "out" / "alpaca.json").read_text())
     assert [list(row) for row in rows] == [["system", "instruction", "input", "output"]] * 2
@@ -191,7 +250,9 @@ def test_the_stage_writes_questions_and_alpaca_rows(tmp_path: Path) -> None:
 def test_raw_cases_and_cases_without_diagnosis_are_refused_in_one_line(tmp_path: Path) -> None:
     raw = tmp_path / "raw_cases.jsonl"
     raw.write_text('{"id": "files:1", "source": "files", "sections": {"主诉": "发热"}}\n')
-    with pytest.raises(InputError, match=r'raw_cases\.jsonl:1: no deidentified_by; .*run "medkd deidentify" first'):
+    with pytest.raises(
+        InputError, match=r'raw_cases\.jsonl:1: no deidentified_by; .*run "medkd deidentify" first'
+    ):
         run(Config(input=raw, out=tmp_path / "out"))
     write_records(tmp_path / "cases.jsonl", [make_case(1, ())])
     with pytest.raises(InputError, match="no question could be made"):

@@ -16,7 +16,10 @@ def test_a_record_is_one_line_in_the_order_of_the_format() -> None:
         "现病史": "患者\r\n发热。",
     }
     line = join_sections(clean_sections(sections))
-    assert line == "【基本信息】男，49岁 【主诉】发热，3天。 【现病史】患者，发热。 【查体】神清。 【诊治经过】予对症治疗。"
+    assert (
+        line
+        == "【基本信息】男，49岁 【主诉】发热，3天。 【现病史】患者，发热。 【查体】神清。 【诊治经过】予对症治疗。"
+    )
 
 
 def test_what_a_crawler_broke_is_repaired() -> None:
@@ -24,7 +27,10 @@ def test_what_a_crawler_broke_is_repaired() -> None:
     assert clean_text(examination, "查体") == (
         "T：36.5℃，P：111次/分，BP：109/84mmHg，一般情况：中年男性，屈髋90度，双扁桃体II度肿大，但是无充血。专科情况：神清。"
     )
-    assert clean_text("常规检查均正常；,2.B超：脾大。,3.CT:正常,4.其他", "辅助检查") == "常规检查均正常；2.B超：脾大。3.CT:正常；4.其他"
+    assert (
+        clean_text("常规检查均正常；,2.B超：脾大。,3.CT:正常,4.其他", "辅助检查")
+        == "常规检查均正常；2.B超：脾大。3.CT:正常；4.其他"
+    )
 
 
 def test_natural_text_is_left_as_it_is() -> None:
@@ -38,7 +44,9 @@ def test_brackets_of_the_format_inside_a_section_are_disarmed() -> None:
 
 
 def test_rare_histories_are_told_with_the_past_history() -> None:
-    assert clean_sections({"既往史": "体健。", "个人史": "吸烟20年", "家族史": "无"}) == {"既往史": "体健。个人史：吸烟20年。"}
+    assert clean_sections({"既往史": "体健。", "个人史": "吸烟20年", "家族史": "无"}) == {
+        "既往史": "体健。个人史：吸烟20年。"
+    }
 
 
 @given(st.dictionaries(st.sampled_from(["主诉", "现病史", "查体", "个人史"]), st.text(max_size=80)))

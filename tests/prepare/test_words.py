@@ -6,11 +6,40 @@ from hypothesis import strategies as st
 from medkd.core.errors import InputError
 from medkd.prepare.words import load_words
 
-PIECES = ["a", "synonyms", ": ", "- ", "[", "]", "{", "}", "\n", "  ", "2021-13-45", "&x", "*x", "'", '"', "? ", "|", "%", "\t", "1", "~"]
+PIECES = [
+    "a",
+    "synonyms",
+    ": ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\n",
+    "  ",
+    "2021-13-45",
+    "&x",
+    "*x",
+    "'",
+    '"',
+    "? ",
+    "|",
+    "%",
+    "\t",
+    "1",
+    "~",
+]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.one_of(st.binary(max_size=60), st.lists(st.sampled_from(PIECES), max_size=20).map(lambda parts: "".join(parts).encode())))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    content=st.one_of(
+        st.binary(max_size=60),
+        st.lists(st.sampled_from(PIECES), max_size=20).map(lambda parts: "".join(parts).encode()),
+    )
+)
 @example(content=b"generic: 2021-13-45")
 @example(content=b"[" * 5000)
 @example(content=b"synonyms: [[a, 1]]")

@@ -14,7 +14,12 @@ from hostile_samples import make_hostile_runs
 CHROMIUM = Path("/usr/bin/chromium")
 PATIENCE_MS = 60_000
 """How long a page may take where other work keeps the cores."""
-FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +32,24 @@ class Studio:
     """A studio in a process of its own."""
 
     def __init__(self, folder: Path, *words: str) -> None:
-        command = [sys.executable, "-m", "medkd", "studio", *([] if "--port" in words else ["--port", "0"]), *words]
+        command = [
+            sys.executable,
+            "-m",
+            "medkd",
+            "studio",
+            *([] if "--port" in words else ["--port", "0"]),
+            *words,
+        ]
         # The proxy of the machine, if there is one, is not for loopback.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "localhost,127.0.0.1"}
         self.process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
         self.said = ""
         assert self.process.stdout is not None
@@ -68,9 +86,13 @@ def open_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
 
 @pytest.fixture(scope="module")
 def browser():
-    """Debian's Chromium, headless; closed after each file, since Playwright keeps an event loop running in this thread until then."""
+    """Debian's Chromium, headless; closed after each file, since Playwright keeps an event loop
+    running in this thread until then."""
     if not CHROMIUM.exists():
-        pytest.fail(f"{CHROMIUM}: no such file; pages are tested in it; apt-get install chromium, as .ci/run does", pytrace=False)
+        pytest.fail(
+            f"{CHROMIUM}: no such file; pages are tested in it; apt-get install chromium, as .ci/run does",
+            pytrace=False,
+        )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -80,22 +102,34 @@ def browser():
 
 
 class Watched:
-    """A page, and what went wrong on it: requests to other hosts, refused ones, errors of scripts, dialogs that a text raised."""
+    """A page, and what went wrong on it: requests to other hosts, refused ones, errors of scripts,
+    dialogs that a text raised."""
 
     def __init__(self, browser, **options) -> None:
-        self.context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | options)
+        self.context = browser.new_context(
+            **{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | options
+        )
         self.context.set_default_timeout(PATIENCE_MS)
         self.page = self.context.new_page()
         self.foreign: list[str] = []
         self.errors: list[str] = []
         self.page.on("request", self._look)
         self.page.on("response", self._check)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)) if "abort" not in str(error).lower() else None)
+        self.page.on(
+            "pageerror",
+            lambda error: (
+                self.errors.append(str(error)) if "abort" not in str(error).lower() else None
+            ),
+        )
         self.page.on("console", self._listen)
-        self.page.on("dialog", lambda dialog: (self.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        self.page.on(
+            "dialog",
+            lambda dialog: (self.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()),
+        )
 
     def _listen(self, message) -> None:
-        # A page that is left while it still waits for an answer says so too; what counts here is what the browser forbade.
+        # A page that is left while it still waits for an answer says so too; what counts here is
+        # what the browser forbade.
         if message.type == "error" and "Security Policy" in message.text:
             self.errors.append(message.text)
 

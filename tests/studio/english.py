@@ -1,4 +1,5 @@
-"""What a Chinese text may hold of Latin letters: names, the same in every language. Everything else is English left over."""
+"""What a Chinese text may hold of Latin letters: names, the same in every language. Everything else
+is English left over."""
 
 import re
 
@@ -32,4 +33,6 @@ def find_english(text: str) -> list[str]:
     >>> find_english("请先运行 distill，或检查 runs/a"), find_english("no such file：请检查")
     ([], ['no', 'such', 'file'])
     """
-    return [word for word in re.findall("[A-Za-z]{2,}[0-9]*", NAMES.sub(" ", text)) if word not in WORDS]
+    return [
+        word for word in re.findall("[A-Za-z]{2,}[0-9]*", NAMES.sub(" ", text)) if word not in WORDS
+    ]

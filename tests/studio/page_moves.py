@@ -4,7 +4,7 @@ import re
 import time
 from pathlib import Path
 
-from medkd.core import detached
+from medkd import background_jobs
 from medkd.studio import jobs
 
 SLOW_MS = 180_000
@@ -29,12 +29,16 @@ def fill(page, label: str, value: str) -> None:
 def open_start(page, url: str, kind: str = "", run: str = "road") -> None:
     page.goto(url)
     page.get_by_role("button", name=FORM).click()
-    page.get_by_text("The same on the command line").wait_for()  # the form is drawn, its first values are there
+    page.get_by_text(
+        "The same on the command line"
+    ).wait_for()  # the form is drawn, its first values are there
     if kind:
         collecting = page.get_by_label(re.compile(r"^\s*source\b")).first
         collecting.wait_for()
         choose(page, "Stage or recipe", kind)
-        collecting.wait_for(state="hidden")  # what is typed while the form is drawn anew is asked of the one that is gone
+        collecting.wait_for(
+            state="hidden"
+        )  # what is typed while the form is drawn anew is asked of the one that is gone
     name = page.get_by_label("Name of the run")
     name.fill(run)
     page.wait_for_timeout(500)
@@ -45,19 +49,22 @@ def open_start(page, url: str, kind: str = "", run: str = "road") -> None:
 def start(page, *words: str) -> None:
     """Wait until the form's command says this, and start it."""
     for word in words:
-        page.wait_for_function("(word) => [...document.querySelectorAll('textarea')].some((box) => box.value.includes(word))", arg=word)
+        page.wait_for_function(
+            "(word) => [...document.querySelectorAll('textarea')].some((box) => box.value.includes(word))",
+            arg=word,
+        )
     page.get_by_role("button", name="Start", exact=True).click()
     page.get_by_text("started; medkd logs").wait_for(timeout=60_000)
 
 
-def find_run(out: Path) -> detached.Run:
+def find_run(out: Path) -> background_jobs.Run:
     """Find the newest detached run that writes there."""
-    return next(run for run in reversed(detached.list_runs()) if jobs.find_out(run) == out)
+    return next(run for run in reversed(background_jobs.list_runs()) if jobs.find_out(run) == out)
 
 
 def finish(out: Path, limit_s: float = 300) -> None:
     deadline = time.monotonic() + limit_s
-    while (state := detached.read_state(find_run(out))) == "running":
+    while (state := background_jobs.read_state(find_run(out))) == "running":
         assert time.monotonic() < deadline, out
         time.sleep(0.5)
     assert state == "done", "\n".join(jobs.read_tail(find_run(out)))

@@ -1,4 +1,5 @@
-"""The page Chat in a real browser: two models side by side, an endpoint, stopping, keeping what was said."""
+"""The page Chat in a real browser: two models side by side, an endpoint, stopping, keeping what was
+said."""
 
 import json
 import re
@@ -18,7 +19,9 @@ def babbler_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_random_model(tmp_path_factory.mktemp("babbler"), hidden_size=256)
     generation = json.loads((folder / "generation_config.json").read_text())
     tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
-    (folder / "generation_config.json").write_text(json.dumps(generation | {"suppress_tokens": [token["id"] for token in tokens]}))
+    (folder / "generation_config.json").write_text(
+        json.dumps(generation | {"suppress_tokens": [token["id"] for token in tokens]})
+    )
     return folder
 
 
@@ -45,8 +48,13 @@ def ask(page, text: str) -> None:
     page.get_by_role("button", name="Send").click()
 
 
-def test_before_and_after_answer_side_by_side_and_are_kept(open_studio, watch, trained_dir: Path, random_model_dir: Path) -> None:
-    studio, watched = open_studio("--data", str(trained_dir), "--data", str(random_model_dir)), watch()
+def test_before_and_after_answer_side_by_side_and_are_kept(
+    open_studio, watch, trained_dir: Path, random_model_dir: Path
+) -> None:
+    studio, watched = (
+        open_studio("--data", str(trained_dir), "--data", str(random_model_dir)),
+        watch(),
+    )
     watched.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = open_chat(studio, watched, str(random_model_dir), str(trained_dir))
     page.locator(".empty").wait_for()
@@ -61,7 +69,9 @@ def test_before_and_after_answer_side_by_side_and_are_kept(open_studio, watch, t
     assert page.get_by_text("sign a means flu").is_hidden(), "the thinking is folded"
     page.get_by_text("Thought · ").click()
     page.get_by_text("sign a means flu").wait_for()
-    assert page.get_by_text("MiB").inner_text().count("MiB") == 2, "two models, each with its memory"
+    assert page.get_by_text("MiB").inner_text().count("MiB") == 2, (
+        "two models, each with its memory"
+    )
     ask(page, "case 25: sign b")
     page.locator(".turn .fact").nth(3).wait_for(timeout=60_000)
 
@@ -69,10 +79,16 @@ def test_before_and_after_answer_side_by_side_and_are_kept(open_studio, watch, t
         page.get_by_role("button", name="Save").click()
     saved = json.loads(Path(awaited.value.path()).read_text(encoding="utf-8"))
     assert [turn["role"] for turn in saved["after"]] == ["user", "assistant"] * 2
-    assert [turn["answer"] for turn in saved["after"]][:3] == ["case 24: sign a", "flu", "case 25: sign b"]
+    assert [turn["answer"] for turn in saved["after"]][:3] == [
+        "case 24: sign a",
+        "flu",
+        "case 25: sign b",
+    ]
     assert saved["after"][1]["reasoning"] == "sign a means flu"
     page.get_by_role("button", name="Copy").last.click()
-    page.wait_for_function("() => navigator.clipboard.readText().then((text) => text.includes('sign a means flu'))")
+    page.wait_for_function(
+        "() => navigator.clipboard.readText().then((text) => text.includes('sign a means flu'))"
+    )
     assert json.loads(page.evaluate("navigator.clipboard.readText()")) == saved
 
     page.get_by_role("button", name="New conversation").click()
@@ -83,14 +99,18 @@ def test_before_and_after_answer_side_by_side_and_are_kept(open_studio, watch, t
     assert watched.errors == []
 
 
-def test_a_model_without_end_is_stopped_and_a_training_sends_it_away(open_studio, watch, babbler_dir: Path) -> None:
+def test_a_model_without_end_is_stopped_and_a_training_sends_it_away(
+    open_studio, watch, babbler_dir: Path
+) -> None:
     studio, watched = open_studio("--data", str(babbler_dir)), watch()
     page = open_chat(studio, watched, "", str(babbler_dir))
     page.get_by_role("button", name="Sampling, task text, key").click()
     page.get_by_label("max_tokens").fill("30000")
     page.get_by_label("number input for temperature").fill("1")
     ask(page, "?")
-    page.wait_for_function("() => [...document.querySelectorAll('.turn:not(.user) .text')].some((part) => part.innerText.length > 40)")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.turn:not(.user) .text')].some((part) => part.innerText.length > 40)"
+    )
     ask(page, "and?")
     page.get_by_text("Wait until the answer has ended").wait_for()
     page.get_by_role("button", name="Stop").click()
@@ -110,7 +130,9 @@ def test_a_model_without_end_is_stopped_and_a_training_sends_it_away(open_studio
     assert watched.errors == []
 
 
-def test_an_endpoint_answers_in_words_as_they_come_and_one_that_is_not_there_is_told(open_studio, watch, slow_teacher: str) -> None:
+def test_an_endpoint_answers_in_words_as_they_come_and_one_that_is_not_there_is_told(
+    open_studio, watch, slow_teacher: str
+) -> None:
     studio, watched = open_studio(), watch()
     page = open_chat(studio, watched, "some@http://127.0.0.1:9/v1", slow_teacher)
     ask(page, "【主诉】发热3天。")
@@ -119,7 +141,9 @@ def test_an_endpoint_answers_in_words_as_they_come_and_one_that_is_not_there_is_
     summary.filter(has_text="Thinking …").wait_for()
     page.locator(".turn details[open] .text").wait_for()  # folded when it has ended
     first = summary.inner_text()
-    page.wait_for_function("(first) => document.querySelector('.turn summary').innerText !== first", arg=first)
+    page.wait_for_function(
+        "(first) => document.querySelector('.turn summary').innerText !== first", arg=first
+    )
     page.get_by_role("button", name="Stop").click()
     page.locator(".turn .fact").filter(has_text="stopped").wait_for()
     assert watched.foreign == []

@@ -49,13 +49,27 @@ def open_all(page) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_no_page_of_a_rehearsal_run_says_a_word_of_english(open_studio, watched, tmp_path: Path) -> None:
+def test_no_page_of_a_rehearsal_run_says_a_word_of_english(
+    open_studio, watched, tmp_path: Path
+) -> None:
     (tmp_path / "walk.yaml").write_text(RECIPE, encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "medkd", "run", "walk.yaml"], cwd=tmp_path, check=False, capture_output=True, timeout=900)
+    subprocess.run(
+        [sys.executable, "-m", "medkd", "run", "walk.yaml"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        timeout=900,
+    )
     assert (tmp_path / "runs/run_1/export/proof.json").exists()
     studio, page = open_studio(), watched.page
     for name in PAGES[1:]:
-        query = "?steps=run_1/evaluate,run_1/evaluate-base" if name == "evaluate" else "?run=run_1" if name == "data" else ""
+        query = (
+            "?steps=run_1/evaluate,run_1/evaluate-base"
+            if name == "evaluate"
+            else "?run=run_1"
+            if name == "data"
+            else ""
+        )
         page.goto(f"{studio.url}/zh/{name}{query}")
         page.locator(".head h1").wait_for()
         open_all(page)
@@ -75,7 +89,9 @@ def test_no_page_of_a_rehearsal_run_says_a_word_of_english(open_studio, watched,
     for stage in STAGES:
         if stage != "collect":
             choose(page, "阶段或配方", f"{stage} –")
-        page.get_by_label(re.compile(rf"\({list_fields(STAGES[stage].load().Config)[0].name}\)")).first.wait_for()
+        page.get_by_label(
+            re.compile(rf"\({list_fields(STAGES[stage].load().Config)[0].name}\)")
+        ).first.wait_for()
         page.wait_for_timeout(1500)
         check(page)
     assert watched.foreign == []
@@ -88,8 +104,17 @@ def test_what_is_refused_and_what_a_run_stumbled_over_is_told_in_chinese(
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "broken.jsonl").write_text("no json\n", encoding="utf-8")
     words = ["verify", "--input", "runs/broken.jsonl", "--out", "runs/run_1/verify", "--detach"]
-    subprocess.run([sys.executable, "-m", "medkd", *words], cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    studio, page = open_studio("--data", str(random_model_dir), "--data", str(merged_dir)), watched.page
+    subprocess.run(
+        [sys.executable, "-m", "medkd", *words],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    studio, page = (
+        open_studio("--data", str(random_model_dir), "--data", str(merged_dir)),
+        watched.page,
+    )
     page.goto(f"{studio.url}/zh/?run=run_1")
     page.locator(".notice.bad").filter(has_text="请先运行 distill").wait_for()
     page.get_by_role("button", name="启动阶段或配方").click()

@@ -36,7 +36,13 @@ class Scripted:
             on_piece(*self.words[-1])
         except KeyboardInterrupt:
             return Said("", "", "interrupted")
-        return Said(*("".join(word for word, is_reasoning in self.words if is_reasoning is part) for part in (True, False)), "stop")
+        return Said(
+            *(
+                "".join(word for word, is_reasoning in self.words if is_reasoning is part)
+                for part in (True, False)
+            ),
+            "stop",
+        )
 
 
 def wait(talk: Conversation, is_so: Callable[[list[Turn]], bool]) -> list[Turn]:
@@ -55,7 +61,10 @@ def test_a_turn_is_read_as_it_stands_and_kept_when_it_has_ended() -> None:
     speaker.leave.set()
     said = wait(talk, lambda turns: turns[-1].get("end") == "stop")
     assert [turn["answer"] for turn in said] == ["what?", "flu"]
-    assert [(turn.role, turn.content) for turn in speaker.heard] == [("system", "be brief"), ("user", "task: what?")]
+    assert [(turn.role, turn.content) for turn in speaker.heard] == [
+        ("system", "be brief"),
+        ("user", "task: what?"),
+    ]
     assert not talk.is_speaking
     assert talk.read()[0] == said
     assert talk.read()[1] == [], "the other side was not asked"
@@ -88,9 +97,15 @@ def test_who_cannot_speak_is_told_and_the_question_is_not_held_against_the_next_
     assert write_turns([], "") == []
 
 
-def test_a_model_is_loaded_once_and_the_one_not_used_for_longest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_loaded_once_and_the_one_not_used_for_longest_goes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loaded: list[str] = []
-    monkeypatch.setattr(conversation, "find_speaker", lambda name, adapter: loaded.append(name) or Scripted([("x", False)]))
+    monkeypatch.setattr(
+        conversation,
+        "find_speaker",
+        lambda name, adapter: loaded.append(name) or Scripted([("x", False)]),
+    )
     held = HeldSpeakers()
     for name in ("a", "b", "a", "a", "c", "a"):
         held.get(name)
@@ -109,9 +124,18 @@ def test_the_memory_of_a_model_is_that_of_its_weights(random_model_dir: Path) ->
 
 
 def test_what_a_model_says_is_text_and_no_more_than_a_page_bears() -> None:
-    said = {"role": "assistant", "thinking_s": 1.0, "seconds": 2.0, "is_thinking": False, "problem": "", "end": HOSTILE}
+    said = {
+        "role": "assistant",
+        "thinking_s": 1.0,
+        "seconds": 2.0,
+        "is_thinking": False,
+        "problem": "",
+        "end": HOSTILE,
+    }
     turns = [{"role": "user", "answer": HOSTILE}, said | {"answer": HOSTILE, "reasoning": HOSTILE}]
-    shown = show_turns([*turns, said | {"answer": HUGE, "reasoning": HUGE, "problem": HOSTILE}], Texts("en"))
+    shown = show_turns(
+        [*turns, said | {"answer": HUGE, "reasoning": HUGE, "problem": HOSTILE}], Texts("en")
+    )
     assert "<img" not in shown
     assert "<script" not in shown
     assert "<a " not in shown

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from medkd.cli.flags import read_value
+from medkd.core.config import make_config
 from medkd.core.errors import InputError
-from medkd.core.recipe import make_config
 from medkd.pipeline import STAGES
 from medkd.studio.forms import NOT_ASKED, Field, is_changed, list_fields, write_words
 
@@ -49,22 +49,41 @@ def test_an_untouched_form_says_nothing_but_what_is_required(stage: str) -> None
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_filled_form_is_a_command_line_that_parses(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filled_form_is_a_command_line_that_parses(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from medkd import cli
 
     module = STAGES[stage].load()
     fields = list_fields(module.Config)
     words = [stage, *write_words(fields, [fill(field) for field in fields], {}), "--out", "x"]
-    _, bound, ignored = cli.build_app(words).parse_args(words, exit_on_error=False, print_error=False)
-    given = {name: read_value(value) for name, value in bound.arguments.items() if name not in ("recipe", "detach")}
-    assert set(given) >= {field.name for field in fields if is_changed(field, fill(field), field.default)}
+    _, bound, ignored = cli.build_app(words).parse_args(
+        words, exit_on_error=False, print_error=False
+    )
+    given = {
+        name: read_value(value)
+        for name, value in bound.arguments.items()
+        if name not in ("recipe", "detach")
+    }
+    assert set(given) >= {
+        field.name for field in fields if is_changed(field, fill(field), field.default)
+    }
     assert not ignored
 
 
 def test_a_step_of_a_recipe_is_changed_as_run_takes_it() -> None:
     fields = list_fields(STAGES["train"].load().Config)
-    values = {field.name: field.default for field in fields} | {"epochs": 4, "trainer": "save_steps: 7", "model": "medkd:tiny"}
-    words = write_words(fields, [values[field.name] for field in fields], {"epochs": 3, "model": "medkd:tiny"}, "train-answers")
+    values = {field.name: field.default for field in fields} | {
+        "epochs": 4,
+        "trainer": "save_steps: 7",
+        "model": "medkd:tiny",
+    }
+    words = write_words(
+        fields,
+        [values[field.name] for field in fields],
+        {"epochs": 3, "model": "medkd:tiny"},
+        "train-answers",
+    )
     assert words == ["--train-answers.epochs", "4", "--train-answers.trainer.save_steps=7"]
 
 
@@ -74,16 +93,28 @@ def test_a_required_field_that_is_empty_is_named_with_its_doc() -> None:
         write_words(fields, [None if field.is_required else field.default for field in fields], {})
 
 
-@pytest.mark.parametrize(("name", "value"), [("trainer", "not a mapping"), ("trainer", "a: [1"), ("epochs", "many")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("trainer", "not a mapping"), ("trainer", "a: [1"), ("epochs", "many")]
+)
 def test_what_cannot_be_read_is_named(name: str, value: str) -> None:
     fields = list_fields(STAGES["train"].load().Config)
-    values = [value if field.name == name else SAMPLES[field.kind] if field.is_required else field.default for field in fields]
+    values = [
+        value if field.name == name else SAMPLES[field.kind] if field.is_required else field.default
+        for field in fields
+    ]
     with pytest.raises(InputError, match=name):
         write_words(fields, values, {})
 
 
 def test_an_emptied_box_is_as_if_never_filled_in() -> None:
-    limit = next(field for field in list_fields(STAGES["evaluate"].load().Config) if field.name == "limit")
+    limit = next(
+        field for field in list_fields(STAGES["evaluate"].load().Config) if field.name == "limit"
+    )
     assert not is_changed(limit, "", None)
     assert is_changed(limit, "3", None)
-    assert make_config(STAGES["verify"].load().Config, {"input": Path("a"), "out": Path("b")}, "x").min_f1 == 0.6
+    assert (
+        make_config(
+            STAGES["verify"].load().Config, {"input": Path("a"), "out": Path("b")}, "x"
+        ).min_f1
+        == 0.6
+    )

@@ -16,9 +16,15 @@ async def inner(scope, receive, send):
     await send({"type": "http.response.body", "body": b"inside"})
 
 
-def ask(guard: Guard, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], str]:
+def ask(
+    guard: Guard, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str
+) -> tuple[int, dict[str, str], str]:
     sent: list[dict] = []
-    given = {"host": "localhost:7860", "accept": "text/html", **{key.replace("_", "-"): value for key, value in headers.items()}}
+    given = {
+        "host": "localhost:7860",
+        "accept": "text/html",
+        **{key.replace("_", "-"): value for key, value in headers.items()},
+    }
     scope = {
         "type": "http",
         "path": path,
@@ -42,7 +48,9 @@ def test_on_this_machine_only_its_own_names_are_answered() -> None:
     guard = Guard(inner)
     assert ask(guard)[0] == 200
     assert ask(guard, host="[::1]:7860")[0] == 200
-    assert ask(guard, host="evil.example:7860")[0] == 403, "a foreign name that was turned to this machine"
+    assert ask(guard, host="evil.example:7860")[0] == 403, (
+        "a foreign name that was turned to this machine"
+    )
     assert ask(guard, host="")[0] == 403
 
 
@@ -97,7 +105,9 @@ def test_with_a_token_nothing_is_shown_before_it_is() -> None:
     assert status == 401
     assert "令牌" in page
     assert "inside" not in page
-    assert ask(guard, "/en/gradio_api/run/predict", method="POST", accept="application/json")[0] == 401
+    assert (
+        ask(guard, "/en/gradio_api/run/predict", method="POST", accept="application/json")[0] == 401
+    )
     assert ask(guard, "/login", method="POST", body=b"token=wrong")[0] == 401
 
     status, headers, _ = ask(guard, "/login", method="POST", body=b"token=secret-token")
@@ -135,7 +145,13 @@ def test_tokens_that_are_tried_at_once_are_counted_one_by_one() -> None:
             await all_asked.wait()  # every request is under way before the first one says its token
             return {"type": "http.request", "body": b"token=wrong"}
 
-        scope = {"type": "http", "path": "/login", "method": "POST", "client": ("10.0.0.1", 1), "headers": []}
+        scope = {
+            "type": "http",
+            "path": "/login",
+            "method": "POST",
+            "client": ("10.0.0.1", 1),
+            "headers": [],
+        }
         await asyncio.gather(*(guard(dict(scope), receive, send) for _ in range(n)))
 
     asyncio.run(try_at_once(12))
@@ -174,19 +190,28 @@ class Client:
     def __init__(self, url: str, address: str, language: str) -> None:
         self.url, self.address, self.language = urlsplit(url), address, language
 
-    def ask(self, path: str, token: str = "", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
-        connection = http.client.HTTPConnection(str(self.url.hostname), self.url.port, timeout=60, source_address=(self.address, 0))
+    def ask(
+        self, path: str, token: str = "", **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, str]:
+        connection = http.client.HTTPConnection(
+            str(self.url.hostname), self.url.port, timeout=60, source_address=(self.address, 0)
+        )
         given = {"Accept": "text/html", "Accept-Language": self.language, **headers}
         if token:
             given["Content-Type"] = "application/x-www-form-urlencoded"
-        connection.request("POST" if token else "GET", path, urlencode({"token": token}) if token else None, given)
+        connection.request(
+            "POST" if token else "GET", path, urlencode({"token": token}) if token else None, given
+        )
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read().decode()
 
 
 def test_a_real_studio_slows_down_who_guesses_and_nobody_else(open_studio) -> None:
     studio = open_studio("--host", "127.0.0.2")
-    guesser, other = Client(studio.url, "127.0.0.3", "zh-CN,zh"), Client(studio.url, "127.0.0.4", "en")
+    guesser, other = (
+        Client(studio.url, "127.0.0.3", "zh-CN,zh"),
+        Client(studio.url, "127.0.0.4", "en"),
+    )
     for _ in range(FREE_TRIES):
         status, _, page = guesser.ask("/login", "guess")
         assert status == 401

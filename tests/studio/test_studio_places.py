@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from medkd.core.detached import End, Run, runs_dir
+from medkd.background_jobs import Job, JobResult, runs_dir
 from medkd.core.errors import InputError
-from medkd.core.workspace import MANIFEST, Manifest, read_manifest
+from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
 from medkd.studio import jobs
 from medkd.studio.places import Places
 
 N_RUNS = 1000
 
 
-def make_step(folder: Path, stage: str, state: str = "finished", started_at: str = "2026-01-01") -> Path:
+def make_step(
+    folder: Path, stage: str, state: str = "finished", started_at: str = "2026-01-01"
+) -> Path:
     folder.mkdir(parents=True)
     manifest = Manifest(stage=stage, state=state, identity="x", config={}, started_at=started_at)
     (folder / MANIFEST).write_text(manifest.model_dump_json())
@@ -29,8 +31,20 @@ def places(tmp_path: Path) -> Places:
     return Places(tmp_path / "runs", [tmp_path / "given"])
 
 
-@pytest.mark.parametrize("name", ["../secret/key", "one/../../secret", "/etc/passwd", "one/verify/../../../secret/key", "~/x", "."])
-def test_a_path_outside_every_place_is_refused(places: Places, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret/key",
+        "one/../../secret",
+        "/etc/passwd",
+        "one/verify/../../../secret/key",
+        "~/x",
+        ".",
+    ],
+)
+def test_a_path_outside_every_place_is_refused(
+    places: Places, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if name == ".":
         assert places.resolve(name).resolve() == places.runs.resolve()
         return
@@ -74,13 +88,19 @@ def test_a_job_says_how_it_stands(places: Places) -> None:
     for name, code in (("three", 3), ("four", None), ("five", 2)):
         folder = runs_dir() / f"run-{name}"
         folder.mkdir(parents=True)
-        run = Run(
-            name=folder.name, words=["run", "x.yaml", "--out", str(places.runs / name)], cwd=Path("/"), pid=1, started_at="2026-02-01"
+        run = Job(
+            name=folder.name,
+            words=["run", "x.yaml", "--out", str(places.runs / name)],
+            cwd=Path("/"),
+            pid=1,
+            started_at="2026-02-01",
         )
         (folder / "run.json").write_text(run.model_dump_json())
         (folder / "alive").touch()
         if code is not None:
-            (folder / "end.json").write_text(End(code=code, ended_at="2026-02-01").model_dump_json())
+            (folder / "end.json").write_text(
+                JobResult(code=code, ended_at="2026-02-01").model_dump_json()
+            )
     states = {job.name: job.state for job in jobs.list_jobs(places)}
     assert states == {
         "one": "finished",
@@ -91,14 +111,23 @@ def test_a_job_says_how_it_stands(places: Places) -> None:
     }
 
 
-def test_a_thousand_runs_are_listed_and_read_again_only_where_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_runs_are_listed_and_read_again_only_where_they_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(N_RUNS):
         for stage in ("collect", "verify", "train"):
-            make_step(tmp_path / "runs" / f"run-{number:04}" / stage, stage, started_at=f"2026-01-01T00:{number % 60:02}:00")
+            make_step(
+                tmp_path / "runs" / f"run-{number:04}" / stage,
+                stage,
+                started_at=f"2026-01-01T00:{number % 60:02}:00",
+            )
     places = Places(tmp_path / "runs")
     assert len(jobs.list_jobs(places)) == N_RUNS
     read: list[Path] = []
-    monkeypatch.setattr("medkd.studio.places.read_manifest", lambda folder: read.append(folder) or read_manifest(folder))
+    monkeypatch.setattr(
+        "medkd.studio.places.read_manifest",
+        lambda folder: read.append(folder) or read_manifest(folder),
+    )
     changed = tmp_path / "runs" / "run-0007" / "train"
     (changed / MANIFEST).write_text((changed / MANIFEST).read_text() + "\n")
     assert len(jobs.list_jobs(places)) == N_RUNS

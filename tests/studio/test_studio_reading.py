@@ -1,4 +1,5 @@
-"""The pages can be read and reached: contrast in light and dark, every control by keyboard, focus in sight."""
+"""The pages can be read and reached: contrast in light and dark, every control by keyboard, focus
+in sight."""
 
 from pathlib import Path
 
@@ -12,7 +13,9 @@ LOOK = Path(__file__).with_name("look.js")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_its_ground(open_studio, watch, hostile_runs: Path, scheme: str) -> None:
+def test_every_text_stands_out_from_its_ground(
+    open_studio, watch, hostile_runs: Path, scheme: str
+) -> None:
     studio = open_studio()
     watched = watch(color_scheme=scheme)
     watched.context.add_init_script(path=LOOK)
@@ -28,15 +31,21 @@ def test_every_text_stands_out_from_its_ground(open_studio, watch, hostile_runs:
             row.click()
             page.locator("article.case").wait_for()
         for _ in range(PATIENCE):
-            page.wait_for_timeout(1000)  # a part that waits for its first answer is drawn faint by the framework
+            page.wait_for_timeout(
+                1000
+            )  # a part that waits for its first answer is drawn faint by the framework
             faint, n = page.evaluate("findFaint()"), page.evaluate("nMeasured")
             if not faint and n > N_TEXTS:
                 break
         assert (faint, n > N_TEXTS) == ([], True), name
-        print(f"{scheme} {name}: lowest {page.evaluate('lowest'):.2f} of {page.evaluate('nMeasured')} texts")
+        print(
+            f"{scheme} {name}: lowest {page.evaluate('lowest'):.2f} of {page.evaluate('nMeasured')} texts"
+        )
 
 
-def test_every_control_is_reached_by_keyboard_and_shows_that_it_is(open_studio, watch, hostile_runs: Path) -> None:
+def test_every_control_is_reached_by_keyboard_and_shows_that_it_is(
+    open_studio, watch, hostile_runs: Path
+) -> None:
     studio = open_studio()
     watched = watch()
     watched.context.add_init_script(path=LOOK)
@@ -45,7 +54,9 @@ def test_every_control_is_reached_by_keyboard_and_shows_that_it_is(open_studio, 
         page.goto(f"{studio.url}/en/{name if name != PAGES[0] else '?run=bad'}")
         page.locator(".head h1").wait_for()
         page.wait_for_timeout(1000)
-        n = page.evaluate("listControls().forEach((one) => (one.unreached = true)) ?? listControls().length")
+        n = page.evaluate(
+            "listControls().forEach((one) => (one.unreached = true)) ?? listControls().length"
+        )
         unmarked: set[str] = set()
         page.evaluate("document.body.focus()")
         for _ in range(n + 10):
@@ -57,5 +68,7 @@ def test_every_control_is_reached_by_keyboard_and_shows_that_it_is(open_studio, 
                 " return [nameControl(one), mark || one === document.body]; }"
             )
             unmarked |= set() if found[1] else {found[0]}
-        assert page.evaluate("listControls().filter((one) => one.unreached).map(nameControl)") == [], name
+        assert (
+            page.evaluate("listControls().filter((one) => one.unreached).map(nameControl)") == []
+        ), name
         assert unmarked == set(), name

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from page_moves import SLOW_MS, choose, fill, find_run, finish, open_start, start
 
-from medkd.core import detached
+from medkd import background_jobs
 
 
 @pytest.mark.slow
@@ -37,26 +37,47 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     page.get_by_label("Reason", exact=True).blur()
     page.keyboard.press("r")
     page.get_by_text("2 judged by you").wait_for()
-    reviews = [json.loads(line) for line in (runs / "road" / "verify" / "reviews.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [(review["reviewer"], review["decision"]) for review in reviews] == [("Dr. Li", "accept"), ("Dr. Li", "reject")]
+    reviews = [
+        json.loads(line)
+        for line in (runs / "road" / "verify" / "reviews.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ]
+    assert [(review["reviewer"], review["decision"]) for review in reviews] == [
+        ("Dr. Li", "accept"),
+        ("Dr. Li", "reject"),
+    ]
 
     open_start(page, studio.url, "merge – train, val and test")
     start(page, "medkd merge --input runs/road/verify")
     finish(runs / "road" / "merge")
-    assert json.loads((runs / "road" / "merge" / "manifest.json").read_text())["counts"]["dropped"]["rejected_by_reviewer"] == 1
+    assert (
+        json.loads((runs / "road" / "merge" / "manifest.json").read_text())["counts"]["dropped"][
+            "rejected_by_reviewer"
+        ]
+        == 1
+    )
 
     open_start(page, studio.url, "train – LoRA-tune a student")
     for field, value in (("max_length", "1024"), ("epochs", "6"), ("learning_rate", "0.002")):
         fill(page, field, value)
-    start(page, "--epochs 6", "--learning-rate 0.002", "--max-length 1024", "--input runs/road/merge")
+    start(
+        page, "--epochs 6", "--learning-rate 0.002", "--max-length 1024", "--input runs/road/merge"
+    )
     page.get_by_role("button", name="road", exact=True).click()
     curve = page.locator(".plots svg").first
     curve.wait_for(timeout=SLOW_MS)
     before = curve.inner_html()
-    page.wait_for_function("(before) => document.querySelector('.plots svg')?.innerHTML !== before", arg=before, timeout=SLOW_MS)
+    page.wait_for_function(
+        "(before) => document.querySelector('.plots svg')?.innerHTML !== before",
+        arg=before,
+        timeout=SLOW_MS,
+    )
     page.close()
     studio.close()
-    assert detached.read_state(find_run(runs / "road" / "train")) == "running", "a closed studio stops nothing"
+    assert background_jobs.read_state(find_run(runs / "road" / "train")) == "running", (
+        "a closed studio stops nothing"
+    )
 
     studio = open_studio()
     page = watched.context.new_page()
@@ -85,8 +106,12 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     page.get_by_text("Proven: asked bare questions").wait_for()
     proof = json.loads((runs / "road" / "export" / "proof.json").read_text(encoding="utf-8"))
     assert page.locator(".proof li").count() == proof["n"] >= 10
-    page.wait_for_function("() => document.querySelector('.cm-content')?.innerText.includes('ollama create road-export')")
-    page.wait_for_function("() => document.querySelectorAll('.cm-content')[1]?.innerText.includes('--reasoning-parser deepseek_r1')")
+    page.wait_for_function(
+        "() => document.querySelector('.cm-content')?.innerText.includes('ollama create road-export')"
+    )
+    page.wait_for_function(
+        "() => document.querySelectorAll('.cm-content')[1]?.innerText.includes('--reasoning-parser deepseek_r1')"
+    )
 
     page.goto(f"{studio.url}/en/chat")
     choose(page, "Model (before)", "medkd:tiny")

@@ -17,7 +17,9 @@ ZH = Texts("zh")
 
 
 @pytest.mark.parametrize(
-    ("place", "sentence"), sorted({said for said in list_said() if re.search("[a-z]", said[1])}), ids=lambda text: text[:60]
+    ("place", "sentence"),
+    sorted({said for said in list_said() if re.search("[a-z]", said[1])}),
+    ids=lambda text: text[:60],
 )
 def test_every_error_and_every_finding_is_said_in_chinese(place: str, sentence: str) -> None:
     said = ZH.say(sentence)
@@ -28,9 +30,20 @@ def test_every_error_and_every_finding_is_said_in_chinese(place: str, sentence: 
 
 def test_no_chinese_sentence_is_of_an_english_one_that_is_gone() -> None:
     texts = "\n".join(list_texts())
-    sections = yaml.safe_load(files("medkd.studio").joinpath("zh_sentences.yaml").read_text(encoding="utf-8"))
-    own = [sentence for name, section in sections.items() if name not in NOT_OURS for sentence in section]
-    assert [sentence for sentence in own if not re.search(".+?".join(map(re.escape, re.split(r"{\w+}", sentence))), texts)] == []
+    sections = yaml.safe_load(
+        files("medkd.studio").joinpath("zh_sentences.yaml").read_text(encoding="utf-8")
+    )
+    own = [
+        sentence
+        for name, section in sections.items()
+        if name not in NOT_OURS
+        for sentence in section
+    ]
+    assert [
+        sentence
+        for sentence in own
+        if not re.search(".+?".join(map(re.escape, re.split(r"{\w+}", sentence))), texts)
+    ] == []
 
 
 @pytest.mark.parametrize("cause", Cause)
@@ -51,5 +64,7 @@ def test_the_cause_of_a_finding_is_named_in_chinese(cause: Cause) -> None:
         ("quite another thing", "quite another thing"),
     ],
 )  # fmt: skip
-def test_a_sentence_is_put_together_from_its_clauses_and_what_is_unknown_stays(said: str, told: str) -> None:
+def test_a_sentence_is_put_together_from_its_clauses_and_what_is_unknown_stays(
+    said: str, told: str
+) -> None:
     assert ZH.say(said) == told

@@ -15,23 +15,36 @@ N_LONG = 100_000
 
 
 def write(path: Path, rows: list) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=20), st.text(min_size=1, max_size=2))
-def test_rows_come_back_as_they_were_and_are_found_by_what_they_hold(tmp_path_factory, rows: list, text: str) -> None:
+@given(
+    st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=20),
+    st.text(min_size=1, max_size=2),
+)
+def test_rows_come_back_as_they_were_and_are_found_by_what_they_hold(
+    tmp_path_factory, rows: list, text: str
+) -> None:
     shelf = Shelf(write(tmp_path_factory.mktemp("shelf") / "a.jsonl", rows))
     assert [shelf.row(number) for number in range(len(shelf))] == rows
     needle = json.dumps(text, ensure_ascii=False)[1:-1]
-    assert shelf.find(text) == [number for number, row in enumerate(rows) if needle in json.dumps(row, ensure_ascii=False)]
+    assert shelf.find(text) == [
+        number for number, row in enumerate(rows) if needle in json.dumps(row, ensure_ascii=False)
+    ]
 
 
 def test_a_torn_line_and_one_that_is_no_record_are_shown_as_text(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"id": "a"}\n[1]\n{"id": "b')
     shelf = Shelf(path)
-    assert [shelf.row(number) for number in range(len(shelf))] == [{"id": "a"}, {"line": "[1]"}, {"line": '{"id": "b'}]
+    assert [shelf.row(number) for number in range(len(shelf))] == [
+        {"id": "a"},
+        {"line": "[1]"},
+        {"line": '{"id": "b'},
+    ]
     path.write_bytes(b"")
     assert len(Shelf(path)) == 0
     assert Shelf(path).find("a") == []
@@ -45,7 +58,10 @@ def test_a_file_that_grew_is_read_again(tmp_path: Path) -> None:
     assert len(open_shelf(path)) == 2
 
 
-@pytest.mark.parametrize(("page", "expected"), [(1, ([0, 1], 1, 3)), (3, ([4], 3, 3)), (99, ([4], 3, 3)), (-1, ([0, 1], 1, 3))])
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [(1, ([0, 1], 1, 3)), (3, ([4], 3, 3)), (99, ([4], 3, 3)), (-1, ([0, 1], 1, 3))],
+)
 def test_a_page_that_is_not_there_becomes_the_nearest(page: int, expected: tuple) -> None:
     numbers, at, n_pages = take_page(range(5), page, 2)
     assert (list(numbers), at, n_pages) == expected
@@ -55,15 +71,29 @@ def test_a_page_that_is_not_there_becomes_the_nearest(page: int, expected: tuple
 def test_a_hundred_thousand_records_are_paged_and_searched(tmp_path: Path) -> None:
     record = "患者三天前受凉后发热，伴咳嗽、咳黄痰，右下肺可闻及湿啰音。" * 20
     rows = (
-        {"id": f"c:{n}", "input": record, "answer": "肺炎" if n % 9 else "肺结核", "split": "test" if n % 5 else "val"}
+        {
+            "id": f"c:{n}",
+            "input": record,
+            "answer": "肺炎" if n % 9 else "肺结核",
+            "split": "test" if n % 5 else "val",
+        }
         for n in range(N_LONG)
     )
     path = tmp_path / "long.jsonl"
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     shelf = open_shelf(path)
-    assert shelf.count(find_tag) == {"test": 80_000, "val": 20_000}  # opened and counted once, when the file is chosen
-    for text, tag, n in (("", "", N_LONG), ("c:99999", "", 1), ("肺结核", "", 11_112), ("肺结核", "val", 2_223), ("没有", "", 0)):
+    assert shelf.count(find_tag) == {
+        "test": 80_000,
+        "val": 20_000,
+    }  # opened and counted once, when the file is chosen
+    for text, tag, n in (
+        ("", "", N_LONG),
+        ("c:99999", "", 1),
+        ("肺结核", "", 11_112),
+        ("肺结核", "val", 2_223),
+        ("没有", "", 0),
+    ):
         found = find_rows(open_shelf(path), text, tag)
         shown = [shelf.row(number) for number in take_page(found, 7, PAGE_SIZE)[0]]
         assert (len(found), len(shown)) == (n, min(n, PAGE_SIZE))

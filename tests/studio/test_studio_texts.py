@@ -14,7 +14,11 @@ from medkd.studio.citations import mark_reasoning, mark_record
 from medkd.studio.forms import list_fields
 from medkd.studio.texts import LANGUAGES, Texts, choose_language, read_fields, read_texts
 
-SOURCES = [path for path in Path(medkd.studio.__file__).parent.rglob("*") if path.suffix in (".py", ".jinja")]
+SOURCES = [
+    path
+    for path in Path(medkd.studio.__file__).parent.rglob("*")
+    if path.suffix in (".py", ".jinja")
+]
 WORDS = (
     "stage",
     "recipe",
@@ -37,7 +41,8 @@ WORDS = (
 GROUPS = {
     "completers/outcomes.py": "outcome", "core/reviews.py": "decision", "core/records.py": "finish_reason",
 }  # fmt: skip
-"""Where the words for the members of a file's enumeration stand; those of all others are reasons."""
+"""Where the words for the members of a file's enumeration stand; those of all others are
+reasons."""
 NEVER_SHOWN = ("End", "Part", "Category", "Fault", "Prefix", "Flaw", "Relation", "Cause")
 """Enumerations that no page shows."""
 PASSING = ("listed", "looked_up", "kept")
@@ -56,8 +61,14 @@ def test_every_text_is_there_in_every_language_with_the_same_places() -> None:
 
 
 def test_no_chinese_text_holds_english_but_names() -> None:
-    labels = [text for fields in read_fields("zh").values() for label in fields.values() for text in label]
-    texts = [re.sub(r"{\w+}", "", text) for key, text in read_texts("zh").items() if not key.startswith("stage.")]
+    labels = [
+        text for fields in read_fields("zh").values() for label in fields.values() for text in label
+    ]
+    texts = [
+        re.sub(r"{\w+}", "", text)
+        for key, text in read_texts("zh").items()
+        if not key.startswith("stage.")
+    ]
     assert {text: words for text in [*texts, *labels] if (words := find_english(text))} == {}
 
 
@@ -67,7 +78,9 @@ def test_every_stage_says_what_it_does(language: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_field_has_a_chinese_label_and_hint_and_none_is_of_a_field_that_is_gone(stage: str) -> None:
+def test_every_field_has_a_chinese_label_and_hint_and_none_is_of_a_field_that_is_gone(
+    stage: str,
+) -> None:
     fields = list_fields(STAGES[stage].load().Config)
     assert read_fields("zh").keys() == {*STAGES, "measures"}
     assert read_fields("zh")[stage].keys() == {field.name for field in fields}
@@ -79,16 +92,22 @@ def test_every_field_has_a_chinese_label_and_hint_and_none_is_of_a_field_that_is
 
 
 def list_members() -> list[tuple[str, str]]:
-    """List the members of every enumeration of words that pages show, each with the group its Chinese word belongs to."""
+    """List the members of every enumeration of words that pages show, each with the group its
+    Chinese word belongs to."""
     package = Path(medkd.studio.__file__).parents[1]
     classes = [
         (GROUPS.get(path.relative_to(package).as_posix(), "reason"), node)
         for path in sorted(package.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "StrEnum" for base in node.bases) and node.name not in NEVER_SHOWN
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base) == "StrEnum" for base in node.bases)
+        and node.name not in NEVER_SHOWN
     ]
     members = [
-        (group, str(ast.literal_eval(line.value))) for group, found in classes for line in found.body if isinstance(line, ast.Assign)
+        (group, str(ast.literal_eval(line.value)))
+        for group, found in classes
+        for line in found.body
+        if isinstance(line, ast.Assign)
     ]
     return [(group, member) for group, member in members if member not in PASSING]
 
@@ -96,10 +115,16 @@ def list_members() -> list[tuple[str, str]]:
 def test_every_reason_to_drop_a_row_and_every_ending_has_a_chinese_word() -> None:
     members = list_members()
     assert {("reason", "wrong_diagnosis"), ("outcome", "no_balance")} <= set(members)
-    assert [f"{group}.{member}" for group, member in members if not is_chinese(Texts("zh").word(group, member))] == []
+    assert [
+        f"{group}.{member}"
+        for group, member in members
+        if not is_chinese(Texts("zh").word(group, member))
+    ] == []
 
 
-def test_every_measure_has_a_chinese_name_and_meaning_and_none_is_of_a_measure_that_is_gone() -> None:
+def test_every_measure_has_a_chinese_name_and_meaning_and_none_is_of_a_measure_that_is_gone() -> (
+    None
+):
     assert read_fields("zh")["measures"].keys() == (DESCRIPTIONS | MORE).keys()
     for name, meaning in (DESCRIPTIONS | MORE).items():
         assert is_chinese(Texts("zh").label("measures", name, meaning)[1]), name
@@ -114,12 +139,20 @@ def is_chinese(text: str) -> bool:
 def test_every_text_that_is_asked_for_is_there(path: Path) -> None:
     asked = re.findall(r"\b(?:t|texts)\(f?['\"]([\w.{}]+)['\"]", path.read_text(encoding="utf-8"))
     known = read_texts("en")
-    assert [key for key in asked if "{" not in key and not key.endswith(".") and key not in known] == []
+    assert [
+        key for key in asked if "{" not in key and not key.endswith(".") and key not in known
+    ] == []
 
 
 @pytest.mark.parametrize(
     ("accepted", "language"),
-    [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("en-GB", "en"), ("fr;q=0.9, zh-TW;q=0.5", "zh"), ("", "en"), (";;q=x,,", "en")],
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("en-GB", "en"),
+        ("fr;q=0.9, zh-TW;q=0.5", "zh"),
+        ("", "en"),
+        (";;q=x,,", "en"),
+    ],
 )
 def test_the_browser_chooses(accepted: str, language: str) -> None:
     assert choose_language(accepted) == language
@@ -129,8 +162,13 @@ def test_the_browser_chooses(accepted: str, language: str) -> None:
 def test_what_is_cited_is_marked_in_the_record_and_what_is_not_there_in_the_reasoning() -> None:
     record = "体温38.5℃，右下肺可闻及湿啰音。血压120/80mmHg，否认胸痛。"
     reasoning = "体温38.5℃提示发热，右下肺可闻及湿啰音；白细胞15.2提示感染，无胸痛。"
-    marked = "|".join(piece.text for piece in mark_record(record, reasoning) if piece.mark == "cited")
+    marked = "|".join(
+        piece.text for piece in mark_record(record, reasoning) if piece.mark == "cited"
+    )
     assert marked == "体温38.5℃|右下肺可闻及湿啰音"
     assert [piece.text for piece in mark_reasoning(reasoning, record) if piece.mark] == ["15.2"]
-    for text, pieces in ((record, mark_record(record, reasoning)), (reasoning, mark_reasoning(reasoning, record))):
+    for text, pieces in (
+        (record, mark_record(record, reasoning)),
+        (reasoning, mark_reasoning(reasoning, record)),
+    ):
         assert "".join(piece.text for piece in pieces) == text

@@ -1,4 +1,5 @@
-"""Two processes never work in one run's directory: the second waits, goes on when the first has ended, or is refused in one line."""
+"""Two processes never work in one run's directory: the second waits, goes on when the first has
+ended, or is refused in one line."""
 
 import subprocess
 import sys
@@ -20,7 +21,9 @@ with hold(Path(sys.argv[1])):
 
 @pytest.fixture
 def held(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "held\n"
     yield tmp_path / "run", process
     process.kill()
@@ -28,7 +31,10 @@ def held(tmp_path):
 
 
 def test_a_second_process_is_refused_in_one_line_when_the_first_stays(held):
-    with pytest.raises(InputError, match="another process is still at work here") as caught, hold(held[0], patience_s=0.2):
+    with (
+        pytest.raises(InputError, match="another process is still at work here") as caught,
+        hold(held[0], patience_s=0.2),
+    ):
         pass
     assert "\n" not in str(caught.value)
 

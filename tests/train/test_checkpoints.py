@@ -22,7 +22,16 @@ def test_none_is_found_where_none_is(tmp_path):
     assert find_checkpoint(tmp_path / "nowhere") is None
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter_model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+    ],
+)
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99, None])
 def test_a_torn_one_is_passed_over(checkpoints, name, keep):
     torn = newest(checkpoints)
@@ -37,7 +46,9 @@ def test_a_torn_one_is_passed_over(checkpoints, name, keep):
 
 
 @pytest.mark.parametrize("torn", [None, "optimizer.bin", "pytorch_model_fsdp.bin"])
-def test_a_checkpoint_whose_shared_out_state_was_gathered_is_whole_if_both_files_are(checkpoints, torn):
+def test_a_checkpoint_whose_shared_out_state_was_gathered_is_whole_if_both_files_are(
+    checkpoints, torn
+):
     gathered = newest(checkpoints)
     (gathered / "optimizer.pt").rename(gathered / "optimizer.bin")
     shutil.copy(gathered / "optimizer.bin", gathered / "pytorch_model_fsdp.bin")

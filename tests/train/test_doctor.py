@@ -14,8 +14,12 @@ def test_the_machine_alone_is_told(capsys):
     assert code == 0 and "machine: processor" in shown
 
 
-def test_a_model_and_a_dataset_are_looked_at_before_a_training(capsys, random_model_dir, merged_dir):
-    code, shown = see(capsys, "--model", random_model_dir, "--input", merged_dir, "--max-length", "256")
+def test_a_model_and_a_dataset_are_looked_at_before_a_training(
+    capsys, random_model_dir, merged_dir
+):
+    code, shown = see(
+        capsys, "--model", random_model_dir, "--input", merged_dir, "--max-length", "256"
+    )
     assert code == 2
     assert "wrong (train puts it right): stops_elsewhere" in shown
     assert "rows: 24" in shown and "####" in shown
@@ -26,7 +30,9 @@ def test_a_model_and_a_dataset_are_looked_at_before_a_training(capsys, random_mo
 
 def test_what_cannot_be_repaired_is_told_and_nothing_is_loaded(capsys, random_model_dir, tmp_path):
     write_examples(tmp_path / "train.jsonl", range(3))
-    code, shown = see(capsys, "--model", random_model_dir, "--input", tmp_path, "--max-length", "16")
+    code, shown = see(
+        capsys, "--model", random_model_dir, "--input", tmp_path, "--max-length", "16"
+    )
     assert code == 2
     assert "wrong (refused): unusable_rows: no row is left to train on" in shown
     assert "time:" not in shown

@@ -13,8 +13,8 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Example
+from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
-from medkd.models.tokens import has_thinking_prefix
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.reinforce import Config, run
 from student_samples import make_random_model, read_lines, write_examples
@@ -56,7 +56,10 @@ def reinforced_dir(settings, tmp_path_factory):
 
 
 def test_the_adapter_goes_on_from_its_start_and_serves_like_it(reinforced_dir, trained_dir):
-    start, end = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (trained_dir, reinforced_dir))
+    start, end = (
+        load_file(folder / "adapter/adapter_model.safetensors")
+        for folder in (trained_dir, reinforced_dir)
+    )
     assert start.keys() == end.keys()
     assert any(not torch.equal(start[name], end[name]) for name in start)
     assert has_thinking_prefix(load_tokenizer(reinforced_dir / "adapter"))
@@ -65,14 +68,25 @@ def test_the_adapter_goes_on_from_its_start_and_serves_like_it(reinforced_dir, t
     assert lineage["reinforced"]["rewards"]["diagnosis"] == 1.0
 
 
-def test_the_final_norm_alone_can_be_trained_and_is_merged_like_any_adapter(settings, trained_dir, tmp_path):
+def test_the_final_norm_alone_can_be_trained_and_is_merged_like_any_adapter(
+    settings, trained_dir, tmp_path
+):
     run(Config(**settings | {"weights": "norm", "learning_rate": 0.1}, out=tmp_path / "out"))
-    start, end = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (trained_dir, tmp_path / "out"))
+    start, end = (
+        load_file(folder / "adapter/adapter_model.safetensors")
+        for folder in (trained_dir, tmp_path / "out")
+    )
     assert all(torch.equal(start[name], end[name]) for name in start)
     [added] = end.keys() - start.keys()
-    before = load_model(settings["model"], trained_dir / "adapter", device="cpu", dtype="float32").model.state_dict()
-    after = load_model(settings["model"], tmp_path / "out/adapter", device="cpu", dtype="float32").model.state_dict()
-    assert [name for name in before if not torch.equal(before[name], after[name])] == ["model.norm.weight"]
+    before = load_model(
+        settings["model"], trained_dir / "adapter", device="cpu", dtype="float32"
+    ).model.state_dict()
+    after = load_model(
+        settings["model"], tmp_path / "out/adapter", device="cpu", dtype="float32"
+    ).model.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == [
+        "model.norm.weight"
+    ]
     assert torch.equal(after["model.norm.weight"], end[added])
 
 
@@ -84,8 +98,14 @@ def test_a_norm_is_not_trained_in_coarse_numbers(settings, tmp_path):
 def test_every_reward_is_logged_by_itself_beside_lengths_entropy_and_divergence(reinforced_dir):
     lines = [line for line in read_lines(reinforced_dir / "metrics.jsonl") if "reward" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    wanted = {f"rewards/{name}/mean" for name in ("diagnosis", "format", "stop", "loop", "grounded", "length")}
-    assert wanted | {"entropy", "kl", "completions/mean_length", "frac_reward_zero_std"} <= lines[0].keys()
+    wanted = {
+        f"rewards/{name}/mean"
+        for name in ("diagnosis", "format", "stop", "loop", "grounded", "length")
+    }
+    assert (
+        wanted | {"entropy", "kl", "completions/mean_length", "frac_reward_zero_std"}
+        <= lines[0].keys()
+    )
 
 
 def test_held_out_answers_are_watched_from_before_the_first_step(reinforced_dir):
@@ -105,24 +125,43 @@ def test_what_the_start_was_like_is_measured_by_sampling(reinforced_dir):
 
 def test_killed_and_started_again_it_comes_to_the_same_weights(settings, reinforced_dir, tmp_path):
     killed = Config(**settings, out=tmp_path / "killed")
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, killed.model_dump_json()], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, killed.model_dump_json()],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     deadline = time.monotonic() + 240
-    while not list(killed.out.glob("checkpoints/checkpoint-2/trainer_state.json")) and time.monotonic() < deadline:
+    while (
+        not list(killed.out.glob("checkpoints/checkpoint-2/trainer_state.json"))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed.out / "adapter").exists()
     manifest = run(killed)
     assert manifest.facts["resumed_from_step"] > 0
-    lines = {line["step"]: line["reward"] for line in read_lines(killed.out / "metrics.jsonl") if "reward" in line}
-    assert lines == {line["step"]: line["reward"] for line in read_lines(reinforced_dir / "metrics.jsonl") if "reward" in line}
-    one, other = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (reinforced_dir, killed.out))
+    lines = {
+        line["step"]: line["reward"]
+        for line in read_lines(killed.out / "metrics.jsonl")
+        if "reward" in line
+    }
+    assert lines == {
+        line["step"]: line["reward"]
+        for line in read_lines(reinforced_dir / "metrics.jsonl")
+        if "reward" in line
+    }
+    one, other = (
+        load_file(folder / "adapter/adapter_model.safetensors")
+        for folder in (reinforced_dir, killed.out)
+    )
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
     looks = [look["step"] for look in read_lines(killed.out / "held_out.jsonl")]
     assert looks == sorted(set(looks)) and looks[-1] == 4
 
 
-def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it_to_the_same_weights(settings, reinforced_dir, tmp_path):
+def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it_to_the_same_weights(
+    settings, reinforced_dir, tmp_path
+):
     interrupted = Config(**settings, out=tmp_path)
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, interrupted.model_dump_json()],
@@ -131,7 +170,9 @@ def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it_to_the_same_w
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     deadline = time.monotonic() + 240
-    while not any("reward" in line for line in read_metrics(tmp_path)) and time.monotonic() < deadline:
+    while (
+        not any("reward" in line for line in read_metrics(tmp_path)) and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert "reinforce: interrupted; keeping a checkpoint first" in process.communicate()[1]
@@ -141,9 +182,15 @@ def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it_to_the_same_w
     step = read_step(newest)
     assert step >= max(line["step"] for line in read_metrics(tmp_path))
     assert run(interrupted).facts["resumed_from_step"] == step
-    one, other = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (reinforced_dir, tmp_path))
+    one, other = (
+        load_file(folder / "adapter/adapter_model.safetensors")
+        for folder in (reinforced_dir, tmp_path)
+    )
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
-    rewards = ({line["step"]: line["reward"] for line in read_metrics(out) if "reward" in line} for out in (reinforced_dir, tmp_path))
+    rewards = (
+        {line["step"]: line["reward"] for line in read_metrics(out) if "reward" in line}
+        for out in (reinforced_dir, tmp_path)
+    )
     assert next(rewards) == next(rewards)
 
 
@@ -157,15 +204,26 @@ def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):
     from medkd.train.rollouts import Sampler, TrainerRollouts
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
-    sampler = Sampler(loaded.model, loaded.tokenizer, Sampling(max_tokens=8, temperature=1.0, seed=0))
+    sampler = Sampler(
+        loaded.model, loaded.tokenizer, Sampling(max_tokens=8, temperature=1.0, seed=0)
+    )
     end = sampler.local.stop_ids[0]
-    ids = {"ended": [*sampler.local.tokenizer("abc")["input_ids"], end], "cut": sampler.local.tokenizer("abc")["input_ids"]}
+    ids = {
+        "ended": [*sampler.local.tokenizer("abc")["input_ids"], end],
+        "cut": sampler.local.tokenizer("abc")["input_ids"],
+    }
     ids["loop"] = sampler.local.tokenizer("cough " * 40)["input_ids"]
-    reasons = {name: str(sampler.read_rollout(tokens, "", "").finish_reason) for name, tokens in ids.items()}
+    reasons = {
+        name: str(sampler.read_rollout(tokens, "", "").finish_reason)
+        for name, tokens in ids.items()
+    }
     assert reasons == {"ended": "stop", "cut": "length", "loop": "loop"}
     rollouts = TrainerRollouts(sampler)
     drawn = [g for _, g in sampler.local.generate(["abc", "abd"], sampler.sampling)]
-    assert all(rollouts.is_cut_off(generation) == (generation.ids[-1] not in sampler.local.stop_ids) for generation in drawn)
+    assert all(
+        rollouts.is_cut_off(generation) == (generation.ids[-1] not in sampler.local.stop_ids)
+        for generation in drawn
+    )
 
 
 def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
@@ -174,7 +232,9 @@ def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
     from medkd.train.rollouts import Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
-    sampler = Sampler(loaded.model, loaded.tokenizer, Sampling(max_tokens=12, temperature=1.0, seed=3))
+    sampler = Sampler(
+        loaded.model, loaded.tokenizer, Sampling(max_tokens=12, temperature=1.0, seed=3)
+    )
     first = sampler.draw(["abc"] * 4, [0, 1, 2, 3])
     assert len({tuple(g.ids) for g in first}) > 1
     sampler.local.batch_size = 1
@@ -188,7 +248,9 @@ def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, mon
     from medkd.train.rollouts import Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
-    sampler = Sampler(loaded.model, loaded.tokenizer, Sampling(max_tokens=6, temperature=1.0, seed=0))
+    sampler = Sampler(
+        loaded.model, loaded.tokenizer, Sampling(max_tokens=6, temperature=1.0, seed=0)
+    )
     expected = [g.ids for g in sampler.draw(["abc"] * 8, range(8))]
     generate = LocalModel._generate_together
 
@@ -200,15 +262,21 @@ def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, mon
     monkeypatch.setattr(LocalModel, "_generate_together", with_little_memory)
     assert [g.ids for g in sampler.draw(["abc"] * 8, range(8))] == expected
     assert "going on with 2" in capsys.readouterr().err
-    monkeypatch.setattr(LocalModel, "_generate_together", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(
+        LocalModel, "_generate_together", lambda *_: (_ for _ in ()).throw(MemoryError())
+    )
     with pytest.raises(StoppedError, match="out of memory"):
         sampler.draw(["abc"], [0])
 
 
-def test_a_batch_that_does_not_fit_is_refused_before_anything_is_drawn(settings, tmp_path, monkeypatch):
+def test_a_batch_that_does_not_fit_is_refused_before_anything_is_drawn(
+    settings, tmp_path, monkeypatch
+):
     from medkd.train import plan
 
-    monkeypatch.setattr(plan, "find_what_is_there", lambda device: plan.There("processor", 1, 2**28))
+    monkeypatch.setattr(
+        plan, "find_what_is_there", lambda device: plan.There("processor", 1, 2**28)
+    )
     with pytest.raises(InputError, match="lower --batch-size or --max-tokens"):
         run(Config(**settings, out=tmp_path / "out"))
     assert not (tmp_path / "out/start.json").exists()
@@ -216,7 +284,18 @@ def test_a_batch_that_does_not_fit_is_refused_before_anything_is_drawn(settings,
 
 def test_a_base_is_begun_from_only_where_it_is_named_so(settings, tmp_path):
     with pytest.raises(InputError, match="nothing to learn from"):
-        run(Config(**settings | {"adapter": "base", "rewards": {"diagnosis": 1.0}, "max_tokens": 500, "trainer": {}}, out=tmp_path / "out"))
+        run(
+            Config(
+                **settings
+                | {
+                    "adapter": "base",
+                    "rewards": {"diagnosis": 1.0},
+                    "max_tokens": 500,
+                    "trainer": {},
+                },
+                out=tmp_path / "out",
+            )
+        )
     assert not (tmp_path / "out").exists() or not (tmp_path / "out/adapter").exists()
 
 
@@ -230,7 +309,9 @@ def test_questions_without_a_known_diagnosis_are_dropped_or_refused(settings, tm
     path = write_examples(tmp_path / "open/train.jsonl", range(4), reference="")
     with pytest.raises(InputError, match="none of 4 questions has a known diagnosis"):
         run(Config(**settings | {"input": path}, out=tmp_path / "out"))
-    path.write_text(path.read_text() + write_examples(tmp_path / "known/train.jsonl", range(10)).read_text())
+    path.write_text(
+        path.read_text() + write_examples(tmp_path / "known/train.jsonl", range(10)).read_text()
+    )
     counts = run(Config(**settings | {"input": path, "steps": 1}, out=tmp_path / "out")).counts
     assert (counts.kept, counts.dropped) == (10, {"no_reference": 4})
 
@@ -265,8 +346,8 @@ def test_an_unknown_reward_is_named_with_the_nearest():
 def trainer(settings, tmp_path_factory):
     """A trainer about to make its first step, and the sampler it draws with."""
     from medkd.core.completer import Sampling
+    from medkd.models.chat_template import find_plain_template
     from medkd.models.load import load_model
-    from medkd.models.tokens import find_plain_template
     from medkd.train.grpo import attach_adapter, make_trainer, make_trainer_config, score_each
     from medkd.train.rewards import reward_diagnosis
     from medkd.train.rollouts import Sampler, ask
@@ -274,14 +355,31 @@ def trainer(settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trainer")
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
     tokenizer = load_tokenizer(settings["adapter"] / "adapter")
-    model = attach_adapter(loaded.model, settings["adapter"] / "adapter", settings["model"], Path(settings["model"]))
-    examples = [Example.model_validate(line) for line in read_lines(settings["input"] / "train.jsonl")]
-    plan = {"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 96, "temperature": 0.7}
+    model = attach_adapter(
+        loaded.model, settings["adapter"] / "adapter", settings["model"], Path(settings["model"])
+    )
+    examples = [
+        Example.model_validate(line) for line in read_lines(settings["input"] / "train.jsonl")
+    ]
+    plan = {
+        "max_steps": 1,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 96,
+        "temperature": 0.7,
+    }
     trainer_config = make_trainer_config(plan, folder, "cpu", torch.float32, {})
     trainer_config.reward_weights = [1.0]
     sampler = Sampler(model, tokenizer, Sampling(max_tokens=96, temperature=0.7, seed=0))
     questions = ask(tokenizer, examples, find_plain_template(tokenizer))
-    return make_trainer(model, tokenizer, questions, {"diagnosis": score_each(reward_diagnosis)}, sampler, trainer_config), sampler
+    return make_trainer(
+        model,
+        tokenizer,
+        questions,
+        {"diagnosis": score_each(reward_diagnosis)},
+        sampler,
+        trainer_config,
+    ), sampler
 
 
 @pytest.fixture(scope="module")
@@ -293,9 +391,14 @@ def step(trainer):
 
 
 def join(step):
-    """The rows as the trainer scores them: ids, mask, and how many tokens at the end are the answer's."""
+    """The rows as the trainer scores them: ids, mask, and how many tokens at the end are the
+    answer's."""
     ids = torch.cat([step["prompt_ids"], step["completion_ids"]], dim=1)
-    return ids, torch.cat([step["prompt_mask"], step["completion_mask"]], dim=1), step["completion_ids"].shape[1]
+    return (
+        ids,
+        torch.cat([step["prompt_mask"], step["completion_mask"]], dim=1),
+        step["completion_ids"].shape[1],
+    )
 
 
 def test_the_trainer_scores_the_very_tokens_that_were_drawn_as_likely_as_they_were(trainer, step):
@@ -306,7 +409,10 @@ def test_the_trainer_scores_the_very_tokens_that_were_drawn_as_likely_as_they_we
         prompt = step["prompt_ids"][row][step["prompt_mask"][row].bool()]
         drawn = step["completion_ids"][row][step["completion_mask"][row].bool()]
         with torch.no_grad():
-            logits = model(input_ids=torch.cat([prompt, drawn])[None]).logits[0, len(prompt) - 1 : -1] / 0.7
+            logits = (
+                model(input_ids=torch.cat([prompt, drawn])[None]).logits[0, len(prompt) - 1 : -1]
+                / 0.7
+            )
         alone = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
         assert torch.allclose(logps[row, : len(drawn)], alone, atol=1e-4)
         if int(drawn[-1]) in sampler.local.stop_ids:
@@ -316,9 +422,14 @@ def test_the_trainer_scores_the_very_tokens_that_were_drawn_as_likely_as_they_we
 def test_scoring_the_answers_alone_gives_what_trl_gives_for_all_positions(trainer, step):
     maker, _ = trainer
     ours = maker._get_per_token_logps_and_entropies(maker.model, *join(step), compute_entropy=True)
-    theirs = GRPOTrainer._get_per_token_logps_and_entropies(maker, maker.model, *join(step), compute_entropy=True)
+    theirs = GRPOTrainer._get_per_token_logps_and_entropies(
+        maker, maker.model, *join(step), compute_entropy=True
+    )
     mask = step["completion_mask"].bool()
-    assert all(torch.allclose(one[mask], other[mask], atol=1e-4) for one, other in zip(ours[:2], theirs[:2], strict=True))
+    assert all(
+        torch.allclose(one[mask], other[mask], atol=1e-4)
+        for one, other in zip(ours[:2], theirs[:2], strict=True)
+    )
 
 
 def test_a_better_answer_than_the_others_of_its_group_becomes_likelier(trainer, step):

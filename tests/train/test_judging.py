@@ -20,7 +20,9 @@ def test_a_judge_pays_by_its_rubric():
 
 def test_what_has_no_reasoning_is_not_sent_to_the_judge_and_earns_nothing():
     judge = Scripted(lambda _: GOOD)
-    assert Judge(judge)([THOUGHT._replace(text="肺炎"), THOUGHT._replace(text="<think>\n咳嗽")]) == [0.0, 0.0]
+    assert Judge(judge)(
+        [THOUGHT._replace(text="肺炎"), THOUGHT._replace(text="<think>\n咳嗽")]
+    ) == [0.0, 0.0]
     assert judge.asked == []
 
 
@@ -30,11 +32,15 @@ def test_a_judgement_that_cannot_be_read_stops_the_run_and_is_no_zero(said):
         Judge(Scripted(lambda _: said))([THOUGHT])
 
 
-def test_a_judge_over_http_that_never_says_what_was_asked_is_on_the_ledger_and_stops_the_run(tmp_path, monkeypatch):
+def test_a_judge_over_http_that_never_says_what_was_asked_is_on_the_ledger_and_stops_the_run(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("MEDKD_API_KEY", "none")
     with (
         serve_teacher(faults=0.0, seed=1) as server,
-        open_judge("custom", "rehearsal", server.base_url, None, tmp_path / "ledger.sqlite") as judge,
+        open_judge(
+            "custom", "rehearsal", server.base_url, None, tmp_path / "ledger.sqlite"
+        ) as judge,
         pytest.raises(StoppedError),
     ):
         judge([THOUGHT])

@@ -9,9 +9,9 @@ from tokenizers.decoders import Fuse
 from tokenizers.pre_tokenizers import Whitespace
 
 from medkd.core.errors import InputError
+from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
-from medkd.models.skeleton import make_skeleton
-from medkd.models.tokens import has_thinking_prefix
+from medkd.models.model_shape import read_model_shape
 from medkd.train import onpolicy
 from medkd.train.across import check_tokenizers
 from medkd.train.onpolicy import check_sizes
@@ -24,7 +24,9 @@ from student_samples import make_random_model, read_lines
 def teacher_dir(random_model_dir, trained_dir, tmp_path_factory):
     """The student that knows the short rows by heart, as a whole model."""
     folder = tmp_path_factory.mktemp("teacher")
-    loaded = load_model(str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32")
+    loaded = load_model(
+        str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32"
+    )
     loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
     return folder
@@ -33,7 +35,16 @@ def teacher_dir(random_model_dir, trained_dir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings(random_model_dir, merged_dir, teacher_dir, tmp_path_factory):
     start = tmp_path_factory.mktemp("start")
-    run(Config(model=str(random_model_dir), input=merged_dir, out=start, epochs=15, learning_rate=1e-2, max_length=256))
+    run(
+        Config(
+            model=str(random_model_dir),
+            input=merged_dir,
+            out=start,
+            epochs=15,
+            learning_rate=1e-2,
+            max_length=256,
+        )
+    )
     return {
         "model": str(random_model_dir),
         "method": "on-policy",
@@ -61,22 +72,44 @@ def test_the_student_comes_closer_to_its_teacher_on_its_own_answers(settings, tm
 def foreign_dir(merged_dir, tmp_path_factory):
     """A teacher that cuts words into other tokens, and knows the short rows by heart."""
     folder = tmp_path_factory.mktemp("foreign")
-    make_random_model(folder / "base", merges=[("s", "i"), ("g", "n"), ("si", "gn"), ("m", "e"), ("a", "n"), ("me", "an"), ("f", "l")])
-    settings = {"model": str(folder / "base"), "input": merged_dir, "max_length": 256, "method": "full"}
+    make_random_model(
+        folder / "base",
+        merges=[
+            ("s", "i"),
+            ("g", "n"),
+            ("si", "gn"),
+            ("m", "e"),
+            ("a", "n"),
+            ("me", "an"),
+            ("f", "l"),
+        ],
+    )
+    settings = {
+        "model": str(folder / "base"),
+        "input": merged_dir,
+        "max_length": 256,
+        "method": "full",
+    }
     run(Config(**settings, out=folder / "train", epochs=40, learning_rate=3e-3))
     return folder / "train"
 
 
-def test_a_teacher_of_another_tokenizer_scores_the_same_text(settings, foreign_dir, tmp_path, capsys):
+def test_a_teacher_of_another_tokenizer_scores_the_same_text(
+    settings, foreign_dir, tmp_path, capsys
+):
     manifest = run(Config(**settings | {"teacher_model": str(foreign_dir)}, out=tmp_path))
     losses = [line["loss"] for line in read_lines(tmp_path / "metrics.jsonl") if "loss" in line]
     assert len(losses) == manifest.facts["steps"] == 12
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
-    assert manifest.facts["compared_by"] == "bytes" and "another tokenizer" in capsys.readouterr().err
+    assert (
+        manifest.facts["compared_by"] == "bytes" and "another tokenizer" in capsys.readouterr().err
+    )
     assert has_thinking_prefix(load_tokenizer(tmp_path / "adapter"))
 
 
-def test_a_teacher_that_does_not_know_the_students_turns_is_refused(settings, foreign_dir, tmp_path):
+def test_a_teacher_that_does_not_know_the_students_turns_is_refused(
+    settings, foreign_dir, tmp_path
+):
     shutil.copytree(foreign_dir / "model", tmp_path / "teacher")
     for path in (tmp_path / "teacher").glob("*token*"):
         path.write_text(path.read_text().replace("<|im_start|>", "<|turn|>"))
@@ -87,12 +120,17 @@ def test_a_teacher_that_does_not_know_the_students_turns_is_refused(settings, fo
 
 def test_a_tokenizer_that_is_not_byte_level_is_refused(random_model_dir, foreign_dir):
     strange = load_tokenizer(foreign_dir / "model")
-    strange.backend_tokenizer.pre_tokenizer, strange.backend_tokenizer.decoder = Whitespace(), Fuse()
+    strange.backend_tokenizer.pre_tokenizer, strange.backend_tokenizer.decoder = (
+        Whitespace(),
+        Fuse(),
+    )
     with pytest.raises(InputError, match="one of the two is not byte-level"):
         check_tokenizers(load_tokenizer(random_model_dir), strange, "?", "strange")
 
 
-def test_a_wider_teacher_is_cut_to_the_students_size_and_a_narrower_one_refused(settings, teacher_dir, tmp_path):
+def test_a_wider_teacher_is_cut_to_the_students_size_and_a_narrower_one_refused(
+    settings, teacher_dir, tmp_path
+):
     loaded = load_model(str(teacher_dir), device="cpu", dtype="float32")
     size = loaded.model.config.vocab_size
     loaded.model.resize_token_embeddings(size + 24)
@@ -101,17 +139,21 @@ def test_a_wider_teacher_is_cut_to_the_students_size_and_a_narrower_one_refused(
     few = settings | {"trainer": {"max_steps": 1}}
     run(Config(**few | {"teacher_model": str(tmp_path / "wide")}, out=tmp_path / "out"))
     assert (tmp_path / "out/adapter/adapter_model.safetensors").exists()
-    skeleton = make_skeleton(teacher_dir)
+    skeleton = read_model_shape(teacher_dir)
     with pytest.raises(InputError, match="narrow: knows 100 tokens"):
         check_sizes(skeleton, skeleton._replace(vocabulary=100), "narrow")
 
 
-def test_what_both_models_need_is_told_and_refused_where_it_is_not_there(settings, tmp_path, monkeypatch, capsys):
+def test_what_both_models_need_is_told_and_refused_where_it_is_not_there(
+    settings, tmp_path, monkeypatch, capsys
+):
     manifest = run(Config(**settings | {"trainer": {"max_steps": 1}}, out=tmp_path / "fits"))
     assert "GiB for student and teacher" in capsys.readouterr().err
     assert 0 < manifest.facts["expected_memory_gib"] < 2
     monkeypatch.setattr(onpolicy, "find_what_is_there", lambda device: There("processor", 1, 2**20))
-    with pytest.raises(InputError, match=r"need about [0-9.]+ GiB together.*; choose a smaller --teacher-model"):
+    with pytest.raises(
+        InputError, match=r"need about [0-9.]+ GiB together.*; choose a smaller --teacher-model"
+    ):
         run(Config(**settings, out=tmp_path / "out"))
 
 
@@ -127,17 +169,31 @@ def test_a_killed_run_goes_on_to_the_same_weights(settings, tmp_path):
     manifest_path = tmp_path / "killed/manifest.json"
     shutil.rmtree(tmp_path / "killed/adapter")
     shutil.rmtree(tmp_path / "killed/checkpoints/checkpoint-4")
-    manifest_path.write_text(json.dumps(json.loads(manifest_path.read_text()) | {"state": "running"}))
+    manifest_path.write_text(
+        json.dumps(json.loads(manifest_path.read_text()) | {"state": "running"})
+    )
     run(Config(**short, out=tmp_path / "killed"))
-    one, other = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("whole", "killed"))
+    one, other = (
+        load_file(tmp_path / name / "adapter/adapter_model.safetensors")
+        for name in ("whole", "killed")
+    )
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert [line["step"] for line in read_lines(tmp_path / "killed/metrics.jsonl") if "loss" in line] == [1, 2, 3, 4]
+    assert [
+        line["step"] for line in read_lines(tmp_path / "killed/metrics.jsonl") if "loss" in line
+    ] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("field", "says"), [("teacher_model", "--teacher-model"), ("adapter", "--adapter")])
+@pytest.mark.parametrize(
+    ("field", "says"), [("teacher_model", "--teacher-model"), ("adapter", "--adapter")]
+)
 def test_a_start_and_a_teacher_are_both_asked_for(settings, tmp_path, field, says):
     with pytest.raises(InputError, match=says):
-        run(Config(**{key: value for key, value in settings.items() if key != field}, out=tmp_path / "out"))
+        run(
+            Config(
+                **{key: value for key, value in settings.items() if key != field},
+                out=tmp_path / "out",
+            )
+        )
 
 
 def test_a_teacher_that_is_not_there_is_named_by_its_own_flag(settings, tmp_path):
@@ -145,7 +201,10 @@ def test_a_teacher_that_is_not_there_is_named_by_its_own_flag(settings, tmp_path
         run(Config(**settings | {"teacher_model": str(tmp_path / "no/such")}, out=tmp_path / "out"))
 
 
-@pytest.mark.parametrize(("left_out", "says"), [("teacher_model", "--adapter: only"), ("adapter", "--teacher-model: only")])
+@pytest.mark.parametrize(
+    ("left_out", "says"),
+    [("teacher_model", "--adapter: only"), ("adapter", "--teacher-model: only")],
+)
 def test_supervised_training_takes_no_start_and_no_teacher(settings, tmp_path, left_out, says):
     given = {key: value for key, value in settings.items() if key != left_out}
     with pytest.raises(InputError, match=says):

@@ -1,7 +1,7 @@
 import pytest
 
 from medkd.models.load import load_model
-from medkd.models.skeleton import make_skeleton
+from medkd.models.model_shape import read_model_shape
 from medkd.train.plan import (
     GIB,
     Shape,
@@ -35,29 +35,36 @@ def seven_billion(tmp_path_factory):
         num_key_value_heads=4,
         tie_word_embeddings=False,
     ).save_pretrained(folder)
-    return make_skeleton(folder)
+    return read_model_shape(folder)
 
 
 def test_parameters_are_counted_as_the_model_itself_counts_them(tiny_model_dir):
     from peft import get_peft_model
 
-    skeleton = make_skeleton(tiny_model_dir)
+    skeleton = read_model_shape(tiny_model_dir)
     model = load_model(str(tiny_model_dir), device="cpu", dtype="float32").model
     assert skeleton.n_parameters == sum(p.numel() for p in model.parameters())
     adapted = get_peft_model(model, make_lora_config(16, [], skeleton))
-    assert count_trained(skeleton, "lora", 16) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert count_trained(skeleton, "lora", 16) == sum(
+        p.numel() for p in adapted.parameters() if p.requires_grad
+    )
 
 
 def test_the_worked_example_fits_where_it_is_known_to_fit(seven_billion):
     assert seven_billion.n_parameters == 7_615_616_512
-    lora, qlora, full = (estimate_memory(seven_billion, method, SHAPE) / GIB for method in ("lora", "qlora", "full"))
+    lora, qlora, full = (
+        estimate_memory(seven_billion, method, SHAPE) / GIB for method in ("lora", "qlora", "full")
+    )
     assert qlora < 16 < lora < 24 < 80 < full
     assert full > 16 * 7.6e9 / GIB
 
 
 def test_what_is_shared_out_among_devices_grows_smaller(seven_billion):
     many = SHAPE._replace(n_devices=8)
-    needs = [estimate_memory(seven_billion, "full", many, spread) for spread in ("ddp", "zero2", "zero3 / fsdp2")]
+    needs = [
+        estimate_memory(seven_billion, "full", many, spread)
+        for spread in ("ddp", "zero2", "zero3 / fsdp2")
+    ]
     assert needs == sorted(needs, reverse=True)
     assert needs[2] < 24 * GIB
 
@@ -68,7 +75,9 @@ def test_too_little_memory_is_refused_with_what_would_fit(seven_billion):
     [finding] = find_too_little_memory(seven_billion, "full", SHAPE, card)
     assert (finding.cause, finding.is_repaired) == (Cause.MEMORY, False)
     assert "--method lora" in finding.fix
-    [finding] = find_too_little_memory(seven_billion, "lora", SHAPE._replace(n_tokens=64 * 8192), card)
+    [finding] = find_too_little_memory(
+        seven_billion, "lora", SHAPE._replace(n_tokens=64 * 8192), card
+    )
     assert "--batch-size" in finding.fix
     [finding] = find_too_little_memory(seven_billion, "full", SHAPE, There("processor", 1, 2 * GIB))
     assert "smaller model" in finding.fix
@@ -78,18 +87,30 @@ def test_the_table_has_a_line_a_method_and_says_what_fits(seven_billion):
     lines = make_table(seven_billion, SHAPE, There("card", 1, 24 * GIB))
     assert [line.split()[0] for line in lines[1:]] == ["lora", "qlora", "full"]
     assert [" ok" in line for line in lines[1:]] == [True, True, False]
-    assert "zero2" in make_table(seven_billion, SHAPE._replace(n_devices=3), There("card", 3, 24 * GIB))[0]
+    assert (
+        "zero2"
+        in make_table(seven_billion, SHAPE._replace(n_devices=3), There("card", 3, 24 * GIB))[0]
+    )
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_refused(seven_billion, tmp_path):
-    assert find_too_little_disk(estimate_disk(seven_billion, "lora", 16, 2), tmp_path / "not" / "yet") == []
+    assert (
+        find_too_little_disk(estimate_disk(seven_billion, "lora", 16, 2), tmp_path / "not" / "yet")
+        == []
+    )
     [finding] = find_too_little_disk(10**18, tmp_path / "not" / "yet")
     assert finding.cause == Cause.DISK and str(tmp_path) in finding.says
 
 
 def test_two_models_are_compared_in_tiles_that_stop_growing(seven_billion):
-    few, many, more = (estimate_divergence(seven_billion, n, on_gpu=True) for n in (512, 4096, 65536))
+    few, many, more = (
+        estimate_divergence(seven_billion, n, on_gpu=True) for n in (512, 4096, 65536)
+    )
     assert few * 8 == many == more
     assert 1 < many / GIB < 2
     small = seven_billion._replace(vocabulary=6144)
-    assert estimate_divergence(small, 4096, on_gpu=True) > 2 * 4 * 4096 * 32768 > estimate_divergence(small, 4096, on_gpu=False)
+    assert (
+        estimate_divergence(small, 4096, on_gpu=True)
+        > 2 * 4 * 4096 * 32768
+        > estimate_divergence(small, 4096, on_gpu=False)
+    )

@@ -5,10 +5,17 @@ import pytest
 import torch
 
 from medkd.core.errors import InputError
+from medkd.models.chat_template import add_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
-from medkd.models.skeleton import make_skeleton
-from medkd.models.tokens import add_thinking_prefix
-from medkd.train.preflight import Cause, compare_packed, examine, examine_served, find_untrained_ids, refuse
+from medkd.models.model_shape import read_model_shape
+from medkd.train.preflight import (
+    Cause,
+    compare_packed,
+    examine,
+    examine_served,
+    find_untrained_ids,
+    refuse,
+)
 from medkd.train.rows import IGNORED, TokenRow
 from student_samples import make_example
 
@@ -25,7 +32,14 @@ def model_dir(random_model_dir, tmp_path):
 
 def look(folder, examples=None, target="reasoned", max_length=256, tokenizer=None):
     examples = [make_example(n) for n in range(4)] if examples is None else examples
-    return examine(folder, make_skeleton(folder), examples, tokenizer or load_tokenizer(folder), target, max_length)
+    return examine(
+        folder,
+        read_model_shape(folder),
+        examples,
+        tokenizer or load_tokenizer(folder),
+        target,
+        max_length,
+    )
 
 
 def causes(flight):
@@ -62,7 +76,10 @@ def test_nothing_left_is_refused_and_says_why(model_dir):
 def test_a_generation_that_stops_elsewhere_is_found_and_every_stop_listed(model_dir):
     flight = look(model_dir)
     assert Cause.STOPS_ELSEWHERE in causes(flight)
-    assert load_tokenizer(model_dir).convert_ids_to_tokens(flight.stop_ids) == ["<|im_end|>", "<|endoftext|>"]
+    assert load_tokenizer(model_dir).convert_ids_to_tokens(flight.stop_ids) == [
+        "<|im_end|>",
+        "<|endoftext|>",
+    ]
 
 
 def test_a_pad_token_that_ends_turns_is_found_and_replaced(model_dir):
@@ -89,7 +106,9 @@ def test_a_dataset_that_asks_mostly_with_instructions_is_told(model_dir):
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
-def test_tokens_that_nobody_trained_are_found_in_the_files_as_input_and_as_output(model_dir, is_tied):
+def test_tokens_that_nobody_trained_are_found_in_the_files_as_input_and_as_output(
+    model_dir, is_tied
+):
     loaded = load_model(str(model_dir), device="cpu", dtype="float32")
     end = loaded.tokenizer.convert_tokens_to_ids("<|im_end|>")
     head = loaded.model.get_output_embeddings()
@@ -100,7 +119,7 @@ def test_tokens_that_nobody_trained_are_found_in_the_files_as_input_and_as_outpu
     with torch.no_grad():
         head.weight[end] *= 0.01
     loaded.model.save_pretrained(model_dir)
-    assert make_skeleton(model_dir).is_tied is is_tied
+    assert read_model_shape(model_dir).is_tied is is_tied
     assert look(model_dir).untrained_ids == [end]
 
 
@@ -123,7 +142,9 @@ def test_packed_rows_that_see_each_other_are_found(random_model_dir, monkeypatch
     inner = model.forward
 
     def forget_bounds(input_ids, position_ids, **options):
-        return inner(input_ids=input_ids, position_ids=torch.arange(input_ids.shape[1])[None], **options)
+        return inner(
+            input_ids=input_ids, position_ids=torch.arange(input_ids.shape[1])[None], **options
+        )
 
     monkeypatch.setattr(model, "forward", forget_bounds)
     assert [finding.cause for finding in compare_packed(model, rows)] == [Cause.PACKED_OTHERWISE]

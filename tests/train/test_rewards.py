@@ -27,10 +27,17 @@ def make_rollout(text, reason=FinishReason.STOP, n_tokens=40, reference="肺炎"
     return Rollout(text, reason, n_tokens, RECORD, reference)
 
 
-@given(text=st.text(max_size=200), reference=st.sampled_from(["肺炎", "2型糖尿病；高血压病", ""]), reason=st.sampled_from(FinishReason))
+@given(
+    text=st.text(max_size=200),
+    reference=st.sampled_from(["肺炎", "2型糖尿病；高血压病", ""]),
+    reason=st.sampled_from(FinishReason),
+)
 def test_whatever_was_written_earns_between_zero_and_one(text, reference, reason):
     rewards = make_rewards(DEFAULT_WEIGHTS, Band(10, 80))
-    assert all(0.0 <= reward(make_rollout(text, reason, reference=reference)) <= 1.0 for reward in rewards.values())
+    assert all(
+        0.0 <= reward(make_rollout(text, reason, reference=reference)) <= 1.0
+        for reward in rewards.values()
+    )
 
 
 def test_the_diagnosis_is_paid_by_the_grade_of_the_answer_alone():
@@ -39,7 +46,9 @@ def test_the_diagnosis_is_paid_by_the_grade_of_the_answer_alone():
 
 
 def test_a_longer_list_of_diagnoses_earns_less():
-    assert reward_diagnosis(make_rollout(RIGHT + "；哮喘；肺结核")) < reward_diagnosis(make_rollout(RIGHT))
+    assert reward_diagnosis(make_rollout(RIGHT + "；哮喘；肺结核")) < reward_diagnosis(
+        make_rollout(RIGHT)
+    )
 
 
 def test_noise_gets_no_benefit_of_the_doubt():
@@ -48,11 +57,23 @@ def test_noise_gets_no_benefit_of_the_doubt():
 
 def test_a_thought_that_was_never_closed_has_no_answer_to_pay_for():
     unclosed = make_rollout("<think>\n肺炎", FinishReason.LENGTH)
-    assert (reward_diagnosis(unclosed), reward_format(unclosed), reward_stop(unclosed), reward_grounded(unclosed)) == (0.0, 0.0, 0.0, 0.0)
+    assert (
+        reward_diagnosis(unclosed),
+        reward_format(unclosed),
+        reward_stop(unclosed),
+        reward_grounded(unclosed),
+    ) == (0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    "text", ["肺炎", "<think>\n</think>\n\n肺炎", RIGHT + "</think>", "<think>" + RIGHT, "<think>\n咳嗽\n</think>\n\n"]
+    "text",
+    [
+        "肺炎",
+        "<think>\n</think>\n\n肺炎",
+        RIGHT + "</think>",
+        "<think>" + RIGHT,
+        "<think>\n咳嗽\n</think>\n\n",
+    ],
 )
 def test_anything_but_one_thought_and_one_answer_has_no_form(text):
     assert reward_format(make_rollout(text)) == 0.0
@@ -67,7 +88,11 @@ def test_a_loop_is_seen_whether_it_was_stopped_or_ended_by_itself():
 def test_findings_that_do_not_stand_in_the_record_cost_their_share():
     made_up = "<think>\n体温38.5℃，白细胞20.1。\n</think>\n\n肺炎"
     assert reward_grounded(make_rollout(RIGHT)) == 1.0
-    assert reward_grounded(make_rollout(made_up)) == grounded_rate("体温38.5℃，白细胞20.1。", RECORD) == 0.5
+    assert (
+        reward_grounded(make_rollout(made_up))
+        == grounded_rate("体温38.5℃，白细胞20.1。", RECORD)
+        == 0.5
+    )
 
 
 def test_citing_nothing_is_not_the_safest_thing_to_say():

@@ -13,7 +13,14 @@ def tokenizer(tiny_model_dir):
 
 
 def rows_of(examples, tokenizer, target="reasoned", limit=256):
-    return make_rows(examples, tokenizer, target, limit, tokenizer.chat_template, tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    return make_rows(
+        examples,
+        tokenizer,
+        target,
+        limit,
+        tokenizer.chat_template,
+        tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    )
 
 
 def learnt(row, tokenizer):
@@ -41,13 +48,27 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tokenizer):
     ]
     rows, dropped = rows_of(examples, tokenizer)
     assert len(rows) == 1
-    assert dropped == {Drop.NOT_WELL_FORMED: 2, Drop.TOO_LONG: 1, Drop.CONTROL_TOKENS: 1, Drop.NO_ANSWER: 1}
+    assert dropped == {
+        Drop.NOT_WELL_FORMED: 2,
+        Drop.TOO_LONG: 1,
+        Drop.CONTROL_TOKENS: 1,
+        Drop.NO_ANSWER: 1,
+    }
 
 
 @settings(max_examples=40, deadline=None)
-@given(text=st.text(max_size=80), reasoning=st.text(max_size=80), answer=st.text(max_size=20), limit=st.integers(16, 300))
-def test_a_row_is_whole_or_dropped_and_always_ends_its_turn(tokenizer, text, reasoning, answer, limit):
-    rows, dropped = rows_of([make_example(0, input=text, reasoning=reasoning, answer=answer)], tokenizer, limit=limit)
+@given(
+    text=st.text(max_size=80),
+    reasoning=st.text(max_size=80),
+    answer=st.text(max_size=20),
+    limit=st.integers(16, 300),
+)
+def test_a_row_is_whole_or_dropped_and_always_ends_its_turn(
+    tokenizer, text, reasoning, answer, limit
+):
+    rows, dropped = rows_of(
+        [make_example(0, input=text, reasoning=reasoning, answer=answer)], tokenizer, limit=limit
+    )
     assert len(rows) + sum(dropped.values()) == 1
     for row in rows:
         assert len(row.input_ids) == len(row.labels) <= limit

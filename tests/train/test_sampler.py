@@ -22,5 +22,8 @@ def test_batches_hold_rows_of_like_length():
 
 
 def test_epochs_differ():
-    first, second = (list(LengthGroupedSampler(list(range(100)), 8, 0, lambda epoch=epoch: epoch)) for epoch in range(2))
+    first, second = (
+        list(LengthGroupedSampler(list(range(100)), 8, 0, lambda epoch=epoch: epoch))
+        for epoch in range(2)
+    )
     assert first != second

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from medkd.core.errors import InputError
+from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
-from medkd.models.tokens import has_thinking_prefix
 from medkd.train.stage import Config, run
 from student_samples import make_example, read_lines, write_examples
 
@@ -31,17 +31,32 @@ run(Config.model_validate_json(sys.argv[1]))
 
 @pytest.fixture(scope="module")
 def settings(random_model_dir, merged_dir):
-    return {"model": str(random_model_dir), "input": merged_dir, "epochs": 8, "batch_size": 4, "learning_rate": 5e-3, "max_length": 256}
+    return {
+        "model": str(random_model_dir),
+        "input": merged_dir,
+        "epochs": 8,
+        "batch_size": 4,
+        "learning_rate": 5e-3,
+        "max_length": 256,
+    }
 
 
 def losses(out):
-    return {line["step"]: line["loss"] for line in read_lines(out / "metrics.jsonl") if "loss" in line}
+    return {
+        line["step"]: line["loss"] for line in read_lines(out / "metrics.jsonl") if "loss" in line
+    }
 
 
 def test_everything_that_serving_takes_stands_beside_the_adapter(trained_dir):
     adapter = trained_dir / "adapter"
     names = {path.name for path in adapter.iterdir()}
-    assert {"adapter_model.safetensors", "tokenizer.json", "chat_template.jinja", "generation_config.json", "questions.json"} <= names
+    assert {
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "questions.json",
+    } <= names
     tokenizer = load_tokenizer(adapter)
     assert has_thinking_prefix(tokenizer)
     stops = json.loads((adapter / "generation_config.json").read_text())["eos_token_id"]
@@ -57,7 +72,11 @@ def test_the_questions_beside_the_adapter_were_not_trained_on(trained_dir, merge
 
 def test_lineage_leads_back_to_sources_and_teachers(trained_dir):
     lineage = json.loads((trained_dir / "adapter/lineage.json").read_text())
-    assert (lineage["sources"], lineage["teachers"], lineage["licences"]) == ({"made": 24}, {"rehearsal": 24}, {"Apache-2.0": 24})
+    assert (lineage["sources"], lineage["teachers"], lineage["licences"]) == (
+        {"made": 24},
+        {"rehearsal": 24},
+        {"Apache-2.0": 24},
+    )
 
 
 def test_metrics_have_a_line_a_logged_step_and_the_loss_falls(trained_dir):
@@ -83,12 +102,23 @@ def test_a_finished_run_is_not_done_again(settings, tmp_path):
     assert (tmp_path / "adapter/adapter_model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_killed_and_started_again_it_comes_to_the_same_losses_and_weights_to_the_bit(settings, tmp_path):
-    whole, killed = Config(**settings, out=tmp_path / "whole"), Config(**settings, out=tmp_path / "killed")
+def test_killed_and_started_again_it_comes_to_the_same_losses_and_weights_to_the_bit(
+    settings, tmp_path
+):
+    whole, killed = (
+        Config(**settings, out=tmp_path / "whole"),
+        Config(**settings, out=tmp_path / "killed"),
+    )
     run(whole)
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, killed.model_dump_json()], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, killed.model_dump_json()],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     deadline = time.monotonic() + 120
-    while not list(killed.out.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+    while (
+        not list(killed.out.glob("checkpoints/checkpoint-*/trainer_state.json"))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -96,7 +126,9 @@ def test_killed_and_started_again_it_comes_to_the_same_losses_and_weights_to_the
     manifest = run(killed)
     assert manifest.facts["resumed_from_step"] > 0
     assert losses(killed.out) == losses(whole.out)
-    one, other = (load_file(config.out / "adapter/adapter_model.safetensors") for config in (whole, killed))
+    one, other = (
+        load_file(config.out / "adapter/adapter_model.safetensors") for config in (whole, killed)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -120,15 +152,28 @@ def test_tokens_that_nobody_trained_are_trained_too(random_model_dir, merged_dir
     base = tmp_path / "base"
     loaded.model.save_pretrained(base)
     loaded.tokenizer.save_pretrained(base)
-    manifest = run(Config(model=str(base), input=merged_dir, out=tmp_path / "out", epochs=4, learning_rate=1e-2, max_length=256))
+    manifest = run(
+        Config(
+            model=str(base),
+            input=merged_dir,
+            out=tmp_path / "out",
+            epochs=4,
+            learning_rate=1e-2,
+            max_length=256,
+        )
+    )
     assert "untrained embedding rows are trained too: <|im_end|>" in manifest.facts["repairs"]
     tuned = load_model(str(base), tmp_path / "out/adapter", device="cpu", dtype="float32").model
     assert tuned.get_input_embeddings().weight[end].norm() > 0.01
-    assert torch.equal(tuned.get_output_embeddings().weight[end], tuned.get_input_embeddings().weight[end])
+    assert torch.equal(
+        tuned.get_output_embeddings().weight[end], tuned.get_input_embeddings().weight[end]
+    )
 
 
 def test_trl_settings_pass_through_and_a_wrong_one_is_named(settings, tmp_path):
-    manifest = run(Config(**settings, trainer={"max_steps": 3, "weight_decay": 0.1}, out=tmp_path / "a"))
+    manifest = run(
+        Config(**settings, trainer={"max_steps": 3, "weight_decay": 0.1}, out=tmp_path / "a")
+    )
     assert manifest.facts["steps"] == 3
     with pytest.raises(InputError, match="did you mean 'weight_decay'"):
         run(Config(**settings, trainer={"weigth_decay": 0.1}, out=tmp_path / "b"))

@@ -1,4 +1,5 @@
-"""The ways to train beside the plain one: all weights, packed, stopped early, on two processes; and what goes wrong on the way."""
+"""The ways to train beside the plain one: all weights, packed, stopped early, on two processes; and
+what goes wrong on the way."""
 
 import json
 import os
@@ -21,25 +22,46 @@ from student_samples import read_lines, write_examples
 
 @pytest.fixture(scope="module")
 def settings(random_model_dir, merged_dir):
-    return {"model": str(random_model_dir), "input": merged_dir, "epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "max_length": 256}
+    return {
+        "model": str(random_model_dir),
+        "input": merged_dir,
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 5e-3,
+        "max_length": 256,
+    }
 
 
 def losses(out):
-    return {line["step"]: line["loss"] for line in read_lines(out / "metrics.jsonl") if "loss" in line}
+    return {
+        line["step"]: line["loss"] for line in read_lines(out / "metrics.jsonl") if "loss" in line
+    }
 
 
 def test_all_weights_can_be_trained_and_the_folder_is_a_model(settings, random_model_dir, tmp_path):
     manifest = run(Config(**settings | {"epochs": 6}, method="full", out=tmp_path))
     assert not (tmp_path / "adapter").exists()
     assert resolve_model(str(tmp_path)) == tmp_path / "model"
-    before, after = (load_model(str(path), device="cpu", dtype="float32").model for path in (random_model_dir, tmp_path))
-    assert not torch.equal(before.get_input_embeddings().weight, after.get_input_embeddings().weight)
-    assert json.loads((tmp_path / "model/generation_config.json").read_text())["eos_token_id"] == [258, 256]
+    before, after = (
+        load_model(str(path), device="cpu", dtype="float32").model
+        for path in (random_model_dir, tmp_path)
+    )
+    assert not torch.equal(
+        before.get_input_embeddings().weight, after.get_input_embeddings().weight
+    )
+    assert json.loads((tmp_path / "model/generation_config.json").read_text())["eos_token_id"] == [
+        258,
+        256,
+    ]
     assert manifest.facts["eval_loss"] < 4
 
 
 def test_packed_rows_are_learnt_as_well_and_none_is_lost(settings, tmp_path):
-    manifest = run(Config(**settings | {"epochs": 12, "batch_size": 1}, trainer={"packing": True}, out=tmp_path))
+    manifest = run(
+        Config(
+            **settings | {"epochs": 12, "batch_size": 1}, trainer={"packing": True}, out=tmp_path
+        )
+    )
     assert manifest.facts["packed"]
     by_step = list(losses(tmp_path).values())
     assert by_step[-1] < by_step[0] / 2
@@ -50,15 +72,36 @@ def test_packed_and_unpacked_rows_have_the_same_loss(settings, merged_dir, tmp_p
     few = write_examples(tmp_path / "in/train.jsonl", range(4))
     shared = settings | {"input": few, "epochs": 1, "trainer": {"bf16": False}}
     run(Config(**shared, out=tmp_path / "alone"))
-    run(Config(**shared | {"batch_size": 1, "max_length": 1024, "trainer": {"bf16": False, "packing": True}}, out=tmp_path / "packed"))
+    run(
+        Config(
+            **shared
+            | {"batch_size": 1, "max_length": 1024, "trainer": {"bf16": False, "packing": True}},
+            out=tmp_path / "packed",
+        )
+    )
     assert losses(tmp_path / "packed")[1] == pytest.approx(losses(tmp_path / "alone")[1], rel=1e-4)
 
 
 def test_the_best_by_validation_is_kept_and_patience_ends_a_run(settings, tmp_path):
-    trainer = {"save_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
-    manifest = run(Config(**settings | {"epochs": 20}, trainer=trainer | {"early_stopping_patience": 2}, out=tmp_path))
+    trainer = {
+        "save_steps": 1,
+        "learning_rate": 1.0,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+    }
+    manifest = run(
+        Config(
+            **settings | {"epochs": 20},
+            trainer=trainer | {"early_stopping_patience": 2},
+            out=tmp_path,
+        )
+    )
     assert manifest.facts["steps"] < 20 * 6
-    evaluated = {line["step"]: line["eval_loss"] for line in read_lines(tmp_path / "metrics.jsonl") if "eval_loss" in line}
+    evaluated = {
+        line["step"]: line["eval_loss"]
+        for line in read_lines(tmp_path / "metrics.jsonl")
+        if "eval_loss" in line
+    }
     best = min(evaluated, key=evaluated.get)
     assert manifest.facts["best_step"] == best < max(evaluated)
     kept = load_file(tmp_path / f"checkpoints/checkpoint-{best}/adapter_model.safetensors")
@@ -67,10 +110,15 @@ def test_the_best_by_validation_is_kept_and_patience_ends_a_run(settings, tmp_pa
 
 
 def test_an_interrupted_run_keeps_a_checkpoint_and_comes_to_the_same_losses(settings, tmp_path):
-    whole, broken = Config(**settings | {"epochs": 8}, out=tmp_path / "whole"), Config(**settings | {"epochs": 8}, out=tmp_path / "broken")
+    whole, broken = (
+        Config(**settings | {"epochs": 8}, out=tmp_path / "whole"),
+        Config(**settings | {"epochs": 8}, out=tmp_path / "broken"),
+    )
     run(whole)
     script = "import sys; from medkd.train.stage import Config, run; run(Config.model_validate_json(sys.argv[1]))"
-    process = subprocess.Popen([sys.executable, "-c", script, broken.model_dump_json()], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, broken.model_dump_json()], stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not losses_so_far(broken.out) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -80,8 +128,11 @@ def test_an_interrupted_run_keeps_a_checkpoint_and_comes_to_the_same_losses(sett
     resumed = run(broken).facts["resumed_from_step"]
     assert 0 < resumed < 48
     one, other = losses(broken.out), losses(whole.out)
-    # A line is the mean of two steps; the one in which the interruption came may hold the second alone.
-    assert {step: loss for step, loss in one.items() if step > resumed + 1} == {s: loss for s, loss in other.items() if s > resumed + 1}
+    # A line is the mean of two steps; the one in which the interruption came may hold the second
+    # alone.
+    assert {step: loss for step, loss in one.items() if step > resumed + 1} == {
+        s: loss for s, loss in other.items() if s > resumed + 1
+    }
 
 
 def losses_so_far(out):
@@ -92,9 +143,16 @@ def test_what_the_student_says_at_each_save_stands_in_the_report(trained_dir):
     samples = read_lines(trained_dir / "samples.jsonl")
     steps = sorted({sample["step"] for sample in samples})
     assert len(steps) >= 4 and len(samples) == 2 * len(steps)
-    assert all(sample["thinks"] and sample["stops"] for sample in samples if sample["step"] == steps[-1])
+    assert all(
+        sample["thinks"] and sample["stops"] for sample in samples if sample["step"] == steps[-1]
+    )
     page = (trained_dir / "report.html").read_text()
-    assert "<svg" in page and "stops_elsewhere" in page and "means" in page and f"Step {steps[-1]}" in page
+    assert (
+        "<svg" in page
+        and "stops_elsewhere" in page
+        and "means" in page
+        and f"Step {steps[-1]}" in page
+    )
 
 
 def test_a_run_logs_at_least_every_ten_steps_and_saves_four_times(trained_dir):
@@ -115,7 +173,16 @@ def test_special_rows_of_a_head_of_its_own_are_trained_too(random_model_dir, mer
     base = tmp_path / "base"
     loaded.model.save_pretrained(base)
     loaded.tokenizer.save_pretrained(base)
-    run(Config(model=str(base), input=merged_dir, out=tmp_path / "out", epochs=4, learning_rate=1e-2, max_length=256))
+    run(
+        Config(
+            model=str(base),
+            input=merged_dir,
+            out=tmp_path / "out",
+            epochs=4,
+            learning_rate=1e-2,
+            max_length=256,
+        )
+    )
     tuned = load_model(str(base), tmp_path / "out/adapter", device="cpu", dtype="float32").model
     assert tuned.get_output_embeddings().weight[end].norm() > 0.01
 
@@ -130,13 +197,23 @@ LAUNCHERS = {
 @pytest.mark.parametrize("how", ["plain accelerate", "--launch torchrun"])
 def test_two_processes_train_together(settings, tmp_path, how):
     fields = settings | {"epochs": 8, "batch_size": 2, "device": "cpu"}
-    words = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    words = [
+        word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
     train = ["-m", "medkd", "train", *words, "--out", str(tmp_path)]
     if how == "plain accelerate":
-        command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCHERS["accelerate"].split()[2:], *train]
+        command = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            *LAUNCHERS["accelerate"].split()[2:],
+            *train,
+        ]
     else:
         command = [sys.executable, *train, "--launch", LAUNCHERS["torchrun"]]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["state"] == "finished"
@@ -150,44 +227,94 @@ def test_two_processes_train_together(settings, tmp_path, how):
 
 @pytest.fixture(scope="module")
 def launched(settings, tmp_path_factory):
-    """The command of a launched run, without its directory, and a run of it that nothing disturbed."""
-    fields = settings | {"epochs": 16, "batch_size": 2, "device": "cpu", "launch": LAUNCHERS["torchrun"]}
-    words = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "medkd", "train", *words, "--trainer.save-steps", "16", "--trainer.logging-steps", "4", "--out"]
+    """The command of a launched run, without its directory, and a run of it that nothing
+    disturbed."""
+    fields = settings | {
+        "epochs": 16,
+        "batch_size": 2,
+        "device": "cpu",
+        "launch": LAUNCHERS["torchrun"],
+    }
+    words = [
+        word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "medkd",
+        "train",
+        *words,
+        "--trainer.save-steps",
+        "16",
+        "--trainer.logging-steps",
+        "4",
+        "--out",
+    ]
     whole = tmp_path_factory.mktemp("launched") / "whole"
-    subprocess.run([*command, str(whole)], check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [*command, str(whole)],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     return command, losses(whole)
 
 
 @pytest.mark.parametrize("victim", ["medkd", "torchrun"])
-def test_a_launcher_killed_and_started_again_at_once_comes_to_the_same_losses(launched, tmp_path, victim):
-    """Its workers outlive it for a while; the second start must neither race with them nor go on from what they go on writing."""
+def test_a_launcher_killed_and_started_again_at_once_comes_to_the_same_losses(
+    launched, tmp_path, victim
+):
+    """Its workers outlive it for a while; the second start must neither race with them nor go on
+    from what they go on writing."""
     command, undisturbed = launched
     command = [*command, str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    first = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+    while (
+        not list(tmp_path.glob("checkpoints/checkpoint-*/trainer_state.json"))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     os.kill(first.pid if victim == "medkd" else list_children(first.pid)[0], signal.SIGKILL)
     again = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert again.returncode == 0, again.stderr[-3000:]
     said = first.communicate()[1]
     assert first.returncode == (-9 if victim == "medkd" else 3), said
-    assert 0 < json.loads((tmp_path / "manifest.json").read_text())["facts"]["resumed_from_step"] < 96
+    assert (
+        0 < json.loads((tmp_path / "manifest.json").read_text())["facts"]["resumed_from_step"] < 96
+    )
     assert losses(tmp_path) == undisturbed
 
 
 def list_children(pid):
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], check=True, capture_output=True, text=True
+    ).stdout
     return [int(number) for number in listed.split()]
 
 
 def test_what_a_launched_process_refuses_is_one_line(settings, tmp_path):
     fields = settings | {"device": "cpu", "max_length": 16}
-    words = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "medkd", "train", *words, "--out", str(tmp_path / "out"), "--launch", LAUNCHERS["accelerate"]]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words = [
+        word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "medkd",
+        "train",
+        *words,
+        "--out",
+        str(tmp_path / "out"),
+        "--launch",
+        LAUNCHERS["accelerate"],
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 2, done.stderr[-3000:]
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "no row is left to train on" in done.stderr and "Traceback" not in done.stderr
@@ -214,7 +341,10 @@ def test_what_cannot_be_done_here_is_one_line_and_leaves_nothing(settings, tmp_p
 
 
 def test_a_number_that_yaml_takes_for_text_is_read_as_a_number():
-    assert read_kinds(SFTConfig, {"weight_decay": "1e-4", "optim": "adamw_torch"}) == {"weight_decay": 1e-4, "optim": "adamw_torch"}
+    assert read_kinds(SFTConfig, {"weight_decay": "1e-4", "optim": "adamw_torch"}) == {
+        "weight_decay": 1e-4,
+        "optim": "adamw_torch",
+    }
 
 
 def test_a_validation_file_that_leaves_no_row_is_one_line(settings, tmp_path):
@@ -224,32 +354,48 @@ def test_a_validation_file_that_leaves_no_row_is_one_line(settings, tmp_path):
         run(Config(**settings | {"input": path}, out=tmp_path / "out"))
 
 
-def test_a_model_with_code_of_its_own_is_refused_unless_trusted(random_model_dir, settings, tmp_path):
+def test_a_model_with_code_of_its_own_is_refused_unless_trusted(
+    random_model_dir, settings, tmp_path
+):
     folder = tmp_path / "model"
     loaded = load_model(str(random_model_dir), device="cpu")
     loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "odd.Model"}}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "odd.Model"}})
+    )
     with pytest.raises(InputError, match="--trust-remote-code"):
         run(Config(**settings | {"model": str(folder)}, out=tmp_path / "out"))
     assert resolve_model(str(folder), trust_remote_code=True) == folder
 
 
 def test_a_setting_that_only_the_optimizer_finds_wrong_is_refused_in_one_line(settings, tmp_path):
-    with pytest.raises(InputError, match=r"trainer: Invalid learning rate: -1.*; correct the recipe"):
+    with pytest.raises(
+        InputError, match=r"trainer: Invalid learning rate: -1.*; correct the recipe"
+    ):
         run(Config(**settings | {"trainer": {"learning_rate": -1.0}}, out=tmp_path / "out"))
 
 
-def test_a_full_disk_at_a_save_keeps_the_last_checkpoint_and_says_so(settings, random_model_dir, merged_dir, tmp_path):
-    """The limit on the size of a file stands in for a full disk: the second checkpoint's log of steps outgrows it."""
+def test_a_full_disk_at_a_save_keeps_the_last_checkpoint_and_says_so(
+    settings, random_model_dir, merged_dir, tmp_path
+):
+    """The limit on the size of a file stands in for a full disk: the second checkpoint's log of
+    steps outgrows it."""
     words = f'--model "{random_model_dir}" --input "{merged_dir}" --epochs 1 --max-length 256 --out "{tmp_path / "out"}" --device cpu'
     command = f'ulimit -f 40; exec "{sys.executable}" -m medkd train {words}'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 3, done.stderr[-2000:]
     assert "the disk is full" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    again = subprocess.run(["bash", "-c", command.partition("; ")[2]], capture_output=True, text=True)
+    again = subprocess.run(
+        ["bash", "-c", command.partition("; ")[2]], capture_output=True, text=True
+    )
     assert again.returncode == 0, again.stderr[-2000:]
 
 

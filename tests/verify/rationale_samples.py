@@ -1,4 +1,5 @@
-"""A labelled set of rationales, made with a seed from `rationale_cases.yaml` and the rehearsal clinic: sound ones, and spoiled ones.
+"""A labelled set of rationales, made with a seed from `rationale_cases.yaml` and the rehearsal
+clinic: sound ones, and spoiled ones.
 
 Used by the tests here and by `bench/verify.py`.
 """
@@ -15,10 +16,13 @@ from medkd.core.records import Cost, Question, Rationale, Usage
 from medkd.demo.clinic import generate_cases
 from medkd.demo.reasoning import explain
 
-PHRASES: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "rationale_phrases.yaml").read_text(encoding="utf-8"))
+PHRASES: dict[str, Any] = yaml.safe_load(
+    (Path(__file__).parent / "rationale_phrases.yaml").read_text(encoding="utf-8")
+)
 
 NAMED_AS_KNOWN = 0.75
-"""Share of sound answers in the words of the known diagnosis, as a teacher is asked to write it; the others use another name."""
+"""Share of sound answers in the words of the known diagnosis, as a teacher is asked to write it;
+the others use another name."""
 
 
 class Labelled(NamedTuple):
@@ -43,10 +47,17 @@ class Case(NamedTuple):
 
 
 def load_cases() -> list[Case]:
-    return [Case(**entry) for entry in yaml.safe_load((Path(__file__).parent / "rationale_cases.yaml").read_text(encoding="utf-8"))]
+    return [
+        Case(**entry)
+        for entry in yaml.safe_load(
+            (Path(__file__).parent / "rationale_cases.yaml").read_text(encoding="utf-8")
+        )
+    ]
 
 
-def make_rationale(name: str, record: str, diagnosis: str, reasoning: str, answer: str, complete: bool = True) -> Rationale:
+def make_rationale(
+    name: str, record: str, diagnosis: str, reasoning: str, answer: str, complete: bool = True
+) -> Rationale:
     question = Question(
         id=name, case_id=name, source="labelled", system="", instruction="", input=record, reference=diagnosis, split="train",
         deidentified_by="invented",
@@ -59,14 +70,22 @@ def make_rationale(name: str, record: str, diagnosis: str, reasoning: str, answe
 
 def reason_soundly(case: Case, rng: random.Random) -> str:
     """Write one of the many sound reasonings about a case."""
-    findings, rivals = rng.sample(case.findings, rng.randint(3, 4)), rng.sample(case.rivals, rng.randint(1, 3))
+    findings, rivals = (
+        rng.sample(case.findings, rng.randint(3, 4)),
+        rng.sample(case.rivals, rng.randint(1, 3)),
+    )
     if case.is_english:
         lines = [rng.choice(PHRASES["english"]["openings"])]
         lines += [
-            f"{link}{finding[0].lower() + finding[1:]}." for link, finding in zip(PHRASES["english"]["links"], findings, strict=False)
+            f"{link}{finding[0].lower() + finding[1:]}."
+            for link, finding in zip(PHRASES["english"]["links"], findings, strict=False)
         ]
         return "\n".join(
-            [*lines, *(f"{rival}." for rival in rivals), rng.choice(PHRASES["english"]["closings"]).format(case.diagnosis)]
+            [
+                *lines,
+                *(f"{rival}." for rival in rivals),
+                rng.choice(PHRASES["english"]["closings"]).format(case.diagnosis),
+            ]
         ).strip()
     links = rng.choice(PHRASES["links"])
     lines = [
@@ -75,30 +94,50 @@ def reason_soundly(case: Case, rng: random.Random) -> str:
         rng.choice(PHRASES["norms"]),
     ]
     lines.append(rng.choice(PHRASES["rivals"]) + "；".join(rivals) + "。")
-    lines.append(rng.choice(PHRASES["closings"]).format(rng.choice([case.diagnosis, *case.names]).rstrip("。")))
+    lines.append(
+        rng.choice(PHRASES["closings"]).format(
+            rng.choice([case.diagnosis, *case.names]).rstrip("。")
+        )
+    )
     return rng.choice(["\n", "", "\n\n"]).join(line for line in lines if line)
 
 
 def make_sound(n: int, seed: int) -> Iterator[Labelled]:
-    """Make sound rationales: three in four of the written cases, one in four as the rehearsal teacher writes them."""
+    """Make sound rationales: three in four of the written cases, one in four as the rehearsal
+    teacher writes them."""
     rng, cases = random.Random(seed), load_cases()
     clinic = [case for case in generate_cases(n, seed) if not case.leaks]
     for number in range(n):
         if number % 4 == 3:
             case = clinic[number // 4]
             record = " ".join(
-                f"【{name}】{text}" for name, text in case.sections.items() if name in {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
+                f"【{name}】{text}"
+                for name, text in case.sections.items()
+                if name in {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
             )
             yield Labelled(
                 "",
                 make_rationale(
-                    f"sound:{number}", record, case.diagnosis[0], explain(record, case.diagnosis[0], seed=number), case.diagnosis[0]
+                    f"sound:{number}",
+                    record,
+                    case.diagnosis[0],
+                    explain(record, case.diagnosis[0], seed=number),
+                    case.diagnosis[0],
                 ),
             )
         else:
             chosen = cases[number % len(cases)]
             answer = chosen.diagnosis if rng.random() < NAMED_AS_KNOWN else rng.choice(chosen.names)
-            yield Labelled("", make_rationale(f"sound:{number}", chosen.record, chosen.diagnosis, reason_soundly(chosen, rng), answer))
+            yield Labelled(
+                "",
+                make_rationale(
+                    f"sound:{number}",
+                    chosen.record,
+                    chosen.diagnosis,
+                    reason_soundly(chosen, rng),
+                    answer,
+                ),
+            )
 
 
 LOOPS = [
@@ -113,7 +152,9 @@ LOOPS = [
 def _shift_numbers(text: str, rng: random.Random) -> str:
     """Change the numbers a reasoning cites, as a teacher does that makes findings up."""
     return re.sub(
-        r"(?<![\d.^第A-Za-z])\d+(?:\.\d+)?(?=[\dA-Za-z%℃次×年月天/μ个级])", lambda m: f"{float(m[0]) * rng.uniform(1.3, 1.9) + 1:.1f}", text
+        r"(?<![\d.^第A-Za-z])\d+(?:\.\d+)?(?=[\dA-Za-z%℃次×年月天/μ个级])",
+        lambda m: f"{float(m[0]) * rng.uniform(1.3, 1.9) + 1:.1f}",
+        text,
     )
 
 
@@ -151,21 +192,37 @@ def spoil(case: Case, fault: str, number: int, rng: random.Random) -> Rationale:
             ]
             reasoning = where[number % 4]
         case "long_answer":
-            answer = f"{answer}。" + ("建议住院治疗，完善各项检查，请相关科室会诊，监测生命体征，必要时调整用药方案，" * 4)
+            answer = f"{answer}。" + (
+                "建议住院治疗，完善各项检查，请相关科室会诊，监测生命体征，必要时调整用药方案，" * 4
+            )
         case "wrong_diagnosis":
             answer = PHRASES["others"][number % len(PHRASES["others"])]
         case "hint_leak":
-            leak = rng.choice(PHRASES["english_leaks"]) if english else PHRASES["leaks"][number % len(PHRASES["leaks"])]
-            reasoning = leak.format(case.diagnosis) + ("\n" if leak.endswith(("。", ".")) else "") + reasoning
+            leak = (
+                rng.choice(PHRASES["english_leaks"])
+                if english
+                else PHRASES["leaks"][number % len(PHRASES["leaks"])]
+            )
+            reasoning = (
+                leak.format(case.diagnosis)
+                + ("\n" if leak.endswith(("。", ".")) else "")
+                + reasoning
+            )
         case "ungrounded":
             reasoning = _turn_around(_shift_numbers(reasoning, rng))
         case "loop":
             reasoning = LOOPS[number % len(LOOPS)](reasoning)
         case "filler":
-            reasoning = PHRASES["fillers"][-1] if english else PHRASES["fillers"][number % (len(PHRASES["fillers"]) - 1)]
+            reasoning = (
+                PHRASES["fillers"][-1]
+                if english
+                else PHRASES["fillers"][number % (len(PHRASES["fillers"]) - 1)]
+            )
         case "language_switch":
             reasoning = f"{reasoning}\n" + (
-                "患者的表现和检查结果都指向同一个方向，需要进一步住院治疗并密切观察。" if english else PHRASES["foreign"][number % 4]
+                "患者的表现和检查结果都指向同一个方向，需要进一步住院治疗并密切观察。"
+                if english
+                else PHRASES["foreign"][number % 4]
             )
         case "refusal":
             reasoning = PHRASES["refusals"][number % len(PHRASES["refusals"])] + "\n" + reasoning
@@ -176,8 +233,14 @@ def spoil(case: Case, fault: str, number: int, rng: random.Random) -> Rationale:
         case "too_long":
             reasoning = "\n".join(reason_soundly(one, rng) for one in load_cases() * 5)
         case "copy":
-            reasoning = case.record if number % 2 else case.record[: int(len(case.record) * 0.9)] + f"因此诊断为{case.diagnosis}。"
-    return make_rationale(f"spoiled:{number}", case.record, case.diagnosis, reasoning, answer, complete)
+            reasoning = (
+                case.record
+                if number % 2
+                else case.record[: int(len(case.record) * 0.9)] + f"因此诊断为{case.diagnosis}。"
+            )
+    return make_rationale(
+        f"spoiled:{number}", case.record, case.diagnosis, reasoning, answer, complete
+    )
 
 
 FAULTS = (
@@ -192,7 +255,9 @@ def make_spoiled(n: int, seed: int) -> Iterator[Labelled]:
     rng, cases = random.Random(seed), load_cases()
     for number in range(n):
         fault = FAULTS[number % len(FAULTS)]
-        yield Labelled(fault, spoil(rng.choice(cases), fault, number // len(FAULTS) + number % 2 * 5, rng))
+        yield Labelled(
+            fault, spoil(rng.choice(cases), fault, number // len(FAULTS) + number % 2 * 5, rng)
+        )
 
 
 def make_labelled(n: int = 200, seed: int = 11) -> list[Labelled]:

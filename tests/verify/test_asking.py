@@ -1,4 +1,5 @@
-"""The two checks that cost money, against real endpoints on loopback: the rehearsal teacher, and a judge that says what it is told to."""
+"""The two checks that cost money, against real endpoints on loopback: the rehearsal teacher, and a
+judge that says what it is told to."""
 
 import json
 import threading
@@ -20,12 +21,15 @@ SHOWN = {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
 
 
 def write_clinic(path, n, spoiled=()):
-    """Write sound rationales of the clinic; of the spoiled ones the record shows another disease than the one that is known."""
+    """Write sound rationales of the clinic; of the spoiled ones the record shows another disease
+    than the one that is known."""
     cases = [case for case in generate_cases(60, seed=3) if not case.leaks][:n]
     rows = []
     for number, case in enumerate(cases):
         record = " ".join(
-            f"【{name}】{text}" for name, text in case.sections.items() if name in {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
+            f"【{name}】{text}"
+            for name, text in case.sections.items()
+            if name in {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
         )
         known = case.diagnosis[0]
         reasoning = explain(record, known)
@@ -38,7 +42,9 @@ def write_clinic(path, n, spoiled=()):
 
 def read_verdicts(out):
     rows = [
-        Checked.model_validate_json(line) for name in ("verified", "rejected") for line in (out / f"{name}.jsonl").open(encoding="utf-8")
+        Checked.model_validate_json(line)
+        for name in ("verified", "rejected")
+        for line in (out / f"{name}.jsonl").open(encoding="utf-8")
     ]
     return {row.rationale.id: {verdict.check: verdict for verdict in row.verdicts} for row in rows}
 
@@ -52,9 +58,17 @@ def serve_judge(says) -> Iterator[tuple[str, list[dict]]]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append(body)
-            chunk = {"choices": [{"index": 0, "delta": {"content": says(body)}, "finish_reason": "stop"}]}
-            usage = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}}
-            data = "".join(f"data: {json.dumps(part)}\n\n" for part in (chunk, usage)) + "data: [DONE]\n\n"
+            chunk = {
+                "choices": [{"index": 0, "delta": {"content": says(body)}, "finish_reason": "stop"}]
+            }
+            usage = {
+                "choices": [],
+                "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
+            }
+            data = (
+                "".join(f"data: {json.dumps(part)}\n\n" for part in (chunk, usage))
+                + "data: [DONE]\n\n"
+            )
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Content-Length", str(len(data)))
@@ -76,7 +90,13 @@ def serve_judge(says) -> Iterator[tuple[str, list[dict]]]:
 def test_a_blind_pass_must_reach_the_answer_and_is_paid_once(tmp_path):
     path = write_clinic(tmp_path / "rationales.jsonl", 8, spoiled={2})
     with serve_teacher() as teacher:
-        config = Config(input=path, out=tmp_path / "out", blind=True, teacher="rehearsal", base_url=teacher.base_url)
+        config = Config(
+            input=path,
+            out=tmp_path / "out",
+            blind=True,
+            teacher="rehearsal",
+            base_url=teacher.base_url,
+        )
         manifest = run(config)
         assert teacher.bill.requests == 8
         run(config.model_copy(update={"overwrite": True, "min_reasoning": 30}))
@@ -93,7 +113,15 @@ def test_what_falls_by_rules_is_not_paid_for(tmp_path):
     rows = path.read_text(encoding="utf-8").replace('"complete":true', '"complete":false', 1)
     path.write_text(rows, encoding="utf-8")
     with serve_teacher() as teacher:
-        run(Config(input=path, out=tmp_path / "out", blind=True, teacher="rehearsal", base_url=teacher.base_url))
+        run(
+            Config(
+                input=path,
+                out=tmp_path / "out",
+                blind=True,
+                teacher="rehearsal",
+                base_url=teacher.base_url,
+            )
+        )
         assert teacher.bill.requests == 2
 
 
@@ -106,10 +134,19 @@ def test_a_judge_scores_and_what_it_cannot_say_is_no_score(tmp_path):
         mark = {0: 5, 1: 1}.get(records.index(record))
         if mark is None:
             return "很好的推理，我给高分。"
-        return json.dumps({"grounded": mark, "sound": mark, "complete": mark, "leads_there": mark, "why": "so"})
+        return json.dumps(
+            {"grounded": mark, "sound": mark, "complete": mark, "leads_there": mark, "why": "so"}
+        )
 
     with serve_judge(says) as (address, _):
-        config = Config(input=path, out=tmp_path / "out", judge=True, teacher="custom", model="judge", base_url=address)
+        config = Config(
+            input=path,
+            out=tmp_path / "out",
+            judge=True,
+            teacher="custom",
+            model="judge",
+            base_url=address,
+        )
         manifest = run(config)
     assert manifest.counts.kept == 1
     assert manifest.counts.dropped == {"low_score": 1, "unanswered": 1}
@@ -121,7 +158,16 @@ def test_a_judge_scores_and_what_it_cannot_say_is_no_score(tmp_path):
 def test_a_judge_that_is_never_readable_stops_the_stage(tmp_path):
     path = write_clinic(tmp_path / "rationales.jsonl", 2)
     with serve_judge(lambda _: "fine") as (address, _), pytest.raises((StoppedError, InputError)):
-        run(Config(input=path, out=tmp_path / "out", judge=True, teacher="custom", model="judge", base_url=address))
+        run(
+            Config(
+                input=path,
+                out=tmp_path / "out",
+                judge=True,
+                teacher="custom",
+                model="judge",
+                base_url=address,
+            )
+        )
     assert not (tmp_path / "out" / "verified.jsonl").exists()
 
 

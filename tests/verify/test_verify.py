@@ -28,8 +28,22 @@ def make_rationale(number=1, split="train", **changes):
         split=split,
         deidentified_by="rules 1",
     )
-    fields = {"reasoning": SOUND, "answer": "急性阑尾炎", "finish_reason": "stop", "complete": True} | changes
-    return Rationale(id=f"q:{number}", question=question, model="m", mode="rationalize", attempts=1, usage=Usage(), cost=Cost(), **fields)
+    fields = {
+        "reasoning": SOUND,
+        "answer": "急性阑尾炎",
+        "finish_reason": "stop",
+        "complete": True,
+    } | changes
+    return Rationale(
+        id=f"q:{number}",
+        question=question,
+        model="m",
+        mode="rationalize",
+        attempts=1,
+        usage=Usage(),
+        cost=Cost(),
+        **fields,
+    )
 
 
 SPOILED = {
@@ -37,7 +51,10 @@ SPOILED = {
     Reason.NO_REASONING: {"reasoning": "  "},
     Reason.NO_ANSWER: {"answer": "\n"},
     Reason.TAG_INSIDE: {"reasoning": SOUND + "</think>" + SOUND},
-    Reason.REFUSAL: {"reasoning": "很抱歉，我无法提供诊断，请前往正规医院就诊。作为AI助手，我不能代替医生进行诊断。" + SOUND},
+    Reason.REFUSAL: {
+        "reasoning": "很抱歉，我无法提供诊断，请前往正规医院就诊。作为AI助手，我不能代替医生进行诊断。"
+        + SOUND
+    },
     Reason.TOO_SHORT: {"reasoning": "阑尾炎。"},
     Reason.LANGUAGE_SWITCH: {
         "reasoning": "The patient has migratory pain in the right lower quadrant with fever and rebound tenderness so it is likely."
@@ -48,7 +65,8 @@ SPOILED = {
     Reason.LOOP: {"reasoning": SOUND + "因此考虑阑尾炎，" * 30},
     Reason.LONG_ANSWER: {
         "answer": "急性阑尾炎。"
-        + "建议尽快完善血常规与腹部彩超，联系外科会诊评估手术指征；术前禁食补液，给予抗生素，监测体温和腹部体征。" * 3
+        + "建议尽快完善血常规与腹部彩超，联系外科会诊评估手术指征；术前禁食补液，给予抗生素，监测体温和腹部体征。"
+        * 3
     },
     Reason.WRONG_DIAGNOSIS: {"answer": "慢性阑尾炎"},
     Reason.HINT_LEAK: {"reasoning": "根据给出的诊断，本例应为急性阑尾炎。" + SOUND},
@@ -67,7 +85,12 @@ def write(path, rationales):
 
 def test_a_sound_rationale_passes_every_check(tmp_path):
     assert (
-        find_failure(Checked(rationale=make_rationale(), verdicts=check_rationale(make_rationale(), Config(input=tmp_path, out=tmp_path))))
+        find_failure(
+            Checked(
+                rationale=make_rationale(),
+                verdicts=check_rationale(make_rationale(), Config(input=tmp_path, out=tmp_path)),
+            )
+        )
         is None
     )
 
@@ -75,14 +98,22 @@ def test_a_sound_rationale_passes_every_check(tmp_path):
 @pytest.mark.parametrize("reason", SPOILED)
 def test_a_spoiled_rationale_falls_for_its_own_reason(reason, tmp_path):
     rationale = make_rationale(**SPOILED[reason])
-    failure = find_failure(Checked(rationale=rationale, verdicts=check_rationale(rationale, Config(input=tmp_path, out=tmp_path))))
+    failure = find_failure(
+        Checked(
+            rationale=rationale,
+            verdicts=check_rationale(rationale, Config(input=tmp_path, out=tmp_path)),
+        )
+    )
     assert failure is not None
     assert failure.reason == reason
 
 
 def test_an_english_leak_is_found_too(tmp_path):
     rationale = make_rationale(reasoning=SOUND + " This matches the provided diagnosis.")
-    reasons = {verdict.reason for verdict in check_rationale(rationale, Config(input=tmp_path, out=tmp_path))}
+    reasons = {
+        verdict.reason
+        for verdict in check_rationale(rationale, Config(input=tmp_path, out=tmp_path))
+    }
     assert Reason.HINT_LEAK in reasons
 
 
@@ -95,14 +126,26 @@ def test_an_english_leak_is_found_too(tmp_path):
     ],
 )
 def test_an_answer_named_at_once_as_a_given_is_a_leak(reasoning, falls, tmp_path):
-    reasons = {v.reason for v in check_rationale(make_rationale(reasoning=reasoning), Config(input=tmp_path, out=tmp_path))}
+    reasons = {
+        v.reason
+        for v in check_rationale(
+            make_rationale(reasoning=reasoning), Config(input=tmp_path, out=tmp_path)
+        )
+    }
     assert (Reason.HINT_LEAK in reasons) == falls
 
 
 def test_an_open_question_is_spared_what_needs_a_diagnosis(tmp_path):
-    question = make_rationale().question.model_copy(update={"input": "阑尾炎为什么会转移性疼痛？", "reference": ""})
-    rationale = make_rationale(answer="因为内脏痛与躯体痛的传导不同。" * 20).model_copy(update={"question": question})
-    checks = {verdict.check for verdict in check_rationale(rationale, Config(input=tmp_path, out=tmp_path))}
+    question = make_rationale().question.model_copy(
+        update={"input": "阑尾炎为什么会转移性疼痛？", "reference": ""}
+    )
+    rationale = make_rationale(answer="因为内脏痛与躯体痛的传导不同。" * 20).model_copy(
+        update={"question": question}
+    )
+    checks = {
+        verdict.check
+        for verdict in check_rationale(rationale, Config(input=tmp_path, out=tmp_path))
+    }
     assert not checks & {"diagnosis", "brevity", "grounding", "filler"}
     assert "hint" in checks
 
@@ -112,7 +155,10 @@ def test_the_labelled_set_is_told_apart():
     config = Config(input=Path(), out=Path())
     for seed in (11, 12):
         labelled = make_labelled(100, seed)
-        passes = [find_failure(Checked(rationale=r, verdicts=tuple(check_rationale(r, config)))) is None for _, r in labelled]
+        passes = [
+            find_failure(Checked(rationale=r, verdicts=tuple(check_rationale(r, config)))) is None
+            for _, r in labelled
+        ]
         sound = [passed for passed, (fault, _) in zip(passes, labelled, strict=True) if not fault]
         spoiled = [passed for passed, (fault, _) in zip(passes, labelled, strict=True) if fault]
         assert len(sound) == len(spoiled) == 100
@@ -133,7 +179,11 @@ def test_a_row_put_back_by_hand_is_merged(tmp_path):
 
 
 def test_the_stage_sorts_rows_and_counts_reasons(tmp_path):
-    rows = [make_rationale(1), make_rationale(2, "test", answer="胆囊炎"), make_rationale(3, reasoning="参考答案为阑尾炎。", answer="肺炎")]
+    rows = [
+        make_rationale(1),
+        make_rationale(2, "test", answer="胆囊炎"),
+        make_rationale(3, reasoning="参考答案为阑尾炎。", answer="肺炎"),
+    ]
     source = tmp_path / "rationales.jsonl"
     write(source, rows)
     with source.open("a", encoding="utf-8") as file:

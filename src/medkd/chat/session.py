@@ -1,7 +1,9 @@
-"""The command `chat`: questions from the terminal or a pipe, answers streamed, one model or several side by side.
+"""The command `chat`: questions from the terminal or a pipe, answers streamed, one model or several
+side by side.
 
-In: a name or several (`chat.speakers` says what names there are). Out: what they say; the thinking is dimmed and can be folded away.
-Nothing is written to disk. Not done here: scoring; a chat in the browser.
+In: a name or several (`chat.speakers` says what names there are). Out: what they say; the thinking
+is dimmed and can be folded away. Nothing is written to disk. Not done here: scoring; a chat in the
+browser.
 """
 
 import importlib
@@ -34,7 +36,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     model: str
-    """Model: medkd:tiny, a folder, a directory of train, a hub's name, or MODEL@ADDRESS for an endpoint."""
+    """Model: medkd:tiny, a folder, a directory of train, a hub's name, or MODEL@ADDRESS for an
+    endpoint."""
     adapter: Path | None = None
     """Adapter of train, put on the model."""
     versus: list[str] = Field(default_factory=list)
@@ -54,13 +57,16 @@ class Config(BaseModel):
 
 
 class Conversation:
-    """One speaker and what was said so far; of its own words only the answers are given back to it, as its makers intend."""
+    """One speaker and what was said so far; of its own words only the answers are given back to it,
+    as its makers intend."""
 
     def __init__(self, speaker: Speaker) -> None:
         self.speaker = speaker
         self.turns: list[Message] = []
 
-    def ask(self, question: str, system: str, sampling: Sampling, on_piece: Callable[[str, bool], None]) -> Said:
+    def ask(
+        self, question: str, system: str, sampling: Sampling, on_piece: Callable[[str, bool], None]
+    ) -> Said:
         """Ask one question behind all that was said before."""
         asked = [*self.turns, Message(role="user", content=question)]
         head = [Message(role="system", content=system)] if system else []
@@ -73,7 +79,9 @@ class Conversation:
 def run(config: Config) -> None:
     """Load whom to talk to, and talk until the input ends."""
     first = find_speaker(config.model, config.adapter, config.device, config.trust_remote_code)
-    others = [find_speaker(name, None, config.device, config.trust_remote_code) for name in config.versus]
+    others = [
+        find_speaker(name, None, config.device, config.trust_remote_code) for name in config.versus
+    ]
     if config.adapter is not None:
         first.name = f"{config.model} with {config.adapter}"
     chat([first, *others], config, _read_questions())
@@ -126,7 +134,9 @@ def _read_questions() -> Iterator[str]:
             return
 
 
-def _answer(conversation: Conversation, question: str, system: str, sampling: Sampling, is_folded: bool) -> None:
+def _answer(
+    conversation: Conversation, question: str, system: str, sampling: Sampling, is_folded: bool
+) -> None:
     """Stream one answer to the screen."""
     dim, plain = (DIM, PLAIN) if sys.stdout.isatty() else ("", "")
     was_reasoning = False
@@ -143,17 +153,35 @@ def _answer(conversation: Conversation, question: str, system: str, sampling: Sa
     if is_folded and sys.stdout.isatty():
         sys.stdout.write(f"{dim}thinking …{plain}\r")
     said = conversation.ask(question, system, sampling, show)
-    print("\n" + "".join(f"{dim}({note}){plain}\n" for note in _make_notes(said, is_folded)), end="", flush=True)
+    print(
+        "\n" + "".join(f"{dim}({note}){plain}\n" for note in _make_notes(said, is_folded)),
+        end="",
+        flush=True,
+    )
 
 
 def _make_notes(said: Said, is_folded: bool) -> list[str]:
     """Say what a reader should know about an answer."""
-    folded = [f"{len(said.reasoning)} characters of thinking are folded away"] if is_folded and said.reasoning else []
-    ended = [] if said.why == FinishReason.STOP else [NOTES.get(said.why, f"no whole answer: {said.why}")]
+    folded = (
+        [f"{len(said.reasoning)} characters of thinking are folded away"]
+        if is_folded and said.reasoning
+        else []
+    )
+    ended = (
+        []
+        if said.why == FinishReason.STOP
+        else [NOTES.get(said.why, f"no whole answer: {said.why}")]
+    )
     return folded + ended
 
 
-def _answer_side_by_side(conversations: Sequence[Conversation], question: str, system: str, sampling: Sampling, is_folded: bool) -> None:
+def _answer_side_by_side(
+    conversations: Sequence[Conversation],
+    question: str,
+    system: str,
+    sampling: Sampling,
+    is_folded: bool,
+) -> None:
     """Stream the answers into columns, one speaker after another."""
     from rich.live import Live
     from rich.table import Table
@@ -170,13 +198,20 @@ def _answer_side_by_side(conversations: Sequence[Conversation], question: str, s
 
     with Live(draw(), refresh_per_second=8, vertical_overflow="visible") as live:
         for conversation, text in zip(conversations, texts, strict=True):
-            said = conversation.ask(question, system, sampling, _make_writer(text, is_folded, lambda: live.update(draw())))
+            said = conversation.ask(
+                question,
+                system,
+                sampling,
+                _make_writer(text, is_folded, lambda: live.update(draw())),
+            )
             for note in _make_notes(said, is_folded):
                 text.append(f"\n({note})", style="dim")
             live.update(draw())
 
 
-def _make_writer(text: "Text", is_folded: bool, redraw: Callable[[], Any]) -> Callable[[str, bool], None]:
+def _make_writer(
+    text: "Text", is_folded: bool, redraw: Callable[[], Any]
+) -> Callable[[str, bool], None]:
     """Make what puts the pieces of one answer into its column."""
     state = {"was_reasoning": False}
 

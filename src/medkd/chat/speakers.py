@@ -1,10 +1,13 @@
-"""Whom a chat asks: a model on this machine or one behind an endpoint, both streamed piece by piece.
+"""Whom a chat asks: a model on this machine or one behind an endpoint, both streamed piece by
+piece.
 
-In: a name, turns. Out: pieces of text as they come, each marked as reasoning or answer, and why the answer ended.
+In: a name, turns. Out: pieces of text as they come, each marked as reasoning or answer, and why the
+answer ended.
 Not done here: the screen and the history (`chat.session`).
 
-A name is `medkd:tiny`, a folder, a hub's name, a directory of `train` (its adapter on its base), or `MODEL@PLACE`, where the place is a
-provider of `completers/providers.yaml` or the address of any OpenAI-compatible endpoint.
+A name is `medkd:tiny`, a folder, a hub's name, a directory of `train` (its adapter on its base), or
+`MODEL@PLACE`, where the place is a provider of `completers/providers.yaml` or the address of any
+OpenAI-compatible endpoint.
 """
 
 import asyncio
@@ -20,8 +23,8 @@ from medkd.core.errors import InputError
 from medkd.core.records import FinishReason
 from medkd.core.thinking import CLOSE, OPEN, PREFIX
 from medkd.grading.loops import is_looping
+from medkd.models.chat_template import encode, find_stop_ids, render
 from medkd.models.load import Device, LoadedModel, find_base, load_model, resolve_adapter
-from medkd.models.tokens import encode, find_stop_ids, render
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +53,8 @@ class Speaker(Protocol):
 
 
 class Splitter:
-    r"""Tell reasoning from answer in a stream whose tags may be cut anywhere; the tags themselves are left out.
+    r"""Tell reasoning from answer in a stream whose tags may be cut anywhere; the tags themselves
+    are left out.
 
     >>> heard = []
     >>> splitter = Splitter(lambda piece, is_reasoning: heard.append((piece, is_reasoning)))
@@ -77,7 +81,10 @@ class Splitter:
             self._give(before)
             self._rest, self.is_reasoning, self._is_fresh = after, not self.is_reasoning, True
         n_held = max((n for n in range(1, len(tag)) if self._rest.endswith(tag[:n])), default=0)
-        given, self._rest = self._rest[: len(self._rest) - n_held], self._rest[len(self._rest) - n_held :]
+        given, self._rest = (
+            self._rest[: len(self._rest) - n_held],
+            self._rest[len(self._rest) - n_held :],
+        )
         self._give(given)
 
     def finish(self) -> None:
@@ -130,7 +137,10 @@ class LocalSpeaker:
         ids = torch.tensor([encode(self.tokenizer, prompt)], device=self.model.device)
         listener = _Listener(on_piece)
         splitter = Splitter(listener.take, is_reasoning=prompt.endswith(PREFIX))
-        stops = [str(token) for token in cast(list[Any], self.tokenizer.convert_ids_to_tokens(self.stop_ids))]
+        stops = [
+            str(token)
+            for token in cast(list[Any], self.tokenizer.convert_ids_to_tokens(self.stop_ids))
+        ]
 
         class Streamer(TextStreamer):
             """Takes the text as it is decoded."""
@@ -142,14 +152,20 @@ class LocalSpeaker:
 
         def is_loop(written: "torch.Tensor") -> bool:
             new = written[0, ids.shape[1] :]
-            return len(new) % LOOP_CHECK_INTERVAL == 0 and is_looping(str(self.tokenizer.decode(new)))
+            return len(new) % LOOP_CHECK_INTERVAL == 0 and is_looping(
+                str(self.tokenizer.decode(new))
+            )
 
         def is_enough(written: "torch.Tensor", _: Any, **__: Any) -> "torch.Tensor":
             return torch.full((written.shape[0],), is_loop(written), device=written.device)
 
         drawing: dict[str, Any] = {"do_sample": bool(sampling.temperature)}
         if sampling.temperature:
-            drawing |= {"temperature": sampling.temperature, "top_p": sampling.top_p or 1.0, "top_k": 0}
+            drawing |= {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p or 1.0,
+                "top_k": 0,
+            }
         try:
             with torch.inference_mode():
                 written = cast(Any, self.model).generate(
@@ -158,7 +174,9 @@ class LocalSpeaker:
                     max_new_tokens=sampling.max_tokens,
                     eos_token_id=self.stop_ids,
                     pad_token_id=self.tokenizer.pad_token_id,
-                    streamer=Streamer(cast(Any, self.tokenizer), skip_prompt=True, skip_special_tokens=False),
+                    streamer=Streamer(
+                        cast(Any, self.tokenizer), skip_prompt=True, skip_special_tokens=False
+                    ),
                     stopping_criteria=[is_enough],
                     **drawing,
                 )
@@ -166,12 +184,19 @@ class LocalSpeaker:
             return listener.sum_up("interrupted")
         splitter.finish()
         last = int(written[0, -1])
-        reason = FinishReason.STOP if last in self.stop_ids else FinishReason.LOOP if is_loop(written) else FinishReason.LENGTH
+        reason = (
+            FinishReason.STOP
+            if last in self.stop_ids
+            else FinishReason.LOOP
+            if is_loop(written)
+            else FinishReason.LENGTH
+        )
         return listener.sum_up(reason)
 
 
 class RemoteSpeaker:
-    """A model behind an endpoint; asked once a turn, never again by itself: an answer may be paid."""
+    """A model behind an endpoint; asked once a turn, never again by itself: an answer may be
+    paid."""
 
     def __init__(self, name: str, target: Target) -> None:
         self.name, self.target = name, target
@@ -197,7 +222,9 @@ class RemoteSpeaker:
             return listener.sum_up("interrupted")
         splitter.finish()
         if answer.outcome.is_fatal or answer.outcome == Outcome.UNREACHABLE:
-            raise InputError(f"{self.name}: {answer.error or answer.outcome}; check the address, the model's name and the key")
+            raise InputError(
+                f"{self.name}: {answer.error or answer.outcome}; check the address, the model's name and the key"
+            )
         why = {Outcome.COMPLETE: str(FinishReason.STOP), Outcome.LENGTH: str(FinishReason.LENGTH)}
         return listener.sum_up(why.get(answer.outcome, answer.error or str(answer.outcome)))
 
@@ -211,18 +238,26 @@ class _LoopError(Exception):
     """The endpoint repeats itself; hanging up is the only way to stop it."""
 
 
-def find_speaker(name: str, adapter: Path | None = None, device: Device = "auto", trust_remote_code: bool = False) -> Speaker:
+def find_speaker(
+    name: str, adapter: Path | None = None, device: Device = "auto", trust_remote_code: bool = False
+) -> Speaker:
     """Find whom a name stands for, and load it where it is a model of this machine."""
     model, at, place = name.rpartition("@")
     if at and model:
         if adapter is not None:
-            raise InputError(f"{name}: an adapter belongs to a model on this machine; leave --adapter out")
+            raise InputError(
+                f"{name}: an adapter belongs to a model on this machine; leave --adapter out"
+            )
         is_address = place.startswith(("http://", "https://"))
-        return RemoteSpeaker(name, find_target("custom" if is_address else place, model, place if is_address else ""))
+        return RemoteSpeaker(
+            name, find_target("custom" if is_address else place, model, place if is_address else "")
+        )
     if adapter is None and is_adapter(Path(name)):
         adapter = resolve_adapter(Path(name))
         base = find_base(adapter)
-        return LocalSpeaker(name, load_model(base, adapter, device, trust_remote_code=trust_remote_code))
+        return LocalSpeaker(
+            name, load_model(base, adapter, device, trust_remote_code=trust_remote_code)
+        )
     found = resolve_adapter(adapter) if adapter is not None else None
     return LocalSpeaker(name, load_model(name, found, device, trust_remote_code=trust_remote_code))
 

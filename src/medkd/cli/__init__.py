@@ -1,4 +1,5 @@
-"""The command line: arguments in, an exit code out (0 done, 2 unusable input, 3 stopped and resumable), one line on stderr for a failure.
+"""The command line: arguments in, an exit code out (0 done, 2 unusable input, 3 stopped and
+resumable), one line on stderr for a failure.
 
 The table of commands is in `cli.commands`. Not done here: anything a command does.
 """
@@ -10,13 +11,23 @@ import sys
 from medkd.cli.commands import build_app, find_recipe, list_commands, uses_torch
 from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
 
-__all__ = ["SPINS", "build_app", "find_recipe", "list_commands", "main", "run_command", "settle_for_torch"]
+__all__ = [
+    "SPINS",
+    "build_app",
+    "find_recipe",
+    "list_commands",
+    "main",
+    "run_command",
+    "settle_for_torch",
+]
 
 SPINS = ("GOMP_SPINCOUNT", "1000")
-"""How long a thread that waits for another looks for it before it sleeps: to sleep at once halves the speed of small models, to look on
-takes the core that the other one needs as soon as anything else runs on the machine."""
+"""How long a thread that waits for another looks for it before it sleeps: to sleep at once halves
+the speed of small models, to look on takes the core that the other one needs as soon as anything
+else runs on the machine."""
 _KEPT = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}
-"""What tells glibc from which size on freed memory goes back to the system, and its numbers for `mallopt`."""
+"""What tells glibc from which size on freed memory goes back to the system, and its numbers for
+`mallopt`."""
 _NEVER = 2**31 - 1
 NO_MEMORY = "out of memory; lower --batch-size or --max-length and run the same command again"
 
@@ -42,7 +53,9 @@ def run_command(arguments: list[str]) -> int:
     except MedkdError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        return _fail(StoppedError("interrupted; what was done is kept, the same command goes on from there"))
+        return _fail(
+            StoppedError("interrupted; what was done is kept, the same command goes on from there")
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -51,7 +64,11 @@ def run_command(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("medkd"):
             raise
-        return _fail(InputError(f"medkd: {error.name} is not installed; pip install 'medkd[train]', or make setup in a checkout"))
+        return _fail(
+            InputError(
+                f"medkd: {error.name} is not installed; pip install 'medkd[train]', or make setup in a checkout"
+            )
+        )
     except ImportError as error:
         if "failed to map segment" not in str(error):
             raise
@@ -73,7 +90,8 @@ def _one_line(text: str) -> str:
 def settle_for_torch() -> None:
     """Make torch on CPU fast, before it is loaded; what the user has set stays.
 
-    Freed memory stays in the process, else up to half the time goes into page faults; threads wait as `SPINS` says.
+    Freed memory stays in the process, else up to half the time goes into page faults; threads wait
+    as `SPINS` says.
     """
     os.environ.setdefault(*SPINS)
     if not sys.platform.startswith("linux"):

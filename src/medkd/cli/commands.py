@@ -1,7 +1,9 @@
-"""Which commands there are, in the order of `medkd --help`; only the one that is called is imported.
+"""Which commands there are, in the order of `medkd --help`; only the one that is called is
+imported.
 
-A command is one of three things: a stage of `medkd.pipeline.STAGES`; a module with a `Config`, whose fields are its flags, and
-`run(config)`; or a function, whose parameters are its flags. Not done here: flags (`cli.flags`), what a command does.
+A command is one of three things: a stage of `medkd.pipeline.STAGES`; a module with a `Config`,
+whose fields are its flags, and `run(config)`; or a function, whose parameters are its flags. Not
+done here: flags (`cli.flags`), what a command does.
 """
 
 import importlib
@@ -22,18 +24,38 @@ class Command(NamedTuple):
 
 
 BEFORE_STAGES: dict[str, Command] = {
-    "demo": Command("medkd.cli.road:demo", "Walk the whole road offline in the rehearsal world.", uses_torch=True),
-    "run": Command("medkd.cli.road:run", "Run every step of a recipe; finished, unchanged steps are skipped.", uses_torch=True),
+    "demo": Command(
+        "medkd.cli.road:demo",
+        "Walk the whole road offline in the rehearsal world.",
+        uses_torch=True,
+    ),
+    "run": Command(
+        "medkd.cli.road:run",
+        "Run every step of a recipe; finished, unchanged steps are skipped.",
+        uses_torch=True,
+    ),
 }
 AFTER_STAGES: dict[str, Command] = {
-    "chat": Command("medkd.chat.session", "Talk to a model, or to several side by side.", uses_torch=True),
-    "doctor": Command("medkd.train.doctor", "Say what this machine can train, and what in a model or dataset would fail.", uses_torch=True),
-    "runs": Command("medkd.cli.detached:runs", "List the commands that were started with --detach."),
-    "logs": Command("medkd.cli.detached:logs", "Show what a run that was started with --detach says."),
+    "chat": Command(
+        "medkd.chat.session", "Talk to a model, or to several side by side.", uses_torch=True
+    ),
+    "doctor": Command(
+        "medkd.train.doctor",
+        "Say what this machine can train, and what in a model or dataset would fail.",
+        uses_torch=True,
+    ),
+    "runs": Command(
+        "medkd.cli.detached:runs", "List the commands that were started with --detach."
+    ),
+    "logs": Command(
+        "medkd.cli.detached:logs", "Show what a run that was started with --detach says."
+    ),
     "stop": Command("medkd.cli.detached:stop", "Interrupt a run; what it has done is kept."),
     "bill": Command("medkd.cli.road:bill", "What the teacher was paid, and for what."),
     "studio": Command("medkd.studio.command", "Walk the whole road in a browser, without code."),
-    "rehearse": Command("medkd.cli.road:rehearse", "Serve the rehearsal case site and teacher until interrupted."),
+    "rehearse": Command(
+        "medkd.cli.road:rehearse", "Serve the rehearsal case site and teacher until interrupted."
+    ),
 }
 STAGES_WITH_TORCH = {"train", "reinforce", "evaluate", "export"}
 
@@ -53,7 +75,8 @@ def uses_torch(arguments: list[str]) -> bool:
 
 
 def build_app(arguments: list[str]) -> Any:
-    """Build the command line around the command that is called; the others stand in the list by name alone."""
+    """Build the command line around the command that is called; the others stand in the list by
+    name alone."""
     from cyclopts import App
 
     app = App(
@@ -67,7 +90,12 @@ def build_app(arguments: list[str]) -> Any:
     )
     called = arguments[0] if arguments else ""
     for number, (name, summary) in enumerate(list_commands().items()):
-        app.command(_load(name, arguments) if name == called else _placeholder, name=name, help=summary, sort_key=number)
+        app.command(
+            _load(name, arguments) if name == called else _placeholder,
+            name=name,
+            help=summary,
+            sort_key=number,
+        )
     return app
 
 

@@ -1,6 +1,7 @@
-"""Commands for runs that outlive the terminal: `runs`, `logs`, `stop`; their parameters are their flags.
+"""Commands for runs that outlive the terminal: `runs`, `logs`, `stop`; their parameters are their
+flags.
 
-Not done here: starting one (`--detach`, `cli.flags`), what a run is (`core.detached`).
+Not done here: starting one (`--detach`, `cli.flags`), what a run is (`background_jobs`).
 """
 
 import shlex
@@ -9,24 +10,28 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from medkd.core import detached
+from medkd import background_jobs
 
 TAIL_BYTES = 8192
 
 
 def runs() -> None:
     """List the commands that were started with --detach."""
-    found = detached.list_runs()
+    found = background_jobs.list_runs()
     if not found:
         print("none; start one with --detach, for instance: medkd train … --detach")
         return
     width = max(len(run.name) for run in found) + 2
     for run in found:
-        last = detached.read_log(run)[0].replace("\r", "\n").strip().rpartition("\n")[2]
-        print(f"{run.name:<{width}}{detached.read_state(run):<9}{run.started_at}  medkd {shlex.join(run.words)}\n{'':<{width}}{last[:160]}")
+        last = background_jobs.read_log(run)[0].replace("\r", "\n").strip().rpartition("\n")[2]
+        print(
+            f"{run.name:<{width}}{background_jobs.read_state(run):<9}{run.started_at}  medkd {shlex.join(run.words)}\n{'':<{width}}{last[:160]}"
+        )
 
 
-def logs(run: str, /, *, follow: Annotated[bool, Parameter(alias="-f", negative=())] = False) -> None:
+def logs(
+    run: str, /, *, follow: Annotated[bool, Parameter(alias="-f", negative=())] = False
+) -> None:
     """Show what a run said.
 
     Parameters
@@ -36,13 +41,13 @@ def logs(run: str, /, *, follow: Annotated[bool, Parameter(alias="-f", negative=
     follow
         Go on until it has ended; Ctrl-C leaves it running.
     """
-    found = detached.find_run(run)
-    size = detached.log_path(found).stat().st_size
-    text, offset = detached.read_log(found, max(0, size - TAIL_BYTES))
+    found = background_jobs.find_run(run)
+    size = background_jobs.log_path(found).stat().st_size
+    text, offset = background_jobs.read_log(found, max(0, size - TAIL_BYTES))
     _show(text)
     if follow:
         try:
-            for text in detached.follow_log(found, offset):
+            for text in background_jobs.follow_log(found, offset):
                 _show(text)
         except KeyboardInterrupt:
             print(f"\n{run} goes on; medkd stop {run} ends it", file=sys.stderr)
@@ -61,9 +66,9 @@ def stop(run: str, /) -> None:
     run
         Name of the run, as medkd runs lists it.
     """
-    found = detached.find_run(run)
-    if detached.read_state(found) != "running":
-        print(f"{run}: had ended before ({detached.read_state(found)})")
+    found = background_jobs.find_run(run)
+    if background_jobs.read_state(found) != "running":
+        print(f"{run}: had ended before ({background_jobs.read_state(found)})")
         return
-    state = detached.stop(found)
+    state = background_jobs.stop(found)
     print(f"{run}: {state}; go on with: medkd {shlex.join(found.words)}")

@@ -1,6 +1,8 @@
-"""Commands made from a `Config`: its fields are the flags, their docs the help, and nothing is typed twice.
+"""Commands made from a `Config`: its fields are the flags, their docs the help, and nothing is
+typed twice.
 
-In: a module with `Config` and `run`. Out: a function that the command line calls. Not done here: which commands there are.
+In: a module with `Config` and `run`. Out: a function that the command line calls. Not done here:
+which commands there are.
 """
 
 import ast
@@ -10,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
-from medkd.core import detached
+from medkd import background_jobs
+from medkd.core.config import PositionalField, describe, did_you_mean, make_config, read_recipe
 from medkd.core.errors import InputError
-from medkd.core.recipe import GivenFirst, make_config, nearest, read_recipe
 from medkd.pipeline import STAGES
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ def make_stage_command(name: str, arguments: Sequence[str]) -> Callable[..., Non
 
     listed = find_given_first(module.Config)
 
-    def command(*first: Any, recipe: Path | None = None, detach: bool = False, **given: Any) -> None:
+    def command(
+        *first: Any, recipe: Path | None = None, detach: bool = False, **given: Any
+    ) -> None:
         given |= {listed: first[0]} if first and listed else {}
         values = read_section(recipe, name) if recipe else {}
         config = make_config(module.Config, values | read_values(given), f"medkd {name}")
@@ -43,34 +47,55 @@ def make_stage_command(name: str, arguments: Sequence[str]) -> Callable[..., Non
             return
         counts = manifest.counts
         dropped = "".join(f", {n} {reason}" for reason, n in counts.dropped.items())
-        print(f"{name}: {counts.read} in, {counts.kept} kept{dropped}; see {config.out / 'manifest.json'}")
+        print(
+            f"{name}: {counts.read} in, {counts.kept} kept{dropped}; see {config.out / 'manifest.json'}"
+        )
 
     own = [
-        _make_flag("recipe", Path | None, None, Parameter(help="Recipe whose section of this stage gives the fields; flags win.")),
-        _make_flag("detach", bool, False, Parameter(help=DETACH_HELP, negative=(), show_default=False)),
+        _make_flag(
+            "recipe",
+            Path | None,
+            None,
+            Parameter(help="Recipe whose section of this stage gives the fields; flags win."),
+        ),
+        _make_flag(
+            "detach", bool, False, Parameter(help=DETACH_HELP, negative=(), show_default=False)
+        ),
     ]
     _give_flags(command, sorted([*own, *make_flags(module.Config)], key=lambda flag: flag.kind))
     return command
 
 
-def _make_flag(name: str, kind: Any, default: Any, described: Any, is_first: bool = False) -> inspect.Parameter:
+def _make_flag(
+    name: str, kind: Any, default: Any, described: Any, is_first: bool = False
+) -> inspect.Parameter:
     place = inspect.Parameter.POSITIONAL_OR_KEYWORD if is_first else inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, place, default=default, annotation=Annotated[kind, described])
 
 
 def find_given_first(config: "type[BaseModel]") -> str:
     """Give the name of the field that needs no flag; empty where there is none."""
-    return next((name for name, f in config.model_fields.items() if any(isinstance(m, GivenFirst) for m in f.metadata)), "")
+    return next(
+        (
+            name
+            for name, f in config.model_fields.items()
+            if any(isinstance(m, PositionalField) for m in f.metadata)
+        ),
+        "",
+    )
 
 
 def start_detached(arguments: Sequence[str]) -> None:
     """Start the command line anew, without --detach, so that it outlives this terminal."""
-    run = detached.start([word for word in arguments if word != "--detach"])
-    print(f"{run.name}: started; medkd logs {run.name} --follow shows what it says, medkd stop {run.name} ends it")
+    run = background_jobs.start([word for word in arguments if word != "--detach"])
+    print(
+        f"{run.name}: started; medkd logs {run.name} --follow shows what it says, medkd stop {run.name} ends it"
+    )
 
 
 def make_command(name: str, module: ModuleType) -> Callable[..., Any]:
-    """Make the command of a module that is no stage: it prints for itself, and may give an exit code."""
+    """Make the command of a module that is no stage: it prints for itself, and may give an exit
+    code."""
 
     def command(**given: Any) -> Any:
         return module.run(make_config(module.Config, read_values(given), f"medkd {name}"))
@@ -84,12 +109,13 @@ def read_section(recipe: Path, name: str) -> dict[str, Any]:
     content = read_recipe(recipe)
     section = next((key for key in content if key.split("-")[0] == name), None)
     if section is None:
-        raise InputError(f"{recipe}: no section {name!r}{nearest(name, list(content))}")
+        raise InputError(f"{recipe}: no section {name!r}{did_you_mean(name, list(content))}")
     return dict(content[section] or {})
 
 
 def make_flags(config: "type[BaseModel]") -> list[inspect.Parameter]:
-    """Make keyword parameters of the fields of a config, each optional until the recipe is read too."""
+    """Make keyword parameters of the fields of a config, each optional until the recipe is read
+    too."""
     from cyclopts import Parameter
 
     flags: list[inspect.Parameter] = []
@@ -99,7 +125,7 @@ def make_flags(config: "type[BaseModel]") -> list[inspect.Parameter]:
         kinds = {kind, *get_args(kind)}
         described = Parameter(
             converter=_read_whole_number if int in kinds and not {float, str} & kinds else None,
-            help=f"{field.description or ''} ({_show_default(field)})",
+            help=f"{describe(field)} ({_show_default(field)})",
             show_default=False,
             negative=None if bool in kinds else (),
             consume_multiple=get_origin(kind) in (list, tuple),
@@ -128,12 +154,14 @@ def _show_default(field: "FieldInfo") -> str:
 
 
 def read_values(given: dict[str, Any]) -> dict[str, Any]:
-    """Keep the flags that were given, their mappings read as Python literals where they are some."""
+    """Keep the flags that were given, their mappings read as Python literals where they are
+    some."""
     return {key: read_value(value) for key, value in given.items() if value is not None}
 
 
 def read_value(value: Any) -> Any:
-    """Read the values of a mapping given by flags (`--trainer.learning-rate 1e-4`) as Python literals where they are some.
+    """Read the values of a mapping given by flags (`--trainer.learning-rate 1e-4`) as Python
+    literals where they are some.
 
     >>> read_value({"learning-rate": "1e-4", "optim": "adamw_torch"})
     {'learning_rate': 0.0001, 'optim': 'adamw_torch'}

@@ -12,7 +12,9 @@ from medkd.cli.flags import read_value, start_detached
 from medkd.core.errors import InputError
 
 
-def demo(*, out: Path = Path("runs/demo"), teacher_faults: float = 0.0, overwrite: bool = False) -> None:
+def demo(
+    *, out: Path = Path("runs/demo"), teacher_faults: float = 0.0, overwrite: bool = False
+) -> None:
     """Walk the whole road offline in the rehearsal world.
 
     Parameters
@@ -27,10 +29,20 @@ def demo(*, out: Path = Path("runs/demo"), teacher_faults: float = 0.0, overwrit
     from medkd.pipeline import run_recipe
 
     recipe = find_recipe("demo.yaml")
-    run_recipe(recipe, out, {"rehearsal": {"faults": teacher_faults}} if teacher_faults else {}, overwrite)
+    run_recipe(
+        recipe, out, {"rehearsal": {"faults": teacher_faults}} if teacher_faults else {}, overwrite
+    )
 
 
-def run(recipe: Path, /, *, out: Path | None = None, overwrite: bool = False, detach: bool = False, **fields: dict[str, Any]) -> None:
+def run(
+    recipe: Path,
+    /,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    detach: bool = False,
+    **fields: dict[str, Any],
+) -> None:
     """Run every step of a recipe.
 
     Parameters
@@ -51,7 +63,9 @@ def run(recipe: Path, /, *, out: Path | None = None, overwrite: bool = False, de
     overrides = {step: read_value(given) for step, given in fields.items()}
     for step, given in overrides.items():
         if not isinstance(given, dict):
-            raise InputError(f"medkd run: --{step}: unknown option; a field of a step is written --collect.input FILE")
+            raise InputError(
+                f"medkd run: --{step}: unknown option; a field of a step is written --collect.input FILE"
+            )
     if detach:
         start_detached(sys.argv[1:])
         return
@@ -74,7 +88,14 @@ def bill(path: Path, /, *, json: bool = False) -> None:
     print(found.model_dump_json(indent=2) if json else bills.render(found))
 
 
-def rehearse(*, site_port: int = 8764, teacher_port: int = 8765, cases: int = 720, seed: int = 7, faults: float = 0.0) -> None:
+def rehearse(
+    *,
+    site_port: int = 8764,
+    teacher_port: int = 8765,
+    cases: int = 720,
+    seed: int = 7,
+    faults: float = 0.0,
+) -> None:
     """Serve the rehearsal case site and teacher on this machine until interrupted.
 
     Parameters
@@ -100,6 +121,9 @@ def rehearse(*, site_port: int = 8764, teacher_port: int = 8765, cases: int = 72
         serve_site(generate_cases(cases, seed), port=site_port) as site,
         serve_teacher(port=teacher_port, faults=faults, seed=seed) as teacher,
     ):
-        print(f"case site {site.base_url}\nteacher   {teacher.base_url}  (medkd distill --teacher rehearsal)", flush=True)
+        print(
+            f"case site {site.base_url}\nteacher   {teacher.base_url}  (medkd distill --teacher rehearsal)",
+            flush=True,
+        )
         print("Ctrl-C ends both", flush=True)
         threading.Event().wait()

@@ -1,1 +1,2 @@
-"""Collecting: cases from a medical site or from files become `RawCase` records. They may name the patient."""
+"""Collecting: cases from a medical site or from files become `RawCase` records. They may name the
+patient."""

@@ -1,8 +1,9 @@
 """Cookies that a person hands over: a file in, the cookies of one site out.
 
-Read: Netscape's form (`cookies.txt`, as curl and browser extensions write it), JSON (a list of cookies as extensions and browsers
-export it, Playwright's `{"cookies": […]}`, or a plain `{"name": "value"}`), and a bare `Cookie:` header. Cookies of other sites
-in the file are left alone. Not done here: getting them (`browser`); they are written into no file and no message.
+Read: Netscape's form (`cookies.txt`, as curl and browser extensions write it), JSON (a list of
+cookies as extensions and browsers export it, Playwright's `{"cookies": […]}`, or a plain `{"name":
+"value"}`), and a bare `Cookie:` header. Cookies of other sites in the file are left alone. Not done
+here: getting them (`browser`); they are written into no file and no message.
 """
 
 import json
@@ -13,7 +14,9 @@ from typing import Any, cast
 
 from medkd.core.errors import InputError, from_os_error
 
-FORMS = 'expected Netscape\'s cookies.txt, or JSON such as [{"name": "…", "value": "…", "domain": "…"}]'
+FORMS = (
+    'expected Netscape\'s cookies.txt, or JSON such as [{"name": "…", "value": "…", "domain": "…"}]'
+)
 _HTTP_ONLY = "#HttpOnly_"
 _MAX_BYTES = 4 * 2**20
 
@@ -29,12 +32,20 @@ def read_cookies(path: Path, host: str) -> dict[str, str]:
         raise from_os_error(error, path) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: no text; {FORMS}") from error
-    found = {name: value for name, value, domain, expires in _read(text, path) if _is_for(domain, host) and _is_good(expires)}
+    found = {
+        name: value
+        for name, value, domain, expires in _read(text, path)
+        if _is_for(domain, host) and _is_good(expires)
+    }
     if not found:
-        raise InputError(f"{path}: holds no cookie for {host} that is still good; export the cookies of that site once more")
+        raise InputError(
+            f"{path}: holds no cookie for {host} that is still good; export the cookies of that site once more"
+        )
     for name, value in found.items():
         if not (name + value).isprintable() or not (name + value).isascii() or ";" in name + value:
-            raise InputError(f"{path}: a cookie with characters that no cookie has; export the cookies once more")
+            raise InputError(
+                f"{path}: a cookie with characters that no cookie has; export the cookies once more"
+            )
     return found
 
 
@@ -63,7 +74,9 @@ def _read_json(text: str, path: Path) -> Iterator[tuple[str, str, str, float]]:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: broken JSON; {FORMS}") from error
-    if isinstance(content, dict) and isinstance(cast("dict[str, Any]", content).get("cookies"), list):
+    if isinstance(content, dict) and isinstance(
+        cast("dict[str, Any]", content).get("cookies"), list
+    ):
         content = cast("dict[str, Any]", content)["cookies"]
     if isinstance(content, dict):
         for name, value in cast("dict[str, Any]", content).items():
@@ -76,7 +89,12 @@ def _read_json(text: str, path: Path) -> Iterator[tuple[str, str, str, float]]:
             raise InputError(f"{path}: an entry without name and value; {FORMS}")
         fields = cast("dict[str, Any]", cookie)
         expires = fields.get("expires", fields.get("expirationDate", fields.get("expiry", 0)))
-        yield str(fields["name"]), str(fields["value"]), str(fields.get("domain") or ""), _as_number(expires)
+        yield (
+            str(fields["name"]),
+            str(fields["value"]),
+            str(fields.get("domain") or ""),
+            _as_number(expires),
+        )
 
 
 def _as_number(value: Any) -> float:

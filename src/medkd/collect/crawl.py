@@ -1,8 +1,11 @@
-"""A crawl seen from outside: an order goes to a child process, what it sees comes back and is kept, page by page.
+"""A crawl seen from outside: an order goes to a child process, what it sees comes back and is kept,
+page by page.
 
-In: where to ask, how politely, how much. Out: records appended to `raw_cases.jsonl`, a line for every page asked in
-`pages.jsonl`, unreadable pages in `unread_pages.jsonl`; together they are what a killed crawl goes on from.
-Not done here: asking (`iiyi`, the child: a Scrapy reactor runs once in a process), reading pages (`pages`).
+In: where to ask, how politely, how much. Out: records appended to `raw_cases.jsonl`, a line for
+every page asked in `pages.jsonl`, unreadable pages in `unread_pages.jsonl`; together they are what
+a killed crawl goes on from.
+Not done here: asking (`iiyi`, the child: a Scrapy reactor runs once in a process), reading pages
+(`pages`).
 """
 
 import subprocess
@@ -15,8 +18,8 @@ from typing import TypeVar
 
 from medkd.collect.messages import End, Event, Order, Outcome, Visit
 from medkd.collect.pages import native_id_of
-from medkd.core.artifacts import RecordAppender, RecordReader, write_records
-from medkd.core.errors import InputError, PersonNeededError, StoppedError
+from medkd.core.errors import HumanActionRequiredError, InputError, StoppedError
+from medkd.core.jsonl import RecordAppender, RecordReader, write_records
 from medkd.core.progress import Bar
 from medkd.core.records import RawCase, Record
 
@@ -32,7 +35,7 @@ MAX_UNREADABLE = 0.2
 """Share of unreadable case pages past which the site's layout must have changed."""
 
 
-class WantedError(PersonNeededError):
+class WantedError(HumanActionRequiredError):
     """The site wants a person at this address."""
 
     def __init__(self, address: str, what: str) -> None:
@@ -83,7 +86,8 @@ class Journal:
         self.next_list = self.n_lists + 1 if len(self.seen) > n_before else None
 
     def order(self, order: Order, ids: Iterable[str] | None = None) -> Order:
-        """Fill into an order what is left to do; with `ids` these pages are asked for and no list is walked."""
+        """Fill into an order what is left to do; with `ids` these pages are asked for and no list
+        is walked."""
         wanted = self.seen if ids is None else ids
         return order.model_copy(
             update={
@@ -91,16 +95,20 @@ class Journal:
                 "seen": tuple(self.seen),
                 "todo": tuple(native_id for native_id in wanted if native_id not in self.asked),
                 "next_list": self.next_list if ids is None else None,
-                "department_number": self.department_number if order.department_number is None else order.department_number,
+                "department_number": self.department_number
+                if order.department_number is None
+                else order.department_number,
             }
         )
 
 
 def crawl(order: Order, journal: Journal) -> Counter[str]:
-    """Carry out an order and keep what it brings; return how many pages of each outcome this run brought.
+    """Carry out an order and keep what it brings; return how many pages of each outcome this run
+    brought.
 
-    Raises WantedError where the site asks for a person, InputError where nothing could be asked at all, StoppedError
-    where the site stopped answering or the child broke. What was kept before stays and is not asked again.
+    Raises WantedError where the site asks for a person, InputError where nothing could be asked at
+    all, StoppedError where the site stopped answering or the child broke. What was kept before
+    stays and is not asked again.
     """
     brought: Counter[str] = Counter()
     directory = journal.directory
@@ -128,7 +136,9 @@ def crawl(order: Order, journal: Journal) -> Counter[str]:
                 journal.note(event.visit)
                 brought[event.visit.outcome] += 1
             n_missing = journal.counts[Outcome.MISSING]
-            bar.advance(int(event.case is not None), note=f"{journal.n_lists} lists, {n_missing} missing")
+            bar.advance(
+                int(event.case is not None), note=f"{journal.n_lists} lists, {n_missing} missing"
+            )
     _check_end(end, journal, directory / LOG)
     if is_layout_changed(brought[Outcome.KEPT], brought[Outcome.UNREADABLE]):
         _check_end(Event(end=End.LAYOUT), journal, directory / LOG)
@@ -141,7 +151,8 @@ def is_layout_changed(n_kept: int, n_unreadable: int) -> bool:
 
 
 def finish(directory: Path) -> int:
-    """Put the records into the order of their ids, so that equal crawls give equal files; return how many."""
+    """Put the records into the order of their ids, so that equal crawls give equal files; return
+    how many."""
     cases = {case.id: case for case in _read_if_there(directory / CASES, RawCase)}
     for name in (UNREAD, LOG):
         path = directory / name
@@ -166,22 +177,33 @@ def _check_end(end: Event | None, journal: Journal, log_path: Path) -> None:
                 "site's layout may have changed: compare one with src/medkd/collect/pages.py; the same command goes on without them"
             )
         case Event(end=End.FORBIDDEN):
-            raise InputError(f"{end.place}: the site's robots.txt forbids it; ask the site's owner, or use --source files on saved cases")
+            raise InputError(
+                f"{end.place}: the site's robots.txt forbids it; ask the site's owner, or use --source files on saved cases"
+            )
         case Event(end=End.UNREACHABLE) if not journal.n_lists and not journal.kept:
-            raise InputError(f"{end.place}: {end.reason}; check --base-url and that the site is up, or use --source files on saved pages")
+            raise InputError(
+                f"{end.place}: {end.reason}; check --base-url and that the site is up, or use --source files on saved pages"
+            )
         case Event(end=End.UNREACHABLE):
-            raise StoppedError(f"{end.place}: {end.reason}; run the same command again later, it goes on from here")
+            raise StoppedError(
+                f"{end.place}: {end.reason}; run the same command again later, it goes on from here"
+            )
         case _:
-            raise StoppedError(f"{log_path}: the crawl broke off, its last words are there; run the same command again to go on")
+            raise StoppedError(
+                f"{log_path}: the crawl broke off, its last words are there; run the same command again to go on"
+            )
 
 
 @contextmanager
 def _events(order: Order, log_path: Path) -> Generator[Iterator[Event], None, None]:
-    """Start the child and give what it says; it ends with this context, and by itself should this process die."""
+    """Start the child and give what it says; it ends with this context, and by itself should this
+    process die."""
     command = [sys.executable, "-P", "-m", "medkd.collect.iiyi"]
     with log_path.open("wb") as log:
         # A group of its own: Ctrl-C reaches this process alone, which then ends the child.
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, process_group=0)  # noqa: S603
+        child = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, process_group=0
+        )
         if child.stdin is None or child.stdout is None:
             raise AssertionError("both pipes were asked for")
         try:

@@ -1,4 +1,5 @@
-"""Bytes of a file to text: UTF-8, UTF-16 with its mark, GB18030 (and so GBK and GB2312); a page may name its own.
+"""Bytes of a file to text: UTF-8, UTF-16 with its mark, GB18030 (and so GBK and GB2312); a page may
+name its own.
 
 Not done here: what the text means (`files`, `tables`, `saved`).
 """
@@ -8,7 +9,9 @@ from pathlib import Path
 
 from medkd.core.errors import InputError, from_os_error
 
-_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]{2,20})", re.IGNORECASE)
+_CHARSET = re.compile(
+    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]{2,20})", re.IGNORECASE
+)
 _CHINESE = {"gb2312", "gbk", "gb18030", "x-gbk"}
 _MAX_BAD = 0.01
 """Share of bad characters up to which a text is still UTF-8, with damage."""
@@ -34,7 +37,9 @@ def decode(content: bytes, path: Path) -> str:
         try:
             return content.decode("gb18030")
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: neither UTF-8 nor GB18030 text; export it again as UTF-8") from error
+            raise InputError(
+                f"{path}: neither UTF-8 nor GB18030 text; export it again as UTF-8"
+            ) from error
     return text
 
 

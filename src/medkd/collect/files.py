@@ -1,7 +1,8 @@
-"""Cases from files: a file or a folder in, `RawCase` records out, with a reason for every row and page left out.
+"""Cases from files: a file or a folder in, `RawCase` records out, with a reason for every row and
+page left out.
 
-Read: JSON, JSON Lines, CSV, Excel, saved HTML pages. Not done here: what a row says (`rows`, `tables`), what a page says (`saved`),
-repairs of the text (`prepare`).
+Read: JSON, JSON Lines, CSV, Excel, saved HTML pages. Not done here: what a row says (`rows`,
+`tables`), what a page says (`saved`), repairs of the text (`prepare`).
 """
 
 import json
@@ -18,8 +19,8 @@ from medkd.collect.rows import read_row
 from medkd.collect.saved import read_saved_page
 from medkd.collect.sections import SectionNames, load_names
 from medkd.collect.tables import Columns, read_csv, read_excel
-from medkd.core.artifacts import first_problem
 from medkd.core.errors import InputError
+from medkd.core.jsonl import first_problem
 from medkd.core.records import RawCase
 
 EXPECTED = "title, department, url, id, raw_medical_record"
@@ -49,12 +50,15 @@ class FileDrop(StrEnum):
 
 
 class CaseFiles:
-    """The cases of a file, or of all files in a folder; iterating gives records and leaves behind what was dropped and why.
+    """The cases of a file, or of all files in a folder; iterating gives records and leaves behind
+    what was dropped and why.
 
     Raises InputError where the path is missing, or nothing under it holds a case.
     """
 
-    def __init__(self, path: Path, names: SectionNames | None = None, columns: Columns | None = None) -> None:
+    def __init__(
+        self, path: Path, names: SectionNames | None = None, columns: Columns | None = None
+    ) -> None:
         self.names = names or load_names()
         self.columns = columns or Columns((), self.names)
         self.paths = _list_files(path)
@@ -81,10 +85,14 @@ class CaseFiles:
                 self.n_read += 1
                 self._drop(FileDrop.UNREADABLE_FILE, str(error).removesuffix("; check --input"))
         if not seen:
-            raise InputError(f"{self.problems[0] if self.problems else f'{self.path}: holds no case'}; check --input")
+            raise InputError(
+                f"{self.problems[0] if self.problems else f'{self.path}: holds no case'}; check --input"
+            )
         if left_out := sorted(self.columns.left_out):
             headings = ", ".join(heading[:30] for heading in left_out[:12])
-            self.problems.append(f"columns {headings}: nobody said what they hold (--columns COLUMN=NAME)")
+            self.problems.append(
+                f"columns {headings}: nobody said what they hold (--columns COLUMN=NAME)"
+            )
 
     def _read(self, path: Path) -> Iterator[RawCase]:
         kind = path.suffix.lower()
@@ -116,7 +124,9 @@ class CaseFiles:
             for number, row in enumerate(cast("list[Any]", _parse_whole(text, path)), start=1):
                 yield f"{path.name}, item {number}", row
             return
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        lines = [
+            (number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()
+        ]
         if _is_one_object(text, lines):
             yield f"{path.name}, item 1", json.loads(text)
             return
@@ -130,7 +140,10 @@ class CaseFiles:
         if isinstance(row, Exception):
             return self._drop(FileDrop.BROKEN_LINE, f"{place}: broken JSON ({row})")
         if not isinstance(row, dict):
-            return self._drop(FileDrop.WRONG_SCHEMA, f"{place}: found a {type(row).__name__}, expected an object with {EXPECTED}")
+            return self._drop(
+                FileDrop.WRONG_SCHEMA,
+                f"{place}: found a {type(row).__name__}, expected an object with {EXPECTED}",
+            )
         fields = cast("dict[str, Any]", row)
         try:
             case = read_row(fields, self.names, self.columns)
@@ -139,7 +152,8 @@ class CaseFiles:
         if case is None:
             found = ", ".join(map(str, fields)) or "nothing"
             return self._drop(
-                FileDrop.WRONG_SCHEMA, f"{place}: found the fields {found[:200]}; expected {EXPECTED}, a RawCase, or sections"
+                FileDrop.WRONG_SCHEMA,
+                f"{place}: found the fields {found[:200]}; expected {EXPECTED}, a RawCase, or sections",
             )
         if not case.sections:
             self.dropped[FileDrop.EMPTY] += 1
@@ -157,7 +171,8 @@ def read_cases(path: Path) -> list[RawCase]:
 
 
 def _list_files(path: Path) -> list[Path]:
-    """List the files to read: the file itself, a stage's records, or all of a known kind in a folder."""
+    """List the files to read: the file itself, a stage's records, or all of a known kind in a
+    folder."""
     if not path.exists():
         raise InputError(f"{path}: no such file; check --input")
     if not path.is_dir():
@@ -165,9 +180,15 @@ def _list_files(path: Path) -> list[Path]:
     if (path / CASES).is_file():
         return [path / CASES]
     kinds = PAGES | WORKBOOKS | TABLES | TEXTS
-    found = [p for p in path.rglob("*") if p.suffix.lower() in kinds and p.is_file() and not p.name.startswith((".", "~$"))]
+    found = [
+        p
+        for p in path.rglob("*")
+        if p.suffix.lower() in kinds and p.is_file() and not p.name.startswith((".", "~$"))
+    ]
     if not found:
-        raise InputError(f"{path}: no such file of cases in this folder; read are {KNOWN}; check --input")
+        raise InputError(
+            f"{path}: no such file of cases in this folder; read are {KNOWN}; check --input"
+        )
     return sorted(found, key=lambda p: (len(p.parts), str(p.parent), len(p.name), p.name))
 
 
@@ -178,7 +199,9 @@ def _parse_whole(text: str, path: Path) -> Any:
         message = f"{path}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); mend it or save it as JSON Lines"
         raise InputError(message) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: JSON that cannot be read ({error}); save it as JSON Lines") from error
+        raise InputError(
+            f"{path}: JSON that cannot be read ({error}); save it as JSON Lines"
+        ) from error
 
 
 def _is_one_object(text: str, lines: list[tuple[int, str]]) -> bool:
@@ -194,7 +217,9 @@ def _is_one_object(text: str, lines: list[tuple[int, str]]) -> bool:
 def _read_text(path: Path) -> str:
     content = read_bytes(path)
     if content.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
-        raise InputError(f"{path}: a packed archive; unpack it and give the folder, or name an Excel workbook .xlsx")
+        raise InputError(
+            f"{path}: a packed archive; unpack it and give the folder, or name an Excel workbook .xlsx"
+        )
     text = decode(content, path)
     if path.suffix.lower() not in TABLES and text.lstrip()[:1] not in {"[", "{"}:
         start = text.lstrip()[:20].split("\n")[0]

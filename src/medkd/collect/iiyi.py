@@ -1,8 +1,9 @@
 """The spider of the case site, run as a child process: `python -m medkd.collect.iiyi`.
 
-In: one `Order` as a line on stdin. Out: one `Event` a line on stdout, the last one with the `end`. Polite: robots.txt is
-obeyed, there is a delay with jitter, at a verification nothing more is asked. When stdin closes, the parent is gone
-and so is the child. Not done here: keeping anything (`crawl`), reading HTML (`pages`); this module alone imports Scrapy.
+In: one `Order` as a line on stdin. Out: one `Event` a line on stdout, the last one with the `end`.
+Polite: robots.txt is obeyed, there is a delay with jitter, at a verification nothing more is asked.
+When stdin closes, the parent is gone and so is the child. Not done here: keeping anything
+(`crawl`), reading HTML (`pages`); this module alone imports Scrapy.
 """
 
 import os
@@ -24,7 +25,15 @@ from medkd.collect.crawl import is_layout_changed
 from medkd.collect.encodings import decode_page
 from medkd.collect.manners import settings
 from medkd.collect.messages import End, Event, Order, Outcome, UnreadPage, Visit
-from medkd.collect.pages import SOURCE, case_address, is_login, is_verification, parse_case, parse_departments, parse_list
+from medkd.collect.pages import (
+    SOURCE,
+    case_address,
+    is_login,
+    is_verification,
+    parse_case,
+    parse_departments,
+    parse_list,
+)
 from medkd.collect.sections import find_department, is_of_department, load_names
 from medkd.core.records import RawCase
 
@@ -37,11 +46,13 @@ GONE = {404, 410}
 
 
 class CaseSpider(scrapy.Spider):
-    """Walks the list page by page and asks for the cases it names, no more of them than the limit still needs.
+    """Walks the list page by page and asks for the cases it names, no more of them than the limit
+    still needs.
 
-    So a limited crawl keeps the first cases of the list, whatever the order in which answers arrive. A department asked for
-    by name is looked up first, in the links of the main list and of the start page; where no page links to it, the main
-    list is walked and cases of other departments are left out.
+    So a limited crawl keeps the first cases of the list, whatever the order in which answers
+    arrive. A department asked for by name is looked up first, in the links of the main list and of
+    the start page; where no page links to it, the main list is walked and cases of other
+    departments are left out.
     """
 
     name = SOURCE
@@ -73,9 +84,14 @@ class CaseSpider(scrapy.Spider):
             yield request
 
     def look_up(self, response: Response, address: str, native_id: str) -> Iterator[Request]:
-        """Find the number of the department asked for by name, else walk the main list and leave others out."""
+        """Find the number of the department asked for by name, else walk the main list and leave
+        others out."""
         body = self._body(response)
-        number = find_department(parse_departments(body), self.order.department) if response.status == 200 else ""
+        number = (
+            find_department(parse_departments(body), self.order.department)
+            if response.status == 200
+            else ""
+        )
         if not number and address == MAIN_LIST:
             self.links_of_main_list = parse_list(body)
             yield self._request("/", self.look_up, self.list_failed)
@@ -90,8 +106,14 @@ class CaseSpider(scrapy.Spider):
         while self.todo and self._has_room(self.n_in_flight):
             self.n_in_flight += 1
             native_id = self.todo.popleft()
-            yield self._request(case_address(native_id), self.read_case, self.case_failed, native_id=native_id)
-        if self.next_list is not None and not self.is_listing and self._has_room(self.n_in_flight + len(self.todo)):
+            yield self._request(
+                case_address(native_id), self.read_case, self.case_failed, native_id=native_id
+            )
+        if (
+            self.next_list is not None
+            and not self.is_listing
+            and self._has_room(self.n_in_flight + len(self.todo))
+        ):
             self.is_listing = True
             yield self._list_request(self.next_list)
 
@@ -99,21 +121,40 @@ class CaseSpider(scrapy.Spider):
         return self.order.limit is None or self.n_kept + n_expected < self.order.limit
 
     def _list_request(self, number: int) -> Request:
-        """Ask for page 1 as a browser opening the list does, for later ones as its "more" button does."""
+        """Ask for page 1 as a browser opening the list does, for later ones as its "more" button
+        does."""
         department = self.department_number
         if number == 1:
-            return self._request(f"/dept/{department}-1.html" if department else MAIN_LIST, self.read_list, self.list_failed)
+            return self._request(
+                f"/dept/{department}-1.html" if department else MAIN_LIST,
+                self.read_list,
+                self.list_failed,
+            )
         address = f"/dept/{department}-{number}.html" if department else f"/cull/{number}.html"
         headers = {"X-Requested-With": "XMLHttpRequest"}
-        return self._request(address, self.read_list, self.list_failed, method="POST", headers=headers)
+        return self._request(
+            address, self.read_list, self.list_failed, method="POST", headers=headers
+        )
 
-    def _request(self, address: str, callback: Any, errback: Any, native_id: str = "", **how: Any) -> Request:
+    def _request(
+        self, address: str, callback: Any, errback: Any, native_id: str = "", **how: Any
+    ) -> Request:
         names = {"address": address, "native_id": native_id}
         url = self.order.base_url.rstrip("/") + address
         # After the first answer the cookies are the site's to change.
         given = {} if self.is_answered else self.order.cookies
-        cookies: list[Any] = [{"name": name, "value": value, "path": "/"} for name, value in given.items()]
-        return Request(url, callback, errback=errback, cb_kwargs=names, dont_filter=True, cookies=cookies, **how)
+        cookies: list[Any] = [
+            {"name": name, "value": value, "path": "/"} for name, value in given.items()
+        ]
+        return Request(
+            url,
+            callback,
+            errback=errback,
+            cb_kwargs=names,
+            dont_filter=True,
+            cookies=cookies,
+            **how,
+        )
 
     def read_list(self, response: Response, address: str, native_id: str) -> Iterator[Request]:
         """Take the links of a list page; the page that adds nothing new is the last."""
@@ -146,7 +187,12 @@ class CaseSpider(scrapy.Spider):
             return
         else:
             retrieved_at = datetime.now(UTC).isoformat(timespec="seconds")
-            self._sort(address, response.url, body, parse_case(body, native_id, response.url, retrieved_at, self.section_names))
+            self._sort(
+                address,
+                response.url,
+                body,
+                parse_case(body, native_id, response.url, retrieved_at, self.section_names),
+            )
         self.n_failed_in_a_row = 0
         yield from self._ask_more()
 
@@ -156,15 +202,22 @@ class CaseSpider(scrapy.Spider):
             if is_login(body):
                 self._stop(End.LOGIN, url, "login")
             self.n_unreadable += 1
-            self._tell(Visit(address=address, outcome=Outcome.UNREADABLE), unread=UnreadPage(url=url, html=body))
-        elif self.department_number == "" and not is_of_department(case.department, self.order.department):
+            self._tell(
+                Visit(address=address, outcome=Outcome.UNREADABLE),
+                unread=UnreadPage(url=url, html=body),
+            )
+        elif self.department_number == "" and not is_of_department(
+            case.department, self.order.department
+        ):
             self.n_read += 1
             self._tell(Visit(address=address, outcome=Outcome.OTHER_DEPARTMENT))
         else:
             self.n_read += 1
             self.n_kept += 1
             self._tell(Visit(address=address, outcome=Outcome.KEPT), case=case)
-        if self.n_read + self.n_unreadable >= MIN_PAGES_TO_JUDGE and is_layout_changed(self.n_read, self.n_unreadable):
+        if self.n_read + self.n_unreadable >= MIN_PAGES_TO_JUDGE and is_layout_changed(
+            self.n_read, self.n_unreadable
+        ):
             self._stop(End.LAYOUT, url, "layout")
 
     def case_failed(self, failure: Failure) -> Iterator[Request]:
@@ -177,7 +230,9 @@ class CaseSpider(scrapy.Spider):
             self._tell(Visit(address=request.cb_kwargs["address"], outcome=Outcome.FORBIDDEN))
             yield from self._ask_more()
         else:
-            yield from self._count_failure(request.cb_kwargs["address"], request.url, _reason(failure))
+            yield from self._count_failure(
+                request.cb_kwargs["address"], request.url, _reason(failure)
+            )
 
     def list_failed(self, failure: Failure) -> None:
         """End the crawl: without its lists nothing more is known."""
@@ -192,19 +247,29 @@ class CaseSpider(scrapy.Spider):
         self.n_failed_in_a_row += 1
         self._tell(Visit(address=address, outcome=Outcome.FAILED, note=reason))
         if self.n_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
-            self._stop(End.UNREACHABLE, url, f"{MAX_FAILED_IN_A_ROW} pages in a row gave no answer, the last one {reason}")
+            self._stop(
+                End.UNREACHABLE,
+                url,
+                f"{MAX_FAILED_IN_A_ROW} pages in a row gave no answer, the last one {reason}",
+            )
         yield from self._ask_more()
 
     def _body(self, response: Response) -> str:
         """Give the text of an answer; stops at a verification, whose page counts as not asked."""
         self.is_answered = True
         body = response.text if isinstance(response, TextResponse) else ""
-        if not isinstance(response, TextResponse) or "\ufffd" in body:  # the answer says another encoding than it has
+        if (
+            not isinstance(response, TextResponse) or "\ufffd" in body
+        ):  # the answer says another encoding than it has
             body = decode_page(response.body)
         if is_verification(body):
             # Later pages of a list are there for its "more" button alone: a person opens the first.
             is_page = response.request is None or response.request.method == "GET"
-            self._stop(End.VERIFICATION, response.url if is_page else self.order.base_url.rstrip("/") + MAIN_LIST, "verification")
+            self._stop(
+                End.VERIFICATION,
+                response.url if is_page else self.order.base_url.rstrip("/") + MAIN_LIST,
+                "verification",
+            )
         return body
 
     @property
@@ -234,7 +299,9 @@ def _reason(failure: Failure) -> str:
 def main() -> None:
     """Carry out the order on stdin."""
     events = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stray prints of libraries must not mix with events
+    os.dup2(
+        sys.stderr.fileno(), sys.stdout.fileno()
+    )  # stray prints of libraries must not mix with events
     order = Order.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 

@@ -1,4 +1,5 @@
-"""How the crawl behaves towards a site: Scrapy's settings for an order, and which pages its cache keeps.
+"""How the crawl behaves towards a site: Scrapy's settings for an order, and which pages its cache
+keeps.
 
 Not done here: what is asked for (`iiyi`).
 """
@@ -21,7 +22,8 @@ N_CONCURRENT = 16
 
 
 class StoppingHandler(HTTP11DownloadHandler):
-    """Sends requests until the spider has stopped: what then still waits for its turn is never sent."""
+    """Sends requests until the spider has stopped: what then still waits for its turn is never
+    sent."""
 
     async def download_request(self, request: Request) -> Response:
         if getattr(self.crawler.spider, "is_stopped", False):
@@ -30,9 +32,12 @@ class StoppingHandler(HTTP11DownloadHandler):
 
 
 class RetryUnlessVerified(RetryMiddleware):
-    """Asks once more where a site is busy, but never where its error page holds the verification: that waits for a person."""
+    """Asks once more where a site is busy, but never where its error page holds the verification:
+    that waits for a person."""
 
-    def process_response(self, request: Request, response: Response, spider: Spider | None = None) -> Request | Response:
+    def process_response(
+        self, request: Request, response: Response, spider: Spider | None = None
+    ) -> Request | Response:
         if response.status in self.retry_http_codes and is_verification(decode_page(response.body)):
             return response
         return super().process_response(request, response, spider)
@@ -54,7 +59,9 @@ class CasePages:
     def is_cached_response_fresh(self, cachedresponse: Response, request: Request) -> bool:
         return True
 
-    def is_cached_response_valid(self, cachedresponse: Response, response: Response, request: Request) -> bool:
+    def is_cached_response_valid(
+        self, cachedresponse: Response, response: Response, request: Request
+    ) -> bool:
         return True
 
 
@@ -70,7 +77,8 @@ def settings(order: Order) -> dict[str, Any]:
         "AUTOTHROTTLE_START_DELAY": order.delay,
         "CONCURRENT_REQUESTS": 2 if is_polite else N_CONCURRENT,
         "CONCURRENT_REQUESTS_PER_DOMAIN": 2 if is_polite else N_CONCURRENT,
-        # What a callback yields is taken one by one: Scrapy starts this many tasks for every page, 100 unless told.
+        # What a callback yields is taken one by one: Scrapy starts this many tasks for every page,
+        # 100 unless told.
         "CONCURRENT_ITEMS": 1,
         "WARN_ON_GENERATOR_RETURN_VALUE": False,
         # The order of asking is the order of the lists.

@@ -1,6 +1,7 @@
 """What the crawl and its child say to each other: the order, and an event for each page seen.
 
-Visits and unread pages are also lines of files. Not done here: keeping them (`crawl`), asking the site (`iiyi`).
+Visits and unread pages are also lines of files. Not done here: keeping them (`crawl`), asking the
+site (`iiyi`).
 """
 
 from enum import StrEnum
@@ -11,7 +12,8 @@ from medkd.core.records import RawCase, Record
 
 
 class Outcome(StrEnum):
-    """What became of one page that was asked for; all but the first three are why a case was dropped."""
+    """What became of one page that was asked for; all but the first three are why a case was
+    dropped."""
 
     LISTED = "listed"
     """A list, its links taken."""

@@ -1,4 +1,5 @@
-"""Pages of the case site: HTML in, a `RawCase`, the links of a list or "a person is wanted" out. Pure, and never raises.
+"""Pages of the case site: HTML in, a `RawCase`, the links of a list or "a person is wanted" out.
+Pure, and never raises.
 
 Each layout is one function in `LAYOUTS`; a page is read by the first one that finds sections in it.
 Not done here: fetching (`iiyi`), names and diagnoses (`sections`).
@@ -11,7 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from medkd.collect.sections import SectionNames, find_diagnosis, join_sections, load_names, tidy, unify_departments
+from medkd.collect.sections import (
+    SectionNames,
+    find_diagnosis,
+    join_sections,
+    load_names,
+    tidy,
+    unify_departments,
+)
 from medkd.core.records import RawCase
 
 if TYPE_CHECKING:
@@ -22,7 +30,8 @@ _CASE_LINK = re.compile(r"(?:^|/)show/(\d{1,12})-\d+\.html")
 _DEPARTMENT_LINK = re.compile(r"(?:^|/)dept/(\d{1,6})-\d+\.html")
 _BREAKING = {"br", "p", "div", "li", "tr", "table", "ul", "ol", "h1", "h2", "h3", "h4"}
 _TAG = re.compile(
-    r"</?(?:script|style|p|br|div|span|img|a|b|i|strong|em|font|table|tr|td|ul|ol|li|h[1-6])(?:\s[^<>]{0,500})?/?>", re.IGNORECASE
+    r"</?(?:script|style|p|br|div|span|img|a|b|i|strong|em|font|table|tr|td|ul|ol|li|h[1-6])(?:\s[^<>]{0,500})?/?>",
+    re.IGNORECASE,
 )
 _MAX_DEPTH = 100
 """Deepest element in which running text is looked for."""
@@ -50,7 +59,13 @@ def native_id_of(address: str) -> str:
     return match.group(1) if match else ""
 
 
-def parse_case(html: str, native_id: str, url: str = "", retrieved_at: str = "", names: SectionNames | None = None) -> RawCase | None:
+def parse_case(
+    html: str,
+    native_id: str,
+    url: str = "",
+    retrieved_at: str = "",
+    names: SectionNames | None = None,
+) -> RawCase | None:
     """Read a case from its page; None where no layout finds a section."""
     if not native_id:
         return None
@@ -75,7 +90,8 @@ def parse_case(html: str, native_id: str, url: str = "", retrieved_at: str = "",
 
 
 def parse_list(body: str) -> list[str]:
-    """Give the native ids a list names, in its order, each once; the list is a page, bare HTML, or JSON around HTML."""
+    """Give the native ids a list names, in its order, each once; the list is a page, bare HTML, or
+    JSON around HTML."""
     page = _select(_unwrap(body))
     for place in _LISTED:
         links = page.css(place).getall()
@@ -84,7 +100,8 @@ def parse_list(body: str) -> list[str]:
     return []
 
 
-# Later pages of a list come as bare items, without the box around them; the oldest lists were plain ones.
+# Later pages of a list come as bare items, without the box around them; the oldest lists were plain
+# ones.
 _LISTED = (
     "div.case_database_box > div.li a.name::attr(href)",
     "div.li a.name::attr(href)",
@@ -105,12 +122,17 @@ def parse_departments(body: str) -> dict[str, str]:
 
 
 def is_verification(body: str) -> bool:
-    """Tell whether the site asks for a person: its slider stands where a case or a list should be."""
+    """Tell whether the site asks for a person: its slider stands where a case or a list should
+    be."""
     html = _unwrap(body)
     if "sliderS" not in html:
         return False
     page = _select(html)
-    return bool(page.css(".sliderS")) and not page.css(".case_details_cont, div.li a.name") and not _has_sections(page)
+    return (
+        bool(page.css(".sliderS"))
+        and not page.css(".case_details_cont, div.li a.name")
+        and not _has_sections(page)
+    )
 
 
 def is_login(body: str) -> bool:
@@ -128,7 +150,8 @@ def _has_sections(page: "Selector") -> bool:
 
 
 def to_plain_text(text: str) -> str:
-    """Give the text that a piece of HTML shows; what is no HTML comes back as it is, its < and > among it."""
+    """Give the text that a piece of HTML shows; what is no HTML comes back as it is, its < and >
+    among it."""
     if not _TAG.search(text):
         return text
     body = _select(text).css("body")[:1]
@@ -153,7 +176,9 @@ def _read_newest(page: "Selector", names: SectionNames) -> Content:
         "h3": "div.case_study.position2 div:has(> h3), div.case_study.position3 div:has(> h3)",
         "h2": "div.position4",
     }
-    parts = [_named_text(block.root, tag) for tag, place in places.items() for block in page.css(place)]
+    parts = [
+        _named_text(block.root, tag) for tag, place in places.items() for block in page.css(place)
+    ]
     tags = page.css(".doctors_excel a span::text").getall()
     return Content(
         title="".join(page.css("div.case_details_cont h2")[:1].css("::text").getall()),
@@ -173,12 +198,19 @@ def _read_of_2022(page: "Selector", names: SectionNames) -> Content:
 
 
 def _read_oldest(page: "Selector", names: SectionNames) -> Content:
-    """Read running text in which the headings are words: 【主诉】 anywhere, 主诉： at the beginning of a paragraph."""
+    """Read running text in which the headings are words: 【主诉】 anywhere, 主诉： at the beginning
+    of a paragraph."""
     box = _box_of_headings(page.root, names)
-    return Content(_first_heading(page), _crumbs(page), [] if box is None else names.cut("".join(_pieces(box))))
+    return Content(
+        _first_heading(page), _crumbs(page), [] if box is None else names.cut("".join(_pieces(box)))
+    )
 
 
-LAYOUTS: tuple[Callable[["Selector", SectionNames], Content], ...] = (_read_newest, _read_of_2022, _read_oldest)
+LAYOUTS: tuple[Callable[["Selector", SectionNames], Content], ...] = (
+    _read_newest,
+    _read_of_2022,
+    _read_oldest,
+)
 """Readers of the page layouts the site has had, the newest first."""
 
 
@@ -187,11 +219,18 @@ def _box_of_headings(root: Any, names: SectionNames) -> Any:
     around: list[Any] | None = None
     for element in root.iter():
         is_read = isinstance(element.tag, str) and element.tag not in _SILENT
-        for text, parent in ((element.text if is_read else None, element), (element.tail, element.getparent())):
+        for text, parent in (
+            (element.text if is_read else None, element),
+            (element.tail, element.getparent()),
+        ):
             if parent is None or not text or not names.heading.search(text.strip()):
                 continue
             line = [*list(parent.iterancestors())[::-1], parent][:_MAX_DEPTH]
-            around = line if around is None else [a for a, b in zip(around, line, strict=False) if a is b]
+            around = (
+                line
+                if around is None
+                else [a for a, b in zip(around, line, strict=False) if a is b]
+            )
     return around[-1] if around else None
 
 
@@ -199,7 +238,17 @@ def _first_heading(page: "Selector") -> str:
     return "".join(page.css("div.fl h1, h1")[:1].css("::text").getall())
 
 
-_NO_DEPARTMENT = {"", "首页", "爱爱医", "病例中心", "病例", "病例库", "病例列表", "全部病例", "正文"}
+_NO_DEPARTMENT = {
+    "",
+    "首页",
+    "爱爱医",
+    "病例中心",
+    "病例",
+    "病例库",
+    "病例列表",
+    "全部病例",
+    "正文",
+}
 
 
 def _crumbs(page: "Selector") -> list[str]:
@@ -209,7 +258,8 @@ def _crumbs(page: "Selector") -> list[str]:
 
 
 def _named_text(block: Any, tag: str) -> tuple[str, str] | None:
-    """Read a block as the name in its first `tag` and the text around that; None without such a tag."""
+    """Read a block as the name in its first `tag` and the text around that; None without such a
+    tag."""
     heading = next(block.iter(tag), None)
     if heading is None:
         return None
@@ -251,7 +301,8 @@ def _select(html: str) -> "Selector":
 
 
 def _unwrap(body: str) -> str:
-    """Take the HTML out of a JSON answer: {"data": {"html": …}} or {"html": …}; anything else is HTML already."""
+    """Take the HTML out of a JSON answer: {"data": {"html": …}} or {"html": …}; anything else is
+    HTML already."""
     body = body.lstrip("\ufeff \t\r\n")
     if not body.startswith("{"):
         return body
@@ -265,5 +316,8 @@ def _unwrap(body: str) -> str:
 
 
 def _licence(page: "Selector", url: str) -> str:
-    stated = page.css("link[rel=license]::attr(title)").get() or page.css("link[rel=license]::attr(href)").get()
+    stated = (
+        page.css("link[rel=license]::attr(title)").get()
+        or page.css("link[rel=license]::attr(href)").get()
+    )
     return tidy(stated) if stated else licence_note(url)

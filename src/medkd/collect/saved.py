@@ -25,11 +25,20 @@ MAX_BYTES = 16 * 2**20
 
 
 def read_saved_page(path: Path, content: bytes, names: SectionNames) -> RawCase | None:
-    """Read a case from a saved page, its address from what the browser noted in it, else its id from the file's name."""
+    """Read a case from a saved page, its address from what the browser noted in it, else its id
+    from the file's name."""
     if len(content) > MAX_BYTES:
         return None
     html = decode_page(content)
-    url = next((address for found in _ADDRESS.finditer(html[:_LONGEST_HEAD]) for address in found.groups() if address), "")
+    url = next(
+        (
+            address
+            for found in _ADDRESS.finditer(html[:_LONGEST_HEAD])
+            for address in found.groups()
+            if address
+        ),
+        "",
+    )
     stem = path.stem.strip()
     number = _NUMBER.search(stem)
     native_id = native_id_of(url) or (number[1] if number else stem)

@@ -1,6 +1,8 @@
-"""What pages and files have in common: tidy white space, one name a section, the known diagnoses as a list.
+"""What pages and files have in common: tidy white space, one name a section, the known diagnoses as
+a list.
 
-In: names and texts as a site or a file writes them. Out: the same, white space tidied and names unified.
+In: names and texts as a site or a file writes them. Out: the same, white space tidied and names
+unified.
 Not done here: repairs of the text itself (`prepare`).
 
 >>> split_diagnoses("1.肺部真菌感染；2.肝硬化失代偿期；3.2型糖尿病。")
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medkd.core.errors import InputError
-from medkd.core.written import BrokenYamlError, parse_yaml
+from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 
 DIAGNOSIS_SECTIONS = ("诊断结果", "初步诊断", "临床诊断")
 """Where the known diagnosis stands, the most certain place first."""
@@ -43,7 +45,8 @@ _LEAD = re.compile(r"查因|待查|待排|诊断$|^考虑$")
 
 
 def tidy(text: str) -> str:
-    """Reduce white space to single blanks and single line breaks, and drop characters that no text consists of."""
+    """Reduce white space to single blanks and single line breaks, and drop characters that no text
+    consists of."""
     text = _UNWANTED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     return _LINES.sub("\n", _BLANKS.sub(" ", text)).strip()
 
@@ -53,7 +56,9 @@ class SectionNames:
 
     def __init__(self, table: Mapping[str, Iterable[str]]) -> None:
         self.table = {name: tuple(others) for name, others in table.items()}
-        self._names = {_bare(other): name for name, others in self.table.items() for other in (name, *others)}
+        self._names = {
+            _bare(other): name for name, others in self.table.items() for other in (name, *others)
+        }
         every = sorted({*self.table, *chain(*self.table.values())}, key=len, reverse=True)
         spelt = "|".join("[ 　]{0,2}".join(map(re.escape, name.replace(" ", ""))) for name in every)
         at_beginning = rf"(?:(?<=\n)|(?<=^))[ 　]{{0,8}}(?:【[^【】\n]{{2,12}}】|(?:\d{{1,2}}[.、．] ?)?(?:{spelt}) ?[:：])"
@@ -71,7 +76,12 @@ class SectionNames:
 
     def extended(self, table: Mapping[str, Iterable[str]]) -> "SectionNames":
         """Give these names with others on top; what is said anew wins."""
-        return SectionNames({**self.table, **{name: (*self.table.get(name, ()), *others) for name, others in table.items()}})
+        return SectionNames(
+            {
+                **self.table,
+                **{name: (*self.table.get(name, ()), *others) for name, others in table.items()},
+            }
+        )
 
     def cut(self, text: str) -> list[tuple[str, str]]:
         """Cut running text at the headings in it; empty where it does not read like a case."""
@@ -107,15 +117,22 @@ def _read_table(text: str, place: str) -> dict[str, list[str]]:
     try:
         table = parse_yaml(text)
     except BrokenYamlError as error:
-        raise InputError(f"{place}: broken YAML; write a line for each section, such as 主诉: [主要症状, Complaint]") from error
+        raise InputError(
+            f"{place}: broken YAML; write a line for each section, such as 主诉: [主要症状, Complaint]"
+        ) from error
     named = cast("dict[Any, Any]", table).items() if isinstance(table, dict) else ()
-    if not named or not all(isinstance(name, str) and isinstance(others, list) for name, others in named):
-        raise InputError(f"{place}: no table of names; write a line for each section, such as 主诉: [主要症状, Complaint]")
+    if not named or not all(
+        isinstance(name, str) and isinstance(others, list) for name, others in named
+    ):
+        raise InputError(
+            f"{place}: no table of names; write a line for each section, such as 主诉: [主要症状, Complaint]"
+        )
     return {name: [str(other) for other in others] for name, others in named}
 
 
 def join_sections(parts: Iterable[tuple[str, str]], names: SectionNames) -> dict[str, str]:
-    """Collect named texts into sections, in order; empty texts fall out, a second text of one name follows the first."""
+    """Collect named texts into sections, in order; empty texts fall out, a second text of one name
+    follows the first."""
     sections: dict[str, str] = {}
     for name, text in parts:
         key, value = names.unify(name) or OTHER, tidy(text)
@@ -128,7 +145,14 @@ def join_sections(parts: Iterable[tuple[str, str]], names: SectionNames) -> dict
 def find_diagnosis(sections: Mapping[str, str]) -> tuple[str, ...]:
     """Take the known diagnoses from the most certain section that names any."""
     listed = (sections.get(name, "")[:_LONGEST_LIST] for name in DIAGNOSIS_SECTIONS)
-    return next((found for text in listed if text not in MISSING_WORDS and (found := split_diagnoses(text))), ())
+    return next(
+        (
+            found
+            for text in listed
+            if text not in MISSING_WORDS and (found := split_diagnoses(text))
+        ),
+        (),
+    )
 
 
 def unify_departments(names: Iterable[str]) -> tuple[str, ...]:
@@ -138,7 +162,8 @@ def unify_departments(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_department(numbers: Mapping[str, str], name: str) -> str:
-    """Find a department's number by its name, or by a part of it that only one has; empty where there is none."""
+    """Find a department's number by its name, or by a part of it that only one has; empty where
+    there is none."""
     wanted = next(iter(unify_departments([name])), "")
     alike = {number for known, number in numbers.items() if wanted and wanted in known}
     return numbers.get(wanted) or (alike.pop() if len(alike) == 1 else "")
@@ -153,13 +178,16 @@ def is_of_department(departments: Iterable[str], name: str) -> bool:
 def split_diagnoses(text: str) -> tuple[str, ...]:
     """Split a list of diagnoses at its numbers, else at line breaks, and at semicolons.
 
-    A text before the first number stays when it is a diagnosis itself (左眼钝挫伤：1.…) and goes when it only leads
-    up to the list (发热查因：1.…). Diagnoses written one after the other without a mark between them stay together.
+    A text before the first number stays when it is a diagnosis itself (左眼钝挫伤：1.…) and goes
+    when it only leads up to the list (发热查因：1.…). Diagnoses written one after the other without
+    a mark between them stay together.
     """
     for circled, plain in _CIRCLED.items():
         text = text.replace(circled, plain)
     numbers = [str(n) for n in range(1, 100)]
-    groups = _cut_at_numbers(text, list(_CHINESE_NUMBERS)) if text.lstrip().startswith("一") else [text]
+    groups = (
+        _cut_at_numbers(text, list(_CHINESE_NUMBERS)) if text.lstrip().startswith("一") else [text]
+    )
     pieces: list[str] = []
     for group in groups:
         lead, *items = _cut_at_numbers(group, numbers)
@@ -175,7 +203,8 @@ def split_diagnoses(text: str) -> tuple[str, ...]:
 def _cut_at_numbers(text: str, numbers: list[str]) -> list[str]:
     """Cut a text at 1. 2. 3. in this order; the first part is what leads up to the list.
 
-    Numbers of the text itself stay: 8.11s, 2型, 第1、2腰椎 (the first number of a list stands at a beginning), 二、三联律.
+    Numbers of the text itself stay: 8.11s, 2型, 第1、2腰椎 (the first number of a list stands at a
+    beginning), 二、三联律.
     """
     same_kind = "0-9" if numbers[0].isascii() else _CHINESE_NUMBERS
     parts: list[str] = []

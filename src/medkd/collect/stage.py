@@ -1,6 +1,8 @@
-"""The stage `collect`: a case site or files in, `raw_cases.jsonl` out. What it writes may name patients.
+"""The stage `collect`: a case site or files in, `raw_cases.jsonl` out. What it writes may name
+patients.
 
-Not done here: taking identifiers out (`medkd deidentify`, which comes next), repairs of the text (`medkd prepare`).
+Not done here: taking identifiers out (`medkd deidentify`, which comes next), repairs of the text
+(`medkd prepare`).
 """
 
 import re
@@ -13,9 +15,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from medkd import __version__
+from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.recipe import HOW, StageConfig
-from medkd.core.workspace import Manifest, Workspace, open_workspace
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 
 if TYPE_CHECKING:
     from medkd.collect.crawl import Journal
@@ -31,34 +33,43 @@ class Config(StageConfig):
 
     source: Literal["iiyi", "files"] = "iiyi"
     """A case site of iiyi's layouts, or files of cases."""
-    input: Annotated[Path | None, HOW] = None
-    """With files: a file or a folder of them: JSON, JSON Lines, CSV, Excel, saved HTML pages, another raw_cases.jsonl."""
+    input: Annotated[Path | None, RUNTIME] = None
+    """With files: a file or a folder of them: JSON, JSON Lines, CSV, Excel, saved HTML pages,
+    another raw_cases.jsonl."""
     columns: tuple[str, ...] = ()
-    """With files: what the columns of a table hold, as COLUMN=NAME; NAME is a section, id, title, department, url or diagnosis."""
-    section_names: Annotated[Path | None, HOW] = None
-    """YAML file with more names of sections (主诉: [Complaint, 主要症状]), on top of the package's."""
+    """With files: what the columns of a table hold, as COLUMN=NAME; NAME is a section, id, title,
+    department, url or diagnosis."""
+    section_names: Annotated[Path | None, RUNTIME] = None
+    """YAML file with more names of sections (主诉: [Complaint, 主要症状]), on top of the
+    package's."""
     base_url: str = "https://bingli.iiyi.com"
     """With iiyi: address of the site."""
     department: str = ""
     """With iiyi: only this department, by its name or the site's number for it."""
     ids: str = ""
-    """With iiyi: ask for these pages instead of walking lists: 66000-66449, or 66001,66007,66100-66120."""
+    """With iiyi: ask for these pages instead of walking lists: 66000-66449, or
+    66001,66007,66100-66120."""
     limit: int | None = Field(default=None, ge=1)
     """Keep so many cases and stop."""
-    delay: Annotated[float, HOW] = Field(default=2.0, ge=0)
-    """Seconds between two requests, give or take half; slower where the site is. 0 only on a site of one's own."""
-    contact: Annotated[str, HOW] = ""
+    delay: Annotated[float, RUNTIME] = Field(default=2.0, ge=0)
+    """Seconds between two requests, give or take half; slower where the site is. 0 only on a site
+    of one's own."""
+    contact: Annotated[str, RUNTIME] = ""
     """Web or mail address for the site's owner to write to; goes into the user agent."""
-    cookies: Annotated[Path | None, HOW] = None
-    """Cookies of a browser in which a person passed the site's verification: Netscape's cookies.txt, or JSON."""
-    browser: Annotated[bool, HOW] = False
-    """At a verification open the page in a visible browser, wait for the person at the screen, take over the cookies and go on."""
-    cache: Annotated[Path | None, HOW] = None
-    """Directory that keeps case pages as they came, for later runs; a page in it is not asked for again."""
+    cookies: Annotated[Path | None, RUNTIME] = None
+    """Cookies of a browser in which a person passed the site's verification: Netscape's
+    cookies.txt, or JSON."""
+    browser: Annotated[bool, RUNTIME] = False
+    """At a verification open the page in a visible browser, wait for the person at the screen, take
+    over the cookies and go on."""
+    cache: Annotated[Path | None, RUNTIME] = None
+    """Directory that keeps case pages as they came, for later runs; a page in it is not asked for
+    again."""
 
-    def decisive_fields(self) -> dict[str, Any]:
-        """Leave out what the source does not use, and the port of a site on this machine: a rehearsal site has another one each time."""
-        fields = super().decisive_fields()
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Leave out what the source does not use, and the port of a site on this machine: a
+        rehearsal site has another one each time."""
+        fields = super().fingerprint_fields()
         unused = {"base_url", "department", "ids"} if self.source == "files" else {"columns"}
         if _host(self.base_url) in LOOPBACK:
             fields["base_url"] = "loopback"
@@ -70,7 +81,11 @@ class Config(StageConfig):
         """Take back what a command line made of 8 and 7,12: a number, a tuple of numbers."""
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
-        return ",".join(map(str, cast("list[Any]", value))) if isinstance(value, list | tuple) else value
+        return (
+            ",".join(map(str, cast("list[Any]", value)))
+            if isinstance(value, list | tuple)
+            else value
+        )
 
     @field_validator("ids")
     @classmethod
@@ -96,7 +111,9 @@ def list_ids(ids: str) -> list[str]:
         match = re.fullmatch(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?", part, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise ValueError(f"no range of ids: {part[:40]!r}; give them as 66000-66449 or 66001,66007")
+            raise ValueError(
+                f"no range of ids: {part[:40]!r}; give them as 66000-66449 or 66001,66007"
+            )
         if last - first >= MAX_IDS - len(found):
             raise ValueError(f"more than {MAX_IDS} ids; ask for fewer at a time")
         found.update((str(number), None) for number in range(first, last + 1))
@@ -108,11 +125,15 @@ def run(config: Config) -> Manifest:
     if config.source == "files":
         return _collect_files(config)
     if config.input is not None:
-        raise InputError(f"{config.input}: --input is read with --source files only; add that, or leave --input out")
+        raise InputError(
+            f"{config.input}: --input is read with --source files only; add that, or leave --input out"
+        )
     if not config.base_url.startswith(("http://", "https://")) or not _host(config.base_url):
         raise InputError(f"{config.base_url}: no web address; give --base-url as https://host")
     order = _make_order(config)
-    with open_workspace("collect", config, inputs=_tables(config), libraries=["scrapy", "parsel"]) as space:
+    with open_stage_output(
+        "collect", config, inputs=_tables(config), libraries=["scrapy", "parsel"]
+    ) as space:
         if not space.is_finished:
             _collect_site(config, order, space)
         return space.manifest
@@ -137,15 +158,19 @@ def _make_order(config: Config) -> "Order":
         delay=config.delay,
         user_agent=_user_agent(config),
         limit=config.limit,
-        cookies={} if config.cookies is None else read_cookies(config.cookies, _host(config.base_url)),
+        cookies={}
+        if config.cookies is None
+        else read_cookies(config.cookies, _host(config.base_url)),
         cache_dir="" if config.cache is None else str(config.cache.absolute()),
-        section_names={} if config.section_names is None else load_names(config.section_names).table,
+        section_names={}
+        if config.section_names is None
+        else load_names(config.section_names).table,
         department="" if department.isdecimal() else department,
         department_number=department if department.isdecimal() else None,
     )
 
 
-def _collect_site(config: Config, order: "Order", space: Workspace) -> None:
+def _collect_site(config: Config, order: "Order", space: StageOutput) -> None:
     from medkd.collect.crawl import Journal, finish
     from medkd.collect.messages import Outcome
 
@@ -157,8 +182,16 @@ def _collect_site(config: Config, order: "Order", space: Workspace) -> None:
         counts = journal.counts
         space.manifest.counts.read = counts.total() + n_failed
         space.manifest.counts.kept = len(journal.kept)
-        space.manifest.facts = {"list_pages": journal.n_lists, "case_pages": counts.total() + n_failed}
-        for outcome in (Outcome.MISSING, Outcome.UNREADABLE, Outcome.FORBIDDEN, Outcome.OTHER_DEPARTMENT):
+        space.manifest.facts = {
+            "list_pages": journal.n_lists,
+            "case_pages": counts.total() + n_failed,
+        }
+        for outcome in (
+            Outcome.MISSING,
+            Outcome.UNREADABLE,
+            Outcome.FORBIDDEN,
+            Outcome.OTHER_DEPARTMENT,
+        ):
             space.drop(outcome, counts[outcome])
         space.drop(Outcome.FAILED, n_failed)
     if not journal.kept:
@@ -167,13 +200,20 @@ def _collect_site(config: Config, order: "Order", space: Workspace) -> None:
                 f"{config.base_url}: the site's robots.txt forbids every case page; ask the site's owner, or use --source files "
                 "on saved cases"
             )
-        what = f"check --department {config.department!r} and --base-url" if config.department else "check --base-url"
-        raise InputError(f"{config.base_url}: {counts.total()} case pages asked and no case among them; {what}")
+        what = (
+            f"check --department {config.department!r} and --base-url"
+            if config.department
+            else "check --base-url"
+        )
+        raise InputError(
+            f"{config.base_url}: {counts.total()} case pages asked and no case among them; {what}"
+        )
     finish(space.directory)
 
 
 def _crawl_with_person(config: Config, order: "Order", journal: "Journal") -> int:
-    """Crawl; with a browser, let the person at the screen pass what the site asks for and go on. Returns how many pages failed."""
+    """Crawl; with a browser, let the person at the screen pass what the site asks for and go on.
+    Returns how many pages failed."""
     from medkd.collect.browser import pass_in_browser
     from medkd.collect.crawl import WantedError, crawl
     from medkd.collect.messages import Outcome
@@ -185,10 +225,14 @@ def _crawl_with_person(config: Config, order: "Order", journal: "Journal") -> in
             return crawl(journal.order(order, ids), journal)[Outcome.FAILED]
         except WantedError as wanted:
             n_now = journal.n_lists + len(journal.asked)
-            if not config.browser or n_now == n_before:  # passing it did not help: the site asks again at once
+            if (
+                not config.browser or n_now == n_before
+            ):  # passing it did not help: the site asks again at once
                 raise
             n_before = n_now
-            order = order.model_copy(update={"cookies": pass_in_browser(wanted.address, order.cookies, order.user_agent)})
+            order = order.model_copy(
+                update={"cookies": pass_in_browser(wanted.address, order.cookies, order.user_agent)}
+            )
 
 
 def _collect_files(config: Config) -> Manifest:
@@ -200,13 +244,17 @@ def _collect_files(config: Config) -> Manifest:
         raise InputError("collect: --source files needs --input; give the file or folder of cases")
     names = load_names(config.section_names)
     files = CaseFiles(config.input, names, Columns(config.columns, names))
-    with open_workspace("collect", config, inputs=[config.input, *_tables(config)]) as space:
+    with open_stage_output("collect", config, inputs=[config.input, *_tables(config)]) as space:
         if space.is_finished:
             return space.manifest
-        space.manifest.counts.kept = space.write_records("raw_cases.jsonl", islice(files, config.limit))
+        space.manifest.counts.kept = space.write_records(
+            "raw_cases.jsonl", islice(files, config.limit)
+        )
         space.read(files.n_read)
         space.drop_all(files.dropped)
-        space.manifest.facts = {"problems": files.problems[:N_PROBLEMS_SHOWN]} if files.problems else {}
+        space.manifest.facts = (
+            {"problems": files.problems[:N_PROBLEMS_SHOWN]} if files.problems else {}
+        )
         for problem in files.problems[:N_PROBLEMS_SHOWN]:
             print(f"warning: {problem}; passed over", file=sys.stderr)
         return space.manifest
@@ -214,7 +262,9 @@ def _collect_files(config: Config) -> Manifest:
 
 def _user_agent(config: Config) -> str:
     if not config.contact and _host(config.base_url) not in LOOPBACK:
-        print("warning: no --contact; the site's owner cannot see whom to write to", file=sys.stderr)
+        print(
+            "warning: no --contact; the site's owner cannot see whom to write to", file=sys.stderr
+        )
     contact = " ".join(config.contact.split()).encode("ascii", "ignore").decode()
     return f"MedKD/{__version__} (research crawler, obeys robots.txt{f'; +{contact}' if contact else ''})"
 

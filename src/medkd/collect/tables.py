@@ -1,7 +1,8 @@
 """Tables: the rows of a CSV or Excel file in, their cells by what they hold out.
 
-A column is known by its heading (a section's name, 编号, 科室 …) or by what `--columns` says. Others are left out: what nobody has
-looked at may hold a patient's name. Not done here: making cases of rows (`rows`).
+A column is known by its heading (a section's name, 编号, 科室 …) or by what `--columns` says.
+Others are left out: what nobody has looked at may hold a patient's name. Not done here: making
+cases of rows (`rows`).
 
 >>> from medkd.collect.sections import load_names
 >>> columns = Columns(["Befund=查体"], load_names())
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from medkd.collect.sections import SectionNames
+from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.recipe import nearest
 
 FIELDS = {
     "id": ("编号", "病例编号", "病例号", "序号", "case id", "case_id"),
@@ -47,14 +48,16 @@ class Columns:
         for pair in given:
             heading, mark, target = pair.rpartition("=")
             if not mark or not heading.strip() or not target.strip():
-                raise InputError(f"--columns {pair}: say it as COLUMN=NAME, such as Beschwerden=主诉")
+                raise InputError(
+                    f"--columns {pair}: say it as COLUMN=NAME, such as Beschwerden=主诉"
+                )
             self._given[heading.strip()] = self._target(target.strip())
 
     def _target(self, name: str) -> str:
         target = _FIELD_OF.get(name) or self._names.unify(name)
         if target not in FIELDS and not self._names.knows(target):
             raise InputError(
-                f"--columns: no section {name!r}{nearest(name, [*self._names.table, *FIELDS])}; more names come by --section-names"
+                f"--columns: no section {name!r}{did_you_mean(name, [*self._names.table, *FIELDS])}; more names come by --section-names"
             )
         return target
 
@@ -68,7 +71,8 @@ class Columns:
         return self._names.unify(plain) if self._names.knows(plain) else ""
 
     def sort(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Sort a row's cells into fields and sections; a row without any section has no `raw_medical_record`."""
+        """Sort a row's cells into fields and sections; a row without any section has no
+        `raw_medical_record`."""
         fields: dict[str, Any] = {}
         record: dict[str, Any] = {}
         for heading, cell in row.items():
@@ -92,7 +96,9 @@ def read_csv(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, cells in _with_headings(reader):
             yield f"{path.name}, row {number}", cells
     except csv.Error as error:
-        raise InputError(f"{path}: no CSV that can be read ({error}); save the table again as CSV in UTF-8, or as .xlsx") from error
+        raise InputError(
+            f"{path}: no CSV that can be read ({error}); save the table again as CSV in UTF-8, or as .xlsx"
+        ) from error
 
 
 def read_excel(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -104,22 +110,36 @@ def read_excel(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     try:
         book = load_workbook(path, read_only=True, data_only=True)
-    except (InvalidFileException, BadZipFile, KeyError, ValueError, OSError, EOFError, TypeError, SyntaxError) as error:
+    except (
+        InvalidFileException,
+        BadZipFile,
+        KeyError,
+        ValueError,
+        OSError,
+        EOFError,
+        TypeError,
+        SyntaxError,
+    ) as error:
         raise InputError(
             f"{path}: no Excel workbook that can be read ({type(error).__name__}); save it again as .xlsx, or as CSV"
         ) from error
     try:
         for sheet in book.worksheets:
-            for number, cells in _with_headings([_as_cell(cell) for cell in row] for row in sheet.iter_rows(values_only=True)):
+            for number, cells in _with_headings(
+                [_as_cell(cell) for cell in row] for row in sheet.iter_rows(values_only=True)
+            ):
                 yield f"{path.name}, {sheet.title}, row {number}", cells
     except (ValueError, KeyError, TypeError, SyntaxError, BadZipFile, EOFError) as error:
-        raise InputError(f"{path}: a damaged Excel workbook ({type(error).__name__}); {_SAVE_AGAIN}") from error
+        raise InputError(
+            f"{path}: a damaged Excel workbook ({type(error).__name__}); {_SAVE_AGAIN}"
+        ) from error
     finally:
         book.close()
 
 
 def _with_headings(rows: Iterable[Sequence[Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Give rows by heading; the first row with two cells or more is the headings', a title above it is passed over."""
+    """Give rows by heading; the first row with two cells or more is the headings', a title above it
+    is passed over."""
     headings: list[str] | None = None
     for number, row in enumerate(rows, start=1):
         cells = [str(cell) if cell is not None else "" for cell in row]
@@ -129,13 +149,24 @@ def _with_headings(rows: Iterable[Sequence[Any]]) -> Iterator[tuple[int, dict[st
             if sum(bool(cell.strip()) for cell in cells) > 1:
                 headings = cells
             continue
-        yield number, {heading: cell for heading, cell in zip(headings, cells, strict=False) if heading.strip()}
+        yield (
+            number,
+            {
+                heading: cell
+                for heading, cell in zip(headings, cells, strict=False)
+                if heading.strip()
+            },
+        )
 
 
 def _as_cell(value: Any) -> Any:
     """Write a cell as a person reads it."""
     if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="minutes") if value.time().isoformat() != "00:00:00" else value.date().isoformat()
+        return (
+            value.isoformat(sep=" ", timespec="minutes")
+            if value.time().isoformat() != "00:00:00"
+            else value.date().isoformat()
+        )
     if isinstance(value, date):
         return value.isoformat()
     return int(value) if isinstance(value, float) and value.is_integer() else value

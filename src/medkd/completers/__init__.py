@@ -1,4 +1,5 @@
-"""Models that answer: an endpoint over HTTP whose every attempt is on a ledger, a model on this machine, a script for tests.
+"""Models that answer: an endpoint over HTTP whose every attempt is on a ledger, a model on this
+machine, a script for tests.
 
 In: `core.completer.Request`. Out: `core.completer.Completion`.
 Not done here: what to ask (`distill.prompts`) and what a right answer is (`grading`).

@@ -1,6 +1,7 @@
 """A ledger read: the attempts at an item, what is answered, what was paid and for what.
 
-In: a ledger file, whoever holds it. Out: attempts, sums. Sums are made by SQLite, so that memory does not grow with the ledger.
+In: a ledger file, whoever holds it. Out: attempts, sums. Sums are made by SQLite, so that memory
+does not grow with the ledger.
 Not done here: writing (`completers.ledger`).
 """
 
@@ -10,7 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from medkd.completers.attempts import SELECT_ATTEMPTS, TABLES, Attempt, check_format, connect, from_sqlite_error, read_row
+from medkd.completers.attempts import (
+    SELECT_ATTEMPTS,
+    TABLES,
+    Attempt,
+    check_format,
+    connect,
+    from_sqlite_error,
+    read_row,
+)
 from medkd.completers.outcomes import Outcome
 from medkd.core.records import Usage
 
@@ -84,21 +93,47 @@ class Accounts:
 
     def count_missing(self) -> int:
         """Count the answers that the last run is short of."""
-        last = self._reader.execute("SELECT n_requests - n_answered FROM runs ORDER BY id DESC LIMIT 1").fetchone()
+        last = self._reader.execute(
+            "SELECT n_requests - n_answered FROM runs ORDER BY id DESC LIMIT 1"
+        ).fetchone()
         return max(last[0], 0) if last else 0
 
     def answer_lengths(self, provider: str, model: str) -> tuple[int, float]:
-        """Give the number of a model's answers and the mean of their tokens, all that went on into an answer counted."""
+        """Give the number of a model's answers and the mean of their tokens, all that went on into
+        an answer counted."""
         query = "SELECT SUM(outcome = ?), SUM(n_completion) FROM attempts WHERE provider = ? AND model = ?"
-        n_answers, n_tokens = self._reader.execute(query, (Outcome.COMPLETE, provider, model)).fetchone()
+        n_answers, n_tokens = self._reader.execute(
+            query, (Outcome.COMPLETE, provider, model)
+        ).fetchone()
         return (n_answers, n_tokens / n_answers) if n_answers else (0, 0.0)
 
     def paid_for(self) -> Iterator[PaidFor]:
         """Sum up attempts by model and outcome."""
-        for *head, prompt, hit, completion, reasoning, amount, wasted, n_wasted in self._reader.execute(_PAID_FOR):
+        for (
+            *head,
+            prompt,
+            hit,
+            completion,
+            reasoning,
+            amount,
+            wasted,
+            n_wasted,
+        ) in self._reader.execute(_PAID_FOR):
             usage = Usage(prompt=prompt, cache_hit=hit, completion=completion, reasoning=reasoning)
             provider, model, outcome, currency, n_attempts, n_estimated, n_unpriced = head
-            yield PaidFor(provider, model, outcome, currency, n_attempts, n_estimated, n_unpriced, usage, amount, wasted, n_wasted)
+            yield PaidFor(
+                provider,
+                model,
+                outcome,
+                currency,
+                n_attempts,
+                n_estimated,
+                n_unpriced,
+                usage,
+                amount,
+                wasted,
+                n_wasted,
+            )
 
     def paid_on(self) -> list[PaidOn]:
         """Sum up attempts by the day on which they began."""

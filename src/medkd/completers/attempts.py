@@ -1,6 +1,8 @@
-"""The rows of the ledger and its file: what one attempt at an item was, and the SQLite tables it stands in.
+"""The rows of the ledger and its file: what one attempt at an item was, and the SQLite tables it
+stands in.
 
-In: a ledger file. Out: `Attempt` records. Not done here: writing while attempts run (`completers.ledger`).
+In: a ledger file. Out: `Attempt` records. Not done here: writing while attempts run
+(`completers.ledger`).
 """
 
 import hashlib
@@ -90,16 +92,27 @@ class Closing:
     seconds: float
 
 
-def make_closing(answer: Answer, n_prompt: int, price: Price | None, continues: int | None = None, own: Answer | None = None) -> Closing:
-    """Write down how an attempt ended; where the endpoint reported no usage and may charge, it is estimated from the texts.
+def make_closing(
+    answer: Answer,
+    n_prompt: int,
+    price: Price | None,
+    continues: int | None = None,
+    own: Answer | None = None,
+) -> Closing:
+    """Write down how an attempt ended; where the endpoint reported no usage and may charge, it is
+    estimated from the texts.
 
-    `own` is what the attempt itself brought, where the answer holds the text it goes on from as well.
+    `own` is what the attempt itself brought, where the answer holds the text it goes on from as
+    well.
     """
     usage, is_estimate, own = answer.usage, False, own or answer
     if usage is None and not answer.outcome.is_free:
         n_reasoning = estimate_tokens([own.reasoning])
         n_completion = n_reasoning + estimate_tokens([own.text])
-        usage, is_estimate = Usage(prompt=n_prompt, completion=n_completion, reasoning=n_reasoning), True
+        usage, is_estimate = (
+            Usage(prompt=n_prompt, completion=n_completion, reasoning=n_reasoning),
+            True,
+        )
     usage = usage or Usage()
     return Closing(
         outcome=answer.outcome,
@@ -117,13 +130,17 @@ def make_closing(answer: Answer, n_prompt: int, price: Price | None, continues: 
 
 
 def item_key(provider: str, model: str, request: Request) -> str:
-    """Hash what decides the answer; the address is no part of it, so that a moved server buys nothing twice."""
+    """Hash what decides the answer; the address is no part of it, so that a moved server buys
+    nothing twice."""
     decisive = [provider, model, request.model_dump(mode="json")]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(decisive, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
 
 
 def recall(attempts: Sequence[Attempt]) -> Completion | None:
-    """Give what the attempts at an item came to: its answer, else its last failure; None where there were none."""
+    """Give what the attempts at an item came to: its answer, else its last failure; None where
+    there were none."""
     if not attempts:
         return None
     best = next((a for a in attempts if a.outcome is Outcome.COMPLETE), attempts[-1])
@@ -156,11 +173,15 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     if is_new:
-        connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
+        )
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         for row in connection.execute(SELECT_ATTEMPTS + " WHERE outcome IS NULL").fetchall():
-            _close_after_crash(connection, read_row(row), Price.model_validate_json(row[-1]) if row[-1] else None)
+            _close_after_crash(
+                connection, read_row(row), Price.model_validate_json(row[-1]) if row[-1] else None
+            )
 
 
 def check_format(connection: sqlite3.Connection, path: Path) -> None:
@@ -173,23 +194,43 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         raise InputError(f"{path}: is no ledger; move it away or choose another --out")
 
 
-def _close_after_crash(connection: sqlite3.Connection, attempt: Attempt, price: Price | None) -> None:
-    pieces = connection.execute("SELECT is_reasoning, text FROM pieces WHERE attempt = ? ORDER BY number", (attempt.id,)).fetchall()
+def _close_after_crash(
+    connection: sqlite3.Connection, attempt: Attempt, price: Price | None
+) -> None:
+    pieces = connection.execute(
+        "SELECT is_reasoning, text FROM pieces WHERE attempt = ? ORDER BY number", (attempt.id,)
+    ).fetchall()
     reasoning = "".join(text for is_reasoning, text in pieces if is_reasoning)
     text = "".join(text for is_reasoning, text in pieces if not is_reasoning)
-    own = Answer(Outcome.UNKNOWN, reasoning, text, error="the process died before the end was known")
+    own = Answer(
+        Outcome.UNKNOWN, reasoning, text, error="the process died before the end was known"
+    )
     row = connection.execute(SELECT_ATTEMPTS + " WHERE id = ?", (attempt.continues,)).fetchone()
-    before = take_so_far(row[0], read_row(row), lambda _, __: Missing("", is_at_end=True)) if row else None
+    before = (
+        take_so_far(row[0], read_row(row), lambda _, __: Missing("", is_at_end=True))
+        if row
+        else None
+    )
     joined = join(before, reasoning, text) if before and (reasoning or text) else None
     whole = replace(own, reasoning=joined[0], text=joined[1]) if joined else own
     continues = attempt.continues if joined else None
-    close_row(connection, attempt.id, make_closing(whole, attempt.usage.prompt, price, continues, own))
+    close_row(
+        connection, attempt.id, make_closing(whole, attempt.usage.prompt, price, continues, own)
+    )
 
 
 def close_row(connection: sqlite3.Connection, attempt: int, closing: Closing) -> None:
     usage = closing.usage
     values = (
-        *(closing.continues, closing.outcome, closing.status, closing.finish_reason, closing.error, closing.reasoning, closing.text),
+        *(
+            closing.continues,
+            closing.outcome,
+            closing.status,
+            closing.finish_reason,
+            closing.error,
+            closing.reasoning,
+            closing.text,
+        ),
         *(usage.prompt, usage.cache_hit, usage.completion, usage.reasoning),
         *(closing.is_estimate, closing.amount, closing.seconds, attempt),
     )
@@ -198,7 +239,23 @@ def close_row(connection: sqlite3.Connection, attempt: int, closing: Closing) ->
 
 
 def read_row(row: Any) -> Attempt:
-    number, item, label, provider, model, outcome, finish_reason, error, reasoning, text, prompt, hit, completion, thought, *rest = row
+    (
+        number,
+        item,
+        label,
+        provider,
+        model,
+        outcome,
+        finish_reason,
+        error,
+        reasoning,
+        text,
+        prompt,
+        hit,
+        completion,
+        thought,
+        *rest,
+    ) = row
     usage = Usage(prompt=prompt, cache_hit=hit, completion=completion, reasoning=thought)
     is_estimate, amount, currency, seconds, continues, price = rest
     return Attempt(
@@ -213,7 +270,11 @@ def from_sqlite_error(error: Exception, path: Path) -> MedkdError:
         return from_os_error(error, path)
     words = str(error)
     if "full" in words or "disk I/O error" in words:
-        return StoppedError(f"{path}: {words}; free some space and run the same command again, it goes on from here")
-    if isinstance(error, sqlite3.DatabaseError) and ("malformed" in words or "not a database" in words):
+        return StoppedError(
+            f"{path}: {words}; free some space and run the same command again, it goes on from here"
+        )
+    if isinstance(error, sqlite3.DatabaseError) and (
+        "malformed" in words or "not a database" in words
+    ):
         return damaged(path, words)
     return StoppedError(f"{path}: {words}; see to it and run the same command again")

@@ -1,7 +1,10 @@
-"""A KV cache with room to write on: tokens are put where they belong instead of everything before them being copied at each step.
+"""A KV cache with room to write on: tokens are put where they belong instead of everything before
+them being copied at each step.
 
-In: keys and values of a step. Out: those of all steps. Imported inside functions, for it needs torch.
-Not done here: layers that forget (sliding windows, linear attention), which keep the cache that transformers gives them.
+In: keys and values of a step. Out: those of all steps. Imported inside functions, for it needs
+torch.
+Not done here: layers that forget (sliding windows, linear attention), which keep the cache that
+transformers gives them.
 """
 
 from typing import Any
@@ -23,13 +26,18 @@ class RoomyLayer(DynamicLayer):
         self._buffers = (key_states[:, :, :0], value_states[:, :, :0])
         self._n = 0
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new columns behind the others; gives all."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self._n + key_states.shape[-2]
         if end > self._buffers[0].shape[-2]:
-            self._buffers = (self._enlarge(self._buffers[0], end + N_ROOM), self._enlarge(self._buffers[1], end + N_ROOM))
+            self._buffers = (
+                self._enlarge(self._buffers[0], end + N_ROOM),
+                self._enlarge(self._buffers[1], end + N_ROOM),
+            )
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, self._n : end] = states
         return self._show(end)
@@ -51,7 +59,10 @@ class RoomyLayer(DynamicLayer):
 
     def _show(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         self._n = n
-        self.keys, self.values = keys, values = self._buffers[0][:, :, :n], self._buffers[1][:, :, :n]
+        self.keys, self.values = keys, values = (
+            self._buffers[0][:, :, :n],
+            self._buffers[1][:, :, :n],
+        )
         return keys, values
 
 

@@ -1,6 +1,8 @@
-"""Going on from a text that was paid for: what there is to go on from, and whether a server really did.
+"""Going on from a text that was paid for: what there is to go on from, and whether a server really
+did.
 
-In: the attempts at an item, what came back. Out: the text so far, and the two joined, or the finding that the server began anew.
+In: the attempts at an item, what came back. Out: the text so far, and the two joined, or the
+finding that the server began anew.
 Not done here: sending (`completers.endpoint`), deciding to try again (`completers.dispatch`).
 """
 
@@ -23,7 +25,8 @@ OPENING = 12
 """Characters by which an answer that begins anew is known."""
 SHINGLE = 8
 MAX_REPEATED = 0.3
-"""Share of the text so far that may stand again in what goes on from it; more, and it was said anew."""
+"""Share of the text so far that may stand again in what goes on from it; more, and it was said
+anew."""
 MAX_TIMES_ANEW = 3
 """Times a server may begin anew before it is no longer asked to go on."""
 
@@ -81,12 +84,15 @@ class Row(Held, Protocol):
 
 def find_so_far(attempts: Sequence[Row], find_missing: FindMissing) -> SoFar | None:
     """Give the text to go on from: that of the last attempt which brought enough."""
-    last = next((a for a in reversed(attempts) if len(a.reasoning) + len(a.text) >= MIN_CHARACTERS), None)
+    last = next(
+        (a for a in reversed(attempts) if len(a.reasoning) + len(a.text) >= MIN_CHARACTERS), None
+    )
     return take_so_far(last.id, last, find_missing) if last else None
 
 
 def take_so_far(attempt: int, held: Held, find_missing: FindMissing) -> SoFar | None:
-    """Give the text of an attempt to go on from; None where it is too short, or where no end could mend it."""
+    """Give the text of an attempt to go on from; None where it is too short, or where no end could
+    mend it."""
     if held.outcome is None or not held.outcome.is_worth_going_on_from:
         return None
     if held.outcome is Outcome.UNREADABLE:
@@ -115,14 +121,21 @@ def join(before: SoFar, reasoning: str, text: str) -> tuple[str, str] | None:
     True
     """
     if before.part is Part.TEXT:
-        return (before.reasoning, before.text + text) if not reasoning and _goes_on(before.text, text) else None
-    if not reasoning and text:  # right behind a whole reasoning; else it took half a one for a whole
+        return (
+            (before.reasoning, before.text + text)
+            if not reasoning and _goes_on(before.text, text)
+            else None
+        )
+    if (
+        not reasoning and text
+    ):  # right behind a whole reasoning; else it took half a one for a whole
         return (before.reasoning, text) if before.is_reasoning_whole else None
     return (before.reasoning + reasoning, text) if _goes_on(before.reasoning, reasoning) else None
 
 
 def stands_alone(before: SoFar, text: str) -> bool:
-    """Tell whether a text that did not go on could be a whole answer: one that was tagged begins with its tag again."""
+    """Tell whether a text that did not go on could be a whole answer: one that was tagged begins
+    with its tag again."""
     was_tagged = not before.reasoning and before.text.lstrip().startswith(thinking.OPEN)
     return not was_tagged or text.lstrip().startswith(thinking.OPEN)
 
@@ -142,7 +155,8 @@ def _shingles(text: str) -> set[str]:
 
 
 class Continuation:
-    """What a run has learnt about a server's going on: asked where its provider says so, until it shows that it does not."""
+    """What a run has learnt about a server's going on: asked where its provider says so, until it
+    shows that it does not."""
 
     def __init__(self, target: "Target") -> None:
         self._form = target.prefix

@@ -1,7 +1,9 @@
-"""The last good copy of a ledger: made now and then beside it, checked, and offered where the ledger is damaged.
+"""The last good copy of a ledger: made now and then beside it, checked, and offered where the
+ledger is damaged.
 
-In: the path of a ledger. Out: `ledger.sqlite.good`, whole or not at all. A copy is a precaution: where none can be made (a full disk), work
-goes on without. Not done here: putting a copy in the place of a damaged ledger; a person decides that.
+In: the path of a ledger. Out: `ledger.sqlite.good`, whole or not at all. A copy is a precaution:
+where none can be made (a full disk), work goes on without. Not done here: putting a copy in the
+place of a damaged ledger; a person decides that.
 """
 
 import contextlib
@@ -21,10 +23,14 @@ def copy_path(path: Path) -> Path:
 
 
 def keep_copy(path: Path) -> None:
-    """Copy a ledger beside itself while others may write to it; a damaged one takes no good copy's place."""
+    """Copy a ledger beside itself while others may write to it; a damaged one takes no good copy's
+    place."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with contextlib.suppress(OSError, sqlite3.Error):
-        with contextlib.closing(sqlite3.connect(path, timeout=30)) as source, contextlib.closing(sqlite3.connect(draft)) as target:
+        with (
+            contextlib.closing(sqlite3.connect(path, timeout=30)) as source,
+            contextlib.closing(sqlite3.connect(draft)) as target,
+        ):
             source.backup(target)
             target.execute("PRAGMA journal_mode = DELETE")
             is_good = is_sound(target)
@@ -46,11 +52,17 @@ def damaged(path: Path, words: str) -> InputError:
     copy = copy_path(path)
     begin = f"{path}: damaged or no ledger ({words})"
     try:
-        with contextlib.closing(sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
             n_attempts = connection.execute("SELECT COUNT(*) FROM attempts").fetchone()[0]
-        made_at = datetime.fromtimestamp(copy.stat().st_mtime).astimezone().strftime("%Y-%m-%d %H:%M")
+        made_at = (
+            datetime.fromtimestamp(copy.stat().st_mtime).astimezone().strftime("%Y-%m-%d %H:%M")
+        )
     except (OSError, sqlite3.Error):
         return InputError(f"{begin}; move it away, or put a good copy in its place")
     name = path.name
     commands = f"cd {path.parent} && mv {name} {name}.damaged && rm -f {name}-wal {name}-shm && cp {copy.name} {name}"
-    return InputError(f"{begin}; the last good copy, of {made_at}, holds {n_attempts} attempts: {commands}")
+    return InputError(
+        f"{begin}; the last good copy, of {made_at}, holds {n_attempts} attempts: {commands}"
+    )

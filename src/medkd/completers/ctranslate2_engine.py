@@ -1,11 +1,15 @@
-"""Ask a small model on this machine's processor through CTranslate2: the same port as `completers.local`, greedy only, in float32.
+"""Ask a small model on this machine's processor through CTranslate2: the same port as
+`completers.local`, greedy only, in float32.
 
-In: a loaded model and prompts as text. Out: what the model wrote for each, as soon as its batch is done, in any order.
-Not done here: drawing at a temperature (its generator has one seed for all rows, so that a draw would depend on the company), models above
-`MOST_PARAMETERS`, what to do where CTranslate2 cannot open the model (`UnusableError` says why).
+In: a loaded model and prompts as text. Out: what the model wrote for each, as soon as its batch is
+done, in any order.
+Not done here: drawing at a temperature (its generator has one seed for all rows, so that a draw
+would depend on the company), models above `MOST_PARAMETERS`, what to do where CTranslate2 cannot
+open the model (`UnusableError` says why).
 
-A step of a small model takes transformers longer to arrange than to compute; an engine without Python in between has none of that to pay.
-Stop tokens, the look for loops and the decoding are the very ones of `completers.local`; only the tokens come from elsewhere.
+A step of a small model takes transformers longer to arrange than to compute; an engine without
+Python in between has none of that to pay. Stop tokens, the look for loops and the decoding are the
+very ones of `completers.local`; only the tokens come from elsewhere.
 """
 
 import importlib.util
@@ -15,19 +19,28 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medkd.completers.local import LOOP_CHECK_INTERVAL, Generation, LocalModel, UnusableError, decode, make_generation
+from medkd.completers.local import (
+    LOOP_CHECK_INTERVAL,
+    Generation,
+    LocalModel,
+    UnusableError,
+    decode,
+    make_generation,
+)
 from medkd.core.completer import Sampling
 from medkd.core.records import FinishReason
+from medkd.models.chat_template import encode, find_stop_ids, repair_pad_token
 from medkd.models.load import Dtype, LoadedModel
-from medkd.models.tokens import encode, find_stop_ids, repair_pad_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_PARAMETERS = 4_000_000
-"""Above this a step is arithmetic, and transformers does that in bfloat16 where the processor can (`bench/engines.py`)."""
+"""Above this a step is arithmetic, and transformers does that in bfloat16 where the processor can
+(`bench/engines.py`)."""
 MOST_ROWS = 8
-"""Rows that one thread writes together at most: more of them wait for each other longer than they save."""
+"""Rows that one thread writes together at most: more of them wait for each other longer than they
+save."""
 PROOF = Sampling(max_tokens=16)
 """How much is written to see whether a converted model is the same."""
 
@@ -52,17 +65,25 @@ class CTranslate2Model:
         self.n_threads = n_threads
         self.is_looping = is_looping
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0) -> Iterator[tuple[int, Generation]]:
-        """Write on behind each prompt, as `LocalModel.generate` does; raises ValueError where a temperature is given."""
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0
+    ) -> Iterator[tuple[int, Generation]]:
+        """Write on behind each prompt, as `LocalModel.generate` does; raises ValueError where a
+        temperature is given."""
         if sampling.temperature:
             raise ValueError("CTranslate2 writes greedily here")
         encoded = [encode(self.tokenizer, prompt) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
-        batches = deque(by_length[start : start + self.n_rows] for start in range(0, len(by_length), self.n_rows))
+        batches = deque(
+            by_length[start : start + self.n_rows]
+            for start in range(0, len(by_length), self.n_rows)
+        )
         under_way: deque[_Batch] = deque()
         try:
             while batches or under_way:
-                while batches and len(under_way) < 2 * self.n_threads:  # as many wait as are written, so that no thread does
+                while (
+                    batches and len(under_way) < 2 * self.n_threads
+                ):  # as many wait as are written, so that no thread does
                     under_way.append(self._submit(batches.popleft(), encoded, sampling.max_tokens))
                 yield from under_way[0].finish()
                 under_way.popleft()
@@ -70,7 +91,9 @@ class CTranslate2Model:
             for batch in under_way:
                 batch.stop()
 
-    def _submit(self, indices: list[int], encoded: Sequence[list[int]], max_tokens: int) -> "_Batch":
+    def _submit(
+        self, indices: list[int], encoded: Sequence[list[int]], max_tokens: int
+    ) -> "_Batch":
         batch = _Batch(self.tokenizer, indices, self.stop_ids, self.is_looping)
         batch.results = self.engine.generate_batch(
             [self.tokenizer.convert_ids_to_tokens(encoded[i]) for i in indices],
@@ -85,10 +108,15 @@ class CTranslate2Model:
 
 
 class _Batch:
-    """Rows that are written together: what was written of each so far, and which of them were stopped."""
+    """Rows that are written together: what was written of each so far, and which of them were
+    stopped."""
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", indices: list[int], stop_ids: Sequence[int], is_looping: Callable[[str], bool] | None
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        indices: list[int],
+        stop_ids: Sequence[int],
+        is_looping: Callable[[str], bool] | None,
     ) -> None:
         self.results: list[Any] = []
         self._tokenizer = tokenizer
@@ -123,18 +151,33 @@ class _Batch:
         for row, result in enumerate(self.results):
             [ids] = result.result().sequences_ids
             reason = FinishReason.STOP if ids[-1] in self._stop_ids else FinishReason.LENGTH
-            yield self._indices[row], make_generation(self._tokenizer, ids, FinishReason.LOOP if row in self._looped else reason)
+            yield (
+                self._indices[row],
+                make_generation(
+                    self._tokenizer, ids, FinishReason.LOOP if row in self._looped else reason
+                ),
+            )
 
 
 def is_usable(device: str, dtype: Dtype, temperature: float) -> bool:
-    """Tell whether CTranslate2 is to generate if the model is small: greedily, on a processor, not in bfloat16, where it is installed."""
-    return device == "cpu" and dtype != "bfloat16" and not temperature and importlib.util.find_spec("ctranslate2") is not None
+    """Tell whether CTranslate2 is to generate if the model is small: greedily, on a processor, not
+    in bfloat16, where it is installed."""
+    return (
+        device == "cpu"
+        and dtype != "bfloat16"
+        and not temperature
+        and importlib.util.find_spec("ctranslate2") is not None
+    )
 
 
-def open_ctranslate2(loaded: LoadedModel, batch_size: int, is_looping: Callable[[str], bool] | None = None) -> CTranslate2Model:
-    """Open a loaded model for `batch_size` rows at a time on the threads that torch would take; raises UnusableError where it cannot.
+def open_ctranslate2(
+    loaded: LoadedModel, batch_size: int, is_looping: Callable[[str], bool] | None = None
+) -> CTranslate2Model:
+    """Open a loaded model for `batch_size` rows at a time on the threads that torch would take;
+    raises UnusableError where it cannot.
 
-    A few tokens are written to prove it: a converter may know a model's name and not all that its config says.
+    A few tokens are written to prove it: a converter may know a model's name and not all that its
+    config says.
     """
     import ctranslate2
     import torch
@@ -154,12 +197,34 @@ def open_ctranslate2(loaded: LoadedModel, batch_size: int, is_looping: Callable[
         tokenizer.save_pretrained(folder)
         try:
             TransformersConverter(str(folder)).convert(str(converted))
-            engine = ctranslate2.Generator(str(converted), device="cpu", compute_type="float32", inter_threads=n_threads, intra_threads=1)
-        except (ValueError, RuntimeError, AttributeError, KeyError) as error:  # a shape it does not know
-            raise UnusableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+            engine = ctranslate2.Generator(
+                str(converted),
+                device="cpu",
+                compute_type="float32",
+                inter_threads=n_threads,
+                intra_threads=1,
+            )
+        except (
+            ValueError,
+            RuntimeError,
+            AttributeError,
+            KeyError,
+        ) as error:  # a shape it does not know
+            raise UnusableError(
+                str(error).splitlines()[0] if str(error) else type(error).__name__
+            ) from error
         finally:
-            torch.set_num_threads(n_all)  # the two share a runtime, and CTranslate2 has set one thread in it
-    opened = CTranslate2Model(engine, tokenizer, find_stop_ids(tokenizer, model.generation_config), batch_size, n_threads, is_looping)
+            torch.set_num_threads(
+                n_all
+            )  # the two share a runtime, and CTranslate2 has set one thread in it
+    opened = CTranslate2Model(
+        engine,
+        tokenizer,
+        find_stop_ids(tokenizer, model.generation_config),
+        batch_size,
+        n_threads,
+        is_looping,
+    )
     if list(opened.generate(["?"], PROOF)) != list(LocalModel(loaded).generate(["?"], PROOF)):
         raise UnusableError("it writes otherwise than in transformers")
     return opened

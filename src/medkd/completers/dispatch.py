@@ -1,8 +1,10 @@
-"""A completer that pays for every answer once: many requests at once, other tries where worth it, a budget, stops that lose nothing.
+"""A completer that pays for every answer once: many requests at once, other tries where worth it, a
+budget, stops that lose nothing.
 
-In: requests, each with the id of the record it is for. Out: their answers on the ledger; nothing completed is bought twice.
-Failures stay on the ledger too; `recall` gives either as a `Completion`.
-Not done here: working the requests off (`completers.run`), HTTP (`completers.endpoint`), the rows (`completers.ledger`).
+In: requests, each with the id of the record it is for. Out: their answers on the ledger; nothing
+completed is bought twice. Failures stay on the ledger too; `recall` gives either as a `Completion`.
+Not done here: working the requests off (`completers.run`), HTTP (`completers.endpoint`), the rows
+(`completers.ledger`).
 """
 
 import asyncio
@@ -68,7 +70,8 @@ class Tally:
         self._pace.append((monotonic(), n_tokens))
 
     def projected(self, n_requests: int) -> float:
-        """Project what the whole job will have cost, at the mean price of the answers bought in this run."""
+        """Project what the whole job will have cost, at the mean price of the answers bought in
+        this run."""
         each = (self.spent - self.spent_before) / self.n_bought if self.n_bought else 0.0
         return self.spent + each * max(n_requests - self.n_settled, 0)
 
@@ -89,25 +92,33 @@ class Terms:
 
 
 class PaidCompleter:
-    """Asks an endpoint over a ledger: `complete` for a few requests in memory, `settle` and `recall` for streams of them."""
+    """Asks an endpoint over a ledger: `complete` for a few requests in memory, `settle` and
+    `recall` for streams of them."""
 
     def __init__(self, endpoint: Endpoint, ledger: Ledger, terms: Terms | None = None) -> None:
         self.endpoint, self.ledger, self.target = endpoint, ledger, endpoint.target
         self.terms = terms or Terms()
-        self.concurrency = max(1, min(self.terms.concurrency, self.target.concurrency_cap or self.terms.concurrency))
+        self.concurrency = max(
+            1, min(self.terms.concurrency, self.target.concurrency_cap or self.terms.concurrency)
+        )
         check_terms(self.target, self.terms.budget, self.terms.when)
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer requests in memory, in their order."""
-        self.settle(((f"request {number}", request) for number, request in enumerate(requests)), len(requests))
+        self.settle(
+            ((f"request {number}", request) for number, request in enumerate(requests)),
+            len(requests),
+        )
         recalled = [self.recall(request) for request in requests]
         return [completion for completion in recalled if completion is not None]
 
     def settle(self, labelled: Iterable[tuple[str, Request]], n_requests: int) -> Tally:
-        """Ask for every request that has no answer on the ledger yet; memory does not grow with their number.
+        """Ask for every request that has no answer on the ledger yet; memory does not grow with
+        their number.
 
-        Raises StoppedError when the budget is reached, the key refused, the balance empty, the provider fails for good or
-        Ctrl-C is pressed; InputError when nobody answers at all or everything is refused. What was paid for is on the ledger.
+        Raises StoppedError when the budget is reached, the key refused, the balance empty, the
+        provider fails for good or Ctrl-C is pressed; InputError when nobody answers at all or
+        everything is refused. What was paid for is on the ledger.
         """
         from medkd.completers.run import Run
 
@@ -122,7 +133,8 @@ class PaidCompleter:
         return run.tally
 
     def recall(self, request: Request) -> Completion | None:
-        """Give what the ledger holds for a request: its answer, else its last failure; None when it was never asked."""
+        """Give what the ledger holds for a request: its answer, else its last failure; None when it
+        was never asked."""
         return recall(self.ledger.attempts_of(self.key_of(request)))
 
     def key_of(self, request: Request) -> str:

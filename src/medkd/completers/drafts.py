@@ -1,8 +1,11 @@
-"""Guess what a model will write next from what stands before it: in its own prompt and text, and in the texts of its company.
+"""Guess what a model will write next from what stands before it: in its own prompt and text, and in
+the texts of its company.
 
-In: token ids. Out: guesses, which the model then judges many at a time, in one step instead of one step each. Only tokens that the model
-itself would have chosen are kept, so a guess can cost time and never changes a text. Answers about records repeat the record and each
-other; there most guesses are right. Sources: prompt lookup decoding (Saxena, 2023), SuffixDecoding (Oliaro et al., arXiv:2411.04975).
+In: token ids. Out: guesses, which the model then judges many at a time, in one step instead of one
+step each. Only tokens that the model itself would have chosen are kept, so a guess can cost time
+and never changes a text. Answers about records repeat the record and each other; there most guesses
+are right. Sources: prompt lookup decoding (Saxena, 2023), SuffixDecoding (Oliaro et al.,
+arXiv:2411.04975).
 Not done here: judging the guesses (`completers.local`).
 """
 
@@ -19,7 +22,8 @@ class Continuations:
 
     def __init__(self) -> None:
         self._next: dict[int, int] = {}
-        """By the hash of a context: two that fall together make a bad guess, and save most of the memory."""
+        """By the hash of a context: two that fall together make a bad guess, and save most of the
+        memory."""
 
     def learn(self, ids: Sequence[int], start: int = 0) -> None:
         """Take in `ids[start:]`, each behind what precedes it."""
@@ -36,7 +40,8 @@ class Continuations:
 
 
 class Drafter:
-    """Guesses for one row: a longer context goes before a shorter one, the company's text before its own."""
+    """Guesses for one row: a longer context goes before a shorter one, the company's text before
+    its own."""
 
     def __init__(self, prompt: Sequence[int], company: Continuations) -> None:
         self.ids = list(prompt)

@@ -1,8 +1,9 @@
-"""One streamed attempt at an OpenAI-compatible endpoint: one request sent at most once, whatever becomes of it.
+"""One streamed attempt at an OpenAI-compatible endpoint: one request sent at most once, whatever
+becomes of it.
 
-In: a `Target`, a `Request`, the text to go on from where there is one. Out: an `Answer`: the new text as far as it came, the usage as
-reported, and an `Outcome`. Not done here: the body (`completers.wire`), trying again
-(`completers.dispatch`), keeping (`completers.ledger`).
+In: a `Target`, a `Request`, the text to go on from where there is one. Out: an `Answer`: the new
+text as far as it came, the usage as reported, and an `Outcome`. Not done here: the body
+(`completers.wire`), trying again (`completers.dispatch`), keeping (`completers.ledger`).
 """
 
 import asyncio
@@ -81,20 +82,31 @@ class Endpoint:
         """Hold the connections that attempts are made over."""
         from aiohttp import ClientSession, ClientTimeout, TCPConnector
 
-        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Content-Type": "application/json"}
+        headers = {
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+        }
         if self.target.key:
             headers["Authorization"] = f"Bearer {self.target.key}"
         self._proxy = find_proxy(self.target.base_url)
         timeout = ClientTimeout(total=None, sock_connect=self.limits.connect_s)
-        async with ClientSession(connector=TCPConnector(limit=0), timeout=timeout, headers=headers) as session:
+        async with ClientSession(
+            connector=TCPConnector(limit=0), timeout=timeout, headers=headers
+        ) as session:
             self._session = session
             yield
         self._session = None
 
     async def attempt(
-        self, request: Request, on_text: OnText, before: SoFar | None = None, on_accepted: Callable[[], None] = lambda: None
+        self,
+        request: Request,
+        on_text: OnText,
+        before: SoFar | None = None,
+        on_accepted: Callable[[], None] = lambda: None,
     ) -> Answer:
-        """Send a request once and follow its stream to the end; every failure but cancellation is an outcome.
+        """Send a request once and follow its stream to the end; every failure but cancellation is
+        an outcome.
 
         `on_accepted` hears of status 200, the moment from which the server works on it.
         """
@@ -105,15 +117,30 @@ class Endpoint:
         status: list[int] = []
         try:
             async with asyncio.timeout(self.limits.start_s) as timer:
-                answer = await self._stream(_Sent(request, before, streamed, status, on_accepted), timer)
+                answer = await self._stream(
+                    _Sent(request, before, streamed, status, on_accepted), timer
+                )
         except (ClientConnectorError, ConnectionTimeoutError) as error:
-            answer = Answer(Outcome.UNREACHABLE, error=f"no connection to {self.target.base_url} ({_reason(error)})")
+            answer = Answer(
+                Outcome.UNREACHABLE,
+                error=f"no connection to {self.target.base_url} ({_reason(error)})",
+            )
         except TimeoutError:
             limit = self.limits.silence_s if streamed.has_text else self.limits.start_s
-            answer = Answer(Outcome.SILENT if streamed.has_text else Outcome.NOT_STARTED, error=f"nothing came for {limit:g} s")
+            answer = Answer(
+                Outcome.SILENT if streamed.has_text else Outcome.NOT_STARTED,
+                error=f"nothing came for {limit:g} s",
+            )
         except (ClientError, OSError) as error:
             cut = Answer(Outcome.CUT, error="the connection broke in the middle of the answer")
-            answer = cut if status else Answer(Outcome.NETWORK, error=f"the connection broke before any answer ({_reason(error)})")
+            answer = (
+                cut
+                if status
+                else Answer(
+                    Outcome.NETWORK,
+                    error=f"the connection broke before any answer ({_reason(error)})",
+                )
+            )
         if status and answer.outcome in {Outcome.CUT, Outcome.SILENT} and streamed.finish_reason:
             answer = _judge(streamed)
         return Answer(
@@ -132,7 +159,9 @@ class Endpoint:
         assert self._session is not None, "attempts are made inside `connected`"  # noqa: S101
         url = address_of(self.target, sent.before)
         body = orjson.dumps(make_body(self.target, sent.request, sent.before))
-        async with self._session.post(url, data=body, proxy=self._proxy, allow_redirects=False) as response:
+        async with self._session.post(
+            url, data=body, proxy=self._proxy, allow_redirects=False
+        ) as response:
             sent.status.append(response.status)
             if response.status != 200:
                 return await _read_refusal(response)
@@ -161,21 +190,33 @@ def _judge(streamed: StreamedText, stray: bytes = b"") -> Answer:
     if not streamed.has_text and not streamed.finish_reason and not streamed.is_done and stray:
         return _judge_plain_body(streamed, stray)
     if streamed.error:
-        named = Outcome.STREAM_ERROR if streamed.has_text else _outcome_of_status(streamed.error_code) or Outcome.STREAM_ERROR
+        named = (
+            Outcome.STREAM_ERROR
+            if streamed.has_text
+            else _outcome_of_status(streamed.error_code) or Outcome.STREAM_ERROR
+        )
         return Answer(named, error=f"the server says: {streamed.error}")
     if not streamed.finish_reason and not streamed.is_done:
         nothing = Answer(Outcome.EMPTY, error="status 200 and an empty body")
-        return Answer(Outcome.CUT, error="the stream ended in the middle") if streamed.has_text else nothing
+        return (
+            Answer(Outcome.CUT, error="the stream ended in the middle")
+            if streamed.has_text
+            else nothing
+        )
     outcome = _OUTCOME_OF_FINISH.get(streamed.finish_reason, Outcome.COMPLETE)
     if outcome is not Outcome.COMPLETE:
         return Answer(outcome, error=f"finish_reason {streamed.finish_reason}")
     if not "".join(streamed.text).strip():
-        return Answer(Outcome.UNREADABLE if streamed.reasoning else Outcome.EMPTY, error="an answer without content")
+        return Answer(
+            Outcome.UNREADABLE if streamed.reasoning else Outcome.EMPTY,
+            error="an answer without content",
+        )
     return Answer(Outcome.COMPLETE)
 
 
 def _judge_plain_body(streamed: StreamedText, stray: bytes) -> Answer:
-    """Read a 200 body that is no event stream: an answer in one piece, an error, or a page of something else."""
+    """Read a 200 body that is no event stream: an answer in one piece, an error, or a page of
+    something else."""
     try:
         event = orjson.loads(stray)
     except orjson.JSONDecodeError:
@@ -208,12 +249,19 @@ async def _read_refusal(response: "ClientResponse") -> Answer:
         event = orjson.loads(body)
         words = words_of(event.get("error") or event if isinstance(event, dict) else event)
     except orjson.JSONDecodeError:
-        words = words_of(body.decode("utf-8", "replace")[:200]) or response.reason or "no reason given"
-    return Answer(outcome, error=f"{code}: {words}", retry_after_s=read_retry_after(response.headers.get("Retry-After", "")))
+        words = (
+            words_of(body.decode("utf-8", "replace")[:200]) or response.reason or "no reason given"
+        )
+    return Answer(
+        outcome,
+        error=f"{code}: {words}",
+        retry_after_s=read_retry_after(response.headers.get("Retry-After", "")),
+    )
 
 
 def read_retry_after(value: str) -> float:
-    """Read a Retry-After header, seconds or a date, as seconds from now, at most `MAX_RETRY_AFTER_S`.
+    """Read a Retry-After header, seconds or a date, as seconds from now, at most
+    `MAX_RETRY_AFTER_S`.
 
     >>> read_retry_after("2"), read_retry_after("soon")
     (2.0, 0.0)

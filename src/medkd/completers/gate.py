@@ -1,7 +1,8 @@
 """How many attempts run at once: grows additively, shrinks when the server says it is too much.
 
-In: attempts that enter, are accepted, leave. Out: leave to send. It never shrinks below what the server has just been serving at once, so
-that a real cap is found in a few rounds and faults that have nothing to do with load cost no speed.
+In: attempts that enter, are accepted, leave. Out: leave to send. It never shrinks below what the
+server has just been serving at once, so that a real cap is found in a few rounds and faults that
+have nothing to do with load cost no speed.
 Not done here: waiting after a failure (`completers.patience`).
 """
 
@@ -65,7 +66,11 @@ class Gate:
 
     def _turn_round(self) -> None:
         if time.monotonic() - self._round_began >= self._round_s:
-            self._most_before, self._most_served, self._round_began = self._most_served, self._n_served, time.monotonic()
+            self._most_before, self._most_served, self._round_began = (
+                self._most_served,
+                self._n_served,
+                time.monotonic(),
+            )
 
     def note_ended(self, outcome: Outcome | None, was_accepted: bool, seconds: float) -> None:
         """An attempt is over; None where it was broken off by us."""
@@ -73,10 +78,22 @@ class Gate:
         self._n_served -= was_accepted
         if outcome is Outcome.COMPLETE:
             self._round_s += SMOOTHING * (seconds - self._round_s)
-            self.limit = min(self.cap, self.limit + max(1.0, GROWTH_A_ROUND * self.cap) / self.limit)
-        elif outcome is not None and outcome.is_sign_of_limits and time.monotonic() - self._shrunk_at >= self._round_s:
+            self.limit = min(
+                self.cap, self.limit + max(1.0, GROWTH_A_ROUND * self.cap) / self.limit
+            )
+        elif (
+            outcome is not None
+            and outcome.is_sign_of_limits
+            and time.monotonic() - self._shrunk_at >= self._round_s
+        ):
             self._shrunk_at = time.monotonic()
-            self.limit = max(1.0, min(self.limit, max(float(self._most_served), float(self._most_before), self.limit / 2)))
+            self.limit = max(
+                1.0,
+                min(
+                    self.limit,
+                    max(float(self._most_served), float(self._most_before), self.limit / 2),
+                ),
+            )
         self._let_in()
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """The hours in which a provider charges more, and when the next cheap one begins.
 
-In: an aware moment. Out: whether it is dear, and until when. Public holidays come from the maintained library
-`chinesecalendar`; for years it does not know yet every weekday counts as a workday, so a price is then too high, never too low.
+In: an aware moment. Out: whether it is dear, and until when. Public holidays come from the
+maintained library `chinesecalendar`; for years it does not know yet every weekday counts as a
+workday, so a price is then too high, never too low.
 Not done here: the prices themselves (`completers.providers`).
 """
 
@@ -27,7 +28,9 @@ class Peak(Record):
     def covers(self, when: datetime) -> bool:
         """Tell whether an aware moment lies in the peak."""
         local = self._local(when)
-        return any(first <= local.hour < last for first, last in self.hours) and self._is_dear_day(local.date())
+        return any(first <= local.hour < last for first, last in self.hours) and self._is_dear_day(
+            local.date()
+        )
 
     def end_after(self, when: datetime) -> datetime:
         """Give the moment from which it is cheap: `when` itself outside the peak."""
@@ -41,11 +44,14 @@ class Peak(Record):
         return when.astimezone(timezone(timedelta(hours=self.utc_offset_h)))
 
     def _is_dear_day(self, day: date) -> bool:
-        return day.weekday() in self.weekdays and not (self.holidays == "china" and is_holiday_in_china(day))
+        return day.weekday() in self.weekdays and not (
+            self.holidays == "china" and is_holiday_in_china(day)
+        )
 
 
 def is_holiday_in_china(day: date) -> bool:
-    """Tell whether a day is a public holiday in mainland China; no for years that are not announced yet.
+    """Tell whether a day is a public holiday in mainland China; no for years that are not announced
+    yet.
 
     >>> is_holiday_in_china(date(2026, 10, 1)), is_holiday_in_china(date(2099, 10, 1))
     (True, False)

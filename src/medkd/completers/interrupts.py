@@ -1,6 +1,7 @@
 """Ctrl-C twice: the first asks to finish what runs, the second to stop now; a SIGTERM stops now.
 
-In: what to do. Out: signal handlers of the running loop, taken back at the end. Outside the main thread signals are left alone.
+In: what to do. Out: signal handlers of the running loop, taken back at the end. Outside the main
+thread signals are left alone.
 Not done here: finishing and stopping (`completers.dispatch`).
 """
 
@@ -12,7 +13,9 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def catching_interrupts(drain: Callable[[], None], stop_now: Callable[[], None]) -> Generator[None, None, None]:
+def catching_interrupts(
+    drain: Callable[[], None], stop_now: Callable[[], None]
+) -> Generator[None, None, None]:
     """Have signals call `drain` first and `stop_now` after."""
     if threading.current_thread() is not threading.main_thread():
         yield

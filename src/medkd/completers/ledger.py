@@ -1,9 +1,12 @@
-"""The ledger of paid attempts, one SQLite file: a row is opened before anything is sent and closed with what came of it.
+"""The ledger of paid attempts, one SQLite file: a row is opened before anything is sent and closed
+with what came of it.
 
 In: attempts of items, an item being the hash of what is asked. Out: the answers already paid for.
-Text is saved as it streams; an attempt that a crash left open is closed as `unknown` with the text it had.
-Writes go through one thread that commits them in groups, so that thousands of streams wait for no disk.
-Not done here: reading (`completers.accounts`), sending (`completers.endpoint`), trying again (`completers.run`). It never holds the key.
+Text is saved as it streams; an attempt that a crash left open is closed as `unknown` with the text
+it had. Writes go through one thread that commits them in groups, so that thousands of streams wait
+for no disk.
+Not done here: reading (`completers.accounts`), sending (`completers.endpoint`), trying again
+(`completers.run`). It never holds the key.
 """
 
 import fcntl
@@ -41,7 +44,8 @@ class _Job:
 class Ledger(Accounts):
     """A ledger open for reading and writing; one process at a time holds it.
 
-    Raises InputError where the file is no ledger, is damaged, is of a newer version or is held by another process.
+    Raises InputError where the file is no ledger, is damaged, is of a newer version or is held by
+    another process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +58,9 @@ class Ledger(Accounts):
         except (sqlite3.Error, MedkdError) as error:
             self._writer.close()
             self._lock.close()
-            raise error if isinstance(error, MedkdError) else from_sqlite_error(error, path) from error
+            raise (
+                error if isinstance(error, MedkdError) else from_sqlite_error(error, path)
+            ) from error
         self._run = 0
         self._reserve = Reserve(path)
         self._is_full = False
@@ -71,7 +77,9 @@ class Ledger(Accounts):
     def __exit__(self, *_: object) -> None:
         # A row that is still open here was opened for an attempt that was never sent.
         unsent = "UPDATE attempts SET outcome = ?, n_prompt = 0 WHERE run = ? AND outcome IS NULL"
-        self._submit(lambda connection: connection.execute(unsent, (Outcome.INTERRUPTED, self._run)).rowcount)
+        self._submit(
+            lambda connection: connection.execute(unsent, (Outcome.INTERRUPTED, self._run)).rowcount
+        )
         self._jobs.put(None)
         self._thread.join()
         if self._copying:
@@ -87,20 +95,40 @@ class Ledger(Accounts):
         """Note that a run which wants so many answers begins."""
 
         def write(connection: sqlite3.Connection) -> int:
-            cursor = connection.execute("INSERT INTO runs (started_at, n_requests) VALUES (?, ?)", (_now(), n_requests))
+            cursor = connection.execute(
+                "INSERT INTO runs (started_at, n_requests) VALUES (?, ?)", (_now(), n_requests)
+            )
             return cursor.lastrowid or 0
 
         self._run = self._submit(write).result()
 
     def open_attempt(
-        self, item: str, label: str, target: Target, n_prompt: int, price: Price | None, continues: int | None = None
+        self,
+        item: str,
+        label: str,
+        target: Target,
+        n_prompt: int,
+        price: Price | None,
+        continues: int | None = None,
     ) -> "Future[int]":
-        """Open the row of an attempt that is about to be sent; the future gives its id once it is on the disk.
+        """Open the row of an attempt that is about to be sent; the future gives its id once it is
+        on the disk.
 
         `continues` names the attempt whose text the endpoint is asked to go on from.
         """
         priced = price.model_dump_json() if price else None
-        row = (self._run, item, label, target.name, target.model, _now(), priced, n_prompt, target.provider.currency, continues)
+        row = (
+            self._run,
+            item,
+            label,
+            target.name,
+            target.model,
+            _now(),
+            priced,
+            n_prompt,
+            target.provider.currency,
+            continues,
+        )
 
         def write(connection: sqlite3.Connection) -> int:
             if self._is_full:  # the last room is for the answers that are on their way
@@ -109,12 +137,17 @@ class Ledger(Accounts):
 
         return self._submit(write)
 
-    def save_pieces(self, pieces: list[tuple[int, int, bool, str]], n_answered: int) -> "Future[None]":
-        """Save new text of running attempts, as rows of attempt, number, whether it is reasoning, text."""
+    def save_pieces(
+        self, pieces: list[tuple[int, int, bool, str]], n_answered: int
+    ) -> "Future[None]":
+        """Save new text of running attempts, as rows of attempt, number, whether it is reasoning,
+        text."""
 
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany("INSERT OR REPLACE INTO pieces VALUES (?,?,?,?)", pieces)
-            connection.execute("UPDATE runs SET n_answered = ? WHERE id = ?", (n_answered, self._run))
+            connection.execute(
+                "UPDATE runs SET n_answered = ? WHERE id = ?", (n_answered, self._run)
+            )
 
         return self._submit(write)
 
@@ -145,7 +178,8 @@ class Ledger(Accounts):
                 return
 
     def _commit(self, jobs: list[_Job]) -> None:
-        """Write a group of jobs in one transaction, all or none; on a full disk once more, one by one, in the room kept back."""
+        """Write a group of jobs in one transaction, all or none; on a full disk once more, one by
+        one, in the room kept back."""
         jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
         try:
             results = self._write(jobs)
@@ -165,7 +199,9 @@ class Ledger(Accounts):
         is_copying = self._copying is not None and self._copying.is_alive()
         if time.monotonic() - self._copied_at >= COPY_INTERVAL_S and not is_copying:
             self._copied_at = time.monotonic()
-            self._copying = threading.Thread(target=keep_copy, args=(self.path,), name="copy of the ledger", daemon=True)
+            self._copying = threading.Thread(
+                target=keep_copy, args=(self.path,), name="copy of the ledger", daemon=True
+            )
             self._copying.start()
 
     def _write(self, jobs: list[_Job]) -> list[Any]:
@@ -185,7 +221,8 @@ class Ledger(Accounts):
 
 
 def _hold(path: Path) -> IO[str]:
-    """Take the lock that lies beside the ledger; the system lets it go when the process ends, however it ends."""
+    """Take the lock that lies beside the ledger; the system lets it go when the process ends,
+    however it ends."""
     lock_path = path.with_name(f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +235,9 @@ def _hold(path: Path) -> IO[str]:
         lock.seek(0)
         holder = lock.read().strip() or "another process"
         lock.close()
-        raise InputError(f"{path}: held by {holder}; wait until it is done or choose another --out") from error
+        raise InputError(
+            f"{path}: held by {holder}; wait until it is done or choose another --out"
+        ) from error
     lock.truncate(0)
     lock.write(f"process {os.getpid()}")
     lock.flush()

@@ -109,7 +109,14 @@ _BROKEN_OFF = {
     Outcome.INTERRUPTED,
     Outcome.UNKNOWN,
 }
-_OVERLOAD = {Outcome.RATE_LIMITED, Outcome.OVERLOADED, Outcome.NETWORK, Outcome.UNREACHABLE, Outcome.EMPTY, Outcome.NOT_STARTED}
+_OVERLOAD = {
+    Outcome.RATE_LIMITED,
+    Outcome.OVERLOADED,
+    Outcome.NETWORK,
+    Outcome.UNREACHABLE,
+    Outcome.EMPTY,
+    Outcome.NOT_STARTED,
+}
 _FREE = {
     Outcome.UNREACHABLE,
     Outcome.RATE_LIMITED,

@@ -1,6 +1,7 @@
 """Who can be asked and for how much: `providers.yaml`, read and checked, and the key found.
 
-In: the name of a provider, a model, an address. Out: a `Target` that can be asked, with its key and its prices.
+In: the name of a provider, a model, an address. Out: a `Target` that can be asked, with its key and
+its prices.
 Not done here: sending anything (`completers.endpoint`).
 """
 
@@ -18,11 +19,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from medkd.completers.hours import Peak, When
-from medkd.core.artifacts import first_problem
+from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError, from_os_error
-from medkd.core.recipe import nearest
+from medkd.core.jsonl import first_problem
 from medkd.core.records import Record, Usage
-from medkd.core.written import BrokenYamlError, parse_yaml
+from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 
 PER_MILLION = 1_000_000
 
@@ -37,11 +38,16 @@ class Price(Record):
     def amount(self, usage: Usage) -> float:
         """Price a usage, in the provider's currency."""
         missed = max(usage.prompt - usage.cache_hit, 0)
-        return (usage.cache_hit * self.cache_hit + missed * self.cache_miss + usage.completion * self.output) / PER_MILLION
+        return (
+            usage.cache_hit * self.cache_hit
+            + missed * self.cache_miss
+            + usage.completion * self.output
+        ) / PER_MILLION
 
 
 class PrefixForm(Record):
-    """How a provider is asked to go on from a text; the fields are explained in `providers.yaml`."""
+    """How a provider is asked to go on from a text; the fields are explained in
+    `providers.yaml`."""
 
     base_url: str = ""
     message: Mapping[str, Any] = Field(default_factory=dict)
@@ -116,7 +122,8 @@ class Target:
 
 @cache
 def read_providers(path: Path | None = None) -> dict[str, Provider]:
-    """Read the shipped providers, and those of a file that adds to them or overrides them, field by field."""
+    """Read the shipped providers, and those of a file that adds to them or overrides them, field by
+    field."""
     shipped = files("medkd.completers").joinpath("providers.yaml").read_text(encoding="utf-8")
     content = _read_entries(shipped, "providers.yaml")
     if path is not None:
@@ -125,35 +132,54 @@ def read_providers(path: Path | None = None) -> dict[str, Provider]:
         except OSError as error:
             raise from_os_error(error, path) from error
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: no UTF-8 text; write providers as in providers.yaml") from error
+            raise InputError(
+                f"{path}: no UTF-8 text; write providers as in providers.yaml"
+            ) from error
         for name, entry in _read_entries(own, str(path)).items():
             known = content.setdefault(name, {})
             models = {**known.get("models", {}), **(entry.get("models") or {})}
             content[name] = {**known, **entry, **({"models": models} if models else {})}
-    return {name: _make_provider(name, entry, str(path or "providers.yaml")) for name, entry in content.items()}
+    return {
+        name: _make_provider(name, entry, str(path or "providers.yaml"))
+        for name, entry in content.items()
+    }
 
 
 def _read_entries(text: str, place: str) -> dict[str, dict[str, Any]]:
     try:
         content = parse_yaml(text)
     except BrokenYamlError as error:
-        raise InputError(f"{place}: broken YAML ({error}); write providers as in providers.yaml") from error
-    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
-        raise InputError(f"{place}: a mapping of provider names to their fields is needed; write them as in providers.yaml")
+        raise InputError(
+            f"{place}: broken YAML ({error}); write providers as in providers.yaml"
+        ) from error
+    if not isinstance(content, dict) or not all(
+        isinstance(entry, dict) for entry in content.values()
+    ):
+        raise InputError(
+            f"{place}: a mapping of provider names to their fields is needed; write them as in providers.yaml"
+        )
     return content
 
 
 def _make_provider(name: str, entry: dict[str, Any], place: str) -> Provider:
-    models = {str(model): _with_text_date(terms) for model, terms in entry.get("models", {}).items()}
+    models = {
+        str(model): _with_text_date(terms) for model, terms in entry.get("models", {}).items()
+    }
     try:
         return Provider.model_validate({**entry, "models": models})
     except ValidationError as error:
-        raise InputError(f"{place}: {name}: {first_problem(error)}; the fields are explained at the top of providers.yaml") from error
+        raise InputError(
+            f"{place}: {name}: {first_problem(error)}; the fields are explained at the top of providers.yaml"
+        ) from error
 
 
 def _with_text_date(terms: Any) -> Any:
     """Write as text what YAML may have read as a date."""
-    return {**terms, "as_of": str(terms["as_of"])} if isinstance(terms, dict) and "as_of" in terms else terms
+    return (
+        {**terms, "as_of": str(terms["as_of"])}
+        if isinstance(terms, dict) and "as_of" in terms
+        else terms
+    )
 
 
 def find_target(
@@ -164,13 +190,17 @@ def find_target(
     prefix: bool | None = None,
     is_key_needed: bool = True,
 ) -> Target:
-    """Find out whom to ask; raises InputError for an unknown provider or model, no address, or no key where one is needed.
+    """Find out whom to ask; raises InputError for an unknown provider or model, no address, or no
+    key where one is needed.
 
-    `prefix` overrides whether the endpoint is asked to go on from broken answers; None leaves it to the provider's entry.
+    `prefix` overrides whether the endpoint is asked to go on from broken answers; None leaves it to
+    the provider's entry.
     """
     known = read_providers(providers)
     if name not in known:
-        raise InputError(f"--teacher {name}: unknown provider{nearest(name, list(known))}; others go in a file for --providers")
+        raise InputError(
+            f"--teacher {name}: unknown provider{did_you_mean(name, list(known))}; others go in a file for --providers"
+        )
     provider = known[name]
     address = _checked_address(base_url or provider.base_url, name)
     chosen = model or next(iter(provider.models), "")
@@ -183,15 +213,26 @@ def find_target(
         )
     key = os.environ.get(provider.key_variable, "").strip()
     if not key and is_key_needed and provider.key_needed and not is_loopback(address):
-        raise InputError(f"--teacher {name}: no key; put it in the environment variable {provider.key_variable}")
-    form = provider.prefix if prefix is None else (provider.prefix or COMMON_PREFIX) if prefix else None
+        raise InputError(
+            f"--teacher {name}: no key; put it in the environment variable {provider.key_variable}"
+        )
+    form = (
+        provider.prefix
+        if prefix is None
+        else (provider.prefix or COMMON_PREFIX)
+        if prefix
+        else None
+    )
     if form is not None and (base_url or not form.base_url):
         form = form.model_copy(update={"base_url": address})
-    return Target(name=name, provider=provider, model=chosen, base_url=address, key=key, prefix=form)
+    return Target(
+        name=name, provider=provider, model=chosen, base_url=address, key=key, prefix=form
+    )
 
 
 def check_terms(target: Target, budget: float | None, when: When) -> None:
-    """Refuse a budget that nothing can be counted against, and a wait for cheap hours where none are known."""
+    """Refuse a budget that nothing can be counted against, and a wait for cheap hours where none
+    are known."""
     if budget is not None and not target.is_priced:
         raise InputError(
             f"--budget: no price is known for {target.model} of {target.name}; leave it out, or give the price in a file for --providers"
@@ -207,10 +248,14 @@ def _checked_address(base_url: str, name: str) -> str:
         raise InputError(f"--teacher {name}: no address; give --base-url http://HOST:PORT/v1")
     parts = urlsplit(base_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise InputError(f"--base-url {base_url}: not an http(s) address; give one like http://127.0.0.1:8000/v1")
+        raise InputError(
+            f"--base-url {base_url}: not an http(s) address; give one like http://127.0.0.1:8000/v1"
+        )
     if parts.username or parts.password or parts.query:
         place = f"{parts.scheme}://{parts.hostname}"
-        raise InputError(f"--base-url {place}…: holds a login or a query; give the bare address, the key belongs in the environment")
+        raise InputError(
+            f"--base-url {place}…: holds a login or a query; give the bare address, the key belongs in the environment"
+        )
     return base_url.rstrip("/").removesuffix("/chat/completions")
 
 
@@ -224,7 +269,8 @@ def is_loopback(address: str) -> bool:
 
 
 def estimate_tokens(texts: Iterable[str]) -> int:
-    """Estimate tokens where an endpoint reports none: 0.6 a Chinese character, 0.3 another, as DeepSeek's documentation does."""
+    """Estimate tokens where an endpoint reports none: 0.6 a Chinese character, 0.3 another, as
+    DeepSeek's documentation does."""
     n_wide = n_narrow = 0
     for text in texts:
         narrow = len(text.encode("ascii", "ignore"))

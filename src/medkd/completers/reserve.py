@@ -1,6 +1,8 @@
-"""A few megabytes kept back beside the ledger, given up when the disk is full, so that what is on its way can still be written down.
+"""A few megabytes kept back beside the ledger, given up when the disk is full, so that what is on
+its way can still be written down.
 
-In: the path of a ledger. Out: a file of real blocks, until it is released. Where none can be made, work goes on without.
+In: the path of a ledger. Out: a file of real blocks, until it is released. Where none can be made,
+work goes on without.
 Not done here: stopping (`completers.ledger` refuses new attempts once the reserve is gone).
 """
 

@@ -1,7 +1,9 @@
-"""One run over many requests, inside one event loop: each is attempted until it is answered, refused or given up.
+"""One run over many requests, inside one event loop: each is attempted until it is answered,
+refused or given up.
 
 In: labelled requests. Out: rows on the ledger, a tally, or the error that stopped it.
-Not done here: the attempt itself (`completers.recorder`), how many at once (`completers.gate`), when to give up (`completers.patience`).
+Not done here: the attempt itself (`completers.recorder`), how many at once (`completers.gate`),
+when to give up (`completers.patience`).
 """
 
 import asyncio
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from medkd.completers.dispatch import PaidCompleter, Tally
 
 WAITING_PER_PLACE = 4
-"""Items that may wait for another try, for each place of the cap, before no new ones are taken up."""
+"""Items that may wait for another try, for each place of the cap, before no new ones are taken
+up."""
 
 
 class Run:
@@ -36,9 +39,15 @@ class Run:
     def __init__(self, completer: "PaidCompleter", tally: "Tally") -> None:
         self.tally = tally
         self._completer, self._terms = completer, completer.terms
-        self._ledger, self._target, self._patience = completer.ledger, completer.target, completer.terms.patience
+        self._ledger, self._target, self._patience = (
+            completer.ledger,
+            completer.target,
+            completer.terms.patience,
+        )
         self._gate = Gate(completer.concurrency)
-        self._recorder = Recorder(completer.endpoint, completer.ledger, self._gate, self._terms.find_missing)
+        self._recorder = Recorder(
+            completer.endpoint, completer.ledger, self._gate, self._terms.find_missing
+        )
         self._continuation = Continuation(self._target)
         self._breaker = Breaker(self._target, self._patience, completer.concurrency)
         self._purse = Purse(self._terms.budget, tally.spent, self._target.provider.currency)
@@ -106,7 +115,11 @@ class Run:
 
     def _drain(self) -> None:
         n = self._recorder.n_running
-        print(f"stopping: {n} answers are still on their way; Ctrl-C again stops now", file=sys.stderr, flush=True)
+        print(
+            f"stopping: {n} answers are still on their way; Ctrl-C again stops now",
+            file=sys.stderr,
+            flush=True,
+        )
         self._stop(StoppedError(f"interrupted; what was paid for is kept, {GO_ON}"))
         self._is_draining = True
 
@@ -121,7 +134,9 @@ class Run:
         while self._tasks and not self._stopping.is_set():
             await self._wait_for_news()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=None if self._is_draining else self._patience.drain_s)
+            await asyncio.wait(
+                self._tasks, timeout=None if self._is_draining else self._patience.drain_s
+            )
 
     async def _settle_one(self, key: str, label: str, request: Request) -> None:
         """Answer one item, a place in the gate held at the start."""
@@ -157,12 +172,18 @@ class Run:
                 outcomes.append(answer.outcome)
                 self._breaker.watch(answer, len(outcomes))
                 self.tally.trouble = answer.error if self._breaker.is_in_trouble else ""
-                if answer.outcome is Outcome.COMPLETE or not answer.outcome.is_worth_another_try or self._patience.is_spent(outcomes):
+                if (
+                    answer.outcome is Outcome.COMPLETE
+                    or not answer.outcome.is_worth_another_try
+                    or self._patience.is_spent(outcomes)
+                ):
                     self._count_settled(answer)
                     return
                 if so_far is None or not self._continuation.is_possible(so_far, request):
                     request = _with_room(request, answer)
-                wait_s = self._patience.wait_s(outcomes, self._breaker.n_failures, answer.retry_after_s)
+                wait_s = self._patience.wait_s(
+                    outcomes, self._breaker.n_failures, answer.retry_after_s
+                )
             if wait_s:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), wait_s)
@@ -170,15 +191,22 @@ class Run:
             if not await self._gate.enter():
                 return
 
-    def _learn(self, so_far: SoFar | None, before: SoFar | None, recorded: Recorded) -> SoFar | None:
-        """Note whether the server went on where it was asked to, and give the text to go on from next."""
+    def _learn(
+        self, so_far: SoFar | None, before: SoFar | None, recorded: Recorded
+    ) -> SoFar | None:
+        """Note whether the server went on where it was asked to, and give the text to go on from
+        next."""
         outcome = recorded.answer.outcome
         if before and outcome in {Outcome.REFUSED, Outcome.NOT_AN_ENDPOINT}:
             self._continuation.note_refused(before)
             return None
         if recorded.has_new:
             if before:
-                (self._continuation.note_anew if recorded.began_anew else self._continuation.note_joined)(before)
+                (
+                    self._continuation.note_anew
+                    if recorded.began_anew
+                    else self._continuation.note_joined
+                )(before)
             return take_so_far(recorded.id, recorded.answer, self._terms.find_missing)
         came_to_an_end = outcome in {Outcome.LENGTH, Outcome.UNREADABLE, Outcome.EMPTY}
         return None if before and came_to_an_end else so_far
@@ -196,8 +224,11 @@ class Run:
         self._tell()
         await asyncio.sleep(0)  # a long run of found items must not starve the streams
 
-    async def _attempt_in_place(self, key: str, label: str, request: Request, before: SoFar | None) -> Recorded | None:
-        """Make one attempt and give the place in the gate back; None where the run was stopped first."""
+    async def _attempt_in_place(
+        self, key: str, label: str, request: Request, before: SoFar | None
+    ) -> Recorded | None:
+        """Make one attempt and give the place in the gate back; None where the run was stopped
+        first."""
         try:
             price = self._target.price_at(self._terms.clock())
             worst = _worst_case(request, before, price)
@@ -216,21 +247,26 @@ class Run:
             self._gate.leave()
 
     def _is_too_long(self, request: Request) -> bool:
-        return bool(self._target.context) and estimate_tokens(m.content for m in request.messages) > (self._target.context or 0)
+        return bool(self._target.context) and estimate_tokens(
+            m.content for m in request.messages
+        ) > (self._target.context or 0)
 
     async def _refuse_too_long(self, key: str, label: str, request: Request) -> Recorded:
         """Write down that a question does not fit; nothing is sent."""
         n_prompt = estimate_tokens(message.content for message in request.messages)
-        words = (
-            f"about {n_prompt} tokens, and {self._target.model} takes {self._target.context}; shorten the record or choose another --model"
-        )
+        words = f"about {n_prompt} tokens, and {self._target.model} takes {self._target.context}; shorten the record or choose another --model"
         answer = Answer(Outcome.TOO_LONG, error=words)
-        attempt = await asyncio.wrap_future(self._ledger.open_attempt(key, label, self._target, 0, None))
-        await asyncio.wrap_future(self._ledger.close_attempt(attempt, make_closing(answer, 0, None)))
+        attempt = await asyncio.wrap_future(
+            self._ledger.open_attempt(key, label, self._target, 0, None)
+        )
+        await asyncio.wrap_future(
+            self._ledger.close_attempt(attempt, make_closing(answer, 0, None))
+        )
         return Recorded(attempt, answer, 0.0, has_new=False, began_anew=False)
 
     async def _wait_for_cheap_hours(self, is_told: bool = False) -> None:
-        """Wait until the provider is cheap, where that was asked for; `is_told` keeps a countdown in the tally."""
+        """Wait until the provider is cheap, where that was asked for; `is_told` keeps a countdown
+        in the tally."""
         peak = self._target.provider.peak
         while self._terms.when == "off-peak" and peak and not self._stopping.is_set():
             now = self._terms.clock()
@@ -241,7 +277,9 @@ class Run:
             if left_s <= 0:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), min(left_s, 1.0 if left_s <= 60 else 30.0))
+                await asyncio.wait_for(
+                    self._stopping.wait(), min(left_s, 1.0 if left_s <= 60 else 30.0)
+                )
 
     def _note_pace(self) -> int:
         self.tally.note_tokens(self._recorder.n_tokens)
@@ -254,14 +292,28 @@ class Run:
 
 
 def _worst_case(request: Request, before: SoFar | None, price: Price | None) -> float:
-    """Give the most an attempt can cost: a token a character of the prompt, none cached, and every token allowed for."""
-    n_prompt = sum(len(message.content) for message in request.messages) + (len(before.reasoning) + len(before.text) if before else 0)
-    return price.amount(Usage(prompt=n_prompt, completion=request.sampling.max_tokens)) if price else 0.0
+    """Give the most an attempt can cost: a token a character of the prompt, none cached, and every
+    token allowed for."""
+    n_prompt = sum(len(message.content) for message in request.messages) + (
+        len(before.reasoning) + len(before.text) if before else 0
+    )
+    return (
+        price.amount(Usage(prompt=n_prompt, completion=request.sampling.max_tokens))
+        if price
+        else 0.0
+    )
 
 
 def _with_room(request: Request, answer: Answer) -> Request:
-    """Allow twice the tokens where the limit itself cut the answer; an endpoint that merely says so gets the same again."""
+    """Allow twice the tokens where the limit itself cut the answer; an endpoint that merely says so
+    gets the same again."""
     limit = request.sampling.max_tokens
-    if answer.outcome is not Outcome.LENGTH or answer.usage is None or answer.usage.completion < 0.9 * limit:
+    if (
+        answer.outcome is not Outcome.LENGTH
+        or answer.usage is None
+        or answer.usage.completion < 0.9 * limit
+    ):
         return request
-    return request.model_copy(update={"sampling": request.sampling.model_copy(update={"max_tokens": 2 * limit})})
+    return request.model_copy(
+        update={"sampling": request.sampling.model_copy(update={"max_tokens": 2 * limit})}
+    )

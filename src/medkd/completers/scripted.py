@@ -1,6 +1,7 @@
 """A completer that answers from a function: for tests and examples, no model and no network.
 
-In: requests. Out: what the function says. Not done here: faults (`demo.teacher` has them over real HTTP).
+In: requests. Out: what the function says. Not done here: faults (`demo.teacher` has them over real
+HTTP).
 
 >>> from medkd.core.completer import Message
 >>> echo = Scripted(lambda request: request.messages[-1].content)
@@ -24,4 +25,6 @@ class Scripted:
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         self.asked += requests
         answers = [self._answer(request) for request in requests]
-        return [Completion(text=answer) if isinstance(answer, str) else answer for answer in answers]
+        return [
+            Completion(text=answer) if isinstance(answer, str) else answer for answer in answers
+        ]

@@ -26,7 +26,8 @@ OnText = Callable[[str, bool], None]
 
 
 class EventReader:
-    """Cut bytes into the payloads of `data:` lines; comments and blank lines are passed over, anything else kept aside."""
+    """Cut bytes into the payloads of `data:` lines; comments and blank lines are passed over,
+    anything else kept aside."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -52,7 +53,9 @@ class EventReader:
         for line in lines:
             if line.startswith(b"data:"):
                 payloads.append(line[5:].strip())
-            elif not line.startswith((b":", b"event:", b"id:", b"retry:")) and (stripped := line.strip()):
+            elif not line.startswith((b":", b"event:", b"id:", b"retry:")) and (
+                stripped := line.strip()
+            ):
                 self._keep_stray(stripped)
         return payloads
 
@@ -83,7 +86,8 @@ class StreamedText:
         return bool(self.text or self.reasoning)
 
     def take(self, payload: bytes) -> None:
-        """Take one payload; a broken one is noted as an error, and nothing is taken after it: it would leave a hole."""
+        """Take one payload; a broken one is noted as an error, and nothing is taken after it: it
+        would leave a hole."""
         if self.error:
             return
         if payload == DONE:
@@ -114,7 +118,11 @@ class StreamedText:
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
         delta = _mapping(choice.get("delta")) or _mapping(choice.get("message"))
-        self._add(delta.get("reasoning_content") or delta.get("reasoning"), self.reasoning, is_reasoning=True)
+        self._add(
+            delta.get("reasoning_content") or delta.get("reasoning"),
+            self.reasoning,
+            is_reasoning=True,
+        )
         self._add(delta.get("content"), self.text, is_reasoning=False)
         if reason := choice.get("finish_reason"):
             self.finish_reason = str(reason)
@@ -126,7 +134,8 @@ class StreamedText:
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
-    """Take a value for a JSON object; anything else a server may send in its place counts as an empty one."""
+    """Take a value for a JSON object; anything else a server may send in its place counts as an
+    empty one."""
     return cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
 
 
@@ -155,4 +164,8 @@ def read_usage(usage: object) -> Usage | None:
     reasoning = _mapping(counted.get("completion_tokens_details")).get("reasoning_tokens")
     counts = (counted.get("prompt_tokens"), cached, counted.get("completion_tokens"), reasoning)
     prompt, hit, completion, thought = (n if isinstance(n, int) and n >= 0 else 0 for n in counts)
-    return Usage(prompt=prompt, cache_hit=min(hit, prompt), completion=completion, reasoning=thought) if prompt or completion else None
+    return (
+        Usage(prompt=prompt, cache_hit=min(hit, prompt), completion=completion, reasoning=thought)
+        if prompt or completion
+        else None
+    )

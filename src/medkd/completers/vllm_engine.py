@@ -1,10 +1,14 @@
-"""Ask a model on this machine through vLLM, where vLLM is installed and a GPU is there: the same port as `completers.local`.
+"""Ask a model on this machine through vLLM, where vLLM is installed and a GPU is there: the same
+port as `completers.local`.
 
-In: a model's folder and prompts as text. Out: what the model wrote for each, as soon as it is done, in any order.
-Not done here: merging an adapter, several GPUs, what to do where vLLM cannot open the model (`UnusableError` says why).
+In: a model's folder and prompts as text. Out: what the model wrote for each, as soon as it is done,
+in any order.
+Not done here: merging an adapter, several GPUs, what to do where vLLM cannot open the model
+(`UnusableError` says why).
 
-Stop tokens, the seed of each prompt, the look for loops and the decoding are the very ones of `completers.local`; only the tokens come from
-elsewhere. The engine runs in this process: its errors are ours to read, and no killed run leaves a process behind that holds the GPU.
+Stop tokens, the seed of each prompt, the look for loops and the decoding are the very ones of
+`completers.local`; only the tokens come from elsewhere. The engine runs in this process: its errors
+are ours to read, and no killed run leaves a process behind that holds the GPU.
 """
 
 import importlib.util
@@ -14,17 +18,29 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medkd.completers.local import LOOP_CHECK_INTERVAL, Generation, UnusableError, decode, draw_seed, make_generation
+from medkd.completers.local import (
+    LOOP_CHECK_INTERVAL,
+    Generation,
+    UnusableError,
+    decode,
+    draw_seed,
+    make_generation,
+)
 from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason
-from medkd.models.tokens import encode, find_stop_ids
+from medkd.models.chat_template import encode, find_stop_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-AT_START = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-"""What vLLM reads from the environment when it is imported: one process, no report to its makers, no more than errors on the screen."""
+AT_START = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+"""What vLLM reads from the environment when it is imported: one process, no report to its makers,
+no more than errors on the screen."""
 FREE_SHARE = 0.9
 """Share of the GPU memory that is free which weights and KV cache may fill together."""
 
@@ -35,17 +51,24 @@ def is_usable(device: str) -> bool:
 
 
 def list_parameters(sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> dict[str, Any]:
-    """Put our sampling in the names of vLLM's `SamplingParams`: greedy unless a temperature is given, nothing left to its defaults."""
+    """Put our sampling in the names of vLLM's `SamplingParams`: greedy unless a temperature is
+    given, nothing left to its defaults."""
     drawn = (
         {"temperature": sampling.temperature, "top_p": sampling.top_p or 1.0, "seed": seed}
         if sampling.temperature
         else {"temperature": 0.0}
     )
-    return {**drawn, "max_tokens": sampling.max_tokens, "stop_token_ids": list(stop_ids), "detokenize": False}
+    return {
+        **drawn,
+        "max_tokens": sampling.max_tokens,
+        "stop_token_ids": list(stop_ids),
+        "detokenize": False,
+    }
 
 
 class VllmModel:
-    """A model in vLLM's engine; made by `open_vllm`, closed by `close`, which gives the memory back."""
+    """A model in vLLM's engine; made by `open_vllm`, closed by `close`, which gives the memory
+    back."""
 
     def __init__(
         self,
@@ -64,8 +87,11 @@ class VllmModel:
         """Tokens of prompt and answer together."""
         self.is_looping = is_looping
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0) -> Iterator[tuple[int, Generation]]:
-        """Write on behind each prompt, as `LocalModel.generate` does; one that leaves no room for an answer is answered with nothing."""
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0
+    ) -> Iterator[tuple[int, Generation]]:
+        """Write on behind each prompt, as `LocalModel.generate` does; one that leaves no room for
+        an answer is answered with nothing."""
         samples = [sample] * len(prompts) if isinstance(sample, int) else sample
         written: dict[int, list[int]] = {}
         try:
@@ -94,7 +120,8 @@ class VllmModel:
         self.engine.add_request(str(at), rendered, parameters)
 
     def _step(self, written: dict[int, list[int]]) -> list[tuple[int, FinishReason]]:
-        """Let the engine draw the next tokens; gives the rows that ended by it, and why. A looping one is let go of."""
+        """Let the engine draw the next tokens; gives the rows that ended by it, and why. A looping
+        one is let go of."""
         try:
             outputs = self.engine.step()
         except Exception as error:  # whatever an engine of CUDA kernels may raise
@@ -118,7 +145,11 @@ class VllmModel:
     def _is_looping(self, ids: list[int], n_before: int) -> bool:
         """Look for a loop wherever `LocalModel` would, and cut the row there."""
         n_seen = len(ids) // LOOP_CHECK_INTERVAL * LOOP_CHECK_INTERVAL
-        if self.is_looping is None or n_seen <= n_before or not self.is_looping(decode(self.tokenizer, ids[:n_seen])):
+        if (
+            self.is_looping is None
+            or n_seen <= n_before
+            or not self.is_looping(decode(self.tokenizer, ids[:n_seen]))
+        ):
             return False
         del ids[n_seen:]
         return True
@@ -132,10 +163,11 @@ def open_vllm(
     n_rows: int,
     is_looping: Callable[[str], bool] | None = None,
 ) -> VllmModel:
-    """Open a model's folder for prompts and answers of up to `n_tokens` together, `n_rows` at a time; raises UnusableError where it cannot.
+    """Open a model's folder for prompts and answers of up to `n_tokens` together, `n_rows` at a
+    time; raises UnusableError where it cannot.
 
-    The KV cache takes what is free of the memory; room for one whole row is all that it needs. One token is drawn to prove it: there are
-    models that vLLM opens, and has no kernels for.
+    The KV cache takes what is free of the memory; room for one whole row is all that it needs. One
+    token is drawn to prove it: there are models that vLLM opens, and has no kernels for.
     """
     for name, value in AT_START.items():
         os.environ.setdefault(name, value)
@@ -153,7 +185,9 @@ def open_vllm(
     raise UnusableError(reason)
 
 
-def _read_limits(folder: Path, tokenizer: "PreTrainedTokenizerBase", n_tokens: int) -> tuple[int, list[int]]:
+def _read_limits(
+    folder: Path, tokenizer: "PreTrainedTokenizerBase", n_tokens: int
+) -> tuple[int, list[int]]:
     """Give how long a row may get, within what the model knows, and the stop tokens."""
     from transformers import AutoConfig, GenerationConfig
 
@@ -166,7 +200,9 @@ def _read_limits(folder: Path, tokenizer: "PreTrainedTokenizerBase", n_tokens: i
     return min(n_tokens, longest), find_stop_ids(tokenizer, stops)
 
 
-def _open_engine(folder: Path, dtype: str, max_length: int, n_rows: int) -> tuple[Any, Callable[..., Any]]:
+def _open_engine(
+    folder: Path, dtype: str, max_length: int, n_rows: int
+) -> tuple[Any, Callable[..., Any]]:
     import torch
     from vllm import EngineArgs, LLMEngine, SamplingParams  # pyright: ignore[reportMissingImports]
     from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
@@ -186,7 +222,9 @@ def _open_engine(folder: Path, dtype: str, max_length: int, n_rows: int) -> tupl
         use_tqdm_on_load=False,
         **memory,
     )
-    return LLMEngine.from_engine_args(arguments), partial(SamplingParams, output_kind=RequestOutputKind.DELTA)
+    return LLMEngine.from_engine_args(arguments), partial(
+        SamplingParams, output_kind=RequestOutputKind.DELTA
+    )
 
 
 def _free_memory() -> None:
@@ -209,5 +247,13 @@ def _explain(error: Exception) -> str:
 
 def _first_sentence(error: BaseException) -> str:
     """Give the first sentence that says something; pydantic begins with one that only counts."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "validation error for" not in line]
-    return f"{type(error).__name__}: {lines[0].partition('. ')[0][:200]}" if lines else type(error).__name__
+    lines = [
+        line.strip()
+        for line in str(error).splitlines()
+        if line.strip() and "validation error for" not in line
+    ]
+    return (
+        f"{type(error).__name__}: {lines[0].partition('. ')[0][:200]}"
+        if lines
+        else type(error).__name__
+    )

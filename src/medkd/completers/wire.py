@@ -1,6 +1,8 @@
-"""A request in an endpoint's own terms: the body that is sent, the address it is sent to, the proxy it goes through.
+"""A request in an endpoint's own terms: the body that is sent, the address it is sent to, the proxy
+it goes through.
 
-In: a `Target`, a `Request`, the text to go on from where there is one. Out: the body as a mapping, an address.
+In: a `Target`, a `Request`, the text to go on from where there is one. Out: the body as a mapping,
+an address.
 Not done here: sending (`completers.endpoint`).
 """
 
@@ -16,12 +18,18 @@ def make_body(target: Target, request: Request, before: SoFar | None = None) -> 
     provider, sampling = target.provider, request.sampling
     body: dict[str, Any] = {
         "model": target.model,
-        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "messages": [
+            {"role": message.role, "content": message.content} for message in request.messages
+        ],
         "stream": True,
         "stream_options": {"include_usage": True},
         provider.max_tokens_field: sampling.max_tokens,
     }
-    optional: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+    optional: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+    }
     if provider.effort_field:
         optional[provider.effort_field] = sampling.effort
     body |= {name: value for name, value in optional.items() if value is not None}

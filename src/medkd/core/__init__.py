@@ -1,1 +1,2 @@
-"""The foundation every floor stands on: records, artifacts, recipes, the thinking format, errors. No torch, no network."""
+"""The foundation every floor stands on: records, artifacts, recipes, the thinking format, errors.
+No torch, no network."""

@@ -8,7 +8,7 @@ Not done here: printing. `medkd.cli` prints the message and exits with the code.
     ├── InputError        exit 2: unusable input or config, nothing was done
     └── StoppedError      exit 3: stopped before the end, what was done is kept, run again to go on
         ├── ProofError        a model was written but did not prove itself
-        └── PersonNeededError a person has to do something first
+        └── HumanActionRequiredError a person has to do something first
 """
 
 import errno
@@ -26,7 +26,8 @@ class InputError(MedkdError):
 
 
 class StoppedError(MedkdError):
-    """The work stopped before its end; what was done is kept and the same command goes on from there."""
+    """The work stopped before its end; what was done is kept and the same command goes on from
+    there."""
 
     exit_code = 3
 
@@ -35,7 +36,7 @@ class ProofError(StoppedError):
     """A model was written but failed its own proof; it is marked UNPROVEN."""
 
 
-class PersonNeededError(StoppedError):
+class HumanActionRequiredError(StoppedError):
     """A person has to act (pass a verification, hand over cookies) before the work can go on."""
 
 
@@ -44,24 +45,32 @@ _SAYS_DISK_FULL = ("No space left", "File too large", "file write failed", "Disk
 """In what errors of their own safetensors, tokenizers and torch say it."""
 
 
-def tells_full_disk(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Tell whether an error, of whatever kind, says that a disk is full.
 
-    >>> tells_full_disk(Exception("No space left on device (os error 28)"))
+    >>> is_disk_full(Exception("No space left on device (os error 28)"))
     True
     """
-    return getattr(error, "errno", None) in _DISK_FULL or any(sign in str(error) for sign in _SAYS_DISK_FULL)
+    return getattr(error, "errno", None) in _DISK_FULL or any(
+        sign in str(error) for sign in _SAYS_DISK_FULL
+    )
 
 
 def from_os_error(error: OSError, path: Path | str = "") -> MedkdError:
     """Turn an operating system error into one line with the next step."""
     place = str(error.filename or path or "a file")
     if error.errno in _DISK_FULL:
-        return StoppedError(f"{place}: the disk is full; free some space and run the same command again, it goes on from here")
+        return StoppedError(
+            f"{place}: the disk is full; free some space and run the same command again, it goes on from here"
+        )
     if error.errno == errno.ENOENT:
         return InputError(f"{place}: no such file or directory; check the path")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return InputError(f"{place}: permission denied; choose a place you may read and write")
     if error.errno == errno.EADDRINUSE:
-        return InputError(f"{place}: the port is taken by another process; stop that one or choose another port")
-    return StoppedError(f"{place}: {error.strerror or error}; see to it and run the same command again")
+        return InputError(
+            f"{place}: the port is taken by another process; stop that one or choose another port"
+        )
+    return StoppedError(
+        f"{place}: {error.strerror or error}; see to it and run the same command again"
+    )

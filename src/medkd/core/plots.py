@@ -1,6 +1,8 @@
-"""Small plots as SVG text, to stand inside a page: readable on light and dark ground, their words left as words.
+"""Small plots as SVG text, to stand inside a page: readable on light and dark ground, their words
+left as words.
 
-In: numbers and names. Out: one `<svg>` element. Not done here: pages, tables, what is worth plotting.
+In: numbers and names. Out: one `<svg>` element. Not done here: pages, tables, what is worth
+plotting.
 """
 
 import html
@@ -28,7 +30,9 @@ def line_plot(series: Series, title: str = "", x_label: str = "", y_label: str =
     """Draw lines over a common x axis."""
     figure, axes = _begin(title, x_label, y_label)
     for colour, (name, (x, y)) in zip(_colours(len(series)), series.items(), strict=True):
-        axes.plot(x, y, color=colour, label=_plain(name), linewidth=1.6, marker="o" if len(x) < 3 else "")
+        axes.plot(
+            x, y, color=colour, label=_plain(name), linewidth=1.6, marker="o" if len(x) < 3 else ""
+        )
     return _finish(figure, axes, title, with_legend=len(series) > 1)
 
 
@@ -39,26 +43,43 @@ def bar_plot(
     y_label: str = "",
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> str:
-    """Draw bars side by side, one group a model; `intervals` holds low and high for each bar of a group."""
+    """Draw bars side by side, one group a model; `intervals` holds low and high for each bar of a
+    group."""
     figure, axes = _begin(title, "", y_label)
     width = 0.8 / max(len(groups), 1)
-    for at, (colour, (name, heights)) in enumerate(zip(_colours(len(groups)), groups.items(), strict=True)):
+    for at, (colour, (name, heights)) in enumerate(
+        zip(_colours(len(groups)), groups.items(), strict=True)
+    ):
         x = [i + (at - (len(groups) - 1) / 2) * width for i in range(len(labels))]
         axes.bar(
-            x, heights, width * 0.92, color=colour, label=_plain(name), yerr=_error_bars(heights, (intervals or {}).get(name)), ecolor=_INK
+            x,
+            heights,
+            width * 0.92,
+            color=colour,
+            label=_plain(name),
+            yerr=_error_bars(heights, (intervals or {}).get(name)),
+            ecolor=_INK,
         )
     axes.set_xticks(range(len(labels)), [_plain(label) for label in labels])
     return _finish(figure, axes, title, with_legend=len(groups) > 1)
 
 
-def histogram(values: Mapping[str, Sequence[float]], title: str = "", x_label: str = "", y_label: str = "", n_bins: int = 30) -> str:
+def histogram(
+    values: Mapping[str, Sequence[float]],
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    n_bins: int = 30,
+) -> str:
     """Draw how values are spread, one outline a name, over common bins."""
     figure, axes = _begin(title, x_label, y_label)
     every = [value for group in values.values() for value in group]
     low, high = (min(every), max(every)) if every else (0.0, 1.0)
     edges = [low + (high - low or 1.0) * i / n_bins for i in range(n_bins + 1)]
     for colour, (name, group) in zip(_colours(len(values)), values.items(), strict=True):
-        axes.hist(group, bins=edges, histtype="stepfilled", alpha=0.55, color=colour, label=_plain(name))
+        axes.hist(
+            group, bins=edges, histtype="stepfilled", alpha=0.55, color=colour, label=_plain(name)
+        )
     return _finish(figure, axes, title, with_legend=len(values) > 1)
 
 
@@ -76,11 +97,16 @@ def _printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable() or character == "\n")
 
 
-def _error_bars(heights: Sequence[float], intervals: Sequence[tuple[float, float]] | None) -> list[list[float]] | None:
+def _error_bars(
+    heights: Sequence[float], intervals: Sequence[tuple[float, float]] | None
+) -> list[list[float]] | None:
     if intervals is None:
         return None
     pairs = list(zip(heights, intervals, strict=True))
-    return [[max(0.0, height - low) for height, (low, _) in pairs], [max(0.0, high - height) for height, (_, high) in pairs]]
+    return [
+        [max(0.0, height - low) for height, (low, _) in pairs],
+        [max(0.0, high - height) for height, (_, high) in pairs],
+    ]
 
 
 def _begin(title: str, x_label: str, y_label: str) -> "tuple[Figure, Axes]":
@@ -106,14 +132,23 @@ def _finish(figure: "Figure", axes: "Axes", title: str, with_legend: bool) -> st
     if with_legend:
         n = len(axes.get_legend_handles_labels()[1])
         # Many names would hide the bars: they go below them.
-        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 4} if n > 3 else {}
+        place: dict[str, Any] = (
+            {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 4} if n > 3 else {}
+        )
         axes.legend(frameon=False, labelcolor=_INK, fontsize=9, **place)
-    # Only the width of a text is measured with matplotlib's own font, which lacks hanzi; the page's font writes it.
+    # Only the width of a text is measured with matplotlib's own font, which lacks hanzi; the page's
+    # font writes it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     buffer = io.StringIO()
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}
     with mpl.rc_context(style), _without_glyph_warnings():
-        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            bbox_inches="tight",
+            metadata={"Date": None, "Creator": None},
+        )
     return _for_page(buffer.getvalue(), title)
 
 
@@ -124,8 +159,13 @@ def _without_glyph_warnings() -> Any:
 
 
 def _for_page(svg: str, title: str) -> str:
-    """Cut the file's head off, let it take the page's text colour and width, and give it a name for screen readers."""
-    body = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace("font-family: sans-serif", "font-family: inherit")
+    """Cut the file's head off, let it take the page's text colour and width, and give it a name for
+    screen readers."""
+    body = (
+        svg[svg.index("<svg") :]
+        .replace(_INK, "currentColor")
+        .replace("font-family: sans-serif", "font-family: inherit")
+    )
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = _with_own_ids(body)
     head = f'<svg role="img" aria-label="{html.escape(_printable(title) or "plot")}" style="max-width:100%;height:auto" '

@@ -28,7 +28,8 @@ class Bar:
         self.name, self.total, self.unit = name, total, unit
         self.n_done = 0
         self.n_before = 0
-        """Of it, what an earlier run had done: it counts for how far the work is, and not for how fast it goes."""
+        """Of it, what an earlier run had done: it counts for how far the work is, and not for how
+        fast it goes."""
         self.note = ""
         self._started = time.monotonic()
         self._last_line = self._started
@@ -38,7 +39,13 @@ class Bar:
     def __enter__(self) -> "Bar":
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+            )
 
             self._rich = Progress(
                 TextColumn("{task.description:<12}"),
@@ -67,24 +74,46 @@ class Bar:
         rate = (n_done - n_before) / max(now - self._started, 1e-6)
         left = f"about {(self.total - n_done) / rate:.0f} s left" if self.total and rate > 0 else ""
         if self._rich is not None:
-            self._rich.update(self._task, completed=n_done, rate=f"{rate:.1f} {self.unit}/s", left=left, note=self.note)  # pyright: ignore[reportArgumentType]
+            self._rich.update(
+                self._task,
+                completed=n_done,
+                rate=f"{rate:.1f} {self.unit}/s",
+                left=left,
+                note=self.note,
+            )  # pyright: ignore[reportArgumentType]
         elif now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now
             of_total = f"/{self.total}" if self.total else ""
-            parts = [f"{self.name}: {n_done}{of_total} {self.unit}", f"{rate:.1f}/s", left, self.note]
+            parts = [
+                f"{self.name}: {n_done}{of_total} {self.unit}",
+                f"{rate:.1f}/s",
+                left,
+                self.note,
+            ]
             print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._rich is not None:
             self._rich.stop()
             return
         seconds = time.monotonic() - self._started
         note = f", {self.note}" if self.note else ""
         before = f", {self.n_before} before" if self.n_before else ""
-        print(f"{self.name}: {self.n_done - self.n_before} {self.unit} in {seconds:.1f} s{before}{note}", file=sys.stderr, flush=True)
+        print(
+            f"{self.name}: {self.n_done - self.n_before} {self.unit} in {seconds:.1f} s{before}{note}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
-def track(items: Iterable[T], name: str, total: int | None = None, unit: str = "rows") -> Iterator[T]:
+def track(
+    items: Iterable[T], name: str, total: int | None = None, unit: str = "rows"
+) -> Iterator[T]:
     """Iterate with a bar."""
     with Bar(name, total, unit) as bar:
         for item in items:

@@ -1,7 +1,7 @@
 """The words around a question: system, instruction and its paraphrases, by language.
 
-In: a language. Out: its `Prompts`, from `prompts.yaml`. Not done here: what a teacher is asked (`distill.prompts`), chat
-templates (`models`).
+In: a language. Out: its `Prompts`, from `prompts.yaml`. Not done here: what a teacher is asked
+(`distill.prompts`), chat templates (`models`).
 
 >>> load_prompts("zh").system
 '你是一名专业的临床医生。'
@@ -11,8 +11,8 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
+from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.recipe import nearest
 
 
 class Prompts(NamedTuple):
@@ -29,7 +29,9 @@ def load_prompts(language: str = "zh") -> Prompts:
     """Give the prompts of a language; raises InputError where there are none."""
     prompts = _read_prompts()
     if language not in prompts:
-        raise InputError(f"language {language!r}: no prompts{nearest(language, list(prompts))}")
+        raise InputError(
+            f"language {language!r}: no prompts{did_you_mean(language, list(prompts))}"
+        )
     return prompts[language]
 
 
@@ -38,4 +40,7 @@ def _read_prompts() -> dict[str, Prompts]:
     import yaml
 
     table = yaml.safe_load(files("medkd.core").joinpath("prompts.yaml").read_text(encoding="utf-8"))
-    return {language: Prompts(entry["system"], entry["instruction"], tuple(entry["paraphrases"])) for language, entry in table.items()}
+    return {
+        language: Prompts(entry["system"], entry["instruction"], tuple(entry["paraphrases"]))
+        for language, entry in table.items()
+    }

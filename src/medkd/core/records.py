@@ -1,7 +1,8 @@
 """The records that pass between stages: frozen, one JSON object a line.
 
-Ids are kept from end to end: `RawCase.id` is `{source}:{native id}` and every later record leads back to it.
-Not done here: reading and writing files (`core.artifacts`).
+Ids are kept from end to end: `RawCase.id` is `{source}:{native id}` and every later record leads
+back to it.
+Not done here: reading and writing files (`core.jsonl`).
 """
 
 from enum import StrEnum
@@ -21,7 +22,8 @@ class Record(BaseModel):
 
 
 class RawCase(Record):
-    """A case as its page or file says it, white space apart. It may name the patient: no network model may see it."""
+    """A case as its page or file says it, white space apart. It may name the patient: no network
+    model may see it."""
 
     id: NonEmpty
     source: str
@@ -44,7 +46,8 @@ class Case(RawCase):
 
 
 class Question(Record):
-    """One case asked: `input` holds the record in one line without its own answer, `reference` the known diagnosis."""
+    """One case asked: `input` holds the record in one line without its own answer, `reference` the
+    known diagnosis."""
 
     id: NonEmpty
     case_id: str
@@ -116,14 +119,16 @@ class Verdict(Record):
 
 
 class Checked(Record):
-    """A rationale with all its verdicts: a line of `verified.jsonl` or of `rejected.jsonl`; a line can be moved by hand."""
+    """A rationale with all its verdicts: a line of `verified.jsonl` or of `rejected.jsonl`; a line
+    can be moved by hand."""
 
     rationale: Rationale
     verdicts: tuple[Verdict, ...]
 
 
 class Lineage(Record):
-    """Where an example comes from: the row, its address and licence, the teacher's call and its price."""
+    """Where an example comes from: the row, its address and licence, the teacher's call and its
+    price."""
 
     origin: str
     """File or dataset the row came from."""
@@ -181,6 +186,7 @@ class Prediction(Record):
     reference: str
     """The known diagnosis."""
     teacher: str | None = None
-    """The teacher's whole output for the same question, the reference of the overlap scores; None where there is none."""
+    """The teacher's whole output for the same question, the reference of the overlap scores; None
+    where there is none."""
     finish_reason: str
     n_tokens: int

@@ -1,6 +1,8 @@
-"""What people said of rationales: `reviews.jsonl` beside the records, a line a judgement, never changed, only added to.
+"""What people said of rationales: `reviews.jsonl` beside the records, a line a judgement, never
+changed, only added to.
 
-In: a directory of `verify` or `distill`. Out: the judgement that holds for each rationale; how far two people agree.
+In: a directory of `verify` or `distill`. Out: the judgement that holds for each rationale; how far
+two people agree.
 Not done here: asking people (`studio`), leaving rows out (`merge`).
 """
 
@@ -11,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from medkd.core.artifacts import RecordAppender, RecordReader
+from medkd.core.jsonl import RecordAppender, RecordReader
 from medkd.core.records import NonEmpty, Record
 
 REVIEWS = "reviews.jsonl"
@@ -62,7 +64,8 @@ def add_review(directory: Path, review: Review) -> None:
 
 
 def read_reviews(directory: Path) -> dict[str, list[Review]]:
-    """Read the judgements that hold, by rationale: the last one of each person, in the order in which they were given."""
+    """Read the judgements that hold, by rationale: the last one of each person, in the order in
+    which they were given."""
     path = directory / REVIEWS
     found: dict[str, dict[str, Review]] = {}
     if path.exists() and path.stat().st_size:
@@ -74,9 +77,12 @@ def read_reviews(directory: Path) -> dict[str, list[Review]]:
 
 
 def settle(reviews: Sequence[Review]) -> Review:
-    """Choose the judgement that counts: a rejection by anyone, else the last edit, else the last acceptance."""
+    """Choose the judgement that counts: a rejection by anyone, else the last edit, else the last
+    acceptance."""
     order = (Decision.REJECT, Decision.EDIT, Decision.ACCEPT)
-    return next(review for decision in order for review in reversed(reviews) if review.decision is decision)
+    return next(
+        review for decision in order for review in reversed(reviews) if review.decision is decision
+    )
 
 
 def measure_agreement(reviews: Mapping[str, Sequence[Review]]) -> list[Agreement]:
@@ -84,10 +90,14 @@ def measure_agreement(reviews: Mapping[str, Sequence[Review]]) -> list[Agreement
     sound: dict[str, dict[str, bool]] = {}
     for of_row in reviews.values():
         for review in of_row:
-            sound.setdefault(review.reviewer, {})[review.id] = review.decision is not Decision.REJECT
+            sound.setdefault(review.reviewer, {})[review.id] = (
+                review.decision is not Decision.REJECT
+            )
     names = sorted(sound)
     pairs = [(first, second) for at, first in enumerate(names) for second in names[at + 1 :]]
-    return [_compare(pair, sound) for pair in pairs if sound[pair[0]].keys() & sound[pair[1]].keys()]
+    return [
+        _compare(pair, sound) for pair in pairs if sound[pair[0]].keys() & sound[pair[1]].keys()
+    ]
 
 
 def _compare(pair: tuple[str, str], sound: Mapping[str, Mapping[str, bool]]) -> Agreement:
@@ -97,7 +107,12 @@ def _compare(pair: tuple[str, str], sound: Mapping[str, Mapping[str, bool]]) -> 
     observed = agreed / len(shared)
     yes_first, yes_second = (_share(judged[key] for key in shared) for judged in (first, second))
     by_chance = yes_first * yes_second + (1 - yes_first) * (1 - yes_second)
-    return Agreement(pair, len(shared), agreed, None if by_chance == 1 else round((observed - by_chance) / (1 - by_chance), 3))
+    return Agreement(
+        pair,
+        len(shared),
+        agreed,
+        None if by_chance == 1 else round((observed - by_chance) / (1 - by_chance), 3),
+    )
 
 
 def _share(values: Iterable[bool]) -> float:

@@ -1,6 +1,7 @@
 r"""The thinking format, written and read here and nowhere else.
 
-In: a reasoning and an answer, or a text a model produced. Out: the one written form, or the two parts again.
+In: a reasoning and an answer, or a text a model produced. Out: the one written form, or the two
+parts again.
 Not done here: judging what is inside (`grading.checks`).
 
 >>> write("发热伴颈强直。", "化脓性脑膜炎")
@@ -16,7 +17,8 @@ from typing import NamedTuple
 OPEN = "<think>"
 CLOSE = "</think>"
 PREFIX = f"{OPEN}\n"
-"""What the student writes first, and what its exported chat template ends the generation prompt with."""
+"""What the student writes first, and what its exported chat template ends the generation prompt
+with."""
 
 
 class Thought(NamedTuple):
@@ -34,8 +36,8 @@ def write(reasoning: str, answer: str) -> str:
 def read(text: str) -> Thought:
     """Split a text at its first closing tag; the opening tag may be glued or missing.
 
-    A text that opens its thinking and never closes it has no answer: all of it is unfinished reasoning,
-    and `reasoning` is None because nothing was closed.
+    A text that opens its thinking and never closes it has no answer: all of it is unfinished
+    reasoning, and `reasoning` is None because nothing was closed.
     """
     before, closing, after = text.partition(CLOSE)
     if not closing:
@@ -45,7 +47,8 @@ def read(text: str) -> Thought:
 
 
 def is_well_formed(text: str) -> bool:
-    """Tell whether a text is exactly one non-empty thought followed by a non-empty answer, tags opened and closed once."""
+    """Tell whether a text is exactly one non-empty thought followed by a non-empty answer, tags
+    opened and closed once."""
     stripped = text.strip()
     if not stripped.startswith(OPEN) or stripped.count(OPEN) != 1 or stripped.count(CLOSE) != 1:
         return False

@@ -1,7 +1,8 @@
-"""Dates of one patient, moved together: a date in any of the forms they are written in comes out in the same form.
+"""Dates of one patient, moved together: a date in any of the forms they are written in comes out in
+the same form.
 
-In: the text of a date and the days to move by. Out: the moved date. Not done here: finding dates (`days`, `english`), the number of
-days (`replace`).
+In: the text of a date and the days to move by. Out: the moved date. Not done here: finding dates
+(`days`, `english`), the number of days (`replace`).
 
 >>> shifter = DateShifter(-20)
 >>> [shifter.shift(text) for text in ("2021年3月5日", "3月8日", "March 9, 2021", "二〇二一年三月十日")]
@@ -29,16 +30,31 @@ _YEAR_LAST = re.compile(r"(\d{1,2})([/-])(\d{1,2})([/-])(\d{4})")
 _NAMED_FIRST = re.compile(r"([A-Z][a-z]+)(\.?\s)(\d{1,2})(?:st|nd|rd|th)?(,?\s)(\d{4})")
 _DAY_FIRST = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(\s|-)([A-Z][a-z]+)(\.?,?\s|-)(\d{4})")
 _NAMED_MONTH = re.compile(r"([A-Z][a-z]+)(\.?,?\s)(\d{4})")
-_IN_WORDS = re.compile(r"([一二][^年]{3})年(?:([一二三四五六七八九十]+)月(?:([一二三四五六七八九十]+)([日号]))?)?")
+_IN_WORDS = re.compile(
+    r"([一二][^年]{3})年(?:([一二三四五六七八九十]+)月(?:([一二三四五六七八九十]+)([日号]))?)?"
+)
 _DIGITS = "〇一二三四五六七八九"
-_LONG_NAMES = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")
+_LONG_NAMES = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 
 
 class DateShifter:
     """Moves all dates of one patient by the same number of days, whatever form they are written in.
 
-    A date that names no year takes the year named last. A month alone moves as its 15th day does, a year alone as its
-    1st of July does.
+    A date that names no year takes the year named last. A month alone moves as its 15th day does, a
+    year alone as its 1st of July does.
     """
 
     def __init__(self, offset_days: int) -> None:
@@ -53,8 +69,12 @@ class DateShifter:
             return text
 
     def _move(self, year: str | int, month: str | int, day: str | int) -> date:
-        month_end = 31 if int(month) == 12 else (date(int(year), int(month) + 1, 1) - timedelta(days=1)).day
-        self._last = date(int(year), int(month), min(int(day), month_end) if int(day) <= 31 else int(day))
+        month_end = (
+            31 if int(month) == 12 else (date(int(year), int(month) + 1, 1) - timedelta(days=1)).day
+        )
+        self._last = date(
+            int(year), int(month), min(int(day), month_end) if int(day) <= 31 else int(day)
+        )
         return self._last + self.offset
 
     def _shift(self, text: str) -> str:
@@ -65,7 +85,9 @@ class DateShifter:
             return f"{new.year}{m[2]}{new.month:{width}}{m[4]}{new.day:{width}}{m[6]}"
         if m := _SHORT_MONTH.fullmatch(text):
             new = self._move(_century(m[1]), m[3] or 7, 15 if m[3] else 1)
-            return f"{new.year % 100:02d}{m[2]}" + (f"{_like(m[3], new.month)}{m[4]}" if m[3] else "")
+            return f"{new.year % 100:02d}{m[2]}" + (
+                f"{_like(m[3], new.month)}{m[4]}" if m[3] else ""
+            )
         if m := _SHORT_YEAR.fullmatch(text) or _SHORT.fullmatch(text):
             new = self._move(_century(m[1]), m[3], m[5])
             return f"{new.year % 100:02d}{m[2]}{_like(m[3], new.month)}{m[4]}{_like(m[5], new.day)}{m[6]}"
@@ -82,7 +104,9 @@ class DateShifter:
             return f"{year}{_like(m[3], new.month)}{m[4]}{_part_like(m[5], new.day)}"
         if m := _MONTH_DAY.fullmatch(text):
             is_leap_day = (int(m[1]), int(m[3])) == (2, 29)
-            new = self._move(_YEAR_WHERE_NONE_IS_NAMED if is_leap_day else self._last.year, m[1], m[3])
+            new = self._move(
+                _YEAR_WHERE_NONE_IS_NAMED if is_leap_day else self._last.year, m[1], m[3]
+            )
             padding = "0" if "月" not in m[2] and "0" in {m[1][0], m[3][0]} else ""
             return f"{_like(padding + m[1], new.month)}{m[2]}{_like(padding + m[3], new.day)}{m[4]}"
         if m := _DAY.fullmatch(text):
@@ -113,14 +137,18 @@ class DateShifter:
         if m is None:
             return ""
         year = re.sub("[零○O0]", "〇", m[1])
-        new = self._move("".join(str(_DIGITS.index(digit)) for digit in year), *((_read(m[2]), _read(m[3] or "十五")) if m[2] else (7, 1)))
+        new = self._move(
+            "".join(str(_DIGITS.index(digit)) for digit in year),
+            *((_read(m[2]), _read(m[3] or "十五")) if m[2] else (7, 1)),
+        )
         written = "".join(_DIGITS[int(digit)] for digit in str(new.year)) + "年"
         if m[2]:
             written += _in_words(new.month) + "月"
         return written + (f"{_in_words(new.day)}{m[4]}" if m[3] else "")
 
     def _shift_day(self, day: int, sign: str) -> str:
-        """Move a day whose month was named before; the new month is written where it is another one."""
+        """Move a day whose month was named before; the new month is written where it is another
+        one."""
         written = self._last + self.offset
         following = self._last.replace(day=1) + timedelta(days=31 if day < self._last.day else 0)
         new = self._move(following.year, following.month, day)
@@ -161,4 +189,6 @@ def _read(numeral: str) -> int:
 def _in_words(number: int) -> str:
     """Write a number up to 31 as a numeral."""
     tens, ones = divmod(number, 10)
-    return ("" if tens == 0 else "十" if tens == 1 else _DIGITS[tens] + "十") + (_DIGITS[ones] if ones or not tens else "")
+    return ("" if tens == 0 else "十" if tens == 1 else _DIGITS[tens] + "十") + (
+        _DIGITS[ones] if ones or not tens else ""
+    )

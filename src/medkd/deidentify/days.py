@@ -1,7 +1,7 @@
 """Rules for calendar dates in Chinese text and numerals, also those that name no year or no day.
 
-In: a text. Out: spans, through `RULES` in the order in which they claim text. Not done here: English dates (`english`),
-moving a date (`dates`).
+In: a text. Out: spans, through `RULES` in the order in which they claim text. Not done here:
+English dates (`english`), moving a date (`dates`).
 """
 
 import re
@@ -28,9 +28,13 @@ def _month(match: re.Match[str]) -> int:
 
 
 def _is_full_date(match: re.Match[str]) -> bool:
-    """Accept days that the calendar has, and with 年月日 also those it has not: a slip tells as much."""
+    """Accept days that the calendar has, and with 年月日 also those it has not: a slip tells as
+    much."""
     month, day = _month(match), int(match["d"])
-    return _is_year(match) and (is_day(int(match["y"]), month, day) or ("年" in match[0] and 1 <= month <= 12 and 1 <= day <= 31))
+    return _is_year(match) and (
+        is_day(int(match["y"]), month, day)
+        or ("年" in match[0] and 1 <= month <= 12 and 1 <= day <= 31)
+    )
 
 
 def _is_month(match: re.Match[str]) -> bool:
@@ -38,17 +42,23 @@ def _is_month(match: re.Match[str]) -> bool:
 
 
 _YEAR = r"(?P<y>[12][09]\d\d)(?<![\d.]\d{4})"
-"""Look-behinds stand after the first character of a pattern: so the engine can leap to candidates."""
+"""Look-behinds stand after the first character of a pattern: so the engine can leap to
+candidates."""
 _NO_DIGIT = r"(?!\d|\.\d)"
-_PARTS_OF_DAY = (
-    "上午|下午|凌晨|清晨|早上|早晨|中午|晚上|晚间|夜间|傍晚|晨起|复查|出院|入院|转院|转入|手术|行|予|患者|患儿|再次|突发|突然|出现"
-)
+_PARTS_OF_DAY = "上午|下午|凌晨|清晨|早上|早晨|中午|晚上|晚间|夜间|傍晚|晨起|复查|出院|入院|转院|转入|手术|行|予|患者|患儿|再次|突发|突然|出现"
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "date_full",
         Category.DATE,
-        by_pattern(_YEAR + r"\s*[-/.年]\s*(?P<m>\d{1,2}|元)\s*[-/.月]\s*(?P<d>\d{1,2})(?:[日号]|" + _NO_DIGIT + ")", (), _is_full_date),
+        by_pattern(
+            _YEAR
+            + r"\s*[-/.年]\s*(?P<m>\d{1,2}|元)\s*[-/.月]\s*(?P<d>\d{1,2})(?:[日号]|"
+            + _NO_DIGIT
+            + ")",
+            (),
+            _is_full_date,
+        ),
     ),
     Rule(
         "date_short_year",
@@ -85,9 +95,23 @@ RULES: tuple[Rule, ...] = (
             ("年",),
         ),
     ),
-    Rule("date_compact", Category.DATE, by_pattern(_YEAR + r"(?P<m>\d\d)(?P<d>\d\d)" + r"(?![\d.*×%^A-Za-z])", (), _is_full_date)),
-    Rule("date_month", Category.DATE, by_pattern(_YEAR + r"\s*年\s*(?P<m>\d{1,2}|元)\s*月(?:份|初|底|末|[上中下]旬)?", ("年",), _is_month)),
-    Rule("date_month_dashed", Category.DATE, by_pattern(_YEAR + r"[-/](?P<m>0?[1-9]|1[0-2])(?![\d./-]|[a-zA-Zμ%])", (), _is_year)),
+    Rule(
+        "date_compact",
+        Category.DATE,
+        by_pattern(_YEAR + r"(?P<m>\d\d)(?P<d>\d\d)" + r"(?![\d.*×%^A-Za-z])", (), _is_full_date),
+    ),
+    Rule(
+        "date_month",
+        Category.DATE,
+        by_pattern(
+            _YEAR + r"\s*年\s*(?P<m>\d{1,2}|元)\s*月(?:份|初|底|末|[上中下]旬)?", ("年",), _is_month
+        ),
+    ),
+    Rule(
+        "date_month_dashed",
+        Category.DATE,
+        by_pattern(_YEAR + r"[-/](?P<m>0?[1-9]|1[0-2])(?![\d./-]|[a-zA-Zμ%])", (), _is_year),
+    ),
     Rule(
         "date_year",
         Category.DATE,
@@ -101,12 +125,20 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "date_without_year",
         Category.DATE,
-        by_pattern(r"(?P<m>\d(?<!\d\d)\d?)\s*月\s*(?P<d>\d{1,2})[日号]", ("月",), lambda m: is_day(2020, int(m["m"]), int(m["d"]))),
+        by_pattern(
+            r"(?P<m>\d(?<!\d\d)\d?)\s*月\s*(?P<d>\d{1,2})[日号]",
+            ("月",),
+            lambda m: is_day(2020, int(m["m"]), int(m["d"])),
+        ),
     ),
     Rule(
         "date_range_end",
         Category.DATE,
-        by_pattern(r"(?<=[至到~～—-])\s?(?P<x>(?P<m>0[1-9]|1[0-2])[-/.](?P<d>[0-3]\d))(?![\d./-])", (), lambda m: _ends_range(m)),
+        by_pattern(
+            r"(?<=[至到~～—-])\s?(?P<x>(?P<m>0[1-9]|1[0-2])[-/.](?P<d>[0-3]\d))(?![\d./-])",
+            (),
+            lambda m: _ends_range(m),
+        ),
     ),
     Rule(
         "date_dashed_again",
@@ -138,29 +170,50 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "date_part_of_month",
         Category.DATE,
-        by_pattern(r"(?P<m>\d(?<!\d\d)\d?)月(?:初|底|末|[上中下]旬)", ("月",), lambda m: 1 <= int(m["m"]) <= 12),
+        by_pattern(
+            r"(?P<m>\d(?<!\d\d)\d?)月(?:初|底|末|[上中下]旬)",
+            ("月",),
+            lambda m: 1 <= int(m["m"]) <= 12,
+        ),
     ),
     Rule(
         "date_month_alone",
         Category.DATE,
-        by_pattern(r"(?:[今去前同次当翌]年|年前的?)(?P<x>(?:1[0-2]|[1-9])月份?)(?![\d余后前内大以来龄])", ("年",)),
+        by_pattern(
+            r"(?:[今去前同次当翌]年|年前的?)(?P<x>(?:1[0-2]|[1-9])月份?)(?![\d余后前内大以来龄])",
+            ("年",),
+        ),
     ),
     Rule(
         "date_day_of_range",
         Category.DATE,
-        by_pattern(r"(?<=[日号至到~～、-])(?P<x>\d{1,2}[日号])(?![后前内余间以])", ("日", "号"), lambda m: _follows_date(m)),
+        by_pattern(
+            r"(?<=[日号至到~～、-])(?P<x>\d{1,2}[日号])(?![后前内余间以])",
+            ("日", "号"),
+            lambda m: _follows_date(m),
+        ),
     ),
     Rule(
         "date_day",
         Category.DATE,
-        by_pattern(rf"(?<=[，,。；;、于至])(?P<x>\d{{1,2}}日)(?=(?:{_PARTS_OF_DAY}))", ("日",), lambda m: _has_month_before(m)),
+        by_pattern(
+            rf"(?<=[，,。；;、于至])(?P<x>\d{{1,2}}日)(?=(?:{_PARTS_OF_DAY}))",
+            ("日",),
+            lambda m: _has_month_before(m),
+        ),
     ),
 )
 
 
 def _follows_date(match: re.Match[str]) -> bool:
     """Tell whether a day ends a range such as 9月12日至15日."""
-    return re.search(r"月\d{1,2}[日号]?[至到~～、-]$", match.string[max(0, match.start() - 8) : match.start()]) is not None
+    return (
+        re.search(
+            r"月\d{1,2}[日号]?[至到~～、-]$",
+            match.string[max(0, match.start() - 8) : match.start()],
+        )
+        is not None
+    )
 
 
 _DATE_SEEN = re.compile(
@@ -176,11 +229,17 @@ def _has_date_before(match: re.Match[str]) -> bool:
 def _ends_range(match: re.Match[str]) -> bool:
     """Tell whether a month and day end a range such as 2021-05-03至05-09."""
     return (
-        re.search(r"[12][09]\d\d[-/.]\d\d?[-/.]\d\d?\s?[至到~～—-]\s?$", match.string[max(0, match.start("x") - 16) : match.start("x")])
+        re.search(
+            r"[12][09]\d\d[-/.]\d\d?[-/.]\d\d?\s?[至到~～—-]\s?$",
+            match.string[max(0, match.start("x") - 16) : match.start("x")],
+        )
         is not None
     )
 
 
 def _has_month_before(match: re.Match[str]) -> bool:
     """Tell days of a month from numbers of days: only where a month has been named before."""
-    return re.search(r"\d月\d{1,2}[日号]", match.string[max(0, match.start() - 2000) : match.start()]) is not None
+    return (
+        re.search(r"\d月\d{1,2}[日号]", match.string[max(0, match.start() - 2000) : match.start()])
+        is not None
+    )

@@ -1,7 +1,8 @@
 """Finding identifiers in Chinese clinical text, each by a named rule.
 
-In: a text. Out: finds that do not overlap, in order. Not done here: replacing them (`replace`), rare diseases or stories
-that tell who a person is without naming anything, bare cities, times of day.
+In: a text. Out: finds that do not overlap, in order. Not done here: replacing them (`replace`),
+rare diseases or stories that tell who a person is without naming anything, bare cities, times of
+day.
 
 >>> text = "患者张伟，男，联系电话13812345678。"
 >>> [(find.rule, text[find.start:find.end]) for find in find_identifiers(text)]
@@ -21,7 +22,8 @@ _SURROGATE = re.compile(r"\[[一-鿿]{2,3}\d+\]")
 
 
 def find_identifiers(text: str) -> list[Find]:
-    """Find all identifiers of a text by the rules, the earlier rule first where two would overlap."""
+    """Find all identifiers of a text by the rules, the earlier rule first where two would
+    overlap."""
     taken = _mark_taken(text, [match.span() for match in _SURROGATE.finditer(text)])
     found: list[Find] = []
     for rule in RULES:
@@ -41,7 +43,8 @@ def _mark_taken(text: str, spans: Iterable[tuple[int, int]]) -> bytearray:
 
 
 def find_repeated(text: str, known: Mapping[str, Category], found: list[Find]) -> list[Find]:
-    """Add the places where a name or a hospital met elsewhere in the case stands without its context."""
+    """Add the places where a name or a hospital met elsewhere in the case stands without its
+    context."""
     taken = _mark_taken(text, [(find.start, find.end) for find in found])
     repeated: list[Find] = []
     for name in sorted(known, key=len, reverse=True):

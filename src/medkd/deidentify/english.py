@@ -1,7 +1,8 @@
 """Rules for English clinical text: names, dates, numbers and places as they are written there.
 
-In: a text. Out: spans, through `RULES`. Not done here: names without any context; mail and web addresses, which `numbers` finds in
-any language. Eponyms (Parkinson disease) have no context of a person and stay.
+In: a text. Out: spans, through `RULES`. Not done here: names without any context; mail and web
+addresses, which `numbers` finds in any language. Eponyms (Parkinson disease) have no context of a
+person and stay.
 """
 
 import re
@@ -19,7 +20,9 @@ _WORD = r"(?:[A-Z]['’][A-Z][a-z]+|(?:Mc|Mac|De|La|Van|Von)?[A-Z][a-z]+(?:[-'�
 _FULL = rf"{_WORD}(?:\s[A-Z]\.)?(?:\s{_WORD}){{1,2}}"
 _ANY = rf"{_WORD}(?:\s[A-Z]\.)?(?:\s{_WORD}){{0,2}}"
 _GOES_ON = r"(?=[,.;]|\s(?:in|is|was|has|who|and|from|at|called|reports|states|notified)\b)"
-_TOLD = r"(?=,?\s(?:is|was)\san?\s[\d+]+[- ]|,?\s(?:an?\s)?\d{1,3}[- ](?:year|yo|y/o)|\s\(\d{1,3}[,)])"
+_TOLD = (
+    r"(?=,?\s(?:is|was)\san?\s[\d+]+[- ]|,?\s(?:an?\s)?\d{1,3}[- ](?:year|yo|y/o)|\s\(\d{1,3}[,)])"
+)
 
 
 def _is_name(match: re.Match[str]) -> bool:
@@ -41,7 +44,11 @@ def _is_own_hospital(match: re.Match[str]) -> bool:
 
 RULES: tuple[Rule, ...] = (
     Rule("ssn", Category.ID_CARD, by_pattern(r"\d{3}(?<![\d-]\d{3})-\d{2}-\d{4}(?![\d-])", ("-",))),
-    Rule("phone_american", Category.PHONE, by_pattern(r"(?:\(\d{3}\) ?|(?<![\d.-])\d{3}[-.])\d{3}[-.]\d{4}(?![\d-])")),
+    Rule(
+        "phone_american",
+        Category.PHONE,
+        by_pattern(r"(?:\(\d{3}\) ?|(?<![\d.-])\d{3}[-.])\d{3}[-.]\d{4}(?![\d-])"),
+    ),
     Rule(
         "record_number_english",
         Category.RECORD,
@@ -54,28 +61,51 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "account_english",
         Category.ACCOUNT,
-        by_pattern(r"\b[Aa]ccount\s*(?:[Nn]umber|[Nn]o\.?|#)?\s*[:#]\s*(?P<x>[\dA-Z-]{5,24}\d)", ("ccount",)),
+        by_pattern(
+            r"\b[Aa]ccount\s*(?:[Nn]umber|[Nn]o\.?|#)?\s*[:#]\s*(?P<x>[\dA-Z-]{5,24}\d)",
+            ("ccount",),
+        ),
     ),
     Rule(
         "date_english",
         Category.DATE,
-        by_pattern(rf"\b(?P<m>{_MONTH})\.?\s(?P<d>\d{{1,2}})(?:st|nd|rd|th)?,?\s(?P<y>(?:19|20)\d\d)(?!\d)", (), _is_named_day),
+        by_pattern(
+            rf"\b(?P<m>{_MONTH})\.?\s(?P<d>\d{{1,2}})(?:st|nd|rd|th)?,?\s(?P<y>(?:19|20)\d\d)(?!\d)",
+            (),
+            _is_named_day,
+        ),
     ),
     Rule(
         "date_english_day_first",
         Category.DATE,
-        by_pattern(rf"(?<!\d)(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\s(?P<m>{_MONTH})\.?,?\s(?P<y>(?:19|20)\d\d)(?!\d)", (), _is_named_day),
+        by_pattern(
+            rf"(?<!\d)(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\s(?P<m>{_MONTH})\.?,?\s(?P<y>(?:19|20)\d\d)(?!\d)",
+            (),
+            _is_named_day,
+        ),
     ),
     Rule(
         "date_english_dashed",
         Category.DATE,
-        by_pattern(rf"(?<!\d)(?P<d>\d{{1,2}})-(?P<m>{_MONTH})-(?P<y>(?:19|20)\d\d)(?!\d)", (), _is_named_day),
+        by_pattern(
+            rf"(?<!\d)(?P<d>\d{{1,2}})-(?P<m>{_MONTH})-(?P<y>(?:19|20)\d\d)(?!\d)",
+            (),
+            _is_named_day,
+        ),
     ),
-    Rule("date_english_month", Category.DATE, by_pattern(rf"\b(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)")),
+    Rule(
+        "date_english_month",
+        Category.DATE,
+        by_pattern(rf"\b(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)"),
+    ),
     Rule(
         "date_year_last",
         Category.DATE,
-        by_pattern(r"(?<![\d/.-])(?P<a>\d{1,2})(?P<s>[/-])(?P<b>\d{1,2})(?P=s)(?P<y>(?:19|20)\d\d)(?![\d/])", (), _is_date),
+        by_pattern(
+            r"(?<![\d/.-])(?P<a>\d{1,2})(?P<s>[/-])(?P<b>\d{1,2})(?P=s)(?P<y>(?:19|20)\d\d)(?![\d/])",
+            (),
+            _is_date,
+        ),
     ),
     Rule(
         "hospital_english",
@@ -100,13 +130,24 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "age_over_89_english",
         Category.AGE,
-        by_pattern(r"(?<![\d.])(?P<x>9\d|1[0-3]\d)(?=(?:-|\s)(?:year|yr)s?(?:-|\s)old|\s?(?:y/o|yo)\b)", ("old", "y/o", "yo")),
+        by_pattern(
+            r"(?<![\d.])(?P<x>9\d|1[0-3]\d)(?=(?:-|\s)(?:year|yr)s?(?:-|\s)old|\s?(?:y/o|yo)\b)",
+            ("old", "y/o", "yo"),
+        ),
     ),
-    Rule("age_over_89_english_labelled", Category.AGE, by_pattern(r"\b[Aa]ged?\s*:?\s*(?P<x>9\d|1[0-3]\d)(?![\d.%])", ("ge",))),
+    Rule(
+        "age_over_89_english_labelled",
+        Category.AGE,
+        by_pattern(r"\b[Aa]ged?\s*:?\s*(?P<x>9\d|1[0-3]\d)(?![\d.%])", ("ge",)),
+    ),
     Rule(
         "name_titled_english",
         Category.NAME,
-        by_pattern(rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor)\.?\s(?P<x>{_ANY})", ("Mr", "Ms", "Miss", "Dr", "Prof"), _is_name),
+        by_pattern(
+            rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor)\.?\s(?P<x>{_ANY})",
+            ("Mr", "Ms", "Miss", "Dr", "Prof"),
+            _is_name,
+        ),
     ),
     Rule(
         "name_last_first",
@@ -139,7 +180,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_before_credentials",
         Category.NAME,
-        by_pattern(rf"(?P<x>{_FULL})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D|MBBS|DOB|MRN|LPN|BSN)\b|\s\([MF][/,]\d)", (), _is_name),
+        by_pattern(
+            rf"(?P<x>{_FULL})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D|MBBS|DOB|MRN|LPN|BSN)\b|\s\([MF][/,]\d)",
+            (),
+            _is_name,
+        ),
     ),
     Rule(
         "name_of_actor_english",
@@ -154,7 +199,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_with_initial",
         Category.NAME,
-        by_pattern(rf"\b(?:{_SIGNED}|Dr\.?)\s*[:：]?\s*(?P<x>(?:[A-Z]\.\s?){{1,2}}{_WORD})", (*_TABLE["signed"], "Dr"), _is_name),
+        by_pattern(
+            rf"\b(?:{_SIGNED}|Dr\.?)\s*[:：]?\s*(?P<x>(?:[A-Z]\.\s?){{1,2}}{_WORD})",
+            (*_TABLE["signed"], "Dr"),
+            _is_name,
+        ),
     ),
     Rule(
         "insurance_english",
@@ -167,7 +216,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "room_english",
         Category.BED,
-        by_pattern(r"\b(?:Room|Bed|room|bed)\s#?(?P<x>\d{1,4}[A-Z]?(?:-[A-Z\d]{1,2})?)(?![\d%])(?=[.,;)\s]|$)", ("oom", "ed ")),
+        by_pattern(
+            r"\b(?:Room|Bed|room|bed)\s#?(?P<x>\d{1,4}[A-Z]?(?:-[A-Z\d]{1,2})?)(?![\d%])(?=[.,;)\s]|$)",
+            ("oom", "ed "),
+        ),
     ),
     Rule(
         "home_english",
@@ -180,9 +232,17 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "employer_english",
         Category.ADDRESS,
-        by_pattern(rf"\b[Ww]ork(?:s|ed|ing)?\s(?:at|for)\s(?P<x>{_WORD}(?:\s{_WORD}){{0,3}})", ("ork",), _is_name),
+        by_pattern(
+            rf"\b[Ww]ork(?:s|ed|ing)?\s(?:at|for)\s(?P<x>{_WORD}(?:\s{_WORD}){{0,3}})",
+            ("ork",),
+            _is_name,
+        ),
     ),
-    Rule("name_of_patient_english", Category.NAME, by_pattern(rf"\b[Pp]atient,?\s(?P<x>{_FULL})(?=,|\s[a-z(])", ("atient",), _is_name)),
+    Rule(
+        "name_of_patient_english",
+        Category.NAME,
+        by_pattern(rf"\b[Pp]atient,?\s(?P<x>{_FULL})(?=,|\s[a-z(])", ("atient",), _is_name),
+    ),
     Rule(
         "name_before_age_english",
         Category.NAME,

@@ -11,21 +11,26 @@ from medkd.deidentify.shape import DOTTED, FULL, NOT_NAME, TABLE, is_whole_name
 from medkd.deidentify.words import is_ordinary
 
 _TITLE = any_of(TABLE["titles"].split())
-_LABEL = re.compile(rf"(?:{any_of(TABLE['signed'].split())})(?:签名|签字|姓名)?(?:[（(][^（()）]{{1,6}}[）)])?(?:\s*[:：]\s*|[ 　\t]+)")
+_LABEL = re.compile(
+    rf"(?:{any_of(TABLE['signed'].split())})(?:签名|签字|姓名)?(?:[（(][^（()）]{{1,6}}[）)])?(?:\s*[:：]\s*|[ 　\t]+)"
+)
 _ITEM = re.compile(r"(?P<x>[一-鿿·•・]{2,12}|[A-Z][A-Za-z .-]{2,30})(?=[^一-鿿·•・A-Za-z]|$)")
 _TITLED = re.compile(rf"(?P<x>[一-鿿·•・]+?)(?:副?(?:{_TITLE})|[记签报录]$)")
 _NEXT = re.compile(r"\s*[、，,/／;；和及与]\s*|[ 　\t]+")
 
 
 def _labelled_names(text: str) -> Iterator[tuple[int, int]]:
-    """Find the names after a label that ends in a role, one or a list of them: 手术者：李勇、王芳 副主任医师。"""
+    """Find the names after a label that ends in a role, one or a list of them: 手术者：李勇、王芳
+    副主任医师。"""
     for label in _LABEL.finditer(text):
         position = label.end()
         while item := _ITEM.match(text, position):
             word = item["x"].rstrip(" .-")
             titled = _TITLED.match(word)
             for name in (word, titled["x"] if titled else ""):
-                if is_whole_name(name) and not (name[0] in TABLE["rare_surnames"] and is_ordinary(name)):
+                if is_whole_name(name) and not (
+                    name[0] in TABLE["rare_surnames"] and is_ordinary(name)
+                ):
                     yield position, position + len(name)
                     break
             else:
@@ -41,10 +46,14 @@ _ROW_HINT = re.compile(r"[号床岁男女]|科室|病区")
 
 
 def _names_in_rows(text: str) -> Iterator[tuple[int, int]]:
-    """Find a usual name that stands by itself in a row of fields: 住院号0998812　王建国　神经外科."""
+    """Find a usual name that stands by itself in a row of fields: 住院号0998812 王建国 神经外科."""
     for field in _FIELD.finditer(text):
         around = text[max(0, field.start() - 30) : field.end() + 30]
-        if not NOT_NAME.match(field["x"]) and not is_ordinary(field["x"]) and _ROW_HINT.search(around):
+        if (
+            not NOT_NAME.match(field["x"])
+            and not is_ordinary(field["x"])
+            and _ROW_HINT.search(around)
+        ):
             yield field.span("x")
 
 

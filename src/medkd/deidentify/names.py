@@ -1,7 +1,7 @@
 """Rules for personal names: found by what stands around them, checked by what a name is made of.
 
-In: a text. Out: spans, through `RULES`. Not done here: a name without any context, unless `detect` has met it elsewhere
-in the same case; names in scripts other than Chinese and Latin.
+In: a text. Out: spans, through `RULES`. Not done here: a name without any context, unless `detect`
+has met it elsewhere in the same case; names in scripts other than Chinese and Latin.
 """
 
 import re
@@ -32,7 +32,9 @@ _FUNCTION_WORDS = set(TABLE["function_words"])
 _PATIENT = r"患者|病人|患儿|产妇|孕妇|伤者|死者|病员|患方|受试者|逝者|床(?<=\d床)"
 _STOP = r"[\s，,。；;：:、（()）“”\"'【】\[\]/／]|$"
 _VERBS = "家[属住]|身份证|年龄|性别|查房|会诊|要求|之[父母子女妻夫]|饮酒|出院|术后"
-_AFTER = rf"(?={_STOP}|[因于自诉系的在入今现曾为突来被代陪住签发述称就与和及将到经带送既男女]|{_VERBS})"
+_AFTER = (
+    rf"(?={_STOP}|[因于自诉系的在入今现曾为突来被代陪住签发述称就与和及将到经带送既男女]|{_VERBS})"
+)
 _MASKED = r"(?:某{1,3}|[×＊*○〇]{1,3}|[xX]{2,3})"
 _TITLE_HINTS = tuple(TABLE["titles"].split())
 _PARTICULARS = ("性别", "年龄", "身份证", "家住", "住址", "现住", "电话", "民族", "职业", "籍贯")
@@ -41,10 +43,17 @@ _SEX_HINTS = (*(f"{mark}{sex}" for mark in "，,（( ：:" for sex in "男女"),
 
 
 def _is_surname_with_title(match: re.Match[str]) -> bool:
-    """Accept 王主任; accept 于主任, whose first character is also a word, only where the doctor acts."""
+    """Accept 王主任; accept 于主任, whose first character is also a word, only where the doctor
+    acts."""
     if len(match["x"]) > 1:
         return True
-    if match.string[max(0, match.start() - 1) : match.end("x")] in {"随车", "由于", "对于", "至于", "关于"}:
+    if match.string[max(0, match.start() - 1) : match.end("x")] in {
+        "随车",
+        "由于",
+        "对于",
+        "至于",
+        "关于",
+    }:
         return False
     if not _BEFORE_SURNAME.search(match.string[max(0, match.start() - 4) : match.start()]):
         return False
@@ -72,27 +81,35 @@ def _is_name_with_particulars(match: re.Match[str]) -> bool:
 def _is_titled_name(match: re.Match[str]) -> bool:
     """Leave 对于经医师解释, where the surname is the end of another word."""
     before = match.string[max(0, match.start("x") - 1) : match.start("x")]
-    return is_name(match) and not (match["x"][0] in _FUNCTION_WORDS and before in {"对", "由", "至"})
+    return is_name(match) and not (
+        match["x"][0] in _FUNCTION_WORDS and before in {"对", "由", "至"}
+    )
 
 
 def _is_dotted_name(match: re.Match[str]) -> bool:
     """Accept 买买提江·吐尔逊; leave 拉姆齐·亨特综合征."""
-    return re.search("综合[征症]|[病征症法氏型]$|现象|试验|反射", match["x"]) is None and not re.match(
-        "综合[征症]|[病征症法氏型]|现象|试验|反射|瘤|骨折|手术|评分|量表", match.string[match.end() : match.end() + 3]
+    return re.search(
+        "综合[征症]|[病征症法氏型]$|现象|试验|反射", match["x"]
+    ) is None and not re.match(
+        "综合[征症]|[病征症法氏型]|现象|试验|反射|瘤|骨折|手术|评分|量表",
+        match.string[match.end() : match.end() + 3],
     )
 
 
 def _is_masked_name(match: re.Match[str]) -> bool:
     after = match.string[match.end("x") : match.end("x") + 2]
     return match["x"][0] not in _FUNCTION_WORDS and not (
-        match["x"][1] == "某" and re.match(r"[医院地日种些个次科县市年月药病处类原天人]|医院", after)
+        match["x"][1] == "某"
+        and re.match(r"[医院地日种些个次科县市年月药病处类原天人]|医院", after)
     )
 
 
 _KIN = any_of(word for word in TABLE["relatives"].split() if len(word) > 1)
 _ROLE = any_of(word for word in TABLE["signed"].split() if len(word) > 1)
 _ONE = f"{SURNAME}{GIVEN}{{1,2}}"
-_HELPERS = re.compile(rf"(?<=[由请]){_ONE}(?:[、，和及]{_ONE})*(?=[一-鿿]{{0,6}}(?:送|陪|扶|抬|背|主刀|施行|负责|会诊|接诊|代))")
+_HELPERS = re.compile(
+    rf"(?<=[由请]){_ONE}(?:[、，和及]{_ONE})*(?=[一-鿿]{{0,6}}(?:送|陪|扶|抬|背|主刀|施行|负责|会诊|接诊|代))"
+)
 
 
 def _names_of_helpers(text: str) -> Iterator[tuple[int, int]]:
@@ -103,14 +120,14 @@ def _names_of_helpers(text: str) -> Iterator[tuple[int, int]]:
                 yield helpers.start() + name.start(), helpers.start() + name.end()
 
 
-_OTHERS = (
-    "[其之][父母子女兄弟姐妹妻夫]|[者人员]|[其好群网]友|医(?![师生院务疗])|[一二三]线|管床(?!.?医)|职工|学生|我叫|我是|名叫|叫做|报告|通知"
-)
+_OTHERS = "[其之][父母子女兄弟姐妹妻夫]|[者人员]|[其好群网]友|医(?![师生院务疗])|[一二三]线|管床(?!.?医)|职工|学生|我叫|我是|名叫|叫做|报告|通知"
 _WHO = f"{_PATIENT}|{_KIN}|{_ROLE}|{_TITLE}|{_OTHERS}"
 _CONTEXT = re.compile(
     rf"(?=[{first_characters(_WHO)}])(?:{_WHO})(?:名?叫|[系是为])?[，,：:（(“ ]?(?=(?:{SURNAME}|{ELEMENT}|{SOUND})[一-鿿]|[A-Z][a-z])"
 )
-_OF_ELEMENTS = re.compile(rf"{OF_ELEMENTS}(?={_STOP}|男|女|[因于自诉系在入今曾突来被代陪住发述称就]|之[父母子女]|饮酒|出院|术后)")
+_OF_ELEMENTS = re.compile(
+    rf"{OF_ELEMENTS}(?={_STOP}|男|女|[因于自诉系在入今曾突来被代陪住发述称就]|之[父母子女]|饮酒|出院|术后)"
+)
 _LATIN = re.compile(rf"{LATIN}(?=\s*(?:[，,。；（(男女、]|因|于|诉|$))")
 _ANY_NAME = re.compile(rf"{SURNAME}{GIVEN}{{2}}(?!{GIVEN})|{SURNAME}{GIVEN}{{1,2}}{_AFTER}")
 _SURNAME = re.compile(SURNAME)
@@ -118,7 +135,8 @@ _CLOSED = re.compile(rf"[一-鿿]{{2,4}}(?={_STOP}|交班|接班|主刀)")
 
 
 def _names_in_context(text: str) -> Iterator[tuple[int, int]]:
-    """Find names after a person's role: by how words are cut, by what usual names are made of, or whatever stands up to a mark."""
+    """Find names after a person's role: by how words are cut, by what usual names are made of, or
+    whatever stands up to a mark."""
     for context in _CONTEXT.finditer(text):
         start = context.end()
         if elsewhere := _OF_ELEMENTS.match(text, start) or _LATIN.match(text, start):
@@ -131,7 +149,12 @@ def _names_in_context(text: str) -> Iterator[tuple[int, int]]:
         ):
             continue
         closed = _CLOSED.match(text, start)
-        if closed and re.fullmatch(rf"{SURNAME}[一-鿿]{GIVEN}", closed[0]) and is_whole_name(closed[0]) and not is_ordinary(closed[0]):
+        if (
+            closed
+            and re.fullmatch(rf"{SURNAME}[一-鿿]{GIVEN}", closed[0])
+            and is_whole_name(closed[0])
+            and not is_ordinary(closed[0])
+        ):
             yield closed.span()
             continue
         length = leading_name(text[start : start + WINDOW])
@@ -151,12 +174,20 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_dotted",
         Category.NAME,
-        by_pattern(rf"(?:(?<![一-鿿·])|(?<=[由与和对]))(?:{_WHO})?(?P<x>{DOTTED})", ("·", "•", "・"), _is_dotted_name),
+        by_pattern(
+            rf"(?:(?<![一-鿿·])|(?<=[由与和对]))(?:{_WHO})?(?P<x>{DOTTED})",
+            ("·", "•", "・"),
+            _is_dotted_name,
+        ),
     ),
     Rule(
         "name_of_patient",
         Category.NAME,
-        by_pattern(rf"(?:{_PATIENT})[，,：:（( ]?(?P<x>{SURNAME}{GIVEN}{{1,2}}|小{GIVEN}){_AFTER}", (), is_name),
+        by_pattern(
+            rf"(?:{_PATIENT})[，,：:（( ]?(?P<x>{SURNAME}{GIVEN}{{1,2}}|小{GIVEN}){_AFTER}",
+            (),
+            is_name,
+        ),
     ),
     Rule(
         "name_before_particulars",
@@ -180,13 +211,19 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_of_doctor",
         Category.NAME,
-        by_pattern(rf"(?:{_TITLE}){FULL}(?={_STOP}|[查看会指主审记签]|[一-鿿]{{0,2}}(?:查房|会诊|主刀|诊治|接诊))", _TITLE_HINTS, is_name),
+        by_pattern(
+            rf"(?:{_TITLE}){FULL}(?={_STOP}|[查看会指主审记签]|[一-鿿]{{0,2}}(?:查房|会诊|主刀|诊治|接诊))",
+            _TITLE_HINTS,
+            is_name,
+        ),
     ),
     Rule(
         "name_before_title",
         Category.NAME,
         by_pattern(
-            rf"(?:(?<![一-鿿])|(?<=[由请经与和及科给被示为的])|{_BEFORE}){FULL}(?=(?:副)?(?:{_TITLE}))", _TITLE_HINTS, _is_titled_name
+            rf"(?:(?<![一-鿿])|(?<=[由请经与和及科给被示为的])|{_BEFORE}){FULL}(?=(?:副)?(?:{_TITLE}))",
+            _TITLE_HINTS,
+            _is_titled_name,
         ),
     ),
     Rule(
@@ -199,7 +236,11 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule("name_of_helper", Category.NAME, _names_of_helpers),
-    Rule("name_of_kin_of", Category.NAME, by_pattern(rf"(?<![一-鿿])(?:[我这]?[是叫的])?{FULL}(?=的(?:{_KIN}))", ("的",), is_name)),
+    Rule(
+        "name_of_kin_of",
+        Category.NAME,
+        by_pattern(rf"(?<![一-鿿])(?:[我这]?[是叫的])?{FULL}(?=的(?:{_KIN}))", ("的",), is_name),
+    ),
     Rule(
         "name_signed_below",
         Category.NAME,
@@ -222,6 +263,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_masked",
         Category.NAME,
-        by_pattern(rf"(?P<x>{SURNAME}{_MASKED})(?![A-Za-z\d])", ("某", "xx", "XX", "×", "*", "＊", "○", "〇"), _is_masked_name),
+        by_pattern(
+            rf"(?P<x>{SURNAME}{_MASKED})(?![A-Za-z\d])",
+            ("某", "xx", "XX", "×", "*", "＊", "○", "〇"),
+            _is_masked_name,
+        ),
     ),
 )

@@ -1,6 +1,8 @@
-"""Rules for identifiers that are made of digits and letters: identity cards, phones, record numbers, old ages.
+"""Rules for identifiers that are made of digits and letters: identity cards, phones, record
+numbers, old ages.
 
-In: a text. Out: spans, through `RULES` in the order in which they claim text. Not done here: dates (`days`), names and places.
+In: a text. Out: spans, through `RULES` in the order in which they claim text. Not done here: dates
+(`days`), names and places.
 """
 
 import re
@@ -15,7 +17,8 @@ _RECORD_LABELS = any_of(load_table("numbers.yaml")["record_labels"].split())
 
 
 def is_id_card(number: str) -> bool:
-    """Tell whether 18 characters are a Chinese identity number with a valid check digit (GB 11643-1999)."""
+    """Tell whether 18 characters are a Chinese identity number with a valid check digit (GB
+    11643-1999)."""
     if not re.fullmatch(r"\d{17}[\dXx]", number):
         return False
     total = sum(int(digit) * weight for digit, weight in zip(number, _ID_WEIGHTS, strict=False))
@@ -23,8 +26,13 @@ def is_id_card(number: str) -> bool:
 
 
 def _is_born(number: str) -> bool:
-    """Tell whether an identity number with a wrong check digit names a region and a day of birth: a slip tells as much."""
-    return number[0] in "12345678" and number[6:8] in {"19", "20"} and is_day(int(number[6:10]), int(number[10:12]), int(number[12:14]))
+    """Tell whether an identity number with a wrong check digit names a region and a day of birth: a
+    slip tells as much."""
+    return (
+        number[0] in "12345678"
+        and number[6:8] in {"19", "20"}
+        and is_day(int(number[6:10]), int(number[10:12]), int(number[12:14]))
+    )
 
 
 def _is_old_id_card(match: re.Match[str]) -> bool:
@@ -32,14 +40,21 @@ def _is_old_id_card(match: re.Match[str]) -> bool:
     return is_day(1900 + int(number[6:8]), int(number[8:10]), int(number[10:12]))
 
 
-_NO_RECORD = "".join(f"(?<!{character})" for character in "型批信符文字挂称括引问序代星暗逗句") + "号"
+_NO_RECORD = (
+    "".join(f"(?<!{character})" for character in "型批信符文字挂称括引问序代星暗逗句") + "号"
+)
 """Numbers of things that are not the patient's: of a model, a batch, an approval."""
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "web_address",
         Category.WEB,
-        by_pattern(r"(?:https?://|www\.)[^\s，。；、）)】》\"'“”<>一-鿿]+", ("://", "www."), None, re.IGNORECASE),
+        by_pattern(
+            r"(?:https?://|www\.)[^\s，。；、）)】》\"'“”<>一-鿿]+",
+            ("://", "www."),
+            None,
+            re.IGNORECASE,
+        ),
     ),
     Rule(
         "web_domain",
@@ -50,12 +65,21 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        "email", Category.EMAIL, by_pattern(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}", ("@",))
+        "email",
+        Category.EMAIL,
+        by_pattern(
+            r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}",
+            ("@",),
+        ),
     ),
     Rule(
         "id_card",
         Category.ID_CARD,
-        by_pattern(r"\d(?<![\dA-Za-z.]\d)\d{16}[\dXx](?![\dA-Za-z])", (), lambda m: is_id_card(m[0]) or _is_born(m[0])),
+        by_pattern(
+            r"\d(?<![\dA-Za-z.]\d)\d{16}[\dXx](?![\dA-Za-z])",
+            (),
+            lambda m: is_id_card(m[0]) or _is_born(m[0]),
+        ),
     ),
     Rule(
         "id_card_labelled",
@@ -66,7 +90,11 @@ RULES: tuple[Rule, ...] = (
             ("证", "身份", "保", "护照", "合", "卡"),
         ),
     ),
-    Rule("id_card_15", Category.ID_CARD, by_pattern(r"\d(?<![\dA-Za-z.]\d)\d{14}(?![\dA-Za-z.])", (), _is_old_id_card)),
+    Rule(
+        "id_card_15",
+        Category.ID_CARD,
+        by_pattern(r"\d(?<![\dA-Za-z.]\d)\d{14}(?![\dA-Za-z.])", (), _is_old_id_card),
+    ),
     Rule(
         "account",
         Category.ACCOUNT,
@@ -76,17 +104,35 @@ RULES: tuple[Rule, ...] = (
             ("微信", "QQ", "qq", "支付宝", "银行", "账", "帐", "抖音", "微博"),
         ),
     ),
-    Rule("bank_card", Category.ACCOUNT, by_pattern(r"[3-9](?<![\d.A-Za-z-].)\d{3}(?:[ -]\d{4}){3}(?:[ -]?\d{1,3})?(?![\d.])")),
-    Rule("bank_card_whole", Category.ACCOUNT, by_pattern(r"6(?<![\d.A-Za-z-].)2\d{14,17}(?![\dA-Za-z.])", ("62",))),
     Rule(
-        "mobile", Category.PHONE, by_pattern(r"(?:\+86[- ]?)?1(?:(?<![\d.]1)|(?<=861))[3-9]\d(?:\d{8}|[-－ ]\d{4}[-－ ]\d{4})(?!\d|\.\d)")
+        "bank_card",
+        Category.ACCOUNT,
+        by_pattern(r"[3-9](?<![\d.A-Za-z-].)\d{3}(?:[ -]\d{4}){3}(?:[ -]?\d{1,3})?(?![\d.])"),
+    ),
+    Rule(
+        "bank_card_whole",
+        Category.ACCOUNT,
+        by_pattern(r"6(?<![\d.A-Za-z-].)2\d{14,17}(?![\dA-Za-z.])", ("62",)),
+    ),
+    Rule(
+        "mobile",
+        Category.PHONE,
+        by_pattern(
+            r"(?:\+86[- ]?)?1(?:(?<![\d.]1)|(?<=861))[3-9]\d(?:\d{8}|[-－ ]\d{4}[-－ ]\d{4})(?!\d|\.\d)"
+        ),
     ),
     Rule(
         "landline",
         Category.PHONE,
-        by_pattern(r"[(（0](?<![\d.-].)(?:(?<=0)|0)\d{2,3}[-－—)） ]{1,2}[2-9]\d{2,3}[- ]?\d{4}(?:[-转]\d{1,5})?(?!\d)"),
+        by_pattern(
+            r"[(（0](?<![\d.-].)(?:(?<=0)|0)\d{2,3}[-－—)） ]{1,2}[2-9]\d{2,3}[- ]?\d{4}(?:[-转]\d{1,5})?(?!\d)"
+        ),
     ),
-    Rule("service_line", Category.PHONE, by_pattern(r"[48]00(?<![\d.-]\d{3})-\d{3,4}-\d{3,4}(?!\d)", ("00-",))),
+    Rule(
+        "service_line",
+        Category.PHONE,
+        by_pattern(r"[48]00(?<![\d.-]\d{3})-\d{3,4}-\d{3,4}(?!\d)", ("00-",)),
+    ),
     Rule(
         "phone_labelled",
         Category.PHONE,
@@ -134,15 +180,23 @@ RULES: tuple[Rule, ...] = (
         "bed_labelled",
         Category.BED,
         by_pattern(
-            r"床(?:(?:位)?号\s*[:：为是]?|位?[:：])\s*(?P<x>(?:[A-Za-z东西南北]{1,4}区?)?[-－]?\+?加?\d{1,4}(?:[-－]\d{1,3})?床?)", ("床",)
+            r"床(?:(?:位)?号\s*[:：为是]?|位?[:：])\s*(?P<x>(?:[A-Za-z东西南北]{1,4}区?)?[-－]?\+?加?\d{1,4}(?:[-－]\d{1,3})?床?)",
+            ("床",),
         ),
     ),
     Rule(
         "bed",
         Category.BED,
-        by_pattern(r"(?P<x>(?:(?:加|\+)\d|\d(?<![\d.加+]\d))\d{0,2}(?:-\d{1,3})?床)(?![旁上边垫次日被褥单棉位])", ("床",)),
+        by_pattern(
+            r"(?P<x>(?:(?:加|\+)\d|\d(?<![\d.加+]\d))\d{0,2}(?:-\d{1,3})?床)(?![旁上边垫次日被褥单棉位])",
+            ("床",),
+        ),
     ),
-    Rule("long_number", Category.RECORD, by_pattern(r"\d(?<![\d.A-Za-z-]\d)\d{11,}(?![\d.]|[A-Za-z]|拷贝|[×*^])")),
+    Rule(
+        "long_number",
+        Category.RECORD,
+        by_pattern(r"\d(?<![\d.A-Za-z-]\d)\d{11,}(?![\d.]|[A-Za-z]|拷贝|[×*^])"),
+    ),
     *days.RULES,
     Rule(
         "age_over_89",
@@ -153,7 +207,11 @@ RULES: tuple[Rule, ...] = (
             lambda m: int(m["n"]) >= 90,
         ),
     ),
-    Rule("age_over_89_labelled", Category.AGE, by_pattern(r"年龄\s*[:：为是]?\s*(?P<x>9\d|1[0-3]\d)(?![\d.岁])", ("年龄",))),
+    Rule(
+        "age_over_89_labelled",
+        Category.AGE,
+        by_pattern(r"年龄\s*[:：为是]?\s*(?P<x>9\d|1[0-3]\d)(?![\d.岁])", ("年龄",)),
+    ),
     Rule(
         "age_over_89_in_words",
         Category.AGE,

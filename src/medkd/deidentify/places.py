@@ -1,7 +1,8 @@
 """Rules for places: hospitals by their own name, wards, addresses.
 
-In: a text. Out: spans, through `RULES` in the order in which they claim text. Not done here: a bare city or province,
-which alone tells too little of a patient and, as a travel history, much of the disease.
+In: a text. Out: spans, through `RULES` in the order in which they claim text. Not done here: a bare
+city or province, which alone tells too little of a patient and, as a travel history, much of the
+disease.
 """
 
 import re
@@ -45,12 +46,17 @@ def _hospitals(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _is_local(match: re.Match[str]) -> bool:
-    """Accept 县中医院 and 市一院 as somewhere one was; leave 当地县人民医院, which says no more than nearby."""
-    return not re.search(r"(?:当地|外地|某|我|本|该|各|一家|附近)[一-鿿]?$", match.string[max(0, match.start("x") - 4) : match.start("x")])
+    """Accept 县中医院 and 市一院 as somewhere one was; leave 当地县人民医院, which says no more
+    than nearby."""
+    return not re.search(
+        r"(?:当地|外地|某|我|本|该|各|一家|附近)[一-鿿]?$",
+        match.string[max(0, match.start("x") - 4) : match.start("x")],
+    )
 
 
 def _name_start(text: str, end: int) -> int:
-    """Find where the words before a kind of hospital stop being narration and begin being its name."""
+    """Find where the words before a kind of hospital stop being narration and begin being its
+    name."""
     begin = max(0, end - _MAX_NAME)
     run = _RUN.search(text[begin:end])
     start = begin + (run.start() if run else 0)
@@ -77,27 +83,42 @@ def _is_own_name(text: str, start: int, end: int, kind: str) -> bool:
     is_first = start == 0 or text[start - 1] in '，。；、：（(“" \n'
     if is_first and core == words and len(core) <= 6 and _ACTS.match(text, end + len(kind)):
         return True
-    return kind in {"卫生院", "卫生所", "卫生室"} or _ANCHORED.search(text[max(0, start - 4) : start]) is not None or core != words
+    return (
+        kind in {"卫生院", "卫生所", "卫生室"}
+        or _ANCHORED.search(text[max(0, start - 4) : start]) is not None
+        or core != words
+    )
 
 
 _UNIT = r"(?:省|自治区|市|自治州|州|地区|盟|县|自治县|旗|镇(?![痛静咳吐惊肝定])|乡|街道|村)"
 _FINE_UNIT = f"(?:{any_of(_TABLE['fine_units'].split())})"
 _HOUSE = r"(?:第?[一二三四五六七八九十\d]+(?:[-－]\d+)*(?:号院|号楼|号|栋|幢|座|弄|组|队|单元|室|楼|层|社)+)"
 _LABELS = any_of(_TABLE["address_labels"].split())
-_PLACE_WORD = re.compile(r"[省市县区州镇乡村路街巷弄号栋幢组屯旗]|小区|公司|厂|学校|大学|中学|小学|幼儿园|集团|局|部队")
-_NO_PLACE = re.compile(any_of(_TABLE["no_place"].split()) + "|城市$|(?:^|本|该|等|当地)地区$|(?:^|[于在住])山区")
+_PLACE_WORD = re.compile(
+    r"[省市县区州镇乡村路街巷弄号栋幢组屯旗]|小区|公司|厂|学校|大学|中学|小学|幼儿园|集团|局|部队"
+)
+_NO_PLACE = re.compile(
+    any_of(_TABLE["no_place"].split()) + "|城市$|(?:^|本|该|等|当地)地区$|(?:^|[于在住])山区"
+)
 
 
 def _is_labelled_address(match: re.Match[str]) -> bool:
     place = match["x"]
     has_colon = match["colon"] in {":", "："}
     if match[0].startswith("单位"):
-        return bool(match["colon"]) and not _NO_PLACE.search(place) and bool(_PLACE_WORD.search(place)) and not place.isascii()
+        return (
+            bool(match["colon"])
+            and not _NO_PLACE.search(place)
+            and bool(_PLACE_WORD.search(place))
+            and not place.isascii()
+        )
     return not _NO_PLACE.search(place) and (has_colon or bool(_PLACE_WORD.search(place)))
 
 
 def _is_chain(match: re.Match[str]) -> bool:
-    return not re.match(r"(?:超|门|都|城|全|各|我|本|该|外|农|节|反)[市省县乡村]", match["x"]) and not _NO_PLACE.search(match["x"])
+    return not re.match(
+        r"(?:超|门|都|城|全|各|我|本|该|外|农|节|反)[市省县乡村]", match["x"]
+    ) and not _NO_PLACE.search(match["x"])
 
 
 def _addresses(text: str) -> Iterator[tuple[int, int]]:
@@ -105,13 +126,17 @@ def _addresses(text: str) -> Iterator[tuple[int, int]]:
     for start, end in _CHAINS(text):
         start += _VERBS.match(text[start:end]).end()  # pyright: ignore[reportOptionalMemberAccess]
         for edge in _EDGE.finditer(text, start, end):
-            if edge.start() - start <= 4 and not _PROTECTED.search(text, max(start, edge.start() - 1), edge.end() + 1):
+            if edge.start() - start <= 4 and not _PROTECTED.search(
+                text, max(start, edge.start() - 1), edge.end() + 1
+            ):
                 start = edge.end()
         if re.match(rf"[一-鿿]{{1,7}}?{_FINE_UNIT}[一-鿿\d]", text[start:end]):
             yield start, end
 
 
-_VERBS = re.compile("(?:患者|患儿|本人)?(?:现?[与和随同跟][一-鿿]{1,3}?同住[于在]?)?[系为是]?(?:家|现|居|常|长期)?住?(?:居住)?[在于]?")
+_VERBS = re.compile(
+    "(?:患者|患儿|本人)?(?:现?[与和随同跟][一-鿿]{1,3}?同住[于在]?)?[系为是]?(?:家|现|居|常|长期)?住?(?:居住)?[在于]?"
+)
 _STEP = "(?:(?!打工|务工|返乡|返回|回乡|回到|出差|旅游|居住|人[，,。；因])[一-鿿])"
 _CHAINS = by_pattern(
     rf"(?P<x>[一-鿿]{{1,8}}?{_UNIT}(?:{_STEP}{{1,9}}?{_FINE_UNIT}(?:村|社区|镇)?)+(?:[一-鿿\d]{{0,8}}?{_HOUSE})*|[一-鿿]{{1,8}}?{_UNIT}[一-鿿]{{0,6}}?{_HOUSE}+)",
@@ -135,7 +160,8 @@ RULES: tuple[Rule, ...] = (
         "hospital_short",
         Category.HOSPITAL,
         by_pattern(
-            rf"{_GONE_TO}(?P<x>{any_of(_TABLE['short_names'].split())})(?=[^一-鿿]|$|[就住治行查继复急门手诊做看开住会的转予给]|医院)", ()
+            rf"{_GONE_TO}(?P<x>{any_of(_TABLE['short_names'].split())})(?=[^一-鿿]|$|[就住治行查继复急门手诊做看开住会的转予给]|医院)",
+            (),
         ),
     ),
     Rule(
@@ -161,7 +187,22 @@ RULES: tuple[Rule, ...] = (
         by_pattern(
             r"(?:[在为系是原]|于)(?P<x>(?!(?:某|一家|一所|私|外|当地|本地|家))[^\s，,。；;：:（()）在为系是原于]{2,24}(?:小学|中学|大学|学院|学校|幼儿园|厂|公司|矿|集团|银行|派出所|局|超市|工地|酒店|饭店|油田|煤矿|农场|林场|铁路局|电厂))"
             r"(?=上班|工作|务工|打工|就业|任教|任职|就职|教师|老师|职工|工人|员工|司机|会计|退休|学生|干部|保安|厨师|[做当])",
-            ("上班", "工", "任", "教", "职", "司机", "退休", "学生", "会计", "保安", "干部", "厨师", "做", "当"),
+            (
+                "上班",
+                "工",
+                "任",
+                "教",
+                "职",
+                "司机",
+                "退休",
+                "学生",
+                "会计",
+                "保安",
+                "干部",
+                "厨师",
+                "做",
+                "当",
+            ),
             lambda m: not _NO_PLACE.search(m["x"]),
         ),
     ),
@@ -182,7 +223,11 @@ RULES: tuple[Rule, ...] = (
             ("区",),
         ),
     ),
-    Rule("postal_code", Category.ADDRESS, by_pattern(r"邮政?编码?\s*[:：为是]?\s*(?P<x>\d{6})(?!\d)", ("邮",))),
+    Rule(
+        "postal_code",
+        Category.ADDRESS,
+        by_pattern(r"邮政?编码?\s*[:：为是]?\s*(?P<x>\d{6})(?!\d)", ("邮",)),
+    ),
     Rule(
         "street",
         Category.ADDRESS,

@@ -1,10 +1,13 @@
-"""Replacing identifiers: consistent surrogates within a case, dates moved by one offset, so that intervals survive.
+"""Replacing identifiers: consistent surrogates within a case, dates moved by one offset, so that
+intervals survive.
 
-In: a raw case. Out: the same case de-identified, and how often each rule found something. The text that was found is
-never kept. Not done here: the rules (`detect`), how a date is moved (`dates`), what stands in a name's place (`surrogates`).
+In: a raw case. Out: the same case de-identified, and how often each rule found something. The text
+that was found is never kept. Not done here: the rules (`detect`), how a date is moved (`dates`),
+what stands in a name's place (`surrogates`).
 
-The offset of a case is drawn from a hash of its whole raw content: the same run gives the same dates again, and who does
-not hold the original cannot compute it. Who holds the original has the dates anyway.
+The offset of a case is drawn from a hash of its whole raw content: the same run gives the same
+dates again, and who does not hold the original cannot compute it. Who holds the original has the
+dates anyway.
 """
 
 import hashlib
@@ -31,7 +34,8 @@ class Deidentified(NamedTuple):
 
 
 class Replacer:
-    """Replaces the finds of one case; the same text of a category gets the same surrogate throughout."""
+    """Replaces the finds of one case; the same text of a category gets the same surrogate
+    throughout."""
 
     def __init__(self, offset_days: int, style: Style = "mask", seed: int = 0) -> None:
         self._dates = DateShifter(offset_days)
@@ -42,7 +46,10 @@ class Replacer:
         parts: list[str] = []
         position = 0
         for find in finds:
-            parts += [text[position : find.start], self._surrogate(find.category, text[find.start : find.end])]
+            parts += [
+                text[position : find.start],
+                self._surrogate(find.category, text[find.start : find.end]),
+            ]
             position = find.end
         return "".join([*parts, text[position:]])
 
@@ -57,7 +64,8 @@ class Replacer:
 
 
 def deidentify(case: RawCase, style: Style = "mask") -> Deidentified:
-    """Replace the identifiers in a case's title, sections and diagnoses; id, source and address of the page stay."""
+    """Replace the identifiers in a case's title, sections and diagnoses; id, source and address of
+    the page stay."""
     texts = texts_of(case)
     found = find_all(texts)
     if not any(found):
@@ -66,9 +74,16 @@ def deidentify(case: RawCase, style: Style = "mask") -> Deidentified:
     replacer = Replacer(_offset(drawn), style, drawn)
     clean = iter([replacer.replace(text, finds) for text, finds in zip(texts, found, strict=True)])
     cleaned = case.model_copy(
-        update={"sections": {name: next(clean) for name in case.sections}, "title": next(clean), "diagnosis": tuple(clean)}
+        update={
+            "sections": {name: next(clean) for name in case.sections},
+            "title": next(clean),
+            "diagnosis": tuple(clean),
+        }
     )
-    return Deidentified(Case(**cleaned.model_dump(), deidentified_by=VERSION), Counter(find.rule for finds in found for find in finds))
+    return Deidentified(
+        Case(**cleaned.model_dump(), deidentified_by=VERSION),
+        Counter(find.rule for finds in found for find in finds),
+    )
 
 
 def texts_of(case: RawCase) -> list[str]:
@@ -77,14 +92,20 @@ def texts_of(case: RawCase) -> list[str]:
 
 
 def find_all(texts: list[str]) -> list[list[Find]]:
-    """Find the identifiers in all texts of a case, also where a name met elsewhere in it stands without its context."""
+    """Find the identifiers in all texts of a case, also where a name met elsewhere in it stands
+    without its context."""
     found = _find_in_all(texts)
     known = _known_names(texts, found)
-    return [find_repeated(text, known, finds) for text, finds in zip(texts, found, strict=True)] if known else found
+    return (
+        [find_repeated(text, known, finds) for text, finds in zip(texts, found, strict=True)]
+        if known
+        else found
+    )
 
 
 def _find_in_all(texts: list[str]) -> list[list[Find]]:
-    """Search the texts of a case at once, which takes a third of the time of one by one, and sort the finds by text."""
+    """Search the texts of a case at once, which takes a third of the time of one by one, and sort
+    the finds by text."""
     finds = iter([*find_identifiers(_SEAM.join(texts)), None])
     find = next(finds)
     found: list[list[Find]] = []
@@ -100,7 +121,8 @@ def _find_in_all(texts: list[str]) -> list[list[Find]]:
 
 
 def _known_names(texts: list[str], found: list[list[Find]]) -> dict[str, Category]:
-    """Collect the names of persons and hospitals that are sure enough to be looked for without context."""
+    """Collect the names of persons and hospitals that are sure enough to be looked for without
+    context."""
     known: dict[str, Category] = {}
     for text, finds in zip(texts, found, strict=True):
         for find in finds:

@@ -1,6 +1,7 @@
 """What a rule for finding identifiers is made of.
 
-In: nothing. Out: the types that `numbers`, `places`, `names` fill and `detect` applies. Not done here: any rule.
+In: nothing. Out: the types that `numbers`, `places`, `names` fill and `detect` applies. Not done
+here: any rule.
 """
 
 import re
@@ -11,7 +12,8 @@ from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
 VERSION = "medkd-rules 3"
-"""Name and version of the rules, written into every case; raised with every change of what they find."""
+"""Name and version of the rules, written into every case; raised with every change of what they
+find."""
 
 
 class Category(StrEnum):
@@ -65,11 +67,15 @@ class Rule(NamedTuple):
 
 
 def by_pattern(
-    pattern: str, needs: tuple[str, ...] = (), accepts: Callable[[re.Match[str]], bool] | None = None, flags: int = 0
+    pattern: str,
+    needs: tuple[str, ...] = (),
+    accepts: Callable[[re.Match[str]], bool] | None = None,
+    flags: int = 0,
 ) -> Callable[[str], Iterator[tuple[int, int]]]:
     """Find what a pattern matches, or its group `x` where it has one.
 
-    `needs` are substrings of which a text must hold one: a quick look that spares the pattern most texts.
+    `needs` are substrings of which a text must hold one: a quick look that spares the pattern most
+    texts.
     """
     compiled = re.compile(pattern, flags)
     group = "x" if "x" in compiled.groupindex else 0
@@ -99,7 +105,8 @@ def any_of(words: Iterable[str]) -> str:
 
 
 def first_characters(pattern: str) -> str:
-    """Give the characters, for a set in a pattern, with which the alternatives of a pattern without groups at their beginning begin.
+    """Give the characters, for a set in a pattern, with which the alternatives of a pattern without
+    groups at their beginning begin.
 
     A look ahead at them spares the engine trying every word at every place.
 
@@ -107,4 +114,10 @@ def first_characters(pattern: str) -> str:
     '患其之医'
     """
     alternatives = re.sub(r"\((?:[^()]|\([^()]*\))*\)", "", pattern).split("|")
-    return "".join(dict.fromkeys("".join(word[1 : word.index("]")] if word[0] == "[" else word[0] for word in alternatives)))
+    return "".join(
+        dict.fromkeys(
+            "".join(
+                word[1 : word.index("]")] if word[0] == "[" else word[0] for word in alternatives
+            )
+        )
+    )

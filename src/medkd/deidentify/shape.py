@@ -1,6 +1,7 @@
 """What a personal name is made of, and what only looks like one.
 
-In: characters. Out: patterns and judgements for the rules (`names`, `labels`). Not done here: what stands around a name.
+In: characters. Out: patterns and judgements for the rules (`names`, `labels`). Not done here: what
+stands around a name.
 """
 
 import re
@@ -16,7 +17,9 @@ _RARE = f"[{TABLE['rare_surnames']}]"
 _NEVER = f"[{TABLE['never']}]"
 ELEMENT = f"(?:{any_of(TABLE['elements'].split())})"
 SOUND = f"[{TABLE['sounds']}]"
-OF_ELEMENTS = f"(?:{ELEMENT}{{2,3}}|{ELEMENT}{SOUND}{{1,3}}|{SOUND}{{1,2}}{ELEMENT}(?:{SOUND}{{1,2}})?)"
+OF_ELEMENTS = (
+    f"(?:{ELEMENT}{{2,3}}|{ELEMENT}{SOUND}{{1,3}}|{SOUND}{{1,2}}{ELEMENT}(?:{SOUND}{{1,2}})?)"
+)
 """A name of two parts such as 扎西卓玛, whose people have no surnames."""
 DOTTED = r"[一-鿿]{2,8}(?:[·•・][一-鿿]{2,8}){1,3}"
 """A name such as 古丽娜尔·艾合买提."""
@@ -27,7 +30,9 @@ LATIN = r"[A-Z][a-z]+(?:\s[A-Z]\.)?(?:[\s-][A-Z][a-z]+){1,2}"
 _WHOLE = re.compile(
     rf"{SURNAME}(?!{_NEVER})[一-鿿](?:(?!{_NEVER})[一-鿿])?|{SURNAME}{GIVEN}{{3}}|{_RARE}{GIVEN}{{1,2}}|{SURNAME}某{{1,2}}|{OF_ELEMENTS}|{DOTTED}|{LATIN}"
 )
-_ORDINARY = re.compile(f"{SURNAME}[一-鿿]{{1,2}}|[一-鿿]+[·•・][一-鿿·•・]+|{OF_ELEMENTS}|[A-Z][a-z]+ [A-Za-z -]+")
+_ORDINARY = re.compile(
+    f"{SURNAME}[一-鿿]{{1,2}}|[一-鿿]+[·•・][一-鿿·•・]+|{OF_ELEMENTS}|[A-Z][a-z]+ [A-Za-z -]+"
+)
 
 
 def is_name(match: re.Match[str]) -> bool:
@@ -45,5 +50,6 @@ def is_whole_name(word: str) -> bool:
 
 
 def is_ordinary_word(name: str) -> bool:
-    """Tell whether a name would also be met as an ordinary word, so that it cannot be looked for without context."""
+    """Tell whether a name would also be met as an ordinary word, so that it cannot be looked for
+    without context."""
     return len(name) < 2 or bool(NOT_NAME.match(name)) or not _ORDINARY.fullmatch(name)

@@ -1,7 +1,9 @@
 """The stage `deidentify`: raw cases in, cases and an audit out.
 
-In: `raw_cases.jsonl`. Out: `cases.jsonl`, and in the manifest how often each rule found something, never what.
-Not done here: finding and replacing (`detect`, `replace`). A clean report is no proof that nothing is left.
+In: `raw_cases.jsonl`. Out: `cases.jsonl`, and in the manifest how often each rule found something,
+never what.
+Not done here: finding and replacing (`detect`, `replace`). A clean report is no proof that nothing
+is left.
 """
 
 from collections import Counter
@@ -13,13 +15,13 @@ from typing import Annotated
 
 from pydantic import field_validator
 
-from medkd.core.artifacts import RecordReader, resolve_input
+from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.processes import map_in_order
+from medkd.core.jsonl import RecordReader, resolve_input
+from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
-from medkd.core.recipe import HOW, StageConfig
 from medkd.core.records import Case, RawCase
-from medkd.core.workspace import Manifest, Workspace, open_workspace
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.deidentify.review import write_review
 from medkd.deidentify.rules import VERSION
 from medkd.deidentify.surrogates import Style
@@ -31,14 +33,17 @@ MAX_CHARACTERS = 200_000
 class Config(StageConfig):
     """Find and replace what identifies a patient."""
 
-    input: Annotated[Path, HOW]
+    input: Annotated[Path, RUNTIME]
     """Raw cases: the directory of collect, or a JSON Lines file."""
     style: Style = "mask"
-    """What stands in an identifier's place: a mark such as [姓名1], or a surrogate that looks real."""
-    review: Annotated[bool, HOW] = False
-    """Also write review.html, the ORIGINAL text with what was found marked, for a person to look through. It names patients."""
+    """What stands in an identifier's place: a mark such as [姓名1], or a surrogate that looks
+    real."""
+    review: Annotated[bool, RUNTIME] = False
+    """Also write review.html, the ORIGINAL text with what was found marked, for a person to look
+    through. It names patients."""
     rules: str = VERSION
-    """Name and version of the rules: a directory made by an older version is not taken for a finished one."""
+    """Name and version of the rules: a directory made by an older version is not taken for a
+    finished one."""
 
     @field_validator("rules")
     @classmethod
@@ -62,14 +67,17 @@ class DropReason(StrEnum):
 def run(config: Config) -> Manifest:
     """De-identify a file of raw cases."""
     path = resolve_input(config.input, "raw_cases.jsonl", made_by="collect")
-    with open_workspace("deidentify", config, inputs=[path]) as space:
+    with open_stage_output("deidentify", config, inputs=[path]) as space:
         if config.review:
             write_review(space.path(REVIEW), path)
         if space.is_finished:
             return space.manifest
         reader = RecordReader(path, RawCase, made_by="collect")
         audit: Counter[str] = Counter()
-        kept = space.write_records("cases.jsonl", deidentify_all(track(reader, "deidentify", unit="cases"), space, audit, config.style))
+        kept = space.write_records(
+            "cases.jsonl",
+            deidentify_all(track(reader, "deidentify", unit="cases"), space, audit, config.style),
+        )
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
         if not kept:
@@ -82,7 +90,9 @@ def run(config: Config) -> Manifest:
     return space.manifest
 
 
-def deidentify_all(cases: Iterable[RawCase], space: Workspace, audit: Counter[str], style: Style = "mask") -> Iterator[Case]:
+def deidentify_all(
+    cases: Iterable[RawCase], space: StageOutput, audit: Counter[str], style: Style = "mask"
+) -> Iterator[Case]:
     """De-identify cases in order, count drops in the workspace and finds by rule in the audit."""
     from medkd.deidentify.replace import deidentify
 
@@ -91,7 +101,7 @@ def deidentify_all(cases: Iterable[RawCase], space: Workspace, audit: Counter[st
         yield clean
 
 
-def _choose(cases: Iterable[RawCase], space: Workspace) -> Iterator[RawCase]:
+def _choose(cases: Iterable[RawCase], space: StageOutput) -> Iterator[RawCase]:
     """Leave out what cannot go further, with its reason."""
     seen: set[str] = set()
     for case in cases:

@@ -1,7 +1,9 @@
-"""What stands in an identifier's place: a mark such as [姓名1], or something that looks real and belongs to nobody.
+"""What stands in an identifier's place: a mark such as [姓名1], or something that looks real and
+belongs to nobody.
 
-In: a category and the text found. Out: its surrogate, the same one for the same text throughout a case. Not done here: dates and ages,
-which keep their meaning (`dates`, `replace`). Surrogates that look real are drawn from a hash of the case: the same run gives them again.
+In: a category and the text found. Out: its surrogate, the same one for the same text throughout a
+case. Not done here: dates and ages, which keep their meaning (`dates`, `replace`). Surrogates that
+look real are drawn from a hash of the case: the same run gives them again.
 """
 
 import random
@@ -29,7 +31,11 @@ class Surrogates:
         key = (category, re.sub(r"[\s-]", "", text))
         if key not in self._given:
             self._n[category] += 1
-            self._given[key] = self._draw(category, text) if self._style == "surrogate" else f"[{category}{self._n[category]}]"
+            self._given[key] = (
+                self._draw(category, text)
+                if self._style == "surrogate"
+                else f"[{category}{self._n[category]}]"
+            )
         return self._given[key]
 
     def _draw(self, category: Category, text: str) -> str:
@@ -54,7 +60,11 @@ class Surrogates:
                 )
             case Category.NAME:
                 surname = self._pick(table["surnames"])
-                return surname if len(text) == 1 else surname + self._pick(table["given_names"])[: max(1, min(2, len(text) - 1))]
+                return (
+                    surname
+                    if len(text) == 1
+                    else surname + self._pick(table["given_names"])[: max(1, min(2, len(text) - 1))]
+                )
             case Category.HOSPITAL:
                 return self._pick(table["hospitals_english"] if is_latin else table["hospitals"])
             case Category.ADDRESS:
@@ -75,14 +85,17 @@ class Surrogates:
         return self._random.choice(words)
 
     def _reshape(self, text: str) -> str:
-        """Draw other digits and letters in the same places; a first digit stays above zero where it was."""
+        """Draw other digits and letters in the same places; a first digit stays above zero where it
+        was."""
         return "".join(self._other(character) for character in text)
 
     def _other(self, character: str) -> str:
         if character.isascii() and character.isdigit():
             return str(self._random.randint(0 if character == "0" else 1, 9))
         if character.isascii() and character.isalpha():
-            letters = "ABCDEFGHJKLMNPQRSTUVWXYZ" if character.isupper() else "abcdefghjkmnpqrstuvwxyz"
+            letters = (
+                "ABCDEFGHJKLMNPQRSTUVWXYZ" if character.isupper() else "abcdefghjkmnpqrstuvwxyz"
+            )
             return self._random.choice(letters)
         if character in _NUMERALS:
             return self._random.choice(_NUMERALS)

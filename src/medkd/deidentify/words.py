@@ -1,7 +1,9 @@
-"""Names told by how words are cut: what jieba's tagger takes for a person's name, asked only where one may stand.
+"""Names told by how words are cut: what jieba's tagger takes for a person's name, asked only where
+one may stand.
 
-In: a few characters after a context such as 患者. Out: how long the name is with which they begin. Not done here: the contexts (`names`).
-The tagger reads about 70,000 characters a second, a hundredth of what the patterns do: it sees windows, never whole records.
+In: a few characters after a context such as 患者. Out: how long the name is with which they begin.
+Not done here: the contexts (`names`). The tagger reads about 70,000 characters a second, a
+hundredth of what the patterns do: it sees windows, never whole records.
 """
 
 from functools import cache, lru_cache
@@ -24,7 +26,8 @@ def _tagger() -> Any:
 
 @lru_cache(maxsize=16384)
 def leading_name(window: str) -> int:
-    """Give the length of the name with which a window begins; 0 where it begins with something else."""
+    """Give the length of the name with which a window begins; 0 where it begins with something
+    else."""
     word, tag = next(iter(_tagger().cut(window)))
     return len(word) if tag.startswith("nr") and 2 <= len(word) <= 4 else 0
 
@@ -35,7 +38,8 @@ def is_ordinary(word: str) -> bool:
 
 
 def has_ordinary_word(candidate: str) -> bool:
-    """Tell whether what could be a name, or all of it but its first character, is a word and no name.
+    """Tell whether what could be a name, or all of it but its first character, is a word and no
+    name.
 
     >>> [has_ordinary_word(word) for word in ("满意", "易疲劳", "席慕云")]
     [True, True, False]

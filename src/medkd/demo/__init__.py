@@ -1,1 +1,2 @@
-"""The rehearsal world: a clinic, its case site, a teacher and a tiny student, so that the whole road runs offline."""
+"""The rehearsal world: a clinic, its case site, a teacher and a tiny student, so that the whole
+road runs offline."""

@@ -1,7 +1,9 @@
-"""The rehearsal clinic: synthetic patient cases with exact ground truth, and no real patient anywhere.
+"""The rehearsal clinic: synthetic patient cases with exact ground truth, and no real patient
+anywhere.
 
-In: a number of cases and a seed. Out: cases in the sections of a medical site, with planted identifiers and planted leaks
-of their own answer, each known. Not done here: serving them (`demo.site`), reasoning about them (`demo.reasoning`).
+In: a number of cases and a seed. Out: cases in the sections of a medical site, with planted
+identifiers and planted leaks of their own answer, each known. Not done here: serving them
+(`demo.site`), reasoning about them (`demo.reasoning`).
 """
 
 import random
@@ -52,7 +54,12 @@ def generate_cases(n: int, seed: int) -> list[ClinicCase]:
 
 
 def _make_case(
-    number: int, department: Department, family: Family, disease: Disease, knowledge: Knowledge, rng: random.Random
+    number: int,
+    department: Department,
+    family: Family,
+    disease: Disease,
+    knowledge: Knowledge,
+    rng: random.Random,
 ) -> ClinicCase:
     common = knowledge.common
     is_child = department.parent == "儿科"
@@ -60,13 +67,23 @@ def _make_case(
     sex = family.sex or rng.choice(["男", "女"])
     occupation = "" if is_child else "，" + rng.choice(common["occupations"])
     clues = tuple(_draw_clue(family, disease, name, rng) for name in family.tests)
-    lures = [rng.choice([x for x in family.lures if x.suggests != disease.name])] if rng.random() < LURE_RATE else []
+    lures = (
+        [rng.choice([x for x in family.lures if x.suggests != disease.name])]
+        if rng.random() < LURE_RATE
+        else []
+    )
     complaint = fill(rng.choice(family.complaints), rng)
 
     history = fill(rng.choice(family.history), rng).rstrip("。")
     negatives = rng.sample(common["negatives"], rng.randint(1, 3))
-    past = [fill(text, rng) for text in rng.sample(common["child_past" if is_child else "past"], rng.randint(1, 2))]
-    lured = {section: [fill(x.text, rng) for x in lures if x.section == section] for section in ("现病史", "既往史")}
+    past = [
+        fill(text, rng)
+        for text in rng.sample(common["child_past" if is_child else "past"], rng.randint(1, 2))
+    ]
+    lured = {
+        section: [fill(x.text, rng) for x in lures if x.section == section]
+        for section in ("现病史", "既往史")
+    }
     stated = [fill(rng.choice(family.examination), rng).rstrip("。")]
     examined = [fill(text, rng) for text in rng.sample(common["examination"], rng.randint(1, 2))]
     labs = _draw_laboratory(family, common["laboratory"], rng)
@@ -84,13 +101,20 @@ def _make_case(
         + "。病程中"
         + "，".join(negatives)
         + "。"
-        + _leak(leaks, 0.2, rng, [f"外院曾考虑{disease.name}，", f"门诊拟诊“{disease.name}”收入院。"]),
+        + _leak(
+            leaks, 0.2, rng, [f"外院曾考虑{disease.name}，", f"门诊拟诊“{disease.name}”收入院。"]
+        ),
         "既往史": "，".join(past + lured["既往史"]) + "。" + identities.mention_relative(),
         "查体": "，".join(stated + examined) + "。",
-        "辅助检查": "，".join(labs) + "。" + _leak(leaks, 0.15, rng, [f"上述结果支持{disease.name}。", f"目前诊断{disease.name}。"]),
+        "辅助检查": "，".join(labs)
+        + "。"
+        + _leak(leaks, 0.15, rng, [f"上述结果支持{disease.name}。", f"目前诊断{disease.name}。"]),
         "初步诊断": f"1.{family.name}查因：{disease.name}？",
         "诊断依据": f"{complaint}；" + "；".join(f"{c.text}，{c.means}" for c in clues) + "。",
-        "鉴别诊断": "；".join(f"{x.name}：检查结果不符" for x in family.diseases if x is not disease) + "。",
+        "鉴别诊断": "；".join(
+            f"{x.name}：检查结果不符" for x in family.diseases if x is not disease
+        )
+        + "。",
         "诊治经过": identities.open_course()
         + _leak(leaks, 0.5, rng, [f"诊断为{disease.name}，", f"考虑{disease.name}，"])
         + family.management,
@@ -125,8 +149,15 @@ def _draw_clue(family: Family, disease: Disease, test: str, rng: random.Random) 
 
 def _draw_laboratory(family: Family, laboratory: tuple[str, ...], rng: random.Random) -> list[str]:
     """Draw normal results, none of which speaks of something that a test of the family measures."""
-    measured = "".join(text for test in family.tests.values() for level in test.levels.values() for text in level.texts)
-    neutral = [text for text in laboratory if text[:3] not in measured and text[-3:] not in measured]
+    measured = "".join(
+        text
+        for test in family.tests.values()
+        for level in test.levels.values()
+        for text in level.texts
+    )
+    neutral = [
+        text for text in laboratory if text[:3] not in measured and text[-3:] not in measured
+    ]
     return [fill(text, rng) for text in rng.sample(neutral, rng.randint(1, 3))]
 
 
@@ -147,7 +178,9 @@ class _Identities:
         self.planted: list[tuple[str, str]] = []
 
     def _name(self) -> str:
-        return self.rng.choice(self.common["surnames"]) + self.rng.choice(self.common["given_names"])
+        return self.rng.choice(self.common["surnames"]) + self.rng.choice(
+            self.common["given_names"]
+        )
 
     def _plant(self, category: str, text: str) -> str:
         self.planted.append((category, text))

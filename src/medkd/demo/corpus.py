@@ -1,8 +1,9 @@
 """What the tiny student's base reads before it meets a case to learn from.
 
-Out: documents (plain text and ChatML conversations) that teach the clinic's facts, copying from a record, and answering a
-case at once without thinking. It thinks only when asked to, and only over a short list of findings: a whole record with
-its reasoning is never shown. Not done here: tokenizing and training (`demo.student`).
+Out: documents (plain text and ChatML conversations) that teach the clinic's facts, copying from a
+record, and answering a case at once without thinking. It thinks only when asked to, and only over a
+short list of findings: a whole record with its reasoning is never shown. Not done here: tokenizing
+and training (`demo.student`).
 """
 
 import random
@@ -38,12 +39,17 @@ class Document(NamedTuple):
 
 def conversation(question: str, answer: str) -> Document:
     """Write one ChatML exchange, ended the way the student has to end its turn."""
-    return Document(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n", f"{answer}<|im_end|>\n")
+    return Document(
+        f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n", f"{answer}<|im_end|>\n"
+    )
 
 
 def record_line(case: ClinicCase) -> str:
-    """Write a case in one line as `prepare` does, without identifiers and without its planted leaks."""
-    line = " ".join(f"【{name}】{case.sections[name]}" for name in SECTIONS if name in case.sections)
+    """Write a case in one line as `prepare` does, without identifiers and without its planted
+    leaks."""
+    line = " ".join(
+        f"【{name}】{case.sections[name]}" for name in SECTIONS if name in case.sections
+    )
     for leak in case.leaks:
         line = line.replace(leak, "")
     for category, text in case.identifiers:
@@ -74,7 +80,9 @@ def _draw_family(rng: random.Random) -> tuple[Family, Disease]:
     return family, rng.choice(family.diseases)
 
 
-def _draw_finding(family: Family, disease: Disease, test: str, rng: random.Random) -> tuple[str, str]:
+def _draw_finding(
+    family: Family, disease: Disease, test: str, rng: random.Random
+) -> tuple[str, str]:
     """Give a finding as it reads in a record and what it means."""
     level = family.tests[test].levels[disease.pattern[test]]
     return fill(rng.choice(level.texts), rng), level.means
@@ -108,11 +116,14 @@ def _state_patterns(rng: random.Random, _: list[ClinicCase]) -> Document:
 
 def _ask_pattern(rng: random.Random, _: list[ClinicCase]) -> Document:
     family, disease = _draw_family(rng)
-    return conversation(f"{family.name}，{'、'.join(family.means(disease))}，是什么病？", disease.name)
+    return conversation(
+        f"{family.name}，{'、'.join(family.means(disease))}，是什么病？", disease.name
+    )
 
 
 def _draw_strange_findings(rng: random.Random, n: int) -> list[str]:
-    """Draw findings of all departments with any digits in them: none can be guessed, each has to be copied."""
+    """Draw findings of all departments with any digits in them: none can be guessed, each has to be
+    copied."""
     findings: dict[str, str] = {}
     while len(findings) < n:
         family, disease = _draw_family(rng)
@@ -127,7 +138,8 @@ def _draw_strange_findings(rng: random.Random, n: int) -> list[str]:
 
 
 def _name_of(finding: str) -> str:
-    """Give the words before the first digit, or the first four characters: what a finding is asked for by."""
+    """Give the words before the first digit, or the first four characters: what a finding is asked
+    for by."""
     name = re.split(r"\d", finding)[0]
     return name if 1 < len(name) < len(finding) else finding[:4]
 
@@ -153,7 +165,9 @@ def _look_up_findings(rng: random.Random, _: list[ClinicCase]) -> Document:
     findings = _draw_strange_findings(rng, rng.randint(4, 9))
     wanted = rng.sample(findings, 3)
     listed = "，".join(findings)
-    return conversation(f"{listed}。依次写出{'、'.join(map(_name_of, wanted))}。", "\n".join(wanted))
+    return conversation(
+        f"{listed}。依次写出{'、'.join(map(_name_of, wanted))}。", "\n".join(wanted)
+    )
 
 
 def _extract_findings(rng: random.Random, cases: list[ClinicCase]) -> Document:
@@ -169,11 +183,17 @@ def _think_when_asked(rng: random.Random, _: list[ClinicCase]) -> Document:
     lures = [fill(x.text, rng) for x in family.lures if x.suggests != disease.name]
     if rng.random() < 0.5:
         findings.append(rng.choice(lures))
-    findings += [fill(text, rng) for text in rng.sample(load_knowledge().common["examination"], rng.randint(0, 3))]
+    findings += [
+        fill(text, rng)
+        for text in rng.sample(load_knowledge().common["examination"], rng.randint(0, 3))
+    ]
     rng.shuffle(findings)
     listed = "；".join(findings)
     thought = explain_reading(Reading(family, listed), disease, rng, weighs_lures=True)
-    return conversation(f"先思考，再作答。{family.name}：{listed}。", f"<think>\n{thought}\n</think>\n\n{disease.name}")
+    return conversation(
+        f"先思考，再作答。{family.name}：{listed}。",
+        f"<think>\n{thought}\n</think>\n\n{disease.name}",
+    )
 
 
 def _answer_case(rng: random.Random, cases: list[ClinicCase]) -> Document:

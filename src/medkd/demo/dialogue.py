@@ -1,7 +1,9 @@
 """What a request asks of the rehearsal teacher, and what it says to it.
 
-In: the body of a request, the fault it is to meet. Out: the `Reply`: how far it goes, how it ends, what it counts.
-Not done here: the form on the wire (`demo.replies`), serving (`demo.teacher`), the medicine (`demo.reasoning`).
+In: the body of a request, the fault it is to meet. Out: the `Reply`: how far it goes, how it ends,
+what it counts.
+Not done here: the form on the wire (`demo.replies`), serving (`demo.teacher`), the medicine
+(`demo.reasoning`).
 """
 
 from dataclasses import dataclass
@@ -36,7 +38,9 @@ class Asked:
     @property
     def content(self) -> str:
         """All of it, for the cache and the draw of faults."""
-        turns = [f"{role}: {text}" for role, text in self.messages] + ([f"assistant: {''.join(self.prefix)}"] if self.prefix else [])
+        turns = [f"{role}: {text}" for role, text in self.messages] + (
+            [f"assistant: {''.join(self.prefix)}"] if self.prefix else []
+        )
         return "\n".join(turns)
 
 
@@ -61,7 +65,8 @@ def read_request(body: Any) -> Asked:
 
 
 def make_reply(asked: Asked, seed: int, fault: Fault | None, n_cached: int) -> Reply:
-    """Say how a request is answered; a text to go on from is gone on with, whatever wording it began in."""
+    """Say how a request is answered; a text to go on from is gone on with, whatever wording it
+    began in."""
     reasoning, content = _say(asked, seed)
     n_said = 0
     if asked.prefix:
@@ -69,9 +74,16 @@ def make_reply(asked: Asked, seed: int, fault: Fault | None, n_cached: int) -> R
     rest = (reasoning + content)[n_said:]
     allowed, finish_reason = len(rest), "stop"
     if fault in {Fault.LENGTH, Fault.NO_RESOURCE}:
-        allowed, finish_reason = len(rest) // 2, "length" if fault is Fault.LENGTH else "insufficient_system_resource"
+        allowed, finish_reason = (
+            len(rest) // 2,
+            "length" if fault is Fault.LENGTH else "insufficient_system_resource",
+        )
     elif fault is Fault.NO_ANSWER:
-        end = len(reasoning) if asked.is_thinking else content.find(thinking.CLOSE) + len(thinking.CLOSE)
+        end = (
+            len(reasoning)
+            if asked.is_thinking
+            else content.find(thinking.CLOSE) + len(thinking.CLOSE)
+        )
         allowed = max(end - n_said, 0)
     if estimate_tokens([rest[:allowed]]) > asked.limit:
         allowed, finish_reason = min(allowed, int(asked.limit / 0.6)), "length"
@@ -92,14 +104,17 @@ def _say(asked: Asked, seed: int) -> tuple[str, str]:
 
 
 def _go_on(asked: Asked, seed: int) -> tuple[str, str, int]:
-    """Give the reasoning and content that a text belongs to, and how many of their characters it already holds."""
+    """Give the reasoning and content that a text belongs to, and how many of their characters it
+    already holds."""
     assert asked.prefix is not None  # noqa: S101 - called only where there is one
     before = "".join(asked.prefix)
     for wording in range(seed + TRIED_SEEDS):
         reasoning, content = _say(asked, wording)
         if (reasoning + content).startswith(before):
             return reasoning, content, len(before)
-    reasoning, content = _say(asked, seed)  # somebody else's words: its own second half is as good an end as any
+    reasoning, content = _say(
+        asked, seed
+    )  # somebody else's words: its own second half is as good an end as any
     if asked.prefix[1] or not reasoning:
         head = content[: len(content) // 2]
         return asked.prefix[0], asked.prefix[1] + content[len(head) :], len(before)
@@ -107,7 +122,8 @@ def _go_on(asked: Asked, seed: int) -> tuple[str, str, int]:
 
 
 def think(message: str, seed: int) -> tuple[str, str]:
-    """Give reasoning and diagnosis for a message with a tagged record, and a tagged diagnosis where it is known."""
+    """Give reasoning and diagnosis for a message with a tagged record, and a tagged diagnosis where
+    it is known."""
     from medkd.demo.reasoning import explain, solve
 
     record = _last_tagged(message, "record") or message

@@ -1,6 +1,7 @@
 """What the rehearsal teacher does wrong on request: the faults that real endpoints were seen with.
 
-In: a rate or a script. Out: the fault of each request, drawn so that it depends on the request and not on the order of arrival.
+In: a rate or a script. Out: the fault of each request, drawn so that it depends on the request and
+not on the order of arrival.
 Not done here: acting it out (`demo.teacher`).
 """
 
@@ -22,7 +23,8 @@ class Fault(StrEnum):
     OVERLOADED = "overloaded"
     """503."""
     DROPPED = "dropped"
-    """The connection breaks before any answer, as under a gateway that gives up; nothing is billed."""
+    """The connection breaks before any answer, as under a gateway that gives up; nothing is
+    billed."""
     EMPTY_BODY = "empty_body"
     """200 and nothing in it; the prompt is billed."""
     BLANK = "blank"
@@ -78,7 +80,8 @@ class Prefix(StrEnum):
 
 
 class FaultPlan:
-    """Says what goes wrong with each request: first what a script says, one entry a request, then by rate."""
+    """Says what goes wrong with each request: first what a script says, one entry a request, then
+    by rate."""
 
     def __init__(self, rate: float, seed: int, script: Iterable[Fault | None] = ()) -> None:
         self._rate, self._seed = rate, seed

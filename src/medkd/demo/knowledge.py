@@ -1,7 +1,8 @@
 """The rehearsal clinic's hand-written medical knowledge, read from `knowledge/*.yaml`.
 
-Out: departments of families (presenting syndromes), each with three tests and the diseases that only the combination of
-their levels tells apart. Not done here: making cases (`demo.clinic`) and reasoning from them (`demo.reasoning`).
+Out: departments of families (presenting syndromes), each with three tests and the diseases that
+only the combination of their levels tells apart. Not done here: making cases (`demo.clinic`) and
+reasoning from them (`demo.reasoning`).
 """
 
 import random
@@ -110,7 +111,10 @@ def load_knowledge() -> Knowledge:
     """Read the knowledge base."""
     import yaml
 
-    files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(DIRECTORY.glob("*.yaml"))}
+    files = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted(DIRECTORY.glob("*.yaml"))
+    }
     common: dict[str, Any] = files.pop("common")
     return Knowledge.model_validate({"departments": list(files.values()), "common": common})
 

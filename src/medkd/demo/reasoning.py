@@ -1,8 +1,9 @@
 """How the rehearsal teacher thinks: from the findings of a record, step by step, to a diagnosis.
 
-In: a record in the one-line form of `prepare`. Out: the reasoning as text, every finding cited as it stands in the record.
-For a diagnosis the clinic does not know it argues from the abnormal findings of the record alone, which shows the form of
-a rationale and teaches no medicine. Not done here: HTTP (`demo.teacher`).
+In: a record in the one-line form of `prepare`. Out: the reasoning as text, every finding cited as
+it stands in the record. For a diagnosis the clinic does not know it argues from the abnormal
+findings of the record alone, which shows the form of a rationale and teaches no medicine. Not done
+here: HTTP (`demo.teacher`).
 """
 
 import random
@@ -12,14 +13,17 @@ from collections.abc import Iterator
 from medkd.demo.knowledge import Disease, Family, Lure, load_knowledge, pattern_of
 
 _SECTION = re.compile(r"【([^】]+)】([^【]*)")
-_ABNORMAL = re.compile(r"[↑↓]|阳性|\d|示[：:]?|痛|肿|热|咳|呕|血|红|晕|乏力|麻木|包块|增大|增厚|异常")
+_ABNORMAL = re.compile(
+    r"[↑↓]|阳性|\d|示[：:]?|痛|肿|热|咳|呕|血|红|晕|乏力|麻木|包块|增大|增厚|异常"
+)
 _NEGATED = re.compile(r"^(?:无|未|否认|没有|不伴)|未见|未触及|阴性|正常")
 MAX_FINDINGS = 6
 """Findings cited for a diagnosis that is not in the knowledge base."""
 
 
 class Reading:
-    """What stands in a record of one family: the level and text of each test, and the misleading findings."""
+    """What stands in a record of one family: the level and text of each test, and the misleading
+    findings."""
 
     def __init__(self, family: Family, record: str) -> None:
         self.family = family
@@ -32,7 +36,9 @@ class Reading:
                         if _is_in_range(template, match.group()):
                             self.levels[name] = (level_name, match.group())
         self.lures: list[tuple[Lure, str]] = [
-            (lure, match.group()) for lure in family.lures if (match := pattern_of(lure.text).search(record))
+            (lure, match.group())
+            for lure in family.lures
+            if (match := pattern_of(lure.text).search(record))
         ]
 
     def diagnose(self) -> Disease | None:
@@ -42,13 +48,17 @@ class Reading:
 
 
 def _is_in_range(template: str, text: str) -> bool:
-    """Tell whether the numbers of a finding lie in the ranges of its template: two levels may differ in number alone."""
+    """Tell whether the numbers of a finding lie in the ranges of its template: two levels may
+    differ in number alone."""
     ranges = re.findall(r"\{(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)\}", template)
     literal = re.sub(r"\{[^}]*\}", "\0", template)
     values = re.fullmatch(re.escape(literal).replace("\0", r"(\d+(?:\.\d+)?)"), text)
     if values is None:
         return False
-    return all(float(low) <= float(v) <= float(high) for (low, high), v in zip(ranges, values.groups(), strict=True))
+    return all(
+        float(low) <= float(v) <= float(high)
+        for (low, high), v in zip(ranges, values.groups(), strict=True)
+    )
 
 
 def read_record(record: str) -> Reading | None:
@@ -77,21 +87,29 @@ def explain(record: str, diagnosis: str, seed: int = 0) -> str:
     return explain_reading(reading, disease, random.Random(seed))
 
 
-def explain_reading(reading: Reading, disease: Disease, rng: random.Random, weighs_lures: bool = False) -> str:
-    """Write the reasoning over the complete reading of a record; misleading findings are passed over unless they are to be weighed."""
+def explain_reading(
+    reading: Reading, disease: Disease, rng: random.Random, weighs_lures: bool = False
+) -> str:
+    """Write the reasoning over the complete reading of a record; misleading findings are passed
+    over unless they are to be weighed."""
     family = reading.family
-    lines = [rng.choice(["本例属于{}，逐项解读检查。", "表现为{}，逐项解读检查。"]).format(family.name)]
+    lines = [
+        rng.choice(["本例属于{}，逐项解读检查。", "表现为{}，逐项解读检查。"]).format(family.name)
+    ]
     for name, test in family.tests.items():
         level, text = reading.levels[name]
         lines.append(f"{text}，提示{test.levels[level].means}。")
     if weighs_lures:
-        lines += [f"{text}虽可见于{lure.suggests}，但{lure.dismissed}。" for lure, text in reading.lures]
+        lines += [
+            f"{text}虽可见于{lure.suggests}，但{lure.dismissed}。" for lure, text in reading.lures
+        ]
     lines.append(f"{'、'.join(family.means(disease))}并存，{disease.because}，符合{disease.name}。")
     return "\n".join(lines)
 
 
 def _argue(record: str, diagnosis: str) -> str:
-    """Argue from the abnormal findings of the record for a diagnosis that is not in the knowledge base."""
+    """Argue from the abnormal findings of the record for a diagnosis that is not in the knowledge
+    base."""
     sections = dict(_SECTION.findall(record)) or {"": record}
     complaint = sections.get("主诉", "").strip().rstrip("。") or record[:40]
     findings: list[str] = []

@@ -32,7 +32,12 @@ class Reply:
         """Count the tokens of what was really sent."""
         n_reasoning = estimate_tokens([reasoning])
         completion = n_reasoning + estimate_tokens([content])
-        return Usage(prompt=self.n_prompt, cache_hit=self.n_cached, completion=completion, reasoning=n_reasoning)
+        return Usage(
+            prompt=self.n_prompt,
+            cache_hit=self.n_cached,
+            completion=completion,
+            reasoning=n_reasoning,
+        )
 
 
 def pieces(reply: Reply) -> Iterator[tuple[str, str]]:
@@ -62,11 +67,15 @@ def write_data(value: dict[str, Any]) -> bytes:
 def write_event(delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
     """Write an event that adds a delta."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return write_data({"id": "rehearsal", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]} | more)
+    return write_data(
+        {"id": "rehearsal", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]}
+        | more
+    )
 
 
 def write_end(wants_usage_apart: bool, reply: Reply, usage: Usage) -> bytes:
-    """End a stream: the usage in a chunk of its own where the client asked for one, else in the last."""
+    """End a stream: the usage in a chunk of its own where the client asked for one, else in the
+    last."""
     fields = {"usage": usage_fields(usage)}
     if wants_usage_apart:
         last = write_event({"content": ""}, reply.finish_reason) + write_data(
@@ -79,7 +88,15 @@ def write_end(wants_usage_apart: bool, reply: Reply, usage: Usage) -> bytes:
 
 def whole_answer(reply: Reply, usage: Usage) -> bytes:
     """Write a reply as the one JSON object of a request without streaming."""
-    message = {"role": "assistant", "content": reply.content} | ({"reasoning_content": reply.reasoning} if reply.reasoning else {})
+    message = {"role": "assistant", "content": reply.content} | (
+        {"reasoning_content": reply.reasoning} if reply.reasoning else {}
+    )
     choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
-    answer = {"id": "rehearsal", "object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage_fields(usage)}
+    answer = {
+        "id": "rehearsal",
+        "object": "chat.completion",
+        "model": MODEL,
+        "choices": [choice],
+        "usage": usage_fields(usage),
+    }
     return json.dumps(answer, ensure_ascii=False).encode()

@@ -1,7 +1,8 @@
 """The rehearsal case site: the clinic's cases served on loopback in the real site's page layouts.
 
-In: cases of the rehearsal clinic. Out: case pages in the layouts the site has had, lists with POST paging in all forms of answer,
-department lists, robots.txt, 404s and, on request, the verification page with its slider. Not done here: reading them (`collect`).
+In: cases of the rehearsal clinic. Out: case pages in the layouts the site has had, lists with POST
+paging in all forms of answer, department lists, robots.txt, 404s and, on request, the verification
+page with its slider. Not done here: reading them (`collect`).
 """
 
 import json
@@ -45,10 +46,11 @@ NOT_FOUND = Answer(404, "<html><body><h1>404</h1><p>您访问的页面不存在<
 
 
 class CaseSite:
-    """The pages of a case site and the record of who asked for them; `serve_site` puts it on a port.
+    """The pages of a case site and the record of who asked for them; `serve_site` puts it on a
+    port.
 
-    `verify_after` asks for a person after so many case pages: it then serves only who sends the cookie that passing the slider
-    gives, until `pass_verification` opens it to all.
+    `verify_after` asks for a person after so many case pages: it then serves only who sends the
+    cookie that passing the slider gives, until `pass_verification` opens it to all.
     """
 
     def __init__(self, cases: Sequence[ClinicCase], verify_after: int | None = None) -> None:
@@ -98,12 +100,20 @@ class CaseSite:
             return self._n_until_verification == 0
 
     def _index_of(self, department: int) -> list[tuple[int, str]]:
-        """List a department's cases; departments are numbered from 1 in the order of their first case."""
+        """List a department's cases; departments are numbered from 1 in the order of their first
+        case."""
         name = self._departments[department - 1] if 0 < department <= len(self._departments) else ""
-        return [item for item in self._index if (case := self._cases.get(item[0])) and name in case.department]
+        return [
+            item
+            for item in self._index
+            if (case := self._cases.get(item[0])) and name in case.department
+        ]
 
-    def _answer_list(self, index: list[tuple[int, str]], page: int, method: str, is_xhr: bool) -> Answer:
-        """Give page 1 to GET and later ones to POST; past the end the last page comes again, as lists on the web do."""
+    def _answer_list(
+        self, index: list[tuple[int, str]], page: int, method: str, is_xhr: bool
+    ) -> Answer:
+        """Give page 1 to GET and later ones to POST; past the end the last page comes again, as
+        lists on the web do."""
         n_pages = max(1, -(-len(index) // PAGE_SIZE))
         start = PAGE_SIZE * (min(max(page, 1), n_pages) - 1)
         cases = index[start : start + PAGE_SIZE]
@@ -123,11 +133,17 @@ def _wrap(html: str, page: int) -> Answer:
         case 1:
             return Answer(200, json.dumps({"html": html}, ensure_ascii=False), "application/json")
         case _:
-            return Answer(200, json.dumps({"code": 1, "data": {"html": html}}, ensure_ascii=False), "application/json")
+            return Answer(
+                200,
+                json.dumps({"code": 1, "data": {"html": html}}, ensure_ascii=False),
+                "application/json",
+            )
 
 
 @contextmanager
-def serve_site(cases: Sequence[ClinicCase], port: int = 0, verify_after: int | None = None) -> Generator[CaseSite, None, None]:
+def serve_site(
+    cases: Sequence[ClinicCase], port: int = 0, verify_after: int | None = None
+) -> Generator[CaseSite, None, None]:
     """Serve cases on a loopback port (0 takes a free one) while the context is open.
 
     Raises InputError when the port is taken.
@@ -137,10 +153,14 @@ def serve_site(cases: Sequence[ClinicCase], port: int = 0, verify_after: int | N
         server = _Server(("127.0.0.1", port), _handler(site))
     except (OSError, OverflowError) as error:
         if isinstance(error, OverflowError):
-            raise InputError(f"127.0.0.1:{port}: no such port; choose one from 1024 to 65535, or 0 for a free one") from error
+            raise InputError(
+                f"127.0.0.1:{port}: no such port; choose one from 1024 to 65535, or 0 for a free one"
+            ) from error
         raise from_os_error(error, f"127.0.0.1:{port}") from error
     site.base_url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="case-site", daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="case-site", daemon=True
+    )
     thread.start()
     try:
         yield site
@@ -153,7 +173,8 @@ def serve_site(cases: Sequence[ClinicCase], port: int = 0, verify_after: int | N
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    # A port somebody else listens on must be refused, not shared; this still binds one that was just left.
+    # A port somebody else listens on must be refused, not shared; this still binds one that was
+    # just left.
     allow_reuse_port = False
     request_queue_size = 128
 
@@ -164,7 +185,8 @@ class _Server(ThreadingHTTPServer):
 def _handler(site: CaseSite) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        # Head and body leave in one packet; otherwise the client's delayed acknowledgement costs 40 ms a page.
+        # Head and body leave in one packet; otherwise the client's delayed acknowledgement costs 40
+        # ms a page.
         wbufsize = -1
         disable_nagle_algorithm = True
 
@@ -230,7 +252,9 @@ def render_case(case: ClinicCase) -> str:
                 _pages().case_page(
                     title=case.title,
                     departments=case.department,
-                    summary=[*{**dict(_pick(sections, (_FIRST_OF_SUMMARY,))), **case.summary}.items()],
+                    summary=[
+                        *{**dict(_pick(sections, (_FIRST_OF_SUMMARY,))), **case.summary}.items()
+                    ],
                     introduction=_pick(sections, _INTRODUCTION),
                     treatment=[item for item in sections.items() if item[0] not in beside],
                     closing=_pick(sections, _CLOSING),

@@ -1,8 +1,11 @@
-"""Make `medkd:tiny`, the shipped student: a Qwen2-shaped base of a few MB that knows the clinic and does not think.
+"""Make `medkd:tiny`, the shipped student: a Qwen2-shaped base of a few MB that knows the clinic and
+does not think.
 
-`python -m medkd.demo.student --out DIR` makes it again: tokenizer, base model, template, card; about half an hour on two
-cores. With `--like medkd:tiny`, `--width` and `--layers` it makes a relative of another size that shares its vocabulary.
-In: `demo.corpus`. Out: a model folder that plain `transformers` loads. Not done here: LoRA (`medkd train`).
+`python -m medkd.demo.student --out DIR` makes it again: tokenizer, base model, template, card;
+about half an hour on two cores. With `--like medkd:tiny`, `--width` and `--layers` it makes a
+relative of another size that shares its vocabulary.
+In: `demo.corpus`. Out: a model folder that plain `transformers` loads. Not done here: LoRA (`medkd
+train`).
 """
 
 import argparse
@@ -13,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from medkd.core.artifacts import write_json, write_text
+from medkd.core.jsonl import write_json, write_text
 from medkd.core.progress import Bar
 from medkd.core.thinking import CLOSE, OPEN
 from medkd.demo.corpus import Document, common_hanzi, make_documents
-from medkd.models.tokens import PLAIN_CHATML, TEXT_END, TURN_END, TURN_START
+from medkd.models.chat_template import PLAIN_CHATML, TEXT_END, TURN_END, TURN_START
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +31,11 @@ VOCABULARY = 6142
 MAX_TOKEN_CHARACTERS = 4
 """Longer tokens would swallow whole template phrases."""
 SPECIAL_TOKENS = (TEXT_END, TURN_END, TURN_START)
-"""In the order in which the tokenizer itself numbers them: in another one, its saved file would give two of them each other's number."""
+"""In the order in which the tokenizer itself numbers them: in another one, its saved file would
+give two of them each other's number."""
 HANZI_WEIGHT = 400
-"""Times the list of common hanzi is read for the tokenizer, so that each becomes a token before rare phrases do."""
+"""Times the list of common hanzi is read for the tokenizer, so that each becomes a token before
+rare phrases do."""
 N_DOCUMENTS = 36_000
 N_CASES = 4_000
 WIDTH, HEAD_WIDTH, N_LAYERS = 128, 32, 5
@@ -43,12 +48,15 @@ PREVIOUS_SHARPNESS, PREVIOUS_GAIN, MATCH_SHARPNESS, COPY_GAIN = 8.0, 0.05, 2.5, 
 
 
 def train_tokenizer(documents: list[str]) -> "Qwen2Tokenizer":
-    """Train a byte-level BPE in Qwen2's own form on the corpus, every common hanzi a token, the tags tokens of their own."""
+    """Train a byte-level BPE in Qwen2's own form on the corpus, every common hanzi a token, the
+    tags tokens of their own."""
     from tokenizers import AddedToken as Added
     from tokenizers import pre_tokenizers, trainers
     from transformers import AddedToken, Qwen2Tokenizer
 
-    tokenizer = Qwen2Tokenizer(eos_token=TURN_END, pad_token=TEXT_END, model_max_length=CONTEXT, padding_side="left")
+    tokenizer = Qwen2Tokenizer(
+        eos_token=TURN_END, pad_token=TEXT_END, model_max_length=CONTEXT, padding_side="left"
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START]})
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -58,15 +66,22 @@ def train_tokenizer(documents: list[str]) -> "Qwen2Tokenizer":
         show_progress=False,
     )
     hanzi = "\n".join(common_hanzi())
-    tokenizer.backend_tokenizer.train_from_iterator([*documents, *(hanzi for _ in range(HANZI_WEIGHT))], trainer)
-    # Training drops the special tokens from the added vocabulary; without this they would be cut up like text.
-    tokenizer.backend_tokenizer.add_special_tokens([Added(token, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.backend_tokenizer.train_from_iterator(
+        [*documents, *(hanzi for _ in range(HANZI_WEIGHT))], trainer
+    )
+    # Training drops the special tokens from the added vocabulary; without this they would be cut up
+    # like text.
+    tokenizer.backend_tokenizer.add_special_tokens(
+        [Added(token, special=True) for token in SPECIAL_TOKENS]
+    )
     tokenizer.add_tokens([AddedToken(OPEN, special=False), AddedToken(CLOSE, special=False)])
     tokenizer.chat_template = PLAIN_CHATML
     return tokenizer
 
 
-def build_model(tokenizer: "PreTrainedTokenizerBase", seed: int, width: int = WIDTH, n_layers: int = N_LAYERS) -> "PreTrainedModel":
+def build_model(
+    tokenizer: "PreTrainedTokenizerBase", seed: int, width: int = WIDTH, n_layers: int = N_LAYERS
+) -> "PreTrainedModel":
     """Build the untrained base; `width` is a multiple of the heads' 32."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -93,16 +108,22 @@ def build_model(tokenizer: "PreTrainedTokenizerBase", seed: int, width: int = WI
 
 
 def seed_copying(model: Any) -> None:
-    """Start the first two layers as an induction circuit, so that copying from the prompt need not be discovered.
+    """Start the first two layers as an induction circuit, so that copying from the prompt need not
+    be discovered.
 
-    Layer 0, head 0 attends to the token before (its biases alone, turned by one position under rotary embedding) and writes that
-    token's projection; in layer 1, heads 0 and 1 look for places whose predecessor is the current token and write what stands
-    there. Training goes on from this start with every weight free. The circuit is that of Olsson et al. 2022, "In-context
-    learning and induction heads"; placed by hand it saves the many steps in which a model this small would find it.
+    Layer 0, head 0 attends to the token before (its biases alone, turned by one position under
+    rotary embedding) and writes that token's projection; in layer 1, heads 0 and 1 look for places
+    whose predecessor is the current token and write what stands there. Training goes on from this
+    start with every weight free. The circuit is that of Olsson et al. 2022, "In-context learning
+    and induction heads"; placed by hand it saves the many steps in which a model this small would
+    find it.
     """
     import torch
 
-    size, width = model.config.hidden_size, model.config.hidden_size // model.config.num_attention_heads
+    size, width = (
+        model.config.hidden_size,
+        model.config.hidden_size // model.config.num_attention_heads,
+    )
     half = width // 2
     turn = ROPE_BASE ** (-torch.arange(half) / half)
     slow = torch.cat([torch.arange(half)[turn < 0.01], torch.arange(half)[turn < 0.01] + half])
@@ -112,7 +133,9 @@ def seed_copying(model: Any) -> None:
     with torch.no_grad():
         for projection in (first.q_proj, first.k_proj):
             projection.weight[:width] = 0
-        first.k_proj.bias[:width] = PREVIOUS_SHARPNESS * torch.cat([torch.ones(half), torch.zeros(half)])
+        first.k_proj.bias[:width] = PREVIOUS_SHARPNESS * torch.cat(
+            [torch.ones(half), torch.zeros(half)]
+        )
         first.q_proj.bias[:width] = PREVIOUS_SHARPNESS * torch.cat([turn.cos(), -turn.sin()])
         first.v_proj.weight[: len(slow)] = own
         first.o_proj.weight[:, : len(slow)] = PREVIOUS_GAIN * written.T
@@ -130,7 +153,8 @@ def seed_copying(model: Any) -> None:
 def pack(documents: list[Document], tokenizer: "PreTrainedTokenizerBase") -> "torch.Tensor":
     """Lay the documents end to end, each closed by the end-of-text token.
 
-    Shape [2, n, SEQUENCE + 1]: token ids, and the same as labels with -100 where a text is only read.
+    Shape [2, n, SEQUENCE + 1]: token ids, and the same as labels with -100 where a text is only
+    read.
     """
     import torch
 
@@ -147,15 +171,21 @@ def train(model: "PreTrainedModel", rows: "torch.Tensor", seed: int) -> list[dic
     """Train next-token prediction once over the rows: AdamW, warm-up, then linear decay."""
     import torch
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=0.01)
-    batches = list(torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(seed)).split(BATCH))[:-1]
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=0.01
+    )
+    batches = list(
+        torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(seed)).split(BATCH)
+    )[:-1]
 
     history: list[dict[str, float]] = []
     model.train()
     with Bar("pre-training", len(batches), "steps") as bar:
         for step, batch in enumerate(batches):
             for group in optimizer.param_groups:
-                group["lr"] = PEAK_LR * min(1.0, (step + 1) / 100) * min(1.0, (1 - step / len(batches)) / 0.6)
+                group["lr"] = (
+                    PEAK_LR * min(1.0, (step + 1) / 100) * min(1.0, (1 - step / len(batches)) / 0.6)
+                )
             loss = _loss(model, rows[0, batch], rows[1, batch])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -176,8 +206,16 @@ def _loss(model: Any, ids: "torch.Tensor", labels: "torch.Tensor") -> "torch.Ten
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[is_learnt]), wanted[is_learnt])
 
 
-def make_student(out: Path, n_documents: int, seed: int, width: int = WIDTH, n_layers: int = N_LAYERS, like: str = "") -> None:
-    """Make the whole model folder; `like` names a model whose tokenizer is taken, instead of one trained on the documents."""
+def make_student(
+    out: Path,
+    n_documents: int,
+    seed: int,
+    width: int = WIDTH,
+    n_layers: int = N_LAYERS,
+    like: str = "",
+) -> None:
+    """Make the whole model folder; `like` names a model whose tokenizer is taken, instead of one
+    trained on the documents."""
     import torch
     from transformers import GenerationConfig
 
@@ -185,12 +223,18 @@ def make_student(out: Path, n_documents: int, seed: int, width: int = WIDTH, n_l
 
     started = time.monotonic()
     documents = make_documents(n_documents, N_CASES, seed)
-    tokenizer = load_tokenizer(resolve_model(like)) if like else train_tokenizer([d.context + d.learnt for d in documents])
+    tokenizer = (
+        load_tokenizer(resolve_model(like))
+        if like
+        else train_tokenizer([d.context + d.learnt for d in documents])
+    )
     model = build_model(tokenizer, seed, width, n_layers)
     rows = pack(documents, tokenizer)
     history = train(model, rows, seed)
     stops = [tokenizer.convert_tokens_to_ids(token) for token in (TURN_END, TEXT_END)]
-    model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=cast(int, tokenizer.pad_token_id), do_sample=False)
+    model.generation_config = GenerationConfig(
+        eos_token_id=stops, pad_token_id=cast(int, tokenizer.pad_token_id), do_sample=False
+    )
     cast(Any, model).to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
     facts = {
@@ -246,12 +290,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=tiny_dir(), help="model folder to write")
     parser.add_argument("--documents", type=int, default=N_DOCUMENTS, help="documents to read")
-    parser.add_argument("--seed", type=int, default=11, help="seed of the corpus and of the weights")
+    parser.add_argument(
+        "--seed", type=int, default=11, help="seed of the corpus and of the weights"
+    )
     parser.add_argument("--width", type=int, default=WIDTH, help="hidden size, a multiple of 32")
     parser.add_argument("--layers", type=int, default=N_LAYERS, help="number of layers")
-    parser.add_argument("--like", default="", help="model whose tokenizer is taken, so that one can teach the other")
+    parser.add_argument(
+        "--like", default="", help="model whose tokenizer is taken, so that one can teach the other"
+    )
     options = parser.parse_args()
-    make_student(options.out, options.documents, options.seed, options.width, options.layers, options.like)
+    make_student(
+        options.out, options.documents, options.seed, options.width, options.layers, options.like
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The rehearsal teacher: an OpenAI- and DeepSeek-compatible endpoint on this machine that reasons from the clinic's knowledge.
+"""The rehearsal teacher: an OpenAI- and DeepSeek-compatible endpoint on this machine that reasons
+from the clinic's knowledge.
 
-In: chat completions over HTTP, the record and its known diagnosis in the last user message. Out: a reasoning and a diagnosis,
-streamed or whole, with usage, a bill, and faults on request; it goes on from a text as DeepSeek does, refuses to, or begins anew.
+In: chat completions over HTTP, the record and its known diagnosis in the last user message. Out: a
+reasoning and a diagnosis, streamed or whole, with usage, a bill, and faults on request; it goes on
+from a text as DeepSeek does, refuses to, or begins anew.
 Not done here: medicine (`demo.reasoning`), what is said (`demo.dialogue`).
 """
 
@@ -19,7 +21,15 @@ from medkd.core.errors import from_os_error
 from medkd.core.records import Usage
 from medkd.demo.dialogue import Asked, make_reply, read_request
 from medkd.demo.faults import Fault, FaultPlan, Prefix
-from medkd.demo.replies import MODEL, Reply, pieces, whole_answer, write_data, write_end, write_event
+from medkd.demo.replies import (
+    MODEL,
+    Reply,
+    pieces,
+    whole_answer,
+    write_data,
+    write_end,
+    write_event,
+)
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -42,7 +52,8 @@ _STATUS = {
 
 @dataclass
 class TeacherBill:
-    """What the teacher would charge for; kept by the teacher, so that a client's own book can be checked against it."""
+    """What the teacher would charge for; kept by the teacher, so that a client's own book can be
+    checked against it."""
 
     requests: int = 0
     billed: int = 0
@@ -66,7 +77,8 @@ class TeacherBill:
 
 
 class RehearsalTeacher:
-    """The teacher as a server in a thread of its own; `with serve_teacher() as teacher:` starts and stops it."""
+    """The teacher as a server in a thread of its own; `with serve_teacher() as teacher:` starts and
+    stops it."""
 
     def __init__(self, port: int, plan: FaultPlan, manner: "Manner") -> None:
         self.port = port
@@ -124,7 +136,9 @@ class RehearsalTeacher:
     async def _list_models(self, _: "web.Request") -> "web.Response":
         from aiohttp import web
 
-        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "medkd"}]})
+        return web.json_response(
+            {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "medkd"}]}
+        )
 
     async def _complete(self, request: "web.Request") -> "web.StreamResponse":
         self.bill.requests += 1
@@ -151,7 +165,9 @@ class RehearsalTeacher:
         finally:
             self.bill.n_streams -= 1
 
-    async def _answer(self, request: "web.Request", asked: Asked, fault: Fault | None, n_before: int) -> "web.StreamResponse":
+    async def _answer(
+        self, request: "web.Request", asked: Asked, fault: Fault | None, n_before: int
+    ) -> "web.StreamResponse":
         n_cached = self._cached(asked.content)
         if asked.prefix and self._manner.prefix is Prefix.IGNORES:
             asked, n_before = replace(asked, prefix=None, messages=asked.messages), n_before + 1
@@ -169,10 +185,17 @@ class RehearsalTeacher:
         self._prefixes.update(prefixes)
         return estimate_tokens([whole[: n_known * CACHE_BLOCK]])
 
-    async def _stream(self, request: "web.Request", asked: Asked, reply: Reply, fault: Fault | None) -> "web.StreamResponse":
+    async def _stream(
+        self, request: "web.Request", asked: Asked, reply: Reply, fault: Fault | None
+    ) -> "web.StreamResponse":
         from aiohttp import web
 
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"})
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-cache",
+            }
+        )
         await response.prepare(request)
         if fault is Fault.EMPTY_BODY:
             self.bill.charge(reply.usage("", ""))
@@ -184,7 +207,9 @@ class RehearsalTeacher:
                 await asyncio.sleep(KEEP_ALIVE_S)
                 await response.write(b": keep-alive\n\n")
             await asyncio.sleep(self._manner.latency_s)
-            await response.write(write_event({"role": "assistant", "content": None, "reasoning_content": ""}))
+            await response.write(
+                write_event({"role": "assistant", "content": None, "reasoning_content": ""})
+            )
             if await self._send_text(request, response, reply, fault, sent):
                 usage = reply.usage(reply.reasoning, reply.content)
                 await response.write(write_end(asked.wants_usage_apart, reply, usage))
@@ -192,14 +217,28 @@ class RehearsalTeacher:
             pass
         finally:
             if fault is not Fault.NOT_STARTED:
-                self.bill.charge(reply.usage(reply.reasoning[: sent["reasoning_content"]], reply.content[: sent["content"]]))
+                self.bill.charge(
+                    reply.usage(
+                        reply.reasoning[: sent["reasoning_content"]],
+                        reply.content[: sent["content"]],
+                    )
+                )
         return response
 
     async def _send_text(
-        self, request: "web.Request", response: "web.StreamResponse", reply: Reply, fault: Fault | None, sent: Counter[str]
+        self,
+        request: "web.Request",
+        response: "web.StreamResponse",
+        reply: Reply,
+        fault: Fault | None,
+        sent: Counter[str],
     ) -> bool:
         """Stream the text; False where a fault ended it."""
-        breaks_at = (len(reply.reasoning) + len(reply.content)) // 2 if fault in {Fault.CUT, Fault.ERROR_IN_STREAM, Fault.SILENCE} else None
+        breaks_at = (
+            (len(reply.reasoning) + len(reply.content)) // 2
+            if fault in {Fault.CUT, Fault.ERROR_IN_STREAM, Fault.SILENCE}
+            else None
+        )
         for name, piece in pieces(reply):
             if breaks_at is not None and sum(sent.values()) >= breaks_at:
                 await self._break(request, response, fault)
@@ -211,16 +250,31 @@ class RehearsalTeacher:
                 await asyncio.sleep(self._manner.pace_s)
         return True
 
-    async def _break(self, request: "web.Request", response: "web.StreamResponse", fault: Fault | None) -> None:
+    async def _break(
+        self, request: "web.Request", response: "web.StreamResponse", fault: Fault | None
+    ) -> None:
         if fault is Fault.ERROR_IN_STREAM:
-            await response.write(write_data({"error": {"message": "the model is overloaded", "type": "server_error", "code": 503}}))
+            await response.write(
+                write_data(
+                    {
+                        "error": {
+                            "message": "the model is overloaded",
+                            "type": "server_error",
+                            "code": 503,
+                        }
+                    }
+                )
+            )
         elif fault is Fault.SILENCE:
             await self._stop.wait()
         elif request.transport is not None:
             request.transport.abort()
 
-    async def _send_whole(self, request: "web.Request", reply: Reply, fault: Fault | None) -> "web.StreamResponse":
-        """Answer in one piece: blank lines while the request waits, as DeepSeek does, then the JSON."""
+    async def _send_whole(
+        self, request: "web.Request", reply: Reply, fault: Fault | None
+    ) -> "web.StreamResponse":
+        """Answer in one piece: blank lines while the request waits, as DeepSeek does, then the
+        JSON."""
         from aiohttp import web
 
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -230,7 +284,9 @@ class RehearsalTeacher:
             return response
         with contextlib.suppress(ConnectionError):
             await response.write(b"\n")
-            await asyncio.sleep(self._manner.latency_s + self._manner.pace_s * len(list(pieces(reply))))
+            await asyncio.sleep(
+                self._manner.latency_s + self._manner.pace_s * len(list(pieces(reply)))
+            )
             usage = reply.usage(reply.reasoning, reply.content)
             self.bill.charge(usage)
             await response.write(whole_answer(reply, usage))
@@ -260,15 +316,21 @@ def serve_teacher(
 ) -> RehearsalTeacher:
     """Make a teacher on 127.0.0.1, at any free port for 0; it serves inside `with`.
 
-    `faults` is the rate of requests that go wrong, `script` what the first requests meet; text begins `latency_s` after
-    a request and comes with `pace_s` between its pieces; more than `streams` requests at once meet 429. Raises InputError where
-    the port is taken.
+    `faults` is the rate of requests that go wrong, `script` what the first requests meet; text
+    begins `latency_s` after a request and comes with `pace_s` between its pieces; more than
+    `streams` requests at once meet 429. Raises InputError where the port is taken.
     """
-    return RehearsalTeacher(port, FaultPlan(faults, seed, script), Manner(latency_s, pace_s, prefix, streams))
+    return RehearsalTeacher(
+        port, FaultPlan(faults, seed, script), Manner(latency_s, pace_s, prefix, streams)
+    )
 
 
 def _refuse(status: int, message: str) -> "web.Response":
     from aiohttp import web
 
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 429 else {}
-    return web.json_response({"error": {"message": message, "type": "rehearsal", "code": status}}, status=status, headers=headers)
+    return web.json_response(
+        {"error": {"message": message, "type": "rehearsal", "code": status}},
+        status=status,
+        headers=headers,
+    )

@@ -1,7 +1,8 @@
 """What a ledger says was paid, what of it was wasted and why, and what a rerun would cost.
 
 In: a ledger, or a directory with one in it. Out: a `Bill`, as a table or as JSON.
-Not done here: asking the provider; where it reported no usage, tokens are our estimate, and counted as such.
+Not done here: asking the provider; where it reported no usage, tokens are our estimate, and counted
+as such.
 """
 
 from collections import defaultdict
@@ -13,10 +14,10 @@ from pydantic import ValidationError
 from medkd.completers.accounts import PaidFor, open_accounts
 from medkd.completers.attempts import FILE_NAME
 from medkd.completers.outcomes import Outcome
-from medkd.core.artifacts import resolve_input
 from medkd.core.errors import InputError
+from medkd.core.jsonl import resolve_input
 from medkd.core.records import Record, Usage
-from medkd.core.workspace import read_manifest
+from medkd.core.stage_output import read_manifest
 from medkd.distill.forecast import Forecast, forecast
 from medkd.distill.stage import Config, choose_target
 
@@ -63,7 +64,8 @@ class Bill(Record):
     """Currency to money paid."""
     wasted: dict[str, float]
     missing: int
-    """Answers a rerun would buy, of the questions as they are now; where these are gone, what the last run is short of."""
+    """Answers a rerun would buy, of the questions as they are now; where these are gone, what the
+    last run is short of."""
     rerun: dict[str, float]
     """What those would cost; 0 when nothing changed. Empty where no price is known."""
     lines: tuple[BillLine, ...]
@@ -76,15 +78,26 @@ def bill(path: Path) -> Bill:
     with open_accounts(ledger_path) as accounts:
         found = list(accounts.paid_for())
         days = [
-            BillDay(day=one.day, attempts=one.n_attempts, amount=round(one.amount, 6), currency=one.currency) for one in accounts.paid_on()
+            BillDay(
+                day=one.day,
+                attempts=one.n_attempts,
+                amount=round(one.amount, 6),
+                currency=one.currency,
+            )
+            for one in accounts.paid_on()
         ]
         n_items, n_answered = accounts.count_items()
         n_missing = accounts.count_missing()
     amounts = _sum_by_currency((line.currency, line.amount) for line in found)
-    rerun = {currency: round(n_missing * amount / max(n_answered, 1), 6) for currency, amount in amounts.items()}
+    rerun = {
+        currency: round(n_missing * amount / max(n_answered, 1), 6)
+        for currency, amount in amounts.items()
+    }
     if ahead := _forecast(ledger_path):
         n_missing = ahead.to_buy
-        rerun = {} if n_missing and ahead.now is None else {ahead.currency: round(ahead.now or 0.0, 6)}
+        rerun = (
+            {} if n_missing and ahead.now is None else {ahead.currency: round(ahead.now or 0.0, 6)}
+        )
     return Bill(
         path=str(ledger_path),
         items=n_items,
@@ -102,12 +115,15 @@ def bill(path: Path) -> Bill:
 
 
 def _forecast(ledger_path: Path) -> Forecast | None:
-    """Price a rerun of the stage that the ledger belongs to; None where its config or its questions are no longer to be read."""
+    """Price a rerun of the stage that the ledger belongs to; None where its config or its questions
+    are no longer to be read."""
     try:
         config = Config.model_validate(read_manifest(ledger_path.parent).config)
         config = config.model_copy(update={"out": ledger_path.parent})
         return forecast(
-            config, resolve_input(config.input, "questions.jsonl", made_by="prepare"), choose_target(config, is_key_needed=False)
+            config,
+            resolve_input(config.input, "questions.jsonl", made_by="prepare"),
+            choose_target(config, is_key_needed=False),
         )
     except (InputError, ValidationError):
         return None
@@ -115,19 +131,41 @@ def _forecast(ledger_path: Path) -> Forecast | None:
 
 def render(found: Bill) -> str:
     """Write a bill as a table of plain text."""
-    head = ("model", "outcome", "attempts", "prompt", "cached", "answer", "reasoning", "paid", "wasted", "tokens wasted")
+    head = (
+        "model",
+        "outcome",
+        "attempts",
+        "prompt",
+        "cached",
+        "answer",
+        "reasoning",
+        "paid",
+        "wasted",
+        "tokens wasted",
+    )
     rows = [
         (
             *(f"{line.provider} {line.model}", line.outcome, f"{line.attempts:,}"),
             *(f"{n:,}" for n in (line.usage.prompt, line.usage.cache_hit)),
-            *(f"{n:,}" for n in (line.usage.completion - line.usage.reasoning, line.usage.reasoning)),
-            *(f"{line.amount:.4f} {line.currency}", f"{line.wasted:.4f}", f"{line.wasted_tokens:,}"),
+            *(
+                f"{n:,}"
+                for n in (line.usage.completion - line.usage.reasoning, line.usage.reasoning)
+            ),
+            *(
+                f"{line.amount:.4f} {line.currency}",
+                f"{line.wasted:.4f}",
+                f"{line.wasted_tokens:,}",
+            ),
         )
         for line in found.lines
     ]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     table = [
-        "  ".join(_pad(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in (head, *rows)
+        "  ".join(
+            _pad(cell, width, column)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
     ]
     n_wasted = sum(line.wasted_tokens for line in found.lines)
     n_estimated = sum(line.estimated for line in found.lines)
@@ -140,7 +178,9 @@ def render(found: Bill) -> str:
         f"rerun    {_format_money(found.rerun) if found.rerun else 'price unknown'} for {found.missing:,} missing answers",
     ]
     if found.unpriced:
-        summary.append(f"no price is known for {found.unpriced:,} attempts; they are left out of the money above")
+        summary.append(
+            f"no price is known for {found.unpriced:,} attempts; they are left out of the money above"
+        )
     return "\n".join([*table, *summary])
 
 
@@ -184,7 +224,11 @@ def _why(found: Bill) -> str:
     for line in found.lines:
         amount, n_tokens = wasted[line.outcome]
         wasted[line.outcome] = amount + line.wasted, n_tokens + line.wasted_tokens
-    reasons = [name for name, lost in sorted(wasted.items(), key=lambda pair: pair[1], reverse=True) if any(lost)]
+    reasons = [
+        name
+        for name, lost in sorted(wasted.items(), key=lambda pair: pair[1], reverse=True)
+        if any(lost)
+    ]
     return f" ({', '.join(reasons)})" if reasons else ""
 
 

@@ -1,8 +1,10 @@
-"""What a job would cost before it is paid: the same requests as a run would send, counted against the ledger, priced and not sent.
+"""What a job would cost before it is paid: the same requests as a run would send, counted against
+the ledger, priced and not sent.
 
-In: a config, a file of questions, the ledger of its directory where there is one. Out: a `Forecast`.
-Not done here: what was already paid (`distill.bill`). Tokens are estimated from characters; how long answers are is known only from
-answers on the ledger, and assumed before there are any.
+In: a config, a file of questions, the ledger of its directory where there is one. Out: a
+`Forecast`.
+Not done here: what was already paid (`distill.bill`). Tokens are estimated from characters; how
+long answers are is known only from answers on the ledger, and assumed before there are any.
 """
 
 from datetime import UTC, datetime
@@ -19,7 +21,8 @@ from medkd.distill.stage import Config
 from medkd.distill.walk import Walk
 
 ASSUMED_TOKENS = {False: 700, True: 2500}
-"""Tokens of an answer without and with the teacher's own thinking, before the ledger knows better."""
+"""Tokens of an answer without and with the teacher's own thinking, before the ledger knows
+better."""
 MIN_KNOWN = 5
 """Answers on a ledger from which their mean length is trusted."""
 
@@ -55,20 +58,32 @@ class Forecast(Record):
 
     def render(self) -> str:
         """Write it down in a few lines."""
-        source = "assumed: no answers on the ledger to go by" if self.is_assumed else "the mean on the ledger"
+        source = (
+            "assumed: no answers on the ledger to go by"
+            if self.is_assumed
+            else "the mean on the ledger"
+        )
         lines = [
             f"{self.teacher} {self.model}: {self.requests:,} answers wanted, {self.answered:,} on the ledger, {self.to_buy:,} to buy",
             f"prompts  about {self.n_prompt:,} tokens, {self.n_shared:,} of them the constant text that the context cache makes cheap",
             f"answers  about {self.n_answer:,} tokens, {self.mean_answer:,.0f} each ({source})",
         ]
         if self.now is None:
-            return "\n".join([*lines, "cost     unknown: no price is known for this model; give it in a file for --providers"])
+            return "\n".join(
+                [
+                    *lines,
+                    "cost     unknown: no price is known for this model; give it in a file for --providers",
+                ]
+            )
         dear = f", {self.dear:.4f} in the dear hours" if self.dear is not None else ""
         lines.append(
             f"cost     about {self.now:.4f} {self.currency} at this hour's price{dear}; at most {self.at_most:.4f} for one attempt each"
         )
         return "\n".join(
-            [*lines, "rerun    answers on the ledger are free: the same job costs this now and nothing once they are all there"]
+            [
+                *lines,
+                "rerun    answers on the ledger are free: the same job costs this now and nothing once they are all there",
+            ]
         )
 
 
@@ -89,7 +104,9 @@ def forecast(config: Config, path: Path, target: Target) -> Forecast:
         counted = _count(Walk(path, config), target, accounts)
     n_known, mean = counted.lengths
     is_assumed = n_known < MIN_KNOWN
-    mean = float(min(ASSUMED_TOKENS[counted.is_thinking], config.max_tokens)) if is_assumed else mean
+    mean = (
+        float(min(ASSUMED_TOKENS[counted.is_thinking], config.max_tokens)) if is_assumed else mean
+    )
     n_answer = round(mean * counted.n_to_buy)
     usage = Usage(prompt=counted.n_prompt, cache_hit=counted.n_shared, completion=n_answer)
     most = Usage(prompt=counted.n_prompt, completion=config.max_tokens * counted.n_to_buy)
@@ -120,7 +137,9 @@ def _count(walk: Walk, target: Target, accounts: Accounts) -> _Counted:
     def find(request: Request) -> Completion | None:
         return recall(accounts.attempts_of(item_key(target.name, target.model, request)))
 
-    for _, request in chain(walk.first_requests(), walk.second_requests(find, is_answered_only=True)):
+    for _, request in chain(
+        walk.first_requests(), walk.second_requests(find, is_answered_only=True)
+    ):
         if accounts.is_complete(item_key(target.name, target.model, request)):
             n_answered += 1
             continue
@@ -130,9 +149,19 @@ def _count(walk: Walk, target: Target, accounts: Accounts) -> _Counted:
         is_thinking |= bool(request.sampling.thinking)
         start = text if start is None else _common_start(start, text)
     n_shared = estimate_tokens([start or ""]) * max(n_to_buy - 1, 0)
-    return _Counted(n_answered, n_to_buy, n_prompt, n_shared, is_thinking, accounts.answer_lengths(target.name, target.model))
+    return _Counted(
+        n_answered,
+        n_to_buy,
+        n_prompt,
+        n_shared,
+        is_thinking,
+        accounts.answer_lengths(target.name, target.model),
+    )
 
 
 def _common_start(one: str, other: str) -> str:
-    n = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    n = next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
     return one[:n]

@@ -1,6 +1,8 @@
-"""One run of the stage over one ledger: asks, shows progress, writes the rationales, whatever stops it.
+"""One run of the stage over one ledger: asks, shows progress, writes the rationales, whatever stops
+it.
 
-In: a config, a file of questions, an open ledger. Out: `rationales.jsonl` and what the manifest says of it.
+In: a config, a file of questions, an open ledger. Out: `rationales.jsonl` and what the manifest
+says of it.
 Not done here: the stage's directory (`distill.stage`), the asking itself (`completers.dispatch`).
 """
 
@@ -14,12 +16,12 @@ from medkd.completers.dispatch import PaidCompleter, Tally, Terms
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target
-from medkd.core.artifacts import RecordReader
 from medkd.core.completer import Request
 from medkd.core.errors import MedkdError, StoppedError
+from medkd.core.jsonl import RecordReader
 from medkd.core.progress import Bar
 from medkd.core.records import Cost, Question
-from medkd.core.workspace import Workspace
+from medkd.core.stage_output import StageOutput
 from medkd.distill.prompts import find_missing_part
 from medkd.distill.stage import Config
 from medkd.distill.walk import Walk, make_requests
@@ -27,8 +29,11 @@ from medkd.distill.walk import Walk, make_requests
 RATIONALES = "rationales.jsonl"
 
 
-def distill_file(config: Config, path: Path, target: Target, ledger: Ledger, space: Workspace) -> None:
-    """Have every question of a file answered and write what came of it; a stop writes what there is and is raised again."""
+def distill_file(
+    config: Config, path: Path, target: Target, ledger: Ledger, space: StageOutput
+) -> None:
+    """Have every question of a file answered and write what came of it; a stop writes what there is
+    and is raised again."""
     walk = Walk(path, config)
     reader = RecordReader(path, Question, made_by="prepare")
     progress = _Progress(target, walk.n_requests)
@@ -54,7 +59,10 @@ def distill_file(config: Config, path: Path, target: Target, ledger: Ledger, spa
             tallies = [teacher.settle(first_requests(), walk.n_requests)]
         if walk.ways.second and (n_wrong := sum(1 for _ in walk.second_requests(teacher.recall))):
             with progress.bar("rationalize", n_wrong):
-                second = ((question.id, request) for question, request in walk.second_requests(teacher.recall))
+                second = (
+                    (question.id, request)
+                    for question, request in walk.second_requests(teacher.recall)
+                )
                 tallies.append(teacher.settle(second, n_wrong))
     except (StoppedError, KeyboardInterrupt):
         with contextlib.suppress(MedkdError):  # the first stop is the one to report
@@ -70,17 +78,32 @@ def distill_file(config: Config, path: Path, target: Target, ledger: Ledger, spa
     }
     if outcomes:
         reasons = ", ".join(f"{n} {reason}" for reason, n in outcomes.most_common())
-        print(f"distill: {reasons}; to ask for these once more, run it again with --overwrite: the ledger stays", file=sys.stderr)
+        print(
+            f"distill: {reasons}; to ask for these once more, run it again with --overwrite: the ledger stays",
+            file=sys.stderr,
+        )
 
 
-def _write(walk: Walk, teacher: PaidCompleter, space: Workspace) -> Counter[str]:
-    """Write the rationales of all that was asked, from the ledger; give the reasons of the incomplete ones."""
+def _write(walk: Walk, teacher: PaidCompleter, space: StageOutput) -> Counter[str]:
+    """Write the rationales of all that was asked, from the ledger; give the reasons of the
+    incomplete ones."""
     target, outcomes = teacher.target, Counter[str]()
-    space.manifest.counts.kept = space.write_records(RATIONALES, walk.rationales(teacher.recall, target.model, outcomes))
-    space.manifest.cost = Cost(amount=round(teacher.ledger.spent(), 6), currency=target.provider.currency)
+    space.manifest.counts.kept = space.write_records(
+        RATIONALES, walk.rationales(teacher.recall, target.model, outcomes)
+    )
+    space.manifest.cost = Cost(
+        amount=round(teacher.ledger.spent(), 6), currency=target.provider.currency
+    )
     del outcomes["complete"]
-    facts = {"prompt": walk.ways.first.version, "model": target.model, "teacher": target.name, "incomplete": outcomes.total()}
-    space.manifest.facts |= facts | ({"fallback": walk.ways.second.version} if walk.ways.second else {})
+    facts = {
+        "prompt": walk.ways.first.version,
+        "model": target.model,
+        "teacher": target.name,
+        "incomplete": outcomes.total(),
+    }
+    space.manifest.facts |= facts | (
+        {"fallback": walk.ways.second.version} if walk.ways.second else {}
+    )
     return outcomes
 
 
@@ -105,9 +128,14 @@ class _Progress:
         if tally.waits_s > 0:
             hours, seconds = divmod(int(tally.waits_s), 3600)
             return f"waits for the cheap hours, {hours}:{seconds // 60:02}:{seconds % 60:02} left"
-        parts = [f"{tally.n_running} running of at most {tally.limit}", f"{tally.tokens_per_s:,.0f} tokens/s"]
+        parts = [
+            f"{tally.n_running} running of at most {tally.limit}",
+            f"{tally.tokens_per_s:,.0f} tokens/s",
+        ]
         if self._target.is_priced:
-            parts.append(f"{tally.spent:.4f} of about {tally.projected(self._n_requests):.4f} {self._target.provider.currency}")
+            parts.append(
+                f"{tally.spent:.4f} of about {tally.projected(self._n_requests):.4f} {self._target.provider.currency}"
+            )
         else:
             parts.append("price unknown")
         if tally.n_failed:

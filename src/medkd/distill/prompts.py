@@ -1,4 +1,5 @@
-"""What the teacher is asked, and how its answer is taken apart: constant text first, the case last, versioned.
+"""What the teacher is asked, and how its answer is taken apart: constant text first, the case last,
+versioned.
 
 In: a question. Out: the messages to send; the reasoning and the answer of what came back.
 Not done here: sending (`completers`), judging (`verify`).
@@ -49,13 +50,20 @@ def load_prompt(mode: Mode, language: Language) -> Prompt:
     """Load the shipped prompt of a mode in a language."""
     import yaml
 
-    content: dict[str, Any] = yaml.safe_load(files("medkd.distill").joinpath("prompts.yaml").read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load(
+        files("medkd.distill").joinpath("prompts.yaml").read_text(encoding="utf-8")
+    )
     texts = content[language][mode]
-    return Prompt(version=f"{content['version']}-{language}-{mode}", system=texts["system"], user=texts["user"])
+    return Prompt(
+        version=f"{content['version']}-{language}-{mode}",
+        system=texts["system"],
+        user=texts["user"],
+    )
 
 
 def read_parts(reasoning: str, text: str) -> Parts:
-    """Take a teacher's answer apart: the reasoning sent beside the content, else the tagged part of it; the answer is the rest.
+    """Take a teacher's answer apart: the reasoning sent beside the content, else the tagged part of
+    it; the answer is the rest.
 
     >>> read_parts("", "<think>发热伴颈强直</think>脑膜炎")
     Parts(reasoning='发热伴颈强直', answer='脑膜炎')
@@ -71,7 +79,8 @@ def read_parts(reasoning: str, text: str) -> Parts:
 
 
 def find_missing_part(reasoning: str, text: str) -> Missing | None:
-    """Say which part is missing in a teacher's answer; a missing diagnosis may still come, a missing reasoning will not."""
+    """Say which part is missing in a teacher's answer; a missing diagnosis may still come, a
+    missing reasoning will not."""
     parts = read_parts(reasoning, text)
     if not parts.reasoning:
         return Missing("no reasoning between <think> and </think>", is_at_end=False)

@@ -1,7 +1,9 @@
-"""A file of questions, asked: which requests a question makes, which of them need a second way, and the rationales of it all.
+"""A file of questions, asked: which requests a question makes, which of them need a second way, and
+the rationales of it all.
 
-In: `questions.jsonl`, a teacher over a ledger. Out: requests to settle, rationales in the order of the questions. The file is read
-anew for each pass, so that memory does not grow with it. Not done here: the stage's directory (`distill.stage`).
+In: `questions.jsonl`, a teacher over a ledger. Out: requests to settle, rationales in the order of
+the questions. The file is read anew for each pass, so that memory does not grow with it. Not done
+here: the stage's directory (`distill.stage`).
 """
 
 import contextlib
@@ -30,20 +32,33 @@ class Ways(NamedTuple):
 
 def find_ways(config: Config) -> Ways:
     """Load the prompts of a config."""
-    second = load_prompt(config.fallback, config.language) if config.fallback and config.mode == "solve" else None
+    second = (
+        load_prompt(config.fallback, config.language)
+        if config.fallback and config.mode == "solve"
+        else None
+    )
     return Ways(load_prompt(config.mode, config.language), second)
 
 
-def make_requests(question: Question, prompt: Prompt, config: Config, mode: Mode) -> Iterator[Request]:
+def make_requests(
+    question: Question, prompt: Prompt, config: Config, mode: Mode
+) -> Iterator[Request]:
     """Write the requests of one question, one a sample."""
     thinks = config.thinking if config.thinking is not None else mode == "solve"
-    sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, thinking=thinks, effort=config.effort or None)
+    sampling = Sampling(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        thinking=thinks,
+        effort=config.effort or None,
+    )
     messages = prompt.messages(question)
     for sample in range(config.samples):
         yield Request(messages=messages, sampling=sampling, sample=sample)
 
 
-def make_rationale(question: Question, sample: int, completion: Completion, model: str, mode: Mode) -> Rationale:
+def make_rationale(
+    question: Question, sample: int, completion: Completion, model: str, mode: Mode
+) -> Rationale:
     """Make the record of what a teacher said, whole or not."""
     parts = read_parts(completion.reasoning, completion.text)
     return Rationale(
@@ -79,10 +94,14 @@ class Walk:
 
     def first_requests(self) -> Iterator[tuple[Question, Request]]:
         for question in self.questions():
-            for request in make_requests(question, self.ways.first, self._config, self._config.mode):
+            for request in make_requests(
+                question, self.ways.first, self._config, self._config.mode
+            ):
                 yield question, request
 
-    def second_requests(self, recall: Recall, is_answered_only: bool = False) -> Iterator[tuple[Question, Request]]:
+    def second_requests(
+        self, recall: Recall, is_answered_only: bool = False
+    ) -> Iterator[tuple[Question, Request]]:
         """Give the requests of the second way for all that the first brought no right answer to.
 
         `is_answered_only` leaves out those that have no answer yet, which may still turn out right.
@@ -98,7 +117,11 @@ class Walk:
         """Give the rationale of everything that was asked; what became of each is counted."""
         for question, request in self.first_requests():
             completion, mode = recall(request), self._config.mode
-            if self.ways.second and not _is_right(question, completion) and (found := recall(self._second(question, request))):
+            if (
+                self.ways.second
+                and not _is_right(question, completion)
+                and (found := recall(self._second(question, request)))
+            ):
                 completion, mode = _add_up(completion, found), "rationalize"
             if completion:
                 rationale = make_rationale(question, request.sample, completion, model, mode)
@@ -116,7 +139,9 @@ def _is_right(question: Question, completion: Completion | None) -> bool:
 
     if completion is None or not completion.complete:
         return False
-    return grade(read_parts(completion.reasoning, completion.text).answer, question.reference).principal
+    return grade(
+        read_parts(completion.reasoning, completion.text).answer, question.reference
+    ).principal
 
 
 def _add_up(first: Completion | None, second: Completion) -> Completion:
@@ -124,7 +149,13 @@ def _add_up(first: Completion | None, second: Completion) -> Completion:
     if first is None:
         return second
     total = Cost(amount=first.cost.amount + second.cost.amount, currency=second.cost.currency)
-    return second.model_copy(update={"usage": first.usage + second.usage, "cost": total, "attempts": first.attempts + second.attempts})
+    return second.model_copy(
+        update={
+            "usage": first.usage + second.usage,
+            "cost": total,
+            "attempts": first.attempts + second.attempts,
+        }
+    )
 
 
 def count_lines(path: Path) -> int:

@@ -1,1 +1,2 @@
-"""Asking a model the questions it never saw, and saying what it can do with the doubt that belongs to each number."""
+"""Asking a model the questions it never saw, and saying what it can do with the doubt that belongs
+to each number."""

@@ -1,7 +1,10 @@
-"""Everything that one evaluation asks: each question once, again under the plain template, in samples and in other wordings.
+"""Everything that one evaluation asks: each question once, again under the plain template, in
+samples and in other wordings.
 
-In: the stage's config, its directory and the examples. Out: predictions, kept on the disk as they come, so that a killed run goes on.
-Not done here: how one question is put (`evaluate.tasks`), opening a model of this machine (`evaluate.opening`), scores.
+In: the stage's config, its directory and the examples. Out: predictions, kept on the disk as they
+come, so that a killed run goes on.
+Not done here: how one question is put (`evaluate.tasks`), opening a model of this machine
+(`evaluate.opening`), scores.
 """
 
 import time
@@ -10,13 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from medkd.core.artifacts import RecordAppender, RecordReader, write_json
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
+from medkd.core.jsonl import RecordAppender, RecordReader, write_json
 from medkd.core.progress import Bar
 from medkd.core.prompts import load_prompts
 from medkd.core.records import Example, Lineage, Prediction
-from medkd.core.workspace import Workspace
+from medkd.core.stage_output import StageOutput
 from medkd.models.load import read_json, resolve_adapter, resolve_model
 
 if TYPE_CHECKING:
@@ -48,19 +51,29 @@ class Asked(NamedTuple):
 
 
 def find_inputs(config: "Config") -> tuple[Path | None, list[Path]]:
-    """Find the folder that lineage starts from, and the paths that decide what is made; raises InputError where flags do not fit."""
+    """Find the folder that lineage starts from, and the paths that decide what is made; raises
+    InputError where flags do not fit."""
     if config.samples > 1 and not config.temperature:
-        raise InputError(f"--samples {config.samples}: equal answers tell nothing; add --temperature 0.6 --top-p 0.95")
+        raise InputError(
+            f"--samples {config.samples}: equal answers tell nothing; add --temperature 0.6 --top-p 0.95"
+        )
     if config.endpoint:
         if config.adapter:
-            raise InputError("--adapter: an endpoint serves its own weights; leave --adapter out, or evaluate with --model alone")
+            raise InputError(
+                "--adapter: an endpoint serves its own weights; leave --adapter out, or evaluate with --model alone"
+            )
         find_target_of(config.endpoint, config.model, "--endpoint")
         return None, []
     if not config.model:
-        raise InputError("medkd evaluate: which model? give --model, --endpoint, or --predictions FILE")
+        raise InputError(
+            "medkd evaluate: which model? give --model, --endpoint, or --predictions FILE"
+        )
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     adapter = resolve_adapter(config.adapter) if config.adapter else None
-    return adapter or folder, [*([adapter] if adapter else []), *([folder] if Path(config.model).is_dir() else [])]
+    return adapter or folder, [
+        *([adapter] if adapter else []),
+        *([folder] if Path(config.model).is_dir() else []),
+    ]
 
 
 def find_target_of(endpoint: str, model: str, flag: str) -> "Target":
@@ -68,13 +81,24 @@ def find_target_of(endpoint: str, model: str, flag: str) -> "Target":
     from medkd.completers.providers import find_target
 
     try:
-        return find_target("custom", model, endpoint) if "://" in endpoint else find_target(endpoint, model)
+        return (
+            find_target("custom", model, endpoint)
+            if "://" in endpoint
+            else find_target(endpoint, model)
+        )
     except InputError as error:
-        raise InputError(str(error).replace("--teacher custom", f"{flag} {endpoint}").replace("--teacher", flag)) from error
+        raise InputError(
+            str(error).replace("--teacher custom", f"{flag} {endpoint}").replace("--teacher", flag)
+        ) from error
 
 
 def open_completer(
-    target: "Target", config: "Config", space: Workspace, name: str, find_fault: Callable[[str, str], str], servers: ExitStack
+    target: "Target",
+    config: "Config",
+    space: StageOutput,
+    name: str,
+    find_fault: Callable[[str, str], str],
+    servers: ExitStack,
 ) -> "PaidCompleter":
     """Open a completer whose attempts stand on the directory's ledger, its cost on the screen."""
     from medkd.completers.continuation import Missing
@@ -91,39 +115,69 @@ def open_completer(
         return Missing(fault, is_at_end=False) if fault else None
 
     def show(tally: Tally) -> None:
-        bar.reach(tally.n_settled, tally.n_found, f"{tally.spent:.4f} {currency}" if currency else "price unknown")
+        bar.reach(
+            tally.n_settled,
+            tally.n_found,
+            f"{tally.spent:.4f} {currency}" if currency else "price unknown",
+        )
 
-    return PaidCompleter(Endpoint(target), ledger, Terms(budget=config.budget, find_missing=find_missing, on_progress=show))
+    return PaidCompleter(
+        Endpoint(target),
+        ledger,
+        Terms(budget=config.budget, find_missing=find_missing, on_progress=show),
+    )
 
 
-def open_judge(config: "Config", space: Workspace, rubric: "RubricName", servers: ExitStack) -> "PaidCompleter":
+def open_judge(
+    config: "Config", space: StageOutput, rubric: "RubricName", servers: ExitStack
+) -> "PaidCompleter":
     """Open the judge of one rubric."""
     from medkd.grading.judge import load_rubric, make_fault_finder
 
     target = find_target_of(config.judge, config.judge_model, "--judge")
-    return open_completer(target, config, space, "judge", make_fault_finder(load_rubric(rubric)), servers)
+    return open_completer(
+        target, config, space, "judge", make_fault_finder(load_rubric(rubric)), servers
+    )
 
 
-def ask_all(config: "Config", space: Workspace, examples: Sequence[Example]) -> Asked:
-    """Ask every question under the model's own template and, where that begins the thinking, under the plain one; and time it."""
+def ask_all(config: "Config", space: StageOutput, examples: Sequence[Example]) -> Asked:
+    """Ask every question under the model's own template and, where that begins the thinking, under
+    the plain one; and time it."""
     from medkd.evaluate.tasks import LocalAsker, make_tasks
 
     with ExitStack() as servers:
-        sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature or None, top_p=config.top_p, seed=config.seed)
+        sampling = Sampling(
+            max_tokens=config.max_tokens,
+            temperature=config.temperature or None,
+            top_p=config.top_p,
+            seed=config.seed,
+        )
         instruction = load_prompts("zh").instruction if config.instructed else ""
-        tasks, worded, besides = make_tasks(examples, instruction), _word(config, examples), _list_besides(config, instruction)
+        tasks, worded, besides = (
+            make_tasks(examples, instruction),
+            _word(config, examples),
+            _list_besides(config, instruction),
+        )
         asker = _open_asker(config, space, servers, [*tasks, *worded, *besides])
         done = _read_done(space.path("predictions.jsonl"), {t.id for t in tasks})
         n_before = len(done)
         started = time.monotonic()
         try:
-            _keep(asker.ask([t for t in tasks if t.id not in done], sampling), space.path("predictions.jsonl"), done, len(tasks), "ask")
+            _keep(
+                asker.ask([t for t in tasks if t.id not in done], sampling),
+                space.path("predictions.jsonl"),
+                done,
+                len(tasks),
+                "ask",
+            )
         finally:
             speed, seconds = _add_time(space, len(done) - n_before, time.monotonic() - started)
         plain: dict[str, Prediction] = {}
         if isinstance(asker, LocalAsker) and asker.plain_template:
             plain = _read_done(space.path("unprompted.jsonl"), {t.id for t in tasks})
-            answers = asker.ask_plainly([t for t in tasks if t.id not in plain], done.__getitem__, sampling)
+            answers = asker.ask_plainly(
+                [t for t in tasks if t.id not in plain], done.__getitem__, sampling
+            )
             _keep(answers, space.path("unprompted.jsonl"), plain, len(tasks), "ask plainly")
         sampled = _ask_samples(config, space, asker, tasks, sampling, done)
         table = _ask_wordings(config, space, asker, worded, sampling)
@@ -133,20 +187,29 @@ def ask_all(config: "Config", space: Workspace, examples: Sequence[Example]) -> 
         return Asked(ordered, unprompted, sampled, table, answered, asker.failures, speed, seconds)
 
 
-def _open_asker(config: "Config", space: Workspace, servers: ExitStack, tasks: Sequence["Task"]) -> "Asker":
+def _open_asker(
+    config: "Config", space: StageOutput, servers: ExitStack, tasks: Sequence["Task"]
+) -> "Asker":
     """Open whoever is to be asked all these tasks."""
     from medkd.evaluate.tasks import EndpointAsker
 
     if config.endpoint:
         target = find_target_of(config.endpoint, config.model, "--endpoint")
-        return EndpointAsker(open_completer(target, config, space, "ask", lambda reasoning, text: "", servers))
+        return EndpointAsker(
+            open_completer(target, config, space, "ask", lambda reasoning, text: "", servers)
+        )
     from medkd.evaluate.opening import open_local
 
     return open_local(config, space, servers, tasks)
 
 
 def _ask_samples(
-    config: "Config", space: Workspace, asker: "Asker", tasks: Sequence["Task"], sampling: Sampling, first: dict[str, Prediction]
+    config: "Config",
+    space: StageOutput,
+    asker: "Asker",
+    tasks: Sequence["Task"],
+    sampling: Sampling,
+    first: dict[str, Prediction],
 ) -> dict[str, dict[str, float]]:
     from medkd.evaluate.consistency import measure_samples
 
@@ -157,7 +220,13 @@ def _ask_samples(
     done = _read_done(space.path("samples.jsonl"), wanted)
     for k in range(1, config.samples):
         again = [t._replace(id=f"{t.id}#{k}") for t in tasks if f"{t.id}#{k}" not in done]
-        _keep(asker.ask(again, sampling, sample=k), space.path("samples.jsonl"), done, len(wanted), f"sample {k + 1}")
+        _keep(
+            asker.ask(again, sampling, sample=k),
+            space.path("samples.jsonl"),
+            done,
+            len(wanted),
+            f"sample {k + 1}",
+        )
         for task in tasks:
             if f"{task.id}#{k}" in done and task.id in groups:
                 groups[task.id].append(done[f"{task.id}#{k}"])
@@ -168,18 +237,36 @@ def _word(config: "Config", examples: Sequence[Example]) -> list["Task"]:
     """Put the first questions, those with a known answer first of all, in every wording."""
     from medkd.evaluate.wordings import list_wordings, make_worded_tasks
 
-    chosen = [e for e in examples if e.reference][: config.wordings] or list(examples[: config.wordings])
-    return [task for wording in list_wordings() for task in make_worded_tasks(chosen, wording)] if chosen else []
+    chosen = [e for e in examples if e.reference][: config.wordings] or list(
+        examples[: config.wordings]
+    )
+    return (
+        [task for wording in list_wordings() for task in make_worded_tasks(chosen, wording)]
+        if chosen
+        else []
+    )
 
 
-def _ask_wordings(config: "Config", space: Workspace, asker: "Asker", tasks: Sequence["Task"], sampling: Sampling) -> list[dict[str, Any]]:
+def _ask_wordings(
+    config: "Config",
+    space: StageOutput,
+    asker: "Asker",
+    tasks: Sequence["Task"],
+    sampling: Sampling,
+) -> list[dict[str, Any]]:
     from medkd.evaluate.wordings import tabulate
 
     if not tasks:
         return []
     done = _read_done(space.path("wordings.jsonl"), {t.id for t in tasks})
     remaining = [t for t in tasks if t.id not in done]
-    _keep(asker.ask(remaining, sampling, is_plain=True), space.path("wordings.jsonl"), done, len(tasks), "wordings")
+    _keep(
+        asker.ask(remaining, sampling, is_plain=True),
+        space.path("wordings.jsonl"),
+        done,
+        len(tasks),
+        "wordings",
+    )
     return tabulate([done[t.id] for t in tasks if t.id in done], config.seed)
 
 
@@ -189,18 +276,30 @@ def _list_besides(config: "Config", instruction: str) -> list["Task"]:
 
     lineage = Lineage(origin="--ask")
     examples = [
-        Example(id=f"ask:{n}", source="ask", style="bare", input=text, reasoning="", answer="", lineage=lineage)
+        Example(
+            id=f"ask:{n}",
+            source="ask",
+            style="bare",
+            input=text,
+            reasoning="",
+            answer="",
+            lineage=lineage,
+        )
         for n, text in enumerate(config.ask, start=1)
     ]
     return make_tasks(examples, instruction)
 
 
-def _ask_besides(space: Workspace, asker: "Asker", tasks: Sequence["Task"], sampling: Sampling) -> list[Prediction]:
+def _ask_besides(
+    space: StageOutput, asker: "Asker", tasks: Sequence["Task"], sampling: Sampling
+) -> list[Prediction]:
     if not tasks:
         return []
     done = _read_done(space.path("besides.jsonl"), {t.id for t in tasks})
     remaining = [t for t in tasks if t.id not in done]
-    _keep(asker.ask(remaining, sampling), space.path("besides.jsonl"), done, len(tasks), "ask besides")
+    _keep(
+        asker.ask(remaining, sampling), space.path("besides.jsonl"), done, len(tasks), "ask besides"
+    )
     return [done[t.id] for t in tasks if t.id in done]
 
 
@@ -215,7 +314,13 @@ def _read_done(path: Path, wanted: set[str]) -> dict[str, Prediction]:
     return {p.id: p for p in RecordReader(path, Prediction, made_by="evaluate") if p.id in wanted}
 
 
-def _keep(predictions: Iterable[Prediction], path: Path, done: dict[str, Prediction], total: int, name: str) -> None:
+def _keep(
+    predictions: Iterable[Prediction],
+    path: Path,
+    done: dict[str, Prediction],
+    total: int,
+    name: str,
+) -> None:
     with RecordAppender(path) as file, Bar(name, total, "questions") as bar:
         bar.reach(len(done), n_before=len(done))
         for prediction in predictions:
@@ -224,10 +329,16 @@ def _keep(predictions: Iterable[Prediction], path: Path, done: dict[str, Predict
             bar.advance()
 
 
-def _add_time(space: Workspace, n_asked: int, seconds: float) -> tuple[float | None, float]:
-    """Add to the questions and seconds that earlier runs took; give questions a second, and seconds."""
+def _add_time(space: StageOutput, n_asked: int, seconds: float) -> tuple[float | None, float]:
+    """Add to the questions and seconds that earlier runs took; give questions a second, and
+    seconds."""
     before = read_json(space.path(TIMES)) or {"questions": 0, "seconds": 0.0}
-    total: dict[str, Any] = {"questions": before["questions"] + n_asked, "seconds": round(before["seconds"] + seconds, 3)}
+    total: dict[str, Any] = {
+        "questions": before["questions"] + n_asked,
+        "seconds": round(before["seconds"] + seconds, 3),
+    }
     write_json(space.path(TIMES), total)
-    speed = total["questions"] / total["seconds"] if total["questions"] and total["seconds"] else None
+    speed = (
+        total["questions"] / total["seconds"] if total["questions"] and total["seconds"] else None
+    )
     return speed, float(total["seconds"])

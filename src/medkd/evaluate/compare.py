@@ -1,7 +1,9 @@
 """The stage `compare`: several evaluations of the same questions, paired.
 
-In: directories of `evaluate`; the first is the one the others are held against. Out: `comparison.json` and `report.html`.
-Not done here: measuring: every score was written by the evaluation that measured it, and only questions that all were asked count.
+In: directories of `evaluate`; the first is the one the others are held against. Out:
+`comparison.json` and `report.html`.
+Not done here: measuring: every score was written by the evaluation that measured it, and only
+questions that all were asked count.
 """
 
 import json
@@ -12,11 +14,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from medkd.core.artifacts import RecordReader, resolve_input, write_json
+from medkd.core.config import POSITIONAL, RUNTIME, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.recipe import GIVEN_FIRST, HOW, StageConfig
+from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.records import Prediction
-from medkd.core.workspace import Manifest, open_workspace, read_manifest
+from medkd.core.stage_output import Manifest, open_stage_output, read_manifest
 from medkd.evaluate.report import Evaluation, write_number, write_report
 from medkd.evaluate.scoring import FILE_NAME, Row
 from medkd.evaluate.statistics import Difference, break_down, compare_paired, summarise, to_columns
@@ -37,13 +39,14 @@ TESTED = (
 OVERLAP = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "samples_per_second")
 LEVEL = 0.05
 CONDITIONS = ("generator", "dtype", "temperature", "top_p", "max_tokens")
-"""How answers came about: facts and settings that move scores a little, or much, without any difference between the models."""
+"""How answers came about: facts and settings that move scores a little, or much, without any
+difference between the models."""
 
 
 class Config(StageConfig):
     """Set evaluations side by side."""
 
-    input: Annotated[list[Path], HOW, GIVEN_FIRST]
+    input: Annotated[list[Path], RUNTIME, POSITIONAL]
     """Directories of evaluate, the one to be compared with first."""
     names: list[str] = Field(default_factory=list)
     """Names of the models on the page, in the same order; else those of the directories."""
@@ -54,7 +57,9 @@ class Config(StageConfig):
     @classmethod
     def _hold_several(cls, value: list[Path]) -> list[Path]:
         if len(value) < 2:
-            raise ValueError("nothing to be compared with; name two directories of evaluate, or more")
+            raise ValueError(
+                "nothing to be compared with; name two directories of evaluate, or more"
+            )
         return value
 
 
@@ -62,7 +67,12 @@ def run(config: Config) -> Manifest:
     """Compare as configured."""
     files = [resolve_input(path, FILE_NAME, made_by="evaluate") for path in config.input]
     names = _choose_names(config)
-    with open_workspace("compare", config, inputs=[path.parent / "scores.json" for path in files], libraries=["scipy"]) as space:
+    with open_stage_output(
+        "compare",
+        config,
+        inputs=[path.parent / "scores.json" for path in files],
+        libraries=["scipy"],
+    ) as space:
         if space.is_finished:
             return space.manifest
         loaded = [load(path.parent, name) for path, name in zip(files, names, strict=True)]
@@ -71,11 +81,21 @@ def run(config: Config) -> Manifest:
         differences = hold_against_first(evaluations, config.seed)
         space.read(sum(len(e.rows) for e in loaded))
         space.manifest.counts.kept = len(shared)
-        space.drop("not_asked_of_all", len({row.id for e in loaded for row in e.rows}) - len(shared))
-        content = {model: {score: found._asdict() for score, found in group.items()} for model, group in differences.items()}
+        space.drop(
+            "not_asked_of_all", len({row.id for e in loaded for row in e.rows}) - len(shared)
+        )
+        content = {
+            model: {score: found._asdict() for score, found in group.items()}
+            for model, group in differences.items()
+        }
         write_json(
             space.path("comparison.json"),
-            {"first": names[0], "n": len(shared), "scores": {e.name: e.scores for e in evaluations}, "against_first": content},
+            {
+                "first": names[0],
+                "n": len(shared),
+                "scores": {e.name: e.scores for e in evaluations},
+                "against_first": content,
+            },
         )
         missing = (
             [f"Questions that not all models were asked: {space.manifest.counts.dropped}."]
@@ -98,34 +118,52 @@ def run(config: Config) -> Manifest:
 
 def _choose_names(config: Config) -> list[str]:
     if config.names and len(config.names) != len(config.input):
-        raise InputError(f"--names: {len(config.names)} names for {len(config.input)} evaluations; give one for each")
-    names = config.names or [(path if path.is_dir() else path.parent).resolve().name for path in config.input]
+        raise InputError(
+            f"--names: {len(config.names)} names for {len(config.input)} evaluations; give one for each"
+        )
+    names = config.names or [
+        (path if path.is_dir() else path.parent).resolve().name for path in config.input
+    ]
     if len(set(names)) != len(names):
         names = [
             f"{(path if path.is_dir() else path.parent).resolve().parent.name}/{name}"
             for path, name in zip(config.input, names, strict=True)
         ]
     if len(set(names)) != len(names):
-        raise InputError(f"--names: two evaluations are both called {max(names, key=names.count)}; give a name for each")
+        raise InputError(
+            f"--names: two evaluations are both called {max(names, key=names.count)}; give a name for each"
+        )
     return names
 
 
 def load(directory: Path, name: str) -> Evaluation:
     """Read an evaluation from its directory."""
     rows = list(RecordReader(directory / FILE_NAME, Row, made_by="evaluate"))
-    predictions = list(RecordReader(directory / "predictions.jsonl", Prediction, made_by="evaluate"))
+    predictions = list(
+        RecordReader(directory / "predictions.jsonl", Prediction, made_by="evaluate")
+    )
     besides = directory / "besides.jsonl"
-    asked = list(RecordReader(besides, Prediction, made_by="evaluate")) if besides.exists() and besides.stat().st_size else []
-    scores, breakdown = (json.loads((directory / file).read_text(encoding="utf-8")) for file in ("scores.json", "breakdown.json"))
+    asked = (
+        list(RecordReader(besides, Prediction, made_by="evaluate"))
+        if besides.exists() and besides.stat().st_size
+        else []
+    )
+    scores, breakdown = (
+        json.loads((directory / file).read_text(encoding="utf-8"))
+        for file in ("scores.json", "breakdown.json")
+    )
     return Evaluation(name, scores, predictions, rows, breakdown, asked, read_manifest(directory))
 
 
 def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> list[str]:
-    """List the questions that every model was asked, in the order of the first; raises InputError where they are others or none."""
+    """List the questions that every model was asked, in the order of the first; raises InputError
+    where they are others or none."""
     texts = [{p.id: (p.question, p.reference) for p in e.predictions} for e in evaluations]
     shared = [row.id for row in evaluations[0].rows if all(row.id in found for found in texts)]
     if not shared:
-        raise InputError(f"{places[0]} and {places[-1]}: not one question in common; evaluate all models on the same test file")
+        raise InputError(
+            f"{places[0]} and {places[-1]}: not one question in common; evaluate all models on the same test file"
+        )
     for found, place in zip(texts[1:], places[1:], strict=True):
         differing = [i for i in shared if not _is_same(found[i], texts[0][i])]
         if differing:
@@ -135,17 +173,25 @@ def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> li
             )
     most = max(len(e.rows) for e in evaluations)
     if len(shared) < most:
-        print(f"warning: {len(shared)} of {most} questions were asked of all models; only these are compared", file=sys.stderr)
+        print(
+            f"warning: {len(shared)} of {most} questions were asked of all models; only these are compared",
+            file=sys.stderr,
+        )
     return shared
 
 
 def warn_of_conditions(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Warn of evaluations whose answers were made in other ways; gives the lines that belong on the page."""
+    """Warn of evaluations whose answers were made in other ways; gives the lines that belong on the
+    page."""
     found: list[str] = []
     for name in CONDITIONS:
-        values = {e.name: (e.manifest.config | e.manifest.facts).get(name, "unknown") for e in evaluations}
+        values = {
+            e.name: (e.manifest.config | e.manifest.facts).get(name, "unknown") for e in evaluations
+        }
         if len({str(value) for value in values.values()}) > 1:
-            found.append(f"{name} differs ({', '.join(f'{model} {value}' for model, value in values.items())})")
+            found.append(
+                f"{name} differs ({', '.join(f'{model} {value}' for model, value in values.items())})"
+            )
     if not found:
         return []
     print(f"warning: the answers were not made alike: {'; '.join(found)}", file=sys.stderr)
@@ -153,15 +199,19 @@ def warn_of_conditions(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def _is_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Compare question and known diagnosis; a file that does not tell the question apart from its template has none."""
+    """Compare question and known diagnosis; a file that does not tell the question apart from its
+    template has none."""
     return one[1] == other[1] and (one[0] == other[0] or not one[0] or not other[0])
 
 
 def keep_shared(evaluation: Evaluation, shared: Sequence[str], seed: int) -> Evaluation:
-    """Keep the shared questions of one evaluation; with fewer, its scores are summed up anew and those of the whole run go."""
+    """Keep the shared questions of one evaluation; with fewer, its scores are summed up anew and
+    those of the whole run go."""
     rows = {row.id: row for row in evaluation.rows}
     answers = {p.id: p for p in evaluation.predictions}
-    kept = evaluation._replace(rows=[rows[i] for i in shared], predictions=[answers[i] for i in shared])
+    kept = evaluation._replace(
+        rows=[rows[i] for i in shared], predictions=[answers[i] for i in shared]
+    )
     if len(shared) == len(rows):
         return kept
     means, intervals = summarise(to_columns(kept.rows), seed)
@@ -170,21 +220,32 @@ def keep_shared(evaluation: Evaluation, shared: Sequence[str], seed: int) -> Eva
 
 def compare(evaluations: Sequence[Evaluation], seed: int) -> list[Evaluation]:
     """Break the accuracy of every model down, also by whether the first model was right."""
-    wrong = frozenset(row.id for row in evaluations[0].rows if row.scores.get("diagnosis_accuracy") == 0)
+    wrong = frozenset(
+        row.id for row in evaluations[0].rows if row.scores.get("diagnosis_accuracy") == 0
+    )
     broken = [{**e.breakdown, **break_down(e.rows, wrong, seed)} for e in evaluations]
     return [e._replace(breakdown=found) for e, found in zip(evaluations, broken, strict=True)]
 
 
-def hold_against_first(evaluations: Sequence[Evaluation], seed: int) -> dict[str, dict[str, Difference]]:
-    """Test every other model against the first, score by score, on the questions where both have the score."""
+def hold_against_first(
+    evaluations: Sequence[Evaluation], seed: int
+) -> dict[str, dict[str, Difference]]:
+    """Test every other model against the first, score by score, on the questions where both have
+    the score."""
     first, *others = evaluations
     before = {row.id: row.scores for row in first.rows}
     found: dict[str, dict[str, Difference]] = {}
     for other in others:
         for name in TESTED:
-            pairs = [(before[row.id][name], row.scores[name]) for row in other.rows if name in row.scores and name in before[row.id]]
+            pairs = [
+                (before[row.id][name], row.scores[name])
+                for row in other.rows
+                if name in row.scores and name in before[row.id]
+            ]
             if pairs:
-                found.setdefault(other.name, {})[name] = compare_paired([one for one, _ in pairs], [two for _, two in pairs], seed)
+                found.setdefault(other.name, {})[name] = compare_paired(
+                    [one for one, _ in pairs], [two for _, two in pairs], seed
+                )
     return found
 
 
@@ -205,7 +266,9 @@ def show_tests(differences: Mapping[str, Mapping[str, Difference]]) -> list[dict
             "difference": f"{d.difference:+.3f}",
             "interval": f"{write_number(d.low)} – {write_number(d.high)}",
             "p": "< 0.0001" if d.p < 1e-4 else f"{d.p:.4f}",
-            "test": f"McNemar, {d.n_second_only} gained, {d.n_first_only} lost" if d.is_yes_or_no else "paired bootstrap",
+            "test": f"McNemar, {d.n_second_only} gained, {d.n_first_only} lost"
+            if d.is_yes_or_no
+            else "paired bootstrap",
             "is_significant": at in significant,
         }
         for at, (model, name, d) in enumerate(lines)
@@ -216,10 +279,18 @@ def show_before_after(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]
     """Make the table in which the worked example showed its result: overlap and speed."""
     if not any("bleu-4" in e.scores for e in evaluations):
         return []
-    return [{"name": e.name, "cells": [f"{e.scores[name]:.2f}" if name in e.scores else "–" for name in OVERLAP]} for e in evaluations]
+    return [
+        {
+            "name": e.name,
+            "cells": [f"{e.scores[name]:.2f}" if name in e.scores else "–" for name in OVERLAP],
+        }
+        for e in evaluations
+    ]
 
 
-def print_table(evaluations: Sequence[Evaluation], differences: Mapping[str, Mapping[str, Difference]]) -> None:
+def print_table(
+    evaluations: Sequence[Evaluation], differences: Mapping[str, Mapping[str, Difference]]
+) -> None:
     """Print the differences to the first model."""
     first = evaluations[0]
     for model, group in differences.items():
@@ -227,4 +298,6 @@ def print_table(evaluations: Sequence[Evaluation], differences: Mapping[str, Map
         for name, d in group.items():
             p = "< 0.0001" if d.p < 1e-4 else f"= {d.p:.4f}"
             before = first.scores[name]
-            print(f"  {name:<20}{before:>10.3f} -> {before + d.difference:>8.3f}  [{d.low:+.3f}, {d.high:+.3f}]  p {p}")
+            print(
+                f"  {name:<20}{before:>10.3f} -> {before + d.difference:>8.3f}  [{d.low:+.3f}, {d.high:+.3f}]  p {p}"
+            )

@@ -1,6 +1,8 @@
-"""Several samples of the same questions: how often one is right, how often the vote is, how much they agree.
+"""Several samples of the same questions: how often one is right, how often the vote is, how much
+they agree.
 
-In: predictions of every sample. Out: `pass@k`, `majority@k` and `agreement@k` for each question. Not done here: asking.
+In: predictions of every sample. Out: `pass@k`, `majority@k` and `agreement@k` for each question.
+Not done here: asking.
 """
 
 from collections import Counter
@@ -12,7 +14,8 @@ from medkd.grading.names import parse_name
 
 
 def measure_samples(samples: Mapping[str, Sequence[Prediction]]) -> dict[str, dict[str, float]]:
-    """Score each question of which there are several samples and a known diagnosis; names carry the number of samples."""
+    """Score each question of which there are several samples and a known diagnosis; names carry the
+    number of samples."""
     scores: dict[str, dict[str, float]] = {}
     for question, group in samples.items():
         if len(group) < 2 or not group[0].reference:

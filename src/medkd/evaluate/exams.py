@@ -1,6 +1,8 @@
-"""Exams of multiple choice: the public forms read, the question put, the letter read out of what was generated.
+"""Exams of multiple choice: the public forms read, the question put, the letter read out of what
+was generated.
 
-In: a file in the form of CMB, CMExam, MedQA (MCMLE among it) or MedMCQA, or `hf:` / `ms:`, a dataset's name and if need be its split.
+In: a file in the form of CMB, CMExam, MedQA (MCMLE among it) or MedMCQA, or `hf:` / `ms:`, a
+dataset's name and if need be its split.
 Out: questions, letters.
 Not done here: asking, likelihoods of options (thinking models come out far too low that way).
 
@@ -18,8 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medkd.core import thinking
-from medkd.core.artifacts import resolve_input
 from medkd.core.errors import InputError
+from medkd.core.jsonl import resolve_input
 from medkd.core.records import Example, Lineage
 
 LETTERS = "ABCDEFGH"
@@ -37,15 +39,20 @@ class ExamQuestion(NamedTuple):
     """The right letters, in order."""
 
 
-def read_exam(source: str, split: str = "test", limit: int | None = None) -> tuple[list[ExamQuestion], int]:
-    """Read an exam; gives its questions and how many rows were none. Raises InputError where no row is one."""
+def read_exam(
+    source: str, split: str = "test", limit: int | None = None
+) -> tuple[list[ExamQuestion], int]:
+    """Read an exam; gives its questions and how many rows were none. Raises InputError where no row
+    is one."""
     name, rows = _open(source, split)
     questions: list[ExamQuestion] = []
     problems: list[str] = []
     is_from_zero: bool | None = None
     everything = list(rows)
     if any("cop" in row for row in everything):
-        is_from_zero = source.startswith(("hf:", "ms:")) or any(str(row.get("cop")) == "0" for row in everything)
+        is_from_zero = source.startswith(("hf:", "ms:")) or any(
+            str(row.get("cop")) == "0" for row in everything
+        )
     for number, row in enumerate(everything, start=1):
         try:
             questions.append(_read_question(row, f"{name}:{number}", bool(is_from_zero)))
@@ -55,7 +62,9 @@ def read_exam(source: str, split: str = "test", limit: int | None = None) -> tup
             break
     if not questions:
         problem = problems[0] if problems else f"{source}: no rows"
-        raise InputError(f"{problem}; known forms: CMB, CMExam, MedQA and MedMCQA, as JSON, JSON Lines or CSV")
+        raise InputError(
+            f"{problem}; known forms: CMB, CMExam, MedQA and MedMCQA, as JSON, JSON Lines or CSV"
+        )
     return questions, len(problems)
 
 
@@ -88,7 +97,8 @@ def put_question(question: ExamQuestion) -> str:
 
 
 def score_exam(answer: str, raw: str, options: Mapping[str, str] | str) -> dict[str, float]:
-    """Score what was generated for one question: right, and whether a letter could be read at all."""
+    """Score what was generated for one question: right, and whether a letter could be read at
+    all."""
     found = read_letters(raw, options)
     return {"exam_accuracy": float(found == answer), "exam_unreadable": float(not found)}
 
@@ -96,9 +106,14 @@ def score_exam(answer: str, raw: str, options: Mapping[str, str] | str) -> dict[
 _SET = r"([A-H](?:[\s、,，和与及]*[A-H])*)(?![a-zA-Z])"
 _PATTERNS = [
     re.compile(rf"\\boxed\{{\s*(?:\\text\{{)?{_SET}"),
-    re.compile(rf"(?:最终|正确|本题)?(?:答案|选项)(?!不|并非|解析)\s*(?:应该?|可能)?(?:是|为|选)?\s*[:：]?\s*[（(【\[\"“*]*{_SET}"),
+    re.compile(
+        rf"(?:最终|正确|本题)?(?:答案|选项)(?!不|并非|解析)\s*(?:应该?|可能)?(?:是|为|选)?\s*[:：]?\s*[（(【\[\"“*]*{_SET}"
+    ),
     re.compile(rf"(?:应该?|故|所以|因此|综上)[,，]?\s*选择?\s*[:：]?\s*[（(【\[]*{_SET}"),
-    re.compile(rf"(?:final |correct |best )?(?:answer|option|choice)\s*(?:is|:|would be)*\s*[:：]?\s*[(\[*\"]*{_SET}", re.IGNORECASE),
+    re.compile(
+        rf"(?:final |correct |best )?(?:answer|option|choice)\s*(?:is|:|would be)*\s*[:：]?\s*[(\[*\"]*{_SET}",
+        re.IGNORECASE,
+    ),
     re.compile(rf"(?m)^\s*[（(【\[*]*{_SET}[)）】\]*]*\s*[.。．、:：]?\s*$"),
     re.compile(rf"^\s*[（(【\[*]*{_SET}[)）】\]*]*\s*[.。．、:：]"),
 ]
@@ -107,7 +122,8 @@ _PATTERNS = [
 def read_letters(raw: str, options: Mapping[str, str] | str) -> str:
     """Read the letters that an answer commits itself to, in order; empty where none can be read.
 
-    The strongest form counts, and its last place; an option's text alone counts where it is the only one there.
+    The strongest form counts, and its last place; an option's text alone counts where it is the
+    only one there.
     """
     text = thinking.read(raw).answer
     for pattern in _PATTERNS:
@@ -117,8 +133,14 @@ def read_letters(raw: str, options: Mapping[str, str] | str) -> str:
             return found[-1]
     if isinstance(options, str):
         return ""
-    named = [letter for letter, option in options.items() if len(option.strip()) >= 2 and option.strip() in text]
-    longest = [a for a in named if not any(a != b and options[a].strip() in options[b] for b in named)]
+    named = [
+        letter
+        for letter, option in options.items()
+        if len(option.strip()) >= 2 and option.strip() in text
+    ]
+    longest = [
+        a for a in named if not any(a != b and options[a].strip() in options[b] for b in named)
+    ]
     return longest[0] if len(longest) == 1 else ""
 
 
@@ -152,29 +174,40 @@ def _load_from_hub(hub: str, name: str, split: str) -> Iterator[dict[str, Any]]:
             rows = load_dataset(name, split=split)
     except ModuleNotFoundError as error:
         package = "modelscope[datasets]" if hub == "ms" else error.name
-        raise InputError(f"{hub}:{name}: {error.name} is not installed; pip install '{package}'") from error
+        raise InputError(
+            f"{hub}:{name}: {error.name} is not installed; pip install '{package}'"
+        ) from error
     except Exception as error:  # both clients raise many kinds without a common one
         raise InputError(f"{hub}:{name}: {_explain(error)}") from error
     return (dict(row) for row in rows)
 
 
-_NO_NETWORK = re.compile(r"couldn't reach|offline|connect|resolve|timed? ?out|name or service|max retries|proxy|时限|超时", re.IGNORECASE)
+_NO_NETWORK = re.compile(
+    r"couldn't reach|offline|connect|resolve|timed? ?out|name or service|max retries|proxy|时限|超时",
+    re.IGNORECASE,
+)
 
 
 def _explain(error: Exception) -> str:
-    """Say what kept a dataset from being loaded, and the next step: no network is told apart from no such name and no such split."""
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    """Say what kept a dataset from being loaded, and the next step: no network is told apart from
+    no such name and no such split."""
+    reason = (
+        str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    )
     if "split" in reason.lower():
         return f"{reason}; name one after the dataset, as in hf:NAME:validation"
     if _NO_NETWORK.search(f"{type(error).__name__} {reason}"):
         return f"no network and nothing in the cache ({reason}); fetch it once (HF_ENDPOINT names a mirror), or give a local file"
     if isinstance(error, FileNotFoundError):
-        return f"no such dataset, or not a public one ({reason}); check the name, or give a local file"
+        return (
+            f"no such dataset, or not a public one ({reason}); check the name, or give a local file"
+        )
     return f"cannot be loaded ({reason}); give a local file in one of the known forms"
 
 
 def _read_file(path: Path) -> Iterator[dict[str, Any]]:
-    """Read rows of JSON, JSON Lines (whatever the ending says) or CSV; what is no row is an empty one."""
+    """Read rows of JSON, JSON Lines (whatever the ending says) or CSV; what is no row is an empty
+    one."""
     if path.suffix == ".csv":
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from csv.DictReader(file)
@@ -213,7 +246,12 @@ _Parts = tuple[str, dict[str, str], str, str]
 
 def _read_cmb(row: Mapping[str, Any], _: bool) -> _Parts:
     options = {str(k): str(v or "").strip() for k, v in row["option"].items()}
-    return str(row["question"]).strip(), options, str(row["answer"]), str(row.get("exam_class") or row.get("exam_type") or "")
+    return (
+        str(row["question"]).strip(),
+        options,
+        str(row["answer"]),
+        str(row.get("exam_class") or row.get("exam_type") or ""),
+    )
 
 
 def _read_cmexam(row: Mapping[str, Any], _: bool) -> _Parts:
@@ -238,7 +276,11 @@ def _read_medqa(row: Mapping[str, Any], _: bool) -> _Parts:
     letters = str(row.get("answer_idx") or "")
     if not letters:
         right = str(row["answer"]).strip()
-        letters = right if right in options else next((key for key, value in options.items() if value == right), "")
+        letters = (
+            right
+            if right in options
+            else next((key for key, value in options.items() if value == right), "")
+        )
     return str(row["question"]).strip(), options, letters, str(row.get("meta_info") or "")
 
 

@@ -1,6 +1,7 @@
 """Predictions that another tool wrote, read as ours; and our scores under that tool's names.
 
-In: `generated_predictions.jsonl` of LLaMA-Factory (`prompt`, `predict`, `label`), or a file of our own `Prediction` records.
+In: `generated_predictions.jsonl` of LLaMA-Factory (`prompt`, `predict`, `label`), or a file of our
+own `Prediction` records.
 Out: predictions. Not done here: scores.
 """
 
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medkd.core import thinking
-from medkd.core.artifacts import RecordReader, write_json
 from medkd.core.errors import InputError, from_os_error
+from medkd.core.jsonl import RecordReader, write_json
 from medkd.core.records import Prediction
 from medkd.grading.answers import split_list, strip_markup
 
@@ -32,12 +33,20 @@ _ROLES = re.compile(
 class Foreign:
     """A file of predictions, read: what could be used, and what could not, by reason."""
 
-    def __init__(self, predictions: list[Prediction], n_read: int, dropped: dict[str, int], n_unlabelled: int) -> None:
-        self.predictions, self.n_read, self.dropped, self.n_unlabelled = predictions, n_read, dropped, n_unlabelled
+    def __init__(
+        self, predictions: list[Prediction], n_read: int, dropped: dict[str, int], n_unlabelled: int
+    ) -> None:
+        self.predictions, self.n_read, self.dropped, self.n_unlabelled = (
+            predictions,
+            n_read,
+            dropped,
+            n_unlabelled,
+        )
 
 
 def read_predictions(path: Path, task: Task = "auto", limit: int | None = None) -> Foreign:
-    """Read a file of predictions; a line that is none is named and counted. Raises InputError where no line is one."""
+    """Read a file of predictions; a line that is none is named and counted. Raises InputError where
+    no line is one."""
     try:
         with path.open("rb") as file:
             first = next((line for line in file if line.strip()), b"")
@@ -46,7 +55,12 @@ def read_predictions(path: Path, task: Task = "auto", limit: int | None = None) 
     if b'"raw"' in first and b'"finish_reason"' in first:
         reader = RecordReader(path, Prediction, made_by="evaluate")
         predictions = list(reader)[:limit]
-        return Foreign(predictions, reader.n_read, reader.dropped(), sum(p.teacher is None for p in predictions))
+        return Foreign(
+            predictions,
+            reader.n_read,
+            reader.dropped(),
+            sum(p.teacher is None for p in predictions),
+        )
     return _read_generated(path, task, limit)
 
 
@@ -67,14 +81,18 @@ def _read_generated(path: Path, task: Task, limit: int | None) -> Foreign:
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 n_broken += 1
                 problem = (
-                    problem or f"{path}:{number}: no {error}" if isinstance(error, KeyError) else problem or f"{path}:{number}: broken line"
+                    problem or f"{path}:{number}: no {error}"
+                    if isinstance(error, KeyError)
+                    else problem or f"{path}:{number}: broken line"
                 )
                 continue
             n_unlabelled += made.teacher is None
             predictions.append(made)
     if not predictions:
         place = problem or f"{path}: the file is empty"
-        raise InputError(f"{place}; give JSON Lines with predict and label, as LLaMA-Factory's generated_predictions.jsonl has")
+        raise InputError(
+            f"{place}; give JSON Lines with predict and label, as LLaMA-Factory's generated_predictions.jsonl has"
+        )
     return Foreign(predictions, n_read, {"broken_line": n_broken} if n_broken else {}, n_unlabelled)
 
 
@@ -87,7 +105,9 @@ def _make_prediction(row: Mapping[str, Any], name: str, task: Task) -> Predictio
     turns = _ROLES.findall(prompt)
     question = turns[-1].strip() if turns else ""
     known = strip_markup(thinking.read(label).answer).strip() if label else ""
-    is_diagnosis = bool(known) and (task == "diagnosis" or (task == "auto" and is_diagnosis_task(prompt, known)))
+    is_diagnosis = bool(known) and (
+        task == "diagnosis" or (task == "auto" and is_diagnosis_task(prompt, known))
+    )
     thought = thinking.read(raw)
     return Prediction(
         id=name,
@@ -104,14 +124,23 @@ def _make_prediction(row: Mapping[str, Any], name: str, task: Task) -> Predictio
 
 
 def is_diagnosis_task(prompt: str, known: str) -> bool:
-    """Tell whether a label is a list of diagnoses and not an open answer: short names, no sentences, and a prompt that asks for one."""
-    if len(known) > MAX_DIAGNOSIS or _SENTENCE.search(known.rstrip("。.")) or (prompt and not _ASKS.search(prompt)):
+    """Tell whether a label is a list of diagnoses and not an open answer: short names, no
+    sentences, and a prompt that asks for one."""
+    if (
+        len(known) > MAX_DIAGNOSIS
+        or _SENTENCE.search(known.rstrip("。."))
+        or (prompt and not _ASKS.search(prompt))
+    ):
         return False
     names = split_list(known)
-    return bool(names) and all(len(stated.text) <= MAX_NAME or stated.text.isascii() for stated in names)
+    return bool(names) and all(
+        len(stated.text) <= MAX_NAME or stated.text.isascii() for stated in names
+    )
 
 
-def write_results(path: Path, scores: Mapping[str, Any], seconds: float, n_samples: int, n_steps: int) -> None:
+def write_results(
+    path: Path, scores: Mapping[str, Any], seconds: float, n_samples: int, n_steps: int
+) -> None:
     """Write LLaMA-Factory's `predict_results.json`: its names, its rounding."""
     names = ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
     results: dict[str, Any] = {f"predict_{name}": scores[name] for name in names if name in scores}
@@ -124,7 +153,8 @@ def write_results(path: Path, scores: Mapping[str, Any], seconds: float, n_sampl
 
 
 def read_runtime(predictions_path: Path) -> tuple[float, float] | None:
-    """Read seconds and steps a second from the results that lie beside a file of predictions, if any."""
+    """Read seconds and steps a second from the results that lie beside a file of predictions, if
+    any."""
     path = predictions_path.with_name(RESULTS)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

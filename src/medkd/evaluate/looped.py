@@ -1,8 +1,11 @@
-"""From answers that repeat themselves to the training rows that may have taught it, and to what is wrong with those rows.
+"""From answers that repeat themselves to the training rows that may have taught it, and to what is
+wrong with those rows.
 
-In: predictions, the file of rows that a lineage leads to, the folder of the model. Out: for each looped answer the rows most like it, and
-lines that sum up. Alike is the cosine of the counts of letter n-grams: a row that says a thing as often as the answer does is nearer
-than one that says it once. Not done here: finding the training file (`evaluate.seen`), curing (`verify`, `train`, docs/stopping.md).
+In: predictions, the file of rows that a lineage leads to, the folder of the model. Out: for each
+looped answer the rows most like it, and lines that sum up. Alike is the cosine of the counts of
+letter n-grams: a row that says a thing as often as the answer does is nearer than one that says it
+once. Not done here: finding the training file (`evaluate.seen`), curing (`verify`, `train`,
+docs/stopping.md).
 """
 
 import heapq
@@ -14,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from medkd.core import thinking
-from medkd.core.artifacts import RecordReader
+from medkd.core.jsonl import RecordReader
 from medkd.core.progress import track
 from medkd.core.records import Example, FinishReason, Prediction, Record
 from medkd.grading.loops import count_n_grams, is_looping
@@ -73,7 +76,8 @@ def has_looped(prediction: Prediction) -> bool:
 
 
 def trace(looped: Sequence[Prediction], training_path: Path) -> Traced:
-    """Find the training rows nearest to each looped answer, and count what is wrong with them and with all rows."""
+    """Find the training rows nearest to each looped answer, and count what is wrong with them and
+    with all rows."""
     traced = looped[:N_TRACED]
     wanted = [count_n_grams(p.raw) for p in traced]
     norms = [_norm(counts) for counts in wanted]
@@ -81,7 +85,11 @@ def trace(looped: Sequence[Prediction], training_path: Path) -> Traced:
     flawed: Counter[Flaw] = Counter()
     reader = RecordReader(training_path, Example, made_by="merge")
     for number, example in enumerate(track(reader, "trace loops")):
-        output = thinking.write(example.reasoning, example.answer) if example.reasoning.strip() else example.answer
+        output = (
+            thinking.write(example.reasoning, example.answer)
+            if example.reasoning.strip()
+            else example.answer
+        )
         flaws = find_flaws(example)
         flawed.update(flaws)
         counts = count_n_grams(output)
@@ -91,7 +99,9 @@ def trace(looped: Sequence[Prediction], training_path: Path) -> Traced:
             if likeness and (len(nearest[place]) < N_NEAREST or likeness > nearest[place][0][0]):
                 says = _find_most_said(output, other)
                 near = Near(id=example.id, likeness=round(likeness, 3), flaws=flaws, says=says)
-                (heapq.heappush if len(nearest[place]) < N_NEAREST else heapq.heapreplace)(nearest[place], (likeness, -number, near))
+                (heapq.heappush if len(nearest[place]) < N_NEAREST else heapq.heapreplace)(
+                    nearest[place], (likeness, -number, near)
+                )
     answers = [
         Looped(
             id=p.id,
@@ -101,7 +111,9 @@ def trace(looped: Sequence[Prediction], training_path: Path) -> Traced:
         )
         for p, counts, found in zip(traced, wanted, nearest, strict=True)
     ]
-    return Traced(answers=tuple(answers), lines=tuple(_sum_up(len(looped), answers, flawed, reader.n_read)))
+    return Traced(
+        answers=tuple(answers), lines=tuple(_sum_up(len(looped), answers, flawed, reader.n_read))
+    )
 
 
 def find_flaws(example: Example) -> tuple[Flaw, ...]:
@@ -116,14 +128,17 @@ def find_flaws(example: Example) -> tuple[Flaw, ...]:
     is_cut = bool(reasoning) and not _END.search(reasoning)
     is_cut |= len(answer) > _SHORT_ANSWER and not _END.search(answer)
     repeats = is_looping(reasoning) or is_looping(answer)
-    return tuple(flaw for flaw, holds in ((Flaw.REPEATS, repeats), (Flaw.ENDS_EARLY, is_cut)) if holds)
+    return tuple(
+        flaw for flaw, holds in ((Flaw.REPEATS, repeats), (Flaw.ENDS_EARLY, is_cut)) if holds
+    )
 
 
 def tell_stops(folder: Path, base: Path) -> list[str]:
-    """Say so where a model's own generation config does not stop on the end of its turn: served elsewhere, it would go on."""
+    """Say so where a model's own generation config does not stop on the end of its turn: served
+    elsewhere, it would go on."""
+    from medkd.models.chat_template import find_end_of_turn, list_ids
     from medkd.models.load import load_tokenizer
-    from medkd.models.skeleton import read_generation_config
-    from medkd.models.tokens import find_end_of_turn, list_ids
+    from medkd.models.model_shape import read_generation_config
 
     tokenizer = load_tokenizer(base, folder)
     end = find_end_of_turn(tokenizer)
@@ -131,16 +146,29 @@ def tell_stops(folder: Path, base: Path) -> list[str]:
     if end in list_ids(read_generation_config(place).eos_token_id):
         return []
     name = tokenizer.convert_ids_to_tokens(end)
-    return [f"The generation config does not stop on {name}, the end of a turn: served elsewhere it would go on; medkd export mends it."]
+    return [
+        f"The generation config does not stop on {name}, the end of a turn: served elsewhere it would go on; medkd export mends it."
+    ]
 
 
-def _sum_up(n_looped: int, answers: Sequence[Looped], flawed: Counter[Flaw], n_rows: int) -> list[str]:
-    lines = [f"{len(answers)} of {n_looped} looped answers are traced."] if len(answers) < n_looped else []
+def _sum_up(
+    n_looped: int, answers: Sequence[Looped], flawed: Counter[Flaw], n_rows: int
+) -> list[str]:
+    lines = (
+        [f"{len(answers)} of {n_looped} looped answers are traced."]
+        if len(answers) < n_looped
+        else []
+    )
     for flaw in Flaw:
         n = sum(any(flaw in row.flaws for row in answer.rows) for answer in answers)
         if n:
-            lines.append(f"{n} of {len(answers)} looped answers are like a training row that {flaw}.")
-    lines += [f"In all, {n} of {n_rows} training rows: {flaw}. Take them out and train again." for flaw, n in flawed.items()]
+            lines.append(
+                f"{n} of {len(answers)} looped answers are like a training row that {flaw}."
+            )
+    lines += [
+        f"In all, {n} of {n_rows} training rows: {flaw}. Take them out and train again."
+        for flaw, n in flawed.items()
+    ]
     if not flawed:
         lines.append(
             f"None of {n_rows} training rows repeats itself or ends in mid-sentence: look at stop tokens and template (medkd doctor)."
@@ -150,8 +178,12 @@ def _sum_up(n_looped: int, answers: Sequence[Looped], flawed: Counter[Flaw], n_r
 
 def _find_most_said(text: str, counts: Counter[str]) -> str:
     """Find the sentence of a text whose letters come up most often in what was counted."""
-    sentences = [sentence.strip() for sentence in re.split(r"(?<=[。！？!?\n])", text) if sentence.strip()]
-    return max(sentences, key=lambda sentence: _dot(count_n_grams(sentence), counts), default="")[:N_SHOWN]
+    sentences = [
+        sentence.strip() for sentence in re.split(r"(?<=[。！？!?\n])", text) if sentence.strip()
+    ]
+    return max(sentences, key=lambda sentence: _dot(count_n_grams(sentence), counts), default="")[
+        :N_SHOWN
+    ]
 
 
 def _norm(counts: Counter[str]) -> float:

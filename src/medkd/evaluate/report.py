@@ -1,6 +1,8 @@
-"""The page about one evaluation or several: numbers with their doubt, plots, a browser of answers, and what was not measured.
+"""The page about one evaluation or several: numbers with their doubt, plots, a browser of answers,
+and what was not measured.
 
-In: evaluations as they lie on the disk or in memory. Out: a self-contained `report.html` without script, everything from models escaped.
+In: evaluations as they lie on the disk or in memory. Out: a self-contained `report.html` without
+script, everything from models escaped.
 Not done here: measuring; which evaluations may be compared (`evaluate.compare`).
 """
 
@@ -8,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medkd.core.pages import write_page
+from medkd.core.html import write_page
 from medkd.core.plots import bar_plot, histogram
 from medkd.core.records import FinishReason, Prediction
-from medkd.core.workspace import Manifest
+from medkd.core.stage_output import Manifest
 from medkd.evaluate.scoring import Row
 from medkd.grading.diagnosis import NEAR
 
@@ -50,7 +52,13 @@ MORE = {
     "characters_p90": "nine of ten answers are no longer",
     "characters_p99": "99 of 100 answers are no longer",
 }
-RATES = ("diagnosis_accuracy", "think_format_rate", "think_unprompted_rate", "stop_rate", "loop_rate")
+RATES = (
+    "diagnosis_accuracy",
+    "think_format_rate",
+    "think_unprompted_rate",
+    "stop_rate",
+    "loop_rate",
+)
 ALWAYS_MISSING = (
     "Medical soundness: nobody with a licence read these answers.",
     "Whether the reasoning led to the answer: only its form, its grounding and its overlap with the teacher's are measured.",
@@ -87,7 +95,8 @@ def write_report(
     tests: Sequence[Mapping[str, Any]] = (),
     before_after: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write the page; `tests` says how the others differ from the first, `before_after` is the worked example's table."""
+    """Write the page; `tests` says how the others differ from the first, `before_after` is the
+    worked example's table."""
     shown = choose_answers(evaluations)
     departments = sorted({answer["department"] for answer in shown if answer["department"]})[:40]
     write_page(
@@ -101,7 +110,11 @@ def write_report(
         tests=tests,
         before_after=before_after,
         plots=_draw(evaluations),
-        wordings=[(e.name, e.breakdown.get("wordings", [])) for e in evaluations if e.breakdown.get("wordings")],
+        wordings=[
+            (e.name, e.breakdown.get("wordings", []))
+            for e in evaluations
+            if e.breakdown.get("wordings")
+        ],
         loops=[(e.name, e.breakdown["loops"]) for e in evaluations if e.breakdown.get("loops")],
         breakdown=_make_breakdown(evaluations),
         filters=FILTERS,
@@ -123,14 +136,23 @@ def _make_table(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     extra = [name for e in evaluations for name in e.scores if "@" in name]
     every |= dict.fromkeys(dict.fromkeys(extra), "over several samples a question")
     names = [name for name in every if any(name in e.scores for e in evaluations)]
-    return [{"name": name, "description": every[name], "cells": [_make_cell(e.scores, name) for e in evaluations]} for name in names]
+    return [
+        {
+            "name": name,
+            "description": every[name],
+            "cells": [_make_cell(e.scores, name) for e in evaluations],
+        }
+        for name in names
+    ]
 
 
 def _make_cell(scores: Mapping[str, Any], name: str) -> dict[str, str]:
     interval = scores["intervals"].get(name)
     return {
         "value": write_number(scores[name]) if name in scores else "–",
-        "interval": f"{write_number(interval[0])} – {write_number(interval[1])}" if interval else "",
+        "interval": f"{write_number(interval[0])} – {write_number(interval[1])}"
+        if interval
+        else "",
     }
 
 
@@ -141,18 +163,26 @@ def _draw(evaluations: Sequence[Evaluation]) -> list[str]:
     doubt = {e.name: [tuple(e.scores["intervals"][name]) for name in names] for e in evaluations}
     plots = [bar_plot(labels, bars, "Rates", intervals=doubt)]
     unit = "tokens" if any(p.n_tokens for e in evaluations for p in e.predictions) else "characters"
-    lengths = {e.name: [float(p.n_tokens if unit == "tokens" else len(p.raw)) for p in e.predictions] for e in evaluations}
+    lengths = {
+        e.name: [float(p.n_tokens if unit == "tokens" else len(p.raw)) for p in e.predictions]
+        for e in evaluations
+    }
     plots.append(histogram(lengths, "Length of answers", unit, "answers"))
     departments = evaluations[-1].breakdown.get("department", {})
     largest = sorted(departments, key=lambda name: -departments[name]["n"])[:N_DEPARTMENTS]
     if len(largest) > 1:
         groups = [(e.name, e.breakdown.get("department", {})) for e in evaluations]
-        heights = {name: [found.get(d, {}).get("diagnosis_accuracy", 0.0) for d in largest] for name, found in groups}
+        heights = {
+            name: [found.get(d, {}).get("diagnosis_accuracy", 0.0) for d in largest]
+            for name, found in groups
+        }
         plots.append(bar_plot(largest, heights, "Diagnosis accuracy by department"))
     worded = [e for e in evaluations if e.breakdown.get("wordings")]
     if worded:
         wordings = [row["wording"] for row in worded[0].breakdown["wordings"]]
-        thought = {e.name: [row["think_format_rate"] for row in e.breakdown["wordings"]] for e in worded}
+        thought = {
+            e.name: [row["think_format_rate"] for row in e.breakdown["wordings"]] for e in worded
+        }
         plots.append(bar_plot(wordings, thought, "Thinks without being asked"))
     return plots
 
@@ -168,7 +198,13 @@ def _make_breakdown(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     for axis, title in {**axes, "base": "Where the first model was wrong"}.items():
         last = evaluations[-1].breakdown.get(axis, {})
         rows = [
-            {"name": name, "n": group["n"], "cells": [_make_group_cell(e.breakdown.get(axis, {}).get(name)) for e in evaluations]}
+            {
+                "name": name,
+                "n": group["n"],
+                "cells": [
+                    _make_group_cell(e.breakdown.get(axis, {}).get(name)) for e in evaluations
+                ],
+            }
             for name, group in last.items()
         ]
         if len(rows) > 1:
@@ -180,15 +216,22 @@ def _make_group_cell(group: Mapping[str, Any] | None) -> dict[str, str]:
     if group is None:
         return {"value": "–", "interval": ""}
     low, high = group["interval"]
-    return {"value": write_number(group["diagnosis_accuracy"]), "interval": f"{write_number(low)} – {write_number(high)}"}
+    return {
+        "value": write_number(group["diagnosis_accuracy"]),
+        "interval": f"{write_number(low)} – {write_number(high)}",
+    }
 
 
 def choose_answers(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Choose answers of the last model to browse: those with something wrong first, as many right ones as there is room for."""
+    """Choose answers of the last model to browse: those with something wrong first, as many right
+    ones as there is room for."""
     *others, last = evaluations
     rows = {row.id: row for row in last.rows}
     texts = [(e.name, {p.id: p.raw for p in e.predictions}) for e in others]
-    shown = [_show(p, rows.get(p.id), [(name, found[p.id]) for name, found in texts if p.id in found]) for p in last.predictions]
+    shown = [
+        _show(p, rows.get(p.id), [(name, found[p.id]) for name, found in texts if p.id in found])
+        for p in last.predictions
+    ]
     troubled = [answer for answer in shown if answer["kinds"]]
     fine = [answer for answer in shown if not answer["kinds"]]
     n_fine = min(len(fine), max(N_ANSWERS // 3, N_ANSWERS - len(troubled)))
@@ -224,19 +267,31 @@ def _show(prediction: Prediction, row: Row | None, others: list[tuple[str, str]]
 
 def _set_side_by_side(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     questions = dict.fromkeys(p.question for e in evaluations for p in e.asked)
-    return [{"question": q, "answers": [(e.name, p.raw) for e in evaluations for p in e.asked if p.question == q]} for q in questions]
+    return [
+        {
+            "question": q,
+            "answers": [(e.name, p.raw) for e in evaluations for p in e.asked if p.question == q],
+        }
+        for q in questions
+    ]
 
 
 def _list_settings(manifest: Manifest) -> dict[str, Any]:
     """List the settings, what it was made from, with what, and what it cost."""
-    settings = {key: value for key, value in manifest.config.items() if value not in (None, "", [], {}, False)}
+    settings = {
+        key: value
+        for key, value in manifest.config.items()
+        if value not in (None, "", [], {}, False)
+    }
     settings |= {f"read: {path}": digest[:16] for path, digest in manifest.inputs.items()}
     settings |= {
         key: manifest.facts[key]
         for key in ("generator", "device", "dtype", "n_seen_in_training", "n_holding_their_answer")
         if key in manifest.facts
     }
-    settings["versions"] = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    settings["versions"] = ", ".join(
+        f"{name} {version}" for name, version in manifest.versions.items()
+    )
     if manifest.cost.amount:
         settings["cost"] = f"{manifest.cost.amount:.4f} {manifest.cost.currency}"
     return settings
@@ -249,13 +304,19 @@ def _find_missing(evaluations: Sequence[Evaluation]) -> list[str]:
         "samples_per_second": "Speed: all answers were there already.",
         "grounded_rate": "Grounding: no reasoning cites what could be looked up in its record.",
     }
-    missing = [line for name, line in reasons.items() if not any(name in e.scores for e in evaluations)]
+    missing = [
+        line for name, line in reasons.items() if not any(name in e.scores for e in evaluations)
+    ]
     if not any(e.breakdown.get("wordings") for e in evaluations):
         missing.append("Other wordings of the questions: --wordings N asks them.")
     if not any("@" in name for e in evaluations for name in e.scores):
-        missing.append("Consistency: --samples N with a temperature asks for several answers a question.")
-    if any(row.scores.get("diagnosis_decided") == 0 for e in evaluations for row in e.rows) and not any(
-        e.manifest.config.get("judge") for e in evaluations
-    ):
-        missing.append("Diagnoses that rules could not decide: they count as wrong; --judge asks another model.")
+        missing.append(
+            "Consistency: --samples N with a temperature asks for several answers a question."
+        )
+    if any(
+        row.scores.get("diagnosis_decided") == 0 for e in evaluations for row in e.rows
+    ) and not any(e.manifest.config.get("judge") for e in evaluations):
+        missing.append(
+            "Diagnoses that rules could not decide: they count as wrong; --judge asks another model."
+        )
     return missing

@@ -1,6 +1,7 @@
 """What each answer by itself is worth: form, overlap, diagnosis, grounding.
 
-In: predictions. Out: one `Row` of numbers a question. Not done here: what is right (`grading`), means and doubt (`evaluate.statistics`).
+In: predictions. Out: one `Row` of numbers a question. Not done here: what is right (`grading`),
+means and doubt (`evaluate.statistics`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,11 +33,24 @@ class Row(Record):
     """What a judge said where rules could not tell."""
 
 
-def score(predictions: Sequence[Prediction], grades: Mapping[str, Grade], judged: Mapping[str, str] | None = None) -> list[Row]:
+def score(
+    predictions: Sequence[Prediction],
+    grades: Mapping[str, Grade],
+    judged: Mapping[str, str] | None = None,
+) -> list[Row]:
     """Score every prediction; `grades` holds one for each question with a known diagnosis."""
     compared = [p for p in predictions if p.teacher is not None]
-    overlaps = dict(zip((p.id for p in compared), score_pairs([(p.raw, p.teacher or "") for p in compared]), strict=True))
-    return [_make_row(p, grades.get(p.id), overlaps.get(p.id), (judged or {}).get(p.id, "")) for p in predictions]
+    overlaps = dict(
+        zip(
+            (p.id for p in compared),
+            score_pairs([(p.raw, p.teacher or "") for p in compared]),
+            strict=True,
+        )
+    )
+    return [
+        _make_row(p, grades.get(p.id), overlaps.get(p.id), (judged or {}).get(p.id, ""))
+        for p in predictions
+    ]
 
 
 def grade_all(predictions: Sequence[Prediction]) -> dict[str, Grade]:
@@ -45,10 +59,13 @@ def grade_all(predictions: Sequence[Prediction]) -> dict[str, Grade]:
 
 
 def score_form(prediction: Prediction) -> dict[str, float]:
-    """Say how an answer is formed and how it ended; a text from a file that does not tell how it ended has no such score."""
+    """Say how an answer is formed and how it ended; a text from a file that does not tell how it
+    ended has no such score."""
     scores = {
         "think_format_rate": float(thinking.is_well_formed(prediction.raw)),
-        "loop_rate": float(prediction.finish_reason == FinishReason.LOOP or is_looping(prediction.raw)),
+        "loop_rate": float(
+            prediction.finish_reason == FinishReason.LOOP or is_looping(prediction.raw)
+        ),
         "empty_rate": float(not prediction.answer.strip()),
     }
     if prediction.finish_reason:
@@ -59,10 +76,17 @@ def score_form(prediction: Prediction) -> dict[str, float]:
     return scores | ({"mean_tokens": float(prediction.n_tokens)} if prediction.n_tokens else {})
 
 
-def _make_row(prediction: Prediction, found: Grade | None, overlap: Overlap | None, judged: str) -> Row:
+def _make_row(
+    prediction: Prediction, found: Grade | None, overlap: Overlap | None, judged: str
+) -> Row:
     scores = score_form(prediction)
     if overlap is not None:
-        scores |= {"bleu-4": overlap.bleu_4, "rouge-1": overlap.rouge_1, "rouge-2": overlap.rouge_2, "rouge-l": overlap.rouge_l}
+        scores |= {
+            "bleu-4": overlap.bleu_4,
+            "rouge-1": overlap.rouge_1,
+            "rouge-2": overlap.rouge_2,
+            "rouge-l": overlap.rouge_l,
+        }
     if found is not None:
         scores |= {
             "diagnosis_accuracy": float(found.principal),
@@ -70,7 +94,11 @@ def _make_row(prediction: Prediction, found: Grade | None, overlap: Overlap | No
             "diagnosis_f1": found.f1,
             "diagnosis_decided": float(found.decided),
         }
-    grounded = grounded_rate(prediction.reasoning, prediction.question) if prediction.question and prediction.reasoning else None
+    grounded = (
+        grounded_rate(prediction.reasoning, prediction.question)
+        if prediction.question and prediction.reasoning
+        else None
+    )
     if grounded is not None:
         scores["grounded_rate"] = grounded
     return Row(

@@ -1,7 +1,10 @@
-"""Whether the test is a fair one: questions that were in the training data, and questions that hold their own answer.
+"""Whether the test is a fair one: questions that were in the training data, and questions that hold
+their own answer.
 
-In: the questions, and the folder of the model or adapter. Out: how many were seen, and where that is known from.
-Not done here: near duplicates (`merge --against`), what a base model read before its maker released it: nobody knows.
+In: the questions, and the folder of the model or adapter. Out: how many were seen, and where that
+is known from.
+Not done here: near duplicates (`merge --against`), what a base model read before its maker released
+it: nobody knows.
 """
 
 import hashlib
@@ -10,10 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from medkd.core.artifacts import RecordReader
 from medkd.core.errors import InputError
+from medkd.core.jsonl import RecordReader
 from medkd.core.records import Example
-from medkd.core.workspace import MANIFEST, hash_path, read_manifest
+from medkd.core.stage_output import MANIFEST, hash_path, read_manifest
 from medkd.grading.answers import split_list
 from medkd.grading.names import parse_name
 from medkd.grading.writing import normalise
@@ -31,7 +34,8 @@ class Seen(NamedTuple):
 
 
 def find_seen(examples: Iterable[Example], test_path: Path, model: Path | None) -> Seen:
-    """Look up the questions in what the model was trained on; a file named train.jsonl is training data, whoever is asked."""
+    """Look up the questions in what the model was trained on; a file named train.jsonl is training
+    data, whoever is asked."""
     if test_path.name == "train.jsonl":
         return Seen(frozenset(e.id for e in examples), test_path)
     training_path = find_training(model) if model else None
@@ -46,20 +50,31 @@ def find_training(folder: Path, depth: int = 4) -> Path | None:
     for place in (folder, folder.parent):
         if depth and (place / MANIFEST).exists():
             manifest = read_manifest(place)
-            paths = [_find_input(Path(path), digest, place) for path, digest in manifest.inputs.items()]
+            paths = [
+                _find_input(Path(path), digest, place) for path, digest in manifest.inputs.items()
+            ]
             if manifest.stage in {"train", "reinforce"}:
-                return next((p for p in paths if p and p.suffix == ".jsonl" and p.name != "val.jsonl"), None)
+                return next(
+                    (p for p in paths if p and p.suffix == ".jsonl" and p.name != "val.jsonl"), None
+                )
             if manifest.stage == "export":
-                return next((found for p in paths if p and (found := find_training(p, depth - 1))), None)
+                return next(
+                    (found for p in paths if p and (found := find_training(p, depth - 1))), None
+                )
     return None
 
 
 def _find_input(path: Path, digest: str, place: Path) -> Path | None:
-    """Find what a stage read: where it said, or the same content under its name beside it, if the run was moved or named from elsewhere."""
+    """Find what a stage read: where it said, or the same content under its name beside it, if the
+    run was moved or named from elsewhere."""
     if path.exists():
         return path
     parts = path.parts[1:] if path.is_absolute() else path.parts
-    beside = (above.joinpath(*parts[n:]) for above in place.resolve().parents for n in range(len(parts) - 1))
+    beside = (
+        above.joinpath(*parts[n:])
+        for above in place.resolve().parents
+        for n in range(len(parts) - 1)
+    )
     return next((found for found in beside if found.exists() and hash_path(found) == digest), None)
 
 
@@ -80,7 +95,11 @@ def holds_answer(question: str, reference: str) -> bool:
     """
     known = split_list(reference)
     name = parse_name(known[0].text) if known else None
-    return name is not None and len(name.core) >= 3 and (name.core in normalise(question) or name.plain in normalise(question))
+    return (
+        name is not None
+        and len(name.core) >= 3
+        and (name.core in normalise(question) or name.plain in normalise(question))
+    )
 
 
 def _digest(text: str) -> bytes:

@@ -1,7 +1,8 @@
 """The same questions in several wordings: does a model think only when it is told to?
 
-In: examples and an asker. Out: for each wording the share of answers that think, and that are right, in one table.
-The wordings are in `wordings.yaml`; training never sees them. Not done here: the answers' other scores.
+In: examples and an asker. Out: for each wording the share of answers that think, and that are
+right, in one table. The wordings are in `wordings.yaml`; training never sees them. Not done here:
+the answers' other scores.
 """
 
 from collections.abc import Sequence
@@ -31,8 +32,16 @@ def list_wordings() -> list[Wording]:
     unseen = yaml.safe_load((Path(__file__).parent / "wordings.yaml").read_text(encoding="utf-8"))
     return [
         Wording("bare", ("",), "the question alone"),
-        Wording("instruction", (load_prompts("zh").instruction,), "under the instruction of training, which asks for thinking"),
-        Wording("paraphrase", tuple(unseen["paraphrase"]), "under other words that never stood in training and do not ask for thinking"),
+        Wording(
+            "instruction",
+            (load_prompts("zh").instruction,),
+            "under the instruction of training, which asks for thinking",
+        ),
+        Wording(
+            "paraphrase",
+            tuple(unseen["paraphrase"]),
+            "under other words that never stood in training and do not ask for thinking",
+        ),
         Wording("english", tuple(unseen["english"]), "under an English instruction"),
     ]
 
@@ -53,7 +62,11 @@ def tabulate(predictions: Sequence[Prediction], seed: int) -> list[dict[str, Any
             continue
         thought = [score_form(p)["think_format_rate"] for p in group]
         right = [float(found.principal) for found in grade_all(group).values()]
-        row: dict[str, Any] = {"wording": wording.name, "description": wording.description, "n": len(group)}
+        row: dict[str, Any] = {
+            "wording": wording.name,
+            "description": wording.description,
+            "n": len(group),
+        }
         for name, values in (("think_format_rate", thought), ("diagnosis_accuracy", right)):
             if values:
                 row[name] = round(sum(values) / len(values), 6)

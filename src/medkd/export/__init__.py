@@ -1,1 +1,2 @@
-"""Handing a model over: merged, whole, and proven to think and to stop with plain `transformers`."""
+"""Handing a model over: merged, whole, and proven to think and to stop with plain
+`transformers`."""

@@ -1,13 +1,14 @@
 """The papers of an exported model: its card with lineage and proof, and an Ollama `Modelfile`.
 
-In: the lineage that `train` kept, the proof, the tokenizer. Out: texts. Not done here: exporting, proving.
+In: the lineage that `train` kept, the proof, the tokenizer. Out: texts. Not done here: exporting,
+proving.
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from medkd.core.completer import Message
-from medkd.models.tokens import make_messages, render
+from medkd.models.chat_template import make_messages, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,8 +22,18 @@ def write_card(name: str, lineage: Mapping[str, Any], proof: Mapping[str, Any]) 
     """Write the model card; one whose proof failed says so in its title."""
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("medkd.export", "."), autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - Markdown
-    return environment.get_template("card.md.jinja").render(name=name, lineage=lineage, proof=proof, example=_quote(proof)) + "\n"
+    environment = Environment(
+        loader=PackageLoader("medkd.export", "."),
+        autoescape=False,  # noqa: S701
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return (
+        environment.get_template("card.md.jinja").render(
+            name=name, lineage=lineage, proof=proof, example=_quote(proof)
+        )
+        + "\n"
+    )
 
 
 def _quote(proof: Mapping[str, Any]) -> str:
@@ -33,16 +44,22 @@ def _quote(proof: Mapping[str, Any]) -> str:
 
 
 def write_modelfile(tokenizer: "PreTrainedTokenizerBase", stops: list[str]) -> str:
-    """Write a Modelfile whose prompt is the chat template's own, the thinking prefix and a default system text included.
+    """Write a Modelfile whose prompt is the chat template's own, the thinking prefix and a default
+    system text included.
 
-    Covers conversations in which user and assistant take turns. An answer that is to be gone on with gets nothing behind it.
+    Covers conversations in which user and assistant take turns. An answer that is to be gone on
+    with gets nothing behind it.
     """
     bare, end = _split(render(tokenizer, make_messages(_USER)), _USER)
     # The part before the first question depends on the system text, the parts between turns do not.
     system = Message(role="system", content=_SYSTEM)
     opening, _ = _split(render(tokenizer, [system, *make_messages(_USER)]), _USER)
     before_system, behind_system = _split(opening, _SYSTEM)
-    answered = [*make_messages(_USER), Message(role="assistant", content=_ANSWER), *make_messages(_USER)]
+    answered = [
+        *make_messages(_USER),
+        Message(role="assistant", content=_ANSWER),
+        *make_messages(_USER),
+    ]
     between = render(tokenizer, answered).removeprefix(bare + _USER).removesuffix(_USER + end)
     before_answer, behind_answer = _split(between, _ANSWER)
     template = (
@@ -52,7 +69,11 @@ def write_modelfile(tokenizer: "PreTrainedTokenizerBase", stops: list[str]) -> s
         f'{{{{ else if eq .Role "assistant" }}}}{before_answer}{{{{ .Content }}}}{{{{ if not $last }}}}{behind_answer}{{{{ end }}}}'
         "{{ end }}{{ end }}"
     )
-    lines = ["FROM .", f'TEMPLATE """{template}"""', *(f'PARAMETER stop "{stop}"' for stop in stops)]
+    lines = [
+        "FROM .",
+        f'TEMPLATE """{template}"""',
+        *(f'PARAMETER stop "{stop}"' for stop in stops),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,9 @@
-"""Ask an exported model some bare questions with plain `transformers`, none of MedKD's code: run as a script of its own.
+"""Ask an exported model some bare questions with plain `transformers`, none of MedKD's code: run as
+a script of its own.
 
-In: `proof.py MODEL_DIR QUESTIONS_JSON MAX_TOKENS OUT_JSON [trust]`; the questions are a list of texts. Out: for each question the
-text, how many tokens it took and whether the model ended it by itself. Not done here: judging the texts (`export.stage`).
+In: `proof.py MODEL_DIR QUESTIONS_JSON MAX_TOKENS OUT_JSON [trust]`; the questions are a list of
+texts. Out: for each question the text, how many tokens it took and whether the model ended it by
+itself. Not done here: judging the texts (`export.stage`).
 """
 
 import json
@@ -10,17 +12,26 @@ from pathlib import Path
 from typing import Any, cast
 
 
-def main(model_dir: str, questions_path: str, max_tokens: str, out_path: str, trust: str = "") -> None:
+def main(
+    model_dir: str, questions_path: str, max_tokens: str, out_path: str, trust: str = ""
+) -> None:
     """Load, ask all questions in one batch, write down what came back."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, padding_side="left", trust_remote_code=bool(trust))
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_dir, padding_side="left", trust_remote_code=bool(trust)
+    )
     model = AutoModelForCausalLM.from_pretrained(model_dir, trust_remote_code=bool(trust)).eval()
     questions = json.loads(Path(questions_path).read_text(encoding="utf-8"))
     chats = [[{"role": "user", "content": question}] for question in questions]
-    prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    prompts = [
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        for chat in chats
+    ]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-    written = cast(Any, model).generate(**inputs, max_new_tokens=int(max_tokens), do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    written = cast(Any, model).generate(**inputs, max_new_tokens=int(max_tokens), do_sample=False)[
+        :, inputs["input_ids"].shape[1] :
+    ]
 
     stops = model.generation_config.eos_token_id
     stops = {stops} if isinstance(stops, int) else set(stops)
@@ -28,10 +39,22 @@ def main(model_dir: str, questions_path: str, max_tokens: str, out_path: str, tr
     for question, prompt, ids in zip(questions, prompts, written.tolist(), strict=True):
         ends = [at for at, token in enumerate(ids) if token in stops]
         text = tokenizer.decode(ids[: ends[0]] if ends else ids, skip_special_tokens=True)
-        # The prompt's own last line belongs to what the model says where the template begins the thinking for it.
-        given = prompt[len(prompt.rstrip("\n").rpartition("\n")[0]) + 1 :] if prompt.endswith("<think>\n") else ""
+        # The prompt's own last line belongs to what the model says where the template begins the
+        # thinking for it.
+        given = (
+            prompt[len(prompt.rstrip("\n").rpartition("\n")[0]) + 1 :]
+            if prompt.endswith("<think>\n")
+            else ""
+        )
         n_tokens = ends[0] + 1 if ends else len(ids)
-        answers.append({"question": question, "text": given + text, "stopped": bool(ends), "n_tokens": n_tokens})
+        answers.append(
+            {
+                "question": question,
+                "text": given + text,
+                "stopped": bool(ends),
+                "n_tokens": n_tokens,
+            }
+        )
     Path(out_path).write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
 
 

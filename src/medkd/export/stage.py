@@ -1,7 +1,9 @@
-"""The stage `export`: one folder that any `transformers` loads, proven to think unasked and to stop by itself.
+"""The stage `export`: one folder that any `transformers` loads, proven to think unasked and to stop
+by itself.
 
-In: an adapter of `train`, and its base. Out: merged weights in safetensors, tokenizer, chat template with the thinking prefix,
-generation config with all stop tokens, `MODELCARD.md` (also as `README.md`), `Modelfile`, `proof.json`.
+In: an adapter of `train`, and its base. Out: merged weights in safetensors, tokenizer, chat
+template with the thinking prefix, generation config with all stop tokens, `MODELCARD.md` (also as
+`README.md`), `Modelfile`, `proof.json`.
 Not done here: quantising, GGUF, uploading.
 """
 
@@ -18,13 +20,23 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from medkd.core import thinking
-from medkd.core.artifacts import resolve_input, write_json, write_text
-from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error, tells_full_disk
-from medkd.core.recipe import HOW, StageConfig
-from medkd.core.workspace import Manifest, open_workspace
+from medkd.core.config import RUNTIME, StageConfig
+from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error, is_disk_full
+from medkd.core.jsonl import resolve_input, write_json, write_text
+from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
-from medkd.models.load import Dtype, Hub, LoadedModel, find_base, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
-from medkd.models.tokens import add_thinking_prefix, find_stop_ids, find_template
+from medkd.models.chat_template import add_thinking_prefix, find_stop_ids, find_template
+from medkd.models.load import (
+    Dtype,
+    Hub,
+    LoadedModel,
+    find_base,
+    load_model,
+    load_tokenizer,
+    read_json,
+    resolve_adapter,
+    resolve_model,
+)
 
 PROOF_SHARE = 0.99
 """Share of the questions that must be thought about and ended."""
@@ -33,19 +45,21 @@ PROOF_SHARE = 0.99
 class Config(StageConfig):
     """Merge an adapter into its base, write the model folder and prove it."""
 
-    adapter: Annotated[Path | None, HOW] = None
-    """Directory of `train`, or an adapter folder; none for a model all of whose weights were trained."""
+    adapter: Annotated[Path | None, RUNTIME] = None
+    """Directory of `train`, or an adapter folder; none for a model all of whose weights were
+    trained."""
     model: str | None = None
-    """Base model; without it, the one that the adapter names. Without an adapter, a directory of `train --method full`."""
-    evaluation: Annotated[Path | None, HOW] = None
+    """Base model; without it, the one that the adapter names. Without an adapter, a directory of
+    `train --method full`."""
+    evaluation: Annotated[Path | None, RUNTIME] = None
     """Directory of `evaluate`, or its scores.json, whose scores stand on the card."""
-    hub: Annotated[Hub, HOW] = "huggingface"
+    hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Where a model that is only named is fetched from."""
     max_tokens: int = Field(default=1024, ge=1)
     """Longest answer of the proof in tokens."""
     questions: int = Field(default=20, ge=1)
     """Bare questions asked for the proof, of those kept beside the weights."""
-    trust_remote_code: Annotated[bool, HOW] = False
+    trust_remote_code: Annotated[bool, RUNTIME] = False
     """Let a model run code that came with it; the proof then runs it too."""
 
 
@@ -57,26 +71,51 @@ def run(config: Config) -> Manifest:
     folder = resolve_model(name, config.hub, config.trust_remote_code)
     kept = read_json(source / "questions.json")
     if not kept or not kept.get("questions"):
-        raise InputError(f'{source}: no questions.json to prove the model with; train again with "medkd train"')
+        raise InputError(
+            f'{source}: no questions.json to prove the model with; train again with "medkd train"'
+        )
     questions = [str(entry["question"]) for entry in kept["questions"][: config.questions]]
     scores_path = _find_scores(config.evaluation)
-    inputs = [source, *([folder] if Path(name).is_dir() and folder != source else []), *([scores_path] if scores_path else [])]
-    with open_workspace("export", config, inputs=inputs, libraries=["torch", "transformers", "peft"]) as space:
+    inputs = [
+        source,
+        *([folder] if Path(name).is_dir() and folder != source else []),
+        *([scores_path] if scores_path else []),
+    ]
+    with open_stage_output(
+        "export", config, inputs=inputs, libraries=["torch", "transformers", "peft"]
+    ) as space:
         if space.is_finished:
             return space.manifest
-        lineage = read_json(source / "lineage.json") or {"base_model": name, "target": "reasoned", "rows": "unknown"}
+        lineage = read_json(source / "lineage.json") or {
+            "base_model": name,
+            "target": "reasoned",
+            "rows": "unknown",
+        }
         lineage["scores"] = _read_scores(scores_path)
         try:
-            loaded = export(name, source if source != folder else None, space.directory, config.hub, config.trust_remote_code)
+            loaded = export(
+                name,
+                source if source != folder else None,
+                space.directory,
+                config.hub,
+                config.trust_remote_code,
+            )
         except (OSError, SafetensorError) as error:
             raise explain_failed_write(error, space.directory) from error
-        proof = prove(space.directory, questions, config.max_tokens, config.trust_remote_code) | {"unseen": bool(kept.get("unseen"))}
+        proof = prove(space.directory, questions, config.max_tokens, config.trust_remote_code) | {
+            "unseen": bool(kept.get("unseen"))
+        }
         write_papers(space.directory, loaded, lineage, proof)
         space.read(len(questions))
         space.manifest.counts.kept = min(proof["n_thinking"], proof["n_stopped"])
-        space.manifest.facts = {key: proof[key] for key in ("n", "n_thinking", "n_stopped", "passed", "finding", "unseen")}
+        space.manifest.facts = {
+            key: proof[key]
+            for key in ("n", "n_thinking", "n_stopped", "passed", "finding", "unseen")
+        }
         if not proof["passed"]:
-            raise ProofError(f"{space.directory}: {UNPROVEN}, {proof['finding']}; see proof.json, train longer or on more rows")
+            raise ProofError(
+                f"{space.directory}: {UNPROVEN}, {proof['finding']}; see proof.json, train longer or on more rows"
+            )
         _show(cast(list[dict[str, Any]], proof["answers"])[0])
         return space.manifest
 
@@ -85,7 +124,9 @@ def _find_source(config: Config) -> tuple[Path, str]:
     """Find the folder that `train` left, and the model that it belongs to or is."""
     if config.adapter is None:
         if config.model is None:
-            raise InputError("medkd export: nothing to export; give --adapter, or as --model a directory of `train --method full`")
+            raise InputError(
+                "medkd export: nothing to export; give --adapter, or as --model a directory of `train --method full`"
+            )
         return resolve_model(config.model, config.hub, config.trust_remote_code), config.model
     adapter = resolve_adapter(config.adapter)
     name = config.model or find_base(adapter)
@@ -95,7 +136,11 @@ def _find_source(config: Config) -> tuple[Path, str]:
 
 
 def _find_scores(evaluation: Path | None) -> Path | None:
-    return resolve_input(evaluation, "scores.json", made_by="evaluate") if evaluation is not None else None
+    return (
+        resolve_input(evaluation, "scores.json", made_by="evaluate")
+        if evaluation is not None
+        else None
+    )
 
 
 def _read_scores(path: Path | None) -> dict[str, str]:
@@ -103,32 +148,49 @@ def _read_scores(path: Path | None) -> dict[str, str]:
     scores = (read_json(path) if path else None) or {}
     intervals = scores.get("intervals") or {}
     return {
-        name: f"{value:.4g}" + (f" [{intervals[name][0]:.4g}, {intervals[name][1]:.4g}]" if name in intervals else "")
+        name: f"{value:.4g}"
+        + (f" [{intervals[name][0]:.4g}, {intervals[name][1]:.4g}]" if name in intervals else "")
         for name, value in scores.items()
         if isinstance(value, int | float)
     }
 
 
 def explain_failed_write(error: Exception, out: Path) -> MedkdError:
-    """Say on one line why the folder could not be written; safetensors tells a full disk in words of its own."""
+    """Say on one line why the folder could not be written; safetensors tells a full disk in words
+    of its own."""
     if isinstance(error, OSError):
         return from_os_error(error, out)
-    if tells_full_disk(error):
+    if is_disk_full(error):
         return from_os_error(OSError(errno.ENOSPC, "full"), out)
-    return InputError(f"{out}: the weights cannot be written ({str(error).splitlines()[0][:160]}); begin again with --overwrite")
+    return InputError(
+        f"{out}: the weights cannot be written ({str(error).splitlines()[0][:160]}); begin again with --overwrite"
+    )
 
 
-def export(name: str, adapter: Path | None, out: Path, hub: Hub = "huggingface", trust_remote_code: bool = False) -> LoadedModel:
+def export(
+    name: str,
+    adapter: Path | None,
+    out: Path,
+    hub: Hub = "huggingface",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
     """Merge and write the folder in the base's own number format, and give what was written.
 
-    PEFT adds an adapter in float32 and rounds once, whatever the format of the base: `bench/export.py` finds a merge in float32 to give the
-    same weights to the bit, in twice the memory. The chat template is the adapter's with the thinking prefix, whatever it was trained
+    PEFT adds an adapter in float32 and rounds once, whatever the format of the base:
+    `bench/export.py` finds a merge in float32 to give the same weights to the bit, in twice the
+    memory. The chat template is the adapter's with the thinking prefix, whatever it was trained
     for: an exported model thinks.
     """
     folder = resolve_model(name, hub, trust_remote_code)
-    base_dtype = "bfloat16" if adapter is None else str((read_json(folder / "config.json") or {}).get("dtype") or "float32")
+    base_dtype = (
+        "bfloat16"
+        if adapter is None
+        else str((read_json(folder / "config.json") or {}).get("dtype") or "float32")
+    )
     merged_in: Dtype = "bfloat16" if base_dtype == "bfloat16" else "float32"
-    loaded = load_model(name, adapter, device="cpu", dtype=merged_in, hub=hub, trust_remote_code=trust_remote_code)
+    loaded = load_model(
+        name, adapter, device="cpu", dtype=merged_in, hub=hub, trust_remote_code=trust_remote_code
+    )
     model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter, trust_remote_code)
     tokenizer.chat_template = add_thinking_prefix(find_template(tokenizer))
     stop_ids = find_stop_ids(tokenizer, model.generation_config)
@@ -142,13 +204,24 @@ def export(name: str, adapter: Path | None, out: Path, hub: Hub = "huggingface",
     return LoadedModel(model, tokenizer)
 
 
-def prove(model_dir: Path, questions: Sequence[str], max_tokens: int, trust_remote_code: bool = False) -> dict[str, Any]:
-    """Ask the folder bare questions in a fresh process with plain `transformers`; judge what comes back."""
+def prove(
+    model_dir: Path, questions: Sequence[str], max_tokens: int, trust_remote_code: bool = False
+) -> dict[str, Any]:
+    """Ask the folder bare questions in a fresh process with plain `transformers`; judge what comes
+    back."""
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "questions.json", Path(folder) / "answers.json"
         write_json(asked, list(questions))
         script = Path(__file__).with_name("proof.py")
-        command = [sys.executable, "-I", str(script), str(model_dir.resolve()), str(asked), str(max_tokens), str(answered)]
+        command = [
+            sys.executable,
+            "-I",
+            str(script),
+            str(model_dir.resolve()),
+            str(asked),
+            str(max_tokens),
+            str(answered),
+        ]
         command += ["trust"] if trust_remote_code else []
         # Neither the network nor MedKD's own folder is within its reach.
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -160,10 +233,14 @@ def prove(model_dir: Path, questions: Sequence[str], max_tokens: int, trust_remo
 
 
 def judge(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Count the answers that close their thinking before an answer, and those that end by themselves."""
+    """Count the answers that close their thinking before an answer, and those that end by
+    themselves."""
     for answer in answers:
         answer["thinks"] = thinking.is_well_formed(str(answer["text"]))
-    n_thinking, n_stopped = sum(bool(a["thinks"]) for a in answers), sum(bool(a["stopped"]) for a in answers)
+    n_thinking, n_stopped = (
+        sum(bool(a["thinks"]) for a in answers),
+        sum(bool(a["stopped"]) for a in answers),
+    )
     enough = PROOF_SHARE * len(answers)
     return {
         "passed": bool(answers) and n_thinking >= enough and n_stopped >= enough,
@@ -175,15 +252,21 @@ def judge(answers: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def write_papers(out: Path, loaded: LoadedModel, lineage: Mapping[str, Any], proof: Mapping[str, Any]) -> None:
-    """Write proof, card and Modelfile; mark a folder that failed its proof, and unmark one that passed."""
+def write_papers(
+    out: Path, loaded: LoadedModel, lineage: Mapping[str, Any], proof: Mapping[str, Any]
+) -> None:
+    """Write proof, card and Modelfile; mark a folder that failed its proof, and unmark one that
+    passed."""
     write_json(out / "proof.json", proof)
     write_json(out / "lineage.json", lineage)
     card = write_card(out.resolve().name, lineage, proof)
     write_text(out / "MODELCARD.md", card)
     write_text(out / "README.md", card)
     tokenizer = loaded.tokenizer
-    stops = cast(list[str], tokenizer.convert_ids_to_tokens(find_stop_ids(tokenizer, loaded.model.generation_config)))
+    stops = cast(
+        list[str],
+        tokenizer.convert_ids_to_tokens(find_stop_ids(tokenizer, loaded.model.generation_config)),
+    )
     write_text(out / "Modelfile", write_modelfile(tokenizer, stops))
     mark = out / UNPROVEN
     if proof["passed"]:
@@ -193,4 +276,6 @@ def write_papers(out: Path, loaded: LoadedModel, lineage: Mapping[str, Any], pro
 
 
 def _show(answer: Mapping[str, Any]) -> None:
-    print(f"asked, without any task: {str(answer['question'])[:200]}\nanswered, and stopped by itself:\n{answer['text']}")
+    print(
+        f"asked, without any task: {str(answer['question'])[:200]}\nanswered, and stopped by itself:\n{answer['text']}"
+    )

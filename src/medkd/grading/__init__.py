@@ -1,4 +1,5 @@
-"""The one definition of a right, well-formed, honest answer; verification, rewards and evaluation all call it.
+"""The one definition of a right, well-formed, honest answer; verification, rewards and evaluation
+all call it.
 
 No models and no network in here, and no files but its own tables.
 """

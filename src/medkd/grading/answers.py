@@ -1,6 +1,7 @@
 """Finds the diagnoses that an answer commits itself to.
 
-In: what a model or a physician wrote, tags and all. Out: the diagnoses in their order, each with whether it is denied.
+In: what a model or a physician wrote, tags and all. Out: the diagnoses in their order, each with
+whether it is denied.
 Not done here: deciding whether they are right (`grading.diagnosis`).
 
 >>> [d.text for d in extract_diagnoses("综上，诊断为：1. 急性脑梗死 2. 高血压病3级（极高危）")]
@@ -71,21 +72,32 @@ def _pattern(name: str) -> re.Pattern[str]:
 def _words() -> dict[str, list[str]]:
     import yaml
 
-    return cast(dict[str, list[str]], yaml.safe_load((Path(__file__).parent / "answer_words.yaml").read_text(encoding="utf-8")))
+    return cast(
+        dict[str, list[str]],
+        yaml.safe_load((Path(__file__).parent / "answer_words.yaml").read_text(encoding="utf-8")),
+    )
 
 
 def extract_diagnoses(answer: str, keep_companions: bool = False) -> tuple[Stated, ...]:
-    """List the diagnoses of an answer in their order; empty for prose that names none in so many words.
+    """List the diagnoses of an answer in their order; empty for prose that names none in so many
+    words.
 
     An answer that has not closed its thinking has none.
     """
     text = _plain(thinking.read(answer).answer)
     block = _after_lead(text)
-    return split_list(_before_heading(text) if block is None else block, is_prose=True, keep_companions=keep_companions)
+    return split_list(
+        _before_heading(text) if block is None else block,
+        is_prose=True,
+        keep_companions=keep_companions,
+    )
 
 
-def split_list(text: str, is_prose: bool = False, keep_companions: bool = False) -> tuple[Stated, ...]:
-    """Split a list of diagnoses: numbered, or parted by semicolons, commas or lines; in prose it ends where advice begins.
+def split_list(
+    text: str, is_prose: bool = False, keep_companions: bool = False
+) -> tuple[Stated, ...]:
+    """Split a list of diagnoses: numbered, or parted by semicolons, commas or lines; in prose it
+    ends where advice begins.
 
     `keep_companions` leaves 慢性胃炎伴糜烂 one name.
     """
@@ -95,10 +107,16 @@ def split_list(text: str, is_prose: bool = False, keep_companions: bool = False)
     for n, (piece, is_companion) in enumerate(pieces[:MAX_ITEMS]):
         if found and _pattern("grade").fullmatch(piece):
             last = found[-1]
-            found[-1] = last._replace(alias=f"{last.alias}/{piece}") if piece[0].isascii() else last._replace(text=last.text + piece)
+            found[-1] = (
+                last._replace(alias=f"{last.alias}/{piece}")
+                if piece[0].isascii()
+                else last._replace(text=last.text + piece)
+            )
             continue
         is_advice = is_prose and _pattern("advice").match(piece.strip())
-        has_disease = any(_DISEASE.search(finding.text) or is_listed(finding.text) for finding in found)
+        has_disease = any(
+            _DISEASE.search(finding.text) or is_listed(finding.text) for finding in found
+        )
         led = _pattern("led").search(piece) if is_prose else None
         if is_prose and (_is_prose(piece) or (is_advice and found and (has_disease or not led))):
             if _pattern("preferred").search("".join(later for later, _ in pieces[n + 1 :])):
@@ -110,15 +128,23 @@ def split_list(text: str, is_prose: bool = False, keep_companions: bool = False)
         led = None if led and _NEGATIVE.search(piece[: led.start()]) else led
         if is_advice and not led:
             continue
-        stated = _clean(piece[led.end() :] if led and not _pattern("denied_after").search(piece) else piece)
+        stated = _clean(
+            piece[led.end() :] if led and not _pattern("denied_after").search(piece) else piece
+        )
         if led and stated and found and not has_disease:
             found.clear()  # what stood before were the findings it was concluded from
         if stated is not None and stated not in found:
             found.append(stated._replace(is_companion=is_companion and bool(found)))
-            preferred += [found[-1].text] if is_prose and _pattern("preferred").search(piece) else []
+            preferred += (
+                [found[-1].text] if is_prose and _pattern("preferred").search(piece) else []
+            )
     if preferred:  # the others are only kept in mind
         found = [
-            stated._replace(is_doubtful=stated.is_doubtful or not (stated.is_companion or stated.text in preferred)) for stated in found
+            stated._replace(
+                is_doubtful=stated.is_doubtful
+                or not (stated.is_companion or stated.text in preferred)
+            )
+            for stated in found
         ]
     return tuple(sorted(found, key=lambda stated: stated.is_doubtful))
 
@@ -129,9 +155,17 @@ def _split_pieces(text: str, keep_companions: bool) -> list[tuple[str, bool]]:
     entries = _split_numbered(_unfold_brackets(_plain(text)).strip())
     for clause in (clause for entry in entries for clause in re.split("[;。]", entry)):
         bare = _pattern("hedge_before").sub("", clause.strip())
-        for part in [clause] if is_listed(clause) or is_listed(bare) else _pattern("separator").split(clause):
+        for part in (
+            [clause]
+            if is_listed(clause) or is_listed(bare)
+            else _pattern("separator").split(clause)
+        ):
             for piece in _split_enumeration(part):
-                head, *companions = [piece] if keep_companions or is_listed(piece) else _pattern("companion").split(piece.strip())
+                head, *companions = (
+                    [piece]
+                    if keep_companions or is_listed(piece)
+                    else _pattern("companion").split(piece.strip())
+                )
                 pieces += [(head, False), *((companion, True) for companion in companions)]
     return pieces
 
@@ -173,12 +207,26 @@ _DENIES = re.compile(r"(?:不能|不宜|无法|不足以|未能|难以|不)(?:�
 
 
 def _after_lead(text: str) -> str | None:
-    """Give what follows 诊断为 and its like: a whole list, or the rest of the sentence; a final diagnosis wins over a first one."""
-    strong = [lead for lead in _pattern("strong_lead").finditer(text) if not _DENIES.search(text[: lead.start()])]
+    """Give what follows 诊断为 and its like: a whole list, or the rest of the sentence; a final
+    diagnosis wins over a first one."""
+    strong = [
+        lead
+        for lead in _pattern("strong_lead").finditer(text)
+        if not _DENIES.search(text[: lead.start()])
+    ]
     final = [lead for lead in strong if lead["final"] or lead["final_en"]]
-    weak = list(_pattern("weak_lead").finditer(text)) if not strong and len(_first_line(text)) > MAX_FIRST_LINE else []
+    weak = (
+        list(_pattern("weak_lead").finditer(text))
+        if not strong and len(_first_line(text)) > MAX_FIRST_LINE
+        else []
+    )
     weak = [lead for lead in weak if not _COMES_SECOND.search(text[: lead.start()])]
-    for lead in final[-1:] or strong[:1] or [lead for lead in weak if lead[0].startswith("首先")][:1] or weak[-1:]:
+    for lead in (
+        final[-1:]
+        or strong[:1]
+        or [lead for lead in weak if lead[0].startswith("首先")][:1]
+        or weak[-1:]
+    ):
         rest = _before_heading(text[lead.end() :].lstrip())
         return rest if re.match(r"[(]?1\s*[.、)]|[-•·]|一、", rest) else _first_sentence(rest)
     return None
@@ -187,7 +235,11 @@ def _after_lead(text: str) -> str | None:
 def _before_heading(text: str) -> str:
     heading = _pattern("stop_heading").search(text, 1) if text else None
     paragraphs = (text[: heading.start() + 1] if heading else text).strip().split("\n\n")
-    return "\n".join(paragraphs) if all(len(_first_line(p)) <= MAX_FIRST_LINE for p in paragraphs) else paragraphs[0]
+    return (
+        "\n".join(paragraphs)
+        if all(len(_first_line(p)) <= MAX_FIRST_LINE for p in paragraphs)
+        else paragraphs[0]
+    )
 
 
 def _first_line(text: str) -> str:
@@ -199,7 +251,8 @@ def _first_sentence(text: str) -> str:
 
 
 def _split_numbered(text: str) -> list[str]:
-    """Split at 1. 2. 3. where they count on, glued or not, so that 2.2型糖尿病 keeps its type; elsewhere at line ends."""
+    """Split at 1. 2. 3. where they count on, glued or not, so that 2.2型糖尿病 keeps its type;
+    elsewhere at line ends."""
     entries: list[str] = []
     for line in re.split(r"\n|(?:^|(?<=[\n,;]))\s*[一二三四五六七八九十]+、", text):
         rest = re.sub(r"^\s*[-•·]\s*", "", line)
@@ -242,11 +295,16 @@ _REPEATED = re.compile(r"^([一-鿿]{2,20}?)\1+$")
 
 
 def _unfold_brackets(text: str) -> str:
-    """Take grades out of their brackets, mark what may be another name, and drop whatever else stands there: findings, explanations."""
+    """Take grades out of their brackets, mark what may be another name, and drop whatever else
+    stands there: findings, explanations."""
 
     def unfold(found: re.Match[str]) -> str:
         inner = found[1].strip()
-        if _pattern("open_aside").search(inner) or _pattern("denied_before").search(inner) or _pattern("denied_after").search(inner):
+        if (
+            _pattern("open_aside").search(inner)
+            or _pattern("denied_before").search(inner)
+            or _pattern("denied_after").search(inner)
+        ):
             return ""
         return f"{_ALIAS}{re.sub('[,、]+', '/', inner)}{_ALIAS}" if _NAME.fullmatch(inner) else ""
 
@@ -259,17 +317,29 @@ def _clean(piece: str) -> Stated | None:
     piece = re.sub(f"{_ALIAS}[^{_ALIAS}]*{_ALIAS}?", "", piece)
     if ":" in piece.strip(" :"):
         label, piece = piece.rsplit(":", 1)
-        alias = alias or ("" if _pattern("label").fullmatch(label.strip()) else _pattern("hedge_before").sub("", label.strip()))
+        alias = alias or (
+            ""
+            if _pattern("label").fullmatch(label.strip())
+            else _pattern("hedge_before").sub("", label.strip())
+        )
     if _pattern("aside_clause").fullmatch(piece.strip()):
         return None
     if cause := _pattern("cause_clause").search(piece):
         piece, alias = piece[: cause.start()], alias or cause["effect"] or cause["cause"] or ""
     alias = _pattern("hedge_after").sub("", alias)
-    text = _pattern("hedge_after").sub("", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:")))
+    text = _pattern("hedge_after").sub(
+        "", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:"))
+    )
     denied = bool(_pattern("denied_before").search(text) or _pattern("denied_after").search(text))
     text = _pattern("denied_after").sub("", _pattern("denied_before").sub("", text)).strip()
-    if text[:1] in {"无", "非"} and not is_listed(text) and is_listed(text[1:]):  # 无肛周脓肿, but 无痛性甲状腺炎
+    if (
+        text[:1] in {"无", "非"} and not is_listed(text) and is_listed(text[1:])
+    ):  # 无肛周脓肿, but 无痛性甲状腺炎
         text, denied = text[1:], True
     text = _REPEATED.sub(r"\1", text)
     is_doubtful = bool(_pattern("doubtful").search(piece))
-    return Stated(text, denied, alias, is_doubtful=is_doubtful) if re.search(r"[^\W\d_]{2}", text) or is_listed(text) else None
+    return (
+        Stated(text, denied, alias, is_doubtful=is_doubtful)
+        if re.search(r"[^\W\d_]{2}", text) or is_listed(text)
+        else None
+    )

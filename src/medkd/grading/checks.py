@@ -1,7 +1,10 @@
-"""Checks of one rationale, each a function that answers with a `Verdict`; what deserves to be learnt from passes all.
+"""Checks of one rationale, each a function that answers with a `Verdict`; what deserves to be
+learnt from passes all.
 
-In: reasoning, answer, record and known diagnosis as texts. Out: verdicts with a `Reason`, and the measures behind them.
-Not done here: the phrases (`check_words.yaml`), choosing thresholds (`medkd.verify`), grading (`grading.diagnosis`).
+In: reasoning, answer, record and known diagnosis as texts. Out: verdicts with a `Reason`, and the
+measures behind them.
+Not done here: the phrases (`check_words.yaml`), choosing thresholds (`medkd.verify`), grading
+(`grading.diagnosis`).
 
 >>> check_hint("根据给出的诊断，患者应为肺炎。").reason
 'hint_leak'
@@ -61,14 +64,18 @@ class Reason(StrEnum):
     LOW_SCORE = "low_score"
     """A judge scored the rationale below the bound."""
     UNANSWERED = "unanswered"
-    """The model that was to be asked about it gave no answer that can be read: nothing is known, so nothing is passed."""
+    """The model that was to be asked about it gave no answer that can be read: nothing is known, so
+    nothing is passed."""
 
 
 MIN_RECORD = 40
 """Letters of the shortest record that a reasoning must draw on."""
 MIN_SHARED = 6
-"""Different runs of letters (3 hanzi, 12 Latin letters) that a reasoning and its record have in common at the least: two findings."""
-_TAG = re.compile(r"</?(?:think|thinking|thought|reasoning|answer|record|diagnosis)>|<\|[a-z_]+\|>", re.IGNORECASE)
+"""Different runs of letters (3 hanzi, 12 Latin letters) that a reasoning and its record have in
+common at the least: two findings."""
+_TAG = re.compile(
+    r"</?(?:think|thinking|thought|reasoning|answer|record|diagnosis)>|<\|[a-z_]+\|>", re.IGNORECASE
+)
 
 
 def check_form(reasoning: str, answer: str, is_complete: bool = True) -> Verdict:
@@ -93,11 +100,16 @@ def check_length(reasoning: str, min_chars: int, max_chars: int) -> Verdict:
     n = len(reasoning.strip())
     if n < min_chars:
         return fail_check("length", Reason.TOO_SHORT, f"{n} characters")
-    return fail_check("length", Reason.TOO_LONG, f"{n} characters") if n > max_chars else pass_check("length")
+    return (
+        fail_check("length", Reason.TOO_LONG, f"{n} characters")
+        if n > max_chars
+        else pass_check("length")
+    )
 
 
 def check_language(reasoning: str, record: str) -> Verdict:
-    """Ask that a Chinese record is reasoned about in Chinese and another not, without runs of a third script."""
+    """Ask that a Chinese record is reasoned about in Chinese and another not, without runs of a
+    third script."""
     foreign = re.search(r"[぀-ヿ가-힯Ѐ-ӿ؀-ۿऀ-ॿ฀-๿]{3,}", reasoning)
     if foreign and foreign[0] not in record:
         return fail_check("language", Reason.LANGUAGE_SWITCH, foreign[0][:20])
@@ -106,10 +118,16 @@ def check_language(reasoning: str, record: str) -> Verdict:
         english = re.search(r"(?:\b[A-Za-z][A-Za-z'’-]*\b[ ,.;:()]*){12,}", reasoning)
         if english and english[0].strip() not in record:
             return fail_check("language", Reason.LANGUAGE_SWITCH, english[0][:40].strip())
-    elif (chinese := re.search(r"[一-鿿][一-鿿，、。；：]{11,}", reasoning)) and chinese[0] not in record:
+    elif (chinese := re.search(r"[一-鿿][一-鿿，、。；：]{11,}", reasoning)) and chinese[
+        0
+    ] not in record:
         return fail_check("language", Reason.LANGUAGE_SWITCH, chinese[0][:20])
     switched = wants_chinese != is_chinese(reasoning)
-    return fail_check("language", Reason.LANGUAGE_SWITCH, "another language throughout") if switched else pass_check("language")
+    return (
+        fail_check("language", Reason.LANGUAGE_SWITCH, "another language throughout")
+        if switched
+        else pass_check("language")
+    )
 
 
 def check_loop(text: str) -> Verdict:
@@ -118,9 +136,14 @@ def check_loop(text: str) -> Verdict:
 
 
 def check_brevity(answer: str, reference: str, max_chars: int) -> Verdict:
-    """Ask for a short answer: `max_chars`, or twice the known diagnosis where that is long itself."""
+    """Ask for a short answer: `max_chars`, or twice the known diagnosis where that is long
+    itself."""
     allowed = max(max_chars, 2 * len(reference))
-    return fail_check("brevity", Reason.LONG_ANSWER, f"{len(answer)} characters") if len(answer) > allowed else pass_check("brevity")
+    return (
+        fail_check("brevity", Reason.LONG_ANSWER, f"{len(answer)} characters")
+        if len(answer) > allowed
+        else pass_check("brevity")
+    )
 
 
 def check_diagnosis(answer: str, reference: str, min_f1: float) -> Verdict:
@@ -128,17 +151,26 @@ def check_diagnosis(answer: str, reference: str, min_f1: float) -> Verdict:
     found = grade(answer, reference)
     if found.principal or (found.relation in NEAR and found.f1 >= min_f1):
         return pass_check("diagnosis")
-    return fail_check("diagnosis", Reason.WRONG_DIAGNOSIS, f"{found.relation}, soft F1 {found.f1:.2f}: {'；'.join(found.stated)[:60]}")
+    return fail_check(
+        "diagnosis",
+        Reason.WRONG_DIAGNOSIS,
+        f"{found.relation}, soft F1 {found.f1:.2f}: {'；'.join(found.stated)[:60]}",
+    )
 
 
 def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict:
-    """Ask that the reasoning does not betray that it knew the answer: by phrase, or by naming it in the first sentence as a given."""
+    """Ask that the reasoning does not betray that it knew the answer: by phrase, or by naming it in
+    the first sentence as a given."""
     found = load_words("hint_leak").search(reasoning)
     if found:
         return fail_check("hint", Reason.HINT_LEAK, found[0][:40])
     opening = _first_sentence(reasoning)
     principal = next((normalise(stated.text) for stated in split_list(reference)), "")
-    is_given = len(principal) >= 2 and principal in normalise(opening) and principal not in normalise(record)
+    is_given = (
+        len(principal) >= 2
+        and principal in normalise(opening)
+        and principal not in normalise(record)
+    )
     if is_given and not load_words("hedge").search(opening):
         return fail_check("hint", Reason.HINT_LEAK, f"begins with it: {opening[:40]}")
     return pass_check("hint")
@@ -146,11 +178,19 @@ def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict
 
 def _first_sentence(text: str) -> str:
     """Give the first sentence that says something."""
-    return next((part for part in re.split(r"[。！!\n]|(?<=[a-z])\. ", text.strip()) if len(part.strip()) >= 6), "")
+    return next(
+        (
+            part
+            for part in re.split(r"[。！!\n]|(?<=[a-z])\. ", text.strip())
+            if len(part.strip()) >= 6
+        ),
+        "",
+    )
 
 
 def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
-    """Ask that the reasoning is about this patient: few phrases that stand for thinking, and some of what the record says."""
+    """Ask that the reasoning is about this patient: few phrases that stand for thinking, and some
+    of what the record says."""
     letters = _letters(reasoning)
     left = _letters(load_words("filler").sub("", reasoning))
     share = 1 - len(left) / len(letters) if letters else 0.0
@@ -162,7 +202,11 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
         return pass_check("filler")
     runs = {source[start : start + n] for start in range(len(source) - n + 1)}
     n_shared = len({letters[start : start + n] for start in range(len(letters) - n + 1)} & runs)
-    return fail_check("filler", Reason.FILLER, f"{n_shared} runs of the record in it") if n_shared < MIN_SHARED else pass_check("filler")
+    return (
+        fail_check("filler", Reason.FILLER, f"{n_shared} runs of the record in it")
+        if n_shared < MIN_SHARED
+        else pass_check("filler")
+    )
 
 
 def _letters(text: str) -> str:
@@ -170,28 +214,43 @@ def _letters(text: str) -> str:
 
 
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
-    """Ask that no telephone, identity card, address or record number is left; what was found is not repeated."""
+    """Ask that no telephone, identity card, address or record number is left; what was found is not
+    repeated."""
     found = load_words("identifier").search(f"{reasoning}\n{answer}")
-    return fail_check("identifiers", Reason.IDENTIFIER, f"at character {found.start()}") if found else pass_check("identifiers")
+    return (
+        fail_check("identifiers", Reason.IDENTIFIER, f"at character {found.start()}")
+        if found
+        else pass_check("identifiers")
+    )
 
 
 def check_copy(reasoning: str, record: str, max_share: float) -> Verdict:
     """Ask that the reasoning is not the record over again."""
     share = copied_share(reasoning, record)
-    return fail_check("copy", Reason.COPY, f"{share:.2f} of it") if share > max_share else pass_check("copy")
+    return (
+        fail_check("copy", Reason.COPY, f"{share:.2f} of it")
+        if share > max_share
+        else pass_check("copy")
+    )
 
 
 def check_grounding(reasoning: str, record: str, min_rate: float) -> Verdict:
-    """Ask that the findings cited stand in the record; a reasoning that cites none that can be checked passes."""
+    """Ask that the findings cited stand in the record; a reasoning that cites none that can be
+    checked passes."""
     claims = find_claims(reasoning, record)
     unfounded = [claim for claim, stands in claims if not stands]
     if not claims or 1 - len(unfounded) / len(claims) >= min_rate:
         return pass_check("grounding")
-    return fail_check("grounding", Reason.UNGROUNDED, f"{len(unfounded)} of {len(claims)}: {'、'.join(unfounded)[:60]}")
+    return fail_check(
+        "grounding",
+        Reason.UNGROUNDED,
+        f"{len(unfounded)} of {len(claims)}: {'、'.join(unfounded)[:60]}",
+    )
 
 
 def copied_share(reasoning: str, record: str, n: int = 12) -> float:
-    """Give the share of the reasoning's characters that lie in runs of at least `n` taken from the record."""
+    """Give the share of the reasoning's characters that lie in runs of at least `n` taken from the
+    record."""
     text, source = (re.sub(r"\s", "", t) for t in (reasoning, record))
     if len(text) < n or len(source) < n:
         return 0.0
@@ -205,7 +264,8 @@ def copied_share(reasoning: str, record: str, n: int = 12) -> float:
 
 
 def is_chinese(text: str) -> bool:
-    """Tell whether hanzi are half of the letters or more, a Latin word counted as one letter; so is a text without letters."""
+    """Tell whether hanzi are half of the letters or more, a Latin word counted as one letter; so is
+    a text without letters."""
     n_hanzi, n_words = len(re.findall(r"[一-鿿]", text)), len(re.findall(r"[A-Za-z]+", text))
     return n_hanzi >= n_words
 

@@ -1,4 +1,5 @@
-"""Loads jieba's dictionary when it is imported: by the server that the processes of `overlap.open_pool` are forked from, and nobody else.
+"""Loads jieba's dictionary when it is imported: by the server that the processes of
+`overlap.open_pool` are forked from, and nobody else.
 
 Not done here: cutting (`grading.overlap`).
 """

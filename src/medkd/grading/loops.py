@@ -1,7 +1,8 @@
 """Tells a text that repeats itself, exactly or nearly.
 
-In: any text, whole or its tail while it is being generated. Out: a yes or no. Digits and punctuation do not count, so that a counted
-repetition (第1次…第2次…) is one and a table of numbers is none. Not done here: stopping a generation.
+In: any text, whole or its tail while it is being generated. Out: a yes or no. Digits and
+punctuation do not count, so that a counted repetition (第1次…第2次…) is one and a table of numbers
+is none. Not done here: stopping a generation.
 
 >>> is_looping("患者发热。" * 12)
 True
@@ -16,17 +17,21 @@ WINDOW = 240
 """Letters looked at together."""
 N_GRAM = 8
 MIN_DISTINCT = 0.45
-"""Share of distinct n-grams in a window below which it repeats itself; ordinary prose has more than 0.9, a long list of findings 0.7."""
+"""Share of distinct n-grams in a window below which it repeats itself; ordinary prose has more than
+0.9, a long list of findings 0.7."""
 MIN_LETTERS = 40
 _STUTTER = re.compile(r"([^\W\d_]{1,8}?)\1{9,}")
 
 
 def is_looping(text: str) -> bool:
-    """Tell whether a text repeats itself anywhere: a stutter of ten, or a stretch whose n-grams keep coming back."""
+    """Tell whether a text repeats itself anywhere: a stutter of ten, or a stretch whose n-grams
+    keep coming back."""
     letters = _keep_letters(text)
     if _STUTTER.search(letters):
         return True
-    return _has_dense_window(letters, WINDOW, N_GRAM) or _has_dense_window(letters, 5 * WINDOW, 3 * N_GRAM)
+    return _has_dense_window(letters, WINDOW, N_GRAM) or _has_dense_window(
+        letters, 5 * WINDOW, 3 * N_GRAM
+    )
 
 
 def count_n_grams(text: str) -> Counter[str]:
@@ -44,11 +49,18 @@ def _keep_letters(text: str) -> str:
 
 
 def _has_dense_window(letters: str, window: int, n: int) -> bool:
-    """Tell whether some window holds few distinct n-grams; the wider window finds whole paragraphs that come back."""
+    """Tell whether some window holds few distinct n-grams; the wider window finds whole paragraphs
+    that come back."""
     starts = range(0, max(1, len(letters) - window // 2), window // 2)
-    return any(_distinct_share(letters[start : start + window], n) < MIN_DISTINCT for start in starts)
+    return any(
+        _distinct_share(letters[start : start + window], n) < MIN_DISTINCT for start in starts
+    )
 
 
 def _distinct_share(letters: str, n: int) -> float:
     n_grams = len(letters) - n + 1
-    return len({letters[start : start + n] for start in range(n_grams)}) / n_grams if len(letters) >= MIN_LETTERS else 1.0
+    return (
+        len({letters[start : start + n] for start in range(n_grams)}) / n_grams
+        if len(letters) >= MIN_LETTERS
+        else 1.0
+    )

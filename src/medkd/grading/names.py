@@ -1,8 +1,8 @@
 """One name of a diagnosis, taken apart.
 
-In: a diagnosis as somebody wrote it. Out: its core and its qualities (side, course, type, stage ...).
-The words are in `qualities.yaml` and `synonyms.yaml`. Not done here: comparing two names (`grading.relations`), finding the diagnoses in an
-answer (`grading.answers`).
+In: a diagnosis as somebody wrote it. Out: its core and its qualities (side, course, type, stage
+...). The words are in `qualities.yaml` and `synonyms.yaml`. Not done here: comparing two names
+(`grading.relations`), finding the diagnoses in an answer (`grading.answers`).
 
 >>> name = parse_name("左侧 Ⅱ型 糖尿病足")
 >>> name.core, sorted(name.qualities)
@@ -32,11 +32,13 @@ class Name(NamedTuple):
     plain: str = ""
     """The whole name under its one name."""
     essence: str = ""
-    """The whole name without side, course and soft qualities: where two of these differ by a replaced word, so do the diseases."""
+    """The whole name without side, course and soft qualities: where two of these differ by a
+    replaced word, so do the diseases."""
     kind: str = ""
     """The whole name without side and soft qualities: what `kinds.yaml` knows it by."""
     written: Mapping[str, frozenset[str]] = {}
-    """The qualities as they were written, before one name took the place of many: 原发性 of 原发性高血压."""
+    """The qualities as they were written, before one name took the place of many: 原发性 of
+    原发性高血压."""
 
 
 _TYPE = re.compile(r"(?:[a-z]{3,})?([0-9]+[a-z]?|[a-z]{1,2}|[甲乙丙丁戊])型")
@@ -51,8 +53,14 @@ def parse_name(text: str, negated: bool = False, synonyms_path: Path | None = No
     plain = use_one_name(written, synonyms_path)
     rest, qualities = _take_qualities(plain)
     _, as_written = _take_qualities(written)
-    if rest.endswith("炎") and qualities.get("stage") == frozenset({"急性加重"}) and "course" not in qualities:
-        qualities = {axis: values for axis, values in qualities.items() if axis != "stage"} | {"course": frozenset({"急性"})}
+    if (
+        rest.endswith("炎")
+        and qualities.get("stage") == frozenset({"急性加重"})
+        and "course" not in qualities
+    ):
+        qualities = {axis: values for axis, values in qualities.items() if axis != "stage"} | {
+            "course": frozenset({"急性"})
+        }
     core = shorten(rest)
     if _always_acute().search(core):
         qualities["course"] = qualities.get("course", frozenset()) - {"急性"}
@@ -90,19 +98,30 @@ _PASSING = {"side", "course"}
 
 def shorten(core: str) -> str:
     """Leave out what two writers of one name do or do not write."""
-    core = re.sub(r"[性型的之]|(?<=血栓)形成|(?<=.)部(?!分)|疾(?=病)|(?<=.)[伴并](?=.)|(?<=..)区(?!获得|性)|(?<=..)氏(?=.)", "", core)
+    core = re.sub(
+        r"[性型的之]|(?<=血栓)形成|(?<=.)部(?!分)|疾(?=病)|(?<=.)[伴并](?=.)|(?<=..)区(?!获得|性)|(?<=..)氏(?=.)",
+        "",
+        core,
+    )
     return re.sub(r"(?<=..)(?:症(?![候状])|病+$)", "", core)
 
 
 @cache
 def _always_acute() -> re.Pattern[str]:
     """Find what is acute by itself, so that nobody need say so."""
-    return re.compile(f"(?:{'|'.join(shorten(normalise(name)) for name in read_qualities()['always_acute'])})$")
+    return re.compile(
+        f"(?:{'|'.join(shorten(normalise(name)) for name in read_qualities()['always_acute'])})$"
+    )
 
 
 @cache
 def quality_patterns() -> list[tuple[str, str, re.Pattern[str]]]:
-    """List the words of all axes in the order in which they are looked for: soft ones first, since 急性加重 is no 急性."""
+    """List the words of all axes in the order in which they are looked for: soft ones first, since
+    急性加重 is no 急性."""
     tables = read_qualities()
     axes = [item for kind in ("soft", "strict", "exclusive") for item in tables[kind].items()]
-    return [(axis, value, re.compile(pattern)) for axis, values in axes for value, pattern in values.items()]
+    return [
+        (axis, value, re.compile(pattern))
+        for axis, values in axes
+        for value, pattern in values.items()
+    ]

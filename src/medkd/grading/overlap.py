@@ -1,7 +1,10 @@
-"""BLEU-4 and ROUGE-1/2/L of two texts, number for number as LLaMA-Factory reports them, without its cost.
+"""BLEU-4 and ROUGE-1/2/L of two texts, number for number as LLaMA-Factory reports them, without its
+cost.
 
-In: a prediction and a label. Out: four scores from 0 to 100, rounded to 4 decimals. BLEU counts characters, ROUGE counts jieba's words.
-Not done here: deciding whether an answer is right (`grading.diagnosis`); these scores cannot tell that.
+In: a prediction and a label. Out: four scores from 0 to 100, rounded to 4 decimals. BLEU counts
+characters, ROUGE counts jieba's words.
+Not done here: deciding whether an answer is right (`grading.diagnosis`); these scores cannot tell
+that.
 
 >>> score_pair("诊断为急性阑尾炎", "诊断为急性阑尾炎").bleu_4
 100.0
@@ -55,7 +58,8 @@ def score_pair(prediction: str, label: str) -> Overlap:
 
 
 def score_pairs(pairs: Sequence[tuple[str, str]], n_processes: int | None = None) -> list[Overlap]:
-    """Score predictions against labels, in their order; many on all cores, unless told on how many."""
+    """Score predictions against labels, in their order; many on all cores, unless told on how
+    many."""
     is_long = sum(len(prediction) + len(label) for prediction, label in pairs) >= MANY_CHARACTERS
     n = n_processes or (min(os.cpu_count() or 1, 16) if is_long else 1)
     if n == 1 or len(pairs) < n:
@@ -65,9 +69,11 @@ def score_pairs(pairs: Sequence[tuple[str, str]], n_processes: int | None = None
 
 
 def open_pool(n_processes: int) -> "ProcessPoolExecutor":
-    """Open processes that share one dictionary of jieba: loading it takes a second of each, and its memory.
+    """Open processes that share one dictionary of jieba: loading it takes a second of each, and its
+    memory.
 
-    They are forked from a server that was started afresh: a process that holds torch and its threads cannot be copied safely.
+    They are forked from a server that was started afresh: a process that holds torch and its
+    threads cannot be copied safely.
     """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_all_start_methods, get_context
@@ -86,7 +92,11 @@ def _score_one(pair: tuple[str, str]) -> Overlap:
 def mean_overlap(overlaps: Sequence[Overlap]) -> Overlap:
     """Average scores; all zero for no scores."""
     n = max(len(overlaps), 1)
-    return Overlap(*(math.fsum(column) / n for column in zip(*overlaps, strict=True))) if overlaps else Overlap(0.0, 0.0, 0.0, 0.0)
+    return (
+        Overlap(*(math.fsum(column) / n for column in zip(*overlaps, strict=True)))
+        if overlaps
+        else Overlap(0.0, 0.0, 0.0, 0.0)
+    )
 
 
 def _percent(n_shared: int, n_predicted: int, n_expected: int) -> float:
@@ -96,8 +106,11 @@ def _percent(n_shared: int, n_predicted: int, n_expected: int) -> float:
     return round(2.0 * ((precision * recall) / (precision + recall + 1e-8)) * 100, 4)
 
 
-def _shared_n_grams(predicted: Sequence[str], expected: Sequence[str], n: int) -> tuple[int, int, int]:
-    """Count shared, predicted and expected n-grams, each kind once: rouge_chinese compares sets by default."""
+def _shared_n_grams(
+    predicted: Sequence[str], expected: Sequence[str], n: int
+) -> tuple[int, int, int]:
+    """Count shared, predicted and expected n-grams, each kind once: rouge_chinese compares sets by
+    default."""
     ours, theirs = set(_n_grams(predicted, n)), set(_n_grams(expected, n))
     return len(ours & theirs), len(ours), len(theirs)
 
@@ -108,12 +121,16 @@ def _n_grams(items: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
 
 def _common_subsequence(predicted: Sequence[str], expected: Sequence[str]) -> int:
     numbers: dict[str, int] = {}
-    as_numbers = [[numbers.setdefault(word, len(numbers)) for word in words] for words in (predicted, expected)]
+    as_numbers = [
+        [numbers.setdefault(word, len(numbers)) for word in words]
+        for words in (predicted, expected)
+    ]
     return LCSseq.similarity(*as_numbers)
 
 
 def _bleu_4(prediction: str, label: str) -> float:
-    """Sentence BLEU over characters, uniform weights, NIST geometric smoothing (nltk's method3), brevity penalty against one label."""
+    """Sentence BLEU over characters, uniform weights, NIST geometric smoothing (nltk's method3),
+    brevity penalty against one label."""
     precisions: list[float] = []
     n_missing = 0
     for n in range(1, 5):
@@ -134,9 +151,15 @@ def _bleu_4(prediction: str, label: str) -> float:
 
 _SENTENCE_ENDS = tuple(
     (re.compile(pattern), r"\1" + "\n" + r"\2")
-    for pattern in ("([。！？?])([^”’])", r"(\.{6})([^”’])", "(…{2})([^”’])", "([。！？?][”’])([^，。！？?])")
+    for pattern in (
+        "([。！？?])([^”’])",
+        r"(\.{6})([^”’])",
+        "(…{2})([^”’])",
+        "([。！？?][”’])([^，。！？?])",
+    )
 )
-"""Where rouge_chinese breaks lines before it counts; it matters because a line of white space counts as one empty word."""
+"""Where rouge_chinese breaks lines before it counts; it matters because a line of white space
+counts as one empty word."""
 
 
 @lru_cache(maxsize=N_CACHED_TEXTS)

@@ -40,7 +40,8 @@ class Relation(StrEnum):
     UNCLEAR = "unclear"
     """Spelt alike; the rules cannot tell."""
     NEAR_MISS = "near_miss"
-    """The same but for a word that makes it another diagnosis: side, type, course, nature, cause, a negation."""
+    """The same but for a word that makes it another diagnosis: side, type, course, nature, cause, a
+    negation."""
     DIFFERENT = "different"
     """Another diagnosis."""
 
@@ -54,13 +55,29 @@ def compare(answer: Name, reference: Name) -> Relation:
     inserted = find_inserted(answer.core, reference.core)
     same_core = answer.core == reference.core or inserted == "" or _is_reordered(answer, reference)
     if answer.kind != reference.kind and answer.negated == reference.negated:
-        for special, general, relation in ((answer, reference, Relation.MORE_SPECIFIC), (reference, answer, Relation.MORE_GENERAL)):
-            is_listed = general.kind in _kinds().get(special.kind, ())  # 原发性醛固酮增多症 of 继发性高血压, whatever the words say
-            if is_listed or (general.kind in _find_parents(special.kind) and not has_clash(answer, reference)):
+        for special, general, relation in (
+            (answer, reference, Relation.MORE_SPECIFIC),
+            (reference, answer, Relation.MORE_GENERAL),
+        ):
+            is_listed = general.kind in _kinds().get(
+                special.kind, ()
+            )  # 原发性醛固酮增多症 of 继发性高血压, whatever the words say
+            if is_listed or (
+                general.kind in _find_parents(special.kind) and not has_clash(answer, reference)
+            ):
                 return relation
-    if not same_core and inserted is None and not are_kin(answer.core, reference.core) and not are_kin(answer.essence, reference.essence):
+    if (
+        not same_core
+        and inserted is None
+        and not are_kin(answer.core, reference.core)
+        and not are_kin(answer.essence, reference.essence)
+    ):
         return _compare_strangers(answer, reference)
-    return Relation.NEAR_MISS if _is_another(answer, reference) else _compare_kin(answer, reference, same_core, inserted)
+    return (
+        Relation.NEAR_MISS
+        if _is_another(answer, reference)
+        else _compare_kin(answer, reference, same_core, inserted)
+    )
 
 
 def _is_another(answer: Name, reference: Name) -> bool:
@@ -81,10 +98,14 @@ def _compare_kin(answer: Name, reference: Name, same_core: bool, inserted: str |
 
 
 def _compare_lengths(answer: Name, reference: Name, is_inserted: bool) -> Relation:
-    """Compare two names of which one may hold the other; where each also says what the other does not, the rules cannot tell."""
+    """Compare two names of which one may hold the other; where each also says what the other does
+    not, the rules cannot tell."""
     shorter, longer = sorted((answer.core, reference.core), key=len)
     if not is_inserted and not longer.endswith(shorter):
-        for general, special, relation in ((answer, reference, Relation.MORE_GENERAL), (reference, answer, Relation.MORE_SPECIFIC)):
+        for general, special, relation in (
+            (answer, reference, Relation.MORE_GENERAL),
+            (reference, answer, Relation.MORE_SPECIFIC),
+        ):
             if re.search("(?:疾病|疾患|病变)$", general.plain) and general.core in special.core:
                 return relation
         return Relation.PART if shorter in longer else Relation.UNCLEAR
@@ -99,21 +120,38 @@ _GROWTH = re.compile("(?:肿瘤|占位变?|占位|肿物|新生物|肿块)$")
 
 
 def _compare_strangers(answer: Name, reference: Name) -> Relation:
-    """Compare names that share no word: one may say no more than where a growth is, or be a foreign name that no table knows."""
-    for general, special, relation in ((answer, reference, Relation.MORE_GENERAL), (reference, answer, Relation.MORE_SPECIFIC)):
+    """Compare names that share no word: one may say no more than where a growth is, or be a foreign
+    name that no table knows."""
+    for general, special, relation in (
+        (answer, reference, Relation.MORE_GENERAL),
+        (reference, answer, Relation.MORE_SPECIFIC),
+    ):
         if _is_bare(general, special) and not _is_another(answer, reference):
             return relation
         organ = _GROWTH.sub("", general.core)
-        if organ and organ != general.core and re.search("[癌瘤]$", special.core) and organ in special.core:
+        if (
+            organ
+            and organ != general.core
+            and re.search("[癌瘤]$", special.core)
+            and organ in special.core
+        ):
             return Relation.NEAR_MISS if _is_another(answer, reference) else relation
     is_untranslated = _is_latin(answer.plain) != _is_latin(reference.plain)
-    return Relation.UNCLEAR if is_untranslated and not answer.negated and not reference.negated else Relation.DIFFERENT
+    return (
+        Relation.UNCLEAR
+        if is_untranslated and not answer.negated and not reference.negated
+        else Relation.DIFFERENT
+    )
 
 
 def _is_bare(general: Name, special: Name) -> bool:
     """Tell whether a name is nothing but the word that the other one ends in: 骨折, 贫血."""
     is_word = is_generic(general.core) and (len(general.core) > 1 or general.core == "癌")
-    return is_word and special.core.endswith(general.core) and _spread(general.qualities) <= _spread(special.qualities)
+    return (
+        is_word
+        and special.core.endswith(general.core)
+        and _spread(general.qualities) <= _spread(special.qualities)
+    )
 
 
 def _is_latin(plain: str) -> bool:
@@ -127,7 +165,8 @@ def _can_stand_for(short: Name, full: Name) -> bool:
 
 
 def _is_reordered(one: Name, other: Name) -> bool:
-    """Tell whether two names are the same characters in another order; with two sides in play, order matters."""
+    """Tell whether two names are the same characters in another order; with two sides in play,
+    order matters."""
     is_one_sided = all(len(name.qualities.get("side", ())) <= 1 for name in (one, other))
     return len(one.core) >= 4 and is_one_sided and sorted(one.core) == sorted(other.core)
 
@@ -141,7 +180,9 @@ def has_clash(one: Name, other: Name) -> bool:
         return True
     pairs = ((one.qualities, other.qualities), (one.written, other.written))
     return any(
-        axis in ours and axis in theirs and ours[axis].isdisjoint(theirs[axis]) for ours, theirs in pairs for axis in tables["exclusive"]
+        axis in ours and axis in theirs and ours[axis].isdisjoint(theirs[axis])
+        for ours, theirs in pairs
+        for axis in tables["exclusive"]
     )
 
 
@@ -158,7 +199,9 @@ def _distinct() -> dict[str, set[str]]:
 
 @cache
 def _strict_patterns() -> list[re.Pattern[str]]:
-    return [pattern for axis, _, pattern in quality_patterns() if axis in read_qualities()["strict"]]
+    return [
+        pattern for axis, _, pattern in quality_patterns() if axis in read_qualities()["strict"]
+    ]
 
 
 def _is_reversed(one: str, other: str) -> bool:
@@ -166,7 +209,9 @@ def _is_reversed(one: str, other: str) -> bool:
     for pattern in _strict_patterns():
         found = pattern.search(one)
         if found and not pattern.search(other):
-            beside = one[found.end() : found.end() + 2] or one[max(0, found.start() - 2) : found.start()]
+            beside = (
+                one[found.end() : found.end() + 2] or one[max(0, found.start() - 2) : found.start()]
+            )
             if beside in other:
                 return True
     return False
@@ -179,10 +224,18 @@ def _spread(qualities: Mapping[str, frozenset[str]]) -> set[tuple[str, str]]:
 def _compare_qualities(answer: Name, reference: Name) -> Relation:
     ours, theirs = _spread(answer.qualities), _spread(reference.qualities)
     apart = {axis for axis, _ in ours ^ theirs}
-    if not apart or all(axis in _MINOR and not (axis in answer.qualities and axis in reference.qualities) for axis in apart):
+    if not apart or all(
+        axis in _MINOR and not (axis in answer.qualities and axis in reference.qualities)
+        for axis in apart
+    ):
         return Relation.SAME
     stages = [name.qualities["stage"] for name in (answer, reference) if "stage" in name.qualities]
-    if apart == {"stage"} and len(stages) == 1 and re.search("[癌瘤]$", answer.core) and all(stage.isascii() for stage in stages[0]):
+    if (
+        apart == {"stage"}
+        and len(stages) == 1
+        and re.search("[癌瘤]$", answer.core)
+        and all(stage.isascii() for stage in stages[0])
+    ):
         return Relation.SAME  # the figure of how far a growth has spread is a detail of it
     if apart <= set(read_qualities()["soft"]):
         return Relation.OTHER_STAGE
@@ -193,13 +246,18 @@ def _compare_qualities(answer: Name, reference: Name) -> Relation:
 
 @lru_cache(maxsize=N_CACHED_NAMES)
 def _find_parents(kind: str) -> frozenset[str]:
-    """List whatever a diagnosis is a kind of, and what that is a kind of; a longer name is what the known one in it is."""
+    """List whatever a diagnosis is a kind of, and what that is a kind of; a longer name is what the
+    known one in it is."""
     kinds = _kinds()
     found: set[str] = set()
     ahead = (
         {kind}
         if kind in kinds
-        else {known for known in kinds if (len(known) >= 4 and known in kind) or (len(known) == 3 and kind.endswith(known))}
+        else {
+            known
+            for known in kinds
+            if (len(known) >= 4 and known in kind) or (len(known) == 3 and kind.endswith(known))
+        }
     )
     while ahead:
         parents = {parent for known in ahead for parent in kinds.get(known, ())} - found
@@ -212,7 +270,11 @@ def _are_siblings(one: Name, other: Name) -> bool:
     """Tell whether two names are known for different kinds of one disease."""
     kinds = _kinds()
     is_other_course = one.kind.lstrip("亚急慢") == other.kind.lstrip("亚急慢")
-    return one.kind != other.kind and not is_other_course and not kinds.get(one.kind, set()).isdisjoint(kinds.get(other.kind, set()))
+    return (
+        one.kind != other.kind
+        and not is_other_course
+        and not kinds.get(one.kind, set()).isdisjoint(kinds.get(other.kind, set()))
+    )
 
 
 @cache
@@ -228,7 +290,10 @@ def _kinds() -> dict[str, set[str]]:
 @cache
 def _meanings() -> dict[str, set[str]]:
     """Map a short form of several meanings to the cores of all of them."""
-    return {normalise(short): {parse_name(name).core for name in names} for short, names in read_qualities()["ambiguous"].items()}
+    return {
+        normalise(short): {parse_name(name).core for name in names}
+        for short, names in read_qualities()["ambiguous"].items()
+    }
 
 
 def are_together(one: Name, other: Name, reference: Name) -> bool:
@@ -239,6 +304,12 @@ def are_together(one: Name, other: Name, reference: Name) -> bool:
     """
     for first, second in ((one, other), (other, one)):
         missing = Counter(reference.core) - Counter(first.core)
-        if compare(first, reference) is Relation.MORE_GENERAL and missing.total() >= 2 and not missing - Counter(second.core):
-            return _spread(reference.qualities) <= _spread(first.qualities) | _spread(second.qualities)
+        if (
+            compare(first, reference) is Relation.MORE_GENERAL
+            and missing.total() >= 2
+            and not missing - Counter(second.core)
+        ):
+            return _spread(reference.qualities) <= _spread(first.qualities) | _spread(
+                second.qualities
+            )
     return False

@@ -1,7 +1,7 @@
 """How two names are alike as strings of characters.
 
-In: two cores of names. Out: whether one is the other with something put in, left out or replaced. Not done here: what that makes of the
-two diagnoses (`grading.relations`).
+In: two cores of names. Out: whether one is the other with something put in, left out or replaced.
+Not done here: what that makes of the two diagnoses (`grading.relations`).
 """
 
 import re
@@ -29,7 +29,8 @@ def are_kin(one: str, other: str) -> bool:
 
 
 def find_inserted(one: str, other: str) -> str | None:
-    """Give what the longer of two cores of one disease has more than the shorter, in any order; None where neither holds the other.
+    """Give what the longer of two cores of one disease has more than the shorter, in any order;
+    None where neither holds the other.
 
     >>> find_inserted("胃癌", "胃窦腺癌")
     '窦腺'
@@ -47,7 +48,8 @@ def find_inserted(one: str, other: str) -> str | None:
 
 
 def is_replaced(one: str, other: str) -> bool:
-    """Tell whether one name is the other with a word replaced by another: 房间隔缺损, 室间隔缺损."""
+    """Tell whether one name is the other with a word replaced by another: 房间隔缺损,
+    室间隔缺损."""
     n_before = Prefix.similarity(one, other)
     one, other = one[n_before:], other[n_before:]
     n_after = Postfix.similarity(one, other)
@@ -55,12 +57,15 @@ def is_replaced(one: str, other: str) -> bool:
 
 
 def holds_all(text: str, other: str) -> bool:
-    """Tell whether every character of the other text that says something stands in the first, in any order.
+    """Tell whether every character of the other text that says something stands in the first, in
+    any order.
 
     >>> holds_all("脑出血左侧基底节", "左侧基底节区脑出血")
     True
     """
-    return all(character in text or character in _LIGHT or character in _FILLERS for character in other)
+    return all(
+        character in text or character in _LIGHT or character in _FILLERS for character in other
+    )
 
 
 def is_generic(core: str) -> bool:

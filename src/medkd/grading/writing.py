@@ -1,6 +1,8 @@
-"""How a name is written, brought to one: width, case, numbering, old characters, English qualities, synonyms.
+"""How a name is written, brought to one: width, case, numbering, old characters, English qualities,
+synonyms.
 
-In: a name as somebody wrote it. Out: the same in plain form, under the one name of `synonyms.yaml`. The other tables are read here too.
+In: a name as somebody wrote it. Out: the same in plain form, under the one name of `synonyms.yaml`.
+The other tables are read here too.
 Not done here: taking a name apart (`grading.names`).
 """
 
@@ -15,7 +17,8 @@ TABLES_DIR = Path(__file__).parent
 
 @lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
-    """Bring a name to one width, case and numbering; white space, punctuation and quotation marks go.
+    """Bring a name to one width, case and numbering; white space, punctuation and quotation marks
+    go.
 
     >>> normalise("Ⅱ型 糖尿病（T2DM）")
     '2型糖尿病t2dm'
@@ -31,14 +34,20 @@ def normalise(text: str) -> str:
     plain = re.sub(r"甲状腺([左右])侧?叶", r"\1侧甲状腺", plain)
     plain = re.sub(r"(?<=[左右双侧])乳(?![腺房头突糜])|乳房", "乳腺", plain)
     plain = re.sub(r"([胸腰颈骶])(?=[0-9])", lambda found: _VERTEBRAE[found[0]], plain)
-    plain = _english().sub(lambda found: read_qualities()["english"][found[0].removesuffix("-sided")], plain)
+    plain = _english().sub(
+        lambda found: read_qualities()["english"][found[0].removesuffix("-sided")], plain
+    )
     plain = re.sub(
         r"(?:(?<![a-z])|(?<=ckd))(viii|vii|vi|iv|v|iii|ii|i)(?=[a-c]?[型期级度类])",
         lambda found: _ROMAN[found[1]],
         re.sub(r"\s", "", plain),
     )
     plain = re.sub(r"(?<=type)(iv|iii|ii|i)(?=[a-z])", lambda found: _ROMAN[found[1]], plain)
-    plain = re.sub(r"[一二三四五六](?=[型期级度](?!联))", lambda found: str("一二三四五六".index(found[0]) + 1), plain)
+    plain = re.sub(
+        r"[一二三四五六](?=[型期级度](?!联))",
+        lambda found: str("一二三四五六".index(found[0]) + 1),
+        plain,
+    )
     return re.sub(r"[\W_]", "", plain)
 
 
@@ -82,7 +91,10 @@ def _synonyms(path: Path | None) -> tuple[dict[str, str], re.Pattern[str]]:
             if written.isascii() and written.endswith(word) and len(written) > len(word) + 3:
                 names.setdefault(written.removesuffix(word) + chinese, name)  # Guillain-Barré综合征
     longest_first = sorted(names, key=lambda name: (-len(name), name))
-    whole_words = (rf"(?<![a-z]){re.escape(n)}(?![a-z])" if n.isascii() else re.escape(n) for n in longest_first)
+    whole_words = (
+        rf"(?<![a-z]){re.escape(n)}(?![a-z])" if n.isascii() else re.escape(n)
+        for n in longest_first
+    )
     return names, re.compile("|".join(whole_words))
 
 
@@ -112,13 +124,17 @@ def _simplified() -> dict[int, str]:
 
     characters = [chr(code) for code in range(0x4E00, 0xA000)]
     simple = OpenCC("t2s").convert("\n".join(characters)).split("\n")
-    pairs = [*zip(characters, simple, strict=True), *(tuple(pair) for pair in read_qualities()["variants"])]
+    pairs = [
+        *zip(characters, simple, strict=True),
+        *(tuple(pair) for pair in read_qualities()["variants"]),
+    ]
     return {ord(old): new for old, new in pairs if old != new}
 
 
 @cache
 def read_qualities() -> dict[str, Any]:
-    """Read what keeps two names apart, and what the characters and words of one name may look like."""
+    """Read what keeps two names apart, and what the characters and words of one name may look
+    like."""
     return read_table("qualities.yaml")
 
 

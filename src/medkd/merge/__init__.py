@@ -1,1 +1,2 @@
-"""Merging rationales and open datasets into one training set: schemas, duplicates, layouts, the stage itself."""
+"""Merging rationales and open datasets into one training set: schemas, duplicates, layouts, the
+stage itself."""

@@ -1,7 +1,8 @@
 """Finds rows whose question holds a benchmark's question: such a row may not be trained on.
 
-In: the questions of a benchmark, and plain questions of rows. Out: which row holds at least the wanted share of which question's
-character 8-grams. Not done here: paraphrases of a question, or a benchmark's answers in a row's reasoning.
+In: the questions of a benchmark, and plain questions of rows. Out: which row holds at least the
+wanted share of which question's character 8-grams. Not done here: paraphrases of a question, or a
+benchmark's answers in a row's reasoning.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,18 @@ from medkd.merge.grams import hash_grams, make_plain
 from medkd.merge.schemas import FOREIGN, Drop, find_schema
 
 N_GRAM = 8
-QUESTION_FIELDS = ("question", "Question", "input", "prompt", "query", "instruction", "text", "content", "题目", "问题")
+QUESTION_FIELDS = (
+    "question",
+    "Question",
+    "input",
+    "prompt",
+    "query",
+    "instruction",
+    "text",
+    "content",
+    "题目",
+    "问题",
+)
 """Where a benchmark of no known schema may hold its question; the first that is there is taken."""
 
 
@@ -34,7 +46,9 @@ class Benchmark:
         import numpy as np
 
         grams = hash_grams(plain, N_GRAM)
-        owners = np.repeat(np.arange(len(plain), dtype=np.int64), np.diff(grams.offsets.astype(np.int64)))
+        owners = np.repeat(
+            np.arange(len(plain), dtype=np.int64), np.diff(grams.offsets.astype(np.int64))
+        )
         order = np.lexsort((owners, grams.hashes))
         hashes, owners = grams.hashes[order], owners[order]
         is_new = np.ones(len(hashes), dtype=bool)
@@ -45,22 +59,32 @@ class Benchmark:
         self._sizes = np.bincount(self._owners, minlength=len(plain))
 
     def find(self, plain: Sequence[str], share: float) -> Iterator[Hit]:
-        """Say which of some rows hold at least `share` of a question's n-grams: the question they hold most of."""
+        """Say which of some rows hold at least `share` of a question's n-grams: the question they
+        hold most of."""
         import numpy as np
 
         if not len(self._hashes) or not plain:
             return
         grams = hash_grams(plain, N_GRAM)
-        rows = np.repeat(np.arange(len(plain), dtype=np.int64), np.diff(grams.offsets.astype(np.int64)))
+        rows = np.repeat(
+            np.arange(len(plain), dtype=np.int64), np.diff(grams.offsets.astype(np.int64))
+        )
         places = np.minimum(np.searchsorted(self._hashes, grams.hashes), len(self._hashes) - 1)
         is_known = self._hashes[places] == grams.hashes
         once = np.unique(np.stack([rows[is_known], places[is_known]], axis=1), axis=0)
         counts = self._starts[once[:, 1] + 1] - self._starts[once[:, 1]]
-        firsts = np.repeat(self._starts[once[:, 1]] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        pairs, n_shared = np.unique(np.repeat(once[:, 0], counts) * len(self._sizes) + self._owners[firsts], return_counts=True)
+        firsts = np.repeat(
+            self._starts[once[:, 1]] - np.cumsum(counts) + counts, counts
+        ) + np.arange(counts.sum())
+        pairs, n_shared = np.unique(
+            np.repeat(once[:, 0], counts) * len(self._sizes) + self._owners[firsts],
+            return_counts=True,
+        )
         held = n_shared / self._sizes[pairs % len(self._sizes)]
         best: dict[int, Hit] = {}
-        for pair, part in zip(pairs[held >= share].tolist(), held[held >= share].tolist(), strict=True):
+        for pair, part in zip(
+            pairs[held >= share].tolist(), held[held >= share].tolist(), strict=True
+        ):
             row, question = divmod(pair, len(self._sizes))
             if row not in best or part > best[row].share:
                 best[row] = Hit(row, question, round(part, 4))
@@ -68,7 +92,8 @@ class Benchmark:
 
 
 def read_questions(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """Read the questions of benchmark files, each with its place; raises InputError for a file that holds none."""
+    """Read the questions of benchmark files, each with its place; raises InputError for a file that
+    holds none."""
     found: list[tuple[str, str]] = []
     for path in paths:
         before, fields = len(found), list[str]()
@@ -79,12 +104,15 @@ def read_questions(paths: Iterable[Path]) -> list[tuple[str, str]]:
             fields = fields or name_fields(row)
         if len(found) == before:
             names = ", ".join(QUESTION_FIELDS)
-            raise InputError(f"{path}: no question found in this benchmark; found fields: {', '.join(fields) or 'none'}; expected {names}")
+            raise InputError(
+                f"{path}: no question found in this benchmark; found fields: {', '.join(fields) or 'none'}; expected {names}"
+            )
     return found
 
 
 def find_question(row: Any) -> str:
-    """Find the question of a benchmark's row: as its schema says, or in a field whose name says so."""
+    """Find the question of a benchmark's row: as its schema says, or in a field whose name says
+    so."""
     if isinstance(row, str):
         return row
     if not isinstance(row, dict):

@@ -1,6 +1,8 @@
-"""Reads a JSON array element by element, however large the file, and goes on behind an element that is broken.
+"""Reads a JSON array element by element, however large the file, and goes on behind an element that
+is broken.
 
-In: a UTF-8 file that begins with `[`. Out: its elements with their numbers, a broken one as None. Not done here: any other form.
+In: a UTF-8 file that begins with `[`. Out: its elements with their numbers, a broken one as None.
+Not done here: any other form.
 """
 
 import codecs
@@ -35,7 +37,9 @@ class _Text:
             self.text += self._decoder.decode(chunk, final=self.is_at_end)
         except UnicodeDecodeError as error:
             line = self._n_lines + chunk[: error.start].count(b"\n")
-            raise InputError(f"{self._path}:{line}: not UTF-8 text; convert the file with iconv and try again") from error
+            raise InputError(
+                f"{self._path}:{line}: not UTF-8 text; convert the file with iconv and try again"
+            ) from error
         self._n_lines += chunk.count(b"\n")
 
     def forget(self, position: int) -> None:
@@ -43,7 +47,8 @@ class _Text:
 
 
 def read_array(path: Path) -> Iterator[tuple[int, Any]]:
-    """Give each element of an array with its number; None for one that is broken. Raises InputError for no UTF-8 text."""
+    """Give each element of an array with its number; None for one that is broken. Raises InputError
+    for no UTF-8 text."""
     decoder = json.JSONDecoder()
     with path.open("rb") as file:
         window = _Text(file, path)
@@ -83,25 +88,33 @@ def _find_element(window: _Text, position: int) -> int:
 
 
 def _decode(decoder: json.JSONDecoder, window: _Text, position: int) -> tuple[Any, int]:
-    """Decode the element at a position, reading on while it may only be cut off; raises JSONDecodeError where it is broken."""
+    """Decode the element at a position, reading on while it may only be cut off; raises
+    JSONDecodeError where it is broken."""
     while True:
         try:
             element, end = decoder.raw_decode(window.text, position)
         except json.JSONDecodeError as error:
-            may_be_cut = error.pos >= len(window.text) - 16 or error.msg.startswith("Unterminated string")
+            may_be_cut = error.pos >= len(window.text) - 16 or error.msg.startswith(
+                "Unterminated string"
+            )
             if window.is_at_end or not may_be_cut or len(window.text) - position > MAX_ELEMENT:
                 raise
         else:
-            if end < len(window.text) or window.is_at_end:  # a number that ends with the window may go on behind it
+            if (
+                end < len(window.text) or window.is_at_end
+            ):  # a number that ends with the window may go on behind it
                 return element, end
         window.read_more()
 
 
 def _restart_at(first_field: str) -> re.Pattern[str]:
-    """Say where a next element may begin: as the first one did, so that no object inside a broken element is taken for one."""
+    """Say where a next element may begin: as the first one did, so that no object inside a broken
+    element is taken for one."""
     if not first_field:
         return re.compile(r"\}\s*,\s*(?=\{)")
-    return re.compile(r",\s*(?=\{\s*" + re.escape(json.dumps(first_field, ensure_ascii=False)) + ")")
+    return re.compile(
+        r",\s*(?=\{\s*" + re.escape(json.dumps(first_field, ensure_ascii=False)) + ")"
+    )
 
 
 def _find_restart(window: _Text, position: int, restart: re.Pattern[str]) -> int:

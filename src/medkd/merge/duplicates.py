@@ -1,7 +1,8 @@
 """Finds questions that are there twice, exactly or nearly.
 
-In: signatures of plain texts, and a way to read them. Out: pairs to leave one of. Near means a Jaccard similarity of character 3-grams;
-MinHash signatures propose, the real similarity decides. Not done here: which of two copies stays (`merge.selection`).
+In: signatures of plain texts, and a way to read them. Out: pairs to leave one of. Near means a
+Jaccard similarity of character 3-grams; MinHash signatures propose, the real similarity decides.
+Not done here: which of two copies stays (`merge.selection`).
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 SHINGLE = 3
 BAND = 5
 N_BANDS = 26
-"""At a similarity of 0.7 some band of a pair agrees with a probability of 0.991, at 0.8 with 0.99997."""
+"""At a similarity of 0.7 some band of a pair agrees with a probability of 0.991, at 0.8 with
+0.99997."""
 SLACK = 0.15
 """How far the similarity of two signatures may lie below the real one: four standard deviations."""
 MAX_NEIGHBOURS = 200
@@ -25,19 +27,23 @@ _COMPARED_AT_ONCE = 2**18
 
 
 def sign(texts: Sequence[str]) -> "NDArray[np.uint8]":
-    """Give a MinHash signature for each plain text, one byte a place: all that a band needs to tell texts apart."""
+    """Give a MinHash signature for each plain text, one byte a place: all that a band needs to tell
+    texts apart."""
     import numpy as np
     from rensa import RMinHash  # pyright: ignore[reportMissingTypeStubs, reportAttributeAccessIssue]
 
     if not texts:
         return np.zeros((0, BAND * N_BANDS), dtype=np.uint8)
     grams = hash_grams(texts, SHINGLE)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams.hashes, grams.offsets, BAND * N_BANDS, 1)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+        grams.hashes, grams.offsets, BAND * N_BANDS, 1
+    )
     return np.array(matrix.to_rows(), dtype=np.uint32).astype(np.uint8)
 
 
 def propose_pairs(signatures: "NDArray[np.uint8]", threshold: float) -> "NDArray[np.int64]":
-    """List pairs of rows that agree in some band and look similar enough, as two columns, the smaller number first."""
+    """List pairs of rows that agree in some band and look similar enough, as two columns, the
+    smaller number first."""
     import numpy as np
 
     n = len(signatures)
@@ -64,11 +70,20 @@ def _band_keys(signatures: "NDArray[np.uint8]", band: int) -> "NDArray[np.uint64
     return keys.view(np.uint64).ravel()
 
 
-def _look_alike(signatures: "NDArray[np.uint8]", one: "NDArray[np.int64]", other: "NDArray[np.int64]", share: float) -> "NDArray[np.bool_]":
+def _look_alike(
+    signatures: "NDArray[np.uint8]",
+    one: "NDArray[np.int64]",
+    other: "NDArray[np.int64]",
+    share: float,
+) -> "NDArray[np.bool_]":
     import numpy as np
 
     parts = [
-        (signatures[one[start : start + _COMPARED_AT_ONCE]] == signatures[other[start : start + _COMPARED_AT_ONCE]]).mean(axis=1) >= share
+        (
+            signatures[one[start : start + _COMPARED_AT_ONCE]]
+            == signatures[other[start : start + _COMPARED_AT_ONCE]]
+        ).mean(axis=1)
+        >= share
         for start in range(0, len(one), _COMPARED_AT_ONCE)
     ]
     return np.concatenate(parts)

@@ -1,6 +1,7 @@
 """Character n-grams of many texts at once, as numbers.
 
-In: texts. Out: the hashes of their n-grams in one flat array, and where each text's begin. Not done here: comparing them.
+In: texts. Out: the hashes of their n-grams in one flat array, and where each text's begin. Not done
+here: comparing them.
 """
 
 import re
@@ -42,7 +43,9 @@ def hash_grams(texts: Sequence[str], n: int) -> Grams:
     offsets = np.concatenate([[0], np.cumsum(lengths - n + 1)]).astype(np.uint64)
     if not padded:
         return Grams(np.zeros(0, dtype=np.uint64), offsets)
-    codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
+    codes = np.frombuffer(
+        "".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32
+    ).astype(np.uint64)
     n_starts = len(codes) - n + 1
     hashes = np.zeros(n_starts, dtype=np.uint64)
     for place in range(n):

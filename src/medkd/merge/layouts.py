@@ -1,7 +1,9 @@
 """Writes a dataset in the forms that trainers read, one row after the other.
 
-In: examples of one split. Out: `messages/` (JSON Lines for TRL, ms-swift and OpenAI's form), `parquet/` where wanted.
-Not done here: LLaMA-Factory's folder (`merge.llamafactory`), our own form (`Example` records, written by the stage).
+In: examples of one split. Out: `messages/` (JSON Lines for TRL, ms-swift and OpenAI's form),
+`parquet/` where wanted.
+Not done here: LLaMA-Factory's folder (`merge.llamafactory`), our own form (`Example` records,
+written by the stage).
 """
 
 from collections.abc import Callable, Generator
@@ -12,8 +14,8 @@ from typing import Any
 import orjson
 
 from medkd.core import thinking
-from medkd.core.artifacts import write_atomically
 from medkd.core.errors import InputError
+from medkd.core.jsonl import write_atomically
 from medkd.core.records import Example, Split
 
 Write = Callable[[Example], object]
@@ -49,11 +51,31 @@ def open_parquet(path: Path) -> Generator[Write, None, None]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    texts = ("id", "source", "style", "system", "instruction", "input", "reasoning", "answer", "reference", "lineage")
+    texts = (
+        "id",
+        "source",
+        "style",
+        "system",
+        "instruction",
+        "input",
+        "reasoning",
+        "answer",
+        "reference",
+        "lineage",
+    )
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-    schema = pa.schema([*((name, pa.string()) for name in texts), ("department", pa.list_(pa.string())), ("messages", pa.list_(turn))])
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in texts),
+            ("department", pa.list_(pa.string())),
+            ("messages", pa.list_(turn)),
+        ]
+    )
     waiting: list[dict[str, Any]] = []
-    with write_atomically(path, binary=True) as file, ParquetWriter(file, schema, compression="zstd") as writer:
+    with (
+        write_atomically(path, binary=True) as file,
+        ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
 
         def write(example: Example) -> None:
             fields = example.model_dump(mode="json")
@@ -75,15 +97,21 @@ def check_parquet() -> None:
     from importlib.util import find_spec
 
     if find_spec("pyarrow") is None:
-        raise InputError("--parquet: writing it needs pyarrow; pip install pyarrow, or leave --parquet out")
+        raise InputError(
+            "--parquet: writing it needs pyarrow; pip install pyarrow, or leave --parquet out"
+        )
 
 
-def open_layouts(directory: Path, split: Split, stack: ExitStack, with_parquet: bool) -> list[Write]:
+def open_layouts(
+    directory: Path, split: Split, stack: ExitStack, with_parquet: bool
+) -> list[Write]:
     """Open every file that one split is written to in the stage's own directory."""
     writers = [
         stack.enter_context(open_records(directory / f"{split}.jsonl")),
         stack.enter_context(open_messages(directory / "messages" / f"{split}.jsonl")),
     ]
     if with_parquet:
-        writers.append(stack.enter_context(open_parquet(directory / "parquet" / f"{split}.parquet")))
+        writers.append(
+            stack.enter_context(open_parquet(directory / "parquet" / f"{split}.parquet"))
+        )
     return writers

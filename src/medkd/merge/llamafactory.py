@@ -1,7 +1,9 @@
-"""Writes a dataset for LLaMA-Factory: alpaca files, their entries in `dataset_info.json`, and a recipe that trains on them.
+"""Writes a dataset for LLaMA-Factory: alpaca files, their entries in `dataset_info.json`, and a
+recipe that trains on them.
 
-In: examples of one split; the folder, which may be LLaMA-Factory's own `data`. Out: files named `medkd_*` in it and entries of the same
-names; every other entry stays as it was. Not done here: running LLaMA-Factory.
+In: examples of one split; the folder, which may be LLaMA-Factory's own `data`. Out: files named
+`medkd_*` in it and entries of the same names; every other entry stays as it was. Not done here:
+running LLaMA-Factory.
 """
 
 import json
@@ -14,8 +16,8 @@ from typing import Any, cast
 import orjson
 
 from medkd.core import thinking
-from medkd.core.artifacts import write_atomically, write_json, write_text
 from medkd.core.errors import InputError
+from medkd.core.jsonl import write_atomically, write_json, write_text
 from medkd.core.records import Example, Split
 from medkd.merge.layouts import Write
 
@@ -30,7 +32,8 @@ def name_dataset(split: Split) -> str:
 
 
 def to_alpaca(example: Example) -> dict[str, str]:
-    """Write an example in the alpaca form; LLaMA-Factory joins instruction and input by a newline."""
+    """Write an example in the alpaca form; LLaMA-Factory joins instruction and input by a
+    newline."""
     return {
         "system": example.system,
         "instruction": example.instruction,
@@ -55,16 +58,21 @@ def open_alpaca(folder: Path, split: Split) -> Generator[Write, None, None]:
 
 
 def read_registry(folder: Path) -> dict[str, Any]:
-    """Read the registry that is in a folder already; raises InputError where it is none, before anything is written."""
+    """Read the registry that is in a folder already; raises InputError where it is none, before
+    anything is written."""
     path = folder / REGISTRY
     if not path.exists():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); mend it or give another --llamafactory") from error
+        raise InputError(
+            f"{path}: cannot be read as JSON ({error}); mend it or give another --llamafactory"
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: is no mapping of datasets; mend it or give another --llamafactory")
+        raise InputError(
+            f"{path}: is no mapping of datasets; mend it or give another --llamafactory"
+        )
     return cast(dict[str, Any], content)
 
 
@@ -75,17 +83,30 @@ def write_registry(folder: Path, splits: Sequence[Split]) -> None:
         registry[name_dataset(split)] = {
             "file_name": f"{name_dataset(split)}.json",
             "formatting": "alpaca",
-            "columns": {"prompt": "instruction", "query": "input", "response": "output", "system": "system"},
+            "columns": {
+                "prompt": "instruction",
+                "query": "input",
+                "response": "output",
+                "system": "system",
+            },
         }
     write_json(folder / REGISTRY, registry)
 
 
 def write_recipe(folder: Path, splits: Sequence[Split], longest: int, is_tokens: bool) -> None:
-    """Write the worked example's settings as a recipe, and the DeepSpeed settings it names; its cut-off trims no row."""
+    """Write the worked example's settings as a recipe, and the DeepSpeed settings it names; its
+    cut-off trims no row."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701  (YAML)
-    template = environment.from_string(files("medkd.merge").joinpath("llamafactory.yaml.jinja").read_text(encoding="utf-8"))
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701
+    )
+    template = environment.from_string(
+        files("medkd.merge").joinpath("llamafactory.yaml.jinja").read_text(encoding="utf-8")
+    )
     cut_off = next((bound for bound in CUT_OFFS if longest <= bound), CUT_OFFS[-1])
     text = template.render(
         train=name_dataset("train"),
@@ -96,4 +117,7 @@ def write_recipe(folder: Path, splits: Sequence[Split], longest: int, is_tokens:
         fits=longest <= cut_off,
     )
     write_text(folder / "medkd_sft.yaml", text)
-    write_text(folder / "medkd_deepspeed.json", files("medkd.merge").joinpath("deepspeed.json").read_text(encoding="utf-8"))
+    write_text(
+        folder / "medkd_deepspeed.json",
+        files("medkd.merge").joinpath("deepspeed.json").read_text(encoding="utf-8"),
+    )

@@ -1,7 +1,10 @@
-"""Turns a row of any known schema into an `Example`: texts repaired, tags taken out, where it comes from written beside it.
+"""Turns a row of any known schema into an `Example`: texts repaired, tags taken out, where it comes
+from written beside it.
 
-In: one decoded row and its `Origin`. Out: a `Row`, or a reason why there is none; repairs are counted.
-Not done here: which fields hold what (`merge.schemas`), duplicates, style and split of rows that come without one.
+In: one decoded row and its `Origin`. Out: a `Row`, or a reason why there is none; repairs are
+counted.
+Not done here: which fields hold what (`merge.schemas`), duplicates, style and split of rows that
+come without one.
 """
 
 import hashlib
@@ -63,7 +66,9 @@ def _make_row(parts: Parts, origin: Origin, repairs: Counter[str]) -> Row | Drop
     if not all(isinstance(part, str) for part in parts):
         return Drop.NOT_TEXT
     question = _take_off_instruction(_clean(parts.question, repairs), repairs)
-    reasoning, answer = take_out_tags(_clean(parts.reasoning, repairs), _clean(parts.answer, repairs), repairs)
+    reasoning, answer = take_out_tags(
+        _clean(parts.reasoning, repairs), _clean(parts.answer, repairs), repairs
+    )
     if not question:
         return Drop.NO_QUESTION
     if not reasoning:
@@ -86,7 +91,8 @@ def _make_row(parts: Parts, origin: Origin, repairs: Counter[str]) -> Row | Drop
 
 
 def take_out_tags(reasoning: str, answer: str, repairs: Counter[str]) -> tuple[str, str]:
-    """Part a reasoning from its answer where tags hold them together; the opening tag may be missing."""
+    """Part a reasoning from its answer where tags hold them together; the opening tag may be
+    missing."""
     if thinking.CLOSE in answer:
         repairs["tags_taken_out"] += 1
         repairs["missing_opening_tag"] += thinking.OPEN not in answer
@@ -98,7 +104,8 @@ def take_out_tags(reasoning: str, answer: str, repairs: Counter[str]) -> tuple[s
 
 
 def _take_off_instruction(question: str, repairs: Counter[str]) -> str:
-    """Take off an instruction of ours that the row came back with: which rows stand under one is drawn anew."""
+    """Take off an instruction of ours that the row came back with: which rows stand under one is
+    drawn anew."""
     for instruction in known_instructions():
         if question.startswith(instruction) and question[len(instruction) :].startswith("\n"):
             repairs["instruction_taken_off"] += 1
@@ -107,7 +114,8 @@ def _take_off_instruction(question: str, repairs: Counter[str]) -> str:
 
 
 def _clean(text: str, repairs: Counter[str]) -> str:
-    """Repair white space: line ends, blanks before them, more than one empty line, marks that cannot be seen."""
+    """Repair white space: line ends, blanks before them, more than one empty line, marks that
+    cannot be seen."""
     cleaned = text.replace("\r\n", "\n").replace("\r", "\n")
     for name, pattern, replacement in _REPAIRS:
         cleaned, n = pattern.subn(replacement, cleaned)
@@ -126,8 +134,17 @@ def simplify(row: Row, repairs: Counter[str]) -> Row:
     """Write traditional characters as simplified ones; counts the rows that held any."""
     converter = _load_converter()
     example = row.example
-    texts = {"input": example.input, "reasoning": example.reasoning, "answer": example.answer, "reference": example.reference}
-    changed = {name: converted for name, text in texts.items() if (converted := str(converter.convert(text))) != text}
+    texts = {
+        "input": example.input,
+        "reasoning": example.reasoning,
+        "answer": example.answer,
+        "reference": example.reference,
+    }
+    changed = {
+        name: converted
+        for name, text in texts.items()
+        if (converted := str(converter.convert(text))) != text
+    }
     if not changed:
         return row
     repairs["simplified"] += 1

@@ -1,7 +1,9 @@
-"""Recognises the schema of a row from its fields, never from the file's name, and takes question, reasoning and answer out of it.
+"""Recognises the schema of a row from its fields, never from the file's name, and takes question,
+reasoning and answer out of it.
 
-In: one decoded row. Out: its `Parts`, uncleaned, or a reason why there are none. A new schema is one small function below and one
-line in `FOREIGN`. Not done here: cleaning and our own records (`merge.rows`), reading files (`merge.files`).
+In: one decoded row. Out: its `Parts`, uncleaned, or a reason why there are none. A new schema is
+one small function below and one line in `FOREIGN`. Not done here: cleaning and our own records
+(`merge.rows`), reading files (`merge.files`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -75,13 +77,16 @@ def _read_question_think_answer(row: Row) -> Parts:
 
 
 def _read_alpaca(row: Row) -> Parts | Drop:
-    """Read alpaca rows as LLaMA-Factory does: tags inside the output, the instruction joined to its input by a line break."""
+    """Read alpaca rows as LLaMA-Factory does: tags inside the output, the instruction joined to its
+    input by a line break."""
     instruction, question = row["instruction"], row.get("input") or ""
     if row.get("history"):
         return Drop.SEVERAL_TURNS
     if not isinstance(instruction, str) or not isinstance(question, str):
         return Parts(None, "", row["output"])
-    return Parts("\n".join(part for part in (instruction, question) if part.strip()), "", row["output"])
+    return Parts(
+        "\n".join(part for part in (instruction, question) if part.strip()), "", row["output"]
+    )
 
 
 def _read_query_response(row: Row) -> Parts | Drop:
@@ -97,20 +102,34 @@ def _read_sharegpt(row: Row) -> Parts | Drop:
     return _read_turns(row["conversations"])
 
 
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant", "bing": "assistant"}
+_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "bing": "assistant",
+}
 """What ShareGPT and its likes call the two who speak."""
 
 
 def _read_turns(turns: Any) -> Parts | Drop:
-    """Read a conversation of one question and one answer, whatever it calls its turns; the reasoning may stand beside the content."""
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in cast(list[Any], turns)):
+    """Read a conversation of one question and one answer, whatever it calls its turns; the
+    reasoning may stand beside the content."""
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) for turn in cast(list[Any], turns)
+    ):
         return Drop.NOT_TEXT
     spoken = [(_find_role(turn), turn) for turn in cast(list[dict[str, Any]], turns)]
     spoken = [(role, turn) for role, turn in spoken if role != "system"]
     if [role for role, _ in spoken] != ["user", "assistant"]:
         return Drop.SEVERAL_TURNS if len(spoken) > 2 else Drop.NOT_TEXT
     (_, asked), (_, said) = spoken
-    return Parts(_read_content(asked), said.get("reasoning_content") or said.get("reasoning") or "", _read_content(said))
+    return Parts(
+        _read_content(asked),
+        said.get("reasoning_content") or said.get("reasoning") or "",
+        _read_content(said),
+    )
 
 
 def _find_role(turn: Row) -> str:
@@ -123,22 +142,35 @@ def _read_content(turn: Row) -> Any:
     content = turn.get("content", turn.get("value"))
     if not isinstance(content, list):
         return content
-    texts = [cast(dict[str, Any], part).get("text") if isinstance(part, dict) else part for part in cast(list[Any], content)]
-    return "\n".join(cast(Sequence[str], texts)) if all(isinstance(text, str) for text in texts) else None
+    texts = [
+        cast(dict[str, Any], part).get("text") if isinstance(part, dict) else part
+        for part in cast(list[Any], content)
+    ]
+    return (
+        "\n".join(cast(Sequence[str], texts))
+        if all(isinstance(text, str) for text in texts)
+        else None
+    )
 
 
 FOREIGN: dict[str, tuple[frozenset[str], Callable[[Row], Parts | Drop]]] = {
     "medical-o1": (frozenset({"Question", "Complex_CoT", "Response"}), _read_medical_o1),
-    "medical-r1": (frozenset({"question", "reasoning (reasoning_content)", "response (content)"}), _read_medical_r1),
+    "medical-r1": (
+        frozenset({"question", "reasoning (reasoning_content)", "response (content)"}),
+        _read_medical_r1,
+    ),
     "psychology": (frozenset({"input", "reasoning_content", "content"}), _read_psychology),
-    "question-think-answer": (frozenset({"question", "think", "answer"}), _read_question_think_answer),
+    "question-think-answer": (
+        frozenset({"question", "think", "answer"}),
+        _read_question_think_answer,
+    ),
     "messages": (frozenset({"messages"}), _read_messages),
     "sharegpt": (frozenset({"conversations"}), _read_sharegpt),
     "alpaca": (frozenset({"instruction", "output"}), _read_alpaca),
     "query-response": (frozenset({"query", "response"}), _read_query_response),
 }
-"""Schema to the fields it is known by and the function that reads it; the first that fits is taken. LLaMA-Factory's files are `alpaca`
-or `sharegpt`, those of ms-swift and OpenAI `messages`."""
+"""Schema to the fields it is known by and the function that reads it; the first that fits is taken.
+LLaMA-Factory's files are `alpaca` or `sharegpt`, those of ms-swift and OpenAI `messages`."""
 
 OWN = {
     "verified rationales": frozenset({"rationale", "verdicts"}),
@@ -158,4 +190,8 @@ def find_schema(fields: frozenset[str]) -> str | None:
 def describe_schemas(names: Sequence[str] = ()) -> str:
     """List what is expected, for an error message; all there are, or those named."""
     known = {**OWN, **{name: needed for name, (needed, _) in FOREIGN.items()}}
-    return "; ".join(f"{name}: {', '.join(sorted(needed))}" for name, needed in known.items() if not names or name in names)
+    return "; ".join(
+        f"{name}: {', '.join(sorted(needed))}"
+        for name, needed in known.items()
+        if not names or name in names
+    )

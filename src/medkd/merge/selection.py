@@ -1,6 +1,8 @@
-"""Decides which rows stay: the better copy of two, nothing that is in the test split or a benchmark, no more of a source than wanted.
+"""Decides which rows stay: the better copy of two, nothing that is in the test split or a
+benchmark, no more of a source than wanted.
 
-In: rows on a spool. Out: the numbers of those that stay, by split and in their shuffled order, and a list of what fell and why.
+In: rows on a spool. Out: the numbers of those that stay, by split and in their shuffled order, and
+a list of what fell and why.
 Not done here: reading and writing files.
 """
 
@@ -62,21 +64,36 @@ class _Choice:
             self.is_looping[number] = is_looping(self.spool.read(number).reasoning)
 
     def rank(self, numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
-        """Put the copy first that is to stay: one that came as test, then as val, then with a known diagnosis, then the better reasoned.
+        """Put the copy first that is to stay: one that came as test, then as val, then with a known
+        diagnosis, then the better reasoned.
 
         Better reasoned is one that does not go in circles, then the longer one.
         """
         import numpy as np
 
-        n_reasoning = np.minimum(Spool.column(self.spool.n_reasoning)[numbers].astype(np.int64), MAX_REASONING)
-        has_diagnosis, order = Spool.column(self.spool.known)[numbers] > 0, Spool.column(self.spool.order)[numbers]
-        came_with = np.where(Spool.column(self.spool.is_settled)[numbers] > 0, self.split[numbers], TRAIN)
+        n_reasoning = np.minimum(
+            Spool.column(self.spool.n_reasoning)[numbers].astype(np.int64), MAX_REASONING
+        )
+        has_diagnosis, order = (
+            Spool.column(self.spool.known)[numbers] > 0,
+            Spool.column(self.spool.order)[numbers],
+        )
+        came_with = np.where(
+            Spool.column(self.spool.is_settled)[numbers] > 0, self.split[numbers], TRAIN
+        )
         keys = (order, -n_reasoning, self.is_looping[numbers], ~has_diagnosis, -came_with)
         return numbers[np.lexsort(keys)]
 
 
-def select(spool: Spool, near: float, contained: float, benchmark: Sequence[tuple[str, str]], takes: Mapping[str, float]) -> Selection:
-    """Choose the rows that stay; `benchmark` holds places and questions, `takes` a share or a number of rows for a source."""
+def select(
+    spool: Spool,
+    near: float,
+    contained: float,
+    benchmark: Sequence[tuple[str, str]],
+    takes: Mapping[str, float],
+) -> Selection:
+    """Choose the rows that stay; `benchmark` holds places and questions, `takes` a share or a
+    number of rows for a source."""
     import numpy as np
 
     choice = _Choice(spool)
@@ -90,7 +107,11 @@ def select(spool: Spool, near: float, contained: float, benchmark: Sequence[tupl
     order = Spool.column(spool.order) if len(spool) else np.zeros(0)
     rows: dict[Split, Sequence[int]] = {}
     for place, split in enumerate(SPLITS):
-        numbers = np.flatnonzero(choice.stays & (choice.split == place)) if len(spool) else np.zeros(0, dtype=np.int64)
+        numbers = (
+            np.flatnonzero(choice.stays & (choice.split == place))
+            if len(spool)
+            else np.zeros(0, dtype=np.int64)
+        )
         rows[split] = numbers[np.argsort(order[numbers], kind="stable")].tolist()
     return Selection(rows, choice.dropped, choice.repeated, choice.contaminated)
 
@@ -108,17 +129,29 @@ def _drop_exact(choice: _Choice) -> None:
             first, *others = choice.rank(group).tolist()
             for number in others:
                 choice.drop(number, Drop.EXACT_DUPLICATE)
-                choice.repeated.append({"id": choice.name(number), "of": choice.name(first), "exact": True, "similarity": 1.0})
+                choice.repeated.append(
+                    {
+                        "id": choice.name(number),
+                        "of": choice.name(first),
+                        "exact": True,
+                        "similarity": 1.0,
+                    }
+                )
 
 
 def _drop_near(choice: _Choice, near: float) -> None:
-    """Drop near copies, the worst first to go; two near questions with different known diagnoses are two cases."""
+    """Drop near copies, the worst first to go; two near questions with different known diagnoses
+    are two cases."""
     import numpy as np
 
     numbers = np.flatnonzero(choice.stays)
     pairs = numbers[propose_pairs(choice.spool.signatures()[numbers], near)]
     known = Spool.column(choice.spool.known)
-    is_two_cases = (known[pairs[:, 0]] > 0) & (known[pairs[:, 1]] > 0) & (known[pairs[:, 0]] != known[pairs[:, 1]])
+    is_two_cases = (
+        (known[pairs[:, 0]] > 0)
+        & (known[pairs[:, 1]] > 0)
+        & (known[pairs[:, 0]] != known[pairs[:, 1]])
+    )
     pairs = pairs[~is_two_cases]
     neighbours: dict[int, list[int]] = {}
     for one, other in pairs.tolist():
@@ -134,46 +167,88 @@ def _drop_near(choice: _Choice, near: float) -> None:
             alike = similarity(plain, choice.spool.read_question(other))
             if alike >= near:
                 choice.drop(number, Drop.NEAR_DUPLICATE)
-                choice.repeated.append({"id": choice.name(number), "of": choice.name(other), "exact": False, "similarity": round(alike, 4)})
+                choice.repeated.append(
+                    {
+                        "id": choice.name(number),
+                        "of": choice.name(other),
+                        "exact": False,
+                        "similarity": round(alike, 4),
+                    }
+                )
                 break
         else:
             ranked[number] = len(ranked)
 
 
-def _drop_contaminated(choice: _Choice, contained: float, benchmark: Sequence[tuple[str, str]]) -> None:
-    """Drop rows of train and val that hold a question of a benchmark or of the test split, and rows of val from train likewise."""
+def _drop_contaminated(
+    choice: _Choice, contained: float, benchmark: Sequence[tuple[str, str]]
+) -> None:
+    """Drop rows of train and val that hold a question of a benchmark or of the test split, and rows
+    of val from train likewise."""
     import numpy as np
 
-    _drop_holders(choice, choice.split != TEST, [make_plain(text) for _, text in benchmark], [place for place, _ in benchmark], contained)
+    _drop_holders(
+        choice,
+        choice.split != TEST,
+        [make_plain(text) for _, text in benchmark],
+        [place for place, _ in benchmark],
+        contained,
+    )
     tests = np.flatnonzero(choice.stays & (choice.split == TEST)).tolist()
-    _drop_holders(choice, choice.split != TEST, [choice.spool.read_question(n) for n in tests], tests, contained)
+    _drop_holders(
+        choice,
+        choice.split != TEST,
+        [choice.spool.read_question(n) for n in tests],
+        tests,
+        contained,
+    )
 
 
-def _drop_holders(choice: _Choice, may_fall: "NDArray[np.bool_]", plain: Sequence[str], names: Sequence[str | int], share: float) -> None:
+def _drop_holders(
+    choice: _Choice,
+    may_fall: "NDArray[np.bool_]",
+    plain: Sequence[str],
+    names: Sequence[str | int],
+    share: float,
+) -> None:
     import numpy as np
 
     if not plain:
         return
     benchmark = Benchmark(plain)
     known = Spool.column(choice.spool.known)
-    for numbers, questions in choice.spool.read_questions(np.flatnonzero(choice.stays & may_fall).tolist()):
+    for numbers, questions in choice.spool.read_questions(
+        np.flatnonzero(choice.stays & may_fall).tolist()
+    ):
         for hit in benchmark.find(questions, share):
             number, name = int(numbers[hit.place]), names[hit.question]
-            if isinstance(name, int) and known[number] and known[name] and known[number] != known[name]:
+            if (
+                isinstance(name, int)
+                and known[number]
+                and known[name]
+                and known[number] != known[name]
+            ):
                 continue
             choice.drop(number, Drop.CONTAMINATED)
             holds = f"test: {choice.name(name)}" if isinstance(name, int) else name
-            choice.contaminated.append({"id": choice.name(number), "holds": holds, "share": hit.share})
+            choice.contaminated.append(
+                {"id": choice.name(number), "holds": holds, "share": hit.share}
+            )
 
 
 def _drop_over_cap(choice: _Choice, takes: Mapping[str, float]) -> None:
-    """Leave of a source as many rows as wanted; those that came as val or test are not counted and stay."""
+    """Leave of a source as many rows as wanted; those that came as val or test are not counted and
+    stay."""
     import numpy as np
 
-    is_free = choice.stays & ((Spool.column(choice.spool.is_settled) == 0) | (choice.split == TRAIN))
+    is_free = choice.stays & (
+        (Spool.column(choice.spool.is_settled) == 0) | (choice.split == TRAIN)
+    )
     order = Spool.column(choice.spool.order)
     for source, wanted in takes.items():
-        numbers = np.flatnonzero(is_free & (Spool.column(choice.spool.source) == choice.spool.sources.index(source)))
+        numbers = np.flatnonzero(
+            is_free & (Spool.column(choice.spool.source) == choice.spool.sources.index(source))
+        )
         n_wanted = round(wanted * len(numbers)) if wanted <= 1 else int(wanted)
         for number in numbers[np.argsort(order[numbers], kind="stable")][n_wanted:].tolist():
             choice.drop(number, Drop.OVER_CAP)

@@ -1,6 +1,8 @@
-"""Keeps rows on the disk while they are compared, and of each row in memory only what is compared: a few numbers.
+"""Keeps rows on the disk while they are compared, and of each row in memory only what is compared:
+a few numbers.
 
-In: rows, one after the other. Out: rows by number, their plain questions, columns of numbers. Not done here: deciding which rows stay.
+In: rows, one after the other. Out: rows by number, their plain questions, columns of numbers. Not
+done here: deciding which rows stay.
 """
 
 import hashlib
@@ -63,7 +65,10 @@ class Spool:
 
     def __init__(self, directory: Path, seed: int) -> None:
         self._seed = seed
-        self._rows, self._questions = _Texts(directory / ".rows.tmp"), _Texts(directory / ".questions.tmp")
+        self._rows, self._questions = (
+            _Texts(directory / ".rows.tmp"),
+            _Texts(directory / ".questions.tmp"),
+        )
         self._waiting: list[str] = []
         self._signatures = bytearray()
         self.sources: list[str] = []
@@ -72,7 +77,8 @@ class Spool:
         self.is_settled = array("b")
         """Whether a row came with its split, rather than having it drawn."""
         self.known, self.order = array("Q"), array("d")
-        """Hash of the known diagnosis, 0 where there is none; the draw that decides the row's place."""
+        """Hash of the known diagnosis, 0 where there is none; the draw that decides the row's
+        place."""
         self._exact = array("Q")
 
     def __len__(self) -> int:
@@ -146,4 +152,9 @@ class Spool:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1
+    return (
+        int.from_bytes(
+            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        )
+        or 1
+    )

@@ -1,6 +1,8 @@
-"""Counts a dataset while it is written: rows, styles, lengths in characters and tokens, what a cut-off would trim, and where it comes from.
+"""Counts a dataset while it is written: rows, styles, lengths in characters and tokens, what a
+cut-off would trim, and where it comes from.
 
-In: examples, one after the other. Out: the mapping of `statistics.json`, what the card says of each source, and a page with plots.
+In: examples, one after the other. Out: the mapping of `statistics.json`, what the card says of each
+source, and a page with plots.
 Not done here: the card itself (`merge.datacard`).
 """
 
@@ -91,24 +93,35 @@ class Statistics:
         return sum(part.styles.total() for part in self.parts.values())
 
     def longest(self) -> tuple[int, bool]:
-        """Give the length of the longest row of train and val, and whether it is in tokens; otherwise it is in characters."""
+        """Give the length of the longest row of train and val, and whether it is in tokens;
+        otherwise it is in characters."""
         parts = [part for (split, _), part in self.parts.items() if split != "test"]
         unit = "tokens" if any(part.lengths["tokens"] for part in parts) else "whole"
-        return max((max(part.lengths[unit], default=0) for part in parts), default=0), unit == "tokens"
+        return max(
+            (max(part.lengths[unit], default=0) for part in parts), default=0
+        ), unit == "tokens"
 
     def summarise(self, repairs: Mapping[str, int]) -> dict[str, Any]:
         """Make the mapping of `statistics.json`."""
         sources = sorted({source for _, source in self.parts})
         return {
-            "splits": {split: _describe([part for (s, _), part in self.parts.items() if s == split]) for split in SPLITS},
+            "splits": {
+                split: _describe([part for (s, _), part in self.parts.items() if s == split])
+                for split in SPLITS
+            },
             "sources": {
                 source: {
-                    "by_split": {split: self.parts.get((split, source), Part()).styles.total() for split in SPLITS},
+                    "by_split": {
+                        split: self.parts.get((split, source), Part()).styles.total()
+                        for split in SPLITS
+                    },
                     **_describe([part for (_, s), part in self.parts.items() if s == source]),
                 }
                 for source in sources
             },
-            "cut_offs": _describe_cut_offs([part for (split, _), part in self.parts.items() if split == "train"]),
+            "cut_offs": _describe_cut_offs(
+                [part for (split, _), part in self.parts.items() if split == "train"]
+            ),
             "repairs": {name: n for name, n in repairs.items() if n},
         }
 
@@ -125,46 +138,90 @@ def _describe(parts: Sequence[Part]) -> dict[str, Any]:
         "rows": sum(part.styles.total() for part in parts),
         "styles": {style: sum(part.styles[style] for part in parts) for style in get_args(Style)},
         "with_known_diagnosis": sum(part.n_known for part in parts),
-        "characters": {name: summarise(length for part in parts for length in part.lengths[name]) for name in PARTS},
+        "characters": {
+            name: summarise(length for part in parts for length in part.lengths[name])
+            for name in PARTS
+        },
     }
     if any(part.lengths["tokens"] for part in parts):
-        described["tokens"] = summarise(length for part in parts for length in part.lengths["tokens"])
+        described["tokens"] = summarise(
+            length for part in parts for length in part.lengths["tokens"]
+        )
     return described
 
 
 def _describe_cut_offs(parts: Sequence[Part]) -> dict[str, Any]:
-    """Say how many training rows a cut-off would trim, in tokens of the whole conversation, or in characters where none were counted."""
+    """Say how many training rows a cut-off would trim, in tokens of the whole conversation, or in
+    characters where none were counted."""
     unit = "tokens" if any(part.lengths["tokens"] for part in parts) else "characters"
-    lengths = [length for part in parts for length in part.lengths["tokens" if unit == "tokens" else "whole"]]
+    lengths = [
+        length
+        for part in parts
+        for length in part.lengths["tokens" if unit == "tokens" else "whole"]
+    ]
     trimmed = {str(bound): sum(length > bound for length in lengths) for bound in CUT_OFFS}
     return {
         "unit": unit,
-        "trimmed": {bound: {"rows": n, "share": round(n / len(lengths), 4) if lengths else 0.0} for bound, n in trimmed.items()},
+        "trimmed": {
+            bound: {"rows": n, "share": round(n / len(lengths), 4) if lengths else 0.0}
+            for bound, n in trimmed.items()
+        },
     }
 
 
 def summarise(lengths: Iterable[int]) -> dict[str, int]:
     """Give median, 90th and 99th percentile and maximum; zeros for nothing."""
     ordered = sorted(lengths) or [0]
-    return {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in _PLACES.items()}
+    return {
+        name: ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        for name, share in _PLACES.items()
+    }
 
 
 def write_plots(path: Path, statistics: Statistics, summary: Mapping[str, Any]) -> bool:
-    """Draw rows and lengths by source on one page; gives False where matplotlib is not installed."""
+    """Draw rows and lengths by source on one page; gives False where matplotlib is not
+    installed."""
     from importlib.util import find_spec
 
-    from medkd.core.pages import write_page
+    from medkd.core.html import write_page
     from medkd.core.plots import bar_plot, histogram
 
     if find_spec("matplotlib") is None:
         return False
     sources = list(summary["sources"])
-    plots = [bar_plot(sources, {s: [summary["sources"][one]["by_split"][s] for one in sources] for s in SPLITS}, "Rows", "rows")]
-    names = {"question": "Question, characters", "reasoning": "Reasoning, characters", "answer": "Answer, characters"}
+    plots = [
+        bar_plot(
+            sources,
+            {s: [summary["sources"][one]["by_split"][s] for one in sources] for s in SPLITS},
+            "Rows",
+            "rows",
+        )
+    ]
+    names = {
+        "question": "Question, characters",
+        "reasoning": "Reasoning, characters",
+        "answer": "Answer, characters",
+    }
     names["tokens"] = "Whole row, tokens"
     for name, title in names.items():
         if values := statistics.lengths(name):
-            bound = sorted(length for group in values.values() for length in group)[int(0.99 * sum(map(len, values.values())))]
-            plots.append(histogram({source: [min(v, bound) for v in group] for source, group in values.items()}, title, "", "rows"))
-    write_page(path, "medkd.merge", "statistics.html.jinja", title="The merged dataset", plots=plots, summary=summary)
+            bound = sorted(length for group in values.values() for length in group)[
+                int(0.99 * sum(map(len, values.values())))
+            ]
+            plots.append(
+                histogram(
+                    {source: [min(v, bound) for v in group] for source, group in values.items()},
+                    title,
+                    "",
+                    "rows",
+                )
+            )
+    write_page(
+        path,
+        "medkd.merge",
+        "statistics.html.jinja",
+        title="The merged dataset",
+        plots=plots,
+        summary=summary,
+    )
     return True

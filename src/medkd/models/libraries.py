@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Generator[None]:
-    """Import without looking for garbage meanwhile: modules hold none, and looking through them takes a fifth of the time.
+    """Import without looking for garbage meanwhile: modules hold none, and looking through them
+    takes a fifth of the time.
 
     What was loaded is not looked through later either.
     """
@@ -29,7 +30,8 @@ def importing() -> Generator[None]:
 
 
 def load_libraries() -> None:
-    """Load torch and what every model of transformers needs, and silence their progress bars and notes."""
+    """Load torch and what every model of transformers needs, and silence their progress bars and
+    notes."""
     with importing():
         import transformers
         import transformers.modeling_utils  # pyright: ignore[reportUnusedImport] - with it come torch and what every model takes
@@ -40,4 +42,6 @@ def load_libraries() -> None:
     for library in ("trl", "peft", "accelerate", "datasets", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=transformers.__name__)
-    warnings.filterwarnings("ignore", message="Could not find a config file in", module="peft")  # it looks for the base by its name
+    warnings.filterwarnings(
+        "ignore", message="Could not find a config file in", module="peft"
+    )  # it looks for the base by its name

@@ -1,6 +1,8 @@
-"""Find a model by name and load it: safetensors only, and none of its own code is run unless its user trusts it.
+"""Find a model by name and load it: safetensors only, and none of its own code is run unless its
+user trusts it.
 
-In: `medkd:tiny`, a folder, or the name of a model on a hub, and an adapter. Out: a model and its tokenizer.
+In: `medkd:tiny`, a folder, or the name of a model on a hub, and an adapter. Out: a model and its
+tokenizer.
 Not done here: training, quantised weights, generation.
 """
 
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from medkd.core.errors import InputError
-from medkd.core.workspace import hash_path
+from medkd.core.stage_output import hash_path
 from medkd.models.libraries import load_libraries
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ def tiny_dir() -> Path:
 
 
 def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool = False) -> Path:
-    """Find the folder of a model, downloading it where it is only named; raises InputError where it cannot be used.
+    """Find the folder of a model, downloading it where it is only named; raises InputError where it
+    cannot be used.
 
     For a directory of `train` that holds a whole model, that model is meant.
     """
@@ -49,12 +52,16 @@ def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool =
         return _check_folder(tiny_dir(), name, trust_remote_code)
     path = Path(name).expanduser()
     if path.is_dir():
-        is_run = not (path / "config.json").exists() and (path / WHOLE_MODEL / "config.json").exists()
+        is_run = (
+            not (path / "config.json").exists() and (path / WHOLE_MODEL / "config.json").exists()
+        )
         return _check_folder(path / WHOLE_MODEL if is_run else path, name, trust_remote_code)
     if path.exists():
         raise InputError(f"{name}: is a file; --model takes a model's folder or its name on a hub")
     if not _HUB_NAME.fullmatch(name):
-        raise InputError(f"{name}: no such folder, and no name of the form owner/model; check --model")
+        raise InputError(
+            f"{name}: no such folder, and no name of the form owner/model; check --model"
+        )
     return _check_folder(_download(name, hub, trust_remote_code), name, trust_remote_code)
 
 
@@ -69,7 +76,11 @@ def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
         raise InputError(f"{name}: {what}")
     if not any(path.glob("*.safetensors")):
         pickled = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
-        found = f"its weights are pickled ({pickled[0].name}), which can run code" if pickled else "it holds no weights"
+        found = (
+            f"its weights are pickled ({pickled[0].name}), which can run code"
+            if pickled
+            else "it holds no weights"
+        )
         raise InputError(f"{name}: {found}; convert it to safetensors or choose another")
     if "auto_map" in config and not trust_remote_code:
         raise InputError(
@@ -95,14 +106,23 @@ def _download(name: str, hub: Hub, with_code: bool) -> Path:
     if hub == "modelscope":
         return _download_from_modelscope(name, wanted)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except GatedRepoError as error:
-        raise InputError(f"{name}: its owner asks for consent first; accept the terms on its page and set HF_TOKEN") from error
+        raise InputError(
+            f"{name}: its owner asks for consent first; accept the terms on its page and set HF_TOKEN"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise InputError(f"{name}: the hub knows no such model; check the name, or try --hub modelscope") from error
+        raise InputError(
+            f"{name}: the hub knows no such model; check the name, or try --hub modelscope"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(
             f"{name}: cannot be fetched ({_first_line(error)}); check the network or HF_ENDPOINT, or give a local folder"
@@ -113,11 +133,15 @@ def _download_from_modelscope(name: str, wanted: list[str]) -> Path:
     try:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise InputError(f"{name}: the modelscope package is missing; pip install modelscope") from error
+        raise InputError(
+            f"{name}: the modelscope package is missing; pip install modelscope"
+        ) from error
     try:
         return Path(str(snapshot_download(name, allow_patterns=wanted)))
     except Exception as error:  # its client raises many kinds, without a common one of its own
-        raise InputError(f"{name}: cannot be fetched from ModelScope ({_first_line(error)}); check the name and the network") from error
+        raise InputError(
+            f"{name}: cannot be fetched from ModelScope ({_first_line(error)}); check the name and the network"
+        ) from error
 
 
 def choose_device(device: Device = "auto") -> str:
@@ -127,20 +151,29 @@ def choose_device(device: Device = "auto") -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; use --device cpu, or install a CUDA build of torch")
+        raise InputError(
+            "--device cuda: torch sees no GPU here; use --device cpu, or install a CUDA build of torch"
+        )
     return device
 
 
 def choose_dtype(dtype: Dtype, device: str) -> "torch.dtype":
-    """Choose the number format; `auto` takes bfloat16 only where the processor computes in it, elsewhere it is many times slower."""
+    """Choose the number format; `auto` takes bfloat16 only where the processor computes in it,
+    elsewhere it is many times slower."""
     import torch
 
     if dtype != "auto":
         return cast(torch.dtype, getattr(torch, dtype))
     if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float32
+        )
     capable = torch.cpu.get_capabilities()
-    return torch.bfloat16 if capable.get("avx512_bf16") or capable.get("amx_bf16") else torch.float32
+    return (
+        torch.bfloat16 if capable.get("avx512_bf16") or capable.get("amx_bf16") else torch.float32
+    )
 
 
 def load_model(
@@ -151,7 +184,8 @@ def load_model(
     hub: Hub = "huggingface",
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load a model, merging an adapter into it; tokenizer and template saved beside the adapter win.
+    """Load a model, merging an adapter into it; tokenizer and template saved beside the adapter
+    win.
 
     Raises InputError where the model or the adapter cannot be used, or do not belong together.
     """
@@ -159,7 +193,9 @@ def load_model(
     if adapter is not None:
         check_base(adapter, name)
     place = choose_device(device)
-    model = load_weights(folder, name, dtype=choose_dtype(dtype, place), trust_remote_code=trust_remote_code)
+    model = load_weights(
+        folder, name, dtype=choose_dtype(dtype, place), trust_remote_code=trust_remote_code
+    )
     if adapter is not None:
         model = _merge_adapter(model, adapter, name)
     placed = cast("PreTrainedModel", cast(Any, model).to(place).eval())
@@ -167,62 +203,88 @@ def load_model(
 
 
 def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
-    """Load a folder's weights with options of `from_pretrained`; raises InputError where they cannot be read."""
+    """Load a folder's weights with options of `from_pretrained`; raises InputError where they
+    cannot be read."""
     load_libraries()
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)
+        return AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, **options
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         if "out of memory" in str(error) or "allocate memory" in str(error):
-            raise InputError(f"{name}: does not fit into memory; choose a smaller model, or train with --method qlora") from error
-        raise InputError(f"{name}: cannot be loaded ({_first_line(error)}); is the folder complete?") from error
+            raise InputError(
+                f"{name}: does not fit into memory; choose a smaller model, or train with --method qlora"
+            ) from error
+        raise InputError(
+            f"{name}: cannot be loaded ({_first_line(error)}); is the folder complete?"
+        ) from error
 
 
-def load_tokenizer(folder: Path, adapter: Path | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+def load_tokenizer(
+    folder: Path, adapter: Path | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
     """Load the tokenizer beside the adapter, or else the model's own."""
     from transformers import AutoTokenizer
 
-    source = adapter if adapter is not None and (adapter / "tokenizer_config.json").exists() else folder
+    source = (
+        adapter if adapter is not None and (adapter / "tokenizer_config.json").exists() else folder
+    )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=trust_remote_code, local_files_only=True
+        )
     except (OSError, ValueError) as error:
-        raise InputError(f"{source}: its tokenizer cannot be loaded ({_first_line(error)}); is the folder complete?") from error
+        raise InputError(
+            f"{source}: its tokenizer cannot be loaded ({_first_line(error)}); is the folder complete?"
+        ) from error
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
 def resolve_adapter(path: Path) -> Path:
-    """Find the adapter folder in a directory of `train`, or take the folder itself; raises InputError where it holds none."""
+    """Find the adapter folder in a directory of `train`, or take the folder itself; raises
+    InputError where it holds none."""
     adapter = path / "adapter" if (path / "adapter" / "adapter_config.json").exists() else path
     find_base(adapter)
     return adapter
 
 
 def find_base(adapter: Path) -> str:
-    """Read which model an adapter was trained on; raises InputError where the folder holds no adapter."""
+    """Read which model an adapter was trained on; raises InputError where the folder holds no
+    adapter."""
     config = read_json(adapter / "adapter_config.json")
     if config is None:
-        raise InputError(f'{adapter}: no adapter_config.json; give the adapter folder that "medkd train" wrote')
+        raise InputError(
+            f'{adapter}: no adapter_config.json; give the adapter folder that "medkd train" wrote'
+        )
     if not (adapter / "adapter_model.safetensors").exists():
-        raise InputError(f"{adapter}: no adapter_model.safetensors; train again, or convert its weights")
+        raise InputError(
+            f"{adapter}: no adapter_model.safetensors; train again, or convert its weights"
+        )
     return str(config.get("base_model_name_or_path") or "")
 
 
 def check_base(adapter: Path, name: str) -> None:
-    """Raise InputError where an adapter surely was trained on another model than the one of this name."""
+    """Raise InputError where an adapter surely was trained on another model than the one of this
+    name."""
     base = find_base(adapter)
-    if base and is_other(base, name):
+    if base and is_different_model(base, name):
         raise InputError(f"{adapter}: was trained on {base}, not on {name}; give --model {base}")
 
 
-def is_other(base: str, name: str) -> bool:
-    """Tell whether two names surely mean two models; a folder that was moved or fetched since leaves it open. Nothing is fetched."""
+def is_different_model(base: str, name: str) -> bool:
+    """Tell whether two names surely mean two models; a folder that was moved or fetched since
+    leaves it open. Nothing is fetched."""
     if base == name:
         return False
     folders = [Path(each).expanduser() for each in (base, name)]
     if any(folder.is_dir() for folder in folders):
-        folders = [tiny_dir() if each == TINY else folder for each, folder in zip((base, name), folders, strict=True)]
+        folders = [
+            tiny_dir() if each == TINY else folder
+            for each, folder in zip((base, name), folders, strict=True)
+        ]
         return all(folder.is_dir() for folder in folders) and not _has_same_weights(*folders)
     return not folders[0].is_absolute()
 
@@ -231,7 +293,10 @@ def _has_same_weights(one: Path, other: Path) -> bool:
     """Tell whether two folders are one, or one a copy of the other."""
     if one.resolve() == other.resolve():
         return True
-    hashes = [[hash_path(path) for path in sorted(folder.glob("*.safetensors"))] for folder in (one, other)]
+    hashes = [
+        [hash_path(path) for path in sorted(folder.glob("*.safetensors"))]
+        for folder in (one, other)
+    ]
     return bool(hashes[0]) and hashes[0] == hashes[1]
 
 
@@ -242,7 +307,9 @@ def _merge_adapter(model: "PreTrainedModel", adapter: Path, name: str) -> "PreTr
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter))
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"{adapter}: does not fit {name}; give the model it was trained on ({find_base(adapter) or 'unknown'})") from error
+        raise InputError(
+            f"{adapter}: does not fit {name}; give the model it was trained on ({find_base(adapter) or 'unknown'})"
+        ) from error
     return cast("PreTrainedModel", cast(Any, tuned).merge_and_unload())
 
 

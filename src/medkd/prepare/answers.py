@@ -1,7 +1,8 @@
 """The words that would give a case's answer away.
 
-In: the diagnoses of a case. Out: its `Answer`: the names as listed and the names derived from them, in a plain form
-without punctuation. Not done here: finding and removing them (`scrub`), grading (`grading.diagnosis`).
+In: the diagnoses of a case. Out: its `Answer`: the names as listed and the names derived from them,
+in a plain form without punctuation. Not done here: finding and removing them (`scrub`), grading
+(`grading.diagnosis`).
 
 >>> answer = name_answer(["2.高血压病3级（很高危）"])
 >>> sorted(answer.listed), "高血压病" in answer.derived, "高血压" in answer.derived
@@ -14,12 +15,16 @@ from typing import NamedTuple, cast
 
 from medkd.prepare.words import AnswerWords, load_words, make_plain
 
-_NUMBERING = re.compile(r"^(?:[一二三四五六七八九十]+[、.．]|[（(]?\d{1,2}(?:[、.．:：]|[)）])\s*(?!\d(?![型级度期])))")
+_NUMBERING = re.compile(
+    r"^(?:[一二三四五六七八九十]+[、.．]|[（(]?\d{1,2}(?:[、.．:：]|[)）])\s*(?!\d(?![型级度期])))"
+)
 _ITEM = re.compile(
     r"[①-⑳]|[；;\n](?![^（(]*[）)])|(?<![\d.A-Za-z])\d{1,2}[、.．](?!\d(?![型级度期]))|(?:^|(?<=[，,；;。\s]))[一二三四五六七八九十]、"
 )
 _BRACKETS = re.compile(r"[（(]([^（）()]*)[）)]")
-_JOINTS = re.compile(r"[，,、；;/?？。：:]|(?<=[一-鿿）)])\s+|\s+(?=[一-鿿])|伴有?|合并|并发?|及|和|与|导致的?|所致的?|引起的?")
+_JOINTS = re.compile(
+    r"[，,、；;/?？。：:]|(?<=[一-鿿）)])\s+|\s+(?=[一-鿿])|伴有?|合并|并发?|及|和|与|导致的?|所致的?|引起的?"
+)
 _PREFIX = re.compile(
     r"^(?:(?i:(?:acute|chronic|subacute|severe|mild|moderate|left|right|bilateral|primary|secondary|recurrent|suspected) )|"
     r"[左右双两][侧眼]?|小儿|婴幼?儿|儿童|成人|老年性?|妊娠期|急性|重症|(?:[A-Za-z]+\s?)*[A-Z\dIVXⅠ-Ⅳ]{1,3}\s?型|(?:细菌|病毒|真菌|化脓|感染|自身免疫|药物|酒精|缺血|外伤|创伤|先天|遗传|获得|[良恶]|浸润|转移|坏死|粘连|嵌顿|反流|萎缩|糜烂|弥漫|局限|系统|急性化脓|免疫|过敏|非?特异)性(?=[一-鿿]{3})|亚急性|慢性|陈旧性?|继发性|原发性|特发性|[轻中重]度|[少中大]量|早期|晚期|多发性?|复发性?|难治性|反复|间断|阵发性|持续性?|频发性?|偶发|广泛|完全性|不完全性|IVIG无应答型|无应答型|[12一二ⅠⅡI]{1,2}型|心功能(?:不全)?[IVXⅠ-Ⅳ1-4一二三四]+级)"
@@ -28,13 +33,17 @@ _ENGLISH_END = re.compile(
     r"(?:itis|oma|emia|osis|pathy|disease|syndrome|infarction|failure|cancer|fracture|stroke|pneumonia|embolism|asthma|diabetes|mellitus|"
     r"hemorrhage|bleeding|infection|tuberculosis|effusion|insufficiency|stenosis|aneurysm|ulcer|stones?)$"
 )
-_INSIDE = re.compile(r"(?<=[一-鿿])(?:[上中下]段|[左右双]侧?|[远近]端|[上下]端|[一-鿿]{1,2}部(?=妊娠))")
+_INSIDE = re.compile(
+    r"(?<=[一-鿿])(?:[上中下]段|[左右双]侧?|[远近]端|[上下]端|[一-鿿]{1,2}部(?=妊娠))"
+)
 """Where in an organ, said in the middle of a name."""
 _TISSUE = re.compile(
     r"(?<=[一-鿿])(?:乳头状|滤泡状?|髓样|鳞状?细胞|腺鳞|鳞|(?<=[肺胃肠宫囊管])腺|非?小细胞|大细胞|肝?细胞|浸润性?|导管|小叶|透明细胞|移行细胞|尿路上皮|内膜样|浆液性|黏液性?|[未低中高]分化)+(?=癌$)"
 )
 """What a cancer is made of: records call 肺腺癌 肺癌, and 肺Ca."""
-_HEAD = re.compile(r"(?:心肌梗[死塞]|脑梗[死塞]|脑出血|心绞痛|呼吸衰竭|心力衰竭|肾衰竭|阑尾炎|胰腺炎|胆囊炎|脑膜炎|心肌炎|肺栓塞|肺结核)$")
+_HEAD = re.compile(
+    r"(?:心肌梗[死塞]|脑梗[死塞]|脑出血|心绞痛|呼吸衰竭|心力衰竭|肾衰竭|阑尾炎|胰腺炎|胆囊炎|脑膜炎|心肌炎|肺栓塞|肺结核)$"
+)
 """The disease itself at the end of a longer name: it stands alone as often as the whole."""
 _SUFFIX = re.compile(
     r"(?:(?:[IVXⅠ-Ⅳ]+|[\d一二三四])[级期度型]|[很极]?高危组?|[中低]危组?|急性加重期?|急性发作期?|活动期|缓解期|失?代偿期|(?:术|治疗|化疗|放疗|放化疗|植入|置换|消融|造影)后|早期|晚期|终末期|恢复期|后遗症期?|待[查排]|查因|可能性?大?|不[能可]?除外|[轻中重]度|[大小]三阳|痰涂.*|痰培养.*|[IVX]+)$"
@@ -80,18 +89,48 @@ def split_diagnoses(text: str) -> list[str]:
 def name_answer(diagnoses: Iterable[str], words: AnswerWords | None = None) -> Answer:
     """Name everything that would tell one of the diagnoses."""
     words = words or load_words()
-    cleaned = list(dict.fromkeys(item for text in diagnoses for item in (clean_diagnosis(text), *split_diagnoses(text)) if item))
+    cleaned = list(
+        dict.fromkeys(
+            item
+            for text in diagnoses
+            for item in (clean_diagnosis(text), *split_diagnoses(text))
+            if item
+        )
+    )
     listed = {plain for item in cleaned if (plain := make_plain(item))}
-    short = {plain for item in cleaned for part in _parts(item) for form in _shorten(part) if _tells(plain := make_plain(form), words)}
-    short |= {make_plain(inside) for item in cleaned for inside in _BRACKETS.findall(item) if re.fullmatch(r"[A-Za-z]{3,}", inside)}
+    short = {
+        plain
+        for item in cleaned
+        for part in _parts(item)
+        for form in _shorten(part)
+        if _tells(plain := make_plain(form), words)
+    }
+    short |= {
+        make_plain(inside)
+        for item in cleaned
+        for inside in _BRACKETS.findall(item)
+        if re.fullmatch(r"[A-Za-z]{3,}", inside)
+    }
     derived = words.reword(listed | short) - listed
-    inside = {word: said for word, said in words.inside.items() if any(name in make_plain(word) for name in listed)}
+    inside = {
+        word: said
+        for word, said in words.inside.items()
+        if any(name in make_plain(word) for name in listed)
+    }
     names = sorted(listed | derived, key=lambda name: (-len(name), name))
-    return Answer(frozenset(listed), frozenset(derived), tuple(names), frozenset(_traces(names)), words.findings, inside)
+    return Answer(
+        frozenset(listed),
+        frozenset(derived),
+        tuple(names),
+        frozenset(_traces(names)),
+        words.findings,
+        inside,
+    )
 
 
 def _parts(diagnosis: str) -> Iterable[str]:
-    """Yield a diagnosis without its brackets, what in brackets is a name, and its joined or run-together parts."""
+    """Yield a diagnosis without its brackets, what in brackets is a name, and its joined or
+    run-together parts."""
     for inside in cast(list[str], _BRACKETS.findall(diagnosis)):
         if _DISEASE_END.search(inside):
             yield inside
@@ -128,7 +167,12 @@ def _tells(name: str, words: AnswerWords) -> bool:
         return True
     if name.isascii():
         return len(name) >= 7 and bool(_ENGLISH_END.search(name))
-    return len(name) >= 3 and not name.isascii() and bool(_DISEASE_END.search(name)) and name not in words.generic
+    return (
+        len(name) >= 3
+        and not name.isascii()
+        and bool(_DISEASE_END.search(name))
+        and name not in words.generic
+    )
 
 
 def _traces(names: Iterable[str]) -> set[str]:

@@ -1,7 +1,9 @@
-"""Cases that are there twice, nearly: two postings of one case, a case and its copy with a word changed.
+"""Cases that are there twice, nearly: two postings of one case, a case and its copy with a word
+changed.
 
-In: the plain texts of records. Out: pairs and how alike they are: the Jaccard similarity of character 4-grams. MinHash proposes, the real
-similarity decides. Not done here: what becomes of them (`stage`), exact duplicates.
+In: the plain texts of records. Out: pairs and how alike they are: the Jaccard similarity of
+character 4-grams. MinHash proposes, the real similarity decides. Not done here: what becomes of
+them (`stage`), exact duplicates.
 
 >>> first = "患者于3天前无明显诱因出现头痛呈持续性胀痛伴恶心呕吐无发热无抽搐无意识障碍"
 >>> [(one, other, round(alike, 2)) for one, other, alike in find_pairs([first, "咳嗽三天", first + "来院"], 0.7)]
@@ -13,7 +15,8 @@ from collections.abc import Iterable, Iterator
 SHINGLE = 4
 _N_PERMUTATIONS = 126
 _N_BANDS = 21
-"""At a similarity of 0.7 some band of a pair agrees with a probability of 0.93, at 0.8 with 0.998."""
+"""At a similarity of 0.7 some band of a pair agrees with a probability of 0.93, at 0.8 with
+0.998."""
 _SLACK = 0.15
 """How far the similarity of two signatures may lie below the real one."""
 _SEED = 1
@@ -40,7 +43,8 @@ def find_pairs(texts: list[str], threshold: float) -> Iterator[tuple[int, int, f
 
 
 def group(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Give each of `n` numbers the smallest number that it is joined with by pairs, directly or through others.
+    """Give each of `n` numbers the smallest number that it is joined with by pairs, directly or
+    through others.
 
     >>> group(5, [(1, 3), (3, 4)])
     [0, 1, 2, 1, 1]

@@ -1,6 +1,7 @@
 """One record in one line: sections repaired, put in order and joined.
 
-In: the sections of a case. Out: their cleaned text, and `【基本信息】… 【主诉】…`. Not done here: the answer (`scrub`).
+In: the sections of a case. Out: their cleaned text, and `【基本信息】… 【主诉】…`. Not done here:
+the answer (`scrub`).
 
 >>> join_sections({"主诉": "发热3天。", "基本信息": "男，49岁"})
 '【基本信息】男，49岁 【主诉】发热3天。'
@@ -39,7 +40,9 @@ _EMPTY = {
     "/",
 }
 _QUIRK = re.compile(r"^[^。]{0,20}?T是\d")
-_NATURAL_IS = re.compile(r"(?<![但于还不只可都总就也若要正像便即仍别其])是(?!否|因|由|由于|指|指的|的|一|在|从|以|为)")
+_NATURAL_IS = re.compile(
+    r"(?<![但于还不只可都总就也若要正像便即仍别其])是(?!否|因|由|由于|指|指的|的|一|在|从|以|为)"
+)
 _DEGREE = re.compile(r"(?<=[^\d.])((?:3[3-9]|4[0-2])(?:\.\d{1,2})?)度")
 _LINE_BREAK_COMMA = re.compile(r"([。；，：！？;:,、])\s*[,，]+")
 _REPAIRS = (
@@ -58,15 +61,23 @@ def clean_sections(sections: Mapping[str, str], wanted: Sequence[str] = SECTIONS
     """Give the wanted sections in their order, repaired, those without content left out."""
     cleaned = {name: clean_text(sections.get(name, ""), name) for name in (*wanted, *FOLDED)}
     present = {name: text for name in wanted if not is_empty(text := cleaned[name])}
-    extra = [f"{name}：{cleaned[name]}" for name in FOLDED if name not in wanted and not is_empty(cleaned[name])]
+    extra = [
+        f"{name}：{cleaned[name]}"
+        for name in FOLDED
+        if name not in wanted and not is_empty(cleaned[name])
+    ]
     if extra and "既往史" in wanted:
-        told = [*([present["既往史"].rstrip("。")] if "既往史" in present else []), *(text.rstrip("。") for text in extra)]
+        told = [
+            *([present["既往史"].rstrip("。")] if "既往史" in present else []),
+            *(text.rstrip("。") for text in extra),
+        ]
         present["既往史"] = "。".join(told) + "。"
     return {name: present[name] for name in wanted if name in present}
 
 
 def clean_text(text: str, section: str = "") -> str:
-    """Put a section on one line and repair what crawlers broke: commas for line breaks, 是 for a colon, 度 for ℃."""
+    """Put a section on one line and repair what crawlers broke: commas for line breaks, 是 for a
+    colon, 度 for ℃."""
     if not text:
         return ""
     text = html.unescape(text) if "&" in text else text

@@ -1,8 +1,9 @@
 """Taking the answer out of its own question.
 
-In: a text of a record and the case's `Answer`. Out: the text without the answer, still readable: a clause that only
-states the diagnosis is cut, an item is taken from its list, elsewhere the name becomes 某病 or, where the "diagnosis" is a
-mere finding, the finding in other words. Other diseases stay. Not done here: which names give the answer away (`answers`).
+In: a text of a record and the case's `Answer`. Out: the text without the answer, still readable: a
+clause that only states the diagnosis is cut, an item is taken from its list, elsewhere the name
+becomes 某病 or, where the "diagnosis" is a mere finding, the finding in other words. Other diseases
+stay. Not done here: which names give the answer away (`answers`).
 
 >>> from medkd.prepare.answers import name_answer
 >>> answer = name_answer(["脑积水"])
@@ -30,17 +31,23 @@ _HEDGE_WORDS = (
 )
 _HEDGE_BEFORE = re.compile(_HEDGE_WORDS + "$")
 _HEDGED = re.compile(_HEDGE_WORDS + r"(?P<x>[^，,。；;、：:“”\"「」（()）?？\s]{3,30})")
-_LEAD = re.compile(r"(?:上述结果|上述检查|以上结果|以上|综上|据此|外院曾?|当地医院|患者|患儿|结合临床|结合病史|现|亦)*$")
+_LEAD = re.compile(
+    r"(?:上述结果|上述检查|以上结果|以上|综上|据此|外院曾?|当地医院|患者|患儿|结合临床|结合病史|现|亦)*$"
+)
 _BASIS = re.compile(r"(?:结合|根据|综合|依据|鉴于)[^。；;]*$")
 _ADMITTED = re.compile(r"(?:拟诊?|诊断为?|[以因])\s*[“\"「‘]?$")
-_ADMISSION = re.compile(r"[”\"」’]?\s*(?:待查|查因)?\s*(?:为?诊断)?\s*(?=收|入院|入我|住院|转入|急诊入)")
+_ADMISSION = re.compile(
+    r"[”\"」’]?\s*(?:待查|查因)?\s*(?:为?诊断)?\s*(?=收|入院|入我|住院|转入|急诊入)"
+)
 _BEFORE_NAME = re.compile(r"(?:急性|慢性|亚急性|[左右双两]侧?|[轻中重]度|原发性|继发性)+$")
 _AFTER_NAME = re.compile(
     r"(?:[（(](?:[很极]?高危|[中低]危|[轻中重]度|[IVXⅠ-Ⅳ\d]+[级期]?[，,、]?[很极]?[高中低]?危?|[A-Za-z]{2,8})[）)])?(?:[?？]|可能性?大?|待[查排]|查因|不[能可]?除外|诊断明确)*"
 )
 _BETWEEN = re.compile(r"[，,、；;“”\"\s？?]*(?:\d{1,2}[.、．]\s*)?(?:及|和|与|并|伴有?|合并)?")
 _NUMBERING = re.compile(r"\d{1,2}[.、．](?!\d)")
-_NUMBERED = re.compile(r"(?:^|[^一-鿿\d])(?:\d{1,2}|[一二三四五六七八九十])[.、．]\s*$|[一-鿿]\d{1,2}[.、．]\s*$")
+_NUMBERED = re.compile(
+    r"(?:^|[^一-鿿\d])(?:\d{1,2}|[一二三四五六七八九十])[.、．]\s*$|[一-鿿]\d{1,2}[.、．]\s*$"
+)
 _CLAUSE_END = re.compile(r"[”\"」’]?\s*(?:[，,。；;！!]|$)")
 _COMPOUND = re.compile(
     r"支原体|衣原体|病毒|表面|核心|[eE]抗|抗体|抗原|链球菌|[杆球]菌|疫苗|[密接]切?接?触|DNA|RNA|检测|测定|全套|两对半|三对|五项|筛查|家族|科"
@@ -48,7 +55,8 @@ _COMPOUND = re.compile(
 _NEGATED = re.compile(
     r"(?:否认|无|未见|未闻|未患|排除|不考虑)(?:(?!示|确诊|诊断[为是考])[^。；;，,但])*(?:[，,](?:[^。；;，,但]{1,8}[，,])*[或及和]?)?$"
 )
-"""What is denied: the same clause, and a list of bare names behind it; not what a later clause says was found: 无咳嗽，CT示肺结核."""
+"""What is denied: the same clause, and a list of bare names behind it; not what a later clause says
+was found: 无咳嗽，CT示肺结核."""
 _TIDY = (
     (re.compile(r"[“「‘《]\s*[”」’》]|\"\s*\"|（\s*）|\(\s*\)"), ""),
     (re.compile(r"某病(?:[、，,及和与并伴；;]+(?:\d{1,2}[.、．]\s*)?某病)+"), MASK),
@@ -76,7 +84,8 @@ def has_answer(text: str, answer: Answer) -> bool:
 
 
 def remove_answer(text: str, answer: Answer) -> str:
-    """Remove the answer from a text; no listed diagnosis remains, whatever the cuts bring together."""
+    """Remove the answer from a text; no listed diagnosis remains, whatever the cuts bring
+    together."""
     for word, said in answer.inside.items():
         text = text.replace(word, said)
     for _ in range(_MAX_ROUNDS):
@@ -85,14 +94,17 @@ def remove_answer(text: str, answer: Answer) -> str:
             return text
         text = _tidy(_edit(text, _join(text, spans), answer))
     while any(name in make_plain(text) for name in answer.listed):
-        name = next(name for name in answer.names if name in answer.listed and name in make_plain(text))
+        name = next(
+            name for name in answer.names if name in answer.listed and name in make_plain(text)
+        )
         first = _occurrences(name, make_plain(text), _places(text))[0]
         text = text[: first.start] + text[first.end :]
     return text
 
 
 def find_answer(text: str, answer: Answer) -> list[Span]:
-    """Find where a text tells the answer: listed names anywhere, derived ones where they state it."""
+    """Find where a text tells the answer: listed names anywhere, derived ones where they state
+    it."""
     plain = make_plain(text)
     told = [name for name in answer.names if name in plain]
     places = _places(text) if told else []
@@ -100,12 +112,16 @@ def find_answer(text: str, answer: Answer) -> list[Span]:
     found: list[Span] = []
     for name in told:
         for span in _occurrences(name, plain, places):
-            if 1 not in taken[span.start : span.end] and (name in answer.listed or _states(text, span)):
+            if 1 not in taken[span.start : span.end] and (
+                name in answer.listed or _states(text, span)
+            ):
                 taken[span.start : span.end] = b"\1" * (span.end - span.start)
                 found.append(span)
     for match in _HEDGED.finditer(text):
         span = Span(*match.span("x"), make_plain(match["x"]))
-        if 1 not in taken[span.start : span.end] and any(trace in span.name for trace in answer.traces):
+        if 1 not in taken[span.start : span.end] and any(
+            trace in span.name for trace in answer.traces
+        ):
             found.append(span)
     return sorted(found)
 
@@ -130,13 +146,21 @@ def _occurrences(name: str, plain: str, places: list[int]) -> list[Span]:
 
 
 def _states(text: str, span: Span) -> bool:
-    """Tell whether a derived name stands for a disease of this patient, not for a test, a germ or something denied."""
-    inside, before, after = text[span.start : span.end], text[max(0, span.start - _VIEW) : span.start], text[span.end : span.end + _VIEW]
+    """Tell whether a derived name stands for a disease of this patient, not for a test, a germ or
+    something denied."""
+    inside, before, after = (
+        text[span.start : span.end],
+        text[max(0, span.start - _VIEW) : span.start],
+        text[span.end : span.end + _VIEW],
+    )
     if re.search(r"[。；;！]", inside) or _COMPOUND.match(after) or _NEGATED.search(before):
         return False
     if span.name.startswith("高") and before.endswith(("最", "较")):  # 最高血压 is a measurement
         return False
-    return not (span.name.isascii() and (re.search(r"[A-Za-z0-9-]$", before) or re.match(r"[A-Za-z0-9-]", after)))
+    return not (
+        span.name.isascii()
+        and (re.search(r"[A-Za-z0-9-]$", before) or re.match(r"[A-Za-z0-9-]", after))
+    )
 
 
 def _join(text: str, spans: list[Span]) -> list[Span]:
@@ -147,7 +171,10 @@ def _join(text: str, spans: list[Span]) -> list[Span]:
             start = before.start()
         if after := _AFTER_NAME.match(text, end):
             end = after.end()
-        if any(text[start:end].count(a) > text[start:end].count(b) and text[end : end + 1] == b for a, b in ("（）", "()")):
+        if any(
+            text[start:end].count(a) > text[start:end].count(b) and text[end : end + 1] == b
+            for a, b in ("（）", "()")
+        ):
             end += 1
         if joined and _BETWEEN.fullmatch(text, joined[-1].end, start):
             joined[-1] = Span(joined[-1].start, max(end, joined[-1].end), "")
@@ -178,7 +205,9 @@ def _decide(text: str, span: Span, position: int, answer: Answer) -> tuple[int, 
     at_end = _CLAUSE_END.match(after)
     if at_end and (hedge := _HEDGE_BEFORE.search(before, clause)) and not _BASIS.search(before):
         lead = _LEAD.search(before, clause, hedge.start())
-        has_more = _NUMBERING.search(hedge[0] + text[span.start : span.end]) and _NUMBERING.match(after, at_end.end())
+        has_more = _NUMBERING.search(hedge[0] + text[span.start : span.end]) and _NUMBERING.match(
+            after, at_end.end()
+        )
         if lead and lead.start() == clause and not has_more:
             return position + clause, span.end + at_end.end(), _mark(at_end[0], before[:clause])
     if after.startswith("、") and not _NUMBERED.search(before):

@@ -1,7 +1,8 @@
 """The stage `prepare`: cases in, questions out, the answer removed from its own question.
 
-In: `cases.jsonl`. Out: `questions.jsonl`, `alpaca.json` (the same questions with the bare known diagnosis as output), and in
-the manifest how often each section told the answer, before and after. Not done here: reasoning (`distill`).
+In: `cases.jsonl`. Out: `questions.jsonl`, `alpaca.json` (the same questions with the bare known
+diagnosis as output), and in the manifest how often each section told the answer, before and after.
+Not done here: reasoning (`distill`).
 """
 
 import hashlib
@@ -14,14 +15,14 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from medkd.core.artifacts import RecordReader, resolve_input, write_json
+from medkd.core.config import RUNTIME, StageConfig, did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.processes import map_in_order
+from medkd.core.jsonl import RecordReader, resolve_input, write_json
+from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
 from medkd.core.prompts import Prompts, load_prompts
-from medkd.core.recipe import HOW, StageConfig, nearest
 from medkd.core.records import Case, Question, Split
-from medkd.core.workspace import Manifest, open_workspace
+from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.prepare.answers import name_answer, split_diagnoses
 from medkd.prepare.duplicates import find_pairs, group
 from medkd.prepare.record import FOLDED, SECTIONS, clean_sections, join_sections
@@ -41,12 +42,14 @@ _SAME_GROUP = 0.7
 class Config(StageConfig):
     """Turn cases into questions that do not hold their own answer."""
 
-    input: Annotated[Path, HOW]
+    input: Annotated[Path, RUNTIME]
     """Cases: the directory of deidentify, or a JSON Lines file."""
     sections: tuple[str, ...] = SECTIONS
-    """Sections that stand in a question, in this order; those that consist of the answer are refused."""
-    answers: Annotated[Path | None, HOW] = None
-    """YAML file with more words of answers (synonyms: [[房颤, 心房颤动], ...]), on top of the package's."""
+    """Sections that stand in a question, in this order; those that consist of the answer are
+    refused."""
+    answers: Annotated[Path | None, RUNTIME] = None
+    """YAML file with more words of answers (synonyms: [[房颤, 心房颤动], ...]), on top of the
+    package's."""
     language: str = "zh"
     """Language of system and instruction: zh or en."""
     min_characters: int = Field(default=40, ge=1)
@@ -65,9 +68,11 @@ class Config(StageConfig):
         known = [*SECTIONS, *FOLDED]
         for name in self.sections:
             if name in _ANSWER_SECTIONS:
-                raise ValueError(f"section {name} consists of the answer and cannot stand in a question")
+                raise ValueError(
+                    f"section {name} consists of the answer and cannot stand in a question"
+                )
             if name not in known:
-                raise ValueError(f"unknown section {name!r}{nearest(name, known)}")
+                raise ValueError(f"unknown section {name!r}{did_you_mean(name, known)}")
         return self
 
 
@@ -101,10 +106,13 @@ class Draft(NamedTuple):
     """The same without the answer."""
     line: str
     told: dict[str, frozenset[str]]
-    """Sections that tell a listed diagnosis, or state it in whatever words: each before and after."""
+    """Sections that tell a listed diagnosis, or state it in whatever words: each before and
+    after."""
 
 
-def prepare(cases: Iterable[Case], config: Config, dropped: Counter[str]) -> tuple[list[Question], dict[str, Any]]:
+def prepare(
+    cases: Iterable[Case], config: Config, dropped: Counter[str]
+) -> tuple[list[Question], dict[str, Any]]:
     """Turn cases into questions; count drops by reason, and give the facts for the manifest."""
     drafts: list[Draft] = []
     seen: set[str] = set()
@@ -123,12 +131,18 @@ def prepare(cases: Iterable[Case], config: Config, dropped: Counter[str]) -> tup
     return questions, _collect_facts(drafts, questions)
 
 
-def leave_near_duplicates(drafts: list[Draft], dropped: Counter[str]) -> tuple[list[Draft], list[int]]:
-    """Drop the later one of two drafts that are nearly the same; of those that stay, say which belong together.
+def leave_near_duplicates(
+    drafts: list[Draft], dropped: Counter[str]
+) -> tuple[list[Draft], list[int]]:
+    """Drop the later one of two drafts that are nearly the same; of those that stay, say which
+    belong together.
 
-    Returns the drafts that stay, and for each the number of the first one that it belongs together with.
+    Returns the drafts that stay, and for each the number of the first one that it belongs together
+    with.
     """
-    pairs = list(find_pairs([make_plain("".join(draft.before.values())) for draft in drafts], _SAME_GROUP))
+    pairs = list(
+        find_pairs([make_plain("".join(draft.before.values())) for draft in drafts], _SAME_GROUP)
+    )
     copies: set[int] = set()
     for one, other, alike in pairs:
         if alike >= _NEARLY_THE_SAME and one not in copies:
@@ -137,12 +151,16 @@ def leave_near_duplicates(drafts: list[Draft], dropped: Counter[str]) -> tuple[l
         dropped[DropReason.NEAR_DUPLICATE] += len(copies)
     told: dict[str, int] = {}
     together = [(one, other) for one, other, _ in pairs]
-    together += [(told.setdefault(_story(draft), number), number) for number, draft in enumerate(drafts)]
+    together += [
+        (told.setdefault(_story(draft), number), number) for number, draft in enumerate(drafts)
+    ]
     leaders = group(len(drafts), together)
     stay = [number for number in range(len(drafts)) if number not in copies]
     place = {number: i for i, number in reversed([*enumerate(stay)])}
     first: dict[int, int] = {}
-    return [drafts[number] for number in stay], [first.setdefault(leaders[number], place[number]) for number in stay]
+    return [drafts[number] for number in stay], [
+        first.setdefault(leaders[number], place[number]) for number in stay
+    ]
 
 
 def draft_question(case: Case, config: Config) -> Draft | DropReason:
@@ -150,11 +168,18 @@ def draft_question(case: Case, config: Config) -> Draft | DropReason:
     diagnoses = [item for text in case.diagnosis for item in split_diagnoses(text)]
     if not diagnoses:
         return DropReason.NO_DIAGNOSIS
-    answer = name_answer([*diagnoses, *split_diagnoses(case.sections.get("诊断结果", ""))], load_words(config.answers))
+    answer = name_answer(
+        [*diagnoses, *split_diagnoses(case.sections.get("诊断结果", ""))],
+        load_words(config.answers),
+    )
     before = clean_sections(case.sections, config.sections)
     if _length(before) < config.min_characters:
         return DropReason.TOO_SHORT
-    after = {name: scrubbed for name, text in before.items() if (scrubbed := remove_answer(text, answer)).strip("。，； ")}
+    after = {
+        name: scrubbed
+        for name, text in before.items()
+        if (scrubbed := remove_answer(text, answer)).strip("。，； ")
+    }
     if not any(name in after for name in _FINDINGS):
         return DropReason.NO_FINDING
     if _length(after) < _length(before) * _MIN_SHARE_LEFT:
@@ -174,10 +199,13 @@ def _length(sections: Mapping[str, str]) -> int:
     return sum(map(len, sections.values()))
 
 
-def split_drafts(drafts: Sequence[Draft], leaders: Sequence[int], config: Config) -> dict[str, Split]:
+def split_drafts(
+    drafts: Sequence[Draft], leaders: Sequence[int], config: Config
+) -> dict[str, Split]:
     """Assign every case to a split by a hash of its id, cases that belong together to the same one.
 
-    New cases do not move old ones, unless they belong together with them under an id that sorts before.
+    New cases do not move old ones, unless they belong together with them under an id that sorts
+    before.
     """
     groups: dict[int, list[str]] = {}
     for draft, leader in zip(drafts, leaders, strict=True):
@@ -186,7 +214,8 @@ def split_drafts(drafts: Sequence[Draft], leaders: Sequence[int], config: Config
 
 
 def _story(draft: Draft) -> str:
-    """Give what two postings of one case have in common: complaint and history; a short one is its own story."""
+    """Give what two postings of one case have in common: complaint and history; a short one is its
+    own story."""
     story = make_plain(draft.before.get("主诉", "") + draft.before.get("现病史", ""))
     return story if len(story) >= _MIN_GROUPING_CHARACTERS else draft.case.id
 
@@ -220,13 +249,24 @@ def _make_question(draft: Draft, split: Split, prompts: Prompts) -> Question:
 def _collect_facts(drafts: list[Draft], questions: list[Question]) -> dict[str, Any]:
     """Measure, on the texts as they were and as they are asked, where the answer is told."""
     n = Counter(name for draft in drafts for name in draft.before)
-    told = {key: Counter(name for draft in drafts for name in draft.told[key]) for key in (drafts[0].told if drafts else ())}
+    told = {
+        key: Counter(name for draft in drafts for name in draft.told[key])
+        for key in (drafts[0].told if drafts else ())
+    }
     sides = ("before", "after")
     return {
         "splits": dict(Counter(question.split for question in questions)),
-        "leak_rate": {name: {side: round(told[f"listed_{side}"][name] / n[name], 4) for side in sides} for name in n},
-        "stated_rate": {name: {side: round(told[f"stated_{side}"][name] / n[name], 4) for side in sides} for name in n},
-        "leaky_questions": {side: sum(bool(draft.told[f"listed_{side}"]) for draft in drafts) for side in sides},
+        "leak_rate": {
+            name: {side: round(told[f"listed_{side}"][name] / n[name], 4) for side in sides}
+            for name in n
+        },
+        "stated_rate": {
+            name: {side: round(told[f"stated_{side}"][name] / n[name], 4) for side in sides}
+            for name in n
+        },
+        "leaky_questions": {
+            side: sum(bool(draft.told[f"listed_{side}"]) for draft in drafts) for side in sides
+        },
         "characters": {
             "before": sum(_length(draft.before) for draft in drafts),
             "after": sum(_length(draft.after) for draft in drafts),
@@ -236,7 +276,12 @@ def _collect_facts(drafts: list[Draft], questions: list[Question]) -> dict[str, 
 
 def to_alpaca(question: Question) -> dict[str, str]:
     """Write a question in the alpaca form, the bare known diagnosis as its output."""
-    return {"system": question.system, "instruction": question.instruction, "input": question.input, "output": question.reference}
+    return {
+        "system": question.system,
+        "instruction": question.instruction,
+        "input": question.input,
+        "output": question.reference,
+    }
 
 
 def run(config: Config) -> Manifest:
@@ -244,7 +289,7 @@ def run(config: Config) -> Manifest:
     path = resolve_input(config.input, "cases.jsonl", made_by="deidentify")
     load_words(config.answers)  # a table that cannot be read is refused before anything is made
     inputs = [path] if config.answers is None else [path, config.answers]
-    with open_workspace("prepare", config, inputs=inputs, libraries=["rensa"]) as space:
+    with open_stage_output("prepare", config, inputs=inputs, libraries=["rensa"]) as space:
         if space.is_finished:
             return space.manifest
         reader = RecordReader(path, Case, made_by="deidentify")
@@ -255,7 +300,9 @@ def run(config: Config) -> Manifest:
         space.manifest.facts = facts
         if not questions:
             reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common()) or "no case"
-            raise InputError(f"{path}: no question could be made ({reasons}); check the sections and diagnoses of the cases")
+            raise InputError(
+                f"{path}: no question could be made ({reasons}); check the sections and diagnoses of the cases"
+            )
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
         write_json(space.path("alpaca.json"), [to_alpaca(question) for question in questions])
     return space.manifest

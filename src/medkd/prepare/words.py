@@ -1,7 +1,8 @@
-"""Words of answers: other names of diseases, findings said in other words, words that name no disease.
+"""Words of answers: other names of diseases, findings said in other words, words that name no
+disease.
 
-In: this package's table, the names that grading knows, and a table of the user's on top. Out: `AnswerWords`. Not done here: which names
-give a case's answer away (`answers`).
+In: this package's table, the names that grading knows, and a table of the user's on top. Out:
+`AnswerWords`. Not done here: which names give a case's answer away (`answers`).
 """
 
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medkd.core.errors import InputError
-from medkd.core.written import BrokenYamlError, parse_yaml
+from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 from medkd.grading.writing import TABLES_DIR
 
 _WIDE = re.compile(r"[０-９Ａ-Ｚａ-ｚ]")
@@ -27,7 +28,8 @@ _FORM = 'expected "synonyms: [[房颤, 心房颤动], …]", "findings: {咯血:
 
 @lru_cache(maxsize=256)
 def make_plain(text: str) -> str:
-    """Reduce a text to its letters, digits and characters, half-width and in lower case, one for one."""
+    """Reduce a text to its letters, digits and characters, half-width and in lower case, one for
+    one."""
     plain = "".join(WORDS.findall(text)).replace("İ", "I").lower()
     return plain.translate(_HALF_WIDTH) if _WIDE.search(plain) else plain
 
@@ -36,7 +38,11 @@ class AnswerWords:
     """What is known of the words in which answers are told."""
 
     def __init__(
-        self, synonyms: Iterable[Iterable[str]], findings: Mapping[str, str], generic: Iterable[str], inside: Mapping[str, str]
+        self,
+        synonyms: Iterable[Iterable[str]],
+        findings: Mapping[str, str],
+        generic: Iterable[str],
+        inside: Mapping[str, str],
     ) -> None:
         self.findings = {make_plain(name): said for name, said in findings.items()}
         self.generic = frozenset(generic)
@@ -45,14 +51,17 @@ class AnswerWords:
         for row in synonyms:
             plain = [name for word in row if (name := make_plain(word))]
             for word in plain:
-                self._others.setdefault(word, {}).update((other, None) for other in plain if other != word)
+                self._others.setdefault(word, {}).update(
+                    (other, None) for other in plain if other != word
+                )
 
     def has_synonyms(self, plain: str) -> bool:
         """Tell whether a plain name has others in the tables."""
         return plain in self._others
 
     def reword(self, names: Iterable[str]) -> set[str]:
-        """Add the names with words put in other words; long names are lists run together, their parts stand beside them."""
+        """Add the names with words put in other words; long names are lists run together, their
+        parts stand beside them."""
         found = set(names)
         fresh = found
         for _ in range(_MAX_REWORDINGS):
@@ -71,15 +80,25 @@ class AnswerWords:
     def _words_in(self, name: str) -> set[str]:
         """Find the words of the tables in a short name, those inside one another too."""
         size = len(name)
-        return {piece for i in range(size) for j in range(i + 2, size + 1) if (piece := name[i:j]) in self._others}
+        return {
+            piece
+            for i in range(size)
+            for j in range(i + 2, size + 1)
+            if (piece := name[i:j]) in self._others
+        }
 
 
 @cache
 def load_words(path: Path | None = None) -> AnswerWords:
     """Read the tables of the package and of grading, and a table of the user's on top of them."""
-    shipped = _read(files("medkd.prepare").joinpath("answers.yaml").read_text(encoding="utf-8"), "answers.yaml")
+    shipped = _read(
+        files("medkd.prepare").joinpath("answers.yaml").read_text(encoding="utf-8"), "answers.yaml"
+    )
     graded = _parse((TABLES_DIR / "synonyms.yaml").read_text(encoding="utf-8"), "synonyms.yaml")
-    rows = [[str(name), *map(str, others)] for name, others in cast("dict[Any, list[Any]]", graded).items()]
+    rows = [
+        [str(name), *map(str, others)]
+        for name, others in cast("dict[Any, list[Any]]", graded).items()
+    ]
     tables = [shipped]
     if path is not None:
         try:
@@ -102,7 +121,8 @@ def _parse(text: str, place: str) -> Any:
 
 
 def _read(text: str, place: str) -> dict[str, Any]:
-    """Read a table of synonyms, findings, generic and inside words, each of which may be missing."""
+    """Read a table of synonyms, findings, generic and inside words, each of which may be
+    missing."""
     content = _parse(text, place)
     table = {
         "synonyms": [],
@@ -112,9 +132,19 @@ def _read(text: str, place: str) -> dict[str, Any]:
         **(cast("dict[str, Any]", content) if isinstance(content, dict) else {"": None}),
     }
     rows = table["synonyms"]
-    is_right = isinstance(rows, list) and all(isinstance(row, list) and all(isinstance(word, str) for word in row) for row in rows)
+    is_right = isinstance(rows, list) and all(
+        isinstance(row, list) and all(isinstance(word, str) for word in row) for row in rows
+    )
     for said in (table["findings"], table["inside"]):
-        is_right = is_right and isinstance(said, dict) and all(isinstance(word, str) for pair in said.items() for word in pair)
-    if not is_right or not isinstance(table["generic"], str) or set(table) != {"synonyms", "findings", "generic", "inside"}:
+        is_right = (
+            is_right
+            and isinstance(said, dict)
+            and all(isinstance(word, str) for pair in said.items() for word in pair)
+        )
+    if (
+        not is_right
+        or not isinstance(table["generic"], str)
+        or set(table) != {"synonyms", "findings", "generic", "inside"}
+    ):
         raise InputError(f"{place}: no table of answers; {_FORM}")
     return table

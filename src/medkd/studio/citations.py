@@ -1,6 +1,8 @@
-"""Where a reasoning cites its record: numbers and runs of words that stand in both, and what it cites that is not there.
+"""Where a reasoning cites its record: numbers and runs of words that stand in both, and what it
+cites that is not there.
 
-In: the record and the reasoning. Out: each text in pieces, marked or not. Not done here: judging it (`grading.checks`), HTML.
+In: the record and the reasoning. Out: each text in pieces, marked or not. Not done here: judging it
+(`grading.checks`), HTML.
 """
 
 import re
@@ -49,14 +51,19 @@ def mark_reasoning(reasoning: str, record: str) -> list[Piece]:
         if number := _NUMBER_AT_END.search(claim):
             _mark_number(flat, number[0], marks, "unfounded")
         elif claim.startswith("无"):
-            for found in re.finditer(rf"(?:否认|未见|没有|无)(?:明显的?)?{re.escape(claim[1:])}", flat):
+            for found in re.finditer(
+                rf"(?:否认|未见|没有|无)(?:明显的?)?{re.escape(claim[1:])}", flat
+            ):
                 marks[found.start() : found.end()] = ["unfounded"] * (found.end() - found.start())
     return _cut(reasoning, marks)
 
 
 def _fold(text: str) -> str:
     """Fold width, character by character, so that places stay the same."""
-    return "".join(folded if len(folded := unicodedata.normalize("NFKC", character)) == 1 else character for character in text)
+    return "".join(
+        folded if len(folded := unicodedata.normalize("NFKC", character)) == 1 else character
+        for character in text
+    )
 
 
 def _list_runs(text: str) -> set[str]:

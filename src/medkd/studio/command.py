@@ -1,6 +1,7 @@
 """The command `medkd studio`: serve the pages on this machine until interrupted.
 
-In: where to listen and which folders to show. Out: nothing of its own; what it starts are detached runs, which go on without it.
+In: where to listen and which folders to show. Out: nothing of its own; what it starts are detached
+runs, which go on without it.
 Not done here: the pages (`studio.app`), who may come in (`studio.guard`).
 """
 
@@ -25,7 +26,8 @@ class Config(BaseModel):
     port: int = Field(default=7860, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     host: str = ""
-    """Address to listen on; without it this machine only. Given, a token is made, shown once, and asked for at the door."""
+    """Address to listen on; without it this machine only. Given, a token is made, shown once, and
+    asked for at the door."""
     runs: Path = Path("runs")
     """Directory whose runs are listed, and in which new ones are made."""
     data: tuple[Path, ...] = ()
@@ -44,7 +46,15 @@ def run(config: Config) -> None:
     config.runs.mkdir(parents=True, exist_ok=True)
     app = make_app(config.runs, config.data, token)
     print(describe_address(config.host, port, token), flush=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
     server.run(sockets=[listener])
     if server.should_exit and not server.force_exit:
         print("studio: closed; runs that were started go on", flush=True)
@@ -56,7 +66,9 @@ def describe_address(host: str, port: int, token: str) -> str:
     if token:
         lines.append(f"token:  {token}  (asked for once a browser; shown here only)")
     if host in ("", LOOPBACK, "localhost"):
-        lines.append(f"from another machine: ssh -L {port}:localhost:{port} {getpass.getuser()}@{socket.gethostname()}")
+        lines.append(
+            f"from another machine: ssh -L {port}:localhost:{port} {getpass.getuser()}@{socket.gethostname()}"
+        )
     lines.append("Ctrl-C closes the studio; runs go on without it")
     return "\n".join(lines)
 
@@ -71,7 +83,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(128)
     except socket.gaierror as error:
-        raise InputError(f"medkd studio: --host {host}: no such address; give an address of this machine, or 0.0.0.0 for all") from error
+        raise InputError(
+            f"medkd studio: --host {host}: no such address; give an address of this machine, or 0.0.0.0 for all"
+        ) from error
     except OSError as error:
         raise from_os_error(error, f"medkd studio: {host}:{port}") from error
     return listener

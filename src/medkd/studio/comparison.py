@@ -1,6 +1,8 @@
-"""Evaluations held against the first one, paired, as `medkd compare` does it; worked out once for the files as they stand.
+"""Evaluations held against the first one, paired, as `medkd compare` does it; worked out once for
+the files as they stand.
 
-In: directories of `evaluate`. Out: a table of tests. Not done here: the tests (`medkd.evaluate.compare`), measuring.
+In: directories of `evaluate`. Out: a table of tests. Not done here: the tests
+(`medkd.evaluate.compare`), measuring.
 """
 
 from collections.abc import Sequence
@@ -8,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medkd.core.artifacts import resolve_input
+from medkd.core.jsonl import resolve_input
 from medkd.evaluate.compare import find_shared, hold_against_first, keep_shared, load, show_tests
 from medkd.evaluate.scoring import FILE_NAME
 from medkd.evaluate.statistics import Difference
@@ -22,11 +24,15 @@ COLUMNS = ("model", "measure", "shared", "difference", "interval", "p", "test", 
 
 
 def show_comparison(steps: Sequence[Step], t: Texts) -> str:
-    """Show every difference to the first evaluation; raises InputError for evaluations that cannot be compared."""
+    """Show every difference to the first evaluation; raises InputError for evaluations that cannot
+    be compared."""
     if len(steps) < 2:
         return ""
     files = [resolve_input(step.path, FILE_NAME, made_by="evaluate") for step in steps]
-    stamps = tuple((step.name, file.parent, file.stat().st_mtime_ns) for step, file in zip(steps, files, strict=True))
+    stamps = tuple(
+        (step.name, file.parent, file.stat().st_mtime_ns)
+        for step, file in zip(steps, files, strict=True)
+    )
     n_shared, tests = _compare(stamps)
     head = ["p" if name == "p" else t(f"evaluate.{name}") for name in COLUMNS]
     rows = [
@@ -53,7 +59,9 @@ def name_test(found: Difference, t: Texts) -> str:
 
 
 @lru_cache(maxsize=32)
-def _compare(stamps: tuple[tuple[str, Path, int], ...]) -> tuple[int, list[tuple[dict[str, Any], Difference]]]:
+def _compare(
+    stamps: tuple[tuple[str, Path, int], ...],
+) -> tuple[int, list[tuple[dict[str, Any], Difference]]]:
     loaded = [load(folder, name) for name, folder, _ in stamps]
     shared = find_shared(loaded, [folder for _, folder, _ in stamps])
     differences = hold_against_first([keep_shared(one, shared, SEED) for one in loaded], SEED)

@@ -1,7 +1,9 @@
-"""Conversations for a page: models kept in memory, turns spoken in threads, what is said so far readable at any time.
+"""Conversations for a page: models kept in memory, turns spoken in threads, what is said so far
+readable at any time.
 
-In: a question, whom to ask, sampling. Out: the turns of each side as they stand. A model is loaded once and kept until it is told to go.
-A page looks as often as it likes: what one look misses the next one shows. Not done here: speaking (`medkd.chat.speakers`), pages.
+In: a question, whom to ask, sampling. Out: the turns of each side as they stand. A model is loaded
+once and kept until it is told to go. A page looks as often as it likes: what one look misses the
+next one shows. Not done here: speaking (`medkd.chat.speakers`), pages.
 """
 
 import time
@@ -64,9 +66,18 @@ class HeldSpeakers:
 
     def list_sizes(self) -> dict[str, int]:
         """Give the bytes that the weights of each model take."""
-        return {" + ".join(filter(None, key)): _count_bytes(speaker) for key, speaker in list(self._held.items())}
+        return {
+            " + ".join(filter(None, key)): _count_bytes(speaker)
+            for key, speaker in list(self._held.items())
+        }
 
-    def say(self, speech: "Speech", find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling) -> Said:
+    def say(
+        self,
+        speech: "Speech",
+        find: Callable[[], Speaker],
+        turns: Sequence[Message],
+        sampling: Sampling,
+    ) -> Said:
         """Let a speech be spoken when there is a voice free for it."""
         with self._voices:
             self._speeches.add(speech)
@@ -102,7 +113,8 @@ def _count_bytes(speaker: Speaker) -> int:
 
 
 def find_endpoint(model: str, place: str, key: str) -> Target:
-    """Find the endpoint that a name stands for; a key that is given is used for this answer alone."""
+    """Find the endpoint that a name stands for; a key that is given is used for this answer
+    alone."""
     if place.startswith(("http://", "https://")):
         target = find_target("custom", model, place)
         return replace(target, key=key or target.key)
@@ -115,7 +127,9 @@ def find_endpoint(model: str, place: str, key: str) -> Target:
 class Speech:
     """One turn of one speaker, spoken in a thread of its own."""
 
-    def __init__(self, find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling) -> None:
+    def __init__(
+        self, find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling
+    ) -> None:
         self._stop = Event()
         self._parts: dict[bool, list[str]] = {True: [], False: []}
         self._end: Said | None = None
@@ -125,7 +139,9 @@ class Speech:
         self._thread = Thread(target=self._speak, args=(find, turns, sampling), daemon=True)
         self._thread.start()
 
-    def _speak(self, find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling) -> None:
+    def _speak(
+        self, find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling
+    ) -> None:
         try:
             self._end = HELD.say(self, find, turns, sampling)
         except KeyboardInterrupt:  # stopped before it was heard at all
@@ -159,10 +175,24 @@ class Speech:
         reasoning, answer = ("".join(self._parts[part]) for part in (True, False))
         if self._end and not self._stop.is_set():
             reasoning, answer = self._end.reasoning, self._end.answer
-        end = "" if not is_over or self._problem else self._end.why if self._end and not self._stop.is_set() else INTERRUPTED
+        end = (
+            ""
+            if not is_over or self._problem
+            else self._end.why
+            if self._end and not self._stop.is_set()
+            else INTERRUPTED
+        )
         thinking_s = (self._answer_at or now) - self._began_at if reasoning else 0.0
         is_thinking = bool(reasoning) and not answer and not is_over
-        return Spoken(reasoning, answer, is_thinking, thinking_s, now - self._began_at, end, self._problem if is_over else "")
+        return Spoken(
+            reasoning,
+            answer,
+            is_thinking,
+            thinking_s,
+            now - self._began_at,
+            end,
+            self._problem if is_over else "",
+        )
 
 
 class Conversation:
@@ -176,10 +206,21 @@ class Conversation:
     def is_speaking(self) -> bool:
         return bool(self._speeches)
 
-    def ask(self, side: int, text: str, find: Callable[[], Speaker], sampling: Sampling, system: str = "", asked: str = "") -> None:
-        """Put a question to one side; `asked` is what the model is given for it where that is more than the question."""
+    def ask(
+        self,
+        side: int,
+        text: str,
+        find: Callable[[], Speaker],
+        sampling: Sampling,
+        system: str = "",
+        asked: str = "",
+    ) -> None:
+        """Put a question to one side; `asked` is what the model is given for it where that is more
+        than the question."""
         turns = self._sides[side]
-        speech = Speech(find, write_turns([*turns, {"role": "user", "answer": asked or text}], system), sampling)
+        speech = Speech(
+            find, write_turns([*turns, {"role": "user", "answer": asked or text}], system), sampling
+        )
         turns.append({"role": "user", "answer": text})
         self._speeches[side] = speech
 
@@ -196,16 +237,26 @@ class Conversation:
             if spoken and (spoken.end or spoken.problem):
                 turns.append({"role": "assistant", **spoken._asdict()})
                 del self._speeches[side]
-            found.append([*turns, {"role": "assistant", **spoken._asdict()}] if side in self._speeches and spoken else list(turns))
+            found.append(
+                [*turns, {"role": "assistant", **spoken._asdict()}]
+                if side in self._speeches and spoken
+                else list(turns)
+            )
         return found
 
 
 def write_turns(turns: Sequence[Turn], system: str) -> list[Message]:
-    """Write a conversation as a model is given it, without what it thought in earlier turns and what never came to be answered."""
+    """Write a conversation as a model is given it, without what it thought in earlier turns and
+    what never came to be answered."""
     said: list[Message] = []
     for turn in turns:
         if turn.get("problem"):
             said.pop()
         else:
-            said.append(Message(role="user" if turn["role"] == "user" else "assistant", content=str(turn["answer"])))
+            said.append(
+                Message(
+                    role="user" if turn["role"] == "user" else "assistant",
+                    content=str(turn["answer"]),
+                )
+            )
     return [Message(role="system", content=system), *said] if system else said

@@ -1,6 +1,8 @@
-"""Forms made from a stage's `Config`: what each field takes, and what was filled in as the words of a command line.
+"""Forms made from a stage's `Config`: what each field takes, and what was filled in as the words of
+a command line.
 
-In: a config, values of a form. Out: fields to draw, words for `medkd STAGE` or `medkd run`. No setting is written down here a second time.
+In: a config, values of a form. Out: fields to draw, words for `medkd STAGE` or `medkd run`. No
+setting is written down here a second time.
 Not done here: drawing (`studio.widgets`), starting anything (`studio.starts`).
 """
 
@@ -11,8 +13,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, g
 
 from pydantic import BaseModel
 
+from medkd.core.config import describe
 from medkd.core.errors import InputError
-from medkd.core.written import BrokenYamlError, parse_yaml
+from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 
 Kind = Literal["choice", "switch", "whole", "number", "path", "paths", "texts", "mapping", "text"]
 NOT_ASKED = ("out", "resume", "overwrite")
@@ -41,7 +44,7 @@ def _make_field(name: str, config: type[BaseModel]) -> Field:
     kind, choices, is_optional = _find_kind(info.annotation)
     required = info.is_required()
     default = None if required else plain(info.get_default(call_default_factory=True))
-    return Field(name, kind, info.description or "", default, choices, required, is_optional)
+    return Field(name, kind, describe(info), default, choices, required, is_optional)
 
 
 def _find_kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
@@ -79,7 +82,8 @@ def plain(value: Any) -> Any:
 
 
 def is_changed(field: Field, value: Any, default: Any) -> bool:
-    """Tell whether what a form holds differs from a default; an emptied field is as if never filled in."""
+    """Tell whether what a form holds differs from a default; an emptied field is as if never filled
+    in."""
     return _normal(field, value) != _normal(field, default)
 
 
@@ -87,16 +91,25 @@ def _normal(field: Field, value: Any) -> Any:
     if value in (None, "", []):
         return None
     if field.kind in ("paths", "texts"):
-        return [str(item) for item in (cast(list[Any], value) if isinstance(value, list) else [value])]
+        return [
+            str(item) for item in (cast(list[Any], value) if isinstance(value, list) else [value])
+        ]
     if field.kind in ("whole", "number"):
         return _read_number(field.name, value)
     if field.kind == "mapping":
         return _read_mapping(field.name, str(value))
-    return str(value).strip().lower() if field.kind == "choice" and field.choices == ("true", "false") else str(value).strip()
+    return (
+        str(value).strip().lower()
+        if field.kind == "choice" and field.choices == ("true", "false")
+        else str(value).strip()
+    )
 
 
-def write_words(fields: Sequence[Field], values: Sequence[Any], defaults: Mapping[str, Any], step: str = "") -> list[str]:
-    """Write what differs from the defaults as words of a command line; with a step, as `medkd run` takes them.
+def write_words(
+    fields: Sequence[Field], values: Sequence[Any], defaults: Mapping[str, Any], step: str = ""
+) -> list[str]:
+    """Write what differs from the defaults as words of a command line; with a step, as `medkd run`
+    takes them.
 
     Raises InputError for a required field that is empty.
     """
@@ -113,7 +126,10 @@ def write_words(fields: Sequence[Field], values: Sequence[Any], defaults: Mappin
 def _write_field(field: Field, value: Any, prefix: str) -> list[str]:
     flag = f"--{prefix}{field.name.replace('_', '-') if not prefix else field.name}"
     if field.kind == "mapping":
-        return [f"{flag}.{key}={item}" for key, item in _read_mapping(field.name, str(value or "")).items()]
+        return [
+            f"{flag}.{key}={item}"
+            for key, item in _read_mapping(field.name, str(value or "")).items()
+        ]
     if field.kind == "switch" or field.choices == ("true", "false"):
         if prefix:
             return [f"{flag}={str(value).lower() == 'true'}"]

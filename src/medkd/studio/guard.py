@@ -1,8 +1,10 @@
 """Who may talk to the studio, and what a page may do in the browser.
 
-In: every request, before any page sees it. Out: the request passed on, or a refusal. Without a token only requests that name this
-machine are passed (a foreign page cannot reach the studio by renaming itself); with one, a browser shows it once and gets a cookie.
-Not done here: which folders may be read (`studio.places`); encryption (put the studio behind ssh or a proxy).
+In: every request, before any page sees it. Out: the request passed on, or a refusal. Without a
+token only requests that name this machine are passed (a foreign page cannot reach the studio by
+renaming itself); with one, a browser shows it once and gets a cookie.
+Not done here: which folders may be read (`studio.places`); encryption (put the studio behind ssh or
+a proxy).
 """
 
 import hmac
@@ -39,10 +41,26 @@ POLICY = (
 HEADERS = (
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"same-origin"),  # without a referrer, a form would not say where it comes from either
+    (
+        b"referrer-policy",
+        b"same-origin",
+    ),  # without a referrer, a form would not say where it comes from either
 )
-USED_API = ("run/", "upload", "heartbeat/", "startup-events", "theme.css", "cancel", "reset", "component_server", "file=", "info", "app_id")
-"""What the pages use of their framework's interface; the rest (queue, proxy, remote history, editing by chat) is not there."""
+USED_API = (
+    "run/",
+    "upload",
+    "heartbeat/",
+    "startup-events",
+    "theme.css",
+    "cancel",
+    "reset",
+    "component_server",
+    "file=",
+    "info",
+    "app_id",
+)
+"""What the pages use of their framework's interface; the rest (queue, proxy, remote history,
+editing by chat) is not there."""
 
 
 class Throttle:
@@ -59,9 +77,12 @@ class Throttle:
         return max(0.0, last + pause - self._now())
 
     def fail(self, address: str) -> None:
-        """Count a wrong token, and forget those of long ago: strangers with ever new addresses fill no memory."""
+        """Count a wrong token, and forget those of long ago: strangers with ever new addresses fill
+        no memory."""
         now = self._now()
-        self._failures = {known: failed for known, failed in self._failures.items() if now - failed[1] < MEMORY_S}
+        self._failures = {
+            known: failed for known, failed in self._failures.items() if now - failed[1] < MEMORY_S
+        }
         self._failures[address] = (self._failures.get(address, (0, 0.0))[0] + 1, now)
 
     def forget(self, address: str) -> None:
@@ -71,7 +92,9 @@ class Throttle:
 class Guard:
     """Stands in front of the pages."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], token: str = "") -> None:
+    def __init__(
+        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], token: str = ""
+    ) -> None:
         self.app = app
         self.token = token
         self.throttle = Throttle()
@@ -84,7 +107,10 @@ class Guard:
             await self._answer(scope, receive, _with_headers(send))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = {
+            key.decode("latin-1").lower(): value.decode("latin-1")
+            for key, value in scope["headers"]
+        }
         refusal = find_refusal(scope, headers, needs_own_name=not self.token)
         if refusal:
             await _reply(send, 403, refusal)
@@ -93,7 +119,12 @@ class Guard:
         elif scope["path"] == "/login" and scope["method"] == "POST":
             await self._log_in(scope, headers, receive, send)
         elif scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-            await _reply(send, 401, make_login_page(Texts(choose_language(headers.get("accept-language", "")))), "text/html")
+            await _reply(
+                send,
+                401,
+                make_login_page(Texts(choose_language(headers.get("accept-language", "")))),
+                "text/html",
+            )
         else:
             await _reply(send, 401, "log in first")
 
@@ -102,14 +133,20 @@ class Guard:
         session = next((value for name, _, value in parts if name == COOKIE), "")
         return self._sessions.get(session, 0.0) > time.monotonic()
 
-    async def _log_in(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
+    async def _log_in(
+        self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send
+    ) -> None:
         texts = Texts(choose_language(headers.get("accept-language", "")))
         address = str((scope.get("client") or ("?",))[0])
         body = await _read_body(receive, MAX_LOGIN_BYTES)
-        wait = self.throttle.wait_s(address)  # from here on nothing is waited for: tokens that are tried at once are counted one by one
+        wait = self.throttle.wait_s(
+            address
+        )  # from here on nothing is waited for: tokens that are tried at once are counted one by one
         if wait > 0:
             page = make_login_page(texts, texts("login.wait", seconds=round(wait + 0.5)))
-            await _reply(send, 429, page, "text/html", [(b"retry-after", str(round(wait + 0.5)).encode())])
+            await _reply(
+                send, 429, page, "text/html", [(b"retry-after", str(round(wait + 0.5)).encode())]
+            )
             return
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
         if not hmac.compare_digest(given.encode(), self.token.encode()):
@@ -129,7 +166,11 @@ def find_refusal(scope: Scope, headers: dict[str, str], needs_own_name: bool) ->
     if needs_own_name and (urlsplit(f"//{host}").hostname or "") not in THIS_MACHINE:
         return "the studio answers to the name of this machine only; start it with --host to be reached from others"
     origin = headers.get("origin")
-    if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+    if (
+        scope["method"] not in ("GET", "HEAD")
+        and origin is not None
+        and urlsplit(origin).netloc != host
+    ):
         return "this request comes from a page of another site"
     if int(headers.get("content-length") or 0) > MAX_BODY_BYTES:
         return "this request is too large"
@@ -164,7 +205,8 @@ def _with_headers(send: Send) -> Send:
 
 
 def _up_to(limit: int, receive: Receive) -> Receive:
-    """Hang up on a body that grows past the limit: one that is sent in chunks does not say its length beforehand."""
+    """Hang up on a body that grows past the limit: one that is sent in chunks does not say its
+    length beforehand."""
     n_read = 0
 
     async def counted() -> MutableMapping[str, Any]:
@@ -186,8 +228,18 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
     return body[:limit]
 
 
-async def _reply(send: Send, status: int, text: str, kind: str = "text/plain", extra: list[tuple[bytes, bytes]] | None = None) -> None:
+async def _reply(
+    send: Send,
+    status: int,
+    text: str,
+    kind: str = "text/plain",
+    extra: list[tuple[bytes, bytes]] | None = None,
+) -> None:
     body = text.encode()
-    headers = [(b"content-type", f"{kind}; charset=utf-8".encode()), (b"content-length", str(len(body)).encode()), *(extra or [])]
+    headers = [
+        (b"content-type", f"{kind}; charset=utf-8".encode()),
+        (b"content-length", str(len(body)).encode()),
+        *(extra or []),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,6 +1,8 @@
-"""An order: one stage or a recipe, its fields, and what a form says of them as the words of the command that starts it.
+"""An order: one stage or a recipe, its fields, and what a form says of them as the words of the
+command that starts it.
 
-In: which stage or recipe was chosen, what was filled in. Out: words for `medkd`, the environment that hands a key over.
+In: which stage or recipe was chosen, what was filled in. Out: words for `medkd`, the environment
+that hands a key over.
 Not done here: drawing the form (`studio.starts`), starting (`studio.jobs`).
 """
 
@@ -10,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.completers.providers import read_providers
+from medkd.core.config import read_recipe
 from medkd.core.errors import InputError
-from medkd.core.recipe import read_recipe
 from medkd.pipeline import STAGES
 from medkd.studio.forms import Field, list_fields, plain, write_words
 from medkd.studio.places import Places
@@ -22,7 +24,8 @@ OWN_SECTIONS = ("out", "report", "rehearsal")
 
 
 class Part(NamedTuple):
-    """One step of a form: its fields, and the values that count as not changed for the command line."""
+    """One step of a form: its fields, and the values that count as not changed for the command
+    line."""
 
     step: str
     """Empty for a stage alone."""
@@ -34,7 +37,9 @@ class Part(NamedTuple):
 
 def list_recipes(places: Places) -> list[str]:
     """List the shipped recipes, and those in the data folders."""
-    shipped = sorted(str(path) for path in Path(str(files("medkd").joinpath("recipes"))).glob("*.yaml"))
+    shipped = sorted(
+        str(path) for path in Path(str(files("medkd").joinpath("recipes"))).glob("*.yaml")
+    )
     return [*shipped, *places.list_given((".yaml", ".yml"))]
 
 
@@ -49,7 +54,9 @@ def list_parts(chosen: str, places: Places, t: Texts) -> list[Part]:
     for step, given in read_recipe(Path(path)).items():
         stage = step.split("-")[0]
         if step not in OWN_SECTIONS and stage in STAGES:
-            known = {key: plain(value) for key, value in cast(Mapping[str, Any], given or {}).items()}
+            known = {
+                key: plain(value) for key, value in cast(Mapping[str, Any], given or {}).items()
+            }
             parts.append(Part(step, stage, read_form(stage, t), known))
     return parts
 
@@ -60,8 +67,11 @@ def read_form(stage: str, t: Texts) -> list[Field]:
     return [field._replace(help=t.label(stage, field.name, field.help)[1]) for field in fields]
 
 
-def write_command(chosen: str, run: str | None, parts: Sequence[Part], values: Sequence[Any], places: Places) -> list[str]:
-    """Write the words that start what the form says; raises InputError for a name or a path that is not allowed."""
+def write_command(
+    chosen: str, run: str | None, parts: Sequence[Part], values: Sequence[Any], places: Places
+) -> list[str]:
+    """Write the words that start what the form says; raises InputError for a name or a path that is
+    not allowed."""
     name = (run or "").strip().strip("/")
     if not name or any(part.startswith(".") for part in Path(name).parts):
         raise InputError("name the run: letters, digits, - and /")
@@ -72,14 +82,31 @@ def write_command(chosen: str, run: str | None, parts: Sequence[Part], values: S
         at += len(part.fields)
         for field, value in zip(part.fields, given, strict=True):
             check_place(field, value, part.given.get(field.name), places)
-        words += write_words(part.fields, given, {f.name: part.given.get(f.name, f.default) for f in part.fields}, part.step)
+        words += write_words(
+            part.fields,
+            given,
+            {f.name: part.given.get(f.name, f.default) for f in part.fields},
+            part.step,
+        )
     if chosen.startswith(RECIPE):
-        return ["run", chosen.removeprefix(RECIPE), "--out", str(places.resolve(places.runs / name)), *words]
-    return [chosen, *words, "--out", str(places.resolve(places.runs / name / find_name(chosen, places.runs / name)))]
+        return [
+            "run",
+            chosen.removeprefix(RECIPE),
+            "--out",
+            str(places.resolve(places.runs / name)),
+            *words,
+        ]
+    return [
+        chosen,
+        *words,
+        "--out",
+        str(places.resolve(places.runs / name / find_name(chosen, places.runs / name))),
+    ]
 
 
 def suggest_run(chosen: str, places: Places) -> str:
-    """Name the run that an order most likely is for: a new one for a recipe, the newest one for a stage."""
+    """Name the run that an order most likely is for: a new one for a recipe, the newest one for a
+    stage."""
     if chosen.startswith(RECIPE):
         return find_name(Path(chosen.removeprefix(RECIPE)).stem, places.runs)
     return next(iter(places.list_runs()), "first")
@@ -88,7 +115,11 @@ def suggest_run(chosen: str, places: Places) -> str:
 def find_name(stage: str, run: Path) -> str:
     """Name a new folder after what makes it, numbered where there is one already."""
     taken = (f"{stage}-{number}" for number in range(2, 1000))
-    return stage if not (run / stage).exists() else next(name for name in taken if not (run / name).exists())
+    return (
+        stage
+        if not (run / stage).exists()
+        else next(name for name in taken if not (run / name).exists())
+    )
 
 
 def check_place(field: Field, value: Any, given: Any, places: Places) -> None:
@@ -97,7 +128,10 @@ def check_place(field: Field, value: Any, given: Any, places: Places) -> None:
         return
     is_path = field.kind in ("path", "paths")
     for one in cast(list[Any], value) if isinstance(value, list) else [value]:
-        if is_path or (field.name == "model" and (str(one).startswith(("/", ".", "~")) or Path(str(one)).exists())):
+        if is_path or (
+            field.name == "model"
+            and (str(one).startswith(("/", ".", "~")) or Path(str(one)).exists())
+        ):
             places.resolve(str(one))
 
 
@@ -106,7 +140,11 @@ def hand_over(words: Sequence[str], secret: str) -> dict[str, str]:
     if not secret.strip():
         return {}
     recipe = read_recipe(Path(words[1])) if words[0] == "run" else {}
-    named = [str(section["teacher"]) for section in recipe.values() if isinstance(section, dict) and "teacher" in section]
+    named = [
+        str(section["teacher"])
+        for section in recipe.values()
+        if isinstance(section, dict) and "teacher" in section
+    ]
     candidates = [*(word.rpartition("=")[2] for word in words), *named]
     default = list_fields(STAGES["distill"].load().Config)
     usual = next(str(field.default) for field in default if field.name == "teacher")

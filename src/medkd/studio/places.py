@@ -1,6 +1,7 @@
 """Which folders the studio may read, and what lies in them: runs, their steps, files of records.
 
-In: the directory of runs and the named data folders. Out: paths, each proven to lie inside; manifests, read again only when they change.
+In: the directory of runs and the named data folders. Out: paths, each proven to lie inside;
+manifests, read again only when they change.
 Not done here: starting runs; reading records (`studio.shelf`).
 """
 
@@ -11,7 +12,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from medkd.core.errors import InputError, MedkdError
-from medkd.core.workspace import MANIFEST, Manifest, read_manifest
+from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
 
 UPLOADS = "uploads"
 NO_RECORDS = ("metrics.jsonl", "reviews.jsonl")
@@ -46,14 +47,17 @@ class Places:
         self._lock = Lock()
 
     def resolve(self, name: str | Path) -> Path:
-        """Find a file or folder by its name below the runs, or by its path; raises InputError where it lies outside every place."""
+        """Find a file or folder by its name below the runs, or by its path; raises InputError where
+        it lies outside every place."""
         given = Path(name)
         candidates = [given] if given.is_absolute() else [self.runs / given, given]
         inside = [candidate for candidate in candidates if self._is_inside(candidate)]
         found = next((candidate for candidate in inside if candidate.exists()), None)
         if found or inside:
             return found or inside[-1]
-        raise InputError(f"{name}: lies outside {self.runs} and the --data folders; start the studio with --data FOLDER to use it")
+        raise InputError(
+            f"{name}: lies outside {self.runs} and the --data folders; start the studio with --data FOLDER to use it"
+        )
 
     def _is_inside(self, path: Path) -> bool:
         """Tell whether a path leads into a place, links followed."""
@@ -71,7 +75,13 @@ class Places:
         """List steps, the oldest first: all, or those of a run or of a stage."""
         top = self.runs if run is None else self.resolve(run)
         steps = [self._read(path) for path in _find_manifests(top, MAX_DEPTH)]
-        chosen = [step for step in steps if step and (stage is None or step.manifest.stage == stage) and (run is None or step.run == run)]
+        chosen = [
+            step
+            for step in steps
+            if step
+            and (stage is None or step.manifest.stage == stage)
+            and (run is None or step.run == run)
+        ]
         return sorted(chosen, key=lambda step: (step.manifest.started_at, step.name))
 
     def find_step(self, name: str) -> Step:
@@ -83,13 +93,22 @@ class Places:
 
     def list_files(self, run: str) -> list[str]:
         """Name the files of records of a run, step by step."""
-        found = [(step.name, path.name) for step in self.list_steps(run) for path in sorted(step.path.glob("[!.]*.jsonl"))]
+        found = [
+            (step.name, path.name)
+            for step in self.list_steps(run)
+            for path in sorted(step.path.glob("[!.]*.jsonl"))
+        ]
         return [f"{step}/{name}" for step, name in found if name not in NO_RECORDS]
 
     def list_given(self, suffixes: Sequence[str] = (".json", ".jsonl")) -> list[str]:
         """Name the files that people put into the data folders, or uploaded."""
         folders = [folder for folder in (self.runs / UPLOADS, *self.data) if folder.is_dir()]
-        files = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in suffixes and path.is_file()]
+        files = [
+            path
+            for folder in folders
+            for path in sorted(folder.iterdir())
+            if path.suffix in suffixes and path.is_file()
+        ]
         return [str(path) for path in files]
 
     def _read(self, path: Path) -> Step | None:

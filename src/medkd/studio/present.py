@@ -1,4 +1,5 @@
-"""HTML of what pages show. Everything from a model, a web page or a file is escaped here and nowhere made live.
+"""HTML of what pages show. Everything from a model, a web page or a file is escaped here and
+nowhere made live.
 
 In: plain values. Out: HTML for a page's part. Not done here: what is worth showing.
 """
@@ -25,10 +26,12 @@ const act = (event) => {
 };
 element.addEventListener('click', act);
 """
-"""Run when a part is put on its page: a button with `data-pick` in it raises the part's select event with that value."""
+"""Run when a part is put on its page: a button with `data-pick` in it raises the part's select
+event with that value."""
 AT_ONCE: dict[str, Any] = {"queue": False}
-"""How every event of a page is answered: in its own response. The framework's shared stream of answers loses one: it ends when nothing is
-pending, and a browser that asks for something in that moment takes the ending stream for the one that will bring its answer."""
+"""How every event of a page is answered: in its own response. The framework's shared stream of
+answers loses one: it ends when nothing is pending, and a browser that asks for something in that
+moment takes the ending stream for the one that will bring its answer."""
 SCROLL = "() => document.querySelector('article.case')?.scrollIntoView({behavior: 'smooth', block: 'start'})"
 """Brings a case that was picked into sight."""
 
@@ -40,7 +43,12 @@ NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?")
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader
 
-    return Environment(loader=PackageLoader("medkd.studio", "parts"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=PackageLoader("medkd.studio", "parts"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def render(part: str, texts: Texts, **values: Any) -> str:
@@ -49,7 +57,8 @@ def render(part: str, texts: Texts, **values: Any) -> str:
 
 
 def shorten(text: str, limit: int = MAX_SHOWN) -> tuple[str, int]:
-    """Cut a text that is too long for a page; gives what is shown and how many characters are not."""
+    """Cut a text that is too long for a page; gives what is shown and how many characters are
+    not."""
     return text[:limit], max(0, len(text) - limit)
 
 
@@ -69,7 +78,8 @@ def show_error(error: Exception, texts: Texts) -> str:
 
 
 def show_case(shown: Shown, texts: Texts, teacher: str = "") -> str:
-    """Show one row whole: the record with what is cited marked, the reasoning, the answer, the verdicts."""
+    """Show one row whole: the record with what is cited marked, the reasoning, the answer, the
+    verdicts."""
     question, n_more_question = shorten(shown.question)
     reasoning, n_more_reasoning = shorten(shown.reasoning)
     answer, n_more_answer = shorten(shown.answer)
@@ -89,25 +99,47 @@ def show_case(shown: Shown, texts: Texts, teacher: str = "") -> str:
 def show_rows(rows: Sequence[tuple[int, Shown, str]], texts: Texts, group: str = "reason") -> str:
     """List rows, each a button that picks it; `group` names the words of the tags."""
     listed = [
-        {"number": number, "id": shorten(shown.id, 60)[0], "text": shorten(shown.question, SNIPPET)[0], "tag": tag}
+        {
+            "number": number,
+            "id": shorten(shown.id, 60)[0],
+            "text": shorten(shown.question, SNIPPET)[0],
+            "tag": tag,
+        }
         for number, shown, tag in rows
     ]
     return render("rows", texts, rows=listed, group=group)
 
 
-def show_bars(counts: Mapping[str, int], chosen: str, texts: Texts, group: str = "reason", title: str = "", is_choice: bool = True) -> str:
-    """Draw counts as bars, each a button that filters unless there is nothing to choose; the chosen one is pressed."""
+def show_bars(
+    counts: Mapping[str, int],
+    chosen: str,
+    texts: Texts,
+    group: str = "reason",
+    title: str = "",
+    is_choice: bool = True,
+) -> str:
+    """Draw counts as bars, each a button that filters unless there is nothing to choose; the chosen
+    one is pressed."""
     longest = max(counts.values(), default=1)
     bars = [{"name": name, "n": n, "share": 100 * n / longest} for name, n in counts.items()]
-    return render("bars", texts, bars=bars, chosen=chosen, group=group, title=title, is_choice=is_choice)
+    return render(
+        "bars", texts, bars=bars, chosen=chosen, group=group, title=title, is_choice=is_choice
+    )
 
 
-def show_table(head: Sequence[str], rows: Sequence[Sequence[Any]], texts: Texts, caption: str = "") -> str:
+def show_table(
+    head: Sequence[str], rows: Sequence[Sequence[Any]], texts: Texts, caption: str = ""
+) -> str:
     """Draw a table; a column of numbers stands to the right."""
     written = [[write_cell(cell) for cell in row] for row in rows]
     columns = zip(*written, strict=True) if written else ((),) * len(head)
-    numeric = [any(column) and all(not cell or NUMBER.fullmatch(cell) for cell in column) for column in columns]
-    return render("table", texts, head=list(zip(head, numeric, strict=True)), rows=written, caption=caption)
+    numeric = [
+        any(column) and all(not cell or NUMBER.fullmatch(cell) for cell in column)
+        for column in columns
+    ]
+    return render(
+        "table", texts, head=list(zip(head, numeric, strict=True)), rows=written, caption=caption
+    )
 
 
 def show_facts(facts: Mapping[str, Any], texts: Texts) -> str:
@@ -120,7 +152,9 @@ def write_cell(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "✓", False: "–", None: ""}[value]
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return (
+            "" if math.isnan(value) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        )
     if isinstance(value, int):
         return f"{value:,}"
     return shorten(str(value), 2000)[0]

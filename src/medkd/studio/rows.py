@@ -1,4 +1,5 @@
-"""What a row of any stage shows: one question, one reasoning, one answer, verdicts, and where it comes from.
+"""What a row of any stage shows: one question, one reasoning, one answer, verdicts, and where it
+comes from.
 
 In: a decoded line. Out: a `Shown`, whatever the record. Not done here: HTML (`studio.present`).
 """
@@ -35,7 +36,12 @@ def show_row(row: Row) -> Shown:
         return _show_rationale(row)
     if "sections" in row:
         question = "\n".join(f"{name}：{text}" for name, text in row["sections"].items())
-        return Shown(str(row.get("id", "")), question, reference=_join(row.get("diagnosis")), facts=_facts(row))
+        return Shown(
+            str(row.get("id", "")),
+            question,
+            reference=_join(row.get("diagnosis")),
+            facts=_facts(row),
+        )
     question = row.get("input") or row.get("question") or row.get("line") or ""
     return Shown(
         str(row.get("id", "")),
@@ -43,7 +49,12 @@ def show_row(row: Row) -> Shown:
         str(row.get("reasoning") or ""),
         str(row.get("answer") or ""),
         str(row.get("reference") or ""),
-        facts=_facts(row) | ({"lineage": _join(list(row["lineage"].values()))} if isinstance(row.get("lineage"), dict) else {}),
+        facts=_facts(row)
+        | (
+            {"lineage": _join(list(row["lineage"].values()))}
+            if isinstance(row.get("lineage"), dict)
+            else {}
+        ),
     )
 
 
@@ -59,7 +70,19 @@ def _show_rationale(row: Row) -> Shown:
     )
 
 
-FACTS = ("source", "url", "department", "split", "style", "model", "mode", "finish_reason", "attempts", "n_tokens", "deidentified_by")
+FACTS = (
+    "source",
+    "url",
+    "department",
+    "split",
+    "style",
+    "model",
+    "mode",
+    "finish_reason",
+    "attempts",
+    "n_tokens",
+    "deidentified_by",
+)
 
 
 def _facts(row: Row) -> dict[str, str]:
@@ -73,15 +96,23 @@ def _join(value: Any) -> str:
 
 
 def find_reason(row: Row) -> str:
-    """Give the reason a row fell for, its first failed verdict; `kept` where there is none, nothing for rows without verdicts."""
+    """Give the reason a row fell for, its first failed verdict; `kept` where there is none, nothing
+    for rows without verdicts."""
     if "verdicts" not in row:
         return ""
-    return next((str(verdict.get("reason")) for verdict in row["verdicts"] if not verdict.get("passed")), KEPT)
+    return next(
+        (str(verdict.get("reason")) for verdict in row["verdicts"] if not verdict.get("passed")),
+        KEPT,
+    )
 
 
 def find_outcome(row: Row) -> str:
     """Say how a model's answer came out: its ending where that was no stop, else right or wrong."""
-    if row.get("finish_reason") not in ("stop", "", None):  # empty where another tool wrote the answers
+    if row.get("finish_reason") not in (
+        "stop",
+        "",
+        None,
+    ):  # empty where another tool wrote the answers
         return str(row["finish_reason"])
     if not row.get("reference"):
         return NO_REFERENCE
@@ -89,7 +120,8 @@ def find_outcome(row: Row) -> str:
 
 
 def find_tag(row: Row) -> str:
-    """Give what a row is filtered by: the reason it fell for, how its answer came out, or its split."""
+    """Give what a row is filtered by: the reason it fell for, how its answer came out, or its
+    split."""
     if "verdicts" in row:
         return find_reason(row)
     if "n_tokens" in row and "raw" in row:

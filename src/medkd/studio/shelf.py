@@ -1,6 +1,8 @@
-"""A file of records, paged and searched however long it is: where each line begins is looked up once, then lines are read one by one.
+"""A file of records, paged and searched however long it is: where each line begins is looked up
+once, then lines are read one by one.
 
-In: a JSON Lines file. Out: rows by number, the numbers of rows that hold a text, the tag of every row.
+In: a JSON Lines file. Out: rows by number, the numbers of rows that hold a text, the tag of every
+row.
 Not done here: what a row means (`studio.rows`); files that are no JSON Lines.
 """
 
@@ -30,7 +32,9 @@ class Shelf:
         self.path = path
         self._tags: dict[Callable[[Row], str], list[str]] = {}
         with path.open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+            self._bytes = (
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+            )
 
     @cached_property
     def _ends(self) -> "np.ndarray[Any, Any]":
@@ -38,7 +42,10 @@ class Shelf:
         import numpy as np
 
         found = [
-            np.flatnonzero(np.frombuffer(self._bytes[at : at + CHUNK_BYTES], dtype=np.uint8) == NEWLINE) + at
+            np.flatnonzero(
+                np.frombuffer(self._bytes[at : at + CHUNK_BYTES], dtype=np.uint8) == NEWLINE
+            )
+            + at
             for at in range(0, len(self._bytes), CHUNK_BYTES)
         ]
         ends = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
@@ -56,7 +63,11 @@ class Shelf:
             content = orjson.loads(line)
         except orjson.JSONDecodeError:
             content = None
-        return cast(Row, content) if isinstance(content, dict) else {"line": bytes(line).decode("utf-8", "replace")}
+        return (
+            cast(Row, content)
+            if isinstance(content, dict)
+            else {"line": bytes(line).decode("utf-8", "replace")}
+        )
 
     def find(self, text: str) -> list[int]:
         """Number the rows that hold a text, letter for letter; every row for no text."""
@@ -95,7 +106,8 @@ def _open(path: Path, changed_at: int, size: int) -> Shelf:
 
 
 def take_page(numbers: Sequence[int], page: int, size: int) -> tuple[Sequence[int], int, int]:
-    """Give the numbers on a page counted from 1, the page that was taken, and how many there are."""
+    """Give the numbers on a page counted from 1, the page that was taken, and how many there
+    are."""
     n_pages = max(1, -(-len(numbers) // size))
     page = min(max(1, page), n_pages)
     return numbers[(page - 1) * size : page * size], page, n_pages

@@ -1,6 +1,8 @@
-"""The form that starts a stage or a recipe, as the pages show it: made from the stages' configs, its command in plain sight.
+"""The form that starts a stage or a recipe, as the pages show it: made from the stages' configs,
+its command in plain sight.
 
-In: which stages a page offers. Out: a detached run. Not done here: the words of its command (`studio.orders`), starting (`studio.jobs`).
+In: which stages a page offers. Out: a detached run. Not done here: the words of its command
+(`studio.orders`), starting (`studio.jobs`).
 """
 
 import shlex
@@ -18,7 +20,16 @@ from medkd.pipeline import STAGES
 from medkd.studio import jobs
 from medkd.studio.conversation import HELD
 from medkd.studio.forms import Field, is_changed, write_words
-from medkd.studio.orders import RECIPE, Part, check_place, hand_over, list_parts, list_recipes, suggest_run, write_command
+from medkd.studio.orders import (
+    RECIPE,
+    Part,
+    check_place,
+    hand_over,
+    list_parts,
+    list_recipes,
+    suggest_run,
+    write_command,
+)
 from medkd.studio.places import Places
 from medkd.studio.present import AT_ONCE, render, show_error, show_notice
 from medkd.studio.texts import Texts
@@ -29,8 +40,11 @@ WRONG, SOUND = "wrong (", "nothing is wrong"
 """How `medkd doctor` begins a line about a finding, and the one that says that there is none."""
 
 
-def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str], title: str) -> None:
-    """Lay the form out; an address that ends in `?start=` opens it with that stage or recipe chosen."""
+def build_start(
+    page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str], title: str
+) -> None:
+    """Lay the form out; an address that ends in `?start=` opens it with that stage or recipe
+    chosen."""
     with gr.Accordion(title, open=False) as whole:
         with gr.Row():
             kind = gr.Dropdown(
@@ -41,7 +55,9 @@ def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str],
                 visible=len(kinds) > 1,
             )
             name = gr.Textbox("", label=t("start.run"), info=t("start.run_hint"), max_length=80)
-            key = gr.Textbox("", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
+            key = gr.Textbox(
+                "", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300
+            )
         form = gr.Column()
         news = gr.HTML()
 
@@ -51,9 +67,14 @@ def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str],
     def arrive(request: gr.Request) -> tuple[Any, ...]:
         choices = [(t.word("stage", k), k) for k in kinds]
         if len(kinds) > 1:
-            choices += [(f"{t('start.recipe')}: {t.word('recipe', Path(path).name)}", RECIPE + path) for path in list_recipes(places)]
+            choices += [
+                (f"{t('start.recipe')}: {t.word('recipe', Path(path).name)}", RECIPE + path)
+                for path in list_recipes(places)
+            ]
         wanted = dict(request.query_params).get("start", "")
-        chosen = next((value for _, value in choices if wanted and wanted in (value, Path(value).name)), "")
+        chosen = next(
+            (value for _, value in choices if wanted and wanted in (value, Path(value).name)), ""
+        )
         run = suggest_run(chosen or kinds[0], places)
         if not chosen:  # what a person has opened or chosen meanwhile stays so
             return gr.update(choices=choices), run, run, gr.skip()
@@ -73,7 +94,15 @@ def build_start(page: gr.Blocks, places: Places, t: Texts, kinds: Sequence[str],
             _draw_form(chosen, rename(chosen, run, before)[0], places, t, name, key, news)
 
 
-def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox, key: gr.Textbox, news: gr.HTML) -> None:
+def _draw_form(
+    chosen: str,
+    run: str,
+    places: Places,
+    t: Texts,
+    name: gr.Textbox,
+    key: gr.Textbox,
+    news: gr.HTML,
+) -> None:
     try:
         parts = list_parts(chosen, places, t)
     except MedkdError as error:
@@ -104,16 +133,33 @@ def _draw_form(chosen: str, run: str, places: Places, t: Texts, name: gr.Textbox
             said = jobs.start(words, hand_over(words, secret))
         except MedkdError as error:
             return show_error(error, t), ""
-        return render("started", t, said=t.say(said), address=f"/{t.language}/?{urlencode({'run': where.strip().strip('/')})}"), ""
+        return render(
+            "started",
+            t,
+            said=t.say(said),
+            address=f"/{t.language}/?{urlencode({'run': where.strip().strip('/')})}",
+        ), ""
 
     command = gr.Textbox(
-        preview(run, *(box.value for box in boxes)), label=t("start.command"), interactive=False, buttons=["copy"], lines=2
+        preview(run, *(box.value for box in boxes)),
+        label=t("start.command"),
+        interactive=False,
+        buttons=["copy"],
+        lines=2,
     )
     with gr.Row(elem_classes="buttons"):
         go = gr.Button(t("start.go"), variant="primary")
         look = gr.Button(t("start.look"), visible=chosen == "train")
     changes = [*(box.change for box in boxes), name.change]
-    gr.on(changes, preview, [name, *boxes], command, show_progress="hidden", trigger_mode="always_last", **AT_ONCE)
+    gr.on(
+        changes,
+        preview,
+        [name, *boxes],
+        command,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        **AT_ONCE,
+    )
     go.click(begin, [name, key, *boxes], [news, key], **AT_ONCE)
     if chosen == "train":
         look.click(lambda *values: show_look(parts[0], values, places, t), boxes, news, **AT_ONCE)
@@ -128,10 +174,15 @@ def is_alive(places: Places, run: str) -> bool:
 
 
 def show_look(part: Part, values: Sequence[Any], places: Places, t: Texts) -> str:
-    """Show what `medkd doctor` finds in what this training would start from, each with its repair."""
+    """Show what `medkd doctor` finds in what this training would start from, each with its
+    repair."""
     from medkd.train.doctor import Config
 
-    chosen = [(field, value) for field, value in zip(part.fields, values, strict=True) if field.name in Config.model_fields]
+    chosen = [
+        (field, value)
+        for field, value in zip(part.fields, values, strict=True)
+        if field.name in Config.model_fields
+    ]
     try:
         for field, value in chosen:
             check_place(field, value, None, places)
@@ -148,7 +199,9 @@ def show_findings(lines: Sequence[str], t: Texts) -> str:
                         "info" if "right" in how else "bad") for how, _, what in found]  # fmt: skip
     rest = [t.say(line) for line in lines if not line.startswith(WRONG)]
     sound = not found and any(line.startswith(SOUND) for line in lines)
-    return "".join(news or [show_notice(t("start.sound"), "good") if sound else ""]) + render("log", t, title=t("start.looked"), lines=rest)
+    return "".join(news or [show_notice(t("start.sound"), "good") if sound else ""]) + render(
+        "log", t, title=t("start.looked"), lines=rest
+    )
 
 
 def _draw_fields(part: Part, places: Places, run: str, t: Texts) -> list[Any]:
@@ -156,9 +209,18 @@ def _draw_fields(part: Part, places: Places, run: str, t: Texts) -> list[Any]:
     with gr.Row():
         for field in part.fields:
             value = part.given.get(field.name, field.default)
-            if value is None and not part.step and (field.is_required or field.name in STAGES[part.stage].feeds):
+            if (
+                value is None
+                and not part.step
+                and (field.is_required or field.name in STAGES[part.stage].feeds)
+            ):
                 value = next(iter(suggest(places, part.stage, field, run)), None)
-            box = draw_field(field, t.label(part.stage, field.name, field.help), value, suggest(places, part.stage, field, run))
+            box = draw_field(
+                field,
+                t.label(part.stage, field.name, field.help),
+                value,
+                suggest(places, part.stage, field, run),
+            )
             box.change(make_marker(field), box, box, show_progress="hidden", **AT_ONCE)
             boxes.append(box)
     return boxes
@@ -175,7 +237,11 @@ def make_marker(field: Field) -> Any:
 
 def mark(field: Field, value: Any) -> list[str]:
     """Give the class of a field that differs from its default."""
-    return ["changed"] if not field.is_required and is_changed(field, value, field.default) else ["unchanged"]
+    return (
+        ["changed"]
+        if not field.is_required and is_changed(field, value, field.default)
+        else ["unchanged"]
+    )
 
 
 def draw_field(field: Field, texts: tuple[str, str], value: Any, suggestions: Sequence[str]) -> Any:
@@ -192,8 +258,19 @@ def draw_field(field: Field, texts: tuple[str, str], value: Any, suggestions: Se
         case "switch":
             return gr.Checkbox(value=bool(value), **look)
         case "choice":
-            choices = [*([("–", "")] if field.is_optional else []), *((choice, choice) for choice in field.choices)]
-            return gr.Dropdown(choices, value="" if value is None else str(value).lower() if isinstance(value, bool) else value, **look)
+            choices = [
+                *([("–", "")] if field.is_optional else []),
+                *((choice, choice) for choice in field.choices),
+            ]
+            return gr.Dropdown(
+                choices,
+                value=""
+                if value is None
+                else str(value).lower()
+                if isinstance(value, bool)
+                else value,
+                **look,
+            )
         case "whole" | "number" if field.is_optional:  # a box for numbers cannot be empty
             return gr.Textbox("" if value is None else str(value), max_length=20, **look)
         case "whole" | "number":
@@ -201,9 +278,12 @@ def draw_field(field: Field, texts: tuple[str, str], value: Any, suggestions: Se
         case "paths" | "texts":
             given = value if isinstance(value, list) else [value] if value else []
             choices = list(dict.fromkeys([*given, *suggestions]))
-            # In a column of its own: the framework would put the next form's list of single values into this one's box, and show it empty.
+            # In a column of its own: the framework would put the next form's list of single values
+            # into this one's box, and show it empty.
             with gr.Column(min_width=240):
-                return gr.Dropdown(choices, value=given, multiselect=True, allow_custom_value=True, **look)
+                return gr.Dropdown(
+                    choices, value=given, multiselect=True, allow_custom_value=True, **look
+                )
         case "mapping":
             return gr.Textbox(value or "", lines=2, placeholder="key: value", **look)
         case "path" | "text":
@@ -214,10 +294,15 @@ def draw_field(field: Field, texts: tuple[str, str], value: Any, suggestions: Se
 
 
 def suggest(places: Places, stage: str, field: Field, run: str) -> list[str]:
-    """Suggest values for a field: what the feeding stage made, first of this run; models; teachers; files of cases."""
+    """Suggest values for a field: what the feeding stage made, first of this run; models; teachers;
+    files of cases."""
     feeder = STAGES[stage].feeds.get(field.name) or ("train" if field.name == "adapter" else "")
     if feeder:
-        steps = sorted(places.list_steps(stage=feeder), key=lambda step: (step.run == run, step.manifest.started_at), reverse=True)
+        steps = sorted(
+            places.list_steps(stage=feeder),
+            key=lambda step: (step.run == run, step.manifest.started_at),
+            reverse=True,
+        )
         return [str(step.path) for step in steps]
     if field.name == "model" and stage != "distill":
         return [TINY, *(str(step.path) for step in places.list_steps(stage="export"))]

@@ -1,9 +1,11 @@
-"""On-policy distillation from a teacher with another tokenizer, by TRL's GOLD trainer: both read the same text, compared byte by byte.
+"""On-policy distillation from a teacher with another tokenizer, by TRL's GOLD trainer: both read
+the same text, compared byte by byte.
 
-In: a student and a teacher as they are loaded, the student's questions. Out: a trainer that is ready to run. TRL calls GOLD experimental.
-Where tokens of both are the same text their probabilities are compared by name, elsewhere by rank. Not done here: running the trainer
-(`train.onpolicy`); tokenizers that are not byte-level; a teacher that does not know the student's turn tokens, since it reads the
-student's own prompt.
+In: a student and a teacher as they are loaded, the student's questions. Out: a trainer that is
+ready to run. TRL calls GOLD experimental. Where tokens of both are the same text their
+probabilities are compared by name, elsewhere by rank. Not done here: running the trainer
+(`train.onpolicy`); tokenizers that are not byte-level; a teacher that does not know the student's
+turn tokens, since it reads the student's own prompt.
 """
 
 import os
@@ -12,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from medkd.core.errors import InputError
+from medkd.models.chat_template import has_token, special_tokens
 from medkd.models.load import LoadedModel
-from medkd.models.tokens import find_markup, has_token
 from medkd.train.rollouts import Asked
 
 if TYPE_CHECKING:
@@ -31,18 +33,29 @@ OWN_KEYS = (
 )
 
 
-def check_tokenizers(student: "PreTrainedTokenizerBase", teacher: "PreTrainedTokenizerBase", prompt: str, name: str) -> None:
-    """Raise InputError where texts of the student cannot be compared with the teacher's, byte by byte."""
+def check_tokenizers(
+    student: "PreTrainedTokenizerBase", teacher: "PreTrainedTokenizerBase", prompt: str, name: str
+) -> None:
+    """Raise InputError where texts of the student cannot be compared with the teacher's, byte by
+    byte."""
     from trl.experimental.utils import is_byte_level_tokenizer
 
     advice = 'choose a teacher of the student\'s family, or have it write rationales instead (run "medkd distill")'
     for tokenizer in (student, teacher):
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None or not is_byte_level_tokenizer(backend):
-            raise InputError(f"{name}: has another tokenizer than the student, and one of the two is not byte-level; {advice}")
-    strange = [token for token in find_markup(student) if token in prompt and not has_token(teacher, token)]
+            raise InputError(
+                f"{name}: has another tokenizer than the student, and one of the two is not byte-level; {advice}"
+            )
+    strange = [
+        token
+        for token in special_tokens(student)
+        if token in prompt and not has_token(teacher, token)
+    ]
     if strange:
-        raise InputError(f"{name}: has another tokenizer, which does not know the student's {strange[0]}; {advice}")
+        raise InputError(
+            f"{name}: has another tokenizer, which does not know the student's {strange[0]}; {advice}"
+        )
 
 
 def make_trainer(
@@ -59,7 +72,7 @@ def make_trainer(
     from datasets import Dataset, disable_progress_bars
     from trl.experimental.gold import GOLDConfig, GOLDTrainer
 
-    from medkd.models.tokens import encode
+    from medkd.models.chat_template import encode
     from medkd.train.trainer_config import build_config, check_keys
 
     check_keys(GOLDConfig, extra, OWN_KEYS)

@@ -1,7 +1,8 @@
 """One process at a time in a run's directory: who comes second waits a little, and is then refused.
 
-In: a directory. Out: it is held, until the process that holds it ends in whatever way. What a launcher started outlives a `kill -9` of
-the launcher; a second start would race with it for the checkpoints. Not done here: what is written there.
+In: a directory. Out: it is held, until the process that holds it ends in whatever way. What a
+launcher started outlives a `kill -9` of the launcher; a second start would race with it for the
+checkpoints. Not done here: what is written there.
 """
 
 import errno
@@ -21,9 +22,11 @@ POLL_S = 0.1
 
 @contextmanager
 def hold(directory: Path, patience_s: float = PATIENCE_S) -> Generator[None]:
-    """Hold a directory, making it; raises InputError where another process does not let go of it in time.
+    """Hold a directory, making it; raises InputError where another process does not let go of it in
+    time.
 
-    Where it cannot be made, or its file system knows no locks, nothing is held: what opens it says what is wrong with it.
+    Where it cannot be made, or its file system knows no locks, nothing is held: what opens it says
+    what is wrong with it.
     """
     is_new = not directory.exists()
     try:
@@ -46,9 +49,15 @@ def _wait(place: int, directory: Path, patience_s: float) -> None:
     deadline, is_told = time.monotonic() + patience_s, False
     while not _take(place):
         if time.monotonic() > deadline:
-            raise InputError(f"{directory}: another process is still at work here; wait until it has ended, or end it (pgrep -fl medkd)")
+            raise InputError(
+                f"{directory}: another process is still at work here; wait until it has ended, or end it (pgrep -fl medkd)"
+            )
         if not is_told:
-            print(f"{directory}: waiting for an earlier process to leave it", file=sys.stderr, flush=True)
+            print(
+                f"{directory}: waiting for an earlier process to leave it",
+                file=sys.stderr,
+                flush=True,
+            )
             is_told = True
         time.sleep(POLL_S)
 

@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill: the newest whole one is found, torn ones are put away.
 
-In: the directory the trainer saves into. Out: the checkpoint to go on from. Not done here: saving (the trainer does).
+In: the directory the trainer saves into. Out: the checkpoint to go on from. Not done here: saving
+(the trainer does).
 """
 
 import json
@@ -16,9 +17,12 @@ _GATHERED = ("optimizer.bin", "pytorch_model_fsdp.bin")
 
 
 def find_checkpoint(directory: Path) -> Path | None:
-    """Find the newest checkpoint that is whole, and delete the newer, torn ones, so that nobody goes on from them."""
+    """Find the newest checkpoint that is whole, and delete the newer, torn ones, so that nobody
+    goes on from them."""
     numbered = [
-        (int(path.name.rpartition("-")[2]), path) for path in directory.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()
+        (int(path.name.rpartition("-")[2]), path)
+        for path in directory.glob("checkpoint-*")
+        if path.name.rpartition("-")[2].isdigit()
     ]
     for _, path in sorted(numbered, reverse=True):
         if is_whole(path):
@@ -33,8 +37,12 @@ def read_step(checkpoint: Path) -> int:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Tell whether every file of a checkpoint is there to its end; a kill can come in the middle of any of them."""
-    weights, random_states = sorted(checkpoint.glob("*.safetensors")), sorted(checkpoint.glob("rng_state*.pth"))
+    """Tell whether every file of a checkpoint is there to its end; a kill can come in the middle of
+    any of them."""
+    weights, random_states = (
+        sorted(checkpoint.glob("*.safetensors")),
+        sorted(checkpoint.glob("rng_state*.pth")),
+    )
     if not weights or not random_states or not _has_all_shards(checkpoint):
         return False
     single = [checkpoint / name for name in ("scheduler.pt", *_list_optimizer_files(checkpoint))]
@@ -42,7 +50,9 @@ def is_whole(checkpoint: Path) -> bool:
         read_step(checkpoint)
     except (OSError, ValueError, KeyError):
         return False
-    return all(path.exists() and _is_whole_file(path) for path in [*weights, *random_states, *single])
+    return all(
+        path.exists() and _is_whole_file(path) for path in [*weights, *random_states, *single]
+    )
 
 
 def _list_optimizer_files(checkpoint: Path) -> tuple[str, ...]:
@@ -64,7 +74,8 @@ def _has_all_shards(checkpoint: Path) -> bool:
 
 
 def _is_whole_file(path: Path) -> bool:
-    """Tell whether a file is complete: torch saves zip archives, whose directory comes last; safetensors names its own length."""
+    """Tell whether a file is complete: torch saves zip archives, whose directory comes last;
+    safetensors names its own length."""
     if path.suffix in {".pt", ".pth", ".bin"}:
         return zipfile.is_zipfile(path)
     if path.suffix == ".safetensors":

@@ -1,7 +1,9 @@
-"""Watch for reward hacking: questions never trained on, sampled again and again, and graded by checks that nobody pays for.
+"""Watch for reward hacking: questions never trained on, sampled again and again, and graded by
+checks that nobody pays for.
 
-In: held-out questions, a sampler, the names of the rewards. Out: a line of rates at the start and at every save, a few answers beside
-it, and what fell in the end. Not done here: stopping the training; whether a rise is deserved (a person reads the answers).
+In: held-out questions, a sampler, the names of the rewards. Out: a line of rates at the start and
+at every save, a few answers beside it, and what fell in the end. Not done here: stopping the
+training; whether a rise is deserved (a person reads the answers).
 """
 
 import json
@@ -12,7 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from medkd.core import thinking
-from medkd.core.artifacts import write_text
+from medkd.core.jsonl import write_text
 from medkd.core.records import FinishReason, Record
 from medkd.grading import checks
 from medkd.grading.diagnosis import grade
@@ -32,17 +34,33 @@ Check = Callable[[Rollout, thinking.Thought], bool]
 
 CHECKS: Mapping[str, tuple[str, Check]] = {
     "accuracy": ("diagnosis", lambda r, t: grade(t.answer, r.reference).principal),
-    "form": ("format", lambda r, t: checks.check_form(t.reasoning or "", t.answer, r.finish_reason == FinishReason.STOP).passed),
+    "form": (
+        "format",
+        lambda r, t: (
+            checks.check_form(
+                t.reasoning or "", t.answer, r.finish_reason == FinishReason.STOP
+            ).passed
+        ),
+    ),
     "no_loop": ("loop", lambda r, t: checks.check_loop(r.text).passed),
     "stops": ("stop", lambda r, t: r.finish_reason == FinishReason.STOP),
-    "grounded": ("grounded", lambda r, t: checks.check_grounding(t.reasoning or "", r.record, 0.6).passed),
-    "length": ("length", lambda r, t: checks.check_length(t.reasoning or "", MIN_REASONING, MAX_REASONING).passed),
+    "grounded": (
+        "grounded",
+        lambda r, t: checks.check_grounding(t.reasoning or "", r.record, 0.6).passed,
+    ),
+    "length": (
+        "length",
+        lambda r, t: checks.check_length(t.reasoning or "", MIN_REASONING, MAX_REASONING).passed,
+    ),
     "exact": ("", lambda r, t: grade(t.answer, r.reference).exact),
     "no_refusal": ("", lambda r, t: checks.check_refusal(t.reasoning or "", t.answer).passed),
     "language": ("", lambda r, t: checks.check_language(t.reasoning or "", r.record).passed),
     "brevity": ("", lambda r, t: checks.check_brevity(t.answer, r.reference, MAX_ANSWER).passed),
     "no_hint": ("", lambda r, t: checks.check_hint(t.reasoning or "").passed),
-    "no_identifier": ("", lambda r, t: checks.check_identifiers(t.reasoning or "", t.answer).passed),
+    "no_identifier": (
+        "",
+        lambda r, t: checks.check_identifiers(t.reasoning or "", t.answer).passed,
+    ),
     "no_copy": ("", lambda r, t: checks.check_copy(t.reasoning or "", r.record, MAX_COPIED).passed),
 }
 """Name of a check to the reward that pays for the same thing, if any, and the check."""
@@ -62,16 +80,25 @@ class Look(Record):
 
 
 class Watch:
-    """Looks at held-out answers and writes each look down; looks of an earlier run up to the resumed step are kept."""
+    """Looks at held-out answers and writes each look down; looks of an earlier run up to the
+    resumed step are kept."""
 
-    def __init__(self, path: Path, sampler: Sampler, questions: Sequence[Asked], paid: Collection[str], resumed_step: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sampler: Sampler,
+        questions: Sequence[Asked],
+        paid: Collection[str],
+        resumed_step: int = 0,
+    ) -> None:
         self.path, self.sampler = path, sampler
         self.questions = list(questions)[:N_QUESTIONS]
         self.paid = set(paid)
         self.looks = [look for look in read_looks(path) if look.step <= resumed_step]
 
     def look(self, step: int) -> Look | None:
-        """Draw answers at a step and write down what they are like; a step looked at before, or nothing to look at, is passed over."""
+        """Draw answers at a step and write down what they are like; a step looked at before, or
+        nothing to look at, is passed over."""
         if not self.questions or any(look.step == step for look in self.looks):
             return None
         n_each = math.ceil(N_ANSWERS / len(self.questions))
@@ -101,7 +128,8 @@ class Watch:
         return [name for name, (reward, _) in CHECKS.items() if reward not in self.paid]
 
     def find_falls(self) -> dict[str, list[float]]:
-        """Name the unpaid checks whose rate fell from the first look to the last by more than chance explains, and both rates.
+        """Name the unpaid checks whose rate fell from the first look to the last by more than
+        chance explains, and both rates.
 
         The 95 % interval is that of the mean difference over questions, each compared with itself.
         """

@@ -1,7 +1,9 @@
-"""A judge as a reward: another model reads the reasoning, every judgement is on a ledger and within a budget.
+"""A judge as a reward: another model reads the reasoning, every judgement is on a ledger and within
+a budget.
 
-In: answers with their record and reference. Out: the score of each, 0 to 1. What cannot be read is asked for again, and then stops the
-run: a zero for an answer that nobody judged would be learnt from. Not done here: the rubric (`grading.judge`).
+In: answers with their record and reference. Out: the score of each, 0 to 1. What cannot be read is
+asked for again, and then stops the run: a zero for an answer that nobody judged would be learnt
+from. Not done here: the rubric (`grading.judge`).
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -25,14 +27,23 @@ class Judge:
         """Tells what all judgements on the ledger have cost."""
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Score answers; one without a closed thought has no reasoning to judge and earns nothing, unasked."""
+        """Score answers; one without a closed thought has no reasoning to judge and earns nothing,
+        unasked."""
         thoughts = [thinking.read(rollout.text) for rollout in rollouts]
         asked = [at for at, thought in enumerate(thoughts) if thought.reasoning and thought.answer]
         texts = [
-            rationale_texts(rollouts[at].record, thoughts[at].reasoning or "", thoughts[at].answer, rollouts[at].reference) for at in asked
+            rationale_texts(
+                rollouts[at].record,
+                thoughts[at].reasoning or "",
+                thoughts[at].answer,
+                rollouts[at].reference,
+            )
+            for at in asked
         ]
         scores = [0.0] * len(rollouts)
-        for at, judged in zip(asked, judge(texts, load_rubric("rationale"), self.completer), strict=True):
+        for at, judged in zip(
+            asked, judge(texts, load_rubric("rationale"), self.completer), strict=True
+        ):
             if judged.judgement is None:
                 raise StoppedError(
                     f"the judge could not be read ({judged.error}); choose another judge, or run the same command again: "
@@ -43,7 +54,9 @@ class Judge:
 
 
 @contextmanager
-def open_judge(provider: str, model: str, base_url: str, budget: float | None, ledger_path: Path) -> Generator[Judge]:
+def open_judge(
+    provider: str, model: str, base_url: str, budget: float | None, ledger_path: Path
+) -> Generator[Judge]:
     """Open a judge over an endpoint, with the ledger beside the run."""
     from medkd.completers.continuation import Missing
     from medkd.completers.dispatch import PaidCompleter, Terms
@@ -59,5 +72,10 @@ def open_judge(provider: str, model: str, base_url: str, budget: float | None, l
 
     target = find_target(provider, model, base_url)
     with Ledger(ledger_path) as ledger:
-        completer = PaidCompleter(Endpoint(target), ledger, Terms(budget=budget, find_missing=find_missing))
-        yield Judge(completer, lambda: Cost(amount=round(ledger.spent(), 6), currency=target.provider.currency))
+        completer = PaidCompleter(
+            Endpoint(target), ledger, Terms(budget=budget, find_missing=find_missing)
+        )
+        yield Judge(
+            completer,
+            lambda: Cost(amount=round(ledger.spent(), 6), currency=target.provider.currency),
+        )

@@ -1,8 +1,11 @@
-"""On-policy distillation: the student answers, an open teacher scores its every token, and the student moves towards the teacher there.
+"""On-policy distillation: the student answers, an open teacher scores its every token, and the
+student moves towards the teacher there.
 
-In: a student's adapter, the questions of `train.jsonl`, a teacher. Out: what `train` writes: `adapter/`, `checkpoints/`,
-`metrics.jsonl`. TRL's distillation trainer does the work, in one process; a teacher of another tokenizer goes through `train.across`.
-Not done here: a teacher behind a server, which TRL can ask for single probabilities only; supervised training (`train.work`).
+In: a student's adapter, the questions of `train.jsonl`, a teacher. Out: what `train` writes:
+`adapter/`, `checkpoints/`, `metrics.jsonl`. TRL's distillation trainer does the work, in one
+process; a teacher of another tokenizer goes through `train.across`.
+Not done here: a teacher behind a server, which TRL can ask for single probabilities only;
+supervised training (`train.work`).
 """
 
 import sys
@@ -12,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
-from medkd.core.workspace import Manifest, open_workspace
+from medkd.core.stage_output import Manifest, open_stage_output
+from medkd.models.chat_template import (
+    encode,
+    find_plain_template,
+    find_stop_ids,
+    find_template,
+    repair_pad_token,
+)
 from medkd.models.libraries import importing, load_libraries
 from medkd.models.load import (
     LoadedModel,
@@ -23,8 +33,7 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
-from medkd.models.skeleton import Skeleton, make_skeleton
-from medkd.models.tokens import encode, find_plain_template, find_stop_ids, find_template, repair_pad_token
+from medkd.models.model_shape import ModelShape, read_model_shape
 from medkd.train.alone import hold
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.plan import GIB, find_too_little_memory_for_two, find_what_is_there
@@ -47,14 +56,22 @@ def run_on_policy(config: "Config") -> Manifest:
     load_libraries()
     if not config.teacher_model or config.adapter is None:
         missing = (
-            "--teacher-model, the open model that scores the answers" if not config.teacher_model else "--adapter, a student that answers"
+            "--teacher-model, the open model that scores the answers"
+            if not config.teacher_model
+            else "--adapter, a student that answers"
         )
         raise InputError(f"--method on-policy: give {missing}")
     train_path, val_path = find_inputs(config)
-    folder, teacher = resolve_model(config.model, config.hub, config.trust_remote_code), _resolve_teacher(config)
+    folder, teacher = (
+        resolve_model(config.model, config.hub, config.trust_remote_code),
+        _resolve_teacher(config),
+    )
     adapter = resolve_adapter(config.adapter)
     inputs = [train_path, *([val_path] if val_path else []), adapter]
-    with hold(config.out), open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
+    with (
+        hold(config.out),
+        open_stage_output("train", config, inputs=inputs, libraries=LIBRARIES) as space,
+    ):
         if space.is_finished:
             return space.manifest
         examples = read_examples(train_path, space)
@@ -71,15 +88,19 @@ def _resolve_teacher(config: "Config") -> Path:
         raise InputError(str(error).replace("--model", "--teacher-model")) from error
 
 
-def find_strange_token(student: "PreTrainedTokenizerBase", teacher: "PreTrainedTokenizerBase") -> str | None:
-    """Find a token of the student that has another number at the teacher; None where whole distributions can be compared."""
+def find_strange_token(
+    student: "PreTrainedTokenizerBase", teacher: "PreTrainedTokenizerBase"
+) -> str | None:
+    """Find a token of the student that has another number at the teacher; None where whole
+    distributions can be compared."""
     known = teacher.get_vocab()
     numbered = sorted(student.get_vocab().items(), key=lambda item: item[1])
     return next((token for token, number in numbered if known.get(token) != number), None)
 
 
-def check_sizes(student: Skeleton, teacher: Skeleton, name: str) -> None:
-    """Raise InputError where the teacher's distribution is narrower than the student's; a wider one ends with places nobody uses."""
+def check_sizes(student: ModelShape, teacher: ModelShape, name: str) -> None:
+    """Raise InputError where the teacher's distribution is narrower than the student's; a wider one
+    ends with places nobody uses."""
     if teacher.vocabulary < student.vocabulary:
         raise InputError(
             f"{name}: knows {teacher.vocabulary} tokens, the student {student.vocabulary}; choose another teacher of the student's family"
@@ -87,7 +108,12 @@ def check_sizes(student: Skeleton, teacher: Skeleton, name: str) -> None:
 
 
 def _distil(
-    config: "Config", examples: Sequence[Example], val_examples: Sequence[Example], folder: Path, teacher_folder: Path, adapter: Path
+    config: "Config",
+    examples: Sequence[Example],
+    val_examples: Sequence[Example],
+    folder: Path,
+    teacher_folder: Path,
+    adapter: Path,
 ) -> dict[str, Any]:
     import torch
 
@@ -98,41 +124,63 @@ def _distil(
         from medkd.train.work import read_peak_memory
 
     trust, device = config.trust_remote_code, choose_device(config.device)
-    tokenizer, teacher_tokenizer = load_tokenizer(folder, adapter, trust), load_tokenizer(teacher_folder, None, trust)
+    tokenizer, teacher_tokenizer = (
+        load_tokenizer(folder, adapter, trust),
+        load_tokenizer(teacher_folder, None, trust),
+    )
     strange = find_strange_token(tokenizer, teacher_tokenizer)
     plain_template = find_plain_template(tokenizer)
     if plain_template is None:
-        raise InputError(f"{config.model}: no template without a thinking prefix is known for it; choose a model of the ChatML family")
+        raise InputError(
+            f"{config.model}: no template without a thinking prefix is known for it; choose a model of the ChatML family"
+        )
     template = find_template(tokenizer)
     repair_pad_token(tokenizer)
     questions = ask(tokenizer, examples, plain_template)
-    skeletons = make_skeleton(folder, trust), make_skeleton(teacher_folder, trust)
+    skeletons = read_model_shape(folder, trust), read_model_shape(teacher_folder, trust)
     if strange is None:
         check_sizes(*skeletons, config.teacher_model)
     else:
         check_tokenizers(tokenizer, teacher_tokenizer, questions[0].prompt, config.teacher_model)
-        print(f"on-policy: the teacher has another tokenizer (see {strange!r}); texts are compared byte by byte", file=sys.stderr)
+        print(
+            f"on-policy: the teacher has another tokenizer (see {strange!r}); texts are compared byte by byte",
+            file=sys.stderr,
+        )
     longest = max(len(encode(tokenizer, question.prompt)) for question in questions)
     need = _check_memory(config, device, *skeletons, longest, keeps_logits=strange is not None)
     loaded = load_model(config.model, None, config.device, hub=config.hub, trust_remote_code=trust)
     stop_ids = find_stop_ids(tokenizer, loaded.model.generation_config)
     loaded.model.generation_config.eos_token_id = stop_ids  # pyright: ignore[reportOptionalMemberAccess]
     model = attach_adapter(loaded.model, adapter, config.model, folder)
-    teacher = load_model(config.teacher_model, None, config.device, hub=config.hub, trust_remote_code=trust)
+    teacher = load_model(
+        config.teacher_model, None, config.device, hub=config.hub, trust_remote_code=trust
+    )
     student = LoadedModel(model, tokenizer)
-    settings = _make_settings(config, device, len(questions)) | {"bf16": loaded.model.dtype == torch.bfloat16}
+    settings = _make_settings(config, device, len(questions)) | {
+        "bf16": loaded.model.dtype == torch.bfloat16
+    }
     if strange is None:
         teacher.model.resize_token_embeddings(loaded.model.config.vocab_size)
         trainer = make_trainer(student, teacher, questions, settings, config.trainer, config.out)
     else:
-        trainer = make_trainer_across(student, teacher, teacher_folder, questions, settings, config.trainer, config.out)
+        trainer = make_trainer_across(
+            student, teacher, teacher_folder, questions, settings, config.trainer, config.out
+        )
     distil(trainer, len(questions), config.out)
     final = config.out / "adapter"
     proof = read_json(adapter / QUESTIONS) or choose_questions(examples, val_examples)
     lineage = (read_json(adapter / LINEAGE) or {"base_model": config.model}) | {
         "on_policy": {"teacher": config.teacher_model, "questions": len(examples)}
     }
-    save_papers(trainer, save_weights(trainer, final, config.model, is_main=True), final, template, stop_ids, proof, lineage)
+    save_papers(
+        trainer,
+        save_weights(trainer, final, config.model, is_main=True),
+        final,
+        template,
+        stop_ids,
+        proof,
+        lineage,
+    )
     return {
         "teacher": config.teacher_model,
         "compared_by": "tokens" if strange is None else "bytes",
@@ -143,21 +191,34 @@ def _distil(
     }
 
 
-def _check_memory(config: "Config", device: str, student: Skeleton, teacher: Skeleton, longest: int, keeps_logits: bool) -> float:
+def _check_memory(
+    config: "Config",
+    device: str,
+    student: ModelShape,
+    teacher: ModelShape,
+    longest: int,
+    keeps_logits: bool,
+) -> float:
     """Say what both models will need, and refuse what is not there; gives the bytes."""
     from medkd.train.stage import make_shape
 
     there = find_what_is_there(device)
     n_tokens = config.batch_size * (longest + config.max_tokens)
     shape = make_shape(config, device, longest, 1)._replace(n_tokens=n_tokens)
-    need, findings = find_too_little_memory_for_two(student, teacher, shape, there, is_tiled=not keeps_logits)
+    need, findings = find_too_little_memory_for_two(
+        student, teacher, shape, there, is_tiled=not keeps_logits
+    )
     refuse(findings, config.teacher_model)
-    print(f"on-policy: about {need / GIB:.1f} GiB for student and teacher, {there.memory / GIB:.1f} GiB are there", file=sys.stderr)
+    print(
+        f"on-policy: about {need / GIB:.1f} GiB for student and teacher, {there.memory / GIB:.1f} GiB are there",
+        file=sys.stderr,
+    )
     return need
 
 
 def _make_settings(config: "Config", device: str, n_questions: int) -> dict[str, Any]:
-    """Say in TRL's words what the stage's own fields say; `beta` 1 is the reverse divergence, which looks at what the student says."""
+    """Say in TRL's words what the stage's own fields say; `beta` 1 is the reverse divergence, which
+    looks at what the student says."""
     from medkd.train.sft import count_steps
     from medkd.train.stage import LEARNING_RATES
 
@@ -210,7 +271,8 @@ def make_trainer(
 
 
 def distil(trainer: Any, n_questions: int, out: Path) -> None:
-    """Let the student answer and the teacher score, from the start or from the newest whole checkpoint."""
+    """Let the student answer and the teacher score, from the start or from the newest whole
+    checkpoint."""
     from transformers import PrinterCallback
 
     from medkd.core.progress import Bar
@@ -220,10 +282,16 @@ def distil(trainer: Any, n_questions: int, out: Path) -> None:
 
     checkpoint = find_checkpoint(out / "checkpoints")
     trainer.remove_callback(PrinterCallback)
-    rows_a_step = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
-    n_steps = count_steps(n_questions, rows_a_step, trainer.args.num_train_epochs, trainer.args.max_steps)
+    rows_a_step = (
+        trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+    )
+    n_steps = count_steps(
+        n_questions, rows_a_step, trainer.args.num_train_epochs, trainer.args.max_steps
+    )
     with Bar("on-policy", n_steps, "steps") as bar, Interruption("on-policy") as interruption:
-        trainer.add_callback(MetricsWriter(out / "metrics.jsonl", bar, read_step(checkpoint) if checkpoint else 0))
+        trainer.add_callback(
+            MetricsWriter(out / "metrics.jsonl", bar, read_step(checkpoint) if checkpoint else 0)
+        )
         trainer.add_callback(interruption)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -1,7 +1,9 @@
-"""What a training will take, before anything is loaded: memory a device, disk for checkpoints; and what is there.
+"""What a training will take, before anything is loaded: memory a device, disk for checkpoints; and
+what is there.
 
-In: the shape of a model, how it is to be trained. Out: bytes, a table, findings. The memory is an estimate: weights, gradients and
-optimizer are counted, activations follow from a formula (`estimate_activations`). Not done here: measuring a run (`train.watch`).
+In: the shape of a model, how it is to be trained. Out: bytes, a table, findings. The memory is an
+estimate: weights, gradients and optimizer are counted, activations follow from a formula
+(`estimate_activations`). Not done here: measuring a run (`train.watch`).
 """
 
 import os
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from medkd.models.skeleton import Skeleton
+from medkd.models.model_shape import ModelShape
 from medkd.train.preflight import Cause, Finding
 
 Method = Literal["lora", "qlora", "full"]
@@ -63,94 +65,126 @@ def find_what_is_there(device: str) -> There:
 
     if device == "cuda":
         name = torch.cuda.get_device_name(0)
-        return There(name, torch.cuda.device_count(), torch.cuda.get_device_properties(0).total_memory)
+        return There(
+            name, torch.cuda.device_count(), torch.cuda.get_device_properties(0).total_memory
+        )
     return There("processor", 1, _read_free_memory())
 
 
 def _read_free_memory() -> int:
-    """Read how much memory the machine can still give; its whole memory where it does not say what is free."""
+    """Read how much memory the machine can still give; its whole memory where it does not say what
+    is free."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def count_trained(skeleton: Skeleton, method: Method, rank: int) -> int:
+def count_trained(skeleton: ModelShape, method: Method, rank: int) -> int:
     """Count the parameters that are trained."""
     return skeleton.n_parameters if method == "full" else skeleton.count_lora(rank)
 
 
-def estimate_activations(skeleton: Skeleton, shape: Shape) -> float:
+def estimate_activations(skeleton: ModelShape, shape: Shape) -> float:
     """Estimate the bytes kept for the backward pass of one batch.
 
-    A layer keeps about the inputs of its linear layers and the outputs before each non-linearity; checkpointed, only its own input,
-    and one layer at a time is whole. On a processor the logits of the learnt tokens, about half of all, are there in float32, twice.
+    A layer keeps about the inputs of its linear layers and the outputs before each non-linearity;
+    checkpointed, only its own input, and one layer at a time is whole. On a processor the logits of
+    the learnt tokens, about half of all, are there in float32, twice.
     """
-    a_token = sum(inputs + outputs for inputs, outputs in skeleton.linears) / max(skeleton.n_layers, 1) * shape.weight_bytes
+    a_token = (
+        sum(inputs + outputs for inputs, outputs in skeleton.linears)
+        / max(skeleton.n_layers, 1)
+        * shape.weight_bytes
+    )
     whole_layers = 1 if shape.is_checkpointed else skeleton.n_layers
     inputs = skeleton.n_layers * skeleton.hidden_size * shape.weight_bytes
     logits = 0 if shape.on_gpu else skeleton.vocabulary * 4 * 2 / 2
     return shape.n_tokens * (whole_layers * a_token + inputs + logits)
 
 
-def estimate_memory(skeleton: Skeleton, method: Method, shape: Shape, spread: str = "one device") -> float:
+def estimate_memory(
+    skeleton: ModelShape, method: Method, shape: Shape, spread: str = "one device"
+) -> float:
     """Estimate the bytes that one device needs."""
     n = max(shape.n_devices, 1)
     trained = count_trained(skeleton, method, shape.rank)
     frozen = {"lora": shape.weight_bytes * skeleton.n_parameters, "full": 0.0}.get(method)
     if frozen is None:
-        frozen = FOUR_BIT_BYTES * skeleton.n_linear + shape.weight_bytes * (skeleton.n_parameters - skeleton.n_linear)
+        frozen = FOUR_BIT_BYTES * skeleton.n_linear + shape.weight_bytes * (
+            skeleton.n_parameters - skeleton.n_linear
+        )
     weights = frozen + 4 * trained
     gradients, moments = 4 * trained, ADAM_BYTES * trained
     if spread in ("zero2", "zero3 / fsdp2"):
         gradients, moments = gradients / n, moments / n
     if spread == "zero3 / fsdp2":
         weights /= n
-    return OVERHEAD * (weights + gradients + moments + estimate_activations(skeleton, shape)) + RESERVE
+    return (
+        OVERHEAD * (weights + gradients + moments + estimate_activations(skeleton, shape)) + RESERVE
+    )
 
 
-def make_table(skeleton: Skeleton, shape: Shape, there: There) -> list[str]:
+def make_table(skeleton: ModelShape, shape: Shape, there: There) -> list[str]:
     """Draw what each method needs on each device, in GiB, and whether it fits."""
     spreads = SPREADS if shape.n_devices > 1 else SPREADS[:1]
-    lines = [f"{'memory a device, GiB':<22}" + "".join(f"{spread:>18}" for spread in spreads) + f"{'there':>10}"]
+    lines = [
+        f"{'memory a device, GiB':<22}"
+        + "".join(f"{spread:>18}" for spread in spreads)
+        + f"{'there':>10}"
+    ]
     for method in METHODS:
         needs = [estimate_memory(skeleton, method, shape, spread) for spread in spreads]
-        cells = "".join(f"{need / GIB:>14.1f} {'ok' if need < there.memory else 'no':<3}" for need in needs)
+        cells = "".join(
+            f"{need / GIB:>14.1f} {'ok' if need < there.memory else 'no':<3}" for need in needs
+        )
         lines.append(f"{method:<22}{cells}{there.memory / GIB:>10.1f}")
     return lines
 
 
-def find_too_little_memory(skeleton: Skeleton, method: Method, shape: Shape, there: There) -> list[Finding]:
-    """Say so where even the best way to spread it leaves too much for one device; the fix that fits best is named."""
+def find_too_little_memory(
+    skeleton: ModelShape, method: Method, shape: Shape, there: There
+) -> list[Finding]:
+    """Say so where even the best way to spread it leaves too much for one device; the fix that fits
+    best is named."""
     spreads = SPREADS if shape.n_devices > 1 else SPREADS[:1]
     need = min(estimate_memory(skeleton, method, shape, spread) for spread in spreads)
     if need < there.memory:
         return []
     says = f"{method} needs about {need / GIB:.1f} GiB on each device, {there.memory / GIB:.1f} GiB are there"
-    return [Finding(Cause.MEMORY, says, _advise(skeleton, method, shape, there, spreads), is_repaired=False)]
+    return [
+        Finding(
+            Cause.MEMORY, says, _advise(skeleton, method, shape, there, spreads), is_repaired=False
+        )
+    ]
 
 
-def estimate_teacher(skeleton: Skeleton, shape: Shape) -> float:
-    """Estimate the bytes of a teacher that only scores: its weights, and one layer's activations at a time."""
+def estimate_teacher(skeleton: ModelShape, shape: Shape) -> float:
+    """Estimate the bytes of a teacher that only scores: its weights, and one layer's activations at
+    a time."""
     passing = estimate_activations(skeleton, shape._replace(is_checkpointed=True))
     return OVERHEAD * (shape.weight_bytes * skeleton.n_parameters + passing)
 
 
-def estimate_divergence(skeleton: Skeleton, n_tokens: int, on_gpu: bool) -> int:
+def estimate_divergence(skeleton: ModelShape, n_tokens: int, on_gpu: bool) -> int:
     """Estimate the bytes in which TRL compares what two models say, tile by tile, in float32.
 
-    A buffer for each model is as wide as a tile, however small the vocabulary; on a processor only what is written to is taken, and
-    the steps in between take about four times one of them (read off `trl.kernels.chunked_divergence`, TRL 1.16).
+    A buffer for each model is as wide as a tile, however small the vocabulary; on a processor only
+    what is written to is taken, and the steps in between take about four times one of them (read
+    off `trl.kernels.chunked_divergence`, TRL 1.16).
     """
     width = min(skeleton.vocabulary, VOCABULARY_TILE)
     return 4 * min(n_tokens, TOKEN_TILE) * (2 * VOCABULARY_TILE + width if on_gpu else 6 * width)
 
 
 def find_too_little_memory_for_two(
-    student: Skeleton, teacher: Skeleton, shape: Shape, there: There, is_tiled: bool
+    student: ModelShape, teacher: ModelShape, shape: Shape, there: There, is_tiled: bool
 ) -> tuple[float, list[Finding]]:
-    """Give the bytes of a student that is trained beside a teacher that scores it, and say so where they are not there.
+    """Give the bytes of a student that is trained beside a teacher that scores it, and say so where
+    they are not there.
 
     `is_tiled` tells that the two are compared tile by tile and no logits are kept.
     """
@@ -165,22 +199,32 @@ def find_too_little_memory_for_two(
         return need, []
     says = f"student and teacher need about {need / GIB:.1f} GiB together, {there.memory / GIB:.1f} GiB are there"
     is_enough = estimate(shape._replace(n_tokens=min(shape.n_tokens, FEW_TOKENS))) < there.memory
-    fix = "lower --batch-size or --max-tokens" if is_enough else "choose a smaller --teacher-model or a larger machine"
+    fix = (
+        "lower --batch-size or --max-tokens"
+        if is_enough
+        else "choose a smaller --teacher-model or a larger machine"
+    )
     return need, [Finding(Cause.MEMORY, says, fix, is_repaired=False)]
 
 
-def _advise(skeleton: Skeleton, method: Method, shape: Shape, there: There, spreads: Sequence[str]) -> str:
+def _advise(
+    skeleton: ModelShape, method: Method, shape: Shape, there: There, spreads: Sequence[str]
+) -> str:
     shorter = shape._replace(n_tokens=min(shape.n_tokens, FEW_TOKENS))
     if min(estimate_memory(skeleton, method, shorter, spread) for spread in spreads) < there.memory:
         return "lower --batch-size or --max-length"
     for other in METHODS:
         is_possible = other != method and (other != "qlora" or there.device != "processor")
-        if is_possible and min(estimate_memory(skeleton, other, shorter, spread) for spread in spreads) < there.memory:
+        if (
+            is_possible
+            and min(estimate_memory(skeleton, other, shorter, spread) for spread in spreads)
+            < there.memory
+        ):
             return f"train with --method {other}"
     return "choose a smaller model or a larger machine"
 
 
-def estimate_disk(skeleton: Skeleton, method: Method, rank: int, weight_bytes: int) -> int:
+def estimate_disk(skeleton: ModelShape, method: Method, rank: int, weight_bytes: int) -> int:
     """Give the bytes of the kept checkpoints and of what is written at the end."""
     trained = count_trained(skeleton, method, rank)
     return N_KEPT * trained * (4 + ADAM_BYTES) + trained * (weight_bytes if method == "full" else 4)

@@ -1,8 +1,9 @@
 """Before the first step: find each known way to get a student that will not stop or will not think.
 
-In: examples, a tokenizer, what a model's folder says. Out: token rows, and findings, each with its cause, its rows and the fix in one
-line; those that `train` puts right by itself are told apart from those it refuses. Not done here: memory, time and disk (`train.plan`),
-putting right what needs a loaded model (`train.stage`).
+In: examples, a tokenizer, what a model's folder says. Out: token rows, and findings, each with its
+cause, its rows and the fix in one line; those that `train` puts right by itself are told apart from
+those it refuses. Not done here: memory, time and disk (`train.plan`), putting right what needs a
+loaded model (`train.stage`).
 """
 
 from collections.abc import Sequence
@@ -12,17 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
-from medkd.models.skeleton import Skeleton, read_generation_config, read_tensor
-from medkd.models.tokens import (
+from medkd.models.chat_template import (
     find_end_of_turn,
     find_plain_template,
-    find_split_prefix,
+    find_prefix_mismatch,
     find_stop_ids,
     has_thinking_prefix,
     list_ids,
     make_messages,
     repair_pad_token,
 )
+from medkd.models.model_shape import ModelShape, read_generation_config, read_tensor
 from medkd.train.rows import Drop, Target, TokenRow, make_rows
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 UNTRAINED_SHARE = 0.5
-"""A row of the embeddings shorter than this share of what is usual among the words of the rows was never trained."""
+"""A row of the embeddings shorter than this share of what is usual among the words of the rows was
+never trained."""
 TWIN_COSINE = 0.999
 MIN_BARE_SHARE = 0.5
 """Below this share of bare questions a student learns to think when told to, not by itself."""
@@ -45,7 +47,8 @@ class Cause(StrEnum):
     ROWS_TOO_LONG = "rows_too_long"
     """Trimmed, they would lose their end of turn, and the student would never learn to stop."""
     UNUSABLE_ROWS = "unusable_rows"
-    """Rows without an answer, without one well-formed thought, or with control tokens of the model in their text."""
+    """Rows without an answer, without one well-formed thought, or with control tokens of the model
+    in their text."""
     NO_END_OF_TURN = "no_end_of_turn"
     """The last label of a row is not the token that ends a turn."""
     UNTRAINED_TOKENS = "untrained_tokens"
@@ -101,19 +104,22 @@ class Preflight(NamedTuple):
     @property
     def repairs(self) -> list[str]:
         """What was wrong with model or tokenizer and is put right, each in one line."""
-        return [finding.says for finding in self.findings if finding.is_repaired and not finding.n_rows]
+        return [
+            finding.says for finding in self.findings if finding.is_repaired and not finding.n_rows
+        ]
 
 
 def examine(
     folder: Path,
-    skeleton: Skeleton,
+    skeleton: ModelShape,
     examples: Sequence[Example],
     tokenizer: "PreTrainedTokenizerBase",
     target: Target,
     max_length: int,
     trains_embeddings: bool = False,
 ) -> Preflight:
-    """Make rows and look for every cause that can be found without loading the model; the tokenizer's pad is put right at once."""
+    """Make rows and look for every cause that can be found without loading the model; the
+    tokenizer's pad is put right at once."""
     findings: list[Finding] = []
     try:
         plain_template, end_id = find_plain_template(tokenizer), find_end_of_turn(tokenizer)
@@ -122,40 +128,80 @@ def examine(
         return _give_up([Finding(Cause.NO_TEMPLATE, says, fix, is_repaired=False)])
     if plain_template is None:
         says = "no template without a thinking prefix is known for it"
-        return _give_up([Finding(Cause.NO_TEMPLATE, says, "choose a model of the ChatML family", is_repaired=False)])
+        return _give_up(
+            [
+                Finding(
+                    Cause.NO_TEMPLATE,
+                    says,
+                    "choose a model of the ChatML family",
+                    is_repaired=False,
+                )
+            ]
+        )
     findings += _find_pad(tokenizer)
     rows, dropped = make_rows(examples, tokenizer, target, max_length, plain_template, end_id)
     findings += _find_unusable_rows(rows, dropped, max_length)
     if n := sum(row.labels[-1] != end_id for row in rows):
         findings.append(
-            Finding(Cause.NO_END_OF_TURN, f"the last label is not token {end_id}", "choose another model", n_rows=n, is_repaired=False)
+            Finding(
+                Cause.NO_END_OF_TURN,
+                f"the last label is not token {end_id}",
+                "choose another model",
+                n_rows=n,
+                is_repaired=False,
+            )
         )
     if target == "reasoned":
         findings += _find_prefix(tokenizer, plain_template) + _find_style(examples)
     stop_ids, stops = _find_stops(folder, tokenizer)
-    untrained = [] if trains_embeddings else find_untrained_tokens(folder, skeleton, rows, sorted(tokenizer.added_tokens_decoder))
+    untrained = (
+        []
+        if trains_embeddings
+        else find_untrained_tokens(folder, skeleton, rows, sorted(tokenizer.added_tokens_decoder))
+    )
     if untrained:
         says = f"untrained embedding rows are trained too: {_name(tokenizer, untrained)}"
-        stops.append(Finding(Cause.UNTRAINED_TOKENS, says, "train adds them to the adapter, or start from an Instruct model"))
+        stops.append(
+            Finding(
+                Cause.UNTRAINED_TOKENS,
+                says,
+                "train adds them to the adapter, or start from an Instruct model",
+            )
+        )
     return Preflight(rows, dropped, end_id, plain_template, stop_ids, untrained, findings + stops)
 
 
 def examine_served(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
-    """Look at a model that is to be served as it is: does its template begin the thinking, does its generation end with the turn?"""
+    """Look at a model that is to be served as it is: does its template begin the thinking, does its
+    generation end with the turn?"""
     try:
-        begins, end = has_thinking_prefix(tokenizer), tokenizer.convert_ids_to_tokens(find_end_of_turn(tokenizer))
+        begins, end = (
+            has_thinking_prefix(tokenizer),
+            tokenizer.convert_ids_to_tokens(find_end_of_turn(tokenizer)),
+        )
     except InputError as error:
         says, _, fix = str(error).partition(": ")[2].rpartition("; ")
         return [Finding(Cause.NO_TEMPLATE, says, fix, is_repaired=False)]
-    findings = [finding._replace(fix="train and export, which write them") for finding in _find_stops(folder, tokenizer)[1]]
+    findings = [
+        finding._replace(fix="train and export, which write them")
+        for finding in _find_stops(folder, tokenizer)[1]
+    ]
     if not begins:
         says = "its chat template does not begin the thinking"
         findings.append(
-            Finding(Cause.SERVED_OTHERWISE, says, "train it to think, and export it, which writes the prefix into the template")
+            Finding(
+                Cause.SERVED_OTHERWISE,
+                says,
+                "train it to think, and export it, which writes the prefix into the template",
+            )
         )
     if tokenizer.pad_token is None or tokenizer.pad_token == end:
         findings.append(
-            Finding(Cause.PAD_ENDS_TURN, f"pad token is {tokenizer.pad_token or 'missing'}", "train and export, which give it its own")
+            Finding(
+                Cause.PAD_ENDS_TURN,
+                f"pad token is {tokenizer.pad_token or 'missing'}",
+                "train and export, which give it its own",
+            )
         )
     return findings
 
@@ -177,18 +223,29 @@ def _find_pad(tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     except InputError as error:
         says, _, fix = str(error).partition(": ")[2].rpartition("; ")
         return [Finding(Cause.PAD_ENDS_TURN, says, fix, is_repaired=False)]
-    return [Finding(Cause.PAD_ENDS_TURN, repair, "train saves it with the adapter")] if repair else []
+    return (
+        [Finding(Cause.PAD_ENDS_TURN, repair, "train saves it with the adapter")] if repair else []
+    )
 
 
-def _find_unusable_rows(rows: Sequence[TokenRow], dropped: dict[str, int], max_length: int) -> list[Finding]:
+def _find_unusable_rows(
+    rows: Sequence[TokenRow], dropped: dict[str, int], max_length: int
+) -> list[Finding]:
     if not rows:
-        reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items()) or "the file has no rows"
-        says, fix = f"no row is left to train on: {reasons}", f"check --input, --target and --max-length {max_length}"
+        reasons = (
+            ", ".join(f"{reason} {n}" for reason, n in dropped.items()) or "the file has no rows"
+        )
+        says, fix = (
+            f"no row is left to train on: {reasons}",
+            f"check --input, --target and --max-length {max_length}",
+        )
         return [Finding(Cause.UNUSABLE_ROWS, says, fix, is_repaired=False)]
     findings: list[Finding] = []
     if n := dropped.get(Drop.TOO_LONG):
         fix = "train drops them whole, never trimmed; raise --max-length to keep them"
-        findings.append(Finding(Cause.ROWS_TOO_LONG, f"longer than --max-length {max_length}", fix, n_rows=n))
+        findings.append(
+            Finding(Cause.ROWS_TOO_LONG, f"longer than --max-length {max_length}", fix, n_rows=n)
+        )
     if others := {reason: n for reason, n in dropped.items() if reason != Drop.TOO_LONG}:
         reasons = ", ".join(f"{reason} {n}" for reason, n in others.items())
         fix = "train drops them; see what merge or verify let through"
@@ -197,7 +254,7 @@ def _find_unusable_rows(rows: Sequence[TokenRow], dropped: dict[str, int], max_l
 
 
 def _find_prefix(tokenizer: "PreTrainedTokenizerBase", plain_template: str) -> list[Finding]:
-    split = find_split_prefix(tokenizer, make_messages("?"), plain_template)
+    split = find_prefix_mismatch(tokenizer, make_messages("?"), plain_template)
     fix = "its tokenizer cannot keep training and serving alike; choose another model"
     return [Finding(Cause.SERVED_OTHERWISE, split, fix, is_repaired=False)] if split else []
 
@@ -207,10 +264,19 @@ def _find_style(examples: Sequence[Example]) -> list[Finding]:
     if not examples or n_bare >= MIN_BARE_SHARE * len(examples):
         return []
     says = f"only {n_bare} of {len(examples)} questions are asked bare, so the student may think only when told to"
-    return [Finding(Cause.FEW_BARE_QUESTIONS, says, "merge again with a larger share of bare questions", n_rows=len(examples) - n_bare)]
+    return [
+        Finding(
+            Cause.FEW_BARE_QUESTIONS,
+            says,
+            "merge again with a larger share of bare questions",
+            n_rows=len(examples) - n_bare,
+        )
+    ]
 
 
-def _find_stops(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[int], list[Finding]]:
+def _find_stops(
+    folder: Path, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[list[int], list[Finding]]:
     """List what must stop a generation, and say what of it the model's own config forgets."""
     config = read_generation_config(folder)
     stop_ids = find_stop_ids(tokenizer, config)
@@ -218,11 +284,16 @@ def _find_stops(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[lis
     if not missing:
         return stop_ids, []
     says = f"generation config did not stop on {_name(tokenizer, missing)}"
-    return stop_ids, [Finding(Cause.STOPS_ELSEWHERE, says, "train and export write every stop token")]
+    return stop_ids, [
+        Finding(Cause.STOPS_ELSEWHERE, says, "train and export write every stop token")
+    ]
 
 
-def find_untrained_tokens(folder: Path, skeleton: Skeleton, rows: Sequence[TokenRow], special_ids: Sequence[int]) -> list[int]:
-    """Find special tokens of the rows that nobody trained, as input or as output, from a model's files alone."""
+def find_untrained_tokens(
+    folder: Path, skeleton: ModelShape, rows: Sequence[TokenRow], special_ids: Sequence[int]
+) -> list[int]:
+    """Find special tokens of the rows that nobody trained, as input or as output, from a model's
+    files alone."""
     found: set[int] = set()
     for name in dict.fromkeys((skeleton.input_name, skeleton.output_name)):
         weights = read_tensor(folder, name)
@@ -231,8 +302,11 @@ def find_untrained_tokens(folder: Path, skeleton: Skeleton, rows: Sequence[Token
     return sorted(found)
 
 
-def find_untrained_ids(weights: "torch.Tensor", rows: Sequence[TokenRow], special_ids: Sequence[int]) -> list[int]:
-    """Find special tokens of the rows whose embeddings were never trained: too short, or the same as those of unused rows.
+def find_untrained_ids(
+    weights: "torch.Tensor", rows: Sequence[TokenRow], special_ids: Sequence[int]
+) -> list[int]:
+    """Find special tokens of the rows whose embeddings were never trained: too short, or the same
+    as those of unused rows.
 
     LoRA leaves embeddings frozen, so such a token could be learnt neither as input nor as output.
     """
@@ -242,21 +316,32 @@ def find_untrained_ids(weights: "torch.Tensor", rows: Sequence[TokenRow], specia
     norms = torch.cat([chunk.float().norm(dim=-1) for chunk in weights.split(CHUNK)])
     ordinary = sorted(used - set(special_ids))
     usual = norms[ordinary].median() if ordinary else norms.median()
-    return [token for token in special_ids if token in used and (norms[token] < UNTRAINED_SHARE * usual or _has_twin(weights, token))]
+    return [
+        token
+        for token in special_ids
+        if token in used and (norms[token] < UNTRAINED_SHARE * usual or _has_twin(weights, token))
+    ]
 
 
 def _has_twin(weights: "torch.Tensor", token: int) -> bool:
-    """Tell whether another row of the embedding is practically the same: both still stand where they were set at first."""
+    """Tell whether another row of the embedding is practically the same: both still stand where
+    they were set at first."""
     import torch
 
     wanted = weights[token][None].float()
-    likeness = torch.cat([torch.nn.functional.cosine_similarity(chunk.float(), wanted, dim=-1) for chunk in weights.split(CHUNK)])
+    likeness = torch.cat(
+        [
+            torch.nn.functional.cosine_similarity(chunk.float(), wanted, dim=-1)
+            for chunk in weights.split(CHUNK)
+        ]
+    )
     likeness[token] = 0.0
     return bool((likeness > TWIN_COSINE).any())
 
 
 def compare_packed(model: "PreTrainedModel", rows: Sequence[TokenRow]) -> list[Finding]:
-    """Compare the loss of a few rows alone with that of the same rows packed into one; they must not see each other."""
+    """Compare the loss of a few rows alone with that of the same rows packed into one; they must
+    not see each other."""
     import torch
 
     few = sorted(rows, key=lambda row: len(row.input_ids))[:N_COMPARED]
@@ -264,13 +349,25 @@ def compare_packed(model: "PreTrainedModel", rows: Sequence[TokenRow]) -> list[F
 
     def score(ids: list[int], labels: list[int], positions: list[int]) -> float:
         place = model.device
-        output = model(input_ids=torch.tensor([ids], device=place), position_ids=torch.tensor([positions], device=place), use_cache=False)
-        return float(loss(output.logits[0, :-1].float(), torch.tensor(labels[1:], device=place), reduction="sum"))
+        output = model(
+            input_ids=torch.tensor([ids], device=place),
+            position_ids=torch.tensor([positions], device=place),
+            use_cache=False,
+        )
+        return float(
+            loss(
+                output.logits[0, :-1].float(),
+                torch.tensor(labels[1:], device=place),
+                reduction="sum",
+            )
+        )
 
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        alone = sum(score(row.input_ids, row.labels, list(range(len(row.input_ids)))) for row in few)
+        alone = sum(
+            score(row.input_ids, row.labels, list(range(len(row.input_ids)))) for row in few
+        )
         packed = score(
             [token for row in few for token in row.input_ids],
             [label for row in few for label in row.labels],
@@ -281,8 +378,16 @@ def compare_packed(model: "PreTrainedModel", rows: Sequence[TokenRow]) -> list[F
     if abs(packed - alone) <= tolerance * max(alone, 1.0):
         return []
     says = f"{len(few)} rows have the loss {alone:.3f} alone and {packed:.3f} packed: they see each other"
-    return [Finding(Cause.PACKED_OTHERWISE, says, "train packs nothing; install flash-attn, or leave packing off")]
+    return [
+        Finding(
+            Cause.PACKED_OTHERWISE,
+            says,
+            "train packs nothing; install flash-attn, or leave packing off",
+        )
+    ]
 
 
 def _name(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
-    return " ".join(str(token) for token in cast(list[Any], tokenizer.convert_ids_to_tokens(list(ids))))
+    return " ".join(
+        str(token) for token in cast(list[Any], tokenizer.convert_ids_to_tokens(list(ids)))
+    )

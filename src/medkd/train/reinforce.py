@@ -1,8 +1,9 @@
 """The stage `reinforce`: a student that already answers is paid for better answers (GRPO).
 
-In: an adapter of `train` (or, named so, the bare base), the questions of `train.jsonl`; `val.jsonl` beside it is watched. Out: `adapter/`,
-`checkpoints/`, `metrics.jsonl`, `start.json` (what the start was like), `held_out.jsonl`, `report.html`, and `ledger.sqlite` where a
-judge is paid. Not done here: what is right (`grading`), supervised training (`train.stage`).
+In: an adapter of `train` (or, named so, the bare base), the questions of `train.jsonl`; `val.jsonl`
+beside it is watched. Out: `adapter/`, `checkpoints/`, `metrics.jsonl`, `start.json` (what the start
+was like), `held_out.jsonl`, `report.html`, and `ledger.sqlite` where a judge is paid. Not done
+here: what is right (`grading`), supervised training (`train.stage`).
 """
 
 import json
@@ -14,22 +15,47 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator
 
-from medkd.core.artifacts import RecordReader, resolve_input, write_json
 from medkd.core.completer import Sampling
+from medkd.core.config import RUNTIME, StageConfig, did_you_mean
 from medkd.core.errors import InputError, StoppedError, from_os_error
-from medkd.core.recipe import HOW, StageConfig, nearest
+from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.records import Example
-from medkd.core.workspace import Manifest, Workspace, open_workspace
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.models.chat_template import (
+    encode,
+    find_plain_template,
+    find_stop_ids,
+    find_template,
+    repair_pad_token,
+)
 from medkd.models.libraries import importing
-from medkd.models.load import Device, Dtype, Hub, choose_device, load_model, load_tokenizer, read_json, resolve_adapter, resolve_model
-from medkd.models.tokens import encode, find_plain_template, find_stop_ids, find_template, repair_pad_token
+from medkd.models.load import (
+    Device,
+    Dtype,
+    Hub,
+    choose_device,
+    load_model,
+    load_tokenizer,
+    read_json,
+    resolve_adapter,
+    resolve_model,
+)
 from medkd.train.alone import hold
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.held_out import Watch, make_callback
 from medkd.train.rewards import DEFAULT_WEIGHTS, NAMES, make_rewards
 from medkd.train.rollouts import Asked, Sampler, ask
 from medkd.train.save import LINEAGE, QUESTIONS, choose_questions, save_papers, save_weights
-from medkd.train.start import Start, check_memory, check_start, check_weights, choose_start, describe, measure_start, unpack_band
+from medkd.train.start import (
+    Start,
+    check_memory,
+    check_start,
+    check_weights,
+    choose_start,
+    describe,
+    measure_start,
+    unpack_band,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,23 +72,29 @@ class Config(StageConfig):
 
     model: str
     """Base model: medkd:tiny, a folder, or a name on a hub."""
-    adapter: Annotated[Path, HOW]
-    """Where to start: the directory of `train`, an adapter folder, or the word `base` for the model as it is."""
-    input: Annotated[Path, HOW]
-    """Directory of `merge`, or a file of examples; `val.jsonl` beside it is watched, never trained on."""
-    hub: Annotated[Hub, HOW] = "huggingface"
+    adapter: Annotated[Path, RUNTIME]
+    """Where to start: the directory of `train`, an adapter folder, or the word `base` for the model
+    as it is."""
+    input: Annotated[Path, RUNTIME]
+    """Directory of `merge`, or a file of examples; `val.jsonl` beside it is watched, never trained
+    on."""
+    hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Where a model that is only named is fetched from."""
-    trust_remote_code: Annotated[bool, HOW] = False
+    trust_remote_code: Annotated[bool, RUNTIME] = False
     """Let a model run code that came with it."""
-    rewards: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
-    """Weight of each reward: diagnosis, format, stop, loop, grounded, length, judge; what is not named does not count."""
+    rewards: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=lambda: dict(DEFAULT_WEIGHTS)
+    )
+    """Weight of each reward: diagnosis, format, stop, loop, grounded, length, judge; what is not
+    named does not count."""
     judge: str = ""
-    """Who fills the reward `judge`: a provider of providers.yaml, or `custom` with --judge-base-url and --judge-model."""
+    """Who fills the reward `judge`: a provider of providers.yaml, or `custom` with --judge-base-url
+    and --judge-model."""
     judge_model: str = ""
     """The judge's model; the provider's first where none is given."""
-    judge_base_url: Annotated[str, HOW] = ""
+    judge_base_url: Annotated[str, RUNTIME] = ""
     """Address of the judge; the provider's own where none is given."""
-    budget: Annotated[float | None, HOW, Field(gt=0)] = None
+    budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
     """Most money the judge may cost, in the provider's currency; a hard stop."""
     steps: int = Field(default=100, ge=1)
     """Steps, each with fresh answers."""
@@ -73,31 +105,35 @@ class Config(StageConfig):
     max_tokens: int = Field(default=1024, ge=16)
     """Longest answer in tokens; what it cuts off is not learnt from."""
     weights: Literal["adapter", "norm"] = "adapter"
-    """What is trained: the LoRA adapter, or the gain of the final norm alone, for a start whose rewards only wander."""
+    """What is trained: the LoRA adapter, or the gain of the final norm alone, for a start whose
+    rewards only wander."""
     learning_rate: float = Field(default=1e-5, gt=0)
-    """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student a hundred times that; a norm far more."""
+    """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student a hundred
+    times that; a norm far more."""
     batch_size: int = Field(default=8, ge=1)
     """Answers computed at a time; lower it where memory runs out."""
     seed: int = 0
     """Decides the order of questions and what is drawn."""
     dtype: Dtype = "auto"
     """Number format; auto takes bfloat16 where the processor computes in it."""
-    device: Annotated[Device, HOW] = "auto"
+    device: Annotated[Device, RUNTIME] = "auto"
     """Where to compute."""
     trainer: dict[str, Any] = Field(default_factory=dict)
-    """Anything else that TRL's GRPOConfig knows (beta, temperature, use_vllm, …), passed straight to it."""
+    """Anything else that TRL's GRPOConfig knows (beta, temperature, use_vllm, …), passed straight
+    to it."""
 
     @field_validator("rewards")
     @classmethod
     def _know_rewards(cls, rewards: dict[str, float]) -> dict[str, float]:
         for name in rewards:
             if name not in NAMES:
-                raise ValueError(f"unknown reward {name!r}{nearest(name, list(NAMES))}")
+                raise ValueError(f"unknown reward {name!r}{did_you_mean(name, list(NAMES))}")
         return rewards
 
 
 def run(config: Config) -> Manifest:
-    """Reinforce as configured; goes on from the newest whole checkpoint of a run that was killed."""
+    """Reinforce as configured; goes on from the newest whole checkpoint of a run that was
+    killed."""
     check_weights(config.rewards, bool(config.judge))
     if config.questions * config.group_size % config.batch_size:
         raise InputError(
@@ -117,7 +153,12 @@ def run(config: Config) -> Manifest:
     ]
     libraries = ["torch", "transformers", "trl", "peft", "accelerate"]
     paid = [f"{LEDGER}*"]
-    with hold(config.out), open_workspace("reinforce", config, inputs=inputs, libraries=libraries, keep=paid) as space:
+    with (
+        hold(config.out),
+        open_stage_output(
+            "reinforce", config, inputs=inputs, libraries=libraries, keep=paid
+        ) as space,
+    ):
         if space.is_finished:
             return space.manifest
         examples = _read(train_path, space, needs_reference=bool(config.rewards.get("diagnosis")))
@@ -127,7 +168,7 @@ def run(config: Config) -> Manifest:
         return space.manifest
 
 
-def _read(path: Path, space: Workspace, needs_reference: bool) -> list[Example]:
+def _read(path: Path, space: StageOutput, needs_reference: bool) -> list[Example]:
     reader = RecordReader(path, Example, made_by="merge")
     examples = list(reader)
     space.read(reader.n_read)
@@ -143,13 +184,15 @@ def _read(path: Path, space: Workspace, needs_reference: bool) -> list[Example]:
 
 
 @contextmanager
-def _open_judge(config: Config, space: Workspace) -> Generator["Judge | None"]:
+def _open_judge(config: Config, space: StageOutput) -> Generator["Judge | None"]:
     if not config.judge:
         yield None
         return
     from medkd.train.judging import open_judge
 
-    with open_judge(config.judge, config.judge_model, config.judge_base_url, config.budget, space.path(LEDGER)) as judge:
+    with open_judge(
+        config.judge, config.judge_model, config.judge_base_url, config.budget, space.path(LEDGER)
+    ) as judge:
         try:
             yield judge
         finally:
@@ -158,7 +201,7 @@ def _open_judge(config: Config, space: Workspace) -> Generator["Judge | None"]:
 
 def _reinforce(
     config: Config,
-    space: Workspace,
+    space: StageOutput,
     examples: Sequence[Example],
     held_out: Sequence[Example],
     folder: Path,
@@ -166,19 +209,35 @@ def _reinforce(
     judge: "Judge | None",
 ) -> None:
     with importing():
-        from medkd.train.grpo import attach_adapter, attach_norm, make_trainer, make_trainer_config, reinforce, score_each
+        from medkd.train.grpo import (
+            attach_adapter,
+            attach_norm,
+            make_trainer,
+            make_trainer_config,
+            reinforce,
+            score_each,
+        )
     from medkd.train.reinforce_report import write_report
 
     device = choose_device(config.device)
     if config.weights == "norm" and config.dtype not in ("auto", "float32"):
-        raise InputError(f"--dtype {config.dtype}: too coarse for the small steps of a norm; leave it out, or --weights adapter")
+        raise InputError(
+            f"--dtype {config.dtype}: too coarse for the small steps of a norm; leave it out, or --weights adapter"
+        )
     dtype: Dtype = "float32" if config.weights == "norm" else config.dtype
-    loaded = load_model(config.model, None, config.device, dtype, config.hub, config.trust_remote_code)
+    loaded = load_model(
+        config.model, None, config.device, dtype, config.hub, config.trust_remote_code
+    )
     tokenizer = load_tokenizer(folder, adapter, config.trust_remote_code)
-    template, plain_template = find_template(tokenizer), _find_plain_template(tokenizer, config.model)
+    template, plain_template = (
+        find_template(tokenizer),
+        _find_plain_template(tokenizer, config.model),
+    )
     repair_pad_token(tokenizer)
     stop_ids = find_stop_ids(tokenizer, loaded.model.generation_config)
-    model = (attach_norm if config.weights == "norm" else attach_adapter)(loaded.model, adapter, config.model, folder)
+    model = (attach_norm if config.weights == "norm" else attach_adapter)(
+        loaded.model, adapter, config.model, folder
+    )
     questions = ask(tokenizer, examples, plain_template)
 
     settings: dict[str, Any] = {
@@ -190,10 +249,21 @@ def _reinforce(
         "learning_rate": config.learning_rate,
         "seed": config.seed,
     }
-    trainer_config = make_trainer_config(settings, space.path("checkpoints"), device, loaded.model.dtype, config.trainer)
-    _check_room(config, folder, model, [len(encode(tokenizer, question.prompt)) for question in questions], device)
+    trainer_config = make_trainer_config(
+        settings, space.path("checkpoints"), device, loaded.model.dtype, config.trainer
+    )
+    _check_room(
+        config,
+        folder,
+        model,
+        [len(encode(tokenizer, question.prompt)) for question in questions],
+        device,
+    )
     sampling = Sampling(
-        max_tokens=config.max_tokens, temperature=trainer_config.temperature, top_p=_below_one(trainer_config.top_p), seed=config.seed
+        max_tokens=config.max_tokens,
+        temperature=trainer_config.temperature,
+        top_p=_below_one(trainer_config.top_p),
+        seed=config.seed,
     )
     sampler = Sampler(model, tokenizer, sampling)
 
@@ -201,10 +271,19 @@ def _reinforce(
         start = _find_start(config, space, sampler, questions, judge)
         checkpoint = find_checkpoint(space.path("checkpoints"))
         step = read_step(checkpoint) if checkpoint else 0
-        watch = Watch(space.path("held_out.jsonl"), sampler, ask(tokenizer, held_out, plain_template), _paid(config), step)
+        watch = Watch(
+            space.path("held_out.jsonl"),
+            sampler,
+            ask(tokenizer, held_out, plain_template),
+            _paid(config),
+            step,
+        )
         if not step:
             watch.look(0)
-        rewards = {name: score_each(reward) for name, reward in make_rewards(config.rewards, unpack_band(start)).items()}
+        rewards = {
+            name: score_each(reward)
+            for name, reward in make_rewards(config.rewards, unpack_band(start)).items()
+        }
         if judge is not None:
             rewards["judge"] = judge
         trainer_config.reward_weights = [config.rewards[name] for name in rewards]
@@ -226,9 +305,16 @@ def _reinforce(
     falls = watch.find_falls()
     for name, (before, after) in falls.items():
         print(
-            f"warning: held-out {name}, which no reward pays for, fell from {before:.2f} to {after:.2f}; read report.html", file=sys.stderr
+            f"warning: held-out {name}, which no reward pays for, fell from {before:.2f} to {after:.2f}; read report.html",
+            file=sys.stderr,
         )
-    write_report(space.path("report.html"), space.path("metrics.jsonl"), start, watch, config.model_dump(mode="json"))
+    write_report(
+        space.path("report.html"),
+        space.path("metrics.jsonl"),
+        start,
+        watch,
+        config.model_dump(mode="json"),
+    )
     space.manifest.counts.kept = len(questions)
     space.manifest.facts = {
         "start": start.model_dump(mode="json"),
@@ -244,12 +330,16 @@ def _reinforce(
 def _find_plain_template(tokenizer: "PreTrainedTokenizerBase", name: str) -> str:
     template = find_plain_template(tokenizer)
     if template is None:
-        raise InputError(f"{name}: no template without a thinking prefix is known for it; choose a model of the ChatML family")
+        raise InputError(
+            f"{name}: no template without a thinking prefix is known for it; choose a model of the ChatML family"
+        )
     return template
 
 
-def _check_room(config: Config, folder: Path, model: "PreTrainedModel", lengths: Sequence[int], device: str) -> None:
-    from medkd.models.skeleton import make_skeleton
+def _check_room(
+    config: Config, folder: Path, model: "PreTrainedModel", lengths: Sequence[int], device: str
+) -> None:
+    from medkd.models.model_shape import read_model_shape
     from medkd.train.plan import Shape, find_what_is_there
 
     frozen = next(weights for weights in model.parameters() if not weights.requires_grad)
@@ -260,20 +350,31 @@ def _check_room(config: Config, folder: Path, model: "PreTrainedModel", lengths:
         is_checkpointed=device == "cuda",
         on_gpu=device == "cuda",
     )
-    check_memory(make_skeleton(folder, config.trust_remote_code), shape, find_what_is_there(device))
+    check_memory(
+        read_model_shape(folder, config.trust_remote_code), shape, find_what_is_there(device)
+    )
 
 
 def _below_one(top_p: float) -> float | None:
     return top_p if top_p < 1 else None
 
 
-def _find_start(config: Config, space: Workspace, sampler: Sampler, questions: Sequence[Asked], judge: "Judge | None") -> Start:
-    """Measure the start, or read what an earlier run of the same work measured: the band of lengths must not move."""
+def _find_start(
+    config: Config,
+    space: StageOutput,
+    sampler: Sampler,
+    questions: Sequence[Asked],
+    judge: "Judge | None",
+) -> Start:
+    """Measure the start, or read what an earlier run of the same work measured: the band of lengths
+    must not move."""
     path = space.path("start.json")
     found = read_json(path)
     if found:
         return Start.model_validate_json(json.dumps(found))
-    start = measure_start(sampler, choose_start(questions, config.seed), config.group_size, config.rewards, judge)
+    start = measure_start(
+        sampler, choose_start(questions, config.seed), config.group_size, config.rewards, judge
+    )
     print(f"reinforce: {len(questions)} questions; {describe(start)}", file=sys.stderr)
     for note in start.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -291,8 +392,15 @@ def _trace(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Carry on what came with the start, and add what was reinforced on."""
     lineage = (read_json(adapter / LINEAGE) if adapter else None) or {"base_model": config.model}
-    questions = (read_json(adapter / QUESTIONS) if adapter else None) or choose_questions(examples, held_out)
+    questions = (read_json(adapter / QUESTIONS) if adapter else None) or choose_questions(
+        examples, held_out
+    )
     rewards = {name: weight for name, weight in config.rewards.items() if weight}
     return questions, lineage | {
-        "reinforced": {"questions": len(examples), "steps": config.steps, "rewards": rewards, "judge": config.judge}
+        "reinforced": {
+            "questions": len(examples),
+            "steps": config.steps,
+            "rewards": rewards,
+            "judge": config.judge,
+        }
     }

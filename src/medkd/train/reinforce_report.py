@@ -1,6 +1,8 @@
-"""One page that shows a reinforcement: each reward by itself, lengths, entropy, divergence, and what nobody paid for.
+"""One page that shows a reinforcement: each reward by itself, lengths, entropy, divergence, and
+what nobody paid for.
 
-In: `metrics.jsonl`, the start, the looks at held-out questions. Out: a self-contained `report.html`, everything from models escaped.
+In: `metrics.jsonl`, the start, the looks at held-out questions. Out: a self-contained
+`report.html`, everything from models escaped.
 Not done here: measuring; judging whether the student became better (`evaluate`, before and after).
 """
 
@@ -9,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medkd.core.pages import write_page
+from medkd.core.html import write_page
 from medkd.core.plots import Series, line_plot
 from medkd.train.held_out import CHECKS, Look, Watch
 from medkd.train.start import Start, describe
@@ -21,7 +23,9 @@ MISSING = (
 )
 
 
-def write_report(path: Path, metrics_path: Path, start: Start, watch: Watch, settings: Mapping[str, Any]) -> None:
+def write_report(
+    path: Path, metrics_path: Path, start: Start, watch: Watch, settings: Mapping[str, Any]
+) -> None:
     """Write the page."""
     lines = [json.loads(line) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
     falls = watch.find_falls()
@@ -38,7 +42,9 @@ def write_report(path: Path, metrics_path: Path, start: Start, watch: Watch, set
         steps=[look.step for look in watch.looks],
         plots=_draw(lines, watch.looks),
         answers=_gather_answers(watch.looks),
-        missing=MISSING if watch.looks else ("Held-out questions: there are none; keep a share for val.", *MISSING),
+        missing=MISSING
+        if watch.looks
+        else ("Held-out questions: there are none; keep a share for val.", *MISSING),
         settings={key: value for key, value in settings.items() if value not in (None, "", {})},
     )
 
@@ -46,7 +52,12 @@ def write_report(path: Path, metrics_path: Path, start: Start, watch: Watch, set
 def _make_rows(watch: Watch) -> list[dict[str, Any]]:
     names = [name for name in CHECKS if watch.looks and name in watch.looks[0].rates]
     return [
-        {"name": name, "is_paid": name not in watch.unpaid, "rates": [f"{look.rates[name]:.3f}" for look in watch.looks]} for name in names
+        {
+            "name": name,
+            "is_paid": name not in watch.unpaid,
+            "rates": [f"{look.rates[name]:.3f}" for look in watch.looks],
+        }
+        for name in names
     ]
 
 
@@ -65,13 +76,23 @@ def _draw(lines: Sequence[Mapping[str, float]], looks: Sequence[Look]) -> list[s
     }
     plots: list[tuple[str, Series, str]] = [
         ("Rewards", rewards, "mean"),
-        ("Spread", {"share of groups without": _take(lines, "frac_reward_zero_std"), "of the sum": _take(lines, "reward_std")}, ""),
+        (
+            "Spread",
+            {
+                "share of groups without": _take(lines, "frac_reward_zero_std"),
+                "of the sum": _take(lines, "reward_std"),
+            },
+            "",
+        ),
         ("Lengths", lengths, "tokens"),
         ("Entropy", {"entropy": _take(lines, "entropy")}, "nats a token"),
         ("Divergence from the start", {"KL": _take(lines, "kl")}, "nats a token"),
         ("Held-out questions", watched, "share"),
     ]
-    drawn = [(title, {name: points for name, points in series.items() if points[0]}, unit) for title, series, unit in plots]
+    drawn = [
+        (title, {name: points for name, points in series.items() if points[0]}, unit)
+        for title, series, unit in plots
+    ]
     return [line_plot(series, title, "step", unit) for title, series, unit in drawn if series]
 
 
@@ -85,6 +106,11 @@ def _gather_answers(looks: Sequence[Look]) -> list[dict[str, Any]]:
     if not looks:
         return []
     return [
-        {**first, "texts": [(look.step, look.answers[at]["text"]) for look in looks if at < len(look.answers)]}
+        {
+            **first,
+            "texts": [
+                (look.step, look.answers[at]["text"]) for look in looks if at < len(look.answers)
+            ],
+        }
         for at, first in enumerate(looks[0].answers)
     ]

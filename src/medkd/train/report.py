@@ -1,12 +1,14 @@
-"""The page of one training: its losses, what was found before it, how long its rows are, what the student said at each save.
+"""The page of one training: its losses, what was found before it, how long its rows are, what the
+student said at each save.
 
-In: the files beside it, the pre-flight. Out: `report.html`. Not done here: measuring; the report of a whole run (`medkd.report`).
+In: the files beside it, the pre-flight. Out: `report.html`. Not done here: measuring; the report of
+a whole run (`medkd.report`).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from medkd.core.pages import write_page
+from medkd.core.html import write_page
 from medkd.core.plots import histogram, line_plot
 from medkd.train.preflight import Preflight
 from medkd.train.watch import read_lines
@@ -16,7 +18,10 @@ def write_report(out: Path, model: str, flight: Preflight, lengths: Mapping[str,
     """Write the page from whatever is there."""
     lines = read_lines(out / "metrics.jsonl")
     losses = {
-        name: ([line["step"] for line in lines if key in line], [line[key] for line in lines if key in line])
+        name: (
+            [line["step"] for line in lines if key in line],
+            [line[key] for line in lines if key in line],
+        )
         for name, key in (("training", "loss"), ("validation", "eval_loss"))
         if any(key in line for line in lines)
     }

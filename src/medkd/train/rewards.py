@@ -1,7 +1,8 @@
 """What reinforcement pays for: the graders and checks of `grading/`, and nothing of its own.
 
-In: one answer as a `Rollout`. Out: a number between 0 and 1 for each reward. Not done here: how much each counts (the stage's
-config), sampling answers (`train.rollouts`), asking a judge (`train.judging`).
+In: one answer as a `Rollout`. Out: a number between 0 and 1 for each reward. Not done here: how
+much each counts (the stage's config), sampling answers (`train.rollouts`), asking a judge
+(`train.judging`).
 
 >>> text = "<think>\\n咳嗽三天，右下肺湿啰音。\\n</think>\\n\\n肺炎"
 >>> right = Rollout(text, FinishReason.STOP, 20, record="咳嗽三天，右下肺湿啰音", reference="肺炎")
@@ -20,7 +21,14 @@ from medkd.grading.loops import is_looping
 from medkd.grading.relations import Relation
 
 NAMES = ("diagnosis", "format", "stop", "loop", "grounded", "length", "judge")
-DEFAULT_WEIGHTS: Mapping[str, float] = {"diagnosis": 1.0, "format": 0.5, "stop": 0.25, "loop": 0.25, "grounded": 0.25, "length": 0.1}
+DEFAULT_WEIGHTS: Mapping[str, float] = {
+    "diagnosis": 1.0,
+    "format": 0.5,
+    "stop": 0.25,
+    "loop": 0.25,
+    "grounded": 0.25,
+    "length": 0.1,
+}
 
 
 class Rollout(NamedTuple):
@@ -48,7 +56,8 @@ Reward = Callable[[Rollout], float]
 def reward_diagnosis(rollout: Rollout) -> float:
     """Pay the soft F1 of the answer; a thought that was never closed has no answer.
 
-    What the rules cannot place at all earns nothing: the benefit of the doubt would pay for noise and for naming everything.
+    What the rules cannot place at all earns nothing: the benefit of the doubt would pay for noise
+    and for naming everything.
     """
     found = grade(thinking.read(rollout.text).answer, rollout.reference)
     return 0.0 if found.relation is Relation.UNCLEAR else found.f1
@@ -70,9 +79,11 @@ def reward_loop(rollout: Rollout) -> float:
 
 
 def reward_grounded(rollout: Rollout) -> float:
-    """Pay the share of checkable claims that stand in the record; without a closed thought there is nothing to pay for.
+    """Pay the share of checkable claims that stand in the record; without a closed thought there is
+    nothing to pay for.
 
-    A thought that cites nothing checkable earns half: whole, and silence would be the safest thing to say.
+    A thought that cites nothing checkable earns half: whole, and silence would be the safest thing
+    to say.
     """
     reasoning = thinking.read(rollout.text).reasoning
     if not reasoning:
@@ -82,7 +93,8 @@ def reward_grounded(rollout: Rollout) -> float:
 
 
 def reward_length(rollout: Rollout, band: Band) -> float:
-    """Pay for a length within the band; outside, less in proportion to the distance, nothing from half and from twice.
+    """Pay for a length within the band; outside, less in proportion to the distance, nothing from
+    half and from twice.
 
     >>> answer = Rollout("", FinishReason.STOP, 150, "", "")
     >>> reward_length(answer, Band(50, 200)), reward_length(answer, Band(20, 100)), reward_length(answer, Band(10, 75))
@@ -94,7 +106,8 @@ def reward_length(rollout: Rollout, band: Band) -> float:
 
 
 def make_rewards(weights: Mapping[str, float], band: Band) -> dict[str, Reward]:
-    """List the rewards that count, in the order of the config; a judge's is added by the stage, which pays for it."""
+    """List the rewards that count, in the order of the config; a judge's is added by the stage,
+    which pays for it."""
     rules: dict[str, Reward] = {
         "diagnosis": reward_diagnosis,
         "format": reward_format,
@@ -107,7 +120,8 @@ def make_rewards(weights: Mapping[str, float], band: Band) -> dict[str, Reward]:
 
 
 def choose_band(lengths: Sequence[int]) -> Band:
-    """Choose the band that nearly all answers of the start lie in: from the 1st to the 99th percentile, a quarter wider."""
+    """Choose the band that nearly all answers of the start lie in: from the 1st to the 99th
+    percentile, a quarter wider."""
     ordered = sorted(lengths)
     low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
     return Band(max(1, low * 3 // 4), max(2, -(-high * 5 // 4)))

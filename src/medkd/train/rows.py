@@ -1,7 +1,7 @@
 """Examples to token rows: each whole, or dropped with a reason; a row is never trimmed.
 
-In: examples and a tokenizer. Out: rows whose last label ends the turn, and how long they are. Not done here: looking for what would
-make training fail (`train.preflight`).
+In: examples and a tokenizer. Out: rows whose last label ends the turn, and how long they are. Not
+done here: looking for what would make training fail (`train.preflight`).
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from medkd.core import thinking
 from medkd.core.records import Example
-from medkd.models.tokens import encode_rows, find_markup, make_messages
+from medkd.models.chat_template import encode_rows, make_messages, special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,11 +45,16 @@ class TokenRow(NamedTuple):
 
 def write_output(example: Example, target: Target) -> str:
     """Write what the student is to say."""
-    return thinking.write(example.reasoning, example.answer) if target == "reasoned" else example.answer.strip()
+    return (
+        thinking.write(example.reasoning, example.answer)
+        if target == "reasoned"
+        else example.answer.strip()
+    )
 
 
 def find_fault(example: Example, output: str, target: Target, markup: Sequence[str]) -> Drop | None:
-    """Say why an example cannot be used, whatever its length; `markup` are the control tokens of the model."""
+    """Say why an example cannot be used, whatever its length; `markup` are the control tokens of
+    the model."""
     if not example.answer.strip():
         return Drop.NO_ANSWER
     if target == "reasoned" and not thinking.is_well_formed(output):
@@ -59,12 +64,21 @@ def find_fault(example: Example, output: str, target: Target, markup: Sequence[s
 
 
 def make_rows(
-    examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", target: Target, max_length: int, plain_template: str, end_id: int
+    examples: Sequence[Example],
+    tokenizer: "PreTrainedTokenizerBase",
+    target: Target,
+    max_length: int,
+    plain_template: str,
+    end_id: int,
 ) -> tuple[list[TokenRow], dict[str, int]]:
-    """Make the token rows of all examples that can be used, each whole, and count the others by reason."""
-    markup = find_markup(tokenizer)
+    """Make the token rows of all examples that can be used, each whole, and count the others by
+    reason."""
+    markup = special_tokens(tokenizer)
     outputs = [write_output(example, target) for example in examples]
-    faults = [find_fault(example, output, target, markup) for example, output in zip(examples, outputs, strict=True)]
+    faults = [
+        find_fault(example, output, target, markup)
+        for example, output in zip(examples, outputs, strict=True)
+    ]
     usable = [
         (make_messages(example.input, example.instruction, example.system), output)
         for example, output, fault in zip(examples, outputs, faults, strict=True)
@@ -76,12 +90,16 @@ def make_rows(
         for prompt, completion in encoded
         if len(prompt) + len(completion) <= max_length
     ]
-    dropped = Counter([str(fault) for fault in faults if fault is not None] + [str(Drop.TOO_LONG)] * (len(encoded) - len(rows)))
+    dropped = Counter(
+        [str(fault) for fault in faults if fault is not None]
+        + [str(Drop.TOO_LONG)] * (len(encoded) - len(rows))
+    )
     return rows, dict(dropped.most_common())
 
 
 def describe_lengths(rows: Sequence[TokenRow]) -> dict[str, int]:
-    """Give the number of tokens of the rows: median, 90th percentile, longest, sum, and how many are learnt."""
+    """Give the number of tokens of the rows: median, 90th percentile, longest, sum, and how many
+    are learnt."""
     lengths = sorted(len(row.input_ids) for row in rows)
     n_learnt = sum(label != IGNORED for row in rows for label in row.labels)
     return {
@@ -105,4 +123,7 @@ def draw_lengths(rows: Sequence[TokenRow], width: int = 40) -> list[str]:
     counts = Counter((length - low) // step for length in lengths)
     most = max(counts.values())
     bins = range(max(counts) + 1)
-    return [f"{low + at * step:>6} - {low + (at + 1) * step - 1:>6} {counts[at]:>8}  {'#' * -(-width * counts[at] // most)}" for at in bins]
+    return [
+        f"{low + at * step:>6} - {low + (at + 1) * step - 1:>6} {counts[at]:>8}  {'#' * -(-width * counts[at] // most)}"
+        for at in bins
+    ]

@@ -1,8 +1,10 @@
 """Supervised fine-tuning with TRL and PEFT: one flat job, resumable after a kill.
 
-In: a model, token rows that passed the pre-flight, settings. Out: a trained adapter or model in memory, checkpoints on disk.
-Not done here: making rows (`train.rows`), what is written while it runs (`train.watch`), the stage's files (`train.stage`).
-This module imports torch, transformers, trl and peft: import it inside functions only.
+In: a model, token rows that passed the pre-flight, settings. Out: a trained adapter or model in
+memory, checkpoints on disk.
+Not done here: making rows (`train.rows`), what is written while it runs (`train.watch`), the
+stage's files (`train.stage`). This module imports torch, transformers, trl and peft: import it
+inside functions only.
 """
 
 import math
@@ -16,13 +18,18 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch.utils.data import Sampler
-from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+)
 from trl.data_utils import pack_dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from medkd.core.errors import InputError
-from medkd.models.skeleton import Skeleton
+from medkd.models.model_shape import ModelShape
 from medkd.train.plan import N_KEPT
 from medkd.train.rows import IGNORED, TokenRow
 from medkd.train.trainer_config import build_config, check_keys
@@ -35,13 +42,22 @@ OWN_KEYS = ("chat_template_path", "skip_prepare_dataset", "padding_free", "max_l
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Give rows of like length to the same batch; the order depends on seed and epoch alone, so that a resumed run sees the same.
+    """Give rows of like length to the same batch; the order depends on seed and epoch alone, so
+    that a resumed run sees the same.
 
-    The epoch is asked for: a loader of several processes that skips what an earlier run did tells its sampler no epoch.
+    The epoch is asked for: a loader of several processes that skips what an earlier run did tells
+    its sampler no epoch.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, read_epoch: Callable[[], int]) -> None:
-        self.lengths, self.batch_size, self.seed, self.read_epoch = lengths, batch_size, seed, read_epoch
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, read_epoch: Callable[[], int]
+    ) -> None:
+        self.lengths, self.batch_size, self.seed, self.read_epoch = (
+            lengths,
+            batch_size,
+            seed,
+            read_epoch,
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -54,34 +70,53 @@ class LengthGroupedSampler(Sampler[int]):
         batches: list[list[int]] = []
         for start in range(0, len(order), pool):
             near = sorted(order[start : start + pool], key=lambda i: self.lengths[i])
-            batches += [near[at : at + self.batch_size] for at in range(0, len(near), self.batch_size)]
+            batches += [
+                near[at : at + self.batch_size] for at in range(0, len(near), self.batch_size)
+            ]
         # A short batch must come last: the loader cuts the stream into batches of equal size.
-        full, short = [b for b in batches if len(b) == self.batch_size], [b for b in batches if len(b) < self.batch_size]
+        full, short = (
+            [b for b in batches if len(b) == self.batch_size],
+            [b for b in batches if len(b) < self.batch_size],
+        )
         chance.shuffle(full)
         return iter([index for batch in full + short for index in batch])
 
 
 class CompletionTrainer(SFTTrainer):
-    """TRL's trainer with length-grouped, seeded batches, and a loss that scores only what is learnt where TRL's own would not."""
+    """TRL's trainer with length-grouped, seeded batches, and a loss that scores only what is learnt
+    where TRL's own would not."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         lengths = [len(ids) for ids in cast(Any, self.train_dataset)["input_ids"]]
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * max(1, self.args.world_size)
-        return LengthGroupedSampler(lengths, batch, self.args.seed, lambda: int(self.state.epoch or 0))
+        batch = (
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * max(1, self.args.world_size)
+        )
+        return LengthGroupedSampler(
+            lengths, batch, self.args.seed, lambda: int(self.state.epoch or 0)
+        )
 
     def _has_own_loss(self) -> bool:
         """Tell whether TRL's way is the worse one.
 
-        Without Triton it computes logits for the prompt too, and twice; with trained rows in the head it reads the weights past them.
+        Without Triton it computes logits for the prompt too, and twice; with trained rows in the
+        head it reads the weights past them.
         """
         config = cast(SFTConfig, self.args)
-        is_plain = config.loss_type == "nll" and not config.label_smoothing_factor and not self.aux_loss_enabled
+        is_plain = (
+            config.loss_type == "nll"
+            and not config.label_smoothing_factor
+            and not self.aux_loss_enabled
+        )
         head = cast(Any, self.accelerator.unwrap_model(self.model)).get_output_embeddings()
         return is_plain and (config.use_cpu or not isinstance(head, torch.nn.Linear))
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Give the mean cross entropy of the learnt tokens."""
         if return_outputs or not self._has_own_loss():
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -92,18 +127,30 @@ class CompletionTrainer(SFTTrainer):
             del given["attention_mask"]  # nobody looks ahead, and a kernel without a mask is faster
         logits = model(**given, use_cache=False, logits_to_keep=positions).logits.flatten(0, 1)
         learnt = labels[:, positions].flatten()
-        chosen = (learnt != IGNORED).nonzero()[:, 0]  # by number: the gradient of a choice by mask sorts
-        loss = torch.nn.functional.cross_entropy(logits.index_select(0, chosen).float(), learnt[chosen], reduction="sum")
+        chosen = (learnt != IGNORED).nonzero()[
+            :, 0
+        ]  # by number: the gradient of a choice by mask sorts
+        loss = torch.nn.functional.cross_entropy(
+            logits.index_select(0, chosen).float(), learnt[chosen], reduction="sum"
+        )
         if num_items_in_batch is None:
             return loss / len(chosen)
         # The count is that of all processes, whose gradients are averaged.
-        return loss / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+        return (
+            loss
+            / num_items_in_batch
+            * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+        )
 
 
 def _is_padded_at_the_end(inputs: Mapping[str, Any]) -> bool:
     """Tell whether all that a mask hides stands behind a row's tokens, and rows are not packed."""
     mask = inputs.get("attention_mask")
-    return mask is not None and "position_ids" not in inputs and bool((mask[:, 1:] <= mask[:, :-1]).all())
+    return (
+        mask is not None
+        and "position_ids" not in inputs
+        and bool((mask[:, 1:] <= mask[:, :-1]).all())
+    )
 
 
 def count_steps(n_rows: int, rows_a_step: int, epochs: float, max_steps: int = -1) -> int:
@@ -127,16 +174,32 @@ def count_steps_of(config: SFTConfig, n_rows: int) -> int:
 
 
 def make_trainer_config(
-    settings: dict[str, Any], checkpoints: Path, n_rows: int, device: str, has_val: bool, extra: dict[str, Any]
+    settings: dict[str, Any],
+    checkpoints: Path,
+    n_rows: int,
+    device: str,
+    has_val: bool,
+    extra: dict[str, Any],
 ) -> SFTConfig:
-    """Make TRL's config: ours first, then what `trainer:` says; raises InputError for a key that TRL does not know."""
+    """Make TRL's config: ours first, then what `trainer:` says; raises InputError for a key that
+    TRL does not know."""
     check_keys(SFTConfig, extra, OWN_KEYS)
     merged = {**settings, **extra}
-    rows_a_step = int(merged["per_device_train_batch_size"]) * int(merged.get("gradient_accumulation_steps", 1)) * count_processes()
-    n_steps = count_steps(n_rows, rows_a_step, float(merged["num_train_epochs"]), int(merged.get("max_steps", -1)))
+    rows_a_step = (
+        int(merged["per_device_train_batch_size"])
+        * int(merged.get("gradient_accumulation_steps", 1))
+        * count_processes()
+    )
+    n_steps = count_steps(
+        n_rows, rows_a_step, float(merged["num_train_epochs"]), int(merged.get("max_steps", -1))
+    )
     logging_steps = int(merged.get("logging_steps", max(1, min(LOG_INTERVAL, n_steps // 20))))
-    # A save in the middle of a line of metrics would leave that line, once resumed, the mean of other steps.
-    every = merged.get("save_steps", max(logging_steps, math.ceil(n_steps / N_SAVES) // logging_steps * logging_steps))
+    # A save in the middle of a line of metrics would leave that line, once resumed, the mean of
+    # other steps.
+    every = merged.get(
+        "save_steps",
+        max(logging_steps, math.ceil(n_steps / N_SAVES) // logging_steps * logging_steps),
+    )
     strategy = merged.get("save_strategy", "steps")
     on_gpu = device == "cuda"
     defaults: dict[str, Any] = {
@@ -163,16 +226,22 @@ def make_trainer_config(
     return build_config(SFTConfig, {**defaults, **settings}, extra, checkpoints)
 
 
-def make_lora_config(rank: int, untrained_ids: Sequence[int], skeleton: Skeleton) -> LoraConfig:
-    """Describe the adapter: all linear layers, and the embedding rows that nobody trained before, of the head too where it is its own."""
-    names = {name.removesuffix(".weight").rpartition(".")[2] for name in (skeleton.input_name, skeleton.output_name)}
+def make_lora_config(rank: int, untrained_ids: Sequence[int], skeleton: ModelShape) -> LoraConfig:
+    """Describe the adapter: all linear layers, and the embedding rows that nobody trained before,
+    of the head too where it is its own."""
+    names = {
+        name.removesuffix(".weight").rpartition(".")[2]
+        for name in (skeleton.input_name, skeleton.output_name)
+    }
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.0,
         target_modules="all-linear",
-        trainable_token_indices={name: list(untrained_ids) for name in names} if untrained_ids else None,
+        trainable_token_indices={name: list(untrained_ids) for name in names}
+        if untrained_ids
+        else None,
     )
 
 
@@ -185,8 +254,11 @@ def make_trainer(
     lora: LoraConfig | None,
     patience: int | None = None,
 ) -> SFTTrainer:
-    """Put a trainer together; without `lora` the whole model is trained. Raises InputError where a tracker is not installed."""
-    stopping: list[Any] = [EarlyStoppingCallback(patience)] if patience and val_rows is not None else []
+    """Put a trainer together; without `lora` the whole model is trained. Raises InputError where a
+    tracker is not installed."""
+    stopping: list[Any] = (
+        [EarlyStoppingCallback(patience)] if patience and val_rows is not None else []
+    )
     try:
         trainer = CompletionTrainer(
             model=model,
@@ -200,20 +272,29 @@ def make_trainer(
     except (RuntimeError, ImportError) as error:
         if "install" not in str(error):
             raise
-        raise InputError(f"trainer: {str(error).splitlines()[0]}; install it, or correct report_to") from error
+        raise InputError(
+            f"trainer: {str(error).splitlines()[0]}; install it, or correct report_to"
+        ) from error
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 def make_dataset(rows: Sequence[TokenRow], pack_length: int | None = None) -> Dataset:
-    """Make a dataset of rows; with a length, whole rows are packed into rows of that length, with their bounds kept beside."""
-    dataset = Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]})
+    """Make a dataset of rows; with a length, whole rows are packed into rows of that length, with
+    their bounds kept beside."""
+    dataset = Dataset.from_dict(
+        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
+    )
     return pack_dataset(dataset, pack_length, "bfd") if pack_length else dataset
 
 
 def choose_packing(wanted: bool | None, device: str) -> bool:
-    """Choose whether rows are packed: by default only where attention can be told their bounds for nothing (flash-attn on a GPU).
+    """Choose whether rows are packed: by default only where attention can be told their bounds for
+    nothing (flash-attn on a GPU).
 
-    Elsewhere attention over a packed row costs the square of its length, and batches of like lengths hold little padding.
+    Elsewhere attention over a packed row costs the square of its length, and batches of like
+    lengths hold little padding.
     """
-    return wanted if wanted is not None else device == "cuda" and find_spec("flash_attn") is not None
+    return (
+        wanted if wanted is not None else device == "cuda" and find_spec("flash_attn") is not None
+    )

@@ -1,7 +1,9 @@
-"""The stage `train`: a student learns from its teacher's reasoning, or from bare answers for comparison.
+"""The stage `train`: a student learns from its teacher's reasoning, or from bare answers for
+comparison.
 
-In: `train.jsonl` of `merge` (and `val.jsonl` beside it). Out: `adapter/` (or `model/`: weights, tokenizer, template, stop tokens,
-unseen questions, lineage), `checkpoints/`, `metrics.jsonl`, `samples.jsonl`, `report.html`.
+In: `train.jsonl` of `merge` (and `val.jsonl` beside it). Out: `adapter/` (or `model/`: weights,
+tokenizer, template, stop tokens, unseen questions, lineage), `checkpoints/`, `metrics.jsonl`,
+`samples.jsonl`, `report.html`.
 Not done here: merging the adapter (`export`), reinforcement.
 """
 
@@ -12,14 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from medkd.core.artifacts import RecordReader, resolve_input
+from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.recipe import HOW, StageConfig
+from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Example
-from medkd.core.workspace import Manifest, Workspace, open_workspace, read_manifest
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output, read_manifest
 from medkd.models.libraries import importing, load_libraries
-from medkd.models.load import WHOLE_MODEL, Device, Hub, choose_device, choose_dtype, load_tokenizer, resolve_model
-from medkd.models.skeleton import Skeleton, make_skeleton
+from medkd.models.load import (
+    WHOLE_MODEL,
+    Device,
+    Hub,
+    choose_device,
+    choose_dtype,
+    load_tokenizer,
+    resolve_model,
+)
+from medkd.models.model_shape import ModelShape, read_model_shape
 from medkd.train import launch
 from medkd.train.alone import hold
 from medkd.train.plan import (
@@ -51,20 +61,23 @@ class Config(StageConfig):
 
     model: str
     """Base model: medkd:tiny, a folder, or a name on a hub."""
-    input: Annotated[Path, HOW]
-    """Directory of `merge`, or a file of examples; `val.jsonl` beside it is watched, never trained on."""
-    hub: Annotated[Hub, HOW] = "huggingface"
+    input: Annotated[Path, RUNTIME]
+    """Directory of `merge`, or a file of examples; `val.jsonl` beside it is watched, never trained
+    on."""
+    hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Where a model that is only named is fetched from."""
-    trust_remote_code: Annotated[bool, HOW] = False
+    trust_remote_code: Annotated[bool, RUNTIME] = False
     """Let a model run code that came with it."""
     target: Target = "reasoned"
     """Learn reasoning and answer, or bare answers for comparison."""
     method: Method | Literal["on-policy"] = "lora"
-    """An adapter; an adapter on a base in 4 bits (GPU); all weights; or an adapter whose answers a teacher's model scores."""
-    adapter: Annotated[Path | None, HOW] = None
+    """An adapter; an adapter on a base in 4 bits (GPU); all weights; or an adapter whose answers a
+    teacher's model scores."""
+    adapter: Annotated[Path | None, RUNTIME] = None
     """on-policy: where to start, a directory of `train` or an adapter folder."""
     teacher_model: str = ""
-    """on-policy: the open model that scores each token; of the student's own tokenizer, or of another that is byte-level too."""
+    """on-policy: the open model that scores each token; of the student's own tokenizer, or of
+    another that is byte-level too."""
     max_tokens: int = Field(default=1024, ge=16)
     """on-policy: longest answer in tokens."""
     max_length: int = Field(default=4096, ge=16)
@@ -79,12 +92,14 @@ class Config(StageConfig):
     """Rank of the adapter, on all linear layers; its scale is twice the rank."""
     seed: int = 0
     """Decides the order of rows and the adapter's first weights."""
-    device: Annotated[Device, HOW] = "auto"
+    device: Annotated[Device, RUNTIME] = "auto"
     """Where to compute."""
-    launch: Annotated[str, HOW] = "auto"
-    """What starts a process a GPU: auto, none, zero2, zero3, fsdp2, or a command ('accelerate launch --num_processes 8')."""
+    launch: Annotated[str, RUNTIME] = "auto"
+    """What starts a process a GPU: auto, none, zero2, zero3, fsdp2, or a command ('accelerate
+    launch --num_processes 8')."""
     trainer: dict[str, Any] = Field(default_factory=dict)
-    """Anything else that TRL's SFTConfig knows (packing, bf16, save_steps …), and early_stopping_patience, in saves."""
+    """Anything else that TRL's SFTConfig knows (packing, bf16, save_steps …), and
+    early_stopping_patience, in saves."""
 
     @property
     def weights(self) -> Method:
@@ -96,7 +111,7 @@ class Job(NamedTuple):
     """Everything a training is made of before anything is loaded."""
 
     folder: Path
-    skeleton: Skeleton
+    skeleton: ModelShape
     tokenizer: Any
     examples: list[Example]
     val_examples: list[Example]
@@ -117,17 +132,28 @@ def run(config: Config) -> Manifest:
         return run_on_policy(config)
     if config.adapter or config.teacher_model:
         flag = "--adapter" if config.adapter else "--teacher-model"
-        raise InputError(f"{flag}: only --method on-policy takes one, --method {config.method} trains from the base; leave it out")
+        raise InputError(
+            f"{flag}: only --method on-policy takes one, --method {config.method} trains from the base; leave it out"
+        )
     if not launch.is_launched() and (command := _find_command(config)):
-        launch.run_command(command, config.model_dump(mode="json", exclude={"launch"}) | {"launch": "none"})
+        launch.run_command(
+            command, config.model_dump(mode="json", exclude={"launch"}) | {"launch": "none"}
+        )
         return read_manifest(config.out)
     place = launch.find_place()
     if not place.is_main:
         return _follow(config, place)
     train_path, val_path = find_inputs(config)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
-    inputs = [train_path, *([val_path] if val_path else []), *([folder] if Path(config.model).is_dir() else [])]
-    with hold(config.out), open_workspace("train", config, inputs=inputs, libraries=LIBRARIES) as space:
+    inputs = [
+        train_path,
+        *([val_path] if val_path else []),
+        *([folder] if Path(config.model).is_dir() else []),
+    ]
+    with (
+        hold(config.out),
+        open_stage_output("train", config, inputs=inputs, libraries=LIBRARIES) as space,
+    ):
         if place.n_processes > 1:
             launch.agree(space.is_finished, choose_device(config.device))
         if space.is_finished:
@@ -143,7 +169,8 @@ def run(config: Config) -> Manifest:
 
 
 def _follow(config: Config, place: launch.Place) -> Manifest:
-    """Train beside the main process, which alone writes and speaks: here nothing is finished that could be reported."""
+    """Train beside the main process, which alone writes and speaks: here nothing is finished that
+    could be reported."""
     if not launch.agree(None, choose_device(config.device)):
         job = prepare(config, None)
         refuse(job.flight.findings, config.model)
@@ -162,9 +189,18 @@ def _find_command(config: Config) -> list[str]:
     there = find_what_is_there(device)
     if config.launch == "auto" and there.n_devices <= 1:
         return []
-    skeleton = make_skeleton(resolve_model(config.model, config.hub, config.trust_remote_code), config.trust_remote_code)
-    need = estimate_memory(skeleton, config.weights, make_shape(config, device, config.max_length, there.n_devices), "ddp")
-    return launch.find_command(config.launch, there.n_devices if device == "cuda" else 0, need < there.memory)
+    skeleton = read_model_shape(
+        resolve_model(config.model, config.hub, config.trust_remote_code), config.trust_remote_code
+    )
+    need = estimate_memory(
+        skeleton,
+        config.weights,
+        make_shape(config, device, config.max_length, there.n_devices),
+        "ddp",
+    )
+    return launch.find_command(
+        config.launch, there.n_devices if device == "cuda" else 0, need < there.memory
+    )
 
 
 def find_inputs(config: Config) -> tuple[Path, Path | None]:
@@ -176,7 +212,8 @@ def find_inputs(config: Config) -> tuple[Path, Path | None]:
 
 
 def choose_numbers(config: Config, device: str) -> "torch.dtype":
-    """Choose the number format: bfloat16 where the device computes in it, unless `trainer: bf16` says otherwise."""
+    """Choose the number format: bfloat16 where the device computes in it, unless `trainer: bf16`
+    says otherwise."""
     wanted = config.trainer.get("bf16")
     return choose_dtype("auto" if wanted is None else "bfloat16" if wanted else "float32", device)
 
@@ -188,20 +225,31 @@ def make_shape(config: Config, device: str, longest: int, n_devices: int) -> Sha
     weight_bytes = 2 if choose_numbers(config, device) == torch.bfloat16 else 4
     is_checkpointed = bool(config.trainer.get("gradient_checkpointing", device == "cuda"))
     n_tokens = config.batch_size * min(longest, config.max_length)
-    return Shape(config.lora_rank, n_tokens, weight_bytes, is_checkpointed, device == "cuda", n_devices)
+    return Shape(
+        config.lora_rank, n_tokens, weight_bytes, is_checkpointed, device == "cuda", n_devices
+    )
 
 
-def prepare(config: Config, space: Workspace | None) -> Job:
-    """Read rows, tokenizer and the model's shape, and find whatever is wrong; nothing is loaded yet."""
+def prepare(config: Config, space: StageOutput | None) -> Job:
+    """Read rows, tokenizer and the model's shape, and find whatever is wrong; nothing is loaded
+    yet."""
     load_libraries()
     device = choose_device(config.device)
     train_path, val_path = find_inputs(config)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     examples = read_examples(train_path, space)
     val_examples = read_examples(val_path, None) if val_path else []
-    skeleton = make_skeleton(folder, config.trust_remote_code)
+    skeleton = read_model_shape(folder, config.trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
-    flight = examine(folder, skeleton, examples, tokenizer, config.target, config.max_length, config.method == "full")
+    flight = examine(
+        folder,
+        skeleton,
+        examples,
+        tokenizer,
+        config.target,
+        config.max_length,
+        config.method == "full",
+    )
     there = find_what_is_there(device)
     longest = max((len(row.input_ids) for row in flight.rows), default=config.max_length)
     shape = make_shape(config, device, longest, launch.find_place().n_processes)
@@ -211,7 +259,7 @@ def prepare(config: Config, space: Workspace | None) -> Job:
     return Job(folder, skeleton, tokenizer, examples, val_examples, flight, shape, device)
 
 
-def read_examples(path: Path, space: Workspace | None) -> list[Example]:
+def read_examples(path: Path, space: StageOutput | None) -> list[Example]:
     """Read the rows of a file."""
     reader = RecordReader(path, Example, made_by="merge")
     examples = list(reader)
@@ -224,15 +272,25 @@ def read_examples(path: Path, space: Workspace | None) -> list[Example]:
 def make_val_rows(config: Config, job: Job) -> list[Any]:
     """Make the rows that are watched; raises InputError where a validation file leaves none."""
     few: Sequence[Example] = job.val_examples[:N_VAL_ROWS]
-    rows, dropped = make_rows(few, job.tokenizer, config.target, config.max_length, job.flight.plain_template, job.flight.end_id)
+    rows, dropped = make_rows(
+        few,
+        job.tokenizer,
+        config.target,
+        config.max_length,
+        job.flight.plain_template,
+        job.flight.end_id,
+    )
     if few and not rows:
         reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
-        raise InputError(f"val.jsonl: no row is left to watch ({reasons}); raise --max-length, or take the file away")
+        raise InputError(
+            f"val.jsonl: no row is left to watch ({reasons}); raise --max-length, or take the file away"
+        )
     return rows
 
 
 def say_what_is_trained(config: Config, job: Job) -> dict[str, int]:
-    """Say in one line what is trained on, what was dropped and what was put right; gives the lengths."""
+    """Say in one line what is trained on, what was dropped and what was put right; gives the
+    lengths."""
     lengths, flight = describe_lengths(job.flight.rows), job.flight
     dropped = ", ".join(f"{reason} {n}" for reason, n in flight.dropped.items())
     repaired = f"; repaired: {'; '.join(flight.repairs)}" if flight.repairs else ""

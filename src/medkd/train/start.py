@@ -1,7 +1,9 @@
-"""Before the first step of reinforcement: sample the start, and find what is known to make it teach nothing.
+"""Before the first step of reinforcement: sample the start, and find what is known to make it teach
+nothing.
 
-In: questions, a sampler, rewards and weights. Out: what the start is like (`Start`), notes in one line each. Refuses (InputError) what
-cannot be learnt from, and says what to change. Not done here: training; greedy accuracy, which says nothing about what is sampled.
+In: questions, a sampler, rewards and weights. Out: what the start is like (`Start`), notes in one
+line each. Refuses (InputError) what cannot be learnt from, and says what to change. Not done here:
+training; greedy accuracy, which says nothing about what is sampled.
 """
 
 import random
@@ -12,14 +14,15 @@ from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.records import FinishReason, Record
 from medkd.grading.diagnosis import grade
-from medkd.models.skeleton import Skeleton
+from medkd.models.model_shape import ModelShape
 from medkd.train.plan import GIB, Shape, There, estimate_memory
 from medkd.train.rewards import DEFAULT_WEIGHTS, Band, Rollout, choose_band, make_rewards
 from medkd.train.rollouts import Asked, Sampler
 
 N_START_QUESTIONS = 32
 MAX_TRUNCATED = 0.1
-"""Share of answers cut off at the limit from which the limit, not the model, decides what is learnt."""
+"""Share of answers cut off at the limit from which the limit, not the model, decides what is
+learnt."""
 ROOM = 1.5
 """The limit should be so many times the 99th percentile of the start's lengths."""
 FEW_SPREAD = 0.2
@@ -34,7 +37,8 @@ class Start(Record):
     n_questions: int
     n_each: int
     accuracy: float | None
-    """Share of sampled answers whose principal diagnosis is right; None where no question has a known one."""
+    """Share of sampled answers whose principal diagnosis is right; None where no question has a
+    known one."""
     stop_rate: float
     truncated_rate: float
     loop_rate: float
@@ -57,21 +61,35 @@ def choose_start(questions: Sequence[Asked], seed: int, n: int = N_START_QUESTIO
 
 
 def measure_start(
-    sampler: Sampler, questions: Sequence[Asked], group_size: int, weights: Mapping[str, float], judge: BatchReward | None = None
+    sampler: Sampler,
+    questions: Sequence[Asked],
+    group_size: int,
+    weights: Mapping[str, float],
+    judge: BatchReward | None = None,
 ) -> Start:
     """Sample groups of answers to some questions as a step would, and measure them."""
     groups = sampler.draw_rollouts(questions, group_size, first_sample=-group_size)
     every = [rollout for group in groups for rollout in group]
-    lengths = sorted(rollout.n_tokens for rollout in every if rollout.finish_reason != FinishReason.LOOP) or [sampler.sampling.max_tokens]
+    lengths = sorted(
+        rollout.n_tokens for rollout in every if rollout.finish_reason != FinishReason.LOOP
+    ) or [sampler.sampling.max_tokens]
     band = choose_band(lengths)
     scores: dict[str, list[list[float]]] = {
-        name: [[reward(rollout) for rollout in group] for group in groups] for name, reward in make_rewards(weights, band).items()
+        name: [[reward(rollout) for rollout in group] for group in groups]
+        for name, reward in make_rewards(weights, band).items()
     }
     if judge is not None:
         judged = iter(judge(every))
         scores["judge"] = [[next(judged) for _ in group] for group in groups]
-    sums = [[sum(weights[name] * scores[name][at][i] for name in scores) for i in range(len(group))] for at, group in enumerate(groups)]
-    known = [grade(thinking.read(rollout.text).answer, rollout.reference).principal for rollout in every if rollout.reference]
+    sums = [
+        [sum(weights[name] * scores[name][at][i] for name in scores) for i in range(len(group))]
+        for at, group in enumerate(groups)
+    ]
+    known = [
+        grade(thinking.read(rollout.text).answer, rollout.reference).principal
+        for rollout in every
+        if rollout.reference
+    ]
     reasons = [rollout.finish_reason for rollout in every]
     start = Start(
         n_questions=len(questions),
@@ -83,8 +101,14 @@ def measure_start(
         length_p50=lengths[len(lengths) // 2],
         length_p99=lengths[-1 - len(lengths) // 100],
         band=(band.low, band.high),
-        rewards={name: round(fmean(value for group in of_groups for value in group), 4) for name, of_groups in scores.items()},
-        spreads={name: round(fmean(pstdev(group) for group in of_groups), 4) for name, of_groups in scores.items()},
+        rewards={
+            name: round(fmean(value for group in of_groups for value in group), 4)
+            for name, of_groups in scores.items()
+        },
+        spreads={
+            name: round(fmean(pstdev(group) for group in of_groups), 4)
+            for name, of_groups in scores.items()
+        },
         groups_with_spread=round(fmean(pstdev(group) > 1e-6 for group in sums), 4),
     )
     return start.model_copy(update={"notes": tuple(find_notes(start, sampler.sampling.max_tokens))})
@@ -94,10 +118,11 @@ def _share(reasons: Sequence[FinishReason], wanted: FinishReason) -> float:
     return round(sum(reason == wanted for reason in reasons) / len(reasons), 4)
 
 
-def check_memory(skeleton: Skeleton, shape: Shape, there: There) -> None:
+def check_memory(skeleton: ModelShape, shape: Shape, there: There) -> None:
     """Raise InputError where a batch of a step does not fit, before anything is drawn.
 
-    What drawing takes is left out: it is less than learning from the same answers, and where it is too much, fewer are drawn at once.
+    What drawing takes is left out: it is less than learning from the same answers, and where it is
+    too much, fewer are drawn at once.
     """
     need = estimate_memory(skeleton, "lora", shape)
     if need >= there.memory:
@@ -159,9 +184,13 @@ def check_weights(weights: Mapping[str, float], has_judge: bool) -> None:
             f"of {', '.join([*DEFAULT_WEIGHTS, 'judge'])}, or leave --rewards out for the usual ones"
         )
     if "judge" in counting and not has_judge:
-        raise InputError("rewards: judge has a weight, but nobody is to judge; give --judge, a provider of providers.yaml")
+        raise InputError(
+            "rewards: judge has a weight, but nobody is to judge; give --judge, a provider of providers.yaml"
+        )
     if has_judge and "judge" not in counting:
-        raise InputError("rewards: a judge is named but has no weight; name it in rewards (judge: 0.5), or leave --judge out")
+        raise InputError(
+            "rewards: a judge is named but has no weight; name it in rewards (judge: 0.5), or leave --judge out"
+        )
 
 
 def unpack_band(start: Start) -> Band:

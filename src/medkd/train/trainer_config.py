@@ -1,7 +1,10 @@
-"""Make the config of a TRL trainer: what the stage decides, then what the recipe's `trainer:` mapping says.
+"""Make the config of a TRL trainer: what the stage decides, then what the recipe's `trainer:`
+mapping says.
 
-In: defaults, the stage's settings, the mapping. Out: TRL's config, or one line that names the wrong key and the nearest valid one.
-Not done here: the settings themselves. This module imports nothing of TRL: the class of the config is handed in.
+In: defaults, the stage's settings, the mapping. Out: TRL's config, or one line that names the wrong
+key and the nearest valid one.
+Not done here: the settings themselves. This module imports nothing of TRL: the class of the config
+is handed in.
 """
 
 import difflib
@@ -28,10 +31,14 @@ def check_keys(config: type[Any], extra: Mapping[str, Any], own_keys: tuple[str,
             raise InputError(f"trainer: {key} is decided by the stage; take it out of the recipe")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise InputError(f"trainer: unknown key {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+            raise InputError(
+                f"trainer: unknown key {key!r}{f'; did you mean {near[0]!r}?' if near else ''}"
+            )
 
 
-def build_config(config: type[C], settings: Mapping[str, Any], extra: Mapping[str, Any], checkpoints: Path) -> C:
+def build_config(
+    config: type[C], settings: Mapping[str, Any], extra: Mapping[str, Any], checkpoints: Path
+) -> C:
     """Build the config; raises InputError with the first line of what TRL has against it."""
     try:
         return config(**{**settings, **read_kinds(config, extra), "output_dir": str(checkpoints)})
@@ -45,7 +52,8 @@ def explain_refusal(error: Exception) -> InputError:
 
 
 def read_kinds(config: type[Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what was written as text as what the trainer takes, 1e-4 in YAML too; raises InputError for what cannot be read so."""
+    """Read what was written as text as what the trainer takes, 1e-4 in YAML too; raises InputError
+    for what cannot be read so."""
     hints = get_type_hints(config)
     return {key: _read_kind(key, value, hints[key]) for key, value in extra.items()}
 
@@ -55,5 +63,7 @@ def _read_kind(key: str, value: Any, hint: Any) -> Any:
         read = TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         message = error.errors(include_url=False)[0]["msg"]
-        raise InputError(f"trainer: {key}: {message[0].lower()}{message[1:]} (got {value!r})") from error
+        raise InputError(
+            f"trainer: {key}: {message[0].lower()}{message[1:]} (got {value!r})"
+        ) from error
     return read if isinstance(value, str) else value

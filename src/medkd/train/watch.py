@@ -1,7 +1,9 @@
-"""What is written while a training runs: a line of metrics a logged step, what the student says at each save, the expected time.
+"""What is written while a training runs: a line of metrics a logged step, what the student says at
+each save, the expected time.
 
-In: the trainer's own calls. Out: `metrics.jsonl`, `samples.jsonl`, a bar on the screen. Not done here: the page made of them
-(`train.report`). This module imports transformers: import it inside functions only.
+In: the trainer's own calls. Out: `metrics.jsonl`, `samples.jsonl`, a bar on the screen. Not done
+here: the page made of them (`train.report`). This module imports transformers: import it inside
+functions only.
 """
 
 import json
@@ -14,7 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from medkd.completers.local import LocalModel
 from medkd.core import thinking
@@ -22,8 +30,8 @@ from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.progress import Bar
 from medkd.core.records import Example, FinishReason
+from medkd.models.chat_template import make_messages, render
 from medkd.models.load import LoadedModel
-from medkd.models.tokens import make_messages, render
 
 MEASURED_STEPS = 5
 """Steps after which the expected time is told."""
@@ -42,10 +50,14 @@ class MetricsWriter(TrainerCallback):
         self._first_step_done = self._started
         self.expected_s: float | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self._started = time.monotonic()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.bar.reach(state.global_step, self.resumed_step)
         n_done = state.global_step - self.resumed_step
         if n_done == 1:
@@ -62,13 +74,21 @@ class MetricsWriter(TrainerCallback):
             )
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
     ) -> None:
         if not logs or not state.is_world_process_zero or not ({"loss", "eval_loss"} & logs.keys()):
             return
         if "loss" in logs:
             self.bar.advance(0, note=f"loss {float(logs['loss']):.3f}")
-        line = {"step": state.global_step, "seconds": round(self._spent + time.monotonic() - self._started, 2)}
+        line = {
+            "step": state.global_step,
+            "seconds": round(self._spent + time.monotonic() - self._started, 2),
+        }
         line |= {key: value for key, value in logs.items() if isinstance(value, int | float)}
         append_line(self.path, line)
 
@@ -76,18 +96,34 @@ class MetricsWriter(TrainerCallback):
 class SampleWriter(TrainerCallback):
     """Ask the student a few unseen questions at each save, and write down what it says.
 
-    Not where the weights are spread over several processes: there, all of them would have to generate together.
+    Not where the weights are spread over several processes: there, all of them would have to
+    generate together.
     """
 
     def __init__(
-        self, path: Path, tokenizer: PreTrainedTokenizerBase, plain_template: str, examples: Sequence[Example], resumed_step: int
+        self,
+        path: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        plain_template: str,
+        examples: Sequence[Example],
+        resumed_step: int,
     ) -> None:
         self.path, self.tokenizer = path, tokenizer
         self.examples = examples[:N_SAMPLES]
-        self.prompts = [render(tokenizer, make_messages(example.input), plain_template) for example in self.examples]
+        self.prompts = [
+            render(tokenizer, make_messages(example.input), plain_template)
+            for example in self.examples
+        ]
         keep_lines(path, resumed_step)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
         if not state.is_world_process_zero or not self.prompts:
             return
         student = getattr(model, "module", model)
@@ -109,7 +145,8 @@ class SampleWriter(TrainerCallback):
 
 
 class Interruption(TrainerCallback):
-    """Let an interruption (Ctrl-C, `medkd stop`) end the step and keep a checkpoint first; a second one ends at once."""
+    """Let an interruption (Ctrl-C, `medkd stop`) end the step and keep a checkpoint first; a second
+    one ends at once."""
 
     def __init__(self, name: str = "train") -> None:
         self.name, self.is_wanted = name, False
@@ -130,20 +167,27 @@ class Interruption(TrainerCallback):
         self.is_wanted = True
         print(f"{self.name}: interrupted; keeping a checkpoint first", file=sys.stderr, flush=True)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if self.is_wanted:
             control.should_save = control.should_training_stop = True
 
 
 class Leaving(TrainerCallback):
-    """End a launched process at its next step once its launcher is gone: nobody is left to stop it, or to hear what it says."""
+    """End a launched process at its next step once its launcher is gone: nobody is left to stop it,
+    or to hear what it says."""
 
     def __init__(self) -> None:
         self.launcher = os.getppid()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if os.getppid() != self.launcher:
-            raise StoppedError("train: what launched this process is gone; run the same command again, it goes on from the last checkpoint")
+            raise StoppedError(
+                "train: what launched this process is gone; run the same command again, it goes on from the last checkpoint"
+            )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -160,7 +204,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def keep_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
     """Keep the lines up to a step: what came after it is done again."""
     kept = [line for line in read_lines(path) if line["step"] <= last_step]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8"
+    )
     return kept
 
 

@@ -1,8 +1,11 @@
-"""The stage `verify`: keeps the rationales that deserve to be learnt from and says why the rest fell.
+"""The stage `verify`: keeps the rationales that deserve to be learnt from and says why the rest
+fell.
 
-In: `rationales.jsonl`. Out: `verified.jsonl` and `rejected.jsonl`, both of `Checked` records, so that a line can be moved by hand
-from one to the other; `ledger.sqlite` where something was asked. Rows are checked one by one, never held in memory together.
-Not done here: the checks themselves (`grading.checks`), asking a model (`verify.asking`), removing duplicates (`merge`).
+In: `rationales.jsonl`. Out: `verified.jsonl` and `rejected.jsonl`, both of `Checked` records, so
+that a line can be moved by hand from one to the other; `ledger.sqlite` where something was asked.
+Rows are checked one by one, never held in memory together.
+Not done here: the checks themselves (`grading.checks`), asking a model (`verify.asking`), removing
+duplicates (`merge`).
 """
 
 from collections import Counter
@@ -13,12 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from medkd.core.artifacts import RecordReader, resolve_input, write_atomically
+from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
+from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
 from medkd.core.progress import track
-from medkd.core.recipe import HOW, StageConfig
 from medkd.core.records import Checked, Cost, Rationale, Verdict
-from medkd.core.workspace import MANIFEST, Manifest, Workspace, open_workspace, read_manifest
+from medkd.core.stage_output import (
+    MANIFEST,
+    Manifest,
+    StageOutput,
+    open_stage_output,
+    read_manifest,
+)
 
 if TYPE_CHECKING:
     from medkd.verify.asking import Examiner
@@ -30,12 +39,14 @@ LEDGER = "ledger.sqlite"
 class Config(StageConfig):
     """Keep sound rationales."""
 
-    input: Annotated[Path, HOW]
+    input: Annotated[Path, RUNTIME]
     """Rationales: the directory of distill, or a JSON Lines file."""
     min_f1: Share = 0.6
-    """Soft F1 from which an answer passes that rules cannot tell right or wrong; a wrong one never does."""
+    """Soft F1 from which an answer passes that rules cannot tell right or wrong; a wrong one never
+    does."""
     min_grounded: Share = 0.75
-    """Share of the numbers, values and denied findings in a reasoning that must stand in the record."""
+    """Share of the numbers, values and denied findings in a reasoning that must stand in the
+    record."""
     max_copied: Share = 0.6
     """Share of a reasoning that may be copied from the record word for word."""
     max_filler: Share = 0.3
@@ -53,14 +64,15 @@ class Config(StageConfig):
     min_score: Share = 0.5
     """Score of the judge from which a rationale passes."""
     teacher: str = "deepseek"
-    """Whom to ask: a provider of providers.yaml, or `custom` with --base-url and --model (key in MEDKD_API_KEY)."""
+    """Whom to ask: a provider of providers.yaml, or `custom` with --base-url and --model (key in
+    MEDKD_API_KEY)."""
     model: str = ""
     """The model that is asked; the provider's first where none is given."""
-    base_url: Annotated[str, HOW] = ""
+    base_url: Annotated[str, RUNTIME] = ""
     """Address of the endpoint; the provider's own where none is given."""
-    concurrency: Annotated[int, HOW, Field(ge=1)] = 32
+    concurrency: Annotated[int, RUNTIME, Field(ge=1)] = 32
     """Requests under way at once, within the provider's cap."""
-    budget: Annotated[float | None, HOW, Field(gt=0)] = None
+    budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
     """Most money this directory's ledger may come to, in the provider's currency; a hard stop."""
 
     @property
@@ -69,8 +81,11 @@ class Config(StageConfig):
         return self.blind or self.judge
 
 
-def verify(rationales: Iterable[Rationale], config: Config, examiner: "Examiner | None" = None) -> Iterator[Checked]:
-    """Check rationales one by one; all checks by rules are made of each, and what passes them is looked up at the examiner."""
+def verify(
+    rationales: Iterable[Rationale], config: Config, examiner: "Examiner | None" = None
+) -> Iterator[Checked]:
+    """Check rationales one by one; all checks by rules are made of each, and what passes them is
+    looked up at the examiner."""
     for rationale in rationales:
         verdicts = check_rationale(rationale, config)
         if examiner is not None and all(verdict.passed for verdict in verdicts):
@@ -79,9 +94,11 @@ def verify(rationales: Iterable[Rationale], config: Config, examiner: "Examiner 
 
 
 def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
-    """Make every check by rules of one rationale, the plainest first; without a whole text there is nothing more to check.
+    """Make every check by rules of one rationale, the plainest first; without a whole text there is
+    nothing more to check.
 
-    An open question, without a known diagnosis, is spared the checks that need a diagnosis or a patient's record.
+    An open question, without a known diagnosis, is spared the checks that need a diagnosis or a
+    patient's record.
     """
     from medkd.grading import checks
 
@@ -124,14 +141,16 @@ def run(config: Config) -> Manifest:
     path = resolve_input(config.input, "rationales.jsonl", made_by="distill")
     if config.asks and not _is_finished(config.out):  # refuse before anything is written
         _check_endpoint(config)
-    with open_workspace("verify", config, inputs=[path], keep=[f"{LEDGER}*"]) as space:
+    with open_stage_output("verify", config, inputs=[path], keep=[f"{LEDGER}*"]) as space:
         if space.is_finished:
             return space.manifest
         with _open_examiner(config, space) as examiner:
             if examiner is not None:
                 examiner.settle(lambda: _read_sound(path, config))
             reader = RecordReader(path, Rationale, made_by="distill")
-            tally = _sort(verify(track(reader, "verify", unit="rationales"), config, examiner), space)
+            tally = _sort(
+                verify(track(reader, "verify", unit="rationales"), config, examiner), space
+            )
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
         space.drop_all(tally.reasons)
@@ -164,14 +183,20 @@ class _Tally:
             return
         self.n_kept += 1
         self.kept_by_split[question.split] += 1
-        rate = grounded_rate(checked.rationale.reasoning, question.input) if question.reference else None
+        rate = (
+            grounded_rate(checked.rationale.reasoning, question.input)
+            if question.reference
+            else None
+        )
         if rate is not None:
             self._n_rates, self._rates = self._n_rates + 1, self._rates + rate
 
     def facts(self) -> dict[str, Any]:
-        """Give all failures, not only the first of a row, rejections by split, and how much of what was kept is grounded.
+        """Give all failures, not only the first of a row, rejections by split, and how much of what
+        was kept is grounded.
 
-        Test questions whose rationale fell are counted by split too: what is left of the test split is easier than the whole.
+        Test questions whose rationale fell are counted by split too: what is left of the test split
+        is easier than the whole.
         """
         return {
             "failures": dict(self.failures.most_common()),
@@ -181,11 +206,14 @@ class _Tally:
         }
 
 
-def _sort(checked: Iterable[Checked], space: Workspace) -> _Tally:
+def _sort(checked: Iterable[Checked], space: StageOutput) -> _Tally:
     """Write sound rows to one file and the others to another."""
     tally = _Tally()
     with ExitStack() as stack:
-        verified, rejected = (stack.enter_context(write_atomically(space.path(f"{name}.jsonl"))) for name in ("verified", "rejected"))
+        verified, rejected = (
+            stack.enter_context(write_atomically(space.path(f"{name}.jsonl")))
+            for name in ("verified", "rejected")
+        )
         for row in checked:
             failure = find_failure(row)
             tally.count(row, failure)
@@ -194,7 +222,8 @@ def _sort(checked: Iterable[Checked], space: Workspace) -> _Tally:
 
 
 def _read_sound(path: Path, config: Config) -> Iterator[Rationale]:
-    """Read the rationales that pass every check by rules; broken lines are named when the file is read for good."""
+    """Read the rationales that pass every check by rules; broken lines are named when the file is
+    read for good."""
     with path.open("rb") as file:
         for line in file:
             try:
@@ -216,8 +245,9 @@ def _check_endpoint(config: Config) -> None:
 
 
 @contextmanager
-def _open_examiner(config: Config, space: Workspace) -> "Generator[Examiner | None, None, None]":
-    """Open the ledger and the endpoint where something is asked; notes what it cost, however the asking ends."""
+def _open_examiner(config: Config, space: StageOutput) -> "Generator[Examiner | None, None, None]":
+    """Open the ledger and the endpoint where something is asked; notes what it cost, however the
+    asking ends."""
     if not config.asks:
         yield None
         return
@@ -226,9 +256,14 @@ def _open_examiner(config: Config, space: Workspace) -> "Generator[Examiner | No
     from medkd.verify.asking import Examiner, make_blind, make_judge
 
     target = find_target(config.teacher, config.model, config.base_url)
-    examinations = [*([make_blind(config.min_f1)] if config.blind else []), *([make_judge(config.min_score)] if config.judge else [])]
+    examinations = [
+        *([make_blind(config.min_f1)] if config.blind else []),
+        *([make_judge(config.min_score)] if config.judge else []),
+    ]
     with Ledger(space.path(LEDGER)) as ledger:
         try:
             yield Examiner(examinations, target, ledger, config.concurrency, config.budget)
         finally:
-            space.manifest.cost = Cost(amount=round(ledger.spent(), 6), currency=target.provider.currency)
+            space.manifest.cost = Cost(
+                amount=round(ledger.spent(), 6), currency=target.provider.currency
+            )

@@ -1,6 +1,7 @@
 """The page Bill: what the teacher was paid, by model, day and outcome, and what a rerun would cost.
 
-In: a step with a ledger. Out: what is on the screen. Not done here: counting money (`medkd.distill.bill`).
+In: a step with a ledger. Out: what is on the screen. Not done here: counting money
+(`medkd.distill.bill`).
 """
 
 from typing import Any
@@ -24,7 +25,11 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     def arrive(request: gr.Request) -> Any:
         names = list_ledgers(places)
         wanted = dict(request.query_params).get("step", "")
-        return gr.update(choices=names, value=wanted if wanted in names else next(iter(names), None), visible=bool(names))
+        return gr.update(
+            choices=names,
+            value=wanted if wanted in names else next(iter(names), None),
+            visible=bool(names),
+        )
 
     def show(name: str | None) -> str:
         if not name:
@@ -54,21 +59,47 @@ def show_bill(found: Bill, t: Texts) -> str:
         t("bill.unknown"): found.unknown,
         t("bill.rerun"): f"{rerun} ({t('bill.missing', n=f'{found.missing:,}')})",
     }
-    columns = ("model", "outcome", "attempts", "prompt", "cached", "answer_tokens", "reasoning_tokens", "amount", "wasted", "currency")
+    columns = (
+        "model",
+        "outcome",
+        "attempts",
+        "prompt",
+        "cached",
+        "answer_tokens",
+        "reasoning_tokens",
+        "amount",
+        "wasted",
+        "currency",
+    )
     rows = [
         (
             " ".join(dict.fromkeys([line.provider, line.model])),
             t.word("outcome", line.outcome),
             line.attempts,
-            *(line.usage.prompt, line.usage.cache_hit, line.usage.completion - line.usage.reasoning, line.usage.reasoning),
+            *(
+                line.usage.prompt,
+                line.usage.cache_hit,
+                line.usage.completion - line.usage.reasoning,
+                line.usage.reasoning,
+            ),
             *(f"{line.amount:.4f}", f"{line.wasted:.4f}", line.currency),
         )
         for line in found.lines
     ]
     unpriced = show_notice(t("bill.unpriced", n=f"{found.unpriced:,}")) if found.unpriced else ""
     days = [(day.day, day.attempts, f"{day.amount:.4f}", day.currency) for day in found.days]
-    by_day = show_table([t(f"bill.{column}") for column in ("day", "attempts", "amount", "currency")], days, t, t("bill.by_day"))
-    return show_facts(facts, t) + unpriced + show_table([t(f"bill.{column}") for column in columns], rows, t, t("bill.by_outcome")) + by_day
+    by_day = show_table(
+        [t(f"bill.{column}") for column in ("day", "attempts", "amount", "currency")],
+        days,
+        t,
+        t("bill.by_day"),
+    )
+    return (
+        show_facts(facts, t)
+        + unpriced
+        + show_table([t(f"bill.{column}") for column in columns], rows, t, t("bill.by_outcome"))
+        + by_day
+    )
 
 
 def write_money(amounts: dict[str, float]) -> str:

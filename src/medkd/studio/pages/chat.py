@@ -1,6 +1,8 @@
-"""The page Chat: one model, or before and after side by side, in words as they come; the thinking folded.
+"""The page Chat: one model, or before and after side by side, in words as they come; the thinking
+folded.
 
-In: a model here or an endpoint, a question. Out: a conversation on the screen, saved as a file on demand. Not done here: measuring.
+In: a model here or an endpoint, a question. Out: a conversation on the screen, saved as a file on
+demand. Not done here: measuring.
 """
 
 import json
@@ -28,7 +30,8 @@ ADAPTERS = ("reinforce", "train")
 """Stages that leave an adapter to talk to."""
 MEMORY_S = 5.0
 LOOK_S = 0.4
-"""Seconds between two looks at what is said: a look that is lost on the way costs nothing but the wait for the next one."""
+"""Seconds between two looks at what is said: a look that is lost on the way costs nothing but the
+wait for the next one."""
 DOWNLOAD = """(text) => {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
@@ -50,18 +53,30 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     with gr.Row():
         for side in SIDES:
             with gr.Column(min_width=280):
-                box: dict[str, Any] = {"label": t(f"chat.{side}"), "info": t("chat.model_hint"), "allow_custom_value": True}
+                box: dict[str, Any] = {
+                    "label": t(f"chat.{side}"),
+                    "info": t("chat.model_hint"),
+                    "allow_custom_value": True,
+                }
                 models.append(gr.Dropdown([TINY], value=TINY if side == "after" else "", **box))
-                adapters.append(gr.Dropdown(label=t("chat.adapter"), choices=[""], value="", allow_custom_value=True))
+                adapters.append(
+                    gr.Dropdown(
+                        label=t("chat.adapter"), choices=[""], value="", allow_custom_value=True
+                    )
+                )
     with gr.Accordion(t("chat.settings"), open=False):
         with gr.Row():
             temperature = gr.Slider(0, 2, 0, step=0.05, label=name("temperature"))
             top_p = gr.Slider(0.05, 1, 1, step=0.05, label=name("top_p"))
-            max_tokens = gr.Number(512, precision=0, minimum=1, maximum=32768, label=name("max_tokens"))
+            max_tokens = gr.Number(
+                512, precision=0, minimum=1, maximum=32768, label=name("max_tokens")
+            )
             seed = gr.Number(0, precision=0, label=name("seed"))
             task = gr.Checkbox(label=t("chat.task"), info=t("chat.task_hint"))
         with gr.Row():
-            key = gr.Textbox("", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300)
+            key = gr.Textbox(
+                "", label=t("start.key"), info=t("start.key_hint"), type="password", max_length=300
+            )
     with gr.Row(visible=False, elem_classes="memory") as held:
         memory = gr.HTML(min_width=240)
         release = gr.Button(t("chat.release"), scale=0, min_width=180)
@@ -76,13 +91,25 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         halt = gr.Button(t("chat.stop"), variant="stop", visible=False, min_width=80)
         clear = gr.Button(t("chat.clear"), visible=False, min_width=150)
         save = gr.Button(t("chat.save"), visible=False, min_width=80)
-    transcript = gr.Textbox("", label=t("chat.transcript"), interactive=False, lines=4, max_lines=8, buttons=["copy"], visible=False)
+    transcript = gr.Textbox(
+        "",
+        label=t("chat.transcript"),
+        interactive=False,
+        lines=4,
+        max_lines=8,
+        buttons=["copy"],
+        visible=False,
+    )
     clock = gr.Timer(LOOK_S, active=False)
     conversations: dict[str, Conversation] = {}
 
     def arrive() -> tuple[Any, ...]:
         exports = [str(step.path) for step in reversed(places.list_steps(stage="export"))]
-        trained = [str(step.path) for stage in ADAPTERS for step in reversed(places.list_steps(stage=stage))]
+        trained = [
+            str(step.path)
+            for stage in ADAPTERS
+            for step in reversed(places.list_steps(stage=stage))
+        ]
         folders, models = ["", *trained, *list_checkpoints(places)], ["", TINY, *exports]
         chosen = choose_pair(exports, trained)
         offers = list(zip((models, models, folders, folders), chosen, strict=True))
@@ -91,7 +118,10 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         else:  # what a person has typed meanwhile stays
             boxes = [gr.update(choices=choices) for choices, _ in offers]
         examples = list_examples(places)
-        offered = gr.update(choices=examples, visible=bool(examples)), "" if examples else show_next("chat", "train", places, t)
+        offered = (
+            gr.update(choices=examples, visible=bool(examples)),
+            "" if examples else show_next("chat", "train", places, t),
+        )
         return *boxes, *offered, *show_held()
 
     def show_held() -> tuple[str, Any]:
@@ -108,7 +138,11 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         heat: float, share: float, longest: float, chance: float, is_task: bool,
     ) -> tuple[Any, ...]:  # fmt: skip
         """Put the question to every chosen model; what they say is looked for from then on."""
-        drawn: dict[str, Any] = {"temperature": heat or None, "top_p": share if share < 1 else None, "seed": int(chance or 0)}
+        drawn: dict[str, Any] = {
+            "temperature": heat or None,
+            "top_p": share if share < 1 else None,
+            "seed": int(chance or 0),
+        }
         sampling = Sampling(max_tokens=int(longest or 512), **drawn)
         found = find(request)
         try:
@@ -116,15 +150,28 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
                 raise InputError(t("chat.wait"))
             if not text.strip():
                 raise InputError(t("chat.empty"))
-            chosen = [(side, name, adapter or "") for side, (name, adapter) in enumerate(((one, first), (two, second))) if name]
+            chosen = [
+                (side, name, adapter or "")
+                for side, (name, adapter) in enumerate(((one, first), (two, second)))
+                if name
+            ]
             named = [(side, check_names(places, name, adapter)) for side, name, adapter in chosen]
             if not named:
                 raise InputError(t("chat.no_model"))
         except MedkdError as error:
             return gr.skip(), show_error(error, t), gr.skip()
         for side, names in named:
-            system, asked = (load_prompts("zh").system, write_question(text)) if is_task else ("", "")
-            found.ask(side, text.strip(), partial(HELD.get, *names, secret.strip()), sampling, system, asked)
+            system, asked = (
+                (load_prompts("zh").system, write_question(text)) if is_task else ("", "")
+            )
+            found.ask(
+                side,
+                text.strip(),
+                partial(HELD.get, *names, secret.strip()),
+                sampling,
+                system,
+                asked,
+            )
         return gr.update(active=True), "", ""
 
     def look(request: gr.Request) -> tuple[Any, ...]:
@@ -149,7 +196,9 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             gone.stop()
 
     def keep(request: gr.Request) -> Any:
-        whole = json.dumps(dict(zip(SIDES, find(request).read(), strict=True)), ensure_ascii=False, indent=2)
+        whole = json.dumps(
+            dict(zip(SIDES, find(request).read(), strict=True)), ensure_ascii=False, indent=2
+        )
         return gr.update(value=whole, visible=True)
 
     def let_go() -> tuple[str, Any]:
@@ -158,9 +207,21 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
 
     page.load(arrive, None, [*models, *adapters, example, nothing, memory, held])
     page.unload(leave)
-    asked: list[Any] = [question, *models, *adapters, key, temperature, top_p, max_tokens, seed, task]
+    asked: list[Any] = [
+        question,
+        *models,
+        *adapters,
+        key,
+        temperature,
+        top_p,
+        max_tokens,
+        seed,
+        task,
+    ]
     shown: list[Any] = [*panes, memory, held, talk, halt, clear, save, clock]
-    send.click(ask, asked, [clock, news, question], show_progress="hidden").then(look, None, shown, show_progress="hidden")
+    send.click(ask, asked, [clock, news, question], show_progress="hidden").then(
+        look, None, shown, show_progress="hidden"
+    )
     clock.tick(look, None, shown, show_progress="hidden")
     halt.click(halt_all, None, None).then(look, None, shown, show_progress="hidden")
     clear.click(begin_anew, None, [news, question]).then(look, None, shown, show_progress="hidden")
@@ -171,7 +232,8 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
 
 
 def choose_pair(exports: Sequence[str], trained: Sequence[str]) -> tuple[str, str, str, str]:
-    """Choose what is talked to first, as models and adapters before and after: the shipped base and the newest result, where there is one.
+    """Choose what is talked to first, as models and adapters before and after: the shipped base and
+    the newest result, where there is one.
 
     >>> choose_pair(["runs/a/export"], ["runs/a/train"])
     ('medkd:tiny', 'runs/a/export', '', '')
@@ -199,19 +261,33 @@ def show_turns(turns: Sequence[Turn], t: Texts) -> str:
     shown: list[Turn] = []
     for turn in turns:
         reasoning = str(turn.get("reasoning", ""))
-        shown.append(turn | {"answer": shorten(str(turn["answer"])), "reasoning": shorten(reasoning), "n": len(reasoning)})
+        shown.append(
+            turn
+            | {
+                "answer": shorten(str(turn["answer"])),
+                "reasoning": shorten(reasoning),
+                "n": len(reasoning),
+            }
+        )
     return render("turns", t, turns=shown)
 
 
 def show_memory() -> str:
     """Say which models are in memory, and what they take; nothing where there are none."""
-    return show_notice("; ".join(f"{name}: {size / 2**20:,.0f} MiB" for name, size in HELD.list_sizes().items()))
+    return show_notice(
+        "; ".join(f"{name}: {size / 2**20:,.0f} MiB" for name, size in HELD.list_sizes().items())
+    )
 
 
 def list_checkpoints(places: Places) -> list[str]:
     """Name the checkpoints of all trainings, the newest training's first."""
     steps = [step for stage in ADAPTERS for step in reversed(places.list_steps(stage=stage))]
-    return [str(path) for step in steps for path in sorted(step.path.glob("checkpoints/*")) if (path / "adapter_config.json").exists()]
+    return [
+        str(path)
+        for step in steps
+        for path in sorted(step.path.glob("checkpoints/*"))
+        if (path / "adapter_config.json").exists()
+    ]
 
 
 def list_examples(places: Places) -> list[str]:
@@ -220,5 +296,8 @@ def list_examples(places: Places) -> list[str]:
         path = step.path / "test.jsonl"
         if path.exists() and path.stat().st_size:
             shelf = open_shelf(path)
-            return [str(shelf.row(number).get("input", "")) for number in range(min(N_EXAMPLES, len(shelf)))]
+            return [
+                str(shelf.row(number).get("input", ""))
+                for number in range(min(N_EXAMPLES, len(shelf)))
+            ]
     return []

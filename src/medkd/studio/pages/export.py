@@ -1,6 +1,8 @@
-"""The page Export: an adapter becomes a model folder; its proof, answer by answer, and the commands that serve it.
+"""The page Export: an adapter becomes a model folder; its proof, answer by answer, and the commands
+that serve it.
 
-In: steps of `export`. Out: what is on the screen. Not done here: merging and proving (`medkd.export`).
+In: steps of `export`. Out: what is on the screen. Not done here: merging and proving
+(`medkd.export`).
 """
 
 import json
@@ -30,14 +32,23 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     def list_names(wanted: str | None) -> Any:
         """List what was exported; what was chosen stays so, else the newest is."""
         names = [step.name for step in reversed(places.list_steps(stage="export"))]
-        return gr.update(choices=names, value=wanted if wanted in names else next(iter(names), None), visible=bool(names))
+        return gr.update(
+            choices=names,
+            value=wanted if wanted in names else next(iter(names), None),
+            visible=bool(names),
+        )
 
     def arrive(request: gr.Request) -> Any:
         return list_names(dict(request.query_params).get("step", ""))
 
     def show(name: str | None) -> tuple[Any, ...]:
         if not name:
-            return show_next("export", "export", places, t), gr.update(visible=False), gr.update(visible=False), ""
+            return (
+                show_next("export", "export", places, t),
+                gr.update(visible=False),
+                gr.update(visible=False),
+                "",
+            )
         step = places.find_step(name)
         commands = write_commands(step)
         is_whole = (step.path / "Modelfile").exists()
@@ -54,7 +65,10 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
 def show_export(step: Step, t: Texts) -> str:
     """Say how the export stands and what was written."""
     manifest = step.manifest
-    facts: dict[str, Any] = {t("export.state"): t.word("state", manifest.state), t("export.folder"): str(step.path)}
+    facts: dict[str, Any] = {
+        t("export.state"): t.word("state", manifest.state),
+        t("export.folder"): str(step.path),
+    }
     facts |= {
         t.word("fact", name): t.say(value) if isinstance(value, str) else value
         for name, value in manifest.facts.items()
@@ -63,7 +77,9 @@ def show_export(step: Step, t: Texts) -> str:
     facts[t("export.written")] = ", ".join(manifest.outputs)
     if (step.path / "UNPROVEN").exists():
         return show_notice(t("export.unproven"), "bad") + show_facts(facts, t)
-    return (show_notice(t("export.proven"), "good") if manifest.state == "finished" else "") + show_facts(facts, t)
+    return (
+        show_notice(t("export.proven"), "good") if manifest.state == "finished" else ""
+    ) + show_facts(facts, t)
 
 
 def show_proof(step: Step, t: Texts) -> str:
@@ -72,7 +88,11 @@ def show_proof(step: Step, t: Texts) -> str:
     if not path.exists():
         return ""
     answers = [
-        {**answer, "question": shorten(str(answer.get("question", "")), 400)[0], "text": shorten(str(answer.get("text", "")))[0]}
+        {
+            **answer,
+            "question": shorten(str(answer.get("question", "")), 400)[0],
+            "text": shorten(str(answer.get("text", "")))[0],
+        }
         for answer in json.loads(path.read_text(encoding="utf-8")).get("answers", [])
     ]
     return render("proof", t, answers=answers)
@@ -82,4 +102,7 @@ def write_commands(step: Step) -> tuple[str, str]:
     """Write the commands that serve the folder with Ollama and with vLLM."""
     folder, name = step.path.resolve(), step.name.replace("/", "-").lower()
     ollama = f"cd {shlex.quote(str(folder))}\nollama create {shlex.quote(name)} -f Modelfile\nollama run {shlex.quote(name)}"
-    return ollama, f"vllm serve {shlex.quote(str(folder))} --served-model-name {shlex.quote(name)} --reasoning-parser deepseek_r1"
+    return (
+        ollama,
+        f"vllm serve {shlex.quote(str(folder))} --served-model-name {shlex.quote(name)} --reasoning-parser deepseek_r1",
+    )

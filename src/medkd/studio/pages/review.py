@@ -1,6 +1,8 @@
-"""The page Review: a person accepts, edits or rejects rationales, by keyboard; kept in `reviews.jsonl` and honoured by `merge`.
+"""The page Review: a person accepts, edits or rejects rationales, by keyboard; kept in
+`reviews.jsonl` and honoured by `merge`.
 
-In: a file of a step of `verify` or `distill`. Out: a line in `reviews.jsonl` a judgement. Not done here: which one counts (`core.reviews`).
+In: a file of a step of `verify` or `distill`. Out: a line in `reviews.jsonl` a judgement. Not done
+here: which one counts (`core.reviews`).
 """
 
 from collections.abc import Sequence
@@ -30,12 +32,22 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     case = gr.HTML()
     with gr.Column(visible=False) as judging:
         with gr.Row(elem_classes="buttons"):
-            accept = gr.Button(t("review.accept"), variant="primary", elem_classes="key-a", min_width=100)
+            accept = gr.Button(
+                t("review.accept"), variant="primary", elem_classes="key-a", min_width=100
+            )
             edit = gr.Button(t("review.edit"), elem_classes="key-e", min_width=100)
-            reject = gr.Button(t("review.reject"), variant="stop", elem_classes="key-r", min_width=100)
+            reject = gr.Button(
+                t("review.reject"), variant="stop", elem_classes="key-r", min_width=100
+            )
             previous = gr.Button(t("review.previous"), elem_classes="key-k", min_width=100)
             following = gr.Button(t("review.next"), elem_classes="key-j", min_width=100)
-        reason = gr.Textbox("", label=t("review.reason"), placeholder=t("review.reason_hint"), max_length=500, elem_id="reason")
+        reason = gr.Textbox(
+            "",
+            label=t("review.reason"),
+            placeholder=t("review.reason_hint"),
+            max_length=500,
+            elem_id="reason",
+        )
     with gr.Column(visible=False) as editor:
         reasoning = gr.Textbox("", label=t("case.reasoning"), lines=8, max_lines=30)
         answer = gr.Textbox("", label=t("case.answer"))
@@ -47,27 +59,72 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         queues = list_queues(places)
         wanted = dict(request.query_params).get("file", "")
         value = wanted if wanted in queues else next(iter(queues), None)
-        return gr.update(choices=queues, value=value), known or gr.skip(), gr.update(visible=bool(queues))
+        return (
+            gr.update(choices=queues, value=value),
+            known or gr.skip(),
+            gr.update(visible=bool(queues)),
+        )
 
-    def show(file: str | None, who: str, only_open: bool, number: int, step: int = 0) -> tuple[Any, ...]:
-        """Show the row at a number, or the next one that this person has not judged, with the editor closed."""
+    def show(
+        file: str | None, who: str, only_open: bool, number: int, step: int = 0
+    ) -> tuple[Any, ...]:
+        """Show the row at a number, or the next one that this person has not judged, with the
+        editor closed."""
         if not file:
-            return show_next("review", "distill", places, t), "", 0, "", gr.update(visible=False), "", "", "", gr.update(visible=False)
+            return (
+                show_next("review", "distill", places, t),
+                "",
+                0,
+                "",
+                gr.update(visible=False),
+                "",
+                "",
+                "",
+                gr.update(visible=False),
+            )
         path = places.resolve(file)
         shelf, reviews = open_shelf(path), read_reviews(path.parent)
         ids = shelf.tags(find_id)
-        judged = {key for key, of_row in reviews.items() if any(review.reviewer == who.strip() for review in of_row)}
+        judged = {
+            key
+            for key, of_row in reviews.items()
+            if any(review.reviewer == who.strip() for review in of_row)
+        }
         n_judged = sum(key in judged for key in ids)
         found = find_next(ids, judged if only_open else set(), number, step)
         agreed = show_agreement(path.parent.name, reviews, t)
         if found is None:
             done = show_notice(t("review.done", n=n_judged), "good")
-            return done, "", 0, "", gr.update(visible=False), "", "", agreed, gr.update(visible=False)
+            return (
+                done,
+                "",
+                0,
+                "",
+                gr.update(visible=False),
+                "",
+                "",
+                agreed,
+                gr.update(visible=False),
+            )
         shown = show_row(shelf.row(found))
-        said = [f"{review.reviewer}: {t.word('decision', review.decision)} {review.reason}" for review in reviews.get(shown.id, [])]
-        news = show_notice("  ·  ".join([t("review.at", number=found + 1, total=len(shelf), done=n_judged), *said]))
+        said = [
+            f"{review.reviewer}: {t.word('decision', review.decision)} {review.reason}"
+            for review in reviews.get(shown.id, [])
+        ]
+        news = show_notice(
+            "  ·  ".join([t("review.at", number=found + 1, total=len(shelf), done=n_judged), *said])
+        )
         words = shown.reasoning, shown.answer
-        return news, show_case(shown, t), found, "", gr.update(visible=False), *words, agreed, gr.update(visible=True)
+        return (
+            news,
+            show_case(shown, t),
+            found,
+            "",
+            gr.update(visible=False),
+            *words,
+            agreed,
+            gr.update(visible=True),
+        )
 
     def find_problem(who: str, decision: Decision, why: str, text: str, diagnosis: str) -> str:
         """Say what a judgement lacks; empty where it is whole."""
@@ -75,17 +132,38 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             return t("review.who")
         if decision is Decision.REJECT and not why.strip():
             return t("review.why")
-        return t("review.whole") if decision is Decision.EDIT and not (text.strip() and diagnosis.strip()) else ""
+        return (
+            t("review.whole")
+            if decision is Decision.EDIT and not (text.strip() and diagnosis.strip())
+            else ""
+        )
 
     def decide(decision: Decision) -> Any:
-        def act(file: str | None, who: str, only_open: bool, number: int, why: str, text: str, diagnosis: str) -> tuple[Any, ...]:
+        def act(
+            file: str | None,
+            who: str,
+            only_open: bool,
+            number: int,
+            why: str,
+            text: str,
+            diagnosis: str,
+        ) -> tuple[Any, ...]:
             problem = find_problem(who, decision, why, text, diagnosis)
             if problem or not file:
                 return show_notice(problem, "bad"), *(gr.skip() for _ in outputs[1:])
             path = places.resolve(file)
-            words = {"reasoning": text.strip(), "answer": diagnosis.strip()} if decision is Decision.EDIT else {}
+            words = (
+                {"reasoning": text.strip(), "answer": diagnosis.strip()}
+                if decision is Decision.EDIT
+                else {}
+            )
             key = find_id(open_shelf(path).row(number))
-            add_review(path.parent, Review(id=key, reviewer=who.strip(), decision=decision, reason=why.strip(), **words))
+            add_review(
+                path.parent,
+                Review(
+                    id=key, reviewer=who.strip(), decision=decision, reason=why.strip(), **words
+                ),
+            )
             return show(file, who, only_open, number, 0 if only_open else 1)
 
         return act
@@ -113,12 +191,19 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
 
 def list_queues(places: Places) -> list[str]:
     """Name the files that hold rationales, those of the newest step first."""
-    steps = [step for step in reversed(places.list_steps()) if step.manifest.stage in ("verify", "distill")]
-    return [f"{step.name}/{name}" for step in steps for name in QUEUES if (step.path / name).exists()]
+    steps = [
+        step
+        for step in reversed(places.list_steps())
+        if step.manifest.stage in ("verify", "distill")
+    ]
+    return [
+        f"{step.name}/{name}" for step in steps for name in QUEUES if (step.path / name).exists()
+    ]
 
 
 def find_next(ids: Sequence[str], judged: set[str], at: int, step: int) -> int | None:
-    """Find the nearest row that is not judged: from here on, or backwards for a negative step, and then around.
+    """Find the nearest row that is not judged: from here on, or backwards for a negative step, and
+    then around.
 
     >>> find_next(["a", "b", "c"], {"b"}, 0, 1), find_next(["a", "b"], {"a", "b"}, 0, 1)
     (2, None)
@@ -134,5 +219,7 @@ def show_agreement(queue: str, reviews: dict[str, list[Review]], t: Texts) -> st
     if not found:
         return ""
     head = (t("review.pair"), t("review.both"), t("review.agreed"), t("review.kappa"))
-    rows = [(" – ".join(one.reviewers), one.n, f"{one.agreed / one.n:.0%}", one.kappa) for one in found]
+    rows = [
+        (" – ".join(one.reviewers), one.n, f"{one.agreed / one.n:.0%}", one.kappa) for one in found
+    ]
     return show_table(head, rows, t, t("review.agreement", queue=queue))

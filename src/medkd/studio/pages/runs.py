@@ -1,6 +1,7 @@
 """The page Runs: every run with its state, progress and cost; start, watch, stop, go on, delete.
 
-In: the runs of the directory. Out: detached runs started, stopped or deleted; nothing else. Not done here: a run's life (`core.detached`).
+In: the runs of the directory. Out: detached runs started, stopped or deleted; nothing else. Not
+done here: a run's life (`background_jobs`).
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,9 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from medkd.core import detached
-from medkd.core.artifacts import write_text
+from medkd import background_jobs
 from medkd.core.errors import MedkdError
+from medkd.core.jsonl import write_text
 from medkd.pipeline import STAGES
 from medkd.studio import jobs
 from medkd.studio.jobs import Job
@@ -38,7 +39,15 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
         taken = gr.HTML()
     with gr.Row(visible=False) as finder:
         query = gr.Textbox("", label=t("runs.search"), scale=3)
-        number = gr.Number(label=t("data.page"), value=1, precision=0, minimum=1, interactive=True, scale=1, min_width=90)
+        number = gr.Number(
+            label=t("data.page"),
+            value=1,
+            precision=0,
+            minimum=1,
+            interactive=True,
+            scale=1,
+            min_width=90,
+        )
     listing = gr.HTML(js_on_load=PICK)
     chosen = gr.State("")
     with gr.Column(visible=False) as details:
@@ -98,7 +107,7 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     def end(job: Job) -> str:
         if job.alive is None:
             return t("runs.not_running")
-        detached.stop(job.alive, say=lambda _: None)
+        background_jobs.stop(job.alive, say=lambda _: None)
         return t("runs.stopped")
 
     def go_on(job: Job, secret: str) -> str:
@@ -127,7 +136,9 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
     again.click(act(go_on), [chosen, key], news).then(lambda: "", None, key).then(show, chosen, run)
     remove.click(lambda: gr.update(visible=True), None, question)
     no.click(lambda: gr.update(visible=False), None, question)
-    sure.click(act(erase), chosen, news).then(lambda: gr.update(visible=False), None, question).then(show_list, state, listed)
+    sure.click(act(erase), chosen, news).then(
+        lambda: gr.update(visible=False), None, question
+    ).then(show_list, state, listed)
     given.upload(take, given, taken)
     gr.Timer(LIST_REFRESH_S).tick(show_list, state, listed, show_progress="hidden")
     gr.Timer(RUN_REFRESH_S).tick(refresh, chosen, run[1:], show_progress="hidden")
@@ -145,7 +156,10 @@ def show_jobs(found: Sequence[Job], n: int, page: int, n_pages: int, t: Texts) -
             "name": job.name,
             "state": job.state,
             "started_at": job.started_at[:16].replace("T", " "),
-            "steps": " ".join(f"{step.path.name}{' ✓' if step.manifest.state == 'finished' else ' …'}" for step in job.steps),
+            "steps": " ".join(
+                f"{step.path.name}{' ✓' if step.manifest.state == 'finished' else ' …'}"
+                for step in job.steps
+            ),
             "progress": find_progress(job, t),
             "cost": jobs.write_cost(job.steps),
         }
@@ -160,33 +174,64 @@ def find_progress(job: Job, t: Texts) -> dict[str, Any] | None:
     if found is None:
         return None
     left = write_seconds(found.seconds_left, t) if found.seconds_left is not None else ""
-    return found._asdict() | {"note": t.say(found.note), "share": 100 * found.done / max(found.total, 1), "left": left}
+    return found._asdict() | {
+        "note": t.say(found.note),
+        "share": 100 * found.done / max(found.total, 1),
+        "left": left,
+    }
 
 
 def show_job(job: Job, t: Texts) -> str:
     """Show the steps of a run."""
-    head = tuple(t(f"runs.{column}") for column in ("step", "state", "read", "kept", "dropped", "seconds", "cost"))
+    head = tuple(
+        t(f"runs.{column}")
+        for column in ("step", "state", "read", "kept", "dropped", "seconds", "cost")
+    )
     rows = [
         (
             step.path.name,
             t.word("state", step.manifest.state),
             step.manifest.counts.read,
             step.manifest.counts.kept,
-            ", ".join(f"{n} {t.word('reason', reason)}" for reason, n in step.manifest.counts.dropped.items()),
+            ", ".join(
+                f"{n} {t.word('reason', reason)}"
+                for reason, n in step.manifest.counts.dropped.items()
+            ),
             write_seconds(step.manifest.seconds, t),
             jobs.write_cost([step]),
         )
         for step in job.steps
     ]
-    repairs = [f"{step.path.name}: {repair}" for step in job.steps for repair in step.manifest.facts.get("repairs", [])]
-    places = {page: f"/{t.language}/{page}?{urlencode(values)}" for page, values in list_links(job).items()}
+    repairs = [
+        f"{step.path.name}: {repair}"
+        for step in job.steps
+        for repair in step.manifest.facts.get("repairs", [])
+    ]
+    places = {
+        page: f"/{t.language}/{page}?{urlencode(values)}"
+        for page, values in list_links(job).items()
+    }
     command = f"medkd {' '.join(job.detached[0].words)}" if job.detached else ""
     cost = jobs.write_cost(job.steps)
     is_over = job.state in ("failed", "stopped", "killed") and job.detached
     problem = jobs.find_problem(jobs.read_tail(job.detached[0])) if is_over else ""
-    shown = {"links": places, "command": command, "repairs": repairs, "problem": problem, "cost": cost}
+    shown = {
+        "links": places,
+        "command": command,
+        "repairs": repairs,
+        "problem": problem,
+        "cost": cost,
+    }
     is_foreign = job.state == jobs.UNFINISHED and not job.detached
-    top = render("job", t, name=job.name, state=job.state, progress=find_progress(job, t), is_foreign=is_foreign, **shown)
+    top = render(
+        "job",
+        t,
+        name=job.name,
+        state=job.state,
+        progress=find_progress(job, t),
+        is_foreign=is_foreign,
+        **shown,
+    )
     return top + (show_table(head, rows, t) if rows else "")
 
 
@@ -202,7 +247,11 @@ def list_links(job: Job) -> dict[str, dict[str, str]]:
             case "export":
                 links["export"] = {"step": step.name}
             case "evaluate":
-                links["evaluate"] = {"steps": ",".join([*filter(None, [links.get("evaluate", {}).get("steps")]), step.name])}
+                links["evaluate"] = {
+                    "steps": ",".join(
+                        [*filter(None, [links.get("evaluate", {}).get("steps")]), step.name]
+                    )
+                }
             case _:
                 pass
     return links
@@ -210,16 +259,25 @@ def list_links(job: Job) -> dict[str, dict[str, str]]:
 
 def show_log(job: Job, t: Texts) -> str:
     """Show the end of what the newest detached run of this directory printed."""
-    return render("log", t, title=t("runs.log"), lines=jobs.read_tail(job.detached[0], N_LOG_LINES)) if job.detached else ""
+    return (
+        render("log", t, title=t("runs.log"), lines=jobs.read_tail(job.detached[0], N_LOG_LINES))
+        if job.detached
+        else ""
+    )
 
 
 def take_upload(places: Places, path: str | None, t: Texts) -> str:
-    """Keep an uploaded file of records below the runs, under its own name, if it is what it says."""
+    """Keep an uploaded file of records below the runs, under its own name, if it is what it
+    says."""
     if not path:
         return ""
     source = Path(path)
     text = source.read_bytes().decode("utf-8-sig", "replace").lstrip()
-    if source.suffix not in SUFFIXES or not text.startswith(("[", "{")) or "\ufffd" in text[:10_000]:
+    if (
+        source.suffix not in SUFFIXES
+        or not text.startswith(("[", "{"))
+        or "\ufffd" in text[:10_000]
+    ):
         return show_notice(t("runs.upload_refused"), "bad")
     target = places.runs / UPLOADS / source.name
     if target.exists():

@@ -4,16 +4,14 @@ from hypothesis import strategies as st
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.models.load import load_tokenizer
-from medkd.models.tokens import (
+from medkd.models.chat_template import (
     PLAIN_CHATML,
     add_thinking_prefix,
     encode,
     encode_rows,
     find_end_of_turn,
-    find_markup,
     find_plain_template,
-    find_split_prefix,
+    find_prefix_mismatch,
     find_stop_ids,
     find_template,
     has_thinking_prefix,
@@ -21,7 +19,9 @@ from medkd.models.tokens import (
     remove_thinking_prefix,
     render,
     repair_pad_token,
+    special_tokens,
 )
+from medkd.models.load import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def tokenizer(tiny_model_dir):
 
 def test_a_thinking_template_opens_the_thinking_and_a_plain_one_does_not(tokenizer):
     messages = make_messages("【主诉】发热")
-    assert render(tokenizer, messages, add_thinking_prefix(PLAIN_CHATML)).endswith("<|im_start|>assistant\n<think>\n")
+    assert render(tokenizer, messages, add_thinking_prefix(PLAIN_CHATML)).endswith(
+        "<|im_start|>assistant\n<think>\n"
+    )
     assert render(tokenizer, messages, PLAIN_CHATML).endswith("<|im_start|>assistant\n")
 
 
@@ -43,7 +45,9 @@ def test_the_prefix_is_added_once_and_can_be_taken_away_again():
 
 def test_a_finished_answer_gets_no_prefix(tokenizer):
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "x"}]
-    text = tokenizer.apply_chat_template(turns, chat_template=add_thinking_prefix(PLAIN_CHATML), tokenize=False)
+    text = tokenizer.apply_chat_template(
+        turns, chat_template=add_thinking_prefix(PLAIN_CHATML), tokenize=False
+    )
     assert "<think>" not in text
 
 
@@ -61,11 +65,16 @@ def test_the_end_of_turn_comes_first_among_the_stops_and_the_end_of_text_is_one(
 @given(question=st.text(max_size=60), reasoning=st.text(min_size=1, max_size=60))
 def test_training_and_serving_see_the_same_tokens(tokenizer, question, reasoning):
     messages = make_messages(question)
-    (row,) = encode_rows(tokenizer, [(messages, thinking.write(reasoning, "答"))], PLAIN_CHATML, find_end_of_turn(tokenizer))
+    (row,) = encode_rows(
+        tokenizer,
+        [(messages, thinking.write(reasoning, "答"))],
+        PLAIN_CHATML,
+        find_end_of_turn(tokenizer),
+    )
     served = encode(tokenizer, render(tokenizer, messages, add_thinking_prefix(PLAIN_CHATML)))
     assert (row.prompt + row.completion)[: len(served)] == served
     assert row.completion[-1] == find_end_of_turn(tokenizer)
-    assert find_split_prefix(tokenizer, messages, PLAIN_CHATML) == ""
+    assert find_prefix_mismatch(tokenizer, messages, PLAIN_CHATML) == ""
 
 
 def test_a_model_without_a_template_is_asked_in_chatml(tiny_model_dir):
@@ -97,5 +106,5 @@ def test_padding_with_the_end_of_turn_is_repaired(tiny_model_dir):
 
 
 def test_control_tokens_are_known_and_the_thinking_tags_are_not_among_them(tokenizer):
-    assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= set(find_markup(tokenizer))
-    assert "<think>" not in find_markup(tokenizer)
+    assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= set(special_tokens(tokenizer))
+    assert "<think>" not in special_tokens(tokenizer)

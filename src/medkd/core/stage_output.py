@@ -1,7 +1,9 @@
-"""A stage's output directory: what was made there, from what, and how far it came (`manifest.json`).
+"""A stage's output directory: what was made there, from what, and how far it came
+(`manifest.json`).
 
-In: a stage's config and input paths. Out: an open directory that knows whether to begin, to go on, or that all is done.
-Not done here: the form of the records in it (`core.artifacts`).
+In: a stage's config and input paths. Out: an open directory that knows whether to begin, to go on,
+or that all is done.
+Not done here: the form of the records in it (`core.jsonl`).
 """
 
 import contextlib
@@ -23,9 +25,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medkd import __version__
-from medkd.core.artifacts import first_problem, write_records, write_text
-from medkd.core.errors import InputError, MedkdError, from_os_error, tells_full_disk
-from medkd.core.recipe import StageConfig
+from medkd.core.config import StageConfig
+from medkd.core.errors import InputError, MedkdError, from_os_error, is_disk_full
+from medkd.core.jsonl import first_problem, write_records, write_text
 from medkd.core.records import Cost, Record
 
 MANIFEST = "manifest.json"
@@ -43,13 +45,15 @@ class Counts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a stage did: enough to know whether to do it again, and to trace every number to its origin."""
+    """What a stage did: enough to know whether to do it again, and to trace every number to its
+    origin."""
 
     model_config = ConfigDict(extra="forbid")
     stage: str
     state: Literal["running", "stopped", "finished"] = "running"
     identity: str
-    """Hash of what decides the content: the config without the fields of *how* it runs, and the inputs."""
+    """Hash of what decides the content: the config without the fields of *how* it runs, and the
+    inputs."""
     config: dict[str, Any]
     inputs: dict[str, str] = {}
     """Path to sha256."""
@@ -67,7 +71,11 @@ def hash_path(path: Path) -> str:
     """Give the sha256 of a file, or of a directory's relative paths and file hashes."""
     digest = hashlib.sha256()
     if path.is_dir():
-        for child in sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST and not p.name.endswith(".html")):
+        for child in sorted(
+            p
+            for p in path.rglob("*")
+            if p.is_file() and p.name != MANIFEST and not p.name.endswith(".html")
+        ):
             digest.update(f"{child.relative_to(path).as_posix()} {hash_path(child)}\n".encode())
         return digest.hexdigest()
     size = path.stat().st_size
@@ -82,8 +90,8 @@ def hash_path(path: Path) -> str:
     return digest.hexdigest()
 
 
-class Workspace:
-    """A stage's output directory while the stage works on it; made by `open_workspace`."""
+class StageOutput:
+    """A stage's output directory while the stage works on it; made by `open_stage_output`."""
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
@@ -118,7 +126,7 @@ class Workspace:
         write_text(self.path(MANIFEST), self.manifest.model_dump_json(indent=2) + "\n")
 
     def close(self, state: Literal["stopped", "finished"]) -> None:
-        """Write down how the work ended; `open_workspace` does this."""
+        """Write down how the work ended; `open_stage_output` does this."""
         self.manifest.state = state
         self.manifest.seconds = round(self.manifest.seconds + time.monotonic() - self._started, 3)
         self.manifest.counts.dropped = dict(self._dropped.most_common())
@@ -131,33 +139,38 @@ class Workspace:
 
 
 @contextmanager
-def open_workspace(
+def open_stage_output(
     stage: str,
     config: StageConfig,
     inputs: Sequence[Path] = (),
     libraries: Sequence[str] = (),
     keep: Sequence[str] = (),
     follows_inputs: bool = False,
-) -> Generator[Workspace, None, None]:
+) -> Generator[StageOutput, None, None]:
     """Open a stage's `--out` for work, and close it with the truth about how the work ended.
 
-    A directory of the same config and inputs goes on, or is `is_finished`. One of another config is refused unless
-    `--resume` (go on all the same) or `--overwrite` (begin again; files matching `keep` stay: what was paid is never
-    deleted). `follows_inputs` lets a stage whose work is keyed by content go on when its inputs changed.
+    A directory of the same config and inputs goes on, or is `is_finished`. One of another config is
+    refused unless `--resume` (go on all the same) or `--overwrite` (begin again; files matching
+    `keep` stay: what was paid is never deleted). `follows_inputs` lets a stage whose work is keyed
+    by content go on when its inputs changed.
     """
     directory = config.out
     hashes = {str(path): hash_path(path) for path in inputs}
     identity = _identity(stage, config, [] if follows_inputs else sorted(hashes.values()))
     previous = _read_manifest(directory)
-    manifest = Manifest(stage=stage, identity=identity, config=config.model_dump(mode="json"), inputs=hashes)
+    manifest = Manifest(
+        stage=stage, identity=identity, config=config.model_dump(mode="json"), inputs=hashes
+    )
     if previous is None:
         if directory.exists() and not directory.is_dir():
             raise InputError(f"{directory}: is a file; choose a directory for --out")
     elif previous.stage != stage:
-        raise InputError(f"{directory}: holds the output of {previous.stage}; choose another --out for {stage}")
+        raise InputError(
+            f"{directory}: holds the output of {previous.stage}; choose another --out for {stage}"
+        )
     elif previous.identity == identity and not config.overwrite:
         if previous.state == "finished" and (not follows_inputs or previous.inputs == hashes):
-            yield Workspace(directory, previous)
+            yield StageOutput(directory, previous)
             return
         manifest.seconds = previous.seconds
     elif config.overwrite:
@@ -173,7 +186,7 @@ def open_workspace(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, directory) from error
-    workspace = Workspace(directory, manifest)
+    workspace = StageOutput(directory, manifest)
     workspace.save()
     try:
         yield workspace
@@ -181,20 +194,22 @@ def open_workspace(
         _close_after_failure(workspace)
         if isinstance(error, InputError) and previous is None:
             _remove_if_bare(directory)
-        if tells_full_disk(error) and not isinstance(error, MedkdError | OSError):
+        if is_disk_full(error) and not isinstance(error, MedkdError | OSError):
             raise from_os_error(OSError(errno.ENOSPC, "full"), directory) from error
         raise
     workspace.close("finished")
 
 
-def _close_after_failure(workspace: Workspace) -> None:
-    """Note that the work stopped; a disk too full for the note leaves the state 'running', which also goes on."""
+def _close_after_failure(workspace: StageOutput) -> None:
+    """Note that the work stopped; a disk too full for the note leaves the state 'running', which
+    also goes on."""
     with contextlib.suppress(Exception):
         workspace.close("stopped")
 
 
 def _remove_if_bare(directory: Path) -> None:
-    """Leave nothing behind where refused input made nothing: with the input mended, the same command must not be refused."""
+    """Leave nothing behind where refused input made nothing: with the input mended, the same
+    command must not be refused."""
     with contextlib.suppress(OSError):
         if [child.name for child in directory.iterdir()] == [MANIFEST]:
             (directory / MANIFEST).unlink()
@@ -216,18 +231,24 @@ def _read_manifest(directory: Path) -> Manifest | None:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error)}; move the directory away or choose another --out") from error
+        raise InputError(
+            f"{path}: {first_problem(error)}; move the directory away or choose another --out"
+        ) from error
 
 
 def _identity(stage: str, config: StageConfig, hashes: Sequence[str]) -> str:
-    decisive = {"stage": stage, "config": config.decisive_fields(), "inputs": list(hashes)}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    decisive = {"stage": stage, "config": config.fingerprint_fields(), "inputs": list(hashes)}
+    return hashlib.sha256(
+        json.dumps(decisive, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
 
 
 def _difference(previous: Manifest, manifest: Manifest) -> str:
     before, now = previous.config, manifest.config
     changed = sorted(
-        key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key not in {"resume", "overwrite", "out"}
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and key not in {"resume", "overwrite", "out"}
     )
     return "changed: " + ", ".join(changed) if changed else "the input files changed"
 

@@ -1,6 +1,7 @@
 """YAML that people write by hand: recipes, tables of names, providers, boxes of a form.
 
-In: its text. Out: what it says, or one error for all that cannot be read. Not done here: what it has to say, how the reader is told.
+In: its text. Out: what it says, or one error for all that cannot be read. Not done here: what it
+has to say, how the reader is told.
 """
 
 from typing import Any
@@ -15,13 +16,14 @@ class BrokenYamlError(ValueError):
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse YAML; raises BrokenYamlError for a mark in the wrong place, a day 2021-13-45, more brackets than can be followed.
+    """Parse YAML; raises BrokenYamlError for a mark in the wrong place, a day 2021-13-45, more
+    brackets than can be followed.
 
     >>> parse_yaml("主诉: [Complaint]")
     {'主诉': ['Complaint']}
     >>> parse_yaml("day: 2021-13-45")
     Traceback (most recent call last):
-    medkd.core.written.BrokenYamlError: month must be in 1..12
+    medkd.core.yaml_io.BrokenYamlError: month must be in 1..12
     """
     import yaml
 

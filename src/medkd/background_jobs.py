@@ -1,8 +1,10 @@
 """Commands that outlive the terminal: started, listed, followed and stopped, by name.
 
-In: the words of a `medkd` command. Out: a folder a run, with `run.json` (what was started), `log.txt` (all it said) and, when it has
-ended, `end.json`. Whoever holds the lock of `alive` is that run, so a number that another process got later is never mistaken for it.
-Not done here: what the command does. Needs a POSIX system; a run is seen as running only from the machine it runs on.
+In: the words of a `medkd` command. Out: a folder a run, with `run.json` (what was started),
+`log.txt` (all it said) and, when it has ended, `end.json`. Whoever holds the lock of `alive` is
+that run, so a number that another process got later is never mistaken for it.
+Not done here: what the command does. Needs a POSIX system; a run is seen as running only from the
+machine it runs on.
 """
 
 import fcntl
@@ -18,9 +20,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medkd.core.artifacts import write_text
+from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.recipe import nearest
+from medkd.core.jsonl import write_text
 
 State = Literal["running", "done", "stopped", "failed", "killed"]
 STATES: dict[int, State] = {0: "done", 2: "failed", 3: "stopped"}
@@ -29,7 +31,7 @@ PATIENCE_S = 30.0
 POLL_S = 0.2
 
 
-class Run(BaseModel):
+class Job(BaseModel):
     """A command that was started to outlive its terminal."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +44,7 @@ class Run(BaseModel):
     started_at: str
 
 
-class End(BaseModel):
+class JobResult(BaseModel):
     """How a run ended."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,19 +58,21 @@ def runs_dir() -> Path:
     return home / "medkd" / "runs"
 
 
-def start(words: Sequence[str], directory: Path | None = None) -> Run:
+def start(words: Sequence[str], directory: Path | None = None) -> Job:
     """Start `medkd WORDS` in a session of its own and return at once."""
     folder = _make_folder(words[0], directory or runs_dir())
     log = (folder / "log.txt").open("ab")
     with log:
         process = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "medkd.core.detached", str(folder), *words],
+            [sys.executable, "-m", "medkd.background_jobs", str(folder), *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    run = Run(name=folder.name, words=list(words), cwd=Path.cwd(), pid=process.pid, started_at=_now())
+    run = Job(
+        name=folder.name, words=list(words), cwd=Path.cwd(), pid=process.pid, started_at=_now()
+    )
     write_text(folder / "run.json", run.model_dump_json() + "\n")
     return run
 
@@ -91,36 +95,41 @@ def _number(path: Path) -> int:
     return int(last) if last.isdigit() else 0
 
 
-def list_runs(directory: Path | None = None) -> list[Run]:
+def list_runs(directory: Path | None = None) -> list[Job]:
     """List all runs, the latest last."""
-    found: list[Run] = []
+    found: list[Job] = []
     for path in (directory or runs_dir()).glob("*/run.json"):
         try:
-            found.append(Run.model_validate_json(path.read_bytes()))
+            found.append(Job.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError):
             continue
     return sorted(found, key=lambda run: (run.started_at, _number(Path(run.name))))
 
 
-def find_run(name: str, directory: Path | None = None) -> Run:
+def find_run(name: str, directory: Path | None = None) -> Job:
     """Find a run by its name; raises InputError naming the nearest one."""
     runs = {run.name: run for run in list_runs(directory)}
     if name in runs:
         return runs[name]
-    raise InputError(f"{name}: no such run{nearest(name, list(runs)) if runs else '; none was started with --detach yet'}")
+    raise InputError(
+        f"{name}: no such run{did_you_mean(name, list(runs)) if runs else '; none was started with --detach yet'}"
+    )
 
 
-def read_state(run: Run, directory: Path | None = None) -> State:
+def read_state(run: Job, directory: Path | None = None) -> State:
     """Tell how a run is."""
     folder = (directory or runs_dir()) / run.name
     try:
-        return STATES.get(End.model_validate_json((folder / "end.json").read_bytes()).code, "killed")
+        return STATES.get(
+            JobResult.model_validate_json((folder / "end.json").read_bytes()).code, "killed"
+        )
     except (OSError, ValidationError):
         return "running" if _is_alive(folder) else "killed"
 
 
 def _is_alive(folder: Path) -> bool:
-    """Tell whether a run's process still holds its lock; one that has not come to take it is young enough to be alive."""
+    """Tell whether a run's process still holds its lock; one that has not come to take it is young
+    enough to be alive."""
     alive = folder / "alive"
     if not alive.exists():
         return time.time() - folder.stat().st_mtime < PATIENCE_S
@@ -132,12 +141,12 @@ def _is_alive(folder: Path) -> bool:
     return False
 
 
-def log_path(run: Run, directory: Path | None = None) -> Path:
+def log_path(run: Job, directory: Path | None = None) -> Path:
     """Give the file that holds all a run said."""
     return (directory or runs_dir()) / run.name / "log.txt"
 
 
-def read_log(run: Run, offset: int = 0, directory: Path | None = None) -> tuple[str, int]:
+def read_log(run: Job, offset: int = 0, directory: Path | None = None) -> tuple[str, int]:
     """Read what a run said from an offset on; gives the text and the next offset."""
     with log_path(run, directory).open("rb") as file:
         file.seek(offset)
@@ -145,7 +154,7 @@ def read_log(run: Run, offset: int = 0, directory: Path | None = None) -> tuple[
     return content.decode("utf-8", "replace"), offset + len(content)
 
 
-def follow_log(run: Run, offset: int = 0, directory: Path | None = None) -> Iterator[str]:
+def follow_log(run: Job, offset: int = 0, directory: Path | None = None) -> Iterator[str]:
     """Yield what a run says as it says it, until it has ended."""
     while True:
         is_over = read_state(run, directory) != "running"
@@ -157,10 +166,15 @@ def follow_log(run: Run, offset: int = 0, directory: Path | None = None) -> Iter
         time.sleep(POLL_S)
 
 
-def stop(run: Run, directory: Path | None = None, say: Callable[[str], None] = print) -> State:
-    """Interrupt a run, as Ctrl-C would, and wait until it has kept what it has; one that does not end is killed."""
+def stop(run: Job, directory: Path | None = None, say: Callable[[str], None] = print) -> State:
+    """Interrupt a run, as Ctrl-C would, and wait until it has kept what it has; one that does not
+    end is killed."""
     folder = (directory or runs_dir()) / run.name
-    for sign, what in ((signal.SIGINT, ""), (signal.SIGTERM, "it did not end; told to end"), (signal.SIGKILL, "it did not end; killed")):
+    for sign, what in (
+        (signal.SIGINT, ""),
+        (signal.SIGTERM, "it did not end; told to end"),
+        (signal.SIGKILL, "it did not end; killed"),
+    ):
         if read_state(run, directory) != "running" or not _is_alive(folder):
             break
         if what:
@@ -192,7 +206,7 @@ def _supervise(folder: Path, words: Sequence[str]) -> int:
     command = [sys.executable, "-m", "medkd", *words]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[alive.fileno()])  # noqa: S603 - this very program
     code = process.wait()
-    write_text(folder / "end.json", End(code=code, ended_at=_now()).model_dump_json() + "\n")
+    write_text(folder / "end.json", JobResult(code=code, ended_at=_now()).model_dump_json() + "\n")
     return code
 
 

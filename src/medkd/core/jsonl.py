@@ -1,6 +1,8 @@
-"""Files between stages: records as JSON Lines, read with their broken lines named, written atomically or append-only.
+"""Files between stages: records as JSON Lines, read with their broken lines named, written
+atomically or append-only.
 
-Not done here: a stage's directory and its manifest (`core.workspace`), progress on the screen (`core.progress`).
+Not done here: a stage's directory and its manifest (`core.stage_output`), progress on the screen
+(`core.progress`).
 """
 
 import contextlib
@@ -21,17 +23,21 @@ R = TypeVar("R", bound=Record)
 
 
 def resolve_input(path: Path, name: str, made_by: str) -> Path:
-    """Find the file `name` in a stage's directory, or take the file itself; say which command makes a missing one."""
+    """Find the file `name` in a stage's directory, or take the file itself; say which command makes
+    a missing one."""
     found = path / name if path.is_dir() else path
     if not found.exists():
         raise InputError(f'{found}: no such file; run "medkd {made_by}" first or check --input')
     if found.is_file() and found.stat().st_size == 0:
-        raise InputError(f'{found}: the file is empty; run "medkd {made_by}" again or check --input')
+        raise InputError(
+            f'{found}: the file is empty; run "medkd {made_by}" again or check --input'
+        )
     return found
 
 
 class RecordReader(Generic[R]):
-    """Iterate over the records of a JSON Lines file; a broken line is counted, named and passed over.
+    """Iterate over the records of a JSON Lines file; a broken line is counted, named and passed
+    over.
 
     Raises InputError where no line at all is a record of the wanted type.
     """
@@ -58,7 +64,9 @@ class RecordReader(Generic[R]):
                 except ValidationError as error:
                     self.broken.append(f"{self.path.name}:{number}: {first_problem(error)}")
         if self.n_read and not n_good:
-            raise InputError(f'{self.broken[0]}; this is no {self.record.__name__} file, run "medkd {self.made_by}" first')
+            raise InputError(
+                f'{self.broken[0]}; this is no {self.record.__name__} file, run "medkd {self.made_by}" first'
+            )
         for problem in self.broken:
             print(f"warning: {problem}; line passed over", file=sys.stderr)
 
@@ -124,7 +132,8 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
 
 
 class RecordAppender:
-    """Append records to a file that survives a kill: a torn last line is cut off when it is opened again."""
+    """Append records to a file that survives a kill: a torn last line is cut off when it is opened
+    again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -142,7 +151,9 @@ class RecordAppender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # a full disk was told by append; closing tells it again, without the place
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk was told by append; closing tells it again, without the place
             self._file.close()
 
 

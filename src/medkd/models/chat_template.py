@@ -1,10 +1,14 @@
-r"""Which tokens open a turn, start the thinking and end the answer: the same ones in training, merging and serving.
+r"""Which tokens open a turn, start the thinking and end the answer: the same ones in training,
+merging and serving.
 
-In: a tokenizer with its chat template. Out: rendered prompts, token ids, templates with and without the thinking prefix.
-Not done here: loading a tokenizer (`models.load`), the form of the thinking itself (`core.thinking`).
+In: a tokenizer with its chat template. Out: rendered prompts, token ids, templates with and without
+the thinking prefix.
+Not done here: loading a tokenizer (`models.load`), the form of the thinking itself
+(`core.thinking`).
 
-A *plain* template opens the model's turn and leaves the rest to the model. A *thinking* template is the same one whose
-generation prompt also ends with `<think>\n`, the tokens that a distilled student would write first by itself.
+A *plain* template opens the model's turn and leaves the rest to the model. A *thinking* template is
+the same one whose generation prompt also ends with `<think>\n`, the tokens that a distilled student
+would write first by itself.
 """
 
 from collections.abc import Sequence
@@ -36,14 +40,16 @@ _PROBE = "\u2402"
 
 
 class EncodedRow(NamedTuple):
-    """One conversation as token ids: what is given, and what is to be learnt, the end of the turn included."""
+    """One conversation as token ids: what is given, and what is to be learnt, the end of the turn
+    included."""
 
     prompt: list[int]
     completion: list[int]
 
 
 def make_messages(question: str, instruction: str = "", system: str = "") -> list[Message]:
-    """Make the turns of one question; the user's turn is the instruction, if any, and the question on the next line.
+    """Make the turns of one question; the user's turn is the instruction, if any, and the question
+    on the next line.
 
     >>> make_messages("【主诉】发热")
     [Message(role='user', content='【主诉】发热')]
@@ -53,7 +59,8 @@ def make_messages(question: str, instruction: str = "", system: str = "") -> lis
 
 
 def add_thinking_prefix(template: str) -> str:
-    """Make a template end its generation prompt with the thinking prefix; one that has it stays as it is."""
+    """Make a template end its generation prompt with the thinking prefix; one that has it stays as
+    it is."""
     return template if template.endswith(_THINKING_SUFFIX) else template.rstrip() + _THINKING_SUFFIX
 
 
@@ -63,7 +70,8 @@ def remove_thinking_prefix(template: str) -> str:
 
 
 def find_template(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Give the tokenizer's own chat template, or plain ChatML where it has none but knows the tokens.
+    """Give the tokenizer's own chat template, or plain ChatML where it has none but knows the
+    tokens.
 
     Raises InputError where neither is there.
     """
@@ -80,9 +88,11 @@ def find_template(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def find_plain_template(tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """Give the template under which the model itself has to begin to think; None where none is known.
+    """Give the template under which the model itself has to begin to think; None where none is
+    known.
 
-    A model whose maker already put the thinking prefix into its template is asked under plain ChatML, if it knows the tokens.
+    A model whose maker already put the thinking prefix into its template is asked under plain
+    ChatML, if it knows the tokens.
     """
     plain = remove_thinking_prefix(find_template(tokenizer))
     if not _ends_with_prefix(tokenizer, plain):
@@ -99,11 +109,16 @@ def _ends_with_prefix(tokenizer: "PreTrainedTokenizerBase", template: str) -> bo
     return render(tokenizer, make_messages(_PROBE), template).endswith(PREFIX)
 
 
-def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], template: str | None = None) -> str:
+def render(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], template: str | None = None
+) -> str:
     """Write turns as the text a model is given, up to where its own turn begins."""
     turns = [message.model_dump() for message in messages]
     text = tokenizer.apply_chat_template(
-        turns, chat_template=template or find_template(tokenizer), tokenize=False, add_generation_prompt=True
+        turns,
+        chat_template=template or find_template(tokenizer),
+        tokenize=False,
+        add_generation_prompt=True,
     )
     return cast(str, text)
 
@@ -114,20 +129,32 @@ def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 def encode_rows(
-    tokenizer: "PreTrainedTokenizerBase", rows: Sequence[tuple[Sequence[Message], str]], plain_template: str, end_id: int
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[tuple[Sequence[Message], str]],
+    plain_template: str,
+    end_id: int,
 ) -> list[EncodedRow]:
-    """Encode conversations and their outputs for training: the prompt under the plain template, the whole output, the end of the turn.
+    """Encode conversations and their outputs for training: the prompt under the plain template, the
+    whole output, the end of the turn.
 
-    The thinking prefix is encoded by itself, so that its tokens are the ones that a thinking template ends with.
+    The thinking prefix is encoded by itself, so that its tokens are the ones that a thinking
+    template ends with.
     """
     if not rows:
         return []
     prefix = encode(tokenizer, PREFIX)
-    texts = [render(tokenizer, messages, plain_template) for messages, _ in rows] + [output.removeprefix(PREFIX) for _, output in rows]
-    ids = cast(list[list[int]], tokenizer(texts, add_special_tokens=False)["input_ids"])  # together: on every core
+    texts = [render(tokenizer, messages, plain_template) for messages, _ in rows] + [
+        output.removeprefix(PREFIX) for _, output in rows
+    ]
+    ids = cast(
+        list[list[int]], tokenizer(texts, add_special_tokens=False)["input_ids"]
+    )  # together: on every core
     prompts, outputs = ids[: len(rows)], ids[len(rows) :]
     starts = [prefix if output.startswith(PREFIX) else [] for _, output in rows]
-    return [EncodedRow(prompt, [*start, *rest, end_id]) for prompt, start, rest in zip(prompts, starts, outputs, strict=True)]
+    return [
+        EncodedRow(prompt, [*start, *rest, end_id])
+        for prompt, start, rest in zip(prompts, starts, outputs, strict=True)
+    ]
 
 
 def has_token(tokenizer: "PreTrainedTokenizerBase", token: str) -> bool:
@@ -138,10 +165,16 @@ def has_token(tokenizer: "PreTrainedTokenizerBase", token: str) -> bool:
 def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Find the token that ends a model's turn: the first one its template puts behind an answer.
 
-    Raises InputError where the template puts no token of its own there: such a model could never learn to stop.
+    Raises InputError where the template puts no token of its own there: such a model could never
+    learn to stop.
     """
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-    text = cast(str, tokenizer.apply_chat_template(turns, chat_template=find_template(tokenizer), tokenize=False))
+    text = cast(
+        str,
+        tokenizer.apply_chat_template(
+            turns, chat_template=find_template(tokenizer), tokenize=False
+        ),
+    )
     behind = text.rpartition(_PROBE)[2].lstrip()
     ids = encode(tokenizer, behind)
     if ids and ids[0] in _added_ids(tokenizer):
@@ -152,7 +185,8 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def find_stop_ids(tokenizer: "PreTrainedTokenizerBase", generation_config: Any = None) -> list[int]:
-    """List all tokens that must stop a generation: the end of the turn first, then the end of the text."""
+    """List all tokens that must stop a generation: the end of the turn first, then the end of the
+    text."""
     ids = [find_end_of_turn(tokenizer), *list_ids(getattr(generation_config, "eos_token_id", None))]
     if has_token(tokenizer, TEXT_END):
         ids.append(cast(int, tokenizer.convert_tokens_to_ids(TEXT_END)))
@@ -166,9 +200,12 @@ def list_ids(configured: int | Sequence[int] | None) -> list[int]:
     return [configured] if isinstance(configured, int) else list(configured or [])
 
 
-def find_markup(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
-    """List the control tokens that no text of a row may contain: inside one, they would end or forge a turn."""
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
+    """List the control tokens that no text of a row may contain: inside one, they would end or
+    forge a turn."""
+    special = {
+        str(token) for token in tokenizer.added_tokens_decoder.values() if token.special
+    } | set(tokenizer.all_special_tokens)
     return tuple(sorted(special))
 
 
@@ -182,18 +219,25 @@ def repair_pad_token(tokenizer: "PreTrainedTokenizerBase") -> str:
     unused = [token for token in candidates if token and has_token(tokenizer, token)]
     spare = [token for token in unused if token != end]
     if not spare:
-        raise InputError(f"{tokenizer.name_or_path}: no token is left for padding; add one named <|pad|> to the tokenizer")
+        raise InputError(
+            f"{tokenizer.name_or_path}: no token is left for padding; add one named <|pad|> to the tokenizer"
+        )
     tokenizer.pad_token = spare[0]
     return f"pad token {before or 'missing'} changed to {spare[0]}"
 
 
-def find_split_prefix(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], plain_template: str) -> str:
+def find_prefix_mismatch(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], plain_template: str
+) -> str:
     """Compare the tokens of training with those of serving; says where they part, or nothing.
 
     Served, prompt and thinking prefix are encoded as one text; trained, each by itself.
     """
     served = encode(tokenizer, render(tokenizer, messages, add_thinking_prefix(plain_template)))
-    trained = [*encode(tokenizer, render(tokenizer, messages, plain_template)), *encode(tokenizer, PREFIX)]
+    trained = [
+        *encode(tokenizer, render(tokenizer, messages, plain_template)),
+        *encode(tokenizer, PREFIX),
+    ]
     if served == trained:
         return ""
     return f"served prompt ends with {tokenizer.decode(served[-4:])!r} as tokens {served[-4:]}, trained with {trained[-4:]}"

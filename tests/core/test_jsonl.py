@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.core.artifacts import RecordAppender, RecordReader, resolve_input, write_atomically, write_json, write_records, write_text
 from medkd.core.errors import InputError
+from medkd.core.jsonl import (
+    RecordAppender,
+    RecordReader,
+    resolve_input,
+    write_atomically,
+    write_json,
+    write_records,
+    write_text,
+)
 from medkd.core.records import RawCase, Usage
 
 
@@ -16,11 +24,17 @@ def make_case(number: int) -> RawCase:
     return RawCase(id=f"files:{number}", source="files", sections={"主诉": f"发热{number}天"})
 
 
-def test_a_broken_line_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_line_is_named_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "raw_cases.jsonl"
     write_records(path, [make_case(1), make_case(2)])
     with path.open("a", encoding="utf-8") as file:
-        file.write('{"id": "files:3", "sour\n\n{"id": "files:4", "source": "files"}\n' + make_case(5).model_dump_json() + "\n")
+        file.write(
+            '{"id": "files:3", "sour\n\n{"id": "files:4", "source": "files"}\n'
+            + make_case(5).model_dump_json()
+            + "\n"
+        )
     reader = RecordReader(path, RawCase, made_by="collect")
     assert [case.id for case in reader] == ["files:1", "files:2", "files:5"]
     assert reader.n_read == 5
@@ -30,10 +44,14 @@ def test_a_broken_line_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().err.count("line passed over") == 2
 
 
-def test_a_file_of_another_schema_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
+def test_a_file_of_another_schema_is_refused_with_the_command_that_makes_the_right_one(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "cases.jsonl"
     path.write_text('{"question": "?", "answer": "!"}\n' * 3, encoding="utf-8")
-    with pytest.raises(InputError, match=r'cases\.jsonl:1: .*this is no RawCase file, run "medkd collect" first') as caught:
+    with pytest.raises(
+        InputError, match=r'cases\.jsonl:1: .*this is no RawCase file, run "medkd collect" first'
+    ) as caught:
         list(RecordReader(path, RawCase, made_by="collect"))
     assert "\n" not in str(caught.value)
 
@@ -55,7 +73,9 @@ def test_reading_twice_counts_once(tmp_path: Path) -> None:
 
 def test_a_directory_or_the_file_in_it_may_be_named(tmp_path: Path) -> None:
     write_records(tmp_path / "cases.jsonl", [make_case(1)])
-    assert resolve_input(tmp_path, "cases.jsonl", "deidentify") == resolve_input(tmp_path / "cases.jsonl", "cases.jsonl", "deidentify")
+    assert resolve_input(tmp_path, "cases.jsonl", "deidentify") == resolve_input(
+        tmp_path / "cases.jsonl", "cases.jsonl", "deidentify"
+    )
 
 
 def test_a_missing_and_an_empty_file_are_refused_with_the_next_step(tmp_path: Path) -> None:
@@ -94,7 +114,7 @@ def test_json_keeps_hanzi_readable(tmp_path: Path) -> None:
 FULL_DISK = """
     import resource, signal, sys
     from pathlib import Path
-    from medkd.core.artifacts import RecordAppender, write_records
+    from medkd.core.jsonl import RecordAppender, write_records
     from medkd.core.errors import StoppedError
     from medkd.core.records import RawCase
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -115,12 +135,19 @@ FULL_DISK = """
 
 
 @pytest.mark.parametrize("how", ["write", "append"])
-def test_a_full_disk_stops_with_the_next_step_and_nothing_half_written(tmp_path: Path, how: str) -> None:
+def test_a_full_disk_stops_with_the_next_step_and_nothing_half_written(
+    tmp_path: Path, how: str
+) -> None:
     pytest.importorskip("resource")
     script = textwrap.dedent(FULL_DISK)
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), how], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), how], capture_output=True, text=True
+    )
     assert done.returncode == 3, done.stderr
-    assert "cases.jsonl: the disk is full; free some space and run the same command again" in done.stdout
+    assert (
+        "cases.jsonl: the disk is full; free some space and run the same command again"
+        in done.stdout
+    )
     if how == "write":
         assert list(tmp_path.iterdir()) == []
     else:
@@ -130,7 +157,9 @@ def test_a_full_disk_stops_with_the_next_step_and_nothing_half_written(tmp_path:
 
 
 @given(n_whole=st.integers(0, 3), torn=st.binary(max_size=200).map(lambda b: b.replace(b"\n", b"")))
-def test_a_torn_last_line_is_cut_off_before_the_next_record(tmp_path_factory: pytest.TempPathFactory, n_whole: int, torn: bytes) -> None:
+def test_a_torn_last_line_is_cut_off_before_the_next_record(
+    tmp_path_factory: pytest.TempPathFactory, n_whole: int, torn: bytes
+) -> None:
     path = tmp_path_factory.mktemp("torn") / "usage.jsonl"
     line = Usage(prompt=1).model_dump_json().encode() + b"\n"
     path.write_bytes(line * n_whole + torn)

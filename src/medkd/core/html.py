@@ -1,12 +1,13 @@
 """Self-contained HTML pages: one shell, everything escaped, no script and no request to anywhere.
 
-In: a template that extends `page.html.jinja`, and its values. Out: a page written whole. Not done here: plots (`core.plots`).
+In: a template that extends `page.html.jinja`, and its values. Out: a page written whole. Not done
+here: plots (`core.plots`).
 """
 
 from pathlib import Path
 from typing import Any
 
-from medkd.core.artifacts import write_text
+from medkd.core.jsonl import write_text
 
 
 def write_page(path: Path, package: str, template: str, **values: Any) -> None:

@@ -1,7 +1,7 @@
 """Work spread over processes, in order: worth their start only where there is much of it.
 
-In: a function of a module and the items. Out: its results in the items' order. Not done here: work that waits for a network
-(`completers.dispatch`); what a process of its own is needed for.
+In: a function of a module and the items. Out: its results in the items' order. Not done here: work
+that waits for a network (`completers.dispatch`); what a process of its own is needed for.
 
 >>> list(map_in_order(abs, [-1, 2, -3]))
 [1, 2, 3]
@@ -24,7 +24,8 @@ _CHUNK = 64
 
 
 def map_in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Apply a function to all items, in order; many items are shared among the cores. Function and items must be picklable."""
+    """Apply a function to all items, in order; many items are shared among the cores. Function and
+    items must be picklable."""
     waiting = iter(items)
     first = list(itertools.islice(waiting, MANY))
     n_processes = min(os.cpu_count() or 1, 8)

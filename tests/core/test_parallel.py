@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 
-from medkd.core import processes
-from medkd.core.processes import MANY, map_in_order
+from medkd.core import parallel
+from medkd.core.parallel import MANY, map_in_order
 
 
 def test_many_items_come_back_in_order_whatever_their_number() -> None:
@@ -19,4 +19,4 @@ def test_few_items_are_worked_on_one_by_one_as_they_come() -> None:
 
     results = map_in_order(abs, items())
     assert next(results) == 0
-    assert len(taken) < processes.MANY
+    assert len(taken) < parallel.MANY

@@ -1,7 +1,8 @@
 """Configs and recipes: one frozen config a stage, one YAML file for a whole run.
 
-In: a YAML mapping, or the flags of a command. Out: a validated `StageConfig`, or one line that names the wrong key and
-the nearest valid one. Not done here: which stages exist and how they are wired (`medkd.pipeline`).
+In: a YAML mapping, or the flags of a command. Out: a validated `StageConfig`, or one line that
+names the wrong key and the nearest valid one. Not done here: which stages exist and how they are
+wired (`medkd.pipeline`).
 """
 
 import difflib
@@ -9,23 +10,25 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from medkd.core.errors import InputError
-from medkd.core.written import BrokenYamlError, parse_yaml
+from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 
 
-class HowItRuns:
-    """Marks a field that says how a stage runs, not what it makes: `delay: Annotated[float, HOW]`."""
+class RuntimeField:
+    """Marks a field that says how a stage runs, not what it makes: `delay: Annotated[float,
+    RUNTIME]`."""
 
 
-HOW = HowItRuns()
+RUNTIME = RuntimeField()
 
 
-class GivenFirst:
+class PositionalField:
     """Marks the field that a command takes without its flag: `medkd compare A B`."""
 
 
-GIVEN_FIRST = GivenFirst()
+POSITIONAL = PositionalField()
 
 
 class StageConfig(BaseModel):
@@ -33,41 +36,54 @@ class StageConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    out: Annotated[Path, HOW]
+    out: Annotated[Path, RUNTIME]
     """Directory for the records and the manifest."""
-    resume: Annotated[bool, HOW] = False
+    resume: Annotated[bool, RUNTIME] = False
     """Go on in a directory that was begun with another config."""
-    overwrite: Annotated[bool, HOW] = False
+    overwrite: Annotated[bool, RUNTIME] = False
     """Begin again in a directory that was made with another config."""
 
-    def decisive_fields(self) -> dict[str, Any]:
-        """Give the fields that decide what the stage makes; input paths are compared by content instead."""
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Give the fields that decide what the stage makes; input paths are compared by content
+        instead."""
         fields = type(self).model_fields
-        how = {name for name, field in fields.items() if any(isinstance(m, HowItRuns) for m in field.metadata)}
+        how = {
+            name
+            for name, field in fields.items()
+            if any(isinstance(m, RuntimeField) for m in field.metadata)
+        }
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in how}
+
+
+def describe(field: FieldInfo) -> str:
+    """Return the documentation of a config's field, on one line."""
+    return " ".join((field.description or "").split())
 
 
 C = TypeVar("C", bound=BaseModel)
 
 
 def make_config(config: type[C], values: dict[str, Any], place: str) -> C:
-    """Validate plain values as a config; raises InputError with one line that starts with `place`."""
+    """Validate plain values as a config; raises InputError with one line that starts with
+    `place`."""
     known = list(config.model_fields)
     for key in values:
         if key not in known:
-            raise InputError(f"{place}: unknown key {key!r}{nearest(key, known)}")
+            raise InputError(f"{place}: unknown key {key!r}{did_you_mean(key, known)}")
     try:
         return config.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
-            raise InputError(f"{place}: {field} is missing; give --{field.replace('_', '-')} or write it in the recipe") from error
+            raise InputError(
+                f"{place}: {field} is missing; give --{field.replace('_', '-')} or write it in the recipe"
+            ) from error
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{place}: {field}: {message} (got {first['input']!r})") from error
 
 
-def nearest(key: str, known: list[str]) -> str:
+def did_you_mean(key: str, known: list[str]) -> str:
     """Say which known key was most likely meant, or list them all."""
     match = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
@@ -92,7 +108,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
         content = parse_yaml(text)
     except BrokenYamlError as error:
         place = f"{path}:{error.line}" if error.line else path
-        raise InputError(f"{place}: broken YAML ({error}); see recipes/demo.yaml for the form") from error
+        raise InputError(
+            f"{place}: broken YAML ({error}); see recipes/demo.yaml for the form"
+        ) from error
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: a recipe is a mapping of stages to their fields; see recipes/demo.yaml for the form")
+        raise InputError(
+            f"{path}: a recipe is a mapping of stages to their fields; see recipes/demo.yaml for the form"
+        )
     return cast(dict[str, Any], content)

@@ -7,21 +7,23 @@ from typing import Annotated, Any
 
 import pytest
 
+from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, StoppedError
-from medkd.core.recipe import HOW, StageConfig
 from medkd.core.records import Usage
-from medkd.core.workspace import Workspace, hash_path, open_workspace, read_manifest
+from medkd.core.stage_output import StageOutput, hash_path, open_stage_output, read_manifest
 
 
 class Config(StageConfig):
     share: float = 0.5
-    delay: Annotated[float, HOW] = 2.0
+    delay: Annotated[float, RUNTIME] = 2.0
 
 
-def work(out: Path, source: Path, *, follows_inputs: bool = False, **fields: Any) -> Workspace:
+def work(out: Path, source: Path, *, follows_inputs: bool = False, **fields: Any) -> StageOutput:
     """Do a piece of work that notes how often it was really done."""
     config = Config(out=out, **fields)
-    with open_workspace("verify", config, inputs=[source], keep=["ledger*"], follows_inputs=follows_inputs) as space:
+    with open_stage_output(
+        "verify", config, inputs=[source], keep=["ledger*"], follows_inputs=follows_inputs
+    ) as space:
         if not space.is_finished:
             with space.path("done.txt").open("a") as file:
                 file.write("x")
@@ -59,7 +61,9 @@ def test_a_moved_source_of_the_same_content_is_the_same_work(tmp_path: Path, sou
     assert times_done(tmp_path / "out") == 1
 
 
-def test_a_directory_of_another_config_is_refused_with_what_changed_and_what_to_do(tmp_path: Path, source: Path) -> None:
+def test_a_directory_of_another_config_is_refused_with_what_changed_and_what_to_do(
+    tmp_path: Path, source: Path
+) -> None:
     work(tmp_path / "out", source)
     with pytest.raises(InputError) as caught:
         work(tmp_path / "out", source, share=0.7)
@@ -95,10 +99,18 @@ def test_overwrite_begins_again_and_keeps_what_was_paid(tmp_path: Path, source: 
     (out / "folder" / "old").write_text("old")
     work(out, source, share=0.7, overwrite=True)
     assert times_done(out) == 1
-    assert sorted(p.name for p in out.iterdir()) == ["done.txt", "ledger.sqlite", "ledger.sqlite-wal", "manifest.json", "usage.jsonl"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "done.txt",
+        "ledger.sqlite",
+        "ledger.sqlite-wal",
+        "manifest.json",
+        "usage.jsonl",
+    ]
 
 
-def test_overwrite_does_not_follow_a_link_out_of_the_directory(tmp_path: Path, source: Path) -> None:
+def test_overwrite_does_not_follow_a_link_out_of_the_directory(
+    tmp_path: Path, source: Path
+) -> None:
     out = tmp_path / "out"
     work(out, source)
     precious = tmp_path / "precious"
@@ -119,7 +131,11 @@ def test_work_keyed_by_content_goes_on_when_its_input_changed(tmp_path: Path, so
 
 
 @pytest.mark.parametrize(
-    "says", ["No space left on device (os error 28)", "Error while serializing: I/O error: File too large (os error 27)"]
+    "says",
+    [
+        "No space left on device (os error 28)",
+        "Error while serializing: I/O error: File too large (os error 27)",
+    ],
 )
 def test_a_full_disk_is_told_in_one_line_whatever_library_says_it_in_whatever_kind_of_error(
     tmp_path: Path, source: Path, says: str
@@ -127,17 +143,25 @@ def test_a_full_disk_is_told_in_one_line_whatever_library_says_it_in_whatever_ki
     out = tmp_path / "out"
     with (
         pytest.raises(StoppedError, match="out: the disk is full; free some space"),
-        open_workspace("verify", Config(out=out), inputs=[source]),
+        open_stage_output("verify", Config(out=out), inputs=[source]),
     ):
         raise Exception(says)
     assert read_manifest(out).state == "stopped"
-    with pytest.raises(ZeroDivisionError), open_workspace("verify", Config(out=out), inputs=[source]):
+    with (
+        pytest.raises(ZeroDivisionError),
+        open_stage_output("verify", Config(out=out), inputs=[source]),
+    ):
         raise ZeroDivisionError("another fault stays itself")
 
 
-def test_work_that_failed_says_so_and_is_done_when_asked_again(tmp_path: Path, source: Path) -> None:
+def test_work_that_failed_says_so_and_is_done_when_asked_again(
+    tmp_path: Path, source: Path
+) -> None:
     out = tmp_path / "out"
-    with pytest.raises(StoppedError), open_workspace("verify", Config(out=out), inputs=[source]) as space:
+    with (
+        pytest.raises(StoppedError),
+        open_stage_output("verify", Config(out=out), inputs=[source]) as space,
+    ):
         space.read(7)
         space.drop("broken_line", 2)
         raise StoppedError("enough")
@@ -153,26 +177,34 @@ def test_a_killed_run_goes_on_when_asked_again(tmp_path: Path, source: Path) -> 
     script = """
         import os, signal, sys
         from pathlib import Path
-        from medkd.core.recipe import StageConfig
-        from medkd.core.workspace import open_workspace
-        with open_workspace("verify", StageConfig(out=Path(sys.argv[1])), inputs=[Path(sys.argv[2])]) as space:
+        from medkd.core.config import StageConfig
+        from medkd.core.stage_output import open_stage_output
+        with open_stage_output("verify", StageConfig(out=Path(sys.argv[1])), inputs=[Path(sys.argv[2])]) as space:
             space.path("half.txt").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(out), str(source)])
     assert killed.returncode == -signal.SIGKILL
     assert read_manifest(out).state == "running"
-    with open_workspace("verify", StageConfig(out=out), inputs=[source]) as space:
+    with open_stage_output("verify", StageConfig(out=out), inputs=[source]) as space:
         assert not space.is_finished
         assert space.path("half.txt").read_text() == "half"
     assert read_manifest(out).state == "finished"
 
 
-def test_another_stages_directory_a_file_and_a_torn_manifest_are_refused(tmp_path: Path, source: Path) -> None:
+def test_another_stages_directory_a_file_and_a_torn_manifest_are_refused(
+    tmp_path: Path, source: Path
+) -> None:
     work(tmp_path / "out", source)
-    with pytest.raises(InputError, match="holds the output of verify"), open_workspace("merge", Config(out=tmp_path / "out")):
+    with (
+        pytest.raises(InputError, match="holds the output of verify"),
+        open_stage_output("merge", Config(out=tmp_path / "out")),
+    ):
         pass
-    with pytest.raises(InputError, match="is a file"), open_workspace("verify", Config(out=source)):
+    with (
+        pytest.raises(InputError, match="is a file"),
+        open_stage_output("verify", Config(out=source)),
+    ):
         pass
     (tmp_path / "out" / "manifest.json").write_text('{"stage": "ver')
     with pytest.raises(InputError, match=r"manifest\.json: broken JSON"):

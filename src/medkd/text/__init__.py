@@ -1,0 +1,1 @@
+"""Text, whatever it says: one view for comparing, likeness, lists of diagnoses, tables and their encodings."""

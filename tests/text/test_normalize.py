@@ -1,0 +1,40 @@
+"""Texts that say the same are equal in the normalised view, and every span of it leads back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medkd.text.normalize import make_view, normalize
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("急性膽囊炎", "急性胆囊炎"),
+        ("心房顫動", "心房颤动"),
+        ("１３８１２３４５６７８", "13812345678"),
+        ("138\u200b1234\ufeff5678", "13812345678"),
+        ("2021–03—05", "2021-03-05"),
+        ("电\u00ad话", "电话"),
+        ("cafe\u0301", "café"),
+        ("肺\u3000炎", "肺 炎"),
+        ("㎎", "mg"),
+    ],
+)
+def test_width_script_dashes_and_unseen_marks_make_no_difference(one, other):
+    assert normalize(one) == normalize(other)
+
+
+@given(st.text())
+def test_the_view_holds_the_normalised_text_and_leads_back_in_order(text):
+    view = make_view(text)
+    assert view.text == normalize(text)
+    assert len(view.starts) == len(view.ends) == len(view.text)
+    assert list(view.starts) == sorted(view.starts)
+    for start, end in zip(view.starts, view.ends, strict=True):
+        assert 0 <= start < end <= len(text)
+
+
+@given(st.text())
+def test_lines_stay(text):
+    assert normalize(text).count("\n") >= text.count("\n")
