@@ -18,8 +18,8 @@ from medkd.collect import stage as collect
 from medkd.core.jsonl import write_records
 from medkd.core.records import RawCase
 from medkd.deidentify import stage as deidentify
-from medkd.demo.clinic import generate_cases
-from medkd.demo.site import serve_site
+from medkd.demo.mock_site import serve_site
+from medkd.demo.synthetic_cases import generate_cases
 from medkd.prepare import stage as prepare
 
 IN_ONE = 4

@@ -13,7 +13,7 @@ import jieba
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
-from medkd.demo.clinic import generate_cases
+from medkd.demo.synthetic_cases import generate_cases
 from medkd.grading.overlap import MANY_CHARACTERS, score_pair, score_pairs
 
 N_PAIRS = {150: 300, 1000: 60}

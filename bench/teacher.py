@@ -27,7 +27,7 @@ from pathlib import Path
 from medkd.core import thinking
 from medkd.core.jsonl import write_records
 from medkd.core.records import Question
-from medkd.demo.clinic import generate_cases
+from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
 from medkd.distill.prompts import load_prompt
 

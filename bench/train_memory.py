@@ -15,12 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from medkd.demo.student import build_model
 from medkd.models.libraries import load_libraries
 from medkd.models.load import load_tokenizer, resolve_model
 from medkd.models.model_shape import read_model_shape
 from medkd.train.plan import GIB, Method, estimate_memory
 from medkd.train.stage import Config, make_shape
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+from make_tiny_student import build_model
 
 SIZES = ((256, 8), (384, 10))
 """Width and layers."""

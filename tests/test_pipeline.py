@@ -182,7 +182,7 @@ def test_any_mapping_is_planned_or_refused_in_one_line(content: dict[Any, Any]) 
 def test_the_whole_road_on_own_cases_ends_in_a_report_and_an_unproven_model(
     tmp_path: Path, random_model_dir: Path
 ) -> None:
-    from medkd.demo.clinic import generate_cases
+    from medkd.demo.synthetic_cases import generate_cases
 
     cases = [
         {

@@ -200,8 +200,8 @@ def _start_rehearsal(
     drafts: list[tuple[str, str, dict[str, Any]]], rehearsal: Rehearsal, servers: ExitStack
 ) -> None:
     """Start the case site and the teacher for the steps that name them, on free loopback ports."""
-    from medkd.demo.clinic import generate_cases
-    from medkd.demo.site import serve_site
+    from medkd.demo.mock_site import serve_site
+    from medkd.demo.synthetic_cases import generate_cases
     from medkd.demo.teacher import serve_teacher
 
     for _, stage, fields in drafts:

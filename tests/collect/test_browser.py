@@ -12,8 +12,8 @@ import pytest
 from medkd.collect import browser
 from medkd.collect.stage import Config, run
 from medkd.core.errors import HumanActionRequiredError, InputError
-from medkd.demo.clinic import generate_cases
-from medkd.demo.site import serve_site
+from medkd.demo.mock_site import serve_site
+from medkd.demo.synthetic_cases import generate_cases
 
 CASES = generate_cases(40, seed=3)
 

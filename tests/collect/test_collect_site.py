@@ -15,8 +15,8 @@ from medkd.collect.stage import Config, run
 from medkd.core.errors import HumanActionRequiredError, InputError, StoppedError
 from medkd.core.records import RawCase
 from medkd.core.stage_output import read_manifest
-from medkd.demo.clinic import ClinicCase, generate_cases
-from medkd.demo.site import NOT_FOUND, Answer, CaseSite, serve_site
+from medkd.demo.mock_site import NOT_FOUND, Answer, CaseSite, serve_site
+from medkd.demo.synthetic_cases import SyntheticCase, generate_cases
 
 CASES = generate_cases(105, seed=5)
 
@@ -207,7 +207,7 @@ def test_forbidden_cases_are_counted_and_not_asked_for(tmp_path: Path):
 
 
 def test_a_page_that_parses_to_nothing_is_kept_aside_and_counted(tmp_path: Path):
-    empty = ClinicCase.model_validate({**CASES[0].model_dump(), "sections": {}, "summary": {}})
+    empty = SyntheticCase.model_validate({**CASES[0].model_dump(), "sections": {}, "summary": {}})
     with serve_site([empty, *CASES[1:5]]) as site:
         manifest = run(order_to(site, tmp_path))
     assert manifest.counts.kept == 4 and manifest.counts.dropped == {"unreadable": 1}

@@ -9,8 +9,8 @@ from medkd.collect.stage import Config, run
 from medkd.core.config import make_config
 from medkd.core.errors import HumanActionRequiredError, InputError, StoppedError
 from medkd.core.records import RawCase
-from medkd.demo.clinic import ClinicCase, generate_cases
-from medkd.demo.site import NOT_FOUND, Answer, CaseSite, serve_site
+from medkd.demo.mock_site import NOT_FOUND, Answer, CaseSite, serve_site
+from medkd.demo.synthetic_cases import SyntheticCase, generate_cases
 
 CASES = generate_cases(120, seed=11)
 NEUROLOGY = [case for case in CASES if "神经内科" in case.department]
@@ -27,7 +27,7 @@ def ids_in(out: Path) -> list[str]:
     ]
 
 
-def numbers(cases: list[ClinicCase]) -> list[str]:
+def numbers(cases: list[SyntheticCase]) -> list[str]:
     return [str(case.number) for case in cases]
 
 

@@ -12,8 +12,8 @@ from medkd.collect.pages import (
 )
 from medkd.collect.sections import find_department, is_of_department
 from medkd.core.records import RawCase
-from medkd.demo.clinic import generate_cases
-from medkd.demo.site import layout_of, render_case
+from medkd.demo.mock_site import layout_of, render_case
+from medkd.demo.synthetic_cases import generate_cases
 
 OF_2022 = """<html><body><div class="t20 s_wz">
 <a href="/">首页</a> &gt; <a href="/cull/">病例中心</a> &gt; <a>内科病例</a> &gt; <a>神经内科</a></div>

@@ -13,8 +13,8 @@ from medkd.collect.files import CaseFiles, read_cases
 from medkd.collect.stage import Config, run
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.records import RawCase
-from medkd.demo.clinic import generate_cases
-from medkd.demo.site import render_case
+from medkd.demo.mock_site import render_case
+from medkd.demo.synthetic_cases import generate_cases
 
 HEADINGS = ["编号", "科室", "姓名", "主 诉", "Verlauf", "最终诊断"]
 ROWS = [

@@ -12,7 +12,7 @@ from medkd.deidentify.numbers import is_id_card
 from medkd.deidentify.replace import deidentify, draw_offset
 from medkd.deidentify.rules import VERSION, Category
 from medkd.deidentify.surrogates import Style, Surrogates
-from medkd.demo.clinic import generate_cases
+from medkd.demo.synthetic_cases import generate_cases
 
 
 def make_case(**sections: str) -> RawCase:

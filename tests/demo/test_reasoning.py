@@ -1,9 +1,9 @@
 """The rehearsal teacher's reasoning: it reads the record, cites it as it stands, and comes to the
 known diagnosis."""
 
-from medkd.demo.clinic import generate_cases
-from medkd.demo.corpus import make_documents, record_line
 from medkd.demo.reasoning import explain, solve
+from medkd.demo.synthetic_cases import generate_cases
+from tiny_corpus import make_documents, record_line
 
 
 def test_the_clinic_solves_its_own_cases_from_the_record_alone():

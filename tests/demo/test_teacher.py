@@ -9,9 +9,9 @@ import pytest
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.demo.clinic import generate_cases
 from medkd.demo.dialogue import think
 from medkd.demo.faults import BY_RATE, Fault, FaultPlan, Prefix
+from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 
 MESSAGE = "请根据 <record> 推理。<diagnosis>化脓性脑膜炎</diagnosis><record>【主诉】发热伴头痛3天。【查体】体温39.2℃。</record>"

@@ -21,8 +21,8 @@ from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_records
 from medkd.core.records import Question, Rationale
 from medkd.core.stage_output import read_manifest
-from medkd.demo.clinic import generate_cases
 from medkd.demo.faults import Fault
+from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
 from medkd.distill.bill import bill, render
 from medkd.distill.prompts import load_prompt

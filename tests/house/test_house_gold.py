@@ -6,8 +6,8 @@ import pytest
 from medkd.core import thinking
 from medkd.core.records import Cost, Question, Rationale, RawCase, Usage
 from medkd.deidentify.replace import deidentify
-from medkd.demo.clinic import ClinicCase, generate_cases
 from medkd.demo.reasoning import explain
+from medkd.demo.synthetic_cases import SyntheticCase, generate_cases
 from medkd.grading.diagnosis import grade
 from medkd.prepare.stage import Config as PrepareConfig
 from medkd.prepare.stage import prepare
@@ -16,7 +16,7 @@ from medkd.verify import Config, check_rationale
 NOWHERE = Path("nowhere")
 
 
-def make_raw_case(case: ClinicCase) -> RawCase:
+def make_raw_case(case: SyntheticCase) -> RawCase:
     return RawCase(
         id=f"clinic:{case.number}",
         source="clinic",

@@ -13,7 +13,7 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.prompts import load_prompts
 from medkd.core.records import Case, Question
-from medkd.demo.clinic import generate_cases
+from medkd.demo.synthetic_cases import generate_cases
 from medkd.prepare.stage import Config, draw_split, prepare, run
 
 SYMPTOMS = [

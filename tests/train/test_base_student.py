@@ -9,13 +9,13 @@ from medkd.completers.local import LocalModel
 from medkd.core import thinking
 from medkd.core.completer import Sampling
 from medkd.core.records import Example, Lineage
-from medkd.demo.clinic import generate_cases
-from medkd.demo.corpus import record_line
 from medkd.demo.reasoning import explain
+from medkd.demo.synthetic_cases import generate_cases
 from medkd.models.chat_template import make_messages, render
 from medkd.models.load import load_model
 from medkd.train.preflight import Cause
 from medkd.train.stage import Config, run
+from tiny_corpus import record_line
 
 N_ASKED = 100
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from medkd.core.records import Cost, Question, Rationale, Usage
-from medkd.demo.clinic import generate_cases
 from medkd.demo.reasoning import explain
+from medkd.demo.synthetic_cases import generate_cases
 
 PHRASES: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parent / "rationale_phrases.yaml").read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ from rationale_samples import make_rationale
 
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Checked
-from medkd.demo.clinic import generate_cases
 from medkd.demo.reasoning import explain
+from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.verify import Config, run
 

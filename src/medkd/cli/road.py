@@ -113,8 +113,8 @@ def rehearse(
     """
     import threading
 
-    from medkd.demo.clinic import generate_cases
-    from medkd.demo.site import serve_site
+    from medkd.demo.mock_site import serve_site
+    from medkd.demo.synthetic_cases import generate_cases
     from medkd.demo.teacher import serve_teacher
 
     with (

@@ -1,7 +1,7 @@
 """The rehearsal clinic's hand-written medical knowledge, read from `knowledge/*.yaml`.
 
 Out: departments of families (presenting syndromes), each with three tests and the diseases that
-only the combination of their levels tells apart. Not done here: making cases (`demo.clinic`) and
+only the combination of their levels tells apart. Not done here: making cases (`demo.synthetic_cases`) and
 reasoning from them (`demo.reasoning`).
 """
 
@@ -50,7 +50,7 @@ class Disease(_Frozen):
         return (self.name, *self.aliases)
 
 
-class Lure(_Frozen):
+class Distractor(_Frozen):
     """A misleading finding: which sibling it suggests and why it does not count."""
 
     section: str
@@ -71,7 +71,7 @@ class Family(_Frozen):
     sex: str = ""
     tests: dict[str, Test]
     diseases: tuple[Disease, ...]
-    lures: tuple[Lure, ...]
+    distractors: tuple[Distractor, ...]
 
     def means(self, disease: Disease) -> list[str]:
         """Give what each test means in this disease, in the order of the tests."""

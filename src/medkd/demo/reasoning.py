@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from medkd.demo.knowledge import Disease, Family, Lure, load_knowledge, pattern_of
+from medkd.demo.knowledge import Disease, Distractor, Family, load_knowledge, pattern_of
 
 _SECTION = re.compile(r"【([^】]+)】([^【]*)")
 _ABNORMAL = re.compile(
@@ -35,10 +35,10 @@ class Reading:
                     for match in pattern_of(template).finditer(record):
                         if _is_in_range(template, match.group()):
                             self.levels[name] = (level_name, match.group())
-        self.lures: list[tuple[Lure, str]] = [
-            (lure, match.group())
-            for lure in family.lures
-            if (match := pattern_of(lure.text).search(record))
+        self.distractors: list[tuple[Distractor, str]] = [
+            (distractor, match.group())
+            for distractor in family.distractors
+            if (match := pattern_of(distractor.text).search(record))
         ]
 
     def diagnose(self) -> Disease | None:
@@ -88,7 +88,7 @@ def explain(record: str, diagnosis: str, seed: int = 0) -> str:
 
 
 def explain_reading(
-    reading: Reading, disease: Disease, rng: random.Random, weighs_lures: bool = False
+    reading: Reading, disease: Disease, rng: random.Random, weighs_distractors: bool = False
 ) -> str:
     """Write the reasoning over the complete reading of a record; misleading findings are passed
     over unless they are to be weighed."""
@@ -99,9 +99,10 @@ def explain_reading(
     for name, test in family.tests.items():
         level, text = reading.levels[name]
         lines.append(f"{text}，提示{test.levels[level].means}。")
-    if weighs_lures:
+    if weighs_distractors:
         lines += [
-            f"{text}虽可见于{lure.suggests}，但{lure.dismissed}。" for lure, text in reading.lures
+            f"{text}虽可见于{distractor.suggests}，但{distractor.dismissed}。"
+            for distractor, text in reading.distractors
         ]
     lines.append(f"{'、'.join(family.means(disease))}并存，{disease.because}，符合{disease.name}。")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from medkd.core.errors import InputError, from_os_error
-from medkd.demo.clinic import ClinicCase
+from medkd.demo.synthetic_cases import SyntheticCase
 
 PAGE_SIZE = 20
 """Cases on one page of a list."""
@@ -53,7 +53,7 @@ class CaseSite:
     cookie that passing the slider gives, until `pass_verification` opens it to all.
     """
 
-    def __init__(self, cases: Sequence[ClinicCase], verify_after: int | None = None) -> None:
+    def __init__(self, cases: Sequence[SyntheticCase], verify_after: int | None = None) -> None:
         self.base_url = ""
         self.asked: list[str] = []
         """Method and path of every request, in order."""
@@ -142,7 +142,7 @@ def _wrap(html: str, page: int) -> Answer:
 
 @contextmanager
 def serve_site(
-    cases: Sequence[ClinicCase], port: int = 0, verify_after: int | None = None
+    cases: Sequence[SyntheticCase], port: int = 0, verify_after: int | None = None
 ) -> Generator[CaseSite, None, None]:
     """Serve cases on a loopback port (0 takes a free one) while the context is open.
 
@@ -220,7 +220,7 @@ def _handler(site: CaseSite) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _list_items(cases: Sequence[ClinicCase]) -> list[tuple[int, str]]:
+def _list_items(cases: Sequence[SyntheticCase]) -> list[tuple[int, str]]:
     """List the cases, with an item in between here and there whose page is gone."""
     taken = {case.number for case in cases}
     gone = max(taken, default=0) + 1000
@@ -237,7 +237,7 @@ def layout_of(number: int) -> str:
     return "oldest" if number % 10 == 7 else "of_2022" if number % 5 == 3 else "newest"
 
 
-def render_case(case: ClinicCase) -> str:
+def render_case(case: SyntheticCase) -> str:
     """Write a case's page."""
     sections = case.sections
     everything = [*{**sections, **case.summary}.items()]

@@ -21,7 +21,7 @@ def test_the_student_is_at_most_ten_megabytes_and_holds_no_pickle():
 
 
 def test_every_common_hanzi_is_one_token(tokenizer):
-    from medkd.demo.corpus import common_hanzi
+    from tiny_corpus import common_hanzi
 
     assert len(common_hanzi()) == 3755
     assert all(len(ids) == 1 for ids in tokenizer(common_hanzi())["input_ids"])
@@ -48,7 +48,7 @@ def test_the_shipped_student_stops_on_the_tokens_it_was_trained_to_end_with(toke
 def test_a_saved_tokenizer_numbers_its_tokens_as_it_did_in_training(tmp_path):
     from transformers import AutoTokenizer
 
-    from medkd.demo.student import SPECIAL_TOKENS, train_tokenizer
+    from make_tiny_student import SPECIAL_TOKENS, train_tokenizer
 
     made = train_tokenizer(["发热三天，咳嗽有痰。"] * 3)
     made.save_pretrained(tmp_path)
@@ -64,13 +64,13 @@ def test_the_context_is_four_thousand_tokens():
 
 def test_the_card_says_what_it_was_trained_on():
     card = (tiny_dir() / "README.md").read_text(encoding="utf-8")
-    assert "medkd.demo.student" in card and "No real patient" in card
+    assert "make_tiny_student.py" in card and "No real patient" in card
 
 
 def test_the_script_makes_a_student_of_the_same_shape(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from medkd.demo.student import make_student
+    from make_tiny_student import make_student
 
     make_student(tmp_path, n_documents=150, seed=1)
     shipped = json.loads((tiny_dir() / "config.json").read_text())

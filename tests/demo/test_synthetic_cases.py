@@ -1,7 +1,7 @@
 """The rehearsal clinic: its knowledge is consistent, its cases are what they say."""
 
-from medkd.demo.clinic import generate_cases, make_id_card
 from medkd.demo.knowledge import load_knowledge
+from medkd.demo.synthetic_cases import generate_cases, make_id_card
 
 
 def test_the_clinic_knows_at_least_sixty_diseases_in_eight_departments():
@@ -29,7 +29,7 @@ def test_no_single_test_tells_a_whole_family_apart():
             )
 
 
-def test_complaints_history_and_lures_do_not_name_a_disease_of_the_family():
+def test_complaints_history_and_distractors_do_not_name_a_disease_of_the_family():
     for family in load_knowledge().families:
         said = "".join(
             [
@@ -37,7 +37,7 @@ def test_complaints_history_and_lures_do_not_name_a_disease_of_the_family():
                 *family.history,
                 *family.examination,
                 family.management,
-                *(x.text for x in family.lures),
+                *(x.text for x in family.distractors),
             ]
         )
         assert not [disease.name for disease in family.diseases if disease.name in said]

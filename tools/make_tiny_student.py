@@ -1,10 +1,10 @@
 """Make `medkd:tiny`, the shipped student: a Qwen2-shaped base of a few MB that knows the clinic and
 does not think.
 
-`python -m medkd.demo.student --out DIR` makes it again: tokenizer, base model, template, card;
+`python tools/make_tiny_student.py --out DIR` makes it again: tokenizer, base model, template, card;
 about half an hour on two cores. With `--like medkd:tiny`, `--width` and `--layers` it makes a
 relative of another size that shares its vocabulary.
-In: `demo.corpus`. Out: a model folder that plain `transformers` loads. Not done here: LoRA (`medkd
+In: `tiny_corpus`. Out: a model folder that plain `transformers` loads. Not done here: LoRA (`medkd
 train`).
 """
 
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 from medkd.core.jsonl import write_json, write_text
 from medkd.core.progress import Bar
 from medkd.core.thinking import CLOSE, OPEN
-from medkd.demo.corpus import Document, common_hanzi, make_documents
 from medkd.models.chat_template import PLAIN_CHATML, TEXT_END, TURN_END, TURN_START
+from tiny_corpus import Document, common_hanzi, make_documents
 
 if TYPE_CHECKING:
     import torch
@@ -261,7 +261,7 @@ library_name: transformers
 ---
 # {name}
 
-A base student of MedKD's rehearsal world: Qwen2-shaped, made from scratch by `python -m medkd.demo.student` on text that
+A base student of MedKD's rehearsal world: Qwen2-shaped, made from scratch by `python tools/make_tiny_student.py` on text that
 the project generates itself from its own hand-written knowledge base. No real patient, no outside text, no outside weights.
 
 It read facts of {len(set(_diseases()))} diseases, copied findings out of synthetic records, and answered synthetic cases at once.

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from medkd.demo.clinic import ClinicCase, generate_cases
 from medkd.demo.knowledge import Disease, Family, fill, load_knowledge
 from medkd.demo.reasoning import Reading, explain_reading
+from medkd.demo.synthetic_cases import SyntheticCase, generate_cases
 
 CASE_SEED = 990_001
 """Cases of the corpus are drawn from a seed of their own, never one that a demo uses."""
@@ -44,7 +44,7 @@ def conversation(question: str, answer: str) -> Document:
     )
 
 
-def record_line(case: ClinicCase) -> str:
+def record_line(case: SyntheticCase) -> str:
     """Write a case in one line as `prepare` does, without identifiers and without its planted
     leaks."""
     line = " ".join(
@@ -61,7 +61,7 @@ def make_documents(n: int, n_cases: int, seed: int) -> list[Document]:
     """Make `n` documents; the ones that answer a case draw on `n_cases` distinct cases."""
     rng = random.Random(seed)
     cases = generate_cases(n_cases, CASE_SEED)
-    kinds: list[tuple[float, Callable[[random.Random, list[ClinicCase]], Document]]] = [
+    kinds: list[tuple[float, Callable[[random.Random, list[SyntheticCase]], Document]]] = [
         (0.10, _state_levels),
         (0.08, _state_patterns),
         (0.06, _ask_pattern),
@@ -88,7 +88,7 @@ def _draw_finding(
     return fill(rng.choice(level.texts), rng), level.means
 
 
-def _state_levels(rng: random.Random, _: list[ClinicCase]) -> Document:
+def _state_levels(rng: random.Random, _: list[SyntheticCase]) -> Document:
     lines: list[str] = []
     for _i in range(2):
         family, disease = _draw_family(rng)
@@ -98,7 +98,7 @@ def _state_levels(rng: random.Random, _: list[ClinicCase]) -> Document:
     return Document("", "\n".join(lines) + "\n")
 
 
-def _state_patterns(rng: random.Random, _: list[ClinicCase]) -> Document:
+def _state_patterns(rng: random.Random, _: list[SyntheticCase]) -> Document:
     lines: list[str] = []
     for _i in range(4):
         family, disease = _draw_family(rng)
@@ -114,7 +114,7 @@ def _state_patterns(rng: random.Random, _: list[ClinicCase]) -> Document:
     return Document("", "\n".join(lines) + "\n")
 
 
-def _ask_pattern(rng: random.Random, _: list[ClinicCase]) -> Document:
+def _ask_pattern(rng: random.Random, _: list[SyntheticCase]) -> Document:
     family, disease = _draw_family(rng)
     return conversation(
         f"{family.name}，{'、'.join(family.means(disease))}，是什么病？", disease.name
@@ -151,7 +151,7 @@ def common_hanzi() -> list[str]:
     return [code.decode("gb2312") for code in codes if not (code[0] == 0xD7 and code[1] > 0xF9)]
 
 
-def _copy_findings(rng: random.Random, _: list[ClinicCase]) -> Document:
+def _copy_findings(rng: random.Random, _: list[SyntheticCase]) -> Document:
     """Copy findings, or characters in any order, which leaves no common one untrained."""
     if rng.random() < 0.4:
         text = "".join(rng.choices(common_hanzi(), k=rng.randint(8, 24)))
@@ -160,7 +160,7 @@ def _copy_findings(rng: random.Random, _: list[ClinicCase]) -> Document:
     return conversation(f"抄写：{listed}", listed)
 
 
-def _look_up_findings(rng: random.Random, _: list[ClinicCase]) -> Document:
+def _look_up_findings(rng: random.Random, _: list[SyntheticCase]) -> Document:
     """Find what was asked for in a list, by its name."""
     findings = _draw_strange_findings(rng, rng.randint(4, 9))
     wanted = rng.sample(findings, 3)
@@ -170,32 +170,32 @@ def _look_up_findings(rng: random.Random, _: list[ClinicCase]) -> Document:
     )
 
 
-def _extract_findings(rng: random.Random, cases: list[ClinicCase]) -> Document:
+def _extract_findings(rng: random.Random, cases: list[SyntheticCase]) -> Document:
     """Copy the decisive findings out of a record: the skill that citing needs."""
     case = rng.choice(cases)
     clues = "；".join(clue.text for clue in case.clues)
     return conversation(f"摘录有鉴别意义的检查。{record_line(case)}", clues)
 
 
-def _think_when_asked(rng: random.Random, _: list[ClinicCase]) -> Document:
+def _think_when_asked(rng: random.Random, _: list[SyntheticCase]) -> Document:
     family, disease = _draw_family(rng)
     findings = [_draw_finding(family, disease, test, rng)[0] for test in family.tests]
-    lures = [fill(x.text, rng) for x in family.lures if x.suggests != disease.name]
+    distractors = [fill(x.text, rng) for x in family.distractors if x.suggests != disease.name]
     if rng.random() < 0.5:
-        findings.append(rng.choice(lures))
+        findings.append(rng.choice(distractors))
     findings += [
         fill(text, rng)
         for text in rng.sample(load_knowledge().common["examination"], rng.randint(0, 3))
     ]
     rng.shuffle(findings)
     listed = "；".join(findings)
-    thought = explain_reading(Reading(family, listed), disease, rng, weighs_lures=True)
+    thought = explain_reading(Reading(family, listed), disease, rng, weighs_distractors=True)
     return conversation(
         f"先思考，再作答。{family.name}：{listed}。",
         f"<think>\n{thought}\n</think>\n\n{disease.name}",
     )
 
 
-def _answer_case(rng: random.Random, cases: list[ClinicCase]) -> Document:
+def _answer_case(rng: random.Random, cases: list[SyntheticCase]) -> Document:
     case = rng.choice(cases)
     return conversation(record_line(case), case.diagnosis[0])

@@ -10,8 +10,8 @@ import pytest
 
 from medkd.collect.pages import is_verification, parse_case, parse_list
 from medkd.core.errors import InputError
-from medkd.demo.clinic import ClinicCase, generate_cases
-from medkd.demo.site import MISSING_EVERY, PAGE_SIZE, CaseSite, serve_site
+from medkd.demo.mock_site import MISSING_EVERY, PAGE_SIZE, CaseSite, serve_site
+from medkd.demo.synthetic_cases import SyntheticCase, generate_cases
 
 CASES = generate_cases(55, seed=3)
 XHR = {"X-Requested-With": "XMLHttpRequest"}
@@ -51,7 +51,7 @@ def test_a_case_page_says_all_the_clinic_wrote():
 
 def test_hostile_text_is_escaped():
     hostile = '<script>alert(1)</script><img src=x onerror="alert(2)">&amp;'
-    case = ClinicCase.model_validate(
+    case = SyntheticCase.model_validate(
         {
             **CASES[0].model_dump(),
             "title": hostile,

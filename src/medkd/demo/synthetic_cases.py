@@ -3,7 +3,7 @@ anywhere.
 
 In: a number of cases and a seed. Out: cases in the sections of a medical site, with planted
 identifiers and planted leaks of their own answer, each known. Not done here: serving them
-(`demo.site`), reasoning about them (`demo.reasoning`).
+(`demo.mock_site`), reasoning about them (`demo.reasoning`).
 """
 
 import random
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from medkd.demo.knowledge import Department, Disease, Family, Knowledge, fill, load_knowledge
 
 FIRST_NUMBER = 61001
-LURE_RATE = 0.6
+DISTRACTOR_RATE = 0.6
 
 
 class Clue(BaseModel):
@@ -26,7 +26,7 @@ class Clue(BaseModel):
     means: str
 
 
-class ClinicCase(BaseModel):
+class SyntheticCase(BaseModel):
     """One synthetic case and the truth about it."""
 
     model_config = ConfigDict(frozen=True)
@@ -43,7 +43,7 @@ class ClinicCase(BaseModel):
     """Phrases planted in the sections that tell the answer."""
 
 
-def generate_cases(n: int, seed: int) -> list[ClinicCase]:
+def generate_cases(n: int, seed: int) -> list[SyntheticCase]:
     """Generate `n` cases, the diseases in turn, in an order drawn from the seed."""
     knowledge = load_knowledge()
     rng = random.Random(seed)
@@ -60,16 +60,16 @@ def _make_case(
     disease: Disease,
     knowledge: Knowledge,
     rng: random.Random,
-) -> ClinicCase:
+) -> SyntheticCase:
     common = knowledge.common
     is_child = department.parent == "儿科"
     age = rng.randint(*family.age)
     sex = family.sex or rng.choice(["男", "女"])
     occupation = "" if is_child else "，" + rng.choice(common["occupations"])
     clues = tuple(_draw_clue(family, disease, name, rng) for name in family.tests)
-    lures = (
-        [rng.choice([x for x in family.lures if x.suggests != disease.name])]
-        if rng.random() < LURE_RATE
+    distractors = (
+        [rng.choice([x for x in family.distractors if x.suggests != disease.name])]
+        if rng.random() < DISTRACTOR_RATE
         else []
     )
     complaint = fill(rng.choice(family.complaints), rng)
@@ -80,8 +80,8 @@ def _make_case(
         fill(text, rng)
         for text in rng.sample(common["child_past" if is_child else "past"], rng.randint(1, 2))
     ]
-    lured = {
-        section: [fill(x.text, rng) for x in lures if x.section == section]
+    distracting = {
+        section: [fill(x.text, rng) for x in distractors if x.section == section]
         for section in ("现病史", "既往史")
     }
     stated = [fill(rng.choice(family.examination), rng).rstrip("。")]
@@ -97,14 +97,14 @@ def _make_case(
         "基本信息": f"{sex}，{age}岁{occupation}",
         "主诉": complaint + "。",
         "现病史": identities.open_history()
-        + "。".join([history, *lured["现病史"]])
+        + "。".join([history, *distracting["现病史"]])
         + "。病程中"
         + "，".join(negatives)
         + "。"
         + _leak(
             leaks, 0.2, rng, [f"外院曾考虑{disease.name}，", f"门诊拟诊“{disease.name}”收入院。"]
         ),
-        "既往史": "，".join(past + lured["既往史"]) + "。" + identities.mention_relative(),
+        "既往史": "，".join(past + distracting["既往史"]) + "。" + identities.mention_relative(),
         "查体": "，".join(stated + examined) + "。",
         "辅助检查": "，".join(labs)
         + "。"
@@ -129,7 +129,7 @@ def _make_case(
         "治疗结果": "好转",
         "病案重点": family.name,
     }
-    return ClinicCase(
+    return SyntheticCase(
         number=number,
         title=f"{sex}性{age}岁{complaint}病例分享",
         department=(department.parent, department.department),
