@@ -57,7 +57,7 @@ def start(page, *words: str) -> None:
     page.get_by_text("started; medkd logs").wait_for(timeout=60_000)
 
 
-def find_run(out: Path) -> background_jobs.Run:
+def find_run(out: Path) -> background_jobs.Job:
     """Find the newest detached run that writes there."""
     return next(run for run in reversed(background_jobs.list_runs()) if jobs.find_out(run) == out)
 
