@@ -12,7 +12,7 @@ from typing import Any
 
 from medkd.cli import settle_for_torch
 from medkd.completers import ctranslate2_engine
-from medkd.completers.local import LocalModel
+from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.models.load import LoadedModel, load_model, load_tokenizer, resolve_model
 
@@ -78,9 +78,10 @@ def main() -> None:
                 ctranslate2_engine.open_ctranslate2(LoadedModel(model, tokenizer), batch_size),
                 prompts,
             )
-            full = measure(LocalModel(LoadedModel(model, tokenizer), batch_size), prompts)
+            full = measure(TransformersEngine(LoadedModel(model, tokenizer), batch_size), prompts)
             half = measure(
-                LocalModel(LoadedModel(model.to(torch.bfloat16), tokenizer), batch_size), prompts
+                TransformersEngine(LoadedModel(model.to(torch.bfloat16), tokenizer), batch_size),
+                prompts,
             )
             model.float()
             print(

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from medkd.completers.local import LocalModel
+from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.core.records import Example
 from medkd.models.chat_template import make_messages, render
@@ -70,7 +70,7 @@ def main() -> None:
     prompts = [render(tokenizer, make_messages(example.input)) for example in examples]
 
     def answer(model) -> dict[int, str]:
-        local = LocalModel(LoadedModel(model, tokenizer), batch_size=N_ROWS)
+        local = TransformersEngine(LoadedModel(model, tokenizer), batch_size=N_ROWS)
         return {
             at: generation.text
             for at, generation in local.generate(prompts, Sampling(max_tokens=256))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from medkd.cli import SPINS, settle_for_torch
 from medkd.completers.ctranslate2_engine import CTranslate2Model, open_ctranslate2
-from medkd.completers.local import LocalModel
+from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.models.chat_template import find_plain_template, make_messages, render
 from medkd.models.load import load_model
@@ -39,7 +39,7 @@ def write_rows(folder: Path, questions: list[dict]) -> None:
 
 
 def generate_ours(
-    model: LocalModel | CTranslate2Model, prompts: list[str]
+    model: TransformersEngine | CTranslate2Model, prompts: list[str]
 ) -> tuple[float, list[str]]:
     """Generate; gives samples a second and the texts."""
     started = time.perf_counter()
@@ -98,7 +98,7 @@ def main() -> None:
         prompts = [render(loaded.tokenizer, make_messages(q["input"]), template) for q in questions]
         for batch_size in given.batch_sizes:
             ours, texts = generate_ours(open_ctranslate2(loaded, batch_size), prompts)
-            plain, plain_texts = generate_ours(LocalModel(loaded, batch_size), prompts)
+            plain, plain_texts = generate_ours(TransformersEngine(loaded, batch_size), prompts)
             folder = Path(place) / f"rows-{batch_size}"
             folder.mkdir()
             write_rows(folder, questions)

@@ -97,8 +97,8 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
 
     from transformers import PreTrainedTokenizerFast
 
+    from medkd.models.inspect import ModelShape
     from medkd.models.load import load_tokenizer, tiny_dir
-    from medkd.models.model_shape import ModelShape
     from medkd.train.rows import TokenRow
     from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_trainer_config
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from medkd.completers.local import LocalModel
+from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
 from medkd.core.completer import Sampling
 from medkd.core.jsonl import RecordReader
@@ -32,9 +32,8 @@ from medkd.models.chat_template import (
     make_messages,
     render,
 )
-from medkd.models.libraries import load_libraries
-from medkd.models.load import LoadedModel, load_model, tiny_dir
-from medkd.models.model_shape import read_model_shape
+from medkd.models.inspect import read_model_shape
+from medkd.models.load import LoadedModel, load_libraries, load_model, tiny_dir
 from medkd.train.rows import IGNORED, TokenRow, make_rows
 from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_trainer_config
 
@@ -134,7 +133,7 @@ def ask(
     has_template: bool = True,
 ) -> dict[str, float]:
     """Ask questions and score the answers; `stops` are the only tokens that end one."""
-    model = LocalModel(student.loaded, 64, is_looping)
+    model = TransformersEngine(student.loaded, 64, is_looping)
     model.stop_ids = list(stops) if stops else model.stop_ids
     template = find_plain_template(student.loaded.tokenizer)
     prompts = [

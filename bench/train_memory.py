@@ -15,9 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from medkd.models.libraries import load_libraries
-from medkd.models.load import load_tokenizer, resolve_model
-from medkd.models.model_shape import read_model_shape
+from medkd.models.inspect import read_model_shape
+from medkd.models.load import load_libraries, load_tokenizer, resolve_model
 from medkd.train.plan import GIB, Method, estimate_memory
 from medkd.train.stage import Config, make_shape
 

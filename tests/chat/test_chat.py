@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.chat import speakers
+from medkd.chat import backends
+from medkd.chat.backends import EndpointBackend, LocalBackend, Reply, Splitter, open_backend
 from medkd.chat.session import Config, Conversation, chat
-from medkd.chat.speakers import LocalSpeaker, RemoteSpeaker, Said, Splitter, find_speaker
 from medkd.core.completer import Message, Sampling
 from medkd.core.errors import InputError
 from medkd.core.thinking import write
@@ -23,7 +23,7 @@ class Parrot:
     """Says what it was told to, and keeps what it was asked."""
 
     def __init__(self, name="parrot", said=None):
-        self.name, self.said, self.heard = name, said or Said("because", "flu", "stop"), []
+        self.name, self.said, self.heard = name, said or Reply("because", "flu", "stop"), []
 
     def say(self, turns, sampling, on_piece):
         self.heard.append([(turn.role, turn.content) for turn in turns])
@@ -73,7 +73,7 @@ def test_thinking_is_shown_or_folded_away(capsys):
     ],
 )
 def test_an_answer_that_did_not_end_by_itself_carries_a_note(capsys, why, note):
-    talk("fever?", said=Said("", "flu flu flu", why))
+    talk("fever?", said=Reply("", "flu flu flu", why))
     assert note in capsys.readouterr().out
 
 
@@ -102,21 +102,21 @@ def test_reasoning_and_answer_are_told_apart_wherever_the_stream_is_cut(reasonin
 
 
 def test_a_tuned_student_thinks_answers_and_stops(random_model_dir, trained_dir):
-    speaker = find_speaker(str(trained_dir))
-    assert isinstance(speaker, LocalSpeaker)
+    speaker = open_backend(str(trained_dir))
+    assert isinstance(speaker, LocalBackend)
     pieces = []
     said = speaker.say(
         [Message(role="user", content="case 24: sign a")],
         Sampling(max_tokens=96),
         lambda *piece: pieces.append(piece),
     )
-    assert said == Said("sign a means flu", "flu", "stop")
+    assert said == Reply("sign a means flu", "flu", "stop")
     assert "".join(text for text, is_reasoning in pieces if is_reasoning).strip() == said.reasoning
 
 
 def test_a_model_that_repeats_itself_is_cut_off(random_model_dir, monkeypatch):
-    monkeypatch.setattr(speakers, "is_looping", lambda text: True)
-    speaker = LocalSpeaker(
+    monkeypatch.setattr(backends, "is_looping", lambda text: True)
+    speaker = LocalBackend(
         "random", load_model(str(random_model_dir), device="cpu", dtype="float32")
     )
     said = speaker.say(
@@ -129,8 +129,8 @@ def test_a_model_that_repeats_itself_is_cut_off(random_model_dir, monkeypatch):
 
 def test_an_endpoint_is_talked_to_by_model_and_address():
     with serve_teacher() as teacher:
-        speaker = find_speaker(f"any@{teacher.base_url}")
-        assert isinstance(speaker, RemoteSpeaker)
+        speaker = open_backend(f"any@{teacher.base_url}")
+        assert isinstance(speaker, EndpointBackend)
         talked = Conversation(speaker)
         said = talked.ask(
             "【主诉】发热3天。", "", Sampling(max_tokens=500), lambda piece, is_reasoning: None
@@ -141,13 +141,13 @@ def test_an_endpoint_is_talked_to_by_model_and_address():
 
 def test_names_that_stand_for_nobody_are_one_line(tmp_path):
     with pytest.raises(InputError, match="unknown provider"):
-        find_speaker("some@nobody")
+        open_backend("some@nobody")
     with pytest.raises(InputError, match="leave --adapter out"):
-        find_speaker("some@http://127.0.0.1:9/v1", tmp_path)
+        open_backend("some@http://127.0.0.1:9/v1", tmp_path)
     with pytest.raises(InputError, match="no such folder"):
-        find_speaker("./nowhere")
+        open_backend("./nowhere")
     with pytest.raises(InputError, match="check the address"):
-        find_speaker("some@http://127.0.0.1:9/v1").say(
+        open_backend("some@http://127.0.0.1:9/v1").say(
             [Message(role="user", content="?")], Sampling(), lambda piece, is_reasoning: None
         )
 

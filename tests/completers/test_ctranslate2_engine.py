@@ -4,7 +4,11 @@ import pytest
 
 from medkd.completers import ctranslate2_engine
 from medkd.completers.ctranslate2_engine import _Batch, is_usable, open_ctranslate2
-from medkd.completers.local import LOOP_CHECK_INTERVAL, LocalModel, UnusableError
+from medkd.completers.transformers_engine import (
+    LOOP_CHECK_INTERVAL,
+    EngineUnavailableError,
+    TransformersEngine,
+)
 from medkd.core.completer import Sampling
 from medkd.core.records import FinishReason
 from medkd.models.load import load_model
@@ -39,7 +43,7 @@ def test_every_token_and_every_end_is_that_of_the_other_generator(
 ):
     loaded = request.getfixturevalue(which)
     sampling = Sampling(max_tokens=70)
-    expected = generate(LocalModel(loaded), prompts, sampling)
+    expected = generate(TransformersEngine(loaded), prompts, sampling)
     assert {g.finish_reason for g in expected} <= {FinishReason.STOP, FinishReason.LENGTH}
     assert generate(open_ctranslate2(loaded, batch_size), prompts, sampling) == expected
 
@@ -49,7 +53,7 @@ def test_a_loop_is_stopped_at_the_token_where_the_other_generator_stops_it(train
         return "!" in text or len(text) % 2 == 0
 
     sampling = Sampling(max_tokens=2 * LOOP_CHECK_INTERVAL + 5)
-    expected = generate(LocalModel(trained, 4, loops), prompts, sampling)
+    expected = generate(TransformersEngine(trained, 4, loops), prompts, sampling)
     assert FinishReason.LOOP in {g.finish_reason for g in expected}
     assert generate(open_ctranslate2(trained, 4, loops), prompts, sampling) == expected
 
@@ -106,10 +110,10 @@ def test_a_large_model_and_an_unknown_shape_cannot_be_opened(trained, monkeypatc
             intermediate_size=8,
         )
     )
-    with pytest.raises(UnusableError, match="BertConfig"):
+    with pytest.raises(EngineUnavailableError, match="BertConfig"):
         open_ctranslate2(trained._replace(model=unknown), 2)
     monkeypatch.setattr(ctranslate2_engine, "MOST_PARAMETERS", 1000)
-    with pytest.raises(UnusableError, match="more than 1,000 parameters"):
+    with pytest.raises(EngineUnavailableError, match="more than 1,000 parameters"):
         open_ctranslate2(trained, 2)
 
 
@@ -118,13 +122,15 @@ def test_a_model_that_was_not_converted_truly_or_runs_code_of_its_own_cannot_be_
 ):
     other = load_model(str(random_model_dir), device="cpu", dtype="float32")
     with monkeypatch.context() as patch:
-        patch.setattr(ctranslate2_engine, "LocalModel", lambda loaded: LocalModel(other))
-        with pytest.raises(UnusableError, match="writes otherwise"):
+        patch.setattr(
+            ctranslate2_engine, "TransformersEngine", lambda loaded: TransformersEngine(other)
+        )
+        with pytest.raises(EngineUnavailableError, match="writes otherwise"):
             open_ctranslate2(trained, 2)
 
     class Odd(type(trained.model)):
         pass
 
     odd = Odd(trained.model.config)
-    with pytest.raises(UnusableError, match="code of its own"):
+    with pytest.raises(EngineUnavailableError, match="code of its own"):
         open_ctranslate2(trained._replace(model=odd), 2)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from medkd.completers import drafts
 from medkd.completers.batch import Batch
 from medkd.completers.drafts import Continuations, Drafter
-from medkd.completers.local import LocalModel
+from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.models.load import LoadedModel, load_model
 
@@ -77,20 +77,24 @@ def test_guesses_are_at_most_as_many_as_asked_and_met_before(prompt, written, n)
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_no_guess_right_or_wrong_changes_a_text(trained, prompts, sampling, monkeypatch):
-    honest = dict(LocalModel(trained, 4).generate(prompts, sampling))
+    honest = dict(TransformersEngine(trained, 4).generate(prompts, sampling))
     twice = dict(
-        LocalModel(trained, 1).generate([prompt for prompt in prompts for _ in "12"], sampling)
+        TransformersEngine(trained, 1).generate(
+            [prompt for prompt in prompts for _ in "12"], sampling
+        )
     )
     assert [twice[2 * at + 1] for at in range(len(prompts))] == [
         honest[at] for at in range(len(prompts))
     ], "guesses nearly all right"
     monkeypatch.setattr(Drafter, "guess", lambda *_: [])
-    assert dict(LocalModel(trained, 4).generate(prompts, sampling)) == honest, "no guesses"
+    assert dict(TransformersEngine(trained, 4).generate(prompts, sampling)) == honest, "no guesses"
     wild = random.Random(5)
     monkeypatch.setattr(
         Drafter, "guess", lambda *_: [wild.randrange(20) for _ in range(wild.randrange(9))]
     )
-    assert dict(LocalModel(trained, 4).generate(prompts, sampling)) == honest, "wild guesses"
+    assert dict(TransformersEngine(trained, 4).generate(prompts, sampling)) == honest, (
+        "wild guesses"
+    )
 
 
 def test_right_guesses_save_steps(trained, prompts, monkeypatch):
@@ -104,7 +108,7 @@ def test_right_guesses_save_steps(trained, prompts, monkeypatch):
     monkeypatch.setattr(Batch, "_judge", count)
     first, second = (
         generation
-        for _, generation in LocalModel(trained, 1).generate(
+        for _, generation in TransformersEngine(trained, 1).generate(
             [prompts[0]] * 2, Sampling(max_tokens=60)
         )
     )
@@ -132,7 +136,7 @@ def test_a_model_whose_cache_forgets_is_not_guessed_for(trained, prompts):
     model = Qwen2ForCausalLM(config).double().eval()
     assert "sliding_attention" in config.layer_types
     together = dict(
-        LocalModel(LoadedModel(model, trained.tokenizer), 4).generate(
+        TransformersEngine(LoadedModel(model, trained.tokenizer), 4).generate(
             prompts, Sampling(max_tokens=30)
         )
     )

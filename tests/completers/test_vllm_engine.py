@@ -4,8 +4,13 @@ import pytest
 
 from fake_vllm import FakeEngine
 from medkd.completers import vllm_engine
-from medkd.completers.local import LocalModel, UnusableError, decode, draw_seed
-from medkd.completers.vllm_engine import VllmModel, is_usable, list_parameters, open_vllm
+from medkd.completers.transformers_engine import (
+    EngineUnavailableError,
+    TransformersEngine,
+    decode,
+    draw_seed,
+)
+from medkd.completers.vllm_engine import VllmEngine, is_usable, list_parameters, open_vllm
 from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason
@@ -18,7 +23,7 @@ LONG = Sampling(max_tokens=200)
 @pytest.fixture(scope="module")
 def base(random_model_dir):
     """A model that writes on and on, now and then to its end."""
-    return LocalModel(load_model(str(random_model_dir), device="cpu", dtype="float32"))
+    return TransformersEngine(load_model(str(random_model_dir), device="cpu", dtype="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def make_model(base, prompts, expected, is_looping=None, max_length=2048, **sett
     written = {
         tuple(encode(base.tokenizer, prompt)): expected[at].ids for at, prompt in enumerate(prompts)
     }
-    return VllmModel(
+    return VllmEngine(
         FakeEngine(written, **settings), dict, base.tokenizer, base.stop_ids, max_length, is_looping
     )
 
@@ -73,7 +78,7 @@ def test_a_loop_is_let_go_of_at_the_token_where_the_other_generator_stops_it(
 ):
     model = make_model(base, prompts, expected, lambda text: True, n_a_step=n_a_step)
     found = dict(model.generate(prompts, LONG))
-    stopping = LocalModel((base.model, base.tokenizer), is_looping=lambda text: True)
+    stopping = TransformersEngine((base.model, base.tokenizer), is_looping=lambda text: True)
     assert found == dict(stopping.generate(prompts, LONG))
     assert FinishReason.LOOP in {g.finish_reason for g in found.values()}
     assert not model.engine.rows
@@ -155,7 +160,8 @@ def test_vllm_generates_where_it_is_installed_and_a_gpu_computes(tmp_path, monke
 def test_why_it_cannot_be_opened_is_said_in_one_line(random_model_dir, base, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(
-        UnusableError, match=r"^ModuleNotFoundError: import of vllm halted; None in sys.modules$"
+        EngineUnavailableError,
+        match=r"^ModuleNotFoundError: import of vllm halted; None in sys.modules$",
     ):
         open_vllm(random_model_dir, base.tokenizer, "float32", 100, 4)
 
@@ -172,7 +178,8 @@ def test_a_model_that_opens_and_cannot_draw_a_token_cannot_be_opened(
     engine = Broken({tuple(encode(base.tokenizer, "?")): [5]})
     monkeypatch.setattr(vllm_engine, "_open_engine", lambda *_: (engine, dict))
     with pytest.raises(
-        UnusableError, match=r"^RuntimeError: Unsupported CPU attention configuration: head_dim=16"
+        EngineUnavailableError,
+        match=r"^RuntimeError: Unsupported CPU attention configuration: head_dim=16",
     ):
         open_vllm(random_model_dir, base.tokenizer, "float32", 100, 4)
 
@@ -188,7 +195,7 @@ def test_a_model_that_vllm_does_not_know_is_told_in_its_own_words(
 
     monkeypatch.setattr(vllm_engine, "_open_engine", refuse)
     with pytest.raises(
-        UnusableError,
+        EngineUnavailableError,
         match=r"Model architectures \['CodeGenForCausalLM'\] are not supported for now$",
     ):
         open_vllm(random_model_dir, base.tokenizer, "float32", 100, 4)

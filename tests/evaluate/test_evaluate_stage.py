@@ -45,12 +45,12 @@ def test_a_distilled_model_is_measured_under_both_templates(settings, tmp_path):
 
 
 def test_what_follows_the_models_own_prefix_is_the_same_answer(settings, tmp_path):
-    from medkd.completers.local import LocalModel
+    from medkd.completers.transformers_engine import TransformersEngine
     from medkd.core.completer import Sampling
     from medkd.models.load import load_model
 
     run(Config(**settings, out=tmp_path))
-    model = LocalModel(load_model(settings["model"], settings["adapter"], device="cpu"))
+    model = TransformersEngine(load_model(settings["model"], settings["adapter"], device="cpu"))
     plain = read_lines(tmp_path / "unprompted.jsonl")
     texts = dict(model.generate([line["prompt"] for line in plain], Sampling(max_tokens=98)))
     assert [texts[i].text for i in range(len(plain))] == [line["raw"] for line in plain]

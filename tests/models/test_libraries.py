@@ -5,7 +5,7 @@ import gc
 import subprocess
 import sys
 
-from medkd.models.libraries import importing
+from medkd.models.load import importing
 
 
 def test_garbage_is_looked_for_again_after_an_import_that_fails():
@@ -30,7 +30,7 @@ def test_one_who_has_turned_the_collector_off_finds_it_off():
 def test_only_what_an_import_brought_is_exempt_from_later_looks():
     code = (
         "import gc\n"
-        "from medkd.models.libraries import importing\n"
+        "from medkd.models.load import importing\n"
         "with importing():\n    import sqlite3\n"
         "n = gc.get_freeze_count()\n"
         "assert n\n"
@@ -43,7 +43,7 @@ def test_only_what_an_import_brought_is_exempt_from_later_looks():
 def test_loading_them_brings_torch_and_says_nothing():
     code = (
         "import sys\n"
-        "from medkd.models.libraries import load_libraries\n"
+        "from medkd.models.load import load_libraries\n"
         "assert 'torch' not in sys.modules\n"
         "load_libraries()\n"
         "assert 'torch' in sys.modules\n"

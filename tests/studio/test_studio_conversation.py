@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 from hostile_samples import HOSTILE, HUGE
 
-from medkd.chat.speakers import LocalSpeaker, OnPiece, Said
+from medkd.chat.backends import LocalBackend, OnPiece, Reply
 from medkd.core.completer import Message, Sampling
 from medkd.core.errors import InputError
 from medkd.studio import conversation
@@ -27,7 +27,7 @@ class Scripted:
     def __init__(self, words: Sequence[tuple[str, bool]]) -> None:
         self.words, self.leave, self.heard = words, Event(), list[Message]()
 
-    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Said:
+    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Reply:
         self.heard = list(turns)
         try:
             for word in self.words[:-1]:
@@ -35,8 +35,8 @@ class Scripted:
             self.leave.wait(LIMIT_S)
             on_piece(*self.words[-1])
         except KeyboardInterrupt:
-            return Said("", "", "interrupted")
-        return Said(
+            return Reply("", "", "interrupted")
+        return Reply(
             *(
                 "".join(word for word, is_reasoning in self.words if is_reasoning is part)
                 for part in (True, False)
@@ -103,7 +103,7 @@ def test_a_model_is_loaded_once_and_the_one_not_used_for_longest_goes_first(
     loaded: list[str] = []
     monkeypatch.setattr(
         conversation,
-        "find_speaker",
+        "open_backend",
         lambda name, adapter: loaded.append(name) or Scripted([("x", False)]),
     )
     held = HeldSpeakers()
@@ -118,7 +118,7 @@ def test_a_model_is_loaded_once_and_the_one_not_used_for_longest_goes_first(
 def test_the_memory_of_a_model_is_that_of_its_weights(random_model_dir: Path) -> None:
     held = HeldSpeakers()
     speaker = held.get(str(random_model_dir))
-    assert isinstance(speaker, LocalSpeaker)
+    assert isinstance(speaker, LocalBackend)
     n = sum(weight.numel() for weight in speaker.model.parameters())
     assert held.list_sizes()[str(random_model_dir)] in (2 * n, 4 * n)
 

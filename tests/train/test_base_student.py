@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from medkd.completers.local import LocalModel
+from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
 from medkd.core.completer import Sampling
 from medkd.core.records import Example, Lineage
@@ -86,7 +86,7 @@ def test_a_base_whose_special_rows_are_untrained_thinks_and_stops_on_bare_unseen
     ]
     answers = [
         generation
-        for _, generation in LocalModel(student, N_ASKED).generate(
+        for _, generation in TransformersEngine(student, N_ASKED).generate(
             prompts, Sampling(max_tokens=256)
         )
     ]

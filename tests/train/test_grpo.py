@@ -242,7 +242,7 @@ def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
 
 
 def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, monkeypatch, capsys):
-    from medkd.completers.local import LocalModel
+    from medkd.completers.transformers_engine import TransformersEngine
     from medkd.core.completer import Sampling
     from medkd.models.load import load_model
     from medkd.train.rollouts import Sampler
@@ -252,18 +252,18 @@ def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, mon
         loaded.model, loaded.tokenizer, Sampling(max_tokens=6, temperature=1.0, seed=0)
     )
     expected = [g.ids for g in sampler.draw(["abc"] * 8, range(8))]
-    generate = LocalModel._generate_together
+    generate = TransformersEngine._generate_together
 
     def with_little_memory(self, encoded, *rest):
         if len(encoded) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return generate(self, encoded, *rest)
 
-    monkeypatch.setattr(LocalModel, "_generate_together", with_little_memory)
+    monkeypatch.setattr(TransformersEngine, "_generate_together", with_little_memory)
     assert [g.ids for g in sampler.draw(["abc"] * 8, range(8))] == expected
     assert "going on with 2" in capsys.readouterr().err
     monkeypatch.setattr(
-        LocalModel, "_generate_together", lambda *_: (_ for _ in ()).throw(MemoryError())
+        TransformersEngine, "_generate_together", lambda *_: (_ for _ in ()).throw(MemoryError())
     )
     with pytest.raises(StoppedError, match="out of memory"):
         sampler.draw(["abc"], [0])

@@ -10,8 +10,8 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from medkd.core.errors import InputError
 from medkd.models.chat_template import has_thinking_prefix
+from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model, load_tokenizer
-from medkd.models.model_shape import read_model_shape
 from medkd.train import onpolicy
 from medkd.train.across import check_tokenizers
 from medkd.train.onpolicy import check_sizes

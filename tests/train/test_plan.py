@@ -1,7 +1,7 @@
 import pytest
 
+from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model
-from medkd.models.model_shape import read_model_shape
 from medkd.train.plan import (
     GIB,
     Shape,

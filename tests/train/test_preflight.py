@@ -6,8 +6,8 @@ import torch
 
 from medkd.core.errors import InputError
 from medkd.models.chat_template import add_thinking_prefix
+from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model, load_tokenizer
-from medkd.models.model_shape import read_model_shape
 from medkd.train.preflight import (
     Cause,
     compare_packed,

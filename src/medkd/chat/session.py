@@ -1,7 +1,7 @@
 """The command `chat`: questions from the terminal or a pipe, answers streamed, one model or several
 side by side.
 
-In: a name or several (`chat.speakers` says what names there are). Out: what they say; the thinking
+In: a name or several (`chat.backends` says what names there are). Out: what they say; the thinking
 is dimmed and can be folded away. Nothing is written to disk. Not done here: scoring; a chat in the
 browser.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medkd.chat.speakers import Said, Speaker, find_speaker
+from medkd.chat.backends import Backend, Reply, open_backend
 from medkd.core.completer import Message, Sampling
 from medkd.core.records import FinishReason
 from medkd.models.load import Device
@@ -60,13 +60,13 @@ class Conversation:
     """One speaker and what was said so far; of its own words only the answers are given back to it,
     as its makers intend."""
 
-    def __init__(self, speaker: Speaker) -> None:
+    def __init__(self, speaker: Backend) -> None:
         self.speaker = speaker
         self.turns: list[Message] = []
 
     def ask(
         self, question: str, system: str, sampling: Sampling, on_piece: Callable[[str, bool], None]
-    ) -> Said:
+    ) -> Reply:
         """Ask one question behind all that was said before."""
         asked = [*self.turns, Message(role="user", content=question)]
         head = [Message(role="system", content=system)] if system else []
@@ -78,16 +78,16 @@ class Conversation:
 
 def run(config: Config) -> None:
     """Load whom to talk to, and talk until the input ends."""
-    first = find_speaker(config.model, config.adapter, config.device, config.trust_remote_code)
+    first = open_backend(config.model, config.adapter, config.device, config.trust_remote_code)
     others = [
-        find_speaker(name, None, config.device, config.trust_remote_code) for name in config.versus
+        open_backend(name, None, config.device, config.trust_remote_code) for name in config.versus
     ]
     if config.adapter is not None:
         first.name = f"{config.model} with {config.adapter}"
     chat([first, *others], config, _read_questions())
 
 
-def chat(speakers: Sequence[Speaker], config: Config, questions: Iterator[str]) -> None:
+def chat(speakers: Sequence[Backend], config: Config, questions: Iterator[str]) -> None:
     """Ask every speaker every question."""
     conversations = [Conversation(speaker) for speaker in speakers]
     system, is_folded = config.system, config.fold
@@ -160,7 +160,7 @@ def _answer(
     )
 
 
-def _make_notes(said: Said, is_folded: bool) -> list[str]:
+def _make_notes(said: Reply, is_folded: bool) -> list[str]:
     """Say what a reader should know about an answer."""
     folded = (
         [f"{len(said.reasoning)} characters of thinking are folded away"]

@@ -3,7 +3,7 @@ that one step judges together.
 
 In: encoded prompts. Out: step by step, the tokens that each row goes on with. A guess that the
 model does not make stays in the cache as a hole: masked, and its position given to another token.
-Not done here: when a row is finished, and its text (`completers.local`).
+Not done here: when a row is finished, and its text (`completers.transformers_engine`).
 """
 
 from collections.abc import Collection, Sequence

@@ -1,15 +1,15 @@
 """Ask a small model on this machine's processor through CTranslate2: the same port as
-`completers.local`, greedy only, in float32.
+`completers.transformers_engine`, greedy only, in float32.
 
 In: a loaded model and prompts as text. Out: what the model wrote for each, as soon as its batch is
 done, in any order.
 Not done here: drawing at a temperature (its generator has one seed for all rows, so that a draw
 would depend on the company), models above `MOST_PARAMETERS`, what to do where CTranslate2 cannot
-open the model (`UnusableError` says why).
+open the model (`EngineUnavailableError` says why).
 
 A step of a small model takes transformers longer to arrange than to compute; an engine without
 Python in between has none of that to pay. Stop tokens, the look for loops and the decoding are the
-very ones of `completers.local`; only the tokens come from elsewhere.
+very ones of `completers.transformers_engine`; only the tokens come from elsewhere.
 """
 
 import importlib.util
@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medkd.completers.local import (
+from medkd.completers.transformers_engine import (
     LOOP_CHECK_INTERVAL,
+    EngineUnavailableError,
     Generation,
-    LocalModel,
-    UnusableError,
+    TransformersEngine,
     decode,
     make_generation,
 )
@@ -68,7 +68,7 @@ class CTranslate2Model:
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0
     ) -> Iterator[tuple[int, Generation]]:
-        """Write on behind each prompt, as `LocalModel.generate` does; raises ValueError where a
+        """Write on behind each prompt, as `TransformersEngine.generate` does; raises ValueError where a
         temperature is given."""
         if sampling.temperature:
             raise ValueError("CTranslate2 writes greedily here")
@@ -174,7 +174,7 @@ def open_ctranslate2(
     loaded: LoadedModel, batch_size: int, is_looping: Callable[[str], bool] | None = None
 ) -> CTranslate2Model:
     """Open a loaded model for `batch_size` rows at a time on the threads that torch would take;
-    raises UnusableError where it cannot.
+    raises EngineUnavailableError where it cannot.
 
     A few tokens are written to prove it: a converter may know a model's name and not all that its
     config says.
@@ -185,9 +185,9 @@ def open_ctranslate2(
 
     model, tokenizer = loaded
     if model.num_parameters() > MOST_PARAMETERS:
-        raise UnusableError(f"it has more than {MOST_PARAMETERS:,} parameters")
+        raise EngineUnavailableError(f"it has more than {MOST_PARAMETERS:,} parameters")
     if not type(model).__module__.startswith("transformers.models."):
-        raise UnusableError("it runs code of its own")
+        raise EngineUnavailableError("it runs code of its own")
     repair_pad_token(tokenizer)
     n_all = torch.get_num_threads()
     n_threads = min(n_all, batch_size)
@@ -210,7 +210,7 @@ def open_ctranslate2(
             AttributeError,
             KeyError,
         ) as error:  # a shape it does not know
-            raise UnusableError(
+            raise EngineUnavailableError(
                 str(error).splitlines()[0] if str(error) else type(error).__name__
             ) from error
         finally:
@@ -225,6 +225,8 @@ def open_ctranslate2(
         n_threads,
         is_looping,
     )
-    if list(opened.generate(["?"], PROOF)) != list(LocalModel(loaded).generate(["?"], PROOF)):
-        raise UnusableError("it writes otherwise than in transformers")
+    if list(opened.generate(["?"], PROOF)) != list(
+        TransformersEngine(loaded).generate(["?"], PROOF)
+    ):
+        raise EngineUnavailableError("it writes otherwise than in transformers")
     return opened

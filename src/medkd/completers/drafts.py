@@ -6,7 +6,7 @@ step each. Only tokens that the model itself would have chosen are kept, so a gu
 and never changes a text. Answers about records repeat the record and each other; there most guesses
 are right. Sources: prompt lookup decoding (Saxena, 2023), SuffixDecoding (Oliaro et al.,
 arXiv:2411.04975).
-Not done here: judging the guesses (`completers.local`).
+Not done here: judging the guesses (`completers.transformers_engine`).
 """
 
 from collections.abc import Sequence

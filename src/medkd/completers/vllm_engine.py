@@ -1,13 +1,13 @@
 """Ask a model on this machine through vLLM, where vLLM is installed and a GPU is there: the same
-port as `completers.local`.
+port as `completers.transformers_engine`.
 
 In: a model's folder and prompts as text. Out: what the model wrote for each, as soon as it is done,
 in any order.
 Not done here: merging an adapter, several GPUs, what to do where vLLM cannot open the model
-(`UnusableError` says why).
+(`EngineUnavailableError` says why).
 
 Stop tokens, the seed of each prompt, the look for loops and the decoding are the very ones of
-`completers.local`; only the tokens come from elsewhere. The engine runs in this process: its errors
+`completers.transformers_engine`; only the tokens come from elsewhere. The engine runs in this process: its errors
 are ours to read, and no killed run leaves a process behind that holds the GPU.
 """
 
@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medkd.completers.local import (
+from medkd.completers.transformers_engine import (
     LOOP_CHECK_INTERVAL,
+    EngineUnavailableError,
     Generation,
-    UnusableError,
     decode,
     draw_seed,
     make_generation,
@@ -66,7 +66,7 @@ def list_parameters(sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> d
     }
 
 
-class VllmModel:
+class VllmEngine:
     """A model in vLLM's engine; made by `open_vllm`, closed by `close`, which gives the memory
     back."""
 
@@ -90,7 +90,7 @@ class VllmModel:
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0
     ) -> Iterator[tuple[int, Generation]]:
-        """Write on behind each prompt, as `LocalModel.generate` does; one that leaves no room for
+        """Write on behind each prompt, as `TransformersEngine.generate` does; one that leaves no room for
         an answer is answered with nothing."""
         samples = [sample] * len(prompts) if isinstance(sample, int) else sample
         written: dict[int, list[int]] = {}
@@ -143,7 +143,7 @@ class VllmModel:
         return ended
 
     def _is_looping(self, ids: list[int], n_before: int) -> bool:
-        """Look for a loop wherever `LocalModel` would, and cut the row there."""
+        """Look for a loop wherever `TransformersEngine` would, and cut the row there."""
         n_seen = len(ids) // LOOP_CHECK_INTERVAL * LOOP_CHECK_INTERVAL
         if (
             self.is_looping is None
@@ -162,9 +162,9 @@ def open_vllm(
     n_tokens: int,
     n_rows: int,
     is_looping: Callable[[str], bool] | None = None,
-) -> VllmModel:
+) -> VllmEngine:
     """Open a model's folder for prompts and answers of up to `n_tokens` together, `n_rows` at a
-    time; raises UnusableError where it cannot.
+    time; raises EngineUnavailableError where it cannot.
 
     The KV cache takes what is free of the memory; room for one whole row is all that it needs. One
     token is drawn to prove it: there are models that vLLM opens, and has no kernels for.
@@ -174,7 +174,7 @@ def open_vllm(
     try:
         max_length, stop_ids = _read_limits(folder, tokenizer, n_tokens)
         engine, make_parameters = _open_engine(folder, dtype, max_length, n_rows)
-        model = VllmModel(engine, make_parameters, tokenizer, stop_ids, max_length, is_looping)
+        model = VllmEngine(engine, make_parameters, tokenizer, stop_ids, max_length, is_looping)
         list(model.generate(["?"], Sampling(max_tokens=1)))
         return model
     except Exception as error:  # noqa: BLE001 - a library of many back ends raises many kinds, and transformers is there instead
@@ -182,7 +182,7 @@ def open_vllm(
     # Outside of the except: what was loaded is held by the traceback until there.
     engine = model = None
     _free_memory()
-    raise UnusableError(reason)
+    raise EngineUnavailableError(reason)
 
 
 def _read_limits(

@@ -167,7 +167,7 @@ def _load_from_hub(hub: str, name: str, split: str) -> Iterator[dict[str, Any]]:
         else:
             from datasets import disable_progress_bars, load_dataset
 
-            from medkd.models.libraries import load_libraries
+            from medkd.models.load import load_libraries
 
             load_libraries()
             disable_progress_bars()

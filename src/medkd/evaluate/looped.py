@@ -137,8 +137,8 @@ def tell_stops(folder: Path, base: Path) -> list[str]:
     """Say so where a model's own generation config does not stop on the end of its turn: served
     elsewhere, it would go on."""
     from medkd.models.chat_template import find_end_of_turn, list_ids
+    from medkd.models.inspect import read_generation_config
     from medkd.models.load import load_tokenizer
-    from medkd.models.model_shape import read_generation_config
 
     tokenizer = load_tokenizer(base, folder)
     end = find_end_of_turn(tokenizer)

@@ -5,7 +5,7 @@ processor, else transformers.
 
 In: the stage's config, its directory, and the questions. Out: an asker; which engine generates
 stands in the manifest.
-Not done here: asking (`evaluate.asking`), the engines (`completers.local`,
+Not done here: asking (`evaluate.asking`), the engines (`completers.transformers_engine`,
 `completers.ctranslate2_engine`, `completers.vllm_engine`).
 """
 
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from medkd.completers import ctranslate2_engine, vllm_engine
 from medkd.completers.ctranslate2_engine import CTranslate2Model, open_ctranslate2
-from medkd.completers.local import LocalModel, UnusableError
-from medkd.completers.vllm_engine import VllmModel, open_vllm
+from medkd.completers.transformers_engine import EngineUnavailableError, TransformersEngine
+from medkd.completers.vllm_engine import VllmEngine, open_vllm
 from medkd.core.stage_output import StageOutput
 from medkd.evaluate.tasks import LocalAsker, Task
 from medkd.grading.loops import is_looping
@@ -57,7 +57,7 @@ def open_local(
                 str(choose_dtype(config.dtype, device)).removeprefix("torch."),
                 tasks,
             )
-        except UnusableError as error:
+        except EngineUnavailableError as error:
             print(
                 f"note: vLLM cannot open this model here ({error}); going on without it",
                 file=sys.stderr,
@@ -78,19 +78,19 @@ def open_local(
     return LocalAsker(model)
 
 
-def _open_loaded(config: "Config", loaded: LoadedModel) -> LocalModel | CTranslate2Model:
+def _open_loaded(config: "Config", loaded: LoadedModel) -> TransformersEngine | CTranslate2Model:
     """Choose between the two engines that take a loaded model."""
     if ctranslate2_engine.is_usable(loaded.model.device.type, config.dtype, config.temperature):
         try:
             return open_ctranslate2(loaded, config.batch_size, is_looping)
-        except UnusableError:
+        except EngineUnavailableError:
             pass  # a large model or a rare shape: nothing is lost but speed
-    return LocalModel(loaded, config.batch_size, is_looping)
+    return TransformersEngine(loaded, config.batch_size, is_looping)
 
 
 def _open_in_vllm(
     config: "Config", space: StageOutput, adapter: Path | None, dtype: str, tasks: Sequence[Task]
-) -> VllmModel:
+) -> VllmEngine:
     """Open the folder, or for the time of opening a merged copy of it.
 
     vLLM's own adapters know low-rank weights only, and leave out the rows of the embedding that

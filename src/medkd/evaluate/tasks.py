@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from medkd.completers.dispatch import PaidCompleter
-    from medkd.completers.local import Generation
+    from medkd.completers.transformers_engine import Generation
 
 
 class Task(NamedTuple):
@@ -40,7 +40,7 @@ class Task(NamedTuple):
 
 
 class Generator(Protocol):
-    """A model of this machine in any engine, as `completers.local` describes it."""
+    """A model of this machine in any engine, as `completers.transformers_engine` describes it."""
 
     tokenizer: "PreTrainedTokenizerBase"
 

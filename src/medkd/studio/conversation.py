@@ -3,7 +3,7 @@ readable at any time.
 
 In: a question, whom to ask, sampling. Out: the turns of each side as they stand. A model is loaded
 once and kept until it is told to go. A page looks as often as it likes: what one look misses the
-next one shows. Not done here: speaking (`medkd.chat.speakers`), pages.
+next one shows. Not done here: speaking (`medkd.chat.backends`), pages.
 """
 
 import time
@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Lock, Semaphore, Thread
 from typing import Any, NamedTuple
 
-from medkd.chat.speakers import LocalSpeaker, RemoteSpeaker, Said, Speaker, find_speaker
+from medkd.chat.backends import Backend, EndpointBackend, LocalBackend, Reply, open_backend
 from medkd.completers.providers import Target, find_target, read_providers
 from medkd.core.completer import Message, Sampling
 from medkd.core.errors import MedkdError
@@ -45,22 +45,22 @@ class HeldSpeakers:
     """The models in memory; the one that was used longest ago goes first."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Speaker] = {}
+        self._held: dict[tuple[str, str], Backend] = {}
         self._lock = Lock()
         self._voices = Semaphore(MAX_HELD)
         self._speeches: set[Speech] = set()
 
-    def get(self, name: str, adapter: str = "", key: str = "") -> Speaker:
+    def get(self, name: str, adapter: str = "", key: str = "") -> Backend:
         """Give a speaker, loading it where it is a model of this machine that is not in memory."""
         model, at, place = name.rpartition("@")
         if at and model:
-            return RemoteSpeaker(name, find_endpoint(model, place, key))
+            return EndpointBackend(name, find_endpoint(model, place, key))
         with self._lock:
             wanted = (name, adapter)
             if wanted not in self._held:
                 while len(self._held) >= MAX_HELD:
                     del self._held[next(iter(self._held))]
-                self._held[wanted] = find_speaker(name, Path(adapter) if adapter else None)
+                self._held[wanted] = open_backend(name, Path(adapter) if adapter else None)
             self._held[wanted] = speaker = self._held.pop(wanted)
             return speaker
 
@@ -74,10 +74,10 @@ class HeldSpeakers:
     def say(
         self,
         speech: "Speech",
-        find: Callable[[], Speaker],
+        find: Callable[[], Backend],
         turns: Sequence[Message],
         sampling: Sampling,
-    ) -> Said:
+    ) -> Reply:
         """Let a speech be spoken when there is a voice free for it."""
         with self._voices:
             self._speeches.add(speech)
@@ -106,8 +106,8 @@ HELD = HeldSpeakers()
 """Of this process: the pages of every language and every browser share them."""
 
 
-def _count_bytes(speaker: Speaker) -> int:
-    if not isinstance(speaker, LocalSpeaker):
+def _count_bytes(speaker: Backend) -> int:
+    if not isinstance(speaker, LocalBackend):
         return 0
     return sum(weight.numel() * weight.element_size() for weight in speaker.model.parameters())
 
@@ -128,11 +128,11 @@ class Speech:
     """One turn of one speaker, spoken in a thread of its own."""
 
     def __init__(
-        self, find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling
+        self, find: Callable[[], Backend], turns: Sequence[Message], sampling: Sampling
     ) -> None:
         self._stop = Event()
         self._parts: dict[bool, list[str]] = {True: [], False: []}
-        self._end: Said | None = None
+        self._end: Reply | None = None
         self._problem = ""
         self._began_at = time.monotonic()
         self._answer_at = self._ended_at = 0.0
@@ -140,7 +140,7 @@ class Speech:
         self._thread.start()
 
     def _speak(
-        self, find: Callable[[], Speaker], turns: Sequence[Message], sampling: Sampling
+        self, find: Callable[[], Backend], turns: Sequence[Message], sampling: Sampling
     ) -> None:
         try:
             self._end = HELD.say(self, find, turns, sampling)
@@ -210,7 +210,7 @@ class Conversation:
         self,
         side: int,
         text: str,
-        find: Callable[[], Speaker],
+        find: Callable[[], Backend],
         sampling: Sampling,
         system: str = "",
         asked: str = "",

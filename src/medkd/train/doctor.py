@@ -14,16 +14,17 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from medkd.core.errors import InputError
-from medkd.models.libraries import importing, load_libraries
+from medkd.models.inspect import read_model_shape
 from medkd.models.load import (
     Device,
     Hub,
     choose_device,
     choose_dtype,
+    importing,
+    load_libraries,
     load_tokenizer,
     resolve_model,
 )
-from medkd.models.model_shape import read_model_shape
 from medkd.train.plan import (
     GIB,
     Method,

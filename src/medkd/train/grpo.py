@@ -20,8 +20,8 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from medkd.core.errors import InputError
 from medkd.core.progress import Bar
+from medkd.models.inspect import read_model_shape
 from medkd.models.load import check_base, find_base
-from medkd.models.model_shape import read_model_shape
 from medkd.train.rewards import Reward, Rollout
 from medkd.train.rollouts import Asked, Sampler, TrainerRollouts
 from medkd.train.sft import make_lora_config

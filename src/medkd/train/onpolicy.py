@@ -23,17 +23,18 @@ from medkd.models.chat_template import (
     find_template,
     repair_pad_token,
 )
-from medkd.models.libraries import importing, load_libraries
+from medkd.models.inspect import ModelShape, read_model_shape
 from medkd.models.load import (
     LoadedModel,
     choose_device,
+    importing,
+    load_libraries,
     load_model,
     load_tokenizer,
     read_json,
     resolve_adapter,
     resolve_model,
 )
-from medkd.models.model_shape import ModelShape, read_model_shape
 from medkd.train.alone import hold
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.plan import GIB, find_too_little_memory_for_two, find_what_is_there

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from medkd.models.model_shape import ModelShape
+from medkd.models.inspect import ModelShape
 from medkd.train.preflight import Cause, Finding
 
 Method = Literal["lora", "qlora", "full"]

@@ -23,7 +23,7 @@ from medkd.models.chat_template import (
     make_messages,
     repair_pad_token,
 )
-from medkd.models.model_shape import ModelShape, read_generation_config, read_tensor
+from medkd.models.inspect import ModelShape, read_generation_config, read_tensor
 from medkd.train.rows import Drop, Target, TokenRow, make_rows
 
 if TYPE_CHECKING:

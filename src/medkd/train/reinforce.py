@@ -28,12 +28,12 @@ from medkd.models.chat_template import (
     find_template,
     repair_pad_token,
 )
-from medkd.models.libraries import importing
 from medkd.models.load import (
     Device,
     Dtype,
     Hub,
     choose_device,
+    importing,
     load_model,
     load_tokenizer,
     read_json,
@@ -339,7 +339,7 @@ def _find_plain_template(tokenizer: "PreTrainedTokenizerBase", name: str) -> str
 def _check_room(
     config: Config, folder: Path, model: "PreTrainedModel", lengths: Sequence[int], device: str
 ) -> None:
-    from medkd.models.model_shape import read_model_shape
+    from medkd.models.inspect import read_model_shape
     from medkd.train.plan import Shape, find_what_is_there
 
     frozen = next(weights for weights in model.parameters() if not weights.requires_grad)

@@ -3,7 +3,7 @@ watch.
 
 In: questions and the model as it stands. Out: several sampled answers to each, their very tokens
 kept. Not done here: rewards. On a GPU with vLLM (`trainer: {use_vllm: true}`) TRL draws the
-trainer's answers itself; here they come from `completers.local`, whose batches are many times
+trainer's answers itself; here they come from `completers.transformers_engine`, whose batches are many times
 faster on a processor than the ones of TRL.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from medkd.completers.local import Generation, LocalModel
+from medkd.completers.transformers_engine import Generation, TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.core.records import Example, FinishReason
 from medkd.grading.loops import is_looping
@@ -44,14 +44,14 @@ class Sampler:
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", sampling: Sampling
     ) -> None:
         self.sampling = sampling
-        self.local = LocalModel(LoadedModel(model, tokenizer), N_AT_ONCE, is_looping)
+        self.local = TransformersEngine(LoadedModel(model, tokenizer), N_AT_ONCE, is_looping)
 
     def draw(
         self, prompts: Sequence[str], samples: Sequence[int], model: "PreTrainedModel | None" = None
     ) -> list[Generation]:
         """Draw one answer to each prompt, in their order; `samples` tells equal prompts apart.
 
-        Where memory runs out, fewer are drawn at once (`completers.local` says so), which changes
+        Where memory runs out, fewer are drawn at once (`completers.transformers_engine` says so), which changes
         none of them: a smaller group would change what is learnt.
         """
         self.local.model = model or self.local.model

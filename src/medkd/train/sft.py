@@ -29,7 +29,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from medkd.core.errors import InputError
-from medkd.models.model_shape import ModelShape
+from medkd.models.inspect import ModelShape
 from medkd.train.plan import N_KEPT
 from medkd.train.rows import IGNORED, TokenRow
 from medkd.train.trainer_config import build_config, check_keys

@@ -19,17 +19,18 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Example
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output, read_manifest
-from medkd.models.libraries import importing, load_libraries
+from medkd.models.inspect import ModelShape, read_model_shape
 from medkd.models.load import (
     WHOLE_MODEL,
     Device,
     Hub,
     choose_device,
     choose_dtype,
+    importing,
+    load_libraries,
     load_tokenizer,
     resolve_model,
 )
-from medkd.models.model_shape import ModelShape, read_model_shape
 from medkd.train import launch
 from medkd.train.alone import hold
 from medkd.train.plan import (

@@ -14,7 +14,7 @@ from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.records import FinishReason, Record
 from medkd.grading.diagnosis import grade
-from medkd.models.model_shape import ModelShape
+from medkd.models.inspect import ModelShape
 from medkd.train.plan import GIB, Shape, There, estimate_memory
 from medkd.train.rewards import DEFAULT_WEIGHTS, Band, Rollout, choose_band, make_rewards
 from medkd.train.rollouts import Asked, Sampler

@@ -24,7 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from medkd.completers.local import LocalModel
+from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
 from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
@@ -129,7 +129,7 @@ class SampleWriter(TrainerCallback):
         student = getattr(model, "module", model)
         was_training = student.training
         student.eval()
-        local = LocalModel(LoadedModel(student, self.tokenizer), batch_size=N_SAMPLES)
+        local = TransformersEngine(LoadedModel(student, self.tokenizer), batch_size=N_SAMPLES)
         for at, generation in local.generate(self.prompts, Sampling(max_tokens=SAMPLE_TOKENS)):
             line = {
                 "step": state.global_step,

@@ -27,7 +27,7 @@ LOOP_CHECK_INTERVAL = 64
 """Tokens between two looks for a loop."""
 
 
-class UnusableError(Exception):
+class EngineUnavailableError(Exception):
     """An engine cannot open this model here; the message says why, in one line."""
 
 
@@ -44,7 +44,7 @@ class Generation(NamedTuple):
         return len(self.ids)
 
 
-class LocalModel:
+class TransformersEngine:
     """A model of this machine behind the completer's port.
 
     `is_looping`, where given, looks at the text so far of every row now and then, and stops those

@@ -35,7 +35,7 @@ LOOP_CHECK_INTERVAL = 64
 """Tokens or pieces between two looks for a loop."""
 
 
-class Said(NamedTuple):
+class Reply(NamedTuple):
     """What a speaker said in one turn."""
 
     reasoning: str
@@ -44,12 +44,12 @@ class Said(NamedTuple):
     """Why it ended: stop, length, loop, interrupted, or what went wrong."""
 
 
-class Speaker(Protocol):
+class Backend(Protocol):
     """Anything that can be talked to."""
 
     name: str
 
-    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Said: ...
+    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Reply: ...
 
 
 class Splitter:
@@ -116,11 +116,11 @@ class _Listener:
     def is_repeating(self) -> bool:
         return is_looping("".join(self._parts[False] or self._parts[True]))
 
-    def sum_up(self, why: str) -> Said:
-        return Said("".join(self._parts[True]).strip(), "".join(self._parts[False]).strip(), why)
+    def sum_up(self, why: str) -> Reply:
+        return Reply("".join(self._parts[True]).strip(), "".join(self._parts[False]).strip(), why)
 
 
-class LocalSpeaker:
+class LocalBackend:
     """A model on this machine, under its own chat template."""
 
     def __init__(self, name: str, loaded: LoadedModel) -> None:
@@ -128,7 +128,7 @@ class LocalSpeaker:
         self.model, self.tokenizer = loaded
         self.stop_ids = find_stop_ids(self.tokenizer, self.model.generation_config)
 
-    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Said:
+    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Reply:
         """Write on behind the turns; an interruption ends the turn and keeps what was said."""
         import torch
         from transformers import TextStreamer
@@ -194,14 +194,14 @@ class LocalSpeaker:
         return listener.sum_up(reason)
 
 
-class RemoteSpeaker:
+class EndpointBackend:
     """A model behind an endpoint; asked once a turn, never again by itself: an answer may be
     paid."""
 
     def __init__(self, name: str, target: Target) -> None:
         self.name, self.target = name, target
 
-    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Said:
+    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Reply:
         """Ask and stream; raises InputError where no other question would fare better."""
         listener = _Listener(on_piece)
         splitter = Splitter(listener.take)
@@ -238,9 +238,9 @@ class _LoopError(Exception):
     """The endpoint repeats itself; hanging up is the only way to stop it."""
 
 
-def find_speaker(
+def open_backend(
     name: str, adapter: Path | None = None, device: Device = "auto", trust_remote_code: bool = False
-) -> Speaker:
+) -> Backend:
     """Find whom a name stands for, and load it where it is a model of this machine."""
     model, at, place = name.rpartition("@")
     if at and model:
@@ -249,17 +249,17 @@ def find_speaker(
                 f"{name}: an adapter belongs to a model on this machine; leave --adapter out"
             )
         is_address = place.startswith(("http://", "https://"))
-        return RemoteSpeaker(
+        return EndpointBackend(
             name, find_target("custom" if is_address else place, model, place if is_address else "")
         )
     if adapter is None and is_adapter(Path(name)):
         adapter = resolve_adapter(Path(name))
         base = find_base(adapter)
-        return LocalSpeaker(
+        return LocalBackend(
             name, load_model(base, adapter, device, trust_remote_code=trust_remote_code)
         )
     found = resolve_adapter(adapter) if adapter is not None else None
-    return LocalSpeaker(name, load_model(name, found, device, trust_remote_code=trust_remote_code))
+    return LocalBackend(name, load_model(name, found, device, trust_remote_code=trust_remote_code))
 
 
 def is_adapter(path: Path) -> bool:

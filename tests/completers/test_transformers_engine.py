@@ -1,7 +1,7 @@
 import pytest
 
 from medkd.completers.batch import Batch
-from medkd.completers.local import LocalModel
+from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import StoppedError
@@ -28,7 +28,7 @@ def generate(model, prompts, sampling, sample=0):
 
 def test_greedy_text_equals_that_of_plain_generate(trained, prompts):
     model, tokenizer = trained
-    stops = LocalModel(trained).stop_ids
+    stops = TransformersEngine(trained).stop_ids
     expected = []
     for prompt in prompts:
         inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
@@ -38,7 +38,9 @@ def test_greedy_text_equals_that_of_plain_generate(trained, prompts):
         expected.append(tokenizer.decode([token for token in ids if token not in stops]))
     assert [
         g.text
-        for g in generate(LocalModel(trained, batch_size=4), prompts, Sampling(max_tokens=60))
+        for g in generate(
+            TransformersEngine(trained, batch_size=4), prompts, Sampling(max_tokens=60)
+        )
     ] == expected
 
 
@@ -47,13 +49,13 @@ def test_texts_do_not_depend_on_the_batch(trained, prompts):
         Sampling(max_tokens=40),
         Sampling(max_tokens=40, temperature=1.0, top_p=0.9, seed=3),
     ):
-        assert generate(LocalModel(trained, 1), prompts, sampling) == generate(
-            LocalModel(trained, 8), prompts, sampling
+        assert generate(TransformersEngine(trained, 1), prompts, sampling) == generate(
+            TransformersEngine(trained, 8), prompts, sampling
         )
 
 
 def test_samples_differ_by_seed_and_number_and_repeat_otherwise(trained, prompts):
-    model = LocalModel(trained)
+    model = TransformersEngine(trained)
     hot = Sampling(max_tokens=20, temperature=2.0, seed=1)
     first = generate(model, prompts, hot)
     assert first == generate(model, prompts, hot)
@@ -62,7 +64,7 @@ def test_samples_differ_by_seed_and_number_and_repeat_otherwise(trained, prompts
 
 
 def test_a_tiny_top_p_is_greedy(trained, prompts):
-    model = LocalModel(trained)
+    model = TransformersEngine(trained)
     assert generate(
         model, prompts, Sampling(max_tokens=30, temperature=1.5, top_p=1e-6)
     ) == generate(model, prompts, Sampling(max_tokens=30))
@@ -71,8 +73,8 @@ def test_a_tiny_top_p_is_greedy(trained, prompts):
 def test_a_batch_that_does_not_fit_into_memory_is_halved_and_nothing_is_lost(
     trained, prompts, monkeypatch, capsys
 ):
-    whole = generate(LocalModel(trained, 8), prompts, Sampling(max_tokens=40))
-    model = LocalModel(trained, 8)
+    whole = generate(TransformersEngine(trained, 8), prompts, Sampling(max_tokens=40))
+    model = TransformersEngine(trained, 8)
     judge = Batch._judge
     n_steps = 0
 
@@ -92,23 +94,25 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_and_nothing_is_lost(
     assert model.batch_size < 8 and "going on with 4" in capsys.readouterr().err
     monkeypatch.setattr(Batch, "_judge", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(StoppedError, match="one question at a time"):
-        generate(LocalModel(trained, 8), prompts, Sampling(max_tokens=40))
+        generate(TransformersEngine(trained, 8), prompts, Sampling(max_tokens=40))
     monkeypatch.setattr(
         Batch, "_judge", lambda *_: (_ for _ in ()).throw(RuntimeError("another fault"))
     )
     with pytest.raises(RuntimeError, match="another fault"):
-        generate(LocalModel(trained, 8), prompts, Sampling(max_tokens=40))
+        generate(TransformersEngine(trained, 8), prompts, Sampling(max_tokens=40))
 
 
 def test_why_it_ended_is_told(trained, prompts):
-    done = generate(LocalModel(trained), prompts[:2], Sampling(max_tokens=80))
+    done = generate(TransformersEngine(trained), prompts[:2], Sampling(max_tokens=80))
     assert {g.finish_reason for g in done} == {FinishReason.STOP}
-    cut = generate(LocalModel(trained), prompts[:2], Sampling(max_tokens=3))
+    cut = generate(TransformersEngine(trained), prompts[:2], Sampling(max_tokens=3))
     assert [(g.finish_reason, g.n_tokens) for g in cut] == [(FinishReason.LENGTH, 3)] * 2
 
 
 def test_a_loop_is_stopped_early(random_model_dir, prompts):
-    base = LocalModel(load_model(str(random_model_dir), device="cpu"), is_looping=lambda text: True)
+    base = TransformersEngine(
+        load_model(str(random_model_dir), device="cpu"), is_looping=lambda text: True
+    )
     cut = generate(base, prompts[:2], Sampling(max_tokens=400))
     assert all(
         g.finish_reason == FinishReason.STOP
@@ -125,6 +129,6 @@ def test_requests_are_answered_in_their_order_under_the_models_own_template(trai
         )
         for n, q in enumerate(questions)
     ]
-    answers = LocalModel(trained).complete(requests)
+    answers = TransformersEngine(trained).complete(requests)
     assert [thinking.read(a.text).answer for a in answers] == ["flu", "mumps", "croup", "flu"]
     assert all(a.complete and a.usage.prompt and a.usage.completion for a in answers)
