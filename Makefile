@@ -4,18 +4,21 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench docs clean
+.PHONY: help setup demo test test-all check fmt bench docs clean
 
 help: ## say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(INSTALLED) ## make .venv with exact versions of everything
 
 demo: $(INSTALLED) ## walk the whole road offline in the rehearsal world
 	$(BIN)/medkd demo
 
-test: $(INSTALLED) ## run all tests, the documented examples among them
-	$(BIN)/pytest src tests
+test: $(INSTALLED) ## run the tests and the documented examples, without the slow ones
+	$(BIN)/pytest -n 2 --dist loadscope -m "not slow" src tests
+
+test-all: $(INSTALLED) ## run every test, the slow ones too
+	$(BIN)/pytest -n 2 --dist loadscope src tests
 
 check: $(INSTALLED) ## lint, format, types, floors
 	$(BIN)/ruff check

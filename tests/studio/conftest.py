@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,23 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@pytest.fixture(scope="session")
+def studio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the one studio of the session runs."""
+    return tmp_path_factory.mktemp("studio")
+
+
+@pytest.fixture
+def tmp_path(studio_folder: Path) -> Path:
+    """The folder of the session's studio, emptied: each test finds it as a new user would."""
+    for child in studio_folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+    return studio_folder
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +59,12 @@ class Studio:
             *words,
         ]
         # The proxy of the machine, if there is one, is not for loopback.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "localhost,127.0.0.1"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "NO_PROXY": "localhost,127.0.0.1",
+            "XDG_STATE_HOME": str(folder / "state"),
+        }
         self.process = subprocess.Popen(
             command,
             cwd=folder,
@@ -70,12 +93,31 @@ class Studio:
             self.process.kill()
 
 
+@pytest.fixture(scope="session")
+def plain_studio(studio_folder: Path) -> Iterator[Callable[[], Studio]]:
+    """The one studio without words of its own, started when a test first asks for it."""
+    opened: list[Studio] = []
+
+    def start() -> Studio:
+        if not opened:
+            opened.append(Studio(studio_folder))
+        return opened[0]
+
+    yield start
+    for studio in opened:
+        studio.close()
+
+
 @pytest.fixture
-def open_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
-    """Start studios in an empty folder; they are closed when the test ends."""
+def open_studio(
+    tmp_path: Path, plain_studio: Callable[[], Studio]
+) -> Iterator[Callable[..., Studio]]:
+    """Open a studio in the emptied folder; one with words of its own is closed when the test ends."""
     opened: list[Studio] = []
 
     def start(*words: str) -> Studio:
+        if not words:
+            return plain_studio()
         opened.append(Studio(tmp_path, *words))
         return opened[-1]
 

@@ -110,7 +110,7 @@ def test_strangers_have_to_show_the_token_once(open_studio, watch) -> None:
 
 
 def test_an_open_page_finds_a_studio_that_was_started_again(open_studio, watch) -> None:
-    studio, page = open_studio(), watch(locale="zh-CN").page
+    studio, page = open_studio("--port", "0"), watch(locale="zh-CN").page
     page.goto(f"{studio.url}/zh/")
     page.get_by_role("link", name="用虚构病例开始").wait_for()
     page.evaluate("() => { window.isOld = true; }")
@@ -124,7 +124,7 @@ def test_an_open_page_finds_a_studio_that_was_started_again(open_studio, watch) 
 def test_what_is_asked_of_a_form_that_was_drawn_anew_is_answered_without_a_stack_trace(
     open_studio, watch
 ) -> None:
-    studio, page = open_studio(), watch().page
+    studio, page = open_studio("--port", "0"), watch().page
     page.goto(f"{studio.url}/zh/")
     asked = page.request.post(
         f"{studio.url}/zh/gradio_api/run/predict",

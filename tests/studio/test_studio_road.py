@@ -13,7 +13,7 @@ from medkd import background_jobs
 @pytest.mark.timeout(1500)
 def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    studio = open_studio()
+    studio = open_studio("--port", "0")
     watched = watch()
     page = watched.page
     page.set_default_timeout(30_000)
