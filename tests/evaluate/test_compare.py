@@ -120,3 +120,38 @@ def test_many_lines_of_tests_are_corrected():
     assert not any(
         line["is_significant"] for line in show_tests({"m": {str(n): weak for n in range(8)}})
     )
+
+
+def damage_rows(folder):
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    (folder / "rows.jsonl").write_text("".join(line + "\n" for line in lines[1:]))
+
+
+def damage_predictions(folder):
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    (folder / "predictions.jsonl").write_text("".join(line + "\n" for line in lines[1:]))
+
+
+def damage_ids(folder):
+    text = (folder / "rows.jsonl").read_text()
+    (folder / "rows.jsonl").write_text(text.replace('"row:3"', '"row:2"'))
+
+
+def damage_values(folder):
+    text = (folder / "rows.jsonl").read_text()
+    (folder / "rows.jsonl").write_text(
+        text.replace('"diagnosis_accuracy":0.0', '"diagnosis_accuracy":1.0')
+    )
+
+
+def damage_scores(folder):
+    (folder / "scores.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_rows, damage_predictions, damage_ids, damage_values, damage_scores]
+)
+def test_files_that_are_not_of_one_evaluation_are_refused(before, after, tmp_path, damage):
+    damage(after)
+    with pytest.raises(InputError, match=r"(rows.jsonl|scores.json): .*again"):
+        run(Config(input=[before, after], names=["a", "b"], out=tmp_path / "out"))

@@ -1,14 +1,21 @@
+from itertools import product
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from medkd.core import thinking
 from medkd.core.records import FinishReason, Prediction
 from medkd.evaluate.scoring import grade_all, score
 from medkd.evaluate.statistics import (
-    bootstrap_interval,
     break_down,
     compare_paired,
+    find_significant,
+    interval,
     make_scores,
+    sign_flip_p,
     to_columns,
 )
 
@@ -46,7 +53,7 @@ def test_a_perfect_answer_scores_full():
         scores["stop_rate"],
         scores["loop_rate"],
     ) == (1, 1, 1, 0)
-    assert scores["intervals"]["diagnosis_accuracy"] == [1.0, 1.0]
+    assert scores["intervals"]["diagnosis_accuracy"] == [0.34238, 1.0]
     assert scores["samples_per_second"] == 2.0
 
 
@@ -100,11 +107,57 @@ def test_the_unprompted_rate_is_that_of_the_plain_template_where_there_is_one():
 
 
 def test_the_bootstrap_agrees_with_the_normal_approximation():
-    values = np.random.default_rng(0).random(400) < 0.7
-    low, high = bootstrap_interval(list(values.astype(float)))
-    spread = 1.96 * (values.mean() * (1 - values.mean()) / 400) ** 0.5
-    assert (low, high) == pytest.approx((values.mean() - spread, values.mean() + spread), abs=0.01)
-    assert bootstrap_interval(list(values.astype(float))) == [low, high]
+    values = list(np.random.default_rng(0).normal(20, 5, 400))
+    low, high = interval(values)
+    spread = 1.96 * np.std(values) / 400**0.5
+    assert (low, high) == pytest.approx(
+        (np.mean(values) - spread, np.mean(values) + spread), abs=0.1
+    )
+    assert interval(values) == [low, high]
+
+
+@pytest.mark.parametrize(("n_right", "n"), [(0, 1), (0, 20), (3, 10), (20, 20), (81, 263)])
+def test_the_interval_of_a_share_is_wilsons_and_never_without_width(n_right, n):
+    low, high = interval([1.0] * n_right + [0.0] * (n - n_right))
+    expected = binomtest(n_right, n).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert high - low > 0.05
+
+
+def test_the_interval_of_a_paired_difference_is_newcombes():
+    """The third line of table II in Newcombe 1998: 36, 12, 2, 0."""
+    pairs = [(1.0, 1.0)] * 36 + [(0.0, 1.0)] * 12 + [(1.0, 0.0)] * 2
+    found = compare_paired([one for one, _ in pairs], [two for _, two in pairs])
+    assert (found.difference, found.low, found.high) == pytest.approx(
+        (0.2, 0.0569, 0.3404), abs=1e-4
+    )
+    alike = compare_paired([0.0] * 30, [0.0] * 30)
+    assert alike.low < 0 < alike.high
+
+
+def test_two_questions_prove_nothing():
+    found = compare_paired([0.1, 0.2], [0.7, 0.9])
+    assert found.p == 0.5
+    few = compare_paired([0.0] * 19, [1.0] * 19)
+    enough = compare_paired([0.0] * 20, [1.0] * 20)
+    assert few.p < 1e-5 and find_significant([few, enough]) == {1}
+
+
+@given(st.lists(st.floats(-1, 1).map(lambda x: round(x, 2)), min_size=1, max_size=8))
+def test_the_sign_flip_test_counts_every_flip(differences):
+    moved = [d for d in differences if d]
+    total = abs(sum(moved))
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, moved, strict=True)))
+        for signs in product((1, -1), repeat=len(moved))
+    ]
+    expected = sum(found >= total - 1e-9 for found in sums) / len(sums) if len(moved) > 1 else 1.0
+    assert sign_flip_p(differences) == pytest.approx(expected, abs=1e-9)
+
+
+def test_random_flips_and_the_normal_limit_agree():
+    draws = np.random.default_rng(0).normal(0.1, 1, 500)
+    assert sign_flip_p(np.append(draws, 1e-9)) == pytest.approx(sign_flip_p(draws), abs=0.01)
 
 
 def test_a_blank_label_counts_as_llamafactory_counts_it_and_a_missing_one_not_at_all():
@@ -121,7 +174,7 @@ def test_paired_tests_see_what_unpaired_ones_cannot():
     assert compare_paired(first, first).p == 1.0
 
 
-def test_the_paired_bootstrap_is_used_for_scores_that_are_not_yes_or_no():
+def test_signs_are_flipped_for_scores_that_are_not_yes_or_no():
     generator = np.random.default_rng(1)
     first = generator.normal(20, 5, 150)
     found = compare_paired(list(first), list(first + generator.normal(1, 1, 150)))
@@ -144,7 +197,7 @@ def test_accuracy_is_broken_down_by_department_length_number_and_where_the_base_
     assert found["base"]["base was wrong"] == {
         "n": 2,
         "diagnosis_accuracy": 0.5,
-        "interval": [0.0, 1.0],
+        "interval": [0.094531, 0.905469],
     }
     assert sum(group["n"] for group in found["length"].values()) == 30
     assert list(found["diagnoses"]) == ["1"]

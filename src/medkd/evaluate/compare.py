@@ -6,7 +6,6 @@ Not done here: measuring: every score was written by the evaluation that measure
 questions that all were asked count.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,16 @@ from medkd.core.records import Prediction
 from medkd.core.stage_output import Manifest, open_stage_output, read_manifest
 from medkd.evaluate.report import Evaluation, write_number, write_report
 from medkd.evaluate.scoring import FILE_NAME, Row
-from medkd.evaluate.statistics import Difference, break_down, compare_paired, summarise, to_columns
+from medkd.evaluate.statistics import (
+    MIN_QUESTIONS,
+    Difference,
+    break_down,
+    compare_paired,
+    find_significant,
+    summarise,
+    to_columns,
+)
+from medkd.models.load import read_json
 
 TESTED = (
     "exam_accuracy",
@@ -37,7 +45,6 @@ TESTED = (
     "judge_score",
 )
 OVERLAP = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "samples_per_second")
-LEVEL = 0.05
 CONDITIONS = ("generator", "dtype", "temperature", "top_p", "max_tokens")
 """How answers came about: facts and settings that move scores a little, or much, without any
 difference between the models."""
@@ -149,10 +156,43 @@ def load(directory: Path, name: str) -> Evaluation:
         else []
     )
     scores, breakdown = (
-        json.loads((directory / file).read_text(encoding="utf-8"))
-        for file in ("scores.json", "breakdown.json")
+        _read_mapping(directory / file) for file in ("scores.json", "breakdown.json")
     )
+    _check_rows(directory, rows, predictions, scores)
     return Evaluation(name, scores, predictions, rows, breakdown, asked, read_manifest(directory))
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if content is None:
+        raise InputError(f'{path}: no such file, or no mapping; run "medkd evaluate" again')
+    return content
+
+
+def _check_rows(
+    directory: Path,
+    rows: Sequence[Row],
+    predictions: Sequence[Prediction],
+    scores: Mapping[str, Any],
+) -> None:
+    """Refuse files of one directory that are not of one evaluation: a question without its answer,
+    twice the same question, or other scores than the rows come to."""
+    lengths = {p.id: len(p.question or p.prompt) for p in predictions}
+    unlike = [row.id for row in rows if lengths.get(row.id) != row.n_characters]
+    problem = ""
+    if unlike:
+        problem = f"{len(unlike)} of {len(rows)} rows have no answer in predictions.jsonl (first: {unlike[0]})"
+    elif len({row.id for row in rows}) < len(rows) or len(rows) != scores.get("n"):
+        problem = f"{len(rows)} rows, but scores.json counts {scores.get('n')} questions"
+    else:
+        means = {name: sum(column) / len(column) for name, column in to_columns(rows).items()}
+        changed = [n for n, mean in means.items() if abs(mean - scores.get(n, mean)) > 1e-5]
+        if changed:
+            problem = f"{changed[0]} of the rows is not what scores.json says"
+    if problem:
+        raise InputError(
+            f"{directory / FILE_NAME}: {problem}; run this evaluation again with --overwrite"
+        )
 
 
 def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> list[str]:
@@ -252,12 +292,7 @@ def hold_against_first(
 def show_tests(differences: Mapping[str, Mapping[str, Difference]]) -> list[dict[str, Any]]:
     """Make the lines of the page's table of tests, Holm's correction over all of them."""
     lines = [(model, name, d) for model, group in differences.items() for name, d in group.items()]
-    by_p = sorted(range(len(lines)), key=lambda at: lines[at][2].p)
-    significant = set[int]()
-    for rank, at in enumerate(by_p):
-        if lines[at][2].p * (len(lines) - rank) >= LEVEL:
-            break
-        significant.add(at)
+    significant = find_significant([d for *_, d in lines])
     return [
         {
             "model": model,
@@ -265,14 +300,18 @@ def show_tests(differences: Mapping[str, Mapping[str, Difference]]) -> list[dict
             "n": d.n,
             "difference": f"{d.difference:+.3f}",
             "interval": f"{write_number(d.low)} – {write_number(d.high)}",
-            "p": "< 0.0001" if d.p < 1e-4 else f"{d.p:.4f}",
+            "p": write_p(d.p),
             "test": f"McNemar, {d.n_second_only} gained, {d.n_first_only} lost"
             if d.is_yes_or_no
-            else "paired bootstrap",
+            else "sign flips",
             "is_significant": at in significant,
         }
         for at, (model, name, d) in enumerate(lines)
     ]
+
+
+def write_p(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def show_before_after(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -295,8 +334,10 @@ def print_table(
     first = evaluations[0]
     for model, group in differences.items():
         print(f"{model} against {first.name}, {len(first.rows)} questions")
+        if len(first.rows) < MIN_QUESTIONS:
+            print(f"  fewer than {MIN_QUESTIONS} questions: no difference counts as significant")
         for name, d in group.items():
-            p = "< 0.0001" if d.p < 1e-4 else f"= {d.p:.4f}"
+            p = write_p(d.p)
             before = first.scores[name]
             print(
                 f"  {name:<20}{before:>10.3f} -> {before + d.difference:>8.3f}  [{d.low:+.3f}, {d.high:+.3f}]  p {p}"

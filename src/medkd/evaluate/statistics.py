@@ -1,14 +1,11 @@
-"""Means of scores, how sure they are, and whether two models differ.
+"""Means of scores, their 95 % intervals, and tests of two models on the same questions.
 
-In: rows of scores. Out: one number a name, and a 95 % interval beside it; tests of two models on
-the same questions.
+In: rows of scores. Out: one number a name with its interval; paired differences with their p-values.
+Intervals cover the choice of questions, not another training.
 Not done here: what is right (`grading`), pages.
-
-Intervals are percentiles of 2,000 bootstrap resamples of the questions, seeded. They tell how much
-the score would move with other questions of the same kind, not with other trainings; where all
-questions came out alike they have no width, whatever their number.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +13,12 @@ from medkd.core import thinking
 from medkd.core.records import Prediction
 from medkd.evaluate.scoring import Row
 
+LEVEL = 0.05
+MIN_QUESTIONS = 20
+"""Fewest questions on which a difference may be called significant."""
 N_RESAMPLES = 2000
+"""Bootstrap resamples of the questions."""
+MOST_FLIPPED = 500
 Columns = dict[str, list[float]]
 """Name of a score to its value for each question it applies to."""
 PERCENTILES = (50, 90, 99)
@@ -37,28 +39,46 @@ def measure_unprompted(predictions: Sequence[Prediction]) -> list[float]:
 
 
 def summarise(columns: Columns, seed: int = 0) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Give the mean of every column and its 95 % bootstrap interval."""
+    """Return the mean of every column and its 95 % interval."""
     means = {
         name: round(sum(values) / len(values), 6) for name, values in columns.items() if values
     }
-    return means, {
-        name: bootstrap_interval(values, seed) for name, values in columns.items() if values
-    }
+    return means, {name: interval(values, seed) for name, values in columns.items() if values}
 
 
-def bootstrap_interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> list[float]:
-    """Give low and high of the mean: percentiles over resamples with replacement.
+def interval(values: Sequence[float], seed: int = 0) -> list[float]:
+    """Return low and high of the mean: Wilson's interval where all values are 0 or 1, else
+    percentiles of bootstrap resamples.
 
-    >>> bootstrap_interval([1.0, 1.0, 1.0])
-    [1.0, 1.0]
+    >>> interval([0.0, 0.0, 0.0])
+    [0.0, 0.561497]
     """
     import numpy as np
 
+    if is_yes_or_no(values):
+        return list(wilson_interval(int(sum(values)), len(values)))
     column = np.asarray(values, dtype=float)
-    low, high = np.quantile(
-        _resample(len(column), seed) @ column / len(column), [(1 - level) / 2, (1 + level) / 2]
-    )
+    means = _resample(len(column), seed) @ column / len(column)
+    low, high = np.quantile(means, [0.025, 0.975])
     return [round(float(low), 6), round(float(high), 6)]
+
+
+def is_yes_or_no(values: Sequence[float]) -> bool:
+    return all(value in (0, 1) for value in values)
+
+
+def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
+    """Return Wilson's score interval of a share; it has a width even for none or all of n.
+
+    >>> wilson_interval(2, 2)
+    (0.34238, 1.0)
+    """
+    z_squared = 1.959964**2
+    share = n_right / n
+    centre = share + z_squared / (2 * n)
+    spread = 1.959964 * math.sqrt(share * (1 - share) / n + z_squared / (4 * n * n))
+    low, high = ((centre + sign * spread) / (1 + z_squared / n) for sign in (-1, 1))
+    return round(max(low, 0.0), 6), round(min(high, 1.0), 6)
 
 
 def _resample(n: int, seed: int) -> Any:
@@ -77,7 +97,7 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-    """Exact McNemar where both scores are yes or no, else by the paired bootstrap, two-sided."""
+    """Two-sided: McNemar's exact test where both scores are yes or no, else a sign-flip test."""
     n_first_only: int
     n_second_only: int
     """Questions that one alone got right; zero for scores that are not yes or no."""
@@ -85,32 +105,96 @@ class Difference(NamedTuple):
 
 
 def compare_paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Difference:
-    """Compare two columns of the same questions."""
+    """Compare two columns of the same questions.
+
+    >>> compare_paired([0.2, 0.4], [0.3, 0.6]).p
+    0.5
+    """
     import numpy as np
     from scipy.stats import binomtest
 
-    one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    apart = two - one
-    means = _resample(len(apart), seed) @ apart / len(apart)
-    low, high = np.quantile(means, [0.025, 0.975])
-    is_yes_or_no = bool(np.isin(one, (0, 1)).all() and np.isin(two, (0, 1)).all())
-    n_first, n_second = (int((apart < 0).sum()), int((apart > 0).sum())) if is_yes_or_no else (0, 0)
-    if is_yes_or_no:
+    apart = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    is_binary = is_yes_or_no(first) and is_yes_or_no(second)
+    n_first = n_second = 0
+    if is_binary:
+        n_first, n_second = int((apart < 0).sum()), int((apart > 0).sum())
         p = float(binomtest(n_first, n_first + n_second).pvalue) if n_first + n_second else 1.0
+        low, high = _newcombe_interval(first, second)
     else:
-        p = min(
-            1.0, 2 * (1 + min(int((means <= 0).sum()), int((means >= 0).sum()))) / (len(means) + 1)
-        )
+        p = sign_flip_p(apart, seed)
+        means = _resample(len(apart), seed) @ apart / len(apart)
+        low, high = (float(edge) for edge in np.quantile(means, [0.025, 0.975]))
     return Difference(
-        len(apart),
-        round(float(apart.mean()), 6),
-        round(float(low), 6),
-        round(float(high), 6),
-        p,
-        n_first,
-        n_second,
-        is_yes_or_no,
+        n=len(apart),
+        difference=round(float(apart.mean()), 6),
+        low=round(low, 6),
+        high=round(high, 6),
+        p=p,
+        n_first_only=n_first,
+        n_second_only=n_second,
+        is_yes_or_no=is_binary,
     )
+
+
+def sign_flip_p(differences: Any, seed: int = 0) -> float:
+    """Return the two-sided p of a mean difference when each sign is equally likely.
+
+    Exact up to 13 differences that are not zero, 10,000 random flips up to 500, beyond that the
+    normal limit of the same distribution.
+    """
+    import numpy as np
+    from scipy.stats import norm, permutation_test
+
+    moved = np.asarray(differences, dtype=float)
+    moved = moved[moved != 0]
+    if len(moved) < 2:
+        return 1.0
+    if len(moved) > MOST_FLIPPED:
+        return float(2 * norm.sf(abs(moved.sum()) / math.sqrt(float((moved**2).sum()))))
+    found = permutation_test(
+        (moved,), np.mean, permutation_type="samples", n_resamples=9999, rng=seed, batch=1000
+    )
+    return float(min(found.pvalue, 1.0))
+
+
+def _newcombe_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Return Newcombe's interval (1998, method 10) of the difference of two paired shares."""
+    n = len(first)
+    pairs = list(zip(first, second, strict=True))
+    both, only_first, only_second, neither = (
+        pairs.count(pair) for pair in ((1, 1), (1, 0), (0, 1), (0, 0))
+    )
+    share_1, share_2 = (both + only_first) / n, (both + only_second) / n
+    low_1, high_1 = wilson_interval(both + only_first, n)
+    low_2, high_2 = wilson_interval(both + only_second, n)
+    product = (both + only_first) * (only_second + neither)
+    product *= (both + only_second) * (only_first + neither)
+    apart = both * neither - only_first * only_second
+    if apart > 0:  # the continuity correction of the correlation
+        apart = max(apart - n / 2, 0)
+    correlation = apart / math.sqrt(product) if product else 0.0
+
+    def spread(one: float, other: float) -> float:
+        return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
+
+    difference = share_2 - share_1
+    return (
+        max(difference - spread(share_2 - low_2, high_1 - share_1), -1.0),
+        min(difference + spread(high_2 - share_2, share_1 - low_1), 1.0),
+    )
+
+
+def find_significant(differences: Sequence[Difference]) -> set[int]:
+    """Return the places of the differences that pass Holm's correction over all of them; one over
+    fewer than `MIN_QUESTIONS` questions never does."""
+    by_p = sorted(range(len(differences)), key=lambda at: differences[at].p)
+    significant = set[int]()
+    for rank, at in enumerate(by_p):
+        if differences[at].p * (len(differences) - rank) >= LEVEL:
+            break
+        if differences[at].n >= MIN_QUESTIONS:
+            significant.add(at)
+    return significant
 
 
 def describe_lengths(predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -207,5 +291,5 @@ def _sum_up(rows: Sequence[Row], seed: int) -> dict[str, Any]:
     return {
         "n": len(values),
         "diagnosis_accuracy": round(sum(values) / len(values), 6),
-        "interval": bootstrap_interval(values, seed),
+        "interval": interval(values, seed),
     }

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from medkd.core.prompts import load_prompts
 from medkd.core.records import Example, Prediction
 from medkd.evaluate.scoring import grade_all, score_form
-from medkd.evaluate.statistics import bootstrap_interval
+from medkd.evaluate.statistics import interval
 from medkd.evaluate.tasks import Task, make_tasks
 
 
@@ -70,6 +70,6 @@ def tabulate(predictions: Sequence[Prediction], seed: int) -> list[dict[str, Any
         for name, values in (("think_format_rate", thought), ("diagnosis_accuracy", right)):
             if values:
                 row[name] = round(sum(values) / len(values), 6)
-                row[f"{name}_interval"] = bootstrap_interval(values, seed)
+                row[f"{name}_interval"] = interval(values, seed)
         table.append(row)
     return table
