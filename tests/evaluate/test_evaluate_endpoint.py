@@ -6,8 +6,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from medkd.core.config import make_config
+from medkd.core.errors import InputError
+from medkd.core.records import Lineage
 from medkd.evaluate.stage import Config, run
-from student_samples import read_lines, write_examples
+from student_samples import make_example, read_lines, write_examples
+
+MARKED = Lineage(origin="a", deidentified_by="rules 3")
 
 
 class Server(ThreadingHTTPServer):
@@ -72,7 +77,7 @@ def test_a_served_model_is_measured_like_a_local_one(serve, tmp_path):
             None if "case 41" in user else f"<think>\nsign\n</think>\n\n{names[user[-1]]}"
         )
     )
-    path = write_examples(tmp_path / "test.jsonl", range(30, 42))
+    path = write_examples(tmp_path / "test.jsonl", range(30, 42), lineage=MARKED)
     manifest = run(
         Config(endpoint=server.address, model="student", input=path, out=tmp_path / "out")
     )
@@ -109,6 +114,7 @@ def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_p
         "predictions": write_predictions(tmp_path / "p.jsonl"),
         "judge": server.address,
         "judge_model": "judge",
+        "accept_identified": True,
     }
     run(Config(**config, out=tmp_path / "out"))
     assert read_scores(tmp_path / "out")["diagnosis_accuracy"] == 0.5
@@ -129,6 +135,7 @@ def test_a_judgement_that_cannot_be_read_is_counted_and_is_no_zero(serve, tmp_pa
         predictions=write_predictions(tmp_path / "p.jsonl"),
         judge=server.address,
         judge_model="judge",
+        accept_identified=True,
         out=tmp_path / "out",
     )
     assert run(config).facts["judge_failed"] == 1
@@ -150,9 +157,76 @@ def test_open_answers_are_judged_and_get_no_diagnosis_score(serve, tmp_path):
             }
         )
     )
-    run(Config(predictions=path, judge=server.address, judge_model="judge", out=tmp_path / "out"))
+    run(
+        Config(
+            predictions=path,
+            judge=server.address,
+            judge_model="judge",
+            accept_identified=True,
+            out=tmp_path / "out",
+        )
+    )
     scores = read_scores(tmp_path / "out")
     assert (
         scores["judge_score"] == pytest.approx(5 / 6, abs=1e-3)
         and "diagnosis_accuracy" not in scores
     )
+
+
+def test_rows_that_nobody_de_identified_are_sent_only_when_accepted(serve, tmp_path, capsys):
+    server = serve(lambda system, user: "flu")
+    path = tmp_path / "test.jsonl"
+    path.write_text(
+        "".join(
+            make_example(n, lineage=MARKED if n else Lineage(origin="a")).model_dump_json() + "\n"
+            for n in range(3)
+        )
+    )
+    settings = {"endpoint": server.address, "model": "student", "input": path}
+    with pytest.raises(InputError, match=r"1 of 3 rows have no deidentified_by.*accept-identified"):
+        run(Config(**settings, out=tmp_path / "out"))
+    assert not server.asked and not (tmp_path / "out").exists()
+    manifest = run(Config(**settings, accept_identified=True, out=tmp_path / "out"))
+    assert manifest.facts["n_identified"] == 1 and len(server.asked) == 3
+    assert "reads 1 rows without deidentified_by" in capsys.readouterr().err
+
+
+def test_predictions_reach_a_judge_only_when_accepted(serve, tmp_path):
+    server = serve(lambda system, user: json.dumps({"principal": "same"}))
+    path = write_predictions(tmp_path / "p.jsonl")
+    with pytest.raises(InputError, match="4 of 4 rows have no deidentified_by"):
+        run(Config(predictions=path, judge=server.address, judge_model="j", out=tmp_path / "out"))
+    assert not server.asked
+
+
+def test_a_public_exam_needs_no_mark(serve, tmp_path):
+    server = serve(lambda system, user: "答案：B")
+    path = tmp_path / "exam.json"
+    path.write_text(
+        json.dumps(
+            [{"question": "首选检查？", "options": {"A": "胸片", "B": "CT"}, "answer": "CT"}]
+        )
+    )
+    run(Config(endpoint=server.address, model="student", exam=str(path), out=tmp_path / "out"))
+    assert read_scores(tmp_path / "out")["exam_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 10**20),
+        ("limit", 10**20),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("samples", 10**20),
+        ("wordings", 10**20),
+        ("temperature", float("inf")),
+        ("temperature", float("nan")),
+        ("top_p", float("nan")),
+        ("budget", float("inf")),
+        ("batch_size", 10**20),
+    ],
+)
+def test_numbers_that_no_evaluation_can_mean_are_refused_in_one_line(tmp_path, field, value):
+    with pytest.raises(InputError, match=rf"^evaluate: {field}: "):
+        make_config(Config, {"out": tmp_path, field: value}, "evaluate")

@@ -57,7 +57,7 @@ class Config(StageConfig):
     """Directories of evaluate, the one to be compared with first."""
     names: list[str] = Field(default_factory=list)
     """Names of the models on the page, in the same order; else those of the directories."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the bootstrap."""
 
     @field_validator("input")

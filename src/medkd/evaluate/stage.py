@@ -19,6 +19,7 @@ from pydantic import Field
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
+from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.records import Cost, Example, Prediction
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.evaluate.foreign import RESULTS, Task, read_predictions, read_runtime, write_results
@@ -58,34 +59,36 @@ class Config(StageConfig):
     """Where a model that is only named is fetched from."""
     trust_remote_code: Annotated[bool, RUNTIME] = False
     """Let a model run code that came with it."""
-    max_tokens: int = Field(default=1024, ge=1)
+    max_tokens: int = Field(default=1024, ge=1, le=10**6)
     """Longest answer in tokens."""
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0, le=100)
     """0 takes the likeliest token; R1 models are often sampled at 0.6."""
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Share of probability to sample from; 0.95 goes with a temperature of 0.6."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides what is drawn, and the bootstrap."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """Ask only the first questions."""
     instructed: bool = False
     """Put the training instruction in front of every question, instead of asking it bare."""
     ask: tuple[str, ...] = ()
     """Further questions without a known answer: shown on the page, not scored."""
-    samples: int = Field(default=1, ge=1)
+    samples: int = Field(default=1, ge=1, le=1000)
     """Answers a question, for the vote and pass@k; needs a temperature."""
-    wordings: int = Field(default=0, ge=0)
+    wordings: int = Field(default=0, ge=0, le=10**6)
     """Questions that are also asked under an instruction, in unseen words and in English."""
     judge: str = ""
     """Endpoint that judges what rules cannot tell and open answers: a provider, or an address; none
     unless given."""
     judge_model: str = ""
     """The judge's model; the provider's first where none is given."""
-    budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
+    budget: Annotated[float | None, RUNTIME, Field(gt=0, le=10**9)] = None
     """Most money this directory's ledger may come to; a hard stop."""
+    accept_identified: AcceptIdentified = False
+    """Let an endpoint or a judge read rows that no de-identification marked."""
     allow_seen: Annotated[bool, RUNTIME] = False
     """Measure on questions that were in the training data all the same."""
-    batch_size: Annotated[int, RUNTIME] = Field(default=64, ge=1)
+    batch_size: Annotated[int, RUNTIME] = Field(default=64, ge=1, le=10**5)
     """Questions at a time; halved where memory runs out."""
     dtype: Dtype = "auto"
     """Number format; auto takes float32 for a small model on a processor, else bfloat16 where it
@@ -114,6 +117,8 @@ def _run_file(config: Config, path: Path) -> Manifest:
         found = read_predictions(path, config.task, config.limit)
         space.read(found.n_read)
         space.drop_all(found.dropped)
+        if config.judge:  # a prediction does not tell what its question was made from
+            _check_marks(config, space, [""] * len(found.predictions), path)
         space.write_records("predictions.jsonl", found.predictions)
         if found.n_unlabelled:
             print(
@@ -152,6 +157,15 @@ def _run_file(config: Config, path: Path) -> Manifest:
         return space.manifest
 
 
+def _check_marks(config: Config, space: StageOutput, marks: Sequence[str], place: Path) -> None:
+    """Refuse rows that may name patients before anything is sent; count them where accepted."""
+    reader = f"the endpoint {config.endpoint}" if config.endpoint else f"the judge {config.judge}"
+    n = check_deidentified(marks, place, reader, config.accept_identified)
+    space.manifest.facts["n_identified"] = n
+    if n:
+        print(f"warning: {reader} reads {n} rows without deidentified_by", file=sys.stderr)
+
+
 def _run_model(config: Config) -> Manifest:
     from medkd.evaluate.asking import ask_all, find_inputs
     from medkd.evaluate.looped import has_looped
@@ -182,6 +196,8 @@ def _run_model(config: Config) -> Manifest:
             raise InputError(
                 f'{test_path}: no questions; give "medkd merge" a share for the test split'
             )
+        if config.endpoint or config.judge:
+            _check_marks(config, space, [e.lineage.deidentified_by for e in examples], test_path)
         seen = find_seen(examples, test_path, folder)
         if not config.allow_seen:
             refuse_seen(seen, len(examples), test_path)
