@@ -197,7 +197,7 @@ def train(model: "PreTrainedModel", rows: "torch.Tensor", seed: int) -> list[dic
 
 
 def _loss(model: Any, ids: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """Give the mean loss of the learnt tokens; the vocabulary is projected to for those alone."""
+    """Compute the mean loss of the learnt tokens; the vocabulary is projected to for those alone."""
     import torch
 
     wanted = labels[:, 1:]

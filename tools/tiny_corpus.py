@@ -83,7 +83,7 @@ def _draw_family(rng: random.Random) -> tuple[Family, Disease]:
 def _draw_finding(
     family: Family, disease: Disease, test: str, rng: random.Random
 ) -> tuple[str, str]:
-    """Give a finding as it reads in a record and what it means."""
+    """Return a finding as it reads in a record and what it means."""
     level = family.tests[test].levels[disease.pattern[test]]
     return fill(rng.choice(level.texts), rng), level.means
 
@@ -138,7 +138,7 @@ def _draw_strange_findings(rng: random.Random, n: int) -> list[str]:
 
 
 def _name_of(finding: str) -> str:
-    """Give the words before the first digit, or the first four characters: what a finding is asked
+    """Return the words before the first digit, or the first four characters: what a finding is asked
     for by."""
     name = re.split(r"\d", finding)[0]
     return name if 1 < len(name) < len(finding) else finding[:4]

@@ -74,7 +74,7 @@ class Family(_Frozen):
     distractors: tuple[Distractor, ...]
 
     def means(self, disease: Disease) -> list[str]:
-        """Give what each test means in this disease, in the order of the tests."""
+        """List what each test means in this disease, in the order of the tests."""
         return [test.levels[disease.pattern[name]].means for name, test in self.tests.items()]
 
 
@@ -137,6 +137,6 @@ def fill(template: str, rng: random.Random) -> str:
 
 @cache
 def pattern_of(template: str) -> re.Pattern[str]:
-    """Give the expression that finds any filling of a template in a text."""
+    """Compile the expression that finds any filling of a template in a text."""
     parts = _RANGE.split(template)
     return re.compile(r"\d+(?:\.\d+)?".join(re.escape(part) for part in parts[::3]))

@@ -112,8 +112,10 @@ class CaseSite:
     def _answer_list(
         self, index: list[tuple[int, str]], page: int, method: str, is_xhr: bool
     ) -> Answer:
-        """Give page 1 to GET and later ones to POST; past the end the last page comes again, as
-        lists on the web do."""
+        """Answer GET with page 1 and POST with later ones.
+
+        Past the end the last page comes again, as lists on the web do.
+        """
         n_pages = max(1, -(-len(index) // PAGE_SIZE))
         start = PAGE_SIZE * (min(max(page, 1), n_pages) - 1)
         cases = index[start : start + PAGE_SIZE]

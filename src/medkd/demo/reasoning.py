@@ -42,7 +42,7 @@ class Reading:
         ]
 
     def diagnose(self) -> Disease | None:
-        """Give the disease whose whole pattern is there."""
+        """Find the disease whose whole pattern is there."""
         found = {name: level for name, (level, _) in self.levels.items()}
         return next((d for d in self.family.diseases if d.pattern == found), None)
 
