@@ -28,9 +28,9 @@ WITH RECURSIVE used (id) AS (
   SELECT id FROM attempts WHERE outcome = 'complete'
   UNION SELECT attempts.continues FROM attempts JOIN used ON attempts.id = used.id WHERE attempts.continues IS NOT NULL)
 SELECT provider, model, COALESCE(outcome, 'unknown'), currency, COUNT(*), SUM(is_estimate AND n_prompt + n_completion > 0),
-  SUM(price IS NULL AND n_prompt + n_completion > 0), SUM(n_prompt), SUM(n_cache_hit), SUM(n_completion), SUM(n_reasoning), SUM(amount),
+  SUM(price IS NULL AND n_prompt + n_completion > 0), TOTAL(n_prompt), TOTAL(n_cache_hit), TOTAL(n_completion), TOTAL(n_reasoning), SUM(amount),
   SUM(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE amount END),
-  SUM(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE n_completion END)
+  TOTAL(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE n_completion END)
 FROM attempts GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
 _PAID_ON = "SELECT substr(started_at, 1, 10), currency, COUNT(*), SUM(amount) FROM attempts GROUP BY 1, 2 ORDER BY 1, 2"
 
@@ -101,7 +101,7 @@ class Accounts:
     def answer_lengths(self, provider: str, model: str) -> tuple[int, float]:
         """Give the number of a model's answers and the mean of their tokens, all that went on into
         an answer counted."""
-        query = "SELECT SUM(outcome = ?), SUM(n_completion) FROM attempts WHERE provider = ? AND model = ?"
+        query = "SELECT SUM(outcome = ?), TOTAL(n_completion) FROM attempts WHERE provider = ? AND model = ?"
         n_answers, n_tokens = self._reader.execute(
             query, (Outcome.COMPLETE, provider, model)
         ).fetchone()
@@ -119,7 +119,8 @@ class Accounts:
             wasted,
             n_wasted,
         ) in self._reader.execute(_PAID_FOR):
-            usage = Usage(prompt=prompt, cache_hit=hit, completion=completion, reasoning=reasoning)
+            counts = (int(count) for count in (prompt, hit, completion, reasoning))
+            usage = Usage(**dict(zip(Usage.model_fields, counts, strict=True)))
             provider, model, outcome, currency, n_attempts, n_estimated, n_unpriced = head
             yield PaidFor(
                 provider,
@@ -132,7 +133,7 @@ class Accounts:
                 usage,
                 amount,
                 wasted,
-                n_wasted,
+                int(n_wasted),
             )
 
     def paid_on(self) -> list[PaidOn]:

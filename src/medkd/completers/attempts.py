@@ -15,8 +15,9 @@ from typing import Any
 
 from medkd.completers.continuation import Missing, join, take_so_far
 from medkd.completers.copies import damaged, is_sound
-from medkd.completers.outcomes import Answer, Outcome
+from medkd.completers.outcomes import Answer, Outcome, classify_finish
 from medkd.completers.providers import Price, estimate_tokens
+from medkd.completers.stream import separate
 from medkd.core.completer import Completion, Request
 from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
 from medkd.core.records import Cost, Record, Usage
@@ -144,12 +145,16 @@ def recall(attempts: Sequence[Attempt]) -> Completion | None:
     if not attempts:
         return None
     best = next((a for a in attempts if a.outcome is Outcome.COMPLETE), attempts[-1])
-    is_complete = best.outcome is Outcome.COMPLETE
+    outcome = best.outcome or Outcome.UNKNOWN
+    is_complete = outcome is Outcome.COMPLETE
+    word = best.finish_reason or ("stop" if is_complete else "")
+    reasoning, text = separate(best.reasoning, best.text)
     return Completion(
-        reasoning=best.reasoning,
-        text=best.text,
-        finish_reason="stop" if is_complete else str(best.outcome or Outcome.UNKNOWN),
+        reasoning=reasoning,
+        text=text,
+        finish_reason=word if word and classify_finish(word) is outcome else str(outcome),
         complete=is_complete,
+        truncated=outcome is Outcome.LENGTH,
         usage=sum((a.usage for a in attempts if a.outcome and not a.outcome.is_free), Usage()),
         cost=Cost(amount=sum(a.amount for a in attempts), currency=best.currency),
         attempts=len(attempts),
@@ -158,6 +163,8 @@ def recall(attempts: Sequence[Attempt]) -> Completion | None:
 
 
 def connect(path: Path, is_read_only: bool = False) -> sqlite3.Connection:
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file; move it away or choose another --out")
     if is_read_only:
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
     return sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -178,6 +185,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     with connection:
         connection.execute("BEGIN IMMEDIATE")
+        _mark_bad_ends(connection)
         for row in connection.execute(SELECT_ATTEMPTS + " WHERE outcome IS NULL").fetchall():
             _close_after_crash(
                 connection, read_row(row), Price.model_validate_json(row[-1]) if row[-1] else None
@@ -192,6 +200,17 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         )
     if found < 1:
         raise InputError(f"{path}: is no ledger; move it away or choose another --out")
+
+
+def _mark_bad_ends(connection: sqlite3.Connection) -> None:
+    """Mark answers that version 0.1 took for complete whatever word they ended with."""
+    words = "SELECT DISTINCT finish_reason FROM attempts WHERE outcome = 'complete'"
+    for (word,) in connection.execute(words).fetchall():
+        if word and (outcome := classify_finish(word)) is not Outcome.COMPLETE:
+            connection.execute(
+                "UPDATE attempts SET outcome = ?, error = ? WHERE outcome = 'complete' AND finish_reason = ?",
+                (outcome, f"finish_reason {word}", word),
+            )
 
 
 def _close_after_crash(
@@ -266,6 +285,8 @@ def read_row(row: Any) -> Attempt:
 
 
 def from_sqlite_error(error: Exception, path: Path) -> MedkdError:
+    if isinstance(error, MedkdError):
+        return error
     if isinstance(error, OSError):
         return from_os_error(error, path)
     words = str(error)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from medkd.completers.outcomes import Outcome
+from medkd.completers.stream import separate
 from medkd.core import thinking
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def take_so_far(attempt: int, held: Held, find_missing: FindMissing) -> SoFar | 
         missing = find_missing(held.reasoning, held.text)
         if held.text.strip() and not (missing and missing.is_at_end):
             return None
-    reasoning, text = held.reasoning, _without_frayed_end(held.text)
+    reasoning, text = separate(held.reasoning, held.text)
+    text = _without_frayed_end(text)
     if not text:
         reasoning = _without_frayed_end(reasoning)
     if len(reasoning) + len(text) < MIN_CHARACTERS:

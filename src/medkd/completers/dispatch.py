@@ -22,7 +22,7 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.patience import GO_ON, Patience
 from medkd.completers.providers import check_terms
 from medkd.core.completer import Completion, Request
-from medkd.core.errors import StoppedError
+from medkd.core.errors import InputError, StoppedError
 
 PACE_WINDOW = 20
 """Savings of text over which tokens per second are taken."""
@@ -122,6 +122,7 @@ class PaidCompleter:
         """
         from medkd.completers.run import Run
 
+        _refuse_running_loop()
         self.ledger.start_run(n_requests)
         spent = self.ledger.spent()
         run = Run(self, Tally(spent=spent, spent_before=spent, limit=self.concurrency))
@@ -139,3 +140,13 @@ class PaidCompleter:
 
     def key_of(self, request: Request) -> str:
         return item_key(self.target.name, self.target.model, request)
+
+
+def _refuse_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise InputError(
+        "an event loop is running here, as in a notebook; ask from a thread: await asyncio.to_thread(completer.complete, requests)"
+    )

@@ -8,18 +8,27 @@ text as far as it came, the usage as reported, and an `Outcome`. Not done here: 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+import zlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import orjson
 
 from medkd.completers.continuation import SoFar
-from medkd.completers.outcomes import Answer, Outcome
+from medkd.completers.outcomes import Answer, Outcome, classify_status
 from medkd.completers.providers import Target
-from medkd.completers.stream import EventReader, OnText, StreamedText, words_of
+from medkd.completers.stream import (
+    AnswerReader,
+    OnText,
+    StreamedText,
+    TextFilter,
+    load,
+    make_line,
+    words_of,
+)
 from medkd.completers.wire import address_of, find_proxy, make_body
 from medkd.core.completer import Request
 
@@ -28,22 +37,20 @@ if TYPE_CHECKING:
 
 MAX_RETRY_AFTER_S = 600.0
 MAX_ERROR_BYTES = 16384
-
-
-_OUTCOME_OF_STATUS = {
-    401: Outcome.KEY_REFUSED,
-    402: Outcome.NO_BALANCE,
-    404: Outcome.NOT_AN_ENDPOINT,
-    405: Outcome.NOT_AN_ENDPOINT,
-    429: Outcome.RATE_LIMITED,
-    501: Outcome.NOT_AN_ENDPOINT,
-}
-_OUTCOME_OF_FINISH = {
-    "length": Outcome.LENGTH,
-    "content_filter": Outcome.FILTERED,
-    "insufficient_system_resource": Outcome.STREAM_ERROR,
-    "error": Outcome.STREAM_ERROR,
-}
+CHARACTERS_A_TOKEN = 32
+"""No tokenizer yields more on the whole: an answer of more characters heeds no --max-tokens."""
+SPARE_CHARACTERS = 20_000
+_UNFORESEEN = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    zlib.error,
+)
+INFLATED_BYTES = 2**20
+"""What is inflated at once of a body that is compressed unasked."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,9 @@ class Limits:
     start_s: float = 600.0
     """From sending to the first piece of text."""
     silence_s: float = 60.0
-    """Between two signs of life afterwards."""
+    """Between two pieces of text afterwards; keep-alives are none."""
+    whole_s: float = 7200.0
+    """From sending to the end."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class _Sent:
 
     request: Request
     before: SoFar | None
-    streamed: StreamedText
+    reader: AnswerReader
     status: list[int]
     on_accepted: Callable[[], None]
 
@@ -92,7 +101,10 @@ class Endpoint:
         self._proxy = find_proxy(self.target.base_url)
         timeout = ClientTimeout(total=None, sock_connect=self.limits.connect_s)
         async with ClientSession(
-            connector=TCPConnector(limit=0), timeout=timeout, headers=headers
+            connector=TCPConnector(limit=0),
+            timeout=timeout,
+            headers=headers,
+            auto_decompress=False,
         ) as session:
             self._session = session
             yield
@@ -113,45 +125,37 @@ class Endpoint:
         from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
 
         started = time.monotonic()
-        streamed = StreamedText(on_text)
+        n_most = request.sampling.max_tokens * CHARACTERS_A_TOKEN + SPARE_CHARACTERS
+        reader = AnswerReader(on_text, self.target.key, n_most)
         status: list[int] = []
         try:
             async with asyncio.timeout(self.limits.start_s) as timer:
-                answer = await self._stream(
-                    _Sent(request, before, streamed, status, on_accepted), timer
-                )
+                sent = _Sent(request, before, reader, status, on_accepted)
+                answer = await self._stream(sent, timer)
         except (ClientConnectorError, ConnectionTimeoutError) as error:
-            answer = Answer(
-                Outcome.UNREACHABLE,
-                error=f"no connection to {self.target.base_url} ({_reason(error)})",
-            )
+            words = f"no connection to {self.target.base_url} ({self._reason(error)})"
+            answer = Answer(Outcome.UNREACHABLE, error=words)
         except TimeoutError:
-            limit = self.limits.silence_s if streamed.has_text else self.limits.start_s
-            answer = Answer(
-                Outcome.SILENT if streamed.has_text else Outcome.NOT_STARTED,
-                error=f"nothing came for {limit:g} s",
-            )
+            answer = self._judge_time(reader.streamed, time.monotonic() - started)
         except (ClientError, OSError) as error:
-            cut = Answer(Outcome.CUT, error="the connection broke in the middle of the answer")
-            answer = (
-                cut
-                if status
-                else Answer(
-                    Outcome.NETWORK,
-                    error=f"the connection broke before any answer ({_reason(error)})",
+            words = f"the connection broke before any answer ({self._reason(error)})"
+            answer = Answer(Outcome.NETWORK, error=words)
+            if status:
+                answer = Answer(
+                    Outcome.CUT, error="the connection broke in the middle of the answer"
                 )
-            )
-        if status and answer.outcome in {Outcome.CUT, Outcome.SILENT} and streamed.finish_reason:
-            answer = _judge(streamed)
-        return Answer(
-            outcome=answer.outcome,
-            reasoning="".join(streamed.reasoning),
-            text="".join(streamed.text),
-            finish_reason=streamed.finish_reason,
-            usage=streamed.usage,
+        except _UNFORESEEN as error:  # whatever a server sends, the run goes on
+            words = f"an answer that cannot be read ({self._reason(error)})"
+            answer = Answer(Outcome.STREAM_ERROR, error=words)
+        if (
+            status
+            and answer.outcome in {Outcome.CUT, Outcome.SILENT}
+            and reader.streamed.finish_reason
+        ):
+            answer = reader.judge()
+        return replace(
+            reader.make_answer(answer),
             status=status[0] if status else None,
-            error=self._without_key(answer.error),
-            retry_after_s=answer.retry_after_s,
             seconds=round(time.monotonic() - started, 3),
         )
 
@@ -164,99 +168,90 @@ class Endpoint:
         ) as response:
             sent.status.append(response.status)
             if response.status != 200:
-                return await _read_refusal(response)
+                return await self._read_refusal(response)
             sent.on_accepted()
-            reader, streamed = EventReader(), sent.streamed
-            loop, next_deadline_move = asyncio.get_running_loop(), 0.0
+            inflate = _make_inflater(response.headers.get("Content-Encoding", ""))
+            if inflate is None:
+                words = make_line(response.headers["Content-Encoding"], self.target.key)
+                return Answer(
+                    Outcome.NOT_AN_ENDPOINT,
+                    error=f"a body in Content-Encoding {words}, though identity was asked for",
+                )
+            reader, streamed = sent.reader, sent.reader.streamed
+            streamed.ends_at = asyncio.get_running_loop().time() + self.limits.whole_s
             async for chunk in response.content.iter_any():
-                for payload in reader.feed(chunk):
-                    streamed.take(payload)
-                # Moving the deadline at most once a second keeps thousands of streams cheap.
-                if streamed.has_text and (now := loop.time()) >= next_deadline_move:
-                    timer.reschedule(now + self.limits.silence_s)
-                    next_deadline_move = now + min(1.0, self.limits.silence_s / 4)
-                if streamed.is_done or streamed.error:
+                for plain in inflate(chunk):
+                    self._take(reader, plain, timer)
+                    if streamed.is_over:
+                        break
+                if streamed.is_over:
                     break
-            for payload in reader.finish():
-                streamed.take(payload)
-        return _judge(streamed, reader.stray())
+            return reader.finish()
 
-    def _without_key(self, words: str) -> str:
-        return words.replace(self.target.key, "…") if self.target.key else words
+    def _take(self, reader: AnswerReader, chunk: bytes, timer: asyncio.Timeout) -> None:
+        """Read a chunk; new text moves the deadline."""
+        streamed = reader.streamed
+        n_before = streamed.n_characters
+        reader.feed(chunk)
+        if streamed.n_characters > n_before:
+            now = asyncio.get_running_loop().time()
+            # Moving the deadline at most once a second keeps thousands of streams cheap.
+            if now - streamed.heard_at >= min(1.0, self.limits.silence_s / 4):
+                streamed.heard_at = now
+                timer.reschedule(min(now + self.limits.silence_s, streamed.ends_at))
 
+    def _judge_time(self, streamed: StreamedText, seconds: float) -> Answer:
+        """Say which time limit was passed."""
+        if seconds >= self.limits.whole_s:
+            return Answer(Outcome.CUT, error=f"no end after {self.limits.whole_s:g} s")
+        limit = self.limits.silence_s if streamed.has_text else self.limits.start_s
+        outcome = Outcome.SILENT if streamed.has_text else Outcome.NOT_STARTED
+        return Answer(outcome, error=f"nothing came for {limit:g} s")
 
-def _judge(streamed: StreamedText, stray: bytes = b"") -> Answer:
-    """Say what became of a stream that ended."""
-    if not streamed.has_text and not streamed.finish_reason and not streamed.is_done and stray:
-        return _judge_plain_body(streamed, stray)
-    if streamed.error:
-        named = (
-            Outcome.STREAM_ERROR
-            if streamed.has_text
-            else _outcome_of_status(streamed.error_code) or Outcome.STREAM_ERROR
+    async def _read_refusal(self, response: "ClientResponse") -> Answer:
+        """Read why a request was not answered."""
+        code = response.status
+        outcome = classify_status(code) or Outcome.NOT_AN_ENDPOINT
+        body = b""
+        inflate = _make_inflater(response.headers.get("Content-Encoding", ""))
+        if inflate is not None:
+            async for chunk in response.content.iter_any():
+                body += b"".join(inflate(chunk))
+                if len(body) > MAX_ERROR_BYTES:
+                    break
+        event = load(body)
+        words = words_of(event) if isinstance(event, dict | list) else body.decode(errors="replace")
+        if len(body) > MAX_ERROR_BYTES:  # its end may be the beginning of the key
+            words = TextFilter(self.target.key).feed(words)
+        words = make_line(words, self.target.key) or make_line(
+            response.reason or "no reason given", self.target.key
         )
-        return Answer(named, error=f"the server says: {streamed.error}")
-    if not streamed.finish_reason and not streamed.is_done:
-        nothing = Answer(Outcome.EMPTY, error="status 200 and an empty body")
-        return (
-            Answer(Outcome.CUT, error="the stream ended in the middle")
-            if streamed.has_text
-            else nothing
-        )
-    outcome = _OUTCOME_OF_FINISH.get(streamed.finish_reason, Outcome.COMPLETE)
-    if outcome is not Outcome.COMPLETE:
-        return Answer(outcome, error=f"finish_reason {streamed.finish_reason}")
-    if not "".join(streamed.text).strip():
         return Answer(
-            Outcome.UNREADABLE if streamed.reasoning else Outcome.EMPTY,
-            error="an answer without content",
+            outcome,
+            error=f"{code}: {words}",
+            retry_after_s=read_retry_after(response.headers.get("Retry-After", "")),
         )
-    return Answer(Outcome.COMPLETE)
+
+    def _reason(self, error: BaseException) -> str:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return make_line(text, self.target.key)[:120]
 
 
-def _judge_plain_body(streamed: StreamedText, stray: bytes) -> Answer:
-    """Read a 200 body that is no event stream: an answer in one piece, an error, or a page of
-    something else."""
-    try:
-        event = orjson.loads(stray)
-    except orjson.JSONDecodeError:
-        start = stray[:80].decode("utf-8", "replace")
-        return Answer(Outcome.NOT_AN_ENDPOINT, error=f"no chat completion but {start!r}")
-    streamed.take_event(event)
-    if not (streamed.error or streamed.has_text or streamed.finish_reason):
-        return Answer(Outcome.NOT_AN_ENDPOINT, error="JSON that is no chat completion")
-    return _judge(streamed)
+def _make_inflater(encoding: str) -> Callable[[bytes], Iterable[bytes]] | None:
+    """Make what turns a body into plain bytes, piece by piece; None for an unknown encoding."""
+    name = encoding.strip().lower()
+    if name in {"", "identity"}:
+        return lambda chunk: (chunk,)
+    if name not in {"gzip", "x-gzip", "deflate"}:
+        return None
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
 
+    def inflate(chunk: bytes) -> Iterator[bytes]:
+        while chunk and not inflater.eof:
+            yield inflater.decompress(chunk, INFLATED_BYTES)
+            chunk = inflater.unconsumed_tail
 
-def _outcome_of_status(code: int) -> Outcome | None:
-    """Say what an HTTP status means; None for one that is no refusal."""
-    if code in _OUTCOME_OF_STATUS:
-        return _OUTCOME_OF_STATUS[code]
-    if code >= 500 or code in {408, 409, 425}:
-        return Outcome.OVERLOADED
-    return Outcome.REFUSED if code >= 400 else None
-
-
-async def _read_refusal(response: "ClientResponse") -> Answer:
-    """Read why a request was not answered."""
-    code = response.status
-    outcome = _outcome_of_status(code) or Outcome.NOT_AN_ENDPOINT
-    try:
-        body = await response.content.readexactly(MAX_ERROR_BYTES)
-    except asyncio.IncompleteReadError as error:
-        body = error.partial
-    try:
-        event = orjson.loads(body)
-        words = words_of(event.get("error") or event if isinstance(event, dict) else event)
-    except orjson.JSONDecodeError:
-        words = (
-            words_of(body.decode("utf-8", "replace")[:200]) or response.reason or "no reason given"
-        )
-    return Answer(
-        outcome,
-        error=f"{code}: {words}",
-        retry_after_s=read_retry_after(response.headers.get("Retry-After", "")),
-    )
+    return inflate
 
 
 def read_retry_after(value: str) -> float:
@@ -271,11 +266,6 @@ def read_retry_after(value: str) -> float:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if seconds == seconds else 0.0
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return " ".join(str(text).split())[:120] or type(error).__name__

@@ -7,7 +7,9 @@ Not done here: the prices themselves (`completers.providers`).
 """
 
 from datetime import date, datetime, timedelta, timezone
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from medkd.core.records import Record
 
@@ -19,7 +21,7 @@ HORIZON_DAYS = 15
 class Peak(Record):
     """The hours in which a provider charges its peak price."""
 
-    utc_offset_h: float
+    utc_offset_h: Annotated[float, Field(ge=-12, le=14)]
     weekdays: tuple[int, ...]
     hours: tuple[tuple[int, int], ...]
     holidays: Literal["", "china"] = ""

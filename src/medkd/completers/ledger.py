@@ -9,6 +9,7 @@ Not done here: reading (`completers.accounts`), sending (`completers.endpoint`),
 (`completers.run`). It never holds the key.
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -28,8 +29,10 @@ from medkd.completers.copies import COPY_INTERVAL_S, keep_copy
 from medkd.completers.outcomes import Outcome
 from medkd.completers.providers import Price, Target
 from medkd.completers.reserve import Reserve
-from medkd.core.errors import InputError, MedkdError, from_os_error
+from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
 
+MAX_INTEGER = 2**63 - 1
+"""The largest that SQLite holds."""
 OPEN_ATTEMPT = """
 INSERT INTO attempts (run, item, label, provider, model, started_at, price, n_prompt, currency, continues)
 VALUES (?,?,?,?,?,?,?,?,?,?)"""
@@ -51,16 +54,18 @@ class Ledger(Accounts):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = _hold(path)
-        self._writer = connect(path)
+        try:
+            self._writer = connect(path)
+        except (sqlite3.Error, MedkdError) as error:
+            self._lock.close()
+            raise from_sqlite_error(error, path) from error
         try:
             prepare(self._writer, path)
             super().__init__(connect(path))
         except (sqlite3.Error, MedkdError) as error:
             self._writer.close()
             self._lock.close()
-            raise (
-                error if isinstance(error, MedkdError) else from_sqlite_error(error, path)
-            ) from error
+            raise from_sqlite_error(error, path) from error
         self._run = 0
         self._reserve = Reserve(path)
         self._is_full = False
@@ -96,7 +101,8 @@ class Ledger(Accounts):
 
         def write(connection: sqlite3.Connection) -> int:
             cursor = connection.execute(
-                "INSERT INTO runs (started_at, n_requests) VALUES (?, ?)", (_now(), n_requests)
+                "INSERT INTO runs (started_at, n_requests) VALUES (?, ?)",
+                (_now(), min(n_requests, MAX_INTEGER)),
             )
             return cursor.lastrowid or 0
 
@@ -183,15 +189,14 @@ class Ledger(Accounts):
         jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
         try:
             results = self._write(jobs)
-        except (sqlite3.Error, OSError) as error:
-            failure = from_sqlite_error(error, self.path)
-            self._is_full = self._is_full or "full" in str(error)
-            if self._is_full and (len(jobs) > 1 or self._reserve.release()):
+        except Exception as error:  # noqa: BLE001 - nothing may stop the writer
+            is_full = "full" in str(error)
+            self._is_full = self._is_full or is_full
+            if len(jobs) > 1 or (is_full and self._reserve.release()):
                 for job in jobs:
                     self._commit_alone(job)
-                return
-            for job in jobs:
-                job.done.set_exception(failure)
+            else:
+                jobs[0].done.set_exception(from_sqlite_error(error, self.path))
             return
         for job, result in zip(jobs, results, strict=True):
             job.done.set_result(result)
@@ -213,8 +218,8 @@ class Ledger(Accounts):
         """Write one job on a disk that was found full; giving up the reserve may have made room."""
         try:
             job.done.set_result(self._write([job])[0])
-        except (sqlite3.Error, OSError) as error:
-            if self._reserve.release():
+        except Exception as error:  # noqa: BLE001 - nothing may stop the writer
+            if "full" in str(error) and self._reserve.release():
                 self._commit_alone(job)
             else:
                 job.done.set_exception(from_sqlite_error(error, self.path))
@@ -232,6 +237,11 @@ def _hold(path: Path) -> IO[str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno not in {errno.EAGAIN, errno.EACCES}:
+            lock.close()
+            raise StoppedError(
+                f"{path}: cannot be locked here ({error.strerror}), as on some network file systems; choose an --out on a disk of this machine"
+            ) from error
         lock.seek(0)
         holder = lock.read().strip() or "another process"
         lock.close()

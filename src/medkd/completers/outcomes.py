@@ -17,7 +17,7 @@ class Outcome(StrEnum):
     UNREADABLE = "unreadable"
     """The endpoint came to its end, but a part that was asked for is missing."""
     LENGTH = "length"
-    """Cut off by the token limit."""
+    """Cut off by the token limit, or by ours where the endpoint heeds none."""
     FILTERED = "filtered"
     """Withheld by the provider's content filter."""
     EMPTY = "empty"
@@ -127,6 +127,72 @@ _FREE = {
     Outcome.NO_BALANCE,
     Outcome.NOT_AN_ENDPOINT,
 }
+
+
+_FINISH: dict[str, Outcome] = {
+    **dict.fromkeys(
+        ("stop", "end_turn", "eos", "eos_token", "stop_sequence", "complete"), Outcome.COMPLETE
+    ),
+    **dict.fromkeys(
+        (
+            "length",
+            "max_tokens",
+            "max_output_tokens",
+            "max_length",
+            "model_length",
+            "model_context_window_exceeded",
+        ),
+        Outcome.LENGTH,
+    ),
+    **dict.fromkeys(
+        (
+            "content_filter",
+            "content_filtered",
+            "sensitive",
+            "safety",
+            "refusal",
+            "recitation",
+            "blocklist",
+            "prohibited_content",
+            "spii",
+            "error_toxic",
+        ),
+        Outcome.FILTERED,
+    ),
+    **dict.fromkeys(
+        ("insufficient_system_resource", "network_error", "error"), Outcome.STREAM_ERROR
+    ),
+}
+"""The words with which servers end an answer. Any other word is a cut: nobody knows that the end is
+a good one."""
+
+
+def classify_finish(word: str) -> Outcome:
+    """Return what a finish word means, however it is capitalised; a missing one is a cut.
+
+    >>> classify_finish("STOP"), classify_finish("abort"), classify_finish("")
+    (<Outcome.COMPLETE: 'complete'>, <Outcome.CUT: 'cut'>, <Outcome.CUT: 'cut'>)
+    """
+    return _FINISH.get(word.strip().lower(), Outcome.CUT)
+
+
+_STATUS = {
+    401: Outcome.KEY_REFUSED,
+    402: Outcome.NO_BALANCE,
+    404: Outcome.NOT_AN_ENDPOINT,
+    405: Outcome.NOT_AN_ENDPOINT,
+    429: Outcome.RATE_LIMITED,
+    501: Outcome.NOT_AN_ENDPOINT,
+}
+
+
+def classify_status(code: int) -> Outcome | None:
+    """Return what an HTTP status means; None for one that is no refusal."""
+    if code in _STATUS:
+        return _STATUS[code]
+    if code >= 500 or code in {408, 409, 425}:
+        return Outcome.OVERLOADED
+    return Outcome.REFUSED if code >= 400 else None
 
 
 @dataclass(frozen=True)

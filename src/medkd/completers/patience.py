@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from medkd.completers.outcomes import Answer, Outcome
-from medkd.completers.providers import Target
+from medkd.completers.providers import Target, key_addresses
 from medkd.core.errors import InputError, MedkdError, StoppedError
 
 GO_ON = "run the same command again, it goes on from here"
@@ -24,7 +24,8 @@ class Patience:
     n_tries: int = 16
     """Attempts at one item in one run."""
     n_unusable: int = 4
-    """Of these, attempts that may end cut by length or unreadable: they are paid in full."""
+    """Of these, attempts that the server may end of itself without a usable answer: they are paid
+    in full."""
     n_connecting: int = 3
     """Attempts at one item as long as nobody ever answered; twice as many where somebody took the
     connection."""
@@ -57,10 +58,9 @@ class Patience:
         longest = self.backoff_s * min(2 ** (n_overloads - 1), max(n_failures, 1))
         return max(random.uniform(0.0, min(longest, self.backoff_cap_s)), retry_after_s)
 
-    def is_spent(self, outcomes: list[Outcome]) -> bool:
+    def is_spent(self, n_tries: int, n_unusable: int) -> bool:
         """Tell whether an item has had all its tries."""
-        n_unusable = sum(o in {Outcome.LENGTH, Outcome.UNREADABLE} for o in outcomes)
-        return len(outcomes) >= self.n_tries or n_unusable >= self.n_unusable
+        return n_tries >= self.n_tries or n_unusable >= self.n_unusable
 
 
 class Breaker:
@@ -123,8 +123,10 @@ class Breaker:
         match answer.outcome:
             case Outcome.KEY_REFUSED:
                 state = "refuses the key" if self._target.key else "wants a key"
+                own = ", ".join(key_addresses(variable))
+                where = f" (which is sent to {own} alone)" if own and not self._target.key else ""
                 return StoppedError(
-                    f"{place}: {state} ({answer.error}); put a valid one in {variable} and {GO_ON}"
+                    f"{place}: {state} ({answer.error}); put a valid one in {variable}{where} and {GO_ON}"
                 )
             case Outcome.NO_BALANCE:
                 return StoppedError(

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
@@ -28,12 +28,15 @@ from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 PER_MILLION = 1_000_000
 
 
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Price(Record):
     """Money per million tokens."""
 
-    cache_hit: float
-    cache_miss: float
-    output: float
+    cache_hit: Amount
+    cache_miss: Amount
+    output: Amount
 
     def amount(self, usage: Usage) -> float:
         """Price a usage, in the provider's currency."""
@@ -63,8 +66,8 @@ COMMON_PREFIX = PrefixForm(message={"prefix": True}, while_thinking=True)
 class ModelTerms(Record):
     """What a provider says about one of its models."""
 
-    concurrency: int | None = None
-    context: int | None = None
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    context: Annotated[int, Field(ge=1)] | None = None
     price: Price
     peak_price: Price | None = None
     as_of: str
@@ -137,8 +140,11 @@ def read_providers(path: Path | None = None) -> dict[str, Provider]:
             ) from error
         for name, entry in _read_entries(own, str(path)).items():
             known = content.setdefault(name, {})
-            models = {**known.get("models", {}), **(entry.get("models") or {})}
-            content[name] = {**known, **entry, **({"models": models} if models else {})}
+            models = {
+                **_read_models(known, name, str(path)),
+                **_read_models(entry, name, str(path)),
+            }
+            content[name] = {**known, **entry, "models": models}
     return {
         name: _make_provider(name, entry, str(path or "providers.yaml"))
         for name, entry in content.items()
@@ -163,7 +169,8 @@ def _read_entries(text: str, place: str) -> dict[str, dict[str, Any]]:
 
 def _make_provider(name: str, entry: dict[str, Any], place: str) -> Provider:
     models = {
-        str(model): _with_text_date(terms) for model, terms in entry.get("models", {}).items()
+        str(model): _with_text_date(terms)
+        for model, terms in _read_models(entry, name, place).items()
     }
     try:
         return Provider.model_validate({**entry, "models": models})
@@ -171,6 +178,16 @@ def _make_provider(name: str, entry: dict[str, Any], place: str) -> Provider:
         raise InputError(
             f"{place}: {name}: {first_problem(error)}; the fields are explained at the top of providers.yaml"
         ) from error
+
+
+def _read_models(entry: dict[str, Any], name: str, place: str) -> dict[Any, Any]:
+    """Read the models of an entry; none, or an empty field, is no model."""
+    models = entry.get("models") or {}
+    if not isinstance(models, dict):
+        raise InputError(
+            f"{place}: {name}: models must map each model's name to its price, not be a {type(models).__name__}; write them as in providers.yaml"
+        )
+    return cast(dict[Any, Any], models)
 
 
 def _with_text_date(terms: Any) -> Any:
@@ -211,11 +228,6 @@ def find_target(
         raise InputError(
             f"--model {chosen}: {name} has no such model here; known: {known_models}; add it with its price in a file for --providers"
         )
-    key = os.environ.get(provider.key_variable, "").strip()
-    if not key and is_key_needed and provider.key_needed and not is_loopback(address):
-        raise InputError(
-            f"--teacher {name}: no key; put it in the environment variable {provider.key_variable}"
-        )
     form = (
         provider.prefix
         if prefix is None
@@ -225,6 +237,12 @@ def find_target(
     )
     if form is not None and (base_url or not form.base_url):
         form = form.model_copy(update={"base_url": address})
+    addresses = [address, *([form.base_url] if form else [])]
+    key = _read_key(provider, addresses)
+    if not key and is_key_needed and provider.key_needed and not is_loopback(address):
+        raise InputError(
+            f"--teacher {name}: no key; put it in the environment variable {provider.key_variable}"
+        )
     return Target(
         name=name, provider=provider, model=chosen, base_url=address, key=key, prefix=form
     )
@@ -243,11 +261,52 @@ def check_terms(target: Target, budget: float | None, when: When) -> None:
         )
 
 
+def _read_key(provider: Provider, addresses: Iterable[str]) -> str:
+    """Read a provider's key; it is for the hosts of the shipped providers that use it, wherever a
+    recipe or a file of providers would have it sent."""
+    variable = provider.key_variable
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(
+            f"{variable}: holds a line break or another character that no key has; set it again"
+        )
+    own = {_origin(address) for address in key_addresses(variable)}
+    for address in addresses if key and own else ():
+        if _origin(address) in own:
+            continue
+        if is_loopback(address):
+            return ""
+        raise InputError(
+            f"--base-url {address}: {variable} is for {' and '.join(sorted(own))} alone and is not sent elsewhere; "
+            "use --teacher custom with the key in MEDKD_API_KEY, or a provider of your own with a key_variable of its own in a file for --providers"
+        )
+    return key
+
+
+def key_addresses(variable: str) -> list[str]:
+    """List the addresses of the shipped providers that a key is for; none where any will do."""
+    shipped = [entry for entry in read_providers().values() if entry.key_variable == variable]
+    addresses = [
+        *(entry.base_url for entry in shipped),
+        *(entry.prefix.base_url for entry in shipped if entry.prefix),
+    ]
+    return [address for address in addresses if address and not is_loopback(address)]
+
+
+def _origin(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
 def _checked_address(base_url: str, name: str) -> str:
     if not base_url:
         raise InputError(f"--teacher {name}: no address; give --base-url http://HOST:PORT/v1")
-    parts = urlsplit(base_url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(base_url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname and parts.port != 0)
+    except ValueError:
+        parts, is_address = urlsplit(""), False
+    if not is_address or not base_url.isprintable() or " " in base_url:
         raise InputError(
             f"--base-url {base_url}: not an http(s) address; give one like http://127.0.0.1:8000/v1"
         )

@@ -16,7 +16,7 @@ from medkd.completers.continuation import FindMissing, SoFar, join, stands_alone
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.gate import Gate
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import Answer, Outcome
+from medkd.completers.outcomes import Answer, Outcome, classify_finish
 from medkd.completers.providers import Price, estimate_tokens
 from medkd.core.completer import Request
 from medkd.core.errors import MedkdError
@@ -140,7 +140,7 @@ class Recorder:
         part missing."""
         whole, continues = own, None
         is_end_alone = (
-            own.finish_reason == "stop"
+            classify_finish(own.finish_reason) is Outcome.COMPLETE
             and not own.text.strip()
             and before is not None
             and bool(before.text.strip())

@@ -33,6 +33,10 @@ WAITING_PER_PLACE = 4
 up."""
 
 
+TOLD_WAIT_S = 5.0
+"""A wait asked for by the server that the reader is told of."""
+
+
 class Run:
     """Works requests off."""
 
@@ -158,6 +162,7 @@ class Run:
     async def _buy(self, key: str, label: str, request: Request) -> None:
         """Attempt an item until it is answered, refused, out of tries, or the run stops."""
         outcomes: list[Outcome] = []
+        n_unusable = 0
         so_far = find_so_far(self._ledger.attempts_of(key), self._terms.find_missing)
         while True:
             before = so_far if so_far and self._continuation.is_possible(so_far, request) else None
@@ -170,12 +175,13 @@ class Run:
                 wait_s = 0.0  # going on was refused, not the question
             else:
                 outcomes.append(answer.outcome)
+                n_unusable += _is_unusable(answer)
                 self._breaker.watch(answer, len(outcomes))
-                self.tally.trouble = answer.error if self._breaker.is_in_trouble else ""
+                self.tally.trouble = self._find_trouble(answer)
                 if (
                     answer.outcome is Outcome.COMPLETE
                     or not answer.outcome.is_worth_another_try
-                    or self._patience.is_spent(outcomes)
+                    or self._patience.is_spent(len(outcomes), n_unusable)
                 ):
                     self._count_settled(answer)
                     return
@@ -190,6 +196,12 @@ class Run:
             await self._wait_for_cheap_hours()
             if not await self._gate.enter():
                 return
+
+    def _find_trouble(self, answer: Answer) -> str:
+        """Say what keeps the run waiting, where something does."""
+        if answer.retry_after_s >= TOLD_WAIT_S:
+            return f"{answer.error}; the server asks to wait {answer.retry_after_s:.0f} s"
+        return answer.error if self._breaker.is_in_trouble else ""
 
     def _learn(
         self, so_far: SoFar | None, before: SoFar | None, recorded: Recorded
@@ -302,6 +314,13 @@ def _worst_case(request: Request, before: SoFar | None, price: Price | None) -> 
         if price
         else 0.0
     )
+
+
+def _is_unusable(answer: Answer) -> bool:
+    """Tell whether the server itself ended an answer that is of no use: paid in full, and likely to
+    end so again."""
+    has_odd_end = answer.outcome is Outcome.CUT and bool(answer.finish_reason)
+    return has_odd_end or answer.outcome in {Outcome.LENGTH, Outcome.UNREADABLE}
 
 
 def _with_room(request: Request, answer: Answer) -> Request:

@@ -48,7 +48,11 @@ class Completion(Record):
     """Sent beside the content by endpoints that do so; empty otherwise."""
     text: str = ""
     finish_reason: str = "stop"
+    """The word the endpoint ended with; what went wrong where it said none."""
     complete: bool = True
+    """Whether it came to a known good end with all parts there."""
+    truncated: bool = False
+    """Whether the token limit cut it off."""
     usage: Usage = Usage()
     cost: Cost = Cost()
     attempts: int = 1

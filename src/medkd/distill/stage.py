@@ -48,9 +48,9 @@ class Config(StageConfig):
     blind answer was wrong."""
     language: Language = "zh"
     """Language of the prompt."""
-    samples: Annotated[int, Field(ge=1)] = 1
+    samples: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Rationales per question."""
-    max_tokens: Annotated[int, Field(ge=16)] = 4096
+    max_tokens: Annotated[int, Field(ge=16, le=10_000_000)] = 4096
     """Longest answer, the teacher's own thinking included."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Of the sampling; the endpoint's own where none is given."""
@@ -63,10 +63,10 @@ class Config(StageConfig):
     prefix: Annotated[bool | None, RUNTIME] = None
     """Have broken answers gone on with by prefix completion; as the provider's entry says where not
     given, `--prefix` tries it with any."""
-    concurrency: Annotated[int, RUNTIME, Field(ge=1)] = 32
+    concurrency: Annotated[int, RUNTIME, Field(ge=1, le=100_000)] = 32
     """Most requests under way at once, within the provider's cap; fewer while the server says that
     it is too much."""
-    budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
+    budget: Annotated[float | None, RUNTIME, Field(gt=0, allow_inf_nan=False)] = None
     """Most money this directory's ledger may come to, in the provider's currency; a hard stop."""
     when: Annotated[When, RUNTIME] = "now"
     """`off-peak` sends only in the provider's cheap hours and waits for them."""
@@ -143,7 +143,7 @@ def refuse_raw_cases(path: Path) -> None:
         first = next((line for line in file if line.strip()), b"")
     try:
         record = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(record, dict) and "sections" in record and "deidentified_by" not in record:
         raise InputError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from medkd.core import thinking
 from medkd.core.completer import Completion, Message, Request, Sampling
-from medkd.core.records import Example, Prediction
+from medkd.core.records import Example, FinishReason, Prediction
 from medkd.models.chat_template import (
     encode,
     find_plain_template,
@@ -154,9 +154,7 @@ class EndpointAsker:
         )
         for task, request in zip(tasks, requests, strict=True):
             completion = self.completer.recall(request)
-            if completion is None or not (
-                completion.complete or completion.finish_reason == "length"
-            ):
+            if completion is None or not (completion.complete or completion.truncated):
                 reason = completion.finish_reason if completion else "not_asked"
                 self.failures[reason] = self.failures.get(reason, 0) + 1
                 continue
@@ -165,7 +163,7 @@ class EndpointAsker:
                 task,
                 prompt,
                 _read_raw(completion),
-                completion.finish_reason,
+                FinishReason.STOP if completion.complete else FinishReason.LENGTH,
                 completion.usage.completion,
             )
 
