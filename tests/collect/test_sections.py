@@ -10,62 +10,10 @@ from medkd.collect.sections import (
     find_diagnosis,
     join_sections,
     load_names,
-    split_diagnoses,
     tidy,
     unify_departments,
 )
 from medkd.core.errors import InputError
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("1.肺炎；2.脑梗死；3.肾囊肿", ["肺炎", "脑梗死", "肾囊肿"]),
-        (
-            "1.肺炎2.高血压病3级（很高危）3.2型糖尿病",
-            ["肺炎", "高血压病3级（很高危）", "2型糖尿病"],
-        ),
-        ("1、肺炎\n2、甲型H1N1流感。", ["肺炎", "甲型H1N1流感"]),
-        ("①肺炎②胸腔积液", ["肺炎", "胸腔积液"]),
-        ("（1）肺炎（2）胸腔积液", ["肺炎", "胸腔积液"]),
-        ("1)肺炎 2)胸腔积液", ["肺炎", "胸腔积液"]),
-        ("1.窦性停搏（最长间歇2.11s）2.肺炎", ["窦性停搏（最长间歇2.11s）", "肺炎"]),
-        ("一、1.肺结核2.肺气肿,二、1.肾结石2.肠梗阻。", ["肺结核", "肺气肿", "肾结石", "肠梗阻"]),
-        ("右眼钝挫伤：1.晶状体脱位；2.继发性青光眼", ["右眼钝挫伤", "晶状体脱位", "继发性青光眼"]),
-        ("发热查因：,1.脓毒血症？,2.扁桃体炎？", ["脓毒血症？", "扁桃体炎？"]),
-        ("肺炎\n心力衰竭", ["肺炎", "心力衰竭"]),
-        ("肺炎（左侧；重）；肾结石", ["肺炎（左侧；重）", "肾结石"]),
-        ("1.右肾结石；左肾囊肿2.肠梗阻", ["右肾结石", "左肾囊肿", "肠梗阻"]),
-        ("室早二、三联律", ["室早二、三联律"]),
-        ("第1、2腰椎骨折", ["第1、2腰椎骨折"]),
-        ("1.腰1、2、3椎体骨折2.肺炎", ["腰1、2、3椎体骨折", "肺炎"]),
-        ("登革热。", ["登革热"]),
-        ("1.肺炎2.肺炎", ["肺炎"]),
-        ("", []),
-        ("。", []),
-    ],
-)
-def test_a_list_of_diagnoses_is_split_at_its_numbers(text: str, expected: list[str]):
-    assert list(split_diagnoses(text)) == expected
-
-
-@given(st.text())
-def test_any_text_is_split_into_tidy_diagnoses(text: str):
-    for diagnosis in split_diagnoses(text):
-        assert diagnosis and diagnosis == tidy(diagnosis)
-
-
-@given(
-    st.lists(
-        st.text(alphabet="肺炎心梗肾病左右", min_size=2, max_size=6),
-        min_size=1,
-        max_size=30,
-        unique=True,
-    )
-)
-def test_a_numbered_list_is_read_back(diagnoses: list[str]):
-    text = "；".join(f"{i}.{diagnosis}" for i, diagnosis in enumerate(diagnoses, start=1))
-    assert list(split_diagnoses(text)) == diagnoses
 
 
 @given(st.text())

@@ -8,9 +8,8 @@ import pytest
 from medkd.core.errors import InputError
 from medkd.core.records import Example
 from medkd.merge.against import Benchmark, find_question
-from medkd.merge.duplicates import propose_pairs, sign, similarity
-from medkd.merge.grams import hash_grams, make_plain
 from medkd.merge.stage import Config, run
+from medkd.text.similarity import hash_grams, make_plain, propose_pairs, sign, similarity
 
 ORDER = [3, 8, 7, 9, 6, 4, 1, 0, 5, 2]
 

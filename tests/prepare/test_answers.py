@@ -1,22 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.prepare.answers import clean_diagnosis, name_answer, split_diagnoses
+from medkd.prepare.answers import name_answer
 from medkd.prepare.words import make_plain
-
-
-def test_a_numbered_list_is_split_and_its_brackets_stay_whole() -> None:
-    text = "1.左下肢急性蜂窝组织炎2.2型糖尿病；3、双眼青光眼（OD晚期；OS早期）。"
-    assert split_diagnoses(text) == [
-        "左下肢急性蜂窝组织炎",
-        "2型糖尿病",
-        "双眼青光眼（OD晚期；OS早期）",
-    ]
-
-
-def test_numbering_and_closing_marks_are_no_part_of_a_diagnosis() -> None:
-    assert clean_diagnosis("一、1.肺结核？；") == "肺结核"
-    assert clean_diagnosis("2.2型糖尿病。") == "2型糖尿病"
 
 
 def test_a_diagnosis_is_also_known_by_its_parts_short_forms_and_synonyms() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from medkd.completers.outcomes import Outcome
 from medkd.completers.stream import separate
 from medkd.core import thinking
+from medkd.text.similarity import shingles
 
 if TYPE_CHECKING:
     from medkd.completers.providers import Target
@@ -148,12 +149,10 @@ def _goes_on(before: str, after: str) -> bool:
         return False
     if thinking.OPEN in before and thinking.OPEN in new:
         return False
-    said = _shingles(start)
-    return not said or len(said & _shingles(new)) <= MAX_REPEATED * len(said)
-
-
-def _shingles(text: str) -> set[str]:
-    return {text[n : n + SHINGLE] for n in range(len(text) - SHINGLE + 1)}
+    if len(start) < SHINGLE:
+        return True
+    said = shingles(start, SHINGLE)
+    return len(said & shingles(new, SHINGLE)) <= MAX_REPEATED * len(said)
 
 
 class Continuation:

@@ -19,6 +19,7 @@ from typing import NamedTuple, cast
 
 from medkd.core import thinking
 from medkd.grading.writing import is_listed, simplify
+from medkd.text.diagnoses import split_numbered
 
 MAX_READ = 4000
 """Characters of an answer that are read: its two ends where it is longer."""
@@ -253,20 +254,9 @@ def _first_sentence(text: str) -> str:
 def _split_numbered(text: str) -> list[str]:
     """Split at 1. 2. 3. where they count on, glued or not, so that 2.2型糖尿病 keeps its type;
     elsewhere at line ends."""
-    entries: list[str] = []
-    for line in re.split(r"\n|(?:^|(?<=[\n,;]))\s*[一二三四五六七八九十]+、", text):
-        rest = re.sub(r"^\s*[-•·]\s*", "", line)
-        opening = re.match(r"\s*[(]?([0-9]{1,2})\s*[.、)](?!\d+[.%])\s*", rest) or re.search(
-            r"(?<![0-9.a-zA-Z])(1)[.、)](?=[^\d].*2[.、)])", rest
-        )
-        if opening:
-            entries.append(rest[: opening.start()])
-            number, rest = int(opening[1]) + 1, rest[opening.end() :]
-            while following := re.search(rf"(?<![0-9.a-zA-Z]){number}\s*[.、)]\s*", rest):
-                entries.append(rest[: following.start()])
-                rest, number = rest[following.end() :], number + 1
-        entries.append(rest)
-    return [entry for entry in entries if entry.strip()]
+    lead, items = split_numbered(re.sub(r"(?m)^[^\S\n]*[-•·]\s*", "", text))
+    lines = [line for entry in (lead, *items) for line in entry.split("\n")]
+    return [line for line in lines if line.strip()]
 
 
 def _is_prose(piece: str) -> bool:

@@ -22,6 +22,7 @@ from medkd.grading.grounding import find_claims
 from medkd.grading.loops import is_looping
 from medkd.grading.words import load_words
 from medkd.grading.writing import normalise
+from medkd.text.normalize import is_chinese
 
 
 class Reason(StrEnum):
@@ -261,13 +262,6 @@ def copied_share(reasoning: str, record: str, n: int = 12) -> float:
             copied += start + n - max(start, end)
             end = start + n
     return copied / len(text)
-
-
-def is_chinese(text: str) -> bool:
-    """Tell whether hanzi are half of the letters or more, a Latin word counted as one letter; so is
-    a text without letters."""
-    n_hanzi, n_words = len(re.findall(r"[一-鿿]", text)), len(re.findall(r"[A-Za-z]+", text))
-    return n_hanzi >= n_words
 
 
 def _check_absent(check: str, reason: Reason, text: str) -> Verdict:

@@ -7,9 +7,9 @@ Not done here: asking a judge where the rules cannot tell (`decided` is False th
 
 >>> grade("<think>…</think>考虑 T2DM；高血压病", "2型糖尿病；原发性高血压").exact
 True
->>> grade("右侧输尿管结石", "左侧输尿管结石")
-Grade(exact=False, principal=False, f1=0.0, decided=True, relation='near_miss',
-stated=('右侧输尿管结石',))
+>>> other_side = grade("右侧输尿管结石", "左侧输尿管结石")
+>>> other_side.principal, other_side.decided, str(other_side.relation)
+(False, True, 'near_miss')
 >>> near = grade("阑尾炎", "急性化脓性阑尾炎")
 >>> near.principal, near.decided, near.f1
 (False, True, 0.7)

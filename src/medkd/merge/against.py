@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.merge.files import name_fields, read_rows
-from medkd.merge.grams import hash_grams, make_plain
 from medkd.merge.schemas import FOREIGN, Drop, find_schema
+from medkd.text.similarity import hash_grams, make_plain
 
 N_GRAM = 8
 QUESTION_FIELDS = (

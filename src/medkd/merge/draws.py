@@ -13,6 +13,7 @@ from typing import cast
 
 from medkd.core.prompts import load_prompts
 from medkd.core.records import Example, Split
+from medkd.text.normalize import is_chinese
 
 LANGUAGES = ("zh", "en")
 
@@ -82,8 +83,3 @@ def _read_instructions() -> dict[str, list[str]]:
             files("medkd.merge").joinpath("instructions.yaml").read_text(encoding="utf-8")
         ),
     )
-
-
-def is_chinese(text: str) -> bool:
-    """Tell whether hanzi make up a good part of a text."""
-    return sum("一" <= c <= "鿿" for c in text) * 5 >= len(text)

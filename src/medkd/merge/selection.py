@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from medkd.core.records import Split
 from medkd.grading.loops import is_looping
 from medkd.merge.against import Benchmark
-from medkd.merge.duplicates import propose_pairs, similarity
-from medkd.merge.grams import make_plain
 from medkd.merge.schemas import Drop
 from medkd.merge.spool import SPLITS, Spool
+from medkd.text.similarity import make_plain, propose_pairs, similarity
 
 if TYPE_CHECKING:
     import numpy as np

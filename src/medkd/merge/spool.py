@@ -16,9 +16,8 @@ from typing import IO, TYPE_CHECKING, Any, get_args
 from medkd.core.errors import from_os_error
 from medkd.core.records import Example, Split
 from medkd.merge.draws import draw
-from medkd.merge.duplicates import sign
-from medkd.merge.grams import make_plain
 from medkd.merge.rows import Row
+from medkd.text.similarity import make_plain, sign
 
 if TYPE_CHECKING:
     import numpy as np

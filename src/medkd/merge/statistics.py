@@ -15,8 +15,8 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from medkd.core.records import Example, Split, Style
-from medkd.merge.draws import is_chinese
 from medkd.merge.spool import SPLITS
+from medkd.text.normalize import is_chinese
 
 CUT_OFFS = (2048, 4096, 8192)
 PARTS = ("question", "reasoning", "answer")

@@ -14,13 +14,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, cast
 
 from medkd.prepare.words import AnswerWords, load_words, make_plain
+from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
 
-_NUMBERING = re.compile(
-    r"^(?:[一二三四五六七八九十]+[、.．]|[（(]?\d{1,2}(?:[、.．:：]|[)）])\s*(?!\d(?![型级度期])))"
-)
-_ITEM = re.compile(
-    r"[①-⑳]|[；;\n](?![^（(]*[）)])|(?<![\d.A-Za-z])\d{1,2}[、.．](?!\d(?![型级度期]))|(?:^|(?<=[，,；;。\s]))[一二三四五六七八九十]、"
-)
 _BRACKETS = re.compile(r"[（(]([^（）()]*)[）)]")
 _JOINTS = re.compile(
     r"[，,、；;/?？。：:]|(?<=[一-鿿）)])\s+|\s+(?=[一-鿿])|伴有?|合并|并发?|及|和|与|导致的?|所致的?|引起的?"
@@ -73,19 +68,6 @@ class Answer(NamedTuple):
     """Words in which one of the names only happens to stand, and what is said instead."""
 
 
-def clean_diagnosis(text: str) -> str:
-    """Strip numbering, closing punctuation and question marks from a listed diagnosis."""
-    previous, text = None, text.strip()
-    while previous != text:
-        previous, text = text, _NUMBERING.sub("", text).strip(" 　\t\r\n，,。；;、.?？:：")
-    return text
-
-
-def split_diagnoses(text: str) -> list[str]:
-    """Split a text that lists diagnoses into its items, brackets kept whole."""
-    return [item for part in _ITEM.split(text) if (item := clean_diagnosis(part))]
-
-
 def name_answer(diagnoses: Iterable[str], words: AnswerWords | None = None) -> Answer:
     """Name everything that would tell one of the diagnoses."""
     words = words or load_words()
@@ -93,7 +75,7 @@ def name_answer(diagnoses: Iterable[str], words: AnswerWords | None = None) -> A
         dict.fromkeys(
             item
             for text in diagnoses
-            for item in (clean_diagnosis(text), *split_diagnoses(text))
+            for item in map(clean_diagnosis, (text, *split_diagnoses(text)))
             if item
         )
     )

@@ -23,11 +23,12 @@ from medkd.core.progress import track
 from medkd.core.prompts import Prompts, load_prompts
 from medkd.core.records import Case, Question, Split
 from medkd.core.stage_output import Manifest, open_stage_output
-from medkd.prepare.answers import name_answer, split_diagnoses
-from medkd.prepare.duplicates import find_pairs, group
+from medkd.prepare.answers import name_answer
 from medkd.prepare.record import FOLDED, SECTIONS, clean_sections, join_sections
 from medkd.prepare.scrub import find_answer, has_answer, remove_answer
 from medkd.prepare.words import load_words, make_plain
+from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
+from medkd.text.similarity import cluster, find_similar
 
 _ANSWER_SECTIONS = ("初步诊断", "诊断依据", "鉴别诊断", "诊断结果", "分析总结", "临床诊断")
 _FINDINGS = ("主诉", "现病史", "查体", "辅助检查")
@@ -35,6 +36,8 @@ _MIN_SHARE_LEFT = 1 / 3
 _MIN_GROUPING_CHARACTERS = 40
 _NEARLY_THE_SAME = 0.9
 """Likeness of two records from which the later one is a copy."""
+_SHINGLE = 4
+"""Characters of the n-grams by which likeness is measured."""
 _SAME_GROUP = 0.7
 """Likeness from which two records stand in the same split."""
 
@@ -141,7 +144,11 @@ def leave_near_duplicates(
     with.
     """
     pairs = list(
-        find_pairs([make_plain("".join(draft.before.values())) for draft in drafts], _SAME_GROUP)
+        find_similar(
+            [make_plain("".join(draft.before.values())) for draft in drafts],
+            _SAME_GROUP,
+            _SHINGLE,
+        )
     )
     copies: set[int] = set()
     for one, other, alike in pairs:
@@ -154,7 +161,7 @@ def leave_near_duplicates(
     together += [
         (told.setdefault(_story(draft), number), number) for number, draft in enumerate(drafts)
     ]
-    leaders = group(len(drafts), together)
+    leaders = cluster(len(drafts), together)
     stay = [number for number in range(len(drafts)) if number not in copies]
     place = {number: i for i, number in reversed([*enumerate(stay)])}
     first: dict[int, int] = {}
@@ -165,7 +172,12 @@ def leave_near_duplicates(
 
 def draft_question(case: Case, config: Config) -> Draft | DropReason:
     """Repair a case's sections and remove the answer from them, or say why it cannot be used."""
-    diagnoses = [item for text in case.diagnosis for item in split_diagnoses(text)]
+    diagnoses = [
+        diagnosis
+        for text in case.diagnosis
+        for item in split_diagnoses(text)
+        if (diagnosis := clean_diagnosis(item))
+    ]
     if not diagnoses:
         return DropReason.NO_DIAGNOSIS
     answer = name_answer(

@@ -5,6 +5,7 @@ be seen; with a map back to the original where spans matter. Letter case stays.
 Not done here: likeness of texts (`text.similarity`), synonyms (`grading`).
 """
 
+import re
 import unicodedata
 from functools import cache
 from typing import NamedTuple
@@ -14,6 +15,8 @@ _JAMO = range(0x1160, 0x1200)
 _UNSEEN = {"Cf", "Cc", "Co", "Cs"}
 """Unicode categories without a picture: zero-width and direction marks, controls, private use."""
 _KEPT_CONTROLS = "\t\n\r"
+_HANZI = re.compile("[\u4e00-\u9fff]")
+_LATIN_WORD = re.compile("[A-Za-z]+")
 
 
 class View(NamedTuple):
@@ -78,8 +81,14 @@ def simplify(text: str) -> str:
 
 
 def is_chinese(text: str) -> bool:
-    """Tell whether a text holds at least one Chinese character."""
-    return any("\u4e00" <= character <= "\u9fff" for character in text)
+    """Tell whether a text is written in Chinese: at least as many hanzi as Latin words.
+
+    A text without letters counts as Chinese.
+
+    >>> is_chinese("WBC 12.4，考虑 CAP"), is_chinese("Patient with 膽囊炎 and fever")
+    (True, False)
+    """
+    return len(_HANZI.findall(text)) >= len(_LATIN_WORD.findall(text))
 
 
 def _joins(character: str) -> bool:

@@ -21,7 +21,8 @@ from medkd.core.completer import Completion, Message, Request, Sampling
 from medkd.core.progress import Bar
 from medkd.core.records import Rationale, Verdict
 from medkd.grading import judge
-from medkd.grading.checks import Reason, check_diagnosis, fail_check, is_chinese, pass_check
+from medkd.grading.checks import Reason, check_diagnosis, fail_check, pass_check
+from medkd.text.normalize import is_chinese
 
 BLIND = "blind"
 JUDGE = "judge"
