@@ -21,9 +21,9 @@ from medkd.completers.providers import Target, find_target
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError
 from medkd.core.records import FinishReason
-from medkd.core.thinking import CLOSE, OPEN, PREFIX
+from medkd.core.thinking import CLOSE, OPEN
 from medkd.grading.loops import is_looping
-from medkd.models.chat_template import encode, find_stop_ids, render
+from medkd.models.chat_template import encode, find_stop_ids, opens_thinking, render
 from medkd.models.load import Device, LoadedModel, find_base, load_model, resolve_adapter
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class LocalBackend:
         prompt = render(self.tokenizer, turns)
         ids = torch.tensor([encode(self.tokenizer, prompt)], device=self.model.device)
         listener = _Listener(on_piece)
-        splitter = Splitter(listener.take, is_reasoning=prompt.endswith(PREFIX))
+        splitter = Splitter(listener.take, is_reasoning=opens_thinking(prompt))
         stops = [
             str(token)
             for token in cast(list[Any], self.tokenizer.convert_ids_to_tokens(self.stop_ids))

@@ -17,7 +17,13 @@ from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason, Usage
 from medkd.core.thinking import PREFIX
-from medkd.models.chat_template import encode, find_stop_ids, render, repair_pad_token
+from medkd.models.chat_template import (
+    encode,
+    find_stop_ids,
+    opens_thinking,
+    render,
+    repair_pad_token,
+)
 from medkd.models.load import LoadedModel
 
 if TYPE_CHECKING:
@@ -78,7 +84,7 @@ class TransformersEngine:
             prompts = [render(self.tokenizer, requests[i].messages) for i in chosen]
             for at, generation in self.generate(prompts, sampling, sample):
                 completions[chosen[at]] = Completion(
-                    text=(PREFIX if prompts[at].endswith(PREFIX) else "") + generation.text,
+                    text=(PREFIX if opens_thinking(prompts[at]) else "") + generation.text,
                     finish_reason=generation.finish_reason,
                     complete=generation.finish_reason == FinishReason.STOP,
                     usage=Usage(

@@ -21,6 +21,7 @@ from medkd.models.chat_template import (
     find_plain_template,
     has_thinking_prefix,
     make_messages,
+    opens_thinking,
     render,
 )
 
@@ -103,9 +104,7 @@ class LocalAsker:
         template = self.plain_template if is_plain else None
         prompts = [render(self.model.tokenizer, task.messages, template) for task in tasks]
         for at, generation in self.model.generate(prompts, sampling, sample):
-            raw = (
-                thinking.PREFIX if prompts[at].endswith(thinking.PREFIX) else ""
-            ) + generation.text
+            raw = (thinking.PREFIX if opens_thinking(prompts[at]) else "") + generation.text
             yield make_prediction(
                 tasks[at], prompts[at], raw, generation.finish_reason, generation.n_tokens
             )

@@ -25,7 +25,7 @@ from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error,
 from medkd.core.jsonl import resolve_input, write_json, write_text
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
-from medkd.models.chat_template import add_thinking_prefix, find_stop_ids, find_template
+from medkd.models.chat_template import find_stop_ids, find_thinking_template
 from medkd.models.load import (
     Dtype,
     Hub,
@@ -192,7 +192,7 @@ def export(
         name, adapter, device="cpu", dtype=merged_in, hub=hub, trust_remote_code=trust_remote_code
     )
     model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter, trust_remote_code)
-    tokenizer.chat_template = add_thinking_prefix(find_template(tokenizer))
+    tokenizer.chat_template = find_thinking_template(tokenizer)
     stop_ids = find_stop_ids(tokenizer, model.generation_config)
     model.generation_config.eos_token_id = stop_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -1,22 +1,21 @@
-r"""Which tokens open a turn, start the thinking and end the answer: the same ones in training,
-merging and serving.
+r"""Which tokens open a turn, start the thinking and end the answer: the same in training and serving.
 
-In: a tokenizer with its chat template. Out: rendered prompts, token ids, templates with and without
-the thinking prefix.
-Not done here: loading a tokenizer (`models.load`), the form of the thinking itself
-(`core.thinking`).
-
-A *plain* template opens the model's turn and leaves the rest to the model. A *thinking* template is
-the same one whose generation prompt also ends with `<think>\n`, the tokens that a distilled student
-would write first by itself.
+In: a tokenizer with its chat template. Out: rendered prompts, token ids, and two templates: *plain*,
+which opens the model's turn and nothing else, and *thinking*, the same ended with `<think>\n`.
+Not done here: loading a tokenizer (`models.load`), the thinking format (`core.thinking`).
 """
 
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.completer import Message
 from medkd.core.errors import InputError
-from medkd.core.thinking import PREFIX
+from medkd.core.thinking import CLOSE, OPEN, PREFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,20 +30,43 @@ PLAIN_CHATML = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-"""For a model that comes without a template but knows the tokens of ChatML."""
+"""For a model without a template whose tokenizer knows the tokens of ChatML."""
+
+MAX_TEMPLATE_LENGTH = 256 * 1024
+"""Characters of the longest template that is compiled; the longest published ones have 30,000."""
+PROBE_TIMEOUT_S = 120
+"""Wall-clock limit of the process that tries a template; its own limit is CPU time."""
 
 _THINKING_SUFFIX = "{%- if add_generation_prompt %}{{- '<think>\\n' }}{%- endif %}"
-
-_PROBE = "\u2402"
-"""A character that no template contains, to see what a template puts around a text."""
+_SYSTEM, _USER, _ANSWER = "\u2400", "\u2401", "\u2402"
+"""Characters that no template contains, to see what a template puts around a text."""
+_SWITCHES = ("enable_thinking", "thinking")
+"""Variables by which published templates switch the thinking on or off."""
+_THOUGHT_AT_END = re.compile(rf"(?:{OPEN}\s*)?(?:{CLOSE}\s*)?\Z")
+"""What a generation prompt may end with: an opened thought, an empty one, or a closing tag alone."""
+_OPENED_AT_END = re.compile(rf"{OPEN}\s*\Z")
+_FOREIGN_OPENINGS = (
+    "\u25c1think\u25b7",
+    "[THINK]",
+    "<thinking>",
+    "<reasoning>",
+    "<|begin_of_thought|>",
+)
 
 
 class EncodedRow(NamedTuple):
-    """One conversation as token ids: what is given, and what is to be learnt, the end of the turn
-    included."""
+    """One conversation as token ids: the prompt, and what is learnt, the end of turn included."""
 
     prompt: list[int]
     completion: list[int]
+
+
+class TemplatePair(NamedTuple):
+    """The two templates of one tokenizer; for any conversation the second writes what the first
+    writes and `<think>\n`."""
+
+    plain: str
+    thinking: str
 
 
 def make_messages(question: str, instruction: str = "", system: str = "") -> list[Message]:
@@ -59,8 +81,7 @@ def make_messages(question: str, instruction: str = "", system: str = "") -> lis
 
 
 def add_thinking_prefix(template: str) -> str:
-    """Make a template end its generation prompt with the thinking prefix; one that has it stays as
-    it is."""
+    """Make a plain template end its generation prompt with `<think>\n`; applied once."""
     return template if template.endswith(_THINKING_SUFFIX) else template.rstrip() + _THINKING_SUFFIX
 
 
@@ -70,57 +91,256 @@ def remove_thinking_prefix(template: str) -> str:
 
 
 def find_template(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Give the tokenizer's own chat template, or plain ChatML where it has none but knows the
-    tokens.
+    """Return the tokenizer's own chat template, or plain ChatML where it has none but its tokens.
 
-    Raises InputError where neither is there.
+    Raises InputError where there is neither, or where the template cannot be rendered within
+    bounded time and memory.
     """
-    template = tokenizer.chat_template
+    template: Any = tokenizer.chat_template
     if isinstance(template, dict):
-        template = cast(dict[str, str], template).get("default")
-    if template:
-        return str(template)
+        template = cast(dict[str, Any], template).get("default")
+    if isinstance(template, str) and template:
+        if problem := _find_problem(template):
+            raise InputError(f"{tokenizer.name_or_path}: {problem}")
+        return template
     if has_token(tokenizer, TURN_START) and has_token(tokenizer, TURN_END):
         return PLAIN_CHATML
     raise InputError(
-        f"{tokenizer.name_or_path}: no chat template and no {TURN_START} token; choose an instruct model or one of the ChatML family"
+        f"{tokenizer.name_or_path}: no chat template and no {TURN_START} token; "
+        "choose an instruct model or one of the ChatML family"
     )
 
 
-def find_plain_template(tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """Give the template under which the model itself has to begin to think; None where none is
-    known.
+@lru_cache(maxsize=64)
+def _find_problem(template: str) -> str:
+    """Try a template in a process of its own with bounded time and memory; return what is wrong
+    with it, or nothing."""
+    if template.strip() in {PLAIN_CHATML, add_thinking_prefix(PLAIN_CHATML)}:
+        return ""
+    fix = "choose another model, or mend its chat_template.jinja"
+    if len(template) > MAX_TEMPLATE_LENGTH:
+        return f"its chat template has {len(template):,} characters, over {MAX_TEMPLATE_LENGTH:,}; {fix}"
+    try:
+        text = template.encode()
+    except UnicodeEncodeError:
+        return f"its chat template is no valid Unicode; {fix}"
+    script = Path(__file__).with_name("template_probe.py")
+    try:
+        done = subprocess.run(  # noqa: S603 - our own script
+            [sys.executable, "-I", str(script)],
+            input=text,
+            capture_output=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"its chat template does not come to an end; {fix}"
+    if done.returncode < 0:
+        return f"its chat template does not come to an end, or takes too much memory; {fix}"
+    said = done.stdout.decode("utf-8", "replace").strip()
+    return "" if said == "ok" else f"its chat template cannot be used ({_shorten(said)}); {fix}"
 
-    A model whose maker already put the thinking prefix into its template is asked under plain
-    ChatML, if it knows the tokens.
+
+def find_templates(tokenizer: "PreTrainedTokenizerBase") -> TemplatePair:
+    """Derive the plain and the thinking template from the tokenizer's own, whatever that does.
+
+    A switch is set to thinking, a thought that the template opens or leaves empty is taken off the
+    plain form. Raises InputError where the two cannot be had.
     """
-    plain = remove_thinking_prefix(find_template(tokenizer))
-    if not _ends_with_prefix(tokenizer, plain):
-        return plain
-    return PLAIN_CHATML if has_token(tokenizer, TURN_START) else None
+    own = remove_thinking_prefix(find_template(tokenizer))
+    key = (own, str(tokenizer.special_tokens_map))
+    if key not in _PAIRS:
+        _PAIRS[key] = _derive_templates(tokenizer, own)
+    return _PAIRS[key]
+
+
+_PAIRS: dict[tuple[str, str], TemplatePair] = {}
+
+
+def _derive_templates(tokenizer: "PreTrainedTokenizerBase", own: str) -> TemplatePair:
+    body = (
+        "".join(
+            f"{{%- set {name} = true %}}"
+            for name in _SWITCHES
+            if re.search(rf"\b{name}\b", own)
+            and len({_render_tail(tokenizer, own, {name: value}) for value in (True, False)}) > 1
+        )
+        + own
+    )
+    pieces = {_find_thought(tail) for tail in _render_tails(tokenizer, body)}
+    match sorted(pieces):
+        case [""]:
+            pair = TemplatePair(body, add_thinking_prefix(body))
+        case [piece] if piece == PREFIX:
+            pair = TemplatePair(_strip_endings(body, pieces), body)
+        case [piece] if piece == OPEN:
+            ended = body.rstrip() + "{%- if add_generation_prompt %}{{- '\\n' }}{%- endif %}"
+            pair = TemplatePair(_strip_endings(body, pieces), ended)
+        case _:
+            plain = _strip_endings(body, pieces)
+            pair = TemplatePair(plain, add_thinking_prefix(plain))
+    if not _is_sound(tokenizer, pair):
+        raise InputError(
+            f"{tokenizer.name_or_path}: its chat template writes a thought that cannot be taken off "
+            "the prompt; choose another model, or mend its chat_template.jinja"
+        )
+    return pair
+
+
+def _strip_endings(template: str, endings: set[str]) -> str:
+    """Wrap a template so that none of the endings stands at the end of its generation prompt."""
+    tests = "".join(
+        f"{{%- {'elif' if number else 'if'} add_generation_prompt and medkd_prompt.endswith({literal}) %}}"
+        f"{{{{- medkd_prompt[:-{length}] }}}}"
+        for number, (literal, length) in enumerate(
+            (ascii(ending), len(ending)) for ending in sorted(endings - {""}, key=len, reverse=True)
+        )
+    )
+    body = template.removesuffix("\n")
+    return (
+        f"{{%- set medkd_prompt %}}{body}{{%+ endset %}}{tests}"
+        "{%- else %}{{- medkd_prompt }}{%- endif %}"
+    )
+
+
+def _is_sound(tokenizer: "PreTrainedTokenizerBase", pair: TemplatePair) -> bool:
+    """Tell whether both templates hold what `TemplatePair` says, however the switches stand."""
+    for switches in [{}, *({name: value} for name in _SWITCHES for value in (True, False))]:
+        plain = _render_tails(tokenizer, pair.plain, switches)
+        thinking = _render_tails(tokenizer, pair.thinking, switches)
+        if thinking != [tail + PREFIX for tail in plain]:
+            return False
+        if any(
+            OPEN in tail or CLOSE in tail or tail.rstrip().endswith(_FOREIGN_OPENINGS)
+            for tail in plain
+        ):
+            return False
+    return True
+
+
+def _find_thought(tail: str) -> str:
+    found = _THOUGHT_AT_END.search(tail)
+    return found.group() if found and found.group().strip() else ""
+
+
+def _render_tails(
+    tokenizer: "PreTrainedTokenizerBase", template: str, switches: dict[str, bool] | None = None
+) -> list[str]:
+    """Render what stands behind the last question, in conversations of several shapes."""
+    first, answer = Message(role="user", content="?"), Message(role="assistant", content=_ANSWER)
+    system = Message(role="system", content=_SYSTEM)
+    tails = [_render_tail(tokenizer, template, switches)]
+    for before in ([system], [first, answer], [system, first, answer]):
+        try:
+            tails.append(_render_tail(tokenizer, template, switches, before))
+        except InputError:
+            continue  # a template may take no system turn, or one question only
+    return tails
+
+
+def _render_tail(
+    tokenizer: "PreTrainedTokenizerBase",
+    template: str,
+    switches: dict[str, bool] | None = None,
+    before: Sequence[Message] = (),
+) -> str:
+    turns = [*before, Message(role="user", content=_USER)]
+    text = _apply(tokenizer, turns, template, True, switches)
+    if _USER not in text:
+        raise InputError(
+            f"{tokenizer.name_or_path}: its chat template leaves out the user's text; choose another model"
+        )
+    return text.rpartition(_USER)[2]
+
+
+def find_plain_template(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return the template under which the model itself has to begin to think."""
+    return find_templates(tokenizer).plain
+
+
+def find_thinking_template(tokenizer: "PreTrainedTokenizerBase") -> str:
+    r"""Return the template whose generation prompt ends with one `<think>\n`."""
+    return find_templates(tokenizer).thinking
 
 
 def has_thinking_prefix(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    r"""Tell whether the tokenizer's own template ends its generation prompt with `<think>\n`."""
-    return _ends_with_prefix(tokenizer, find_template(tokenizer))
+    """Tell whether the tokenizer's own template opens a thought in its generation prompt."""
+    return opens_thinking(render(tokenizer, make_messages(_USER), find_template(tokenizer)))
 
 
-def _ends_with_prefix(tokenizer: "PreTrainedTokenizerBase", template: str) -> bool:
-    return render(tokenizer, make_messages(_PROBE), template).endswith(PREFIX)
+def opens_thinking(prompt: str) -> bool:
+    r"""Tell whether a prompt ends with an opened thought, with a line break behind it or without.
+
+    >>> opens_thinking("<|im_start|>assistant\n<think>"), opens_thinking("<think>\n\n</think>\n\n")
+    (True, False)
+    """
+    return bool(_OPENED_AT_END.search(prompt))
+
+
+def takes_system(tokenizer: "PreTrainedTokenizerBase", template: str | None = None) -> bool:
+    """Tell whether a template writes a system turn; some refuse it, some leave it out."""
+    used = template or find_template(tokenizer)
+    key = (used, str(tokenizer.special_tokens_map))
+    if key not in _TAKES_SYSTEM:
+        turns = [Message(role="system", content=_SYSTEM), Message(role="user", content=_USER)]
+        try:
+            _TAKES_SYSTEM[key] = _SYSTEM in _apply(tokenizer, turns, used)
+        except InputError:
+            _TAKES_SYSTEM[key] = False
+    return _TAKES_SYSTEM[key]
+
+
+_TAKES_SYSTEM: dict[tuple[str, str], bool] = {}
 
 
 def render(
     tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], template: str | None = None
 ) -> str:
-    """Write turns as the text a model is given, up to where its own turn begins."""
-    turns = [message.model_dump() for message in messages]
-    text = tokenizer.apply_chat_template(
-        turns,
-        chat_template=template or find_template(tokenizer),
-        tokenize=False,
-        add_generation_prompt=True,
-    )
+    """Write turns as the text a model is given, up to where its own turn begins.
+
+    A system text that the template does not take stands at the head of the first user's turn.
+    Raises InputError where the template refuses the turns.
+    """
+    used = template or find_template(tokenizer)
+    turns = list(messages)
+    if turns and turns[0].role == "system" and not takes_system(tokenizer, used):
+        turns = _fold_system(turns)
+    return _apply(tokenizer, turns, used)
+
+
+def _fold_system(turns: list[Message]) -> list[Message]:
+    system, *rest = turns
+    if rest and rest[0].role == "user":
+        return [Message(role="user", content=f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
+    return [Message(role="user", content=system.content), *rest]
+
+
+def _apply(
+    tokenizer: "PreTrainedTokenizerBase",
+    turns: Sequence[Message],
+    template: str,
+    add_generation_prompt: bool = True,
+    switches: dict[str, bool] | None = None,
+) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            [turn.model_dump() for turn in turns],
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **(switches or {}),
+        )
+    except Exception as error:
+        raise InputError(
+            f"{tokenizer.name_or_path}: its chat template refuses these turns ({_shorten(str(error))}); "
+            "choose another model, or mend its chat_template.jinja"
+        ) from error
     return cast(str, text)
+
+
+def _shorten(text: str) -> str:
+    lines = "".join(c if c.isprintable() else " " for c in text).strip()
+    return lines[:160] or "no message"
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
@@ -163,24 +383,26 @@ def has_token(tokenizer: "PreTrainedTokenizerBase", token: str) -> bool:
 
 
 def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Find the token that ends a model's turn: the first one its template puts behind an answer.
+    """Find the token that ends a model's turn: the first one its template puts behind an answer,
+    which may be the one that opens the next turn.
 
     Raises InputError where the template puts no token of its own there: such a model could never
     learn to stop.
     """
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
-    text = cast(
-        str,
-        tokenizer.apply_chat_template(
-            turns, chat_template=find_template(tokenizer), tokenize=False
-        ),
-    )
-    behind = text.rpartition(_PROBE)[2].lstrip()
-    ids = encode(tokenizer, behind)
-    if ids and ids[0] in _added_ids(tokenizer):
-        return ids[0]
+    template = find_template(tokenizer)
+    question, answer = Message(role="user", content="?"), Message(role="assistant", content=_ANSWER)
+    behind = ""
+    for turns, goes_on in (([question, answer], False), ([question, answer, question], True)):
+        text = _apply(tokenizer, turns, template, add_generation_prompt=goes_on)
+        behind = text.rpartition(_ANSWER)[2].lstrip()
+        ids = encode(tokenizer, behind)
+        if ids and ids[0] in _added_ids(tokenizer):
+            return ids[0]
+        if behind:
+            break
     raise InputError(
-        f"{tokenizer.name_or_path}: its chat template ends a turn with {behind[:20]!r}, no token of its own; give it a ChatML template"
+        f"{tokenizer.name_or_path}: its chat template ends a turn with {behind[:20]!r}, "
+        "no token of its own; give it a ChatML template"
     )
 
 

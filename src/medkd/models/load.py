@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.core.stage_output import hash_path
+from medkd.models.chat_template import find_templates
 
 if TYPE_CHECKING:
     import torch
@@ -267,7 +268,10 @@ def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
 def load_tokenizer(
     folder: Path, adapter: Path | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer beside the adapter, or else the model's own."""
+    """Load the tokenizer beside the adapter, or else the model's own.
+
+    An adapter saved without its chat template is served under the one it was trained for.
+    """
     from transformers import AutoTokenizer
 
     source = (
@@ -281,7 +285,13 @@ def load_tokenizer(
         raise InputError(
             f"{source}: its tokenizer cannot be loaded ({_first_line(error)}); is the folder complete?"
         ) from error
-    return cast("PreTrainedTokenizerBase", tokenizer)
+    tokenizer = cast("PreTrainedTokenizerBase", tokenizer)
+    if adapter is not None and (source == folder or not tokenizer.chat_template):
+        lineage = read_json(adapter / "lineage.json") or {}
+        templates = find_templates(tokenizer)
+        is_plain = lineage.get("target") == "answers"
+        tokenizer.chat_template = templates.plain if is_plain else templates.thinking
+    return tokenizer
 
 
 def resolve_adapter(path: Path) -> Path:

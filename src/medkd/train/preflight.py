@@ -22,6 +22,7 @@ from medkd.models.chat_template import (
     list_ids,
     make_messages,
     repair_pad_token,
+    takes_system,
 )
 from medkd.models.inspect import ModelShape, read_generation_config, read_tensor
 from medkd.train.rows import Drop, Target, TokenRow, make_rows
@@ -63,6 +64,8 @@ class Cause(StrEnum):
     """The tokens that are served are not those that were trained on."""
     PACKED_OTHERWISE = "packed_otherwise"
     """Rows that are packed into one see each other: their loss is another than alone."""
+    NO_SYSTEM_TURN = "no_system_turn"
+    """The chat template takes no system text."""
     FEW_BARE_QUESTIONS = "few_bare_questions"
     """Most questions are asked with an instruction: the student learns to think if told to."""
     MEMORY = "memory"
@@ -126,19 +129,7 @@ def examine(
     except InputError as error:
         says, _, fix = str(error).partition(": ")[2].rpartition("; ")
         return _give_up([Finding(Cause.NO_TEMPLATE, says, fix, is_repaired=False)])
-    if plain_template is None:
-        says = "no template without a thinking prefix is known for it"
-        return _give_up(
-            [
-                Finding(
-                    Cause.NO_TEMPLATE,
-                    says,
-                    "choose a model of the ChatML family",
-                    is_repaired=False,
-                )
-            ]
-        )
-    findings += _find_pad(tokenizer)
+    findings += _find_pad(tokenizer) + _find_system(examples, tokenizer, plain_template)
     rows, dropped = make_rows(examples, tokenizer, target, max_length, plain_template, end_id)
     findings += _find_unusable_rows(rows, dropped, max_length)
     if n := sum(row.labels[-1] != end_id for row in rows):
@@ -226,6 +217,16 @@ def _find_pad(tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     return (
         [Finding(Cause.PAD_ENDS_TURN, repair, "train saves it with the adapter")] if repair else []
     )
+
+
+def _find_system(
+    examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", template: str
+) -> list[Finding]:
+    n = sum(bool(example.system) for example in examples)
+    if not n or takes_system(tokenizer, template):
+        return []
+    says, fix = "its chat template takes no system text", "it is put into the user's turn"
+    return [Finding(Cause.NO_SYSTEM_TURN, says, fix, n_rows=n)]
 
 
 def _find_unusable_rows(
