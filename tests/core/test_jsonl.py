@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -7,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.core.errors import InputError
+from medkd.core import jsonl
+from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import (
     RecordAppender,
     RecordReader,
+    printable_name,
     resolve_input,
     write_atomically,
     write_json,
@@ -175,3 +179,55 @@ def test_a_torn_line_longer_than_one_block_is_cut_off_too(tmp_path: Path) -> Non
     with RecordAppender(path):
         pass
     assert path.read_bytes() == b'{"prompt":1}\n'
+
+
+def test_what_may_name_patients_is_written_for_its_owner_alone(tmp_path: Path) -> None:
+    write_records(tmp_path / "raw.jsonl", [make_case(1)], private=True)
+    with RecordAppender(tmp_path / "more.jsonl", private=True) as file:
+        file.append(make_case(2))
+    write_text(tmp_path / "plain.txt", "x")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes["raw.jsonl"] == modes["more.jsonl"] == 0o600
+    assert modes["plain.txt"] & 0o044
+
+
+def test_leftovers_of_killed_processes_go_and_all_else_stays(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    kept = [f".a.{os.getpid()}.tmp", ".a.tmp", "a.1.tmp", ".hidden", ".a.x.tmp"]
+    for name in (*kept, f".train.jsonl.{gone.pid}.tmp"):
+        (tmp_path / name).touch()
+    write_text(tmp_path / "new", "")
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "new"}
+
+
+def test_halves_of_characters_and_names_that_are_no_utf8_can_be_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "caf\udce9", "诊断": "感冒"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {
+        "name": "caf\udce9",
+        "诊断": "感冒",
+    }
+    odd = tmp_path / os.fsdecode("caf\udce9.json".encode("utf-8", "surrogateescape"))
+    write_text(odd, "x")
+    assert printable_name(odd) == "caf\\xe9.json" and odd.read_text() == "x"
+
+
+def test_what_is_no_file_of_records_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder" / "cases.jsonl").mkdir(parents=True)
+    for path in ("pipe", "folder", "a\0b", "x" * 300, "cases.jsonl/b"):
+        with pytest.raises(MedkdError) as refused:
+            resolve_input(tmp_path / path, "cases.jsonl", "collect")
+        assert "\n" not in str(refused.value)
+    with pytest.raises(MedkdError):
+        list(RecordReader(tmp_path / "folder", RawCase, made_by="collect"))
+    with pytest.raises(MedkdError):
+        write_text(tmp_path / "folder", "x")
+
+
+def test_a_line_without_end_is_a_broken_one(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 200)
+    line = make_case(1).model_dump_json().encode() + b"\n"
+    (tmp_path / "a").write_bytes(line + b'{"id": "' + b"x" * 999 + b'"}\n' + line)
+    reader = RecordReader(tmp_path / "a", RawCase, made_by="collect")
+    assert len(list(reader)) == 2 and reader.dropped() == {"broken_line": 1}

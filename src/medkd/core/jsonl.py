@@ -8,6 +8,8 @@ Not done here: a stage's directory and its manifest (`core.stage_output`), progr
 import contextlib
 import json
 import os
+import re
+import stat
 import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,17 +24,40 @@ from medkd.core.records import Record
 R = TypeVar("R", bound=Record)
 
 
+MAX_LINE_BYTES = 2**26
+"""Length up to which a line of records is read."""
+
+
 def resolve_input(path: Path, name: str, made_by: str) -> Path:
     """Find the file `name` in a stage's directory, or take the file itself; say which command makes
     a missing one."""
-    found = path / name if path.is_dir() else path
-    if not found.exists():
-        raise InputError(f'{found}: no such file; run "medkd {made_by}" first or check --input')
-    if found.is_file() and found.stat().st_size == 0:
+    try:
+        found = path / name if path.is_dir() else path
+        mode = found.stat().st_mode
+        size = found.stat().st_size
+    except FileNotFoundError as error:
+        place = path / name if path.is_dir() else path
+        raise InputError(
+            f'{place}: no such file; run "medkd {made_by}" first or check --input'
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{str(path)!r}: no name of a file; check --input") from error
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{found}: a folder; name the file in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{found}: a pipe or device; write its content to a file first")
+    if size == 0:
         raise InputError(
             f'{found}: the file is empty; run "medkd {made_by}" again or check --input'
         )
     return found
+
+
+def printable_name(path: Path) -> str:
+    """Return the name of a file as text that every record can hold, also where it is no UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
 
 
 class RecordReader(Generic[R]):
@@ -53,8 +78,8 @@ class RecordReader(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         self.n_read, self.broken = 0, []
         n_good = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+        with self._open() as file:
+            for number, line in enumerate(_split_lines(file), start=1):
                 if not line.strip():
                     continue
                 self.n_read += 1
@@ -70,9 +95,23 @@ class RecordReader(Generic[R]):
         for problem in self.broken:
             print(f"warning: {problem}; line passed over", file=sys.stderr)
 
+    def _open(self) -> IO[bytes]:
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise from_os_error(error, self.path) from error
+
     def dropped(self) -> dict[str, int]:
         """Count broken lines as a drop reason."""
         return {"broken_line": len(self.broken)} if self.broken else {}
+
+
+def _split_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Split a file into lines; of one that is too long the beginning alone is given, which is broken."""
+    while line := file.readline(MAX_LINE_BYTES):
+        yield line
+        while len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES)
 
 
 def first_problem(error: ValidationError) -> str:
@@ -91,15 +130,27 @@ def first_problem(error: ValidationError) -> str:
 
 
 @contextmanager
-def write_atomically(path: Path, binary: bool = False) -> Generator[IO[Any], None, None]:
+def write_atomically(
+    path: Path, binary: bool = False, private: bool = False
+) -> Generator[IO[Any], None, None]:
     """Open a file that appears whole under its name, or not at all.
 
-    Raises StoppedError when the disk is full; nothing half-written is left.
+    `private` lets its owner alone read it: what may name patients. Halves of characters in a text
+    are written as `\\udc80`. Leftovers of killed processes in the directory go. Raises StoppedError when
+    the disk is full; nothing half-written is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") if binary else temporary.open("w", encoding="utf-8") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_leftovers(path.parent)
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666
+        )
+        with (
+            os.fdopen(descriptor, "wb")
+            if binary
+            else os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
+        ) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -107,7 +158,35 @@ def write_atomically(path: Path, binary: bool = False) -> Generator[IO[Any], Non
     except OSError as error:
         raise from_os_error(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+_LEFTOVER = re.compile(r"\..+\.(\d{1,10})\.tmp", re.DOTALL)
+_swept: set[Path] = set()
+
+
+def sweep_leftovers(directory: Path) -> None:
+    """Delete the temporary files that killed processes of this machine left in a directory; looks once
+    a process."""
+    if directory in _swept:
+        return
+    _swept.add(directory)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):  # noqa: PTH208 - names that are no UTF-8 stay names
+            found = _LEFTOVER.fullmatch(name)
+            if found and not _is_running(int(found[1])):
+                (directory / name).unlink(missing_ok=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -121,10 +200,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def write_records(path: Path, records: Iterable[Record]) -> int:
+def write_records(path: Path, records: Iterable[Record], private: bool = False) -> int:
     """Write records as JSON Lines, atomically; return how many."""
     n = 0
-    with write_atomically(path) as file:
+    with write_atomically(path, private=private) as file:
         for record in records:
             file.write(record.model_dump_json() + "\n")
             n += 1
@@ -135,10 +214,16 @@ class RecordAppender:
     """Append records to a file that survives a kill: a torn last line is cut off when it is opened
     again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, private: bool = False) -> None:
         self.path = path
-        _cut_torn_line(path)
-        self._file = path.open("ab")
+        mode = 0o600 if private else 0o666
+        try:
+            _cut_torn_line(path)
+            self._file = os.fdopen(
+                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode), "ab"
+            )
+        except OSError as error:
+            raise from_os_error(error, path) from error
 
     def append(self, record: Record) -> None:
         try:
