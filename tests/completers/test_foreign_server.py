@@ -2,6 +2,7 @@
 home-made endpoints were seen to send."""
 
 import asyncio
+import gzip
 import json
 import threading
 from collections import Counter
@@ -163,6 +164,64 @@ async def stop_talking(writer, body) -> bool:
     return False
 
 
+async def keep_alive_for_ever(writer, body) -> bool:
+    writer.write(CHUNKED + chunk(event(ANSWER[:30])))
+    for _ in range(600):
+        writer.write(chunk(b": keep-alive\n\n") + chunk(event("")))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+    return False
+
+
+async def talk_without_end(writer, body) -> bool:
+    writer.write(CHUNKED)
+    for _ in range(100_000):
+        writer.write(chunk(event(ANSWER) * 50))
+        await writer.drain()
+    return False
+
+
+async def compress_unasked(writer, body) -> bool:
+    writer.write(OK + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+    packed = gzip.compress(event(ANSWER) + event(None, finish_reason="stop"))
+    for start in range(0, len(packed), 7):
+        writer.write(chunk(packed[start : start + 7]))
+    writer.write(chunk(b""))
+    await writer.drain()
+    return True
+
+
+async def compress_beyond_measure(writer, body) -> bool:
+    """A small body that becomes a long line."""
+    writer.write(OK + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(chunk(gzip.compress(b"data: " + b" " * 2**25, 1)))
+    writer.write(chunk(b""))
+    await writer.drain()
+    return True
+
+
+async def break_the_compression(writer, body) -> bool:
+    writer.write(OK + b"Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\nno gzip !")
+    await writer.drain()
+    return True
+
+
+async def count_beyond_measure(writer, body) -> bool:
+    usage = {"prompt_tokens": 2**63, "completion_tokens": -1}
+    words = {"choices": [{"delta": {"content": ANSWER}, "finish_reason": "stop"}], "usage": usage}
+    writer.write(CHUNKED + chunk(b"data: " + json.dumps(words).encode() + b"\n\n") + chunk(b""))
+    await writer.drain()
+    return True
+
+
+async def ask_to_wait(writer, body) -> bool:
+    writer.write(
+        b"HTTP/1.1 429 Too Many\r\nRetry-After: 6\r\nContent-Length: 16\r\n\r\nslow\x1b[2J, please"
+    )
+    await writer.drain()
+    return True
+
+
 async def go_on(writer, body) -> bool:
     """Goes on from the last message, as vLLM would, in one fat chunk."""
     before = body["messages"][-1]["content"] if body["messages"][-1]["role"] == "assistant" else ""
@@ -172,12 +231,13 @@ async def go_on(writer, body) -> bool:
     return True
 
 
-def answer_all(ways, tmp_path, n=1, prefix=False, **limits):
+def answer_all(ways, tmp_path, n=1, prefix=False, tell=lambda trouble: None, **limits):
     requests = [Request(messages=(Message(role="user", content=f"发热{k}天"),)) for k in range(n)]
     terms = Terms(
         concurrency=8,
         patience=Patience(backoff_s=0.01, backoff_cap_s=0.05),
         find_missing=find_missing_part,
+        on_progress=lambda tally: tell(tally.trouble),
     )
     with Wild(*ways) as server, Ledger(tmp_path / "l.sqlite") as ledger:
         target = find_target("custom", "any", server.base_url, prefix=prefix)
@@ -187,7 +247,9 @@ def answer_all(ways, tmp_path, n=1, prefix=False, **limits):
     return answers, server
 
 
-@pytest.mark.parametrize("way", [say_it_plainly, split_every_byte, go_on])
+@pytest.mark.parametrize(
+    "way", [say_it_plainly, split_every_byte, go_on, compress_unasked, count_beyond_measure]
+)
 def test_a_stream_of_any_shape_is_one_answer(tmp_path, way):
     [answer], _ = answer_all([way], tmp_path)
     assert (answer.complete, answer.text, answer.attempts) == (True, ANSWER, 1)
@@ -203,12 +265,22 @@ def test_a_stream_of_any_shape_is_one_answer(tmp_path, way):
         (inject_rubbish, Outcome.STREAM_ERROR),
         (say_nothing, Outcome.NOT_STARTED),
         (stop_talking, Outcome.SILENT),
+        (keep_alive_for_ever, Outcome.SILENT),
+        (talk_without_end, Outcome.LENGTH),
     ],
 )
 def test_every_way_to_go_wrong_is_named_and_survived(tmp_path, way, outcome):
     [answer], _ = answer_all([way, say_it_plainly], tmp_path, start_s=0.4, silence_s=0.3)
     assert (answer.complete, answer.text) == (True, ANSWER)
     assert [a.outcome for a in list_attempts(tmp_path / "l.sqlite")] == [outcome, Outcome.COMPLETE]
+
+
+@pytest.mark.parametrize("way", [break_the_compression, compress_beyond_measure])
+def test_a_compressed_body_that_is_none_or_without_measure_is_an_error(tmp_path, way):
+    [answer], _ = answer_all([way, say_it_plainly], tmp_path)
+    assert (answer.complete, answer.text) == (True, ANSWER)
+    [broken, _] = list_attempts(tmp_path / "l.sqlite")
+    assert broken.outcome is Outcome.STREAM_ERROR
 
 
 @pytest.mark.parametrize("way", [tear_in_the_middle, inject_rubbish, stop_talking])
@@ -243,6 +315,38 @@ def test_all_of_it_at_once_and_every_answer_is_there(tmp_path):
         a.item for a in list_attempts(tmp_path / "l.sqlite") if a.outcome is Outcome.COMPLETE
     )
     assert set(kept.values()) == {1}
+
+
+def test_counts_that_cannot_be_are_replaced_by_an_estimate_and_marked(tmp_path):
+    answer_all([count_beyond_measure], tmp_path)
+    [attempt] = list_attempts(tmp_path / "l.sqlite")
+    assert attempt.is_estimate
+    assert 0 < attempt.usage.completion < 1000
+
+
+def test_who_waits_at_the_servers_wish_is_told_the_reason(tmp_path):
+    troubles: list[str] = []
+    [answer], _ = answer_all([ask_to_wait, say_it_plainly], tmp_path, tell=troubles.append)
+    assert answer.complete
+    assert "429: slow[2J, please; the server asks to wait 6 s" in troubles
+
+
+def test_inside_a_running_event_loop_the_way_out_is_named(tmp_path):
+    async def ask() -> None:
+        answer_all([say_it_plainly], tmp_path)
+
+    with pytest.raises(InputError, match=r"asyncio\.to_thread"):
+        asyncio.run(ask())
+
+
+def test_a_body_in_an_unknown_encoding_is_refused_with_its_name(tmp_path):
+    async def send_brotli(writer, body) -> bool:
+        writer.write(OK + b"Content-Encoding: br\r\nContent-Length: 2\r\n\r\nxx")
+        await writer.drain()
+        return True
+
+    with pytest.raises(InputError, match="Content-Encoding br, though identity was asked for"):
+        answer_all([send_brotli], tmp_path)
 
 
 def test_a_port_that_speaks_no_http_is_said_in_one_line(tmp_path):

@@ -1,10 +1,12 @@
 import contextlib
+import errno
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import Outcome
 from medkd.completers.providers import Price, find_target
 from medkd.core.completer import Message, Request, Sampling
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Usage
 
 TARGET = find_target("rehearsal")
@@ -140,6 +142,70 @@ def test_a_file_that_is_no_ledger_of_ours_is_refused_and_let_go(tmp_path, write,
         with pytest.raises(InputError, match=said):
             Ledger(path)
     assert path.read_bytes() == before
+
+
+def test_a_directory_in_the_ledgers_place_is_said_in_one_line(tmp_path):
+    (tmp_path / "ledger.sqlite").mkdir()
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"ledger\.sqlite: is no file; move it away"):
+            Ledger(tmp_path / "ledger.sqlite")
+
+
+def test_a_file_system_that_cannot_lock_is_told_from_another_process(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StoppedError, match=r"cannot be locked here \(No locks available\)"):
+        Ledger(tmp_path / "ledger.sqlite")
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [Usage(prompt=2**63), Usage(completion=2**80), Usage(prompt=1, cache_hit=-(2**64))],
+)
+def test_what_cannot_be_written_fails_alone_and_the_writer_goes_on(tmp_path, usage):
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.start_run(10**20)
+        ids = [ledger.open_attempt(f"i{n}", "case", TARGET, 10, PRICE).result() for n in range(9)]
+        bad = replace(make_closing(Outcome.COMPLETE), usage=usage, text="a\ud800")
+        closings = [ledger.close_attempt(ids[0], bad)] + [
+            ledger.close_attempt(one, make_closing(Outcome.COMPLETE)) for one in ids[1:]
+        ]
+        assert isinstance(closings[0].exception(timeout=20), StoppedError)
+        assert [one.exception(timeout=20) for one in closings[1:]] == [None] * 8
+        assert sum(ledger.is_complete(f"i{n}") for n in range(9)) == 8
+
+
+def test_a_ledger_of_version_0_1_with_huge_counts_still_has_its_bill(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.start_run(2)
+        for n in range(4):
+            attempt = ledger.open_attempt(f"i{n}", "case", TARGET, 10, PRICE).result()
+            huge = replace(make_closing(Outcome.COMPLETE), usage=Usage(prompt=2**62, completion=7))
+            ledger.close_attempt(attempt, huge).result()
+        [line] = ledger.paid_for()
+        assert line.usage.prompt == 2**64
+        assert ledger.answer_lengths("rehearsal", "rehearsal") == (4, 7.0)
+
+
+def test_an_answer_that_version_0_1_took_for_complete_is_a_cut_by_its_own_word(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as ledger:
+        ledger.start_run(3)
+        for word in ("abort", "max_tokens", "stop", ""):
+            attempt = ledger.open_attempt(word, "case", TARGET, 10, PRICE).result()
+            closing = replace(make_closing(Outcome.COMPLETE), finish_reason=word)
+            ledger.close_attempt(attempt, closing).result()
+    with Ledger(path):
+        pass
+    assert {a.item: a.outcome for a in list_attempts(path)} == {
+        "abort": Outcome.CUT,
+        "max_tokens": Outcome.LENGTH,
+        "stop": Outcome.COMPLETE,
+        "": Outcome.COMPLETE,
+    }
 
 
 def test_a_full_disk_stops_with_one_line_and_keeps_what_was_there(tmp_path):

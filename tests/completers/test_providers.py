@@ -64,6 +64,16 @@ def test_the_key_is_never_shown(monkeypatch):
             {"name": "custom", "model": "m", "base_url": "https://teacher.example/v1"},
             "MEDKD_API_KEY",
         ),
+        *[
+            ({"name": "custom", "model": "m", "base_url": address}, "not an http(s) address")
+            for address in (
+                "http://[::1",
+                "http://a:99999/v1",
+                "http://",
+                "http://a b/v1",
+                "http://a\n",
+            )
+        ],
     ],
 )
 def test_an_unusable_teacher_is_refused_in_one_line(monkeypatch, given, said):
@@ -115,6 +125,15 @@ def test_a_file_of_ones_own_adds_and_overrides(tmp_path, monkeypatch):
             "own.yaml: hospital: unknown field prise",
         ),
         ("hospital: {currency: CNY}", "own.yaml: hospital: no key_variable"),
+        ("deepseek: {models: [a, b]}", "own.yaml: deepseek: models must map"),
+        ("deepseek: {models: words}", "own.yaml: deepseek: models must map"),
+        ("deepseek: {models: 5}", "own.yaml: deepseek: models must map"),
+        ("deepseek: {models: {m: null}}", "own.yaml: deepseek: models.m"),
+        ("deepseek: {peak: {utc_offset_h: 99, weekdays: [], hours: []}}", "peak.utc_offset_h"),
+        (
+            "deepseek: {models: {m: {price: {cache_hit: 1, cache_miss: 1, output: .nan}}}}",
+            "models.m.price.output",
+        ),
         (
             "deepseek: {models: {m: {price: {cache_hit: 1, cache_miss: 1, output: 1}, source: s}}}",
             "own.yaml: deepseek: no models.m.as_of",
@@ -127,6 +146,48 @@ def test_a_broken_file_of_ones_own_is_named_with_what_is_wrong(tmp_path, text, s
         find_target("deepseek", providers=tmp_path / "own.yaml")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("models", ["null", "{}", "''", "[]"])
+def test_no_models_of_ones_own_leave_those_that_are_known(tmp_path, models, monkeypatch):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-secret")
+    (tmp_path / "own.yaml").write_text(f"deepseek: {{models: {models}}}", "utf-8")
+    assert find_target("deepseek", providers=tmp_path / "own.yaml").model == "deepseek-flash"
+
+
+def test_a_key_is_sent_to_the_hosts_of_its_provider_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-secret")
+    assert find_target("deepseek", base_url="https://api.deepseek.com/v1").key == "sk-secret"
+    assert find_target("deepseek", base_url="http://127.0.0.1:9/v1").key == ""
+    elsewhere = "https://api.deepseek.com.evil.example/v1"
+    for address in (elsewhere, "http://api.deepseek.com", "https://api.deepseek.com:444"):
+        with pytest.raises(InputError, match=r"DEEPSEEK_API_KEY is for .* and is not sent else"):
+            find_target("deepseek", base_url=address)
+    for entry in (
+        f"deepseek: {{base_url: '{elsewhere}'}}",
+        f"deepseek: {{prefix: {{base_url: '{elsewhere}'}}}}",
+        f"deepseek: {{base_url: '{elsewhere}', models: {{}}, key_variable: OPENAI_API_KEY}}",
+    ):
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+        path = tmp_path / f"{len(entry)}.yaml"
+        path.write_text(entry, "utf-8")
+        with pytest.raises(InputError, match="is not sent elsewhere"):
+            find_target("deepseek", providers=path)
+
+
+def test_a_key_of_ones_own_goes_where_its_entry_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("GATEWAY_KEY", "sk-gateway")
+    own = "gateway: {base_url: 'https://gw.example/v1', key_variable: GATEWAY_KEY, currency: CNY}"
+    (tmp_path / "own.yaml").write_text(own, "utf-8")
+    assert find_target("gateway", "m", providers=tmp_path / "own.yaml").key == "sk-gateway"
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-ключ", "sk\x00x"])
+def test_a_key_that_can_be_none_is_refused_and_not_shown(monkeypatch, key):
+    monkeypatch.setattr("os.environ", {"DEEPSEEK_API_KEY": key})
+    with pytest.raises(InputError, match="DEEPSEEK_API_KEY: holds a line break") as caught:
+        find_target("deepseek")
+    assert "sk" not in str(caught.value)
 
 
 def test_prefix_completion_is_the_providers_unless_told_otherwise(monkeypatch):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from ledger_reading import list_attempts
 from medkd.completers.attempts import FILE_NAME
@@ -287,6 +288,12 @@ def test_an_unusable_config_is_refused_before_anything_is_written(
             )
         )
     assert not (tmp_path / "distill").exists()
+
+
+@pytest.mark.parametrize("field", ["samples", "max_tokens", "concurrency"])
+def test_numbers_beyond_measure_are_refused(tmp_path, field):
+    with pytest.raises(ValidationError, match="less than or equal"):
+        make_config(tmp_path, "", **{field: 10**20})
 
 
 def test_the_bill_says_what_was_wasted_and_why(tmp_path):

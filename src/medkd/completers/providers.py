@@ -308,7 +308,7 @@ def _checked_address(base_url: str, name: str) -> str:
         parts, is_address = urlsplit(""), False
     if not is_address or not base_url.isprintable() or " " in base_url:
         raise InputError(
-            f"--base-url {base_url}: not an http(s) address; give one like http://127.0.0.1:8000/v1"
+            f"--base-url {base_url!r}: not an http(s) address; give one like http://127.0.0.1:8000/v1"
         )
     if parts.username or parts.password or parts.query:
         place = f"{parts.scheme}://{parts.hostname}"
