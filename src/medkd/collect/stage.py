@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medkd.collect.crawl import Journal
     from medkd.collect.messages import Order
 
+WRITES = ("raw_cases.jsonl", "pages.jsonl", "unread_pages.jsonl", "crawl.log")
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 MAX_IDS = 1_000_000
 N_PROBLEMS_SHOWN = 20
@@ -132,7 +133,7 @@ def run(config: Config) -> Manifest:
         raise InputError(f"{config.base_url}: no web address; give --base-url as https://host")
     order = _make_order(config)
     with open_stage_output(
-        "collect", config, inputs=_tables(config), libraries=["scrapy", "parsel"]
+        "collect", config, {"tables": _tables(config)}, WRITES, libraries=["scrapy", "parsel"]
     ) as space:
         if not space.is_finished:
             _collect_site(config, order, space)
@@ -244,7 +245,8 @@ def _collect_files(config: Config) -> Manifest:
         raise InputError("collect: --source files needs --input; give the file or folder of cases")
     names = load_names(config.section_names)
     files = CaseFiles(config.input, names, Columns(config.columns, names))
-    with open_stage_output("collect", config, inputs=[config.input, *_tables(config)]) as space:
+    inputs = {"input": config.input, "tables": _tables(config)}
+    with open_stage_output("collect", config, inputs, WRITES) as space:
         if space.is_finished:
             return space.manifest
         space.manifest.counts.kept = space.write_records(

@@ -6,13 +6,18 @@ wired (`medkd.pipeline`).
 """
 
 import difflib
+import errno
+import stat
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, say_problem
 from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 
 
@@ -31,28 +36,108 @@ class PositionalField:
 POSITIONAL = PositionalField()
 
 
-class StageConfig(BaseModel):
-    """What every stage is told."""
+class ConsentField:
+    """Marks a field by which a recipe could run a command, load code or send a key elsewhere:
+    set in a recipe, it needs `--trust-recipe`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+CONSENT = ConsentField()
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+"""The type of every seed: numpy, torch and scipy all take these."""
+MAX_INT = 2**31 - 1
+"""Largest whole number in a config; all of them are counts, sizes or seconds."""
+
+
+class Options(BaseModel):
+    """Base of every config: frozen, without unknown keys, its values safe to hand on.
+
+    Numbers are finite, whole numbers have 31 bits, text is UTF-8 without NUL, and a path that
+    exists is a file or a directory. `renamed` maps the former spelling of a field to the present
+    one; both are read.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="after")
+    def _check_plain_values(self) -> Self:
+        for name in type(self).model_fields:
+            _check_value(name, getattr(self, name))
+        return self
+
+    @classmethod
+    def rename_keys(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values under the present names of their fields."""
+        return {cls.renamed.get(key, key): value for key, value in values.items()}
+
+
+def _check_value(name: str, value: Any) -> None:
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        raise ValueError(f"{name}: must be at most {MAX_INT}")
+    if isinstance(value, str | Path):
+        text = str(value)
+        if "\0" in text:
+            raise ValueError(f"{name}: must not hold the character NUL")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{name}: must be UTF-8; rename the file {text!r}")
+    if isinstance(value, Path):
+        _check_path(name, value)
+    elif isinstance(value, Mapping):
+        for key, item in cast(Mapping[Any, Any], value).items():
+            _check_value(f"{name}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for item in cast(Sequence[Any], value):
+            _check_value(name, item)
+
+
+def _check_path(name: str, path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"{name}: the path is too long") from error
+        return  # missing or not readable: whoever opens it says so with its next step
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(f"{name}: {path} is a pipe or a device; write its content to a file first")
+
+
+class StageConfig(Options):
+    """What every stage is told."""
 
     out: Annotated[Path, RUNTIME]
     """Directory for the records and the manifest."""
     resume: Annotated[bool, RUNTIME] = False
-    """Go on in a directory that was begun with another config."""
+    """Continue in a directory that was begun with another config."""
     overwrite: Annotated[bool, RUNTIME] = False
-    """Begin again in a directory that was made with another config."""
+    """Delete what this stage wrote in the directory and begin again."""
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """Give the fields that decide what the stage makes; input paths are compared by content
-        instead."""
-        fields = type(self).model_fields
+        """Return the fields that decide what the stage makes; inputs are compared by content."""
         how = {
             name
-            for name, field in fields.items()
-            if any(isinstance(m, RuntimeField) for m in field.metadata)
+            for name, field in type(self).model_fields.items()
+            if is_marked(field, RuntimeField)
         }
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in how}
+
+    @classmethod
+    def default_fields(cls) -> dict[str, Any]:
+        """Return the defaults of all fields that have one, as `fingerprint_fields` writes them."""
+        return {
+            name: to_jsonable_python(field.get_default(call_default_factory=True))
+            for name, field in cls.model_fields.items()
+            if not field.is_required()
+        }
+
+
+def is_marked(field: FieldInfo, mark: type) -> bool:
+    """Tell whether a field is annotated with a mark such as `RUNTIME`."""
+    return any(isinstance(found, mark) for found in field.metadata)
 
 
 def describe(field: FieldInfo) -> str:
@@ -63,24 +148,52 @@ def describe(field: FieldInfo) -> str:
 C = TypeVar("C", bound=BaseModel)
 
 
-def make_config(config: type[C], values: dict[str, Any], place: str) -> C:
+def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
     """Validate plain values as a config; raises InputError with one line that starts with
     `place`."""
     known = list(config.model_fields)
-    for key in values:
+    given = _rename(config, values, place)
+    for key in given:
         if key not in known:
             raise InputError(f"{place}: unknown key {key!r}{did_you_mean(key, known)}")
     try:
-        return config.model_validate(values)
+        return config.model_validate(given)
+    except RecursionError as error:
+        raise InputError(f"{place}: values are nested too deeply; write them flat") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
             raise InputError(
-                f"{place}: {field} is missing; give --{field.replace('_', '-')} or write it in the recipe"
+                f"{place}: {field} is missing; give --{field.replace('_', '-')} "
+                "or write it in the recipe"
             ) from error
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{place}: {field}: {message} (got {first['input']!r})") from error
+        said = say_problem(first)
+        if field:
+            said = f"{field}: {said} (got {_shorten(first['input'])})"
+        if ";" not in said:
+            is_flag = place.startswith("medkd ")
+            said += f"; see `{place} --help`" if is_flag else "; correct it in the file"
+        raise InputError(f"{place}: {said}") from error
+
+
+def _rename(config: type[BaseModel], values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Put former spellings of fields into the present ones, with one line of notice for each."""
+    given = dict(values)
+    former: Mapping[str, str] = config.renamed if issubclass(config, Options) else {}
+    for old, new in former.items():
+        if old not in given:
+            continue
+        if new in given:
+            raise InputError(f"{place}: {old} is the former name of {new}; give only {new}")
+        given[new] = given.pop(old)
+        print(f"notice: {place}: {old} is now called {new}", file=sys.stderr)
+    return given
+
+
+def _shorten(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def did_you_mean(key: str, known: list[str]) -> str:

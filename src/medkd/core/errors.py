@@ -13,6 +13,10 @@ Not done here: printing. `medkd.cli` prints the message and exits with the code.
 
 import errno
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class MedkdError(Exception):
@@ -45,6 +49,15 @@ _SAYS_DISK_FULL = ("No space left", "File too large", "file write failed", "Disk
 """In what errors of their own safetensors, tokenizers and torch say it."""
 
 
+_WRONG_KIND = {
+    errno.EISDIR: "is a directory where a file is expected",
+    errno.ENOTDIR: "a part of this path is a file, not a directory",
+    errno.ENAMETOOLONG: "the path is too long",
+    errno.ELOOP: "is a link that leads to itself",
+    errno.ENXIO: "is a pipe or a socket where a file is expected",
+}
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether an error, of whatever kind, says that a disk is full.
 
@@ -67,6 +80,8 @@ def from_os_error(error: OSError, path: Path | str = "") -> MedkdError:
         return InputError(f"{place}: no such file or directory; check the path")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return InputError(f"{place}: permission denied; choose a place you may read and write")
+    if error.errno in _WRONG_KIND:
+        return InputError(f"{place}: {_WRONG_KIND[error.errno]}; check the path")
     if error.errno == errno.EADDRINUSE:
         return InputError(
             f"{place}: the port is taken by another process; stop that one or choose another port"
@@ -74,3 +89,45 @@ def from_os_error(error: OSError, path: Path | str = "") -> MedkdError:
     return StoppedError(
         f"{place}: {error.strerror or error}; see to it and run the same command again"
     )
+
+
+_PROBLEMS = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "finite_number": "must be a finite number",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "too_short": "must hold at least {min_length}",
+    "string_too_short": "must not be empty",
+}
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "decimal": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "path": "a path",
+    "list": "a list",
+    "tuple": "a list",
+    "set": "a list",
+    "dict": "a mapping of keys to values",
+    "mapping": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+}
+
+
+def say_problem(problem: "ErrorDetails") -> str:
+    """Say in plain words what pydantic has against a value.
+
+    >>> say_problem({"type": "int_parsing", "loc": (), "msg": "Input should be …", "input": "x"})
+    'must be a whole number'
+    """
+    kind = problem["type"]
+    if kind in _PROBLEMS:
+        return _PROBLEMS[kind].format(**problem.get("ctx", {}))
+    start, _, rest = kind.partition("_")
+    if start in _WANTED and rest in {"type", "parsing", "from_float", "parsing_size"}:
+        return f"must be {_WANTED[start]}"
+    return problem["msg"].removeprefix("Value error, ")

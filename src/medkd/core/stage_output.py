@@ -1,23 +1,25 @@
-"""A stage's output directory: what was made there, from what, and how far it came
-(`manifest.json`).
+"""A stage's output directory: its lock, its manifest, and which files in it are the stage's own.
 
-In: a stage's config and input paths. Out: an open directory that knows whether to begin, to go on,
-or that all is done.
-Not done here: the form of the records in it (`core.jsonl`).
+In: a stage's config, its inputs by role, the names it writes. Out: an open directory that is new,
+unfinished or finished. Not done here: the form of the records in it (`core.jsonl`).
 """
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import platform
-import shutil
+import re
+import stat
+import sys
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +35,11 @@ from medkd.core.records import Cost, Record
 MANIFEST = "manifest.json"
 WHOLE_HASH_BYTES = 256 * 2**20
 """Files up to this size are hashed whole; of larger ones the size and both ends (1 MiB each)."""
+LOCK_WAIT_S = 10.0
+"""How long a second process waits for the directory before it is refused."""
+LOCK_POLL_S = 0.1
+Inputs = Mapping[str, Path | Sequence[Path]]
+"""Role (`input`, `against`) to the path or the paths in it, in order."""
 
 
 class Counts(BaseModel):
@@ -45,39 +52,49 @@ class Counts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a stage did: enough to know whether to do it again, and to trace every number to its
-    origin."""
+    """What a stage did: enough to decide whether to do it again, and to trace every number back."""
 
     model_config = ConfigDict(extra="forbid")
     stage: str
     state: Literal["running", "stopped", "finished"] = "running"
     identity: str
-    """Hash of what decides the content: the config without the fields of *how* it runs, and the
-    inputs."""
+    """Hash of what decides the content: the config without its runtime fields, and the inputs."""
     config: dict[str, Any]
     inputs: dict[str, str] = {}
     """Path to sha256."""
+    roles: dict[str, list[str]] = {}
+    """Role to its paths, in order; empty in manifests of version 0.1."""
+    names: dict[str, list[str]] = {}
+    """Role to the names of its inputs, where the result depends on them."""
     counts: Counts = Counts()
     facts: dict[str, Any] = {}
-    """What else the stage has to say: rates, findings, repairs."""
+    """What else the stage reports: rates, findings, repairs."""
     cost: Cost = Cost()
     outputs: list[str] = []
+    """Files that this stage wrote; version 0.1 listed every file it found."""
     versions: dict[str, str] = {}
     started_at: str = ""
     seconds: float = 0.0
 
 
-def hash_path(path: Path) -> str:
-    """Give the sha256 of a file, or of a directory's relative paths and file hashes."""
+def hash_path(path: Path, without: Path | None = None) -> str:
+    """Return the sha256 of a file, or of a directory's relative paths and file hashes; the
+    directory `without` inside it is left out."""
     digest = hashlib.sha256()
     if path.is_dir():
         for child in sorted(
             p
             for p in path.rglob("*")
-            if p.is_file() and p.name != MANIFEST and not p.name.endswith(".html")
+            if p.is_file()
+            and p.name != MANIFEST
+            and not p.name.endswith(".html")
+            and not (without and p.is_relative_to(without))
         ):
-            digest.update(f"{child.relative_to(path).as_posix()} {hash_path(child)}\n".encode())
+            name = os.fsencode(child.relative_to(path).as_posix())
+            digest.update(name + f" {hash_path(child)}\n".encode())
         return digest.hexdigest()
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError(f"{path}: is a pipe or a device; write its content to a file first")
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE_HASH_BYTES:
@@ -93,9 +110,17 @@ def hash_path(path: Path) -> str:
 class StageOutput:
     """A stage's output directory while the stage works on it; made by `open_stage_output`."""
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        writes: Sequence[str] = (),
+        foreign: Collection[str] = (),
+    ) -> None:
         self.directory = directory
         self.manifest = manifest
+        self._writes = writes
+        self._foreign = frozenset(foreign)
         self._dropped: Counter[str] = Counter()
         self._started = time.monotonic()
 
@@ -108,13 +133,16 @@ class StageOutput:
         return self.directory / name
 
     def read(self, n: int) -> None:
+        """Count records that were read."""
         self.manifest.counts.read += n
 
     def drop(self, reason: str, n: int = 1) -> None:
+        """Count records that were dropped."""
         if n:
             self._dropped[str(reason)] += n
 
     def drop_all(self, reasons: Mapping[str, int]) -> None:
+        """Count dropped records of several reasons."""
         for reason, n in reasons.items():
             self.drop(reason, n)
 
@@ -126,14 +154,14 @@ class StageOutput:
         write_text(self.path(MANIFEST), self.manifest.model_dump_json(indent=2) + "\n")
 
     def close(self, state: Literal["stopped", "finished"]) -> None:
-        """Write down how the work ended; `open_stage_output` does this."""
+        """Record how the work ended; `open_stage_output` does this."""
         self.manifest.state = state
         self.manifest.seconds = round(self.manifest.seconds + time.monotonic() - self._started, 3)
         self.manifest.counts.dropped = dict(self._dropped.most_common())
         self.manifest.outputs = sorted(
-            p.relative_to(self.directory).as_posix()
-            for p in self.directory.rglob("*")
-            if p.is_file() and p.name != MANIFEST and not p.name.startswith(".")
+            name
+            for name in _find_written(self.directory, self._writes)
+            if name not in self._foreign and not _is_hidden(name)
         )
         self.save()
 
@@ -142,78 +170,82 @@ class StageOutput:
 def open_stage_output(
     stage: str,
     config: StageConfig,
-    inputs: Sequence[Path] = (),
+    inputs: Inputs,
+    writes: Sequence[str],
     libraries: Sequence[str] = (),
-    keep: Sequence[str] = (),
+    names: Mapping[str, Sequence[str]] | None = None,
     follows_inputs: bool = False,
+    wait_s: float = LOCK_WAIT_S,
 ) -> Generator[StageOutput, None, None]:
-    """Open a stage's `--out` for work, and close it with the truth about how the work ended.
+    """Open a stage's `--out` for work, and close it with a record of how the work ended.
 
-    A directory of the same config and inputs goes on, or is `is_finished`. One of another config is
-    refused unless `--resume` (go on all the same) or `--overwrite` (begin again; files matching
-    `keep` stay: what was paid is never deleted). `follows_inputs` lets a stage whose work is keyed
-    by content go on when its inputs changed.
+    `writes` lists what the stage may write, as patterns of names in the directory (`train.jsonl`;
+    `adapter` with all that is in it). Nothing else in the directory is ever changed or deleted. A
+    directory of the same config and inputs is continued, or is finished. One of another config is
+    refused unless `--resume` (continue all the same) or `--overwrite` (delete what the stage wrote
+    and begin again). `names` holds, by role, names of inputs on which the result depends.
+    `follows_inputs` lets a stage whose work is keyed by content continue when its inputs changed.
     """
     directory = config.out
-    hashes = {str(path): hash_path(path) for path in inputs}
-    identity = _identity(stage, config, [] if follows_inputs else sorted(hashes.values()))
-    previous = _read_manifest(directory)
-    manifest = Manifest(
-        stage=stage, identity=identity, config=config.model_dump(mode="json"), inputs=hashes
-    )
-    if previous is None:
-        if directory.exists() and not directory.is_dir():
-            raise InputError(f"{directory}: is a file; choose a directory for --out")
-    elif previous.stage != stage:
-        raise InputError(
-            f"{directory}: holds the output of {previous.stage}; choose another --out for {stage}"
-        )
-    elif previous.identity == identity and not config.overwrite:
-        if previous.state == "finished" and (not follows_inputs or previous.inputs == hashes):
-            yield StageOutput(directory, previous)
-            return
-        manifest.seconds = previous.seconds
-    elif config.overwrite:
-        _clear(directory, keep)
-    elif not config.resume:
-        raise InputError(
-            f"{directory}: was made with another config or input ({_difference(previous, manifest)}); "
-            "go on with --resume, begin again with --overwrite, or choose another --out"
-        )
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: is a file; choose a directory for --out")
+    manifest = _make_manifest(stage, config, inputs, names or {})
+    with _lock(directory, wait_s):
+        previous = _read_manifest(directory)
+        is_same = previous is not None and _is_same_work(previous, manifest, config, follows_inputs)
+        if previous is not None and previous.stage != stage:
+            raise InputError(
+                f"{directory}: holds the output of {previous.stage}; "
+                f"choose another --out for {stage}"
+            )
+        if previous is None or not is_same or config.overwrite:
+            _refuse_inputs_inside(directory, manifest)
+        if previous is None:
+            _refuse_foreign(directory, stage, writes)
+        elif is_same and not config.overwrite:
+            if previous.state == "finished" and (
+                not follows_inputs or _have_same_content(previous, manifest)
+            ):
+                yield StageOutput(directory, previous)
+                return
+            manifest.seconds = previous.seconds
+        elif config.overwrite:
+            _delete_outputs(directory, previous, manifest, writes)
+        elif not config.resume:
+            raise InputError(
+                f"{directory}: was made with another config or input "
+                f"({_find_difference(previous, manifest, config)}); continue with --resume, "
+                "begin again with --overwrite, or choose another --out"
+            )
+        foreign = _find_foreign(directory, previous, writes) if previous else set[str]()
+        output = StageOutput(directory, manifest, writes, foreign)
+        yield from _work(output, libraries, is_new=previous is None)
+
+
+def _work(
+    output: StageOutput, libraries: Sequence[str], is_new: bool
+) -> Generator[StageOutput, None, None]:
+    directory, manifest = output.directory, output.manifest
     manifest.started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest.versions = _versions(libraries)
+    manifest.versions = _list_versions(libraries)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, directory) from error
-    workspace = StageOutput(directory, manifest)
-    workspace.save()
+    _sweep(directory)
+    output.save()
     try:
-        yield workspace
+        yield output
     except BaseException as error:
-        _close_after_failure(workspace)
-        if isinstance(error, InputError) and previous is None:
+        # A disk too full for the manifest leaves the state "running", which is continued too.
+        with contextlib.suppress(Exception):
+            output.close("stopped")
+        if isinstance(error, InputError) and is_new:
             _remove_if_bare(directory)
         if is_disk_full(error) and not isinstance(error, MedkdError | OSError):
             raise from_os_error(OSError(errno.ENOSPC, "full"), directory) from error
         raise
-    workspace.close("finished")
-
-
-def _close_after_failure(workspace: StageOutput) -> None:
-    """Note that the work stopped; a disk too full for the note leaves the state 'running', which
-    also goes on."""
-    with contextlib.suppress(Exception):
-        workspace.close("stopped")
-
-
-def _remove_if_bare(directory: Path) -> None:
-    """Leave nothing behind where refused input made nothing: with the input mended, the same
-    command must not be refused."""
-    with contextlib.suppress(OSError):
-        if [child.name for child in directory.iterdir()] == [MANIFEST]:
-            (directory / MANIFEST).unlink()
-            directory.rmdir()
+    output.close("finished")
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -224,50 +256,287 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def is_finished(directory: Path) -> bool:
+    """Tell whether a directory holds the finished output of a stage."""
+    manifest = _read_manifest(directory)
+    return manifest is not None and manifest.state == "finished"
+
+
 def _read_manifest(directory: Path) -> Manifest | None:
     path = directory / MANIFEST
     if not path.exists():
         return None
     try:
         return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise from_os_error(error, path) from error
     except ValidationError as error:
         raise InputError(
             f"{path}: {first_problem(error)}; move the directory away or choose another --out"
         ) from error
 
 
-def _identity(stage: str, config: StageConfig, hashes: Sequence[str]) -> str:
-    decisive = {"stage": stage, "config": config.fingerprint_fields(), "inputs": list(hashes)}
-    return hashlib.sha256(
-        json.dumps(decisive, sort_keys=True, ensure_ascii=False).encode()
-    ).hexdigest()
+# What decides the work.
 
 
-def _difference(previous: Manifest, manifest: Manifest) -> str:
-    before, now = previous.config, manifest.config
-    changed = sorted(
-        key
-        for key in before.keys() | now.keys()
-        if before.get(key) != now.get(key) and key not in {"resume", "overwrite", "out"}
+def _make_manifest(
+    stage: str, config: StageConfig, inputs: Inputs, names: Mapping[str, Sequence[str]]
+) -> Manifest:
+    roles = {
+        role: [given] if isinstance(given, Path) else list(given) for role, given in inputs.items()
+    }
+    hashes = {str(path): hash_path(path, config.out) for paths in roles.values() for path in paths}
+    manifest = Manifest(
+        stage=stage,
+        identity="",
+        config=config.model_dump(mode="json"),
+        inputs=hashes,
+        roles={role: list(map(str, paths)) for role, paths in roles.items()},
+        names={role: list(listed) for role, listed in names.items()},
     )
-    return "changed: " + ", ".join(changed) if changed else "the input files changed"
+    decisive = {"stage": stage, "config": config.fingerprint_fields()}
+    decisive |= {"inputs": _list_hashes(manifest), "names": manifest.names}
+    text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
+    manifest.identity = hashlib.sha256(text.encode()).hexdigest()
+    return manifest
 
 
-def _clear(directory: Path, keep: Sequence[str]) -> None:
+def _list_hashes(manifest: Manifest) -> dict[str, list[str]]:
+    return {
+        role: [manifest.inputs[path] for path in paths] for role, paths in manifest.roles.items()
+    }
+
+
+def _is_same_work(
+    previous: Manifest, manifest: Manifest, config: StageConfig, follows_inputs: bool
+) -> bool:
+    """Tell whether a directory was begun with the same config and inputs.
+
+    Fields are compared one by one: a field that a newer version added counts as its default, one
+    that it removed counts for nothing. Manifests of version 0.1 have no roles: their inputs are
+    compared in order.
+    """
+    if _list_changed(previous, config):
+        return False
+    if follows_inputs:
+        return True
+    if previous.roles:
+        return _list_hashes(previous) == _list_hashes(manifest) and previous.names == manifest.names
+    return _have_same_content(previous, manifest) and (
+        not manifest.names or _list_file_names(previous) == _list_file_names(manifest)
+    )
+
+
+def _have_same_content(previous: Manifest, manifest: Manifest) -> bool:
+    return list(previous.inputs.values()) == list(manifest.inputs.values())
+
+
+def _list_file_names(manifest: Manifest) -> list[str]:
+    return [Path(path).name for path in manifest.inputs]
+
+
+def _list_changed(previous: Manifest, config: StageConfig) -> list[str]:
+    """List the deciding fields in which a config differs from that of an earlier manifest."""
+    before = config.rename_keys(previous.config)
+    now = config.fingerprint_fields()
+    defaults = config.default_fields()
+    return sorted(key for key in now if before.get(key, defaults.get(key)) != now[key])
+
+
+def _find_difference(previous: Manifest, manifest: Manifest, config: StageConfig) -> str:
+    if changed := _list_changed(previous, config):
+        return "changed: " + ", ".join(changed)
+    if sorted(previous.inputs.values()) == sorted(manifest.inputs.values()):
+        return "the same input files in another role or order, or under other names"
+    return "the input files changed"
+
+
+# Whose files these are.
+
+
+def _refuse_inputs_inside(directory: Path, manifest: Manifest) -> None:
+    """Raise InputError for an input that lies in `--out`: the stage would write beside it."""
+    places = (directory.resolve(), directory.absolute())
+    for role, paths in manifest.roles.items():
+        for path in map(Path, paths):
+            readings = (path.resolve(), path.absolute())
+            if any(reading.is_relative_to(place) for reading in readings for place in places):
+                raise InputError(
+                    f"{path}: lies inside --out {directory}; "
+                    f"choose another --out, so that --{role} stays as it is"
+                )
+
+
+def _refuse_foreign(directory: Path, stage: str, writes: Sequence[str]) -> None:
+    """Raise InputError where a file that the stage would write is already there, made by others."""
+    if not directory.is_dir():
+        return
+    for child in sorted(directory.iterdir()):
+        if not _is_hidden(child.name) and _matches(child.name, writes):
+            raise InputError(
+                f"{child}: was not made by {stage} and would be overwritten; "
+                "choose another --out, or move it away"
+            )
+
+
+def _matches(name: str, writes: Sequence[str]) -> bool:
+    """Tell whether the first part of a name in the directory matches a pattern.
+
+    >>> _matches("adapter/config.json", ["adapter"]), _matches("reviews.jsonl", ["r*.json"])
+    (True, False)
+    """
+    return any(fnmatchcase(name.partition("/")[0], pattern) for pattern in writes)
+
+
+def _is_hidden(name: str) -> bool:
+    """Tell whether a name is private to the stage: it is deleted, and not listed as an output."""
+    return name.startswith(".")
+
+
+def _find_written(directory: Path, writes: Sequence[str]) -> Iterator[str]:
+    """Yield the names of files in the directory that the stage wrote, as the patterns tell."""
     for child in directory.iterdir():
-        if any(child.match(pattern) for pattern in keep):
+        if not _matches(child.name, writes) or child.name == MANIFEST:
             continue
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        else:
-            child.unlink()
+        if child.is_symlink() or not child.is_dir():
+            yield child.name
+            continue
+        for path in child.rglob("*"):
+            if path.is_symlink() or path.is_file():
+                yield path.relative_to(directory).as_posix()
 
 
-def _versions(libraries: Sequence[str]) -> dict[str, str]:
+def _find_foreign(directory: Path, previous: Manifest, writes: Sequence[str]) -> set[str]:
+    """Find files that match the patterns but were put there by others since the stage ended; a
+    stage that was killed could not name what it wrote, so all that matches is its own."""
+    if previous.state == "running":
+        return set()
+    return {
+        name
+        for name in _find_written(directory, writes)
+        if name not in previous.outputs and not _is_hidden(name)
+    }
+
+
+def _delete_outputs(
+    directory: Path, previous: Manifest, manifest: Manifest, writes: Sequence[str]
+) -> None:
+    """Delete what the stage wrote; inputs and other paths of the config stay."""
+    foreign = _find_foreign(directory, previous, writes)
+    kept = _find_kept(directory, previous, manifest)
+    emptied: set[Path] = set()
+    for name in list(_find_written(directory, writes)):
+        path = directory / name
+        real = path.parent.resolve() / path.name
+        if name in foreign or any(real == one or one in real.parents for one in kept):
+            continue
+        path.unlink()
+        emptied.update(p for p in path.parents if directory in p.parents)
+    for folder in sorted(emptied, key=lambda p: len(p.parts), reverse=True):
+        with contextlib.suppress(OSError):  # something that is not ours is still in it
+            folder.rmdir()
+
+
+def _find_kept(directory: Path, *manifests: Manifest) -> set[Path]:
+    """Find the paths inside the directory that an earlier or the present config names."""
+    place = directory.resolve()
+    kept: set[Path] = set()
+    for manifest in manifests:
+        values = [value for key, value in manifest.config.items() if key != "out"]
+        listed = [item for value in values if isinstance(value, list) for item in value]
+        for value in (*manifest.inputs, *values, *listed):
+            if isinstance(value, str) and value and "\0" not in value:
+                path = Path(value).resolve()
+                if place in path.parents:
+                    kept.add(path)
+    return kept
+
+
+_TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
+
+
+def _sweep(directory: Path) -> None:
+    """Delete the temporary files of `core.jsonl` that a killed process left here."""
+    for path in directory.glob(".*.tmp"):
+        found = _TEMPORARY.match(path.name)
+        if found and path.is_file() and not _is_alive(int(found[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _remove_if_bare(directory: Path) -> None:
+    """Leave nothing behind where refused input made nothing: with the input repaired, the same
+    command must not be refused."""
+    with contextlib.suppress(OSError):
+        if [child.name for child in directory.iterdir()] == [MANIFEST]:
+            (directory / MANIFEST).unlink()
+            directory.rmdir()
+
+
+# One process at a time.
+
+
+@contextmanager
+def _lock(directory: Path, wait_s: float) -> Generator[None]:
+    """Hold a directory, making it; raises InputError where another process holds it for too long.
+
+    Where it cannot be made, or its file system has no locks, nothing is held: whatever opens it
+    reports what is wrong with it. The lock ends with the process, however that ends.
+    """
+    is_new = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield
+        return
+    try:
+        _wait(handle, directory, wait_s)
+        yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # refused, and nothing was written
+                directory.rmdir()
+        os.close(handle)
+
+
+def _wait(handle: int, directory: Path, wait_s: float) -> None:
+    deadline, is_told = time.monotonic() + wait_s, False
+    while not _take(handle):
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{directory}: another process is working here; "
+                "wait until it has ended, stop it, or choose another --out"
+            )
+        if not is_told:
+            print(f"{directory}: waiting for another process", file=sys.stderr, flush=True)
+            is_told = True
+        time.sleep(LOCK_POLL_S)
+
+
+def _take(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _list_versions(libraries: Sequence[str]) -> dict[str, str]:
     found = {"medkd": __version__, "python": platform.python_version()}
     for library in libraries:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[library] = version(library)
-        except PackageNotFoundError:
-            continue
     return found

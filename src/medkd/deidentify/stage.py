@@ -27,6 +27,7 @@ from medkd.deidentify.rules import VERSION
 from medkd.deidentify.surrogates import Style
 
 REVIEW = "review.html"
+WRITES = ("cases.jsonl", REVIEW)
 MAX_CHARACTERS = 200_000
 
 
@@ -67,7 +68,7 @@ class DropReason(StrEnum):
 def run(config: Config) -> Manifest:
     """De-identify a file of raw cases."""
     path = resolve_input(config.input, "raw_cases.jsonl", made_by="collect")
-    with open_stage_output("deidentify", config, inputs=[path]) as space:
+    with open_stage_output("deidentify", config, {"input": path}, WRITES) as space:
         if config.review:
             write_review(space.path(REVIEW), path)
         if space.is_finished:

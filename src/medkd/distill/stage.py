@@ -21,7 +21,7 @@ from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input
 from medkd.core.records import Question, Rationale
-from medkd.core.stage_output import MANIFEST, Manifest, open_stage_output, read_manifest
+from medkd.core.stage_output import Manifest, is_finished, open_stage_output
 from medkd.distill.prompts import Language, Mode, Prompt
 
 
@@ -104,14 +104,14 @@ def run(config: Config) -> Manifest:
         target = choose_target(config, is_key_needed=False)
         print(forecast(config, questions_path, target).render())
         return Manifest(stage="distill", identity="", config=config.model_dump(mode="json"))
-    if not _is_finished(config.out):  # refuse before anything is written
+    if not is_finished(config.out):  # refuse before anything is written
         check_terms(choose_target(config), config.budget, config.when)
     with open_stage_output(
         "distill",
         config,
-        inputs=[questions_path],
+        {"input": questions_path},
+        ["rationales.jsonl"],
         libraries=["aiohttp"],
-        keep=[f"{FILE_NAME}*"],
         follows_inputs=True,
     ) as space:
         if space.is_finished:
@@ -149,7 +149,3 @@ def refuse_raw_cases(path: Path) -> None:
         raise InputError(
             f'{path}:1: a raw case, no deidentified_by; run "medkd deidentify" and "medkd prepare" first'
         )
-
-
-def _is_finished(directory: Path) -> bool:
-    return (directory / MANIFEST).exists() and read_manifest(directory).state == "finished"

@@ -77,7 +77,9 @@ def run(config: Config) -> Manifest:
     with open_stage_output(
         "compare",
         config,
-        inputs=[path.parent / "scores.json" for path in files],
+        {"input": [path.parent / "scores.json" for path in files]},
+        ["comparison.json", "report.html"],
+        names={"input": names},
         libraries=["scipy"],
     ) as space:
         if space.is_finished:

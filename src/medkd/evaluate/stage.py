@@ -30,6 +30,16 @@ if TYPE_CHECKING:
     from medkd.evaluate.looped import Traced
 
 LEDGER = "ledger.sqlite"
+WRITES = (
+    *(f"{name}.jsonl" for name in ("predictions", "unprompted", "samples", "wordings", "besides")),
+    "rows.jsonl",
+    "scores.json",
+    "breakdown.json",
+    "generation.json",
+    "predict_results.json",
+    "report.html",
+    "merged-for-vllm",
+)
 GENERATORS = ("torch", "transformers", "peft", "ctranslate2", "vllm")
 """Libraries that may have generated, whose versions belong in the manifest."""
 
@@ -109,7 +119,7 @@ def _run_file(config: Config, path: Path) -> Manifest:
         )
     path = resolve_input(path, "predictions.jsonl", made_by="evaluate")
     with open_stage_output(
-        "evaluate", config, inputs=[path], libraries=["jieba", "scipy"], keep=[f"{LEDGER}*"]
+        "evaluate", config, {"predictions": path}, WRITES, libraries=["jieba", "scipy"]
     ) as space:
         if space.is_finished:
             return space.manifest
@@ -182,9 +192,9 @@ def _run_model(config: Config) -> Manifest:
     with open_stage_output(
         "evaluate",
         config,
-        inputs=[test_path, *inputs],
+        {"input": test_path, "model": inputs},
+        WRITES,
         libraries=[*GENERATORS, "scipy"],
-        keep=[f"{LEDGER}*"],
     ) as space:
         if space.is_finished:
             return space.manifest
@@ -272,11 +282,10 @@ def _run_exam(config: Config) -> Manifest:
             "--exam: asks its own questions once and needs no judge; leave --input, --samples, --wordings and --judge out"
         )
     questions, n_broken = read_exam(config.exam, limit=config.limit)
-    _, inputs = find_inputs(config)
+    _, models = find_inputs(config)
     files = [Path(config.exam)] if Path(config.exam).is_file() else []
-    with open_stage_output(
-        "evaluate", config, inputs=[*files, *inputs], libraries=GENERATORS, keep=[f"{LEDGER}*"]
-    ) as space:
+    inputs = {"exam": files, "model": models}
+    with open_stage_output("evaluate", config, inputs, WRITES, libraries=GENERATORS) as space:
         if space.is_finished:
             return space.manifest
         space.read(len(questions) + n_broken)

@@ -38,6 +38,30 @@ from medkd.models.load import (
     resolve_model,
 )
 
+WRITES = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.*",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template.*",
+    "additional_chat_templates",
+    "modeling_*.py",
+    "configuration_*.py",
+    "tokenization_*.py",
+    "proof.json",
+    "lineage.json",
+    "MODELCARD.md",
+    "README.md",
+    "Modelfile",
+    UNPROVEN,
+)
 PROOF_SHARE = 0.99
 """Share of the questions that must be thought about and ended."""
 
@@ -76,13 +100,13 @@ def run(config: Config) -> Manifest:
         )
     questions = [str(entry["question"]) for entry in kept["questions"][: config.questions]]
     scores_path = _find_scores(config.evaluation)
-    inputs = [
-        source,
-        *([folder] if Path(name).is_dir() and folder != source else []),
-        *([scores_path] if scores_path else []),
-    ]
+    inputs = {
+        "adapter": source,
+        "model": [folder] if Path(name).is_dir() and folder != source else [],
+        "evaluation": [scores_path] if scores_path else [],
+    }
     with open_stage_output(
-        "export", config, inputs=inputs, libraries=["torch", "transformers", "peft"]
+        "export", config, inputs, WRITES, libraries=["torch", "transformers", "peft"]
     ) as space:
         if space.is_finished:
             return space.manifest

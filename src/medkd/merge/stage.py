@@ -35,6 +35,20 @@ from medkd.merge.spool import SPLITS, Spool
 from medkd.merge.statistics import Statistics, write_plots
 from medkd.merge.tokens import BATCH, Count, make_counter
 
+WRITES = (
+    *(f"{split}.jsonl" for split in SPLITS),
+    "messages",
+    "parquet",
+    "llamafactory",
+    "statistics.json",
+    "statistics.html",
+    "duplicates.json",
+    "contaminated.json",
+    "DATACARD.md",
+    ".rows.tmp",
+    ".questions.tmp",
+)
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 # pydantic's own `schema` is a method out of use since its version 2; what the user says is more
@@ -103,8 +117,15 @@ def run(config: Config) -> Manifest:
     sources = find_sources(config.input, config.schema)
     benchmarks = find_benchmarks(config.against)
     paths = [source.path for source in sources]
-    inputs = [*paths, *benchmarks, *find_review_files(paths)]
-    with open_stage_output("merge", config, inputs=inputs, libraries=["rensa", "opencc"]) as space:
+    inputs = {"input": paths, "against": benchmarks, "reviews": find_review_files(paths)}
+    with open_stage_output(
+        "merge",
+        config,
+        inputs,
+        WRITES,
+        names={"input": [path.name for path in paths]},
+        libraries=["rensa", "opencc"],
+    ) as space:
         if space.is_finished:
             return space.manifest
         questions = read_questions(benchmarks)

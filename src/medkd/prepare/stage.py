@@ -296,12 +296,15 @@ def to_alpaca(question: Question) -> dict[str, str]:
     }
 
 
+WRITES = ("questions.jsonl", "alpaca.json")
+
+
 def run(config: Config) -> Manifest:
     """Prepare the questions of a file of cases."""
     path = resolve_input(config.input, "cases.jsonl", made_by="deidentify")
     load_words(config.answers)  # a table that cannot be read is refused before anything is made
-    inputs = [path] if config.answers is None else [path, config.answers]
-    with open_stage_output("prepare", config, inputs=inputs, libraries=["rensa"]) as space:
+    inputs = {"input": [path], "answers": [] if config.answers is None else [config.answers]}
+    with open_stage_output("prepare", config, inputs, WRITES, libraries=["rensa"]) as space:
         if space.is_finished:
             return space.manifest
         reader = RecordReader(path, Case, made_by="deidentify")

@@ -35,7 +35,6 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
-from medkd.train.alone import hold
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.plan import GIB, find_too_little_memory_for_two, find_what_is_there
 from medkd.train.preflight import refuse
@@ -52,7 +51,13 @@ OWN_KEYS = ("teacher_model_name_or_path", "teacher_model_init_kwargs", "max_comp
 
 def run_on_policy(config: "Config") -> Manifest:
     """Distil as configured; goes on from the newest whole checkpoint of a run that was killed."""
-    from medkd.train.stage import LIBRARIES, find_inputs, read_examples
+    from medkd.train.stage import (
+        LIBRARIES,
+        ORPHANS_WAIT_S,
+        WRITES,
+        find_inputs,
+        read_examples,
+    )
 
     load_libraries()
     if not config.teacher_model or config.adapter is None:
@@ -68,11 +73,14 @@ def run_on_policy(config: "Config") -> Manifest:
         _resolve_teacher(config),
     )
     adapter = resolve_adapter(config.adapter)
-    inputs = [train_path, *([val_path] if val_path else []), adapter]
-    with (
-        hold(config.out),
-        open_stage_output("train", config, inputs=inputs, libraries=LIBRARIES) as space,
-    ):
+    inputs = {
+        "input": train_path,
+        "validation": [val_path] if val_path else [],
+        "adapter": adapter,
+    }
+    with open_stage_output(
+        "train", config, inputs, WRITES, libraries=LIBRARIES, wait_s=ORPHANS_WAIT_S
+    ) as space:
         if space.is_finished:
             return space.manifest
         examples = read_examples(train_path, space)

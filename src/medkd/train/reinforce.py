@@ -40,7 +40,6 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
-from medkd.train.alone import hold
 from medkd.train.checkpoints import find_checkpoint, read_step
 from medkd.train.held_out import Watch, make_callback
 from medkd.train.rewards import DEFAULT_WEIGHTS, NAMES, make_rewards
@@ -65,6 +64,15 @@ if TYPE_CHECKING:
 FROM_BASE = Path("base")
 """The word that `adapter` takes for a start without one."""
 ADAPTER, LEDGER = "adapter", "ledger.sqlite"
+WRITES = (
+    "checkpoints",
+    ADAPTER,
+    "metrics.jsonl",
+    "held_out.jsonl",
+    "start.json",
+    "report.html",
+    ".adapter.tmp",
+)
 
 
 class Config(StageConfig):
@@ -145,20 +153,14 @@ def run(config: Config) -> Manifest:
     has_val = val_path != train_path and val_path.exists() and val_path.stat().st_size > 0
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     adapter = None if config.adapter == FROM_BASE else resolve_adapter(config.adapter)
-    inputs = [
-        train_path,
-        *([val_path] if has_val else []),
-        *([adapter] if adapter else []),
-        *([folder] if Path(config.model).is_dir() else []),
-    ]
+    inputs = {
+        "input": train_path,
+        "validation": [val_path] if has_val else [],
+        "adapter": [adapter] if adapter else [],
+        "model": [folder] if Path(config.model).is_dir() else [],
+    }
     libraries = ["torch", "transformers", "trl", "peft", "accelerate"]
-    paid = [f"{LEDGER}*"]
-    with (
-        hold(config.out),
-        open_stage_output(
-            "reinforce", config, inputs=inputs, libraries=libraries, keep=paid
-        ) as space,
-    ):
+    with open_stage_output("reinforce", config, inputs, WRITES, libraries=libraries) as space:
         if space.is_finished:
             return space.manifest
         examples = _read(train_path, space, needs_reference=bool(config.rewards.get("diagnosis")))

@@ -32,7 +32,6 @@ from medkd.models.load import (
     resolve_model,
 )
 from medkd.train import launch
-from medkd.train.alone import hold
 from medkd.train.plan import (
     Method,
     Shape,
@@ -52,6 +51,18 @@ ADAPTER = "adapter"
 N_VAL_ROWS = 64
 """Validation rows looked at for the loss at every save."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+WRITES = (
+    "checkpoints",
+    "adapter",
+    "model",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "report.html",
+    ".adapter.tmp",
+    ".model.tmp",
+)
+ORPHANS_WAIT_S = 120.0
+"""How long processes may keep the directory whose launcher was killed."""
 STAGE_KEYS = ("packing", "early_stopping_patience")
 """What `trainer:` may say and TRL is not told: rows are packed, and a run ended, by the stage."""
 LEARNING_RATES: dict[Method, float] = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
@@ -146,15 +157,14 @@ def run(config: Config) -> Manifest:
         return _follow(config, place)
     train_path, val_path = find_inputs(config)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
-    inputs = [
-        train_path,
-        *([val_path] if val_path else []),
-        *([folder] if Path(config.model).is_dir() else []),
-    ]
-    with (
-        hold(config.out),
-        open_stage_output("train", config, inputs=inputs, libraries=LIBRARIES) as space,
-    ):
+    inputs = {
+        "input": train_path,
+        "validation": [val_path] if val_path else [],
+        "model": [folder] if Path(config.model).is_dir() else [],
+    }
+    with open_stage_output(
+        "train", config, inputs, WRITES, libraries=LIBRARIES, wait_s=ORPHANS_WAIT_S
+    ) as space:
         if place.n_processes > 1:
             launch.agree(space.is_finished, choose_device(config.device))
         if space.is_finished:

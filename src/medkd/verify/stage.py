@@ -22,11 +22,10 @@ from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
 from medkd.core.progress import track
 from medkd.core.records import Checked, Cost, Rationale, Verdict
 from medkd.core.stage_output import (
-    MANIFEST,
     Manifest,
     StageOutput,
+    is_finished,
     open_stage_output,
-    read_manifest,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 LEDGER = "ledger.sqlite"
+WRITES = ("verified.jsonl", "rejected.jsonl")
 
 
 class Config(StageConfig):
@@ -139,9 +139,9 @@ def find_failure(checked: Checked) -> Verdict | None:
 def run(config: Config) -> Manifest:
     """Check a file of rationales."""
     path = resolve_input(config.input, "rationales.jsonl", made_by="distill")
-    if config.asks and not _is_finished(config.out):  # refuse before anything is written
+    if config.asks and not is_finished(config.out):  # refuse before anything is written
         _check_endpoint(config)
-    with open_stage_output("verify", config, inputs=[path], keep=[f"{LEDGER}*"]) as space:
+    with open_stage_output("verify", config, {"input": path}, WRITES) as space:
         if space.is_finished:
             return space.manifest
         with _open_examiner(config, space) as examiner:
@@ -232,10 +232,6 @@ def _read_sound(path: Path, config: Config) -> Iterator[Rationale]:
                 continue
             if all(verdict.passed for verdict in check_rationale(rationale, config)):
                 yield rationale
-
-
-def _is_finished(directory: Path) -> bool:
-    return (directory / MANIFEST).exists() and read_manifest(directory).state == "finished"
 
 
 def _check_endpoint(config: Config) -> None:
