@@ -83,7 +83,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (["collect", "--limit", "many", "--out", "x"], "--limit"),
         (
             ["collect", "--limit", "0", "--out", "x"],
-            "limit: Input should be greater than or equal to 1",
+            "limit: must be at least 1 (got 0); see `medkd collect --help`",
         ),
         (
             ["collect", "--source", "web", "--out", "x"],

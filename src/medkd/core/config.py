@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
 
 from medkd.core.errors import InputError, say_problem
 from medkd.core.yaml_io import BrokenYamlError, parse_yaml
@@ -124,15 +123,6 @@ class StageConfig(Options):
             if is_marked(field, RuntimeField)
         }
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in how}
-
-    @classmethod
-    def default_fields(cls) -> dict[str, Any]:
-        """Return the defaults of all fields that have one, as `fingerprint_fields` writes them."""
-        return {
-            name: to_jsonable_python(field.get_default(call_default_factory=True))
-            for name, field in cls.model_fields.items()
-            if not field.is_required()
-        }
 
 
 def is_marked(field: FieldInfo, mark: type) -> bool:

@@ -337,10 +337,12 @@ def _list_file_names(manifest: Manifest) -> list[str]:
 
 def _list_changed(previous: Manifest, config: StageConfig) -> list[str]:
     """List the deciding fields in which a config differs from that of an earlier manifest."""
-    before = config.rename_keys(previous.config)
+    known = type(config).model_fields
+    before = {k: v for k, v in config.rename_keys(previous.config).items() if k in known}
+    with contextlib.suppress(ValidationError):
+        before = type(config).model_validate(before).fingerprint_fields()
     now = config.fingerprint_fields()
-    defaults = config.default_fields()
-    return sorted(key for key in now if before.get(key, defaults.get(key)) != now[key])
+    return sorted(key for key in now if before.get(key) != now[key])
 
 
 def _find_difference(previous: Manifest, manifest: Manifest, config: StageConfig) -> str:
