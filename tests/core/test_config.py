@@ -1,10 +1,10 @@
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
 
-from medkd.core.config import RUNTIME, StageConfig, is_list_field, make_config, read_recipe
+from medkd.core.config import RUNTIME, Seed, StageConfig, make_config, read_recipe
 from medkd.core.errors import InputError
 
 
@@ -14,6 +14,9 @@ class Config(StageConfig):
     min_share: float = Field(default=0.5, ge=0, le=1)
     model: str
     delay: Annotated[float, RUNTIME] = 2.0
+    limit: int | None = None
+    seed: Seed = 0
+    trainer: dict[str, Any] = {}
 
 
 def refuse(values: dict[str, object]) -> str:
@@ -52,12 +55,15 @@ def test_how_a_stage_runs_and_where_is_not_what_it_makes() -> None:
     assert (
         one.fingerprint_fields()
         == two.fingerprint_fields()
-        == {"mode": "fast", "min_share": 0.5, "model": "m"}
+        == {
+            "mode": "fast",
+            "min_share": 0.5,
+            "model": "m",
+            "limit": None,
+            "seed": 0,
+            "trainer": {},
+        }
     )
-
-
-def test_a_field_that_takes_several_values_is_known_as_one() -> None:
-    assert [name for name in Config.model_fields if is_list_field(Config, name)] == ["input"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +74,7 @@ def test_a_field_that_takes_several_values_is_known_as_one() -> None:
         ("collect: {source: files\ntrain:\n", ":2: broken YAML"),
         ("collect:\n\tsource: files\n", ":2: broken YAML"),
         ("collect: {day: 2021-13-45}\n", ": broken YAML (month must be"),
-        ("[" * 2000, ": broken YAML (maximum recursion"),
+        ("[" * 2000, "broken YAML (nested more than 50 levels"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_with_its_place(
@@ -99,3 +105,56 @@ def test_a_recipe_cannot_run_code(tmp_path: Path) -> None:
     path.write_text("collect: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(InputError, match="broken YAML"):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"delay": float("inf")}, "delay: must be a finite number"),
+        ({"delay": float("nan")}, "delay: must be a finite number"),
+        ({"delay": "many"}, "delay: must be a number"),
+        ({"limit": 10**20}, "must be at most 2147483647"),
+        ({"limit": -(10**20)}, "must be at most 2147483647"),
+        ({"limit": "9" * 5000}, "limit: "),
+        ({"limit": 1.5}, "limit: must be a whole number"),
+        ({"seed": -1}, "seed: must be at least 0 (got -1)"),
+        ({"seed": 2**32}, "seed: must be less than"),
+        ({"model": "a\0b"}, "model: must not hold the character NUL"),
+        ({"model": "a\udce9"}, "model: must be UTF-8"),
+        ({"model": ["a"]}, "model: must be text"),
+        ({"input": ["a\0b"]}, "input: must not hold the character NUL"),
+        ({"input": ["a" * 5000]}, "input: the path is too long"),
+        ({"input": ["/dev/null"]}, "is a pipe or a device; write its content to a file first"),
+        ({"input": 3}, "input"),
+        ({"trainer": {"a": {"b": "c\0"}}}, "trainer.a.b: must not hold the character NUL"),
+        ({"trainer": {"a": 10**30}}, "trainer.a: must be at most"),
+        ({"overwrite": "perhaps"}, "overwrite: must be true or false"),
+    ],
+)
+def test_numbers_texts_and_paths_that_no_stage_can_use_are_refused_in_one_line(
+    values: dict[str, object], says: str
+) -> None:
+    message = refuse({"out": "a", "model": "m"} | values)
+    assert says in message
+    assert len(message) < 300
+    assert ";" in message
+
+
+def test_the_next_step_of_a_command_is_its_help() -> None:
+    with pytest.raises(InputError, match=r"; see `medkd train --help`$"):
+        make_config(Config, {"out": "a", "model": "m", "min_share": 7}, "medkd train")
+
+
+class Renamed(Config):
+    renamed = {"old_delay": "delay"}
+
+
+def test_the_former_name_of_a_field_is_read_with_one_line_of_notice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = {"out": "a", "model": "m", "old_delay": 7}
+    assert make_config(Renamed, given, "recipe.yaml: train").delay == 7
+    notice = "notice: recipe.yaml: train: old_delay is now called delay\n"
+    assert capsys.readouterr().err == notice
+    with pytest.raises(InputError, match="former name of delay; give only delay"):
+        make_config(Renamed, given | {"delay": 8}, "here")

@@ -11,7 +11,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -190,13 +190,6 @@ def did_you_mean(key: str, known: list[str]) -> str:
     """Say which known key was most likely meant, or list them all."""
     match = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
-
-
-def is_list_field(config: type[BaseModel], name: str) -> bool:
-    """Tell whether a field takes several values, so that its flag may be repeated."""
-    annotation = config.model_fields[name].annotation
-    candidates = [annotation, *get_args(annotation)]
-    return any(getattr(c, "__origin__", c) in (list, tuple) for c in candidates)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
