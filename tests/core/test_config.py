@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -16,7 +16,7 @@ class Config(StageConfig):
     delay: Annotated[float, RUNTIME] = 2.0
     limit: int | None = None
     seed: Seed = 0
-    trainer: dict[str, Any] = {}
+    trainer: dict[str, Any] = Field(default_factory=dict)
 
 
 def refuse(values: dict[str, object]) -> str:
@@ -146,7 +146,7 @@ def test_the_next_step_of_a_command_is_its_help() -> None:
 
 
 class Renamed(Config):
-    renamed = {"old_delay": "delay"}
+    renamed: ClassVar = {"old_delay": "delay"}
 
 
 def test_the_former_name_of_a_field_is_read_with_one_line_of_notice(

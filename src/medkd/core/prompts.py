@@ -8,11 +8,11 @@ In: a language. Out: its `Prompts`, from `prompts.yaml`. Not done here: what a t
 """
 
 from functools import cache
-from importlib.resources import files
 from typing import NamedTuple
 
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
+from medkd.core.yaml_io import read_shipped_yaml
 
 
 class Prompts(NamedTuple):
@@ -37,9 +37,7 @@ def load_prompts(language: str = "zh") -> Prompts:
 
 @cache
 def _read_prompts() -> dict[str, Prompts]:
-    import yaml
-
-    table = yaml.safe_load(files("medkd.core").joinpath("prompts.yaml").read_text(encoding="utf-8"))
+    table = read_shipped_yaml("medkd.core", "prompts.yaml")
     return {
         language: Prompts(entry["system"], entry["instruction"], tuple(entry["paraphrases"]))
         for language, entry in table.items()

@@ -120,5 +120,7 @@ def _check_keys(node: Any) -> None:
     for key, _ in node.value:
         if isinstance(key.value, str):
             if key.value in seen:
-                raise BrokenYamlError(f"the key {key.value!r} is given twice", key.start_mark.line + 1)
+                raise BrokenYamlError(
+                    f"the key {key.value!r} is given twice", key.start_mark.line + 1
+                )
             seen.add(key.value)

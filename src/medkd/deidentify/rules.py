@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from functools import cache
-from importlib.resources import files
 from typing import Any, NamedTuple, cast
+
+from medkd.core.yaml_io import read_shipped_yaml
 
 VERSION = "medkd-rules 3"
 """Name and version of the rules, written into every case; raised with every change of what they
@@ -93,10 +94,7 @@ def by_pattern(
 @cache
 def load_table(name: str) -> dict[str, Any]:
     """Read one of this package's YAML tables."""
-    import yaml
-
-    text = files("medkd.deidentify").joinpath(name).read_text(encoding="utf-8")
-    return cast(dict[str, Any], yaml.safe_load(text))
+    return cast(dict[str, Any], read_shipped_yaml("medkd.deidentify", name))
 
 
 def any_of(words: Iterable[str]) -> str:

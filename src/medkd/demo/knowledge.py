@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from medkd.core.yaml_io import read_shipped_yaml
+
 DIRECTORY = Path(__file__).parent / "knowledge"
 _RANGE = re.compile(r"\{(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)\}")
 
@@ -109,10 +111,8 @@ class Knowledge(_Frozen):
 @cache
 def load_knowledge() -> Knowledge:
     """Read the knowledge base."""
-    import yaml
-
     files = {
-        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+        path.stem: read_shipped_yaml("medkd.demo", f"knowledge/{path.name}")
         for path in sorted(DIRECTORY.glob("*.yaml"))
     }
     common: dict[str, Any] = files.pop("common")

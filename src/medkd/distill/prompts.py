@@ -8,13 +8,13 @@ Not done here: sending (`completers`), judging (`verify`).
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 
 from medkd.completers.continuation import Missing
 from medkd.core import thinking
 from medkd.core.completer import Message
 from medkd.core.records import Question
+from medkd.core.yaml_io import read_shipped_yaml
 
 Mode = Literal["rationalize", "solve"]
 Language = Literal["zh", "en"]
@@ -48,11 +48,7 @@ class Prompt:
 @cache
 def load_prompt(mode: Mode, language: Language) -> Prompt:
     """Load the shipped prompt of a mode in a language."""
-    import yaml
-
-    content: dict[str, Any] = yaml.safe_load(
-        files("medkd.distill").joinpath("prompts.yaml").read_text(encoding="utf-8")
-    )
+    content: dict[str, Any] = read_shipped_yaml("medkd.distill", "prompts.yaml")
     texts = content[language][mode]
     return Prompt(
         version=f"{content['version']}-{language}-{mode}",

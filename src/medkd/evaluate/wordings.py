@@ -6,11 +6,11 @@ the answers' other scores.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from medkd.core.prompts import load_prompts
 from medkd.core.records import Example, Prediction
+from medkd.core.yaml_io import read_shipped_yaml
 from medkd.evaluate.scoring import grade_all, score_form
 from medkd.evaluate.statistics import interval
 from medkd.evaluate.tasks import Task, make_tasks
@@ -27,9 +27,7 @@ class Wording(NamedTuple):
 
 def list_wordings() -> list[Wording]:
     """List the wordings, the bare question first."""
-    import yaml
-
-    unseen = yaml.safe_load((Path(__file__).parent / "wordings.yaml").read_text(encoding="utf-8"))
+    unseen = read_shipped_yaml("medkd.evaluate", "wordings.yaml")
     return [
         Wording("bare", ("",), "the question alone"),
         Wording(

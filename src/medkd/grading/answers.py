@@ -14,10 +14,10 @@ import html
 import re
 import unicodedata
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple, cast
 
 from medkd.core import thinking
+from medkd.core.yaml_io import read_shipped_yaml
 from medkd.grading.writing import is_listed, simplify
 from medkd.text.diagnoses import split_numbered
 
@@ -71,12 +71,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 @cache
 def _words() -> dict[str, list[str]]:
-    import yaml
-
-    return cast(
-        dict[str, list[str]],
-        yaml.safe_load((Path(__file__).parent / "answer_words.yaml").read_text(encoding="utf-8")),
-    )
+    return cast(dict[str, list[str]], read_shipped_yaml("medkd.grading", "answer_words.yaml"))
 
 
 def extract_diagnoses(answer: str, keep_companions: bool = False) -> tuple[Stated, ...]:

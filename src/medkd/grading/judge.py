@@ -20,12 +20,12 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from medkd.core import thinking
 from medkd.core.completer import Completer, Completion, Message, Request, Sampling
 from medkd.core.records import Cost, Record
+from medkd.core.yaml_io import read_shipped_yaml
 from medkd.grading.diagnosis import Grade
 
 RubricName = Literal["diagnosis", "rationale", "open"]
@@ -71,9 +71,7 @@ class Judged(Record):
 @cache
 def load_rubric(name: RubricName) -> Rubric:
     """Read a rubric of `judge.yaml`."""
-    import yaml
-
-    entry = yaml.safe_load((Path(__file__).parent / "judge.yaml").read_text(encoding="utf-8"))[name]
+    entry = read_shipped_yaml("medkd.grading", "judge.yaml")[name]
     criteria = cast(dict[str, dict[str, Any]], entry["criteria"])
     return Rubric(
         name=name,

@@ -6,18 +6,14 @@ follows from a hit (`grading.checks`).
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
+
+from medkd.core.yaml_io import read_shipped_yaml
 
 
 @cache
 def _read_tables() -> dict[str, Any]:
-    import yaml
-
-    return cast(
-        dict[str, Any],
-        yaml.safe_load((Path(__file__).parent / "check_words.yaml").read_text(encoding="utf-8")),
-    )
+    return cast(dict[str, Any], read_shipped_yaml("medkd.grading", "check_words.yaml"))
 
 
 @cache

@@ -12,6 +12,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from medkd.core.yaml_io import read_shipped_yaml
+
 TABLES_DIR = Path(__file__).parent
 
 
@@ -140,6 +142,4 @@ def read_qualities() -> dict[str, Any]:
 
 def read_table(name: str) -> dict[str, Any]:
     """Read a table of this room."""
-    import yaml
-
-    return cast(dict[str, Any], yaml.safe_load((TABLES_DIR / name).read_text(encoding="utf-8")))
+    return cast(dict[str, Any], read_shipped_yaml("medkd.grading", name))

@@ -8,11 +8,11 @@ with a split of their own.
 import hashlib
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import cast
 
 from medkd.core.prompts import load_prompts
 from medkd.core.records import Example, Split
+from medkd.core.yaml_io import read_shipped_yaml
 from medkd.text.normalize import is_chinese
 
 LANGUAGES = ("zh", "en")
@@ -75,11 +75,4 @@ def known_instructions() -> tuple[str, ...]:
 
 @cache
 def _read_instructions() -> dict[str, list[str]]:
-    import yaml
-
-    return cast(
-        dict[str, list[str]],
-        yaml.safe_load(
-            files("medkd.merge").joinpath("instructions.yaml").read_text(encoding="utf-8")
-        ),
-    )
+    return cast(dict[str, list[str]], read_shipped_yaml("medkd.merge", "instructions.yaml"))

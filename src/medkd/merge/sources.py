@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +16,7 @@ from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input
 from medkd.core.progress import Bar
+from medkd.core.yaml_io import read_shipped_yaml
 from medkd.merge.files import name_fields, read_rows
 from medkd.merge.hubs import fetch, is_hub_name
 from medkd.merge.rows import Origin, Row, read_row
@@ -83,12 +83,7 @@ def find_origin(path: Path, hub: str = "") -> Origin:
 
 @cache
 def _known_sources() -> dict[str, dict[str, str]]:
-    import yaml
-
-    return cast(
-        dict[str, dict[str, str]],
-        yaml.safe_load(files("medkd.merge").joinpath("sources.yaml").read_text(encoding="utf-8")),
-    )
+    return cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.merge", "sources.yaml"))
 
 
 def _say_schemas(origins: list[Origin], schemas: Sequence[str]) -> list[Origin]:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, cast
 
-import yaml
+from medkd.core.yaml_io import read_shipped_yaml
 
 LANGUAGES = ("zh", "en")
 NUMBER, WORDS = r"[-+\d.,%e]+", r"(?>\([^()]*\)|.)+?"
@@ -92,10 +92,10 @@ class Texts:
 @cache
 def read_fields(language: str) -> dict[str, dict[str, tuple[str, str]]]:
     """Read the labels and hints of a language, by stage and field; English has none of its own."""
-    path = files("medkd.studio").joinpath(f"{language}_fields.yaml")
-    if not path.is_file():
+    name = f"{language}_fields.yaml"
+    if not files("medkd.studio").joinpath(name).is_file():
         return {}
-    content = cast(dict[str, dict[str, str]], yaml.safe_load(path.read_text(encoding="utf-8")))
+    content = cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.studio", name))
     return {
         stage: {
             field: (label, hint)
@@ -109,9 +109,7 @@ def read_fields(language: str) -> dict[str, dict[str, tuple[str, str]]]:
 @cache
 def read_texts(language: str) -> dict[str, str]:
     """Read the texts of a language, keys joined by dots."""
-    content = yaml.safe_load(
-        files("medkd.studio").joinpath(f"{language}.yaml").read_text(encoding="utf-8")
-    )
+    content = read_shipped_yaml("medkd.studio", f"{language}.yaml")
     return {
         f"{section}.{key}": str(text)
         for section, texts in cast(dict[str, dict[str, str]], content).items()
@@ -123,10 +121,10 @@ def read_texts(language: str) -> dict[str, str]:
 def read_sentences(language: str) -> list[tuple[re.Pattern[str], str]]:
     """Read what the program's sentences are in a language, those that say most of it by themselves
     first; English has none of its own."""
-    path = files("medkd.studio").joinpath(f"{language}_sentences.yaml")
-    if not path.is_file():
+    name = f"{language}_sentences.yaml"
+    if not files("medkd.studio").joinpath(name).is_file():
         return []
-    sections = cast(dict[str, dict[str, str]], yaml.safe_load(path.read_text(encoding="utf-8")))
+    sections = cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.studio", name))
     told = [
         (re.split(r"{(\w+)}", sentence), translated)
         for section in sections.values()

@@ -9,7 +9,6 @@ Not done here: the rubric (`grading.judge`), the ledger (`completers`).
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import NamedTuple, cast
 
 from medkd.completers.continuation import FindMissing, Missing
@@ -20,6 +19,7 @@ from medkd.completers.providers import Target
 from medkd.core.completer import Completion, Message, Request, Sampling
 from medkd.core.progress import Bar
 from medkd.core.records import Rationale, Verdict
+from medkd.core.yaml_io import read_shipped_yaml
 from medkd.grading import judge
 from medkd.grading.checks import Reason, check_diagnosis, fail_check, pass_check
 from medkd.text.normalize import is_chinese
@@ -81,12 +81,7 @@ def ask_blindly(rationale: Rationale) -> Request:
 
 @cache
 def _load_prompts() -> dict[str, dict[str, str]]:
-    import yaml
-
-    return cast(
-        dict[str, dict[str, str]],
-        yaml.safe_load(files("medkd.verify").joinpath("prompts.yaml").read_text(encoding="utf-8")),
-    )
+    return cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.verify", "prompts.yaml"))
 
 
 def make_judge(min_score: float) -> Examination:
