@@ -205,7 +205,7 @@ def test_soft_f1_orders_answers_as_a_physician_would():
         "急性脑梗死；2型糖尿病",
         "急性脑梗死",
         "脑梗死",
-        "急性脑梗死（未见）；肺炎；胃炎；肾炎",
+        "急性脑梗死；肺炎；胃炎；肾炎；肠炎",
         "慢性胃炎",
     ]
     scores = [grade(answer, reference).f1 for answer in answers]

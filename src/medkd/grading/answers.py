@@ -30,6 +30,8 @@ MAX_HANZI = 30
 MAX_FIRST_LINE = 40
 """An answer whose first line is longer may hide its diagnosis behind a 考虑."""
 MAX_ITEMS = 40
+MAX_EVIDENCE = 16
+"""Characters of what excludes a diagnosis, said before the word: 病理已排除."""
 
 
 class Stated(NamedTuple):
@@ -51,13 +53,17 @@ _MARKUP = re.compile(
     r"|\\(?:boxed|text(?:bf|it|rm)?|math(?:bf|rm)|[()\[\]])|[{}\\$]",
     re.DOTALL | re.IGNORECASE,
 )
+_ANGLED = re.compile(r"<([^<>\n]{1,20})>")
 _LINK = re.compile(r"\[([^\[\]\n]+)\]\(https?://[^\s()]*(?:\([^\s()]*\)[^\s()]*)*\)")
 _FORMS = {
     "stop_heading": r"(?:^|\n|。|;)\s*(?:[一二三四五六0-9]+[.、)]\s*)?(?:%s)",
     "advice": r"^(?:%s)",
     "hedge_before": r"^(?:%s)++",
     "hedge_after": r"(?:%s)++$",
-    "denied_before": r"^(?:该|此|本|例|病例|患者|病人|目前|暂|可|基本|已|故|可以|的|诊断|其|这|并|但)*(?:%s)(?:患?有|存在|诊断为?)?",
+    "denied_before": r"^(?:该|此|本|例|病例|患者|病人|目前|现|暂时?|可|基本|已经?|故|可以|的|诊断|其|这"
+    r"|并|但|绝|均|都|there (?:is|was) |we |the |patient |it |is |was |does |did |has |have |had )*(?:%s)"
+    r"(?:患?有|存在|诊断为?)?",
+    "denied_alone": r"(?:(?:%s)(?:的?(?:此|该|本)?(?:诊断|疾病))?[ 。.,!]?)+",
     "denied_after": r"(?:%s)(?:的诊断)?$",
     "grade": r"(?:%s)+",
 }
@@ -108,6 +114,9 @@ def split_list(
                 if piece[0].isascii()
                 else last._replace(text=last.text + piece)
             )
+            continue
+        if found and (piece.strip() == _DENIED or _is_denial(piece.removeprefix("考虑"))):
+            found[-1] = found[-1]._replace(denied=True)
             continue
         is_advice = is_prose and _pattern("advice").match(piece.strip())
         has_disease = any(
@@ -169,6 +178,7 @@ def _split_pieces(text: str, keep_companions: bool) -> list[tuple[str, bool]]:
 def _plain(text: str) -> str:
     if len(text) > MAX_READ:
         text = f"{text[: MAX_READ // 2]}\n{text[-MAX_READ // 2 :]}"
+    text = _ANGLED.sub(lambda found: f"({found[1]})" if _is_denial(found[1]) else found[0], text)
     text = strip_markup(unicodedata.normalize("NFKC", _CIRCLED.sub("\n", simplify(text))))
     for pattern, replacement in _LAYOUT:
         text = pattern.sub(replacement, text)
@@ -199,7 +209,17 @@ _LAYOUT = (
 
 
 _COMES_SECOND = re.compile("(?:其次|再次|[也还亦])[可应需要]?$")
-_DENIES = re.compile(r"(?:不能|不宜|无法|不足以|未能|难以|不)(?:明确)?$")
+_DENIES = re.compile(
+    r"(?:不能|不宜|无法|不足以|未能|难以|不)(?:明确)?$|(?:排除|除外|不考虑|不支持|否定)了?的?$"
+    r"|\b(?:not|never|hardly|excluded|unlikely)\s*$|n't\s*$",
+    re.IGNORECASE,
+)
+_EVIDENCE = re.compile(
+    "(?:病理|影像|检查|胸片|造影|活检|化验|检验|内镜|超声|随访|临床|目前|结果|证据|依据|证实|阴性|正常"
+    "|ct|mri|ecg|eeg|pcr|x线|b超)学?[后示]?$|^(?:经|根据|结合|依据)",
+    re.IGNORECASE,
+)
+"""How what excludes a diagnosis ends."""
 
 
 def _after_lead(text: str) -> str | None:
@@ -266,6 +286,8 @@ def _split_enumeration(text: str) -> list[str]:
 
 _ALIAS = "\x00"
 """Stands around the other name of a diagnosis while its list is split."""
+_DENIED = "\x01"
+"""Stands behind a diagnosis that its brackets exclude."""
 _NAME = re.compile(r"[^;。:?\n]{1,40}")
 
 
@@ -285,6 +307,8 @@ def _unfold_brackets(text: str) -> str:
 
     def unfold(found: re.Match[str]) -> str:
         inner = found[1].strip()
+        if _is_denial(inner):
+            return _DENIED
         if (
             _pattern("open_aside").search(inner)
             or _pattern("denied_before").search(inner)
@@ -293,15 +317,38 @@ def _unfold_brackets(text: str) -> str:
             return ""
         return f"{_ALIAS}{re.sub('[,、]+', '/', inner)}{_ALIAS}" if _NAME.fullmatch(inner) else ""
 
-    return re.sub(r"[(\[【]([^()\[\]【】]*)[)\]】]", unfold, text)
+    return re.sub(r"[(\[【〔]([^()\[\]【】〔〕]*)[)\]】〔〕]", unfold, text)
+
+
+def _is_denial(text: str) -> bool:
+    """Tell whether a text, in brackets or behind a name, only says that the name is excluded.
+
+    >>> [_is_denial(text) for text in ("CT阴性,已排除", "病理已排除", "待排", "结核已排除")]
+    [True, True, False, False]
+    """
+    clause = re.split("[,;、]", text.strip())[-1].strip()
+    denial = _pattern("denied_alone").search(clause)
+    if denial is None or denial.end() < len(clause):
+        return False
+    before = clause[: denial.start()]
+    is_evidence = len(before) <= MAX_EVIDENCE and _EVIDENCE.search(before)
+    return not before or bool(is_evidence)
 
 
 def _clean(piece: str) -> Stated | None:
     """Take hedges and denials off one piece; None where no name is left."""
+    is_excluded = _DENIED in piece
+    piece = piece.replace(_DENIED, "")
     alias = "".join(re.findall(f"{_ALIAS}([^{_ALIAS}]*){_ALIAS}", piece)[:1])
     piece = re.sub(f"{_ALIAS}[^{_ALIAS}]*{_ALIAS}?", "", piece)
     if ":" in piece.strip(" :"):
         label, piece = piece.rsplit(":", 1)
+        if _is_denial(piece):
+            label, piece = "", label
+            is_excluded = True
+        elif _is_denial(label):
+            label = ""
+            is_excluded = True
         alias = alias or (
             ""
             if _pattern("label").fullmatch(label.strip())
@@ -315,7 +362,9 @@ def _clean(piece: str) -> Stated | None:
     text = _pattern("hedge_after").sub(
         "", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:"))
     )
-    denied = bool(_pattern("denied_before").search(text) or _pattern("denied_after").search(text))
+    denied = is_excluded or bool(
+        _pattern("denied_before").search(text) or _pattern("denied_after").search(text)
+    )
     text = _pattern("denied_after").sub("", _pattern("denied_before").sub("", text)).strip()
     if (
         text[:1] in {"无", "非"} and not is_listed(text) and is_listed(text[1:])

@@ -136,6 +136,8 @@ def _compare_strangers(answer: Name, reference: Name) -> Relation:
             and organ in special.core
         ):
             return Relation.NEAR_MISS if _is_another(answer, reference) else relation
+    if _is_another(answer, reference) and (_BENIGN.search(answer.plain + reference.plain)):
+        return Relation.NEAR_MISS
     is_untranslated = _is_latin(answer.plain) != _is_latin(reference.plain)
     return (
         Relation.UNCLEAR
@@ -178,12 +180,25 @@ def has_clash(one: Name, other: Name) -> bool:
         return True
     if _is_reversed(one.plain, other.plain) or _is_reversed(other.plain, one.plain):
         return True
+    if any(
+        (_BENIGN.search(a.plain) and _MALIGNANT.search(b.plain) and not _BENIGN.search(b.plain))
+        or ("肉瘤" in b.plain and a.plain == b.plain.replace("肉瘤", "瘤"))
+        for a, b in ((one, other), (other, one))
+    ):
+        return True
     pairs = ((one.qualities, other.qualities), (one.written, other.written))
     return any(
         axis in ours and axis in theirs and ours[axis].isdisjoint(theirs[axis])
         for ours, theirs in pairs
         for axis in tables["exclusive"]
     )
+
+
+_BENIGN = re.compile("良性|benign")
+_MALIGNANT = re.compile(
+    "癌|肉瘤|恶性|白血病|淋巴瘤|骨髓瘤|黑色素瘤|母细胞瘤|精原细胞瘤|carcinoma|cancer|sarcoma|malignan"
+)
+"""What grows is malignant, whether the name says so or not."""
 
 
 @cache
