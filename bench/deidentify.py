@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from medkd.deidentify.replace import find_all
+from medkd.deidentify.search import find_identifiers
 from medkd.deidentify.rules import VERSION, Category
 
 MARK = re.compile(r"⟦([a-z_]+)\|([^⟧]+)⟧")
@@ -41,7 +41,7 @@ def measure(path: Path, verbose: bool = False) -> dict[str, Counter[Category]]:
         if not line.strip() or line.startswith("#"):
             continue
         text, gold = read_snippet(line)
-        finds = find_all([text])[0]
+        finds = find_identifiers(text)
         for start, end, category in gold:
             covered = {
                 i

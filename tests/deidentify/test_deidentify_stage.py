@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,94 @@ def test_surrogates_that_look_real_are_a_choice(tmp_path: Path) -> None:
         "现病史"
     ]
     assert "王秀英" not in text and "[" not in text
+
+
+def read_cases(folder: Path) -> list[Case]:
+    return list(RecordReader(folder / "cases.jsonl", Case, "deidentify"))
+
+
+@pytest.mark.parametrize(
+    ("column", "native"),
+    [
+        ("病例号", "7"),
+        ("住院号", "0012345"),
+        ("住院號", "0012345"),
+        ("MRN", "A-77"),
+        ("身份证号", "x"),
+        ("", "13812345678"),
+        ("", "110105194912310021"),
+        ("编号", "王秀英_01"),
+        ("id", "患者王秀英"),
+        ("", "20210305"),
+    ],
+)
+def test_an_id_that_may_name_the_patient_becomes_a_hash_everywhere(
+    tmp_path: Path, column: str, native: str
+) -> None:
+    case = RawCase(
+        id=f"files:{native}",
+        id_column=column,
+        source="files",
+        url=f"https://emr.example/case/{native}?mrn={native}",
+        sections={"现病史": "发热3天。"},
+    )
+    source = write_cases(tmp_path / "collect", case)
+    for name in ("one", "two"):
+        run(Config(input=source, out=tmp_path / name))
+    (one,), (two,) = (read_cases(tmp_path / name) for name in ("one", "two"))
+    assert one == two
+    hashed = one.id.removeprefix("files:")
+    assert hashed.startswith("id") and one.id_column == ""
+    assert one.url == f"https://emr.example/case/{hashed}?mrn={hashed}"
+    pairs = source / "private_ids.json"
+    assert pairs.stat().st_mode & 0o077 == 0
+    assert native in pairs.read_text()
+    salt = json.loads(pairs.read_text())["salt"]
+    assert all(salt not in path.read_text() for path in (tmp_path / "one").iterdir())
+
+
+def test_the_hash_of_an_id_depends_on_the_secret_beside_the_raw_cases(tmp_path: Path) -> None:
+    case = RawCase(id="files:7", id_column="MRN", source="files", sections={"主诉": "发热"})
+    for name in ("a", "b"):
+        run(Config(input=write_cases(tmp_path / name, case), out=tmp_path / f"{name}-out"))
+    assert read_cases(tmp_path / "a-out")[0].id != read_cases(tmp_path / "b-out")[0].id
+
+
+@pytest.mark.parametrize(
+    "native", ["7", "case-001", "66123", "肺炎-01", "0a1b2c3d4e5f", "tcga-0012"]
+)
+def test_other_ids_stay_and_leave_no_file(tmp_path: Path, native: str) -> None:
+    case = RawCase(
+        id=f"files:{native}",
+        id_column="编号",
+        source="files",
+        url=f"https://cases.example/show/{native}-1.html",
+        sections={"现病史": "发热3天。"},
+    )
+    source = write_cases(tmp_path / "collect", case)
+    run(Config(input=source, out=tmp_path / "out"))
+    (cleaned,) = read_cases(tmp_path / "out")
+    assert (cleaned.id, cleaned.url) == (case.id, case.url)
+    assert not (source / "private_ids.json").exists()
+
+
+def test_an_address_that_names_a_patient_is_hashed_behind_its_host(tmp_path: Path) -> None:
+    case = RawCase(
+        id="files:7",
+        source="files",
+        url="https://emr.example/患者王秀英/13812345678.html",
+        sections={"现病史": "发热3天。"},
+    )
+    run(Config(input=write_cases(tmp_path / "collect", case), out=tmp_path / "out"))
+    url = read_cases(tmp_path / "out")[0].url
+    assert url.startswith("https://emr.example/id") and "王秀英" not in url and "138" not in url
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"salt": "xyz"}', '{"ids": {}}'])
+def test_a_broken_file_of_pairs_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    case = RawCase(id="files:7", id_column="MRN", source="files", sections={"主诉": "发热"})
+    source = write_cases(tmp_path / "collect", case)
+    (source / "private_ids.json").write_text(content)
+    with pytest.raises(InputError, match=r"private_ids\.json: .*salt of earlier runs"):
+        run(Config(input=source, out=tmp_path / "out"))
+    assert (source / "private_ids.json").read_text() == content

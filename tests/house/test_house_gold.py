@@ -5,7 +5,7 @@ import pytest
 
 from medkd.core import thinking
 from medkd.core.records import Cost, Question, Rationale, RawCase, Usage
-from medkd.deidentify.replace import deidentify
+from medkd.deidentify.replace import deidentify_case
 from medkd.demo.reasoning import explain
 from medkd.demo.synthetic_cases import SyntheticCase, generate_cases
 from medkd.grading.diagnosis import grade
@@ -28,7 +28,7 @@ def make_raw_case(case: SyntheticCase) -> RawCase:
 
 @pytest.fixture(scope="module")
 def questions() -> list[Question]:
-    cases = [deidentify(make_raw_case(case)).case for case in generate_cases(150, seed=23)]
+    cases = [deidentify_case(make_raw_case(case)).case for case in generate_cases(150, seed=23)]
     dropped: Counter[str] = Counter()
     prepared, _ = prepare(cases, PrepareConfig(input=NOWHERE, out=NOWHERE), dropped)
     assert len(prepared) > 140, dropped

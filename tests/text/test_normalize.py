@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.text.normalize import make_view, normalize
+from medkd.text.normalize import drop_unseen, make_view, normalize
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,14 @@ def test_the_view_holds_the_normalised_text_and_leads_back_in_order(text):
 @given(st.text())
 def test_lines_stay(text):
     assert normalize(text).count("\n") >= text.count("\n")
+
+
+def test_a_circled_number_does_not_join_the_number_behind_it():
+    assert normalize("①2型糖尿病") == "(1)2型糖尿病"
+
+
+@given(st.text())
+def test_only_what_cannot_be_seen_is_dropped(text):
+    left = drop_unseen(text)
+    assert normalize(left) == normalize(text)
+    assert left == drop_unseen(left)

@@ -10,10 +10,12 @@ from typing import Any
 from medkd.core.jsonl import write_text
 
 
-def write_page(path: Path, package: str, template: str, **values: Any) -> None:
+def write_page(
+    path: Path, package: str, template: str, private: bool = False, **values: Any
+) -> None:
     """Render a template of a package into a page; `title` is one of the values."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader
 
     loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("medkd.core", ".")])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    write_text(path, environment.get_template(template).render(**values))
+    write_text(path, environment.get_template(template).render(**values), private)

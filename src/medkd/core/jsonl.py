@@ -189,9 +189,9 @@ def _is_running(process_id: int) -> bool:
     return True
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, private: bool = False) -> None:
     """Write a small text file atomically."""
-    with write_atomically(path) as file:
+    with write_atomically(path, private=private) as file:
         file.write(text)
 
 

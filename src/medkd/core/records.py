@@ -36,6 +36,8 @@ class RawCase(Record):
     sections: dict[str, str]
     diagnosis: tuple[str, ...] = ()
     """The known diagnoses in the order they are listed; the first is the principal one."""
+    id_column: str = ""
+    """Heading of the column that a table's id was taken from; empty elsewhere, and in a `Case`."""
 
 
 class Case(RawCase):

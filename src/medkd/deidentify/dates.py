@@ -1,194 +1,394 @@
-"""Dates of one patient, moved together: a date in any of the forms they are written in comes out in
-the same form.
+"""Rules for calendar dates, Chinese and English: whole ones, ranges, and those that name no year.
 
-In: the text of a date and the days to move by. Out: the moved date. Not done here: finding dates
-(`days`, `english`), the number of days (`replace`).
-
->>> shifter = DateShifter(-20)
->>> [shifter.shift(text) for text in ("2021年3月5日", "3月8日", "March 9, 2021", "二〇二一年三月十日")]
-['2021年2月13日', '2月16日', 'February 17, 2021', '二〇二一年二月十八日']
+In: normalised text. Out: spans, through `RULES` in the order in which they claim text.
+Not done here: moving a date (`date_shift`). Days that no calendar has are found too.
 """
 
 import re
-from datetime import date, timedelta
+from collections.abc import Callable, Iterator
+from datetime import date
 
-from medkd.deidentify.english import MONTHS
+from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, holds, load_table
 
-_YEAR_WHERE_NONE_IS_NAMED = 2020
-_FULL = re.compile(r"(\d{4})(\s*[-/.年]\s*)(\d{1,2})(\s*[-/.月]\s*)(\d{1,2})(日?号?)")
-_COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)")
-_MONTH = re.compile(r"(\d{4})(\s*[-/年]\s*)(\d{1,2})(\s*月份?|)")
-_PART_OF_MONTH = re.compile(r"(?:(\d{4})(\s*年\s*))?(\d{1,2})(\s*月)(份|初|底|末|[上中下]旬|)")
-_DAY_OF_PART = {"初": 3, "上旬": 5, "中旬": 15, "份": 15, "": 15, "下旬": 25, "末": 28, "底": 28}
-_YEAR = re.compile(r"(\d{4})(\s*年)")
-_SHORT = re.compile(r"(\d\d)([/.-])(\d{1,2})([/.-])(\d{1,2})()")
-_SHORT_MONTH = re.compile(r"(\d\d)(年)(?:(\d{1,2})(月份?))?")
-_SHORT_YEAR = re.compile(r"(\d\d)(年)(\d{1,2})(月)(\d{1,2})([日号])")
-_MONTH_DAY = re.compile(r"(\d{1,2})(\s*[月./-]\s*)(\d{1,2})([日号]?)")
-_DAY = re.compile(r"(\d{1,2})([日号])")
-_YEAR_LAST = re.compile(r"(\d{1,2})([/-])(\d{1,2})([/-])(\d{4})")
-_NAMED_FIRST = re.compile(r"([A-Z][a-z]+)(\.?\s)(\d{1,2})(?:st|nd|rd|th)?(,?\s)(\d{4})")
-_DAY_FIRST = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(\s|-)([A-Z][a-z]+)(\.?,?\s|-)(\d{4})")
-_NAMED_MONTH = re.compile(r"([A-Z][a-z]+)(\.?,?\s)(\d{4})")
-_IN_WORDS = re.compile(
-    r"([一二][^年]{3})年(?:([一二三四五六七八九十]+)月(?:([一二三四五六七八九十]+)([日号]))?)?"
+_TABLE = load_table("dates.yaml")
+MONTHS = {name: number for number, names in enumerate(_TABLE["months"], start=1) for name in names}
+LONG_MONTHS = [names[0] for names in _TABLE["months"]]
+_MONTH = any_of(MONTHS)
+_NAMES = tuple(name[:3] for name in LONG_MONTHS)
+_ORDINAL = "(?:st|nd|rd|th)?"
+_TO = r"\s{0,3}(?:-{1,2}|~|至|到|\.{3,6})\s{0,3}"
+"""Between the two ends of a range."""
+_AND = rf"(?:{_TO}|\s{{0,3}}[、,及和与或]\s{{0,3}})"
+_YEAR = r"(?P<y>[12][09]\d\d)(?<!\d\d{4})"
+"""Look-behinds stand after the first character of a pattern: so the engine can leap to
+candidates."""
+_NO_DIGIT = r"(?!(?!\d\d:\d\d)\d|\.\d)"
+"""A time of day may be glued to a date."""
+NUMERAL = "[一二三四五六七八九十]"
+_AFTER_MARK = r"(?:(?<=^.)|(?<=[\s,。;、(于至到].))"
+_NO_DURATION = "(?![后前内余间以])"
+_PARTS_OF_DAY = any_of(_TABLE["parts_of_day"].split())
+_EVENTS = any_of(_TABLE["events"].split())
+_NO_DAY = any_of(_TABLE["numbered_things"].split())
+
+
+def is_day(year: int, month: int, day: int) -> bool:
+    """Tell whether the calendar has this day."""
+    try:
+        date(year, month, day)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_year(match: re.Match[str]) -> bool:
+    return match["y"][:2] in {"19", "20"}
+
+
+def _could_be_day(match: re.Match[str]) -> bool:
+    """Accept every day up to the 31st of every month: a slip tells as much as the day itself."""
+    return 1 <= int(match["m"]) <= 12 and 1 <= int(match["d"]) <= 31
+
+
+_DATE_LABEL = re.compile(
+    r"(?:日期|时间|出生|生日|生于|死于|[Dd]ate|DOB|D\.O\.B\.?)[^一-鿿\d]{0,3}$"
 )
-_DIGITS = "〇一二三四五六七八九"
-_LONG_NAMES = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-)
 
 
-class DateShifter:
-    """Moves all dates of one patient by the same number of days, whatever form they are written in.
-
-    A date that names no year takes the year named last. A month alone moves as its 15th day does, a
-    year alone as its 1st of July does.
-    """
-
-    def __init__(self, offset_days: int) -> None:
-        self.offset = timedelta(days=offset_days)
-        self._last = date(_YEAR_WHERE_NONE_IS_NAMED, 1, 1)
-
-    def shift(self, text: str) -> str:
-        """Rewrite one date in its own form; a text that is no date comes back as it was."""
-        try:
-            return self._shift(text.replace("元月", "1月"))
-        except (ValueError, OverflowError):
-            return text
-
-    def _move(self, year: str | int, month: str | int, day: str | int) -> date:
-        month_end = (
-            31 if int(month) == 12 else (date(int(year), int(month) + 1, 1) - timedelta(days=1)).day
-        )
-        self._last = date(
-            int(year), int(month), min(int(day), month_end) if int(day) <= 31 else int(day)
-        )
-        return self._last + self.offset
-
-    def _shift(self, text: str) -> str:
-        if m := _FULL.fullmatch(text):
-            new = self._move(m[1], m[3], m[5])
-            is_padded = "0" in {m[3][0], m[5][0]} or ("-" in m[2] and len(m[3] + m[5]) == 4)
-            width = "02d" if is_padded else "d"
-            return f"{new.year}{m[2]}{new.month:{width}}{m[4]}{new.day:{width}}{m[6]}"
-        if m := _SHORT_MONTH.fullmatch(text):
-            new = self._move(_century(m[1]), m[3] or 7, 15 if m[3] else 1)
-            return f"{new.year % 100:02d}{m[2]}" + (
-                f"{_like(m[3], new.month)}{m[4]}" if m[3] else ""
-            )
-        if m := _SHORT_YEAR.fullmatch(text) or _SHORT.fullmatch(text):
-            new = self._move(_century(m[1]), m[3], m[5])
-            return f"{new.year % 100:02d}{m[2]}{_like(m[3], new.month)}{m[4]}{_like(m[5], new.day)}{m[6]}"
-        if m := _COMPACT.fullmatch(text):
-            return self._move(m[1], m[2], m[3]).strftime("%Y%m%d")
-        if m := _MONTH.fullmatch(text):
-            new = self._move(m[1], m[3], 15)
-            return f"{new.year}{m[2]}{_like(m[3], new.month)}{m[4]}"
-        if m := _YEAR.fullmatch(text):
-            return f"{self._move(m[1], 7, 1).year}{m[2]}"
-        if m := _PART_OF_MONTH.fullmatch(text):
-            new = self._move(m[1] or self._last.year, m[3], _DAY_OF_PART[m[5]])
-            year = f"{new.year}{m[2]}" if m[1] else ""
-            return f"{year}{_like(m[3], new.month)}{m[4]}{_part_like(m[5], new.day)}"
-        if m := _MONTH_DAY.fullmatch(text):
-            is_leap_day = (int(m[1]), int(m[3])) == (2, 29)
-            new = self._move(
-                _YEAR_WHERE_NONE_IS_NAMED if is_leap_day else self._last.year, m[1], m[3]
-            )
-            padding = "0" if "月" not in m[2] and "0" in {m[1][0], m[3][0]} else ""
-            return f"{_like(padding + m[1], new.month)}{m[2]}{_like(padding + m[3], new.day)}{m[4]}"
-        if m := _DAY.fullmatch(text):
-            return self._shift_day(int(m[1]), m[2])
-        return self._shift_english(text) or self._shift_in_words(text) or text
-
-    def _shift_english(self, text: str) -> str:
-        if m := _YEAR_LAST.fullmatch(text):
-            # Month first, as Americans write; day first where it can be read in no other way.
-            is_month_first = int(m[1]) <= 12
-            new = self._move(m[5], *((m[1], m[3]) if is_month_first else (m[3], m[1])))
-            first, second = (new.month, new.day) if is_month_first else (new.day, new.month)
-            width = "02d" if "0" in {m[1][0], m[3][0]} else "d"
-            return f"{first:{width}}{m[2]}{second:{width}}{m[4]}{new.year}"
-        if m := _NAMED_FIRST.fullmatch(text):
-            new = self._move(m[5], MONTHS[m[1]], m[3])
-            return f"{_name_like(m[1], new.month)}{m[2]}{new.day}{m[4]}{new.year}"
-        if m := _DAY_FIRST.fullmatch(text):
-            new = self._move(m[5], MONTHS[m[3]], m[1])
-            return f"{new.day}{m[2]}{_name_like(m[3], new.month)}{m[4]}{new.year}"
-        if m := _NAMED_MONTH.fullmatch(text):
-            new = self._move(m[3], MONTHS[m[1]], 15)
-            return f"{_name_like(m[1], new.month)}{m[2]}{new.year}"
-        return ""
-
-    def _shift_in_words(self, text: str) -> str:
-        m = _IN_WORDS.fullmatch(text)
-        if m is None:
-            return ""
-        year = re.sub("[零○O0]", "〇", m[1])
-        new = self._move(
-            "".join(str(_DIGITS.index(digit)) for digit in year),
-            *((_read(m[2]), _read(m[3] or "十五")) if m[2] else (7, 1)),
-        )
-        written = "".join(_DIGITS[int(digit)] for digit in str(new.year)) + "年"
-        if m[2]:
-            written += _in_words(new.month) + "月"
-        return written + (f"{_in_words(new.day)}{m[4]}" if m[3] else "")
-
-    def _shift_day(self, day: int, sign: str) -> str:
-        """Move a day whose month was named before; the new month is written where it is another
-        one."""
-        written = self._last + self.offset
-        following = self._last.replace(day=1) + timedelta(days=31 if day < self._last.day else 0)
-        new = self._move(following.year, following.month, day)
-        return f"{new.day}{sign}" if new.month == written.month else f"{new.month}月{new.day}{sign}"
+def _is_full_date(match: re.Match[str]) -> bool:
+    """Accept a day that the calendar has; one that it has not only where it is written as a day."""
+    if not _is_year(match):
+        return False
+    month, day = (1 if match["m"] == "元" else int(match["m"])), int(match["d"])
+    if is_day(int(match["y"]), month, day) or "年" in match[0]:
+        return True
+    return match["s"] == match["t"]
 
 
-def _century(year: str) -> int:
-    """Write a year of two digits out."""
-    return (1900 if int(year) > 50 else 2000) + int(year)
+def _is_compact_date(match: re.Match[str]) -> bool:
+    before = match.string[max(0, match.start() - 8) : match.start()]
+    return _is_year(match) and (_could_be_day(match) or _DATE_LABEL.search(before) is not None)
 
 
-def _like(old: str, new: int) -> str:
-    """Write a number as wide as the old one if that was padded."""
-    return f"{new:02d}" if old.startswith("0") else str(new)
-
-
-def _part_like(old: str, day: int) -> str:
-    """Name the part of a month in which a day lies; a month alone stays one."""
-    return old if old in {"", "份"} else "上旬" if day <= 10 else "中旬" if day <= 20 else "下旬"
-
-
-def _name_like(old: str, month: int) -> str:
-    """Name a month as short as the old one is written."""
-    name = _LONG_NAMES[month - 1]
-    return name if old in _LONG_NAMES and old != "May" else name[:3]
-
-
-def _read(numeral: str) -> int:
-    """Read a numeral up to 31.
-
-    >>> [_read(numeral) for numeral in ("三", "十", "十二", "二十", "三十一")]
-    [3, 10, 12, 20, 31]
-    """
-    tens, mark, ones = numeral.rpartition("十")
-    return (_DIGITS.index(tens or "一") * 10 if mark else 0) + (_DIGITS.index(ones) if ones else 0)
-
-
-def _in_words(number: int) -> str:
-    """Write a number up to 31 as a numeral."""
-    tens, ones = divmod(number, 10)
-    return ("" if tens == 0 else "十" if tens == 1 else _DIGITS[tens] + "十") + (
-        _DIGITS[ones] if ones or not tens else ""
+def _is_dotted_day(match: re.Match[str]) -> bool:
+    """Tell 2.29入院 from 2.30晚, which is a time of day."""
+    return is_day(2020, int(match["m"]), int(match["d"])) or (
+        _could_be_day(match) and match.string.startswith(("日", "号", "入院", "出院"), match.end())
     )
+
+
+_DATE_SEEN = re.compile(
+    r"\d月[\d上中下初底末]|\d年\d|[12][09]\d\d[-./]\d"
+    r"|[,。;、(于至到]\d{1,2}\.\d{1,2}(?:[日号早晚晨]|[上下]午|入院)"
+)
+_MONTH_SEEN = re.compile(r"\d月\d{1,2}[日号]")
+
+
+def _has_date_before(match: re.Match[str]) -> bool:
+    """Tell 10.28 the day from a value: only where a date has been named shortly before."""
+    before = match.string[max(0, match.start() - 120) : match.start()]
+    return _could_be_day(match) and _DATE_SEEN.search(before) is not None
+
+
+def _has_month_before(match: re.Match[str]) -> bool:
+    """Tell days of a month from numbers of days: only where a month has been named before."""
+    before = match.string[max(0, match.start() - 2000) : match.start()]
+    return _MONTH_SEEN.search(before) is not None
+
+
+def _by_pieces(
+    pattern: str, piece: str, needs: tuple[str, ...] | re.Pattern[str] = (), least: int = 1
+) -> Callable[[str], Iterator[tuple[int, int]]]:
+    """Find the dates of a range or a list: what stands before group `tail`, and each piece in it."""
+    whole, part = re.compile(pattern), re.compile(piece)
+
+    def spans(text: str) -> Iterator[tuple[int, int]]:
+        if needs and not holds(text, needs):
+            return
+        for match in whole.finditer(text):
+            pieces = [found.span() for found in part.finditer(text, *match.span("tail"))]
+            if all(least <= _last_number(text[a:b]) <= 31 for a, b in pieces):
+                yield match.start(), match.start("tail")
+                yield from pieces
+
+    return spans
+
+
+def _last_number(text: str) -> int:
+    numbers = re.findall(r"\d+", text)
+    return int(numbers[-1]) if numbers else 1
+
+
+_RANGES: tuple[Rule, ...] = (
+    Rule(
+        "date_range_of_days",
+        Category.DATE,
+        _by_pieces(
+            r"(?:(?:19|20)\d\d\s*年\s*)?\d(?<!\d\d)\d?\s*月\s*\d{1,2}[日号]?"
+            rf"(?P<tail>(?:{_AND}\d{{1,2}}[日号]?){{1,5}})(?<=[日号]){_NO_DURATION}",
+            r"\d{1,2}[日号]?",
+            ("月",),
+        ),
+    ),
+    Rule(
+        "date_range_of_months",
+        Category.DATE,
+        _by_pieces(
+            rf"(?:19|20)\d\d(?<!\d\d{{4}})\s*年\s*\d{{1,2}}\s*(?:月份?)?"
+            rf"(?P<tail>(?:{_AND}\d{{1,2}}(?:月份?)?){{1,5}})(?<=[月份])(?![\d余龄])",
+            r"\d{1,2}(?:月份?)?",
+            ("月",),
+        ),
+    ),
+    Rule(
+        "date_range_of_years",
+        Category.DATE,
+        by_pattern(rf"(?:19|20)\d\d(?<![\d.]\d{{4}})(?={_AND}(?:19|20)\d\d\s*年)", ("年",)),
+    ),
+    Rule(
+        "date_range_without_month",
+        Category.DATE,
+        _by_pieces(
+            rf"\d(?<![\d.第月]\d)\d?[日号](?P<tail>{_TO}\d{{1,2}}[日号])"
+            rf"{_NO_DURATION}(?!{_NO_DAY})",
+            r"\d{1,2}[日号]",
+            ("日", "号"),
+        ),
+    ),
+    Rule(
+        "date_range_dotted",
+        Category.DATE,
+        _by_pieces(
+            rf"{_YEAR}(?P<s>[/.])\d{{1,2}}(?P=s)\d{{1,2}}(?P<tail>\s*(?:-|~|至|到)\s*"
+            r"(?:\d{1,2}(?P=s))?\d{1,2})(?![\d./-]|\s?[%a-zA-Zμ])",
+            r"(?:\d{1,2}[/.])?\d{1,2}",
+            least=0,
+        ),
+    ),
+    Rule(
+        "date_range_in_words",
+        Category.DATE,
+        _by_pieces(
+            rf"(?:[一二][九〇零○O0][〇零○O0一二三四五六七八九]{{2}}年)?{NUMERAL}{{1,2}}月"
+            rf"{NUMERAL}{{1,3}}[日号]?(?P<tail>{_AND}{NUMERAL}{{1,3}}[日号])",
+            rf"{NUMERAL}{{1,3}}[日号]",
+            re.compile(rf"{NUMERAL}月"),
+        ),
+    ),
+    Rule(
+        "date_range_english",
+        Category.DATE,
+        by_pattern(
+            rf"\b(?:{_MONTH})\.?\s\d{{1,2}}{_ORDINAL}\s?(?:-|to|through|and|&)\s?\d{{1,2}}{_ORDINAL}"
+            r"(?:,?\s(?:19|20)\d\d)?(?!\d)"
+            rf"|(?<!\d)\d{{1,2}}{_ORDINAL}\s?(?:-|to|through|and|&)\s?\d{{1,2}}{_ORDINAL}\s"
+            rf"(?:{_MONTH})\b\.?(?:,?\s(?:19|20)\d\d)?(?!\d)",
+            _NAMES,
+        ),
+    ),
+)
+_ENGLISH: tuple[Rule, ...] = (
+    Rule(
+        "date_english",
+        Category.DATE,
+        by_pattern(rf"\b(?:{_MONTH})\.?\s\d{{1,2}}{_ORDINAL},?\s(?:19|20)\d\d(?!\d)", _NAMES),
+    ),
+    Rule(
+        "date_english_day_first",
+        Category.DATE,
+        by_pattern(rf"(?<!\d)\d{{1,2}}{_ORDINAL}\s(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)", _NAMES),
+    ),
+    Rule(
+        "date_english_dashed",
+        Category.DATE,
+        by_pattern(rf"(?<!\d)\d{{1,2}}-(?:{_MONTH})-(?:19|20)\d\d(?!\d)", _NAMES),
+    ),
+    Rule(
+        "date_english_month",
+        Category.DATE,
+        by_pattern(rf"\b(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)", _NAMES),
+    ),
+    Rule(
+        "date_year_last",
+        Category.DATE,
+        by_pattern(r"(?<![\d/.-])\d{1,2}(?P<s>[/-])\d{1,2}(?P=s)(?:19|20)\d\d(?![\d/])"),
+    ),
+    Rule(
+        "date_english_without_year",
+        Category.DATE,
+        by_pattern(
+            rf"\b(?:{_MONTH})\.?\s(?:3[01]|[12]\d|0?[1-9]){_ORDINAL}"
+            r"(?![\d%/]|\.\d|\s?(?:mg|ml|mL|cm|mm|kg|g|percent|of)\b)",
+            _NAMES,
+        ),
+    ),
+)
+_CHINESE: tuple[Rule, ...] = (
+    Rule(
+        "date_full",
+        Category.DATE,
+        by_pattern(
+            _YEAR
+            + r"\s*(?P<s>[-/.年])\s*(?P<m>\d{1,2}|元)\s*(?P<t>[-/.月])\s*(?P<d>\d{1,2})(?:[日号]|"
+            + _NO_DIGIT
+            + ")",
+            (),
+            _is_full_date,
+        ),
+    ),
+    Rule(
+        "date_short_year",
+        Category.DATE,
+        by_pattern(r"[0-389](?<![\d.].)\d年\d{1,2}月\d{1,2}[日号]", ("年",)),
+    ),
+    Rule(
+        "date_short",
+        Category.DATE,
+        by_pattern(
+            rf"[0-3]{_AFTER_MARK}"
+            r"\d(?P<s>[/.-])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})(?![\d./%-]|[a-zA-Zμ×*])",
+            (),
+            _could_be_day,
+        ),
+    ),
+    Rule(
+        "date_short_month",
+        Category.DATE,
+        by_pattern(
+            r"[0-289](?:(?<=^.)|(?<=[\s,。;、(于至到自在从].))\d年"
+            r"(?:(?:1[0-2]|0?[1-9])月份?(?![余后前内大以来龄])|(?=[起初底末春夏秋冬]))",
+            ("年",),
+        ),
+    ),
+    Rule("date_short_year_alone", Category.DATE, by_pattern(r"0(?<!\d\d)\d年", ("年",))),
+    Rule(
+        "date_in_words",
+        Category.DATE,
+        by_pattern(
+            r"[一二][九〇零○O0][〇零○O0一二三四五六七八九]{2}年"
+            rf"(?:{NUMERAL}{{1,2}}月(?:{NUMERAL}{{1,3}}[日号])?)?",
+            ("年",),
+        ),
+    ),
+    Rule(
+        "date_in_words_without_year",
+        Category.DATE,
+        by_pattern(
+            rf"{NUMERAL}(?<!{NUMERAL}{NUMERAL}){NUMERAL}?月{NUMERAL}{{1,3}}[日号]"
+            rf"|[正腊冬二三四五六七八九十]月[初廿]{NUMERAL}",
+            ("月",),
+        ),
+    ),
+    Rule(
+        "date_compact",
+        Category.DATE,
+        by_pattern(
+            _YEAR + r"(?<!\.\d{4})(?P<m>\d\d)(?P<d>\d\d)(?![\d.*×%^A-Za-z])", (), _is_compact_date
+        ),
+    ),
+    Rule(
+        "date_month",
+        Category.DATE,
+        by_pattern(
+            _YEAR + r"\s*年\s*(?:\d{1,2}|元)\s*月(?:份|初|底|末|[上中下]旬)?", ("年",), _is_year
+        ),
+    ),
+    Rule(
+        "date_month_dashed",
+        Category.DATE,
+        by_pattern(
+            _YEAR + r"(?<!\.\d{4})[-/](?:00|0?[1-9]|1[0-2])(?![\d./-]|[a-zA-Zμ%])", (), _is_year
+        ),
+    ),
+    Rule(
+        "date_year",
+        Category.DATE,
+        by_pattern(
+            _YEAR
+            + r"(?<!\.\d{4})\s*年(?![龄代版制修]|\s?(?:[Cc][Ss][Cc][Oo]|NCCN|ESC|AHA|ACC|ASCO|KDIGO"
+            r"|GOLD|GINA)|指南|标准|中国|美国|欧洲|国际|WHO)",
+            ("年",),
+            _is_year,
+        ),
+    ),
+    Rule(
+        "date_without_year",
+        Category.DATE,
+        by_pattern(r"\d(?<!\d\d)\d?\s*月\s*\d{1,2}[日号]", ("月",)),
+    ),
+    Rule(
+        "date_range_end",
+        Category.DATE,
+        by_pattern(
+            r"(?<=[至到~-])\s?(?P<x>(?P<m>0[1-9]|1[0-2])[-/.](?P<d>[0-3]\d))(?![\d./-])",
+            (),
+            lambda m: _ends_range(m),
+        ),
+    ),
+    Rule(
+        "date_dashed_again",
+        Category.DATE,
+        by_pattern(
+            r"(?<=[,。;、(于至到在])(?P<m>0[1-9]|1[0-2])-(?P<d>[0-3]\d)(?![\d./-]|\s?[%a-zA-Zμ])",
+            ("-",),
+            _has_date_before,
+        ),
+    ),
+    Rule(
+        "date_dotted",
+        Category.DATE,
+        by_pattern(
+            rf"(?P<m>[01]{_AFTER_MARK}\d|[1-9]{_AFTER_MARK})"
+            r"\.(?P<d>[0-3]?\d)"
+            r"(?=\s?(?:[日号]|早|晚|晨|上午|下午|中午|凌晨|夜|入院|出院|就诊|起病))",
+            (".",),
+            _is_dotted_day,
+        ),
+    ),
+    Rule(
+        "date_dotted_again",
+        Category.DATE,
+        by_pattern(
+            r"(?<=[,。;、(于至到])(?P<m>1[0-2]|[1-9])\.(?P<d>[0-3]?\d)"
+            r"(?=复查|行|手术|再次|[出入转住]院|[去拍做查发开又再来住看到就起]|~|-|至)",
+            (".",),
+            lambda m: is_day(2020, int(m["m"]), int(m["d"])) and _has_date_before(m),
+        ),
+    ),
+    Rule(
+        "date_part_of_month",
+        Category.DATE,
+        by_pattern(
+            r"(?P<m>\d(?<!\d\d)\d?)月(?:初|底|末|[上中下]旬)",
+            ("月",),
+            lambda m: 1 <= int(m["m"]) <= 12,
+        ),
+    ),
+    Rule(
+        "date_month_alone",
+        Category.DATE,
+        by_pattern(
+            r"(?:[今去前同次当翌]年|年前的?)(?P<x>(?:1[0-2]|[1-9])月份?)(?![\d余后前内大以来龄])",
+            ("年",),
+        ),
+    ),
+    Rule(
+        "date_day",
+        Category.DATE,
+        by_pattern(
+            rf"(?<=[,。;、于至])(?P<x>\d{{1,2}}[日号])(?=(?:{_PARTS_OF_DAY}|{_EVENTS}))(?!..?[间室台])",
+            ("日", "号"),
+            lambda m: m["x"].endswith("号") or _has_month_before(m),
+        ),
+    ),
+)
+RULES = (*_RANGES, *_CHINESE, *_ENGLISH)
+"""In the order in which they claim text."""
+
+_RANGE_BEFORE = re.compile(r"[12][09]\d\d[-/.]\d\d?[-/.]\d\d?\s?[至到~-]\s?$")
+
+
+def _ends_range(match: re.Match[str]) -> bool:
+    """Tell whether a month and day end a range such as 2021-05-03至05-09."""
+    start = match.start("x")
+    return _RANGE_BEFORE.search(match.string[max(0, start - 16) : start]) is not None

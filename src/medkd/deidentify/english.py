@@ -1,24 +1,22 @@
-"""Rules for English clinical text: names, dates, numbers and places as they are written there.
+"""Rules for English clinical text: names, numbers and places as they are written there.
 
-In: a text. Out: spans, through `RULES`. Not done here: names without any context; mail and web
-addresses, which `numbers` finds in any language. Eponyms (Parkinson disease) have no context of a
-person and stay.
+In: normalised text. Out: spans, through `RULES`. Not done here: names without any context; dates,
+ages, mail and web addresses, which `dates` and `numbers` find in any language. Eponyms (Parkinson
+disease) have no context of a person and stay.
 """
 
 import re
 
-from medkd.deidentify.days import is_day
 from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table
 
 _TABLE = load_table("english.yaml")
-MONTHS = {name: number for number, names in enumerate(_TABLE["months"], start=1) for name in names}
-_MONTH = any_of(name for name in MONTHS)
 _NO_NAME = frozenset(_TABLE["no_name"].split())
 _RELATIVE = any_of(_TABLE["relatives"].split())
 _SIGNED = any_of(_TABLE["signed"])
 _WORD = r"(?:[A-Z]['’][A-Z][a-z]+|(?:Mc|Mac|De|La|Van|Von)?[A-Z][a-z]+(?:[-'’][A-Z][a-z]+)?)"
 _FULL = rf"{_WORD}(?:\s[A-Z]\.)?(?:\s{_WORD}){{1,2}}"
 _ANY = rf"{_WORD}(?:\s[A-Z]\.)?(?:\s{_WORD}){{0,2}}"
+_TWO_WORDS = re.compile(r"[A-Z][A-Za-z'’-]{1,30}\s[A-Z]")
 _GOES_ON = r"(?=[,.;]|\s(?:in|is|was|has|who|and|from|at|called|reports|states|notified)\b)"
 _TOLD = (
     r"(?=,?\s(?:is|was)\san?\s[\d+]+[- ]|,?\s(?:an?\s)?\d{1,3}[- ](?:year|yo|y/o)|\s\(\d{1,3}[,)])"
@@ -27,15 +25,6 @@ _TOLD = (
 
 def _is_name(match: re.Match[str]) -> bool:
     return not _NO_NAME.intersection(re.findall(r"[A-Za-z]{2,}", match["x"]))
-
-
-def _is_date(match: re.Match[str]) -> bool:
-    first, second, year = int(match["a"]), int(match["b"]), int(match["y"])
-    return is_day(year, first, second) or is_day(year, second, first)
-
-
-def _is_named_day(match: re.Match[str]) -> bool:
-    return is_day(int(match["y"]), MONTHS[match["m"].rstrip(".")], int(match["d"]))
 
 
 def _is_own_hospital(match: re.Match[str]) -> bool:
@@ -47,7 +36,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "phone_american",
         Category.PHONE,
-        by_pattern(r"(?:\(\d{3}\) ?|(?<![\d.-])\d{3}[-.])\d{3}[-.]\d{4}(?![\d-])"),
+        by_pattern(
+            r"[(\d](?<![\d.-]\d)(?:(?<=\()\d{3}\) ?|(?<=\d)\d\d[-.])\d{3}[-.]\d{4}(?![\d-])"
+        ),
     ),
     Rule(
         "record_number_english",
@@ -64,47 +55,6 @@ RULES: tuple[Rule, ...] = (
         by_pattern(
             r"\b[Aa]ccount\s*(?:[Nn]umber|[Nn]o\.?|#)?\s*[:#]\s*(?P<x>[\dA-Z-]{5,24}\d)",
             ("ccount",),
-        ),
-    ),
-    Rule(
-        "date_english",
-        Category.DATE,
-        by_pattern(
-            rf"\b(?P<m>{_MONTH})\.?\s(?P<d>\d{{1,2}})(?:st|nd|rd|th)?,?\s(?P<y>(?:19|20)\d\d)(?!\d)",
-            (),
-            _is_named_day,
-        ),
-    ),
-    Rule(
-        "date_english_day_first",
-        Category.DATE,
-        by_pattern(
-            rf"(?<!\d)(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\s(?P<m>{_MONTH})\.?,?\s(?P<y>(?:19|20)\d\d)(?!\d)",
-            (),
-            _is_named_day,
-        ),
-    ),
-    Rule(
-        "date_english_dashed",
-        Category.DATE,
-        by_pattern(
-            rf"(?<!\d)(?P<d>\d{{1,2}})-(?P<m>{_MONTH})-(?P<y>(?:19|20)\d\d)(?!\d)",
-            (),
-            _is_named_day,
-        ),
-    ),
-    Rule(
-        "date_english_month",
-        Category.DATE,
-        by_pattern(rf"\b(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)"),
-    ),
-    Rule(
-        "date_year_last",
-        Category.DATE,
-        by_pattern(
-            r"(?<![\d/.-])(?P<a>\d{1,2})(?P<s>[/-])(?P<b>\d{1,2})(?P=s)(?P<y>(?:19|20)\d\d)(?![\d/])",
-            (),
-            _is_date,
         ),
     ),
     Rule(
@@ -128,19 +78,6 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        "age_over_89_english",
-        Category.AGE,
-        by_pattern(
-            r"(?<![\d.])(?P<x>9\d|1[0-3]\d)(?=(?:-|\s)(?:year|yr)s?(?:-|\s)old|\s?(?:y/o|yo)\b)",
-            ("old", "y/o", "yo"),
-        ),
-    ),
-    Rule(
-        "age_over_89_english_labelled",
-        Category.AGE,
-        by_pattern(r"\b[Aa]ged?\s*:?\s*(?P<x>9\d|1[0-3]\d)(?![\d.%])", ("ge",)),
-    ),
-    Rule(
         "name_titled_english",
         Category.NAME,
         by_pattern(
@@ -153,7 +90,7 @@ RULES: tuple[Rule, ...] = (
         "name_last_first",
         Category.NAME,
         by_pattern(
-            rf"\b(?:[Pp]atient|[Nn]ame|NAME|PATIENT)\s*[:：]\s*(?P<x>{_WORD},\s{_WORD}(?:\s[A-Z]\b)?)",
+            rf"\b(?:[Pp]atient|[Nn]ame|NAME|PATIENT)\s*:\s*(?P<x>{_WORD},\s{_WORD}(?:\s[A-Z]\b)?)",
             ("ame", "AME", "atient", "ATIENT"),
             _is_name,
         ),
@@ -161,12 +98,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_labelled_english",
         Category.NAME,
-        by_pattern(rf"\b(?:{_SIGNED})\s*[:：]?\s*(?P<x>{_ANY})", tuple(_TABLE["signed"]), _is_name),
+        by_pattern(rf"\b(?:{_SIGNED})\s*:?\s*(?P<x>{_ANY})", tuple(_TABLE["signed"]), _is_name),
     ),
     Rule(
         "name_after_colon_english",
         Category.NAME,
-        by_pattern(rf"(?:姓名|[Pp]atient)\s*[:：]\s*(?P<x>{_ANY})", ("姓名", "atient"), _is_name),
+        by_pattern(rf"(?:姓名|[Pp]atient)\s*:\s*(?P<x>{_ANY})", ("姓名", "atient"), _is_name),
     ),
     Rule(
         "name_of_relative_english",
@@ -182,7 +119,7 @@ RULES: tuple[Rule, ...] = (
         Category.NAME,
         by_pattern(
             rf"(?P<x>{_FULL})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D|MBBS|DOB|MRN|LPN|BSN)\b|\s\([MF][/,]\d)",
-            (),
+            _TWO_WORDS,
             _is_name,
         ),
     ),
@@ -200,7 +137,7 @@ RULES: tuple[Rule, ...] = (
         "name_with_initial",
         Category.NAME,
         by_pattern(
-            rf"\b(?:{_SIGNED}|Dr\.?)\s*[:：]?\s*(?P<x>(?:[A-Z]\.\s?){{1,2}}{_WORD})",
+            rf"\b(?:{_SIGNED}|Dr\.?)\s*:?\s*(?P<x>(?:[A-Z]\.\s?){{1,2}}{_WORD})",
             (*_TABLE["signed"], "Dr"),
             _is_name,
         ),
@@ -246,6 +183,6 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "name_before_age_english",
         Category.NAME,
-        by_pattern(rf"(?<![A-Za-z] )(?P<x>{_FULL}){_TOLD}", (), _is_name),
+        by_pattern(rf"(?<![A-Za-z] )(?P<x>{_FULL}){_TOLD}", _TWO_WORDS, _is_name),
     ),
 )

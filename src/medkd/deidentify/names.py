@@ -1,45 +1,178 @@
-"""Rules for personal names: found by what stands around them, checked by what a name is made of.
+"""Rules for personal names: found by what stands around them, checked by what a name is made of and
+by how jieba cuts words.
 
-In: a text. Out: spans, through `RULES`. Not done here: a name without any context, unless `detect`
-has met it elsewhere in the same case; names in scripts other than Chinese and Latin.
+In: normalised text. Out: spans, through `RULES`. Not done here: a name without any context, unless
+`search` has met it elsewhere in the same case; scripts other than Chinese and Latin.
 """
 
 import re
 from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import Any
 
-from medkd.deidentify import labels
-from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, first_characters
-from medkd.deidentify.shape import (
-    COMPOUND,
-    DOTTED,
-    ELEMENT,
-    FULL,
-    GIVEN,
-    LATIN,
-    NOT_NAME,
-    OF_ELEMENTS,
-    SOUND,
-    SURNAME,
-    TABLE,
-    is_name,
-    is_whole_name,
+from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, first_characters, load_table
+
+TABLE = load_table("names.yaml")
+SURNAME = f"(?:{any_of(TABLE['compound_surnames'])}|[{TABLE['surnames'].replace(' ', '')}])"
+COMPOUND = re.compile(any_of(TABLE["compound_surnames"]))
+GIVEN = f"(?:(?!代[诉述])[{''.join(sorted(set((TABLE['given'] + TABLE['more_given']).replace(' ', ''))))}])"
+NOT_NAME = re.compile(any_of(word for row in TABLE["not_names"] for word in row))
+_RARE = f"[{TABLE['rare_surnames']}]"
+_NEVER = f"[{TABLE['never']}]"
+ELEMENT = f"(?:{any_of(TABLE['elements'].split())})"
+SOUND = f"[{TABLE['sounds']}]"
+OF_ELEMENTS = (
+    f"(?:{ELEMENT}{{2,3}}|{ELEMENT}{SOUND}{{1,3}}|{SOUND}{{1,2}}{ELEMENT}(?:{SOUND}{{1,2}})?)"
 )
-from medkd.deidentify.words import WINDOW, has_ordinary_word, is_ordinary, leading_name
+"""A name of two parts such as 扎西卓玛, whose people have no surnames."""
+DOTTED = r"[一-鿿]{2,8}(?:[·•][一-鿿]{2,8}){1,3}"
+"""A name such as 古丽娜尔·艾合买提."""
+FULL = rf"(?P<x>{SURNAME}{GIVEN}{{1,2}})"
+"""A surname and a given name of usual characters."""
+LATIN = r"[A-Z][a-z]+(?:\s[A-Z]\.)?(?:[\s-][A-Z][a-z]+){1,2}"
+
+_WHOLE = re.compile(
+    rf"{SURNAME}(?!{_NEVER})[一-鿿](?:(?!{_NEVER})[一-鿿])?|{SURNAME}{GIVEN}{{3}}|{_RARE}{GIVEN}{{1,2}}|{SURNAME}某{{1,2}}|{OF_ELEMENTS}|{DOTTED}|{LATIN}"
+)
+_ORDINARY = re.compile(
+    f"{SURNAME}[一-鿿]{{1,2}}|[一-鿿]+[·•][一-鿿·•]+|{OF_ELEMENTS}|[A-Z][a-z]+ [A-Za-z -]+"
+)
+
+
+def is_name(match: re.Match[str]) -> bool:
+    """Tell whether what a pattern found as `x` does not begin with an ordinary word."""
+    return not NOT_NAME.match(match["x"])
+
+
+def is_whole_name(word: str) -> bool:
+    """Tell whether a word between two marks could be somebody's name, whatever its characters.
+
+    >>> [is_whole_name(word) for word in ("柏林", "欧阳雨薇", "乌云其其格", "主任", "高血压")]
+    [True, True, True, False, False]
+    """
+    return _WHOLE.fullmatch(word) is not None and not NOT_NAME.match(word)
+
+
+def is_ordinary_name(name: str) -> bool:
+    """Tell whether a name would also be met as an ordinary word, so that it cannot be looked for
+    without context."""
+    return len(name) < 2 or bool(NOT_NAME.match(name)) or not _ORDINARY.fullmatch(name)
+
+
+_WINDOW = 9
+"""Characters looked at."""
+
+
+@cache
+def _tagger() -> Any:
+    import logging
+
+    import jieba
+    import jieba.posseg
+
+    jieba.setLogLevel(logging.WARNING)
+    return jieba.posseg.dt
+
+
+@lru_cache(maxsize=16384)
+def leading_name(window: str) -> int:
+    """Give the length of the name with which a window begins; 0 where it begins with something
+    else."""
+    word, tag = next(iter(_tagger().cut(window)))
+    return len(word) if tag.startswith("nr") and 2 <= len(word) <= 4 else 0
+
+
+def is_common_word(word: str) -> bool:
+    """Tell whether the dictionary has a word, and not as a name."""
+    return not _tagger().word_tag_tab.get(word, "nr").startswith("nr")
+
+
+def has_common_word(candidate: str) -> bool:
+    """Tell whether what could be a name, or all of it but its first character, is a word and no
+    name.
+
+    >>> [has_common_word(word) for word in ("满意", "易疲劳", "席慕云")]
+    [True, True, False]
+    """
+    return is_common_word(candidate) or (len(candidate) > 2 and is_common_word(candidate[1:]))
+
+
+_TITLE = any_of(TABLE["titles"].split())
+_LABEL = re.compile(
+    rf"(?:{any_of(TABLE['signed'].split())})(?:签名|签字|姓名)?(?:\([^()]{{1,6}}\))?(?:\s*:\s*|[ \t]+)"
+)
+_ITEM = re.compile(r"(?P<x>[一-鿿·•]{2,12}|[A-Z][A-Za-z .-]{2,30})(?=[^一-鿿·•A-Za-z]|$)")
+_TITLED = re.compile(rf"(?P<x>[一-鿿·•]+?)(?:副?(?:{_TITLE})|[记签报录]$)")
+_NEXT = re.compile(r"\s*[、,/;和及与]\s*|[ \t]+")
+
+
+def _labelled_names(text: str) -> Iterator[tuple[int, int]]:
+    """Find the names after a label that ends in a role, one or a list of them: 手术者:李勇、王芳
+    副主任医师。"""
+    for label in _LABEL.finditer(text):
+        position = label.end()
+        while item := _ITEM.match(text, position):
+            word = item["x"].rstrip(" .-")
+            titled = _TITLED.match(word)
+            for name in (word, titled["x"] if titled else ""):
+                if is_whole_name(name) and not (
+                    name[0] in TABLE["rare_surnames"] and is_common_word(name)
+                ):
+                    yield position, position + len(name)
+                    break
+            else:
+                if word not in TABLE["titles"]:
+                    break
+            following = _NEXT.match(text, item.end())
+            if following is None:
+                break
+            position = following.end()
+
+
+_ROW_HINT = re.compile(r"[号床岁男女]|科室|病区")
+
+
+def _names_in_rows(text: str) -> Iterator[tuple[int, int]]:
+    """Find a usual name that stands by itself in a row of fields: 住院号0998812 王建国 神经外科."""
+    for field in _FIELD.finditer(text):
+        around = text[max(0, field.start() - 30) : field.end() + 30]
+        if (
+            not NOT_NAME.match(field["x"])
+            and not is_common_word(field["x"])
+            and _ROW_HINT.search(around)
+        ):
+            yield field.span("x")
+
+
+_FIELD = re.compile(rf"(?<=[ \t|]){FULL}(?=[ \t|])")
+
+_FORM_RULES: tuple[Rule, ...] = (
+    Rule(
+        "name_labelled",
+        Category.NAME,
+        by_pattern(
+            rf"(?:姓名|小名|乳名|大名|曾用名|别名|化名|真名|网名|昵称)\s*[:为是叫]?\s*[“\"]?(?P<x>(?!不详|保密|未知|匿名|同上|性别)(?:{DOTTED}|[一-鿿]{{2,4}}?))(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)",
+            ("名",),
+        ),
+    ),
+    Rule("name_in_row", Category.NAME, _names_in_rows),
+    Rule("name_of_role", Category.NAME, _labelled_names),
+)
+
 
 _RELATIVE = any_of(TABLE["relatives"].split())
-_TITLE = any_of(TABLE["titles"].split())
 _FUNCTION_WORDS = set(TABLE["function_words"])
 _PATIENT = r"患者|病人|患儿|产妇|孕妇|伤者|死者|病员|患方|受试者|逝者|床(?<=\d床)"
-_STOP = r"[\s，,。；;：:、（()）“”\"'【】\[\]/／]|$"
+_STOP = r"[\s,。;:、()“”\"'【】\[\]/]|$"
 _VERBS = "家[属住]|身份证|年龄|性别|查房|会诊|要求|之[父母子女妻夫]|饮酒|出院|术后"
 _AFTER = (
     rf"(?={_STOP}|[因于自诉系的在入今现曾为突来被代陪住签发述称就与和及将到经带送既男女]|{_VERBS})"
 )
-_MASKED = r"(?:某{1,3}|[×＊*○〇]{1,3}|[xX]{2,3})"
+_MASKED = r"(?:某{1,3}|[×*○〇]{1,3}|[xX]{2,3})"
 _TITLE_HINTS = tuple(TABLE["titles"].split())
 _PARTICULARS = ("性别", "年龄", "身份证", "家住", "住址", "现住", "电话", "民族", "职业", "籍贯")
 _NAMES_TOO = frozenset(TABLE["names_too"].split())
-_SEX_HINTS = (*(f"{mark}{sex}" for mark in "，,（( ：:" for sex in "男女"), *_PARTICULARS)
+_SEX_HINTS = (*(f"{mark}{sex}" for mark in ",( :" for sex in "男女"), *_PARTICULARS)
 
 
 def _is_surname_with_title(match: re.Match[str]) -> bool:
@@ -69,7 +202,7 @@ def _is_surname_with_title(match: re.Match[str]) -> bool:
 
 
 def _is_name_with_particulars(match: re.Match[str]) -> bool:
-    if match["x"][0] in TABLE["rare_surnames"] and not is_ordinary(match["x"]):
+    if match["x"][0] in TABLE["rare_surnames"] and not is_common_word(match["x"]):
         return True
     return (
         re.match(OF_ELEMENTS, match["x"]) is not None
@@ -108,27 +241,27 @@ _KIN = any_of(word for word in TABLE["relatives"].split() if len(word) > 1)
 _ROLE = any_of(word for word in TABLE["signed"].split() if len(word) > 1)
 _ONE = f"{SURNAME}{GIVEN}{{1,2}}"
 _HELPERS = re.compile(
-    rf"(?<=[由请]){_ONE}(?:[、，和及]{_ONE})*(?=[一-鿿]{{0,6}}(?:送|陪|扶|抬|背|主刀|施行|负责|会诊|接诊|代))"
+    rf"(?<=[由请]){_ONE}(?:[、,和及]{_ONE})*(?=[一-鿿]{{0,6}}(?:送|陪|扶|抬|背|主刀|施行|负责|会诊|接诊|代))"
 )
 
 
 def _names_of_helpers(text: str) -> Iterator[tuple[int, int]]:
     """Find who brought or treated somebody: 由曲波、于占海两位同事送来."""
     for helpers in _HELPERS.finditer(text):
-        for name in re.finditer(r"[^、，和及]+", helpers[0]):
-            if not NOT_NAME.match(name[0]) and not is_ordinary(name[0]):
+        for name in re.finditer(r"[^、,和及]+", helpers[0]):
+            if not NOT_NAME.match(name[0]) and not is_common_word(name[0]):
                 yield helpers.start() + name.start(), helpers.start() + name.end()
 
 
 _OTHERS = "[其之][父母子女兄弟姐妹妻夫]|[者人员]|[其好群网]友|医(?![师生院务疗])|[一二三]线|管床(?!.?医)|职工|学生|我叫|我是|名叫|叫做|报告|通知"
 _WHO = f"{_PATIENT}|{_KIN}|{_ROLE}|{_TITLE}|{_OTHERS}"
 _CONTEXT = re.compile(
-    rf"(?=[{first_characters(_WHO)}])(?:{_WHO})(?:名?叫|[系是为])?[，,：:（(“ ]?(?=(?:{SURNAME}|{ELEMENT}|{SOUND})[一-鿿]|[A-Z][a-z])"
+    rf"(?=[{first_characters(_WHO)}])(?:{_WHO})(?:名?叫|[系是为])?[,:(“ ]?(?=(?:{SURNAME}|{ELEMENT}|{SOUND})[一-鿿]|[A-Z][a-z])"
 )
 _OF_ELEMENTS = re.compile(
     rf"{OF_ELEMENTS}(?={_STOP}|男|女|[因于自诉系在入今曾突来被代陪住发述称就]|之[父母子女]|饮酒|出院|术后)"
 )
-_LATIN = re.compile(rf"{LATIN}(?=\s*(?:[，,。；（(男女、]|因|于|诉|$))")
+_LATIN = re.compile(rf"{LATIN}(?=\s*(?:[,。;(男女、]|因|于|诉|$))")
 _ANY_NAME = re.compile(rf"{SURNAME}{GIVEN}{{2}}(?!{GIVEN})|{SURNAME}{GIVEN}{{1,2}}{_AFTER}")
 _SURNAME = re.compile(SURNAME)
 _CLOSED = re.compile(rf"[一-鿿]{{2,4}}(?={_STOP}|交班|接班|主刀)")
@@ -153,24 +286,24 @@ def _names_in_context(text: str) -> Iterator[tuple[int, int]]:
             closed
             and re.fullmatch(rf"{SURNAME}[一-鿿]{GIVEN}", closed[0])
             and is_whole_name(closed[0])
-            and not is_ordinary(closed[0])
+            and not is_common_word(closed[0])
         ):
             yield closed.span()
             continue
-        length = leading_name(text[start : start + WINDOW])
+        length = leading_name(text[start : start + _WINDOW])
         longest = 4 if COMPOUND.match(text, start) else 3
         if 0 < length <= longest:
             yield start, start + length
-        elif (usual := _ANY_NAME.match(text, start)) and not is_ordinary(usual[0]):
+        elif (usual := _ANY_NAME.match(text, start)) and not is_common_word(usual[0]):
             yield usual.span()
-        elif closed and is_whole_name(closed[0]) and not has_ordinary_word(closed[0]):
+        elif closed and is_whole_name(closed[0]) and not has_common_word(closed[0]):
             yield closed.span()
 
 
 _BEFORE = any_of(TABLE["before_surname"].split())
 _BEFORE_SURNAME = re.compile(f"(?:^|[^一-鿿]|[请经遵由]|{_BEFORE})$")
 RULES: tuple[Rule, ...] = (
-    *labels.RULES,
+    *_FORM_RULES,
     Rule(
         "name_dotted",
         Category.NAME,
@@ -184,7 +317,7 @@ RULES: tuple[Rule, ...] = (
         "name_of_patient",
         Category.NAME,
         by_pattern(
-            rf"(?:{_PATIENT})[，,：:（( ]?(?P<x>{SURNAME}{GIVEN}{{1,2}}|小{GIVEN}){_AFTER}",
+            rf"(?:{_PATIENT})[,:( ]?(?P<x>{SURNAME}{GIVEN}{{1,2}}|小{GIVEN}){_AFTER}",
             (),
             is_name,
         ),
@@ -194,7 +327,7 @@ RULES: tuple[Rule, ...] = (
         Category.NAME,
         by_pattern(
             rf"(?:(?<![一-鿿])|(?<=患者)|(?<=患儿)|(?<=病人))(?P<x>{SURNAME}[一-鿿]{{1,2}}|[{first_characters(ELEMENT[3:-1])}{SOUND[1:-1]}][一-鿿]{{2,5}}|(?<![一-鿿])[{TABLE['rare_surnames']}]{GIVEN}{{1,2}})"
-            rf"(?=[，,（( ：:]\s*[男女](?:性)?[，,、）) 。]|[，,（( ]?(?:{'|'.join(_PARTICULARS)}))",
+            rf"(?=[,( :]\s*[男女](?:性)?[,、) 。]|[,( ]?(?:{'|'.join(_PARTICULARS)}))",
             _SEX_HINTS,
             _is_name_with_particulars,
         ),
@@ -203,7 +336,7 @@ RULES: tuple[Rule, ...] = (
         "name_of_relative",
         Category.NAME,
         by_pattern(
-            rf"(?:{_RELATIVE})[（(：: “\"]{{0,2}}{FULL}(?={_STOP}|[代陪诉述签称送带护发告系患体有均已死去既健要同因于在背扶抱]|身体)",
+            rf"(?:{_RELATIVE})[(: “\"]{{0,2}}{FULL}(?={_STOP}|[代陪诉述签称送带护发告系患体有均已死去既健要同因于在背扶抱]|身体)",
             (),
             is_name,
         ),
@@ -245,7 +378,7 @@ RULES: tuple[Rule, ...] = (
         "name_signed_below",
         Category.NAME,
         by_pattern(
-            rf"(?:[院科室]|中心)[ 　]+{FULL}(?=[ 　]*(?:$|\n|[12]\d{{3}}[-年./]|通讯|电话|邮箱|手机|E-?mail))",
+            rf"(?:[院科室]|中心)[ ]+{FULL}(?=[ ]*(?:$|\n|[12]\d{{3}}[-年./]|通讯|电话|邮箱|手机|E-?mail))",
             ("院", "科", "室", "中心"),
             is_name,
         ),

@@ -1,19 +1,21 @@
 """Rules for identifiers that are made of digits and letters: identity cards, phones, record
 numbers, old ages.
 
-In: a text. Out: spans, through `RULES` in the order in which they claim text. Not done here: dates
-(`days`), names and places.
+In: normalised text. Out: spans, through `RULES` and, behind dates, `AGE_RULES`, in the order in
+which they claim text. Not done here: dates (`dates`), names and places.
 """
 
 import re
 
-from medkd.deidentify import days
-from medkd.deidentify.days import is_day
+from medkd.deidentify.dates import is_day
 from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table
+from medkd.text.normalize import normalize
 
 _ID_WEIGHTS = [2**i % 11 for i in range(17, 0, -1)]
 
-_RECORD_LABELS = any_of(load_table("numbers.yaml")["record_labels"].split())
+_TABLE = load_table("numbers.yaml")
+_RECORD_LABELS = any_of(_TABLE["record_labels"].split())
+_PLAIN_HEADINGS = frozenset(_TABLE["plain_headings"])
 
 
 def is_id_card(number: str) -> bool:
@@ -23,6 +25,32 @@ def is_id_card(number: str) -> bool:
         return False
     total = sum(int(digit) * weight for digit, weight in zip(number, _ID_WEIGHTS, strict=False))
     return "10X98765432"[total % 11] == number[-1].upper()
+
+
+def is_record_label(heading: str) -> bool:
+    """Tell whether a column may hold record numbers: every one but those of mere running numbers.
+
+    >>> [is_record_label(heading) for heading in ("", "编号", "Case ID", "住院號", "MRN")]
+    [False, False, False, True, True]
+    """
+    return normalize(heading).strip().lower() not in _PLAIN_HEADINGS
+
+
+_TAIWAN_LETTERS = "ABCDEFGHJKLMNPQRSTUVXYWZIO"
+"""Each letter stands for 10 and its place here."""
+
+
+def is_taiwan_id(number: str) -> bool:
+    """Tell whether a letter and nine digits are an identity number of Taiwan with a valid check
+    digit.
+
+    >>> is_taiwan_id("A123456789"), is_taiwan_id("A123456788")
+    (True, False)
+    """
+    letter = 10 + _TAIWAN_LETTERS.index(number[0])
+    digits = [letter // 10, letter % 10, *map(int, number[1:])]
+    weights = [1, 9, 8, 7, 6, 5, 4, 3, 2, 1, 1]
+    return sum(a * b for a, b in zip(digits, weights, strict=True)) % 10 == 0
 
 
 def _is_born(number: str) -> bool:
@@ -50,7 +78,7 @@ RULES: tuple[Rule, ...] = (
         "web_address",
         Category.WEB,
         by_pattern(
-            r"(?:https?://|www\.)[^\s，。；、）)】》\"'“”<>一-鿿]+",
+            r"(?:https?://|www\.)(?:[^\s,。;、)】》\"'“”<>一-鿿]|[,;](?=[A-Za-z\d]))+",
             ("://", "www."),
             None,
             re.IGNORECASE,
@@ -60,7 +88,7 @@ RULES: tuple[Rule, ...] = (
         "web_domain",
         Category.WEB,
         by_pattern(
-            r"(?<![A-Za-z0-9@.-])(?:[A-Za-z0-9-]{1,40}\.){1,3}(?:com|cn|org|net|edu|gov)(?![A-Za-z0-9@.-])(?:/[^\s，。；、）)】》\"'“”<>一-鿿]*)?",
+            r"(?<![A-Za-z0-9@.-])(?:[A-Za-z0-9-]{1,40}\.){1,3}(?:com|cn|org|net|edu|gov)(?![A-Za-z0-9@.-])(?:/[^\s,。;、)】》\"'“”<>一-鿿]*)?",
             (".com", ".cn", ".org", ".net", ".edu", ".gov"),
         ),
     ),
@@ -85,9 +113,21 @@ RULES: tuple[Rule, ...] = (
         "id_card_labelled",
         Category.ID_CARD,
         by_pattern(
-            r"(?:身份证|身份|证件|护照|医保|社保|社会保障|医疗保险|军官证|士兵证|居住证|通行证|回乡证|台胞证|残疾证|老年证|新农合|农合|参合|医疗证|医疗卡)(?:医疗|号码|编号|卡号|证号|号|证|卡)*"
-            r"[:：为是]?\s*(?:[一-鿿]字第?)?(?P<x>[A-Za-z]{0,3}\d[\dA-Za-z* -]{4,20}[\dA-Za-z])",
+            r"(?:身[份分]证|身份|证件|护照|医保|健保|社保|社会保障|医疗保险|军官证|士兵证|居住证|通行证|回乡证|台胞证|残疾证|老年证|新农合|农合|参合|医疗证|医疗卡)(?:医疗|号码|编号|卡号|证号|号|证|卡)*"
+            r"[:为是]?\s*(?:[一-鿿]字第?)?(?P<x>[A-Za-z]{0,3}\d[\dA-Za-z* -]{4,20}[\dA-Za-z](?:\s?\([\dA]\))?)",
             ("证", "身份", "保", "护照", "合", "卡"),
+        ),
+    ),
+    Rule(
+        "id_card_hong_kong",
+        Category.ID_CARD,
+        by_pattern(r"[A-Z](?<![A-Za-z\d].)[A-Z]?\d{6}\s?\([\dA]\)", ("(",)),
+    ),
+    Rule(
+        "id_card_taiwan",
+        Category.ID_CARD,
+        by_pattern(
+            r"[A-Z](?<![A-Za-z\d-].)[1289]\d{8}(?![A-Za-z\d-])", (), lambda m: is_taiwan_id(m[0])
         ),
     ),
     Rule(
@@ -100,7 +140,7 @@ RULES: tuple[Rule, ...] = (
         Category.ACCOUNT,
         by_pattern(
             r"(?:微信群?|QQ群?|qq群?|支付宝|银行卡|银行账户|账号|帐号|账户|抖音|微博)(?:号码|卡号|号|账号)?"
-            r"[:：为是（(]?\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{3,27}[A-Za-z0-9_])",
+            r"[:为是(]?\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{3,27}[A-Za-z0-9_])",
             ("微信", "QQ", "qq", "支付宝", "银行", "账", "帐", "抖音", "微博"),
         ),
     ),
@@ -118,14 +158,14 @@ RULES: tuple[Rule, ...] = (
         "mobile",
         Category.PHONE,
         by_pattern(
-            r"(?:\+86[- ]?)?1(?:(?<![\d.]1)|(?<=861))[3-9]\d(?:\d{8}|[-－ ]\d{4}[-－ ]\d{4})(?!\d|\.\d)"
+            r"(?:\+86[- ]?)?1(?:(?<![\d.]1)|(?<=861))[3-9]\d(?:\d{8}|[- ]\d{4}[- ]\d{4})(?!\d|\.\d)"
         ),
     ),
     Rule(
         "landline",
         Category.PHONE,
         by_pattern(
-            r"[(（0](?<![\d.-].)(?:(?<=0)|0)\d{2,3}[-－—)） ]{1,2}[2-9]\d{2,3}[- ]?\d{4}(?:[-转]\d{1,5})?(?!\d)"
+            r"[(0](?<![\d.-].)(?:(?<=0)|0)\d{2,3}[-) ]{1,2}[2-9]\d{2,3}[- ]?\d{4}(?:[-转]\d{1,5})?(?!\d)"
         ),
     ),
     Rule(
@@ -137,7 +177,7 @@ RULES: tuple[Rule, ...] = (
         "phone_labelled",
         Category.PHONE,
         by_pattern(
-            r"(?:电话|手机|联系方式|座机|传真|Tel|TEL|Phone|phone)(?:号码|号)?[:：为是.]?\s*(?P<x>\+?\d[\d -]{5,16}\d)",
+            r"(?:电话|手机|联系方式|座机|传真|Tel|TEL|Phone|phone)(?:号码|号)?[:为是.]?\s*(?P<x>\+?\d[\d -]{5,16}\d)",
             ("电话", "手机", "联系", "座机", "传真", "el", "EL", "hone"),
         ),
     ),
@@ -145,7 +185,7 @@ RULES: tuple[Rule, ...] = (
         "phone_listed",
         Category.PHONE,
         by_pattern(
-            r"(?:电话|手机|联系方式)(?:号码|号)?[:：为是]?\s*[\d-]{7,14}(?:[（(][^（()）]{1,8}[）)])?\s*[、，,/或；;]\s*(?P<x>\d[\d-]{6,13}\d)(?![\d.])",
+            r"(?:电话|手机|联系方式)(?:号码|号)?[:为是]?\s*[\d-]{7,14}(?:\([^()]{1,8}\))?\s*[、,/或;]\s*(?P<x>\d[\d-]{6,13}\d)(?![\d.])",
             ("电话", "手机", "联系"),
         ),
     ),
@@ -161,7 +201,7 @@ RULES: tuple[Rule, ...] = (
         "record_number",
         Category.RECORD,
         by_pattern(
-            rf"(?:{_RECORD_LABELS})(?:码)?\s*[:：为是#.]?\s*(?P<x>[A-Za-z]{{0,5}}[-—]?\d[\dA-Za-z/-]*)",
+            rf"(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.]?\s*(?P<x>[A-Za-z]{{0,5}}-?\d[\dA-Za-z/-]*)",
             ("号", "ID", "MRN"),
             lambda m: len(m["x"]) >= 3,
         ),
@@ -170,8 +210,8 @@ RULES: tuple[Rule, ...] = (
         "record_number_any",
         Category.RECORD,
         by_pattern(
-            rf"[一-鿿A-Za-z](?:{_NO_RECORD}|条码|编码|单号)(?:码)?(?:\s*[:：#]\s*|(?<=号)[ 为是]?)"
-            r"(?P<x>(?![A-Za-z]*\d+\.)[A-Za-z]{0,6}[-—]?\d[\dA-Za-z/-]{3,})",
+            rf"[一-鿿A-Za-z](?:{_NO_RECORD}|条码|编码|单号)(?:码)?(?:\s*[:#]\s*|(?<=号)[ 为是]?)"
+            r"(?P<x>(?![A-Za-z]*\d+\.)[A-Za-z]{0,6}-?\d[\dA-Za-z/-]{3,})",
             ("号", "码"),
             lambda m: sum(character.isdecimal() for character in m["x"]) >= 4,
         ),
@@ -180,7 +220,7 @@ RULES: tuple[Rule, ...] = (
         "bed_labelled",
         Category.BED,
         by_pattern(
-            r"床(?:(?:位)?号\s*[:：为是]?|位?[:：])\s*(?P<x>(?:[A-Za-z东西南北]{1,4}区?)?[-－]?\+?加?\d{1,4}(?:[-－]\d{1,3})?床?)",
+            r"床(?:(?:位)?号\s*[:为是]?|位?:)\s*(?P<x>(?:[A-Za-z东西南北]{1,4}区?)?-?\+?加?\d{1,4}(?:-\d{1,3})?床?)",
             ("床",),
         ),
     ),
@@ -197,27 +237,80 @@ RULES: tuple[Rule, ...] = (
         Category.RECORD,
         by_pattern(r"\d(?<![\d.A-Za-z-]\d)\d{11,}(?![\d.]|[A-Za-z]|拷贝|[×*^])"),
     ),
-    *days.RULES,
+)
+
+_OVER_89 = r"(?:9(?<![\d.]9)\d|1(?<![\d.]1)[0-3]\d)(?!\d)"
+_OVER_89_IN_WORDS = "(?:九十(?:有?[一二三四五六七八九])?|一百(?:零?[一二三四五六七八九]|[一二三]?十[一二三四五六七八九]?)?)"
+_AGE_BEFORE = re.compile(
+    r"(?:(?:年龄|[虚实周]岁|现年|享年|终年|时年|高寿|年届|年逾|年近|年过)\s?[:为是约]?"
+    r"|[男女]性?\s?[,/|、]?|(?<![A-Za-z])(?:[Ff]emale|[Mm]ale)\s?[,/|]?|(?<![A-Za-z])[MF]\s?[,/|]"
+    r"|\b(?:[Aa]ged?|AGE)(?:\sof)?\s?:?)\s?$",
+    re.ASCII,
+)
+_AGE_AFTER = re.compile(
+    r"\s?[,/|、]?\s?[男女](?![A-Za-z\d])|\s?[,/|]\s?[MF](?![A-Za-z\d])|[-\s]{1,2}(?:fe)?male\b"
+    r"|[-\s]?(?:[Yy](?:/?[Oo]|\.\s?[Oo]\.?|rs?)?(?![A-Za-z\d])"
+    r"|(?:YO|Y/O|[Yy]ears?|yrs?)[-\s]{1,2}(?:old|of\sage))",
+    re.ASCII,
+)
+_GLUED_TO_SEX = re.compile(r"\s?[MF](?![A-Za-z\d])")
+_PERSON_BEFORE = re.compile(r"(?:\b(?:[Aa]n?|[Tt]he|[Pp]t|[Pp]atient)\s|\()$", re.ASCII)
+_OTHER_UNIT = re.compile(
+    r"\s?(?:[.%/~-]\s?[\da-zA-Z%]|%|[A-Za-zμ°×]|次|分|天|日|月|年|个|床|号|公|毫|厘|千|克|多次)"
+)
+_ISOTOPE = re.compile(r"Y[-\s]?(?:[A-Z]|微球|树脂|玻璃|标记|resin|glass|micro)")
+"""Yttrium-90 is written like an age."""
+
+
+def _is_age_in_context(match: re.Match[str]) -> bool:
+    """Tell an age from another number by what stands on its sides: a label, a sex, years."""
+    text, (start, end) = match.string, match.span()
+    before, after = text[max(0, start - 12) : start], text[end : end + 16]
+    if _AGE_AFTER.match(after):
+        return not _ISOTOPE.match(after) and not re.search(r"[A-Za-z^]$", before)
+    if _AGE_BEFORE.search(before):
+        return not _OTHER_UNIT.match(after)
+    return bool(_GLUED_TO_SEX.match(after) and _PERSON_BEFORE.search(before))
+
+
+AGE_RULES: tuple[Rule, ...] = (
     Rule(
         "age_over_89",
         Category.AGE,
         by_pattern(
-            r"(?P<n>[19](?<![\d.]\d)(?:\d|[0-3]\d))\s*(?<![≥≤>＞<＜]..)(?<![≥≤>＞<＜]...)(?:周岁|岁)(?:零?\d{1,2}个?月)?(?!以|及以|或以|者)",
+            rf"{_OVER_89}(?<![≥≤><]\d\d)(?<![≥≤><]\d\d\d)(?<![≥≤><]\s\d\d)(?<![≥≤><]\s\d\d\d)"
+            r"(?:\s{0,2}[-~至到、]\s{0,2}(?:9\d|1[0-3]\d))?"
+            r"\s{0,2}[余多来几]?\s?(?:周岁|岁)(?:零?\d{1,2}个?月)?(?!以|及以|或以|者)",
             ("岁",),
-            lambda m: int(m["n"]) >= 90,
         ),
     ),
-    Rule(
-        "age_over_89_labelled",
-        Category.AGE,
-        by_pattern(r"年龄\s*[:：为是]?\s*(?P<x>9\d|1[0-3]\d)(?![\d.岁])", ("年龄",)),
-    ),
+    Rule("age_over_89_in_context", Category.AGE, by_pattern(_OVER_89, (), _is_age_in_context)),
     Rule(
         "age_over_89_in_words",
         Category.AGE,
         by_pattern(
-            r"(?:九十有?[一二三四五六七八九]?|一百[零〇]?[一二三四五六七八九十]{0,2})(?:周岁|岁|高龄)|九十有[一二三四五六七八九]",
+            rf"{_OVER_89_IN_WORDS}[余多来几]?(?:周岁|岁|高龄)(?!以|及以|或以|者)|九旬|期颐(?=之年|老人)"
+            r"|九十有[一二三四五六七八九]|百(?<![一二三四五六七八九几长命]百)岁(?=老|高龄|寿|[,。;、]|$)",
+            ("九十", "一百", "九旬", "期颐", "百岁"),
+        ),
+    ),
+    Rule(
+        "age_over_89_in_words_labelled",
+        Category.AGE,
+        by_pattern(
+            r"(?:年龄|[虚实周]岁|现年|享年|终年|时年|高寿|年届|年逾|年近|年过)\s?[:为是约]?\s?"
+            rf"(?P<x>{_OVER_89_IN_WORDS}余?)(?![一二三四五六七八九十旬])",
             ("九十", "一百"),
+        ),
+    ),
+    Rule(
+        "age_over_89_spelled",
+        Category.AGE,
+        by_pattern(
+            r"\b(?:[Nn]inety|[Oo]ne[-\s]hundred)"
+            r"(?:(?:[-\s]|\sand\s)(?:one|two|three|four|five|six|seven|eight|nine|ten))?"
+            r"(?=[-\s](?:years?|yrs?)[-\s](?:old|of\sage))|\b(?:[Nn]onagenarian|[Cc]entenarian)",
+            ("inety", "undred", "enarian"),
         ),
     ),
 )

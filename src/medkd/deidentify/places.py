@@ -80,7 +80,7 @@ def _is_own_name(text: str, start: int, end: int, kind: str) -> bool:
         return True
     if len(core) < 2 or _ORDINARY.search(core):
         return False
-    is_first = start == 0 or text[start - 1] in '，。；、：（(“" \n'
+    is_first = start == 0 or text[start - 1] in ',。;、:(“" \n'
     if is_first and core == words and len(core) <= 6 and _ACTS.match(text, end + len(kind)):
         return True
     return (
@@ -92,7 +92,9 @@ def _is_own_name(text: str, start: int, end: int, kind: str) -> bool:
 
 _UNIT = r"(?:省|自治区|市|自治州|州|地区|盟|县|自治县|旗|镇(?![痛静咳吐惊肝定])|乡|街道|村)"
 _FINE_UNIT = f"(?:{any_of(_TABLE['fine_units'].split())})"
-_HOUSE = r"(?:第?[一二三四五六七八九十\d]+(?:[-－]\d+)*(?:号院|号楼|号|栋|幢|座|弄|组|队|单元|室|楼|层|社)+)"
+_HOUSE = (
+    r"(?:第?[一二三四五六七八九十\d]+(?:-\d+)*(?:号院|号楼|号|栋|幢|座|弄|组|队|单元|室|楼|层|社)+)"
+)
 _LABELS = any_of(_TABLE["address_labels"].split())
 _PLACE_WORD = re.compile(
     r"[省市县区州镇乡村路街巷弄号栋幢组屯旗]|小区|公司|厂|学校|大学|中学|小学|幼儿园|集团|局|部队"
@@ -104,7 +106,7 @@ _NO_PLACE = re.compile(
 
 def _is_labelled_address(match: re.Match[str]) -> bool:
     place = match["x"]
-    has_colon = match["colon"] in {":", "："}
+    has_colon = match["colon"] == ":"
     if match[0].startswith("单位"):
         return (
             bool(match["colon"])
@@ -137,7 +139,7 @@ def _addresses(text: str) -> Iterator[tuple[int, int]]:
 _VERBS = re.compile(
     "(?:患者|患儿|本人)?(?:现?[与和随同跟][一-鿿]{1,3}?同住[于在]?)?[系为是]?(?:家|现|居|常|长期)?住?(?:居住)?[在于]?"
 )
-_STEP = "(?:(?!打工|务工|返乡|返回|回乡|回到|出差|旅游|居住|人[，,。；因])[一-鿿])"
+_STEP = "(?:(?!打工|务工|返乡|返回|回乡|回到|出差|旅游|居住|人[,。;因])[一-鿿])"
 _CHAINS = by_pattern(
     rf"(?P<x>[一-鿿]{{1,8}}?{_UNIT}(?:{_STEP}{{1,9}}?{_FINE_UNIT}(?:村|社区|镇)?)+(?:[一-鿿\d]{{0,8}}?{_HOUSE})*|[一-鿿]{{1,8}}?{_UNIT}[一-鿿]{{0,6}}?{_HOUSE}+)",
     ("省", "市", "县", "镇", "乡", "村", "街道", "自治", "旗", "盟", "州"),
@@ -176,7 +178,7 @@ RULES: tuple[Rule, ...] = (
         "address_labelled",
         Category.ADDRESS,
         by_pattern(
-            rf"(?:{_LABELS})(?P<colon>[:：为是]?)\s*(?P<x>[^，,。；;：:\s（()）“”\"]{{2,40}}?)(?=农村|的|(?<=[中小大]学)[高初大一二三四五六]|[，,。；;：:\s（()）“”\"]|$)",
+            rf"(?:{_LABELS})(?P<colon>[:为是]?)\s*(?P<x>[^,。;:\s()“”\"]{{2,40}}?)(?=农村|的|(?<=[中小大]学)[高初大一二三四五六]|[,。;:\s()“”\"]|$)",
             ("住", "址", "籍", "户", "出生地", "来自", "单位", "职于", "工于", "读于", "毕业"),
             _is_labelled_address,
         ),
@@ -185,7 +187,7 @@ RULES: tuple[Rule, ...] = (
         "place_of_work",
         Category.ADDRESS,
         by_pattern(
-            r"(?:[在为系是原]|于)(?P<x>(?!(?:某|一家|一所|私|外|当地|本地|家))[^\s，,。；;：:（()）在为系是原于]{2,24}(?:小学|中学|大学|学院|学校|幼儿园|厂|公司|矿|集团|银行|派出所|局|超市|工地|酒店|饭店|油田|煤矿|农场|林场|铁路局|电厂))"
+            r"(?:[在为系是原]|于)(?P<x>(?!(?:某|一家|一所|私|外|当地|本地|家))[^\s,。;:()在为系是原于]{2,24}(?:小学|中学|大学|学院|学校|幼儿园|厂|公司|矿|集团|银行|派出所|局|超市|工地|酒店|饭店|油田|煤矿|农场|林场|铁路局|电厂))"
             r"(?=上班|工作|务工|打工|就业|任教|任职|就职|教师|老师|职工|工人|员工|司机|会计|退休|学生|干部|保安|厨师|[做当])",
             (
                 "上班",
@@ -226,7 +228,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "postal_code",
         Category.ADDRESS,
-        by_pattern(r"邮政?编码?\s*[:：为是]?\s*(?P<x>\d{6})(?!\d)", ("邮",)),
+        by_pattern(r"邮政?编码?\s*[:为是]?\s*(?P<x>\d{6})(?!\d)", ("邮",)),
     ),
     Rule(
         "street",

@@ -1,141 +1,248 @@
-"""Replacing identifiers: consistent surrogates within a case, dates moved by one offset, so that
+"""Replacing the identifiers of a case: consistent surrogates, dates moved by one offset, so that
 intervals survive.
 
 In: a raw case. Out: the same case de-identified, and how often each rule found something. The text
-that was found is never kept. Not done here: the rules (`detect`), how a date is moved (`dates`),
-what stands in a name's place (`surrogates`).
-
-The offset of a case is drawn from a hash of its whole raw content: the same run gives the same
-dates again, and who does not hold the original cannot compute it. Who holds the original has the
-dates anyway.
+that was found is never kept. Not done here: the rules (`search`), how a date is moved
+(`date_shift`), what stands for an id (`stage`).
 """
 
 import hashlib
+import random
+import re
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 from medkd.core.records import Case, RawCase
-from medkd.deidentify.dates import DateShifter
-from medkd.deidentify.detect import find_identifiers, find_repeated
-from medkd.deidentify.rules import VERSION, Category, Find
-from medkd.deidentify.shape import is_ordinary_word
-from medkd.deidentify.surrogates import Style, Surrogates
+from medkd.deidentify import names
+from medkd.deidentify.date_shift import DateShifter
+from medkd.deidentify.numbers import is_record_label
+from medkd.deidentify.rules import VERSION, Category, Match, load_table
+from medkd.deidentify.search import MARK, find_identifiers, find_in_all
+from medkd.text.normalize import normalize
 
+Style = Literal["mask", "surrogate"]
 _MAX_OFFSET_DAYS = 365
 _SEAM = "。\n"
 """Between two texts of a case: nothing that identifies goes on over it."""
+_LABEL_SEAM = ":\n"
+"""Between a section's name and its text: the name is a label of the text, as in 姓名:."""
+_TRIES = 20
 
 
 class Deidentified(NamedTuple):
-    """A case without its identifiers, and the audit: finds by rule."""
+    """A case without its identifiers, and the audit."""
 
     case: Case
-    finds: Counter[str]
+    matches: Counter[str]
+    """Matches by rule."""
+    has_private_id: bool
+    """Whether the id itself may name the patient and must become a hash."""
 
 
-class Replacer:
-    """Replaces the finds of one case; the same text of a category gets the same surrogate
-    throughout."""
+class CaseTexts(NamedTuple):
+    """The texts of a case that are searched, in one list."""
 
-    def __init__(self, offset_days: int, style: Style = "mask", seed: int = 0) -> None:
-        self._dates = DateShifter(offset_days)
-        self._surrogates = Surrogates(style, seed)
+    labels: list[str]
+    bodies: list[str]
+    others: list[str]
+    """Title, departments and diagnoses."""
 
-    def replace(self, text: str, finds: list[Find]) -> str:
-        """Give the text with every find replaced."""
-        parts: list[str] = []
-        position = 0
-        for find in finds:
-            parts += [
-                text[position : find.start],
-                self._surrogate(find.category, text[find.start : find.end]),
-            ]
-            position = find.end
-        return "".join([*parts, text[position:]])
+    @classmethod
+    def of(cls, case: RawCase) -> "CaseTexts":
+        """Collect the texts of a case."""
+        return cls(
+            list(case.sections),
+            list(case.sections.values()),
+            [case.title, *case.department, *case.diagnosis],
+        )
 
-    def _surrogate(self, category: Category, text: str) -> str:
-        match category:
-            case Category.DATE:
-                return self._dates.shift(text)
-            case Category.AGE:
-                return "90+" if text.isdecimal() else "90岁以上"
-            case _:
-                return self._surrogates.of(category, text)
+    def joined(self) -> list[tuple[str, str]]:
+        """List the texts as `find_in_all` takes them: each section's name right before its text."""
+        pairs = zip(self.labels, self.bodies, strict=True)
+        sections = [
+            piece
+            for label, body in pairs
+            for piece in ((label, _LABEL_SEAM if label else ""), (body, _SEAM))
+        ]
+        return [*sections, *((text, _SEAM) for text in self.others)]
 
 
-def deidentify(case: RawCase, style: Style = "mask") -> Deidentified:
-    """Replace the identifiers in a case's title, sections and diagnoses; id, source and address of
-    the page stay."""
-    texts = texts_of(case)
-    found = find_all(texts)
+def deidentify_case(case: RawCase, style: Style = "mask") -> Deidentified:
+    """Replace the identifiers in a case's sections and their names, title, departments and
+    diagnoses; id and address of the page stay as they are."""
+    is_private = is_private_id(case)
+    texts = CaseTexts.of(case).joined()
+    found = find_in_all(texts)
     if not any(found):
-        return Deidentified(Case(**case.model_dump(), deidentified_by=VERSION), Counter())
+        return Deidentified(_as_case(case), Counter(), is_private)
     drawn = _draw(case)
-    replacer = Replacer(_offset(drawn), style, drawn)
-    clean = iter([replacer.replace(text, finds) for text, finds in zip(texts, found, strict=True)])
+    replacer = Replacer(_offset(drawn), Surrogates(style, drawn, (text for text, _ in texts)))
+    clean = iter(
+        [replacer.replace(text, matches) for (text, _), matches in zip(texts, found, strict=True)]
+    )
+    sections = join_equal((next(clean), next(clean)) for _ in case.sections)
     cleaned = case.model_copy(
         update={
-            "sections": {name: next(clean) for name in case.sections},
+            "sections": sections,
             "title": next(clean),
+            "department": tuple(next(clean) for _ in case.department),
             "diagnosis": tuple(clean),
         }
     )
-    return Deidentified(
-        Case(**cleaned.model_dump(), deidentified_by=VERSION),
-        Counter(find.rule for finds in found for find in finds),
-    )
+    counts = Counter(match.rule for matches in found for match in matches)
+    return Deidentified(_as_case(cleaned), counts, is_private)
 
 
-def texts_of(case: RawCase) -> list[str]:
-    """Give the texts of a case that are searched: its sections, its title, its diagnoses."""
-    return [*case.sections.values(), case.title, *case.diagnosis]
+def join_equal(sections: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Collect sections; the texts of two that have come to the same name follow each other."""
+    joined: dict[str, str] = {}
+    for name, text in sections:
+        joined[name] = f"{joined[name]}\n{text}" if name in joined else text
+    return joined
 
 
-def find_all(texts: list[str]) -> list[list[Find]]:
-    """Find the identifiers in all texts of a case, also where a name met elsewhere in it stands
-    without its context."""
-    found = _find_in_all(texts)
-    known = _known_names(texts, found)
-    return (
-        [find_repeated(text, known, finds) for text, finds in zip(texts, found, strict=True)]
-        if known
-        else found
-    )
+def _as_case(case: RawCase) -> Case:
+    plain = case.model_copy(update={"id_column": ""})
+    return Case(**plain.model_dump(), deidentified_by=VERSION)
 
 
-def _find_in_all(texts: list[str]) -> list[list[Find]]:
-    """Search the texts of a case at once, which takes a third of the time of one by one, and sort
-    the finds by text."""
-    finds = iter([*find_identifiers(_SEAM.join(texts)), None])
-    find = next(finds)
-    found: list[list[Find]] = []
-    start = 0
-    for text in texts:
-        found.append([])
-        while find and find.start < start + len(text):
-            if start <= find.start and find.end <= start + len(text):
-                found[-1].append(find._replace(start=find.start - start, end=find.end - start))
-            find = next(finds)
-        start += len(text) + len(_SEAM)
-    return found
+_CHINESE_WORDS = re.compile(r"[一-鿿·]+")
+_PLAIN_ID = re.compile(r"[A-Za-z]{0,6}[-_]?\d{1,6}|(?=\d*[a-f])[0-9a-f]{12}")
+"""Ids in which no rule finds anything: they need no search."""
 
 
-def _known_names(texts: list[str], found: list[list[Find]]) -> dict[str, Category]:
-    """Collect the names of persons and hospitals that are sure enough to be looked for without
-    context."""
-    known: dict[str, Category] = {}
-    for text, finds in zip(texts, found, strict=True):
-        for find in finds:
-            name = text[find.start : find.end]
-            is_person = find.category is Category.NAME and not is_ordinary_word(name)
-            if is_person or (find.category is Category.HOSPITAL and len(name) >= 4):
-                known[name] = find.category
-    return known
+def is_private_id(case: RawCase) -> bool:
+    """Tell whether a case's id may name its patient: a record number, or a text in which something
+    that identifies is found."""
+    native = case.id.removeprefix(f"{case.source}:")
+    return is_record_label(case.id_column) or _identifies(native)
 
 
-def draw_offset(case: RawCase) -> int:
-    """Draw the days by which a case's dates move into the past, 1 to 365, from its raw content."""
-    return _offset(_draw(case))
+def has_private_url(url: str) -> bool:
+    """Tell whether the path of an address names a patient."""
+    _, _, path = url.partition("://")[2].partition("/")
+    return any(_identifies(piece) for piece in re.split(r"[/?&=#]+", unquote(path)) if piece)
+
+
+def _identifies(text: str) -> bool:
+    if _PLAIN_ID.fullmatch(text):
+        return False
+    if find_identifiers(text):
+        return True
+    words = _CHINESE_WORDS.findall(normalize(text))
+    return any(names.is_whole_name(word) and not names.is_common_word(word) for word in words)
+
+
+class Surrogates:
+    """What stands in the identifiers' places in one case: a mark such as [姓名1], or something that
+    looks real and belongs to nobody."""
+
+    def __init__(self, style: Style, seed: int = 0, texts: Iterable[str] = ()) -> None:
+        self._style = style
+        self._random = random.Random(seed)
+        self._given: dict[tuple[Category, str], str] = {}
+        self._n: Counter[str] = Counter()
+        for text in texts:  # marks that came with the case keep their numbers
+            for mark in MARK.finditer(text):
+                self._n[mark["category"]] = max(self._n[mark["category"]], int(mark["number"]))
+
+    def of(self, category: Category, text: str) -> str:
+        """Choose the surrogate of a text: the same one whenever the text comes again."""
+        key = (category, re.sub(r"[\s-]", "", text))
+        if key not in self._given:
+            is_drawn = self._style == "surrogate" and category is not Category.DATE
+            self._given[key] = self._draw(category, text) if is_drawn else self._mark(category)
+        return self._given[key]
+
+    def _mark(self, category: Category) -> str:
+        self._n[category] += 1
+        return f"[{category}{self._n[category]}]"
+
+    def _draw(self, category: Category, text: str) -> str:
+        """Draw until it is neither the text itself nor what stands for another one."""
+        taken = {text, *self._given.values()}
+        drawn = ""
+        for _ in range(_TRIES):
+            drawn = self._imitate(category, text)
+            if drawn not in taken:
+                break
+        return drawn
+
+    def _imitate(self, category: Category, text: str) -> str:
+        table: dict[str, Any] = load_table("surrogates.yaml")
+        is_latin = text.isascii()
+        match category:
+            case Category.NAME if is_latin:
+                first = [self._pick(table["first_names"])] if " " in text else []
+                return " ".join([*first, self._pick(table["last_names"])])
+            case Category.NAME:
+                length = max(1, min(2, len(text) - 1)) if len(text) > 1 else 0
+                return self._pick(table["surnames"]) + self._pick(table["given_names"])[:length]
+            case Category.HOSPITAL:
+                return self._pick(table["hospitals_english"] if is_latin else table["hospitals"])
+            case Category.ADDRESS:
+                place = self._pick(table["addresses_english"] if is_latin else table["addresses"])
+                return place.replace("#", str(self._random.randint(2, 199)))
+            case Category.EMAIL:
+                return f"case{self._random.randint(100, 999)}@example.org"
+            case Category.WEB:
+                return f"https://example.org/{self._random.randint(100, 999)}"
+            case Category.ID_CARD if len(text) == 18:
+                return "99" + self._reshape(text[2:])  # no region has this number
+            case Category.PLATE:
+                return text[:2] + self._reshape(text[2:])
+            case _:
+                return self._reshape(text)
+
+    def _pick(self, words: list[str]) -> str:
+        return str(self._random.choice(words))
+
+    def _reshape(self, text: str) -> str:
+        """Draw other digits and letters in the same places; a first digit stays above zero where it
+        was."""
+        return "".join(self._other(character) for character in text)
+
+    def _other(self, character: str) -> str:
+        if character.isascii() and character.isdigit():
+            return str(self._random.randint(0 if character == "0" else 1, 9))
+        if character.isascii() and character.isalpha():
+            letters = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+            return self._random.choice(letters if character.isupper() else letters.lower())
+        if character in _NUMERALS:
+            return self._random.choice(_NUMERALS)
+        return character
+
+
+_NUMERALS = "一二三四五六七八九"
+
+
+class Replacer:
+    """Replaces the matches of one case; the same text of a category gets the same surrogate
+    throughout."""
+
+    def __init__(self, offset_days: int, surrogates: Surrogates) -> None:
+        self._dates = DateShifter(offset_days)
+        self._surrogates = surrogates
+
+    def replace(self, text: str, matches: list[Match]) -> str:
+        """Write a text with every match replaced; what stands between them stays as it was."""
+        return "".join(self._pieces(text, matches))
+
+    def _pieces(self, text: str, matches: list[Match]) -> Iterator[str]:
+        position = 0
+        for match in matches:
+            yield text[position : match.start]
+            yield self._surrogate(match)
+            position = match.end
+        yield text[position:]
+
+    def _surrogate(self, match: Match) -> str:
+        if match.category is Category.AGE:
+            return "90+" if match.text.isascii() and "岁" not in match.text else "90岁以上"
+        moved = self._dates.shift(match.text) if match.category is Category.DATE else None
+        return moved or self._surrogates.of(match.category, match.text)
 
 
 def _offset(drawn: int) -> int:
@@ -143,5 +250,7 @@ def _offset(drawn: int) -> int:
 
 
 def _draw(case: RawCase) -> int:
+    """Draw a number from a hash of the whole raw content: the same run gives the same dates again,
+    and who does not hold the original cannot compute it."""
     content = case.model_dump_json(include={"id", "title", "sections"})
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8])

@@ -1,7 +1,7 @@
 """What a rule for finding identifiers is made of.
 
-In: nothing. Out: the types that `numbers`, `places`, `names` fill and `detect` applies. Not done
-here: any rule.
+In: nothing. Out: the types that `numbers`, `dates`, `places`, `names` and `english` fill and
+`search` applies. Not done here: any rule.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from medkd.core.yaml_io import read_shipped_yaml
 
-VERSION = "medkd-rules 3"
+VERSION = "medkd-rules 4"
 """Name and version of the rules, written into every case; raised with every change of what they
 find."""
 
@@ -45,22 +45,24 @@ class Category(StrEnum):
     RECORD = "编号"
     """Admission, record, image, pathology and other running numbers."""
     DATE = "日期"
-    """A calendar date; shifted rather than masked."""
+    """A calendar date; shifted, or masked where the calendar does not have it."""
     AGE = "年龄"
     """An age over 89; told as 90 or older."""
 
 
-class Find(NamedTuple):
+class Match(NamedTuple):
     """One identifier in a text."""
 
     start: int
     end: int
     rule: str
     category: Category
+    text: str
+    """What was found, normalised."""
 
 
 class Rule(NamedTuple):
-    """A named way to find identifiers of one category."""
+    """A named way to find identifiers of one category in a normalised text."""
 
     name: str
     category: Category
@@ -69,26 +71,33 @@ class Rule(NamedTuple):
 
 def by_pattern(
     pattern: str,
-    needs: tuple[str, ...] = (),
+    needs: tuple[str, ...] | re.Pattern[str] = (),
     accepts: Callable[[re.Match[str]], bool] | None = None,
     flags: int = 0,
 ) -> Callable[[str], Iterator[tuple[int, int]]]:
     """Find what a pattern matches, or its group `x` where it has one.
 
-    `needs` are substrings of which a text must hold one: a quick look that spares the pattern most
-    texts.
+    `needs` are substrings of which a text must hold one, or a cheaper pattern: a quick look that
+    spares the pattern most texts.
     """
-    compiled = re.compile(pattern, flags)
+    compiled = re.compile(pattern, flags | re.ASCII)  # a word ends where Chinese begins
     group = "x" if "x" in compiled.groupindex else 0
 
     def spans(text: str) -> Iterator[tuple[int, int]]:
-        if needs and not any(word in text for word in needs):
+        if needs and not holds(text, needs):
             return
         for match in compiled.finditer(text):
             if accepts is None or accepts(match):
                 yield match.span(group)
 
     return spans
+
+
+def holds(text: str, needs: tuple[str, ...] | re.Pattern[str]) -> bool:
+    """Tell whether a text holds one of some words, or matches a pattern."""
+    if isinstance(needs, re.Pattern):
+        return needs.search(text) is not None
+    return any(word in text for word in needs)
 
 
 @cache
@@ -103,10 +112,10 @@ def any_of(words: Iterable[str]) -> str:
 
 
 def first_characters(pattern: str) -> str:
-    """Give the characters, for a set in a pattern, with which the alternatives of a pattern without
-    groups at their beginning begin.
+    """List the characters, for a set in a pattern, with which the alternatives of a pattern begin.
 
-    A look ahead at them spares the engine trying every word at every place.
+    A look ahead at them spares the engine trying every word at every place. No alternative may
+    begin with a group.
 
     >>> first_characters("患者|[其之]父|医生")
     '患其之医'

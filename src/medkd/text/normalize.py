@@ -7,6 +7,7 @@ Not done here: likeness of texts (`text.similarity`), synonyms (`grading`).
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -23,9 +24,9 @@ class View(NamedTuple):
     """A normalised text, and where each of its characters came from."""
 
     text: str
-    starts: tuple[int, ...]
+    starts: Sequence[int]
     """Offset in the original of each character of `text`."""
-    ends: tuple[int, ...]
+    ends: Sequence[int]
     """Offset in the original just behind each character of `text`."""
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
@@ -36,8 +37,8 @@ class View(NamedTuple):
 def normalize(text: str) -> str:
     """Bring a text to the form in which texts are compared.
 
-    Width and compatibility forms (NFKC), traditional to simplified characters, dashes to `-`,
-    spaces to one blank each; zero-width characters, controls and variation selectors go.
+    Width and compatibility forms (NFKC; ① as (1)), traditional to simplified characters, dashes to
+    `-`, spaces to one blank each; zero-width characters, controls and variation selectors go.
 
     >>> normalize("急性膽囊炎\u200b　Ⅱ型")
     '急性胆囊炎 II型'
@@ -56,23 +57,57 @@ def make_view(text: str) -> View:
     >>> view.text, view.original_span(3, 7)
     ('电话:1381', (3, 8))
     """
+    if not unicodedata.is_normalized("NFC", text):
+        return _view_of_clusters(text)
     table = _table()
-    is_composed = unicodedata.is_normalized("NFC", text)
+    resized = {character for character in set(text) if len(table[ord(character)]) != 1}
+    if not resized:
+        return View(text.translate(table), range(len(text)), range(1, len(text) + 1))
+    starts: list[int] = []
+    ends: list[int] = []
+    done = 0
+    for at in (at for at, character in enumerate(text) if character in resized):
+        starts.extend(range(done, at))
+        ends.extend(range(done + 1, at + 1))
+        width = len(table[ord(text[at])])
+        starts.extend([at] * width)
+        ends.extend([at + 1] * width)
+        done = at + 1
+    starts.extend(range(done, len(text)))
+    ends.extend(range(done + 1, len(text) + 1))
+    return View(text.translate(table), starts, ends)
+
+
+def drop_unseen(text: str) -> str:
+    """Leave out what has no picture (zero-width characters, controls); all else stays.
+
+    >>> drop_unseen("急性\u200b胆囊炎，Ⅱ型")
+    '急性胆囊炎，Ⅱ型'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    table = _table()
+    unseen = [character for character in set(text) if not table[ord(character)]]
+    return text.translate({ord(character): None for character in unseen}) if unseen else text
+
+
+def _view_of_clusters(text: str) -> View:
+    """Make the view of a text in which characters join the one before them."""
+    table = _table()
     characters: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
     at, n = 0, len(text)
     while at < n:
         end = at + 1
-        while not is_composed and end < n and _joins(text[end]):
+        while end < n and _joins(text[end]):
             end += 1
-        cluster = text[at:end] if is_composed else unicodedata.normalize("NFC", text[at:end])
-        written = cluster.translate(table)
+        written = unicodedata.normalize("NFC", text[at:end]).translate(table)
         characters.append(written)
         starts += [at] * len(written)
         ends += [end] * len(written)
         at = end
-    return View("".join(characters), tuple(starts), tuple(ends))
+    return View("".join(characters), starts, ends)
 
 
 def simplify(text: str) -> str:
@@ -116,6 +151,8 @@ def _write(character: str) -> str:
         return " "
     if category in _UNSEEN and character not in _KEPT_CONTROLS:
         return ""
+    if "①" <= character <= "⑳":  # its digit would join the number behind it: ①2型糖尿病
+        return f"({unicodedata.normalize('NFKC', character)})"
     if "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef":
         return ""
     return simplify(unicodedata.normalize("NFKC", character))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.deidentify.detect import RULES, find_identifiers
 from medkd.deidentify.numbers import is_id_card
+from medkd.deidentify.search import RULES, find_identifiers
 
 
 def found(text: str) -> set[str]:

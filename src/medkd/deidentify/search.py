@@ -1,0 +1,106 @@
+"""Finding identifiers in clinical text, each by a named rule, in the normalised view of the text.
+
+In: a text, or all texts of a case. Out: matches that do not overlap, in order, by their place in
+the original. Not done here: replacing them (`replace`); rare diseases or stories that tell who a
+person is without naming anything, bare cities, times of day.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from medkd.deidentify import dates, english, names, numbers, places
+from medkd.deidentify.rules import Category, Match, Rule
+from medkd.text.normalize import make_view
+
+RULES: tuple[Rule, ...] = (
+    *numbers.RULES,
+    *dates.RULES,
+    *numbers.AGE_RULES,
+    *english.RULES,
+    *places.RULES,
+    *names.RULES,
+)
+"""In the order in which they claim text: what an earlier rule took, a later one leaves."""
+
+MARK = re.compile(rf"\[(?P<category>{'|'.join(Category)})(?P<number>\d{{1,3}})\]")
+"""What is written in an identifier's place, as in [姓名1]; what only looks like it is searched."""
+
+
+def find_identifiers(text: str) -> list[Match]:
+    """Find all identifiers of a text.
+
+    >>> [(match.rule, match.text) for match in find_identifiers("患者張偉，男，電話１３８12345678")]
+    [('name_of_patient', '张伟'), ('mobile', '13812345678')]
+    """
+    return find_in_all([(text, "")])[0]
+
+
+def find_in_all(texts: Sequence[tuple[str, str]]) -> list[list[Match]]:
+    """Find the identifiers in all texts of a case, each given with what joins it to the next one.
+
+    They are searched at once, which takes a third of the time of one by one; and a name met in one
+    of them is found in the others where it stands without its context.
+    """
+    view = make_view("".join(text + joint for text, joint in texts))
+    found = [
+        match._replace(start=view.starts[match.start], end=view.ends[match.end - 1])
+        for match in _search(view.text)
+    ]
+    by_text: list[list[Match]] = []
+    begin = number = 0
+    for text, joint in texts:
+        end = begin + len(text)
+        by_text.append([])
+        while number < len(found) and found[number].start < end:
+            match = found[number]
+            start, stop = max(match.start, begin), min(match.end, end)
+            if start < stop:
+                by_text[-1].append(match._replace(start=start - begin, end=stop - begin))
+            if match.end > end:
+                break
+            number += 1
+        begin = end + len(joint)
+    return by_text
+
+
+def _search(text: str) -> list[Match]:
+    """Apply the rules to a normalised text, the earlier rule first where two would overlap."""
+    taken = bytearray(len(text))
+    for mark in MARK.finditer(text):
+        _take(taken, *mark.span())
+    found: list[Match] = []
+    for rule in RULES:
+        for start, end in rule.spans(text):
+            if start < end and 1 not in taken[start:end]:
+                _take(taken, start, end)
+                found.append(Match(start, end, rule.name, rule.category, text[start:end]))
+    found.extend(_find_repeated(text, _known_names(found), taken))
+    return sorted(found)
+
+
+def _take(taken: bytearray, start: int, end: int) -> None:
+    """Mark characters that belong to something already."""
+    taken[start:end] = b"\1" * (end - start)
+
+
+def _known_names(found: Iterable[Match]) -> dict[str, Category]:
+    """Collect the names of persons and hospitals that are sure enough to be looked for without
+    context."""
+    return {
+        match.text: match.category
+        for match in found
+        if (match.category is Category.NAME and not names.is_ordinary_name(match.text))
+        or (match.category is Category.HOSPITAL and len(match.text) >= 4)
+    }
+
+
+def _find_repeated(text: str, known: Mapping[str, Category], taken: bytearray) -> Iterable[Match]:
+    """Find the places where a name or a hospital stands without its context."""
+    for name in sorted(known, key=len, reverse=True):
+        start = text.find(name)
+        while start >= 0:
+            end = start + len(name)
+            if 1 not in taken[start:end]:
+                _take(taken, start, end)
+                yield Match(start, end, "repeated", known[name], name)
+            start = text.find(name, end)
