@@ -15,8 +15,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from medkd.deidentify.search import find_identifiers
 from medkd.deidentify.rules import VERSION, Category
+from medkd.deidentify.search import find_identifiers
 
 MARK = re.compile(r"⟦([a-z_]+)\|([^⟧]+)⟧")
 
