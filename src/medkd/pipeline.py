@@ -240,6 +240,8 @@ def run_recipe(
     """
     content = read_recipe(path)
     override(content, overrides or {}, str(path))
+    collect = _take_section(content.get("collect"), "collect", str(path))
+    is_rehearsal = collect.get("base_url") == "rehearsal"
     with ExitStack() as servers:
         planned = plan(content, str(path), out, overwrite, servers)
         unproven: ProofError | None = None
@@ -253,7 +255,7 @@ def run_recipe(
     if planned.report:
         from medkd.report import write_report
 
-        write_report(planned.out, planned.report, seconds)
+        write_report(planned.out, planned.report, seconds, is_rehearsal)
     if unproven:
         raise unproven
     return planned.out

@@ -155,3 +155,9 @@ def test_files_that_are_not_of_one_evaluation_are_refused(before, after, tmp_pat
     damage(after)
     with pytest.raises(InputError, match=r"(rows.jsonl|scores.json): .*again"):
         run(Config(input=[before, after], names=["a", "b"], out=tmp_path / "out"))
+
+
+def test_turned_round_it_is_another_comparison(before, after, tmp_path):
+    run(Config(input=[before, after], out=tmp_path / "out"))
+    with pytest.raises(InputError, match="choose another --out"):
+        run(Config(input=[after, before], out=tmp_path / "out"))

@@ -1,10 +1,19 @@
 import json
+import shutil
 from html.parser import HTMLParser
 
 import pytest
 
+from medkd.completers.transformers_engine import TransformersEngine
+from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
-from medkd.evaluate.stage import Config, run
+from medkd.core.records import Prediction
+from medkd.evaluate.generate import LocalPredictor
+from medkd.evaluate.scoring import score_prediction
+from medkd.evaluate.stage import Config, evaluate, run
+from medkd.models.load import load_model
+from medkd.train.stage import Config as TrainConfig
+from medkd.train.stage import run as train
 from student_samples import make_example, read_lines, write_examples
 
 
@@ -45,10 +54,6 @@ def test_a_distilled_model_is_measured_under_both_templates(settings, tmp_path):
 
 
 def test_what_follows_the_models_own_prefix_is_the_same_answer(settings, tmp_path):
-    from medkd.completers.transformers_engine import TransformersEngine
-    from medkd.core.completer import Sampling
-    from medkd.models.load import load_model
-
     run(Config(**settings, out=tmp_path))
     model = TransformersEngine(load_model(settings["model"], settings["adapter"], device="cpu"))
     plain = read_lines(tmp_path / "unprompted.jsonl")
@@ -210,3 +215,64 @@ def test_the_results_file_has_llamafactorys_names(settings, tmp_path):
 def test_flags_that_do_not_fit_are_named(settings, tmp_path, changed, message):
     with pytest.raises(InputError, match=message):
         run(Config(**settings | changed, out=tmp_path / "out"))
+
+
+LOOPING = "sign a means flu. " * 7
+
+
+@pytest.fixture(scope="module")
+def spoiled(random_model_dir, merged_dir, tmp_path_factory):
+    """A student that learnt to loop on every third row, and what it was asked about."""
+    folder = tmp_path_factory.mktemp("spoiled")
+    rows = [
+        make_example(n, reasoning=LOOPING) if n % 3 == 0 else make_example(n) for n in range(24)
+    ]
+    (folder / "train.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    shutil.copy(merged_dir / "test.jsonl", folder / "test.jsonl")
+    settings = {"model": str(random_model_dir), "input": folder, "max_length": 320}
+    train(TrainConfig(**settings, out=folder / "train", epochs=50, learning_rate=1e-2))
+    return folder
+
+
+def test_looped_answers_are_listed_with_the_rows_that_may_have_taught_them(
+    spoiled, random_model_dir, tmp_path, capsys
+):
+    settings = {"model": str(random_model_dir), "input": spoiled, "max_tokens": 192}
+    run(Config(**settings, adapter=spoiled / "train", out=tmp_path / "out"))
+    found = json.loads((tmp_path / "out/breakdown.json").read_text())["loops"]
+    assert len(found["answers"]) >= 3
+    assert all(int(number.split(":")[1]) % 3 == 0 for number in found["answers"])
+    repeating = {row["id"] for row in found["rows"] if "repeats itself" in row["flaws"]}
+    assert repeating == {f"made:{n}" for n in range(0, 24, 3)}
+    assert "loops: 8 of 24 training rows: repeats itself" in capsys.readouterr().err
+    page = (tmp_path / "out/report.html").read_text()
+    assert "What taught it to loop?" in page and "made:0" in page
+    shutil.copytree(spoiled / "train/adapter", tmp_path / "moved")
+    run(Config(**settings, adapter=tmp_path / "moved", out=tmp_path / "unknown"))
+    assert "No lineage leads to the rows" in (tmp_path / "unknown/report.html").read_text()
+
+
+def test_evaluate_scores_each_answer_as_it_comes(random_model_dir, trained_dir):
+    loaded = load_model(str(random_model_dir), trained_dir / "adapter", device="cpu")
+    predictor = LocalPredictor(TransformersEngine(loaded))
+    found = evaluate([make_example(40), make_example(41)], predictor, Sampling(max_tokens=96))
+    first = next(found)
+    assert first.prediction.id == first.row.id and first.row.scores["stop_rate"] == 1.0
+    assert [answer.row.scores["diagnosis_accuracy"] for answer in found] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("word", "stops"), [("stop", 1.0), ("length", 0.0), ("loop", 0.0), ("abort", 0.0), ("", None)]
+)
+def test_only_a_known_good_end_counts_as_stopped(word, stops):
+    prediction = Prediction(
+        id="a",
+        prompt="?",
+        reasoning="",
+        answer="flu",
+        raw="flu",
+        reference="",
+        finish_reason=word,
+        n_tokens=1,
+    )
+    assert score_prediction(prediction).scores.get("stop_rate") == stops

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from medkd.core import thinking
 from medkd.core.records import FinishReason, Prediction
-from medkd.evaluate.scoring import grade_all, score
+from medkd.evaluate.scoring import score
 from medkd.evaluate.statistics import (
     break_down,
     compare_paired,
@@ -37,7 +37,7 @@ def predict(number, reasoning="发热咳嗽，双肺湿啰音。", answer="肺�
 
 
 def rows_of(predictions):
-    return score(predictions, grade_all(predictions))
+    return list(score(predictions))
 
 
 def scores_of(predictions, unprompted, speed, seed):

@@ -16,6 +16,7 @@ def write_page(
     """Render a template of a package into a page; `title` is one of the values."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader
 
-    loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("medkd.core", ".")])
+    packages = (package, "medkd.core", "medkd")
+    loader = ChoiceLoader([PackageLoader(name, ".") for name in packages])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     write_text(path, environment.get_template(template).render(**values), private)

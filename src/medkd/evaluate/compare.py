@@ -147,16 +147,13 @@ def _choose_names(config: Config) -> list[str]:
 
 def load(directory: Path, name: str) -> Evaluation:
     """Read an evaluation from its directory."""
-    rows = list(RecordReader(directory / FILE_NAME, Row, made_by="evaluate"))
-    predictions = list(
-        RecordReader(directory / "predictions.jsonl", Prediction, made_by="evaluate")
-    )
-    besides = directory / "besides.jsonl"
-    asked = (
-        list(RecordReader(besides, Prediction, made_by="evaluate"))
-        if besides.exists() and besides.stat().st_size
-        else []
-    )
+    rows_path = resolve_input(directory / FILE_NAME, FILE_NAME, made_by="evaluate")
+    answers_path = resolve_input(directory / "predictions.jsonl", "", made_by="evaluate")
+    rows = list(RecordReader(rows_path, Row, made_by="evaluate"))
+    predictions = list(RecordReader(answers_path, Prediction, made_by="evaluate"))
+    extra = directory / "besides.jsonl"
+    has_extra = extra.exists() and extra.stat().st_size
+    asked = list(RecordReader(extra, Prediction, made_by="evaluate")) if has_extra else []
     scores, breakdown = (
         _read_mapping(directory / file) for file in ("scores.json", "breakdown.json")
     )

@@ -1,8 +1,7 @@
-"""The page about one evaluation or several: numbers with their doubt, plots, a browser of answers,
-and what was not measured.
+"""The page about one evaluation or several: scores with intervals, plots, a browser of answers, and
+what was not measured.
 
-In: evaluations as they lie on the disk or in memory. Out: a self-contained `report.html` without
-script, everything from models escaped.
+In: evaluations. Out: a self-contained `report.html` without script, everything from models escaped.
 Not done here: measuring; which evaluations may be compared (`evaluate.compare`).
 """
 
@@ -61,7 +60,8 @@ RATES = (
 )
 ALWAYS_MISSING = (
     "Medical soundness: nobody with a licence read these answers.",
-    "Whether the reasoning led to the answer: only its form, its grounding and its overlap with the teacher's are measured.",
+    "Whether the reasoning led to the answer: only its form, its grounding and its overlap with the "
+    "teacher's are measured.",
     "Other trainings: the intervals cover the choice of questions, not another seed.",
 )
 FILTERS = {
@@ -97,77 +97,96 @@ def write_report(
 ) -> None:
     """Write the page; `tests` says how the others differ from the first, `before_after` is the
     worked example's table."""
-    shown = choose_answers(evaluations)
-    departments = sorted({answer["department"] for answer in shown if answer["department"]})[:40]
     write_page(
         path,
         "medkd.evaluate",
         "report.html.jinja",
-        title=title,
-        n=evaluations[0].scores["n"],
-        names=[e.name for e in evaluations],
-        table=_make_table(evaluations),
+        **make_values(evaluations, title, missing),
         tests=tests,
         before_after=before_after,
-        plots=_draw(evaluations),
-        wordings=[
-            (e.name, e.breakdown.get("wordings", []))
-            for e in evaluations
-            if e.breakdown.get("wordings")
-        ],
-        loops=[(e.name, e.breakdown["loops"]) for e in evaluations if e.breakdown.get("loops")],
-        breakdown=_make_breakdown(evaluations),
-        filters=FILTERS,
-        departments=departments,
-        answers=shown,
-        n_answers=len(evaluations[-1].predictions),
-        asked=_set_side_by_side(evaluations),
-        settings=[(e.name, _list_settings(e.manifest)) for e in evaluations],
-        missing=[*missing, *_find_missing(evaluations), *ALWAYS_MISSING],
     )
+
+
+def make_values(
+    evaluations: Sequence[Evaluation], title: str, missing: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Make what the page's template shows of every evaluation."""
+    shown = choose_answers(evaluations)
+    departments = sorted({answer["department"] for answer in shown if answer["department"]})[:40]
+    broken = [(e.name, e.breakdown) for e in evaluations]
+    return {
+        "title": title,
+        "n": evaluations[0].scores["n"],
+        "names": [e.name for e in evaluations],
+        "table": make_table([e.scores for e in evaluations]),
+        "plots": draw(evaluations),
+        "wordings": [(name, found["wordings"]) for name, found in broken if "wordings" in found],
+        "loops": [(name, found["loops"]) for name, found in broken if "loops" in found],
+        "breakdown": _make_breakdown(evaluations),
+        "filters": FILTERS,
+        "departments": departments,
+        "answers": shown,
+        "n_answers": len(evaluations[-1].predictions),
+        "asked": _set_side_by_side(evaluations),
+        "settings": [(e.name, _list_settings(e.manifest)) for e in evaluations],
+        "missing": [*missing, *_find_missing(evaluations), *ALWAYS_MISSING],
+    }
+
+
+def list_scores(scores: Mapping[str, Any]) -> str:
+    """Write the scores that a person looks for first, each with its interval."""
+    lines: list[str] = []
+    for name in [name for name in {**MORE, **DESCRIPTIONS} if name in scores and "_p" not in name]:
+        interval = scores["intervals"].get(name)
+        doubt = f"  [{write_number(interval[0])}, {write_number(interval[1])}]" if interval else ""
+        lines.append(f"  {name:<24}{write_number(scores[name]):>8}{doubt}")
+    return "\n".join(lines)
 
 
 def write_number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def _make_table(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    every = {**DESCRIPTIONS, **MORE}
-    extra = [name for e in evaluations for name in e.scores if "@" in name]
-    every |= dict.fromkeys(dict.fromkeys(extra), "over several samples a question")
-    names = [name for name in every if any(name in e.scores for e in evaluations)]
+def make_table(every: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Make a row for each score that any model has, a cell for each model."""
+    known = {**DESCRIPTIONS, **MORE}
+    extra = [name for scores in every for name in scores if "@" in name]
+    known |= dict.fromkeys(dict.fromkeys(extra), "over several samples a question")
     return [
         {
             "name": name,
-            "description": every[name],
-            "cells": [_make_cell(e.scores, name) for e in evaluations],
+            "description": description,
+            "cells": [
+                _make_cell(scores.get(name), scores["intervals"].get(name)) for scores in every
+            ],
         }
-        for name in names
+        for name, description in known.items()
+        if any(name in scores for scores in every)
     ]
 
 
-def _make_cell(scores: Mapping[str, Any], name: str) -> dict[str, str]:
-    interval = scores["intervals"].get(name)
-    return {
-        "value": write_number(scores[name]) if name in scores else "–",
-        "interval": f"{write_number(interval[0])} – {write_number(interval[1])}"
-        if interval
-        else "",
-    }
+def _make_cell(value: float | None, interval: Sequence[float] | None) -> dict[str, str]:
+    if value is None:
+        return {"value": "–", "interval": ""}
+    doubt = f"{write_number(interval[0])} – {write_number(interval[1])}" if interval else ""
+    return {"value": write_number(value), "interval": doubt}
 
 
-def _draw(evaluations: Sequence[Evaluation]) -> list[str]:
+def draw(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Draw rates, lengths, departments and wordings."""
     names = [name for name in RATES if all(name in e.scores for e in evaluations)]
     labels = [name.removesuffix("_rate").replace("_", "\n") for name in names]
     bars = {e.name: [e.scores[name] for name in names] for e in evaluations}
     doubt = {e.name: [tuple(e.scores["intervals"][name]) for name in names] for e in evaluations}
-    plots = [bar_plot(labels, bars, "Rates", intervals=doubt)]
     unit = "tokens" if any(p.n_tokens for e in evaluations for p in e.predictions) else "characters"
     lengths = {
         e.name: [float(p.n_tokens if unit == "tokens" else len(p.raw)) for p in e.predictions]
         for e in evaluations
     }
-    plots.append(histogram(lengths, "Length of answers", unit, "answers"))
+    plots = [
+        bar_plot(labels, bars, "Rates", intervals=doubt),
+        histogram(lengths, "Length of answers", unit, "answers"),
+    ]
     departments = evaluations[-1].breakdown.get("department", {})
     largest = sorted(departments, key=lambda name: -departments[name]["n"])[:N_DEPARTMENTS]
     if len(largest) > 1:
@@ -202,7 +221,8 @@ def _make_breakdown(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
                 "name": name,
                 "n": group["n"],
                 "cells": [
-                    _make_group_cell(e.breakdown.get(axis, {}).get(name)) for e in evaluations
+                    _make_cell(found.get("diagnosis_accuracy"), found.get("interval"))
+                    for found in (e.breakdown.get(axis, {}).get(name, {}) for e in evaluations)
                 ],
             }
             for name, group in last.items()
@@ -210,16 +230,6 @@ def _make_breakdown(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
         if len(rows) > 1:
             tables.append({"title": title, "rows": rows})
     return tables
-
-
-def _make_group_cell(group: Mapping[str, Any] | None) -> dict[str, str]:
-    if group is None:
-        return {"value": "–", "interval": ""}
-    low, high = group["interval"]
-    return {
-        "value": write_number(group["diagnosis_accuracy"]),
-        "interval": f"{write_number(low)} – {write_number(high)}",
-    }
 
 
 def choose_answers(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:

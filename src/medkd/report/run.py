@@ -1,8 +1,7 @@
 """One page and one JSON file about a run: every model beside every other on the same questions.
 
 In: the run directory, and which step evaluated which model. Out: `summary.json`, `report.html`, a
-table on the screen.
-Not done here: measuring; each number was written by the step that measured it.
+table on the screen. Not done here: measuring; each number was written by the step that measured it.
 """
 
 import json
@@ -12,87 +11,79 @@ from typing import Any
 
 from medkd.core.errors import InputError
 from medkd.core.html import write_page
-from medkd.core.jsonl import RecordReader, write_json
-from medkd.core.plots import bar_plot, histogram, line_plot
-from medkd.core.records import Prediction
+from medkd.core.jsonl import write_json
+from medkd.core.plots import line_plot
 from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
-from medkd.evaluate.report import DESCRIPTIONS, write_number
-from medkd.grading.diagnosis import grade
+from medkd.evaluate.compare import (
+    find_shared,
+    hold_against_first,
+    keep_shared,
+    load,
+    show_before_after,
+    show_tests,
+    write_p,
+)
+from medkd.evaluate.report import DESCRIPTIONS, Evaluation, make_table, make_values
+from medkd.evaluate.statistics import MIN_QUESTIONS, compare_paired
 
 N_CASES = 3
 """Cases shown side by side."""
-RATES = (
-    "diagnosis_accuracy",
-    "think_format_rate",
-    "think_unprompted_rate",
-    "stop_rate",
-    "loop_rate",
-    "truncated_rate",
+SEED = 0
+OTHER_SEEDS = (
+    "Other seeds of the training: the intervals are over questions; docs/benchmarks.md has three "
+    "seeds of the demo."
 )
-MISSING = (
-    "Medical soundness: no clinician has read these answers; the cases of the rehearsal world are invented.",
-    "Whether the reasoning led to the answer: only its form and its overlap with the teacher's are measured.",
-    "Other seeds of the training: the intervals are over questions; docs/benchmarks.md has three seeds of the demo.",
-    "Test questions whose teacher's rationale was rejected: they left the test split with it (see the verify step).",
-    "Exams, other languages, other wordings of the question, repeated sampling.",
+INVENTED = "Real patients: the cases of the rehearsal world are invented."
+REJECTED = (
+    "Test questions whose teacher's rationale was rejected: they left the test split with it (see "
+    "the verify step)."
 )
 
 
-def write_report(run_dir: Path, models: Mapping[str, str], seconds: float) -> None:
-    """Write `summary.json` and `report.html` and print the table; `models` maps a name to the step
-    that evaluated it."""
-    scores = {name: _read_scores(run_dir / step) for name, step in models.items()}
-    predictions = {name: _read_predictions(run_dir / step) for name, step in models.items()}
+def write_report(
+    run_dir: Path, models: Mapping[str, str], seconds: float, is_rehearsal: bool = False
+) -> None:
+    """Write `summary.json` and `report.html` and print the table.
+
+    `models` maps a name to the step that evaluated it, `seconds` is what the latest call took,
+    `is_rehearsal` says that the cases are invented.
+    """
+    evaluations = [load(run_dir / step, name) for name, step in models.items()]
     steps = _read_steps(run_dir)
-    write_json(run_dir / "summary.json", {name: _headline(found) for name, found in scores.items()})
+    write_json(run_dir / "summary.json", {e.name: _headline(e.scores) for e in evaluations})
+    missing = [OTHER_SEEDS]
+    missing += [INVENTED] if is_rehearsal else []
+    missing += [REJECTED] if "verify" in steps else []
+    shared: list[Evaluation] = []
+    try:
+        ids = find_shared(evaluations, [run_dir / step for step in models.values()])
+        shared = [keep_shared(e, ids, SEED) for e in evaluations]
+    except InputError as error:  # evaluated on other questions: each stands for itself
+        missing.append(f"The models against each other: {error}.")
+    values = make_values(evaluations, f"MedKD run: {run_dir.name}", missing)
+    losses = _draw_losses(run_dir)
     write_page(
         run_dir / "report.html",
         "medkd.report",
-        "report.html.jinja",
-        title=f"MedKD run: {run_dir.name}",
-        n=next(iter(scores.values()))["n"],
-        models=list(scores),
-        rows=_make_rows(scores),
-        comparisons=_compare(predictions),
-        plots=_draw(run_dir, scores, predictions),
-        cases=_choose_cases(predictions),
-        cost=_tell_cost(steps, seconds),
-        steps=[_tell_step(name, manifest) for name, manifest in steps.items()],
-        missing=MISSING,
-        versions=", ".join(
-            f"{k} {v}"
-            for manifest in steps.values()
-            for k, v in manifest.versions.items()
-            if k == "medkd"
-        )[:40],
+        "run.html.jinja",
+        **values | {"plots": [*values["plots"], *losses]},
+        tests=show_tests(hold_against_first(shared, SEED)) if len(shared) > 1 else [],
+        before_after=show_before_after(evaluations),
+        comparisons=_compare(shared),
+        cases=_choose_cases(shared),
+        cost=describe_cost(steps, seconds),
+        steps=[_describe_step(name, manifest) for name, manifest in steps.items()],
+        versions=describe_versions(steps),
     )
-    _print_table(scores)
+    _print_table(evaluations)
     print(f"\nreport:  {run_dir / 'report.html'}\nsummary: {run_dir / 'summary.json'}")
-
-
-def _read_scores(directory: Path) -> dict[str, Any]:
-    path = directory / "scores.json"
-    if not path.exists():
-        raise InputError(f"{path}: no such file; run the evaluation again with --overwrite")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _headline(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the scores that a run's report shows; `scores.json` of each step has the others."""
     kept = {name: value for name, value in scores.items() if name == "n" or name in DESCRIPTIONS}
-    return {
-        **kept,
-        "intervals": {
-            name: value for name, value in scores["intervals"].items() if name in DESCRIPTIONS
-        },
-    }
-
-
-def _read_predictions(directory: Path) -> dict[str, Prediction]:
-    return {
-        p.id: p
-        for p in RecordReader(directory / "predictions.jsonl", Prediction, made_by="evaluate")
-    }
+    intervals = {name: ends for name, ends in scores["intervals"].items() if name in DESCRIPTIONS}
+    return {**kept, "intervals": intervals}
 
 
 def _read_steps(run_dir: Path) -> dict[str, Manifest]:
@@ -100,75 +91,40 @@ def _read_steps(run_dir: Path) -> dict[str, Manifest]:
     return dict(sorted(found.items(), key=lambda item: item[1].started_at))
 
 
-def _make_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    names = [name for name in DESCRIPTIONS if any(name in s for s in scores.values())]
-    return [
-        {
-            "name": name,
-            "description": DESCRIPTIONS[name],
-            "cells": [_make_cell(model, name) for model in scores.values()],
-        }
-        for name in names
-    ]
+def _list_right(evaluation: Evaluation) -> dict[str, float]:
+    """List which questions with a known diagnosis were answered right, in their order."""
+    name = "diagnosis_accuracy"
+    return {row.id: row.scores[name] for row in evaluation.rows if name in row.scores}
 
 
-def _make_cell(scores: Mapping[str, Any], name: str) -> dict[str, str]:
-    interval = scores["intervals"].get(name)
-    return {
-        "value": write_number(scores[name]) if name in scores else "–",
-        "interval": f"{write_number(interval[0])} – {write_number(interval[1])}"
-        if interval
-        else "",
-    }
-
-
-def _is_right(prediction: Prediction) -> bool:
-    return bool(prediction.reference) and grade(prediction.answer, prediction.reference).principal
-
-
-def _compare(predictions: Mapping[str, Mapping[str, Prediction]]) -> list[str]:
-    """Say of the last model and each other how often one alone is right, with the exact McNemar
-    test."""
-    from scipy.stats import binomtest
-
-    *others, last = predictions
+def _compare(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Say of the last model and each other how often one alone is right, with McNemar's test."""
     lines: list[str] = []
-    for other in others:
-        shared = predictions[last].keys() & predictions[other].keys()
-        right = [
-            (_is_right(predictions[last][i]), _is_right(predictions[other][i])) for i in shared
-        ]
-        n_last, n_other = right.count((True, False)), right.count((False, True))
-        p = binomtest(n_last, n_last + n_other).pvalue if n_last + n_other else 1.0
+    for other in evaluations[:-1]:
+        last = evaluations[-1]
+        right, right_before = _list_right(last), _list_right(other)
+        ids = [i for i in right if i in right_before]
+        if not ids:
+            continue
+        found = compare_paired([right_before[i] for i in ids], [right[i] for i in ids], SEED)
+        p = write_p(found.p)
+        doubt = f"exact McNemar test, p {p if p.startswith('<') else f'= {p}'}"
+        few = (
+            f"; fewer than {MIN_QUESTIONS} cases prove nothing" if len(ids) < MIN_QUESTIONS else ""
+        )
         lines.append(
-            f"On the same {len(shared)} cases {last} alone names the diagnosis in {n_last}, {other} alone in {n_other} "
-            f"(exact McNemar test, p {'< 0.0001' if p < 1e-4 else f'= {p:.4f}'})."
+            f"On the same {len(ids)} cases {last.name} alone names the diagnosis in "
+            f"{found.n_second_only}, {other.name} alone in {found.n_first_only} ({doubt}{few})."
         )
     return lines
 
 
-def _draw(
-    run_dir: Path, scores: Mapping[str, Any], predictions: Mapping[str, Mapping[str, Prediction]]
-) -> list[str]:
-    names = [name for name in RATES if all(name in s for s in scores.values())]
-    labels = [name.removesuffix("_rate").replace("_", "\n") for name in names]
-    bars = {model: [s[name] for name in names] for model, s in scores.items()}
-    intervals = {
-        model: [(s["intervals"][name][0], s["intervals"][name][1]) for name in names]
-        for model, s in scores.items()
-    }
+def _draw_losses(run_dir: Path) -> list[str]:
     losses = {
         path.parent.name: _read_losses(path)
         for path in sorted(run_dir.glob("train*/metrics.jsonl"))
     }
-    lengths = {
-        model: [float(p.n_tokens) for p in group.values()] for model, group in predictions.items()
-    }
-    return [
-        bar_plot(labels, bars, "Rates", intervals=intervals),
-        line_plot(losses, "Training loss", "step", "loss"),
-        histogram(lengths, "Length of answers", "tokens", "answers"),
-    ]
+    return [line_plot(losses, "Training loss", "step", "loss")] if losses else []
 
 
 def _read_losses(path: Path) -> tuple[Sequence[float], Sequence[float]]:
@@ -176,42 +132,66 @@ def _read_losses(path: Path) -> tuple[Sequence[float], Sequence[float]]:
     return [p["step"] for p in points if "loss" in p], [p["loss"] for p in points if "loss" in p]
 
 
-def _choose_cases(predictions: Mapping[str, Mapping[str, Prediction]]) -> list[dict[str, Any]]:
-    """Choose the first cases of each kind: the last model right and the first wrong, both right,
-    the last wrong."""
-    first, last = next(iter(predictions.values())), list(predictions.values())[-1]
-    kinds: dict[tuple[bool, bool], str] = {}
-    for i in last.keys() & first.keys():
-        kinds.setdefault((_is_right(last[i]), _is_right(first[i])), i)
-    order = [
-        kinds[kind]
-        for kind in ((True, False), (False, False), (True, True), (False, True))
-        if kind in kinds
-    ]
-    chosen = [*order, *(i for i in last if i not in order)][:N_CASES]
+def _choose_cases(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Choose the first case of each kind, in the order of the test: the last model right and the
+    first wrong, both wrong, both right, the last wrong."""
+    if not evaluations:
+        return []
+    first, last = _list_right(evaluations[0]), _list_right(evaluations[-1])
+    kinds: dict[tuple[float, float], str] = {}
+    for i in last:
+        if i in first:
+            kinds.setdefault((last[i], first[i]), i)
+    order = [kinds[k] for k in ((1.0, 0.0), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0)) if k in kinds]
+    everything = [p.id for p in evaluations[-1].predictions]
+    chosen = list(dict.fromkeys([*order, *everything]))[:N_CASES]
+    answers = {e.name: {p.id: p for p in e.predictions} for e in evaluations}
+    by_last = answers[evaluations[-1].name]
     return [
         {
             "id": i,
-            "reference": last[i].reference,
-            "question": last[i].question,
-            "texts": {"teacher": last[i].teacher or ""}
-            | {name: group[i].raw for name, group in predictions.items() if i in group},
+            "reference": by_last[i].reference,
+            "question": by_last[i].question,
+            "texts": {"teacher": by_last[i].teacher or ""}
+            | {name: found[i].raw for name, found in answers.items()},
         }
         for i in chosen
     ]
 
 
-def _tell_cost(steps: Mapping[str, Manifest], seconds: float) -> str:
-    paid = [manifest for manifest in steps.values() if manifest.cost.amount]
-    money = (
-        ", ".join(f"{m.cost.amount:.4f} {m.cost.currency} to the teacher" for m in paid)
-        or "No money is on the bill"
-    )
+def is_play_money(manifest: Manifest) -> bool:
+    """Tell whether a step's bill is that of the rehearsal teacher, who charges nothing."""
+    asked = {manifest.config.get(field) or "" for field in ("teacher", "endpoint", "judge")}
+    return asked - {""} == {"rehearsal"}
+
+
+def describe_cost(steps: Mapping[str, Manifest], seconds: float) -> str:
+    """Say what was paid, in which step, what was play money, and how long it took."""
+    paid = [
+        f"{m.cost.amount:.4f} {m.cost.currency} in {name}"
+        + (" (play money: the rehearsal teacher charges nothing)" if is_play_money(m) else "")
+        for name, m in steps.items()
+        if m.cost.amount
+    ]
     worked = sum(manifest.seconds for manifest in steps.values())
-    return f"{money}; {worked:.0f} seconds of work in all steps, {seconds:.0f} of them in the latest call."
+    return (
+        f"{', '.join(paid) or 'No money is on the bill'}. The work of all steps took "
+        f"{worked:.0f} s, the latest call {seconds:.0f} s."
+    )
 
 
-def _tell_step(name: str, manifest: Manifest) -> dict[str, str]:
+def describe_versions(steps: Mapping[str, Manifest]) -> str:
+    """List the versions that the steps ran with, each once.
+
+    >>> step = Manifest(stage="merge", identity="", config={}, versions={"medkd": "0.1.0"})
+    >>> describe_versions({"merge": step, "train": step})
+    'medkd 0.1.0'
+    """
+    versions = {f"{name} {v}" for step in steps.values() for name, v in step.versions.items()}
+    return ", ".join(sorted(versions))
+
+
+def _describe_step(name: str, manifest: Manifest) -> dict[str, str]:
     counts = manifest.counts
     return {
         "name": name,
@@ -222,10 +202,10 @@ def _tell_step(name: str, manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _print_table(scores: Mapping[str, Mapping[str, Any]]) -> None:
+def _print_table(evaluations: Sequence[Evaluation]) -> None:
     width = max(len(name) for name in DESCRIPTIONS) + 2
-    print("\n" + " " * width + "".join(f"{name:>24}" for name in scores))
-    for row in _make_rows(scores):
+    print("\n" + " " * width + "".join(f"{e.name:>24}" for e in evaluations))
+    for row in make_table([_headline(e.scores) for e in evaluations]):
         cells = [
             f"{c['value']} [{c['interval'].replace(' – ', ', ')}]" if c["interval"] else c["value"]
             for c in row["cells"]

@@ -1,4 +1,5 @@
 import json
+import os
 
 import jieba
 import pytest
@@ -6,7 +7,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
 from medkd.core.errors import InputError
-from medkd.evaluate.foreign import is_diagnosis_task
+from medkd.evaluate.llamafactory import is_diagnosis_task, read_predictions
 from medkd.evaluate.stage import Config, run
 
 jieba.setLogLevel(60)
@@ -177,3 +178,62 @@ def test_empty_labels_are_warned_of(tmp_path, capsys):
         in capsys.readouterr().err
     )
     assert "2 of 3 labels are empty" in (tmp_path / "out/report.html").read_text()
+
+
+def test_null_is_an_empty_answer_with_a_reason_and_no_broken_line(tmp_path, capsys):
+    lines = [{"predict": None, "label": "肺炎"}, {"predict": "肺炎", "label": "肺炎"}]
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"predict": NaN, "label": NaN}\n'
+    )
+    manifest = run(Config(predictions=path, task="diagnosis", out=tmp_path / "out"))
+    assert manifest.counts.kept == 3 and not manifest.counts.dropped
+    made = [
+        json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()
+    ]
+    assert [line["finish_reason"] for line in made] == ["no_answer", "", "no_answer"]
+    scores = read(tmp_path / "out/scores.json")
+    assert (scores["diagnosis_accuracy"], scores["n"]) == (0.5, 3) and "stop_rate" not in scores
+    assert scores["empty_rate"] == pytest.approx(2 / 3, abs=1e-5)
+    assert "2 of 3 predictions are null: they count as empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16", "big5"])
+def test_a_file_in_another_encoding_is_read_as_it_was_written(tmp_path, encoding):
+    answer, label = (
+        ("急性闌尾炎", "急性闌尾炎") if encoding == "big5" else ("急性阑尾炎", "急性阑尾炎")
+    )
+    prompt = "請給出診斷。病人發熱三天，咳嗽，右下腹疼痛。" if encoding == "big5" else PROMPT
+    line = json.dumps({"prompt": prompt, "predict": answer, "label": label}, ensure_ascii=False)
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(
+        (line + "\n").encode(encoding) * 3
+        if encoding not in ("utf-16", "utf-8-sig")
+        else ((line + "\n") * 3).encode(encoding)
+    )
+    run(Config(predictions=path, task="diagnosis", out=tmp_path / "out"))
+    assert read(tmp_path / "out/scores.json")["diagnosis_accuracy"] == 1.0
+    assert "\ufffd" not in (tmp_path / "out/predictions.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.write_bytes(b"\x81\x20\xff\xfe" * 50),
+        lambda path: path.write_text('{"predict":' + "[" * 200_000 + "\n"),
+        lambda path: path.write_bytes(b"\0" * 10_000),
+        lambda path: path.write_bytes(b"PK\x03\x04" + b"x" * 500),
+    ],
+)
+def test_what_is_no_file_of_predictions_is_refused_in_one_line(tmp_path, make):
+    path = tmp_path / "p.jsonl"
+    make(path)
+    with pytest.raises(InputError, match=r"^[^\n]*p.jsonl[^\n]*$"):
+        read_predictions(path)
+
+
+def test_half_a_character_is_no_trace(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"predict": "a\\ud800b", "label": "c"}\n')
+    assert run(Config(predictions=path, out=tmp_path / "out")).counts.kept == 1

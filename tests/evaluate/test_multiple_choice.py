@@ -6,11 +6,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from medkd.core.errors import InputError
-from medkd.evaluate.exams import put_question, read_exam, read_letters
+from medkd.evaluate.multiple_choice import ExamQuestion, put_question, read_exam, score_exam
 from medkd.evaluate.stage import Config, run
 
 CMB = {
@@ -64,7 +62,7 @@ def test_rows_that_are_no_questions_are_counted_and_a_foreign_file_is_refused(tm
     questions, n_broken = read_exam(str(path))
     assert (len(questions), n_broken) == (1, 3)
     path.write_text('[{"text": "x"}]')
-    with pytest.raises(InputError, match=r"row 1: none of option.*known forms"):
+    with pytest.raises(InputError, match=r"item 1: none of option.*known forms"):
         read_exam(str(path))
     with pytest.raises(InputError, match="no such file"):
         read_exam(str(tmp_path / "none.json"))
@@ -97,12 +95,10 @@ def test_rows_that_are_no_questions_are_counted_and_a_foreign_file_is_refused(tm
     ],
 )
 def test_letters_are_read_out_of_what_was_generated(text, letters):
-    assert read_letters(text, {k: v for k, v in CMB["option"].items() if v}) == letters
-
-
-@given(st.text(max_size=60) | st.text(alphabet="答案是选ABCD：\n()。 ", max_size=40))
-def test_any_text_gives_letters_of_the_options_or_none(text):
-    assert set(read_letters(text, "ABCD")) <= set("ABCD")
+    options = {k: v for k, v in CMB["option"].items() if v}
+    question = ExamQuestion("1", "", "?", options, letters or "A")
+    marks = score_exam(question, text)
+    assert marks == {"exam_accuracy": float(bool(letters)), "exam_unreadable": float(not letters)}
 
 
 def test_a_model_sits_an_exam(random_model_dir, tmp_path):
@@ -163,7 +159,7 @@ def test_a_dataset_of_the_hub_is_read_from_its_cache_and_no_network_is_told_from
     (kept / "dataset_info.json").write_text(
         json.dumps(info | {"dataset_name": "exam", "config_name": "default"})
     )
-    ask = "import sys; from medkd.evaluate.exams import read_exam; print(len(read_exam(sys.argv[1])[0]))"
+    ask = "import sys; from medkd.evaluate.multiple_choice import read_exam; print(len(read_exam(sys.argv[1])[0]))"
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cache)}
     cached, absent = (
         subprocess.run(
@@ -177,7 +173,7 @@ def test_a_dataset_of_the_hub_is_read_from_its_cache_and_no_network_is_told_from
 
 
 def test_a_hub_without_a_name_and_a_client_that_is_missing_are_told_with_the_next_step(monkeypatch):
-    with pytest.raises(InputError, match=r"^hf:: names no dataset; give hf:NAME or hf:NAME:SPLIT$"):
+    with pytest.raises(InputError, match=r"^hf:: names no dataset; use hf:NAME or hf:NAME:SPLIT$"):
         read_exam("hf:")
     with pytest.raises(InputError, match=r"^ms::validation: names no dataset"):
         read_exam("ms::validation")
@@ -209,3 +205,79 @@ def test_the_share_that_could_not_be_read_is_on_the_page(random_model_dir, tmp_p
     assert "answers in which no letter could be read" in (tmp_path / "out/report.html").read_text(
         encoding="utf-8"
     )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gb18030", "utf-16"])
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
+def test_an_exam_in_another_encoding_is_asked_as_it_was_written(tmp_path, encoding, form):
+    path = tmp_path / f"exam.{form}"
+    rows = [CMB | {"question": f"{n}、下列哪种药物是高血压病人降压的首选药物？"} for n in range(3)]
+    if form == "csv":
+        text = "Question,Options,Answer\n" + 3 * '高血压首选什么药？,"A 青霉素\nB 红霉素",B\n'
+    elif form == "json":
+        text = json.dumps(rows, ensure_ascii=False)
+    else:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(text.encode(encoding))
+    questions, n_broken = read_exam(str(path))
+    assert (len(questions), n_broken) == (3, 0)
+    assert "首选" in put_question(questions[0]) and "�" not in put_question(questions[0])
+
+
+def test_traditional_characters_in_big5_are_read(tmp_path):
+    path = tmp_path / "exam.json"
+    row = {
+        "question": "急性膽囊炎首選檢查？",
+        "options": {"A": "超音波", "B": "胃鏡"},
+        "answer": "A",
+    }
+    path.write_bytes(json.dumps([row] * 3, ensure_ascii=False).encode("big5"))
+    assert read_exam(str(path))[0][0].question == "急性膽囊炎首選檢查？"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.write_bytes(b"\x81\x20\xff\xfe" * 50),
+        lambda path: path.write_text("[" * 200_000),
+        lambda path: path.write_text('[{"question": "a", "options": ' + '{"a":' * 100_000),
+        lambda path: path.write_bytes(b"\0" * 10_000),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.mkdir(),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_what_is_no_exam_is_refused_in_one_line(tmp_path, make, suffix):
+    path = tmp_path / f"exam.{suffix}"
+    make(path)
+    with pytest.raises(InputError, match=r"^[^\n]*exam\.[^\n]*$"):
+        read_exam(str(path))
+
+
+def test_options_run_from_a_to_z_in_every_form(tmp_path):
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    ten = {letter: f"drug {letter}" for letter in letters[:10]}
+    rows = [
+        {"question": "Which?", "options": ten, "label": "J"},
+        {"question": "Which?", "option": dict.fromkeys(letters, "x") | {"Z": "y"}, "answer": "Z"},
+        {"Question": "哪个？", "Options": "\n".join(f"{k} 药{k}" for k in letters), "Answer": "Y"},
+        {"question": "Which?", "options": list(ten.values()), "answer": "drug I"},
+        {"question": "Which?", "options": {"ａ": "one", "ｂ": "two"}, "answer": "Ｂ"},
+        {"question": "Which?", "options": {"A": "one", "B": "two", "C": "x"}, "answer": ["C", "A"]},
+        {"Question": "哪个？", "Options": "A、胸片\nB、CT 检查\nC．磁共振", "Answer": "B;C"},
+    ]
+    path = tmp_path / "exam.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions, n_broken = read_exam(str(path))
+    assert [q.answer for q in questions] == ["J", "Z", "Y", "I", "B", "AC", "BC"]
+    assert n_broken == 0 and len(questions[1].options) == 26
+    assert questions[6].options == {"A": "胸片", "B": "CT 检查", "C": "磁共振"}
+
+
+@pytest.mark.parametrize("answer", ["", "未知", "The first one", "K", "AK", None, 3, {}, "无BC"])
+def test_an_answer_that_names_no_option_makes_the_row_no_question(tmp_path, answer):
+    path = tmp_path / "exam.json"
+    path.write_text(json.dumps([CMB | {"answer": answer}, CMB]))
+    questions, n_broken = read_exam(str(path))
+    assert (len(questions), n_broken) == (1, 1)

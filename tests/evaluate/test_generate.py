@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from fake_vllm import FakeEngine
-from medkd.completers import ctranslate2_engine, vllm_engine
+from medkd.completers import vllm_engine
 from medkd.core.errors import InputError
-from medkd.evaluate.opening import MERGED
+from medkd.evaluate.generate import MERGED
 from medkd.evaluate.stage import Config, run
 from medkd.models.chat_template import encode
 from medkd.models.load import load_model
@@ -63,24 +63,10 @@ def read_answers(out, name="predictions.jsonl"):
     return sorted(read_lines(out / name), key=lambda line: line["id"])
 
 
-def test_a_small_model_answers_greedily_through_ctranslate2_and_the_manifest_says_so(usual):
-    assert read_facts(usual)["generator"] == "ctranslate2"
+def test_the_manifest_and_the_page_name_the_engine(usual):
+    assert read_facts(usual)["generator"] == "transformers"
     assert read_facts(usual)["dtype"] == "float32"
-    assert "ctranslate2" in (usual / "report.html").read_text()
-
-
-def test_transformers_answers_the_same(settings, usual, tmp_path, monkeypatch):
-    monkeypatch.setattr(ctranslate2_engine, "MOST_PARAMETERS", 1)
-    run(Config(**settings, out=tmp_path / "plain"))
-    assert read_facts(tmp_path / "plain")["generator"] == "transformers"
-    for name in ("predictions.jsonl", "unprompted.jsonl"):
-        assert read_answers(tmp_path / "plain", name) == read_answers(usual, name)
-
-
-def test_what_ctranslate2_does_not_do_transformers_does(settings, tmp_path):
-    for others in ({"temperature": 0.6}, {"dtype": "bfloat16"}):
-        run(Config(**settings | others | {"limit": 3}, out=tmp_path / next(iter(others))))
-        assert read_facts(tmp_path / next(iter(others)))["generator"] == "transformers"
+    assert "transformers" in (usual / "report.html").read_text()
 
 
 def test_where_vllm_cannot_open_the_model_another_generates_and_a_note_says_why(
@@ -93,7 +79,7 @@ def test_where_vllm_cannot_open_the_model_another_generates_and_a_note_says_why(
         "note: vLLM cannot open this model here (ModuleNotFoundError: import of vllm halted"
         in capsys.readouterr().err
     )
-    assert read_facts(tmp_path / "fallen")["generator"] == "ctranslate2"
+    assert read_facts(tmp_path / "fallen")["generator"] == "transformers"
     assert read_answers(tmp_path / "fallen") == read_answers(usual)
     assert not (tmp_path / "fallen" / MERGED).exists()
 

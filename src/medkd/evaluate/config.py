@@ -1,0 +1,79 @@
+"""The settings of the stage `evaluate`.
+
+Not done here: what they lead to (`evaluate.stage`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medkd.core.config import RUNTIME, StageConfig
+from medkd.core.privacy import AcceptIdentified
+from medkd.models.load import Device, Dtype, Hub
+
+LabelKind = Literal["auto", "diagnosis", "open"]
+"""What the labels of a file of predictions are."""
+
+
+class Config(StageConfig):
+    """Ask a model the questions of `test.jsonl` and score its answers, or score the answers of a
+    file."""
+
+    model: str = ""
+    """Model: medkd:tiny, a folder, a name on a hub; with --endpoint, its name there."""
+    adapter: Annotated[Path | None, RUNTIME] = None
+    """Directory of `train`, or an adapter folder; its tokenizer and template are used."""
+    input: Annotated[Path | None, RUNTIME] = None
+    """Directory of `merge`, or a file of examples."""
+    exam: str = ""
+    """Multiple choice instead: a file in the form of CMB, CMExam, MedQA or MedMCQA, or hf:NAME,
+    ms:NAME, hf:NAME:SPLIT."""
+    endpoint: str = ""
+    """Ask an OpenAI-compatible endpoint instead: a provider of providers.yaml, or an address."""
+    predictions: Annotated[Path | None, RUNTIME] = None
+    """Score this file instead: LLaMA-Factory's generated_predictions.jsonl, or predictions of
+    another evaluation."""
+    task: LabelKind = "auto"
+    """What the labels of --predictions are: lists of diagnoses, or open answers, which get no
+    diagnosis score."""
+    hub: Annotated[Hub, RUNTIME] = "huggingface"
+    """Where a model that is only named is fetched from."""
+    trust_remote_code: Annotated[bool, RUNTIME] = False
+    """Let a model run code that came with it."""
+    max_tokens: int = Field(default=1024, ge=1, le=10**6)
+    """Longest answer in tokens."""
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    """0 takes the likeliest token; R1 models are often sampled at 0.6."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Share of probability to sample from; 0.95 goes with a temperature of 0.6."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Decides what is drawn, and the bootstrap."""
+    limit: int | None = Field(default=None, ge=1, le=10**9)
+    """Ask only the first questions."""
+    instructed: bool = False
+    """Put the training instruction in front of every question, instead of asking it bare."""
+    ask: tuple[str, ...] = ()
+    """Further questions without a known answer: shown on the page, not scored."""
+    samples: int = Field(default=1, ge=1, le=1000)
+    """Answers a question, for the vote and pass@k; needs a temperature."""
+    wordings: int = Field(default=0, ge=0, le=10**6)
+    """Questions that are also asked under an instruction, in unseen words and in English."""
+    judge: str = ""
+    """Endpoint that judges what rules cannot tell and open answers: a provider, or an address; none
+    unless given."""
+    judge_model: str = ""
+    """The judge's model; the provider's first where none is given."""
+    budget: Annotated[float | None, RUNTIME, Field(gt=0, le=10**9)] = None
+    """Most money this directory's ledger may come to; a hard stop."""
+    accept_identified: AcceptIdentified = False
+    """Let an endpoint or a judge read rows that no de-identification marked."""
+    allow_seen: Annotated[bool, RUNTIME] = False
+    """Measure on questions that were in the training data all the same."""
+    batch_size: Annotated[int, RUNTIME] = Field(default=64, ge=1, le=10**5)
+    """Questions at a time; halved where memory runs out."""
+    dtype: Dtype = "auto"
+    """Number format; auto takes float32 for a small model on a processor, else bfloat16 where it
+    computes in that."""
+    device: Annotated[Device, RUNTIME] = "auto"
+    """Where to compute."""

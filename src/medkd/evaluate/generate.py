@@ -1,0 +1,471 @@
+"""Put questions to a model of this machine or behind an endpoint, and keep what it answers.
+
+In: examples, a model. Out: predictions, on the disk as they come, so that a killed run goes on.
+Not done here: scores (`evaluate.scoring`), engines and the ledger (`completers`).
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from medkd.completers import vllm_engine
+from medkd.completers.continuation import Missing
+from medkd.completers.dispatch import PaidCompleter, Tally, Terms
+from medkd.completers.endpoint import Endpoint
+from medkd.completers.ledger import Ledger
+from medkd.completers.providers import Target, find_target
+from medkd.completers.transformers_engine import (
+    EngineUnavailableError,
+    Generation,
+    TransformersEngine,
+)
+from medkd.completers.vllm_engine import VllmEngine, open_vllm
+from medkd.core import thinking
+from medkd.core.completer import Completion, Message, Request, Sampling
+from medkd.core.errors import InputError
+from medkd.core.jsonl import RecordAppender, RecordReader
+from medkd.core.progress import Bar
+from medkd.core.records import Example, FinishReason, Lineage, Prediction
+from medkd.core.stage_output import StageOutput
+from medkd.evaluate.config import Config
+from medkd.grading.judge import RubricName, load_rubric, make_fault_finder
+from medkd.grading.loops import is_looping
+from medkd.models.chat_template import (
+    encode,
+    find_plain_template,
+    has_thinking_prefix,
+    make_messages,
+    opens_thinking,
+    render,
+    repair_pad_token,
+)
+from medkd.models.load import (
+    choose_device,
+    choose_dtype,
+    load_model,
+    load_tokenizer,
+    resolve_adapter,
+    resolve_model,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LEDGER = "ledger.sqlite"
+MERGED = "merged-for-vllm"
+
+
+# Prompts
+
+
+class Prompt(NamedTuple):
+    """One question as it is put to a model."""
+
+    id: str
+    example: Example
+    messages: tuple[Message, ...]
+
+
+def make_prompts(examples: Sequence[Example], instruction: str = "") -> list[Prompt]:
+    """Put every example's input, bare or under an instruction."""
+    return [Prompt(e.id, e, tuple(make_messages(e.input, instruction))) for e in examples]
+
+
+def make_extra_prompts(questions: Sequence[str], instruction: str) -> list[Prompt]:
+    """Put the questions of `--ask`, which have no known answer."""
+    examples = [
+        Example(
+            id=f"ask:{n}",
+            source="ask",
+            style="bare",
+            input=text,
+            reasoning="",
+            answer="",
+            lineage=Lineage(origin="--ask"),
+        )
+        for n, text in enumerate(questions, start=1)
+    ]
+    return make_prompts(examples, instruction)
+
+
+# Predictors
+
+
+class Engine(Protocol):
+    """A model of this machine in any engine, as `completers.transformers_engine` describes it."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0
+    ) -> Iterator[tuple[int, Generation]]: ...
+
+
+class Predictor(Protocol):
+    """Whoever answers; what failed on the way is counted by reason and no prediction."""
+
+    failures: dict[str, int]
+
+    def predict(
+        self, prompts: Sequence[Prompt], sampling: Sampling, sample: int = 0, is_plain: bool = False
+    ) -> Iterator[Prediction]: ...
+
+
+def make_prediction(
+    prompt: Prompt, text: str, raw: str, finish_reason: str, n_tokens: int
+) -> Prediction:
+    """Read reasoning and answer out of what was generated; `text` is all that the model was
+    given."""
+    thought = thinking.read(raw)
+    example = prompt.example
+    return Prediction(
+        id=prompt.id,
+        department=example.department,
+        prompt=text,
+        question=example.input,
+        reasoning=thought.reasoning or "",
+        answer=thought.answer,
+        raw=raw,
+        reference=example.reference,
+        teacher=thinking.write(example.reasoning, example.answer) if example.reasoning else None,
+        finish_reason=finish_reason,
+        n_tokens=n_tokens,
+    )
+
+
+class LocalPredictor:
+    """Asks a model of this machine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.failures: dict[str, int] = {}
+        has_prefix = has_thinking_prefix(engine.tokenizer)
+        self.plain_template = find_plain_template(engine.tokenizer) if has_prefix else None
+        """A plain template other than the model's own, if there is one."""
+
+    def predict(
+        self, prompts: Sequence[Prompt], sampling: Sampling, sample: int = 0, is_plain: bool = False
+    ) -> Iterator[Prediction]:
+        """Ask all questions; yield each prediction as soon as it is done."""
+        template = self.plain_template if is_plain else None
+        texts = [render(self.engine.tokenizer, prompt.messages, template) for prompt in prompts]
+        for at, made in self.engine.generate(texts, sampling, sample):
+            prefix = thinking.PREFIX if opens_thinking(texts[at]) else ""
+            yield make_prediction(
+                prompts[at], texts[at], prefix + made.text, made.finish_reason, made.n_tokens
+            )
+
+    def predict_plainly(
+        self, prompts: Sequence[Prompt], own: Callable[[str], Prediction], sampling: Sampling
+    ) -> Iterator[Prediction]:
+        """Ask under the plain template, where the model must begin to think by itself.
+
+        `own` returns the prediction of the same question under the model's own template. Where the
+        model begins with the tokens that its template ends with, what follows is that answer again,
+        and only the beginning is asked for; else it goes on to its end.
+        """
+        tokenizer = self.engine.tokenizer
+        texts = [render(tokenizer, prompt.messages, self.plain_template) for prompt in prompts]
+        n_prefix = len(encode(tokenizer, thinking.PREFIX))
+        others: list[Prompt] = []
+        beginning = sampling.model_copy(update={"max_tokens": n_prefix})
+        for at, opening in self.engine.generate(texts, beginning):
+            if opening.text != thinking.PREFIX:
+                others.append(prompts[at])
+                continue
+            same = own(prompts[at].id)
+            yield same.model_copy(
+                update={"prompt": texts[at], "n_tokens": same.n_tokens + n_prefix}
+            )
+        yield from self.predict(others, sampling, is_plain=True)
+
+
+class EndpointPredictor:
+    """Asks a model behind an endpoint; the ledger holds every attempt and what was answered
+    before."""
+
+    def __init__(self, completer: PaidCompleter) -> None:
+        self.completer = completer
+        self.failures: dict[str, int] = {}
+
+    def predict(
+        self, prompts: Sequence[Prompt], sampling: Sampling, sample: int = 0, is_plain: bool = False
+    ) -> Iterator[Prediction]:
+        """Ask all questions; an answer cut off at the token limit is a prediction, one that never
+        came to a known end a failure with its reason."""
+        if not prompts:
+            return
+        asked = [
+            (prompt, Request(messages=prompt.messages, sampling=sampling, sample=sample))
+            for prompt in prompts
+        ]
+        self.completer.settle(((prompt.id, request) for prompt, request in asked), len(asked))
+        for prompt, request in asked:
+            found = self.completer.recall(request)
+            if found is None or not (found.complete or found.truncated):
+                reason = found.finish_reason if found else "not_asked"
+                self.failures[reason] = self.failures.get(reason, 0) + 1
+                continue
+            text = "\n".join(message.content for message in prompt.messages)
+            end = FinishReason.STOP if found.complete else FinishReason.LENGTH
+            yield make_prediction(prompt, text, _read_raw(found), end, found.usage.completion)
+
+
+def _read_raw(completion: Completion) -> str:
+    """Put reasoning that came beside the content in front of it, in the written form."""
+    if not completion.reasoning:
+        return completion.text
+    if not completion.text:
+        return thinking.PREFIX + completion.reasoning
+    return thinking.write(completion.reasoning, completion.text)
+
+
+# Opening
+
+
+def find_inputs(config: Config) -> tuple[Path | None, list[Path]]:
+    """Find the folder that lineage starts from, and the paths that decide what is made; raise
+    InputError where flags do not fit."""
+    if config.samples > 1 and not config.temperature:
+        raise InputError(
+            f"--samples {config.samples}: equal answers tell nothing; "
+            "add --temperature 0.6 --top-p 0.95"
+        )
+    if config.endpoint:
+        if config.adapter:
+            raise InputError(
+                "--adapter: an endpoint serves its own weights; leave --adapter out, "
+                "or evaluate with --model alone"
+            )
+        find_target_of(config.endpoint, config.model, "--endpoint")
+        return None, []
+    if not config.model:
+        raise InputError(
+            "medkd evaluate: which model? give --model, --endpoint, or --predictions FILE"
+        )
+    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    adapter = resolve_adapter(config.adapter) if config.adapter else None
+    own = [folder] if Path(config.model).is_dir() else []
+    return adapter or folder, [*([adapter] if adapter else []), *own]
+
+
+def find_target_of(endpoint: str, model: str, flag: str) -> Target:
+    """Find whom to ask by the name of a provider or by an address."""
+    name, address = ("custom", endpoint) if "://" in endpoint else (endpoint, "")
+    try:
+        return find_target(name, model, address)
+    except InputError as error:
+        message = str(error).replace("--teacher custom", f"{flag} {endpoint}")
+        raise InputError(message.replace("--teacher", flag)) from error
+
+
+def open_completer(
+    target: Target,
+    config: Config,
+    space: StageOutput,
+    name: str,
+    find_fault: Callable[[str, str], str],
+    servers: ExitStack,
+) -> PaidCompleter:
+    """Open a completer whose attempts stand on the directory's ledger, its cost on the screen."""
+    ledger = servers.enter_context(Ledger(space.path(LEDGER)))
+    bar = servers.enter_context(Bar(name, unit="answers"))
+    currency = target.provider.currency if target.is_priced else ""
+
+    def find_missing(reasoning: str, text: str) -> Missing | None:
+        fault = find_fault(reasoning, text)
+        return Missing(fault, is_at_end=False) if fault else None
+
+    def show(tally: Tally) -> None:
+        cost = f"{tally.spent:.4f} {currency}" if currency else "price unknown"
+        bar.reach(tally.n_settled, tally.n_found, cost)
+
+    terms = Terms(budget=config.budget, find_missing=find_missing, on_progress=show)
+    return PaidCompleter(Endpoint(target), ledger, terms)
+
+
+def open_judge(
+    config: Config, space: StageOutput, rubric: RubricName, servers: ExitStack
+) -> PaidCompleter:
+    """Open the judge of one rubric."""
+    target = find_target_of(config.judge, config.judge_model, "--judge")
+    find_fault = make_fault_finder(load_rubric(rubric))
+    return open_completer(target, config, space, "judge", find_fault, servers)
+
+
+def open_predictor(
+    config: Config, space: StageOutput, servers: ExitStack, prompts: Sequence[Prompt]
+) -> LocalPredictor | EndpointPredictor:
+    """Open whoever is to answer all these prompts; which engine generates stands in the
+    manifest."""
+    if config.endpoint:
+        target = find_target_of(config.endpoint, config.model, "--endpoint")
+        return EndpointPredictor(
+            open_completer(target, config, space, "ask", lambda reasoning, text: "", servers)
+        )
+    adapter = resolve_adapter(config.adapter) if config.adapter else None
+    device = choose_device(config.device)
+    if vllm_engine.is_usable(device):
+        dtype = str(choose_dtype(config.dtype, device)).removeprefix("torch.")
+        try:
+            engine = _open_in_vllm(config, space.path(MERGED), adapter, dtype, prompts)
+        except EngineUnavailableError as error:
+            print(
+                f"note: vLLM cannot open this model here ({error}); going on without it",
+                file=sys.stderr,
+            )
+        else:
+            servers.enter_context(closing(engine))
+            space.manifest.facts |= {"generator": "vllm", "device": device, "dtype": dtype}
+            return LocalPredictor(engine)
+    loaded = load_model(
+        config.model, adapter, config.device, config.dtype, config.hub, config.trust_remote_code
+    )
+    space.manifest.facts |= {
+        "generator": "transformers",
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "device": device,
+    }
+    return LocalPredictor(TransformersEngine(loaded, config.batch_size, is_looping))
+
+
+def _open_in_vllm(
+    config: Config, merged: Path, adapter: Path | None, dtype: str, prompts: Sequence[Prompt]
+) -> VllmEngine:
+    """Open the folder, or for the time of opening a copy with the adapter merged into it: vLLM's
+    own adapters leave out rows of the embedding that were trained beside them."""
+    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    tokenizer = load_tokenizer(folder, adapter, config.trust_remote_code)
+    repair_pad_token(tokenizer)
+    n_tokens = count_longest(tokenizer, prompts) + config.max_tokens
+    if adapter is None:
+        return open_vllm(folder, tokenizer, dtype, n_tokens, config.batch_size, is_looping)
+    shutil.rmtree(merged, ignore_errors=True)
+    try:
+        load_model(
+            config.model, adapter, "cpu", cast(Any, dtype), config.hub, config.trust_remote_code
+        ).model.save_pretrained(merged)
+        return open_vllm(merged, tokenizer, dtype, n_tokens, config.batch_size, is_looping)
+    finally:
+        shutil.rmtree(merged, ignore_errors=True)
+
+
+def count_longest(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt]) -> int:
+    """Count the tokens of the longest prompt, under the model's own template or the plain one."""
+    templates = dict.fromkeys([None, find_plain_template(tokenizer)])
+    return max(
+        (
+            len(encode(tokenizer, render(tokenizer, prompt.messages, template)))
+            for prompt in prompts
+            for template in templates
+        ),
+        default=0,
+    )
+
+
+# Keeping
+
+
+class PredictionFile:
+    """Predictions appended to a file as they come; those of an earlier run are not asked again."""
+
+    def __init__(self, path: Path, name: str, ids: Sequence[str]) -> None:
+        self.path, self.name, self.ids = path, name, ids
+        self.done = self._read_done()
+        self.n_new = 0
+        self.seconds = 0.0
+        """Time that the new ones took to come."""
+
+    def _read_done(self) -> dict[str, Prediction]:
+        """Read what an earlier run left, a torn last line apart."""
+        if not self.path.exists():
+            return {}
+        with RecordAppender(self.path):
+            pass
+        if not self.path.stat().st_size:
+            return {}
+        wanted = set(self.ids)
+        reader = RecordReader(self.path, Prediction, made_by="evaluate")
+        return {p.id: p for p in reader if p.id in wanted}
+
+    def open_prompts(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """List the prompts that have no answer yet."""
+        return [prompt for prompt in prompts if prompt.id not in self.done]
+
+    def keep(self, predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+        """Append each prediction as it comes, and hand it on."""
+        with RecordAppender(self.path) as file, Bar(self.name, len(self.ids), "questions") as bar:
+            bar.reach(len(self.done), n_before=len(self.done))
+            while True:
+                started = time.monotonic()
+                prediction = next(predictions, None)
+                self.seconds += time.monotonic() - started
+                if prediction is None:
+                    return
+                file.append(prediction)
+                self.done[prediction.id] = prediction
+                self.n_new += 1
+                bar.advance()
+                yield prediction
+
+    def fill(self, predictions: Iterator[Prediction]) -> list[Prediction]:
+        """Keep all predictions; return those of every id that has one, in the order of the ids."""
+        for _ in self.keep(predictions):
+            pass
+        return [self.done[i] for i in self.ids if i in self.done]
+
+
+def ask_plainly(
+    predictor: LocalPredictor | EndpointPredictor,
+    path: Path,
+    prompts: Sequence[Prompt],
+    own: dict[str, Prediction],
+    sampling: Sampling,
+) -> list[Prediction]:
+    """Ask under the plain template, where the model has another one that begins the thinking."""
+    if not isinstance(predictor, LocalPredictor) or predictor.plain_template is None:
+        return []
+    file = PredictionFile(path, "ask plainly", [prompt.id for prompt in prompts])
+    remaining = file.open_prompts(prompts)
+    return file.fill(predictor.predict_plainly(remaining, own.__getitem__, sampling))
+
+
+def ask_samples(
+    predictor: Predictor,
+    path: Path,
+    prompts: Sequence[Prompt],
+    n_samples: int,
+    sampling: Sampling,
+) -> dict[str, list[Prediction]]:
+    """Ask every question again, `n_samples` - 1 times; returns the further answers by question."""
+    again = [
+        [prompt._replace(id=f"{prompt.id}#{k}") for prompt in prompts] for k in range(1, n_samples)
+    ]
+    file = PredictionFile(path, "samples", [prompt.id for group in again for prompt in group])
+    for k, group in enumerate(again, start=1):
+        remaining = file.open_prompts(group)
+        if remaining:
+            file.fill(predictor.predict(remaining, sampling, sample=k))
+    found: dict[str, list[Prediction]] = {}
+    for prediction in (file.done[i] for i in file.ids if i in file.done):
+        found.setdefault(prediction.id.rpartition("#")[0], []).append(prediction)
+    return found
+
+
+def ask_once(
+    predictor: Predictor,
+    path: Path,
+    name: str,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    is_plain: bool = False,
+) -> list[Prediction]:
+    """Ask prompts, if there are any, and keep the answers in a file of their own."""
+    if not prompts:
+        return []
+    file = PredictionFile(path, name, [prompt.id for prompt in prompts])
+    return file.fill(predictor.predict(file.open_prompts(prompts), sampling, is_plain=is_plain))
