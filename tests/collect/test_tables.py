@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from openpyxl import Workbook
 
 from medkd.collect.files import CaseFiles, read_cases
+from medkd.collect.rows import read_row
+from medkd.collect.sections import load_names
 from medkd.collect.stage import Config, run
+from medkd.collect.tables import Columns
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.records import RawCase
 from medkd.demo.mock_site import render_case
@@ -204,3 +207,23 @@ def test_no_file_of_any_kind_ends_in_a_stack_trace(tmp_path: Path, name: str, co
             case.model_dump_json()
     except MedkdError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("row", "native", "column"),
+    [
+        ({"住院号": "0012345", "主诉": "发热"}, "0012345", "住院号"),
+        ({"住院號": "0012345", "主诉": "发热"}, "0012345", "住院號"),
+        ({"MRN": "77", "主诉": "发热"}, "77", "MRN"),
+        ({"病例号": "8", "主诉": "发热"}, "8", "病例号"),
+        ({"住院号": "0012345", "编号": "3", "主诉": "发热"}, "3", "编号"),
+        ({"住院号": "0012345", "编号": "", "主诉": "发热"}, "0012345", "住院号"),
+    ],
+)
+def test_a_case_tells_which_column_its_id_was_taken_from(
+    row: dict[str, str], native: str, column: str
+) -> None:
+    names = load_names()
+    case = read_row(row, names, Columns((), names))
+    assert case is not None
+    assert (case.id, case.id_column) == (f"files:{native}", column)

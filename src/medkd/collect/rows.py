@@ -50,6 +50,7 @@ def _read_foreign(fields: dict[str, Any], names: SectionNames) -> RawCase:
     )
     return RawCase(
         id=f"{source}:{tidy(_as_text(fields.get('id'))) or _fingerprint(sections)}",
+        id_column=tidy(_as_text(fields.get("id_column"))),
         source=source,
         url=url,
         retrieved_at=tidy(_as_text(fields.get("retrieved_at"))),

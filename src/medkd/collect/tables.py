@@ -7,7 +7,7 @@ cases of rows (`rows`).
 >>> from medkd.collect.sections import load_names
 >>> columns = Columns(["Befund=查体"], load_names())
 >>> columns.sort({"编号": 7, "Befund": "T 38℃", "主 诉": "发热", "姓名": "…"})
-{'id': 7, 'raw_medical_record': {'查体': 'T 38℃', '主诉': '发热'}}
+{'id': 7, 'id_column': '编号', 'raw_medical_record': {'查体': 'T 38℃', '主诉': '发热'}}
 >>> sorted(columns.left_out)
 ['姓名']
 """
@@ -22,9 +22,10 @@ from typing import Any
 from medkd.collect.sections import SectionNames
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
+from medkd.text.normalize import normalize
 
 FIELDS = {
-    "id": ("编号", "病例编号", "病例号", "序号", "case id", "case_id"),
+    "id": ("编号", "序号", "case id", "case_id"),
     "title": ("标题", "病例标题", "题目"),
     "department": ("科室", "科别", "所属科室", "就诊科室"),
     "url": ("网址", "链接", "来源网址", "address", "link"),
@@ -32,6 +33,29 @@ FIELDS = {
     "licence": ("license", "许可"),
 }
 """What a row has besides its sections, and the headings that say so."""
+RECORD_NUMBERS = (
+    *("病例编号", "病例号", "住院号", "病案号", "病历号", "门诊号", "登记号", "就诊号", "档案号"),
+    *(
+        "患者编号",
+        "病人编号",
+        "患者id",
+        "病人id",
+        "病案编号",
+        "住院编号",
+        "住院流水号",
+        "就诊流水号",
+    ),
+    *(
+        "mrn",
+        "medical record number",
+        "record number",
+        "patient id",
+        "patient_id",
+        "admission number",
+    ),
+    *("hadm_id", "subject_id", "encounter id", "chart number", "hospital number"),
+)
+"""Headings of numbers that a hospital knows a patient by: an id where there is no other one."""
 _FIELD_OF = {other: field for field, others in FIELDS.items() for other in (field, *others)}
 _SAVE_AGAIN = "save it again as .xlsx, or as CSV"
 _DELIMITERS = ",\t;|"
@@ -68,6 +92,8 @@ class Columns:
             return self._given[plain]
         if field := _FIELD_OF.get(plain.lower()):
             return field
+        if normalize(plain).lower() in RECORD_NUMBERS:
+            return "record_number"
         return self._names.unify(plain) if self._names.knows(plain) else ""
 
     def sort(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,14 +101,21 @@ class Columns:
         `raw_medical_record`."""
         fields: dict[str, Any] = {}
         record: dict[str, Any] = {}
+        headings: dict[str, str] = {}
         for heading, cell in row.items():
             place = self.place_of(heading)
-            if place in FIELDS:
+            if place in FIELDS or place == "record_number":
                 fields.setdefault(place, cell)
+                headings.setdefault(place, heading.strip())
             elif place:
                 record[place] = [record[place], cell] if place in record else cell
             elif heading.strip():
                 self.left_out.add(heading.strip())
+        number = fields.pop("record_number", None)
+        if not str(fields.get("id") or "").strip() and number is not None:
+            fields["id"], headings["id"] = number, headings["record_number"]
+        if "id" in fields:
+            fields["id_column"] = headings["id"]
         return {**fields, "raw_medical_record": record} if record else fields
 
 

@@ -37,12 +37,14 @@ class RawCase(Record):
     diagnosis: tuple[str, ...] = ()
     """The known diagnoses in the order they are listed; the first is the principal one."""
     id_column: str = ""
-    """Heading of the column that a table's id was taken from; empty elsewhere, and in a `Case`."""
+    """Heading of the column that a table's id was taken from; empty elsewhere."""
 
 
 class Case(RawCase):
     """A de-identified case: the only form in which patient text may go further."""
 
+    id_column: str = Field(default="", exclude=True)
+    """Not written: de-identification has decided what the id may tell."""
     deidentified_by: NonEmpty
     """Name and version of the rules that made it."""
 
