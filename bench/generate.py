@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from medkd.cli import SPINS, settle_for_torch
+from medkd.cli.app import SPINS, configure_for_torch
 from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.models.chat_template import find_plain_template, make_messages, render
@@ -75,7 +75,7 @@ def generate_theirs(
 
 def main() -> None:
     """Generate on both sides and print."""
-    settle_for_torch()
+    configure_for_torch()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--python", type=Path, required=True)

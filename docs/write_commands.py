@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from medkd import cli
+from medkd.cli import app as cli
 
 WIDTH = 110
 HEAD = """# Commands

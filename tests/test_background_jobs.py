@@ -1,3 +1,5 @@
+import os
+import signal
 import time
 
 import pytest
@@ -13,9 +15,9 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
-def rehearse(directory):
+def start_servers(directory):
     return background_jobs.start(
-        ["rehearse", "--site-port", "0", "--teacher-port", "0", "--cases", "2"], directory
+        ["mock-servers", "--site-port", "0", "--teacher-port", "0", "--cases", "2"], directory
     )
 
 
@@ -29,7 +31,7 @@ def test_a_command_goes_on_alone_is_followed_and_keeps_its_exit_code(tmp_path):
 
 
 def test_a_run_is_interrupted_as_by_a_person_and_says_so(tmp_path):
-    run = rehearse(tmp_path)
+    run = start_servers(tmp_path)
     wait_for(lambda: "case site" in background_jobs.read_log(run, directory=tmp_path)[0])
     assert background_jobs.read_state(run, tmp_path) == "running"
     assert background_jobs.stop(run, tmp_path) == "stopped"
@@ -40,14 +42,56 @@ def test_a_run_is_interrupted_as_by_a_person_and_says_so(tmp_path):
 
 
 def test_a_run_whose_processes_are_gone_was_killed_whoever_has_its_number_now(tmp_path):
-    import os
-    import signal
-
-    run = rehearse(tmp_path)
+    run = start_servers(tmp_path)
     wait_for(lambda: "case site" in background_jobs.read_log(run, directory=tmp_path)[0])
     os.killpg(run.pid, signal.SIGKILL)
     wait_for(lambda: background_jobs.read_state(run, tmp_path) == "killed")
     assert background_jobs.stop(run, tmp_path) == "killed"
+
+
+def test_a_run_that_is_told_to_end_by_the_system_stopped_and_was_not_killed(tmp_path):
+    run = start_servers(tmp_path)
+    wait_for(lambda: "case site" in background_jobs.read_log(run, directory=tmp_path)[0])
+    os.kill(run.pid, signal.SIGTERM)
+    wait_for(lambda: background_jobs.read_state(run, tmp_path) != "running")
+    assert background_jobs.read_state(run, tmp_path) == "stopped"
+    assert "error: terminated; what was done" in background_jobs.read_log(run, 0, tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        ('{"code": 0, "ended_at": ""}', "done"),
+        ('{"code": 1, "ended_at": ""}', "crashed"),
+        ('{"code": 2, "ended_at": ""}', "failed"),
+        ('{"code": 3, "ended_at": ""}', "stopped"),
+        ('{"code": 139, "ended_at": ""}', "crashed"),
+        ('{"code": -9, "ended_at": ""}', "killed"),
+        ("{", "killed"),
+        ("", "killed"),
+    ],
+)
+def test_a_crash_is_told_from_a_kill_by_what_a_run_wrote_at_its_end(tmp_path, end, state):
+    folder = tmp_path / "train-1"
+    folder.mkdir()
+    (folder / "alive").touch()
+    if end:
+        (folder / "end.json").write_text(end)
+    run = background_jobs.Job(
+        name="train-1", words=["train"], cwd=tmp_path, pid=1, started_at="2026-01-01T00:00:00"
+    )
+    assert background_jobs.read_state(run, tmp_path) == state
+
+
+def test_whoever_records_an_end_holds_the_run_alive_until_then(tmp_path):
+    run = background_jobs.Job(
+        name="a-1", words=["a"], cwd=tmp_path, pid=1, started_at="2026-01-01T00:00:00"
+    )
+    (tmp_path / "a-1").mkdir()
+    with pytest.raises(ZeroDivisionError), background_jobs.record_end(tmp_path / "a-1"):
+        assert background_jobs.read_state(run, tmp_path) == "running"
+        raise ZeroDivisionError
+    assert background_jobs.read_state(run, tmp_path) == "crashed"
 
 
 def test_an_unknown_run_is_named_with_the_nearest_one(tmp_path):

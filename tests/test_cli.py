@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from medkd import __version__
-from medkd.cli import list_commands, run_command
+from medkd.cli.app import list_commands, run_command
+from medkd.core.config import read_recipe
 from medkd.core.jsonl import write_json, write_records
 from medkd.core.records import RawCase
 from medkd.core.stage_output import read_manifest
-from medkd.pipeline import STAGES
+from medkd.pipeline import STAGES, check_consent
 
 CASE = {
     "title": "发热",
@@ -93,7 +95,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (["verify", "--out", "x"], "medkd verify: input is missing; give --input"),
         (["verify", "--input", "x"], "medkd verify: out is missing; give --out"),
         (["run"], "RECIPE is missing"),
-        (["collect", "--out"], "--out: no value is given"),
+        (["collect", "--out"], "--out: has no value; write one after it"),
         (["collect", "--out", "x", "--out", "y"], "--out: is given more than once"),
         (
             ["reinforce", "--out", "x", "--rewards", "{}", "--rewards.stop", "0"],
@@ -283,7 +285,7 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
         taken.listen()
         port = taken.getsockname()[1]
         code, line = fail(
-            capsys, "rehearse", "--site-port", str(port), "--teacher-port", "0", "--cases", "1"
+            capsys, "mock-servers", "--site-port", str(port), "--teacher-port", "0", "--cases", "1"
         )
     assert code == 2
     assert str(port) in line
@@ -310,7 +312,7 @@ def test_a_full_disk_stops_the_command_with_exit_3_and_nothing_half_written(tmp_
 
 
 def test_an_interrupted_command_exits_with_3_in_one_line() -> None:
-    running = start("rehearse", "--site-port", "0", "--teacher-port", "0", "--cases", "2")
+    running = start("mock-servers", "--site-port", "0", "--teacher-port", "0", "--cases", "2")
     assert running.stdout is not None
     line = running.stdout.readline()
     assert "case site http://127.0.0.1:" in line
@@ -319,8 +321,168 @@ def test_an_interrupted_command_exits_with_3_in_one_line() -> None:
     assert running.returncode == 3
     assert (
         errors.strip()
-        == "error: interrupted; what was done is kept, the same command goes on from there"
+        == "error: interrupted; what was done is kept, the same command continues from there"
     )
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_while_it_loads_ends_in_one_line(
+    tmp_path: Path, sign: signal.Signals
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, os\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'medkd.pipeline': os.kill(os.getpid(), int(os.environ['SIGN']))\n"
+        "sys.meta_path.insert(0, Stop())\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    running = start("--help", env={**os.environ, "PYTHONPATH": path, "SIGN": str(int(sign))})
+    out, errors = running.communicate()
+    assert (running.returncode, out) == (3, "")
+    assert errors == "error: interrupted before anything was done; run the command again\n"
+
+
+def test_a_command_that_is_terminated_keeps_what_was_done_and_says_so(tmp_path: Path) -> None:
+    running = start("mock-servers", "--site-port", "0", "--teacher-port", "0", "--cases", "2")
+    assert running.stdout is not None
+    running.stdout.readline()
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 3
+    assert errors.startswith("error: terminated; what was done is kept")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        KeyError("x"),
+        ValueError("two\nlines and \x1b[31mcolour"),
+        RecursionError("too deep"),
+        UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed"),
+        AssertionError(),
+        ImportError("cannot import name 'x' from 'medkd.core'"),
+    ],
+)
+def test_a_fault_of_medkd_is_one_line_with_a_log_and_exit_1(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    fault: Exception,
+) -> None:
+    def fail_within(path: object) -> None:
+        raise fault
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("medkd.distill.bill.bill", fail_within)
+    words = ["bill", "https://me:secret@host/x"]
+    assert run_command(words) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "\x1b" not in error
+    assert error.startswith("error: a fault in medkd at test_cli.py:")
+    assert "report it to the maintainers" in error
+    [log] = (tmp_path / "medkd" / "faults").iterdir()
+    assert str(log) in error
+    assert log.stat().st_mode & 0o777 == 0o600
+    content = log.read_text(encoding="utf-8")
+    assert "fail_within" in content
+    assert "secret" not in content
+    assert __version__ in content
+
+
+def test_a_fault_whose_log_cannot_be_written_is_still_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("medkd.distill.bill.bill", lambda path: 1 / 0)
+    assert run_command(["bill", "x"]) == 1
+    assert "the details could not be written" in capsys.readouterr().err
+
+
+def test_a_former_name_of_a_command_works_with_one_line_of_notice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(["rehearse", "--help"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "notice: medkd rehearse is now called mock-servers\n"
+    assert "--teacher-port" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seed", "-1"], "seed: must be at least 0"),
+        (["--seed", "9" * 30], "seed: "),
+        (["--bare-share", "nan"], "bare_share: must be"),
+        (["--bare-share", "inf"], "bare_share: must be"),
+        (["--bare-share", "1e400"], "bare_share: must be"),
+        (["--seed", "²"], "is no whole number"),
+        (["--take", "a\udce9=1"], "take: must be UTF-8"),
+        (["--input", "/dev/null"], "is a pipe or a device"),
+        (["--input", "/" + "a" * 5000], "the path is too long"),
+        (["--out", "/dev/null/x"], "file, not a directory|is a file|is no directory|not a dir"),
+    ],
+)
+def test_values_that_no_stage_can_use_are_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], says: str
+) -> None:
+    rows = tmp_path / "rows.json"
+    write_json(rows, [{"instruction": "a", "input": "b", "output": "c"}])
+    given = {"--input": str(rows), "--out": str(tmp_path / "out")} | {words[0]: words[1]}
+    code, line = fail(capsys, "merge", *(word for pair in given.items() for word in pair))
+    assert code == 2
+    assert re.search(says, line)
+
+
+RISKS = [
+    ("train: {launch: 'sh -c id', model: a}", "train: launch: 'sh -c id' runs a command"),
+    ("train-x: {launch: sh}", "runs a command"),
+    ("evaluate: {trust_remote_code: true}", "loads code"),
+    ("distill: {teacher: deepseek, base_url: 'http://evil.example/v1'}", "to this address"),
+    ("distill: {base_url: 'http://127.0.0.1.evil.example'}", "to this address"),
+    ("distill: {base_url: 'http://[::1'}", "to this address"),
+    ("distill: {providers: mine.yaml}", "names keys of this machine"),
+    ("verify: {base_url: 'https://evil.example'}", "to this address"),
+    ("reinforce: {judge_base_url: 'https://evil.example'}", "to this address"),
+    ("evaluate: {endpoint: 'https://evil.example'}", "to this address"),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), RISKS)
+def test_a_recipe_that_runs_commands_or_sends_keys_needs_a_word_of_consent(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, says: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(content)
+    out = ["--out", str(tmp_path / "out")]
+    code, line = fail(capsys, "run", recipe, *out)
+    assert code == 2
+    assert says in line
+    assert "--trust-recipe" in line
+    stage = content.partition(":")[0].partition("-")[0]
+    assert says in fail(capsys, stage, "--recipe", recipe, *out)[1]
+    allowed = fail(capsys, stage, "--recipe", recipe, "--trust-recipe", *out)[1]
+    assert "--trust-recipe" not in allowed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "train: {launch: auto}",
+        "train: {launch: zero3}",
+        "evaluate: {trust_remote_code: false}",
+        "evaluate: {endpoint: deepseek}",
+        "distill: {base_url: 'http://127.0.0.1:8000/v1', teacher: custom}",
+        "distill: {base_url: 'http://[::1]:8000/v1'}",
+    ],
+)
+def test_a_recipe_without_risk_needs_none(tmp_path: Path, content: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(content)
+    check_consent(recipe, read_recipe(recipe))
 
 
 def test_a_reader_that_leaves_is_no_failure() -> None:
@@ -350,7 +512,7 @@ def test_without_the_training_side_the_package_to_install_is_named(
         "--out",
         str(tmp_path / "out"),
     ]
-    script = f"import sys; sys.modules['torch'] = None; from medkd.cli import run_command; sys.exit(run_command({words!r}))"
+    script = f"import sys; sys.modules['torch'] = None; from medkd.cli.app import run_command; sys.exit(run_command({words!r}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -361,8 +523,8 @@ def test_without_the_training_side_the_package_to_install_is_named(
 def test_memory_that_is_freed_stays_in_the_process_once_it_is_settled_for_torch() -> None:
     code = (
         "import ctypes, sys\n"
-        "from medkd.cli import settle_for_torch\n"
-        "if len(sys.argv) > 1: settle_for_torch()\n"
+        "from medkd.cli.app import configure_for_torch\n"
+        "if len(sys.argv) > 1: configure_for_torch()\n"
         "libc = ctypes.CDLL(None)\n"
         "libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]\n"
         "libc.free(libc.malloc(50_000_000))\n"
@@ -390,7 +552,9 @@ def test_memory_that_is_freed_stays_in_the_process_once_it_is_settled_for_torch(
     not sys.platform.startswith("linux"), reason="limits of memory are set as on Linux"
 )
 def test_a_library_that_memory_has_no_room_for_is_one_line() -> None:
-    little = "import resource, sys; from medkd.cli import run_command; import medkd.train.doctor\n"
+    little = (
+        "import resource, sys; from medkd.cli.app import run_command; import medkd.train.doctor\n"
+    )
     little += "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
     little += "resource.setrlimit(resource.RLIMIT_AS, (held + 60_000_000, held + 60_000_000)); sys.exit(run_command(['doctor']))"
     done = subprocess.run(

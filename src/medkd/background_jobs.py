@@ -1,10 +1,8 @@
 """Commands that outlive the terminal: started, listed, followed and stopped, by name.
 
 In: the words of a `medkd` command. Out: a folder a run, with `run.json` (what was started),
-`log.txt` (all it said) and, when it has ended, `end.json`. Whoever holds the lock of `alive` is
-that run, so a number that another process got later is never mistaken for it.
-Not done here: what the command does. Needs a POSIX system; a run is seen as running only from the
-machine it runs on.
+`log.txt` and, once it has ended, `end.json`. A run holds the lock of `alive` in its folder. Not done
+here: what the command does. Needs a POSIX system; a run is seen from its own machine only.
 """
 
 import fcntl
@@ -13,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -24,47 +23,52 @@ from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_text
 
-State = Literal["running", "done", "stopped", "failed", "killed"]
-STATES: dict[int, State] = {0: "done", 2: "failed", 3: "stopped"}
+State = Literal["running", "done", "stopped", "failed", "crashed", "killed"]
+STATES: dict[int, State] = {0: "done", 1: "crashed", 2: "failed", 3: "stopped"}
+"""Exit code to state; a run that ended without writing its code was killed."""
 PATIENCE_S = 30.0
-"""How long an interrupted run may take to keep what it has."""
+"""How long an interrupted run may take to save its work."""
 POLL_S = 0.2
 
 
 class Job(BaseModel):
-    """A command that was started to outlive its terminal."""
+    """A detached run: a command that was started to outlive its terminal."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     words: list[str]
-    """Of the command, without `medkd`."""
+    """The command's, without `medkd`."""
     cwd: Path
     pid: int
-    """Of the process group that is interrupted to stop it."""
+    """Of the process group, which is interrupted to stop the run."""
     started_at: str
 
 
 class JobResult(BaseModel):
     """How a run ended."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
     code: int
-    ended_at: str
+    ended_at: str = ""
+
+
+def state_dir() -> Path:
+    """Return the folder in which medkd keeps what it knows of this user's work."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return home / "medkd"
 
 
 def runs_dir() -> Path:
-    """Give the folder that holds all runs of this user."""
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return home / "medkd" / "runs"
+    """Return the folder that holds all runs of this user."""
+    return state_dir() / "runs"
 
 
 def start(words: Sequence[str], directory: Path | None = None) -> Job:
     """Start `medkd WORDS` in a session of its own and return at once."""
     folder = _make_folder(words[0], directory or runs_dir())
-    log = (folder / "log.txt").open("ab")
-    with log:
+    with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "medkd.background_jobs", str(folder), *words],
+            [sys.executable, "-m", "medkd.cli.jobs", str(folder), *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -77,8 +81,22 @@ def start(words: Sequence[str], directory: Path | None = None) -> Job:
     return run
 
 
+@contextmanager
+def record_end(folder: Path) -> Generator[JobResult]:
+    """Hold the lock of a run's folder while its command runs, then write down the exit code that
+    the caller puts into the result."""
+    with (folder / "alive").open("wb") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        result = JobResult(code=1)
+        try:
+            yield result
+        finally:
+            result.ended_at = _now()
+            write_text(folder / "end.json", result.model_dump_json() + "\n")
+
+
 def _make_folder(command: str, directory: Path) -> Path:
-    """Make the next free folder of a command: train-1, train-2."""
+    """Make the next free folder for a command: train-1, train-2."""
     directory.mkdir(parents=True, exist_ok=True)
     number = 1 + max((_number(path) for path in directory.glob(f"{command}-*")), default=0)
     while True:
@@ -119,35 +137,36 @@ def find_run(name: str, directory: Path | None = None) -> Job:
 def read_state(run: Job, directory: Path | None = None) -> State:
     """Tell how a run is."""
     folder = (directory or runs_dir()) / run.name
+    if _is_alive(folder):
+        return "running"
     try:
-        return STATES.get(
-            JobResult.model_validate_json((folder / "end.json").read_bytes()).code, "killed"
-        )
+        result = JobResult.model_validate_json((folder / "end.json").read_bytes())
     except (OSError, ValidationError):
-        return "running" if _is_alive(folder) else "killed"
+        return "killed"
+    return "killed" if result.code < 0 else STATES.get(result.code, "crashed")
 
 
 def _is_alive(folder: Path) -> bool:
-    """Tell whether a run's process still holds its lock; one that has not come to take it is young
-    enough to be alive."""
-    alive = folder / "alive"
-    if not alive.exists():
-        return time.time() - folder.stat().st_mtime < PATIENCE_S
-    with alive.open("rb") as file:
-        try:
+    """Tell whether a run's process holds its lock, or is too young to have taken it."""
+    try:
+        with (folder / "alive").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except FileNotFoundError:
+        return folder.exists() and time.time() - folder.stat().st_mtime < PATIENCE_S
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks: what has written no end is taken to run
+        return not (folder / "end.json").exists()
     return False
 
 
 def log_path(run: Job, directory: Path | None = None) -> Path:
-    """Give the file that holds all a run said."""
+    """Return the path of a run's log."""
     return (directory or runs_dir()) / run.name / "log.txt"
 
 
 def read_log(run: Job, offset: int = 0, directory: Path | None = None) -> tuple[str, int]:
-    """Read what a run said from an offset on; gives the text and the next offset."""
+    """Read a log from an offset on; returns the text and the next offset."""
     with log_path(run, directory).open("rb") as file:
         file.seek(offset)
         content = file.read()
@@ -155,7 +174,7 @@ def read_log(run: Job, offset: int = 0, directory: Path | None = None) -> tuple[
 
 
 def follow_log(run: Job, offset: int = 0, directory: Path | None = None) -> Iterator[str]:
-    """Yield what a run says as it says it, until it has ended."""
+    """Yield a log as it is written, until the run has ended."""
     while True:
         is_over = read_state(run, directory) != "running"
         text, offset = read_log(run, offset, directory)
@@ -167,12 +186,12 @@ def follow_log(run: Job, offset: int = 0, directory: Path | None = None) -> Iter
 
 
 def stop(run: Job, directory: Path | None = None, say: Callable[[str], None] = print) -> State:
-    """Interrupt a run, as Ctrl-C would, and wait until it has kept what it has; one that does not
+    """Interrupt a run, as Ctrl-C would, and wait until it has saved its work; one that does not
     end is killed."""
     folder = (directory or runs_dir()) / run.name
     for sign, what in (
         (signal.SIGINT, ""),
-        (signal.SIGTERM, "it did not end; told to end"),
+        (signal.SIGTERM, "it did not end; terminated"),
         (signal.SIGKILL, "it did not end; killed"),
     ):
         if read_state(run, directory) != "running" or not _is_alive(folder):
@@ -191,24 +210,3 @@ def stop(run: Job, directory: Path | None = None, say: Callable[[str], None] = p
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _pass_over(_number: int, _frame: object) -> None:
-    """Leave an interruption to the command, which got it too."""
-
-
-def _supervise(folder: Path, words: Sequence[str]) -> int:
-    """Run the command, holding the lock of its folder, and write down how it ended."""
-    # A handler, and not to ignore it: what is ignored here would be ignored by the command too.
-    signal.signal(signal.SIGINT, _pass_over)
-    alive = (folder / "alive").open("wb")
-    fcntl.flock(alive, fcntl.LOCK_EX)
-    command = [sys.executable, "-m", "medkd", *words]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[alive.fileno()])  # noqa: S603 - this very program
-    code = process.wait()
-    write_text(folder / "end.json", JobResult(code=code, ended_at=_now()).model_dump_json() + "\n")
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(_supervise(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,8 +1,7 @@
-"""The composition root: which stages there are, how a recipe wires them, and running one or all.
+"""The composition root: which stages there are, how a recipe wires them, and running them.
 
 In: a recipe and overrides. Out: one folder a step in the run directory, then the run's report. A
-finished, unchanged step is skipped; a killed run, started again, goes on. Not done here: what a
-stage does, and the command line.
+finished, unchanged step is skipped; a killed run is continued. Not done here: what a stage does.
 """
 
 import importlib
@@ -12,13 +11,25 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from medkd.core.config import StageConfig, did_you_mean, make_config, read_recipe
+from medkd.completers.providers import is_loopback
+from medkd.core.config import (
+    SENDS_KEY,
+    ConsentField,
+    Options,
+    Seed,
+    StageConfig,
+    did_you_mean,
+    make_config,
+    read_recipe,
+)
 from medkd.core.errors import InputError, ProofError
 from medkd.core.stage_output import Manifest
+
+RECIPES = Path(__file__).parent / "recipes"
 
 
 class Stage(NamedTuple):
@@ -44,16 +55,18 @@ STAGES: dict[str, Stage] = {
     ),
     "prepare": Stage(
         "medkd.prepare.stage",
-        "Turn cases into questions that do not hold their own answer.",
+        "Turn cases into questions that do not contain their own answer.",
         {"input": "deidentify"},
     ),
     "distill": Stage(
         "medkd.distill.stage",
-        "Have a teacher write the reasoning to each known diagnosis.",
+        "Ask a teacher for the reasoning behind each known diagnosis.",
         {"input": "prepare"},
     ),
     "verify": Stage(
-        "medkd.verify", "Keep sound rationales and say why the rest fell.", {"input": "distill"}
+        "medkd.verify",
+        "Check rationales; keep the sound ones, with reasons for the rest.",
+        {"input": "distill"},
     ),
     "merge": Stage(
         "medkd.merge.stage",
@@ -61,11 +74,11 @@ STAGES: dict[str, Stage] = {
         {"input": "verify"},
     ),
     "train": Stage(
-        "medkd.train.stage", "LoRA-tune a student on the merged dataset.", {"input": "merge"}
+        "medkd.train.stage", "Fine-tune a student on the merged dataset.", {"input": "merge"}
     ),
     "reinforce": Stage(
         "medkd.train.reinforce",
-        "Reinforce a student for right, grounded, finished answers.",
+        "Reinforce a student for correct, grounded, complete answers.",
         {"input": "merge", "adapter": "train"},
     ),
     "evaluate": Stage(
@@ -74,28 +87,27 @@ STAGES: dict[str, Stage] = {
         {"input": "merge"},
     ),
     "compare": Stage(
-        "medkd.evaluate.compare", "Set evaluations side by side, on the same questions.", {}
+        "medkd.evaluate.compare", "Compare evaluations on the questions they share.", {}
     ),
     "export": Stage(
         "medkd.export.stage",
-        "Merge an adapter into a model folder that proves itself.",
+        "Merge an adapter into a model folder, and test that folder.",
         {"adapter": "train", "evaluation": "evaluate"},
     ),
 }
 REFERENCES = ("input", "adapter", "model", "evaluation")
-"""Fields in which the name of an earlier step stands for its folder."""
+"""Fields in which the name of an earlier step means its folder."""
 
 
-class Rehearsal(BaseModel):
-    """The rehearsal world of a run."""
+class Rehearsal(Options):
+    """The mock case site and teacher of a run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     cases: int = Field(default=720, ge=1)
-    """Cases on the site."""
-    seed: int = 7
+    """Number of cases on the site."""
+    seed: Seed = 7
     """Seed of the cases."""
     faults: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the teacher's answers that go wrong."""
+    """Share of the teacher's answers that fail."""
 
 
 class Step(NamedTuple):
@@ -115,62 +127,94 @@ class Plan(NamedTuple):
     """Name of a model in the report to the step that evaluated it."""
 
 
+def find_recipe(name: str) -> Path:
+    """Return the path of a recipe that is shipped in the package."""
+    return RECIPES / name
+
+
+def check_consent(recipe: Path, content: Mapping[str, Any]) -> None:
+    """Raise InputError where a recipe that is not shipped would run a command, load code, or send
+    a key to another host."""
+    if recipe.resolve().is_relative_to(RECIPES.resolve()):
+        return
+    for section, given in content.items():
+        stage = str(section).split("-")[0]
+        if stage not in STAGES or not isinstance(given, dict):
+            continue
+        for name, field in STAGES[stage].load().Config.model_fields.items():
+            value = cast(dict[str, Any], given).get(name)
+            for mark in field.metadata:
+                if isinstance(mark, ConsentField) and not _is_harmless(mark, value, field.default):
+                    raise InputError(
+                        f"{recipe}: {section}: {name}: {value!r} {mark.risk}; "
+                        "read the recipe, then allow it with --trust-recipe"
+                    )
+
+
+def _is_harmless(mark: ConsentField, value: object, default: object) -> bool:
+    if value in (None, False, "", default, *mark.harmless):
+        return True
+    if mark is not SENDS_KEY:
+        return False
+    try:
+        return "://" not in str(value) or is_loopback(str(value))
+    except ValueError:  # no address at all; whoever takes it says so
+        return False
+
+
+Draft = tuple[str, str, dict[str, Any]]
+"""Name of a step, its stage, and the fields of its config."""
+
+
 def plan(
     content: Mapping[str, Any], place: str, out: Path | None, overwrite: bool, servers: ExitStack
 ) -> Plan:
-    """Validate every section of a recipe, start the rehearsal world where one is asked for, and
-    wire the steps.
+    """Validate every section of a recipe, start the mock servers that it names, and wire the steps.
 
     Raises InputError naming the section, the key and the nearest valid one.
     """
     sections = dict(content)
-    run_dir = out or Path(str(sections.pop("out", f"runs/{Path(place).stem}")))
-    sections.pop("out", None)
-    report = {
-        str(k): str(v)
-        for k, v in _take_section(sections.pop("report", {}), "report", place).items()
-    }
-    rehearsal = make_config(
-        Rehearsal,
-        _take_section(sections.pop("rehearsal", {}), "rehearsal", place),
-        f"{place}: rehearsal",
-    )
-    known = list(STAGES)
+    named = sections.pop("out", f"runs/{Path(place).stem}")
+    run_dir = out or Path(str(named))
+    listed = _take_section(sections.pop("report", {}), "report", place)
+    report = {str(model): str(step) for model, step in listed.items()}
+    given = _take_section(sections.pop("rehearsal", {}), "rehearsal", place)
+    rehearsal = make_config(Rehearsal, given, f"{place}: rehearsal")
+    drafts: list[Draft] = []
     done: list[str] = []
-    drafts: list[tuple[str, str, dict[str, Any]]] = []
-    for name, given in sections.items():
+    for name, fields in sections.items():
         stage = str(name).split("-")[0]
         if stage not in STAGES:
-            raise InputError(
-                f"{place}: unknown section {name!r}{did_you_mean(stage, [*known, 'rehearsal', 'report', 'out'])}"
-            )
-        drafts.append(
-            (
-                name,
-                stage,
-                _wire(name, stage, _take_section(given, name, place), run_dir, done, overwrite),
-            )
-        )
+            known = [*STAGES, "rehearsal", "report", "out"]
+            raise InputError(f"{place}: unknown section {name!r}{did_you_mean(stage, known)}")
+        taken = _take_section(fields, name, place)
+        drafts.append((name, stage, _wire(name, stage, taken, run_dir, done, overwrite)))
         done.append(name)
     for name, step in report.items():
         if step not in done:
             raise InputError(f"{place}: report: {name}: no step {step!r}{did_you_mean(step, done)}")
-    _check(drafts, place)
-    _start_rehearsal(drafts, rehearsal, servers)
+    for draft in drafts:
+        _make_step(draft, place)  # what is wrong is said before a server is started
+    _start_servers(drafts, rehearsal, servers)
     return Plan(run_dir, [_make_step(draft, place) for draft in drafts], report)
 
 
 def _take_section(given: Any, name: str, place: str) -> dict[str, Any]:
     """Copy a section's fields; an empty one has none."""
-    if not isinstance(given or {}, dict):
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
         raise InputError(f"{place}: section {name!r} must be a mapping of fields")
-    return dict(given or {})
+    fields = cast(dict[Any, Any], given)
+    if wrong := next((key for key in fields if not isinstance(key, str)), None):
+        raise InputError(f"{place}: section {name!r}: the key {wrong!r} must be text; quote it")
+    return dict(fields)
 
 
 def _wire(
     name: str, stage: str, fields: dict[str, Any], run_dir: Path, done: list[str], overwrite: bool
 ) -> dict[str, Any]:
-    """Fill in `out` and the paths that earlier steps feed; a step's name stands for its folder."""
+    """Fill in `out` and the paths that earlier steps feed; a step's name means its folder."""
     fields.setdefault("out", run_dir / name)
     if overwrite:
         fields["overwrite"] = True
@@ -186,44 +230,33 @@ def _wire(
     return fields
 
 
-def _check(drafts: list[tuple[str, str, dict[str, Any]]], place: str) -> None:
-    for draft in drafts:
-        _make_step(draft, place)
-
-
-def _make_step(draft: tuple[str, str, dict[str, Any]], place: str) -> Step:
+def _make_step(draft: Draft, place: str) -> Step:
     name, stage, fields = draft
     return Step(name, stage, make_config(STAGES[stage].load().Config, fields, f"{place}: {name}"))
 
 
-def _start_rehearsal(
-    drafts: list[tuple[str, str, dict[str, Any]]], rehearsal: Rehearsal, servers: ExitStack
-) -> None:
-    """Start the case site and the teacher for the steps that name them, on free loopback ports."""
+def _start_servers(drafts: list[Draft], rehearsal: Rehearsal, servers: ExitStack) -> None:
+    """Start the mock case site and teacher for the steps that name them, on free local ports."""
     from medkd.demo.mock_site import serve_site
     from medkd.demo.synthetic_cases import generate_cases
     from medkd.demo.teacher import serve_teacher
 
     for _, stage, fields in drafts:
         if stage == "collect" and fields.get("base_url") == "rehearsal":
-            site = servers.enter_context(
-                serve_site(generate_cases(rehearsal.cases, rehearsal.seed))
-            )
-            fields["base_url"] = site.base_url
+            cases = generate_cases(rehearsal.cases, rehearsal.seed)
+            fields["base_url"] = servers.enter_context(serve_site(cases)).base_url
         if stage == "distill" and fields.get("teacher") == "rehearsal" and "base_url" not in fields:
-            teacher = servers.enter_context(
-                serve_teacher(faults=rehearsal.faults, seed=rehearsal.seed)
-            )
-            fields["base_url"] = teacher.base_url
+            teacher = serve_teacher(faults=rehearsal.faults, seed=rehearsal.seed)
+            fields["base_url"] = servers.enter_context(teacher).base_url
 
 
 def override(
     content: dict[str, Any], overrides: Mapping[str, Mapping[str, Any]], place: str
 ) -> None:
-    """Put fields of the command line in the place of the recipe's; a stage that has variants only
+    """Replace fields of a recipe by those of the command line; a stage that has only variants
     means all of them."""
     for given, fields in overrides.items():
-        variants = [name for name in content if name.split("-")[0] == given]
+        variants = [name for name in content if str(name).split("-")[0] == given]
         for name in [given] if given in content or not variants else variants:
             content[name] = _take_section(content.get(name), name, place) | dict(fields)
 
@@ -233,12 +266,15 @@ def run_recipe(
     out: Path | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     overwrite: bool = False,
+    trust_recipe: bool = False,
 ) -> Path:
     """Run every step of a recipe and write the run's report; returns the run directory.
 
     Raises what a step raises; ProofError only after the report is written.
     """
     content = read_recipe(path)
+    if not trust_recipe:
+        check_consent(path, content)
     override(content, overrides or {}, str(path))
     collect = _take_section(content.get("collect"), "collect", str(path))
     is_rehearsal = collect.get("base_url") == "rehearsal"
@@ -266,19 +302,11 @@ def _run_step(step: Step, counter: str) -> Manifest:
     began = time.monotonic()
     print(f"{counter} {step.name}", file=sys.stderr, flush=True)
     manifest: Manifest = STAGES[step.stage].load().run(step.config)
-    counts = manifest.counts
-    dropped = "".join(f", {n} {reason}" for reason, n in counts.dropped.items())
-    cost = (
-        f", cost {manifest.cost.amount:.4f} {manifest.cost.currency}"
-        if manifest.cost.amount
-        else ""
-    )
+    cost = manifest.cost
+    paid = f", cost {cost.amount:.4f} {cost.currency}" if cost.amount else ""
     took = time.monotonic() - began
     is_skipped = took < 1 and manifest.seconds > 2 * took + 1
     how = "already done" if is_skipped else f"{took:.1f} s"
-    print(
-        f"{counter} {step.name}: {how}; {counts.read} in, {counts.kept} kept{dropped}{cost}",
-        file=sys.stderr,
-        flush=True,
-    )
+    said = f"{counter} {step.name}: {how}; {manifest.describe_counts()}{paid}"
+    print(said, file=sys.stderr, flush=True)
     return manifest

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medkd.cli import run_command
+from medkd.cli.app import run_command
 from medkd.collect.stage import Config, run
 from medkd.core.config import make_config
 from medkd.core.errors import HumanActionRequiredError, InputError, StoppedError

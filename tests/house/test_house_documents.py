@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from medkd import cli
+from medkd.cli import app as cli
 from medkd.cli.flags import read_value
 from medkd.core.config import make_config, read_recipe
 from medkd.pipeline import STAGES, override, plan

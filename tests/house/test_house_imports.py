@@ -33,7 +33,7 @@ def find_heavy(code: str) -> set[str]:
 
 
 def test_help_loads_no_library_that_is_slow_to_load() -> None:
-    code = "from medkd.cli import run_command\ntry:\n    run_command(['--help'])\nexcept SystemExit:\n    pass"
+    code = "from medkd.cli.app import run_command\ntry:\n    run_command(['--help'])\nexcept SystemExit:\n    pass"
     assert find_heavy(code) == set()
 
 

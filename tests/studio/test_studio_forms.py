@@ -52,7 +52,7 @@ def test_an_untouched_form_says_nothing_but_what_is_required(stage: str) -> None
 def test_a_filled_form_is_a_command_line_that_parses(
     stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medkd import cli
+    from medkd.cli import app as cli
 
     module = STAGES[stage].load()
     fields = list_fields(module.Config)

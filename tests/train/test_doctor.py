@@ -1,6 +1,6 @@
 import pytest
 
-from medkd.cli import run_command
+from medkd.cli.app import run_command
 from student_samples import write_examples
 
 

@@ -1,118 +1,126 @@
-"""Which commands there are, in the order of `medkd --help`; only the one that is called is
-imported.
+"""Commands that are no stage: `demo`, `run`, `bill`, `mock-servers`; their parameters are their
+flags.
 
-A command is one of three things: a stage of `medkd.pipeline.STAGES`; a module with a `Config`,
-whose fields are its flags, and `run(config)`; or a function, whose parameters are its flags. Not
-done here: flags (`cli.flags`), what a command does.
+Not done here: what a step does (`pipeline`), the table of commands (`cli.app`).
 """
 
-import importlib
-from collections.abc import Callable
+import sys
+import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from medkd import __version__
-from medkd.pipeline import STAGES
-
-
-class Command(NamedTuple):
-    """Where a command lives (`module`, or `module:function`) and what it does, in one line."""
-
-    place: str
-    summary: str
-    uses_torch: bool = False
+from medkd.cli.flags import read_value, start_detached
+from medkd.core.errors import InputError
+from medkd.demo.mock_site import serve_site
+from medkd.demo.synthetic_cases import generate_cases
+from medkd.demo.teacher import serve_teacher
+from medkd.distill import bill as bills
+from medkd.pipeline import find_recipe, run_recipe
 
 
-BEFORE_STAGES: dict[str, Command] = {
-    "demo": Command(
-        "medkd.cli.road:demo",
-        "Walk the whole road offline in the rehearsal world.",
-        uses_torch=True,
-    ),
-    "run": Command(
-        "medkd.cli.road:run",
-        "Run every step of a recipe; finished, unchanged steps are skipped.",
-        uses_torch=True,
-    ),
-}
-AFTER_STAGES: dict[str, Command] = {
-    "chat": Command(
-        "medkd.chat.session", "Talk to a model, or to several side by side.", uses_torch=True
-    ),
-    "doctor": Command(
-        "medkd.train.doctor",
-        "Say what this machine can train, and what in a model or dataset would fail.",
-        uses_torch=True,
-    ),
-    "runs": Command(
-        "medkd.cli.detached:runs", "List the commands that were started with --detach."
-    ),
-    "logs": Command(
-        "medkd.cli.detached:logs", "Show what a run that was started with --detach says."
-    ),
-    "stop": Command("medkd.cli.detached:stop", "Interrupt a run; what it has done is kept."),
-    "bill": Command("medkd.cli.road:bill", "What the teacher was paid, and for what."),
-    "studio": Command("medkd.studio.command", "Walk the whole road in a browser, without code."),
-    "rehearse": Command(
-        "medkd.cli.road:rehearse", "Serve the rehearsal case site and teacher until interrupted."
-    ),
-}
-STAGES_WITH_TORCH = {"train", "reinforce", "evaluate", "export"}
+def demo(
+    *, out: Path = Path("runs/demo"), teacher_faults: float = 0.0, overwrite: bool = False
+) -> None:
+    """Run the whole pipeline offline, on synthetic cases with a mock teacher.
 
-
-def list_commands() -> dict[str, str]:
-    """Give the summary of every command, in order."""
-    own = {name: command.summary for name, command in (BEFORE_STAGES | AFTER_STAGES).items()}
-    names = [*BEFORE_STAGES, *STAGES, *AFTER_STAGES]
-    return {name: STAGES[name].summary if name in STAGES else own[name] for name in names}
-
-
-def uses_torch(arguments: list[str]) -> bool:
-    """Tell whether the command that is called computes with torch."""
-    called = arguments[0] if arguments else ""
-    own = (BEFORE_STAGES | AFTER_STAGES).get(called)
-    return called in STAGES_WITH_TORCH or (own is not None and own.uses_torch)
-
-
-def build_app(arguments: list[str]) -> Any:
-    """Build the command line around the command that is called; the others stand in the list by
-    name alone."""
-    from cyclopts import App
-
-    app = App(
-        name="medkd",
-        version=__version__,
-        help="Distil clinical reasoning out of a large teacher into a small student. Research software, not a medical device.",
-        help_format="plaintext",
-        version_flags=["--version"],
-        result_action="return_value",
-        suppress_keyboard_interrupt=False,
+    Parameters
+    ----------
+    out
+        Run directory.
+    teacher_faults
+        Share of the mock teacher's answers that fail.
+    overwrite
+        Repeat steps that were made with another config.
+    """
+    recipe = find_recipe("demo.yaml")
+    run_recipe(
+        recipe, out, {"rehearsal": {"faults": teacher_faults}} if teacher_faults else {}, overwrite
     )
-    called = arguments[0] if arguments else ""
-    for number, (name, summary) in enumerate(list_commands().items()):
-        app.command(
-            _load(name, arguments) if name == called else _placeholder,
-            name=name,
-            help=summary,
-            sort_key=number,
-        )
-    return app
 
 
-def _placeholder() -> None:
-    """Stand in the list of commands for one that was not called."""
+def run(
+    recipe: Path,
+    /,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    detach: bool = False,
+    trust_recipe: bool = False,
+    **fields: dict[str, Any],
+) -> None:
+    """Run every step of a recipe.
+
+    Parameters
+    ----------
+    recipe
+        Recipe file.
+    out
+        Run directory; else the recipe's own.
+    overwrite
+        Repeat steps that were made with another config.
+    detach
+        Continue without this terminal; see medkd runs, logs and stop.
+    trust_recipe
+        Let the recipe run commands, load code that comes with a model, or send a key to another
+        host.
+    fields
+        A field of a step: --collect.input cases.json
+    """
+    overrides = {step: read_value(given) for step, given in fields.items()}
+    for step, given in overrides.items():
+        if not isinstance(given, dict):
+            raise InputError(
+                f"medkd run: --{step}: unknown option; "
+                "a field of a step is written --collect.input FILE"
+            )
+    if detach:
+        start_detached(sys.argv[1:])
+        return
+    run_recipe(recipe, out, overrides, overwrite, trust_recipe)
 
 
-def _load(name: str, arguments: list[str]) -> Callable[..., Any]:
-    from medkd.cli.flags import make_command, make_stage_command
+def bill(path: Path, /, *, json: bool = False) -> None:
+    """Show what the teacher cost, and for what.
 
-    if name in STAGES:
-        return make_stage_command(name, arguments)
-    module_name, _, function = (BEFORE_STAGES | AFTER_STAGES)[name].place.partition(":")
-    module = importlib.import_module(module_name)
-    return getattr(module, function) if function else make_command(name, module)
+    Parameters
+    ----------
+    path
+        Ledger, or the --out of medkd distill.
+    json
+        Print JSON.
+    """
+    found = bills.bill(path)
+    print(found.model_dump_json(indent=2) if json else bills.render(found))
 
 
-def find_recipe(name: str) -> Path:
-    """Find a recipe that is shipped in the package."""
-    return Path(__file__).parents[1] / "recipes" / name
+def mock_servers(
+    *,
+    site_port: int = 8764,
+    teacher_port: int = 8765,
+    cases: int = 720,
+    seed: int = 7,
+    faults: float = 0.0,
+) -> None:
+    """Serve the demo's case site and teacher on this machine until interrupted.
+
+    Parameters
+    ----------
+    site_port
+        Port of the case site.
+    teacher_port
+        Port of the teacher's OpenAI-compatible endpoint.
+    cases
+        Number of cases on the site.
+    seed
+        Seed of the cases.
+    faults
+        Share of the teacher's answers that fail.
+    """
+    with (
+        serve_site(generate_cases(cases, seed), port=site_port) as site,
+        serve_teacher(port=teacher_port, faults=faults, seed=seed) as teacher,
+    ):
+        print(f"case site {site.base_url}", flush=True)
+        print(f"teacher   {teacher.base_url}  (medkd distill --teacher rehearsal)", flush=True)
+        print("Ctrl-C stops both", flush=True)
+        threading.Event().wait()

@@ -11,7 +11,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -35,12 +35,19 @@ class PositionalField:
 POSITIONAL = PositionalField()
 
 
-class ConsentField:
-    """Marks a field by which a recipe could run a command, load code or send a key elsewhere:
-    set in a recipe, it needs `--trust-recipe`."""
+class ConsentField(NamedTuple):
+    """Marks a field that needs `--trust-recipe` where a recipe sets it to a value that is not
+    harmless."""
+
+    risk: str
+    """What the value would do."""
+    harmless: tuple[str, ...] = ()
 
 
-CONSENT = ConsentField()
+RUNS_COMMAND = ConsentField("runs a command", ("auto", "none", "zero2", "zero3", "fsdp2"))
+LOADS_CODE = ConsentField("loads code that comes with a model")
+NAMES_KEY = ConsentField("names keys of this machine and the addresses they are sent to")
+SENDS_KEY = ConsentField("sends rows, and a key where one is set, to this address")
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 """The type of every seed: numpy, torch and scipy all take these."""

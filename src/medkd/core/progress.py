@@ -34,7 +34,6 @@ class Bar:
         self._started = time.monotonic()
         self._last_line = self._started
         self._rich: Progress | None = None
-        self._task = 0
 
     def __enter__(self) -> "Bar":
         if sys.stderr.isatty():
@@ -58,7 +57,7 @@ class Bar:
                 console=Console(stderr=True),
             )
             self._rich.start()
-            self._task = self._rich.add_task(self.name, total=self.total, rate="", left="", note="")
+            self._rich.add_task(self.name, total=self.total, rate="", left="", note="")
         return self
 
     def advance(self, n: int = 1, note: str | None = None) -> None:
@@ -74,13 +73,9 @@ class Bar:
         rate = (n_done - n_before) / max(now - self._started, 1e-6)
         left = f"about {(self.total - n_done) / rate:.0f} s left" if self.total and rate > 0 else ""
         if self._rich is not None:
-            self._rich.update(
-                self._task,
-                completed=n_done,
-                rate=f"{rate:.1f} {self.unit}/s",
-                left=left,
-                note=self.note,
-            )  # pyright: ignore[reportArgumentType]
+            speed = f"{rate:.1f} {self.unit}/s"
+            for task in self._rich.task_ids:
+                self._rich.update(task, completed=n_done, rate=speed, left=left, note=self.note)
         elif now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now
             of_total = f"/{self.total}" if self.total else ""

@@ -76,6 +76,11 @@ class Manifest(BaseModel):
     started_at: str = ""
     seconds: float = 0.0
 
+    def describe_counts(self) -> str:
+        """Say how many records came in, were kept, and were dropped for each reason."""
+        dropped = "".join(f", {n} {reason}" for reason, n in self.counts.dropped.items())
+        return f"{self.counts.read} in, {self.counts.kept} kept{dropped}"
+
 
 def hash_path(path: Path, without: Path | None = None) -> str:
     """Return the sha256 of a file, or of a directory's relative paths and file hashes; the

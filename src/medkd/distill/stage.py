@@ -17,7 +17,7 @@ from medkd.completers.hours import When
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_terms, find_target
 from medkd.core.completer import Completer
-from medkd.core.config import RUNTIME, StageConfig
+from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input
 from medkd.core.records import Question, Rationale
@@ -35,9 +35,9 @@ class Config(StageConfig):
     MEDKD_API_KEY)."""
     model: str = ""
     """The teacher's model; the provider's first where none is given."""
-    base_url: Annotated[str, RUNTIME] = ""
+    base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
     """Address of the endpoint; the provider's own where none is given."""
-    providers: Annotated[Path | None, RUNTIME] = None
+    providers: Annotated[Path | None, RUNTIME, NAMES_KEY] = None
     """A file of your own in the form of providers.yaml, which adds to it and overrides it: a model,
     a price, a whole provider."""
     mode: Mode = "rationalize"

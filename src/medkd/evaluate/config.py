@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medkd.core.config import RUNTIME, StageConfig
+from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig
 from medkd.core.privacy import AcceptIdentified
 from medkd.models.load import Device, Dtype, Hub
 
@@ -29,7 +29,7 @@ class Config(StageConfig):
     exam: str = ""
     """Multiple choice instead: a file in the form of CMB, CMExam, MedQA or MedMCQA, or hf:NAME,
     ms:NAME, hf:NAME:SPLIT."""
-    endpoint: str = ""
+    endpoint: Annotated[str, SENDS_KEY] = ""
     """Ask an OpenAI-compatible endpoint instead: a provider of providers.yaml, or an address."""
     predictions: Annotated[Path | None, RUNTIME] = None
     """Score this file instead: LLaMA-Factory's generated_predictions.jsonl, or predictions of
@@ -39,7 +39,7 @@ class Config(StageConfig):
     diagnosis score."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Where a model that is only named is fetched from."""
-    trust_remote_code: Annotated[bool, RUNTIME] = False
+    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
     """Let a model run code that came with it."""
     max_tokens: int = Field(default=1024, ge=1, le=10**6)
     """Longest answer in tokens."""
@@ -47,7 +47,7 @@ class Config(StageConfig):
     """0 takes the likeliest token; R1 models are often sampled at 0.6."""
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Share of probability to sample from; 0.95 goes with a temperature of 0.6."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: Seed = 0
     """Decides what is drawn, and the bootstrap."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
     """Ask only the first questions."""

@@ -20,7 +20,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from medkd.core import thinking
-from medkd.core.config import RUNTIME, StageConfig
+from medkd.core.config import LOADS_CODE, RUNTIME, StageConfig
 from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error, is_disk_full
 from medkd.core.jsonl import resolve_input, write_json, write_text
 from medkd.core.stage_output import Manifest, open_stage_output
@@ -83,7 +83,7 @@ class Config(StageConfig):
     """Longest answer of the proof in tokens."""
     questions: int = Field(default=20, ge=1)
     """Bare questions asked for the proof, of those kept beside the weights."""
-    trust_remote_code: Annotated[bool, RUNTIME] = False
+    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
     """Let a model run code that came with it; the proof then runs it too."""
 
 

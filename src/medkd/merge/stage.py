@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from medkd.core.config import RUNTIME, StageConfig
+from medkd.core.config import RUNTIME, Seed, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_json
 from medkd.core.progress import Bar
@@ -84,7 +84,7 @@ class Config(StageConfig):
     """Share for validation of the rows that come without a split."""
     test_share: Share = 0.05
     """Share for the test split of the rows that come without one."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed splits, styles and shuffles otherwise."""
     tokenizer: str = ""
     """Model whose tokenizer counts lengths (a folder, a name, `medkd:tiny`); without one they are

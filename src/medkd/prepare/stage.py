@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from medkd.core.config import RUNTIME, StageConfig, did_you_mean
+from medkd.core.config import RUNTIME, Seed, StageConfig, did_you_mean
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.parallel import map_in_order
@@ -61,7 +61,7 @@ class Config(StageConfig):
     """Share of the cases for validation."""
     test_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the cases kept unseen for evaluation."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed splits otherwise."""
 
     @model_validator(mode="after")

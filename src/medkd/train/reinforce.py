@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import Field, field_validator
 
 from medkd.core.completer import Sampling
-from medkd.core.config import RUNTIME, StageConfig, did_you_mean
+from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
 from medkd.core.errors import InputError, StoppedError, from_os_error
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.records import Example
@@ -88,7 +88,7 @@ class Config(StageConfig):
     on."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Where a model that is only named is fetched from."""
-    trust_remote_code: Annotated[bool, RUNTIME] = False
+    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
     """Let a model run code that came with it."""
     rewards: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=lambda: dict(DEFAULT_WEIGHTS)
@@ -100,7 +100,7 @@ class Config(StageConfig):
     and --judge-model."""
     judge_model: str = ""
     """The judge's model; the provider's first where none is given."""
-    judge_base_url: Annotated[str, RUNTIME] = ""
+    judge_base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
     """Address of the judge; the provider's own where none is given."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
     """Most money the judge may cost, in the provider's currency; a hard stop."""
@@ -120,7 +120,7 @@ class Config(StageConfig):
     times that; a norm far more."""
     batch_size: int = Field(default=8, ge=1)
     """Answers computed at a time; lower it where memory runs out."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the order of questions and what is drawn."""
     dtype: Dtype = "auto"
     """Number format; auto takes bfloat16 where the processor computes in it."""

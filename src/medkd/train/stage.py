@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from medkd.core.config import RUNTIME, StageConfig
+from medkd.core.config import LOADS_CODE, RUNS_COMMAND, RUNTIME, Seed, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Example
@@ -78,7 +78,7 @@ class Config(StageConfig):
     on."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Where a model that is only named is fetched from."""
-    trust_remote_code: Annotated[bool, RUNTIME] = False
+    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
     """Let a model run code that came with it."""
     target: Target = "reasoned"
     """Learn reasoning and answer, or bare answers for comparison."""
@@ -102,11 +102,11 @@ class Config(StageConfig):
     """Rows a step and device."""
     lora_rank: int = Field(default=16, ge=1)
     """Rank of the adapter, on all linear layers; its scale is twice the rank."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the order of rows and the adapter's first weights."""
     device: Annotated[Device, RUNTIME] = "auto"
     """Where to compute."""
-    launch: Annotated[str, RUNTIME] = "auto"
+    launch: Annotated[str, RUNTIME, RUNS_COMMAND] = "auto"
     """What starts a process a GPU: auto, none, zero2, zero3, fsdp2, or a command ('accelerate
     launch --num_processes 8')."""
     trainer: dict[str, Any] = Field(default_factory=dict)

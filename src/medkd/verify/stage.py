@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from medkd.core.config import RUNTIME, StageConfig
+from medkd.core.config import RUNTIME, SENDS_KEY, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
 from medkd.core.progress import track
@@ -68,7 +68,7 @@ class Config(StageConfig):
     MEDKD_API_KEY)."""
     model: str = ""
     """The model that is asked; the provider's first where none is given."""
-    base_url: Annotated[str, RUNTIME] = ""
+    base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
     """Address of the endpoint; the provider's own where none is given."""
     concurrency: Annotated[int, RUNTIME, Field(ge=1)] = 32
     """Requests under way at once, within the provider's cap."""

@@ -1,22 +1,24 @@
-"""Commands for runs that outlive the terminal: `runs`, `logs`, `stop`; their parameters are their
-flags.
+"""Commands for detached runs: `runs`, `logs`, `stop`; their parameters are their flags.
 
-Not done here: starting one (`--detach`, `cli.flags`), what a run is (`background_jobs`).
+`python -m medkd.cli.jobs FOLDER WORDS…` is such a run: it runs the command and records its end.
+Not done here: the files of a run (`background_jobs`).
 """
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from medkd import background_jobs
+from medkd.cli.app import run_process
 
 TAIL_BYTES = 8192
 
 
 def runs() -> None:
-    """List the commands that were started with --detach."""
+    """List the runs started with --detach."""
     found = background_jobs.list_runs()
     if not found:
         print("none; start one with --detach, for instance: medkd train … --detach")
@@ -24,22 +26,22 @@ def runs() -> None:
     width = max(len(run.name) for run in found) + 2
     for run in found:
         last = background_jobs.read_log(run)[0].replace("\r", "\n").strip().rpartition("\n")[2]
-        print(
-            f"{run.name:<{width}}{background_jobs.read_state(run):<9}{run.started_at}  medkd {shlex.join(run.words)}\n{'':<{width}}{last[:160]}"
-        )
+        state = background_jobs.read_state(run)
+        print(f"{run.name:<{width}}{state:<9}{run.started_at}  medkd {shlex.join(run.words)}")
+        print(f"{'':<{width}}{last[:160]}")
 
 
 def logs(
     run: str, /, *, follow: Annotated[bool, Parameter(alias="-f", negative=())] = False
 ) -> None:
-    """Show what a run said.
+    """Show the log of a detached run.
 
     Parameters
     ----------
     run
         Name of the run, as medkd runs lists it.
     follow
-        Go on until it has ended; Ctrl-C leaves it running.
+        Show new lines until the run ends; Ctrl-C leaves it running.
     """
     found = background_jobs.find_run(run)
     size = background_jobs.log_path(found).stat().st_size
@@ -50,7 +52,7 @@ def logs(
             for text in background_jobs.follow_log(found, offset):
                 _show(text)
         except KeyboardInterrupt:
-            print(f"\n{run} goes on; medkd stop {run} ends it", file=sys.stderr)
+            print(f"\n{run} is still running; medkd stop {run} ends it", file=sys.stderr)
 
 
 def _show(text: str) -> None:
@@ -59,7 +61,7 @@ def _show(text: str) -> None:
 
 
 def stop(run: str, /) -> None:
-    """Interrupt a run; what it has done is kept, and its command goes on from there.
+    """Stop a detached run; its work is kept, and the same command continues it.
 
     Parameters
     ----------
@@ -67,8 +69,15 @@ def stop(run: str, /) -> None:
         Name of the run, as medkd runs lists it.
     """
     found = background_jobs.find_run(run)
-    if background_jobs.read_state(found) != "running":
-        print(f"{run}: had ended before ({background_jobs.read_state(found)})")
+    state = background_jobs.read_state(found)
+    if state != "running":
+        print(f"{run}: had ended before ({state})")
         return
     state = background_jobs.stop(found)
-    print(f"{run}: {state}; go on with: medkd {shlex.join(found.words)}")
+    print(f"{run}: {state}; continue it with: medkd {shlex.join(found.words)}")
+
+
+if __name__ == "__main__":
+    with background_jobs.record_end(Path(sys.argv[1])) as end:
+        end.code = run_process(sys.argv[2:])
+    sys.exit(end.code)

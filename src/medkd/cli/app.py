@@ -1,0 +1,275 @@
+"""The command line: which commands there are, and their failures as exit codes.
+
+In: arguments. Out: an exit code (0 done, 1 a fault of medkd, 2 unusable input or config, 3 stopped
+and resumable) and, for a failure, one line on stderr. Not done here: flags (`cli.flags`).
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import platform
+import re
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from cyclopts import App, CycloptsError, Group
+
+from medkd import __version__
+from medkd.background_jobs import state_dir
+from medkd.cli.flags import explain_usage, make_command, make_stage_command
+from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
+from medkd.pipeline import STAGES
+
+RUN, STAGE, LOOK, MACHINE = (
+    Group(name, sort_key=number)
+    for number, name in enumerate(("A whole run", "One stage", "Look and talk", "This machine"))
+)
+
+
+class Command(NamedTuple):
+    """Where a command lives (`module` with `Config` and `run`, or `module:function`), and its one
+    line of help."""
+
+    place: str
+    group: Group
+    summary: str
+    uses_torch: bool = False
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("medkd.cli.commands:demo", RUN, "Run the whole pipeline offline.", True),
+    "run": Command(
+        "medkd.cli.commands:run", RUN, "Run every step of a recipe; skip finished ones.", True
+    ),
+    **{
+        name: Command(
+            stage.module,
+            STAGE,
+            stage.summary,
+            name in {"train", "reinforce", "evaluate", "export"},
+        )
+        for name, stage in STAGES.items()
+    },
+    "chat": Command("medkd.chat.session", LOOK, "Chat with one model or several.", True),
+    "bill": Command("medkd.cli.commands:bill", LOOK, "Show what the teacher cost."),
+    "studio": Command("medkd.studio.command", LOOK, "Open the studio in a browser."),
+    "doctor": Command(
+        "medkd.train.doctor",
+        MACHINE,
+        "Check this machine, a model and a dataset before training.",
+        True,
+    ),
+    "runs": Command("medkd.cli.jobs:runs", MACHINE, "List the runs started with --detach."),
+    "logs": Command("medkd.cli.jobs:logs", MACHINE, "Show the log of a detached run."),
+    "stop": Command("medkd.cli.jobs:stop", MACHINE, "Stop a detached run; its work is kept."),
+    "mock-servers": Command(
+        "medkd.cli.commands:mock_servers", MACHINE, "Serve the demo's case site and teacher."
+    ),
+}
+FORMER_NAMES = {"rehearse": "mock-servers"}
+SPINS = ("GOMP_SPINCOUNT", "1000")
+"""How long a thread that waits for another spins before it sleeps. Sleeping at once halves the
+speed of small models; spinning on takes the core from whatever else runs on the machine."""
+_MALLOC = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}
+"""glibc's thresholds for returning freed memory to the system, with their numbers for `mallopt`."""
+NO_MEMORY = "out of memory; lower --batch-size or --max-length and run the same command again"
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM arrived; handled as Ctrl-C is, so that all that is done is kept."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(run_process(sys.argv[1:]))
+
+
+def run_process(arguments: list[str]) -> int:
+    """Run one command line in a process of its own; returns the exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background shell
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):
+            stream.reconfigure(errors="backslashreplace")  # pyright: ignore
+    if uses_torch(arguments):
+        configure_for_torch()
+    code = run_command(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+    return code
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code."""
+    if arguments and arguments[0] in FORMER_NAMES:
+        name = FORMER_NAMES[arguments[0]]
+        print(f"notice: medkd {arguments[0]} is now called {name}", file=sys.stderr)
+        arguments = [name, *arguments[1:]]
+    try:
+        code = build_app(arguments)(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _fail(InputError(explain_usage(error, arguments)))
+    except MedkdError as error:
+        return _fail(error)
+    except KeyboardInterrupt as error:
+        what = "terminated" if isinstance(error, TerminatedError) else "interrupted"
+        return _fail(
+            StoppedError(f"{what}; what was done is kept, the same command continues from there")
+        )
+    except BrokenPipeError:
+        _forget_stdout()
+        return 0
+    except OSError as error:
+        return _fail(from_os_error(error))
+    except MemoryError:
+        return _fail(StoppedError(NO_MEMORY))
+    except ImportError as error:
+        return _explain_import(error, arguments)
+    except Exception as error:  # noqa: BLE001 - the last handler: whatever comes here is a fault
+        return _report_fault(error, arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _explain_import(error: ImportError, arguments: list[str]) -> int:
+    if "failed to map segment" in str(error):
+        return _fail(StoppedError(NO_MEMORY))
+    if not isinstance(error, ModuleNotFoundError) or (error.name or "").startswith("medkd"):
+        return _report_fault(error, arguments)
+    return _fail(
+        InputError(
+            f"medkd: {error.name} is not installed; "
+            "pip install 'medkd[train]', or make setup in a checkout"
+        )
+    )
+
+
+def _report_fault(error: BaseException, arguments: list[str]) -> int:
+    """Write what is needed to find a fault of medkd into a log file, and say so in one line."""
+    now = datetime.now(UTC)
+    path = state_dir() / "faults" / f"{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    text = (
+        "A fault in medkd. The messages below may quote your data: read them before sending.\n\n"
+        f"medkd {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        f"at {now.isoformat(timespec='seconds')}: medkd {shlex.join(_redact(arguments))}\n\n"
+        + "".join(traceback.format_exception(error))
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+            file.write(text.encode("utf-8", "backslashreplace").decode())
+        log = f"the details are in {path}"
+    except OSError as failed:
+        log = f"the details could not be written ({failed.strerror} at {path.parent})"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    said = _one_line(f"{type(error).__name__}: {error}")[:200]
+    print(
+        f"error: a fault in medkd{place} ({said}); {log}; report it to the maintainers with "
+        "that file, and try the command again without its last flags",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _redact(arguments: list[str]) -> list[str]:
+    """Hide words that may be secrets: what follows a flag for one, and credentials in addresses."""
+    shown: list[str] = []
+    for word in arguments:
+        flag, equals, _ = word.partition("=")
+        is_secret = re.search(r"key|token|secret|password", flag) and flag.startswith("--")
+        if is_secret and equals:
+            word = f"{flag}=…"
+        elif shown and re.fullmatch(r"--\S*(key|token|secret|password)\S*", shown[-1]):
+            word = "…"
+        shown.append(re.sub(r"//[^/@\s]*@", "//…@", word))
+    return shown
+
+
+def _fail(error: MedkdError) -> int:
+    print(f"error: {_one_line(str(error))}", file=sys.stderr)
+    return error.exit_code
+
+
+def _one_line(text: str) -> str:
+    """Put a text on one line, without control characters for the terminal."""
+    plain = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(plain.split())
+
+
+def _forget_stdout() -> None:
+    """Send the rest of the output nowhere: its reader has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise TerminatedError
+
+
+def list_commands() -> dict[str, str]:
+    """Return the summary of every command, in the order of `medkd --help`."""
+    return {name: command.summary for name, command in COMMANDS.items()}
+
+
+def uses_torch(arguments: list[str]) -> bool:
+    """Tell whether the command that is called computes with torch."""
+    return bool(arguments) and arguments[0] in COMMANDS and COMMANDS[arguments[0]].uses_torch
+
+
+def build_app(arguments: list[str]) -> App:
+    """Build the command line; only the command that is called is imported."""
+    app = App(
+        name="medkd",
+        version=__version__,
+        help="Distil clinical reasoning from a large teacher into a small student. "
+        "Research software, not a medical device.",
+        help_format="plaintext",
+        version_flags=["--version"],
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    called = arguments[0] if arguments else ""
+    for number, (name, command) in enumerate(COMMANDS.items()):
+        app.command(
+            _load(name, arguments) if name == called else _placeholder,
+            name=name,
+            help=command.summary,
+            group=command.group,
+            sort_key=number,
+        )
+    return app
+
+
+def _placeholder() -> None:
+    """Stand for a command that was not called."""
+
+
+def _load(name: str, arguments: list[str]) -> Callable[..., Any]:
+    if name in STAGES:
+        return make_stage_command(name, arguments)
+    module_name, _, function = COMMANDS[name].place.partition(":")
+    module = importlib.import_module(module_name)
+    return getattr(module, function) if function else make_command(name, module)
+
+
+def configure_for_torch() -> None:
+    """Make torch on a CPU fast, before it is loaded; what the user has set stays.
+
+    Freed memory stays in the process, else up to half the time goes into page faults; threads wait
+    as `SPINS` says.
+    """
+    os.environ.setdefault(*SPINS)
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for name, number in _MALLOC.items():
+        if mallopt is not None and name not in os.environ:
+            mallopt(number, 2**31 - 1)
