@@ -42,9 +42,7 @@ _DENIED = re.compile(
 _DENIAL = re.compile("否认|未见|没有|无|未|不")
 _REACH = 12
 """Characters behind a denial in which what it denies begins."""
-_DENIED_LIST = re.compile(
-    r"(?:否认|未见|未闻及|未触及|没有|无)([一-鿿、]{2,60})(?=[，。；,;\s]|$)"
-)
+_DENIED_LIST = re.compile(r"(?:否认|未见|未闻及|未触及|没有|无)([一-鿿、]{2,60})(?=[，。；,;\s]|$)")
 _CLAIMED = re.compile(
     "(?<![无未不])(?:伴有?|出现|存在|可见|表现为|具有|患者有|并有|且有|又有|闻及|触及)"
     "(?P<degree>明显|轻度|中度|重度|持续|典型的?|少量|大量)?"
