@@ -58,7 +58,7 @@ def test_two_models_are_held_against_each_other_on_the_same_questions(
 def test_one_evaluation_alone_is_told_what_is_missing_before_anything_runs(before, tmp_path):
     with pytest.raises(
         InputError,
-        match="compare: input: nothing to be compared with; name two directories of evaluate, or more",
+        match="compare: input: nothing to compare with; name two directories of evaluate, or more",
     ):
         make_config(Config, {"input": [before], "out": tmp_path / "out"}, "compare")
 

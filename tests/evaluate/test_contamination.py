@@ -4,14 +4,7 @@ import shutil
 import pytest
 
 from medkd.core.stage_output import hash_path
-from medkd.evaluate.contamination import (
-    Flaw,
-    check_stops,
-    find_flaws,
-    find_seen,
-    find_training,
-    list_flawed,
-)
+from medkd.evaluate.contamination import find_seen, find_training
 from student_samples import make_example, write_examples
 
 
@@ -67,48 +60,6 @@ def test_other_rows_of_the_same_name_are_not_taken_for_them(made, tmp_path):
     shutil.move(made, moved)
     write_examples(moved / "merge/train.jsonl", range(9))
     assert find_training(moved / "train/adapter") is None
-
-
-def test_rows_that_were_cut_off_are_told_from_whole_ones():
-    assert find_flaws(make_example(1, reasoning="The patient has a fev")) == (Flaw.ENDS_EARLY,)
-    assert find_flaws(
-        make_example(
-            1,
-            reasoning="发热三天。",
-            answer="考虑"
-            + "社区获得性肺炎，" * 2
-            + "建议完善胸部影像学检查并予以抗感染治疗同时注意补液对症支持",
-        )
-    ) == (Flaw.ENDS_EARLY,)
-    assert find_flaws(make_example(1, reasoning="发热三天（体温39℃）。", answer="脑积水")) == ()
-
-
-def test_rows_that_teach_not_to_stop_are_listed_and_counted(tmp_path):
-    rows = [
-        make_example(1),
-        make_example(2, reasoning="sign a means flu. " * 7),
-        make_example(3, reasoning="The patient has a fev"),
-    ]
-    path = tmp_path / "train.jsonl"
-    path.write_text("".join(row.model_dump_json() + "\n" for row in rows))
-    listed, lines = list_flawed(path)
-    assert [(row.id, row.flaws) for row in listed][-2:] == [
-        ("made:2", (Flaw.REPEATS,)),
-        ("made:3", (Flaw.ENDS_EARLY,)),
-    ]
-    assert lines[0].startswith("1 of 3 training rows: repeats itself")
-
-
-def test_rows_without_a_flaw_are_said_to_be_without_one(tmp_path):
-    path = write_examples(tmp_path / "train.jsonl", range(4), reasoning="Short and whole.")
-    assert list_flawed(path)[0] == []
-    assert "None of 4 training rows" in list_flawed(path)[1][0]
-
-
-def test_a_model_that_stops_elsewhere_is_named(random_model_dir, trained_dir):
-    (line,) = check_stops(random_model_dir, random_model_dir)
-    assert "does not stop on <|im_end|>" in line
-    assert check_stops(trained_dir / "adapter", random_model_dir) == []
 
 
 def test_the_manifest_of_another_program_tells_nothing(tmp_path):

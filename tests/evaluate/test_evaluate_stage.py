@@ -234,22 +234,14 @@ def spoiled(random_model_dir, merged_dir, tmp_path_factory):
     return folder
 
 
-def test_looped_answers_are_listed_with_the_rows_that_may_have_taught_them(
-    spoiled, random_model_dir, tmp_path, capsys
-):
+def test_looped_answers_are_listed(spoiled, random_model_dir, tmp_path, capsys):
     settings = {"model": str(random_model_dir), "input": spoiled, "max_tokens": 192}
     run(Config(**settings, adapter=spoiled / "train", out=tmp_path / "out"))
-    found = json.loads((tmp_path / "out/breakdown.json").read_text())["loops"]
-    assert len(found["answers"]) >= 3
-    assert all(int(number.split(":")[1]) % 3 == 0 for number in found["answers"])
-    repeating = {row["id"] for row in found["rows"] if "repeats itself" in row["flaws"]}
-    assert repeating == {f"made:{n}" for n in range(0, 24, 3)}
-    assert "loops: 8 of 24 training rows: repeats itself" in capsys.readouterr().err
+    looped = json.loads((tmp_path / "out/breakdown.json").read_text())["loops"]["answers"]
+    assert len(looped) >= 3 and all(int(number.split(":")[1]) % 3 == 0 for number in looped)
+    assert f"{len(looped)} answers looped; docs/stopping.md" in capsys.readouterr().err
     page = (tmp_path / "out/report.html").read_text()
-    assert "What taught it to loop?" in page and "made:0" in page
-    shutil.copytree(spoiled / "train/adapter", tmp_path / "moved")
-    run(Config(**settings, adapter=tmp_path / "moved", out=tmp_path / "unknown"))
-    assert "No lineage leads to the rows" in (tmp_path / "unknown/report.html").read_text()
+    assert f"{len(looped)} of 12 answers repeated themselves" in page
 
 
 def test_evaluate_scores_each_answer_as_it_comes(random_model_dir, trained_dir):

@@ -1,14 +1,14 @@
-"""Small plots as SVG text, to stand inside a page: readable on light and dark ground, their words
-left as words.
+"""Small plots as SVG text for a page: readable on light and dark ground, their words left as words.
 
-In: numbers and names. Out: one `<svg>` element. Not done here: pages, tables, what is worth
-plotting.
+In: numbers and names. Out: one `<svg>` element. Not done here: pages, what is worth plotting.
 """
 
+import hashlib
 import html
 import io
 import logging
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,8 @@ def _finish(figure: "Figure", axes: "Axes", title: str, with_legend: bool) -> st
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     buffer = io.StringIO()
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}
-    with mpl.rc_context(style), _without_glyph_warnings():
+    quiet = warnings.catch_warnings(action="ignore", category=UserWarning)
+    with mpl.rc_context(style), quiet:
         figure.savefig(
             buffer,
             format="svg",
@@ -150,12 +151,6 @@ def _finish(figure: "Figure", axes: "Axes", title: str, with_legend: bool) -> st
             metadata={"Date": None, "Creator": None},
         )
     return _for_page(buffer.getvalue(), title)
-
-
-def _without_glyph_warnings() -> Any:
-    import warnings
-
-    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 def _for_page(svg: str, title: str) -> str:
@@ -168,14 +163,13 @@ def _for_page(svg: str, title: str) -> str:
     )
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = _with_own_ids(body)
-    head = f'<svg role="img" aria-label="{html.escape(_printable(title) or "plot")}" style="max-width:100%;height:auto" '
+    label = html.escape(_printable(title) or "plot")
+    head = f'<svg role="img" aria-label="{label}" style="max-width:100%;height:auto" '
     return head + body.removeprefix("<svg ").strip()
 
 
 def _with_own_ids(svg: str) -> str:
     """Make ids unlike those of other plots on the same page."""
-    import hashlib
-
     mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', svg)
     return re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}-", svg)

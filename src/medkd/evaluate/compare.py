@@ -1,9 +1,8 @@
 """The stage `compare`: several evaluations of the same questions, paired.
 
-In: directories of `evaluate`; the first is the one the others are held against. Out:
-`comparison.json` and `report.html`.
-Not done here: measuring: every score was written by the evaluation that measured it, and only
-questions that all were asked count.
+In: directories of `evaluate`, the one to compare the others with first. Out: `comparison.json` and
+`report.html`. Only questions that all were asked count.
+Not done here: measuring; each score was written by the evaluation that measured it.
 """
 
 import sys
@@ -46,27 +45,24 @@ TESTED = (
 )
 OVERLAP = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "samples_per_second")
 CONDITIONS = ("generator", "dtype", "temperature", "top_p", "max_tokens")
-"""How answers came about: facts and settings that move scores a little, or much, without any
-difference between the models."""
+"""Facts and settings that move scores without any difference between the models."""
 
 
 class Config(StageConfig):
-    """Set evaluations side by side."""
+    """Compare evaluations of the same questions."""
 
     input: Annotated[list[Path], RUNTIME, POSITIONAL]
-    """Directories of evaluate, the one to be compared with first."""
+    """Directories of evaluate, the one to compare the others with first."""
     names: list[str] = Field(default_factory=list)
-    """Names of the models on the page, in the same order; else those of the directories."""
+    """Names of the models on the page, in the same order; default: those of the directories."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of the bootstrap."""
+    """Seed of the bootstrap and of the sign flips."""
 
     @field_validator("input")
     @classmethod
     def _hold_several(cls, value: list[Path]) -> list[Path]:
         if len(value) < 2:
-            raise ValueError(
-                "nothing to be compared with; name two directories of evaluate, or more"
-            )
+            raise ValueError("nothing to compare with; name two directories of evaluate, or more")
         return value
 
 
@@ -90,57 +86,51 @@ def run(config: Config) -> Manifest:
         differences = hold_against_first(evaluations, config.seed)
         space.read(sum(len(e.rows) for e in loaded))
         space.manifest.counts.kept = len(shared)
-        space.drop(
-            "not_asked_of_all", len({row.id for e in loaded for row in e.rows}) - len(shared)
-        )
-        content = {
-            model: {score: found._asdict() for score, found in group.items()}
-            for model, group in differences.items()
-        }
-        write_json(
-            space.path("comparison.json"),
-            {
-                "first": names[0],
-                "n": len(shared),
-                "scores": {e.name: e.scores for e in evaluations},
-                "against_first": content,
+        n_asked = len({row.id for e in loaded for row in e.rows})
+        space.drop("not_asked_of_all", n_asked - len(shared))
+        comparison = {
+            "first": names[0],
+            "n": len(shared),
+            "scores": {e.name: e.scores for e in evaluations},
+            "against_first": {
+                model: {score: found._asdict() for score, found in group.items()}
+                for model, group in differences.items()
             },
-        )
-        missing = (
-            [f"Questions that not all models were asked: {space.manifest.counts.dropped}."]
-            if len({len(e.rows) for e in loaded}) > 1
-            else []
-        )
-        missing += warn_of_conditions(evaluations)
+        }
+        write_json(space.path("comparison.json"), comparison)
+        missing = warn_of_conditions(evaluations)
+        if n_asked > len(shared):
+            missing.insert(0, f"Questions that not all models were asked: {n_asked - len(shared)}.")
+        other = names[1] if len(names) == 2 else f"{len(names) - 1} evaluations"
+        page = space.path("report.html")
         write_report(
-            space.path("report.html"),
+            page,
             evaluations,
-            f"{names[1] if len(names) == 2 else f'{len(names) - 1} evaluations'} against {names[0]}",
+            f"{other} against {names[0]}",
             missing,
             show_tests(differences),
             show_before_after(evaluations),
         )
         print_table(evaluations, differences)
-        print(f"report: {space.path('report.html')}")
+        print(f"report: {page}")
         return space.manifest
 
 
 def _choose_names(config: Config) -> list[str]:
+    """Take the given names, else those of the directories, with their parents' where needed."""
     if config.names and len(config.names) != len(config.input):
         raise InputError(
-            f"--names: {len(config.names)} names for {len(config.input)} evaluations; give one for each"
+            f"--names: {len(config.names)} names for {len(config.input)} evaluations; "
+            "pass one for each"
         )
-    names = config.names or [
-        (path if path.is_dir() else path.parent).resolve().name for path in config.input
-    ]
+    folders = [(path if path.is_dir() else path.parent).resolve() for path in config.input]
+    names = config.names or [folder.name for folder in folders]
     if len(set(names)) != len(names):
-        names = [
-            f"{(path if path.is_dir() else path.parent).resolve().parent.name}/{name}"
-            for path, name in zip(config.input, names, strict=True)
-        ]
+        names = [f"{folder.parent.name}/{n}" for folder, n in zip(folders, names, strict=True)]
     if len(set(names)) != len(names):
         raise InputError(
-            f"--names: two evaluations are both called {max(names, key=names.count)}; give a name for each"
+            f"--names: two evaluations are both called {max(names, key=names.count)}; "
+            "pass a name for each"
         )
     return names
 
@@ -154,9 +144,8 @@ def load(directory: Path, name: str) -> Evaluation:
     extra = directory / "besides.jsonl"
     has_extra = extra.exists() and extra.stat().st_size
     asked = list(RecordReader(extra, Prediction, made_by="evaluate")) if has_extra else []
-    scores, breakdown = (
-        _read_mapping(directory / file) for file in ("scores.json", "breakdown.json")
-    )
+    files = [directory / "scores.json", directory / "breakdown.json"]
+    scores, breakdown = map(_read_mapping, files)
     _check_rows(directory, rows, predictions, scores)
     return Evaluation(name, scores, predictions, rows, breakdown, asked, read_manifest(directory))
 
@@ -180,7 +169,8 @@ def _check_rows(
     unlike = [row.id for row in rows if lengths.get(row.id) != row.n_characters]
     problem = ""
     if unlike:
-        problem = f"{len(unlike)} of {len(rows)} rows have no answer in predictions.jsonl (first: {unlike[0]})"
+        n = f"{len(unlike)} of {len(rows)}"
+        problem = f"{n} rows have no answer in predictions.jsonl (first: {unlike[0]})"
     elif len({row.id for row in rows}) < len(rows) or len(rows) != scores.get("n"):
         problem = f"{len(rows)} rows, but scores.json counts {scores.get('n')} questions"
     else:
@@ -195,62 +185,58 @@ def _check_rows(
 
 
 def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> list[str]:
-    """List the questions that every model was asked, in the order of the first; raises InputError
-    where they are others or none."""
+    """List the questions that every model was asked, in the order of the first; raise InputError
+    where they differ or there is none."""
     texts = [{p.id: (p.question, p.reference) for p in e.predictions} for e in evaluations]
     shared = [row.id for row in evaluations[0].rows if all(row.id in found for found in texts)]
     if not shared:
         raise InputError(
-            f"{places[0]} and {places[-1]}: not one question in common; evaluate all models on the same test file"
+            f"{places[0]} and {places[-1]}: not one question in common; "
+            "evaluate all models on the same test file"
         )
     for found, place in zip(texts[1:], places[1:], strict=True):
         differing = [i for i in shared if not _is_same(found[i], texts[0][i])]
         if differing:
             raise InputError(
-                f"{place}: {len(differing)} of {len(shared)} questions are others than in {places[0]} (first: {differing[0]}); "
-                "evaluate all models on the same test file"
+                f"{place}: {len(differing)} of {len(shared)} questions are others than in "
+                f"{places[0]} (first: {differing[0]}); evaluate all models on the same test file"
             )
     most = max(len(e.rows) for e in evaluations)
     if len(shared) < most:
         print(
-            f"warning: {len(shared)} of {most} questions were asked of all models; only these are compared",
+            f"warning: {len(shared)} of {most} questions were asked of all models; "
+            "only these are compared",
             file=sys.stderr,
         )
     return shared
 
 
+def _is_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Compare question and known diagnosis; a file that does not separate the question from its
+    template has none."""
+    return one[1] == other[1] and (one[0] == other[0] or not one[0] or not other[0])
+
+
 def warn_of_conditions(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Warn of evaluations whose answers were made in other ways; gives the lines that belong on the
-    page."""
+    """Warn of evaluations whose answers were made in other ways; return the lines for the page."""
     found: list[str] = []
     for name in CONDITIONS:
-        values = {
-            e.name: (e.manifest.config | e.manifest.facts).get(name, "unknown") for e in evaluations
-        }
-        if len({str(value) for value in values.values()}) > 1:
-            found.append(
-                f"{name} differs ({', '.join(f'{model} {value}' for model, value in values.items())})"
-            )
+        values = [(e.manifest.config | e.manifest.facts).get(name, "unknown") for e in evaluations]
+        if len(set(map(str, values))) > 1:
+            named = zip(evaluations, values, strict=True)
+            found.append(f"{name} differs ({', '.join(f'{e.name} {value}' for e, value in named)})")
     if not found:
         return []
     print(f"warning: the answers were not made alike: {'; '.join(found)}", file=sys.stderr)
     return [f"The models alone, for the answers were not made alike: {'; '.join(found)}."]
 
 
-def _is_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Compare question and known diagnosis; a file that does not tell the question apart from its
-    template has none."""
-    return one[1] == other[1] and (one[0] == other[0] or not one[0] or not other[0])
-
-
 def keep_shared(evaluation: Evaluation, shared: Sequence[str], seed: int) -> Evaluation:
-    """Keep the shared questions of one evaluation; with fewer, its scores are summed up anew and
-    those of the whole run go."""
+    """Keep the shared questions of one evaluation; with fewer, sum up its scores anew."""
     rows = {row.id: row for row in evaluation.rows}
     answers = {p.id: p for p in evaluation.predictions}
-    kept = evaluation._replace(
-        rows=[rows[i] for i in shared], predictions=[answers[i] for i in shared]
-    )
+    chosen = {"rows": [rows[i] for i in shared], "predictions": [answers[i] for i in shared]}
+    kept = evaluation._replace(**chosen)
     if len(shared) == len(rows):
         return kept
     means, intervals = summarise(to_columns(kept.rows), seed)
@@ -338,6 +324,6 @@ def print_table(
         for name, d in group.items():
             p = write_p(d.p)
             before = first.scores[name]
-            print(
-                f"  {name:<20}{before:>10.3f} -> {before + d.difference:>8.3f}  [{d.low:+.3f}, {d.high:+.3f}]  p {p}"
-            )
+            interval = f"[{d.low:+.3f}, {d.high:+.3f}]"
+            after = before + d.difference
+            print(f"  {name:<20}{before:>10.3f} -> {after:>8.3f}  {interval}  p {p}")

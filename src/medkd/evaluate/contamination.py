@@ -1,36 +1,26 @@
-"""Whether a test is a fair one, and what the rows behind a model may have taught it.
+"""Whether a test is a fair one: questions of the training data, and questions that hold their own
+answer.
 
-In: the questions, and the folder of the model or adapter, whose manifests lead to its training
-rows. Out: which questions were seen, which hold their own answer, which rows teach not to stop.
+In: the questions, and the folder of a model, whose manifests lead to its training rows. Out: counts.
 Not done here: near duplicates (`merge --against`), what a base model read before its release.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader
-from medkd.core.records import Example, Record
+from medkd.core.records import Example
 from medkd.core.stage_output import MANIFEST, hash_path, read_manifest
 from medkd.grading.answers import split_list
-from medkd.grading.loops import is_looping
 from medkd.grading.names import parse_name
 from medkd.grading.writing import normalise
-from medkd.models.chat_template import find_end_of_turn, list_ids
-from medkd.models.inspect import read_generation_config
-from medkd.models.load import load_tokenizer
 
 MANY_SEEN = 0.5
 """Share of seen questions from which a test is the training over again."""
-N_LISTED = 50
-"""Rows that are listed of those that teach not to stop."""
-_END = re.compile(r"[。！？；.!?;…]['\"”’）)\]】」』*]*$")
-_SHORT_ANSWER = 40
-"""Letters up to which an answer may end without a full stop: a diagnosis does."""
 
 
 class Seen(NamedTuple):
@@ -116,73 +106,3 @@ def holds_answer(question: str, reference: str) -> bool:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(re.sub(r"\s", "", text).encode()).digest()
-
-
-class Flaw(StrEnum):
-    """What in a training row teaches not to stop."""
-
-    REPEATS = "repeats itself"
-    """Who learns it learns to loop."""
-    ENDS_EARLY = "ends in mid-sentence"
-    """Its reasoning, or a long answer, was cut off before it became a row."""
-
-
-class FlawedRow(Record):
-    """A training row that teaches not to stop."""
-
-    id: str
-    flaws: tuple[Flaw, ...]
-
-
-def find_flaws(example: Example) -> tuple[Flaw, ...]:
-    """Find what in a row teaches not to stop.
-
-    >>> from medkd.core.records import Lineage
-    >>> row = Example(id="a:1", source="a", style="bare", input="?", reasoning="发热三天，考虑",
-    ...               answer="肺炎", lineage=Lineage(origin="a"))
-    >>> find_flaws(row)
-    (<Flaw.ENDS_EARLY: 'ends in mid-sentence'>,)
-    """
-    reasoning, answer = example.reasoning.strip(), example.answer.strip()
-    is_cut = bool(reasoning) and not _END.search(reasoning)
-    is_cut |= len(answer) > _SHORT_ANSWER and not _END.search(answer)
-    repeats = is_looping(reasoning) or is_looping(answer)
-    return tuple(
-        flaw for flaw, holds in ((Flaw.REPEATS, repeats), (Flaw.ENDS_EARLY, is_cut)) if holds
-    )
-
-
-def list_flawed(training_path: Path) -> tuple[list[FlawedRow], list[str]]:
-    """List the training rows that teach not to stop, the first of them, and count them all in
-    lines for the page."""
-    reader = RecordReader(training_path, Example, made_by="merge")
-    flawed = [
-        FlawedRow(id=example.id, flaws=flaws)
-        for example in reader
-        if (flaws := find_flaws(example))
-    ]
-    counts = {flaw: sum(flaw in row.flaws for row in flawed) for flaw in Flaw}
-    lines = [
-        f"{n} of {reader.n_read} training rows: {flaw}. Take them out and train again."
-        for flaw, n in counts.items()
-        if n
-    ]
-    if not lines:
-        lines = [
-            f"None of {reader.n_read} training rows repeats itself or ends in mid-sentence: "
-            "check stop tokens and template (medkd doctor)."
-        ]
-    return flawed[:N_LISTED], lines
-
-
-def check_stops(folder: Path, base: Path) -> list[str]:
-    """Say so where a model's own generation config does not stop on the end of its turn."""
-    tokenizer = load_tokenizer(base, folder)
-    end = find_end_of_turn(tokenizer)
-    place = folder if (folder / "generation_config.json").exists() else base
-    if end in list_ids(read_generation_config(place).eos_token_id):
-        return []
-    return [
-        f"The generation config does not stop on {tokenizer.convert_ids_to_tokens(end)}, the end "
-        "of a turn: served elsewhere it would go on; medkd export mends it."
-    ]

@@ -419,21 +419,6 @@ class PredictionFile:
         return [self.done[i] for i in self.ids if i in self.done]
 
 
-def ask_plainly(
-    predictor: LocalPredictor | EndpointPredictor,
-    path: Path,
-    prompts: Sequence[Prompt],
-    own: dict[str, Prediction],
-    sampling: Sampling,
-) -> list[Prediction]:
-    """Ask under the plain template, where the model has another one that begins the thinking."""
-    if not isinstance(predictor, LocalPredictor) or predictor.plain_template is None:
-        return []
-    file = PredictionFile(path, "ask plainly", [prompt.id for prompt in prompts])
-    remaining = file.open_prompts(prompts)
-    return file.fill(predictor.predict_plainly(remaining, own.__getitem__, sampling))
-
-
 def ask_samples(
     predictor: Predictor,
     path: Path,

@@ -127,19 +127,12 @@ def describe_gaps(predictions: list[Prediction]) -> list[str]:
     n_silent = sum(p.finish_reason == NO_ANSWER for p in predictions)
     n_unlabelled = sum(p.teacher is None for p in predictions)
     n_empty = sum(p.teacher is not None and not p.teacher.strip() for p in predictions)
-    return [
-        line
-        for n_found, line in (
-            (n_silent, f"{n_silent} of {n} predictions are null: they count as empty answers."),
-            (n_unlabelled, f"Overlap of {n_unlabelled} of {n} predictions: they have no label."),
-            (
-                n_empty,
-                f"{n_empty} of {n} labels are empty: as in LLaMA-Factory, their overlap counts "
-                "as 0.",
-            ),
-        )
-        if n_found
-    ]
+    lines = {
+        f"{n_silent} of {n} predictions are null: they count as empty answers.": n_silent,
+        f"Overlap of {n_unlabelled} of {n} predictions: they have no label.": n_unlabelled,
+        f"{n_empty} of {n} labels are empty: as in LLaMA-Factory, their overlap counts as 0.": n_empty,
+    }
+    return [line for line, n_found in lines.items() if n_found]
 
 
 def write_results(

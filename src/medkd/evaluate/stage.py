@@ -22,19 +22,17 @@ from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.evaluate.config import Config
 from medkd.evaluate.contamination import (
     Seen,
-    check_stops,
     find_seen,
     holds_answer,
-    list_flawed,
     refuse_seen,
 )
 from medkd.evaluate.generate import (
     LEDGER,
     MERGED,
+    LocalPredictor,
     PredictionFile,
     Predictor,
     ask_once,
-    ask_plainly,
     ask_samples,
     find_inputs,
     make_extra_prompts,
@@ -61,7 +59,7 @@ from medkd.evaluate.scoring import (
     score_samples,
 )
 from medkd.evaluate.statistics import break_down, make_scores
-from medkd.models.load import read_json, resolve_model
+from medkd.models.load import read_json
 
 __all__ = ["Config", "evaluate", "run"]
 
@@ -189,7 +187,7 @@ def _run_questions(
     """Check that the test is fair, ask, score and write."""
     space.read(questions.n_read)
     space.drop_all(questions.dropped)
-    seen, notes = Seen(frozenset(), None), list[str]()
+    notes: list[str] = []
     if questions.path and not questions.is_exam:
         if config.endpoint or config.judge:
             marks = [e.lineage.deidentified_by for e in questions.examples]
@@ -208,9 +206,11 @@ def _run_questions(
             "A second template: the model's own one leaves it to begin the thinking, so both "
             "think rates are one."
         )
-    looped = [row.id for row in answers.rows if row.scores["loop_rate"]]
-    if looped and not questions.is_exam:
-        answers.breakdown["loops"] = _explain_loops(config, looped, seen.training_path, folder)
+    if looped := [row.id for row in answers.rows if row.scores["loop_rate"]]:
+        answers.breakdown["loops"] = {"answers": looped}
+        print(
+            f"note: {len(looped)} answers looped; docs/stopping.md says what to do", file=sys.stderr
+        )
     scores = _write_scores(config, space, answers, notes)
     if not questions.is_exam:
         n_steps = -(-len(answers.rows) // config.batch_size)
@@ -307,9 +307,12 @@ def _ask_all(
         }
     finally:
         speed, seconds = _add_time(space, file.n_new, file.seconds)
-    unprompted = ask_plainly(
-        predictor, space.path("unprompted.jsonl"), prompts, file.done, sampling
-    )
+    unprompted: list[Prediction] = []
+    if isinstance(predictor, LocalPredictor) and predictor.plain_template:
+        plain = PredictionFile(space.path("unprompted.jsonl"), "ask plainly", file.ids)
+        unprompted = plain.fill(
+            predictor.predict_plainly(plain.open_prompts(prompts), file.done.__getitem__, sampling)
+        )
     if config.samples > 1:
         again = ask_samples(
             predictor, space.path("samples.jsonl"), prompts, config.samples, sampling
@@ -350,27 +353,6 @@ def _add_time(space: StageOutput, n_asked: int, seconds: float) -> tuple[float |
     total = round(before["seconds"] + seconds, 3)
     write_json(space.path(TIMES), {"questions": n_questions, "seconds": total})
     return (n_questions / total if n_questions and total else None), total
-
-
-def _explain_loops(
-    config: Config, looped: Sequence[str], training_path: Path | None, folder: Path | None
-) -> dict[str, Any]:
-    """Look for what may have taught the student to loop: in its training rows, where a lineage
-    leads to them, and in its stop tokens."""
-    if training_path is None:
-        rows, lines = [], ["No lineage leads to the rows that may have taught it."]
-    else:
-        rows, lines = list_flawed(training_path)
-    if folder:
-        base = resolve_model(config.model, config.hub, config.trust_remote_code)
-        lines = [*lines, *check_stops(folder, base)]
-    lines = [f"{len(looped)} answers looped.", *lines]
-    print("\n".join(f"loops: {line}" for line in lines), file=sys.stderr)
-    return {
-        "answers": list(looped),
-        "rows": [row.model_dump(mode="json") for row in rows],
-        "lines": lines,
-    }
 
 
 def _run_file(config: Config, path: Path) -> Manifest:

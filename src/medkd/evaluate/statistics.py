@@ -1,12 +1,11 @@
 """Means of scores, their 95 % intervals, and tests of two models on the same questions.
 
-In: rows of scores. Out: one number a name with its interval; paired differences with their p-values.
-Intervals cover the choice of questions, not another training.
-Not done here: what is right (`grading`), pages.
+In: rows of scores. Out: one number a name with its interval; paired differences with p-values.
+Intervals cover the choice of questions, not another training. Not done here: what is right, pages.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from medkd.core import thinking
@@ -31,11 +30,6 @@ def to_columns(rows: Sequence[Row]) -> Columns:
         for name, value in row.scores.items():
             columns.setdefault(name, []).append(value)
     return columns
-
-
-def measure_unprompted(predictions: Sequence[Prediction]) -> list[float]:
-    """Say of each prediction under a plain template whether it is well-formed thinking."""
-    return [float(thinking.is_well_formed(prediction.raw)) for prediction in predictions]
 
 
 def summarise(columns: Columns, seed: int = 0) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -198,18 +192,14 @@ def find_significant(differences: Sequence[Difference]) -> set[int]:
 
 
 def describe_lengths(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Give percentiles of the answers' lengths, in tokens where they were counted, else in
+    """Return percentiles of the answers' lengths, in tokens where they were counted, else in
     characters."""
     import numpy as np
 
-    has_tokens = any(prediction.n_tokens for prediction in predictions)
-    lengths = [
-        prediction.n_tokens if has_tokens else len(prediction.raw) for prediction in predictions
-    ]
+    has_tokens = any(p.n_tokens for p in predictions)
     unit = "tokens" if has_tokens else "characters"
-    return (
-        {f"{unit}_p{p}": float(np.percentile(lengths, p)) for p in PERCENTILES} if lengths else {}
-    )
+    lengths = [p.n_tokens if has_tokens else len(p.raw) for p in predictions]
+    return {f"{unit}_p{p}": float(np.percentile(lengths, p)) for p in PERCENTILES if predictions}
 
 
 def make_scores(
@@ -225,7 +215,8 @@ def make_scores(
     think rates are one.
     """
     columns = to_columns(rows)
-    columns["think_unprompted_rate"] = measure_unprompted(unprompted or predictions)
+    plain = unprompted or predictions
+    columns["think_unprompted_rate"] = [float(thinking.is_well_formed(p.raw)) for p in plain]
     means, intervals = summarise(columns, seed)
     speed = (
         {} if samples_per_second is None else {"samples_per_second": round(samples_per_second, 3)}
@@ -242,54 +233,39 @@ def make_scores(
 def break_down(
     rows: Sequence[Row], wrong_before: frozenset[str] = frozenset(), seed: int = 0
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Give the accuracy of diagnoses by department, length of the question, number of known ones,
-    and where another model was wrong."""
-    graded = [row for row in rows if _find_mark(row) is not None]
-    edges = sorted(row.n_characters for row in graded)
-    short, long = (edges[len(edges) // 3], edges[2 * len(edges) // 3]) if edges else (0, 0)
-    groups: dict[str, dict[str, list[Row]]] = {
-        "department": {},
-        "length": {},
-        "diagnoses": {},
-        "base": {},
+    """Return the accuracy by department, length of the question, number of known diagnoses, and
+    where another model was wrong."""
+    marks = {
+        row.id: row.scores.get("diagnosis_accuracy", row.scores.get("exam_accuracy"))
+        for row in rows
     }
-    for row in graded:
-        for department in row.department[-1:] or ("unknown",):
-            groups["department"].setdefault(department, []).append(row)
-        name = (
-            "short" if row.n_characters < short else "long" if row.n_characters > long else "middle"
-        )
-        groups["length"].setdefault(
-            f"{name} (< {short})"
-            if name == "short"
-            else f"{name} (> {long})"
-            if name == "long"
-            else name,
-            [],
-        ).append(row)
-        groups["diagnoses"].setdefault(
-            str(row.n_known) if row.n_known < 4 else "4 or more", []
-        ).append(row)
-        if wrong_before:
-            groups["base"].setdefault(
-                "base was wrong" if row.id in wrong_before else "base was right", []
-            ).append(row)
-    return {
-        axis: {name: _sum_up(members, seed) for name, members in sorted(found.items())}
-        for axis, found in groups.items()
-        if found
+    graded = [row for row in rows if marks[row.id] is not None]
+    edges = sorted(row.n_characters for row in graded) or [0]
+    short, long = edges[len(edges) // 3], edges[2 * len(edges) // 3]
+
+    def name_length(n: int) -> str:
+        return f"short (< {short})" if n < short else f"long (> {long})" if n > long else "middle"
+
+    axes: dict[str, Callable[[Row], str]] = {
+        "department": lambda row: row.department[-1] if row.department else "unknown",
+        "length": lambda row: name_length(row.n_characters),
+        "diagnoses": lambda row: str(row.n_known) if row.n_known < 4 else "4 or more",
     }
+    if wrong_before:
+        axes["base"] = lambda row: f"base was {'wrong' if row.id in wrong_before else 'right'}"
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for axis, name_group in axes.items():
+        groups: dict[str, list[float]] = {}
+        for row in graded:
+            groups.setdefault(name_group(row), []).append(marks[row.id] or 0.0)
+        if groups:
+            found[axis] = {name: _sum_up(values, seed) for name, values in sorted(groups.items())}
+    return found
 
 
-def _find_mark(row: Row) -> float | None:
-    """Give whether a question was answered right, by whatever decides that."""
-    return row.scores.get("diagnosis_accuracy", row.scores.get("exam_accuracy"))
-
-
-def _sum_up(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    values = [mark for row in rows if (mark := _find_mark(row)) is not None]
+def _sum_up(marks: Sequence[float], seed: int) -> dict[str, Any]:
     return {
-        "n": len(values),
-        "diagnosis_accuracy": round(sum(values) / len(values), 6),
-        "interval": interval(values, seed),
+        "n": len(marks),
+        "diagnosis_accuracy": round(sum(marks) / len(marks), 6),
+        "interval": interval(marks, seed),
     }

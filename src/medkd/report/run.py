@@ -26,8 +26,6 @@ from medkd.evaluate.compare import (
 from medkd.evaluate.report import DESCRIPTIONS, Evaluation, make_table, make_values
 from medkd.evaluate.statistics import MIN_QUESTIONS, compare_paired
 
-N_CASES = 3
-"""Cases shown side by side."""
 SEED = 0
 OTHER_SEEDS = (
     "Other seeds of the training: the intervals are over questions; docs/benchmarks.md has three "
@@ -70,7 +68,6 @@ def write_report(
         tests=show_tests(hold_against_first(shared, SEED)) if len(shared) > 1 else [],
         before_after=show_before_after(evaluations),
         comparisons=_compare(shared),
-        cases=_choose_cases(shared),
         cost=describe_cost(steps, seconds),
         steps=[_describe_step(name, manifest) for name, manifest in steps.items()],
         versions=describe_versions(steps),
@@ -130,33 +127,6 @@ def _draw_losses(run_dir: Path) -> list[str]:
 def _read_losses(path: Path) -> tuple[Sequence[float], Sequence[float]]:
     points = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [p["step"] for p in points if "loss" in p], [p["loss"] for p in points if "loss" in p]
-
-
-def _choose_cases(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Choose the first case of each kind, in the order of the test: the last model right and the
-    first wrong, both wrong, both right, the last wrong."""
-    if not evaluations:
-        return []
-    first, last = _list_right(evaluations[0]), _list_right(evaluations[-1])
-    kinds: dict[tuple[float, float], str] = {}
-    for i in last:
-        if i in first:
-            kinds.setdefault((last[i], first[i]), i)
-    order = [kinds[k] for k in ((1.0, 0.0), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0)) if k in kinds]
-    everything = [p.id for p in evaluations[-1].predictions]
-    chosen = list(dict.fromkeys([*order, *everything]))[:N_CASES]
-    answers = {e.name: {p.id: p for p in e.predictions} for e in evaluations}
-    by_last = answers[evaluations[-1].name]
-    return [
-        {
-            "id": i,
-            "reference": by_last[i].reference,
-            "question": by_last[i].question,
-            "texts": {"teacher": by_last[i].teacher or ""}
-            | {name: found[i].raw for name, found in answers.items()},
-        }
-        for i in chosen
-    ]
 
 
 def is_play_money(manifest: Manifest) -> bool:
