@@ -135,15 +135,15 @@ def judge(folder: Path, planted: dict[str, str]) -> tuple[float, float]:
     the other, or both of a third."""
     from collections import Counter
 
-    from medkd.merge.files import read_rows
-    from medkd.merge.rows import Origin, read_row
-    from medkd.merge.sources import find_origin
+    from medkd.merge.schemas import read_row
+    from medkd.merge.sources import find_source
+    from medkd.text.tables import read_rows
 
     questions = {}
     for name in ROWS:
-        origin: Origin = find_origin(folder / f"{name}.json")
-        for _, content in read_rows(origin.path):
-            example = read_row(content, origin, Counter()).example
+        source = find_source(folder / f"{name}.json")
+        for row in read_rows(source.path):
+            example = read_row(row, source, Counter()).example
             questions[example.id] = example.input
     found = [
         row

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medkd.core import thinking
+from medkd.core.draws import draw_split, hash_uniform
 from medkd.core.errors import InputError
 from medkd.core.records import Checked, Cost, Example, Question, Rationale, Usage
-from medkd.merge.draws import draw_split
-from medkd.merge.files import read_rows
 from medkd.merge.stage import Config, run
+from medkd.text.tables import read_rows
 
 
 def write_json(path, rows):
@@ -229,7 +229,7 @@ def test_the_card_names_sources_licences_counts_and_losses(tmp_path):
         "license: other",
         "| medical-o1 | 1 | Apache-2.0 |",
         "| site | 1 | not stated |",
-        "| not_text | 1 |",
+        "| no_answer | 1 |",
         "0.5 CNY",
         "n<1K",
     ):
@@ -254,10 +254,8 @@ def test_a_merged_directory_can_be_merged_again(tmp_path):
 
 def test_rows_without_a_split_are_drawn_by_share_and_stay_where_they_are():
     splits = [
-        draw_split(str(group), seed=0, val_share=0.3, test_share=0.3) for group in range(1000)
-    ]
-    assert splits == [
-        draw_split(str(group), seed=0, val_share=0.3, test_share=0.3) for group in range(1000)
+        draw_split(hash_uniform(0, "split", group), val_share=0.3, test_share=0.3)
+        for group in range(1000)
     ]
     assert [round(splits.count(split) / 1000, 1) for split in ("train", "val", "test")] == [
         0.4,
@@ -307,8 +305,8 @@ def test_a_broken_element_or_line_is_named_and_the_rest_goes_on(tmp_path, capsys
     assert manifest.counts.kept == 3
     assert manifest.counts.dropped == {"broken_line": 2}
     warnings = capsys.readouterr().err
-    assert "array.json:2: broken row" in warnings
-    assert "lines.jsonl:2: broken row" in warnings
+    assert "array.json, item 2: broken JSON in line 1" in warnings
+    assert "lines.jsonl:2: broken JSON" in warnings
 
 
 @pytest.mark.parametrize(
@@ -320,11 +318,11 @@ def test_a_broken_element_or_line_is_named_and_the_rest_goes_on(tmp_path, capsys
             b'[{"price": 1, "city": "x"}]',
             "found fields: price, city; expected .*medical-o1: Complex_CoT, Question, Response",
         ),
-        (b"\xff\xfe\x00", "not UTF-8"),
-        (b"hello", "no known schema"),
+        (b"\xff\xfe\x00", "neither UTF-8"),
+        (b"hello", "no JSON"),
         (
             b'[{"Question": "", "Complex_CoT": "a", "Response": "b"}]',
-            r"no row could be used \(no_question 1\)",
+            r"no row could be used \(no_question 1\); the first: a.json, item 1: Question is empty",
         ),
     ],
 )
@@ -359,6 +357,7 @@ def test_any_array_can_be_read_whole_and_cut(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("wild") / "a.json"
     text = json.dumps(rows)
     path.write_text(text, encoding="utf-8")
-    assert [row for _, row in read_rows(path)] == rows
+    assert [row.content for row in read_rows(path)] == rows
     path.write_text(text[: max(1, len(text) // 2)], encoding="utf-8")
-    list(read_rows(path))
+    with pytest.raises(InputError, match=r"a\.json:1: "):
+        list(read_rows(path))

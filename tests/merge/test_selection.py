@@ -7,7 +7,7 @@ import pytest
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
-from medkd.merge.against import Benchmark, find_question
+from medkd.merge.decontamination import NgramIndex, find_question
 from medkd.merge.stage import Config, run
 from medkd.text.similarity import hash_grams, make_plain, propose_pairs, sign, similarity
 
@@ -169,7 +169,7 @@ def test_a_benchmark_that_takes_everything_stops_the_stage(tmp_path):
 
 
 def test_short_questions_are_held_when_they_are_the_same():
-    benchmark = Benchmark([make_plain("头痛？"), make_plain("高血压患者能不能喝咖啡？")])
+    benchmark = NgramIndex([make_plain("头痛？"), make_plain("高血压患者能不能喝咖啡？")])
     hits = list(
         benchmark.find(
             [
@@ -180,7 +180,7 @@ def test_short_questions_are_held_when_they_are_the_same():
         )
     )
     assert [(hit.place, hit.question) for hit in hits] == [(0, 0), (2, 1)]
-    assert list(Benchmark([]).find(["头痛"], 0.5)) == []
+    assert list(NgramIndex([]).find(["头痛"], 0.5)) == []
 
 
 @pytest.mark.parametrize(

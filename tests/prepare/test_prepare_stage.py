@@ -14,7 +14,7 @@ from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.prompts import load_prompts
 from medkd.core.records import Case, Question
 from medkd.demo.synthetic_cases import generate_cases
-from medkd.prepare.stage import Config, draw_split, prepare, run
+from medkd.prepare.stage import Config, find_split, prepare, run
 
 SYMPTOMS = [
     "头痛",
@@ -122,7 +122,7 @@ def test_new_cases_do_not_move_old_ones_and_shares_are_kept() -> None:
     splits = {question.id: question.split for question in many}
     assert all(splits[question.id] == question.split for question in few)
     assert 0.22 < Counter(splits.values())["test"] / len(splits) < 0.38
-    assert draw_split("iiyi:1", config) == draw_split("iiyi:1", config)
+    assert find_split("iiyi:1", config) == find_split("iiyi:1", config)
 
 
 def test_two_postings_of_one_story_stand_in_the_same_split() -> None:

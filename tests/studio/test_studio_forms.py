@@ -9,6 +9,8 @@ from medkd.core.config import make_config
 from medkd.core.errors import InputError
 from medkd.pipeline import STAGES
 from medkd.studio.forms import NOT_ASKED, Field, is_changed, list_fields, write_words
+from medkd.studio.orders import check_value
+from medkd.studio.places import Places
 
 SAMPLES = {
     "whole": 3,
@@ -43,7 +45,7 @@ def test_a_form_asks_for_every_field_of_a_stage_with_its_doc(stage: str) -> None
 def test_an_untouched_form_says_nothing_but_what_is_required(stage: str) -> None:
     fields = list_fields(STAGES[stage].load().Config)
     values = [SAMPLES[field.kind] if field.is_required else field.default for field in fields]
-    assert {word for word in write_words(fields, values, {}) if word.startswith("--")} == {
+    assert {word.partition("=")[0] for word in write_words(fields, values, {})} == {
         f"--{field.name}" for field in fields if field.is_required
     }
 
@@ -84,7 +86,7 @@ def test_a_step_of_a_recipe_is_changed_as_run_takes_it() -> None:
         {"epochs": 3, "model": "medkd:tiny"},
         "train-answers",
     )
-    assert words == ["--train-answers.epochs", "4", "--train-answers.trainer.save_steps=7"]
+    assert words == ["--train-answers.epochs=4", "--train-answers.trainer.save_steps=7"]
 
 
 def test_a_required_field_that_is_empty_is_named_with_its_doc() -> None:
@@ -118,3 +120,111 @@ def test_an_emptied_box_is_as_if_never_filled_in() -> None:
         ).min_f1
         == 0.6
     )
+
+
+HOSTILE = [
+    "--overwrite",
+    "-f",
+    "--input=/etc/passwd",
+    "--out",
+    "--",
+    "a b",
+    "a;b",
+    "$(id)",
+    "`id`",
+    "a\nb: --c",
+    "",
+    " ",
+    "=",
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_value_of_a_page_is_a_flag_of_its_own(stage: str) -> None:
+    """Every word is the flag of the field that holds it, whatever the value and its kind."""
+    for field in list_fields(STAGES[stage].load().Config):
+        for value in HOSTILE:
+            given = [value, "x"] if field.kind in ("paths", "texts") else value
+            try:
+                words = write_words([field._replace(is_required=False)], [given], {})
+            except InputError:
+                continue
+            flag = f"--{field.name.replace('_', '-')}"
+            negated = f"--no-{flag[2:]}"
+            for word in words:
+                assert word.startswith((f"{flag}=", f"{flag}.")) or word in (flag, negated)
+            if field.kind in ("paths", "texts"):
+                assert words == [f"{flag}={item}" for item in given]
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "own.json").write_text("[]")
+    (tmp_path / "secret.json").write_text("[]")
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return Places(tmp_path / "runs", [tmp_path / "given"])
+
+
+OUTSIDE = [
+    "/etc/passwd",
+    "../x",
+    "given/../secret.json",
+    "~/x",
+    "~root/x",
+    "./secret.json",
+    "secret.json",
+    "models",
+    "file:///etc/passwd",
+    "/etc/passwd\0",
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_field_of_any_stage_takes_a_path_outside_the_places(stage: str, places: Places) -> None:
+    for field in list_fields(STAGES[stage].load().Config):
+        if field.kind not in ("path", "paths", "text", "texts", "mapping"):
+            continue
+        for text in OUTSIDE:
+            given: object = [text] if field.kind in ("paths", "texts") else text
+            if field.kind == "mapping":
+                given = f"deepspeed: {text}"
+            with pytest.raises(InputError):
+                check_value(field, given, None, places)
+        if not field.is_command:
+            inside = str(places.data[0] / "own.json")
+            check_value(field, [inside] if field.kind in ("paths", "texts") else inside, "", places)
+
+
+@pytest.mark.parametrize("text", ["medkd:tiny", "Qwen/Qwen3-8B", "http://127.0.0.1:1/v1", "诊断"])
+def test_names_and_addresses_are_no_paths(text: str, places: Places) -> None:
+    for stage in STAGES.values():
+        for field in list_fields(stage.load().Config):
+            if field.kind == "text" and not field.is_command:
+                check_value(field, text, None, places)
+
+
+def test_a_hub_name_among_paths_is_one(places: Places) -> None:
+    [field] = [f for f in list_fields(STAGES["merge"].load().Config) if f.name == "input"]
+    check_value(field, ["hf:owner/name"], None, places)
+    with pytest.raises(InputError):
+        check_value(field, ["hf:../../etc"], None, places)
+
+
+@pytest.mark.parametrize(
+    "text", ["sh -c id", "bash", "python x.py", "accelerate launch x", "none;id"]
+)
+def test_a_page_starts_no_command_of_its_own(text: str, places: Places) -> None:
+    commands = [
+        field
+        for stage in STAGES.values()
+        for field in list_fields(stage.load().Config)
+        if field.is_command
+    ]
+    assert [field.name for field in commands] == ["launch"]
+    with pytest.raises(InputError, match="a page starts no command of its own"):
+        check_value(commands[0], text, None, places)
+    check_value(commands[0], "zero3", None, places)
+    check_value(commands[0], text, text, places)  # of a recipe, which medkd run asks about

@@ -54,6 +54,25 @@ def test_on_this_machine_only_its_own_names_are_answered() -> None:
     assert ask(guard, host="")[0] == 403
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "[::1"},
+        {"host": "]"},
+        {"host": "localhost:7860]["},
+        {"origin": "http://[::1", "method": "POST"},
+        {"origin": "null", "method": "POST"},
+        {"content_length": "many"},
+        {"content_length": "-1"},
+        {"content_length": "²"},
+        {"content_length": "9" * 5000},
+    ],
+)
+def test_headers_that_are_none_are_refused_and_break_nothing(headers: dict[str, str]) -> None:
+    assert ask(Guard(inner), **headers)[0] == 403
+    assert ask(Guard(inner, "token"), **headers)[0] in (401, 403)
+
+
 def test_a_page_of_another_site_cannot_act() -> None:
     guard = Guard(inner)
     assert ask(guard, method="POST", origin="http://localhost:7860")[0] == 200

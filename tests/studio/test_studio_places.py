@@ -1,5 +1,7 @@
 """Which folders the studio may touch."""
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,38 @@ def test_a_thousand_runs_are_listed_and_read_again_only_where_they_changed(
     (changed / MANIFEST).write_text((changed / MANIFEST).read_text() + "\n")
     assert len(jobs.list_jobs(places)) == N_RUNS
     assert read == [changed]
+
+
+def test_deleting_a_run_touches_no_other_run_and_nothing_of_others(places: Places) -> None:
+    runs = places.runs
+    for name in ("a/verify", "a/merge", "a/b/verify", "a/b/c/verify", "ab/verify"):
+        make_step(runs / name, name.rpartition("/")[2])
+    for name in ("a/report.html", "a/notes.txt", "a/b/report.html", "a/verify/reviews.jsonl"):
+        (runs / name).write_text("x")
+    jobs.delete(places, jobs.find_job(places, "a"))
+    left = {path.relative_to(runs).as_posix() for path in runs.rglob("*") if path.is_file()}
+    assert left == {
+        "one/verify/manifest.json",
+        "a/notes.txt",
+        "a/b/report.html",
+        "a/b/verify/manifest.json",
+        "a/b/c/verify/manifest.json",
+        "ab/verify/manifest.json",
+    }
+    jobs.delete(places, jobs.find_job(places, "a/b"))
+    assert (runs / "a/b/c/verify/manifest.json").exists()
+
+
+def test_a_run_in_whose_step_a_process_works_or_another_run_lies_is_not_deleted(
+    places: Places,
+) -> None:
+    step = make_step(places.runs / "a" / "verify", "verify")
+    handle = os.open(step, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match="is running; stop it first"):
+        jobs.delete(places, jobs.find_job(places, "a"))
+    os.close(handle)
+    make_step(step / "inner" / "merge", "merge")
+    with pytest.raises(InputError, match="holds another run"):
+        jobs.delete(places, jobs.find_job(places, "a"))
+    assert (step / "inner" / "merge" / MANIFEST).exists()

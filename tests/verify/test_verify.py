@@ -83,6 +83,52 @@ def write(path, rationales):
     path.write_text("".join(row.model_dump_json() + "\n" for row in rationales), encoding="utf-8")
 
 
+TRADITIONAL = (
+    "患者疼痛由臍周轉移至右下腹，麥氏點壓痛、反跳痛，體溫38.2℃，白細胞15.2×10^9/L，"
+    "提示局部化膿性炎癥；無腹瀉，胃腸炎依據不足，綜合症狀與體徵，符合闌尾發炎的經過。"
+)
+
+
+def find_reasons(rationale):
+    verdicts = check_rationale(rationale, Config(input=Path(), out=Path()))
+    return [verdict.reason for verdict in verdicts if not verdict.passed]
+
+
+def with_record(rationale, record):
+    question = rationale.question.model_copy(update={"input": record})
+    return rationale.model_copy(update={"question": question})
+
+
+@pytest.mark.parametrize("reasoning", [TRADITIONAL, SOUND + TRADITIONAL, TRADITIONAL + SOUND])
+def test_a_change_of_script_is_seen(reasoning):
+    assert find_reasons(make_rationale(reasoning=reasoning)) == [Reason.LANGUAGE_SWITCH]
+
+
+def test_traditional_reasoning_about_a_traditional_record_stays():
+    record = (
+        "【主訴】轉移性右下腹痛12小時。【現病史】12小時前臍周痛，後轉至右下腹，無腹瀉。"
+        "【查體】體溫38.2℃，麥氏點壓痛反跳痛。【輔助檢查】白細胞15.2×10^9/L。"
+    )
+    rationale = with_record(make_rationale(reasoning=TRADITIONAL, answer="急性闌尾炎"), record)
+    assert find_reasons(rationale) == []
+    assert Reason.LANGUAGE_SWITCH in find_reasons(with_record(make_rationale(), record))
+
+
+def test_findings_are_looked_up_in_either_script():
+    reasoning = TRADITIONAL.replace("38.2", "39.6").replace("15.2", "22.7") + "心率132次/分。"
+    assert find_reasons(make_rationale(reasoning=reasoning))[0] == Reason.UNGROUNDED
+
+
+@pytest.mark.parametrize("finish_reason", ["stop", "length", "", "content_filter", "abort"])
+def test_what_never_came_to_a_good_end_is_rejected(finish_reason, tmp_path):
+    rows = [make_rationale(1), make_rationale(2, complete=False, finish_reason=finish_reason)]
+    write(tmp_path / "rationales.jsonl", rows)
+    manifest = run(Config(input=tmp_path, out=tmp_path / "out"))
+    assert manifest.counts.dropped == {"incomplete": 1}
+    verified = (tmp_path / "out" / "verified.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [Checked.model_validate_json(line).rationale.id for line in verified] == ["q:1"]
+
+
 def test_a_sound_rationale_passes_every_check(tmp_path):
     assert (
         find_failure(

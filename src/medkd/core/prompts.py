@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
+from medkd.core.records import Example, Question
 from medkd.core.yaml_io import read_shipped_yaml
 
 
@@ -33,6 +34,16 @@ def load_prompts(language: str = "zh") -> Prompts:
             f"language {language!r}: no prompts{did_you_mean(language, list(prompts))}"
         )
     return prompts[language]
+
+
+def to_alpaca(asked: Question | Example, output: str) -> dict[str, str]:
+    """Write a row in the alpaca form; LLaMA-Factory joins instruction and input by a newline."""
+    return {
+        "system": asked.system,
+        "instruction": asked.instruction,
+        "input": asked.input,
+        "output": output,
+    }
 
 
 @cache

@@ -267,6 +267,18 @@ def is_finished(directory: Path) -> bool:
     return manifest is not None and manifest.state == "finished"
 
 
+def is_locked(directory: Path) -> bool:
+    """Tell whether a process is working in a stage's directory."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        return not _take(handle)
+    finally:
+        os.close(handle)
+
+
 def _read_manifest(directory: Path) -> Manifest | None:
     path = directory / MANIFEST
     if not path.exists():

@@ -152,7 +152,7 @@ def strip_tags(reasoning: str) -> str:
 
 def find_tag(text: str) -> str:
     """Return the first thinking tag of any family in a text; "" where there is none."""
-    found = _ANY.search(text)
+    found = _ANY.search(text) if any(sign in text for sign in _BEGINS) else None
     return found[0] if found else ""
 
 

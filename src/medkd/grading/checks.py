@@ -22,7 +22,7 @@ from medkd.grading.grounding import find_claims
 from medkd.grading.loops import is_looping
 from medkd.grading.words import load_words
 from medkd.grading.writing import normalise
-from medkd.text.normalize import is_chinese
+from medkd.text.normalize import is_chinese, normalize, simplify
 
 
 class Reason(StrEnum):
@@ -74,6 +74,13 @@ MIN_RECORD = 40
 MIN_SHARED = 6
 """Different runs of letters (3 hanzi, 12 Latin letters) that a reasoning and its record have in
 common at the least: two findings."""
+STRETCH = 30
+"""Hanzi by which a script is known."""
+MIN_TRADITIONAL = 0.1
+"""Share of hanzi that are written otherwise in simplified script; running text has about 0.3."""
+_FOREIGN = re.compile(r"[぀-ヿ가-힯Ѐ-ӿ؀-ۿऀ-ॿ฀-๿]{3,}")
+_ENGLISH_RUN = re.compile(r"(?:\b[A-Za-z][A-Za-z'’-]*\b[ ,.;:()]*){12,}")
+_CHINESE_RUN = re.compile(r"[一-鿿][一-鿿，、。；：]{11,}")
 _TAG = re.compile(
     r"</?(?:think|thinking|thought|reasoning|answer|record|diagnosis)>|<\|[a-z_]+\|>", re.IGNORECASE
 )
@@ -111,24 +118,46 @@ def check_length(reasoning: str, min_chars: int, max_chars: int) -> Verdict:
 def check_language(reasoning: str, record: str) -> Verdict:
     """Ask that a Chinese record is reasoned about in Chinese and another not, without runs of a
     third script."""
-    foreign = re.search(r"[぀-ヿ가-힯Ѐ-ӿ؀-ۿऀ-ॿ฀-๿]{3,}", reasoning)
-    if foreign and foreign[0] not in record:
-        return fail_check("language", Reason.LANGUAGE_SWITCH, foreign[0][:20])
     wants_chinese = is_chinese(record)
-    if wants_chinese:
-        english = re.search(r"(?:\b[A-Za-z][A-Za-z'’-]*\b[ ,.;:()]*){12,}", reasoning)
-        if english and english[0].strip() not in record:
-            return fail_check("language", Reason.LANGUAGE_SWITCH, english[0][:40].strip())
-    elif (chinese := re.search(r"[一-鿿][一-鿿，、。；：]{11,}", reasoning)) and chinese[
-        0
-    ] not in record:
-        return fail_check("language", Reason.LANGUAGE_SWITCH, chinese[0][:20])
-    switched = wants_chinese != is_chinese(reasoning)
+    strange = [_FOREIGN, _ENGLISH_RUN if wants_chinese else _CHINESE_RUN]
+    for pattern in strange:
+        for found in pattern.finditer(reasoning):
+            if found[0].strip() not in record:
+                return fail_check("language", Reason.LANGUAGE_SWITCH, found[0][:40].strip())
     return (
         fail_check("language", Reason.LANGUAGE_SWITCH, "another language throughout")
-        if switched
+        if wants_chinese != is_chinese(reasoning)
         else pass_check("language")
     )
+
+
+def check_script(reasoning: str, answer: str, record: str) -> Verdict:
+    """Ask that simplified or traditional characters stay what they are in the record, or, where
+    the record is too short to tell, what they are at the beginning."""
+    stretches = _stretches(f"{reasoning}\n{answer}")
+    scripts = [script for script in map(_find_script, stretches) if script]
+    of_record = [script for script in map(_find_script, _stretches(record)) if script]
+    allowed = set(of_record) or set(scripts[:1])
+    for stretch in stretches:
+        if (script := _find_script(stretch)) and script not in allowed:
+            return fail_check("script", Reason.LANGUAGE_SWITCH, f"{script}: {stretch[:20]}")
+    return pass_check("script")
+
+
+def _stretches(text: str) -> list[str]:
+    hanzi = re.sub("[^一-鿿]", "", text)
+    starts = range(0, max(1, len(hanzi) - STRETCH // 2), STRETCH // 2)
+    return [hanzi[start : start + STRETCH] for start in starts]
+
+
+def _find_script(hanzi: str) -> str:
+    """Name the script of a stretch of Chinese; empty where it is too short or mixed to tell."""
+    if len(hanzi) < STRETCH:
+        return ""
+    n_traditional = sum(a != b for a, b in zip(hanzi, simplify(hanzi), strict=True))
+    if not n_traditional:
+        return "simplified"
+    return "traditional" if n_traditional >= MIN_TRADITIONAL * len(hanzi) else ""
 
 
 def check_loop(text: str) -> Verdict:
@@ -162,6 +191,7 @@ def check_diagnosis(answer: str, reference: str, min_f1: float) -> Verdict:
 def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict:
     """Ask that the reasoning does not betray that it knew the answer: by phrase, or by naming it in
     the first sentence as a given."""
+    reasoning, record = normalize(reasoning), normalize(record)
     found = load_words("hint_leak").search(reasoning)
     if found:
         return fail_check("hint", Reason.HINT_LEAK, found[0][:40])
@@ -193,7 +223,7 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     """Ask that the reasoning is about this patient: few phrases that stand for thinking, and some
     of what the record says."""
     letters = _letters(reasoning)
-    left = _letters(load_words("filler").sub("", reasoning))
+    left = _letters(load_words("filler").sub("", normalize(reasoning)))
     share = 1 - len(left) / len(letters) if letters else 0.0
     if share > max_share:
         return fail_check("filler", Reason.FILLER, f"{share:.2f} of it")
@@ -211,13 +241,13 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text).lower()
+    return re.sub(r"[\W_]+", "", normalize(text)).lower()
 
 
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
     """Ask that no telephone, identity card, address or record number is left; what was found is not
     repeated."""
-    found = load_words("identifier").search(f"{reasoning}\n{answer}")
+    found = load_words("identifier").search(normalize(f"{reasoning}\n{answer}"))
     return (
         fail_check("identifiers", Reason.IDENTIFIER, f"at character {found.start()}")
         if found
@@ -252,7 +282,7 @@ def check_grounding(reasoning: str, record: str, min_rate: float) -> Verdict:
 def copied_share(reasoning: str, record: str, n: int = 12) -> float:
     """Give the share of the reasoning's characters that lie in runs of at least `n` taken from the
     record."""
-    text, source = (re.sub(r"\s", "", t) for t in (reasoning, record))
+    text, source = (re.sub(r"\s", "", normalize(t)) for t in (reasoning, record))
     if len(text) < n or len(source) < n:
         return 0.0
     runs = {source[start : start + n] for start in range(len(source) - n + 1)}
@@ -265,7 +295,7 @@ def copied_share(reasoning: str, record: str, n: int = 12) -> float:
 
 
 def _check_absent(check: str, reason: Reason, text: str) -> Verdict:
-    found = load_words(check).search(text)
+    found = load_words(check).search(normalize(text))
     return fail_check(check, reason, found[0][:40]) if found else pass_check(check)
 
 

@@ -1,133 +1,252 @@
-"""Looks up in the record what a reasoning cites: numbers, vital signs and laboratory values,
-findings denied and findings claimed.
+"""Looks up in the record what a reasoning cites: numbers, named values, findings denied or claimed.
 
-In: a reasoning and its record. Out: each claim that can be looked up, and whether the record has
-it.
-Not done here: findings without a number that the record does not mention at all, and whether a
-finding matters.
+In: a reasoning and its record. Out: each claim that can be looked up, and whether the record has it.
+Not done here: findings without a number that the record does not mention, and whether one matters.
 
->>> find_claims("体温39.2℃，无胸痛。", "体温39.2℃，咳嗽，无胸痛。")
+>>> find_claims("體溫39.2℃，無胸痛。", "体温39。2℃，咳嗽，无胸痛。")
 [('体温39.2', True), ('无胸痛', True)]
 """
 
 import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from typing import NamedTuple
 
 from medkd.grading.words import load_table, load_words
+from medkd.text.normalize import normalize
 
-_NUMBER = re.compile(r"(?<![\d.第a-zA-Z^])\d+(?:\.\d+)?(?![\d])(?!\s*[.、)）]\s*\D)")
+_NUMBER = re.compile(r"(?<![\d.第a-zA-Z^])\d+(?:\.\d+)?(?![\d])(?!\s*[.、)]\s*\D)")
 _POWER = re.compile(r"[×xX*]\s*10\s*(?:\^|\*\*)?\s*\d{1,2}(?=\s*/|\b)|10\s*(?:\^|E|e)\s*\d{1,2}")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?![\d]))")
+_POINT = re.compile(r"(?<=\d)[。·．•](?=\d)")
+_DEGREES = re.compile(r"(?<=[34]\d)度(?=\d(?![\d天日次年月周岁小]))")
+"""38度5 is 38.5."""
+_TEN_THOUSAND = re.compile(r"(\d+(?:\.\d+)?)\s?万")
+_HANZI_NUMBER = re.compile(
+    "(百分之)?([零〇一二两三四五六七八九十百千][零〇一二两三四五六七八九十百千万]*"
+    "(?:点[零〇一二三四五六七八九]+)?)"
+)
+_DIGITS = {hanzi: n for n, hanzi in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
+_TENS = {"十": 10, "百": 100, "千": 1000}
 _RANK = re.compile(
     r"\s*(?:型|级|期|类|号|代|种|步|条|项|方面|点(?!\d)|个(?!月|半)|%的(?:患者|病例|病人|人)|年版|年指南)"
 )
 """What makes a number a name or a count, no finding: 2型糖尿病, 三个方面."""
+_PERCENT = re.compile(r"\s?(?:%|percent)")
 _NORM_WIDTH = 12
 """Characters before a number in which a word may say that it is a norm."""
 _DENIED = re.compile(
-    r"(?:否认|未见|没有|无(?!法|论|关|需|疑|痛|症状|力|菌|不|从|此|明显诱因))(?:明显的?)?([一-鿿]{2,6})(?=[，。、；,;\s]|$)"
+    r"(?:否认|未见|没有|无(?!法|论|关|需|疑|痛|症状|力|菌|不|从|此|明显诱因))(?:明显的?)?"
+    r"([一-鿿]{2,6})(?=[，。、；,;\s]|$)"
 )
-_DENIALS = r"(?:否认|未见|没有|无|未|不)[^，。；,;]{0,12}"
-_DENIED_LIST = re.compile(
-    r"(?:否认|未见|未闻及|未触及|没有|无)((?:[一-鿿]{2,6}[、及或])*[一-鿿]{2,6})(?=[，。；,;\s]|$)"
+_DENIAL = re.compile("否认|未见|没有|无|未|不")
+_REACH = 12
+"""Characters behind a denial in which what it denies begins."""
+_DENIED_LIST = re.compile(r"(?:否认|未见|未闻及|未触及|没有|无)([一-鿿、]{2,60})(?=[，。；,;\s]|$)")
+_CLAIMED = re.compile(
+    "(?<![无未不])(?:伴有?|出现|存在|可见|表现为|具有|患者有|并有|且有|又有|闻及|触及)"
+    "(?P<degree>明显|轻度|中度|重度|持续|典型的?|少量|大量)?"
 )
-_CLAIMED = r"(?<![无未不])(?:伴有?|出现|存在|可见|表现为|具有|患者有|并有|且有|又有|闻及|触及)(?:明显|轻度|中度|重度|持续|典型的?|少量|大量)?"
 _AFTER_DENIAL = re.compile(r"(?:否认|未见|未闻及|未触及|没有|无|未)[^，。；,;]{0,40}")
-_HANZI_DIGITS = "零一二三四五六七八九"
+_CLAUSE_END = re.compile("[，。；,;]")
+_LONGEST_FINDING = 6
+
+
+class _Source(NamedTuple):
+    """A record, read once for all claims."""
+
+    numbers: frozenset[float]
+    """Every number in it, in all the ways of reading it."""
+    percentages: frozenset[float]
+    measures: Mapping[str, frozenset[float]]
+    """Name of a measure to its values."""
+    findings: frozenset[str]
+    """Runs of 2 to 6 hanzi that stand in it."""
+    denied: frozenset[str]
+    """Those that stand behind a denial."""
+    only_denied: tuple[str, ...]
+    """Findings that it denies and nowhere affirms."""
 
 
 def find_claims(reasoning: str, record: str) -> list[tuple[str, bool]]:
     """List what the reasoning cites that can be looked up, and whether the record has it.
 
-    A denied finding counts only where the record speaks of it: 无发热 is unfounded where the record
-    affirms 发热. A claimed finding is unfounded where the record only denies it.
+    A number may be told otherwise: 0.88 as 88 %, 1.6万 as 16000, kPa as mmHg, in hanzi, the end of
+    a range. A denied finding counts only where the record speaks of it; a claimed finding is
+    unfounded where the record only denies it.
     """
-    text, source = (_POWER.sub("", unicodedata.normalize("NFKC", t)) for t in (reasoning, record))
+    text, source = _plain(reasoning), _read_source(_plain(record))
     claims: dict[str, bool] = {}
     measured = set[int]()
     for name, place, number in _find_measures(text):
         measured.add(place)
-        values = {value for other, _, value in _find_measures(source) if other == name}
         if not _is_norm(text, place):
-            claims.setdefault(
-                f"{name}{number}",
-                float(number) in {float(v) for v in values}
-                if values
-                else _has_number(source, number),
-            )
+            claims.setdefault(f"{name}{number}", _has_value(source, name, text, place, number))
     for match in _NUMBER.finditer(text):
-        if (
-            match.start() not in measured
-            and not _is_norm(text, match.start())
-            and not _RANK.match(text, match.end())
-        ):
-            claims.setdefault(match[0], _has_number(source, match[0]))
-    for finding in map(str, _DENIED.findall(text)):
-        if finding in source:
-            claims.setdefault(
-                f"无{finding}", bool(re.search(_DENIALS + re.escape(finding), source))
-            )
-    for finding in _only_denied(source):
-        if re.search(_CLAIMED + re.escape(finding), text):
-            claims.setdefault(f"有{finding}", False)
+        place, end = match.span()
+        if place in measured or _is_norm(text, place) or _RANK.match(text, end):
+            continue
+        is_percent = bool(_PERCENT.match(text, end))
+        claims.setdefault(match[0], _has_number(source, float(match[0]), is_percent))
+    for match in _DENIED.finditer(text):
+        finding = match[1]
+        if finding in source.findings:
+            claims.setdefault(f"无{finding}", finding in source.denied)
+    if source.only_denied:
+        claimed = _find_claimed(text)
+        claims.update((f"有{one}", False) for one in source.only_denied if one in claimed)
     return list(claims.items())
 
 
 def grounded_rate(reasoning: str, record: str) -> float | None:
-    """Give the share of checkable claims that stand in the record; None where there are none."""
+    """Compute the share of checkable claims that stand in the record; None where there are none."""
     claims = find_claims(reasoning, record)
     return sum(stands for _, stands in claims) / len(claims) if claims else None
+
+
+def _plain(text: str) -> str:
+    """Write a text in the common view, its numbers in one form, without powers of ten."""
+    joined = _THOUSANDS.sub("", text)  # before a Chinese comma looks like one
+    return _POWER.sub("", _DEGREES.sub(".", _POINT.sub(".", normalize(joined))))
+
+
+def _read_source(source: str) -> _Source:
+    numbers = {float(found) for found in re.findall(r"\d+(?:\.\d+)?", source)}
+    for match in _TEN_THOUSAND.finditer(source):
+        in_ten_thousands = float(match[1])
+        numbers |= {in_ten_thousands * 10_000, in_ten_thousands * 10}
+    percentages = {float(found) for found in re.findall(r"(\d+(?:\.\d+)?)\s?%", source)}
+    for match in _HANZI_NUMBER.finditer(source):
+        value = _read_hanzi(match[2])
+        numbers.add(value)
+        if match[1]:
+            percentages.add(value)
+    measures: dict[str, set[float]] = {}
+    for name, place, number in _find_measures(source):
+        values = measures.setdefault(name, set())
+        values |= _read_measure(source, place, number)
+    denied_clauses = [
+        source[match.end() : match.end() + _REACH + _LONGEST_FINDING]
+        for match in _DENIAL.finditer(source)
+    ]
+    return _Source(
+        frozenset(numbers),
+        frozenset(percentages),
+        {name: frozenset(values) for name, values in measures.items()},
+        _list_runs([source]),
+        _list_runs(_CLAUSE_END.split(clause)[0] for clause in denied_clauses),
+        _list_only_denied(source),
+    )
 
 
 def _find_measures(text: str) -> Iterator[tuple[str, int, str]]:
     """Find every named value: the name of the measure, where its number begins, the number."""
     for name, pattern in _measures():
         for match in pattern.finditer(text):
-            for group in ("one", "two"):
-                if match[group]:
-                    yield name, match.start(group), match[group]
+            for number in re.finditer(r"\d+(?:\.\d+)?", match["values"]):
+                yield name, match.start("values") + number.start(), number[0]
 
 
 @cache
 def _measures() -> list[tuple[str, re.Pattern[str]]]:
-    value = r"[^\d，。；,;、]{0,8}?(?P<one>\d+(?:\.\d+)?)(?:\s*/\s*(?P<two>\d+))?"
+    number = r"\d+(?:\.\d+)?"
+    values = rf"[^\d，。；,;、]{{0,8}}?(?P<values>{number}(?:\s?[-~/至到]\s?{number}){{0,3}})"
     return [
-        (name, re.compile(f"(?:{names}){value}", re.IGNORECASE))
+        (name, re.compile(f"(?:{names}){values}", re.IGNORECASE))
         for name, names in load_table("measures").items()
     ]
 
 
+def _read_measure(text: str, place: int, number: str) -> set[float]:
+    """Read a value in every unit in which it may be told again."""
+    value = float(number)
+    behind = text[place + len(number) : place + len(number) + 24]
+    if re.match(r"\s?万", behind):
+        return {value, value * 10_000, value * 10}
+    if re.match(r"\s?(?:°?F\b|℉|华氏)", behind):
+        return {value, round((value - 32) / 1.8, 1)}
+    return {value}
+
+
+def _has_value(source: _Source, name: str, text: str, place: int, number: str) -> bool:
+    values = source.measures.get(name)
+    ways = _read_measure(text, place, number)
+    if values is None:
+        is_percent = bool(_PERCENT.match(text, place + len(number)))
+        return any(_has_number(source, way, is_percent) for way in ways)
+    if any(_is_same(value, way) for value in values for way in ways):
+        return True
+    ratios = load_table("conversions").get(name, ())
+    return any(
+        _is_same(value, way * float(ratio), 0.015) or _is_same(value * float(ratio), way, 0.015)
+        for value in values
+        for way in ways
+        for ratio in ratios
+    )
+
+
+def _is_same(one: float, other: float, tolerance: float = 1e-9) -> bool:
+    return abs(one - other) <= tolerance * max(abs(one), abs(other))
+
+
+def _has_number(source: _Source, number: float, is_percent: bool) -> bool:
+    if number in source.numbers:
+        return True
+    if is_percent:
+        return round(number / 100, 6) in source.numbers
+    return 0 < number <= 1 and round(number * 100, 6) in source.percentages
+
+
+def _read_hanzi(written: str) -> float:
+    """Read a number in hanzi.
+
+    >>> [_read_hanzi(number) for number in ("一百零二", "三十八点五", "一万六千", "两")]
+    [102.0, 38.5, 16000.0, 2.0]
+    """
+    whole, _, decimals = written.partition("点")
+    total = digit = 0
+    for character in whole:
+        if character in _TENS:
+            total += max(digit, 1) * _TENS[character]
+            digit = 0
+        elif character == "万":
+            total, digit = (total + digit) * 10_000, 0
+        else:
+            digit = 10 * digit + _DIGITS[character] if digit else _DIGITS[character]
+    figures = "".join(str(_DIGITS[character]) for character in decimals)
+    return float(f"{min(total + digit, 10**12)}.{figures[:6] or 0}")
+
+
 def _is_norm(text: str, place: int) -> bool:
-    before = re.split(r"[，。；,;]", text[max(0, place - _NORM_WIDTH) : place])[-1]
+    before = _CLAUSE_END.split(text[max(0, place - _NORM_WIDTH) : place])[-1]
     return bool(load_words("normative").search(before))
 
 
-def _has_number(source: str, number: str) -> bool:
-    """Tell whether a record holds a number, in figures or, where it is small, in hanzi."""
-    if float(number) in {float(found) for found in re.findall(r"\d+(?:\.\d+)?", source)}:
-        return True
-    return any(written in source for written in _in_hanzi(number))
+def _list_runs(texts: Iterable[str]) -> frozenset[str]:
+    """List the runs of 2 to 6 hanzi in some texts."""
+    runs: set[str] = set()
+    for text in texts:
+        for stretch in re.findall("[一-鿿]{2,}", text):
+            for n in range(2, _LONGEST_FINDING + 1):
+                runs.update(stretch[start : start + n] for start in range(len(stretch) - n + 1))
+    return frozenset(runs)
 
 
-def _in_hanzi(number: str) -> list[str]:
-    if not number.isdigit() or not 0 < int(number) < 100:
-        return []
-    tens, ones = divmod(int(number), 10)
-    if not tens:
-        return [_HANZI_DIGITS[ones], *(["两"] if ones == 2 else [])]
-    return [
-        ("" if tens == 1 else _HANZI_DIGITS[tens]) + "十" + (_HANZI_DIGITS[ones] if ones else "")
-    ]
-
-
-def _only_denied(source: str) -> list[str]:
+def _list_only_denied(source: str) -> tuple[str, ...]:
     """List the findings that a record denies and nowhere affirms."""
-    found = dict.fromkeys(
-        part
-        for listed in _DENIED_LIST.findall(source)
-        for part in re.split("[、及或]", listed)
-        if len(part) >= 2
-    )
-    rest = _AFTER_DENIAL.sub("", source)
-    return [finding for finding in found if finding not in rest]
+    found: dict[str, None] = {}
+    for listed in _DENIED_LIST.findall(source):
+        parts = re.split("[、及或]", listed)
+        if all(2 <= len(part) <= _LONGEST_FINDING for part in parts):
+            found.update(dict.fromkeys(parts))
+    affirmed = _list_runs([_AFTER_DENIAL.sub(",", source)]) if found else frozenset()
+    return tuple(finding for finding in found if finding not in affirmed)
+
+
+def _find_claimed(text: str) -> set[str]:
+    """List what stands behind words that claim a finding, at every length that a finding has."""
+    claimed: set[str] = set()
+    for match in _CLAIMED.finditer(text):
+        for start in {match.end(), match.start("degree") if match["degree"] else match.end()}:
+            claimed.update(text[start : start + n] for n in range(2, _LONGEST_FINDING + 1))
+    return claimed

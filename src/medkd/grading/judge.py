@@ -206,7 +206,7 @@ def _last_object(text: str) -> dict[str, Any] | None:
     for start in _openings(end):
         try:
             value = json.loads(end[start:])
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         return cast(dict[str, Any], value) if isinstance(value, dict) else None
     return None

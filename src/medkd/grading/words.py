@@ -25,6 +25,6 @@ def load_words(name: str) -> re.Pattern[str]:
     )
 
 
-def load_table(name: str) -> dict[str, str]:
-    """Give a table of names and what they are written as."""
-    return cast(dict[str, str], _read_tables()[name])
+def load_table(name: str) -> dict[str, Any]:
+    """Load a table by names."""
+    return cast(dict[str, Any], _read_tables()[name])

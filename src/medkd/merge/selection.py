@@ -1,7 +1,7 @@
 """Decides which rows stay: the better copy of two, nothing that is in the test split or a
 benchmark, no more of a source than wanted.
 
-In: rows on a spool. Out: the numbers of those that stay, by split and in their shuffled order, and
+In: rows on a store. Out: the numbers of those that stay, by split and in their shuffled order, and
 a list of what fell and why.
 Not done here: reading and writing files.
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medkd.core.records import Split
 from medkd.grading.loops import is_looping
-from medkd.merge.against import Benchmark
-from medkd.merge.schemas import Drop
-from medkd.merge.spool import SPLITS, Spool
+from medkd.merge.decontamination import NgramIndex
+from medkd.merge.row_store import SPLITS, RowStore
+from medkd.merge.schemas import DropReason
 from medkd.text.similarity import make_plain, propose_pairs, similarity
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Selection(NamedTuple):
     """What stays and what fell."""
 
     rows: dict[Split, Sequence[int]]
-    dropped: Counter[Drop]
+    dropped: Counter[DropReason]
     repeated: list[dict[str, Any]]
     """Duplicates: `id`, `of`, `exact`, `similarity`."""
     contaminated: list[dict[str, Any]]
@@ -40,27 +40,27 @@ class Selection(NamedTuple):
 class _Choice:
     """A selection while it is being made."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, store: RowStore) -> None:
         import numpy as np
 
-        self.spool = spool
-        self.split = Spool.column(spool.split)
-        self.stays = np.ones(len(spool), dtype=bool)
-        self.is_looping = np.zeros(len(spool), dtype=bool)
+        self.store = store
+        self.split = RowStore.column(store.split)
+        self.stays = np.ones(len(store), dtype=bool)
+        self.is_looping = np.zeros(len(store), dtype=bool)
         self.repeated: list[dict[str, Any]] = []
         self.contaminated: list[dict[str, Any]] = []
-        self.dropped: Counter[Drop] = Counter()
+        self.dropped: Counter[DropReason] = Counter()
 
     def name(self, number: int) -> str:
-        return self.spool.read(number).id
+        return self.store.read(number).id
 
-    def drop(self, number: int, reason: Drop) -> None:
+    def drop(self, number: int, reason: DropReason) -> None:
         self.stays[number] = False
         self.dropped[reason] += 1
 
     def look_for_loops(self, numbers: "NDArray[np.int64]") -> None:
         for number in numbers.tolist():
-            self.is_looping[number] = is_looping(self.spool.read(number).reasoning)
+            self.is_looping[number] = is_looping(self.store.read(number).reasoning)
 
     def rank(self, numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
         """Put the copy first that is to stay: one that came as test, then as val, then with a known
@@ -71,21 +71,21 @@ class _Choice:
         import numpy as np
 
         n_reasoning = np.minimum(
-            Spool.column(self.spool.n_reasoning)[numbers].astype(np.int64), MAX_REASONING
+            RowStore.column(self.store.n_reasoning)[numbers].astype(np.int64), MAX_REASONING
         )
         has_diagnosis, order = (
-            Spool.column(self.spool.known)[numbers] > 0,
-            Spool.column(self.spool.order)[numbers],
+            RowStore.column(self.store.known)[numbers] > 0,
+            RowStore.column(self.store.order)[numbers],
         )
         came_with = np.where(
-            Spool.column(self.spool.is_settled)[numbers] > 0, self.split[numbers], TRAIN
+            RowStore.column(self.store.is_settled)[numbers] > 0, self.split[numbers], TRAIN
         )
         keys = (order, -n_reasoning, self.is_looping[numbers], ~has_diagnosis, -came_with)
         return numbers[np.lexsort(keys)]
 
 
 def select(
-    spool: Spool,
+    store: RowStore,
     near: float,
     contained: float,
     benchmark: Sequence[tuple[str, str]],
@@ -95,20 +95,20 @@ def select(
     number of rows for a source."""
     import numpy as np
 
-    choice = _Choice(spool)
-    if len(spool):
+    choice = _Choice(store)
+    if len(store):
         _drop_exact(choice)
         if near < 1:
             _drop_near(choice, near)
         if contained:
             _drop_contaminated(choice, contained, benchmark)
         _drop_over_cap(choice, takes)
-    order = Spool.column(spool.order) if len(spool) else np.zeros(0)
+    order = RowStore.column(store.order) if len(store) else np.zeros(0)
     rows: dict[Split, Sequence[int]] = {}
     for place, split in enumerate(SPLITS):
         numbers = (
             np.flatnonzero(choice.stays & (choice.split == place))
-            if len(spool)
+            if len(store)
             else np.zeros(0, dtype=np.int64)
         )
         rows[split] = numbers[np.argsort(order[numbers], kind="stable")].tolist()
@@ -118,7 +118,7 @@ def select(
 def _drop_exact(choice: _Choice) -> None:
     import numpy as np
 
-    keys = choice.spool.exact_keys()
+    keys = choice.store.exact_keys()
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     is_same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
     groups = np.split(order, np.flatnonzero(~is_same) + 1) if is_same.any() else []
@@ -127,7 +127,7 @@ def _drop_exact(choice: _Choice) -> None:
             choice.look_for_loops(group)
             first, *others = choice.rank(group).tolist()
             for number in others:
-                choice.drop(number, Drop.EXACT_DUPLICATE)
+                choice.drop(number, DropReason.EXACT_DUPLICATE)
                 choice.repeated.append(
                     {
                         "id": choice.name(number),
@@ -144,8 +144,8 @@ def _drop_near(choice: _Choice, near: float) -> None:
     import numpy as np
 
     numbers = np.flatnonzero(choice.stays)
-    pairs = numbers[propose_pairs(choice.spool.signatures()[numbers], near)]
-    known = Spool.column(choice.spool.known)
+    pairs = numbers[propose_pairs(choice.store.signatures()[numbers], near)]
+    known = RowStore.column(choice.store.known)
     is_two_cases = (
         (known[pairs[:, 0]] > 0)
         & (known[pairs[:, 1]] > 0)
@@ -161,11 +161,11 @@ def _drop_near(choice: _Choice, near: float) -> None:
     ranked: dict[int, int] = {}
     for number in choice.rank(involved).tolist():
         better = sorted((n for n in neighbours[number] if n in ranked), key=ranked.__getitem__)
-        plain = choice.spool.read_question(number) if better else ""
+        plain = choice.store.read_question(number) if better else ""
         for other in better:
-            alike = similarity(plain, choice.spool.read_question(other))
+            alike = similarity(plain, choice.store.read_question(other))
             if alike >= near:
-                choice.drop(number, Drop.NEAR_DUPLICATE)
+                choice.drop(number, DropReason.NEAR_DUPLICATE)
                 choice.repeated.append(
                     {
                         "id": choice.name(number),
@@ -197,7 +197,7 @@ def _drop_contaminated(
     _drop_holders(
         choice,
         choice.split != TEST,
-        [choice.spool.read_question(n) for n in tests],
+        [choice.store.read_question(n) for n in tests],
         tests,
         contained,
     )
@@ -214,9 +214,9 @@ def _drop_holders(
 
     if not plain:
         return
-    benchmark = Benchmark(plain)
-    known = Spool.column(choice.spool.known)
-    for numbers, questions in choice.spool.read_questions(
+    benchmark = NgramIndex(plain)
+    known = RowStore.column(choice.store.known)
+    for numbers, questions in choice.store.read_questions(
         np.flatnonzero(choice.stays & may_fall).tolist()
     ):
         for hit in benchmark.find(questions, share):
@@ -228,7 +228,7 @@ def _drop_holders(
                 and known[number] != known[name]
             ):
                 continue
-            choice.drop(number, Drop.CONTAMINATED)
+            choice.drop(number, DropReason.CONTAMINATED)
             holds = f"test: {choice.name(name)}" if isinstance(name, int) else name
             choice.contaminated.append(
                 {"id": choice.name(number), "holds": holds, "share": hit.share}
@@ -241,13 +241,13 @@ def _drop_over_cap(choice: _Choice, takes: Mapping[str, float]) -> None:
     import numpy as np
 
     is_free = choice.stays & (
-        (Spool.column(choice.spool.is_settled) == 0) | (choice.split == TRAIN)
+        (RowStore.column(choice.store.is_settled) == 0) | (choice.split == TRAIN)
     )
-    order = Spool.column(choice.spool.order)
+    order = RowStore.column(choice.store.order)
     for source, wanted in takes.items():
         numbers = np.flatnonzero(
-            is_free & (Spool.column(choice.spool.source) == choice.spool.sources.index(source))
+            is_free & (RowStore.column(choice.store.source) == choice.store.sources.index(source))
         )
         n_wanted = round(wanted * len(numbers)) if wanted <= 1 else int(wanted)
         for number in numbers[np.argsort(order[numbers], kind="stable")][n_wanted:].tolist():
-            choice.drop(number, Drop.OVER_CAP)
+            choice.drop(number, DropReason.OVER_CAP)

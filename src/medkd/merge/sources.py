@@ -1,41 +1,71 @@
-"""Finds the files that are to be merged, says where their rows come from, and reads them.
+"""Finds the files that are to be merged, says where their rows come from, and reads them as people left
+them.
 
-In: what the user gave: directories of stages, files, names on a hub. Out: `Source`s, and their rows
-one by one.
-Not done here: what a row means (`merge.rows`), how a file is read (`merge.files`).
+In: directories of stages, files, names on a hub; `reviews.jsonl` beside rationales. Out: `SourceFile`s and
+their `Row`s one by one. Not done here: what a row means (`merge.schemas`), reading files (`text.tables`).
 """
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import cast
 
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.jsonl import resolve_input
+from medkd.core.jsonl import RecordReader, printable_name, resolve_input
 from medkd.core.progress import Bar
+from medkd.core.records import Checked, Split
+from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
 from medkd.core.yaml_io import read_shipped_yaml
-from medkd.merge.files import name_fields, read_rows
-from medkd.merge.hubs import fetch, is_hub_name
-from medkd.merge.rows import Origin, Row, read_row
-from medkd.merge.schemas import FOREIGN, OWN, Drop, describe_schemas
-from medkd.merge.spool import SPLITS
+from medkd.merge.hub_datasets import fetch, is_hub_name
+from medkd.merge.schemas import (
+    FOREIGN,
+    OWN,
+    Dropped,
+    DropReason,
+    Row,
+    SourceFile,
+    describe_schemas,
+    from_rationale,
+    name_fields,
+    read_row,
+)
+from medkd.text.tables import read_rows
 
+SPLIT_FILES: dict[Split, str] = {"train": "train.jsonl", "val": "val.jsonl", "test": "test.jsonl"}
+REVIEWED = ("verified.jsonl", "rationales.jsonl")
+REJECTED = "rejected.jsonl"
 MAX_WARNINGS = 10
-"""Broken lines named on the screen for one file; all are counted."""
+"""Broken rows named on the screen for one file; all are counted."""
+LARGE_SHARE = 0.2
+"""Share of a file's rows that are dropped for one reason from which it is said aloud."""
+NEXT_STEPS = {
+    DropReason.BROKEN: "export the file again",
+    DropReason.NO_OBJECT: "export it as an array of objects, or as JSON Lines",
+    DropReason.UNKNOWN_SCHEMA: "rename its fields, or say its schema with --row-schema",
+    DropReason.INVALID: "make it again with this version",
+    DropReason.NOT_TEXT: "write that field as text",
+    DropReason.SEVERAL_TURNS: "cut the conversations into one question and one answer each",
+    DropReason.NO_QUESTION: "look at that field, or name another schema with --row-schema",
+    DropReason.NO_REASONING: 'rows without reasoning teach none; have one written with "medkd distill"',
+    DropReason.NO_ANSWER: "look at that field, or name another schema with --row-schema",
+    DropReason.TAG_INSIDE: "take the tags out of the texts",
+    DropReason.INCOMPLETE: 'ask again for what was cut with "medkd distill", more --max-tokens',
+}
+"""What to do where much of a file is dropped for a reason."""
 
 
-def find_sources(given: Sequence[Path], schemas: Sequence[str]) -> list[Origin]:
+def find_sources(given: Sequence[Path], schemas: Sequence[str]) -> list[SourceFile]:
     """Name every file that is meant, each once, and where its rows come from; raises InputError for
     what is not there."""
-    origins: dict[Path, Origin] = {}
+    sources: dict[Path, SourceFile] = {}
     for one in given:
         hub = str(one) if is_hub_name(one) else ""
         for path in fetch(hub) if hub else _find_files(one):
-            origins.setdefault(path.resolve(), find_origin(path, hub))
-    return _say_schemas(list(origins.values()), schemas)
+            sources.setdefault(path.resolve(), find_source(path, hub))
+    return _set_schemas(list(sources.values()), schemas)
 
 
 def find_benchmarks(given: Sequence[Path]) -> list[Path]:
@@ -57,7 +87,7 @@ def _find_files(given: Path) -> list[Path]:
     directory."""
     if not given.is_dir():
         return [resolve_input(given, "", made_by="verify")]
-    splits = [given / f"{split}.jsonl" for split in SPLITS]
+    splits = [given / name for name in SPLIT_FILES.values()]
     if any(path.exists() for path in splits):
         return [path for path in splits if path.exists() and path.stat().st_size]
     if (given / "rationales.jsonl").exists() and not (given / "verified.jsonl").exists():
@@ -65,20 +95,16 @@ def _find_files(given: Path) -> list[Path]:
     return [resolve_input(given, "verified.jsonl", made_by="verify")]
 
 
-def find_origin(path: Path, hub: str = "") -> Origin:
+def find_source(path: Path, hub: str = "") -> SourceFile:
     """Say where the rows of a file come from, as far as its name or that of its dataset tells."""
     for part, source in _known_sources().items():
         if part in path.name:
-            return Origin(path, source["name"], source["url"], source["licence"])
+            return SourceFile(path, source["name"], source["url"], source["licence"])
     if hub:
         owner, name = hub[3:].split("/")[:2]
-        site = (
-            "https://huggingface.co/datasets"
-            if hub.startswith("hf:")
-            else "https://modelscope.cn/datasets"
-        )
-        return Origin(path, name, f"{site}/{owner}/{name}")
-    return Origin(path, path.stem)
+        site = "huggingface.co" if hub.startswith("hf:") else "modelscope.cn"
+        return SourceFile(path, name, f"https://{site}/datasets/{owner}/{name}")
+    return SourceFile(path, printable_name(path.with_suffix("")))
 
 
 @cache
@@ -86,27 +112,27 @@ def _known_sources() -> dict[str, dict[str, str]]:
     return cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.merge", "sources.yaml"))
 
 
-def _say_schemas(origins: list[Origin], schemas: Sequence[str]) -> list[Origin]:
+def _set_schemas(sources: list[SourceFile], schemas: Sequence[str]) -> list[SourceFile]:
     """Set the schemas that were said: `NAME` for all files, `FILE=NAME` for one."""
+    known = [*FOREIGN, *OWN]
     for said in schemas:
         file, _, schema = said.rpartition("=")
-        known = [*FOREIGN, *OWN]
         if schema not in known:
             raise InputError(
-                f"--schema {said}: no schema {schema!r}{did_you_mean(schema, known)}; known: {', '.join(known)}"
+                f"--row-schema {said}: no schema {schema!r}{did_you_mean(schema, known)}; "
+                f"known: {', '.join(known)}"
             )
         meant = [
             place
-            for place, origin in enumerate(origins)
-            if not file or file in {origin.path.name, str(origin.path)}
+            for place, source in enumerate(sources)
+            if not file or file in {source.path.name, str(source.path)}
         ]
         if not meant:
-            raise InputError(
-                f"--schema {said}: no --input is called {file!r}; given: {', '.join(o.path.name for o in origins)}"
-            )
+            given = ", ".join(source.path.name for source in sources)
+            raise InputError(f"--row-schema {said}: no --input is called {file!r}; given: {given}")
         for place in meant:
-            origins[place] = origins[place]._replace(schema=schema)
-    return origins
+            sources[place] = sources[place]._replace(schema=schema)
+    return sources
 
 
 def read_takes(takes: Sequence[str], sources: Sequence[str]) -> Mapping[str, float]:
@@ -119,48 +145,133 @@ def read_takes(takes: Sequence[str], sources: Sequence[str]) -> Mapping[str, flo
             found[source] = float(number)
         except ValueError as error:
             raise InputError(
-                f"--take {take}: {number!r} is no number; write it as {source or 'SOURCE'}=0.5 or =5000"
+                f"--take {take}: {number!r} is no number; write {source or 'SOURCE'}=0.5 or =5000"
             ) from error
         if source not in sources:
             raise InputError(
-                f"--take {take}: no row comes from {source!r}{did_you_mean(source, list(sources))}; sources: {', '.join(sources)}"
+                f"--take {take}: no row comes from {source!r}{did_you_mean(source, list(sources))}; "
+                f"sources: {', '.join(sources)}"
             )
-        if not found[source] >= 0:
-            raise InputError(f"--take {take}: a share or a number of rows cannot be negative")
+        if not 0 <= found[source] < float("inf"):
+            raise InputError(
+                f"--take {take}: a share or a number of rows cannot be negative or endless"
+            )
     return found
 
 
-def read_source(
-    origin: Origin, repairs: Counter[str], put: Callable[[Row], None]
-) -> tuple[int, Counter[Drop]]:
-    """Put the rows of one file of any schema where they go; gives how many there were, and the lost
-    ones by reason.
+class SourceReader:
+    """The rows of one file of any schema, as people left them: what a reviewer rejected is left out,
+    what a reviewer wrote replaces the teacher's words.
 
-    Raises InputError where no row has the fields of a known schema.
+    Iterating raises InputError where no row has the fields of a known schema.
     """
-    path = origin.path
-    dropped = Counter[Drop]()
-    fields: list[str] = []
-    n_read = 0
-    with Bar(f"read {path.name}") as bar:
-        for number, content in read_rows(path):
-            n_read += 1
-            found = read_row(content, origin, repairs)
-            if isinstance(found, Row):
-                put(found)
+
+    def __init__(self, source: SourceFile, repairs: Counter[str]) -> None:
+        self.source = source
+        self.n_read = 0
+        self.dropped: Counter[DropReason] = Counter()
+        self.problems: dict[DropReason, str] = {}
+        """The first row of each drop reason: its place, and which field is wrong."""
+        self._repairs = repairs
+
+    def __iter__(self) -> Iterator[Row]:
+        decisions = read_decisions(self.source.path)
+        for row in self._read():
+            kept = apply_review(row, decisions.get(row.example.id))
+            if isinstance(kept, Dropped):
+                self._drop(kept, row.example.id)
             else:
-                dropped[found] += 1
-                fields = fields or name_fields(content)
-                if found is Drop.BROKEN and dropped[found] <= MAX_WARNINGS:
-                    print(
-                        f"warning: {path.name}:{number}: broken row; passed over", file=sys.stderr
-                    )
-            bar.advance()
-    if dropped[Drop.BROKEN] > MAX_WARNINGS:
-        print(f"warning: {path.name}: {dropped[Drop.BROKEN]} broken rows in all", file=sys.stderr)
-    if dropped[Drop.UNKNOWN_SCHEMA] + dropped[Drop.NO_OBJECT] + dropped[Drop.BROKEN] == n_read:
-        expected = describe_schemas([origin.schema] if origin.schema else ())
-        raise InputError(
-            f"{path}: no known schema; found fields: {', '.join(fields) or 'none'}; expected {expected}"
+                yield kept
+        for row in restore_rejected(self.source, decisions):
+            kept = apply_review(row, decisions[row.example.id])
+            if isinstance(kept, Row):
+                yield kept
+
+    def _read(self) -> Iterator[Row]:
+        fields = ""
+        with Bar(f"read {self.source.path.name}") as bar:
+            for raw in read_rows(self.source.path):
+                self.n_read += 1
+                found = read_row(raw, self.source, self._repairs)
+                if isinstance(found, Row):
+                    yield found
+                else:
+                    self._drop(found, raw.place)
+                    fields = fields or name_fields(raw.content)
+                bar.advance()
+        n_unknown = sum(
+            self.dropped[reason]
+            for reason in (DropReason.UNKNOWN_SCHEMA, DropReason.NO_OBJECT, DropReason.BROKEN)
         )
-    return n_read, dropped
+        if n_unknown == self.n_read:
+            schema = self.source.schema
+            raise InputError(
+                f"{self.source.path}: no known schema; found fields: {fields or 'none'}; "
+                f"expected {describe_schemas([schema] if schema else ())}"
+            )
+        self._warn()
+
+    def _drop(self, dropped: Dropped, place: str) -> None:
+        reason, detail = dropped
+        self.dropped[reason] += 1
+        self.problems.setdefault(reason, f"{place}: {detail}" if detail else place)
+        if reason is DropReason.BROKEN and self.dropped[reason] <= MAX_WARNINGS:
+            print(f"warning: {place}: {detail}; passed over", file=sys.stderr)
+
+    def _warn(self) -> None:
+        """Say aloud which reasons took much of the file, with the first row and the next step."""
+        for reason, n_dropped in self.dropped.most_common():
+            if reason in NEXT_STEPS and n_dropped >= LARGE_SHARE * self.n_read:
+                print(
+                    f"warning: {self.source.path.name}: {n_dropped} of {self.n_read} rows dropped as "
+                    f"{reason}; the first is {self.problems[reason]}; {NEXT_STEPS[reason]}",
+                    file=sys.stderr,
+                )
+
+
+def find_review_files(paths: Iterable[Path]) -> list[Path]:
+    """Name what people add to these files: their judgements, and the rows that the checks had
+    rejected."""
+    folders = dict.fromkeys(
+        path.parent for path in paths if path.name in REVIEWED and (path.parent / REVIEWS).exists()
+    )
+    return [
+        folder / name
+        for folder in folders
+        for name in (REVIEWS, REJECTED)
+        if (folder / name).exists()
+    ]
+
+
+def read_decisions(path: Path) -> dict[str, Review]:
+    """Read what people decided about the rows of a file: id to the judgement that counts."""
+    reviews = read_reviews(path.parent) if path.name in REVIEWED else {}
+    return {key: settle(of_row) for key, of_row in reviews.items()}
+
+
+def apply_review(row: Row, review: Review | None) -> Row | Dropped:
+    """Leave out what a person rejected, and take a person's words where there are some."""
+    if review is None or review.decision is Decision.ACCEPT:
+        return row
+    if review.decision is Decision.REJECT:
+        return Dropped(DropReason.REVIEW)
+    words = {
+        "reasoning": review.reasoning.strip() or row.example.reasoning,
+        "answer": review.answer.strip() or row.example.answer,
+    }
+    return row._replace(example=row.example.model_copy(update=words))
+
+
+def restore_rejected(source: SourceFile, decisions: Mapping[str, Review]) -> Iterator[Row]:
+    """Read the rows that checks rejected and people did not."""
+    rejected = source.path.with_name(REJECTED)
+    wanted = {key for key, review in decisions.items() if review.decision is not Decision.REJECT}
+    if source.path.name != REVIEWED[0] or not wanted or not rejected.exists():
+        return
+    if not rejected.stat().st_size:
+        return
+    for checked in RecordReader(rejected, Checked, made_by="verify"):
+        if checked.rationale.id in wanted:
+            row = from_rationale(checked.rationale, source)
+            if isinstance(row, Row):
+                yield row

@@ -1,39 +1,47 @@
 """The stage `merge`: rationales and open datasets become one training set.
 
 In: directories of earlier stages, files of any known schema, datasets on a hub. Out: `train.jsonl`,
-`val.jsonl`, `test.jsonl` of `Example` records, `llamafactory/`, `messages/`, `statistics.json`,
-`duplicates.json`, `contaminated.json`, `DATACARD.md`. Rows lie on the disk while they are compared.
-Not done here: checking rationales (`verify`), refusing rows that are too long (`train`).
+`val.jsonl`, `test.jsonl` of `Example` records, other trainers' forms, statistics, a data card. Not done
+here: checking rationales (`verify`), refusing rows that are too long (`train`).
 """
 
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from medkd.core.config import RUNTIME, Seed, StageConfig
+from medkd.core.draws import draw_split, hash_uniform
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_json
 from medkd.core.progress import Bar
 from medkd.core.records import Example, Split
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.merge import layouts, llamafactory
-from medkd.merge.against import read_questions
-from medkd.merge.datacard import write_datacard
-from medkd.merge.draws import draw_split, set_style
-from medkd.merge.reviews import bring_back, find_review_files, overrule, read_decisions
-from medkd.merge.rows import Origin, Row, simplify
-from medkd.merge.schemas import Drop
+from medkd.merge import writers
+from medkd.merge.decontamination import read_questions
+from medkd.merge.row_store import SPLITS, RowStore
+from medkd.merge.schemas import DropReason, Row, simplify
 from medkd.merge.selection import Selection, select
-from medkd.merge.sources import find_benchmarks, find_sources, read_source, read_takes
-from medkd.merge.spool import SPLITS, Spool
-from medkd.merge.statistics import Statistics, write_plots
-from medkd.merge.tokens import BATCH, Count, make_counter
+from medkd.merge.sources import (
+    SourceReader,
+    find_benchmarks,
+    find_review_files,
+    find_sources,
+    read_takes,
+)
+from medkd.merge.statistics import (
+    Count,
+    Statistics,
+    make_counter,
+    write_datacard,
+    write_plots,
+)
+from medkd.merge.styles import set_style
 
 WRITES = (
     *(f"{split}.jsonl" for split in SPLITS),
@@ -50,19 +58,19 @@ WRITES = (
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-# pydantic's own `schema` is a method out of use since its version 2; what the user says is more
-# worth than its warning.
-warnings.filterwarnings("ignore", message='Field name "schema"')
+_BATCH = 256
+"""Rows that are written, and whose tokens are counted, together."""
 
 
 class Config(StageConfig):
     """Merge rationales and open datasets into train, val and test."""
 
+    renamed = {"schema": "row_schema"}  # noqa: RUF012 - a class variable of the base
+
     input: Annotated[tuple[Path, ...], RUNTIME] = Field(min_length=1)
     """What to merge, repeated: a directory of verify, distill or merge, a file of any known schema,
     hf:owner/name or ms:owner/name."""
-    schema: tuple[str, ...] = ()  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    row_schema: tuple[str, ...] = ()
     """Schema of all files (`alpaca`), or of one (`a.json=alpaca`), repeated; read from the fields
     where none is given."""
     against: Annotated[tuple[Path, ...], RUNTIME] = ()
@@ -95,7 +103,12 @@ class Config(StageConfig):
     """Folder for LLaMA-Factory's files, its own `data` for instance; `llamafactory` in the output
     where none is given."""
 
-    @field_validator("input", "against", "schema", "take", mode="before")
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Name the schemas as version 0.1 did, whose directories are gone on with."""
+        fields = super().fingerprint_fields()
+        return {**fields, "schema": fields.pop("row_schema")}
+
+    @field_validator("input", "against", "row_schema", "take", mode="before")
     @classmethod
     def _accept_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | Path) else value
@@ -110,11 +123,11 @@ class Config(StageConfig):
 def run(config: Config) -> Manifest:
     """Merge files into one dataset directory."""
     folder = config.llamafactory or config.out / "llamafactory"
-    llamafactory.read_registry(folder)
+    writers.read_registry(folder)
     if config.parquet:
-        layouts.check_parquet()
+        writers.check_parquet()
     count = make_counter(config.tokenizer) if config.tokenizer else None
-    sources = find_sources(config.input, config.schema)
+    sources = find_sources(config.input, config.row_schema)
     benchmarks = find_benchmarks(config.against)
     paths = [source.path for source in sources]
     inputs = {"input": paths, "against": benchmarks, "reviews": find_review_files(paths)}
@@ -129,80 +142,70 @@ def run(config: Config) -> Manifest:
         if space.is_finished:
             return space.manifest
         questions = read_questions(benchmarks)
-        repairs, lost = Counter[str](), Counter[Drop]()
-        with Spool(space.directory, config.seed) as spool:
-            for source in sources:
-                n_read, dropped = _read(source, spool, config, repairs)
-                space.read(n_read)
-                lost.update(dropped)
-            chosen = merge(spool, config, questions)
-            lost.update(chosen.dropped)
-            _check_rest(chosen, lost, sources[0].path, config)
+        repairs = Counter[str]()
+        readers = [SourceReader(source, repairs) for source in sources]
+        with RowStore(space.directory, config.seed) as store:
+            chosen = merge(chain.from_iterable(readers), config, store, questions, repairs)
+            space.read(sum(reader.n_read for reader in readers))
+            lost = sum((reader.dropped for reader in readers), chosen.dropped.copy())
+            problems = [problem for reader in readers for problem in reader.problems.items()]
+            _check_rest(chosen, lost, problems, config)
             space.drop_all({str(reason): n for reason, n in lost.items()})
-            statistics = write_dataset(space, spool, chosen, config, count, folder)
-        _describe(
-            space, statistics, chosen, {str(reason): n for reason, n in lost.most_common()}, repairs
-        )
-        llamafactory.write_registry(folder, SPLITS)
-        llamafactory.write_recipe(
+            statistics = write_dataset(space, store, chosen, config, count, folder)
+        _describe(space, statistics, chosen, lost, repairs)
+        if problems:
+            space.manifest.facts["first_dropped"] = [f"{why}: {place}" for why, place in problems]
+        writers.write_registry(folder, SPLITS)
+        writers.write_recipe(
             folder, [split for split in SPLITS if chosen.rows[split]], *statistics.longest()
         )
     return space.manifest
 
 
-def _read(
-    source: Origin, spool: Spool, config: Config, repairs: Counter[str]
-) -> tuple[int, Counter[Drop]]:
-    """Put the rows of one file on the spool, as people left them; gives how many were read, and the
-    lost ones by reason."""
-    decisions = read_decisions(source.path)
-    rejected = Counter[Drop]()
-
-    def put(row: Row) -> None:
-        kept = overrule(row, decisions.get(row.example.id))
-        if isinstance(kept, Drop):
-            rejected[kept] += 1
-            return
-        row = simplify(kept, repairs) if config.simplify else kept
-        spool.add(
-            row,
-            row.split or draw_split(row.group, config.seed, config.val_share, config.test_share),
-        )
-
-    n_read, dropped = read_source(source, repairs, put)
-    for row in bring_back(source, decisions):
-        put(row)
-    return n_read, dropped + rejected
+def merge(
+    rows: Iterable[Row],
+    config: Config,
+    store: RowStore,
+    questions: Sequence[tuple[str, str]] = (),
+    repairs: Counter[str] | None = None,
+) -> Selection:
+    """Put rows into a store one by one and choose among them: no duplicates, nothing of the test split
+    or of a benchmark's `questions` (place and text), as much of a source as wanted."""
+    for row in rows:
+        row = simplify(row, Counter() if repairs is None else repairs) if config.simplify else row
+        drawn = hash_uniform(config.seed, "split", row.group)
+        store.add(row, row.split or draw_split(drawn, config.val_share, config.test_share))
+    store.finish_adding()
+    takes = read_takes(config.take, store.sources)
+    print(f"merge: comparing {len(store)} questions", file=sys.stderr, flush=True)
+    return select(store, config.near, config.contained, questions, takes)
 
 
-def merge(spool: Spool, config: Config, questions: Sequence[tuple[str, str]] = ()) -> Selection:
-    """Choose among the rows of a spool: no duplicates, nothing of the test split or a benchmark, as
-    much of a source as wanted."""
-    spool.settle()
-    takes = read_takes(config.take, spool.sources)
-    print(f"merge: comparing {len(spool)} questions", file=sys.stderr, flush=True)
-    return select(spool, config.near, config.contained, questions, takes)
-
-
-def _check_rest(chosen: Selection, lost: Counter[Drop], path: Path, config: Config) -> None:
+def _check_rest(
+    chosen: Selection,
+    lost: Counter[DropReason],
+    problems: Sequence[tuple[DropReason, str]],
+    config: Config,
+) -> None:
     """Raise InputError where nothing is left, or nothing to train on because a benchmark took it
     all."""
     reasons = ", ".join(f"{reason} {n}" for reason, n in lost.most_common())
-    if config.against and chosen.dropped[Drop.CONTAMINATED] and not chosen.rows["train"]:
+    if config.against and chosen.dropped[DropReason.CONTAMINATED] and not chosen.rows["train"]:
         names = ", ".join(str(given) for given in config.against)
         raise InputError(
-            f"{names}: every row to train on holds one of its questions ({reasons}); is it the training data itself? "
-            "Give another --against or raise --contained"
+            f"{names}: every row to train on holds one of its questions ({reasons}); is it the training "
+            "data itself? Name another --against or raise --contained"
         )
     if not any(chosen.rows.values()):
+        first = f"; the first: {problems[0][1]}" if problems else ""
         raise InputError(
-            f"{path}: no row could be used ({reasons}); check the files given as --input"
+            f"{config.input[0]}: no row could be used ({reasons}){first}; check the files named by --input"
         )
 
 
 def write_dataset(
     space: StageOutput,
-    spool: Spool,
+    store: RowStore,
     chosen: Selection,
     config: Config,
     count: Count | None,
@@ -213,12 +216,12 @@ def write_dataset(
     with Bar("write", total=sum(map(len, chosen.rows.values()))) as bar:
         for split in SPLITS:
             with ExitStack() as stack:
-                writers = layouts.open_layouts(space.directory, split, stack, config.parquet)
-                writers.append(stack.enter_context(llamafactory.open_alpaca(folder, split)))
-                for examples in _read_styled(spool, split, chosen.rows[split], config):
+                outputs = writers.open_writers(space.directory, split, stack, config.parquet)
+                outputs.append(stack.enter_context(writers.open_alpaca(folder, split)))
+                for examples in _read_styled(store, split, chosen.rows[split], config):
                     lengths = count(examples) if count else [None] * len(examples)
                     for example, n_tokens in zip(examples, lengths, strict=True):
-                        for write in writers:
+                        for write in outputs:
                             write(example)
                         statistics.add(split, example, n_tokens)
                     bar.advance(len(examples))
@@ -226,10 +229,10 @@ def write_dataset(
 
 
 def _read_styled(
-    spool: Spool, split: Split, numbers: Sequence[int], config: Config
+    store: RowStore, split: Split, numbers: Sequence[int], config: Config
 ) -> Iterator[list[Example]]:
-    for start in range(0, len(numbers), BATCH):
-        rows: Iterable[Example] = map(spool.read, numbers[start : start + BATCH])
+    for start in range(0, len(numbers), _BATCH):
+        rows: Iterable[Example] = map(store.read, numbers[start : start + _BATCH])
         yield [set_style(example, split, config.seed, config.bare_share) for example in rows]
 
 
@@ -237,7 +240,7 @@ def _describe(
     space: StageOutput,
     statistics: Statistics,
     chosen: Selection,
-    lost: dict[str, int],
+    lost: Counter[DropReason],
     repairs: Counter[str],
 ) -> None:
     """Write statistics, plots, card and lists of what fell, and put the most telling numbers into
@@ -251,7 +254,7 @@ def _describe(
         statistics,
         summary,
         [split for split in SPLITS if chosen.rows[split]],
-        lost,
+        {str(reason): n for reason, n in lost.most_common()},
     )
     if not write_plots(space.path("statistics.html"), statistics, summary):
         print("note: no plots, for matplotlib is missing; pip install matplotlib", file=sys.stderr)

@@ -1,21 +1,28 @@
-"""Counts a dataset while it is written: rows, styles, lengths in characters and tokens, what a
-cut-off would trim, and where it comes from.
+"""Counts a dataset while it is written, and describes it: rows, styles, lengths in characters and tokens,
+what a cut-off would trim, where it comes from, under which licences, what was left out.
 
-In: examples, one after the other. Out: the mapping of `statistics.json`, what the card says of each
-source, and a page with plots.
-Not done here: the card itself (`merge.datacard`).
+In: examples, one after the other. Out: `statistics.json`, a page with plots, `DATACARD.md` in the Hugging
+Face form. Not done here: checking licences, refusing rows that are too long (`train`).
 """
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
+from medkd.core import thinking
+from medkd.core.errors import InputError
+from medkd.core.html import write_page
+from medkd.core.jsonl import write_text
+from medkd.core.plots import bar_plot, histogram
 from medkd.core.records import Example, Split, Style
-from medkd.merge.spool import SPLITS
+from medkd.merge.row_store import SPLITS
+from medkd.models import chat_template, load
 from medkd.text.normalize import is_chinese
 
 CUT_OFFS = (2048, 4096, 8192)
@@ -181,11 +188,6 @@ def summarise(lengths: Iterable[int]) -> dict[str, int]:
 def write_plots(path: Path, statistics: Statistics, summary: Mapping[str, Any]) -> bool:
     """Draw rows and lengths by source on one page; gives False where matplotlib is not
     installed."""
-    from importlib.util import find_spec
-
-    from medkd.core.html import write_page
-    from medkd.core.plots import bar_plot, histogram
-
     if find_spec("matplotlib") is None:
         return False
     sources = list(summary["sources"])
@@ -225,3 +227,108 @@ def write_plots(path: Path, statistics: Statistics, summary: Mapping[str, Any]) 
         summary=summary,
     )
     return True
+
+
+# --- Tokens -------------------------------------------------------------------------------------
+
+Count = Callable[[Sequence[Example]], list[int]]
+
+
+def make_counter(name: str) -> Count:
+    """Load a tokenizer by the name or folder of its model and make a function that counts the tokens of
+    whole rows under its chat template, the end of the turn included; raises InputError where there is
+    none."""
+    try:
+        folder = load.tiny_dir() if name == load.TINY else Path(name).expanduser()
+        tokenizer = load.load_tokenizer(folder if folder.is_dir() else load.resolve_model(name))
+    except ImportError as error:
+        raise InputError(
+            '--tokenizer: counting tokens needs the training side; pip install "medkd[train]", or '
+            "leave it out"
+        ) from error
+    template = chat_template.find_template(tokenizer)
+
+    def count(examples: Sequence[Example]) -> list[int]:
+        texts = [
+            chat_template.render(
+                tokenizer,
+                chat_template.make_messages(example.input, example.instruction, example.system),
+                template,
+            )
+            + thinking.write(example.reasoning, example.answer)
+            for example in examples
+        ]
+        encoded = cast(list[list[int]], tokenizer(texts, add_special_tokens=False)["input_ids"])
+        return [len(ids) + 1 for ids in encoded]
+
+    return count
+
+
+# --- The card -----------------------------------------------------------------------------------
+
+
+def write_datacard(
+    path: Path,
+    statistics: Statistics,
+    summary: Mapping[str, Any],
+    splits: Sequence[Split],
+    dropped: Mapping[str, int],
+) -> None:
+    """Write the card; `splits` are those that have rows."""
+    from jinja2 import Environment, StrictUndefined
+
+    template = files("medkd.merge").joinpath("DATACARD.md.jinja").read_text(encoding="utf-8")
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701
+    )
+    environment.filters["cell"] = _escape_cell
+    card = environment.from_string(template).render(
+        licence=_common_licence(
+            licence for source in statistics.provenance.values() for licence in source.licences
+        ),
+        languages=[language for language, _ in statistics.languages.most_common()] or ["zh"],
+        size=_size_category(statistics.n_rows),
+        n_rows=statistics.n_rows,
+        statistics=summary,
+        sources=[
+            {
+                "name": name,
+                "rows": summary["sources"][name]["rows"],
+                "licences": sorted(source.licences),
+                "files": sorted(source.files),
+                "url": source.address,
+            }
+            for name, source in sorted(statistics.provenance.items())
+        ],
+        teachers=sorted(statistics.teachers),
+        rules=sorted(statistics.rules),
+        costs={currency: round(amount, 4) for currency, amount in statistics.costs.items()},
+        dropped=dropped,
+        splits=splits,
+    )
+    write_text(path, card)
+
+
+def _escape_cell(text: object) -> str:
+    """Keep a text inside its table cell and out of the page's own markup."""
+    return (
+        str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+    )
+
+
+def _common_licence(licences: Iterable[str]) -> str:
+    """Give the licence tag of the card: `apache-2.0` only where every row says so."""
+    return "apache-2.0" if {licence.lower() for licence in licences} == {"apache-2.0"} else "other"
+
+
+def _size_category(n: int) -> str:
+    bounds = (
+        (1_000, "n<1K"),
+        (10_000, "1K<n<10K"),
+        (100_000, "10K<n<100K"),
+        (1_000_000, "100K<n<1M"),
+    )
+    return next((name for bound, name in bounds if n < bound), "1M<n<10M")

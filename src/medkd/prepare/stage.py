@@ -5,7 +5,6 @@ diagnosis as output), and in the manifest how often each section told the answer
 Not done here: reasoning (`distill`).
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -16,11 +15,12 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from medkd.core.config import RUNTIME, Seed, StageConfig, did_you_mean
+from medkd.core.draws import draw_split, hash_uniform
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
-from medkd.core.prompts import Prompts, load_prompts
+from medkd.core.prompts import Prompts, load_prompts, to_alpaca
 from medkd.core.records import Case, Question, Split
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.prepare.answers import name_answer
@@ -222,7 +222,7 @@ def split_drafts(
     groups: dict[int, list[str]] = {}
     for draft, leader in zip(drafts, leaders, strict=True):
         groups.setdefault(leader, []).append(draft.case.id)
-    return {case_id: draw_split(min(ids), config) for ids in groups.values() for case_id in ids}
+    return {case_id: find_split(min(ids), config) for ids in groups.values() for case_id in ids}
 
 
 def _story(draft: Draft) -> str:
@@ -232,12 +232,10 @@ def _story(draft: Draft) -> str:
     return story if len(story) >= _MIN_GROUPING_CHARACTERS else draft.case.id
 
 
-def draw_split(case_id: str, config: Config) -> Split:
+def find_split(case_id: str, config: Config) -> Split:
     """Draw the split of an id: always the same for the same seed and shares."""
-    place = int.from_bytes(hashlib.sha256(f"{config.seed}:{case_id}".encode()).digest()[:8]) / 2**64
-    if place < config.test_share:
-        return "test"
-    return "val" if place < config.test_share + config.val_share else "train"
+    place = hash_uniform(config.seed, case_id)
+    return draw_split(place, config.val_share, config.test_share)
 
 
 def _make_question(draft: Draft, split: Split, prompts: Prompts) -> Question:
@@ -286,16 +284,6 @@ def _collect_facts(drafts: list[Draft], questions: list[Question]) -> dict[str, 
     }
 
 
-def to_alpaca(question: Question) -> dict[str, str]:
-    """Write a question in the alpaca form, the bare known diagnosis as its output."""
-    return {
-        "system": question.system,
-        "instruction": question.instruction,
-        "input": question.input,
-        "output": question.reference,
-    }
-
-
 WRITES = ("questions.jsonl", "alpaca.json")
 
 
@@ -319,5 +307,8 @@ def run(config: Config) -> Manifest:
                 f"{path}: no question could be made ({reasons}); check the sections and diagnoses of the cases"
             )
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
-        write_json(space.path("alpaca.json"), [to_alpaca(question) for question in questions])
+        write_json(
+            space.path("alpaca.json"),
+            [to_alpaca(question, question.reference) for question in questions],
+        )
     return space.manifest

@@ -163,21 +163,33 @@ class Guard:
 def find_refusal(scope: Scope, headers: dict[str, str], needs_own_name: bool) -> str:
     """Say why a request is not passed on; empty where it is."""
     host = headers.get("host", "")
-    if needs_own_name and (urlsplit(f"//{host}").hostname or "") not in THIS_MACHINE:
+    if needs_own_name and find_host(f"//{host}")[0] not in THIS_MACHINE:
         return "the studio answers to the name of this machine only; start it with --host to be reached from others"
     origin = headers.get("origin")
     if (
         scope["method"] not in ("GET", "HEAD")
         and origin is not None
-        and urlsplit(origin).netloc != host
+        and find_host(origin)[1] != host
     ):
         return "this request comes from a page of another site"
-    if int(headers.get("content-length") or 0) > MAX_BODY_BYTES:
+    length = headers.get("content-length") or "0"
+    if not (length.isascii() and length.isdigit()) or len(length) > 20:
+        return "this request does not say how long it is"
+    if int(length) > MAX_BODY_BYTES:
         return "this request is too large"
     _, is_api, call = str(scope["path"]).partition("/gradio_api/")
     if is_api and not call.startswith(USED_API):
         return "the studio has no such page"
     return ""
+
+
+def find_host(address: str) -> tuple[str, str]:
+    """Read the host's name, and the host with its port, of an address; empty where it has none."""
+    try:
+        parts = urlsplit(address)
+        return parts.hostname or "", parts.netloc
+    except ValueError:
+        return "", ""
 
 
 def make_login_page(texts: Texts, problem: str = "") -> str:

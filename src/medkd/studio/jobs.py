@@ -7,6 +7,7 @@ Not done here: forms (`studio.forms`), keeping a run alive (`background_jobs` do
 not its parent).
 """
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from medkd import background_jobs
 from medkd.core.config import read_recipe
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.plots import line_plot
+from medkd.core.stage_output import MANIFEST, is_locked
 from medkd.studio.places import Places, Step
 
 START_LIMIT_S, LOOK_LIMIT_S = 60, 600
@@ -40,6 +42,8 @@ CURVES = {
 }
 """Plot to what the names of its numbers hold; the first two are whole names."""
 MAX_POINTS = 400
+RUN_FILES = ("report.html", "summary.json")
+"""What a run writes beside its steps."""
 
 
 class Job(NamedTuple):
@@ -185,9 +189,11 @@ def write_cost(steps: Sequence[Step]) -> str:
 
 
 def delete(places: Places, job: Job) -> None:
-    """Delete a run's directory and what is noted beside it; raises InputError for one that is
-    alive."""
-    if job.alive:
+    """Delete a run's steps, its report and its detached runs; raises InputError where it is alive.
+
+    Other runs below its directory, and files that no step made, stay.
+    """
+    if job.alive or any(is_locked(step.path) for step in job.steps):
         raise InputError(f"{job.name}: is running; stop it first")
     folder = places.runs / job.name
     if (
@@ -196,10 +202,19 @@ def delete(places: Places, job: Job) -> None:
         or not folder.resolve().is_relative_to(places.runs.resolve())
     ):
         raise InputError(f"{job.name}: is a link or lies elsewhere; remove it by hand")
+    for step in job.steps:
+        if step.path.is_symlink() or any(
+            found.parent != step.path for found in step.path.rglob(MANIFEST)
+        ):
+            raise InputError(f"{step.name}: holds another run or is a link; remove it by hand")
+    for step in job.steps:
+        shutil.rmtree(step.path)
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
     for run in job.detached:
         shutil.rmtree(background_jobs.log_path(run).parent, ignore_errors=True)
-    if folder.exists():
-        shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # something else is in it
+        folder.rmdir()
 
 
 def read_tail(run: background_jobs.Job, n_lines: int = 200) -> list[str]:

@@ -6,6 +6,7 @@ that hands a key over.
 Not done here: drawing the form (`studio.starts`), starting (`studio.jobs`).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,7 @@ from medkd.studio.places import Places
 from medkd.studio.texts import Texts
 
 RECIPE = "recipe "
+HUB_NAME = re.compile(r"(hf|ms):[\w.-]+/[\w.-]+(/[\w.-]+)*")
 OWN_SECTIONS = ("out", "report", "rehearsal")
 
 
@@ -73,7 +75,11 @@ def write_command(
     """Write the words that start what the form says; raises InputError for a name or a path that is
     not allowed."""
     name = (run or "").strip().strip("/")
-    if not name or any(part.startswith(".") for part in Path(name).parts):
+    if (
+        not name
+        or not name.isprintable()
+        or any(part.startswith((".", "-")) for part in Path(name).parts)
+    ):
         raise InputError("name the run: letters, digits, - and /")
     words: list[str] = []
     at = 0
@@ -81,7 +87,7 @@ def write_command(
         given = list(values[at : at + len(part.fields)])
         at += len(part.fields)
         for field, value in zip(part.fields, given, strict=True):
-            check_place(field, value, part.given.get(field.name), places)
+            check_value(field, value, part.given.get(field.name), places)
         words += write_words(
             part.fields,
             given,
@@ -92,15 +98,13 @@ def write_command(
         return [
             "run",
             chosen.removeprefix(RECIPE),
-            "--out",
-            str(places.resolve(places.runs / name)),
+            f"--out={places.resolve(places.runs / name)}",
             *words,
         ]
     return [
         chosen,
         *words,
-        "--out",
-        str(places.resolve(places.runs / name / find_name(chosen, places.runs / name))),
+        f"--out={places.resolve(places.runs / name / find_name(chosen, places.runs / name))}",
     ]
 
 
@@ -122,17 +126,58 @@ def find_name(stage: str, run: Path) -> str:
     )
 
 
-def check_place(field: Field, value: Any, given: Any, places: Places) -> None:
-    """Refuse a path that lies outside every place; what a recipe itself names is its author's."""
+def check_value(field: Field, value: Any, given: Any, places: Places) -> None:
+    """Refuse a path that lies outside every place, and words of a command; what a recipe itself
+    names is its author's.
+
+    Every text may be a path to whatever reads it, so each is checked by what it holds: a field that
+    takes a path always, another one where the text is written as a path or a file is there.
+    """
     if value in (None, "", []) or value == given:
         return
+    if field.is_command:
+        if str(value) not in field.harmless:
+            raise InputError(
+                f"{field.name}: a page starts no command of its own; "
+                f"choose {', '.join(field.harmless)}, or run it in a terminal"
+            )
+        return
     is_path = field.kind in ("path", "paths")
-    for one in cast(list[Any], value) if isinstance(value, list) else [value]:
-        if is_path or (
-            field.name == "model"
-            and (str(one).startswith(("/", ".", "~")) or Path(str(one)).exists())
-        ):
-            places.resolve(str(one))
+    if field.kind not in ("path", "paths", "text", "texts", "mapping"):
+        return
+    for text in _list_texts(value):
+        if (is_path and not HUB_NAME.fullmatch(text)) or _is_like_a_path(text):
+            places.resolve(_make_absolute(text))
+
+
+def _make_absolute(text: str) -> str:
+    """Name the file that a command finds under a text; it reads relative ones from where it is."""
+    try:
+        return str(Path(text).expanduser().absolute())
+    except (RuntimeError, ValueError):  # a user that is not there; a NUL
+        return text
+
+
+def _list_texts(value: Any) -> list[str]:
+    """List the texts of a field: of its lines too, and what stands behind each `key:` and `NAME=`
+    in them."""
+    items = cast(list[Any], value) if isinstance(value, list) else [value]
+    texts: list[str] = []
+    for line in (line.strip() for item in items for line in str(item).splitlines()):
+        texts.append(line)
+        texts += [line.partition(mark)[2].strip(" \"'") for mark in (": ", "=") if mark in line]
+    return texts
+
+
+def _is_like_a_path(text: str) -> bool:
+    if text.startswith(("/", ".", "~")) or ".." in Path(text).parts:
+        return True
+    if text.casefold().startswith("file:"):
+        return True
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return True
 
 
 def hand_over(words: Sequence[str], secret: str) -> dict[str, str]:

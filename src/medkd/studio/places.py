@@ -49,6 +49,8 @@ class Places:
     def resolve(self, name: str | Path) -> Path:
         """Find a file or folder by its name below the runs, or by its path; raises InputError where
         it lies outside every place."""
+        if "\0" in str(name) or any("\ud800" <= c <= "\udfff" for c in str(name)):
+            raise InputError("this is no name of a file; choose another")
         given = Path(name)
         candidates = [given] if given.is_absolute() else [self.runs / given, given]
         inside = [candidate for candidate in candidates if self._is_inside(candidate)]

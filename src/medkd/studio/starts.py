@@ -23,7 +23,7 @@ from medkd.studio.forms import Field, is_changed, write_words
 from medkd.studio.orders import (
     RECIPE,
     Part,
-    check_place,
+    check_value,
     hand_over,
     list_parts,
     list_recipes,
@@ -185,7 +185,7 @@ def show_look(part: Part, values: Sequence[Any], places: Places, t: Texts) -> st
     ]
     try:
         for field, value in chosen:
-            check_place(field, value, None, places)
+            check_value(field, value, None, places)
         words = write_words([field for field, _ in chosen], [value for _, value in chosen], {})
         return show_findings(jobs.look(words), t)
     except MedkdError as error:

@@ -203,7 +203,7 @@ def _parse_leniently(line: bytes, place: str) -> RawRow:
         return RawRow(place, None, f"broken JSON ({error.msg}, column {error.colno})")
     except (ValueError, RecursionError) as error:
         return RawRow(place, None, _explain_json(error))
-    return _bounded(_without_surrogates(value, text), place)
+    return _bounded(_without_surrogates(value) if "\\u" in text else value, place)
 
 
 def _explain_json(error: Exception) -> str:
@@ -228,10 +228,8 @@ def _children(value: Any) -> Iterable[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
-def _without_surrogates(value: Any, text: str) -> Any:
+def _without_surrogates(value: Any) -> Any:
     """Drop the halves of characters that JSON can spell and UTF-8 cannot."""
-    if "\\u" not in text:
-        return value
     try:
         return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "ignore"))
     except (ValueError, RecursionError):
@@ -241,8 +239,9 @@ def _without_surrogates(value: Any, text: str) -> Any:
 class _Window:
     """The part of a text that is being parsed; `line` is the number of its first line."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[str], encoding: Encoding) -> None:
         self._file = file
+        self.is_damaged = encoding.is_damaged
         self.text = ""
         self.at = 0
         self.line = 1
@@ -283,7 +282,7 @@ _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 def _read_arrays(path: Path, encoding: Encoding) -> Iterator[RawRow]:
     """Read the elements of an array, or of several in a row; raise InputError where one breaks off."""
     with _open_text(path, encoding) as file:
-        window = _Window(file)
+        window = _Window(file, encoding)
         number = 0
         while opening := window.skip(_BLANK):
             if opening != "[":
@@ -316,7 +315,7 @@ def _read_arrays(path: Path, encoding: Encoding) -> Iterator[RawRow]:
 def _read_values(path: Path, encoding: Encoding) -> Iterator[RawRow]:
     """Read values that stand one after the other, each over as many lines as it likes."""
     with _open_text(path, encoding) as file:
-        window = _Window(file)
+        window = _Window(file, encoding)
         number = 0
         while window.skip(_BETWEEN):
             number += 1
@@ -348,10 +347,11 @@ def _take_value(window: _Window, place: str) -> RawRow:
                 break
         window.read_more()
     window.at = end
-    text = window.text[start:end]
-    if _ESCAPED_BYTE.search(text):
+    if window.is_damaged and _ESCAPED_BYTE.search(window.text, start, end):
         return RawRow(place, None, "bytes that are no UTF-8")
-    return _bounded(_without_surrogates(value, text), place)
+    if window.text.find("\\u", start, end) >= 0:
+        value = _without_surrogates(value)
+    return _bounded(value, place)
 
 
 _DECODER = json.JSONDecoder()

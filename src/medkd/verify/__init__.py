@@ -1,5 +1,4 @@
-"""Keeping the rationales that deserve to be learnt from: the checks, the two that cost money, the
-stage itself."""
+"""Keep the rationales that deserve to be learnt from: the stage, its core, the checks by a model."""
 
 from medkd.verify.stage import Config, check_rationale, find_failure, run, verify
 

@@ -1,35 +1,36 @@
-"""The stage `verify`: keeps the rationales that deserve to be learnt from and says why the rest
-fell.
+"""The stage `verify`: keep the rationales that deserve to be learnt from, and say why others fell.
 
-In: `rationales.jsonl`. Out: `verified.jsonl` and `rejected.jsonl`, both of `Checked` records, so
-that a line can be moved by hand from one to the other; `ledger.sqlite` where something was asked.
-Rows are checked one by one, never held in memory together.
-Not done here: the checks themselves (`grading.checks`), asking a model (`verify.asking`), removing
-duplicates (`merge`).
+In: `rationales.jsonl`. Out: `verified.jsonl` and `rejected.jsonl` of `Checked` records, between
+which lines may be moved by hand; `ledger.sqlite` where a model was asked.
+Not done here: the checks (`grading.checks`), asking (`verify.llm_checks`), duplicates (`merge`).
 """
 
+import json
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from medkd.completers.ledger import Ledger
+from medkd.completers.providers import Target, check_terms, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
+from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.progress import track
 from medkd.core.records import Checked, Cost, Rationale, Verdict
-from medkd.core.stage_output import (
-    Manifest,
-    StageOutput,
-    is_finished,
-    open_stage_output,
+from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
+from medkd.grading import checks
+from medkd.grading.grounding import grounded_rate
+from medkd.verify.llm_checks import (
+    IdentifiedRationale,
+    LlmChecker,
+    make_blind_check,
+    make_judge_check,
 )
-
-if TYPE_CHECKING:
-    from medkd.verify.asking import Examiner
 
 Share = Annotated[float, Field(ge=0, le=1)]
 LEDGER = "ledger.sqlite"
@@ -74,23 +75,24 @@ class Config(StageConfig):
     """Requests under way at once, within the provider's cap."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
     """Most money this directory's ledger may come to, in the provider's currency; a hard stop."""
+    accept_identified: AcceptIdentified = False
+    """Let --blind and --judge send rows without deidentified_by."""
 
     @property
-    def asks(self) -> bool:
-        """Whether anything is asked that costs money."""
+    def uses_llm(self) -> bool:
+        """Whether a model is asked, which costs money."""
         return self.blind or self.judge
 
 
 def verify(
-    rationales: Iterable[Rationale], config: Config, examiner: "Examiner | None" = None
+    rationales: Iterable[Rationale], config: Config, llm_checker: LlmChecker | None = None
 ) -> Iterator[Checked]:
-    """Check rationales one by one; all checks by rules are made of each, and what passes them is
-    looked up at the examiner."""
-    for rationale in rationales:
-        verdicts = check_rationale(rationale, config)
-        if examiner is not None and all(verdict.passed for verdict in verdicts):
-            verdicts += examiner.conclude(rationale)
-        yield Checked(rationale=rationale, verdicts=tuple(verdicts))
+    """Check rationales by rules, one by one; those that pass are then checked by the model."""
+    checked = (
+        Checked(rationale=rationale, verdicts=tuple(check_rationale(rationale, config)))
+        for rationale in rationales
+    )
+    return llm_checker.check(checked) if llm_checker else checked
 
 
 def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
@@ -100,8 +102,6 @@ def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
     An open question, without a known diagnosis, is spared the checks that need a diagnosis or a
     patient's record.
     """
-    from medkd.grading import checks
-
     reasoning, answer, question = rationale.reasoning, rationale.answer, rationale.question
     form = checks.check_form(reasoning, answer, rationale.complete)
     if not reasoning.strip() or not answer.strip():
@@ -128,29 +128,31 @@ def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
             checks.check_filler(reasoning, question.input, config.max_filler),
             checks.check_grounding(reasoning, question.input, config.min_grounded),
         ]
-    return verdicts
+    return [*verdicts, checks.check_script(reasoning, answer, question.input)]
 
 
 def find_failure(checked: Checked) -> Verdict | None:
-    """Give the first failed verdict: the reason a row falls for."""
+    """Find the first failed verdict: the reason a row falls for."""
     return next((verdict for verdict in checked.verdicts if not verdict.passed), None)
 
 
 def run(config: Config) -> Manifest:
     """Check a file of rationales."""
     path = resolve_input(config.input, "rationales.jsonl", made_by="distill")
-    if config.asks and not is_finished(config.out):  # refuse before anything is written
-        _check_endpoint(config)
+    target = None
+    if config.uses_llm and (config.overwrite or not is_finished(config.out)):
+        target = find_target(config.teacher, config.model, config.base_url)
+        check_terms(target, config.budget, "now")
+        reader_name = f"the model {target.model} at {target.base_url}"
+        check_deidentified(_read_marks(path), path, reader_name, config.accept_identified)
+    accepts = config.uses_llm and config.accept_identified
+    reader = RecordReader(path, IdentifiedRationale if accepts else Rationale, made_by="distill")
     with open_stage_output("verify", config, {"input": path}, WRITES) as space:
         if space.is_finished:
             return space.manifest
-        with _open_examiner(config, space) as examiner:
-            if examiner is not None:
-                examiner.settle(lambda: _read_sound(path, config))
-            reader = RecordReader(path, Rationale, made_by="distill")
-            tally = _sort(
-                verify(track(reader, "verify", unit="rationales"), config, examiner), space
-            )
+        with _open_llm_checker(config, target, space) as llm_checker:
+            rationales = track(reader, "verify", unit="rationales")
+            tally = _sort(verify(rationales, config, llm_checker), space)
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
         space.drop_all(tally.reasons)
@@ -159,9 +161,21 @@ def run(config: Config) -> Manifest:
         if not tally.n_kept:
             reasons = ", ".join(f"{reason} {n}" for reason, n in tally.failures.most_common())
             raise InputError(
-                f"{path}: no rationale is sound ({reasons}); read {space.path('rejected.jsonl')}, then ask again or loosen a bound"
+                f"{path}: no rationale is sound ({reasons}); "
+                f"read {space.path('rejected.jsonl')}, then ask again or loosen a bound"
             )
     return space.manifest
+
+
+def _read_marks(path: Path) -> Iterator[str]:
+    """Read the `deidentified_by` of every row; lines that are no rows have none to tell."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                question = json.loads(line)["question"]
+                yield str(question.get("deidentified_by") or "").strip()
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                continue
 
 
 class _Tally:
@@ -173,8 +187,6 @@ class _Tally:
         self.n_kept, self._n_rates, self._rates = 0, 0, 0.0
 
     def count(self, checked: Checked, failure: Verdict | None) -> None:
-        from medkd.grading.grounding import grounded_rate
-
         question = checked.rationale.question
         self.failures.update(verdict.reason for verdict in checked.verdicts if not verdict.passed)
         if failure is not None:
@@ -221,44 +233,23 @@ def _sort(checked: Iterable[Checked], space: StageOutput) -> _Tally:
     return tally
 
 
-def _read_sound(path: Path, config: Config) -> Iterator[Rationale]:
-    """Read the rationales that pass every check by rules; broken lines are named when the file is
-    read for good."""
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                rationale = Rationale.model_validate_json(line)
-            except ValueError:
-                continue
-            if all(verdict.passed for verdict in check_rationale(rationale, config)):
-                yield rationale
-
-
-def _check_endpoint(config: Config) -> None:
-    from medkd.completers.providers import check_terms, find_target
-
-    check_terms(find_target(config.teacher, config.model, config.base_url), config.budget, "now")
-
-
 @contextmanager
-def _open_examiner(config: Config, space: StageOutput) -> "Generator[Examiner | None, None, None]":
-    """Open the ledger and the endpoint where something is asked; notes what it cost, however the
-    asking ends."""
-    if not config.asks:
+def _open_llm_checker(
+    config: Config, target: Target | None, space: StageOutput
+) -> Generator[LlmChecker | None, None, None]:
+    """Open the ledger and the endpoint where a model is asked; note the cost however it ends."""
+    if target is None:
         yield None
         return
-    from medkd.completers.ledger import Ledger
-    from medkd.completers.providers import find_target
-    from medkd.verify.asking import Examiner, make_blind, make_judge
-
-    target = find_target(config.teacher, config.model, config.base_url)
-    examinations = [
-        *([make_blind(config.min_f1)] if config.blind else []),
-        *([make_judge(config.min_score)] if config.judge else []),
+    llm_checks = [
+        *([make_blind_check(config.min_f1)] if config.blind else []),
+        *([make_judge_check(config.min_score)] if config.judge else []),
     ]
     with Ledger(space.path(LEDGER)) as ledger:
         try:
-            yield Examiner(examinations, target, ledger, config.concurrency, config.budget)
+            yield LlmChecker(
+                llm_checks, target, ledger, config.out, config.concurrency, config.budget
+            )
         finally:
             space.manifest.cost = Cost(
                 amount=round(ledger.spent(), 6), currency=target.provider.currency

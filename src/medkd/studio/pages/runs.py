@@ -213,7 +213,7 @@ def show_job(job: Job, t: Texts) -> str:
     }
     command = f"medkd {' '.join(job.detached[0].words)}" if job.detached else ""
     cost = jobs.write_cost(job.steps)
-    is_over = job.state in ("failed", "stopped", "killed") and job.detached
+    is_over = job.state in ("failed", "stopped", "crashed", "killed") and job.detached
     problem = jobs.find_problem(jobs.read_tail(job.detached[0])) if is_over else ""
     shown = {
         "links": places,

@@ -176,3 +176,81 @@ def test_an_unknown_teacher_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError):
         run(Config(input=path, out=tmp_path / "out", judge=True, teacher="nobody"))
     assert not (tmp_path / "out").exists()
+
+
+def unmark(path):
+    """Leave out what says that the first record was de-identified."""
+    first, *others = [json.loads(line) for line in path.open(encoding="utf-8")]
+    del first["question"]["deidentified_by"]
+    rows = [json.dumps(row, ensure_ascii=False) + "\n" for row in (first, *others)]
+    path.write_text("".join(rows), encoding="utf-8")
+
+
+def test_rows_that_nobody_de_identified_go_to_no_endpoint_unless_accepted(tmp_path):
+    path = write_clinic(tmp_path / "rationales.jsonl", 3)
+    unmark(path)
+    with serve_teacher() as teacher:
+        config = Config(
+            input=path,
+            out=tmp_path / "out",
+            blind=True,
+            teacher="rehearsal",
+            base_url=teacher.base_url,
+        )
+        with pytest.raises(InputError, match="1 of 3 rows have no deidentified_by"):
+            run(config)
+        assert not (tmp_path / "out").exists() and teacher.bill.requests == 0
+        manifest = run(config.model_copy(update={"accept_identified": True}))
+        assert teacher.bill.requests == 3
+    assert manifest.counts.read == 3 and "broken_line" not in manifest.counts.dropped
+
+
+def test_each_row_is_checked_once_and_one_endpoint_is_opened(tmp_path, monkeypatch):
+    from medkd.verify import llm_checks, stage
+
+    checked, opened = [], []
+    endpoint, check = llm_checks.Endpoint, stage.check_rationale
+    monkeypatch.setattr(
+        llm_checks, "Endpoint", lambda *args: opened.append(args) or endpoint(*args)
+    )
+    monkeypatch.setattr(
+        stage, "check_rationale", lambda one, config: checked.append(one.id) or check(one, config)
+    )
+    path = write_clinic(tmp_path / "rationales.jsonl", 4)
+    with serve_teacher() as teacher:
+        run(
+            Config(
+                input=path,
+                out=tmp_path / "out",
+                blind=True,
+                teacher="rehearsal",
+                base_url=teacher.base_url,
+            )
+        )
+    assert checked == ["q:0", "q:1", "q:2", "q:3"] and len(opened) == 1
+
+
+@pytest.mark.parametrize("reply", ["{" * 4000, '{"a":' * 4000, '{"grounded": null}', "[1]"])
+def test_a_judgement_of_any_form_is_a_record_with_a_reason(tmp_path, reply):
+    path = write_clinic(tmp_path / "rationales.jsonl", 2)
+    records = [json.loads(line)["question"]["input"] for line in path.open(encoding="utf-8")]
+    good = {"grounded": 5, "sound": 5, "complete": 5, "leads_there": 5, "why": "so"}
+
+    def says(body):
+        is_first = json.loads(body["messages"][1]["content"])["record"] == records[0]
+        return json.dumps(good) if is_first else reply
+
+    with serve_judge(says) as (address, _):
+        manifest = run(
+            Config(
+                input=path,
+                out=tmp_path / "out",
+                judge=True,
+                teacher="custom",
+                model="judge",
+                base_url=address,
+            )
+        )
+    assert manifest.counts.dropped == {"unanswered": 1}
+    (rejected,) = (tmp_path / "out" / "rejected.jsonl").open(encoding="utf-8")
+    assert Checked.model_validate_json(rejected).verdicts[-1].detail

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
-from medkd.merge.files import name_fields, read_rows
-from medkd.merge.schemas import FOREIGN, Drop, find_schema
+from medkd.merge.schemas import FOREIGN, Dropped, find_parts, find_schema, join_texts, name_fields
 from medkd.text.similarity import hash_grams, make_plain
+from medkd.text.tables import read_rows
 
 N_GRAM = 8
 QUESTION_FIELDS = (
@@ -30,7 +30,7 @@ QUESTION_FIELDS = (
 """Where a benchmark of no known schema may hold its question; the first that is there is taken."""
 
 
-class Hit(NamedTuple):
+class Overlap(NamedTuple):
     """A row that holds a benchmark's question, or enough of it."""
 
     place: int
@@ -39,7 +39,7 @@ class Hit(NamedTuple):
     share: float
 
 
-class Benchmark:
+class NgramIndex:
     """Questions that are to be measured on, ready to be looked for."""
 
     def __init__(self, plain: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class Benchmark:
         self._starts = np.append(starts, len(hashes))
         self._sizes = np.bincount(self._owners, minlength=len(plain))
 
-    def find(self, plain: Sequence[str], share: float) -> Iterator[Hit]:
+    def find(self, plain: Sequence[str], share: float) -> Iterator[Overlap]:
         """Say which of some rows hold at least `share` of a question's n-grams: the question they
         hold most of."""
         import numpy as np
@@ -81,13 +81,13 @@ class Benchmark:
             return_counts=True,
         )
         held = n_shared / self._sizes[pairs % len(self._sizes)]
-        best: dict[int, Hit] = {}
+        best: dict[int, Overlap] = {}
         for pair, part in zip(
             pairs[held >= share].tolist(), held[held >= share].tolist(), strict=True
         ):
             row, question = divmod(pair, len(self._sizes))
             if row not in best or part > best[row].share:
-                best[row] = Hit(row, question, round(part, 4))
+                best[row] = Overlap(row, question, round(part, 4))
         yield from best.values()
 
 
@@ -96,16 +96,16 @@ def read_questions(paths: Iterable[Path]) -> list[tuple[str, str]]:
     holds none."""
     found: list[tuple[str, str]] = []
     for path in paths:
-        before, fields = len(found), list[str]()
-        for number, row in read_rows(path):
-            question = find_question(row)
+        n_before, fields = len(found), ""
+        for row in read_rows(path):
+            question = find_question(row.content)
             if question and make_plain(question):
-                found.append((f"{path.name}:{number}", question))
-            fields = fields or name_fields(row)
-        if len(found) == before:
-            names = ", ".join(QUESTION_FIELDS)
+                found.append((row.place, question))
+            fields = fields or name_fields(row.content)
+        if len(found) == n_before:
             raise InputError(
-                f"{path}: no question found in this benchmark; found fields: {', '.join(fields) or 'none'}; expected {names}"
+                f"{path}: no question found in this benchmark; found fields: {fields or 'none'}; "
+                f"expected {', '.join(QUESTION_FIELDS)}"
             )
     return found
 
@@ -119,10 +119,12 @@ def find_question(row: Any) -> str:
         return ""
     fields = cast(dict[str, Any], row)
     schema = find_schema(frozenset(fields))
-    if schema in FOREIGN:
-        parts = FOREIGN[schema][1](fields)
-        if not isinstance(parts, Drop) and isinstance(parts.question, str):
-            return parts.question
+    parts = find_parts(fields, schema) if schema in FOREIGN else None
+    if parts is not None and not isinstance(parts, Dropped):
+        try:
+            return join_texts(parts.question)
+        except ValueError:
+            return ""
     if isinstance(inner := fields.get("rationale", fields.get("question")), dict):
         return find_question(cast(dict[str, Any], inner))
     texts = (fields.get(name) for name in QUESTION_FIELDS)

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, get_args
 
+from medkd.core.draws import hash_uniform
 from medkd.core.errors import from_os_error
 from medkd.core.records import Example, Split
-from medkd.merge.draws import draw
-from medkd.merge.rows import Row
+from medkd.merge.schemas import Row
 from medkd.text.similarity import make_plain, sign
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class _Texts:
         self._path.unlink(missing_ok=True)
 
 
-class Spool:
+class RowStore:
     """Rows on the disk in one directory; use as a context manager, its files go when it is left."""
 
     def __init__(self, directory: Path, seed: int) -> None:
@@ -83,7 +83,7 @@ class Spool:
     def __len__(self) -> int:
         return len(self.split)
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "RowStore":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,7 +103,7 @@ class Spool:
         self.is_settled.append(row.split is not None)
         self.n_reasoning.append(len(example.reasoning))
         self.known.append(_hash(example.reference) if example.reference else 0)
-        self.order.append(draw(self._seed, "order", example.id))
+        self.order.append(hash_uniform(self._seed, "order", example.id))
         digest = hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         self._exact.extend((int.from_bytes(digest[:8]), int.from_bytes(digest[8:])))
         self._waiting.append(plain)
@@ -114,8 +114,8 @@ class Spool:
         self._signatures += sign(self._waiting).tobytes()
         self._waiting.clear()
 
-    def settle(self) -> None:
-        """End the adding: from here on rows are read."""
+    def finish_adding(self) -> None:
+        """End the adding; from here on rows are read."""
         self._sign()
         self._rows.flush()
         self._questions.flush()

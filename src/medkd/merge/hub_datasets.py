@@ -4,7 +4,7 @@ ModelScope.
 In: such a name, with `/FILE` behind it where only some files are wanted (`*` may stand in it). Out:
 local files, from the cache of the hub's own client. The files themselves are read: no code of a
 dataset is run, and the manifest holds their hashes.
-Not done here: reading them (`merge.files`).
+Not done here: reading them (`text.tables`).
 """
 
 import re

@@ -1,0 +1,194 @@
+"""The checks that ask a model: an answer without the known diagnosis (blind), a judge's score.
+
+In: checked rationales and an endpoint. Out: the same with one more `Verdict` a question.
+Not done here: the rubric (`grading.judge`), retries and the ledger (`completers`).
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TextIO, cast
+
+from medkd.completers.continuation import FindMissing, Missing
+from medkd.completers.dispatch import PaidCompleter, Tally, Terms
+from medkd.completers.endpoint import Endpoint
+from medkd.completers.ledger import Ledger
+from medkd.completers.providers import Target
+from medkd.core.completer import Completion, Message, Request, Sampling
+from medkd.core.progress import Bar
+from medkd.core.records import Checked, Question, Rationale, Verdict
+from medkd.core.yaml_io import read_shipped_yaml
+from medkd.grading import judge
+from medkd.grading.checks import Reason, check_diagnosis, fail_check, pass_check
+from medkd.text.normalize import is_chinese
+
+SAMPLING = Sampling(max_tokens=4096)
+"""Of the blind question: thinking stays as the endpoint has it."""
+_TAG = re.compile(r"<(?=/?record\b)", re.IGNORECASE)
+
+
+class _IdentifiedQuestion(Question):
+    deidentified_by: str = ""
+
+
+class IdentifiedRationale(Rationale):
+    """A rationale whose record may never have been de-identified."""
+
+    question: _IdentifiedQuestion  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class _Waiting(Checked):
+    """A checked rationale, de-identified or not, as it waits for the model."""
+
+    rationale: IdentifiedRationale  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class LlmCheck(NamedTuple):
+    """One kind of question about a rationale."""
+
+    name: str
+    ask: Callable[[Rationale], Request]
+    find_missing: FindMissing
+    """Says what makes a reply unreadable, so that it is asked for again."""
+    verdict: Callable[[Rationale, Completion], Verdict]
+
+
+class LlmChecker:
+    """Asks one model every question about many rationales, over a ledger that pays once."""
+
+    def __init__(
+        self,
+        checks: Sequence[LlmCheck],
+        target: Target,
+        ledger: Ledger,
+        work_dir: Path,
+        concurrency: int,
+        budget: float | None,
+    ) -> None:
+        self._checks = checks
+        self._work_dir = work_dir
+        self._endpoint, self._ledger = Endpoint(target), ledger
+        self._terms = Terms(concurrency=concurrency, budget=budget)
+
+    def check(self, checked: Iterable[Checked]) -> Iterator[Checked]:
+        """Ask about every rationale that passed so far and yield all with the further verdicts.
+
+        Asking begins when all are read: they wait in an unnamed file, not in memory. Raises
+        StoppedError when the budget is spent or nobody answers; the ledger keeps what was paid.
+        """
+        with tempfile.TemporaryFile("w+", encoding="utf-8", dir=self._work_dir) as file:
+            n_sound = 0
+            for row in checked:
+                n_sound += _is_sound(row)
+                file.write(row.model_dump_json() + "\n")
+            completers = [self._ask(check, file, n_sound) for check in self._checks]
+            for row in _read_again(file):
+                yield self._add_verdicts(row, completers) if _is_sound(row) else row
+
+    def _ask(self, check: LlmCheck, file: TextIO, n_sound: int) -> PaidCompleter:
+        """Have one kind of question answered for every sound rationale."""
+        sound = (row.rationale for row in _read_again(file) if _is_sound(row))
+        labelled = ((f"{check.name} {one.id}", check.ask(one)) for one in sound)
+        with Bar(check.name, total=n_sound, unit="answers") as bar:
+            completer = self._make_completer(check, bar)
+            if n_sound:
+                completer.settle(labelled, n_sound)
+        return completer
+
+    def _make_completer(self, check: LlmCheck, bar: Bar) -> PaidCompleter:
+        target = self._endpoint.target
+
+        def report(tally: Tally) -> None:
+            spent = f"{tally.spent:.4f} {target.provider.currency}"
+            bar.reach(
+                tally.n_settled, tally.n_found, spent if target.is_priced else "price unknown"
+            )
+
+        terms = Terms(
+            concurrency=self._terms.concurrency,
+            budget=self._terms.budget,
+            find_missing=check.find_missing,
+            on_progress=report,
+        )
+        return PaidCompleter(self._endpoint, self._ledger, terms)
+
+    def _add_verdicts(self, row: Checked, completers: Sequence[PaidCompleter]) -> Checked:
+        verdicts = list(row.verdicts)
+        for check, completer in zip(self._checks, completers, strict=True):
+            completion = completer.recall(check.ask(row.rationale))
+            verdicts.append(
+                fail_check(check.name, Reason.UNANSWERED, "never asked")
+                if completion is None
+                else check.verdict(row.rationale, completion)
+            )
+        return row.model_copy(update={"verdicts": tuple(verdicts)})
+
+
+def make_blind_check(min_f1: float) -> LlmCheck:
+    """Make the check that a model reaches the known diagnosis from the record alone."""
+
+    def verdict(rationale: Rationale, completion: Completion) -> Verdict:
+        if not completion.complete:
+            error = completion.error or completion.finish_reason
+            return fail_check("blind", Reason.UNANSWERED, error)
+        found = check_diagnosis(completion.text, rationale.question.reference, min_f1)
+        if found.passed:
+            return pass_check("blind")
+        return fail_check("blind", Reason.BLIND_MISS, found.detail)
+
+    def find_missing(_reasoning: str, text: str) -> Missing | None:
+        return None if text.strip() else Missing("no diagnosis", is_at_end=True)
+
+    return LlmCheck("blind", ask_blindly, find_missing, verdict)
+
+
+def ask_blindly(rationale: Rationale) -> Request:
+    """Write the request for a diagnosis from the record alone."""
+    record = rationale.question.input
+    prompts = cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.verify", "prompts.yaml"))
+    prompt = prompts["zh" if is_chinese(record) else "en"]
+    user = prompt["user"].replace("{record}", _TAG.sub("＜", record), 1)
+    messages = (
+        Message(role="system", content=prompt["system"]),
+        Message(role="user", content=user),
+    )
+    return Request(messages=messages, sampling=SAMPLING)
+
+
+def make_judge_check(min_score: float) -> LlmCheck:
+    """Make the check that a judge scores the rationale at least `min_score`."""
+    rubric = judge.load_rubric("rationale")
+    find_fault = judge.make_fault_finder(rubric)
+
+    def ask(rationale: Rationale) -> Request:
+        question = rationale.question
+        texts = judge.rationale_texts(
+            question.input, rationale.reasoning, rationale.answer, question.reference
+        )
+        return judge.make_request(rubric, texts)
+
+    def verdict(_: Rationale, completion: Completion) -> Verdict:
+        judged = judge.read_completion(rubric, completion)
+        if judged.judgement is None:
+            return fail_check("judge", Reason.UNANSWERED, judged.error)
+        detail = f"{judged.judgement.score:.2f}: {judged.judgement.why}"[:200]
+        if judged.judgement.score < min_score:
+            return fail_check("judge", Reason.LOW_SCORE, detail)
+        return Verdict(check="judge", passed=True, detail=detail)
+
+    def find_missing(reasoning: str, text: str) -> Missing | None:
+        fault = find_fault(reasoning, text)
+        return Missing(fault, is_at_end=False) if fault else None
+
+    return LlmCheck("judge", ask, find_missing, verdict)
+
+
+def _is_sound(row: Checked) -> bool:
+    return all(verdict.passed for verdict in row.verdicts)
+
+
+def _read_again(file: TextIO) -> Iterator[Checked]:
+    file.seek(0)
+    for line in file:
+        yield _Waiting.model_validate_json(line)
