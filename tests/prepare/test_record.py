@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.prepare.record import clean_sections, clean_text, join_sections
+from medkd.prepare.record import clean_sections, clean_text, is_empty, join_sections
 
 
 def test_a_record_is_one_line_in_the_order_of_the_format() -> None:
@@ -54,3 +55,20 @@ def test_any_sections_make_one_line(sections: dict[str, str]) -> None:
     line = join_sections(clean_sections(sections))
     assert "\n" not in line
     assert line.count("【") == line.count("】")
+
+
+@pytest.mark.parametrize(
+    "text",
+    (
+        r"\N #N/A #REF! #VALUE! undefined [] {} () -- ——— 未填写 nan NaN None NULL (null) <NA> N/A n.a. "
+        "暂无。 （无） 【】 … ＃Ｎ／Ａ \u200b"
+    ).split(" "),
+)
+def test_a_word_for_nothing_is_no_section(text: str) -> None:
+    assert is_empty(text)
+    assert clean_sections({"主诉": "发热", "既往史": text, "个人史": text}) == {"主诉": "发热"}
+
+
+@pytest.mark.parametrize("text", ["+", "（++）", "无异常", "未见异常。", "0", "阴性", "Nandrolone"])
+def test_a_short_finding_is_a_section(text: str) -> None:
+    assert not is_empty(text)

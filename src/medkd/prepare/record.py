@@ -11,34 +11,61 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 
+from medkd.text.normalize import drop_unseen, normalize
+
 SECTIONS = ("基本信息", "主诉", "现病史", "既往史", "查体", "辅助检查", "诊治经过")
 """What stands in a question, in this order."""
 FOLDED = ("个人史", "婚育史", "月经史", "过敏史", "家族史")
 """Rare sections that are told at the end of the past history."""
-_EMPTY = {
-    "",
-    "无",
-    "暂无",
-    "暂缺",
-    "缺",
-    "缺如",
-    "不详",
-    "未查",
-    "未做",
-    "未行",
-    "未见",
-    "略",
-    "空",
-    "none",
-    "nan",
-    "null",
-    "nil",
-    "na",
-    "n/a",
-    "-",
-    "—",
-    "/",
-}
+_EMPTY = frozenset(
+    [
+        "无",
+        "暂无",
+        "暂缺",
+        "缺",
+        "缺如",
+        "不详",
+        "未查",
+        "未做",
+        "未行",
+        "未见",
+        "未填",
+        "未填写",
+        "未录入",
+        "未记录",
+        "未提供",
+        "待补充",
+        "略",
+        "空",
+        "空白",
+        "none",
+        "nan",
+        "null",
+        "nil",
+        "na",
+        "n/a",
+        "n.a",
+        "#n/a",
+        "#na",
+        "#ref!",
+        "#value!",
+        "#div/0!",
+        "#name?",
+        "#null!",
+        "#num!",
+        "\\n",
+        "<na>",
+        "nat",
+        "undefined",
+        "unknown",
+        "missing",
+        "(null)",
+        "[null]",
+        "<null>",
+    ]
+)
+"""What stands where a section is empty: words of people, of tables and of programs."""
+_NO_WORD = re.compile(r"(?:[^\w+]|_)*")
 _QUIRK = re.compile(r"^[^。]{0,20}?T是\d")
 _NATURAL_IS = re.compile(
     r"(?<![但于还不只可都总就也若要正像便即仍别其])是(?!否|因|由|由于|指|指的|的|一|在|从|以|为)"
@@ -53,7 +80,6 @@ _REPAIRS = (
     (re.compile(r",(?=[一-鿿])"), "，"),
     (re.compile(r"(?<=[一-鿿]),(?=\d{1,2}[.、．](?!\d))"), "；"),
     (re.compile(r"^[,，。；;、\s]+"), ""),
-    (re.compile(r"[,，、\s]+$"), ""),
 )
 
 
@@ -80,6 +106,7 @@ def clean_text(text: str, section: str = "") -> str:
     colon, 度 for ℃."""
     if not text:
         return ""
+    text = drop_unseen(text)
     text = html.unescape(text) if "&" in text else text
     text = re.sub(r"[^\S\n]+", " ", text.replace("\r", "\n").strip())
     text = re.sub(r" ?\n[ \n]*", "\n", text)
@@ -89,12 +116,17 @@ def clean_text(text: str, section: str = "") -> str:
         text = _DEGREE.sub(r"\1℃", _NATURAL_IS.sub("：", text)).replace("次/min", "次/分")
     for pattern, replacement in _REPAIRS:
         text = pattern.sub(replacement, text)
-    return text
+    return text.rstrip(",，、 \t\r\n\u3000\xa0")
 
 
 def is_empty(text: str) -> bool:
-    """Tell whether a section says nothing."""
-    return text.strip(" 。，,.；;：:“”\"'（）()").lower() in _EMPTY
+    """Tell whether a section says nothing.
+
+    >>> [is_empty(text) for text in ("\\\\N", "#N/A。", "[]", "--", "未填写", "无异常")]
+    [True, True, True, True, True, False]
+    """
+    plain = normalize(text).strip(" 。、,.;:“”\"'").lower()
+    return plain in _EMPTY or plain.strip("()[]{}<>") in _EMPTY or bool(_NO_WORD.fullmatch(plain))
 
 
 def join_sections(sections: Mapping[str, str], order: Sequence[str] = SECTIONS) -> str:

@@ -23,10 +23,9 @@ from medkd.core.progress import track
 from medkd.core.prompts import Prompts, load_prompts, to_alpaca
 from medkd.core.records import Case, Question, Split
 from medkd.core.stage_output import Manifest, open_stage_output
-from medkd.prepare.answers import name_answer
+from medkd.prepare.aliases import collect_aliases, load_synonyms, make_plain
+from medkd.prepare.leakage import find_answer, has_answer, remove_answer
 from medkd.prepare.record import FOLDED, SECTIONS, clean_sections, join_sections
-from medkd.prepare.scrub import find_answer, has_answer, remove_answer
-from medkd.prepare.words import load_words, make_plain
 from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
 from medkd.text.similarity import cluster, find_similar
 
@@ -180,9 +179,9 @@ def draft_question(case: Case, config: Config) -> Draft | DropReason:
     ]
     if not diagnoses:
         return DropReason.NO_DIAGNOSIS
-    answer = name_answer(
+    aliases = collect_aliases(
         [*diagnoses, *split_diagnoses(case.sections.get("诊断结果", ""))],
-        load_words(config.answers),
+        load_synonyms(config.answers),
     )
     before = clean_sections(case.sections, config.sections)
     if _length(before) < config.min_characters:
@@ -190,17 +189,17 @@ def draft_question(case: Case, config: Config) -> Draft | DropReason:
     after = {
         name: scrubbed
         for name, text in before.items()
-        if (scrubbed := remove_answer(text, answer)).strip("。，； ")
+        if (scrubbed := remove_answer(text, aliases)).strip("。，； ")
     }
     if not any(name in after for name in _FINDINGS):
         return DropReason.NO_FINDING
     if _length(after) < _length(before) * _MIN_SHARE_LEFT:
         return DropReason.TOO_LITTLE_LEFT
     line = join_sections(after, config.sections)
-    if has_answer(line, answer):
+    if has_answer(line, aliases):
         return DropReason.ANSWER_LEFT
     told = {
-        f"{kind}_{side}": frozenset(name for name, text in texts.items() if tells(text, answer))
+        f"{kind}_{side}": frozenset(name for name, text in texts.items() if tells(text, aliases))
         for kind, tells in (("listed", has_answer), ("stated", find_answer))
         for side, texts in (("before", before), ("after", after))
     }
@@ -290,7 +289,7 @@ WRITES = ("questions.jsonl", "alpaca.json")
 def run(config: Config) -> Manifest:
     """Prepare the questions of a file of cases."""
     path = resolve_input(config.input, "cases.jsonl", made_by="deidentify")
-    load_words(config.answers)  # a table that cannot be read is refused before anything is made
+    load_synonyms(config.answers)  # a table that cannot be read is refused before anything is made
     inputs = {"input": [path], "answers": [] if config.answers is None else [config.answers]}
     with open_stage_output("prepare", config, inputs, WRITES, libraries=["rensa"]) as space:
         if space.is_finished:

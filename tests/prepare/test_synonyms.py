@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from medkd.core.errors import InputError
-from medkd.prepare.words import load_words
+from medkd.prepare.aliases import load_synonyms
 
 PIECES = [
     "a",
@@ -46,8 +46,8 @@ PIECES = [
 def test_no_table_of_words_ends_in_a_stack_trace(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "words.yaml"
     path.write_bytes(content)
-    load_words.cache_clear()
+    load_synonyms.cache_clear()
     try:
-        load_words(path)
+        load_synonyms(path)
     except InputError as error:
         assert "\n" not in str(error)

@@ -1,23 +1,23 @@
-"""Taking the answer out of its own question.
+"""Takes the answer out of its own question.
 
-In: a text of a record and the case's `Answer`. Out: the text without the answer, still readable: a
-clause that only states the diagnosis is cut, an item is taken from its list, elsewhere the name
-becomes 某病 or, where the "diagnosis" is a mere finding, the finding in other words. Other diseases
-stay. Not done here: which names give the answer away (`answers`).
+In: a text of a record and the case's `AnswerAliases`. Out: the text without the answer, still
+readable: a clause that only states the diagnosis is cut, an item is taken from its list, elsewhere
+the name becomes 某病 or, of a mere finding, other words. Not done here: the names (`aliases`).
 
->>> from medkd.prepare.answers import name_answer
->>> answer = name_answer(["脑积水"])
->>> remove_answer("头颅CT示脑室扩张。目前诊断脑积水，予甘露醇脱水。", answer)
+>>> from medkd.prepare.aliases import collect_aliases
+>>> aliases = collect_aliases(["脑积水"])
+>>> remove_answer("头颅CT示脑室扩张。目前诊断脑積水，予甘露醇脱水。", aliases)
 '头颅CT示脑室扩张。予甘露醇脱水。'
->>> remove_answer("既往有高血压、脑积水病史。", answer)
+>>> remove_answer("既往有高血压、脑积水病史。", aliases)
 '既往有高血压病史。'
 """
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from medkd.prepare.answers import Answer
-from medkd.prepare.words import WORDS, make_plain
+from medkd.prepare.aliases import AnswerAliases, make_plain, read_plain
+from medkd.text.normalize import simplify
 
 MASK = "某病"
 MASK_IN_ENGLISH = "[disease]"
@@ -32,18 +32,18 @@ _HEDGE_WORDS = (
 _HEDGE_BEFORE = re.compile(_HEDGE_WORDS + "$")
 _HEDGED = re.compile(_HEDGE_WORDS + r"(?P<x>[^，,。；;、：:“”\"「」（()）?？\s]{3,30})")
 _LEAD = re.compile(
-    r"(?:上述结果|上述检查|以上结果|以上|综上|据此|外院曾?|当地医院|患者|患儿|结合临床|结合病史|现|亦)*$"
+    r"(?:上述结果|上述检查|以上结果|以上|综上|据此|外院曾?|当地医院|患者|患儿|结合临床|结合病史|现|亦){0,6}$"
 )
-_BASIS = re.compile(r"(?:结合|根据|综合|依据|鉴于)[^。；;]*$")
+_BASIS = re.compile(r"(?:结合|根据|综合|依据|鉴于)[^。；;]{0,300}$")
 _ADMITTED = re.compile(r"(?:拟诊?|诊断为?|[以因])\s*[“\"「‘]?$")
 _ADMISSION = re.compile(
     r"[”\"」’]?\s*(?:待查|查因)?\s*(?:为?诊断)?\s*(?=收|入院|入我|住院|转入|急诊入)"
 )
-_BEFORE_NAME = re.compile(r"(?:急性|慢性|亚急性|[左右双两]侧?|[轻中重]度|原发性|继发性)+$")
+_BEFORE_NAME = re.compile(r"(?:急性|慢性|亚急性|[左右双两]侧?|[轻中重]度|原发性|继发性){1,6}$")
 _AFTER_NAME = re.compile(
-    r"(?:[（(](?:[很极]?高危|[中低]危|[轻中重]度|[IVXⅠ-Ⅳ\d]+[级期]?[，,、]?[很极]?[高中低]?危?|[A-Za-z]{2,8})[）)])?(?:[?？]|可能性?大?|待[查排]|查因|不[能可]?除外|诊断明确)*"
+    r"(?:[（(](?:[很极]?高危|[中低]危|[轻中重]度|[IVXⅠ-Ⅳ\d]+[级期]?[，,、]?[很极]?[高中低]?危?|[A-Za-z]{2,8})[）)])?(?:[?？]|可能性?大?|待[查排]|查因|不[能可]?除外|诊断明确){0,6}"
 )
-_BETWEEN = re.compile(r"[，,、；;“”\"\s？?]*(?:\d{1,2}[.、．]\s*)?(?:及|和|与|并|伴有?|合并)?")
+_BETWEEN = re.compile(r"[，,、；;“”\"\s？?]{0,20}(?:\d{1,2}[.、．]\s*)?(?:及|和|与|并|伴有?|合并)?")
 _NUMBERING = re.compile(r"\d{1,2}[.、．](?!\d)")
 _NUMBERED = re.compile(
     r"(?:^|[^一-鿿\d])(?:\d{1,2}|[一二三四五六七八九十])[.、．]\s*$|[一-鿿]\d{1,2}[.、．]\s*$"
@@ -53,7 +53,7 @@ _COMPOUND = re.compile(
     r"支原体|衣原体|病毒|表面|核心|[eE]抗|抗体|抗原|链球菌|[杆球]菌|疫苗|[密接]切?接?触|DNA|RNA|检测|测定|全套|两对半|三对|五项|筛查|家族|科"
 )
 _NEGATED = re.compile(
-    r"(?:否认|无|未见|未闻|未患|排除|不考虑)(?:(?!示|确诊|诊断[为是考])[^。；;，,但])*(?:[，,](?:[^。；;，,但]{1,8}[，,])*[或及和]?)?$"
+    r"(?:否认|无|未见|未闻|未患|排除|不考虑)(?:(?!示|确诊|诊断[为是考])[^。；;，,但]){0,300}(?:[，,](?:[^。；;，,但]{1,8}[，,]){0,40}[或及和]?)?$"
 )
 """What is denied: the same clause, and a list of bare names behind it; not what a later clause says
 was found: 无咳嗽，CT示肺结核."""
@@ -77,72 +77,68 @@ class Span(NamedTuple):
     name: str
 
 
-def has_answer(text: str, answer: Answer) -> bool:
-    """Tell whether a listed diagnosis stands in a text, verbatim or split by punctuation."""
-    plain = make_plain(text)
-    return any(name in plain for name in answer.listed)
+def has_answer(text: str, aliases: AnswerAliases) -> bool:
+    """Tell whether a listed diagnosis stands in a text, verbatim or split by blanks."""
+    plain = read_plain(text)
+    return any(
+        name in plain.text and any(True for _ in plain.find(name, seams))
+        for name, seams in aliases.listed.items()
+    )
 
 
-def remove_answer(text: str, answer: Answer) -> str:
+def remove_answer(text: str, aliases: AnswerAliases) -> str:
     """Remove the answer from a text; no listed diagnosis remains, whatever the cuts bring
     together."""
-    for word, said in answer.inside.items():
-        text = text.replace(word, said)
+    for word, said in aliases.inside.items():
+        text = _replace(text, word, said)
     for _ in range(_MAX_ROUNDS):
-        spans = find_answer(text, answer)
+        spans = find_answer(text, aliases)
         if not spans:
             return text
-        text = _tidy(_edit(text, _join(text, spans), answer))
-    while any(name in make_plain(text) for name in answer.listed):
-        name = next(
-            name for name in answer.names if name in answer.listed and name in make_plain(text)
-        )
-        first = _occurrences(name, make_plain(text), _places(text))[0]
-        text = text[: first.start] + text[first.end :]
+        text = _tidy(_edit(text, spans, aliases))
+    while listed := next(
+        (span for span in find_answer(text, aliases) if span.name in aliases.listed), None
+    ):
+        text = text[: listed.start] + text[listed.end :]
     return text
 
 
-def find_answer(text: str, answer: Answer) -> list[Span]:
-    """Find where a text tells the answer: listed names anywhere, derived ones where they state
-    it."""
-    plain = make_plain(text)
-    told = [name for name in answer.names if name in plain]
-    places = _places(text) if told else []
+def _replace(text: str, word: str, said: str) -> str:
+    """Replace a word in whichever script it is written."""
+    seen = simplify(text)
+    if word not in seen:
+        return text
+    parts: list[str] = []
+    position = 0
+    while (at := seen.find(word, position)) >= 0:
+        parts += [text[position:at], said]
+        position = at + len(word)
+    return "".join([*parts, text[position:]])
+
+
+def find_answer(text: str, aliases: AnswerAliases) -> list[Span]:
+    """Find where a text tells the answer: listed names anywhere in a clause, derived ones where
+    they state it."""
+    plain, seen = read_plain(text), simplify(text)
     taken = bytearray(len(text))
     found: list[Span] = []
-    for name in told:
-        for span in _occurrences(name, plain, places):
+    for name in aliases.names:
+        if name not in plain.text:
+            continue
+        for at in plain.find(name, aliases.listed.get(name, frozenset())):
+            span = Span(plain.starts[at], plain.ends[at + len(name) - 1], name)
             if 1 not in taken[span.start : span.end] and (
-                name in answer.listed or _states(text, span)
+                name in aliases.listed or _states(seen, span)
             ):
                 taken[span.start : span.end] = b"\1" * (span.end - span.start)
                 found.append(span)
-    for match in _HEDGED.finditer(text):
+    for match in _HEDGED.finditer(seen):
         span = Span(*match.span("x"), make_plain(match["x"]))
         if 1 not in taken[span.start : span.end] and any(
-            trace in span.name for trace in answer.traces
+            trace in span.name for trace in aliases.traces
         ):
             found.append(span)
     return sorted(found)
-
-
-def _places(text: str) -> list[int]:
-    """Give the place in the text of each character of its plain form."""
-    places: list[int] = []
-    for word in WORDS.finditer(text):
-        places.extend(range(*word.span()))
-    return places
-
-
-def _occurrences(name: str, plain: str, places: list[int]) -> list[Span]:
-    """Find a plain name in a text, whatever punctuation stands inside it."""
-    spans: list[Span] = []
-    position = plain.find(name)
-    while position >= 0:
-        last = position + len(name) - 1
-        spans.append(Span(places[position], places[last] + 1, name))
-        position = plain.find(name, last + 1)
-    return spans
 
 
 def _states(text: str, span: Span) -> bool:
@@ -183,21 +179,25 @@ def _join(text: str, spans: list[Span]) -> list[Span]:
     return joined
 
 
-def _edit(text: str, spans: list[Span], answer: Answer) -> str:
+def _edit(text: str, spans: list[Span], aliases: AnswerAliases) -> str:
+    """Cut or replace each name; decide in simplified characters, keep the others as written."""
+    seen = simplify(text)
     parts: list[str] = []
     position = 0
-    for span in spans:
-        start, end, replacement = _decide(text, span, position, answer)
+    for span in _join(seen, spans):
+        start, end, replacement = _decide(seen, span, position, aliases.findings)
         parts += [text[position:start], replacement]
         position = end
     return "".join([*parts, text[position:]])
 
 
-def _decide(text: str, span: Span, position: int, answer: Answer) -> tuple[int, int, str]:
+def _decide(
+    text: str, span: Span, position: int, findings: Mapping[str, str]
+) -> tuple[int, int, str]:
     """Decide what to cut around a name, never before `position`, and what to write instead."""
     position = max(position, span.start - _VIEW)
     before, after = text[position : span.start], text[span.end : span.end + _VIEW]
-    if finding := answer.findings.get(span.name):
+    if finding := findings.get(span.name):
         return span.start, span.end, finding
     if (admitted := _ADMITTED.search(before)) and (admission := _ADMISSION.match(after)):
         return position + admitted.start(), span.end + admission.end(), ""
