@@ -6,14 +6,12 @@ unfinished or finished. Not done here: the form of the records in it (`core.json
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import re
 import stat
-import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -30,14 +28,12 @@ from medkd import __version__
 from medkd.core.config import StageConfig
 from medkd.core.errors import InputError, MedkdError, from_os_error, is_disk_full
 from medkd.core.jsonl import first_problem, write_records, write_text
+from medkd.core.locks import WAIT_S, hold_directory
 from medkd.core.records import Cost, Record
 
 MANIFEST = "manifest.json"
 WHOLE_HASH_BYTES = 256 * 2**20
 """Files up to this size are hashed whole; of larger ones the size and both ends (1 MiB each)."""
-LOCK_WAIT_S = 10.0
-"""How long a second process waits for the directory before it is refused."""
-LOCK_POLL_S = 0.1
 Inputs = Mapping[str, Path | Sequence[Path]]
 """Role (`input`, `against`) to the path or the paths in it, in order."""
 
@@ -180,7 +176,7 @@ def open_stage_output(
     libraries: Sequence[str] = (),
     names: Mapping[str, Sequence[str]] | None = None,
     follows_inputs: bool = False,
-    wait_s: float = LOCK_WAIT_S,
+    wait_s: float = WAIT_S,
 ) -> Generator[StageOutput, None, None]:
     """Open a stage's `--out` for work, and close it with a record of how the work ended.
 
@@ -195,7 +191,7 @@ def open_stage_output(
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: is a file; choose a directory for --out")
     manifest = _make_manifest(stage, config, inputs, names or {})
-    with _lock(directory, wait_s):
+    with hold_directory(directory, wait_s):
         previous = _read_manifest(directory)
         is_same = previous is not None and _is_same_work(previous, manifest, config, follows_inputs)
         if previous is not None and previous.stage != stage:
@@ -265,18 +261,6 @@ def is_finished(directory: Path) -> bool:
     """Tell whether a directory holds the finished output of a stage."""
     manifest = _read_manifest(directory)
     return manifest is not None and manifest.state == "finished"
-
-
-def is_locked(directory: Path) -> bool:
-    """Tell whether a process is working in a stage's directory."""
-    try:
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return False
-    try:
-        return not _take(handle)
-    finally:
-        os.close(handle)
 
 
 def _read_manifest(directory: Path) -> Manifest | None:
@@ -500,57 +484,6 @@ def _remove_if_bare(directory: Path) -> None:
         if [child.name for child in directory.iterdir()] == [MANIFEST]:
             (directory / MANIFEST).unlink()
             directory.rmdir()
-
-
-# One process at a time.
-
-
-@contextmanager
-def _lock(directory: Path, wait_s: float) -> Generator[None]:
-    """Hold a directory, making it; raises InputError where another process holds it for too long.
-
-    Where it cannot be made, or its file system has no locks, nothing is held: whatever opens it
-    reports what is wrong with it. The lock ends with the process, however that ends.
-    """
-    is_new = not directory.exists()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        yield
-        return
-    try:
-        _wait(handle, directory, wait_s)
-        yield
-    finally:
-        if is_new:
-            with contextlib.suppress(OSError):  # refused, and nothing was written
-                directory.rmdir()
-        os.close(handle)
-
-
-def _wait(handle: int, directory: Path, wait_s: float) -> None:
-    deadline, is_told = time.monotonic() + wait_s, False
-    while not _take(handle):
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"{directory}: another process is working here; "
-                "wait until it has ended, stop it, or choose another --out"
-            )
-        if not is_told:
-            print(f"{directory}: waiting for another process", file=sys.stderr, flush=True)
-            is_told = True
-        time.sleep(LOCK_POLL_S)
-
-
-def _take(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _list_versions(libraries: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,168 @@
+"""Counts the files and functions of the package that one record passes in a stage.
+
+In: names of stages. Out: a line for each. Everything runs offline on records made here, with the
+mock teacher and the shipped student. Not done here: time.
+
+    PYTHONPATH=src python tools/hops.py [STAGE …]
+"""
+
+import argparse
+import inspect
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import medkd
+from medkd.core.config import make_config
+from medkd.core.jsonl import write_records
+from medkd.core.records import Example, Lineage, RawCase
+from medkd.demo.synthetic_cases import generate_cases
+from medkd.demo.teacher import serve_teacher
+from medkd.pipeline import STAGES
+
+PACKAGE = str(Path(medkd.__file__).parent)
+NOT_COUNTED = (f"{PACKAGE}/demo/", f"{PACKAGE}/pipeline.py")
+"""The mock teacher runs in this process; the table of stages is passed by every stage."""
+MEASURED = ("deidentify", "distill", "merge", "train", "evaluate")
+
+
+def is_source(file: str) -> bool:
+    """Tell whether a file is one of the package's that are counted; compiled templates are not."""
+    return file.startswith(PACKAGE) and file.endswith(".py") and not file.startswith(NOT_COUNTED)
+
+
+class Hops:
+    """The package's files and functions that were entered."""
+
+    def __init__(self) -> None:
+        self.functions: set[tuple[str, str]] = set()
+
+    @property
+    def files(self) -> list[str]:
+        return sorted({Path(file).relative_to(PACKAGE).as_posix() for file, _ in self.functions})
+
+    def note(self, frame: FrameType, event: str, _argument: object) -> None:
+        """Note the call of a function; the bodies of modules and classes are no functions."""
+        code = frame.f_code
+        if event != "call" or not is_source(code.co_filename):
+            return
+        if code.co_flags & inspect.CO_OPTIMIZED:
+            self.functions.add((code.co_filename, code.co_qualname))
+
+
+@contextmanager
+def count_hops() -> Generator[Hops]:
+    """Count in all threads that are started meanwhile."""
+    hops = Hops()
+    threading.setprofile(hops.note)
+    sys.setprofile(hops.note)
+    try:
+        yield hops
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # pyright: ignore[reportArgumentType] - None ends it
+
+
+def run_stage(stage: str, **fields: Any) -> Path:
+    """Run a stage without its words; returns its directory."""
+    module = STAGES[stage].load()
+    config = make_config(module.Config, fields, stage)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        module.run(config)
+    return config.out
+
+
+def write_case(folder: Path) -> Path:
+    """Write one raw case."""
+    [case] = generate_cases(1, seed=5)
+    record = RawCase(
+        id="clinic:1",
+        source="clinic",
+        department=case.department,
+        sections=case.sections,
+        diagnosis=case.diagnosis,
+    )
+    write_records(folder / "raw_cases.jsonl", [record])
+    return folder
+
+
+def write_example(folder: Path) -> Path:
+    """Write one example to train on and one to be asked."""
+    for split in ("train", "test"):
+        example = Example(
+            id=f"clinic:{split}",
+            source="clinic",
+            style="bare",
+            input=f"发热3天，咳嗽，咳痰（{split}）。",
+            reasoning="发热伴咳嗽咳痰，考虑感染。",
+            answer="诊断结果：\n1. 肺炎",
+            reference="肺炎",
+            lineage=Lineage(origin="clinic", deidentified_by="rules"),
+        )
+        write_records(folder / f"{split}.jsonl", [example])
+    return folder
+
+
+def measure(stage: str, folder: Path) -> Hops:
+    """Pass one record through a stage; `folder` is an empty one."""
+    make, fields = _PREPARED[stage]
+    with ExitStack() as servers:
+        if stage == "distill":
+            address = servers.enter_context(serve_teacher()).base_url
+            fields = {"teacher": "rehearsal", "base_url": address}
+        given = make(folder)
+        with count_hops() as hops:
+            run_stage(stage, input=given, out=folder / stage, **fields)
+    return hops
+
+
+def _make_question(folder: Path) -> Path:
+    cases = run_stage("deidentify", input=write_case(folder / "given"), out=folder / "cases")
+    shares = {"val_share": 0.0, "test_share": 0.0}
+    return run_stage("prepare", input=cases, out=folder / "questions", **shares)
+
+
+def _make_rationale(folder: Path) -> Path:
+    questions = _make_question(folder)
+    with serve_teacher() as teacher:
+        fields = {"teacher": "rehearsal", "base_url": teacher.base_url}
+        return run_stage("distill", input=questions, out=folder / "rationales", **fields)
+
+
+_PREPARED: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
+    "deidentify": (lambda folder: write_case(folder / "given"), {}),
+    "distill": (_make_question, {}),
+    "merge": (_make_rationale, {"val_share": 0.0, "test_share": 0.0}),
+    "train": (
+        lambda folder: write_example(folder / "given"),
+        {"model": "medkd:tiny", "epochs": 1.0, "max_length": 128},
+    ),
+    "evaluate": (
+        lambda folder: write_example(folder / "given"),
+        {"model": "medkd:tiny", "max_tokens": 8},
+    ),
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure the stages that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stages", nargs="*", default=MEASURED, choices=MEASURED)
+    parser.add_argument("--files", action="store_true", help="list the files")
+    given = parser.parse_args(arguments)
+    for stage in given.stages:
+        with tempfile.TemporaryDirectory() as folder:
+            hops = measure(stage, Path(folder))
+        print(f"{stage:<12}{len(hops.files):>4} files {len(hops.functions):>5} functions")
+        if given.files:
+            print("".join(f"  {file}\n" for file in hops.files), end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
