@@ -14,7 +14,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
 from medkd.demo.synthetic_cases import generate_cases
-from medkd.grading.overlap import MANY_CHARACTERS, score_pair, score_pairs
+from medkd.grading.bleu_rouge import MANY_CHARACTERS, score_pair, score_pairs
 
 N_PAIRS = {150: 300, 1000: 60}
 

@@ -24,7 +24,7 @@ from medkd.core.completer import Sampling
 from medkd.core.jsonl import RecordReader
 from medkd.core.records import Example, FinishReason
 from medkd.grading.diagnosis import grade
-from medkd.grading.loops import is_looping
+from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import (
     TEXT_END,
     find_end_of_turn,

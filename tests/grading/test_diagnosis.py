@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medkd.grading.answers import extract_diagnoses, split_list
+from medkd.grading.compare import Relation
 from medkd.grading.diagnosis import grade
-from medkd.grading.relations import Relation
+from medkd.grading.extract import extract_diagnoses, split_list
 
 SAME = [
     ("急性阑尾炎", "急性阑尾炎"),

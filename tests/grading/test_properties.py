@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opencc import OpenCC
 
+from medkd.grading.compare import Relation
 from medkd.grading.diagnosis import NEARNESS, grade
 from medkd.grading.names import parse_name
-from medkd.grading.relations import Relation
-from medkd.grading.writing import TABLES_DIR
+from medkd.grading.tables import TABLES_DIR
 
 SYNONYMS = yaml.safe_load((TABLES_DIR / "synonyms.yaml").read_text(encoding="utf-8"))
 NAMES = [str(name) for name, others in SYNONYMS.items() for name in (name, *others)]

@@ -22,7 +22,7 @@ from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError
 from medkd.core.records import FinishReason
 from medkd.core.thinking import CLOSE, OPEN
-from medkd.grading.loops import is_looping
+from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, find_stop_ids, opens_thinking, render
 from medkd.models.load import Device, LoadedModel, find_base, load_model, resolve_adapter
 

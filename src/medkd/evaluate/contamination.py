@@ -15,9 +15,8 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader
 from medkd.core.records import Example
 from medkd.core.stage_output import MANIFEST, hash_path, read_manifest
-from medkd.grading.answers import split_list
-from medkd.grading.names import parse_name
-from medkd.grading.writing import normalise
+from medkd.grading.extract import split_list
+from medkd.grading.names import normalize_name, parse_name
 
 MANY_SEEN = 0.5
 """Share of seen questions from which a test is the training over again."""
@@ -100,7 +99,7 @@ def holds_answer(question: str, reference: str) -> bool:
     return (
         name is not None
         and len(name.core) >= 3
-        and (name.core in normalise(question) or name.plain in normalise(question))
+        and (name.core in normalize_name(question) or name.plain in normalize_name(question))
     )
 
 

@@ -33,7 +33,7 @@ from medkd.core.records import Example, FinishReason, Lineage, Prediction
 from medkd.core.stage_output import StageOutput
 from medkd.evaluate.config import Config
 from medkd.grading.judge import RubricName, load_rubric, make_fault_finder
-from medkd.grading.loops import is_looping
+from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import (
     encode,
     find_plain_template,

@@ -17,7 +17,7 @@ from medkd.core.jsonl import RecordReader, write_json
 from medkd.core.records import Prediction
 from medkd.evaluate.config import LabelKind
 from medkd.evaluate.scoring import NO_ANSWER
-from medkd.grading.answers import split_list, strip_markup
+from medkd.grading.extract import split_list, strip_markup
 from medkd.text.tables import read_rows
 
 RESULTS = "predict_results.json"

@@ -14,11 +14,11 @@ from medkd.core import thinking
 from medkd.core.parallel import map_in_order
 from medkd.core.records import Cost, FinishReason, Prediction, Record
 from medkd.grading import judge
+from medkd.grading.bleu_rouge import score_pair
 from medkd.grading.diagnosis import Grade, grade
 from medkd.grading.grounding import grounded_rate
-from medkd.grading.loops import is_looping
 from medkd.grading.names import parse_name
-from medkd.grading.overlap import score_pair
+from medkd.grading.repetition import is_looping
 
 FILE_NAME = "rows.jsonl"
 NO_ANSWER = "no_answer"

@@ -3,7 +3,7 @@ learnt from passes all.
 
 In: reasoning, answer, record and known diagnosis as texts. Out: verdicts with a `Reason`, and the
 measures behind them.
-Not done here: the phrases (`check_words.yaml`), choosing thresholds (`medkd.verify`), grading
+Not done here: the phrases (`check_phrases.yaml`), choosing thresholds (`medkd.verify`), grading
 (`grading.diagnosis`).
 
 >>> check_hint("根据给出的诊断，患者应为肺炎。").reason
@@ -16,12 +16,12 @@ import re
 from enum import StrEnum
 
 from medkd.core.records import Verdict
-from medkd.grading.answers import split_list
 from medkd.grading.diagnosis import NEAR, grade
+from medkd.grading.extract import split_list
 from medkd.grading.grounding import find_claims
-from medkd.grading.loops import is_looping
-from medkd.grading.words import load_words
-from medkd.grading.writing import normalise
+from medkd.grading.names import normalize_name
+from medkd.grading.repetition import is_looping
+from medkd.grading.tables import load_phrases
 from medkd.text.normalize import is_chinese, normalize, simplify
 
 
@@ -192,17 +192,17 @@ def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict
     """Ask that the reasoning does not betray that it knew the answer: by phrase, or by naming it in
     the first sentence as a given."""
     reasoning, record = normalize(reasoning), normalize(record)
-    found = load_words("hint_leak").search(reasoning)
+    found = load_phrases("hint_leak").search(reasoning)
     if found:
         return fail_check("hint", Reason.HINT_LEAK, found[0][:40])
     opening = _first_sentence(reasoning)
-    principal = next((normalise(stated.text) for stated in split_list(reference)), "")
+    principal = next((normalize_name(stated.text) for stated in split_list(reference)), "")
     is_given = (
         len(principal) >= 2
-        and principal in normalise(opening)
-        and principal not in normalise(record)
+        and principal in normalize_name(opening)
+        and principal not in normalize_name(record)
     )
-    if is_given and not load_words("hedge").search(opening):
+    if is_given and not load_phrases("hedge").search(opening):
         return fail_check("hint", Reason.HINT_LEAK, f"begins with it: {opening[:40]}")
     return pass_check("hint")
 
@@ -223,7 +223,7 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     """Ask that the reasoning is about this patient: few phrases that stand for thinking, and some
     of what the record says."""
     letters = _letters(reasoning)
-    left = _letters(load_words("filler").sub("", normalize(reasoning)))
+    left = _letters(load_phrases("filler").sub("", normalize(reasoning)))
     share = 1 - len(left) / len(letters) if letters else 0.0
     if share > max_share:
         return fail_check("filler", Reason.FILLER, f"{share:.2f} of it")
@@ -247,7 +247,7 @@ def _letters(text: str) -> str:
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
     """Ask that no telephone, identity card, address or record number is left; what was found is not
     repeated."""
-    found = load_words("identifier").search(normalize(f"{reasoning}\n{answer}"))
+    found = load_phrases("identifier").search(normalize(f"{reasoning}\n{answer}"))
     return (
         fail_check("identifiers", Reason.IDENTIFIER, f"at character {found.start()}")
         if found
@@ -295,7 +295,7 @@ def copied_share(reasoning: str, record: str, n: int = 12) -> float:
 
 
 def _check_absent(check: str, reason: Reason, text: str) -> Verdict:
-    found = load_words(check).search(normalize(text))
+    found = load_phrases(check).search(normalize(text))
     return fail_check(check, reason, found[0][:40]) if found else pass_check(check)
 
 

@@ -24,11 +24,9 @@ from typing import NamedTuple
 
 from medkd.core import thinking
 from medkd.core.records import Record
-from medkd.grading.answers import Stated, extract_diagnoses, split_list
-from medkd.grading.names import Name, parse_name
-from medkd.grading.relations import Relation, are_together, compare, has_clash
-from medkd.grading.spelling import holds_all, is_generic
-from medkd.grading.writing import normalise
+from medkd.grading.compare import Relation, are_together, compare, has_clash, holds_all, is_generic
+from medkd.grading.extract import StatedDiagnosis, extract_diagnoses, split_list
+from medkd.grading.names import Name, normalize_name, parse_name
 
 NEARNESS = {
     Relation.SAME: 1.0,
@@ -112,7 +110,10 @@ def grade(answer: str, reference: str, synonyms_path: Path | None = None) -> Gra
 
 
 def _grade_lists(
-    answer: str, found: Sequence[Stated], known: Sequence["_Reading"], synonyms_path: Path | None
+    answer: str,
+    found: Sequence[StatedDiagnosis],
+    known: Sequence["_Reading"],
+    synonyms_path: Path | None,
 ) -> Grade:
     """Grade the diagnoses that were read out of an answer against the known ones."""
     stated = tuple(diagnosis.text for diagnosis in found if not diagnosis.denied)
@@ -210,7 +211,7 @@ def _read_known(
     return _read(split_list(reference, keep_companions=keep_companions), synonyms_path)
 
 
-def _read(listed: Sequence[Stated], synonyms_path: Path | None) -> list[_Reading]:
+def _read(listed: Sequence[StatedDiagnosis], synonyms_path: Path | None) -> list[_Reading]:
     """Read every diagnosis of a list once."""
     readings: dict[str, _Reading] = {}
     for stated in listed:
@@ -249,8 +250,8 @@ def _relate(answer: _Reading, reference: _Reading) -> Relation:
         return Relation.NEAR_MISS
     if (
         compare(whole, known) is Relation.OTHER_STAGE
-        and "stage" in whole.qualities
-        and "stage" in known.qualities
+        and "stage" in whole.modifiers
+        and "stage" in known.modifiers
     ):
         return Relation.OTHER_STAGE
     if relation is Relation.SAME or any(
@@ -302,7 +303,7 @@ def _grade_without_names(answer: str, principal: Name, denied: Sequence[Name]) -
             relation=Relation.NEAR_MISS,
             stated=(),
         )
-    is_mentioned = len(principal.core) >= 2 and principal.core in normalise(
+    is_mentioned = len(principal.core) >= 2 and principal.core in normalize_name(
         thinking.read(answer).answer
     )
     relation = Relation.UNCLEAR if is_mentioned else Relation.DIFFERENT

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
-from medkd.grading.words import load_table, load_words
+from medkd.grading.tables import load_phrases, load_table
 from medkd.text.normalize import normalize
 
 _NUMBER = re.compile(r"(?<![\d.第a-zA-Z^])\d+(?:\.\d+)?(?![\d])(?!\s*[.、)]\s*\D)")
@@ -153,7 +153,7 @@ def _measures() -> list[tuple[str, re.Pattern[str]]]:
     values = rf"[^\d，。；,;、]{{0,8}}?(?P<values>{number}(?:\s?[-~/至到]\s?{number}){{0,3}})"
     return [
         (name, re.compile(f"(?:{names}){values}", re.IGNORECASE))
-        for name, names in load_table("measures").items()
+        for name, names in load_table("check_phrases")["measures"].items()
     ]
 
 
@@ -176,7 +176,7 @@ def _has_value(source: _Source, name: str, text: str, place: int, number: str) -
         return any(_has_number(source, way, is_percent) for way in ways)
     if any(_is_same(value, way) for value in values for way in ways):
         return True
-    ratios = load_table("conversions").get(name, ())
+    ratios = load_table("check_phrases")["conversions"].get(name, ())
     return any(
         _is_same(value, way * float(ratio), 0.015) or _is_same(value * float(ratio), way, 0.015)
         for value in values
@@ -219,7 +219,7 @@ def _read_hanzi(written: str) -> float:
 
 def _is_norm(text: str, place: int) -> bool:
     before = _CLAUSE_END.split(text[max(0, place - _NORM_WIDTH) : place])[-1]
-    return bool(load_words("normative").search(before))
+    return bool(load_phrases("normative").search(before))
 
 
 def _list_runs(texts: Iterable[str]) -> frozenset[str]:

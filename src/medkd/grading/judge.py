@@ -1,7 +1,7 @@
 """Asks another model what rules cannot tell: whether a diagnosis is the known one, how good a
 rationale or an open answer is.
 
-In: texts, a rubric of `judge.yaml`, any `Completer`. Out: one `Judged` for each, in their order;
+In: texts, a rubric of `tables/rubrics.yaml`, any `Completer`. Out: one `Judged` for each, in their order;
 what cannot be read is an error and never a score. Not done here: the ledger that keeps and prices
 every judgement (`completers`; the stage hands in a completer that has one).
 
@@ -25,8 +25,8 @@ from typing import Any, Literal, NamedTuple, cast
 from medkd.core import thinking
 from medkd.core.completer import Completer, Completion, Message, Request, Sampling
 from medkd.core.records import Cost, Record
-from medkd.core.yaml_io import read_shipped_yaml
 from medkd.grading.diagnosis import Grade
+from medkd.grading.tables import load_table
 
 RubricName = Literal["diagnosis", "rationale", "open"]
 
@@ -70,8 +70,8 @@ class Judged(Record):
 
 @cache
 def load_rubric(name: RubricName) -> Rubric:
-    """Read a rubric of `judge.yaml`."""
-    entry = read_shipped_yaml("medkd.grading", "judge.yaml")[name]
+    """Read a rubric of `tables/rubrics.yaml`."""
+    entry = load_table("rubrics")[name]
     criteria = cast(dict[str, dict[str, Any]], entry["criteria"])
     return Rubric(
         name=name,

@@ -1,99 +1,203 @@
-"""One name of a diagnosis, taken apart.
+"""One name of a diagnosis: normalised, its synonyms replaced, taken apart.
 
-In: a diagnosis as somebody wrote it. Out: its core and its qualities (side, course, type, stage
-...). The words are in `qualities.yaml` and `synonyms.yaml`. Not done here: comparing two names
-(`grading.relations`), finding the diagnoses in an answer (`grading.answers`).
+In: a name as somebody wrote it. Out: a `Name`: its core and its modifiers (side, course, type …).
+Not done here: comparing names (`grading.compare`), finding them in an answer (`grading.extract`).
 
 >>> name = parse_name("左侧 Ⅱ型 糖尿病足")
->>> name.core, sorted(name.qualities)
+>>> name.core, sorted(name.modifiers)
 ('糖尿病足', ['side', 'type'])
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from medkd.grading.writing import normalise, read_qualities, use_one_name
+from medkd.core.yaml_io import parse_yaml
+from medkd.grading.tables import load_table
+from medkd.text.normalize import simplify
 
 N_CACHED_NAMES = 16384
 MAX_NAME = 400
 """Characters of a name that are read; what is longer is no name."""
-Qualities = dict[str, frozenset[str]]
+Modifiers = dict[str, frozenset[str]]
+_TYPE = re.compile(r"(?:[a-z]{3,})?([0-9]+[a-z]?|[a-z]{1,2}|[甲乙丙丁戊])型")
+_DEGREE = re.compile(r"([0-9]+)度(?=[^度]{0,5}传导阻滞)")
+_STAGE = re.compile(r"([0-9]+[a-c]?)[期级度]")
+_PASSING = {"side", "course"}
+"""Axes whose words may stand beside any other."""
+_LATIN = re.compile("[\u00e0-\u024f]")
+"""Letters with accents."""
+_VERTEBRAE = {"颈": "c", "胸": "t", "腰": "l", "骶": "s"}
+_ROMAN = {"i": "1", "ii": "2", "iii": "3", "iv": "4", "v": "5", "vi": "6", "vii": "7", "viii": "8"}
+
+
+@lru_cache(maxsize=4096)
+def normalize_name(text: str) -> str:
+    """Bring a name to one width, case and numbering; white space, punctuation and quotation marks
+    go.
+
+    >>> normalize_name("Ⅱ型 糖尿病（T2DM）")
+    '2型糖尿病t2dm'
+    """
+    plain = unicodedata.normalize("NFKC", unify_characters(text)).lower().replace("°", "度")
+    for old, new in _words():
+        plain = old.sub(new, plain)
+    plain = _LATIN.sub(lambda found: unicodedata.normalize("NFKD", found[0])[0], plain)
+    if re.search("[a-z]{3}", plain):
+        for pattern, form in _english_forms():
+            plain = pattern.sub(form, plain)
+    plain = re.sub(r"\bstage\s*([0-9ivx]+[abc]?)\b", r"\1期", plain)
+    plain = re.sub(r"甲状腺([左右])侧?叶", r"\1侧甲状腺", plain)
+    plain = re.sub(r"(?<=[左右双侧])乳(?![腺房头突糜])|乳房", "乳腺", plain)
+    plain = re.sub(r"([胸腰颈骶])(?=[0-9])", lambda found: _VERTEBRAE[found[0]], plain)
+    plain = _english().sub(
+        lambda found: load_table("modifiers")["english"][found[0].removesuffix("-sided")], plain
+    )
+    plain = re.sub(
+        r"(?:(?<![a-z])|(?<=ckd))(viii|vii|vi|iv|v|iii|ii|i)(?=[a-c]?[型期级度类])",
+        lambda found: _ROMAN[found[1]],
+        re.sub(r"\s", "", plain),
+    )
+    plain = re.sub(r"(?<=type)(iv|iii|ii|i)(?=[a-z])", lambda found: _ROMAN[found[1]], plain)
+    plain = re.sub(
+        r"[一二三四五六](?=[型期级度](?!联))",
+        lambda found: str("一二三四五六".index(found[0]) + 1),
+        plain,
+    )
+    return re.sub(r"[\W_]", "", plain)
+
+
+def is_listed(text: str) -> bool:
+    """Tell whether a whole text is a name of the shipped table."""
+    return normalize_name(text) in _synonyms(None)[0]
+
+
+def is_known(plain: str) -> bool:
+    """Tell whether a plain text is the one name of a diagnosis of the shipped table."""
+    return _synonyms(None)[0].get(plain) == plain
+
+
+def replace_synonyms(plain: str, synonyms_path: Path | None) -> str:
+    """Put the one name in the place of every other name for it that stands in a plain text."""
+    names, pattern = _synonyms(synonyms_path)
+    return pattern.sub(lambda found: names[found[0]], plain)
+
+
+@cache
+def _synonyms(path: Path | None) -> tuple[dict[str, str], re.Pattern[str]]:
+    """Read the shipped synonyms, and those of `path` on top of them."""
+    names: dict[str, str] = {}
+    own = parse_yaml(path.read_text(encoding="utf-8")) if path else {}
+    for groups in (load_table("synonyms"), cast(dict[str, list[str]], own)):
+        for name, others in groups.items():
+            plain = normalize_name(name)
+            names.update((normalize_name(other), plain) for other in (name, *others))
+    for written, name in list(names.items()):
+        if len(written) > 4 and "性" in written[2:]:  # 高血压性肾病 is written 高血压肾病 as well
+            names.setdefault(written[:2] + written[2:].replace("性", ""), name)
+        for word, chinese in load_table("modifiers")["eponyms"].items():
+            if written.isascii() and written.endswith(word) and len(written) > len(word) + 3:
+                names.setdefault(written.removesuffix(word) + chinese, name)  # Guillain-Barré综合征
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    whole_words = (
+        rf"(?<![a-z]){re.escape(n)}(?![a-z])" if n.isascii() else re.escape(n)
+        for n in longest_first
+    )
+    return names, re.compile("|".join(whole_words))
+
+
+@cache
+def _english() -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(load_table('modifiers')['english'])})(?:-sided)?\b")
+
+
+@cache
+def _english_forms() -> list[tuple[re.Pattern[str], str]]:
+    return [
+        (re.compile(pattern), form) for pattern, form in load_table("modifiers")["english_forms"]
+    ]
+
+
+@cache
+def _words() -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(pattern), form) for pattern, form in load_table("modifiers")["words"]]
+
+
+def unify_characters(text: str) -> str:
+    """Bring traditional and variant characters to the ones that the tables are written in."""
+    return text if text.isascii() else simplify(text).translate(_variants())
+
+
+@cache
+def _variants() -> dict[int, str]:
+    return {ord(old): new for old, new in load_table("modifiers")["variants"]}
 
 
 class Name(NamedTuple):
     """A diagnosis taken apart."""
 
     core: str
-    qualities: Mapping[str, frozenset[str]]
+    modifiers: Mapping[str, frozenset[str]]
     negated: bool = False
     plain: str = ""
     """The whole name under its one name."""
     essence: str = ""
-    """The whole name without side, course and soft qualities: where two of these differ by a
+    """The whole name without side, course and soft modifiers: where two of these differ by a
     replaced word, so do the diseases."""
     kind: str = ""
-    """The whole name without side and soft qualities: what `kinds.yaml` knows it by."""
+    """The whole name without side and soft modifiers: what `is_a.yaml` knows it by."""
     written: Mapping[str, frozenset[str]] = {}
-    """The qualities as they were written, before one name took the place of many: 原发性 of
+    """The modifiers as they were written, before one name took the place of many: 原发性 of
     原发性高血压."""
-
-
-_TYPE = re.compile(r"(?:[a-z]{3,})?([0-9]+[a-z]?|[a-z]{1,2}|[甲乙丙丁戊])型")
-_DEGREE = re.compile(r"([0-9]+)度(?=[^度]{0,5}传导阻滞)")
-_STAGE = re.compile(r"([0-9]+[a-c]?)[期级度]")
 
 
 @lru_cache(maxsize=N_CACHED_NAMES)
 def parse_name(text: str, negated: bool = False, synonyms_path: Path | None = None) -> Name:
-    """Take a diagnosis apart; a name that is nothing but qualities is its own core."""
-    written = normalise(text[:MAX_NAME])
-    plain = use_one_name(written, synonyms_path)
-    rest, qualities = _take_qualities(plain)
-    _, as_written = _take_qualities(written)
+    """Take a diagnosis apart; a name that is nothing but modifiers is its own core."""
+    written = normalize_name(text[:MAX_NAME])
+    plain = replace_synonyms(written, synonyms_path)
+    rest, modifiers = _take_modifiers(plain)
+    _, as_written = _take_modifiers(written)
     if (
         rest.endswith("炎")
-        and qualities.get("stage") == frozenset({"急性加重"})
-        and "course" not in qualities
+        and modifiers.get("stage") == frozenset({"急性加重"})
+        and "course" not in modifiers
     ):
-        qualities = {axis: values for axis, values in qualities.items() if axis != "stage"} | {
+        modifiers = {axis: values for axis, values in modifiers.items() if axis != "stage"} | {
             "course": frozenset({"急性"})
         }
     core = shorten(rest)
     if _always_acute().search(core):
-        qualities["course"] = qualities.get("course", frozenset()) - {"急性"}
-        qualities = {axis: values for axis, values in qualities.items() if values}
+        modifiers["course"] = modifiers.get("course", frozenset()) - {"急性"}
+        modifiers = {axis: values for axis, values in modifiers.items() if values}
     essence = kind = plain
-    for axis, _, pattern in quality_patterns():
-        if axis in _PASSING or axis in read_qualities()["soft"]:
+    for axis, _, pattern in modifier_patterns():
+        if axis in _PASSING or axis in load_table("modifiers")["soft"]:
             essence = pattern.sub("", essence)
             kind = kind if axis == "course" else pattern.sub("", kind)
     essence = shorten(_STAGE.sub("", _TYPE.sub("", essence)))
     kind = re.sub("[性型的症]", "", _STAGE.sub("", kind))
     if not core:
         return Name(plain, {}, negated, plain, plain, kind, as_written)
-    return Name(core, qualities, negated, plain, essence, kind, as_written)
+    return Name(core, modifiers, negated, plain, essence, kind, as_written)
 
 
-def _take_qualities(plain: str) -> tuple[str, Qualities]:
+def _take_modifiers(plain: str) -> tuple[str, Modifiers]:
     rest = plain
-    qualities: Qualities = {}
-    for axis, value, pattern in quality_patterns():
+    modifiers: Modifiers = {}
+    for axis, value, pattern in modifier_patterns():
         if pattern.search(rest):
             rest = pattern.sub("", rest)
-            qualities[axis] = qualities.get(axis, frozenset()) | {value}
+            modifiers[axis] = modifiers.get(axis, frozenset()) | {value}
     for axis, pattern in (("degree", _DEGREE), ("type", _TYPE), ("stage", _STAGE)):
         values = frozenset("".join(found.groups("")) for found in pattern.finditer(rest))
         if values:
             rest = pattern.sub("", rest)
-            qualities[axis] = qualities.get(axis, frozenset()) | values
-    return rest, qualities
-
-
-_PASSING = {"side", "course"}
-"""Axes whose words may stand beside any other."""
+            modifiers[axis] = modifiers.get(axis, frozenset()) | values
+    return rest, modifiers
 
 
 def shorten(core: str) -> str:
@@ -110,15 +214,15 @@ def shorten(core: str) -> str:
 def _always_acute() -> re.Pattern[str]:
     """Find what is acute by itself, so that nobody need say so."""
     return re.compile(
-        f"(?:{'|'.join(shorten(normalise(name)) for name in read_qualities()['always_acute'])})$"
+        f"(?:{'|'.join(shorten(normalize_name(name)) for name in load_table('modifiers')['always_acute'])})$"
     )
 
 
 @cache
-def quality_patterns() -> list[tuple[str, str, re.Pattern[str]]]:
+def modifier_patterns() -> list[tuple[str, str, re.Pattern[str]]]:
     """List the words of all axes in the order in which they are looked for: soft ones first, since
     急性加重 is no 急性."""
-    tables = read_qualities()
+    tables = load_table("modifiers")
     axes = [item for kind in ("soft", "strict", "exclusive") for item in tables[kind].items()]
     return [
         (axis, value, re.compile(pattern))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medkd.core.records import Split
-from medkd.grading.loops import is_looping
+from medkd.grading.repetition import is_looping
 from medkd.merge.decontamination import NgramIndex
 from medkd.merge.row_store import SPLITS, RowStore
 from medkd.merge.schemas import DropReason

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.core.yaml_io import BrokenYamlError, parse_yaml, read_shipped_yaml
+from medkd.grading.tables import load_table
 from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
 from medkd.text.normalize import make_view, normalize
 
@@ -214,7 +215,7 @@ def load_synonyms(path: Path | None = None) -> Synonyms:
             raise InputError(f"{path}: broken YAML; {_FORM}") from error
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read as UTF-8 text; check --answers") from error
-    graded = cast("dict[str, list[str]]", read_shipped_yaml("medkd.grading", "synonyms.yaml"))
+    graded = cast("dict[str, list[str]]", load_table("synonyms"))
     rows = [[str(name), *map(str, others)] for name, others in graded.items()]
     return Synonyms(
         [*rows, *(row for table in tables for row in table["synonyms"])],

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from medkd.core import thinking
 from medkd.core.records import FinishReason
+from medkd.grading.compare import Relation
 from medkd.grading.diagnosis import grade
 from medkd.grading.grounding import grounded_rate
-from medkd.grading.loops import is_looping
-from medkd.grading.relations import Relation
+from medkd.grading.repetition import is_looping
 
 NAMES = ("diagnosis", "format", "stop", "loop", "grounded", "length", "judge")
 DEFAULT_WEIGHTS: Mapping[str, float] = {

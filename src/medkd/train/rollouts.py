@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from medkd.completers.transformers_engine import Generation, TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.core.records import Example, FinishReason
-from medkd.grading.loops import is_looping
+from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, make_messages, render
 from medkd.models.load import LoadedModel
 from medkd.train.rewards import Rollout

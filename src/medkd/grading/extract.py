@@ -14,11 +14,11 @@ import html
 import re
 import unicodedata
 from functools import cache
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from medkd.core import thinking
-from medkd.core.yaml_io import read_shipped_yaml
-from medkd.grading.writing import is_listed, simplify
+from medkd.grading.names import is_listed, unify_characters
+from medkd.grading.tables import load_table
 from medkd.text.diagnoses import split_numbered
 
 MAX_READ = 4000
@@ -34,7 +34,7 @@ MAX_EVIDENCE = 16
 """Characters of what excludes a diagnosis, said before the word: 病理已排除."""
 
 
-class Stated(NamedTuple):
+class StatedDiagnosis(NamedTuple):
     """One diagnosis as stated."""
 
     text: str
@@ -67,20 +67,17 @@ _FORMS = {
     "denied_after": r"(?:%s)(?:的诊断)?$",
     "grade": r"(?:%s)+",
 }
-"""Where the words of `answer_words.yaml` may stand; anywhere, if not listed."""
+"""Where the words of `answer_phrases.yaml` may stand; anywhere, if not listed."""
 
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile(_FORMS.get(name, "%s") % "|".join(_words()[name]), re.IGNORECASE)
+    return re.compile(
+        _FORMS.get(name, "%s") % "|".join(load_table("answer_phrases")[name]), re.IGNORECASE
+    )
 
 
-@cache
-def _words() -> dict[str, list[str]]:
-    return cast(dict[str, list[str]], read_shipped_yaml("medkd.grading", "answer_words.yaml"))
-
-
-def extract_diagnoses(answer: str, keep_companions: bool = False) -> tuple[Stated, ...]:
+def extract_diagnoses(answer: str, keep_companions: bool = False) -> tuple[StatedDiagnosis, ...]:
     """List the diagnoses of an answer in their order; empty for prose that names none in so many
     words.
 
@@ -97,14 +94,14 @@ def extract_diagnoses(answer: str, keep_companions: bool = False) -> tuple[State
 
 def split_list(
     text: str, is_prose: bool = False, keep_companions: bool = False
-) -> tuple[Stated, ...]:
+) -> tuple[StatedDiagnosis, ...]:
     """Split a list of diagnoses: numbered, or parted by semicolons, commas or lines; in prose it
     ends where advice begins.
 
     `keep_companions` leaves 慢性胃炎伴糜烂 one name.
     """
     pieces = _split_pieces(text, keep_companions)
-    found: list[Stated] = []
+    found: list[StatedDiagnosis] = []
     preferred: list[str] = []
     for n, (piece, is_companion) in enumerate(pieces[:MAX_ITEMS]):
         if found and _pattern("grade").fullmatch(piece):
@@ -179,7 +176,7 @@ def _plain(text: str) -> str:
     if len(text) > MAX_READ:
         text = f"{text[: MAX_READ // 2]}\n{text[-MAX_READ // 2 :]}"
     text = _ANGLED.sub(lambda found: f"({found[1]})" if _is_denial(found[1]) else found[0], text)
-    text = strip_markup(unicodedata.normalize("NFKC", _CIRCLED.sub("\n", simplify(text))))
+    text = strip_markup(unicodedata.normalize("NFKC", _CIRCLED.sub("\n", unify_characters(text))))
     for pattern, replacement in _LAYOUT:
         text = pattern.sub(replacement, text)
     return text.strip()
@@ -335,7 +332,7 @@ def _is_denial(text: str) -> bool:
     return not before or bool(is_evidence)
 
 
-def _clean(piece: str) -> Stated | None:
+def _clean(piece: str) -> StatedDiagnosis | None:
     """Take hedges and denials off one piece; None where no name is left."""
     is_excluded = _DENIED in piece
     piece = piece.replace(_DENIED, "")
@@ -373,7 +370,7 @@ def _clean(piece: str) -> Stated | None:
     text = _REPEATED.sub(r"\1", text)
     is_doubtful = bool(_pattern("doubtful").search(piece))
     return (
-        Stated(text, denied, alias, is_doubtful=is_doubtful)
+        StatedDiagnosis(text, denied, alias, is_doubtful=is_doubtful)
         if re.search(r"[^\W\d_]{2}", text) or is_listed(text)
         else None
     )

@@ -1,6 +1,6 @@
 """How one name of a diagnosis stands to another.
 
-In: two names, taken apart. Out: a `Relation`. The words are in `qualities.yaml` and `kinds.yaml`.
+In: two names, taken apart. Out: a `Relation`. The words are in `modifiers.yaml` and `is_a.yaml`.
 Not done here: lists of diagnoses (`grading.diagnosis`).
 
 >>> compare(parse_name("Ⅱ型糖尿病"), parse_name("2 型糖尿病"))
@@ -16,10 +16,26 @@ from enum import StrEnum
 from functools import cache, lru_cache
 from typing import cast
 
-from medkd.grading.names import N_CACHED_NAMES, Name, parse_name, quality_patterns
-from medkd.grading.spelling import OTHER_ORGAN, are_kin, find_inserted, is_generic, is_replaced
-from medkd.grading.writing import is_known, normalise, read_qualities, read_table
+from rapidfuzz.distance import Indel, Postfix, Prefix
 
+from medkd.grading.names import (
+    N_CACHED_NAMES,
+    Name,
+    is_known,
+    modifier_patterns,
+    normalize_name,
+    parse_name,
+    shorten,
+)
+from medkd.grading.tables import load_table
+
+LIKENESS = 0.75
+"""Share of common characters from which two different cores may be spellings of one name."""
+_LIGHT = "眼耳侧部区处位段多单发"
+"""Characters that say no more than a side or another word has said already."""
+_FILLERS = "性型的之病症伴并"
+OTHER_ORGAN = re.compile("[膜盂髓旁囊管瓣包周]|内膜")
+"""Put into the name of an organ, they make it another one: 脑炎, 脑膜炎."""
 _MINOR = {"risk", "age", "state", "heart_class"}
 """Axes that one writer names and another does not, of one and the same diagnosis."""
 
@@ -87,7 +103,7 @@ def _is_another(answer: Name, reference: Name) -> bool:
 def _compare_kin(answer: Name, reference: Name, same_core: bool, inserted: str | None) -> Relation:
     """Compare two names that share words and do not contradict each other."""
     if same_core:
-        relation = _compare_qualities(answer, reference)
+        relation = _compare_modifiers(answer, reference)
     elif inserted is None and is_replaced(answer.essence, reference.essence):
         return Relation.NEAR_MISS
     elif inserted and OTHER_ORGAN.match(inserted):
@@ -110,7 +126,7 @@ def _compare_lengths(answer: Name, reference: Name, is_inserted: bool) -> Relati
                 return relation
         return Relation.PART if shorter in longer else Relation.UNCLEAR
     fewer, more = (answer, reference) if shorter == answer.core else (reference, answer)
-    if not _spread(fewer.qualities) <= _spread(more.qualities) | _spread(more.written):
+    if not _spread(fewer.modifiers) <= _spread(more.modifiers) | _spread(more.written):
         return Relation.UNCLEAR
     return Relation.MORE_GENERAL if fewer is answer else Relation.MORE_SPECIFIC
 
@@ -152,7 +168,7 @@ def _is_bare(general: Name, special: Name) -> bool:
     return (
         is_word
         and special.core.endswith(general.core)
-        and _spread(general.qualities) <= _spread(special.qualities)
+        and _spread(general.modifiers) <= _spread(special.modifiers)
     )
 
 
@@ -169,13 +185,13 @@ def _can_stand_for(short: Name, full: Name) -> bool:
 def _is_reordered(one: Name, other: Name) -> bool:
     """Tell whether two names are the same characters in another order; with two sides in play,
     order matters."""
-    is_one_sided = all(len(name.qualities.get("side", ())) <= 1 for name in (one, other))
+    is_one_sided = all(len(name.modifiers.get("side", ())) <= 1 for name in (one, other))
     return len(one.core) >= 4 and is_one_sided and sorted(one.core) == sorted(other.core)
 
 
 def has_clash(one: Name, other: Name) -> bool:
     """Tell whether a word in one name makes it another disease than the other name."""
-    tables = read_qualities()
+    tables = load_table("modifiers")
     if one.core != other.core and other.core in _distinct().get(one.core, ()):
         return True
     if _is_reversed(one.plain, other.plain) or _is_reversed(other.plain, one.plain):
@@ -186,7 +202,7 @@ def has_clash(one: Name, other: Name) -> bool:
         for a, b in ((one, other), (other, one))
     ):
         return True
-    pairs = ((one.qualities, other.qualities), (one.written, other.written))
+    pairs = ((one.modifiers, other.modifiers), (one.written, other.written))
     return any(
         axis in ours and axis in theirs and ours[axis].isdisjoint(theirs[axis])
         for ours, theirs in pairs
@@ -205,7 +221,7 @@ _MALIGNANT = re.compile(
 def _distinct() -> dict[str, set[str]]:
     """Map the core of a name to those that look like forms of it and are not."""
     found: dict[str, set[str]] = {}
-    for group in cast(list[list[str]], read_qualities()["distinct"]):
+    for group in cast(list[list[str]], load_table("modifiers")["distinct"]):
         cores = {parse_name(name).core for name in group}
         for core in cores:
             found.setdefault(core, set()).update(cores - {core})
@@ -215,7 +231,9 @@ def _distinct() -> dict[str, set[str]]:
 @cache
 def _strict_patterns() -> list[re.Pattern[str]]:
     return [
-        pattern for axis, _, pattern in quality_patterns() if axis in read_qualities()["strict"]
+        pattern
+        for axis, _, pattern in modifier_patterns()
+        if axis in load_table("modifiers")["strict"]
     ]
 
 
@@ -232,19 +250,19 @@ def _is_reversed(one: str, other: str) -> bool:
     return False
 
 
-def _spread(qualities: Mapping[str, frozenset[str]]) -> set[tuple[str, str]]:
-    return {(axis, value) for axis, values in qualities.items() for value in values}
+def _spread(modifiers: Mapping[str, frozenset[str]]) -> set[tuple[str, str]]:
+    return {(axis, value) for axis, values in modifiers.items() for value in values}
 
 
-def _compare_qualities(answer: Name, reference: Name) -> Relation:
-    ours, theirs = _spread(answer.qualities), _spread(reference.qualities)
+def _compare_modifiers(answer: Name, reference: Name) -> Relation:
+    ours, theirs = _spread(answer.modifiers), _spread(reference.modifiers)
     apart = {axis for axis, _ in ours ^ theirs}
     if not apart or all(
-        axis in _MINOR and not (axis in answer.qualities and axis in reference.qualities)
+        axis in _MINOR and not (axis in answer.modifiers and axis in reference.modifiers)
         for axis in apart
     ):
         return Relation.SAME
-    stages = [name.qualities["stage"] for name in (answer, reference) if "stage" in name.qualities]
+    stages = [name.modifiers["stage"] for name in (answer, reference) if "stage" in name.modifiers]
     if (
         apart == {"stage"}
         and len(stages) == 1
@@ -252,7 +270,7 @@ def _compare_qualities(answer: Name, reference: Name) -> Relation:
         and all(stage.isascii() for stage in stages[0])
     ):
         return Relation.SAME  # the figure of how far a growth has spread is a detail of it
-    if apart <= set(read_qualities()["soft"]):
+    if apart <= set(load_table("modifiers")["soft"]):
         return Relation.OTHER_STAGE
     if ours <= theirs | _spread(reference.written):
         return Relation.MORE_GENERAL
@@ -296,7 +314,7 @@ def _are_siblings(one: Name, other: Name) -> bool:
 def _kinds() -> dict[str, set[str]]:
     """Map a diagnosis to what it is a kind of."""
     found: dict[str, set[str]] = {}
-    for general, specifics in cast(dict[str, list[str]], read_table("kinds.yaml")).items():
+    for general, specifics in cast(dict[str, list[str]], load_table("is_a")).items():
         for specific in specifics:
             found.setdefault(parse_name(specific).kind, set()).add(parse_name(general).kind)
     return found
@@ -306,8 +324,8 @@ def _kinds() -> dict[str, set[str]]:
 def _meanings() -> dict[str, set[str]]:
     """Map a short form of several meanings to the cores of all of them."""
     return {
-        normalise(short): {parse_name(name).core for name in names}
-        for short, names in read_qualities()["ambiguous"].items()
+        normalize_name(short): {parse_name(name).core for name in names}
+        for short, names in load_table("modifiers")["ambiguous"].items()
     }
 
 
@@ -324,7 +342,65 @@ def are_together(one: Name, other: Name, reference: Name) -> bool:
             and missing.total() >= 2
             and not missing - Counter(second.core)
         ):
-            return _spread(reference.qualities) <= _spread(first.qualities) | _spread(
-                second.qualities
+            return _spread(reference.modifiers) <= _spread(first.modifiers) | _spread(
+                second.modifiers
             )
     return False
+
+
+def are_kin(one: str, other: str) -> bool:
+    shorter, longer = sorted((one, other), key=len)
+    if len(shorter) >= 2 and shorter in longer:
+        return not is_generic(shorter)
+    return Indel.normalized_similarity(one, other) >= LIKENESS
+
+
+def find_inserted(one: str, other: str) -> str | None:
+    """Give what the longer of two cores of one disease has more than the shorter, in any order;
+    None where neither holds the other.
+
+    >>> find_inserted("胃癌", "胃窦腺癌")
+    '窦腺'
+    """
+    shorter, longer = sorted((one, other), key=len)
+    if len(shorter) < 2 or shorter in _generic() or shorter[-1] != longer[-1] or shorter.isascii():
+        return None
+    rest = longer
+    for character in reversed(shorter):
+        at = rest.rfind(character)
+        if at < 0:
+            return None
+        rest = rest[:at] + rest[at + 1 :]
+    return "" if all(character in _LIGHT for character in rest) else rest
+
+
+def is_replaced(one: str, other: str) -> bool:
+    """Tell whether one name is the other with a word replaced by another: 房间隔缺损,
+    室间隔缺损."""
+    n_before = Prefix.similarity(one, other)
+    one, other = one[n_before:], other[n_before:]
+    n_after = Postfix.similarity(one, other)
+    return n_after < min(len(one), len(other))
+
+
+def holds_all(text: str, other: str) -> bool:
+    """Tell whether every character of the other text that says something stands in the first, in
+    any order.
+
+    >>> holds_all("脑出血左侧基底节", "左侧基底节区脑出血")
+    True
+    """
+    return all(
+        character in text or character in _LIGHT or character in _FILLERS for character in other
+    )
+
+
+def is_generic(core: str) -> bool:
+    """Tell whether a core is a word that two diagnoses may share without being kin: 出血, 感染."""
+    return core in _generic()
+
+
+@cache
+def _generic() -> set[str]:
+    """List the words that two diagnoses may share without being kin."""
+    return {form for word in load_table("modifiers")["generic"] for form in (word, shorten(word))}

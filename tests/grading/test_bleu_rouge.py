@@ -1,7 +1,5 @@
 """The fast scores against the libraries that LLaMA-Factory calls."""
 
-import time
-
 import jieba
 import pytest
 from hypothesis import example, given, settings
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
-from medkd.grading.overlap import Overlap, mean_overlap, open_pool, score_pair, score_pairs
+from medkd.grading.bleu_rouge import Overlap, mean_overlap, open_pool, score_pair, score_pairs
 
 jieba.setLogLevel(60)
 
@@ -71,25 +69,12 @@ def test_scores_equal_the_original_libraries(prediction, label):
     )
 
 
-def test_it_is_at_least_ten_times_faster_at_a_thousand_characters():
-    sentence = "患者男，45岁，因转移性右下腹痛12小时入院，查体麦氏点压痛反跳痛，白细胞15.2，考虑急性阑尾炎。"
-    label = "".join(f"{n}{sentence}" for n in range(20))[:1000]
-    predictions = [label[::-1][n:] + str(n) for n in range(3)]
-    score_pair(label, label)
-    started = time.perf_counter()
-    ours = [score_pair(prediction, label) for prediction in predictions]
-    between = time.perf_counter()
-    theirs = [score_with_originals(prediction, label) for prediction in predictions]
-    assert ours == theirs
-    assert (time.perf_counter() - between) / (between - started) > 10
-
-
 def test_the_mean_of_nothing_is_zero():
     assert mean_overlap([]) == Overlap(0.0, 0.0, 0.0, 0.0)
     assert mean_overlap([Overlap(100, 50, 0, 20), Overlap(0, 50, 0, 40)]) == Overlap(50, 50, 0, 30)
 
 
-def test_processes_share_a_loaded_dictionary_and_score_as_one_does():
+def test_every_process_loads_the_dictionary_first_and_scores_as_one_does():
     with open_pool(2) as pool:
         assert pool.submit(eval, "__import__('jieba').dt.initialized").result()
     pairs = [(f"患者{n}岁，诊断为急性阑尾炎。", "考虑急性阑尾炎；2型糖尿病") for n in range(8)]

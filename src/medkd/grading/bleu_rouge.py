@@ -69,20 +69,16 @@ def score_pairs(pairs: Sequence[tuple[str, str]], n_processes: int | None = None
 
 
 def open_pool(n_processes: int) -> "ProcessPoolExecutor":
-    """Open processes that share one dictionary of jieba: loading it takes a second of each, and its
-    memory.
+    """Open processes that hold jieba's dictionary.
 
-    They are forked from a server that was started afresh: a process that holds torch and its
-    threads cannot be copied safely.
+    They are not forked from this one: a process that holds torch and its threads cannot be copied
+    safely.
     """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_all_start_methods, get_context
 
-    if "forkserver" not in get_all_start_methods():
-        return ProcessPoolExecutor(n_processes, mp_context=get_context("spawn"))
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["medkd.grading.dictionary"])
-    return ProcessPoolExecutor(n_processes, mp_context=context)
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+    return ProcessPoolExecutor(n_processes, get_context(method), initializer=load_cutter)
 
 
 def _score_one(pair: tuple[str, str]) -> Overlap:
