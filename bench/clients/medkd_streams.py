@@ -11,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from medkd.completers.dispatch import PaidCompleter, Terms
+from medkd.completers.client import LedgerClient
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import find_target
+from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request, Sampling
 
 
@@ -22,8 +23,10 @@ def main(base_url: str, n_streams: int, folder: Path, concurrency: int) -> None:
     import aiohttp  # noqa: F401 - loaded before the clock starts, as the other side's client is
 
     with Ledger(folder / "ledger.sqlite") as ledger:
-        completer = PaidCompleter(
-            Endpoint(find_target("custom", "m", base_url)), ledger, Terms(concurrency=concurrency)
+        completer = LedgerClient(
+            Endpoint(find_target("custom", "m", base_url)),
+            ledger,
+            RunOptions(concurrency=concurrency),
         )
         requests = [
             Request(
@@ -33,7 +36,7 @@ def main(base_url: str, n_streams: int, folder: Path, concurrency: int) -> None:
             for number in range(n_streams)
         ]
         wall, cpu = time.monotonic(), time.process_time()
-        completer.settle(
+        completer.run(
             ((f"case {number}", request) for number, request in enumerate(requests)), n_streams
         )
         cpu_s, wall_s = time.process_time() - cpu, time.monotonic() - wall

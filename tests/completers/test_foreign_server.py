@@ -10,12 +10,13 @@ from collections import Counter
 import pytest
 
 from ledger_reading import list_attempts
-from medkd.completers.dispatch import PaidCompleter, Terms
-from medkd.completers.endpoint import Endpoint, Limits
+from medkd.completers.client import LedgerClient
+from medkd.completers.endpoint import Endpoint, TimeLimits
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import Outcome
-from medkd.completers.patience import Patience
+from medkd.completers.limits import RetryPolicy
+from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
+from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request
 from medkd.core.errors import InputError
 from medkd.distill.prompts import find_missing_part
@@ -233,15 +234,15 @@ async def go_on(writer, body) -> bool:
 
 def answer_all(ways, tmp_path, n=1, prefix=False, tell=lambda trouble: None, **limits):
     requests = [Request(messages=(Message(role="user", content=f"发热{k}天"),)) for k in range(n)]
-    terms = Terms(
+    options = RunOptions(
         concurrency=8,
-        patience=Patience(backoff_s=0.01, backoff_cap_s=0.05),
+        retry=RetryPolicy(backoff_s=0.01, backoff_cap_s=0.05),
         find_missing=find_missing_part,
-        on_progress=lambda tally: tell(tally.trouble),
+        on_progress=lambda progress: tell(progress.trouble),
     )
     with Wild(*ways) as server, Ledger(tmp_path / "l.sqlite") as ledger:
         target = find_target("custom", "any", server.base_url, prefix=prefix)
-        answers = PaidCompleter(Endpoint(target, Limits(**limits)), ledger, terms).complete(
+        answers = LedgerClient(Endpoint(target, TimeLimits(**limits)), ledger, options).complete(
             requests
         )
     return answers, server
@@ -258,21 +259,24 @@ def test_a_stream_of_any_shape_is_one_answer(tmp_path, way):
 @pytest.mark.parametrize(
     ("way", "outcome"),
     [
-        (hang_up_at_once, Outcome.NETWORK),
-        (tear_in_the_middle, Outcome.CUT),
-        (send_html_as_200, Outcome.OVERLOADED),
-        (be_busy_in_json, Outcome.RATE_LIMITED),
-        (inject_rubbish, Outcome.STREAM_ERROR),
-        (say_nothing, Outcome.NOT_STARTED),
-        (stop_talking, Outcome.SILENT),
-        (keep_alive_for_ever, Outcome.SILENT),
-        (talk_without_end, Outcome.LENGTH),
+        (hang_up_at_once, AttemptOutcome.NETWORK),
+        (tear_in_the_middle, AttemptOutcome.CUT),
+        (send_html_as_200, AttemptOutcome.OVERLOADED),
+        (be_busy_in_json, AttemptOutcome.RATE_LIMITED),
+        (inject_rubbish, AttemptOutcome.STREAM_ERROR),
+        (say_nothing, AttemptOutcome.NOT_STARTED),
+        (stop_talking, AttemptOutcome.SILENT),
+        (keep_alive_for_ever, AttemptOutcome.SILENT),
+        (talk_without_end, AttemptOutcome.LENGTH),
     ],
 )
 def test_every_way_to_go_wrong_is_named_and_survived(tmp_path, way, outcome):
     [answer], _ = answer_all([way, say_it_plainly], tmp_path, start_s=0.4, silence_s=0.3)
     assert (answer.complete, answer.text) == (True, ANSWER)
-    assert [a.outcome for a in list_attempts(tmp_path / "l.sqlite")] == [outcome, Outcome.COMPLETE]
+    assert [a.outcome for a in list_attempts(tmp_path / "l.sqlite")] == [
+        outcome,
+        AttemptOutcome.COMPLETE,
+    ]
 
 
 @pytest.mark.parametrize("way", [break_the_compression, compress_beyond_measure])
@@ -280,7 +284,7 @@ def test_a_compressed_body_that_is_none_or_without_measure_is_an_error(tmp_path,
     [answer], _ = answer_all([way, say_it_plainly], tmp_path)
     assert (answer.complete, answer.text) == (True, ANSWER)
     [broken, _] = list_attempts(tmp_path / "l.sqlite")
-    assert broken.outcome is Outcome.STREAM_ERROR
+    assert broken.outcome is AttemptOutcome.STREAM_ERROR
 
 
 @pytest.mark.parametrize("way", [tear_in_the_middle, inject_rubbish, stop_talking])
@@ -312,7 +316,7 @@ def test_all_of_it_at_once_and_every_answer_is_there(tmp_path):
     answers, _ = answer_all(ways, tmp_path, n=80, prefix=True)
     assert all(a.complete and a.text == ANSWER for a in answers)
     kept = Counter(
-        a.item for a in list_attempts(tmp_path / "l.sqlite") if a.outcome is Outcome.COMPLETE
+        a.item for a in list_attempts(tmp_path / "l.sqlite") if a.outcome is AttemptOutcome.COMPLETE
     )
     assert set(kept.values()) == {1}
 

@@ -6,16 +6,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ledger_reading import count_missing, list_attempts
-from medkd.completers.attempts import Closing, item_key
-from medkd.completers.copies import copy_path, keep_copy
-from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import Outcome
+from medkd.completers.ledger import Charge, Ledger, item_key
+from medkd.completers.ledger_backup import copy_path, keep_copy
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Price, find_target
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError, StoppedError
@@ -25,9 +23,11 @@ TARGET = find_target("rehearsal")
 PRICE = Price(cache_hit=0.02, cache_miss=1, output=4)
 
 
-def make_closing(outcome: Outcome, text: str = "脑膜炎", amount: float = 0.5) -> Closing:
-    usage = Usage(prompt=10, completion=5)
-    return Closing(outcome, 200, "stop", "", "发热", text, None, usage, False, amount, 0.1)
+def make_closing(
+    outcome: AttemptOutcome, text: str = "脑膜炎", word: str = "stop", usage: Usage | None = None
+) -> tuple[AttemptResult, Charge]:
+    result = AttemptResult(outcome, "发热", text, word, status=200, seconds=0.1)
+    return result, Charge(usage or Usage(prompt=10, completion=5), False, 0.5)
 
 
 def test_an_item_is_known_by_content_alone():
@@ -53,7 +53,7 @@ def test_an_attempt_is_on_the_disk_before_it_is_sent_and_complete_after(tmp_path
         attempt = ledger.open_attempt("item", "case:1", TARGET, 10, PRICE).result()
         [row] = list_attempts(path)
         assert (row.id, row.outcome, row.label, count_missing(path)) == (attempt, None, "case:1", 1)
-        ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE)).result()
+        ledger.close_attempt(attempt, *make_closing(AttemptOutcome.COMPLETE)).result()
         ledger.save_pieces([], 1).result()
         assert ledger.is_complete("item")
         assert ledger.spent() == 0.5
@@ -81,13 +81,13 @@ os.kill(os.getpid(), signal.SIGKILL)
     with Ledger(path) as ledger:
         [one], [two] = ledger.attempts_of("one"), ledger.attempts_of("two")
         assert (one.outcome, one.reasoning, one.text, one.is_estimate) == (
-            Outcome.UNKNOWN,
+            AttemptOutcome.UNKNOWN,
             "发热伴颈强直",
             "脑膜炎",
             True,
         )
         assert one.amount == pytest.approx(1.0, abs=1e-3)
-        assert (two.outcome, two.text) == (Outcome.UNKNOWN, "")
+        assert (two.outcome, two.text) == (AttemptOutcome.UNKNOWN, "")
         assert not ledger.is_complete("one")
 
 
@@ -96,7 +96,7 @@ def test_a_row_that_was_opened_and_never_sent_costs_nothing(tmp_path):
         ledger.start_run(1)
         ledger.open_attempt("item", "case:1", TARGET, 10, PRICE).result()
     [row] = list_attempts(tmp_path / "ledger.sqlite")
-    assert (row.outcome, row.amount, row.usage) == (Outcome.INTERRUPTED, 0.0, Usage())
+    assert (row.outcome, row.amount, row.usage) == (AttemptOutcome.INTERRUPTED, 0.0, Usage())
 
 
 def test_a_second_process_is_told_who_holds_the_ledger(tmp_path):
@@ -168,9 +168,9 @@ def test_what_cannot_be_written_fails_alone_and_the_writer_goes_on(tmp_path, usa
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         ledger.start_run(10**20)
         ids = [ledger.open_attempt(f"i{n}", "case", TARGET, 10, PRICE).result() for n in range(9)]
-        bad = replace(make_closing(Outcome.COMPLETE), usage=usage, text="a\ud800")
-        closings = [ledger.close_attempt(ids[0], bad)] + [
-            ledger.close_attempt(one, make_closing(Outcome.COMPLETE)) for one in ids[1:]
+        bad = make_closing(AttemptOutcome.COMPLETE, "a\ud800", usage=usage)
+        closings = [ledger.close_attempt(ids[0], *bad)] + [
+            ledger.close_attempt(one, *make_closing(AttemptOutcome.COMPLETE)) for one in ids[1:]
         ]
         assert isinstance(closings[0].exception(timeout=20), StoppedError)
         assert [one.exception(timeout=20) for one in closings[1:]] == [None] * 8
@@ -183,9 +183,9 @@ def test_a_ledger_of_version_0_1_with_huge_counts_still_has_its_bill(tmp_path):
         ledger.start_run(2)
         for n in range(4):
             attempt = ledger.open_attempt(f"i{n}", "case", TARGET, 10, PRICE).result()
-            huge = replace(make_closing(Outcome.COMPLETE), usage=Usage(prompt=2**62, completion=7))
-            ledger.close_attempt(attempt, huge).result()
-        [line] = ledger.paid_for()
+            huge = make_closing(AttemptOutcome.COMPLETE, usage=Usage(prompt=2**62, completion=7))
+            ledger.close_attempt(attempt, *huge).result()
+        [line] = ledger.bill_lines()
         assert line.usage.prompt == 2**64
         assert ledger.answer_lengths("rehearsal", "rehearsal") == (4, 7.0)
 
@@ -196,15 +196,15 @@ def test_an_answer_that_version_0_1_took_for_complete_is_a_cut_by_its_own_word(t
         ledger.start_run(3)
         for word in ("abort", "max_tokens", "stop", ""):
             attempt = ledger.open_attempt(word, "case", TARGET, 10, PRICE).result()
-            closing = replace(make_closing(Outcome.COMPLETE), finish_reason=word)
-            ledger.close_attempt(attempt, closing).result()
+            closing = make_closing(AttemptOutcome.COMPLETE, word=word)
+            ledger.close_attempt(attempt, *closing).result()
     with Ledger(path):
         pass
     assert {a.item: a.outcome for a in list_attempts(path)} == {
-        "abort": Outcome.CUT,
-        "max_tokens": Outcome.LENGTH,
-        "stop": Outcome.COMPLETE,
-        "": Outcome.COMPLETE,
+        "abort": AttemptOutcome.CUT,
+        "max_tokens": AttemptOutcome.LENGTH,
+        "stop": AttemptOutcome.COMPLETE,
+        "": AttemptOutcome.COMPLETE,
     }
 
 
@@ -215,13 +215,15 @@ def test_a_full_disk_stops_with_one_line_and_keeps_what_was_there(tmp_path):
         attempt = ledger.open_attempt("item", "case:1", TARGET, 10, PRICE).result()
         n_pages = ledger._writer.execute("PRAGMA page_count").fetchone()[0]
         ledger._writer.execute(f"PRAGMA max_page_count = {n_pages}")
-        failing = ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE, text="长" * 100_000))
+        failing = ledger.close_attempt(
+            attempt, *make_closing(AttemptOutcome.COMPLETE, text="长" * 100_000)
+        )
         error = failing.exception()
         assert "free some space and run the same command again" in str(error)
         assert error.exit_code == 3
         ledger._writer.execute("PRAGMA max_page_count = 1073741823")
-        ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE)).result()
-    assert list_attempts(path)[0].outcome is Outcome.COMPLETE
+        ledger.close_attempt(attempt, *make_closing(AttemptOutcome.COMPLETE)).result()
+    assert list_attempts(path)[0].outcome is AttemptOutcome.COMPLETE
 
 
 def fill(path: Path, n: int) -> None:
@@ -229,7 +231,9 @@ def fill(path: Path, n: int) -> None:
         ledger.start_run(n)
         for number in range(n):
             attempt = ledger.open_attempt(f"item {number}", "case:1", TARGET, 10, PRICE).result()
-            ledger.close_attempt(attempt, make_closing(Outcome.COMPLETE, text="长" * 2000)).result()
+            ledger.close_attempt(
+                attempt, *make_closing(AttemptOutcome.COMPLETE, text="长" * 2000)
+            ).result()
 
 
 def test_a_damaged_ledger_offers_its_last_good_copy_and_the_offer_works(tmp_path):
@@ -296,9 +300,9 @@ def test_what_is_on_its_way_when_the_disk_is_full_goes_into_the_room_kept_back_a
         ledger._writer.execute(f"PRAGMA max_page_count = {n_pages}")
         for attempt in attempts:
             ledger.close_attempt(
-                attempt, make_closing(Outcome.COMPLETE, text="长" * 50_000)
+                attempt, *make_closing(AttemptOutcome.COMPLETE, text="长" * 50_000)
             ).result()
         refused = ledger.open_attempt("item 9", "case:1", TARGET, 10, PRICE).exception()
         assert "free some space and run the same command again" in str(refused)
-    assert [a.outcome for a in list_attempts(path)] == [Outcome.COMPLETE] * 3
+    assert [a.outcome for a in list_attempts(path)] == [AttemptOutcome.COMPLETE] * 3
     assert not list(tmp_path.glob("*.reserve"))

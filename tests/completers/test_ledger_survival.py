@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ledger_reading import list_attempts
-from medkd.completers.attempts import Closing
-from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import Outcome
+from medkd.completers.ledger import Charge, Ledger
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Price, find_target
 from medkd.core.records import Usage
 
@@ -29,10 +28,9 @@ PRICE = Price(cache_hit=0.02, cache_miss=1, output=4)
 texts = st.text(alphabet="发热咳嗽脑膜炎<think>\n，。", min_size=1, max_size=30)
 
 
-def close_with(outcome: Outcome, text: str) -> Closing:
-    return Closing(
-        outcome, 200, "stop", "", "", text, None, Usage(prompt=10, completion=5), False, 0.5, 0.1
-    )
+def close_with(outcome: AttemptOutcome, text: str) -> tuple[AttemptResult, Charge]:
+    result = AttemptResult(outcome, text=text, finish_reason="stop", status=200, seconds=0.1)
+    return result, Charge(Usage(prompt=10, completion=5), False, 0.5)
 
 
 def lose_power(path: Path, to: Path, n_bytes_of_log: int) -> Path:
@@ -57,7 +55,7 @@ class Life(RuleBasedStateMachine):
         self.ledger = Ledger(self.path)
         self.ledger.start_run(0)
         self.open: dict[int, str] = {}
-        self.closed: dict[int, tuple[Outcome, str]] = {}
+        self.closed: dict[int, tuple[AttemptOutcome, str]] = {}
         self.n_pieces = 0
 
     def make_place(self) -> Path:
@@ -77,10 +75,15 @@ class Life(RuleBasedStateMachine):
         self.open[attempt] += text
 
     @precondition(lambda self: self.open)
-    @rule(outcome=st.sampled_from([Outcome.COMPLETE, Outcome.CUT, Outcome.LENGTH]), data=st.data())
-    def end(self, outcome: Outcome, data: st.DataObject) -> None:
+    @rule(
+        outcome=st.sampled_from(
+            [AttemptOutcome.COMPLETE, AttemptOutcome.CUT, AttemptOutcome.LENGTH]
+        ),
+        data=st.data(),
+    )
+    def end(self, outcome: AttemptOutcome, data: st.DataObject) -> None:
         attempt = data.draw(st.sampled_from(sorted(self.open)))
-        self.ledger.close_attempt(attempt, close_with(outcome, self.open[attempt])).result()
+        self.ledger.close_attempt(attempt, *close_with(outcome, self.open[attempt])).result()
         self.closed[attempt] = (outcome, self.open.pop(attempt))
 
     @rule()
@@ -91,7 +94,9 @@ class Life(RuleBasedStateMachine):
         self.ledger.__exit__()
         self.path, self.ledger = path, Ledger(path)
         self.ledger.start_run(0)
-        self.closed |= {attempt: (Outcome.UNKNOWN, text) for attempt, text in self.open.items()}
+        self.closed |= {
+            attempt: (AttemptOutcome.UNKNOWN, text) for attempt, text in self.open.items()
+        }
         self.open.clear()
 
     @invariant()
@@ -125,23 +130,22 @@ def test_power_lost_in_the_middle_of_writing_costs_only_what_was_not_promised_ye
             for number in range(12):
                 attempt = ledger.open_attempt(f"item {number}", "case", TARGET, 10, PRICE).result()
                 ledger.close_attempt(
-                    attempt, close_with(Outcome.COMPLETE, f"答案{number}")
+                    attempt, *close_with(AttemptOutcome.COMPLETE, f"答案{number}")
                 ).result()
                 sizes.append(log.stat().st_size)
             lost = lose_power(path, Path(other), sizes[n_promised] + n_torn)
         with lost.with_name("ledger.sqlite-wal").open("ab") as file:
             file.write(garbage)
         with Ledger(lost) as ledger:
-            answered = {a.item for a in ledger.attempts() if a.outcome is Outcome.COMPLETE}
+            answered = {a.item for a in ledger.attempts() if a.outcome is AttemptOutcome.COMPLETE}
     assert answered >= {f"item {number}" for number in range(n_promised)}
 
 
 WORKER = """
 import random, sys
 from pathlib import Path
-from medkd.completers.attempts import Closing
-from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import Outcome
+from medkd.completers.ledger import Charge, Ledger
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Price, find_target
 from medkd.core.records import Usage
 target, price, rng = find_target("rehearsal"), Price(cache_hit=0, cache_miss=1, output=4), random.Random(int(sys.argv[2]))
@@ -153,9 +157,9 @@ with Ledger(Path(sys.argv[1])) as ledger:
             continue
         attempt = ledger.open_attempt(item, "case", target, 10, price).result()
         ledger.save_pieces([(attempt, 1, False, f"答{number}")], 0).result()
-        outcome = rng.choice([Outcome.COMPLETE, Outcome.COMPLETE, Outcome.CUT])
-        closing = Closing(outcome, 200, "", "", "", f"答案{number}", None, Usage(prompt=1, completion=1), False, 0.1, 0.1)
-        ledger.close_attempt(attempt, closing).result()
+        outcome = rng.choice([AttemptOutcome.COMPLETE, AttemptOutcome.COMPLETE, AttemptOutcome.CUT])
+        result = AttemptResult(outcome, text=f"答案{number}", status=200)
+        ledger.close_attempt(attempt, result, Charge(Usage(prompt=1, completion=1), False, 0.1)).result()
         print("told", number, outcome, flush=True)
 """
 
@@ -182,6 +186,6 @@ def test_real_kills_again_and_again_lose_nothing_that_was_told_and_leave_one_unk
     kept = Counter((a.item, str(a.outcome)) for a in attempts)
     assert all(kept[key] >= n for key, n in told.items())
     assert max(n for (_, outcome), n in kept.items() if outcome == "complete") == 1
-    unknown = [a for a in attempts if a.outcome is Outcome.UNKNOWN]
+    unknown = [a for a in attempts if a.outcome is AttemptOutcome.UNKNOWN]
     assert len(unknown) <= 4
     assert all(a.text in {"", f"答{a.item.split()[1]}"} for a in unknown)

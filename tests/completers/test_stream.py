@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medkd.completers.outcomes import Outcome, classify_finish
+from medkd.completers.outcomes import AttemptOutcome, classify_finish
 from medkd.completers.stream import AnswerReader, StreamedText, TextFilter, make_line, read_usage
 from medkd.core.records import Usage
 
 KEY = "sk-very-secret-123"
 R, T = "患者发热伴颈强直。", "化脓性脑膜炎"
 DONE = b"data: [DONE]\n\n"
-COMPLETE, CUT, ERROR = Outcome.COMPLETE, Outcome.CUT, Outcome.STREAM_ERROR
+COMPLETE, CUT, ERROR = AttemptOutcome.COMPLETE, AttemptOutcome.CUT, AttemptOutcome.STREAM_ERROR
 
 
 class Row(NamedTuple):
@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
     name: str
     body: bytes
-    outcome: Outcome = COMPLETE
+    outcome: AttemptOutcome = COMPLETE
     reasoning: str = R
     text: str = T
     finish: str = "stop"
@@ -52,7 +52,7 @@ ENDS = [
     Row("finish eos_token", BOTH + stop("eos_token"), finish="eos_token"),
     Row("finish as an object", BOTH + stop({"type": "stop"}) + DONE),
     *[
-        Row(f"finish {w}", BOTH + stop(w) + DONE, Outcome.LENGTH, finish=w, said=w)
+        Row(f"finish {w}", BOTH + stop(w) + DONE, AttemptOutcome.LENGTH, finish=w, said=w)
         for w in (
             "length",
             "max_tokens",
@@ -62,7 +62,7 @@ ENDS = [
         )
     ],
     *[
-        Row(f"finish {w}", BOTH + stop(w) + DONE, Outcome.FILTERED, finish=w, said=w)
+        Row(f"finish {w}", BOTH + stop(w) + DONE, AttemptOutcome.FILTERED, finish=w, said=w)
         for w in ("content_filter", "sensitive", "SAFETY", "refusal")
     ],
     *[
@@ -83,11 +83,11 @@ ENDS = [
     Row("finish with an escape", BOTH + stop("\x1b[2Jabort"), CUT, finish="[2Jabort"),
     Row("an error behind done", BOTH + stop() + DONE + data({"error": "late"})),
     Row("text behind done", BOTH + stop() + DONE + chunk(content="late")),
-    Row("only done", DONE, Outcome.EMPTY, "", "", "", "without content"),
-    Row("nothing", b"", Outcome.EMPTY, "", "", "", "empty body"),
-    Row("comments only", b": a\n\n: b\n\n", Outcome.EMPTY, "", "", ""),
-    Row("blanks for an answer", chunk(content=" \n") + stop(), Outcome.EMPTY, "", " \n"),
-    Row("no answer", chunk(reasoning=R) + stop(), Outcome.UNREADABLE, R, ""),
+    Row("only done", DONE, AttemptOutcome.EMPTY, "", "", "", "without content"),
+    Row("nothing", b"", AttemptOutcome.EMPTY, "", "", "", "empty body"),
+    Row("comments only", b": a\n\n: b\n\n", AttemptOutcome.EMPTY, "", "", ""),
+    Row("blanks for an answer", chunk(content=" \n") + stop(), AttemptOutcome.EMPTY, "", " \n"),
+    Row("no answer", chunk(reasoning=R) + stop(), AttemptOutcome.UNREADABLE, R, ""),
 ]
 ERRORS = [
     Row("error object", BOTH + data({"error": {"message": "busy"}}), ERROR, finish="", said="busy"),
@@ -120,13 +120,13 @@ ERRORS = [
         said="gone",
     ),
     Row("error in a list", data([{"error": {"code": 429, "message": "slow"}}]),
-        Outcome.RATE_LIMITED, "", "", "", "slow"),
+        AttemptOutcome.RATE_LIMITED, "", "", "", "slow"),
     Row("error in a choice", BOTH + data({"choices": [{"error": {"message": "lost"}}]}), ERROR,
         finish="", said="lost"),
     Row("status in base_resp", data({"base_resp": {"status_code": 1002, "status_msg": "limit"}}),
         ERROR, "", "", "", "limit"),
     Row("error code 429 as text", data({"error": {"message": "x", "code": "429"}}),
-        Outcome.RATE_LIMITED, "", "", ""),
+        AttemptOutcome.RATE_LIMITED, "", "", ""),
     Row("error code ²", data({"error": {"message": "x", "code": "²"}}), ERROR, "", "", ""),
     Row("error code of 5000 digits", data({"error": {"message": "x", "code": "5" * 5000}}),
         ERROR, "", "", ""),
@@ -138,7 +138,7 @@ ERRORS = [
     Row("half an event at the end", BOTH + b'data: {"choi', CUT, finish=""),
     Row("a number for an event", BOTH + data(7) + stop(), ERROR, finish=""),
     Row("deep JSON", BOTH + b"data: " + b"[" * 99_999 + b"\n\n", ERROR, finish=""),
-    Row("refusal", chunk(refusal="I cannot") + stop(), Outcome.FILTERED, "", ""),
+    Row("refusal", chunk(refusal="I cannot") + stop(), AttemptOutcome.FILTERED, "", ""),
 ]  # fmt: skip
 FORMS = [
     Row("plain", BOTH + stop() + DONE),
@@ -171,9 +171,9 @@ FORMS = [
         {"message": {"content": T, "reasoning": R}, "finish_reason": "stop"}]})[6:]),
     Row("half a plain JSON", b'{"choices": [{"mess', ERROR, "", "", "", "breaks off"),
     Row("a plain error", b'{"detail": "busy"}', ERROR, "", "", "", "busy"),
-    Row("a page", b"<html>\x1b[1m" + KEY.encode(), Outcome.NOT_AN_ENDPOINT, "", "", "",
+    Row("a page", b"<html>\x1b[1m" + KEY.encode(), AttemptOutcome.NOT_AN_ENDPOINT, "", "", "",
         "'<html>[1m…'"),
-    Row("other JSON", b'{"hello": 1}', Outcome.NOT_AN_ENDPOINT, "", "", ""),
+    Row("other JSON", b'{"hello": 1}', AttemptOutcome.NOT_AN_ENDPOINT, "", "", ""),
     Row("legacy completions", data({"choices": [{"text": "化脓性"}]}) + data(
         {"choices": [{"text": "脑膜炎", "finish_reason": "stop"}]}), reasoning=""),
 ]  # fmt: skip
@@ -319,7 +319,7 @@ def test_an_answer_without_end_is_ended():
     while not reader.streamed.is_over:
         reader.feed(chunk(content="啊" * 100))
     answer = reader.judge()
-    assert answer.outcome is Outcome.LENGTH
+    assert answer.outcome is AttemptOutcome.LENGTH
     assert len(answer.text) == 1100
     assert "1100 characters came" in answer.error
 

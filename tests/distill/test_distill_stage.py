@@ -5,19 +5,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from ledger_reading import list_attempts
-from medkd.completers.attempts import FILE_NAME
-from medkd.completers.outcomes import Outcome
+from medkd.completers.endpoint import make_body
+from medkd.completers.ledger import FILE_NAME
+from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
-from medkd.completers.scripted import Scripted
-from medkd.completers.wire import make_body
-from medkd.core.completer import Completion
+from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_records
 from medkd.core.records import Question, Rationale
@@ -26,9 +25,8 @@ from medkd.demo.faults import Fault
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
 from medkd.distill.bill import bill, render
-from medkd.distill.prompts import load_prompt
-from medkd.distill.stage import Config, distill, run
-from medkd.distill.walk import make_requests
+from medkd.distill.prompts import PromptSetup, load_prompt
+from medkd.distill.stage import Asking, Config, distill, make_asking, run
 
 
 def make_questions(n: int) -> list[Question]:
@@ -64,18 +62,32 @@ def read_rationales(tmp_path: Path) -> list[Rationale]:
     ]
 
 
-def test_questions_in_memory_are_explained_by_any_completer(tmp_path):
-    config = make_config(tmp_path, "", samples=2)
-    teacher = Scripted(
+class ScriptedTeacher:
+    """A teacher in memory."""
+
+    def __init__(self, answer: Callable[[Request], Completion]) -> None:
+        self._answer = answer
+        self.answers: dict[str, Completion] = {}
+
+    def run(self, labelled: Iterable[tuple[str, Request]], n_requests: int) -> None:
+        n_before = len(self.answers)
+        self.answers |= {r.model_dump_json(): self._answer(r) for _, r in labelled}
+        assert len(self.answers) == n_before + n_requests
+
+    def recall(self, request: Request) -> Completion | None:
+        return self.answers.get(request.model_dump_json())
+
+
+def test_questions_in_memory_are_explained_by_any_teacher():
+    teacher = ScriptedTeacher(
         lambda request: (
             Completion(text="<think>发热、颈强直</think>脑膜炎", attempts=2)
             if request.sample
-            else "不知道"
+            else Completion(text="不知道")
         )
     )
-    plain, good = distill(
-        make_questions(1), teacher, load_prompt("rationalize", "zh"), config, "any"
-    )
+    setup = PromptSetup(load_prompt("rationalize", "zh"), Sampling())
+    plain, good = distill(make_questions(1), teacher, Asking("any", setup, n_samples=2), 1)
     assert (plain.id, plain.complete, plain.reasoning, plain.answer) == (
         "case:0",
         False,
@@ -198,13 +210,13 @@ def test_a_killed_run_goes_on_and_buys_nothing_complete_again(tmp_path):
         complete = {
             a.item
             for a in list_attempts(tmp_path / "distill" / FILE_NAME)
-            if a.outcome is Outcome.COMPLETE
+            if a.outcome is AttemptOutcome.COMPLETE
         }
         assert 8 <= len(complete) < 60
         run(config)
     attempts = list_attempts(tmp_path / "distill" / FILE_NAME)
-    n_complete = Counter(a.item for a in attempts if a.outcome is Outcome.COMPLETE)
-    n_unknown = Counter(a.item for a in attempts if a.outcome is Outcome.UNKNOWN)
+    n_complete = Counter(a.item for a in attempts if a.outcome is AttemptOutcome.COMPLETE)
+    n_unknown = Counter(a.item for a in attempts if a.outcome is AttemptOutcome.UNKNOWN)
     assert len(n_complete) == 60
     assert max(n_complete.values()) == 1
     assert 1 <= sum(n_unknown.values()) <= 8
@@ -219,12 +231,16 @@ def test_the_first_interrupt_finishes_what_runs_and_the_second_stops_now(tmp_pat
         config = make_config(tmp_path, teacher.base_url, concurrency=16)
         assert stop_half_way(config, teacher, signal.SIGINT) != 0
         attempts = list_attempts(tmp_path / "distill" / FILE_NAME)
-        assert {a.outcome for a in attempts} == {Outcome.COMPLETE}
+        assert {a.outcome for a in attempts} == {AttemptOutcome.COMPLETE}
         assert len(attempts) == teacher.bill.requests < 60
         assert stop_half_way(config, teacher, signal.SIGINT, signal.SIGINT) != 0
     outcomes = Counter(a.outcome for a in list_attempts(tmp_path / "distill" / FILE_NAME))
-    assert set(outcomes) == {Outcome.COMPLETE, Outcome.INTERRUPTED}
-    assert sum(r.complete for r in read_rationales(tmp_path)) == outcomes[Outcome.COMPLETE] < 100
+    assert set(outcomes) == {AttemptOutcome.COMPLETE, AttemptOutcome.INTERRUPTED}
+    assert (
+        sum(r.complete for r in read_rationales(tmp_path))
+        == outcomes[AttemptOutcome.COMPLETE]
+        < 100
+    )
     assert read_manifest(tmp_path / "distill").state == "stopped"
 
 
@@ -234,8 +250,8 @@ def test_a_termination_stops_at_once_and_the_same_command_goes_on_from_the_text(
         config = make_config(tmp_path, teacher.base_url, concurrency=16)
         assert stop_half_way(config, teacher, signal.SIGTERM) != 0
         assert {a.outcome for a in list_attempts(tmp_path / "distill" / FILE_NAME)} == {
-            Outcome.COMPLETE,
-            Outcome.INTERRUPTED,
+            AttemptOutcome.COMPLETE,
+            AttemptOutcome.INTERRUPTED,
         }
     with serve_teacher(latency_s=0) as teacher:
         run(config.model_copy(update={"base_url": teacher.base_url}))
@@ -450,6 +466,6 @@ def test_a_question_too_long_for_the_context_is_a_record_with_its_reason_and_is_
 def test_the_effort_goes_to_the_teacher_in_the_providers_field(tmp_path):
     question, target = make_questions(1)[0], find_target("rehearsal")
     config = make_config(tmp_path, "", effort="max", thinking=True)
-    [request] = make_requests(question, load_prompt("rationalize", "zh"), config, "rationalize")
+    request = make_asking(config, "rehearsal").first.make_request(question)
     body = make_body(target, request)
     assert (body["reasoning_effort"], body["thinking"]) == ("max", {"type": "enabled"})

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from english import find_english
 
+from medkd.completers.limits import Budget
 from medkd.completers.providers import find_target
-from medkd.completers.purse import Purse
 from medkd.core.config import make_config
 from medkd.core.errors import MedkdError, from_os_error
 from medkd.core.jsonl import RecordReader, resolve_input
@@ -69,7 +69,7 @@ MISTAKES: dict[str, Callable[[Path], object]] = {
     "请先阅读该代码": lambda folder: make_model(
         folder, "model.safetensors", auto_map={"AutoModel": "x.Y"}
     ),
-    "请提高预算": lambda _: asyncio.run(Purse(1.0, 0.9, "CNY").set_aside(0.2)),
+    "请提高预算": lambda _: asyncio.run(Budget(1.0, 0.9, "CNY").reserve(0.2)),
     "是用另一份配置或输入生成的（有改动：min_f1）": open_twice,
     "应不大于 1（当前为 7）": lambda folder: make_config(
         Config, {"input": folder, "out": folder, "min_f1": 7}, "verify"

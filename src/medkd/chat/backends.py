@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from medkd.completers.endpoint import Endpoint
-from medkd.completers.outcomes import Answer, Outcome
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Target, find_target
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError
@@ -221,14 +221,17 @@ class EndpointBackend:
         except KeyboardInterrupt:
             return listener.sum_up("interrupted")
         splitter.finish()
-        if answer.outcome.is_fatal or answer.outcome == Outcome.UNREACHABLE:
+        if answer.outcome.is_fatal or answer.outcome == AttemptOutcome.UNREACHABLE:
             raise InputError(
                 f"{self.name}: {answer.error or answer.outcome}; check the address, the model's name and the key"
             )
-        why = {Outcome.COMPLETE: str(FinishReason.STOP), Outcome.LENGTH: str(FinishReason.LENGTH)}
+        why = {
+            AttemptOutcome.COMPLETE: str(FinishReason.STOP),
+            AttemptOutcome.LENGTH: str(FinishReason.LENGTH),
+        }
         return listener.sum_up(why.get(answer.outcome, answer.error or str(answer.outcome)))
 
-    async def _ask(self, request: Request, take: OnPiece) -> Answer:
+    async def _ask(self, request: Request, take: OnPiece) -> AttemptResult:
         endpoint = Endpoint(self.target)
         async with endpoint.connected():
             return await endpoint.attempt(request, take)

@@ -1,9 +1,7 @@
-"""One streamed attempt at an OpenAI-compatible endpoint: one request sent at most once, whatever
-becomes of it.
+"""One streamed attempt at an OpenAI-compatible endpoint: one request sent at most once.
 
-In: a `Target`, a `Request`, the text to go on from where there is one. Out: an `Answer`: the new
-text as far as it came, the usage as reported, and an `Outcome`. Not done here: the body
-(`completers.wire`), trying again (`completers.dispatch`), keeping (`completers.ledger`).
+In: a `Target`, a `Request`, a partial answer to resume. Out: an `AttemptResult` with the text as far as it came.
+Not done here: reading the stream (`completers.stream`), retrying (`completers.scheduler`).
 """
 
 import asyncio
@@ -13,23 +11,23 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import orjson
 
-from medkd.completers.continuation import SoFar
-from medkd.completers.outcomes import Answer, Outcome, classify_status
-from medkd.completers.providers import Target
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_status
+from medkd.completers.providers import Target, is_loopback
+from medkd.completers.resume import PartialAnswer
 from medkd.completers.stream import (
     AnswerReader,
     OnText,
-    StreamedText,
     TextFilter,
+    find_message,
     load,
     make_line,
-    words_of,
 )
-from medkd.completers.wire import address_of, find_proxy, make_body
 from medkd.core.completer import Request
 
 if TYPE_CHECKING:
@@ -37,24 +35,19 @@ if TYPE_CHECKING:
 
 MAX_RETRY_AFTER_S = 600.0
 MAX_ERROR_BYTES = 16384
-CHARACTERS_A_TOKEN = 32
-"""No tokenizer yields more on the whole: an answer of more characters heeds no --max-tokens."""
+CHARACTERS_PER_TOKEN = 32
+"""No tokenizer yields more on the whole: a longer answer ignores the token limit."""
 SPARE_CHARACTERS = 20_000
-_UNFORESEEN = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-    zlib.error,
-)
 INFLATED_BYTES = 2**20
 """What is inflated at once of a body that is compressed unasked."""
+_UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError, zlib.error),
+)
 
 
 @dataclass(frozen=True)
-class Limits:
+class TimeLimits:
     """How long one attempt may wait, in seconds."""
 
     connect_s: float = 20.0
@@ -66,23 +59,26 @@ class Limits:
     """From sending to the end."""
 
 
-@dataclass(frozen=True)
-class _Sent:
+@dataclass
+class _Attempt:
     """A request under way."""
 
     request: Request
-    before: SoFar | None
+    before: PartialAnswer | None
     reader: AnswerReader
-    status: list[int]
     on_accepted: Callable[[], None]
+    started: float
+    status: int | None = None
+    heard_at: float = 0.0
+    """When text last moved the deadline."""
 
 
 class Endpoint:
     """A target that is asked one attempt at a time."""
 
-    def __init__(self, target: Target, limits: Limits | None = None) -> None:
+    def __init__(self, target: Target, limits: TimeLimits | None = None) -> None:
         self.target = target
-        self.limits = limits or Limits()
+        self.limits = limits or TimeLimits()
         self._session: ClientSession | None = None
         self._proxy: str | None = None
 
@@ -99,10 +95,9 @@ class Endpoint:
         if self.target.key:
             headers["Authorization"] = f"Bearer {self.target.key}"
         self._proxy = find_proxy(self.target.base_url)
-        timeout = ClientTimeout(total=None, sock_connect=self.limits.connect_s)
         async with ClientSession(
             connector=TCPConnector(limit=0),
-            timeout=timeout,
+            timeout=ClientTimeout(total=None, sock_connect=self.limits.connect_s),
             headers=headers,
             auto_decompress=False,
         ) as session:
@@ -114,130 +109,173 @@ class Endpoint:
         self,
         request: Request,
         on_text: OnText,
-        before: SoFar | None = None,
+        before: PartialAnswer | None = None,
         on_accepted: Callable[[], None] = lambda: None,
-    ) -> Answer:
+    ) -> AttemptResult:
         """Send a request once and follow its stream to the end; every failure but cancellation is
         an outcome.
 
-        `on_accepted` hears of status 200, the moment from which the server works on it.
+        `on_accepted` is called at status 200, the moment from which the server works on it.
         """
         from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
 
-        started = time.monotonic()
-        n_most = request.sampling.max_tokens * CHARACTERS_A_TOKEN + SPARE_CHARACTERS
+        n_most = request.sampling.max_tokens * CHARACTERS_PER_TOKEN + SPARE_CHARACTERS
         reader = AnswerReader(on_text, self.target.key, n_most)
-        status: list[int] = []
+        attempt = _Attempt(request, before, reader, on_accepted, time.monotonic())
         try:
             async with asyncio.timeout(self.limits.start_s) as timer:
-                sent = _Sent(request, before, reader, status, on_accepted)
-                answer = await self._stream(sent, timer)
+                result = await self._stream(attempt, timer)
         except (ClientConnectorError, ConnectionTimeoutError) as error:
-            words = f"no connection to {self.target.base_url} ({self._reason(error)})"
-            answer = Answer(Outcome.UNREACHABLE, error=words)
+            words = f"no connection to {self.target.base_url} ({self._describe(error)})"
+            result = AttemptResult(AttemptOutcome.UNREACHABLE, error=words)
         except TimeoutError:
-            answer = self._judge_time(reader.streamed, time.monotonic() - started)
+            result = self._judge_timeout(attempt)
         except (ClientError, OSError) as error:
-            words = f"the connection broke before any answer ({self._reason(error)})"
-            answer = Answer(Outcome.NETWORK, error=words)
-            if status:
-                answer = Answer(
-                    Outcome.CUT, error="the connection broke in the middle of the answer"
-                )
-        except _UNFORESEEN as error:  # whatever a server sends, the run goes on
-            words = f"an answer that cannot be read ({self._reason(error)})"
-            answer = Answer(Outcome.STREAM_ERROR, error=words)
-        if (
-            status
-            and answer.outcome in {Outcome.CUT, Outcome.SILENT}
-            and reader.streamed.finish_reason
-        ):
-            answer = reader.judge()
+            words = f"the connection broke before any answer ({self._describe(error)})"
+            result = AttemptResult(AttemptOutcome.NETWORK, error=words)
+            if attempt.status is not None:
+                words = "the connection broke in the middle of the answer"
+                result = AttemptResult(AttemptOutcome.CUT, error=words)
+        except _UNREADABLE as error:  # whatever a server sends, the run goes on
+            words = f"an answer that cannot be read ({self._describe(error)})"
+            result = AttemptResult(AttemptOutcome.STREAM_ERROR, error=words)
+        is_broken = result.outcome in {AttemptOutcome.CUT, AttemptOutcome.SILENT}
+        if attempt.status is not None and is_broken and reader.streamed.finish_reason:
+            result = reader.judge()
         return replace(
-            reader.make_answer(answer),
-            status=status[0] if status else None,
-            seconds=round(time.monotonic() - started, 3),
+            reader.add_text(result),
+            status=attempt.status,
+            seconds=round(time.monotonic() - attempt.started, 3),
         )
 
-    async def _stream(self, sent: "_Sent", timer: asyncio.Timeout) -> Answer:
+    async def _stream(self, attempt: _Attempt, timer: asyncio.Timeout) -> AttemptResult:
         assert self._session is not None, "attempts are made inside `connected`"  # noqa: S101
-        url = address_of(self.target, sent.before)
-        body = orjson.dumps(make_body(self.target, sent.request, sent.before))
+        body = orjson.dumps(make_body(self.target, attempt.request, attempt.before))
         async with self._session.post(
-            url, data=body, proxy=self._proxy, allow_redirects=False
+            make_url(self.target, attempt.before),
+            data=body,
+            proxy=self._proxy,
+            allow_redirects=False,
         ) as response:
-            sent.status.append(response.status)
+            attempt.status = response.status
             if response.status != 200:
                 return await self._read_refusal(response)
-            sent.on_accepted()
-            inflate = _make_inflater(response.headers.get("Content-Encoding", ""))
+            attempt.on_accepted()
+            encoding = response.headers.get("Content-Encoding", "")
+            inflate = make_inflater(encoding)
             if inflate is None:
-                words = make_line(response.headers["Content-Encoding"], self.target.key)
-                return Answer(
-                    Outcome.NOT_AN_ENDPOINT,
-                    error=f"a body in Content-Encoding {words}, though identity was asked for",
-                )
-            reader, streamed = sent.reader, sent.reader.streamed
-            streamed.ends_at = asyncio.get_running_loop().time() + self.limits.whole_s
+                name = make_line(encoding, self.target.key)
+                words = f"a body in Content-Encoding {name}, though identity was asked for"
+                return AttemptResult(AttemptOutcome.NOT_AN_ENDPOINT, error=words)
             async for chunk in response.content.iter_any():
                 for plain in inflate(chunk):
-                    self._take(reader, plain, timer)
-                    if streamed.is_over:
-                        break
-                if streamed.is_over:
-                    break
-            return reader.finish()
+                    self._take(attempt, plain, timer)
+                    if attempt.reader.streamed.is_over:
+                        return attempt.reader.finish()
+            return attempt.reader.finish()
 
-    def _take(self, reader: AnswerReader, chunk: bytes, timer: asyncio.Timeout) -> None:
+    def _take(self, attempt: _Attempt, chunk: bytes, timer: asyncio.Timeout) -> None:
         """Read a chunk; new text moves the deadline."""
-        streamed = reader.streamed
+        streamed = attempt.reader.streamed
         n_before = streamed.n_characters
-        reader.feed(chunk)
+        attempt.reader.feed(chunk)
         if streamed.n_characters > n_before:
-            now = asyncio.get_running_loop().time()
+            now = time.monotonic()
             # Moving the deadline at most once a second keeps thousands of streams cheap.
-            if now - streamed.heard_at >= min(1.0, self.limits.silence_s / 4):
-                streamed.heard_at = now
-                timer.reschedule(min(now + self.limits.silence_s, streamed.ends_at))
+            if now - attempt.heard_at >= min(1.0, self.limits.silence_s / 4):
+                attempt.heard_at = now
+                left_s = min(self.limits.silence_s, attempt.started + self.limits.whole_s - now)
+                timer.reschedule(asyncio.get_running_loop().time() + left_s)
 
-    def _judge_time(self, streamed: StreamedText, seconds: float) -> Answer:
+    def _judge_timeout(self, attempt: _Attempt) -> AttemptResult:
         """Say which time limit was passed."""
-        if seconds >= self.limits.whole_s:
-            return Answer(Outcome.CUT, error=f"no end after {self.limits.whole_s:g} s")
-        limit = self.limits.silence_s if streamed.has_text else self.limits.start_s
-        outcome = Outcome.SILENT if streamed.has_text else Outcome.NOT_STARTED
-        return Answer(outcome, error=f"nothing came for {limit:g} s")
+        limits = self.limits
+        if time.monotonic() - attempt.started >= limits.whole_s:
+            return AttemptResult(AttemptOutcome.CUT, error=f"no end after {limits.whole_s:g} s")
+        if attempt.reader.streamed.has_text:
+            words = f"nothing came for {limits.silence_s:g} s"
+            return AttemptResult(AttemptOutcome.SILENT, error=words)
+        words = f"nothing came for {limits.start_s:g} s"
+        return AttemptResult(AttemptOutcome.NOT_STARTED, error=words)
 
-    async def _read_refusal(self, response: "ClientResponse") -> Answer:
+    async def _read_refusal(self, response: "ClientResponse") -> AttemptResult:
         """Read why a request was not answered."""
-        code = response.status
-        outcome = classify_status(code) or Outcome.NOT_AN_ENDPOINT
-        body = b""
-        inflate = _make_inflater(response.headers.get("Content-Encoding", ""))
-        if inflate is not None:
-            async for chunk in response.content.iter_any():
-                body += b"".join(inflate(chunk))
-                if len(body) > MAX_ERROR_BYTES:
-                    break
+        code, key, body = response.status, self.target.key, b""
+        inflate = make_inflater(response.headers.get("Content-Encoding", ""))
+        async for chunk in response.content.iter_any():
+            body += b"".join(inflate(chunk)) if inflate else b""
+            if len(body) > MAX_ERROR_BYTES or inflate is None:
+                break
         event = load(body)
-        words = words_of(event) if isinstance(event, dict | list) else body.decode(errors="replace")
-        if len(body) > MAX_ERROR_BYTES:  # its end may be the beginning of the key
-            words = TextFilter(self.target.key).feed(words)
-        words = make_line(words, self.target.key) or make_line(
-            response.reason or "no reason given", self.target.key
+        words = (
+            find_message(event) if isinstance(event, dict | list) else body.decode(errors="replace")
         )
-        return Answer(
-            outcome,
-            error=f"{code}: {words}",
+        if len(body) > MAX_ERROR_BYTES:  # its end may be the beginning of the key
+            words = TextFilter(key).feed(words)
+        reason = make_line(words, key) or make_line(response.reason or "no reason given", key)
+        return AttemptResult(
+            classify_status(code) or AttemptOutcome.NOT_AN_ENDPOINT,
+            error=f"{code}: {reason}",
             retry_after_s=read_retry_after(response.headers.get("Retry-After", "")),
         )
 
-    def _reason(self, error: BaseException) -> str:
+    def _describe(self, error: BaseException) -> str:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return make_line(text, self.target.key)[:120]
 
 
-def _make_inflater(encoding: str) -> Callable[[bytes], Iterable[bytes]] | None:
+def make_body(
+    target: Target, request: Request, before: PartialAnswer | None = None
+) -> dict[str, Any]:
+    """Write the body of a request, or of one that resumes a partial answer."""
+    provider, sampling = target.provider, request.sampling
+    messages: list[dict[str, Any]] = [
+        {"role": message.role, "content": message.content} for message in request.messages
+    ]
+    body: dict[str, Any] = {
+        "model": target.model,
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        provider.max_tokens_field: sampling.max_tokens,
+    }
+    optional: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+    }
+    if provider.effort_field:
+        optional[provider.effort_field] = sampling.effort
+    body |= {name: value for name, value in optional.items() if value is not None}
+    if sampling.thinking is not None:
+        body |= provider.thinking_on if sampling.thinking else provider.thinking_off
+    form = target.prefix
+    if before is None or form is None:
+        return body
+    body |= form.body
+    if form.text_field:
+        return {**body, form.text_field: before.text}
+    last = {"role": "assistant", "content": before.text, **form.message}
+    if before.reasoning:
+        last["reasoning_content"] = before.reasoning
+    return {**body, "messages": [*messages, last]}
+
+
+def make_url(target: Target, before: PartialAnswer | None) -> str:
+    """Return the address a request goes to; resuming may have one of its own."""
+    base_url = target.prefix.base_url if before and target.prefix else target.base_url
+    return f"{base_url}/chat/completions"
+
+
+def find_proxy(url: str) -> str | None:
+    """Return the proxy of the environment for an address; this machine is always asked directly."""
+    parts = urlsplit(url)
+    if is_loopback(url) or proxy_bypass(parts.hostname or ""):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def make_inflater(encoding: str) -> Callable[[bytes], Iterable[bytes]] | None:
     """Make what turns a body into plain bytes, piece by piece; None for an unknown encoding."""
     name = encoding.strip().lower()
     if name in {"", "identity"}:

@@ -1,6 +1,6 @@
 r"""Bytes of an answer to text: server-sent events, the JSON in them, one growing `StreamedText`.
 
-In: chunks of bytes cut anywhere. Out: an `Answer` free of keys and control characters.
+In: chunks of bytes cut anywhere. Out: an `AttemptResult` free of keys and control characters.
 Not done here: HTTP and time limits (`completers.endpoint`).
 
 >>> reader = EventReader()
@@ -18,7 +18,12 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
-from medkd.completers.outcomes import Answer, Outcome, classify_finish, classify_status
+from medkd.completers.outcomes import (
+    AttemptOutcome,
+    AttemptResult,
+    classify_finish,
+    classify_status,
+)
 from medkd.core import thinking
 from medkd.core.records import Usage
 
@@ -239,8 +244,6 @@ class StreamedText:
         """The HTTP status that such an error names; 0 where it names none."""
         self.is_done = False
         """Whether the server itself ended the stream; nothing behind it counts."""
-        self.heard_at, self.ends_at = 0.0, float("inf")
-        """Loop times of the last text that moved the deadline, and after which none moves it."""
 
     @property
     def has_text(self) -> bool:
@@ -295,7 +298,7 @@ class StreamedText:
             self._keep(held.finish(), is_reasoning)
 
     def _fail(self, problem: object) -> None:
-        self.error = make_line(words_of(problem), self._key) or "an error without words"
+        self.error = make_line(find_message(problem), self._key) or "an error without words"
         self.error_code = _code_of(problem)
 
     def _take_usage(self, fields: Mapping[str, Any]) -> None:
@@ -354,22 +357,22 @@ class AnswerReader:
         if self._events.is_too_long and not self.streamed.is_over:
             self.streamed.error = f"an event of more than {MAX_EVENT_BYTES // 2**20} MiB"
 
-    def finish(self) -> Answer:
+    def finish(self) -> AttemptResult:
         """Return the answer of a body that came to its end."""
         for event in self._events.finish():
             self.streamed.take(event)
         streamed, stray = self.streamed, self._events.stray()
         is_silent = not (streamed.has_text or streamed.finish_reason or streamed.is_done)
         if is_silent and stray and not streamed.error and (answer := self._read_plain_body(stray)):
-            return self.make_answer(answer)
+            return self.add_text(answer)
         return self.judge()
 
-    def judge(self) -> Answer:
+    def judge(self) -> AttemptResult:
         """Return the answer by what has come."""
-        return self.make_answer(self._judge())
+        return self.add_text(self._judge())
 
-    def make_answer(self, answer: Answer) -> Answer:
-        """Put the text into an answer."""
+    def add_text(self, answer: AttemptResult) -> AttemptResult:
+        """Add the text that came to a result."""
         streamed = self.streamed
         streamed.finish()
         reasoning, text = separate("".join(streamed.reasoning), "".join(streamed.text))
@@ -381,43 +384,47 @@ class AnswerReader:
             usage=streamed.usage,
         )
 
-    def _judge(self) -> Answer:
+    def _judge(self) -> AttemptResult:
         streamed = self.streamed
         word = streamed.finish_reason
         if streamed.error:
-            named = Outcome.STREAM_ERROR
+            named = AttemptOutcome.STREAM_ERROR
             if not streamed.has_text:
                 named = classify_status(streamed.error_code) or named
-            return Answer(named, error=f"the server says: {streamed.error}")
+            return AttemptResult(named, error=f"the server says: {streamed.error}")
         if streamed.is_endless:
             words = f"{streamed.n_characters} characters came, far more than --max-tokens allows"
-            return Answer(Outcome.LENGTH, error=words)
+            return AttemptResult(AttemptOutcome.LENGTH, error=words)
         if streamed.has_refused:
-            return Answer(Outcome.FILTERED, error="the model refused")
+            return AttemptResult(AttemptOutcome.FILTERED, error="the model refused")
         if not (word or streamed.has_text or streamed.is_done):
-            return Answer(Outcome.EMPTY, error="status 200 and an empty body")
+            return AttemptResult(AttemptOutcome.EMPTY, error="status 200 and an empty body")
         outcome = classify_finish(word)
-        if outcome is not Outcome.COMPLETE and (word or streamed.has_text):
+        if outcome is not AttemptOutcome.COMPLETE and (word or streamed.has_text):
             ending = f"finish_reason {word}" if word else "the stream ended without a finish_reason"
-            return Answer(outcome, error=ending)
+            return AttemptResult(outcome, error=ending)
         if not separate("".join(streamed.reasoning), "".join(streamed.text))[1].strip():
-            outcome = Outcome.UNREADABLE if streamed.reasoning else Outcome.EMPTY
-            return Answer(outcome, error="an answer without content")
-        return Answer(Outcome.COMPLETE)
+            outcome = AttemptOutcome.UNREADABLE if streamed.reasoning else AttemptOutcome.EMPTY
+            return AttemptResult(outcome, error="an answer without content")
+        return AttemptResult(AttemptOutcome.COMPLETE)
 
-    def _read_plain_body(self, body: bytes) -> Answer | None:
+    def _read_plain_body(self, body: bytes) -> AttemptResult | None:
         """Take a body that is no event stream: an answer in one piece, an error, or a page of
         something else, which is an answer of its own."""
         event = load(body)
         if event is None and body.startswith((b"{", b"[")):
-            return Answer(Outcome.STREAM_ERROR, error="a JSON answer that breaks off")
+            return AttemptResult(AttemptOutcome.STREAM_ERROR, error="a JSON answer that breaks off")
         if event is None:
             start = make_line(body.decode("utf-8", "replace"), self._key)[:80]
-            return Answer(Outcome.NOT_AN_ENDPOINT, error=f"no chat completion but {start!r}")
+            return AttemptResult(
+                AttemptOutcome.NOT_AN_ENDPOINT, error=f"no chat completion but {start!r}"
+            )
         self.streamed.take_event(event)
         if self.streamed.error or self.streamed.has_text or self.streamed.finish_reason:
             return None
-        return Answer(Outcome.NOT_AN_ENDPOINT, error="JSON that is no chat completion")
+        return AttemptResult(
+            AttemptOutcome.NOT_AN_ENDPOINT, error="JSON that is no chat completion"
+        )
 
 
 def is_bytes(value: object) -> bool:
@@ -444,17 +451,18 @@ def find_texts(value: object, is_reasoning: bool, depth: int = 0) -> Iterator[tu
 
 
 def separate(reasoning: str, text: str) -> tuple[str, str]:
-    r"""Take the thinking tags out of a reasoning field; what stands behind its closing tag belongs
+    """Take the thinking tags out of a reasoning field; what stands behind its closing tag belongs
     to the text.
 
-    >>> separate("<think>\nfever", "flu"), separate("fever\n</think>\n\nflu", "")
-    (('fever', 'flu'), ('fever\n', 'flu'))
+    >>> separate("<think>fever", "flu"), separate("fever</think>flu", "")
+    (('fever', 'flu'), ('fever', 'flu'))
     """
-    begun = reasoning.lstrip()
-    if begun.startswith(thinking.OPEN):
-        reasoning = begun.removeprefix(thinking.OPEN).lstrip("\n")
-    reasoning, _, behind = reasoning.partition(thinking.CLOSE)
-    return reasoning, (behind.lstrip() + text if behind.strip() else text)
+    if not thinking.find_tag(reasoning):
+        return reasoning, text
+    thought = thinking.read(reasoning)
+    if thought.reasoning and thought.answer:
+        return thought.reasoning, thought.answer + text
+    return thinking.strip_tags(reasoning), text
 
 
 def find_problem(event: Mapping[str, Any]) -> object | None:
@@ -472,7 +480,7 @@ def find_problem(event: Mapping[str, Any]) -> object | None:
     return event if is_empty_error or any(event.get(name) for name in ERROR_FIELDS) else None
 
 
-def words_of(problem: object) -> str:
+def find_message(problem: object) -> str:
     """Find the message in an error object of the shapes that servers use."""
     for _ in range(MAX_DEPTH):
         if isinstance(problem, list) and len(cast(list[object], problem)) == 1:

@@ -1,7 +1,7 @@
 """Work spread over processes, in order: worth their start only where there is much of it.
 
 In: a function of a module and the items. Out: its results in the items' order. Not done here: work
-that waits for a network (`completers.dispatch`); what a process of its own is needed for.
+that waits for a network (`completers.client`); what a process of its own is needed for.
 
 >>> list(map_in_order(abs, [-1, 2, -3]))
 [1, 2, 3]

@@ -1,20 +1,21 @@
 """What the teacher is asked, and how its answer is taken apart: constant text first, the case last,
 versioned.
 
-In: a question. Out: the messages to send; the reasoning and the answer of what came back.
+In: a question. Out: the requests to send; the reasoning and the answer of what came back.
 Not done here: sending (`completers`), judging (`verify`).
 """
 
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from importlib.resources import files
+from typing import Literal, NamedTuple
 
-from medkd.completers.continuation import Missing
+from medkd.completers.resume import MissingPart
 from medkd.core import thinking
-from medkd.core.completer import Message
+from medkd.core.completer import Message, Request, Sampling
 from medkd.core.records import Question
-from medkd.core.yaml_io import read_shipped_yaml
+from medkd.core.yaml_io import parse_yaml
 
 Mode = Literal["rationalize", "solve"]
 Language = Literal["zh", "en"]
@@ -30,31 +31,42 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One versioned way to ask."""
+    """One versioned prompt."""
 
     version: str
-    """Names file version, language and mode: `1-zh-rationalize`."""
+    """File version, language and mode: `1-zh-rationalize`."""
+    mode: Mode
     system: str
     user: str
 
     def messages(self, question: Question) -> tuple[Message, ...]:
         """Write a question as messages; texts of the case cannot close the tags they stand in."""
-        user = self.user.replace("{diagnosis}", _defused(question.reference), 1)
+        user = self.user.replace("{diagnosis}", _defuse(question.reference), 1)
         head, marker, tail = user.rpartition("{record}")
-        content = head + _defused(question.input) + tail if marker else user
+        content = head + _defuse(question.input) + tail if marker else user
         return Message(role="system", content=self.system), Message(role="user", content=content)
+
+
+class PromptSetup(NamedTuple):
+    """A prompt and how its answers are sampled."""
+
+    prompt: Prompt
+    sampling: Sampling
+
+    def make_request(self, question: Question, sample: int = 0) -> Request:
+        """Write the request for one sample of one question."""
+        messages = self.prompt.messages(question)
+        return Request(messages=messages, sampling=self.sampling, sample=sample)
 
 
 @cache
 def load_prompt(mode: Mode, language: Language) -> Prompt:
     """Load the shipped prompt of a mode in a language."""
-    content: dict[str, Any] = read_shipped_yaml("medkd.distill", "prompts.yaml")
+    text = files("medkd.distill").joinpath("prompts.yaml").read_text(encoding="utf-8")
+    content = parse_yaml(text)
     texts = content[language][mode]
-    return Prompt(
-        version=f"{content['version']}-{language}-{mode}",
-        system=texts["system"],
-        user=texts["user"],
-    )
+    version = f"{content['version']}-{language}-{mode}"
+    return Prompt(version, mode, system=texts["system"], user=texts["user"])
 
 
 def read_parts(reasoning: str, text: str) -> Parts:
@@ -69,19 +81,19 @@ def read_parts(reasoning: str, text: str) -> Parts:
     thought = thinking.read(text)
     if reasoning.strip():
         return Parts(reasoning.strip(), thought.answer)
-    if thought.reasoning is None and text.lstrip().startswith(thinking.OPEN):
-        return Parts(text.strip().removeprefix(thinking.OPEN).strip(), "")
+    if thought.reasoning is None and not thought.answer:
+        return Parts(thinking.strip_tags(text), "")
     return Parts(thought.reasoning or "", thought.answer)
 
 
-def find_missing_part(reasoning: str, text: str) -> Missing | None:
-    """Say which part is missing in a teacher's answer; a missing diagnosis may still come, a
+def find_missing_part(reasoning: str, text: str) -> MissingPart | None:
+    """Return the part that is missing in a teacher's answer; a missing diagnosis may still come, a
     missing reasoning will not."""
     parts = read_parts(reasoning, text)
     if not parts.reasoning:
-        return Missing("no reasoning between <think> and </think>", is_at_end=False)
-    return None if parts.answer else Missing("no diagnosis after </think>", is_at_end=True)
+        return MissingPart("no reasoning between <think> and </think>", is_at_end=False)
+    return None if parts.answer else MissingPart("no diagnosis after </think>", is_at_end=True)
 
 
-def _defused(text: str) -> str:
+def _defuse(text: str) -> str:
     return _TAG.sub("＜", text)

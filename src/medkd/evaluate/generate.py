@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from medkd.completers import vllm_engine
-from medkd.completers.continuation import Missing
-from medkd.completers.dispatch import PaidCompleter, Tally, Terms
+from medkd.completers.client import LedgerClient
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, find_target
+from medkd.completers.resume import MissingPart
+from medkd.completers.scheduler import Progress, RunOptions
 from medkd.completers.transformers_engine import (
     EngineUnavailableError,
     Generation,
@@ -188,7 +189,7 @@ class EndpointPredictor:
     """Asks a model behind an endpoint; the ledger holds every attempt and what was answered
     before."""
 
-    def __init__(self, completer: PaidCompleter) -> None:
+    def __init__(self, completer: LedgerClient) -> None:
         self.completer = completer
         self.failures: dict[str, int] = {}
 
@@ -203,7 +204,7 @@ class EndpointPredictor:
             (prompt, Request(messages=prompt.messages, sampling=sampling, sample=sample))
             for prompt in prompts
         ]
-        self.completer.settle(((prompt.id, request) for prompt, request in asked), len(asked))
+        self.completer.run(((prompt.id, request) for prompt, request in asked), len(asked))
         for prompt, request in asked:
             found = self.completer.recall(request)
             if found is None or not (found.complete or found.truncated):
@@ -270,27 +271,27 @@ def open_completer(
     name: str,
     find_fault: Callable[[str, str], str],
     servers: ExitStack,
-) -> PaidCompleter:
+) -> LedgerClient:
     """Open a completer whose attempts stand on the directory's ledger, its cost on the screen."""
     ledger = servers.enter_context(Ledger(space.path(LEDGER)))
     bar = servers.enter_context(Bar(name, unit="answers"))
     currency = target.provider.currency if target.is_priced else ""
 
-    def find_missing(reasoning: str, text: str) -> Missing | None:
+    def find_missing(reasoning: str, text: str) -> MissingPart | None:
         fault = find_fault(reasoning, text)
-        return Missing(fault, is_at_end=False) if fault else None
+        return MissingPart(fault, is_at_end=False) if fault else None
 
-    def show(tally: Tally) -> None:
-        cost = f"{tally.spent:.4f} {currency}" if currency else "price unknown"
-        bar.reach(tally.n_settled, tally.n_found, cost)
+    def show(progress: Progress) -> None:
+        cost = f"{progress.spent:.4f} {currency}" if currency else "price unknown"
+        bar.reach(progress.n_done, progress.n_cached, cost)
 
-    terms = Terms(budget=config.budget, find_missing=find_missing, on_progress=show)
-    return PaidCompleter(Endpoint(target), ledger, terms)
+    terms = RunOptions(budget=config.budget, find_missing=find_missing, on_progress=show)
+    return LedgerClient(Endpoint(target), ledger, terms)
 
 
 def open_judge(
     config: Config, space: StageOutput, rubric: RubricName, servers: ExitStack
-) -> PaidCompleter:
+) -> LedgerClient:
     """Open the judge of one rubric."""
     target = find_target_of(config.judge, config.judge_model, "--judge")
     find_fault = make_fault_finder(load_rubric(rubric))

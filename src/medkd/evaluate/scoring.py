@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from medkd.completers.dispatch import PaidCompleter
+from medkd.completers.client import LedgerClient
 from medkd.core import thinking
 from medkd.core.parallel import map_in_order
 from medkd.core.records import Cost, FinishReason, Prediction, Record
@@ -130,7 +130,7 @@ class Judgements:
 def judge_rows(
     predictions: Sequence[Prediction],
     rows: Mapping[str, Row],
-    open_judge: Callable[[judge.RubricName, ExitStack], PaidCompleter],
+    open_judge: Callable[[judge.RubricName, ExitStack], LedgerClient],
 ) -> Judgements:
     """Have the undecided diagnoses judged, and the answers to open questions scored against the
     teacher's; what the judge could not say stays as it was and is counted."""

@@ -58,22 +58,23 @@ def open_judge(
     provider: str, model: str, base_url: str, budget: float | None, ledger_path: Path
 ) -> Generator[Judge]:
     """Open a judge over an endpoint, with the ledger beside the run."""
-    from medkd.completers.continuation import Missing
-    from medkd.completers.dispatch import PaidCompleter, Terms
+    from medkd.completers.client import LedgerClient
     from medkd.completers.endpoint import Endpoint
     from medkd.completers.ledger import Ledger
     from medkd.completers.providers import find_target
+    from medkd.completers.resume import MissingPart
+    from medkd.completers.scheduler import RunOptions
 
     find_fault = make_fault_finder(load_rubric("rationale"))
 
-    def find_missing(reasoning: str, text: str) -> Missing | None:
+    def find_missing(reasoning: str, text: str) -> MissingPart | None:
         fault = find_fault(reasoning, text)
-        return Missing(fault, is_at_end=False) if fault else None
+        return MissingPart(fault, is_at_end=False) if fault else None
 
     target = find_target(provider, model, base_url)
     with Ledger(ledger_path) as ledger:
-        completer = PaidCompleter(
-            Endpoint(target), ledger, Terms(budget=budget, find_missing=find_missing)
+        completer = LedgerClient(
+            Endpoint(target), ledger, RunOptions(budget=budget, find_missing=find_missing)
         )
         yield Judge(
             completer,

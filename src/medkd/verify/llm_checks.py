@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO, cast
 
-from medkd.completers.continuation import FindMissing, Missing
-from medkd.completers.dispatch import PaidCompleter, Tally, Terms
+from medkd.completers.client import LedgerClient
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target
+from medkd.completers.resume import FindMissing, MissingPart
+from medkd.completers.scheduler import Progress, RunOptions
 from medkd.core.completer import Completion, Message, Request, Sampling
 from medkd.core.progress import Bar
 from medkd.core.records import Checked, Question, Rationale, Verdict
@@ -69,7 +70,7 @@ class LlmChecker:
         self._checks = checks
         self._work_dir = work_dir
         self._endpoint, self._ledger = Endpoint(target), ledger
-        self._terms = Terms(concurrency=concurrency, budget=budget)
+        self._terms = RunOptions(concurrency=concurrency, budget=budget)
 
     def check(self, checked: Iterable[Checked]) -> Iterator[Checked]:
         """Ask about every rationale that passed so far and yield all with the further verdicts.
@@ -86,34 +87,32 @@ class LlmChecker:
             for row in _read_again(file):
                 yield self._add_verdicts(row, completers) if _is_sound(row) else row
 
-    def _ask(self, check: LlmCheck, file: TextIO, n_sound: int) -> PaidCompleter:
+    def _ask(self, check: LlmCheck, file: TextIO, n_sound: int) -> LedgerClient:
         """Have one kind of question answered for every sound rationale."""
         sound = (row.rationale for row in _read_again(file) if _is_sound(row))
         labelled = ((f"{check.name} {one.id}", check.ask(one)) for one in sound)
         with Bar(check.name, total=n_sound, unit="answers") as bar:
             completer = self._make_completer(check, bar)
             if n_sound:
-                completer.settle(labelled, n_sound)
+                completer.run(labelled, n_sound)
         return completer
 
-    def _make_completer(self, check: LlmCheck, bar: Bar) -> PaidCompleter:
+    def _make_completer(self, check: LlmCheck, bar: Bar) -> LedgerClient:
         target = self._endpoint.target
 
-        def report(tally: Tally) -> None:
+        def report(tally: Progress) -> None:
             spent = f"{tally.spent:.4f} {target.provider.currency}"
-            bar.reach(
-                tally.n_settled, tally.n_found, spent if target.is_priced else "price unknown"
-            )
+            bar.reach(tally.n_done, tally.n_cached, spent if target.is_priced else "price unknown")
 
-        terms = Terms(
+        terms = RunOptions(
             concurrency=self._terms.concurrency,
             budget=self._terms.budget,
             find_missing=check.find_missing,
             on_progress=report,
         )
-        return PaidCompleter(self._endpoint, self._ledger, terms)
+        return LedgerClient(self._endpoint, self._ledger, terms)
 
-    def _add_verdicts(self, row: Checked, completers: Sequence[PaidCompleter]) -> Checked:
+    def _add_verdicts(self, row: Checked, completers: Sequence[LedgerClient]) -> Checked:
         verdicts = list(row.verdicts)
         for check, completer in zip(self._checks, completers, strict=True):
             completion = completer.recall(check.ask(row.rationale))
@@ -137,8 +136,8 @@ def make_blind_check(min_f1: float) -> LlmCheck:
             return pass_check("blind")
         return fail_check("blind", Reason.BLIND_MISS, found.detail)
 
-    def find_missing(_reasoning: str, text: str) -> Missing | None:
-        return None if text.strip() else Missing("no diagnosis", is_at_end=True)
+    def find_missing(_reasoning: str, text: str) -> MissingPart | None:
+        return None if text.strip() else MissingPart("no diagnosis", is_at_end=True)
 
     return LlmCheck("blind", ask_blindly, find_missing, verdict)
 
@@ -177,9 +176,9 @@ def make_judge_check(min_score: float) -> LlmCheck:
             return fail_check("judge", Reason.LOW_SCORE, detail)
         return Verdict(check="judge", passed=True, detail=detail)
 
-    def find_missing(reasoning: str, text: str) -> Missing | None:
+    def find_missing(reasoning: str, text: str) -> MissingPart | None:
         fault = find_fault(reasoning, text)
-        return Missing(fault, is_at_end=False) if fault else None
+        return MissingPart(fault, is_at_end=False) if fault else None
 
     return LlmCheck("judge", ask, find_missing, verdict)
 

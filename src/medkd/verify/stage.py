@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from medkd.completers.ledger import Ledger
-from medkd.completers.providers import Target, check_terms, find_target
+from medkd.completers.providers import Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
@@ -142,7 +142,7 @@ def run(config: Config) -> Manifest:
     target = None
     if config.uses_llm and (config.overwrite or not is_finished(config.out)):
         target = find_target(config.teacher, config.model, config.base_url)
-        check_terms(target, config.budget, "now")
+        check_budget(target, config.budget, "now")
         reader_name = f"the model {target.model} at {target.base_url}"
         check_deidentified(_read_marks(path), path, reader_name, config.accept_identified)
     accepts = config.uses_llm and config.accept_identified

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from medkd.completers.attempts import FILE_NAME
+from medkd.completers.ledger import FILE_NAME
 from medkd.core.errors import MedkdError
 from medkd.distill.bill import Bill, bill
 from medkd.studio.next_steps import show_next

@@ -5,21 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_reading import list_attempts
-from medkd.completers.continuation import (
-    Continuation,
-    Missing,
-    Part,
-    SoFar,
-    join,
-    stands_alone,
-    take_so_far,
-)
-from medkd.completers.dispatch import PaidCompleter, Terms
-from medkd.completers.endpoint import Endpoint, Limits
+from medkd.completers.client import LedgerClient
+from medkd.completers.endpoint import Endpoint, TimeLimits
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import Answer, Outcome
-from medkd.completers.patience import Patience
+from medkd.completers.limits import RetryPolicy
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import find_target
+from medkd.completers.resume import (
+    AnswerPart,
+    MissingPart,
+    PartialAnswer,
+    ResumeSupport,
+    append_continuation,
+    could_be_whole,
+    make_partial,
+)
+from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request, Sampling
 from medkd.demo.faults import Fault, Prefix
 from medkd.demo.teacher import serve_teacher
@@ -37,27 +38,29 @@ def ask(number: int, thinking: bool = False) -> Request:
     )
 
 
-def open_completer(ledger, base_url, prefix=True, **more) -> PaidCompleter:
-    terms = Terms(
+def open_completer(ledger, base_url, prefix=True, **more) -> LedgerClient:
+    options = RunOptions(
         concurrency=4,
-        patience=Patience(backoff_s=0.01, backoff_cap_s=0.05),
+        retry=RetryPolicy(backoff_s=0.01, backoff_cap_s=0.05),
         find_missing=find_missing_part,
     )
-    return PaidCompleter(
+    return LedgerClient(
         Endpoint(find_target("rehearsal", "", base_url, prefix=prefix), more.get("limits")),
         ledger,
-        terms,
+        options,
     )
 
 
 @given(st.integers(1, len(WHOLE)))
 def test_a_text_cut_anywhere_and_gone_on_with_is_the_text(cut):
-    assert join(SoFar(1, "", WHOLE[:cut]), "", WHOLE[cut:]) == ("", WHOLE)
+    assert append_continuation(PartialAnswer(1, "", WHOLE[:cut]), "", WHOLE[cut:]) == ("", WHOLE)
 
 
 @given(st.integers(1, len(REASONING)))
 def test_a_reasoning_cut_anywhere_and_gone_on_with_is_the_reasoning(cut):
-    assert join(SoFar(1, REASONING[:cut], ""), REASONING[cut:], "化脓性脑膜炎") in {
+    assert append_continuation(
+        PartialAnswer(1, REASONING[:cut], ""), REASONING[cut:], "化脓性脑膜炎"
+    ) in {
         (REASONING, "化脓性脑膜炎"),
         None if cut == len(REASONING) else (REASONING, "化脓性脑膜炎"),
     }
@@ -68,55 +71,58 @@ def test_a_reasoning_cut_anywhere_and_gone_on_with_is_the_reasoning(cut):
     "anew", [WHOLE, "<think>先看主诉。</think>脑炎", f"好的。{WHOLE.removeprefix('<think>')}"]
 )
 def test_a_text_that_begins_anew_is_not_put_behind_the_first(cut, anew):
-    assert join(SoFar(1, "", WHOLE[:cut]), "", anew) is None or (
+    assert append_continuation(PartialAnswer(1, "", WHOLE[:cut]), "", anew) is None or (
         cut == 10 and not anew.startswith("<think>")
     )
 
 
 def test_half_a_reasoning_followed_by_an_answer_or_an_answer_by_new_thoughts_are_not_joined():
-    assert join(SoFar(1, REASONING[:30], ""), "", "化脓性脑膜炎") is None
-    assert join(SoFar(1, REASONING, "化脓性"), "再想一遍", "脑膜炎") is None
-    assert join(SoFar(1, REASONING, "化脓性"), "", "脑膜炎") == (REASONING, "化脓性脑膜炎")
+    assert append_continuation(PartialAnswer(1, REASONING[:30], ""), "", "化脓性脑膜炎") is None
+    assert append_continuation(PartialAnswer(1, REASONING, "化脓性"), "再想一遍", "脑膜炎") is None
+    assert append_continuation(PartialAnswer(1, REASONING, "化脓性"), "", "脑膜炎") == (
+        REASONING,
+        "化脓性脑膜炎",
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "is_kept"),
     [
-        (Answer(Outcome.CUT, text=WHOLE[:40]), True),
-        (Answer(Outcome.CUT, text=WHOLE[:40] + "\ufffd"), True),
-        (Answer(Outcome.CUT, text=WHOLE[:40] + " \n"), True),
-        (Answer(Outcome.UNKNOWN, reasoning=REASONING), True),
-        (Answer(Outcome.CUT, text=WHOLE[:8]), False),
-        (Answer(Outcome.FILTERED, text=WHOLE[:40]), False),
-        (Answer(Outcome.UNREADABLE, text=REASONING), False),
-        (Answer(Outcome.UNREADABLE, text=f"<think>{REASONING}</think>"), True),
-        (Answer(Outcome.UNREADABLE, reasoning=REASONING), True),
+        (AttemptResult(AttemptOutcome.CUT, text=WHOLE[:40]), True),
+        (AttemptResult(AttemptOutcome.CUT, text=WHOLE[:40] + "\ufffd"), True),
+        (AttemptResult(AttemptOutcome.CUT, text=WHOLE[:40] + " \n"), True),
+        (AttemptResult(AttemptOutcome.UNKNOWN, reasoning=REASONING), True),
+        (AttemptResult(AttemptOutcome.CUT, text=WHOLE[:8]), False),
+        (AttemptResult(AttemptOutcome.FILTERED, text=WHOLE[:40]), False),
+        (AttemptResult(AttemptOutcome.UNREADABLE, text=REASONING), False),
+        (AttemptResult(AttemptOutcome.UNREADABLE, text=f"<think>{REASONING}</think>"), True),
+        (AttemptResult(AttemptOutcome.UNREADABLE, reasoning=REASONING), True),
     ],
 )
 def test_only_what_merely_lacks_its_end_is_gone_on_from(answer, is_kept):
-    so_far = take_so_far(7, answer, find_missing_part)
+    so_far = make_partial(7, answer, find_missing_part)
     assert (so_far is not None) == is_kept
     assert so_far is None or not so_far.text.endswith(("\ufffd", "\n"))
 
 
 def test_a_server_that_refuses_or_begins_anew_is_no_longer_asked_unless_it_has_gone_on_before():
-    text, thought = SoFar(1, "", WHOLE[:40]), SoFar(1, REASONING[:40], "")
-    refused = Continuation(find_target("rehearsal"))
+    text, thought = PartialAnswer(1, "", WHOLE[:40]), PartialAnswer(1, REASONING[:40], "")
+    refused = ResumeSupport(find_target("rehearsal").prefix)
     refused.note_refused(text)
     assert (
-        refused.is_possible(text, ask(1)),
-        refused.is_possible(thought, ask(1)),
+        refused.is_possible(text, False),
+        refused.is_possible(thought, False),
         thought.part,
-    ) == (False, True, Part.REASONING)
-    proven = Continuation(find_target("rehearsal"))
-    proven.note_joined(text)
+    ) == (False, True, AnswerPart.REASONING)
+    proven = ResumeSupport(find_target("rehearsal").prefix)
+    proven.note_resumed(text)
     for _ in range(9):
-        proven.note_anew(text)
+        proven.note_restarted(text)
     proven.note_refused(text)
-    assert proven.is_possible(text, ask(1))
-    assert not Continuation(find_target("custom", "m", "http://127.0.0.1:9/v1")).is_possible(
-        text, ask(1)
-    )
+    assert proven.is_possible(text, False)
+    assert not ResumeSupport(
+        find_target("custom", "m", "http://127.0.0.1:9/v1").prefix
+    ).is_possible(text, False)
 
 
 @pytest.mark.parametrize("thinking", [True, False])
@@ -139,9 +145,9 @@ def test_what_was_paid_for_is_gone_on_from_and_no_token_is_bought_twice(tmp_path
         serve_teacher(latency_s=0, script=[fault, Fault.RATE_LIMIT]) as teacher,
         Ledger(path) as ledger,
     ):
-        [answer] = open_completer(ledger, teacher.base_url, limits=Limits(silence_s=0.2)).complete(
-            [ask(1, thinking)]
-        )
+        [answer] = open_completer(
+            ledger, teacher.base_url, limits=TimeLimits(silence_s=0.2)
+        ).complete([ask(1, thinking)])
         assert teacher.bill.n_gone_on == 1
         assert teacher.bill.usage.completion <= ideal.usage.completion + 3
     assert (answer.complete, answer.reasoning, answer.text, answer.attempts) == (
@@ -179,10 +185,10 @@ def test_what_neither_goes_on_nor_begins_anew_is_kept_out(tmp_path):
         [answer] = completer.complete([ask(1)])
         assert len(ledger.attempts_of(completer.key_of(ask(1)))) == 3
     assert answer.text.count("<think>") == answer.text.count("</think>") == 1
-    assert stands_alone(SoFar(1, "", begun), "<think>先看主诉") and not stands_alone(
-        SoFar(1, "", begun), "9℃，这一点需要解释。</think>脑炎"
+    assert could_be_whole(PartialAnswer(1, "", begun), "<think>先看主诉") and not could_be_whole(
+        PartialAnswer(1, "", begun), "9℃，这一点需要解释。</think>脑炎"
     )
-    assert stands_alone(SoFar(1, REASONING, "化脓性"), "脑膜炎")
+    assert could_be_whole(PartialAnswer(1, REASONING, "化脓性"), "脑膜炎")
 
 
 def test_what_a_stopped_run_left_unfinished_is_gone_on_from(tmp_path):
@@ -207,9 +213,9 @@ def test_what_a_stopped_run_left_unfinished_is_gone_on_from(tmp_path):
 
 
 def test_missing_names_what_could_still_come():
-    assert find_missing_part("", "<think>发热") == Missing(
+    assert find_missing_part("", "<think>发热") == MissingPart(
         "no diagnosis after </think>", is_at_end=True
     )
-    assert find_missing_part("", "脑膜炎") == Missing(
+    assert find_missing_part("", "脑膜炎") == MissingPart(
         "no reasoning between <think> and </think>", is_at_end=False
     )

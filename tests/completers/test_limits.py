@@ -1,25 +1,25 @@
 import asyncio
 
-from medkd.completers.dispatch import PaidCompleter, Terms
+from medkd.completers.client import LedgerClient
 from medkd.completers.endpoint import Endpoint
-from medkd.completers.gate import Gate
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import Outcome
-from medkd.completers.patience import Patience
+from medkd.completers.limits import AdaptiveLimit, RetryPolicy
+from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
+from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request
 from medkd.demo.teacher import serve_teacher
 
 
 def test_nobody_enters_past_the_limit_and_a_place_given_back_is_taken():
     async def play() -> list[int]:
-        gate, seen = Gate(2), []
+        limit, seen = AdaptiveLimit(2), []
 
         async def visit() -> None:
-            assert await gate.enter()
-            seen.append(gate.n_inside)
+            assert await limit.enter()
+            seen.append(limit.n_inside)
             await asyncio.sleep(0.01)
-            gate.leave()
+            limit.leave()
 
         await asyncio.gather(*(visit() for _ in range(9)))
         return seen
@@ -30,36 +30,36 @@ def test_nobody_enters_past_the_limit_and_a_place_given_back_is_taken():
 
 
 def test_it_shrinks_to_what_is_served_once_a_round_and_grows_back():
-    gate = Gate(100)
+    limit = AdaptiveLimit(100)
     for _ in range(30):
-        gate.note_accepted()
+        limit.note_accepted()
     for _ in range(50):
-        gate.note_ended(Outcome.RATE_LIMITED, was_accepted=False, seconds=0.0)
-    assert gate.limit == 50
-    gate._shrunk_at = -1e9
-    gate.note_ended(Outcome.RATE_LIMITED, was_accepted=False, seconds=0.0)
-    assert gate.limit == 30
+        limit.note_ended(AttemptOutcome.RATE_LIMITED, was_accepted=False, seconds=0.0)
+    assert limit.limit == 50
+    limit._shrunk_at = -1e9
+    limit.note_ended(AttemptOutcome.RATE_LIMITED, was_accepted=False, seconds=0.0)
+    assert limit.limit == 30
     for _ in range(30):
-        gate.note_ended(Outcome.COMPLETE, was_accepted=True, seconds=0.0)
-    assert 34 < gate.limit < 36
+        limit.note_ended(AttemptOutcome.COMPLETE, was_accepted=True, seconds=0.0)
+    assert 34 < limit.limit < 36
 
 
 def test_faults_that_have_nothing_to_do_with_load_do_not_slow_it_down():
-    gate = Gate(100)
+    limit = AdaptiveLimit(100)
     for _ in range(95):
-        gate.note_accepted()
-    gate.note_ended(Outcome.OVERLOADED, was_accepted=False, seconds=0.0)
-    assert gate.limit == 95
+        limit.note_accepted()
+    limit.note_ended(AttemptOutcome.OVERLOADED, was_accepted=False, seconds=0.0)
+    assert limit.limit == 95
 
 
 def test_a_closed_gate_lets_nobody_in_and_sends_those_who_wait_away():
     async def play() -> list[bool]:
-        gate = Gate(1)
-        assert await gate.enter()
-        waiting = [asyncio.create_task(gate.enter()) for _ in range(3)]
+        limit = AdaptiveLimit(1)
+        assert await limit.enter()
+        waiting = [asyncio.create_task(limit.enter()) for _ in range(3)]
         await asyncio.sleep(0)
-        gate.close()
-        return [*await asyncio.gather(*waiting), await gate.enter()]
+        limit.close()
+        return [*await asyncio.gather(*waiting), await limit.enter()]
 
     assert asyncio.run(play()) == [False] * 4
 
@@ -74,13 +74,13 @@ def test_a_cap_that_the_provider_never_told_is_found(tmp_path):
         serve_teacher(latency_s=0.1, streams=12) as teacher,
         Ledger(tmp_path / "l.sqlite") as ledger,
     ):
-        terms = Terms(
+        options = RunOptions(
             concurrency=64,
-            patience=Patience(backoff_s=0.02, backoff_cap_s=0.1),
-            on_progress=lambda tally: limits.append(tally.limit),
+            retry=RetryPolicy(backoff_s=0.02, backoff_cap_s=0.1),
+            on_progress=lambda progress: limits.append(progress.limit),
         )
         endpoint = Endpoint(find_target("rehearsal", "", teacher.base_url))
-        answers = PaidCompleter(endpoint, ledger, terms).complete(requests)
+        answers = LedgerClient(endpoint, ledger, options).complete(requests)
         assert teacher.bill.most_streams <= 12
     assert all(a.complete for a in answers)
     assert sorted(limits[-100:])[50] <= 20

@@ -7,20 +7,21 @@ from threading import Thread
 import pytest
 
 from ledger_reading import list_attempts
-from medkd.completers.continuation import Missing
-from medkd.completers.dispatch import PaidCompleter, Terms
-from medkd.completers.endpoint import Endpoint, Limits, read_retry_after
+from medkd.completers.client import LedgerClient
+from medkd.completers.endpoint import Endpoint, TimeLimits, read_retry_after
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import Outcome
-from medkd.completers.patience import Patience
+from medkd.completers.limits import RetryPolicy
+from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
+from medkd.completers.resume import MissingPart
+from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError, StoppedError
 from medkd.demo.faults import Fault
 from medkd.demo.teacher import serve_teacher
 
-MISSING = Missing("no part", is_at_end=False)
-HASTY = Patience(backoff_s=0.01, backoff_cap_s=0.05, drain_s=1.0)
+MISSING = MissingPart("no part", is_at_end=False)
+HASTY = RetryPolicy(backoff_s=0.01, backoff_cap_s=0.05, drain_s=1.0)
 
 
 def ask(number: int, max_tokens: int = 1024, thinking: bool = False) -> Request:
@@ -33,12 +34,12 @@ def ask(number: int, max_tokens: int = 1024, thinking: bool = False) -> Request:
 
 def open_completer(
     ledger, base_url, concurrency=4, limits=None, prefix=False, **more
-) -> PaidCompleter:
+) -> LedgerClient:
     endpoint = Endpoint(find_target("rehearsal", "", base_url, prefix=prefix), limits)
-    return PaidCompleter(
+    return LedgerClient(
         endpoint,
         ledger,
-        Terms(concurrency=concurrency, patience=more.pop("patience", HASTY), **more),
+        RunOptions(concurrency=concurrency, retry=more.pop("retry", HASTY), **more),
     )
 
 
@@ -56,29 +57,29 @@ def test_reasoning_comes_beside_the_content_or_tagged_within_it(tmp_path, thinki
 @pytest.mark.parametrize(
     ("fault", "outcome"),
     [
-        (Fault.RATE_LIMIT, Outcome.RATE_LIMITED),
-        (Fault.SERVER_ERROR, Outcome.OVERLOADED),
-        (Fault.OVERLOADED, Outcome.OVERLOADED),
-        (Fault.EMPTY_BODY, Outcome.EMPTY),
-        (Fault.CUT, Outcome.CUT),
-        (Fault.ERROR_IN_STREAM, Outcome.STREAM_ERROR),
-        (Fault.LENGTH, Outcome.LENGTH),
-        (Fault.SILENCE, Outcome.SILENT),
+        (Fault.RATE_LIMIT, AttemptOutcome.RATE_LIMITED),
+        (Fault.SERVER_ERROR, AttemptOutcome.OVERLOADED),
+        (Fault.OVERLOADED, AttemptOutcome.OVERLOADED),
+        (Fault.EMPTY_BODY, AttemptOutcome.EMPTY),
+        (Fault.CUT, AttemptOutcome.CUT),
+        (Fault.ERROR_IN_STREAM, AttemptOutcome.STREAM_ERROR),
+        (Fault.LENGTH, AttemptOutcome.LENGTH),
+        (Fault.SILENCE, AttemptOutcome.SILENT),
     ],
 )
 def test_each_passing_fault_is_named_and_another_try_is_made(tmp_path, fault, outcome):
     path = tmp_path / "l.sqlite"
     started = time.monotonic()
     with serve_teacher(latency_s=0, script=[fault]) as teacher, Ledger(path) as ledger:
-        [answer] = open_completer(ledger, teacher.base_url, limits=Limits(silence_s=0.2)).complete(
-            [ask(1)]
-        )
+        [answer] = open_completer(
+            ledger, teacher.base_url, limits=TimeLimits(silence_s=0.2)
+        ).complete([ask(1)])
     assert answer.complete
     assert answer.attempts == 2
     first, second = list_attempts(path)
-    assert (first.outcome, second.outcome) == (outcome, Outcome.COMPLETE)
+    assert (first.outcome, second.outcome) == (outcome, AttemptOutcome.COMPLETE)
     assert (first.amount > 0) == (not outcome.is_free)
-    if outcome is Outcome.RATE_LIMITED:
+    if outcome is AttemptOutcome.RATE_LIMITED:
         assert time.monotonic() - started >= 1.0
 
 
@@ -112,7 +113,11 @@ def test_many_requests_survive_half_of_them_failing_and_nothing_complete_is_boug
     assert all(answer.complete for answer in answers)
     assert [a.text for a in again] == [a.text for a in reversed(answers)]
     assert (
-        max(Counter(a.item for a in list_attempts(path) if a.outcome is Outcome.COMPLETE).values())
+        max(
+            Counter(
+                a.item for a in list_attempts(path) if a.outcome is AttemptOutcome.COMPLETE
+            ).values()
+        )
         == 1
     )
 
@@ -181,7 +186,7 @@ def test_the_budget_is_a_hard_stop_that_counts_what_is_in_flight(tmp_path):
         with pytest.raises(StoppedError, match=r"--budget 0\.02"):
             open_completer(ledger, teacher.base_url, concurrency=32, budget=0.02).complete(requests)
         assert 0.01 < teacher.bill.amount <= 0.02
-        assert all(a.outcome is Outcome.COMPLETE for a in list_attempts(path))
+        assert all(a.outcome is AttemptOutcome.COMPLETE for a in list_attempts(path))
         open_completer(ledger, teacher.base_url, concurrency=32, budget=1.0).complete(requests)
     assert teacher.bill.billed == 200
 
@@ -192,7 +197,7 @@ def test_a_budget_without_a_known_price_is_refused(tmp_path):
         Ledger(tmp_path / "l.sqlite") as ledger,
         pytest.raises(InputError, match="no price is known"),
     ):
-        PaidCompleter(endpoint, ledger, Terms(budget=1.0))
+        LedgerClient(endpoint, ledger, RunOptions(budget=1.0))
 
 
 def test_a_limit_that_cut_the_answer_is_raised(tmp_path):
@@ -259,8 +264,8 @@ def test_whoever_waits_reads_why_nothing_comes_until_something_comes_again(tmp_p
         completer = open_completer(
             ledger,
             teacher.base_url,
-            patience=Patience(backoff_s=0.5, backoff_cap_s=1.0),
-            on_progress=lambda tally: troubles.append(tally.trouble),
+            retry=RetryPolicy(backoff_s=0.5, backoff_cap_s=1.0),
+            on_progress=lambda progress: troubles.append(progress.trouble),
         )
         assert all(answer.complete for answer in completer.complete([ask(n) for n in range(8)]))
     assert any(trouble.startswith("503") for trouble in troubles)

@@ -1,0 +1,599 @@
+"""One run over many requests in one event loop: each is attempted until answered, refused or given up.
+
+In: an endpoint, a ledger, options, labelled requests. Out: rows on the ledger, progress, or the error that stopped it.
+Not done here: HTTP (`completers.endpoint`), how many, how often and how dear (`completers.limits`).
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from time import monotonic
+from typing import NamedTuple
+
+from medkd.completers.endpoint import Endpoint
+from medkd.completers.ledger import Charge, Ledger, item_key, make_charge
+from medkd.completers.limits import (
+    RESUME_HINT,
+    AdaptiveLimit,
+    Budget,
+    CircuitBreaker,
+    RetryPolicy,
+)
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_finish
+from medkd.completers.providers import Price, Target, When, estimate_tokens
+from medkd.completers.resume import (
+    FindMissing,
+    MissingPart,
+    PartialAnswer,
+    ResumeSupport,
+    append_continuation,
+    could_be_whole,
+    find_partial,
+    make_partial,
+)
+from medkd.core.completer import Request
+from medkd.core.errors import MedkdError, StoppedError
+from medkd.core.records import Usage
+
+SAVE_INTERVAL_S = 0.5
+"""Seconds between two savings of streamed text: what a kill can lose."""
+PACE_WINDOW = 20
+"""Savings of text over which tokens per second are taken."""
+WAITING_PER_PLACE = 4
+"""Items that may wait for a retry, for each place of the cap, before no new ones begin."""
+REPORTED_WAIT_S = 5.0
+"""A wait asked for by the server that progress reports."""
+_REFUSALS = {AttemptOutcome.REFUSED, AttemptOutcome.NOT_AN_ENDPOINT}
+_INTERRUPTED = f"interrupted; what was paid for is kept, {RESUME_HINT}"
+
+
+@dataclass
+class Progress:
+    """What a run of requests has come to so far."""
+
+    n_cached: int = 0
+    """Answered on the ledger before."""
+    n_new: int = 0
+    n_failed: int = 0
+    n_running: int = 0
+    limit: int = 0
+    """Attempts that may run at once for now."""
+    spent: float = 0.0
+    """Money of all attempts on the ledger, those of earlier runs included."""
+    spent_before: float = 0.0
+    """Of it, that of earlier runs."""
+    waits_s: float = 0.0
+    """Seconds until the off-peak hours it waits for; 0 while it works."""
+    last_error: str = ""
+    """Of an item given up."""
+    trouble: str = ""
+    """Why nothing comes any more, while attempt after attempt fails."""
+    _pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_WINDOW))
+
+    @property
+    def n_answered(self) -> int:
+        return self.n_cached + self.n_new
+
+    @property
+    def n_done(self) -> int:
+        return self.n_answered + self.n_failed
+
+    @property
+    def tokens_per_s(self) -> float:
+        if len(self._pace) < 2:
+            return 0.0
+        (began, n_before), (now, n_tokens) = self._pace[0], self._pace[-1]
+        return (n_tokens - n_before) / max(now - began, 1e-3)
+
+    def note_tokens(self, n_tokens: int) -> None:
+        self._pace.append((monotonic(), n_tokens))
+
+    def project(self, n_requests: int) -> float:
+        """Project what the whole job will have cost, at the mean price of this run's answers."""
+        each = (self.spent - self.spent_before) / self.n_new if self.n_new else 0.0
+        return self.spent + each * max(n_requests - self.n_done, 0)
+
+    def describe(self, target: Target, n_requests: int) -> str:
+        """Describe how far it is, what it costs and what it waits for, on one line."""
+        if self.waits_s > 0:
+            hours, seconds = divmod(int(self.waits_s), 3600)
+            left = f"{hours}:{seconds // 60:02}:{seconds % 60:02}"
+            return f"waits for the off-peak hours, {left} left"
+        cost = "price unknown"
+        if target.is_priced:
+            projected = self.project(n_requests)
+            cost = f"{self.spent:.4f} of about {projected:.4f} {target.provider.currency}"
+        parts = [
+            f"{self.n_running} running of at most {self.limit}",
+            f"{self.tokens_per_s:,.0f} tokens/s",
+            cost,
+            f"{self.n_failed} failed" if self.n_failed else "",
+            f"retries after {self.trouble}" if self.trouble else "",
+        ]
+        return ", ".join(filter(None, parts))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run asks."""
+
+    concurrency: int = 32
+    budget: float | None = None
+    when: When = "now"
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    find_missing: FindMissing = lambda reasoning, text: None
+    """Says what is missing in an answer that the endpoint called whole."""
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    """Called for each finished item, and twice a second."""
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class AttemptRecord(NamedTuple):
+    """An attempt that is over and on disk."""
+
+    id: int
+    result: AttemptResult
+    """With the whole text, what it resumed included."""
+    amount: float
+    has_new: bool = False
+    """Whether it brought any text of its own."""
+    began_anew: bool = False
+    """Whether it was to resume a text and did not."""
+
+
+@dataclass
+class _Streaming:
+    """The text of an attempt under way, and how much of it is not on disk yet."""
+
+    was_accepted: bool = False
+    pieces: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
+    n_saved: int = 0
+    n_rows: int = 0
+
+    def hear(self, piece: str, is_reasoning: bool) -> None:
+        self.pieces.append((piece, is_reasoning))
+
+    def take_unsaved(self, attempt: int) -> Iterator[tuple[int, int, bool, str]]:
+        """Yield what is new as rows of the ledger."""
+        fresh = self.pieces[self.n_saved :]
+        self.n_saved = len(self.pieces)
+        for is_reasoning in (True, False):
+            if text := _join_pieces(fresh, is_reasoning):
+                self.n_rows += 1
+                yield attempt, self.n_rows, is_reasoning, text
+
+
+class AttemptRecorder:
+    """Make attempts with their rows: opened before anything is sent, text saved as it comes, closed
+    afterwards, whatever happens."""
+
+    def __init__(
+        self, endpoint: Endpoint, ledger: Ledger, limit: AdaptiveLimit, find_missing: FindMissing
+    ) -> None:
+        self._endpoint, self._ledger, self._limit = endpoint, ledger, limit
+        self._find_missing = find_missing
+        self._streaming: dict[int, _Streaming] = {}
+        self.n_tokens = 0
+        """Tokens that came in, by our estimate."""
+
+    @property
+    def n_running(self) -> int:
+        return len(self._streaming)
+
+    async def attempt(
+        self,
+        item: str,
+        label: str,
+        request: Request,
+        price: Price | None,
+        before: PartialAnswer | None,
+    ) -> AttemptRecord:
+        """Make one attempt, resuming a partial answer if there is one."""
+        n_prompt = estimate_tokens(_prompt_texts(request, before))
+        continues = before.attempt if before else None
+        opening = self._ledger.open_attempt(
+            item, label, self._endpoint.target, n_prompt, price, continues
+        )
+        attempt = await asyncio.wrap_future(opening)
+        streaming = self._streaming[attempt] = _Streaming()
+
+        def accept() -> None:
+            streaming.was_accepted = True
+            self._limit.note_accepted()
+
+        ended: AttemptResult | None = None
+        try:
+            own = ended = await self._endpoint.attempt(request, streaming.hear, before, accept)
+        except asyncio.CancelledError:
+            reasoning, text = (_join_pieces(streaming.pieces, kind) for kind in (True, False))
+            cut = AttemptResult(
+                AttemptOutcome.INTERRUPTED, reasoning, text, error="cancelled by us"
+            )
+            whole, continues = self._join(cut, before)
+            self._ledger.close_attempt(attempt, whole, make_charge(cut, n_prompt, price), continues)
+            raise
+        finally:
+            self.n_tokens += estimate_tokens(row[3] for row in streaming.take_unsaved(attempt))
+            del self._streaming[attempt]
+            outcome, seconds = (ended.outcome, ended.seconds) if ended else (None, 0.0)
+            self._limit.note_ended(outcome, streaming.was_accepted, seconds)
+        whole, continues = self._join(own, before)
+        charge = make_charge(own, n_prompt, price)
+        closing = self._ledger.close_attempt(attempt, whole, charge, continues)
+        await asyncio.shield(asyncio.wrap_future(closing))
+        has_new = bool(own.reasoning or own.text)
+        began_anew = has_new and before is not None and continues is None
+        return AttemptRecord(attempt, whole, charge.amount, has_new, began_anew)
+
+    def _join(
+        self, own: AttemptResult, before: PartialAnswer | None
+    ) -> tuple[AttemptResult, int | None]:
+        """Return the whole answer and the attempt it resumes; unreadable if the caller finds a part
+        missing."""
+        whole, continues = own, None
+        # The partial answer was all there was to say.
+        is_end_alone = (
+            before is not None
+            and bool(before.text.strip())
+            and not own.text.strip()
+            and classify_finish(own.finish_reason) is AttemptOutcome.COMPLETE
+        )
+        joined = None
+        if before and (own.reasoning or own.text or is_end_alone):
+            joined = append_continuation(before, own.reasoning, own.text)
+        if before and joined:
+            whole, continues = replace(own, reasoning=joined[0], text=joined[1]), before.attempt
+            if is_end_alone:
+                whole = replace(whole, outcome=AttemptOutcome.COMPLETE, error="")
+        elif before and own.text and not could_be_whole(before, own.text):
+            words = "asked to resume, it neither did nor began anew"
+            return replace(own, outcome=AttemptOutcome.FAILED_RESUME, error=words), None
+        if whole.outcome is AttemptOutcome.COMPLETE:
+            missing = self._find_missing(whole.reasoning, whole.text)
+            if missing:
+                whole = replace(whole, outcome=AttemptOutcome.UNREADABLE, error=missing.words)
+        return whole, continues
+
+    async def save_regularly(
+        self, on_saved: Callable[[], int], on_error: Callable[[MedkdError], None]
+    ) -> None:
+        """Write streamed text to disk until cancelled; `on_saved` returns the number of answers so
+        far."""
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL_S)
+            rows = [
+                row
+                for attempt, streaming in self._streaming.items()
+                for row in streaming.take_unsaved(attempt)
+            ]
+            self.n_tokens += estimate_tokens(row[3] for row in rows)
+            try:
+                await asyncio.wrap_future(self._ledger.save_pieces(rows, on_saved()))
+            except MedkdError as error:
+                on_error(error)
+                return
+
+
+class Scheduler:
+    """Work off requests: start items as places become free, retry them, and stop in order."""
+
+    def __init__(
+        self, endpoint: Endpoint, ledger: Ledger, options: RunOptions, progress: Progress
+    ) -> None:
+        self.progress = progress
+        self._endpoint, self._ledger, self._options = endpoint, ledger, options
+        self._target, self._retry = endpoint.target, options.retry
+        self._find_missing = _guard(options.find_missing)
+        cap = min(options.concurrency, self._target.concurrency_cap or options.concurrency)
+        self._limit = AdaptiveLimit(max(1, cap))
+        self._recorder = AttemptRecorder(endpoint, ledger, self._limit, self._find_missing)
+        self._resume = ResumeSupport(self._target.prefix)
+        self._breaker = CircuitBreaker(self._target, self._retry, self._limit.cap)
+        self._budget = Budget(options.budget, progress.spent, self._target.provider.currency)
+        self._stopping = asyncio.Event()
+        self._is_draining = False
+        """Whether a person asked to finish what runs, however long it takes."""
+        self._error: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._has_news = asyncio.Event()
+        """Set whenever an item is over or the run stops."""
+        self._in_progress: dict[str, asyncio.Event] = {}
+
+    async def run(self, labelled: Iterator[tuple[str, Request]]) -> None:
+        """Finish every request; raise what stopped it."""
+        async with self._endpoint.connected():
+            saving = self._recorder.save_regularly(self._note_pace, self._stop)
+            saver = asyncio.create_task(saving)
+            try:
+                with catch_interrupts(self._drain, self._cancel):
+                    await self._start_items(labelled)
+                    await self._finish()
+            finally:
+                self._stopping.set()
+                self._limit.close()
+                self._cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                saver.cancel()
+                await asyncio.gather(saver, return_exceptions=True)
+                self._ledger.save_pieces([], self.progress.n_answered)
+        if self._error:
+            raise self._error
+
+    async def _start_items(self, labelled: Iterator[tuple[str, Request]]) -> None:
+        """Start items as long as there is room for them."""
+        n_most = self._limit.cap * (1 + WAITING_PER_PLACE)
+        for label, request in labelled:
+            key = item_key(self._target.name, self._target.model, request)
+            if key not in self._in_progress and self._ledger.is_complete(key):
+                await self._count_cached()
+                continue
+            while len(self._tasks) >= n_most and not self._stopping.is_set():
+                await self._wait_for_news()
+            await self._wait_for_off_peak(is_reported=True)
+            if self._stopping.is_set() or not await self._limit.enter():
+                return
+            task = asyncio.create_task(self._answer(key, label, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._end_task)
+
+    async def _wait_for_news(self) -> None:
+        self._has_news.clear()
+        await self._has_news.wait()
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._has_news.set()
+        if not task.cancelled() and (error := task.exception()):
+            self._stop(error)
+
+    def _stop(self, error: BaseException) -> None:
+        """Start nothing more; the first error is the one to report."""
+        self._error = self._error or error
+        self._stopping.set()
+        self._has_news.set()
+        self._limit.close()
+
+    def _drain(self) -> None:
+        print(
+            f"stopping: {self._recorder.n_running} answers are still on their way; Ctrl-C again "
+            "stops now",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._stop(StoppedError(_INTERRUPTED))
+        self._is_draining = True
+
+    def _cancel(self) -> None:
+        """Cancel what runs; its text is kept."""
+        if not self._stopping.is_set():
+            self._stop(StoppedError(_INTERRUPTED))
+        for task in self._tasks:
+            task.cancel()
+
+    async def _finish(self) -> None:
+        while self._tasks and not self._stopping.is_set():
+            await self._wait_for_news()
+        if self._tasks:
+            timeout = None if self._is_draining else self._retry.drain_s
+            await asyncio.wait(self._tasks, timeout=timeout)
+
+    async def _answer(self, key: str, label: str, request: Request) -> None:
+        """Answer one item, with a place taken at the start; equal requests are answered once."""
+        while key in self._in_progress:
+            self._limit.leave()
+            await self._in_progress[key].wait()
+            if self._ledger.is_complete(key):
+                await self._count_cached()
+                return
+            if not await self._limit.enter():
+                return
+        done = self._in_progress[key] = asyncio.Event()
+        try:
+            await self._attempt_until_done(key, label, request)
+        finally:
+            del self._in_progress[key]
+            done.set()
+
+    async def _attempt_until_done(self, key: str, label: str, request: Request) -> None:
+        """Attempt an item until it is answered, refused, out of tries, or the run stops."""
+        outcomes: list[AttemptOutcome] = []
+        n_unusable = 0
+        partial = find_partial(self._ledger.attempts_of(key), self._find_missing)
+        while True:
+            before = partial if partial and self._can_resume(partial, request) else None
+            record = await self._attempt_in_place(key, label, request, before)
+            if record is None:
+                return
+            result = record.result
+            partial = self._learn(partial, before, record)
+            wait_s = 0.0
+            if not (before and result.outcome in _REFUSALS):  # else resuming was refused, no more
+                outcomes.append(result.outcome)
+                n_unusable += result.is_unusable
+                self._breaker.watch(result, len(outcomes))
+                self.progress.trouble = self._describe_trouble(result)
+                is_exhausted = self._retry.is_exhausted(len(outcomes), n_unusable)
+                if not result.outcome.is_retryable or is_exhausted:
+                    self._count_done(result)
+                    return
+                if partial is None or not self._can_resume(partial, request):
+                    request = _with_room(request, result)
+                n_failures = self._breaker.n_failures
+                wait_s = self._retry.wait_s(outcomes, n_failures, result.retry_after_s)
+            await self._pause(wait_s)
+            await self._wait_for_off_peak()
+            if not await self._limit.enter():
+                return
+
+    def _can_resume(self, partial: PartialAnswer, request: Request) -> bool:
+        return self._resume.is_possible(partial, request.sampling.thinking)
+
+    def _describe_trouble(self, result: AttemptResult) -> str:
+        """Say what keeps the run waiting, if anything does."""
+        if result.retry_after_s >= REPORTED_WAIT_S:
+            return f"{result.error}; the server asks to wait {result.retry_after_s:.0f} s"
+        return result.error if self._breaker.is_in_trouble else ""
+
+    def _learn(
+        self, partial: PartialAnswer | None, before: PartialAnswer | None, record: AttemptRecord
+    ) -> PartialAnswer | None:
+        """Note whether the server resumed if it was asked to; return what to resume next."""
+        outcome = record.result.outcome
+        if before and outcome in _REFUSALS:
+            self._resume.note_refused(before)
+            return None
+        if record.has_new:
+            if before and record.began_anew:
+                self._resume.note_restarted(before)
+            elif before:
+                self._resume.note_resumed(before)
+            return make_partial(record.id, record.result, self._find_missing)
+        ended = {AttemptOutcome.LENGTH, AttemptOutcome.UNREADABLE, AttemptOutcome.EMPTY}
+        return None if before and outcome in ended else partial
+
+    async def _attempt_in_place(
+        self, key: str, label: str, request: Request, before: PartialAnswer | None
+    ) -> AttemptRecord | None:
+        """Make one attempt and give up the place; None if the run was stopped first."""
+        try:
+            price = self._target.price_at(self._options.clock())
+            worst = _worst_case(request, before, price)
+            await self._budget.reserve(worst)
+            try:
+                if self._stopping.is_set():
+                    return None
+                n_prompt = estimate_tokens(_prompt_texts(request, None))
+                if self._target.context and n_prompt > self._target.context:
+                    return await self._refuse_too_long(key, label, n_prompt)
+                record = await self._recorder.attempt(key, label, request, price, before)
+                self.progress.spent += record.amount
+                return record
+            finally:
+                await self._budget.release(worst, self.progress.spent)
+        finally:
+            self._limit.leave()
+
+    async def _refuse_too_long(self, key: str, label: str, n_prompt: int) -> AttemptRecord:
+        """Record that a question does not fit; nothing is sent."""
+        result = AttemptResult(
+            AttemptOutcome.TOO_LONG,
+            error=f"about {n_prompt} tokens, and {self._target.model} takes {self._target.context}; "
+            "shorten the record or choose another --model",
+        )
+        opening = self._ledger.open_attempt(key, label, self._target, 0, None)
+        attempt = await asyncio.wrap_future(opening)
+        free = Charge(Usage(), is_estimate=False, amount=0.0)
+        await asyncio.wrap_future(self._ledger.close_attempt(attempt, result, free))
+        return AttemptRecord(attempt, result, 0.0)
+
+    async def _wait_for_off_peak(self, is_reported: bool = False) -> None:
+        """Wait until the provider is off-peak, if that was asked for."""
+        peak = self._target.provider.peak
+        while self._options.when == "off-peak" and peak and not self._stopping.is_set():
+            now = self._options.clock()
+            left_s = (peak.end_after(now) - now).total_seconds()
+            if is_reported:
+                self.progress.waits_s = left_s
+                self._report()
+            if left_s <= 0:
+                return
+            await self._pause(min(left_s, 1.0 if left_s <= 60 else 30.0))
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless the run stops meanwhile."""
+        if seconds:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    def _count_done(self, result: AttemptResult) -> None:
+        if result.outcome is AttemptOutcome.COMPLETE:
+            self.progress.n_new += 1
+        else:
+            self.progress.n_failed += 1
+            self.progress.last_error = result.error
+        self._report()
+
+    async def _count_cached(self) -> None:
+        self.progress.n_cached += 1
+        self._report()
+        await asyncio.sleep(0)  # a long run of cached items must not starve the streams
+
+    def _note_pace(self) -> int:
+        self.progress.note_tokens(self._recorder.n_tokens)
+        self._report()
+        return self.progress.n_answered
+
+    def _report(self) -> None:
+        self.progress.n_running = self._recorder.n_running
+        self.progress.limit = int(self._limit.limit)
+        self._options.on_progress(self.progress)
+
+
+@contextmanager
+def catch_interrupts(
+    drain: Callable[[], None], cancel: Callable[[], None]
+) -> Generator[None, None, None]:
+    """Call `drain` at the first Ctrl-C and `cancel` at the next, or at once on SIGTERM; outside the
+    main thread signals are left alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    actions = iter([drain])
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    loop.add_signal_handler(signal.SIGINT, lambda: next(actions, cancel)())
+    loop.add_signal_handler(signal.SIGTERM, cancel)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+def _guard(find_missing: FindMissing) -> FindMissing:
+    """Have a check that fails on a teacher's text call the answer unreadable."""
+
+    def find(reasoning: str, text: str) -> MissingPart | None:
+        try:
+            return find_missing(reasoning, text)
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            return MissingPart(f"cannot be read ({type(error).__name__})", is_at_end=False)
+
+    return find
+
+
+def _join_pieces(pieces: list[tuple[str, bool]], is_reasoning: bool) -> str:
+    return "".join(piece for piece, kind in pieces if kind is is_reasoning)
+
+
+def _prompt_texts(request: Request, before: PartialAnswer | None) -> list[str]:
+    texts = [message.content for message in request.messages]
+    return texts + ([before.reasoning, before.text] if before else [])
+
+
+def _worst_case(request: Request, before: PartialAnswer | None, price: Price | None) -> float:
+    """Return the most an attempt can cost: a token a character of the prompt, none cached, and
+    every token allowed."""
+    if price is None:
+        return 0.0
+    n_prompt = sum(map(len, _prompt_texts(request, before)))
+    return price.amount(Usage(prompt=n_prompt, completion=request.sampling.max_tokens))
+
+
+def _with_room(request: Request, result: AttemptResult) -> Request:
+    """Allow twice the tokens if the limit itself cut the answer; an endpoint that merely says so
+    gets the same again."""
+    limit = request.sampling.max_tokens
+    is_cut = result.outcome is AttemptOutcome.LENGTH
+    if not is_cut or result.usage is None or result.usage.completion < 0.9 * limit:
+        return request
+    sampling = request.sampling.model_copy(update={"max_tokens": 2 * limit})
+    return request.model_copy(update={"sampling": sampling})

@@ -1,0 +1,118 @@
+"""What a job would cost: the requests of a run, counted against the ledger, priced and not sent.
+
+In: requests, a target, a ledger to read. Out: a `Forecast`. Tokens are estimated from characters; the
+length of answers is the mean on the ledger, and assumed before there are any.
+Not done here: what was already paid (`distill.bill`).
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from os.path import commonprefix
+
+from medkd.completers.ledger import LedgerReader, item_key
+from medkd.completers.providers import Target, estimate_tokens
+from medkd.core.completer import Request
+from medkd.core.records import Record, Usage
+
+ASSUMED_TOKENS = {False: 700, True: 2500}
+"""Tokens of an answer without and with the teacher's own thinking, before the ledger knows
+better."""
+MIN_KNOWN = 5
+"""Answers on a ledger from which their mean length is trusted."""
+
+
+class Forecast(Record):
+    """A job priced and not sent."""
+
+    teacher: str
+    model: str
+    requests: int
+    answered: int
+    """Of them, on the ledger already: they cost nothing."""
+    n_prompt: int
+    """Tokens of the prompts still to send."""
+    n_shared: int
+    """Of them, those of the constant text at the beginning, which the context cache makes cheap."""
+    n_answer: int
+    """Tokens of the answers still to come, at the mean length."""
+    mean_answer: float
+    is_assumed: bool
+    """Whether that length is assumed for want of answers."""
+    currency: str
+    now: float | None
+    """Money at this hour's price; None if none is known."""
+    dear: float | None
+    """Money at the peak price; None if there is none."""
+    at_most: float | None
+    """Money if every answer ran to --max-tokens, at this hour's price and with no cache."""
+
+    @property
+    def to_buy(self) -> int:
+        return self.requests - self.answered
+
+    def render(self) -> str:
+        """Render it in a few lines."""
+        source = "the mean on the ledger"
+        if self.is_assumed:
+            source = "assumed: no answers on the ledger to go by"
+        lines = [
+            f"{self.teacher} {self.model}: {self.requests:,} answers wanted, {self.answered:,} on "
+            f"the ledger, {self.to_buy:,} to buy",
+            f"prompts  about {self.n_prompt:,} tokens, {self.n_shared:,} of them the constant text "
+            "that the context cache makes cheap",
+            f"answers  about {self.n_answer:,} tokens, {self.mean_answer:,.0f} each ({source})",
+        ]
+        if self.now is None:
+            unknown = "no price is known for this model; give it in a file for --providers"
+            return "\n".join([*lines, f"cost     unknown: {unknown}"])
+        dear = f", {self.dear:.4f} in the dear hours" if self.dear is not None else ""
+        lines += [
+            f"cost     about {self.now:.4f} {self.currency} at this hour's price{dear}; at most "
+            f"{self.at_most:.4f} for one attempt each",
+            "rerun    answers on the ledger are free: the same job costs this now and nothing once "
+            "they are all there",
+        ]
+        return "\n".join(lines)
+
+
+def forecast(
+    requests: Iterable[Request], target: Target, ledger: LedgerReader, max_tokens: int
+) -> Forecast:
+    """Price those of the requests that have no answer on the ledger."""
+    n_answered = n_to_buy = n_prompt = 0
+    start: str | None = None
+    is_thinking = False
+    for request in requests:
+        if ledger.is_complete(item_key(target.name, target.model, request)):
+            n_answered += 1
+            continue
+        n_to_buy += 1
+        text = "\n".join(message.content for message in request.messages)
+        n_prompt += estimate_tokens([text])
+        is_thinking |= bool(request.sampling.thinking)
+        start = text if start is None else commonprefix([start, text])  # noqa: RUF071 - by characters, as the cache does
+    n_shared = estimate_tokens([start or ""]) * max(n_to_buy - 1, 0)
+    n_known, mean = ledger.answer_lengths(target.name, target.model)
+    is_assumed = n_known < MIN_KNOWN
+    if is_assumed:
+        mean = float(min(ASSUMED_TOKENS[is_thinking], max_tokens))
+    n_answer = round(mean * n_to_buy)
+    usage = Usage(prompt=n_prompt, cache_hit=n_shared, completion=n_answer)
+    most = Usage(prompt=n_prompt, completion=max_tokens * n_to_buy)
+    now = target.price_at(datetime.now(UTC))
+    dear = target.provider.models[target.model].peak_price if target.is_priced else None
+    return Forecast(
+        teacher=target.name,
+        model=target.model,
+        requests=n_answered + n_to_buy,
+        answered=n_answered,
+        n_prompt=n_prompt,
+        n_shared=n_shared,
+        n_answer=n_answer,
+        mean_answer=round(mean, 1),
+        is_assumed=is_assumed,
+        currency=target.provider.currency,
+        now=now.amount(usage) if now else None,
+        dear=dear.amount(usage) if dear else None,
+        at_most=now.amount(most) if now else None,
+    )
