@@ -28,7 +28,7 @@ from medkd.evaluate.statistics import (
     summarise,
     to_columns,
 )
-from medkd.models.load import read_json
+from medkd.models.inspect import read_json
 
 TESTED = (
     "exam_accuracy",

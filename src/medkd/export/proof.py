@@ -16,12 +16,15 @@ def main(
     model_dir: str, questions_path: str, max_tokens: str, out_path: str, trust: str = ""
 ) -> None:
     """Load, ask all questions in one batch, write down what came back."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(
         model_dir, padding_side="left", trust_remote_code=bool(trust)
     )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(model_dir, trust_remote_code=bool(trust)).eval()
+    cast(Any, model).to(device)
     questions = json.loads(Path(questions_path).read_text(encoding="utf-8"))
     chats = [[{"role": "user", "content": question}] for question in questions]
     prompts = [
@@ -29,6 +32,7 @@ def main(
         for chat in chats
     ]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    inputs = inputs.to(device)
     written = cast(Any, model).generate(**inputs, max_new_tokens=int(max_tokens), do_sample=False)[
         :, inputs["input_ids"].shape[1] :
     ]

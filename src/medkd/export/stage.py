@@ -26,16 +26,18 @@ from medkd.core.jsonl import resolve_input, write_json, write_text
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
 from medkd.models.chat_template import find_stop_ids, find_thinking_template
+from medkd.models.inspect import find_number_format, read_json
 from medkd.models.load import (
+    TINY,
     Dtype,
     Hub,
     LoadedModel,
     find_base,
     load_model,
     load_tokenizer,
-    read_json,
     resolve_adapter,
     resolve_model,
+    tiny_dir,
 )
 
 WRITES = (
@@ -64,6 +66,8 @@ WRITES = (
 )
 PROOF_SHARE = 0.99
 """Share of the questions that must be thought about and ended."""
+MIN_QUESTIONS = 20
+"""Fewer answers than these prove nothing."""
 
 
 class Config(StageConfig):
@@ -82,7 +86,8 @@ class Config(StageConfig):
     max_tokens: int = Field(default=1024, ge=1)
     """Longest answer of the proof in tokens."""
     questions: int = Field(default=20, ge=1)
-    """Bare questions asked for the proof, of those kept beside the weights."""
+    """Bare questions asked for the proof, of those kept beside the weights; fewer than 20 leave the
+    model unproven."""
     trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
     """Let a model run code that came with it; the proof then runs it too."""
 
@@ -138,7 +143,12 @@ def run(config: Config) -> Manifest:
         }
         if not proof["passed"]:
             raise ProofError(
-                f"{space.directory}: {UNPROVEN}, {proof['finding']}; see proof.json, train longer or on more rows"
+                f"{space.directory}: {UNPROVEN}, {proof['finding']}; "
+                + (
+                    "see proof.json, train longer or on more rows"
+                    if proof["n"] >= MIN_QUESTIONS
+                    else f"see proof.json, keep {MIN_QUESTIONS} rows for validation and train again, or raise --questions"
+                )
             )
         _show(cast(list[dict[str, Any]], proof["answers"])[0])
         return space.manifest
@@ -206,14 +216,14 @@ def export(
     for: an exported model thinks.
     """
     folder = resolve_model(name, hub, trust_remote_code)
-    base_dtype = (
-        "bfloat16"
-        if adapter is None
-        else str((read_json(folder / "config.json") or {}).get("dtype") or "float32")
-    )
-    merged_in: Dtype = "bfloat16" if base_dtype == "bfloat16" else "float32"
+    dtype = find_base_format(folder) if adapter is None else find_number_format(folder)
     loaded = load_model(
-        name, adapter, device="cpu", dtype=merged_in, hub=hub, trust_remote_code=trust_remote_code
+        name,
+        adapter,
+        device="cpu",
+        dtype=cast(Dtype, dtype),
+        hub=hub,
+        trust_remote_code=trust_remote_code,
     )
     model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter, trust_remote_code)
     tokenizer.chat_template = find_thinking_template(tokenizer)
@@ -221,11 +231,17 @@ def export(
     model.generation_config.eos_token_id = stop_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id, model.config.pad_token_id = stop_ids[0], tokenizer.pad_token_id
-    import torch
-
-    model.to(getattr(torch, base_dtype, torch.float32)).save_pretrained(out)
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return LoadedModel(model, tokenizer)
+
+
+def find_base_format(folder: Path) -> str:
+    """Find the number format of the base of a model whose weights were all trained, in float32:
+    bfloat16 where the base is not on this machine."""
+    base = str((read_json(folder / "lineage.json") or {}).get("base_model") or "")
+    place = tiny_dir() if base == TINY else Path(base).expanduser()
+    return find_number_format(place) if base and (place / "config.json").exists() else "bfloat16"
 
 
 def prove(
@@ -266,9 +282,12 @@ def judge(answers: list[dict[str, Any]]) -> dict[str, Any]:
         sum(bool(a["stopped"]) for a in answers),
     )
     enough = PROOF_SHARE * len(answers)
+    finding = f"{n_thinking} of {len(answers)} answers think, {n_stopped} stop"
+    if is_short := len(answers) < MIN_QUESTIONS:
+        finding += f"; too few questions, a proof takes {MIN_QUESTIONS}"
     return {
-        "passed": bool(answers) and n_thinking >= enough and n_stopped >= enough,
-        "finding": f"{n_thinking} of {len(answers)} answers think, {n_stopped} stop",
+        "passed": not is_short and n_thinking >= enough and n_stopped >= enough,
+        "finding": finding,
         "n": len(answers),
         "n_thinking": n_thinking,
         "n_stopped": n_stopped,

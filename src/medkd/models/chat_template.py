@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from medkd.core.completer import Message
 from medkd.core.errors import InputError
 from medkd.core.thinking import CLOSE, OPEN, PREFIX
+from medkd.models.inspect import explain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -138,7 +139,7 @@ def _find_problem(template: str) -> str:
     if done.returncode < 0:
         return f"its chat template does not come to an end, or takes too much memory; {fix}"
     said = done.stdout.decode("utf-8", "replace").strip()
-    return "" if said == "ok" else f"its chat template cannot be used ({_shorten(said)}); {fix}"
+    return "" if said == "ok" else f"its chat template cannot be used ({explain(said)}); {fix}"
 
 
 def find_templates(tokenizer: "PreTrainedTokenizerBase") -> TemplatePair:
@@ -322,25 +323,20 @@ def _apply(
     add_generation_prompt: bool = True,
     switches: dict[str, bool] | None = None,
 ) -> str:
+    options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, **(switches or {})}
     try:
         text = tokenizer.apply_chat_template(
             [turn.model_dump() for turn in turns],
             chat_template=template,
             tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **(switches or {}),
+            **options,
         )
     except Exception as error:
         raise InputError(
-            f"{tokenizer.name_or_path}: its chat template refuses these turns ({_shorten(str(error))}); "
+            f"{tokenizer.name_or_path}: its chat template refuses these turns ({explain(error)}); "
             "choose another model, or mend its chat_template.jinja"
         ) from error
     return cast(str, text)
-
-
-def _shorten(text: str) -> str:
-    lines = "".join(c if c.isprintable() else " " for c in text).strip()
-    return lines[:160] or "no message"
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

@@ -7,7 +7,6 @@ Not done here: training, quantised weights, generation.
 """
 
 import gc
-import json
 import logging
 import re
 import sys
@@ -20,6 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from medkd.core.errors import InputError
 from medkd.core.stage_output import hash_path
 from medkd.models.chat_template import find_templates
+from medkd.models.inspect import (
+    check_folder_files,
+    explain,
+    read_adapter_config,
+    read_config,
+    read_headers,
+    read_json,
+    refuse_missing,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 TINY = "medkd:tiny"
 Hub = Literal["huggingface", "modelscope"]
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 WHOLE_MODEL = "model"
 """Where `train` leaves a model all of whose weights it trained; an adapter stands in `adapter`."""
@@ -92,6 +100,8 @@ def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool =
     """
     if name == TINY:
         return _check_folder(tiny_dir(), name, trust_remote_code)
+    if not name.isprintable():
+        raise InputError(f"{name!a}: no name of a model; it must be printable UTF-8 text")
     path = Path(name).expanduser()
     if path.is_dir():
         is_run = (
@@ -108,7 +118,7 @@ def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool =
 
 
 def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
-    config = read_json(path / "config.json")
+    config = read_config(path)
     if config is None:
         what = (
             "holds an adapter, no whole model; give it as --adapter"
@@ -116,6 +126,7 @@ def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
             else "no config.json; is it a model?"
         )
         raise InputError(f"{name}: {what}")
+    check_folder_files(path)
     if not any(path.glob("*.safetensors")):
         pickled = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
         found = (
@@ -130,17 +141,6 @@ def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
             "or choose a model that transformers knows"
         )
     return path
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a small JSON mapping; None where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON; fetch or make it again") from error
-    return cast(dict[str, Any], content) if isinstance(content, dict) else None
 
 
 def _download(name: str, hub: Hub, with_code: bool) -> Path:
@@ -167,7 +167,7 @@ def _download(name: str, hub: Hub, with_code: bool) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(
-            f"{name}: cannot be fetched ({_first_line(error)}); check the network or HF_ENDPOINT, or give a local folder"
+            f"{name}: cannot be fetched ({explain(error)}); check the network or HF_ENDPOINT, or give a local folder"
         ) from error
 
 
@@ -182,7 +182,7 @@ def _download_from_modelscope(name: str, wanted: list[str]) -> Path:
         return Path(str(snapshot_download(name, allow_patterns=wanted)))
     except Exception as error:  # its client raises many kinds, without a common one of its own
         raise InputError(
-            f"{name}: cannot be fetched from ModelScope ({_first_line(error)}); check the name and the network"
+            f"{name}: cannot be fetched from ModelScope ({explain(error)}); check the name and the network"
         ) from error
 
 
@@ -248,21 +248,28 @@ def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
     """Load a folder's weights with options of `from_pretrained`; raises InputError where they
     cannot be read."""
     load_libraries()
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, **options
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:
         if "out of memory" in str(error) or "allocate memory" in str(error):
             raise InputError(
                 f"{name}: does not fit into memory; choose a smaller model, or train with --method qlora"
             ) from error
         raise InputError(
-            f"{name}: cannot be loaded ({_first_line(error)}); is the folder complete?"
+            f"{name}: cannot be loaded ({explain(error)}); is the folder complete?"
         ) from error
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        refuse_missing(name, missing)
+    return model
 
 
 def load_tokenizer(
@@ -270,28 +277,59 @@ def load_tokenizer(
 ) -> "PreTrainedTokenizerBase":
     """Load the tokenizer beside the adapter, or else the model's own.
 
-    An adapter saved without its chat template is served under the one it was trained for.
+    An adapter saved without its chat template is served under the one it was trained for. Raises
+    InputError where a token has no row in the embedding, or where the adapter's are other tokens.
     """
-    from transformers import AutoTokenizer
-
-    source = (
-        adapter if adapter is not None and (adapter / "tokenizer_config.json").exists() else folder
-    )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{source}: its tokenizer cannot be loaded ({_first_line(error)}); is the folder complete?"
-        ) from error
-    tokenizer = cast("PreTrainedTokenizerBase", tokenizer)
-    if adapter is not None and (source == folder or not tokenizer.chat_template):
+    has_own = adapter is not None and (adapter / "tokenizer_config.json").exists()
+    source = adapter if adapter is not None and has_own else folder
+    tokenizer = _read_tokenizer(source, trust_remote_code)
+    _check_vocabulary(tokenizer, folder, source)
+    if adapter is None:
+        return tokenizer
+    if has_own:
+        base = _read_tokenizer(folder, trust_remote_code).get_vocab()
+        ids = tokenizer.get_vocab()
+        strange = next((token for token, at in base.items() if ids.get(token) != at), None)
+        if strange is not None:
+            raise InputError(
+                f"{adapter}: has another vocabulary than {folder} (at {explain(strange)}); "
+                "give the model it was trained on"
+            )
+    if not has_own or not tokenizer.chat_template:
         lineage = read_json(adapter / "lineage.json") or {}
         templates = find_templates(tokenizer)
         is_plain = lineage.get("target") == "answers"
         tokenizer.chat_template = templates.plain if is_plain else templates.thinking
     return tokenizer
+
+
+def _read_tokenizer(source: Path, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except Exception as error:
+        raise InputError(
+            f"{source}: its tokenizer cannot be loaded ({explain(error)}); is the folder complete?"
+        ) from error
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", folder: Path, source: Path) -> None:
+    """Raise InputError for a token whose id lies past the embedding."""
+    config = read_config(folder) or {}
+    n_rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+    vocabulary = tokenizer.get_vocab()
+    if not n_rows or not vocabulary:
+        return
+    token = max(vocabulary, key=lambda each: vocabulary[each])
+    if vocabulary[token] >= n_rows:
+        raise InputError(
+            f"{source}: its token {explain(token)} has the id {vocabulary[token]}, "
+            f"the embedding has {n_rows} rows; take the tokenizer that belongs to the model"
+        )
 
 
 def resolve_adapter(path: Path) -> Path:
@@ -305,7 +343,7 @@ def resolve_adapter(path: Path) -> Path:
 def find_base(adapter: Path) -> str:
     """Read which model an adapter was trained on; raises InputError where the folder holds no
     adapter."""
-    config = read_json(adapter / "adapter_config.json")
+    config = read_adapter_config(adapter)
     if config is None:
         raise InputError(
             f'{adapter}: no adapter_config.json; give the adapter folder that "medkd train" wrote'
@@ -314,6 +352,7 @@ def find_base(adapter: Path) -> str:
         raise InputError(
             f"{adapter}: no adapter_model.safetensors; train again, or convert its weights"
         )
+    check_folder_files(adapter)
     return str(config.get("base_model_name_or_path") or "")
 
 
@@ -352,18 +391,51 @@ def _has_same_weights(one: Path, other: Path) -> bool:
 
 
 def _merge_adapter(model: "PreTrainedModel", adapter: Path, name: str) -> "PreTrainedModel":
-    from peft import PeftModel
-    from safetensors import SafetensorError
+    """Merge an adapter; one that changes the head or the embedding of a tied pair unties them, or
+    the change of the one would be a change of the other."""
+    from peft import PeftModel, get_peft_model_state_dict
 
+    held = set(read_headers(adapter))
+    _untie_where_changed(model, held, adapter)
     try:
-        tuned = PeftModel.from_pretrained(model, str(adapter))
-    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of it is refused below
+            tuned = PeftModel.from_pretrained(model, str(adapter))
+            wanted = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+            merged: Any = cast(Any, tuned).merge_and_unload()
+    except Exception as error:
         raise InputError(
-            f"{adapter}: does not fit {name}; give the model it was trained on ({find_base(adapter) or 'unknown'})"
+            f"{adapter}: does not fit {name} ({explain(error)}); "
+            f"give the model it was trained on ({find_base(adapter) or 'unknown'})"
         ) from error
-    return cast("PreTrainedModel", cast(Any, tuned).merge_and_unload())
+    if lacking := sorted(wanted - held):
+        refuse_missing(adapter, lacking)
+    if strange := sorted(key for key in held - wanted if ".lora_" in key):
+        raise InputError(
+            f"{adapter}: {name} has no place for {explain(strange[0])}; "
+            f"give the model it was trained on ({find_base(adapter) or 'unknown'})"
+        )
+    return cast("PreTrainedModel", merged)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+def _untie_where_changed(model: "PreTrainedModel", keys: set[str], adapter: Path) -> None:
+    import torch
+
+    head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return
+    names = [f".{name}." for name, module in model.named_modules() if module in (head, embedding)]
+    touching = [key for key in keys if any(name in key for name in names)]
+    changed = [key for key in touching if "token_adapter" not in key]
+    if not changed:
+        return
+    if len(changed) < len(touching):
+        raise InputError(
+            f"{adapter}: changes {explain(changed[0])} and single tokens of a tied embedding, which "
+            "cannot be merged; train again with one of the two"
+        )
+    head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}

@@ -55,11 +55,14 @@ def compile_template(text: str) -> Callable[..., str]:
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
+    def strftime_now(form: str) -> str:
+        return datetime.now().strftime(form)
+
     environment: Environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
     )
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    names: dict[str, Any] = environment.globals
+    names |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
     return environment.from_string(text).render
 
 

@@ -23,7 +23,7 @@ from medkd.models.chat_template import (
     find_template,
     repair_pad_token,
 )
-from medkd.models.inspect import ModelShape, read_model_shape
+from medkd.models.inspect import ModelShape, read_json, read_model_shape
 from medkd.models.load import (
     LoadedModel,
     choose_device,
@@ -31,7 +31,6 @@ from medkd.models.load import (
     load_libraries,
     load_model,
     load_tokenizer,
-    read_json,
     resolve_adapter,
     resolve_model,
 )

@@ -28,6 +28,7 @@ from medkd.models.chat_template import (
     find_template,
     repair_pad_token,
 )
+from medkd.models.inspect import read_json
 from medkd.models.load import (
     Device,
     Dtype,
@@ -36,7 +37,6 @@ from medkd.models.load import (
     importing,
     load_model,
     load_tokenizer,
-    read_json,
     resolve_adapter,
     resolve_model,
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from medkd.core.jsonl import write_json
 from medkd.core.records import Example
-from medkd.models.load import read_json
+from medkd.models.inspect import read_json
 from medkd.train.rows import Target
 
 if TYPE_CHECKING:
