@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medkd.chat import backends
-from medkd.chat.backends import EndpointBackend, LocalBackend, Reply, Splitter, open_backend
-from medkd.chat.session import Config, Conversation, chat
+from medkd.chat.backends import EndpointBackend, LocalBackend, Reply, ThinkingSplitter, open_backend
+from medkd.chat.session import Config, Conversation, chat, guard_patient_text
 from medkd.core.completer import Message, Sampling
 from medkd.core.errors import InputError
 from medkd.core.thinking import write
@@ -92,7 +92,7 @@ def test_reasoning_and_answer_are_told_apart_wherever_the_stream_is_cut(reasonin
     def hear(piece, is_reasoning):
         heard[is_reasoning] += piece
 
-    splitter = Splitter(hear)
+    splitter = ThinkingSplitter(hear)
     for start, end in itertools.pairwise(bounds):
         splitter.take(text[start:end])
     splitter.finish()
@@ -182,3 +182,21 @@ def test_on_a_terminal_two_models_answer_side_by_side(trained_dir, random_model_
     assert running.wait() == 0, shown[-2000:]
     assert b"\x1b[2m" in shown
     assert b"means flu" in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown)
+
+
+def test_what_leaves_this_machine_is_said_and_lines_from_a_file_are_refused(capsys):
+    far = [open_backend("some@https://models.example.org/v1")]
+    with pytest.raises(InputError, match="--accept-identified"):
+        guard_patient_text(far, is_person=False, accept_identified=False)
+    guard_patient_text(far, is_person=False, accept_identified=True)
+    guard_patient_text(far, is_person=True, accept_identified=False)
+    assert capsys.readouterr().err.count("models.example.org/v1, outside this machine") == 2
+    guard_patient_text([open_backend("some@http://127.0.0.1:9/v1"), Parrot()], False, False)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_model_says_never_steers_the_terminal(capsys):
+    hostile = "flu\x1b[2J\x1b]0;title\x07\x9b31m\u202eulf\r"
+    talk("fever?", said=Reply(hostile, hostile, "503: \x1b[31mbusy"))
+    shown = capsys.readouterr().out
+    assert "flu" in shown and not set(shown) & set("\x1b\x07\x9b\u202e\r")

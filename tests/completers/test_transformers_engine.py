@@ -1,7 +1,7 @@
 import pytest
+import torch
 
-from medkd.completers.batch import Batch
-from medkd.completers.transformers_engine import TransformersEngine
+from medkd.completers.transformers_engine import GumbelNoise, TransformersEngine
 from medkd.core import thinking
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import StoppedError
@@ -47,11 +47,38 @@ def test_greedy_text_equals_that_of_plain_generate(trained, prompts):
 def test_texts_do_not_depend_on_the_batch(trained, prompts):
     for sampling in (
         Sampling(max_tokens=40),
-        Sampling(max_tokens=40, temperature=1.0, top_p=0.9, seed=3),
+        Sampling(max_tokens=40, temperature=1.0, seed=3),
+        Sampling(max_tokens=40, temperature=2.0, top_p=0.9, seed=3),
     ):
-        assert generate(TransformersEngine(trained, 1), prompts, sampling) == generate(
-            TransformersEngine(trained, 8), prompts, sampling
-        )
+        alone = generate(TransformersEngine(trained, 1), prompts, sampling)
+        for batch_size in (3, 8, 32):
+            assert generate(TransformersEngine(trained, batch_size), prompts, sampling) == alone
+
+
+def test_draws_are_distributed_as_the_softmax():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
+    n = 4000
+    for top_p, expected in (
+        (None, (logits / 0.7).softmax(-1)),
+        (0.5, torch.tensor([1.0, 0, 0, 0])),
+    ):
+        sampling = Sampling(temperature=0.7, top_p=top_p)
+        noise = GumbelNoise(range(n), sampling, torch.device("cpu"))
+        drawn = noise(torch.zeros(n, 1, dtype=torch.long), logits.repeat(n, 1)).argmax(-1)
+        shares = torch.bincount(drawn, minlength=4) / n
+        assert torch.allclose(shares, expected, atol=0.03)
+
+
+def test_what_a_model_says_of_its_generation_changes_nothing(trained, prompts):
+    plain = generate(TransformersEngine(trained), prompts[:3], Sampling(max_tokens=40))
+    own = trained.model.generation_config
+    own.update(repetition_penalty=5.0, no_repeat_ngram_size=1, do_sample=True, top_k=3)
+    try:
+        found = generate(TransformersEngine(trained), prompts[:3], Sampling(max_tokens=40))
+        assert trained.model.generation_config is own
+    finally:
+        own.update(repetition_penalty=1.0, no_repeat_ngram_size=0, do_sample=False, top_k=50)
+    assert found == plain
 
 
 def test_samples_differ_by_seed_and_number_and_repeat_otherwise(trained, prompts):
@@ -74,32 +101,28 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_and_nothing_is_lost(
     trained, prompts, monkeypatch, capsys
 ):
     whole = generate(TransformersEngine(trained, 8), prompts, Sampling(max_tokens=40))
-    model = TransformersEngine(trained, 8)
-    judge = Batch._judge
-    n_steps = 0
+    together = TransformersEngine.generate_batch
 
-    def run_out_of_memory(batch, n):
-        nonlocal n_steps
-        n_steps += 1
-        if len(batch.rows) > 2 and n_steps % 4 == 0:
+    def run_out_of_memory(engine, encoded, *others):
+        if len(encoded) > 2:
             raise RuntimeError(
-                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
-        return judge(batch, n)
+        return together(engine, encoded, *others)
 
-    monkeypatch.setattr(Batch, "_judge", run_out_of_memory)
-    assert [g.text for g in generate(model, prompts, Sampling(max_tokens=40))] == [
-        g.text for g in whole
-    ]
-    assert model.batch_size < 8 and "going on with 4" in capsys.readouterr().err
-    monkeypatch.setattr(Batch, "_judge", lambda *_: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(StoppedError, match="one question at a time"):
-        generate(TransformersEngine(trained, 8), prompts, Sampling(max_tokens=40))
-    monkeypatch.setattr(
-        Batch, "_judge", lambda *_: (_ for _ in ()).throw(RuntimeError("another fault"))
-    )
-    with pytest.raises(RuntimeError, match="another fault"):
-        generate(TransformersEngine(trained, 8), prompts, Sampling(max_tokens=40))
+    monkeypatch.setattr(TransformersEngine, "generate_batch", run_out_of_memory)
+    model = TransformersEngine(trained, 8)
+    assert generate(model, prompts, Sampling(max_tokens=40)) == whole
+    assert model.batch_size == 2 and "going on with 4" in capsys.readouterr().err
+    for error, wanted in (
+        (MemoryError(), (StoppedError, "one question at a time")),
+        (RuntimeError("another fault"), (RuntimeError, "another fault")),
+    ):
+        monkeypatch.setattr(
+            TransformersEngine, "generate_batch", lambda *_, e=error: (_ for _ in ()).throw(e)
+        )
+        with pytest.raises(wanted[0], match=wanted[1]):
+            generate(TransformersEngine(trained, 8), prompts, Sampling(max_tokens=40))
 
 
 def test_why_it_ended_is_told(trained, prompts):

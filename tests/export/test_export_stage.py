@@ -7,12 +7,22 @@ from medkd.core.errors import InputError, ProofError
 from medkd.export.card import write_modelfile
 from medkd.export.stage import Config, export, judge, run
 from medkd.models.load import load_tokenizer
+from student_samples import make_example
 
 
 @pytest.fixture(scope="module")
-def exported(trained_dir, tmp_path_factory):
+def adapter_dir(trained_dir, tmp_path_factory):
+    """The adapter with as many unseen questions beside it as a proof takes."""
+    adapter = shutil.copytree(trained_dir / "adapter", tmp_path_factory.mktemp("adapter") / "a")
+    questions = [{"id": e.id, "question": e.input} for e in map(make_example, range(24, 44))]
+    (adapter / "questions.json").write_text(json.dumps({"unseen": True, "questions": questions}))
+    return adapter
+
+
+@pytest.fixture(scope="module")
+def exported(adapter_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported")
-    run(Config(adapter=trained_dir, max_tokens=96, out=out))
+    run(Config(adapter=adapter_dir, max_tokens=96, out=out))
     return out
 
 
@@ -31,7 +41,7 @@ def test_the_folder_is_whole_and_its_proof_is_kept(exported):
     assert (
         proof["passed"]
         and proof["unseen"]
-        and proof["n"] == proof["n_thinking"] == proof["n_stopped"] == 6
+        and proof["n"] == proof["n_thinking"] == proof["n_stopped"] == 20
     )
 
 
@@ -85,10 +95,9 @@ def test_the_card_tells_lineage_and_shows_an_answer(exported):
     assert "UNPROVEN" not in card
 
 
-def test_a_model_that_does_not_think_is_marked_and_refused(trained_dir, tmp_path):
-    adapter = shutil.copytree(trained_dir / "adapter", tmp_path / "adapter")
-    config = Config(adapter=adapter, max_tokens=2, out=tmp_path / "out")
-    with pytest.raises(ProofError, match="UNPROVEN, 0 of 6 answers think") as caught:
+def test_a_model_that_does_not_think_is_marked_and_refused(adapter_dir, tmp_path):
+    config = Config(adapter=adapter_dir, max_tokens=2, out=tmp_path / "out")
+    with pytest.raises(ProofError, match="UNPROVEN, 0 of 20 answers think") as caught:
         run(config)
     assert caught.value.exit_code == 3
     assert (config.out / "UNPROVEN").exists()
@@ -112,8 +121,8 @@ def test_a_model_all_of_whose_weights_were_trained_is_exported_without_an_adapte
         "max_length": 256,
     }
     train(TrainConfig(**fields, method="full", batch_size=4, out=tmp_path / "train"))
-    manifest = run(Config(model=str(tmp_path / "train"), max_tokens=96, out=tmp_path / "out"))
-    assert manifest.facts["passed"]
+    with pytest.raises(ProofError, match="6 of 6 answers think, 6 stop; too few questions"):
+        run(Config(model=str(tmp_path / "train"), max_tokens=96, out=tmp_path / "out"))
     assert (tmp_path / "out/model.safetensors").exists()
 
 
@@ -134,15 +143,17 @@ def test_the_scores_of_an_evaluation_stand_on_the_card_with_their_intervals(trai
         "model": "left out",
     }
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    run(
-        Config(
-            adapter=trained_dir,
-            evaluation=tmp_path,
-            max_tokens=96,
-            questions=2,
-            out=tmp_path / "out",
+    with pytest.raises(ProofError, match="2 of 2 answers think, 2 stop; too few questions"):
+        run(
+            Config(
+                adapter=trained_dir,
+                evaluation=tmp_path,
+                max_tokens=96,
+                questions=2,
+                out=tmp_path / "out",
+            )
         )
-    )
+    assert (tmp_path / "out/UNPROVEN").exists()
     card = (tmp_path / "out/MODELCARD.md").read_text()
     assert "| stop_rate | 1 [0.9, 1] |" in card and "left out" not in card
     with pytest.raises(InputError, match="medkd evaluate"):
@@ -179,4 +190,32 @@ def test_an_adapter_without_questions_is_refused(trained_dir, tmp_path):
     ],
 )
 def test_thinking_must_be_closed_answered_and_ended(text, stopped, passed):
-    assert judge([{"question": "?", "text": text, "stopped": stopped}])["passed"] is passed
+    answers = [{"question": "?", "text": text, "stopped": stopped} for _ in range(20)]
+    assert judge(answers)["passed"] is passed
+    assert not judge(answers[:19])["passed"] and "too few" in judge(answers[:19])["finding"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_the_number_format_of_the_base_is_kept(random_model_dir, trained_dir, tmp_path, dtype, key):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    base = shutil.copytree(random_model_dir, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config.pop("dtype", None)
+    (base / "config.json").write_text(json.dumps(config | {key: dtype}))
+    weights = {
+        k: v.to(getattr(torch, dtype)) for k, v in load_file(base / "model.safetensors").items()
+    }
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    adapter = shutil.copytree(trained_dir / "adapter", tmp_path / "adapter")
+    lora = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(lora | {"base_model_name_or_path": str(base)})
+    )
+    export(str(base), adapter, tmp_path / "out")
+    assert {v.dtype for v in load_file(tmp_path / "out/model.safetensors").values()} == {
+        getattr(torch, dtype)
+    }
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == dtype

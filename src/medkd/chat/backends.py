@@ -1,38 +1,29 @@
-"""Whom a chat asks: a model on this machine or one behind an endpoint, both streamed piece by
-piece.
+"""What a chat asks: a model on this machine or one behind an endpoint, streamed piece by piece.
 
-In: a name, turns. Out: pieces of text as they come, each marked as reasoning or answer, and why the
-answer ended.
+In: a name, turns. Out: pieces of text, each marked as reasoning or answer, and why the reply ended.
 Not done here: the screen and the history (`chat.session`).
-
-A name is `medkd:tiny`, a folder, a hub's name, a directory of `train` (its adapter on its base), or
-`MODEL@PLACE`, where the place is a provider of `completers/providers.yaml` or the address of any
-OpenAI-compatible endpoint.
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Target, find_target
+from medkd.completers.transformers_engine import LOOP_CHECK_INTERVAL, TransformersEngine
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError
 from medkd.core.records import FinishReason
 from medkd.core.thinking import CLOSE, OPEN
 from medkd.grading.repetition import is_looping
-from medkd.models.chat_template import encode, find_stop_ids, opens_thinking, render
+from medkd.models.chat_template import encode, opens_thinking, render
 from medkd.models.load import Device, LoadedModel, find_base, load_model, resolve_adapter
-
-if TYPE_CHECKING:
-    import torch
 
 OnPiece = Callable[[str, bool], None]
 """Called with each piece of text and whether it is reasoning."""
-LOOP_CHECK_INTERVAL = 64
-"""Tokens or pieces between two looks for a loop."""
 
 
 class Reply(NamedTuple):
@@ -52,12 +43,12 @@ class Backend(Protocol):
     def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Reply: ...
 
 
-class Splitter:
+class ThinkingSplitter:
     r"""Tell reasoning from answer in a stream whose tags may be cut anywhere; the tags themselves
     are left out.
 
     >>> heard = []
-    >>> splitter = Splitter(lambda piece, is_reasoning: heard.append((piece, is_reasoning)))
+    >>> splitter = ThinkingSplitter(lambda piece, is_reasoning: heard.append((piece, is_reasoning)))
     >>> for piece in ("<thi", "nk>\nfever", "</", "think>\n\nflu"):
     ...     splitter.take(piece)
     >>> splitter.finish()
@@ -126,21 +117,16 @@ class LocalBackend:
     def __init__(self, name: str, loaded: LoadedModel) -> None:
         self.name = name
         self.model, self.tokenizer = loaded
-        self.stop_ids = find_stop_ids(self.tokenizer, self.model.generation_config)
+        self._engine = TransformersEngine(loaded, 1, is_looping)
 
     def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Reply:
         """Write on behind the turns; an interruption ends the turn and keeps what was said."""
-        import torch
         from transformers import TextStreamer
 
         prompt = render(self.tokenizer, turns)
-        ids = torch.tensor([encode(self.tokenizer, prompt)], device=self.model.device)
         listener = _Listener(on_piece)
-        splitter = Splitter(listener.take, is_reasoning=opens_thinking(prompt))
-        stops = [
-            str(token)
-            for token in cast(list[Any], self.tokenizer.convert_ids_to_tokens(self.stop_ids))
-        ]
+        splitter = ThinkingSplitter(listener.take, is_reasoning=opens_thinking(prompt))
+        stops = cast(list[str], self.tokenizer.convert_ids_to_tokens(self._engine.stop_ids))
 
         class Streamer(TextStreamer):
             """Takes the text as it is decoded."""
@@ -150,48 +136,16 @@ class LocalBackend:
                     text = text.replace(stop, "")
                 splitter.take(text)
 
-        def is_loop(written: "torch.Tensor") -> bool:
-            new = written[0, ids.shape[1] :]
-            return len(new) % LOOP_CHECK_INTERVAL == 0 and is_looping(
-                str(self.tokenizer.decode(new))
-            )
-
-        def is_enough(written: "torch.Tensor", _: Any, **__: Any) -> "torch.Tensor":
-            return torch.full((written.shape[0],), is_loop(written), device=written.device)
-
-        drawing: dict[str, Any] = {"do_sample": bool(sampling.temperature)}
-        if sampling.temperature:
-            drawing |= {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p or 1.0,
-                "top_k": 0,
-            }
+        streamer = Streamer(cast(Any, self.tokenizer), skip_prompt=True, skip_special_tokens=False)
+        seed = secrets.randbits(48) if sampling.seed is None else sampling.seed
         try:
-            with torch.inference_mode():
-                written = cast(Any, self.model).generate(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=sampling.max_tokens,
-                    eos_token_id=self.stop_ids,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                    streamer=Streamer(
-                        cast(Any, self.tokenizer), skip_prompt=True, skip_special_tokens=False
-                    ),
-                    stopping_criteria=[is_enough],
-                    **drawing,
-                )
+            [generation] = self._engine.generate_batch(
+                [encode(self.tokenizer, prompt)], sampling, [seed], streamer
+            )
         except KeyboardInterrupt:
             return listener.sum_up("interrupted")
         splitter.finish()
-        last = int(written[0, -1])
-        reason = (
-            FinishReason.STOP
-            if last in self.stop_ids
-            else FinishReason.LOOP
-            if is_loop(written)
-            else FinishReason.LENGTH
-        )
-        return listener.sum_up(reason)
+        return listener.sum_up(generation.finish_reason)
 
 
 class EndpointBackend:
@@ -204,7 +158,7 @@ class EndpointBackend:
     def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Reply:
         """Ask and stream; raises InputError where no other question would fare better."""
         listener = _Listener(on_piece)
-        splitter = Splitter(listener.take)
+        splitter = ThinkingSplitter(listener.take)
 
         def take(piece: str, is_reasoning: bool) -> None:
             if is_reasoning:
@@ -244,7 +198,12 @@ class _LoopError(Exception):
 def open_backend(
     name: str, adapter: Path | None = None, device: Device = "auto", trust_remote_code: bool = False
 ) -> Backend:
-    """Find whom a name stands for, and load it where it is a model of this machine."""
+    """Open the backend that a name stands for; loads it where it is a model of this machine.
+
+    A name is `medkd:tiny`, a folder, a hub's name, a directory of `train` (its adapter on its base),
+    or `MODEL@PLACE`, where the place is a provider of `completers/providers.yaml` or the address of
+    an OpenAI-compatible endpoint.
+    """
     model, at, place = name.rpartition("@")
     if at and model:
         if adapter is not None:

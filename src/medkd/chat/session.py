@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medkd.chat.backends import Backend, Reply, open_backend
+from medkd.chat.backends import Backend, EndpointBackend, Reply, open_backend
+from medkd.completers.providers import is_loopback
 from medkd.core.completer import Message, Sampling
+from medkd.core.privacy import AcceptIdentified, check_deidentified
+from medkd.core.progress import make_printable
 from medkd.core.records import FinishReason
 from medkd.models.load import Device
 
@@ -52,6 +55,9 @@ class Config(BaseModel):
     """Hide the thinking; how long it was is told."""
     device: Device = "auto"
     """Where to compute."""
+    accept_identified: AcceptIdentified = False
+    """Send lines from a pipe or a file to an endpoint outside this machine; they carry no mark of
+    de-identification."""
     trust_remote_code: bool = False
     """Let a model run code that came with it."""
 
@@ -70,7 +76,11 @@ class Conversation:
         """Ask one question behind all that was said before."""
         asked = [*self.turns, Message(role="user", content=question)]
         head = [Message(role="system", content=system)] if system else []
-        said = self.speaker.say([*head, *asked], sampling, on_piece)
+        said = self.speaker.say(
+            [*head, *asked],
+            sampling,
+            lambda piece, is_reasoning: on_piece(make_printable(piece), is_reasoning),
+        )
         if said.answer:
             self.turns = [*asked, Message(role="assistant", content=said.answer)]
         return said
@@ -84,7 +94,29 @@ def run(config: Config) -> None:
     ]
     if config.adapter is not None:
         first.name = f"{config.model} with {config.adapter}"
-    chat([first, *others], config, _read_questions())
+    backends = [first, *others]
+    guard_patient_text(backends, sys.stdin.isatty(), config.accept_identified)
+    chat(backends, config, _read_questions())
+
+
+def guard_patient_text(
+    backends: Sequence[Backend], is_person: bool, accept_identified: bool
+) -> None:
+    """Say once that what is typed leaves this machine; refuse what is piped, for nobody looks at it
+    before it is sent. Raises InputError."""
+    outside = [
+        backend.target.base_url
+        for backend in backends
+        if isinstance(backend, EndpointBackend) and not is_loopback(backend.target.base_url)
+    ]
+    if not outside:
+        return
+    if not is_person:
+        check_deidentified([""], "standard input", outside[0], accept_identified)
+    print(
+        f"note: what you ask is sent to {', '.join(dict.fromkeys(outside))}, outside this machine; name no patient",
+        file=sys.stderr,
+    )
 
 
 def chat(speakers: Sequence[Backend], config: Config, questions: Iterator[str]) -> None:
@@ -170,7 +202,7 @@ def _make_notes(said: Reply, is_folded: bool) -> list[str]:
     ended = (
         []
         if said.why == FinishReason.STOP
-        else [NOTES.get(said.why, f"no whole answer: {said.why}")]
+        else [NOTES.get(said.why, f"no whole answer: {make_printable(said.why)}")]
     )
     return folded + ended
 

@@ -1,18 +1,15 @@
-"""Ask a model on this machine: many prompts at once, in length-sorted batches, with a KV cache.
+"""Ask a model on this machine through transformers' `generate`, in length-sorted batches.
 
-In: prompts as text, or requests. Out: what the model wrote for each, why it ended and how many
-tokens it took.
-Not done here: reading reasoning and answer (`core.thinking`), scoring, retries (nothing here fails
-by chance).
+In: prompts as text, or requests. Out: what the model wrote for each, why it ended, its tokens.
+Not done here: reading reasoning and answer (`core.thinking`), scoring, retries.
 """
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from medkd.completers.batch import Batch
-from medkd.completers.drafts import Continuations
 from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason, Usage
@@ -27,6 +24,7 @@ from medkd.models.chat_template import (
 from medkd.models.load import LoadedModel
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 LOOP_CHECK_INTERVAL = 64
@@ -70,19 +68,13 @@ class TransformersEngine:
         repair_pad_token(self.tokenizer)
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answer requests in their order, under the model's own template; the thinking prefix of
-        the template is part of the text."""
+        """Answer requests in their order, under the model's own template; a thought that the
+        template opens is part of the text."""
         completions: dict[int, Completion] = {}
-        for sampling, sample in dict.fromkeys(
-            (request.sampling, request.sample) for request in requests
-        ):
-            chosen = [
-                i
-                for i, request in enumerate(requests)
-                if (request.sampling, request.sample) == (sampling, sample)
-            ]
+        for key in dict.fromkeys((request.sampling, request.sample) for request in requests):
+            chosen = [i for i, each in enumerate(requests) if (each.sampling, each.sample) == key]
             prompts = [render(self.tokenizer, requests[i].messages) for i in chosen]
-            for at, generation in self.generate(prompts, sampling, sample):
+            for at, generation in self.generate(prompts, *key):
                 completions[chosen[at]] = Completion(
                     text=(PREFIX if opens_thinking(prompts[at]) else "") + generation.text,
                     finish_reason=generation.finish_reason,
@@ -97,51 +89,82 @@ class TransformersEngine:
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0
     ) -> Iterator[tuple[int, Generation]]:
-        """Write on behind each prompt; yields a prompt's index and text as soon as it is done, in
-        any order.
+        """Write on behind each prompt; yield a prompt's index and text when its batch is done.
 
-        Greedy unless a temperature is given. What is drawn depends on the seed, the prompt and the
-        number of the sample (one for all, or one a prompt, so that the same prompt may stand there
-        several times), not on the company in the batch.
+        Greedy unless a temperature is given. Draws depend on the seed, the prompt and the number of
+        the sample (one for all, or one a prompt), not on the other rows of the batch. Where memory
+        runs out, the batch is halved and begun again.
         """
         samples = [sample] * len(prompts) if isinstance(sample, int) else sample
         encoded = [encode(self.tokenizer, prompt) for prompt in prompts]
-        by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
-        size = self.batch_size
-        company = Continuations()
-        for start in range(0, len(by_length), size):
-            indices = by_length[start : start + size]
-            seeds = [draw_seed(sampling.seed or 0, samples[i], prompts[i]) for i in indices]
-            for row, generation in self._generate_batch(
-                [encoded[i] for i in indices], sampling, seeds, company
-            ):
-                yield indices[row], generation
-
-    def _generate_batch(
-        self, encoded: list[list[int]], sampling: Sampling, seeds: list[int], company: Continuations
-    ) -> Iterator[tuple[int, Generation]]:
-        """Generate one batch; where memory runs out, what is left of it in halves, and the batches
-        after it too."""
-        left = list(range(len(encoded)))
+        left = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)
         while left:
-            part = left[: self.batch_size]
+            batch = left[: self.batch_size]
+            seeds = [draw_seed(sampling.seed or 0, samples[i], prompts[i]) for i in batch]
             try:
-                for row, generation in self._generate_together(
-                    [encoded[i] for i in part], sampling, [seeds[i] for i in part], company
-                ):
-                    left.remove(part[row])
-                    yield part[row], generation
+                done = self.generate_batch([encoded[i] for i in batch], sampling, seeds)
             except (MemoryError, RuntimeError) as error:
-                self._halve(len(part), error)
+                self._halve(len(batch), error)
+                continue
+            left = left[len(batch) :]
+            yield from zip(batch, done, strict=True)
+
+    def generate_batch(
+        self,
+        encoded: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        streamer: Any = None,
+    ) -> list[Generation]:
+        """Write on behind encoded prompts, all in one batch; `streamer` is one of transformers'."""
+        import torch
+        from transformers import GenerationConfig
+
+        pad = cast(int, self.tokenizer.pad_token_id)
+        width = max(len(ids) for ids in encoded)
+        device = self.model.device
+        inputs = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in encoded])
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded])
+        watch = _LoopWatch(self.tokenizer, self.stop_ids, width, self.is_looping)
+        settings = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=sampling.max_tokens,
+            eos_token_id=list(self.stop_ids),
+            pad_token_id=pad,
+            use_cache=True,
+        )
+        noise = [GumbelNoise(seeds, sampling, device)] if sampling.temperature else []
+        with torch.inference_mode(), _without_own_settings(self.model):
+            written = cast(Any, self.model).generate(
+                input_ids=inputs.to(device),
+                attention_mask=mask.to(device),
+                generation_config=settings,
+                logits_processor=noise,
+                stopping_criteria=[watch],
+                streamer=streamer,
+            )
+        rows = cast(list[list[int]], written[:, width:].tolist())
+        return [
+            self._read(ids[: sampling.max_tokens], watch.looped.get(row))
+            for row, ids in enumerate(rows)
+        ]
+
+    def _read(self, ids: list[int], loops_at: int | None) -> Generation:
+        """Cut a row of the batch where it ended: what follows is padding."""
+        if loops_at is not None:
+            return make_generation(self.tokenizer, ids[:loops_at], FinishReason.LOOP)
+        end = next((at for at, token in enumerate(ids) if token in self.stop_ids), None)
+        if end is not None:
+            return make_generation(self.tokenizer, ids[: end + 1], FinishReason.STOP)
+        return make_generation(self.tokenizer, ids, FinishReason.LENGTH)
 
     def _halve(self, n_rows: int, error: BaseException) -> None:
-        """Halve the batch after an error that says memory is full; raises any other, and
+        """Halve the batch after an error that says memory is full; raise any other, and
         StoppedError where one row is too much."""
         import torch
 
-        if not isinstance(
-            error, MemoryError | torch.OutOfMemoryError
-        ) and "allocate memory" not in str(error):
+        is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_full and "allocate memory" not in str(error):
             raise error
         if n_rows == 1:
             raise StoppedError(
@@ -149,68 +172,111 @@ class TransformersEngine:
             ) from error
         self.batch_size = n_rows // 2
         print(
-            f"warning: out of memory with {n_rows} questions at a time; going on with {self.batch_size}",
+            f"warning: out of memory with {n_rows} questions at a time; "
+            f"going on with {self.batch_size}",
             file=sys.stderr,
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _generate_together(
-        self, encoded: list[list[int]], sampling: Sampling, seeds: list[int], company: Continuations
-    ) -> Iterator[tuple[int, Generation]]:
-        batch = Batch(
-            self.model, cast(int, self.tokenizer.pad_token_id), encoded, sampling, seeds, company
+
+class GumbelNoise:
+    """A logits processor that makes the greedy choice a draw: the argmax of logits / temperature
+    and Gumbel noise is distributed as their softmax. Each row has a generator of its own."""
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, device: "torch.device") -> None:
+        import torch
+        from transformers import TopPLogitsWarper
+
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self._temperature = sampling.temperature or 1.0
+        self._keep_likeliest = TopPLogitsWarper(sampling.top_p) if sampling.top_p else None
+
+    def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        """Add the noise of the next position to scores (rows, vocabulary)."""
+        import torch
+
+        scores = scores.float() / self._temperature
+        if self._keep_likeliest is not None:
+            scores = self._keep_likeliest(cast(Any, input_ids), cast(Any, scores))
+        uniform = torch.stack(
+            [
+                torch.rand(scores.shape[-1], generator=generator, device=scores.device)
+                for generator in self._generators
+            ]
         )
-        written: list[list[int]] = [[] for _ in encoded]
-        while batch.rows:
-            done: list[int] = []
-            for row, tokens in batch.step():
-                reason = self._write(written[row], tokens, sampling.max_tokens)
-                if reason is not None:
-                    done.append(row)
-                    yield row, make_generation(self.tokenizer, written[row], reason)
-            batch.go_on(done)
+        return scores - (-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
 
-    def _write(self, ids: list[int], tokens: list[int], max_tokens: int) -> FinishReason | None:
-        """Write tokens on until one ends the text; gives why it ended."""
-        for token in tokens:
-            ids.append(token)
-            reason = self._why_finished(ids, max_tokens)
-            if reason is not None:
-                return reason
-        return None
 
-    def _why_finished(self, ids: list[int], max_tokens: int) -> FinishReason | None:
-        if ids[-1] in self.stop_ids:
-            return FinishReason.STOP
-        if len(ids) >= max_tokens:
-            return FinishReason.LENGTH
-        if (
-            self.is_looping is not None
-            and len(ids) % LOOP_CHECK_INTERVAL == 0
-            and self.is_looping(decode(self.tokenizer, ids))
-        ):
-            return FinishReason.LOOP
-        return None
+class _LoopWatch:
+    """A stopping criterion of each row: it only repeats itself."""
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        stop_ids: Sequence[int],
+        n_prompt: int,
+        is_looping: Callable[[str], bool] | None,
+    ) -> None:
+        self.looped: dict[int, int] = {}
+        """How many tokens a row had where it was stopped."""
+        self._tokenizer, self._stop_ids = tokenizer, set(stop_ids)
+        self._n_prompt, self._is_looping = n_prompt, is_looping
+
+    def __call__(
+        self, input_ids: "torch.Tensor", scores: "torch.Tensor", **_: Any
+    ) -> "torch.Tensor":
+        """Tell of each row whether it is to end."""
+        import torch
+
+        n_written = input_ids.shape[1] - self._n_prompt
+        if self._is_looping is not None and n_written and n_written % LOOP_CHECK_INTERVAL == 0:
+            rows = cast(list[list[int]], input_ids[:, self._n_prompt :].tolist())
+            for row, ids in enumerate(rows):
+                if row in self.looped or not self._stop_ids.isdisjoint(ids):
+                    continue
+                if self._is_looping(decode(self._tokenizer, ids)):
+                    self.looped[row] = n_written
+        ended = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        if self.looped:
+            ended[list(self.looped)] = True
+        return ended
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Generator[None]:
+    """Set a model's own generation config aside: transformers takes from it whatever a call leaves
+    open, a penalty for repetition for one."""
+    from transformers import GenerationConfig
+
+    holders = {
+        id(each): each for each in (model, getattr(model, "get_base_model", lambda: model)())
+    }
+    kept = [(holder, holder.generation_config) for holder in holders.values()]
+    for holder, _ in kept:
+        holder.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for holder, settings in kept:
+            holder.generation_config = settings
 
 
 def make_generation(
     tokenizer: "PreTrainedTokenizerBase", ids: list[int], reason: FinishReason
 ) -> Generation:
     """Make a generation of what was drawn, on whatever engine."""
-    return Generation(
-        decode(tokenizer, ids[:-1] if reason == FinishReason.STOP else ids), reason, ids
-    )
+    text = decode(tokenizer, ids[:-1] if reason == FinishReason.STOP else ids)
+    return Generation(text, reason, ids)
 
 
 def decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     """Read tokens as text, special ones too, and nothing tidied up."""
-    return cast(
-        str, tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return cast(str, text)
 
 
 def draw_seed(seed: int, sample: int, prompt: str) -> int:
-    """Give the seed of one prompt's draws: the same in any company and on any engine."""
-    digest = hashlib.sha256(f"{seed}:{sample}:{prompt}".encode()).digest()
+    """Derive the seed of one prompt's draws: the same in any batch and on any engine."""
+    digest = hashlib.sha256(f"{seed}:{sample}:{prompt}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big")

@@ -5,6 +5,7 @@ Not done here: logging of metrics (each stage writes its own records).
 
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +17,24 @@ T = TypeVar("T")
 
 PLAIN_INTERVAL_S = 5.0
 """Seconds between two plain lines."""
+
+
+def make_printable(text: str) -> str:
+    r"""Leave out control characters but line breaks and tabs: what a model, a file or a server says
+    must not steer the terminal.
+
+    >>> make_printable("flu\x1b[2J\x07\n")
+    'flu[2J\n'
+    """
+    return "".join(
+        c
+        for c in text
+        if c in "\n\t" or (unicodedata.category(c) not in {"Cc", "Cs"} and c not in _BIDI)
+    )
+
+
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Marks that turn the direction of what follows them."""
 
 
 class Bar:

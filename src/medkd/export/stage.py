@@ -23,6 +23,7 @@ from medkd.core import thinking
 from medkd.core.config import LOADS_CODE, RUNTIME, StageConfig
 from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error, is_disk_full
 from medkd.core.jsonl import resolve_input, write_json, write_text
+from medkd.core.progress import make_printable
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
 from medkd.models.chat_template import find_stop_ids, find_thinking_template
@@ -320,5 +321,8 @@ def write_papers(
 
 def _show(answer: Mapping[str, Any]) -> None:
     print(
-        f"asked, without any task: {str(answer['question'])[:200]}\nanswered, and stopped by itself:\n{answer['text']}"
+        make_printable(
+            f"asked, without any task: {str(answer['question'])[:200]}\n"
+            f"answered, and stopped by itself:\n{answer['text']}"
+        )
     )

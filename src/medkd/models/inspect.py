@@ -247,7 +247,7 @@ def find_number_format(folder: Path) -> str:
 
 
 def explain(error: object) -> str:
-    """Shorten an error, or any text, to one printable line.
+    r"""Shorten an error, or any text, to one printable line.
 
     >>> explain(ValueError("a\x1b[31m\nb"))
     'a [31m'
