@@ -59,7 +59,7 @@ from medkd.evaluate.scoring import (
     score_samples,
 )
 from medkd.evaluate.statistics import break_down, make_scores
-from medkd.models.load import read_json
+from medkd.models.inspect import read_json
 
 __all__ = ["Config", "evaluate", "run"]
 
