@@ -184,7 +184,8 @@ def test_on_a_terminal_two_models_answer_side_by_side(trained_dir, random_model_
     assert b"means flu" in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown)
 
 
-def test_what_leaves_this_machine_is_said_and_lines_from_a_file_are_refused(capsys):
+def test_what_leaves_this_machine_is_said_and_lines_from_a_file_are_refused(capsys, monkeypatch):
+    monkeypatch.setenv("MEDKD_API_KEY", "k")
     far = [open_backend("some@https://models.example.org/v1")]
     with pytest.raises(InputError, match="--accept-identified"):
         guard_patient_text(far, is_person=False, accept_identified=False)

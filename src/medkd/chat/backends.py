@@ -177,7 +177,8 @@ class EndpointBackend:
         splitter.finish()
         if answer.outcome.is_fatal or answer.outcome == AttemptOutcome.UNREACHABLE:
             raise InputError(
-                f"{self.name}: {answer.error or answer.outcome}; check the address, the model's name and the key"
+                f"{self.name}: {answer.error or answer.outcome}; check the address, the "
+                "model's name and the key"
             )
         why = {
             AttemptOutcome.COMPLETE: str(FinishReason.STOP),
@@ -200,9 +201,9 @@ def open_backend(
 ) -> Backend:
     """Open the backend that a name stands for; loads it where it is a model of this machine.
 
-    A name is `medkd:tiny`, a folder, a hub's name, a directory of `train` (its adapter on its base),
-    or `MODEL@PLACE`, where the place is a provider of `completers/providers.yaml` or the address of
-    an OpenAI-compatible endpoint.
+    A name is `medkd:tiny`, a folder, a hub's name, a directory of `train` (its adapter on its
+    base), or `MODEL@PLACE`, where the place is a provider of `completers/providers.yaml` or the
+    address of an OpenAI-compatible endpoint.
     """
     model, at, place = name.rpartition("@")
     if at and model:

@@ -25,7 +25,10 @@ from medkd.models.load import Device
 if TYPE_CHECKING:
     from rich.text import Text
 
-HELP = "/reset begins anew, /system TEXT sets the system text, /fold hides or shows the thinking, /quit or Ctrl-D ends"
+HELP = (
+    "/reset begins anew, /system TEXT sets the system text, /fold hides or shows the thinking, "
+    "/quit or Ctrl-D ends"
+)
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 NOTES = {
     FinishReason.LENGTH: "cut off at --max-tokens",
@@ -114,7 +117,8 @@ def guard_patient_text(
     if not is_person:
         check_deidentified([""], "standard input", outside[0], accept_identified)
     print(
-        f"note: what you ask is sent to {', '.join(dict.fromkeys(outside))}, outside this machine; name no patient",
+        f"note: what you ask is sent to {', '.join(dict.fromkeys(outside))}, outside this "
+        "machine; name no patient",
         file=sys.stderr,
     )
 

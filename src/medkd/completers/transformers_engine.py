@@ -168,7 +168,8 @@ class TransformersEngine:
             raise error
         if n_rows == 1:
             raise StoppedError(
-                "out of memory with one question at a time; lower --max-tokens or take a smaller model"
+                "out of memory with one question at a time; lower --max-tokens or take a "
+                "smaller model"
             ) from error
         self.batch_size = n_rows // 2
         print(

@@ -1,14 +1,8 @@
-"""Ask a model on this machine through vLLM, where vLLM is installed and a GPU is there: the same
-port as `completers.transformers_engine`.
+"""Ask a model on this machine through vLLM: the same port as `completers.transformers_engine`.
 
-In: a model's folder and prompts as text. Out: what the model wrote for each, as soon as it is done,
-in any order.
-Not done here: merging an adapter, several GPUs, what to do where vLLM cannot open the model
-(`EngineUnavailableError` says why).
-
-Stop tokens, the seed of each prompt, the look for loops and the decoding are the very ones of
-`completers.transformers_engine`; only the tokens come from elsewhere. The engine runs in this process: its errors
-are ours to read, and no killed run leaves a process behind that holds the GPU.
+In: a model's folder and prompts as text. Out: what the model wrote for each, when it is done. Stop
+tokens, seeds, loops and decoding are those of `completers.transformers_engine`.
+Not done here: merging an adapter, several GPUs. The engine runs in this process.
 """
 
 import importlib.util
@@ -90,8 +84,8 @@ class VllmEngine:
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0
     ) -> Iterator[tuple[int, Generation]]:
-        """Write on behind each prompt, as `TransformersEngine.generate` does; one that leaves no room for
-        an answer is answered with nothing."""
+        """Write on behind each prompt, as `TransformersEngine.generate` does; one that leaves no
+        room for an answer is answered with nothing."""
         samples = [sample] * len(prompts) if isinstance(sample, int) else sample
         written: dict[int, list[int]] = {}
         try:
@@ -135,7 +129,8 @@ class VllmEngine:
                 ended.append((at, FinishReason(completion.finish_reason)))
             elif completion.finish_reason:
                 raise StoppedError(
-                    f"vLLM gave up on a question ({completion.finish_reason}); run the same command again, it goes on from here"
+                    f"vLLM gave up on a question ({completion.finish_reason}); run the same "
+                    "command again, it goes on from here"
                 )
             elif self._is_looping(written[at], n_before):
                 self.engine.abort_request([output.request_id])

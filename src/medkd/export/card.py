@@ -63,10 +63,12 @@ def write_modelfile(tokenizer: "PreTrainedTokenizerBase", stops: list[str]) -> s
     between = render(tokenizer, answered).removeprefix(bare + _USER).removesuffix(_USER + end)
     before_answer, behind_answer = _split(between, _ANSWER)
     template = (
-        f"{{{{ if .System }}}}{before_system}{{{{ .System }}}}{behind_system}{{{{ else }}}}{bare}{{{{ end }}}}"
+        f"{{{{ if .System }}}}{before_system}{{{{ .System }}}}{behind_system}"
+        f"{{{{ else }}}}{bare}{{{{ end }}}}"
         "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
         f'{{{{ if eq .Role "user" }}}}{{{{ .Content }}}}{{{{ if $last }}}}{end}{{{{ end }}}}'
-        f'{{{{ else if eq .Role "assistant" }}}}{before_answer}{{{{ .Content }}}}{{{{ if not $last }}}}{behind_answer}{{{{ end }}}}'
+        f'{{{{ else if eq .Role "assistant" }}}}{before_answer}{{{{ .Content }}}}'
+        f"{{{{ if not $last }}}}{behind_answer}{{{{ end }}}}"
         "{{ end }}{{ end }}"
     )
     lines = [

@@ -27,7 +27,7 @@ from medkd.core.progress import make_printable
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
 from medkd.models.chat_template import find_stop_ids, find_thinking_template
-from medkd.models.inspect import find_number_format, read_json
+from medkd.models.inspect import explain, find_number_format, read_json
 from medkd.models.load import (
     TINY,
     Dtype,
@@ -148,7 +148,8 @@ def run(config: Config) -> Manifest:
                 + (
                     "see proof.json, train longer or on more rows"
                     if proof["n"] >= MIN_QUESTIONS
-                    else f"see proof.json, keep {MIN_QUESTIONS} rows for validation and train again, or raise --questions"
+                    else f"see proof.json, keep {MIN_QUESTIONS} rows for validation and train "
+                    "again, or raise --questions"
                 )
             )
         _show(cast(list[dict[str, Any]], proof["answers"])[0])
@@ -160,7 +161,8 @@ def _find_source(config: Config) -> tuple[Path, str]:
     if config.adapter is None:
         if config.model is None:
             raise InputError(
-                "medkd export: nothing to export; give --adapter, or as --model a directory of `train --method full`"
+                "medkd export: nothing to export; give --adapter, or as --model a directory "
+                "of `train --method full`"
             )
         return resolve_model(config.model, config.hub, config.trust_remote_code), config.model
     adapter = resolve_adapter(config.adapter)
@@ -198,7 +200,7 @@ def explain_failed_write(error: Exception, out: Path) -> MedkdError:
     if is_disk_full(error):
         return from_os_error(OSError(errno.ENOSPC, "full"), out)
     return InputError(
-        f"{out}: the weights cannot be written ({str(error).splitlines()[0][:160]}); begin again with --overwrite"
+        f"{out}: the weights cannot be written ({explain(error)}); begin again with --overwrite"
     )
 
 

@@ -1,7 +1,7 @@
-r"""Which tokens open a turn, start the thinking and end the answer: the same in training and serving.
+r"""Which tokens open a turn, start the thinking and end the answer, in training and serving alike.
 
-In: a tokenizer with its chat template. Out: rendered prompts, token ids, and two templates: *plain*,
-which opens the model's turn and nothing else, and *thinking*, the same ended with `<think>\n`.
+In: a tokenizer with its chat template. Out: prompts, token ids, and two templates: *plain*, which
+opens the model's turn and nothing else, and *thinking*, the same ended with `<think>\n`.
 Not done here: loading a tokenizer (`models.load`), the thinking format (`core.thinking`).
 """
 
@@ -44,7 +44,7 @@ _SYSTEM, _USER, _ANSWER = "\u2400", "\u2401", "\u2402"
 _SWITCHES = ("enable_thinking", "thinking")
 """Variables by which published templates switch the thinking on or off."""
 _THOUGHT_AT_END = re.compile(rf"(?:{OPEN}\s*)?(?:{CLOSE}\s*)?\Z")
-"""What a generation prompt may end with: an opened thought, an empty one, or a closing tag alone."""
+"""What a generation prompt may end with: an opened thought, an empty one, or a closing tag."""
 _OPENED_AT_END = re.compile(rf"{OPEN}\s*\Z")
 _FOREIGN_OPENINGS = (
     "\u25c1think\u25b7",
@@ -120,7 +120,8 @@ def _find_problem(template: str) -> str:
         return ""
     fix = "choose another model, or mend its chat_template.jinja"
     if len(template) > MAX_TEMPLATE_LENGTH:
-        return f"its chat template has {len(template):,} characters, over {MAX_TEMPLATE_LENGTH:,}; {fix}"
+        n, most = len(template), MAX_TEMPLATE_LENGTH
+        return f"its chat template has {n:,} characters, over {most:,}; {fix}"
     try:
         text = template.encode()
     except UnicodeEncodeError:
@@ -182,7 +183,8 @@ def _derive_templates(tokenizer: "PreTrainedTokenizerBase", own: str) -> Templat
             pair = TemplatePair(plain, add_thinking_prefix(plain))
     if not _is_sound(tokenizer, pair):
         raise InputError(
-            f"{tokenizer.name_or_path}: its chat template writes a thought that cannot be taken off "
+            f"{tokenizer.name_or_path}: its chat template writes a thought that cannot be "
+            "taken off "
             "the prompt; choose another model, or mend its chat_template.jinja"
         )
     return pair
@@ -191,7 +193,8 @@ def _derive_templates(tokenizer: "PreTrainedTokenizerBase", own: str) -> Templat
 def _strip_endings(template: str, endings: set[str]) -> str:
     """Wrap a template so that none of the endings stands at the end of its generation prompt."""
     tests = "".join(
-        f"{{%- {'elif' if number else 'if'} add_generation_prompt and medkd_prompt.endswith({literal}) %}}"
+        f"{{%- {'elif' if number else 'if'} add_generation_prompt "
+        f"and medkd_prompt.endswith({literal}) %}}"
         f"{{{{- medkd_prompt[:-{length}] }}}}"
         for number, (literal, length) in enumerate(
             (ascii(ending), len(ending)) for ending in sorted(endings - {""}, key=len, reverse=True)
@@ -249,7 +252,8 @@ def _render_tail(
     text = _apply(tokenizer, turns, template, True, switches)
     if _USER not in text:
         raise InputError(
-            f"{tokenizer.name_or_path}: its chat template leaves out the user's text; choose another model"
+            f"{tokenizer.name_or_path}: its chat template leaves out the user's text; choose "
+            "another model"
         )
     return text.rpartition(_USER)[2]
 
@@ -438,7 +442,8 @@ def repair_pad_token(tokenizer: "PreTrainedTokenizerBase") -> str:
     spare = [token for token in unused if token != end]
     if not spare:
         raise InputError(
-            f"{tokenizer.name_or_path}: no token is left for padding; add one named <|pad|> to the tokenizer"
+            f"{tokenizer.name_or_path}: no token is left for padding; add one named <|pad|> "
+            "to the tokenizer"
         )
     tokenizer.pad_token = spare[0]
     return f"pad token {before or 'missing'} changed to {spare[0]}"
@@ -458,7 +463,10 @@ def find_prefix_mismatch(
     ]
     if served == trained:
         return ""
-    return f"served prompt ends with {tokenizer.decode(served[-4:])!r} as tokens {served[-4:]}, trained with {trained[-4:]}"
+    return (
+        f"served prompt ends with {tokenizer.decode(served[-4:])!r} as tokens {served[-4:]}, "
+        f"trained with {trained[-4:]}"
+    )
 
 
 def _added_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:

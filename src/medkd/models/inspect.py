@@ -7,11 +7,14 @@ Raises InputError, one line each. Not done here: loading (`models.load`).
 import json
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medkd.core.errors import InputError
+from medkd.core.jsonl import first_problem
 
 if TYPE_CHECKING:
     import torch
@@ -25,100 +28,99 @@ MAX_HEADER_BYTES = 100 << 20
 """The limit that safetensors itself sets."""
 NUMBER_FORMATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 """Names in safetensors and in torch."""
-_MAX_SIZES = {
-    "vocab_size": 10_000_000,
-    "hidden_size": 1_000_000,
-    "intermediate_size": 10_000_000,
-    "num_hidden_layers": 2_000,
-    "num_attention_heads": 10_000,
-    "num_key_value_heads": 10_000,
-    "head_dim": 100_000,
-    "max_position_embeddings": 1 << 32,
+
+
+_Id = Annotated[int, Field(ge=-1, lt=10_000_000)]
+_Ids = _Id | list[_Id] | None
+_Object = dict[str, Any] | None
+_Number = int | float | None
+_Names = list[str] | None
+
+
+class _ModelFile(BaseModel):
+    """The fields that libraries rely on, each bound far above any published model; others are left
+    to them, null means unset."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    eos_token_id: _Ids = None
+    pad_token_id: _Ids = None
+    bos_token_id: _Ids = None
+
+
+class _ConfigFile(_ModelFile):
+    model_type: str | None = None
+    architectures: _Names = None
+    auto_map: _Object = None
+    dtype: str | None = None
+    torch_dtype: str | None = None
+    tie_word_embeddings: bool | None = None
+    quantization_config: _Object = None
+    rope_parameters: _Object = None
+    rope_scaling: _Object = None
+    layer_types: _Names = None
+    hidden_act: str | None = None
+    rms_norm_eps: _Number = None
+    vocab_size: int | None = Field(default=None, gt=0, le=10_000_000)
+    hidden_size: int | None = Field(default=None, gt=0, le=1_000_000)
+    intermediate_size: int | None = Field(default=None, gt=0, le=10_000_000)
+    num_hidden_layers: int | None = Field(default=None, gt=0, le=2_000)
+    num_attention_heads: int | None = Field(default=None, gt=0, le=10_000)
+    num_key_value_heads: int | None = Field(default=None, gt=0, le=10_000)
+    head_dim: int | None = Field(default=None, gt=0, le=100_000)
+    max_position_embeddings: int | None = Field(default=None, gt=0, le=1 << 32)
+    text_config: "_ConfigFile | None" = None
+
+
+class _GenerationFile(_ModelFile):
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    temperature: _Number = None
+    top_p: _Number = None
+    top_k: int | None = None
+    repetition_penalty: _Number = None
+    do_sample: bool | None = None
+
+
+class _TokenizerConfigFile(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    tokenizer_class: str | None = None
+    added_tokens_decoder: _Object = None
+    chat_template: str | list[Any] | dict[str, Any] | None = None
+    padding_side: str | None = None
+    model_max_length: _Number = None
+    extra_special_tokens: list[Any] | dict[str, Any] | None = None
+
+
+class _TokenizerFile(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    model: dict[str, Any]
+
+
+class _AdapterFile(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    peft_type: str | None = None
+    base_model_name_or_path: str | None = None
+    r: int | None = Field(default=None, gt=0, le=100_000)
+    lora_alpha: _Number = None
+    lora_dropout: _Number = None
+    target_modules: str | list[str] | None = None
+    modules_to_save: _Names = None
+    rank_pattern: _Object = None
+    alpha_pattern: _Object = None
+    bias: str | None = None
+    trainable_token_indices: list[Any] | dict[str, Any] | None = None
+
+
+_FILES: dict[str, type[BaseModel]] = {
+    "config.json": _ConfigFile,
+    "adapter_config.json": _AdapterFile,
+    "generation_config.json": _GenerationFile,
+    "tokenizer_config.json": _TokenizerConfigFile,
+    "tokenizer.json": _TokenizerFile,
+    "special_tokens_map.json": BaseModel,
+    "added_tokens.json": BaseModel,
 }
-"""Sizes that a config may give, each far above any published model."""
-
-_Check = Callable[[Any], bool]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_text(each) for each in cast(list[Any], value))
-
-
-def _are_ids(value: Any) -> bool:
-    ids = cast(list[Any], value) if isinstance(value, list) else [value]
-    return all(_is_int(each) and -1 <= each < _MAX_SIZES["vocab_size"] for each in ids)
-
-
-_IDS: dict[str, _Check] = dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), _are_ids)
-_CONFIG: dict[str, _Check] = {
-    **_IDS,
-    "model_type": _is_text,
-    "architectures": _are_texts,
-    "auto_map": _is_object,
-    "dtype": _is_text,
-    "torch_dtype": _is_text,
-    "tie_word_embeddings": _is_bool,
-    "text_config": _is_object,
-    "rope_parameters": _is_object,
-    "rope_scaling": _is_object,
-    "rms_norm_eps": _is_number,
-    "layer_norm_eps": _is_number,
-    "rope_theta": _is_number,
-    "layer_types": _are_texts,
-    "hidden_act": _is_text,
-    "quantization_config": _is_object,
-}
-_GENERATION: dict[str, _Check] = {
-    **_IDS,
-    "max_length": _is_int,
-    "max_new_tokens": _is_int,
-    "temperature": _is_number,
-    "top_p": _is_number,
-    "top_k": _is_int,
-    "repetition_penalty": _is_number,
-    "do_sample": _is_bool,
-}
-_TOKENIZER: dict[str, _Check] = {
-    "tokenizer_class": _is_text,
-    "added_tokens_decoder": _is_object,
-    "chat_template": lambda value: _is_text(value) or isinstance(value, list | dict),
-    "padding_side": _is_text,
-    "model_max_length": lambda value: isinstance(value, int | float),
-    "extra_special_tokens": lambda value: isinstance(value, list | dict),
-}
-_ADAPTER: dict[str, _Check] = {
-    "peft_type": _is_text,
-    "base_model_name_or_path": _is_text,
-    "r": lambda value: _is_int(value) and 0 < value <= 100_000,
-    "lora_alpha": _is_number,
-    "lora_dropout": _is_number,
-    "target_modules": lambda value: _is_text(value) or _are_texts(value),
-    "modules_to_save": _are_texts,
-    "rank_pattern": _is_object,
-    "alpha_pattern": _is_object,
-    "bias": _is_text,
-    "trainable_token_indices": lambda value: isinstance(value, list | dict),
-}
+"""What is read of a model's or an adapter's folder, and in which form."""
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -140,55 +142,23 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return cast(dict[str, Any], content)
 
 
-def check_fields(path: Path, content: Mapping[str, Any], checks: Mapping[str, _Check]) -> None:
-    """Raise InputError for the first field of another type than it must have; null means unset."""
-    for name, check in checks.items():
-        value = content.get(name)
-        if value is not None and not check(value):
-            shown = explain(repr(value))[:60]
-            raise InputError(f"{path}: {name} cannot be {shown}; fetch the file again or mend it")
-
-
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """Read a model's config.json with its types and sizes checked; None where there is none."""
-    path = folder / "config.json"
-    config = read_json(path)
-    if config is None:
-        return None
-    check_fields(path, config, _CONFIG)
-    text = cast(dict[str, Any], config.get("text_config") or {})
-    for part in (config, text):
-        check_fields(path, part, _CONFIG)
-        for name, most in _MAX_SIZES.items():
-            value = part.get(name)
-            if value is not None and not (_is_int(value) and 0 < value <= most):
-                raise InputError(
-                    f"{path}: {name} cannot be {explain(repr(value))[:60]}; fetch the file again or mend it"
-                )
-    return config
-
-
-def read_adapter_config(adapter: Path) -> dict[str, Any] | None:
-    """Read an adapter's config with its types checked; None where there is none."""
-    path = adapter / "adapter_config.json"
-    config = read_json(path)
-    if config is not None:
-        check_fields(path, config, _ADAPTER)
-    return config
+def read_model_file(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file that libraries read too, the types and sizes of its fields checked; None
+    where there is none."""
+    content = read_json(path)
+    if content is not None:
+        try:
+            _FILES[path.name].model_validate(content)
+        except (ValidationError, RecursionError) as error:
+            says = first_problem(error) if isinstance(error, ValidationError) else error
+            raise InputError(f"{path}: {explain(says)}; fetch the file again or mend it") from error
+    return content
 
 
 def check_folder_files(folder: Path) -> None:
-    """Check every other file of a model or adapter folder that a library will read."""
-    for name, checks in (
-        ("generation_config.json", _GENERATION),
-        ("tokenizer_config.json", _TOKENIZER),
-        ("tokenizer.json", {"model": _is_object}),
-        ("special_tokens_map.json", {}),
-        ("added_tokens.json", {}),
-    ):
-        content = read_json(folder / name)
-        if content is not None:
-            check_fields(folder / name, content, checks)
+    """Check every file of a model's or an adapter's folder that a library will read."""
+    for name in _FILES:
+        read_model_file(folder / name)
     templates = [folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")]
     for path in (*templates, *folder.glob("*.safetensors")):
         if path.exists() and not path.is_file():
@@ -196,8 +166,9 @@ def check_folder_files(folder: Path) -> None:
     for path in templates:
         if path.exists() and path.stat().st_size > MAX_TEMPLATE_BYTES:
             raise InputError(f"{path}: is larger than 1 MiB; choose another model, or mend it")
-    index = read_json(folder / "model.safetensors.index.json")
-    for holder in (index or {}).get("weight_map", {}).values() if index else ():
+    index = read_json(folder / "model.safetensors.index.json") or {}
+    weight_map = index.get("weight_map", {})
+    for holder in cast(Any, weight_map).values() if isinstance(weight_map, dict) else [None]:
         if not isinstance(holder, str) or Path(holder).name != holder:
             raise InputError(
                 f"{folder}: model.safetensors.index.json names a file outside; fetch it again"
@@ -232,7 +203,7 @@ def read_headers(folder: Path) -> dict[str, dict[str, Any]]:
 def find_number_format(folder: Path) -> str:
     """Find in which format a model is published: as its config says, or else as most of its weights
     stand."""
-    config = read_config(folder) or {}
+    config = read_model_file(folder / "config.json") or {}
     text = cast(dict[str, Any], config.get("text_config") or {})
     for part in (config, text):
         said = str(part.get("dtype") or part.get("torch_dtype") or "").removeprefix("torch.")
@@ -299,7 +270,8 @@ def read_model_shape(folder: Path, trust_remote_code: bool = False) -> ModelShap
             )
     except Exception as error:
         raise InputError(
-            f"{folder}: its config.json describes no model known here ({explain(error)}); check config.json"
+            f"{folder}: its config.json describes no model known here ({explain(error)}); "
+            "check config.json"
         ) from error
     _check_tensors(folder, model)
     text = config.get_text_config()
@@ -354,7 +326,8 @@ def refuse_missing(folder: object, names: Sequence[str]) -> NoReturn:
     """Raise InputError for tensors that would be filled at random."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     raise InputError(
-        f"{folder}: its weights lack {names[0]}{more}, which would be filled at random; fetch the model again"
+        f"{folder}: its weights lack {names[0]}{more}, which would be filled at random; fetch "
+        "the model again"
     )
 
 

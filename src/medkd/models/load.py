@@ -22,10 +22,9 @@ from medkd.models.chat_template import find_templates
 from medkd.models.inspect import (
     check_folder_files,
     explain,
-    read_adapter_config,
-    read_config,
     read_headers,
     read_json,
+    read_model_file,
     refuse_missing,
 )
 
@@ -118,7 +117,7 @@ def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool =
 
 
 def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
-    config = read_config(path)
+    config = read_model_file(path / "config.json")
     if config is None:
         what = (
             "holds an adapter, no whole model; give it as --adapter"
@@ -137,7 +136,8 @@ def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
         raise InputError(f"{name}: {found}; convert it to safetensors or choose another")
     if "auto_map" in config and not trust_remote_code:
         raise InputError(
-            f"{name}: wants to run code of its own (auto_map in config.json); read that code and give --trust-remote-code, "
+            f"{name}: wants to run code of its own (auto_map in config.json); read that code "
+            "and give --trust-remote-code, "
             "or choose a model that transformers knows"
         )
     return path
@@ -159,7 +159,8 @@ def _download(name: str, hub: Hub, with_code: bool) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except GatedRepoError as error:
         raise InputError(
-            f"{name}: its owner asks for consent first; accept the terms on its page and set HF_TOKEN"
+            f"{name}: its owner asks for consent first; accept the terms on its page and set "
+            "HF_TOKEN"
         ) from error
     except RepositoryNotFoundError as error:
         raise InputError(
@@ -167,7 +168,8 @@ def _download(name: str, hub: Hub, with_code: bool) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(
-            f"{name}: cannot be fetched ({explain(error)}); check the network or HF_ENDPOINT, or give a local folder"
+            f"{name}: cannot be fetched ({explain(error)}); check the network or HF_ENDPOINT, "
+            "or give a local folder"
         ) from error
 
 
@@ -182,7 +184,8 @@ def _download_from_modelscope(name: str, wanted: list[str]) -> Path:
         return Path(str(snapshot_download(name, allow_patterns=wanted)))
     except Exception as error:  # its client raises many kinds, without a common one of its own
         raise InputError(
-            f"{name}: cannot be fetched from ModelScope ({explain(error)}); check the name and the network"
+            f"{name}: cannot be fetched from ModelScope ({explain(error)}); check the name "
+            "and the network"
         ) from error
 
 
@@ -194,7 +197,8 @@ def choose_device(device: Device = "auto") -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            "--device cuda: torch sees no GPU here; use --device cpu, or install a CUDA build of torch"
+            "--device cuda: torch sees no GPU here; use --device cpu, or install a CUDA "
+            "build of torch"
         )
     return device
 
@@ -261,7 +265,8 @@ def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
     except Exception as error:
         if "out of memory" in str(error) or "allocate memory" in str(error):
             raise InputError(
-                f"{name}: does not fit into memory; choose a smaller model, or train with --method qlora"
+                f"{name}: does not fit into memory; choose a smaller model, or train with "
+                "--method qlora"
             ) from error
         raise InputError(
             f"{name}: cannot be loaded ({explain(error)}); is the folder complete?"
@@ -319,7 +324,7 @@ def _read_tokenizer(source: Path, trust_remote_code: bool) -> "PreTrainedTokeniz
 
 def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", folder: Path, source: Path) -> None:
     """Raise InputError for a token whose id lies past the embedding."""
-    config = read_config(folder) or {}
+    config = read_model_file(folder / "config.json") or {}
     n_rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
     vocabulary = tokenizer.get_vocab()
     if not n_rows or not vocabulary:
@@ -343,7 +348,7 @@ def resolve_adapter(path: Path) -> Path:
 def find_base(adapter: Path) -> str:
     """Read which model an adapter was trained on; raises InputError where the folder holds no
     adapter."""
-    config = read_adapter_config(adapter)
+    config = read_model_file(adapter / "adapter_config.json")
     if config is None:
         raise InputError(
             f'{adapter}: no adapter_config.json; give the adapter folder that "medkd train" wrote'
@@ -432,7 +437,8 @@ def _untie_where_changed(model: "PreTrainedModel", keys: set[str], adapter: Path
         return
     if len(changed) < len(touching):
         raise InputError(
-            f"{adapter}: changes {explain(changed[0])} and single tokens of a tied embedding, which "
+            f"{adapter}: changes {explain(changed[0])} and single tokens of a tied embedding, "
+            "which "
             "cannot be merged; train again with one of the two"
         )
     head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
