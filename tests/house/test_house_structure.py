@@ -10,7 +10,7 @@ LONGEST_FUNCTION = 60
 """Lines; at most 1 % of the functions may have more."""
 MAY_IMPORT_INSIDE = {"medkd.pipeline"}
 """Modules whose functions may import the package's own modules: the table of stages."""
-BEING_RECUT = {"train", "collect", "distill", "completers", "studio", "demo", "evaluate"}
+BEING_RECUT = {"train", "collect", "completers", "studio", "demo", "evaluate"}
 """Rooms that still have imports of the package's own modules inside functions, or cycles."""
 
 

@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, first_characters, load_table
+from medkd.text.segmentation import load_jieba
 
 TABLE = load_table("names.yaml")
 SURNAME = f"(?:{any_of(TABLE['compound_surnames'])}|[{TABLE['surnames'].replace(' ', '')}])"
@@ -65,12 +66,9 @@ _WINDOW = 9
 
 @cache
 def _tagger() -> Any:
-    import logging
+    load_jieba()
+    import jieba.posseg  # pyright: ignore[reportMissingTypeStubs]
 
-    import jieba
-    import jieba.posseg
-
-    jieba.setLogLevel(logging.WARNING)
     return jieba.posseg.dt
 
 

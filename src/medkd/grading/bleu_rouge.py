@@ -12,7 +12,6 @@ that.
 Overlap(bleu_4=0.0, rouge_1=0.0, rouge_2=0.0, rouge_l=0.0)
 """
 
-import logging
 import math
 import os
 import re
@@ -22,6 +21,8 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from rapidfuzz.distance import LCSseq
+
+from medkd.text.segmentation import load_jieba
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -182,8 +183,6 @@ def _cut_clause(text: str) -> tuple[str, ...]:
 @cache
 def load_cutter() -> Callable[[str], Iterable[str]]:
     """Load jieba once, without its chatter."""
-    import jieba  # pyright: ignore[reportMissingTypeStubs]
-
-    jieba.setLogLevel(logging.ERROR)
+    jieba = load_jieba()
     jieba.initialize()
     return cast(Callable[[str], Iterable[str]], jieba.cut)
