@@ -24,7 +24,7 @@ from medkd.core.completer import Sampling
 from medkd.core.records import Example
 from medkd.models.chat_template import make_messages, render
 from medkd.models.load import LoadedModel, find_base, load_tokenizer, load_weights, resolve_model
-from medkd.train.rows import IGNORED, make_rows
+from medkd.train.tokenize import IGNORED, tokenize
 
 N_ROWS = 64
 
@@ -59,7 +59,7 @@ def main() -> None:
         Example.model_validate_json(line) for line in (options.run / "merge" / "test.jsonl").open()
     ][:N_ROWS]
     plain = str(load_tokenizer(folder).chat_template)
-    rows, _ = make_rows(
+    rows, _ = tokenize(
         examples,
         tokenizer,
         "reasoned",

@@ -27,7 +27,7 @@ import yaml
 
 from medkd.core.records import Example
 from medkd.models.load import load_tokenizer, tiny_dir
-from medkd.train.rows import make_rows
+from medkd.train.tokenize import tokenize
 
 BATCH = 8
 RATE = 2e-3
@@ -173,7 +173,7 @@ def count_tokens(examples: list[Example]) -> int:
     """Count the tokens of all rows, padding apart."""
     tokenizer = load_tokenizer(tiny_dir())
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    rows, _ = make_rows(
+    rows, _ = tokenize(
         examples, tokenizer, "reasoned", MAX_LENGTH * 4, str(tokenizer.chat_template), int(end)
     )
     return sum(len(row.input_ids) for row in rows)

@@ -99,8 +99,9 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
 
     from medkd.models.inspect import ModelShape
     from medkd.models.load import load_tokenizer, tiny_dir
-    from medkd.train.rows import TokenRow
+    from medkd.train.config import Config
     from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_trainer_config
+    from medkd.train.tokenize import TokenizedExample
 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -114,29 +115,30 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
         tiny_dir()
     )  # any with a pad token: the rows are numbers already
     rows = [
-        TokenRow(row, row)
+        TokenizedExample(row, row)
         for row in torch.randint(10, 150000, (switches.batch * n_steps, ROW_TOKENS)).tolist()
     ]
-    skeleton = ModelShape(0, [], 28, 3584, 152064, "model.embed_tokens.weight", "lm_head.weight")
-    settings = {
-        "num_train_epochs": 1,
-        "learning_rate": 2e-4,
-        "per_device_train_batch_size": switches.batch,
-        "per_device_eval_batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "bf16": True,
-        "padding_free": switches.attention != "sdpa",
-    }
+    shape = ModelShape(0, [], 28, 3584, 152064, "model.embed_tokens.weight", "lm_head.weight")
     extra = {
+        "bf16": True,
         "gradient_checkpointing": switches.checkpointing,
         "use_liger_kernel": switches.liger,
         "save_strategy": "no",
         "logging_steps": 1000,
     }
     with tempfile.TemporaryDirectory() as folder:
-        config = make_trainer_config(settings, Path(folder), len(rows), "cuda", False, extra)
+        config = Config(
+            model="made here",
+            input=Path(folder),
+            out=Path(folder),
+            epochs=1,
+            batch_size=switches.batch,
+            trainer=extra,
+        )
+        packs = switches.attention != "sdpa"
+        args = make_trainer_config(config, "cuda", len(rows), 1, has_val=False, packs=packs)
         trainer = make_trainer(
-            model, tokenizer, make_dataset(rows), None, config, make_lora_config(RANK, [], skeleton)
+            model, tokenizer, make_dataset(rows), None, args, make_lora_config(RANK, shape)
         )
         stamps: list[float] = []
         step = trainer.training_step

@@ -34,8 +34,9 @@ from medkd.models.chat_template import (
 )
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import LoadedModel, load_libraries, load_model, tiny_dir
-from medkd.train.rows import IGNORED, TokenRow, make_rows
+from medkd.train.config import Config
 from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_trainer_config
+from medkd.train.tokenize import IGNORED, TokenizedExample, tokenize
 
 LIMIT = 240
 """Tokens that the spoiled cutoff trims rows to: between the shortest and the longest."""
@@ -54,7 +55,7 @@ class Student(NamedTuple):
 
 
 def train(
-    rows: Sequence[TokenRow],
+    rows: Sequence[TokenizedExample],
     seed: int,
     spoil: Callable[[Any, list[int]], None] | None = None,
     cured: bool = False,
@@ -69,22 +70,20 @@ def train(
     ]
     if spoil:
         spoil(loaded.model, special)
-    lora = make_lora_config(16, special if cured else [], read_model_shape(tiny_dir()))
-    settings = {
-        "num_train_epochs": 1,
-        "learning_rate": 2e-3,
-        "per_device_train_batch_size": batch_size,
-        "gradient_accumulation_steps": 1,
-        "seed": seed,
-        "bf16": loaded.model.dtype == torch.bfloat16,
-    }
+    lora = make_lora_config(16, read_model_shape(tiny_dir()), special if cured else [])
     with TemporaryDirectory() as folder:
-        config = make_trainer_config(
-            settings, Path(folder), len(rows), "cpu", False, {"save_strategy": "no"}
+        config = Config(
+            model="medkd:tiny",
+            input=Path(folder),
+            out=Path(folder),
+            epochs=1,
+            learning_rate=2e-3,
+            batch_size=batch_size,
+            seed=seed,
+            trainer={"save_strategy": "no"},
         )
-        trainer = make_trainer(
-            loaded.model, loaded.tokenizer, make_dataset(rows), None, config, lora
-        )
+        args = make_trainer_config(config, "cpu", len(rows), 1, has_val=False, packs=False)
+        trainer = make_trainer(loaded.model, loaded.tokenizer, make_dataset(rows), None, args, lora)
         started = time.process_time()
         trainer.train()
     model = trainer.model.merge_and_unload().eval()
@@ -101,24 +100,26 @@ def untrain(model: Any, ids: list[int]) -> None:
         ).to(weights.dtype)
 
 
-def trim(rows: Sequence[TokenRow]) -> list[TokenRow]:
+def trim(rows: Sequence[TokenizedExample]) -> list[TokenizedExample]:
     """Cut the end of long rows off, as a cutoff length does."""
-    return [TokenRow(row.input_ids[:LIMIT], row.labels[:LIMIT]) for row in rows]
+    return [TokenizedExample(row.input_ids[:LIMIT], row.labels[:LIMIT]) for row in rows]
 
 
-def mask(rows: Sequence[TokenRow], end_id: int) -> list[TokenRow]:
+def mask(rows: Sequence[TokenizedExample], end_id: int) -> list[TokenizedExample]:
     """Ignore the end of the turn, as masking by token does where pad and end are one."""
     return [
-        TokenRow(row.input_ids, [IGNORED if label == end_id else label for label in row.labels])
+        TokenizedExample(
+            row.input_ids, [IGNORED if label == end_id else label for label in row.labels]
+        )
         for row in rows
     ]
 
 
-def glue(rows: Sequence[TokenRow], n: int = 4) -> list[TokenRow]:
+def glue(rows: Sequence[TokenizedExample], n: int = 4) -> list[TokenizedExample]:
     """Pack rows into one another without bounds."""
     groups = [rows[start : start + n] for start in range(0, len(rows), n)]
     return [
-        TokenRow(
+        TokenizedExample(
             [i for row in group for i in row.input_ids],
             [label for row in group for label in row.labels],
         )
@@ -166,8 +167,8 @@ def measure(
     tokenizer = load_model("medkd:tiny", device="cpu").tokenizer
     end_id, template = find_end_of_turn(tokenizer), find_plain_template(tokenizer) or ""
     text_end = int(tokenizer.convert_tokens_to_ids(TEXT_END))
-    rows, _ = make_rows(examples, tokenizer, "reasoned", 1024, template, end_id)
-    short, _ = make_rows(examples, tokenizer, "reasoned", LIMIT, template, end_id)
+    rows, _ = tokenize(examples, tokenizer, "reasoned", 1024, template, end_id)
+    short, _ = tokenize(examples, tokenizer, "reasoned", LIMIT, template, end_id)
     found: dict[str, dict[str, float]] = {}
 
     def note(name: str, student: Student, **how: Any) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_libraries, load_tokenizer, resolve_model
-from medkd.train.plan import GIB, Method, estimate_memory
-from medkd.train.stage import Config, make_shape
+from medkd.train.config import Config, Method
+from medkd.train.memory import GIB, estimate_memory
+from medkd.train.stage import make_workload
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 from make_tiny_student import build_model
@@ -89,7 +90,7 @@ def main() -> None:
             model = build_model(tokenizer, seed=0, width=width, n_layers=n_layers)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            skeleton = read_model_shape(folder)
+            shape = read_model_shape(folder)
             for method in METHODS:
                 pairs: list[tuple[float, float]] = []
                 for batch in BATCHES:
@@ -107,8 +108,8 @@ def main() -> None:
                     longest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))[
                         "facts"
                     ]["lengths"]["longest"]
-                    shape = make_shape(config, "cpu", longest, 1)
-                    estimate = estimate_memory(skeleton, method, shape)
+                    workload = make_workload(config, "cpu", longest, 1)
+                    estimate = estimate_memory(shape, method, workload)
                     pairs.append((resident, estimate))
                     cells = (
                         f"{resident / GIB:.2f}",
@@ -116,13 +117,13 @@ def main() -> None:
                         f"{estimate / resident:.2f}",
                     )
                     print(
-                        f"| {skeleton.n_parameters / 1e6:.1f} M | {method} | {shape.n_tokens} | {' | '.join(cells)} |",
+                        f"| {shape.n_parameters / 1e6:.1f} M | {method} | {workload.n_tokens} | {' | '.join(cells)} |",
                         flush=True,
                     )
                 (resident, estimate), (more_resident, more_estimate) = pairs
                 more = (more_estimate - estimate) / (more_resident - resident)
                 added.append(
-                    f"{skeleton.n_parameters / 1e6:.1f} M {method}: estimate / measured of what the larger batch adds {more:.2f}"
+                    f"{shape.n_parameters / 1e6:.1f} M {method}: estimate / measured of what the larger batch adds {more:.2f}"
                 )
     print("\n" + "\n".join(added))
 

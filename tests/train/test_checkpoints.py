@@ -1,8 +1,17 @@
+import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
-from medkd.train.checkpoints import find_checkpoint, is_whole
+from medkd.train.checkpoints import (
+    MARK,
+    CheckpointKeeper,
+    delete_checkpoints,
+    find_checkpoint,
+    is_complete,
+)
+from medkd.train.stage import Config, run
 
 
 @pytest.fixture
@@ -10,8 +19,42 @@ def checkpoints(trained_dir, tmp_path):
     return shutil.copytree(trained_dir / "checkpoints", tmp_path / "checkpoints")
 
 
+@pytest.fixture
+def settings(random_model_dir, merged_dir, tmp_path):
+    fields = {"model": str(random_model_dir), "input": merged_dir, "max_length": 256, "epochs": 2}
+    return fields | {"trainer": {"save_steps": 2}, "out": tmp_path / "out"}
+
+
 def newest(checkpoints):
     return max(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def make_foreign(folder, files):
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"somebody's")
+    return folder
+
+
+def read_tree(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+FOREIGN = {
+    "sharded FSDP": [
+        "pytorch_model_fsdp_0/__0_0.distcp",
+        "optimizer_0/__0_0.distcp",
+        "scheduler.pt",
+        "rng_state_0.pth",
+        "trainer_state.json",
+    ],
+    "ZeRO": ["global_step7/zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_to_fp32.py", "latest"],
+    "a model": ["model.safetensors", "config.json"],
+    "anything": ["thesis.docx"],
+    "nothing": [],
+    "with our mark": [MARK],
+}
 
 
 def test_the_newest_whole_one_is_found(checkpoints):
@@ -22,6 +65,7 @@ def test_none_is_found_where_none_is(tmp_path):
     assert find_checkpoint(tmp_path / "nowhere") is None
 
 
+@pytest.mark.parametrize("is_marked", [True, False], ids=["marked", "of version 0.1"])
 @pytest.mark.parametrize(
     "name",
     [
@@ -33,26 +77,82 @@ def test_none_is_found_where_none_is(tmp_path):
     ],
 )
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99, None])
-def test_a_torn_one_is_passed_over(checkpoints, name, keep):
+def test_a_torn_one_is_passed_over_left_alone_and_named(checkpoints, name, keep, is_marked, capsys):
+    for checkpoint in [] if is_marked else checkpoints.glob("checkpoint-*"):
+        (checkpoint / MARK).unlink()
     torn = newest(checkpoints)
     if keep is None:
         (torn / name).unlink()
     else:
         content = (torn / name).read_bytes()
         (torn / name).write_bytes(content[: int(len(content) * keep)])
-    assert not is_whole(torn)
+    before = read_tree(checkpoints)
     assert find_checkpoint(checkpoints) not in {torn, None}
-    assert not torn.exists()
+    assert read_tree(checkpoints) == before
+    assert f"{torn}: not a checkpoint that this program finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("torn", [None, "optimizer.bin", "pytorch_model_fsdp.bin"])
-def test_a_checkpoint_whose_shared_out_state_was_gathered_is_whole_if_both_files_are(
-    checkpoints, torn
-):
+def test_a_gathered_checkpoint_of_version_0_1_is_whole_if_both_files_are(checkpoints, torn):
     gathered = newest(checkpoints)
+    (gathered / MARK).unlink()
     (gathered / "optimizer.pt").rename(gathered / "optimizer.bin")
     shutil.copy(gathered / "optimizer.bin", gathered / "pytorch_model_fsdp.bin")
     if torn:
         content = (gathered / torn).read_bytes()
         (gathered / torn).write_bytes(content[: len(content) // 2])
-    assert is_whole(gathered) is (torn is None)
+    assert (find_checkpoint(checkpoints) == gathered) is (torn is None)
+
+
+def test_a_sharded_checkpoint_of_ours_is_gone_on_from(checkpoints):
+    sharded = newest(checkpoints)
+    (sharded / "optimizer.pt").unlink()
+    make_foreign(sharded / "optimizer_0", ["__0_0.distcp"])
+    keeper = CheckpointKeeper(checkpoints, SimpleNamespace(save_total_limit=9))
+    step = int(sharded.name.rpartition("-")[2])
+    state = SimpleNamespace(
+        global_step=step, is_world_process_zero=True, best_model_checkpoint=None
+    )
+    keeper.on_save(None, state, None)
+    assert is_complete(sharded) and find_checkpoint(checkpoints) == sharded
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_one_is_left_alone_by_a_training_that_saves_around_it_and_at_its_step(
+    settings, kind, capsys
+):
+    folder = settings["out"] / "checkpoints"
+    foreign = [make_foreign(folder / f"checkpoint-{n}", FOREIGN[kind]) for n in (1, 4, 900)]
+    before = [read_tree(path) for path in foreign]
+    run(Config(**settings))
+    assert [read_tree(path) for path in foreign] == before
+    said = capsys.readouterr().err
+    assert all(str(path) in said for path in foreign)
+
+
+def test_only_the_best_the_newest_and_one_more_are_kept(settings):
+    run(Config(**settings | {"trainer": {"save_steps": 1}}))
+    kept = list((settings["out"] / "checkpoints").glob("*-*"))
+    assert len(kept) == 3 and all(is_complete(path) for path in kept)
+    assert "checkpoint-6" in {path.name for path in kept}
+
+
+def test_another_config_begins_again_and_goes_on_from_nothing(settings):
+    run(Config(**settings | {"trainer": {"save_steps": 1}}))
+    state = run(Config(**settings, seed=1, overwrite=True))
+    assert state.facts["resumed_from_step"] == 0
+
+
+def test_deletion_spares_what_is_not_ours(checkpoints):
+    torn = newest(checkpoints)
+    (torn / "optimizer.pt").unlink()
+    make_foreign(checkpoints / "checkpoint-7", FOREIGN["anything"])
+    delete_checkpoints(checkpoints)
+    assert {path.name for path in checkpoints.glob("*-*")} == {torn.name, "checkpoint-7"}
+
+
+def test_an_adapter_folder_that_no_training_wrote_is_refused_before_a_step(settings):
+    mine = make_foreign(settings["out"] / "adapter", ["notes.txt"])
+    with pytest.raises(Exception, match="was not made by train"):
+        run(Config(**settings))
+    assert json.dumps([p.name for p in mine.iterdir()]) == '["notes.txt"]'

@@ -1,21 +1,15 @@
 import json
-import re
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers.decoders import Fuse
-from tokenizers.pre_tokenizers import Whitespace
 
 from medkd.core.errors import InputError
 from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model, load_tokenizer
-from medkd.train import onpolicy
-from medkd.train.across import check_tokenizers
-from medkd.train.onpolicy import check_sizes
-from medkd.train.plan import There
+from medkd.train.onpolicy import check_teacher
 from medkd.train.stage import Config, run
 from student_samples import make_random_model, read_lines
 
@@ -68,64 +62,12 @@ def test_the_student_comes_closer_to_its_teacher_on_its_own_answers(settings, tm
     assert (lineage["sources"], lineage["on_policy"]["questions"]) == ({"made": 24}, 24)
 
 
-@pytest.fixture(scope="module")
-def foreign_dir(merged_dir, tmp_path_factory):
-    """A teacher that cuts words into other tokens, and knows the short rows by heart."""
-    folder = tmp_path_factory.mktemp("foreign")
-    make_random_model(
-        folder / "base",
-        merges=[
-            ("s", "i"),
-            ("g", "n"),
-            ("si", "gn"),
-            ("m", "e"),
-            ("a", "n"),
-            ("me", "an"),
-            ("f", "l"),
-        ],
-    )
-    settings = {
-        "model": str(folder / "base"),
-        "input": merged_dir,
-        "max_length": 256,
-        "method": "full",
-    }
-    run(Config(**settings, out=folder / "train", epochs=40, learning_rate=3e-3))
-    return folder / "train"
-
-
-def test_a_teacher_of_another_tokenizer_scores_the_same_text(
-    settings, foreign_dir, tmp_path, capsys
-):
-    manifest = run(Config(**settings | {"teacher_model": str(foreign_dir)}, out=tmp_path))
-    losses = [line["loss"] for line in read_lines(tmp_path / "metrics.jsonl") if "loss" in line]
-    assert len(losses) == manifest.facts["steps"] == 12
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
-    assert (
-        manifest.facts["compared_by"] == "bytes" and "another tokenizer" in capsys.readouterr().err
-    )
-    assert has_thinking_prefix(load_tokenizer(tmp_path / "adapter"))
-
-
-def test_a_teacher_that_does_not_know_the_students_turns_is_refused(
-    settings, foreign_dir, tmp_path
-):
-    shutil.copytree(foreign_dir / "model", tmp_path / "teacher")
-    for path in (tmp_path / "teacher").glob("*token*"):
-        path.write_text(path.read_text().replace("<|im_start|>", "<|turn|>"))
-    with pytest.raises(InputError, match=re.escape("does not know the student's <|im_start|>")):
-        run(Config(**settings | {"teacher_model": str(tmp_path / "teacher")}, out=tmp_path / "out"))
+def test_a_teacher_of_another_tokenizer_is_refused(settings, tmp_path):
+    foreign = make_random_model(tmp_path / "foreign", merges=[("s", "i"), ("g", "n")])
+    with pytest.raises(InputError, match="has another tokenizer than the student") as caught:
+        run(Config(**settings | {"teacher_model": str(foreign)}, out=tmp_path / "out"))
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/adapter").exists()
-
-
-def test_a_tokenizer_that_is_not_byte_level_is_refused(random_model_dir, foreign_dir):
-    strange = load_tokenizer(foreign_dir / "model")
-    strange.backend_tokenizer.pre_tokenizer, strange.backend_tokenizer.decoder = (
-        Whitespace(),
-        Fuse(),
-    )
-    with pytest.raises(InputError, match="one of the two is not byte-level"):
-        check_tokenizers(load_tokenizer(random_model_dir), strange, "?", "strange")
 
 
 def test_a_wider_teacher_is_cut_to_the_students_size_and_a_narrower_one_refused(
@@ -139,22 +81,9 @@ def test_a_wider_teacher_is_cut_to_the_students_size_and_a_narrower_one_refused(
     few = settings | {"trainer": {"max_steps": 1}}
     run(Config(**few | {"teacher_model": str(tmp_path / "wide")}, out=tmp_path / "out"))
     assert (tmp_path / "out/adapter/adapter_model.safetensors").exists()
-    skeleton = read_model_shape(teacher_dir)
+    shape, tokenizer = read_model_shape(teacher_dir), loaded.tokenizer
     with pytest.raises(InputError, match="narrow: knows 100 tokens"):
-        check_sizes(skeleton, skeleton._replace(vocabulary=100), "narrow")
-
-
-def test_what_both_models_need_is_told_and_refused_where_it_is_not_there(
-    settings, tmp_path, monkeypatch, capsys
-):
-    manifest = run(Config(**settings | {"trainer": {"max_steps": 1}}, out=tmp_path / "fits"))
-    assert "GiB for student and teacher" in capsys.readouterr().err
-    assert 0 < manifest.facts["expected_memory_gib"] < 2
-    monkeypatch.setattr(onpolicy, "find_what_is_there", lambda device: There("processor", 1, 2**20))
-    with pytest.raises(
-        InputError, match=r"need about [0-9.]+ GiB together.*; choose a smaller --teacher-model"
-    ):
-        run(Config(**settings, out=tmp_path / "out"))
+        check_teacher(tokenizer, tokenizer, shape, shape._replace(vocabulary=100), "narrow")
 
 
 def test_an_adapter_of_another_base_is_refused(settings, teacher_dir, tmp_path):

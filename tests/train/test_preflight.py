@@ -16,7 +16,7 @@ from medkd.train.preflight import (
     find_untrained_ids,
     refuse,
 )
-from medkd.train.rows import IGNORED, TokenRow
+from medkd.train.tokenize import IGNORED, TokenizedExample
 from student_samples import make_example
 
 
@@ -127,7 +127,7 @@ def test_tokens_that_nobody_trained_are_found_in_the_files_as_input_and_as_outpu
 def test_embedding_rows_that_were_never_trained_are_found(random_model_dir):
     loaded = load_model(str(random_model_dir), device="cpu", dtype="float32")
     end, start = loaded.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"])
-    row = TokenRow([start, 40, 41, 42, 43, end], [IGNORED] * 5 + [end])
+    row = TokenizedExample([start, 40, 41, 42, 43, end], [IGNORED] * 5 + [end])
     weights = loaded.model.get_input_embeddings().weight.detach().clone()
     assert find_untrained_ids(weights, [row], [start, end]) == []
     weights[end] *= 0.01
@@ -158,3 +158,40 @@ def test_a_model_to_be_served_must_begin_to_think_and_stop_with_its_turn(model_d
     tokenizer.chat_template = add_thinking_prefix(tokenizer.chat_template)
     mend_stops(model_dir)
     assert examine_served(model_dir, tokenizer) == []
+
+
+THOUGHT = "{{- '<think>\\n\\n</think>\\n\\n' }}"
+TEMPLATES = {
+    "thinks only if told": "{%- if not (enable_thinking is defined and enable_thinking) %}"
+    + THOUGHT
+    + "{%- endif %}",
+    "thinks unless told": "{%- if enable_thinking is defined and not enable_thinking %}"
+    + THOUGHT
+    + "{%- endif %}",
+    "always writes an empty thought": THOUGHT,
+    "opens the thought": "{{- '<think>\\n' }}",
+    "opens it without a line break": "{{- '<think>' }}",
+    "plain": "",
+}
+
+
+@pytest.mark.parametrize("ending", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_row_holds_one_thought_whatever_the_template_writes(model_dir, ending):
+    tokenizer = load_tokenizer(model_dir)
+    tokenizer.chat_template += "{%- if add_generation_prompt %}" + ending + "{%- endif %}"
+    flight = look(model_dir, tokenizer=tokenizer)
+    refuse(flight.findings, "model")
+    for row in flight.rows:
+        text = tokenizer.decode(row.input_ids)
+        assert text.count("<think>") == text.count("</think>") == 1
+        assert text.endswith("<|im_end|>")
+
+
+def test_a_template_without_system_is_one_line_and_keeps_the_text(model_dir):
+    tokenizer = load_tokenizer(model_dir)
+    refusal = "{%- if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{%- endif %}"
+    tokenizer.chat_template = refusal + tokenizer.chat_template
+    flight = look(model_dir, [make_example(0, system="You are kind.")], tokenizer=tokenizer)
+    [finding] = [f for f in flight.findings if f.cause == Cause.NO_SYSTEM_TURN]
+    assert "takes no system text" in finding.tell() and "\n" not in finding.tell()
+    assert "You are kind." in tokenizer.decode(flight.rows[0].input_ids)

@@ -1,16 +1,24 @@
+import json
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medkd.completers.scripted import Scripted
+from medkd.core.completer import Completion
+from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason
+from medkd.demo.teacher import serve_teacher
 from medkd.grading.diagnosis import grade
 from medkd.grading.grounding import grounded_rate
 from medkd.train.rewards import (
     DEFAULT_WEIGHTS,
     Band,
+    JudgeReward,
     Rollout,
     choose_band,
     make_rewards,
+    open_judge,
     reward_diagnosis,
     reward_format,
     reward_grounded,
@@ -27,6 +35,7 @@ def make_rollout(text, reason=FinishReason.STOP, n_tokens=40, reference="肺炎"
     return Rollout(text, reason, n_tokens, RECORD, reference)
 
 
+@settings(deadline=None)
 @given(
     text=st.text(max_size=200),
     reference=st.sampled_from(["肺炎", "2型糖尿病；高血压病", ""]),
@@ -35,8 +44,9 @@ def make_rollout(text, reason=FinishReason.STOP, n_tokens=40, reference="肺炎"
 def test_whatever_was_written_earns_between_zero_and_one(text, reference, reason):
     rewards = make_rewards(DEFAULT_WEIGHTS, Band(10, 80))
     assert all(
-        0.0 <= reward(make_rollout(text, reason, reference=reference)) <= 1.0
+        0.0 <= value <= 1.0
         for reward in rewards.values()
+        for value in reward([make_rollout(text, reason, reference=reference)])
     )
 
 
@@ -113,3 +123,40 @@ def test_nearly_all_of_the_start_lies_within_the_band():
 
 def test_what_has_no_weight_is_not_even_computed():
     assert list(make_rewards({"stop": 1.0, "loop": 0.0, "judge": 1.0}, Band(1, 2))) == ["stop"]
+
+
+THOUGHT = Rollout("<think>\n咳嗽\n</think>\n\n肺炎", FinishReason.STOP, 9, "咳嗽三天", "肺炎")
+GOOD = json.dumps({"grounded": "5", "sound": "5", "complete": "3", "leads_there": "5", "why": "ok"})
+
+
+def test_a_judge_pays_by_its_rubric():
+    assert JudgeReward(Scripted(lambda _: GOOD))([THOUGHT, THOUGHT]) == [0.875, 0.875]
+
+
+def test_what_has_no_reasoning_is_not_sent_to_the_judge_and_earns_nothing():
+    judge = Scripted(lambda _: GOOD)
+    assert JudgeReward(judge)(
+        [THOUGHT._replace(text="肺炎"), THOUGHT._replace(text="<think>\n咳嗽")]
+    ) == [0.0, 0.0]
+    assert judge.asked == []
+
+
+@pytest.mark.parametrize("said", ["It is fine.", Completion(complete=False, error="timeout")])
+def test_a_judgement_that_cannot_be_read_stops_the_run_and_is_no_zero(said):
+    with pytest.raises(StoppedError, match="the judge could not be read"):
+        JudgeReward(Scripted(lambda _: said))([THOUGHT])
+
+
+def test_a_judge_over_http_that_never_says_what_was_asked_is_on_the_ledger_and_stops_the_run(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MEDKD_API_KEY", "none")
+    with (
+        serve_teacher(faults=0.0, seed=1) as server,
+        open_judge(
+            "custom", "rehearsal", server.base_url, None, tmp_path / "ledger.sqlite"
+        ) as judge,
+        pytest.raises(StoppedError),
+    ):
+        judge([THOUGHT])
+    assert (tmp_path / "ledger.sqlite").stat().st_size > 0

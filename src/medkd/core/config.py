@@ -36,15 +36,13 @@ POSITIONAL = PositionalField()
 
 
 class ConsentField(NamedTuple):
-    """Marks a field that needs `--trust-recipe` where a recipe sets it to a value that is not
-    harmless."""
+    """Marks a field that needs `--trust-recipe` where a recipe sets it to another value than its
+    default."""
 
     risk: str
     """What the value would do."""
-    harmless: tuple[str, ...] = ()
 
 
-RUNS_COMMAND = ConsentField("runs a command", ("auto", "none", "zero2", "zero3", "fsdp2"))
 LOADS_CODE = ConsentField("loads code that comes with a model")
 NAMES_KEY = ConsentField("names keys of this machine and the addresses they are sent to")
 SENDS_KEY = ConsentField("sends rows, and a key where one is set, to this address")

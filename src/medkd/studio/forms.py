@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, g
 
 from pydantic import BaseModel
 
-from medkd.core.config import RUNS_COMMAND, describe
+from medkd.core.config import describe
 from medkd.core.errors import InputError
 from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 
@@ -32,10 +32,6 @@ class Field(NamedTuple):
     choices: tuple[str, ...] = ()
     is_required: bool = False
     is_optional: bool = False
-    is_command: bool = False
-    """Whether a process is started from its words."""
-    harmless: tuple[str, ...] = ()
-    """Words that a page may put into such a field."""
 
 
 def list_fields(config: type[BaseModel]) -> list[Field]:
@@ -48,18 +44,7 @@ def _make_field(name: str, config: type[BaseModel]) -> Field:
     kind, choices, is_optional = _find_kind(info.annotation)
     required = info.is_required()
     default = None if required else plain(info.get_default(call_default_factory=True))
-    command = next((mark for mark in info.metadata if mark is RUNS_COMMAND), None)
-    return Field(
-        name,
-        kind,
-        describe(info),
-        default,
-        choices,
-        required,
-        is_optional,
-        command is not None,
-        command.harmless if command else (),
-    )
+    return Field(name, kind, describe(info), default, choices, required, is_optional)
 
 
 def _find_kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:

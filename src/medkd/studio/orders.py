@@ -127,20 +127,12 @@ def find_name(stage: str, run: Path) -> str:
 
 
 def check_value(field: Field, value: Any, given: Any, places: Places) -> None:
-    """Refuse a path that lies outside every place, and words of a command; what a recipe itself
-    names is its author's.
+    """Refuse a path that lies outside every place; what a recipe itself names is its author's.
 
     Every text may be a path to whatever reads it, so each is checked by what it holds: a field that
     takes a path always, another one where the text is written as a path or a file is there.
     """
     if value in (None, "", []) or value == given:
-        return
-    if field.is_command:
-        if str(value) not in field.harmless:
-            raise InputError(
-                f"{field.name}: a page starts no command of its own; "
-                f"choose {', '.join(field.harmless)}, or run it in a terminal"
-            )
         return
     is_path = field.kind in ("path", "paths")
     if field.kind not in ("path", "paths", "text", "texts", "mapping"):

@@ -1,18 +1,17 @@
-"""The command `doctor`: what this machine can train, and what in a model or a dataset would make
-the student fail.
+"""The command `doctor`: what this machine can train, and what would make the student fail.
 
 In: a model, a dataset, or both. Out: what was found, each with its rows and the fix in one line;
-exit code 2 where anything is wrong. Nothing is written and nothing is put right here: `train` does
-that. Not done here: judging the dataset's content (`merge`, `verify`).
+exit code 2 where anything is wrong. Nothing is written or repaired: `train` repairs. Not done
+here: judging the dataset's content (`merge`, `verify`).
 """
 
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from medkd.core.config import Options
 from medkd.core.errors import InputError
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import (
@@ -20,172 +19,162 @@ from medkd.models.load import (
     Hub,
     choose_device,
     choose_dtype,
-    importing,
     load_libraries,
     load_tokenizer,
     resolve_model,
 )
-from medkd.train.plan import (
-    GIB,
-    Method,
-    There,
-    estimate_disk,
-    find_what_is_there,
-    make_table,
-    tell_kind,
+from medkd.train.callbacks import tell_time
+from medkd.train.config import BatchSize, Epochs, MaxLength, Method, Rank, Target, count_steps
+from medkd.train.config import Config as TrainConfig
+from medkd.train.memory import GIB, Machine, draw_table, estimate_disk, measure_machine
+from medkd.train.preflight import Cause, Finding, compare_packed, examine_served
+from medkd.train.sft import (
+    Job,
+    load_student,
+    make_dataset,
+    make_lora_config,
+    make_trainer,
+    make_trainer_config,
 )
-from medkd.train.preflight import Finding, compare_packed, examine_served
-from medkd.train.rows import Target, describe_lengths, draw_lengths
-from medkd.train.stage import Config as TrainConfig
-from medkd.train.stage import Job, choose_numbers, make_shape, prepare
+from medkd.train.stage import make_workload, prepare
+from medkd.train.tokenize import describe_lengths, draw_lengths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MEASURED_STEPS = 4
 
 
-class Config(BaseModel):
+class Config(Options):
     """Look at a model, a dataset and this machine before a training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     model: str | None = None
-    """Model to look at: medkd:tiny, a folder, or a name on a hub. Without --input it is looked at
-    as one that is to be served."""
+    """Model to look at: medkd:tiny, a folder, or a name on a hub; without --input as one that is
+    to be served."""
     input: Path | None = None
     """Directory of merge, or a file of examples, that the model is to be trained on."""
     hub: Hub = "huggingface"
-    """Where a model that is only named is fetched from."""
+    """Hub to download a named model from."""
     trust_remote_code: bool = False
-    """Let a model run code that came with it."""
+    """Run the code that a model brings with it."""
     target: Target = "reasoned"
-    """What is to be learnt: reasoning and answer, or bare answers."""
+    """Learn reasoning and answer, or bare answers."""
     method: Method = "lora"
-    """What is to be trained."""
-    max_length: int = Field(default=4096, ge=16)
+    """Weights to be trained."""
+    max_length: MaxLength = 4096
     """Longest row in tokens."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: BatchSize = 8
     """Rows a step and device."""
-    epochs: float = Field(default=2, gt=0)
-    """Times through the rows."""
-    lora_rank: int = Field(default=16, ge=1)
+    epochs: Epochs = 2
+    """Passes over the rows."""
+    lora_rank: Rank = 16
     """Rank of the adapter."""
     out: Path = Path("runs")
-    """Where the training would write: its disk is looked at."""
+    """Directory the training would write to: its disk is looked at."""
     device: Device = "auto"
     """Where to compute."""
 
 
 def run(config: Config) -> int:
-    """Look, say what was found, and give the exit code."""
+    """Look, print what was found, and return the exit code."""
     device = choose_device(config.device)
-    there = find_what_is_there(device)
+    machine = measure_machine(device)
+    dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     print(
-        f"machine: {there.device}, {there.n_devices} x {there.memory / GIB:.1f} GiB{_tell_arithmetic(device)}"
+        f"machine: {machine.device}, {machine.n_devices} x {machine.memory / GIB:.1f} GiB, "
+        f"computes in {dtype}"
     )
     if config.model is None:
         if config.input is not None:
             raise InputError(
-                "medkd doctor: --input needs --model: which rows are too long depends on its tokenizer"
+                "medkd doctor: --input needs --model: which rows are too long depends on its "
+                "tokenizer"
             )
         return 0
     load_libraries()
-    findings = (
-        _look_at_training(config, config.model, there, device)
-        if config.input
-        else _look_at_serving(config, config.model)
-    )
+    if config.input:
+        findings = _look_at_training(config, config.model, machine, device)
+    else:
+        findings = _look_at_serving(config, config.model)
     for finding in findings:
-        what = "train puts it right" if finding.is_repaired else "refused"
-        print(f"wrong ({what}): {finding.tell()}")
+        result = "train puts it right" if finding.is_repaired else "refused"
+        print(f"wrong ({result}): {finding.tell()}")
     print(f"{len(findings)} things are wrong" if findings else "nothing is wrong")
     return 2 if findings else 0
 
 
-def _tell_arithmetic(device: str) -> str:
-    return f", computes in {str(choose_dtype('auto', device)).removeprefix('torch.')}"
-
-
 def _look_at_serving(config: Config, model: str) -> list[Finding]:
     folder = resolve_model(model, config.hub, config.trust_remote_code)
-    skeleton = read_model_shape(folder, config.trust_remote_code)
+    shape = read_model_shape(folder, config.trust_remote_code)
     print(
-        f"model: {skeleton.n_parameters / 1e6:.1f} M parameters, {skeleton.n_layers} layers; as one that is served, no --input was given"
+        f"model: {shape.n_parameters / 1e6:.1f} M parameters, {shape.n_layers} layers; "
+        "as one that is served, no --input was given"
     )
-    return examine_served(
-        folder, load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
-    )
+    tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
+    return examine_served(folder, tokenizer)
 
 
-def _look_at_training(config: Config, model: str, there: There, device: str) -> list[Finding]:
-    shared = {
-        name: getattr(config, name)
-        for name in TrainConfig.model_fields
-        if name in Config.model_fields
-    }
+def _look_at_training(config: Config, model: str, machine: Machine, device: str) -> list[Finding]:
+    shared = config.model_dump(include=set(TrainConfig.model_fields), exclude={"model"})
     plan = TrainConfig.model_validate(shared | {"model": model})
-    job = prepare(plan, None)
-    skeleton, flight = job.skeleton, job.flight
+    job = prepare(plan)
+    shape, rows = job.shape, job.preflight.rows
+    findings = list(job.preflight.findings)
     print(
-        f"model: {skeleton.n_parameters / 1e6:.1f} M parameters, {skeleton.n_layers} layers. {tell_kind(flight.findings)}"
+        f"model: {shape.n_parameters / 1e6:.1f} M parameters, {shape.n_layers} layers. "
+        f"{_describe_kind(findings)}"
     )
-    if flight.rows:
-        lengths = describe_lengths(flight.rows)
+    if rows:
+        lengths = describe_lengths(rows)
         print(
-            f"rows: {len(flight.rows)}, {lengths['tokens']} tokens a pass, {lengths['tokens_learnt']} of them learnt; their lengths:"
+            f"rows: {len(rows)}, {lengths['tokens']} tokens a pass, {lengths['tokens_learnt']} of "
+            "them learnt; their lengths:",
+            *draw_lengths(rows),
+            sep="\n",
         )
-        print("\n".join(draw_lengths(flight.rows)))
-    disk = estimate_disk(skeleton, plan.weights, plan.lora_rank, job.shape.weight_bytes)
-    longest = max((len(row.input_ids) for row in flight.rows), default=config.max_length)
-    print(
-        "\n".join(make_table(skeleton, make_shape(plan, device, longest, there.n_devices), there))
-    )
+    longest = max((len(row.input_ids) for row in rows), default=config.max_length)
+    workload = make_workload(plan, device, longest, machine.n_devices)
+    print(*draw_table(shape, workload, machine), sep="\n")
+    disk = estimate_disk(shape, plan.weights, plan.lora_rank, job.workload.weight_bytes)
     print(f"disk: {disk / GIB:.2f} GiB for checkpoints and what is left at the end")
-    findings = list(flight.findings)
     if all(finding.is_repaired for finding in findings) and plan.weights != "qlora":
-        findings += _measure(plan, job)
+        student = load_student(plan, job)
+        student.to(device)  # pyright: ignore[reportArgumentType]
+        findings += compare_packed(student, rows)
+        _measure_steps(plan, job, student)
     return findings
 
 
-def _measure(plan: TrainConfig, job: Job) -> list[Finding]:
-    """Load the model, compare packed rows with single ones, and time a few steps; what is learnt is
-    thrown away."""
-    with importing():
-        from medkd.train.sft import (
-            count_steps,
-            make_dataset,
-            make_lora_config,
-            make_trainer,
-            make_trainer_config,
-        )
-    from medkd.train.student import load_student
-    from medkd.train.watch import tell_time
-    from medkd.train.work import make_settings
+def _describe_kind(findings: Sequence[Finding]) -> str:
+    """Describe what a Base model needs that an Instruct one does not."""
+    needs = {
+        Cause.UNTRAINED_TOKENS: "embeddings of its turn tokens trained with the adapter",
+        Cause.STOPS_ELSEWHERE: "stop tokens written into its generation config",
+        Cause.NO_TEMPLATE: "a chat template",
+    }
+    causes = {finding.cause for finding in findings}
+    missing = [need for cause, need in needs.items() if cause in causes]
+    if not missing:
+        return "It ends its turns itself, as an Instruct model does."
+    return f"It is like a Base model and needs {', '.join(missing)}."
 
-    dtype = choose_numbers(plan, job.device)
-    student = load_student(
-        job.folder,
-        plan.model,
-        plan.weights,
-        dtype,
-        job.device,
-        trust_remote_code=plan.trust_remote_code,
-    )
-    findings = compare_packed(student, job.flight.rows)
-    rows = make_dataset(job.flight.rows)
+
+def _measure_steps(plan: TrainConfig, job: Job, student: "PreTrainedModel") -> None:
+    """Time a few steps; what is learnt is thrown away."""
+    rows = make_dataset(job.preflight.rows)
     with tempfile.TemporaryDirectory() as folder:
-        extra = {"max_steps": MEASURED_STEPS, "save_strategy": "no"}
-        settings = make_settings(plan, job.device, packs=False)
-        trainer_config = make_trainer_config(
-            settings, Path(folder), len(rows), job.device, False, extra
-        )
+        few_steps = {"max_steps": MEASURED_STEPS, "save_strategy": "no"}
+        brief = plan.model_copy(update={"out": Path(folder), "trainer": few_steps})
+        args = make_trainer_config(brief, job.device, len(rows), 1, has_val=False, packs=False)
         lora = None
         if plan.weights != "full":
-            lora = make_lora_config(plan.lora_rank, job.flight.untrained_ids, job.skeleton)
-        trainer = make_trainer(student, job.tokenizer, rows, None, trainer_config, lora)
+            lora = make_lora_config(plan.lora_rank, job.shape, job.preflight.untrained_ids)
+        trainer = make_trainer(student, job.tokenizer, rows, None, args, lora)
         started = time.monotonic()
         trainer.train()
-        a_step = (time.monotonic() - started) / MEASURED_STEPS
+        step_s = (time.monotonic() - started) / MEASURED_STEPS
     n_steps = count_steps(len(rows), plan.batch_size, plan.epochs)
     print(
-        f"time: about {tell_time(a_step * n_steps)} for {n_steps} steps on one device, from {MEASURED_STEPS} measured ones",
-        file=sys.stdout,
+        f"time: about {tell_time(step_s * n_steps)} for {n_steps} steps on one device, from "
+        f"{MEASURED_STEPS} measured ones"
     )
-    return findings

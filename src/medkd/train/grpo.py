@@ -1,118 +1,208 @@
-"""Reinforcement with TRL's GRPO trainer and PEFT: one flat job, resumable after a kill.
+"""Reinforcement with TRL's GRPO trainer and PEFT: prompts, sampled answers, the trainer.
 
-In: a model with a trainable adapter (or none), questions, rewards and their weights. Out: the
-trained adapter in memory, checkpoints and a line of metrics a logged step on disk. Not done here:
-the pre-flight (`train.start`), the stage's files (`train.reinforce`). This module imports torch,
-transformers, trl and peft: import it inside functions only.
+In: a model with a trainable adapter (or none), questions, rewards. Out: the trained adapter in
+memory, checkpoints and a line of metrics a step on disk. On a GPU with vLLM (`trainer: {use_vllm:
+true}`) TRL draws the answers of a step itself. Not done here: the stage's files (`train.reinforce`).
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import torch
-from datasets import Dataset
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
-from trl.trainer.grpo_config import GRPOConfig
-from trl.trainer.grpo_trainer import GRPOTrainer
-
+from medkd.completers.transformers_engine import Generation, TransformersEngine
+from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
 from medkd.core.progress import Bar
+from medkd.core.records import Example, FinishReason
+from medkd.grading.repetition import is_looping
+from medkd.models.chat_template import encode, make_messages, render
 from medkd.models.inspect import read_model_shape
-from medkd.models.load import check_base, find_base
-from medkd.train.rewards import Reward, Rollout
-from medkd.train.rollouts import Asked, Sampler, TrainerRollouts
-from medkd.train.sft import make_lora_config
-from medkd.train.trainer_config import build_config, check_keys
-from medkd.train.watch import Interruption, MetricsWriter
+from medkd.models.load import LoadedModel, check_base, find_base
+from medkd.train.callbacks import Callback, Interruption, MetricsWriter
+from medkd.train.checkpoints import CheckpointKeeper
+from medkd.train.config import build_trainer_config, read_trainer_keys
+from medkd.train.rewards import BatchReward, Rollout
+from medkd.train.sft import give_head_bias, make_lora_config
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
 N_SAVES = 4
+N_AT_ONCE = 64
+"""Answers drawn at once; halved where memory runs out."""
 LORA_RANK = 16
 """Of the adapter that is begun where there is none; one that is there keeps its own."""
-FINAL_NORM = "model.norm"
-"""The layer before the head: one gain a channel, and how sure of itself the model is hangs on them
-more than on any other weights."""
-OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps")
+_OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps", "packing")
+
+
+class PromptItem(NamedTuple):
+    """A question as the model is given it, under its plain template: the model itself has to begin
+    to think."""
+
+    id: str
+    prompt: str
+    record: str
+    reference: str
+
+
+def make_prompts(
+    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], plain_template: str
+) -> list[PromptItem]:
+    """Put examples into the plain template."""
+    return [
+        PromptItem(
+            e.id,
+            render(tokenizer, make_messages(e.input, e.instruction, e.system), plain_template),
+            e.input,
+            e.reference,
+        )
+        for e in examples
+    ]
+
+
+class Sampler:
+    """Draws answers of a model that changes under it."""
+
+    def __init__(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", sampling: Sampling
+    ) -> None:
+        self.sampling = sampling
+        self.engine = TransformersEngine(LoadedModel(model, tokenizer), N_AT_ONCE, is_looping)
+
+    def draw(
+        self, prompts: Sequence[str], samples: Sequence[int], model: "PreTrainedModel | None" = None
+    ) -> list[Generation]:
+        """Draw one answer to each prompt, in their order; `samples` tells equal prompts apart.
+
+        Where memory runs out, the engine draws fewer at once and tells so, which changes none of
+        them: a smaller group would change what is learnt.
+        """
+        self.engine.model = model or self.engine.model
+        with _evaluating(self.engine.model):
+            drawn = dict(self.engine.generate(prompts, self.sampling, samples))
+        return [drawn[at] for at in range(len(prompts))]
+
+    def draw_rollouts(
+        self, questions: Sequence[PromptItem], n_each: int, first_sample: int = 0
+    ) -> list[list[Rollout]]:
+        """Draw several answers to each question."""
+        prompts = [question.prompt for question in questions for _ in range(n_each)]
+        samples = [first_sample + number for _ in questions for number in range(n_each)]
+        drawn = iter(self.draw(prompts, samples))
+        return [
+            [self.read_rollout(next(drawn).ids, q.record, q.reference) for _ in range(n_each)]
+            for q in questions
+        ]
+
+    def read_rollout(self, ids: Sequence[int], record: str, reference: str) -> Rollout:
+        """Read an answer from its tokens: one without an end is a loop, or else was cut off."""
+        is_ended = bool(ids) and ids[-1] in self.engine.stop_ids
+        kept = list(ids[:-1] if is_ended else ids)
+        text = cast(str, self.engine.tokenizer.decode(kept, skip_special_tokens=False))
+        if is_ended:
+            reason = FinishReason.STOP
+        else:
+            reason = FinishReason.LOOP if is_looping(text) else FinishReason.LENGTH
+        return Rollout(text, reason, len(ids), record, reference)
+
+
+class TrainerRollouts:
+    """Draws the answers of a step for TRL (its `rollout_func`).
+
+    An answer that the limit cut off is masked out of the loss: nobody knows how it would have
+    ended. One that was stopped because it repeats itself is not: it is to be paid less.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __call__(self, prompts: list[str], trainer: "GRPOTrainer") -> dict[str, Any]:
+        from trl.models.utils import unwrap_model_for_generation
+
+        n, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
+        first = (trainer.state.global_step * n + rank) * len(prompts)
+        samples = [first + number for number in range(len(prompts))]
+        with unwrap_model_for_generation(
+            cast(Any, trainer.model_wrapped), trainer.accelerator
+        ) as model:
+            drawn = self.sampler.draw(prompts, samples, cast(Any, model))
+        return {
+            "prompt_ids": [encode(self.sampler.engine.tokenizer, prompt) for prompt in prompts],
+            "completion_ids": [generation.ids for generation in drawn],
+            "logprobs": None,
+            "env_mask": [
+                [int(not self.is_cut_off(generation))] * generation.n_tokens for generation in drawn
+            ],
+        }
+
+    def is_cut_off(self, generation: Generation) -> bool:
+        rollout = self.sampler.read_rollout(generation.ids, "", "")
+        return rollout.finish_reason == FinishReason.LENGTH
+
+
+@contextmanager
+def _evaluating(model: "PreTrainedModel") -> Generator[None]:
+    """Switch a model to evaluation for a while: in training, gradient checkpointing forbids the
+    cache."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def attach_adapter(
-    model: PreTrainedModel, adapter: Path | None, name: str, folder: Path
-) -> PreTrainedModel:
+    model: "PreTrainedModel", adapter: Path | None, name: str, folder: Path
+) -> "PreTrainedModel":
     """Put a trainable adapter on the model: the one that `train` made, or a new one.
 
     Raises InputError for an adapter of another base.
     """
+    from peft import PeftModel, get_peft_model
     from safetensors import SafetensorError
 
     if adapter is None:
-        return cast(
-            PreTrainedModel,
-            get_peft_model(model, make_lora_config(LORA_RANK, [], read_model_shape(folder))),
-        )
+        lora = make_lora_config(LORA_RANK, read_model_shape(folder))
+        return cast("PreTrainedModel", get_peft_model(model, lora))
     check_base(adapter, name)
     try:
-        return cast(
-            PreTrainedModel, PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
-        )
+        student = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
-            f"{adapter}: does not fit {name}; give the model it was trained on ({find_base(adapter) or 'unknown'})"
+            f"{adapter}: does not fit {name}; give the model it was trained on "
+            f"({find_base(adapter) or 'unknown'})"
         ) from error
-
-
-def attach_norm(
-    model: PreTrainedModel, adapter: Path | None, name: str, folder: Path
-) -> PreTrainedModel:
-    """Put an adapter on the model of which nothing is trained but the gains of the final norm; what
-    `train` made stays as it is.
-
-    A group of answers tells a few bits, and the gradient of all the weights of an adapter is mostly
-    noise; these few hundred numbers are pushed the same way by most answers. Raises InputError for
-    an adapter of another base, and for a model without such a norm.
-    """
-    if FINAL_NORM not in dict(model.named_modules()):
-        raise InputError(
-            f"{name}: has no layer named {FINAL_NORM}; reinforce with --weights adapter"
-        )
-    lora: Any = attach_adapter(model, adapter, name, folder)
-    config = lora.peft_config["default"]
-    known = get_peft_model_state_dict(lora, save_embedding_layers=False)
-    bare = lora.unload()
-    config.base_model_name_or_path = (
-        None  # PEFT warns of another name for the same folder; `save_weights` writes it
-    )
-    config.modules_to_save, config.inference_mode = (
-        sorted({*(config.modules_to_save or ()), FINAL_NORM}),
-        False,
-    )
-    attached = get_peft_model(bare, config)
-    norm = f"base_model.model.{FINAL_NORM}.weight"
-    set_peft_model_state_dict(
-        attached, {norm: bare.get_submodule(FINAL_NORM).original_module.weight} | known
-    )
-    for parameter, weights in attached.named_parameters():
-        weights.requires_grad_(f"{FINAL_NORM}.modules_to_save" in parameter)
-    return attached
+    give_head_bias(student)
+    return cast("PreTrainedModel", student)
 
 
 def make_trainer_config(
     settings: Mapping[str, Any],
     checkpoints: Path,
     device: str,
-    dtype: torch.dtype,
+    dtype: "torch.dtype",
     extra: Mapping[str, Any],
-) -> GRPOConfig:
-    """Make TRL's config: ours first, then what `trainer:` says; raises InputError for a key that
-    TRL does not know."""
-    check_keys(GRPOConfig, extra, OWN_KEYS)
+) -> "GRPOConfig":
+    """Make TRL's config: defaults, then the stage's settings, then what `trainer:` says."""
+    import torch
+    from trl.trainer.grpo_config import GRPOConfig
+
     on_gpu = device == "cuda"
     n_steps = int(settings["max_steps"])
+    values = read_trainer_keys(GRPOConfig, extra, _OWN_KEYS)
     defaults: dict[str, Any] = {
         "beta": 0.01,
-        "scale_rewards": "batch",  # by the group, one where all are right and lengths differ a little would count as much as any
-        "mask_truncated_completions": True,
+        # Scaled by the group, one where all are right and lengths differ a little would count as
+        # much as any.
+        "scale_rewards": "batch",
+        # `TrainerRollouts` masks what the limit cut off, and only that.
+        "mask_truncated_completions": bool(values.get("use_vllm")),
         "save_strategy": "steps",
         "save_steps": max(1, -(-n_steps // N_SAVES)),
         "save_total_limit": 2,
@@ -127,113 +217,56 @@ def make_trainer_config(
         "report_to": "none",
         "disable_tqdm": True,
     }
-    if not extra.get("use_vllm"):  # `TrainerRollouts` masks what the limit cut off, and only that
-        defaults["mask_truncated_completions"] = False
-    return build_config(GRPOConfig, {**defaults, **settings}, extra, checkpoints)
-
-
-class AnswerTrainer(GRPOTrainer):
-    """GRPO that projects the answers alone onto the vocabulary where there is no GPU.
-
-    There, TRL 1.16 projects every position, prompts and padding too: most of the time of a step of
-    a small model. A large one belongs on a GPU, where TRL's own way keeps memory low.
-    """
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        *rest: Any,
-        **more: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Give the log-probability of each completion token and the entropy at it, both (rows,
-        `logits_to_keep`)."""
-        score = (
-            _score_answers if self.args.use_cpu else GRPOTrainer._get_per_token_logps_and_entropies
-        )
-        return score(self, model, input_ids, attention_mask, logits_to_keep, *rest, **more)
-
-
-def _score_answers(
-    trainer: GRPOTrainer,
-    model: Any,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    logits_to_keep: int,
-    batch_size: int | None = None,
-    compute_entropy: bool = False,
-    **_: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    chosen: list[torch.Tensor] = []
-    entropies: list[torch.Tensor] = []
-    size = batch_size or len(input_ids)
-    for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
-        with trainer.accelerator.autocast():
-            logits = model(
-                input_ids=ids, attention_mask=mask, logits_to_keep=logits_to_keep + 1
-            ).logits[:, :-1]
-        logps = (logits.float() / trainer.temperature).log_softmax(-1)
-        chosen.append(logps.gather(-1, ids[:, -logits_to_keep:, None])[..., 0])
-        if compute_entropy:
-            entropies.append(-(logps.detach().exp() * logps.detach()).sum(-1))
-    return torch.cat(chosen), torch.cat(entropies) if compute_entropy else None, None
+    return build_trainer_config(GRPOConfig, defaults | dict(settings), values, checkpoints)
 
 
 def make_trainer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Asked],
-    rewards: Mapping[str, Callable[[Sequence[Rollout]], list[float]]],
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[PromptItem],
+    rewards: Mapping[str, BatchReward],
     sampler: Sampler,
-    trainer_config: GRPOConfig,
-) -> GRPOTrainer:
-    """Make the trainer of an adapter; `rewards` score all answers of a step at once."""
+    args: "GRPOConfig",
+) -> "GRPOTrainer":
+    """Make TRL's trainer of an adapter; each reward scores all answers of a step at once."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    return AnswerTrainer(
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    rows = [{"prompt": q.prompt, "record": q.record, "reference": q.reference} for q in questions]
+    trainer = GRPOTrainer(
         model=model,
-        args=trainer_config,
-        reward_funcs=[
-            _as_reward_function(name, reward, sampler) for name, reward in rewards.items()
-        ],
-        train_dataset=Dataset.from_list(
-            [{"prompt": q.prompt, "record": q.record, "reference": q.reference} for q in questions]
-        ),
+        args=args,
+        reward_funcs=[_as_trl_reward(name, reward, sampler) for name, reward in rewards.items()],
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        rollout_func=None if trainer_config.use_vllm else cast(Any, TrainerRollouts(sampler)),
+        rollout_func=None if args.use_vllm else cast(Any, TrainerRollouts(sampler)),
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
-def reinforce(
-    trainer: GRPOTrainer,
-    metrics_path: Path,
-    callbacks: Sequence[TrainerCallback] = (),
-    checkpoint: Path | None = None,
-    resumed_step: int = 0,
+def train(
+    trainer: "GRPOTrainer",
+    out: Path,
+    callbacks: Sequence[Callback],
+    checkpoint: Path | None,
+    resumed_step: int,
 ) -> None:
     """Reinforce an adapter, from its start or from a checkpoint; an interruption ends the step and
-    keeps a checkpoint first."""
-    trainer.remove_callback(PrinterCallback)
-    with (
-        Bar("reinforce", trainer.args.max_steps, "steps") as bar,
-        Interruption("reinforce") as interruption,
-    ):
-        for callback in (MetricsWriter(metrics_path, bar, resumed_step), *callbacks, interruption):
-            trainer.add_callback(callback)
+    saves a checkpoint first."""
+    args: Any = trainer.args
+    with Bar("reinforce", args.max_steps, "steps") as bar, Interruption("reinforce") as stop:
+        metrics = MetricsWriter(out / "metrics.jsonl", bar, resumed_step)
+        for callback in (metrics, stop, CheckpointKeeper(out / "checkpoints", args), *callbacks):
+            trainer.add_callback(cast(Any, callback))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if interruption.is_wanted:
+        if stop.is_wanted:
             raise KeyboardInterrupt
 
 
-def score_each(reward: Reward) -> Callable[[Sequence[Rollout]], list[float]]:
-    """Make a reward of one answer a reward of many."""
-    return lambda rollouts: [reward(rollout) for rollout in rollouts]
-
-
-def _as_reward_function(
-    name: str, reward: Callable[[Sequence[Rollout]], list[float]], sampler: Sampler
-) -> Any:
+def _as_trl_reward(name: str, reward: BatchReward, sampler: Sampler) -> Any:
     """Give a reward the form that TRL calls; answers are read from their tokens, since TRL's text
     has lost the control tokens."""
 

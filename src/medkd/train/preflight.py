@@ -1,9 +1,8 @@
-"""Before the first step: find each known way to get a student that will not stop or will not think.
+"""The checks before the first step: each known way to a student that will not stop or think.
 
 In: examples, a tokenizer, what a model's folder says. Out: token rows, and findings, each with its
-cause, its rows and the fix in one line; those that `train` puts right by itself are told apart from
-those it refuses. Not done here: memory, time and disk (`train.plan`), putting right what needs a
-loaded model (`train.stage`).
+cause, its rows and the fix in one line; `train` repairs some and refuses the rest. Not done here:
+memory and disk (`train.memory`), repairs of a loaded model (`train.sft`).
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,8 @@ from medkd.models.chat_template import (
     takes_system,
 )
 from medkd.models.inspect import ModelShape, read_generation_config, read_tensor
-from medkd.train.rows import Drop, Target, TokenRow, make_rows
+from medkd.train.config import Target
+from medkd.train.tokenize import Drop, TokenizedExample, tokenize
 
 if TYPE_CHECKING:
     import torch
@@ -85,10 +85,10 @@ class Finding(NamedTuple):
     n_rows: int = 0
     """How many rows it is about; 0 where it is about the model."""
     is_repaired: bool = True
-    """Whether train puts it right by itself; it refuses the rest."""
+    """Whether train repairs it by itself; it refuses the rest."""
 
     def tell(self) -> str:
-        """Say it on one line."""
+        """Write it on one line."""
         rows = f" ({self.n_rows} rows)" if self.n_rows else ""
         return f"{self.cause}: {self.says}{rows}; {self.fix}"
 
@@ -96,7 +96,7 @@ class Finding(NamedTuple):
 class Preflight(NamedTuple):
     """What training starts from."""
 
-    rows: list[TokenRow]
+    rows: list[TokenizedExample]
     dropped: dict[str, int]
     end_id: int
     plain_template: str
@@ -106,7 +106,7 @@ class Preflight(NamedTuple):
 
     @property
     def repairs(self) -> list[str]:
-        """What was wrong with model or tokenizer and is put right, each in one line."""
+        """What was wrong with model or tokenizer and is repaired, each in one line."""
         return [
             finding.says for finding in self.findings if finding.is_repaired and not finding.n_rows
         ]
@@ -114,106 +114,79 @@ class Preflight(NamedTuple):
 
 def examine(
     folder: Path,
-    skeleton: ModelShape,
+    shape: ModelShape,
     examples: Sequence[Example],
     tokenizer: "PreTrainedTokenizerBase",
     target: Target,
     max_length: int,
     trains_embeddings: bool = False,
 ) -> Preflight:
-    """Make rows and look for every cause that can be found without loading the model; the
-    tokenizer's pad is put right at once."""
-    findings: list[Finding] = []
+    """Tokenize the rows and look for every cause that can be found without loading the model; the
+    tokenizer's pad token is repaired at once."""
     try:
         plain_template, end_id = find_plain_template(tokenizer), find_end_of_turn(tokenizer)
+        findings = _find_pad(tokenizer) + _find_system(examples, tokenizer, plain_template)
+        rows, dropped = tokenize(examples, tokenizer, target, max_length, plain_template, end_id)
     except InputError as error:
-        says, _, fix = str(error).partition(": ")[2].rpartition("; ")
-        return _give_up([Finding(Cause.NO_TEMPLATE, says, fix, is_repaired=False)])
-    findings += _find_pad(tokenizer) + _find_system(examples, tokenizer, plain_template)
-    rows, dropped = make_rows(examples, tokenizer, target, max_length, plain_template, end_id)
+        return Preflight([], {}, -1, "", [], [], [_refusal(Cause.NO_TEMPLATE, error)])
     findings += _find_unusable_rows(rows, dropped, max_length)
     if n := sum(row.labels[-1] != end_id for row in rows):
-        findings.append(
-            Finding(
-                Cause.NO_END_OF_TURN,
-                f"the last label is not token {end_id}",
-                "choose another model",
-                n_rows=n,
-                is_repaired=False,
-            )
-        )
+        says, fix = f"the last label is not token {end_id}", "choose another model"
+        findings.append(Finding(Cause.NO_END_OF_TURN, says, fix, n, is_repaired=False))
     if target == "reasoned":
         findings += _find_prefix(tokenizer, plain_template) + _find_style(examples)
+    untrained: list[int] = []
+    if not trains_embeddings:
+        special_ids = sorted(tokenizer.added_tokens_decoder)
+        untrained = find_untrained_tokens(folder, shape, rows, special_ids)
     stop_ids, stops = _find_stops(folder, tokenizer)
-    untrained = (
-        []
-        if trains_embeddings
-        else find_untrained_tokens(folder, skeleton, rows, sorted(tokenizer.added_tokens_decoder))
-    )
+    findings += stops
     if untrained:
         says = f"untrained embedding rows are trained too: {_name(tokenizer, untrained)}"
-        stops.append(
-            Finding(
-                Cause.UNTRAINED_TOKENS,
-                says,
-                "train adds them to the adapter, or start from an Instruct model",
-            )
-        )
-    return Preflight(rows, dropped, end_id, plain_template, stop_ids, untrained, findings + stops)
+        fix = "train adds them to the adapter, or start from an Instruct model"
+        findings.append(Finding(Cause.UNTRAINED_TOKENS, says, fix))
+    return Preflight(rows, dropped, end_id, plain_template, stop_ids, untrained, findings)
 
 
 def examine_served(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     """Look at a model that is to be served as it is: does its template begin the thinking, does its
     generation end with the turn?"""
     try:
-        begins, end = (
-            has_thinking_prefix(tokenizer),
-            tokenizer.convert_ids_to_tokens(find_end_of_turn(tokenizer)),
-        )
+        begins_thinking = has_thinking_prefix(tokenizer)
+        end = tokenizer.convert_ids_to_tokens(find_end_of_turn(tokenizer))
+        stops = _find_stops(folder, tokenizer)[1]
     except InputError as error:
-        says, _, fix = str(error).partition(": ")[2].rpartition("; ")
-        return [Finding(Cause.NO_TEMPLATE, says, fix, is_repaired=False)]
-    findings = [
-        finding._replace(fix="train and export, which write them")
-        for finding in _find_stops(folder, tokenizer)[1]
-    ]
-    if not begins:
+        return [_refusal(Cause.NO_TEMPLATE, error)]
+    findings = [finding._replace(fix="train and export, which write them") for finding in stops]
+    if not begins_thinking:
         says = "its chat template does not begin the thinking"
-        findings.append(
-            Finding(
-                Cause.SERVED_OTHERWISE,
-                says,
-                "train it to think, and export it, which writes the prefix into the template",
-            )
-        )
+        fix = "train it to think, and export it, which writes the prefix into the template"
+        findings.append(Finding(Cause.SERVED_OTHERWISE, says, fix))
     if tokenizer.pad_token is None or tokenizer.pad_token == end:
-        findings.append(
-            Finding(
-                Cause.PAD_ENDS_TURN,
-                f"pad token is {tokenizer.pad_token or 'missing'}",
-                "train and export, which give it its own",
-            )
-        )
+        says = f"pad token is {tokenizer.pad_token or 'missing'}"
+        fix = "train and export, which give it its own"
+        findings.append(Finding(Cause.PAD_ENDS_TURN, says, fix))
     return findings
 
 
 def refuse(findings: Sequence[Finding], place: str) -> None:
-    """Raise InputError for the first finding that train cannot put right by itself."""
+    """Raise InputError for the first finding that train cannot repair."""
     for finding in findings:
         if not finding.is_repaired:
             raise InputError(f"{place}: {finding.tell()}")
 
 
-def _give_up(findings: list[Finding]) -> Preflight:
-    return Preflight([], {}, -1, "", [], [], findings)
+def _refusal(cause: Cause, error: InputError) -> Finding:
+    """Make a finding of an error of the form `place: what; fix`."""
+    says, _, fix = str(error).partition(": ")[2].rpartition("; ")
+    return Finding(cause, says, fix, is_repaired=False)
 
 
 def _find_pad(tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     try:
         repair = repair_pad_token(tokenizer)
     except InputError as error:
-        says, _, fix = str(error).partition(": ")[2].rpartition("; ")
-        return [Finding(Cause.PAD_ENDS_TURN, says, fix, is_repaired=False)]
+        return [_refusal(Cause.PAD_ENDS_TURN, error)]
     return (
         [Finding(Cause.PAD_ENDS_TURN, repair, "train saves it with the adapter")] if repair else []
     )
@@ -230,16 +203,12 @@ def _find_system(
 
 
 def _find_unusable_rows(
-    rows: Sequence[TokenRow], dropped: dict[str, int], max_length: int
+    rows: Sequence[TokenizedExample], dropped: dict[str, int], max_length: int
 ) -> list[Finding]:
     if not rows:
-        reasons = (
-            ", ".join(f"{reason} {n}" for reason, n in dropped.items()) or "the file has no rows"
-        )
-        says, fix = (
-            f"no row is left to train on: {reasons}",
-            f"check --input, --target and --max-length {max_length}",
-        )
+        reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
+        says = f"no row is left to train on: {reasons or 'the file has no rows'}"
+        fix = f"check --input, --target and --max-length {max_length}"
         return [Finding(Cause.UNUSABLE_ROWS, says, fix, is_repaired=False)]
     findings: list[Finding] = []
     if n := dropped.get(Drop.TOO_LONG):
@@ -264,21 +233,18 @@ def _find_style(examples: Sequence[Example]) -> list[Finding]:
     n_bare = sum(example.style == "bare" for example in examples)
     if not examples or n_bare >= MIN_BARE_SHARE * len(examples):
         return []
-    says = f"only {n_bare} of {len(examples)} questions are asked bare, so the student may think only when told to"
-    return [
-        Finding(
-            Cause.FEW_BARE_QUESTIONS,
-            says,
-            "merge again with a larger share of bare questions",
-            n_rows=len(examples) - n_bare,
-        )
-    ]
+    says = (
+        f"only {n_bare} of {len(examples)} questions are asked bare, so the student may think only "
+        "when told to"
+    )
+    fix = "merge again with a larger share of bare questions"
+    return [Finding(Cause.FEW_BARE_QUESTIONS, says, fix, n_rows=len(examples) - n_bare)]
 
 
 def _find_stops(
     folder: Path, tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[list[int], list[Finding]]:
-    """List what must stop a generation, and say what of it the model's own config forgets."""
+    """List the tokens that must stop a generation, and those that the model's config leaves out."""
     config = read_generation_config(folder)
     stop_ids = find_stop_ids(tokenizer, config)
     missing = [stop for stop in stop_ids if stop not in list_ids(config.eos_token_id)]
@@ -291,12 +257,12 @@ def _find_stops(
 
 
 def find_untrained_tokens(
-    folder: Path, skeleton: ModelShape, rows: Sequence[TokenRow], special_ids: Sequence[int]
+    folder: Path, shape: ModelShape, rows: Sequence[TokenizedExample], special_ids: Sequence[int]
 ) -> list[int]:
     """Find special tokens of the rows that nobody trained, as input or as output, from a model's
     files alone."""
     found: set[int] = set()
-    for name in dict.fromkeys((skeleton.input_name, skeleton.output_name)):
+    for name in dict.fromkeys((shape.input_name, shape.output_name)):
         weights = read_tensor(folder, name)
         if weights is not None and rows:
             found |= set(find_untrained_ids(weights, rows, special_ids))
@@ -304,7 +270,7 @@ def find_untrained_tokens(
 
 
 def find_untrained_ids(
-    weights: "torch.Tensor", rows: Sequence[TokenRow], special_ids: Sequence[int]
+    weights: "torch.Tensor", rows: Sequence[TokenizedExample], special_ids: Sequence[int]
 ) -> list[int]:
     """Find special tokens of the rows whose embeddings were never trained: too short, or the same
     as those of unused rows.
@@ -325,8 +291,8 @@ def find_untrained_ids(
 
 
 def _has_twin(weights: "torch.Tensor", token: int) -> bool:
-    """Tell whether another row of the embedding is practically the same: both still stand where
-    they were set at first."""
+    """Tell whether another row of the embedding is practically the same: both still hold their
+    first values."""
     import torch
 
     wanted = weights[token][None].float()
@@ -340,52 +306,43 @@ def _has_twin(weights: "torch.Tensor", token: int) -> bool:
     return bool((likeness > TWIN_COSINE).any())
 
 
-def compare_packed(model: "PreTrainedModel", rows: Sequence[TokenRow]) -> list[Finding]:
+def compare_packed(model: "PreTrainedModel", rows: Sequence[TokenizedExample]) -> list[Finding]:
     """Compare the loss of a few rows alone with that of the same rows packed into one; they must
     not see each other."""
     import torch
 
     few = sorted(rows, key=lambda row: len(row.input_ids))[:N_COMPARED]
-    loss = torch.nn.functional.cross_entropy
-
-    def score(ids: list[int], labels: list[int], positions: list[int]) -> float:
-        place = model.device
-        output = model(
-            input_ids=torch.tensor([ids], device=place),
-            position_ids=torch.tensor([positions], device=place),
-            use_cache=False,
-        )
-        return float(
-            loss(
-                output.logits[0, :-1].float(),
-                torch.tensor(labels[1:], device=place),
-                reduction="sum",
-            )
-        )
-
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        alone = sum(
-            score(row.input_ids, row.labels, list(range(len(row.input_ids)))) for row in few
-        )
-        packed = score(
-            [token for row in few for token in row.input_ids],
-            [label for row in few for label in row.labels],
-            [position for row in few for position in range(len(row.input_ids))],
-        )
+        alone = sum(_sum_loss(model, [row]) for row in few)
+        packed = _sum_loss(model, few)
     model.train(was_training)
     tolerance = 0.02 if model.dtype == torch.bfloat16 else 1e-3
     if abs(packed - alone) <= tolerance * max(alone, 1.0):
         return []
-    says = f"{len(few)} rows have the loss {alone:.3f} alone and {packed:.3f} packed: they see each other"
-    return [
-        Finding(
-            Cause.PACKED_OTHERWISE,
-            says,
-            "train packs nothing; install flash-attn, or leave packing off",
-        )
-    ]
+    says = (
+        f"{len(few)} rows have the loss {alone:.3f} alone and {packed:.3f} packed: "
+        "they see each other"
+    )
+    fix = "train packs nothing; install flash-attn, or leave packing off"
+    return [Finding(Cause.PACKED_OTHERWISE, says, fix)]
+
+
+def _sum_loss(model: "PreTrainedModel", rows: Sequence[TokenizedExample]) -> float:
+    """Sum the loss over the learnt tokens of rows packed into one."""
+    import torch
+
+    def place(numbers: list[int]) -> torch.Tensor:
+        return torch.tensor([numbers], device=model.device)
+
+    ids = place([token for row in rows for token in row.input_ids])
+    positions = place([position for row in rows for position in range(len(row.input_ids))])
+    labels = place([label for row in rows for label in row.labels])
+    logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+    return float(
+        torch.nn.functional.cross_entropy(logits[0, :-1].float(), labels[0, 1:], reduction="sum")
+    )
 
 
 def _name(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:

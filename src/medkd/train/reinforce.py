@@ -1,71 +1,86 @@
-"""The stage `reinforce`: a student that already answers is paid for better answers (GRPO).
+"""The stage `reinforce`: a student that already answers is rewarded for better answers (GRPO).
 
-In: an adapter of `train` (or, named so, the bare base), the questions of `train.jsonl`; `val.jsonl`
-beside it is watched. Out: `adapter/`, `checkpoints/`, `metrics.jsonl`, `start.json` (what the start
-was like), `held_out.jsonl`, `report.html`, and `ledger.sqlite` where a judge is paid. Not done
-here: what is right (`grading`), supervised training (`train.stage`).
+In: an adapter of `train` (or the bare base), the questions of `train.jsonl`; `val.jsonl` beside it
+is the holdout. Out: `adapter/`, `checkpoints/`, `metrics.jsonl`, `start.json` (the baseline),
+`held_out.jsonl`, `report.html`, `ledger.sqlite` of a judge. Not done here: grading, `train`.
 """
 
-import json
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 from pydantic import Field, field_validator
 
 from medkd.core.completer import Sampling
 from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
-from medkd.core.errors import InputError, StoppedError, from_os_error
-from medkd.core.jsonl import RecordReader, resolve_input, write_json
+from medkd.core.errors import InputError
+from medkd.core.jsonl import write_json
+from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.records import Example
-from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.core.stage_output import Manifest, StageOutput
 from medkd.models.chat_template import (
     encode,
     find_plain_template,
     find_stop_ids,
-    find_template,
     repair_pad_token,
 )
-from medkd.models.inspect import read_json
+from medkd.models.inspect import read_json, read_model_shape
 from medkd.models.load import (
     Device,
     Dtype,
     Hub,
     choose_device,
-    importing,
+    load_libraries,
     load_model,
     load_tokenizer,
     resolve_adapter,
     resolve_model,
 )
-from medkd.train.checkpoints import find_checkpoint, read_step
-from medkd.train.held_out import Watch, make_callback
-from medkd.train.rewards import DEFAULT_WEIGHTS, NAMES, make_rewards
-from medkd.train.rollouts import Asked, Sampler, ask
-from medkd.train.save import LINEAGE, QUESTIONS, choose_questions, save_papers, save_weights
-from medkd.train.start import (
-    Start,
+from medkd.train.baseline import (
+    Baseline,
+    check_baseline,
     check_memory,
-    check_start,
-    check_weights,
-    choose_start,
+    choose_questions,
     describe,
-    measure_start,
-    unpack_band,
+    measure_baseline,
 )
+from medkd.train.checkpoints import find_checkpoint, open_training, read_step
+from medkd.train.config import BatchSize, LearningRate, MaxLength
+from medkd.train.grpo import (
+    PromptItem,
+    Sampler,
+    attach_adapter,
+    make_prompts,
+    make_trainer,
+    make_trainer_config,
+    train,
+)
+from medkd.train.holdout_monitor import HoldoutMonitor
+from medkd.train.memory import Workload, measure_machine
+from medkd.train.reinforce_report import write_report
+from medkd.train.rewards import (
+    DEFAULT_WEIGHTS,
+    NAMES,
+    Band,
+    JudgeReward,
+    check_weights,
+    make_rewards,
+    open_judge,
+)
+from medkd.train.save import ADAPTER, choose_template, inherit, save_metadata, save_weights
+from medkd.train.sft import explain_failure
+from medkd.train.tokenize import find_inputs, read_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from medkd.train.judging import Judge
+    from trl.trainer.grpo_config import GRPOConfig
 
 FROM_BASE = Path("base")
-"""The word that `adapter` takes for a start without one."""
-ADAPTER, LEDGER = "adapter", "ledger.sqlite"
+"""The value of `adapter` for a start without one."""
+LEDGER = "ledger.sqlite"
 WRITES = (
-    "checkpoints",
     ADAPTER,
     "metrics.jsonl",
     "held_out.jsonl",
@@ -81,54 +96,51 @@ class Config(StageConfig):
     model: str
     """Base model: medkd:tiny, a folder, or a name on a hub."""
     adapter: Annotated[Path, RUNTIME]
-    """Where to start: the directory of `train`, an adapter folder, or the word `base` for the model
-    as it is."""
+    """Adapter to start from: the directory of `train`, an adapter folder, or `base` for the model
+    without one."""
     input: Annotated[Path, RUNTIME]
-    """Directory of `merge`, or a file of examples; `val.jsonl` beside it is watched, never trained
-    on."""
+    """Directory of `merge`, or a file of examples; `val.jsonl` beside it is the holdout, never
+    trained on."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
-    """Where a model that is only named is fetched from."""
+    """Hub to download a named model from."""
     trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
-    """Let a model run code that came with it."""
-    rewards: dict[str, Annotated[float, Field(ge=0)]] = Field(
+    """Run the code that a model brings with it."""
+    rewards: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
         default_factory=lambda: dict(DEFAULT_WEIGHTS)
     )
-    """Weight of each reward: diagnosis, format, stop, loop, grounded, length, judge; what is not
-    named does not count."""
+    """Weight of each reward: diagnosis, format, stop, loop, grounded, length, judge; one that is
+    not named does not count."""
     judge: str = ""
-    """Who fills the reward `judge`: a provider of providers.yaml, or `custom` with --judge-base-url
-    and --judge-model."""
+    """Endpoint of the reward `judge`: a provider of providers.yaml, or `custom` with
+    --judge-base-url and --judge-model."""
     judge_model: str = ""
-    """The judge's model; the provider's first where none is given."""
+    """Model of the judge; default: the provider's first."""
     judge_base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
-    """Address of the judge; the provider's own where none is given."""
+    """Address of the judge; default: the provider's own."""
+    accept_identified: AcceptIdentified = False
+    """Send rows without deidentified_by to the judge too."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
     """Most money the judge may cost, in the provider's currency; a hard stop."""
-    steps: int = Field(default=100, ge=1)
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Steps, each with fresh answers."""
-    questions: int = Field(default=8, ge=1)
+    questions: BatchSize = 8
     """Questions a step."""
-    group_size: int = Field(default=8, ge=2)
+    group_size: Annotated[int, Field(ge=2, le=4096)] = 8
     """Answers to each question, compared with each other."""
-    max_tokens: int = Field(default=1024, ge=16)
+    max_tokens: MaxLength = 1024
     """Longest answer in tokens; what it cuts off is not learnt from."""
-    weights: Literal["adapter", "norm"] = "adapter"
-    """What is trained: the LoRA adapter, or the gain of the final norm alone, for a start whose
-    rewards only wander."""
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student a hundred
-    times that; a norm far more."""
-    batch_size: int = Field(default=8, ge=1)
+    learning_rate: LearningRate = 1e-5
+    """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student far more."""
+    batch_size: BatchSize = 8
     """Answers computed at a time; lower it where memory runs out."""
     seed: Seed = 0
-    """Decides the order of questions and what is drawn."""
+    """Seed of the order of questions and of the draws."""
     dtype: Dtype = "auto"
     """Number format; auto takes bfloat16 where the processor computes in it."""
     device: Annotated[Device, RUNTIME] = "auto"
     """Where to compute."""
     trainer: dict[str, Any] = Field(default_factory=dict)
-    """Anything else that TRL's GRPOConfig knows (beta, temperature, use_vllm, …), passed straight
-    to it."""
+    """Any other field of TRL's GRPOConfig (beta, temperature, use_vllm, …)."""
 
     @field_validator("rewards")
     @classmethod
@@ -138,6 +150,21 @@ class Config(StageConfig):
                 raise ValueError(f"unknown reward {name!r}{did_you_mean(name, list(NAMES))}")
         return rewards
 
+    @property
+    def paid(self) -> dict[str, float]:
+        """The rewards that count."""
+        return {name: weight for name, weight in self.rewards.items() if weight}
+
+
+class Student(NamedTuple):
+    """The model that is reinforced, and how it is prompted."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    template: str
+    plain_template: str
+    stop_ids: list[int]
+
 
 def run(config: Config) -> Manifest:
     """Reinforce as configured; goes on from the newest whole checkpoint of a run that was
@@ -145,264 +172,202 @@ def run(config: Config) -> Manifest:
     check_weights(config.rewards, bool(config.judge))
     if config.questions * config.group_size % config.batch_size:
         raise InputError(
-            f"--batch-size {config.batch_size} does not divide the {config.questions} x {config.group_size} answers of a step; "
-            f"give --batch-size {config.group_size}"
+            f"--batch-size {config.batch_size} does not divide the {config.questions} x "
+            f"{config.group_size} answers of a step; give --batch-size {config.group_size}"
         )
-    train_path = resolve_input(config.input, "train.jsonl", made_by="merge")
-    val_path = train_path.with_name("val.jsonl")
-    has_val = val_path != train_path and val_path.exists() and val_path.stat().st_size > 0
+    train_path, val_path = find_inputs(config.input)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     adapter = None if config.adapter == FROM_BASE else resolve_adapter(config.adapter)
-    inputs = {
-        "input": train_path,
-        "validation": [val_path] if has_val else [],
-        "adapter": [adapter] if adapter else [],
-        "model": [folder] if Path(config.model).is_dir() else [],
-    }
-    libraries = ["torch", "transformers", "trl", "peft", "accelerate"]
-    with open_stage_output("reinforce", config, inputs, WRITES, libraries=libraries) as space:
-        if space.is_finished:
-            return space.manifest
-        examples = _read(train_path, space, needs_reference=bool(config.rewards.get("diagnosis")))
-        held_out = list(RecordReader(val_path, Example, made_by="merge")) if has_val else []
-        with _open_judge(config, space) as judge:
-            _reinforce(config, space, examples, held_out, folder, adapter, judge)
-        return space.manifest
+    base = folder if Path(config.model).is_dir() else None
+    inputs = {"input": train_path, "validation": val_path, "adapter": adapter, "model": base}
+    with open_training("reinforce", config, inputs, WRITES) as output:
+        if output.is_finished:
+            return output.manifest
+        examples = _read(config, train_path, output)
+        held_out = read_examples(val_path)
+        with _open_judge(config, output) as judge:
+            try:
+                _reinforce(config, output, examples, held_out, folder, adapter, judge)
+            except Exception as error:
+                raise explain_failure(error, config.out, limit="--max-tokens") from error
+        return output.manifest
 
 
-def _read(path: Path, space: StageOutput, needs_reference: bool) -> list[Example]:
-    reader = RecordReader(path, Example, made_by="merge")
-    examples = list(reader)
-    space.read(reader.n_read)
-    space.drop_all(reader.dropped())
+def _read(config: Config, path: Path, output: StageOutput) -> list[Example]:
+    """Read the questions that can be rewarded, and may be shown to the judge."""
+    examples = read_examples(path, output)
+    needs_reference = bool(config.rewards.get("diagnosis"))
     kept = [example for example in examples if example.reference or not needs_reference]
-    space.drop("no_reference", len(examples) - len(kept))
+    output.drop("no_reference", len(examples) - len(kept))
     if not kept:
         raise InputError(
-            f"{path}: none of {len(examples)} questions has a known diagnosis to pay for; add a dataset with references, "
-            "or set --rewards.diagnosis 0 and have a judge pay"
+            f"{path}: none of {len(examples)} questions has a known diagnosis to pay for; add a "
+            "dataset with references, or set --rewards.diagnosis 0 and have a judge pay"
         )
+    if config.judge:
+        marks = (example.lineage.deidentified_by for example in kept)
+        n_identified = check_deidentified(marks, path, "the judge", config.accept_identified)
+        output.manifest.facts["accepted_identified"] = n_identified
     return kept
 
 
 @contextmanager
-def _open_judge(config: Config, space: StageOutput) -> Generator["Judge | None"]:
+def _open_judge(config: Config, output: StageOutput) -> Generator[JudgeReward | None]:
     if not config.judge:
         yield None
         return
-    from medkd.train.judging import open_judge
-
+    ledger = output.path(LEDGER)
     with open_judge(
-        config.judge, config.judge_model, config.judge_base_url, config.budget, space.path(LEDGER)
+        config.judge, config.judge_model, config.judge_base_url, config.budget, ledger
     ) as judge:
         try:
             yield judge
         finally:
-            space.manifest.cost = judge.cost()
+            output.manifest.cost = judge.tell_cost()
 
 
 def _reinforce(
     config: Config,
-    space: StageOutput,
+    output: StageOutput,
     examples: Sequence[Example],
     held_out: Sequence[Example],
     folder: Path,
     adapter: Path | None,
-    judge: "Judge | None",
+    judge: JudgeReward | None,
 ) -> None:
-    with importing():
-        from medkd.train.grpo import (
-            attach_adapter,
-            attach_norm,
-            make_trainer,
-            make_trainer_config,
-            reinforce,
-            score_each,
-        )
-    from medkd.train.reinforce_report import write_report
-
+    load_libraries()
     device = choose_device(config.device)
-    if config.weights == "norm" and config.dtype not in ("auto", "float32"):
-        raise InputError(
-            f"--dtype {config.dtype}: too coarse for the small steps of a norm; leave it out, or --weights adapter"
-        )
-    dtype: Dtype = "float32" if config.weights == "norm" else config.dtype
-    loaded = load_model(
-        config.model, None, config.device, dtype, config.hub, config.trust_remote_code
+    student = _load_student(config, folder, adapter)
+    model, tokenizer = student.model, student.tokenizer
+    questions = make_prompts(tokenizer, examples, student.plain_template)
+    args = _make_args(config, device, model)
+    _check_memory(config, folder, student, questions, device)
+    sampling = Sampling(
+        max_tokens=config.max_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p if args.top_p < 1 else None,
+        seed=config.seed,
+    )
+    sampler = Sampler(model, tokenizer, sampling)
+    baseline = _find_baseline(config, output, sampler, questions, judge)
+    checkpoints = output.path("checkpoints")
+    checkpoint = None if config.overwrite else find_checkpoint(checkpoints)
+    step = read_step(checkpoint)
+    holdout = make_prompts(tokenizer, held_out, student.plain_template)
+    monitor = HoldoutMonitor(output.path("held_out.jsonl"), sampler, holdout, config.paid, step)
+    if not step:
+        monitor.look(0)
+    rewards = make_rewards(config.rewards, Band(*baseline.band))
+    if judge is not None:
+        rewards["judge"] = judge
+    args.reward_weights = [config.rewards[name] for name in rewards]
+
+    trainer = make_trainer(model, tokenizer, questions, rewards, sampler, args)
+    train(trainer, config.out, [monitor], checkpoint, step)
+    monitor.look(trainer.state.global_step)
+    proof_questions, lineage = inherit(adapter, config.model, examples, held_out)
+    lineage["reinforced"] = {
+        "questions": len(examples),
+        "steps": config.steps,
+        "rewards": config.paid,
+        "judge": config.judge,
+    }
+    final = output.path(ADAPTER)
+    temporary = save_weights(trainer, final, config.model)
+    save_metadata(
+        trainer, temporary, final, student.template, student.stop_ids, proof_questions, lineage
+    )
+    _tell_falls(monitor)
+    settings = config.model_dump(mode="json")
+    metrics_path = output.path("metrics.jsonl")
+    write_report(output.path("report.html"), metrics_path, baseline, monitor, settings)
+    output.manifest.counts.kept = len(questions)
+    output.manifest.facts |= {
+        "start": baseline.model_dump(mode="json"),
+        "resumed_from_step": step,
+        "steps": trainer.state.global_step,
+        "held_out": {str(look.step): look.rates for look in monitor.looks},
+        "fell": monitor.find_falls(),
+        "dtype": str(cast(Any, model).dtype).removeprefix("torch."),
+        "device": device,
+    }
+
+
+def _load_student(config: Config, folder: Path, adapter: Path | None) -> Student:
+    base, _ = load_model(
+        config.model, None, config.device, config.dtype, config.hub, config.trust_remote_code
     )
     tokenizer = load_tokenizer(folder, adapter, config.trust_remote_code)
-    template, plain_template = (
-        find_template(tokenizer),
-        _find_plain_template(tokenizer, config.model),
-    )
+    plain_template = find_plain_template(tokenizer)
+    template = choose_template(tokenizer)
     repair_pad_token(tokenizer)
-    stop_ids = find_stop_ids(tokenizer, loaded.model.generation_config)
-    model = (attach_norm if config.weights == "norm" else attach_adapter)(
-        loaded.model, adapter, config.model, folder
-    )
-    questions = ask(tokenizer, examples, plain_template)
+    stop_ids = find_stop_ids(tokenizer, base.generation_config)
+    model = attach_adapter(base, adapter, config.model, folder)
+    return Student(model, tokenizer, template, plain_template, stop_ids)
 
-    settings: dict[str, Any] = {
+
+def _make_args(config: Config, device: str, model: "PreTrainedModel") -> "GRPOConfig":
+    n_answers = config.questions * config.group_size
+    settings = {
         "max_steps": config.steps,
         "per_device_train_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.questions * config.group_size // config.batch_size,
+        "gradient_accumulation_steps": n_answers // config.batch_size,
         "num_generations": config.group_size,
         "max_completion_length": config.max_tokens,
         "learning_rate": config.learning_rate,
         "seed": config.seed,
     }
-    trainer_config = make_trainer_config(
-        settings, space.path("checkpoints"), device, loaded.model.dtype, config.trainer
-    )
-    _check_room(
-        config,
-        folder,
-        model,
-        [len(encode(tokenizer, question.prompt)) for question in questions],
-        device,
-    )
-    sampling = Sampling(
-        max_tokens=config.max_tokens,
-        temperature=trainer_config.temperature,
-        top_p=_below_one(trainer_config.top_p),
-        seed=config.seed,
-    )
-    sampler = Sampler(model, tokenizer, sampling)
-
-    try:
-        start = _find_start(config, space, sampler, questions, judge)
-        checkpoint = find_checkpoint(space.path("checkpoints"))
-        step = read_step(checkpoint) if checkpoint else 0
-        watch = Watch(
-            space.path("held_out.jsonl"),
-            sampler,
-            ask(tokenizer, held_out, plain_template),
-            _paid(config),
-            step,
-        )
-        if not step:
-            watch.look(0)
-        rewards = {
-            name: score_each(reward)
-            for name, reward in make_rewards(config.rewards, unpack_band(start)).items()
-        }
-        if judge is not None:
-            rewards["judge"] = judge
-        trainer_config.reward_weights = [config.rewards[name] for name in rewards]
-        trainer = make_trainer(model, tokenizer, questions, rewards, sampler, trainer_config)
-        reinforce(trainer, space.path("metrics.jsonl"), [make_callback(watch)], checkpoint, step)
-    except OSError as error:
-        raise from_os_error(error, space.directory) from error
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error) and not isinstance(error, MemoryError):
-            raise
-        raise StoppedError(
-            f"{space.directory}: out of memory; lower --batch-size or --max-tokens and run again with --resume, the last checkpoint is kept"
-        ) from error
-    watch.look(trainer.state.global_step)
-    proof_questions, lineage = _trace(config, examples, held_out, adapter)
-    final = space.path(ADAPTER)
-    temporary = save_weights(trainer, final, config.model, is_main=True)
-    save_papers(trainer, temporary, final, template, stop_ids, proof_questions, lineage)
-    falls = watch.find_falls()
-    for name, (before, after) in falls.items():
-        print(
-            f"warning: held-out {name}, which no reward pays for, fell from {before:.2f} to {after:.2f}; read report.html",
-            file=sys.stderr,
-        )
-    write_report(
-        space.path("report.html"),
-        space.path("metrics.jsonl"),
-        start,
-        watch,
-        config.model_dump(mode="json"),
-    )
-    space.manifest.counts.kept = len(questions)
-    space.manifest.facts = {
-        "start": start.model_dump(mode="json"),
-        "resumed_from_step": step,
-        "steps": trainer.state.global_step,
-        "held_out": {str(look.step): look.rates for look in watch.looks},
-        "fell": falls,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "device": device,
-    }
+    checkpoints = config.out / "checkpoints"
+    return make_trainer_config(settings, checkpoints, device, model.dtype, config.trainer)
 
 
-def _find_plain_template(tokenizer: "PreTrainedTokenizerBase", name: str) -> str:
-    template = find_plain_template(tokenizer)
-    if template is None:
-        raise InputError(
-            f"{name}: no template without a thinking prefix is known for it; choose a model of the ChatML family"
-        )
-    return template
-
-
-def _check_room(
-    config: Config, folder: Path, model: "PreTrainedModel", lengths: Sequence[int], device: str
+def _check_memory(
+    config: Config,
+    folder: Path,
+    student: Student,
+    questions: Sequence[PromptItem],
+    device: str,
 ) -> None:
-    from medkd.models.inspect import read_model_shape
-    from medkd.train.plan import Shape, find_what_is_there
-
+    longest = max(len(encode(student.tokenizer, question.prompt)) for question in questions)
+    model = cast(Any, student.model)
     frozen = next(weights for weights in model.parameters() if not weights.requires_grad)
-    shape = Shape(
-        rank=next(iter(cast(Any, model).peft_config.values())).r,
-        n_tokens=config.batch_size * (max(lengths) + config.max_tokens),
+    load = Workload(
+        rank=next(iter(model.peft_config.values())).r,
+        n_tokens=config.batch_size * (longest + config.max_tokens),
         weight_bytes=frozen.element_size(),
         is_checkpointed=device == "cuda",
         on_gpu=device == "cuda",
     )
-    check_memory(
-        read_model_shape(folder, config.trust_remote_code), shape, find_what_is_there(device)
-    )
+    shape = read_model_shape(folder, config.trust_remote_code)
+    check_memory(shape, load, measure_machine(device))
 
 
-def _below_one(top_p: float) -> float | None:
-    return top_p if top_p < 1 else None
-
-
-def _find_start(
+def _find_baseline(
     config: Config,
-    space: StageOutput,
+    output: StageOutput,
     sampler: Sampler,
-    questions: Sequence[Asked],
-    judge: "Judge | None",
-) -> Start:
-    """Measure the start, or read what an earlier run of the same work measured: the band of lengths
-    must not move."""
-    path = space.path("start.json")
-    found = read_json(path)
-    if found:
-        return Start.model_validate_json(json.dumps(found))
-    start = measure_start(
-        sampler, choose_start(questions, config.seed), config.group_size, config.rewards, judge
-    )
-    print(f"reinforce: {len(questions)} questions; {describe(start)}", file=sys.stderr)
-    for note in start.notes:
+    questions: Sequence[PromptItem],
+    judge: JudgeReward | None,
+) -> Baseline:
+    """Measure the baseline, or read what an earlier start of the same run measured: the band of
+    lengths must not move."""
+    path = output.path("start.json")
+    if found := read_json(path):
+        return Baseline.model_validate(found)
+    chosen = choose_questions(questions, config.seed)
+    baseline = measure_baseline(sampler, chosen, config.group_size, config.rewards, judge)
+    print(f"reinforce: {len(questions)} questions; {describe(baseline)}", file=sys.stderr)
+    for note in baseline.notes:
         print(f"note: {note}", file=sys.stderr)
-    check_start(start, config.max_tokens)
-    write_json(path, start.model_dump(mode="json"))
-    return start
+    check_baseline(baseline, config.max_tokens)
+    write_json(path, baseline.model_dump(mode="json"))
+    return baseline
 
 
-def _paid(config: Config) -> list[str]:
-    return [name for name, weight in config.rewards.items() if weight]
-
-
-def _trace(
-    config: Config, examples: Sequence[Example], held_out: Sequence[Example], adapter: Path | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Carry on what came with the start, and add what was reinforced on."""
-    lineage = (read_json(adapter / LINEAGE) if adapter else None) or {"base_model": config.model}
-    questions = (read_json(adapter / QUESTIONS) if adapter else None) or choose_questions(
-        examples, held_out
-    )
-    rewards = {name: weight for name, weight in config.rewards.items() if weight}
-    return questions, lineage | {
-        "reinforced": {
-            "questions": len(examples),
-            "steps": config.steps,
-            "rewards": rewards,
-            "judge": config.judge,
-        }
-    }
+def _tell_falls(monitor: HoldoutMonitor) -> None:
+    for name, (before, after) in monitor.find_falls().items():
+        print(
+            f"warning: held-out {name}, which no reward pays for, fell from {before:.2f} to "
+            f"{after:.2f}; read report.html",
+            file=sys.stderr,
+        )

@@ -1,61 +1,66 @@
-"""One page that shows a reinforcement: each reward by itself, lengths, entropy, divergence, and
-what nobody paid for.
+"""The page about a reinforcement: rewards, lengths, entropy, divergence, and the held-out checks.
 
-In: `metrics.jsonl`, the start, the looks at held-out questions. Out: a self-contained
-`report.html`, everything from models escaped.
-Not done here: measuring; judging whether the student became better (`evaluate`, before and after).
+In: `metrics.jsonl`, the baseline, the looks at held-out questions. Out: a self-contained
+`report.html`, everything from models escaped. Not done here: measuring; judging whether the
+student became better (`evaluate`, before and after).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medkd.core.html import write_page
 from medkd.core.plots import Series, line_plot
-from medkd.train.held_out import CHECKS, Look, Watch
-from medkd.train.start import Start, describe
+from medkd.train.baseline import Baseline, describe
+from medkd.train.callbacks import read_lines
+from medkd.train.holdout_monitor import CHECKS, HoldoutMonitor, Look
 
 MISSING = (
     "Medical soundness: nobody with a licence read these answers.",
-    "Questions of another kind: the held-out ones come from the same source as those that were reinforced on.",
-    "Whether a reasoning led to its answer: rewards see the form, the findings cited and the diagnosis.",
+    "Questions of another kind: the held-out ones come from the same source as those that were "
+    "reinforced on.",
+    "Whether a reasoning led to its answer: rewards see the form, the findings cited and the "
+    "diagnosis.",
 )
 
 
 def write_report(
-    path: Path, metrics_path: Path, start: Start, watch: Watch, settings: Mapping[str, Any]
+    path: Path,
+    metrics_path: Path,
+    baseline: Baseline,
+    monitor: HoldoutMonitor,
+    settings: Mapping[str, Any],
 ) -> None:
     """Write the page."""
-    lines = [json.loads(line) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
-    falls = watch.find_falls()
+    lines = read_lines(metrics_path)
+    falls = monitor.find_falls()
     write_page(
         path,
         "medkd.train",
         "reinforce.html.jinja",
         title="Reinforcement",
-        start=describe(start),
-        notes=start.notes,
+        start=describe(baseline),
+        notes=baseline.notes,
         falls=[f"{name}: {before:.3f} to {after:.3f}" for name, (before, after) in falls.items()],
-        n_questions=len(watch.questions),
-        rows=_make_rows(watch),
-        steps=[look.step for look in watch.looks],
-        plots=_draw(lines, watch.looks),
-        answers=_gather_answers(watch.looks),
+        n_questions=len(monitor.questions),
+        rows=_make_rows(monitor),
+        steps=[look.step for look in monitor.looks],
+        plots=_draw(lines, monitor.looks),
+        answers=_gather_answers(monitor.looks),
         missing=MISSING
-        if watch.looks
+        if monitor.looks
         else ("Held-out questions: there are none; keep a share for val.", *MISSING),
         settings={key: value for key, value in settings.items() if value not in (None, "", {})},
     )
 
 
-def _make_rows(watch: Watch) -> list[dict[str, Any]]:
-    names = [name for name in CHECKS if watch.looks and name in watch.looks[0].rates]
+def _make_rows(monitor: HoldoutMonitor) -> list[dict[str, Any]]:
+    names = [name for name in CHECKS if monitor.looks and name in monitor.looks[0].rates]
     return [
         {
             "name": name,
-            "is_paid": name not in watch.unpaid,
-            "rates": [f"{look.rates[name]:.3f}" for look in watch.looks],
+            "is_paid": name not in monitor.unpaid,
+            "rates": [f"{look.rates[name]:.3f}" for look in monitor.looks],
         }
         for name in names
     ]

@@ -1,8 +1,8 @@
-"""What reinforcement pays for: the graders and checks of `grading/`, and nothing of its own.
+"""The rewards of reinforcement: the graders and checks of `grading/`, and a paid judge.
 
-In: one answer as a `Rollout`. Out: a number between 0 and 1 for each reward. Not done here: how
-much each counts (the stage's config), sampling answers (`train.rollouts`), asking a judge
-(`train.judging`).
+In: answers as `Rollout`. Out: a number between 0 and 1 for each reward. Not done here: their
+weights (the stage's config), sampling answers (`train.grpo`), the judge's rubric
+(`grading.judge`).
 
 >>> text = "<think>\\n咳嗽三天，右下肺湿啰音。\\n</think>\\n\\n肺炎"
 >>> right = Rollout(text, FinishReason.STOP, 20, record="咳嗽三天，右下肺湿啰音", reference="肺炎")
@@ -10,14 +10,25 @@ much each counts (the stage's config), sampling answers (`train.rollouts`), aski
 (1.0, 1.0, 1.0, 1.0)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
+from medkd.completers.client import LedgerClient
+from medkd.completers.endpoint import Endpoint
+from medkd.completers.ledger import Ledger
+from medkd.completers.providers import find_target
+from medkd.completers.resume import MissingPart
+from medkd.completers.scheduler import RunOptions
 from medkd.core import thinking
-from medkd.core.records import FinishReason
+from medkd.core.completer import Completer
+from medkd.core.errors import InputError, StoppedError
+from medkd.core.records import Cost, FinishReason
 from medkd.grading.compare import Relation
 from medkd.grading.diagnosis import grade
 from medkd.grading.grounding import grounded_rate
+from medkd.grading.judge import judge, load_rubric, make_fault_finder, rationale_texts
 from medkd.grading.repetition import is_looping
 
 NAMES = ("diagnosis", "format", "stop", "loop", "grounded", "length", "judge")
@@ -50,7 +61,8 @@ class Band(NamedTuple):
     high: int
 
 
-Reward = Callable[[Rollout], float]
+BatchReward = Callable[[Sequence[Rollout]], list[float]]
+"""Scores many answers at once."""
 
 
 def reward_diagnosis(rollout: Rollout) -> float:
@@ -105,10 +117,9 @@ def reward_length(rollout: Rollout, band: Band) -> float:
     return max(0.0, min(1.0, 2 - rollout.n_tokens / band.high))
 
 
-def make_rewards(weights: Mapping[str, float], band: Band) -> dict[str, Reward]:
-    """List the rewards that count, in the order of the config; a judge's is added by the stage,
-    which pays for it."""
-    rules: dict[str, Reward] = {
+def make_rewards(weights: Mapping[str, float], band: Band) -> dict[str, BatchReward]:
+    """List the rewards that count, in the order of the config, without the judge's."""
+    rules: dict[str, Callable[[Rollout], float]] = {
         "diagnosis": reward_diagnosis,
         "format": reward_format,
         "stop": reward_stop,
@@ -116,12 +127,99 @@ def make_rewards(weights: Mapping[str, float], band: Band) -> dict[str, Reward]:
         "grounded": reward_grounded,
         "length": lambda rollout: reward_length(rollout, band),
     }
-    return {name: rules[name] for name, weight in weights.items() if weight and name in rules}
+    counting = [name for name, weight in weights.items() if weight and name in rules]
+    return {name: _score_each(rules[name]) for name in counting}
+
+
+def _score_each(rule: Callable[[Rollout], float]) -> BatchReward:
+    return lambda rollouts: [rule(rollout) for rollout in rollouts]
 
 
 def choose_band(lengths: Sequence[int]) -> Band:
-    """Choose the band that nearly all answers of the start lie in: from the 1st to the 99th
-    percentile, a quarter wider."""
+    """Choose the band that nearly all baseline answers lie in: from the 1st to the 99th percentile,
+    a quarter wider."""
     ordered = sorted(lengths)
     low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
     return Band(max(1, low * 3 // 4), max(2, -(-high * 5 // 4)))
+
+
+def check_weights(weights: Mapping[str, float], has_judge: bool) -> None:
+    """Raise InputError for weights of which none counts, or a judge without a weight or without an
+    endpoint."""
+    counting = [name for name, weight in weights.items() if weight]
+    if not counting:
+        raise InputError(
+            "rewards: no reward counts, and what is not named counts nothing; give one a weight "
+            f"(--rewards.diagnosis 1), of {', '.join(NAMES)}, or leave --rewards out for the "
+            "usual ones"
+        )
+    if "judge" in counting and not has_judge:
+        raise InputError(
+            "rewards: judge has a weight, but nobody is to judge; give --judge, a provider of "
+            "providers.yaml"
+        )
+    if has_judge and "judge" not in counting:
+        raise InputError(
+            "rewards: a judge is named but has no weight; name it in rewards (judge: 0.5), or leave "
+            "--judge out"
+        )
+
+
+class JudgeReward:
+    """The reward `judge`: how good the reasoning is by the rubric `rationale`.
+
+    A judgement that cannot be read stops the run: a zero for an answer that nobody judged would be
+    learnt from.
+    """
+
+    def __init__(self, completer: Completer, tell_cost: Callable[[], Cost] = Cost) -> None:
+        self.completer = completer
+        self.tell_cost = tell_cost
+        """Returns what all judgements on the ledger have cost."""
+
+    def __call__(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """Score answers; one without a closed thought has no reasoning to judge and earns nothing,
+        unasked."""
+        thoughts = [thinking.read(rollout.text) for rollout in rollouts]
+        asked = [at for at, thought in enumerate(thoughts) if thought.reasoning and thought.answer]
+        texts = [
+            rationale_texts(
+                rollouts[at].record,
+                thoughts[at].reasoning or "",
+                thoughts[at].answer,
+                rollouts[at].reference,
+            )
+            for at in asked
+        ]
+        scores = [0.0] * len(rollouts)
+        judged = judge(texts, load_rubric("rationale"), self.completer)
+        for at, answer in zip(asked, judged, strict=True):
+            if answer.judgement is None:
+                raise StoppedError(
+                    f"the judge could not be read ({answer.error}); choose another judge, or run "
+                    "the same command again: the last checkpoint and every judgement paid for are "
+                    "kept"
+                )
+            scores[at] = answer.judgement.score
+        return scores
+
+
+@contextmanager
+def open_judge(
+    provider: str, model: str, base_url: str, budget: float | None, ledger_path: Path
+) -> Generator[JudgeReward]:
+    """Open a judge over an endpoint; every judgement is on the ledger and within the budget."""
+    find_fault = make_fault_finder(load_rubric("rationale"))
+
+    def find_missing(reasoning: str, text: str) -> MissingPart | None:
+        fault = find_fault(reasoning, text)
+        return MissingPart(fault, is_at_end=False) if fault else None
+
+    target = find_target(provider, model, base_url)
+    with Ledger(ledger_path) as ledger:
+        options = RunOptions(budget=budget, find_missing=find_missing)
+        completer = LedgerClient(Endpoint(target), ledger, options)
+        currency = target.provider.currency
+        yield JudgeReward(
+            completer, lambda: Cost(amount=round(ledger.spent(), 6), currency=currency)
+        )

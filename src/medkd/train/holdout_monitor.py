@@ -1,12 +1,10 @@
-"""Watch for reward hacking: questions never trained on, sampled again and again, and graded by
-checks that nobody pays for.
+"""The monitor for reward hacking: held-out questions, graded by checks that nobody pays for.
 
-In: held-out questions, a sampler, the names of the rewards. Out: a line of rates at the start and
-at every save, a few answers beside it, and what fell in the end. Not done here: stopping the
-training; whether a rise is deserved (a person reads the answers).
+In: questions never trained on, a sampler, the names of the paid rewards. Out: a line of rates at
+the start and at every save, a few answers beside it, and what fell in the end. Not done here:
+stopping the training; whether a rise is deserved (a person reads the answers).
 """
 
-import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +16,9 @@ from medkd.core.jsonl import write_text
 from medkd.core.records import FinishReason, Record
 from medkd.grading import checks
 from medkd.grading.diagnosis import grade
+from medkd.train.callbacks import Callback, read_lines
+from medkd.train.grpo import PromptItem, Sampler
 from medkd.train.rewards import Rollout
-from medkd.train.rollouts import Asked, Sampler
 
 N_QUESTIONS = 64
 N_ANSWERS = 128
@@ -79,15 +78,15 @@ class Look(Record):
     """Question and answer, of the same few questions at every look."""
 
 
-class Watch:
-    """Looks at held-out answers and writes each look down; looks of an earlier run up to the
-    resumed step are kept."""
+class HoldoutMonitor(Callback):
+    """Samples held-out answers at every save and writes down what they are like; the looks of an
+    earlier run up to the resumed step are kept."""
 
     def __init__(
         self,
         path: Path,
         sampler: Sampler,
-        questions: Sequence[Asked],
+        questions: Sequence[PromptItem],
         paid: Collection[str],
         resumed_step: int = 0,
     ) -> None:
@@ -96,9 +95,12 @@ class Watch:
         self.paid = set(paid)
         self.looks = [look for look in read_looks(path) if look.step <= resumed_step]
 
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.look(state.global_step)
+
     def look(self, step: int) -> Look | None:
-        """Draw answers at a step and write down what they are like; a step looked at before, or
-        nothing to look at, is passed over."""
+        """Draw answers at a step and write down what they are like; a step that was looked at
+        before, or no questions, give None."""
         if not self.questions or any(look.step == step for look in self.looks):
             return None
         n_each = math.ceil(N_ANSWERS / len(self.questions))
@@ -124,14 +126,14 @@ class Watch:
 
     @property
     def unpaid(self) -> list[str]:
-        """Name the checks that no reward pays for."""
+        """The checks that no reward pays for."""
         return [name for name, (reward, _) in CHECKS.items() if reward not in self.paid]
 
     def find_falls(self) -> dict[str, list[float]]:
-        """Name the unpaid checks whose rate fell from the first look to the last by more than
-        chance explains, and both rates.
+        """Name the unpaid checks whose rate fell from the first look to the last, and both rates.
 
-        The 95 % interval is that of the mean difference over questions, each compared with itself.
+        A fall is one that the 95 % interval of the mean difference over questions, each compared
+        with itself, does not explain by chance.
         """
         if len(self.looks) < 2:
             return {}
@@ -143,17 +145,6 @@ class Watch:
         }
 
 
-def make_callback(watch: Watch) -> Any:
-    """Make what looks at the held-out questions whenever a checkpoint is there to go on from."""
-    from transformers import TrainerCallback
-
-    class HeldOut(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            watch.look(state.global_step)
-
-    return HeldOut()
-
-
 def _has_fallen(before: Sequence[float], after: Sequence[float]) -> bool:
     differences = [b - a for a, b in zip(before, after, strict=True)]
     if len(differences) < 2:
@@ -163,5 +154,4 @@ def _has_fallen(before: Sequence[float], after: Sequence[float]) -> bool:
 
 def read_looks(path: Path) -> list[Look]:
     """Read the looks of an earlier run."""
-    lines: list[Any] = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [Look.model_validate(json.loads(line)) for line in lines]
+    return [Look.model_validate(line) for line in read_lines(path)]

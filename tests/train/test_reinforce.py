@@ -4,32 +4,38 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from trl.trainer.grpo_trainer import GRPOTrainer
 
+from medkd.completers.scripted import Scripted
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Example
 from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
-from medkd.train.checkpoints import find_checkpoint, read_step
+from medkd.train import reinforce
+from medkd.train.checkpoints import find_checkpoint, is_complete, read_step
+from medkd.train.memory import Machine
 from medkd.train.reinforce import Config, run
-from student_samples import make_random_model, read_lines, write_examples
+from medkd.train.rewards import JudgeReward
+from student_samples import make_example, make_random_model, read_lines, write_examples
 
 SCRIPT = """
 import sys, time
-from medkd.train import grpo
+from trl.trainer.grpo_trainer import GRPOTrainer
 from medkd.train.reinforce import Config, run
-step = grpo.GRPOTrainer.training_step
+step = GRPOTrainer.training_step
 def slowly(self, *a, **k):
     time.sleep(0.2)
     return step(self, *a, **k)
-grpo.GRPOTrainer.training_step = slowly
+GRPOTrainer.training_step = slowly
 run(Config.model_validate_json(sys.argv[1]))
 """
+
+GOOD = json.dumps({"grounded": "5", "sound": "5", "complete": "3", "leads_there": "5", "why": "ok"})
 
 
 @pytest.fixture(scope="module")
@@ -68,33 +74,6 @@ def test_the_adapter_goes_on_from_its_start_and_serves_like_it(reinforced_dir, t
     assert lineage["reinforced"]["rewards"]["diagnosis"] == 1.0
 
 
-def test_the_final_norm_alone_can_be_trained_and_is_merged_like_any_adapter(
-    settings, trained_dir, tmp_path
-):
-    run(Config(**settings | {"weights": "norm", "learning_rate": 0.1}, out=tmp_path / "out"))
-    start, end = (
-        load_file(folder / "adapter/adapter_model.safetensors")
-        for folder in (trained_dir, tmp_path / "out")
-    )
-    assert all(torch.equal(start[name], end[name]) for name in start)
-    [added] = end.keys() - start.keys()
-    before = load_model(
-        settings["model"], trained_dir / "adapter", device="cpu", dtype="float32"
-    ).model.state_dict()
-    after = load_model(
-        settings["model"], tmp_path / "out/adapter", device="cpu", dtype="float32"
-    ).model.state_dict()
-    assert [name for name in before if not torch.equal(before[name], after[name])] == [
-        "model.norm.weight"
-    ]
-    assert torch.equal(after["model.norm.weight"], end[added])
-
-
-def test_a_norm_is_not_trained_in_coarse_numbers(settings, tmp_path):
-    with pytest.raises(InputError, match="--dtype bfloat16: too coarse"):
-        run(Config(**settings | {"weights": "norm", "dtype": "bfloat16"}, out=tmp_path))
-
-
 def test_every_reward_is_logged_by_itself_beside_lengths_entropy_and_divergence(reinforced_dir):
     lines = [line for line in read_lines(reinforced_dir / "metrics.jsonl") if "reward" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -130,10 +109,7 @@ def test_killed_and_started_again_it_comes_to_the_same_weights(settings, reinfor
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     deadline = time.monotonic() + 240
-    while (
-        not list(killed.out.glob("checkpoints/checkpoint-2/trainer_state.json"))
-        and time.monotonic() < deadline
-    ):
+    while not is_complete(killed.out / "checkpoints/checkpoint-2") and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -200,36 +176,34 @@ def read_metrics(out):
 
 def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):
     from medkd.core.completer import Sampling
-    from medkd.models.load import load_model
-    from medkd.train.rollouts import Sampler, TrainerRollouts
+    from medkd.train.grpo import Sampler, TrainerRollouts
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
     sampler = Sampler(
         loaded.model, loaded.tokenizer, Sampling(max_tokens=8, temperature=1.0, seed=0)
     )
-    end = sampler.local.stop_ids[0]
+    end = sampler.engine.stop_ids[0]
     ids = {
-        "ended": [*sampler.local.tokenizer("abc")["input_ids"], end],
-        "cut": sampler.local.tokenizer("abc")["input_ids"],
+        "ended": [*sampler.engine.tokenizer("abc")["input_ids"], end],
+        "cut": sampler.engine.tokenizer("abc")["input_ids"],
     }
-    ids["loop"] = sampler.local.tokenizer("cough " * 40)["input_ids"]
+    ids["loop"] = sampler.engine.tokenizer("cough " * 40)["input_ids"]
     reasons = {
         name: str(sampler.read_rollout(tokens, "", "").finish_reason)
         for name, tokens in ids.items()
     }
     assert reasons == {"ended": "stop", "cut": "length", "loop": "loop"}
     rollouts = TrainerRollouts(sampler)
-    drawn = [g for _, g in sampler.local.generate(["abc", "abd"], sampler.sampling)]
+    drawn = [g for _, g in sampler.engine.generate(["abc", "abd"], sampler.sampling)]
     assert all(
-        rollouts.is_cut_off(generation) == (generation.ids[-1] not in sampler.local.stop_ids)
+        rollouts.is_cut_off(generation) == (generation.ids[-1] not in sampler.engine.stop_ids)
         for generation in drawn
     )
 
 
 def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
     from medkd.core.completer import Sampling
-    from medkd.models.load import load_model
-    from medkd.train.rollouts import Sampler
+    from medkd.train.grpo import Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
     sampler = Sampler(
@@ -237,15 +211,14 @@ def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
     )
     first = sampler.draw(["abc"] * 4, [0, 1, 2, 3])
     assert len({tuple(g.ids) for g in first}) > 1
-    sampler.local.batch_size = 1
+    sampler.engine.batch_size = 1
     assert [g.ids for g in sampler.draw(["abc"] * 4, [0, 1, 2, 3])] == [g.ids for g in first]
 
 
 def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, monkeypatch, capsys):
     from medkd.completers.transformers_engine import TransformersEngine
     from medkd.core.completer import Sampling
-    from medkd.models.load import load_model
-    from medkd.train.rollouts import Sampler
+    from medkd.train.grpo import Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
     sampler = Sampler(
@@ -272,11 +245,7 @@ def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, mon
 def test_a_batch_that_does_not_fit_is_refused_before_anything_is_drawn(
     settings, tmp_path, monkeypatch
 ):
-    from medkd.train import plan
-
-    monkeypatch.setattr(
-        plan, "find_what_is_there", lambda device: plan.There("processor", 1, 2**28)
-    )
+    monkeypatch.setattr(reinforce, "measure_machine", lambda device: Machine("processor", 1, 2**28))
     with pytest.raises(InputError, match="lower --batch-size or --max-tokens"):
         run(Config(**settings, out=tmp_path / "out"))
     assert not (tmp_path / "out/start.json").exists()
@@ -347,10 +316,14 @@ def trainer(settings, tmp_path_factory):
     """A trainer about to make its first step, and the sampler it draws with."""
     from medkd.core.completer import Sampling
     from medkd.models.chat_template import find_plain_template
-    from medkd.models.load import load_model
-    from medkd.train.grpo import attach_adapter, make_trainer, make_trainer_config, score_each
-    from medkd.train.rewards import reward_diagnosis
-    from medkd.train.rollouts import Sampler, ask
+    from medkd.train.grpo import (
+        Sampler,
+        attach_adapter,
+        make_prompts,
+        make_trainer,
+        make_trainer_config,
+    )
+    from medkd.train.rewards import Band, make_rewards
 
     folder = tmp_path_factory.mktemp("trainer")
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
@@ -371,12 +344,12 @@ def trainer(settings, tmp_path_factory):
     trainer_config = make_trainer_config(plan, folder, "cpu", torch.float32, {})
     trainer_config.reward_weights = [1.0]
     sampler = Sampler(model, tokenizer, Sampling(max_tokens=96, temperature=0.7, seed=0))
-    questions = ask(tokenizer, examples, find_plain_template(tokenizer))
+    questions = make_prompts(tokenizer, examples, find_plain_template(tokenizer))
     return make_trainer(
         model,
         tokenizer,
         questions,
-        {"diagnosis": score_each(reward_diagnosis)},
+        make_rewards({"diagnosis": 1.0}, Band(1, 96)),
         sampler,
         trainer_config,
     ), sampler
@@ -415,21 +388,8 @@ def test_the_trainer_scores_the_very_tokens_that_were_drawn_as_likely_as_they_we
             )
         alone = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
         assert torch.allclose(logps[row, : len(drawn)], alone, atol=1e-4)
-        if int(drawn[-1]) in sampler.local.stop_ids:
+        if int(drawn[-1]) in sampler.engine.stop_ids:
             assert step["tool_mask"][row, len(drawn) - 1] == 1  # the end of a turn is learnt from
-
-
-def test_scoring_the_answers_alone_gives_what_trl_gives_for_all_positions(trainer, step):
-    maker, _ = trainer
-    ours = maker._get_per_token_logps_and_entropies(maker.model, *join(step), compute_entropy=True)
-    theirs = GRPOTrainer._get_per_token_logps_and_entropies(
-        maker, maker.model, *join(step), compute_entropy=True
-    )
-    mask = step["completion_mask"].bool()
-    assert all(
-        torch.allclose(one[mask], other[mask], atol=1e-4)
-        for one, other in zip(ours[:2], theirs[:2], strict=True)
-    )
 
 
 def test_a_better_answer_than_the_others_of_its_group_becomes_likelier(trainer, step):
@@ -448,3 +408,26 @@ def test_a_better_answer_than_the_others_of_its_group_becomes_likelier(trainer, 
     after = maker._get_per_token_logps_and_entropies(maker.model, *join(step))[0].detach()
     gain = ((after - before) * mask).sum(-1)
     assert (gain * advantages).sum() > 0
+
+
+def test_rows_without_a_mark_are_shown_to_a_judge_only_where_accepted(
+    settings, tmp_path, monkeypatch
+):
+    mark = make_example(0).lineage.model_copy(update={"deidentified_by": "rules 3"})
+    path = write_examples(tmp_path / "in/train.jsonl", range(4))
+    marked = write_examples(tmp_path / "marked/train.jsonl", range(4, 6), lineage=mark)
+    path.write_text(path.read_text() + marked.read_text())
+    judged = settings | {"input": path, "steps": 1, "judge": "custom"}
+    judged |= {"rewards": {"diagnosis": 1.0, "judge": 0.5}}
+    asked = Scripted(lambda _: GOOD)
+
+    @contextmanager
+    def open_scripted(*_):
+        yield JudgeReward(asked)
+
+    monkeypatch.setattr(reinforce, "open_judge", open_scripted)
+    with pytest.raises(InputError, match=r"4 of 6 rows have no deidentified_by.*accept-identified"):
+        run(Config(**judged, out=tmp_path / "refused"))
+    assert asked.asked == []
+    manifest = run(Config(**judged, accept_identified=True, out=tmp_path / "accepted"))
+    assert manifest.facts["accepted_identified"] == 4 and asked.asked

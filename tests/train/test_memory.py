@@ -2,22 +2,21 @@ import pytest
 
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model
-from medkd.train.plan import (
+from medkd.train.memory import (
     GIB,
-    Shape,
-    There,
+    Machine,
+    Workload,
     count_trained,
+    draw_table,
     estimate_disk,
-    estimate_divergence,
     estimate_memory,
     find_too_little_disk,
     find_too_little_memory,
-    make_table,
 )
 from medkd.train.preflight import Cause
 from medkd.train.sft import make_lora_config
 
-SHAPE = Shape(rank=16, n_tokens=2048, weight_bytes=2, is_checkpointed=True, on_gpu=True)
+SHAPE = Workload(rank=16, n_tokens=2048, weight_bytes=2, is_checkpointed=True, on_gpu=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def test_parameters_are_counted_as_the_model_itself_counts_them(tiny_model_dir):
     skeleton = read_model_shape(tiny_model_dir)
     model = load_model(str(tiny_model_dir), device="cpu", dtype="float32").model
     assert skeleton.n_parameters == sum(p.numel() for p in model.parameters())
-    adapted = get_peft_model(model, make_lora_config(16, [], skeleton))
+    adapted = get_peft_model(model, make_lora_config(16, skeleton))
     assert count_trained(skeleton, "lora", 16) == sum(
         p.numel() for p in adapted.parameters() if p.requires_grad
     )
@@ -70,7 +69,7 @@ def test_what_is_shared_out_among_devices_grows_smaller(seven_billion):
 
 
 def test_too_little_memory_is_refused_with_what_would_fit(seven_billion):
-    card = There("card", 1, 24 * GIB)
+    card = Machine("card", 1, 24 * GIB)
     assert find_too_little_memory(seven_billion, "lora", SHAPE, card) == []
     [finding] = find_too_little_memory(seven_billion, "full", SHAPE, card)
     assert (finding.cause, finding.is_repaired) == (Cause.MEMORY, False)
@@ -79,17 +78,19 @@ def test_too_little_memory_is_refused_with_what_would_fit(seven_billion):
         seven_billion, "lora", SHAPE._replace(n_tokens=64 * 8192), card
     )
     assert "--batch-size" in finding.fix
-    [finding] = find_too_little_memory(seven_billion, "full", SHAPE, There("processor", 1, 2 * GIB))
+    [finding] = find_too_little_memory(
+        seven_billion, "full", SHAPE, Machine("processor", 1, 2 * GIB)
+    )
     assert "smaller model" in finding.fix
 
 
 def test_the_table_has_a_line_a_method_and_says_what_fits(seven_billion):
-    lines = make_table(seven_billion, SHAPE, There("card", 1, 24 * GIB))
+    lines = draw_table(seven_billion, SHAPE, Machine("card", 1, 24 * GIB))
     assert [line.split()[0] for line in lines[1:]] == ["lora", "qlora", "full"]
     assert [" ok" in line for line in lines[1:]] == [True, True, False]
     assert (
         "zero2"
-        in make_table(seven_billion, SHAPE._replace(n_devices=3), There("card", 3, 24 * GIB))[0]
+        in draw_table(seven_billion, SHAPE._replace(n_devices=3), Machine("card", 3, 24 * GIB))[0]
     )
 
 
@@ -100,17 +101,3 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(seven_billion, tmp_path
     )
     [finding] = find_too_little_disk(10**18, tmp_path / "not" / "yet")
     assert finding.cause == Cause.DISK and str(tmp_path) in finding.says
-
-
-def test_two_models_are_compared_in_tiles_that_stop_growing(seven_billion):
-    few, many, more = (
-        estimate_divergence(seven_billion, n, on_gpu=True) for n in (512, 4096, 65536)
-    )
-    assert few * 8 == many == more
-    assert 1 < many / GIB < 2
-    small = seven_billion._replace(vocabulary=6144)
-    assert (
-        estimate_divergence(small, 4096, on_gpu=True)
-        > 2 * 4 * 4096 * 32768
-        > estimate_divergence(small, 4096, on_gpu=False)
-    )

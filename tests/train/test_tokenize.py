@@ -3,7 +3,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medkd.models.load import load_tokenizer
-from medkd.train.rows import IGNORED, Drop, TokenRow, describe_lengths, draw_lengths, make_rows
+from medkd.train.tokenize import (
+    IGNORED,
+    Drop,
+    TokenizedExample,
+    describe_lengths,
+    draw_lengths,
+    tokenize,
+)
 from student_samples import make_example
 
 
@@ -13,7 +20,7 @@ def tokenizer(tiny_model_dir):
 
 
 def rows_of(examples, tokenizer, target="reasoned", limit=256):
-    return make_rows(
+    return tokenize(
         examples,
         tokenizer,
         target,
@@ -77,7 +84,7 @@ def test_a_row_is_whole_or_dropped_and_always_ends_its_turn(
 
 @given(lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=60))
 def test_the_drawing_of_lengths_holds_every_row_once(lengths):
-    rows = [TokenRow([1] * n, [1] * n) for n in lengths]
+    rows = [TokenizedExample([1] * n, [1] * n) for n in lengths]
     lines = draw_lengths(rows)
     assert sum(int(line.split()[3]) for line in lines) == len(rows)
     assert max(line.count("#") for line in lines) == 40

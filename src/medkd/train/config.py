@@ -1,0 +1,182 @@
+"""What `train` is told, and the config of TRL that follows from it.
+
+In: a recipe's fields and its `trainer:` mapping. Out: a validated `Config`; a TRL config, or one
+line that names the wrong key and the nearest valid one. Not done here: training.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from medkd.core.config import LOADS_CODE, RUNTIME, Seed, StageConfig
+from medkd.core.errors import InputError
+from medkd.models.load import Device, Hub, choose_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+C = TypeVar("C")
+Method = Literal["lora", "qlora", "full"]
+Target = Literal["reasoned", "answers"]
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+WRITES = (
+    "adapter",
+    "model",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "report.html",
+    ".adapter.tmp",
+    ".model.tmp",
+)
+STAGE_KEYS = ("packing", "early_stopping_patience")
+"""Keys of `trainer:` that the stage reads itself and TRL is not told."""
+LEARNING_RATES: Mapping[Method, float] = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
+_OWN_KEYS = ("output_dir", "resume_from_checkpoint")
+_COUNTS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "logging_steps",
+    "save_steps",
+    "eval_steps",
+    "early_stopping_patience",
+)
+"""Keys of `trainer:` that must be at least 1; TRL divides by some of them."""
+
+MaxLength = Annotated[int, Field(ge=16, le=2**22)]
+BatchSize = Annotated[int, Field(ge=1, le=2**16)]
+Rank = Annotated[int, Field(ge=1, le=4096)]
+Epochs = Annotated[float, Field(gt=0, le=10_000)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
+
+
+class Config(StageConfig):
+    """Tune a student on `train.jsonl`: an adapter, or all its weights."""
+
+    model: str
+    """Base model: medkd:tiny, a folder, or a name on a hub."""
+    input: Annotated[Path, RUNTIME]
+    """Directory of `merge`, or a file of examples; `val.jsonl` beside it is evaluated on, never
+    trained on."""
+    hub: Annotated[Hub, RUNTIME] = "huggingface"
+    """Hub to download a named model from."""
+    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
+    """Run the code that a model brings with it."""
+    target: Target = "reasoned"
+    """Learn reasoning and answer, or bare answers for comparison."""
+    method: Method | Literal["on-policy"] = "lora"
+    """Train an adapter; an adapter on a base in 4 bits (GPU); all weights; or an adapter by
+    on-policy distillation from an open teacher."""
+    adapter: Annotated[Path | None, RUNTIME] = None
+    """on-policy: adapter to start from, a directory of `train` or an adapter folder."""
+    teacher_model: str = ""
+    """on-policy: open model that scores each token; it must have the student's tokenizer."""
+    max_tokens: MaxLength = 1024
+    """on-policy: longest answer in tokens."""
+    max_length: MaxLength = 4096
+    """Longest row in tokens; longer ones are dropped and counted, never trimmed."""
+    epochs: Epochs = 2
+    """Passes over the rows."""
+    learning_rate: LearningRate | None = None
+    """Peak of a cosine schedule; default: 2e-4 for an adapter, 1e-5 for all weights."""
+    batch_size: BatchSize = 8
+    """Rows a step and device."""
+    lora_rank: Rank = 16
+    """Rank of the adapter, on all linear layers; its scale is twice the rank."""
+    seed: Seed = 0
+    """Seed of the order of rows and the adapter's first weights."""
+    device: Annotated[Device, RUNTIME] = "auto"
+    """Where to compute."""
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    """Any other field of TRL's SFTConfig (packing, bf16, save_steps …), and
+    early_stopping_patience, in saves."""
+
+    @property
+    def weights(self) -> Method:
+        """The weights that are trained; on-policy distillation trains a LoRA adapter."""
+        return "lora" if self.method == "on-policy" else self.method
+
+    @property
+    def peak_learning_rate(self) -> float:
+        return self.learning_rate or LEARNING_RATES[self.weights]
+
+
+def choose_training_dtype(config: Config, device: str) -> "torch.dtype":
+    """Choose the number format: bfloat16 where the device computes in it, unless `trainer.bf16`
+    says otherwise."""
+    wanted = config.trainer.get("bf16")
+    return choose_dtype("auto" if wanted is None else "bfloat16" if wanted else "float32", device)
+
+
+def count_steps(n_rows: int, rows_per_step: int, epochs: float, max_steps: int = -1) -> int:
+    """Count the steps of a training.
+
+    >>> count_steps(n_rows=10, rows_per_step=4, epochs=2)
+    6
+    """
+    return max_steps if max_steps > 0 else math.ceil(math.ceil(n_rows / rows_per_step) * epochs)
+
+
+def read_trainer_keys(
+    config: type[Any], extra: Mapping[str, Any], own_keys: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Read the `trainer:` mapping as the fields of a TRL config, numbers written as text too.
+
+    Raises InputError for a key that TRL does not know or the stage decides, and for a value of
+    another type.
+    """
+    known = {field.name for field in fields(config)}
+    hints = get_type_hints(config) | {"early_stopping_patience": int}
+    values: dict[str, Any] = {}
+    for key, value in extra.items():
+        if key in (*_OWN_KEYS, *own_keys):
+            raise InputError(f"trainer: {key} is decided by the stage; take it out of the recipe")
+        if key not in known and key not in STAGE_KEYS:
+            near = difflib.get_close_matches(key, [*known, *STAGE_KEYS], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"trainer: unknown key {key!r}{hint}")
+        values[key] = _read_value(key, value, hints[key])
+    return values
+
+
+def build_trainer_config(
+    config: type[C], settings: Mapping[str, Any], extra: Mapping[str, Any], checkpoints: Path
+) -> C:
+    """Build a TRL config of the stage's settings and what the recipe adds.
+
+    Raises InputError with the first line of TRL's own error. In one process one GPU is used: TRL
+    refuses the replicas that transformers would make on the others.
+    """
+    own = {key: value for key, value in extra.items() if key not in STAGE_KEYS}
+    try:
+        built: Any = config(**{**settings, **own, "output_dir": str(checkpoints)})
+        built._n_gpu = min(built.n_gpu, 1)
+    except (ValueError, TypeError, ImportError, ArithmeticError) as error:
+        raise explain_refusal(error) from error
+    return built
+
+
+def explain_refusal(error: Exception) -> InputError:
+    """Turn an error of TRL about a setting into one line."""
+    return InputError(f"trainer: {str(error).splitlines()[0]}; correct the recipe")
+
+
+def _read_value(key: str, value: Any, hint: Any) -> Any:
+    try:
+        read = TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        message = error.errors(include_url=False)[0]["msg"]
+        raise InputError(
+            f"trainer: {key}: {message[0].lower()}{message[1:]} (got {value!r})"
+        ) from error
+    if isinstance(read, float) and not math.isfinite(read):
+        raise InputError(f"trainer: {key}: input should be a finite number (got {value!r})")
+    if key in _COUNTS and isinstance(read, int | float) and read <= 0:
+        raise InputError(f"trainer: {key}: input should be greater than 0 (got {value!r})")
+    return read if isinstance(value, str) else value

@@ -1,0 +1,181 @@
+"""What a training will take, before anything is loaded: memory a device, disk for checkpoints.
+
+In: the shape of a model, how it is to be trained. Out: bytes, a table, findings. The memory is an
+estimate: weights, gradients and optimizer are counted, activations follow from a formula
+(`estimate_activations`). Not done here: measuring a run (`train.sft`).
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from medkd.models.inspect import ModelShape
+from medkd.train.checkpoints import N_KEPT
+from medkd.train.config import Method
+from medkd.train.preflight import Cause, Finding
+
+METHODS: tuple[Method, ...] = ("lora", "qlora", "full")
+SHARDINGS = ("one device", "ddp", "zero2", "zero3 / fsdp2")
+GIB = 2**30
+ADAM_BYTES = 8
+"""Two moments in float32."""
+FOUR_BIT_BYTES = 0.52
+"""A weight in NF4 with its share of the scales."""
+OVERHEAD = 1.1
+"""For what the allocator cannot use."""
+FEW_TOKENS = 512
+"""A batch of fewer tokens is no use."""
+RESERVE = 0.6 * GIB
+"""Libraries and kernels."""
+
+
+class Workload(NamedTuple):
+    """How a model is to be trained: what memory depends on beside the model."""
+
+    rank: int
+    n_tokens: int
+    """Tokens of one batch on one device, padding included."""
+    weight_bytes: int
+    """Of one frozen weight: 2 in bfloat16, 4 in float32."""
+    is_checkpointed: bool
+    """Whether activations are computed again in the backward pass."""
+    on_gpu: bool
+    """Where TRL keeps no logits."""
+    n_devices: int = 1
+
+
+class Machine(NamedTuple):
+    """What this machine has for training."""
+
+    device: str
+    n_devices: int
+    memory: int
+    """Bytes of one device, or of the machine where there is none."""
+
+
+def measure_machine(device: str) -> Machine:
+    """Ask the machine for its devices and their memory."""
+    import torch
+
+    if device == "cuda":
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Machine(torch.cuda.get_device_name(0), torch.cuda.device_count(), memory)
+    return Machine("processor", 1, _read_free_memory())
+
+
+def _read_free_memory() -> int:
+    """Read how much memory the machine can still give; its whole memory where it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def count_trained(shape: ModelShape, method: Method, rank: int) -> int:
+    """Count the parameters that are trained."""
+    return shape.n_parameters if method == "full" else shape.count_lora(rank)
+
+
+def estimate_activations(shape: ModelShape, load: Workload) -> float:
+    """Estimate the bytes kept for the backward pass of one batch.
+
+    A layer keeps about the inputs of its linear layers and the outputs before each non-linearity;
+    checkpointed, only its own input, and one layer at a time is whole. Without a GPU the logits of
+    every token are there in float32, twice.
+    """
+    linears = sum(inputs + outputs for inputs, outputs in shape.linears)
+    per_token = linears / max(shape.n_layers, 1) * load.weight_bytes
+    whole_layers = 1 if load.is_checkpointed else shape.n_layers
+    inputs = shape.n_layers * shape.hidden_size * load.weight_bytes
+    logits = 0 if load.on_gpu else shape.vocabulary * 4 * 2
+    return load.n_tokens * (whole_layers * per_token + inputs + logits)
+
+
+def estimate_memory(
+    shape: ModelShape, method: Method, load: Workload, sharding: str = "one device"
+) -> float:
+    """Estimate the bytes that one device needs."""
+    n = max(load.n_devices, 1)
+    trained = count_trained(shape, method, load.rank)
+    if method == "qlora":
+        others = shape.n_parameters - shape.n_linear
+        frozen = FOUR_BIT_BYTES * shape.n_linear + load.weight_bytes * others
+    else:
+        frozen = load.weight_bytes * shape.n_parameters if method == "lora" else 0.0
+    weights = frozen + 4 * trained
+    gradients, moments = 4 * trained, ADAM_BYTES * trained
+    if sharding in ("zero2", "zero3 / fsdp2"):
+        gradients, moments = gradients / n, moments / n
+    if sharding == "zero3 / fsdp2":
+        weights /= n
+    held = weights + gradients + moments + estimate_activations(shape, load)
+    return OVERHEAD * held + RESERVE
+
+
+def draw_table(shape: ModelShape, load: Workload, machine: Machine) -> list[str]:
+    """Draw what each method needs on each device, in GiB, and whether it fits."""
+    shardings = SHARDINGS if load.n_devices > 1 else SHARDINGS[:1]
+    header = "".join(f"{sharding:>18}" for sharding in shardings)
+    lines = [f"{'memory a device, GiB':<22}{header}{'there':>10}"]
+    for method in METHODS:
+        needs = [estimate_memory(shape, method, load, sharding) for sharding in shardings]
+        cells = "".join(
+            f"{need / GIB:>14.1f} {'ok' if need < machine.memory else 'no':<3}" for need in needs
+        )
+        lines.append(f"{method:<22}{cells}{machine.memory / GIB:>10.1f}")
+    return lines
+
+
+def find_too_little_memory(
+    shape: ModelShape, method: Method, load: Workload, machine: Machine
+) -> list[Finding]:
+    """Find out whether even the best sharding leaves too much for one device; names the fix that
+    changes least."""
+    need = _least_memory(shape, method, load)
+    if need < machine.memory:
+        return []
+    says = (
+        f"{method} needs about {need / GIB:.1f} GiB on each device, "
+        f"{machine.memory / GIB:.1f} GiB are there"
+    )
+    fix = _advise(shape, method, load, machine)
+    return [Finding(Cause.MEMORY, says, fix, is_repaired=False)]
+
+
+def _least_memory(shape: ModelShape, method: Method, load: Workload) -> float:
+    shardings = SHARDINGS if load.n_devices > 1 else SHARDINGS[:1]
+    return min(estimate_memory(shape, method, load, sharding) for sharding in shardings)
+
+
+def _advise(shape: ModelShape, method: Method, load: Workload, machine: Machine) -> str:
+    shorter = load._replace(n_tokens=min(load.n_tokens, FEW_TOKENS))
+    if _least_memory(shape, method, shorter) < machine.memory:
+        return "lower --batch-size or --max-length"
+    for other in METHODS:
+        is_possible = other != method and (other != "qlora" or machine.device != "processor")
+        if is_possible and _least_memory(shape, other, shorter) < machine.memory:
+            return f"train with --method {other}"
+    everywhere = load._replace(n_devices=machine.n_devices)
+    if _least_memory(shape, method, everywhere) < machine.memory:
+        return "train on all GPUs (docs/train.md says how)"
+    return "choose a smaller model or a larger machine"
+
+
+def estimate_disk(shape: ModelShape, method: Method, rank: int, weight_bytes: int) -> int:
+    """Estimate the bytes of the kept checkpoints and of what is written at the end."""
+    trained = count_trained(shape, method, rank)
+    return N_KEPT * trained * (4 + ADAM_BYTES) + trained * (weight_bytes if method == "full" else 4)
+
+
+def find_too_little_disk(need: int, out: Path) -> list[Finding]:
+    """Find out whether the checkpoints fit onto the disk."""
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if need < free:
+        return []
+    says = f"checkpoints need {need / GIB:.1f} GiB, {free / GIB:.1f} GiB are free at {place}"
+    return [Finding(Cause.DISK, says, "free some space or choose another --out", is_repaired=False)]
