@@ -1,10 +1,7 @@
-"""Checks of one rationale, each a function that answers with a `Verdict`; what deserves to be
-learnt from passes all.
+"""Checks of one rationale by rules; what deserves to be learnt from passes all of them.
 
-In: reasoning, answer, record and known diagnosis as texts. Out: verdicts with a `Reason`, and the
-measures behind them.
-Not done here: the phrases (`check_phrases.yaml`), choosing thresholds (`medkd.verify`), grading
-(`grading.diagnosis`).
+In: reasoning, answer, record and known diagnosis as texts. Out: a `Verdict` with its `Reason`.
+Not done here: phrases (`tables/check_phrases.yaml`), thresholds (`medkd.verify`), grading.
 
 >>> check_hint("根据给出的诊断，患者应为肺炎。").reason
 'hint_leak'
@@ -74,6 +71,8 @@ MIN_RECORD = 40
 MIN_SHARED = 6
 """Different runs of letters (3 hanzi, 12 Latin letters) that a reasoning and its record have in
 common at the least: two findings."""
+MIN_SENTENCE = 6
+"""Characters of a sentence that says something."""
 STRETCH = 30
 """Hanzi by which a script is known."""
 MIN_TRADITIONAL = 0.1
@@ -86,65 +85,70 @@ _TAG = re.compile(
 )
 
 
+def make_verdict(check: str, failure: Reason | None = None, detail: str = "") -> Verdict:
+    """Make the verdict of a check: passed, unless it names a failure."""
+    return Verdict(check=check, passed=failure is None, reason=failure or "", detail=detail)
+
+
 def check_form(reasoning: str, answer: str, is_complete: bool = True) -> Verdict:
-    """Ask for a whole reasoning and a whole answer, without a second tag inside either."""
+    """Require a complete reasoning and answer, without a second tag inside either."""
     if not is_complete:
-        return fail_check("form", Reason.INCOMPLETE)
+        return make_verdict("form", Reason.INCOMPLETE)
     if not reasoning.strip():
-        return fail_check("form", Reason.NO_REASONING)
+        return make_verdict("form", Reason.NO_REASONING)
     if not answer.strip():
-        return fail_check("form", Reason.NO_ANSWER)
+        return make_verdict("form", Reason.NO_ANSWER)
     tag = _TAG.search(f"{reasoning}\n{answer}")
-    return fail_check("form", Reason.TAG_INSIDE, tag[0]) if tag else pass_check("form")
+    return make_verdict("form", Reason.TAG_INSIDE, tag[0]) if tag else make_verdict("form")
 
 
 def check_refusal(reasoning: str, answer: str) -> Verdict:
-    """Ask that the text does not decline to answer."""
-    return _check_absent("refusal", Reason.REFUSAL, f"{reasoning[:200]}\n{answer[:200]}")
+    """Require that the text does not decline to answer."""
+    found = load_phrases("refusal").search(normalize(f"{reasoning[:200]}\n{answer[:200]}"))
+    if found is None:
+        return make_verdict("refusal")
+    return make_verdict("refusal", Reason.REFUSAL, found[0][:40])
 
 
 def check_length(reasoning: str, min_chars: int, max_chars: int) -> Verdict:
-    """Ask for a reasoning within bounds, in characters."""
+    """Require a reasoning within bounds, in characters."""
     n = len(reasoning.strip())
-    if n < min_chars:
-        return fail_check("length", Reason.TOO_SHORT, f"{n} characters")
-    return (
-        fail_check("length", Reason.TOO_LONG, f"{n} characters")
-        if n > max_chars
-        else pass_check("length")
-    )
+    if min_chars <= n <= max_chars:
+        return make_verdict("length")
+    failure = Reason.TOO_SHORT if n < min_chars else Reason.TOO_LONG
+    return make_verdict("length", failure, f"{n} characters")
 
 
 def check_language(reasoning: str, record: str) -> Verdict:
-    """Ask that a Chinese record is reasoned about in Chinese and another not, without runs of a
-    third script."""
+    """Require Chinese reasoning about a Chinese record, and another language about another; no
+    runs of a third script."""
     wants_chinese = is_chinese(record)
-    strange = [_FOREIGN, _ENGLISH_RUN if wants_chinese else _CHINESE_RUN]
-    for pattern in strange:
+    for pattern in (_FOREIGN, _ENGLISH_RUN if wants_chinese else _CHINESE_RUN):
         for found in pattern.finditer(reasoning):
-            if found[0].strip() not in record:
-                return fail_check("language", Reason.LANGUAGE_SWITCH, found[0][:40].strip())
-    return (
-        fail_check("language", Reason.LANGUAGE_SWITCH, "another language throughout")
-        if wants_chinese != is_chinese(reasoning)
-        else pass_check("language")
-    )
+            run = found[0].strip()
+            if run not in record:
+                return make_verdict("language", Reason.LANGUAGE_SWITCH, run[:40])
+    if wants_chinese != is_chinese(reasoning):
+        return make_verdict("language", Reason.LANGUAGE_SWITCH, "another language throughout")
+    return make_verdict("language")
 
 
 def check_script(reasoning: str, answer: str, record: str) -> Verdict:
-    """Ask that simplified or traditional characters stay what they are in the record, or, where
-    the record is too short to tell, what they are at the beginning."""
-    stretches = _stretches(f"{reasoning}\n{answer}")
+    """Require the script of the record (simplified, traditional) throughout; where the record is
+    too short to tell, that of the beginning."""
+    text = f"{reasoning}\n{answer}"
+    if simplify(text) == text and simplify(record) == record:
+        return make_verdict("script")
+    stretches = _split_stretches(text)
     scripts = [script for script in map(_find_script, stretches) if script]
-    of_record = [script for script in map(_find_script, _stretches(record)) if script]
-    allowed = set(of_record) or set(scripts[:1])
+    allowed = set(filter(None, map(_find_script, _split_stretches(record)))) or set(scripts[:1])
     for stretch in stretches:
         if (script := _find_script(stretch)) and script not in allowed:
-            return fail_check("script", Reason.LANGUAGE_SWITCH, f"{script}: {stretch[:20]}")
-    return pass_check("script")
+            return make_verdict("script", Reason.LANGUAGE_SWITCH, f"{script}: {stretch[:20]}")
+    return make_verdict("script")
 
 
-def _stretches(text: str) -> list[str]:
+def _split_stretches(text: str) -> list[str]:
     hanzi = re.sub("[^一-鿿]", "", text)
     starts = range(0, max(1, len(hanzi) - STRETCH // 2), STRETCH // 2)
     return [hanzi[start : start + STRETCH] for start in starts]
@@ -161,149 +165,105 @@ def _find_script(hanzi: str) -> str:
 
 
 def check_loop(text: str) -> Verdict:
-    """Ask that a text does not repeat itself."""
-    return fail_check("loop", Reason.LOOP) if is_looping(text) else pass_check("loop")
+    """Require that a text does not repeat itself."""
+    return make_verdict("loop", Reason.LOOP if is_looping(text) else None)
 
 
 def check_brevity(answer: str, reference: str, max_chars: int) -> Verdict:
-    """Ask for a short answer: `max_chars`, or twice the known diagnosis where that is long
-    itself."""
-    allowed = max(max_chars, 2 * len(reference))
-    return (
-        fail_check("brevity", Reason.LONG_ANSWER, f"{len(answer)} characters")
-        if len(answer) > allowed
-        else pass_check("brevity")
-    )
+    """Require an answer of at most `max_chars`, or twice the known diagnosis if that is longer."""
+    if len(answer) <= max(max_chars, 2 * len(reference)):
+        return make_verdict("brevity")
+    return make_verdict("brevity", Reason.LONG_ANSWER, f"{len(answer)} characters")
 
 
 def check_diagnosis(answer: str, reference: str, min_f1: float) -> Verdict:
-    """Ask that the answer is the known diagnosis; a near one passes from a soft F1 of `min_f1`."""
+    """Require the known diagnosis as the answer; a near one passes from a soft F1 of `min_f1`."""
     found = grade(answer, reference)
     if found.principal or (found.relation in NEAR and found.f1 >= min_f1):
-        return pass_check("diagnosis")
-    return fail_check(
-        "diagnosis",
-        Reason.WRONG_DIAGNOSIS,
-        f"{found.relation}, soft F1 {found.f1:.2f}: {'；'.join(found.stated)[:60]}",
-    )
+        return make_verdict("diagnosis")
+    stated = "；".join(found.stated)[:60]
+    detail = f"{found.relation}, soft F1 {found.f1:.2f}: {stated}"
+    return make_verdict("diagnosis", Reason.WRONG_DIAGNOSIS, detail)
 
 
 def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict:
-    """Ask that the reasoning does not betray that it knew the answer: by phrase, or by naming it in
-    the first sentence as a given."""
+    """Require that the reasoning does not betray that it knew the answer: by a phrase, or by a
+    first sentence that states it as a given."""
     reasoning, record = normalize(reasoning), normalize(record)
-    found = load_phrases("hint_leak").search(reasoning)
-    if found:
-        return fail_check("hint", Reason.HINT_LEAK, found[0][:40])
-    opening = _first_sentence(reasoning)
+    if found := load_phrases("hint_leak").search(reasoning):
+        return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
+    sentences = re.split(r"[。！!\n]|(?<=[a-z])\. ", reasoning.strip())
+    opening = next((one for one in sentences if len(one.strip()) >= MIN_SENTENCE), "")
     principal = next((normalize_name(stated.text) for stated in split_list(reference)), "")
-    is_given = (
-        len(principal) >= 2
-        and principal in normalize_name(opening)
-        and principal not in normalize_name(record)
-    )
-    if is_given and not load_phrases("hedge").search(opening):
-        return fail_check("hint", Reason.HINT_LEAK, f"begins with it: {opening[:40]}")
-    return pass_check("hint")
-
-
-def _first_sentence(text: str) -> str:
-    """Give the first sentence that says something."""
-    return next(
-        (
-            part
-            for part in re.split(r"[。！!\n]|(?<=[a-z])\. ", text.strip())
-            if len(part.strip()) >= 6
-        ),
-        "",
-    )
+    is_stated = len(principal) >= 2 and principal in normalize_name(opening)
+    if (
+        not is_stated
+        or principal in normalize_name(record)
+        or load_phrases("hedge").search(opening)
+    ):
+        return make_verdict("hint")
+    return make_verdict("hint", Reason.HINT_LEAK, f"begins with it: {opening[:40]}")
 
 
 def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
-    """Ask that the reasoning is about this patient: few phrases that stand for thinking, and some
-    of what the record says."""
-    letters = _letters(reasoning)
-    left = _letters(load_phrases("filler").sub("", normalize(reasoning)))
+    """Require a reasoning about this patient: few phrases that say nothing, some of the record."""
+    letters = _keep_letters(reasoning)
+    left = _keep_letters(load_phrases("filler").sub("", normalize(reasoning)))
     share = 1 - len(left) / len(letters) if letters else 0.0
     if share > max_share:
-        return fail_check("filler", Reason.FILLER, f"{share:.2f} of it")
-    source = _letters(record)
+        return make_verdict("filler", Reason.FILLER, f"{share:.2f} of it")
+    source = _keep_letters(record)
     n = 3 if is_chinese(record) else 12
-    if len(source) < MIN_RECORD:
-        return pass_check("filler")
-    runs = {source[start : start + n] for start in range(len(source) - n + 1)}
-    n_shared = len({letters[start : start + n] for start in range(len(letters) - n + 1)} & runs)
-    return (
-        fail_check("filler", Reason.FILLER, f"{n_shared} runs of the record in it")
-        if n_shared < MIN_SHARED
-        else pass_check("filler")
-    )
+    n_shared = len(_list_runs(letters, n) & _list_runs(source, n))
+    if len(source) < MIN_RECORD or n_shared >= MIN_SHARED:
+        return make_verdict("filler")
+    return make_verdict("filler", Reason.FILLER, f"{n_shared} runs of the record in it")
 
 
-def _letters(text: str) -> str:
+def _keep_letters(text: str) -> str:
     return re.sub(r"[\W_]+", "", normalize(text)).lower()
 
 
+def _list_runs(text: str, n: int) -> set[str]:
+    return {text[start : start + n] for start in range(len(text) - n + 1)}
+
+
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
-    """Ask that no telephone, identity card, address or record number is left; what was found is not
-    repeated."""
+    """Require that no telephone, identity card, address or record number is left; the verdict does
+    not repeat what was found."""
     found = load_phrases("identifier").search(normalize(f"{reasoning}\n{answer}"))
-    return (
-        fail_check("identifiers", Reason.IDENTIFIER, f"at character {found.start()}")
-        if found
-        else pass_check("identifiers")
-    )
+    if found is None:
+        return make_verdict("identifiers")
+    return make_verdict("identifiers", Reason.IDENTIFIER, f"at character {found.start()}")
 
 
 def check_copy(reasoning: str, record: str, max_share: float) -> Verdict:
-    """Ask that the reasoning is not the record over again."""
+    """Require that the reasoning is not the record over again."""
     share = copied_share(reasoning, record)
-    return (
-        fail_check("copy", Reason.COPY, f"{share:.2f} of it")
-        if share > max_share
-        else pass_check("copy")
-    )
+    if share <= max_share:
+        return make_verdict("copy")
+    return make_verdict("copy", Reason.COPY, f"{share:.2f} of it")
 
 
 def check_grounding(reasoning: str, record: str, min_rate: float) -> Verdict:
-    """Ask that the findings cited stand in the record; a reasoning that cites none that can be
-    checked passes."""
+    """Require that the findings cited stand in the record; a reasoning without any passes."""
     claims = find_claims(reasoning, record)
     unfounded = [claim for claim, stands in claims if not stands]
     if not claims or 1 - len(unfounded) / len(claims) >= min_rate:
-        return pass_check("grounding")
-    return fail_check(
-        "grounding",
-        Reason.UNGROUNDED,
-        f"{len(unfounded)} of {len(claims)}: {'、'.join(unfounded)[:60]}",
-    )
+        return make_verdict("grounding")
+    detail = f"{len(unfounded)} of {len(claims)}: {'、'.join(unfounded)[:60]}"
+    return make_verdict("grounding", Reason.UNGROUNDED, detail)
 
 
 def copied_share(reasoning: str, record: str, n: int = 12) -> float:
-    """Give the share of the reasoning's characters that lie in runs of at least `n` taken from the
-    record."""
+    """Compute the share of the reasoning's characters in runs of at least `n` from the record."""
     text, source = (re.sub(r"\s", "", normalize(t)) for t in (reasoning, record))
     if len(text) < n or len(source) < n:
         return 0.0
-    runs = {source[start : start + n] for start in range(len(source) - n + 1)}
+    runs = _list_runs(source, n)
     copied, end = 0, 0
     for start in range(len(text) - n + 1):
         if text[start : start + n] in runs:
             copied += start + n - max(start, end)
             end = start + n
     return copied / len(text)
-
-
-def _check_absent(check: str, reason: Reason, text: str) -> Verdict:
-    found = load_phrases(check).search(normalize(text))
-    return fail_check(check, reason, found[0][:40]) if found else pass_check(check)
-
-
-def pass_check(check: str) -> Verdict:
-    """Make the verdict of a check that found nothing."""
-    return Verdict(check=check, passed=True)
-
-
-def fail_check(check: str, reason: Reason, detail: str = "") -> Verdict:
-    """Make the verdict of a check that failed."""
-    return Verdict(check=check, passed=False, reason=reason, detail=detail)

@@ -63,7 +63,7 @@ class Relation(StrEnum):
 
 
 def compare(answer: Name, reference: Name) -> Relation:
-    """Say how an answer's diagnosis stands to the known one."""
+    """Relate an answer's diagnosis to the known one."""
     if answer.plain == reference.plain:
         return Relation.SAME if answer.negated == reference.negated else Relation.NEAR_MISS
     if _can_stand_for(answer, reference) or _can_stand_for(reference, answer):
@@ -332,7 +332,8 @@ def _meanings() -> dict[str, set[str]]:
 def are_together(one: Name, other: Name, reference: Name) -> bool:
     """Tell whether two diagnoses together are what the reference says in one name.
 
-    >>> are_together(parse_name("急性胆囊炎"), parse_name("胆囊结石"), parse_name("急性结石性胆囊炎"))
+    >>> names = map(parse_name, ("急性胆囊炎", "胆囊结石", "急性结石性胆囊炎"))
+    >>> are_together(*names)
     True
     """
     for first, second in ((one, other), (other, one)):
@@ -356,7 +357,7 @@ def are_kin(one: str, other: str) -> bool:
 
 
 def find_inserted(one: str, other: str) -> str | None:
-    """Give what the longer of two cores of one disease has more than the shorter, in any order;
+    """Return what the longer of two cores of one disease has more than the shorter, in any order;
     None where neither holds the other.
 
     >>> find_inserted("胃癌", "胃窦腺癌")

@@ -170,7 +170,7 @@ def _grade_lists(
 def _find_first(
     table: Sequence[Sequence[Relation]], affirmed: Sequence["_Reading"], n_principal: int
 ) -> list[Relation]:
-    """Give how the first stated diagnoses stand to the principal one.
+    """Relate the first stated diagnoses to the principal one.
 
     What came along with another takes no place of its own, nor does the kind of disease named
     before the disease: 冠心病, 不稳定型心绞痛.
@@ -270,8 +270,7 @@ def _relate(answer: _Reading, reference: _Reading) -> Relation:
 def _find_nearest(
     table: Sequence[Sequence[Relation]], known: Sequence[_Reading], readings: Sequence[_Reading]
 ) -> Relation:
-    """Give how the nearest stated diagnosis stands to the principal one; what only came along with
-    that one is a part of it."""
+    """Relate the nearest stated diagnosis to the principal one; a companion of that is a part."""
     nearest = max(
         (row[0] for row in table),
         key=lambda relation: (NEARNESS[relation], relation is Relation.NEAR_MISS),
@@ -318,8 +317,7 @@ def _grade_without_names(answer: str, principal: Name, denied: Sequence[Name]) -
 
 
 def _pair_up(nearness: Sequence[Sequence[float]]) -> list[float]:
-    """Pair stated with known diagnoses, nearest first, each used once; give what each pair
-    counts."""
+    """Pair stated with known diagnoses, nearest first, each once; return what each pair counts."""
     pairs = sorted(
         (
             (value, row, column)

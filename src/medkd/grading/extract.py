@@ -1,12 +1,11 @@
 """Finds the diagnoses that an answer commits itself to.
 
-In: what a model or a physician wrote, tags and all. Out: the diagnoses in their order, each with
-whether it is denied.
+In: what a model or a physician wrote, tags and all. Out: the diagnoses in order, denied or not.
 Not done here: deciding whether they are right (`grading.diagnosis`).
 
->>> [d.text for d in extract_diagnoses("综上，诊断为：1. 急性脑梗死 2. 高血压病3级（极高危）")]
+>>> [one.text for one in extract_diagnoses("综上，诊断为：1. 急性脑梗死 2. 高血压病3级")]
 ['急性脑梗死', '高血压病3级']
->>> [d.text for d in extract_diagnoses("<think>想一想</think>考虑急性阑尾炎可能性大，建议手术治疗。")]
+>>> [one.text for one in extract_diagnoses("<think>想</think>考虑急性阑尾炎可能性大，建议手术。")]
 ['急性阑尾炎']
 """
 
@@ -60,8 +59,10 @@ _FORMS = {
     "advice": r"^(?:%s)",
     "hedge_before": r"^(?:%s)++",
     "hedge_after": r"(?:%s)++$",
-    "denied_before": r"^(?:该|此|本|例|病例|患者|病人|目前|现|暂时?|可|基本|已经?|故|可以|的|诊断|其|这"
-    r"|并|但|绝|均|都|there (?:is|was) |we |the |patient |it |is |was |does |did |has |have |had )*(?:%s)"
+    "denied_before": r"^(?:该|此|本|例|病例|患者|病人|目前|现|暂时?|可|基本|已经?|故|可以|的"
+    r"|诊断|其|这|并|但|绝|均|都|there (?:is|was) |we |the |patient |it |is |was |does |did "
+    r"|has |have |had )*"
+    r"(?:%s)"
     r"(?:患?有|存在|诊断为?)?",
     "denied_alone": r"(?:(?:%s)(?:的?(?:此|该|本)?(?:诊断|疾病))?[ 。.,!]?)+",
     "denied_after": r"(?:%s)(?:的诊断)?$",
@@ -78,11 +79,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def extract_diagnoses(answer: str, keep_companions: bool = False) -> tuple[StatedDiagnosis, ...]:
-    """List the diagnoses of an answer in their order; empty for prose that names none in so many
-    words.
-
-    An answer that has not closed its thinking has none.
-    """
+    """List the diagnoses of an answer; prose that only hints, or open thinking, states none."""
     text = _plain(thinking.read(answer).answer)
     block = _after_lead(text)
     return split_list(
@@ -95,31 +92,20 @@ def extract_diagnoses(answer: str, keep_companions: bool = False) -> tuple[State
 def split_list(
     text: str, is_prose: bool = False, keep_companions: bool = False
 ) -> tuple[StatedDiagnosis, ...]:
-    """Split a list of diagnoses: numbered, or parted by semicolons, commas or lines; in prose it
-    ends where advice begins.
+    """Split a list of diagnoses at numbers, semicolons, commas and lines.
 
-    `keep_companions` leaves 慢性胃炎伴糜烂 one name.
+    In prose the list ends where advice begins. `keep_companions` leaves 慢性胃炎伴糜烂 one name.
     """
-    pieces = _split_pieces(text, keep_companions)
+    pieces = _split_pieces(text, keep_companions)[:MAX_ITEMS]
     found: list[StatedDiagnosis] = []
-    preferred: list[str] = []
-    for n, (piece, is_companion) in enumerate(pieces[:MAX_ITEMS]):
-        if found and _pattern("grade").fullmatch(piece):
-            last = found[-1]
-            found[-1] = (
-                last._replace(alias=f"{last.alias}/{piece}")
-                if piece[0].isascii()
-                else last._replace(text=last.text + piece)
-            )
+    preferred: set[str] = set()
+    for n, (piece, is_companion) in enumerate(pieces):
+        if found and (last := _add_to(found[-1], piece)):
+            found[-1] = last
             continue
-        if found and (piece.strip() == _DENIED or _is_denial(piece.removeprefix("考虑"))):
-            found[-1] = found[-1]._replace(denied=True)
-            continue
-        is_advice = is_prose and _pattern("advice").match(piece.strip())
-        has_disease = any(
-            _DISEASE.search(finding.text) or is_listed(finding.text) for finding in found
-        )
+        has_disease = any(_DISEASE.search(one.text) or is_listed(one.text) for one in found)
         led = _pattern("led").search(piece) if is_prose else None
+        is_advice = bool(is_prose and _pattern("advice").match(piece.strip()))
         if is_prose and (_is_prose(piece) or (is_advice and found and (has_disease or not led))):
             if _pattern("preferred").search("".join(later for later, _ in pieces[n + 1 :])):
                 continue
@@ -127,28 +113,36 @@ def split_list(
         if is_prose and found and (more := _pattern("narrowed").match(piece)):
             found.pop()
             piece = piece[more.end() :]
-        led = None if led and _NEGATIVE.search(piece[: led.start()]) else led
+        if led and _NEGATIVE.search(piece[: led.start()]):
+            led = None
         if is_advice and not led:
             continue
-        stated = _clean(
-            piece[led.end() :] if led and not _pattern("denied_after").search(piece) else piece
-        )
+        is_led = led and not _pattern("denied_after").search(piece)
+        stated = _clean(piece[led.end() :] if led and is_led else piece)
         if led and stated and found and not has_disease:
             found.clear()  # what stood before were the findings it was concluded from
-        if stated is not None and stated not in found:
-            found.append(stated._replace(is_companion=is_companion and bool(found)))
-            preferred += (
-                [found[-1].text] if is_prose and _pattern("preferred").search(piece) else []
-            )
+        if stated is None or stated in found:
+            continue
+        found.append(stated._replace(is_companion=is_companion and bool(found)))
+        if is_prose and _pattern("preferred").search(piece):
+            preferred.add(stated.text)
     if preferred:  # the others are only kept in mind
         found = [
-            stated._replace(
-                is_doubtful=stated.is_doubtful
-                or not (stated.is_companion or stated.text in preferred)
-            )
-            for stated in found
+            one if one.is_companion or one.text in preferred else one._replace(is_doubtful=True)
+            for one in found
         ]
     return tuple(sorted(found, key=lambda stated: stated.is_doubtful))
+
+
+def _add_to(last: StatedDiagnosis, piece: str) -> StatedDiagnosis | None:
+    """Add a piece that is only a grade or a denial to the diagnosis before; None for another."""
+    if _pattern("grade").fullmatch(piece):
+        if piece[0].isascii():
+            return last._replace(alias=f"{last.alias}/{piece}")
+        return last._replace(text=last.text + piece)
+    if piece.strip() == _DENIED or _is_denial(piece.removeprefix("考虑")):
+        return last._replace(denied=True)
+    return None
 
 
 def _split_pieces(text: str, keep_companions: bool) -> list[tuple[str, bool]]:
@@ -157,24 +151,21 @@ def _split_pieces(text: str, keep_companions: bool) -> list[tuple[str, bool]]:
     entries = _split_numbered(_unfold_brackets(_plain(text)).strip())
     for clause in (clause for entry in entries for clause in re.split("[;。]", entry)):
         bare = _pattern("hedge_before").sub("", clause.strip())
-        for part in (
-            [clause]
-            if is_listed(clause) or is_listed(bare)
-            else _pattern("separator").split(clause)
-        ):
-            for piece in _split_enumeration(part):
-                head, *companions = (
-                    [piece]
-                    if keep_companions or is_listed(piece)
-                    else _pattern("companion").split(piece.strip())
-                )
-                pieces += [(head, False), *((companion, True) for companion in companions)]
+        is_one = is_listed(clause) or is_listed(bare)
+        parts = [clause] if is_one else _pattern("separator").split(clause)
+        for piece in (piece for part in parts for piece in _split_enumeration(part)):
+            if keep_companions or is_listed(piece):
+                pieces.append((piece, False))
+                continue
+            head, *companions = _pattern("companion").split(piece.strip())
+            pieces += [(head, False), *((companion, True) for companion in companions)]
     return pieces
 
 
 def _plain(text: str) -> str:
     if len(text) > MAX_READ:
         text = f"{text[: MAX_READ // 2]}\n{text[-MAX_READ // 2 :]}"
+    text = text.translate({ord(_ALIAS): None, ord(_DENIED): None})
     text = _ANGLED.sub(lambda found: f"({found[1]})" if _is_denial(found[1]) else found[0], text)
     text = strip_markup(unicodedata.normalize("NFKC", _CIRCLED.sub("\n", unify_characters(text))))
     for pattern, replacement in _LAYOUT:
@@ -220,8 +211,8 @@ _EVIDENCE = re.compile(
 
 
 def _after_lead(text: str) -> str | None:
-    """Give what follows 诊断为 and its like: a whole list, or the rest of the sentence; a final
-    diagnosis wins over a first one."""
+    """Return what follows 诊断为 and its like, a whole list or the rest of the sentence; a final
+    diagnosis wins over a first one. None where nothing leads up to a diagnosis."""
     strong = [
         lead
         for lead in _pattern("strong_lead").finditer(text)
@@ -264,8 +255,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _split_numbered(text: str) -> list[str]:
-    """Split at 1. 2. 3. where they count on, glued or not, so that 2.2型糖尿病 keeps its type;
-    elsewhere at line ends."""
+    """Split at the numbers of a list and at line ends."""
     lead, items = split_numbered(re.sub(r"(?m)^[^\S\n]*[-•·]\s*", "", text))
     lines = [line for entry in (lead, *items) for line in entry.split("\n")]
     return [line for line in lines if line.strip()]
@@ -299,8 +289,7 @@ _REPEATED = re.compile(r"^([一-鿿]{2,20}?)\1+$")
 
 
 def _unfold_brackets(text: str) -> str:
-    """Take grades out of their brackets, mark what may be another name, and drop whatever else
-    stands there: findings, explanations."""
+    """Mark another name and a denial in brackets, and drop what else stands there."""
 
     def unfold(found: re.Match[str]) -> str:
         inner = found[1].strip()

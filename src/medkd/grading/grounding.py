@@ -1,6 +1,6 @@
 """Looks up in the record what a reasoning cites: numbers, named values, findings denied or claimed.
 
-In: a reasoning and its record. Out: each claim that can be looked up, and whether the record has it.
+In: a reasoning and its record. Out: each claim that can be looked up, and whether it stands there.
 Not done here: findings without a number that the record does not mention, and whether one matters.
 
 >>> find_claims("體溫39.2℃，無胸痛。", "体温39。2℃，咳嗽，无胸痛。")

@@ -213,9 +213,8 @@ def shorten(core: str) -> str:
 @cache
 def _always_acute() -> re.Pattern[str]:
     """Find what is acute by itself, so that nobody need say so."""
-    return re.compile(
-        f"(?:{'|'.join(shorten(normalize_name(name)) for name in load_table('modifiers')['always_acute'])})$"
-    )
+    names = load_table("modifiers")["always_acute"]
+    return re.compile(f"(?:{'|'.join(shorten(normalize_name(name)) for name in names)})$")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Tells a text that repeats itself, exactly or nearly.
+"""Detects text that repeats itself, exactly or nearly.
 
 In: any text, whole or its tail while it is being generated. Out: a yes or no. Digits and
 punctuation do not count, so that a counted repetition (第1次…第2次…) is one and a table of numbers

@@ -4,8 +4,9 @@ In: plain texts (`make_plain`). Out: n-grams, their hashes, signatures, pairs of
 Not done here: what becomes of duplicates (`prepare`, `merge`).
 
 >>> first = make_plain("患者于3天前无明显诱因出现头痛，呈持续性胀痛，伴噁心、嘔吐，无发热。")
->>> [(one, other, round(alike, 2)) for one, other, alike in find_similar([first, "咳嗽三天", first + "来院"], 0.7)]
-[(0, 2, 0.93)]
+>>> (one, other, alike), = find_similar([first, "咳嗽三天", first + "来院"], 0.7)
+>>> one, other, alike > 0.9
+(0, 2, True)
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Keep the rationales that deserve to be learnt from: the stage, its core, the checks by a model."""
+"""Keeps the rationales that deserve to be learnt from."""
 
 from medkd.verify.stage import Config, check_rationale, find_failure, run, verify
 

@@ -21,7 +21,7 @@ from medkd.core.progress import Bar
 from medkd.core.records import Checked, Question, Rationale, Verdict
 from medkd.core.yaml_io import read_shipped_yaml
 from medkd.grading import judge
-from medkd.grading.checks import Reason, check_diagnosis, fail_check, pass_check
+from medkd.grading.checks import Reason, check_diagnosis, make_verdict
 from medkd.text.normalize import is_chinese
 
 SAMPLING = Sampling(max_tokens=4096)
@@ -117,7 +117,7 @@ class LlmChecker:
         for check, completer in zip(self._checks, completers, strict=True):
             completion = completer.recall(check.ask(row.rationale))
             verdicts.append(
-                fail_check(check.name, Reason.UNANSWERED, "never asked")
+                make_verdict(check.name, Reason.UNANSWERED, "never asked")
                 if completion is None
                 else check.verdict(row.rationale, completion)
             )
@@ -130,11 +130,11 @@ def make_blind_check(min_f1: float) -> LlmCheck:
     def verdict(rationale: Rationale, completion: Completion) -> Verdict:
         if not completion.complete:
             error = completion.error or completion.finish_reason
-            return fail_check("blind", Reason.UNANSWERED, error)
+            return make_verdict("blind", Reason.UNANSWERED, error)
         found = check_diagnosis(completion.text, rationale.question.reference, min_f1)
         if found.passed:
-            return pass_check("blind")
-        return fail_check("blind", Reason.BLIND_MISS, found.detail)
+            return make_verdict("blind")
+        return make_verdict("blind", Reason.BLIND_MISS, found.detail)
 
     def find_missing(_reasoning: str, text: str) -> MissingPart | None:
         return None if text.strip() else MissingPart("no diagnosis", is_at_end=True)
@@ -170,11 +170,11 @@ def make_judge_check(min_score: float) -> LlmCheck:
     def verdict(_: Rationale, completion: Completion) -> Verdict:
         judged = judge.read_completion(rubric, completion)
         if judged.judgement is None:
-            return fail_check("judge", Reason.UNANSWERED, judged.error)
+            return make_verdict("judge", Reason.UNANSWERED, judged.error)
         detail = f"{judged.judgement.score:.2f}: {judged.judgement.why}"[:200]
         if judged.judgement.score < min_score:
-            return fail_check("judge", Reason.LOW_SCORE, detail)
-        return Verdict(check="judge", passed=True, detail=detail)
+            return make_verdict("judge", Reason.LOW_SCORE, detail)
+        return make_verdict("judge", detail=detail)
 
     def find_missing(reasoning: str, text: str) -> MissingPart | None:
         fault = find_fault(reasoning, text)

@@ -65,8 +65,8 @@ class Config(StageConfig):
     min_score: Share = 0.5
     """Score of the judge from which a rationale passes."""
     teacher: str = "deepseek"
-    """Whom to ask: a provider of providers.yaml, or `custom` with --base-url and --model (key in
-    MEDKD_API_KEY)."""
+    """The provider that is asked: one of providers.yaml, or `custom` with --base-url and --model
+    (key in MEDKD_API_KEY)."""
     model: str = ""
     """The model that is asked; the provider's first where none is given."""
     base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
@@ -204,11 +204,9 @@ class _Tally:
             self._n_rates, self._rates = self._n_rates + 1, self._rates + rate
 
     def facts(self) -> dict[str, Any]:
-        """Give all failures, not only the first of a row, rejections by split, and how much of what
-        was kept is grounded.
+        """Report all failures, rejections by split, and how much of the kept is grounded.
 
-        Test questions whose rationale fell are counted by split too: what is left of the test split
-        is easier than the whole.
+        What is left of the test split is easier than the whole.
         """
         return {
             "failures": dict(self.failures.most_common()),
