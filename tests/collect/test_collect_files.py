@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openpyxl import Workbook
 
-from medkd.collect.files import CaseFiles, read_cases
+from medkd.collect.files import CaseFiles
 from medkd.collect.stage import Config, run
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.records import RawCase
@@ -110,13 +111,15 @@ def test_gb18030_and_a_byte_order_mark_are_understood(tmp_path: Path):
     path = tmp_path / "cases.jsonl"
     for encoding in ("gb18030", "utf-8-sig"):
         path.write_text(lines(row(1, 主诉="咳嗽，伴胸闷憋气三天余")), encoding=encoding)
-        assert read_cases(path)[0].sections["主诉"] == "咳嗽，伴胸闷憋气三天余"
+        assert next(iter(CaseFiles(path))).sections["主诉"] == "咳嗽，伴胸闷憋气三天余"
 
 
 def test_one_bad_byte_does_not_change_how_the_rest_is_read(tmp_path: Path):
     path = tmp_path / "cases.jsonl"
     path.write_bytes(lines(row(1), row(2)).encode().replace("咳嗽".encode(), b"\xff", 1))
-    assert [case.sections["主诉"] for case in read_cases(path)] == ["咳嗽3天", "咳嗽3天"]
+    files = CaseFiles(path)
+    assert [case.sections["主诉"] for case in files] == ["咳嗽3天"]
+    assert files.problems == ["cases.jsonl:1: bytes that are no UTF-8"]
 
 
 def test_a_case_of_another_origin_has_its_own_source_and_a_stable_id(tmp_path: Path):
@@ -152,12 +155,12 @@ def test_a_limit_takes_the_first_cases(tmp_path: Path):
     [
         (b"", "the file is empty; check --input"),
         (b" \n\n", "the file is empty; check --input"),
-        (b"%PDF-1.7 \x00\x01", "no JSON \\(it begins with '%PDF-1.7"),
+        (b"%PDF-1.7 \x00\x01", "a PDF; copy its text"),
         (
             b"title,department\na,b\n",
-            "expected a JSON array or JSON Lines with title, department, url, id, raw_medical_record",
+            "expected a JSON array or JSON Lines; a table goes by its suffix",
         ),
-        (b"[1, 2", r"cases.json:1: broken JSON \(.*column 6\)"),
+        (b"[1, 2", r"cases.json:1: the JSON array breaks off after 2 elements"),
         (b"[]", "holds no case; check --input"),
         (
             b'[{"question": 1, "answer": 2}]',
@@ -168,8 +171,8 @@ def test_a_limit_takes_the_first_cases(tmp_path: Path):
             "cases.json:1: found the fields question; expected title",
         ),
         (b'[{"sections": {"a": "b"}}]', "item 1: no id"),
-        (b"[" * 100_000, "cannot be read"),
-        (b"{\xff\xfe\xff\xff\xff", "neither UTF-8 nor GB18030"),
+        (b"[" * 100_000, "nested deeper than 64"),
+        (b"{\xff\xfe\xff\xff\xff", "neither UTF-8, UTF-16, GB18030 nor Big5"),
     ],
 )
 def test_a_file_without_any_case_is_refused_in_one_line(
@@ -232,7 +235,146 @@ def test_no_file_ends_in_a_stack_trace(tmp_path: Path, content: bytes):
     path = tmp_path / "wild.json"
     path.write_bytes(content)
     try:
-        for case in read_cases(path):
+        for case in CaseFiles(path):
             case.model_dump_json()
     except MedkdError as error:
         assert "\n" not in str(error)
+
+
+def collect_rows(tmp_path: Path, name: str, content: str, **fields: object) -> list[RawCase]:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    collect(tmp_path / name, **fields)
+    return written(tmp_path / name)
+
+
+NULLS = [
+    "\\N",
+    "#N/A",
+    "nan",
+    "None",
+    "NULL",
+    "N/A",
+    "——",
+    "#REF!",
+    "undefined",
+    "[]",
+    "{}",
+    "--",
+    "未填写",
+]
+
+
+@pytest.mark.parametrize("null", NULLS)
+def test_what_tables_write_for_nothing_is_no_section(tmp_path: Path, null: str):
+    (case,) = collect_rows(tmp_path, "a.csv", f"主诉,既往史,诊断\n腹痛,{null},肺炎\n")
+    assert set(case.sections) == {"主诉", "临床诊断"}
+    record = {"主诉": "腹痛", "既往史": null, "个人史": float("nan"), "诊断": "肺炎"}
+    (tmp_path / "b").mkdir()
+    (case,) = collect_rows(tmp_path / "b", "b.json", json.dumps([{"raw_medical_record": record}]))
+    assert set(case.sections) == {"主诉", "临床诊断"}
+
+
+OBJECTS = {
+    "by kind": {"主要诊断": "急性胆囊炎", "其他诊断": ["高血压病"]},
+    "by number": {"1": "急性胆囊炎", "2": "高血压病"},
+    "a list of objects": [
+        {"诊断名称": "急性胆囊炎", "诊断编码": "K81.0", "诊断日期": "2021-01-01"},
+        {"诊断名称": "高血压病", "诊断编码": "I10"},
+    ],
+    "with codes": {"入院诊断": "急性胆囊炎", "诊断编码": "K81.0", "出院诊断": "高血压病"},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_in_place_of_a_section_becomes_its_values(tmp_path: Path, name: str):
+    record = {"查体": {"体温": 38.0, "神志": "清", "黄疸": False}, "诊断结果": OBJECTS[name]}
+    rows = json.dumps([{"id": 1, "raw_medical_record": record}], ensure_ascii=False)
+    (case,) = collect_rows(tmp_path, "a.json", rows)
+    assert case.diagnosis == ("急性胆囊炎", "高血压病")
+    assert case.sections["查体"] == "体温：38\n神志：清\n黄疸：否"
+
+
+def test_objects_that_say_nothing_are_refused_by_the_name_of_their_field(tmp_path: Path):
+    wrong = [
+        {"raw_medical_record": {"主诉": "腹痛", "诊断结果": {"icd": "K81.0"}}},
+        {"id": {"a": 1}, "raw_medical_record": {"主诉": "腹痛"}},
+        {"id": 1, "raw_medical_record": {"主诉": "腹痛"}},
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(wrong))
+    files = CaseFiles(path)
+    assert len(list(files)) == 1 and files.dropped == {"wrong_schema": 2}
+    assert "a.json, item 1: section 诊断结果 is an object with the fields icd" in files.problems[0]
+    assert "a.json, item 2: id is an object with the fields a" in files.problems[1]
+
+
+def test_pandas_by_columns_gives_its_cases(tmp_path: Path):
+    table = {"编号": {"0": "7", "1": "8"}, "主诉": {"0": "腹痛", "1": "咳嗽"}}
+    cases = collect_rows(tmp_path, "a.json", json.dumps(table))
+    assert [(case.id, case.sections["主诉"]) for case in cases] == [
+        ("files:7", "腹痛"),
+        ("files:8", "咳嗽"),
+    ]
+
+
+@pytest.mark.parametrize("second", ["主诉", "主诉.1", "Chief complaint"])
+def test_a_repeated_column_loses_nothing(tmp_path: Path, second: str):
+    (case,) = collect_rows(tmp_path, "a.csv", f"编号,主诉,{second}\n1,腹痛,发热\n")
+    assert case.sections == {"主诉": "腹痛\n发热"}
+
+
+def test_ids_that_a_spreadsheet_rounded_are_named_and_drop_no_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text = "编号,主诉,诊断结果\n4.40106E+17,腹痛,胆囊炎\n4.40106E+17,咳嗽,肺炎\n"
+    cases = collect_rows(tmp_path, "a.csv", text)
+    assert len({case.id for case in cases}) == 2 and not any(case.id_column for case in cases)
+    assert "column 编号: a spreadsheet rounded its numbers (4.40106E+17)" in capsys.readouterr().err
+    book = Workbook()
+    for line in (["住院号", "主诉"], [440106199001011234, "腹痛"], [440106199001011299, "咳嗽"]):
+        book.active.append(line)
+    (tmp_path / "b").mkdir()
+    book.save(tmp_path / "b" / "b.xlsx")
+    assert collect(tmp_path / "b" / "b.xlsx").counts.kept == 2
+    assert "column 住院号" in capsys.readouterr().err
+
+
+def test_raw_cases_are_for_their_owner_alone(tmp_path: Path):
+    collect_rows(tmp_path, "a.csv", "编号,主诉\n1,腹痛\n")
+    assert (tmp_path / "out" / "raw_cases.jsonl").stat().st_mode & 0o077 == 0
+
+
+def test_a_record_as_json_text_in_a_table_is_read(tmp_path: Path):
+    cell = json.dumps({"主诉": "腹痛"}, ensure_ascii=False).replace('"', '""')
+    (case,) = collect_rows(tmp_path, "a.csv", f'id,raw_medical_record\n7,"{cell}"\n')
+    assert (case.id, case.sections) == ("files:7", {"主诉": "腹痛"})
+
+
+def test_a_large_share_of_dropped_rows_is_said_with_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines(row(1), *({"text": n} for n in range(9))), encoding="utf-8")
+    collect(path)
+    assert (
+        "warning: a.jsonl: 9 of 10 rows dropped as wrong_schema; the first is a.jsonl:2: found the "
+        "fields text"
+    ) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.xls",
+            b"\xd0\xcf\x11\xe0" + b" " * 600,
+            "an old Excel workbook.*save it as .xlsx or CSV",
+        ),
+        ("a.csv", b"\x1f\x8b\x08", "a packed file; unpack it"),
+        ("a.html", b" ", "the file is empty"),
+    ],
+)
+def test_what_is_not_read_is_one_line(tmp_path: Path, name: str, content: bytes, message: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        collect(tmp_path / name)

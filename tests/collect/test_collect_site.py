@@ -308,8 +308,8 @@ def test_a_full_disk_stops_the_crawl_and_ends_the_child(
 
     init = jsonl.RecordAppender.__init__
 
-    def open_on_full_disk(self: jsonl.RecordAppender, path: Path) -> None:
-        init(self, path)
+    def open_on_full_disk(self: jsonl.RecordAppender, path: Path, private: bool = False) -> None:
+        init(self, path, private)
         monkeypatch.setattr(self, "_file", FullDisk(self._file))
 
     monkeypatch.setattr(jsonl.RecordAppender, "__init__", open_on_full_disk)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medkd.collect.pages import (
+from medkd.collect.parser import (
     is_login,
     is_verification,
     parse_case,

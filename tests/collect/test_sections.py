@@ -10,7 +10,7 @@ from medkd.collect.sections import (
     find_diagnosis,
     join_sections,
     load_names,
-    tidy,
+    normalize_whitespace,
     unify_departments,
 )
 from medkd.core.errors import InputError
@@ -18,12 +18,12 @@ from medkd.core.errors import InputError
 
 @given(st.text())
 def test_tidying_twice_changes_nothing_more(text: str):
-    assert tidy(tidy(text)) == tidy(text)
-    tidy(text).encode()
+    assert normalize_whitespace(normalize_whitespace(text)) == normalize_whitespace(text)
+    normalize_whitespace(text).encode()
 
 
 def test_tidying_touches_white_space_alone():
-    assert tidy(" 　体温\t38℃\r\n\r\n 咳嗽\xa0 3天 ") == "体温 38℃\n咳嗽 3天"
+    assert normalize_whitespace(" 　体温\t38℃\r\n\r\n 咳嗽\xa0 3天 ") == "体温 38℃\n咳嗽 3天"
 
 
 def test_names_are_unified_and_unknown_ones_kept():

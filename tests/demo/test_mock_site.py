@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from medkd.collect.pages import is_verification, parse_case, parse_list
+from medkd.collect.parser import is_verification, parse_case, parse_list
 from medkd.core.errors import InputError
 from medkd.demo.mock_site import MISSING_EVERY, PAGE_SIZE, CaseSite, serve_site
 from medkd.demo.synthetic_cases import SyntheticCase, generate_cases

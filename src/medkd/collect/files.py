@@ -1,44 +1,61 @@
-"""Cases from files: a file or a folder in, `RawCase` records out, with a reason for every row and
-page left out.
+"""Cases from files: a file or a folder in, `RawCase` records out, with a reason for every row and page left
+out.
 
-Read: JSON, JSON Lines, CSV, Excel, saved HTML pages. Not done here: what a row says (`rows`,
-`tables`), what a page says (`saved`), repairs of the text (`prepare`).
+In: saved HTML pages, and rows of any file that `text.tables` reads: a crawler's rows, our own records,
+sections side by side. Not done here: what a column holds (`columns`), what a page says (`parser`).
 """
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
 
-from medkd.collect.encodings import decode, read_bytes
-from medkd.collect.rows import read_row
-from medkd.collect.saved import read_saved_page
-from medkd.collect.sections import SectionNames, load_names
-from medkd.collect.tables import Columns, read_csv, read_excel
-from medkd.core.errors import InputError
+from medkd.collect.columns import Columns
+from medkd.collect.parser import MAX_BYTES, licence_note, read_saved_page, to_plain_text
+from medkd.collect.sections import (
+    DIAGNOSIS_SECTIONS,
+    MISSING_WORDS,
+    SectionNames,
+    find_diagnosis,
+    join_sections,
+    load_names,
+    normalize_whitespace,
+    unify_departments,
+)
+from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import first_problem
 from medkd.core.records import RawCase
+from medkd.text.encodings import open_regular
+from medkd.text.normalize import is_chinese
+from medkd.text.tables import (
+    EXCEL_SUFFIXES,
+    JSON_SUFFIXES,
+    TABLE_SUFFIXES,
+    RawRow,
+    is_missing,
+    is_rounded_number,
+    read_rows,
+)
 
 EXPECTED = "title, department, url, id, raw_medical_record"
 CASES = "raw_cases.jsonl"
 PAGES = {".html", ".htm", ".xhtml"}
-WORKBOOKS = {".xlsx", ".xlsm"}
-TABLES = {".csv", ".tsv"}
-TEXTS = {".json", ".jsonl", ".ndjson"}
-KNOWN = "JSON, JSON Lines, CSV, Excel (.xlsx) and saved HTML pages"
+KINDS = PAGES | EXCEL_SUFFIXES | TABLE_SUFFIXES | JSON_SUFFIXES | {".parquet", ".xls"}
+KNOWN = "JSON, JSON Lines, CSV, Excel (.xlsx), Parquet and saved HTML pages"
 
 
 class FileDrop(StrEnum):
     """Why a row or page gives no record."""
 
     BROKEN_LINE = "broken_line"
-    """No JSON."""
+    """No JSON, or a row of a table with too many or too few cells."""
     WRONG_SCHEMA = "wrong_schema"
-    """A row of another shape."""
+    """A row of another shape, or a field of another kind."""
     UNREADABLE = "unreadable"
     """A page in which no layout finds a case."""
     UNREADABLE_FILE = "unreadable_file"
@@ -47,6 +64,21 @@ class FileDrop(StrEnum):
     """A case without any text."""
     DUPLICATE_ID = "duplicate_id"
     """An id that came before; the first one is kept."""
+
+
+NEXT_STEPS = {
+    FileDrop.BROKEN_LINE: "export the file again",
+    FileDrop.WRONG_SCHEMA: "say what its columns hold with --columns COLUMN=NAME",
+    FileDrop.UNREADABLE: "save the pages whole, as a logged-in browser shows them",
+    FileDrop.UNREADABLE_FILE: "save the file again",
+    FileDrop.EMPTY: "look at its columns, or say what they hold with --columns COLUMN=NAME",
+    FileDrop.DUPLICATE_ID: "choose a column of ids that tell the cases apart with --columns COLUMN=id",
+}
+"""What to do where much is dropped for a reason."""
+
+
+class FieldError(ValueError):
+    """A field of a row that holds what no case can; names the field."""
 
 
 class CaseFiles:
@@ -68,87 +100,77 @@ class CaseFiles:
         self.dropped: Counter[str] = Counter()
         self.problems: list[str] = []
         """One line for each row, page or file that cannot be read: its place and what is wrong."""
+        self.first_problems: dict[str, str] = {}
+        """The first of them for each drop reason."""
 
     def __iter__(self) -> Iterator[RawCase]:
         seen: set[str] = set()
         for path in self.paths:
             try:
-                for case in self._read(path):
+                for place, case in self._read(path):
                     if case.id in seen:
-                        self.dropped[FileDrop.DUPLICATE_ID] += 1
+                        self._drop(FileDrop.DUPLICATE_ID, f"{place}: an id that came before", False)
                         continue
                     seen.add(case.id)
                     yield case
-            except InputError as error:
+            except MedkdError as error:
                 if not self.is_folder:
                     raise
                 self.n_read += 1
                 self._drop(FileDrop.UNREADABLE_FILE, str(error).removesuffix("; check --input"))
         if not seen:
-            raise InputError(
-                f"{self.problems[0] if self.problems else f'{self.path}: holds no case'}; check --input"
-            )
+            first = self.problems[0] if self.problems else f"{self.path}: holds no case"
+            raise InputError(f"{first}; check --input")
+        self._note_columns()
+
+    def _note_columns(self) -> None:
         if left_out := sorted(self.columns.left_out):
             headings = ", ".join(heading[:30] for heading in left_out[:12])
             self.problems.append(
                 f"columns {headings}: nobody said what they hold (--columns COLUMN=NAME)"
             )
+        for heading, example in self.columns.rounded.items():
+            self.problems.append(
+                f"column {heading}: a spreadsheet rounded its numbers ({example}), unlike ones may look "
+                "alike; export the column as text; until then these cases are numbered by their content"
+            )
 
-    def _read(self, path: Path) -> Iterator[RawCase]:
-        kind = path.suffix.lower()
-        if kind in PAGES:
-            yield from self._read_page(path)
-            return
-        if kind in WORKBOOKS:
-            rows: Iterator[tuple[str, Any]] = read_excel(path)
-        else:
-            text = _read_text(path)
-            rows = read_csv(text, path) if kind in TABLES else self._rows(text, path)
-        for place, row in rows:
+    def _read(self, path: Path) -> Iterator[tuple[str, RawCase]]:
+        if path.suffix.lower() in PAGES:
             self.n_read += 1
-            case = self._read_row(place, row)
+            with open_regular(path) as file:
+                content = file.read(MAX_BYTES + 1)
+            if not content.strip():
+                raise InputError(f"{path}: the file is empty; check --input")
+            case = read_saved_page(path, content, self.names)
+            if case is None:
+                self._drop(FileDrop.UNREADABLE, f"{path.name}: no layout finds a case in this page")
+            else:
+                yield path.name, case
+            return
+        for row in read_rows(path):
+            self.n_read += 1
+            case = self._read_row(row)
             if case is not None:
-                yield case
+                yield row.place, case
 
-    def _read_page(self, path: Path) -> Iterator[RawCase]:
-        self.n_read += 1
-        case = read_saved_page(path, read_bytes(path), self.names)
-        if case is None:
-            self._drop(FileDrop.UNREADABLE, f"{path.name}: no layout finds a case in this page")
-        else:
-            yield case
-
-    def _rows(self, text: str, path: Path) -> Iterator[tuple[str, Any]]:
-        """Give each row with its place; a row that is no JSON comes as the error."""
-        if text.lstrip().startswith("["):
-            for number, row in enumerate(cast("list[Any]", _parse_whole(text, path)), start=1):
-                yield f"{path.name}, item {number}", row
-            return
-        lines = [
-            (number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()
-        ]
-        if _is_one_object(text, lines):
-            yield f"{path.name}, item 1", json.loads(text)
-            return
-        for number, line in lines:
-            try:
-                yield f"{path.name}:{number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield f"{path.name}:{number}", error
-
-    def _read_row(self, place: str, row: Any) -> RawCase | None:
-        if isinstance(row, Exception):
-            return self._drop(FileDrop.BROKEN_LINE, f"{place}: broken JSON ({row})")
-        if not isinstance(row, dict):
+    def _read_row(self, row: RawRow) -> RawCase | None:
+        place = row.place
+        if row.problem:
+            return self._drop(FileDrop.BROKEN_LINE, f"{place}: {row.problem}")
+        if not isinstance(row.content, dict):
+            kind = type(row.content).__name__
             return self._drop(
                 FileDrop.WRONG_SCHEMA,
-                f"{place}: found a {type(row).__name__}, expected an object with {EXPECTED}",
+                f"{place}: found a {kind}, expected an object with {EXPECTED}",
             )
-        fields = cast("dict[str, Any]", row)
+        fields = cast("dict[str, Any]", row.content)
         try:
             case = read_row(fields, self.names, self.columns)
         except ValidationError as error:
             return self._drop(FileDrop.WRONG_SCHEMA, f"{place}: {first_problem(error)}")
+        except FieldError as error:
+            return self._drop(FileDrop.WRONG_SCHEMA, f"{place}: {error}")
         if case is None:
             found = ", ".join(map(str, fields)) or "nothing"
             return self._drop(
@@ -156,34 +178,34 @@ class CaseFiles:
                 f"{place}: found the fields {found[:200]}; expected {EXPECTED}, a RawCase, or sections",
             )
         if not case.sections:
-            self.dropped[FileDrop.EMPTY] += 1
-            return None
+            return self._drop(FileDrop.EMPTY, f"{place}: no section holds any text", False)
         return case
 
-    def _drop(self, reason: FileDrop, problem: str) -> None:
+    def _drop(self, reason: FileDrop, problem: str, is_listed: bool = True) -> None:
+        problem = " ".join(problem.split())
         self.dropped[reason] += 1
-        self.problems.append(" ".join(problem.split()))
-
-
-def read_cases(path: Path) -> list[RawCase]:
-    """Read all cases of a file or folder at once."""
-    return list(CaseFiles(path))
+        self.first_problems.setdefault(reason, problem)
+        if is_listed:
+            self.problems.append(problem)
 
 
 def _list_files(path: Path) -> list[Path]:
     """List the files to read: the file itself, a stage's records, or all of a known kind in a
     folder."""
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError:
+        is_there = False
+    if not is_there:
         raise InputError(f"{path}: no such file; check --input")
     if not path.is_dir():
         return [path]
     if (path / CASES).is_file():
         return [path / CASES]
-    kinds = PAGES | WORKBOOKS | TABLES | TEXTS
     found = [
         p
         for p in path.rglob("*")
-        if p.suffix.lower() in kinds and p.is_file() and not p.name.startswith((".", "~$"))
+        if p.suffix.lower() in KINDS and p.is_file() and not p.name.startswith((".", "~$"))
     ]
     if not found:
         raise InputError(
@@ -192,39 +214,143 @@ def _list_files(path: Path) -> list[Path]:
     return sorted(found, key=lambda p: (len(p.parts), str(p.parent), len(p.name), p.name))
 
 
-def _parse_whole(text: str, path: Path) -> Any:
+# --- Rows ---------------------------------------------------------------------------------------
+
+
+def read_row(fields: dict[str, Any], names: SectionNames, columns: Columns) -> RawCase | None:
+    """Read a row in whichever of its shapes; None where it has none of them.
+
+    Raises ValidationError for a broken record of our own, FieldError for a field of a wrong kind.
+    """
+    if isinstance(fields.get("sections"), dict):
+        return RawCase.model_validate(fields)
+    record = fields.get("raw_medical_record")
+    if isinstance(record, str) and record.lstrip().startswith("{"):
+        fields = {**fields, "raw_medical_record": _parse_cell(record)}
+    if not isinstance(fields.get("raw_medical_record"), dict):
+        fields = columns.sort({str(name): value for name, value in fields.items()})
+    return _read_foreign(fields, names, columns) if "raw_medical_record" in fields else None
+
+
+def _parse_cell(text: str) -> Any:
+    """Read an object that a table holds as JSON text."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        message = f"{path}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); mend it or save it as JSON Lines"
-        raise InputError(message) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: JSON that cannot be read ({error}); save it as JSON Lines"
-        ) from error
+        raise FieldError("raw_medical_record is text that is no JSON") from error
 
 
-def _is_one_object(text: str, lines: list[tuple[int, str]]) -> bool:
-    """Tell a single pretty-printed object from JSON Lines."""
-    if not lines or lines[0][1].strip() != "{":
-        return False
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+def _read_foreign(fields: dict[str, Any], names: SectionNames, columns: Columns) -> RawCase:
+    """Read a crawler's row: title, department, url, id and the sections."""
+    texts = (
+        (str(name), to_plain_text(write_value(value, names.unify(str(name)))))
+        for name, value in cast("dict[str, Any]", fields["raw_medical_record"]).items()
+    )
+    sections = join_sections(((name, text) for name, text in texts if not _is_blank(text)), names)
+    plain = {
+        name: normalize_whitespace(_write_plain(fields.get(name), name))
+        for name in ("id", "id_column", "url", "retrieved_at", "licence", "title")
+    }
+    if is_rounded_number(plain["id"]):
+        columns.rounded.setdefault(plain["id_column"] or "id", plain["id"])
+        plain["id"] = ""
+    source = "iiyi" if "iiyi.com/" in plain["url"] else "files"
+    return RawCase(
+        id=f"{source}:{plain['id'] or _fingerprint(sections)}",
+        id_column=plain["id_column"] if plain["id"] else "",
+        source=source,
+        url=plain["url"],
+        retrieved_at=plain["retrieved_at"],
+        licence=plain["licence"] or licence_note(plain["url"]),
+        title=plain["title"].replace("\n", " "),
+        department=unify_departments(_list_departments(fields.get("department"))),
+        sections=sections,
+        diagnosis=find_diagnosis(sections),
+    )
 
 
-def _read_text(path: Path) -> str:
-    content = read_bytes(path)
-    if content.startswith((b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
-        raise InputError(
-            f"{path}: a packed archive; unpack it and give the folder, or name an Excel workbook .xlsx"
+def _is_blank(text: str) -> bool:
+    plain = normalize_whitespace(text)
+    return plain in MISSING_WORDS or is_missing(plain)
+
+
+def _list_departments(value: Any) -> Iterable[str]:
+    if isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from (
+                _list_departments(item)
+                if isinstance(item, list)
+                else [_write_plain(item, "department")]
+            )
+    else:
+        yield from _write_plain(value, "department").split()
+
+
+def _write_plain(value: Any, name: str) -> str:
+    """Write a field that is one text; raises FieldError for an object."""
+    if isinstance(value, dict):
+        raise FieldError(f"{name} is an object with the fields {_name_fields(value)}; write a text")
+    return write_value(value, name)
+
+
+def write_value(value: Any, name: str) -> str:
+    """Write what a section holds as text: lists line by line, objects as `key：value`, nothing for what
+    is missing; of a section of diagnoses the names alone. Raises FieldError where it holds none.
+
+    >>> write_value({"主要诊断": "急性胆囊炎", "其他诊断": ["高血压病"]}, "诊断结果")
+    '急性胆囊炎\\n高血压病'
+    >>> write_value({"体温": 38.0, "神志": "清"}, "查体")
+    '体温：38\\n神志：清'
+    """
+    if is_missing(value):
+        return ""
+    if isinstance(value, bool):
+        yes, no = ("是", "否") if is_chinese(name) else ("yes", "no")
+        return yes if value else no
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else str(value)
+    if isinstance(value, list):
+        lines = (write_value(item, name) for item in cast("list[Any]", value))
+        return "\n".join(line for line in lines if line)
+    if not isinstance(value, dict):
+        return str(value)
+    fields = cast("dict[str, Any]", value)
+    if name in DIAGNOSIS_SECTIONS:
+        fields = _pick_diagnoses(fields, name)
+    written = ((key, write_value(inner, name)) for key, inner in fields.items())
+    is_named = name not in DIAGNOSIS_SECTIONS and not all(str(key).isdecimal() for key in fields)
+    return "\n".join(f"{key}：{text}" if is_named else text for key, text in written if text)
+
+
+_NAMES_OF_DIAGNOSES = ("诊断名称", "疾病名称", "名称", "name", "text", "value", "diagnosis")
+
+
+def _pick_diagnoses(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """Pick the names out of an object of diagnoses, which may hold codes and dates beside them."""
+    lowered = {str(key).strip().lower(): value for key, value in fields.items()}
+    for key in _NAMES_OF_DIAGNOSES:
+        if not is_missing(lowered.get(key)):
+            return {key: lowered[key]}
+    no_names = ("编码", "代码", "code", "日期", "时间", "date", "医师", "医生")
+    picked = {
+        key: value
+        for key, value in fields.items()
+        if (str(key).isdecimal() or "诊断" in str(key) or "diagnos" in str(key).lower())
+        and not any(word in str(key).lower() for word in no_names)
+    }
+    if not picked:
+        raise FieldError(
+            f"section {name} is an object with the fields {_name_fields(fields)}, none of them a "
+            "diagnosis; write the diagnoses as text or as a list"
         )
-    text = decode(content, path)
-    if path.suffix.lower() not in TABLES and text.lstrip()[:1] not in {"[", "{"}:
-        start = text.lstrip()[:20].split("\n")[0]
-        raise InputError(
-            f"{path}: no JSON (it begins with {start!r}); expected a JSON array or JSON Lines with {EXPECTED}; other kinds go by their "
-            f"suffix: {KNOWN}"
-        )
-    return text
+    return picked
+
+
+def _name_fields(fields: Iterable[Any]) -> str:
+    return ", ".join(str(key)[:30] for key in list(fields)[:8]) or "none"
+
+
+def _fingerprint(sections: dict[str, str]) -> str:
+    """Make an id for a case without one that stays the same wherever its row stands."""
+    text = json.dumps(sections, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

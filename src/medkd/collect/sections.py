@@ -1,5 +1,4 @@
-"""What pages and files have in common: tidy white space, one name a section, the known diagnoses as
-a list.
+"""What pages and files have in common: white space, one name a section, the known diagnoses as a list.
 
 In: names and texts as a site or a file writes them. Out: the same, white space tidied and names
 unified.
@@ -20,6 +19,7 @@ from typing import Any, cast
 from medkd.core.errors import InputError
 from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 from medkd.text.diagnoses import split_diagnoses
+from medkd.text.encodings import read_text
 
 DIAGNOSIS_SECTIONS = ("诊断结果", "初步诊断", "临床诊断")
 """Where the known diagnosis stands, the most certain place first."""
@@ -34,11 +34,13 @@ _UNWANTED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\u200b\ufffe\uffff
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" *\n[ \n]*")
 _NUMBERING = re.compile(r"^\s*(?:\d{1,2}|[一二三四五六七八九十]{1,2})\s*[.、．]\s*")
+_MAX_TABLE_BYTES = 2**20
+_FORM = "write a line for each section, such as 主诉: [主要症状, Complaint]"
 _LONGEST_LIST = 5000
 """Characters in which the known diagnoses are looked for; what is longer is no list."""
 
 
-def tidy(text: str) -> str:
+def normalize_whitespace(text: str) -> str:
     """Reduce white space to single blanks and single line breaks, and drop characters that no text
     consists of."""
     text = _UNWANTED.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
@@ -61,7 +63,9 @@ class SectionNames:
 
     def unify(self, name: str) -> str:
         """Give a section the one name it has everywhere; a name the table does not know is kept."""
-        plain = _NUMBERING.sub("", tidy(name).replace("\n", " ")).strip("【】[]：: ")
+        plain = _NUMBERING.sub("", normalize_whitespace(name).replace("\n", " ")).strip(
+            "【】[]：: "
+        )
         return self._names.get(_bare(plain), plain)
 
     def knows(self, name: str) -> bool:
@@ -82,7 +86,7 @@ class SectionNames:
         marks = list(self.heading.finditer(text))
         ends = [*(mark.start() for mark in marks[1:]), len(text)]
         parts = [(mark[0], text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
-        found = {self.unify(name) for name, body in parts if tidy(body)}
+        found = {self.unify(name) for name, body in parts if normalize_whitespace(body)}
         return parts if len(found) > 1 and found & _CLINICAL else []
 
 
@@ -101,9 +105,9 @@ def load_names(path: Path | None = None) -> SectionNames:
         text = files("medkd.collect").joinpath("section_names.yaml").read_text(encoding="utf-8")
         return SectionNames(_read_table(text, "section_names.yaml"))
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text; check --section-names") from error
+        text = read_text(path, _MAX_TABLE_BYTES)
+    except InputError as error:
+        raise InputError(f"{error}; check --section-names, {_FORM}") from error
     return load_names().extended(_read_table(text, str(path)))
 
 
@@ -111,17 +115,16 @@ def _read_table(text: str, place: str) -> dict[str, list[str]]:
     try:
         table = parse_yaml(text)
     except BrokenYamlError as error:
-        raise InputError(
-            f"{place}: broken YAML; write a line for each section, such as 主诉: [主要症状, Complaint]"
-        ) from error
+        raise InputError(f"{place}: broken YAML; {_FORM}") from error
     named = cast("dict[Any, Any]", table).items() if isinstance(table, dict) else ()
     if not named or not all(
-        isinstance(name, str) and isinstance(others, list) for name, others in named
+        isinstance(name, str)
+        and isinstance(others, list)
+        and all(isinstance(other, str) for other in cast("list[Any]", others))
+        for name, others in named
     ):
-        raise InputError(
-            f"{place}: no table of names; write a line for each section, such as 主诉: [主要症状, Complaint]"
-        )
-    return {name: [str(other) for other in others] for name, others in named}
+        raise InputError(f"{place}: no table of names; {_FORM}")
+    return dict(named)
 
 
 def join_sections(parts: Iterable[tuple[str, str]], names: SectionNames) -> dict[str, str]:
@@ -129,7 +132,7 @@ def join_sections(parts: Iterable[tuple[str, str]], names: SectionNames) -> dict
     follows the first."""
     sections: dict[str, str] = {}
     for name, text in parts:
-        key, value = names.unify(name) or OTHER, tidy(text)
+        key, value = names.unify(name) or OTHER, normalize_whitespace(text)
         if not value or sections.get(key) == value:
             continue
         sections[key] = f"{sections[key]}\n{value}" if key in sections else value
@@ -151,7 +154,7 @@ def find_diagnosis(sections: Mapping[str, str]) -> tuple[str, ...]:
 
 def unify_departments(names: Iterable[str]) -> tuple[str, ...]:
     """Name departments without the site's suffix (内科病例 is 内科), each once."""
-    plain = (tidy(name).removesuffix("病例") for name in names)
+    plain = (normalize_whitespace(name).removesuffix("病例") for name in names)
     return tuple(dict.fromkeys(name for name in plain if name))
 
 

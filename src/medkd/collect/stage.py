@@ -9,19 +9,29 @@ import re
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from medkd import __version__
+from medkd.collect.columns import Columns
+from medkd.collect.crawl import (
+    CrawlJob,
+    CrawlState,
+    PageOutcome,
+    VerificationRequiredError,
+    crawl,
+    finish,
+)
+from medkd.collect.files import CASES, NEXT_STEPS, CaseFiles
+from medkd.collect.login import check_browser, read_cookies, wait_for_verification
+from medkd.collect.sections import load_names
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
+from medkd.core.jsonl import write_records
+from medkd.core.progress import warn_large_drops
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-
-if TYPE_CHECKING:
-    from medkd.collect.crawl import Journal
-    from medkd.collect.messages import Order
 
 WRITES = ("raw_cases.jsonl", "pages.jsonl", "unread_pages.jsonl", "crawl.log")
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -144,17 +154,13 @@ def _tables(config: Config) -> list[Path]:
     return [] if config.section_names is None else [config.section_names]
 
 
-def _make_order(config: Config) -> "Order":
+def _make_order(config: Config) -> CrawlJob:
     """Write down what is to be crawled; raises InputError where a file it needs cannot be used."""
-    from medkd.collect.browser import check_browser
-    from medkd.collect.cookies import read_cookies
-    from medkd.collect.messages import Order
-    from medkd.collect.sections import load_names
 
     if config.browser:
         check_browser()
     department = config.department.strip()
-    return Order(
+    return CrawlJob(
         base_url=config.base_url,
         delay=config.delay,
         user_agent=_user_agent(config),
@@ -171,11 +177,9 @@ def _make_order(config: Config) -> "Order":
     )
 
 
-def _collect_site(config: Config, order: "Order", space: StageOutput) -> None:
-    from medkd.collect.crawl import Journal, finish
-    from medkd.collect.messages import Outcome
+def _collect_site(config: Config, order: CrawlJob, space: StageOutput) -> None:
 
-    journal = Journal(space.directory)
+    journal = CrawlState(space.directory)
     n_failed = 0
     try:
         n_failed = _crawl_with_person(config, order, journal)
@@ -188,15 +192,15 @@ def _collect_site(config: Config, order: "Order", space: StageOutput) -> None:
             "case_pages": counts.total() + n_failed,
         }
         for outcome in (
-            Outcome.MISSING,
-            Outcome.UNREADABLE,
-            Outcome.FORBIDDEN,
-            Outcome.OTHER_DEPARTMENT,
+            PageOutcome.MISSING,
+            PageOutcome.UNREADABLE,
+            PageOutcome.FORBIDDEN,
+            PageOutcome.OTHER_DEPARTMENT,
         ):
             space.drop(outcome, counts[outcome])
-        space.drop(Outcome.FAILED, n_failed)
+        space.drop(PageOutcome.FAILED, n_failed)
     if not journal.kept:
-        if counts[Outcome.FORBIDDEN] and counts[Outcome.FORBIDDEN] == counts.total():
+        if counts[PageOutcome.FORBIDDEN] and counts[PageOutcome.FORBIDDEN] == counts.total():
             raise InputError(
                 f"{config.base_url}: the site's robots.txt forbids every case page; ask the site's owner, or use --source files "
                 "on saved cases"
@@ -212,19 +216,16 @@ def _collect_site(config: Config, order: "Order", space: StageOutput) -> None:
     finish(space.directory)
 
 
-def _crawl_with_person(config: Config, order: "Order", journal: "Journal") -> int:
+def _crawl_with_person(config: Config, order: CrawlJob, journal: CrawlState) -> int:
     """Crawl; with a browser, let the person at the screen pass what the site asks for and go on.
     Returns how many pages failed."""
-    from medkd.collect.browser import pass_in_browser
-    from medkd.collect.crawl import WantedError, crawl
-    from medkd.collect.messages import Outcome
 
     ids = list_ids(config.ids) if config.ids else None
     n_before = -1
     while True:
         try:
-            return crawl(journal.order(order, ids), journal)[Outcome.FAILED]
-        except WantedError as wanted:
+            return crawl(journal.order(order, ids), journal)[PageOutcome.FAILED]
+        except VerificationRequiredError as wanted:
             n_now = journal.n_lists + len(journal.asked)
             if (
                 not config.browser or n_now == n_before
@@ -232,14 +233,15 @@ def _crawl_with_person(config: Config, order: "Order", journal: "Journal") -> in
                 raise
             n_before = n_now
             order = order.model_copy(
-                update={"cookies": pass_in_browser(wanted.address, order.cookies, order.user_agent)}
+                update={
+                    "cookies": wait_for_verification(
+                        wanted.address, order.cookies, order.user_agent
+                    )
+                }
             )
 
 
 def _collect_files(config: Config) -> Manifest:
-    from medkd.collect.files import CaseFiles
-    from medkd.collect.sections import load_names
-    from medkd.collect.tables import Columns
 
     if config.input is None:
         raise InputError("collect: --source files needs --input; give the file or folder of cases")
@@ -249,8 +251,8 @@ def _collect_files(config: Config) -> Manifest:
     with open_stage_output("collect", config, inputs, WRITES) as space:
         if space.is_finished:
             return space.manifest
-        space.manifest.counts.kept = space.write_records(
-            "raw_cases.jsonl", islice(files, config.limit)
+        space.manifest.counts.kept = write_records(
+            space.path(CASES), islice(files, config.limit), private=True
         )
         space.read(files.n_read)
         space.drop_all(files.dropped)
@@ -259,6 +261,9 @@ def _collect_files(config: Config) -> Manifest:
         )
         for problem in files.problems[:N_PROBLEMS_SHOWN]:
             print(f"warning: {problem}; passed over", file=sys.stderr)
+        warn_large_drops(
+            config.input.name, files.n_read, files.dropped, files.first_problems, NEXT_STEPS
+        )
         return space.manifest
 
 

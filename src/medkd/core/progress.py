@@ -6,9 +6,9 @@ Not done here: logging of metrics (each stage writes its own records).
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -133,3 +133,25 @@ def track(
         for item in items:
             yield item
             bar.advance()
+
+
+LARGE_SHARE = 0.2
+"""Share of rows dropped for one reason from which it is said aloud."""
+
+
+def warn_large_drops(
+    place: str,
+    n_read: int,
+    dropped: Mapping[Any, int],
+    first: Mapping[Any, str],
+    next_steps: Mapping[Any, str],
+) -> None:
+    """Say aloud which reasons took a large share of the rows, with the first row of each and the next
+    step; reasons without a next step are passed over."""
+    for reason, n_dropped in sorted(dropped.items(), key=lambda pair: -pair[1]):
+        if reason in next_steps and n_dropped >= LARGE_SHARE * n_read:
+            print(
+                f"warning: {place}: {n_dropped} of {n_read} rows dropped as {reason}; the first is "
+                f"{first.get(reason, 'not known')}; {next_steps[reason]}",
+                file=sys.stderr,
+            )

@@ -15,7 +15,7 @@ from typing import cast
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, printable_name, resolve_input
-from medkd.core.progress import Bar
+from medkd.core.progress import Bar, warn_large_drops
 from medkd.core.records import Checked, Split
 from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
 from medkd.core.yaml_io import read_shipped_yaml
@@ -39,8 +39,6 @@ REVIEWED = ("verified.jsonl", "rationales.jsonl")
 REJECTED = "rejected.jsonl"
 MAX_WARNINGS = 10
 """Broken rows named on the screen for one file; all are counted."""
-LARGE_SHARE = 0.2
-"""Share of a file's rows that are dropped for one reason from which it is said aloud."""
 NEXT_STEPS = {
     DropReason.BROKEN: "export the file again",
     DropReason.NO_OBJECT: "export it as an array of objects, or as JSON Lines",
@@ -209,7 +207,9 @@ class SourceReader:
                 f"{self.source.path}: no known schema; found fields: {fields or 'none'}; "
                 f"expected {describe_schemas([schema] if schema else ())}"
             )
-        self._warn()
+        warn_large_drops(
+            self.source.path.name, self.n_read, self.dropped, self.problems, NEXT_STEPS
+        )
 
     def _drop(self, dropped: Dropped, place: str) -> None:
         reason, detail = dropped
@@ -217,16 +217,6 @@ class SourceReader:
         self.problems.setdefault(reason, f"{place}: {detail}" if detail else place)
         if reason is DropReason.BROKEN and self.dropped[reason] <= MAX_WARNINGS:
             print(f"warning: {place}: {detail}; passed over", file=sys.stderr)
-
-    def _warn(self) -> None:
-        """Say aloud which reasons took much of the file, with the first row and the next step."""
-        for reason, n_dropped in self.dropped.most_common():
-            if reason in NEXT_STEPS and n_dropped >= LARGE_SHARE * self.n_read:
-                print(
-                    f"warning: {self.source.path.name}: {n_dropped} of {self.n_read} rows dropped as "
-                    f"{reason}; the first is {self.problems[reason]}; {NEXT_STEPS[reason]}",
-                    file=sys.stderr,
-                )
 
 
 def find_review_files(paths: Iterable[Path]) -> list[Path]:

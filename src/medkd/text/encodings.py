@@ -72,7 +72,7 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
             f"{path}: larger than {max_bytes / 2**20:.0f} MiB; is this the right file?"
         )
     if not content.strip():
-        raise InputError(f"{path}: the file is empty; check --input")
+        raise InputError(f"{path}: the file is empty")
     return decode(content, str(path))
 
 

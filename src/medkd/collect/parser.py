@@ -1,14 +1,16 @@
-"""Pages of the case site: HTML in, a `RawCase`, the links of a list or "a person is wanted" out.
-Pure, and never raises.
+"""Pages of the case site: HTML in, a `RawCase`, the links of a list or "a person is wanted" out. Pure, and
+never raises.
 
-Each layout is one function in `LAYOUTS`; a page is read by the first one that finds sections in it.
-Not done here: fetching (`iiyi`), names and diagnoses (`sections`).
+Each layout is one function in `LAYOUTS`; a page is read by the first one that finds sections in it. Not done
+here: requests (`spider`), names and diagnoses (`sections`).
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -17,10 +19,12 @@ from medkd.collect.sections import (
     find_diagnosis,
     join_sections,
     load_names,
-    tidy,
+    normalize_whitespace,
     unify_departments,
 )
+from medkd.core.errors import InputError
 from medkd.core.records import RawCase
+from medkd.text.encodings import decode
 
 if TYPE_CHECKING:
     from parsel import Selector
@@ -81,7 +85,7 @@ def parse_case(
                 url=url,
                 retrieved_at=retrieved_at,
                 licence=_licence(page, url),
-                title=tidy(content.title).replace("\n", " "),
+                title=normalize_whitespace(content.title).replace("\n", " "),
                 department=unify_departments(content.departments),
                 sections=sections,
                 diagnosis=find_diagnosis(sections),
@@ -253,7 +257,10 @@ _NO_DEPARTMENT = {
 
 def _crumbs(page: "Selector") -> list[str]:
     """Give the departments in a breadcrumb trail."""
-    names = [tidy(name) for name in page.css("div.s_wz a::text, .breadcrumbs a::text").getall()]
+    names = [
+        normalize_whitespace(name)
+        for name in page.css("div.s_wz a::text, .breadcrumbs a::text").getall()
+    ]
     return [name for name in names if name not in _NO_DEPARTMENT]
 
 
@@ -320,4 +327,71 @@ def _licence(page: "Selector", url: str) -> str:
         page.css("link[rel=license]::attr(title)").get()
         or page.css("link[rel=license]::attr(href)").get()
     )
-    return tidy(stated) if stated else licence_note(url)
+    return normalize_whitespace(stated) if stated else licence_note(url)
+
+
+# --- Bytes and saved pages ----------------------------------------------------------------------
+
+_CHARSET = re.compile(
+    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]{2,20})", re.IGNORECASE
+)
+_CHINESE = {
+    b"gb2312": "gb18030",
+    b"gbk": "gb18030",
+    b"gb18030": "gb18030",
+    b"x-gbk": "gb18030",
+    b"big5": "big5hkscs",
+}
+_MAX_BAD = 0.01
+"""Share of bad characters up to which a page is read all the same."""
+
+
+def decode_page(content: bytes) -> str:
+    """Decode a page as it says of itself, where that is true, else by what its bytes are; single bad
+    bytes are replaced, so that it never fails."""
+    named = _CHARSET.search(content[:4096])
+    encodings = [_CHINESE[named[1].lower()]] if named and named[1].lower() in _CHINESE else []
+    for encoding in encodings:
+        text = content.decode(encoding, "replace")
+        if text.count("\ufffd") <= _MAX_BAD * len(text):
+            return text
+    try:
+        return decode(content, "page")
+    except InputError:
+        text = content.decode("utf-8", "replace")
+        is_utf8 = text.count("\ufffd") <= _MAX_BAD * len(text)
+        return text if is_utf8 else content.decode("gb18030", "replace")
+
+
+_ADDRESS = re.compile(
+    r"saved from url=\(\d{1,6}\)(?P<saved>\S{1,500})|"
+    r"<link[^>]{0,200}?rel=[\"']?canonical[\"']?[^>]{0,200}?href=[\"'](?P<link>[^\"']{1,500})|"
+    r"<meta[^>]{0,200}?property=[\"']og:url[\"'][^>]{0,200}?content=[\"'](?P<meta>[^\"']{1,500})",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"(?<!\d)(\d{2,12})(?:-\d{1,3})?$")
+_LONGEST_HEAD = 20_000
+MAX_BYTES = 16 * 2**20
+"""A saved page longer than this is none."""
+
+
+def read_saved_page(path: Path, content: bytes, names: SectionNames) -> RawCase | None:
+    """Read a case from a saved page, its address from what the browser noted in it, else its id
+    from the file's name."""
+    if len(content) > MAX_BYTES:
+        return None
+    html = decode_page(content)
+    url = next(
+        (
+            address
+            for found in _ADDRESS.finditer(html[:_LONGEST_HEAD])
+            for address in found.groups()
+            if address
+        ),
+        "",
+    )
+    stem = path.stem.strip()
+    number = _NUMBER.search(stem)
+    native_id = native_id_of(url) or (number[1] if number else stem)
+    saved_at = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return parse_case(html, native_id, url, saved_at, names)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medkd.collect import browser
+from medkd.collect import login as browser
 from medkd.collect.stage import Config, run
 from medkd.core.errors import HumanActionRequiredError, InputError
 from medkd.demo.mock_site import serve_site
@@ -110,7 +110,7 @@ def test_nobody_at_the_screen_ends_in_one_line_that_says_so(
 def test_a_browser_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(browser, "find_browser", lambda: "/bin/false")
     with pytest.raises(InputError, match=r"no browser starts .* --cookies FILE"):
-        browser.pass_in_browser("http://127.0.0.1:9/", {}, "MedKD")
+        browser.wait_for_verification("http://127.0.0.1:9/", {}, "MedKD")
 
 
 def test_without_a_screen_the_crawl_does_not_even_begin(

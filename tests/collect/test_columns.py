@@ -9,11 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openpyxl import Workbook
 
-from medkd.collect.files import CaseFiles, read_cases
-from medkd.collect.rows import read_row
+from medkd.collect.columns import Columns
+from medkd.collect.files import CaseFiles, read_row
 from medkd.collect.sections import load_names
 from medkd.collect.stage import Config, run
-from medkd.collect.tables import Columns
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.records import RawCase
 from medkd.demo.mock_site import render_case
@@ -83,7 +82,7 @@ def test_sections_side_by_side_in_json_are_read_like_a_table(tmp_path: Path):
     (tmp_path / "cases.jsonl").write_text(
         '{"id": 3, "Chief complaint": "cough", "现病史": "3天", "label": ["肺炎"], "诊断": ["肺炎", "哮喘"]}\n'
     )
-    case = read_cases(tmp_path / "cases.jsonl")[0]
+    case = next(iter(CaseFiles(tmp_path / "cases.jsonl")))
     assert case.sections == {
         "主诉": "cough",
         "现病史": "3天",
@@ -96,7 +95,7 @@ def test_html_in_the_text_of_a_row_comes_out_as_plain_text(tmp_path: Path):
     (tmp_path / "cases.json").write_text(
         json.dumps([{"raw_medical_record": {"现病史": text, "辅助检查": "WBC<4.0，CRP>8"}}])
     )
-    assert read_cases(tmp_path / "cases.json")[0].sections == {
+    assert next(iter(CaseFiles(tmp_path / "cases.json"))).sections == {
         "现病史": "发热，WBC<4.0\n咳嗽\n3天",
         "辅助检查": "WBC<4.0，CRP>8",
     }
@@ -160,9 +159,9 @@ def test_a_folder_may_hold_files_of_many_kinds_and_a_broken_one_is_named(tmp_pat
     assert files.dropped == {"unreadable_file": 4}
     told = " ".join(files.problems)
     assert (
-        "b.json:1: broken JSON" in told
+        "b.json:1: item 1: broken JSON" in told
         and "c.json: a packed archive" in told
-        and "d.xlsx: no Excel workbook" in told
+        and "d.xlsx: an Excel workbook that cannot be read" in told
     )
 
 
@@ -203,7 +202,7 @@ def test_a_line_of_many_megabytes_is_read_or_refused_without_delay(tmp_path: Pat
 def test_no_file_of_any_kind_ends_in_a_stack_trace(tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
     try:
-        for case in read_cases(tmp_path / name):
+        for case in CaseFiles(tmp_path / name):
             case.model_dump_json()
     except MedkdError as error:
         assert "\n" not in str(error)

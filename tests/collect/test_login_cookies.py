@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medkd.collect.cookies import read_cookies
+from medkd.collect.login import read_cookies
 from medkd.core.errors import InputError, MedkdError
 
 HOST = "bingli.iiyi.com"
@@ -53,7 +53,7 @@ def test_every_form_gives_the_cookies_of_the_site(tmp_path: Path, text: str):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no cookies; expected Netscape"),
+        ("", "the file is empty"),
         ("hello\nworld", "no cookies; expected Netscape"),
         ("[1]", "an entry without name and value"),
         ("[{", "broken JSON"),

@@ -1,9 +1,8 @@
-"""The spider of the case site, run as a child process: `python -m medkd.collect.iiyi`.
+"""The spider of the case site, run as a child process: `python -m medkd.collect.spider`.
 
-In: one `Order` as a line on stdin. Out: one `Event` a line on stdout, the last one with the `end`.
-Polite: robots.txt is obeyed, there is a delay with jitter, at a verification nothing more is asked.
-When stdin closes, the parent is gone and so is the child. Not done here: keeping anything
-(`crawl`), reading HTML (`pages`); this module alone imports Scrapy.
+In: one `CrawlJob` as a line on stdin. Out: one `CrawlEvent` a line on stdout, the last one with the reason
+of the end. robots.txt is obeyed, the delay has jitter, at a verification nothing more is requested. Not done
+here: keeping anything (`crawl`), reading HTML (`parser`); this module alone imports Scrapy.
 """
 
 import os
@@ -16,20 +15,30 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import scrapy
+from scrapy import Spider
+from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler
 from scrapy.crawler import CrawlerProcess
+from scrapy.downloadermiddlewares.retry import RetryMiddleware
 from scrapy.exceptions import CloseSpider, IgnoreRequest
 from scrapy.http import Request, Response, TextResponse
 from twisted.python.failure import Failure
 
-from medkd.collect.crawl import is_layout_changed
-from medkd.collect.encodings import decode_page
-from medkd.collect.manners import settings
-from medkd.collect.messages import End, Event, Order, Outcome, UnreadPage, Visit
-from medkd.collect.pages import (
+from medkd.collect.crawl import (
+    CrawlEvent,
+    CrawlJob,
+    PageOutcome,
+    PageVisit,
+    StopReason,
+    UnreadPage,
+    is_layout_changed,
+)
+from medkd.collect.parser import (
     SOURCE,
     case_address,
+    decode_page,
     is_login,
     is_verification,
+    native_id_of,
     parse_case,
     parse_departments,
     parse_list,
@@ -37,8 +46,10 @@ from medkd.collect.pages import (
 from medkd.collect.sections import find_department, is_of_department, load_names
 from medkd.core.records import RawCase
 
-Send = Callable[[Event], None]
+Send = Callable[[CrawlEvent], None]
 MAIN_LIST = "/cull/"
+N_CONCURRENT = 16
+"""Requests at a time without a delay."""
 MAX_FAILED_IN_A_ROW = 8
 MIN_PAGES_TO_JUDGE = 10
 """Case pages after which their layout can be judged while the crawl goes on."""
@@ -57,7 +68,7 @@ class CaseSpider(scrapy.Spider):
 
     name = SOURCE
 
-    def __init__(self, order: Order, send: Send, **kwargs: Any) -> None:
+    def __init__(self, order: CrawlJob, send: Send, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.order = order
         self.send = send
@@ -74,7 +85,7 @@ class CaseSpider(scrapy.Spider):
         self.n_failed_in_a_row = 0
         self.n_read, self.n_unreadable = 0, 0
         self.is_listing = False
-        self.end = Event(end=End.DONE)
+        self.end = CrawlEvent(end=StopReason.DONE)
 
     async def start(self) -> AsyncIterator[Request]:
         if self.order.department and self.department_number is None and self.next_list is not None:
@@ -97,7 +108,7 @@ class CaseSpider(scrapy.Spider):
             yield self._request("/", self.look_up, self.list_failed)
             return
         self.department_number = number
-        self._tell(Visit(address=address, outcome=Outcome.LOOKED_UP, note=number))
+        self._tell(PageVisit(address=address, outcome=PageOutcome.LOOKED_UP, note=number))
         if not number:
             self._take_links(MAIN_LIST, self.links_of_main_list, "")
         yield from self._ask_more()
@@ -161,10 +172,10 @@ class CaseSpider(scrapy.Spider):
         body = self._body(response)
         self.is_listing = False
         if response.status != 200 and response.status not in GONE:
-            self._stop(End.UNREACHABLE, response.url, f"HTTP {response.status}")
+            self._stop(StopReason.UNREACHABLE, response.url, f"HTTP {response.status}")
         links = parse_list(body) if response.status == 200 else []
         if not links and is_login(body):
-            self._stop(End.LOGIN, response.url, "login")
+            self._stop(StopReason.LOGIN, response.url, "login")
         self._take_links(address, links, _status_note(response))
         yield from self._ask_more()
 
@@ -174,14 +185,18 @@ class CaseSpider(scrapy.Spider):
         self.todo.extend(new)
         self.next_list = self.next_list + 1 if self.next_list is not None and new else None
         self.n_failed_in_a_row = 0
-        self._tell(Visit(address=address, outcome=Outcome.LISTED, links=tuple(links), note=note))
+        self._tell(
+            PageVisit(address=address, outcome=PageOutcome.LISTED, links=tuple(links), note=note)
+        )
 
     def read_case(self, response: Response, address: str, native_id: str) -> Iterator[Request]:
         """Read a case, or say why there is none."""
         body = self._body(response)
         self.n_in_flight -= 1
         if response.status in GONE:
-            self._tell(Visit(address=address, outcome=Outcome.MISSING, note=_status_note(response)))
+            self._tell(
+                PageVisit(address=address, outcome=PageOutcome.MISSING, note=_status_note(response))
+            )
         elif response.status != 200:
             yield from self._count_failure(address, response.url, f"HTTP {response.status}")
             return
@@ -200,25 +215,25 @@ class CaseSpider(scrapy.Spider):
         """Keep a case, leave it out, or keep its page aside."""
         if case is None:
             if is_login(body):
-                self._stop(End.LOGIN, url, "login")
+                self._stop(StopReason.LOGIN, url, "login")
             self.n_unreadable += 1
             self._tell(
-                Visit(address=address, outcome=Outcome.UNREADABLE),
+                PageVisit(address=address, outcome=PageOutcome.UNREADABLE),
                 unread=UnreadPage(url=url, html=body),
             )
         elif self.department_number == "" and not is_of_department(
             case.department, self.order.department
         ):
             self.n_read += 1
-            self._tell(Visit(address=address, outcome=Outcome.OTHER_DEPARTMENT))
+            self._tell(PageVisit(address=address, outcome=PageOutcome.OTHER_DEPARTMENT))
         else:
             self.n_read += 1
             self.n_kept += 1
-            self._tell(Visit(address=address, outcome=Outcome.KEPT), case=case)
+            self._tell(PageVisit(address=address, outcome=PageOutcome.KEPT), case=case)
         if self.n_read + self.n_unreadable >= MIN_PAGES_TO_JUDGE and is_layout_changed(
             self.n_read, self.n_unreadable
         ):
-            self._stop(End.LAYOUT, url, "layout")
+            self._stop(StopReason.LAYOUT, url, "layout")
 
     def case_failed(self, failure: Failure) -> Iterator[Request]:
         """Count a case that gave no answer."""
@@ -227,7 +242,9 @@ class CaseSpider(scrapy.Spider):
         if self.is_stopped:
             return
         if failure.check(IgnoreRequest):
-            self._tell(Visit(address=request.cb_kwargs["address"], outcome=Outcome.FORBIDDEN))
+            self._tell(
+                PageVisit(address=request.cb_kwargs["address"], outcome=PageOutcome.FORBIDDEN)
+            )
             yield from self._ask_more()
         else:
             yield from self._count_failure(
@@ -235,20 +252,20 @@ class CaseSpider(scrapy.Spider):
             )
 
     def list_failed(self, failure: Failure) -> None:
-        """End the crawl: without its lists nothing more is known."""
+        """StopReason the crawl: without its lists nothing more is known."""
         request: Request = failure.request  # pyright: ignore[reportAttributeAccessIssue]
         if self.is_stopped:
             return
         if failure.check(IgnoreRequest):
-            self._stop(End.FORBIDDEN, request.url, "robots.txt")
-        self._stop(End.UNREACHABLE, request.url, f"no answer ({_reason(failure)})")
+            self._stop(StopReason.FORBIDDEN, request.url, "robots.txt")
+        self._stop(StopReason.UNREACHABLE, request.url, f"no answer ({_reason(failure)})")
 
     def _count_failure(self, address: str, url: str, reason: str) -> Iterator[Request]:
         self.n_failed_in_a_row += 1
-        self._tell(Visit(address=address, outcome=Outcome.FAILED, note=reason))
+        self._tell(PageVisit(address=address, outcome=PageOutcome.FAILED, note=reason))
         if self.n_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
             self._stop(
-                End.UNREACHABLE,
+                StopReason.UNREACHABLE,
                 url,
                 f"{MAX_FAILED_IN_A_ROW} pages in a row gave no answer, the last one {reason}",
             )
@@ -266,7 +283,7 @@ class CaseSpider(scrapy.Spider):
             # Later pages of a list are there for its "more" button alone: a person opens the first.
             is_page = response.request is None or response.request.method == "GET"
             self._stop(
-                End.VERIFICATION,
+                StopReason.VERIFICATION,
                 response.url if is_page else self.order.base_url.rstrip("/") + MAIN_LIST,
                 "verification",
             )
@@ -275,15 +292,99 @@ class CaseSpider(scrapy.Spider):
     @property
     def is_stopped(self) -> bool:
         """Whether the crawl has ended before its time, so that nothing more may be asked."""
-        return self.end.end is not End.DONE
+        return self.end.end is not StopReason.DONE
 
-    def _stop(self, end: End, place: str, reason: str) -> None:
+    def _stop(self, end: StopReason, place: str, reason: str) -> None:
         if not self.is_stopped:
-            self.end = Event(end=end, place=place, reason=reason)
+            self.end = CrawlEvent(end=end, place=place, reason=reason)
         raise CloseSpider(end.value)
 
-    def _tell(self, visit: Visit, case: Any = None, unread: UnreadPage | None = None) -> None:
-        self.send(Event(visit=visit, case=case, unread=unread))
+    def _tell(self, visit: PageVisit, case: Any = None, unread: UnreadPage | None = None) -> None:
+        self.send(CrawlEvent(visit=visit, case=case, unread=unread))
+
+
+class AbortingHandler(HTTP11DownloadHandler):
+    """Sends requests until the spider has stopped: what then still waits for its turn is never
+    sent."""
+
+    async def download_request(self, request: Request) -> Response:
+        if getattr(self.crawler.spider, "is_stopped", False):
+            raise IgnoreRequest("the crawl has stopped")
+        return await super().download_request(request)
+
+
+class RetryUnlessVerified(RetryMiddleware):
+    """Asks once more where a site is busy, but never where its error page holds the verification:
+    that waits for a person."""
+
+    def process_response(
+        self, request: Request, response: Response, spider: Spider | None = None
+    ) -> Request | Response:
+        if response.status in self.retry_http_codes and is_verification(decode_page(response.body)):
+            return response
+        return super().process_response(request, response, spider)
+
+
+class CasePageCachePolicy:
+    """Cache policy: case pages that could be read are kept for good, all else is asked for anew."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def should_cache_request(self, request: Request) -> bool:
+        return request.method == "GET" and bool(native_id_of(request.url))
+
+    def should_cache_response(self, response: Response, request: Request) -> bool:
+        body = response.text if isinstance(response, TextResponse) else ""
+        return response.status == 200 and parse_case(body, "1") is not None
+
+    def is_cached_response_fresh(self, cachedresponse: Response, request: Request) -> bool:
+        return True
+
+    def is_cached_response_valid(
+        self, cachedresponse: Response, response: Response, request: Request
+    ) -> bool:
+        return True
+
+
+def make_settings(order: CrawlJob) -> dict[str, Any]:
+    """Make Scrapy's settings for an order."""
+    is_polite = order.delay > 0
+    host = urlsplit(order.base_url).hostname or ""
+    return {
+        "USER_AGENT": order.user_agent,
+        "ROBOTSTXT_OBEY": True,
+        "DOWNLOAD_DELAY": order.delay,
+        "AUTOTHROTTLE_ENABLED": is_polite,
+        "AUTOTHROTTLE_START_DELAY": order.delay,
+        "CONCURRENT_REQUESTS": 2 if is_polite else N_CONCURRENT,
+        "CONCURRENT_REQUESTS_PER_DOMAIN": 2 if is_polite else N_CONCURRENT,
+        # What a callback yields is taken one by one: Scrapy starts this many tasks for every page,
+        # 100 unless told.
+        "CONCURRENT_ITEMS": 1,
+        "WARN_ON_GENERATOR_RETURN_VALUE": False,
+        # The order of asking is the order of the lists.
+        "SCHEDULER_MEMORY_QUEUE": "scrapy.squeues.FifoMemoryQueue",
+        "HTTPERROR_ALLOW_ALL": True,
+        "HTTPPROXY_ENABLED": host not in {"127.0.0.1", "localhost", "::1"},
+        "RETRY_HTTP_CODES": [408, 429, 500, 502, 503, 504, 521, 522, 524],
+        "DOWNLOAD_TIMEOUT": 60,
+        "DOWNLOAD_MAXSIZE": 16 * 2**20,
+        "DOWNLOAD_WARNSIZE": 0,
+        "HTTPCACHE_ENABLED": bool(order.cache_dir),
+        "HTTPCACHE_DIR": order.cache_dir,
+        "HTTPCACHE_POLICY": CasePageCachePolicy,
+        # Before its usual place: it then keeps pages unpacked, which the policy reads.
+        "DOWNLOAD_HANDLERS": {"http": AbortingHandler, "https": AbortingHandler},
+        "DOWNLOADER_MIDDLEWARES": {
+            "scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": 585,
+            "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
+            RetryUnlessVerified: 550,
+        },
+        "TELNETCONSOLE_ENABLED": False,
+        "REMOTE_CONTROL_ENABLED": False,
+        "LOG_LEVEL": "ERROR",
+    }
 
 
 def _status_note(response: Response) -> str:
@@ -302,14 +403,14 @@ def main() -> None:
     os.dup2(
         sys.stderr.fileno(), sys.stdout.fileno()
     )  # stray prints of libraries must not mix with events
-    order = Order.model_validate_json(sys.stdin.buffer.readline())
+    order = CrawlJob.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
-    def send(event: Event) -> None:
+    def send(event: CrawlEvent) -> None:
         events.write(event.model_dump_json(exclude_defaults=True).encode() + b"\n")
         events.flush()
 
-    process = CrawlerProcess(settings(order))
+    process = CrawlerProcess(make_settings(order))
     crawler = process.create_crawler(CaseSpider)
     process.crawl(crawler, order=order, send=send)
     process.start()

@@ -5,7 +5,7 @@ import json
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from medkd.collect.pages import is_verification, licence_note, native_id_of, parse_case, parse_list
+from medkd.collect.parser import is_verification, licence_note, native_id_of, parse_case, parse_list
 from medkd.core.records import RawCase
 
 PAGE = """

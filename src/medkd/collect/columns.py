@@ -1,0 +1,144 @@
+"""What the columns of a table hold: cells by heading in, fields and sections out.
+
+A column is known by its heading (a section's name, 编号, 科室 …) or by what `--columns` says. Others are left
+out: what nobody has looked at may hold a patient's name. Not done here: making cases of rows (`files`).
+
+>>> from medkd.collect.sections import load_names
+>>> columns = Columns(["Befund=查体"], load_names())
+>>> columns.sort({"编号": 7, "Befund": "T 38℃", "主 诉": "发热", "姓名": "…"})
+{'id': 7, 'id_column': '编号', 'raw_medical_record': {'查体': 'T 38℃', '主诉': '发热'}}
+>>> sorted(columns.left_out)
+['姓名']
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medkd.collect.sections import SectionNames
+from medkd.core.config import did_you_mean
+from medkd.core.errors import InputError
+from medkd.text.normalize import normalize
+from medkd.text.tables import is_missing
+
+FIELDS = {
+    "id": ("编号", "序号", "case id", "case_id"),
+    "title": ("标题", "病例标题", "题目"),
+    "department": ("科室", "科别", "所属科室", "就诊科室"),
+    "url": ("网址", "链接", "来源网址", "address", "link"),
+    "retrieved_at": ("采集时间",),
+    "licence": ("license", "许可"),
+}
+"""What a row has besides its sections, and the headings that say so."""
+RECORD_NUMBERS = frozenset(
+    [
+        "病例编号",
+        "病例号",
+        "住院号",
+        "病案号",
+        "病历号",
+        "门诊号",
+        "登记号",
+        "就诊号",
+        "档案号",
+        "患者编号",
+        "病人编号",
+        "患者id",
+        "病人id",
+        "病案编号",
+        "住院编号",
+        "住院流水号",
+        "就诊流水号",
+        "mrn",
+        "medical record number",
+        "record number",
+        "patient id",
+        "patient_id",
+        "admission number",
+        "hadm_id",
+        "subject_id",
+        "encounter id",
+        "chart number",
+        "hospital number",
+    ]
+)
+"""Headings of numbers that a hospital knows a patient by: an id where there is no other one."""
+_FIELD_OF = {other: field for field, others in FIELDS.items() for other in (field, *others)}
+_JOINED = {"department", "title"}
+"""Fields of which a row may have several columns."""
+_REPEATED = re.compile(r"\.\d{1,2}")
+"""What pandas puts behind a heading that comes again."""
+
+
+class Columns:
+    """What the columns of a table hold."""
+
+    def __init__(self, given: Sequence[str], names: SectionNames) -> None:
+        self._names = names
+        self._given: dict[str, str] = {}
+        self._places: dict[str, str] = {}
+        self.left_out: set[str] = set()
+        """Headings of columns that nothing is known of."""
+        self.rounded: dict[str, str] = {}
+        """Headings of ids that a spreadsheet rounded, with one of them each."""
+        for pair in given:
+            heading, mark, target = pair.rpartition("=")
+            if not mark or not heading.strip() or not target.strip():
+                raise InputError(
+                    f"--columns {pair}: say it as COLUMN=NAME, such as Beschwerden=主诉"
+                )
+            self._given[heading.strip()] = self._target(target.strip())
+
+    def _target(self, name: str) -> str:
+        target = _FIELD_OF.get(name) or self._names.unify(name)
+        if target not in FIELDS and not self._names.knows(target):
+            known = [*self._names.table, *FIELDS]
+            raise InputError(
+                f"--columns: no section {name!r}{did_you_mean(name, known)}; more names come by "
+                "--section-names"
+            )
+        return target
+
+    def place_of(self, heading: str) -> str:
+        """Name the field or section that a column holds; empty where nothing is known of it."""
+        if heading not in self._places:
+            plain = heading.strip()
+            found = self._find_place(plain)
+            self._places[heading] = found or self._find_place(_REPEATED.sub("", plain))
+        return self._places[heading]
+
+    def _find_place(self, plain: str) -> str:
+        if plain in self._given:
+            return self._given[plain]
+        if field := _FIELD_OF.get(plain.lower()):
+            return field
+        if normalize(plain).lower() in RECORD_NUMBERS:
+            return "record_number"
+        return self._names.unify(plain) if self._names.knows(plain) else ""
+
+    def sort(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Sort a row's cells into fields and sections; a row without any section has no
+        `raw_medical_record`. A second cell of one section, department or title joins the first."""
+        fields: dict[str, Any] = {}
+        record: dict[str, Any] = {}
+        headings: dict[str, str] = {}
+        for heading, cell in row.items():
+            place = self.place_of(heading)
+            if not place or is_missing(cell):
+                if not place and heading.strip():
+                    self.left_out.add(heading.strip())
+            elif place not in FIELDS and place != "record_number":
+                record[place] = [record[place], cell] if place in record else cell
+            elif place in fields and place in _JOINED:
+                fields[place] = [fields[place], cell]
+            elif place in fields and fields[place] != cell:
+                self.left_out.add(heading.strip())
+            else:
+                fields[place] = cell
+                headings[place] = heading.strip()
+        number = fields.pop("record_number", None)
+        if "id" not in fields and number is not None:
+            fields["id"], headings["id"] = number, headings["record_number"]
+        if "id" in fields:
+            fields["id_column"] = headings["id"]
+        return {**fields, "raw_medical_record": record} if record else fields
