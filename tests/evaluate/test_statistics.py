@@ -114,6 +114,8 @@ def test_the_bootstrap_agrees_with_the_normal_approximation():
         (np.mean(values) - spread, np.mean(values) + spread), abs=0.1
     )
     assert interval(values) == [low, high]
+    many = list(np.random.default_rng(0).normal(20, 5, 5001))
+    assert interval(many) == pytest.approx(interval(many[:5000]), abs=0.02)
 
 
 @pytest.mark.parametrize(("n_right", "n"), [(0, 1), (0, 20), (3, 10), (20, 20), (81, 263)])

@@ -1,7 +1,6 @@
-"""Whether a test is a fair one: questions of the training data, and questions that hold their own
-answer.
+"""Whether a test is fair: questions of the training data, and questions that hold their own answer.
 
-In: the questions, and the folder of a model, whose manifests lead to its training rows. Out: counts.
+In: the questions; the folder of a model, whose manifests lead to its training rows. Out: counts.
 Not done here: near duplicates (`merge --against`), what a base model read before its release.
 """
 

@@ -130,7 +130,8 @@ def describe_gaps(predictions: list[Prediction]) -> list[str]:
     lines = {
         f"{n_silent} of {n} predictions are null: they count as empty answers.": n_silent,
         f"Overlap of {n_unlabelled} of {n} predictions: they have no label.": n_unlabelled,
-        f"{n_empty} of {n} labels are empty: as in LLaMA-Factory, their overlap counts as 0.": n_empty,
+        f"{n_empty} of {n} labels are empty: as in LLaMA-Factory, their overlap counts "
+        "as 0.": n_empty,
     }
     return [line for line, n_found in lines.items() if n_found]
 

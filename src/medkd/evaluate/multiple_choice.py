@@ -16,7 +16,8 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input
 from medkd.core.records import Example, Lineage
 from medkd.grading.choices import read_choice
-from medkd.text.tables import read_rows
+from medkd.models.load import load_libraries
+from medkd.text.tables import RawRow, read_rows
 
 
 class ExamQuestion(NamedTuple):
@@ -51,7 +52,8 @@ def read_exam(
     if not questions:
         problem = problems[0] if problems else f"{source}: no rows"
         raise InputError(
-            f"{problem}; known forms: CMB, CMExam, MedQA and MedMCQA, as JSON, JSON Lines or a table"
+            f"{problem}; known forms: CMB, CMExam, MedQA and MedMCQA, "
+            "as JSON, JSON Lines or a table"
         )
     return questions, len(problems)
 
@@ -108,11 +110,12 @@ def _open(source: str, split: str) -> tuple[str, Iterator[tuple[Mapping[str, Any
             (row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)
         )
     path = resolve_input(Path(source), "test.jsonl", made_by="evaluate --exam FILE")
-    return path.stem, ((_to_mapping(row.content), row.place) for row in read_rows(path))
+    return path.stem, (_to_mapping(row) for row in read_rows(path))
 
 
-def _to_mapping(content: Any) -> Mapping[str, Any]:
-    return cast(dict[str, Any], content) if isinstance(content, dict) else {}
+def _to_mapping(row: RawRow) -> tuple[Mapping[str, Any], str]:
+    content = cast(dict[str, Any], row.content) if isinstance(row.content, dict) else {}
+    return content, f"{row.place}: {row.problem}" if row.problem else row.place
 
 
 def _load_from_hub(hub: str, name: str, split: str) -> Iterator[dict[str, Any]]:
@@ -123,8 +126,6 @@ def _load_from_hub(hub: str, name: str, split: str) -> Iterator[dict[str, Any]]:
             rows: Any = MsDataset.load(name, split=split)
         else:
             from datasets import disable_progress_bars, load_dataset
-
-            from medkd.models.load import load_libraries
 
             load_libraries()
             disable_progress_bars()
@@ -140,7 +141,8 @@ def _load_from_hub(hub: str, name: str, split: str) -> Iterator[dict[str, Any]]:
 
 
 _NO_NETWORK = re.compile(
-    r"couldn't reach|offline|connect|resolve|timed? ?out|name or service|max retries|proxy|时限|超时",
+    "couldn't reach|offline|connect|resolve|timed? ?out|name or service|max retries|proxy"
+    "|时限|超时",
     re.IGNORECASE,
 )
 

@@ -1,5 +1,4 @@
-"""The page about one evaluation or several: scores with intervals, plots, a browser of answers, and
-what was not measured.
+"""The page about one evaluation or several: scores with intervals, plots, answers, what is missing.
 
 In: evaluations. Out: a self-contained `report.html` without script, everything from models escaped.
 Not done here: measuring; which evaluations may be compared (`evaluate.compare`).
@@ -60,10 +59,11 @@ RATES = (
 )
 ALWAYS_MISSING = (
     "Medical soundness: nobody with a licence read these answers.",
-    "Whether the reasoning led to the answer: only its form, its grounding and its overlap with the "
-    "teacher's are measured.",
+    "Whether the reasoning led to the answer: only its form, its grounding and its overlap with "
+    "the teacher's are measured.",
     "Other trainings: the intervals cover the choice of questions, not another seed.",
 )
+SHOWN_FACTS = ("generator", "device", "dtype", "n_seen_in_training", "n_holding_their_answer")
 FILTERS = {
     "wrong": "wrong",
     "near": "near the known one",
@@ -250,18 +250,15 @@ def choose_answers(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
 
 def _show(prediction: Prediction, row: Row | None, others: list[tuple[str, str]]) -> dict[str, Any]:
     scores = row.scores if row else {}
-    kinds = [
-        kind
-        for kind, holds in (
-            ("wrong", 0 in (scores.get("diagnosis_accuracy"), scores.get("exam_accuracy"))),
-            ("near", row is not None and row.relation in NEAR),
-            ("undecided", scores.get("diagnosis_decided") == 0),
-            ("looped", scores.get("loop_rate") == 1),
-            ("unthinking", scores.get("think_format_rate") == 0),
-            ("cut", prediction.finish_reason == FinishReason.LENGTH),
-        )
-        if holds
-    ]
+    flags = {
+        "wrong": 0 in (scores.get("diagnosis_accuracy"), scores.get("exam_accuracy")),
+        "near": row is not None and row.relation in NEAR,
+        "undecided": scores.get("diagnosis_decided") == 0,
+        "looped": scores.get("loop_rate") == 1,
+        "unthinking": scores.get("think_format_rate") == 0,
+        "cut": prediction.finish_reason == FinishReason.LENGTH,
+    }
+    kinds = [kind for kind, holds in flags.items() if holds]
     is_graded = bool({"diagnosis_accuracy", "exam_accuracy"} & scores.keys())
     verdict = "not graded" if not is_graded else "wrong" if "wrong" in kinds else "right"
     return {
@@ -288,45 +285,35 @@ def _set_side_by_side(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]
 
 def _list_settings(manifest: Manifest) -> dict[str, Any]:
     """List the settings, what it was made from, with what, and what it cost."""
-    settings = {
-        key: value
-        for key, value in manifest.config.items()
-        if value not in (None, "", [], {}, False)
-    }
+    empty: tuple[object, ...] = (None, "", [], {}, False)
+    settings = {key: value for key, value in manifest.config.items() if value not in empty}
     settings |= {f"read: {path}": digest[:16] for path, digest in manifest.inputs.items()}
-    settings |= {
-        key: manifest.facts[key]
-        for key in ("generator", "device", "dtype", "n_seen_in_training", "n_holding_their_answer")
-        if key in manifest.facts
-    }
-    settings["versions"] = ", ".join(
-        f"{name} {version}" for name, version in manifest.versions.items()
-    )
+    settings |= {key: manifest.facts[key] for key in SHOWN_FACTS if key in manifest.facts}
+    settings["versions"] = ", ".join(f"{name} {v}" for name, v in manifest.versions.items())
     if manifest.cost.amount:
         settings["cost"] = f"{manifest.cost.amount:.4f} {manifest.cost.currency}"
     return settings
 
 
 def _find_missing(evaluations: Sequence[Evaluation]) -> list[str]:
-    reasons = {
-        "diagnosis_accuracy": "Diagnoses: no question has a known one.",
-        "bleu-4": "Overlap: no question has a teacher's output to compare with.",
-        "samples_per_second": "Speed: all answers were there already.",
-        "grounded_rate": "Grounding: no reasoning cites what could be looked up in its record.",
+    """Say what these evaluations did not measure, and what would."""
+    scored = {name for e in evaluations for name in e.scores}
+    is_open = any(row.scores.get("diagnosis_decided") == 0 for e in evaluations for row in e.rows)
+    is_judged = any(e.manifest.config.get("judge") for e in evaluations)
+    is_measured = {
+        "Diagnoses: no question has a known one.": "diagnosis_accuracy" in scored,
+        "Overlap: no question has a teacher's output to compare with.": "bleu-4" in scored,
+        "Speed: all answers were there already.": "samples_per_second" in scored,
+        "Grounding: no reasoning cites what could be looked up in its record.": "grounded_rate"
+        in scored,
+        "Other wordings of the questions: --wordings N asks them.": any(
+            e.breakdown.get("wordings") for e in evaluations
+        ),
+        "Consistency: --samples N with a temperature asks for several answers a question.": any(
+            "@" in name for name in scored
+        ),
+        "Diagnoses that rules could not decide: they count as wrong; --judge asks another model.": (
+            is_judged or not is_open
+        ),
     }
-    missing = [
-        line for name, line in reasons.items() if not any(name in e.scores for e in evaluations)
-    ]
-    if not any(e.breakdown.get("wordings") for e in evaluations):
-        missing.append("Other wordings of the questions: --wordings N asks them.")
-    if not any("@" in name for e in evaluations for name in e.scores):
-        missing.append(
-            "Consistency: --samples N with a temperature asks for several answers a question."
-        )
-    if any(
-        row.scores.get("diagnosis_decided") == 0 for e in evaluations for row in e.rows
-    ) and not any(e.manifest.config.get("judge") for e in evaluations):
-        missing.append(
-            "Diagnoses that rules could not decide: they count as wrong; --judge asks another model."
-        )
-    return missing
+    return [line for line, holds in is_measured.items() if not holds]

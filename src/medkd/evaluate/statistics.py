@@ -17,7 +17,10 @@ MIN_QUESTIONS = 20
 """Fewest questions on which a difference may be called significant."""
 N_RESAMPLES = 2000
 """Bootstrap resamples of the questions."""
+MOST_RESAMPLED = 5000
+"""Questions up to which they are resampled."""
 MOST_FLIPPED = 500
+"""Differences up to which signs are flipped at random; beyond, the normal limit is used."""
 Columns = dict[str, list[float]]
 """Name of a score to its value for each question it applies to."""
 PERCENTILES = (50, 90, 99)
@@ -51,10 +54,8 @@ def interval(values: Sequence[float], seed: int = 0) -> list[float]:
 
     if is_yes_or_no(values):
         return list(wilson_interval(int(sum(values)), len(values)))
-    column = np.asarray(values, dtype=float)
-    means = _resample(len(column), seed) @ column / len(column)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return [round(float(low), 6), round(float(high), 6)]
+    low, high = _bootstrap_interval(np.asarray(values, dtype=float), seed)
+    return [round(low, 6), round(high, 6)]
 
 
 def is_yes_or_no(values: Sequence[float]) -> bool:
@@ -75,11 +76,18 @@ def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
     return round(max(low, 0.0), 6), round(min(high, 1.0), 6)
 
 
-def _resample(n: int, seed: int) -> Any:
-    """Draw how often each of n questions stands in each resample (resamples, n)."""
+def _bootstrap_interval(column: Any, seed: int) -> tuple[float, float]:
+    """Return the 2.5 and 97.5 percentiles of the means of seeded resamples of a column (n,), or
+    their normal limit where it is long."""
     import numpy as np
 
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+    n = len(column)
+    if n > MOST_RESAMPLED:
+        centre, spread = float(column.mean()), 1.959964 * float(column.std()) / math.sqrt(n)
+        return centre - spread, centre + spread
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+    low, high = np.quantile(drawn @ column / n, [0.025, 0.975])
+    return float(low), float(high)
 
 
 class Difference(NamedTuple):
@@ -116,8 +124,7 @@ def compare_paired(first: Sequence[float], second: Sequence[float], seed: int = 
         low, high = _newcombe_interval(first, second)
     else:
         p = sign_flip_p(apart, seed)
-        means = _resample(len(apart), seed) @ apart / len(apart)
-        low, high = (float(edge) for edge in np.quantile(means, [0.025, 0.975]))
+        low, high = _bootstrap_interval(apart, seed)
     return Difference(
         n=len(apart),
         difference=round(float(apart.mean()), 6),
