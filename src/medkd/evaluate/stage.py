@@ -294,7 +294,7 @@ def _ask_all(
     instruction = load_prompts("zh").instruction if config.instructed else ""
     examples = questions.examples
     prompts = make_prompts(examples, instruction)
-    varied = make_variant_prompts(_choose_varied(config, examples))
+    varied = make_variant_prompts(_choose_varied(config, examples)) if config.wordings else []
     extra = make_extra_prompts(config.ask, instruction)
     predictor = open_predictor(config, space, servers, [*prompts, *varied, *extra])
     file = PredictionFile(space.path("predictions.jsonl"), "ask", [e.id for e in examples])
