@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from medkd.core.config import RuntimeField
@@ -51,6 +51,12 @@ def test_the_data_side_of_the_road_is_walked_and_the_second_time_skipped(
     assert all(manifest.state == "finished" for manifest in manifests.values())
     assert manifests["collect"].counts.kept == manifests["deidentify"].counts.read == 24
     assert manifests["distill"].cost.amount > 0
+    for name, manifest in manifests.items():
+        made = {
+            p.relative_to(run / name).as_posix() for p in (run / name).rglob("*") if p.is_file()
+        }
+        paid = {file for file in made if file.startswith(("ledger", ".", "manifest.json"))}
+        assert set(manifest.outputs) == made - paid, name
     examples = list(RecordReader(run / "merge" / "train.jsonl", Example, "merge"))
     first_cases = {
         case.id for case in RecordReader(run / "collect" / "raw_cases.jsonl", RawCase, "collect")
@@ -170,6 +176,8 @@ NAMES = (
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example({1: 3, "merge": {2: 3}})
+@example({"merge": 3})
 @given(st.dictionaries(NAMES, VALUES, min_size=1))
 def test_any_mapping_is_planned_or_refused_in_one_line(content: dict[Any, Any]) -> None:
     try:

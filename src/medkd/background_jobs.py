@@ -1,8 +1,8 @@
 """Commands that outlive the terminal: started, listed, followed and stopped, by name.
 
 In: the words of a `medkd` command. Out: a folder a run, with `run.json` (what was started),
-`log.txt` and, once it has ended, `end.json`. A run holds the lock of `alive` in its folder. Not done
-here: what the command does. Needs a POSIX system; a run is seen from its own machine only.
+`log.txt` and, at its end, `end.json`. A run holds the lock of `alive` in its folder. Needs a POSIX
+system; a run is seen from its own machine only. Not done here: what the command does.
 """
 
 import fcntl
@@ -129,9 +129,8 @@ def find_run(name: str, directory: Path | None = None) -> Job:
     runs = {run.name: run for run in list_runs(directory)}
     if name in runs:
         return runs[name]
-    raise InputError(
-        f"{name}: no such run{did_you_mean(name, list(runs)) if runs else '; none was started with --detach yet'}"
-    )
+    hint = did_you_mean(name, runs) if runs else "; none was started with --detach yet"
+    raise InputError(f"{name}: no such run{hint}")
 
 
 def read_state(run: Job, directory: Path | None = None) -> State:

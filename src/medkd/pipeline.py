@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, cast
 
 from pydantic import Field
 
-from medkd.completers.providers import is_loopback
 from medkd.core.config import (
     SENDS_KEY,
     ConsentField,
@@ -156,6 +155,8 @@ def _is_harmless(mark: ConsentField, value: object, default: object) -> bool:
         return True
     if mark is not SENDS_KEY:
         return False
+    from medkd.completers.providers import is_loopback
+
     try:
         return "://" not in str(value) or is_loopback(str(value))
     except ValueError:  # no address at all; whoever takes it says so

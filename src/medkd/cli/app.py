@@ -173,8 +173,8 @@ def _report_fault(error: BaseException, arguments: list[str]) -> int:
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     said = _one_line(f"{type(error).__name__}: {error}")[:200]
     print(
-        f"error: a fault in medkd{place} ({said}); {log}; report it to the maintainers with "
-        "that file, and try the command again without its last flags",
+        f"error: a fault in medkd{place} ({said}); {log}; report it to the maintainers "
+        "with that file",
         file=sys.stderr,
     )
     return 1

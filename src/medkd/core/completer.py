@@ -1,7 +1,7 @@
-"""The one port through which any model, near or far, is asked: a request in, a completion out.
+"""The interface to every model, local or remote: requests in, completions out.
 
-Implemented by `completers` (an endpoint over HTTP, a model on this machine, a script for tests).
-Not done here: prices, retries, templates.
+Implemented in `completers`: an endpoint over HTTP, a model on this machine, a script for tests. Not
+done here: prices, retries, templates.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Message(Record):
 
 
 class Sampling(Record):
-    """How tokens are drawn; what is None is left to the model's own default."""
+    """Sampling parameters; None leaves one to the model's default."""
 
     max_tokens: int = 1024
     temperature: float | None = None
@@ -32,7 +32,7 @@ class Sampling(Record):
 
 
 class Request(Record):
-    """One thing to ask; equal requests are the same item, paid once."""
+    """One request; equal requests are one item and paid once."""
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
@@ -40,7 +40,7 @@ class Request(Record):
 
 
 class Completion(Record):
-    """What came back for one request, all attempts together."""
+    """The result of one request, over all its attempts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,6 +61,6 @@ class Completion(Record):
 
 
 class Completer(Protocol):
-    """Anything that answers requests; results come in the order of the requests."""
+    """Anything that answers requests, in their order."""
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]: ...

@@ -9,7 +9,7 @@ import difflib
 import errno
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
@@ -40,7 +40,7 @@ class ConsentField(NamedTuple):
     default."""
 
     risk: str
-    """What the value would do."""
+    """What the value does, as the end of a sentence."""
 
 
 LOADS_CODE = ConsentField("loads code that comes with a model")
@@ -111,7 +111,7 @@ def _check_path(name: str, path: Path) -> None:
 
 
 class StageConfig(Options):
-    """What every stage is told."""
+    """The fields that every stage has."""
 
     out: Annotated[Path, RUNTIME]
     """Directory for the records and the manifest."""
@@ -191,10 +191,11 @@ def _shorten(value: object) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-def did_you_mean(key: str, known: list[str]) -> str:
-    """Say which known key was most likely meant, or list them all."""
-    match = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
+def did_you_mean(key: object, known: Iterable[object]) -> str:
+    """Name the known key that was most likely meant, or list them all."""
+    names = [str(name) for name in known]
+    match = difflib.get_close_matches(str(key)[:100], names, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(names)}"
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -214,6 +215,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not content:
         raise InputError(
-            f"{path}: a recipe is a mapping of stages to their fields; see recipes/demo.yaml for the form"
+            f"{path}: a recipe is a mapping of stages to their fields; "
+            "see recipes/demo.yaml for the form"
         )
     return cast(dict[str, Any], content)

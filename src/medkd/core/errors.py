@@ -1,8 +1,7 @@
-"""What can go wrong, drawn as a tree; each leaf knows its exit code.
+"""Errors that a user can act on, as a tree; each class has its exit code.
 
 A message names the thing, the place and the next step, on one line:
-`cases.jsonl:17: no deidentified_by; run "medkd deidentify" first`.
-Not done here: printing. `medkd.cli` prints the message and exits with the code.
+`cases.jsonl:17: no deidentified_by; run "medkd deidentify" first`. Printed by `medkd.cli.app`.
 
     MedkdError
     ├── InputError        exit 2: unusable input or config, nothing was done
@@ -30,8 +29,7 @@ class InputError(MedkdError):
 
 
 class StoppedError(MedkdError):
-    """The work stopped before its end; what was done is kept and the same command goes on from
-    there."""
+    """The work stopped before its end; what was done is kept and the same command continues."""
 
     exit_code = 3
 
@@ -46,7 +44,7 @@ class HumanActionRequiredError(StoppedError):
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAYS_DISK_FULL = ("No space left", "File too large", "file write failed", "Disk quota")
-"""In what errors of their own safetensors, tokenizers and torch say it."""
+"""How safetensors, tokenizers and torch word it in errors of their own."""
 
 
 _WRONG_KIND = {
@@ -59,7 +57,7 @@ _WRONG_KIND = {
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Tell whether an error, of whatever kind, says that a disk is full.
+    """Tell whether an error of any kind means that a disk is full.
 
     >>> is_disk_full(Exception("No space left on device (os error 28)"))
     True
@@ -74,7 +72,8 @@ def from_os_error(error: OSError, path: Path | str = "") -> MedkdError:
     place = str(error.filename or path or "a file")
     if error.errno in _DISK_FULL:
         return StoppedError(
-            f"{place}: the disk is full; free some space and run the same command again, it goes on from here"
+            f"{place}: the disk is full; free some space and run the same command again, "
+            "it continues from here"
         )
     if error.errno == errno.ENOENT:
         return InputError(f"{place}: no such file or directory; check the path")
@@ -119,7 +118,7 @@ _WANTED = {
 
 
 def say_problem(problem: "ErrorDetails") -> str:
-    """Say in plain words what pydantic has against a value.
+    """Describe in plain words what is wrong with a value that pydantic refused.
 
     >>> say_problem({"type": "int_parsing", "loc": (), "msg": "Input should be …", "input": "x"})
     'must be a whole number'

@@ -1,7 +1,6 @@
-"""Self-contained HTML pages: one shell, everything escaped, no script and no request to anywhere.
+"""Writes self-contained HTML pages: everything escaped, no script, no request to any host.
 
-In: a template that extends `page.html.jinja`, and its values. Out: a page written whole. Not done
-here: plots (`core.plots`).
+In: a template that extends `page.html.jinja`, and its values. Not done here: plots (`core.plots`).
 """
 
 from pathlib import Path

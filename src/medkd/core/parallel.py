@@ -1,7 +1,7 @@
-"""Work spread over processes, in order: worth their start only where there is much of it.
+"""Maps a function over items in several processes, in order.
 
-In: a function of a module and the items. Out: its results in the items' order. Not done here: work
-that waits for a network (`completers.client`); what a process of its own is needed for.
+In: a function of a module and the items. Out: its results in the items' order; few items are mapped
+in this process. Not done here: work that waits for a network (`completers.client`).
 
 >>> list(map_in_order(abs, [-1, 2, -3]))
 [1, 2, 3]

@@ -1,7 +1,7 @@
-"""The rule of what may leave this machine: rows that de-identification made, or rows that a person vouches for.
+"""The rule of what may leave this machine: de-identified rows, or rows that a person vouches for.
 
-In: the marks (`deidentified_by`) of rows that a network model is about to read. Out: how many have none, or a refusal.
-Not done here: de-identification itself, and telling patient text from other text: nothing can.
+In: the marks (`deidentified_by`) of rows that a network model is about to read. Out: how many have
+none, or a refusal. Not done here: de-identification; telling patient text from other text.
 """
 
 from collections.abc import Iterable
@@ -32,8 +32,9 @@ def check_deidentified(
         n_identified += not mark
     if n_identified and not accept_identified:
         raise InputError(
-            f"{place}: {n_identified} of {n_rows} rows have no deidentified_by, so they may name patients, "
-            f'and {reader} may lie outside this machine; run "medkd deidentify" on them first, '
+            f"{place}: {n_identified} of {n_rows} rows have no deidentified_by, "
+            f"so they may name patients, and {reader} may lie outside this machine; "
+            'run "medkd deidentify" on them first, '
             "or pass --accept-identified where you know that they name nobody"
         )
     return n_identified

@@ -1,4 +1,4 @@
-"""Progress on the screen: a bar with rate, ETA and cost on a terminal, plain lines in a pipe.
+"""Shows progress: a bar with rate, ETA and cost on a terminal, plain lines in a pipe.
 
 Not done here: logging of metrics (each stage writes its own records).
 """
@@ -47,8 +47,7 @@ class Bar:
         self.name, self.total, self.unit = name, total, unit
         self.n_done = 0
         self.n_before = 0
-        """Of it, what an earlier run had done: it counts for how far the work is, and not for how
-        fast it goes."""
+        """What an earlier run had done; it does not count for the rate."""
         self.note = ""
         self._started = time.monotonic()
         self._last_line = self._started
@@ -84,7 +83,7 @@ class Bar:
         self.reach(self.n_done + n, self.n_before, note)
 
     def reach(self, n_done: int, n_before: int, note: str | None = None) -> None:
-        """Say how much is done in all, and how much of it was before this run."""
+        """Set how much is done in all, and how much of it an earlier run had done."""
         self.n_done, self.n_before = n_done, n_before
         if note is not None:
             self.note = note
@@ -118,11 +117,9 @@ class Bar:
         seconds = time.monotonic() - self._started
         note = f", {self.note}" if self.note else ""
         before = f", {self.n_before} before" if self.n_before else ""
-        print(
-            f"{self.name}: {self.n_done - self.n_before} {self.unit} in {seconds:.1f} s{before}{note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        n_new = self.n_done - self.n_before
+        said = f"{self.name}: {n_new} {self.unit} in {seconds:.1f} s{before}{note}"
+        print(said, file=sys.stderr, flush=True)
 
 
 def track(

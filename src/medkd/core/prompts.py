@@ -27,7 +27,7 @@ class Prompts(NamedTuple):
 
 
 def load_prompts(language: str = "zh") -> Prompts:
-    """Give the prompts of a language; raises InputError where there are none."""
+    """Return the prompts of a language; raises InputError where there are none."""
     prompts = _read_prompts()
     if language not in prompts:
         raise InputError(

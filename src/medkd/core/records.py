@@ -113,7 +113,7 @@ class Rationale(Record):
 
 
 class Verdict(Record):
-    """What one check said about one text."""
+    """The result of one check of one text."""
 
     check: str
     passed: bool
@@ -175,7 +175,7 @@ class FinishReason(StrEnum):
 
 
 class Prediction(Record):
-    """What a model answered to one question."""
+    """A model's answer to one question."""
 
     id: NonEmpty
     department: tuple[str, ...] = ()

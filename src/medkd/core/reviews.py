@@ -1,9 +1,7 @@
-"""What people said of rationales: `reviews.jsonl` beside the records, a line a judgement, never
-changed, only added to.
+"""People's reviews of rationales: `reviews.jsonl` beside the records, one line each, append-only.
 
-In: a directory of `verify` or `distill`. Out: the judgement that holds for each rationale; how far
-two people agree.
-Not done here: asking people (`studio`), leaving rows out (`merge`).
+In: a directory of `verify` or `distill`. Out: the review that counts for each rationale; how far
+two reviewers agree. Not done here: asking people (`studio`), leaving rows out (`merge`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,18 +19,18 @@ _writing = Lock()
 
 
 class Decision(StrEnum):
-    """What a person decided about a rationale."""
+    """A reviewer's decision about a rationale."""
 
     ACCEPT = "accept"
-    """Sound as it is, whatever the checks said."""
+    """Sound as it is, whatever the checks found."""
     EDIT = "edit"
-    """Sound in the words that the person wrote."""
+    """Sound as the reviewer rewrote it."""
     REJECT = "reject"
-    """Not to be learnt from."""
+    """Not to be trained on."""
 
 
 class Review(Record):
-    """One judgement of one person; a later one of the same person takes its place."""
+    """One review by one person; a later one by the same person replaces it."""
 
     id: NonEmpty
     """Of the rationale."""
@@ -40,32 +38,31 @@ class Review(Record):
     decision: Decision
     reason: str = ""
     reasoning: str = ""
-    """The person's own words; empty unless the decision is `edit`."""
+    """As the reviewer rewrote it; empty unless the decision is `edit`."""
     answer: str = ""
     at: str = ""
     """ISO 8601, UTC."""
 
 
 class Agreement(NamedTuple):
-    """How far two people agree on what both judged; an edited rationale counts as accepted."""
+    """How far two reviewers agree on what both reviewed; an edit counts as acceptance."""
 
     reviewers: tuple[str, str]
     n: int
     agreed: int
     kappa: float | None
-    """Cohen's kappa; None where both said one and the same of everything."""
+    """Cohen's kappa; None where both gave the same decision everywhere."""
 
 
 def add_review(directory: Path, review: Review) -> None:
-    """Add a judgement, with the time."""
+    """Append a review, with the time."""
     stamped = review.model_copy(update={"at": datetime.now(UTC).isoformat(timespec="seconds")})
     with _writing, RecordAppender(directory / REVIEWS) as file:
         file.append(stamped)
 
 
 def read_reviews(directory: Path) -> dict[str, list[Review]]:
-    """Read the judgements that hold, by rationale: the last one of each person, in the order in
-    which they were given."""
+    """Read the reviews that count, by rationale: the last of each person, in order of time."""
     path = directory / REVIEWS
     found: dict[str, dict[str, Review]] = {}
     if path.exists() and path.stat().st_size:
@@ -77,8 +74,7 @@ def read_reviews(directory: Path) -> dict[str, list[Review]]:
 
 
 def settle(reviews: Sequence[Review]) -> Review:
-    """Choose the judgement that counts: a rejection by anyone, else the last edit, else the last
-    acceptance."""
+    """Choose the review that counts: a rejection, else the last edit, else the last acceptance."""
     order = (Decision.REJECT, Decision.EDIT, Decision.ACCEPT)
     return next(
         review for decision in order for review in reversed(reviews) if review.decision is decision
@@ -86,7 +82,7 @@ def settle(reviews: Sequence[Review]) -> Review:
 
 
 def measure_agreement(reviews: Mapping[str, Sequence[Review]]) -> list[Agreement]:
-    """Measure every pair of people who judged rationales in common."""
+    """Measure the agreement of every pair of reviewers with rationales in common."""
     sound: dict[str, dict[str, bool]] = {}
     for of_row in reviews.values():
         for review in of_row:

@@ -48,7 +48,7 @@ class Counts(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a stage did: enough to decide whether to do it again, and to trace every number back."""
+    """The record of a stage's work: enough to decide whether to repeat it, and to trace numbers."""
 
     model_config = ConfigDict(extra="forbid")
     stage: str
