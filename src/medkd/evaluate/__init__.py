@@ -1,2 +1,1 @@
-"""Asking a model the questions it never saw, and saying what it can do with the doubt that belongs
-to each number."""
+"""Measures a model on questions it never saw, each score with an interval."""

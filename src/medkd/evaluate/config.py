@@ -38,42 +38,41 @@ class Config(StageConfig):
     """What the labels of --predictions are: lists of diagnoses, or open answers, which get no
     diagnosis score."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
-    """Where a model that is only named is fetched from."""
+    """Hub from which a named model is downloaded."""
     trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
-    """Let a model run code that came with it."""
+    """Run code that comes with the model."""
     max_tokens: int = Field(default=1024, ge=1, le=10**6)
-    """Longest answer in tokens."""
+    """Maximum length of an answer in tokens."""
     temperature: float = Field(default=0.0, ge=0, le=100)
     """0 takes the likeliest token; R1 models are often sampled at 0.6."""
     top_p: float | None = Field(default=None, gt=0, le=1)
-    """Share of probability to sample from; 0.95 goes with a temperature of 0.6."""
+    """Nucleus sampling: share of probability to sample from; use 0.95 with a temperature of 0.6."""
     seed: Seed = 0
-    """Decides what is drawn, and the bootstrap."""
+    """Seed of sampling and of the bootstrap."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
     """Ask only the first questions."""
     instructed: bool = False
     """Put the training instruction in front of every question, instead of asking it bare."""
     ask: tuple[str, ...] = ()
-    """Further questions without a known answer: shown on the page, not scored."""
+    """Extra questions without a known answer: shown on the page, not scored."""
     samples: int = Field(default=1, ge=1, le=1000)
-    """Answers a question, for the vote and pass@k; needs a temperature."""
+    """Answers per question, for the majority vote and pass@k; needs a temperature."""
     wordings: int = Field(default=0, ge=0, le=10**6)
-    """Questions that are also asked under an instruction, in unseen words and in English."""
+    """Number of questions also asked under an instruction, in unseen words and in English."""
     judge: str = ""
-    """Endpoint that judges what rules cannot tell and open answers: a provider, or an address; none
-    unless given."""
+    """Endpoint that judges what rules leave undecided, and open answers: a provider or an address;
+    default: none."""
     judge_model: str = ""
-    """The judge's model; the provider's first where none is given."""
+    """The judge's model; default: the provider's first."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0, le=10**9)] = None
-    """Most money this directory's ledger may come to; a hard stop."""
+    """Upper limit of the money on this directory's ledger; a hard stop."""
     accept_identified: AcceptIdentified = False
-    """Let an endpoint or a judge read rows that no de-identification marked."""
+    """Send an endpoint or a judge also rows without deidentified_by."""
     allow_seen: Annotated[bool, RUNTIME] = False
-    """Measure on questions that were in the training data all the same."""
+    """Measure although half of the questions or more were in the training data."""
     batch_size: Annotated[int, RUNTIME] = Field(default=64, ge=1, le=10**5)
-    """Questions at a time; halved where memory runs out."""
+    """Questions at a time; halved when memory runs out."""
     dtype: Dtype = "auto"
-    """Number format; auto takes float32 for a small model on a processor, else bfloat16 where it
-    computes in that."""
+    """Number format; auto: float32 for a small model on a CPU, else bfloat16 where supported."""
     device: Annotated[Device, RUNTIME] = "auto"
-    """Where to compute."""
+    """Device to compute on."""

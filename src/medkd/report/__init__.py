@@ -1,4 +1,4 @@
-"""The report of a whole run, made from the files that its steps left."""
+"""Writes the report of a whole run from the files that its steps left."""
 
 from medkd.report.run import write_report
 
