@@ -153,10 +153,12 @@ _PREPARED: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
 def main(arguments: Sequence[str]) -> None:
     """Measure the stages that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="*", default=MEASURED, choices=MEASURED)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(MEASURED))
     parser.add_argument("--files", action="store_true", help="list the files")
     given = parser.parse_args(arguments)
-    for stage in given.stages:
+    if unknown := set(given.stages) - set(MEASURED):
+        parser.error(f"unknown stage {', '.join(unknown)}; known: {', '.join(MEASURED)}")
+    for stage in given.stages or MEASURED:
         with tempfile.TemporaryDirectory() as folder:
             hops = measure(stage, Path(folder))
         print(f"{stage:<12}{len(hops.files):>4} files {len(hops.functions):>5} functions")

@@ -12,6 +12,7 @@ from typing import Any
 from medkd.completers.providers import estimate_tokens
 from medkd.core import thinking
 from medkd.demo.faults import Fault
+from medkd.demo.reasoning import explain, solve
 from medkd.demo.replies import Reply
 
 TRIED_SEEDS = 24
@@ -124,8 +125,6 @@ def _go_on(asked: Asked, seed: int) -> tuple[str, str, int]:
 def think(message: str, seed: int) -> tuple[str, str]:
     """Give reasoning and diagnosis for a message with a tagged record, and a tagged diagnosis where
     it is known."""
-    from medkd.demo.reasoning import explain, solve
-
     record = _last_tagged(message, "record") or message
     diagnosis = _last_tagged(message, "diagnosis") or solve(record)
     if diagnosis is None:
