@@ -123,6 +123,20 @@ def count_steps(n_rows: int, rows_per_step: int, epochs: float, max_steps: int =
     return max_steps if max_steps > 0 else math.ceil(math.ceil(n_rows / rows_per_step) * epochs)
 
 
+def make_common_settings(device: str, dtype: "torch.dtype") -> dict[str, Any]:
+    """Return what is the same for every TRL trainer."""
+    on_gpu = device == "cuda"
+    return {
+        "max_grad_norm": 1.0,
+        "gradient_checkpointing": on_gpu,
+        "bf16": str(dtype) == "torch.bfloat16",
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
 def read_trainer_keys(
     config: type[Any], extra: Mapping[str, Any], own_keys: tuple[str, ...] = ()
 ) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Reinforcement with TRL's GRPO trainer and PEFT: prompts, sampled answers, the trainer.
 
 In: a model with a trainable adapter (or none), questions, rewards. Out: the trained adapter in
-memory, checkpoints and a line of metrics a step on disk. On a GPU with vLLM (`trainer: {use_vllm:
-true}`) TRL draws the answers of a step itself. Not done here: the stage's files (`train.reinforce`).
+memory, checkpoints and metrics on disk. On a GPU with vLLM (`trainer: {use_vllm: true}`) TRL draws
+the answers of a step itself. Not done here: the stage's files (`train.reinforce`).
 """
 
 import os
@@ -22,7 +22,7 @@ from medkd.models.inspect import read_model_shape
 from medkd.models.load import LoadedModel, check_base, find_base
 from medkd.train.callbacks import Callback, Interruption, MetricsWriter
 from medkd.train.checkpoints import CheckpointKeeper
-from medkd.train.config import build_trainer_config, read_trainer_keys
+from medkd.train.config import build_trainer_config, make_common_settings, read_trainer_keys
 from medkd.train.rewards import BatchReward, Rollout
 from medkd.train.sft import give_head_bias, make_lora_config
 
@@ -190,13 +190,11 @@ def make_trainer_config(
     extra: Mapping[str, Any],
 ) -> "GRPOConfig":
     """Make TRL's config: defaults, then the stage's settings, then what `trainer:` says."""
-    import torch
     from trl.trainer.grpo_config import GRPOConfig
 
-    on_gpu = device == "cuda"
     n_steps = int(settings["max_steps"])
     values = read_trainer_keys(GRPOConfig, extra, _OWN_KEYS)
-    defaults: dict[str, Any] = {
+    defaults = make_common_settings(device, dtype) | {
         "beta": 0.01,
         # Scaled by the group, one where all are right and lengths differ a little would count as
         # much as any.
@@ -209,13 +207,6 @@ def make_trainer_config(
         "logging_steps": 1,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": min(5, n_steps // 4),
-        "max_grad_norm": 1.0,
-        "gradient_checkpointing": on_gpu,
-        "bf16": dtype == torch.bfloat16,
-        "use_cpu": not on_gpu,
-        "dataloader_pin_memory": on_gpu,
-        "report_to": "none",
-        "disable_tqdm": True,
     }
     return build_trainer_config(GRPOConfig, defaults | dict(settings), values, checkpoints)
 

@@ -40,6 +40,7 @@ from medkd.train.config import (
     Config,
     build_trainer_config,
     count_steps,
+    make_common_settings,
     read_trainer_keys,
 )
 from medkd.train.grpo import PromptItem, attach_adapter, make_prompts
@@ -169,15 +170,13 @@ def make_trainer(
     prompts: Sequence[PromptItem],
 ) -> "DistillationTrainer":
     """Make TRL's trainer; `beta` 1 is the reverse divergence, taken on what the student wrote."""
-    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl.trainer.distillation_config import DistillationConfig
     from trl.trainer.distillation_trainer import DistillationTrainer
 
-    on_gpu = device == "cuda"
     n_steps = count_steps(len(prompts), config.batch_size, config.epochs)
-    settings: dict[str, Any] = {
+    settings = make_common_settings(device, student.model.dtype) | {
         "num_train_epochs": config.epochs,
         "learning_rate": config.peak_learning_rate,
         "per_device_train_batch_size": config.batch_size,
@@ -190,13 +189,6 @@ def make_trainer(
         "save_total_limit": 2,
         "lr_scheduler_type": "cosine",
         "warmup_steps": min(5, n_steps // 4),
-        "max_grad_norm": 1.0,
-        "gradient_checkpointing": on_gpu,
-        "bf16": student.model.dtype == torch.bfloat16,
-        "use_cpu": not on_gpu,
-        "dataloader_pin_memory": on_gpu,
-        "report_to": "none",
-        "disable_tqdm": True,
     }
     extra = read_trainer_keys(DistillationConfig, config.trainer, _OWN_KEYS)
     checkpoints = config.out / "checkpoints"

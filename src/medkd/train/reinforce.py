@@ -59,7 +59,7 @@ from medkd.train.grpo import (
 )
 from medkd.train.holdout_monitor import HoldoutMonitor
 from medkd.train.memory import Workload, measure_machine
-from medkd.train.reinforce_report import write_report
+from medkd.train.reinforce_report import write_reinforcement_page
 from medkd.train.rewards import (
     DEFAULT_WEIGHTS,
     NAMES,
@@ -280,7 +280,7 @@ def _reinforce(
     _tell_falls(monitor)
     settings = config.model_dump(mode="json")
     metrics_path = output.path("metrics.jsonl")
-    write_report(output.path("report.html"), metrics_path, baseline, monitor, settings)
+    write_reinforcement_page(output.path("report.html"), metrics_path, baseline, monitor, settings)
     output.manifest.counts.kept = len(questions)
     output.manifest.facts |= {
         "start": baseline.model_dump(mode="json"),

@@ -24,7 +24,7 @@ MISSING = (
 )
 
 
-def write_report(
+def write_reinforcement_page(
     path: Path,
     metrics_path: Path,
     baseline: Baseline,

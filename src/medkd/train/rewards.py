@@ -109,8 +109,8 @@ def reward_length(rollout: Rollout, band: Band) -> float:
     half and from twice.
 
     >>> answer = Rollout("", FinishReason.STOP, 150, "", "")
-    >>> reward_length(answer, Band(50, 200)), reward_length(answer, Band(20, 100)), reward_length(answer, Band(10, 75))
-    (1.0, 0.5, 0.0)
+    >>> [reward_length(answer, band) for band in (Band(50, 200), Band(20, 100), Band(10, 75))]
+    [1.0, 0.5, 0.0]
     """
     if rollout.n_tokens < band.low:
         return max(0.0, 2 * rollout.n_tokens / band.low - 1)
@@ -160,8 +160,8 @@ def check_weights(weights: Mapping[str, float], has_judge: bool) -> None:
         )
     if has_judge and "judge" not in counting:
         raise InputError(
-            "rewards: a judge is named but has no weight; name it in rewards (judge: 0.5), or leave "
-            "--judge out"
+            "rewards: a judge is named but has no weight; name it in rewards (judge: 0.5), or "
+            "leave --judge out"
         )
 
 

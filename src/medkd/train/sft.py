@@ -9,15 +9,13 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error, is_disk_full
-from medkd.core.html import write_page
-from medkd.core.plots import histogram, line_plot
 from medkd.core.progress import Bar
 from medkd.core.records import Example
 from medkd.core.stage_output import StageOutput
@@ -29,7 +27,6 @@ from medkd.train.callbacks import (
     Interruption,
     MetricsWriter,
     SampleWriter,
-    read_lines,
 )
 from medkd.train.checkpoints import N_KEPT, CheckpointKeeper, find_checkpoint, read_step
 from medkd.train.config import (
@@ -38,11 +35,13 @@ from medkd.train.config import (
     choose_training_dtype,
     count_steps,
     explain_refusal,
+    make_common_settings,
     read_trainer_keys,
 )
 from medkd.train.memory import Workload
 from medkd.train.preflight import Preflight, compare_packed
 from medkd.train.processes import ProcessInfo, StopIfOrphaned, broadcast
+from medkd.train.report import write_training_page
 from medkd.train.save import (
     ADAPTER,
     choose_questions,
@@ -99,54 +98,34 @@ def train(config: Config, job: Job, process: ProcessInfo, output: StageOutput | 
         job.preflight.findings.extend(findings)
         packs = not findings
     lengths = _print_rows(job.preflight) if process.is_main else {}
-    rows = make_dataset(job.preflight.rows, config.max_length if packs else None)
-    val_rows = _tokenize_validation(config, job)
-    args = make_trainer_config(
-        config, job.device, len(rows), process.n_processes, bool(val_rows), packs
-    )
-    n_steps = count_steps(
-        len(rows), _rows_per_step(args, process), args.num_train_epochs, args.max_steps
-    )
-    trainer = make_trainer(
-        model,
-        job.tokenizer,
-        rows,
-        make_dataset(val_rows) if val_rows else None,
-        args,
-        None
-        if config.method == "full"
-        else make_lora_config(config.lora_rank, job.shape, job.preflight.untrained_ids),
-        config.trainer.get("early_stopping_patience"),
-    )
+    trainer, n_steps = _assemble(config, job, process, model, packs)
+    args = cast("SFTConfig", trainer.args)
     started = time.monotonic()
+    bar = Bar("train", n_steps, "steps") if process.is_main else nullcontext()
     metrics = None
     try:
-        bar_shown = Bar("train", n_steps, "steps") if process.is_main else nullcontext()
-        with bar_shown as bar, Interruption() as interruption:
-            callbacks: list[Callback] = [interruption, CheckpointKeeper(checkpoints, args)]
-            if process.is_launched:
-                callbacks.insert(0, StopIfOrphaned())
-            if bar is not None:
-                metrics = MetricsWriter(config.out / "metrics.jsonl", bar, step)
-                callbacks.insert(0, metrics)
-                if not _is_sharded(args):
-                    callbacks.append(_make_sampler(config, job, step))
+        with bar as shown, Interruption() as interruption:
+            metrics = MetricsWriter(config.out / "metrics.jsonl", shown, step) if shown else None
+            callbacks: list[Callback] = [metrics] if metrics else []
+            callbacks += [StopIfOrphaned()] if process.is_launched else []
+            callbacks += [interruption, CheckpointKeeper(checkpoints, args)]
+            callbacks += (
+                [_make_sampler(config, job, step)] if shown and not _is_sharded(args) else []
+            )
             for callback in callbacks:
                 trainer.add_callback(cast(Any, callback))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if interruption.is_wanted:
                 raise KeyboardInterrupt
         save(trainer, config, job, process)
-    except ValueError as error:
-        if not config.trainer or trainer.state.global_step > step:
-            raise explain_failure(error, config.out) from error
-        # What only the optimizer finds wrong, before the first step.
-        raise explain_refusal(error) from error
     except Exception as error:
-        raise explain_failure(error, config.out) from error
+        is_refused = isinstance(error, ValueError) and trainer.state.global_step <= step
+        # What only the optimizer finds wrong, before the first step.
+        refusal = explain_refusal(error) if is_refused and config.trainer else None
+        raise refusal or explain_failure(error, config.out) from error
     finally:
         if output is not None:
-            _write_report(output.directory, config.model, job.preflight, lengths)
+            write_training_page(output.directory, config.model, job.preflight, lengths)
     if output is not None:
         seconds = max(time.monotonic() - started, 1e-9)
         output.manifest.counts.kept = len(job.preflight.rows)
@@ -157,14 +136,35 @@ def train(config: Config, job: Job, process: ProcessInfo, output: StageOutput | 
             "resumed_from_step": step,
             "tokens_per_second": round(_count_tokens(trainer, step, lengths["tokens"]) / seconds),
             "expected_s": metrics.expected_s if metrics else None,
-            "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
             "packed": packs,
             "processes": process.n_processes,
-            "dtype": str(choose_training_dtype(config, job.device)).removeprefix("torch."),
-            "device": job.device,
-            "steps": trainer.state.global_step,
-            **_read_losses(trainer),
+            **_describe_run(config, job.device, trainer),
         }
+
+
+def _assemble(
+    config: Config, job: Job, process: ProcessInfo, model: "PreTrainedModel", packs: bool
+) -> "tuple[SFTTrainer, int]":
+    """Make the datasets, TRL's config and the trainer; returns it with its number of steps."""
+    rows = make_dataset(job.preflight.rows, config.max_length if packs else None)
+    val_rows = _tokenize_validation(config, job)
+    args = make_trainer_config(
+        config, job.device, len(rows), process.n_processes, bool(val_rows), packs
+    )
+    untrained_ids = job.preflight.untrained_ids
+    trainer = make_trainer(
+        model,
+        job.tokenizer,
+        rows,
+        make_dataset(val_rows) if val_rows else None,
+        args,
+        make_lora_config(config.lora_rank, job.shape, untrained_ids)
+        if config.method != "full"
+        else None,
+        config.trainer.get("early_stopping_patience"),
+    )
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * process.n_processes
+    return trainer, count_steps(len(rows), rows_per_step, args.num_train_epochs, args.max_steps)
 
 
 def load_student(config: Config, job: Job, local_rank: int = 0) -> "PreTrainedModel":
@@ -215,7 +215,6 @@ def make_trainer_config(
     A save falls on a line of metrics: in the middle of one, a resumed run would write the mean of
     other steps there.
     """
-    import torch
     from trl.trainer.sft_config import SFTConfig
 
     extra = read_trainer_keys(SFTConfig, config.trainer, _OWN_KEYS)
@@ -225,7 +224,6 @@ def make_trainer_config(
         "per_device_train_batch_size": config.batch_size,
         "per_device_eval_batch_size": config.batch_size,
         "seed": config.seed,
-        "bf16": choose_training_dtype(config, device) == torch.bfloat16,
         "padding_free": packs,
         "max_length": None,
     }
@@ -239,7 +237,7 @@ def make_trainer_config(
     save_steps = extra.get("save_steps", max(logging_steps, quarter))
     strategy = extra.get("save_strategy", "steps")
     on_gpu = device == "cuda"
-    defaults: dict[str, Any] = {
+    defaults = make_common_settings(device, choose_training_dtype(config, device)) | {
         "save_strategy": strategy,
         "save_steps": save_steps,
         "save_total_limit": N_KEPT,
@@ -250,14 +248,8 @@ def make_trainer_config(
         "logging_steps": logging_steps,
         "lr_scheduler_type": "cosine",
         "warmup_steps": min(5, n_steps // 4),
-        "max_grad_norm": 1.0,
         "train_sampling_strategy": "group_by_length",
-        "gradient_checkpointing": on_gpu,
         "use_liger_kernel": on_gpu and find_spec("liger_kernel") is not None,
-        "use_cpu": not on_gpu,
-        "dataloader_pin_memory": on_gpu,
-        "report_to": "none",
-        "disable_tqdm": True,
     }
     return build_trainer_config(SFTConfig, defaults | own, extra, config.out / "checkpoints")
 
@@ -489,10 +481,6 @@ def _tokenize_validation(config: Config, job: Job) -> list[TokenizedExample]:
     return rows
 
 
-def _rows_per_step(args: "SFTConfig", process: ProcessInfo) -> int:
-    return args.train_batch_size * args.gradient_accumulation_steps * process.n_processes
-
-
 def _is_sharded(args: "SFTConfig") -> bool:
     distributed: Any = args.distributed_state
     return bool(args.deepspeed_plugin) or str(distributed.distributed_type).endswith("FSDP")
@@ -514,6 +502,16 @@ def _count_tokens(trainer: "SFTTrainer", resumed_step: int, n_tokens: int) -> fl
     return n_tokens * epochs * (1 - resumed_step / max(trainer.state.global_step, 1))
 
 
+def _describe_run(config: Config, device: str, trainer: "SFTTrainer") -> dict[str, Any]:
+    return {
+        "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
+        "dtype": str(choose_training_dtype(config, device)).removeprefix("torch."),
+        "device": device,
+        "steps": trainer.state.global_step,
+        **_read_losses(trainer),
+    }
+
+
 def _read_losses(trainer: "SFTTrainer") -> dict[str, float]:
     """Return the last losses, and the best on validation."""
     losses: dict[str, float] = {}
@@ -523,35 +521,3 @@ def _read_losses(trainer: "SFTTrainer") -> dict[str, float]:
         return losses
     best_step = int(trainer.state.best_global_step or 0)
     return losses | {"best_eval_loss": float(best), "best_step": best_step}
-
-
-def _write_report(out: Path, model: str, preflight: Preflight, lengths: Mapping[str, int]) -> None:
-    """Write the page of whatever is there; a page that cannot be drawn hides no failure."""
-    lines = read_lines(out / "metrics.jsonl")
-    losses = {
-        name: (
-            [line["step"] for line in lines if key in line],
-            [line[key] for line in lines if key in line],
-        )
-        for name, key in (("training", "loss"), ("validation", "eval_loss"))
-        if any(key in line for line in lines)
-    }
-    samples: dict[int, list[dict[str, object]]] = {}
-    for sample in read_lines(out / "samples.jsonl"):
-        samples.setdefault(int(sample["step"]), []).append(sample)
-    n_tokens = {"rows": [float(len(row.input_ids)) for row in preflight.rows]}
-    is_failing = sys.exception() is not None
-    with suppress(MedkdError, OSError, ImportError, MemoryError) if is_failing else nullcontext():
-        plots = [line_plot(losses, "Loss", "step", "loss")] if losses else []
-        write_page(
-            out / "report.html",
-            "medkd.train",
-            "report.html.jinja",
-            title=f"Training of {model}",
-            findings=[finding.tell() for finding in preflight.findings],
-            plots=[*plots, histogram(n_tokens, "Length of rows", "tokens", "rows")],
-            lengths=lengths,
-            dropped=preflight.dropped,
-            samples=samples,
-            last=lines[-1] if lines else {},
-        )
