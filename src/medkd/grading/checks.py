@@ -11,6 +11,7 @@ True
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 
 from medkd.core.records import Verdict
 from medkd.grading.diagnosis import NEAR, grade
@@ -85,6 +86,10 @@ _TAG = re.compile(
 )
 
 
+_view = lru_cache(maxsize=8)(normalize)
+"""Several checks look at one text."""
+
+
 def make_verdict(check: str, failure: Reason | None = None, detail: str = "") -> Verdict:
     """Make the verdict of a check: passed, unless it names a failure."""
     return Verdict(check=check, passed=failure is None, reason=failure or "", detail=detail)
@@ -104,7 +109,7 @@ def check_form(reasoning: str, answer: str, is_complete: bool = True) -> Verdict
 
 def check_refusal(reasoning: str, answer: str) -> Verdict:
     """Require that the text does not decline to answer."""
-    found = load_phrases("refusal").search(normalize(f"{reasoning[:200]}\n{answer[:200]}"))
+    found = load_phrases("refusal").search(_view(f"{reasoning[:200]}\n{answer[:200]}"))
     if found is None:
         return make_verdict("refusal")
     return make_verdict("refusal", Reason.REFUSAL, found[0][:40])
@@ -189,7 +194,7 @@ def check_diagnosis(answer: str, reference: str, min_f1: float) -> Verdict:
 def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict:
     """Require that the reasoning does not betray that it knew the answer: by a phrase, or by a
     first sentence that states it as a given."""
-    reasoning, record = normalize(reasoning), normalize(record)
+    reasoning, record = _view(reasoning), _view(record)
     if found := load_phrases("hint_leak").search(reasoning):
         return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
     sentences = re.split(r"[。！!\n]|(?<=[a-z])\. ", reasoning.strip())
@@ -208,7 +213,7 @@ def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict
 def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     """Require a reasoning about this patient: few phrases that say nothing, some of the record."""
     letters = _keep_letters(reasoning)
-    left = _keep_letters(load_phrases("filler").sub("", normalize(reasoning)))
+    left = _keep_letters(load_phrases("filler").sub("", _view(reasoning)))
     share = 1 - len(left) / len(letters) if letters else 0.0
     if share > max_share:
         return make_verdict("filler", Reason.FILLER, f"{share:.2f} of it")
@@ -221,7 +226,7 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
 
 
 def _keep_letters(text: str) -> str:
-    return re.sub(r"[\W_]+", "", normalize(text)).lower()
+    return re.sub(r"[\W_]+", "", _view(text)).lower()
 
 
 def _list_runs(text: str, n: int) -> set[str]:
@@ -231,7 +236,7 @@ def _list_runs(text: str, n: int) -> set[str]:
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
     """Require that no telephone, identity card, address or record number is left; the verdict does
     not repeat what was found."""
-    found = load_phrases("identifier").search(normalize(f"{reasoning}\n{answer}"))
+    found = load_phrases("identifier").search(_view(f"{reasoning}\n{answer}"))
     if found is None:
         return make_verdict("identifiers")
     return make_verdict("identifiers", Reason.IDENTIFIER, f"at character {found.start()}")
@@ -257,7 +262,7 @@ def check_grounding(reasoning: str, record: str, min_rate: float) -> Verdict:
 
 def copied_share(reasoning: str, record: str, n: int = 12) -> float:
     """Compute the share of the reasoning's characters in runs of at least `n` from the record."""
-    text, source = (re.sub(r"\s", "", normalize(t)) for t in (reasoning, record))
+    text, source = (re.sub(r"\s", "", _view(t)) for t in (reasoning, record))
     if len(text) < n or len(source) < n:
         return 0.0
     runs = _list_runs(source, n)

@@ -8,9 +8,8 @@ Not done here: findings without a number that the record does not mention, and w
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from functools import cache, cached_property, lru_cache
 
 from medkd.grading.tables import load_phrases, load_table
 from medkd.text.normalize import normalize
@@ -50,22 +49,8 @@ _CLAIMED = re.compile(
 _AFTER_DENIAL = re.compile(r"(?:否认|未见|未闻及|未触及|没有|无|未)[^，。；,;]{0,40}")
 _CLAUSE_END = re.compile("[，。；,;]")
 _LONGEST_FINDING = 6
-
-
-class _Source(NamedTuple):
-    """A record, read once for all claims."""
-
-    numbers: frozenset[float]
-    """Every number in it, in all the ways of reading it."""
-    percentages: frozenset[float]
-    measures: Mapping[str, frozenset[float]]
-    """Name of a measure to its values."""
-    findings: frozenset[str]
-    """Runs of 2 to 6 hanzi that stand in it."""
-    denied: frozenset[str]
-    """Those that stand behind a denial."""
-    only_denied: tuple[str, ...]
-    """Findings that it denies and nowhere affirms."""
+_UNIT_TOLERANCE = 0.015
+"""How far a value told in another unit may be rounded."""
 
 
 def find_claims(reasoning: str, record: str) -> list[tuple[str, bool]]:
@@ -75,19 +60,24 @@ def find_claims(reasoning: str, record: str) -> list[tuple[str, bool]]:
     a range. A denied finding counts only where the record speaks of it; a claimed finding is
     unfounded where the record only denies it.
     """
-    text, source = _plain(reasoning), _read_source(_plain(record))
+    return list(_find_claims(reasoning, record))
+
+
+@lru_cache(maxsize=4)
+def _find_claims(reasoning: str, record: str) -> tuple[tuple[str, bool], ...]:
+    text, source = _plain(reasoning), _read_source(record)
     claims: dict[str, bool] = {}
     measured = set[int]()
     for name, place, number in _find_measures(text):
         measured.add(place)
         if not _is_norm(text, place):
-            claims.setdefault(f"{name}{number}", _has_value(source, name, text, place, number))
+            claims.setdefault(f"{name}{number}", source.has_value(name, text, place, number))
     for match in _NUMBER.finditer(text):
         place, end = match.span()
         if place in measured or _is_norm(text, place) or _RANK.match(text, end):
             continue
         is_percent = bool(_PERCENT.match(text, end))
-        claims.setdefault(match[0], _has_number(source, float(match[0]), is_percent))
+        claims.setdefault(match[0], source.has_number(float(match[0]), is_percent))
     for match in _DENIED.finditer(text):
         finding = match[1]
         if finding in source.findings:
@@ -95,7 +85,7 @@ def find_claims(reasoning: str, record: str) -> list[tuple[str, bool]]:
     if source.only_denied:
         claimed = _find_claimed(text)
         claims.update((f"有{one}", False) for one in source.only_denied if one in claimed)
-    return list(claims.items())
+    return tuple(claims.items())
 
 
 def grounded_rate(reasoning: str, record: str) -> float | None:
@@ -108,35 +98,6 @@ def _plain(text: str) -> str:
     """Write a text in the common view, its numbers in one form, without powers of ten."""
     joined = _THOUSANDS.sub("", text)  # before a Chinese comma looks like one
     return _POWER.sub("", _DEGREES.sub(".", _POINT.sub(".", normalize(joined))))
-
-
-def _read_source(source: str) -> _Source:
-    numbers = {float(found) for found in re.findall(r"\d+(?:\.\d+)?", source)}
-    for match in _TEN_THOUSAND.finditer(source):
-        in_ten_thousands = float(match[1])
-        numbers |= {in_ten_thousands * 10_000, in_ten_thousands * 10}
-    percentages = {float(found) for found in re.findall(r"(\d+(?:\.\d+)?)\s?%", source)}
-    for match in _HANZI_NUMBER.finditer(source):
-        value = _read_hanzi(match[2])
-        numbers.add(value)
-        if match[1]:
-            percentages.add(value)
-    measures: dict[str, set[float]] = {}
-    for name, place, number in _find_measures(source):
-        values = measures.setdefault(name, set())
-        values |= _read_measure(source, place, number)
-    denied_clauses = [
-        source[match.end() : match.end() + _REACH + _LONGEST_FINDING]
-        for match in _DENIAL.finditer(source)
-    ]
-    return _Source(
-        frozenset(numbers),
-        frozenset(percentages),
-        {name: frozenset(values) for name, values in measures.items()},
-        _list_runs([source]),
-        _list_runs(_CLAUSE_END.split(clause)[0] for clause in denied_clauses),
-        _list_only_denied(source),
-    )
 
 
 def _find_measures(text: str) -> Iterator[tuple[str, int, str]]:
@@ -168,33 +129,8 @@ def _read_measure(text: str, place: int, number: str) -> set[float]:
     return {value}
 
 
-def _has_value(source: _Source, name: str, text: str, place: int, number: str) -> bool:
-    values = source.measures.get(name)
-    ways = _read_measure(text, place, number)
-    if values is None:
-        is_percent = bool(_PERCENT.match(text, place + len(number)))
-        return any(_has_number(source, way, is_percent) for way in ways)
-    if any(_is_same(value, way) for value in values for way in ways):
-        return True
-    ratios = load_table("check_phrases")["conversions"].get(name, ())
-    return any(
-        _is_same(value, way * float(ratio), 0.015) or _is_same(value * float(ratio), way, 0.015)
-        for value in values
-        for way in ways
-        for ratio in ratios
-    )
-
-
-def _is_same(one: float, other: float, tolerance: float = 1e-9) -> bool:
-    return abs(one - other) <= tolerance * max(abs(one), abs(other))
-
-
-def _has_number(source: _Source, number: float, is_percent: bool) -> bool:
-    if number in source.numbers:
-        return True
-    if is_percent:
-        return round(number / 100, 6) in source.numbers
-    return 0 < number <= 1 and round(number * 100, 6) in source.percentages
+def _is_near(one: float, other: float) -> bool:
+    return abs(one - other) <= _UNIT_TOLERANCE * max(one, other)
 
 
 def _read_hanzi(written: str) -> float:
@@ -232,15 +168,75 @@ def _list_runs(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(runs)
 
 
-def _list_only_denied(source: str) -> tuple[str, ...]:
-    """List the findings that a record denies and nowhere affirms."""
-    found: dict[str, None] = {}
-    for listed in _DENIED_LIST.findall(source):
-        parts = re.split("[、及或]", listed)
-        if all(2 <= len(part) <= _LONGEST_FINDING for part in parts):
-            found.update(dict.fromkeys(parts))
-    affirmed = _list_runs([_AFTER_DENIAL.sub(",", source)]) if found else frozenset()
-    return tuple(finding for finding in found if finding not in affirmed)
+class _Source:
+    """A record, read once for all claims."""
+
+    def __init__(self, record: str) -> None:
+        self._text = _plain(record)
+        self._numbers = {float(found) for found in re.findall(r"\d+(?:\.\d+)?", self._text)}
+        percentages = re.findall(r"(\d+(?:\.\d+)?)\s?%", self._text)
+        self._percentages = {float(found) for found in percentages}
+        for match in _TEN_THOUSAND.finditer(self._text):
+            self._numbers |= {float(match[1]) * 10_000, float(match[1]) * 10}
+        for match in _HANZI_NUMBER.finditer(self._text):
+            value = _read_hanzi(match[2])
+            (self._percentages if match[1] else self._numbers).add(value)
+        self._measures: dict[str, set[float]] = {}
+        for name, place, number in _find_measures(self._text):
+            values = self._measures.setdefault(name, set())
+            values |= _read_measure(self._text, place, number)
+
+    @cached_property
+    def findings(self) -> frozenset[str]:
+        """Runs of 2 to 6 hanzi that stand in it."""
+        return _list_runs([self._text])
+
+    @cached_property
+    def denied(self) -> frozenset[str]:
+        """Runs that stand behind a denial."""
+        ends = [match.end() for match in _DENIAL.finditer(self._text)]
+        behind = [self._text[end : end + _REACH + _LONGEST_FINDING] for end in ends]
+        return _list_runs(_CLAUSE_END.split(clause, maxsplit=1)[0] for clause in behind)
+
+    @cached_property
+    def only_denied(self) -> tuple[str, ...]:
+        """Findings that it denies and nowhere affirms."""
+        found: dict[str, None] = {}
+        for listed in _DENIED_LIST.findall(self._text):
+            parts = re.split("[、及或]", listed)
+            if all(2 <= len(part) <= _LONGEST_FINDING for part in parts):
+                found.update(dict.fromkeys(parts))
+        affirmed = _list_runs([_AFTER_DENIAL.sub(",", self._text)]) if found else frozenset()
+        return tuple(finding for finding in found if finding not in affirmed)
+
+    def has_value(self, name: str, text: str, place: int, number: str) -> bool:
+        """Tell whether it holds a named value of `text`, in whatever unit."""
+        values = self._measures.get(name)
+        ways = _read_measure(text, place, number)
+        if values is None:
+            is_percent = bool(_PERCENT.match(text, place + len(number)))
+            return any(self.has_number(way, is_percent) for way in ways)
+        if not values.isdisjoint(ways):
+            return True
+        ratios = load_table("check_phrases")["conversions"].get(name, ())
+        return any(
+            _is_near(value, way * ratio) or _is_near(value * ratio, way)
+            for value in values
+            for way in ways
+            for ratio in map(float, ratios)
+        )
+
+    def has_number(self, number: float, is_percent: bool) -> bool:
+        """Tell whether it holds a number, as a fraction or a percentage too."""
+        if number in self._numbers:
+            return True
+        if is_percent:
+            return number in self._percentages or round(number / 100, 6) in self._numbers
+        return 0 < number <= 1 and round(number * 100, 6) in self._percentages
+
+
+_read_source = lru_cache(maxsize=4)(_Source)
+"""Several rationales in a row are about one record."""
 
 
 def _find_claimed(text: str) -> set[str]:
