@@ -1,9 +1,7 @@
 """Grades an answer against the known diagnosis, by rules alone.
 
-In: an answer as a model wrote it, and the known diagnoses joined by semicolons. Out: a `Grade`; any
-two texts have one, nothing is raised.
-Not done here: asking a judge where the rules cannot tell (`decided` is False there, and neither
-`exact` nor `principal` is claimed).
+In: an answer as a model wrote it, and the known diagnoses joined by semicolons. Out: a `Grade`.
+Not done here: asking a judge where the rules cannot tell (`decided` is False there).
 
 >>> grade("<think>…</think>考虑 T2DM；高血压病", "2型糖尿病；原发性高血压").exact
 True
@@ -41,13 +39,7 @@ NEARNESS = {
 """What one diagnosis counts for another in the soft F1."""
 MENTIONED_F1 = 0.3
 """Soft F1 of prose in which the known diagnosis stands somewhere."""
-NEAR = {
-    Relation.MORE_GENERAL,
-    Relation.MORE_SPECIFIC,
-    Relation.OTHER_STAGE,
-    Relation.PART,
-    Relation.UNCLEAR,
-}
+NEAR = {relation for relation, worth in NEARNESS.items() if 0 < worth < 1}
 """Neither the known diagnosis nor another one."""
 _OPEN = {Relation.UNCLEAR, Relation.PART}
 """Where the rules cannot tell; a name that they know for more general, more specific or of another
@@ -61,20 +53,20 @@ _SENTENCE = re.compile("[是了像您我们吗呢吧很就也]|可能")
 class Grade(Record):
     """How right an answer is."""
 
-    exact: bool
+    exact: bool = False
     """The answer states the known diagnoses, all of them and no other, in any order."""
-    principal: bool
+    principal: bool = False
     """The first known diagnosis is among the first that the answer states, as many as are known: a
     longer list gains nothing."""
-    f1: float
+    f1: float = 0.0
     """Soft F1 over both lists, 0 to 1; a near name counts in part, a dangerous near miss
     nothing."""
-    decided: bool
+    decided: bool = True
     """Whether the rules could tell; False asks for a judge. A name known to be more general or more
     specific is not the known one."""
-    relation: Relation
+    relation: Relation = Relation.DIFFERENT
     """How the nearest stated diagnosis stands to the first known one."""
-    stated: tuple[str, ...]
+    stated: tuple[str, ...] = ()
     """What was read out of the answer, denied diagnoses left out."""
 
     def __repr_args__(self) -> list[tuple[str | None, object]]:
@@ -91,21 +83,14 @@ def grade(answer: str, reference: str, synonyms_path: Path | None = None) -> Gra
         listed := split_list(reference)
     ):
         stated = tuple(diagnosis.text for diagnosis in listed)
-        return Grade(
-            exact=True, principal=True, f1=1.0, decided=True, relation=Relation.SAME, stated=stated
-        )
-    best = _grade_lists(
-        answer,
-        extract_diagnoses(answer),
-        _read_known(reference, False, synonyms_path),
-        synonyms_path,
-    )
+        return Grade(exact=True, principal=True, f1=1.0, relation=Relation.SAME, stated=stated)
+    known = _read_known(reference, False, synonyms_path)
+    best = _grade_lists(answer, extract_diagnoses(answer), known, synonyms_path)
     if best.principal or not any(mark in f"{answer}{reference}" for mark in "伴并"):
         return best
     known = _read_known(reference, True, synonyms_path)
-    whole = _grade_lists(
-        answer, extract_diagnoses(answer, keep_companions=True), known, synonyms_path
-    )
+    stated_whole = extract_diagnoses(answer, keep_companions=True)
+    whole = _grade_lists(answer, stated_whole, known, synonyms_path)
     return whole if whole.principal else best
 
 
@@ -118,14 +103,7 @@ def _grade_lists(
     """Grade the diagnoses that were read out of an answer against the known ones."""
     stated = tuple(diagnosis.text for diagnosis in found if not diagnosis.denied)
     if not known:
-        return Grade(
-            exact=False,
-            principal=False,
-            f1=0.0,
-            decided=False,
-            relation=Relation.DIFFERENT,
-            stated=stated,
-        )
+        return Grade(decided=False, stated=stated)
     readings = _read(found, synonyms_path)
     affirmed = [
         reading
@@ -294,26 +272,11 @@ def _find_nearest(
 def _grade_without_names(answer: str, principal: Name, denied: Sequence[Name]) -> Grade:
     """Grade prose, a denial or silence: a name that is only mentioned leaves the question open."""
     if any(compare(name, principal) is Relation.NEAR_MISS for name in denied):
-        return Grade(
-            exact=False,
-            principal=False,
-            f1=0.0,
-            decided=True,
-            relation=Relation.NEAR_MISS,
-            stated=(),
-        )
-    is_mentioned = len(principal.core) >= 2 and principal.core in normalize_name(
-        thinking.read(answer).answer
-    )
-    relation = Relation.UNCLEAR if is_mentioned else Relation.DIFFERENT
-    return Grade(
-        exact=False,
-        principal=False,
-        f1=MENTIONED_F1 if is_mentioned else 0.0,
-        decided=not is_mentioned,
-        relation=relation,
-        stated=(),
-    )
+        return Grade(relation=Relation.NEAR_MISS)
+    said = normalize_name(thinking.read(answer).answer)
+    if len(principal.core) >= 2 and principal.core in said:
+        return Grade(f1=MENTIONED_F1, decided=False, relation=Relation.UNCLEAR)
+    return Grade()
 
 
 def _pair_up(nearness: Sequence[Sequence[float]]) -> list[float]:
