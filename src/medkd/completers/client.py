@@ -1,6 +1,6 @@
 """A completer that pays for every answer once: an endpoint asked over a ledger.
 
-In: requests, each with the id of the record it is for. Out: answers; failures are recalled with their reason.
+In: requests, each with the id of its record. Out: answers; failures with their reason.
 Not done here: the run itself (`completers.scheduler`), the rows (`completers.ledger`).
 """
 

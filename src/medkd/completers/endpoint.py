@@ -1,6 +1,6 @@
 """One streamed attempt at an OpenAI-compatible endpoint: one request sent at most once.
 
-In: a `Target`, a `Request`, a partial answer to resume. Out: an `AttemptResult` with the text as far as it came.
+In: a `Target`, a `Request`, a partial answer to resume. Out: an `AttemptResult`.
 Not done here: reading the stream (`completers.stream`), retrying (`completers.scheduler`).
 """
 

@@ -1,8 +1,7 @@
-"""The ledger of paid attempts, one SQLite file: a row is opened before anything is sent and closed
-with what came of it.
+"""The ledger of paid attempts, one SQLite file: a row is opened before anything is sent.
 
-In: attempts at items, an item being the hash of what is asked. Out: the answers already paid for, and sums.
-Not done here: sending and retrying (`completers.scheduler`), copies and full disks (`completers.ledger_backup`).
+In: attempts at items, an item being the hash of what is asked. Out: paid answers, and sums.
+Not done here: sending (`completers.scheduler`), copies (`completers.ledger_backup`).
 """
 
 import errno
@@ -83,7 +82,7 @@ SELECT provider, model, COALESCE(outcome, 'unknown') AS outcome, currency, COUNT
   TOTAL(n_prompt), TOTAL(n_cache_hit), TOTAL(n_completion), TOTAL(n_reasoning)
 FROM attempts GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608 - no input
 _DAYS = """
-SELECT substr(started_at, 1, 10) AS day, COUNT(*) AS attempts, ROUND(SUM(amount), 6) AS amount, currency
+SELECT substr(started_at, 1, 10), COUNT(*), ROUND(SUM(amount), 6), currency
 FROM attempts GROUP BY 1, 4 ORDER BY 1, 4"""
 
 

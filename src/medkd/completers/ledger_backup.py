@@ -1,7 +1,7 @@
-"""Safety of a ledger: its last good copy, and room kept back on the disk for answers on their way.
+"""Safety of a ledger: its last good copy, and disk space reserved for answers on their way.
 
-In: the path of a ledger. Out: `ledger.sqlite.good`, whole or not at all; a reserve file until it is released.
-Not done here: replacing a damaged ledger; a person decides that. Where a disk is full, work goes on without.
+In: the path of a ledger. Out: `ledger.sqlite.good`, whole or not at all; a reserve file.
+Not done here: replacing a damaged ledger; a person decides that.
 """
 
 import contextlib
@@ -75,8 +75,11 @@ def describe_damage(path: Path, words: str) -> InputError:
         made_at = datetime.fromtimestamp(copy.stat().st_mtime).astimezone()
     except (OSError, sqlite3.Error):
         return InputError(f"{begin}; move it away, or put a good copy in its place")
-    return InputError(
-        f"{begin}; the last good copy, of {made_at:%Y-%m-%d %H:%M}, holds {n_attempts} attempts: "
+    commands = (
         f"cd {path.parent} && mv {name} {name}.damaged && rm -f {name}-wal {name}-shm && "
         f"cp {copy.name} {name}"
+    )
+    return InputError(
+        f"{begin}; the last good copy, of {made_at:%Y-%m-%d %H:%M}, holds {n_attempts} attempts: "
+        f"{commands}"
     )

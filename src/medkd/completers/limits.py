@@ -256,7 +256,8 @@ class CircuitBreaker:
             )
         if self._has_answered:
             return StoppedError(
-                f"{place}: no longer answers as an endpoint ({reason}); check it, then {RESUME_HINT}"
+                f"{place}: no longer answers as an endpoint ({reason}); check it, then "
+                f"{RESUME_HINT}"
             )
         return InputError(
             f"{place}: not what was expected ({reason}); check --base-url (it often ends in /v1) "

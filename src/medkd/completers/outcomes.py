@@ -1,4 +1,4 @@
-"""What can become of one attempt at an endpoint: outcomes, finish words and HTTP statuses classified.
+"""What can become of one attempt at an endpoint, by finish word and HTTP status.
 
 Not done here: reading an answer (`completers.stream`), acting on it (`completers.scheduler`).
 """

@@ -1,6 +1,6 @@
 """Providers, models, prices, peak hours and keys: `providers.yaml`, read and checked.
 
-In: the name of a provider, a model, an address. Out: a `Target` that can be asked, with its key and prices.
+In: the name of a provider, a model, an address. Out: a `Target` with its key and prices.
 Not done here: sending anything (`completers.endpoint`).
 """
 
@@ -167,7 +167,7 @@ class Target:
 
 @cache
 def read_providers(path: Path | None = None) -> dict[str, Provider]:
-    """Read the shipped providers, and a file that adds to them or overrides them, field by field."""
+    """Read the shipped providers, and a file that overrides them field by field."""
     shipped = files("medkd.completers").joinpath("providers.yaml").read_text(encoding="utf-8")
     place = str(path or "providers.yaml")
     content = _read_entries(shipped, "providers.yaml")
@@ -254,8 +254,8 @@ def find_target(
         raise InputError(f"--teacher {name}: which model? give --model NAME")
     if provider.models and chosen not in provider.models:
         raise InputError(
-            f"--model {chosen}: {name} has no such model here; known: {', '.join(provider.models)}; "
-            "add it with its price in a file for --providers"
+            f"--model {chosen}: {name} has no such model here; known: "
+            f"{', '.join(provider.models)}; add it with its price in a file for --providers"
         )
     form = provider.prefix if prefix is not False else None
     form = form or (COMMON_PREFIX if prefix else None)

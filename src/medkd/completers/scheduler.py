@@ -1,7 +1,7 @@
-"""One run over many requests in one event loop: each is attempted until answered, refused or given up.
+"""One run over many requests in one event loop: each is attempted until answered or given up.
 
-In: an endpoint, a ledger, options, labelled requests. Out: rows on the ledger, progress, or the error that stopped it.
-Not done here: HTTP (`completers.endpoint`), how many, how often and how dear (`completers.limits`).
+In: an endpoint, a ledger, options, labelled requests. Out: rows on the ledger, progress.
+Not done here: one attempt (`completers.recorder`), limits (`completers.limits`).
 """
 
 import asyncio
@@ -12,13 +12,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from typing import NamedTuple
 
 from medkd.completers.endpoint import Endpoint
-from medkd.completers.ledger import Charge, Ledger, item_key, make_charge
+from medkd.completers.ledger import Charge, Ledger, item_key
 from medkd.completers.limits import (
     RESUME_HINT,
     AdaptiveLimit,
@@ -26,24 +25,21 @@ from medkd.completers.limits import (
     CircuitBreaker,
     RetryPolicy,
 )
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_finish
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Price, Target, When, estimate_tokens
+from medkd.completers.recorder import AttemptRecord, AttemptRecorder, prompt_texts
 from medkd.completers.resume import (
     FindMissing,
     MissingPart,
     PartialAnswer,
     ResumeSupport,
-    append_continuation,
-    could_be_whole,
     find_partial,
     make_partial,
 )
 from medkd.core.completer import Request
-from medkd.core.errors import MedkdError, StoppedError
+from medkd.core.errors import StoppedError
 from medkd.core.records import Usage
 
-SAVE_INTERVAL_S = 0.5
-"""Seconds between two savings of streamed text: what a kill can lose."""
 PACE_WINDOW = 20
 """Savings of text over which tokens per second are taken."""
 WAITING_PER_PLACE = 4
@@ -133,152 +129,6 @@ class RunOptions:
     on_progress: Callable[[Progress], None] = lambda progress: None
     """Called for each finished item, and twice a second."""
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-
-
-class AttemptRecord(NamedTuple):
-    """An attempt that is over and on disk."""
-
-    id: int
-    result: AttemptResult
-    """With the whole text, what it resumed included."""
-    amount: float
-    has_new: bool = False
-    """Whether it brought any text of its own."""
-    began_anew: bool = False
-    """Whether it was to resume a text and did not."""
-
-
-@dataclass
-class _Streaming:
-    """The text of an attempt under way, and how much of it is not on disk yet."""
-
-    was_accepted: bool = False
-    pieces: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
-    n_saved: int = 0
-    n_rows: int = 0
-
-    def hear(self, piece: str, is_reasoning: bool) -> None:
-        self.pieces.append((piece, is_reasoning))
-
-    def take_unsaved(self, attempt: int) -> Iterator[tuple[int, int, bool, str]]:
-        """Yield what is new as rows of the ledger."""
-        fresh = self.pieces[self.n_saved :]
-        self.n_saved = len(self.pieces)
-        for is_reasoning in (True, False):
-            if text := _join_pieces(fresh, is_reasoning):
-                self.n_rows += 1
-                yield attempt, self.n_rows, is_reasoning, text
-
-
-class AttemptRecorder:
-    """Make attempts with their rows: opened before anything is sent, text saved as it comes, closed
-    afterwards, whatever happens."""
-
-    def __init__(
-        self, endpoint: Endpoint, ledger: Ledger, limit: AdaptiveLimit, find_missing: FindMissing
-    ) -> None:
-        self._endpoint, self._ledger, self._limit = endpoint, ledger, limit
-        self._find_missing = find_missing
-        self._streaming: dict[int, _Streaming] = {}
-        self.n_tokens = 0
-        """Tokens that came in, by our estimate."""
-
-    @property
-    def n_running(self) -> int:
-        return len(self._streaming)
-
-    async def attempt(
-        self,
-        item: str,
-        label: str,
-        request: Request,
-        price: Price | None,
-        before: PartialAnswer | None,
-    ) -> AttemptRecord:
-        """Make one attempt, resuming a partial answer if there is one."""
-        n_prompt = estimate_tokens(_prompt_texts(request, before))
-        continues = before.attempt if before else None
-        opening = self._ledger.open_attempt(
-            item, label, self._endpoint.target, n_prompt, price, continues
-        )
-        attempt = await asyncio.wrap_future(opening)
-        streaming = self._streaming[attempt] = _Streaming()
-
-        def accept() -> None:
-            streaming.was_accepted = True
-            self._limit.note_accepted()
-
-        ended: AttemptResult | None = None
-        try:
-            own = ended = await self._endpoint.attempt(request, streaming.hear, before, accept)
-        except asyncio.CancelledError:
-            reasoning, text = (_join_pieces(streaming.pieces, kind) for kind in (True, False))
-            cut = AttemptResult(
-                AttemptOutcome.INTERRUPTED, reasoning, text, error="cancelled by us"
-            )
-            whole, continues = self._join(cut, before)
-            self._ledger.close_attempt(attempt, whole, make_charge(cut, n_prompt, price), continues)
-            raise
-        finally:
-            self.n_tokens += estimate_tokens(row[3] for row in streaming.take_unsaved(attempt))
-            del self._streaming[attempt]
-            outcome, seconds = (ended.outcome, ended.seconds) if ended else (None, 0.0)
-            self._limit.note_ended(outcome, streaming.was_accepted, seconds)
-        whole, continues = self._join(own, before)
-        charge = make_charge(own, n_prompt, price)
-        closing = self._ledger.close_attempt(attempt, whole, charge, continues)
-        await asyncio.shield(asyncio.wrap_future(closing))
-        has_new = bool(own.reasoning or own.text)
-        began_anew = has_new and before is not None and continues is None
-        return AttemptRecord(attempt, whole, charge.amount, has_new, began_anew)
-
-    def _join(
-        self, own: AttemptResult, before: PartialAnswer | None
-    ) -> tuple[AttemptResult, int | None]:
-        """Return the whole answer and the attempt it resumes; unreadable if the caller finds a part
-        missing."""
-        whole, continues = own, None
-        # The partial answer was all there was to say.
-        is_end_alone = (
-            before is not None
-            and bool(before.text.strip())
-            and not own.text.strip()
-            and classify_finish(own.finish_reason) is AttemptOutcome.COMPLETE
-        )
-        joined = None
-        if before and (own.reasoning or own.text or is_end_alone):
-            joined = append_continuation(before, own.reasoning, own.text)
-        if before and joined:
-            whole, continues = replace(own, reasoning=joined[0], text=joined[1]), before.attempt
-            if is_end_alone:
-                whole = replace(whole, outcome=AttemptOutcome.COMPLETE, error="")
-        elif before and own.text and not could_be_whole(before, own.text):
-            words = "asked to resume, it neither did nor began anew"
-            return replace(own, outcome=AttemptOutcome.FAILED_RESUME, error=words), None
-        if whole.outcome is AttemptOutcome.COMPLETE:
-            missing = self._find_missing(whole.reasoning, whole.text)
-            if missing:
-                whole = replace(whole, outcome=AttemptOutcome.UNREADABLE, error=missing.words)
-        return whole, continues
-
-    async def save_regularly(
-        self, on_saved: Callable[[], int], on_error: Callable[[MedkdError], None]
-    ) -> None:
-        """Write streamed text to disk until cancelled; `on_saved` returns the number of answers so
-        far."""
-        while True:
-            await asyncio.sleep(SAVE_INTERVAL_S)
-            rows = [
-                row
-                for attempt, streaming in self._streaming.items()
-                for row in streaming.take_unsaved(attempt)
-            ]
-            self.n_tokens += estimate_tokens(row[3] for row in rows)
-            try:
-                await asyncio.wrap_future(self._ledger.save_pieces(rows, on_saved()))
-            except MedkdError as error:
-                on_error(error)
-                return
 
 
 class Scheduler:
@@ -469,7 +319,7 @@ class Scheduler:
             try:
                 if self._stopping.is_set():
                     return None
-                n_prompt = estimate_tokens(_prompt_texts(request, None))
+                n_prompt = estimate_tokens(prompt_texts(request, None))
                 if self._target.context and n_prompt > self._target.context:
                     return await self._refuse_too_long(key, label, n_prompt)
                 record = await self._recorder.attempt(key, label, request, price, before)
@@ -484,8 +334,8 @@ class Scheduler:
         """Record that a question does not fit; nothing is sent."""
         result = AttemptResult(
             AttemptOutcome.TOO_LONG,
-            error=f"about {n_prompt} tokens, and {self._target.model} takes {self._target.context}; "
-            "shorten the record or choose another --model",
+            error=f"about {n_prompt} tokens, and {self._target.model} takes "
+            f"{self._target.context}; shorten the record or choose another --model",
         )
         opening = self._ledger.open_attempt(key, label, self._target, 0, None)
         attempt = await asyncio.wrap_future(opening)
@@ -570,21 +420,12 @@ def _guard(find_missing: FindMissing) -> FindMissing:
     return find
 
 
-def _join_pieces(pieces: list[tuple[str, bool]], is_reasoning: bool) -> str:
-    return "".join(piece for piece, kind in pieces if kind is is_reasoning)
-
-
-def _prompt_texts(request: Request, before: PartialAnswer | None) -> list[str]:
-    texts = [message.content for message in request.messages]
-    return texts + ([before.reasoning, before.text] if before else [])
-
-
 def _worst_case(request: Request, before: PartialAnswer | None, price: Price | None) -> float:
     """Return the most an attempt can cost: a token a character of the prompt, none cached, and
     every token allowed."""
     if price is None:
         return 0.0
-    n_prompt = sum(map(len, _prompt_texts(request, before)))
+    n_prompt = sum(map(len, prompt_texts(request, before)))
     return price.amount(Usage(prompt=n_prompt, completion=request.sampling.max_tokens))
 
 

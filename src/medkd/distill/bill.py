@@ -1,7 +1,7 @@
 """What a ledger says was paid, what of it was wasted and why, and what a rerun would cost.
 
 In: a ledger, or a directory with one in it. Out: a `Bill`, as a table or as JSON.
-Not done here: asking the provider; if it reported no usage, tokens are our estimate, and counted as such.
+Not done here: asking the provider; tokens it did not report are estimated, and counted so.
 """
 
 from collections import Counter

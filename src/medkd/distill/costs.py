@@ -1,7 +1,7 @@
 """What a job would cost: the requests of a run, counted against the ledger, priced and not sent.
 
-In: requests, a target, a ledger to read. Out: a `Forecast`. Tokens are estimated from characters; the
-length of answers is the mean on the ledger, and assumed before there are any.
+In: requests, a target, a ledger to read. Out: a `Forecast`; tokens are estimated from characters,
+the length of answers from those on the ledger.
 Not done here: what was already paid (`distill.bill`).
 """
 

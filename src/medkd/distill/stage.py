@@ -1,7 +1,7 @@
 """The stage `distill`: a teacher explains each question.
 
-In: `questions.jsonl` of every split. Out: `rationales.jsonl` in the order of the questions, failures
-included, and `ledger.sqlite`, from which a run that was stopped or killed continues.
+In: `questions.jsonl` of every split. Out: `rationales.jsonl` in the order of the questions,
+failures included, and `ledger.sqlite`, from which a stopped or killed run continues.
 Not done here: judging what came back (`verify`), asking and paying (`completers`).
 """
 
