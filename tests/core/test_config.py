@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -91,10 +92,18 @@ def test_a_file_that_is_no_recipe_is_refused_with_its_place(
 
 def test_a_recipe_that_is_missing_a_directory_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "huge.yaml").open("wb") as file:
+        file.truncate(2**33)
     for name, says in (
         ("nowhere.yaml", "no such recipe"),
         ("", "cannot be read"),
         ("binary.yaml", "cannot be read as UTF-8"),
+        ("pipe", "is a pipe or a device"),
+        ("/dev/zero", "is a pipe or a device"),
+        ("huge.yaml", "too large for a recipe"),
+        ("a" * 5000, "the path is too long"),
+        ("a\0b", "must not hold the character NUL"),
     ):
         with pytest.raises(InputError, match=says):
             read_recipe(tmp_path / name)

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medkd.chat.backends import Backend, EndpointBackend, Reply, open_backend
 from medkd.completers.providers import is_loopback
 from medkd.core.completer import Message, Sampling
+from medkd.core.config import Options
 from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.progress import make_printable
 from medkd.core.records import FinishReason
@@ -37,10 +38,9 @@ NOTES = {
 }
 
 
-class Config(BaseModel):
+class Config(Options):
     """Talk to a model, or to several side by side."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     model: str
     """Model: medkd:tiny, a folder, a directory of train, a hub's name, or MODEL@ADDRESS for an
     endpoint."""

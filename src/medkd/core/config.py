@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from medkd.core.errors import InputError, say_problem
-from medkd.core.yaml_io import BrokenYamlError, parse_yaml
+from medkd.core.yaml_io import MAX_CHARACTERS, BrokenYamlError, parse_yaml
 
 
 class RuntimeField:
@@ -198,8 +198,19 @@ def did_you_mean(key: object, known: Iterable[object]) -> str:
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(names)}"
 
 
+def _check_recipe_file(path: Path) -> None:
+    """Refuse what would never end or never fit: a pipe, a device, a huge file."""
+    try:
+        _check_value("recipe", path)
+    except ValueError as error:
+        raise InputError(f"{error}") from error
+    if path.is_file() and path.stat().st_size > MAX_CHARACTERS:
+        raise InputError(f"{path}: is too large for a recipe; check the path")
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a recipe file as a mapping of sections; raises InputError where it is none."""
+    _check_recipe_file(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -11,27 +11,26 @@ import secrets
 import socket
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from medkd.core.config import Options
 from medkd.core.errors import InputError, from_os_error
 
 LOOPBACK = "127.0.0.1"
 
 
-class Config(BaseModel):
-    """What `medkd studio` is told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+class Config(Options):
+    """Where the studio listens, and which folders it shows."""
 
     port: int = Field(default=7860, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     host: str = ""
-    """Address to listen on; without it this machine only. Given, a token is made, shown once, and
-    asked for at the door."""
+    """Address to listen on; default: this machine only. With an address, the studio makes a token,
+    shows it once and asks each browser for it."""
     runs: Path = Path("runs")
-    """Directory whose runs are listed, and in which new ones are made."""
+    """Directory whose runs are listed, and in which new runs are made."""
     data: tuple[Path, ...] = ()
-    """Further folders that may be read (cases, datasets, models, recipes), repeated."""
+    """Further folder that may be read (cases, datasets, models, recipes); repeat for more."""
 
 
 def run(config: Config) -> None:
