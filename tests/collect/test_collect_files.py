@@ -119,7 +119,7 @@ def test_one_bad_byte_does_not_change_how_the_rest_is_read(tmp_path: Path):
     path.write_bytes(lines(row(1), row(2)).encode().replace("咳嗽".encode(), b"\xff", 1))
     files = CaseFiles(path)
     assert [case.sections["主诉"] for case in files] == ["咳嗽3天"]
-    assert files.problems == ["cases.jsonl:1: bytes that are no UTF-8"]
+    assert files.problems == ["cases.jsonl:1: bytes that are no UTF-8; passed over"]
 
 
 def test_a_case_of_another_origin_has_its_own_source_and_a_stable_id(tmp_path: Path):

@@ -74,7 +74,7 @@ def test_a_table_is_read_by_its_headings_and_by_what_the_user_says_of_them(
         "诊断结果": "1.肺炎；2.哮喘",
     }
     assert second.sections == {"现病史": "腹痛", "诊断结果": "阑尾炎"}
-    assert "columns 姓名: nobody said what they hold" in capsys.readouterr().err
+    assert "columns 姓名: left out, for nobody said what they hold" in capsys.readouterr().err
     assert "张伟" not in (tmp_path / "out/raw_cases.jsonl").read_text()
 
 

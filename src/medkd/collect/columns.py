@@ -1,7 +1,8 @@
 """What the columns of a table hold: cells by heading in, fields and sections out.
 
-A column is known by its heading (a section's name, 编号, 科室 …) or by what `--columns` says. Others are left
-out: what nobody has looked at may hold a patient's name. Not done here: making cases of rows (`files`).
+A column is known by its heading (a section's name, 编号, 科室 …) or by what `--columns` says.
+Others are left out: what nobody has looked at may hold a patient's name. Not done here: making
+cases of rows (`files`).
 
 >>> from medkd.collect.sections import load_names
 >>> columns = Columns(["Befund=查体"], load_names())

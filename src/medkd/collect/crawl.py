@@ -1,8 +1,9 @@
 """A crawl: what it is told, what it says of each page, and how far it came.
 
-In: a `CrawlJob`, carried out by a child process (a Scrapy reactor runs once in a process). Out: records in
-`raw_cases.jsonl`, a `PageVisit` a page in `pages.jsonl`, unreadable pages in `unread_pages.jsonl`; a killed
-crawl goes on from these. Not done here: requests (`spider`, the child), reading pages (`parser`).
+In: a `CrawlJob`, carried out by a child process (a Scrapy reactor runs once in a process). Out:
+records in `raw_cases.jsonl`, a `PageVisit` a page in `pages.jsonl`, unreadable pages in
+`unread_pages.jsonl`; a killed crawl goes on from these. Not done here: requests (`spider`, the
+child), reading pages (`parser`).
 """
 
 import subprocess
@@ -134,8 +135,10 @@ class VerificationRequiredError(HumanActionRequiredError):
     def __init__(self, address: str, what: str) -> None:
         self.address = address
         super().__init__(
-            f"{address}: the site asks a person to {what}; open this address in a browser and do it, then run the same command "
-            "again, with --cookies FILE (that browser's cookies, exported) or, where there is a screen, --browser; it goes on from here"
+            f"{address}: the site asks a person to {what}; open this address in a browser and do "
+            "it, then run the same command "
+            "again, with --cookies FILE (that browser's cookies, exported) or, where there is a "
+            "screen, --browser; it goes on from here"
         )
 
 
@@ -199,9 +202,9 @@ def crawl(order: CrawlJob, journal: CrawlState) -> Counter[str]:
     """Carry out an order and keep what it brings; return how many pages of each outcome this run
     brought.
 
-    Raises VerificationRequiredError where the site asks for a person, InputError where nothing could be asked at
-    all, StoppedError where the site stopped answering or the child broke. What was kept before
-    stays and is not asked again.
+    Raises VerificationRequiredError where the site asks for a person, InputError where nothing
+    could be asked at all, StoppedError where the site stopped answering or the child broke. What
+    was kept before stays and is not asked again.
     """
     brought: Counter[str] = Counter()
     directory = journal.directory
@@ -266,16 +269,20 @@ def _check_end(end: CrawlEvent | None, journal: CrawlState, log_path: Path) -> N
             raise VerificationRequiredError(end.place, "log in")
         case CrawlEvent(end=StopReason.LAYOUT):
             raise StoppedError(
-                f"{journal.directory / UNREAD}: more than {MAX_UNREADABLE:.0%} of the case pages parse to nothing and are kept there; the "
-                "site's layout may have changed: compare one with src/medkd/collect/parser.py; the same command goes on without them"
+                f"{journal.directory / UNREAD}: more than {MAX_UNREADABLE:.0%} of the case pages "
+                "parse to nothing and are kept there; the "
+                "site's layout may have changed: compare one with src/medkd/collect/parser.py; "
+                "the same command goes on without them"
             )
         case CrawlEvent(end=StopReason.FORBIDDEN):
             raise InputError(
-                f"{end.place}: the site's robots.txt forbids it; ask the site's owner, or use --source files on saved cases"
+                f"{end.place}: the site's robots.txt forbids it; ask the site's owner, or use "
+                "--source files on saved cases"
             )
         case CrawlEvent(end=StopReason.UNREACHABLE) if not journal.n_lists and not journal.kept:
             raise InputError(
-                f"{end.place}: {end.reason}; check --base-url and that the site is up, or use --source files on saved pages"
+                f"{end.place}: {end.reason}; check --base-url and that the site is up, or use "
+                "--source files on saved pages"
             )
         case CrawlEvent(end=StopReason.UNREACHABLE):
             raise StoppedError(
@@ -283,7 +290,8 @@ def _check_end(end: CrawlEvent | None, journal: CrawlState, log_path: Path) -> N
             )
         case _:
             raise StoppedError(
-                f"{log_path}: the crawl broke off, its last words are there; run the same command again to go on"
+                f"{log_path}: the crawl broke off, its last words are there; run the same command "
+                "again to go on"
             )
 
 

@@ -1,8 +1,9 @@
-"""Cases from files: a file or a folder in, `RawCase` records out, with a reason for every row and page left
-out.
+"""Cases from files: a file or a folder in, `RawCase` records out, with a reason for every row and
+page left out.
 
-In: saved HTML pages, and rows of any file that `text.tables` reads: a crawler's rows, our own records,
-sections side by side. Not done here: what a column holds (`columns`), what a page says (`parser`).
+In: saved HTML pages, and rows of any file that `text.tables` reads: a crawler's rows, our own
+records, sections side by side. Not done here: what a column holds (`columns`), what a page says
+(`parser`).
 """
 
 import hashlib
@@ -45,6 +46,7 @@ from medkd.text.tables import (
 EXPECTED = "title, department, url, id, raw_medical_record"
 CASES = "raw_cases.jsonl"
 PAGES = {".html", ".htm", ".xhtml"}
+MAX_PROBLEMS = 20
 KINDS = PAGES | EXCEL_SUFFIXES | TABLE_SUFFIXES | JSON_SUFFIXES | {".parquet", ".xls"}
 KNOWN = "JSON, JSON Lines, CSV, Excel (.xlsx), Parquet and saved HTML pages"
 
@@ -72,7 +74,7 @@ NEXT_STEPS = {
     FileDrop.UNREADABLE: "save the pages whole, as a logged-in browser shows them",
     FileDrop.UNREADABLE_FILE: "save the file again",
     FileDrop.EMPTY: "look at its columns, or say what they hold with --columns COLUMN=NAME",
-    FileDrop.DUPLICATE_ID: "choose a column of ids that tell the cases apart with --columns COLUMN=id",
+    FileDrop.DUPLICATE_ID: "name a column whose ids tell the cases apart with --columns COLUMN=id",
 }
 """What to do where much is dropped for a reason."""
 
@@ -99,7 +101,7 @@ class CaseFiles:
         self.n_read = 0
         self.dropped: Counter[str] = Counter()
         self.problems: list[str] = []
-        """One line for each row, page or file that cannot be read: its place and what is wrong."""
+        """One line for each of the first rows, pages and files that cannot be read."""
         self.first_problems: dict[str, str] = {}
         """The first of them for each drop reason."""
 
@@ -119,20 +121,22 @@ class CaseFiles:
                 self.n_read += 1
                 self._drop(FileDrop.UNREADABLE_FILE, str(error).removesuffix("; check --input"))
         if not seen:
-            first = self.problems[0] if self.problems else f"{self.path}: holds no case"
+            first = next(iter(self.first_problems.values()), f"{self.path}: holds no case")
             raise InputError(f"{first}; check --input")
-        self._note_columns()
 
-    def _note_columns(self) -> None:
+    def describe_columns(self) -> Iterator[str]:
+        """Say which columns were left out, and which ids a spreadsheet rounded."""
         if left_out := sorted(self.columns.left_out):
             headings = ", ".join(heading[:30] for heading in left_out[:12])
-            self.problems.append(
-                f"columns {headings}: nobody said what they hold (--columns COLUMN=NAME)"
+            yield (
+                f"columns {headings}: left out, for nobody said what they hold (--columns "
+                "COLUMN=NAME)"
             )
         for heading, example in self.columns.rounded.items():
-            self.problems.append(
-                f"column {heading}: a spreadsheet rounded its numbers ({example}), unlike ones may look "
-                "alike; export the column as text; until then these cases are numbered by their content"
+            yield (
+                f"column {heading}: a spreadsheet rounded its numbers ({example}), unlike ones may "
+                "look alike; export it as text; until then these cases are numbered by their "
+                "content"
             )
 
     def _read(self, path: Path) -> Iterator[tuple[str, RawCase]]:
@@ -175,7 +179,8 @@ class CaseFiles:
             found = ", ".join(map(str, fields)) or "nothing"
             return self._drop(
                 FileDrop.WRONG_SCHEMA,
-                f"{place}: found the fields {found[:200]}; expected {EXPECTED}, a RawCase, or sections",
+                f"{place}: found the fields {found[:200]}; expected {EXPECTED}, a RawCase, or "
+                "sections",
             )
         if not case.sections:
             return self._drop(FileDrop.EMPTY, f"{place}: no section holds any text", False)
@@ -185,8 +190,8 @@ class CaseFiles:
         problem = " ".join(problem.split())
         self.dropped[reason] += 1
         self.first_problems.setdefault(reason, problem)
-        if is_listed:
-            self.problems.append(problem)
+        if is_listed and len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(f"{problem}; passed over")
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -294,8 +299,9 @@ def _write_plain(value: Any, name: str) -> str:
 
 
 def write_value(value: Any, name: str) -> str:
-    """Write what a section holds as text: lists line by line, objects as `key：value`, nothing for what
-    is missing; of a section of diagnoses the names alone. Raises FieldError where it holds none.
+    """Write what a section holds as text: lists line by line, objects as `key：value`, nothing for
+    what is missing; of a section of diagnoses the names alone. Raises FieldError where it holds
+    none.
 
     >>> write_value({"主要诊断": "急性胆囊炎", "其他诊断": ["高血压病"]}, "诊断结果")
     '急性胆囊炎\\n高血压病'

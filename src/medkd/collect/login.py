@@ -1,8 +1,8 @@
-"""What lets a crawl past a verification: cookies that a person hands over in a file, or a visible browser in
-which a person passes it.
+"""What lets a crawl past a verification: cookies that a person hands over in a file, or a visible
+browser in which a person passes it.
 
-In: a file, or an address. Out: cookies of one site by name; they are written into no file and no message.
-The program waits at the browser and never touches what is on the page.
+In: a file, or an address. Out: cookies of one site by name; they are written into no file and no
+message. The program waits at the browser and never touches what is on the page.
 """
 
 import json
@@ -38,8 +38,8 @@ _ELSEWHERE = "run the same command on a machine with a screen, or give --cookies
 
 
 def check_browser() -> None:
-    """Raise InputError where there is no way to drive a browser, HumanActionRequiredError where there is
-    no screen to show it on."""
+    """Raise InputError where there is no way to drive a browser, HumanActionRequiredError where
+    there is no screen to show it on."""
     from importlib.util import find_spec
 
     if find_spec("playwright") is None:
@@ -67,12 +67,14 @@ def find_browser() -> str | None:
 def wait_for_verification(address: str, cookies: dict[str, str], user_agent: str) -> dict[str, str]:
     """Show a page until a person has passed what it asks for; give the cookies of its site.
 
-    Raises InputError where no browser starts, HumanActionRequiredError where nobody passes it in time.
+    Raises InputError where no browser starts, HumanActionRequiredError where nobody passes it in
+    time.
     """
     from playwright.sync_api import Error, sync_playwright
 
     print(
-        f"a person is needed: pass the verification in the browser window ({address}); the crawl then goes on",
+        f"a person is needed: pass the verification in the browser window ({address}); the crawl "
+        "then goes on",
         file=sys.stderr,
     )
     with sync_playwright() as playwright:
@@ -81,7 +83,8 @@ def wait_for_verification(address: str, cookies: dict[str, str], user_agent: str
         except Error as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise InputError(
-                f"--browser: no browser starts ({reason}); install Chromium or Chrome, or give --cookies FILE"
+                f"--browser: no browser starts ({reason}); install Chromium or Chrome, or give "
+                "--cookies FILE"
             ) from error
         try:
             # The crawler's own name, which the site has seen so far: the cookies may hold for it
@@ -99,7 +102,8 @@ def wait_for_verification(address: str, cookies: dict[str, str], user_agent: str
             }
         except Error as error:
             raise HumanActionRequiredError(
-                f"{address}: the window closed before the page was passed; run the same command again"
+                f"{address}: the window closed before the page was passed; run the same command "
+                "again"
             ) from error
         finally:
             window.close()
@@ -115,7 +119,8 @@ def _wait_for_person(page: "Page", address: str) -> None:
             return
         page.wait_for_timeout(LOOK_EVERY_S * 1000)
     raise HumanActionRequiredError(
-        f"{address}: nobody passed the verification within {PATIENCE_S:.0f} s; run the same command again"
+        f"{address}: nobody passed the verification within {PATIENCE_S:.0f} s; run the same "
+        "command again"
     )
 
 
@@ -153,7 +158,8 @@ def read_cookies(path: Path, host: str) -> dict[str, str]:
     }
     if not found:
         raise InputError(
-            f"{path}: holds no cookie for {host} that is still good; export the cookies of that site once more"
+            f"{path}: holds no cookie for {host} that is still good; export the cookies of that "
+            "site once more"
         )
     for name, value in found.items():
         if not (name + value).isprintable() or not (name + value).isascii() or ";" in name + value:

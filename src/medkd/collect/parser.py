@@ -1,8 +1,8 @@
-"""Pages of the case site: HTML in, a `RawCase`, the links of a list or "a person is wanted" out. Pure, and
-never raises.
+"""Pages of the case site: HTML in, a `RawCase`, the links of a list or "a person is wanted" out.
+Pure, and never raises.
 
-Each layout is one function in `LAYOUTS`; a page is read by the first one that finds sections in it. Not done
-here: requests (`spider`), names and diagnoses (`sections`).
+Each layout is one function in `LAYOUTS`; a page is read by the first one that finds sections in it.
+Not done here: requests (`spider`), names and diagnoses (`sections`).
 """
 
 import json
@@ -169,7 +169,10 @@ def licence_note(url: str) -> str:
     except ValueError:
         return ""
     if host == "iiyi.com" or host.endswith(".iiyi.com"):
-        return "iiyi.com: text under copyright of the site and its authors; its terms apply, not for redistribution"
+        return (
+            "iiyi.com: text under copyright of the site and its authors; its terms apply, not for "
+            "redistribution"
+        )
     return f"{host}: terms unknown, ask its owner" if host else ""
 
 
@@ -347,8 +350,8 @@ _MAX_BAD = 0.01
 
 
 def decode_page(content: bytes) -> str:
-    """Decode a page as it says of itself, where that is true, else by what its bytes are; single bad
-    bytes are replaced, so that it never fails."""
+    """Decode a page as it says of itself, where that is true, else by what its bytes are; single
+    bad bytes are replaced, so that it never fails."""
     named = _CHARSET.search(content[:4096])
     encodings = [_CHINESE[named[1].lower()]] if named and named[1].lower() in _CHINESE else []
     for encoding in encodings:

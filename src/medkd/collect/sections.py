@@ -1,8 +1,8 @@
-"""What pages and files have in common: white space, one name a section, the known diagnoses as a list.
+"""What pages and files have in common: white space, one name a section, the known diagnoses as a
+list.
 
 In: names and texts as a site or a file writes them. Out: the same, white space tidied and names
-unified.
-Not done here: repairs of the text itself (`prepare`).
+unified. Not done here: repairs of the text itself (`prepare`).
 
 >>> load_names().unify("3.【一般资料】")
 '基本信息'
@@ -57,7 +57,10 @@ class SectionNames:
         }
         every = sorted({*self.table, *chain(*self.table.values())}, key=len, reverse=True)
         spelt = "|".join("[ 　]{0,2}".join(map(re.escape, name.replace(" ", ""))) for name in every)
-        at_beginning = rf"(?:(?<=\n)|(?<=^))[ 　]{{0,8}}(?:【[^【】\n]{{2,12}}】|(?:\d{{1,2}}[.、．] ?)?(?:{spelt}) ?[:：])"
+        at_beginning = (
+            r"(?:(?<=\n)|(?<=^))[ 　]{0,8}"
+            rf"(?:【[^【】\n]{{2,12}}】|(?:\d{{1,2}}[.、．] ?)?(?:{spelt}) ?[:：])"
+        )
         self.heading = re.compile(rf"【\s*(?:{spelt})\s*】[:：]?|{at_beginning}", re.IGNORECASE)
         """Where running text goes over to another section."""
 

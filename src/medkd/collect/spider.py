@@ -1,8 +1,9 @@
 """The spider of the case site, run as a child process: `python -m medkd.collect.spider`.
 
-In: one `CrawlJob` as a line on stdin. Out: one `CrawlEvent` a line on stdout, the last one with the reason
-of the end. robots.txt is obeyed, the delay has jitter, at a verification nothing more is requested. Not done
-here: keeping anything (`crawl`), reading HTML (`parser`); this module alone imports Scrapy.
+In: one `CrawlJob` as a line on stdin. Out: one `CrawlEvent` a line on stdout, the last one with the
+reason of the end. robots.txt is obeyed, the delay has jitter, at a verification nothing more is
+requested. Not done here: keeping anything (`crawl`), reading HTML (`parser`); this module alone
+imports Scrapy.
 """
 
 import os

@@ -24,7 +24,7 @@ from medkd.collect.crawl import (
     crawl,
     finish,
 )
-from medkd.collect.files import CASES, NEXT_STEPS, CaseFiles
+from medkd.collect.files import CASES, MAX_PROBLEMS, NEXT_STEPS, CaseFiles
 from medkd.collect.login import check_browser, read_cookies, wait_for_verification
 from medkd.collect.sections import load_names
 from medkd.core.config import RUNTIME, StageConfig
@@ -36,7 +36,8 @@ from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 WRITES = ("raw_cases.jsonl", "pages.jsonl", "unread_pages.jsonl", "crawl.log")
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 MAX_IDS = 1_000_000
-N_PROBLEMS_SHOWN = 20
+N_PROBLEMS_SHOWN = MAX_PROBLEMS + 2
+"""Rows that could not be read, and what is to be said of columns."""
 
 
 class Config(StageConfig):
@@ -137,7 +138,8 @@ def run(config: Config) -> Manifest:
         return _collect_files(config)
     if config.input is not None:
         raise InputError(
-            f"{config.input}: --input is read with --source files only; add that, or leave --input out"
+            f"{config.input}: --input is read with --source files only; add that, or leave "
+            "--input out"
         )
     if not config.base_url.startswith(("http://", "https://")) or not _host(config.base_url):
         raise InputError(f"{config.base_url}: no web address; give --base-url as https://host")
@@ -202,7 +204,8 @@ def _collect_site(config: Config, order: CrawlJob, space: StageOutput) -> None:
     if not journal.kept:
         if counts[PageOutcome.FORBIDDEN] and counts[PageOutcome.FORBIDDEN] == counts.total():
             raise InputError(
-                f"{config.base_url}: the site's robots.txt forbids every case page; ask the site's owner, or use --source files "
+                f"{config.base_url}: the site's robots.txt forbids every case page; ask the "
+                "site's owner, or use --source files "
                 "on saved cases"
             )
         what = (
@@ -256,11 +259,10 @@ def _collect_files(config: Config) -> Manifest:
         )
         space.read(files.n_read)
         space.drop_all(files.dropped)
-        space.manifest.facts = (
-            {"problems": files.problems[:N_PROBLEMS_SHOWN]} if files.problems else {}
-        )
-        for problem in files.problems[:N_PROBLEMS_SHOWN]:
-            print(f"warning: {problem}; passed over", file=sys.stderr)
+        problems = [*files.problems, *files.describe_columns()]
+        space.manifest.facts = {"problems": problems[:N_PROBLEMS_SHOWN]} if problems else {}
+        for problem in problems[:N_PROBLEMS_SHOWN]:
+            print(f"warning: {problem}", file=sys.stderr)
         warn_large_drops(
             config.input.name, files.n_read, files.dropped, files.first_problems, NEXT_STEPS
         )
@@ -273,7 +275,8 @@ def _user_agent(config: Config) -> str:
             "warning: no --contact; the site's owner cannot see whom to write to", file=sys.stderr
         )
     contact = " ".join(config.contact.split()).encode("ascii", "ignore").decode()
-    return f"MedKD/{__version__} (research crawler, obeys robots.txt{f'; +{contact}' if contact else ''})"
+    address = f"; +{contact}" if contact else ""
+    return f"MedKD/{__version__} (research crawler, obeys robots.txt{address})"
 
 
 def _host(url: str) -> str:

@@ -1,6 +1,7 @@
 """What chance decides, by hashing: the same on every machine, and no other row has a part in it.
 
-In: a seed, a purpose, a key. Out: numbers, splits. Not done here: what belongs together in one split.
+In: a seed, a purpose, a key. Out: numbers, splits. Not done here: what belongs together in one
+split.
 """
 
 import hashlib

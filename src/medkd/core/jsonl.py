@@ -90,7 +90,8 @@ class RecordReader(Generic[R]):
                     self.broken.append(f"{self.path.name}:{number}: {first_problem(error)}")
         if self.n_read and not n_good:
             raise InputError(
-                f'{self.broken[0]}; this is no {self.record.__name__} file, run "medkd {self.made_by}" first'
+                f"{self.broken[0]}; this is no {self.record.__name__} file, "
+                f'run "medkd {self.made_by}" first'
             )
         for problem in self.broken:
             print(f"warning: {problem}; line passed over", file=sys.stderr)
@@ -107,7 +108,8 @@ class RecordReader(Generic[R]):
 
 
 def _split_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Split a file into lines; of one that is too long the beginning alone is given, which is broken."""
+    """Split a file into lines; of one that is too long the beginning alone is given, which is
+    broken."""
     while line := file.readline(MAX_LINE_BYTES):
         yield line
         while len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
@@ -136,8 +138,8 @@ def write_atomically(
     """Open a file that appears whole under its name, or not at all.
 
     `private` lets its owner alone read it: what may name patients. Halves of characters in a text
-    are written as `\\udc80`. Leftovers of killed processes in the directory go. Raises StoppedError when
-    the disk is full; nothing half-written is left.
+    are written as `\\udc80`. Leftovers of killed processes in the directory go. Raises StoppedError
+    when the disk is full; nothing half-written is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -167,8 +169,8 @@ _swept: set[Path] = set()
 
 
 def sweep_leftovers(directory: Path) -> None:
-    """Delete the temporary files that killed processes of this machine left in a directory; looks once
-    a process."""
+    """Delete the temporary files that killed processes of this machine left in a directory; looks
+    once a process."""
     if directory in _swept:
         return
     _swept.add(directory)

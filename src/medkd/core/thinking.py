@@ -1,8 +1,8 @@
 r"""The thinking format, written and read here and nowhere else.
 
-In: a reasoning and an answer, or a text that any model produced. Out: the one written form, or the two
-parts again; the tags of other model families are read too. Not done here: judging what is inside
-(`grading.checks`).
+In: a reasoning and an answer, or a text that any model produced. Out: the one written form, or the
+two parts again; the tags of other model families are read too. Not done here: judging what is
+inside (`grading.checks`).
 
 >>> write("发热伴颈强直。", "化脓性脑膜炎")
 '<think>\n发热伴颈强直。\n</think>\n\n化脓性脑膜炎'
@@ -10,7 +10,7 @@ parts again; the tags of other model families are read too. Not done here: judgi
 Thought(reasoning='发热', answer='感冒')
 >>> read("感冒")
 Thought(reasoning=None, answer='感冒')
->>> read("<|channel|>analysis<|message|>发热<|end|><|start|>assistant<|channel|>final<|message|>感冒")
+>>> read("<|channel|>analysis<|message|>发热<|end|><|channel|>final<|message|>感冒<|return|>")
 Thought(reasoning='发热', answer='感冒')
 """
 
@@ -82,8 +82,9 @@ def read(text: str) -> Thought:
     """Split a text at the end of its thinking; the opening tag may be glued or missing.
 
     Tags are those of any family: `<think>`, `<thinking>`, `<reasoning>`, `<|begin_of_thought|>`,
-    `◁think▷`, `[THINK]`, Harmony's channels. A text that opens its thinking and never closes it has no
-    answer: all of it is unfinished reasoning, and `reasoning` is None because nothing was closed.
+    `◁think▷`, `[THINK]`, Harmony's channels. A text that opens its thinking and never closes it has
+    no answer: all of it is unfinished reasoning, and `reasoning` is None because nothing was
+    closed.
     """
     stripped = text.strip()
     if _CHANNEL in stripped:

@@ -41,7 +41,8 @@ def fetch(name: str) -> list[Path]:
     match = _NAME.fullmatch(name)
     if not match:
         raise InputError(
-            f"{name}: no name of a dataset; write hf:owner/name or ms:owner/name, and /FILE behind it for one file of several"
+            f"{name}: no name of a dataset; write hf:owner/name or ms:owner/name, and /FILE "
+            "behind it for one file of several"
         )
     wanted = match["file"]
     patterns = [wanted] if wanted else [f"*{suffix}" for suffix in SUFFIXES]
@@ -68,12 +69,14 @@ def choose_files(folder: Path, name: str, wanted: str = "") -> list[Path]:
         names = {key: path for key, path in names.items() if fnmatch(key, wanted)}
     if not names:
         raise InputError(
-            f"{name}: no {', '.join(SUFFIXES)} file{f' named {wanted}' if wanted else ''} in it; look at the dataset's page"
+            f"{name}: no {', '.join(SUFFIXES)} file{f' named {wanted}' if wanted else ''} in it; "
+            "look at the dataset's page"
         )
     files = {_SHARD.sub("", key) for key in names}
     if len(files) > 1 and not wanted:
         raise InputError(
-            f"{name}: holds several files ({', '.join(sorted(files)[:8])}); name one, as in {name}/{min(files)}"
+            f"{name}: holds several files ({', '.join(sorted(files)[:8])}); name one, as in "
+            f"{name}/{min(files)}"
         )
     return list(names.values())
 
@@ -108,5 +111,6 @@ def _download(name: str, download: Callable[[], str]) -> Path:
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
-            f"{name}: cannot be fetched ({reason}); check the name and the network, or give a local file"
+            f"{name}: cannot be fetched ({reason}); check the name and the network, or give a "
+            "local file"
         ) from error

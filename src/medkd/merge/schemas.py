@@ -1,8 +1,9 @@
-"""Turns a row of any known schema into an `Example`: recognised by its fields, texts cleaned, thinking
-tags taken out, its origin written beside it.
+"""Turns a row of any known schema into an `Example`: recognised by its fields, texts cleaned,
+thinking tags taken out, its origin written beside it.
 
-In: a decoded row and its `SourceFile`. Out: a `Row`, or a `Dropped` that names the field at fault. A new
-schema is one line in `FOREIGN`. Not done here: reading files (`text.tables`), duplicates, styles.
+In: a decoded row and its `SourceFile`. Out: a `Row`, or a `Dropped` that names the field at fault.
+A new schema is one line in `FOREIGN`. Not done here: reading files (`text.tables`), duplicates,
+styles.
 """
 
 import ast
@@ -119,8 +120,8 @@ FOREIGN = {
     "alpaca": Schema(("instruction", "input"), "output"),
     "query-response": Schema(("query",), "response"),
 }  # fmt: skip
-"""The schemas of open datasets; the first whose fields a row has is taken. LLaMA-Factory's files are
-`alpaca` or `sharegpt`, those of ms-swift and OpenAI `messages`. Capitals do not matter."""
+"""The schemas of open datasets; the first whose fields a row has is taken. LLaMA-Factory's files
+are `alpaca` or `sharegpt`, those of ms-swift and OpenAI `messages`. Capitals do not matter."""
 
 OWN: dict[str, tuple[frozenset[str], type[Example] | type[Rationale] | type[Checked]]] = {
     "verified rationales": (frozenset({"rationale", "verdicts"}), Checked),
@@ -244,8 +245,8 @@ def _find_reasoning(fields: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def _read_turns(turns: Any, name: str) -> Parts | Dropped:
-    """Read a conversation of one question and one answer, whatever it calls its turns; a table holds
-    it as JSON text."""
+    """Read a conversation of one question and one answer, whatever it calls its turns; a table
+    holds it as JSON text."""
     listed = _load_list(turns) if isinstance(turns, str) else turns
     if not isinstance(listed, list) or not all(
         isinstance(turn, dict) for turn in cast("list[Any]", listed)

@@ -1,8 +1,9 @@
-"""Finds the files that are to be merged, says where their rows come from, and reads them as people left
-them.
+"""Finds the files that are to be merged, says where their rows come from, and reads them as people
+left them.
 
-In: directories of stages, files, names on a hub; `reviews.jsonl` beside rationales. Out: `SourceFile`s and
-their `Row`s one by one. Not done here: what a row means (`merge.schemas`), reading files (`text.tables`).
+In: directories of stages, files, names on a hub; `reviews.jsonl` beside rationales. Out:
+`SourceFile`s and their `Row`s one by one. Not done here: what a row means (`merge.schemas`),
+reading files (`text.tables`).
 """
 
 import sys
@@ -47,7 +48,7 @@ NEXT_STEPS = {
     DropReason.NOT_TEXT: "write that field as text",
     DropReason.SEVERAL_TURNS: "cut the conversations into one question and one answer each",
     DropReason.NO_QUESTION: "look at that field, or name another schema with --row-schema",
-    DropReason.NO_REASONING: 'rows without reasoning teach none; have one written with "medkd distill"',
+    DropReason.NO_REASONING: 'rows without reasoning teach none; "medkd distill" writes one',
     DropReason.NO_ANSWER: "look at that field, or name another schema with --row-schema",
     DropReason.TAG_INSIDE: "take the tags out of the texts",
     DropReason.INCOMPLETE: 'ask again for what was cut with "medkd distill", more --max-tokens',
@@ -147,7 +148,8 @@ def read_takes(takes: Sequence[str], sources: Sequence[str]) -> Mapping[str, flo
             ) from error
         if source not in sources:
             raise InputError(
-                f"--take {take}: no row comes from {source!r}{did_you_mean(source, list(sources))}; "
+                f"--take {take}: no row comes from "
+                f"{source!r}{did_you_mean(source, list(sources))}; "
                 f"sources: {', '.join(sources)}"
             )
         if not 0 <= found[source] < float("inf"):
@@ -158,8 +160,8 @@ def read_takes(takes: Sequence[str], sources: Sequence[str]) -> Mapping[str, flo
 
 
 class SourceReader:
-    """The rows of one file of any schema, as people left them: what a reviewer rejected is left out,
-    what a reviewer wrote replaces the teacher's words.
+    """The rows of one file of any schema, as people left them: what a reviewer rejected is left
+    out, what a reviewer wrote replaces the teacher's words.
 
     Iterating raises InputError where no row has the fields of a known schema.
     """

@@ -1,8 +1,8 @@
 """The stage `merge`: rationales and open datasets become one training set.
 
 In: directories of earlier stages, files of any known schema, datasets on a hub. Out: `train.jsonl`,
-`val.jsonl`, `test.jsonl` of `Example` records, other trainers' forms, statistics, a data card. Not done
-here: checking rationales (`verify`), refusing rows that are too long (`train`).
+`val.jsonl`, `test.jsonl` of `Example` records, other trainers' forms, statistics, a data card. Not
+done here: checking rationales (`verify`), refusing rows that are too long (`train`).
 """
 
 import sys
@@ -169,8 +169,8 @@ def merge(
     questions: Sequence[tuple[str, str]] = (),
     repairs: Counter[str] | None = None,
 ) -> Selection:
-    """Put rows into a store one by one and choose among them: no duplicates, nothing of the test split
-    or of a benchmark's `questions` (place and text), as much of a source as wanted."""
+    """Put rows into a store one by one and choose among them: no duplicates, nothing of the test
+    split or of a benchmark's `questions` (place and text), as much of a source as wanted."""
     for row in rows:
         row = simplify(row, Counter() if repairs is None else repairs) if config.simplify else row
         drawn = hash_uniform(config.seed, "split", row.group)
@@ -193,13 +193,15 @@ def _check_rest(
     if config.against and chosen.dropped[DropReason.CONTAMINATED] and not chosen.rows["train"]:
         names = ", ".join(str(given) for given in config.against)
         raise InputError(
-            f"{names}: every row to train on holds one of its questions ({reasons}); is it the training "
+            f"{names}: every row to train on holds one of its questions ({reasons}); is it the "
+            "training "
             "data itself? Name another --against or raise --contained"
         )
     if not any(chosen.rows.values()):
         first = f"; the first: {problems[0][1]}" if problems else ""
         raise InputError(
-            f"{config.input[0]}: no row could be used ({reasons}){first}; check the files named by --input"
+            f"{config.input[0]}: no row could be used ({reasons}){first}; check the files named "
+            "by --input"
         )
 
 

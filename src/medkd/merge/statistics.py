@@ -1,8 +1,8 @@
-"""Counts a dataset while it is written, and describes it: rows, styles, lengths in characters and tokens,
-what a cut-off would trim, where it comes from, under which licences, what was left out.
+"""Counts a dataset while it is written, and describes it: rows, styles, lengths in characters and
+tokens, what a cut-off would trim, where it comes from, under which licences, what was left out.
 
-In: examples, one after the other. Out: `statistics.json`, a page with plots, `DATACARD.md` in the Hugging
-Face form. Not done here: checking licences, refusing rows that are too long (`train`).
+In: examples, one after the other. Out: `statistics.json`, a page with plots, `DATACARD.md` in the
+Hugging Face form. Not done here: checking licences, refusing rows that are too long (`train`).
 """
 
 from array import array
@@ -235,9 +235,9 @@ Count = Callable[[Sequence[Example]], list[int]]
 
 
 def make_counter(name: str) -> Count:
-    """Load a tokenizer by the name or folder of its model and make a function that counts the tokens of
-    whole rows under its chat template, the end of the turn included; raises InputError where there is
-    none."""
+    """Load a tokenizer by the name or folder of its model and make a function that counts the
+    tokens of whole rows under its chat template, the end of the turn included; raises InputError
+    where there is none."""
     try:
         folder = load.tiny_dir() if name == load.TINY else Path(name).expanduser()
         tokenizer = load.load_tokenizer(folder if folder.is_dir() else load.resolve_model(name))

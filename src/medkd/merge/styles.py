@@ -1,7 +1,7 @@
 """The style of a row: bare, or under a system prompt and one of several instructions.
 
-In: an example, its split and a seed. Out: the example in its style, the same on every machine. Not done
-here: splits (`core.draws`), what the instructions are (`instructions.yaml`, `core.prompts`).
+In: an example, its split and a seed. Out: the example in its style, the same on every machine. Not
+done here: splits (`core.draws`), what the instructions are (`instructions.yaml`, `core.prompts`).
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Writes a dataset in the forms that trainers read, one row after the other.
 
-In: examples of one split. Out: our own records, `messages/` (JSON Lines for TRL, ms-swift and OpenAI's
-form), `parquet/` where wanted, and LLaMA-Factory's folder: `medkd_*` files, their entries in
-`dataset_info.json`, a recipe. Every other entry of that folder stays as it was.
+In: examples of one split. Out: our own records, `messages/` (JSON Lines for TRL, ms-swift and
+OpenAI's form), `parquet/` where wanted, and LLaMA-Factory's folder: `medkd_*` files, their entries
+in `dataset_info.json`, a recipe. Every other entry of that folder stays as it was.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""The encoding of a file from outside: UTF-8, UTF-16, GB18030 or Big5, each read strictly, or a refusal.
+"""The encoding of a file from outside: UTF-8, UTF-16, GB18030 or Big5, each read strictly, or a
+refusal.
 
-In: a path or bytes. Out: text, or one line that names the place and the next step; no character is ever
-replaced by a mark. Not done here: what the text holds (`text.tables`).
+In: a path or bytes. Out: text, or one line that names the place and the next step; no character is
+ever replaced by a mark. Not done here: what the text holds (`text.tables`).
 """
 
 import codecs
@@ -48,7 +49,8 @@ class Encoding(NamedTuple):
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open a file for reading; raise InputError for a folder, a pipe, a device or nothing at all."""
+    """Open a file for reading; raise InputError for a folder, a pipe, a device or nothing at
+    all."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -128,7 +130,8 @@ def _refuse(chunks: _Chunks, place: str, name: str) -> InputError:
     """Make the error for a text that no encoding decodes whole; `name` is the likeliest one."""
     line = _find_break(chunks, name) or 1
     return InputError(
-        f"{place}:{line}: neither UTF-8, UTF-16, GB18030 nor Big5 text as a whole; save the file again, "
+        f"{place}:{line}: neither UTF-8, UTF-16, GB18030 nor Big5 text as a whole; save the file "
+        "again, "
         "or convert it to UTF-8 with iconv"
     )
 

@@ -1,8 +1,8 @@
 """The one reader of files from outside: JSON, JSON Lines, CSV, Excel and Parquet in, rows out.
 
-In: a path. Out: `RawRow`s one by one, each with its place; a broken one says what is wrong with it. A file
-that cannot be read raises InputError with one line. Not done here: what a row means (`collect`, `merge`,
-`evaluate`), encodings (`text.encodings`).
+In: a path. Out: `RawRow`s one by one, each with its place; a broken one says what is wrong with it.
+A file that cannot be read raises InputError with one line. Not done here: what a row means
+(`collect`, `merge`, `evaluate`), encodings (`text.encodings`).
 """
 
 import csv
@@ -48,7 +48,8 @@ class RawRow(NamedTuple):
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
-    """Read the rows of a file, by its content first and its suffix second, without holding it whole.
+    """Read the rows of a file, by its content first and its suffix second, without holding it
+    whole.
 
     A JSON array gives its elements, JSON Lines (also under `.json`) its lines, a table its rows as
     dicts of texts by heading, pandas' JSON by columns, index or split its rows. Empty cells are "".
@@ -79,7 +80,8 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     if suffix in EXCEL_SUFFIXES:
         raise InputError(f"{path}: no Excel workbook; save it again as .xlsx, or as CSV")
     raise InputError(
-        f"{path}: no JSON (it begins with {start[:20].splitlines()[0]!r}); expected a JSON array or JSON "
+        f"{path}: no JSON (it begins with {start[:20].splitlines()[0]!r}); expected a JSON array "
+        "or JSON "
         "Lines; a table goes by its suffix: .csv, .tsv or .xlsx"
     )
 
@@ -280,7 +282,8 @@ _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def _read_arrays(path: Path, encoding: Encoding) -> Iterator[RawRow]:
-    """Read the elements of an array, or of several in a row; raise InputError where one breaks off."""
+    """Read the elements of an array, or of several in a row; raise InputError where one breaks
+    off."""
     with _open_text(path, encoding) as file:
         window = _Window(file, encoding)
         number = 0
@@ -295,14 +298,16 @@ def _read_arrays(path: Path, encoding: Encoding) -> Iterator[RawRow]:
                 place = f"{path.name}, item {number + 1}"
                 if not found:
                     raise InputError(
-                        f"{path}:{window.line_at(len(window.text))}: the JSON array breaks off after "
+                        f"{path}:{window.line_at(len(window.text))}: the JSON array breaks off "
+                        "after "
                         f"{number} elements; fetch or export the file again"
                     )
                 number += 1
                 row = _take_value(window, place)
                 if row.problem and not _find_restart(window, restart):
                     raise InputError(
-                        f"{path}:{window.line_at(window.at)}: item {number}: {row.problem}, and no element "
+                        f"{path}:{window.line_at(window.at)}: item {number}: {row.problem}, and "
+                        "no element "
                         "follows; fetch or export the file again"
                     )
                 if number == 1 and isinstance(row.content, dict) and row.content:
@@ -358,8 +363,8 @@ _DECODER = json.JSONDecoder()
 
 
 def _restart_at(first_field: str) -> re.Pattern[str]:
-    """Compile where a next element may begin: as the first one did, so that no object inside a broken
-    element is taken for one."""
+    """Compile where a next element may begin: as the first one did, so that no object inside a
+    broken element is taken for one."""
     if not first_field:
         return re.compile(r"\}\s*,\s*(?=\{)")
     name = re.escape(json.dumps(first_field, ensure_ascii=False))
@@ -367,8 +372,8 @@ def _restart_at(first_field: str) -> re.Pattern[str]:
 
 
 def _find_restart(window: _Window, restart: re.Pattern[str]) -> bool:
-    """Go to the element behind a broken one, or to the closing bracket of the array; return False where
-    neither is there."""
+    """Go to the element behind a broken one, or to the closing bracket of the array; return False
+    where neither is there."""
     while True:
         found = restart.search(window.text, window.at)
         if found:
@@ -384,8 +389,8 @@ def _find_restart(window: _Window, restart: re.Pattern[str]) -> bool:
 
 
 def _expand(row: RawRow) -> Iterator[RawRow]:
-    """Read an object that is a whole table as pandas writes it, by columns, index or split, or a list
-    under `data`, `rows` or `records`; any other row stays as it is."""
+    """Read an object that is a whole table as pandas writes it, by columns, index or split, or a
+    list under `data`, `rows` or `records`; any other row stays as it is."""
     rows = _find_table(row.content)
     if rows is None:
         yield row
@@ -477,8 +482,8 @@ def _name_cells(
     """Put rows under their headings: those of the first row with two cells or more, so that a title
     above it is passed over.
 
-    Columns of one heading are joined: their cells stand in a list where they differ. A column without a
-    heading is called by its number.
+    Columns of one heading are joined: their cells stand in a list where they differ. A column
+    without a heading is called by its number.
     """
     begun = list(islice(rows, _MAX_TITLE_ROWS))
     at = next((i for i, (_, cells, _) in enumerate(begun) if _count_filled(cells) > 1), None)
@@ -508,7 +513,10 @@ def _name_row(
 ) -> RawRow:
     surplus = any(cell.strip() for cell in cells[len(headings) :])
     if surplus or (len(cells) < len(headings) and not may_be_short):
-        words = f"{len(cells)} cells under {len(headings)} headings; quote a text that holds the delimiter"
+        words = (
+            f"{len(cells)} cells under {len(headings)} headings; quote a text that holds the "
+            "delimiter"
+        )
         return RawRow(where, None, words)
     if is_damaged and any(_ESCAPED_BYTE.search(cell) for cell in cells):
         return RawRow(where, None, "bytes that are no UTF-8")
@@ -599,7 +607,8 @@ def _check_workbook(path: Path) -> None:
 
 
 def _write_cell(value: Any) -> str:
-    """Write a cell as a person reads it; a number of more digits than Excel keeps as Excel shows it."""
+    """Write a cell as a person reads it; a number of more digits than Excel keeps as Excel shows
+    it."""
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -622,7 +631,8 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise InputError(
-            f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or convert it to JSON Lines"
+            f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or convert it to JSON "
+            "Lines"
         ) from error
     number = 0
     try:
