@@ -34,8 +34,10 @@ _NAMED_RANGE = re.compile(
     r"(?:([A-Z][a-z]+)\.?\s)?(\d{1,2})[a-z]*(\s?(?:-|to|through|and|&)\s?)(\d{1,2})(?:st|nd|rd|th)?"
     r"(?:\s([A-Z][a-z]+)\.?)?(?:(,?\s)(\d{4}))?"
 )
-_IN_WORDS = re.compile(rf"(?:([一二][^年]{{3}})年)?(?:({NUMERAL}+)月(?:({NUMERAL}+)([日号]?))?)?")
-_DAY_IN_WORDS = re.compile(rf"({NUMERAL}+)([日号])")
+_IN_WORDS = re.compile(
+    rf"(?:([一二][^年]{{3}})年)?(?:({NUMERAL}{{1,3}})月(?:({NUMERAL}{{1,3}})([日号]?))?)?"
+)
+_DAY_IN_WORDS = re.compile(rf"({NUMERAL}{{1,3}})([日号])")
 _DIGITS = "〇一二三四五六七八九"
 
 

@@ -61,8 +61,8 @@ RULES: tuple[Rule, ...] = (
         "hospital_english",
         Category.HOSPITAL,
         by_pattern(
-            r"(?P<x>(?P<n>(?:(?!The |At |In |From |To |A |Our |This )(?:St\.|[A-Z][A-Za-z'’.-]+)\s){1,4})"
-            r"(?:General |Memorial |University |Children's )*"
+            r"(?P<x>(?P<n>(?:(?!The |At |In |From |To |A |Our |This )(?:St\.|[A-Z][A-Za-z'’.-]{1,30})\s){1,4})"
+            r"(?:General |Memorial |University |Children's ){0,3}"
             r"(?:Hospital|Medical Center|Medical Centre|Clinic|Health Center|Infirmary))\b",
             ("Hospital", "Medical Cent", "Clinic", "Health Center", "Infirmary"),
             _is_own_hospital,

@@ -14,11 +14,11 @@ _TABLE = load_table("places.yaml")
 _KIND = re.compile(any_of(_TABLE["kinds"].split()))
 _EDGE = re.compile(any_of(_TABLE["left_edges"].split()))
 _PROTECTED = re.compile(any_of(_TABLE["protected"]))
-_GENERIC_LEFT = re.compile(f"(?:{any_of(_TABLE['generic'].split())})+")
+_GENERIC_LEFT = re.compile(f"(?:{any_of(_TABLE['generic'].split())}){{1,6}}")
 _DEICTIC = re.compile(
-    r"(?:当地|外地|外|我|本|该|某+|各|其[他它]|另一?家?|[一两三多几]家|上级|下级|基层|私人|私立|个体|社区|附近的?|家附近|不同|此|大|小|院外|国内|国外|个人|正规)(?:[级乡镇县市省区村]|人民|中心|中医|综合|专科|的|大|小|小型|三甲)*$"
+    r"(?:当地|外地|外|我|本|该|某+|各|其[他它]|另一?家?|[一两三多几]家|上级|下级|基层|私人|私立|个体|社区|附近的?|家附近|不同|此|大|小|院外|国内|国外|个人|正规)(?:[级乡镇县市省区村]|人民|中心|中医|综合|专科|的|大|小型?|三甲){0,4}$"
 )
-_RUN = re.compile(r"[一-鿿A-Za-z0-9·]*$")
+_RUN = re.compile(r"[一-鿿A-Za-z0-9·]{0,20}$")
 _EVIDENCE = re.compile(
     r"[省市县区州镇乡旗村盟]|第[一二三四五六七八九十\d]|\d{2,}|大学|医学院|学院|军|协和|同济|华西|湘雅|齐鲁|瑞金|仁济|中山|西京|友谊|宣武|天坛|安贞|阜外|红十字"
 )
