@@ -64,6 +64,12 @@ def test_a_score_outside_the_rubric_raises(changed):
         read_judgement(RATIONALE, json.dumps(FULL | changed))
 
 
+@pytest.mark.parametrize("value", [[1], {"a": 1}, True, "9" * 5000, 10**400])
+def test_a_label_of_any_form_is_refused(value):
+    with pytest.raises(UnreadableJudgementError):
+        read_judgement(RATIONALE, json.dumps(FULL | {"sound": value}))
+
+
 @given(st.text(max_size=80) | st.text(alphabet='{}":,principalsame ', max_size=60))
 def test_any_text_is_either_read_or_refused(text):
     with contextlib.suppress(UnreadableJudgementError):

@@ -1,5 +1,4 @@
-"""The one definition of a right, well-formed, honest answer; verification, rewards and evaluation
-all call it.
+"""The one definition of a right, well-formed, honest answer, for verify, rewards and evaluate.
 
-No models and no network in here, and no files but its own tables.
+No models, no network, no files but its own tables.
 """

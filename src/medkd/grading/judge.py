@@ -14,7 +14,7 @@ medkd.grading.judge.UnreadableJudgementError: no JSON object at the end of the j
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
@@ -27,6 +27,8 @@ from medkd.grading.tables import load_table
 RubricName = Literal["diagnosis", "rationale", "open"]
 
 SAMPLING = Sampling(max_tokens=2048, temperature=0.0)
+MAX_BRACES = 50
+"""Opening braces at which a judgement may begin, counted from the end."""
 MAX_JUDGED = 12000
 """Characters of one text that a judge is shown: its two ends where it is longer."""
 
@@ -113,19 +115,21 @@ def read_judgement(rubric: Rubric, text: str) -> Judgement:
         raise UnreadableJudgementError(f"unknown criterion {min(unknown)!r} in the judgement")
     said: dict[str, str] = {}
     for key, labels in rubric.criteria.items():
-        label = str(found.get(key, "")).strip().lower()
-        if label not in labels or isinstance(found[key], bool | float):
-            raise UnreadableJudgementError(
-                f"{key}: {str(found.get(key, 'missing'))[:40]!r} is none of {', '.join(labels)}"
-            )
+        value = found.get(key, "missing")
+        is_label = isinstance(value, str | int) and not isinstance(value, bool)
+        label = str(value).strip().lower() if is_label else type(value).__name__
+        if not is_label or label not in labels:
+            raise UnreadableJudgementError(f"{key}: {label[:40]!r} is none of {', '.join(labels)}")
         said[key] = label
     score = math.fsum(rubric.criteria[key][label] for key, label in said.items()) / len(said)
-    return Judgement(said=said, score=round(score, 4), why=str(found.get("why", ""))[:400])
+    why = found.get("why")
+    return Judgement(
+        said=said, score=round(score, 4), why=why[:400] if isinstance(why, str) else ""
+    )
 
 
 def make_fault_finder(rubric: Rubric) -> Callable[[str, str], str]:
-    """Make what tells a paid completer that an answer cannot be read, so that it is asked for
-    again."""
+    """Make the function that tells a completer why a judgement cannot be read."""
 
     def find_fault(_reasoning: str, text: str) -> str:
         try:
@@ -156,19 +160,14 @@ def read_completion(rubric: Rubric, completion: Completion) -> Judged:
 
 
 def diagnosis_texts(answer: str, reference: str) -> dict[str, str]:
-    """Name the texts of the rubric `diagnosis`; the reasoning is left out, so that eloquence cannot
-    win."""
+    """Name the texts of the rubric `diagnosis`: without the reasoning, so eloquence cannot win."""
     return {"known_diagnosis": reference, "answer": thinking.read(answer).answer}
 
 
 def rationale_texts(record: str, reasoning: str, answer: str, reference: str) -> dict[str, str]:
     """Name the texts of the rubric `rationale`."""
-    return {
-        "record": record,
-        "reasoning": reasoning,
-        "answer": answer,
-        "known_diagnosis": reference,
-    }
+    texts = {"record": record, "reasoning": reasoning, "answer": answer}
+    return {**texts, "known_diagnosis": reference}
 
 
 def open_texts(question: str, answer: str, teacher: str) -> dict[str, str]:
@@ -197,23 +196,16 @@ def _shorten(text: str) -> str:
 
 
 def _last_object(text: str) -> dict[str, Any] | None:
-    """Find the last JSON object of a text, fences and prose around it apart; what follows it may
-    only be marks."""
+    """Find the JSON object that ends a text, a closing fence apart."""
     end = text.rstrip().rstrip("`").rstrip()
-    for start in _openings(end):
+    start = len(end)
+    for _ in range(MAX_BRACES):
+        start = end.rfind("{", 0, start)
+        if start < 0:
+            return None
         try:
             value = json.loads(end[start:])
         except (ValueError, RecursionError):
             continue
         return cast(dict[str, Any], value) if isinstance(value, dict) else None
     return None
-
-
-def _openings(text: str) -> Iterator[int]:
-    """Yield the places of the last 50 opening braces, the last first."""
-    at = len(text)
-    for _ in range(50):
-        at = text.rfind("{", 0, at)
-        if at < 0:
-            return
-        yield at
