@@ -106,3 +106,14 @@ def test_any_text_is_searched_without_error_and_finds_do_not_overlap(text: str) 
     finds = find_identifiers(text)
     assert all(0 <= find.start < find.end <= len(text) for find in finds)
     assert all(a.end <= b.start for a, b in pairwise(finds))
+
+
+def test_names_in_a_list_of_roles_are_found_whatever_words_they_are() -> None:
+    text = "主持人：赖文峰主任 参加者：洪钟副主任医师、罗列主治医师、关山医师"
+    assert found(text) == {"赖文峰", "洪钟", "罗列", "关山"}
+
+
+def test_a_dotted_name_is_found_where_it_comes_again_without_context() -> None:
+    assert found("姓名：阿依古丽·买买提。次日，阿依古丽·买买提，好转。") == {"阿依古丽·买买提"}
+    text = "患者阿依古丽·买买提，女。见阿依古丽·买买提。"
+    assert len(find_identifiers(text)) == 2

@@ -32,7 +32,7 @@ OTHER = "其他"
 
 _UNWANTED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\u200b\ufffe\uffff\ud800-\udfff]")
 _BLANKS = re.compile(r"[^\S\n]+")
-_LINES = re.compile(r" *\n[ \n]*")
+_LINES = re.compile(r" {0,9}\n[ \n]*")
 _NUMBERING = re.compile(r"^\s*(?:\d{1,2}|[一二三四五六七八九十]{1,2})\s*[.、．]\s*")
 _MAX_TABLE_BYTES = 2**20
 _FORM = "write a line for each section, such as 主诉: [主要症状, Complaint]"

@@ -36,7 +36,7 @@ _WHOLE = re.compile(
     rf"{SURNAME}(?!{_NEVER})[一-鿿](?:(?!{_NEVER})[一-鿿])?|{SURNAME}{GIVEN}{{3}}|{_RARE}{GIVEN}{{1,2}}|{SURNAME}某{{1,2}}|{OF_ELEMENTS}|{DOTTED}|{LATIN}"
 )
 _ORDINARY = re.compile(
-    f"{SURNAME}[一-鿿]{{1,2}}|[一-鿿]{1, 8}[·•][一-鿿·•]{1, 30}|{OF_ELEMENTS}|[A-Z][a-z]{1, 30} [A-Za-z -]{1, 60}"
+    f"{SURNAME}[一-鿿]{{1,2}}|[一-鿿]{{1,8}}[·•][一-鿿·•]{{1,30}}|{OF_ELEMENTS}|[A-Z][a-z]{{1,30}} [A-Za-z -]{{1,60}}"
 )
 
 
@@ -100,7 +100,7 @@ _LABEL = re.compile(
     rf"(?:{any_of(TABLE['signed'].split())})(?:签名|签字|姓名)?(?:\([^()]{{1,6}}\))?(?:\s*:\s*|[ \t]+)"
 )
 _ITEM = re.compile(r"(?P<x>[一-鿿·•]{2,12}|[A-Z][A-Za-z .-]{2,30})(?=[^一-鿿·•A-Za-z]|$)")
-_TITLED = re.compile(rf"(?P<x>[一-鿿·•]{1, 12}?)(?:副?(?:{_TITLE})|[记签报录]$)")
+_TITLED = re.compile(rf"(?P<x>[一-鿿·•]{{1,12}}?)(?:副?(?:{_TITLE})|[记签报录]$)")
 _NEXT = re.compile(r"\s*[、,/;和及与]\s*|[ \t]+")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from medkd.demo.knowledge import Disease, Distractor, Family, load_knowledge, pattern_of
 
-_SECTION = re.compile(r"【([^】]+)】([^【]*)")
+_SECTION = re.compile(r"【([^【】]+)】([^【]*)")
 _ABNORMAL = re.compile(
     r"[↑↓]|阳性|\d|示[：:]?|痛|肿|热|咳|呕|血|红|晕|乏力|麻木|包块|增大|增厚|异常"
 )

@@ -218,7 +218,7 @@ def _read_cmb(row: Mapping[str, Any], _: bool) -> _Parts:
     )
 
 
-_LISTED = re.compile(r"(?m)^\s*([A-ZＡ-Ｚ])(?![A-Za-z])[\s.．、:：)）]*(.*?)\s*$")
+_LISTED = re.compile(r"(?m)^[ \t\u3000]*([A-ZＡ-Ｚ])(?![A-Za-z])[ \t\u3000.．、:：)）]*([^\n]*)$")
 
 
 def _read_cmexam(row: Mapping[str, Any], _: bool) -> _Parts:

@@ -84,7 +84,7 @@ _VERDICTS = (
     ),
     re.compile(
         r"(?:^|[.,;:!?。，；(]|\b(?:[Oo]ptions?|[Cc]hoices?|so|thus|therefore|hence|that|and"
-        r"|[Bb]oth|[Oo]nly|think|believe)\b)\s*"
+        r"|[Bb]oth|[Oo]nly|think|believe)\b)\s{0,9}"
         rf"[(\[]?([A-Z](?:(?:,? and |, | & )[A-Z]){{0,8}})[)\]]? {_RIGHT_EN}",
         re.MULTILINE,
     ),

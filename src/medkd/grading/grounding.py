@@ -20,7 +20,7 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?![\d]))")
 _POINT = re.compile(r"(?<=\d)[。·．•](?=\d)")
 _DEGREES = re.compile(r"(?<=[34]\d)度(?=\d(?![\d天日次年月周岁小]))")
 """38度5 is 38.5."""
-_TEN_THOUSAND = re.compile(r"(\d+(?:\.\d+)?)\s?万")
+_TEN_THOUSAND = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s?万")
 _HANZI_NUMBER = re.compile(
     "(百分之)?([零〇一二两三四五六七八九十百千][零〇一二两三四五六七八九十百千万]*"
     "(?:点[零〇一二三四五六七八九]+)?)"

@@ -23,9 +23,9 @@ N_CACHED_NAMES = 16384
 MAX_NAME = 400
 """Characters of a name that are read; what is longer is no name."""
 Modifiers = dict[str, frozenset[str]]
-_TYPE = re.compile(r"(?:[a-z]{3,})?([0-9]+[a-z]?|[a-z]{1,2}|[甲乙丙丁戊])型")
-_DEGREE = re.compile(r"([0-9]+)度(?=[^度]{0,5}传导阻滞)")
-_STAGE = re.compile(r"([0-9]+[a-c]?)[期级度]")
+_TYPE = re.compile(r"(?:[a-z]{3,20})?([0-9]{1,4}[a-z]?|[a-z]{1,2}|[甲乙丙丁戊])型")
+_DEGREE = re.compile(r"([0-9]{1,4})度(?=[^度]{0,5}传导阻滞)")
+_STAGE = re.compile(r"([0-9]{1,4}[a-c]?)[期级度]")
 _PASSING = {"side", "course"}
 """Axes whose words may stand beside any other."""
 _LATIN = re.compile("[\u00e0-\u024f]")
