@@ -18,10 +18,10 @@ def grade_all(kind):
     ]
 
 
-@pytest.mark.parametrize("kind", ["first", "second"])
+@pytest.mark.parametrize("kind", ["first", "second", "third"])
 def test_what_is_denied_or_benign_is_decided_wrong(kind):
     graded = grade_all(kind)
-    assert len(graded) >= 70
+    assert len(graded) >= 40
     assert not [
         (answer, reference, str(found.relation))
         for answer, reference, found in graded

@@ -60,9 +60,8 @@ _FORMS = {
     "hedge_before": r"^(?:%s)++",
     "hedge_after": r"(?:%s)++$",
     "denied_before": r"^(?:该|此|本|例|病例|患者|病人|目前|现|暂时?|可|基本|已经?|故|可以|的"
-    r"|诊断|其|这|并|但|绝|均|都|there (?:is|was) |we |the |patient |it |is |was |does |did "
-    r"|has |have |had )*"
-    r"(?:%s)"
+    r"|诊断|其|这|证据|现有|检查|并|但|绝|均|都|there (?:is|was) |we |the |patient |it |is |was "
+    r"|does |did |has |have |had )*(?:%s)"
     r"(?:患?有|存在|诊断为?)?",
     "denied_alone": r"(?:(?:%s)(?:的?(?:此|该|本)?(?:诊断|疾病))?[ 。.,!]?)+",
     "denied_after": r"(?:%s)(?:的诊断)?$",
