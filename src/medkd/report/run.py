@@ -59,12 +59,12 @@ def write_report(
     except InputError as error:  # evaluated on other questions: each stands for itself
         missing.append(f"The models against each other: {error}.")
     values = make_values(evaluations, f"MedKD run: {run_dir.name}", missing)
-    losses = _draw_losses(run_dir)
+    values["plots"] = [*values["plots"], *_draw_losses(run_dir)]
     write_page(
         run_dir / "report.html",
         "medkd.report",
         "run.html.jinja",
-        **values | {"plots": [*values["plots"], *losses]},
+        **values,
         tests=show_tests(hold_against_first(shared, SEED)) if len(shared) > 1 else [],
         before_after=show_before_after(evaluations),
         comparisons=_compare(shared),
