@@ -26,15 +26,6 @@ _NO_DATA = {
 _SHARD = re.compile(r"[-_]\d{3,}-of-\d{3,}")
 
 
-def is_hub_name(given: Path) -> bool:
-    """Tell whether an `--input` names a dataset on a hub.
-
-    >>> is_hub_name(Path("hf:owner/name")), is_hub_name(Path("data/a.json"))
-    (True, False)
-    """
-    return str(given).startswith(("hf:", "ms:"))
-
-
 def fetch(name: str) -> list[Path]:
     """Fetch the data files of a dataset; raises InputError where there are none, or several and
     none is named."""

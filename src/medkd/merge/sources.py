@@ -20,7 +20,7 @@ from medkd.core.progress import Bar, warn_large_drops
 from medkd.core.records import Checked, Split
 from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
 from medkd.core.yaml_io import read_shipped_yaml
-from medkd.merge.hub_datasets import fetch, is_hub_name
+from medkd.merge.hub_datasets import fetch
 from medkd.merge.schemas import (
     FOREIGN,
     OWN,
@@ -54,6 +54,15 @@ NEXT_STEPS = {
     DropReason.INCOMPLETE: 'ask again for what was cut with "medkd distill", more --max-tokens',
 }
 """What to do where much of a file is dropped for a reason."""
+
+
+def is_hub_name(given: Path) -> bool:
+    """Tell whether an `--input` names a dataset on a hub.
+
+    >>> is_hub_name(Path("hf:owner/name")), is_hub_name(Path("data/a.json"))
+    (True, False)
+    """
+    return str(given).startswith(("hf:", "ms:"))
 
 
 def find_sources(given: Sequence[Path], schemas: Sequence[str]) -> list[SourceFile]:
@@ -237,7 +246,8 @@ def find_review_files(paths: Iterable[Path]) -> list[Path]:
 
 def read_decisions(path: Path) -> dict[str, Review]:
     """Read what people decided about the rows of a file: id to the judgement that counts."""
-    reviews = read_reviews(path.parent) if path.name in REVIEWED else {}
+    is_reviewed = path.name in REVIEWED and (path.parent / REVIEWS).exists()
+    reviews = read_reviews(path.parent) if is_reviewed else {}
     return {key: settle(of_row) for key, of_row in reviews.items()}
 
 

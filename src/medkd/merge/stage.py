@@ -141,7 +141,7 @@ def run(config: Config) -> Manifest:
     ) as space:
         if space.is_finished:
             return space.manifest
-        questions = read_questions(benchmarks)
+        questions = read_questions(benchmarks) if benchmarks else []
         repairs = Counter[str]()
         readers = [SourceReader(source, repairs) for source in sources]
         with RowStore(space.directory, config.seed) as store:
