@@ -11,11 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import find_target
-from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request, Sampling
 
 

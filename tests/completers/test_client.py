@@ -7,14 +7,13 @@ from threading import Thread
 import pytest
 
 from ledger_reading import list_attempts
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint, TimeLimits, read_retry_after
 from medkd.completers.ledger import Ledger
 from medkd.completers.limits import RetryPolicy
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
 from medkd.completers.resume import MissingPart
-from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError, StoppedError
 from medkd.demo.faults import Fault

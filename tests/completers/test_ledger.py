@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from ledger_reading import count_missing, list_attempts
-from medkd.completers.ledger import Charge, Ledger, item_key
-from medkd.completers.ledger_backup import copy_path, keep_copy
+from medkd.completers.ledger import Charge, Ledger, copy_path, item_key, keep_copy
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Price, find_target
 from medkd.core.completer import Message, Request, Sampling

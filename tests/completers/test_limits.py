@@ -1,12 +1,11 @@
 import asyncio
 
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.limits import AdaptiveLimit, RetryPolicy
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
-from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request
 from medkd.demo.teacher import serve_teacher
 

@@ -4,12 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint, make_body
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Usage, estimate_tokens, find_target, read_providers
 from medkd.completers.resume import PartialAnswer
-from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request
 from medkd.core.errors import InputError
 from medkd.demo.teacher import serve_teacher

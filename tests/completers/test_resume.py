@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_reading import list_attempts
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint, TimeLimits
 from medkd.completers.ledger import Ledger
 from medkd.completers.limits import RetryPolicy
@@ -20,7 +20,6 @@ from medkd.completers.resume import (
     could_be_whole,
     make_partial,
 )
-from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request, Sampling
 from medkd.demo.faults import Fault, Prefix
 from medkd.demo.teacher import serve_teacher

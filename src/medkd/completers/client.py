@@ -1,20 +1,134 @@
 """A completer that pays for every answer once: an endpoint asked over a ledger.
 
 In: requests, each with the id of its record. Out: answers; failures with their reason.
-Not done here: the run itself (`completers.scheduler`), the rows (`completers.ledger`).
+Not done here: one attempt (`completers.recorder`), limits (`completers.limits`).
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import contextlib
+import signal
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
 
 from medkd.completers.endpoint import Endpoint
-from medkd.completers.ledger import Ledger, item_key
-from medkd.completers.limits import RESUME_HINT
-from medkd.completers.providers import check_budget
-from medkd.completers.scheduler import Progress, RunOptions, Scheduler
+from medkd.completers.ledger import Charge, Ledger, item_key
+from medkd.completers.limits import (
+    RESUME_HINT,
+    AdaptiveLimit,
+    Budget,
+    CircuitBreaker,
+    RetryPolicy,
+)
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult
+from medkd.completers.providers import Price, Target, When, check_budget, estimate_tokens
+from medkd.completers.recorder import AttemptRecord, AttemptRecorder, prompt_texts
+from medkd.completers.resume import (
+    FindMissing,
+    MissingPart,
+    PartialAnswer,
+    ResumeSupport,
+    find_partial,
+    make_partial,
+)
 from medkd.core.completer import Completion, Request
 from medkd.core.errors import InputError, StoppedError
+from medkd.core.records import Usage
+
+PACE_WINDOW = 20
+"""Savings of text over which tokens per second are taken."""
+WAITING_PER_PLACE = 4
+"""Items that may wait for a retry, for each place of the cap, before no new ones begin."""
+REPORTED_WAIT_S = 5.0
+"""A wait asked for by the server that progress reports."""
+_REFUSALS = {AttemptOutcome.REFUSED, AttemptOutcome.NOT_AN_ENDPOINT}
+_INTERRUPTED = f"interrupted; what was paid for is kept, {RESUME_HINT}"
+
+
+@dataclass
+class Progress:
+    """What a run of requests has come to so far."""
+
+    n_cached: int = 0
+    """Answered on the ledger before."""
+    n_new: int = 0
+    n_failed: int = 0
+    n_running: int = 0
+    limit: int = 0
+    """Attempts that may run at once for now."""
+    spent: float = 0.0
+    """Money of all attempts on the ledger, those of earlier runs included."""
+    spent_before: float = 0.0
+    """Of it, that of earlier runs."""
+    waits_s: float = 0.0
+    """Seconds until the off-peak hours it waits for; 0 while it works."""
+    last_error: str = ""
+    """Of an item given up."""
+    trouble: str = ""
+    """Why nothing comes any more, while attempt after attempt fails."""
+    _pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_WINDOW))
+
+    @property
+    def n_answered(self) -> int:
+        return self.n_cached + self.n_new
+
+    @property
+    def n_done(self) -> int:
+        return self.n_answered + self.n_failed
+
+    @property
+    def tokens_per_s(self) -> float:
+        if len(self._pace) < 2:
+            return 0.0
+        (began, n_before), (now, n_tokens) = self._pace[0], self._pace[-1]
+        return (n_tokens - n_before) / max(now - began, 1e-3)
+
+    def note_tokens(self, n_tokens: int) -> None:
+        self._pace.append((monotonic(), n_tokens))
+
+    def project(self, n_requests: int) -> float:
+        """Project what the whole job will have cost, at the mean price of this run's answers."""
+        each = (self.spent - self.spent_before) / self.n_new if self.n_new else 0.0
+        return self.spent + each * max(n_requests - self.n_done, 0)
+
+    def describe(self, target: Target, n_requests: int) -> str:
+        """Describe how far it is, what it costs and what it waits for, on one line."""
+        if self.waits_s > 0:
+            hours, seconds = divmod(int(self.waits_s), 3600)
+            left = f"{hours}:{seconds // 60:02}:{seconds % 60:02}"
+            return f"waits for the off-peak hours, {left} left"
+        cost = "price unknown"
+        if target.is_priced:
+            projected = self.project(n_requests)
+            cost = f"{self.spent:.4f} of about {projected:.4f} {target.provider.currency}"
+        parts = [
+            f"{self.n_running} running of at most {self.limit}",
+            f"{self.tokens_per_s:,.0f} tokens/s",
+            cost,
+            f"{self.n_failed} failed" if self.n_failed else "",
+            f"retries after {self.trouble}" if self.trouble else "",
+        ]
+        return ", ".join(filter(None, parts))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run asks."""
+
+    concurrency: int = 32
+    budget: float | None = None
+    when: When = "now"
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    find_missing: FindMissing = lambda reasoning, text: None
+    """Says what is missing in an answer that the endpoint called whole."""
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    """Called for each finished item, and twice a second."""
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 class LedgerClient:
@@ -72,6 +186,261 @@ class LedgerClient:
         return item_key(self.target.name, self.target.model, request)
 
 
+class Scheduler:
+    """Work off requests: start items as places become free, retry them, and stop in order."""
+
+    def __init__(
+        self, endpoint: Endpoint, ledger: Ledger, options: RunOptions, progress: Progress
+    ) -> None:
+        self.progress = progress
+        self._endpoint, self._ledger, self._options = endpoint, ledger, options
+        self._target, self._retry = endpoint.target, options.retry
+        self._find_missing = _guard(options.find_missing)
+        cap = min(options.concurrency, self._target.concurrency_cap or options.concurrency)
+        self._limit = AdaptiveLimit(max(1, cap))
+        self._recorder = AttemptRecorder(endpoint, ledger, self._limit, self._find_missing)
+        self._resume = ResumeSupport(self._target.prefix)
+        self._breaker = CircuitBreaker(self._target, self._retry, self._limit.cap)
+        self._budget = Budget(options.budget, progress.spent, self._target.provider.currency)
+        self._stopping = asyncio.Event()
+        self._is_draining = False
+        """Whether a person asked to finish what runs, however long it takes."""
+        self._error: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._has_news = asyncio.Event()
+        """Set whenever an item is over or the run stops."""
+        self._in_progress: dict[str, asyncio.Event] = {}
+
+    async def run(self, labelled: Iterator[tuple[str, Request]]) -> None:
+        """Finish every request; raise what stopped it."""
+        async with self._endpoint.connected():
+            saving = self._recorder.save_regularly(self._note_pace, self._stop)
+            saver = asyncio.create_task(saving)
+            try:
+                with catch_interrupts(self._drain, self._cancel):
+                    await self._start_items(labelled)
+                    await self._finish()
+            finally:
+                self._stopping.set()
+                self._limit.close()
+                self._cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                saver.cancel()
+                await asyncio.gather(saver, return_exceptions=True)
+                self._ledger.save_pieces([], self.progress.n_answered)
+        if self._error:
+            raise self._error
+
+    async def _start_items(self, labelled: Iterator[tuple[str, Request]]) -> None:
+        """Start items as long as there is room for them."""
+        n_most = self._limit.cap * (1 + WAITING_PER_PLACE)
+        for label, request in labelled:
+            key = item_key(self._target.name, self._target.model, request)
+            if key not in self._in_progress and self._ledger.is_complete(key):
+                await self._count_cached()
+                continue
+            while len(self._tasks) >= n_most and not self._stopping.is_set():
+                await self._wait_for_news()
+            await self._wait_for_off_peak(is_reported=True)
+            if self._stopping.is_set() or not await self._limit.enter():
+                return
+            task = asyncio.create_task(self._answer(key, label, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._end_task)
+
+    async def _wait_for_news(self) -> None:
+        self._has_news.clear()
+        await self._has_news.wait()
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._has_news.set()
+        if not task.cancelled() and (error := task.exception()):
+            self._stop(error)
+
+    def _stop(self, error: BaseException) -> None:
+        """Start nothing more; the first error is the one to report."""
+        self._error = self._error or error
+        self._stopping.set()
+        self._has_news.set()
+        self._limit.close()
+
+    def _drain(self) -> None:
+        print(
+            f"stopping: {self._recorder.n_running} answers are still on their way; Ctrl-C again "
+            "stops now",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._stop(StoppedError(_INTERRUPTED))
+        self._is_draining = True
+
+    def _cancel(self) -> None:
+        """Cancel what runs; its text is kept."""
+        if not self._stopping.is_set():
+            self._stop(StoppedError(_INTERRUPTED))
+        for task in self._tasks:
+            task.cancel()
+
+    async def _finish(self) -> None:
+        while self._tasks and not self._stopping.is_set():
+            await self._wait_for_news()
+        if self._tasks:
+            timeout = None if self._is_draining else self._retry.drain_s
+            await asyncio.wait(self._tasks, timeout=timeout)
+
+    async def _answer(self, key: str, label: str, request: Request) -> None:
+        """Answer one item, with a place taken at the start; equal requests are answered once."""
+        while key in self._in_progress:
+            self._limit.leave()
+            await self._in_progress[key].wait()
+            if self._ledger.is_complete(key):
+                await self._count_cached()
+                return
+            if not await self._limit.enter():
+                return
+        done = self._in_progress[key] = asyncio.Event()
+        try:
+            await self._attempt_until_done(key, label, request)
+        finally:
+            del self._in_progress[key]
+            done.set()
+
+    async def _attempt_until_done(self, key: str, label: str, request: Request) -> None:
+        """Attempt an item until it is answered, refused, out of tries, or the run stops."""
+        outcomes: list[AttemptOutcome] = []
+        n_unusable = 0
+        partial = find_partial(self._ledger.attempts_of(key), self._find_missing)
+        while True:
+            before = partial if partial and self._can_resume(partial, request) else None
+            record = await self._attempt_in_place(key, label, request, before)
+            if record is None:
+                return
+            result = record.result
+            partial = self._learn(partial, before, record)
+            wait_s = 0.0
+            if not (before and result.outcome in _REFUSALS):  # else resuming was refused, no more
+                outcomes.append(result.outcome)
+                n_unusable += result.is_unusable
+                self._breaker.watch(result, len(outcomes))
+                self.progress.trouble = self._describe_trouble(result)
+                is_exhausted = self._retry.is_exhausted(len(outcomes), n_unusable)
+                if not result.outcome.is_retryable or is_exhausted:
+                    self._count_done(result)
+                    return
+                if partial is None or not self._can_resume(partial, request):
+                    request = _with_room(request, result)
+                n_failures = self._breaker.n_failures
+                wait_s = self._retry.wait_s(outcomes, n_failures, result.retry_after_s)
+            await self._pause(wait_s)
+            await self._wait_for_off_peak()
+            if not await self._limit.enter():
+                return
+
+    def _can_resume(self, partial: PartialAnswer, request: Request) -> bool:
+        return self._resume.is_possible(partial, request.sampling.thinking)
+
+    def _describe_trouble(self, result: AttemptResult) -> str:
+        """Say what keeps the run waiting, if anything does."""
+        if result.retry_after_s >= REPORTED_WAIT_S:
+            return f"{result.error}; the server asks to wait {result.retry_after_s:.0f} s"
+        return result.error if self._breaker.is_in_trouble else ""
+
+    def _learn(
+        self, partial: PartialAnswer | None, before: PartialAnswer | None, record: AttemptRecord
+    ) -> PartialAnswer | None:
+        """Note whether the server resumed if it was asked to; return what to resume next."""
+        outcome = record.result.outcome
+        if before and outcome in _REFUSALS:
+            self._resume.note_refused(before)
+            return None
+        if record.has_new:
+            if before and record.began_anew:
+                self._resume.note_restarted(before)
+            elif before:
+                self._resume.note_resumed(before)
+            return make_partial(record.id, record.result, self._find_missing)
+        ended = {AttemptOutcome.LENGTH, AttemptOutcome.UNREADABLE, AttemptOutcome.EMPTY}
+        return None if before and outcome in ended else partial
+
+    async def _attempt_in_place(
+        self, key: str, label: str, request: Request, before: PartialAnswer | None
+    ) -> AttemptRecord | None:
+        """Make one attempt and give up the place; None if the run was stopped first."""
+        try:
+            price = self._target.price_at(self._options.clock())
+            worst = _worst_case(request, before, price)
+            await self._budget.reserve(worst)
+            try:
+                if self._stopping.is_set():
+                    return None
+                n_prompt = estimate_tokens(prompt_texts(request, None))
+                if self._target.context and n_prompt > self._target.context:
+                    return await self._refuse_too_long(key, label, n_prompt)
+                record = await self._recorder.attempt(key, label, request, price, before)
+                self.progress.spent += record.amount
+                return record
+            finally:
+                await self._budget.release(worst, self.progress.spent)
+        finally:
+            self._limit.leave()
+
+    async def _refuse_too_long(self, key: str, label: str, n_prompt: int) -> AttemptRecord:
+        """Record that a question does not fit; nothing is sent."""
+        result = AttemptResult(
+            AttemptOutcome.TOO_LONG,
+            error=f"about {n_prompt} tokens, and {self._target.model} takes "
+            f"{self._target.context}; shorten the record or choose another --model",
+        )
+        opening = self._ledger.open_attempt(key, label, self._target, 0, None)
+        attempt = await asyncio.wrap_future(opening)
+        free = Charge(Usage(), is_estimate=False, amount=0.0)
+        await asyncio.wrap_future(self._ledger.close_attempt(attempt, result, free))
+        return AttemptRecord(attempt, result, 0.0)
+
+    async def _wait_for_off_peak(self, is_reported: bool = False) -> None:
+        """Wait until the provider is off-peak, if that was asked for."""
+        peak = self._target.provider.peak
+        while self._options.when == "off-peak" and peak and not self._stopping.is_set():
+            now = self._options.clock()
+            left_s = (peak.end_after(now) - now).total_seconds()
+            if is_reported:
+                self.progress.waits_s = left_s
+                self._report()
+            if left_s <= 0:
+                return
+            await self._pause(min(left_s, 1.0 if left_s <= 60 else 30.0))
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless the run stops meanwhile."""
+        if seconds:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    def _count_done(self, result: AttemptResult) -> None:
+        if result.outcome is AttemptOutcome.COMPLETE:
+            self.progress.n_new += 1
+        else:
+            self.progress.n_failed += 1
+            self.progress.last_error = result.error
+        self._report()
+
+    async def _count_cached(self) -> None:
+        self.progress.n_cached += 1
+        self._report()
+        await asyncio.sleep(0)  # a long run of cached items must not starve the streams
+
+    def _note_pace(self) -> int:
+        self.progress.note_tokens(self._recorder.n_tokens)
+        self._report()
+        return self.progress.n_answered
+
+    def _report(self) -> None:
+        self.progress.n_running = self._recorder.n_running
+        self.progress.limit = int(self._limit.limit)
+        self._options.on_progress(self.progress)
+
+
 def _refuse_running_loop() -> None:
     try:
         asyncio.get_running_loop()
@@ -81,3 +450,57 @@ def _refuse_running_loop() -> None:
         "an event loop is running here, as in a notebook; ask from a thread: "
         "await asyncio.to_thread(completer.complete, requests)"
     )
+
+
+@contextmanager
+def catch_interrupts(
+    drain: Callable[[], None], cancel: Callable[[], None]
+) -> Generator[None, None, None]:
+    """Call `drain` at the first Ctrl-C and `cancel` at the next, or at once on SIGTERM; outside the
+    main thread signals are left alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    actions = iter([drain])
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    loop.add_signal_handler(signal.SIGINT, lambda: next(actions, cancel)())
+    loop.add_signal_handler(signal.SIGTERM, cancel)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+def _guard(find_missing: FindMissing) -> FindMissing:
+    """Have a check that fails on a teacher's text call the answer unreadable."""
+
+    def find(reasoning: str, text: str) -> MissingPart | None:
+        try:
+            return find_missing(reasoning, text)
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            return MissingPart(f"cannot be read ({type(error).__name__})", is_at_end=False)
+
+    return find
+
+
+def _worst_case(request: Request, before: PartialAnswer | None, price: Price | None) -> float:
+    """Return the most an attempt can cost: a token a character of the prompt, none cached, and
+    every token allowed."""
+    if price is None:
+        return 0.0
+    n_prompt = sum(map(len, prompt_texts(request, before)))
+    return price.amount(Usage(prompt=n_prompt, completion=request.sampling.max_tokens))
+
+
+def _with_room(request: Request, result: AttemptResult) -> Request:
+    """Allow twice the tokens if the limit itself cut the answer; an endpoint that merely says so
+    gets the same again."""
+    limit = request.sampling.max_tokens
+    is_cut = result.outcome is AttemptOutcome.LENGTH
+    if not is_cut or result.usage is None or result.usage.completion < 0.9 * limit:
+        return request
+    sampling = request.sampling.model_copy(update={"max_tokens": 2 * limit})
+    return request.model_copy(update={"sampling": sampling})

@@ -1,7 +1,7 @@
 """One streamed attempt at an OpenAI-compatible endpoint: one request sent at most once.
 
 In: a `Target`, a `Request`, a partial answer to resume. Out: an `AttemptResult`.
-Not done here: reading the stream (`completers.stream`), retrying (`completers.scheduler`).
+Not done here: reading the stream (`completers.stream`), retrying (`completers.client`).
 """
 
 import asyncio

@@ -1,9 +1,10 @@
 """The ledger of paid attempts, one SQLite file: a row is opened before anything is sent.
 
 In: attempts at items, an item being the hash of what is asked. Out: paid answers, and sums.
-Not done here: sending (`completers.scheduler`), copies (`completers.ledger_backup`).
+Beside it lie its last good copy and room kept back for a full disk. Not done here: sending.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -21,13 +22,6 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, NamedTuple
 
-from medkd.completers.ledger_backup import (
-    COPY_INTERVAL_S,
-    DiskReserve,
-    describe_damage,
-    is_sound,
-    keep_copy,
-)
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_finish
 from medkd.completers.providers import Price, Target, estimate_tokens
 from medkd.completers.resume import MissingPart, append_continuation, make_partial
@@ -57,6 +51,10 @@ CREATE INDEX attempts_of_item ON attempts (item);
 CREATE TABLE pieces (attempt INTEGER NOT NULL, number INTEGER NOT NULL,
   is_reasoning INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (attempt, number)) WITHOUT ROWID;
 """
+COPY_INTERVAL_S = 600.0
+"""Seconds of writing between two copies; one is also made at the end of every run."""
+RESERVE_BYTES = 16 * 2**20
+"""Room for the texts of two thousand running attempts."""
 _OPEN = """
 INSERT INTO attempts (run, item, label, provider, model, started_at, price, n_prompt, currency,
   continues) VALUES (?,?,?,?,?,?,?,?,?,?)"""
@@ -606,3 +604,70 @@ def _from_sqlite_error(error: Exception, path: Path) -> MedkdError:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class DiskReserve:
+    """A file of real blocks that is deleted when the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(f"{path.name}.reserve")
+        with contextlib.suppress(OSError), self._path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+
+    def release(self) -> bool:
+        """Return the room to the disk; False if there is none to return."""
+        try:
+            self._path.unlink()
+        except OSError:
+            return False
+        return True
+
+
+def copy_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.good")
+
+
+def keep_copy(path: Path) -> None:
+    """Copy a ledger beside itself while others may write to it; a damaged one never replaces a
+    good copy."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(OSError, sqlite3.Error):
+        with (
+            contextlib.closing(sqlite3.connect(path, timeout=30)) as source,
+            contextlib.closing(sqlite3.connect(draft)) as target,
+        ):
+            source.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+            is_good = is_sound(target)
+        if is_good:
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            draft.replace(copy_path(path))
+    with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
+
+
+def is_sound(connection: sqlite3.Connection) -> bool:
+    """Have SQLite check a file."""
+    return connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+
+
+def describe_damage(path: Path, words: str) -> InputError:
+    """Say that a ledger is damaged and how to go on from its last good copy."""
+    copy, name = copy_path(path), path.name
+    begin = f"{path}: damaged or no ledger ({words})"
+    try:
+        source = f"{copy.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(source, uri=True)) as connection:
+            n_attempts = connection.execute("SELECT COUNT(*) FROM attempts").fetchone()[0]
+        made_at = datetime.fromtimestamp(copy.stat().st_mtime).astimezone()
+    except (OSError, sqlite3.Error):
+        return InputError(f"{begin}; move it away, or put a good copy in its place")
+    commands = (
+        f"cd {path.parent} && mv {name} {name}.damaged && rm -f {name}-wal {name}-shm && "
+        f"cp {copy.name} {name}"
+    )
+    return InputError(
+        f"{begin}; the last good copy, of {made_at:%Y-%m-%d %H:%M}, holds {n_attempts} attempts: "
+        f"{commands}"
+    )

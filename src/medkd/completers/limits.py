@@ -1,7 +1,7 @@
 """Limits of a run: how many attempts at once, how much money, how often to retry, when to stop.
 
 In: how attempts end. Out: leave to send, seconds to wait, or the error that stops the run.
-Not done here: sending and waiting (`completers.scheduler`), prices (`completers.providers`).
+Not done here: sending and waiting (`completers.client`), prices (`completers.providers`).
 """
 
 import asyncio

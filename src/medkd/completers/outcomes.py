@@ -1,6 +1,6 @@
 """What can become of one attempt at an endpoint, by finish word and HTTP status.
 
-Not done here: reading an answer (`completers.stream`), acting on it (`completers.scheduler`).
+Not done here: reading an answer (`completers.stream`), acting on it (`completers.client`).
 """
 
 from dataclasses import dataclass

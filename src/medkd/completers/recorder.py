@@ -1,7 +1,7 @@
 """One attempt with its row: opened before it is sent, saved as it streams, closed afterwards.
 
 In: a request, a partial answer to resume. Out: an `AttemptRecord`, whatever happens.
-Not done here: whether to make another attempt (`completers.scheduler`).
+Not done here: whether to make another attempt (`completers.client`).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Resume a paid answer that broke off: what there is to resume, and whether a server really did.
 
 In: the attempts at an item, what came back. Out: the partial answer, and the two joined.
-Not done here: sending (`completers.endpoint`), deciding to retry (`completers.scheduler`).
+Not done here: sending (`completers.endpoint`), deciding to retry (`completers.client`).
 """
 
 from collections import Counter

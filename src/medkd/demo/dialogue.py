@@ -105,7 +105,7 @@ def _say(asked: Asked, seed: int) -> tuple[str, str]:
 
 
 def _go_on(asked: Asked, seed: int) -> tuple[str, str, int]:
-    """Give the reasoning and content that a text belongs to, and how many of their characters it
+    """Return the reasoning and content of a text, and how many of their characters it
     already holds."""
     assert asked.prefix is not None  # noqa: S101 - called only where there is one
     before = "".join(asked.prefix)
@@ -123,7 +123,7 @@ def _go_on(asked: Asked, seed: int) -> tuple[str, str, int]:
 
 
 def think(message: str, seed: int) -> tuple[str, str]:
-    """Give reasoning and diagnosis for a message with a tagged record, and a tagged diagnosis where
+    """Return reasoning and diagnosis for a message with a tagged record, and a tagged diagnosis if
     it is known."""
     record = _last_tagged(message, "record") or message
     diagnosis = _last_tagged(message, "diagnosis") or solve(record)
@@ -133,6 +133,6 @@ def think(message: str, seed: int) -> tuple[str, str]:
 
 
 def _last_tagged(message: str, name: str) -> str:
-    """Give the text of the last tag of a name; instructions before it may mention the tag too."""
+    """Return the text of the last tag of a name; instructions before it may mention the tag too."""
     before, closing, _ = message.rpartition(f"</{name}>")
     return before.rpartition(f"<{name}>")[2].strip() if closing else ""

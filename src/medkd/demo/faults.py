@@ -90,7 +90,7 @@ class FaultPlan:
         self._lock = Lock()
 
     def draw(self, content: str) -> tuple[Fault | None, int]:
-        """Give the fault of a request, and how many equal ones came before it."""
+        """Return the fault of a request, and how many equal ones came before it."""
         with self._lock:
             key = zlib.crc32(content.encode())
             n_before = self._n_asked[key]

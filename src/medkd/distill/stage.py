@@ -15,11 +15,10 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field, ValidationError
 
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, Progress, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import FILE_NAME, Ledger, open_reader
 from medkd.completers.providers import Target, When, check_budget, find_target
-from medkd.completers.scheduler import Progress, RunOptions
 from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError

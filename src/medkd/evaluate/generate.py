@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from medkd.completers import vllm_engine
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, Progress, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, find_target
 from medkd.completers.resume import MissingPart
-from medkd.completers.scheduler import Progress, RunOptions
 from medkd.completers.transformers_engine import (
     EngineUnavailableError,
     Generation,

@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import find_target
 from medkd.completers.resume import MissingPart
-from medkd.completers.scheduler import RunOptions
 from medkd.core import thinking
 from medkd.core.completer import Completer
 from medkd.core.errors import InputError, StoppedError

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO, cast
 
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, Progress, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target
 from medkd.completers.resume import FindMissing, MissingPart
-from medkd.completers.scheduler import Progress, RunOptions
 from medkd.core.completer import Completion, Message, Request, Sampling
 from medkd.core.progress import Bar
 from medkd.core.records import Checked, Question, Rationale, Verdict

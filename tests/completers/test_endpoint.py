@@ -10,13 +10,12 @@ from collections import Counter
 import pytest
 
 from ledger_reading import list_attempts
-from medkd.completers.client import LedgerClient
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint, TimeLimits
 from medkd.completers.ledger import Ledger
 from medkd.completers.limits import RetryPolicy
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
-from medkd.completers.scheduler import RunOptions
 from medkd.core.completer import Message, Request
 from medkd.core.errors import InputError
 from medkd.distill.prompts import find_missing_part
