@@ -247,13 +247,7 @@ def _reinforce(
     questions = make_prompts(tokenizer, examples, student.plain_template)
     args = _make_args(config, device, model)
     _check_memory(config, folder, student, questions, device)
-    sampling = Sampling(
-        max_tokens=config.max_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p if args.top_p < 1 else None,
-        seed=config.seed,
-    )
-    sampler = Sampler(model, tokenizer, sampling)
+    sampler = _make_sampler(config, student, args)
     baseline = _find_baseline(config, output, sampler, questions, judge)
     checkpoints = output.path("checkpoints")
     checkpoint = None if config.overwrite else find_checkpoint(checkpoints)
@@ -296,6 +290,16 @@ def _reinforce(
         "dtype": str(cast(Any, model).dtype).removeprefix("torch."),
         "device": device,
     }
+
+
+def _make_sampler(config: Config, student: Student, args: "GRPOConfig") -> Sampler:
+    sampling = Sampling(
+        max_tokens=config.max_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p if args.top_p < 1 else None,
+        seed=config.seed,
+    )
+    return Sampler(student.model, student.tokenizer, sampling)
 
 
 def _load_student(config: Config, folder: Path, adapter: Path | None) -> Student:
