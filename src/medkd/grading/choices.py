@@ -31,7 +31,7 @@ _MARKS = r"[- \t:=(\[{<>「」『』【】“”\"'‘’《》〈〉→)\]}]{0,
 _GAP_IN_LINE = re.compile(_MARKS)
 _GAP = re.compile(rf"{_MARKS}(?:\n{{1,2}}{_MARKS})?")
 _RUN = re.compile(r"[A-Z]{1,26}(?![A-Za-z])")
-_LOWER = re.compile(r"[a-z](?=[)\]}\"'”]{0,3}[ \t]*(?:$|[.,;:。，；\n]))")
+_LOWER = re.compile(r"[a-z](?=[)\]]|[}\"'”]{0,3}[ \t]*(?:$|[.,;:。，；\n]))")
 _CLOSING = re.compile(r"[)\]}\"'”」』】]{0,2}(?:选?项)?")
 _END_OF_LINE = re.compile(r"[\s.。,;；:)\]}>\"'”’」』】]{0,12}")
 _LABEL = re.compile(
@@ -60,7 +60,7 @@ _CHOOSE = re.compile(
     r"(?:(?:option|choice|answer)\b(?: is)? ?)?(?=[A-Z]\b[.)]?\s*$)"
     r"|\b(?:corresponds to|matches|choose|select|pick|points to|supports|(?:which|that"
     r"|this) is) (?:the )?(?:option|choice|answer)\b"
-    r"|^it(?:'s| is) (?=[A-Z]\b[.)]?\s*$)",
+    r"|^it(?:'s| is| should be| must be| would be) (?=[A-Z]\b[.)]?\s*$)",
     re.IGNORECASE | re.MULTILINE,
 )
 _UNSURE = re.compile(
@@ -71,7 +71,7 @@ _UNSURE = re.compile(
 """What before a label makes it no statement."""
 _RIGHT = (
     r"(?:是|为|最)?(?:正确(?!吗|与否)|对(?=[;；,，。.\s]|$)|符合题意"
-    r"|最佳答案|正确答案|最合适|最符合)"
+    r"|最佳答案|正确答案|最?为?合适|最?为?恰当|最符合)"
 )
 _RIGHT_EN = (
     r"(?:is|are|was|seems|would be) (?:therefore |thus |clearly |indeed )?(?:the )?"
@@ -90,8 +90,8 @@ _VERDICTS = (
     ),
 )
 _SEPARATOR = re.compile(
-    r"[ \t]*(?:[,;]?[ \t]?\band\b|[、,，;；/+&和与及跟])?[ \t]*(?:(?:选项|项"
-    r"|option )[ \t]?)?[(\[\"'“「『【]{0,2}"
+    r"[ \t]*(?:[,;]?[ \t]?\band\b|[、,，;；/+&|和与及跟]|\.(?=[A-Z](?![A-Za-z])))?"
+    r"[ \t]*(?:(?:选项|项|option )[ \t]?)?[(\[\"'“「『【]{0,2}"
 )
 _AFTER_LETTER = re.compile(
     r"[)\]}\"'”’」』】>]{0,3}(?:$|[ \t]*(?:[.,;:!?。，；：！？、()\[\]}<\n]|(?:两|三|四"
