@@ -297,7 +297,7 @@ def _check_end(end: CrawlEvent | None, journal: CrawlState, log_path: Path) -> N
 
 @contextmanager
 def _events(order: CrawlJob, log_path: Path) -> Generator[Iterator[CrawlEvent], None, None]:
-    """Start the child and give what it says; it ends with this context, and by itself should this
+    """Start the child and yield what it says; it ends with this context, and by itself should this
     process die."""
     command = [sys.executable, "-P", "-m", "medkd.collect.spider"]
     with log_path.open("wb") as log:

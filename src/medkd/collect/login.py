@@ -60,12 +60,12 @@ def has_screen() -> bool:
 
 
 def find_browser() -> str | None:
-    """Give the installed browser; None leaves it to Playwright's own."""
+    """Return the installed browser; None leaves it to Playwright's own."""
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 def wait_for_verification(address: str, cookies: dict[str, str], user_agent: str) -> dict[str, str]:
-    """Show a page until a person has passed what it asks for; give the cookies of its site.
+    """Show a page until a person has passed what it asks for; return the cookies of its site.
 
     Raises InputError where no browser starts, HumanActionRequiredError where nobody passes it in
     time.
@@ -170,7 +170,7 @@ def read_cookies(path: Path, host: str) -> dict[str, str]:
 
 
 def _read_forms(text: str, path: Path) -> Iterator[tuple[str, str, str, float]]:
-    """Give name, value, domain (empty: any) and expiry (0: with the session) of each cookie."""
+    """Return name, value, domain (empty: any) and expiry (0: with the session) of each cookie."""
     bare = text.strip()
     if bare[:1] in {"[", "{"}:
         yield from _read_json(bare, path)

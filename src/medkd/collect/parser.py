@@ -53,7 +53,7 @@ class Content:
 
 
 def case_address(native_id: str) -> str:
-    """Give the path of a case's page."""
+    """Return the path of a case's page."""
     return f"/show/{native_id}-1.html"
 
 
@@ -94,7 +94,7 @@ def parse_case(
 
 
 def parse_list(body: str) -> list[str]:
-    """Give the native ids a list names, in its order, each once; the list is a page, bare HTML, or
+    """Return the native ids a list names, in its order, each once; the list is a page, bare HTML, or
     JSON around HTML."""
     page = _select(_unwrap(body))
     for place in _LISTED:
@@ -115,7 +115,7 @@ _LISTED = (
 
 
 def parse_departments(body: str) -> dict[str, str]:
-    """Give the numbers of the departments that a page links to, by name."""
+    """Return the numbers of the departments that a page links to, by name."""
     found: dict[str, str] = {}
     for link in _select(_unwrap(body)).css("a[href]"):
         match = _DEPARTMENT_LINK.search(link.attrib["href"])
@@ -154,7 +154,7 @@ def _has_sections(page: "Selector") -> bool:
 
 
 def to_plain_text(text: str) -> str:
-    """Give the text that a piece of HTML shows; what is no HTML comes back as it is, its < and >
+    """Return the text that a piece of HTML shows; what is no HTML comes back as it is, its < and >
     among it."""
     if not _TAG.search(text):
         return text
@@ -259,7 +259,7 @@ _NO_DEPARTMENT = {
 
 
 def _crumbs(page: "Selector") -> list[str]:
-    """Give the departments in a breadcrumb trail."""
+    """Return the departments in a breadcrumb trail."""
     names = [
         normalize_whitespace(name)
         for name in page.css("div.s_wz a::text, .breadcrumbs a::text").getall()
@@ -279,7 +279,7 @@ def _named_text(block: Any, tag: str) -> tuple[str, str] | None:
 
 
 def _pieces(root: Any, without: Any = None) -> Iterator[str]:
-    """Give the texts of an element in order; block elements and br end a line.
+    """Return the texts of an element in order; block elements and br end a line.
 
     The walk is no recursion: hostile pages nest deeper than Python's stack.
     """

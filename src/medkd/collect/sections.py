@@ -65,7 +65,7 @@ class SectionNames:
         """Where running text goes over to another section."""
 
     def unify(self, name: str) -> str:
-        """Give a section the one name it has everywhere; a name the table does not know is kept."""
+        """Return a section the one name it has everywhere; a name the table does not know is kept."""
         plain = _NUMBERING.sub("", normalize_whitespace(name).replace("\n", " ")).strip(
             "【】[]：: "
         )
@@ -76,7 +76,7 @@ class SectionNames:
         return self.unify(name) in self.table
 
     def extended(self, table: Mapping[str, Iterable[str]]) -> "SectionNames":
-        """Give these names with others on top; what is said anew wins."""
+        """Return these names with others on top; what is said anew wins."""
         return SectionNames(
             {
                 **self.table,

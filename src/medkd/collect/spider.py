@@ -273,7 +273,7 @@ class CaseSpider(scrapy.Spider):
         yield from self._ask_more()
 
     def _body(self, response: Response) -> str:
-        """Give the text of an answer; stops at a verification, whose page counts as not asked."""
+        """Return the text of an answer; stops at a verification, whose page counts as not asked."""
         self.is_answered = True
         body = response.text if isinstance(response, TextResponse) else ""
         if (

@@ -124,11 +124,11 @@ class RowStore:
         return Example.model_validate_json(self._rows.read(number))
 
     def read_question(self, number: int) -> str:
-        """Give a question reduced to its letters and digits."""
+        """Return a question reduced to its letters and digits."""
         return self._questions.read(number).decode("utf-8", "surrogatepass")
 
     def read_questions(self, numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], list[str]]]:
-        """Give the plain questions of many rows, some at a time."""
+        """Return the plain questions of many rows, some at a time."""
         for start in range(0, len(numbers), BATCH // 4):
             some = numbers[start : start + BATCH // 4]
             yield some, [self.read_question(int(number)) for number in some]
@@ -139,7 +139,7 @@ class RowStore:
         return np.frombuffer(self._signatures, dtype=np.uint8).reshape(len(self), -1)
 
     def exact_keys(self) -> "NDArray[np.uint64]":
-        """Give two numbers a row, equal where the plain questions are."""
+        """Return two numbers a row, equal where the plain questions are."""
         return self.column(self._exact).reshape(-1, 2)
 
     @staticmethod

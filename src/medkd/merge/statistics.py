@@ -100,7 +100,7 @@ class Statistics:
         return sum(part.styles.total() for part in self.parts.values())
 
     def longest(self) -> tuple[int, bool]:
-        """Give the length of the longest row of train and val, and whether it is in tokens;
+        """Return the length of the longest row of train and val, and whether it is in tokens;
         otherwise it is in characters."""
         parts = [part for (split, _), part in self.parts.items() if split != "test"]
         unit = "tokens" if any(part.lengths["tokens"] for part in parts) else "whole"
@@ -133,7 +133,7 @@ class Statistics:
         }
 
     def lengths(self, name: str) -> dict[str, Sequence[int]]:
-        """Give one length of every row, by source."""
+        """Return one length of every row, by source."""
         found: dict[str, array[int]] = {}
         for (_, source), part in sorted(self.parts.items()):
             found.setdefault(source, array("I")).extend(part.lengths[name])
@@ -177,7 +177,7 @@ def _describe_cut_offs(parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def summarise(lengths: Iterable[int]) -> dict[str, int]:
-    """Give median, 90th and 99th percentile and maximum; zeros for nothing."""
+    """Return median, 90th and 99th percentile and maximum; zeros for nothing."""
     ordered = sorted(lengths) or [0]
     return {
         name: ordered[min(len(ordered) - 1, int(share * len(ordered)))]
@@ -320,7 +320,7 @@ def _escape_cell(text: object) -> str:
 
 
 def _common_licence(licences: Iterable[str]) -> str:
-    """Give the licence tag of the card: `apache-2.0` only where every row says so."""
+    """Return the licence tag of the card: `apache-2.0` only where every row says so."""
     return "apache-2.0" if {licence.lower() for licence in licences} == {"apache-2.0"} else "other"
 
 

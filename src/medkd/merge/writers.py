@@ -126,7 +126,7 @@ CUT_OFFS = (2048, 4096, 8192, 16384, 32768)
 
 
 def name_dataset(split: Split) -> str:
-    """Give the name under which LLaMA-Factory knows a split."""
+    """Return the name under which LLaMA-Factory knows a split."""
     return f"medkd_{split}"
 
 
