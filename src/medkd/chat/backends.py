@@ -79,7 +79,7 @@ class ThinkingSplitter:
         self._give(given)
 
     def finish(self) -> None:
-        """Give what was held back in case it began a tag."""
+        """Pass on what was held back because it could begin a tag."""
         self._give(self._rest)
         self._rest = ""
 

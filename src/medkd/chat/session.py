@@ -1,9 +1,7 @@
-"""The command `chat`: questions from the terminal or a pipe, answers streamed, one model or several
-side by side.
+"""The command `chat`: questions from the terminal or a pipe, answers streamed side by side.
 
-In: a name or several (`chat.backends` says what names there are). Out: what they say; the thinking
-is dimmed and can be folded away. Nothing is written to disk. Not done here: scoring; a chat in the
-browser.
+In: a name or several (`chat.backends` says which). Out: what the models say on the screen; nothing
+is written to disk. Not done here: scoring; a chat in the browser.
 """
 
 import importlib

@@ -103,7 +103,7 @@ class VllmEngine:
             self.engine.abort_request([str(at) for at in written])
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Free the engine's memory."""
         self.engine.engine_core.shutdown()
         self.engine = None
         _free_memory()
@@ -183,7 +183,7 @@ def open_vllm(
 def _read_limits(
     folder: Path, tokenizer: "PreTrainedTokenizerBase", n_tokens: int
 ) -> tuple[int, list[int]]:
-    """Give how long a row may get, within what the model knows, and the stop tokens."""
+    """Read how long a row may get, within the model's context, and the stop tokens."""
     from transformers import AutoConfig, GenerationConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
@@ -241,7 +241,7 @@ def _explain(error: Exception) -> str:
 
 
 def _first_sentence(error: BaseException) -> str:
-    """Give the first sentence that says something; pydantic begins with one that only counts."""
+    """Find the first sentence that says something; pydantic begins with one that only counts."""
     lines = [
         line.strip()
         for line in str(error).splitlines()

@@ -1,9 +1,7 @@
-"""Ask an exported model some bare questions with plain `transformers`, none of MedKD's code: run as
-a script of its own.
+"""Ask an exported model bare questions with plain `transformers`: run as a script of its own.
 
-In: `proof.py MODEL_DIR QUESTIONS_JSON MAX_TOKENS OUT_JSON [trust]`; the questions are a list of
-texts. Out: for each question the text, how many tokens it took and whether the model ended it by
-itself. Not done here: judging the texts (`export.stage`).
+In: `proof.py MODEL_DIR QUESTIONS_JSON MAX_TOKENS OUT_JSON [trust]`. Out: for each question the
+text, its number of tokens and whether the model ended it. Not done here: judging (`export.stage`).
 """
 
 import json

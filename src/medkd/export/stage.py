@@ -1,9 +1,7 @@
-"""The stage `export`: one folder that any `transformers` loads, proven to think unasked and to stop
-by itself.
+"""The stage `export`: one folder that any `transformers` loads, proven to think and to stop.
 
-In: an adapter of `train`, and its base. Out: merged weights in safetensors, tokenizer, chat
-template with the thinking prefix, generation config with all stop tokens, `MODELCARD.md` (also as
-`README.md`), `Modelfile`, `proof.json`.
+In: an adapter of `train` and its base. Out: merged weights, tokenizer, chat template with the
+thinking prefix, generation config with all stop tokens, card, `Modelfile`, `proof.json`.
 Not done here: quantising, GGUF, uploading.
 """
 
@@ -143,17 +141,16 @@ def run(config: Config) -> Manifest:
             for key in ("n", "n_thinking", "n_stopped", "passed", "finding", "unseen")
         }
         if not proof["passed"]:
-            raise ProofError(
-                f"{space.directory}: {UNPROVEN}, {proof['finding']}; "
-                + (
-                    "see proof.json, train longer or on more rows"
-                    if proof["n"] >= MIN_QUESTIONS
-                    else f"see proof.json, keep {MIN_QUESTIONS} rows for validation and train "
-                    "again, or raise --questions"
-                )
-            )
+            raise _explain_unproven(space.directory, proof)
         _show(cast(list[dict[str, Any]], proof["answers"])[0])
         return space.manifest
+
+
+def _explain_unproven(out: Path, proof: Mapping[str, Any]) -> ProofError:
+    advice = "train longer or on more rows"
+    if proof["n"] < MIN_QUESTIONS:
+        advice = f"keep {MIN_QUESTIONS} rows for validation and train again, or raise --questions"
+    return ProofError(f"{out}: {UNPROVEN}, {proof['finding']}; see proof.json, {advice}")
 
 
 def _find_source(config: Config) -> tuple[Path, str]:

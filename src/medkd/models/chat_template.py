@@ -432,7 +432,7 @@ def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
 
 
 def repair_pad_token(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Give the tokenizer a pad token that ends nothing; says what was changed, or nothing."""
+    """Set a pad token that ends nothing; return what was changed, or nothing."""
     end = tokenizer.convert_ids_to_tokens(find_end_of_turn(tokenizer))
     if tokenizer.pad_token is not None and tokenizer.pad_token != end:
         return ""

@@ -1,8 +1,6 @@
-"""Find a model by name and load it: safetensors only, and none of its own code is run unless its
-user trusts it.
+"""Find a model by name and load it: safetensors only, and none of its own code unless trusted.
 
-In: `medkd:tiny`, a folder, or the name of a model on a hub, and an adapter. Out: a model and its
-tokenizer.
+In: `medkd:tiny`, a folder or a hub's name, and an adapter. Out: a model and its tokenizer.
 Not done here: training, quantised weights, generation.
 """
 
@@ -87,7 +85,7 @@ class LoadedModel(NamedTuple):
 
 
 def tiny_dir() -> Path:
-    """Give the folder of the shipped student."""
+    """Return the folder of the shipped student."""
     return Path(__file__).parent / "tiny"
 
 
