@@ -83,9 +83,7 @@ def test_an_answer_that_did_not_end_by_itself_carries_a_note(capsys, why, note):
     cuts=st.lists(st.integers(0, 60), max_size=8),
 )
 def test_reasoning_and_answer_are_told_apart_wherever_the_stream_is_cut(reasoning, answer, cuts):
-    text = write(
-        reasoning.replace("</think>", "").replace("<think>", ""), answer.replace("<think>", "")
-    )
+    text = write(reasoning.replace(">", ""), answer)  # no whole tag, any part of one
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     heard: dict[bool, str] = {True: "", False: ""}
 

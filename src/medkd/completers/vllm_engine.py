@@ -61,8 +61,8 @@ def list_parameters(sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> d
 
 
 class VllmEngine:
-    """A model in vLLM's engine; made by `open_vllm`, closed by `close`, which gives the memory
-    back."""
+    """A model in vLLM's engine; made by `open_vllm`, closed by `close`, which frees its
+    memory."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class VllmEngine:
         self.engine.add_request(str(at), rendered, parameters)
 
     def _step(self, written: dict[int, list[int]]) -> list[tuple[int, FinishReason]]:
-        """Let the engine draw the next tokens; gives the rows that ended by it, and why. A looping
+        """Let the engine draw the next tokens; return the rows that ended by it, and why. A looping
         one is let go of."""
         try:
             outputs = self.engine.step()
