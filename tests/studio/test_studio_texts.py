@@ -43,7 +43,16 @@ GROUPS = {
 }  # fmt: skip
 """Where the words for the members of a file's enumeration stand; those of all others are
 reasons."""
-NEVER_SHOWN = ("StopReason", "AnswerPart", "Category", "Fault", "Prefix", "Flaw", "Relation", "Cause")
+NEVER_SHOWN = (
+    "StopReason",
+    "AnswerPart",
+    "Category",
+    "Fault",
+    "Prefix",
+    "Flaw",
+    "Relation",
+    "Cause",
+)
 """Enumerations that no page shows."""
 PASSING = ("listed", "looked_up", "kept")
 """Outcomes of a page that are no reason to drop a case."""
