@@ -161,7 +161,8 @@ def _for_page(svg: str, title: str) -> str:
         .replace(_INK, "currentColor")
         .replace("font-family: sans-serif", "font-family: inherit")
     )
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    before, mark, rest = body.partition("<metadata>")
+    body = before + rest.partition("</metadata>")[2] if mark else body
     body = _with_own_ids(body)
     label = html.escape(_printable(title) or "plot")
     head = f'<svg role="img" aria-label="{label}" style="max-width:100%;height:auto" '

@@ -99,7 +99,7 @@ def _has_month_before(match: re.Match[str]) -> bool:
 def _by_pieces(
     pattern: str, piece: str, needs: tuple[str, ...] | re.Pattern[str] = (), least: int = 1
 ) -> Callable[[str], Iterator[tuple[int, int]]]:
-    """Find the dates of a range or a list: what stands before group `tail`, and each piece in it."""
+    """Find the dates of a range or list: what stands before group `tail`, each piece in it."""
     whole, part = re.compile(pattern), re.compile(piece)
 
     def spans(text: str) -> Iterator[tuple[int, int]]:
@@ -179,7 +179,8 @@ _RANGES: tuple[Rule, ...] = (
         "date_range_english",
         Category.DATE,
         by_pattern(
-            rf"\b(?:{_MONTH})\.?\s\d{{1,2}}{_ORDINAL}\s?(?:-|to|through|and|&)\s?\d{{1,2}}{_ORDINAL}"
+            rf"\b(?:{_MONTH})\.?\s\d{{1,2}}{_ORDINAL}\s?(?:-|to|through|and"
+            rf"|&)\s?\d{{1,2}}{_ORDINAL}"
             r"(?:,?\s(?:19|20)\d\d)?(?!\d)"
             rf"|(?<!\d)\d{{1,2}}{_ORDINAL}\s?(?:-|to|through|and|&)\s?\d{{1,2}}{_ORDINAL}\s"
             rf"(?:{_MONTH})\b\.?(?:,?\s(?:19|20)\d\d)?(?!\d)",
@@ -376,7 +377,8 @@ _CHINESE: tuple[Rule, ...] = (
         "date_day",
         Category.DATE,
         by_pattern(
-            rf"(?<=[,。;、于至])(?P<x>\d{{1,2}}[日号])(?=(?:{_PARTS_OF_DAY}|{_EVENTS}))(?!..?[间室台])",
+            rf"(?<=[,。;、于至])(?P<x>\d{{1,2}}[日号])(?=(?:{_PARTS_OF_DAY}"
+            rf"|{_EVENTS}))(?!..?[间室台])",
             ("日", "号"),
             lambda m: m["x"].endswith("号") or _has_month_before(m),
         ),

@@ -44,7 +44,8 @@ RULES: tuple[Rule, ...] = (
         "record_number_english",
         Category.RECORD,
         by_pattern(
-            rf"\b(?:{any_of(_TABLE['record_labels'])})\s*(?:[Nn]umber|[Nn]o\.?|ID|#)?\s*[:#]?\s*(?P<x>[A-Z]{{0,4}}-?\d[\dA-Z]*(?:-[\dA-Z]+)*)(?!\d|\.\d)",
+            rf"\b(?:{any_of(_TABLE['record_labels'])})\s*(?:[Nn]umber|[Nn]o\.?|ID"
+            rf"|#)?\s*[:#]?\s*(?P<x>[A-Z]{{0,4}}-?\d[\dA-Z]*(?:-[\dA-Z]+)*)(?!\d|\.\d)",
             tuple(_TABLE["record_labels"]),
             lambda m: len(m["x"]) >= 4,
         ),
@@ -61,7 +62,8 @@ RULES: tuple[Rule, ...] = (
         "hospital_english",
         Category.HOSPITAL,
         by_pattern(
-            r"(?P<x>(?P<n>(?:(?!The |At |In |From |To |A |Our |This )(?:St\.|[A-Z][A-Za-z'’.-]{1,30})\s){1,4})"
+            r"(?P<x>(?P<n>(?:(?!The |At |In |From |To |A |Our |This )(?:St\."
+            r"|[A-Z][A-Za-z'’.-]{1,30})\s){1,4})"
             r"(?:General |Memorial |University |Children's ){0,3}"
             r"(?:Hospital|Medical Center|Medical Centre|Clinic|Health Center|Infirmary))\b",
             ("Hospital", "Medical Cent", "Clinic", "Health Center", "Infirmary"),
@@ -118,7 +120,8 @@ RULES: tuple[Rule, ...] = (
         "name_before_credentials",
         Category.NAME,
         by_pattern(
-            rf"(?P<x>{_FULL})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D|MBBS|DOB|MRN|LPN|BSN)\b|\s\([MF][/,]\d)",
+            rf"(?P<x>{_FULL})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D|MBBS|DOB|MRN|LPN"
+            rf"|BSN)\b|\s\([MF][/,]\d)",
             _TWO_WORDS,
             _is_name,
         ),
@@ -127,7 +130,8 @@ RULES: tuple[Rule, ...] = (
         "name_of_actor_english",
         Category.NAME,
         by_pattern(
-            r"\b(?:(?:seen|evaluated|examined|accompanied|referred|treated|brought in) by|[Rr]esident|[Nn]urse|[Ii]ntern|[Pp]t\.?)"
+            r"\b(?:(?:seen|evaluated|examined|accompanied|referred|treated|brought in) by"
+            r"|[Rr]esident|[Nn]urse|[Ii]ntern|[Pp]t\.?)"
             rf"\s(?P<x>{_FULL}|{_WORD}(?=\s[a-z]|[,;.]))",
             ("by", "with", "esident", "urse", "ntern", "t "),
             _is_name,
@@ -146,7 +150,8 @@ RULES: tuple[Rule, ...] = (
         "insurance_english",
         Category.ID_CARD,
         by_pattern(
-            r"\b(?:Insurance|Member|Policy|Passport|License|Medicare)\s*(?:ID|No\.?|Number|#)?\s*[:#]?\s*(?P<x>[A-Z]{0,4}-?\d[\dA-Z-]{4,})",
+            r"\b(?:Insurance|Member|Policy|Passport|License|Medicare)\s*(?:ID|No\.?|Number"
+            r"|#)?\s*[:#]?\s*(?P<x>[A-Z]{0,4}-?\d[\dA-Z-]{4,})",
             ("nsurance", "ember", "olicy", "assport", "icense", "edicare"),
         ),
     ),
@@ -154,7 +159,8 @@ RULES: tuple[Rule, ...] = (
         "room_english",
         Category.BED,
         by_pattern(
-            r"\b(?:Room|Bed|room|bed)\s#?(?P<x>\d{1,4}[A-Z]?(?:-[A-Z\d]{1,2})?)(?![\d%])(?=[.,;)\s]|$)",
+            r"\b(?:Room|Bed|room"
+            r"|bed)\s#?(?P<x>\d{1,4}[A-Z]?(?:-[A-Z\d]{1,2})?)(?![\d%])(?=[.,;)\s]|$)",
             ("oom", "ed "),
         ),
     ),
@@ -162,7 +168,9 @@ RULES: tuple[Rule, ...] = (
         "home_english",
         Category.ADDRESS,
         by_pattern(
-            rf"\b(?:lives?|living|resides?|residing|moved|(?i:originally))\b[^.;]{{0,30}}?\b(?:in|from|to)\s(?P<x>{_WORD}(?:\s{_WORD})?,\s(?:{_WORD}(?:\s{_WORD})?|[A-Z]{{2}}\b))",
+            rf"\b(?:lives?|living|resides?|residing|moved"
+            rf"|(?i:originally))\b[^.;]{{0,30}}?\b(?:in|from"
+            rf"|to)\s(?P<x>{_WORD}(?:\s{_WORD})?,\s(?:{_WORD}(?:\s{_WORD})?|[A-Z]{{2}}\b))",
             ("liv", "resid", "moved", "riginally"),
         ),
     ),

@@ -16,7 +16,8 @@ from medkd.text.segmentation import load_jieba
 TABLE = load_table("names.yaml")
 SURNAME = f"(?:{any_of(TABLE['compound_surnames'])}|[{TABLE['surnames'].replace(' ', '')}])"
 COMPOUND = re.compile(any_of(TABLE["compound_surnames"]))
-GIVEN = f"(?:(?!代[诉述])[{''.join(sorted(set((TABLE['given'] + TABLE['more_given']).replace(' ', ''))))}])"
+_GIVEN_CHARACTERS = "".join(sorted({*TABLE["given"], *TABLE["more_given"]} - {" "}))
+GIVEN = f"(?:(?!代[诉述])[{_GIVEN_CHARACTERS}])"
 NOT_NAME = re.compile(any_of(word for row in TABLE["not_names"] for word in row))
 _RARE = f"[{TABLE['rare_surnames']}]"
 _NEVER = f"[{TABLE['never']}]"
@@ -33,10 +34,12 @@ FULL = rf"(?P<x>{SURNAME}{GIVEN}{{1,2}})"
 LATIN = r"[A-Z][a-z]+(?:\s[A-Z]\.)?(?:[\s-][A-Z][a-z]+){1,2}"
 
 _WHOLE = re.compile(
-    rf"{SURNAME}(?!{_NEVER})[一-鿿](?:(?!{_NEVER})[一-鿿])?|{SURNAME}{GIVEN}{{3}}|{_RARE}{GIVEN}{{1,2}}|{SURNAME}某{{1,2}}|{OF_ELEMENTS}|{DOTTED}|{LATIN}"
+    rf"{SURNAME}(?!{_NEVER})[一-鿿](?:(?!{_NEVER})[一-鿿])?|{SURNAME}{GIVEN}{{3}}"
+    rf"|{_RARE}{GIVEN}{{1,2}}|{SURNAME}某{{1,2}}|{OF_ELEMENTS}|{DOTTED}|{LATIN}"
 )
 _ORDINARY = re.compile(
-    f"{SURNAME}[一-鿿]{{1,2}}|[一-鿿]{{1,8}}[·•][一-鿿·•]{{1,30}}|{OF_ELEMENTS}|[A-Z][a-z]{{1,30}} [A-Za-z -]{{1,60}}"
+    f"{SURNAME}[一-鿿]{{1,2}}|[一-鿿]{{1,8}}[·•][一-鿿·•]{{1,30}}|{OF_ELEMENTS}"
+    f"|[A-Z][a-z]{{1,30}} [A-Za-z -]{{1,60}}"
 )
 
 
@@ -97,7 +100,8 @@ def has_common_word(candidate: str) -> bool:
 
 _TITLE = any_of(TABLE["titles"].split())
 _LABEL = re.compile(
-    rf"(?:{any_of(TABLE['signed'].split())})(?:签名|签字|姓名)?(?:\([^()]{{1,6}}\))?(?:\s*:\s*|[ \t]+)"
+    rf"(?:{any_of(TABLE['signed'].split())})(?:签名|签字|姓名)?(?:\([^()]{{1,6}}\))?(?:\s*:\s*"
+    rf"|[ \t]+)"
 )
 _ITEM = re.compile(r"(?P<x>[一-鿿·•]{2,12}|[A-Z][A-Za-z .-]{2,30})(?=[^一-鿿·•A-Za-z]|$)")
 _TITLED = re.compile(rf"(?P<x>[一-鿿·•]{{1,12}}?)(?:副?(?:{_TITLE})|[记签报录]$)")
@@ -149,7 +153,9 @@ _FORM_RULES: tuple[Rule, ...] = (
         "name_labelled",
         Category.NAME,
         by_pattern(
-            rf"(?:姓名|小名|乳名|大名|曾用名|别名|化名|真名|网名|昵称)\s*[:为是叫]?\s*[“\"]?(?P<x>(?!不详|保密|未知|匿名|同上|性别)(?:{DOTTED}|[一-鿿]{{2,4}}?))(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)",
+            rf"(?:姓名|小名|乳名|大名|曾用名|别名|化名|真名|网名"
+            rf"|昵称)\s*[:为是叫]?\s*[“\"]?(?P<x>(?!不详|保密|未知|匿名|同上|性别)(?:{DOTTED}"
+            rf"|[一-鿿]{{2,4}}?))(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)",
             ("名",),
         ),
     ),
@@ -239,7 +245,8 @@ _KIN = any_of(word for word in TABLE["relatives"].split() if len(word) > 1)
 _ROLE = any_of(word for word in TABLE["signed"].split() if len(word) > 1)
 _ONE = f"{SURNAME}{GIVEN}{{1,2}}"
 _HELPERS = re.compile(
-    rf"(?<=[由请]){_ONE}(?:[、,和及]{_ONE})*(?=[一-鿿]{{0,6}}(?:送|陪|扶|抬|背|主刀|施行|负责|会诊|接诊|代))"
+    rf"(?<=[由请]){_ONE}(?:[、,和及]{_ONE})*(?=[一-鿿]{{0,6}}(?:送|陪|扶|抬|背|主刀|施行|负责"
+    rf"|会诊|接诊|代))"
 )
 
 
@@ -251,13 +258,18 @@ def _names_of_helpers(text: str) -> Iterator[tuple[int, int]]:
                 yield helpers.start() + name.start(), helpers.start() + name.end()
 
 
-_OTHERS = "[其之][父母子女兄弟姐妹妻夫]|[者人员]|[其好群网]友|医(?![师生院务疗])|[一二三]线|管床(?!.?医)|职工|学生|我叫|我是|名叫|叫做|报告|通知"
+_OTHERS = (
+    "[其之][父母子女兄弟姐妹妻夫]|[者人员]|[其好群网]友|医(?![师生院务疗])"
+    r"|[一二三]线|管床(?!.?医)|职工|学生|我叫|我是|名叫|叫做|报告|通知"
+)
 _WHO = f"{_PATIENT}|{_KIN}|{_ROLE}|{_TITLE}|{_OTHERS}"
 _CONTEXT = re.compile(
-    rf"(?=[{first_characters(_WHO)}])(?:{_WHO})(?:名?叫|[系是为])?[,:(“ ]?(?=(?:{SURNAME}|{ELEMENT}|{SOUND})[一-鿿]|[A-Z][a-z])"
+    rf"(?=[{first_characters(_WHO)}])(?:{_WHO})(?:名?叫|[系是为])?[,:(“ ]?(?=(?:{SURNAME}"
+    rf"|{ELEMENT}|{SOUND})[一-鿿]|[A-Z][a-z])"
 )
 _OF_ELEMENTS = re.compile(
-    rf"{OF_ELEMENTS}(?={_STOP}|男|女|[因于自诉系在入今曾突来被代陪住发述称就]|之[父母子女]|饮酒|出院|术后)"
+    rf"{OF_ELEMENTS}(?={_STOP}|男|女|[因于自诉系在入今曾突来被代陪住发述称就]|之[父母子女]|饮酒"
+    rf"|出院|术后)"
 )
 _LATIN = re.compile(rf"{LATIN}(?=\s*(?:[,。;(男女、]|因|于|诉|$))")
 _ANY_NAME = re.compile(rf"{SURNAME}{GIVEN}{{2}}(?!{GIVEN})|{SURNAME}{GIVEN}{{1,2}}{_AFTER}")
@@ -324,7 +336,9 @@ RULES: tuple[Rule, ...] = (
         "name_before_particulars",
         Category.NAME,
         by_pattern(
-            rf"(?:(?<![一-鿿])|(?<=患者)|(?<=患儿)|(?<=病人))(?P<x>{SURNAME}[一-鿿]{{1,2}}|[{first_characters(ELEMENT[3:-1])}{SOUND[1:-1]}][一-鿿]{{2,5}}|(?<![一-鿿])[{TABLE['rare_surnames']}]{GIVEN}{{1,2}})"
+            rf"(?:(?<![一-鿿])|(?<=患者)|(?<=患儿)|(?<=病人))(?P<x>{SURNAME}[一-鿿]{{1,2}}"
+            rf"|[{first_characters(ELEMENT[3:-1])}{SOUND[1:-1]}][一-鿿]{{2,5}}"
+            rf"|(?<![一-鿿])[{TABLE['rare_surnames']}]{GIVEN}{{1,2}})"
             rf"(?=[,( :]\s*[男女](?:性)?[,、) 。]|[,( ]?(?:{'|'.join(_PARTICULARS)}))",
             _SEX_HINTS,
             _is_name_with_particulars,
@@ -334,7 +348,8 @@ RULES: tuple[Rule, ...] = (
         "name_of_relative",
         Category.NAME,
         by_pattern(
-            rf"(?:{_RELATIVE})[(: “\"]{{0,2}}{FULL}(?={_STOP}|[代陪诉述签称送带护发告系患体有均已死去既健要同因于在背扶抱]|身体)",
+            rf"(?:{_RELATIVE})[(: “\"]{{0,2}}{FULL}(?={_STOP}"
+            rf"|[代陪诉述签称送带护发告系患体有均已死去既健要同因于在背扶抱]|身体)",
             (),
             is_name,
         ),
@@ -343,7 +358,8 @@ RULES: tuple[Rule, ...] = (
         "name_of_doctor",
         Category.NAME,
         by_pattern(
-            rf"(?:{_TITLE}){FULL}(?={_STOP}|[查看会指主审记签]|[一-鿿]{{0,2}}(?:查房|会诊|主刀|诊治|接诊))",
+            rf"(?:{_TITLE}){FULL}(?={_STOP}|[查看会指主审记签]|[一-鿿]{{0,2}}(?:查房|会诊|主刀"
+            rf"|诊治|接诊))",
             _TITLE_HINTS,
             is_name,
         ),
@@ -352,7 +368,8 @@ RULES: tuple[Rule, ...] = (
         "name_before_title",
         Category.NAME,
         by_pattern(
-            rf"(?:(?<![一-鿿])|(?<=[由请经与和及科给被示为的])|{_BEFORE}){FULL}(?=(?:副)?(?:{_TITLE}))",
+            rf"(?:(?<![一-鿿])|(?<=[由请经与和及科给被示为的])"
+            rf"|{_BEFORE}){FULL}(?=(?:副)?(?:{_TITLE}))",
             _TITLE_HINTS,
             _is_titled_name,
         ),
@@ -376,7 +393,8 @@ RULES: tuple[Rule, ...] = (
         "name_signed_below",
         Category.NAME,
         by_pattern(
-            rf"(?:[院科室]|中心)[ ]+{FULL}(?=[ ]*(?:$|\n|[12]\d{{3}}[-年./]|通讯|电话|邮箱|手机|E-?mail))",
+            rf"(?:[院科室]|中心)[ ]+{FULL}(?=[ ]*(?:$|\n|[12]\d{{3}}[-年./]|通讯|电话|邮箱|手机"
+            rf"|E-?mail))",
             ("院", "科", "室", "中心"),
             is_name,
         ),
@@ -385,7 +403,8 @@ RULES: tuple[Rule, ...] = (
         "surname_before_title",
         Category.NAME,
         by_pattern(
-            rf"(?P<x>{SURNAME})(?:副)?(?:主任(?:医师|护师|技师|药师)?|主治医师|住院医师|教授|医师|医生|大夫|护士|院长|主治|先生|女士|老师|护师|技师|药师)(?!班)",
+            rf"(?P<x>{SURNAME})(?:副)?(?:主任(?:医师|护师|技师|药师)?|主治医师|住院医师|教授"
+            rf"|医师|医生|大夫|护士|院长|主治|先生|女士|老师|护师|技师|药师)(?!班)",
             _TITLE_HINTS,
             _is_surname_with_title,
         ),

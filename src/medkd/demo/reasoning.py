@@ -51,7 +51,7 @@ def _is_in_range(template: str, text: str) -> bool:
     """Tell whether the numbers of a finding lie in the ranges of its template: two levels may
     differ in number alone."""
     ranges = re.findall(r"\{(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)\}", template)
-    literal = re.sub(r"\{[^}]*\}", "\0", template)
+    literal = re.sub(r"\{[^{}]*\}", "\0", template)
     values = re.fullmatch(re.escape(literal).replace("\0", r"(\d+(?:\.\d+)?)"), text)
     if values is None:
         return False

@@ -174,7 +174,7 @@ class _Source:
     def __init__(self, record: str) -> None:
         self._text = _plain(record)
         self._numbers = {float(found) for found in re.findall(r"\d+(?:\.\d+)?", self._text)}
-        percentages = re.findall(r"(\d+(?:\.\d+)?)\s?%", self._text)
+        percentages = re.findall(r"(\d{1,12}(?:\.\d{1,6})?)\s?%", self._text)
         self._percentages = {float(found) for found in percentages}
         for match in _TEN_THOUSAND.finditer(self._text):
             self._numbers |= {float(match[1]) * 10_000, float(match[1]) * 10}

@@ -33,8 +33,8 @@ _BRIDGED = re.compile(r"[ \t·•'’\"“”‘’「」《》【】_-]*")
 the listed name too."""
 _COMMA = re.compile(r"\s*[,、]\s*")
 _LONG = 6
-"""Characters of a name that is met over a comma too: 卵巢囊肿，蒂扭转. No shorter one is: 疼痛，风湿科
-does not say 痛风."""
+"""Characters of a name that is met over a comma too: 卵巢囊肿，蒂扭转. No shorter one is:
+疼痛，风湿科 does not say 痛风."""
 _ROMAN = re.compile("[Ⅰ-ⅿ]")
 _SHORT = 7
 """Letters below which a Latin name counts as a whole word only: gout is not in drug outside."""
@@ -54,7 +54,7 @@ class Plain(NamedTuple):
     """Those of them at which a comma ends it."""
 
     def find(self, name: str, seams: frozenset[int] = frozenset()) -> Iterator[int]:
-        """Find where a plain name stands within one clause; at `seams` the name itself has a mark."""
+        """Find where a plain name stands within one clause; at `seams` it has marks itself."""
         is_word = name.isascii() and len(name) < _SHORT
         at = self.text.find(name)
         while at >= 0:
@@ -255,7 +255,8 @@ _PIECES = {
 _BRACKETS = re.compile(r"\(([^()]*)\)")
 _ABBREVIATION = re.compile(r"[A-Za-z]{3,}")
 _JOINTS = re.compile(
-    r"[,、;/?。:]|(?<=[一-鿿)])\s+|\s{1,9}(?=[一-鿿])|伴有?|合并|并发?|及|和|与|导致的?|所致的?|引起的?"
+    r"[,、;/?。:]|(?<=[一-鿿)])\s+|\s{1,9}(?=[一-鿿])|伴有?|合并|并发?|及|和|与|导致的?|所致的?"
+    r"|引起的?"
 )
 _PREFIX = re.compile(
     "^(?:(?i:(?:acute|chronic|subacute|severe|mild|moderate|left|right|bilateral|primary|secondary"

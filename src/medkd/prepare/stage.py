@@ -303,7 +303,8 @@ def run(config: Config) -> Manifest:
         if not questions:
             reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common()) or "no case"
             raise InputError(
-                f"{path}: no question could be made ({reasons}); check the sections and diagnoses of the cases"
+                f"{path}: no question could be made ({reasons}); "
+                "check the sections and diagnoses of the cases"
             )
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
         write_json(

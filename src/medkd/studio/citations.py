@@ -16,7 +16,7 @@ RUN = 4
 """Characters that record and reasoning must share in a row."""
 _BREAK = re.compile(r"[\s，。、；：！？,;:!?()（）\[\]【】<>\"“”]")
 
-_NUMBER_AT_END = re.compile(r"\d+(?:\.\d+)?$")
+_NUMBER_AT_END = re.compile(r"\d{1,9}(?:\.\d{1,9})?$")
 """A claim is a number, a measure and its number, or a finding behind 无 or 有."""
 
 

@@ -1,1 +1,1 @@
-"""Text, whatever it says: one view for comparing, likeness, lists of diagnoses, tables and their encodings."""
+"""Text of any kind: one view for comparing, likeness, lists of diagnoses, tables, encodings."""

@@ -1,7 +1,7 @@
 """One view of a text, for every place that compares or searches texts.
 
-In: any text. Out: the same in one width, one script and one kind of dash and space, without what cannot
-be seen; with a map back to the original where spans matter. Letter case stays.
+In: any text. Out: the same in one width, one script and one kind of dash and space, without what
+cannot be seen; with a map back to the original where spans matter. Letter case stays.
 Not done here: likeness of texts (`text.similarity`), synonyms (`grading`).
 """
 
