@@ -143,7 +143,7 @@ def warn_large_drops(
     first: Mapping[Any, str],
     next_steps: Mapping[Any, str],
 ) -> None:
-    """Warn of each reason that took a large share of the rows, with its first row and the next step;
+    """Warn of each reason that took a large share of the rows, with its first row and next step;
     reasons without a next step are passed over."""
     for reason, n_dropped in sorted(dropped.items(), key=lambda pair: -pair[1]):
         if reason in next_steps and n_dropped >= LARGE_SHARE * n_read:
