@@ -12,7 +12,7 @@ from medkd.core.errors import InputError
 from medkd.core.records import Example
 from medkd.merge.schemas import DropReason, SourceFile, read_row
 from medkd.merge.stage import Config, run
-from medkd.text.tables import RawRow
+from medkd.text.json_rows import RawRow
 
 QUESTION, REASONING, ANSWER = (
     "青年男性，右下腹痛3小时，最可能的诊断？",

@@ -13,7 +13,7 @@ from medkd.core.records import Example
 from medkd.merge.hub_datasets import choose_files, fetch
 from medkd.merge.schemas import SourceFile, read_row
 from medkd.merge.stage import Config, run
-from medkd.text.tables import RawRow
+from medkd.text.json_rows import RawRow
 
 O1 = {"Question": "头痛怎么办？", "Complex_CoT": "想一想。", "Response": "休息。"}
 

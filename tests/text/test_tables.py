@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openpyxl import Workbook
 
 from medkd.core.errors import InputError, MedkdError
-from medkd.text import tables
+from medkd.text import json_rows, tables
 from medkd.text.tables import is_missing, is_rounded_number, read_rows
 
 ROWS = [{"主诉": "腹痛，3天", "n": 1}, {"主诉": "咳嗽", "n": 2}]
@@ -262,7 +262,7 @@ def test_values_that_json_can_spell_and_records_cannot_hold_are_bounded(tmp_path
 
 
 def test_a_line_without_end_is_passed_over_and_reading_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "MAX_ROW_BYTES", 2000)
+    monkeypatch.setattr(json_rows, "MAX_ROW_BYTES", 2000)
     path = write(tmp_path / "a.jsonl", '{"a": 1}\n{"a": "' + "x" * 9000 + '"}\n{"a": 3}\n')
     assert [(row.place, row.content) for row in read_rows(path)] == [
         ("a.jsonl:1", {"a": 1}),
@@ -285,7 +285,7 @@ def test_broken_bytes_are_a_broken_row_in_lines_arrays_and_tables(tmp_path):
 
 @pytest.mark.parametrize("chunk", [16, 40, 1000])
 def test_an_array_larger_than_the_window_is_read_whole(chunk, tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_CHUNK_CHARACTERS", chunk)
+    monkeypatch.setattr(json_rows, "_CHUNK_CHARACTERS", chunk)
     rows = [
         {"Question": f"第{n}问" * (n % 7), "n": n, "deep": [{"a": "\\"}, {"b": '}, {"'}]}
         for n in range(60)

@@ -32,12 +32,12 @@ from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import first_problem
 from medkd.core.records import RawCase
 from medkd.text.encodings import open_regular
+from medkd.text.json_rows import RawRow
 from medkd.text.normalize import is_chinese
 from medkd.text.tables import (
     EXCEL_SUFFIXES,
     JSON_SUFFIXES,
     TABLE_SUFFIXES,
-    RawRow,
     is_missing,
     is_rounded_number,
     read_rows,

@@ -23,7 +23,8 @@ from medkd.core import thinking
 from medkd.core.jsonl import first_problem, printable_name
 from medkd.core.records import Checked, Example, Lineage, Rationale, Split
 from medkd.merge.styles import known_instructions
-from medkd.text.tables import RawRow, is_missing
+from medkd.text.json_rows import RawRow
+from medkd.text.tables import is_missing
 
 
 class DropReason(StrEnum):
@@ -420,30 +421,6 @@ _REPAIRS: tuple[tuple[str, str | None, re.Pattern[str], str], ...] = (
     ("empty_lines", "\n\n\n", re.compile(r"\n{3,}"), "\n\n"),
 )
 """Name, what a text must hold for it, pattern and replacement of each repair."""
-
-
-def simplify(row: Row, repairs: Counter[str]) -> Row:
-    """Write traditional characters as simplified ones; counts the rows that held any."""
-    converter = _load_converter()
-    example = row.example
-    texts = {name: getattr(example, name) for name in ("input", "reasoning", "answer", "reference")}
-    changed = {
-        name: converted
-        for name, text in texts.items()
-        if (converted := str(converter.convert(text))) != text
-    }
-    if not changed:
-        return row
-    repairs["simplified"] += 1
-    group = example.lineage.case_id or changed.get("input", example.input)
-    return row._replace(example=example.model_copy(update=changed), group=group)
-
-
-@cache
-def _load_converter() -> Any:
-    from opencc import OpenCC
-
-    return OpenCC("t2s")
 
 
 # --- Our own records ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -25,7 +26,7 @@ from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.merge import writers
 from medkd.merge.decontamination import read_questions
 from medkd.merge.row_store import SPLITS, RowStore
-from medkd.merge.schemas import DropReason, Row, simplify
+from medkd.merge.schemas import DropReason, Row
 from medkd.merge.selection import Selection, select
 from medkd.merge.sources import (
     SourceReader,
@@ -172,13 +173,37 @@ def merge(
     """Put rows into a store one by one and choose among them: no duplicates, nothing of the test
     split or of a benchmark's `questions` (place and text), as much of a source as wanted."""
     for row in rows:
-        row = simplify(row, Counter() if repairs is None else repairs) if config.simplify else row
+        row = _simplify(row, Counter() if repairs is None else repairs) if config.simplify else row
         drawn = hash_uniform(config.seed, "split", row.group)
         store.add(row, row.split or draw_split(drawn, config.val_share, config.test_share))
     store.finish_adding()
     takes = read_takes(config.take, store.sources)
     print(f"merge: comparing {len(store)} questions", file=sys.stderr, flush=True)
     return select(store, config.near, config.contained, questions, takes)
+
+
+def _simplify(row: Row, repairs: Counter[str]) -> Row:
+    """Write traditional characters as simplified ones; counts the rows that held any."""
+    converter = _load_converter()
+    example = row.example
+    texts = {name: getattr(example, name) for name in ("input", "reasoning", "answer", "reference")}
+    changed = {
+        name: converted
+        for name, text in texts.items()
+        if (converted := str(converter.convert(text))) != text
+    }
+    if not changed:
+        return row
+    repairs["simplified"] += 1
+    group = example.lineage.case_id or changed.get("input", example.input)
+    return row._replace(example=example.model_copy(update=changed), group=group)
+
+
+@cache
+def _load_converter() -> Any:
+    from opencc import OpenCC
+
+    return OpenCC("t2s")
 
 
 def _check_rest(

@@ -64,6 +64,12 @@ def open_regular(path: Path) -> IO[bytes]:
         raise from_os_error(error, path) from error
 
 
+def open_text(path: Path, encoding: Encoding) -> IO[str]:
+    """Open a file of a known encoding, its line ends as they are, without a byte-order mark."""
+    name = "utf-8-sig" if encoding.name == "utf-8" else encoding.name
+    return path.open(encoding=name, errors=encoding.errors, newline="")
+
+
 def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Read a whole file as text; raise InputError where it is empty, too large or in no known
     encoding."""
