@@ -34,7 +34,8 @@ _CASE_LINK = re.compile(r"(?:^|/)show/(\d{1,12})-\d+\.html")
 _DEPARTMENT_LINK = re.compile(r"(?:^|/)dept/(\d{1,6})-\d+\.html")
 _BREAKING = {"br", "p", "div", "li", "tr", "table", "ul", "ol", "h1", "h2", "h3", "h4"}
 _TAG = re.compile(
-    r"</?(?:script|style|p|br|div|span|img|a|b|i|strong|em|font|table|tr|td|ul|ol|li|h[1-6])(?:\s[^<>]{0,500})?/?>",
+    r"</?(?:script|style|p|br|div|span|img|a|b|i|strong|em|font|table|tr|td|ul|ol|li"
+    r"|h[1-6])(?:\s[^<>]{0,500})?/?>",
     re.IGNORECASE,
 )
 _MAX_DEPTH = 100
