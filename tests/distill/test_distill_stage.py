@@ -259,25 +259,34 @@ def test_a_termination_stops_at_once_and_the_same_command_goes_on_from_the_text(
     assert all(r.complete and r.reasoning.count("因此考虑") == 1 for r in read_rationales(tmp_path))
 
 
-def test_broken_lines_are_counted_and_raw_cases_refused(tmp_path, capsys):
+def test_broken_lines_are_counted(tmp_path):
     path = write_questions(tmp_path / "questions.jsonl", make_questions(3))
     lines = path.read_text("utf-8").splitlines()
-    raw = json.loads(lines[1])
-    del raw["deidentified_by"]
-    path.write_text("\n".join([lines[0], json.dumps(raw), lines[2][:40], lines[2]]), "utf-8")
+    path.write_text("\n".join([lines[0], lines[1][:40], lines[2]]), "utf-8")
     with serve_teacher(latency_s=0) as teacher:
         manifest = run(make_config(tmp_path, teacher.base_url))
         assert teacher.bill.requests == 2
-        path.write_text(json.dumps(raw) + "\n", "utf-8")
-        with pytest.raises(InputError, match="no deidentified_by"):
+    counts = manifest.counts
+    assert (counts.read, counts.kept, counts.dropped) == (3, 2, {"broken_line": 1})
+
+
+@pytest.mark.parametrize("mark", [None, "", "  "])
+def test_questions_without_a_mark_are_sent_only_where_somebody_accepts_them(tmp_path, mark):
+    path = write_questions(tmp_path / "questions.jsonl", make_questions(3))
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    rows[1]["deidentified_by"] = mark
+    if mark is None:
+        del rows[1]["deidentified_by"]
+    path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    with serve_teacher(latency_s=0) as teacher:
+        with pytest.raises(InputError, match=r"1 of 3 rows have no deidentified_by.*--accept-id"):
             run(make_config(tmp_path, teacher.base_url))
-        assert teacher.bill.requests == 2
-    assert (manifest.counts.read, manifest.counts.kept, manifest.counts.dropped) == (
-        4,
-        2,
-        {"broken_line": 2},
-    )
-    assert "questions.jsonl:2: no deidentified_by" in capsys.readouterr().err
+        assert teacher.bill.requests == 0
+        assert run(make_config(tmp_path, teacher.base_url, accept_identified=True)).counts.kept == 3
+    verified = [
+        rationale.question.deidentified_by.strip() for rationale in read_rationales(tmp_path)
+    ]
+    assert verified == ["rules 1", "", "rules 1"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def check_deidentified(
     n_rows = n_identified = 0
     for mark in marks:
         n_rows += 1
-        n_identified += not mark
+        n_identified += not mark.strip()
     if n_identified and not accept_identified:
         raise InputError(
             f"{place}: {n_identified} of {n_rows} rows have no deidentified_by, "

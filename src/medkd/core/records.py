@@ -65,7 +65,9 @@ class Question(Record):
     reference: str
     """Diagnoses joined by a full-width semicolon, the principal one first."""
     split: Split
-    deidentified_by: NonEmpty
+    deidentified_by: str = ""
+    """Empty where a file from elsewhere does not say so; such rows reach no network model unasked
+    (`core.privacy`)."""
 
 
 class Usage(Record):

@@ -23,6 +23,7 @@ from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError
 from medkd.core.jsonl import RecordReader, resolve_input
+from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.progress import Bar
 from medkd.core.records import Cost, Question, Rationale
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
@@ -91,6 +92,8 @@ class Config(StageConfig):
     """`off-peak` sends only in the provider's cheap hours and waits for them."""
     dry_run: Annotated[bool, RUNTIME] = False
     """Print what the job would cost; send nothing and write nothing."""
+    accept_identified: AcceptIdentified = False
+    """Send rows without deidentified_by too."""
 
 
 class Teacher(Protocol):
@@ -230,15 +233,15 @@ def _add_price(completion: Completion, before: Completion | None) -> Completion:
 class QuestionFile:
     """The questions of a file, to be iterated several times; broken lines are counted and named."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, accept_identified: bool = False) -> None:
         _refuse_raw_cases(path)
         self.path = path
         self.reader = RecordReader(path, Question, made_by="prepare")
         is_kept = path.stat().st_size <= KEPT_BYTES
         self._kept = list(self.reader) if is_kept else None
-        self.n_questions = (
-            len(self._kept) if self._kept is not None else sum(1 for _ in self.reader)
-        )
+        marks = [question.deidentified_by for question in self._kept or self.reader]
+        self.n_questions = len(marks)
+        check_deidentified(marks, path, "the teacher", accept_identified)
 
     def __iter__(self) -> Iterator[Question]:
         if self._kept is not None:
@@ -297,7 +300,8 @@ def choose_target(config: Config, is_key_needed: bool = True) -> Target:
 
 def find_questions(config: Config) -> QuestionFile:
     """Find and read the questions of a config."""
-    return QuestionFile(resolve_input(config.input, "questions.jsonl", made_by="prepare"))
+    path = resolve_input(config.input, "questions.jsonl", made_by="prepare")
+    return QuestionFile(path, config.accept_identified)
 
 
 def list_requests(
