@@ -13,11 +13,13 @@ from medkd.cli import app as cli
 WIDTH = 110
 HEAD = """# Commands
 
-What `medkd COMMAND --help` prints; `make docs` writes this page. The flags of a stage are the fields of its `Config`: the same
-names, with `_` for `-`, stand in a recipe, and in a stage's `manifest.json`.
+What `medkd COMMAND --help` prints; `make docs` writes this page. The flags of a stage
+are the fields of its `Config`: the same names, with `_` for `-`, stand in a recipe, and in a
+stage's `manifest.json`.
 
-Exit codes: 0 done; 2 unusable input or config, nothing was done; 3 stopped before the end with what was done kept, and the same
-command goes on from there.
+Exit codes: 0 done; 1 a bug of MedKD, told in one line with a log; 2 unusable input or config,
+nothing was done; 3 stopped before the end with what was done kept, and the same command goes on
+from there.
 """
 
 

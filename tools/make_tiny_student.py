@@ -197,7 +197,7 @@ def train(model: "PreTrainedModel", rows: "torch.Tensor", seed: int) -> list[dic
 
 
 def _loss(model: Any, ids: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """Compute the mean loss of the learnt tokens; the vocabulary is projected to for those alone."""
+    """Compute the mean loss of the learnt tokens, whose positions alone meet the vocabulary."""
     import torch
 
     wanted = labels[:, 1:]
@@ -261,14 +261,16 @@ library_name: transformers
 ---
 # {name}
 
-A base student of MedKD's rehearsal world: Qwen2-shaped, made from scratch by `python tools/make_tiny_student.py` on text that
-the project generates itself from its own hand-written knowledge base. No real patient, no outside text, no outside weights.
+A base student of MedKD's rehearsal world: Qwen2-shaped, made from scratch by
+`python tools/make_tiny_student.py` on text that the project generates itself from its own
+hand-written knowledge base. No real patient, no outside text, no outside weights.
 
-It read facts of {len(set(_diseases()))} diseases, copied findings out of synthetic records, and answered synthetic cases at once.
-It thinks only when told to, over short lists of findings; it never saw the reasoning for a whole record. The seed of its cases is
-not one that a demo uses.
+It read facts of {len(set(_diseases()))} diseases, copied findings out of synthetic records, and
+answered synthetic cases at once. It thinks only when told to, over short lists of findings; it
+never saw the reasoning for a whole record. The seed of its cases is not one that a demo uses.
 
-It knows no medicine beyond that toy world. Use it to try the pipeline on a laptop; never to answer a question about health.
+It knows no medicine beyond that toy world. Use it to try the pipeline on a laptop; never to answer
+a question about health.
 
 | | |
 |---|---|

@@ -138,8 +138,8 @@ def _draw_strange_findings(rng: random.Random, n: int) -> list[str]:
 
 
 def _name_of(finding: str) -> str:
-    """Return the words before the first digit, or the first four characters: what a finding is asked
-    for by."""
+    """Return the words before the first digit, or the first four characters: what a finding is
+    asked for by."""
     name = re.split(r"\d", finding)[0]
     return name if 1 < len(name) < len(finding) else finding[:4]
 

@@ -95,7 +95,7 @@ def parse_case(
 
 
 def parse_list(body: str) -> list[str]:
-    """Return the native ids a list names, in its order, each once; the list is a page, bare HTML, or
+    """Return the native ids of a list, in its order, each once; the list is a page, bare HTML, or
     JSON around HTML."""
     page = _select(_unwrap(body))
     for place in _LISTED:

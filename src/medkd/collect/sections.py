@@ -65,7 +65,7 @@ class SectionNames:
         """Where running text goes over to another section."""
 
     def unify(self, name: str) -> str:
-        """Return a section the one name it has everywhere; a name the table does not know is kept."""
+        """Return the one name that a section has everywhere; an unknown name is kept."""
         plain = _NUMBERING.sub("", normalize_whitespace(name).replace("\n", " ")).strip(
             "【】[]：: "
         )

@@ -1,8 +1,8 @@
 """The rehearsal clinic's hand-written medical knowledge, read from `knowledge/*.yaml`.
 
 Out: departments of families (presenting syndromes), each with three tests and the diseases that
-only the combination of their levels tells apart. Not done here: making cases (`demo.synthetic_cases`) and
-reasoning from them (`demo.reasoning`).
+only the combination of their levels tells apart. Not done here: making cases
+(`demo.synthetic_cases`) and reasoning from them (`demo.reasoning`).
 """
 
 import random
@@ -130,7 +130,8 @@ def fill(template: str, rng: random.Random) -> str:
         low, high = match.groups()
         decimals = len(low.partition(".")[2])
         scale = 10**decimals
-        return f"{rng.randint(round(float(low) * scale), round(float(high) * scale)) / scale:.{decimals}f}"
+        drawn = rng.randint(round(float(low) * scale), round(float(high) * scale))
+        return f"{drawn / scale:.{decimals}f}"
 
     return _RANGE.sub(draw, template)
 

@@ -156,7 +156,7 @@ def serve_site(
     except (OSError, OverflowError) as error:
         if isinstance(error, OverflowError):
             raise InputError(
-                f"127.0.0.1:{port}: no such port; choose one from 1024 to 65535, or 0 for a free one"
+                f"127.0.0.1:{port}: no such port; choose one from 1024 to 65535, or 0 for any"
             ) from error
         raise from_os_error(error, f"127.0.0.1:{port}") from error
     site.base_url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -196,9 +196,11 @@ class _Identities:
                 home = fill(self.rng.choice(self.common["places"]), self.rng)
                 return f"患者{self._plant('name', self.name)}，家住{self._plant('address', home)}。"
             case 1:
-                return f"患者{self._plant('name', self.name)}，身份证号{self._plant('id_card', make_id_card(self.rng))}。"
+                name = self._plant("name", self.name)
+                return f"患者{name}，身份证号{self._plant('id_card', make_id_card(self.rng))}。"
             case 2:
-                return f"联系电话{self._plant('phone', '1' + self.rng.choice('3578') + f'{self.rng.randrange(10**9):09d}')}。"
+                number = f"1{self.rng.choice('3578')}{self.rng.randrange(10**9):09d}"
+                return f"联系电话{self._plant('phone', number)}。"
             case 3:
                 visited = self._plant("hospital", self.rng.choice(self.common["hospitals"]))
                 return f"于{self._day(-self.rng.randint(3, 20))}曾就诊于{visited}。"
@@ -213,7 +215,8 @@ class _Identities:
     def open_course(self) -> str:
         match self.rng.randrange(5):
             case 0:
-                return f"{self._day(0)}入院，住院号{self._plant('admission_number', f'{self.rng.randrange(10**5, 10**6)}')}。"
+                day, number = self._day(0), str(self.rng.randrange(10**5, 10**6))
+                return f"{day}入院，住院号{self._plant('admission_number', number)}。"
             case 1:
                 return f"主管医师{self._plant('name', self._name())}查房。"
             case 2:
@@ -224,6 +227,8 @@ class _Identities:
 
 def make_id_card(rng: random.Random) -> str:
     """Make an identity number of no real region (99) with a valid check digit (GB 11643-1999)."""
-    body = f"99{rng.randrange(10**4):04d}{rng.randint(1940, 2015)}{rng.randint(1, 12):02d}{rng.randint(1, 28):02d}{rng.randrange(1000):03d}"
+    region, year = f"99{rng.randrange(10**4):04d}", rng.randint(1940, 2015)
+    day = f"{rng.randint(1, 12):02d}{rng.randint(1, 28):02d}"
+    body = f"{region}{year}{day}{rng.randrange(1000):03d}"
     weights = [2**i % 11 for i in range(17, 0, -1)]
     return body + "10X98765432"[sum(int(d) * w for d, w in zip(body, weights, strict=True)) % 11]

@@ -8,7 +8,7 @@ import logging
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 def cache_dir() -> Path:
@@ -28,7 +28,8 @@ def load_jieba() -> Any:
 
     jieba.setLogLevel(logging.CRITICAL)
     try:
-        jieba.dt.tmp_dir = str(cache_dir())
+        folder = str(cache_dir())
     except OSError:  # without a cache the dictionary is read anew each time
-        jieba.dt.tmp_dir = os.devnull
+        folder = os.devnull
+    cast(Any, jieba.dt).tmp_dir = folder
     return jieba
