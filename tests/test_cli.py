@@ -143,8 +143,8 @@ def test_empty_broken_and_foreign_files_are_refused_in_one_line(
     given = tmp_path / "given.json"
     for content, says in (
         ("", "the file is empty"),
-        ("<html>", "no JSON"),
-        ('[{"a": 1}, ', "broken JSON"),
+        ("<html>", "HTML or XML; export the table"),
+        ('[{"a": 1}, ', "the JSON array breaks off after 1 elements"),
         ('[{"a": 1}]', "found the fields a"),
     ):
         given.write_text(content)

@@ -300,8 +300,12 @@ def choose_target(config: Config, is_key_needed: bool = True) -> Target:
 
 def find_questions(config: Config) -> QuestionFile:
     """Find and read the questions of a config."""
-    path = resolve_input(config.input, "questions.jsonl", made_by="prepare")
-    return QuestionFile(path, config.accept_identified)
+    return QuestionFile(find_question_file(config), config.accept_identified)
+
+
+def find_question_file(config: Config) -> Path:
+    """Find the file of questions; raises InputError where there is none."""
+    return resolve_input(config.input, "questions.jsonl", made_by="prepare")
 
 
 def list_requests(
@@ -325,9 +329,10 @@ def run(config: Config) -> Manifest:
             requests = list_requests(questions, asking, reader.recall_from(target))
             print(forecast(requests, target, reader, config.max_tokens).render())
         return Manifest(stage="distill", identity="", config=config.model_dump(mode="json"))
-    questions = find_questions(config)
-    if not is_finished(config.out):  # refuse before anything is written
+    path = find_question_file(config)
+    if not is_finished(config.out):  # refuse before anything is read or written
         check_budget(choose_target(config), config.budget, config.when)
+    questions = QuestionFile(path, config.accept_identified)
     with open_stage_output(
         "distill",
         config,

@@ -140,7 +140,7 @@ def _find_candidates(text: str) -> list[_Mark]:
         is_bracketed = match[0][0] in "(（"
         if inside[start] > is_bracketed:
             continue
-        digits = match[0].strip("()（）.、．:： \t\n")
+        digits = match[0].strip().strip("()（）.、．:：").strip()
         number = _CIRCLED.get(digits) or _read_number(digits)
         is_hanzi, is_circled = digits[0] in _HANZI, digits in _CIRCLED
         found.append(_Mark(start, end, number, is_hanzi, is_circled, is_bracketed))

@@ -268,7 +268,7 @@ def _check_workbook(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, RuntimeError) as error:
         raise _damaged_workbook(path, error) from error
     names = {part.filename for part in parts}
     if not any(name.startswith("xl/") for name in names):
