@@ -130,6 +130,7 @@ def test_a_foreign_one_is_left_alone_by_a_training_that_saves_around_it_and_at_i
     assert all(str(path) in said for path in foreign)
 
 
+@pytest.mark.slow
 def test_only_the_best_the_newest_and_one_more_are_kept(settings):
     run(Config(**settings | {"trainer": {"save_steps": 1}}))
     kept = list((settings["out"] / "checkpoints").glob("*-*"))
@@ -137,6 +138,7 @@ def test_only_the_best_the_newest_and_one_more_are_kept(settings):
     assert "checkpoint-6" in {path.name for path in kept}
 
 
+@pytest.mark.slow
 def test_another_config_begins_again_and_goes_on_from_nothing(settings):
     run(Config(**settings | {"trainer": {"save_steps": 1}}))
     state = run(Config(**settings, seed=1, overwrite=True))

@@ -1,3 +1,7 @@
+import json
+import os
+import struct
+
 import pytest
 
 from medkd.models.inspect import read_model_shape
@@ -21,11 +25,12 @@ SHAPE = Workload(rank=16, n_tokens=2048, weight_bytes=2, is_checkpointed=True, o
 
 @pytest.fixture(scope="module")
 def seven_billion(tmp_path_factory):
-    """Build the skeleton of a model of Qwen2.5-7B's shape from its config alone."""
-    from transformers import Qwen2Config
+    """Measure a folder of Qwen2.5-7B's shape whose weights are a header and a hole in the disk."""
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
 
     folder = tmp_path_factory.mktemp("seven")
-    Qwen2Config(
+    config = Qwen2Config(
         vocab_size=152064,
         hidden_size=3584,
         intermediate_size=18944,
@@ -33,8 +38,23 @@ def seven_billion(tmp_path_factory):
         num_attention_heads=28,
         num_key_value_heads=4,
         tie_word_embeddings=False,
-    ).save_pretrained(folder)
+    )
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    write_sparse_weights(folder / "model.safetensors", model.state_dict())
     return read_model_shape(folder)
+
+
+def write_sparse_weights(path, tensors):
+    """Write the header of a safetensors file; the data after it take no disk."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + 2 * tensor.numel()
+        header[name] = {"dtype": "BF16", "shape": [*tensor.shape], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(path, 8 + len(text) + end)
 
 
 def test_parameters_are_counted_as_the_model_itself_counts_them(tiny_model_dir):

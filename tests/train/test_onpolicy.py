@@ -91,6 +91,7 @@ def test_an_adapter_of_another_base_is_refused(settings, teacher_dir, tmp_path):
         run(Config(**settings | {"model": str(teacher_dir)}, out=tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(settings, tmp_path):
     short = settings | {"trainer": {"max_steps": 4, "save_steps": 2}}
     run(Config(**short, out=tmp_path / "whole"))

@@ -61,6 +61,7 @@ def reinforced_dir(settings, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_adapter_goes_on_from_its_start_and_serves_like_it(reinforced_dir, trained_dir):
     start, end = (
         load_file(folder / "adapter/adapter_model.safetensors")
@@ -74,6 +75,7 @@ def test_the_adapter_goes_on_from_its_start_and_serves_like_it(reinforced_dir, t
     assert lineage["reinforced"]["rewards"]["diagnosis"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_final_norm_alone_can_be_trained_and_is_merged_like_any_adapter(
     settings, trained_dir, tmp_path
 ):
@@ -129,6 +131,7 @@ def test_what_the_start_was_like_is_measured_by_sampling(reinforced_dir):
     assert start["length_p50"] <= start["length_p99"] <= 96
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_comes_to_the_same_weights(settings, reinforced_dir, tmp_path):
     killed = Config(**settings, out=tmp_path / "killed")
     process = subprocess.Popen(
@@ -162,6 +165,7 @@ def test_killed_and_started_again_it_comes_to_the_same_weights(settings, reinfor
     assert looks == sorted(set(looks)) and looks[-1] == 4
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it_to_the_same_weights(
     settings, reinforced_dir, tmp_path
 ):
@@ -252,18 +256,18 @@ def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, mon
         loaded.model, loaded.tokenizer, Sampling(max_tokens=6, temperature=1.0, seed=0)
     )
     expected = [g.ids for g in sampler.draw(["abc"] * 8, range(8))]
-    generate = TransformersEngine._generate_together
+    generate = TransformersEngine.generate_batch
 
     def with_little_memory(self, encoded, *rest):
         if len(encoded) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return generate(self, encoded, *rest)
 
-    monkeypatch.setattr(TransformersEngine, "_generate_together", with_little_memory)
+    monkeypatch.setattr(TransformersEngine, "generate_batch", with_little_memory)
     assert [g.ids for g in sampler.draw(["abc"] * 8, range(8))] == expected
     assert "going on with 2" in capsys.readouterr().err
     monkeypatch.setattr(
-        TransformersEngine, "_generate_together", lambda *_: (_ for _ in ()).throw(MemoryError())
+        TransformersEngine, "generate_batch", lambda *_: (_ for _ in ()).throw(MemoryError())
     )
     with pytest.raises(StoppedError, match="out of memory"):
         sampler.draw(["abc"], [0])

@@ -86,6 +86,7 @@ def test_packed_and_unpacked_rows_have_the_same_loss(settings, merged_dir, tmp_p
     assert losses(tmp_path / "packed")[1] == pytest.approx(losses(tmp_path / "alone")[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_best_by_validation_is_kept_and_patience_ends_a_run(settings, tmp_path):
     trainer = {
         "save_steps": 1,
@@ -113,6 +114,7 @@ def test_the_best_by_validation_is_kept_and_patience_ends_a_run(settings, tmp_pa
     assert all(torch.equal(kept[name], saved[name]) for name in kept)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_a_checkpoint_and_comes_to_the_same_losses(settings, tmp_path):
     whole, broken = (
         Config(**settings | {"epochs": 8}, out=tmp_path / "whole"),
@@ -226,7 +228,8 @@ def test_two_processes_train_together(settings, tmp_path, launcher):
     assert (tmp_path / "adapter/questions.json").exists()
 
 
-@pytest.mark.parametrize("victims", ["all", pytest.param("launcher", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", ["all", "launcher"])
 def test_two_processes_killed_and_started_again_come_to_the_same_losses(
     settings, tmp_path, victims
 ):
@@ -334,6 +337,7 @@ def test_a_setting_that_only_the_optimizer_finds_wrong_is_refused_in_one_line(se
         run(Config(**settings | {"trainer": {"learning_rate": -1.0}}, out=tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_save_keeps_the_last_checkpoint_and_says_so(
     settings, random_model_dir, merged_dir, tmp_path
 ):
