@@ -71,6 +71,7 @@ def test_the_data_side_of_the_road_is_walked_and_the_second_time_skipped(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.jsonl")} == written
 
 
+@pytest.mark.slow
 def test_a_run_killed_half_way_goes_on_and_pays_for_nothing_twice(road: Path) -> None:
     run = road.with_name("run")
     script = f"""

@@ -143,6 +143,7 @@ def test_a_dataset_in_a_folder_is_loaded_by_its_splits(tmp_path, monkeypatch):
         read_exam(f"hf:{tmp_path}/none")
 
 
+@pytest.mark.slow
 def test_a_dataset_of_the_hub_is_read_from_its_cache_and_no_network_is_told_from_no_name(tmp_path):
     folder, cache = write_dataset(tmp_path / "exam"), tmp_path / "cache"
     fill = "import sys, datasets; datasets.load_dataset('json', data_files={'validation': sys.argv[1]}, cache_dir=sys.argv[2])"

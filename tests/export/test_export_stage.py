@@ -95,6 +95,7 @@ def test_the_card_tells_lineage_and_shows_an_answer(exported):
     assert "UNPROVEN" not in card
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_think_is_marked_and_refused(adapter_dir, tmp_path):
     config = Config(adapter=adapter_dir, max_tokens=2, out=tmp_path / "out")
     with pytest.raises(ProofError, match="UNPROVEN, 0 of 20 answers think") as caught:
@@ -107,6 +108,7 @@ def test_a_model_that_does_not_think_is_marked_and_refused(adapter_dir, tmp_path
     assert not (config.out / "UNPROVEN").exists()
 
 
+@pytest.mark.slow
 def test_a_model_all_of_whose_weights_were_trained_is_exported_without_an_adapter(
     random_model_dir, merged_dir, tmp_path
 ):
@@ -135,6 +137,7 @@ def test_nothing_to_export_and_a_model_that_train_did_not_leave_are_one_line(
         run(Config(model=str(random_model_dir), out=tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_the_scores_of_an_evaluation_stand_on_the_card_with_their_intervals(trained_dir, tmp_path):
     scores = {
         "n": 12,

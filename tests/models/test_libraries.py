@@ -5,6 +5,8 @@ import gc
 import subprocess
 import sys
 
+import pytest
+
 from medkd.models.load import importing
 
 
@@ -40,6 +42,7 @@ def test_only_what_an_import_brought_is_exempt_from_later_looks():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_loading_them_brings_torch_and_says_nothing():
     code = (
         "import sys\n"

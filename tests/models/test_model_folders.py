@@ -171,6 +171,7 @@ def test_names_that_are_no_text_and_templates_of_megabytes_are_one_line(folder, 
         resolve_model(str(folder))
 
 
+@pytest.mark.slow
 def test_an_adapter_of_wrong_types_is_read_or_refused_in_one_line(
     random_model_dir, trained_dir, tmp_path
 ):

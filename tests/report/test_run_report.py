@@ -48,6 +48,7 @@ def test_the_page_of_a_real_run_says_nothing_of_invented_cases(run_dir):
     assert "the cases of the rehearsal world are invented" in (run_dir / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_show_the_same_answers(run_dir):
     code = (
         "import sys; from pathlib import Path; from medkd.report import write_report; "

@@ -67,6 +67,7 @@ def test_the_card_says_what_it_was_trained_on():
     assert "make_tiny_student.py" in card and "No real patient" in card
 
 
+@pytest.mark.slow
 def test_the_script_makes_a_student_of_the_same_shape(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
