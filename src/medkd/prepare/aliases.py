@@ -38,6 +38,8 @@ _LONG = 6
 _ROMAN = re.compile("[Ⅰ-ⅿ]")
 _SHORT = 7
 """Letters below which a Latin name counts as a whole word only: gout is not in drug outside."""
+LONGEST_NAME = 200
+"""Characters of the longest name that is shortened; the forms of a longer one are past counting."""
 
 
 class Plain(NamedTuple):
@@ -301,6 +303,7 @@ def collect_aliases(diagnoses: Iterable[str], synonyms: Synonyms | None = None) 
         plain
         for item in cleaned
         for part in _parts(item)
+        if len(part) <= LONGEST_NAME
         for form in _shorten(part)
         if _tells(plain := make_plain(form), synonyms)
     }
