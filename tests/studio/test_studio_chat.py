@@ -15,13 +15,19 @@ from student_samples import make_random_model
 
 @pytest.fixture(scope="module")
 def babbler_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has no end."""
+    """A model that has no end: by its weights, as nobody asks its generation config."""
+    from transformers import AutoModelForCausalLM
+
     folder = make_random_model(tmp_path_factory.mktemp("babbler"), hidden_size=256)
-    generation = json.loads((folder / "generation_config.json").read_text())
     tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
-    (folder / "generation_config.json").write_text(
-        json.dumps(generation | {"suppress_tokens": [token["id"] for token in tokens]})
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    weight = model.get_input_embeddings().weight.data  # tied to the output's
+    weight[:, 0] = 4.0
+    weight[[token["id"] for token in tokens], 0] = -4.0
+    for layer in model.model.layers:  # what the layers add leaves that dimension as it is
+        layer.self_attn.o_proj.weight.data[0] = 0.0
+        layer.mlp.down_proj.weight.data[0] = 0.0
+    model.save_pretrained(folder)
     return folder
 
 
@@ -48,6 +54,7 @@ def ask(page, text: str) -> None:
     page.get_by_role("button", name="Send").click()
 
 
+@pytest.mark.slow
 def test_before_and_after_answer_side_by_side_and_are_kept(
     open_studio, watch, trained_dir: Path, random_model_dir: Path
 ) -> None:
@@ -99,6 +106,7 @@ def test_before_and_after_answer_side_by_side_and_are_kept(
     assert watched.errors == []
 
 
+@pytest.mark.slow
 def test_a_model_without_end_is_stopped_and_a_training_sends_it_away(
     open_studio, watch, babbler_dir: Path
 ) -> None:
@@ -109,7 +117,8 @@ def test_a_model_without_end_is_stopped_and_a_training_sends_it_away(
     page.get_by_label("number input for temperature").fill("1")
     ask(page, "?")
     page.wait_for_function(
-        "() => [...document.querySelectorAll('.turn:not(.user) .text')].some((part) => part.innerText.length > 40)"
+        "() => [...document.querySelectorAll('.turn:not(.user) .text')].some((part) => part.innerText.length > 40)",
+        timeout=120_000,  # the model is loaded first
     )
     ask(page, "and?")
     page.get_by_text("Wait until the answer has ended").wait_for()
@@ -124,12 +133,13 @@ def test_a_model_without_end_is_stopped_and_a_training_sends_it_away(
     open_start(other, f"{studio.url}/en/export")
     other.get_by_label("adapter", exact=False).first.fill(str(babbler_dir))
     other.keyboard.press("Enter")
-    start(other, f"--adapter {babbler_dir}", "road")
+    start(other, f"--adapter={babbler_dir}", "road")
     page.locator(".turn .fact").filter(has_text="stopped").nth(1).wait_for(timeout=120_000)
     page.get_by_role("button", name="Unload models").wait_for(state="hidden")
     assert watched.errors == []
 
 
+@pytest.mark.slow
 def test_an_endpoint_answers_in_words_as_they_come_and_one_that_is_not_there_is_told(
     open_studio, watch, slow_teacher: str
 ) -> None:

@@ -98,6 +98,7 @@ def test_no_page_of_a_rehearsal_run_says_a_word_of_english(
     assert watched.errors == []
 
 
+@pytest.mark.slow
 def test_what_is_refused_and_what_a_run_stumbled_over_is_told_in_chinese(
     open_studio, watched, random_model_dir: Path, merged_dir: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ OFFERED = {"chat": {"chat.send"}}
 ROAD = ("prepare", "distill", "verify", "merge", "train", "export")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_an_empty_page_says_what_will_stand_there_and_leads_to_what_makes_it(
     open_studio, watch, language: str
@@ -34,7 +35,7 @@ def test_an_empty_page_says_what_will_stand_there_and_leads_to_what_makes_it(
         assert buttons == {t(key) for key in OFFERED.get(name, ())}, name
         assert page.locator("table").count() == 0, "no head without a table"
     page.get_by_role("link", name=t("empty.invented", recipe="rehearsal-data.yaml")).click()
-    ending = "rehearsal-data.yaml --out runs/rehearsal-data"
+    ending = "rehearsal-data.yaml --out=runs/rehearsal-data"
     page.wait_for_function(
         "(end) => [...document.querySelectorAll('textarea')].some((box) => box.value.endsWith(end))",
         arg=ending,
@@ -53,6 +54,7 @@ def test_the_way_on_begins_at_the_first_stage_that_has_no_result(tmp_path: Path)
     assert find_start(Places(tmp_path), "evaluate") == "evaluate"
 
 
+@pytest.mark.slow
 def test_a_page_of_few_runs_shows_nothing_to_turn_and_a_search_without_result_says_so(
     open_studio, watch, hostile_runs: Path
 ) -> None:

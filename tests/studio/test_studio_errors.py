@@ -30,9 +30,8 @@ def read_cases(folder: Path, line: str) -> None:
 
 def open_twice(folder: Path) -> None:
     for min_f1 in (0.6, 0.7):
-        with open_stage_output(
-            "verify", Config(input=folder, out=folder / "verify", min_f1=min_f1)
-        ):
+        config = Config(input=folder, out=folder / "verify", min_f1=min_f1)
+        with open_stage_output("verify", config, {"input": folder}, ["verified.jsonl"]):
             pass
 
 
@@ -71,7 +70,7 @@ MISTAKES: dict[str, Callable[[Path], object]] = {
     ),
     "请提高预算": lambda _: asyncio.run(Budget(1.0, 0.9, "CNY").reserve(0.2)),
     "是用另一份配置或输入生成的（有改动：min_f1）": open_twice,
-    "应不大于 1（当前为 7）": lambda folder: make_config(
+    "应不大于 1.0（当前为 7）；请在文件中改正": lambda folder: make_config(
         Config, {"input": folder, "out": folder, "min_f1": 7}, "verify"
     ),
     "未知字段 'min_f2'；可能想写 'min_f1'": lambda folder: make_config(

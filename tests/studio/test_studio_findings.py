@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from hostile_samples import make_step, write
 
 from medkd.core.stage_output import MANIFEST
@@ -63,6 +64,7 @@ def test_a_reason_that_is_picked_opens_the_rows_that_fell_for_it(
     assert watched.errors == []
 
 
+@pytest.mark.slow
 def test_evaluations_are_held_against_the_first_one_and_others_questions_are_told(
     open_studio, watch, tmp_path: Path
 ) -> None:

@@ -225,6 +225,7 @@ class Client:
         return answer.status, answer.headers, answer.read().decode()
 
 
+@pytest.mark.slow
 def test_a_real_studio_slows_down_who_guesses_and_nobody_else(open_studio) -> None:
     studio = open_studio("--host", "127.0.0.2")
     guesser, other = (
@@ -253,6 +254,7 @@ def test_a_real_studio_slows_down_who_guesses_and_nobody_else(open_studio) -> No
     assert guesser.ask("/login", "guess")[0] == 401, "who was let in begins anew"
 
 
+@pytest.mark.slow
 def test_behind_a_proxy_on_this_machine_it_is_the_guesser_who_waits(open_studio) -> None:
     studio = open_studio("--host", "127.0.0.1")
     proxy = Client(studio.url, "127.0.0.1", "en")

@@ -20,6 +20,7 @@ SHOWN = {
 """What stands on a page when it has answered."""
 
 
+@pytest.mark.slow
 def test_texts_from_models_and_the_web_stay_texts(open_studio, watch, hostile_runs: Path) -> None:
     studio, watched = open_studio(), watch()
     page = watched.page
@@ -93,6 +94,7 @@ def test_a_phone_shows_every_page_whole(
             assert labels and "none" not in labels, "each line of a stacked row says what it is"
 
 
+@pytest.mark.slow
 def test_strangers_have_to_show_the_token_once(open_studio, watch) -> None:
     studio, watched = open_studio("--host", "127.0.0.1"), watch()
     assert len(studio.token) >= 32
@@ -109,6 +111,7 @@ def test_strangers_have_to_show_the_token_once(open_studio, watch) -> None:
     assert watched.foreign == []
 
 
+@pytest.mark.slow
 def test_an_open_page_finds_a_studio_that_was_started_again(open_studio, watch) -> None:
     studio, page = open_studio("--port", "0"), watch(locale="zh-CN").page
     page.goto(f"{studio.url}/zh/")
@@ -121,6 +124,7 @@ def test_an_open_page_finds_a_studio_that_was_started_again(open_studio, watch) 
     page.get_by_role("link", name="用虚构病例开始").wait_for()
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_a_form_that_was_drawn_anew_is_answered_without_a_stack_trace(
     open_studio, watch
 ) -> None:

@@ -12,6 +12,7 @@ PATIENCE, N_TEXTS = 15, 8
 LOOK = Path(__file__).with_name("look.js")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out_from_its_ground(
     open_studio, watch, hostile_runs: Path, scheme: str
@@ -43,6 +44,7 @@ def test_every_text_stands_out_from_its_ground(
         )
 
 
+@pytest.mark.slow
 def test_every_control_is_reached_by_keyboard_and_shows_that_it_is(
     open_studio, watch, hostile_runs: Path
 ) -> None:

@@ -19,7 +19,7 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     page.set_default_timeout(30_000)
 
     open_start(page, studio.url, "recipe: rehearsal-data.yaml")
-    start(page, "rehearsal-data.yaml --out runs/road")
+    start(page, "rehearsal-data.yaml --out=runs/road")
     finish(runs / "road")
     page.get_by_role("button", name="road", exact=True).click(timeout=30_000)
     page.get_by_role("cell", name="verify").first.wait_for()
@@ -49,7 +49,7 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     ]
 
     open_start(page, studio.url, "merge – train, val and test")
-    start(page, "medkd merge --input runs/road/verify")
+    start(page, "medkd merge --input=runs/road/verify")
     finish(runs / "road" / "merge")
     assert (
         json.loads((runs / "road" / "merge" / "manifest.json").read_text())["counts"]["dropped"][
@@ -62,7 +62,7 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     for field, value in (("max_length", "1024"), ("epochs", "6"), ("learning_rate", "0.002")):
         fill(page, field, value)
     start(
-        page, "--epochs 6", "--learning-rate 0.002", "--max-length 1024", "--input runs/road/merge"
+        page, "--epochs=6", "--learning-rate=0.002", "--max-length=1024", "--input=runs/road/merge"
     )
     page.get_by_role("button", name="road", exact=True).click()
     curve = page.locator(".plots svg").first
@@ -91,7 +91,7 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
     fill(page, "limit", "12")
     choose(page, "model", "medkd:tiny")
     choose(page, "adapter", "runs/road/train")
-    start(page, "--adapter runs/road/train", "--limit 12", "--max-tokens 256")
+    start(page, "--adapter=runs/road/train", "--limit=12", "--max-tokens=256")
     finish(runs / "road" / "evaluate")
     page.goto(f"{studio.url}/en/evaluate")
     page.get_by_role("cell", name="diagnosis_accuracy").wait_for()
@@ -100,7 +100,7 @@ def test_the_whole_road_without_a_line_of_code(open_studio, watch, tmp_path: Pat
 
     open_start(page, f"{studio.url}/en/export")
     fill(page, "max_tokens", "256")
-    start(page, "medkd export --adapter runs/road/train", "--max-tokens 256")
+    start(page, "medkd export --adapter=runs/road/train", "--max-tokens=256")
     finish(runs / "road" / "export")
     page.goto(f"{studio.url}/en/export")
     page.get_by_text("Proven: asked bare questions").wait_for()

@@ -19,6 +19,7 @@ def name_inputs(page, **values: Path) -> None:
         page.keyboard.press("Escape")
 
 
+@pytest.mark.slow
 def test_what_the_pre_flight_finds_stands_on_the_page_with_its_repair(
     open_studio, watch, random_model_dir: Path, merged_dir: Path, tmp_path: Path
 ) -> None:
@@ -68,7 +69,7 @@ def test_rewards_are_drawn_as_they_come_and_a_run_is_stopped_gone_on_with_and_de
         fill(page, field, str(value))
     page.get_by_label("trainer", exact=False).first.fill("temperature: 0.7\nsave_steps: 2")
     start(
-        page, "--steps 40", "--max-tokens 96", "--trainer.save_steps=2", f"--adapter {trained_dir}"
+        page, "--steps=40", "--max-tokens=96", "--trainer.save_steps=2", f"--adapter={trained_dir}"
     )
     out = tmp_path / "runs" / "rewarded" / "reinforce"
     page.get_by_role("button", name="rewarded", exact=True).click()

@@ -2,12 +2,17 @@
 
 import re
 from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
 from english import find_english
+from pydantic import Field
 from sentences import list_said, list_texts
 
+from medkd.core.config import Options, make_config
+from medkd.core.errors import InputError
 from medkd.studio.texts import Texts
 from medkd.train.preflight import Cause
 
@@ -44,6 +49,56 @@ def test_no_chinese_sentence_is_of_an_english_one_that_is_gone() -> None:
         for sentence in own
         if not re.search(".+?".join(map(re.escape, re.split(r"{\w+}", sentence))), texts)
     ] == []
+
+
+class Form(Options):
+    whole: Annotated[int, Field(ge=2, lt=9)] = 2
+    share: Annotated[float, Field(gt=0, le=1)] = 1
+    is_on: bool = False
+    name: Annotated[str, Field(min_length=1)] = "a"
+    names: Annotated[list[str], Field(min_length=1, default_factory=list)]
+    values: Annotated[dict[str, int], Field(default_factory=dict)]
+    path: Path = Path("a")
+    kind: Literal["base", "low", "max"] = "base"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("whole", "x", "应为整数"),
+        ("whole", 2.5, "应为整数"),
+        ("whole", 1, "应不小于 2"),
+        ("whole", 9, "应小于 9"),
+        ("whole", 10**20, "应"),
+        ("share", "x", "应为数字"),
+        ("share", 0, "应大于 0.0"),
+        ("share", 7, "应不大于 1.0"),
+        ("share", float("nan"), "应为有限的数"),
+        ("is_on", "perhaps", "应为是或否"),
+        ("is_on", [], "应为是或否"),
+        ("name", 7, "应为文本"),
+        ("name", "", "不能为空"),
+        ("names", 7, "应为列表"),
+        ("names", [], "至少应有 1 项"),
+        ("values", 7, "应为映射"),
+        ("values", {"a": "x"}, "应为整数"),
+        ("path", 7, "应为路径"),
+        ("kind", "x", "应为 'base'，'low' 或 'max'"),
+    ],
+)
+def test_a_value_that_a_config_refuses_is_told_in_chinese(
+    field: str, value: Any, told: str
+) -> None:
+    for place, advice in (
+        ("medkd train", "请查看 `medkd train --help`"),
+        ("a.yaml", "请在文件中改正"),
+    ):
+        with pytest.raises(InputError) as caught:
+            make_config(Form, {field: value}, place)
+        said = ZH.say(str(caught.value))
+        assert told in said
+        assert said.endswith(advice)
+        assert find_english(re.sub("^[^：]*：[^：]*：|（当前为[^）]*）", "", said)) == [], said
 
 
 @pytest.mark.parametrize("cause", Cause)
