@@ -26,8 +26,6 @@ from typing import Any
 
 import pytest
 
-import medkd
-
 SOURCES = sorted((Path(__file__).parents[2] / "src").rglob("*.py"))
 LENGTH, FACTOR = 16_000, 8
 WORST_GROWTH = 3 * FACTOR
@@ -107,6 +105,10 @@ class SlowError(Exception):
     """A pattern was given up."""
 
 
+def is_own(name: str) -> bool:
+    return name == "medkd" or name.startswith("medkd.")
+
+
 def collect_patterns() -> dict[tuple[str, int], tuple[str, set[str]]]:
     """Write down each pattern that the package compiles: where, and how it is used."""
     found: dict[tuple[str, int], str] = {}
@@ -122,14 +124,20 @@ def collect_patterns() -> dict[tuple[str, int], tuple[str, set[str]]]:
         return compile_really(pattern, flags)
 
     modules: list[Any] = []
+    # Imported anew, since a module that another test imported compiles its patterns no more.
+    imported = {name: sys.modules.pop(name) for name in list(sys.modules) if is_own(name)}
     re._compile = note  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        for name in [m.name for m in pkgutil.walk_packages(medkd.__path__, "medkd.")]:
+        package = importlib.import_module("medkd")
+        for name in [m.name for m in pkgutil.walk_packages(package.__path__, "medkd.")]:
             if not name.endswith("__main__"):
                 modules.append(importlib.import_module(name))
                 load_tables(modules[-1])
     finally:
         re._compile = compile_really  # pyright: ignore[reportAttributeAccessIssue]
+        for name in [name for name in sys.modules if is_own(name)]:
+            del sys.modules[name]
+        sys.modules.update(imported)
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
     uses = find_uses(modules, list(trees.values()))
     patterns = {key: (place, uses.get(key[0], {"search"})) for key, place in found.items()}
