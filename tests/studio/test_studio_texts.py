@@ -181,3 +181,9 @@ def test_what_is_cited_is_marked_in_the_record_and_what_is_not_there_in_the_reas
         (reasoning, mark_reasoning(reasoning, record)),
     ):
         assert "".join(piece.text for piece in pieces) == text
+
+
+@pytest.mark.parametrize("piece", ['": ', "a: ", "，", "a"])
+def test_a_text_longer_than_a_sentence_is_returned_at_once(piece):
+    text = piece * 50_000
+    assert Texts("zh").say(text) == text

@@ -43,6 +43,10 @@ def choose_language(accepted: str) -> str:
     )
 
 
+LONGEST_SENTENCE = 600
+"""Characters; what is longer is data, which takes too long to hold against every sentence."""
+
+
 class Texts:
     """The texts of one language."""
 
@@ -75,8 +79,10 @@ class Texts:
         return (label if label == field else f"{label} ({field})"), hint
 
     def say(self, sentence: str) -> str:
-        """Give a sentence of the program (an error, a finding), clause by clause; a clause that has
-        no translation stays as it is."""
+        """Translate a sentence of the program (an error, a finding), clause by clause; a clause that
+        has no translation stays as it is, and so does a text longer than a sentence can be."""
+        if len(sentence) > LONGEST_SENTENCE:
+            return sentence
         for pattern, translated in (
             () if sentence.startswith(DATA) else read_sentences(self.language)
         ):
