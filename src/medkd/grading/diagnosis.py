@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from medkd.core import thinking
 from medkd.core.records import Record
@@ -50,6 +50,9 @@ _SENTENCE = re.compile("[是了像您我们吗呢吧很就也]|可能")
 """What no name of a diagnosis holds: there is more to the piece than was understood."""
 
 
+GradeVerdict = Literal["right", "wrong", "undecided"]
+
+
 class Grade(Record):
     """How right an answer is."""
 
@@ -69,6 +72,13 @@ class Grade(Record):
     stated: tuple[str, ...] = ()
     """What was read out of the answer, denied diagnoses left out."""
 
+    @property
+    def verdict(self) -> GradeVerdict:
+        """Whether the answer states the principal diagnosis, as far as the rules can tell."""
+        if not self.decided:
+            return "undecided"
+        return "right" if self.principal else "wrong"
+
     def __repr_args__(self) -> list[tuple[str | None, object]]:
         return [
             (name, str(value) if isinstance(value, Relation) else value)
@@ -76,21 +86,31 @@ class Grade(Record):
         ]
 
 
-def grade(answer: str, reference: str, synonyms_path: Path | None = None) -> Grade:
+def grade(
+    answer: str,
+    reference: str,
+    synonyms_path: Path | None = None,
+    known: Sequence[str] = (),
+) -> Grade:
     """Grade an answer; `synonyms_path` adds names to the shipped table (same form as
-    `synonyms.yaml`)."""
+    `synonyms.yaml`).
+
+    The diagnoses in `known` count neither where they are stated nor where they are left out: the
+    record itself tells them.
+    """
     if thinking.read(answer).answer.strip() == reference.strip() and (
         listed := split_list(reference)
     ):
         stated = tuple(diagnosis.text for diagnosis in listed)
         return Grade(exact=True, principal=True, f1=1.0, relation=Relation.SAME, stated=stated)
-    known = _read_known(reference, False, synonyms_path)
-    best = _grade_lists(answer, extract_diagnoses(answer), known, synonyms_path)
+    told = _read_known("；".join(known), False, synonyms_path)
+    expected = _leave_out(_read_known(reference, False, synonyms_path), told)
+    best = _grade_lists(answer, extract_diagnoses(answer), expected, told, synonyms_path)
     if best.principal or not any(mark in f"{answer}{reference}" for mark in "伴并"):
         return best
-    known = _read_known(reference, True, synonyms_path)
+    expected = _leave_out(_read_known(reference, True, synonyms_path), told)
     stated_whole = extract_diagnoses(answer, keep_companions=True)
-    whole = _grade_lists(answer, stated_whole, known, synonyms_path)
+    whole = _grade_lists(answer, stated_whole, expected, told, synonyms_path)
     return whole if whole.principal else best
 
 
@@ -98,13 +118,14 @@ def _grade_lists(
     answer: str,
     found: Sequence[StatedDiagnosis],
     known: Sequence["_Reading"],
+    told: Sequence["_Reading"],
     synonyms_path: Path | None,
 ) -> Grade:
     """Grade the diagnoses that were read out of an answer against the known ones."""
     stated = tuple(diagnosis.text for diagnosis in found if not diagnosis.denied)
     if not known:
         return Grade(decided=False, stated=stated)
-    readings = _read(found, synonyms_path)
+    readings = [r for r in _read(found, synonyms_path) if r.name.negated or not _is_told(r, told)]
     affirmed = [
         reading
         for reading in readings
@@ -179,6 +200,15 @@ class _Reading(NamedTuple):
     脑出血（左侧基底节）."""
     is_companion: bool
     is_doubtful: bool
+
+
+def _leave_out(readings: Sequence[_Reading], told: Sequence[_Reading]) -> list[_Reading]:
+    """Leave out the diagnoses that the record tells; the principal one stays."""
+    return [r for n, r in enumerate(readings) if not n or not _is_told(r, told)]
+
+
+def _is_told(reading: _Reading, told: Sequence[_Reading]) -> bool:
+    return any(compare(reading.name, one.name) is Relation.SAME for one in told)
 
 
 @lru_cache(maxsize=4096)
