@@ -26,7 +26,7 @@ IN_ONE = 4
 
 
 def processor_time() -> float:
-    """Give the seconds that this process and its finished children have computed."""
+    """Return the seconds that this process and its finished children have computed."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

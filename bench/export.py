@@ -35,7 +35,7 @@ def adapt(folder: Path, adapter: Path, dtype: torch.dtype):
 
 
 def score(model, rows) -> tuple[list[torch.Tensor], float]:
-    """Give the log probabilities at the learnt tokens of each row, and the mean loss."""
+    """Return the log probabilities at the learnt tokens of each row, and the mean loss."""
     found, losses = [], []
     with torch.inference_mode():
         for row in rows:

@@ -131,7 +131,7 @@ def merge(folder: Path) -> tuple[float, float, float]:
 
 
 def judge(folder: Path, planted: dict[str, str]) -> tuple[float, float]:
-    """Give recall and precision of the near copies: a pair is right when one question was made of
+    """Return recall and precision of the near copies: a pair is right when one question was made of
     the other, or both of a third."""
     from collections import Counter
 

@@ -62,7 +62,7 @@ class Switches(NamedTuple):
 
 
 def measure_product(size: int = 8192, n: int = 30) -> float:
-    """Give the FLOPs a second of a plain bfloat16 matrix product: the ceiling here."""
+    """Return the FLOPs a second of a plain bfloat16 matrix product: the ceiling here."""
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     for _ in range(5):
         a @ b
@@ -90,7 +90,7 @@ def count_flops(model, n_adapter: int) -> float:
 
 
 def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
-    """Train a few steps through `train.sft`, as `medkd train` does; gives tokens a second, peak GiB
+    """Train a few steps through `train.sft`, as `medkd train` does; returns tokens a second, peak GiB
     and FLOPs a token."""
     import tempfile
     from pathlib import Path

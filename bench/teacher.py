@@ -207,7 +207,7 @@ def measure_kill_and_edit(
 ) -> tuple[int, float, int]:
     """Kill a run half-way and run it again, then edit one row and run it once more, without faults.
 
-    Gives requests billed beyond one a question, all answer tokens billed by then, and requests
+    Returns requests billed beyond one a question, all answer tokens billed by then, and requests
     billed after the edit.
     """
     folder = home / f"{client.name} kill".replace(" ", "-").replace(",", "")

@@ -31,7 +31,7 @@ def make_page() -> str:
 
 
 def read_help(name: str) -> str:
-    """Give the help of one command as plain text."""
+    """Return the help of one command as plain text."""
     page = io.StringIO()
     console = Console(
         file=page, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False

@@ -6,7 +6,7 @@ from medkd.completers.ledger import Attempt, open_reader
 
 
 def list_attempts(path: Path) -> list[Attempt]:
-    """Give all attempts of a ledger, the oldest first."""
+    """Return all attempts of a ledger, the oldest first."""
     with open_reader(path) as accounts:
         return list(accounts.attempts())
 

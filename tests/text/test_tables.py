@@ -102,6 +102,13 @@ def test_repeated_columns_lose_nothing_and_nameless_ones_are_named(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("form", ["{}", "[{}]", "[\n{}\n]", '{{"rows": [{}]}}'])
+def test_repeated_keys_of_an_object_lose_nothing(form, tmp_path):
+    row = '{"主诉": "腹痛", "主诉": "发热", "n": 1, "n": 1, "in": {"a": "x", "a": "\\"b\\": y"}}'
+    path = write(tmp_path / "a.json", form.format(row))
+    assert contents(path) == [{"主诉": ["腹痛", "发热"], "n": 1, "in": {"a": ["x", '"b": y']}}]
+
+
 def test_rows_of_too_many_or_too_few_cells_and_open_quotes_are_named(tmp_path):
     path = write(tmp_path / "a.csv", 'x,y\n1,2\n1,2,3\n1,2,,\n1\n"a"b,2\n5,"6\n')
     rows = list(read_rows(path))

@@ -75,34 +75,6 @@ def test_the_adapter_goes_on_from_its_start_and_serves_like_it(reinforced_dir, t
     assert lineage["reinforced"]["rewards"]["diagnosis"] == 1.0
 
 
-@pytest.mark.slow
-def test_the_final_norm_alone_can_be_trained_and_is_merged_like_any_adapter(
-    settings, trained_dir, tmp_path
-):
-    run(Config(**settings | {"weights": "norm", "learning_rate": 0.1}, out=tmp_path / "out"))
-    start, end = (
-        load_file(folder / "adapter/adapter_model.safetensors")
-        for folder in (trained_dir, tmp_path / "out")
-    )
-    assert all(torch.equal(start[name], end[name]) for name in start)
-    [added] = end.keys() - start.keys()
-    before = load_model(
-        settings["model"], trained_dir / "adapter", device="cpu", dtype="float32"
-    ).model.state_dict()
-    after = load_model(
-        settings["model"], tmp_path / "out/adapter", device="cpu", dtype="float32"
-    ).model.state_dict()
-    assert [name for name in before if not torch.equal(before[name], after[name])] == [
-        "model.norm.weight"
-    ]
-    assert torch.equal(after["model.norm.weight"], end[added])
-
-
-def test_a_norm_is_not_trained_in_coarse_numbers(settings, tmp_path):
-    with pytest.raises(InputError, match="--dtype bfloat16: too coarse"):
-        run(Config(**settings | {"weights": "norm", "dtype": "bfloat16"}, out=tmp_path))
-
-
 def test_every_reward_is_logged_by_itself_beside_lengths_entropy_and_divergence(reinforced_dir):
     lines = [line for line in read_lines(reinforced_dir / "metrics.jsonl") if "reward" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]

@@ -64,6 +64,14 @@ def test_everything_that_serving_takes_stands_beside_the_adapter(trained_dir):
     assert tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", "<|endoftext|>"]
 
 
+def test_the_weights_have_the_mode_of_every_new_file(trained_dir):
+    adapter = trained_dir / "adapter"
+    modes = {
+        (adapter / name).stat().st_mode for name in ("adapter_model.safetensors", "lineage.json")
+    }
+    assert len(modes) == 1
+
+
 def test_the_questions_beside_the_adapter_were_not_trained_on(trained_dir, merged_dir):
     kept = json.loads((trained_dir / "adapter/questions.json").read_text())
     trained_on = {line["input"] for line in read_lines(merged_dir / "train.jsonl")}

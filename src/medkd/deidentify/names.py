@@ -77,7 +77,7 @@ def _tagger() -> Any:
 
 @lru_cache(maxsize=16384)
 def leading_name(window: str) -> int:
-    """Give the length of the name with which a window begins; 0 where it begins with something
+    """Return the length of the name with which a window begins; 0 where it begins with something
     else."""
     word, tag = next(iter(_tagger().cut(window)))
     return len(word) if tag.startswith("nr") and 2 <= len(word) <= 4 else 0

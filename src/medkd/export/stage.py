@@ -34,6 +34,7 @@ from medkd.models.load import (
     find_base,
     load_model,
     load_tokenizer,
+    open_to_readers,
     resolve_adapter,
     resolve_model,
     tiny_dir,
@@ -208,7 +209,7 @@ def export(
     hub: Hub = "huggingface",
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Merge and write the folder in the base's own number format, and give what was written.
+    """Merge and write the folder in the base's own number format; returns what was written.
 
     PEFT adds an adapter in float32 and rounds once, whatever the format of the base:
     `bench/export.py` finds a merge in float32 to give the same weights to the bit, in twice the
@@ -232,6 +233,7 @@ def export(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id, model.config.pad_token_id = stop_ids[0], tokenizer.pad_token_id
     model.save_pretrained(out)
+    open_to_readers(out)
     tokenizer.save_pretrained(out)
     return LoadedModel(model, tokenizer)
 

@@ -6,6 +6,7 @@ Not done here: training, quantised weights, generation.
 
 import gc
 import logging
+import os
 import re
 import sys
 import warnings
@@ -341,6 +342,15 @@ def resolve_adapter(path: Path) -> Path:
     adapter = path / "adapter" if (path / "adapter" / "adapter_config.json").exists() else path
     find_base(adapter)
     return adapter
+
+
+def open_to_readers(folder: Path) -> None:
+    """Set weight files to the mode of new files here; safetensors lets their owner alone read
+    them."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o666 & ~mask)
 
 
 def find_base(adapter: Path) -> str:

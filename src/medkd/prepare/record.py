@@ -84,7 +84,7 @@ _REPAIRS = (
 
 
 def clean_sections(sections: Mapping[str, str], wanted: Sequence[str] = SECTIONS) -> dict[str, str]:
-    """Give the wanted sections in their order, repaired, those without content left out."""
+    """Return the wanted sections in their order, repaired, without the empty ones."""
     cleaned = {name: clean_text(sections.get(name, ""), name) for name in (*wanted, *FOLDED)}
     present = {name: text for name in wanted if not is_empty(text := cleaned[name])}
     extra = [

@@ -225,8 +225,8 @@ def split_drafts(
 
 
 def _story(draft: Draft) -> str:
-    """Give what two postings of one case have in common: complaint and history; a short one is its
-    own story."""
+    """Return what two postings of one case have in common, complaint and history; the id where
+    that is short."""
     story = make_plain(draft.before.get("主诉", "") + draft.before.get("现病史", ""))
     return story if len(story) >= _MIN_GROUPING_CHARACTERS else draft.case.id
 

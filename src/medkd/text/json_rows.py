@@ -92,18 +92,21 @@ def _parse(line: bytes, place: str) -> RawRow:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         return _parse_leniently(line, place)
+    if len(_KEY.findall(line)) > _count_keys(value):  # or a text holds what looks like one
+        return _parse_leniently(line, place)
     n_brackets = line.count(b"{") + line.count(b"[")
     return _bounded(value, place) if n_brackets > MAX_DEPTH else RawRow(place, value)
 
 
 def _parse_leniently(line: bytes, place: str) -> RawRow:
-    """Parse what orjson does not take: NaN, large numbers, halves of characters, which go."""
+    """Parse what orjson does not take: NaN, large numbers, halves of characters, which go; and
+    objects that repeat a key."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
         return RawRow(place, None, "bytes that are no UTF-8")
     try:
-        value = json.loads(text)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         return RawRow(place, None, f"broken JSON ({error.msg}, column {error.colno})")
     except (ValueError, RecursionError) as error:
@@ -115,6 +118,33 @@ def _explain_json(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return f"JSON nested deeper than {MAX_DEPTH} brackets"
     return f"JSON that cannot be read ({str(error)[:80]})"
+
+
+def _join_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; of a key that it repeats, all values that differ, as of a repeated column."""
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in pairs:
+        found.setdefault(key, {}).setdefault(json.dumps(value), value)
+    for key, different in found.items():
+        values[key] = list(different.values()) if len(different) > 1 else values[key]
+    return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_join_repeated)
+_KEY = re.compile(rb'"\s*:')
+
+
+def _count_keys(value: Any) -> int:
+    """Count the keys of all objects in a value."""
+    n, inner = 0, [value]
+    while inner:
+        each = inner.pop()
+        n += len(cast("dict[str, Any]", each)) if isinstance(each, dict) else 0
+        inner += [child for child in _children(each) if isinstance(child, dict | list)]
+    return n
 
 
 def _bounded(value: Any, place: str) -> RawRow:
@@ -261,9 +291,6 @@ def _take_value(window: _Window, place: str) -> RawRow:
     if window.text.find("\\u", start, end) >= 0:
         value = _without_surrogates(value)
     return _bounded(value, place)
-
-
-_DECODER = json.JSONDecoder()
 
 
 def _restart_at(first_field: str) -> re.Pattern[str]:

@@ -99,8 +99,11 @@ def run(config: Config) -> int:
     for finding in findings:
         result = "train puts it right" if finding.is_repaired else "refused"
         print(f"wrong ({result}): {finding.tell()}")
-    print(f"{len(findings)} things are wrong" if findings else "nothing is wrong")
-    return 2 if findings else 0
+    if not findings:
+        print("nothing is wrong")
+        return 0
+    print("1 thing is wrong" if len(findings) == 1 else f"{len(findings)} things are wrong")
+    return 2
 
 
 def _look_at_serving(config: Config, model: str) -> list[Finding]:

@@ -37,8 +37,6 @@ N_AT_ONCE = 64
 """Answers drawn at once; halved where memory runs out."""
 LORA_RANK = 16
 """Of the adapter that is begun where there is none; one that is there keeps its own."""
-FINAL_NORM = "model.norm"
-"""The layer before the head: one gain a channel; how sure of itself the model is hangs on them."""
 _OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps", "packing")
 
 
@@ -184,39 +182,6 @@ def attach_adapter(
     return cast("PreTrainedModel", student)
 
 
-def attach_norm(
-    model: "PreTrainedModel", adapter: Path | None, name: str, folder: Path
-) -> "PreTrainedModel":
-    """Put an adapter on the model of which only the gains of the final norm are trained.
-
-    They are a few hundred numbers that most answers push the same way, where the gradient of a
-    whole adapter is mostly noise. Raises InputError for an adapter of another base, and for a model
-    without such a norm.
-    """
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-
-    if FINAL_NORM not in dict(model.named_modules()):
-        raise InputError(
-            f"{name}: has no layer named {FINAL_NORM}; reinforce with --weights adapter"
-        )
-    lora: Any = attach_adapter(model, adapter, name, folder)
-    config = lora.peft_config["default"]
-    known = get_peft_model_state_dict(lora, save_embedding_layers=False)
-    bare = lora.unload()
-    # PEFT warns of another name for the same folder; `save_weights` writes it.
-    config.base_model_name_or_path = None
-    config.modules_to_save = sorted({*(config.modules_to_save or ()), FINAL_NORM})
-    config.inference_mode = False
-    attached: Any = get_peft_model(bare, config)
-    norm = f"base_model.model.{FINAL_NORM}.weight"
-    gains = bare.get_submodule(FINAL_NORM).original_module.weight
-    set_peft_model_state_dict(attached, {norm: gains} | known)
-    for parameter, weights in attached.named_parameters():
-        weights.requires_grad_(f"{FINAL_NORM}.modules_to_save" in parameter)
-    give_head_bias(attached)
-    return attached
-
-
 def make_trainer_config(
     settings: Mapping[str, Any],
     checkpoints: Path,
@@ -293,8 +258,8 @@ def train(
 
 
 def _as_trl_reward(name: str, reward: BatchReward, sampler: Sampler) -> Any:
-    """Give a reward the form that TRL calls; answers are read from their tokens, since TRL's text
-    has lost the control tokens."""
+    """Make the function that TRL calls; answers are read from their tokens, since TRL's text has
+    lost the control tokens."""
 
     def function(
         completion_ids: list[list[int]], record: list[str], reference: list[str], **_: Any

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 from pydantic import Field, field_validator
 
@@ -52,7 +52,6 @@ from medkd.train.grpo import (
     PromptItem,
     Sampler,
     attach_adapter,
-    attach_norm,
     make_prompts,
     make_trainer,
     make_trainer_config,
@@ -130,12 +129,9 @@ class Config(StageConfig):
     """Answers to each question, compared with each other."""
     max_tokens: MaxLength = 1024
     """Longest answer in tokens; what it cuts off is not learnt from."""
-    weights: Literal["adapter", "norm"] = "adapter"
-    """Train the LoRA adapter, or the gains of the final norm alone, for a start whose rewards only
-    wander."""
     learning_rate: LearningRate = 1e-5
     """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student a hundred
-    times that, a norm far more."""
+    times that."""
     batch_size: BatchSize = 8
     """Answers computed at a time; lower it where memory runs out."""
     seed: Seed = 0
@@ -303,24 +299,15 @@ def _make_sampler(config: Config, student: Student, args: "GRPOConfig") -> Sampl
 
 
 def _load_student(config: Config, folder: Path, adapter: Path | None) -> Student:
-    dtype: Dtype = config.dtype
-    if config.weights == "norm":
-        if dtype not in ("auto", "float32"):
-            raise InputError(
-                f"--dtype {dtype}: too coarse for the small steps of a norm; leave it out, or "
-                "--weights adapter"
-            )
-        dtype = "float32"
     base, _ = load_model(
-        config.model, None, config.device, dtype, config.hub, config.trust_remote_code
+        config.model, None, config.device, config.dtype, config.hub, config.trust_remote_code
     )
     tokenizer = load_tokenizer(folder, adapter, config.trust_remote_code)
     plain_template = find_plain_template(tokenizer)
     template = choose_template(tokenizer)
     repair_pad_token(tokenizer)
     stop_ids = find_stop_ids(tokenizer, base.generation_config)
-    attach = attach_norm if config.weights == "norm" else attach_adapter
-    model = attach(base, adapter, config.model, folder)
+    model = attach_adapter(base, adapter, config.model, folder)
     return Student(model, tokenizer, template, plain_template, stop_ids)
 
 

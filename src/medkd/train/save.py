@@ -14,6 +14,7 @@ from medkd.core.jsonl import write_json
 from medkd.core.records import Example
 from medkd.models.chat_template import find_templates, has_thinking_prefix
 from medkd.models.inspect import read_json
+from medkd.models.load import open_to_readers
 from medkd.train.config import Target
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def save_weights(trainer: "Trainer", final: Path, base: str, is_main: bool = Tru
         shutil.rmtree(temporary, ignore_errors=True)
     trainer.save_model(str(temporary))
     if is_main:
+        open_to_readers(temporary)
         config_path = temporary / "adapter_config.json"
         if config := read_json(config_path):
             write_json(config_path, config | {"base_model_name_or_path": base})

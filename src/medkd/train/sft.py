@@ -349,7 +349,7 @@ def make_trainer(
 
 
 def give_head_bias(model: Any) -> None:
-    """Give the head the attribute `bias`, which TRL's losses read: PEFT's wrapper of a head with
+    """Set on the head the attribute `bias`, which TRL's losses read: PEFT's wrapper of a head with
     trained rows has none (PEFT 0.21, TRL 1.16)."""
     head = model.get_output_embeddings()
     if head is not None and not hasattr(head, "bias"):
