@@ -27,9 +27,10 @@ from pathlib import Path
 from medkd.core import thinking
 from medkd.core.jsonl import write_records
 from medkd.core.records import Question
+from medkd.core.task import load_task
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
-from medkd.distill.prompts import load_prompt
+from medkd.distill.prompts import make_messages
 
 CLIENTS = Path(__file__).parent / "clients"
 SECTIONS = ("基本信息", "主诉", "现病史", "既往史", "查体", "辅助检查")
@@ -78,10 +79,13 @@ def write_questions(folder: Path, questions: list[Question]) -> None:
     """Write them as records for MedKD and as messages for the others."""
     folder.mkdir(parents=True, exist_ok=True)
     write_records(folder / "questions.jsonl", questions)
-    prompt = load_prompt("rationalize", "zh")
+    task = load_task("diagnosis")
     with (folder / "messages.jsonl").open("w", encoding="utf-8") as file:
         for question in questions:
-            messages = [{"role": m.role, "content": m.content} for m in prompt.messages(question)]
+            messages = [
+                {"role": m.role, "content": m.content}
+                for m in make_messages(task, "rationalize", question)
+            ]
             file.write(
                 json.dumps({"id": question.id, "messages": messages}, ensure_ascii=False) + "\n"
             )

@@ -213,7 +213,7 @@ def test_what_a_stopped_run_left_unfinished_is_gone_on_from(tmp_path):
 
 def test_missing_names_what_could_still_come():
     assert find_missing_part("", "<think>发热") == MissingPart(
-        "no diagnosis after </think>", is_at_end=True
+        "no answer after </think>", is_at_end=True
     )
     assert find_missing_part("", "脑膜炎") == MissingPart(
         "no reasoning between <think> and </think>", is_at_end=False

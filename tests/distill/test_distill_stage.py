@@ -21,11 +21,12 @@ from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_records
 from medkd.core.records import Question, Rationale
 from medkd.core.stage_output import read_manifest
+from medkd.core.task import find_task
 from medkd.demo.faults import Fault
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
 from medkd.distill.bill import bill, render
-from medkd.distill.prompts import PromptSetup, load_prompt
+from medkd.distill.prompts import PromptSetup
 from medkd.distill.stage import Asking, Config, distill, make_asking, run
 
 
@@ -86,7 +87,7 @@ def test_questions_in_memory_are_explained_by_any_teacher():
             else Completion(text="不知道")
         )
     )
-    setup = PromptSetup(load_prompt("rationalize", "zh"), Sampling())
+    setup = PromptSetup("rationalize", Sampling(), find_task)
     plain, good = distill(make_questions(1), teacher, Asking("any", setup, n_samples=2), 1)
     assert (plain.id, plain.complete, plain.reasoning, plain.answer) == (
         "case:0",
@@ -119,7 +120,7 @@ def test_every_question_of_every_split_is_explained_in_order_through_faults(tmp_
     )
     assert (manifest.counts.read, manifest.counts.kept, manifest.state) == (40, 40, "finished")
     assert manifest.cost.amount >= round(teacher.bill.amount, 6)
-    assert manifest.facts["prompt"] == "1-zh-rationalize"
+    assert manifest.facts["mode"] == "rationalize"
 
 
 def test_solving_thinks_beside_the_content(tmp_path):

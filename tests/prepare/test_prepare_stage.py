@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from medkd.core.config import make_config
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_records
-from medkd.core.prompts import load_prompts
 from medkd.core.records import Case, Question
+from medkd.core.task import load_task
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.prepare.stage import Config, find_split, prepare, run
 
@@ -75,7 +75,11 @@ def test_a_question_has_the_record_format_and_its_answer_beside_it() -> None:
         "iiyi:1",
         "test 1",
     )
-    assert (question.system, question.instruction) == load_prompts()[:2]
+    student = load_task("diagnosis").student
+    assert (question.system, question.instruction) == (
+        student.system["zh"],
+        student.instructions["zh"][0],
+    )
     assert question.input == f"【主诉】头痛3天。 【现病史】{tell(1)} 【诊治经过】予脱水治疗。"
     assert question.reference == "脑积水；高血压病"
 

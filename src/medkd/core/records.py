@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Split = Literal["train", "val", "test"]
 Style = Literal["bare", "instructed"]
+Language = Literal["zh", "en"]
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -50,8 +51,8 @@ class Case(RawCase):
 
 
 class Question(Record):
-    """One case asked: `input` holds the record in one line without its own answer, `reference` the
-    known diagnosis."""
+    """One case asked: `input` holds what is asked, without its own answer, `reference` the known
+    answer."""
 
     id: NonEmpty
     case_id: str
@@ -63,7 +64,13 @@ class Question(Record):
     instruction: str
     input: str
     reference: str
-    """Diagnoses joined by a full-width semicolon, the principal one first."""
+    """The known answer; diagnoses joined by a full-width semicolon, the principal one first."""
+    task: str = "diagnosis"
+    """Name of the task (`core.task`)."""
+    language: Language = "zh"
+    """Language of this row's question."""
+    known: tuple[str, ...] = ()
+    """Diagnoses of `reference` that the record itself tells as known; never the principal one."""
     split: Split
     deidentified_by: str = ""
     """Empty where a file from elsewhere does not say so; such rows reach no network model unasked
@@ -161,7 +168,13 @@ class Example(Record):
     reasoning: str
     answer: str
     reference: str = ""
-    """The known diagnosis where the row has one; empty for open questions."""
+    """The known answer where the row has one that can be graded."""
+    task: str = "diagnosis"
+    """Name of the task (`core.task`)."""
+    language: Language = "zh"
+    """Language of this row's question."""
+    known: tuple[str, ...] = ()
+    """Diagnoses of `reference` that the record itself tells as known; never the principal one."""
     lineage: Lineage
 
 
@@ -190,9 +203,25 @@ class Prediction(Record):
     raw: str
     """Everything the model generated, the thinking prefix of its template put in front."""
     reference: str
-    """The known diagnosis."""
+    """The known answer."""
+    task: str = "diagnosis"
+    """Name of the task (`core.task`)."""
+    language: Language = "zh"
+    """Language of this row's question."""
+    known: tuple[str, ...] = ()
+    """Diagnoses of `reference` that the record itself tells as known; never the principal one."""
     teacher: str | None = None
     """The teacher's whole output for the same question, the reference of the overlap scores; None
     where there is none."""
     finish_reason: str
     n_tokens: int
+
+
+def to_alpaca(asked: Question | Example, output: str) -> dict[str, str]:
+    """Write a row in the alpaca form; LLaMA-Factory joins instruction and input by a newline."""
+    return {
+        "system": asked.system,
+        "instruction": asked.instruction,
+        "input": asked.input,
+        "output": output,
+    }

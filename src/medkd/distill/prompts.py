@@ -1,25 +1,23 @@
-"""What the teacher is asked, and how its answer is taken apart: constant text first, the case last,
-versioned.
+"""What the teacher is asked, and how its answer is taken apart: constant text first, the question
+last.
 
-In: a question. Out: the requests to send; the reasoning and the answer of what came back.
-Not done here: sending (`completers`), judging (`verify`).
+In: a question. Out: the requests to send; the reasoning and the answer of what came back. Not done
+here: the texts (`core.task`), sending (`completers`), judging (`verify`).
 """
 
 import re
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from medkd.completers.resume import MissingPart
 from medkd.core import thinking
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.records import Question
-from medkd.core.yaml_io import parse_yaml
+from medkd.core.task import Task
 
 Mode = Literal["rationalize", "solve"]
-Language = Literal["zh", "en"]
-_TAG = re.compile(r"<(?=/?(?:record|diagnosis)\b)", re.IGNORECASE)
+FindTask = Callable[[str], Task]
+"""Returns the task of a name."""
 
 
 class Parts(NamedTuple):
@@ -29,44 +27,32 @@ class Parts(NamedTuple):
     answer: str
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One versioned prompt."""
-
-    version: str
-    """File version, language and mode: `1-zh-rationalize`."""
-    mode: Mode
-    system: str
-    user: str
-
-    def messages(self, question: Question) -> tuple[Message, ...]:
-        """Write a question as messages; texts of the case cannot close the tags they stand in."""
-        user = self.user.replace("{diagnosis}", _defuse(question.reference), 1)
-        head, marker, tail = user.rpartition("{record}")
-        content = head + _defuse(question.input) + tail if marker else user
-        return Message(role="system", content=self.system), Message(role="user", content=content)
-
-
 class PromptSetup(NamedTuple):
-    """A prompt and how its answers are sampled."""
+    """Which of a task's prompts is sent, and how its answers are sampled."""
 
-    prompt: Prompt
+    mode: Mode
     sampling: Sampling
+    find_task: FindTask
 
     def make_request(self, question: Question, sample: int = 0) -> Request:
         """Write the request for one sample of one question."""
-        messages = self.prompt.messages(question)
+        messages = make_messages(self.find_task(question.task), self.mode, question)
         return Request(messages=messages, sampling=self.sampling, sample=sample)
 
 
-@cache
-def load_prompt(mode: Mode, language: Language) -> Prompt:
-    """Load the shipped prompt of a mode in a language."""
-    text = files("medkd.distill").joinpath("prompts.yaml").read_text(encoding="utf-8")
-    content = parse_yaml(text)
-    texts = content[language][mode]
-    version = f"{content['version']}-{language}-{mode}"
-    return Prompt(version, mode, system=texts["system"], user=texts["user"])
+def make_messages(task: Task, mode: Mode, question: Question) -> tuple[Message, ...]:
+    """Write a question as messages in its own language; its texts cannot close the tags that they
+    stand in."""
+    prompt = (task.teacher.rationalize if mode == "rationalize" else task.teacher.solve)[
+        question.language
+    ]
+    texts = {"{question}": question.input, "{reference}": question.reference}
+    tag = re.compile(rf"<(?=/?(?:{'|'.join(sorted(task.find_tags()))})\b)", re.IGNORECASE)
+    content = re.sub(r"\{(?:question|reference)\}", lambda m: tag.sub("＜", texts[m[0]]), prompt)
+    return (
+        Message(role="system", content=task.teacher.system[question.language]),
+        Message(role="user", content=content),
+    )
 
 
 def read_parts(reasoning: str, text: str) -> Parts:
@@ -87,13 +73,9 @@ def read_parts(reasoning: str, text: str) -> Parts:
 
 
 def find_missing_part(reasoning: str, text: str) -> MissingPart | None:
-    """Return the part that is missing in a teacher's answer; a missing diagnosis may still come, a
+    """Return the part that is missing in a teacher's answer; a missing answer may still come, a
     missing reasoning will not."""
     parts = read_parts(reasoning, text)
     if not parts.reasoning:
         return MissingPart("no reasoning between <think> and </think>", is_at_end=False)
-    return None if parts.answer else MissingPart("no diagnosis after </think>", is_at_end=True)
-
-
-def _defuse(text: str) -> str:
-    return _TAG.sub("＜", text)
+    return None if parts.answer else MissingPart("no answer after </think>", is_at_end=True)

@@ -10,6 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Protocol
 
@@ -27,15 +28,9 @@ from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.progress import Bar
 from medkd.core.records import Cost, Question, Rationale
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
+from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
 from medkd.distill.costs import forecast
-from medkd.distill.prompts import (
-    Language,
-    Mode,
-    PromptSetup,
-    find_missing_part,
-    load_prompt,
-    read_parts,
-)
+from medkd.distill.prompts import Mode, PromptSetup, find_missing_part, read_parts
 from medkd.grading.diagnosis import grade
 
 RATIONALES = "rationales.jsonl"
@@ -62,13 +57,13 @@ class Config(StageConfig):
     """File in the form of providers.yaml, which adds to it and overrides it: a model, a price, a
     whole provider."""
     mode: Mode = "rationalize"
-    """`rationalize` asks for the reasoning to the known diagnosis, `solve` lets the teacher think
+    """`rationalize` asks for the reasoning to the known answer, `solve` lets the teacher think
     blind."""
     fallback: Literal["", "rationalize"] = ""
-    """With `--mode solve`: `rationalize` asks for the reasoning to the known diagnosis if the
-    blind answer was wrong."""
-    language: Language = "zh"
-    """Language of the prompt."""
+    """With `--mode solve`: `rationalize` asks for the reasoning to the known answer if the blind
+    one was wrong."""
+    task: TaskFile = ""
+    """Task file, where the questions are of a task of your own."""
     samples: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Rationales per question."""
     max_tokens: Annotated[int, Field(ge=16, le=10_000_000)] = 4096
@@ -172,12 +167,12 @@ def recall_rationales(
 ) -> Iterator[Rationale]:
     """Yield the rationale of everything that was asked."""
     for question, request in first_requests(questions, asking):
-        completion, mode = recall(request), asking.first.prompt.mode
+        completion, mode = recall(request), asking.first.mode
         if asking.fallback and not _is_right(question, request, recall, grades):
             found = recall(asking.fallback.make_request(question, request.sample))
             if found:
                 completion = _add_price(found, completion)
-                mode = asking.fallback.prompt.mode
+                mode = asking.fallback.mode
         if completion:
             yield make_rationale(question, request.sample, completion, asking.model, mode)
 
@@ -233,15 +228,20 @@ def _add_price(completion: Completion, before: Completion | None) -> Completion:
 class QuestionFile:
     """The questions of a file, to be iterated several times; broken lines are counted and named."""
 
-    def __init__(self, path: Path, accept_identified: bool = False) -> None:
+    def __init__(self, path: Path, accept_identified: bool = False, task: str = "") -> None:
         _refuse_raw_cases(path)
         self.path = path
         self.reader = RecordReader(path, Question, made_by="prepare")
         is_kept = path.stat().st_size <= KEPT_BYTES
         self._kept = list(self.reader) if is_kept else None
-        marks = [question.deidentified_by for question in self._kept or self.reader]
+        tasks: set[str] = set()
+        marks: list[str] = []
+        for question in self._kept or self.reader:
+            marks.append(question.deidentified_by)
+            tasks.add(question.task)
         self.n_questions = len(marks)
         check_deidentified(marks, path, "the teacher", accept_identified)
+        check_tasks(tasks, task, path)
 
     def __iter__(self) -> Iterator[Question]:
         if self._kept is not None:
@@ -269,7 +269,7 @@ def _refuse_raw_cases(path: Path) -> None:
 
 
 def make_asking(config: Config, model: str) -> Asking:
-    """Load the prompts of a config and set their sampling."""
+    """Choose the prompts of a config and set their sampling."""
 
     def set_up(mode: Mode) -> PromptSetup:
         thinks = config.thinking if config.thinking is not None else mode == "solve"
@@ -279,7 +279,7 @@ def make_asking(config: Config, model: str) -> Asking:
             thinking=thinks,
             effort=config.effort or None,
         )
-        return PromptSetup(load_prompt(mode, config.language), sampling)
+        return PromptSetup(mode, sampling, partial(find_task, given=config.task))
 
     has_fallback = config.fallback and config.mode == "solve"
     fallback = set_up("rationalize") if has_fallback else None
@@ -300,7 +300,7 @@ def choose_target(config: Config, is_key_needed: bool = True) -> Target:
 
 def find_questions(config: Config) -> QuestionFile:
     """Find and read the questions of a config."""
-    return QuestionFile(find_question_file(config), config.accept_identified)
+    return QuestionFile(find_question_file(config), config.accept_identified, config.task)
 
 
 def find_question_file(config: Config) -> Path:
@@ -332,11 +332,11 @@ def run(config: Config) -> Manifest:
     path = find_question_file(config)
     if not is_finished(config.out):  # refuse before anything is read or written
         check_budget(choose_target(config), config.budget, config.when)
-    questions = QuestionFile(path, config.accept_identified)
+    questions = QuestionFile(path, config.accept_identified, config.task)
     with open_stage_output(
         "distill",
         config,
-        {"input": questions.path},
+        {"input": questions.path, **list_task_inputs(config.task)},
         [RATIONALES],
         libraries=["aiohttp"],
         follows_inputs=True,
@@ -394,7 +394,7 @@ def _write_facts(
     amount = round(teacher.ledger.spent(), 6)
     space.manifest.cost = Cost(amount=amount, currency=target.provider.currency)
     space.manifest.facts |= {
-        "prompt": asking.first.prompt.version,
+        "mode": asking.first.mode,
         "model": asking.model,
         "teacher": target.name,
         "incomplete": reasons.total(),
@@ -402,8 +402,6 @@ def _write_facts(
         "bought": totals["new"],
         "failed": totals["failed"],
     }
-    if asking.fallback:
-        space.manifest.facts["fallback"] = asking.fallback.prompt.version
 
 
 def _count_incomplete(

@@ -7,8 +7,8 @@ Not done here: asking (`evaluate.generate`), the answers' other scores.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from medkd.core.prompts import load_prompts
 from medkd.core.records import Example, Prediction
+from medkd.core.task import load_task
 from medkd.core.yaml_io import read_shipped_yaml
 from medkd.evaluate.generate import Prompt, make_prompts
 from medkd.evaluate.scoring import score_prediction
@@ -32,7 +32,7 @@ def list_variants() -> list[Variant]:
         Variant("bare", ("",), "the question alone"),
         Variant(
             "instruction",
-            (load_prompts("zh").instruction,),
+            load_task("diagnosis").student.instructions["zh"][:1],
             "under the instruction of training, which asks for thinking",
         ),
         Variant(

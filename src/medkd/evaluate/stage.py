@@ -16,9 +16,9 @@ from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.privacy import check_deidentified
-from medkd.core.prompts import load_prompts
 from medkd.core.records import Example, Prediction
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.core.task import load_task
 from medkd.evaluate.config import Config
 from medkd.evaluate.contamination import (
     Seen,
@@ -291,7 +291,7 @@ def _ask_all(
         top_p=config.top_p,
         seed=config.seed,
     )
-    instruction = load_prompts("zh").instruction if config.instructed else ""
+    instruction = load_task("diagnosis").student.instructions["zh"][0] if config.instructed else ""
     examples = questions.examples
     prompts = make_prompts(examples, instruction)
     varied = make_variant_prompts(_choose_varied(config, examples)) if config.wordings else []

@@ -22,8 +22,9 @@ from pydantic import ValidationError
 from medkd.core import thinking
 from medkd.core.jsonl import first_problem, printable_name
 from medkd.core.records import Checked, Example, Lineage, Rationale, Split
-from medkd.merge.styles import known_instructions
+from medkd.core.task import list_instructions
 from medkd.text.json_rows import RawRow
+from medkd.text.normalize import is_chinese
 from medkd.text.tables import is_missing
 
 
@@ -134,6 +135,8 @@ OWN: dict[str, tuple[frozenset[str], type[Example] | type[Rationale] | type[Chec
 }
 """Our own records."""
 
+OPEN = "open-question"
+"""The task of a foreign row."""
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "think", "thought", "cot")
 """What the reasoning is called where it stands beside an answer or a turn's content."""
 
@@ -362,6 +365,8 @@ def _make_row(parts: Parts, mark: str, source: SourceFile, repairs: Counter[str]
         input=question,
         reasoning=reasoning,
         answer=answer,
+        task=OPEN,
+        language="zh" if is_chinese(question) else "en",
         lineage=Lineage(
             origin=printable_name(source.path),
             url=source.url,
@@ -394,10 +399,19 @@ def take_out_tags(reasoning: str, answer: str, repairs: Counter[str]) -> tuple[s
     return bare, answer
 
 
+_FORMER_INSTRUCTIONS = (
+    "请回答下面的医学问题。先在<think></think>标签内写出思考过程，再在标签之后直接作答。",
+    "下面是一个健康相关的问题，请在<think></think>中逐步分析，然后给出清楚的回答。",
+    "Answer the medical question below. Think inside <think></think> first, then give your answer "
+    "right after the closing tag.",
+)
+"""Those of version 0.1 that no task has any more."""
+
+
 def _take_off_instruction(question: str, repairs: Counter[str]) -> str:
     """Take off an instruction of ours that the row came back with: which rows stand under one is
     drawn anew."""
-    for instruction in known_instructions():
+    for instruction in (*list_instructions(), *_FORMER_INSTRUCTIONS):
         if question.startswith(instruction) and question[len(instruction) :].startswith("\n"):
             repairs["instruction_taken_off"] += 1
             return question[len(instruction) :].strip()
@@ -441,6 +455,10 @@ _SPLITS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
 
 def _from_example(example: Example, source: SourceFile) -> Row | Dropped:
     """Take an example as it is; its file says which split it belongs to."""
+    if "task" not in example.model_fields_set:  # of version 0.1
+        update = {"language": "zh" if is_chinese(example.input) else "en"}
+        update |= {} if example.reference else {"task": OPEN}
+        example = example.model_copy(update=update)
     row = Row(example, _SPLITS.get(source.path.stem), example.lineage.case_id or example.input)
     return _find_gap(example) or row
 
@@ -470,6 +488,9 @@ def from_rationale(rationale: Rationale, source: SourceFile) -> Row | Dropped:
         reasoning=rationale.reasoning.strip(),
         answer=rationale.answer.strip(),
         reference=question.reference,
+        task=question.task,
+        language=question.language,
+        known=question.known,
         lineage=lineage,
     )
     return _find_gap(example) or Row(example, question.split, question.case_id)

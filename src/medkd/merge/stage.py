@@ -23,6 +23,7 @@ from medkd.core.jsonl import write_json
 from medkd.core.progress import Bar
 from medkd.core.records import Example, Split
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.core.task import TaskFile, list_task_inputs
 from medkd.merge import writers
 from medkd.merge.decontamination import read_questions
 from medkd.merge.row_store import SPLITS, RowStore
@@ -93,6 +94,8 @@ class Config(StageConfig):
     """Share for validation of the rows that come without a split."""
     test_share: Share = 0.05
     """Share for the test split of the rows that come without one."""
+    task: TaskFile = ""
+    """Task file, where rows are of a task of your own."""
     seed: Seed = 0
     """Another seed splits, styles and shuffles otherwise."""
     tokenizer: str = ""
@@ -132,6 +135,7 @@ def run(config: Config) -> Manifest:
     benchmarks = find_benchmarks(config.against)
     paths = [source.path for source in sources]
     inputs = {"input": paths, "against": benchmarks, "reviews": find_review_files(paths)}
+    inputs |= {role: [path] for role, path in list_task_inputs(config.task).items()}
     with open_stage_output(
         "merge",
         config,
@@ -260,7 +264,10 @@ def _read_styled(
 ) -> Iterator[list[Example]]:
     for start in range(0, len(numbers), _BATCH):
         rows: Iterable[Example] = map(store.read, numbers[start : start + _BATCH])
-        yield [set_style(example, split, config.seed, config.bare_share) for example in rows]
+        yield [
+            set_style(example, split, config.seed, config.bare_share, config.task)
+            for example in rows
+        ]
 
 
 def _describe(

@@ -17,8 +17,7 @@ import orjson
 from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_atomically, write_json, write_text
-from medkd.core.prompts import to_alpaca
-from medkd.core.records import Example, Split
+from medkd.core.records import Example, Split, to_alpaca
 from medkd.text.encodings import read_text
 
 Write = Callable[[Example], object]

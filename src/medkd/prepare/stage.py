@@ -20,9 +20,9 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
-from medkd.core.prompts import Prompts, load_prompts, to_alpaca
-from medkd.core.records import Case, Question, Split
+from medkd.core.records import Case, Question, Split, to_alpaca
 from medkd.core.stage_output import Manifest, open_stage_output
+from medkd.core.task import StudentPart, load_task
 from medkd.prepare.aliases import collect_aliases, load_synonyms, make_plain
 from medkd.prepare.leakage import find_answer, has_answer, remove_answer
 from medkd.prepare.record import FOLDED, SECTIONS, clean_sections, join_sections
@@ -127,7 +127,7 @@ def prepare(
             seen |= {draft.case.id, make_plain(draft.line)}
             drafts.append(draft)
     drafts, leaders = leave_near_duplicates(drafts, dropped)
-    prompts = load_prompts(config.language)
+    prompts = load_task("diagnosis").student
     splits = split_drafts(drafts, leaders, config)
     questions = [_make_question(draft, splits[draft.case.id], prompts) for draft in drafts]
     return questions, _collect_facts(drafts, questions)
@@ -237,7 +237,7 @@ def find_split(case_id: str, config: Config) -> Split:
     return draw_split(place, config.val_share, config.test_share)
 
 
-def _make_question(draft: Draft, split: Split, prompts: Prompts) -> Question:
+def _make_question(draft: Draft, split: Split, prompts: StudentPart) -> Question:
     case = draft.case
     return Question(
         id=case.id,
@@ -246,8 +246,8 @@ def _make_question(draft: Draft, split: Split, prompts: Prompts) -> Question:
         url=case.url,
         licence=case.licence,
         department=case.department,
-        system=prompts.system,
-        instruction=prompts.instruction,
+        system=prompts.system["zh"],
+        instruction=prompts.instructions["zh"][0],
         input=draft.line,
         reference=draft.reference,
         split=split,

@@ -15,7 +15,7 @@ import gradio as gr
 
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError, MedkdError
-from medkd.core.prompts import load_prompts
+from medkd.core.task import load_task
 from medkd.models.load import TINY
 from medkd.studio.conversation import HELD, Conversation, Turn
 from medkd.studio.next_steps import show_next
@@ -162,7 +162,9 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
             return gr.skip(), show_error(error, t), gr.skip()
         for side, names in named:
             system, asked = (
-                (load_prompts("zh").system, write_question(text)) if is_task else ("", "")
+                (load_task("diagnosis").student.system["zh"], write_question(text))
+                if is_task
+                else ("", "")
             )
             found.ask(
                 side,
@@ -253,7 +255,7 @@ def check_names(places: Places, name: str, adapter: str) -> tuple[str, str]:
 
 def write_question(text: str) -> str:
     """Put the task's instruction before a question, as in training."""
-    return f"{load_prompts('zh').instruction}\n{text.strip()}"
+    return f"{load_task('diagnosis').student.instructions['zh'][0]}\n{text.strip()}"
 
 
 def show_turns(turns: Sequence[Turn], t: Texts) -> str:
