@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from medkd.core.config import make_config, read_recipe
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 
 RATES = (
     "diagnosis_accuracy",

@@ -18,7 +18,7 @@ from medkd.core.config import make_config, read_recipe
 from medkd.core.jsonl import RecordReader
 from medkd.core.records import Prediction
 from medkd.grading.diagnosis import grade
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 
 RATES = (
     "diagnosis_accuracy",

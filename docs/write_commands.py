@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from medkd.cli import app as cli
+from medkd.cli.overview import COMMANDS
 
 WIDTH = 110
 HEAD = """# Commands
@@ -25,9 +26,7 @@ from there.
 
 def make_page() -> str:
     """Put the help of every command on one page."""
-    return HEAD + "".join(
-        f"\n## {name}\n```text\n{read_help(name)}\n```\n" for name in cli.list_commands()
-    )
+    return HEAD + "".join(f"\n## {name}\n```text\n{read_help(name)}\n```\n" for name in COMMANDS)
 
 
 def read_help(name: str) -> str:

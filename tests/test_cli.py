@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from medkd import __version__
-from medkd.cli.app import list_commands, run_command
+from medkd.cli.app import run_command
+from medkd.cli.overview import COMMANDS
 from medkd.core.config import read_recipe
 from medkd.core.jsonl import write_json, write_records
 from medkd.core.records import RawCase
 from medkd.core.stage_output import read_manifest
-from medkd.pipeline import STAGES, check_consent
+from medkd.pipeline import check_consent
+from medkd.stages import STAGES
 
 CASE = {
     "title": "发热",
@@ -56,7 +58,7 @@ def test_help_lists_every_command_and_each_stage_explains_its_fields(
 ) -> None:
     assert run_command(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert all(f" {name} " in listed for name in list_commands())
+    assert all(f" {name} " in listed for name in COMMANDS)
     assert "not a medical device" in " ".join(listed.split())
     for name, stage in STAGES.items():
         assert run_command([name, "--help"]) == 0
@@ -80,7 +82,7 @@ def test_the_version_is_that_of_the_package() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["colect"], 'Unknown command "colect"'),
+        (["colect"], "no command 'colect'; did you mean 'collect'?"),
         (["collect", "--outt", "x"], "Unknown option: --outt. Did you mean --out?"),
         (["collect", "--limit", "many", "--out", "x"], "--limit"),
         (
@@ -342,7 +344,7 @@ def test_a_command_that_is_stopped_while_it_loads_ends_in_one_line(
         "sys.meta_path.insert(0, Stop())\n"
     )
     path = os.pathsep.join([str(tmp_path), *sys.path])
-    running = start("--help", env={**os.environ, "PYTHONPATH": path, "SIGN": str(int(sign))})
+    running = start("runs", env={**os.environ, "PYTHONPATH": path, "SIGN": str(int(sign))})
     out, errors = running.communicate()
     assert (running.returncode, out) == (3, "")
     assert errors == "error: interrupted before anything was done; run the command again\n"

@@ -14,7 +14,8 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_json
 from medkd.core.records import Example, RawCase
 from medkd.core.stage_output import read_manifest
-from medkd.pipeline import STAGES, Plan, override, plan, run_recipe
+from medkd.pipeline import Plan, override, plan, run_recipe
+from medkd.stages import STAGES
 
 ROAD = """
 out: {out}
@@ -78,7 +79,8 @@ def test_a_run_killed_half_way_goes_on_and_pays_for_nothing_twice(road: Path) ->
 import os, signal
 from pathlib import Path
 from medkd import pipeline
-from medkd.pipeline import STAGES, run_recipe
+from medkd.pipeline import run_recipe
+from medkd.stages import STAGES
 step = pipeline._run_step
 def killed(one, counter):
     step(one, counter)

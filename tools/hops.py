@@ -24,7 +24,7 @@ from medkd.core.jsonl import write_records
 from medkd.core.records import Example, Lineage, RawCase
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 
 PACKAGE = str(Path(medkd.__file__).parent)
 NOT_COUNTED = (f"{PACKAGE}/demo/", f"{PACKAGE}/pipeline.py")

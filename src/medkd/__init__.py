@@ -1,8 +1,15 @@
-"""MedKD distils clinical reasoning out of a large teacher into a small student."""
+"""MedKD distils reasoning out of a large teacher into a small student."""
 
-from importlib.metadata import PackageNotFoundError, version
+__version__: str
 
-try:
-    __version__ = version("medkd")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+
+def __getattr__(name: str) -> str:
+    """Read the version when it is asked for; what reads it takes long to load."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("medkd")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0+unknown"

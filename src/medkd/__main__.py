@@ -3,9 +3,12 @@
 An interrupt while modules still load ends the process in one line, like any later one.
 """
 
+import importlib
 import os
 import signal
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 
 def _stop(_number: int, _frame: object) -> None:
@@ -17,7 +20,17 @@ def _stop(_number: int, _frame: object) -> None:
 signal.signal(signal.SIGINT, _stop)
 signal.signal(signal.SIGTERM, _stop)
 
-from medkd.cli.app import main  # noqa: E402 - the handlers come first
+from medkd.cli.overview import is_overview, write_overview  # noqa: E402 - the handlers come first
+
+
+def main() -> NoReturn:
+    """Answer a command line that names no command, or load what runs one."""
+    if not is_overview(sys.argv[1:]):
+        importlib.import_module("medkd.cli.app").main()
+    with suppress(BrokenPipeError):
+        print(write_overview(sys.argv[1:]), flush=True)
+    os._exit(0)
+
 
 if __name__ == "__main__":
     main()

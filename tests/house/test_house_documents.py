@@ -9,8 +9,10 @@ import pytest
 
 from medkd.cli import app as cli
 from medkd.cli.flags import read_value
+from medkd.cli.overview import is_overview
 from medkd.core.config import make_config, read_recipe
-from medkd.pipeline import STAGES, override, plan
+from medkd.pipeline import override, plan
+from medkd.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -48,6 +50,8 @@ def find_commands(path: Path) -> list[str]:
 def parse(line: str) -> None:
     """Parse a command line as the program does, up to the point where it would begin to work."""
     words = [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
+    if is_overview(words):
+        return
     function, bound, _ = cli.build_app(words).parse_args(
         words, exit_on_error=False, print_error=False
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 
 HEAVY = {
     "torch",

@@ -9,7 +9,7 @@ import pytest
 from english import find_english
 from page_moves import SLOW_MS, choose
 
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 from medkd.studio.app import PAGES
 from medkd.studio.forms import list_fields
 

@@ -7,7 +7,7 @@ import pytest
 from medkd.cli.flags import read_value
 from medkd.core.config import make_config
 from medkd.core.errors import InputError
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 from medkd.studio.forms import NOT_ASKED, Field, is_changed, list_fields, write_words
 from medkd.studio.orders import check_value
 from medkd.studio.places import Places

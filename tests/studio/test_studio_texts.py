@@ -9,7 +9,7 @@ from english import find_english
 
 import medkd.studio
 from medkd.evaluate.report import DESCRIPTIONS, MORE
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 from medkd.studio.citations import mark_reasoning, mark_record
 from medkd.studio.forms import list_fields
 from medkd.studio.texts import LANGUAGES, Texts, choose_language, read_fields, read_texts

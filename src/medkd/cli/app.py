@@ -1,7 +1,8 @@
-"""The command line: which commands there are, and their failures as exit codes.
+"""The command line: runs the command that is called, and turns its failure into an exit code.
 
 In: arguments. Out: an exit code (0 done, 1 a fault of medkd, 2 unusable input or config, 3 stopped
-and resumable) and, for a failure, one line on stderr. Not done here: flags (`cli.flags`).
+and resumable) and, for a failure, one line on stderr. Not done here: flags (`cli.flags`), the
+commands there are (`cli.overview`).
 """
 
 import contextlib
@@ -17,63 +18,18 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, CycloptsError
 
 from medkd import __version__
 from medkd.background_jobs import state_dir
 from medkd.cli.flags import explain_usage, make_command, make_stage_command
+from medkd.cli.overview import COMMANDS, FORMER_NAMES, is_overview, write_overview
+from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 
-RUN, STAGE, LOOK, MACHINE = (
-    Group(name, sort_key=number)
-    for number, name in enumerate(("A whole run", "One stage", "Look and talk", "This machine"))
-)
-
-
-class Command(NamedTuple):
-    """Where a command lives (`module` with `Config` and `run`, or `module:function`), and its one
-    line of help."""
-
-    place: str
-    group: Group
-    summary: str
-    uses_torch: bool = False
-
-
-COMMANDS: dict[str, Command] = {
-    "demo": Command("medkd.cli.commands:demo", RUN, "Run the whole pipeline offline.", True),
-    "run": Command(
-        "medkd.cli.commands:run", RUN, "Run every step of a recipe; skip finished ones.", True
-    ),
-    **{
-        name: Command(
-            stage.module,
-            STAGE,
-            stage.summary,
-            name in {"train", "reinforce", "evaluate", "export"},
-        )
-        for name, stage in STAGES.items()
-    },
-    "chat": Command("medkd.chat.session", LOOK, "Chat with one model or several.", True),
-    "bill": Command("medkd.cli.commands:bill", LOOK, "Show what the teacher cost."),
-    "studio": Command("medkd.studio.command", LOOK, "Open the studio in a browser."),
-    "doctor": Command(
-        "medkd.train.doctor",
-        MACHINE,
-        "Check this machine, a model and a dataset before training.",
-        True,
-    ),
-    "runs": Command("medkd.cli.jobs:runs", MACHINE, "List the runs started with --detach."),
-    "logs": Command("medkd.cli.jobs:logs", MACHINE, "Show the log of a detached run."),
-    "stop": Command("medkd.cli.jobs:stop", MACHINE, "Stop a detached run; its work is kept."),
-    "mock-servers": Command(
-        "medkd.cli.commands:mock_servers", MACHINE, "Serve the demo's case site and teacher."
-    ),
-}
-FORMER_NAMES = {"rehearse": "mock-servers"}
 SPINS = ("GOMP_SPINCOUNT", "1000")
 """How long a thread that waits for another spins before it sleeps. Sleeping at once halves the
 speed of small models; spinning on takes the core from whatever else runs on the machine."""
@@ -115,6 +71,9 @@ def run_command(arguments: list[str]) -> int:
         print(f"notice: medkd {arguments[0]} is now called {name}", file=sys.stderr)
         arguments = [name, *arguments[1:]]
     try:
+        if is_overview(arguments):
+            print(write_overview(arguments))
+            return 0
         code = build_app(arguments)(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return _fail(InputError(explain_usage(error, arguments)))
@@ -214,42 +173,29 @@ def _terminate(_number: int, _frame: object) -> None:
     raise TerminatedError
 
 
-def list_commands() -> dict[str, str]:
-    """Return the summary of every command, in the order of `medkd --help`."""
-    return {name: command.summary for name, command in COMMANDS.items()}
-
-
 def uses_torch(arguments: list[str]) -> bool:
     """Tell whether the command that is called computes with torch."""
     return bool(arguments) and arguments[0] in COMMANDS and COMMANDS[arguments[0]].uses_torch
 
 
 def build_app(arguments: list[str]) -> App:
-    """Build the command line; only the command that is called is imported."""
+    """Build the command line of the command that is called; only that one is imported.
+
+    Raises InputError for a command that there is not.
+    """
     app = App(
         name="medkd",
-        version=__version__,
-        help="Distil clinical reasoning from a large teacher into a small student. "
-        "Research software, not a medical device.",
         help_format="plaintext",
-        version_flags=["--version"],
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    called = arguments[0] if arguments else ""
-    for number, (name, command) in enumerate(COMMANDS.items()):
-        app.command(
-            _load(name, arguments) if name == called else _placeholder,
-            name=name,
-            help=command.summary,
-            group=command.group,
-            sort_key=number,
+    name = arguments[0]
+    if name not in COMMANDS:
+        raise InputError(
+            f"medkd: no command {name!r}{did_you_mean(name, COMMANDS)}; see `medkd --help`"
         )
+    app.command(_load(name, arguments), name=name, help=COMMANDS[name].summary)
     return app
-
-
-def _placeholder() -> None:
-    """Stand for a command that was not called."""
 
 
 def _load(name: str, arguments: list[str]) -> Callable[..., Any]:

@@ -28,7 +28,8 @@ from medkd.core.config import (
 )
 from medkd.core.errors import InputError
 from medkd.core.stage_output import Manifest
-from medkd.pipeline import STAGES, check_consent
+from medkd.pipeline import check_consent
+from medkd.stages import STAGES
 
 DETACH_HELP = "Continue without this terminal; see medkd runs, logs and stop."
 RECIPE_HELP = "Recipe whose section of this stage supplies fields; flags override it."
@@ -189,9 +190,6 @@ def read_value(value: Any) -> Any:
 
 def explain_usage(error: cyclopts.CycloptsError, arguments: Sequence[str]) -> str:
     """Say in one line what is wrong with a command line."""
-    if isinstance(error, cyclopts.UnknownCommandError):
-        said = _shorten(error).partition(" Available")[0].rstrip(".")
-        return f"medkd: {said}; see `medkd --help`"
     return f"medkd {arguments[0]}: {_find_fault(error)}; see `medkd {arguments[0]} --help`"
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from medkd.completers.providers import read_providers
 from medkd.core.config import read_recipe
 from medkd.core.errors import InputError
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 from medkd.studio.forms import Field, list_fields, plain, write_words
 from medkd.studio.places import Places
 from medkd.studio.texts import Texts

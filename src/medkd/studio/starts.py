@@ -16,7 +16,7 @@ import gradio as gr
 from medkd.completers.providers import read_providers
 from medkd.core.errors import InputError, MedkdError
 from medkd.models.load import TINY
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 from medkd.studio import jobs
 from medkd.studio.conversation import HELD
 from medkd.studio.forms import Field, is_changed, write_words

@@ -14,7 +14,7 @@ import gradio as gr
 from medkd import background_jobs
 from medkd.core.errors import MedkdError
 from medkd.core.jsonl import write_text
-from medkd.pipeline import STAGES
+from medkd.stages import STAGES
 from medkd.studio import jobs
 from medkd.studio.jobs import Job
 from medkd.studio.next_steps import show_next
