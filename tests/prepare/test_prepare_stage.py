@@ -205,18 +205,117 @@ def test_any_cases_can_be_prepared(drafts: list[tuple[dict[str, str], str]]) -> 
         make_case(i, (diagnosis,), **sections) for i, (sections, diagnosis) in enumerate(drafts)
     ]
     questions, _ = prepare(cases, make(), Counter())
-    assert all("\n" not in question.input for question in questions)
+    assert all("\n" not in q.input for q in questions if q.language == "zh")
 
 
-def test_sections_that_are_the_answer_and_shares_that_leave_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match="consists of the answer"):
-        make_config(Config, {"input": "a", "out": "b", "sections": ["主诉", "诊断结果"]}, "recipe")
-    with pytest.raises(InputError, match="did you mean '现病史'"):
-        make_config(Config, {"input": "a", "out": "b", "sections": ["现病"]}, "recipe")
+def test_shares_that_leave_nothing_are_refused() -> None:
     with pytest.raises(InputError, match="leave nothing to train on"):
         make_config(
             Config, {"input": "a", "out": "b", "test_share": 0.6, "val_share": 0.4}, "recipe"
         )
+
+
+def ask(cases: list[Case], **config: Any) -> tuple[list[Question], dict[str, Any], Counter[str]]:
+    dropped: Counter[str] = Counter()
+    questions, facts = prepare(cases, make(config), dropped)
+    return questions, facts, dropped
+
+
+def write_task(folder: Path, text: str) -> str:
+    (folder / "task.yaml").write_text(text, encoding="utf-8")
+    return str(folder / "task.yaml")
+
+
+def test_a_question_with_its_answer_is_asked_as_it_stands() -> None:
+    cases = [
+        make_case(1, (), 问题="失眠怎么办？", 答案="规律作息。"),
+        make_case(2, (), question="Why do I\nsleep badly?", answer="Too much coffee."),
+        make_case(3, (), question="No answer?"),
+    ]
+    questions, facts, dropped = ask(cases, task="open-question")
+    assert [(q.input, q.reference, q.language, q.task) for q in questions] == [
+        ("失眠怎么办？", "规律作息。", "zh", "open-question"),
+        ("Why do I\nsleep badly?", "Too much coffee.", "en", "open-question"),
+    ]
+    assert dropped == {"no_answer": 1}
+    assert facts["languages"] == {"zh": 1, "en": 1} and "leak_rate" not in facts
+
+
+def test_the_language_is_decided_a_case_or_by_the_task(tmp_path: Path) -> None:
+    story = "Headache for three days, then vomiting; no fever. " * 3
+    cases = [make_case(1), make_case(2, ("hydrocephalus",), 主诉="Headache.", 现病史=story)]
+    questions, _, _ = ask(cases)
+    assert [question.language for question in questions] == ["zh", "en"]
+    assert questions[1].input.startswith("Chief complaint: Headache.\nHistory of present illness: ")
+    assert questions[1].instruction.startswith("Reason through the following patient record")
+    task = write_task(
+        tmp_path, "name: d\nlanguage: zh\nanswer: {section: 诊断结果, kind: diagnosis}\n"
+    )
+    assert {question.language for question in ask(cases, task=task)[0]} == {"zh"}
+
+
+def test_sections_that_the_task_does_not_ask_are_offered_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = {
+        "主诉": "头痛3天。",
+        "现病史": tell(1),
+        "舌脉": "舌淡，脉细。",
+        "诊断结果": "脑积水",
+    }
+    cases = [make_case(1, **sections)]
+    write_records(tmp_path / "cases.jsonl", cases)
+    manifest = run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out"))
+    assert manifest.facts["not_asked"] == {"舌脉": 1}
+    assert "sections present and not asked: 舌脉 (1 cases)" in capsys.readouterr().err
+    task = write_task(
+        tmp_path,
+        "name: tcm\nquestion: {sections: [主诉, 现病史, 舌脉]}\n"
+        "answer: {section: 诊断结果, kind: diagnosis}\n",
+    )
+    questions, facts, _ = ask(cases, task=task)
+    assert questions[0].input.endswith("【舌脉】舌淡，脉细。")
+    assert facts["not_asked"] == {}
+
+
+def test_a_diagnosis_may_stand_in_a_section_of_the_user_s(tmp_path: Path) -> None:
+    task = write_task(
+        tmp_path,
+        "name: tcm\nquestion: {sections: [主诉, 现病史]}\nanswer: {section: 证型, kind: diagnosis}\n",
+    )
+    case = make_case(1, ("脑积水",), 主诉="头痛3天，证属气虚证。", 现病史=tell(1), 证型="气虚证")
+    (question,), _, _ = ask([case], task=task)
+    assert question.reference == "气虚证" and "气虚证" not in question.input
+
+
+def test_what_was_known_later_is_left_out_and_named() -> None:
+    cases = [make_case(1, 主诉="头痛3天。", 现病史=tell(1), 查体="颈软。", 诊治经过="脱水治疗。")]
+    (question,), facts, _ = ask(cases, until="现病史")
+    assert question.input.endswith(tell(1))
+    assert facts["after_until"] == {"既往史": 0, "查体": 1, "辅助检查": 0, "诊治经过": 1}
+    assert facts["not_asked"] == {}
+    assert ask(cases, until="History of present illness")[0] == [question]
+    with pytest.raises(InputError, match="did you mean '现病史'"):
+        ask(cases, until="现病")
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "said"),
+    [("choice", "肺炎", "hold no letter of an option"), ("number", "很多", "hold no number")],
+)
+def test_known_answers_of_another_kind_are_refused_in_one_line(
+    tmp_path: Path, kind: str, answer: str, said: str
+) -> None:
+    write_records(tmp_path / "cases.jsonl", [make_case(1, (), question="怎么办？", answer=answer)])
+    task = write_task(tmp_path, f"name: t\nanswer: {{section: answer, kind: {kind}}}\n")
+    with pytest.raises(InputError, match=said):
+        run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out", task=task))
+
+
+def test_a_task_whose_answer_no_case_has_names_the_sections_that_there_are(tmp_path: Path) -> None:
+    write_records(tmp_path / "cases.jsonl", [make_case(1, (), question="怎么办？", 回复="休息。")])
+    with pytest.raises(InputError, match=r"name yours in answer\.section \(there are: 回复\)"):
+        run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out", task="open-question"))
 
 
 def test_all_planted_leaks_of_the_rehearsal_clinic_are_gone_and_little_else() -> None:
@@ -259,5 +358,5 @@ def test_raw_cases_and_cases_without_diagnosis_are_refused_in_one_line(tmp_path:
     ):
         run(Config(input=raw, out=tmp_path / "out"))
     write_records(tmp_path / "cases.jsonl", [make_case(1, ())])
-    with pytest.raises(InputError, match="no question could be made"):
+    with pytest.raises(InputError, match="no question of the task diagnosis could be made"):
         run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out2"))

@@ -2,7 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medkd.core.task import load_task
 from medkd.prepare.record import clean_sections, clean_text, is_empty, join_sections
+
+PART = load_task("diagnosis").question
 
 
 def test_a_record_is_one_line_in_the_order_of_the_format() -> None:
@@ -16,7 +19,7 @@ def test_a_record_is_one_line_in_the_order_of_the_format() -> None:
         "查体": "神清。",
         "现病史": "患者\r\n发热。",
     }
-    line = join_sections(clean_sections(sections))
+    line = join_sections(clean_sections(sections, PART, "zh"), PART, "zh")
     assert (
         line
         == "【基本信息】男，49岁 【主诉】发热，3天。 【现病史】患者，发热。 【查体】神清。 【诊治经过】予对症治疗。"
@@ -45,14 +48,13 @@ def test_brackets_of_the_format_inside_a_section_are_disarmed() -> None:
 
 
 def test_rare_histories_are_told_with_the_past_history() -> None:
-    assert clean_sections({"既往史": "体健。", "个人史": "吸烟20年", "家族史": "无"}) == {
-        "既往史": "体健。个人史：吸烟20年。"
-    }
+    sections = {"既往史": "体健。", "个人史": "吸烟20年", "家族史": "无"}
+    assert clean_sections(sections, PART, "zh") == {"既往史": "体健。个人史：吸烟20年。"}
 
 
 @given(st.dictionaries(st.sampled_from(["主诉", "现病史", "查体", "个人史"]), st.text(max_size=80)))
 def test_any_sections_make_one_line(sections: dict[str, str]) -> None:
-    line = join_sections(clean_sections(sections))
+    line = join_sections(clean_sections(sections, PART, "zh"), PART, "zh")
     assert "\n" not in line
     assert line.count("【") == line.count("】")
 
@@ -89,9 +91,33 @@ def test_any_sections_make_one_line(sections: dict[str, str]) -> None:
 )
 def test_a_word_for_nothing_is_no_section(text: str) -> None:
     assert is_empty(text)
-    assert clean_sections({"主诉": "发热", "既往史": text, "个人史": text}) == {"主诉": "发热"}
+    assert clean_sections({"主诉": "发热", "既往史": text, "个人史": text}, PART, "zh") == {
+        "主诉": "发热"
+    }
 
 
 @pytest.mark.parametrize("text", ["+", "（++）", "无异常", "未见异常。", "0", "阴性", "Nandrolone"])
 def test_a_short_finding_is_a_section(text: str) -> None:
     assert not is_empty(text)
+
+
+def test_an_english_record_has_a_line_a_section_and_labels_without_brackets() -> None:
+    sections = {
+        "主诉": "Cough\nfor 3 days.",
+        "既往史": "Hypertension.",
+        "过敏史": "Penicillin",
+        "查体": "T 38.1 C.\n Lungs clear",
+    }
+    assert join_sections(clean_sections(sections, PART, "en"), PART, "en").split("\n") == [
+        "Chief complaint: Cough; for 3 days.",
+        "Past history: Hypertension. Allergies: Penicillin.",
+        "Examination: T 38.1 C. Lungs clear",
+    ]
+
+
+def test_a_question_without_labels_keeps_its_lines() -> None:
+    part = load_task("multiple-choice").question
+    sections = {"question": "Which one?\r\n", "options": "A. one\n B. two"}
+    assert join_sections(clean_sections(sections, part, "en"), part, "en") == (
+        "Which one?\nA. one\nB. two"
+    )

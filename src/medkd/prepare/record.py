@@ -1,22 +1,24 @@
-"""One record in one line: sections repaired, put in order and joined.
+"""The text of a question: sections repaired, put in order and joined.
 
-In: the sections of a case. Out: their cleaned text, and `【基本信息】… 【主诉】…`. Not done here:
-the answer (`scrub`).
+In: the sections of a case, the question of its task. Out: their cleaned text, and
+`【基本信息】… 【主诉】…`. Not done here: the answer (`leakage`).
 
->>> join_sections({"主诉": "发热3天。", "基本信息": "男，49岁"})
+>>> from medkd.core.task import load_task
+>>> part = load_task("diagnosis").question
+>>> join_sections({"主诉": "发热3天。", "基本信息": "男，49岁"}, part, "zh")
 '【基本信息】男，49岁 【主诉】发热3天。'
+>>> join_sections({"主诉": "Fever.", "基本信息": "Man of 49"}, part, "en")
+'Patient: Man of 49\\nChief complaint: Fever.'
 """
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+from medkd.core.records import Language
+from medkd.core.task import QuestionPart
 from medkd.text.normalize import drop_unseen, normalize
 
-SECTIONS = ("基本信息", "主诉", "现病史", "既往史", "查体", "辅助检查", "诊治经过")
-"""What stands in a question, in this order."""
-FOLDED = ("个人史", "婚育史", "月经史", "过敏史", "家族史")
-"""Rare sections that are told at the end of the past history."""
 _EMPTY = frozenset(
     [
         "无",
@@ -83,25 +85,51 @@ _REPAIRS = (
 )
 
 
-def clean_sections(sections: Mapping[str, str], wanted: Sequence[str] = SECTIONS) -> dict[str, str]:
-    """Return the wanted sections in their order, repaired, without the empty ones."""
-    cleaned = {name: clean_text(sections.get(name, ""), name) for name in (*wanted, *FOLDED)}
-    present = {name: text for name in wanted if not is_empty(text := cleaned[name])}
-    extra = [
-        f"{name}：{cleaned[name]}"
-        for name in FOLDED
-        if name not in wanted and not is_empty(cleaned[name])
-    ]
-    if extra and "既往史" in wanted:
-        told = [
-            *([present["既往史"].rstrip("。")] if "既往史" in present else []),
-            *(text.rstrip("。") for text in extra),
+def clean_sections(
+    sections: Mapping[str, str], part: QuestionPart, language: Language
+) -> dict[str, str]:
+    """Return the sections of a question in their order, repaired, those without content left
+    out; folded ones stand at the end of another."""
+    is_labelled = "{section}" in part.template[language]
+
+    def clean(name: str) -> str:
+        text = sections.get(name, "")
+        text = clean_text(text, name, language) if is_labelled else keep_lines(text)
+        return "" if is_empty(text) else text
+
+    present = {name: text for name in part.sections if (text := clean(name))}
+    colon, stop = ("：", "。") if language == "zh" else (": ", ".")
+    for name, folded in part.fold.items():
+        extra = [
+            f"{_label(other, part, language)}{colon}{text}"
+            for other in folded
+            if other not in part.sections and (text := clean(other))
         ]
-        present["既往史"] = "。".join(told) + "。"
-    return {name: present[name] for name in wanted if name in present}
+        if extra and name in part.sections:
+            told = [*([present[name]] if name in present else []), *extra]
+            between = stop if language == "zh" else f"{stop} "
+            present[name] = between.join(text.rstrip(stop) for text in told) + stop
+    return {name: present[name] for name in part.sections if name in present}
 
 
-def clean_text(text: str, section: str = "") -> str:
+def _label(name: str, part: QuestionPart, language: Language) -> str:
+    return part.labels.get(language, {}).get(name, name)
+
+
+def keep_lines(text: str) -> str:
+    """Repair white space and keep the lines: blanks within and around them, and all but one empty
+    line.
+
+    >>> keep_lines(" A.  one\\r\\n\\n\\n\\nB. two ")
+    'A. one\\n\\nB. two'
+    """
+    text = drop_unseen(text)
+    text = html.unescape(text) if "&" in text else text
+    text = re.sub(r"[^\S\n]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n ?", "\n", text)).strip()
+
+
+def clean_text(text: str, section: str = "", language: Language = "zh") -> str:
     """Put a section on one line and repair what crawlers broke: commas for line breaks, 是 for a
     colon, 度 for ℃."""
     if not text:
@@ -110,6 +138,9 @@ def clean_text(text: str, section: str = "") -> str:
     text = html.unescape(text) if "&" in text else text
     text = re.sub(r"[^\S\n]+", " ", text.replace("\r", "\n").strip())
     text = re.sub(r" ?\n[ \n]*", "\n", text)
+    if language == "en":
+        text = re.sub(r"(?<=[.;,:!?])\n", " ", text).replace("\n", "; ")
+        return text.replace("【", "").replace("】", " ").rstrip(", \t\xa0")
     text = re.sub(r"(?<=[。；，：！？;:,、])\n", "", text).replace("\n", "，")
     text = re.sub(r"(?<=[^\x00-\xff]) | (?=[^\x00-\xff])", "", text)
     if section == "查体" and _QUIRK.match(text):
@@ -129,6 +160,11 @@ def is_empty(text: str) -> bool:
     return plain in _EMPTY or plain.strip("()[]{}<>") in _EMPTY or bool(_NO_WORD.fullmatch(plain))
 
 
-def join_sections(sections: Mapping[str, str], order: Sequence[str] = SECTIONS) -> str:
-    """Write sections as one line, in the given order."""
-    return " ".join(f"【{name}】{sections[name]}" for name in order if name in sections)
+def join_sections(sections: Mapping[str, str], part: QuestionPart, language: Language) -> str:
+    """Write sections in their order, each as the template says."""
+    template = part.template[language]
+    texts = {name: sections[name] for name in part.sections if name in sections}
+    return "".join(
+        template.replace("{section}", _label(name, part, language)).replace("{text}", text)
+        for name, text in texts.items()
+    ).strip()

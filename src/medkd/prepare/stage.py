@@ -1,16 +1,16 @@
-"""The stage `prepare`: cases in, questions out, the answer removed from its own question.
+"""The stage `prepare`: cases in, questions of a task out, each without its own answer.
 
 In: `cases.jsonl`. Out: `questions.jsonl`, `alpaca.json` (the same questions with the bare known
-diagnosis as output), and in the manifest how often each section told the answer, before and after.
-Not done here: reasoning (`distill`).
+answer as output), and in the manifest how often each section told the answer, before and after.
+Not done here: what a task asks (`core.task`), reasoning (`distill`).
 """
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -22,16 +22,12 @@ from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Case, Question, Split, to_alpaca
 from medkd.core.stage_output import Manifest, open_stage_output
-from medkd.core.task import StudentPart, load_task
-from medkd.prepare.aliases import collect_aliases, load_synonyms, make_plain
-from medkd.prepare.leakage import find_answer, has_answer, remove_answer
-from medkd.prepare.record import FOLDED, SECTIONS, clean_sections, join_sections
-from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
+from medkd.core.task import AnswerKind, Task, list_task_inputs, load_task
+from medkd.prepare.aliases import load_synonyms, make_plain
+from medkd.prepare.draft import Draft, DropReason, draft_question, measure
+from medkd.prepare.record import is_empty
 from medkd.text.similarity import cluster, find_similar
 
-_ANSWER_SECTIONS = ("初步诊断", "诊断依据", "鉴别诊断", "诊断结果", "分析总结", "临床诊断")
-_FINDINGS = ("主诉", "现病史", "查体", "辅助检查")
-_MIN_SHARE_LEFT = 1 / 3
 _MIN_GROUPING_CHARACTERS = 40
 _NEARLY_THE_SAME = 0.9
 """Likeness of two records from which the later one is a copy."""
@@ -46,16 +42,14 @@ class Config(StageConfig):
 
     input: Annotated[Path, RUNTIME]
     """Cases: the directory of deidentify, or a JSON Lines file."""
-    sections: tuple[str, ...] = SECTIONS
-    """Sections that stand in a question, in this order; those that consist of the answer are
-    refused."""
+    task: str = "diagnosis"
+    """What is asked: a shipped task (`medkd tasks` lists them) or a task file of your own."""
+    until: str = ""
+    """Ask with what was known by then: the last section that stands in a question; default: all of
+    the task."""
     answers: Annotated[Path | None, RUNTIME] = None
     """YAML file with more words of answers (synonyms: [[房颤, 心房颤动], ...]), on top of the
     package's."""
-    language: str = "zh"
-    """Language of system and instruction: zh or en."""
-    min_characters: int = Field(default=40, ge=1)
-    """Shorter records are dropped."""
     val_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the cases for validation."""
     test_share: float = Field(default=0.1, ge=0, lt=1)
@@ -67,58 +61,20 @@ class Config(StageConfig):
     def _check(self) -> Self:
         if self.val_share + self.test_share >= 1:
             raise ValueError("val_share and test_share together leave nothing to train on")
-        known = [*SECTIONS, *FOLDED]
-        for name in self.sections:
-            if name in _ANSWER_SECTIONS:
-                raise ValueError(
-                    f"section {name} consists of the answer and cannot stand in a question"
-                )
-            if name not in known:
-                raise ValueError(f"unknown section {name!r}{did_you_mean(name, known)}")
         return self
-
-
-class DropReason(StrEnum):
-    """Why a case becomes no question."""
-
-    NO_DIAGNOSIS = "no_diagnosis"
-    """No known diagnosis, so nothing to answer with."""
-    TOO_SHORT = "too_short"
-    """The record is shorter than min_characters."""
-    NO_FINDING = "no_finding"
-    """Neither complaint, history, examination nor tests are left."""
-    TOO_LITTLE_LEFT = "too_little_left"
-    """Less than a third of the record was left without the answer."""
-    ANSWER_LEFT = "answer_left"
-    """The answer comes together across two sections; such a record is not used."""
-    DUPLICATE = "duplicate"
-    """The same record or the same id was there before."""
-    NEAR_DUPLICATE = "near_duplicate"
-    """Nearly the same record was there before."""
-
-
-class Draft(NamedTuple):
-    """A record on its way to a question."""
-
-    case: Case
-    reference: str
-    before: dict[str, str]
-    """Sections as they were, repaired."""
-    after: dict[str, str]
-    """The same without the answer."""
-    line: str
-    told: dict[str, frozenset[str]]
-    """Sections that tell a listed diagnosis, or state it in whatever words: each before and
-    after."""
 
 
 def prepare(
     cases: Iterable[Case], config: Config, dropped: Counter[str]
 ) -> tuple[list[Question], dict[str, Any]]:
     """Turn cases into questions; count drops by reason, and give the facts for the manifest."""
+    task = load_task(config.task)
+    asked = until_section(task, config.until)
     drafts: list[Draft] = []
     seen: set[str] = set()
-    for draft in map_in_order(partial(draft_question, config=config), cases):
+    present = Counter[str]()
+    draft_each = partial(draft_question, task=asked, answers=config.answers)
+    for draft in map_in_order(draft_each, _count_sections(cases, present)):
         if isinstance(draft, DropReason):
             dropped[draft] += 1
         elif not seen.isdisjoint({draft.case.id, make_plain(draft.line)}):
@@ -127,10 +83,53 @@ def prepare(
             seen |= {draft.case.id, make_plain(draft.line)}
             drafts.append(draft)
     drafts, leaders = leave_near_duplicates(drafts, dropped)
-    prompts = load_task("diagnosis").student
     splits = split_drafts(drafts, leaders, config)
-    questions = [_make_question(draft, splits[draft.case.id], prompts) for draft in drafts]
-    return questions, _collect_facts(drafts, questions)
+    questions = [_make_question(draft, splits[draft.case.id], asked) for draft in drafts]
+    facts = {
+        "task": task.name,
+        "splits": dict(Counter(question.split for question in questions)),
+        "languages": dict(Counter(question.language for question in questions)),
+        "not_asked": _find_unasked(task, present),
+    }
+    if config.until:
+        later = task.question.sections[len(asked.question.sections) :]
+        facts["after_until"] = {name: present[name] for name in later}
+    if asked.question.remove_answer:
+        facts |= _measure_leaks(drafts)
+    return questions, facts
+
+
+def until_section(task: Task, name: str) -> Task:
+    """Return the task that asks with its sections up to one of them, named as in the task or by
+    its label; raises InputError where there is none."""
+    if not name:
+        return task
+    part = task.question
+    labelled = {label: own for labels in part.labels.values() for own, label in labels.items()}
+    last = labelled.get(name, name)
+    if last not in part.sections:
+        raise InputError(
+            f"--until {name}: no section of the task {task.name}{did_you_mean(name, part.sections)}"
+        )
+    kept = part.sections[: part.sections.index(last) + 1]
+    needs = tuple(need for need in part.needs if need in kept)
+    part = part.model_copy(update={"sections": kept, "needs": needs})
+    return task.model_copy(update={"question": part})
+
+
+def _count_sections(cases: Iterable[Case], present: Counter[str]) -> Iterator[Case]:
+    for case in cases:
+        present.update(name for name, text in case.sections.items() if not is_empty(text))
+        yield case
+
+
+def _find_unasked(task: Task, present: Mapping[str, int]) -> dict[str, int]:
+    """Count the cases of each section that the task says nothing of, the most frequent first."""
+    part = task.question
+    told = {*part.sections, *part.never, *task.answer.section}
+    told |= {name for names in part.fold.values() for name in names}
+    unasked = {name: n for name, n in present.items() if name not in told}
+    return dict(sorted(unasked.items(), key=lambda item: (-item[1], item[0])))
 
 
 def leave_near_duplicates(
@@ -169,47 +168,6 @@ def leave_near_duplicates(
     ]
 
 
-def draft_question(case: Case, config: Config) -> Draft | DropReason:
-    """Repair a case's sections and remove the answer from them, or say why it cannot be used."""
-    diagnoses = [
-        diagnosis
-        for text in case.diagnosis
-        for item in split_diagnoses(text)
-        if (diagnosis := clean_diagnosis(item))
-    ]
-    if not diagnoses:
-        return DropReason.NO_DIAGNOSIS
-    aliases = collect_aliases(
-        [*diagnoses, *split_diagnoses(case.sections.get("诊断结果", ""))],
-        load_synonyms(config.answers),
-    )
-    before = clean_sections(case.sections, config.sections)
-    if _length(before) < config.min_characters:
-        return DropReason.TOO_SHORT
-    after = {
-        name: scrubbed
-        for name, text in before.items()
-        if (scrubbed := remove_answer(text, aliases)).strip("。，； ")
-    }
-    if not any(name in after for name in _FINDINGS):
-        return DropReason.NO_FINDING
-    if _length(after) < _length(before) * _MIN_SHARE_LEFT:
-        return DropReason.TOO_LITTLE_LEFT
-    line = join_sections(after, config.sections)
-    if has_answer(line, aliases):
-        return DropReason.ANSWER_LEFT
-    told = {
-        f"{kind}_{side}": frozenset(name for name, text in texts.items() if tells(text, aliases))
-        for kind, tells in (("listed", has_answer), ("stated", find_answer))
-        for side, texts in (("before", before), ("after", after))
-    }
-    return Draft(case, "；".join(dict.fromkeys(diagnoses)), before, after, line, told)
-
-
-def _length(sections: Mapping[str, str]) -> int:
-    return sum(map(len, sections.values()))
-
-
 def split_drafts(
     drafts: Sequence[Draft], leaders: Sequence[int], config: Config
 ) -> dict[str, Split]:
@@ -237,8 +195,8 @@ def find_split(case_id: str, config: Config) -> Split:
     return draw_split(place, config.val_share, config.test_share)
 
 
-def _make_question(draft: Draft, split: Split, prompts: StudentPart) -> Question:
-    case = draft.case
+def _make_question(draft: Draft, split: Split, task: Task) -> Question:
+    case, student = draft.case, task.student
     return Question(
         id=case.id,
         case_id=case.id,
@@ -246,16 +204,18 @@ def _make_question(draft: Draft, split: Split, prompts: StudentPart) -> Question
         url=case.url,
         licence=case.licence,
         department=case.department,
-        system=prompts.system["zh"],
-        instruction=prompts.instructions["zh"][0],
+        system=student.system[draft.language],
+        instruction=student.instructions[draft.language][0],
         input=draft.line,
         reference=draft.reference,
+        task=task.name,
+        language=draft.language,
         split=split,
         deidentified_by=case.deidentified_by,
     )
 
 
-def _collect_facts(drafts: list[Draft], questions: list[Question]) -> dict[str, Any]:
+def _measure_leaks(drafts: list[Draft]) -> dict[str, Any]:
     """Measure, on the texts as they were and as they are asked, where the answer is told."""
     n = Counter(name for draft in drafts for name in draft.before)
     told = {
@@ -264,7 +224,6 @@ def _collect_facts(drafts: list[Draft], questions: list[Question]) -> dict[str, 
     }
     sides = ("before", "after")
     return {
-        "splits": dict(Counter(question.split for question in questions)),
         "leak_rate": {
             name: {side: round(told[f"listed_{side}"][name] / n[name], 4) for side in sides}
             for name in n
@@ -277,8 +236,8 @@ def _collect_facts(drafts: list[Draft], questions: list[Question]) -> dict[str, 
             side: sum(bool(draft.told[f"listed_{side}"]) for draft in drafts) for side in sides
         },
         "characters": {
-            "before": sum(_length(draft.before) for draft in drafts),
-            "after": sum(_length(draft.after) for draft in drafts),
+            "before": sum(measure(draft.before) for draft in drafts),
+            "after": sum(measure(draft.after) for draft in drafts),
         },
     }
 
@@ -290,7 +249,9 @@ def run(config: Config) -> Manifest:
     """Prepare the questions of a file of cases."""
     path = resolve_input(config.input, "cases.jsonl", made_by="deidentify")
     load_synonyms(config.answers)  # a table that cannot be read is refused before anything is made
+    task = load_task(config.task)
     inputs = {"input": [path], "answers": [] if config.answers is None else [config.answers]}
+    inputs |= {role: [place] for role, place in list_task_inputs(config.task).items()}
     with open_stage_output("prepare", config, inputs, WRITES, libraries=["rensa"]) as space:
         if space.is_finished:
             return space.manifest
@@ -300,15 +261,43 @@ def run(config: Config) -> Manifest:
         space.read(reader.n_read)
         space.drop_all({**reader.dropped(), **dropped})
         space.manifest.facts = facts
+        _report_unasked(task, facts["not_asked"])
         if not questions:
-            reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common()) or "no case"
-            raise InputError(
-                f"{path}: no question could be made ({reasons}); "
-                "check the sections and diagnoses of the cases"
-            )
+            raise InputError(f"{path}: {_explain_nothing(task, facts['not_asked'], dropped)}")
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
         write_json(
             space.path("alpaca.json"),
             [to_alpaca(question, question.reference) for question in questions],
         )
     return space.manifest
+
+
+def _report_unasked(task: Task, unasked: Mapping[str, int]) -> None:
+    """Offer the sections that no question holds, on one line."""
+    if unasked:
+        listed = ", ".join(f"{name} ({n} cases)" for name, n in [*unasked.items()][:12])
+        print(
+            f"prepare: sections present and not asked: {listed}; to ask them too, name them in the "
+            f"task's question.sections (medkd tasks copy {task.name} my-task.yaml)",
+            file=sys.stderr,
+        )
+
+
+def _explain_nothing(task: Task, unasked: Mapping[str, int], dropped: Counter[str]) -> str:
+    """Say on one line why no question could be made, and what to do about the main reason."""
+    listed = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common()) or "no case"
+    answer = task.answer
+    steps: dict[str, str] = {
+        DropReason.NO_DIAGNOSIS: f"no case has a diagnosis in {answer.section[0]}; "
+        "questions of another kind are asked with --task open-question or a task of your own",
+        DropReason.NO_ANSWER: f"no case has the answer's section {' or '.join(answer.section)}; "
+        f"name yours in answer.section (there are: {', '.join([*unasked][:8]) or 'no others'})",
+        DropReason.UNFIT_ANSWER: f"the known answers hold no {_WANTED.get(answer.kind, 'answer')}, "
+        f"as answer.kind {answer.kind} wants; write answer.kind: text",
+    }
+    main = max(dropped, key=dropped.__getitem__, default="")
+    step = steps.get(main, "check the sections and answers of the cases")
+    return f"no question of the task {task.name} could be made ({listed}); {step}"
+
+
+_WANTED: dict[AnswerKind, str] = {"choice": "letter of an option", "number": "number"}

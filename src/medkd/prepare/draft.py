@@ -1,0 +1,138 @@
+"""One case on its way to a question: its language, its known answer, its text without that answer.
+
+In: a case and the task. Out: a `Draft`, or the reason why the case cannot be asked. Not done here:
+what two cases have in common, splits (`stage`).
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from medkd.core.records import Case, Language
+from medkd.core.task import KNOWN_DIAGNOSIS, AnswerKind, Task
+from medkd.grading.graders import get_grader
+from medkd.prepare.aliases import collect_aliases, load_synonyms
+from medkd.prepare.leakage import find_answer, has_answer, remove_answer
+from medkd.prepare.record import clean_sections, is_empty, join_sections, keep_lines
+from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
+from medkd.text.normalize import is_chinese
+
+_MIN_SHARE_LEFT = 1 / 3
+
+
+class DropReason(StrEnum):
+    """Why a case becomes no question."""
+
+    NO_DIAGNOSIS = "no_diagnosis"
+    """No known diagnosis, so nothing to answer with."""
+    NO_ANSWER = "no_answer"
+    """The section of the known answer is not there or says nothing."""
+    UNFIT_ANSWER = "unfit_answer"
+    """The known answer is not of the task's kind: no letter of an option, no number."""
+    TOO_SHORT = "too_short"
+    """The question is shorter than the task's min_characters."""
+    NO_FINDING = "no_finding"
+    """None of the sections is left that the task needs."""
+    TOO_LITTLE_LEFT = "too_little_left"
+    """Less than a third of the record was left without the answer."""
+    ANSWER_LEFT = "answer_left"
+    """The answer comes together across two sections; such a record is not used."""
+    DUPLICATE = "duplicate"
+    """The same record or the same id was there before."""
+    NEAR_DUPLICATE = "near_duplicate"
+    """Nearly the same record was there before."""
+
+
+class Draft(NamedTuple):
+    """A record on its way to a question."""
+
+    case: Case
+    language: Language
+    reference: str
+    before: dict[str, str]
+    """Sections as they were, repaired."""
+    after: dict[str, str]
+    """The same without the answer, where the task wants it removed."""
+    line: str
+    told: dict[str, frozenset[str]]
+    """Sections that tell a listed diagnosis, or state it in whatever words: each before and after;
+    empty where the task removes nothing."""
+
+
+def draft_question(case: Case, task: Task, answers: Path | None = None) -> Draft | DropReason:
+    """Repair a case's sections and remove the answer from them where the task says so, or say why
+    it cannot be used."""
+    part = task.question
+    language = find_language(case, task)
+    answer = find_answers(case, task)
+    if isinstance(answer, DropReason):
+        return answer
+    before = clean_sections(case.sections, part, language)
+    if measure(before) < part.min_characters:
+        return DropReason.TOO_SHORT
+    reference = "；".join(dict.fromkeys(answer))
+    if not part.remove_answer:
+        if part.needs and not any(name in before for name in part.needs):
+            return DropReason.NO_FINDING
+        line = join_sections(before, part, language)
+        return Draft(case, language, reference, before, before, line, {})
+    listed = [*answer, *split_diagnoses(case.sections.get(KNOWN_DIAGNOSIS, ""))]
+    aliases = collect_aliases(listed, load_synonyms(answers))
+    after = {
+        name: scrubbed
+        for name, text in before.items()
+        if (scrubbed := remove_answer(text, aliases)).strip("。，； ")
+    }
+    if part.needs and not any(name in after for name in part.needs):
+        return DropReason.NO_FINDING
+    if measure(after) < measure(before) * _MIN_SHARE_LEFT:
+        return DropReason.TOO_LITTLE_LEFT
+    line = join_sections(after, part, language)
+    if has_answer(line, aliases):
+        return DropReason.ANSWER_LEFT
+    told = {
+        f"{kind}_{side}": frozenset(name for name, text in texts.items() if tells(text, aliases))
+        for kind, tells in (("listed", has_answer), ("stated", find_answer))
+        for side, texts in (("before", before), ("after", after))
+    }
+    return Draft(case, language, reference, before, after, line, told)
+
+
+def find_language(case: Case, task: Task) -> Language:
+    """Find the language of a case's question: the task's, or that of its sections."""
+    part = task.question
+    names = (*part.sections, *(name for folded in part.fold.values() for name in folded))
+    return task.find_language(is_chinese(" ".join(case.sections.get(name, "") for name in names)))
+
+
+def find_answers(case: Case, task: Task) -> tuple[str, ...] | DropReason:
+    """Find the known answer of a case: its diagnoses in order, or one text."""
+    found = (case.sections.get(name, "").strip() for name in task.answer.section)
+    text = next(filter(None, found), "")
+    if task.answer.kind != "diagnosis":
+        if is_empty(text):
+            return DropReason.NO_ANSWER
+        answer = keep_lines(text)
+        return (answer,) if fits(task.answer.kind, answer) else DropReason.UNFIT_ANSWER
+    is_listed = not text or task.answer.section[0] == KNOWN_DIAGNOSIS
+    diagnoses = (
+        clean_diagnosis(item)
+        for listed in (case.diagnosis if is_listed else (text,))
+        for item in split_diagnoses(listed)
+    )
+    return tuple(filter(None, diagnoses)) or DropReason.NO_DIAGNOSIS
+
+
+def fits(kind: AnswerKind, answer: str) -> bool:
+    """Tell whether a known answer can be of a kind: its grader calls it right.
+
+    >>> fits("choice", "B. 肺炎"), fits("choice", "肺炎"), fits("number", "无")
+    (True, False, False)
+    """
+    return get_grader(kind)(answer, answer).verdict == "right"
+
+
+def measure(sections: Mapping[str, str]) -> int:
+    """Count the characters of sections."""
+    return sum(map(len, sections.values()))
