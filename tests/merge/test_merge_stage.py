@@ -7,9 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medkd.core import thinking
-from medkd.core.draws import draw_split, hash_uniform
 from medkd.core.errors import InputError
-from medkd.core.records import Checked, Cost, Example, Question, Rationale, Usage
+from medkd.core.records import (
+    Checked,
+    Cost,
+    Example,
+    Question,
+    Rationale,
+    Usage,
+    draw_split,
+    hash_uniform,
+)
 from medkd.merge.stage import Config, run
 from medkd.text.tables import read_rows
 

@@ -1,12 +1,34 @@
-"""Writes self-contained HTML pages: everything escaped, no script, no request to any host.
+"""Self-contained HTML pages, and small plots for them as SVG text, their words left as words.
 
-In: a template that extends `page.html.jinja`, and its values. Not done here: plots (`core.plots`).
+In: a template that extends `page.html.jinja` and its values; numbers and names. Out: a page with
+everything escaped, no script, no request to any host; one `<svg>` element. Not done here: what is
+worth showing.
 """
 
+import hashlib
+import html
+import io
+import logging
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medkd.core.jsonl import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""Name of a line to its x and y values."""
+
+PALETTE = ("#3b7dd8", "#e08a1e", "#3a9d5d", "#c2495c", "#8466c4", "#7d7d7d", "#2aa6b8", "#b0a13a")
+"""Told apart on light and on dark ground, and by most colour-blind readers."""
+
+_INK = "#010203"
+"""Stands for the page's own text colour until the SVG is written."""
 
 
 def write_page(
@@ -19,3 +41,153 @@ def write_page(
     loader = ChoiceLoader([PackageLoader(name, ".") for name in packages])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     write_text(path, environment.get_template(template).render(**values), private)
+
+
+def line_plot(series: Series, title: str = "", x_label: str = "", y_label: str = "") -> str:
+    """Draw lines over a common x axis."""
+    figure, axes = _begin(title, x_label, y_label)
+    for colour, (name, (x, y)) in zip(_colours(len(series)), series.items(), strict=True):
+        axes.plot(
+            x, y, color=colour, label=_plain(name), linewidth=1.6, marker="o" if len(x) < 3 else ""
+        )
+    return _finish(figure, axes, title, with_legend=len(series) > 1)
+
+
+def bar_plot(
+    labels: Sequence[str],
+    groups: Mapping[str, Sequence[float]],
+    title: str = "",
+    y_label: str = "",
+    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+) -> str:
+    """Draw bars side by side, one group a model; `intervals` holds low and high for each bar of a
+    group."""
+    figure, axes = _begin(title, "", y_label)
+    width = 0.8 / max(len(groups), 1)
+    for at, (colour, (name, heights)) in enumerate(
+        zip(_colours(len(groups)), groups.items(), strict=True)
+    ):
+        x = [i + (at - (len(groups) - 1) / 2) * width for i in range(len(labels))]
+        axes.bar(
+            x,
+            heights,
+            width * 0.92,
+            color=colour,
+            label=_plain(name),
+            yerr=_error_bars(heights, (intervals or {}).get(name)),
+            ecolor=_INK,
+        )
+    axes.set_xticks(range(len(labels)), [_plain(label) for label in labels])
+    return _finish(figure, axes, title, with_legend=len(groups) > 1)
+
+
+def histogram(
+    values: Mapping[str, Sequence[float]],
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    n_bins: int = 30,
+) -> str:
+    """Draw how values are spread, one outline a name, over common bins."""
+    figure, axes = _begin(title, x_label, y_label)
+    every = [value for group in values.values() for value in group]
+    low, high = (min(every), max(every)) if every else (0.0, 1.0)
+    edges = [low + (high - low or 1.0) * i / n_bins for i in range(n_bins + 1)]
+    for colour, (name, group) in zip(_colours(len(values)), values.items(), strict=True):
+        axes.hist(
+            group, bins=edges, histtype="stepfilled", alpha=0.55, color=colour, label=_plain(name)
+        )
+    return _finish(figure, axes, title, with_legend=len(values) > 1)
+
+
+def _colours(n: int) -> list[str]:
+    return [PALETTE[i % len(PALETTE)] for i in range(n)]
+
+
+def _plain(text: str) -> str:
+    """Keep matplotlib from reading a text as a formula or hiding it from the legend."""
+    return _printable(text).replace("$", r"\$").lstrip("_")
+
+
+def _printable(text: str) -> str:
+    """Leave out the characters that XML cannot hold."""
+    return "".join(character for character in text if character.isprintable() or character == "\n")
+
+
+def _error_bars(
+    heights: Sequence[float], intervals: Sequence[tuple[float, float]] | None
+) -> list[list[float]] | None:
+    if intervals is None:
+        return None
+    pairs = list(zip(heights, intervals, strict=True))
+    return [
+        [max(0.0, height - low) for height, (low, _) in pairs],
+        [max(0.0, high - height) for height, (_, high) in pairs],
+    ]
+
+
+def _begin(title: str, x_label: str, y_label: str) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 3.0), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=_plain(title), xlabel=_plain(x_label), ylabel=_plain(y_label))
+    axes.grid(axis="y", color=_INK, alpha=0.15, linewidth=0.6)
+    axes.set_facecolor("none")
+    axes.tick_params(colors=_INK, labelsize=9)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+        text.set_color(_INK)
+    axes.title.set_fontsize(11)
+    return figure, axes
+
+
+def _finish(figure: "Figure", axes: "Axes", title: str, with_legend: bool) -> str:
+    import matplotlib as mpl
+
+    if with_legend:
+        n = len(axes.get_legend_handles_labels()[1])
+        # Many names would hide the bars: they go below them.
+        place: dict[str, Any] = (
+            {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 4} if n > 3 else {}
+        )
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=9, **place)
+    # Only the width of a text is measured with matplotlib's own font, which lacks hanzi; the page's
+    # font writes it.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    buffer = io.StringIO()
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}
+    quiet = warnings.catch_warnings(action="ignore", category=UserWarning)
+    with mpl.rc_context(style), quiet:
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            bbox_inches="tight",
+            metadata={"Date": None, "Creator": None},
+        )
+    return _for_page(buffer.getvalue(), title)
+
+
+def _for_page(svg: str, title: str) -> str:
+    """Cut the file's head off, let it take the page's text colour and width, and give it a name for
+    screen readers."""
+    body = (
+        svg[svg.index("<svg") :]
+        .replace(_INK, "currentColor")
+        .replace("font-family: sans-serif", "font-family: inherit")
+    )
+    before, mark, rest = body.partition("<metadata>")
+    body = before + rest.partition("</metadata>")[2] if mark else body
+    body = _with_own_ids(body)
+    label = html.escape(_printable(title) or "plot")
+    head = f'<svg role="img" aria-label="{label}" style="max-width:100%;height:auto" '
+    return head + body.removeprefix("<svg ").strip()
+
+
+def _with_own_ids(svg: str) -> str:
+    """Make ids unlike those of other plots on the same page."""
+    mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', svg)
+    return re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}-", svg)

@@ -1,10 +1,11 @@
 """The records that pass between stages: frozen, one JSON object a line.
 
 Ids are kept from end to end: `RawCase.id` is `{source}:{native id}` and every later record leads
-back to it.
+back to it. What chance decides about a record is drawn by hashing: the same on every machine.
 Not done here: reading and writing files (`core.jsonl`).
 """
 
+import hashlib
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -225,3 +226,20 @@ def to_alpaca(asked: Question | Example, output: str) -> dict[str, str]:
         "input": asked.input,
         "output": output,
     }
+
+
+def hash_uniform(*parts: object) -> float:
+    """Draw a number from 0 to 1 that depends on nothing but its arguments.
+
+    >>> round(hash_uniform(0, "split", "case 1"), 4)
+    0.9939
+    """
+    key = ":".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64
+
+
+def draw_split(place: float, val_share: float, test_share: float) -> Split:
+    """Turn a draw into a split: the first share of all draws is test, the next one val."""
+    if place < test_share:
+        return "test"
+    return "val" if place < test_share + val_share else "train"

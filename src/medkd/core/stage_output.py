@@ -6,12 +6,13 @@ unfinished or finished. Not done here: the form of the records in it (`core.json
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import platform
-import re
 import stat
+import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -27,13 +28,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medkd import __version__
 from medkd.core.config import StageConfig
 from medkd.core.errors import InputError, MedkdError, from_os_error, is_disk_full
-from medkd.core.jsonl import first_problem, write_records, write_text
-from medkd.core.locks import WAIT_S, hold_directory
+from medkd.core.jsonl import first_problem, sweep_leftovers, write_records, write_text
 from medkd.core.records import Cost, Record
 
 MANIFEST = "manifest.json"
 WHOLE_HASH_BYTES = 256 * 2**20
 """Files up to this size are hashed whole; of larger ones the size and both ends (1 MiB each)."""
+WAIT_S = 10.0
+"""How long a second process waits for a directory before it is refused."""
+LOCK_POLL_S = 0.1
 Inputs = Mapping[str, Path | Sequence[Path]]
 """Role (`input`, `against`) to the path or the paths in it, in order."""
 
@@ -233,7 +236,7 @@ def _work(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, directory) from error
-    _sweep(directory)
+    sweep_leftovers(directory)
     output.save()
     try:
         yield output
@@ -275,6 +278,69 @@ def _read_manifest(directory: Path) -> Manifest | None:
         raise InputError(
             f"{path}: {first_problem(error)}; move the directory away or choose another --out"
         ) from error
+
+
+# One process at a time.
+
+
+@contextmanager
+def hold_directory(directory: Path, wait_s: float) -> Generator[None]:
+    """Hold a directory, making it; raises InputError where another process holds it for too long.
+
+    Where it cannot be made, or its file system has no locks, nothing is held: whatever opens it
+    reports what is wrong with it. The lock ends with the process, however that ends.
+    """
+    is_new = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield
+        return
+    try:
+        _wait_for_lock(handle, directory, wait_s)
+        yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # refused, and nothing was written
+                directory.rmdir()
+        os.close(handle)
+
+
+def _wait_for_lock(handle: int, directory: Path, wait_s: float) -> None:
+    deadline, is_told = time.monotonic() + wait_s, False
+    while not _take_lock(handle):
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{directory}: another process is working here; "
+                "wait until it has ended, stop it, or choose another --out"
+            )
+        if not is_told:
+            print(f"{directory}: waiting for another process", file=sys.stderr, flush=True)
+            is_told = True
+        time.sleep(LOCK_POLL_S)
+
+
+def _take_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def is_locked(directory: Path) -> bool:
+    """Tell whether a process is working in a stage's directory."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        return not _take_lock(handle)
+    finally:
+        os.close(handle)
 
 
 # What decides the work.
@@ -453,28 +519,6 @@ def _find_kept(directory: Path, *manifests: Manifest) -> set[Path]:
                 if place in path.parents:
                     kept.add(path)
     return kept
-
-
-_TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
-
-
-def _sweep(directory: Path) -> None:
-    """Delete the temporary files of `core.jsonl` that a killed process left here."""
-    for path in directory.glob(".*.tmp"):
-        found = _TEMPORARY.match(path.name)
-        if found and path.is_file() and not _is_alive(int(found[1])):
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _remove_if_bare(directory: Path) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medkd.core.html import write_page
-from medkd.core.plots import bar_plot, histogram
+from medkd.core.html import bar_plot, histogram, write_page
 from medkd.core.records import FinishReason, Prediction
 from medkd.core.stage_output import Manifest
 from medkd.evaluate.scoring import Row

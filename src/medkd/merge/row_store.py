@@ -13,9 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, get_args
 
-from medkd.core.draws import hash_uniform
 from medkd.core.errors import from_os_error
-from medkd.core.records import Example, Split
+from medkd.core.records import Example, Split, hash_uniform
 from medkd.merge.schemas import Row
 from medkd.text.similarity import make_plain, sign
 

@@ -17,11 +17,10 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from medkd.core.config import RUNTIME, Seed, StageConfig
-from medkd.core.draws import draw_split, hash_uniform
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_json
 from medkd.core.progress import Bar
-from medkd.core.records import Example, Split
+from medkd.core.records import Example, Split, draw_split, hash_uniform
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import TaskFile, list_task_inputs
 from medkd.merge import writers

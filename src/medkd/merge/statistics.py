@@ -17,9 +17,8 @@ from urllib.parse import urlsplit
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.core.html import write_page
+from medkd.core.html import bar_plot, histogram, write_page
 from medkd.core.jsonl import write_text
-from medkd.core.plots import bar_plot, histogram
 from medkd.core.records import Example, Split, Style
 from medkd.merge.row_store import SPLITS
 from medkd.models import chat_template, load

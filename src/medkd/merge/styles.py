@@ -1,11 +1,10 @@
 """The style of a row: bare, or under a system prompt and one of several instructions.
 
 In: an example, its split and a seed. Out: the example in its style, the same on every machine. Not
-done here: splits (`core.draws`), what the instructions are (`core.task`).
+done here: splits (`core.records`), what the instructions are (`core.task`).
 """
 
-from medkd.core.draws import hash_uniform
-from medkd.core.records import Example, Split
+from medkd.core.records import Example, Split, hash_uniform
 from medkd.core.task import find_task
 
 

@@ -15,12 +15,11 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from medkd.core.config import RUNTIME, Seed, StageConfig, did_you_mean
-from medkd.core.draws import draw_split, hash_uniform
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
-from medkd.core.records import Case, Question, Split, to_alpaca
+from medkd.core.records import Case, Question, Split, draw_split, hash_uniform, to_alpaca
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.core.task import AnswerKind, Task, list_task_inputs, load_task
 from medkd.prepare.aliases import load_synonyms, make_plain

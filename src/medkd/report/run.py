@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medkd.core.errors import InputError
-from medkd.core.html import write_page
+from medkd.core.html import line_plot, write_page
 from medkd.core.jsonl import write_json
-from medkd.core.plots import line_plot
 from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
 from medkd.evaluate.compare import (
     find_shared,

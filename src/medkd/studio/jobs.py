@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 from medkd import background_jobs
 from medkd.core.config import read_recipe
 from medkd.core.errors import InputError, MedkdError
-from medkd.core.locks import is_locked
-from medkd.core.plots import line_plot
-from medkd.core.stage_output import MANIFEST
+from medkd.core.html import line_plot
+from medkd.core.stage_output import MANIFEST, is_locked
 from medkd.studio.places import Places, Step
 
 START_LIMIT_S, LOOK_LIMIT_S = 60, 600

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medkd.core.html import write_page
-from medkd.core.plots import Series, line_plot
+from medkd.core.html import Series, line_plot, write_page
 from medkd.train.baseline import Baseline, describe
 from medkd.train.callbacks import read_lines
 from medkd.train.holdout_monitor import CHECKS, HoldoutMonitor, Look

@@ -10,8 +10,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from medkd.core.errors import MedkdError
-from medkd.core.html import write_page
-from medkd.core.plots import histogram, line_plot
+from medkd.core.html import histogram, line_plot, write_page
 from medkd.train.callbacks import read_lines
 from medkd.train.preflight import Preflight
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from medkd.core.plots import histogram
+from medkd.core.html import histogram
 from medkd.studio.next_steps import show_next
 from medkd.studio.places import Places
 from medkd.studio.present import (

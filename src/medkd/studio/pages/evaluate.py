@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from medkd.core.errors import InputError, MedkdError
-from medkd.core.plots import bar_plot
+from medkd.core.html import bar_plot
 from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.studio.comparison import show_comparison
 from medkd.studio.next_steps import show_next

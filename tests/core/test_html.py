@@ -4,7 +4,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from medkd.core.plots import bar_plot, histogram, line_plot
+from medkd.core.html import bar_plot, histogram, line_plot
 
 
 def test_words_stay_words_and_colours_follow_the_page():
