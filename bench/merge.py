@@ -136,7 +136,7 @@ def judge(folder: Path, planted: dict[str, str]) -> tuple[float, float]:
     from collections import Counter
 
     from medkd.merge.schemas import read_row
-    from medkd.merge.sources import find_source
+    from medkd.text.hub_datasets import find_source
     from medkd.text.tables import read_rows
 
     questions = {}

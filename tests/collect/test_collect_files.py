@@ -164,7 +164,7 @@ def test_a_limit_takes_the_first_cases(tmp_path: Path):
         (b"[]", "holds no case; check --input"),
         (
             b'[{"question": 1, "answer": 2}]',
-            "item 1: found the fields question, answer; expected title, department",
+            r"item 1: question is a number \(1\); check --input",
         ),
         (
             b'{"question": 1}\n{"answer": 2}\n',

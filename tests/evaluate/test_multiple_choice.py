@@ -135,7 +135,7 @@ def test_a_dataset_in_a_folder_is_loaded_by_its_splits(tmp_path, monkeypatch):
     folder = write_dataset(tmp_path / "exam")
     questions, n_broken = read_exam(f"hf:{folder}:validation")
     assert [q.answer for q in questions] == ["B", "B", "B"] and n_broken == 0
-    with pytest.raises(InputError, match="cop -1 is no option"):
+    with pytest.raises(InputError, match="the answer -1 is no option"):
         read_exam(f"hf:{folder}")
     with pytest.raises(InputError, match=r"Unknown split.*as in hf:NAME:validation"):
         read_exam(f"hf:{folder}:train")

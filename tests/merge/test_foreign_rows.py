@@ -10,8 +10,9 @@ from openpyxl import Workbook
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
-from medkd.merge.schemas import DropReason, SourceFile, read_row
+from medkd.merge.schemas import DropReason, read_row
 from medkd.merge.stage import Config, run
+from medkd.text.hub_datasets import SourceFile
 from medkd.text.json_rows import RawRow
 
 QUESTION, REASONING, ANSWER = (
@@ -91,8 +92,8 @@ WRONG = {
     "a null answer": ({"question": QUESTION, "think": REASONING, "answer": "null"}, "no_answer", "answer is empty"),
     "cut thinking": ({"instruction": QUESTION, "output": "<think>想"}, "no_reasoning", "output"),
     "a second tag": ({"instruction": QUESTION, "output": TAGGED + "</think>"}, "tag_inside", "</think> in the middle of output"),
-    "a tool": ({"messages": turns({"content": TAGGED}, roles=("user", "tool"))}, "not_text", "user, tool; user, assistant wanted"),
-    "four turns": ({"messages": turns({"content": TAGGED}) * 2}, "several_turns", "field messages holds the turns"),
+    "a tool": ({"messages": turns({"content": TAGGED}, roles=("user", "tool"))}, "odd_turns", "user, tool; user and assistant wanted"),
+    "no answer": ({"messages": turns({"content": TAGGED})[:1]}, "odd_turns", "field messages holds the turns user"),
     "text": ({"messages": "no list"}, "not_text", "field messages is no list of turns"),
     "content": ({"messages": turns({"content": {"a": 1}})}, "not_text", "content of the assistant's turn in messages is an object"),
     "unknown": ({"价格": 1}, "unknown_schema", "found fields: 价格"),

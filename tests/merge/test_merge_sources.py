@@ -3,17 +3,13 @@ they should be."""
 
 import csv
 import json
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
-from medkd.merge.hub_datasets import choose_files, fetch
-from medkd.merge.schemas import SourceFile, read_row
 from medkd.merge.stage import Config, run
-from medkd.text.json_rows import RawRow
+from medkd.text.hub_datasets import choose_files, fetch
 
 O1 = {"Question": "头痛怎么办？", "Complex_CoT": "想一想。", "Response": "休息。"}
 
@@ -82,12 +78,37 @@ def test_conversations_of_every_make_are_read(name, tmp_path):
     )
 
 
-def test_several_turns_are_left_out_by_name():
-    two = {"conversations": TURNS["sharegpt"]["conversations"] * 2}
-    source = SourceFile(Path("a"), "a")
-    asked_before = {"instruction": "q", "output": "a", "history": [["q", "a"]]}
-    for row in (two, asked_before):
-        assert read_row(RawRow("a:1", row), source, Counter()).reason == "several_turns"
+def test_of_a_conversation_the_last_answer_is_explained_and_the_turns_before_are_the_question(
+    tmp_path,
+):
+    first = [
+        {"from": "human", "value": "头痛。"},
+        {"from": "gpt", "value": "<think>想</think>多久了？"},
+    ]
+    last = [
+        {"from": "human", "value": "三天。"},
+        {"from": "gpt", "value": "<think>不久。</think>休息。"},
+    ]
+    unanswered = {"from": "human", "value": "谢谢。"}
+    rows = [
+        {"conversations": [{"from": "system", "value": "S"}, *first, *last, unanswered]},
+        {"instruction": "三天。", "output": last[1]["value"], "history": [["头痛。", "多久了？"]]},
+    ]  # fmt: skip
+    for row in rows:
+        example = merge_one(write_json(tmp_path / "a.json", [row]), tmp_path / row.keys().__str__())
+        assert example.input == "用户：头痛。\n助手：多久了？\n用户：三天。"
+        assert (example.reasoning, example.answer) == ("不久。", "休息。")
+
+
+def test_rows_without_reasoning_are_told_how_to_have_it_written(tmp_path, capsys):
+    path = write_json(
+        tmp_path / "qa.json", [{"问题": f"第{n}问？", "答案": "答"} for n in range(9)]
+    )
+    with pytest.raises(
+        InputError, match=r"no_reasoning 9\).*medkd collect --source files.*distill"
+    ):
+        run(Config(input=(path,), out=tmp_path / "out"))
+    assert "9 of 9 rows dropped as no_reasoning" in capsys.readouterr().err
 
 
 def test_csv_is_read_with_line_breaks_inside_cells(tmp_path):

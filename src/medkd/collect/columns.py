@@ -14,14 +14,17 @@ cases of rows (`files`).
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from medkd.collect.sections import SectionNames
+from medkd.collect.sections import CLINICAL_SECTIONS, SectionNames
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
 from medkd.text.normalize import normalize
 from medkd.text.tables import is_missing
 
+QUESTION_SECTIONS = ("question", "options", "answer")
+"""The sections of a question with its answer."""
 FIELDS = {
     "id": ("编号", "序号", "case id", "case_id"),
     "title": ("标题", "病例标题", "题目"),
@@ -88,17 +91,26 @@ class Columns:
                 raise InputError(
                     f"--columns {pair}: say it as COLUMN=NAME, such as Beschwerden=主诉"
                 )
-            self._given[heading.strip()] = self._target(target.strip())
+            self._given[heading.strip()] = self._target(target.strip(), heading.strip())
 
-    def _target(self, name: str) -> str:
+    def _target(self, name: str, heading: str) -> str:
+        """Name what is meant: a field, a known section, or a section of the user's own."""
         target = _FIELD_OF.get(name) or self._names.unify(name)
         if target not in FIELDS and not self._names.knows(target):
-            known = [*self._names.table, *FIELDS]
-            raise InputError(
-                f"--columns: no section {name!r}{did_you_mean(name, known)}; more names come by "
-                "--section-names"
-            )
+            hint = did_you_mean(name, [*self._names.table, *FIELDS, *QUESTION_SECTIONS])
+            if heading != name and "did you mean" in hint and name not in QUESTION_SECTIONS:
+                raise InputError(
+                    f"--columns: no section {name!r}{hint} a section of your own is said as "
+                    f"{name}={name}, or comes by --section-names"
+                )
         return target
+
+    @cache  # noqa: B019 - one object a run
+    def holds_case(self, headings: frozenset[str]) -> bool:
+        """Tell whether a row of these headings is a case: it has a clinical section, or one that
+        the user named."""
+        places = {self.place_of(heading) for heading in headings}
+        return not places.isdisjoint({*CLINICAL_SECTIONS, *self._given.values()} - FIELDS.keys())
 
     def place_of(self, heading: str) -> str:
         """Name the field or section that a column holds; empty where nothing is known of it."""

@@ -1,9 +1,9 @@
-"""Cases from files: a file or a folder in, `RawCase` records out, with a reason for every row and
-page left out.
+"""Cases from files: files, a folder or a dataset on a hub in, `RawCase` records out, with a reason
+for every row and page left out.
 
 In: saved HTML pages, and rows of any file that `text.tables` reads: a crawler's rows, our own
-records, sections side by side. Not done here: what a column holds (`columns`), what a page says
-(`parser`).
+records, sections side by side, questions with answers (`text.question_rows`). Not done here: what a
+column holds (`columns`), what a page says (`parser`).
 """
 
 import hashlib
@@ -32,8 +32,11 @@ from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import first_problem
 from medkd.core.records import RawCase
 from medkd.text.encodings import open_regular
+from medkd.text.exam_rows import write_options
+from medkd.text.hub_datasets import SourceFile, fetch_all, find_source, is_hub_name
 from medkd.text.json_rows import RawRow
 from medkd.text.normalize import is_chinese
+from medkd.text.question_rows import RowError, RowProblem, find_schema, read_question_row
 from medkd.text.tables import (
     EXCEL_SUFFIXES,
     JSON_SUFFIXES,
@@ -66,6 +69,14 @@ class FileDrop(StrEnum):
     """A case without any text."""
     DUPLICATE_ID = "duplicate_id"
     """An id that came before; the first one is kept."""
+    HAS_REASONING = "has_reasoning"
+    """A question with its reasoning written already."""
+    NO_QUESTION = "no_question"
+    """A row of question and answer without a question."""
+    NO_ANSWER = "no_answer"
+    """A row of question and answer without an answer."""
+    ODD_TURNS = "odd_turns"
+    """A conversation that nobody answers, or in which others than user and assistant speak."""
 
 
 NEXT_STEPS = {
@@ -74,9 +85,24 @@ NEXT_STEPS = {
     FileDrop.UNREADABLE: "save the pages whole, as a logged-in browser shows them",
     FileDrop.UNREADABLE_FILE: "save the file again",
     FileDrop.EMPTY: "look at its columns, or say what they hold with --columns COLUMN=NAME",
+    FileDrop.HAS_REASONING: "such rows need no teacher: medkd merge --input takes the file",
+    FileDrop.NO_QUESTION: "look at that field, or name the column with --columns COLUMN=question",
+    FileDrop.NO_ANSWER: "look at that field, or name the column with --columns COLUMN=answer",
+    FileDrop.ODD_TURNS: "name who speaks user and assistant, and end with an answer",
     FileDrop.DUPLICATE_ID: "name a column whose ids tell the cases apart with --columns COLUMN=id",
 }
 """What to do where much is dropped for a reason."""
+
+
+_DROPS = {
+    RowProblem.NOT_TEXT: FileDrop.WRONG_SCHEMA,
+    RowProblem.TAG_INSIDE: FileDrop.HAS_REASONING,
+}
+"""Problems of a row of question and answer that have another name here."""
+
+
+class _HasReasoningError(ValueError):
+    """A row that needs no teacher."""
 
 
 class FieldError(ValueError):
@@ -95,14 +121,17 @@ class CaseFiles:
     ) -> None:
         self.names = names or load_names()
         self.columns = columns or Columns((), self.names)
-        self.paths = _list_files(path)
+        self._hub = str(path) if is_hub_name(path) else ""
+        self.paths = fetch_all([self._hub])[self._hub] if self._hub else _list_files(path)
         self.is_folder = path.is_dir() and self.paths != [path / CASES]
         self.path = path
+        self.repairs: Counter[str] = Counter()
+        """White space and thinking tags repaired in questions with answers."""
         self.n_read = 0
         self.dropped: Counter[str] = Counter()
         self.problems: list[str] = []
         """One line for each of the first rows, pages and files that cannot be read."""
-        self.first_problems: dict[str, str] = {}
+        self.first_problems: dict[FileDrop, str] = {}
         """The first of them for each drop reason."""
 
     def __iter__(self) -> Iterator[RawCase]:
@@ -121,8 +150,11 @@ class CaseFiles:
                 self.n_read += 1
                 self._drop(FileDrop.UNREADABLE_FILE, str(error).removesuffix("; check --input"))
         if not seen:
-            first = next(iter(self.first_problems.values()), f"{self.path}: holds no case")
-            raise InputError(f"{first}; check --input")
+            reason, first = next(
+                iter(self.first_problems.items()), (None, f"{self.path}: holds no case")
+            )
+            step = NEXT_STEPS[reason] if reason is FileDrop.HAS_REASONING else "check --input"
+            raise InputError(f"{first}; {step}")
 
     def describe_columns(self) -> Iterator[str]:
         """Say which columns were left out, and which ids a spreadsheet rounded."""
@@ -130,7 +162,7 @@ class CaseFiles:
             headings = ", ".join(heading[:30] for heading in left_out[:12])
             yield (
                 f"columns {headings}: left out, for nobody said what they hold (--columns "
-                "COLUMN=NAME)"
+                f"{left_out[0][:30]}={left_out[0][:30]} keeps one as a section)"
             )
         for heading, example in self.columns.rounded.items():
             yield (
@@ -152,13 +184,14 @@ class CaseFiles:
             else:
                 yield path.name, case
             return
+        source = find_source(path, self._hub)
         for row in read_rows(path):
             self.n_read += 1
-            case = self._read_row(row)
+            case = self._read_row(row, source)
             if case is not None:
                 yield row.place, case
 
-    def _read_row(self, row: RawRow) -> RawCase | None:
+    def _read_row(self, row: RawRow, source: SourceFile) -> RawCase | None:
         place = row.place
         if row.problem:
             return self._drop(FileDrop.BROKEN_LINE, f"{place}: {row.problem}")
@@ -170,7 +203,12 @@ class CaseFiles:
             )
         fields = cast("dict[str, Any]", row.content)
         try:
-            case = read_row(fields, self.names, self.columns)
+            case = self._read_pair(fields, source) or read_row(fields, self.names, self.columns)
+        except RowError as error:
+            reason = FileDrop(_DROPS.get(error.problem, error.problem))
+            return self._drop(reason, f"{place}: {error}")
+        except _HasReasoningError as error:
+            return self._drop(FileDrop.HAS_REASONING, f"{place}: {error}", False)
         except ValidationError as error:
             return self._drop(FileDrop.WRONG_SCHEMA, f"{place}: {first_problem(error)}")
         except FieldError as error:
@@ -179,12 +217,47 @@ class CaseFiles:
             found = ", ".join(map(str, fields)) or "nothing"
             return self._drop(
                 FileDrop.WRONG_SCHEMA,
-                f"{place}: found the fields {found[:200]}; expected {EXPECTED}, a RawCase, or "
-                "sections",
+                f"{place}: found the fields {found[:200]}; expected {EXPECTED}, a RawCase, "
+                "sections, or a question and its answer; --columns COLUMN=NAME says what others "
+                "hold",
             )
         if not case.sections:
             return self._drop(FileDrop.EMPTY, f"{place}: no section holds any text", False)
         return case
+
+    def _read_pair(self, fields: dict[str, Any], source: SourceFile) -> RawCase | None:
+        """Read a question with its answer; None where a row is none, or is a case as well."""
+        headings = frozenset(map(str, fields))
+        schema = find_schema(headings)
+        if not schema or "raw_medical_record" in headings or self.columns.holds_case(headings):
+            return None
+        found = read_question_row(fields, schema, self.repairs, source.path)
+        if found is None:
+            return None
+        if found.reasoning:
+            raise _HasReasoningError(f"a {schema} row that holds its reasoning")
+        rest = {
+            str(name): value
+            for name, value in fields.items()
+            if name not in found.fields and not is_missing(value)
+        }
+        beside = self.columns.sort(rest)
+        sections = {
+            "question": found.question,
+            "options": write_options(found.options),
+            "answer": found.answer,
+        }
+        return RawCase(
+            id=f"{source.name}:{_fingerprint(sections)}",
+            source=source.name,
+            url=source.url,
+            licence=source.licence,
+            title=normalize_whitespace(_write_plain(beside.get("title"), "title")),
+            department=unify_departments(
+                [found.subject, *_list_departments(beside.get("department"))]
+            ),
+            sections={name: text for name, text in sections.items() if text},
+        )
 
     def _drop(self, reason: FileDrop, problem: str, is_listed: bool = True) -> None:
         problem = " ".join(problem.split())

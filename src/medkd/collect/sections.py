@@ -24,6 +24,9 @@ from medkd.text.encodings import read_text
 DIAGNOSIS_SECTIONS = ("诊断结果", "初步诊断", "临床诊断")
 """Where the known diagnosis stands, the most certain place first."""
 
+CLINICAL_SECTIONS = ("主诉", "现病史", "查体", "辅助检查")
+"""Sections that nothing but a case has."""
+
 MISSING_WORDS = {"无", "无。", "暂无", "暂无。", "-", "/", "略"}
 """What stands where there is no such section."""
 
@@ -90,11 +93,7 @@ class SectionNames:
         ends = [*(mark.start() for mark in marks[1:]), len(text)]
         parts = [(mark[0], text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
         found = {self.unify(name) for name, body in parts if normalize_whitespace(body)}
-        return parts if len(found) > 1 and found & _CLINICAL else []
-
-
-_CLINICAL = {"主诉", "现病史", "查体", "辅助检查"}
-"""Headings that no other kind of page has."""
+        return parts if len(found) > 1 and not found.isdisjoint(CLINICAL_SECTIONS) else []
 
 
 def _bare(name: str) -> str:

@@ -32,6 +32,7 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import write_records
 from medkd.core.progress import warn_large_drops
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.text.hub_datasets import is_hub_name
 
 WRITES = ("raw_cases.jsonl", "pages.jsonl", "unread_pages.jsonl", "crawl.log")
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -46,11 +47,11 @@ class Config(StageConfig):
     source: Literal["iiyi", "files"] = "iiyi"
     """A case site of iiyi's layouts, or files of cases."""
     input: Annotated[Path | None, RUNTIME] = None
-    """With files: a file or a folder of them: JSON, JSON Lines, CSV, Excel, saved HTML pages,
-    another raw_cases.jsonl."""
+    """With files: cases, or questions with answers: a file or a folder of them (JSON, JSON Lines,
+    CSV, Excel, saved HTML pages, another raw_cases.jsonl), hf:owner/name or ms:owner/name."""
     columns: tuple[str, ...] = ()
-    """With files: what the columns of a table hold, as COLUMN=NAME; NAME is a section, id, title,
-    department, url or diagnosis."""
+    """With files: what the columns of a table hold, as COLUMN=NAME; NAME is a section, question,
+    answer, id, title, department, url or diagnosis."""
     section_names: Annotated[Path | None, RUNTIME] = None
     """YAML file with more names of sections (主诉: [Complaint, 主要症状]), on top of the
     package's."""
@@ -250,7 +251,8 @@ def _collect_files(config: Config) -> Manifest:
         raise InputError("collect: --source files needs --input; give the file or folder of cases")
     names = load_names(config.section_names)
     files = CaseFiles(config.input, names, Columns(config.columns, names))
-    inputs = {"input": config.input, "tables": _tables(config)}
+    inputs = {"input": files.paths if is_hub_name(config.input) else config.input}
+    inputs["tables"] = _tables(config)
     with open_stage_output("collect", config, inputs, WRITES) as space:
         if space.is_finished:
             return space.manifest
@@ -260,7 +262,8 @@ def _collect_files(config: Config) -> Manifest:
         space.read(files.n_read)
         space.drop_all(files.dropped)
         problems = [*files.problems, *files.describe_columns()]
-        space.manifest.facts = {"problems": problems[:N_PROBLEMS_SHOWN]} if problems else {}
+        facts = {"problems": problems[:N_PROBLEMS_SHOWN], "repairs": dict(+files.repairs)}
+        space.manifest.facts = {name: fact for name, fact in facts.items() if fact}
         for problem in problems[:N_PROBLEMS_SHOWN]:
             print(f"warning: {problem}", file=sys.stderr)
         warn_large_drops(

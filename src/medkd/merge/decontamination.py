@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
-from medkd.merge.schemas import FOREIGN, Dropped, find_parts, find_schema, join_texts, name_fields
+from medkd.text import question_rows
+from medkd.text.question_rows import name_fields
 from medkd.text.similarity import hash_grams, make_plain
 from medkd.text.tables import read_rows
 
@@ -118,13 +119,8 @@ def find_question(row: Any) -> str:
     if not isinstance(row, dict):
         return ""
     fields = cast(dict[str, Any], row)
-    schema = find_schema(frozenset(fields))
-    parts = find_parts(fields, schema) if schema in FOREIGN else None
-    if parts is not None and not isinstance(parts, Dropped):
-        try:
-            return join_texts(parts.question)
-        except ValueError:
-            return ""
+    if question := question_rows.find_question(fields):
+        return question
     if isinstance(inner := fields.get("rationale", fields.get("question")), dict):
         return find_question(cast(dict[str, Any], inner))
     texts = (fields.get(name) for name in QUESTION_FIELDS)

@@ -9,30 +9,25 @@ reading files (`text.tables`).
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import cast
 
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, printable_name, resolve_input
+from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.progress import Bar, warn_large_drops
 from medkd.core.records import Checked, Split
 from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
-from medkd.core.yaml_io import read_shipped_yaml
-from medkd.merge.hub_datasets import fetch
 from medkd.merge.schemas import (
-    FOREIGN,
     OWN,
     Dropped,
     DropReason,
     Row,
-    SourceFile,
     describe_schemas,
     from_rationale,
-    name_fields,
     read_row,
 )
+from medkd.text.hub_datasets import SourceFile, fetch_all, find_source, is_hub_name
+from medkd.text.question_rows import EXAM, SCHEMAS, name_fields
 from medkd.text.tables import read_rows
 
 SPLIT_FILES: dict[Split, str] = {"train": "train.jsonl", "val": "val.jsonl", "test": "test.jsonl"}
@@ -40,15 +35,20 @@ REVIEWED = ("verified.jsonl", "rationales.jsonl")
 REJECTED = "rejected.jsonl"
 MAX_WARNINGS = 10
 """Broken rows named on the screen for one file; all are counted."""
+HAVE_IT_WRITTEN = (
+    "rows without reasoning teach none; have a teacher write it: medkd collect --source files "
+    "--input FILE --out DIR/collect, then deidentify, prepare --task open-question (an exam: "
+    "multiple-choice), distill and verify, and merge --input DIR/verify"
+)
 NEXT_STEPS = {
     DropReason.BROKEN: "export the file again",
     DropReason.NO_OBJECT: "export it as an array of objects, or as JSON Lines",
     DropReason.UNKNOWN_SCHEMA: "rename its fields, or say its schema with --row-schema",
     DropReason.INVALID: "make it again with this version",
     DropReason.NOT_TEXT: "write that field as text",
-    DropReason.SEVERAL_TURNS: "cut the conversations into one question and one answer each",
+    DropReason.ODD_TURNS: "name who speaks user and assistant, and end with an answer",
     DropReason.NO_QUESTION: "look at that field, or name another schema with --row-schema",
-    DropReason.NO_REASONING: 'rows without reasoning teach none; "medkd distill" writes one',
+    DropReason.NO_REASONING: HAVE_IT_WRITTEN,
     DropReason.NO_ANSWER: "look at that field, or name another schema with --row-schema",
     DropReason.TAG_INSIDE: "take the tags out of the texts",
     DropReason.INCOMPLETE: 'ask again for what was cut with "medkd distill", more --max-tokens',
@@ -56,22 +56,14 @@ NEXT_STEPS = {
 """What to do where much of a file is dropped for a reason."""
 
 
-def is_hub_name(given: Path) -> bool:
-    """Tell whether an `--input` names a dataset on a hub.
-
-    >>> is_hub_name(Path("hf:owner/name")), is_hub_name(Path("data/a.json"))
-    (True, False)
-    """
-    return str(given).startswith(("hf:", "ms:"))
-
-
 def find_sources(given: Sequence[Path], schemas: Sequence[str]) -> list[SourceFile]:
     """Name every file that is meant, each once, and where its rows come from; raises InputError for
     what is not there."""
     sources: dict[Path, SourceFile] = {}
+    fetched = fetch_all(str(one) for one in given if is_hub_name(one))
     for one in given:
         hub = str(one) if is_hub_name(one) else ""
-        for path in fetch(hub) if hub else _find_files(one):
+        for path in fetched[hub] if hub else _find_files(one):
             sources.setdefault(path.resolve(), find_source(path, hub))
     return _set_schemas(list(sources.values()), schemas)
 
@@ -80,9 +72,10 @@ def find_benchmarks(given: Sequence[Path]) -> list[Path]:
     """Name the files of benchmarks: files themselves, the questions of a stage's directory, or a
     dataset on a hub."""
     found: list[Path] = []
+    fetched = fetch_all(str(one) for one in given if is_hub_name(one))
     for one in given:
         if is_hub_name(one):
-            found.extend(fetch(str(one)))
+            found.extend(fetched[str(one)])
         elif (one / "test.jsonl").exists():
             found.append(one / "test.jsonl")
         else:
@@ -103,26 +96,9 @@ def _find_files(given: Path) -> list[Path]:
     return [resolve_input(given, "verified.jsonl", made_by="verify")]
 
 
-def find_source(path: Path, hub: str = "") -> SourceFile:
-    """Say where the rows of a file come from, as far as its name or that of its dataset tells."""
-    for part, source in _known_sources().items():
-        if part in path.name:
-            return SourceFile(path, source["name"], source["url"], source["licence"])
-    if hub:
-        owner, name = hub[3:].split("/")[:2]
-        site = "huggingface.co" if hub.startswith("hf:") else "modelscope.cn"
-        return SourceFile(path, name, f"https://{site}/datasets/{owner}/{name}")
-    return SourceFile(path, printable_name(path.with_suffix("")))
-
-
-@cache
-def _known_sources() -> dict[str, dict[str, str]]:
-    return cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.merge", "sources.yaml"))
-
-
 def _set_schemas(sources: list[SourceFile], schemas: Sequence[str]) -> list[SourceFile]:
     """Set the schemas that were said: `NAME` for all files, `FILE=NAME` for one."""
-    known = [*FOREIGN, *OWN]
+    known = [*SCHEMAS, EXAM, *OWN]
     for said in schemas:
         file, _, schema = said.rpartition("=")
         if schema not in known:

@@ -29,6 +29,7 @@ from medkd.merge.row_store import SPLITS, RowStore
 from medkd.merge.schemas import DropReason, Row
 from medkd.merge.selection import Selection, select
 from medkd.merge.sources import (
+    NEXT_STEPS,
     SourceReader,
     find_benchmarks,
     find_review_files,
@@ -227,10 +228,9 @@ def _check_rest(
         )
     if not any(chosen.rows.values()):
         first = f"; the first: {problems[0][1]}" if problems else ""
-        raise InputError(
-            f"{config.input[0]}: no row could be used ({reasons}){first}; check the files named "
-            "by --input"
-        )
+        most = max(lost, key=lost.__getitem__, default=None)
+        step = NEXT_STEPS.get(most, "check the files named by --input") if most else "check --input"
+        raise InputError(f"{config.input[0]}: no row could be used ({reasons}){first}; {step}")
 
 
 def write_dataset(

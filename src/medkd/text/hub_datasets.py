@@ -1,0 +1,188 @@
+"""Where rows come from: files, datasets on a hub (`hf:owner/name`, `ms:owner/name`), and what is
+known of them.
+
+In: names, with `/FILE` behind them where only some files are wanted (`*` may stand in it). Out:
+local files, from `datasets/` or the cache of the hub's own client: no code of a dataset is run. Not
+done here: reading them (`text.tables`).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from medkd.core.errors import InputError
+from medkd.core.jsonl import printable_name
+from medkd.core.yaml_io import read_shipped_yaml
+
+DATASETS = Path("datasets")
+"""Folder of the working directory in which files fetched by hand are looked for first."""
+SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
+_NAME = re.compile(r"(?P<hub>hf|ms):(?P<dataset>[\w.-]+/[\w.-]+)(?:/(?P<file>.+))?")
+_NO_DATA = {
+    "dataset_infos.json",
+    "dataset_info.json",
+    "package.json",
+    "config.json",
+    "configuration.json",
+}
+_SHARD = re.compile(r"[-_]\d{3,}-of-\d{3,}")
+
+
+class SourceFile(NamedTuple):
+    """A file of rows, and where it comes from."""
+
+    path: Path
+    name: str
+    url: str = ""
+    licence: str = ""
+    schema: str = ""
+    """The schema that somebody said it has; read from the fields where nobody did."""
+
+
+class UnreachableError(InputError):
+    """A dataset that its hub does not give."""
+
+
+def is_hub_name(given: Path) -> bool:
+    """Tell whether an `--input` names a dataset on a hub.
+
+    >>> is_hub_name(Path("hf:owner/name")), is_hub_name(Path("data/a.json"))
+    (True, False)
+    """
+    return str(given).startswith(("hf:", "ms:"))
+
+
+def find_source(path: Path, hub: str = "") -> SourceFile:
+    """Say where the rows of a file come from, as far as its name or that of its dataset tells."""
+    for part, source in _known_datasets().items():
+        if part in path.name:
+            return SourceFile(path, source["name"], source["url"], source["licence"])
+    if hub:
+        owner, name = hub[3:].split("/")[:2]
+        site = "huggingface.co" if hub.startswith("hf:") else "modelscope.cn"
+        return SourceFile(path, name, f"https://{site}/datasets/{owner}/{name}")
+    return SourceFile(path, printable_name(path.with_suffix("")))
+
+
+@cache
+def _known_datasets() -> dict[str, dict[str, str]]:
+    return cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.text", "known_datasets.yaml"))
+
+
+def fetch_all(names: Iterable[str]) -> dict[str, list[Path]]:
+    """Fetch the files of several datasets; where hubs do not give some, raises one InputError that
+    names every file to fetch by hand, and where to put it."""
+    found: dict[str, list[Path]] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = fetch(name)
+        except UnreachableError as error:
+            missing[name] = str(error)
+    if missing:
+        todo = "; ".join(_say_by_hand(name) for name in missing)
+        raise InputError(
+            f"{next(iter(missing.values()))}; check the name and the network (HF_ENDPOINT names a "
+            f"mirror), or fetch by hand: {todo}; then run this again"
+        )
+    return found
+
+
+def _say_by_hand(name: str) -> str:
+    match = _match_name(name)
+    dataset, file = match["dataset"], match["file"]
+    site, branch = (
+        ("huggingface.co", "main") if match["hub"] == "hf" else ("modelscope.cn", "master")
+    )
+    page = f"https://{site}/datasets/{dataset}"
+    address = f"{page}/resolve/{branch}/{file}" if file else f"the data file of {page}"
+    return f"{address} to {DATASETS / dataset / (file or '')}"
+
+
+def _match_name(name: str) -> re.Match[str]:
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise InputError(
+            f"{name}: no name of a dataset; write hf:owner/name or ms:owner/name, and /FILE "
+            "behind it for one file of several"
+        )
+    return match
+
+
+def fetch(name: str) -> list[Path]:
+    """Find the data files of a dataset in `DATASETS`, or fetch them; raises InputError where there
+    are none, or several and none is named."""
+    match = _match_name(name)
+    wanted = match["file"]
+    by_hand = DATASETS / match["dataset"]
+    if by_hand.is_dir() and (not wanted or any(by_hand.glob(wanted))):
+        return choose_files(by_hand, name, wanted or "")
+    patterns = [wanted] if wanted else [f"*{suffix}" for suffix in SUFFIXES]
+    folder = (_fetch_from_huggingface if match["hub"] == "hf" else _fetch_from_modelscope)(
+        name, match["dataset"], patterns
+    )
+    return choose_files(folder, name, wanted or "")
+
+
+def choose_files(folder: Path, name: str, wanted: str = "") -> list[Path]:
+    """Choose the data files in a dataset's folder: those wanted, or the only one there is, its
+    shards counted as one."""
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.name not in _NO_DATA
+    )
+    names = {
+        path.relative_to(folder).as_posix(): path
+        for path in found
+        if not path.relative_to(folder).as_posix().startswith(".")
+    }
+    if wanted:
+        names = {key: path for key, path in names.items() if fnmatch(key, wanted)}
+    if not names:
+        raise InputError(
+            f"{name}: no {', '.join(SUFFIXES)} file{f' named {wanted}' if wanted else ''} in it; "
+            "look at the dataset's page"
+        )
+    files = {_SHARD.sub("", key) for key in names}
+    if len(files) > 1 and not wanted:
+        raise InputError(
+            f"{name}: holds several files ({', '.join(sorted(files)[:8])}); name one, as in "
+            f"{name}/{min(files)}"
+        )
+    return list(names.values())
+
+
+def _fetch_from_huggingface(name: str, dataset: str, patterns: Sequence[str]) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UnreachableError(
+            f"{name}: the huggingface_hub package is missing (pip install huggingface_hub)"
+        ) from error
+    return _download(
+        name, lambda: snapshot_download(dataset, repo_type="dataset", allow_patterns=list(patterns))
+    )
+
+
+def _fetch_from_modelscope(name: str, dataset: str, patterns: Sequence[str]) -> Path:
+    try:
+        from modelscope import dataset_snapshot_download  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UnreachableError(
+            f"{name}: the modelscope package is missing (pip install modelscope)"
+        ) from error
+    return _download(
+        name, lambda: str(dataset_snapshot_download(dataset, allow_patterns=list(patterns)))
+    )
+
+
+def _download(name: str, download: Callable[[], str]) -> Path:
+    try:
+        return Path(download())
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UnreachableError(f"{name}: cannot be fetched ({reason})") from error
