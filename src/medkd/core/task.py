@@ -122,6 +122,8 @@ class TeacherPart(Options):
     """Holds `{reference}` and `{question}`."""
     solve: Texts
     """Holds `{question}`."""
+    blind: Texts
+    """What a model is asked that is not to be learnt from (`verify --blind`); holds `{question}`."""
 
 
 class VerifyPart(Options):
@@ -185,6 +187,8 @@ class Task(Options):
             _check_placeholders("teacher.rationalize", text, {"question", "reference"})
         for text in self.teacher.solve.values():
             _check_placeholders("teacher.solve", text, {"question"})
+        for text in self.teacher.blind.values():
+            _check_placeholders("teacher.blind", text, {"question"})
         if not all(self.student.instructions.values()):
             raise ValueError("student.instructions is empty; write at least one")
         return self
@@ -195,10 +199,19 @@ class Task(Options):
             return "zh" if is_chinese else "en"
         return self.language
 
-    def find_tags(self) -> frozenset[str]:
-        """Find the tags in which prompts enclose texts of others, which may not close them."""
+    def fill(self, prompt: str, question: str, reference: str = "") -> str:
+        """Fill in a prompt of this task; the texts cannot close the tags that they stand in.
+
+        >>> load_task("diagnosis").fill("<record>{question}</record>", "发热</record>")
+        '<record>发热＜/record></record>'
+        """
+        texts = {"question": question, "reference": reference}
         prompts = (*self.teacher.rationalize.values(), *self.teacher.solve.values())
-        return frozenset(tag for text in prompts for tag in _ENCLOSING.findall(text))
+        tags = {tag for text in prompts for tag in _ENCLOSING.findall(text)}
+        tag = re.compile(rf"<(?=/?(?:{'|'.join(sorted(tags)) or '$.'})\b)", re.IGNORECASE)
+        return _PLACEHOLDER.sub(
+            lambda found: tag.sub("＜", texts[found[1]]) if found[1] in texts else found[0], prompt
+        )
 
 
 def _check_placeholders(

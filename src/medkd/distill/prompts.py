@@ -5,7 +5,6 @@ In: a question. Out: the requests to send; the reasoning and the answer of what 
 here: the texts (`core.task`), sending (`completers`), judging (`verify`).
 """
 
-import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -43,14 +42,11 @@ class PromptSetup(NamedTuple):
 def make_messages(task: Task, mode: Mode, question: Question) -> tuple[Message, ...]:
     """Write a question as messages in its own language; its texts cannot close the tags that they
     stand in."""
-    prompt = (task.teacher.rationalize if mode == "rationalize" else task.teacher.solve)[
-        question.language
-    ]
-    texts = {"{question}": question.input, "{reference}": question.reference}
-    tag = re.compile(rf"<(?=/?(?:{'|'.join(sorted(task.find_tags()))})\b)", re.IGNORECASE)
-    content = re.sub(r"\{(?:question|reference)\}", lambda m: tag.sub("＜", texts[m[0]]), prompt)
+    teacher = task.teacher
+    prompt = (teacher.rationalize if mode == "rationalize" else teacher.solve)[question.language]
+    content = task.fill(prompt, question.input, question.reference)
     return (
-        Message(role="system", content=task.teacher.system[question.language]),
+        Message(role="system", content=teacher.system[question.language]),
         Message(role="user", content=content),
     )
 

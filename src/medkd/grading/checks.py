@@ -10,12 +10,14 @@ True
 """
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
 
-from medkd.core.records import Verdict
-from medkd.grading.diagnosis import NEAR, grade
+from medkd.core.records import Language, Verdict
+from medkd.grading.diagnosis import NEAR
 from medkd.grading.extract import split_list
+from medkd.grading.graders import AnswerKind, get_grader
 from medkd.grading.grounding import find_claims
 from medkd.grading.names import normalize_name
 from medkd.grading.repetition import is_looping
@@ -50,6 +52,8 @@ class Reason(StrEnum):
     """The answer is an essay where a diagnosis was asked."""
     WRONG_DIAGNOSIS = "wrong_diagnosis"
     """The answer is not the known diagnosis."""
+    WRONG_ANSWER = "wrong_answer"
+    """The answer is not the known one."""
     HINT_LEAK = "hint_leak"
     """The reasoning betrays that it was told the answer."""
     IDENTIFIER = "identifier"
@@ -124,10 +128,9 @@ def check_length(reasoning: str, min_chars: int, max_chars: int) -> Verdict:
     return make_verdict("length", failure, f"{n} characters")
 
 
-def check_language(reasoning: str, record: str) -> Verdict:
-    """Require Chinese reasoning about a Chinese record, and another language about another; no
-    runs of a third script."""
-    wants_chinese = is_chinese(record)
+def check_language(reasoning: str, record: str, language: Language | None = None) -> Verdict:
+    """Require the language of the question, else that of the record; no runs of a third script."""
+    wants_chinese = is_chinese(record) if language is None else language == "zh"
     for pattern in (_FOREIGN, _ENGLISH_RUN if wants_chinese else _CHINESE_RUN):
         for found in pattern.finditer(reasoning):
             run = found[0].strip()
@@ -181,14 +184,25 @@ def check_brevity(answer: str, reference: str, max_chars: int) -> Verdict:
     return make_verdict("brevity", Reason.LONG_ANSWER, f"{len(answer)} characters")
 
 
-def check_diagnosis(answer: str, reference: str, min_f1: float) -> Verdict:
-    """Require the known diagnosis as the answer; a near one passes from a soft F1 of `min_f1`."""
-    found = grade(answer, reference)
-    if found.principal or (found.relation in NEAR and found.f1 >= min_f1):
-        return make_verdict("diagnosis")
+def check_answer(
+    answer: str,
+    reference: str,
+    min_f1: float,
+    kind: AnswerKind = "diagnosis",
+    known: Sequence[str] = (),
+) -> Verdict:
+    """Require the known answer; a near diagnosis, and a text that rules cannot judge, pass from a
+    soft F1 of `min_f1`."""
+    found = get_grader(kind)(answer, reference, known=known)
+    is_near = (
+        found.relation in NEAR if kind == "diagnosis" else kind == "text" and not found.decided
+    )
+    if found.principal or (is_near and found.f1 >= min_f1):
+        return make_verdict("answer")
     stated = "；".join(found.stated)[:60]
     detail = f"{found.relation}, soft F1 {found.f1:.2f}: {stated}"
-    return make_verdict("diagnosis", Reason.WRONG_DIAGNOSIS, detail)
+    failure = Reason.WRONG_DIAGNOSIS if kind == "diagnosis" else Reason.WRONG_ANSWER
+    return make_verdict("answer", failure, detail)
 
 
 def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict:

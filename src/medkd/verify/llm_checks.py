@@ -1,14 +1,13 @@
-"""The checks that ask a model: an answer without the known diagnosis (blind), a judge's score.
+"""The checks that ask a model: an answer without the known one (blind), a judge's score.
 
 In: checked rationales and an endpoint. Out: the same with one more `Verdict` a question.
 Not done here: the rubric (`grading.judge`), retries and the ledger (`completers`).
 """
 
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO, cast
+from typing import NamedTuple, TextIO
 
 from medkd.completers.client import LedgerClient, Progress, RunOptions
 from medkd.completers.endpoint import Endpoint
@@ -16,16 +15,16 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target
 from medkd.completers.resume import FindMissing, MissingPart
 from medkd.core.completer import Completion, Message, Request, Sampling
+from medkd.core.errors import InputError
 from medkd.core.progress import Bar
-from medkd.core.records import Checked, Question, Rationale, Verdict
-from medkd.core.yaml_io import read_shipped_yaml
+from medkd.core.records import Checked, Language, Question, Rationale, Verdict
+from medkd.core.task import Task
 from medkd.grading import judge
-from medkd.grading.checks import Reason, check_diagnosis, make_verdict
+from medkd.grading.checks import Reason, check_answer, make_verdict
 from medkd.text.normalize import is_chinese
 
 SAMPLING = Sampling(max_tokens=4096)
 """Of the blind question: thinking stays as the endpoint has it."""
-_TAG = re.compile(r"<(?=/?record\b)", re.IGNORECASE)
 
 
 class _IdentifiedQuestion(Question):
@@ -123,35 +122,56 @@ class LlmChecker:
         return row.model_copy(update={"verdicts": tuple(verdicts)})
 
 
-def make_blind_check(min_f1: float) -> LlmCheck:
-    """Make the check that a model reaches the known diagnosis from the record alone."""
+def make_blind_check(min_f1: float | None, find_task: Callable[[str], Task]) -> LlmCheck:
+    """Make the check that a model reaches the known answer from the question alone; `min_f1` is the
+    task's where None is given."""
+
+    def ask(rationale: Rationale) -> Request:
+        return ask_blindly(rationale.question, find_task(rationale.question.task))
 
     def verdict(rationale: Rationale, completion: Completion) -> Verdict:
         if not completion.complete:
             error = completion.error or completion.finish_reason
             return make_verdict("blind", Reason.UNANSWERED, error)
-        found = check_diagnosis(completion.text, rationale.question.reference, min_f1)
+        question = rationale.question
+        task = find_task(question.task)
+        bound = task.verify.min_f1 if min_f1 is None else min_f1
+        found = check_answer(
+            completion.text, question.reference, bound, task.answer.kind, question.known
+        )
         if found.passed:
             return make_verdict("blind")
         return make_verdict("blind", Reason.BLIND_MISS, found.detail)
 
     def find_missing(_reasoning: str, text: str) -> MissingPart | None:
-        return None if text.strip() else MissingPart("no diagnosis", is_at_end=True)
+        return None if text.strip() else MissingPart("no answer", is_at_end=True)
 
-    return LlmCheck("blind", ask_blindly, find_missing, verdict)
+    return LlmCheck("blind", ask, find_missing, verdict)
 
 
-def ask_blindly(rationale: Rationale) -> Request:
-    """Write the request for a diagnosis from the record alone."""
-    record = rationale.question.input
-    prompts = cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.verify", "prompts.yaml"))
-    prompt = prompts["zh" if is_chinese(record) else "en"]
-    user = prompt["user"].replace("{record}", _TAG.sub("＜", record), 1)
+def ask_blindly(question: Question, task: Task) -> Request:
+    """Write the request for an answer from the question alone.
+
+    Raises InputError where the task's answers are free text: rules cannot compare two of them.
+    """
+    if task.answer.kind == "text":
+        raise InputError(
+            f"--blind: answers of the task {task.name} are free text, of which rules cannot tell "
+            "whether two say the same; use --judge"
+        )
+    language = find_written_language(question)
     messages = (
-        Message(role="system", content=prompt["system"]),
-        Message(role="user", content=user),
+        Message(role="system", content=task.student.system[language]),
+        Message(role="user", content=task.fill(task.teacher.blind[language], question.input)),
     )
     return Request(messages=messages, sampling=SAMPLING)
+
+
+def find_written_language(question: Question) -> Language:
+    """Find the language of a question; those of version 0.1 do not tell it."""
+    if "language" in question.model_fields_set:
+        return question.language
+    return "zh" if is_chinese(question.input) else "en"
 
 
 def make_judge_check(min_score: float) -> LlmCheck:

@@ -7,10 +7,11 @@ Not done here: the checks (`grading.checks`), asking (`verify.llm_checks`), dupl
 
 import json
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
@@ -23,11 +24,21 @@ from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.progress import track
 from medkd.core.records import Checked, Cost, Rationale, Verdict
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
+from medkd.core.task import (
+    CheckName,
+    Task,
+    TaskFile,
+    VerifyPart,
+    find_task,
+    list_task_inputs,
+    load_task,
+)
 from medkd.grading import checks
 from medkd.grading.grounding import grounded_rate
 from medkd.verify.llm_checks import (
     IdentifiedRationale,
     LlmChecker,
+    find_written_language,
     make_blind_check,
     make_judge_check,
 )
@@ -42,22 +53,24 @@ class Config(StageConfig):
 
     input: Annotated[Path, RUNTIME]
     """Rationales: the directory of distill, or a JSON Lines file."""
-    min_f1: Share = 0.6
+    task: TaskFile = ""
+    """Task file, where the rationales are of a task of your own."""
+    min_f1: Share | None = None
     """Soft F1 from which an answer passes that rules cannot tell right or wrong; a wrong one never
-    does."""
-    min_grounded: Share = 0.75
+    does. This and the bounds below are the task's where not given."""
+    min_grounded: Share | None = None
     """Share of the numbers, values and denied findings in a reasoning that must stand in the
-    record."""
-    max_copied: Share = 0.6
-    """Share of a reasoning that may be copied from the record word for word."""
-    max_filler: Share = 0.3
+    question."""
+    max_copied: Share | None = None
+    """Share of a reasoning that may be copied from the question word for word."""
+    max_filler: Share | None = None
     """Share of a reasoning that may be phrases which stand for thinking and say nothing."""
-    min_reasoning: int = Field(default=40, ge=0)
+    min_reasoning: int | None = Field(default=None, ge=0)
     """Characters of the shortest reasoning."""
-    max_reasoning: int = Field(default=8000, ge=1)
+    max_reasoning: int | None = Field(default=None, ge=1)
     """Characters of the longest reasoning."""
-    max_answer: int = Field(default=120, ge=1)
-    """Characters of the longest answer; twice the known diagnosis where that is longer."""
+    max_answer: int | None = Field(default=None, ge=1)
+    """Characters of the longest answer; twice the known one where that is longer."""
     blind: bool = False
     """Ask a model again without the answer, and keep what it reaches too; costs money."""
     judge: bool = False
@@ -78,6 +91,18 @@ class Config(StageConfig):
     accept_identified: AcceptIdentified = False
     """Let --blind and --judge send rows without deidentified_by."""
 
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Take a bound that is not given for that of a diagnosis, as version 0.1 wrote it down."""
+        bounds = load_task("diagnosis").verify
+        fields = super().fingerprint_fields()
+        return {k: getattr(bounds, k, v) if v is None else v for k, v in fields.items()}
+
+    def find_bounds(self, task: Task) -> VerifyPart:
+        """Return the checks of a task with the bounds that are given here."""
+        names = set(VerifyPart.model_fields) & set(type(self).model_fields)
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return task.verify.model_copy(update=given)
+
     @property
     def uses_llm(self) -> bool:
         """Whether a model is asked, which costs money."""
@@ -96,39 +121,56 @@ def verify(
 
 
 def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
-    """Make every check by rules of one rationale, the plainest first; without a whole text there is
-    nothing more to check.
+    """Make every check by rules that a rationale's task asks for, the plainest first; without a
+    whole text there is nothing more to check.
 
-    An open question, without a known diagnosis, is spared the checks that need a diagnosis or a
-    patient's record.
+    A question without a known answer is spared the checks of an answer and of findings.
     """
-    reasoning, answer, question = rationale.reasoning, rationale.answer, rationale.question
-    form = checks.check_form(reasoning, answer, rationale.complete)
-    if not reasoning.strip() or not answer.strip():
+    form = checks.check_form(rationale.reasoning, rationale.answer, rationale.complete)
+    if not rationale.reasoning.strip() or not rationale.answer.strip():
         return [form]
-    verdicts = [
+    task = find_task(rationale.question.task, config.task)
+    bounds = config.find_bounds(task)
+    has_reference = bool(rationale.question.reference.strip())
+    made = _list_checks(rationale, task, bounds)
+    return [
         form,
-        checks.check_refusal(reasoning, answer),
-        checks.check_length(reasoning, config.min_reasoning, config.max_reasoning),
-        checks.check_language(reasoning, question.input),
-        checks.check_loop(f"{reasoning}\n{answer}"),
+        *(
+            made[name]()
+            for name in get_args(CheckName)
+            if name in bounds.checks and (has_reference or name not in _OF_REFERENCE)
+        ),
     ]
-    if question.reference.strip():
-        verdicts += [
-            checks.check_brevity(answer, question.reference, config.max_answer),
-            checks.check_diagnosis(answer, question.reference, config.min_f1),
-        ]
-    verdicts += [
-        checks.check_hint(reasoning, question.reference, question.input),
-        checks.check_identifiers(reasoning, answer),
-        checks.check_copy(reasoning, question.input, config.max_copied),
-    ]
-    if question.reference.strip():
-        verdicts += [
-            checks.check_filler(reasoning, question.input, config.max_filler),
-            checks.check_grounding(reasoning, question.input, config.min_grounded),
-        ]
-    return [*verdicts, checks.check_script(reasoning, answer, question.input)]
+
+
+_OF_REFERENCE = frozenset({"brevity", "answer", "filler", "grounding"})
+
+
+def _list_checks(
+    rationale: Rationale, task: Task, bounds: VerifyPart
+) -> dict[CheckName, Callable[[], Verdict]]:
+    question, reasoning, answer = rationale.question, rationale.reasoning, rationale.answer
+    asked, reference, kind = question.input, question.reference, task.answer.kind
+    language = find_written_language(question)
+    named = reference if kind == "diagnosis" else ""
+    return {
+        "refusal": lambda: checks.check_refusal(reasoning, answer),
+        "length": lambda: checks.check_length(
+            reasoning, bounds.min_reasoning, bounds.max_reasoning
+        ),
+        "language": lambda: checks.check_language(reasoning, asked, language),
+        "loop": lambda: checks.check_loop(f"{reasoning}\n{answer}"),
+        "brevity": lambda: checks.check_brevity(answer, reference, bounds.max_answer),
+        "answer": lambda: checks.check_answer(
+            answer, reference, bounds.min_f1, kind, question.known
+        ),
+        "hint": lambda: checks.check_hint(reasoning, named, asked),
+        "identifiers": lambda: checks.check_identifiers(reasoning, answer),
+        "copy": lambda: checks.check_copy(reasoning, asked, bounds.max_copied),
+        "filler": lambda: checks.check_filler(reasoning, asked, bounds.max_filler),
+        "grounding": lambda: checks.check_grounding(reasoning, asked, bounds.min_grounded),
+        "script": lambda: checks.check_script(reasoning, answer, asked),
+    }
 
 
 def find_failure(checked: Checked) -> Verdict | None:
@@ -147,7 +189,8 @@ def run(config: Config) -> Manifest:
         check_deidentified(_read_marks(path), path, reader_name, config.accept_identified)
     accepts = config.uses_llm and config.accept_identified
     reader = RecordReader(path, IdentifiedRationale if accepts else Rationale, made_by="distill")
-    with open_stage_output("verify", config, {"input": path}, WRITES) as space:
+    inputs = {"input": path, **list_task_inputs(config.task)}
+    with open_stage_output("verify", config, inputs, WRITES) as space:
         if space.is_finished:
             return space.manifest
         with _open_llm_checker(config, target, space) as llm_checker:
@@ -239,8 +282,9 @@ def _open_llm_checker(
     if target is None:
         yield None
         return
+    find = partial(find_task, given=config.task)
     llm_checks = [
-        *([make_blind_check(config.min_f1)] if config.blind else []),
+        *([make_blind_check(config.min_f1, find)] if config.blind else []),
         *([make_judge_check(config.min_score)] if config.judge else []),
     ]
     with Ledger(space.path(LEDGER)) as ledger:
