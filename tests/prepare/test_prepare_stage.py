@@ -314,7 +314,9 @@ def test_known_answers_of_another_kind_are_refused_in_one_line(
 
 def test_a_task_whose_answer_no_case_has_names_the_sections_that_there_are(tmp_path: Path) -> None:
     write_records(tmp_path / "cases.jsonl", [make_case(1, (), question="怎么办？", 回复="休息。")])
-    with pytest.raises(InputError, match=r"name yours in answer\.section \(there are: 回复\)"):
+    with pytest.raises(
+        InputError, match=r"name yours in the task's answer\.section \(there are: 回复\)"
+    ):
         run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out", task="open-question"))
 
 

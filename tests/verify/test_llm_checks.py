@@ -12,10 +12,12 @@ from rationale_samples import make_rationale
 
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Checked
+from medkd.core.task import load_task
 from medkd.demo.reasoning import explain
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.verify import Config, run
+from medkd.verify.llm_checks import ask_blindly
 
 SHOWN = {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
 
@@ -254,3 +256,11 @@ def test_a_judgement_of_any_form_is_a_record_with_a_reason(tmp_path, reply):
     assert manifest.counts.dropped == {"unanswered": 1}
     (rejected,) = (tmp_path / "out" / "rejected.jsonl").open(encoding="utf-8")
     assert Checked.model_validate_json(rejected).verdicts[-1].detail
+
+
+def test_free_texts_are_not_compared_blindly():
+    question = make_rationale("q:1", "Which?\nA. one\nB. two", "B", "", "").question
+    with pytest.raises(InputError, match="free text"):
+        ask_blindly(question, load_task("open-question"))
+    asked = ask_blindly(question, load_task("multiple-choice")).messages[1].content
+    assert question.input in asked and "answer: b" not in asked.lower()

@@ -255,3 +255,57 @@ def test_a_file_of_another_stage_is_refused(tmp_path):
     (tmp_path / "rationales.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
     with pytest.raises(InputError, match="this is no Rationale file"):
         run(Config(input=tmp_path, out=tmp_path / "out"))
+
+
+def with_task(rationale, task, question, reference, language="zh"):
+    update = {"task": task, "input": question, "reference": reference, "language": language}
+    return rationale.model_copy(update={"question": rationale.question.model_copy(update=update)})
+
+
+THOUGHT = "先看问题问的是睡眠，再想常见的原因：作息不规律、睡前看屏幕、焦虑。逐一排除之后，最可行的是先调整作息，再处理焦虑。"
+
+
+def test_a_free_text_that_says_the_same_in_other_words_stays():
+    rationale = make_rationale(reasoning=THOUGHT, answer="先固定起床时间，睡前不看手机。")
+    asked = with_task(rationale, "open-question", "失眠怎么办？", "规律作息，减少屏幕时间。")
+    assert find_reasons(asked) == []
+
+
+def test_another_option_is_a_wrong_answer():
+    for answer, reasons in (("B", []), ("C", [Reason.WRONG_ANSWER])):
+        rationale = make_rationale(reasoning=THOUGHT, answer=answer)
+        asked = with_task(rationale, "multiple-choice", "哪一项？\nA. 甲\nB. 乙\nC. 丙", "B")
+        assert find_reasons(asked) == reasons
+
+
+def test_a_rationale_is_held_to_the_language_of_its_question():
+    english = "The question is about sleep. Usual causes are an irregular schedule, screens and worry. One by one, the schedule comes first."
+    question = ("Why do I sleep badly?", "An irregular schedule.", "en")
+    for reasoning, reasons in ((english, []), (THOUGHT, [Reason.LANGUAGE_SWITCH])):
+        rationale = make_rationale(reasoning=reasoning, answer="An irregular schedule.")
+        assert find_reasons(with_task(rationale, "open-question", *question))[:1] == reasons
+
+
+def test_a_task_s_own_bounds_and_checks_hold(tmp_path):
+    task = tmp_path / "task.yaml"
+    task.write_text(
+        "name: short\nverify: {checks: [length], min_reasoning: 500}\n", encoding="utf-8"
+    )
+    config = Config(input=Path(), out=Path(), task=str(task))
+    asked = with_task(make_rationale(answer="随便"), "short", "失眠怎么办？", "规律作息。")
+    assert [v.check for v in check_rationale(asked, config)] == ["form", "length"]
+    assert check_rationale(asked, config)[1].reason == Reason.TOO_SHORT
+    config = Config(input=Path(), out=Path(), task=str(task), min_reasoning=1)
+    assert check_rationale(asked, config)[1].passed
+
+
+def test_a_large_loss_is_said_with_the_next_step(tmp_path, capsys):
+    rows = [make_rationale(1), make_rationale(2, reasoning="阑尾炎。")]
+    write(tmp_path / "rationales.jsonl", rows)
+    run(Config(input=tmp_path, out=tmp_path / "out"))
+    assert (
+        "warning: verify: 1 of 2 rows dropped as too_short; read rejected.jsonl, or lower "
+        "--min-reasoning" in capsys.readouterr().err
+    )
+    run(Config(input=tmp_path, out=tmp_path / "out"))
+    assert "warning" not in capsys.readouterr().err

@@ -267,7 +267,7 @@ def _collect_files(config: Config) -> Manifest:
         for problem in problems[:N_PROBLEMS_SHOWN]:
             print(f"warning: {problem}", file=sys.stderr)
         warn_large_drops(
-            config.input.name, files.n_read, files.dropped, files.first_problems, NEXT_STEPS
+            config.input.name, files.n_read, files.dropped, NEXT_STEPS, files.first_problems
         )
         return space.manifest
 

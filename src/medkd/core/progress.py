@@ -140,15 +140,16 @@ def warn_large_drops(
     place: str,
     n_read: int,
     dropped: Mapping[Any, int],
-    first: Mapping[Any, str],
     next_steps: Mapping[Any, str],
+    first: Mapping[Any, str] | None = None,
 ) -> None:
-    """Warn of each reason that took a large share of the rows, with its first row and next step;
-    reasons without a next step are passed over."""
+    """Warn of each reason that took a large share of the rows, with its first row where known and
+    the next step; reasons without a next step are passed over."""
     for reason, n_dropped in sorted(dropped.items(), key=lambda pair: -pair[1]):
         if reason in next_steps and n_dropped >= LARGE_SHARE * n_read:
+            example = f"; the first is {first[reason]}" if first and reason in first else ""
             print(
-                f"warning: {place}: {n_dropped} of {n_read} rows dropped as {reason}; the first is "
-                f"{first.get(reason, 'not known')}; {next_steps[reason]}",
+                f"warning: {place}: {n_dropped} of {n_read} rows dropped as {reason}{example}; "
+                f"{next_steps[reason]}",
                 file=sys.stderr,
             )

@@ -29,6 +29,7 @@ from medkd import __version__
 from medkd.core.config import StageConfig
 from medkd.core.errors import InputError, MedkdError, from_os_error, is_disk_full
 from medkd.core.jsonl import first_problem, sweep_leftovers, write_records, write_text
+from medkd.core.progress import warn_large_drops
 from medkd.core.records import Cost, Record
 
 MANIFEST = "manifest.json"
@@ -126,6 +127,9 @@ class StageOutput:
         self._writes = writes
         self._foreign = frozenset(foreign)
         self._dropped: Counter[str] = Counter()
+        self.next_steps: Mapping[Any, str] = {}
+        """What to do where a large share of the records is dropped for a reason; said at the
+        end."""
         self._started = time.monotonic()
 
     @property
@@ -161,7 +165,10 @@ class StageOutput:
         """Record how the work ended; `open_stage_output` does this."""
         self.manifest.state = state
         self.manifest.seconds = round(self.manifest.seconds + time.monotonic() - self._started, 3)
-        self.manifest.counts.dropped = dict(self._dropped.most_common())
+        counts = self.manifest.counts
+        counts.dropped = dict(self._dropped.most_common())
+        if state == "finished":
+            warn_large_drops(self.manifest.stage, counts.read, counts.dropped, self.next_steps)
         self.manifest.outputs = sorted(
             name
             for name in _find_written(self.directory, self._writes)

@@ -123,7 +123,8 @@ class TeacherPart(Options):
     solve: Texts
     """Holds `{question}`."""
     blind: Texts
-    """What a model is asked that is not to be learnt from (`verify --blind`); holds `{question}`."""
+    """What a model is asked to see whether it answers the same (`verify --blind`); holds
+    `{question}`."""
 
 
 class VerifyPart(Options):

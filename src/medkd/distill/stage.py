@@ -31,7 +31,7 @@ from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_sta
 from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
 from medkd.distill.costs import forecast
 from medkd.distill.prompts import Mode, PromptSetup, find_missing_part, read_parts
-from medkd.grading.diagnosis import grade
+from medkd.grading.graders import get_grader
 
 RATIONALES = "rationales.jsonl"
 KEPT_BYTES = 64 * 2**20
@@ -158,7 +158,7 @@ def fallback_requests(
     for question, first in first_requests(questions, asking) if asking.fallback else ():
         if is_answered_only and not ((found := recall(first)) and found.complete):
             continue
-        if asking.fallback and not _is_right(question, first, recall, grades):
+        if asking.fallback and not _is_right(question, first, asking, recall, grades):
             yield question, asking.fallback.make_request(question, first.sample)
 
 
@@ -168,7 +168,7 @@ def recall_rationales(
     """Yield the rationale of everything that was asked."""
     for question, request in first_requests(questions, asking):
         completion, mode = recall(request), asking.first.mode
-        if asking.fallback and not _is_right(question, request, recall, grades):
+        if asking.fallback and not _is_right(question, request, asking, recall, grades):
             found = recall(asking.fallback.make_request(question, request.sample))
             if found:
                 completion = _add_price(found, completion)
@@ -199,15 +199,19 @@ def make_rationale(
 
 
 def _is_right(
-    question: Question, request: Request, recall: Recall, grades: dict[str, bool]
+    question: Question, request: Request, asking: Asking, recall: Recall, grades: dict[str, bool]
 ) -> bool:
+    """Tell whether the answer to a first request is right; of a free text, whether it is not
+    wrong: rules cannot tell more."""
     key = f"{question.id}#{request.sample}"
     if key not in grades:
         completion = recall(request)
         if completion is None or not completion.complete:
             return False
         answer = read_parts(completion.reasoning, completion.text).answer
-        grades[key] = grade(answer, question.reference).principal
+        kind = asking.first.find_task(question.task).answer.kind
+        found = get_grader(kind)(answer, question.reference, known=question.known)
+        grades[key] = found.principal or (kind == "text" and not found.decided)
     return grades[key]
 
 

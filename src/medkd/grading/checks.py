@@ -194,9 +194,9 @@ def check_answer(
     """Require the known answer; a near diagnosis, and a text that rules cannot judge, pass from a
     soft F1 of `min_f1`."""
     found = get_grader(kind)(answer, reference, known=known)
-    is_near = (
-        found.relation in NEAR if kind == "diagnosis" else kind == "text" and not found.decided
-    )
+    is_near = kind == "text" and not found.decided
+    if kind == "diagnosis":
+        is_near = found.relation in NEAR
     if found.principal or (is_near and found.f1 >= min_f1):
         return make_verdict("answer")
     stated = "；".join(found.stated)[:60]

@@ -195,7 +195,7 @@ class SourceReader:
                 f"expected {describe_schemas([schema] if schema else ())}"
             )
         warn_large_drops(
-            self.source.path.name, self.n_read, self.dropped, self.problems, NEXT_STEPS
+            self.source.path.name, self.n_read, self.dropped, NEXT_STEPS, self.problems
         )
 
     def _drop(self, dropped: Dropped, place: str) -> None:

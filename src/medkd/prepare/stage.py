@@ -261,8 +261,9 @@ def run(config: Config) -> Manifest:
         space.drop_all({**reader.dropped(), **dropped})
         space.manifest.facts = facts
         _report_unasked(task, facts["not_asked"])
+        space.next_steps = _list_next_steps(task, facts["not_asked"])
         if not questions:
-            raise InputError(f"{path}: {_explain_nothing(task, facts['not_asked'], dropped)}")
+            raise InputError(f"{path}: {_explain_nothing(task, space.next_steps, dropped)}")
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
         write_json(
             space.path("alpaca.json"),
@@ -282,21 +283,34 @@ def _report_unasked(task: Task, unasked: Mapping[str, int]) -> None:
         )
 
 
-def _explain_nothing(task: Task, unasked: Mapping[str, int], dropped: Counter[str]) -> str:
+def _explain_nothing(task: Task, steps: Mapping[str, str], dropped: Counter[str]) -> str:
     """Say on one line why no question could be made, and what to do about the main reason."""
     listed = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common()) or "no case"
-    answer = task.answer
-    steps: dict[str, str] = {
-        DropReason.NO_DIAGNOSIS: f"no case has a diagnosis in {answer.section[0]}; "
-        "questions of another kind are asked with --task open-question or a task of your own",
-        DropReason.NO_ANSWER: f"no case has the answer's section {' or '.join(answer.section)}; "
-        f"name yours in answer.section (there are: {', '.join([*unasked][:8]) or 'no others'})",
-        DropReason.UNFIT_ANSWER: f"the known answers hold no {_WANTED.get(answer.kind, 'answer')}, "
-        f"as answer.kind {answer.kind} wants; write answer.kind: text",
-    }
     main = max(dropped, key=dropped.__getitem__, default="")
     step = steps.get(main, "check the sections and answers of the cases")
     return f"no question of the task {task.name} could be made ({listed}); {step}"
+
+
+def _list_next_steps(task: Task, unasked: Mapping[str, int]) -> dict[str, str]:
+    """Say what to do where many cases cannot be asked for a reason."""
+    answer, part = task.answer, task.question
+    others = ", ".join([*unasked][:8]) or "no others"
+    return {
+        DropReason.NO_DIAGNOSIS: f"they have no diagnosis in {answer.section[0]}; questions of "
+        "another kind are asked with --task open-question or a task of your own",
+        DropReason.NO_ANSWER: f"they have no section {' or '.join(answer.section)}; name yours in "
+        f"the task's answer.section (there are: {others})",
+        DropReason.UNFIT_ANSWER: f"their answers hold no {_WANTED.get(answer.kind, 'answer')}, as "
+        f"answer.kind {answer.kind} wants; write answer.kind: text",
+        DropReason.TOO_SHORT: f"they have less than {part.min_characters} characters in "
+        f"{', '.join(part.sections)}; name their sections in the task's question.sections "
+        f"(there are: {others}), or lower question.min_characters",
+        DropReason.NO_FINDING: f"they have none of {', '.join(part.needs)}; name what they have in "
+        f"the task's question.sections (there are: {others})",
+        DropReason.TOO_LITTLE_LEFT: "most of their text tells the answer; look at their sections",
+        DropReason.DUPLICATE: "the same question stands there twice; look at the input",
+        DropReason.NEAR_DUPLICATE: "nearly the same question stands there twice; look at the input",
+    }
 
 
 _WANTED: dict[AnswerKind, str] = {"choice": "letter of an option", "number": "number"}

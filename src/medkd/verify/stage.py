@@ -46,6 +46,27 @@ from medkd.verify.llm_checks import (
 Share = Annotated[float, Field(ge=0, le=1)]
 LEDGER = "ledger.sqlite"
 WRITES = ("verified.jsonl", "rejected.jsonl")
+_AGAIN = "ask again with medkd distill --overwrite (its ledger stays)"
+_READ = "read rejected.jsonl"
+_MISSED = "distill with --mode rationalize, or --mode solve --fallback rationalize"
+NEXT_STEPS: dict[checks.Reason, str] = dict.fromkeys(checks.Reason, _READ) | {
+    checks.Reason.INCOMPLETE: f"{_AGAIN} and more --max-tokens",
+    checks.Reason.NO_REASONING: f"{_AGAIN} and another --model",
+    checks.Reason.NO_ANSWER: f"{_AGAIN} and more --max-tokens",
+    checks.Reason.TOO_SHORT: f"{_READ}, or lower --min-reasoning",
+    checks.Reason.TOO_LONG: f"{_READ}, or raise --max-reasoning",
+    checks.Reason.LANGUAGE_SWITCH: "the teacher does not write in the language of its questions; "
+    "set the task's language, or ask another --model",
+    checks.Reason.LONG_ANSWER: f"{_READ}, or raise --max-answer",
+    checks.Reason.WRONG_DIAGNOSIS: f"the teacher misses the known diagnosis; {_MISSED}",
+    checks.Reason.WRONG_ANSWER: f"the teacher misses the known answer; {_MISSED}",
+    checks.Reason.HINT_LEAK: "the teacher says that it was told the answer; distill with --mode "
+    "solve, or ask another --model",
+    checks.Reason.UNGROUNDED: f"{_READ}, or lower --min-grounded",
+    checks.Reason.COPY: f"{_READ}, or raise --max-copied",
+    checks.Reason.FILLER: f"{_READ}, or raise --max-filler",
+}
+"""What to do where many rationales fall for a reason."""
 
 
 class Config(StageConfig):
@@ -200,6 +221,7 @@ def run(config: Config) -> Manifest:
         space.drop_all(reader.dropped())
         space.drop_all(tally.reasons)
         space.manifest.facts = tally.facts()
+        space.next_steps = NEXT_STEPS
         space.manifest.counts.kept = tally.n_kept
         if not tally.n_kept:
             reasons = ", ".join(f"{reason} {n}" for reason, n in tally.failures.most_common())
