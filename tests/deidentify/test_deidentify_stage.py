@@ -36,7 +36,7 @@ def test_cases_come_out_clean_and_the_audit_counts_by_rule_without_the_text(tmp_
         "患者[姓名1]，女，电话[电话1]。",
         "发热3天。",
     ]
-    assert manifest.facts["finds_by_rule"] == {"mobile": 1, "name_of_patient": 1}
+    assert manifest.facts["finds_by_rule"] == {"mobile": 1, "name_before_particulars": 1}
     written = (tmp_path / "out" / "manifest.json").read_text()
     assert "王秀英" not in written
     assert "13812345678" not in written
@@ -94,7 +94,7 @@ def test_a_review_marks_what_was_found_in_the_original_and_only_its_owner_may_re
     assert not (tmp_path / "out" / "review.html").exists()
     run(config.model_copy(update={"review": True}))
     page = (tmp_path / "out" / "review.html").read_text()
-    assert '<mark title="name_of_patient">王秀英<small>姓名</small></mark>' in page
+    assert '<mark title="name_before_particulars">王秀英<small>姓名</small></mark>' in page
     assert "<script>" not in page and "This page names patients" in page
     assert (tmp_path / "out" / "review.html").stat().st_mode & 0o077 == 0
 

@@ -17,7 +17,7 @@ from medkd.deidentify.dates import LONG_MONTHS, MONTHS, NUMERAL
 _YEAR_WHERE_NONE_IS_NAMED = 2020
 _FULL = re.compile(r"(\d{4})(\s*[-/.年]\s*)(\d{1,2})(\s*[-/.月]\s*)(\d{1,2})(\s*[日号]?)")
 _COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)")
-_MONTH_OF_YEAR = re.compile(r"(\d{4})(\s*[-/年]\s*)(\d{1,2})(\s*月份?|)")
+_MONTH_OF_YEAR = re.compile(r"(\d{4})(\s*[-/.年]\s*)(\d{1,2})(\s*月份?|)")
 _PART_OF_MONTH = re.compile(r"(?:(\d{4})(\s*年\s*))?(\d{1,2})(\s*月)(份|初|底|末|[上中下]旬|)")
 _DAY_OF_PART = {"初": 3, "上旬": 5, "中旬": 15, "份": 15, "": 15, "下旬": 25, "末": 28, "底": 28}
 _YEAR_ALONE = re.compile(r"((?:19|20)\d\d)(\s*年|)")
@@ -26,6 +26,7 @@ _SHORT_MONTH = re.compile(r"(\d\d)(年)(?:(\d{1,2})(月份?))?")
 _SHORT_YEAR = re.compile(r"(\d\d)(年)(\d{1,2})(月)(\d{1,2})([日号])")
 _MONTH_DAY = re.compile(r"(\d{1,2})(\s*[月./-]\s*)(\d{1,2})(\s*[日号]?)")
 _DAY = re.compile(r"(\d{1,2})([日号]?)")
+_SHORT_YEAR_LAST = re.compile(r"(\d{1,2})([/-])(\d{1,2})([/-])(\d\d)")
 _YEAR_LAST = re.compile(r"(\d{1,2})([/-])(\d{1,2})([/-])(\d{4})")
 _NAMED_FIRST = re.compile(r"([A-Z][a-z]+)(\.?\s)(\d{1,2})(?:st|nd|rd|th)?(?:(,?\s)(\d{4}))?")
 _DAY_FIRST = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(\s|-)([A-Z][a-z]+)(?:(\.?,?\s|-)(\d{4}))?")
@@ -35,7 +36,7 @@ _NAMED_RANGE = re.compile(
     r"(?:\s([A-Z][a-z]+)\.?)?(?:(,?\s)(\d{4}))?"
 )
 _IN_WORDS = re.compile(
-    rf"(?:([一二][^年]{{3}})年)?(?:({NUMERAL}{{1,3}})月(?:({NUMERAL}{{1,3}})([日号]?))?)?"
+    rf"(?:([一二][^年]{{3}})年)?(?:({NUMERAL}{{1,3}})月(?:({NUMERAL}{{1,3}})([日号]))?)?"
 )
 _DAY_IN_WORDS = re.compile(rf"({NUMERAL}{{1,3}})([日号])")
 _DIGITS = "〇一二三四五六七八九"
@@ -53,9 +54,14 @@ class DateShifter:
         self._last = date(_YEAR_WHERE_NONE_IS_NAMED, 1, 1)
         self._has_month = False
 
-    def shift(self, text: str) -> str | None:
-        """Rewrite one date in its own form; None where it cannot be moved."""
+    def shift(self, text: str, is_month_first: bool = False) -> str | None:
+        """Rewrite one date in its own form; None where it cannot be moved. `is_month_first` reads
+        3/5/21 as the 5th of March."""
         try:
+            if is_month_first and (m := _SHORT_YEAR_LAST.fullmatch(text.strip())):
+                new = self._move(_century(m[5]), m[1], m[3])
+                day = f"{_like(m[1], new.month)}{m[2]}{_like(m[3], new.day)}"
+                return f"{day}{m[4]}{new.year % 100:02d}"
             return self._shift(text.strip().replace("元月", "1月"))
         except (ValueError, OverflowError, KeyError):
             return None

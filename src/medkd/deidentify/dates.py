@@ -29,6 +29,8 @@ _AFTER_MARK = r"(?:(?<=^.)|(?<=[\s,。;、(于至到].))"
 _NO_DURATION = "(?![后前内余间以])"
 _PARTS_OF_DAY = any_of(_TABLE["parts_of_day"].split())
 _EVENTS = any_of(_TABLE["events"].split())
+_TOLD = "[发退出开起又再转输检化去到在来回做查因突服停拔拆晚早上下中夜凌住复入]"
+_FESTIVALS = "|".join(_TABLE["festivals"])
 _NO_DAY = any_of(_TABLE["numbered_things"].split())
 
 
@@ -253,6 +255,14 @@ _CHINESE: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "date_short_month_first",
+        Category.DATE,
+        by_pattern(
+            r"(?<![\d/.-])(?:(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])/|(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])-)"
+            r"\d\d(?![\d./%-]|[a-zA-Zμ×*])"
+        ),
+    ),
+    Rule(
         "date_short_month",
         Category.DATE,
         by_pattern(
@@ -262,6 +272,24 @@ _CHINESE: tuple[Rule, ...] = (
         ),
     ),
     Rule("date_short_year_alone", Category.DATE, by_pattern(r"0(?<!\d\d)\d年", ("年",))),
+    Rule(
+        "date_festival",
+        Category.DATE,
+        by_pattern(
+            rf"(?:(?:[12][09]\d\d年|[一二][九〇零○O0][〇零○O0一二三四五六七八九]{{2}}年|[去今前当]年)的?)?(?:{_FESTIVALS})",
+            tuple(_TABLE["festival_signs"]),
+        ),
+    ),
+    Rule(
+        "date_lunar",
+        Category.DATE,
+        by_pattern(
+            rf"(?:农历|阴历)\s?{NUMERAL}{{1,2}}月{NUMERAL}{{1,3}}日?"
+            rf"|(?<!{NUMERAL})[正冬腊二三四五六七八九十]月(?:初{NUMERAL}|廿{NUMERAL}?|二?十{NUMERAL}?|三十)"
+            rf"(?!{NUMERAL}|[个余多天年日号])|大年(?:初{NUMERAL}|三十)|(?:农历|阴历)\s?\d{{1,2}}月\d{{1,2}}日?",
+            ("月", "大年"),
+        ),
+    ),
     Rule(
         "date_in_words",
         Category.DATE,
@@ -299,6 +327,37 @@ _CHINESE: tuple[Rule, ...] = (
         Category.DATE,
         by_pattern(
             _YEAR + r"(?<!\.\d{4})[-/](?:00|0?[1-9]|1[0-2])(?![\d./-]|[a-zA-Zμ%])", (), _is_year
+        ),
+    ),
+    Rule(
+        "date_month_dotted",
+        Category.DATE,
+        by_pattern(
+            _YEAR + r"(?<!\.\d{4})\.(?:0?[1-9]|1[0-2])(?![\d.])"
+            r"(?=\s?(?:起|始|开始|出现|行|在|于|复查|诊断|因|曾|至|[-~]|我院|外院|当地"
+            r"|就诊|发现|体检))",
+            (".",),
+            _is_year,
+        ),
+    ),
+    Rule(
+        "date_slashed_again",
+        Category.DATE,
+        by_pattern(
+            r"(?:入院|出院|手术|复查|复诊|转入|转出|拆线|采样|送检|报告|日期|时间|拔管|化疗)\s?[:于]?\s?"
+            r"(?P<x>(?P<m>0?[1-9]|1[0-2])[/.-](?P<d>[0-3]?\d))(?![\d./%-]|\s?[a-zA-Zμ%×])",
+            ("/", ".", "-"),
+            lambda m: is_day(2020, int(m["m"]), int(m["d"])) and _has_date_before(m),
+        ),
+    ),
+    Rule(
+        "date_slashed_english",
+        Category.DATE,
+        by_pattern(
+            r"\b(?:on|since|until|from|dated?|[Nn]otes?|seen|[Aa]dmitted|[Dd]ischarged|[Ss]cheduled|[Ff]ollow-?up"
+            r"|[Cc]ollected|[Rr]eported|(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs?)?|Fri|Sat(?:ur)?|Sun)(?:day)?\.?,?)\s(?:for\s)?"
+            r"(?P<x>(?P<m>0?[1-9]|1[0-2])/(?P<d>0?[1-9]|[12]\d|3[01]))(?![\d/%]|\.\d|\s?(?:mg|ml|tab|strength|power))",
+            ("/",),
         ),
     ),
     Rule(
@@ -383,9 +442,32 @@ _CHINESE: tuple[Rule, ...] = (
             lambda m: m["x"].endswith("号") or _has_month_before(m),
         ),
     ),
+    Rule(
+        "date_day_told",
+        Category.DATE,
+        by_pattern(
+            rf"(?:(?<=^)|(?<=[\s,。;、于至到]))(?P<x>[12]?\d号|3[01]号)(?={_TOLD})(?!{_NO_DAY})",
+            ("号",),
+        ),
+    ),
+    Rule(
+        "date_day_told_again",
+        Category.DATE,
+        by_pattern(
+            rf"(?<=[\s,。;、于至到])(?P<x>[12]?\d日|3[01]日)(?={_TOLD})",
+            ("日",),
+            lambda m: (
+                re.search(r"\d号|\d月\d{1,2}", m.string[max(0, m.start() - 60) : m.start()])
+                is not None
+            ),
+        ),
+    ),
 )
 RULES = (*_RANGES, *_CHINESE, *_ENGLISH)
 """In the order in which they claim text."""
+
+MONTH_FIRST = frozenset(["date_short_month_first"])
+"""Rules whose dates name the month first."""
 
 _RANGE_BEFORE = re.compile(r"[12][09]\d\d[-/.]\d\d?[-/.]\d\d?\s?[至到~-]\s?$")
 

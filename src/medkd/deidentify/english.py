@@ -1,8 +1,8 @@
-"""Rules for English clinical text: names, numbers and places as they are written there.
+"""Rules for English clinical text: labelled numbers, places, and names that a label, a title or a
+relation announces.
 
-In: normalised text. Out: spans, through `RULES`. Not done here: names without any context; dates,
-ages, mail and web addresses, which `dates` and `numbers` find in any language. Eponyms (Parkinson
-disease) have no context of a person and stay.
+In: normalised text. Out: spans, through `RULES`. Not done here: names without such a sign, which
+are a tagger's (`tagger`); dates and ages, which `dates` and `numbers` find in any language.
 """
 
 import re
@@ -11,15 +11,19 @@ from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_tabl
 
 _TABLE = load_table("english.yaml")
 _NO_NAME = frozenset(_TABLE["no_name"].split())
-_RELATIVE = any_of(_TABLE["relatives"].split())
+_RELATIVES = [way for word in _TABLE["relatives"].split() for way in (word, word.capitalize())]
+_RELATIVE = any_of(_RELATIVES)
 _SIGNED = any_of(_TABLE["signed"])
+_STREET = any_of(_TABLE["streets"])
 _WORD = r"(?:[A-Z]['’][A-Z][a-z]+|(?:Mc|Mac|De|La|Van|Von)?[A-Z][a-z]+(?:[-'’][A-Z][a-z]+)?)"
-_FULL = rf"{_WORD}(?:\s[A-Z]\.)?(?:\s{_WORD}){{1,2}}"
+_FULL = rf"{_WORD}(?:\s[A-Z]\.?)?(?:\s{_WORD}){{1,2}}"
 _ANY = rf"{_WORD}(?:\s[A-Z]\.)?(?:\s{_WORD}){{0,2}}"
+_LAST_FIRST = rf"{_WORD},\s{_WORD}(?:\s[A-Z]\b\.?)?"
+_INITIALS = rf"(?:[A-Z]\.\s?){{1,2}}{_WORD}"
 _TWO_WORDS = re.compile(r"[A-Z][A-Za-z'’-]{1,30}\s[A-Z]")
-_GOES_ON = r"(?=[,.;]|\s(?:in|is|was|has|who|and|from|at|called|reports|states|notified)\b)"
-_TOLD = (
-    r"(?=,?\s(?:is|was)\san?\s[\d+]+[- ]|,?\s(?:an?\s)?\d{1,3}[- ](?:year|yo|y/o)|\s\(\d{1,3}[,)])"
+_PARTICULARS = (
+    r"(?=,?\s(?:is|was)\san?\s[\d+]+[- ]|,?\s(?:an?\s)?\d{1,3}[- ]?(?:year|yo\b|y/o|[MF]\b)"
+    r"|\s\(\d{1,3}\s?[,)MFmfy]|\s\([MF][/,]\d|,\s(?:fe)?male\b)"
 )
 
 
@@ -31,33 +35,40 @@ def _is_own_hospital(match: re.Match[str]) -> bool:
     return any(word not in _TABLE["generic_hospital"].split() for word in match["n"].split())
 
 
+def _spelt(words: list[str]) -> list[str]:
+    """List the ways in which labels are spelt: mrn, Mrn, MRN; medical record, Medical Record."""
+    return sorted(
+        {way for word in words for way in (word, word.capitalize(), word.title(), word.upper())}
+    )
+
+
+def _labelled_number(category: Category, labels: list[str]) -> Rule:
+    """Find the numbers behind a label: MRN 55-8821, driver license: S514-7739."""
+    return Rule(
+        f"{category.name.lower()}_english",
+        category,
+        by_pattern(
+            rf"(?<![A-Za-z])(?:{any_of(_spelt(labels))})"
+            r"(?:[ -]?(?i:number|no\.?|num|id|code|\#)){0,2}"
+            r"\s?[:#]?\s?(?P<x>(?=[A-Z-]*\d)[A-Z\d][A-Z\d-]{2,24})(?![A-Za-z\d%/]|\.\d"
+            r"|\s?(?:mg|ml|mm|cm|kg|years?|days?|weeks?|patients|cases))",
+            tuple(_spelt(labels)),
+            lambda m: sum(character.isdecimal() for character in m["x"]) >= 3,
+        ),
+    )
+
+
 RULES: tuple[Rule, ...] = (
     Rule("ssn", Category.ID_CARD, by_pattern(r"\d{3}(?<![\d-]\d{3})-\d{2}-\d{4}(?![\d-])", ("-",))),
     Rule(
         "phone_american",
         Category.PHONE,
         by_pattern(
-            r"[(\d](?<![\d.-]\d)(?:(?<=\()\d{3}\) ?|(?<=\d)\d\d[-.])\d{3}[-.]\d{4}(?![\d-])"
+            r"[(\d](?<![\d.-]\d)(?:(?<=\()\d{3}\) ?|(?<=\d)\d\d[-. ])\d{3}[-.]\d{4}"
+            r"(?:\s?(?:x|ext\.?)\s?\d{1,5})?(?![\d-])"
         ),
     ),
-    Rule(
-        "record_number_english",
-        Category.RECORD,
-        by_pattern(
-            rf"\b(?:{any_of(_TABLE['record_labels'])})\s*(?:[Nn]umber|[Nn]o\.?|ID"
-            rf"|#)?\s*[:#]?\s*(?P<x>[A-Z]{{0,4}}-?\d[\dA-Z]*(?:-[\dA-Z]+)*)(?!\d|\.\d)",
-            tuple(_TABLE["record_labels"]),
-            lambda m: len(m["x"]) >= 4,
-        ),
-    ),
-    Rule(
-        "account_english",
-        Category.ACCOUNT,
-        by_pattern(
-            r"\b[Aa]ccount\s*(?:[Nn]umber|[Nn]o\.?|#)?\s*[:#]\s*(?P<x>[\dA-Z-]{5,24}\d)",
-            ("ccount",),
-        ),
-    ),
+    *(_labelled_number(Category[kind], labels) for kind, labels in _TABLE["numbers"].items()),
     Rule(
         "hospital_english",
         Category.HOSPITAL,
@@ -65,8 +76,9 @@ RULES: tuple[Rule, ...] = (
             r"(?P<x>(?P<n>(?:(?!The |At |In |From |To |A |Our |This )(?:St\."
             r"|[A-Z][A-Za-z'’.-]{1,30})\s){1,4})"
             r"(?:General |Memorial |University |Children's ){0,3}"
-            r"(?:Hospital|Medical Center|Medical Centre|Clinic|Health Center|Infirmary))\b",
-            ("Hospital", "Medical Cent", "Clinic", "Health Center", "Infirmary"),
+            r"(?:Hospital|Medical Center|Medical Centre|Clinic|Health Center|Infirmary|Nursing Home"
+            r"|Rehab|Hospice|Health System))\b",
+            ("Hosp", "Medical Cent", "Clinic", "Health", "Infirmary", "Nursing", "Rehab"),
             _is_own_hospital,
         ),
     ),
@@ -74,45 +86,73 @@ RULES: tuple[Rule, ...] = (
         "address_english",
         Category.ADDRESS,
         by_pattern(
-            rf"(?<![\d.])\d{{1,5}}\s(?:[A-Z][a-z]+\s){{1,3}}(?:{any_of(_TABLE['streets'])})\b\.?(?:,?\s(?:Apt|Apartment|Unit|Suite)\.?\s?\w+)?"
-            r"(?:,\s[A-Z][a-z]+(?:\s[A-Z][a-z]+)?)?(?:,\s[A-Z]{2}\b)?(?:\s\d{5}(?:-\d{4})?)?",
-            tuple(_TABLE["streets"]),
+            rf"(?<![\d.])\d{{1,5}}\s(?:[A-Z][a-z]+\s){{1,3}}(?:{_STREET})\b\.?"
+            r"(?:,?\s(?:Apt|Apartment|Unit|Suite|Lot|\#)\.?\s?\w+)?(?:,\s[A-Z][a-z]+"
+            r"(?:\s[A-Z][a-z]+)?)?(?:,?\s[A-Z]{2}\b)?(?:,?\s\d{5}(?:-\d{4})?)?"
+            r"|\b(?:Exit|Rt\.?|Route|Hwy\.?|Highway|Interstate)\s\d{1,4}"
+            r"(?:\s(?:on|off|at)\s(?:Rt\.?|Route|Hwy\.?|Highway|Interstate)\s?\d{1,4})?"
+            r"|\b(?:P\.?O\.?\s)Box\s\d+|(?<=\bat\s)\d{1,5}\s[A-Z][a-z]{3,}(?=\s[a-z]|[.,;])",
+        ),
+    ),
+    Rule(
+        "home_english",
+        Category.ADDRESS,
+        by_pattern(
+            rf"\b(?:lives?|living|resides?|residing|moved|(?i:originally))\b[^.;]{{0,30}}?"
+            rf"\b(?:in|from|to)\s(?P<x>{_WORD}(?:\s{_WORD})?,\s(?:{_WORD}(?:\s{_WORD})?|[A-Z]{{2}}\b))",
+            ("liv", "resid", "moved", "riginally"),
+        ),
+    ),
+    Rule(
+        "employer_english",
+        Category.ADDRESS,
+        by_pattern(
+            rf"\b(?:(?P<works>[Ww]ork(?:s|ed|ing)?\s)(?:at|for)|at|from|for|by)\s"
+            rf"(?P<x>(?:{_WORD}\s){{1,4}}(?:{any_of(_TABLE['employers'])})\b|(?(works){_ANY}|(?!)))",
+            re.compile("ork|" + any_of(_TABLE["employers"])),
+        ),
+    ),
+    Rule(
+        "ward_english",
+        Category.WARD,
+        by_pattern(
+            r"\b[UuWwFf](?:nit|ard|loor)\s?:?\s?(?P<x>\d{1,2}\s?(?:West|East|North|South|[A-Z]\b))",
+            ("nit", "ard", "loor"),
+        ),
+    ),
+    Rule(
+        "room_english",
+        Category.BED,
+        by_pattern(
+            r"\b(?:Room|Bed|Rm|room|bed)\s?[#:]?\s?(?P<x>\d{1,4}[A-Z]?(?:-[A-Z\d]{1,2})?)(?![\d%])(?=[.,;)\s]|$)",
+            ("oom", "ed ", "ed:", "Rm"),
         ),
     ),
     Rule(
         "name_titled_english",
         Category.NAME,
         by_pattern(
-            rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor)\.?\s(?P<x>{_ANY})",
-            ("Mr", "Ms", "Miss", "Dr", "Prof"),
-            _is_name,
-        ),
-    ),
-    Rule(
-        "name_last_first",
-        Category.NAME,
-        by_pattern(
-            rf"\b(?:[Pp]atient|[Nn]ame|NAME|PATIENT)\s*:\s*(?P<x>{_WORD},\s{_WORD}(?:\s[A-Z]\b)?)",
-            ("ame", "AME", "atient", "ATIENT"),
+            rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor|Sr|Rev)\.?\s(?P<x>{_INITIALS}|{_ANY})",
+            ("Mr", "Ms", "Miss", "Dr", "Prof", "Sr", "Rev"),
             _is_name,
         ),
     ),
     Rule(
         "name_labelled_english",
         Category.NAME,
-        by_pattern(rf"\b(?:{_SIGNED})\s*:?\s*(?P<x>{_ANY})", tuple(_TABLE["signed"]), _is_name),
-    ),
-    Rule(
-        "name_after_colon_english",
-        Category.NAME,
-        by_pattern(rf"(?:姓名|[Pp]atient)\s*:\s*(?P<x>{_ANY})", ("姓名", "atient"), _is_name),
+        by_pattern(
+            rf"\b(?:(?:{_SIGNED}|NAME|PATIENT|姓名)\s?:|(?:{_SIGNED}))\s?"
+            rf"(?P<x>{_LAST_FIRST}|{_INITIALS}|{_ANY})",
+            (*_TABLE["signed"], "NAME", "PATIENT", "姓名"),
+            _is_name,
+        ),
     ),
     Rule(
         "name_of_relative_english",
         Category.NAME,
         by_pattern(
-            rf"\b(?:{_RELATIVE}),?\s(?:named\s)?(?P<x>{_FULL}|{_WORD}{_GOES_ON})",
-            tuple(_TABLE["relatives"].split()),
+            rf"\b(?:{_RELATIVE}),?\s(?:named\s|\()?(?P<x>{_FULL}|{_WORD})(?=[\s,.;)']|$)",
+            tuple(_RELATIVES),
             _is_name,
         ),
     ),
@@ -120,8 +160,8 @@ RULES: tuple[Rule, ...] = (
         "name_before_credentials",
         Category.NAME,
         by_pattern(
-            rf"(?P<x>{_FULL})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D|MBBS|DOB|MRN|LPN"
-            rf"|BSN)\b|\s\([MF][/,]\d)",
+            rf"(?P<x>{_LAST_FIRST}|{_FULL}|{_INITIALS})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D"
+            r"|MBBS|DOB|MRN|LPN|BSN|PharmD|LCSW|CRNA)\b)",
             _TWO_WORDS,
             _is_name,
         ),
@@ -130,67 +170,24 @@ RULES: tuple[Rule, ...] = (
         "name_of_actor_english",
         Category.NAME,
         by_pattern(
-            r"\b(?:(?:seen|evaluated|examined|accompanied|referred|treated|brought in) by"
-            r"|[Rr]esident|[Nn]urse|[Ii]ntern|[Pp]t\.?)"
-            rf"\s(?P<x>{_FULL}|{_WORD}(?=\s[a-z]|[,;.]))",
-            ("by", "with", "esident", "urse", "ntern", "t "),
+            r"\b(?:(?:seen|evaluated|examined|accompanied|referred|treated|brought in|reported|read"
+            r"|obtained|performed|assisted|interpreted|witnessed|notified) by"
+            r"|[Rr]esident|[Nn]urse|[Ii]ntern|[Pp]t\.?|[Pp]atient,?|[Ll]abell?ed|[Dd]iscussed with"
+            r"|[Pp]er)"
+            rf"\s\"?(?P<x>{_FULL}|{_INITIALS}"
+            rf"|{_WORD}(?=\s(?:notes?|on|at|in|who|and|[a-z]+ed|has|had|is|was)\b|'s|[,;.]))",
+            ("by", "with", "esident", "urse", "ntern", "t ", "atient", "abel", "er "),
             _is_name,
         ),
     ),
     Rule(
-        "name_with_initial",
+        "name_of_baby",
         Category.NAME,
-        by_pattern(
-            rf"\b(?:{_SIGNED}|Dr\.?)\s*:?\s*(?P<x>(?:[A-Z]\.\s?){{1,2}}{_WORD})",
-            (*_TABLE["signed"], "Dr"),
-            _is_name,
-        ),
+        by_pattern(rf"\bBaby\s(?:Girl|Boy)\s{_WORD}", ("Baby",)),
     ),
     Rule(
-        "insurance_english",
-        Category.ID_CARD,
-        by_pattern(
-            r"\b(?:Insurance|Member|Policy|Passport|License|Medicare)\s*(?:ID|No\.?|Number"
-            r"|#)?\s*[:#]?\s*(?P<x>[A-Z]{0,4}-?\d[\dA-Z-]{4,})",
-            ("nsurance", "ember", "olicy", "assport", "icense", "edicare"),
-        ),
-    ),
-    Rule(
-        "room_english",
-        Category.BED,
-        by_pattern(
-            r"\b(?:Room|Bed|room"
-            r"|bed)\s#?(?P<x>\d{1,4}[A-Z]?(?:-[A-Z\d]{1,2})?)(?![\d%])(?=[.,;)\s]|$)",
-            ("oom", "ed "),
-        ),
-    ),
-    Rule(
-        "home_english",
-        Category.ADDRESS,
-        by_pattern(
-            rf"\b(?:lives?|living|resides?|residing|moved"
-            rf"|(?i:originally))\b[^.;]{{0,30}}?\b(?:in|from"
-            rf"|to)\s(?P<x>{_WORD}(?:\s{_WORD})?,\s(?:{_WORD}(?:\s{_WORD})?|[A-Z]{{2}}\b))",
-            ("liv", "resid", "moved", "riginally"),
-        ),
-    ),
-    Rule(
-        "employer_english",
-        Category.ADDRESS,
-        by_pattern(
-            rf"\b[Ww]ork(?:s|ed|ing)?\s(?:at|for)\s(?P<x>{_WORD}(?:\s{_WORD}){{0,3}})",
-            ("ork",),
-            _is_name,
-        ),
-    ),
-    Rule(
-        "name_of_patient_english",
+        "name_before_particulars_english",
         Category.NAME,
-        by_pattern(rf"\b[Pp]atient,?\s(?P<x>{_FULL})(?=,|\s[a-z(])", ("atient",), _is_name),
-    ),
-    Rule(
-        "name_before_age_english",
-        Category.NAME,
-        by_pattern(rf"(?<![A-Za-z] )(?P<x>{_FULL}){_TOLD}", _TWO_WORDS, _is_name),
+        by_pattern(rf"(?<![A-Za-z] )(?P<x>{_FULL}){_PARTICULARS}", _TWO_WORDS, _is_name),
     ),
 )

@@ -1,226 +1,265 @@
-"""Rules for personal names: found by what stands around them, checked by what a name is made of and
-by how jieba cuts words.
+"""Rules for personal names: places where a name may stand, each with how much it speaks for one;
+`name_model` weighs what stands there against ordinary words.
 
 In: normalised text. Out: spans, through `RULES`. Not done here: a name without any context, unless
-`search` has met it elsewhere in the same case; scripts other than Chinese and Latin.
+`search` has met it elsewhere in the same case; English names, which are a tagger's.
 """
 
 import re
 from collections.abc import Iterator
-from functools import cache, lru_cache
-from typing import Any
 
+from medkd.deidentify.name_model import (
+    NAME_STARTS,
+    SURNAMES,
+    as_name,
+    as_words,
+    is_word,
+    name_until,
+    run_at,
+)
 from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, first_characters, load_table
-from medkd.text.segmentation import load_jieba
 
-TABLE = load_table("names.yaml")
-SURNAME = f"(?:{any_of(TABLE['compound_surnames'])}|[{TABLE['surnames'].replace(' ', '')}])"
-COMPOUND = re.compile(any_of(TABLE["compound_surnames"]))
-_GIVEN_CHARACTERS = "".join(sorted({*TABLE["given"], *TABLE["more_given"]} - {" "}))
-GIVEN = f"(?:(?!代[诉述])[{_GIVEN_CHARACTERS}])"
-NOT_NAME = re.compile(any_of(word for row in TABLE["not_names"] for word in row))
-_RARE = f"[{TABLE['rare_surnames']}]"
-_NEVER = f"[{TABLE['never']}]"
-ELEMENT = f"(?:{any_of(TABLE['elements'].split())})"
-SOUND = f"[{TABLE['sounds']}]"
-OF_ELEMENTS = (
-    f"(?:{ELEMENT}{{2,3}}|{ELEMENT}{SOUND}{{1,3}}|{SOUND}{{1,2}}{ELEMENT}(?:{SOUND}{{1,2}})?)"
-)
-"""A name of two parts such as 扎西卓玛, whose people have no surnames."""
-DOTTED = r"[一-鿿]{2,8}(?:[·•][一-鿿]{2,8}){1,3}"
+_TABLE = load_table("names.yaml")
+_TITLE = any_of(_TABLE["titles"].split())
+_BLANK = frozenset(_TABLE["blank"])
+_ANY_SURNAME = f"[{''.join(sorted(SURNAMES))}]"
+DOTTED = r"[一-鿿]{2,8}(?:[·•][一-鿿]{1,8}){1,3}"
 """A name such as 古丽娜尔·艾合买提."""
-FULL = rf"(?P<x>{SURNAME}{GIVEN}{{1,2}})"
-"""A surname and a given name of usual characters."""
 LATIN = r"[A-Z][a-z]+(?:\s[A-Z]\.)?(?:[\s-][A-Z][a-z]+){1,2}"
+_IN_BOTH = re.compile(r"\s?[(/]?\s?[A-Z]{2,}(?:,?\s[A-Z][a-z]+){1,2}\)?")
+"""What may follow a name: the same in Latin letters, 陈大文 CHAN Tai Man."""
 
-_WHOLE = re.compile(
-    rf"{SURNAME}(?!{_NEVER})[一-鿿](?:(?!{_NEVER})[一-鿿])?|{SURNAME}{GIVEN}{{3}}"
-    rf"|{_RARE}{GIVEN}{{1,2}}|{SURNAME}某{{1,2}}|{OF_ELEMENTS}|{DOTTED}|{LATIN}"
+# Log-odds that a place gives a name before it is looked at; a name must outweigh words by the rest.
+_PRIORS = {"patient": -5.0, "title": -1.5, "other": -1.0, "agent": -3.5, "kin": -2.0}
+_KIN_ALONE, _AFTER_COMMA = -5.0, -3.0
+_AFTER_LABEL, _AFTER_GAP, _BEFORE_TITLE, _BY, _SIGNED_BY = 8.0, 4.0, 1.0, 2.0, 5.0
+_AT_EDGE, _BEFORE_ACT, _BEFORE_PARTICULARS = 3.0, 3.0, 8.0
+
+_PARTICULARS = re.compile(
+    r"\s?[,(、/|:]\s?(?:[男女](?![方友儿朋])|\d{1,3}\s?岁|(?:性别|年龄|身份证|家住|住址|现住|电话|民族"
+    r"|[一-鿿]{1,4}[族籍]))|\s(?:[男女]|\d{1,3}岁)|性别|年龄|(?:[男女][,性])"
 )
-_ORDINARY = re.compile(
-    f"{SURNAME}[一-鿿]{{1,2}}|[一-鿿]{{1,8}}[·•][一-鿿·•]{{1,30}}|{OF_ELEMENTS}"
-    f"|[A-Z][a-z]{{1,30}} [A-Za-z -]{{1,60}}"
+_ACT = re.compile(any_of(_TABLE["acts"]))
+_EDGE = re.compile(r"[^一-鿿A-Za-z\d]|$")
+_PEOPLES = re.compile(r"[一-鿿]{1,5}(?<![汉家民亲水种氏])族|[一-鿿]{2,5}籍|外籍|国籍|护照")
+
+
+def is_blank(value: str) -> bool:
+    """Tell whether a field holds a word that says that nobody is named."""
+    return value in _BLANK or value[:2] in _BLANK or value in _TITLES
+
+
+def _follow_up(text: str, end: int) -> float:
+    """Weigh what stands behind a name."""
+    if _PARTICULARS.match(text, end):
+        return _BEFORE_PARTICULARS
+    if _ACT.match(text, end):
+        return _BEFORE_ACT
+    return _AT_EDGE if _EDGE.match(text, end) else 0.0
+
+
+def _name_after(text: str, start: int, prior: float) -> int:
+    """Give the length of the name at a place, with what stands behind it weighed in."""
+    best, length = 0.0, 0
+    run = run_at(text, start)
+    if run[:2] in _BLANK or _ACT.match(run):
+        return 0
+    if titled := _TITLES_FOUND.search(run):
+        run = run[: titled.start()]
+    plain = as_words(run)
+    for n in range(2, min(len(run), 8) + 1):
+        gain = as_name(run[:n]) + as_words(run[n:]) - plain + _follow_up(text, start + n)
+        if prior + gain > best:
+            best, length = prior + gain, n
+    return length
+
+
+def _with_latin(text: str, start: int, end: int) -> tuple[int, int]:
+    both = _IN_BOTH.match(text, end)
+    return start, both.end() if both else end
+
+
+_KIN_PREFIX = "大小二三四五六七八九老幺长次独继养义干堂表外叔伯岳祖曾太亲阿弟侄甥儿孙未婚双前男女"
+_KIN_BASE = (
+    "父亲|母亲|爸爸|妈妈|爷爷|奶奶|姥姥|姥爷|哥哥|弟弟|姐姐|妹妹|叔叔|伯伯|舅舅|姑姑|婶婶|儿子|女儿"
+    "|妻子|丈夫|配偶|爱人|老公|老婆|老伴|儿媳|女婿|外甥女?|侄[子女儿]|孙[子女]|男友|女友|朋友|夫妻"
+    "|妯娌|连襟|亲家|父|母|爸|妈|爷|奶|爹|娘|妻|夫|兄|弟|姐|妹|哥|子|女|孙|甥|侄|媳|婿|嫂|婶|姨"
+    "|姑|舅|叔|伯|公|婆|儿"
 )
+_KIN = rf"[{_KIN_PREFIX}]{{0,2}}(?:{_KIN_BASE})"
+_KIN_EDGE = r"(?:(?<![一-鿿])|(?<=[其之与和及由经我他她的叫为系])|(?<=患者)|(?<=患儿)|(?<=病人))"
+_OTHERS = any_of(_TABLE["others"].split())
+_PATIENTS = any_of(_TABLE["patients"])
+_LINK = r"\s?(?:姓名|名叫|叫做|名|叫|[系是为即])?\s?[:,(\"“]?\s?"
+_NAME_STARTS = f"(?={_LINK}(?:[{NAME_STARTS}][一-鿿]|[A-Z][a-z]))"
+_ROLES = re.compile(
+    rf"(?=[{first_characters(_PATIENTS + '|' + _TITLE + '|' + _OTHERS)}])"
+    rf"(?:(?P<patient>{_PATIENTS})|(?P<title>{_TITLE})|(?P<other>{_OTHERS})){_NAME_STARTS}"
+    rf"|床(?<=\d床){_NAME_STARTS}|(?=[{first_characters(_KIN_BASE)}{_KIN_PREFIX}]){_KIN_EDGE}"
+    rf"(?P<kin>{_KIN}){_NAME_STARTS}|[人者员](?<=[一-鿿]{{3}})(?P<agent>){_NAME_STARTS}"
+)
+_TO_NAME = re.compile(_LINK)
 
 
-def is_name(match: re.Match[str]) -> bool:
-    """Tell whether what a pattern found as `x` does not begin with an ordinary word."""
-    return not NOT_NAME.match(match["x"])
+def _names_after_roles(text: str) -> Iterator[tuple[int, int]]:
+    """Find the names behind a role: 患者李建国因, 其子王小军, 三线马腾空, 翻译阿依古丽."""
+    for role in _ROLES.finditer(text):
+        prior = _PRIORS[role.lastgroup or "patient"]
+        if len(role[0]) == 1 and role.lastgroup == "kin" and text[role.start() - 1] not in "其之":
+            prior = _KIN_ALONE
+        linked = _TO_NAME.match(text, role.end()).end()  # pyright: ignore[reportOptionalMemberAccess]
+        for start in sorted({role.end(), linked}, reverse=True):
+            if latin := _LATIN_NAME.match(text, start):
+                yield latin.span()
+                break
+            distance = _AFTER_COMMA if "," in text[role.end() : start] else 0.0
+            if length := _name_after(text, start, prior + distance):
+                yield _with_latin(text, start, start + length)
+                break
 
 
-def is_whole_name(word: str) -> bool:
-    """Tell whether a word between two marks could be somebody's name, whatever its characters.
-
-    >>> [is_whole_name(word) for word in ("柏林", "欧阳雨薇", "乌云其其格", "主任", "高血压")]
-    [True, True, True, False, False]
-    """
-    return _WHOLE.fullmatch(word) is not None and not NOT_NAME.match(word)
-
-
-def is_ordinary_name(name: str) -> bool:
-    """Tell whether a name would also be met as an ordinary word, so that it cannot be looked for
-    without context."""
-    return len(name) < 2 or bool(NOT_NAME.match(name)) or not _ORDINARY.fullmatch(name)
-
-
-_WINDOW = 9
-"""Characters looked at."""
-
-
-@cache
-def _tagger() -> Any:
-    load_jieba()
-    import jieba.posseg  # pyright: ignore[reportMissingTypeStubs]
-
-    return jieba.posseg.dt
-
-
-@lru_cache(maxsize=16384)
-def leading_name(window: str) -> int:
-    """Return the length of the name with which a window begins; 0 where it begins with something
-    else."""
-    word, tag = next(iter(_tagger().cut(window)))
-    return len(word) if tag.startswith("nr") and 2 <= len(word) <= 4 else 0
-
-
-def is_common_word(word: str) -> bool:
-    """Tell whether the dictionary has a word, and not as a name."""
-    return not _tagger().word_tag_tab.get(word, "nr").startswith("nr")
-
-
-def has_common_word(candidate: str) -> bool:
-    """Tell whether what could be a name, or all of it but its first character, is a word and no
-    name.
-
-    >>> [has_common_word(word) for word in ("满意", "易疲劳", "席慕云")]
-    [True, True, False]
-    """
-    return is_common_word(candidate) or (len(candidate) > 2 and is_common_word(candidate[1:]))
-
-
-_TITLE = any_of(TABLE["titles"].split())
+_LATIN_NAME = re.compile(rf"{LATIN}(?=\s*(?:[,。;(男女、]|因|于|诉|$))")
+_SIGNED = any_of(_TABLE["signed"].split())
+_DEEDS = any_of(_TABLE["deeds"].split())
 _LABEL = re.compile(
-    rf"(?:{any_of(TABLE['signed'].split())})(?:签名|签字|姓名)?(?:\([^()]{{1,6}}\))?(?:\s*:\s*"
-    rf"|[ \t]+)"
+    rf"(?=[{first_characters(_DEEDS + '|' + _SIGNED)}])(?:(?P<deed>{_DEEDS})|{_SIGNED})"
+    r"(?:签名|签字|姓名)?(?:\([^()]{1,6}\))?(?:\s*:\s*|[ \t]+|[ \t]*\n[ \t]*)"
 )
-_ITEM = re.compile(r"(?P<x>[一-鿿·•]{2,12}|[A-Z][A-Za-z .-]{2,30})(?=[^一-鿿·•A-Za-z]|$)")
-_TITLED = re.compile(rf"(?P<x>[一-鿿·•]{{1,12}}?)(?:副?(?:{_TITLE})|[记签报录]$)")
+_NAMED = re.compile(
+    rf"(?:{any_of(_TABLE['named'])})[\s|]*[:为是叫]?[\s|]*[“\"]?(?P<x>{DOTTED}|[一-鿿]{{2,6}}?|{LATIN})"
+    r"(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)"
+)
+_ITEM = re.compile(rf"{DOTTED}|[一-鿿]{{1,12}}|{LATIN}")
+_TITLED = re.compile(rf"(?:副?(?:{_TITLE})|[记签报录]$)")
 _NEXT = re.compile(r"\s*[、,/;和及与]\s*|[ \t]+")
 
 
-def _labelled_names(text: str) -> Iterator[tuple[int, int]]:
-    """Find the names after a label that ends in a role, one or a list of them: 手术者:李勇、王芳
-    副主任医师。"""
+def _names_after_labels(text: str) -> Iterator[tuple[int, int]]:
+    """Find the names behind a label, one or a list: 手术者:李勇、王芳副主任医师, 复核:庾国强."""
+    for named in _NAMED.finditer(text):
+        if not is_blank(named["x"]):
+            yield _with_latin(text, *named.span("x"))
     for label in _LABEL.finditer(text):
         position = label.end()
+        prior = _AFTER_GAP
+        if ":" in label[0]:
+            prior = _AFTER_LABEL if label["deed"] else _AFTER_LABEL + 4
         while item := _ITEM.match(text, position):
-            word = item["x"].rstrip(" .-")
-            titled = _TITLED.match(word)
-            for name in (word, titled["x"] if titled else ""):
-                if is_whole_name(name) and not (
-                    name[0] in TABLE["rare_surnames"] and is_common_word(name)
-                ):
-                    yield position, position + len(name)
-                    break
-            else:
-                if word not in TABLE["titles"]:
-                    break
+            length = _labelled_length(item[0], prior if position == label.end() else _AFTER_GAP)
+            if length:
+                yield _with_latin(text, position, position + length)
+            elif item[0] not in _TITLES:
+                break
             following = _NEXT.match(text, item.end())
             if following is None:
                 break
             position = following.end()
 
 
+_TITLES = frozenset(_TABLE["titles"].split())
+
+
+def _labelled_length(item: str, prior: float) -> int:
+    """Give the length of the name in a field that ends with it or with a title."""
+    if is_blank(item):
+        return 0
+    if not "一" <= item[0] <= "鿿" or "·" in item or "•" in item:
+        return len(item)
+    titled = _TITLED.search(item, 1)
+    name = item[: titled.start()] if titled else item
+    if len(name) == 1:
+        return int(name in SURNAMES and titled is not None)
+    likelihood = as_name(name, any_surname=True) - as_words(name)
+    return len(name) if len(name) <= 8 and prior + likelihood > 0 else 0
+
+
+def _names_before_titles(text: str) -> Iterator[tuple[int, int]]:
+    """Find the name in front of a title, or a surname alone: 请心内科陈明教授, 王主任."""
+    for title in _TITLES_FOUND.finditer(text):
+        end = title.start()
+        is_acting = _ACT.match(text, title.end()) is not None
+        is_headed = (
+            end < 2 or not "一" <= text[end - 2] <= "鿿" or text[end - 2] in "请由经找问叫给转嘱"
+        )
+        alone = (0.0 if is_headed else -3.0) + (2.0 if is_acting else 0.0)
+        if length := name_until(text, end, _BEFORE_TITLE, alone):
+            yield end - length, end
+
+
+_TITLES_FOUND = re.compile(
+    rf"(?=[副代{first_characters(_TITLE)}])(?<=[一-鿿])[副代]?(?:{_TITLE})(?!班)"
+)
+_HEAD = re.compile(
+    rf"(?:^|[\s,。;:、|/(【\]】)\"“→]|患者|患儿|病人)(?P<x>(?!{_PATIENTS})[一-鿿]{{2,8}})$"
+)
+
+
+def _names_before_particulars(text: str) -> Iterator[tuple[int, int]]:
+    """Find a name at the head of a clause: 李建国,男,56岁."""
+    for particulars in _PARTICULARS.finditer(text):
+        begin = max(0, particulars.start() - 11)
+        head = _HEAD.search(text[begin : particulars.start()])
+        if head is None or is_blank(head["x"]):
+            continue
+        name = head["x"]
+        prior = _BEFORE_PARTICULARS if name[0] in SURNAMES else 2.0
+        after = text[particulars.start() : particulars.end() + 12]
+        is_of_people = _PEOPLES.search(after) is not None
+        if is_of_people:
+            prior = _BEFORE_PARTICULARS
+        if as_name(name, any_surname=is_of_people) + prior > as_words(name):
+            yield begin + head.start("x"), particulars.start()
+
+
+_SIGNATURE = re.compile(
+    r"(?:[(【\[/]\s?|(?<=[。;]))(?P<x>[一-鿿]{2,4}?)\s?(?:(?:代?[签记录写]|记录|书写|整理|执笔|审阅|审签|报告)"
+    r"\s?[)】\]\n]|(?=\s*[)】\]]?\s*(?:$|\n)))"
+)
+
+
+def _signatures(text: str) -> Iterator[tuple[int, int]]:
+    """Find who signs in brackets or at the end of a text: (李建国记录), /沈逸飞."""
+    for signature in _SIGNATURE.finditer(text):
+        name = signature["x"]
+        is_said = signature.end("x") != signature.end()
+        if name not in _BLANK and as_name(name) + (_SIGNED_BY if is_said else 0.0) > as_words(name):
+            yield signature.span("x")
+
+
+_BY_WHOM = re.compile(r"[由请](?=[一-鿿])")
+_AND = re.compile(r"[、和及与](?=[一-鿿])")
+_DOES = re.compile(rf"{_ACT.pattern}|[一-鿿]{{0,5}}(?:送|陪|扶|抬|背|代|查房|会诊)")
+
+
+def _names_of_actors(text: str) -> Iterator[tuple[int, int]]:
+    """Find who does something: 由曲波、于占海送来, 本病历由盛开书写."""
+    for by in _BY_WHOM.finditer(text):
+        names: list[tuple[int, int]] = []
+        position = by.end()
+        while length := _name_after(text, position, _BY):
+            names.append((position, position + length))
+            following = _AND.match(text, position + length)
+            if following is None:
+                break
+            position = following.end()
+        if names and _DOES.match(text, names[-1][1]):
+            yield from names
+
+
+_FIELD = re.compile(r"(?:(?<=[ \t|])|(?<=^))(?P<x>[一-鿿]{2,4})(?=[ \t|])")
 _ROW_HINT = re.compile(r"[号床岁男女]|科室|病区")
 
 
 def _names_in_rows(text: str) -> Iterator[tuple[int, int]]:
-    """Find a usual name that stands by itself in a row of fields: 住院号0998812 王建国 神经外科."""
+    """Find a name that stands by itself in a row of fields: 住院号0998812 王建国 神经外科."""
     for field in _FIELD.finditer(text):
         around = text[max(0, field.start() - 30) : field.end() + 30]
         if (
-            not NOT_NAME.match(field["x"])
-            and not is_common_word(field["x"])
+            field["x"] not in _BLANK
+            and as_name(field["x"]) > as_words(field["x"]) + 2
             and _ROW_HINT.search(around)
         ):
             yield field.span("x")
-
-
-_FIELD = re.compile(rf"(?<=[ \t|]){FULL}(?=[ \t|])")
-
-_FORM_RULES: tuple[Rule, ...] = (
-    Rule(
-        "name_labelled",
-        Category.NAME,
-        by_pattern(
-            rf"(?:姓名|小名|乳名|大名|曾用名|别名|化名|真名|网名"
-            rf"|昵称)\s*[:为是叫]?\s*[“\"]?(?P<x>(?!不详|保密|未知|匿名|同上|性别)(?:{DOTTED}"
-            rf"|[一-鿿]{{2,4}}?))(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)",
-            ("名",),
-        ),
-    ),
-    Rule("name_in_row", Category.NAME, _names_in_rows),
-    Rule("name_of_role", Category.NAME, _labelled_names),
-)
-
-
-_RELATIVE = any_of(TABLE["relatives"].split())
-_FUNCTION_WORDS = set(TABLE["function_words"])
-_PATIENT = r"患者|病人|患儿|产妇|孕妇|伤者|死者|病员|患方|受试者|逝者|床(?<=\d床)"
-_STOP = r"[\s,。;:、()“”\"'【】\[\]/]|$"
-_VERBS = "家[属住]|身份证|年龄|性别|查房|会诊|要求|之[父母子女妻夫]|饮酒|出院|术后"
-_AFTER = (
-    rf"(?={_STOP}|[因于自诉系的在入今现曾为突来被代陪住签发述称就与和及将到经带送既男女]|{_VERBS})"
-)
-_MASKED = r"(?:某{1,3}|[×*○〇]{1,3}|[xX]{2,3})"
-_TITLE_HINTS = tuple(TABLE["titles"].split())
-_PARTICULARS = ("性别", "年龄", "身份证", "家住", "住址", "现住", "电话", "民族", "职业", "籍贯")
-_NAMES_TOO = frozenset(TABLE["names_too"].split())
-_SEX_HINTS = (*(f"{mark}{sex}" for mark in ",( :" for sex in "男女"), *_PARTICULARS)
-
-
-def _is_surname_with_title(match: re.Match[str]) -> bool:
-    """Accept 王主任; accept 于主任, whose first character is also a word, only where the doctor
-    acts."""
-    if len(match["x"]) > 1:
-        return True
-    if match.string[max(0, match.start() - 1) : match.end("x")] in {
-        "随车",
-        "由于",
-        "对于",
-        "至于",
-        "关于",
-    }:
-        return False
-    if not _BEFORE_SURNAME.search(match.string[max(0, match.start() - 4) : match.start()]):
-        return False
-    if match["x"] not in _FUNCTION_WORDS:
-        return True
-    return (
-        re.match(
-            r"查房|会诊|指示|建议|主刀|手术|签|阅片|看过|嘱|发言|认为|表示|分析|补充|同意|说|回",
-            match.string[match.end() : match.end() + 4],
-        )
-        is not None
-    )
-
-
-def _is_name_with_particulars(match: re.Match[str]) -> bool:
-    if match["x"][0] in TABLE["rare_surnames"] and not is_common_word(match["x"]):
-        return True
-    return (
-        re.match(OF_ELEMENTS, match["x"]) is not None
-        or (len(match["x"]) <= 4 and _SURNAME.match(match["x"]) is not None and is_name(match))
-        or match["x"] in _NAMES_TOO
-    )
-
-
-def _is_titled_name(match: re.Match[str]) -> bool:
-    """Leave 对于经医师解释, where the surname is the end of another word."""
-    before = match.string[max(0, match.start("x") - 1) : match.start("x")]
-    return is_name(match) and not (
-        match["x"][0] in _FUNCTION_WORDS and before in {"对", "由", "至"}
-    )
 
 
 def _is_dotted_name(match: re.Match[str]) -> bool:
@@ -233,190 +272,82 @@ def _is_dotted_name(match: re.Match[str]) -> bool:
     )
 
 
-def _is_masked_name(match: re.Match[str]) -> bool:
-    after = match.string[match.end("x") : match.end("x") + 2]
-    return match["x"][0] not in _FUNCTION_WORDS and not (
-        match["x"][1] == "某"
-        and re.match(r"[医院地日种些个次科县市年月药病处类原天人]|医院", after)
+def is_whole_name(word: str) -> bool:
+    """Tell whether a word between two marks could be somebody's name.
+
+    >>> [is_whole_name(word) for word in ("柏林", "欧阳雨薇", "乌云其其格", "主任", "高血压")]
+    [False, True, True, False, False]
+    """
+    return re.fullmatch(f"{DOTTED}|{LATIN}", word) is not None or (
+        2 <= len(word) <= 8 and as_name(word) > as_words(word)
     )
 
 
-_KIN = any_of(word for word in TABLE["relatives"].split() if len(word) > 1)
-_ROLE = any_of(word for word in TABLE["signed"].split() if len(word) > 1)
-_ONE = f"{SURNAME}{GIVEN}{{1,2}}"
-_HELPERS = re.compile(
-    rf"(?<=[由请]){_ONE}(?:[、,和及]{_ONE})*(?=[一-鿿]{{0,6}}(?:送|陪|扶|抬|背|主刀|施行|负责"
-    rf"|会诊|接诊|代))"
+def is_ordinary_name(name: str) -> bool:
+    """Tell whether a name would also be met as an ordinary word, so that it cannot be looked for
+    without context."""
+    return len(name) < 2 or is_word(name) or ("一" <= name[0] <= "鿿" and not is_whole_name(name))
+
+
+_KIN_TITLE = (
+    "(?:[大小二三四五六七八九老]?(?:婶|姨|姑|舅|叔|伯|嫂|哥|姐|爷|奶奶|婆|妈|娘)"
+    "|老[大二三四五六七八九幺])"
 )
 
-
-def _names_of_helpers(text: str) -> Iterator[tuple[int, int]]:
-    """Find who brought or treated somebody: 由曲波、于占海两位同事送来."""
-    for helpers in _HELPERS.finditer(text):
-        for name in re.finditer(r"[^、,和及]+", helpers[0]):
-            if not NOT_NAME.match(name[0]) and not is_common_word(name[0]):
-                yield helpers.start() + name.start(), helpers.start() + name.end()
-
-
-_OTHERS = (
-    "[其之][父母子女兄弟姐妹妻夫]|[者人员]|[其好群网]友|医(?![师生院务疗])"
-    r"|[一二三]线|管床(?!.?医)|职工|学生|我叫|我是|名叫|叫做|报告|通知"
-)
-_WHO = f"{_PATIENT}|{_KIN}|{_ROLE}|{_TITLE}|{_OTHERS}"
-_CONTEXT = re.compile(
-    rf"(?=[{first_characters(_WHO)}])(?:{_WHO})(?:名?叫|[系是为])?[,:(“ ]?(?=(?:{SURNAME}"
-    rf"|{ELEMENT}|{SOUND})[一-鿿]|[A-Z][a-z])"
-)
-_OF_ELEMENTS = re.compile(
-    rf"{OF_ELEMENTS}(?={_STOP}|男|女|[因于自诉系在入今曾突来被代陪住发述称就]|之[父母子女]|饮酒"
-    rf"|出院|术后)"
-)
-_LATIN = re.compile(rf"{LATIN}(?=\s*(?:[,。;(男女、]|因|于|诉|$))")
-_ANY_NAME = re.compile(rf"{SURNAME}{GIVEN}{{2}}(?!{GIVEN})|{SURNAME}{GIVEN}{{1,2}}{_AFTER}")
-_SURNAME = re.compile(SURNAME)
-_CLOSED = re.compile(rf"[一-鿿]{{2,4}}(?={_STOP}|交班|接班|主刀)")
-
-
-def _names_in_context(text: str) -> Iterator[tuple[int, int]]:
-    """Find names after a person's role: by how words are cut, by what usual names are made of, or
-    whatever stands up to a mark."""
-    for context in _CONTEXT.finditer(text):
-        start = context.end()
-        if elsewhere := _OF_ELEMENTS.match(text, start) or _LATIN.match(text, start):
-            yield elsewhere.span()
-            continue
-        if (
-            NOT_NAME.match(text, start)
-            or not _SURNAME.match(text, start)
-            or (text[start] in _FUNCTION_WORDS and context[0] in {"患者", "病人", "家属"})
-        ):
-            continue
-        closed = _CLOSED.match(text, start)
-        if (
-            closed
-            and re.fullmatch(rf"{SURNAME}[一-鿿]{GIVEN}", closed[0])
-            and is_whole_name(closed[0])
-            and not is_common_word(closed[0])
-        ):
-            yield closed.span()
-            continue
-        length = leading_name(text[start : start + _WINDOW])
-        longest = 4 if COMPOUND.match(text, start) else 3
-        if 0 < length <= longest:
-            yield start, start + length
-        elif (usual := _ANY_NAME.match(text, start)) and not is_common_word(usual[0]):
-            yield usual.span()
-        elif closed and is_whole_name(closed[0]) and not has_common_word(closed[0]):
-            yield closed.span()
-
-
-_BEFORE = any_of(TABLE["before_surname"].split())
-_BEFORE_SURNAME = re.compile(f"(?:^|[^一-鿿]|[请经遵由]|{_BEFORE})$")
 RULES: tuple[Rule, ...] = (
-    *_FORM_RULES,
+    Rule("name_labelled", Category.NAME, _names_after_labels),
     Rule(
         "name_dotted",
         Category.NAME,
         by_pattern(
-            rf"(?:(?<![一-鿿·])|(?<=[由与和对]))(?:{_WHO})?(?P<x>{DOTTED})",
-            ("·", "•", "・"),
+            rf"(?:(?<![一-鿿·])|(?<=[由与和对]))(?:{_PATIENTS}|{_OTHERS}|其?{_KIN})?(?P<x>{DOTTED})",
+            ("·", "•"),
             _is_dotted_name,
         ),
     ),
+    Rule("name_before_particulars", Category.NAME, _names_before_particulars),
+    Rule("name_after_role", Category.NAME, _names_after_roles),
+    Rule("name_before_title", Category.NAME, _names_before_titles),
+    Rule("name_signature", Category.NAME, _signatures),
     Rule(
-        "name_of_patient",
+        "name_before_signing",
         Category.NAME,
         by_pattern(
-            rf"(?:{_PATIENT})[,:( ]?(?P<x>{SURNAME}{GIVEN}{{1,2}}|小{GIVEN}){_AFTER}",
-            (),
-            is_name,
+            r"(?<![一-鿿])(?P<x>[一-鿿]{2,4})(?=(?:记录|书写|审阅|审核|整理|执笔|签名|代签)(?![一-鿿]))",
+            ("记录", "书写", "审", "整理", "执笔", "签"),
+            lambda m: not is_blank(m["x"]) and as_name(m["x"]) > as_words(m["x"]),
         ),
-    ),
-    Rule(
-        "name_before_particulars",
-        Category.NAME,
-        by_pattern(
-            rf"(?:(?<![一-鿿])|(?<=患者)|(?<=患儿)|(?<=病人))(?P<x>{SURNAME}[一-鿿]{{1,2}}"
-            rf"|[{first_characters(ELEMENT[3:-1])}{SOUND[1:-1]}][一-鿿]{{2,5}}"
-            rf"|(?<![一-鿿])[{TABLE['rare_surnames']}]{GIVEN}{{1,2}})"
-            rf"(?=[,( :]\s*[男女](?:性)?[,、) 。]|[,( ]?(?:{'|'.join(_PARTICULARS)}))",
-            _SEX_HINTS,
-            _is_name_with_particulars,
-        ),
-    ),
-    Rule(
-        "name_of_relative",
-        Category.NAME,
-        by_pattern(
-            rf"(?:{_RELATIVE})[(: “\"]{{0,2}}{FULL}(?={_STOP}"
-            rf"|[代陪诉述签称送带护发告系患体有均已死去既健要同因于在背扶抱]|身体)",
-            (),
-            is_name,
-        ),
-    ),
-    Rule(
-        "name_of_doctor",
-        Category.NAME,
-        by_pattern(
-            rf"(?:{_TITLE}){FULL}(?={_STOP}|[查看会指主审记签]|[一-鿿]{{0,2}}(?:查房|会诊|主刀"
-            rf"|诊治|接诊))",
-            _TITLE_HINTS,
-            is_name,
-        ),
-    ),
-    Rule(
-        "name_before_title",
-        Category.NAME,
-        by_pattern(
-            rf"(?:(?<![一-鿿])|(?<=[由请经与和及科给被示为的])"
-            rf"|{_BEFORE}){FULL}(?=(?:副)?(?:{_TITLE}))",
-            _TITLE_HINTS,
-            _is_titled_name,
-        ),
-    ),
-    Rule(
-        "name_familiar",
-        Category.NAME,
-        by_pattern(
-            rf"(?:{any_of(TABLE['peers'].split())})[“\"]?(?P<x>[老小阿]{SURNAME})(?![一-鿿]?[病型性])(?=[发见将把送陪说来在帮打叫扶背同的家]|{_STOP})",
-            ("老", "小", "阿"),
-            is_name,
-        ),
-    ),
-    Rule("name_of_helper", Category.NAME, _names_of_helpers),
-    Rule(
-        "name_of_kin_of",
-        Category.NAME,
-        by_pattern(rf"(?<![一-鿿])(?:[我这]?[是叫的])?{FULL}(?=的(?:{_KIN}))", ("的",), is_name),
     ),
     Rule(
         "name_signed_below",
         Category.NAME,
         by_pattern(
-            rf"(?:[院科室]|中心)[ ]+{FULL}(?=[ ]*(?:$|\n|[12]\d{{3}}[-年./]|通讯|电话|邮箱|手机"
-            rf"|E-?mail))",
-            ("院", "科", "室", "中心"),
-            is_name,
+            r"(?:[院科室部]|中心)[ \n]+(?P<x>[一-鿿]{2,4})(?=[ ]*(?:$|\n|[12]\d{3}[-年./]"
+            r"|通[讯信]|电话|邮箱|手机|E-?mail))",
+            ("院", "科", "室", "部", "中心"),
+            lambda m: as_name(m["x"]) + _AFTER_GAP > as_words(m["x"]),
         ),
     ),
+    Rule("name_of_actor", Category.NAME, _names_of_actors),
+    Rule("name_in_row", Category.NAME, _names_in_rows),
     Rule(
-        "surname_before_title",
+        "name_familiar",
         Category.NAME,
         by_pattern(
-            rf"(?P<x>{SURNAME})(?:副)?(?:主任(?:医师|护师|技师|药师)?|主治医师|住院医师|教授"
-            rf"|医师|医生|大夫|护士|院长|主治|先生|女士|老师|护师|技师|药师)(?!班)",
-            _TITLE_HINTS,
-            _is_surname_with_title,
+            rf"(?=[{first_characters(_OTHERS + '|' + _PATIENTS)}与和被由])"
+            rf"(?:{_OTHERS}|{_PATIENTS}|[与和被由])[“\"]?(?P<x>[老小阿]{_ANY_SURNAME}(?![一-鿿]?[病型性])"
+            rf"(?=[发见将把送陪说来在帮打叫扶背代同的家诉述]|{_EDGE.pattern})"
+            rf"|{_ANY_SURNAME}{_KIN_TITLE})",
         ),
     ),
-    Rule("name_in_context", Category.NAME, _names_in_context),
+    Rule("name_of_pupil", Category.NAME, by_pattern(r"[小阿][一-鿿](?=同学)", ("同学",))),
     Rule(
         "name_masked",
         Category.NAME,
         by_pattern(
-            rf"(?P<x>{SURNAME}{_MASKED})(?![A-Za-z\d])",
-            ("某", "xx", "XX", "×", "*", "＊", "○", "〇"),
-            _is_masked_name,
+            rf"(?P<x>{_ANY_SURNAME}(?:某{{1,3}}(?![医院地日种些个次科县市年月药病处类原天人])"
+            rf"|[×*○〇]{{1,3}}|[xX]{{2,3}}))(?![A-Za-z\d])",
+            ("某", "xx", "XX", "×", "*", "○", "〇"),
         ),
     ),
 )

@@ -145,8 +145,34 @@ RULES: tuple[Rule, ...] = (
         by_pattern(
             r"(?:微信群?|QQ群?|qq群?|支付宝|银行卡|银行账户|账号|帐号|账户|抖音|微博)(?:号码"
             r"|卡号|号|账号)?"
-            r"[:为是(]?\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{3,27}[A-Za-z0-9_])",
+            r"[吧:为是(]{0,2}\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{3,27}[A-Za-z0-9_])",
             ("微信", "QQ", "qq", "支付宝", "银行", "账", "帐", "抖音", "微博"),
+        ),
+    ),
+    Rule(
+        "account_at",
+        Category.ACCOUNT,
+        by_pattern(
+            r"@(?<![A-Za-z\d._-]@)(?=[^:,。;)(\s]{0,12}[A-Za-z\d_]|[一-鿿]{2,8}:)[A-Za-z\d_一-鿿-]{2,20}?(?=[:,。;)(\s]|留言|说|回复|提问|$)",
+            ("@",),
+        ),
+    ),
+    Rule(
+        "ip_address",
+        Category.WEB,
+        by_pattern(
+            r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])",
+            (".",),
+            lambda m: all(int(part) < 256 for part in m[0].split(".")) and len(m[0]) > 8,
+        ),
+    ),
+    Rule(
+        "vin",
+        Category.PLATE,
+        by_pattern(
+            r"(?<![A-Za-z\d])(?=[A-Z\d]{0,16}[A-Z])(?=[A-Z]{0,16}\d)[A-HJ-NPR-Z\d]{11,13}\d{4}(?![A-Za-z\d])",
+            (),
+            lambda m: len(m[0]) == 17,
         ),
     ),
     Rule(
@@ -210,7 +236,7 @@ RULES: tuple[Rule, ...] = (
         Category.RECORD,
         by_pattern(
             rf"(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.]?\s*(?P<x>[A-Za-z]{{0,5}}-?\d[\dA-Za-z/-]*)",
-            ("号", "ID", "MRN"),
+            ("号", "ID", "MRN", "卡", "证", "SN", "S/N"),
             lambda m: len(m["x"]) >= 3,
         ),
     ),
@@ -222,6 +248,22 @@ RULES: tuple[Rule, ...] = (
             r"(?P<x>(?![A-Za-z]*\d+\.)[A-Za-z]{0,6}-?\d[\dA-Za-z/-]{3,})",
             ("号", "码"),
             lambda m: sum(character.isdecimal() for character in m["x"]) >= 4,
+        ),
+    ),
+    Rule(
+        "record_number_of_specimen",
+        Category.RECORD,
+        by_pattern(
+            r"(?:病理|标本|切片|样本|影像|条码)[^。;\n\d]{0,8}?(?P<x>(?<![A-Za-z])[A-Z]{0,3}\d{2,4}-\d{4,6}"
+            r"|[A-Z]{1,3}\d{5,}(?:-\d{1,5})?)(?![\d-])",
+            ("病理", "标本", "切片", "样本", "影像", "条码"),
+        ),
+    ),
+    Rule(
+        "code",
+        Category.RECORD,
+        by_pattern(
+            r"[A-Z](?<![A-Za-z\d_-].)(?<!准字.)[A-Z]{0,3}\d{6,14}(?:-\d{1,6}|[A-Z])?(?![A-Za-z\d])"
         ),
     ),
     Rule(

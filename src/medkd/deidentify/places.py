@@ -8,7 +8,7 @@ disease.
 import re
 from collections.abc import Iterator
 
-from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table
+from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, first_characters, load_table
 
 _TABLE = load_table("places.yaml")
 _KIND = re.compile(any_of(_TABLE["kinds"].split()))
@@ -95,10 +95,46 @@ def _is_own_name(text: str, start: int, end: int, kind: str) -> bool:
     )
 
 
+_INSTITUTION = re.compile(
+    any_of(_TABLE["institutions"].split()) + "|[一二三四五六七八九]中(?![学医西心国年])"
+)
+_WORKS_THERE = re.compile(
+    rf"[的,(]?(?:担?任|从事)?[一-鿿]{{0,3}}?(?:{any_of(_TABLE['occupations'].split())})"
+    r"|[高初大研][一二三四]|[读上][一-鿿\d]{0,3}年级|[一二三四五六]年级|[做当]|[,。;)\s]|$"
+)
+_BEFORE_INSTITUTION = re.compile(r"[一-鿿]{2,16}$")
+_TO_WORK = re.compile(
+    r"(?:患者|患儿|本人|退休前|单位|学校|就读|就职|任职|供职|毕业|受雇|[务打]工|工作|[在系为于是至到去])+"
+)
+_PLACED = re.compile(r"[省市县区州镇乡旗](?=.)|第?[一二三四五六七八九十\d]+$")
+_SOME = re.compile(
+    r"某|一[家所个]|私[人营]|当地|本地|外地|附近|我|该|本[市县省]|其|各|多家|[两几]家|小型|大型|集体|国[有营]|自家"
+)
+_TRADE = re.compile(f"(?:{any_of(_TABLE['trades'].split())})*")
+
+
+def _institutions(text: str) -> Iterator[tuple[int, int]]:
+    """Find schools, employers and offices by their own name, where somebody learns or works."""
+    for kind in _INSTITUTION.finditer(text):
+        begin = max(0, kind.start() - 16)
+        run = _BEFORE_INSTITUTION.search(text[begin : kind.start()])
+        if run is None or not _WORKS_THERE.match(text, kind.end()):
+            continue
+        cuts = [cut.end() for cut in _TO_WORK.finditer(run[0])]
+        name = run[0][cuts[-1] :] if cuts else run[0]
+        before = text[max(0, begin + run.start() - 1) : begin + run.start()]
+        is_told = bool(cuts) or before in ":"
+        if len(name) < 2 or _SOME.search(name) or _TRADE.fullmatch(name):
+            continue
+        if _PLACED.search(name + kind[0][0]) or is_told:
+            yield kind.start() - len(name), kind.end()
+
+
 _UNIT = r"(?:省|自治区|市|自治州|州|地区|盟|县|自治县|旗|镇(?![痛静咳吐惊肝定])|乡|街道|村)"
 _FINE_UNIT = f"(?:{any_of(_TABLE['fine_units'].split())})"
 _HOUSE = (
-    r"(?:第?[一二三四五六七八九十\d]+(?:-\d+)*(?:号院|号楼|号|栋|幢|座|弄|组|队|单元|室|楼|层|社)+)"
+    r"(?:第?[一二三四五六七八九十\d]+(?:-\d+)*"
+    r"(?:号院|号楼|号(?:附\d{1,3}号)?|栋|幢|座|弄|组|队|单元|室|楼|层|社)+)"
 )
 _LABELS = any_of(_TABLE["address_labels"].split())
 _PLACE_WORD = re.compile(
@@ -132,15 +168,16 @@ def _addresses(text: str) -> Iterator[tuple[int, int]]:
     """Find chains of at least two administrative units, narration before them cut off."""
     for start, end in _CHAINS(text):
         start += _VERBS.match(text[start:end]).end()  # pyright: ignore[reportOptionalMemberAccess]
-        for edge in _EDGE.finditer(text, start, end):
-            if edge.start() - start <= 4 and not _PROTECTED.search(
-                text, max(start, edge.start() - 1), edge.end() + 1
-            ):
+        first_unit = _FIRST_UNIT.search(text, start, end)
+        head = first_unit.start() if first_unit else start
+        for edge in _EDGE.finditer(text, start, min(end, head)):
+            if not _PROTECTED.search(text, max(start, edge.start() - 1), edge.end() + 1):
                 start = edge.end()
         if re.match(rf"[一-鿿]{{1,7}}?{_FINE_UNIT}[一-鿿\d]", text[start:end]):
             yield start, end
 
 
+_FIRST_UNIT = re.compile(_UNIT)
 _VERBS = re.compile(
     "(?:患者|患儿|本人)?(?:现?[与和随同跟][一-鿿]{1,3}?同住[于在]?)?[系为是]?(?:家|现|居|常|长期)?住?(?:居住)?[在于]?"
 )
@@ -152,16 +189,21 @@ _CHAINS = by_pattern(
     _is_chain,
 )
 
+_DEPARTMENTS = any_of(_TABLE["departments"].split())
+_DEPARTMENT = f"(?:(?:{_DEPARTMENTS})(?:外|内)?科?|[内外妇产儿骨眼]科?|ICU)"
+_ROOM = r"\d{1,5}(?:-\d{1,5}){0,3}(?:室|号|房|栋|幢|座|楼|单元)?"
+
 RULES: tuple[Rule, ...] = (
     Rule("hospital", Category.HOSPITAL, _hospitals),
     Rule(
         "hospital_local",
         Category.HOSPITAL,
         by_pattern(
-            rf"(?P<x>[省市县区州](?:(?:{_NUMERAL})?(?:人民|中医|中心|妇幼保健|妇幼|立|儿童|肿瘤"
+            rf"(?P<x>(?:[省市县区州](?:(?:{_NUMERAL})?(?:人民|中医|中心|妇幼保健|妇幼|立|儿童|肿瘤"
             rf"|胸科|传染病|精神病|骨科|中西医结合){{1,2}}(?:医?院)|{_NUMERAL}(?:医?院|医))"
-            rf"|(?:医大|附属?){_NUMERAL}院?)(?![级外内长前]|科|校)",
-            ("院", "医", "附"),
+            rf"|(?:医大|附属?){_NUMERAL}院?)(?![级外内长前]|科|校)"
+            r"|(?<=[在于到去至从往])(?:[一-鿿]{2,3}[市县省][一二三四五六](?=[医的做住看行复查])))",
+            ("院", "医", "附", "市", "县", "省"),
             _is_local,
         ),
     ),
@@ -178,9 +220,11 @@ RULES: tuple[Rule, ...] = (
         "ward",
         Category.WARD,
         by_pattern(
-            r"第?[东西南北]?(?:(?:[一二三四五六七八九十]{1,3}|\d{1,2}[A-Za-z]?)楼?[东西南北]?"
+            rf"(?=[{first_characters(_DEPARTMENTS)}内外I]){_DEPARTMENT}(?:[一二三四五六七八九十]|\d{{1,2}})(?:病?区|病房|科)(?![一-鿿]?[域段会])"
+            r"|(?:[一-鿿]{1,4}|[A-Z\d]号?)楼\d{1,2}[层楼][东西南北中]?[区侧]?"
+            r"|第?[东西南北]?(?:(?:[一二三四五六七八九十]{1,3}|\d{1,2}[A-Za-z]?)楼?[东西南北]?"
             r"|[东西南北])[号楼]?(?:病区|病房|病室)",
-            ("病区", "病房", "病室"),
+            ("区", "病房", "病室", "科", "楼"),
         ),
     ),
     Rule(
@@ -193,34 +237,7 @@ RULES: tuple[Rule, ...] = (
             _is_labelled_address,
         ),
     ),
-    Rule(
-        "place_of_work",
-        Category.ADDRESS,
-        by_pattern(
-            r"(?:[在为系是原]|于)(?P<x>(?!(?:某|一家|一所|私|外|当地|本地"
-            r"|家))[^\s,。;:()在为系是原于]{2,24}(?:小学|中学|大学|学院|学校|幼儿园|厂|公司|矿"
-            r"|集团|银行|派出所|局|超市|工地|酒店|饭店|油田|煤矿|农场|林场|铁路局|电厂))"
-            r"(?=上班|工作|务工|打工|就业|任教|任职|就职|教师|老师|职工|工人|员工|司机|会计"
-            r"|退休|学生|干部|保安|厨师|[做当])",
-            (
-                "上班",
-                "工",
-                "任",
-                "教",
-                "职",
-                "司机",
-                "退休",
-                "学生",
-                "会计",
-                "保安",
-                "干部",
-                "厨师",
-                "做",
-                "当",
-            ),
-            lambda m: not _NO_PLACE.search(m["x"]),
-        ),
-    ),
+    Rule("institution", Category.ADDRESS, _institutions),
     Rule(
         "home",
         Category.ADDRESS,
@@ -246,6 +263,24 @@ RULES: tuple[Rule, ...] = (
         "postal_code",
         Category.ADDRESS,
         by_pattern(r"邮政?编码?\s*[:为是]?\s*(?P<x>\d{6})(?!\d)", ("邮",)),
+    ),
+    Rule(
+        "home_with_number",
+        Category.ADDRESS,
+        by_pattern(
+            rf"住[于在]?(?P<x>(?![院了])[一-鿿]{{3,20}}\d{{1,5}}(?:-\d{{1,5}}){{0,3}}(?:室|号|房|栋|幢)"
+            rf"(?:\d*{_HOUSE})*)",
+            ("住",),
+        ),
+    ),
+    Rule(
+        "home_in_estate",
+        Category.ADDRESS,
+        by_pattern(
+            rf"(?<![一-鿿])(?P<x>[一-鿿]{{2,8}}(?:社区|小区|花园|家园|新村|新城|[苑邨])"
+            rf"{_ROOM}(?:\d*{_HOUSE})*)",
+            ("区", "园", "村", "城", "苑", "邨"),
+        ),
     ),
     Rule(
         "street",

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from medkd.core.records import Case, RawCase
 from medkd.deidentify import names
 from medkd.deidentify.date_shift import DateShifter
+from medkd.deidentify.dates import MONTH_FIRST
 from medkd.deidentify.numbers import is_record_label
 from medkd.deidentify.rules import VERSION, Category, Match, load_table
 from medkd.deidentify.search import MARK, find_identifiers, find_in_all
@@ -132,7 +133,7 @@ def _identifies(text: str) -> bool:
     if find_identifiers(text):
         return True
     words = _CHINESE_WORDS.findall(normalize(text))
-    return any(names.is_whole_name(word) and not names.is_common_word(word) for word in words)
+    return any(names.is_whole_name(word) for word in words)
 
 
 class Surrogates:
@@ -241,7 +242,11 @@ class Replacer:
     def _surrogate(self, match: Match) -> str:
         if match.category is Category.AGE:
             return "90+" if match.text.isascii() and "岁" not in match.text else "90岁以上"
-        moved = self._dates.shift(match.text) if match.category is Category.DATE else None
+        moved = (
+            self._dates.shift(match.text, match.rule in MONTH_FIRST)
+            if match.category is Category.DATE
+            else None
+        )
         return moved or self._surrogates.of(match.category, match.text)
 
 
