@@ -59,7 +59,7 @@ def _follow_up(text: str, end: int) -> float:
 
 
 def _name_after(text: str, start: int, prior: float) -> int:
-    """Give the length of the name at a place, with what stands behind it weighed in."""
+    """Return the length of the name at a place, with what stands behind it weighed in."""
     best, length = 0.0, 0
     run = run_at(text, start)
     if run[:2] in _BLANK or _ACT.match(run):
@@ -160,7 +160,7 @@ _TITLES = frozenset(_TABLE["titles"].split())
 
 
 def _labelled_length(item: str, prior: float) -> int:
-    """Give the length of the name in a field that ends with it or with a title."""
+    """Return the length of the name in a field that ends with it or with a title."""
     if is_blank(item):
         return 0
     if not "一" <= item[0] <= "鿿" or "·" in item or "•" in item:
