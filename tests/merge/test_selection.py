@@ -266,3 +266,71 @@ def test_traditional_characters_are_simplified_where_wanted(tmp_path):
     )
     assert read(tmp_path / "out")[0].reasoning == "这个患者发热，头发干燥。"
     assert manifest.facts["repairs"]["simplified"] == 1
+
+
+THOUGHTS = (
+    "先看疼痛的部位，再看体温和血象，麦氏点压痛最要紧。",
+    "青年男性起病急，转移性疼痛是典型的过程，其他原因少见。",
+    "白细胞升高提示感染，超声见管腔增粗，两者相互印证。",
+    "排除结石和肠梗阻之后，只剩下一个解释符合全部发现。",
+)
+
+
+def make_traces(question, thoughts=THOUGHTS):
+    return [{**question, "think": thought} for thought in thoughts]
+
+
+def test_every_differing_trace_of_a_question_is_kept_up_to_the_number_asked(tmp_path):
+    one, other = make_rows(2)
+    rows = [
+        *make_traces(one),
+        {**one, "think": THOUGHTS[0] + "对。"},
+        {**one, "think": "我再想一想，" * 60},
+        *make_traces(other, THOUGHTS[:2]),
+    ]
+    source = write(tmp_path / "a.jsonl", rows)
+    fields = {"input": (source,), "val_share": 0, "test_share": 0}
+    for traces, kept, over in ((1, 2, 4), (3, 5, 1), (9, 6, 0)):
+        out = tmp_path / f"out{traces}"
+        manifest = run(Config(out=out, traces=traces, **fields))
+        assert manifest.counts.kept == kept
+        assert manifest.counts.dropped.get("over_traces", 0) == over
+        assert manifest.counts.dropped["exact_duplicate"] == 2
+        assert manifest.facts["questions"]["train"] == 2
+        assert len({example.id for example in read(out)}) == kept
+    card = (tmp_path / "out9" / "DATACARD.md").read_text(encoding="utf-8")
+    assert "6 rows of 2 questions" in card
+
+
+def test_traces_stand_in_one_split_and_what_is_measured_holds_each_question_once(tmp_path):
+    rows = [trace for row in make_rows(60) for trace in make_traces(row)]
+    source = write(tmp_path / "a.jsonl", rows)
+    out = tmp_path / "out"
+    manifest = run(Config(input=(source,), out=out, traces=4, val_share=0.2, test_share=0.2))
+    inputs = {split: [e.input for e in read(out, split)] for split in ("train", "val", "test")}
+    assert not {*inputs["train"]} & {*inputs["val"], *inputs["test"]}
+    assert len(inputs["train"]) == 4 * len({*inputs["train"]})
+    assert len(inputs["test"]) == len({*inputs["test"]}) == manifest.facts["questions"]["test"]
+    assert len(inputs["val"]) == len({*inputs["val"]})
+    assert sum(manifest.facts["questions"].values()) == 60
+    again = Config(input=(out,), out=tmp_path / "again", traces=4)
+    assert run(again).facts["splits"] == manifest.facts["splits"]
+
+
+def test_a_question_that_falls_takes_its_traces_with_it(tmp_path):
+    (row,) = make_rows(1)
+    near = {**row, "question": row["question"] + "吗"}
+    longer = [thought + "此外没有别的解释可以同时说明这些发现。" for thought in THOUGHTS]
+    source = write(tmp_path / "a.jsonl", [*make_traces(row), *make_traces(near, longer)])
+    config = Config(input=(source,), out=tmp_path / "out", traces=4, val_share=0, test_share=0)
+    assert run(config).counts.dropped == {"near_duplicate": 4}
+    assert {example.input for example in read(tmp_path / "out")} == {near["question"]}
+
+
+def test_a_source_gives_whole_questions_where_fewer_rows_are_wanted(tmp_path):
+    rows = [trace for row in make_rows(10) for trace in make_traces(row)]
+    source = write(tmp_path / "a.jsonl", rows)
+    fields = {"val_share": 0, "test_share": 0, "traces": 4, "take": ("a=20",)}
+    run(Config(input=(source,), out=tmp_path / "out", **fields))
+    inputs = [example.input for example in read(tmp_path / "out")]
+    assert len(inputs) == 20 and len({*inputs}) == 5

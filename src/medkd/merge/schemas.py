@@ -58,7 +58,11 @@ class DropReason(StrEnum):
     INCOMPLETE = "incomplete"
     """The teacher was cut off."""
     EXACT_DUPLICATE = "exact_duplicate"
-    """The same question is there already, white space, width and punctuation apart."""
+    """The same question is there already with nearly the same reasoning, white space, width and
+    punctuation apart, or this one goes in circles."""
+    OVER_TRACES = "over_traces"
+    """Another reasoning for a question that has as many as wanted (`--traces`), or is in val or
+    test, which hold each question once."""
     NEAR_DUPLICATE = "near_duplicate"
     """Nearly the same question is there already."""
     REVIEW = "rejected_by_reviewer"

@@ -1,5 +1,5 @@
-"""Decides which rows stay: the better copy of two, nothing that is in the test split or a
-benchmark, no more of a source than wanted.
+"""Decides which rows stay: the better copy of two, as many traces of a question as wanted, nothing
+that is in the test split or a benchmark, no more of a source than wanted.
 
 In: rows on a store. Out: the numbers of those that stay, by split and in their shuffled order, and
 a list of what fell and why.
@@ -8,6 +8,7 @@ Not done here: reading and writing files.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medkd.core.records import Split
@@ -44,8 +45,10 @@ class _Choice:
         import numpy as np
 
         self.store = store
-        self.split = RowStore.column(store.split)
+        self.split = RowStore.column(store.split).copy()
         self.stays = np.ones(len(store), dtype=bool)
+        self.traces: dict[int, list[int]] = {}
+        """Further traces of a question, by the row that stands for it."""
         self.is_looping = np.zeros(len(store), dtype=bool)
         self.repeated: list[dict[str, Any]] = []
         self.contaminated: list[dict[str, Any]] = []
@@ -57,6 +60,19 @@ class _Choice:
     def drop(self, number: int, reason: DropReason) -> None:
         self.stays[number] = False
         self.dropped[reason] += 1
+
+    def drop_copy(self, number: int, of: int, alike: float, reason: DropReason) -> None:
+        """Drop a row for another one, and its further traces with it."""
+        for one in (number, *self.traces.pop(number, ())):
+            self.drop(one, reason)
+            self.repeated.append(
+                {
+                    "id": self.name(one),
+                    "of": self.name(of),
+                    "exact": reason is not DropReason.NEAR_DUPLICATE,
+                    "similarity": round(alike, 4),
+                }
+            )
 
     def look_for_loops(self, numbers: "NDArray[np.int64]") -> None:
         for number in numbers.tolist():
@@ -90,14 +106,15 @@ def select(
     contained: float,
     benchmark: Sequence[tuple[str, str]],
     takes: Mapping[str, float],
+    traces: int = 1,
 ) -> Selection:
     """Choose the rows that stay; `benchmark` holds places and questions, `takes` a share or a
-    number of rows for a source."""
+    number of rows for a source, `traces` the most rows of one question."""
     import numpy as np
 
     choice = _Choice(store)
     if len(store):
-        _drop_exact(choice)
+        _drop_exact(choice, near, traces)
         if near < 1:
             _drop_near(choice, near)
         if contained:
@@ -115,27 +132,34 @@ def select(
     return Selection(rows, choice.dropped, choice.repeated, choice.contaminated)
 
 
-def _drop_exact(choice: _Choice) -> None:
+def _drop_exact(choice: _Choice, near: float, traces: int) -> None:
+    """Keep of the rows of one question the best, and in training as many others as wanted that
+    reason otherwise."""
     import numpy as np
 
     keys = choice.store.exact_keys()
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     is_same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
     groups = np.split(order, np.flatnonzero(~is_same) + 1) if is_same.any() else []
+    known = RowStore.column(choice.store.known)
     for group in groups:
-        if len(group) > 1:
-            choice.look_for_loops(group)
-            first, *others = choice.rank(group).tolist()
-            for number in others:
-                choice.drop(number, DropReason.EXACT_DUPLICATE)
-                choice.repeated.append(
-                    {
-                        "id": choice.name(number),
-                        "of": choice.name(first),
-                        "exact": True,
-                        "similarity": 1.0,
-                    }
-                )
+        if len(group) == 1:
+            continue
+        choice.look_for_loops(group)
+        first, *others = choice.rank(group).tolist()
+        said = [make_plain(choice.store.read(first).reasoning)]
+        most = traces if choice.split[first] == TRAIN else 1
+        for number in others:
+            reasoning = make_plain(choice.store.read(number).reasoning)
+            alike = max(similarity(reasoning, other) for other in said)
+            if alike >= near or choice.is_looping[number] or known[number] != known[first]:
+                choice.drop_copy(number, first, 1.0, DropReason.EXACT_DUPLICATE)
+            elif len(said) >= most:
+                choice.drop_copy(number, first, 1.0, DropReason.OVER_TRACES)
+            else:
+                said.append(reasoning)
+                choice.split[number] = choice.split[first]
+                choice.traces.setdefault(first, []).append(number)
 
 
 def _drop_near(choice: _Choice, near: float) -> None:
@@ -143,7 +167,9 @@ def _drop_near(choice: _Choice, near: float) -> None:
     are two cases."""
     import numpy as np
 
-    numbers = np.flatnonzero(choice.stays)
+    stands = choice.stays.copy()
+    stands[list(chain.from_iterable(choice.traces.values()))] = False
+    numbers = np.flatnonzero(stands)
     pairs = numbers[propose_pairs(choice.store.signatures()[numbers], near)]
     known = RowStore.column(choice.store.known)
     is_two_cases = (
@@ -165,15 +191,7 @@ def _drop_near(choice: _Choice, near: float) -> None:
         for other in better:
             alike = similarity(plain, choice.store.read_question(other))
             if alike >= near:
-                choice.drop(number, DropReason.NEAR_DUPLICATE)
-                choice.repeated.append(
-                    {
-                        "id": choice.name(number),
-                        "of": choice.name(other),
-                        "exact": False,
-                        "similarity": round(alike, 4),
-                    }
-                )
+                choice.drop_copy(number, other, alike, DropReason.NEAR_DUPLICATE)
                 break
         else:
             ranked[number] = len(ranked)
@@ -236,14 +254,16 @@ def _drop_holders(
 
 
 def _drop_over_cap(choice: _Choice, takes: Mapping[str, float]) -> None:
-    """Leave of a source as many rows as wanted; those that came as val or test are not counted and
-    stay."""
+    """Leave of a source as many rows as wanted, the traces of a question together; those that came
+    as val or test are not counted and stay."""
     import numpy as np
 
     is_free = choice.stays & (
         (RowStore.column(choice.store.is_settled) == 0) | (choice.split == TRAIN)
     )
-    order = RowStore.column(choice.store.order)
+    order = RowStore.column(choice.store.order).copy()
+    for first, further in choice.traces.items():
+        order[further] = order[first]
     for source, wanted in takes.items():
         numbers = np.flatnonzero(
             is_free & (RowStore.column(choice.store.source) == choice.store.sources.index(source))

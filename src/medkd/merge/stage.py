@@ -83,6 +83,9 @@ class Config(StageConfig):
     near: float = Field(default=0.7, gt=0, le=1)
     """Similarity (Jaccard, character 3-grams) from which two questions are the same; 1 drops exact
     copies only."""
+    traces: int = Field(default=1, ge=1)
+    """Rows of one question that training keeps where their reasoning differs (`distill --samples`);
+    val and test hold each question once."""
     take: tuple[str, ...] = ()
     """How much of a source, repeated: `medical-o1=0.5` (a share), `hwtcm=5000` (at most so many
     rows)."""
@@ -157,7 +160,7 @@ def run(config: Config) -> Manifest:
             _check_rest(chosen, lost, problems, config)
             space.drop_all({str(reason): n for reason, n in lost.items()})
             statistics = write_dataset(space, store, chosen, config, count, folder)
-        _describe(space, statistics, chosen, lost, repairs)
+        _describe(space, statistics, chosen, lost, repairs, config)
         if problems:
             space.manifest.facts["first_dropped"] = [f"{why}: {place}" for why, place in problems]
         writers.write_registry(folder, SPLITS)
@@ -183,7 +186,7 @@ def merge(
     store.finish_adding()
     takes = read_takes(config.take, store.sources)
     print(f"merge: comparing {len(store)} questions", file=sys.stderr, flush=True)
-    return select(store, config.near, config.contained, questions, takes)
+    return select(store, config.near, config.contained, questions, takes, config.traces)
 
 
 def _simplify(row: Row, repairs: Counter[str]) -> Row:
@@ -275,6 +278,7 @@ def _describe(
     chosen: Selection,
     lost: Counter[DropReason],
     repairs: Counter[str],
+    config: Config,
 ) -> None:
     """Write statistics, plots, card and lists of what fell, and put the most telling numbers into
     the manifest."""
@@ -291,9 +295,16 @@ def _describe(
     )
     if not write_plots(space.path("statistics.html"), statistics, summary):
         print("note: no plots, for matplotlib is missing; pip install matplotlib", file=sys.stderr)
+    if n_over := lost[DropReason.OVER_TRACES]:
+        print(
+            f"note: {n_over} rows reason otherwise about a question that has its row already; "
+            f"--traces {config.traces + 1} keeps more of them in training",
+            file=sys.stderr,
+        )
     space.manifest.counts.kept = statistics.n_rows
     space.manifest.facts = {
         "splits": {split: len(rows) for split, rows in chosen.rows.items()},
+        "questions": {split: one["questions"] for split, one in summary["splits"].items()},
         "sources": {source: one["rows"] for source, one in summary["sources"].items()},
         "cut_offs": summary["cut_offs"],
         "repairs": summary["repairs"],

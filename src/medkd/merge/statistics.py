@@ -38,6 +38,8 @@ class Part:
     """What is known about one source within one split."""
 
     styles: Counter[str] = field(default_factory=Counter[str])
+    questions: set[int] = field(default_factory=set[int])
+    """Hashes of the different questions."""
     n_known: int = 0
     lengths: dict[str, "array[int]"] = field(default_factory=_columns)
 
@@ -77,6 +79,7 @@ class Statistics:
         """Count one row; `n_tokens` is the length of the whole conversation."""
         part = self.parts.setdefault((split, example.source), Part())
         part.styles[example.style] += 1
+        part.questions.add(hash(example.input))
         part.n_known += bool(example.reference)
         lengths = (len(example.input), len(example.reasoning), len(example.answer))
         whole = sum(lengths) + len(example.system) + len(example.instruction)
@@ -142,6 +145,7 @@ class Statistics:
 def _describe(parts: Sequence[Part]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "rows": sum(part.styles.total() for part in parts),
+        "questions": len(set[int]().union(*(part.questions for part in parts))),
         "styles": {style: sum(part.styles[style] for part in parts) for style in get_args(Style)},
         "with_known_diagnosis": sum(part.n_known for part in parts),
         "characters": {
@@ -291,6 +295,7 @@ def write_datacard(
         languages=[language for language, _ in statistics.languages.most_common()] or ["zh"],
         size=_size_category(statistics.n_rows),
         n_rows=statistics.n_rows,
+        n_questions=sum(one["questions"] for one in summary["splits"].values()),
         statistics=summary,
         sources=[
             {
