@@ -9,7 +9,8 @@ from medkd.core.errors import InputError
 from medkd.core.records import Example
 from medkd.merge.decontamination import NgramIndex, find_question
 from medkd.merge.stage import Config, run
-from medkd.text.similarity import hash_grams, make_plain, propose_pairs, sign, similarity
+from medkd.text.normalize import make_plain
+from medkd.text.similarity import hash_grams, propose_pairs, sign, similarity
 
 ORDER = [3, 8, 7, 9, 6, 4, 1, 0, 5, 2]
 

@@ -2,60 +2,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.prepare.aliases import collect_aliases, make_plain, read_plain
+from medkd.prepare.aliases import collect_aliases
 
 
-def test_a_diagnosis_is_also_known_by_its_parts_short_forms_and_synonyms() -> None:
-    answer = collect_aliases(
-        [
-            "1.慢性乙型肝炎（重度）",
-            "2.左股骨转子间骨折",
-            "3.冠心病不稳定型心绞痛冠脉造影术后",
-            "4.支气管扩张伴咯血",
-        ]
-    )
-    assert "慢性乙型肝炎重度" in answer.listed
-    assert {
-        "慢性乙型肝炎",
-        "慢性乙肝",
-        "股骨转子间骨折",
-        "股骨粗隆间骨折",
-        "冠心病",
-        "支气管扩张",
-        "支扩",
-    } <= answer.derived
+def test_a_diagnosis_is_also_known_by_its_leading_part_short_forms_and_synonyms() -> None:
+    names = collect_aliases(["左股骨转子间骨折（A2型）"]).principal
+    assert {"左股骨转子间骨折a2型", "股骨转子间骨折", "股骨粗隆间骨折"} <= names
+    assert {"慢性乙型肝炎", "慢性乙肝"} <= collect_aliases(["1.慢性乙型肝炎（重度）"]).principal
+    assert "hiv" in collect_aliases(["获得性免疫缺陷综合征（HIV）"]).principal
 
 
-def test_run_together_diagnoses_are_known_one_by_one() -> None:
-    answer = collect_aliases(["脑膜瘤高血压", "右输尿管结石慢性病毒性乙型肝炎右侧液气胸"])
-    assert {"脑膜瘤", "高血压", "输尿管结石", "慢性乙肝", "液气胸"} <= answer.derived
+def test_the_parts_behind_the_leading_one_and_the_other_diagnoses_tell_less() -> None:
+    aliases = collect_aliases(["肥厚型心肌病心律失常频发室早", "高血压病3级", "支气管扩张伴咯血"])
+    assert "肥厚型心肌病" in aliases.principal and "肥厚性心肌病" in aliases.principal
+    assert {"频发室早", "频发室性早搏"} <= aliases.further
+    assert aliases.others["高血压"] == "高血压病3级"
+    assert aliases.others["支扩"] == "支气管扩张伴咯血"
+
+
+def test_a_kind_of_disease_leads_together_with_the_disease() -> None:
+    aliases = collect_aliases(["心律失常阵发性室上性心动过速射频消融术后"])
+    assert {"心律失常", "室上性心动过速", "室上速"} <= aliases.principal
 
 
 def test_words_that_name_no_disease_are_not_derived() -> None:
-    answer = collect_aliases(["肺炎（真菌感染）", "左肾结石", "阵发性室上性心动过速伴功能不全"])
-    assert answer.derived.isdisjoint({"真菌感染", "结石", "功能不全", "感染"})
+    aliases = collect_aliases(["肺炎（真菌感染）", "左肾结石"])
+    assert {"真菌感染", "结石", "感染"}.isdisjoint(
+        {*aliases.principal, *aliases.further, *aliases.others}
+    )
 
 
-def test_plain_form_is_in_one_width_script_and_case() -> None:
-    assert make_plain("ＨＩＶ（+），H1N1 Ⅱ型，膽囊。") == "hivh1n1ii型胆囊"
+def test_a_synonym_inside_another_word_is_left_alone() -> None:
+    names = collect_aliases(["Essential hypertension", "心房顫動"]).names
+    assert not any("ten" in name and not name.isascii() for name in names)
+    assert "心房颤动" in names and not any("心心" in name for name in names)
 
 
 @given(st.lists(st.text(max_size=60), max_size=4))
 def test_any_diagnosis_can_be_named(diagnoses: list[str]) -> None:
     aliases = collect_aliases(diagnoses)
-    assert not aliases.listed.keys() & aliases.derived
     assert "" not in aliases.names
-
-
-@given(st.text(max_size=200))
-def test_every_character_of_the_plain_form_leads_back_to_its_place(text: str) -> None:
-    plain = read_plain(text)
-    assert len(plain.text) == len(plain.starts) == len(plain.ends)
-    assert plain.starts == sorted(plain.starts)
-    assert all(
-        0 <= start < end <= len(text) for start, end in zip(plain.starts, plain.ends, strict=True)
-    )
-    assert plain.breaks <= plain.gaps and plain.commas <= plain.breaks
+    assert aliases.principal.isdisjoint(aliases.others.keys() | aliases.further)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import yaml
 from medkd.collect import stage as collect
 from medkd.deidentify import stage as deidentify
 from medkd.prepare import stage as prepare
-from medkd.prepare.aliases import make_plain
+from medkd.text.normalize import make_plain
 
 LEAKS = yaml.safe_load((Path(__file__).parent / "leaks.yaml").read_text(encoding="utf-8"))
 

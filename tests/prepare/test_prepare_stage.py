@@ -170,7 +170,7 @@ def test_a_user_s_words_of_answers_go_on_top_of_the_package_s(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "content", ["[", "- a", "synonyms: x", "findings: [a]", "other: 1", "generic: [a]"]
+    "content", ["[", "- a", "synonyms: x", "findings: [[a]]", "other: 1", "generic: 1"]
 )
 def test_a_table_of_answers_that_is_none_is_refused_in_one_line(
     tmp_path: Path, content: str

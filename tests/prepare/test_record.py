@@ -29,7 +29,7 @@ def test_a_record_is_one_line_in_the_order_of_the_format() -> None:
 def test_what_a_crawler_broke_is_repaired() -> None:
     examination = "T是36.5度，P是111次/min，BP是109/84mmHg,一般情况是中年男性，屈髋90度，双扁桃体II度肿大，但是无充血。。,专科情况是神清。"
     assert clean_text(examination, "查体") == (
-        "T：36.5℃，P：111次/分，BP：109/84mmHg，一般情况：中年男性，屈髋90度，双扁桃体II度肿大，但是无充血。专科情况：神清。"
+        "T：36.5℃，P：111次/min，BP：109/84mmHg，一般情况：中年男性，屈髋90度，双扁桃体II度肿大，但是无充血。专科情况：神清。"
     )
     assert (
         clean_text("常规检查均正常；,2.B超：脾大。,3.CT:正常,4.其他", "辅助检查")

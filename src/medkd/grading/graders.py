@@ -20,8 +20,8 @@ from medkd.grading import diagnosis
 from medkd.grading.choices import read_choice
 from medkd.grading.compare import Relation
 from medkd.grading.diagnosis import Grade
-from medkd.text.normalize import normalize
-from medkd.text.similarity import make_plain, similarity
+from medkd.text.normalize import make_plain, normalize
+from medkd.text.similarity import similarity
 
 AnswerKind = Literal["diagnosis", "choice", "text", "number"]
 Grader = Callable[..., Grade]

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.text import question_rows
+from medkd.text.normalize import make_plain
 from medkd.text.question_rows import name_fields
-from medkd.text.similarity import hash_grams, make_plain
+from medkd.text.similarity import hash_grams
 from medkd.text.tables import read_rows
 
 N_GRAM = 8

@@ -16,7 +16,8 @@ from typing import IO, TYPE_CHECKING, Any, get_args
 from medkd.core.errors import from_os_error
 from medkd.core.records import Example, Split, hash_uniform
 from medkd.merge.schemas import Row
-from medkd.text.similarity import make_plain, sign
+from medkd.text.normalize import make_plain
+from medkd.text.similarity import sign
 
 if TYPE_CHECKING:
     import numpy as np

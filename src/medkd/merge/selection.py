@@ -16,7 +16,8 @@ from medkd.grading.repetition import is_looping
 from medkd.merge.decontamination import NgramIndex
 from medkd.merge.row_store import SPLITS, RowStore
 from medkd.merge.schemas import DropReason
-from medkd.text.similarity import make_plain, propose_pairs, similarity
+from medkd.text.normalize import make_plain
+from medkd.text.similarity import propose_pairs, similarity
 
 if TYPE_CHECKING:
     import numpy as np

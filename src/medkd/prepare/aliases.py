@@ -7,149 +7,53 @@ removing them (`leakage`), grading.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.core.yaml_io import BrokenYamlError, parse_yaml, read_shipped_yaml
+from medkd.grading.compare import Relation, compare
+from medkd.grading.names import Name, parse_name
 from medkd.grading.tables import load_table
 from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
-from medkd.text.normalize import make_view, normalize
+from medkd.text.normalize import make_plain, normalize, read_plain
 
 _MAX_NAME = 14
 """Longest name that synonyms are put into."""
-_MAX_TRACED = 60
-"""Longest name of which pieces are looked for."""
+_MIN_LATIN = 3
+"""Letters of the shortest Latin name that is looked for."""
 _MAX_REWORDINGS = 2
 """Words of one name that are put in other words together."""
 _FORM = (
-    'expected "synonyms: [[房颤, 心房颤动], …]", "findings: {咯血: 痰中带血}", '
-    '"inside: {肺炎症: 肺部炎性改变}" or "generic: 感染 出血"'
+    'expected "synonyms: [[房颤, 心房颤动], …]", "findings: 咯血 血尿", '
+    '"inside: 心梗四项 最高血压" or "generic: 感染 出血"'
 )
-_WORDS = re.compile(r"[^\W_]+")
-_BRIDGED = re.compile(r"[ \t·•'’\"“”‘’「」《》【】_-]*")
-"""What may stand inside a name wherever it is written; every other mark ends a clause, or stands in
-the listed name too."""
-_COMMA = re.compile(r"\s*[,、]\s*")
-_LONG = 6
-"""Characters of a name that is met over a comma too: 卵巢囊肿，蒂扭转. No shorter one is:
-疼痛，风湿科 does not say 痛风."""
-_ROMAN = re.compile("[Ⅰ-ⅿ]")
-_SHORT = 7
-"""Letters below which a Latin name counts as a whole word only: gout is not in drug outside."""
 LONGEST_NAME = 200
 """Characters of the longest name that is shortened; the forms of a longer one are past counting."""
 
 
-class Plain(NamedTuple):
-    """A text reduced to its letters, digits and characters, and where each of them stands."""
-
-    text: str
-    starts: list[int]
-    ends: list[int]
-    gaps: frozenset[int]
-    """Places before which anything stands that was left out."""
-    breaks: frozenset[int]
-    """Those of them at which a clause ends."""
-    commas: frozenset[int]
-    """Those of them at which a comma ends it."""
-
-    def find(self, name: str, seams: frozenset[int] = frozenset()) -> Iterator[int]:
-        """Find where a plain name stands within one clause; at `seams` it has marks itself."""
-        is_word = name.isascii() and len(name) < _SHORT
-        at = self.text.find(name)
-        while at >= 0:
-            inside = range(at + 1, at + len(name))
-            cuts = [i for i in inside if i in self.breaks and i - at not in seams]
-            if all(i in self.commas and _is_joined(name, i - at) for i in cuts) and not (
-                is_word and self._is_part_of_word(at, name, seams)
-            ):
-                yield at
-                at = self.text.find(name, at + len(name))
-            else:
-                at = self.text.find(name, at + 1)
-
-    def _is_part_of_word(self, at: int, name: str, seams: frozenset[int]) -> bool:
-        end = at + len(name)
-        ending = self.text[end : end + 2]
-        if end not in self.gaps and ending[:1].isascii() and ending[:1].isalpha():
-            is_plural = ending[0] == "s" and (end + 1 in self.gaps or not ending[1:].isalpha())
-            if not is_plural:
-                return True
-        before = self.text[at - 1 : at]
-        if at not in self.gaps and before.isascii() and before.isalpha():
-            return True
-        return any(i in self.gaps and i - at not in seams for i in range(at + 1, end))
-
-
-def _is_joined(name: str, at: int) -> bool:
-    """Tell whether a name is long enough to be met with a comma at this place in it."""
-    return len(name) >= _LONG and 2 <= at <= len(name) - 2
-
-
-@lru_cache(maxsize=256)
-def read_plain(text: str) -> Plain:
-    """Reduce a text to the plain form in which names are compared, in one width, script and case.
-
-    >>> plain = read_plain("急性、膽囊炎；ＨＩＶ")
-    >>> plain.text, sorted(plain.breaks)
-    ('急性胆囊炎hiv', [2, 5])
-    """
-    view = make_view(text)
-    seen = view.text.replace("İ", "I").lower()
-    starts: list[int] = []
-    ends: list[int] = []
-    words: list[str] = []
-    gaps: set[int] = set()
-    breaks: set[int] = set()
-    commas: set[int] = set()
-    done = 0
-    for word in _WORDS.finditer(seen):
-        if word.start() > done and starts:
-            gaps.add(len(starts))
-            if not _BRIDGED.fullmatch(seen, done, word.start()):
-                breaks.add(len(starts))
-                if _COMMA.fullmatch(seen, done, word.start()):
-                    commas.add(len(starts))
-        words.append(word[0])
-        starts.extend(view.starts[word.start() : word.end()])
-        ends.extend(view.ends[word.start() : word.end()])
-        done = word.end()
-    if _ROMAN.search(text):  # NRDSⅡ is two words
-        for i, start in enumerate(starts):
-            if i and start != starts[i - 1] and _ROMAN.search(text[starts[i - 1] : start + 1]):
-                gaps.add(i)
-    return Plain(
-        "".join(words), starts, ends, frozenset(gaps), frozenset(breaks), frozenset(commas)
-    )
-
-
-def make_plain(text: str) -> str:
-    """Reduce a text to its letters, digits and characters in one width, script and case.
-
-    >>> make_plain("ＨＩＶ（+），膽囊炎 Ⅱ型。")
-    'hiv胆囊炎ii型'
-    """
-    return read_plain(text).text
-
-
 class AnswerAliases(NamedTuple):
-    """Plain names of what a case is diagnosed with."""
+    """Plain names of what a case is diagnosed with, by how much they tell."""
 
-    listed: Mapping[str, frozenset[int]]
-    """As listed: none of these may remain, wherever it stands. Each with its seams: the places at
-    which the listed text has a mark."""
-    derived: frozenset[str]
-    """Parts, short forms and synonyms: they go where they state the diagnosis."""
+    principal: frozenset[str]
+    """The principal diagnosis as listed, its leading part, their short forms and synonyms: they go
+    wherever they stand for this patient's disease."""
+    further: frozenset[str]
+    """The later parts of the principal diagnosis: they go where a diagnosis is stated."""
+    others: Mapping[str, str]
+    """Name of another diagnosis to that diagnosis as listed: it goes where one is stated in so many
+    words."""
+    seams: Mapping[str, frozenset[int]]
+    """Listed name to the places in it at which it has a mark or a blank."""
     names: tuple[str, ...]
     """All of them, the longest first."""
-    traces: frozenset[str]
-    """Pieces long enough to show that a suspected diagnosis is a variant of a listed one."""
-    findings: Mapping[str, str]
-    """How a mere finding is said in other words."""
-    inside: Mapping[str, str]
-    """Words in which one of the names only happens to stand, and what is said instead."""
+    leading: Name
+    """The leading part of the principal diagnosis, as grading reads it."""
+    is_finding: bool
+    """Whether the principal diagnosis is a mere finding, such as 咯血."""
+    terms: frozenset[str]
+    """Longer plain words in which a name only happens to stand: 心梗四项."""
 
 
 class Synonyms:
@@ -158,13 +62,13 @@ class Synonyms:
     def __init__(
         self,
         rows: Iterable[Iterable[str]],
-        findings: Mapping[str, str],
+        findings: Iterable[str],
         generic: Iterable[str],
-        inside: Mapping[str, str],
+        inside: Iterable[str],
     ) -> None:
-        self.findings = {make_plain(name): said for name, said in findings.items()}
+        self.findings = frozenset(map(make_plain, findings))
         self.generic = frozenset(generic)
-        self.inside = dict(inside)
+        self.inside = frozenset(map(make_plain, inside))
         self._others: dict[str, dict[str, None]] = {}
         for row in rows:
             plain = [name for word in row if (name := make_plain(word))]
@@ -186,24 +90,32 @@ class Synonyms:
             fresh = {
                 name.replace(word, other)
                 for name in fresh
-                if len(name) <= _MAX_NAME
+                if len(name) <= _MAX_NAME or name in self._others
                 for word in self._words_in(name)
                 # A foreign name stands for the whole, never inside a Chinese one.
                 for other in self._others[word]
-                if not other.isascii() or word == name
+                if word == name or not (other.isascii() or other in name)
             } - found
             found |= fresh
-        return found
+        return {name for name in found if len(name) >= _MIN_LATIN or not name.isascii()}
 
     def _words_in(self, name: str) -> set[str]:
-        """Find the words of the tables in a short name, those inside one another too."""
+        """Find the words of the tables in a short name that stand in no longer one there; in a
+        name of the tables itself also those at its ends."""
         size = len(name)
-        return {
-            piece
+        is_known = name in self._others
+        spans = [
+            (i, j)
             for i in range(size)
             for j in range(i + 2, size + 1)
-            if (piece := name[i:j]) in self._others
-        }
+            if name[i:j] in self._others and not name[i:j].isascii()
+        ]
+        return {
+            name[i:j]
+            for i, j in spans
+            if (is_known and (i == 0 or j == size))
+            or not any(a <= i and j <= b and (a, b) != (i, j) for a, b in spans)
+        } | ({name} if is_known else set())
 
 
 @cache
@@ -221,31 +133,37 @@ def load_synonyms(path: Path | None = None) -> Synonyms:
     rows = [[str(name), *map(str, others)] for name, others in graded.items()]
     return Synonyms(
         [*rows, *(row for table in tables for row in table["synonyms"])],
-        {name: said for table in tables for name, said in table["findings"].items()},
-        [word for table in tables for word in table["generic"].split()],
-        {word: said for table in tables for word, said in table["inside"].items()},
+        *([word for table in tables for word in table[key]] for key in _WORD_KEYS),
     )
+
+
+_WORD_KEYS = ("findings", "generic", "inside")
 
 
 def _check(content: Any, place: str) -> dict[str, Any]:
-    """Check a table of synonyms, findings, generic and inside words, each of which may be
-    missing."""
+    """Check a table of synonyms, findings, generic and inside words, each of which may be missing.
+
+    Words stand in one text with blanks between; version 0.1 had mappings, whose keys are the words.
+    """
     given = cast("dict[str, Any]", content) if isinstance(content, dict) else {"": None}
-    table: dict[str, Any] = {"synonyms": [], "findings": {}, "generic": "", "inside": {}, **given}
+    table: dict[str, Any] = {"synonyms": [], **dict.fromkeys(_WORD_KEYS, ""), **given}
     rows = table["synonyms"]
-    is_right = isinstance(rows, list) and all(
+    is_right = set(table) == {"synonyms", *_WORD_KEYS} and isinstance(rows, list)
+    is_right = is_right and all(
         isinstance(row, list) and all(isinstance(word, str) for word in cast("list[Any]", row))
         for row in cast("list[Any]", rows)
     )
-    is_right = is_right and all(
-        isinstance(said, dict)
-        and all(
-            isinstance(word, str) for pair in cast("dict[Any, Any]", said).items() for word in pair
+    for key in _WORD_KEYS:
+        words = table[key]
+        table[key] = (
+            words.split()
+            if isinstance(words, str)
+            else list(words or ())
+            if isinstance(words, dict | list)
+            else [None]
         )
-        for said in (table["findings"], table["inside"])
-    )
-    has_known_keys = set(table) == {"synonyms", "findings", "generic", "inside"}
-    if not is_right or not has_known_keys or not isinstance(table["generic"], str):
+        is_right = is_right and all(isinstance(word, str) for word in cast("list[Any]", table[key]))
+    if not is_right:
         raise InputError(f"{place}: no table of answers; {_FORM}")
     return table
 
@@ -258,7 +176,7 @@ _BRACKETS = re.compile(r"\(([^()]*)\)")
 _ABBREVIATION = re.compile(r"[A-Za-z]{3,}")
 _JOINTS = re.compile(
     r"[,、;/?。:]|(?<=[一-鿿)])\s+|\s{1,9}(?=[一-鿿])|伴有?|合并|并发?|及|和|与|导致的?|所致的?"
-    r"|引起的?"
+    r"|引起的?|\s(?i:with|and|due to|secondary to|complicated by)\s"
 )
 _PREFIX = re.compile(
     "^(?:(?i:(?:acute|chronic|subacute|severe|mild|moderate|left|right|bilateral|primary|secondary"
@@ -278,69 +196,85 @@ _SEAM = re.compile(
 
 
 def collect_aliases(diagnoses: Iterable[str], synonyms: Synonyms | None = None) -> AnswerAliases:
-    """Collect the names of everything that would tell one of the diagnoses.
+    """Collect the names of everything that would tell the diagnoses, of which the first listed one
+    is the principal one.
 
-    >>> aliases = collect_aliases(["2.高血壓病3级（很高危）"])
-    >>> sorted(aliases.listed), "高血压病" in aliases.derived, "高血压" in aliases.derived
-    (['高血压病3级很高危'], True, True)
+    >>> aliases = collect_aliases(["2.高血壓病3级（很高危）", "冠心病"])
+    >>> "高血压病3级很高危" in aliases.principal, "高血压" in aliases.principal
+    (True, True)
+    >>> "冠心病" in aliases.others
+    True
     """
     synonyms = synonyms or load_synonyms()
     cleaned = list(
         dict.fromkeys(
             normalize(item)
             for text in diagnoses
-            for item in map(clean_diagnosis, (text, *split_diagnoses(text)))
+            for item in map(clean_diagnosis, split_diagnoses(text) or (text,))
             if item
         )
     )
-    listed: dict[str, frozenset[int]] = {}
+    seams: dict[str, frozenset[int]] = {}
     for item in cleaned:
         plain = read_plain(item)
         if plain.text:
             # Where a Latin name has a blank, the record may have one too.
-            listed[plain.text] = listed.get(plain.text, frozenset()) | plain.gaps
-    short = {
-        plain
-        for item in cleaned
-        for part in _parts(item)
-        if len(part) <= LONGEST_NAME
-        for form in _shorten(part)
-        if _tells(plain := make_plain(form), synonyms)
-    }
-    short |= {
-        make_plain(inside)
-        for item in cleaned
-        for inside in _BRACKETS.findall(item)
-        if _ABBREVIATION.fullmatch(inside)
-    }
-    derived = synonyms.reword(listed.keys() | short) - listed.keys()
-    inside = {
-        word: said
-        for word, said in synonyms.inside.items()
-        if any(name in make_plain(word) for name in listed)
-    }
-    names = sorted(listed.keys() | derived, key=lambda name: (-len(name), name))
+            seams[plain.text] = seams.get(plain.text, frozenset()) | plain.gaps
+    leading, further = _split_principal(cleaned[0] if cleaned else "")
+    first = {make_plain(cleaned[0])} if cleaned else set[str]()
+    principal = synonyms.reword(first | _name_shortly(leading, synonyms)) - {""}
+    later = synonyms.reword(_name_shortly(further, synonyms)) - principal
+    others: dict[str, str] = {}
+    for item in cleaned[1:]:
+        short = {make_plain(item)} | _name_shortly((item, *_parts(item)), synonyms)
+        for name in synonyms.reword(short) - principal - later - {""}:
+            others.setdefault(name, item)
     return AnswerAliases(
-        listed,
-        frozenset(derived),
-        tuple(names),
-        frozenset(_traces(names)),
-        synonyms.findings,
-        inside,
+        frozenset(principal),
+        frozenset(later),
+        others,
+        seams,
+        tuple(sorted({*principal, *later, *others}, key=lambda name: (-len(name), name))),
+        parse_name(leading[-1] if leading else ""),
+        bool(first) and all(make_plain(part) in synonyms.findings for part in leading),
+        synonyms.inside,
     )
 
 
+def _split_principal(diagnosis: str) -> tuple[list[str], list[str]]:
+    """Split a principal diagnosis into its leading part, with its other name in brackets, and the
+    parts behind it; a part that is a kind of the first leads too: 心律失常 室性心动过速."""
+    parts = [part.strip() for part in _parts(diagnosis) if part.strip()]
+    leading = parts[:1]
+    for part in parts[1:2]:
+        if (
+            len(part) <= LONGEST_NAME
+            and compare(parse_name(part), parse_name(leading[0][:LONGEST_NAME]))
+            is Relation.MORE_SPECIFIC
+        ):
+            leading.append(part)
+    in_brackets = cast("list[str]", _BRACKETS.findall(diagnosis))
+    leading[:0] = [text for text in in_brackets if _ABBREVIATION.fullmatch(text)]
+    return leading, [part for part in parts if part not in leading]
+
+
+def _name_shortly(parts: Iterable[str], synonyms: Synonyms) -> set[str]:
+    """List the plain short forms of parts that are specific enough to be removed."""
+    return {
+        plain
+        for part in parts
+        if len(part) <= LONGEST_NAME
+        for form in _shorten(part)
+        if _tells(plain := make_plain(form), synonyms)
+    } | {make_plain(part) for part in parts if _ABBREVIATION.fullmatch(part)}
+
+
 def _parts(diagnosis: str) -> Iterator[str]:
-    """Yield a diagnosis without its brackets, what in brackets is a name, and its joined or
-    run-together parts."""
-    for inside in cast("list[str]", _BRACKETS.findall(diagnosis)):
-        if _DISEASE_END.search(inside):
-            yield inside
-    outside = _BRACKETS.sub(",", diagnosis)
-    yield _BRACKETS.sub("", diagnosis)
-    for part in _JOINTS.split(outside):
-        yield part
+    """Yield the joined or run-together parts of a diagnosis in order, then what in its brackets is
+    a name."""
+    for part in _JOINTS.split(_BRACKETS.sub(",", diagnosis)):
         yield from _SEAM.sub(lambda m: m[0] + "\n", part).split("\n")
+    yield from (inside for inside in _BRACKETS.findall(diagnosis) if _DISEASE_END.search(inside))
 
 
 def _shorten(name: str) -> Iterator[str]:
@@ -370,12 +304,3 @@ def _tells(name: str, synonyms: Synonyms) -> bool:
     if name.isascii():
         return len(name) >= 7 and bool(_ENGLISH_END.search(name))
     return len(name) >= 3 and bool(_DISEASE_END.search(name)) and name not in synonyms.generic
-
-
-def _traces(names: Iterable[str]) -> set[str]:
-    """List the pieces of names that are at least four characters and three fifths long."""
-    traces: set[str] = set()
-    for name in (name for name in names if len(name) <= _MAX_TRACED):
-        size = max(4, -(-len(name) * 3 // 5))
-        traces.update(name[i : i + size] for i in range(len(name) - size + 1))
-    return traces

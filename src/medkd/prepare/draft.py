@@ -13,8 +13,9 @@ from medkd.core.records import Case, Language
 from medkd.core.task import KNOWN_DIAGNOSIS, AnswerKind, Task
 from medkd.grading.graders import get_grader
 from medkd.prepare.aliases import collect_aliases, load_synonyms
-from medkd.prepare.leakage import find_answer, has_answer, remove_answer
+from medkd.prepare.leakage import remove_answer
 from medkd.prepare.record import clean_sections, is_empty, join_sections, keep_lines
+from medkd.prepare.statements import find_answer, has_answer, joins_answer
 from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
 from medkd.text.normalize import is_chinese
 
@@ -56,8 +57,8 @@ class Draft(NamedTuple):
     """The same without the answer, where the task wants it removed."""
     line: str
     told: dict[str, frozenset[str]]
-    """Sections that tell a listed diagnosis, or state it in whatever words: each before and after;
-    empty where the task removes nothing."""
+    """Sections that state the principal diagnosis, or any of them: each before and after; empty
+    where the task removes nothing."""
 
 
 def draft_question(case: Case, task: Task, answers: Path | None = None) -> Draft | DropReason:
@@ -82,17 +83,19 @@ def draft_question(case: Case, task: Task, answers: Path | None = None) -> Draft
     after = {
         name: scrubbed
         for name, text in before.items()
-        if (scrubbed := remove_answer(text, aliases)).strip("。，； ")
+        if (scrubbed := remove_answer(text, aliases, name)).strip("。，； ")
     }
     if part.needs and not any(name in after for name in part.needs):
         return DropReason.NO_FINDING
     if measure(after) < measure(before) * _MIN_SHARE_LEFT:
         return DropReason.TOO_LITTLE_LEFT
     line = join_sections(after, part, language)
-    if has_answer(line, aliases):
+    if joins_answer(line, aliases):
         return DropReason.ANSWER_LEFT
     told = {
-        f"{kind}_{side}": frozenset(name for name, text in texts.items() if tells(text, aliases))
+        f"{kind}_{side}": frozenset(
+            name for name, text in texts.items() if tells(text, aliases, name)
+        )
         for kind, tells in (("listed", has_answer), ("stated", find_answer))
         for side, texts in (("before", before), ("after", after))
     }

@@ -1,8 +1,8 @@
-"""Takes the answer out of its own question.
+"""Takes the statement of the answer out of its own record.
 
-In: a text of a record and the case's `AnswerAliases`. Out: the text without the answer, still
-readable: a clause that only states the diagnosis is cut, an item is taken from its list, elsewhere
-the name becomes 某病 or, of a mere finding, other words. Not done here: the names (`aliases`).
+In: a text of a record and the case's `AnswerAliases`. Out: the `Cut`s that leave no statement of
+the principal diagnosis. A clause that holds the name and nothing else goes whole; findings, tests,
+denials and what others have stay. Not done here: the names (`aliases`), people's decisions.
 
 >>> from medkd.prepare.aliases import collect_aliases
 >>> aliases = collect_aliases(["脑积水"])
@@ -13,234 +13,329 @@ the name becomes 某病 or, of a mere finding, other words. Not done here: the n
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
 from typing import NamedTuple
 
-from medkd.prepare.aliases import AnswerAliases, make_plain, read_plain
-from medkd.text.normalize import simplify
+from medkd.prepare.aliases import AnswerAliases
+from medkd.prepare.statements import (
+    ACT,
+    ADMISSION,
+    ADMITTED,
+    DIAGNOSED,
+    LIST_MARK,
+    MARK,
+    NEAR,
+    Mention,
+    Passage,
+    find_answer,
+    find_frame,
+    find_modifiers,
+    is_empty,
+    make_pattern,
+)
+from medkd.text.normalize import Edit, View
 
-MASK = "某病"
-MASK_IN_ENGLISH = "[disease]"
+THIS_DISEASE = "本病"
+"""What stands for the name where its clause says more; 病变 of what grows or breaks."""
+THIS_LESION = "病变"
+THIS_CONDITION = "this condition"
 _MAX_ROUNDS = 6
-_VIEW = 300
-"""Characters looked at on each side of a name."""
-_HEDGE_WORDS = (
-    r"(?:目前|最终|最后|临床|入院|出院|初步|门诊|影像|印象|病理|报告|综合|首先|仍|故|遂|多|高度"
-    r"|进一步|术前|术后|明确|修正|补充|更正|主要|基本|拟|曾|也|亦|均|不){0,4}"
-    r"(?:诊断(?:考虑|明确为|为|是|有|意见|上)?|考虑(?:诊断|为|是|存在|有|合并|可能|患者|患儿"
-    r"|不排除|不[能可]?除外){0,3}|拟诊为?|确诊[为是]?|疑[诊似为]为?|怀疑[为是]?|符合|支持"
-    r"|不[能可]?排除|不[能可]?除外|倾向[于为]?|可能[为是])"
-    r"(?:[:：]|为)?\s*[“\"「‘]?(?:\d{1,2}[.、．]\s*)?"
-)
-_HEDGE_BEFORE = re.compile(_HEDGE_WORDS + "$")
-_HEDGED = re.compile(_HEDGE_WORDS + r"(?P<x>[^，,。；;、：:“”\"「」（()）?？\s]{3,30})")
-_LEAD = re.compile(
-    r"(?:上述结果|上述检查|以上结果|以上|综上|据此|外院曾?|当地医院|患者|患儿|结合临床|结合病史"
-    r"|现|亦){0,6}$"
-)
-_BASIS = re.compile(r"(?:结合|根据|综合|依据|鉴于)[^。；;]{0,300}$")
-_ADMITTED = re.compile(r"(?:拟诊?|诊断为?|[以因])\s*[“\"「‘]?$")
-_ADMISSION = re.compile(
-    r"[”\"」’]?\s{0,3}(?:待查|查因)?\s{0,3}(?:为?诊断)?\s{0,3}(?=收|入院|入我|住院|转入|急诊入)"
-)
-_BEFORE_NAME = re.compile(r"(?:急性|慢性|亚急性|[左右双两]侧?|[轻中重]度|原发性|继发性){1,6}$")
-_AFTER_NAME = re.compile(
-    r"(?:[（(](?:[很极]?高危|[中低]危|[轻中重]度|[IVXⅠ-Ⅳ\d]+[级期]?[，,、]?[很极]?[高中低]?危?"
-    r"|[A-Za-z]{2,8})[）)])?(?:[?？]|可能性?大?|待[查排]|查因|不[能可]?除外|诊断明确){0,6}"
-)
-_BETWEEN = re.compile(r"[，,、；;“”\"\s？?]{0,20}(?:\d{1,2}[.、．]\s*)?(?:及|和|与|并|伴有?|合并)?")
-_NUMBERING = re.compile(r"\d{1,2}[.、．](?!\d)")
-_NUMBERED = re.compile(
-    r"(?:^|[^一-鿿\d])(?:\d{1,2}|[一二三四五六七八九十])[.、．]\s*$|[一-鿿]\d{1,2}[.、．]\s*$"
-)
-_CLAUSE_END = re.compile(r"[”\"」’]?\s{0,9}(?:[，,。；;！!]|$)")
-_COMPOUND = re.compile(
-    r"支原体|衣原体|病毒|表面|核心|[eE]抗|抗体|抗原|链球菌|[杆球]菌|疫苗|[密接]切?接?触|DNA|RNA"
-    r"|检测|测定|全套|两对半|三对|五项|筛查|家族|科"
-)
-_NEGATED = re.compile(
-    r"(?:否认|无|未见|未闻|未患|排除|不考虑)(?:(?!示|确诊"
-    r"|诊断[为是考])[^。；;，,但]){0,300}(?:[，,](?:[^。；;，,但]{1,8}[，,]){0,40}[或及和]?)?$"
-)
-"""What is denied: the same clause, and a list of bare names behind it; not what a later clause says
-was found: 无咳嗽，CT示肺结核."""
-_TIDY = (
-    (re.compile(r"[“「‘《]\s*[”」’》]|\"\s*\"|（\s*）|\(\s*\)"), ""),
-    (re.compile(r"某病(?:[、，,及和与并伴；;]+(?:\d{1,2}[.、．]\s*)?某病)+"), MASK),
-    (re.compile(r"某病病史"), "某病史"),
-    (re.compile(r"[，,、；;：:]{1,40}(?=[。！？!?])"), ""),
-    (re.compile(r"([。；！？])[，,、；;。]+"), r"\1"),
-    (re.compile(r"([，,、])[，,、；;]+"), r"\1"),
-    (re.compile(r"([：:])[，,、；;]+"), r"\1"),
-    (re.compile(r"^[，,。；;、：:！？]+"), ""),
-)
 
 
-class Span(NamedTuple):
-    """A place in a text, and the plain name that stands there."""
+class Rule(StrEnum):
+    """Why a span was removed."""
+
+    STATEMENT = "statement"
+    """A clause or a list of clauses that states a diagnosis: 目前诊断脑积水."""
+    ADMISSION = "admission"
+    """The reason for an admission: 以“脑积水”收入院."""
+    CLAUSE = "clause"
+    """A clause that holds the name, its source and nothing else: 头颅CT示脑积水."""
+    ITEM = "item"
+    """One item of a list, or one of two joined names."""
+    PHRASE = "phrase"
+    """The name with its preposition: 针对脑积水."""
+    BASIS = "basis"
+    """What led up to a removed statement: 结合病史、体征."""
+    NAME = "name"
+    """The name alone; 本病 stands there, for its clause says more."""
+    SECTION = "section"
+    """All of a section that could not be freed otherwise."""
+
+
+class Cut(NamedTuple):
+    """A span that goes, what stands there instead, and the rule."""
 
     start: int
     end: int
-    name: str
+    put: str
+    rule: Rule
 
 
-def has_answer(text: str, aliases: AnswerAliases) -> bool:
-    """Tell whether a listed diagnosis stands in a text, verbatim or split by blanks."""
-    plain = read_plain(text)
-    return any(
-        name in plain.text and any(True for _ in plain.find(name, seams))
-        for name, seams in aliases.listed.items()
-    )
+_SOURCE = re.compile(r"(?::|示|提示|显示|可见|见|发现)\s?\"?$")
+_BASIS = make_pattern("(?:%s)", "basis")
+_BASIS_ONLY = make_pattern(r"(?:%s)*+", "basis_words")
+_ACTING = make_pattern(r"\s?(?:%s)", "acting")
+_LEADING = make_pattern(r"(?:%s)\s?$", "leading")
+_LED = make_pattern(r"(?:%s)", "led")
+_ADVERBS = re.compile(
+    r"(?:目前|最终|最后|临床|入院|出院|初步|门诊|影像|印象|病理|报告|综合|首先|仍|故|遂|多|高度|进一步"
+    r"|术前|术后|明确|修正|补充|更正|主要|基本|曾|也|亦|均|不"
+    r"|initially |finally |clinically ){1,4}$"
+)
+_JOINT = r"(?:并发?|伴有?|合并|以及|及|和|与|\s(?i:and|with)\s)"
+_RELATED = r"[^,。;!?\n]{0,12}(?:相关|有关|无关|所致|鉴别|关系)"
+_JOINT_AFTER = re.compile(rf"{_JOINT}(?=[^,。;!?\n])(?!{_RELATED})")
+_JOINT_BEFORE = re.compile(f"{_JOINT}$")
+_PREDICATE = re.compile(_RELATED)
+_AND = re.compile(f"{_JOINT}?")
+_NUMBERED = re.compile(rf"{LIST_MARK}\s?$|^\s*$")
+_AFTER_NAME = make_pattern(r"(?:%s){1,4}", "after_name")
+_OWNED = re.compile(r"\b(?i:his|her|their|the|an?|my|this|known|'s) $")
+_GROWTH = re.compile(r"(?:[瘤癌]|结石|囊肿|息肉|脓肿|血肿|骨折|缺损|断裂|ca|腺病)\w{0,3}$")
 
 
-def remove_answer(text: str, aliases: AnswerAliases) -> str:
-    """Remove the answer from a text; no listed diagnosis remains, whatever the cuts bring
-    together."""
-    for word, said in aliases.inside.items():
-        text = _replace(text, word, said)
+def remove_answer(text: str, aliases: AnswerAliases, section: str = "") -> str:
+    """Remove every statement of the answer from a text.
+
+    Where the principal diagnosis stands as this patient's disease, nothing of it remains, whatever
+    the cuts bring together; text outside the cuts stays as it is.
+    """
+    return View.of(text).edit(Edit(*cut[:3]) for cut in find_cuts(text, aliases, section)).text
+
+
+def find_cuts(text: str, aliases: AnswerAliases, section: str = "") -> list[Cut]:
+    """Find what to cut from a text, in order and without overlap, in places of the text itself."""
+    cuts: list[Cut] = []
+    view = View.of(text)
     for _ in range(_MAX_ROUNDS):
-        spans = find_answer(text, aliases)
-        if not spans:
-            return text
-        text = _tidy(_edit(text, spans, aliases))
-    while listed := next(
-        (span for span in find_answer(text, aliases) if span.name in aliases.listed), None
-    ):
-        text = text[: listed.start] + text[listed.end :]
-    return text
+        passage = Passage(view.text, section, aliases)
+        mentions = find_answer(view.text, aliases, section, passage)
+        if not mentions:
+            return cuts
+        found = _decide_all(passage, mentions)
+        cuts = _merge(cuts, [cut._replace(**_spread(view, cut)) for cut in found])
+        view = View.of(text).edit(Edit(*cut[:3]) for cut in cuts)
+    return (
+        [Cut(0, len(text), "", Rule.SECTION)] if find_answer(view.text, aliases, section) else cuts
+    )
 
 
-def _replace(text: str, word: str, said: str) -> str:
-    """Replace a word in whichever script it is written."""
-    seen = simplify(text)
-    if word not in seen:
-        return text
-    parts: list[str] = []
-    position = 0
-    while (at := seen.find(word, position)) >= 0:
-        parts += [text[position:at], said]
-        position = at + len(word)
-    return "".join([*parts, text[position:]])
+def _spread(view: View, cut: Cut) -> dict[str, int]:
+    start, end = view.original_span(cut.start, cut.end)
+    return {"start": start, "end": end}
 
 
-def find_answer(text: str, aliases: AnswerAliases) -> list[Span]:
-    """Find where a text tells the answer: listed names anywhere in a clause, derived ones where
-    they state it."""
-    plain, seen = read_plain(text), simplify(text)
-    taken = bytearray(len(text))
-    found: list[Span] = []
-    for name in aliases.names:
-        if name not in plain.text:
+def _merge(old: list[Cut], new: list[Cut]) -> list[Cut]:
+    """Join cuts that overlap; the later one says what is put."""
+    merged: list[Cut] = []
+    for cut in sorted([*((c, 0) for c in old), *((c, 1) for c in new)], key=lambda pair: pair[0]):
+        at, is_new = cut
+        if merged and at.start < merged[-1].end:
+            last = merged[-1]
+            says = at if is_new else last
+            merged[-1] = says._replace(start=last.start, end=max(last.end, at.end))
+        else:
+            merged.append(at)
+    return merged
+
+
+def _decide_all(passage: Passage, mentions: Iterable[Mention]) -> list[Cut]:
+    """List the cuts for all mentions, in order; one that an earlier cut covers needs none."""
+    found: list[Cut] = []
+    done = 0
+    for mention in mentions:
+        if mention.start < done:
             continue
-        for at in plain.find(name, aliases.listed.get(name, frozenset())):
-            span = Span(plain.starts[at], plain.ends[at + len(name) - 1], name)
-            if 1 not in taken[span.start : span.end] and (
-                name in aliases.listed or _states(seen, span)
-            ):
-                taken[span.start : span.end] = b"\1" * (span.end - span.start)
-                found.append(span)
-    for match in _HEDGED.finditer(seen):
-        span = Span(*match.span("x"), make_plain(match["x"]))
-        if 1 not in taken[span.start : span.end] and any(
-            trace in span.name for trace in aliases.traces
-        ):
-            found.append(span)
-    return sorted(found)
+        for cut in _decide(passage, _widen(passage, mention, done)):
+            start = max(cut.start, done)
+            if cut.end > start:
+                found.append(cut._replace(start=start))
+                done = cut.end
+    return _tidy(passage.seen, found)
 
 
-def _states(text: str, span: Span) -> bool:
-    """Tell whether a derived name stands for a disease of this patient, not for a test, a germ or
-    something denied."""
-    inside, before, after = (
-        text[span.start : span.end],
-        text[max(0, span.start - _VIEW) : span.start],
-        text[span.end : span.end + _VIEW],
-    )
-    if re.search(r"[。；;！]", inside) or _COMPOUND.match(after) or _NEGATED.search(before):
-        return False
-    if span.name.startswith("高") and before.endswith(("最", "较")):  # 最高血压 is a measurement
-        return False
-    return not (
-        span.name.isascii()
-        and (re.search(r"[A-Za-z0-9-]$", before) or re.match(r"[A-Za-z0-9-]", after))
-    )
-
-
-def _join(text: str, spans: list[Span]) -> list[Span]:
-    """Widen each place by what belongs to the name, and join neighbours of one list."""
-    joined: list[Span] = []
-    for start, end, name in spans:
-        if before := _BEFORE_NAME.search(text, joined[-1].end if joined else 0, start):
-            start = before.start()
-        if after := _AFTER_NAME.match(text, end):
-            end = after.end()
-        if any(
-            text[start:end].count(a) > text[start:end].count(b) and text[end : end + 1] == b
-            for a, b in ("（）", "()")
-        ):
-            end += 1
-        if joined and _BETWEEN.fullmatch(text, joined[-1].end, start):
-            joined[-1] = Span(joined[-1].start, max(end, joined[-1].end), "")
-        elif not joined or start >= joined[-1].end:
-            joined.append(Span(start, end, name))
+def _tidy(seen: str, cuts: Iterable[Cut]) -> list[Cut]:
+    """Join cuts that touch, and take in the mark that would stand alone before or behind one."""
+    joined: list[Cut] = []
+    for cut in cuts:
+        if joined and joined[-1].end == cut.start and not (joined[-1].put or cut.put):
+            joined[-1] = joined[-1]._replace(end=cut.end)
+        else:
+            joined.append(cut)
+    for n, (start, end, put, _) in enumerate(joined):
+        if put:
+            continue
+        before, behind = seen[start - 1 : start], seen[end : end + 1]
+        if behind in ",、" and behind and before in ",、。;":  # also at the beginning of the text
+            joined[n] = joined[n]._replace(end=end + 1)
+        elif before in ("，", ",", "、") and (behind in "。;!\n"):
+            joined[n] = joined[n]._replace(start=start - 1)
     return joined
 
 
-def _edit(text: str, spans: list[Span], aliases: AnswerAliases) -> str:
-    """Cut or replace each name; decide in simplified characters, keep the others as written."""
-    seen = simplify(text)
-    parts: list[str] = []
-    position = 0
-    for span in _join(seen, spans):
-        start, end, replacement = _decide(seen, span, position, aliases.findings)
-        parts += [text[position:start], replacement]
-        position = end
-    return "".join([*parts, text[position:]])
+def _widen(passage: Passage, mention: Mention, done: int) -> Mention:
+    """Widen a mention by what belongs to its name: side, degree, brackets, quotation marks."""
+    seen = passage.seen
+    start, end = find_modifiers(seen, mention.start, done), mention.end
+    if after := _AFTER_NAME.match(seen, end):
+        end = after.end()
+    for opening, closing in ("()", '""'):
+        is_open = seen.count(opening, mention.start, end) > seen.count(closing, mention.start, end)
+        if opening != closing and is_open and seen[end : end + 1] == closing:
+            end += 1
+        if start > done and seen[start - 1] == opening and seen[end : end + 1] == closing:
+            start, end = start - 1, end + 1
+    return mention._replace(start=start, end=end)
 
 
-def _decide(
-    text: str, span: Span, position: int, findings: Mapping[str, str]
-) -> tuple[int, int, str]:
-    """Decide what to cut around a name, never before `position`, and what to write instead."""
-    position = max(position, span.start - _VIEW)
-    before, after = text[position : span.start], text[span.end : span.end + _VIEW]
-    if finding := findings.get(span.name):
-        return span.start, span.end, finding
-    if (admitted := _ADMITTED.search(before)) and (admission := _ADMISSION.match(after)):
-        return position + admitted.start(), span.end + admission.end(), ""
-    clause = _clause_start(before)
-    at_end = _CLAUSE_END.match(after)
-    if at_end and (hedge := _HEDGE_BEFORE.search(before, clause)) and not _BASIS.search(before):
-        lead = _LEAD.search(before, clause, hedge.start())
-        has_more = _NUMBERING.search(hedge[0] + text[span.start : span.end]) and _NUMBERING.match(
-            after, at_end.end()
-        )
-        if lead and lead.start() == clause and not has_more:
-            return position + clause, span.end + at_end.end(), _mark(at_end[0], before[:clause])
-    if after.startswith("、") and not _NUMBERED.search(before):
-        return span.start, span.end + 1, ""
+def _decide(passage: Passage, mention: Mention) -> Iterator[Cut]:
+    """Yield what to cut around one mention."""
+    seen = passage.seen
+    start, end = mention.start, mention.end
+    admitted = ADMITTED.search(seen, max(0, start - 6), start)
+    admission = ADMISSION.match(seen, end)
+    if admitted and admission:
+        yield Cut(admitted.start(), admission.end(), "", Rule.ADMISSION)
+        return
+    frame = find_frame(passage, start, end)
+    item = _find_item(passage, mention)
+    if frame and frame[0] < start and (frame[2] or not item):
+        yield from _cut_statement(passage, mention, frame[0])
+        return
+    clause_start, clause_end = passage.clause(start, end)
+    leading = _LEADING.search(seen, max(clause_start, start - 12), start)
+    follows_source = _SOURCE.search(seen, clause_start, start) is not None
+    if DIAGNOSED.match(seen, end) and is_empty(seen[clause_start:start]):
+        yield from _cut_statement(passage, mention, clause_start)
+    elif is_empty(seen[clause_start:start]) and is_empty(seen[end:clause_end]):
+        yield from _cut_clause(passage, clause_start, clause_end, mention, Rule.CLAUSE)
+    elif item:
+        yield Cut(*item, "", Rule.ITEM)
+    elif follows_source and end == clause_end and _goes_on(passage, end):
+        yield Cut(start, end + 1, "", Rule.ITEM)
+    elif leading and (led := _LED.match(seen, end)) and _ACTING.match(seen, led.end()):
+        stop = led.end()
+        stop += seen[stop : stop + 1] == "," and leading.start() == clause_start
+        stop += seen[stop : stop + 1] == " " == seen[leading.start() - 1 : leading.start()]
+        yield Cut(leading.start(), stop, "", Rule.PHRASE)
+    else:
+        yield Cut(start, end, _stand_in(seen, mention), Rule.NAME)
+
+
+def _goes_on(passage: Passage, end: int) -> bool:
+    """Tell whether a further finding of the same source follows."""
+    return passage.seen[end : end + 1] == "," and not _ACTING.match(passage.seen, end + 1)
+
+
+def _find_item(passage: Passage, mention: Mention) -> tuple[int, int] | None:
+    """Find the span of a mention with the mark that joins it to another item of a list."""
+    seen = passage.seen
+    start, end = mention.start, mention.end
+    clause_start, _ = passage.clause(start, end)
+    before = seen[max(clause_start, start - 12) : start]
+    if seen[end : end + 1] == "、" and (joint := _AND.match(seen, end + 1)):
+        return start, joint.end()
     if before.endswith("、") and not _NUMBERED.search(before):
-        return span.start - 1, span.end, ""
-    is_whole_clause = re.fullmatch(r"(?:\d{1,2}[.、．])?\s*[“\"]?", before[clause:]) is not None
-    if at_end and is_whole_clause and (position + clause > 0 or at_end[0]):
-        return position + clause, span.end + at_end.end(), _mark(at_end[0], before[:clause])
-    is_english = text[span.start : span.end].isascii() and (before[-2:] + after[:2]).isascii()
-    doubt = "？" if text[span.end - 1] in "?？" and after[:1] not in "，,。；;、）)" else ""
-    return span.start, span.end, (MASK_IN_ENGLISH if is_english else MASK) + doubt
+        return start - 1, end
+    if joint := _JOINT_AFTER.match(seen, end):
+        return start, joint.end()
+    joint = _JOINT_BEFORE.search(before)
+    if (
+        joint
+        and not _PREDICATE.match(seen, end)
+        and not is_empty(seen[clause_start : start - len(joint[0])])
+    ):
+        return start - len(joint[0]), end
+    return None
 
 
-def _clause_start(before: str) -> int:
-    return max(before.rfind(mark) for mark in "，,。；;！!\n") + 1
+def _cut_statement(passage: Passage, mention: Mention, opening: int) -> Iterator[Cut]:
+    """Yield the cut of a clause or list that states a diagnosis, with what led up to it."""
+    seen = passage.seen
+    start, end = passage.clause(opening, mention.end)
+    if not is_empty(seen[start:opening]):
+        adverbs = _ADVERBS.search(seen, max(start, opening - 12), opening)
+        start = adverbs.start() if adverbs else opening
+    start, opened = _find_basis(passage, start)
+    if opened:
+        yield opened
+    listed = passage.find_list(mention.start, mention.end)
+    if listed and listed[0] == opening:
+        end = listed[1]
+    elif act := ACT.search(seen, mention.end, end):
+        yield Cut(start, act.start(), "", Rule.STATEMENT)
+        return
+    while more := _OTHER_DOUBT.match(seen, end):
+        end = more.end()
+    while seen[end : end + 1] == "," and passage.is_name(
+        end + 1, stop := passage.clause(end + 1, end + 1)[1]
+    ):
+        end = stop
+    yield from _cut_clause(passage, start, end, mention, Rule.STATEMENT)
 
 
-def _mark(end: str, before: str) -> str:
-    """Keep the full stop of a cut clause where the sentence before it is still open."""
-    is_open = bool(before) and before[-1] not in "。！；;!"
-    stop = end.strip('”"」’ \n')
-    return stop if is_open and stop in {"。", "；", ";"} else ""
+_OTHER_DOUBT = re.compile(r"\?[^,;。!?\n]{1,20}(?=\?)")
 
 
-def _tidy(text: str) -> str:
-    for pattern, replacement in _TIDY:
-        text = pattern.sub(replacement, text)
-    return text
+def _find_basis(passage: Passage, start: int) -> tuple[int, Cut | None]:
+    """Find what a statement at `start` rests on: where it begins, if it says no more than 结合病史;
+    else the cut of the word that opens it."""
+    seen = passage.seen
+    for basis in _BASIS.finditer(seen, max(passage.sentence(start), start - NEAR), start):
+        words = _BASIS_ONLY.match(seen, basis.start(), start)
+        if words and words.end() == start:
+            return basis.start(), None
+    before, _ = passage.clause(start - 1, start - 1) if start else (0, 0)
+    if before < start and (basis := _BASIS.match(seen, before, start)):
+        return start, Cut(*basis.span(), "", Rule.BASIS)
+    return start, None
+
+
+def _cut_clause(
+    passage: Passage, start: int, end: int, mention: Mention, rule: Rule
+) -> Iterator[Cut]:
+    """Yield the cut of a clause, from a place in it on, with one of the marks around it.
+
+    The source of a finding stays where further findings follow: 心脏超声：…，左房大.
+    """
+    seen = passage.seen
+    if seen[end : end + 1] == "?":
+        end += 1
+    mark = seen[end : end + 1] if MARK.match(seen, end) else ""
+    if (
+        rule is Rule.CLAUSE
+        and _SOURCE.search(seen, start, mention.start)
+        and _goes_on(passage, end)
+    ):
+        yield Cut(mention.start, end + 1, "", rule)
+        return
+    if number := _NUMBER.search(seen, max(0, start - 5), start):
+        start = number.start()
+    before = seen[start - 1 : start]
+    is_whole = not start or MARK.match(before) is not None
+    closes = mark in ("。", "!", "\n", ";", ".") or end == len(seen)
+    if closes and (before == "," or (before == ";" and mark != ";")):
+        yield Cut(start - 1, end, "", rule)
+    elif is_whole or number:
+        stop = end + len(mark)
+        while stop < len(seen) and seen[stop] == " ":
+            stop += 1
+        yield Cut(start, stop, "", rule)
+    else:
+        yield Cut(start, end, "", rule)
+
+
+_NUMBER = re.compile(rf"(?<![\d.]){LIST_MARK}\s?$")
+
+
+def _stand_in(seen: str, mention: Mention) -> str:
+    """Choose the word that stands for a name."""
+    if re.match("病?史", seen[mention.end :][:2]):
+        return THIS_DISEASE
+    around = seen[max(0, mention.start - 2) : mention.start] + seen[mention.end : mention.end + 2]
+    if seen[mention.start : mention.end].isascii() and around.isascii():
+        is_owned = _OWNED.search(seen, max(0, mention.start - 12), mention.start)
+        return THIS_CONDITION.split()[1] if is_owned else THIS_CONDITION
+    return THIS_LESION if _GROWTH.search(mention.name) else THIS_DISEASE

@@ -144,7 +144,7 @@ def clean_text(text: str, section: str = "", language: Language = "zh") -> str:
     text = re.sub(r"(?<=[。；，：！？;:,、])\n", "", text).replace("\n", "，")
     text = re.sub(r"(?<=[^\x00-\xff]) | (?=[^\x00-\xff])", "", text)
     if section == "查体" and _QUIRK.match(text):
-        text = _DEGREE.sub(r"\1℃", _NATURAL_IS.sub("：", text)).replace("次/min", "次/分")
+        text = _DEGREE.sub(r"\1℃", _NATURAL_IS.sub("：", text))
     for pattern, replacement in _REPAIRS:
         text = pattern.sub(replacement, text)
     return text.rstrip(",，、 \t\r\n\u3000\xa0")

@@ -22,9 +22,10 @@ from medkd.core.progress import track
 from medkd.core.records import Case, Question, Split, draw_split, hash_uniform, to_alpaca
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.core.task import AnswerKind, Task, list_task_inputs, load_task
-from medkd.prepare.aliases import load_synonyms, make_plain
+from medkd.prepare.aliases import load_synonyms
 from medkd.prepare.draft import Draft, DropReason, draft_question, measure
 from medkd.prepare.record import is_empty
+from medkd.text.normalize import make_plain
 from medkd.text.similarity import cluster, find_similar
 
 _MIN_GROUPING_CHARACTERS = 40

@@ -7,8 +7,8 @@ Not done here: likeness of texts (`text.similarity`), synonyms (`grading`).
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 _JAMO = range(0x1160, 0x1200)
@@ -18,10 +18,30 @@ _UNSEEN = {"Cf", "Cc", "Co", "Cs"}
 _KEPT_CONTROLS = "\t\n\r"
 _HANZI = re.compile("[\u4e00-\u9fff]")
 _LATIN_WORD = re.compile("[A-Za-z]+")
+_WORDS = re.compile(r"[^\W_]+")
+_NO_LETTER = re.compile(r"[\W_]+")
+_BRIDGED = re.compile(r"[ \t·•'’\"“”‘’「」《》【】_-]*")
+"""What may stand inside a name wherever it is written; every other mark ends a clause, or stands in
+the listed name too."""
+_COMMA = re.compile(r"\s*[,、]\s*")
+_LONG = 6
+"""Characters of a name that is met over a comma too: 卵巢囊肿，蒂扭转. No shorter one is:
+疼痛，风湿科 does not say 痛风."""
+_ROMAN = re.compile("[Ⅰ-ⅿ]")
+_SHORT = 7
+"""Letters below which a Latin name counts as a whole word only: gout is not in drug outside."""
+
+
+class Edit(NamedTuple):
+    """A span of a text and what stands there afterwards."""
+
+    start: int
+    end: int
+    put: str = ""
 
 
 class View(NamedTuple):
-    """A normalised text, and where each of its characters came from."""
+    """A normalised or edited text, and where each of its characters came from."""
 
     text: str
     starts: Sequence[int]
@@ -32,6 +52,43 @@ class View(NamedTuple):
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """Translate a non-empty span of `text` into a span of the original."""
         return self.starts[start], self.ends[end - 1]
+
+    def edit(self, edits: Iterable[Edit]) -> "View":
+        """Make the edits, which are in order and do not overlap; what is put somewhere comes from
+        the whole of its span.
+
+        >>> view = View.of("头痛,,3天").edit([Edit(2, 4, "，")])
+        >>> view.text, view.original_span(2, 3)
+        ('头痛，3天', (2, 4))
+        """
+        parts: list[str] = []
+        starts: list[int] = []
+        ends: list[int] = []
+        done = 0
+        for start, end, put in edits:
+            parts += [self.text[done:start], put]
+            starts += [*self.starts[done:start], *[self.starts[start]] * len(put)]
+            ends += [*self.ends[done:start], *[self.ends[end - 1]] * len(put)]
+            done = end
+        if not done:
+            return self
+        return View(
+            "".join([*parts, self.text[done:]]),
+            [*starts, *self.starts[done:]],
+            [*ends, *self.ends[done:]],
+        )
+
+    def sub(self, pattern: re.Pattern[str], replacement: str) -> "View":
+        """Replace every non-empty match of a pattern, as `re.sub` does."""
+        found = pattern.finditer(self.text)
+        return self.edit(
+            Edit(*match.span(), match.expand(replacement)) for match in found if match[0]
+        )
+
+    @classmethod
+    def of(cls, text: str) -> "View":
+        """View a text as it is."""
+        return cls(text, range(len(text)), range(1, len(text) + 1))
 
 
 def normalize(text: str) -> str:
@@ -89,6 +146,98 @@ def drop_unseen(text: str) -> str:
     table = _table()
     unseen = [character for character in set(text) if not table[ord(character)]]
     return text.translate({ord(character): None for character in unseen}) if unseen else text
+
+
+def make_plain(text: str) -> str:
+    """Reduce a text to its letters, digits and characters in one width, script and case.
+
+    >>> make_plain("ＨＩＶ（+），膽囊炎 Ⅱ型。")
+    'hiv胆囊炎ii型'
+    """
+    return _NO_LETTER.sub("", normalize(text).lower())
+
+
+class Plain(NamedTuple):
+    """A text reduced to its letters, digits and characters, and where each of them stands."""
+
+    text: str
+    starts: list[int]
+    ends: list[int]
+    gaps: frozenset[int]
+    """Places before which anything stands that was left out."""
+    breaks: frozenset[int]
+    """Those of them at which a clause ends."""
+    commas: frozenset[int]
+    """Those of them at which a comma ends it."""
+
+    def find(self, name: str, seams: frozenset[int] = frozenset()) -> Iterator[int]:
+        """Find where a plain name stands within one clause; at `seams` it has marks itself."""
+        is_word = name.isascii() and len(name) < _SHORT
+        at = self.text.find(name)
+        while at >= 0:
+            inside = range(at + 1, at + len(name))
+            cuts = [i for i in inside if i in self.breaks and i - at not in seams]
+            if all(i in self.commas and _is_joined(name, i - at) for i in cuts) and not (
+                is_word and self._is_part_of_word(at, name, seams)
+            ):
+                yield at
+                at = self.text.find(name, at + len(name))
+            else:
+                at = self.text.find(name, at + 1)
+
+    def _is_part_of_word(self, at: int, name: str, seams: frozenset[int]) -> bool:
+        end = at + len(name)
+        ending = self.text[end : end + 2]
+        if end not in self.gaps and ending[:1].isascii() and ending[:1].isalpha():
+            is_plural = ending[0] == "s" and (end + 1 in self.gaps or not ending[1:].isalpha())
+            if not is_plural:
+                return True
+        before = self.text[at - 1 : at]
+        if at not in self.gaps and before.isascii() and before.isalpha():
+            return True
+        return any(i in self.gaps and i - at not in seams for i in range(at + 1, end))
+
+
+def _is_joined(name: str, at: int) -> bool:
+    """Tell whether a name is long enough to be met with a comma at this place in it."""
+    return len(name) >= _LONG and 2 <= at <= len(name) - 2
+
+
+@lru_cache(maxsize=256)
+def read_plain(text: str) -> Plain:
+    """Reduce a text to the plain form in which names are compared, in one width, script and case.
+
+    >>> plain = read_plain("急性、膽囊炎；ＨＩＶ")
+    >>> plain.text, sorted(plain.breaks)
+    ('急性胆囊炎hiv', [2, 5])
+    """
+    view = make_view(text)
+    seen = view.text.replace("İ", "I").lower()
+    starts: list[int] = []
+    ends: list[int] = []
+    words: list[str] = []
+    gaps: set[int] = set()
+    breaks: set[int] = set()
+    commas: set[int] = set()
+    done = 0
+    for word in _WORDS.finditer(seen):
+        if word.start() > done and starts:
+            gaps.add(len(starts))
+            if not _BRIDGED.fullmatch(seen, done, word.start()):
+                breaks.add(len(starts))
+                if _COMMA.fullmatch(seen, done, word.start()):
+                    commas.add(len(starts))
+        words.append(word[0])
+        starts.extend(view.starts[word.start() : word.end()])
+        ends.extend(view.ends[word.start() : word.end()])
+        done = word.end()
+    if _ROMAN.search(text):  # NRDSⅡ is two words
+        for i, start in enumerate(starts):
+            if i and start != starts[i - 1] and _ROMAN.search(text[starts[i - 1] : start + 1]):
+                gaps.add(i)
+    return Plain(
+        "".join(words), starts, ends, frozenset(gaps), frozenset(breaks), frozenset(commas)
+    )
 
 
 def _view_of_clusters(text: str) -> View:

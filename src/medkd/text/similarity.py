@@ -3,17 +3,15 @@
 In: plain texts (`make_plain`). Out: n-grams, their hashes, signatures, pairs of similar texts.
 Not done here: what becomes of duplicates (`prepare`, `merge`).
 
+>>> from medkd.text.normalize import make_plain
 >>> first = make_plain("患者于3天前无明显诱因出现头痛，呈持续性胀痛，伴噁心、嘔吐，无发热。")
 >>> (one, other, alike), = find_similar([first, "咳嗽三天", first + "来院"], 0.7)
 >>> one, other, alike > 0.9
 (0, 2, True)
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
-
-from medkd.text.normalize import normalize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +31,6 @@ _COMPARED_AT_ONCE = 2**18
 _SIGNED_AT_ONCE = 1000
 
 
-_NO_LETTER = re.compile(r"[\W_]+")
 _FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9)
 """Odd 64-bit numbers that mix well (those of splitmix64)."""
 
@@ -43,15 +40,6 @@ class Grams(NamedTuple):
 
     hashes: "NDArray[np.uint64]"
     offsets: "NDArray[np.uint64]"
-
-
-def make_plain(text: str) -> str:
-    """Reduce a text to its letters and digits in one width, script and case.
-
-    >>> make_plain("血壓 １２０／８０ mmHg。")
-    '血压12080mmhg'
-    """
-    return _NO_LETTER.sub("", normalize(text).lower())
 
 
 def shingles(text: str, n: int = SHINGLE) -> set[str]:

@@ -1,0 +1,340 @@
+"""Finds where a record states its own answer.
+
+In: a text of a record and the case's `AnswerAliases`. Out: `Mention`s: the names that stand for
+this patient's disease and tell the answer, not those of tests, of denials, of the past or of other
+people. Not done here: the names (`aliases`), what is cut (`leakage`).
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from enum import IntEnum
+from functools import cache
+from typing import NamedTuple, cast
+
+from medkd.core.yaml_io import read_shipped_yaml
+from medkd.grading.compare import Relation, compare
+from medkd.grading.names import parse_name
+from medkd.prepare.aliases import AnswerAliases
+from medkd.text.normalize import make_plain, read_plain, simplify
+
+HISTORY = frozenset({"既往史", "个人史", "婚育史", "月经史", "过敏史"})
+"""Sections that tell of the past: the other diagnoses stay there, however they are stated."""
+FAMILY = "家族史"
+TESTS = "辅助检查"
+EXAMINATION = "查体"
+"""A name that is not the listed one is a sign there: 周围性面瘫 of 面神经炎."""
+NEAR = 60
+"""Characters looked at on each side of a name."""
+_MAX_CLAUSE = 200
+_MAX_BETWEEN = 25
+"""Characters between a word of diagnosing and the name that it states."""
+_MAX_ITEMS = 12
+
+
+class Tier(IntEnum):
+    """How much a name tells."""
+
+    PRINCIPAL = 0
+    FURTHER = 1
+    OTHER = 2
+
+
+class Mention(NamedTuple):
+    """A name of the answer in a text."""
+
+    start: int
+    end: int
+    name: str
+    tier: Tier
+
+
+@cache
+def read_pieces(name: str) -> str:
+    words = cast("dict[str, str]", read_shipped_yaml("medkd.prepare", "statements.yaml"))[name]
+    return "|".join(sorted(words.split(), key=len, reverse=True)).replace("␣", " ")
+
+
+def make_pattern(form: str, *names: str) -> re.Pattern[str]:
+    return re.compile(form % tuple(read_pieces(name) for name in names))
+
+
+_WIDTHS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {
+    ord(mark): plain
+    for marks, plain in (("“”„「」『』《》", '"'), ("‘’", "'"), ("\u3000\xa0", " "))
+    for mark in marks
+}
+MARK = re.compile(r"[;。!?\n]|,(?!\d)|(?<!\d),|(?<=[A-Za-z)\]])\.(?= |$)")
+LIST_MARK = r"(?:\d{1,2}[.、)](?!\d)|\(\d{1,2}\)|[①-⑳])"
+_DIAGNOSING = make_pattern("(?:%s)", "diagnosing")
+_CONSIDERING = make_pattern("(?:%s)", "considering")
+_LIST_OPENS = make_pattern(rf"(?:%s|%s)[:\s]*(?=\"?{LIST_MARK})", "diagnosing", "considering")
+_LIST_ITEM = re.compile(rf"\s?{LIST_MARK}[^。;,\n]{{1,80}}?(?=[。;,\n?]|\s?{LIST_MARK}|$)\??")
+_LIST_GAP = re.compile(r"[;,、。\s\"]{0,4}")
+_STATED = re.compile(
+    r"[:\s\"'(]*+(?:患者|患儿|为|是|有|1[.、])*+[\"'(]?(?P<x>[^,。;、:\"()?\s]{2,30}?)"
+    r"(?=[,。;、:\"()?\s]|$|收|入院|入我|住院|转入|诊断|可能|待[查排])"
+)
+DIAGNOSED = make_pattern(r"\"?\s?(?:%s)(?=[,。;!\n]|$)", "diagnosed")
+_CARRIER_AFTER = make_pattern(r"[\"')]?\s?(?:[A-C]\s)?-?(?:%s)", "carriers")
+_CARRIER_BEFORE = make_pattern(r"(?:%s)$", "carried")
+_OTHERS = make_pattern(r"(?:%s)(?!.{0,3}(?:诉|述|代|发现|送|要求|陪))[^。;,]{0,20}$", "others")
+_PAST = make_pattern("(?:%s)", "past")
+_OVER = make_pattern("[^。;]{0,40}(?:%s)", "over")
+_NEGATED = re.compile(
+    r"(?:否认|(?<!不除外|不能排)无|未见|未闻|未患|(?<![不能])排除|不考虑"
+    r"|\b(?i:no|denie[sd]|without|negative for|not|ruled? out|exclude[sd]?)\b)"
+    r"(?:(?!示|确诊|诊断[为是考]|\bshow)[^。;,但])*(?:,(?:[^。;,但]{1,8}[,])*[或及和]?)?$"
+)
+"""What is denied: the same clause, and a list of bare names behind it; not what a later clause says
+was found: 无咳嗽，CT示肺结核."""
+_DENIED = re.compile(
+    r"[\"')]?\s?(?:已|可|予以?|暂)?(?:(?<!不)排除|不考虑|(?:可能)?性?(?:不大|较?小)|依据不足|证据不足"
+    r"|不支持|\(-\)|阴性|(?i:(?:was |is )?(?:ruled out|excluded|unlikely)))"
+)
+ADMITTED = re.compile(r"(?:拟诊?|诊断为?|[以因为])\s?\"?$")
+ADMISSION = re.compile(
+    r"\"?\s?;?(?:待查|查因)?\s?(?:为?诊断)?\s?(?=收|入院|入我|住院|转入|急诊|手术)"
+)
+_EMPTY = re.compile(
+    rf"(?:{read_pieces('empty')}|\b(?i:{read_pieces('empty_english')})\b)*+", re.IGNORECASE
+)
+_BEFORE_NAME = make_pattern(r"(?:%s){1,4}$", "before_name")
+_BEFORE_ALL = make_pattern(r"(?:%s){1,4}", "before_name")
+ACT = re.compile("给予|予以|予|治疗|加用|改用|口服|静滴|收治|收住|收入|入院|住院|转入|行(?!为|走)")
+
+
+class Passage:
+    """A text with its clauses, in simplified characters and half width, place for place."""
+
+    def __init__(self, text: str, section: str, aliases: AnswerAliases) -> None:
+        self.text, self.section = text, section
+        self._names = frozenset(aliases.names)
+        self.seen = simplify(text).translate(_WIDTHS)
+        self._marks = [mark.start() for mark in MARK.finditer(self.seen)]
+        self._lists = list(self._find_lists())
+
+    def clause(self, start: int, end: int) -> tuple[int, int]:
+        """Return the bounds of the clause or clauses around a span, its marks left out; of an
+        endless one, the part nearby."""
+        before = bisect_left(self._marks, start)
+        after = bisect_left(self._marks, end)
+        return (
+            max(self._marks[before - 1] + 1 if before else 0, start - _MAX_CLAUSE),
+            min(
+                self._marks[after] if after < len(self._marks) else len(self.seen),
+                end + _MAX_CLAUSE,
+            ),
+        )
+
+    def find_list(self, start: int, end: int) -> tuple[int, int] | None:
+        """Find the numbered list of diagnoses in which a span stands."""
+        at = bisect_right(self._lists, (start, len(self.seen))) - 1
+        return self._lists[at] if at >= 0 and end <= self._lists[at][1] else None
+
+    def sentence(self, at: int) -> int:
+        """Return where the sentence around a place begins."""
+        begin = max(0, at - _MAX_CLAUSE)
+        return max(begin, *(self.seen.rfind(mark, begin, at) + 1 for mark in "。;!\n"))
+
+    def is_name(self, start: int, end: int) -> bool:
+        """Tell whether a span is a name of the case's diagnoses and nothing else."""
+        start = start + len(self.seen[start:end]) - len(self.seen[start:end].lstrip())
+        modifiers = _BEFORE_ALL.match(self.seen, start, end)
+        return any(
+            make_plain(self.seen[at:end]) in self._names
+            for at in {start, modifiers.end() if modifiers else start}
+        )
+
+    def _find_lists(self) -> Iterator[tuple[int, int]]:
+        """Yield the numbered lists that state diagnoses, from the word of diagnosing on."""
+        done = 0
+        for opening in _LIST_OPENS.finditer(self.seen):
+            if opening.start() < done:
+                continue
+            end = opening.end() + (self.seen[opening.end() : opening.end() + 1] == '"')
+            for _ in range(_MAX_ITEMS):
+                gap = _LIST_GAP.match(self.seen, end)
+                item = _LIST_ITEM.match(self.seen, gap.end() if gap else end)
+                if not item:
+                    break
+                end = item.end()
+            if end > opening.end():
+                act = ACT.search(self.seen, self.seen.rfind(",", opening.end(), end) + 1, end)
+                done = act.start() if act and act.start() > opening.end() else end
+                yield opening.start(), done
+
+
+def has_answer(text: str, aliases: AnswerAliases, section: str = "") -> bool:
+    """Tell whether the principal diagnosis is stated in a text."""
+    return any(mention.tier is Tier.PRINCIPAL for mention in find_answer(text, aliases, section))
+
+
+def joins_answer(line: str, aliases: AnswerAliases) -> bool:
+    """Tell whether a name comes together across the label of a section: 【主诉】头痛."""
+    return any("】" in line[mention.start : mention.end] for mention in find_answer(line, aliases))
+
+
+def find_answer(
+    text: str, aliases: AnswerAliases, section: str = "", passage: Passage | None = None
+) -> list[Mention]:
+    """Find where a text states the answer: names of the principal diagnosis wherever they stand
+    for this patient's disease, the others where a diagnosis is stated."""
+    if section == FAMILY:
+        return []
+    plain = read_plain(text)
+    passage = passage or Passage(text, section, aliases)
+    taken = bytearray(len(text))
+    for term in aliases.terms:
+        if term in plain.text:
+            for at in plain.find(term):
+                start, end = plain.starts[at], plain.ends[at + len(term) - 1]
+                taken[start:end] = b"\1" * (end - start)
+    found: list[Mention] = []
+    for name in aliases.names:
+        if name not in plain.text:
+            continue
+        tier = (
+            Tier.PRINCIPAL
+            if name in aliases.principal
+            else Tier.FURTHER
+            if name in aliases.further
+            else Tier.OTHER
+        )
+        for at in plain.find(name, aliases.seams.get(name, frozenset())):
+            mention = Mention(plain.starts[at], plain.ends[at + len(name) - 1], name, tier)
+            if 1 in taken[mention.start : mention.end]:
+                continue
+            taken[mention.start : mention.end] = b"\1" * (mention.end - mention.start)
+            if _is_stated(passage, mention, aliases):
+                found.append(mention)
+    found += _find_related(passage, aliases, taken)
+    return sorted(found)
+
+
+def _is_stated(passage: Passage, mention: Mention, aliases: AnswerAliases) -> bool:
+    """Tell whether a name stands for this patient's disease today, and tells the answer."""
+    start, end, name, tier = mention
+    seen = passage.seen
+    before, after = seen[max(0, start - 300) : start], seen[end : end + NEAR]
+    if name.isascii() and (
+        re.search(r"[A-Za-z0-9-]$", before) or re.match(r"(?!s\b)[A-Za-z0-9]|-[A-Za-z]", after)
+    ):
+        return False
+    if _CARRIER_AFTER.match(after) or _CARRIER_BEFORE.search(before[-10:]):
+        return False
+    start = find_modifiers(seen, start, 0)
+    if _NEGATED.search(before) or _DENIED.match(after) or _OTHERS.search(before[-NEAR:]):
+        return False
+    is_past = passage.section in HISTORY or bool(
+        _PAST.search(seen, max(passage.sentence(start), start - NEAR), start)
+    )
+    if is_past and _OVER.match(after):
+        return False
+    if tier is Tier.OTHER:
+        return not is_past and find_frame(passage, start, end, considers=False) is not None
+    frame = find_frame(passage, start, end)
+    if tier is Tier.FURTHER or aliases.is_finding:
+        _, clause_end = passage.clause(start, end)
+        return frame is not None and (
+            frame[2] or (is_empty(seen[frame[1] : start]) and is_empty(seen[end:clause_end]))
+        )
+    return frame is not None or passage.section != EXAMINATION or name in aliases.seams
+
+
+def find_frame(
+    passage: Passage, start: int, end: int, considers: bool = True
+) -> tuple[int, int, bool] | None:
+    """Find the words that state a name as a diagnosis: from where to where, and whether they are a
+    diagnosis in so many words; those behind it are no place to cut from."""
+    seen = passage.seen
+    if listed := passage.find_list(start, end):
+        return listed[0], listed[0] + 1, True
+    clause_start, _ = passage.clause(start, end)
+    kinds = ((_DIAGNOSING, True), (_CONSIDERING, False))
+    for pattern, is_diagnosis in kinds if considers else kinds[:1]:
+        for frame in pattern.finditer(seen, max(clause_start, start - NEAR), start):
+            if start - frame.end() <= _MAX_BETWEEN:
+                return frame.start(), frame.end(), is_diagnosis
+    if DIAGNOSED.match(seen, end) or (
+        ADMITTED.search(seen, max(0, start - 6), start) and ADMISSION.match(seen, end)
+    ):
+        return start, start, True
+    return None
+
+
+_TOLD = {Relation.SAME, Relation.MORE_GENERAL, Relation.MORE_SPECIFIC, Relation.OTHER_STAGE}
+_NEAR_TOLD = _TOLD | {Relation.UNCLEAR, Relation.NEAR_MISS, Relation.PART}
+"""What tells the answer where a diagnosis is stated in so many words: another side, another word
+for the cause."""
+_REWORDED = _TOLD - {Relation.MORE_GENERAL}
+"""What a clause of its own says of the answer, where no word of diagnosing leads to it."""
+_HEAD = 3
+"""Last characters that two names of one kind of disease share: 慢性单纯性青光眼, 开角型青光眼."""
+_MIN_PIECE = 0.6
+"""Share of the answer's name from which a piece of it is the answer: 静脉窦血栓."""
+_MAX_ABBREVIATION = 8
+_PLAIN_CLAUSE = re.compile(r"(?:^|[,。;:\n])(?P<x>[^,。;:\"()?!\s、\n]{3,20})(?=[,。;\n])")
+_OPENINGS = (
+    (_DIAGNOSING, _NEAR_TOLD),
+    (re.compile(r"[以因](?=[^,。;]{2,20}收)"), _NEAR_TOLD),
+    (_CONSIDERING, _TOLD),
+)
+
+
+def _find_related(passage: Passage, aliases: AnswerAliases, taken: bytearray) -> Iterator[Mention]:
+    """Yield diagnoses that are stated in words of their own and that grading relates to the
+    principal one: behind a word of diagnosing, or as a clause of their own."""
+    seen = passage.seen
+    if not aliases.leading.core or aliases.is_finding:
+        return
+    for pattern, relations in _OPENINGS:
+        for opening in pattern.finditer(seen):
+            if stated := _STATED.match(seen, opening.end()):
+                yield from _relate(passage, stated, aliases, taken, relations)
+    if passage.section != EXAMINATION:
+        for clause in _PLAIN_CLAUSE.finditer(seen):
+            yield from _relate(passage, clause, aliases, taken, None)
+
+
+def _relate(
+    passage: Passage,
+    stated: re.Match[str],
+    aliases: AnswerAliases,
+    taken: bytearray,
+    relations: set[Relation] | None,
+) -> Iterator[Mention]:
+    """Yield the diagnosis of a match where it stands in one of these relations to the answer; with
+    None, where a clause of its own is another wording of the answer."""
+    start, end = stated.span("x")
+    plain, known = make_plain(stated["x"]), aliases.leading.plain
+    shared = sum(plain[i : i + 2] in known for i in range(len(plain) - 1))
+    is_latin = plain.isascii() and len(plain) <= _MAX_ABBREVIATION
+    if 1 in taken[start:end] or not (shared or (is_latin and relations)):
+        return
+    has_head = plain[-_HEAD:] == known[-_HEAD:]
+    if relations is None:
+        if 2 * shared < len(plain) - 1:
+            return
+        relations = _TOLD if has_head and passage.section != TESTS else _REWORDED
+        is_told = False
+    else:
+        is_piece = plain in known and len(plain) >= _MIN_PIECE * len(known)
+        is_told = is_piece or (has_head and relations is _NEAR_TOLD)
+    mention = Mention(start, end, plain, Tier.PRINCIPAL)
+    is_told = is_told or compare(parse_name(stated["x"]), aliases.leading) in relations
+    if is_told and _is_stated(passage, mention, aliases):
+        taken[start:end] = b"\1" * (end - start)
+        yield mention
+
+
+def find_modifiers(seen: str, start: int, done: int) -> int:
+    """Find where the side, course and degree in front of a name begin."""
+    before = _BEFORE_NAME.search(seen, max(done, start - 12), start)
+    return before.start() if before else start
+
+
+def is_empty(text: str) -> bool:
+    """Tell whether words say nothing beside the name: who looked, when, and how sure."""
+    found = _EMPTY.match(text)
+    return found is not None and found.end() == len(text)
