@@ -15,6 +15,7 @@ from medkd.core.config import read_recipe
 from medkd.core.jsonl import write_json, write_records
 from medkd.core.records import RawCase
 from medkd.core.stage_output import read_manifest
+from medkd.core.task import load_task
 from medkd.pipeline import check_consent
 from medkd.stages import STAGES
 
@@ -566,3 +567,20 @@ def test_a_library_that_memory_has_no_room_for_is_one_line() -> None:
     )
     advice = "lower --batch-size or --max-length and run the same command again"
     assert (done.returncode, done.stderr) == (3, f"error: out of memory; {advice}\n")
+
+
+def test_tasks_and_recipes_are_listed_and_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["tasks"]) == 0 and run_command(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("open-question", "multiple-choice", "own-cases"))
+    assert run_command(["tasks", "copy", "diagnosis", "tcm.yaml"]) == 0
+    assert load_task(tmp_path / "tcm.yaml").name == "tcm"
+    assert run_command(["recipes", "copy", "own-cases"]) == 0
+    assert "student: medkd:tiny" in (tmp_path / "own-cases.yaml").read_text()
+    assert run_command(["recipes", "copy", "own-cases"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert run_command(["tasks", "show", "diagnosi"]) == 2
+    assert "did you mean 'diagnosis'" in capsys.readouterr().err

@@ -259,3 +259,37 @@ def test_a_flag_of_a_stage_that_has_variants_only_means_all_of_them() -> None:
         "evaluate": {"max_tokens": 8},
         "evaluate-base": {},
     }
+
+
+def test_the_task_and_the_student_of_a_recipe_reach_every_step_that_has_such_a_field() -> None:
+    content: dict[str, Any] = {
+        "task": "treatment",
+        "student": "medkd:tiny",
+        "prepare": {"input": "cases.jsonl"},
+        "distill": {},
+        "verify": {"task": "diagnosis"},
+        "merge": {},
+        "train": {},
+        "train-large": {"model": "large"},
+        "evaluate-base": {},
+        "evaluate-served": {"endpoint": "custom", "model": "theirs"},
+        "export": {"adapter": "train"},
+    }
+    steps = {step.name: step.config.model_dump() for step in make_plan(content).steps}
+    assert {name: config["task"] for name, config in steps.items() if "task" in config} >= {
+        "prepare": "treatment",
+        "distill": "treatment",
+        "verify": "diagnosis",
+        "merge": "treatment",
+    }
+    assert steps["train"]["model"] == steps["evaluate-base"]["model"] == "medkd:tiny"
+    assert steps["train-large"]["model"] == "large"
+    assert steps["evaluate-served"]["model"] == "theirs"
+    assert steps["distill"]["model"] == "" and steps["export"]["model"] is None
+
+
+def test_task_and_student_are_overridden_by_one_flag() -> None:
+    content: dict[str, Any] = {"student": "medkd:tiny", "train": {"input": "x"}}
+    override(content, {"student": "Qwen/Qwen3-4B", "task": "treatment"}, "recipe.yaml")
+    (step,) = make_plan(content).steps
+    assert step.config.model_dump()["model"] == "Qwen/Qwen3-4B"

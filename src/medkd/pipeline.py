@@ -14,12 +14,14 @@ from typing import Any, NamedTuple, cast
 from pydantic import Field
 
 from medkd.core.config import (
+    RECIPES,
     SENDS_KEY,
     ConsentField,
     Options,
     Seed,
     StageConfig,
     did_you_mean,
+    find_recipe,
     make_config,
     read_recipe,
 )
@@ -27,9 +29,10 @@ from medkd.core.errors import InputError, ProofError
 from medkd.core.stage_output import Manifest
 from medkd.stages import STAGES
 
-RECIPES = Path(__file__).parent / "recipes"
-
-
+OF_ALL = ("task", "student")
+"""Keys at the top of a recipe whose value goes to every step that has such a field."""
+OF_STUDENT = ("train", "reinforce", "evaluate")
+"""Stages whose `model` is the student; an adapter that is exported names its own."""
 REFERENCES = ("input", "adapter", "model", "evaluation")
 """Fields in which the name of an earlier step means its folder."""
 
@@ -60,11 +63,6 @@ class Plan(NamedTuple):
     steps: list[Step]
     report: dict[str, str]
     """Name of a model in the report to the step that evaluated it."""
-
-
-def find_recipe(name: str) -> Path:
-    """Return the path of a recipe that is shipped in the package."""
-    return RECIPES / name
 
 
 def check_consent(recipe: Path, content: Mapping[str, Any]) -> None:
@@ -117,14 +115,15 @@ def plan(
     report = {str(model): str(step) for model, step in listed.items()}
     given = _take_section(sections.pop("rehearsal", {}), "rehearsal", place)
     rehearsal = make_config(Rehearsal, given, f"{place}: rehearsal")
+    of_all = {key: sections.pop(key, None) for key in OF_ALL}
     drafts: list[Draft] = []
     done: list[str] = []
     for name, fields in sections.items():
         stage = str(name).split("-")[0]
         if stage not in STAGES:
-            known = [*STAGES, "rehearsal", "report", "out"]
+            known = [*STAGES, "rehearsal", "report", "out", *OF_ALL]
             raise InputError(f"{place}: unknown section {name!r}{did_you_mean(stage, known)}")
-        taken = _take_section(fields, name, place)
+        taken = fill_in(stage, _take_section(fields, name, place), of_all)
         drafts.append((name, stage, _wire(name, stage, taken, run_dir, done, overwrite)))
         done.append(name)
     for name, step in report.items():
@@ -134,6 +133,20 @@ def plan(
         _make_step(draft, place)  # what is wrong is said before a server is started
     _start_servers(drafts, rehearsal, servers)
     return Plan(run_dir, [_make_step(draft, place) for draft in drafts], report)
+
+
+def fill_in(stage: str, fields: dict[str, Any], of_all: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the task and the student of a whole recipe into a step that has such a field and does
+    not say its own."""
+    filled = dict(fields)
+    task, student = of_all.get("task"), of_all.get("student")
+    field = STAGES[stage].load().Config.model_fields.get("task")
+    if task and field is not None and field.annotation is str:
+        filled.setdefault("task", task)
+    is_elsewhere = filled.get("endpoint") or filled.get("predictions")
+    if student and stage in OF_STUDENT and not is_elsewhere:
+        filled.setdefault("model", student)
+    return filled
 
 
 def _take_section(given: Any, name: str, place: str) -> dict[str, Any]:
@@ -187,12 +200,13 @@ def _start_servers(drafts: list[Draft], rehearsal: Rehearsal, servers: ExitStack
             fields["base_url"] = servers.enter_context(teacher).base_url
 
 
-def override(
-    content: dict[str, Any], overrides: Mapping[str, Mapping[str, Any]], place: str
-) -> None:
+def override(content: dict[str, Any], overrides: Mapping[str, Any], place: str) -> None:
     """Replace fields of a recipe by those of the command line; a stage that has only variants
     means all of them."""
     for given, fields in overrides.items():
+        if given in OF_ALL:
+            content[given] = fields
+            continue
         variants = [name for name in content if str(name).split("-")[0] == given]
         for name in [given] if given in content or not variants else variants:
             content[name] = _take_section(content.get(name), name, place) | dict(fields)
@@ -201,7 +215,7 @@ def override(
 def run_recipe(
     path: Path,
     out: Path | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     trust_recipe: bool = False,
 ) -> Path:
@@ -209,6 +223,7 @@ def run_recipe(
 
     Raises what a step raises; ProofError only after the report is written.
     """
+    path = find_recipe(path)
     content = read_recipe(path)
     if not trust_recipe:
         check_consent(path, content)

@@ -23,7 +23,7 @@ class Stage(NamedTuple):
 
 STAGES: dict[str, Stage] = {
     "collect": Stage(
-        "medkd.collect.stage", "Collect patient cases from a case site or from files.", {}
+        "medkd.collect.stage", "Collect cases, or questions with answers, from a site or files.", {}
     ),
     "deidentify": Stage(
         "medkd.deidentify.stage",
@@ -37,7 +37,7 @@ STAGES: dict[str, Stage] = {
     ),
     "distill": Stage(
         "medkd.distill.stage",
-        "Ask a teacher for the reasoning behind each known diagnosis.",
+        "Ask a teacher for the reasoning behind each known answer.",
         {"input": "prepare"},
     ),
     "verify": Stage(

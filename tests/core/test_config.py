@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from medkd.core.config import RUNTIME, Seed, StageConfig, make_config, read_recipe
+from medkd.core.config import RUNTIME, Seed, StageConfig, find_recipe, make_config, read_recipe
 from medkd.core.errors import InputError
 
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_no_recipe_is_refused_with_its_place(
         read_recipe(path)
     assert says in str(caught.value)
     assert str(caught.value).startswith(str(path))
-    assert "recipes/demo.yaml" in str(caught.value)
+    assert "medkd recipes show demo" in str(caught.value)
 
 
 def test_a_recipe_that_is_missing_a_directory_or_no_text_is_refused(tmp_path: Path) -> None:
@@ -167,3 +167,16 @@ def test_the_former_name_of_a_field_is_read_with_one_line_of_notice(
     assert capsys.readouterr().err == notice
     with pytest.raises(InputError, match="former name of delay; give only delay"):
         make_config(Renamed, given | {"delay": 8}, "here")
+
+
+def test_a_shipped_recipe_is_found_by_its_name_and_a_file_of_the_user_s_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "demo.yaml", "recipes/demo.yaml"):
+        assert read_recipe(Path(name))["student"] == "medkd:tiny"
+    (tmp_path / "demo.yaml").write_text("out: mine\n")
+    assert read_recipe(Path("demo")) == {"out": "mine"}
+    assert find_recipe("elsewhere/demo.yaml") == Path("elsewhere/demo.yaml")
+    with pytest.raises(InputError, match="did you mean 'own-cases'"):
+        read_recipe(Path("own-case"))

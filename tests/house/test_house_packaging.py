@@ -90,7 +90,7 @@ def test_every_data_file_is_shipped_in_the_package() -> None:
 
 @pytest.mark.parametrize("name", ["demo.yaml"])
 def test_a_shipped_recipe_is_found_where_the_command_looks_for_it(name: str) -> None:
-    from medkd.pipeline import find_recipe
+    from medkd.core.config import find_recipe
 
     assert find_recipe(name).is_file()
     assert find_recipe(name).read_bytes() == (ROOT / "recipes" / name).read_bytes()

@@ -1,21 +1,25 @@
-"""Commands that are no stage: `demo`, `run`, `bill`, `mock-servers`; their parameters are their
-flags.
+"""Commands that are no stage: `demo`, `run`, `tasks`, `recipes`, `bill`, `mock-servers`; their
+parameters are their flags.
 
 Not done here: what a step does (`pipeline`), the table of commands (`cli.app`).
 """
 
+import itertools
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medkd.cli.flags import read_value, start_detached
+from medkd.core.config import RECIPES, did_you_mean, list_recipes
 from medkd.core.errors import InputError
+from medkd.core.jsonl import write_text
+from medkd.core.task import SHIPPED, load_task, read_shipped_task
 from medkd.demo.mock_site import serve_site
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.distill import bill as bills
-from medkd.pipeline import find_recipe, run_recipe
+from medkd.pipeline import run_recipe
 
 
 def demo(
@@ -32,9 +36,11 @@ def demo(
     overwrite
         Repeat steps that were made with another config.
     """
-    recipe = find_recipe("demo.yaml")
     run_recipe(
-        recipe, out, {"rehearsal": {"faults": teacher_faults}} if teacher_faults else {}, overwrite
+        RECIPES / "demo.yaml",
+        out,
+        {"rehearsal": {"faults": teacher_faults}} if teacher_faults else {},
+        overwrite,
     )
 
 
@@ -43,6 +49,8 @@ def run(
     /,
     *,
     out: Path | None = None,
+    student: str = "",
+    task: str = "",
     overwrite: bool = False,
     detach: bool = False,
     trust_recipe: bool = False,
@@ -53,9 +61,13 @@ def run(
     Parameters
     ----------
     recipe
-        Recipe file.
+        Recipe file, or the name of a shipped recipe (medkd recipes).
     out
         Run directory; else the recipe's own.
+    student
+        Model that every step trains or asks; else the recipe's own.
+    task
+        What is asked: a shipped task (medkd tasks) or a task file; else the recipe's own.
     overwrite
         Repeat steps that were made with another config.
     detach
@@ -66,17 +78,93 @@ def run(
     fields
         A field of a step: --collect.input cases.json
     """
-    overrides = {step: read_value(given) for step, given in fields.items()}
+    overrides: dict[str, Any] = {step: read_value(given) for step, given in fields.items()}
     for step, given in overrides.items():
         if not isinstance(given, dict):
             raise InputError(
                 f"medkd run: --{step}: unknown option; "
                 "a field of a step is written --collect.input FILE"
             )
+    overrides |= {key: given for key, given in (("student", student), ("task", task)) if given}
     if detach:
         start_detached(sys.argv[1:])
         return
     run_recipe(recipe, out, overrides, overwrite, trust_recipe)
+
+
+Action = Literal["list", "show", "copy"]
+
+
+def tasks(action: Action = "list", name: str = "", file: Path | None = None, /) -> None:
+    """List the shipped tasks, show one, or copy one to begin a task of your own from.
+
+    Parameters
+    ----------
+    action
+        list, show or copy.
+    name
+        Name of the task.
+    file
+        File to write; else NAME.yaml here.
+    """
+    if action == "list":
+        for shipped in SHIPPED:
+            task = load_task(shipped)
+            print(f"{shipped:<18}{task.answer.kind:<11}{task.about}")
+        print("\nmedkd tasks copy NAME my-task.yaml writes one to begin from; --task takes either")
+        return
+    text = read_shipped_task(name)
+    if action == "show":
+        print(text, end="")
+        return
+    path = file or Path(f"my-{name}.yaml")
+    _write_copy(path, text.replace(f"\nname: {name}\n", f"\nname: {path.stem}\n", 1))
+
+
+def recipes(action: Action = "list", name: str = "", file: Path | None = None, /) -> None:
+    """List the shipped recipes, show one, or copy one to change.
+
+    Parameters
+    ----------
+    action
+        list, show or copy.
+    name
+        Name of the recipe.
+    file
+        File to write; else NAME.yaml here.
+    """
+    shipped = {path.stem: path for path in list_recipes()}
+    if action == "list":
+        for stem, path in shipped.items():
+            print(f"{stem:<22}{_describe_recipe(path)}")
+        print("\nmedkd run NAME runs one; medkd recipes copy NAME writes it here to be changed")
+        return
+    name = name.removesuffix(".yaml")
+    if name not in shipped:
+        raise InputError(f"recipe {name!r}: no shipped one{did_you_mean(name, shipped)}")
+    text = shipped[name].read_text(encoding="utf-8")
+    if action == "show":
+        print(text, end="")
+    else:
+        _write_copy(file or Path(f"{name}.yaml"), text)
+
+
+def _describe_recipe(path: Path) -> str:
+    """Return the first sentence of what a recipe says about itself."""
+    lines = path.read_text(encoding="utf-8").split("\n")[1:]
+    said = " ".join(line.lstrip("# ") for line in itertools.takewhile(_is_comment, lines))
+    return said.partition(". ")[0].rstrip(".:")
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#")
+
+
+def _write_copy(path: Path, text: str) -> None:
+    if path.exists():
+        raise InputError(f"{path}: is there already; name another file")
+    write_text(path, text)
+    print(f"{path} written")
 
 
 def bill(path: Path, /, *, json: bool = False) -> None:

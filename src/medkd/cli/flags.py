@@ -22,13 +22,14 @@ from medkd.core.config import (
     PositionalField,
     describe,
     did_you_mean,
+    find_recipe,
     is_marked,
     make_config,
     read_recipe,
 )
 from medkd.core.errors import InputError
 from medkd.core.stage_output import Manifest
-from medkd.pipeline import check_consent
+from medkd.pipeline import check_consent, fill_in
 from medkd.stages import STAGES
 
 DETACH_HELP = "Continue without this terminal; see medkd runs, logs and stop."
@@ -101,6 +102,7 @@ def start_detached(arguments: Sequence[str]) -> None:
 
 def read_section(recipe: Path, name: str, is_trusted: bool) -> dict[str, Any]:
     """Read the first section of a stage in a recipe."""
+    recipe = find_recipe(recipe)
     content = read_recipe(recipe)
     section = next((key for key in content if str(key).split("-")[0] == name), None)
     if section is None:
@@ -110,7 +112,7 @@ def read_section(recipe: Path, name: str, is_trusted: bool) -> dict[str, Any]:
         raise InputError(f"{recipe}: section {section!r} must be a mapping of fields")
     if not is_trusted:
         check_consent(recipe, {section: fields})
-    return dict(fields)
+    return fill_in(name, dict(fields), content)
 
 
 def make_flags(config: type[BaseModel]) -> list[inspect.Parameter]:

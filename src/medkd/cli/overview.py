@@ -29,6 +29,8 @@ COMMANDS: dict[str, Command] = {
     "run": Command(
         "medkd.cli.commands:run", RUN, "Run every step of a recipe; skip finished ones.", True
     ),
+    "recipes": Command("medkd.cli.commands:recipes", RUN, "List, show or copy shipped recipes."),
+    "tasks": Command("medkd.cli.commands:tasks", RUN, "List, show or copy shipped tasks."),
     **{
         name: Command(
             stage.module,

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+import medkd
 from medkd.core.errors import InputError, say_problem
 from medkd.core.yaml_io import MAX_CHARACTERS, BrokenYamlError, parse_yaml
 
@@ -47,6 +48,8 @@ LOADS_CODE = ConsentField("loads code that comes with a model")
 NAMES_KEY = ConsentField("names keys of this machine and the addresses they are sent to")
 SENDS_KEY = ConsentField("sends rows, and a key where one is set, to this address")
 
+RECIPES = Path(medkd.__file__).parent / "recipes"
+"""The shipped recipes."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 """The type of every seed: numpy, torch and scipy all take these."""
 MAX_INT = 2**31 - 1
@@ -208,13 +211,35 @@ def _check_recipe_file(path: Path) -> None:
         raise InputError(f"{path}: is too large for a recipe; check the path")
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a recipe file as a mapping of sections; raises InputError where it is none."""
+def find_recipe(given: Path | str) -> Path:
+    """Find a recipe: a file, else a shipped one by its name, `recipes/` before it or not."""
+    path = Path(given)
     _check_recipe_file(path)
+    if path.exists():
+        return path
+    local = path.with_name(f"{path.name}.yaml")
+    if not path.name.endswith(".yaml") and local.exists():
+        return local
+    shipped = RECIPES / f"{path.name.removesuffix('.yaml')}.yaml"
+    return shipped if path.parent in {Path(), Path("recipes")} and shipped.is_file() else path
+
+
+def list_recipes() -> list[Path]:
+    """List the shipped recipes by name."""
+    return sorted(RECIPES.glob("*.yaml"))
+
+
+def read_recipe(given: Path) -> dict[str, Any]:
+    """Read a recipe, as `find_recipe` finds it, as a mapping of sections; raises InputError where
+    it is none."""
+    path = find_recipe(given)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such recipe; `ls recipes` shows the shipped ones") from error
+        near = did_you_mean(path.stem, [recipe.stem for recipe in list_recipes()])
+        raise InputError(
+            f"{path}: no such recipe{near}; `medkd recipes` lists the shipped ones"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text; check the path") from error
     try:
@@ -222,11 +247,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except BrokenYamlError as error:
         place = f"{path}:{error.line}" if error.line else path
         raise InputError(
-            f"{place}: broken YAML ({error}); see recipes/demo.yaml for the form"
+            f"{place}: broken YAML ({error}); `medkd recipes show demo` shows the form"
         ) from error
     if not isinstance(content, dict) or not content:
         raise InputError(
             f"{path}: a recipe is a mapping of stages to their fields; "
-            "see recipes/demo.yaml for the form"
+            "`medkd recipes show demo` shows the form"
         )
     return cast(dict[str, Any], content)

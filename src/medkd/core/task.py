@@ -240,7 +240,13 @@ def load_task(name: str | Path) -> Task:
     answer = content.get("answer")
     kind: Any = cast("dict[str, Any]", answer).get("kind") if isinstance(answer, dict) else None
     base = read_task_text(content, str(_BASE.get(str(kind), "open-question")))
-    return _make_task({"name": path.stem, **base}, str(path))
+    task = _make_task({"name": path.stem, **base}, str(path))
+    if task.name in SHIPPED:
+        raise InputError(
+            f"{path}: name: {task.name!r} is a shipped task, and rows are told apart by the name; "
+            "choose another"
+        )
+    return task
 
 
 def find_task(name: str, given: str = "") -> Task:
