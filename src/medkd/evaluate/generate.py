@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from medkd.completers import vllm_engine
+from medkd.completers import llamacpp_engine, vllm_engine
 from medkd.completers.client import LedgerClient, Progress, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
@@ -250,6 +250,11 @@ def find_inputs(config: Config) -> tuple[Path | None, list[Path]]:
         raise InputError(
             "medkd evaluate: which model? give --model, --endpoint, or --predictions FILE"
         )
+    if config.model.endswith(llamacpp_engine.SUFFIX):
+        if config.adapter:
+            raise InputError("--adapter: a GGUF file takes none; export the two together first")
+        path = llamacpp_engine.check_file(Path(config.model).expanduser())
+        return path, [path]
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     adapter = resolve_adapter(config.adapter) if config.adapter else None
     own = [folder] if Path(config.model).is_dir() else []
@@ -310,6 +315,8 @@ def open_predictor(
         return EndpointPredictor(
             open_completer(target, config, space, "ask", lambda reasoning, text: "", servers)
         )
+    if config.model.endswith(llamacpp_engine.SUFFIX):
+        return LocalPredictor(_open_gguf(config, space, prompts))
     adapter = resolve_adapter(config.adapter) if config.adapter else None
     device = choose_device(config.device)
     if vllm_engine.is_usable(device):
@@ -334,6 +341,15 @@ def open_predictor(
         "device": device,
     }
     return LocalPredictor(TransformersEngine(loaded, config.batch_size, is_looping))
+
+
+def _open_gguf(
+    config: Config, space: StageOutput, prompts: Sequence[Prompt]
+) -> llamacpp_engine.LlamaCppEngine:
+    path = Path(config.model).expanduser()
+    n_tokens = count_longest(llamacpp_engine.read_tokenizer(path), prompts) + config.max_tokens
+    space.manifest.facts |= {"generator": "llama.cpp", "device": "cpu"}
+    return llamacpp_engine.LlamaCppEngine(path, n_tokens, config.batch_size, is_looping)
 
 
 def _open_in_vllm(

@@ -43,7 +43,9 @@ def _quote(proof: Mapping[str, Any]) -> str:
     return "\n".join(f"    {line}" for line in str(proof["answers"][0]["text"]).splitlines())
 
 
-def write_modelfile(tokenizer: "PreTrainedTokenizerBase", stops: list[str]) -> str:
+def write_modelfile(
+    tokenizer: "PreTrainedTokenizerBase", stops: list[str], gguf: str | None = None
+) -> str:
     """Write a Modelfile whose prompt is the chat template's own, the thinking prefix and a default
     system text included.
 
@@ -72,7 +74,7 @@ def write_modelfile(tokenizer: "PreTrainedTokenizerBase", stops: list[str]) -> s
         "{{ end }}{{ end }}"
     )
     lines = [
-        "FROM .",
+        f"FROM ./model-{gguf}.gguf" if gguf else "FROM .",
         f'TEMPLATE """{template}"""',
         *(f'PARAMETER stop "{stop}"' for stop in stops),
     ]

@@ -2,7 +2,7 @@
 
 In: an adapter of `train` and its base. Out: merged weights, tokenizer, chat template with the
 thinking prefix, generation config with all stop tokens, card, `Modelfile`, `proof.json`.
-Not done here: quantising, GGUF, uploading.
+Not done here: K-quants, uploading.
 """
 
 import errno
@@ -24,6 +24,7 @@ from medkd.core.jsonl import resolve_input, write_json, write_text
 from medkd.core.progress import make_printable
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
+from medkd.export.gguf import GgufType, write_gguf
 from medkd.models.chat_template import find_stop_ids, find_thinking_template
 from medkd.models.inspect import explain, find_number_format, read_json
 from medkd.models.load import (
@@ -57,7 +58,9 @@ WRITES = (
     "modeling_*.py",
     "configuration_*.py",
     "tokenization_*.py",
+    "model-*.gguf",
     "proof.json",
+    "proof-gguf.json",
     "lineage.json",
     "MODELCARD.md",
     "README.md",
@@ -88,6 +91,9 @@ class Config(StageConfig):
     questions: int = Field(default=20, ge=1)
     """Bare questions asked for the proof, of those kept beside the weights; fewer than 20 leave the
     model unproven."""
+    gguf: GgufType | None = None
+    """Write `model-TYPE.gguf` beside the folder too, for llama.cpp and Ollama, and prove it: f16,
+    bf16, q8_0 or q4_0."""
     trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
     """Let a model run code that came with it; the proof then runs it too."""
 
@@ -134,7 +140,7 @@ def run(config: Config) -> Manifest:
         proof = prove(space.directory, questions, config.max_tokens, config.trust_remote_code) | {
             "unseen": bool(kept.get("unseen"))
         }
-        write_papers(space.directory, loaded, lineage, proof)
+        write_papers(space.directory, loaded, lineage, proof, config.gguf)
         space.read(len(questions))
         space.manifest.counts.kept = min(proof["n_thinking"], proof["n_stopped"])
         space.manifest.facts = {
@@ -143,6 +149,10 @@ def run(config: Config) -> Manifest:
         }
         if not proof["passed"]:
             raise _explain_unproven(space.directory, proof)
+        if config.gguf:
+            space.manifest.facts["gguf"] = hand_over_gguf(
+                space.directory, config.gguf, loaded, questions, config.max_tokens
+            )
         _show(cast(list[dict[str, Any]], proof["answers"])[0])
         return space.manifest
 
@@ -246,31 +256,69 @@ def find_base_format(folder: Path) -> str:
     return find_number_format(place) if base and (place / "config.json").exists() else "bfloat16"
 
 
+def hand_over_gguf(
+    out: Path, kind: GgufType, loaded: LoadedModel, questions: Sequence[str], max_tokens: int
+) -> dict[str, Any]:
+    """Write the folder as a GGUF file and prove it with llama.cpp alone; raises ProofError where it
+    does not think and stop as the folder does."""
+    path = out / f"model-{kind}.gguf"
+    try:
+        write_gguf(out, path, kind, loaded.tokenizer)
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    proof = prove_gguf(path, questions, max_tokens)
+    write_json(out / "proof-gguf.json", proof)
+    if not proof["passed"]:
+        write_text(out / UNPROVEN, f"{path.name}: {proof['finding']}\n")
+        raise ProofError(
+            f"{path}: {UNPROVEN}, {proof['finding']}; see proof-gguf.json, or try --gguf f16"
+        )
+    return {"file": path.name, "bytes": path.stat().st_size} | {
+        key: proof[key] for key in ("n", "n_thinking", "n_stopped", "passed")
+    }
+
+
 def prove(
     model_dir: Path, questions: Sequence[str], max_tokens: int, trust_remote_code: bool = False
 ) -> dict[str, Any]:
     """Ask the folder bare questions in a fresh process with plain `transformers`; judge what comes
     back."""
+    more = ["trust"] if trust_remote_code else []
+    return _ask_in_process("proof.py", "transformers", model_dir, questions, max_tokens, more)
+
+
+def prove_gguf(path: Path, questions: Sequence[str], max_tokens: int) -> dict[str, Any]:
+    """Ask a GGUF file bare questions in a fresh process with llama.cpp; judge what comes back."""
+    return _ask_in_process("proof_gguf.py", "llama.cpp", path, questions, max_tokens)
+
+
+def _ask_in_process(
+    script: str,
+    library: str,
+    model: Path,
+    questions: Sequence[str],
+    max_tokens: int,
+    more: Sequence[str] = (),
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "questions.json", Path(folder) / "answers.json"
         write_json(asked, list(questions))
-        script = Path(__file__).with_name("proof.py")
         command = [
             sys.executable,
             "-I",
-            str(script),
-            str(model_dir.resolve()),
+            str(Path(__file__).with_name(script)),
+            str(model.resolve()),
             str(asked),
             str(max_tokens),
             str(answered),
+            *more,
         ]
-        command += ["trust"] if trust_remote_code else []
         # Neither the network nor MedKD's own folder is within its reach.
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603 - our own script
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return judge([]) | {"finding": f"plain transformers could not use it ({last[:200]})"}
+            return judge([]) | {"finding": f"plain {library} could not use it ({last[:200]})"}
         return judge(json.loads(answered.read_text(encoding="utf-8")))
 
 
@@ -298,7 +346,11 @@ def judge(answers: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_papers(
-    out: Path, loaded: LoadedModel, lineage: Mapping[str, Any], proof: Mapping[str, Any]
+    out: Path,
+    loaded: LoadedModel,
+    lineage: Mapping[str, Any],
+    proof: Mapping[str, Any],
+    gguf: GgufType | None = None,
 ) -> None:
     """Write proof, card and Modelfile; mark a folder that failed its proof, and unmark one that
     passed."""
@@ -312,7 +364,7 @@ def write_papers(
         list[str],
         tokenizer.convert_ids_to_tokens(find_stop_ids(tokenizer, loaded.model.generation_config)),
     )
-    write_text(out / "Modelfile", write_modelfile(tokenizer, stops))
+    write_text(out / "Modelfile", write_modelfile(tokenizer, stops, gguf))
     mark = out / UNPROVEN
     if proof["passed"]:
         mark.unlink(missing_ok=True)

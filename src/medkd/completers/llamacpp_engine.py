@@ -1,0 +1,134 @@
+"""Ask a GGUF file on this machine through llama.cpp: the same port as
+`completers.transformers_engine`.
+
+In: a file and prompts as text. Out: what the model wrote for each. Tokens and chat template are the
+file's own. Not done here: writing such files (`export.gguf`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from medkd.completers.transformers_engine import Generation, draw_seed
+from medkd.core.completer import Sampling
+from medkd.core.errors import InputError, StoppedError, from_os_error
+from medkd.core.records import FinishReason
+from medkd.models.chat_template import encode, find_end_of_turn
+from medkd.models.inspect import explain
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SUFFIX = ".gguf"
+MAGIC = b"GGUF"
+MAX_SLOTS = 8
+"""Questions that llama.cpp answers at a time."""
+
+
+def check_file(path: Path) -> Path:
+    """Raise InputError where there is no GGUF file of this name."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                return path
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    raise InputError(f"{path}: is no GGUF file; check --model")
+
+
+def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
+    """Read tokens and chat template out of the file; raises InputError where they cannot be."""
+    from transformers import AutoTokenizer
+
+    try:
+        read = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:  # the readers of many architectures raise many kinds
+        raise InputError(
+            f"{path}: its tokenizer cannot be read ({explain(error)}); pip install 'medkd[gguf]', "
+            "or choose a file of a Qwen or Llama family"
+        ) from error
+    return cast("PreTrainedTokenizerBase", read)
+
+
+class LlamaCppEngine:
+    """A GGUF file in llama.cpp, in this process; `max_length` tokens of prompt and answer
+    together."""
+
+    def __init__(
+        self,
+        path: Path,
+        max_length: int,
+        n_slots: int = MAX_SLOTS,
+        is_looping: Callable[[str], bool] | None = None,
+    ) -> None:
+        try:
+            import xllamacpp
+        except ImportError as error:
+            raise InputError(
+                f"{path}: a GGUF file takes llama.cpp: pip install 'medkd[gguf]'"
+            ) from error
+        self.tokenizer = read_tokenizer(path)
+        self.end_id = find_end_of_turn(self.tokenizer)
+        self.n_slots = max(1, min(n_slots, MAX_SLOTS))
+        self.max_length = max_length
+        self.is_looping = is_looping
+        parameters: Any = xllamacpp.CommonParams()
+        parameters.model.path = str(path)
+        parameters.n_parallel = self.n_slots
+        parameters.n_ctx = self.n_slots * max_length
+        parameters.verbosity = 0
+        try:
+            self.server: Any = xllamacpp.Server(parameters)
+        except RuntimeError as error:
+            raise InputError(
+                f"{path}: llama.cpp cannot load it ({explain(error)}); is the file complete?"
+            ) from error
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, sample: int | Sequence[int] = 0
+    ) -> Iterator[tuple[int, Generation]]:
+        """Write on behind each prompt, as `TransformersEngine.generate` does; one that leaves no
+        room for an answer is answered with nothing."""
+        samples = [sample] * len(prompts) if isinstance(sample, int) else sample
+        with ThreadPoolExecutor(self.n_slots) as pool:
+            jobs = {
+                pool.submit(
+                    self._answer,
+                    encode(self.tokenizer, prompt),
+                    sampling,
+                    draw_seed(sampling.seed or 0, samples[at], prompt),
+                ): at
+                for at, prompt in enumerate(prompts)
+            }
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+
+    def _answer(self, ids: list[int], sampling: Sampling, seed: int) -> Generation:
+        if len(ids) >= self.max_length:
+            return Generation("", FinishReason.LENGTH, [])
+        drawn = {"temperature": sampling.temperature or 0.0, "top_p": sampling.top_p or 1.0}
+        try:
+            reply: dict[str, Any] = self.server.handle_completions(
+                {
+                    "prompt": ids,
+                    "max_tokens": min(sampling.max_tokens, self.max_length - len(ids)),
+                    "seed": seed % 2**32,
+                    "top_k": 0,
+                    "min_p": 0.0,
+                    "repeat_penalty": 1.0,
+                    **drawn,
+                }
+            )
+            choice = reply["choices"][0]
+        except (RuntimeError, KeyError) as error:
+            raise StoppedError(
+                f"llama.cpp gave up on a question ({explain(error)}); run the same command again, "
+                "it goes on from here"
+            ) from error
+        text = str(choice["text"])
+        reason = FinishReason.STOP if choice["finish_reason"] == "stop" else FinishReason.LENGTH
+        if reason is FinishReason.LENGTH and self.is_looping and self.is_looping(text):
+            reason = FinishReason.LOOP
+        ids = encode(self.tokenizer, text)
+        return Generation(text, reason, ids + [self.end_id] * (reason is FinishReason.STOP))
