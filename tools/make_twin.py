@@ -253,7 +253,7 @@ def make_twin(kind: str, out: Path, *, width: int = 64, layers: int = 2, seed: i
     model = build_model(twin, width, layers, seed)
     model.generation_config = GenerationConfig(
         bos_token_id=TEXT_END,
-        eos_token_id=list(twin.stops) if len(twin.stops) > 1 else twin.stops[0],
+        eos_token_id=list(twin.stops),
         pad_token_id=TEXT_END,
         do_sample=True,
         temperature=0.7,

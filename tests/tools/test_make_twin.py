@@ -65,7 +65,7 @@ def test_a_twin_has_the_shape_and_the_stop_tokens_of_its_model(twin):
     shape = read_model_shape(twin("qwen2.5-7b-instruct"))
     assert shape.vocabulary == 152_064
     assert shape.output_name != shape.input_name
-    assert read_generation_config(twin("qwen2.5-base")).eos_token_id == 151_643
+    assert read_generation_config(twin("qwen2.5-base")).eos_token_id == [151_643]
     assert read_generation_config(twin("qwen2.5-instruct")).eos_token_id == [151_645, 151_643]
 
 

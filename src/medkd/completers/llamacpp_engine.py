@@ -7,6 +7,7 @@ file's own. Not done here: writing such files (`export.gguf`).
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -63,7 +64,7 @@ class LlamaCppEngine:
         is_looping: Callable[[str], bool] | None = None,
     ) -> None:
         try:
-            import xllamacpp
+            llama_cpp: Any = import_module("xllamacpp")
         except ImportError as error:
             raise InputError(
                 f"{path}: a GGUF file takes llama.cpp: pip install 'medkd[gguf]'"
@@ -73,13 +74,13 @@ class LlamaCppEngine:
         self.n_slots = max(1, min(n_slots, MAX_SLOTS))
         self.max_length = max_length
         self.is_looping = is_looping
-        parameters: Any = xllamacpp.CommonParams()
+        parameters: Any = llama_cpp.CommonParams()
         parameters.model.path = str(path)
         parameters.n_parallel = self.n_slots
         parameters.n_ctx = self.n_slots * max_length
         parameters.verbosity = 0
         try:
-            self.server: Any = xllamacpp.Server(parameters)
+            self.server: Any = llama_cpp.Server(parameters)
         except RuntimeError as error:
             raise InputError(
                 f"{path}: llama.cpp cannot load it ({explain(error)}); is the file complete?"

@@ -107,7 +107,7 @@ def _refuse(folder: Path, what: str, path: Path, kind: str) -> InputError:
 
 
 def _find_split(folder: Path) -> str | None:
-    content = cast(dict[str, Any], read_json(folder / "tokenizer.json") or {})
+    content = read_json(folder / "tokenizer.json") or {}
     if (content.get("model") or {}).get("type") != "BPE":
         return None
     parts = (content.get("pre_tokenizer") or {}).get("pretokenizers") or []
@@ -209,7 +209,7 @@ def _add_tokenizer(
     """Add tokens, merges, stop tokens and the chat template; rows without a token are padding."""
     import gguf
 
-    content = cast(dict[str, Any], read_json(folder / "tokenizer.json") or {})
+    content = read_json(folder / "tokenizer.json") or {}
     texts = {at: token for token, at in content["model"]["vocab"].items()}
     added = {entry["id"]: entry for entry in content.get("added_tokens", [])}
     tokens: list[str] = []

@@ -6,23 +6,23 @@ prompt being the file's own chat template. Not done here: judging (`export.stage
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 
 def main(model_path: str, questions_path: str, max_tokens: str, out_path: str) -> None:
     """Load, ask one question after the other, write down what came back."""
-    import xllamacpp
-
+    llama_cpp: Any = import_module("xllamacpp")
     questions = json.loads(Path(questions_path).read_text(encoding="utf-8"))
-    parameters: Any = xllamacpp.CommonParams()
+    parameters: Any = llama_cpp.CommonParams()
     parameters.model.path = model_path
     parameters.n_parallel = 1
     parameters.n_ctx = int(max_tokens) + max((len(each) for each in questions), default=0) + 256
     parameters.verbosity = 0
     parameters.use_jinja = True
-    parameters.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
-    server: Any = xllamacpp.Server(parameters)
+    parameters.reasoning_format = llama_cpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
+    server: Any = llama_cpp.Server(parameters)
     answers: list[dict[str, object]] = []
     for question in questions:
         reply = server.handle_chat_completions(
