@@ -1,19 +1,17 @@
 """Grades an answer against the known diagnosis, by rules alone.
 
-In: an answer as a model wrote it, and the known diagnoses joined by semicolons. Out: a `Grade`.
-Not done here: asking a judge where the rules cannot tell (`decided` is False there).
+In: an answer as a model wrote it, and the known diagnoses joined by semicolons. Out: a `Grade`,
+right, wrong or undecided. Not done here: asking a judge about the undecided (`grading.judge`).
 
 >>> grade("<think>…</think>考虑 T2DM；高血压病", "2型糖尿病；原发性高血压").exact
 True
 >>> other_side = grade("右侧输尿管结石", "左侧输尿管结石")
->>> other_side.principal, other_side.decided, str(other_side.relation)
-(False, True, 'near_miss')
->>> near = grade("阑尾炎", "急性化脓性阑尾炎")
->>> near.principal, near.decided, near.f1
-(False, True, 0.7)
+>>> other_side.verdict, str(other_side.relation)
+('wrong', 'near_miss')
+>>> grade("急性化脓性阑尾炎", "急性阑尾炎").verdict, grade("阑尾炎", "急性阑尾炎").verdict
+('right', 'undecided')
 """
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
@@ -24,32 +22,26 @@ from medkd.core import thinking
 from medkd.core.records import Record
 from medkd.grading.compare import Relation, are_together, compare, has_clash, holds_all, is_generic
 from medkd.grading.extract import StatedDiagnosis, extract_diagnoses, split_list
+from medkd.grading.likeness import measure_likeness
 from medkd.grading.names import Name, normalize_name, parse_name
+from medkd.grading.terms import Terms, load_terms
 
-NEARNESS = {
+RIGHT = frozenset({Relation.SAME, Relation.MORE_SPECIFIC})
+"""The known diagnosis, or one that says more about it."""
+UNDECIDED = frozenset({Relation.MORE_GENERAL, Relation.PART, Relation.UNCLEAR})
+"""Something that tells is shared, and no rule is proven."""
+WORTH = {
     Relation.SAME: 1.0,
-    Relation.MORE_GENERAL: 0.7,
-    Relation.MORE_SPECIFIC: 0.7,
-    Relation.OTHER_STAGE: 0.7,
-    Relation.PART: 0.4,
-    Relation.UNCLEAR: 0.3,
+    Relation.MORE_SPECIFIC: 0.95,
+    Relation.OTHER_STAGE: 0.5,
     Relation.NEAR_MISS: 0.0,
     Relation.DIFFERENT: 0.0,
 }
-"""What one diagnosis counts for another in the soft F1."""
+"""What one diagnosis counts for another in the soft F1, where the rules decide."""
+UNDECIDED_WORTH = 0.9
+"""What counts of the likeness of two names, where they do not."""
 MENTIONED_F1 = 0.3
 """Soft F1 of prose in which the known diagnosis stands somewhere."""
-NEAR = {relation for relation, worth in NEARNESS.items() if 0 < worth < 1}
-"""Neither the known diagnosis nor another one."""
-_OPEN = {Relation.UNCLEAR, Relation.PART}
-"""Where the rules cannot tell; a name that they know for more general, more specific or of another
-stage is not the known diagnosis."""
-
-
-_SENTENCE = re.compile("[是了像您我们吗呢吧很就也]|可能")
-"""What no name of a diagnosis holds: there is more to the piece than was understood."""
-
-
 GradeVerdict = Literal["right", "wrong", "undecided"]
 
 
@@ -59,14 +51,13 @@ class Grade(Record):
     exact: bool = False
     """The answer states the known diagnoses, all of them and no other, in any order."""
     principal: bool = False
-    """The first known diagnosis is among the first that the answer states, as many as are known: a
-    longer list gains nothing."""
+    """The first known diagnosis, or a more specific one, is among the first that the answer states,
+    as many as are known: a longer list gains nothing."""
     f1: float = 0.0
-    """Soft F1 over both lists, 0 to 1; a near name counts in part, a dangerous near miss
+    """Soft F1 over both lists, 0 to 1; what is alike counts in part, a dangerous near miss
     nothing."""
     decided: bool = True
-    """Whether the rules could tell; False asks for a judge. A name known to be more general or more
-    specific is not the known one."""
+    """Whether the rules could tell; False asks for a judge."""
     relation: Relation = Relation.DIFFERENT
     """How the nearest stated diagnosis stands to the first known one."""
     stated: tuple[str, ...] = ()
@@ -87,13 +78,9 @@ class Grade(Record):
 
 
 def grade(
-    answer: str,
-    reference: str,
-    synonyms_path: Path | None = None,
-    known: Sequence[str] = (),
+    answer: str, reference: str, terms_path: Path | None = None, known: Sequence[str] = ()
 ) -> Grade:
-    """Grade an answer; `synonyms_path` adds names to the shipped table (same form as
-    `synonyms.yaml`).
+    """Grade an answer; `terms_path` is a table of codes and names of the user's.
 
     The diagnoses in `known` count neither where they are stated nor where they are left out: the
     record itself tells them.
@@ -103,14 +90,15 @@ def grade(
     ):
         stated = tuple(diagnosis.text for diagnosis in listed)
         return Grade(exact=True, principal=True, f1=1.0, relation=Relation.SAME, stated=stated)
-    told = _read_known("；".join(known), False, synonyms_path)
-    expected = _leave_out(_read_known(reference, False, synonyms_path), told)
-    best = _grade_lists(answer, extract_diagnoses(answer), expected, told, synonyms_path)
+    terms = load_terms(terms_path) if terms_path else None
+    told = _read_list("；".join(known), False)
+    expected = _leave_out(_read_list(reference, False), told)
+    best = _grade_lists(answer, extract_diagnoses(answer), expected, told, terms)
     if best.principal or not any(mark in f"{answer}{reference}" for mark in "伴并"):
         return best
-    expected = _leave_out(_read_known(reference, True, synonyms_path), told)
+    expected = _leave_out(_read_list(reference, True), told)
     stated_whole = extract_diagnoses(answer, keep_companions=True)
-    whole = _grade_lists(answer, stated_whole, expected, told, synonyms_path)
+    whole = _grade_lists(answer, stated_whole, expected, told, terms)
     return whole if whole.principal else best
 
 
@@ -119,13 +107,13 @@ def _grade_lists(
     found: Sequence[StatedDiagnosis],
     known: Sequence["_Reading"],
     told: Sequence["_Reading"],
-    synonyms_path: Path | None,
+    terms: Terms | None,
 ) -> Grade:
     """Grade the diagnoses that were read out of an answer against the known ones."""
     stated = tuple(diagnosis.text for diagnosis in found if not diagnosis.denied)
     if not known:
-        return Grade(decided=False, stated=stated)
-    readings = [r for r in _read(found, synonyms_path) if r.name.negated or not _is_told(r, told)]
+        return Grade(decided=False, relation=Relation.UNCLEAR, stated=stated)
+    readings = [r for r in _read(found) if r.name.negated or not _is_told(r, told)]
     affirmed = [
         reading
         for reading in readings
@@ -133,37 +121,52 @@ def _grade_lists(
     ]
     if not affirmed:
         return _grade_without_names(answer, known[0].name, [reading.name for reading in readings])
-    table = [[_relate(reading, target) for target in known] for reading in affirmed]
-    n_principal = 1 + sum(not k.is_companion for k in known[1:])
+    table = [[_relate(reading, target, terms) for target in known] for reading in affirmed]
     if len(affirmed) > 1 and are_together(affirmed[0].name, affirmed[1].name, known[0].name):
         table[0][0] = Relation.SAME
-    principal = Relation.SAME in _find_first(table, affirmed, n_principal)
+    n_principal = 1 + sum(not k.is_companion for k in known[1:])
+    first = _find_first(table, affirmed, n_principal)
+    right = next((relation for relation in WORTH if relation in RIGHT and relation in first), None)
     firm = [row for row, reading in zip(table, affirmed, strict=True) if not reading.is_doubtful]
-    nearest = _find_nearest(firm or table, known, readings)
-    if principal:
-        nearest = Relation.SAME
-    if nearest in (
-        Relation.NEAR_MISS,
-        Relation.DIFFERENT,
-    ):  # the bleeding of another ulcer is another bleeding
-        idle = [
-            k.is_companion and (nearest is Relation.NEAR_MISS or is_generic(k.name.core))
-            for k in known
-        ]
-        table = [
-            [Relation.DIFFERENT if i else relation for relation, i in zip(row, idle, strict=True)]
-            for row in table
-        ]
-    nearness = _pair_up([[NEARNESS[relation] for relation in row] for row in table])
-    f1 = 2 * sum(nearness) / (len(affirmed) + len(known))
+    nearest = right or _find_nearest(firm or table, known, readings)
+    if nearest in (Relation.NEAR_MISS, Relation.DIFFERENT):
+        table = [_drop_idle(row, known, nearest) for row in table]
+    worth = [
+        [_weigh(relation, reading, target) for relation, target in zip(row, known, strict=True)]
+        for row, reading in zip(table, affirmed, strict=True)
+    ]
+    f1 = 2 * sum(_pair_up(worth)) / (len(affirmed) + len(known))
+    is_right = right is not None or f1 == 1.0
     return Grade(
         exact=f1 == 1.0,
-        principal=principal or f1 == 1.0,
+        principal=is_right,
         f1=round(f1, 4),
-        decided=principal or f1 == 1.0 or nearest not in _OPEN,
-        relation=nearest,
+        decided=is_right or nearest not in UNDECIDED,
+        relation=Relation.SAME if f1 == 1.0 else nearest,
         stated=stated,
     )
+
+
+def _weigh(relation: Relation, answer: "_Reading", reference: "_Reading") -> float:
+    """Weigh what a stated diagnosis counts for a known one."""
+    if relation not in UNDECIDED:
+        return WORTH[relation]
+    ours = answer.full or answer.name
+    names = (reference.name, *reference.asides)
+    return UNDECIDED_WORTH * max(measure_likeness(ours, name) for name in names)
+
+
+def _drop_idle(
+    row: Sequence[Relation], known: Sequence["_Reading"], nearest: Relation
+) -> list[Relation]:
+    """Let companions of a missed diagnosis count nothing where they are no disease of their own:
+    the bleeding of another ulcer is another bleeding."""
+    return [
+        Relation.DIFFERENT
+        if k.is_companion and (nearest is Relation.NEAR_MISS or is_generic(k.name.core))
+        else relation
+        for relation, k in zip(row, known, strict=True)
+    ]
 
 
 def _find_first(
@@ -202,6 +205,26 @@ class _Reading(NamedTuple):
     is_doubtful: bool
 
 
+@lru_cache(maxsize=4096)
+def _read_list(text: str, keep_companions: bool) -> list[_Reading]:
+    """Read known diagnoses: many answers are held against the same ones."""
+    return _read(split_list(text, keep_companions=keep_companions))
+
+
+def _read(listed: Sequence[StatedDiagnosis]) -> list[_Reading]:
+    """Read every diagnosis of a list once."""
+    readings: dict[str, _Reading] = {}
+    for stated in listed:
+        name = parse_name(stated.text, stated.denied)
+        asides = [parse_name(one, stated.denied) for one in stated.alias.split("/") if one]
+        full = parse_name(f"{stated.alias} {stated.text}", stated.denied) if stated.alias else None
+        readings.setdefault(
+            f"{(full or name).plain}{name.negated}",
+            _Reading(name, asides, full, stated.is_companion, stated.is_doubtful),
+        )
+    return list(readings.values())
+
+
 def _leave_out(readings: Sequence[_Reading], told: Sequence[_Reading]) -> list[_Reading]:
     """Leave out the diagnoses that the record tells; the principal one stays."""
     return [r for n, r in enumerate(readings) if not n or not _is_told(r, told)]
@@ -211,62 +234,26 @@ def _is_told(reading: _Reading, told: Sequence[_Reading]) -> bool:
     return any(compare(reading.name, one.name) is Relation.SAME for one in told)
 
 
-@lru_cache(maxsize=4096)
-def _read_known(
-    reference: str, keep_companions: bool, synonyms_path: Path | None
-) -> list[_Reading]:
-    """Read the known diagnoses: many answers are held against the same ones."""
-    return _read(split_list(reference, keep_companions=keep_companions), synonyms_path)
-
-
-def _read(listed: Sequence[StatedDiagnosis], synonyms_path: Path | None) -> list[_Reading]:
-    """Read every diagnosis of a list once."""
-    readings: dict[str, _Reading] = {}
-    for stated in listed:
-        name = parse_name(stated.text, stated.denied, synonyms_path)
-        asides = [
-            parse_name(aside, stated.denied, synonyms_path)
-            for aside in stated.alias.split("/")
-            if aside
-        ]
-        full = (
-            parse_name(f"{stated.alias} {stated.text}", stated.denied, synonyms_path)
-            if stated.alias
-            else None
-        )
-        readings.setdefault(
-            f"{(full or name).plain}{name.negated}",
-            _Reading(name, asides, full, stated.is_companion, stated.is_doubtful),
-        )
-    return list(readings.values())
-
-
-def _relate(answer: _Reading, reference: _Reading) -> Relation:
+def _relate(answer: _Reading, reference: _Reading, terms: Terms | None) -> Relation:
     """Compare two diagnoses; what stands in brackets, another name or details, counts only where it
     does not contradict."""
     relation = compare(answer.name, reference.name)
-    if relation in (Relation.MORE_SPECIFIC, Relation.OTHER_STAGE) and _SENTENCE.search(
-        answer.name.plain
-    ):
-        relation = Relation.UNCLEAR
+    if terms and relation is not Relation.NEAR_MISS:
+        relation = terms.relate(answer.name, reference.name) or relation
     if answer.full is None and reference.full is None:
         return relation
-    ours = [name for name in (answer.name, answer.full, *answer.asides) if name]
-    theirs = [name for name in (reference.name, reference.full, *reference.asides) if name]
     whole, known = answer.full or answer.name, reference.full or reference.name
     if relation is Relation.NEAR_MISS or has_clash(whole, known):
         return Relation.NEAR_MISS
-    if (
-        compare(whole, known) is Relation.OTHER_STAGE
-        and "stage" in whole.modifiers
-        and "stage" in known.modifiers
-    ):
-        return Relation.OTHER_STAGE
-    if relation is Relation.SAME or any(
-        compare(one, other) is Relation.SAME for one in ours for other in theirs
-    ):
-        return Relation.SAME
-    if (
+    between = compare(whole, known)
+    if between is Relation.OTHER_STAGE or relation is Relation.SAME:
+        return between if between is Relation.OTHER_STAGE else relation
+    pairs = [
+        *((one, reference.name) for one in (whole, *answer.asides)),
+        *((answer.name, other) for other in (known, *reference.asides)),
+        (whole, known),
+    ]
+    if any(compare(one, other) is Relation.SAME for one, other in pairs) or (
         answer.full
         and relation is not Relation.MORE_SPECIFIC
         and holds_all(answer.full.plain, known.plain)
@@ -275,13 +262,25 @@ def _relate(answer: _Reading, reference: _Reading) -> Relation:
     return relation
 
 
+_NEARNESS = (
+    Relation.SAME,
+    Relation.MORE_SPECIFIC,
+    Relation.MORE_GENERAL,
+    Relation.PART,
+    Relation.UNCLEAR,
+    Relation.OTHER_STAGE,
+    Relation.NEAR_MISS,
+    Relation.DIFFERENT,
+)
+
+
 def _find_nearest(
     table: Sequence[Sequence[Relation]], known: Sequence[_Reading], readings: Sequence[_Reading]
 ) -> Relation:
     """Relate the nearest stated diagnosis to the principal one; a companion of that is a part."""
-    nearest = max(
+    nearest = min(
         (row[0] for row in table),
-        key=lambda relation: (NEARNESS[relation], relation is Relation.NEAR_MISS),
+        key=_NEARNESS.index,
     )
     if any(
         r.name.negated
@@ -296,7 +295,7 @@ def _find_nearest(
         row[n] is Relation.SAME for row in table for n in telling
     ):
         return Relation.PART
-    return Relation.UNCLEAR if nearest is Relation.SAME else nearest
+    return Relation.UNCLEAR if nearest in RIGHT else nearest
 
 
 def _grade_without_names(answer: str, principal: Name, denied: Sequence[Name]) -> Grade:

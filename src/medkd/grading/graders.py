@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from medkd.core import thinking
+from medkd.core.task import AnswerKind
 from medkd.grading import diagnosis
 from medkd.grading.choices import read_choice
 from medkd.grading.compare import Relation
@@ -23,7 +23,6 @@ from medkd.grading.diagnosis import Grade
 from medkd.text.normalize import make_plain, normalize
 from medkd.text.similarity import similarity
 
-AnswerKind = Literal["diagnosis", "choice", "text", "number"]
 Grader = Callable[..., Grade]
 """Called `grader(answer, reference, known=())`."""
 

@@ -12,10 +12,8 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from functools import cache, lru_cache
-from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from medkd.core.yaml_io import parse_yaml
 from medkd.grading.tables import load_table
 from medkd.text.normalize import simplify
 
@@ -26,8 +24,6 @@ Modifiers = dict[str, frozenset[str]]
 _TYPE = re.compile(r"(?:[a-z]{3,20})?([0-9]{1,4}[a-z]?|[a-z]{1,2}|[甲乙丙丁戊])型")
 _DEGREE = re.compile(r"([0-9]{1,4})度(?=[^度]{0,5}传导阻滞)")
 _STAGE = re.compile(r"([0-9]{1,4}[a-c]?)[期级度]")
-_PASSING = {"side", "course"}
-"""Axes whose words may stand beside any other."""
 _LATIN = re.compile("[\u00e0-\u024f]")
 """Letters with accents."""
 _VERTEBRAE = {"颈": "c", "胸": "t", "腰": "l", "骶": "s"}
@@ -72,41 +68,55 @@ def normalize_name(text: str) -> str:
 
 def is_listed(text: str) -> bool:
     """Tell whether a whole text is a name of the shipped table."""
-    return normalize_name(text) in _synonyms(None)[0]
+    return normalize_name(text) in _synonyms()[0]
 
 
 def is_known(plain: str) -> bool:
     """Tell whether a plain text is the one name of a diagnosis of the shipped table."""
-    return _synonyms(None)[0].get(plain) == plain
+    return _synonyms()[0].get(plain) == plain
 
 
-def replace_synonyms(plain: str, synonyms_path: Path | None) -> str:
-    """Put the one name in the place of every other name for it that stands in a plain text."""
-    names, pattern = _synonyms(synonyms_path)
-    return pattern.sub(lambda found: names[found[0]], plain)
+def _replace_synonyms(plain: str) -> str:
+    """Put the one name in the place of every other name for it that stands in a plain text, the
+    longest first; a Latin name only as a whole word."""
+    names, lengths = _synonyms()
+    pieces: list[str] = []
+    at = 0
+    while at < len(plain):
+        for length in lengths.get(plain[at], ()):
+            written = plain[at : at + length]
+            if written in names and (not written.isascii() or _is_word(plain, at, at + length)):
+                pieces.append(names[written])
+                at += length
+                break
+        else:
+            pieces.append(plain[at])
+            at += 1
+    return "".join(pieces)
+
+
+def _is_word(plain: str, start: int, end: int) -> bool:
+    around = plain[max(0, start - 1) : start] + plain[end : end + 1]
+    return not re.search("[a-z]", around)
 
 
 @cache
-def _synonyms(path: Path | None) -> tuple[dict[str, str], re.Pattern[str]]:
-    """Read the shipped synonyms, and those of `path` on top of them."""
+def _synonyms() -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Map each shipped name to the one name, and each first character to the lengths of names."""
     names: dict[str, str] = {}
-    own = parse_yaml(path.read_text(encoding="utf-8")) if path else {}
-    for groups in (load_table("synonyms"), cast(dict[str, list[str]], own)):
-        for name, others in groups.items():
-            plain = normalize_name(name)
-            names.update((normalize_name(other), plain) for other in (name, *others))
+    for name, others in load_table("synonyms").items():
+        plain = normalize_name(name)
+        names.update((normalize_name(other), plain) for other in (name, *others))
     for written, name in list(names.items()):
         if len(written) > 4 and "性" in written[2:]:  # 高血压性肾病 is written 高血压肾病 as well
             names.setdefault(written[:2] + written[2:].replace("性", ""), name)
         for word, chinese in load_table("modifiers")["eponyms"].items():
             if written.isascii() and written.endswith(word) and len(written) > len(word) + 3:
                 names.setdefault(written.removesuffix(word) + chinese, name)  # Guillain-Barré综合征
-    longest_first = sorted(names, key=lambda name: (-len(name), name))
-    whole_words = (
-        rf"(?<![a-z]){re.escape(n)}(?![a-z])" if n.isascii() else re.escape(n)
-        for n in longest_first
-    )
-    return names, re.compile("|".join(whole_words))
+    lengths: dict[str, set[int]] = {}
+    for name in names:
+        lengths.setdefault(name[0], set()).add(len(name))
+    return names, {first: sorted(found, reverse=True) for first, found in lengths.items()}
 
 
 @cache
@@ -144,23 +154,22 @@ class Name(NamedTuple):
     negated: bool = False
     plain: str = ""
     """The whole name under its one name."""
-    essence: str = ""
-    """The whole name without side, course and soft modifiers: where two of these differ by a
-    replaced word, so do the diseases."""
     kind: str = ""
     """The whole name without side and soft modifiers: what `is_a.yaml` knows it by."""
     written: Mapping[str, frozenset[str]] = {}
     """The modifiers as they were written, before one name took the place of many: 原发性 of
     原发性高血压."""
+    spellings: tuple[str, ...] = ()
+    """The whole name as it was written, squeezed, with and without its side."""
 
 
 @lru_cache(maxsize=N_CACHED_NAMES)
-def parse_name(text: str, negated: bool = False, synonyms_path: Path | None = None) -> Name:
+def parse_name(text: str, negated: bool = False) -> Name:
     """Take a diagnosis apart; a name that is nothing but modifiers is its own core."""
     written = normalize_name(text[:MAX_NAME])
-    plain = replace_synonyms(written, synonyms_path)
+    plain = _replace_synonyms(written)
     rest, modifiers = _take_modifiers(plain)
-    _, as_written = _take_modifiers(written)
+    as_written = dict(modifiers) if written == plain else _take_modifiers(written)[1]
     if (
         rest.endswith("炎")
         and modifiers.get("stage") == frozenset({"急性加重"})
@@ -173,16 +182,25 @@ def parse_name(text: str, negated: bool = False, synonyms_path: Path | None = No
     if _always_acute().search(core):
         modifiers["course"] = modifiers.get("course", frozenset()) - {"急性"}
         modifiers = {axis: values for axis, values in modifiers.items() if values}
-    essence = kind = plain
+    kind, found = plain, modifiers.keys()
     for axis, _, pattern in modifier_patterns():
-        if axis in _PASSING or axis in load_table("modifiers")["soft"]:
-            essence = pattern.sub("", essence)
-            kind = kind if axis == "course" else pattern.sub("", kind)
-    essence = shorten(_STAGE.sub("", _TYPE.sub("", essence)))
-    kind = re.sub("[性型的症]", "", _STAGE.sub("", kind))
+        if axis in found and (axis == "side" or axis in soft_axes()):
+            kind = pattern.sub("", kind)
+    kind = squeeze(_STAGE.sub("", kind))
+    spellings = (squeeze(written), squeeze(_side().sub("", written)))
     if not core:
-        return Name(plain, {}, negated, plain, plain, kind, as_written)
-    return Name(core, modifiers, negated, plain, essence, kind, as_written)
+        return Name(plain, {}, negated, plain, kind, as_written, spellings)
+    return Name(core, modifiers, negated, plain, kind, as_written, spellings)
+
+
+def squeeze(plain: str) -> str:
+    """Leave out what is written or not in one and the same name: 2型糖尿病, 骨质疏松症."""
+    return re.sub("[性型的症]", "", plain)
+
+
+@cache
+def _side() -> re.Pattern[str]:
+    return re.compile("|".join(load_table("modifiers")["exclusive"]["side"].values()))
 
 
 def _take_modifiers(plain: str) -> tuple[str, Modifiers]:
@@ -215,6 +233,12 @@ def _always_acute() -> re.Pattern[str]:
     """Find what is acute by itself, so that nobody need say so."""
     names = load_table("modifiers")["always_acute"]
     return re.compile(f"(?:{'|'.join(shorten(normalize_name(name)) for name in names)})$")
+
+
+@cache
+def soft_axes() -> frozenset[str]:
+    """List the axes whose values are grades of one and the same diagnosis."""
+    return frozenset(load_table("modifiers")["soft"])
 
 
 @cache
