@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from opencc import OpenCC
 
 from medkd.grading.compare import Relation
-from medkd.grading.diagnosis import NEARNESS, grade
+from medkd.grading.diagnosis import RIGHT, grade
 from medkd.grading.names import parse_name
 from medkd.grading.tables import TABLES_DIR
 
@@ -24,8 +24,9 @@ ORDERS = [
     for row in rows
 ]
 MIRRORED = {
-    Relation.MORE_GENERAL: Relation.MORE_SPECIFIC,
-    Relation.MORE_SPECIFIC: Relation.MORE_GENERAL,
+    Relation.MORE_GENERAL: {Relation.MORE_SPECIFIC, Relation.PART},
+    Relation.MORE_SPECIFIC: {Relation.MORE_GENERAL},
+    Relation.PART: {Relation.MORE_GENERAL, Relation.PART},
 }
 SIDED = st.sampled_from(
     [
@@ -102,7 +103,7 @@ def test_any_two_texts_have_a_grade_within_bounds(answer, reference):
     found = grade(answer, reference)
     assert 0 <= found.f1 <= 1
     assert found.exact <= found.principal <= found.decided
-    assert not (found.principal and found.relation is not Relation.SAME)
+    assert not (found.principal and found.relation not in RIGHT)
 
 
 @settings(deadline=None, max_examples=300)
@@ -116,9 +117,8 @@ def test_a_list_answers_itself_in_any_order(names):
 @given(st.sampled_from(NAMES), st.sampled_from(NAMES))
 def test_two_names_stand_to_each_other_alike_from_both_sides(one, other):
     there, back = grade(one, other), grade(other, one)
-    assert there.f1 == back.f1
-    assert there.relation is MIRRORED.get(back.relation, back.relation)
-    assert there.f1 in {*NEARNESS.values(), 0.6667} or len(there.stated) > 1
+    mirrored = MIRRORED.get(back.relation, {back.relation})
+    assert there.relation in mirrored or len(there.stated) > 1
 
 
 @settings(deadline=None, max_examples=100)

@@ -30,6 +30,8 @@ RIGHT = frozenset({Relation.SAME, Relation.MORE_SPECIFIC})
 """The known diagnosis, or one that says more about it."""
 UNDECIDED = frozenset({Relation.MORE_GENERAL, Relation.PART, Relation.UNCLEAR})
 """Something that tells is shared, and no rule is proven."""
+NEAR = UNDECIDED | {Relation.OTHER_STAGE}
+"""Neither the known diagnosis nor one that has nothing to do with it."""
 WORTH = {
     Relation.SAME: 1.0,
     Relation.MORE_SPECIFIC: 0.95,
@@ -127,8 +129,15 @@ def _grade_lists(
     n_principal = 1 + sum(not k.is_companion for k in known[1:])
     first = _find_first(table, affirmed, n_principal)
     right = next((relation for relation in WORTH if relation in RIGHT and relation in first), None)
-    firm = [row for row, reading in zip(table, affirmed, strict=True) if not reading.is_doubtful]
-    nearest = right or _find_nearest(firm or table, known, readings)
+    firm = [
+        row
+        for row, reading in zip(table, affirmed, strict=True)
+        if not reading.is_doubtful and not reading.is_companion
+    ]
+    is_denied = right is None and _deny(readings, known[0])
+    nearest = right or (
+        Relation.NEAR_MISS if is_denied else _find_nearest(firm or table, table, known)
+    )
     if nearest in (Relation.NEAR_MISS, Relation.DIFFERENT):
         table = [_drop_idle(row, known, nearest) for row in table]
     worth = [
@@ -159,13 +168,14 @@ def _weigh(relation: Relation, answer: "_Reading", reference: "_Reading") -> flo
 def _drop_idle(
     row: Sequence[Relation], known: Sequence["_Reading"], nearest: Relation
 ) -> list[Relation]:
-    """Let companions of a missed diagnosis count nothing where they are no disease of their own:
-    the bleeding of another ulcer is another bleeding."""
+    """Let a dangerously missed diagnosis count nothing, nor the companions of a missed one where
+    they are no disease of their own: the bleeding of another ulcer is another bleeding."""
     return [
         Relation.DIFFERENT
-        if k.is_companion and (nearest is Relation.NEAR_MISS or is_generic(k.name.core))
+        if (nearest is Relation.NEAR_MISS and not n)
+        or (k.is_companion and (nearest is Relation.NEAR_MISS or is_generic(k.name.core)))
         else relation
-        for relation, k in zip(row, known, strict=True)
+        for n, (relation, k) in enumerate(zip(row, known, strict=True))
     ]
 
 
@@ -275,20 +285,12 @@ _NEARNESS = (
 
 
 def _find_nearest(
-    table: Sequence[Sequence[Relation]], known: Sequence[_Reading], readings: Sequence[_Reading]
+    firm: Sequence[Sequence[Relation]],
+    table: Sequence[Sequence[Relation]],
+    known: Sequence[_Reading],
 ) -> Relation:
     """Relate the nearest stated diagnosis to the principal one; a companion of that is a part."""
-    nearest = min(
-        (row[0] for row in table),
-        key=_NEARNESS.index,
-    )
-    if any(
-        r.name.negated
-        and not known[0].name.negated
-        and compare(r.name, known[0].name) is Relation.NEAR_MISS
-        for r in readings
-    ):
-        return Relation.NEAR_MISS
+    nearest = min((row[0] for row in firm), key=_NEARNESS.index)
     companions = takewhile(lambda n: known[n].is_companion, range(1, len(known)))
     telling = [n for n in companions if not is_generic(known[n].name.core)]
     if nearest is Relation.DIFFERENT and any(
@@ -296,6 +298,14 @@ def _find_nearest(
     ):
         return Relation.PART
     return Relation.UNCLEAR if nearest in RIGHT else nearest
+
+
+def _deny(readings: Sequence[_Reading], principal: _Reading) -> bool:
+    """Tell whether the principal diagnosis is among those that an answer denies."""
+    return not principal.name.negated and any(
+        reading.name.negated and compare(reading.name, principal.name) is Relation.NEAR_MISS
+        for reading in readings
+    )
 
 
 def _grade_without_names(answer: str, principal: Name, denied: Sequence[Name]) -> Grade:

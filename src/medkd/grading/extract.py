@@ -297,11 +297,9 @@ def _unfold_brackets(text: str) -> str:
         inner = found[1].strip()
         if _is_denial(inner):
             return _DENIED
-        if (
-            _pattern("open_aside").search(inner)
-            or _pattern("denied_before").search(inner)
-            or _pattern("denied_after").search(inner)
-        ):
+        if _pattern("denied_before").search(inner) or _pattern("denied_after").search(inner):
+            return f";{inner};"
+        if _pattern("open_aside").search(inner):
             return ""
         return f"{_ALIAS}{re.sub('[,、]+', '/', inner)}{_ALIAS}" if _NAME.fullmatch(inner) else ""
 

@@ -46,7 +46,7 @@ _MAX_READ = 4000
 def get_grader(kind: AnswerKind, terms_path: Path | None = None) -> Grader:
     """Return the grader of a kind of answer; `terms_path` serves diagnoses alone."""
     if kind == "diagnosis":
-        return partial(diagnosis.grade, synonyms_path=terms_path)
+        return partial(diagnosis.grade, terms_path=terms_path)
     return {"choice": grade_choice, "text": grade_text, "number": grade_number}[kind]
 
 
