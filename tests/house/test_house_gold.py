@@ -30,7 +30,7 @@ def make_raw_case(case: SyntheticCase) -> RawCase:
 def questions() -> list[Question]:
     cases = [deidentify_case(make_raw_case(case)).case for case in generate_cases(150, seed=23)]
     dropped: Counter[str] = Counter()
-    prepared, _ = prepare(cases, PrepareConfig(input=NOWHERE, out=NOWHERE), dropped)
+    prepared, *_ = prepare(cases, PrepareConfig(input=NOWHERE, out=NOWHERE), dropped)
     assert len(prepared) > 140, dropped
     return prepared
 

@@ -68,7 +68,7 @@ def make(config: dict[str, Any] | None = None) -> Config:
 
 
 def test_a_question_has_the_record_format_and_its_answer_beside_it() -> None:
-    questions, _ = prepare([make_case(1, ("1.脑积水？", "2.高血压病"))], make(), Counter())
+    questions, *_ = prepare([make_case(1, ("1.脑积水？", "2.高血压病"))], make(), Counter())
     question = questions[0]
     assert (question.id, question.case_id, question.deidentified_by) == (
         "iiyi:1",
@@ -95,12 +95,13 @@ def test_what_cannot_be_asked_is_dropped_with_a_reason() -> None:
         make_case("1b", 主诉="头痛3天。", 现病史=tell(1), 诊治经过="考虑脑积水，予脱水治疗。"),
     ]
     dropped: Counter[str] = Counter()
-    questions, _ = prepare(cases, make(), dropped)
+    questions, *_ = prepare(cases, make(), dropped)
     assert [question.id for question in questions] == ["iiyi:1"]
     assert dropped == {
         "no_diagnosis": 1,
         "too_short": 1,
-        "no_finding": 2,
+        "no_finding": 1,
+        "answer_is_complaint": 1,
         "too_little_left": 1,
         "duplicate": 1,
     }
@@ -113,7 +114,7 @@ def test_an_answer_across_two_sections_is_not_asked() -> None:
 
 
 def test_the_manifest_tells_leaks_before_and_after() -> None:
-    _, facts = prepare([make_case(1), make_case(2, ("肺炎",))], make(), Counter())
+    *_, facts = prepare([make_case(1), make_case(2, ("肺炎",))], make(), Counter())
     assert facts["leak_rate"]["诊治经过"] == {"before": 0.5, "after": 0.0}
     assert facts["stated_rate"]["诊治经过"] == {"before": 0.5, "after": 0.0}
     assert facts["leaky_questions"] == {"before": 1, "after": 0}
@@ -121,8 +122,8 @@ def test_the_manifest_tells_leaks_before_and_after() -> None:
 
 def test_new_cases_do_not_move_old_ones_and_shares_are_kept() -> None:
     config = make({"test_share": 0.3, "val_share": 0.1})
-    few, _ = prepare([make_case(n) for n in range(0, 400, 2)], config, Counter())
-    many, _ = prepare([make_case(n) for n in range(400)], config, Counter())
+    few, *_ = prepare([make_case(n) for n in range(0, 400, 2)], config, Counter())
+    many, *_ = prepare([make_case(n) for n in range(400)], config, Counter())
     splits = {question.id: question.split for question in many}
     assert all(splits[question.id] == question.split for question in few)
     assert 0.22 < Counter(splits.values())["test"] / len(splits) < 0.38
@@ -204,7 +205,7 @@ def test_any_cases_can_be_prepared(drafts: list[tuple[dict[str, str], str]]) -> 
     cases = [
         make_case(i, (diagnosis,), **sections) for i, (sections, diagnosis) in enumerate(drafts)
     ]
-    questions, _ = prepare(cases, make(), Counter())
+    questions, *_ = prepare(cases, make(), Counter())
     assert all("\n" not in q.input for q in questions if q.language == "zh")
 
 
@@ -217,7 +218,7 @@ def test_shares_that_leave_nothing_are_refused() -> None:
 
 def ask(cases: list[Case], **config: Any) -> tuple[list[Question], dict[str, Any], Counter[str]]:
     dropped: Counter[str] = Counter()
-    questions, facts = prepare(cases, make(config), dropped)
+    questions, _, facts = prepare(cases, make(config), dropped)
     return questions, facts, dropped
 
 
@@ -323,7 +324,7 @@ def test_a_task_whose_answer_no_case_has_names_the_sections_that_there_are(tmp_p
 def test_all_planted_leaks_of_the_rehearsal_clinic_are_gone_and_little_else() -> None:
     clinic = generate_cases(300, seed=9)
     cases = [make_case(case.number, case.diagnosis, **case.sections) for case in clinic]
-    questions, facts = prepare(cases, make(), Counter())
+    questions, _, facts = prepare(cases, make(), Counter())
     asked = {question.id: question.input for question in questions}
     assert len(asked) == len(clinic)
     for case in clinic:

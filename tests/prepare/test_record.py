@@ -2,10 +2,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.core.task import load_task
-from medkd.prepare.record import clean_sections, clean_text, is_empty, join_sections
+from medkd.core.records import Language
+from medkd.core.task import QuestionPart, load_task
+from medkd.prepare.record import (
+    clean_sections,
+    clean_text,
+    fold_sections,
+    is_empty,
+    join_sections,
+)
 
 PART = load_task("diagnosis").question
+
+
+def clean(sections: dict[str, str], part: QuestionPart, language: Language) -> dict[str, str]:
+    views = clean_sections(sections, part, language)
+    return fold_sections({name: view.text for name, view in views.items()}, part, language)
 
 
 def test_a_record_is_one_line_in_the_order_of_the_format() -> None:
@@ -19,7 +31,7 @@ def test_a_record_is_one_line_in_the_order_of_the_format() -> None:
         "查体": "神清。",
         "现病史": "患者\r\n发热。",
     }
-    line = join_sections(clean_sections(sections, PART, "zh"), PART, "zh")
+    line = join_sections(clean(sections, PART, "zh"), PART, "zh")
     assert (
         line
         == "【基本信息】男，49岁 【主诉】发热，3天。 【现病史】患者，发热。 【查体】神清。 【诊治经过】予对症治疗。"
@@ -28,33 +40,36 @@ def test_a_record_is_one_line_in_the_order_of_the_format() -> None:
 
 def test_what_a_crawler_broke_is_repaired() -> None:
     examination = "T是36.5度，P是111次/min，BP是109/84mmHg,一般情况是中年男性，屈髋90度，双扁桃体II度肿大，但是无充血。。,专科情况是神清。"
-    assert clean_text(examination, "查体") == (
+    assert clean_text(examination, "查体").text == (
         "T：36.5℃，P：111次/min，BP：109/84mmHg，一般情况：中年男性，屈髋90度，双扁桃体II度肿大，但是无充血。专科情况：神清。"
     )
     assert (
-        clean_text("常规检查均正常；,2.B超：脾大。,3.CT:正常,4.其他", "辅助检查")
+        clean_text("常规检查均正常；,2.B超：脾大。,3.CT:正常,4.其他", "辅助检查").text
         == "常规检查均正常；2.B超：脾大。3.CT:正常；4.其他"
     )
 
 
 def test_natural_text_is_left_as_it_is() -> None:
     text = "体温最高超过39度，这是第二次发作，血压120/80mmHg。"
-    assert clean_text(text, "现病史") == text
-    assert clean_text("一般情况好，四肢活动是正常的。", "查体") == "一般情况好，四肢活动是正常的。"
+    assert clean_text(text, "现病史").text == text
+    assert (
+        clean_text("一般情况好，四肢活动是正常的。", "查体").text
+        == "一般情况好，四肢活动是正常的。"
+    )
 
 
 def test_brackets_of_the_format_inside_a_section_are_disarmed() -> None:
-    assert clean_text("【体温】38℃【") == "体温：38℃"
+    assert clean_text("【体温】38℃【").text == "体温：38℃"
 
 
 def test_rare_histories_are_told_with_the_past_history() -> None:
     sections = {"既往史": "体健。", "个人史": "吸烟20年", "家族史": "无"}
-    assert clean_sections(sections, PART, "zh") == {"既往史": "体健。个人史：吸烟20年。"}
+    assert clean(sections, PART, "zh") == {"既往史": "体健。个人史：吸烟20年。"}
 
 
 @given(st.dictionaries(st.sampled_from(["主诉", "现病史", "查体", "个人史"]), st.text(max_size=80)))
 def test_any_sections_make_one_line(sections: dict[str, str]) -> None:
-    line = join_sections(clean_sections(sections, PART, "zh"), PART, "zh")
+    line = join_sections(clean(sections, PART, "zh"), PART, "zh")
     assert "\n" not in line
     assert line.count("【") == line.count("】")
 
@@ -91,9 +106,7 @@ def test_any_sections_make_one_line(sections: dict[str, str]) -> None:
 )
 def test_a_word_for_nothing_is_no_section(text: str) -> None:
     assert is_empty(text)
-    assert clean_sections({"主诉": "发热", "既往史": text, "个人史": text}, PART, "zh") == {
-        "主诉": "发热"
-    }
+    assert clean({"主诉": "发热", "既往史": text, "个人史": text}, PART, "zh") == {"主诉": "发热"}
 
 
 @pytest.mark.parametrize("text", ["+", "（++）", "无异常", "未见异常。", "0", "阴性", "Nandrolone"])
@@ -108,7 +121,7 @@ def test_an_english_record_has_a_line_a_section_and_labels_without_brackets() ->
         "过敏史": "Penicillin",
         "查体": "T 38.1 C.\n Lungs clear",
     }
-    assert join_sections(clean_sections(sections, PART, "en"), PART, "en").split("\n") == [
+    assert join_sections(clean(sections, PART, "en"), PART, "en").split("\n") == [
         "Chief complaint: Cough; for 3 days.",
         "Past history: Hypertension. Allergies: Penicillin.",
         "Examination: T 38.1 C. Lungs clear",
@@ -118,6 +131,4 @@ def test_an_english_record_has_a_line_a_section_and_labels_without_brackets() ->
 def test_a_question_without_labels_keeps_its_lines() -> None:
     part = load_task("multiple-choice").question
     sections = {"question": "Which one?\r\n", "options": "A. one\n B. two"}
-    assert join_sections(clean_sections(sections, part, "en"), part, "en") == (
-        "Which one?\nA. one\nB. two"
-    )
+    assert join_sections(clean(sections, part, "en"), part, "en") == ("Which one?\nA. one\nB. two")

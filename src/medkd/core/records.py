@@ -78,6 +78,45 @@ class Question(Record):
     (`core.privacy`)."""
 
 
+class Removal(Record):
+    """A span that `prepare` took out of a section of a case: a line of `removals.jsonl`.
+
+    A person decides with a review of its id in `reviews.jsonl` beside it (`core.reviews`), which
+    the next run of `prepare` applies: rejected, the span stays in the question; accepted, a
+    proposed one goes; edited, the review's `answer` stands in its place. A review that accepts an
+    id without a line here adds a removal: `name_removal` writes such an id.
+    """
+
+    id: NonEmpty
+    """`{case_id}#{section}#{start}-{end}#{digest of the section's text}`."""
+    case_id: str
+    section: str
+    start: int
+    """Place of the span in the section's text as the case has it, in characters."""
+    end: int
+    rule: str
+    """Why: `statement`, `admission`, `clause`, `item`, `phrase`, `basis`, `name` or `section` of
+    the rules, `person`, or `endpoint` where a model named the answer from the section alone."""
+    before: str
+    """The text of the span."""
+    after: str
+    """What stands there instead: mostly nothing."""
+    context: str
+    """The span between ⟦ and ⟧, with the text around it."""
+    state: Literal["removed", "restored", "proposed"] = "removed"
+    """Restored by a person, or proposed and not yet decided."""
+
+
+def name_removal(case_id: str, section: str, text: str, start: int, end: int) -> str:
+    """Write the id of a removal of a span from a section's text.
+
+    >>> name_removal("iiyi:1", "主诉", "脑积水3天", 0, 3)
+    'iiyi:1#主诉#0-3#06e0dd6d'
+    """
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{case_id}#{section}#{start}-{end}#{digest}"
+
+
 class Usage(Record):
     """Tokens of one or several teacher attempts, as the endpoint counted them."""
 

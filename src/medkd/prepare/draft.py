@@ -4,22 +4,37 @@ In: a case and the task. Out: a `Draft`, or the reason why the case cannot be as
 what two cases have in common, splits (`stage`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from medkd.core.records import Case, Language
+from medkd.core.records import Case, Language, Removal
 from medkd.core.task import KNOWN_DIAGNOSIS, AnswerKind, Task
 from medkd.grading.graders import get_grader
-from medkd.prepare.aliases import collect_aliases, load_synonyms
-from medkd.prepare.leakage import remove_answer
-from medkd.prepare.record import clean_sections, is_empty, join_sections, keep_lines
-from medkd.prepare.statements import find_answer, has_answer, joins_answer
+from medkd.prepare.aliases import AnswerAliases, collect_aliases, load_synonyms
+from medkd.prepare.leakage import find_cuts
+from medkd.prepare.record import (
+    clean_sections,
+    fold_sections,
+    is_empty,
+    join_sections,
+    keep_lines,
+)
+from medkd.prepare.removals import Decisions, Reviewed, remove_spans
+from medkd.prepare.statements import (
+    find_answer,
+    find_known,
+    has_answer,
+    is_complaint,
+    joins_answer,
+)
 from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
-from medkd.text.normalize import is_chinese
+from medkd.text.normalize import View, is_chinese, normalize
 
 _MIN_SHARE_LEFT = 1 / 3
+_COMPLAINT = "主诉"
 
 
 class DropReason(StrEnum):
@@ -37,6 +52,8 @@ class DropReason(StrEnum):
     """None of the sections is left that the task needs."""
     TOO_LITTLE_LEFT = "too_little_left"
     """Less than a third of the record was left without the answer."""
+    ANSWER_IS_COMPLAINT = "answer_is_complaint"
+    """The chief complaint is the principal diagnosis itself: there is nothing to find out."""
     ANSWER_LEFT = "answer_left"
     """The answer comes together across two sections; such a record is not used."""
     DUPLICATE = "duplicate"
@@ -56,20 +73,26 @@ class Draft(NamedTuple):
     after: dict[str, str]
     """The same without the answer, where the task wants it removed."""
     line: str
-    told: dict[str, frozenset[str]]
-    """Sections that state the principal diagnosis, or any of them: each before and after; empty
-    where the task removes nothing."""
+    told: Mapping[str, frozenset[str]] = MappingProxyType({})
+    """Sections that were looked at, and those that state the principal diagnosis, or any of them:
+    each before and after; empty where the task removes nothing."""
+    known: tuple[str, ...] = ()
+    """Diagnoses of the reference that the record itself tells as known."""
+    removals: tuple[Removal, ...] = ()
 
 
-def draft_question(case: Case, task: Task, answers: Path | None = None) -> Draft | DropReason:
+def draft_question(
+    case: Case, task: Task, answers: Path | None = None, decisions: Decisions | None = None
+) -> Draft | DropReason:
     """Repair a case's sections and remove the answer from them where the task says so, or say why
-    it cannot be used."""
+    it cannot be used. `decisions` are those of people about removals."""
     part = task.question
     language = find_language(case, task)
     answer = find_answers(case, task)
     if isinstance(answer, DropReason):
         return answer
-    before = clean_sections(case.sections, part, language)
+    views = clean_sections(case.sections, part, language)
+    before = fold_sections({name: view.text for name, view in views.items()}, part, language)
     if measure(before) < part.min_characters:
         return DropReason.TOO_SHORT
     reference = "；".join(dict.fromkeys(answer))
@@ -77,14 +100,13 @@ def draft_question(case: Case, task: Task, answers: Path | None = None) -> Draft
         if part.needs and not any(name in before for name in part.needs):
             return DropReason.NO_FINDING
         line = join_sections(before, part, language)
-        return Draft(case, language, reference, before, before, line, {})
+        return Draft(case, language, reference, before, before, line)
     listed = [*answer, *split_diagnoses(case.sections.get(KNOWN_DIAGNOSIS, ""))]
     aliases = collect_aliases(listed, load_synonyms(answers))
-    after = {
-        name: scrubbed
-        for name, text in before.items()
-        if (scrubbed := remove_answer(text, aliases, name)).strip("。，； ")
-    }
+    if _COMPLAINT in views and is_complaint(views[_COMPLAINT].text, aliases):
+        return DropReason.ANSWER_IS_COMPLAINT
+    texts, removals = _remove(case, views, aliases, (decisions or {}).get(case.id, ()))
+    after = fold_sections(texts, part, language)
     if part.needs and not any(name in after for name in part.needs):
         return DropReason.NO_FINDING
     if measure(after) < measure(before) * _MIN_SHARE_LEFT:
@@ -94,12 +116,42 @@ def draft_question(case: Case, task: Task, answers: Path | None = None) -> Draft
         return DropReason.ANSWER_LEFT
     told = {
         f"{kind}_{side}": frozenset(
-            name for name, text in texts.items() if tells(text, aliases, name)
+            name for name, text in sections.items() if tells(text, aliases, name)
         )
         for kind, tells in (("listed", has_answer), ("stated", find_answer))
-        for side, texts in (("before", before), ("after", after))
+        for side, sections in (
+            ("before", {name: view.text for name, view in views.items()}),
+            ("after", texts),
+        )
     }
-    return Draft(case, language, reference, before, after, line, told)
+    told["asked"] = frozenset(views)
+    known = _list_known(answer, texts, aliases)
+    return Draft(case, language, reference, before, after, line, told, known, tuple(removals))
+
+
+def _remove(
+    case: Case, views: Mapping[str, View], aliases: AnswerAliases, decisions: Sequence[Reviewed]
+) -> tuple[dict[str, str], list[Removal]]:
+    """Remove the answer from every section; return what is left, and the removals."""
+    texts: dict[str, str] = {}
+    removals: list[Removal] = []
+    for name, view in views.items():
+        cuts = find_cuts(view.text, aliases, name)
+        text, removed = remove_spans(case, name, view, cuts, decisions)
+        removals += removed
+        if text.strip("。，； "):
+            texts[name] = text
+    return texts, removals
+
+
+def _list_known(
+    answer: Sequence[str], texts: Mapping[str, str], aliases: AnswerAliases
+) -> tuple[str, ...]:
+    """List the answer's diagnoses that the record tells as known; never the principal one."""
+    known = {one for name, text in texts.items() for one in find_known(text, aliases, name)}
+    return tuple(
+        dict.fromkeys(one for one in answer[1:] if one != answer[0] and normalize(one) in known)
+    )
 
 
 def find_language(case: Case, task: Task) -> Language:
@@ -116,7 +168,7 @@ def find_answers(case: Case, task: Task) -> tuple[str, ...] | DropReason:
     if task.answer.kind != "diagnosis":
         if is_empty(text):
             return DropReason.NO_ANSWER
-        answer = keep_lines(text)
+        answer = keep_lines(text).text
         return (answer,) if fits(task.answer.kind, answer) else DropReason.UNFIT_ANSWER
     is_listed = not text or task.answer.section[0] == KNOWN_DIAGNOSIS
     diagnoses = (

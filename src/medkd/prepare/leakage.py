@@ -62,6 +62,10 @@ class Rule(StrEnum):
     """The name alone; 本病 stands there, for its clause says more."""
     SECTION = "section"
     """All of a section that could not be freed otherwise."""
+    PERSON = "person"
+    """A person said so."""
+    ENDPOINT = "endpoint"
+    """A model named the answer from the section alone."""
 
 
 class Cut(NamedTuple):
@@ -115,7 +119,7 @@ def find_cuts(text: str, aliases: AnswerAliases, section: str = "") -> list[Cut]
         if not mentions:
             return cuts
         found = _decide_all(passage, mentions)
-        cuts = _merge(cuts, [cut._replace(**_spread(view, cut)) for cut in found])
+        cuts = merge_cuts(cuts, [cut._replace(**_spread(view, cut)) for cut in found])
         view = View.of(text).edit(Edit(*cut[:3]) for cut in cuts)
     return (
         [Cut(0, len(text), "", Rule.SECTION)] if find_answer(view.text, aliases, section) else cuts
@@ -127,7 +131,7 @@ def _spread(view: View, cut: Cut) -> dict[str, int]:
     return {"start": start, "end": end}
 
 
-def _merge(old: list[Cut], new: list[Cut]) -> list[Cut]:
+def merge_cuts(old: list[Cut], new: list[Cut]) -> list[Cut]:
     """Join cuts that overlap; the later one says what is put."""
     merged: list[Cut] = []
     for cut in sorted([*((c, 0) for c in old), *((c, 1) for c in new)], key=lambda pair: pair[0]):

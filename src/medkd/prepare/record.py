@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from medkd.core.records import Language
 from medkd.core.task import QuestionPart
-from medkd.text.normalize import drop_unseen, normalize
+from medkd.text.normalize import View, drop_unseen, normalize
 
 _EMPTY = frozenset(
     [
@@ -73,6 +73,29 @@ _NATURAL_IS = re.compile(
     r"(?<![但于还不只可都总就也若要正像便即仍别其])是(?!否|因|由|由于|指|指的|的|一|在|从|以|为)"
 )
 _DEGREE = re.compile(r"(?<=[^\d.])((?:3[3-9]|4[0-2])(?:\.\d{1,2})?)度")
+_ENTITY = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
+_LINES = (
+    (re.compile(r"\r\n?"), "\n"),
+    (re.compile(r"[^\S\n]+"), " "),
+    (re.compile(r" ?\n ?"), "\n"),
+    (re.compile(r"\n{3,}"), "\n\n"),
+)
+_ONE_LINE = (
+    (re.compile(r"\r"), "\n"),
+    (re.compile(r"[^\S\n]+"), " "),
+    (re.compile(r" ?\n[ \n]*"), "\n"),
+)
+_ENGLISH = (
+    (re.compile(r"(?<=[.;,:!?])\n"), " "),
+    (re.compile(r"\n"), "; "),
+    (re.compile("【"), ""),
+    (re.compile("】"), " "),
+)
+_CHINESE = (
+    (re.compile(r"(?<=[。；，：！？;:,、])\n"), ""),
+    (re.compile(r"\n"), "，"),
+    (re.compile(r"(?<=[^\x00-\xff]) | (?=[^\x00-\xff])"), ""),
+)
 _LINE_BREAK_COMMA = re.compile(r"([。；，：！？;:,、])\s*[,，]+")
 _REPAIRS = (
     (re.compile(r"【([^【】]{1,12})】[:：]?"), r"\1："),
@@ -87,67 +110,76 @@ _REPAIRS = (
 
 def clean_sections(
     sections: Mapping[str, str], part: QuestionPart, language: Language
-) -> dict[str, str]:
-    """Return the sections of a question in their order, repaired, those without content left
-    out; folded ones stand at the end of another."""
+) -> dict[str, View]:
+    """Repair the sections of a question, those that are folded into another too; those without
+    content are left out. Each view leads back to the section as it was."""
     is_labelled = "{section}" in part.template[language]
+    folded = (name for names in part.fold.values() for name in names)
+    views = {
+        name: clean_text(sections[name], name, language)
+        if is_labelled
+        else keep_lines(sections[name])
+        for name in dict.fromkeys((*part.sections, *folded))
+        if name in sections
+    }
+    return {name: view for name, view in views.items() if not is_empty(view.text)}
 
-    def clean(name: str) -> str:
-        text = sections.get(name, "")
-        text = clean_text(text, name, language) if is_labelled else keep_lines(text)
-        return "" if is_empty(text) else text
 
-    present = {name: text for name in part.sections if (text := clean(name))}
+def fold_sections(
+    texts: Mapping[str, str], part: QuestionPart, language: Language
+) -> dict[str, str]:
+    """Return the texts of a question's sections in their order, the folded ones at the end of
+    another."""
+    told = {name: texts[name] for name in part.sections if name in texts}
     colon, stop = ("：", "。") if language == "zh" else (": ", ".")
     for name, folded in part.fold.items():
         extra = [
-            f"{_label(other, part, language)}{colon}{text}"
+            f"{_label(other, part, language)}{colon}{texts[other]}"
             for other in folded
-            if other not in part.sections and (text := clean(other))
+            if other not in part.sections and other in texts
         ]
         if extra and name in part.sections:
-            told = [*([present[name]] if name in present else []), *extra]
+            lines = [*([told[name]] if name in told else []), *extra]
             between = stop if language == "zh" else f"{stop} "
-            present[name] = between.join(text.rstrip(stop) for text in told) + stop
-    return {name: present[name] for name in part.sections if name in present}
+            told[name] = between.join(line.rstrip(stop) for line in lines) + stop
+    return {name: told[name] for name in part.sections if name in told}
 
 
 def _label(name: str, part: QuestionPart, language: Language) -> str:
     return part.labels.get(language, {}).get(name, name)
 
 
-def keep_lines(text: str) -> str:
+def keep_lines(text: str) -> View:
     """Repair white space and keep the lines: blanks within and around them, and all but one empty
     line.
 
-    >>> keep_lines(" A.  one\\r\\n\\n\\n\\nB. two ")
+    >>> keep_lines(" A.  one\\r\\n\\n\\n\\nB. two ").text
     'A. one\\n\\nB. two'
     """
-    text = drop_unseen(text)
-    text = html.unescape(text) if "&" in text else text
-    text = re.sub(r"[^\S\n]+", " ", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r" ?\n ?", "\n", text)).strip()
+    view = _unescape(text)
+    for pattern, replacement in _LINES:
+        view = view.sub(pattern, replacement)
+    return view.rstrip().lstrip()
 
 
-def clean_text(text: str, section: str = "", language: Language = "zh") -> str:
+def clean_text(text: str, section: str = "", language: Language = "zh") -> View:
     """Put a section on one line and repair what crawlers broke: commas for line breaks, 是 for a
     colon, 度 for ℃."""
-    if not text:
-        return ""
-    text = drop_unseen(text)
-    text = html.unescape(text) if "&" in text else text
-    text = re.sub(r"[^\S\n]+", " ", text.replace("\r", "\n").strip())
-    text = re.sub(r" ?\n[ \n]*", "\n", text)
+    view = _unescape(text).rstrip().lstrip()
+    for pattern, replacement in (*_ONE_LINE, *(_ENGLISH if language == "en" else _CHINESE)):
+        view = view.sub(pattern, replacement)
     if language == "en":
-        text = re.sub(r"(?<=[.;,:!?])\n", " ", text).replace("\n", "; ")
-        return text.replace("【", "").replace("】", " ").rstrip(", \t\xa0")
-    text = re.sub(r"(?<=[。；，：！？;:,、])\n", "", text).replace("\n", "，")
-    text = re.sub(r"(?<=[^\x00-\xff]) | (?=[^\x00-\xff])", "", text)
-    if section == "查体" and _QUIRK.match(text):
-        text = _DEGREE.sub(r"\1℃", _NATURAL_IS.sub("：", text))
+        return view.rstrip(", \t\xa0")
+    if section == "查体" and _QUIRK.match(view.text):
+        view = view.sub(_NATURAL_IS, "：").sub(_DEGREE, r"\1℃")
     for pattern, replacement in _REPAIRS:
-        text = pattern.sub(replacement, text)
-    return text.rstrip(",，、 \t\r\n\u3000\xa0")
+        view = view.sub(pattern, replacement)
+    return view.rstrip(",，、 \t\r\n\u3000\xa0")
+
+
+def _unescape(text: str) -> View:
+    view = drop_unseen(text)
+    return view.sub(_ENTITY, lambda entity: html.unescape(entity[0])) if "&" in text else view
 
 
 def is_empty(text: str) -> bool:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -19,12 +19,22 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
-from medkd.core.records import Case, Question, Split, draw_split, hash_uniform, to_alpaca
-from medkd.core.stage_output import Manifest, open_stage_output
+from medkd.core.records import (
+    Case,
+    Question,
+    Removal,
+    Split,
+    draw_split,
+    hash_uniform,
+    to_alpaca,
+)
+from medkd.core.reviews import REVIEWS, read_reviews
+from medkd.core.stage_output import Manifest, hash_path, open_stage_output
 from medkd.core.task import AnswerKind, Task, list_task_inputs, load_task
 from medkd.prepare.aliases import load_synonyms
 from medkd.prepare.draft import Draft, DropReason, draft_question, measure
 from medkd.prepare.record import is_empty
+from medkd.prepare.removals import read_decisions
 from medkd.text.normalize import make_plain
 from medkd.text.similarity import cluster, find_similar
 
@@ -64,16 +74,25 @@ class Config(StageConfig):
         return self
 
 
-def prepare(
-    cases: Iterable[Case], config: Config, dropped: Counter[str]
-) -> tuple[list[Question], dict[str, Any]]:
-    """Turn cases into questions; count drops by reason, and give the facts for the manifest."""
+class Prepared(NamedTuple):
+    """What became of the cases."""
+
+    questions: list[Question]
+    removals: list[Removal]
+    facts: dict[str, Any]
+    """For the manifest."""
+
+
+def prepare(cases: Iterable[Case], config: Config, dropped: Counter[str]) -> Prepared:
+    """Turn cases into questions; count drops by reason. Reviews of removals in `config.out` are
+    applied."""
     task = load_task(config.task)
     asked = until_section(task, config.until)
     drafts: list[Draft] = []
     seen: set[str] = set()
     present = Counter[str]()
-    draft_each = partial(draft_question, task=asked, answers=config.answers)
+    decisions = read_decisions(read_reviews(config.out))
+    draft_each = partial(draft_question, task=asked, answers=config.answers, decisions=decisions)
     for draft in map_in_order(draft_each, _count_sections(cases, present)):
         if isinstance(draft, DropReason):
             dropped[draft] += 1
@@ -96,7 +115,7 @@ def prepare(
         facts["after_until"] = {name: present[name] for name in later}
     if asked.question.remove_answer:
         facts |= _measure_leaks(drafts)
-    return questions, facts
+    return Prepared(questions, [one for draft in drafts for one in draft.removals], facts)
 
 
 def until_section(task: Task, name: str) -> Task:
@@ -210,6 +229,7 @@ def _make_question(draft: Draft, split: Split, task: Task) -> Question:
         reference=draft.reference,
         task=task.name,
         language=draft.language,
+        known=draft.known,
         split=split,
         deidentified_by=case.deidentified_by,
     )
@@ -217,13 +237,17 @@ def _make_question(draft: Draft, split: Split, task: Task) -> Question:
 
 def _measure_leaks(drafts: list[Draft]) -> dict[str, Any]:
     """Measure, on the texts as they were and as they are asked, where the answer is told."""
-    n = Counter(name for draft in drafts for name in draft.before)
+    n = Counter(name for draft in drafts for name in draft.told["asked"])
     told = {
         key: Counter(name for draft in drafts for name in draft.told[key])
         for key in (drafts[0].told if drafts else ())
     }
     sides = ("before", "after")
+    removals = [removal for draft in drafts for removal in draft.removals]
     return {
+        "removals": dict(Counter(one.rule for one in removals if one.state == "removed")),
+        "restored": sum(one.state == "restored" for one in removals),
+        "known": sum(bool(draft.known) for draft in drafts),
         "leak_rate": {
             name: {side: round(told[f"listed_{side}"][name] / n[name], 4) for side in sides}
             for name in n
@@ -242,7 +266,7 @@ def _measure_leaks(drafts: list[Draft]) -> dict[str, Any]:
     }
 
 
-WRITES = ("questions.jsonl", "alpaca.json")
+WRITES = ("questions.jsonl", "removals.jsonl", "alpaca.json")
 
 
 def run(config: Config) -> Manifest:
@@ -251,13 +275,17 @@ def run(config: Config) -> Manifest:
     load_synonyms(config.answers)  # a table that cannot be read is refused before anything is made
     task = load_task(config.task)
     inputs = {"input": [path], "answers": [] if config.answers is None else [config.answers]}
+    reviews = config.out / REVIEWS
+    names = {"reviews": [hash_path(reviews)]} if reviews.is_file() else {}
     inputs |= {role: [place] for role, place in list_task_inputs(config.task).items()}
-    with open_stage_output("prepare", config, inputs, WRITES, libraries=["rensa"]) as space:
+    with open_stage_output("prepare", config, inputs, WRITES, ["rensa"], names) as space:
         if space.is_finished:
             return space.manifest
         reader = RecordReader(path, Case, made_by="deidentify")
         dropped: Counter[str] = Counter()
-        questions, facts = prepare(track(reader, "prepare", unit="cases"), config, dropped)
+        questions, removals, facts = prepare(
+            track(reader, "prepare", unit="cases"), config, dropped
+        )
         space.read(reader.n_read)
         space.drop_all({**reader.dropped(), **dropped})
         space.manifest.facts = facts
@@ -266,6 +294,7 @@ def run(config: Config) -> Manifest:
         if not questions:
             raise InputError(f"{path}: {_explain_nothing(task, space.next_steps, dropped)}")
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
+        space.write_records("removals.jsonl", removals)
         write_json(
             space.path("alpaca.json"),
             [to_alpaca(question, question.reference) for question in questions],

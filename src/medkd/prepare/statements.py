@@ -165,6 +165,51 @@ class Passage:
                 yield opening.start(), done
 
 
+def find_known(text: str, aliases: AnswerAliases, section: str) -> set[str]:
+    """Find which of the other diagnoses a text tells as known ones: in the sections of the past,
+    and elsewhere in a clause about it (既往, 病史)."""
+    if section == FAMILY or not aliases.others:
+        return set()
+    plain = read_plain(text)
+    passage = Passage(text, section, aliases)
+    found: set[str] = set()
+    for name, listed in aliases.others.items():
+        if listed in found or name not in plain.text:
+            continue
+        for at in plain.find(name, aliases.seams.get(name, frozenset())):
+            start, end = plain.starts[at], plain.ends[at + len(name) - 1]
+            begin, stop = passage.clause(start, end)
+            is_past = section in HISTORY or _KNOWN.search(passage.seen, begin, stop)
+            if is_past and _is_own(passage, start, end, name):
+                found.add(listed)
+                break
+    return found
+
+
+def is_complaint(text: str, aliases: AnswerAliases) -> bool:
+    """Tell whether a chief complaint is the principal diagnosis itself, so that there is nothing to
+    find out: 左拇指缺失1年, not 贲门癌病史2年."""
+    passage = Passage(text, "", aliases)
+    if _DISEASE_HISTORY.search(passage.seen):
+        return False
+    plain = read_plain(text)
+    for name in aliases.names:
+        for at in plain.find(name, aliases.seams.get(name, frozenset())):
+            start, end = plain.starts[at], plain.ends[at + len(name) - 1]
+            rest = passage.seen[: find_modifiers(passage.seen, start, 0)] + passage.seen[end:]
+            if name in aliases.principal and (aliases.is_finding or _DURATION.fullmatch(rest)):
+                return True
+    return False
+
+
+_KNOWN = re.compile(r"既往|病史|(?i:\bhistory of\b|\bknown\b)")
+_DISEASE_HISTORY = re.compile("病史|确诊|诊断|发现|术后|复查|(?i:diagnos|history)")
+_DURATION = re.compile(
+    r"(?:[\s,.。;、余多约近半伴及\d一二三四五六七八九十数两年月天日周小时分钟个]"
+    r"|(?i:for|of|days?|weeks?|months?|years?))*+"
+)
+
+
 def has_answer(text: str, aliases: AnswerAliases, section: str = "") -> bool:
     """Tell whether the principal diagnosis is stated in a text."""
     return any(mention.tier is Tier.PRINCIPAL for mention in find_answer(text, aliases, section))
@@ -216,16 +261,10 @@ def _is_stated(passage: Passage, mention: Mention, aliases: AnswerAliases) -> bo
     """Tell whether a name stands for this patient's disease today, and tells the answer."""
     start, end, name, tier = mention
     seen = passage.seen
-    before, after = seen[max(0, start - 300) : start], seen[end : end + NEAR]
-    if name.isascii() and (
-        re.search(r"[A-Za-z0-9-]$", before) or re.match(r"(?!s\b)[A-Za-z0-9]|-[A-Za-z]", after)
-    ):
+    if not _is_own(passage, start, end, name):
         return False
-    if _CARRIER_AFTER.match(after) or _CARRIER_BEFORE.search(before[-10:]):
-        return False
+    after = seen[end : end + NEAR]
     start = find_modifiers(seen, start, 0)
-    if _NEGATED.search(before) or _DENIED.match(after) or _OTHERS.search(before[-NEAR:]):
-        return False
     is_past = passage.section in HISTORY or bool(
         _PAST.search(seen, max(passage.sentence(start), start - NEAR), start)
     )
@@ -240,6 +279,21 @@ def _is_stated(passage: Passage, mention: Mention, aliases: AnswerAliases) -> bo
             frame[2] or (is_empty(seen[frame[1] : start]) and is_empty(seen[end:clause_end]))
         )
     return frame is not None or passage.section != EXAMINATION or name in aliases.seams
+
+
+def _is_own(passage: Passage, start: int, end: int, name: str) -> bool:
+    """Tell whether a name stands for a disease that this patient has, not for a test, a germ or
+    something denied, nor for what others have."""
+    seen = passage.seen
+    before, after = seen[max(0, start - 300) : start], seen[end : end + NEAR]
+    if name.isascii() and (
+        re.search(r"[A-Za-z0-9-]$", before) or re.match(r"(?!s\b)[A-Za-z0-9]|-[A-Za-z]", after)
+    ):
+        return False
+    if _CARRIER_AFTER.match(after) or _CARRIER_BEFORE.search(before[-10:]):
+        return False
+    before = before[: len(before) - start + find_modifiers(seen, start, 0)]
+    return not (_NEGATED.search(before) or _DENIED.match(after) or _OTHERS.search(before[-NEAR:]))
 
 
 def find_frame(

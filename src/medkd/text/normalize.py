@@ -7,7 +7,7 @@ Not done here: likeness of texts (`text.similarity`), synonyms (`grading`).
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -78,12 +78,28 @@ class View(NamedTuple):
             [*ends, *self.ends[done:]],
         )
 
-    def sub(self, pattern: re.Pattern[str], replacement: str) -> "View":
+    def sub(
+        self, pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str]
+    ) -> "View":
         """Replace every non-empty match of a pattern, as `re.sub` does."""
-        found = pattern.finditer(self.text)
         return self.edit(
-            Edit(*match.span(), match.expand(replacement)) for match in found if match[0]
+            Edit(
+                *match.span(),
+                match.expand(replacement) if isinstance(replacement, str) else replacement(match),
+            )
+            for match in pattern.finditer(self.text)
+            if match[0]
         )
+
+    def rstrip(self, characters: str | None = None) -> "View":
+        """Drop characters at the end, white space by default."""
+        end = len(self.text.rstrip(characters))
+        return self.edit([Edit(end, len(self.text))] if end < len(self.text) else [])
+
+    def lstrip(self) -> "View":
+        """Drop white space at the beginning."""
+        start = len(self.text) - len(self.text.lstrip())
+        return self.edit([Edit(0, start)] if start else [])
 
     @classmethod
     def of(cls, text: str) -> "View":
@@ -135,17 +151,20 @@ def make_view(text: str) -> View:
     return View(text.translate(table), starts, ends)
 
 
-def drop_unseen(text: str) -> str:
+def drop_unseen(text: str) -> View:
     """Leave out what has no picture (zero-width characters, controls); all else stays.
 
-    >>> drop_unseen("急性\u200b胆囊炎，Ⅱ型")
+    >>> drop_unseen("急性\u200b胆囊炎，Ⅱ型").text
     '急性胆囊炎，Ⅱ型'
     """
+    view = View.of(text)
     if text.isascii() and text.isprintable():
-        return text
+        return view
     table = _table()
-    unseen = [character for character in set(text) if not table[ord(character)]]
-    return text.translate({ord(character): None for character in unseen}) if unseen else text
+    unseen = {character for character in set(text) if not table[ord(character)]}
+    if not unseen:
+        return view
+    return view.edit(Edit(at, at + 1) for at, character in enumerate(text) if character in unseen)
 
 
 def make_plain(text: str) -> str:
