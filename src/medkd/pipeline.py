@@ -26,6 +26,7 @@ from medkd.core.config import (
     read_recipe,
 )
 from medkd.core.errors import InputError, ProofError
+from medkd.core.records import Language
 from medkd.core.stage_output import Manifest
 from medkd.stages import STAGES
 
@@ -218,6 +219,7 @@ def run_recipe(
     overrides: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     trust_recipe: bool = False,
+    lang: Language | None = None,
 ) -> Path:
     """Run every step of a recipe and write the run's report; returns the run directory.
 
@@ -228,6 +230,8 @@ def run_recipe(
     if not trust_recipe:
         check_consent(path, content)
     override(content, overrides or {}, str(path))
+    for name in [n for n in content if lang and str(n).split("-")[0] in ("evaluate", "compare")]:
+        content[name] = {**_take_section(content[name], name, str(path)), "lang": lang}
     collect = _take_section(content.get("collect"), "collect", str(path))
     is_rehearsal = collect.get("base_url") == "rehearsal"
     with ExitStack() as servers:
@@ -241,9 +245,9 @@ def run_recipe(
                 unproven = error
     seconds = time.monotonic() - started
     if planned.report:
-        from medkd.report import write_report
+        from medkd.report import write_run_report
 
-        write_report(planned.out, planned.report, seconds, is_rehearsal)
+        write_run_report(planned.out, planned.report, seconds, is_rehearsal, lang or "en")
     if unproven:
         raise unproven
     return planned.out

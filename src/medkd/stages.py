@@ -61,6 +61,11 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage(
         "medkd.evaluate.stage",
         "Ask a model unseen questions and score its answers.",
+        {"input": "merge", "rubric": "rubric"},
+    ),
+    "rubric": Stage(
+        "medkd.evaluate.rubrics",
+        "Have a teacher write the criteria that answers are graded by.",
         {"input": "merge"},
     ),
     "compare": Stage(

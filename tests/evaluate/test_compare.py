@@ -4,10 +4,10 @@ import pytest
 
 from medkd.core.config import make_config
 from medkd.core.errors import InputError
+from medkd.core.statistics import compare_paired
 from medkd.evaluate.compare import Config, run, show_tests
 from medkd.evaluate.stage import Config as EvaluateConfig
 from medkd.evaluate.stage import run as evaluate
-from medkd.evaluate.statistics import compare_paired
 
 
 def make_evaluation(

@@ -104,10 +104,10 @@ def write_predictions(path):
     return path
 
 
-def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_path):
+def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_path, capsys):
     server = serve(
         lambda system, user: json.dumps(
-            {"principal": "same" if "双相" in user else "different", "why": "clear"}
+            {"verdict": "right" if "双相" in user else "wrong", "why": "clear"}
         )
     )
     config = {
@@ -117,19 +117,26 @@ def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_p
         "accept_identified": True,
     }
     run(Config(**config, out=tmp_path / "out"))
-    assert read_scores(tmp_path / "out")["diagnosis_accuracy"] == 0.5
-    assert read_scores(tmp_path / "out")["diagnosis_decided"] == 1.0
-    assert len(server.asked) == 2
-    assert "same: clear" in [line["judged"] for line in read_lines(tmp_path / "out/rows.jsonl")]
+    scores = read_scores(tmp_path / "out")
+    rules, judged = (
+        [scores[f"{prefix}_{end}"] for end in ("accuracy", "accuracy_high", "decided")]
+        for prefix in ("diagnosis", "judged")
+    )
+    assert rules[1] - rules[0] == pytest.approx(1 - rules[2]) and rules[2] < 1
+    assert judged == [0.5, 0.5, 1.0]
+    n_asked = len(server.asked)
+    assert n_asked == 2 * round(4 * (1 - rules[2]))  # each in both orders
+    assert "on the ledger; the rest costs price unknown" in capsys.readouterr().err
+    assert "right: clear" in [line["judged"] for line in read_lines(tmp_path / "out/rows.jsonl")]
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     (tmp_path / "out/manifest.json").write_text(json.dumps(manifest | {"state": "running"}))
     run(Config(**config, out=tmp_path / "out"))
-    assert len(server.asked) == 2
+    assert len(server.asked) == n_asked
 
 
 def test_a_judgement_that_cannot_be_read_is_counted_and_is_no_zero(serve, tmp_path):
     server = serve(
-        lambda system, user: json.dumps({"principal": "same"}) if "双相" in user else "hard to say"
+        lambda system, user: json.dumps({"verdict": "right"}) if "双相" in user else "hard to say"
     )
     config = Config(
         predictions=write_predictions(tmp_path / "p.jsonl"),
@@ -138,8 +145,9 @@ def test_a_judgement_that_cannot_be_read_is_counted_and_is_no_zero(serve, tmp_pa
         accept_identified=True,
         out=tmp_path / "out",
     )
-    assert run(config).facts["judge_failed"] == 1
-    assert read_scores(tmp_path / "out")["diagnosis_decided"] == 0.75
+    n_failed = run(config).facts["judge_failed"]
+    assert n_failed >= 1
+    assert read_scores(tmp_path / "out")["judged_decided"] == 1 - n_failed / 4
     assert "the judge failed or could not be read" in (tmp_path / "out/report.html").read_text()
 
 
@@ -192,7 +200,7 @@ def test_rows_that_nobody_de_identified_are_sent_only_when_accepted(serve, tmp_p
 
 
 def test_predictions_reach_a_judge_only_when_accepted(serve, tmp_path):
-    server = serve(lambda system, user: json.dumps({"principal": "same"}))
+    server = serve(lambda system, user: json.dumps({"verdict": "right"}))
     path = write_predictions(tmp_path / "p.jsonl")
     with pytest.raises(InputError, match="4 of 4 rows have no deidentified_by"):
         run(Config(predictions=path, judge=server.address, judge_model="j", out=tmp_path / "out"))

@@ -8,7 +8,7 @@ from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
 from medkd.core.records import Prediction
-from medkd.evaluate.generate import LocalPredictor
+from medkd.evaluate.generate import LocalPredictor, make_prompts
 from medkd.evaluate.scoring import score_prediction
 from medkd.evaluate.stage import Config, evaluate, run
 from medkd.models.load import load_model
@@ -121,7 +121,7 @@ def test_questions_without_diagnosis_or_teacher_are_said_not_to_be_measured(sett
     run(Config(**settings | {"input": path}, out=tmp_path / "out"))
     assert not {"diagnosis_accuracy", "bleu-4"} & read_scores(tmp_path / "out").keys()
     page = (tmp_path / "out/report.html").read_text()
-    assert "Diagnoses: no question" in page and "Overlap: no question" in page
+    assert "Right and wrong: no question" in page and "Overlap: no question" in page
 
 
 def test_a_missing_test_split_is_named(settings, tmp_path):
@@ -247,7 +247,8 @@ def test_looped_answers_are_listed(spoiled, random_model_dir, tmp_path, capsys):
 def test_evaluate_scores_each_answer_as_it_comes(random_model_dir, trained_dir):
     loaded = load_model(str(random_model_dir), trained_dir / "adapter", device="cpu")
     predictor = LocalPredictor(TransformersEngine(loaded))
-    found = evaluate([make_example(40), make_example(41)], predictor, Sampling(max_tokens=96))
+    prompts = make_prompts([make_example(40), make_example(41)])
+    found = evaluate(prompts, predictor, Sampling(max_tokens=96))
     first = next(found)
     assert first.prediction.id == first.row.id and first.row.scores["stop_rate"] == 1.0
     assert [answer.row.scores["diagnosis_accuracy"] for answer in found] == [1.0]

@@ -98,7 +98,9 @@ def test_letters_are_read_out_of_what_was_generated(text, letters):
     options = {k: v for k, v in CMB["option"].items() if v}
     question = ExamQuestion("1", "", "?", options, letters or "A")
     marks = score_exam(question, text)
-    assert marks == {"exam_accuracy": float(bool(letters)), "exam_unreadable": float(not letters)}
+    assert marks["exam_accuracy"] == float(bool(letters))
+    assert marks["exam_unreadable"] == float(not letters)
+    assert marks["exam_decided"] == float(bool(letters) or not text)  # silence is wrong
 
 
 def test_a_model_sits_an_exam(random_model_dir, tmp_path):

@@ -1,21 +1,10 @@
-from itertools import product
-
-import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import binomtest
-
 from medkd.core import thinking
 from medkd.core.records import FinishReason, Prediction
 from medkd.evaluate.scoring import score
 from medkd.evaluate.statistics import (
     break_down,
-    compare_paired,
-    find_significant,
-    interval,
+    find_range,
     make_scores,
-    sign_flip_p,
     to_columns,
 )
 
@@ -106,81 +95,9 @@ def test_the_unprompted_rate_is_that_of_the_plain_template_where_there_is_one():
     assert scores_of(own, [], None, 0)["think_unprompted_rate"] == 1.0
 
 
-def test_the_bootstrap_agrees_with_the_normal_approximation():
-    values = list(np.random.default_rng(0).normal(20, 5, 400))
-    low, high = interval(values)
-    spread = 1.96 * np.std(values) / 400**0.5
-    assert (low, high) == pytest.approx(
-        (np.mean(values) - spread, np.mean(values) + spread), abs=0.1
-    )
-    assert interval(values) == [low, high]
-    many = list(np.random.default_rng(0).normal(20, 5, 5001))
-    assert interval(many) == pytest.approx(interval(many[:5000]), abs=0.02)
-
-
-@pytest.mark.parametrize(("n_right", "n"), [(0, 1), (0, 20), (3, 10), (20, 20), (81, 263)])
-def test_the_interval_of_a_share_is_wilsons_and_never_without_width(n_right, n):
-    low, high = interval([1.0] * n_right + [0.0] * (n - n_right))
-    expected = binomtest(n_right, n).proportion_ci(method="wilson")
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
-    assert high - low > 0.05
-
-
-def test_the_interval_of_a_paired_difference_is_newcombes():
-    """The third line of table II in Newcombe 1998: 36, 12, 2, 0."""
-    pairs = [(1.0, 1.0)] * 36 + [(0.0, 1.0)] * 12 + [(1.0, 0.0)] * 2
-    found = compare_paired([one for one, _ in pairs], [two for _, two in pairs])
-    assert (found.difference, found.low, found.high) == pytest.approx(
-        (0.2, 0.0569, 0.3404), abs=1e-4
-    )
-    alike = compare_paired([0.0] * 30, [0.0] * 30)
-    assert alike.low < 0 < alike.high
-
-
-def test_two_questions_prove_nothing():
-    found = compare_paired([0.1, 0.2], [0.7, 0.9])
-    assert found.p == 0.5
-    few = compare_paired([0.0] * 19, [1.0] * 19)
-    enough = compare_paired([0.0] * 20, [1.0] * 20)
-    assert few.p < 1e-5 and find_significant([few, enough]) == {1}
-
-
-@given(st.lists(st.floats(-1, 1).map(lambda x: round(x, 2)), min_size=1, max_size=8))
-def test_the_sign_flip_test_counts_every_flip(differences):
-    moved = [d for d in differences if d]
-    total = abs(sum(moved))
-    sums = [
-        abs(sum(s * d for s, d in zip(signs, moved, strict=True)))
-        for signs in product((1, -1), repeat=len(moved))
-    ]
-    expected = sum(found >= total - 1e-9 for found in sums) / len(sums) if len(moved) > 1 else 1.0
-    assert sign_flip_p(differences) == pytest.approx(expected, abs=1e-9)
-
-
-def test_random_flips_and_the_normal_limit_agree():
-    draws = np.random.default_rng(0).normal(0.1, 1, 500)
-    assert sign_flip_p(np.append(draws, 1e-9)) == pytest.approx(sign_flip_p(draws), abs=0.01)
-
-
 def test_a_blank_label_counts_as_llamafactory_counts_it_and_a_missing_one_not_at_all():
     columns = to_columns(rows_of([predict(0), predict(1, teacher="")]))
     assert columns["rouge-l"] == [100.0, 0.0]
-
-
-def test_paired_tests_see_what_unpaired_ones_cannot():
-    first = [float(n % 2) for n in range(200)]
-    second = [1.0 if n < 20 else value for n, value in enumerate(first)]
-    found = compare_paired(first, second)
-    assert (found.n_first_only, found.n_second_only) == (0, 10)
-    assert found.p == pytest.approx(2 / 2**10) and found.low > 0
-    assert compare_paired(first, first).p == 1.0
-
-
-def test_signs_are_flipped_for_scores_that_are_not_yes_or_no():
-    generator = np.random.default_rng(1)
-    first = generator.normal(20, 5, 150)
-    found = compare_paired(list(first), list(first + generator.normal(1, 1, 150)))
-    assert found.p < 0.01 and found.low < found.difference < found.high and found.n_second_only == 0
 
 
 def test_accuracy_is_broken_down_by_department_length_number_and_where_the_base_was_wrong():
@@ -194,12 +111,41 @@ def test_accuracy_is_broken_down_by_department_length_number_and_where_the_base_
         )
         for n in range(30)
     ]
-    found = break_down(rows_of(predictions), frozenset({"t:0", "t:1"}))
+    found = break_down(rows_of(predictions), {"t:0": "wrong", "t:1": "wrong"})
     assert set(found) == {"department", "length", "diagnoses", "base"}
     assert found["base"]["base was wrong"] == {
         "n": 2,
         "diagnosis_accuracy": 0.5,
+        "high": 0.5,
         "interval": [0.094531, 0.905469],
     }
     assert sum(group["n"] for group in found["length"].values()) == 30
     assert list(found["diagnoses"]) == ["1"]
+
+
+def test_an_accuracy_with_undecided_answers_is_two_numbers_and_one_interval():
+    answers = ["双相情感障碍抑郁发作"] * 4 + ["双相障碍"] * 10 + ["肺炎"] * 6
+    asked = [predict(n, answer=text, reference="双相障碍") for n, text in enumerate(answers)]
+    scores = scores_of(asked, [], None, 0)
+    found = find_range(scores, "diagnosis_accuracy")
+    assert (found.low, found.high, found.decided) == (0.5, 0.7, 0.8)
+    assert found.interval[0] == scores["intervals"]["diagnosis_accuracy"][0] < 0.5
+    assert found.interval[1] == scores["intervals"]["diagnosis_accuracy_high"][1] > 0.7
+
+
+def test_every_kind_of_answer_has_the_scores_of_its_own_name():
+    kinds = {
+        "multiple-choice": ("答案：B", "B", {"exam_accuracy": 1.0, "exam_unreadable": 0.0}),
+        "open-question": ("多饮水，休息", "静脉补液", {"text_accuracy": 0.0, "text_decided": 0.0}),
+    }
+    for task, (answer, reference, expected) in kinds.items():
+        (row,) = rows_of([predict(0, answer=answer, reference=reference, task=task)])
+        assert expected.items() <= row.scores.items()
+        assert "diagnosis_accuracy" not in row.scores
+
+
+def test_what_the_record_tells_is_counted_apart():
+    told = {"reference": "肺炎；高血压；糖尿病", "known": ("高血压", "糖尿病")}
+    listed, silent = rows_of([predict(0, answer="肺炎；高血压", **told), predict(1, **told)])
+    assert (listed.scores["told_rate"], silent.scores["told_rate"]) == (0.5, 0.0)
+    assert listed.scores["diagnosis_f1"] == silent.scores["diagnosis_f1"] == 1.0

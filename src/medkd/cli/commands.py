@@ -14,6 +14,7 @@ from medkd.cli.flags import read_value, start_detached
 from medkd.core.config import RECIPES, did_you_mean, list_recipes
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_text
+from medkd.core.records import Language
 from medkd.core.task import SHIPPED, load_task, read_shipped_task
 from medkd.demo.mock_site import serve_site
 from medkd.demo.synthetic_cases import generate_cases
@@ -54,6 +55,7 @@ def run(
     overwrite: bool = False,
     detach: bool = False,
     trust_recipe: bool = False,
+    lang: Language | None = None,
     **fields: dict[str, Any],
 ) -> None:
     """Run every step of a recipe.
@@ -75,6 +77,8 @@ def run(
     trust_recipe
         Let the recipe run commands, load code that comes with a model, or send a key to another
         host.
+    lang
+        Language of the reports: en, zh.
     fields
         A field of a step: --collect.input cases.json
     """
@@ -89,7 +93,7 @@ def run(
     if detach:
         start_detached(sys.argv[1:])
         return
-    run_recipe(recipe, out, overrides, overwrite, trust_recipe)
+    run_recipe(recipe, out, overrides, overwrite, trust_recipe, lang)
 
 
 Action = Literal["list", "show", "copy"]

@@ -4,7 +4,7 @@ In: a directory of `verify` or `distill`. Out: the review that counts for each r
 two reviewers agree. Not done here: asking people (`studio`), leaving rows out (`merge`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from medkd.core.jsonl import RecordAppender, RecordReader
 from medkd.core.records import NonEmpty, Record
+from medkd.core.statistics import cohen_kappa
 
 REVIEWS = "reviews.jsonl"
 _writing = Lock()
@@ -98,19 +99,7 @@ def measure_agreement(reviews: Mapping[str, Sequence[Review]]) -> list[Agreement
 
 def _compare(pair: tuple[str, str], sound: Mapping[str, Mapping[str, bool]]) -> Agreement:
     first, second = (sound[name] for name in pair)
-    shared = first.keys() & second.keys()
-    agreed = sum(first[key] == second[key] for key in shared)
-    observed = agreed / len(shared)
-    yes_first, yes_second = (_share(judged[key] for key in shared) for judged in (first, second))
-    by_chance = yes_first * yes_second + (1 - yes_first) * (1 - yes_second)
-    return Agreement(
-        pair,
-        len(shared),
-        agreed,
-        None if by_chance == 1 else round((observed - by_chance) / (1 - by_chance), 3),
-    )
-
-
-def _share(values: Iterable[bool]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
+    shared = sorted(first.keys() & second.keys())
+    one, other = ([judged[key] for key in shared] for judged in (first, second))
+    agreed = sum(a == b for a, b in zip(one, other, strict=True))
+    return Agreement(pair, len(shared), agreed, cohen_kappa(one, other))

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from medkd.completers.costs import Forecast, forecast
 from medkd.completers.ledger import FILE_NAME, BillDay, BillLine, open_reader
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.core.errors import InputError
 from medkd.core.records import Record
 from medkd.core.stage_output import read_manifest
-from medkd.distill.costs import Forecast, forecast
 from medkd.distill.stage import Config, choose_target, find_questions, list_requests, make_asking
 
 HEAD = ("model", "outcome", "attempts", "prompt", "cached", "answer", "reasoning", "paid")

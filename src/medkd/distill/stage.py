@@ -17,6 +17,7 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 from pydantic import Field, ValidationError
 
 from medkd.completers.client import LedgerClient, Progress, RunOptions
+from medkd.completers.costs import forecast
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import FILE_NAME, Ledger, open_reader
 from medkd.completers.providers import Target, When, check_budget, find_target
@@ -29,7 +30,6 @@ from medkd.core.progress import Bar
 from medkd.core.records import Cost, Question, Rationale
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
 from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
-from medkd.distill.costs import forecast
 from medkd.distill.prompts import Mode, PromptSetup, find_missing_part, read_parts
 from medkd.grading.graders import get_grader
 

@@ -8,31 +8,42 @@ Not done here: measuring; each score was written by the evaluation that measured
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, field_validator
 
 from medkd.core.config import POSITIONAL, RUNTIME, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
-from medkd.core.records import Prediction
+from medkd.core.records import Language, Prediction, Record
 from medkd.core.stage_output import Manifest, open_stage_output, read_manifest
-from medkd.evaluate.report import Evaluation, write_number, write_report
-from medkd.evaluate.scoring import FILE_NAME, Row
-from medkd.evaluate.statistics import (
+from medkd.core.statistics import (
     MIN_QUESTIONS,
     Difference,
-    break_down,
     compare_paired,
+    compare_undecided,
     find_significant,
+)
+from medkd.evaluate.report import Evaluation, make_lead, write_lead, write_number, write_report
+from medkd.evaluate.scoring import FILE_NAME, GENERAL, Row, find_verdict
+from medkd.evaluate.statistics import (
+    ACCURACY,
+    break_down,
+    find_bounds,
     summarise,
     to_columns,
 )
+from medkd.evaluate.texts import Note
 from medkd.models.inspect import read_json
 
 TESTED = (
-    "exam_accuracy",
     "diagnosis_accuracy",
+    "exam_accuracy",
+    "text_accuracy",
+    "number_accuracy",
+    "judged_accuracy",
+    "rubric_score",
+    "general_accuracy",
     "diagnosis_f1",
     "think_format_rate",
     "loop_rate",
@@ -43,7 +54,9 @@ TESTED = (
     "rouge-l",
     "judge_score",
 )
-OVERLAP = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "samples_per_second")
+R = TypeVar("R", bound=Record)
+AGREEMENT = "agreement.json"
+"""What people said of a sample of the answers (`evaluate.review`)."""
 CONDITIONS = ("generator", "dtype", "temperature", "top_p", "max_tokens")
 """Facts and settings that move scores without any difference between the models."""
 
@@ -52,11 +65,13 @@ class Config(StageConfig):
     """Compare evaluations of the same questions."""
 
     input: Annotated[list[Path], RUNTIME, POSITIONAL]
-    """Directories of evaluate, the one to compare the others with first."""
+    """Directories of evaluate, the base first: the others are compared with it."""
     names: list[str] = Field(default_factory=list)
     """Names of the models on the page, in the same order; default: those of the directories."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the bootstrap and of the sign flips."""
+    lang: Annotated[Language, RUNTIME] = "en"
+    """Language of the report."""
 
     @field_validator("input")
     @classmethod
@@ -100,20 +115,20 @@ def run(config: Config) -> Manifest:
         write_json(space.path("comparison.json"), comparison)
         missing = warn_of_conditions(evaluations)
         if n_asked > len(shared):
-            missing.insert(0, f"Questions that not all models were asked: {n_asked - len(shared)}.")
-        other = names[1] if len(names) == 2 else f"{len(names) - 1} evaluations"
+            line = "Questions that not all models were asked: {n}."
+            missing.insert(0, Note(line, {"n": n_asked - len(shared)}))
         page = space.path("report.html")
-        write_report(
-            page,
-            evaluations,
-            f"{other} against {names[0]}",
-            missing,
-            show_tests(differences),
-            show_before_after(evaluations),
-        )
+        tests = show_tests(differences)
+        write_report(page, evaluations, _make_title(names), missing, tests, language=config.lang)
         print_table(evaluations, differences)
         print(f"report: {page}")
         return space.manifest
+
+
+def _make_title(names: Sequence[str]) -> Note:
+    if len(names) == 2:
+        return Note("{other} against {first}", {"first": names[0], "other": names[1]})
+    return Note("{n} evaluations against {first}", {"first": names[0], "n": len(names) - 1})
 
 
 def _choose_names(config: Config) -> list[str]:
@@ -141,13 +156,26 @@ def load(directory: Path, name: str) -> Evaluation:
     answers_path = resolve_input(directory / "predictions.jsonl", "", made_by="evaluate")
     rows = list(RecordReader(rows_path, Row, made_by="evaluate"))
     predictions = list(RecordReader(answers_path, Prediction, made_by="evaluate"))
-    extra = directory / "besides.jsonl"
-    has_extra = extra.exists() and extra.stat().st_size
-    asked = list(RecordReader(extra, Prediction, made_by="evaluate")) if has_extra else []
     files = [directory / "scores.json", directory / "breakdown.json"]
     scores, breakdown = map(_read_mapping, files)
     _check_rows(directory, rows, predictions, scores)
-    return Evaluation(name, scores, predictions, rows, breakdown, asked, read_manifest(directory))
+    return Evaluation(
+        name,
+        scores,
+        predictions,
+        rows,
+        breakdown,
+        _read_if_there(directory / "besides.jsonl", Prediction),
+        read_manifest(directory),
+        _read_if_there(directory / GENERAL, Row),
+        read_json(directory / AGREEMENT),
+    )
+
+
+def _read_if_there(path: Path, record: type[R]) -> list[R]:
+    if not (path.exists() and path.stat().st_size):
+        return []
+    return list(RecordReader(path, record, made_by="evaluate"))
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -217,7 +245,7 @@ def _is_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
     return one[1] == other[1] and (one[0] == other[0] or not one[0] or not other[0])
 
 
-def warn_of_conditions(evaluations: Sequence[Evaluation]) -> list[str]:
+def warn_of_conditions(evaluations: Sequence[Evaluation]) -> list[Note]:
     """Warn of evaluations whose answers were made in other ways; return the lines for the page."""
     found: list[str] = []
     for name in CONDITIONS:
@@ -228,7 +256,8 @@ def warn_of_conditions(evaluations: Sequence[Evaluation]) -> list[str]:
     if not found:
         return []
     print(f"warning: the answers were not made alike: {'; '.join(found)}", file=sys.stderr)
-    return [f"The models alone, for the answers were not made alike: {'; '.join(found)}."]
+    line = "The models alone, for the answers were not made alike: {found}."
+    return [Note(line, {"found": "; ".join(found)})]
 
 
 def keep_shared(evaluation: Evaluation, shared: Sequence[str], seed: int) -> Evaluation:
@@ -239,16 +268,15 @@ def keep_shared(evaluation: Evaluation, shared: Sequence[str], seed: int) -> Eva
     kept = evaluation._replace(**chosen)
     if len(shared) == len(rows):
         return kept
-    means, intervals = summarise(to_columns(kept.rows), seed)
+    means, intervals = summarise(to_columns([*kept.rows, *kept.general]), seed)
     return kept._replace(scores={"n": len(shared), **means, "intervals": intervals})
 
 
 def compare(evaluations: Sequence[Evaluation], seed: int) -> list[Evaluation]:
-    """Break the accuracy of every model down, also by whether the first model was right."""
-    wrong = frozenset(
-        row.id for row in evaluations[0].rows if row.scores.get("diagnosis_accuracy") == 0
-    )
-    broken = [{**e.breakdown, **break_down(e.rows, wrong, seed)} for e in evaluations]
+    """Break the accuracy of every model down, also by what the first model answered."""
+    verdicts = {row.id: find_verdict(row.scores) for row in evaluations[0].rows}
+    before = {i: verdict for i, verdict in verdicts.items() if verdict is not None}
+    broken = [{**e.breakdown, **break_down(e.rows, before, seed)} for e in evaluations]
     return [e._replace(breakdown=found) for e, found in zip(evaluations, broken, strict=True)]
 
 
@@ -258,19 +286,23 @@ def hold_against_first(
     """Test every other model against the first, score by score, on the questions where both have
     the score."""
     first, *others = evaluations
-    before = {row.id: row.scores for row in first.rows}
+    before = {row.id: row.scores for row in (*first.rows, *first.general)}
     found: dict[str, dict[str, Difference]] = {}
     for other in others:
         for name in TESTED:
             pairs = [
-                (before[row.id][name], row.scores[name])
-                for row in other.rows
-                if name in row.scores and name in before[row.id]
+                (find_bounds(before[row.id], name), find_bounds(row.scores, name))
+                for row in (*other.rows, *other.general)
+                if name in row.scores and name in before.get(row.id, ())
             ]
-            if pairs:
-                found.setdefault(other.name, {})[name] = compare_paired(
-                    [one for one, _ in pairs], [two for _, two in pairs], seed
-                )
+            if not pairs:
+                continue
+            one, two = ([pair[at] for pair in pairs] for at in (0, 1))
+            found.setdefault(other.name, {})[name] = (
+                compare_undecided(one, two)
+                if name.endswith(ACCURACY)
+                else compare_paired([low for low, _ in one], [low for low, _ in two], seed)
+            )
     return found
 
 
@@ -283,47 +315,65 @@ def show_tests(differences: Mapping[str, Mapping[str, Difference]]) -> list[dict
             "model": model,
             "score": name,
             "n": d.n,
-            "difference": f"{d.difference:+.3f}",
-            "interval": f"{write_number(d.low)} – {write_number(d.high)}",
+            "difference": _write_difference(d),
+            "interval": f"{d.low:+.3f} – {d.high:+.3f}",
             "p": write_p(d.p),
-            "test": f"McNemar, {d.n_second_only} gained, {d.n_first_only} lost"
+            "test": Note(
+                "McNemar, {gained} gained, {lost} lost",
+                {"gained": d.n_second_only, "lost": d.n_first_only},
+            )
             if d.is_yes_or_no
-            else "sign flips",
+            else Note("sign flips"),
+            "finding": find_finding(d, at in significant),
             "is_significant": at in significant,
         }
         for at, (model, name, d) in enumerate(lines)
     ]
 
 
+def _write_difference(d: Difference) -> str:
+    most = "" if d.most is None else f" – {d.most:+.3f}"
+    return f"{d.difference:+.3f}{most}"
+
+
+def find_finding(d: Difference, is_significant: bool) -> Note:
+    """Say what a difference shows; on few questions it shows nothing."""
+    if d.n < MIN_QUESTIONS:
+        return Note("fewer than {n} questions", {"n": MIN_QUESTIONS})
+    return Note("significant" if is_significant else "not significant")
+
+
 def write_p(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
-
-
-def show_before_after(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Make the table in which the worked example showed its result: overlap and speed."""
-    if not any("bleu-4" in e.scores for e in evaluations):
-        return []
-    return [
-        {
-            "name": e.name,
-            "cells": [f"{e.scores[name]:.2f}" if name in e.scores else "–" for name in OVERLAP],
-        }
-        for e in evaluations
-    ]
 
 
 def print_table(
     evaluations: Sequence[Evaluation], differences: Mapping[str, Mapping[str, Difference]]
 ) -> None:
-    """Print the differences to the first model."""
+    """Print what is right, and the differences to the first model."""
     first = evaluations[0]
+    tests = show_tests(differences)
+    print(write_lead(make_lead(evaluations, tests)))
     for model, group in differences.items():
         print(f"{model} against {first.name}, {len(first.rows)} questions")
         if len(first.rows) < MIN_QUESTIONS:
             print(f"  fewer than {MIN_QUESTIONS} questions: no difference counts as significant")
-        for name, d in group.items():
-            p = write_p(d.p)
-            before = first.scores[name]
-            interval = f"[{d.low:+.3f}, {d.high:+.3f}]"
-            after = before + d.difference
-            print(f"  {name:<20}{before:>10.3f} -> {after:>8.3f}  {interval}  p {p}")
+        for test in [test for test in tests if test["model"] == model]:
+            before = first.scores[test["score"]]
+            after = before + group[test["score"]].difference
+            print(
+                f"  {test['score']:<20}{write_number(before):>8} -> {write_number(after):>7}  "
+                f"{test['difference']:>8} [{test['interval']}]  p {test['p']}  {test['finding']}"
+            )
+    if drop := find_drop(tests):
+        print(f"warning: {drop}", file=sys.stderr)
+
+
+def find_drop(tests: Sequence[Mapping[str, Any]]) -> str:
+    """Say which models have significantly forgotten what lies outside the task."""
+    lost = [
+        f"{t['model']} {t['difference']}"
+        for t in tests
+        if t["score"] == "general_accuracy" and t["is_significant"] and t["difference"][0] == "-"
+    ]
+    return f"forgetting: general_accuracy fell significantly ({', '.join(lost)})" if lost else ""

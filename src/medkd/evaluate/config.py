@@ -4,16 +4,15 @@ Not done here: what they lead to (`evaluate.stage`).
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig
 from medkd.core.privacy import AcceptIdentified
+from medkd.core.records import Language
+from medkd.core.task import TaskFile
 from medkd.models.load import Device, Dtype, Hub
-
-LabelKind = Literal["auto", "diagnosis", "open"]
-"""What the labels of a file of predictions are."""
 
 
 class Config(StageConfig):
@@ -27,16 +26,27 @@ class Config(StageConfig):
     input: Annotated[Path | None, RUNTIME] = None
     """Directory of `merge`, or a file of examples."""
     exam: str = ""
-    """Multiple choice instead: a file in the form of CMB, CMExam, MedQA or MedMCQA, or hf:NAME,
-    ms:NAME, hf:NAME:SPLIT."""
+    """Public questions instead: a file in the form of CMB, CMExam, MedQA, MedMCQA, MedXpertQA or
+    HealthBench (which wants a judge), or hf:NAME, ms:NAME, hf:NAME:SPLIT."""
+    shuffle_options: int = Field(default=0, ge=0, le=100)
+    """Ask an exam again in this many other orders of the options, to show what the order does."""
+    general: tuple[str, ...] = ()
+    """Questions outside the task, to see what was forgotten: builtin (60 instructions and sums),
+    or files in the form of an exam. With --adapter the base is asked them too."""
+    rubric: Annotated[Path | None, RUNTIME] = None
+    """Directory of `rubric`, or a file of rubrics: the judge checks answers criterion by
+    criterion."""
+    faithfulness: int = Field(default=0, ge=0, le=10**6)
+    """Questions asked again with a finding that the answer cites taken out or turned round, and
+    with a wrong thought begun."""
     endpoint: Annotated[str, SENDS_KEY] = ""
     """Ask an OpenAI-compatible endpoint instead: a provider of providers.yaml, or an address."""
     predictions: Annotated[Path | None, RUNTIME] = None
     """Score this file instead: LLaMA-Factory's generated_predictions.jsonl, or predictions of
     another evaluation."""
-    task: LabelKind = "auto"
-    """What the labels of --predictions are: lists of diagnoses, or open answers, which get no
-    diagnosis score."""
+    task: TaskFile = ""
+    """Task file of the rows, where it is not a shipped one; with --predictions, the task of its
+    labels (diagnosis, open-question, …), else diagnoses are told from open answers."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Hub from which a named model is downloaded."""
     trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
@@ -76,3 +86,5 @@ class Config(StageConfig):
     """Number format; auto: float32 for a small model on a CPU, else bfloat16 where supported."""
     device: Annotated[Device, RUNTIME] = "auto"
     """Device to compute on."""
+    lang: Annotated[Language, RUNTIME] = "en"
+    """Language of the report."""

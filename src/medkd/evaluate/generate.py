@@ -8,16 +8,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from medkd.completers import llamacpp_engine, vllm_engine
-from medkd.completers.client import LedgerClient, Progress, RunOptions
-from medkd.completers.endpoint import Endpoint
-from medkd.completers.ledger import Ledger
-from medkd.completers.providers import Target, find_target
-from medkd.completers.resume import MissingPart
+from medkd.completers.session import Session, find_target_of, open_session
 from medkd.completers.transformers_engine import (
     EngineUnavailableError,
     Generation,
@@ -29,7 +25,7 @@ from medkd.core.completer import Completion, Message, Request, Sampling
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordAppender, RecordReader
 from medkd.core.progress import Bar
-from medkd.core.records import Example, FinishReason, Lineage, Prediction
+from medkd.core.records import Example, FinishReason, Prediction
 from medkd.core.stage_output import StageOutput
 from medkd.evaluate.config import Config
 from medkd.grading.judge import RubricName, load_rubric, make_fault_finder
@@ -73,23 +69,6 @@ class Prompt(NamedTuple):
 def make_prompts(examples: Sequence[Example], instruction: str = "") -> list[Prompt]:
     """Put every example's input, bare or under an instruction."""
     return [Prompt(e.id, e, tuple(make_messages(e.input, instruction))) for e in examples]
-
-
-def make_extra_prompts(questions: Sequence[str], instruction: str) -> list[Prompt]:
-    """Put the questions of `--ask`, which have no known answer."""
-    examples = [
-        Example(
-            id=f"ask:{n}",
-            source="ask",
-            style="bare",
-            input=text,
-            reasoning="",
-            answer="",
-            lineage=Lineage(origin="--ask"),
-        )
-        for n, text in enumerate(questions, start=1)
-    ]
-    return make_prompts(examples, instruction)
 
 
 # Predictors
@@ -162,6 +141,21 @@ class LocalPredictor:
                 prompts[at], texts[at], prefix + made.text, made.finish_reason, made.n_tokens
             )
 
+    def continue_thoughts(
+        self, begun: Sequence[tuple[Prompt, str]], sampling: Sampling
+    ) -> Iterator[Prediction]:
+        """Ask with the thinking begun already: each prompt with what it begins with."""
+        rendered = [render(self.engine.tokenizer, prompt.messages) for prompt, _ in begun]
+        openings = ["" if opens_thinking(text) else thinking.PREFIX for text in rendered]
+        texts = [
+            text + opening + thought
+            for text, opening, (_, thought) in zip(rendered, openings, begun, strict=True)
+        ]
+        for at, made in self.engine.generate(texts, sampling):
+            prompt, thought = begun[at]
+            raw = thinking.PREFIX + thought + made.text
+            yield make_prediction(prompt, texts[at], raw, made.finish_reason, made.n_tokens)
+
     def predict_plainly(
         self, prompts: Sequence[Prompt], own: Callable[[str], Prediction], sampling: Sampling
     ) -> Iterator[Prediction]:
@@ -191,7 +185,7 @@ class EndpointPredictor:
     """Asks a model behind an endpoint; the ledger holds every attempt and what was answered
     before."""
 
-    def __init__(self, completer: LedgerClient) -> None:
+    def __init__(self, completer: Session) -> None:
         self.completer = completer
         self.failures: dict[str, int] = {}
 
@@ -206,6 +200,7 @@ class EndpointPredictor:
             (prompt, Request(messages=prompt.messages, sampling=sampling, sample=sample))
             for prompt in prompts
         ]
+        self.completer.announce((request for _, request in asked), sampling.max_tokens)
         self.completer.run(((prompt.id, request) for prompt, request in asked), len(asked))
         for prompt, request in asked:
             found = self.completer.recall(request)
@@ -261,48 +256,13 @@ def find_inputs(config: Config) -> tuple[Path | None, list[Path]]:
     return adapter or folder, [*([adapter] if adapter else []), *own]
 
 
-def find_target_of(endpoint: str, model: str, flag: str) -> Target:
-    """Find whom to ask by the name of a provider or by an address."""
-    name, address = ("custom", endpoint) if "://" in endpoint else (endpoint, "")
-    try:
-        return find_target(name, model, address)
-    except InputError as error:
-        message = str(error).replace("--teacher custom", f"{flag} {endpoint}")
-        raise InputError(message.replace("--teacher", flag)) from error
-
-
-def open_completer(
-    target: Target,
-    config: Config,
-    space: StageOutput,
-    name: str,
-    find_fault: Callable[[str, str], str],
-    servers: ExitStack,
-) -> LedgerClient:
-    """Open a completer whose attempts stand on the directory's ledger, its cost on the screen."""
-    ledger = servers.enter_context(Ledger(space.path(LEDGER)))
-    bar = servers.enter_context(Bar(name, unit="answers"))
-    currency = target.provider.currency if target.is_priced else ""
-
-    def find_missing(reasoning: str, text: str) -> MissingPart | None:
-        fault = find_fault(reasoning, text)
-        return MissingPart(fault, is_at_end=False) if fault else None
-
-    def show(progress: Progress) -> None:
-        cost = f"{progress.spent:.4f} {currency}" if currency else "price unknown"
-        bar.reach(progress.n_done, progress.n_cached, cost)
-
-    terms = RunOptions(budget=config.budget, find_missing=find_missing, on_progress=show)
-    return LedgerClient(Endpoint(target), ledger, terms)
-
-
 def open_judge(
-    config: Config, space: StageOutput, rubric: RubricName, servers: ExitStack
-) -> LedgerClient:
+    config: Config, ledger_path: Path, rubric: RubricName
+) -> AbstractContextManager[Session]:
     """Open the judge of one rubric."""
     target = find_target_of(config.judge, config.judge_model, "--judge")
     find_fault = make_fault_finder(load_rubric(rubric))
-    return open_completer(target, config, space, "judge", find_fault, servers)
+    return open_session(target, ledger_path, "judge", find_fault, config.budget)
 
 
 def open_predictor(
@@ -312,9 +272,8 @@ def open_predictor(
     manifest."""
     if config.endpoint:
         target = find_target_of(config.endpoint, config.model, "--endpoint")
-        return EndpointPredictor(
-            open_completer(target, config, space, "ask", lambda reasoning, text: "", servers)
-        )
+        opened = open_session(target, space.path(LEDGER), "ask", budget=config.budget)
+        return EndpointPredictor(servers.enter_context(opened))
     if config.model.endswith(llamacpp_engine.SUFFIX):
         return LocalPredictor(_open_gguf(config, space, prompts))
     adapter = resolve_adapter(config.adapter) if config.adapter else None

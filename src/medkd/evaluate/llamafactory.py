@@ -15,9 +15,11 @@ from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_json
 from medkd.core.records import Prediction
-from medkd.evaluate.config import LabelKind
+from medkd.core.task import Task, load_task
 from medkd.evaluate.scoring import NO_ANSWER
+from medkd.evaluate.texts import Note
 from medkd.grading.extract import split_list, strip_markup
+from medkd.text.normalize import is_chinese
 from medkd.text.tables import read_rows
 
 RESULTS = "predict_results.json"
@@ -41,11 +43,10 @@ class PredictionSet(NamedTuple):
     dropped: dict[str, int]
 
 
-def read_predictions(
-    path: Path, kind: LabelKind = "auto", limit: int | None = None
-) -> PredictionSet:
+def read_predictions(path: Path, task: str = "", limit: int | None = None) -> PredictionSet:
     """Read a file of predictions; a row that is none is counted. Raise InputError where no row is
-    one."""
+    one. `task` is that of all labels; without one, diagnoses are told from open answers."""
+    named = load_task(task) if task else None
     first = next((row.content for row in read_rows(path) if not row.problem), None)
     if isinstance(first, dict) and {"raw", "finish_reason"} <= cast(dict[str, Any], first).keys():
         reader = RecordReader(path, Prediction, made_by="evaluate")
@@ -54,7 +55,7 @@ def read_predictions(
     n_read, problem = 0, ""
     for n_read, row in enumerate(islice(read_rows(path), limit), start=1):
         try:
-            predictions.append(_make_prediction(row.content, f"row:{n_read}", kind))
+            predictions.append(_make_prediction(row.content, f"row:{n_read}", named))
         except KeyError as error:
             problem = problem or f"{row.place}: no {error}"
         except TypeError:
@@ -68,7 +69,7 @@ def read_predictions(
     return PredictionSet(predictions, n_read, {"broken_line": n_broken} if n_broken else {})
 
 
-def _make_prediction(row: Any, name: str, kind: LabelKind) -> Prediction:
+def _make_prediction(row: Any, name: str, task: Task | None) -> Prediction:
     """Read one row; raise KeyError or TypeError where it is no prediction. `predict: null` is an
     empty answer, with that as the reason."""
     if not isinstance(row, dict):
@@ -79,9 +80,13 @@ def _make_prediction(row: Any, name: str, kind: LabelKind) -> Prediction:
     prompt = str(cells.get("prompt") or "")
     turns = _ROLES.findall(prompt)
     known = strip_markup(thinking.read(label).answer).strip() if label else ""
-    is_diagnosis = bool(known) and (
-        kind == "diagnosis" or (kind == "auto" and is_diagnosis_task(prompt, known))
-    )
+    if task is None:
+        is_diagnosis = bool(known) and is_diagnosis_task(prompt, known)
+    else:
+        is_diagnosis = task.answer.kind == "diagnosis"
+    reference = known if task else ""
+    if is_diagnosis:
+        reference = "；".join(stated.text for stated in split_list(known))
     thought = thinking.read(raw)
     return Prediction(
         id=name,
@@ -90,7 +95,9 @@ def _make_prediction(row: Any, name: str, kind: LabelKind) -> Prediction:
         reasoning=thought.reasoning or "",
         answer=thought.answer,
         raw=raw,
-        reference="；".join(stated.text for stated in split_list(known)) if is_diagnosis else "",
+        reference=reference,
+        task=task.name if task else "diagnosis" if is_diagnosis else "open-question",
+        language="zh" if is_chinese(prompt or raw) else "en",
         teacher=label,
         finish_reason=NO_ANSWER if predicted is None else "",
         n_tokens=0,
@@ -121,19 +128,18 @@ def is_diagnosis_task(prompt: str, known: str) -> bool:
     )
 
 
-def describe_gaps(predictions: list[Prediction]) -> list[str]:
+def describe_gaps(predictions: list[Prediction]) -> list[Note]:
     """Say what cannot be measured of predictions from a file, or counts as nothing."""
     n = len(predictions)
     n_silent = sum(p.finish_reason == NO_ANSWER for p in predictions)
     n_unlabelled = sum(p.teacher is None for p in predictions)
     n_empty = sum(p.teacher is not None and not p.teacher.strip() for p in predictions)
     lines = {
-        f"{n_silent} of {n} predictions are null: they count as empty answers.": n_silent,
-        f"Overlap of {n_unlabelled} of {n} predictions: they have no label.": n_unlabelled,
-        f"{n_empty} of {n} labels are empty: as in LLaMA-Factory, their overlap counts "
-        "as 0.": n_empty,
+        "{k} of {n} predictions are null: they count as empty answers.": n_silent,
+        "Overlap of {k} of {n} predictions: they have no label.": n_unlabelled,
+        "{k} of {n} labels are empty: as in LLaMA-Factory, their overlap counts as 0.": n_empty,
     }
-    return [line for line, n_found in lines.items() if n_found]
+    return [Note(line, {"k": k, "n": n}) for line, k in lines.items() if k]
 
 
 def write_results(

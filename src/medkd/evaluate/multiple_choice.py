@@ -1,18 +1,20 @@
 """Exams of multiple choice: the public forms read, the question put, the letters scored.
 
 In: a file of exam rows (`text.exam_rows`) that `text.tables` reads, or `hf:NAME:SPLIT`,
-`ms:NAME:SPLIT`. Out: examples, scores. Not done here: asking, likelihoods of options (thinking
-models come out far too low that way).
+`ms:NAME:SPLIT`. Out: examples, scores, what the order of options does. Not done here: asking,
+likelihoods of options (thinking models come out far too low that way).
 """
 
+import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input
-from medkd.core.records import Example, Lineage
+from medkd.core.records import Example, Language, Lineage, Prediction
 from medkd.grading.choices import read_choice
 from medkd.models.load import load_libraries
 from medkd.text.exam_rows import ExamQuestion, read_exam_row, write_options
@@ -25,7 +27,7 @@ def read_exam(
 ) -> tuple[list[ExamQuestion], int]:
     """Read an exam; return its questions and how many rows were none. Raise InputError where no row
     is one."""
-    name, rows = _open(source, split)
+    name, rows = open_rows(source, split)
     questions: list[ExamQuestion] = []
     problems: list[str] = []
     everything = list(rows)
@@ -33,7 +35,7 @@ def read_exam(
     is_from_zero = source.startswith(("hf:", "ms:")) or "0" in marks
     for number, (row, place) in enumerate(everything, start=1):
         try:
-            questions.append(read_exam_row(row, f"{name}:{number}", is_from_zero))
+            questions.append(_read_row(row, f"{name}:{number}", is_from_zero))
         except ValueError as error:
             problems.append(f"{place}: {error}")
         if limit is not None and len(questions) >= limit:
@@ -41,34 +43,58 @@ def read_exam(
     if not questions:
         problem = problems[0] if problems else f"{source}: no rows"
         raise InputError(
-            f"{problem}; known forms: CMB, CMExam, MedQA and MedMCQA, "
-            "as JSON, JSON Lines or a table"
+            f"{problem}; known forms: CMB, CMExam, MedQA, MedXpertQA "
+            "and MedMCQA, as JSON, JSON Lines or a table"
         )
     return questions, len(problems)
+
+
+def _read_row(row: Mapping[str, Any], name: str, is_from_zero: bool) -> ExamQuestion:
+    if row.get("images"):
+        raise ValueError("asks about an image")
+    question = read_exam_row(row, name, is_from_zero)
+    return question._replace(question=_LISTED_AGAIN.sub("", question.question).strip())
+
+
+_LISTED_AGAIN = re.compile(r"\n\s*Answer Choices:\s*\(A\)[^\n]*\s*\Z")
+"""MedXpertQA writes the options into the question too."""
 
 
 def to_examples(questions: Iterable[ExamQuestion]) -> list[Example]:
     """Put every question as a user would, its options below, and ask for the letter at the end."""
     return [
-        Example(
-            id=q.id,
-            source="exam",
-            style="bare",
-            department=(q.subject,) if q.subject else (),
-            input=put_question(q),
-            reasoning="",
-            answer=q.answer,
-            lineage=Lineage(origin="exam"),
-        )
+        make_public_example(q.id, put_question(q), q.answer, q.subject, "multiple-choice")
         for q in questions
     ]
+
+
+def make_public_example(
+    key: str, text: str, answer: str = "", subject: str = "", task: str = "open-question"
+) -> Example:
+    """Make an example of a public question, which no model learns from."""
+    return Example(
+        id=key,
+        source="exam",
+        style="bare",
+        department=(subject,) if subject else (),
+        input=text,
+        reasoning="",
+        answer=answer,
+        task=task,
+        language=find_language(text),
+        lineage=Lineage(origin="exam"),
+    )
+
+
+def find_language(text: str) -> Language:
+    return "zh" if re.search("[一-鿿]", text) else "en"
 
 
 def put_question(question: ExamQuestion) -> str:
     """Write a question with its options, in its own language."""
     options = write_options(question.options)
     is_multiple = len(question.answer) > 1
-    if re.search("[一-鿿]", question.question):
+    if find_language(question.question) == "zh":
         kind = "多项选择题，可选多项" if is_multiple else "单项选择题"
         return f"{question.question}\n{options}\n（{kind}。请在最后一行写：答案：字母）"
     kind = "several options may be right" if is_multiple else "one option is right"
@@ -81,14 +107,70 @@ def score_exam(question: ExamQuestion, raw: str) -> dict[str, float]:
     found = read_choice(raw, question.options)
     return {
         "exam_accuracy": float(found == frozenset(question.answer)),
+        "exam_decided": float(bool(found) or not raw.strip()),
         "exam_unreadable": float(not found),
     }
+
+
+# The order of options
+
+
+def shuffle_options(question: ExamQuestion, seed: int, turn: int) -> ExamQuestion:
+    """Put the options in another order; its letters stay A, B, C …, and the id tells the turn.
+
+    >>> asked = ExamQuestion("q", "", "首选？", {"A": "胸片", "B": "CT"}, "B")
+    >>> turned = [shuffle_options(asked, 0, turn) for turn in (1, 2, 3)]
+    >>> {(found.options[found.answer], found.id[:2]) for found in turned}
+    {('CT', 'q%')}
+    """
+    letters = list(question.options)
+    order = letters[:]
+    random.Random(f"{seed}:{turn}:{question.id}").shuffle(order)
+    options = {new: question.options[old] for new, old in zip(letters, order, strict=True)}
+    answer = "".join(new for new, old in zip(letters, order, strict=True) if old in question.answer)
+    return question._replace(id=f"{question.id}%{turn}", options=options, answer=answer)
+
+
+def score_order(
+    turns: Sequence[Sequence[tuple[ExamQuestion, Prediction]]],
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Score questions that were asked in several orders.
+
+    Return the scores of each question: whether all orders led to the same options, and the share
+    right; and for each letter how often it was chosen, and how often it was right.
+    """
+    by_question: dict[str, dict[str, float]] = {}
+    chosen, right = Counter[str](), Counter[str]()
+    n_asked = 0
+    for turned in turns:
+        found: list[frozenset[str] | None] = []
+        n_right = 0
+        for question, prediction in turned:
+            letters = read_choice(prediction.raw, question.options)
+            chosen.update(letters or ())
+            right.update(question.answer)
+            n_asked += 1
+            n_right += letters == frozenset(question.answer)
+            found.append(letters and frozenset(question.options[letter] for letter in letters))
+        by_question[turned[0][0].id] = {
+            "exam_consistent": float(None not in found and len(set(found)) == 1),
+            "exam_accuracy_shuffled": n_right / len(turned),
+        }
+    letters = sorted(chosen.keys() | right.keys())
+    shares = {
+        letter: {
+            "chosen": round(chosen[letter] / n_asked, 6),
+            "right": round(right[letter] / n_asked, 6),
+        }
+        for letter in letters
+    }
+    return by_question, shares
 
 
 # Sources
 
 
-def _open(source: str, split: str) -> tuple[str, Iterator[tuple[Mapping[str, Any], str]]]:
+def open_rows(source: str, split: str) -> tuple[str, Iterator[tuple[Mapping[str, Any], str]]]:
     """Open an exam: its name, and its rows, each with its place; what is no row is an empty one."""
     if source.startswith(("hf:", "ms:")):
         hub, name, given = [*source.split(":", 2), ""][:3]

@@ -1,4 +1,4 @@
-"""The page about one evaluation or several: scores with intervals, plots, answers, what is missing.
+"""The page about one evaluation, several, or a whole run: what is right first, then all scores.
 
 In: evaluations. Out: a self-contained `report.html` without script, everything from models escaped.
 Not done here: measuring; which evaluations may be compared (`evaluate.compare`).
@@ -9,20 +9,38 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medkd.core.html import bar_plot, histogram, write_page
-from medkd.core.records import FinishReason, Prediction
+from medkd.core.records import FinishReason, Language, Prediction
 from medkd.core.stage_output import Manifest
-from medkd.evaluate.scoring import Row
+from medkd.core.statistics import MIN_QUESTIONS
+from medkd.evaluate.scoring import Row, find_verdict
+from medkd.evaluate.statistics import ACCURACY, find_range, list_accuracies
+from medkd.evaluate.texts import Catalogue, Note
 from medkd.grading.diagnosis import NEAR
 
 N_ANSWERS = 200
 """Answers in the page's browser; all of them are in `predictions.jsonl`."""
 N_DEPARTMENTS = 8
+OVERLAP = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "samples_per_second")
 
 DESCRIPTIONS = {
     "diagnosis_accuracy": "principal diagnosis right",
+    "judged_accuracy": "right, the judge deciding what the rules leave undecided",
     "diagnosis_exact": "all diagnoses right, and no other",
     "diagnosis_f1": "soft F1 over the lists of diagnoses",
     "diagnosis_decided": "answers that the rules could judge",
+    "judged_decided": "answers that the rules or the judge could judge",
+    "told_rate": "diagnoses that the record tells, listed again; they count nowhere else",
+    "exam_accuracy": "multiple choice, generated and read: the right letters and no other",
+    "exam_unreadable": "answers in which no letter could be read",
+    "text_accuracy": "free text right",
+    "text_decided": "free texts that the rules could judge",
+    "text_f1": "likeness to the reference, 0 to 1",
+    "number_accuracy": "the right number",
+    "number_decided": "answers in which a number could be read",
+    "rubric_score": "points earned of the points possible, unread criteria counted against it",
+    "rubric_score_high": "the same, unread criteria counted for it",
+    "rubric_unreadable": "criteria on which the judge could not be read",
+    "general_accuracy": "instructions followed and sums right, outside the task",
     "bleu-4": "overlap with the teacher's whole output, 0 to 100",
     "rouge-1": "overlap with the teacher's whole output, 0 to 100",
     "rouge-2": "overlap with the teacher's whole output, 0 to 100",
@@ -37,11 +55,14 @@ DESCRIPTIONS = {
 }
 """The scores of a run's report, in its order."""
 MORE = {
-    "exam_accuracy": "multiple choice, generated and read: the right letters and no other",
-    "exam_unreadable": "answers in which no letter could be read; they count as wrong",
     "grounded_rate": "numbers and denied findings of the reasoning that stand in the record",
     "judge_score": "a judge's score of answers to open questions, 0 to 1",
     "empty_rate": "no answer at all",
+    "exam_consistent": "the same option chosen in every order of the options",
+    "exam_accuracy_shuffled": "right over all orders of the options",
+    "removal_follows": "the diagnosis changes when a finding it cites is taken out of the record",
+    "inversion_follows": "the diagnosis changes when a finding it cites is turned round",
+    "recovery_rate": "the right diagnosis comes although the thought began with a wrong one",
     "tokens_p50": "half of the answers are no longer",
     "tokens_p90": "nine of ten answers are no longer",
     "tokens_p99": "99 of 100 answers are no longer",
@@ -49,28 +70,13 @@ MORE = {
     "characters_p90": "nine of ten answers are no longer",
     "characters_p99": "99 of 100 answers are no longer",
 }
-RATES = (
-    "diagnosis_accuracy",
-    "think_format_rate",
-    "think_unprompted_rate",
-    "stop_rate",
-    "loop_rate",
-)
+RATES = ("think_format_rate", "think_unprompted_rate", "stop_rate", "loop_rate")
 ALWAYS_MISSING = (
-    "Medical soundness: nobody with a licence read these answers.",
-    "Whether the reasoning led to the answer: only its form, its grounding and its overlap with "
-    "the teacher's are measured.",
-    "Other trainings: the intervals cover the choice of questions, not another seed.",
+    Note("Medical soundness: nobody with a licence read these answers."),
+    Note("Other trainings: the intervals cover the choice of questions, not another seed."),
 )
 SHOWN_FACTS = ("generator", "device", "dtype", "n_seen_in_training", "n_holding_their_answer")
-FILTERS = {
-    "wrong": "wrong",
-    "near": "near the known one",
-    "undecided": "undecided",
-    "looped": "looped",
-    "unthinking": "did not think",
-    "cut": "cut off",
-}
+FILTERS = ("wrong", "near", "undecided", "looped", "unthinking", "cut")
 
 
 class Evaluation(NamedTuple):
@@ -84,44 +90,76 @@ class Evaluation(NamedTuple):
     asked: Sequence[Prediction]
     """Answers to questions that have no known one."""
     manifest: Manifest
+    general: Sequence[Row] = ()
+    """Scores of the questions outside the task."""
+    people: Mapping[str, Any] | None = None
+    """What people said of a sample (`agreement.json`)."""
+
+
+class Table(NamedTuple):
+    """A table of the page; a cell is a text, or a text and its small print."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | tuple[str, str]]]
+    bold: frozenset[int] = frozenset()
+    """Rows that stand out."""
+
+
+class RunPart(NamedTuple):
+    """What the page of a whole run says besides."""
+
+    cost: Note
+    steps: Table
+    versions: str
+    plots: Sequence[str]
 
 
 def write_report(
     path: Path,
     evaluations: Sequence[Evaluation],
-    title: str,
-    missing: Sequence[str] = (),
+    title: Note,
+    missing: Sequence[Note] = (),
     tests: Sequence[Mapping[str, Any]] = (),
-    before_after: Sequence[Mapping[str, Any]] = (),
+    run: RunPart | None = None,
+    language: Language = "en",
 ) -> None:
-    """Write the page; `tests` says how the others differ from the first, `before_after` is the
-    worked example's table."""
+    """Write the page; `tests` says how the others differ from the first, which is the base."""
+    say = Catalogue(language)
     write_page(
         path,
         "medkd.evaluate",
         "report.html.jinja",
-        **make_values(evaluations, title, missing),
-        tests=tests,
-        before_after=before_after,
+        **make_values(evaluations, title, missing, tests, say),
+        run=run,
+        say=say,
+        language=language,
     )
 
 
 def make_values(
-    evaluations: Sequence[Evaluation], title: str, missing: Sequence[str] = ()
+    evaluations: Sequence[Evaluation],
+    title: Note,
+    missing: Sequence[Note],
+    tests: Sequence[Mapping[str, Any]],
+    say: Catalogue,
 ) -> dict[str, Any]:
     """Make what the page's template shows of every evaluation."""
     shown = choose_answers(evaluations)
     departments = sorted({answer["department"] for answer in shown if answer["department"]})[:40]
-    broken = [(e.name, e.breakdown) for e in evaluations]
     return {
-        "title": title,
+        "title": say(title),
         "n": evaluations[0].scores["n"],
         "names": [e.name for e in evaluations],
+        "lead": make_lead(evaluations, tests),
         "table": make_table([e.scores for e in evaluations]),
-        "plots": draw(evaluations),
-        "wordings": [(name, found["wordings"]) for name, found in broken if "wordings" in found],
-        "loops": [(name, found["loops"]) for name, found in broken if "loops" in found],
-        "breakdown": _make_breakdown(evaluations),
+        "min_questions": MIN_QUESTIONS,
+        "tests": make_test_tables(tests, say),
+        "before_after": _show_before_after(evaluations, say),
+        "plots": draw(evaluations, say),
+        "extras": _make_extras(evaluations, say),
+        "loops": [(e.name, e.breakdown["loops"]) for e in evaluations if "loops" in e.breakdown],
+        "breakdown": _make_breakdown(evaluations, say),
         "filters": FILTERS,
         "departments": departments,
         "answers": shown,
@@ -132,18 +170,64 @@ def make_values(
     }
 
 
+# Numbers
+
+
+def make_lead(
+    evaluations: Sequence[Evaluation], tests: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Make the page's first table: how much is right, between what bounds, and what was decided."""
+    lines: list[dict[str, Any]] = []
+    names = dict.fromkeys(name for e in evaluations for name in list_accuracies(e.scores))
+    for name in names:
+        for e in evaluations:
+            if name not in e.scores:
+                continue
+            found = find_range(e.scores, name)
+            test = next((t for t in tests if t["model"] == e.name and t["score"] == name), None)
+            lines.append(
+                {
+                    "score": name,
+                    "model": e.name,
+                    "right": _write_range(found.low, found.high),
+                    "interval": " – ".join(map(write_number, found.interval)),
+                    "decided": write_number(found.decided),
+                    "n": sum(name in row.scores for row in (*e.rows, *e.general)),
+                    "test": test,
+                }
+            )
+    return lines
+
+
+def write_lead(lead: Sequence[Mapping[str, Any]]) -> str:
+    """Write the first table for a terminal: each line a score of a model."""
+    width = max((len(str(line["model"])) for line in lead), default=0)
+    lines: list[str] = []
+    for line in lead:
+        said = f"  {line['score']:<20}{line['model']:<{width}}  right {line['right']}"
+        said += f"  95 % {line['interval']}, decided {line['decided']}, n {line['n']}"
+        if test := line["test"]:
+            said += f"; {test['difference']}, p {test['p']}, {test['finding']}"
+        lines.append(said)
+    return "\n".join(lines)
+
+
 def list_scores(scores: Mapping[str, Any]) -> str:
     """Write the scores that a person looks for first, each with its interval."""
-    lines: list[str] = []
-    for name in [name for name in {**MORE, **DESCRIPTIONS} if name in scores and "_p" not in name]:
-        interval = scores["intervals"].get(name)
-        doubt = f"  [{write_number(interval[0])}, {write_number(interval[1])}]" if interval else ""
-        lines.append(f"  {name:<24}{write_number(scores[name]):>8}{doubt}")
-    return "\n".join(lines)
+    return "\n".join(
+        f"  {row['name']:<24}{row['cells'][0]['value']:>8}"
+        + (f"  [{row['cells'][0]['interval']}]" if row["cells"][0]["interval"] else "")
+        for row in make_table([scores])
+        if "_p" not in row["name"]
+    )
 
 
 def write_number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _write_range(low: float, high: float) -> str:
+    return write_number(low) if low == high else f"{write_number(low)} – {write_number(high)}"
 
 
 def make_table(every: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -155,36 +239,44 @@ def make_table(every: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             "name": name,
             "description": description,
-            "cells": [
-                _make_cell(scores.get(name), scores["intervals"].get(name)) for scores in every
-            ],
+            "cells": [_make_cell(scores, name) for scores in every],
         }
         for name, description in known.items()
         if any(name in scores for scores in every)
     ]
 
 
-def _make_cell(value: float | None, interval: Sequence[float] | None) -> dict[str, str]:
-    if value is None:
+def _make_cell(scores: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Write a score and its interval; an accuracy with undecided answers spans both bounds."""
+    if name not in scores:
         return {"value": "–", "interval": ""}
-    doubt = f"{write_number(interval[0])} – {write_number(interval[1])}" if interval else ""
-    return {"value": write_number(value), "interval": doubt}
+    if name.endswith(ACCURACY):
+        found = find_range(scores, name)
+        ends: Sequence[float] | None = found.interval
+        value = _write_range(found.low, found.high)
+    else:
+        ends, value = scores["intervals"].get(name), write_number(scores[name])
+    return {"value": value, "interval": " – ".join(map(write_number, ends)) if ends else ""}
 
 
-def draw(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Draw rates, lengths, departments and wordings."""
-    names = [name for name in RATES if all(name in e.scores for e in evaluations)]
+# Plots and tables
+
+
+def draw(evaluations: Sequence[Evaluation], say: Catalogue) -> list[str]:
+    """Draw what is right, rates, lengths and departments."""
+    names = [*list_accuracies(evaluations[-1].scores), *RATES]
+    names = [name for name in names if all(name in e.scores for e in evaluations)]
     labels = [name.removesuffix("_rate").replace("_", "\n") for name in names]
     bars = {e.name: [e.scores[name] for name in names] for e in evaluations}
-    doubt = {e.name: [tuple(e.scores["intervals"][name]) for name in names] for e in evaluations}
+    doubt = {e.name: [_find_ends(e.scores, name) for name in names] for e in evaluations}
     unit = "tokens" if any(p.n_tokens for e in evaluations for p in e.predictions) else "characters"
     lengths = {
         e.name: [float(p.n_tokens if unit == "tokens" else len(p.raw)) for p in e.predictions]
         for e in evaluations
     }
     plots = [
-        bar_plot(labels, bars, "Rates", intervals=doubt),
-        histogram(lengths, "Length of answers", unit, "answers"),
+        bar_plot(labels, bars, say("Rates"), intervals=doubt),
+        histogram(lengths, say("Length of answers"), say(unit), say("answers")),
     ]
     departments = evaluations[-1].breakdown.get("department", {})
     largest = sorted(departments, key=lambda name: -departments[name]["n"])[:N_DEPARTMENTS]
@@ -194,41 +286,139 @@ def draw(evaluations: Sequence[Evaluation]) -> list[str]:
             name: [found.get(d, {}).get("diagnosis_accuracy", 0.0) for d in largest]
             for name, found in groups
         }
-        plots.append(bar_plot(largest, heights, "Diagnosis accuracy by department"))
-    worded = [e for e in evaluations if e.breakdown.get("wordings")]
-    if worded:
-        wordings = [row["wording"] for row in worded[0].breakdown["wordings"]]
-        thought = {
-            e.name: [row["think_format_rate"] for row in e.breakdown["wordings"]] for e in worded
-        }
-        plots.append(bar_plot(wordings, thought, "Thinks without being asked"))
+        plots.append(bar_plot(largest, heights, say("Accuracy by department")))
     return plots
 
 
-def _make_breakdown(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+def _find_ends(scores: Mapping[str, Any], name: str) -> tuple[float, float]:
+    if name.endswith(ACCURACY):
+        return find_range(scores, name).interval
+    low, high = scores["intervals"].get(name, (scores[name], scores[name]))
+    return low, high
+
+
+def make_test_tables(tests: Sequence[Mapping[str, Any]], say: Catalogue) -> list[Table]:
+    """Make a table for each model of how it differs from the first one."""
+    head = [say(name) for name in ("score", "questions", "difference", "95 % interval")]
+    head += ["p", say("test"), say("finding")]
+    tables: list[Table] = []
+    for model in dict.fromkeys(test["model"] for test in tests):
+        lines = [test for test in tests if test["model"] == model]
+        rows = [
+            [
+                t["score"],
+                str(t["n"]),
+                t["difference"],
+                t["interval"],
+                t["p"],
+                say(t["test"]),
+                say(t["finding"]),
+            ]
+            for t in lines
+        ]
+        bold = frozenset(at for at, test in enumerate(lines) if test["is_significant"])
+        tables.append(Table(str(model), head, rows, bold))
+    return tables
+
+
+def _show_before_after(evaluations: Sequence[Evaluation], say: Catalogue) -> list[Table]:
+    """Make the table in which the worked example showed its result: overlap and speed."""
+    if not any("bleu-4" in e.scores for e in evaluations):
+        return []
+    rows = [
+        [e.name, *(f"{e.scores[name]:.2f}" if name in e.scores else "–" for name in OVERLAP)]
+        for e in evaluations
+    ]
+    head = [say("model"), "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", say("samples/s")]
+    title = say("Before and after, in the terms of the worked example")
+    return [Table(title, head, rows)]
+
+
+def _make_extras(evaluations: Sequence[Evaluation], say: Catalogue) -> list[Table]:
+    """Make the tables of what was asked besides: wordings, orders of options, people's reviews."""
+    tables: list[Table] = []
+    for e in evaluations:
+        if found := e.breakdown.get("wordings"):
+            rows = [
+                [
+                    (row["wording"], say(row["description"])),
+                    str(row["n"]),
+                    write_number(row["think_format_rate"]),
+                    write_number(row["diagnosis_accuracy"]) if "diagnosis_accuracy" in row else "–",
+                ]
+                for row in found
+            ]
+            head = [say(name) for name in ("wording", "questions", "thinks", "right")]
+            tables.append(
+                Table(f"{say('Does it think without being asked?')} {e.name}", head, rows)
+            )
+        if found := e.breakdown.get("positions"):
+            rows = [
+                [letter, f"{row['chosen']:.3f}", f"{row['right']:.3f}"]
+                for letter, row in found.items()
+            ]
+            head = [say("option"), say("share chosen"), say("share right")]
+            tables.append(Table(f"{say('Order of the options')}: {e.name}", head, rows))
+        if e.people:
+            tables.append(_show_people(e.name, e.people, say))
+    return tables
+
+
+def _show_people(name: str, people: Mapping[str, Any], say: Catalogue) -> Table:
+    """Make the table of what people said of a sample of the answers."""
+    rows: list[list[str | tuple[str, str]]] = []
+    for rater in people["raters"]:
+        kappa = "–" if rater["kappa"] is None else f"{rater['kappa']:.2f}"
+        agreed = (write_number(rater["agreed"]), " – ".join(map(write_number, rater["interval"])))
+        rows.append([rater["name"], str(rater["n"]), agreed, kappa, say(rater["finding"])])
+    low, high = people["corrected_interval"]
+    corrected = (write_number(people["corrected"]), f"{write_number(low)} – {write_number(high)}")
+    rows.append([say("right, by people's word"), str(people["n"]), corrected, "", ""])
+    head = [say(word) for word in ("rater", "answers", "agrees with people", "kappa", "finding")]
+    return Table(f"{say('What people say')}: {name}", head, rows)
+
+
+def _make_breakdown(evaluations: Sequence[Evaluation], say: Catalogue) -> list[Table]:
     """Make a table an axis: the accuracy of every model in every group."""
-    tables: list[dict[str, Any]] = []
+    tables: list[Table] = []
     axes = {
         "department": "By department",
         "length": "By length of the question, in characters",
-        "diagnoses": "By number of known diagnoses",
+        "diagnoses": "By number of known answers",
+        "base": "By what the first model answered",
+        "general": "Outside the task, by kind of question",
     }
-    for axis, title in {**axes, "base": "Where the first model was wrong"}.items():
+    for axis, title in axes.items():
         last = evaluations[-1].breakdown.get(axis, {})
+        groups = [e.breakdown.get(axis, {}) for e in evaluations]
         rows = [
-            {
-                "name": name,
-                "n": group["n"],
-                "cells": [
-                    _make_cell(found.get("diagnosis_accuracy"), found.get("interval"))
-                    for found in (e.breakdown.get(axis, {}).get(name, {}) for e in evaluations)
-                ],
-            }
-            for name, group in last.items()
+            [
+                _say_group(name, say),
+                str(last[name]["n"]),
+                *(_show_group(g.get(name)) for g in groups),
+            ]
+            for name in last
         ]
         if len(rows) > 1:
-            tables.append({"title": title, "rows": rows})
+            head = ["", say("questions"), *(e.name for e in evaluations)]
+            tables.append(Table(say(title), head, rows))
     return tables
+
+
+def _say_group(name: str, say: Catalogue) -> str:
+    word, bracket, rest = name.partition(" (")
+    return say(word) + bracket + rest
+
+
+def _show_group(found: Mapping[str, Any] | None) -> str | tuple[str, str]:
+    if not found:
+        return "–"
+    low = found["diagnosis_accuracy"]
+    ends = " – ".join(map(write_number, found["interval"]))
+    return _write_range(low, found.get("high", low)), ends
+
+
+# Answers
 
 
 def choose_answers(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -249,22 +439,21 @@ def choose_answers(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
 
 def _show(prediction: Prediction, row: Row | None, others: list[tuple[str, str]]) -> dict[str, Any]:
     scores = row.scores if row else {}
+    verdict = find_verdict(scores, ["judged"])
     flags = {
-        "wrong": 0 in (scores.get("diagnosis_accuracy"), scores.get("exam_accuracy")),
+        "wrong": verdict == "wrong",
         "near": row is not None and row.relation in NEAR,
-        "undecided": scores.get("diagnosis_decided") == 0,
+        "undecided": verdict == "undecided",
         "looped": scores.get("loop_rate") == 1,
         "unthinking": scores.get("think_format_rate") == 0,
         "cut": prediction.finish_reason == FinishReason.LENGTH,
     }
     kinds = [kind for kind, holds in flags.items() if holds]
-    is_graded = bool({"diagnosis_accuracy", "exam_accuracy"} & scores.keys())
-    verdict = "not graded" if not is_graded else "wrong" if "wrong" in kinds else "right"
     return {
         **prediction.model_dump(),
         "department": prediction.department[-1] if prediction.department else "",
         "kinds": kinds,
-        "verdict": verdict,
+        "verdict": verdict or "not graded",
         "relation": row.relation.replace("_", " ") if row else "",
         "judged": row.judged if row else "",
         "others": others,
@@ -294,13 +483,13 @@ def _list_settings(manifest: Manifest) -> dict[str, Any]:
     return settings
 
 
-def _find_missing(evaluations: Sequence[Evaluation]) -> list[str]:
+def _find_missing(evaluations: Sequence[Evaluation]) -> list[Note]:
     """Say what these evaluations did not measure, and what would."""
     scored = {name for e in evaluations for name in e.scores}
-    is_open = any(row.scores.get("diagnosis_decided") == 0 for e in evaluations for row in e.rows)
+    verdicts = {find_verdict(row.scores) for e in evaluations for row in e.rows}
     is_judged = any(e.manifest.config.get("judge") for e in evaluations)
     is_measured = {
-        "Diagnoses: no question has a known one.": "diagnosis_accuracy" in scored,
+        "Right and wrong: no question has a known answer.": verdicts != {None},
         "Overlap: no question has a teacher's output to compare with.": "bleu-4" in scored,
         "Speed: all answers were there already.": "samples_per_second" in scored,
         "Grounding: no reasoning cites what could be looked up in its record.": "grounded_rate"
@@ -311,8 +500,13 @@ def _find_missing(evaluations: Sequence[Evaluation]) -> list[str]:
         "Consistency: --samples N with a temperature asks for several answers a question.": any(
             "@" in name for name in scored
         ),
-        "Diagnoses that rules could not decide: they count as wrong; --judge asks another model.": (
-            is_judged or not is_open
+        "Undecided answers: --judge asks another model; medkd review answers asks people.": (
+            is_judged or "undecided" not in verdicts
         ),
+        "Whether the reasoning leads to the answer: --faithfulness N asks again.": bool(
+            {"removal_follows", "recovery_rate"} & scored
+        ),
+        "What was forgotten outside the task: --general builtin asks it.": "general_accuracy"
+        in scored,
     }
-    return [line for line, holds in is_measured.items() if not holds]
+    return [Note(line) for line, holds in is_measured.items() if not holds]

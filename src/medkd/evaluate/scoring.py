@@ -6,23 +6,38 @@ Not done here: what is right (`grading`), means and intervals (`evaluate.statist
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
-from medkd.completers.client import LedgerClient
+from medkd.completers.session import Session
 from medkd.core import thinking
 from medkd.core.parallel import map_in_order
 from medkd.core.records import Cost, FinishReason, Prediction, Record
+from medkd.core.task import AnswerKind, find_task
 from medkd.grading import judge
 from medkd.grading.bleu_rouge import score_pair
-from medkd.grading.diagnosis import Grade, grade
+from medkd.grading.compare import Relation, compare
+from medkd.grading.diagnosis import Grade, GradeVerdict
+from medkd.grading.graders import get_grader
 from medkd.grading.grounding import grounded_rate
 from medkd.grading.names import parse_name
 from medkd.grading.repetition import is_looping
 
 FILE_NAME = "rows.jsonl"
+GENERAL = "general_rows.jsonl"
+"""Scores of the questions outside the task."""
 NO_ANSWER = "no_answer"
 """The finish reason of a row whose file holds no answer (`predict: null`)."""
+
+
+PREFIXES: Mapping[AnswerKind, str] = {
+    "diagnosis": "diagnosis",
+    "choice": "exam",
+    "text": "text",
+    "number": "number",
+}
+"""Kind of answer to the name that its scores begin with: `exam_accuracy`, `exam_decided`."""
 
 
 class Row(Record):
@@ -42,12 +57,13 @@ class Row(Record):
     """What a judge said where rules could not tell."""
 
 
-def score(predictions: Iterable[Prediction]) -> Iterator[Row]:
-    """Score predictions in order, by rules alone; many of them on several cores."""
-    return map_in_order(score_prediction, predictions)
+def score(predictions: Iterable[Prediction], task: str = "") -> Iterator[Row]:
+    """Score predictions in order, by rules alone; many of them on several cores. `task` is a file
+    of the user's."""
+    return map_in_order(partial(score_prediction, task=task), predictions)
 
 
-def score_prediction(prediction: Prediction) -> Row:
+def score_prediction(prediction: Prediction, task: str = "") -> Row:
     """Score one prediction by rules alone."""
     scores = score_form(prediction)
     if prediction.teacher is not None:
@@ -58,9 +74,14 @@ def score_prediction(prediction: Prediction) -> Row:
             "rouge-2": overlap.rouge_2,
             "rouge-l": overlap.rouge_l,
         }
-    found = grade(prediction.answer, prediction.reference) if prediction.reference else None
-    if found is not None:
-        scores |= _score_grade(found)
+    found = None
+    if prediction.reference:
+        kind = find_kind(prediction, task)
+        grader = get_grader(kind)
+        found = grader(prediction.answer, prediction.reference, known=prediction.known)
+        scores |= score_grade(kind, found)
+        if prediction.known:
+            scores["told_rate"] = count_told(found.stated, prediction.known)
     if prediction.question and prediction.reasoning:
         grounded = grounded_rate(prediction.reasoning, prediction.question)
         scores |= {} if grounded is None else {"grounded_rate": grounded}
@@ -72,6 +93,18 @@ def score_prediction(prediction: Prediction) -> Row:
         scores=scores,
         relation=str(found.relation) if found else "",
     )
+
+
+def find_kind(prediction: Prediction, task: str = "") -> AnswerKind:
+    """Return the kind of answer that a prediction's task asks for."""
+    return find_task(prediction.task, task).answer.kind
+
+
+def count_told(stated: Sequence[str], known: Sequence[str]) -> float:
+    """Return the share of the diagnoses told by the record that an answer lists too."""
+    names = [parse_name(name) for name in stated]
+    told = [parse_name(name) for name in known]
+    return sum(any(compare(n, k) is Relation.SAME for n in names) for k in told) / len(told)
 
 
 def score_form(prediction: Prediction) -> dict[str, float]:
@@ -91,22 +124,47 @@ def score_form(prediction: Prediction) -> dict[str, float]:
     return scores | ({"mean_tokens": float(prediction.n_tokens)} if prediction.n_tokens else {})
 
 
-def _score_grade(found: Grade) -> dict[str, float]:
-    return {
-        "diagnosis_accuracy": float(found.principal),
-        "diagnosis_exact": float(found.exact),
-        "diagnosis_f1": found.f1,
-        "diagnosis_decided": float(found.decided),
+def score_grade(kind: AnswerKind, found: Grade) -> dict[str, float]:
+    """Score a grade under the names of its kind; what is undecided counts as wrong here, and
+    `_decided` says so."""
+    prefix = PREFIXES[kind]
+    scores = {
+        f"{prefix}_accuracy": float(found.principal),
+        f"{prefix}_decided": float(found.decided),
     }
+    if kind == "choice":
+        scores["exam_unreadable"] = float(not found.decided)
+    if kind == "text":
+        scores["text_f1"] = found.f1
+    if kind == "diagnosis":
+        scores |= {"diagnosis_exact": float(found.exact), "diagnosis_f1": found.f1}
+    return scores
 
 
-def score_samples(samples: Sequence[Prediction]) -> dict[str, float]:
+def find_verdict(scores: Mapping[str, float], prefixes: Iterable[str] = ()) -> GradeVerdict | None:
+    """Read the verdict out of a row's scores; None for a question without a known answer.
+
+    `prefixes` names other scores to read than those of the rules: `judged` first, for instance.
+    """
+    for prefix in (*prefixes, *PREFIXES.values()):
+        if f"{prefix}_accuracy" in scores:
+            if scores.get(f"{prefix}_decided", 1) == 0:
+                return "undecided"
+            return "right" if scores[f"{prefix}_accuracy"] == 1 else "wrong"
+    return None
+
+
+def score_samples(samples: Sequence[Prediction], task: str = "") -> dict[str, float]:
     """Score several answers to one question: whether one is right, whether the vote is, and the
     share that agrees with it; names carry their number."""
     if len(samples) < 2 or not samples[0].reference:
         return {}
-    grades = [grade(p.answer, p.reference) for p in samples]
-    votes = [parse_name(g.stated[0]).plain if g.stated else "" for g in grades]
+    kind = find_kind(samples[0], task)
+    grader = get_grader(kind)
+    grades: list[Grade] = [grader(p.answer, p.reference, known=p.known) for p in samples]
+    votes = ["；".join(g.stated) for g in grades]
+    if kind == "diagnosis":
+        votes = [parse_name(g.stated[0]).plain if g.stated else "" for g in grades]
     winner, n = Counter(votes).most_common(1)[0]
     k = len(samples)
     return {
@@ -120,60 +178,83 @@ def score_samples(samples: Sequence[Prediction]) -> dict[str, float]:
 class Judgements:
     """What a judge came to."""
 
-    changes: dict[str, Row] = field(default_factory=dict[str, Row])
-    """The rows that the judge changed, by id."""
+    rows: list[Row] = field(default_factory=list[Row])
+    """All rows, with the judge's scores beside those of the rules."""
+    n_asked: int = 0
     n_failed: int = 0
+    """Judgements that failed or could not be read."""
+    n_split: int = 0
+    """Answers on which the two orders disagreed; they stay undecided."""
     cost: Cost = field(default_factory=Cost)
     """Money of all judgements on the ledger."""
 
 
+OpenJudge = Callable[[judge.RubricName], AbstractContextManager[Session]]
+
+
 def judge_rows(
     predictions: Sequence[Prediction],
-    rows: Mapping[str, Row],
-    open_judge: Callable[[judge.RubricName, ExitStack], LedgerClient],
+    rows: Sequence[Row],
+    open_judge: OpenJudge,
+    task: str = "",
 ) -> Judgements:
-    """Have the undecided diagnoses judged, and the answers to open questions scored against the
-    teacher's; what the judge could not say stays as it was and is counted."""
+    """Have what the rules left undecided judged, and answers to open questions scored against the
+    teacher's.
+
+    The rules' figures stay; `judged_accuracy` and `judged_decided` hold the rules' verdict where
+    there is one and the judge's elsewhere.
+    """
     found = Judgements()
-    undecided = [p for p in predictions if rows[p.id].scores.get("diagnosis_decided") == 0]
+    verdicts: list[GradeVerdict | None] = [find_verdict(row.scores) for row in rows]
+    undecided = [p for p, v in zip(predictions, verdicts, strict=True) if v == "undecided"]
     opened = [p for p in predictions if not p.reference and p.teacher]
-    work: list[tuple[judge.RubricName, list[Prediction], list[dict[str, str]]]] = [
-        ("diagnosis", undecided, [judge.diagnosis_texts(p.answer, p.reference) for p in undecided]),
-        (
-            "open",
-            opened,
-            [judge.open_texts(p.question or p.prompt, p.answer, p.teacher or "") for p in opened],
-        ),
-    ]
-    for rubric, group, texts in work:
-        if not group:
-            continue
-        with ExitStack() as servers:
-            completer = open_judge(rubric, servers)
-            results = judge.judge(texts, judge.load_rubric(rubric), completer)
-            found.cost = Cost(
-                amount=round(completer.ledger.spent(), 6),
-                currency=completer.target.provider.currency,
-            )
-        for prediction, result in zip(group, results, strict=True):
-            if result.judgement is None:
-                found.n_failed += 1
-            else:
-                row = rows[prediction.id]
-                found.changes[row.id] = _apply(row, prediction, result.judgement)
+    opinions: dict[str, judge.Opinion] = {}
+    scored: dict[str, judge.Judgement] = {}
+    if undecided:
+        with open_judge("diagnosis") as session:
+            said = judge.judge_answers([to_judge(p, task) for p in undecided], session)
+            found.cost = session.tell_cost()
+        opinions = {p.id: opinion for p, opinion in zip(undecided, said, strict=True)}
+    if opened:
+        texts = [
+            judge.open_texts(p.question or p.prompt, p.answer, p.teacher or "") for p in opened
+        ]
+        with open_judge("open") as session:
+            judged = judge.judge(texts, judge.load_rubric("open"), session)
+            found.cost = session.tell_cost()
+        read = ((p.id, result.judgement) for p, result in zip(opened, judged, strict=True))
+        scored = {i: judgement for i, judgement in read if judgement}
+    found.n_asked = len(undecided) + len(opened)
+    found.n_split = sum(opinion.is_split for opinion in opinions.values())
+    found.n_failed = len(opened) - len(scored) + sum(not o.label for o in opinions.values())
+    for row, verdict in zip(rows, verdicts, strict=True):
+        found.rows.append(_add_judgement(row, verdict, opinions.get(row.id), scored.get(row.id)))
     return found
 
 
-def _apply(row: Row, prediction: Prediction, judgement: judge.Judgement) -> Row:
-    """Put a judgement in the place of what rules left open."""
-    if not prediction.reference:
+def to_judge(prediction: Prediction, task: str = "") -> judge.AnswerToJudge:
+    """Make what a judge is shown of a prediction."""
+    question = prediction.question or prediction.prompt
+    kind = find_kind(prediction, task)
+    return judge.AnswerToJudge(kind, question, prediction.answer, prediction.reference)
+
+
+def _add_judgement(
+    row: Row,
+    verdict: GradeVerdict | None,
+    opinion: judge.Opinion | None,
+    judgement: judge.Judgement | None,
+) -> Row:
+    if judgement:
         scores = {**row.scores, "judge_score": judgement.score}
         return row.model_copy(update={"scores": scores, "judged": judgement.why})
-    settled = judge.settle(grade(prediction.answer, prediction.reference), judgement)
-    return row.model_copy(
-        update={
-            "scores": row.scores | _score_grade(settled),
-            "relation": str(settled.relation),
-            "judged": f"{judgement.said['principal']}: {judgement.why}",
-        }
-    )
+    if verdict is None:
+        return row
+    judged = ""
+    if opinion is not None and opinion.verdict:
+        verdict, judged = opinion.verdict, f"{opinion.verdict}: {opinion.why}"
+    scores = row.scores | {
+        "judged_accuracy": float(verdict == "right"),
+        "judged_decided": float(verdict != "undecided"),
+    }
+    return row.model_copy(update={"scores": scores, "judged": judged})

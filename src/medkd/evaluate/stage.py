@@ -7,36 +7,35 @@ Out: `predictions.jsonl`, `rows.jsonl`, `scores.json`, `report.html` and more (d
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, resolve_input, write_json
+from medkd.core.jsonl import resolve_input, write_json
 from medkd.core.privacy import check_deidentified
 from medkd.core.records import Example, Prediction
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.core.task import load_task
-from medkd.evaluate.config import Config
-from medkd.evaluate.contamination import (
-    Seen,
-    find_seen,
-    holds_answer,
-    refuse_seen,
+from medkd.core.task import list_task_inputs
+from medkd.evaluate.besides import (
+    Besides,
+    ask_besides,
+    list_general,
+    measure_forgetting,
 )
+from medkd.evaluate.config import Config
+from medkd.evaluate.contamination import Seen, find_seen, holds_answer, refuse_seen
 from medkd.evaluate.generate import (
     LEDGER,
     MERGED,
     LocalPredictor,
     PredictionFile,
     Predictor,
-    ask_once,
-    ask_samples,
+    Prompt,
     find_inputs,
-    make_extra_prompts,
-    make_prompts,
     open_judge,
     open_predictor,
 )
@@ -47,18 +46,13 @@ from medkd.evaluate.llamafactory import (
     read_runtime,
     write_results,
 )
-from medkd.evaluate.multiple_choice import read_exam, score_exam, to_examples
-from medkd.evaluate.prompt_variants import make_variant_prompts, tabulate_variants
-from medkd.evaluate.report import Evaluation, list_scores, write_report
-from medkd.evaluate.scoring import (
-    FILE_NAME,
-    Row,
-    judge_rows,
-    score,
-    score_prediction,
-    score_samples,
-)
+from medkd.evaluate.questions import Questions, Scorer, read_questions
+from medkd.evaluate.report import Evaluation, list_scores, make_lead, write_lead, write_report
+from medkd.evaluate.rubrics import write_met
+from medkd.evaluate.scoring import FILE_NAME, GENERAL, Row, judge_rows, score, score_prediction
 from medkd.evaluate.statistics import break_down, make_scores
+from medkd.evaluate.texts import Note
+from medkd.grading.rubric import QuestionRubric, score_rubrics
 from medkd.models.inspect import read_json
 
 __all__ = ["Config", "evaluate", "run"]
@@ -66,15 +60,19 @@ __all__ = ["Config", "evaluate", "run"]
 GENERATORS = ("torch", "transformers", "peft", "vllm")
 """Libraries that may have generated, whose versions belong in the manifest."""
 TIMES = "generation.json"
+ANSWERS = (
+    "predictions",
+    "unprompted",
+    "samples",
+    "wordings",
+    "besides",
+    "shuffled",
+    "faithfulness",
+)
 WRITES = (
-    *(f"{name}.jsonl" for name in ("predictions", "unprompted", "samples", "wordings", "besides")),
-    FILE_NAME,
-    "scores.json",
-    "breakdown.json",
-    TIMES,
-    RESULTS,
-    "report.html",
-    MERGED,
+    *(f"{name}.jsonl" for name in ANSWERS),
+    *("general.jsonl", "general_base.jsonl", GENERAL, FILE_NAME),
+    *("scores.json", "breakdown.json", TIMES, RESULTS, "report.html", MERGED),
 )
 """What may stand in the directory; the ledger is not among it, for what was paid is never
 deleted."""
@@ -87,24 +85,24 @@ class Evaluated(NamedTuple):
     row: Row
 
 
-class Questions(NamedTuple):
-    """What is asked, and how an answer to it is scored."""
+class Answers(NamedTuple):
+    """Everything that came back, scored."""
 
-    examples: list[Example]
-    path: Path | None
-    """The file they stand in; None for a dataset of a hub."""
-    n_read: int
-    dropped: dict[str, int]
-    score: Callable[[Prediction], Row] = score_prediction
-    is_exam: bool = False
+    predictions: list[Prediction]
+    rows: list[Row]
+    besides: Besides
+    unprompted: Sequence[Prediction] = ()
+    failures: Mapping[str, int] = MappingProxyType({})
+    speed: float | None = None
+    """Questions a second, of all runs in this directory together."""
+    seconds: float = 0.0
 
 
 def evaluate(
-    examples: Sequence[Example],
+    prompts: Sequence[Prompt],
     predictor: Predictor,
     sampling: Sampling,
-    instruction: str = "",
-    score: Callable[[Prediction], Row] = score_prediction,
+    score: Scorer = score_prediction,
     file: PredictionFile | None = None,
 ) -> Iterator[Evaluated]:
     """Ask a model every question and score each answer as it comes.
@@ -112,7 +110,6 @@ def evaluate(
     With a file, what stands in it already comes first and is not asked again, and new answers are
     appended to it.
     """
-    prompts = make_prompts(examples, instruction)
     if file is None:
         answers = predictor.predict(prompts, sampling)
     else:
@@ -127,58 +124,21 @@ def run(config: Config) -> Manifest:
     """Evaluate as configured; questions answered before a kill are not asked again."""
     if config.predictions:
         return _run_file(config, config.predictions)
-    questions = _read_questions(config)
+    questions = read_questions(config)
     folder, models = find_inputs(config)
-    role = "exam" if questions.is_exam else "input"
-    inputs = {role: [questions.path] if questions.path else [], "model": models}
+    role = "exam" if questions.is_public else "input"
+    inputs = {
+        role: [questions.path] if questions.path else [],
+        "model": models,
+        "rubric": [config.rubric] if config.rubric else [],
+        "general": list_general(config),
+        **list_task_inputs(config.task),
+    }
     libraries = [*GENERATORS, "scipy"]
     with open_stage_output("evaluate", config, inputs, WRITES, libraries) as space:
         if not space.is_finished:
             _run_questions(config, space, questions, folder)
         return space.manifest
-
-
-def _read_questions(config: Config) -> Questions:
-    """Read the test split of `merge`, or an exam."""
-    if config.exam:
-        return _read_exam(config)
-    if config.input is None:
-        raise InputError(
-            "medkd evaluate: nothing to ask; pass --input (the directory of merge), --exam FILE, "
-            "or --predictions FILE"
-        )
-    path = resolve_input(config.input, "test.jsonl", made_by="merge")
-    reader = RecordReader(path, Example, made_by="merge")
-    examples = list(reader)[: config.limit]
-    if not examples:
-        raise InputError(f'{path}: no questions; run "medkd merge" with a share for the test split')
-    return Questions(examples, path, reader.n_read, reader.dropped())
-
-
-def _read_exam(config: Config) -> Questions:
-    """Read an exam: every answer is generated, its letter read, and what cannot be read is counted
-    and wrong."""
-    if config.input or config.samples > 1 or config.wordings or config.judge:
-        raise InputError(
-            "--exam: asks its own questions once and needs no judge; "
-            "leave --input, --samples, --wordings and --judge out"
-        )
-    questions, n_broken = read_exam(config.exam, limit=config.limit)
-    by_id = {question.id: question for question in questions}
-
-    def score_choice(prediction: Prediction) -> Row:
-        row = score_prediction(prediction)
-        marks = score_exam(by_id[prediction.id], prediction.raw)
-        return row.model_copy(update={"scores": row.scores | marks})
-
-    return Questions(
-        to_examples(questions),
-        Path(config.exam) if Path(config.exam).exists() else None,
-        len(questions) + n_broken,
-        {"not_a_question": n_broken} if n_broken else {},
-        score_choice,
-        is_exam=True,
-    )
 
 
 def _run_questions(
@@ -187,8 +147,8 @@ def _run_questions(
     """Check that the test is fair, ask, score and write."""
     space.read(questions.n_read)
     space.drop_all(questions.dropped)
-    notes: list[str] = []
-    if questions.path and not questions.is_exam:
+    notes: list[Note] = []
+    if questions.path and not questions.is_public:
         if config.endpoint or config.judge:
             marks = [e.lineage.deidentified_by for e in questions.examples]
             _check_marks(config, space, marks, questions.path)
@@ -201,18 +161,22 @@ def _run_questions(
             f"{config.endpoint or config.model}: not one question was answered "
             f"({answers.failures}); see {space.path(LEDGER)}"
         )
-    if not answers.unprompted and not questions.is_exam:
-        notes.append(
-            "A second template: the model's own one leaves it to begin the thinking, so both "
-            "think rates are one."
-        )
+    if not answers.unprompted and not questions.is_public:
+        line = "A second template: the model's own one leaves it to begin the thinking, so both "
+        notes.append(Note(line + "think rates are one."))
+    if config.general and config.adapter:
+        general = measure_forgetting(config, space, answers.besides.general)
+        answers.besides.breakdown["forgetting"] = general
+        if general["is_drop"]:
+            line = "Forgetting: outside the task {base} right before, {student} after, p {p}."
+            notes.append(Note(line, general))
     if looped := [row.id for row in answers.rows if row.scores["loop_rate"]]:
-        answers.breakdown["loops"] = {"answers": looped}
+        answers.besides.breakdown["loops"] = {"answers": looped}
         print(
             f"note: {len(looped)} answers looped; docs/stopping.md says what to do", file=sys.stderr
         )
-    scores = _write_scores(config, space, answers, notes)
-    if not questions.is_exam:
+    scores = _write_scores(config, space, answers, notes, questions.rubrics)
+    if not questions.is_public:
         n_steps = -(-len(answers.rows) // config.batch_size)
         write_results(space.path(RESULTS), scores, answers.seconds, len(answers.rows), n_steps)
 
@@ -228,82 +192,58 @@ def _check_marks(config: Config, space: StageOutput, marks: Sequence[str], place
 
 def _check_fairness(
     config: Config, space: StageOutput, examples: Sequence[Example], seen: Seen, path: Path
-) -> list[str]:
+) -> list[Note]:
     """Refuse or warn of what makes a test unfair; return the lines that belong on the page."""
     n = len(examples)
     if not config.allow_seen:
         refuse_seen(seen, n, path)
-    n_holding = sum(bool(e.reference) and holds_answer(e.input, e.reference) for e in examples)
-    space.manifest.facts |= {
-        "n_seen_in_training": len(seen.ids),
-        "n_holding_their_answer": n_holding,
-    }
-    lines: list[str] = []
-    if seen.ids:
-        n_seen = len(seen.ids)
-        lines.append(f"Unseen questions only: {n_seen} of {n} were in the training data.")
+    n_seen = len(seen.ids)
+    n_holding = sum(
+        e.task == "diagnosis" and bool(e.reference) and holds_answer(e.input, e.reference)
+        for e in examples
+    )
+    space.manifest.facts |= {"n_seen_in_training": n_seen, "n_holding_their_answer": n_holding}
+    lines: list[Note] = []
+    if n_seen:
+        line = "Unseen questions only: {k} of {n} were in the training data."
+        lines.append(Note(line, {"k": n_seen, "n": n}))
         print(
             f"warning: {n_seen} of {n} questions were in the training data; "
             "the scores count them too",
             file=sys.stderr,
         )
     if n_holding:
-        lines.append(
-            f"Questions without their own answer: {n_holding} of {n} name the known diagnosis; "
-            "being right there means little."
-        )
+        line = "Questions without their own answer: {k} of {n} name the known diagnosis; "
+        lines.append(Note(line + "being right there means little.", {"k": n_holding, "n": n}))
         print(
             f"warning: {n_holding} of {n} questions name their known diagnosis; "
             "being right there means little",
             file=sys.stderr,
         )
     if seen.training_path is None:
-        lines.append(
-            "Whether the model met these questions in training: no lineage leads to its training "
-            "data."
-        )
+        line = "Whether the model met these questions in training: no lineage leads to its "
+        lines.append(Note(line + "training data."))
     return lines
-
-
-class Answers(NamedTuple):
-    """Everything that came back, scored."""
-
-    predictions: list[Prediction]
-    rows: list[Row]
-    unprompted: list[Prediction]
-    extra: list[Prediction]
-    """Answers to questions without a known one."""
-    failures: dict[str, int]
-    speed: float | None
-    """Questions a second, of all runs in this directory together."""
-    seconds: float
-    breakdown: dict[str, Any]
 
 
 def _ask_all(
     config: Config, space: StageOutput, questions: Questions, servers: ExitStack
 ) -> Answers:
     """Ask every question under the model's own template and, where that begins the thinking, under
-    the plain one; in samples and in other wordings where wanted; and time it."""
+    the plain one; ask what is asked besides; and time it."""
     sampling = Sampling(
         max_tokens=config.max_tokens,
         temperature=config.temperature or None,
         top_p=config.top_p,
         seed=config.seed,
     )
-    instruction = load_task("diagnosis").student.instructions["zh"][0] if config.instructed else ""
-    examples = questions.examples
-    prompts = make_prompts(examples, instruction)
-    varied = make_variant_prompts(_choose_varied(config, examples)) if config.wordings else []
-    extra = make_extra_prompts(config.ask, instruction)
-    predictor = open_predictor(config, space, servers, [*prompts, *varied, *extra])
-    file = PredictionFile(space.path("predictions.jsonl"), "ask", [e.id for e in examples])
+    prompts = questions.prompts
+    predictor = open_predictor(config, space, servers, prompts)
+    file = PredictionFile(space.path("predictions.jsonl"), "ask", [p.id for p in prompts])
     try:
         found = {
             answer.prediction.id: answer
-            for answer in evaluate(
-                examples, predictor, sampling, instruction, questions.score, file
-            )
+            for answer in evaluate(prompts, predictor, sampling, questions.score, file)
         }
     finally:
         speed, seconds = _add_time(space, file.n_new, file.seconds)
@@ -313,36 +253,23 @@ def _ask_all(
         unprompted = plain.fill(
             predictor.predict_plainly(plain.open_prompts(prompts), file.done.__getitem__, sampling)
         )
-    if config.samples > 1:
-        again = ask_samples(
-            predictor, space.path("samples.jsonl"), prompts, config.samples, sampling
-        )
-        for i, (prediction, row) in found.items():
-            votes = score_samples([prediction, *again.get(i, [])])
-            scored = row.model_copy(update={"scores": row.scores | votes})
-            found[i] = Evaluated(prediction, scored)
-    worded = ask_once(
-        predictor, space.path("wordings.jsonl"), "wordings", varied, sampling, is_plain=True
-    )
-    asked = ask_once(predictor, space.path("besides.jsonl"), "extra questions", extra, sampling)
+    ordered = [found[p.id] for p in prompts if p.id in found]
+    rows = {answer.row.id: answer.row for answer in ordered}
+    besides = ask_besides(config, space, predictor, questions, file.done, rows, sampling)
     space.drop_all(predictor.failures)
-    ordered = [found[e.id] for e in examples if e.id in found]
     return Answers(
         predictions=[answer.prediction for answer in ordered],
-        rows=[answer.row for answer in ordered],
+        rows=[_add_scores(row, besides.scores.get(row.id, {})) for row in rows.values()],
         unprompted=unprompted,
-        extra=asked,
+        besides=besides,
         failures=predictor.failures,
         speed=speed,
         seconds=seconds,
-        breakdown={"wordings": tabulate_variants(worded, config.seed)} if worded else {},
     )
 
 
-def _choose_varied(config: Config, examples: Sequence[Example]) -> list[Example]:
-    """Choose the questions that are also put in other words, those with a known answer first."""
-    n = config.wordings
-    return [e for e in examples if e.reference][:n] or list(examples[:n])
+def _add_scores(row: Row, scores: Mapping[str, float]) -> Row:
+    return row.model_copy(update={"scores": {**row.scores, **scores}}) if scores else row
 
 
 def _add_time(space: StageOutput, n_asked: int, seconds: float) -> tuple[float | None, float]:
@@ -364,8 +291,9 @@ def _run_file(config: Config, path: Path) -> Manifest:
         )
     path = resolve_input(path, "predictions.jsonl", made_by="evaluate")
     found = read_predictions(path, config.task, config.limit)
+    inputs = {"predictions": path, **list_task_inputs(config.task)}
     with open_stage_output(
-        "evaluate", config, {"predictions": path}, WRITES, libraries=["jieba", "scipy"]
+        "evaluate", config, inputs, WRITES, libraries=["jieba", "scipy"]
     ) as space:
         if space.is_finished:
             return space.manifest
@@ -379,11 +307,12 @@ def _run_file(config: Config, path: Path) -> Manifest:
         for note in notes:
             print(f"warning: {note}", file=sys.stderr)
         if not all(p.finish_reason for p in found.predictions):
-            notes.append("How answers ended, and their lengths in tokens: the file does not tell.")
+            line = "How answers ended, and their lengths in tokens: the file does not tell."
+            notes.append(Note(line))
         n = len(found.predictions)
-        rows = list(score(found.predictions))
-        answers = Answers(found.predictions, rows, [], [], {}, None, 0.0, {})
-        scores = _write_scores(config, space, answers, notes)
+        rows = list(score(found.predictions, config.task))
+        answers = Answers(found.predictions, rows, Besides())
+        scores = _write_scores(config, space, answers, notes, {})
         runtime = read_runtime(path)
         seconds, steps = runtime or (time.monotonic() - started, 0.0)
         write_results(space.path(RESULTS), scores, seconds, n, round(steps * seconds) or n)
@@ -392,27 +321,23 @@ def _run_file(config: Config, path: Path) -> Manifest:
 
 
 def _write_scores(
-    config: Config, space: StageOutput, answers: Answers, notes: list[str]
+    config: Config,
+    space: StageOutput,
+    answers: Answers,
+    notes: list[Note],
+    rubrics: Mapping[str, QuestionRubric],
 ) -> dict[str, Any]:
-    """Have the judge decide what rules left open, sum up, and write the files and the page."""
-    rows = answers.rows
+    """Have a judge decide what rules left open, sum up, and write the files and the page."""
+    rows, besides = answers.rows, answers.besides
     if config.judge:
-        judged = judge_rows(
-            answers.predictions,
-            {row.id: row for row in rows},
-            lambda rubric, servers: open_judge(config, space, rubric, servers),
-        )
-        rows = [judged.changes.get(row.id, row) for row in rows]
-        space.manifest.cost = judged.cost
-        space.manifest.facts["judge_failed"] = judged.n_failed
-        if judged.n_failed:
-            notes.append(
-                f"{judged.n_failed} judgements: the judge failed or could not be read; the rules' "
-                "word stands there."
-            )
+        rows = _judge(config, space, answers, rubrics, notes)
     space.write_records(FILE_NAME, rows)
-    scores = make_scores(rows, answers.predictions, answers.unprompted, answers.speed, config.seed)
-    breakdown = {**break_down(rows, seed=config.seed), **answers.breakdown}
+    if besides.general:
+        space.write_records(GENERAL, besides.general)
+    scores = make_scores(
+        rows, answers.predictions, answers.unprompted, answers.speed, config.seed, besides.general
+    )
+    breakdown = {**break_down(rows, seed=config.seed), **besides.breakdown}
     write_json(space.path("scores.json"), scores)
     write_json(space.path("breakdown.json"), breakdown)
     space.manifest.counts.kept = len(rows)
@@ -423,13 +348,63 @@ def _write_scores(
         answers.predictions,
         rows,
         breakdown,
-        answers.extra,
+        besides.extra,
         space.manifest,
+        besides.general,
     )
     page = space.path("report.html")
-    write_report(page, [shown], f"Evaluation of {shown.name}", notes)
-    print(f"{list_scores(scores)}\nreport: {page}")
+    title = Note("Evaluation of {name}", {"name": shown.name})
+    write_report(page, [shown], title, notes, language=config.lang)
+    print(f"{write_lead(make_lead([shown], []))}\n{list_scores(scores)}\nreport: {page}")
     return scores
+
+
+def _judge(
+    config: Config,
+    space: StageOutput,
+    answers: Answers,
+    rubrics: Mapping[str, QuestionRubric],
+    notes: list[Note],
+) -> list[Row]:
+    """Have the undecided answers judged, and those with a rubric criterion by criterion."""
+    ledger_path = space.path(LEDGER)
+    judged = judge_rows(
+        answers.predictions,
+        answers.rows,
+        lambda rubric: open_judge(config, ledger_path, rubric),
+        config.task,
+    )
+    rows, n_failed = judged.rows, judged.n_failed
+    space.manifest.cost = judged.cost
+    with_rubric = [p for p in answers.predictions if p.id in rubrics]
+    if with_rubric:
+        asked = [(p.question or p.prompt, p.answer, rubrics[p.id]) for p in with_rubric]
+        with open_judge(config, ledger_path, "criterion") as session:
+            held = score_rubrics(asked, session)
+            space.manifest.cost = session.tell_cost()
+        found = {p.id: score for p, score in zip(with_rubric, held, strict=True)}
+        n_failed += sum(met is None for score in held for met in score.met)
+        for at, row in enumerate(rows):
+            if score := found.get(row.id):
+                marks = {
+                    "rubric_score": score.low,
+                    "rubric_score_high": score.high,
+                    "rubric_unreadable": score.unreadable,
+                }
+                said = "\n".join(filter(None, [row.judged, write_met(rubrics[row.id], score.met)]))
+                rows[at] = _add_scores(row, marks).model_copy(update={"judged": said})
+    facts = {"judge_asked": judged.n_asked, "judge_failed": n_failed, "judge_split": judged.n_split}
+    space.manifest.facts |= facts
+    if n_failed:
+        line = "{n} judgements: the judge failed or could not be read; these stay undecided."
+        notes.append(Note(line, {"n": n_failed}))
+        print(f"warning: {notes[-1]}", file=sys.stderr)
+    if judged.n_split:
+        line = (
+            "{n} answers on which the judge changed its mind with the order; these stay undecided."
+        )
+        notes.append(Note(line, {"n": judged.n_split}))
+    return rows
 
 
 def name_model(config: Config) -> str:

@@ -1,10 +1,11 @@
 """Asks another model what rules cannot tell, by the rubrics of `tables/rubrics.yaml`.
 
-In: texts, sent as one JSON object whatever they say, and any `Completer`. Out: a `Judged` for each;
-a reply that cannot be read is an error, never a score. Not done here: the ledger (`completers`).
+In: texts, sent as one JSON object whatever they say, and any `Completer`. Out: a `Judged` or an
+`Opinion` for each; a reply that cannot be read is an error, never a score or a verdict.
+Not done here: the ledger (`completers`), rubrics of one question (`grading.rubric`).
 
 >>> rubric = load_rubric("diagnosis")
->>> read_judgement(rubric, 'It is.\\n{"principal": "same", "why": "T2DM is type 2 diabetes"}').score
+>>> read_judgement(rubric, 'It is.\\n{"verdict": "right", "why": "T2DM is type 2 diabetes"}').score
 1.0
 >>> read_judgement(rubric, "The answer is right.")
 Traceback (most recent call last):
@@ -21,10 +22,11 @@ from typing import Any, Literal, NamedTuple, cast
 from medkd.core import thinking
 from medkd.core.completer import Completer, Completion, Message, Request, Sampling
 from medkd.core.records import Cost, Record
-from medkd.grading.diagnosis import Grade
+from medkd.core.task import AnswerKind
+from medkd.grading.diagnosis import GradeVerdict
 from medkd.grading.tables import load_table
 
-RubricName = Literal["diagnosis", "rationale", "open"]
+RubricName = Literal["diagnosis", "answer", "pair", "criterion", "rationale", "open"]
 
 SAMPLING = Sampling(max_tokens=2048, temperature=0.0)
 MAX_BRACES = 50
@@ -97,7 +99,7 @@ def make_request(rubric: Rubric, texts: Mapping[str, str]) -> Request:
         f'object on one line, "why" in at most 30 words: {{{form}}}'
     )
     material = json.dumps(
-        {key: _shorten(text) for key, text in texts.items()}, ensure_ascii=False, indent=1
+        {key: shorten(text) for key, text in texts.items()}, ensure_ascii=False, indent=1
     )
     return Request(
         messages=(Message(role="system", content=system), Message(role="user", content=material)),
@@ -108,7 +110,7 @@ def make_request(rubric: Rubric, texts: Mapping[str, str]) -> Request:
 def read_judgement(rubric: Rubric, text: str) -> Judgement:
     """Read a judge's answer; raises UnreadableJudgementError unless every criterion, and nothing
     else, has one of its labels."""
-    found = _last_object(thinking.read(text).answer)
+    found = find_last_object(thinking.read(text).answer)
     if found is None:
         raise UnreadableJudgementError("no JSON object at the end of the judgement")
     if unknown := found.keys() - rubric.criteria.keys() - {"why"}:
@@ -159,9 +161,99 @@ def read_completion(rubric: Rubric, completion: Completion) -> Judged:
         return Judged(judgement=None, error=str(error), cost=completion.cost)
 
 
-def diagnosis_texts(answer: str, reference: str) -> dict[str, str]:
-    """Name the texts of the rubric `diagnosis`: without the reasoning, so eloquence cannot win."""
-    return {"known_diagnosis": reference, "answer": thinking.read(answer).answer}
+class AnswerToJudge(NamedTuple):
+    """An answer whose verdict a judge is to give."""
+
+    kind: AnswerKind
+    question: str
+    """Shown for every kind but a diagnosis, whose names are judged by themselves."""
+    answer: str
+    reference: str
+
+
+class PairToJudge(NamedTuple):
+    """Two answers to one question, of which a judge is to prefer one."""
+
+    question: str
+    reference: str
+    first: str
+    second: str
+
+
+class Opinion(Record):
+    """What a judge says in both orders of the texts."""
+
+    label: str
+    """A verdict, or which of a pair is better; empty where it could not be read."""
+    why: str = ""
+    is_split: bool = False
+    """Whether the two orders disagree: then the label is `undecided`, or `tie`."""
+    error: str = ""
+
+    @property
+    def verdict(self) -> GradeVerdict | None:
+        return cast(GradeVerdict, self.label) if self.label else None
+
+
+def verdict_requests(case: AnswerToJudge) -> tuple[Request, Request]:
+    """Write what a judge is asked about one answer, in both orders; without the reasoning, so that
+    eloquence cannot win."""
+    rubric = load_rubric("diagnosis" if case.kind == "diagnosis" else "answer")
+    texts = {"reference": case.reference, "answer": thinking.read(case.answer).answer}
+    turned = dict(reversed(texts.items()))
+    before = {} if case.kind == "diagnosis" else {"question": case.question}
+    return make_request(rubric, before | texts), make_request(rubric, before | turned)
+
+
+def pair_requests(case: PairToJudge) -> tuple[Request, Request]:
+    """Write what a judge is asked about two answers, in both orders."""
+    rubric = load_rubric("pair")
+    before = {"question": case.question, "reference": case.reference}
+    first, second = (thinking.read(text).answer for text in (case.first, case.second))
+    return (
+        make_request(rubric, before | {"answer_1": first, "answer_2": second}),
+        make_request(rubric, before | {"answer_1": second, "answer_2": first}),
+    )
+
+
+def judge_answers(cases: Sequence[AnswerToJudge], completer: Completer) -> list[Opinion]:
+    """Have answers judged right, wrong or undecided, each in both orders."""
+    asked = [verdict_requests(case) for case in cases]
+    return _judge_both_orders(load_rubric("diagnosis"), asked, completer, "undecided", {})
+
+
+def judge_pairs(cases: Sequence[PairToJudge], completer: Completer) -> list[Opinion]:
+    """Have the better of two answers chosen, each pair in both orders: `first`, `second`, `tie`."""
+    swapped = {"first": "second", "second": "first"}
+    asked = [pair_requests(case) for case in cases]
+    return _judge_both_orders(load_rubric("pair"), asked, completer, "tie", swapped)
+
+
+def _judge_both_orders(
+    rubric: Rubric,
+    asked: Sequence[tuple[Request, Request]],
+    completer: Completer,
+    between: str,
+    swapped: Mapping[str, str],
+) -> list[Opinion]:
+    """Ask in both orders and join the two labels; `between` is said where they disagree."""
+    completions = completer.complete([request for both in asked for request in both])
+    judged = [read_completion(rubric, completion) for completion in completions]
+    (key,) = rubric.criteria
+    opinions: list[Opinion] = []
+    for one, other in zip(judged[::2], judged[1::2], strict=True):
+        if one.judgement is None or other.judgement is None:
+            opinions.append(Opinion(label="", error=one.error or other.error))
+            continue
+        label = one.judgement.said[key]
+        turned = other.judgement.said[key]
+        turned = swapped.get(turned, turned)
+        if label == turned:
+            opinions.append(Opinion(label=label, why=one.judgement.why))
+        else:
+            why = f"the two orders disagree: {label}, {turned}"
+            opinions.append(Opinion(label=between, why=why, is_split=True))
+    return opinions
 
 
 def rationale_texts(record: str, reasoning: str, answer: str, reference: str) -> dict[str, str]:
@@ -179,23 +271,13 @@ def open_texts(question: str, answer: str, teacher: str) -> dict[str, str]:
     }
 
 
-def settle(undecided: Grade, judgement: Judgement) -> Grade:
-    """Decide a grade that the rules left open by a judgement under the rubric `diagnosis`.
-
-    A list that is judged the same counts as its principal diagnosis right; `exact` is claimed by
-    rules alone.
-    """
-    is_same = judgement.said["principal"] == "same"
-    f1 = max(undecided.f1, judgement.score) if judgement.score else 0.0
-    return undecided.model_copy(update={"principal": is_same, "f1": f1, "decided": True})
-
-
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """Keep the two ends of a text that is too long to be judged."""
     half = MAX_JUDGED // 2
     return text if len(text) <= MAX_JUDGED else f"{text[:half]}\n[…]\n{text[-half:]}"
 
 
-def _last_object(text: str) -> dict[str, Any] | None:
+def find_last_object(text: str) -> dict[str, Any] | None:
     """Find the JSON object that ends a text, a closing fence apart."""
     end = text.rstrip().rstrip("`").rstrip()
     start = len(end)

@@ -1,4 +1,4 @@
-"""One page and one JSON file about a run: every model beside every other on the same questions.
+"""One page and one JSON file about a run: every model beside the first one on the same questions.
 
 In: the run directory, and which step evaluated which model. Out: `summary.json`, `report.html`, a
 table on the screen. Not done here: measuring; each number was written by the step that measured it.
@@ -10,40 +10,51 @@ from pathlib import Path
 from typing import Any
 
 from medkd.core.errors import InputError
-from medkd.core.html import line_plot, write_page
+from medkd.core.html import line_plot
 from medkd.core.jsonl import write_json
+from medkd.core.records import Language
 from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
 from medkd.evaluate.compare import (
+    compare,
+    find_drop,
     find_shared,
     hold_against_first,
     keep_shared,
     load,
-    show_before_after,
     show_tests,
-    write_p,
 )
-from medkd.evaluate.report import DESCRIPTIONS, Evaluation, make_table, make_values
-from medkd.evaluate.statistics import MIN_QUESTIONS, compare_paired
+from medkd.evaluate.report import (
+    DESCRIPTIONS,
+    RunPart,
+    Table,
+    make_lead,
+    make_table,
+    write_lead,
+    write_report,
+)
+from medkd.evaluate.statistics import HIGH
+from medkd.evaluate.texts import Catalogue, Note
 
 SEED = 0
-OTHER_SEEDS = (
-    "Other seeds of the training: the intervals are over questions; docs/benchmarks.md has three "
-    "seeds of the demo."
-)
-INVENTED = "Real patients: the cases of the rehearsal world are invented."
-REJECTED = (
+OTHER_SEEDS = Note("Other seeds of the training: docs/benchmarks.md has three seeds of the demo.")
+INVENTED = Note("Real patients: the cases of the rehearsal world are invented.")
+REJECTED = Note(
     "Test questions whose teacher's rationale was rejected: they left the test split with it (see "
     "the verify step)."
 )
 
 
-def write_report(
-    run_dir: Path, models: Mapping[str, str], seconds: float, is_rehearsal: bool = False
+def write_run_report(
+    run_dir: Path,
+    models: Mapping[str, str],
+    seconds: float,
+    is_rehearsal: bool = False,
+    language: Language = "en",
 ) -> None:
     """Write `summary.json` and `report.html` and print the table.
 
-    `models` maps a name to the step that evaluated it, `seconds` is what the latest call took,
-    `is_rehearsal` says that the cases are invented.
+    `models` maps a name to the step that evaluated it, the base first; `seconds` is what the latest
+    call took, `is_rehearsal` says that the cases are invented.
     """
     evaluations = [load(run_dir / step, name) for name, step in models.items()]
     steps = _read_steps(run_dir)
@@ -51,34 +62,38 @@ def write_report(
     missing = [OTHER_SEEDS]
     missing += [INVENTED] if is_rehearsal else []
     missing += [REJECTED] if "verify" in steps else []
-    shared: list[Evaluation] = []
+    tests: list[dict[str, Any]] = []
     try:
         ids = find_shared(evaluations, [run_dir / step for step in models.values()])
         shared = [keep_shared(e, ids, SEED) for e in evaluations]
+        tests = show_tests(hold_against_first(shared, SEED))
+        if len(shared[0].rows) == max(len(e.rows) for e in evaluations):
+            evaluations = compare(shared, SEED)
     except InputError as error:  # evaluated on other questions: each stands for itself
-        missing.append(f"The models against each other: {error}.")
-    values = make_values(evaluations, f"MedKD run: {run_dir.name}", missing)
-    values["plots"] = [*values["plots"], *_draw_losses(run_dir)]
-    write_page(
-        run_dir / "report.html",
-        "medkd.report",
-        "run.html.jinja",
-        **values,
-        tests=show_tests(hold_against_first(shared, SEED)) if len(shared) > 1 else [],
-        before_after=show_before_after(evaluations),
-        comparisons=_compare(shared),
-        cost=describe_cost(steps, seconds),
-        steps=[_describe_step(name, manifest) for name, manifest in steps.items()],
-        versions=describe_versions(steps),
-    )
-    _print_table(evaluations)
-    print(f"\nreport:  {run_dir / 'report.html'}\nsummary: {run_dir / 'summary.json'}")
+        missing.append(Note("The models against each other: {error}.", {"error": error}))
+    if drop := find_drop(tests):
+        print(f"warning: {drop}")
+    say = Catalogue(language)
+    head = [say(name) for name in ("step", "in", "kept", "dropped", "seconds")]
+    table = Table("", head, [_describe_step(name, m) for name, m in steps.items()])
+    cost = describe_cost(steps, seconds)
+    part = RunPart(cost, table, describe_versions(steps), _draw_losses(run_dir, say))
+    title = Note("MedKD run: {name}", {"name": run_dir.name})
+    page = run_dir / "report.html"
+    write_report(page, evaluations, title, missing, tests, part, language)
+    print(f"\n{write_lead(make_lead(evaluations, tests))}")
+    _print_table([_headline(e.scores) for e in evaluations], list(models))
+    print(f"\nreport:  {page}\nsummary: {run_dir / 'summary.json'}")
 
 
 def _headline(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the scores that a run's report shows; `scores.json` of each step has the others."""
-    kept = {name: value for name, value in scores.items() if name == "n" or name in DESCRIPTIONS}
-    intervals = {name: ends for name, ends in scores["intervals"].items() if name in DESCRIPTIONS}
+
+    def is_shown(name: str) -> bool:
+        return name in DESCRIPTIONS or name.endswith(HIGH)
+
+    kept = {name: value for name, value in scores.items() if name == "n" or is_shown(name)}
+    intervals = {name: ends for name, ends in scores["intervals"].items() if is_shown(name)}
     return {**kept, "intervals": intervals}
 
 
@@ -87,40 +102,12 @@ def _read_steps(run_dir: Path) -> dict[str, Manifest]:
     return dict(sorted(found.items(), key=lambda item: item[1].started_at))
 
 
-def _list_right(evaluation: Evaluation) -> dict[str, float]:
-    """List which questions with a known diagnosis were answered right, in their order."""
-    name = "diagnosis_accuracy"
-    return {row.id: row.scores[name] for row in evaluation.rows if name in row.scores}
-
-
-def _compare(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Say of the last model and each other how often one alone is right, with McNemar's test."""
-    lines: list[str] = []
-    for other in evaluations[:-1]:
-        last = evaluations[-1]
-        right, right_before = _list_right(last), _list_right(other)
-        ids = [i for i in right if i in right_before]
-        if not ids:
-            continue
-        found = compare_paired([right_before[i] for i in ids], [right[i] for i in ids], SEED)
-        p = write_p(found.p)
-        doubt = f"exact McNemar test, p {p if p.startswith('<') else f'= {p}'}"
-        few = (
-            f"; fewer than {MIN_QUESTIONS} cases prove nothing" if len(ids) < MIN_QUESTIONS else ""
-        )
-        lines.append(
-            f"On the same {len(ids)} cases {last.name} alone names the diagnosis in "
-            f"{found.n_second_only}, {other.name} alone in {found.n_first_only} ({doubt}{few})."
-        )
-    return lines
-
-
-def _draw_losses(run_dir: Path) -> list[str]:
+def _draw_losses(run_dir: Path, say: Catalogue) -> list[str]:
     losses = {
         path.parent.name: _read_losses(path)
         for path in sorted(run_dir.glob("train*/metrics.jsonl"))
     }
-    return [line_plot(losses, "Training loss", "step", "loss")] if losses else []
+    return [line_plot(losses, say("Training loss"), say("step"), say("loss"))] if losses else []
 
 
 def _read_losses(path: Path) -> tuple[Sequence[float], Sequence[float]]:
@@ -134,7 +121,7 @@ def is_play_money(manifest: Manifest) -> bool:
     return asked - {""} == {"rehearsal"}
 
 
-def describe_cost(steps: Mapping[str, Manifest], seconds: float) -> str:
+def describe_cost(steps: Mapping[str, Manifest], seconds: float) -> Note:
     """Say what was paid, in which step, what was play money, and how long it took."""
     paid = [
         f"{m.cost.amount:.4f} {m.cost.currency} in {name}"
@@ -143,9 +130,13 @@ def describe_cost(steps: Mapping[str, Manifest], seconds: float) -> str:
         if m.cost.amount
     ]
     worked = sum(manifest.seconds for manifest in steps.values())
-    return (
-        f"{', '.join(paid) or 'No money is on the bill'}. The work of all steps took "
-        f"{worked:.0f} s, the latest call {seconds:.0f} s."
+    return Note(
+        "{paid}. The work of all steps took {worked} s, the latest call {latest} s.",
+        {
+            "paid": ", ".join(paid) or "No money is on the bill",
+            "worked": f"{worked:.0f}",
+            "latest": f"{seconds:.0f}",
+        },
     )
 
 
@@ -160,21 +151,16 @@ def describe_versions(steps: Mapping[str, Manifest]) -> str:
     return ", ".join(sorted(versions))
 
 
-def _describe_step(name: str, manifest: Manifest) -> dict[str, str]:
+def _describe_step(name: str, manifest: Manifest) -> list[str]:
     counts = manifest.counts
-    return {
-        "name": name,
-        "read": str(counts.read),
-        "kept": str(counts.kept),
-        "dropped": ", ".join(f"{n} {reason}" for reason, n in counts.dropped.items()),
-        "seconds": f"{manifest.seconds:.1f}",
-    }
+    dropped = ", ".join(f"{n} {reason}" for reason, n in counts.dropped.items())
+    return [name, str(counts.read), str(counts.kept), dropped, f"{manifest.seconds:.1f}"]
 
 
-def _print_table(evaluations: Sequence[Evaluation]) -> None:
+def _print_table(scores: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     width = max(len(name) for name in DESCRIPTIONS) + 2
-    print("\n" + " " * width + "".join(f"{e.name:>24}" for e in evaluations))
-    for row in make_table([_headline(e.scores) for e in evaluations]):
+    print("\n" + " " * width + "".join(f"{name:>24}" for name in names))
+    for row in make_table(scores):
         cells = [
             f"{c['value']} [{c['interval'].replace(' – ', ', ')}]" if c["interval"] else c["value"]
             for c in row["cells"]

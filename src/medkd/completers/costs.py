@@ -50,6 +50,16 @@ class Forecast(Record):
     def to_buy(self) -> int:
         return self.requests - self.answered
 
+    def summarise(self) -> str:
+        """Say on one line how many answers are to be bought, and for how much."""
+        price = "price unknown"
+        if self.now is not None:
+            price = f"about {self.now:.4f} {self.currency}, at most {self.at_most:.4f}"
+        return (
+            f"{self.teacher} {self.model}: {self.requests:,} requests, {self.answered:,} of them "
+            f"on the ledger; the rest costs {price}"
+        )
+
     def render(self) -> str:
         """Render it in a few lines."""
         source = "the mean on the ledger"

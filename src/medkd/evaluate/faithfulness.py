@@ -1,0 +1,153 @@
+"""Whether the reasoning leads to the answer: the record changed, or a wrong thought begun.
+
+In: questions and a model's own answers. Out: new prompts; of each question whether the diagnosis
+followed the change, and whether the model recovered. Not done here: asking (`evaluate.generate`).
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from medkd.core.records import Example, Prediction
+from medkd.core.task import find_task
+from medkd.evaluate.generate import Prompt
+from medkd.evaluate.scoring import Row, find_kind, find_verdict
+from medkd.grading.graders import get_grader
+from medkd.text.normalize import make_plain
+from medkd.text.similarity import shingles
+
+MIN_CITED = 0.6
+"""Share of a clause's character pairs that stand in the reasoning from which it counts as cited."""
+MIN_CLAUSE = 3
+"""Letters of the shortest clause that may be cited."""
+_CLAUSE = re.compile(r"[^，。；,;\n.!?！？：:【】]+(?:\.\d[^，。；,;\n.!?！？：:【】]*)*")
+_DENIAL = re.compile(r"(?:无|否认|未见|没有|未闻及|未触及)|(?:no|denies|without)\s+", re.IGNORECASE)
+WRONG_THOUGHT = {
+    "zh": "先看整体印象，这份病历最符合{wrong}，各项表现都可以用它解释。",
+    "en": "At first sight this record fits {wrong} best; it explains all the findings.",
+}
+SUFFIXES = ("removed", "inverted", "misled")
+
+
+class Change(NamedTuple):
+    """A question to be asked again, changed."""
+
+    prompt: Prompt
+    thought: str = ""
+    """What the model's thinking is made to begin with."""
+
+
+def make_changes(
+    prompts: Sequence[Prompt],
+    predictions: Mapping[str, Prediction],
+    rows: Mapping[str, Row],
+    n: int,
+    seed: int,
+) -> list[Change]:
+    """Choose questions at random and change them: the finding that the reasoning cites most closely
+    is taken out, or turned round; where the answer was right, a wrong thought is begun."""
+    answered = [p for p in prompts if p.id in predictions and predictions[p.id].reasoning]
+    chosen = random.Random(seed).sample(answered, min(n, len(answered)))
+    changes: list[Change] = []
+    for at, prompt in enumerate(chosen):
+        example = prompt.example
+        cited = find_cited(example.input, predictions[prompt.id].reasoning)
+        if cited:
+            changes.append(_change(prompt, "removed", remove_clause(example.input, cited[0])))
+        if plain := [clause for clause in cited if not re.search(r"\d", clause)]:
+            changes.append(_change(prompt, "inverted", invert_clause(example.input, plain[0])))
+        if find_verdict(rows[prompt.id].scores) == "right":
+            wrong = _find_wrong(example, [one.example for one in chosen[at + 1 :] + chosen[:at]])
+            if wrong:
+                thought = WRONG_THOUGHT[example.language].format(wrong=wrong)
+                again = prompt._replace(id=f"{prompt.id}~misled")
+                changes.append(Change(again, thought))
+    return changes
+
+
+def _change(prompt: Prompt, suffix: str, text: str) -> Change:
+    """Put another record in a prompt; its last turn is the question."""
+    example = prompt.example.model_copy(update={"input": text})
+    *before, last = prompt.messages
+    content = last.content.replace(prompt.example.input, text, 1)
+    messages = (*before, last.model_copy(update={"content": content}))
+    return Change(Prompt(f"{prompt.id}~{suffix}", example, messages))
+
+
+def find_cited(record: str, reasoning: str) -> list[str]:
+    """List the clauses of a record that a reasoning cites, the most closely cited first.
+
+    >>> find_cited("【主诉】发热3天，咳嗽，无胸痛。", "患者发热3天，无胸痛")
+    ['发热3天', '无胸痛']
+    """
+    said = shingles(make_plain(reasoning), 2)
+    found: dict[str, float] = {}
+    for match in _CLAUSE.finditer(record):
+        clause = match[0].strip()
+        plain = make_plain(clause)
+        if len(plain) < MIN_CLAUSE:
+            continue
+        pairs = shingles(plain, 2)
+        share = len(pairs & said) / len(pairs)
+        if share >= MIN_CITED:
+            found.setdefault(clause, share)
+    return sorted(found, key=lambda clause: -found[clause])
+
+
+def remove_clause(record: str, clause: str) -> str:
+    """Take a clause out wherever it stands, with the mark behind it."""
+    return re.sub(rf"{re.escape(clause)}[，；,;、]?\s?", "", record)
+
+
+def invert_clause(record: str, clause: str) -> str:
+    """Deny what a clause affirms, or affirm what it denies.
+
+    >>> invert_clause("发热，无胸痛。", "无胸痛"), invert_clause("Fever, cough.", "cough")
+    ('发热，胸痛。', 'Fever, no cough.')
+    """
+    denial = _DENIAL.match(clause)
+    if denial:
+        turned = clause[denial.end() :]
+    else:
+        turned = f"no {clause}" if clause.isascii() else f"无{clause}"
+    return record.replace(clause, turned)
+
+
+def _find_wrong(example: Example, others: Sequence[Example]) -> str:
+    """Find the known answer of another question that is wrong for this one."""
+    grader = get_grader(find_task(example.task).answer.kind)
+    for other in others:
+        wrong = re.split("[；;]", other.reference)[0]
+        if wrong and grader(wrong, example.reference).verdict == "wrong":
+            return wrong
+    return ""
+
+
+def score_changes(
+    changed: Sequence[Prediction],
+    before: Mapping[str, Prediction],
+    task: str = "",
+) -> dict[str, dict[str, float]]:
+    """Score the answers to changed questions, by question.
+
+    A diagnosis follows where it is another one than before; the rules compare the two. Where they
+    cannot tell, the question has no score.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for prediction in changed:
+        key, _, suffix = prediction.id.rpartition("~")
+        kind = find_kind(prediction, task)
+        grader = get_grader(kind)
+        if suffix == "misled":
+            found = grader(prediction.answer, prediction.reference, known=prediction.known)
+            name, value = "recovery_rate", found.verdict == "right"
+        else:
+            first = grader(before[key].answer, prediction.reference).stated[:1]
+            found = grader(prediction.answer, "；".join(first) or before[key].answer)
+            value = found.verdict == "wrong"
+            name = "removal_follows" if suffix == "removed" else "inversion_follows"
+        if found.verdict == "undecided":
+            continue
+        scores.setdefault(key, {})[name] = float(value)
+    return scores

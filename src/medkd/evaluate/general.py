@@ -1,0 +1,156 @@
+"""What a model forgot: instructions and sums that have nothing to do with its task, and exams.
+
+In: `builtin` (the 60 items of `general.yaml`, Chinese and English) or files in the form of an exam.
+Out: questions and, of an answer, whether it is right; rules alone decide. Not done here: asking.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from medkd.core import thinking
+from medkd.core.records import Example, Prediction
+from medkd.core.statistics import MIN_QUESTIONS, compare_paired
+from medkd.core.yaml_io import read_shipped_yaml
+from medkd.evaluate.multiple_choice import make_public_example, read_exam, score_exam, to_examples
+from medkd.evaluate.scoring import Row
+from medkd.grading.graders import read_number
+
+BUILTIN = "builtin"
+_SENTENCE_END = "。.!！?？ \n\"'”’」"
+
+
+class GeneralQuestion(NamedTuple):
+    """A question outside the task."""
+
+    example: Example
+    is_right: Callable[[str], bool]
+    """Tells whether what a model generated is right."""
+
+
+def read_general(sources: Sequence[str], limit: int | None = None) -> list[GeneralQuestion]:
+    """Read all questions, each source's under names of its own; `limit` holds for each file."""
+    found: list[GeneralQuestion] = []
+    for at, source in enumerate(sources):
+        found += _read_builtin() if source == BUILTIN else _read_exam(source, at, limit)
+    return found
+
+
+def _read_builtin() -> list[GeneralQuestion]:
+    items: list[dict[str, Any]] = read_shipped_yaml("medkd.evaluate", "general.yaml")
+    return [
+        GeneralQuestion(
+            make_public_example(f"general:{item['id']}", item["ask"], subject=item["kind"]),
+            _make_check(item["check"]),
+        )
+        for item in items
+    ]
+
+
+def _make_check(check: Mapping[str, Any]) -> Callable[[str], bool]:
+    return lambda raw: meets(thinking.read(raw).answer, check)
+
+
+def _read_exam(source: str, at: int, limit: int | None) -> list[GeneralQuestion]:
+    questions, _ = read_exam(source, limit=limit)
+    named = [q._replace(id=f"general:{at}:{q.id}", subject=source) for q in questions]
+
+    def make_check(asked: Any) -> Callable[[str], bool]:
+        return lambda raw: score_exam(asked, raw)["exam_accuracy"] == 1.0
+
+    return [
+        GeneralQuestion(example, make_check(question))
+        for example, question in zip(to_examples(named), named, strict=True)
+    ]
+
+
+def meets(answer: str, check: Mapping[str, Any]) -> bool:
+    """Tell whether an answer does all that a check asks; an empty one does nothing.
+
+    >>> meets("- a\\n- b", {"lines": 2, "each_starts": "-"}), meets("Six.", {"lacks": ["i"]})
+    (True, False)
+    """
+    text = answer.strip()
+    return bool(text) and all(_CHECKS[name](text, wanted) for name, wanted in check.items())
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _bare(text: str) -> str:
+    return text.strip(_SENTENCE_END).casefold()
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(re.sub(r"^```(?:json)?\s*|\s*```$", "", text))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _hanzi(text: str) -> int:
+    return len(re.findall("[一-鿿]", text))
+
+
+_CHECKS: dict[str, Callable[[str, Any], bool]] = {
+    "number": lambda text, wanted: read_number(text) == float(wanted),
+    "equals": lambda text, wanted: _bare(text) in [_bare(str(one)) for one in wanted],
+    "contains": lambda text, wanted: all(str(w).casefold() in text.casefold() for w in wanted),
+    "lacks": lambda text, wanted: not any(str(w).casefold() in text.casefold() for w in wanted),
+    "starts": lambda text, wanted: text.startswith(str(wanted)),
+    "ends": lambda text, wanted: text.endswith(str(wanted)),
+    "lines": lambda text, wanted: len(_lines(text)) == wanted,
+    "each_starts": lambda text, wanted: all(line.startswith(wanted) for line in _lines(text)),
+    "numbered": lambda text, _: all(
+        re.match(rf"{n}\s*[.、)．]", line) for n, line in enumerate(_lines(text), start=1)
+    ),
+    "words": lambda text, wanted: wanted[0] <= len(text.split()) <= wanted[1],
+    "hanzi": lambda text, wanted: wanted[0] <= _hanzi(text) <= wanted[1],
+    "is_upper": lambda text, wanted: (text == text.upper()) is wanted,
+    "is_lower": lambda text, wanted: (text == text.lower()) is wanted,
+    "occurs": lambda text, wanted: all(
+        text.casefold().count(str(word).casefold()) == n for word, n in wanted.items()
+    ),
+    "json": lambda text, wanted: _read_json(text) == wanted,
+    "json_keys": lambda text, wanted: (
+        isinstance(found := _read_json(text), dict) and found.keys() == set(wanted)
+    ),
+}
+
+
+def score_general(
+    questions: Sequence[GeneralQuestion], predictions: Sequence[Prediction]
+) -> list[Row]:
+    """Score the answers to the questions outside the task."""
+    by_id = {question.example.id: question for question in questions}
+    return [
+        Row(
+            id=p.id,
+            department=by_id[p.id].example.department,
+            n_characters=len(p.question),
+            scores={"general_accuracy": float(by_id[p.id].is_right(p.raw))},
+        )
+        for p in predictions
+    ]
+
+
+def describe_forgetting(base: Sequence[Row], student: Sequence[Row]) -> dict[str, Any]:
+    """Hold student and base against each other on the questions both answered."""
+    before = {row.id: row.scores["general_accuracy"] for row in base}
+    pairs = [
+        (before[row.id], row.scores["general_accuracy"]) for row in student if row.id in before
+    ]
+    found = compare_paired([one for one, _ in pairs], [two for _, two in pairs])
+    return {
+        "n": found.n,
+        "base": round(sum(one for one, _ in pairs) / found.n, 6),
+        "student": round(sum(two for _, two in pairs) / found.n, 6),
+        "difference": found.difference,
+        "interval": [found.low, found.high],
+        "p": found.p,
+        "lost": found.n_first_only,
+        "gained": found.n_second_only,
+        "is_drop": found.difference < 0 and found.p < 0.05 and found.n >= MIN_QUESTIONS,
+    }

@@ -1,0 +1,162 @@
+"""The stage `rubric`: a teacher writes for each question the criteria that answers are graded by.
+
+In: `test.jsonl` of merge, a teacher. Out: `rubrics.jsonl`, one rubric a question.
+Not done here: judging answers (`grading.rubric`), reviewing rubrics (`medkd review rubrics`).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from medkd.completers.ledger import FILE_NAME as LEDGER
+from medkd.completers.session import find_target_of, open_session
+from medkd.core.config import RUNTIME, SENDS_KEY, StageConfig
+from medkd.core.errors import InputError
+from medkd.core.jsonl import RecordReader, resolve_input
+from medkd.core.privacy import AcceptIdentified, check_deidentified
+from medkd.core.records import Example
+from medkd.core.reviews import Decision, read_reviews, settle
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.grading.rubric import (
+    QuestionRubric,
+    UnusableRubricError,
+    is_healthbench,
+    make_writer_request,
+    read_criteria,
+    read_healthbench,
+)
+from medkd.text.tables import read_rows
+
+RUBRICS = "rubrics.jsonl"
+
+
+class Config(StageConfig):
+    """Have a teacher write 5 to 12 weighted criteria for each question, every one quoting the
+    record or the reference."""
+
+    input: Annotated[Path, RUNTIME]
+    """Directory of `merge`, or a file of examples with references."""
+    teacher: Annotated[str, SENDS_KEY]
+    """Who writes the rubrics: a provider of providers.yaml, or an address."""
+    model: str = ""
+    """The teacher's model; default: the provider's first."""
+    limit: int | None = Field(default=None, ge=1, le=10**9)
+    """Write rubrics for the first questions only."""
+    budget: Annotated[float | None, RUNTIME, Field(gt=0, le=10**9)] = None
+    """Upper limit of the money on this directory's ledger; a hard stop."""
+    accept_identified: AcceptIdentified = False
+    """Send the teacher also rows without deidentified_by."""
+
+
+def run(config: Config) -> Manifest:
+    """Write rubrics as configured; what a teacher wrote before a kill is not paid again."""
+    path = resolve_input(config.input, "test.jsonl", made_by="merge")
+    target = find_target_of(config.teacher, config.model, "--teacher")
+    reader = RecordReader(path, Example, made_by="merge")
+    examples = [e for e in reader if e.reference or e.answer][: config.limit]
+    if not examples:
+        raise InputError(f"{path}: no question has a known answer; merge one with references")
+    marks = [example.lineage.deidentified_by for example in examples]
+    n_identified = check_deidentified(marks, path, "the teacher", config.accept_identified)
+    with open_stage_output("rubric", config, {"input": path}, [RUBRICS]) as space:
+        if space.is_finished:
+            return space.manifest
+        space.read(reader.n_read)
+        space.drop_all(reader.dropped())
+        space.manifest.facts["n_identified"] = n_identified
+        requests = [make_writer_request(e.input, find_reference(e)) for e in examples]
+        with open_session(
+            target, space.path(LEDGER), "rubric", _find_fault, config.budget
+        ) as teacher:
+            completions = teacher.complete(requests)
+            space.manifest.cost = teacher.tell_cost()
+        source = f"{target.name} {target.model}"
+        texts = [c.text if c.complete else None for c in completions]
+        _write(space, examples, texts, source)
+        return space.manifest
+
+
+def find_reference(example: Example) -> str:
+    """Return what a right answer to a question says."""
+    return example.reference or example.answer
+
+
+def _find_fault(_reasoning: str, text: str) -> str:
+    """Say why a reply is no list of criteria; whether its quotes stand in the record is checked
+    when it is written."""
+    try:
+        read_criteria(text, text, "")
+    except UnusableRubricError as error:
+        return str(error)
+    return ""
+
+
+def _write(
+    space: StageOutput, examples: Sequence[Example], texts: Sequence[str | None], source: str
+) -> None:
+    """Write the rubrics that hold, and count the others by reason."""
+    rubrics: list[QuestionRubric] = []
+    reasons = Counter[str]()
+    for example, text in zip(examples, texts, strict=True):
+        reference = find_reference(example)
+        try:
+            if text is None:
+                raise UnusableRubricError("unanswered", "no answer")
+            criteria = read_criteria(text, example.input, reference)
+        except UnusableRubricError as error:
+            reasons[error.reason] += 1
+            continue
+        rubrics.append(
+            QuestionRubric(
+                id=example.id,
+                criteria=criteria,
+                question=example.input,
+                reference=reference,
+                source=source,
+                deidentified_by=example.lineage.deidentified_by,
+            )
+        )
+    space.drop_all(reasons)
+    space.manifest.counts.kept = space.write_records(RUBRICS, rubrics)
+    n = sum(len(rubric.criteria) for rubric in rubrics)
+    space.manifest.facts["n_criteria"] = n
+    n_faults = sum(c.points < 0 for rubric in rubrics for c in rubric.criteria)
+    print(f"rubric: {n} criteria of {len(rubrics)} questions, {n_faults} of them faults")
+
+
+def read_rubrics(path: Path) -> dict[str, QuestionRubric]:
+    """Read rubrics by question: of a directory of `rubric`, whose rejected ones are left out, or of
+    a file in the form of HealthBench."""
+    file = resolve_input(path, RUBRICS, made_by="rubric")
+    first = next((row.content for row in read_rows(file) if not row.problem), None)
+    if isinstance(first, dict) and is_healthbench(first):
+        return _read_public(file)
+    reviews = read_reviews(file.parent)
+    rejected = {i for i, said in reviews.items() if settle(said).decision is Decision.REJECT}
+    reader = RecordReader(file, QuestionRubric, made_by="rubric")
+    return {rubric.id: rubric for rubric in reader if rubric.id not in rejected}
+
+
+def _read_public(path: Path) -> dict[str, QuestionRubric]:
+    found: dict[str, QuestionRubric] = {}
+    for number, row in enumerate(read_rows(path), start=1):
+        if isinstance(row.content, dict) and is_healthbench(row.content):
+            rubric = read_healthbench(row.content, f"{path.stem}:{number}")[1]
+            found[rubric.id] = rubric
+    return found
+
+
+def show_rubric(rubric: QuestionRubric) -> str:
+    """Write a rubric for a person to read."""
+    lines = [f"{c.points:+g}  {c.text}\n      「{c.quote}」" for c in rubric.criteria]
+    return "\n".join([rubric.question, f"reference: {rubric.reference}", *lines])
+
+
+def write_met(rubric: QuestionRubric, met: Sequence[bool | None]) -> str:
+    """Write what a judge said of each criterion, one a line."""
+    said = {None: "unread", True: "met", False: "not met"}
+    pairs = zip(rubric.criteria, met, strict=True)
+    return "\n".join(f"{said[is_met]} ({c.points:+g}): {c.text}" for c, is_met in pairs)
