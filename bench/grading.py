@@ -21,7 +21,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import Indel
 from scipy.stats import rankdata
 
-from medkd.evaluate.statistics import wilson_interval
+from medkd.core.statistics import wilson_interval
 from medkd.grading.diagnosis import Grade, grade
 
 TESTS = Path(__file__).parents[1] / "tests" / "grading"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from medkd.core.jsonl import resolve_input
+from medkd.core.statistics import Difference
 from medkd.evaluate.compare import find_shared, hold_against_first, keep_shared, load, show_tests
 from medkd.evaluate.scoring import FILE_NAME
-from medkd.evaluate.statistics import Difference
 from medkd.studio.places import Step
 from medkd.studio.present import show_table
 from medkd.studio.texts import Texts
