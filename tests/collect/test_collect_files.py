@@ -378,3 +378,14 @@ def test_what_is_not_read_is_one_line(tmp_path: Path, name: str, content: bytes,
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         collect(tmp_path / name)
+
+
+def test_the_sections_of_a_task_file_are_columns_of_their_names(tmp_path: Path):
+    table = tmp_path / "logs.csv"
+    table.write_text("设备,故障现象,故障原因\n1号泵,漏水,密封损坏\n", encoding="utf-8")
+    task = tmp_path / "pump.yaml"
+    task.write_text(
+        "question: {sections: [设备, 故障现象]}\nanswer: {section: 故障原因}\n", encoding="utf-8"
+    )
+    (case,) = collect_rows(tmp_path, "logs.csv", table.read_text("utf-8"), task=str(task))
+    assert case.sections == {"设备": "1号泵", "故障现象": "漏水", "故障原因": "密封损坏"}

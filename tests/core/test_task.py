@@ -45,6 +45,7 @@ def test_a_file_of_three_lines_is_a_task_and_names_no_other_trade(tmp_path):
         False,
     )
     assert task.question.template["zh"] == "【{section}】{text} "
+    assert task.question.ask["zh"] == "故障原因是什么？"
     texts = [
         *task.teacher.system.values(),
         *task.teacher.rationalize.values(),

@@ -363,3 +363,19 @@ def test_raw_cases_and_cases_without_diagnosis_are_refused_in_one_line(tmp_path:
     write_records(tmp_path / "cases.jsonl", [make_case(1, ())])
     with pytest.raises(InputError, match="no question of the task diagnosis could be made"):
         run(Config(input=tmp_path / "cases.jsonl", out=tmp_path / "out2"))
+
+
+def test_a_changed_prompt_prepares_nothing_again_and_a_changed_question_does(
+    tmp_path: Path,
+) -> None:
+    write_records(tmp_path / "cases.jsonl", [make_case(1)])
+    text = "name: d\nanswer: {section: 诊断结果, kind: diagnosis}\n"
+    config = Config(
+        input=tmp_path / "cases.jsonl", out=tmp_path / "out", task=write_task(tmp_path, text)
+    )
+    started = run(config).started_at
+    write_task(tmp_path, text + "teacher: {system: 另一位教师}\n")
+    assert run(config).started_at == started
+    write_task(tmp_path, text + "question: {min_characters: 5}\n")
+    with pytest.raises(InputError, match="the task file changed"):
+        run(config)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,3 +134,11 @@ def test_a_question_without_labels_keeps_its_lines() -> None:
     part = load_task("multiple-choice").question
     sections = {"question": "Which one?\r\n", "options": "A. one\n B. two"}
     assert join_sections(clean(sections, part, "en"), part, "en") == ("Which one?\nA. one\nB. two")
+
+
+def test_a_task_of_the_user_s_asks_for_its_answer_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "pump.yaml"
+    path.write_text("question: {sections: [现象]}\nanswer: {section: 故障原因}\n")
+    part = load_task(path).question
+    assert join_sections({"现象": "漏水。"}, part, "zh") == "【现象】漏水。 故障原因是什么？"
+    assert join_sections({"现象": "Leaks."}, part, "en") == "现象: Leaks.\nWhat is the 故障原因?"

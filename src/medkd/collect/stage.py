@@ -7,6 +7,7 @@ Not done here: taking identifiers out (`medkd deidentify`, which comes next), re
 
 import re
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -26,12 +27,13 @@ from medkd.collect.crawl import (
 )
 from medkd.collect.files import CASES, MAX_PROBLEMS, NEXT_STEPS, CaseFiles
 from medkd.collect.login import check_browser, read_cookies, wait_for_verification
-from medkd.collect.sections import load_names
+from medkd.collect.sections import SectionNames, load_names
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_records
 from medkd.core.progress import warn_large_drops
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.core.task import TaskFile, list_sections, load_task
 from medkd.text.hub_datasets import is_hub_name
 
 WRITES = ("raw_cases.jsonl", "pages.jsonl", "unread_pages.jsonl", "crawl.log")
@@ -52,6 +54,8 @@ class Config(StageConfig):
     columns: tuple[str, ...] = ()
     """With files: what the columns of a table hold, as COLUMN=NAME; NAME is a section, question,
     answer, id, title, department, url or diagnosis."""
+    task: TaskFile = ""
+    """With files: a task file of your own, whose sections columns may be called by."""
     section_names: Annotated[Path | None, RUNTIME] = None
     """YAML file with more names of sections (主诉: [Complaint, 主要症状]), on top of the
     package's."""
@@ -157,6 +161,14 @@ def _tables(config: Config) -> list[Path]:
     return [] if config.section_names is None else [config.section_names]
 
 
+def _list_task_columns(task: str, names: SectionNames) -> Iterator[str]:
+    """Yield the sections that only a task names, each as a column of that name."""
+    known = Columns((), names)
+    for name in list_sections(load_task(task)) if task else ():
+        if not known.place_of(name):
+            yield f"{name}={name}"
+
+
 def _make_order(config: Config) -> CrawlJob:
     """Write down what is to be crawled; raises InputError where a file it needs cannot be used."""
 
@@ -250,10 +262,12 @@ def _collect_files(config: Config) -> Manifest:
     if config.input is None:
         raise InputError("collect: --source files needs --input; give the file or folder of cases")
     names = load_names(config.section_names)
-    files = CaseFiles(config.input, names, Columns(config.columns, names))
+    columns = (*config.columns, *_list_task_columns(config.task, names))
+    files = CaseFiles(config.input, names, Columns(columns, names))
     inputs = {"input": files.paths if is_hub_name(config.input) else config.input}
     inputs["tables"] = _tables(config)
-    with open_stage_output("collect", config, inputs, WRITES) as space:
+    named = {"task": list(columns)} if len(columns) > len(config.columns) else {}
+    with open_stage_output("collect", config, inputs, WRITES, names=named) as space:
         if space.is_finished:
             return space.manifest
         space.manifest.counts.kept = write_records(

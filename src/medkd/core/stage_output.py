@@ -422,6 +422,8 @@ def _list_changed(previous: Manifest, config: StageConfig) -> list[str]:
 def _find_difference(previous: Manifest, manifest: Manifest, config: StageConfig) -> str:
     if changed := _list_changed(previous, config):
         return "changed: " + ", ".join(changed)
+    if previous.names.get("task") != manifest.names.get("task"):
+        return "the task file changed"
     if sorted(previous.inputs.values()) == sorted(manifest.inputs.values()):
         return "the same input files in another role or order, or under other names"
     return "the input files changed"

@@ -7,6 +7,8 @@ shipped task of its answer's kind. Not done here: using it (`prepare`, `distill`
 '你是一名专业的临床医生。'
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Collection, Mapping
 from functools import cache
@@ -46,7 +48,7 @@ KNOWN_DIAGNOSIS = "诊断结果"
 """The section that collecting reads into a case's list of known diagnoses."""
 _BASE = {"diagnosis": "diagnosis", "choice": "multiple-choice"}
 """The shipped task that fills in what a file leaves out, by kind of answer; else open-question."""
-_OF_ONE_TASK = ("template", "needs")
+_OF_ONE_TASK = ("template", "needs", "min_characters")
 """Fields of `question` that belong to the sections beside them: no file inherits them that lists
 sections of its own."""
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -89,6 +91,9 @@ class QuestionPart(Options):
     )
     """How a section is written; without `{section}` its text stands as it is, line breaks and
     all."""
+    ask: Texts = Field(default_factory=lambda: {"zh": "", "en": ""})
+    """What stands behind the sections; of a file that lists its own sections and asks for no
+    diagnosis it asks for the answer by the name of its section."""
     labels: dict[Language, dict[str, str]] = Field(default_factory=dict)
     """What `{section}` is called in a language, where not by its own name."""
     min_characters: int = Field(default=4, ge=1)
@@ -279,6 +284,23 @@ def list_task_inputs(given: str) -> dict[str, Path]:
     return {} if not given or given in SHIPPED else {"task": Path(given)}
 
 
+def name_task(given: str, *parts: str) -> dict[str, list[str]]:
+    """Name a task file by its content, as an input of a stage that only some parts of it decide:
+    who changes a prompt prepares nothing again. A shipped task has no name here."""
+    if not given or given in SHIPPED:
+        return {}
+    task = load_task(given)
+    text = json.dumps(task.model_dump(mode="json", include=set(parts)), sort_keys=True)
+    return {"task": [f"{task.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"]}
+
+
+def list_sections(task: Task) -> tuple[str, ...]:
+    """List every section that a task names, asked or not."""
+    part = task.question
+    folded = (name for names in part.fold.values() for name in names)
+    return tuple(dict.fromkeys([*part.sections, *part.never, *folded, *task.answer.section]))
+
+
 def list_instructions(given: str = "") -> tuple[str, ...]:
     """List every instruction of the shipped tasks and the given one, in each language."""
     tasks = [*map(_load_shipped, SHIPPED), *([_load_given(given)] if given else [])]
@@ -327,9 +349,12 @@ def read_task_text(content: Mapping[str, Any], base_name: str) -> dict[str, Any]
     base: dict[str, Any] = dict(read_shipped_yaml("medkd", f"tasks/{base_name}.yaml"))
     base.pop("name")
     base.pop("about")
-    question: Any = content.get("question")
+    question, answer = content.get("question"), content.get("answer")
     if isinstance(question, Mapping) and "sections" in question:
         base["question"] = {k: v for k, v in base["question"].items() if k not in _OF_ONE_TASK}
+        wanted = cast("dict[str, Any]", answer).get("section") if isinstance(answer, dict) else None
+        if base_name != "diagnosis" and isinstance(wanted, str):
+            base["question"]["ask"] = {"zh": f"{wanted}是什么？", "en": f"What is the {wanted}?"}
     return _merge(base, content)
 
 

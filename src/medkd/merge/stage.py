@@ -22,7 +22,7 @@ from medkd.core.jsonl import write_json
 from medkd.core.progress import Bar
 from medkd.core.records import Example, Split, draw_split, hash_uniform
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.core.task import TaskFile, list_task_inputs
+from medkd.core.task import TaskFile, name_task
 from medkd.merge import writers
 from medkd.merge.decontamination import read_questions
 from medkd.merge.row_store import SPLITS, RowStore
@@ -138,13 +138,12 @@ def run(config: Config) -> Manifest:
     benchmarks = find_benchmarks(config.against)
     paths = [source.path for source in sources]
     inputs = {"input": paths, "against": benchmarks, "reviews": find_review_files(paths)}
-    inputs |= {role: [path] for role, path in list_task_inputs(config.task).items()}
     with open_stage_output(
         "merge",
         config,
         inputs,
         WRITES,
-        names={"input": [path.name for path in paths]},
+        names={"input": [path.name for path in paths], **name_task(config.task, "student")},
         libraries=["rensa", "opencc"],
     ) as space:
         if space.is_finished:

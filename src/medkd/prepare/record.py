@@ -196,7 +196,8 @@ def join_sections(sections: Mapping[str, str], part: QuestionPart, language: Lan
     """Write sections in their order, each as the template says."""
     template = part.template[language]
     texts = {name: sections[name] for name in part.sections if name in sections}
-    return "".join(
+    written = [
         template.replace("{section}", _label(name, part, language)).replace("{text}", text)
         for name, text in texts.items()
-    ).strip()
+    ]
+    return "".join([*written, part.ask[language]]).strip()

@@ -30,7 +30,7 @@ from medkd.core.records import (
 )
 from medkd.core.reviews import REVIEWS, read_reviews
 from medkd.core.stage_output import Manifest, hash_path, open_stage_output
-from medkd.core.task import AnswerKind, Task, list_task_inputs, load_task
+from medkd.core.task import AnswerKind, Task, list_sections, load_task, name_task
 from medkd.prepare.aliases import load_synonyms
 from medkd.prepare.draft import Draft, DropReason, draft_question, measure
 from medkd.prepare.record import is_empty
@@ -144,9 +144,7 @@ def _count_sections(cases: Iterable[Case], present: Counter[str]) -> Iterator[Ca
 
 def _find_unasked(task: Task, present: Mapping[str, int]) -> dict[str, int]:
     """Count the cases of each section that the task says nothing of, the most frequent first."""
-    part = task.question
-    told = {*part.sections, *part.never, *task.answer.section}
-    told |= {name for names in part.fold.values() for name in names}
+    told = list_sections(task)
     unasked = {name: n for name, n in present.items() if name not in told}
     return dict(sorted(unasked.items(), key=lambda item: (-item[1], item[0])))
 
@@ -275,9 +273,9 @@ def run(config: Config) -> Manifest:
     load_synonyms(config.answers)  # a table that cannot be read is refused before anything is made
     task = load_task(config.task)
     inputs = {"input": [path], "answers": [] if config.answers is None else [config.answers]}
+    names = name_task(config.task, "name", "language", "question", "answer", "student")
     reviews = config.out / REVIEWS
-    names = {"reviews": [hash_path(reviews)]} if reviews.is_file() else {}
-    inputs |= {role: [place] for role, place in list_task_inputs(config.task).items()}
+    names |= {"reviews": [hash_path(reviews)]} if reviews.is_file() else {}
     with open_stage_output("prepare", config, inputs, WRITES, ["rensa"], names) as space:
         if space.is_finished:
             return space.manifest

@@ -30,8 +30,8 @@ from medkd.core.task import (
     TaskFile,
     VerifyPart,
     find_task,
-    list_task_inputs,
     load_task,
+    name_task,
 )
 from medkd.grading import checks
 from medkd.grading.grounding import grounded_rate
@@ -210,8 +210,8 @@ def run(config: Config) -> Manifest:
         check_deidentified(_read_marks(path), path, reader_name, config.accept_identified)
     accepts = config.uses_llm and config.accept_identified
     reader = RecordReader(path, IdentifiedRationale if accepts else Rationale, made_by="distill")
-    inputs = {"input": path, **list_task_inputs(config.task)}
-    with open_stage_output("verify", config, inputs, WRITES) as space:
+    names = name_task(config.task, "answer", "verify", "student", "teacher")
+    with open_stage_output("verify", config, {"input": path}, WRITES, names=names) as space:
         if space.is_finished:
             return space.manifest
         with _open_llm_checker(config, target, space) as llm_checker:
@@ -225,10 +225,9 @@ def run(config: Config) -> Manifest:
         space.manifest.counts.kept = tally.n_kept
         if not tally.n_kept:
             reasons = ", ".join(f"{reason} {n}" for reason, n in tally.failures.most_common())
-            raise InputError(
-                f"{path}: no rationale is sound ({reasons}); "
-                f"read {space.path('rejected.jsonl')}, then ask again or loosen a bound"
-            )
+            main = max(tally.failures, key=tally.failures.__getitem__, default="")
+            step = next((step for reason, step in NEXT_STEPS.items() if reason == main), _READ)
+            raise InputError(f"{path}: no rationale is sound ({reasons}); {step}")
     return space.manifest
 
 
