@@ -41,6 +41,9 @@ COMMANDS: dict[str, Command] = {
         for name, stage in STAGES.items()
     },
     "chat": Command("medkd.chat.session", LOOK, "Chat with one model or several.", True),
+    "review": Command(
+        "medkd.cli.review:review", LOOK, "Review a sample of answers, or rubrics; see who agrees."
+    ),
     "bill": Command("medkd.cli.commands:bill", LOOK, "Show what the teacher cost."),
     "studio": Command("medkd.studio.command", LOOK, "Open the studio in a browser."),
     "doctor": Command(

@@ -12,6 +12,7 @@ from typing import Any
 from medkd.completers.providers import estimate_tokens
 from medkd.core import thinking
 from medkd.demo.faults import Fault
+from medkd.demo.judging import answer_json
 from medkd.demo.reasoning import explain, solve
 from medkd.demo.replies import Reply
 
@@ -100,6 +101,8 @@ def make_reply(asked: Asked, seed: int, fault: Fault | None, n_cached: int) -> R
 
 
 def _say(asked: Asked, seed: int) -> tuple[str, str]:
+    if said := answer_json(asked.messages):
+        return "", said
     reasoning, answer = think(asked.question, seed)
     return (reasoning, answer) if asked.is_thinking else ("", thinking.write(reasoning, answer))
 
