@@ -123,7 +123,9 @@ def test_a_model_all_of_whose_weights_were_trained_is_exported_without_an_adapte
         "max_length": 256,
     }
     train(TrainConfig(**fields, method="full", batch_size=4, out=tmp_path / "train"))
-    with pytest.raises(ProofError, match="6 of 6 answers think, 6 stop; too few questions"):
+    with pytest.raises(
+        ProofError, match="UNPROVEN, few: 6 of 6 answers think, 6 stop; too few questions"
+    ):
         run(Config(model=str(tmp_path / "train"), max_tokens=96, out=tmp_path / "out"))
     assert (tmp_path / "out/model.safetensors").exists()
 
@@ -146,7 +148,9 @@ def test_the_scores_of_an_evaluation_stand_on_the_card_with_their_intervals(trai
         "model": "left out",
     }
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    with pytest.raises(ProofError, match="2 of 2 answers think, 2 stop; too few questions"):
+    with pytest.raises(
+        ProofError, match="UNPROVEN, few: 2 of 2 answers think, 2 stop; too few questions"
+    ):
         run(
             Config(
                 adapter=trained_dir,
@@ -195,7 +199,16 @@ def test_an_adapter_without_questions_is_refused(trained_dir, tmp_path):
 def test_thinking_must_be_closed_answered_and_ended(text, stopped, passed):
     answers = [{"question": "?", "text": text, "stopped": stopped} for _ in range(20)]
     assert judge(answers)["passed"] is passed
-    assert not judge(answers[:19])["passed"] and "too few" in judge(answers[:19])["finding"]
+    few = judge(answers[:19])
+    assert not few["passed"] and few["finding"].startswith("few: ")
+
+
+def test_none_of_twenty_has_an_interval_too():
+    answers = [{"question": "?", "text": "b", "stopped": True} for _ in range(20)]
+    assert judge(answers)["intervals"] == {
+        "thinking": (0.0, 0.161125),
+        "stopped": (0.838875, 1.0),
+    }
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -23,6 +23,7 @@ from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error,
 from medkd.core.jsonl import resolve_input, write_json, write_text
 from medkd.core.progress import make_printable
 from medkd.core.stage_output import Manifest, open_stage_output
+from medkd.core.statistics import MIN_QUESTIONS, wilson_interval
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
 from medkd.export.gguf import GgufType, write_gguf
 from medkd.models.chat_template import find_stop_ids, find_thinking_template
@@ -69,8 +70,6 @@ WRITES = (
 )
 PROOF_SHARE = 0.99
 """Share of the questions that must be thought about and ended."""
-MIN_QUESTIONS = 20
-"""Fewer answers than these prove nothing."""
 
 
 class Config(StageConfig):
@@ -331,16 +330,21 @@ def judge(answers: list[dict[str, Any]]) -> dict[str, Any]:
         sum(bool(a["thinks"]) for a in answers),
         sum(bool(a["stopped"]) for a in answers),
     )
-    enough = PROOF_SHARE * len(answers)
-    finding = f"{n_thinking} of {len(answers)} answers think, {n_stopped} stop"
-    if is_short := len(answers) < MIN_QUESTIONS:
-        finding += f"; too few questions, a proof takes {MIN_QUESTIONS}"
+    n = len(answers)
+    enough = PROOF_SHARE * n
+    finding = f"{n_thinking} of {n} answers think, {n_stopped} stop"
+    if is_short := n < MIN_QUESTIONS:
+        finding = f"few: {finding}; too few questions, a proof takes {MIN_QUESTIONS}"
     return {
         "passed": not is_short and n_thinking >= enough and n_stopped >= enough,
         "finding": finding,
-        "n": len(answers),
+        "n": n,
         "n_thinking": n_thinking,
         "n_stopped": n_stopped,
+        "intervals": {
+            "thinking": wilson_interval(n_thinking, n),
+            "stopped": wilson_interval(n_stopped, n),
+        },
         "answers": answers,
     }
 
