@@ -31,6 +31,8 @@ def test_merge_honours_what_people_decided(tmp_path: Path) -> None:
     failed = Verdict(check="length", passed=False, reason="too_short")
     write(verified / "verified.jsonl", [make_checked(n) for n in range(4)])
     write(verified / "rejected.jsonl", [make_checked(n, failed) for n in (4, 5)])
+    unsure = Verdict(check="answer", passed=False, reason="undecided")
+    write(verified / "undecided.jsonl", [make_checked(n, unsure) for n in (6, 7)])
     config = Config(input=(verified,), out=tmp_path / "merge", near=1, val_share=0, test_share=0)
     assert run(config).counts.kept == 4
 
@@ -47,9 +49,10 @@ def test_merge_honours_what_people_decided(tmp_path: Path) -> None:
     )
     add_review(verified, Review(id="q:2", reviewer="a", decision=Decision.ACCEPT))
     add_review(verified, Review(id="q:4", reviewer="a", decision=Decision.ACCEPT))
+    add_review(verified, Review(id="q:6", reviewer="a", decision=Decision.ACCEPT))
     manifest = run(config.model_copy(update={"overwrite": True}))
     rows = {row["id"]: row for row in read_lines(tmp_path / "merge" / "train.jsonl")}
-    assert set(rows) == {"q:1", "q:2", "q:3", "q:4"}
+    assert set(rows) == {"q:1", "q:2", "q:3", "q:4", "q:6"}
     assert (rows["q:1"]["reasoning"], rows["q:1"]["answer"]) == ("改过的理由", "支气管肺炎")
     assert rows["q:4"]["reasoning"] == "理由4"
     assert manifest.counts.dropped == {"rejected_by_reviewer": 1}

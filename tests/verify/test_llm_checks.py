@@ -45,7 +45,7 @@ def write_clinic(path, n, spoiled=()):
 def read_verdicts(out):
     rows = [
         Checked.model_validate_json(line)
-        for name in ("verified", "rejected")
+        for name in ("verified", "rejected", "undecided")
         for line in (out / f"{name}.jsonl").open(encoding="utf-8")
     ]
     return {row.rationale.id: {verdict.check: verdict for verdict in row.verdicts} for row in rows}
@@ -264,3 +264,47 @@ def test_free_texts_are_not_compared_blindly():
         ask_blindly(question, load_task("open-question"))
     asked = ask_blindly(question, load_task("multiple-choice")).messages[1].content
     assert question.input in asked and "answer: b" not in asked.lower()
+
+
+def test_a_judge_decides_the_undecided_answers_alone(tmp_path):
+    record = (
+        "【主诉】转移性右下腹痛12小时，麦氏点压痛、反跳痛，体温38.2℃，白细胞15.2×10^9/L，无腹泻。"
+    )
+    reasoning = "疼痛由脐周转移至右下腹，麦氏点压痛、反跳痛，体温38.2℃，白细胞15.2×10^9/L，无腹泻，提示局部炎症。"
+    answers = ["急性阑尾炎", "阑尾炎", "阑尾周围炎", "阑尾类癌", "急性胰腺炎"]
+    rows = [
+        make_rationale(f"q:{n}", record, "急性阑尾炎", reasoning, answer)
+        for n, answer in enumerate(answers)
+    ]
+    path = tmp_path / "rationales.jsonl"
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
+    says = {"阑尾炎": "same", "阑尾周围炎": "near", "阑尾类癌": "different"}
+    judged = []
+
+    def answer(body):
+        system, user = (message["content"] for message in body["messages"])
+        if '"principal"' not in system:
+            return json.dumps({"grounded": 5, "sound": 5, "complete": 5, "leads_there": 5})
+        judged.append(json.loads(user)["answer"])
+        return json.dumps({"principal": says[judged[-1]], "why": "as told"})
+
+    with serve_judge(answer) as (base_url, _):
+        run(
+            Config(
+                input=path,
+                out=tmp_path / "out",
+                judge=True,
+                teacher="custom",
+                model="m",
+                base_url=base_url,
+            )
+        )
+    assert sorted(judged) == sorted(says)
+    verdicts = {key: found["answer"] for key, found in read_verdicts(tmp_path / "out").items()}
+    assert verdicts["q:1"].passed and verdicts["q:1"].detail == "judged same: as told"
+    assert [verdicts[f"q:{n}"].reason for n in (2, 3, 4)] == [
+        "undecided",
+        "wrong_diagnosis",
+        "wrong_diagnosis",
+    ]
+    assert "judge" in read_verdicts(tmp_path / "out")["q:1"]

@@ -309,3 +309,53 @@ def test_a_large_loss_is_said_with_the_next_step(tmp_path, capsys):
     )
     run(Config(input=tmp_path, out=tmp_path / "out"))
     assert "warning" not in capsys.readouterr().err
+
+
+def write_answers(path, *answers):
+    rows = [make_rationale(n, answer=answer) for n, answer in enumerate(answers)]
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_ids(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {Checked.model_validate_json(line).rationale.id for line in lines}
+
+
+def test_an_undecided_answer_is_kept_apart_and_never_rejected(tmp_path, capsys):
+    path = write_answers(
+        tmp_path / "rationales.jsonl", "急性阑尾炎", "阑尾炎", "急性胰腺炎", "急性化脓性阑尾炎"
+    )
+    manifest = run(Config(input=path, out=tmp_path / "out"))
+    assert read_ids(tmp_path / "out" / "verified.jsonl") == {"q:0", "q:3"}
+    assert read_ids(tmp_path / "out" / "undecided.jsonl") == {"q:1"}
+    assert read_ids(tmp_path / "out" / "rejected.jsonl") == {"q:2"}
+    assert manifest.counts.dropped == {"undecided": 1, "wrong_diagnosis": 1}
+    assert "undecided.jsonl" in capsys.readouterr().err
+
+
+def test_an_undecided_answer_of_an_unsound_rationale_is_rejected(tmp_path):
+    rows = [make_rationale(0), make_rationale(1, answer="阑尾炎", reasoning="阑尾炎。")]
+    path = tmp_path / "rationales.jsonl"
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
+    manifest = run(Config(input=path, out=tmp_path / "out"))
+    assert read_ids(tmp_path / "out" / "rejected.jsonl") == {"q:1"}
+    assert manifest.counts.dropped == {"too_short": 1}
+
+
+def test_undecided_answers_are_taken_where_that_is_asked_for(tmp_path):
+    path = write_answers(tmp_path / "rationales.jsonl", "急性阑尾炎", "阑尾炎", "急性胰腺炎")
+    run(Config(input=path, out=tmp_path / "out", min_f1=0))
+    assert read_ids(tmp_path / "out" / "verified.jsonl") == {"q:0", "q:1"}
+    assert read_ids(tmp_path / "out" / "rejected.jsonl") == {"q:2"}
+
+
+def test_names_of_one_code_of_a_table_are_one_diagnosis(tmp_path):
+    table = tmp_path / "terms.csv"
+    table.write_text("code,name\nK35.900,急性阑尾炎\nK35.900,蚓突急性发炎\n", encoding="utf-8")
+    path = write_answers(tmp_path / "rationales.jsonl", "急性阑尾炎", "蚓突急性发炎")
+    run(Config(input=path, out=tmp_path / "plain"))
+    assert read_ids(tmp_path / "plain" / "verified.jsonl") == {"q:0"}
+    manifest = run(Config(input=path, out=tmp_path / "out", terms=table))
+    assert read_ids(tmp_path / "out" / "verified.jsonl") == {"q:0", "q:1"}
+    assert "terms" in manifest.inputs

@@ -142,8 +142,9 @@ class VerifyPart(Options):
     """Characters of the longest reasoning."""
     max_answer: int = Field(default=120, ge=1)
     """Characters of the longest answer; twice the known one where that is longer."""
-    min_f1: float = Field(default=0.6, ge=0, le=1)
-    """Likeness from which an answer passes that rules cannot tell right or wrong."""
+    min_f1: float = Field(default=1.0, ge=0, le=1)
+    """Likeness from which an answer passes that rules cannot tell right or wrong; the others are
+    kept apart."""
     min_grounded: float = Field(default=0.75, ge=0, le=1)
     """Share of the values and denied findings in a reasoning that must stand in the question."""
     max_copied: float = Field(default=0.6, ge=0, le=1)

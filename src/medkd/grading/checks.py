@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
+from pathlib import Path
 
 from medkd.core.records import Language, Verdict
-from medkd.grading.diagnosis import NEAR
 from medkd.grading.extract import split_list
 from medkd.grading.graders import AnswerKind, get_grader
 from medkd.grading.grounding import find_claims
@@ -54,6 +54,8 @@ class Reason(StrEnum):
     """The answer is not the known diagnosis."""
     WRONG_ANSWER = "wrong_answer"
     """The answer is not the known one."""
+    UNDECIDED = "undecided"
+    """Rules cannot tell whether the answer is the known one: kept apart, not rejected."""
     HINT_LEAK = "hint_leak"
     """The reasoning betrays that it was told the answer."""
     IDENTIFIER = "identifier"
@@ -190,17 +192,17 @@ def check_answer(
     min_f1: float,
     kind: AnswerKind = "diagnosis",
     known: Sequence[str] = (),
+    terms_path: Path | None = None,
 ) -> Verdict:
-    """Require the known answer; a near diagnosis, and a text that rules cannot judge, pass from a
-    soft F1 of `min_f1`."""
-    found = get_grader(kind)(answer, reference, known=known)
-    is_near = kind == "text" and not found.decided
-    if kind == "diagnosis":
-        is_near = found.relation in NEAR
-    if found.principal or (is_near and found.f1 >= min_f1):
+    """Require the known answer; one that rules leave undecided passes from a soft F1 of `min_f1`,
+    and is undecided below it."""
+    found = get_grader(kind, terms_path)(answer, reference, known=known)
+    if found.verdict == "right" or (found.verdict == "undecided" and found.f1 >= min_f1):
         return make_verdict("answer")
     stated = "；".join(found.stated)[:60]
     detail = f"{found.relation}, soft F1 {found.f1:.2f}: {stated}"
+    if found.verdict == "undecided":
+        return make_verdict("answer", Reason.UNDECIDED, detail)
     failure = Reason.WRONG_DIAGNOSIS if kind == "diagnosis" else Reason.WRONG_ANSWER
     return make_verdict("answer", failure, detail)
 

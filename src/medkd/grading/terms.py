@@ -7,7 +7,9 @@ names stand to each other by their codes. Not done here: what the names themselv
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Any, cast
 
+from medkd.core.config import RUNTIME
 from medkd.core.errors import InputError
 from medkd.grading.compare import Relation
 from medkd.grading.names import Name, normalize_name, squeeze
@@ -17,6 +19,15 @@ _CODE_HEADINGS = re.compile(r"code|icd|编码|代码|编号", re.IGNORECASE)
 _NAME_HEADINGS = re.compile(r"name|term|diagnosis|synonym|名称|诊断|术语|疾病|病名", re.IGNORECASE)
 _ICD = re.compile(r"([A-Z]\d{2})(?:\.([0-9A-Z]{1,6}))?")
 _ALIAS = re.compile(r"[\[\]()（）［］/]")
+
+
+TermsFile = Annotated[Path | None, RUNTIME]
+"""A table of codes and names; what it holds decides results, its path does not."""
+
+
+def list_terms_inputs(path: Path | None) -> dict[str, Path]:
+    """Return the table as an input of a stage, so that its content is hashed."""
+    return {} if path is None else {"terms": path}
 
 
 class Terms:
@@ -62,7 +73,8 @@ def load_terms(path: Path) -> Terms:
     for row in read_rows(path):
         if not isinstance(row.content, dict):
             continue
-        cells = {str(key): str(value or "").strip() for key, value in row.content.items()}
+        content = cast(dict[Any, Any], row.content)
+        cells = {str(key): str(value or "").strip() for key, value in content.items()}
         if columns is None:
             columns, is_headed = _find_columns(list(cells), path)
             if not is_headed:

@@ -32,7 +32,8 @@ from medkd.text.tables import read_rows
 
 SPLIT_FILES: dict[Split, str] = {"train": "train.jsonl", "val": "val.jsonl", "test": "test.jsonl"}
 REVIEWED = ("verified.jsonl", "rationales.jsonl")
-REJECTED = "rejected.jsonl"
+REJECTED = ("rejected.jsonl", "undecided.jsonl")
+"""Where people may find rows that they take all the same."""
 MAX_WARNINGS = 10
 """Broken rows named on the screen for one file; all are counted."""
 HAVE_IT_WRITTEN = (
@@ -215,7 +216,7 @@ def find_review_files(paths: Iterable[Path]) -> list[Path]:
     return [
         folder / name
         for folder in folders
-        for name in (REVIEWS, REJECTED)
+        for name in (REVIEWS, *REJECTED)
         if (folder / name).exists()
     ]
 
@@ -241,15 +242,15 @@ def apply_review(row: Row, review: Review | None) -> Row | Dropped:
 
 
 def restore_rejected(source: SourceFile, decisions: Mapping[str, Review]) -> Iterator[Row]:
-    """Read the rows that checks rejected and people did not."""
-    rejected = source.path.with_name(REJECTED)
+    """Read the rows that checks rejected, or left undecided, and that people took."""
     wanted = {key for key, review in decisions.items() if review.decision is not Decision.REJECT}
-    if source.path.name != REVIEWED[0] or not wanted or not rejected.exists():
+    if source.path.name != REVIEWED[0] or not wanted:
         return
-    if not rejected.stat().st_size:
-        return
-    for checked in RecordReader(rejected, Checked, made_by="verify"):
-        if checked.rationale.id in wanted:
-            row = from_rationale(checked.rationale, source)
-            if isinstance(row, Row):
-                yield row
+    for rejected in map(source.path.with_name, REJECTED):
+        if not rejected.exists() or not rejected.stat().st_size:
+            continue
+        for checked in RecordReader(rejected, Checked, made_by="verify"):
+            if checked.rationale.id in wanted:
+                row = from_rationale(checked.rationale, source)
+                if isinstance(row, Row):
+                    yield row

@@ -5,6 +5,7 @@ Not done here: the rubric (`grading.judge`), retries and the ledger (`completers
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -51,6 +52,8 @@ class LlmCheck(NamedTuple):
     find_missing: FindMissing
     """Says what makes a reply unreadable, so that it is asked for again."""
     verdict: Callable[[Rationale, Completion], Verdict]
+    wants: Callable[[Checked], bool]
+    """Says which rows it is about."""
 
 
 class LlmChecker:
@@ -71,28 +74,29 @@ class LlmChecker:
         self._terms = RunOptions(concurrency=concurrency, budget=budget)
 
     def check(self, checked: Iterable[Checked]) -> Iterator[Checked]:
-        """Ask about every rationale that passed so far and yield all with the further verdicts.
+        """Ask about every rationale that a check is about and yield all with the further verdicts,
+        in the place of one of the same check.
 
         Asking begins when all are read: they wait in an unnamed file, not in memory. Raises
         StoppedError when the budget is spent or nobody answers; the ledger keeps what was paid.
         """
         with tempfile.TemporaryFile("w+", encoding="utf-8", dir=self._work_dir) as file:
-            n_sound = 0
+            wanted = Counter[str]()
             for row in checked:
-                n_sound += _is_sound(row)
+                wanted.update(check.name for check in self._checks if check.wants(row))
                 file.write(row.model_dump_json() + "\n")
-            completers = [self._ask(check, file, n_sound) for check in self._checks]
+            asked = [(check, self._ask(check, file, wanted[check.name])) for check in self._checks]
             for row in _read_again(file):
-                yield self._add_verdicts(row, completers) if _is_sound(row) else row
+                yield self._add_verdicts(row, asked)
 
-    def _ask(self, check: LlmCheck, file: TextIO, n_sound: int) -> LedgerClient:
-        """Have one kind of question answered for every sound rationale."""
-        sound = (row.rationale for row in _read_again(file) if _is_sound(row))
-        labelled = ((f"{check.name} {one.id}", check.ask(one)) for one in sound)
-        with Bar(check.name, total=n_sound, unit="answers") as bar:
+    def _ask(self, check: LlmCheck, file: TextIO, n: int) -> LedgerClient:
+        """Have one kind of question answered for every rationale that it is about."""
+        wanted = (row.rationale for row in _read_again(file) if check.wants(row))
+        labelled = ((f"{check.name} {one.id}", check.ask(one)) for one in wanted)
+        with Bar(check.name, total=n, unit="answers") as bar:
             completer = self._make_completer(check, bar)
-            if n_sound:
-                completer.run(labelled, n_sound)
+            if n:
+                completer.run(labelled, n)
         return completer
 
     def _make_completer(self, check: LlmCheck, bar: Bar) -> LedgerClient:
@@ -110,19 +114,51 @@ class LlmChecker:
         )
         return LedgerClient(self._endpoint, self._ledger, terms)
 
-    def _add_verdicts(self, row: Checked, completers: Sequence[LedgerClient]) -> Checked:
-        verdicts = list(row.verdicts)
-        for check, completer in zip(self._checks, completers, strict=True):
+    def _add_verdicts(
+        self, row: Checked, asked: Sequence[tuple[LlmCheck, LedgerClient]]
+    ) -> Checked:
+        verdicts = {verdict.check: verdict for verdict in row.verdicts}
+        for check, completer in asked:
+            if not check.wants(row):
+                continue
             completion = completer.recall(check.ask(row.rationale))
-            verdicts.append(
+            verdicts[check.name] = (
                 make_verdict(check.name, Reason.UNANSWERED, "never asked")
                 if completion is None
                 else check.verdict(row.rationale, completion)
             )
-        return row.model_copy(update={"verdicts": tuple(verdicts)})
+        return row.model_copy(update={"verdicts": tuple(verdicts.values())})
 
 
-def make_blind_check(min_f1: float | None, find_task: Callable[[str], Task]) -> LlmCheck:
+def make_answer_check(find_task: Callable[[str], Task]) -> LlmCheck:
+    """Make the check that a judge takes an undecided diagnosis for the known one; what it calls
+    near, or does not answer, stays undecided."""
+    rubric = judge.load_rubric("diagnosis")
+
+    def wants(row: Checked) -> bool:
+        failed = [verdict.reason for verdict in row.verdicts if not verdict.passed]
+        kind = find_task(row.rationale.question.task).answer.kind
+        return failed == [Reason.UNDECIDED] and kind == "diagnosis"
+
+    def ask(rationale: Rationale) -> Request:
+        texts = judge.diagnosis_texts(rationale.answer, rationale.question.reference)
+        return judge.make_request(rubric, texts)
+
+    def verdict(_: Rationale, completion: Completion) -> Verdict:
+        judged = judge.read_completion(rubric, completion)
+        if judged.judgement is None:
+            return make_verdict("answer", Reason.UNDECIDED, f"not judged: {judged.error}")
+        said = judged.judgement.said["principal"]
+        detail = f"judged {said}: {judged.judgement.why}"[:200]
+        failures = {"same": None, "different": Reason.WRONG_DIAGNOSIS}
+        return make_verdict("answer", failures.get(said, Reason.UNDECIDED), detail)
+
+    return LlmCheck("answer", ask, _find_unreadable(rubric), verdict, wants)
+
+
+def make_blind_check(
+    min_f1: float | None, find_task: Callable[[str], Task], terms_path: Path | None = None
+) -> LlmCheck:
     """Make the check that a model reaches the known answer from the question alone; `min_f1` is the
     task's where None is given."""
 
@@ -137,16 +173,18 @@ def make_blind_check(min_f1: float | None, find_task: Callable[[str], Task]) -> 
         task = find_task(question.task)
         bound = task.verify.min_f1 if min_f1 is None else min_f1
         found = check_answer(
-            completion.text, question.reference, bound, task.answer.kind, question.known
+            completion.text, question.reference, bound, task.answer.kind, question.known, terms_path
         )
         if found.passed:
             return make_verdict("blind")
-        return make_verdict("blind", Reason.BLIND_MISS, found.detail)
+        is_open = found.reason == Reason.UNDECIDED
+        reason = Reason.UNDECIDED if is_open else Reason.BLIND_MISS
+        return make_verdict("blind", reason, found.detail)
 
     def find_missing(_reasoning: str, text: str) -> MissingPart | None:
         return None if text.strip() else MissingPart("no answer", is_at_end=True)
 
-    return LlmCheck("blind", ask, find_missing, verdict)
+    return LlmCheck("blind", ask, find_missing, verdict, _is_sound)
 
 
 def ask_blindly(question: Question, task: Task) -> Request:
@@ -177,7 +215,6 @@ def find_written_language(question: Question) -> Language:
 def make_judge_check(min_score: float) -> LlmCheck:
     """Make the check that a judge scores the rationale at least `min_score`."""
     rubric = judge.load_rubric("rationale")
-    find_fault = judge.make_fault_finder(rubric)
 
     def ask(rationale: Rationale) -> Request:
         question = rationale.question
@@ -195,11 +232,18 @@ def make_judge_check(min_score: float) -> LlmCheck:
             return make_verdict("judge", Reason.LOW_SCORE, detail)
         return make_verdict("judge", detail=detail)
 
+    return LlmCheck("judge", ask, _find_unreadable(rubric), verdict, _is_sound)
+
+
+def _find_unreadable(rubric: judge.Rubric) -> FindMissing:
+    """Make the function that says what makes a judgement unreadable."""
+    find_fault = judge.make_fault_finder(rubric)
+
     def find_missing(reasoning: str, text: str) -> MissingPart | None:
         fault = find_fault(reasoning, text)
         return MissingPart(fault, is_at_end=False) if fault else None
 
-    return LlmCheck("judge", ask, find_missing, verdict)
+    return find_missing
 
 
 def _is_sound(row: Checked) -> bool:

@@ -1,13 +1,13 @@
 """The stage `verify`: keep the rationales that deserve to be learnt from, and say why others fell.
 
-In: `rationales.jsonl`. Out: `verified.jsonl` and `rejected.jsonl` of `Checked` records, between
-which lines may be moved by hand; `ledger.sqlite` where a model was asked.
+In: `rationales.jsonl`. Out: `verified.jsonl`, `rejected.jsonl` and `undecided.jsonl` of `Checked`
+records, between which lines may be moved by hand; `ledger.sqlite` where a model was asked.
 Not done here: the checks (`grading.checks`), asking (`verify.llm_checks`), duplicates (`merge`).
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,17 +35,19 @@ from medkd.core.task import (
 )
 from medkd.grading import checks
 from medkd.grading.grounding import grounded_rate
+from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.verify.llm_checks import (
     IdentifiedRationale,
     LlmChecker,
     find_written_language,
+    make_answer_check,
     make_blind_check,
     make_judge_check,
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
 LEDGER = "ledger.sqlite"
-WRITES = ("verified.jsonl", "rejected.jsonl")
+WRITES = ("verified.jsonl", "rejected.jsonl", "undecided.jsonl")
 _AGAIN = "ask again with medkd distill --overwrite (its ledger stays)"
 _READ = "read rejected.jsonl"
 _MISSED = "distill with --mode rationalize, or --mode solve --fallback rationalize"
@@ -60,6 +62,9 @@ NEXT_STEPS: dict[checks.Reason, str] = dict.fromkeys(checks.Reason, _READ) | {
     checks.Reason.LONG_ANSWER: f"{_READ}, or raise --max-answer",
     checks.Reason.WRONG_DIAGNOSIS: f"the teacher misses the known diagnosis; {_MISSED}",
     checks.Reason.WRONG_ANSWER: f"the teacher misses the known answer; {_MISSED}",
+    checks.Reason.UNDECIDED: "rules cannot tell whether these answers are the known ones; they are "
+    "in undecided.jsonl: review them in medkd studio, have them judged (--judge), or take them "
+    "(--min-f1 0)",
     checks.Reason.HINT_LEAK: "the teacher says that it was told the answer; distill with --mode "
     "solve, or ask another --model",
     checks.Reason.UNGROUNDED: f"{_READ}, or lower --min-grounded",
@@ -77,8 +82,12 @@ class Config(StageConfig):
     task: TaskFile = ""
     """Task file, where the rationales are of a task of your own."""
     min_f1: Share | None = None
-    """Soft F1 from which an answer passes that rules cannot tell right or wrong; a wrong one never
-    does. This and the bounds below are the task's where not given."""
+    """Soft F1 from which an answer passes that rules cannot tell right or wrong: 0 takes them all,
+    1 keeps them apart in undecided.jsonl. This and the bounds below are the task's where not
+    given."""
+    terms: TermsFile = None
+    """Table of codes and names (CSV or Excel: an ICD table, local synonyms): names of one code are
+    one diagnosis, longer codes more specific ones."""
     min_grounded: Share | None = None
     """Share of the numbers, values and denied findings in a reasoning that must stand in the
     question."""
@@ -95,7 +104,7 @@ class Config(StageConfig):
     blind: bool = False
     """Ask a model again without the answer, and keep what it reaches too; costs money."""
     judge: bool = False
-    """Have a model judge each rationale by a rubric; costs money."""
+    """Have a model judge undecided answers, and each rationale by a rubric; costs money."""
     min_score: Share = 0.5
     """Score of the judge from which a rationale passes."""
     teacher: str = "deepseek"
@@ -131,14 +140,16 @@ class Config(StageConfig):
 
 
 def verify(
-    rationales: Iterable[Rationale], config: Config, llm_checker: LlmChecker | None = None
+    rationales: Iterable[Rationale], config: Config, llm_checkers: Sequence[LlmChecker] = ()
 ) -> Iterator[Checked]:
-    """Check rationales by rules, one by one; those that pass are then checked by the model."""
-    checked = (
+    """Check rationales by rules, one by one; then have the models asked, one after another."""
+    checked: Iterator[Checked] = (
         Checked(rationale=rationale, verdicts=tuple(check_rationale(rationale, config)))
         for rationale in rationales
     )
-    return llm_checker.check(checked) if llm_checker else checked
+    for llm_checker in llm_checkers:
+        checked = llm_checker.check(checked)
+    return checked
 
 
 def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
@@ -153,7 +164,7 @@ def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
     task = find_task(rationale.question.task, config.task)
     bounds = config.find_bounds(task)
     has_reference = bool(rationale.question.reference.strip())
-    made = _list_checks(rationale, task, bounds)
+    made = _list_checks(rationale, task, bounds, config.terms)
     return [
         form,
         *(
@@ -168,7 +179,7 @@ _OF_REFERENCE = frozenset({"brevity", "answer", "filler", "grounding"})
 
 
 def _list_checks(
-    rationale: Rationale, task: Task, bounds: VerifyPart
+    rationale: Rationale, task: Task, bounds: VerifyPart, terms_path: Path | None
 ) -> dict[CheckName, Callable[[], Verdict]]:
     question, reasoning, answer = rationale.question, rationale.reasoning, rationale.answer
     asked, reference, kind = question.input, question.reference, task.answer.kind
@@ -183,7 +194,7 @@ def _list_checks(
         "loop": lambda: checks.check_loop(f"{reasoning}\n{answer}"),
         "brevity": lambda: checks.check_brevity(answer, reference, bounds.max_answer),
         "answer": lambda: checks.check_answer(
-            answer, reference, bounds.min_f1, kind, question.known
+            answer, reference, bounds.min_f1, kind, question.known, terms_path
         ),
         "hint": lambda: checks.check_hint(reasoning, named, asked),
         "identifiers": lambda: checks.check_identifiers(reasoning, answer),
@@ -195,8 +206,10 @@ def _list_checks(
 
 
 def find_failure(checked: Checked) -> Verdict | None:
-    """Find the first failed verdict: the reason a row falls for."""
-    return next((verdict for verdict in checked.verdicts if not verdict.passed), None)
+    """Find the first failed verdict, the reason a row falls for; one that is only undecided comes
+    last."""
+    failed = [verdict for verdict in checked.verdicts if not verdict.passed]
+    return min(failed, key=lambda one: one.reason == checks.Reason.UNDECIDED, default=None)
 
 
 def run(config: Config) -> Manifest:
@@ -211,12 +224,13 @@ def run(config: Config) -> Manifest:
     accepts = config.uses_llm and config.accept_identified
     reader = RecordReader(path, IdentifiedRationale if accepts else Rationale, made_by="distill")
     names = name_task(config.task, "answer", "verify", "student", "teacher")
-    with open_stage_output("verify", config, {"input": path}, WRITES, names=names) as space:
+    inputs = {"input": path, **list_terms_inputs(config.terms)}
+    with open_stage_output("verify", config, inputs, WRITES, names=names) as space:
         if space.is_finished:
             return space.manifest
-        with _open_llm_checker(config, target, space) as llm_checker:
+        with _open_llm_checkers(config, target, space) as llm_checkers:
             rationales = track(reader, "verify", unit="rationales")
-            tally = _sort(verify(rationales, config, llm_checker), space)
+            tally = _sort(verify(rationales, config, llm_checkers), space)
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
         space.drop_all(tally.reasons)
@@ -281,38 +295,45 @@ class _Tally:
 
 
 def _sort(checked: Iterable[Checked], space: StageOutput) -> _Tally:
-    """Write sound rows to one file and the others to another."""
+    """Write sound rows, rejected ones and undecided ones to a file each."""
     tally = _Tally()
     with ExitStack() as stack:
-        verified, rejected = (
-            stack.enter_context(write_atomically(space.path(f"{name}.jsonl")))
-            for name in ("verified", "rejected")
+        verified, rejected, undecided = (
+            stack.enter_context(write_atomically(space.path(name))) for name in WRITES
         )
         for row in checked:
             failure = find_failure(row)
             tally.count(row, failure)
-            (verified if failure is None else rejected).write(row.model_dump_json() + "\n")
+            file = rejected if failure else verified
+            if failure and failure.reason == checks.Reason.UNDECIDED:
+                file = undecided
+            file.write(row.model_dump_json() + "\n")
     return tally
 
 
 @contextmanager
-def _open_llm_checker(
+def _open_llm_checkers(
     config: Config, target: Target | None, space: StageOutput
-) -> Generator[LlmChecker | None, None, None]:
+) -> Generator[list[LlmChecker], None, None]:
     """Open the ledger and the endpoint where a model is asked; note the cost however it ends."""
     if target is None:
-        yield None
+        yield []
         return
     find = partial(find_task, given=config.task)
-    llm_checks = [
-        *([make_blind_check(config.min_f1, find)] if config.blind else []),
-        *([make_judge_check(config.min_score)] if config.judge else []),
+    rounds = [
+        [make_answer_check(find)] if config.judge else [],
+        [
+            *([make_blind_check(config.min_f1, find, config.terms)] if config.blind else []),
+            *([make_judge_check(config.min_score)] if config.judge else []),
+        ],
     ]
     with Ledger(space.path(LEDGER)) as ledger:
         try:
-            yield LlmChecker(
-                llm_checks, target, ledger, config.out, config.concurrency, config.budget
-            )
+            yield [
+                LlmChecker(made, target, ledger, config.out, config.concurrency, config.budget)
+                for made in rounds
+                if made
+            ]
         finally:
             space.manifest.cost = Cost(
                 amount=round(ledger.spent(), 6), currency=target.provider.currency

@@ -120,7 +120,8 @@ def build(page: gr.Blocks, places: Places, t: Texts) -> None:
 
     def pick_drop(event: gr.EventData, name: str) -> tuple[str, str, str]:
         """Open the rows that fell for one reason."""
-        return f"{Path(name).parent}/{REJECTED}", str(event.value), str(event.value)
+        file = "undecided.jsonl" if str(event.value) == "undecided" else REJECTED
+        return f"{Path(name).parent}/{file}", str(event.value), str(event.value)
 
     def show(name: str | None, text: str | None, tag: str, wanted: float | None) -> tuple[Any, ...]:
         """Show a page of what was found: notice, rows, bars, page number, and what turns pages

@@ -18,7 +18,7 @@ from medkd.studio.rows import find_id, show_row
 from medkd.studio.shelf import open_shelf
 from medkd.studio.texts import Texts
 
-QUEUES = ("verified.jsonl", "rejected.jsonl", "rationales.jsonl")
+QUEUES = ("verified.jsonl", "undecided.jsonl", "rejected.jsonl", "rationales.jsonl")
 
 
 def build(page: gr.Blocks, places: Places, t: Texts) -> None:
