@@ -9,7 +9,16 @@ from student_samples import read_lines
 
 
 def make_checked(number: int, *verdicts: Verdict) -> Checked:
-    signs = ("发热咳嗽", "头晕乏力", "腹痛呕吐", "胸闷气短", "关节肿痛", "皮疹瘙痒")
+    signs = (
+        "发热咳嗽",
+        "头晕乏力",
+        "腹痛呕吐",
+        "胸闷气短",
+        "关节肿痛",
+        "皮疹瘙痒",
+        "咯血盗汗",
+        "尿频尿急",
+    )
     question = Question(
         id=f"q:{number}", case_id=f"q:{number}", source="site", system="S", instruction="I",
         input=f"【主诉】{signs[number]}{number + 2}天", reference="肺炎", split="train", deidentified_by="rules 1",

@@ -270,23 +270,23 @@ def test_a_judge_decides_the_undecided_answers_alone(tmp_path):
     record = (
         "【主诉】转移性右下腹痛12小时，麦氏点压痛、反跳痛，体温38.2℃，白细胞15.2×10^9/L，无腹泻。"
     )
-    reasoning = "疼痛由脐周转移至右下腹，麦氏点压痛、反跳痛，体温38.2℃，白细胞15.2×10^9/L，无腹泻，提示局部炎症。"
-    answers = ["急性阑尾炎", "阑尾炎", "阑尾周围炎", "阑尾类癌", "急性胰腺炎"]
+    reasoning = "疼痛由脐周转到右下腹，局部压痛并有反跳痛，体温38.2℃，白细胞升到15.2，没有腹泻，提示右下腹的急性炎症，胃肠炎不像。"
+    answers = ["急性阑尾炎", "阑尾炎", "阑尾周围炎", "阑尾炎症", "急性胰腺炎"]
     rows = [
         make_rationale(f"q:{n}", record, "急性阑尾炎", reasoning, answer)
         for n, answer in enumerate(answers)
     ]
     path = tmp_path / "rationales.jsonl"
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
-    says = {"阑尾炎": "same", "阑尾周围炎": "near", "阑尾类癌": "different"}
+    says = {"阑尾炎": "right", "阑尾周围炎": "undecided", "阑尾炎症": "wrong"}
     judged = []
 
     def answer(body):
         system, user = (message["content"] for message in body["messages"])
-        if '"principal"' not in system:
+        if '"verdict"' not in system:
             return json.dumps({"grounded": 5, "sound": 5, "complete": 5, "leads_there": 5})
         judged.append(json.loads(user)["answer"])
-        return json.dumps({"principal": says[judged[-1]], "why": "as told"})
+        return json.dumps({"verdict": says[judged[-1]], "why": "as told"})
 
     with serve_judge(answer) as (base_url, _):
         run(
@@ -299,9 +299,9 @@ def test_a_judge_decides_the_undecided_answers_alone(tmp_path):
                 base_url=base_url,
             )
         )
-    assert sorted(judged) == sorted(says)
+    assert sorted(judged) == sorted([*says, *says])
     verdicts = {key: found["answer"] for key, found in read_verdicts(tmp_path / "out").items()}
-    assert verdicts["q:1"].passed and verdicts["q:1"].detail == "judged same: as told"
+    assert verdicts["q:1"].passed and verdicts["q:1"].detail == "judged right: as told"
     assert [verdicts[f"q:{n}"].reason for n in (2, 3, 4)] == [
         "undecided",
         "wrong_diagnosis",

@@ -48,10 +48,10 @@ class LlmCheck(NamedTuple):
     """One kind of question about a rationale."""
 
     name: str
-    ask: Callable[[Rationale], Request]
+    ask: Callable[[Rationale], Sequence[Request]]
     find_missing: FindMissing
     """Says what makes a reply unreadable, so that it is asked for again."""
-    verdict: Callable[[Rationale, Completion], Verdict]
+    verdict: Callable[[Rationale, Sequence[Completion]], Verdict]
     wants: Callable[[Checked], bool]
     """Says which rows it is about."""
 
@@ -83,7 +83,9 @@ class LlmChecker:
         with tempfile.TemporaryFile("w+", encoding="utf-8", dir=self._work_dir) as file:
             wanted = Counter[str]()
             for row in checked:
-                wanted.update(check.name for check in self._checks if check.wants(row))
+                for check in self._checks:
+                    if check.wants(row):
+                        wanted[check.name] += len(check.ask(row.rationale))
                 file.write(row.model_dump_json() + "\n")
             asked = [(check, self._ask(check, file, wanted[check.name])) for check in self._checks]
             for row in _read_again(file):
@@ -92,7 +94,9 @@ class LlmChecker:
     def _ask(self, check: LlmCheck, file: TextIO, n: int) -> LedgerClient:
         """Have one kind of question answered for every rationale that it is about."""
         wanted = (row.rationale for row in _read_again(file) if check.wants(row))
-        labelled = ((f"{check.name} {one.id}", check.ask(one)) for one in wanted)
+        labelled = (
+            (f"{check.name} {one.id}", request) for one in wanted for request in check.ask(one)
+        )
         with Bar(check.name, total=n, unit="answers") as bar:
             completer = self._make_completer(check, bar)
             if n:
@@ -121,39 +125,54 @@ class LlmChecker:
         for check, completer in asked:
             if not check.wants(row):
                 continue
-            completion = completer.recall(check.ask(row.rationale))
+            recalled = [completer.recall(request) for request in check.ask(row.rationale)]
+            completions = [completion for completion in recalled if completion is not None]
             verdicts[check.name] = (
-                make_verdict(check.name, Reason.UNANSWERED, "never asked")
-                if completion is None
-                else check.verdict(row.rationale, completion)
+                check.verdict(row.rationale, completions)
+                if len(completions) == len(recalled)
+                else make_verdict(check.name, Reason.UNANSWERED, "never asked")
             )
         return row.model_copy(update={"verdicts": tuple(verdicts.values())})
 
 
+class _Recalled:
+    """Answers requests with what a ledger holds of them."""
+
+    def __init__(self, completions: Sequence[Completion]) -> None:
+        self._completions = completions
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        return list(self._completions)
+
+
 def make_answer_check(find_task: Callable[[str], Task]) -> LlmCheck:
-    """Make the check that a judge takes an undecided diagnosis for the known one; what it calls
-    near, or does not answer, stays undecided."""
-    rubric = judge.load_rubric("diagnosis")
+    """Make the check that a judge, asked in both orders, calls an undecided answer right; what it
+    cannot tell, or does not answer, stays undecided."""
 
     def wants(row: Checked) -> bool:
         failed = [verdict.reason for verdict in row.verdicts if not verdict.passed]
-        kind = find_task(row.rationale.question.task).answer.kind
-        return failed == [Reason.UNDECIDED] and kind == "diagnosis"
+        return failed == [Reason.UNDECIDED]
 
-    def ask(rationale: Rationale) -> Request:
-        texts = judge.diagnosis_texts(rationale.answer, rationale.question.reference)
-        return judge.make_request(rubric, texts)
+    def describe(rationale: Rationale) -> judge.AnswerToJudge:
+        question = rationale.question
+        kind = find_task(question.task).answer.kind
+        return judge.AnswerToJudge(kind, question.input, rationale.answer, question.reference)
 
-    def verdict(_: Rationale, completion: Completion) -> Verdict:
-        judged = judge.read_completion(rubric, completion)
-        if judged.judgement is None:
-            return make_verdict("answer", Reason.UNDECIDED, f"not judged: {judged.error}")
-        said = judged.judgement.said["principal"]
-        detail = f"judged {said}: {judged.judgement.why}"[:200]
-        failures = {"same": None, "different": Reason.WRONG_DIAGNOSIS}
-        return make_verdict("answer", failures.get(said, Reason.UNDECIDED), detail)
+    def ask(rationale: Rationale) -> Sequence[Request]:
+        return judge.verdict_requests(describe(rationale))
 
-    return LlmCheck("answer", ask, _find_unreadable(rubric), verdict, wants)
+    def verdict(rationale: Rationale, completions: Sequence[Completion]) -> Verdict:
+        case = describe(rationale)
+        (opinion,) = judge.judge_answers([case], _Recalled(completions))
+        if opinion.verdict is None:
+            return make_verdict("answer", Reason.UNDECIDED, f"not judged: {opinion.error}")
+        wrong = Reason.WRONG_DIAGNOSIS if case.kind == "diagnosis" else Reason.WRONG_ANSWER
+        failures = {"right": None, "wrong": wrong, "undecided": Reason.UNDECIDED}
+        detail = f"judged {opinion.verdict}: {opinion.why}"[:200]
+        return make_verdict("answer", failures[opinion.verdict], detail)
+
+    find_missing = _find_unreadable(judge.load_rubric("diagnosis"))
+    return LlmCheck("answer", ask, find_missing, verdict, wants)
 
 
 def make_blind_check(
@@ -162,10 +181,11 @@ def make_blind_check(
     """Make the check that a model reaches the known answer from the question alone; `min_f1` is the
     task's where None is given."""
 
-    def ask(rationale: Rationale) -> Request:
-        return ask_blindly(rationale.question, find_task(rationale.question.task))
+    def ask(rationale: Rationale) -> Sequence[Request]:
+        return [ask_blindly(rationale.question, find_task(rationale.question.task))]
 
-    def verdict(rationale: Rationale, completion: Completion) -> Verdict:
+    def verdict(rationale: Rationale, completions: Sequence[Completion]) -> Verdict:
+        (completion,) = completions
         if not completion.complete:
             error = completion.error or completion.finish_reason
             return make_verdict("blind", Reason.UNANSWERED, error)
@@ -216,14 +236,15 @@ def make_judge_check(min_score: float) -> LlmCheck:
     """Make the check that a judge scores the rationale at least `min_score`."""
     rubric = judge.load_rubric("rationale")
 
-    def ask(rationale: Rationale) -> Request:
+    def ask(rationale: Rationale) -> Sequence[Request]:
         question = rationale.question
         texts = judge.rationale_texts(
             question.input, rationale.reasoning, rationale.answer, question.reference
         )
-        return judge.make_request(rubric, texts)
+        return [judge.make_request(rubric, texts)]
 
-    def verdict(_: Rationale, completion: Completion) -> Verdict:
+    def verdict(_: Rationale, completions: Sequence[Completion]) -> Verdict:
+        (completion,) = completions
         judged = judge.read_completion(rubric, completion)
         if judged.judgement is None:
             return make_verdict("judge", Reason.UNANSWERED, judged.error)
