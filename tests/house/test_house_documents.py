@@ -10,7 +10,7 @@ import pytest
 from medkd.cli import app as cli
 from medkd.cli.flags import read_value
 from medkd.cli.overview import is_overview
-from medkd.core.config import make_config, read_recipe
+from medkd.core.config import find_recipe, make_config, read_recipe
 from medkd.pipeline import override, plan
 from medkd.stages import STAGES
 
@@ -58,7 +58,8 @@ def parse(line: str) -> None:
     if words[0] in STAGES and function.__name__ == "command":
         check_stage(words[0], dict(bound.arguments))
     if words[0] == "run":
-        check_recipe(ROOT / bound.arguments["recipe"], bound.arguments.get("fields", {}))
+        recipe = find_recipe(bound.arguments["recipe"])
+        check_recipe(ROOT / recipe, bound.arguments.get("fields", {}))
 
 
 def check_stage(stage: str, given: dict[str, Any]) -> None:
