@@ -196,6 +196,8 @@ def _start_servers(drafts: list[Draft], rehearsal: Rehearsal, servers: ExitStack
         if stage == "collect" and fields.get("base_url") == "rehearsal":
             cases = generate_cases(rehearsal.cases, rehearsal.seed)
             fields["base_url"] = servers.enter_context(serve_site(cases)).base_url
+        if stage == "prepare" and fields.get("check_leaks") == "rehearsal":
+            fields.setdefault("check_base_url", servers.enter_context(serve_teacher()).base_url)
         if stage == "distill" and fields.get("teacher") == "rehearsal" and "base_url" not in fields:
             teacher = serve_teacher(faults=rehearsal.faults, seed=rehearsal.seed)
             fields["base_url"] = servers.enter_context(teacher).base_url

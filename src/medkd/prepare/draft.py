@@ -79,6 +79,8 @@ class Draft(NamedTuple):
     known: tuple[str, ...] = ()
     """Diagnoses of the reference that the record itself tells as known."""
     removals: tuple[Removal, ...] = ()
+    texts: Mapping[str, str] = MappingProxyType({})
+    """`after`, each section by itself."""
 
 
 def draft_question(
@@ -126,7 +128,9 @@ def draft_question(
     }
     told["asked"] = frozenset(views)
     known = _list_known(answer, texts, aliases)
-    return Draft(case, language, reference, before, after, line, told, known, tuple(removals))
+    return Draft(
+        case, language, reference, before, after, line, told, known, tuple(removals), texts
+    )
 
 
 def _remove(

@@ -7,20 +7,24 @@ Not done here: what a task asks (`core.task`), reasoning (`distill`).
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from medkd.core.config import RUNTIME, Seed, StageConfig, did_you_mean
+from medkd.completers.ledger import Ledger
+from medkd.completers.providers import Target, check_budget, find_target
+from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
 from medkd.core.records import (
     Case,
+    Cost,
     Question,
     Removal,
     Split,
@@ -29,10 +33,11 @@ from medkd.core.records import (
     to_alpaca,
 )
 from medkd.core.reviews import REVIEWS, read_reviews
-from medkd.core.stage_output import Manifest, hash_path, open_stage_output
+from medkd.core.stage_output import Manifest, StageOutput, hash_path, open_stage_output
 from medkd.core.task import AnswerKind, Task, list_sections, load_task, name_task
 from medkd.prepare.aliases import load_synonyms
 from medkd.prepare.draft import Draft, DropReason, draft_question, measure
+from medkd.prepare.leak_check import check_leaks, estimate_cost, list_asked
 from medkd.prepare.record import is_empty
 from medkd.prepare.removals import read_decisions
 from medkd.text.normalize import make_plain
@@ -66,12 +71,29 @@ class Config(StageConfig):
     """Share of the cases kept unseen for evaluation."""
     seed: Seed = 0
     """Another seed splits otherwise."""
+    check_leaks: str = ""
+    """Ask a provider to name the diagnosis from each section alone, and list those that tell it for
+    review; costs money. One of providers.yaml, or `rehearsal`."""
+    check_model: str = ""
+    """The model that --check-leaks asks; the provider's first where none is given."""
+    check_base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
+    """Address of that endpoint; the provider's own where none is given."""
+    concurrency: Annotated[int, RUNTIME, Field(ge=1)] = 32
+    """Requests of --check-leaks under way at once, within the provider's cap."""
+    budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
+    """Most money this directory's ledger may come to, in the provider's currency; a hard stop."""
+    dry_run: Annotated[bool, RUNTIME] = False
+    """Price --check-leaks; send and write nothing."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.val_share + self.test_share >= 1:
             raise ValueError("val_share and test_share together leave nothing to train on")
         return self
+
+
+Checker = Callable[[Sequence[Draft]], tuple[list[Removal], int]]
+"""Proposes removals for drafts, and says how many of their sections got no answer."""
 
 
 class Prepared(NamedTuple):
@@ -83,9 +105,14 @@ class Prepared(NamedTuple):
     """For the manifest."""
 
 
-def prepare(cases: Iterable[Case], config: Config, dropped: Counter[str]) -> Prepared:
+def prepare(
+    cases: Iterable[Case],
+    config: Config,
+    dropped: Counter[str],
+    checker: Checker | None = None,
+) -> Prepared:
     """Turn cases into questions; count drops by reason. Reviews of removals in `config.out` are
-    applied."""
+    applied; what `checker` proposes is listed and not applied."""
     task = load_task(config.task)
     asked = until_section(task, config.until)
     drafts: list[Draft] = []
@@ -115,7 +142,12 @@ def prepare(cases: Iterable[Case], config: Config, dropped: Counter[str]) -> Pre
         facts["after_until"] = {name: present[name] for name in later}
     if asked.question.remove_answer:
         facts |= _measure_leaks(drafts)
-    return Prepared(questions, [one for draft in drafts for one in draft.removals], facts)
+    removals = [one for draft in drafts for one in draft.removals]
+    if checker and asked.question.remove_answer:
+        proposed, n_unanswered = checker(drafts)
+        removals += proposed
+        facts["check_leaks"] = {"proposed": len(proposed), "unanswered": n_unanswered}
+    return Prepared(questions, removals, facts)
 
 
 def until_section(task: Task, name: str) -> Task:
@@ -264,6 +296,7 @@ def _measure_leaks(drafts: list[Draft]) -> dict[str, Any]:
     }
 
 
+LEDGER = "ledger.sqlite"
 WRITES = ("questions.jsonl", "removals.jsonl", "alpaca.json")
 
 
@@ -272,6 +305,9 @@ def run(config: Config) -> Manifest:
     path = resolve_input(config.input, "cases.jsonl", made_by="deidentify")
     load_synonyms(config.answers)  # a table that cannot be read is refused before anything is made
     task = load_task(config.task)
+    target = _find_target(config)
+    if config.dry_run:
+        return _price(config, path, target)
     inputs = {"input": [path], "answers": [] if config.answers is None else [config.answers]}
     names = name_task(config.task, "name", "language", "question", "answer", "student")
     reviews = config.out / REVIEWS
@@ -281,9 +317,9 @@ def run(config: Config) -> Manifest:
             return space.manifest
         reader = RecordReader(path, Case, made_by="deidentify")
         dropped: Counter[str] = Counter()
-        questions, removals, facts = prepare(
-            track(reader, "prepare", unit="cases"), config, dropped
-        )
+        with _open_checker(config, target, space) as checker:
+            cases = track(reader, "prepare", unit="cases")
+            questions, removals, facts = prepare(cases, config, dropped, checker)
         space.read(reader.n_read)
         space.drop_all({**reader.dropped(), **dropped})
         space.manifest.facts = facts
@@ -298,6 +334,54 @@ def run(config: Config) -> Manifest:
             [to_alpaca(question, question.reference) for question in questions],
         )
     return space.manifest
+
+
+def _find_target(config: Config) -> Target | None:
+    """Find the model that --check-leaks asks."""
+    if not config.check_leaks:
+        return None
+    is_key_needed = not config.dry_run
+    target = find_target(
+        config.check_leaks, config.check_model, config.check_base_url, is_key_needed=is_key_needed
+    )
+    check_budget(target, config.budget, "now")
+    return target
+
+
+def _price(config: Config, path: Path, target: Target | None) -> Manifest:
+    """Print what --check-leaks would cost."""
+    if target is None:
+        raise InputError("--dry-run prices --check-leaks; name a provider with it")
+
+    def price(drafts: Sequence[Draft]) -> tuple[list[Removal], int]:
+        print(estimate_cost(list(list_asked(drafts)), target))
+        return [], 0
+
+    prepare(RecordReader(path, Case, made_by="deidentify"), config, Counter(), price)
+    return Manifest(stage="prepare", identity="", config=config.model_dump(mode="json"))
+
+
+@contextmanager
+def _open_checker(
+    config: Config, target: Target | None, space: StageOutput
+) -> Generator[Checker | None, None, None]:
+    """Open the ledger where a model is asked; note the cost however it ends."""
+    if target is None:
+        yield None
+        return
+    with Ledger(space.path(LEDGER)) as ledger:
+
+        def check(drafts: Sequence[Draft]) -> tuple[list[Removal], int]:
+            asked = list(list_asked(drafts))
+            print(estimate_cost(asked, target), file=sys.stderr)
+            return check_leaks(asked, target, ledger, config.concurrency, config.budget)
+
+        try:
+            yield check
+        finally:
+            space.manifest.cost = Cost(
+                amount=round(ledger.spent(), 6), currency=target.provider.currency
+            )
 
 
 def _report_unasked(task: Task, unasked: Mapping[str, int]) -> None:
@@ -335,6 +419,7 @@ def _list_next_steps(task: Task, unasked: Mapping[str, int]) -> dict[str, str]:
         f"(there are: {others}), or lower question.min_characters",
         DropReason.NO_FINDING: f"they have none of {', '.join(part.needs)}; name what they have in "
         f"the task's question.sections (there are: {others})",
+        DropReason.ANSWER_IS_COMPLAINT: "their complaint is the diagnosis itself; look at 主诉",
         DropReason.TOO_LITTLE_LEFT: "most of their text tells the answer; look at their sections",
         DropReason.DUPLICATE: "the same question stands there twice; look at the input",
         DropReason.NEAR_DUPLICATE: "nearly the same question stands there twice; look at the input",

@@ -318,21 +318,19 @@ def find_frame(
 
 
 _TOLD = {Relation.SAME, Relation.MORE_GENERAL, Relation.MORE_SPECIFIC, Relation.OTHER_STAGE}
-_NEAR_TOLD = _TOLD | {Relation.UNCLEAR, Relation.NEAR_MISS, Relation.PART}
-"""What tells the answer where a diagnosis is stated in so many words: another side, another word
-for the cause."""
 _REWORDED = _TOLD - {Relation.MORE_GENERAL}
 """What a clause of its own says of the answer, where no word of diagnosing leads to it."""
+_MIN_COVERED = 0.6
+"""Share of the answer's pairs of characters from which a stated diagnosis that holds them is a
+variant of it: 右肺下叶继发性结核."""
 _HEAD = 3
 """Last characters that two names of one kind of disease share: 慢性单纯性青光眼, 开角型青光眼."""
-_MIN_PIECE = 0.6
-"""Share of the answer's name from which a piece of it is the answer: 静脉窦血栓."""
 _MAX_ABBREVIATION = 8
 _PLAIN_CLAUSE = re.compile(r"(?:^|[,。;:\n])(?P<x>[^,。;:\"()?!\s、\n]{3,20})(?=[,。;\n])")
 _OPENINGS = (
-    (_DIAGNOSING, _NEAR_TOLD),
-    (re.compile(r"[以因](?=[^,。;]{2,20}收)"), _NEAR_TOLD),
-    (_CONSIDERING, _TOLD),
+    (_DIAGNOSING, True),
+    (re.compile(r"[以因](?=[^,。;]{2,20}收)"), True),
+    (_CONSIDERING, False),
 )
 
 
@@ -342,10 +340,10 @@ def _find_related(passage: Passage, aliases: AnswerAliases, taken: bytearray) ->
     seen = passage.seen
     if not aliases.leading.core or aliases.is_finding:
         return
-    for pattern, relations in _OPENINGS:
+    for pattern, is_diagnosis in _OPENINGS:
         for opening in pattern.finditer(seen):
             if stated := _STATED.match(seen, opening.end()):
-                yield from _relate(passage, stated, aliases, taken, relations)
+                yield from _relate(passage, stated, aliases, taken, is_diagnosis)
     if passage.section != EXAMINATION:
         for clause in _PLAIN_CLAUSE.finditer(seen):
             yield from _relate(passage, clause, aliases, taken, None)
@@ -356,25 +354,26 @@ def _relate(
     stated: re.Match[str],
     aliases: AnswerAliases,
     taken: bytearray,
-    relations: set[Relation] | None,
+    is_diagnosis: bool | None,
 ) -> Iterator[Mention]:
-    """Yield the diagnosis of a match where it stands in one of these relations to the answer; with
-    None, where a clause of its own is another wording of the answer."""
+    """Yield the diagnosis of a match where it is another wording of the answer: behind a word of
+    diagnosing, of considering (False), or as a clause of its own (None)."""
     start, end = stated.span("x")
     plain, known = make_plain(stated["x"]), aliases.leading.plain
     shared = sum(plain[i : i + 2] in known for i in range(len(plain) - 1))
     is_latin = plain.isascii() and len(plain) <= _MAX_ABBREVIATION
-    if 1 in taken[start:end] or not (shared or (is_latin and relations)):
+    if 1 in taken[start:end] or not (shared or (is_latin and is_diagnosis is not None)):
         return
     has_head = plain[-_HEAD:] == known[-_HEAD:]
-    if relations is None:
+    if is_diagnosis is None:
         if 2 * shared < len(plain) - 1:
             return
         relations = _TOLD if has_head and passage.section != TESTS else _REWORDED
         is_told = False
     else:
-        is_piece = plain in known and len(plain) >= _MIN_PIECE * len(known)
-        is_told = is_piece or (has_head and relations is _NEAR_TOLD)
+        relations = _TOLD
+        covered = sum(known[i : i + 2] in plain for i in range(len(known) - 1))
+        is_told = (has_head and is_diagnosis) or covered >= _MIN_COVERED * (len(known) - 1) > 0
     mention = Mention(start, end, plain, Tier.PRINCIPAL)
     is_told = is_told or compare(parse_name(stated["x"]), aliases.leading) in relations
     if is_told and _is_stated(passage, mention, aliases):
