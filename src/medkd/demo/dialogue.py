@@ -6,16 +6,24 @@ Not done here: the form on the wire (`demo.replies`), serving (`demo.teacher`), 
 (`demo.reasoning`).
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from medkd.completers.providers import estimate_tokens
 from medkd.core import thinking
+from medkd.core.records import Language
 from medkd.demo.faults import Fault
 from medkd.demo.judging import answer_json
-from medkd.demo.reasoning import explain, solve
+from medkd.demo.knowledge import load_knowledge
+from medkd.demo.reasoning import explain, explain_answer, explain_choice, solve
 from medkd.demo.replies import Reply
+from medkd.text.normalize import is_chinese
 
+_OPTION = re.compile(r"(?m)^([A-Z])\. (.+)$")
+_DIAGNOSED = re.compile(r"(?m)(?:【诊断结果】|^Diagnosis: )([^【\n]+)")
+"""A question that tells the diagnosis asks for the treatment."""
+_TAG = re.compile(r"</?[a-z]{1,20}>")
 TRIED_SEEDS = 24
 """Wordings in which a text to go on from is looked for."""
 
@@ -126,13 +134,37 @@ def _go_on(asked: Asked, seed: int) -> tuple[str, str, int]:
 
 
 def think(message: str, seed: int) -> tuple[str, str]:
-    """Return reasoning and diagnosis for a message with a tagged record, and a tagged diagnosis if
-    it is known."""
-    record = _last_tagged(message, "record") or message
-    diagnosis = _last_tagged(message, "diagnosis") or solve(record)
-    if diagnosis is None:
-        return "逐项看过病历中的发现，没有一组足以指向某一种疾病，需要补充检查。", "诊断不明"
-    return explain(record, diagnosis, seed), diagnosis
+    """Return reasoning and answer for a prompt of any shipped task, in the prompt's language: to
+    the tagged answer where there is one, else to what the clinic knows."""
+    record = _last_tagged(message, "record")
+    question = record or _last_tagged(message, "question") or message
+    told = _TAG.sub("", message.replace(question, "")).strip() or question
+    language: Language = "zh" if is_chinese(told) else "en"
+    if diagnosis := _last_tagged(message, "diagnosis"):
+        return explain(question, diagnosis, seed, language), diagnosis
+    answer = _last_tagged(message, "reference") or _find_answer(question, language)
+    options = dict(_OPTION.findall(question))
+    if options and answer and set(answer) <= set(options):
+        return explain_choice(question, options, answer, language), answer
+    if record and answer is not None and load_knowledge(language).find(answer):
+        return explain(question, answer, seed, language), answer
+    if answer is None:
+        say = load_knowledge(language).say
+        return say("unsolved"), say("unsolved_answer")
+    return explain_answer(question, answer, seed, language), answer
+
+
+def _find_answer(question: str, language: Language) -> str | None:
+    """Find what the clinic would answer: the treatment of a disease that is named, else the
+    diagnosis, of an exam its letter."""
+    knowledge = load_knowledge(language)
+    options = dict(_OPTION.findall(question))
+    diagnosis = solve(question, language)
+    if options:
+        return next((key for key, text in options.items() if text.strip() == diagnosis), None)
+    told = _DIAGNOSED.search(question)
+    known = knowledge.find(told[1]) if told else None
+    return known[1].treatment if known else diagnosis
 
 
 def _last_tagged(message: str, name: str) -> str:

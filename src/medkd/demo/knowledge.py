@@ -1,4 +1,4 @@
-"""The rehearsal clinic's hand-written medical knowledge, read from `knowledge/*.yaml`.
+"""The rehearsal clinic's hand-written medical knowledge, read from `knowledge/LANGUAGE/*.yaml`.
 
 Out: departments of families (presenting syndromes), each with three tests and the diseases that
 only the combination of their levels tells apart. Not done here: making cases
@@ -8,11 +8,13 @@ only the combination of their levels tells apart. Not done here: making cases
 import random
 import re
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from medkd.core.records import Language
 from medkd.core.yaml_io import read_shipped_yaml
 
 DIRECTORY = Path(__file__).parent / "knowledge"
@@ -41,7 +43,7 @@ class Disease(_Frozen):
     """A disease and the level of every test of its family."""
 
     name: str
-    english: str
+    english: str = ""
     aliases: tuple[str, ...] = ()
     pattern: dict[str, str]
     because: str
@@ -93,6 +95,14 @@ class Knowledge(_Frozen):
 
     departments: tuple[Department, ...]
     common: dict[str, tuple[str, ...]]
+    texts: dict[str, str]
+    """How things are said in this language."""
+    headings: dict[str, str] = {}
+    """What pages call a section, where not by its own name."""
+
+    def say(self, text: str, /, **parts: object) -> str:
+        """Fill in one of the texts."""
+        return self.texts[text].format(**parts)
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -109,14 +119,16 @@ class Knowledge(_Frozen):
 
 
 @cache
-def load_knowledge() -> Knowledge:
-    """Read the knowledge base."""
-    files = {
-        path.stem: read_shipped_yaml("medkd.demo", f"knowledge/{path.name}")
-        for path in sorted(DIRECTORY.glob("*.yaml"))
+def load_knowledge(language: Language = "zh") -> Knowledge:
+    """Read the knowledge base of a language."""
+    files: dict[str, Any] = {
+        path.stem: read_shipped_yaml("medkd.demo", f"knowledge/{language}/{path.name}")
+        for path in sorted((DIRECTORY / language).glob("*.yaml"))
     }
-    common: dict[str, Any] = files.pop("common")
-    return Knowledge.model_validate({"departments": list(files.values()), "common": common})
+    beside = {name: files.pop(name) for name in ("common", "texts", "headings") if name in files}
+    listed = [content if isinstance(content, list) else [content] for content in files.values()]
+    departments = list(chain.from_iterable(listed))
+    return Knowledge.model_validate({"departments": departments, **beside})
 
 
 def fill(template: str, rng: random.Random) -> str:

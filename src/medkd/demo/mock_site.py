@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from medkd.core.errors import InputError, from_os_error
+from medkd.demo.knowledge import load_knowledge
 from medkd.demo.synthetic_cases import SyntheticCase
 
 PAGE_SIZE = 20
@@ -241,27 +242,32 @@ def layout_of(number: int) -> str:
 
 def render_case(case: SyntheticCase) -> str:
     """Write a case's page."""
+    headings = load_knowledge(case.language).headings
     sections = case.sections
-    everything = [*{**sections, **case.summary}.items()]
-    match layout_of(case.number):
-        case "oldest":
-            return str(_pages().oldest_case_page(case.title, case.department, everything))
-        case "of_2022":
-            return str(_pages().case_page_of_2022(case.title, case.department, everything))
-        case _:
-            beside = {_FIRST_OF_SUMMARY, *_INTRODUCTION, *_CLOSING}
-            return str(
-                _pages().case_page(
-                    title=case.title,
-                    departments=case.department,
-                    summary=[
-                        *{**dict(_pick(sections, (_FIRST_OF_SUMMARY,))), **case.summary}.items()
-                    ],
-                    introduction=_pick(sections, _INTRODUCTION),
-                    treatment=[item for item in sections.items() if item[0] not in beside],
-                    closing=_pick(sections, _CLOSING),
-                )
-            )
+    layout = layout_of(case.number)
+    if layout != "newest":
+        everything = {**sections, **case.summary}.items()
+        write = _pages().oldest_case_page if layout == "oldest" else _pages().case_page_of_2022
+        return str(write(case.title, case.department, _head(everything, headings)))
+    beside = {_FIRST_OF_SUMMARY, *_INTRODUCTION, *_CLOSING}
+    summary = {**dict(_pick(sections, (_FIRST_OF_SUMMARY,))), **case.summary}
+    treatment = [item for item in sections.items() if item[0] not in beside]
+    return str(
+        _pages().case_page(
+            title=case.title,
+            departments=case.department,
+            summary=_head(summary.items(), headings),
+            introduction=_head(_pick(sections, _INTRODUCTION), headings),
+            treatment=_head(treatment, headings),
+            closing=_head(_pick(sections, _CLOSING), headings),
+        )
+    )
+
+
+def _head(
+    sections: Iterable[tuple[str, str]], headings: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    return [(headings.get(name, name), text) for name, text in sections]
 
 
 def _pick(sections: dict[str, str], names: Sequence[str]) -> list[tuple[str, str]]:

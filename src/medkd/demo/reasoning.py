@@ -1,24 +1,29 @@
-"""How the rehearsal teacher thinks: from the findings of a record, step by step, to a diagnosis.
+"""How the rehearsal teacher thinks: from a record or question, step by step, to the known answer.
 
-In: a record in the one-line form of `prepare`. Out: the reasoning as text, every finding cited as
-it stands in the record. For a diagnosis the clinic does not know it argues from the abnormal
-findings of the record alone, which shows the form of a rationale and teaches no medicine. Not done
-here: HTTP (`demo.teacher`).
+In: a question as `prepare` writes it. Out: the reasoning as text, every finding cited as it stands
+there. For an answer the clinic does not know it argues from the question's own words, which shows
+the form of a rationale and teaches nothing. Not done here: HTTP (`demo.teacher`).
 """
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from medkd.demo.knowledge import Disease, Distractor, Family, load_knowledge, pattern_of
+from medkd.core.records import Language
+from medkd.core.task import load_task
+from medkd.demo.knowledge import (
+    Disease,
+    Distractor,
+    Family,
+    Knowledge,
+    load_knowledge,
+    pattern_of,
+)
 
 _SECTION = re.compile(r"【([^【】]+)】([^【]*)")
-_ABNORMAL = re.compile(
-    r"[↑↓]|阳性|\d|示[：:]?|痛|肿|热|咳|呕|血|红|晕|乏力|麻木|包块|增大|增厚|异常"
-)
-_NEGATED = re.compile(r"^(?:无|未|否认|没有|不伴)|未见|未触及|阴性|正常")
+_LABEL = re.compile(r"(?m)^([A-Z][A-Za-z ]{2,40}): ")
 MAX_FINDINGS = 6
-"""Findings cited for a diagnosis that is not in the knowledge base."""
+"""Findings cited for an answer that is not in the knowledge base."""
 
 
 class Reading:
@@ -61,71 +66,179 @@ def _is_in_range(template: str, text: str) -> bool:
     )
 
 
-def read_record(record: str) -> Reading | None:
+def read_record(record: str, language: Language = "zh") -> Reading | None:
     """Find the family whose tests a record shows most completely; None where it shows none."""
-    readings = [Reading(family, record) for family in load_knowledge().families]
+    readings = [Reading(family, record) for family in load_knowledge(language).families]
     best = max(readings, key=lambda reading: len(reading.levels))
     return best if best.levels else None
 
 
-def solve(record: str) -> str | None:
+def solve(record: str, language: Language = "zh") -> str | None:
     """Reach a diagnosis from the record alone, or None."""
-    reading = read_record(record)
+    reading = read_record(record, language)
     disease = reading.diagnose() if reading else None
     return disease.name if disease else None
 
 
-def explain(record: str, diagnosis: str, seed: int = 0) -> str:
+def explain(record: str, diagnosis: str, seed: int = 0, language: Language = "zh") -> str:
     """Write the reasoning that leads from a record to a known diagnosis."""
-    known = load_knowledge().find(diagnosis)
+    knowledge = load_knowledge(language)
+    known = knowledge.find(diagnosis)
     if known is None:
-        return _argue(record, diagnosis)
+        return _argue(record, diagnosis, knowledge)
     family, disease = known
     reading = Reading(family, record)
     if set(reading.levels) != set(family.tests):
-        return _argue(record, diagnosis)
-    return explain_reading(reading, disease, random.Random(seed))
+        return _argue(record, diagnosis, knowledge)
+    return explain_reading(reading, disease, random.Random(seed), knowledge=knowledge)
+
+
+def explain_answer(question: str, answer: str, seed: int, language: Language) -> str:
+    """Write the reasoning that leads from a question to its known answer.
+
+    A disease of the clinic is reasoned to from the findings, or on to its treatment where the
+    question names it; other answers are argued point by point from what the question says.
+    """
+    knowledge = load_knowledge(language)
+    for family in knowledge.families:
+        for disease in family.diseases:
+            if disease.treatment == answer and disease.name in question:
+                return _treat(Reading(family, question), disease, knowledge)
+            reading = Reading(family, question) if disease.name in answer else None
+            if reading and set(reading.levels) == set(family.tests):
+                return explain_reading(reading, disease, random.Random(seed), knowledge=knowledge)
+    return _answer(question, answer, knowledge)
+
+
+def explain_choice(
+    question: str, options: Mapping[str, str], letters: str, language: Language
+) -> str:
+    """Write the reasoning that goes through the options of a question to its known key."""
+    knowledge = load_knowledge(language)
+    reading = read_record(question, language)
+    findings = [
+        knowledge.say(
+            "interpret", finding=text, means=reading.family.tests[name].levels[level].means
+        )
+        for name, (level, text) in (reading.levels.items() if reading else ())
+    ]
+    weighed = (
+        knowledge.say(
+            "option_right" if letter in letters else "option_wrong", letter=letter, text=text
+        )
+        for letter, text in options.items()
+    )
+    return "\n".join([*findings, *weighed, knowledge.say("choose", letters=letters)])
 
 
 def explain_reading(
-    reading: Reading, disease: Disease, rng: random.Random, weighs_distractors: bool = False
+    reading: Reading,
+    disease: Disease,
+    rng: random.Random,
+    weighs_distractors: bool = False,
+    knowledge: Knowledge | None = None,
 ) -> str:
     """Write the reasoning over the complete reading of a record; misleading findings are passed
     over unless they are to be weighed."""
-    family = reading.family
+    knowledge = knowledge or load_knowledge()
+    family, say = reading.family, knowledge.say
     lines = [
-        rng.choice(["本例属于{}，逐项解读检查。", "表现为{}，逐项解读检查。"]).format(family.name)
+        rng.choice(knowledge.common["openings"]).format(family=family.name),
+        *_interpret(reading, knowledge),
     ]
-    for name, test in family.tests.items():
-        level, text = reading.levels[name]
-        lines.append(f"{text}，提示{test.levels[level].means}。")
     if weighs_distractors:
         lines += [
-            f"{text}虽可见于{distractor.suggests}，但{distractor.dismissed}。"
-            for distractor, text in reading.distractors
+            say("dismiss", finding=text, suggests=found.suggests, dismissed=found.dismissed)
+            for found, text in reading.distractors
         ]
-    lines.append(f"{'、'.join(family.means(disease))}并存，{disease.because}，符合{disease.name}。")
+    means = say("and").join(family.means(disease))
+    lines.append(say("conclude", means=means, because=disease.because, disease=disease.name))
     return "\n".join(lines)
 
 
-def _argue(record: str, diagnosis: str) -> str:
+def _interpret(reading: Reading, knowledge: Knowledge) -> Iterator[str]:
+    """Say of each test that a record shows what it means, in the order of the tests."""
+    for name, test in reading.family.tests.items():
+        if name in reading.levels:
+            level, text = reading.levels[name]
+            yield knowledge.say("interpret", finding=text, means=test.levels[level].means)
+
+
+def _treat(reading: Reading, disease: Disease, knowledge: Knowledge) -> str:
+    say = knowledge.say
+    return "\n".join(
+        [
+            say(
+                "treat",
+                disease=disease.name,
+                family=reading.family.name,
+                because=disease.because,
+            ),
+            *_interpret(reading, knowledge),
+            say("treat_aim"),
+            say("treat_choice", treatment=disease.treatment),
+        ]
+    )
+
+
+def _answer(question: str, answer: str, knowledge: Knowledge) -> str:
+    """Argue for an answer that is not in the knowledge base, point by point."""
+    say = knowledge.say
+    asked, *given = [*_split(question)][-MAX_FINDINGS:] or [question.strip()]
+    points = [*_split(answer)][:MAX_FINDINGS] or [answer.strip()]
+    return "\n".join(
+        [
+            say("asked", question=asked),
+            *(say("known", clause=clause) for clause in given),
+            *(say("point", point=point) for point in points),
+            say("sum_up"),
+        ]
+    )
+
+
+def _argue(record: str, diagnosis: str, knowledge: Knowledge) -> str:
     """Argue from the abnormal findings of the record for a diagnosis that is not in the knowledge
     base."""
-    sections = dict(_SECTION.findall(record)) or {"": record}
-    complaint = sections.get("主诉", "").strip().rstrip("。") or record[:40]
+    say = knowledge.say
+    sections = _cut(record) or {"": record}
+    complaint = sections.get("主诉", "").strip().rstrip("。. ") or record[:40]
     findings: list[str] = []
     for name in ("现病史", "查体", "辅助检查", "诊治经过", ""):
-        chosen = [clause for clause in _clauses(sections.get(name, "")) if clause not in complaint]
+        chosen = [
+            clause
+            for clause in _clauses(sections.get(name, ""), knowledge)
+            if clause not in complaint
+        ]
         findings += chosen[: 2 if name else MAX_FINDINGS]
-    lines = [f"患者的主要问题是{complaint}，先看记录中有哪些异常。"]
-    lines += [f"记录中有：{finding}，这一点需要解释。" for finding in findings[:MAX_FINDINGS]]
-    lines.append("把这些表现放在一起看，它们应有共同的来源，其他可能性缺少记录中的支持。")
-    lines.append(f"因此考虑{diagnosis}。")
-    return "\n".join(lines)
+    lines = [say("problem", complaint=complaint)]
+    lines += [say("finding", finding=finding) for finding in findings[:MAX_FINDINGS]]
+    return "\n".join([*lines, say("together"), say("therefore", diagnosis=diagnosis)])
 
 
-def _clauses(text: str) -> Iterator[str]:
+def _cut(record: str) -> dict[str, str]:
+    """Cut a record into its sections, as `prepare` writes them in either language."""
+    if sections := dict(_SECTION.findall(record)):
+        return sections
+    _, *parts = _LABEL.split(record)
+    own = {label: name for name, label in load_task("diagnosis").question.labels["en"].items()}
+    return {
+        own.get(label, label): text for label, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def _split(text: str) -> Iterator[str]:
+    """Split a text into its sentences and clauses; what is short or long is left out."""
+    for clause in re.split(r"[。；;！？!?\n]+|\.\s|：", text):
+        if 4 <= len(clause.strip(" *#-")) <= 160:
+            yield clause.strip(" *#-").rstrip(".")
+
+
+def _clauses(text: str, knowledge: Knowledge) -> Iterator[str]:
     """Yield the clauses of a section that state something abnormal, as they stand there."""
-    for clause in re.split(r"[，。；,;\s]+", text):
-        if 4 <= len(clause) <= 40 and _ABNORMAL.search(clause) and not _NEGATED.search(clause):
-            yield clause
+    abnormal, negated = (re.compile(knowledge.texts[name]) for name in ("abnormal", "negated"))
+    is_spaced = knowledge.say("comma").isascii()
+    longest = 80 if is_spaced else 40
+    for clause in re.split(r"[,;\n]|\. " if is_spaced else r"[，。；,;\s]+", text):
+        plain = clause.strip().rstrip(".")
+        if 4 <= len(plain) <= longest and abnormal.search(plain) and not negated.search(plain):
+            yield plain

@@ -11,6 +11,7 @@ from datetime import date, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
+from medkd.core.records import Language
 from medkd.demo.knowledge import Department, Disease, Family, Knowledge, fill, load_knowledge
 
 FIRST_NUMBER = 61001
@@ -41,16 +42,19 @@ class SyntheticCase(BaseModel):
     """Category and the text planted in the sections."""
     leaks: tuple[str, ...]
     """Phrases planted in the sections that tell the answer."""
+    language: Language = "zh"
+    """Language of the texts; sections have one name in all of them."""
 
 
-def generate_cases(n: int, seed: int) -> list[SyntheticCase]:
+def generate_cases(n: int, seed: int, language: Language = "zh") -> list[SyntheticCase]:
     """Generate `n` cases, the diseases in turn, in an order drawn from the seed."""
-    knowledge = load_knowledge()
+    knowledge = load_knowledge(language)
     rng = random.Random(seed)
     diseases = [(d, f, x) for d in knowledge.departments for f in d.families for x in f.diseases]
     chosen = [diseases[i % len(diseases)] for i in range(n)]
     rng.shuffle(chosen)
-    return [_make_case(FIRST_NUMBER + i, *entry, knowledge, rng) for i, entry in enumerate(chosen)]
+    cases = (_make_case(FIRST_NUMBER + i, *entry, knowledge, rng) for i, entry in enumerate(chosen))
+    return [case.model_copy(update={"language": language}) for case in cases]
 
 
 def _make_case(
@@ -61,77 +65,81 @@ def _make_case(
     knowledge: Knowledge,
     rng: random.Random,
 ) -> SyntheticCase:
-    common = knowledge.common
-    is_child = department.parent == "儿科"
+    common, say = knowledge.common, knowledge.say
+    stop, comma, semicolon = (say(mark) for mark in ("stop", "comma", "semicolon"))
+    is_child = department.parent == say("child_department")
     age = rng.randint(*family.age)
-    sex = family.sex or rng.choice(["男", "女"])
-    occupation = "" if is_child else "，" + rng.choice(common["occupations"])
+    sex = family.sex or rng.choice(common["sexes"])
+    occupation = (
+        "" if is_child else say("with_occupation", occupation=rng.choice(common["occupations"]))
+    )
     clues = tuple(_draw_clue(family, disease, name, rng) for name in family.tests)
     distractors = (
-        [rng.choice([x for x in family.distractors if x.suggests != disease.name])]
+        [rng.choice([x for x in family.distractors if x.suggests != disease.name] or [None])]
         if rng.random() < DISTRACTOR_RATE
         else []
     )
     complaint = fill(rng.choice(family.complaints), rng)
 
-    history = fill(rng.choice(family.history), rng).rstrip("。")
+    history = _end(fill(rng.choice(family.history), rng))
     negatives = rng.sample(common["negatives"], rng.randint(1, 3))
     past = [
         fill(text, rng)
         for text in rng.sample(common["child_past" if is_child else "past"], rng.randint(1, 2))
     ]
     distracting = {
-        section: [fill(x.text, rng) for x in distractors if x.section == section]
+        section: [fill(x.text, rng) for x in distractors if x and x.section == section]
         for section in ("现病史", "既往史")
     }
-    stated = [fill(rng.choice(family.examination), rng).rstrip("。")]
+    stated = [_end(fill(rng.choice(family.examination), rng))]
     examined = [fill(text, rng) for text in rng.sample(common["examination"], rng.randint(1, 2))]
     labs = _draw_laboratory(family, common["laboratory"], rng)
     for clue in clues:
         home = examined if family.tests[clue.test].section == "查体" else labs
         home.insert(rng.randint(0, len(home)), clue.text)
 
-    identities = _Identities(common, rng)
+    identities = _Identities(knowledge, rng)
     leaks: list[str] = []
+
+    def leak(where: str, rate: float) -> str:
+        if rng.random() >= rate:
+            return ""
+        leaks.append(rng.choice(common[f"leak_{where}"]).format(disease=disease.name).strip())
+        return leaks[-1] + stop[1:]
+
+    meanings = semicolon.join(say("meaning", finding=c.text, means=c.means) for c in clues)
+    siblings = [x for x in family.diseases if x is not disease]
     sections = {
-        "基本信息": f"{sex}，{age}岁{occupation}",
-        "主诉": complaint + "。",
+        "基本信息": say("patient", sex=sex, age=age) + occupation,
+        "主诉": complaint + stop,
         "现病史": identities.open_history()
-        + "。".join([history, *distracting["现病史"]])
-        + "。病程中"
-        + "，".join(negatives)
-        + "。"
-        + _leak(
-            leaks, 0.2, rng, [f"外院曾考虑{disease.name}，", f"门诊拟诊“{disease.name}”收入院。"]
-        ),
-        "既往史": "，".join(past + distracting["既往史"]) + "。" + identities.mention_relative(),
-        "查体": "，".join(stated + examined) + "。",
-        "辅助检查": "，".join(labs)
-        + "。"
-        + _leak(leaks, 0.15, rng, [f"上述结果支持{disease.name}。", f"目前诊断{disease.name}。"]),
-        "初步诊断": f"1.{family.name}查因：{disease.name}？",
-        "诊断依据": f"{complaint}；" + "；".join(f"{c.text}，{c.means}" for c in clues) + "。",
-        "鉴别诊断": "；".join(
-            f"{x.name}：检查结果不符" for x in family.diseases if x is not disease
-        )
-        + "。",
-        "诊治经过": identities.open_course()
-        + _leak(leaks, 0.5, rng, [f"诊断为{disease.name}，", f"考虑{disease.name}，"])
-        + family.management,
+        + stop.join([history, *distracting["现病史"]])
+        + say("negatives", negatives=comma.join(negatives))
+        + leak("history", 0.2),
+        "既往史": comma.join(past + distracting["既往史"]) + stop + identities.mention_relative(),
+        "查体": comma.join(stated + examined) + stop,
+        "辅助检查": comma.join(labs) + stop + leak("tests", 0.15),
+        "初步诊断": say("suspected", family=family.name, disease=disease.name),
+        "诊断依据": say("basis", complaint=complaint, clues=meanings),
+        "鉴别诊断": semicolon.join(say("unlike", disease=x.name) for x in siblings) + stop,
+        "诊治经过": identities.open_course() + leak("course", 0.5) + family.management,
         "诊断结果": disease.name,
-        "分析总结": f"{disease.name}是{family.name}的常见原因之一，{disease.because}。",
+        "分析总结": say(
+            "discussion", disease=disease.name, family=family.name, because=disease.because
+        ),
     }
+    sections = {name: text.replace("  ", " ").strip() for name, text in sections.items()}
     summary = {
         "基本信息": sections["基本信息"],
-        "发病原因": "不详",
+        "发病原因": say("unknown_cause"),
         "临床诊断": disease.name,
         "治疗方案": disease.treatment,
-        "治疗结果": "好转",
+        "治疗结果": say("outcome"),
         "病案重点": family.name,
     }
     return SyntheticCase(
         number=number,
-        title=f"{sex}性{age}岁{complaint}病例分享",
+        title=say("title", sex=sex, age=age, complaint=complaint),
         department=(department.parent, department.department),
         sections={name: text for name, text in sections.items() if text},
         diagnosis=(disease.name,),
@@ -140,6 +148,11 @@ def _make_case(
         identifiers=tuple(identities.planted),
         leaks=tuple(leaks),
     )
+
+
+def _end(text: str) -> str:
+    """Take off the full stop, behind which more may follow."""
+    return text.rstrip("。.")
 
 
 def _draw_clue(family: Family, disease: Disease, test: str, rng: random.Random) -> Clue:
@@ -156,31 +169,26 @@ def _draw_laboratory(family: Family, laboratory: tuple[str, ...], rng: random.Ra
         for text in level.texts
     )
     neutral = [
-        text for text in laboratory if text[:3] not in measured and text[-3:] not in measured
+        text
+        for text in laboratory
+        if (text[:3] not in measured and text[-3:] not in measured)
+        or (text[:5].isascii() and text.split()[0] not in measured)
     ]
     return [fill(text, rng) for text in rng.sample(neutral, rng.randint(1, 3))]
-
-
-def _leak(leaks: list[str], rate: float, rng: random.Random, phrases: list[str]) -> str:
-    if rng.random() >= rate:
-        return ""
-    leaks.append(rng.choice(phrases))
-    return leaks[-1]
 
 
 class _Identities:
     """Invented identifiers of one patient, noted as they are planted."""
 
-    def __init__(self, common: dict[str, tuple[str, ...]], rng: random.Random) -> None:
-        self.common, self.rng = common, rng
+    def __init__(self, knowledge: Knowledge, rng: random.Random) -> None:
+        self.common, self.rng, self._say = knowledge.common, rng, knowledge.say
         self.name = self._name()
         self.admitted = date(2019, 1, 1) + timedelta(days=rng.randint(0, 1800))
         self.planted: list[tuple[str, str]] = []
 
     def _name(self) -> str:
-        return self.rng.choice(self.common["surnames"]) + self.rng.choice(
-            self.common["given_names"]
-        )
+        surname = self.rng.choice(self.common["surnames"])
+        return self._say("name", surname=surname, given=self.rng.choice(self.common["given_names"]))
 
     def _plant(self, category: str, text: str) -> str:
         self.planted.append((category, text))
@@ -188,39 +196,46 @@ class _Identities:
 
     def _day(self, offset: int) -> str:
         day = self.admitted + timedelta(days=offset)
-        return self._plant("date", f"{day.year}年{day.month}月{day.day}日")
+        return self._plant("date", self._say("date", year=day.year, month=day.month, day=day.day))
 
     def open_history(self) -> str:
         match self.rng.randrange(6):
             case 0:
                 home = fill(self.rng.choice(self.common["places"]), self.rng)
-                return f"患者{self._plant('name', self.name)}，家住{self._plant('address', home)}。"
+                name = self._plant("name", self.name)
+                return self._say("lives", name=name, address=self._plant("address", home))
             case 1:
                 name = self._plant("name", self.name)
-                return f"患者{name}，身份证号{self._plant('id_card', make_id_card(self.rng))}。"
+                card = self._plant("id_card", make_id_card(self.rng))
+                return self._say("has_card", name=name, id_card=card)
             case 2:
                 number = f"1{self.rng.choice('3578')}{self.rng.randrange(10**9):09d}"
-                return f"联系电话{self._plant('phone', number)}。"
+                return self._say("has_phone", phone=self._plant("phone", number))
             case 3:
                 visited = self._plant("hospital", self.rng.choice(self.common["hospitals"]))
-                return f"于{self._day(-self.rng.randint(3, 20))}曾就诊于{visited}。"
+                day = self._day(-self.rng.randint(3, 20))
+                return self._say("was_seen", date=day, hospital=visited)
             case _:
                 return ""
 
     def mention_relative(self) -> str:
         if self.rng.random() < 0.12:
-            return f"病史由其子{self._plant('name', self._name())}代述。"
+            return self._say("relative", name=self._plant("name", self._name()))
         return ""
 
     def open_course(self) -> str:
         match self.rng.randrange(5):
             case 0:
                 day, number = self._day(0), str(self.rng.randrange(10**5, 10**6))
-                return f"{day}入院，住院号{self._plant('admission_number', number)}。"
+                number = self._plant("admission_number", number)
+                return self._say("admitted", date=day, number=number)
             case 1:
-                return f"主管医师{self._plant('name', self._name())}查房。"
+                return self._say("physician", name=self._plant("name", self._name()))
             case 2:
-                return f"收入{self._plant('hospital', self.rng.choice(self.common['hospitals']))}。"
+                return self._say(
+                    "received",
+                    hospital=self._plant("hospital", self.rng.choice(self.common["hospitals"])),
+                )
             case _:
                 return ""
 
