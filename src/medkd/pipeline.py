@@ -38,6 +38,10 @@ REFERENCES = ("input", "adapter", "model", "evaluation")
 """Fields in which the name of an earlier step means its folder."""
 
 
+REHEARSAL = "rehearsal"
+"""What a recipe names where the demo's own site, teacher or rows are meant."""
+
+
 class Rehearsal(Options):
     """The mock case site and teacher of a run."""
 
@@ -47,6 +51,8 @@ class Rehearsal(Options):
     """Seed of the cases."""
     faults: float = Field(default=0.0, ge=0, lt=1)
     """Share of the teacher's answers that fail."""
+    language: Language = "zh"
+    """Language of the cases and questions."""
 
 
 class Step(NamedTuple):
@@ -132,7 +138,7 @@ def plan(
             raise InputError(f"{place}: report: {name}: no step {step!r}{did_you_mean(step, done)}")
     for draft in drafts:
         _make_step(draft, place)  # what is wrong is said before a server is started
-    _start_servers(drafts, rehearsal, servers)
+    _rehearse(drafts, rehearsal, servers, run_dir / "rehearsal", str(of_all["task"] or ""))
     return Plan(run_dir, [_make_step(draft, place) for draft in drafts], report)
 
 
@@ -173,7 +179,7 @@ def _wire(
         if feeder in done:
             fields.setdefault(field, feeder)
     for field in REFERENCES:
-        if isinstance(fields.get(field), str) and fields[field] in done:
+        if isinstance(fields.get(field), str) and fields[field].split("/")[0] in done:
             folder = run_dir / fields[field]
             fields[field] = str(folder / "adapter" if field == "adapter" else folder)
     if isinstance(fields.get("input"), list):
@@ -186,20 +192,29 @@ def _make_step(draft: Draft, place: str) -> Step:
     return Step(name, stage, make_config(STAGES[stage].load().Config, fields, f"{place}: {name}"))
 
 
-def _start_servers(drafts: list[Draft], rehearsal: Rehearsal, servers: ExitStack) -> None:
-    """Start the mock case site and teacher for the steps that name them, on free local ports."""
+def _rehearse(
+    drafts: list[Draft], rehearsal: Rehearsal, servers: ExitStack, folder: Path, task: str
+) -> None:
+    """Put the mock case site and teacher, on free local ports, and made files of rows in the place
+    of `rehearsal`."""
     from medkd.demo.mock_site import serve_site
+    from medkd.demo.question_rows import write_open_datasets, write_pairs
     from medkd.demo.synthetic_cases import generate_cases
     from medkd.demo.teacher import serve_teacher
 
+    n, seed, language = rehearsal.cases, rehearsal.seed, rehearsal.language
     for _, stage, fields in drafts:
-        if stage == "collect" and fields.get("base_url") == "rehearsal":
-            cases = generate_cases(rehearsal.cases, rehearsal.seed)
+        if stage == "collect" and fields.get("input") == REHEARSAL:
+            fields["input"] = write_pairs(folder, n, seed, task, language)
+        elif stage == "collect" and fields.get("base_url") == REHEARSAL:
+            cases = generate_cases(n, seed, language)
             fields["base_url"] = servers.enter_context(serve_site(cases)).base_url
-        if stage == "prepare" and fields.get("check_leaks") == "rehearsal":
+        if stage == "prepare" and fields.get("check_leaks") == REHEARSAL:
             fields.setdefault("check_base_url", servers.enter_context(serve_teacher()).base_url)
-        if stage == "distill" and fields.get("teacher") == "rehearsal" and "base_url" not in fields:
-            teacher = serve_teacher(faults=rehearsal.faults, seed=rehearsal.seed)
+        if stage == "merge" and fields.get("input") == REHEARSAL:
+            fields["input"] = write_open_datasets(folder, n, seed, language)
+        if stage == "distill" and fields.get("teacher") == REHEARSAL and "base_url" not in fields:
+            teacher = serve_teacher(faults=rehearsal.faults, seed=seed)
             fields["base_url"] = servers.enter_context(teacher).base_url
 
 
@@ -234,8 +249,9 @@ def run_recipe(
     override(content, overrides or {}, str(path))
     for name in [n for n in content if lang and str(n).split("-")[0] in ("evaluate", "compare")]:
         content[name] = {**_take_section(content[name], name, str(path)), "lang": lang}
-    collect = _take_section(content.get("collect"), "collect", str(path))
-    is_rehearsal = collect.get("base_url") == "rehearsal"
+    given = [*_take_section(content.get("collect"), "collect", str(path)).values()]
+    given += _take_section(content.get("merge"), "merge", str(path)).values()
+    is_rehearsal = REHEARSAL in given
     with ExitStack() as servers:
         planned = plan(content, str(path), out, overwrite, servers)
         unproven: ProofError | None = None

@@ -22,27 +22,73 @@ from medkd.demo.teacher import serve_teacher
 from medkd.distill import bill as bills
 from medkd.pipeline import run_recipe
 
+Road = Literal["cases", "open-datasets"]
+
 
 def demo(
-    *, out: Path = Path("runs/demo"), teacher_faults: float = 0.0, overwrite: bool = False
+    *,
+    out: Path | None = None,
+    road: Road = "cases",
+    task: str = "diagnosis",
+    language: Language = "zh",
+    teacher_faults: float = 0.0,
+    overwrite: bool = False,
 ) -> None:
     """Run the whole pipeline offline, on synthetic cases with a mock teacher.
 
     Parameters
     ----------
     out
-        Run directory.
+        Run directory; else runs/demo, with the road, task and language where they are others.
+    road
+        cases, or open-datasets: the recipe of that name on rows made here.
+    task
+        With cases, what is asked: a shipped task (medkd tasks).
+    language
+        Language of cases and questions: zh or en.
     teacher_faults
         Share of the mock teacher's answers that fail.
     overwrite
         Repeat steps that were made with another config.
     """
-    run_recipe(
-        RECIPES / "demo.yaml",
-        out,
-        {"rehearsal": {"faults": teacher_faults}} if teacher_faults else {},
-        overwrite,
-    )
+    overrides: dict[str, Any] = {"rehearsal": {"language": language}}
+    if teacher_faults:
+        overrides["rehearsal"]["faults"] = teacher_faults
+    if road == "open-datasets":
+        overrides |= OPEN_DATASETS
+        overrides["rehearsal"] |= {"cases": 640, "seed": 7}
+    elif task != "diagnosis":
+        overrides["task"] = task
+        is_of_cases = "主诉" in load_task(task).question.sections
+        if not is_of_cases:
+            overrides["collect"] = {"source": "files", "input": "rehearsal"}
+    recipe = "demo.yaml" if road == "cases" else f"{road}.yaml"
+    parts = ("demo", road, task, language)
+    others = zip(parts, ("demo", "cases", "diagnosis", "zh"), strict=True)
+    name = "-".join(["demo", *(part for part, usual in others if part != usual)])
+    run_recipe(RECIPES / recipe, out or Path("runs") / name, overrides, overwrite)
+
+
+OPEN_DATASETS: dict[str, Any] = {
+    "student": "medkd:tiny",
+    "merge": {
+        "input": "rehearsal",
+        "near": 1,
+        "contained": 1,
+        "val_share": 0.04,
+        "test_share": 0.5,
+    },
+    "train": {
+        "epochs": 3,
+        "learning_rate": 2e-3,
+        "max_length": 1024,
+        "batch_size": 8,
+        "trainer": {},
+    },
+    "evaluate": {"max_tokens": 256},
+    "export": {"max_tokens": 256},
+}
+"""What the recipe of that name takes on a laptop: the tiny student and rows made here."""
 
 
 def run(

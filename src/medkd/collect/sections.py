@@ -62,7 +62,8 @@ class SectionNames:
         spelt = "|".join("[ 　]{0,2}".join(map(re.escape, name.replace(" ", ""))) for name in every)
         at_beginning = (
             r"(?:(?<=\n)|(?<=^))[ 　]{0,8}"
-            rf"(?:【(?:[^【】\n]{{2,12}}|[A-Za-z][A-Za-z /-]{{1,30}})】|(?:\d{{1,2}}[.、．] ?)?(?:{spelt}) ?[:：])"
+            r"(?:【(?:[^【】\n]{2,12}|[A-Za-z][A-Za-z /-]{1,30})】"
+            rf"|(?:\d{{1,2}}[.、．] ?)?(?:{spelt}) ?[:：])"
         )
         self.heading = re.compile(rf"【\s*(?:{spelt})\s*】[:：]?|{at_beginning}", re.IGNORECASE)
         """Where running text goes over to another section."""

@@ -60,29 +60,31 @@ def write_open_datasets(folder: Path, n: int, seed: int, language: Language = "z
     written: list[Path] = []
     for place, name in enumerate(OPEN_DATASETS):
         rows = [
-            _SHAPES[place](
+            _shape(
+                name,
                 pair["question"],
                 explain_answer(pair["question"], pair["answer"], number, language),
                 pair["answer"],
             )
             for number, pair in enumerate(pairs[place :: len(OPEN_DATASETS)])
         ]
-        written.append(_write(folder / name, rows, is_lines=place == 2))
+        written.append(_write(folder / name, rows, is_lines="psychology" in name))
     return written
 
 
-_SHAPES = (
-    lambda q, r, a: {"Question": f"{q} \n\n", "Complex_CoT": r, "Response": a},
-    lambda q, r, a: {
-        "question": q,
-        "reasoning (reasoning_content)": f"{r}\n",
-        "response (content)": a,
-    },
-    lambda q, r, a: {"input": q, "content": a, "reasoning_content": r},
-    lambda q, r, a: {"instruction": q, "output": f"{r}\n</think>\n\n{a}"},
-)
-"""The rows of the four, in their order: the third stands in JSON Lines, the fourth has lost its
-opening tag."""
+def _shape(name: str, question: str, reasoning: str, answer: str) -> dict[str, str]:
+    """Write a row in the form of one of the four; the last has lost its opening tag."""
+    if name.startswith("medical_o1"):
+        return {"Question": f"{question} \n\n", "Complex_CoT": reasoning, "Response": answer}
+    if name.startswith("medical_r1"):
+        return {
+            "question": question,
+            "reasoning (reasoning_content)": f"{reasoning}\n",
+            "response (content)": answer,
+        }
+    if name.startswith("distill_psychology"):
+        return {"input": question, "content": answer, "reasoning_content": reasoning}
+    return {"instruction": question, "output": f"{reasoning}\n</think>\n\n{answer}"}
 
 
 def _ask(case: SyntheticCase, text: str) -> str:

@@ -116,12 +116,7 @@ def explain_choice(
     """Write the reasoning that goes through the options of a question to its known key."""
     knowledge = load_knowledge(language)
     reading = read_record(question, language)
-    findings = [
-        knowledge.say(
-            "interpret", finding=text, means=reading.family.tests[name].levels[level].means
-        )
-        for name, (level, text) in (reading.levels.items() if reading else ())
-    ]
+    findings = _interpret(reading, knowledge) if reading else ()
     weighed = (
         knowledge.say(
             "option_right" if letter in letters else "option_wrong", letter=letter, text=text

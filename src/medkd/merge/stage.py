@@ -47,6 +47,7 @@ from medkd.merge.styles import set_style
 
 WRITES = (
     *(f"{split}.jsonl" for split in SPLITS),
+    "test_by_source",
     "messages",
     "parquet",
     "llamafactory",
@@ -250,6 +251,8 @@ def write_dataset(
             with ExitStack() as stack:
                 outputs = writers.open_writers(space.directory, split, stack, config.parquet)
                 outputs.append(stack.enter_context(writers.open_alpaca(folder, split)))
+                if split == "test" and len(store.sources) > 1:
+                    outputs.append(writers.open_by_source(space.path("test_by_source"), stack))
                 for examples in _read_styled(store, split, chosen.rows[split], config):
                     lengths = count(examples) if count else [None] * len(examples)
                     for example, n_tokens in zip(examples, lengths, strict=True):

@@ -6,6 +6,7 @@ in `dataset_info.json`, a recipe. Every other entry of that folder stays as it w
 """
 
 import json
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
@@ -115,6 +116,19 @@ def open_writers(
     if with_parquet:
         opened.append(stack.enter_context(open_parquet(directory / "parquet" / f"{split}.parquet")))
     return opened
+
+
+def open_by_source(folder: Path, stack: ExitStack) -> Write:
+    """Write the rows of each source into a file of its own, opened with its first row."""
+    opened: dict[str, Write] = {}
+
+    def write(example: Example) -> None:
+        if example.source not in opened:
+            name = re.sub(r"[^\w.-]+", "_", example.source) or "_"
+            opened[example.source] = stack.enter_context(open_records(folder / f"{name}.jsonl"))
+        opened[example.source](example)
+
+    return write
 
 
 # --- LLaMA-Factory ------------------------------------------------------------------------------
