@@ -3,7 +3,14 @@ from pathlib import Path
 import pytest
 
 from medkd.core.errors import InputError
-from medkd.core.task import SHIPPED, check_tasks, find_task, load_task, read_shipped_task
+from medkd.core.task import (
+    SHIPPED,
+    VerifyPart,
+    check_tasks,
+    find_task,
+    load_task,
+    read_shipped_task,
+)
 
 PUMP = """\
 name: pump-fault
@@ -62,6 +69,15 @@ def test_a_text_of_a_file_counts_for_both_languages_or_for_the_one_it_names(tmp_
     assert task.teacher.system == {"zh": "你修泵。", "en": "你修泵。"}
     assert task.student.system["zh"] == "你是钳工。"
     assert task.student.system["en"] == load_task("open-question").student.system["en"]
+
+
+def test_an_undecided_number_does_not_pass_as_an_undecided_text_does(tmp_path):
+    number = load_task(write(tmp_path, "answer: {kind: number}\n", "number.yaml"))
+    assert (number.name, number.verify.min_f1) == (
+        "number",
+        VerifyPart().min_f1,
+    )
+    assert load_task(write(tmp_path, PUMP)).verify.min_f1 == 0
 
 
 @pytest.mark.parametrize(

@@ -479,3 +479,40 @@ def test_the_effort_goes_to_the_teacher_in_the_providers_field(tmp_path):
     request = make_asking(config, "rehearsal").first.make_request(question)
     body = make_body(target, request)
     assert (body["reasoning_effort"], body["thinking"]) == ("max", {"type": "enabled"})
+
+
+def test_the_bill_of_a_directory_of_version_0_1_still_prices_a_rerun(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(4))
+    with serve_teacher(latency_s=0) as teacher:
+        run(make_config(tmp_path, teacher.base_url))
+        path = tmp_path / "distill" / "manifest.json"
+        manifest = json.loads(path.read_text("utf-8"))
+        del manifest["config"]["task"]
+        manifest["config"]["language"] = "zh"
+        path.write_text(json.dumps(manifest), encoding="utf-8")
+        write_questions(tmp_path / "questions.jsonl", make_questions(5))
+        assert bill(tmp_path / "distill").missing == 1
+        n_asked = teacher.bill.requests
+        run(make_config(tmp_path, teacher.base_url))
+        assert teacher.bill.requests == n_asked + 1
+
+
+def test_each_question_is_asked_by_its_own_task_and_in_its_own_language(tmp_path):
+    (zh,) = make_questions(1)
+    english = {"id": "q:en", "task": "open-question", "language": "en", "input": "Why?"}
+    teacher = ScriptedTeacher(
+        lambda r: Completion(text=f"<think>{r.messages[0].content[:6]}</think>好")
+    )
+    setup = PromptSetup("rationalize", Sampling(), find_task)
+    asked = [zh, zh.model_copy(update=english)]
+    first, second = distill(asked, teacher, Asking("any", setup), 2)
+    assert first.reasoning == "你是一名经验" and second.reasoning == "You ar"
+
+
+def test_questions_of_an_unknown_task_are_refused_before_anything_is_sent(tmp_path):
+    (question,) = make_questions(1)
+    write_questions(
+        tmp_path / "questions.jsonl", [question.model_copy(update={"task": "pump-fault"})]
+    )
+    with pytest.raises(InputError, match="name its file with --task"):
+        run(make_config(tmp_path, "http://127.0.0.1:9/v1"))

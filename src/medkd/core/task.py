@@ -351,6 +351,8 @@ def read_task_text(content: Mapping[str, Any], base_name: str) -> dict[str, Any]
     base.pop("name")
     base.pop("about")
     question, answer = content.get("question"), content.get("answer")
+    if isinstance(answer, Mapping) and cast("Any", answer).get("kind") == "number":
+        base["verify"] = {k: v for k, v in base["verify"].items() if k != "min_f1"}
     if isinstance(question, Mapping) and "sections" in question:
         base["question"] = {k: v for k, v in base["question"].items() if k not in _OF_ONE_TASK}
         wanted = cast("dict[str, Any]", answer).get("section") if isinstance(answer, dict) else None

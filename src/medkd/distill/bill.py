@@ -82,7 +82,9 @@ def _forecast_rerun(ledger_path: Path) -> Forecast | None:
     """Price a rerun of the stage that the ledger belongs to; None if its config or its questions
     can no longer be read."""
     try:
-        config = Config.model_validate(read_manifest(ledger_path.parent).config)
+        written = read_manifest(ledger_path.parent).config
+        known = {key: value for key, value in written.items() if key in Config.model_fields}
+        config = Config.model_validate(known)
         target = choose_target(config, is_key_needed=False)
         asking, questions = make_asking(config, target.model), find_questions(config)
         with open_reader(ledger_path) as ledger:
