@@ -5,6 +5,7 @@ text, its number of tokens and whether the model ended it. Not done here: judgin
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,10 @@ def main(
         model_dir, padding_side="left", trust_remote_code=bool(trust)
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(model_dir, trust_remote_code=bool(trust)).eval()
+    dtype = torch.float32 if is_float32_faster(Path(model_dir), device) else "auto"
+    model = AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype=dtype, trust_remote_code=bool(trust)
+    ).eval()
     cast(Any, model).to(device)
     questions = json.loads(Path(questions_path).read_text(encoding="utf-8"))
     chats = [[{"role": "user", "content": question}] for question in questions]
@@ -58,6 +62,20 @@ def main(
             }
         )
     Path(out_path).write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
+
+
+def is_float32_faster(model_dir: Path, device: str) -> bool:
+    """Tell whether a processor emulates bfloat16, which takes three to seven times as long as
+    float32, and the weights fit into half of its memory in float32."""
+    import torch
+
+    if device != "cpu":
+        return False
+    capable = torch.cpu.get_capabilities()
+    n_bytes = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    emulates = not (capable.get("avx512_bf16") or capable.get("amx_bf16"))
+    return emulates and 2 * n_bytes < memory / 2
 
 
 if __name__ == "__main__":

@@ -1,32 +1,39 @@
-"""Observers of a training: metrics, samples, interruption.
+"""Observers of a training (metrics, samples, interruption), and the page drawn of what they wrote.
 
-In: the trainer's events. Out: `metrics.jsonl`, `samples.jsonl`, a progress bar. They are plain
+In: the trainer's events. Out: `metrics.jsonl`, `samples.jsonl`, a bar, `report.html`. Plain
 classes with the events of transformers' `TrainerCallback`, so that nothing heavy is imported here.
-Not done here: checkpoints (`train.checkpoints`), the report made of these files (`train.sft`).
+Not done here: checkpoints (`train.checkpoints`), the report of a whole run (`medkd.report`).
 """
 
 import json
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
 from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
 from medkd.core.completer import Sampling
+from medkd.core.errors import MedkdError, StoppedError
+from medkd.core.html import histogram, line_plot, write_page
 from medkd.core.jsonl import write_text
 from medkd.core.progress import Bar
 from medkd.core.records import Example, FinishReason
 from medkd.models.chat_template import make_messages, render
 from medkd.models.load import LoadedModel
+from medkd.train.preflight import Preflight
 
 MEASURED_STEPS = 5
 """Steps after which the expected time is told."""
 N_SAMPLES = 2
 SAMPLE_TOKENS = 256
+ORPHANS_WAIT_S = 120.0
+"""Seconds that processes may keep the run's directory whose launcher was killed."""
 
 
 class Callback:
@@ -156,6 +163,21 @@ class Interruption(Callback):
             control.should_save = control.should_training_stop = True
 
 
+class StopIfOrphaned(Callback):
+    """Ends a launched process at its next step once its launcher is gone: nobody is left to stop
+    it, or to read its output."""
+
+    def __init__(self) -> None:
+        self.launcher = os.getppid()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        if os.getppid() != self.launcher:
+            raise StoppedError(
+                "train: what launched this process is gone; run the same command again, it goes on "
+                "from the last checkpoint"
+            )
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read JSON Lines that a kill may have torn, without the lines that cannot be read."""
     lines: list[dict[str, Any]] = []
@@ -178,6 +200,40 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
     """Append one line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def write_training_page(
+    out: Path, model: str, preflight: Preflight, lengths: Mapping[str, int]
+) -> None:
+    """Write the page of whatever is there; a page that cannot be drawn hides no failure."""
+    lines = read_lines(out / "metrics.jsonl")
+    losses = {
+        name: (
+            [line["step"] for line in lines if key in line],
+            [line[key] for line in lines if key in line],
+        )
+        for name, key in (("training", "loss"), ("validation", "eval_loss"))
+        if any(key in line for line in lines)
+    }
+    samples: dict[int, list[dict[str, object]]] = {}
+    for sample in read_lines(out / "samples.jsonl"):
+        samples.setdefault(int(sample["step"]), []).append(sample)
+    n_tokens = {"rows": [float(len(row.input_ids)) for row in preflight.rows]}
+    is_failing = sys.exception() is not None
+    with suppress(MedkdError, OSError, ImportError, MemoryError) if is_failing else nullcontext():
+        plots = [line_plot(losses, "Loss", "step", "loss")] if losses else []
+        write_page(
+            out / "report.html",
+            "medkd.train",
+            "report.html.jinja",
+            title=f"Training of {model}",
+            findings=[finding.tell() for finding in preflight.findings],
+            plots=[*plots, histogram(n_tokens, "Length of rows", "tokens", "rows")],
+            lengths=lengths,
+            dropped=preflight.dropped,
+            samples=samples,
+            last=lines[-1] if lines else {},
+        )
 
 
 def tell_time(seconds: float) -> str:

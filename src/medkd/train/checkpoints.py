@@ -1,27 +1,38 @@
-"""Checkpoints that survive a kill: which one to go on from, and which ones may be deleted.
+"""What is kept of a training: checkpoints that survive a kill, and at its end the whole folder.
 
-In: the directory the trainer saves into. Out: the newest complete checkpoint. A checkpoint that
-this program did not write and finish is named, and never changed or deleted. Not done here:
-saving (the trainer does).
+In: the directory a trainer saves into, a finished trainer. Out: the newest complete checkpoint;
+`adapter/` or `model/` with all that serving takes. A checkpoint that this program did not write and
+finish is named, and never changed or deleted. Not done here: merging and proving (`medkd.export`).
 """
 
 import json
 import shutil
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from medkd.core.config import StageConfig
 from medkd.core.jsonl import write_json
+from medkd.core.progress import Bar
+from medkd.core.records import Example
 from medkd.core.stage_output import StageOutput, open_stage_output
-from medkd.train.callbacks import Callback
-from medkd.train.config import LIBRARIES
-from medkd.train.processes import ORPHANS_WAIT_S
+from medkd.models.chat_template import find_templates, has_thinking_prefix
+from medkd.models.inspect import read_json
+from medkd.models.load import open_to_readers
+from medkd.train.callbacks import ORPHANS_WAIT_S, Callback, Interruption, MetricsWriter
+from medkd.train.config import LIBRARIES, Target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
 
 CHECKPOINTS = "checkpoints"
+ADAPTER, QUESTIONS, LINEAGE = "adapter", "questions.json", "lineage.json"
+N_QUESTIONS = 20
+"""Unseen questions kept beside the weights, for `export` to prove the model on."""
 MARK = "medkd_checkpoint.json"
 """Written empty before a save, and with the size of every file after it."""
 N_KEPT = 3
@@ -100,6 +111,31 @@ def open_training(
         if config.overwrite and not output.is_finished:
             delete_checkpoints(output.path(CHECKPOINTS))
         yield output
+
+
+def run_trainer(
+    trainer: "Trainer",
+    name: str,
+    out: Path,
+    n_steps: int,
+    checkpoint: Path | None,
+    callbacks: Sequence[Callback] = (),
+    is_main: bool = True,
+) -> MetricsWriter | None:
+    """Train from the start or from a checkpoint; an interruption ends the step and saves a
+    checkpoint first. Returns the writer of metrics, which the main process alone has."""
+    bar = Bar(name, n_steps, "steps") if is_main else nullcontext()
+    with bar as shown, Interruption(name) as interruption:
+        step = read_step(checkpoint)
+        metrics = MetricsWriter(out / "metrics.jsonl", shown, step) if shown else None
+        keeper = CheckpointKeeper(out / CHECKPOINTS, trainer.args)
+        for callback in (metrics, interruption, keeper, *callbacks):
+            if callback is not None:
+                trainer.add_callback(cast(Any, callback))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if interruption.is_wanted:
+            raise KeyboardInterrupt
+    return metrics
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -201,3 +237,104 @@ def _has_full_length(weights: Path) -> bool:
 def _tell_left_alone(path: Path, result: str = "") -> None:
     line = f"{path}: not a checkpoint that this program finished; it is left alone"
     print(f"{line}, and {result}" if result else line, file=sys.stderr, flush=True)
+
+
+def save_weights(trainer: "Trainer", final: Path, base: str, is_main: bool = True) -> Path:
+    """Write the weights into a folder beside the final one; every process takes part where they
+    are sharded."""
+    temporary = final.with_name(f".{final.name}.tmp")
+    if is_main:
+        shutil.rmtree(temporary, ignore_errors=True)
+    trainer.save_model(str(temporary))
+    if is_main:
+        open_to_readers(temporary)
+        config_path = temporary / "adapter_config.json"
+        if config := read_json(config_path):
+            write_json(config_path, config | {"base_model_name_or_path": base})
+        for name in ("training_args.bin", "README.md"):
+            (temporary / name).unlink(missing_ok=True)
+        # The start from which reinforcement measures its divergence.
+        shutil.rmtree(temporary / "ref", ignore_errors=True)
+    return temporary
+
+
+def save_metadata(
+    trainer: "Trainer",
+    temporary: Path,
+    final: Path,
+    template: str,
+    stop_ids: Sequence[int],
+    questions: dict[str, Any],
+    lineage: dict[str, Any],
+) -> None:
+    """Write everything else that serving takes beside the weights, and put the folder in its
+    place."""
+    tokenizer = cast(Any, trainer.processing_class)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(str(temporary))
+    model = cast(Any, trainer.accelerator.unwrap_model(cast(Any, trainer.model)))
+    generation = model.generation_config
+    generation.eos_token_id, generation.pad_token_id = list(stop_ids), tokenizer.pad_token_id
+    generation.save_pretrained(str(temporary))
+    write_json(temporary / QUESTIONS, questions)
+    write_json(temporary / LINEAGE, lineage)
+    _replace(final, temporary)
+
+
+def _replace(final: Path, temporary: Path) -> None:
+    """Put a folder in the place of another; files that a person put into the other one stay."""
+    if final.is_dir():
+        for path in final.iterdir():
+            if not (temporary / path.name).exists():
+                path.rename(temporary / path.name)
+        shutil.rmtree(final)
+    temporary.rename(final)
+
+
+def choose_questions(
+    examples: Sequence[Example], val_examples: Sequence[Example]
+) -> dict[str, Any]:
+    """Choose bare questions to prove the model on: from rows it never saw, or else from the last
+    ones it was trained on."""
+    source = val_examples or examples[-N_QUESTIONS:]
+    return {
+        "unseen": bool(val_examples),
+        "questions": [{"id": e.id, "question": e.input} for e in source[:N_QUESTIONS]],
+    }
+
+
+def trace_lineage(examples: Sequence[Example], model: str, target: Target) -> dict[str, Any]:
+    """Sum up where the training rows come from: sources, licences, teachers, what they cost, how
+    they were de-identified."""
+    costs: Counter[str] = Counter()
+    for example in examples:
+        costs[example.lineage.cost.currency] += example.lineage.cost.amount  # pyright: ignore[reportArgumentType]
+    return {
+        "base_model": model,
+        "target": target,
+        "rows": len(examples),
+        "sources": dict(Counter(e.source for e in examples)),
+        "licences": dict(Counter(e.lineage.licence or "unknown" for e in examples)),
+        "teachers": dict(Counter(e.lineage.teacher or "none" for e in examples)),
+        "deidentified_by": dict(
+            Counter(e.lineage.deidentified_by or "not patient text" for e in examples)
+        ),
+        "styles": dict(Counter(str(e.style) for e in examples)),
+        "cost": {currency: round(amount, 6) for currency, amount in costs.items() if amount},
+    }
+
+
+def choose_template(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Choose the template to save: one that begins the thinking where the tokenizer's own does."""
+    pair = find_templates(tokenizer)
+    return pair.thinking if has_thinking_prefix(tokenizer) else pair.plain
+
+
+def inherit(
+    adapter: Path | None, model: str, examples: Sequence[Example], val_examples: Sequence[Example]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the questions and the lineage that stand beside the adapter a training started
+    from."""
+    questions = read_json(adapter / QUESTIONS) if adapter else None
+    lineage = read_json(adapter / LINEAGE) if adapter else None
+    return questions or choose_questions(examples, val_examples), lineage or {"base_model": model}

@@ -1,15 +1,17 @@
 """What `train` is told, and the config of TRL that follows from it.
 
-In: a recipe's fields and its `trainer:` mapping. Out: a validated `Config`; a TRL config, or one
-line that names the wrong key and the nearest valid one. Not done here: training.
+In: a recipe's fields and its `trainer:` mapping; what a launcher (accelerate, torchrun) puts into
+the environment. Out: a validated `Config`; a TRL config, or one line that names the wrong key and
+the nearest valid one; the rank of this process. Not done here: training, launching.
 """
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -194,3 +196,35 @@ def _read_value(key: str, value: Any, hint: Any) -> Any:
     if key in _COUNTS and isinstance(read, int | float) and read <= 0:
         raise InputError(f"trainer: {key}: input should be greater than 0 (got {value!r})")
     return read if isinstance(value, str) else value
+
+
+class ProcessInfo(NamedTuple):
+    """This process among those that train together."""
+
+    rank: int = 0
+    local_rank: int = 0
+    n_processes: int = 1
+    is_launched: bool = False
+    """Whether a launcher started it."""
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def read_process_info() -> ProcessInfo:
+    """Read what a launcher says in the environment; one process where there is none."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return ProcessInfo()
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    rank, n_processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return ProcessInfo(rank, local_rank, n_processes, is_launched=True)
+
+
+def broadcast(value: Any, device: str) -> Any:
+    """Return the main process's value in every process; waits for all of them."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState(cpu=device == "cpu")
+    return broadcast_object_list([value])[0]

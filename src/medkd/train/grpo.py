@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from medkd.completers.transformers_engine import Generation, TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
-from medkd.core.progress import Bar
 from medkd.core.records import Example, FinishReason
 from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, make_messages, render
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import LoadedModel, check_base, find_base
-from medkd.train.callbacks import Callback, Interruption, MetricsWriter
-from medkd.train.checkpoints import CheckpointKeeper
 from medkd.train.config import build_trainer_config, make_common_settings, read_trainer_keys
 from medkd.train.rewards import BatchReward, Rollout
 from medkd.train.sft import give_head_bias, make_lora_config
@@ -236,25 +233,6 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def train(
-    trainer: "GRPOTrainer",
-    out: Path,
-    callbacks: Sequence[Callback],
-    checkpoint: Path | None,
-    resumed_step: int,
-) -> None:
-    """Reinforce an adapter, from its start or from a checkpoint; an interruption ends the step and
-    saves a checkpoint first."""
-    args: Any = trainer.args
-    with Bar("reinforce", args.max_steps, "steps") as bar, Interruption("reinforce") as stop:
-        metrics = MetricsWriter(out / "metrics.jsonl", bar, resumed_step)
-        for callback in (metrics, stop, CheckpointKeeper(out / "checkpoints", args), *callbacks):
-            trainer.add_callback(cast(Any, callback))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if stop.is_wanted:
-            raise KeyboardInterrupt
 
 
 def _as_trl_reward(name: str, reward: BatchReward, sampler: Sampler) -> Any:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from medkd.core.errors import InputError
-from medkd.core.progress import Bar
 from medkd.core.records import Example
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.models.chat_template import (
@@ -28,12 +27,16 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
-from medkd.train.callbacks import Interruption, MetricsWriter
 from medkd.train.checkpoints import (
-    CheckpointKeeper,
+    ADAPTER,
+    CHECKPOINTS,
+    choose_template,
     find_checkpoint,
+    inherit,
     open_training,
-    read_step,
+    run_trainer,
+    save_metadata,
+    save_weights,
 )
 from medkd.train.config import (
     WRITES,
@@ -44,7 +47,6 @@ from medkd.train.config import (
     read_trainer_keys,
 )
 from medkd.train.grpo import PromptItem, attach_adapter, make_prompts
-from medkd.train.save import ADAPTER, choose_template, inherit, save_metadata, save_weights
 from medkd.train.sft import explain_failure, read_peak_memory
 from medkd.train.tokenize import find_inputs, read_examples
 
@@ -207,20 +209,10 @@ def train(trainer: "DistillationTrainer", config: Config, n_prompts: int) -> Non
     """Let the student answer and the teacher score, from the start or from the newest whole
     checkpoint."""
     args: Any = trainer.args
-    checkpoints = config.out / "checkpoints"
-    checkpoint = None if config.overwrite else find_checkpoint(checkpoints)
+    checkpoint = None if config.overwrite else find_checkpoint(config.out / CHECKPOINTS)
     rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
     n_steps = count_steps(n_prompts, rows_per_step, args.num_train_epochs, args.max_steps)
-    with Bar("on-policy", n_steps, "steps") as bar, Interruption("on-policy") as interruption:
-        for callback in (
-            MetricsWriter(config.out / "metrics.jsonl", bar, read_step(checkpoint)),
-            interruption,
-            CheckpointKeeper(checkpoints, args),
-        ):
-            trainer.add_callback(cast(Any, callback))
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except Exception as error:
-            raise explain_failure(error, config.out, limit="--max-tokens") from error
-        if interruption.is_wanted:
-            raise KeyboardInterrupt
+    try:
+        run_trainer(trainer, "on-policy", config.out, n_steps, checkpoint)
+    except Exception as error:
+        raise explain_failure(error, config.out, limit="--max-tokens") from error

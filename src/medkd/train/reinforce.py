@@ -38,15 +38,17 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
-from medkd.train.baseline import (
-    Baseline,
-    check_baseline,
-    check_memory,
-    choose_questions,
-    describe,
-    measure_baseline,
+from medkd.train.checkpoints import (
+    ADAPTER,
+    choose_template,
+    find_checkpoint,
+    inherit,
+    open_training,
+    read_step,
+    run_trainer,
+    save_metadata,
+    save_weights,
 )
-from medkd.train.checkpoints import find_checkpoint, open_training, read_step
 from medkd.train.config import BatchSize, LearningRate, MaxLength
 from medkd.train.grpo import (
     PromptItem,
@@ -55,11 +57,18 @@ from medkd.train.grpo import (
     make_prompts,
     make_trainer,
     make_trainer_config,
-    train,
 )
-from medkd.train.holdout_monitor import HoldoutMonitor
 from medkd.train.memory import Workload, measure_machine
-from medkd.train.reinforce_report import write_reinforcement_page
+from medkd.train.monitoring import (
+    Baseline,
+    HoldoutMonitor,
+    check_baseline,
+    check_memory,
+    choose_questions,
+    describe,
+    measure_baseline,
+    write_reinforcement_page,
+)
 from medkd.train.rewards import (
     DEFAULT_WEIGHTS,
     NAMES,
@@ -69,7 +78,6 @@ from medkd.train.rewards import (
     make_rewards,
     open_judge,
 )
-from medkd.train.save import ADAPTER, choose_template, inherit, save_metadata, save_weights
 from medkd.train.sft import explain_failure
 from medkd.train.tokenize import find_inputs, read_examples
 
@@ -258,7 +266,7 @@ def _reinforce(
     args.reward_weights = [config.rewards[name] for name in rewards]
 
     trainer = make_trainer(model, tokenizer, questions, rewards, sampler, args)
-    train(trainer, config.out, [monitor], checkpoint, step)
+    run_trainer(trainer, "reinforce", config.out, config.steps, checkpoint, [monitor])
     monitor.look(trainer.state.global_step)
     proof_questions, lineage = inherit(adapter, config.model, examples, held_out)
     lineage["reinforced"] = {

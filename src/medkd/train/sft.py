@@ -10,13 +10,11 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error, is_disk_full
-from medkd.core.progress import Bar
 from medkd.core.records import Example
 from medkd.core.stage_output import StageOutput
 from medkd.models.chat_template import add_thinking_prefix
@@ -24,13 +22,25 @@ from medkd.models.inspect import ModelShape
 from medkd.models.load import WHOLE_MODEL, load_weights
 from medkd.train.callbacks import (
     Callback,
-    Interruption,
-    MetricsWriter,
     SampleWriter,
+    StopIfOrphaned,
+    write_training_page,
 )
-from medkd.train.checkpoints import N_KEPT, CheckpointKeeper, find_checkpoint, read_step
+from medkd.train.checkpoints import (
+    ADAPTER,
+    N_KEPT,
+    choose_questions,
+    find_checkpoint,
+    read_step,
+    run_trainer,
+    save_metadata,
+    save_weights,
+    trace_lineage,
+)
 from medkd.train.config import (
     Config,
+    ProcessInfo,
+    broadcast,
     build_trainer_config,
     choose_training_dtype,
     count_steps,
@@ -40,15 +50,6 @@ from medkd.train.config import (
 )
 from medkd.train.memory import Workload
 from medkd.train.preflight import Preflight, compare_packed
-from medkd.train.processes import ProcessInfo, StopIfOrphaned, broadcast
-from medkd.train.report import write_training_page
-from medkd.train.save import (
-    ADAPTER,
-    choose_questions,
-    save_metadata,
-    save_weights,
-    trace_lineage,
-)
 from medkd.train.tokenize import TokenizedExample, describe_lengths, tokenize
 
 if TYPE_CHECKING:
@@ -101,22 +102,14 @@ def train(config: Config, job: Job, process: ProcessInfo, output: StageOutput | 
     trainer, n_steps = _assemble(config, job, process, model, packs)
     args = cast("SFTConfig", trainer.args)
     started = time.monotonic()
-    bar = Bar("train", n_steps, "steps") if process.is_main else nullcontext()
     metrics = None
+    callbacks: list[Callback] = [StopIfOrphaned()] if process.is_launched else []
+    if process.is_main and not _is_sharded(args):
+        callbacks.append(_make_sampler(config, job, step))
     try:
-        with bar as shown, Interruption() as interruption:
-            metrics = MetricsWriter(config.out / "metrics.jsonl", shown, step) if shown else None
-            callbacks: list[Callback] = [metrics] if metrics else []
-            callbacks += [StopIfOrphaned()] if process.is_launched else []
-            callbacks += [interruption, CheckpointKeeper(checkpoints, args)]
-            callbacks += (
-                [_make_sampler(config, job, step)] if shown and not _is_sharded(args) else []
-            )
-            for callback in callbacks:
-                trainer.add_callback(cast(Any, callback))
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            if interruption.is_wanted:
-                raise KeyboardInterrupt
+        metrics = run_trainer(
+            trainer, "train", config.out, n_steps, checkpoint, callbacks, process.is_main
+        )
         save(trainer, config, job, process)
     except Exception as error:
         is_refused = isinstance(error, ValueError) and trainer.state.global_step <= step

@@ -13,7 +13,14 @@ from medkd.core.stage_output import Manifest, StageOutput, read_manifest
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import choose_device, load_libraries, load_tokenizer, resolve_model
 from medkd.train.checkpoints import open_training
-from medkd.train.config import WRITES, Config, choose_training_dtype
+from medkd.train.config import (
+    WRITES,
+    Config,
+    ProcessInfo,
+    broadcast,
+    choose_training_dtype,
+    read_process_info,
+)
 from medkd.train.memory import (
     Workload,
     estimate_disk,
@@ -23,7 +30,6 @@ from medkd.train.memory import (
 )
 from medkd.train.onpolicy import distil_on_policy
 from medkd.train.preflight import examine, refuse
-from medkd.train.processes import ProcessInfo, broadcast, read_process_info
 from medkd.train.sft import Job, train
 from medkd.train.tokenize import find_inputs, read_examples
 

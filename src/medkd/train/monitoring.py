@@ -1,0 +1,429 @@
+"""What a model is like before and while it is reinforced, by answers that are sampled.
+
+In: questions, a sampler, rewards and weights. Out: a `Baseline` with notes, or InputError where it
+would teach nothing; at every save, the rates of the checks on held-out questions, those that no
+reward pays for among them; the page about it. Not done here: training; greedy accuracy.
+"""
+
+import math
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, pstdev, stdev
+from typing import Any
+
+from medkd.core import thinking
+from medkd.core.errors import InputError
+from medkd.core.html import Series, line_plot, write_page
+from medkd.core.jsonl import write_text
+from medkd.core.records import FinishReason, Record
+from medkd.grading import checks
+from medkd.grading.diagnosis import grade
+from medkd.models.inspect import ModelShape
+from medkd.train.callbacks import Callback, read_lines
+from medkd.train.grpo import PromptItem, Sampler
+from medkd.train.memory import GIB, Machine, Workload, estimate_memory
+from medkd.train.rewards import BatchReward, Rollout, choose_band, make_rewards
+
+N_BASELINE_QUESTIONS = 32
+MAX_TRUNCATED = 0.1
+"""Share of answers cut off at the limit from which the limit, not the model, decides what is
+learnt."""
+ROOM = 1.5
+"""The limit should be so many times the 99th percentile of the baseline's lengths."""
+FEW_SPREAD = 0.2
+"""Share of groups with a spread of rewards below which most of a step is spent for nothing."""
+N_QUESTIONS = 64
+N_ANSWERS = 128
+"""Answers drawn at each look, spread evenly over the questions."""
+N_SHOWN = 4
+MAX_ANSWER = 120
+"""Characters of a short answer, as `verify` wants it."""
+MISSING = (
+    "Medical soundness: nobody with a licence read these answers.",
+    "Questions of another kind: the held-out ones come from the same source as those that were "
+    "reinforced on.",
+    "Whether a reasoning led to its answer: rewards see the form, the findings cited and the "
+    "diagnosis.",
+)
+MAX_COPIED = 0.6
+MIN_REASONING, MAX_REASONING = 40, 8000
+
+Check = Callable[[Rollout, thinking.Thought], bool]
+
+CHECKS: Mapping[str, tuple[str, Check]] = {
+    "accuracy": ("diagnosis", lambda r, t: grade(t.answer, r.reference).principal),
+    "form": (
+        "format",
+        lambda r, t: (
+            checks.check_form(
+                t.reasoning or "", t.answer, r.finish_reason == FinishReason.STOP
+            ).passed
+        ),
+    ),
+    "no_loop": ("loop", lambda r, t: checks.check_loop(r.text).passed),
+    "stops": ("stop", lambda r, t: r.finish_reason == FinishReason.STOP),
+    "grounded": (
+        "grounded",
+        lambda r, t: checks.check_grounding(t.reasoning or "", r.record, 0.6).passed,
+    ),
+    "length": (
+        "length",
+        lambda r, t: checks.check_length(t.reasoning or "", MIN_REASONING, MAX_REASONING).passed,
+    ),
+    "exact": ("", lambda r, t: grade(t.answer, r.reference).exact),
+    "no_refusal": ("", lambda r, t: checks.check_refusal(t.reasoning or "", t.answer).passed),
+    "language": ("", lambda r, t: checks.check_language(t.reasoning or "", r.record).passed),
+    "brevity": ("", lambda r, t: checks.check_brevity(t.answer, r.reference, MAX_ANSWER).passed),
+    "no_hint": ("", lambda r, t: checks.check_hint(t.reasoning or "").passed),
+    "no_identifier": (
+        "",
+        lambda r, t: checks.check_identifiers(t.reasoning or "", t.answer).passed,
+    ),
+    "no_copy": ("", lambda r, t: checks.check_copy(t.reasoning or "", r.record, MAX_COPIED).passed),
+}
+"""Name of a check to the reward that pays for the same thing, if any, and the check."""
+
+
+class Baseline(Record):
+    """What the model is like before it is reinforced, as sampled."""
+
+    n_questions: int
+    n_each: int
+    accuracy: float | None
+    """Share of sampled answers whose principal diagnosis is right; None where no question has a
+    known one."""
+    stop_rate: float
+    truncated_rate: float
+    loop_rate: float
+    length_p50: int
+    length_p99: int
+    band: tuple[int, int]
+    """Lengths that earn the whole length reward."""
+    rewards: dict[str, float]
+    """Mean of each reward."""
+    spreads: dict[str, float]
+    """Standard deviation of each reward within a group, averaged over the groups."""
+    groups_with_spread: float
+    """Share of groups whose weighted rewards differ: only these teach anything."""
+    notes: tuple[str, ...] = ()
+
+
+def choose_questions(
+    questions: Sequence[PromptItem], seed: int, n: int = N_BASELINE_QUESTIONS
+) -> list[PromptItem]:
+    """Choose some questions, the same ones for the same seed."""
+    return random.Random(f"start:{seed}").sample(list(questions), min(n, len(questions)))
+
+
+def measure_baseline(
+    sampler: Sampler,
+    questions: Sequence[PromptItem],
+    group_size: int,
+    weights: Mapping[str, float],
+    judge: BatchReward | None = None,
+) -> Baseline:
+    """Sample groups of answers to some questions as a step would, and measure them."""
+    groups = sampler.draw_rollouts(questions, group_size, first_sample=-group_size)
+    rollouts = [rollout for group in groups for rollout in group]
+    ended = [r.n_tokens for r in rollouts if r.finish_reason != FinishReason.LOOP]
+    lengths = sorted(ended) or [sampler.sampling.max_tokens]
+    band = choose_band(lengths)
+    scores = _score(groups, rollouts, make_rewards(weights, band), judge)
+    sums = [
+        [sum(weights[name] * scores[name][at][i] for name in scores) for i in range(len(group))]
+        for at, group in enumerate(groups)
+    ]
+    known = [
+        grade(thinking.read(rollout.text).answer, rollout.reference).principal
+        for rollout in rollouts
+        if rollout.reference
+    ]
+    means = {name: fmean(v for group in of for v in group) for name, of in scores.items()}
+    spreads = {name: fmean(pstdev(group) for group in of) for name, of in scores.items()}
+    baseline = Baseline(
+        n_questions=len(questions),
+        n_each=group_size,
+        accuracy=round(fmean(known), 4) if known else None,
+        stop_rate=_share(rollouts, FinishReason.STOP),
+        truncated_rate=_share(rollouts, FinishReason.LENGTH),
+        loop_rate=_share(rollouts, FinishReason.LOOP),
+        length_p50=lengths[len(lengths) // 2],
+        length_p99=lengths[-1 - len(lengths) // 100],
+        band=(band.low, band.high),
+        rewards={name: round(value, 4) for name, value in means.items()},
+        spreads={name: round(value, 4) for name, value in spreads.items()},
+        groups_with_spread=round(fmean(pstdev(group) > 1e-6 for group in sums), 4),
+    )
+    notes = find_notes(baseline, sampler.sampling.max_tokens)
+    return baseline.model_copy(update={"notes": tuple(notes)})
+
+
+def _score(
+    groups: Sequence[Sequence[Rollout]],
+    rollouts: Sequence[Rollout],
+    rewards: Mapping[str, BatchReward],
+    judge: BatchReward | None,
+) -> dict[str, list[list[float]]]:
+    """Score all answers by every reward, group by group."""
+    scores: dict[str, list[list[float]]] = {}
+    for name, reward in (*rewards.items(), *([("judge", judge)] if judge else [])):
+        values = iter(reward(rollouts))
+        scores[name] = [[next(values) for _ in group] for group in groups]
+    return scores
+
+
+def _share(rollouts: Sequence[Rollout], reason: FinishReason) -> float:
+    return round(sum(r.finish_reason == reason for r in rollouts) / len(rollouts), 4)
+
+
+def check_memory(shape: ModelShape, load: Workload, machine: Machine) -> None:
+    """Raise InputError where a batch of a step does not fit, before anything is drawn.
+
+    What drawing takes is left out: it is less than learning from the same answers, and where it is
+    too much, fewer are drawn at once.
+    """
+    need = estimate_memory(shape, "lora", load)
+    if need >= machine.memory:
+        raise InputError(
+            f"learning from a batch of answers needs about {need / GIB:.1f} GiB, "
+            f"{machine.memory / GIB:.1f} GiB are there; lower --batch-size or --max-tokens, or "
+            "choose a smaller model"
+        )
+
+
+def check_baseline(baseline: Baseline, max_tokens: int) -> None:
+    """Raise InputError where reinforcement from this baseline would teach nothing."""
+    if baseline.truncated_rate > MAX_TRUNCATED:
+        raise InputError(
+            f"{baseline.truncated_rate:.0%} of the start's answers are cut off at {max_tokens} "
+            f"tokens and would be masked; give --max-tokens {2 * max_tokens}"
+        )
+    if baseline.groups_with_spread == 0:
+        constant = ", ".join(f"{name} {value:.2f}" for name, value in baseline.rewards.items())
+        raise InputError(
+            f"no reward differs within any group of {baseline.n_each} answers ({constant}): there "
+            "is nothing to learn from; choose harder questions, a higher --trainer.temperature, a "
+            "larger --group-size, or a weaker start"
+        )
+
+
+def find_notes(baseline: Baseline, max_tokens: int) -> list[str]:
+    """List what is not wrong enough to refuse."""
+    notes = [
+        f"reward {name} is the same for every answer of a group "
+        f"({baseline.rewards[name]:.2f} on average): it teaches nothing yet"
+        for name, spread in baseline.spreads.items()
+        if spread == 0
+    ]
+    if baseline.length_p99 * ROOM > max_tokens:
+        notes.append(
+            f"99 % of the start's answers have up to {baseline.length_p99} tokens; "
+            f"--max-tokens {max_tokens} leaves them little room to grow"
+        )
+    if 0 < baseline.groups_with_spread < FEW_SPREAD:
+        notes.append(
+            f"only {baseline.groups_with_spread:.0%} of the groups have a spread of rewards; "
+            "a larger --group-size uses more of a step"
+        )
+    return notes
+
+
+def describe(baseline: Baseline) -> str:
+    """Sum up the baseline in one line."""
+    accuracy = "" if baseline.accuracy is None else f"sampled accuracy {baseline.accuracy:.2f}, "
+    rewards = ", ".join(f"{name} {value:.2f}" for name, value in baseline.rewards.items())
+    return (
+        f"start: {accuracy}{baseline.groups_with_spread:.0%} of groups with a spread, lengths "
+        f"{baseline.length_p50} to {baseline.length_p99} tokens (median, 99th percentile); "
+        f"rewards {rewards}"
+    )
+
+
+class Look(Record):
+    """What the held-out answers were like at one step."""
+
+    step: int
+    rates: dict[str, float]
+    """Check to the share of answers that pass."""
+    by_question: dict[str, list[float]]
+    """Check to the share of each question's answers that pass, in the order of the questions."""
+    mean_tokens: float
+    answers: list[dict[str, str]]
+    """Question and answer, of the same few questions at every look."""
+
+
+class HoldoutMonitor(Callback):
+    """Samples held-out answers at every save and writes down what they are like; the looks of an
+    earlier run up to the resumed step are kept."""
+
+    def __init__(
+        self,
+        path: Path,
+        sampler: Sampler,
+        questions: Sequence[PromptItem],
+        paid: Collection[str],
+        resumed_step: int = 0,
+    ) -> None:
+        self.path, self.sampler = path, sampler
+        self.questions = list(questions)[:N_QUESTIONS]
+        self.paid = set(paid)
+        self.looks = [look for look in read_looks(path) if look.step <= resumed_step]
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.look(state.global_step)
+
+    def look(self, step: int) -> Look | None:
+        """Draw answers at a step and write down what they are like; a step that was looked at
+        before, or no questions, give None."""
+        if not self.questions or any(look.step == step for look in self.looks):
+            return None
+        n_each = math.ceil(N_ANSWERS / len(self.questions))
+        groups = self.sampler.draw_rollouts(self.questions, n_each)
+        scores = {
+            name: [fmean(check(r, thinking.read(r.text)) for r in group) for group in groups]
+            for name, (_, check) in CHECKS.items()
+            if all(q.reference for q in self.questions) or name not in ("accuracy", "exact")
+        }
+        look = Look(
+            step=step,
+            rates={name: round(fmean(values), 4) for name, values in scores.items()},
+            by_question=scores,
+            mean_tokens=round(fmean(r.n_tokens for group in groups for r in group), 2),
+            answers=[
+                {"id": q.id, "record": q.record, "known": q.reference, "text": g[0].text}
+                for q, g in zip(self.questions, groups, strict=True)
+            ][:N_SHOWN],
+        )
+        self.looks.append(look)
+        write_text(self.path, "".join(each.model_dump_json() + "\n" for each in self.looks))
+        return look
+
+    @property
+    def unpaid(self) -> list[str]:
+        """The checks that no reward pays for."""
+        return [name for name, (reward, _) in CHECKS.items() if reward not in self.paid]
+
+    def find_falls(self) -> dict[str, list[float]]:
+        """Name the unpaid checks whose rate fell from the first look to the last, and both rates.
+
+        A fall is one that the 95 % interval of the mean difference over questions, each compared
+        with itself, does not explain by chance.
+        """
+        if len(self.looks) < 2:
+            return {}
+        first, last = self.looks[0], self.looks[-1]
+        return {
+            name: [first.rates[name], last.rates[name]]
+            for name in self.unpaid
+            if name in first.rates and _has_fallen(first.by_question[name], last.by_question[name])
+        }
+
+
+def _has_fallen(before: Sequence[float], after: Sequence[float]) -> bool:
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    if len(differences) < 2:
+        return bool(differences) and differences[0] < 0
+    return fmean(differences) + 1.96 * stdev(differences) / math.sqrt(len(differences)) < 0
+
+
+def read_looks(path: Path) -> list[Look]:
+    """Read the looks of an earlier run."""
+    return [Look.model_validate(line) for line in read_lines(path)]
+
+
+def write_reinforcement_page(
+    path: Path,
+    metrics_path: Path,
+    baseline: Baseline,
+    monitor: HoldoutMonitor,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the page."""
+    lines = read_lines(metrics_path)
+    falls = monitor.find_falls()
+    write_page(
+        path,
+        "medkd.train",
+        "reinforce.html.jinja",
+        title="Reinforcement",
+        start=describe(baseline),
+        notes=baseline.notes,
+        falls=[f"{name}: {before:.3f} to {after:.3f}" for name, (before, after) in falls.items()],
+        n_questions=len(monitor.questions),
+        rows=_make_rows(monitor),
+        steps=[look.step for look in monitor.looks],
+        plots=_draw(lines, monitor.looks),
+        answers=_gather_answers(monitor.looks),
+        missing=MISSING
+        if monitor.looks
+        else ("Held-out questions: there are none; keep a share for val.", *MISSING),
+        settings={key: value for key, value in settings.items() if value not in (None, "", {})},
+    )
+
+
+def _make_rows(monitor: HoldoutMonitor) -> list[dict[str, Any]]:
+    names = [name for name in CHECKS if monitor.looks and name in monitor.looks[0].rates]
+    return [
+        {
+            "name": name,
+            "is_paid": name not in monitor.unpaid,
+            "rates": [f"{look.rates[name]:.3f}" for look in monitor.looks],
+        }
+        for name in names
+    ]
+
+
+def _draw(lines: Sequence[Mapping[str, float]], looks: Sequence[Look]) -> list[str]:
+    rewards = {
+        key.removeprefix("rewards/").removesuffix("/mean"): _take(lines, key)
+        for key in (lines[0] if lines else {})
+        if key.startswith("rewards/") and key.endswith("/mean")
+    }
+    lengths = {name: _take(lines, f"completions/{name}_length") for name in ("min", "mean", "max")}
+    steps = [float(look.step) for look in looks]
+    watched = {
+        name: (steps, [look.rates[name] for look in looks])
+        for name in ("accuracy", "exact", "no_copy", "no_hint")
+        if looks and name in looks[0].rates
+    }
+    plots: list[tuple[str, Series, str]] = [
+        ("Rewards", rewards, "mean"),
+        (
+            "Spread",
+            {
+                "share of groups without": _take(lines, "frac_reward_zero_std"),
+                "of the sum": _take(lines, "reward_std"),
+            },
+            "",
+        ),
+        ("Lengths", lengths, "tokens"),
+        ("Entropy", {"entropy": _take(lines, "entropy")}, "nats a token"),
+        ("Divergence from the start", {"KL": _take(lines, "kl")}, "nats a token"),
+        ("Held-out questions", watched, "share"),
+    ]
+    drawn = [
+        (title, {name: points for name, points in series.items() if points[0]}, unit)
+        for title, series, unit in plots
+    ]
+    return [line_plot(series, title, "step", unit) for title, series, unit in drawn if series]
+
+
+def _take(lines: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
+    points = [(line["step"], line[key]) for line in lines if key in line]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _gather_answers(looks: Sequence[Look]) -> list[dict[str, Any]]:
+    """Put the answers to the same question at all looks together."""
+    if not looks:
+        return []
+    return [
+        {
+            **first,
+            "texts": [
+                (look.step, look.answers[at]["text"]) for look in looks if at < len(look.answers)
+            ],
+        }
+        for at, first in enumerate(looks[0].answers)
+    ]
