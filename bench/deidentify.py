@@ -16,11 +16,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from medkd.deidentify.residue import find_date_shapes
 from medkd.deidentify.rules import VERSION, Category, Match
-from medkd.deidentify.search import find_identifiers
+from medkd.deidentify.search import Help, find_identifiers
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"⟦([a-z_]+)\|([^⟧]+)⟧")
@@ -126,8 +128,6 @@ def read_real(path: Path) -> list[str]:
 
 def measure_real(texts: Sequence[str], find: Finder, verbose: bool) -> None:
     """Count finds of names and dates left in texts without labels; time the search."""
-    from medkd.deidentify.residue import find_date_shapes
-
     find(texts[0])  # dictionaries are loaded before the clock runs
     begin = time.process_time()
     found = [find(text) for text in texts]
@@ -162,12 +162,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=HERE / "deid_snippets")
     parser.add_argument("--real", type=Path)
+    parser.add_argument("--tagger", default="", help="lac, or a token-classification model")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
+    find = partial(find_identifiers, help_=Help(tagger=args.tagger))
     for name, rows in labelled_sets(args.folder):
-        print_table(name, rows, measure(rows, find_identifiers, args.verbose))
+        print_table(name, rows, measure(rows, find, args.verbose))
     if args.real:
-        measure_real(read_real(args.real), find_identifiers, args.verbose)
+        measure_real(read_real(args.real), find, args.verbose)
 
 
 if __name__ == "__main__":

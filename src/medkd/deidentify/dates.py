@@ -79,6 +79,12 @@ def _is_dotted_day(match: re.Match[str]) -> bool:
     )
 
 
+def _is_clause_day(match: re.Match[str]) -> bool:
+    """Tell 6.18复查 from a value and from a numbered item: a range, or two digits for the day."""
+    month, day = match["x"].split(".")
+    return is_day(2020, int(month), int(day))
+
+
 _DATE_SEEN = re.compile(
     r"\d月[\d上中下初底末]|\d年\d|[12][09]\d\d[-./]\d"
     r"|[,。;、(于至到]\d{1,2}\.\d{1,2}(?:[日号早晚晨]|[上下]午|入院)"
@@ -271,12 +277,68 @@ _CHINESE: tuple[Rule, ...] = (
             ("年",),
         ),
     ),
+    Rule(
+        "date_short_year_told",
+        Category.DATE,
+        by_pattern(
+            r"(?<![\d.])[5-9]\d年(?=\d{1,2}月|\s?(?:手术|行|因|曾|确诊|诊断|在|于|患|起|生))(?:\d{1,2}月(?:\d{1,2}日)?)?"
+            rf"|(?<![一二三四五六七八九十〇零])[〇零一二三五六七八九]{{2}}年(?={NUMERAL}{{1,2}}月)(?:{NUMERAL}{{1,2}}月)",
+            ("年",),
+        ),
+    ),
     Rule("date_short_year_alone", Category.DATE, by_pattern(r"0(?<!\d\d)\d年", ("年",))),
+    Rule(
+        "date_of_event",
+        Category.DATE,
+        by_pattern(
+            r"(?:(?<=^)|(?<=[\s,。;:、(至~-])|(?<=[于在到从自]))"
+            r"(?P<x>(?:1[0-2]|0?[1-9])(?:/(?:[12]\d|3[01]|0?[1-9])|-(?:[12]\d|3[01]|0[1-9])|\.(?:[12]\d|3[01])))"
+            rf"(?![\d./%]|-\d{{1,2}}-)(?=\s?[-~至到]\s?\d{{1,2}}[/.-]\d{{1,2}}(?!\d)|\)?[日号]?\s?(?:{_EVENTS}"
+            r"|查|行|血常规|CT|MR|B超|彩超|化验|开始|出现|起|予|术前|术后|停|拔|发热|咳|腹|胸|头|突|外院|当地))",
+            ("/", "-", "."),
+            lambda m: "." not in m["x"] or _is_clause_day(m),
+        ),
+    ),
+    Rule(
+        "date_labelled",
+        Category.DATE,
+        by_pattern(
+            r"(?:日期|时间|日)\s?:?\s?(?P<x>(?P<m>1[0-2]|0?[1-9])[-./](?P<d>[12]\d|3[01]|0?[1-9]))"
+            r"(?![\d./%-]|\s?(?:小时|h|min|分|天|d|s|秒|周|个?月|岁|年))",
+            ("日期", "时间"),
+        ),
+    ),
+    Rule(
+        "date_month_of_year",
+        Category.DATE,
+        by_pattern(
+            r"(?<![\d/.-])(?:0[1-9]|1[0-2])[/.](?:19|20)\d\d(?![\d/.-])"
+            r"|(?:19|20)\d\d(?<!\d\d{4}) (?:0[1-9]|1[0-2]) [0-3]\d(?!\d)"
+            r"|(?<=\()(?:19|20)\d\d\.(?:1[0-2]|[1-9])(?=\))"
+        ),
+    ),
+    Rule(
+        "date_era",
+        Category.DATE,
+        by_pattern(
+            rf"(?:民国|昭和|平成|令和|大正|光绪|宣统)\s?(?:\d{{1,3}}|{NUMERAL}{{1,4}}|元)年(?:\d{{1,2}}月(?:\d{{1,2}}日)?)?",
+            ("民国", "昭和", "平成", "令和", "大正", "光绪", "宣统"),
+        ),
+    ),
+    Rule(
+        "date_day_of_month",
+        Category.DATE,
+        by_pattern(
+            r"(?:(?<=[本上当同次下]月)\d{1,2}[日号]|元月\d{1,2}[日号]|(?<![\d个第.])(?:1[0-2]|[1-9])月份"
+            r"|(?<![\d第.])(?:1[0-2]|[1-9])月(?:[12]\d|3[01]|[1-9])(?![\d个天余年月岁时周次片粒支度例针日号.%/~-]))",
+            ("月",),
+        ),
+    ),
     Rule(
         "date_festival",
         Category.DATE,
         by_pattern(
-            rf"(?:(?:[12][09]\d\d年|[一二][九〇零○O0][〇零○O0一二三四五六七八九]{{2}}年|[去今前当]年)的?)?(?:{_FESTIVALS})",
+            rf"(?:(?:[12][09]\d\d年|[一二][九〇零○O0][〇零○O0一二三四五六七八九]{{2}}年|[去今前当]年)的?)?(?:{_FESTIVALS}|(?<=年)国庆)",
             tuple(_TABLE["festival_signs"]),
         ),
     ),
@@ -285,6 +347,7 @@ _CHINESE: tuple[Rule, ...] = (
         Category.DATE,
         by_pattern(
             rf"(?:农历|阴历)\s?{NUMERAL}{{1,2}}月{NUMERAL}{{1,3}}日?"
+            rf"|[正冬腊]月(?!{NUMERAL}|[初廿])|(?:农历|阴历){NUMERAL}{{1,2}}月(?!{NUMERAL}|[初廿])"
             rf"|(?<!{NUMERAL})[正冬腊二三四五六七八九十]月(?:初{NUMERAL}|廿{NUMERAL}?|二?十{NUMERAL}?|三十)"
             rf"(?!{NUMERAL}|[个余多天年日号])|大年(?:初{NUMERAL}|三十)|(?:农历|阴历)\s?\d{{1,2}}月\d{{1,2}}日?",
             ("月", "大年"),
@@ -334,7 +397,7 @@ _CHINESE: tuple[Rule, ...] = (
         Category.DATE,
         by_pattern(
             _YEAR + r"(?<!\.\d{4})\.(?:0?[1-9]|1[0-2])(?![\d.])"
-            r"(?=\s?(?:起|始|开始|出现|行|在|于|复查|诊断|因|曾|至|[-~]|我院|外院|当地"
+            r"(?=\s?(?:起|始|开始|出现|行|确诊|在|于|复查|诊断|因|曾|至|[-~]|我院|外院|当地"
             r"|就诊|发现|体检))",
             (".",),
             _is_year,

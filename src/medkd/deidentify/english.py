@@ -31,6 +31,17 @@ def _is_name(match: re.Match[str]) -> bool:
     return not _NO_NAME.intersection(re.findall(r"[A-Za-z]{2,}", match["x"]))
 
 
+def is_plausible_name(words: str) -> bool:
+    """Tell whether words read as an English personal name.
+
+    >>> is_plausible_name("Desmond Lee"), is_plausible_name("Chest Pain")
+    (True, False)
+    """
+    return re.fullmatch(
+        rf"{_WORD}|{_FULL}|{_INITIALS}|{_LAST_FIRST}", words
+    ) is not None and not _NO_NAME.intersection(re.findall(r"[A-Za-z]{2,}", words))
+
+
 def _is_own_hospital(match: re.Match[str]) -> bool:
     return any(word not in _TABLE["generic_hospital"].split() for word in match["n"].split())
 

@@ -272,6 +272,27 @@ def _is_dotted_name(match: re.Match[str]) -> bool:
     )
 
 
+_EPONYM = re.compile(r"氏|[征病试综现反音线法式术菌瘤骨点管钉手肌骨]|[IVXⅠⅡ]{1,3}型")
+
+
+def is_eponym(text: str, end: int) -> bool:
+    """Tell whether what ends at a place is the first part of a sign, a disease or a method."""
+    return text[end - 1 : end] == "氏" or _EPONYM.match(text, end) is not None
+
+
+def is_name_in_place(text: str, start: int, end: int) -> bool:
+    """Tell whether a name that a tagger proposes is plausible where it stands: with a surname, at
+    the end of a clause or before an act, and in no list of drugs."""
+    name, before = text[start:end], text[max(0, start - 1) : start]
+    is_headed = not "一" <= before <= "鿿"
+    follow_up = _follow_up(text, end)
+    if not 2 <= len(name) <= 4 or not follow_up or "、" in (before, text[end : end + 1]):
+        return False
+    if name[0] not in SURNAMES or (len(name) == 2 and not is_headed):
+        return is_whole_name(name) and _PEOPLES.search(text) is not None
+    return as_name(name) > as_words(name) + (4 if len(name) == 2 else 1)
+
+
 def is_whole_name(word: str) -> bool:
     """Tell whether a word between two marks could be somebody's name.
 

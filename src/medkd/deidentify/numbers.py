@@ -115,7 +115,7 @@ RULES: tuple[Rule, ...] = (
         Category.ID_CARD,
         by_pattern(
             r"(?:身[份分]证|身份|证件|护照|医保|健保|社保|社会保障|医疗保险|军官证|士兵证"
-            r"|居住证|通行证|回乡证|台胞证|残疾证|老年证|新农合|农合|参合|医疗证|医疗卡)(?:医疗"
+            r"|警官证|护士证|执业证|学生证|工作证|居住证|通行证|回乡证|台胞证|残疾证|老年证|新农合|农合|参合|医疗证|医疗卡)(?:医疗"
             r"|号码|编号|[卡证]?号|证|卡){0,3}"
             r"[:为是]?\s*(?:[一-鿿]字第?)?"
             r"(?P<x>[A-Za-z]{0,3}\d[\dA-Za-z* -]{4,20}[\dA-Za-z](?:\s?\([\dA]\))?)",
@@ -215,6 +215,18 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "phone_inner",
+        Category.PHONE,
+        by_pattern(r"(?<=内线|分机|短号)\s?:?\s?\d{3,6}(?!\d)|(?<!\d)1[3-9]\d[*×xX]{4}\d{4}(?!\d)"),
+    ),
+    Rule(
+        "id_card_tail",
+        Category.ID_CARD,
+        by_pattern(
+            r"(?:身份证|证件)(?:号码?)?(?:尾号|后[四六]位)\s?[:为是]?\s?(?P<x>[\dXx]{3,6})", ("证",)
+        ),
+    ),
+    Rule(
         "phone_listed",
         Category.PHONE,
         by_pattern(
@@ -235,7 +247,7 @@ RULES: tuple[Rule, ...] = (
         "record_number",
         Category.RECORD,
         by_pattern(
-            rf"(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.]?\s*(?P<x>[A-Za-z]{{0,5}}-?\d[\dA-Za-z/-]*)",
+            rf"(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.(]?\s*(?P<x>[A-Za-z]{{0,5}}-?\d[\dA-Za-z/-]*)",
             ("号", "ID", "MRN", "卡", "证", "SN", "S/N"),
             lambda m: len(m["x"]) >= 3,
         ),
@@ -263,7 +275,7 @@ RULES: tuple[Rule, ...] = (
         "code",
         Category.RECORD,
         by_pattern(
-            r"[A-Z](?<![A-Za-z\d_-].)(?<!准字.)[A-Z]{0,3}\d{6,14}(?:-\d{1,6}|[A-Z])?(?![A-Za-z\d])"
+            r"[A-Z](?<![A-Za-z\d_-].)(?<!准字.)(?!CT\d{8})[A-Z]{0,3}\d{6,14}(?:-\d{1,6}|[A-Z])?(?![A-Za-z\d])"
         ),
     ),
     Rule(

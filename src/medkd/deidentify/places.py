@@ -33,10 +33,6 @@ _ANCHORED = re.compile(r"(?:在|于|到|至|往|赴|去|入|由|从|经|和|、|
 _LOCAL = re.compile(r"(?:(?:当地|外地|本地|附近)的?(?=[一-鿿]{2,}[省市县区州镇乡村旗]))?")
 _GONE_TO = r"(?:[在于到至往赴去入由从经回]|转|外院)"
 _NUMERAL = r"第?[一二三四五六七八九十]"
-_ACTS = re.compile(
-    r"[^一-鿿]|$|予|给|诊|行|查|住|治|检|急|门|的|内|外|神|心|骨|妇|儿|消|呼|肾|眼|放|影|超|病"
-    r"|CT|MR|手术|就|复|拟|考|示|及|和|与"
-)
 _MAX_NAME = 20
 
 
@@ -86,7 +82,7 @@ def _is_own_name(text: str, start: int, end: int, kind: str) -> bool:
     if len(core) < 2 or _ORDINARY.search(core):
         return False
     is_first = start == 0 or text[start - 1] in ',。;、:(“" \n'
-    if is_first and core == words and len(core) <= 6 and _ACTS.match(text, end + len(kind)):
+    if is_first and core == words and len(core) <= 6:
         return True
     return (
         kind in {"卫生院", "卫生所", "卫生室"}
@@ -217,6 +213,16 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "hospital_called",
+        Category.HOSPITAL,
+        by_pattern(
+            r"(?<=[在于到去至从往])(?P<x>[一-鿿]{2,7}?(?:(?:附|北|中山|医大)?[一二三四五六七八九]院|附[一二三四五])"
+            r"|[一-鿿]{0,6}[省市县区](?:妇幼|妇保院?)|[一-鿿]{2,8}(?:大药房|药店))"
+            r"(?=[就住治行查继复急门手诊做看开会的转予给产建买购输,。;]|$)",
+            ("院", "附", "妇", "药"),
+        ),
+    ),
+    Rule(
         "ward",
         Category.WARD,
         by_pattern(
@@ -289,6 +295,14 @@ RULES: tuple[Rule, ...] = (
             r"(?<=[于在住到至])(?![在于到至])[一-鿿]{2,6}(?:路|街|大道|巷|弄|胡同|小区|花园|村"
             r"|镇|乡)(?:\d+(?:号|栋|幢|弄|组|单元|室)+)+",
             ("号", "栋", "幢", "弄", "组", "室"),
+        ),
+    ),
+    Rule(
+        "home_in_block",
+        Category.ADDRESS,
+        by_pattern(
+            r"(?<!\d)\d{1,3}(?:号楼|栋|幢)(?:\d{1,2}单元)?\d{2,4}室?(?![\d.%])",
+            ("号楼", "栋", "幢"),
         ),
     ),
 )

@@ -59,6 +59,8 @@ class Match(NamedTuple):
     category: Category
     text: str
     """What was found, normalised."""
+    is_flag: bool = False
+    """Whether it is only shown to a person, and stays."""
 
 
 class Rule(NamedTuple):

@@ -8,9 +8,12 @@ person is without naming anything, bare cities, times of day.
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from medkd.deidentify import dates, english, names, numbers, places, tables
+from medkd.deidentify.known import Known
 from medkd.deidentify.rules import Category, Match, Rule
+from medkd.deidentify.tagger import load_tagger
 from medkd.deidentify.view import close_breaks, make_search_view
 from medkd.text.normalize import View
 
@@ -25,26 +28,37 @@ RULES: tuple[Rule, ...] = (
 )
 """In the order in which they claim text: what an earlier rule took, a later one leaves."""
 
-MARK = re.compile(rf"\[(?P<category>{'|'.join(Category)})(?P<number>\d{{1,3}})\]")
+MARK = re.compile(rf"\[(?P<category>{'|'.join(Category)})(?P<number>\d{{1,6}})\]")
 """What is written in an identifier's place, as in [姓名1]; what only looks like it is searched."""
 
 
-def find_identifiers(text: str) -> list[Match]:
+class Help(NamedTuple):
+    """What is asked beside the rules: terms that the house knows, before them; a tagger, after."""
+
+    known: Known = Known()
+    tagger: str = ""
+
+
+NO_HELP = Help()
+
+
+def find_identifiers(text: str, help_: Help = NO_HELP) -> list[Match]:
     """Find all identifiers of a text.
 
     >>> [(match.rule, match.text) for match in find_identifiers("患者張偉，男，電話１３８12345678")]
     [('name_before_particulars', '张伟'), ('mobile', '13812345678')]
     """
-    return find_in_all([(text, "")])[0]
+    return [match for match in find_in_all([(text, "")], help_)[0] if not match.is_flag]
 
 
-def find_in_all(texts: Sequence[tuple[str, str]]) -> list[list[Match]]:
-    """Find the identifiers in all texts of a case, each given with what joins it to the next one.
+def find_in_all(texts: Sequence[tuple[str, str]], help_: Help = NO_HELP) -> list[list[Match]]:
+    """Find the identifiers in all texts of a case, each given with what joins it to the next one;
+    and what a tagger only flags.
 
     They are searched at once, which takes a third of the time of one by one; and a name met in one
     of them is found in the others where it stands without its context.
     """
-    found = _search_with_breaks("".join(text + joint for text, joint in texts))
+    found = _search_with_breaks("".join(text + joint for text, joint in texts), help_)
     by_text: list[list[Match]] = []
     begin = number = 0
     for text, joint in texts:
@@ -62,30 +76,29 @@ def find_in_all(texts: Sequence[tuple[str, str]]) -> list[list[Match]]:
     return by_text
 
 
-def _search_with_breaks(text: str) -> list[Match]:
+def _search_with_breaks(text: str, help_: Help) -> list[Match]:
     """Search a text, and once more with its line breaks closed for what they cut in two."""
     view = make_search_view(text)
-    found = [_in_original(match, view) for match in _search(view.text)]
+    found = [_in_original(match, view) for match in _search(view.text, help_)]
     closed = close_breaks(view)
     if closed is None:
         return found
     joined, seams = closed
-    over_a_break = [
-        _in_original(match, joined)
-        for start, end in _windows(seams, len(joined.text))
-        for match in _search(joined.text[start:end], start)
-        if (i := bisect_right(seams, match.start)) < len(seams) and seams[i] < match.end
-    ]
-    if not over_a_break:
-        return found
-    return sorted(
-        [
-            match
-            for match in found
-            if not any(a.start < match.end and match.start < a.end for a in over_a_break)
-        ]
-        + over_a_break
-    )
+    without_tagger = help_._replace(tagger="")
+    for start, end in _windows(seams, len(joined.text)):
+        for match in _search(joined.text[start:end], without_tagger, start):
+            place = bisect_right(seams, match.start)
+            if place < len(seams) and seams[place] < match.end:
+                found = _add_over(found, _in_original(match, joined))
+    return sorted(found)
+
+
+def _add_over(found: list[Match], match: Match) -> list[Match]:
+    """Add a match that goes over a line break; it takes in what was found of it before."""
+    apart = [m for m in found if m.end <= match.start or match.end <= m.start]
+    pieces = [match, *(m for m in found if m.start < match.end and match.start < m.end)]
+    start, end = min(m.start for m in pieces), max(m.end for m in pieces)
+    return [*apart, match._replace(start=start, end=end)]
 
 
 _REACH = 40
@@ -109,22 +122,53 @@ def _in_original(match: Match, view: View) -> Match:
     return match._replace(start=start, end=end)
 
 
-def _search(text: str, offset: int = 0) -> list[Match]:
-    """Apply the rules to a normalised text, the earlier rule first where two would overlap; move
-    what is found by an offset."""
+def _search(text: str, help_: Help, offset: int = 0) -> list[Match]:
+    """Apply known terms, rules and tagger to a normalised text, the earlier one first where two
+    would overlap; move what is found by an offset."""
     taken = bytearray(len(text))
     for mark in MARK.finditer(text):
         _take(taken, *mark.span())
-    found: list[Match] = []
+    found = [
+        Match(start, end, "known", category, text[start:end])
+        for start, end, category in help_.known.find(text)
+        if _claim(taken, start, end)
+    ]
     for rule in RULES:
-        for start, end in rule.spans(text):
-            if start < end and 1 not in taken[start:end]:
-                _take(taken, start, end)
-                found.append(Match(start, end, rule.name, rule.category, text[start:end]))
-    found.extend(_find_repeated(text, _known_names(found), taken))
+        found += [
+            Match(start, end, rule.name, rule.category, text[start:end])
+            for start, end in rule.spans(text)
+            if _claim(taken, start, end)
+        ]
+    if help_.tagger:
+        found += _tagged(text, help_.tagger, taken)
+    found += _find_repeated(text, _known_texts(found), taken)
     return sorted(
         match._replace(start=match.start + offset, end=match.end + offset) for match in found
     )
+
+
+def _tagged(text: str, tagger: str, taken: bytearray) -> list[Match]:
+    """Ask a tagger: a plausible name is a match, anything else a flag."""
+    return [
+        Match(
+            tag.start,
+            tag.end,
+            f"tagger_{tag.label.lower()}",
+            Category.NAME,
+            text[tag.start : tag.end],
+            is_flag=not tag.is_plausible,
+        )
+        for tag in load_tagger(tagger)(text)
+        if _claim(taken, tag.start, tag.end)
+    ]
+
+
+def _claim(taken: bytearray, start: int, end: int) -> bool:
+    """Take characters that belong to nothing yet; tell whether they do now."""
+    is_free = start < end and 1 not in taken[start:end]
+    if is_free:
+        _take(taken, start, end)
+    return is_free
 
 
 def _take(taken: bytearray, start: int, end: int) -> None:
@@ -132,24 +176,31 @@ def _take(taken: bytearray, start: int, end: int) -> None:
     taken[start:end] = b"\1" * (end - start)
 
 
-def _known_names(found: Iterable[Match]) -> dict[str, Category]:
-    """Collect the names of persons and hospitals that are sure enough to be looked for without
+_SURE = frozenset(
+    [Category.ID_CARD, Category.PHONE, Category.ACCOUNT, Category.RECORD, Category.HOSPITAL]
+)
+
+
+def _known_texts(found: Iterable[Match]) -> dict[str, Category]:
+    """Collect names, hospitals and numbers that are sure enough to be looked for without
     context."""
     return {
         match.text: match.category
         for match in found
-        if (match.category is Category.NAME and not names.is_ordinary_name(match.text))
-        or (match.category is Category.HOSPITAL and len(match.text) >= 4)
+        if not match.is_flag
+        and (
+            (match.category is Category.NAME and not names.is_ordinary_name(match.text))
+            or (match.category in _SURE and len(match.text) >= (4 if "院" in match.text else 6))
+        )
     }
 
 
 def _find_repeated(text: str, known: Mapping[str, Category], taken: bytearray) -> Iterable[Match]:
-    """Find the places where a name or a hospital stands without its context."""
+    """Find the places where a name, a hospital or a number stands without its context."""
     for name in sorted(known, key=len, reverse=True):
         start = text.find(name)
         while start >= 0:
             end = start + len(name)
-            if 1 not in taken[start:end]:
-                _take(taken, start, end)
+            if _claim(taken, start, end):
                 yield Match(start, end, "repeated", known[name], name)
             start = text.find(name, end)
