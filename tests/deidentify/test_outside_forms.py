@@ -146,7 +146,7 @@ def test_a_date_that_cannot_be_moved_is_masked(text: str) -> None:
 )
 def test_a_range_moves_whole(text: str, moved: str) -> None:
     told = f"于{text}住院。"
-    replacer = Replacer(-200, Surrogates("mask"))
+    replacer = Replacer(-200, Surrogates(False))
     assert replacer.replace(told, find_identifiers(told)) == f"于{moved}住院。"
 
 

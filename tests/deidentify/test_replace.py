@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from medkd.core.records import RawCase
 from medkd.deidentify.date_shift import DateShifter
 from medkd.deidentify.numbers import is_id_card
-from medkd.deidentify.replace import Style, Surrogates, deidentify_case
+from medkd.deidentify.replace import Plan, Surrogates, deidentify_case
 from medkd.deidentify.rules import VERSION, Category
 from medkd.deidentify.search import find_identifiers
 from medkd.demo.synthetic_cases import generate_cases
@@ -61,8 +61,9 @@ def test_title_and_diagnosis_are_cleaned_too_and_id_and_address_of_the_page_stay
 
 def test_a_case_without_identifiers_comes_back_unchanged() -> None:
     case = make_case(主诉="发热3天。", 查体="T：38.5℃，P：90次/分，BP：120/80mmHg。")
-    clean, matches, _ = deidentify_case(case)
-    assert not matches
+    result = deidentify_case(case)
+    clean = result.case
+    assert not result.matches and not result.residue
     assert clean.sections == case.sections
 
 
@@ -173,7 +174,7 @@ def test_surrogates_that_look_real_are_consistent_and_belong_to_nobody() -> None
         现病史="患者张建国，男，身份证号11010519491231002X，电话13812345678，由江西省赣州市章贡区红旗大道86号送至赣州市第一人民医院。",
         诊治经过="张建国于术后好转，病理号：2021-04567，王主任查房。",
     )
-    clean = deidentify_case(case, "surrogate").case
+    clean = deidentify_case(case, Plan(natural=True)).case
     text = " ".join(clean.sections.values())
     for original in (
         "张建国",
@@ -194,21 +195,21 @@ def test_surrogates_that_look_real_are_consistent_and_belong_to_nobody() -> None
         and number[1].startswith("99")
         and not is_id_card("110105" + number[1][6:])
     )
-    assert deidentify_case(case, "surrogate").case == clean
+    assert deidentify_case(case, Plan(natural=True)).case == clean
 
 
 @given(st.sampled_from(list(Category)), st.text(max_size=20), st.integers(0, 2**63))
 def test_any_text_of_any_category_gets_a_surrogate(
     category: Category, text: str, seed: int
 ) -> None:
-    surrogates = Surrogates("surrogate", seed)
+    surrogates = Surrogates(True, seed)
     assert surrogates.of(category, text) == surrogates.of(category, text)
 
 
 @settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=5), st.text(max_size=60), max_size=4),
-    st.sampled_from(["mask", "surrogate"]),
+    st.booleans(),
 )
-def test_any_case_can_be_de_identified(sections: dict[str, str], style: Style) -> None:
-    deidentify_case(make_case(**sections), style)
+def test_any_case_can_be_de_identified(sections: dict[str, str], natural: bool) -> None:
+    deidentify_case(make_case(**sections), Plan(natural))

@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medkd.deidentify.numbers import is_id_card
@@ -94,6 +94,7 @@ def test_an_identity_number_needs_its_check_digit() -> None:
     assert not is_id_card("110105194912310021")
 
 
+@settings(deadline=None)
 @given(
     st.text(
         alphabet=st.sampled_from(

@@ -23,17 +23,17 @@ _BLOCK = 4096
 _CHUNK = 64
 
 
-def map_in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Apply a function to all items, in order; many items are shared among the cores. Function and
-    items must be picklable."""
+def map_in_order(work: Callable[[T], R], items: Iterable[T], many: int = MANY) -> Iterator[R]:
+    """Apply a function to all items, in order; `many` items or more are shared among the cores.
+    Function and items must be picklable."""
     waiting = iter(items)
-    first = list(itertools.islice(waiting, MANY))
+    first = list(itertools.islice(waiting, many))
     n_processes = min(os.cpu_count() or 1, 8)
-    if len(first) < MANY or n_processes == 1:
+    if len(first) < many or n_processes == 1:
         yield from map(work, itertools.chain(first, waiting))
         return
     # A fresh interpreter each: a fork would take along whatever threads hold just then.
     with multiprocessing.get_context("spawn").Pool(n_processes) as pool:
-        yield from pool.map(work, first, _CHUNK)
+        yield from pool.map(work, first, min(_CHUNK, many // n_processes))
         while block := list(itertools.islice(waiting, _BLOCK)):
             yield from pool.map(work, block, _CHUNK)

@@ -10,6 +10,9 @@ from typing import Annotated
 from medkd.core.config import RUNTIME
 from medkd.core.errors import InputError
 
+NAMES_NOT_SOUGHT = "English names not sought"
+"""The end of the mark of a row in whose English text nothing looked for names."""
+
 AcceptIdentified = Annotated[bool, RUNTIME]
 """The type of the field `accept_identified` of every stage that may ask a network model."""
 
@@ -17,7 +20,8 @@ AcceptIdentified = Annotated[bool, RUNTIME]
 def check_deidentified(
     marks: Iterable[str], place: object, reader: str, accept_identified: bool
 ) -> int:
-    """Count the rows without a mark; raise InputError where there are some and nobody accepts them.
+    """Count the rows that may name patients: without a mark, or in English without a tagger; raise
+    InputError where there are some and nobody accepts them.
 
     `place` is the file they stand in, `reader` what is about to read them: an endpoint, a judge.
 
@@ -25,16 +29,26 @@ def check_deidentified(
     0
     >>> check_deidentified(["rules 3", ""], "test.jsonl", "the endpoint", True)
     1
+    >>> check_deidentified(["rules 5; English names not sought"], "q.jsonl", "the teacher", True)
+    1
     """
-    n_rows = n_identified = 0
+    n_rows = n_unmarked = n_not_sought = 0
     for mark in marks:
         n_rows += 1
-        n_identified += not mark.strip()
-    if n_identified and not accept_identified:
+        n_unmarked += not mark.strip()
+        n_not_sought += mark.endswith(NAMES_NOT_SOUGHT)
+    if n_unmarked and not accept_identified:
         raise InputError(
-            f"{place}: {n_identified} of {n_rows} rows have no deidentified_by, "
+            f"{place}: {n_unmarked} of {n_rows} rows have no deidentified_by, "
             f"so they may name patients, and {reader} may lie outside this machine; "
             'run "medkd deidentify" on them first, '
             "or pass --accept-identified where you know that they name nobody"
         )
-    return n_identified
+    if n_not_sought and not accept_identified:
+        raise InputError(
+            f"{place}: in {n_not_sought} of {n_rows} rows English names were not looked for, "
+            f"and {reader} may lie outside this machine; "
+            'run "medkd deidentify --tagger MODEL" with a model that finds English names, '
+            "or pass --accept-identified where you know that they name nobody"
+        )
+    return n_unmarked + n_not_sought

@@ -22,8 +22,8 @@ class Known(NamedTuple):
 
     terms: tuple[tuple[str, Category], ...] = ()
     """Normalised, without blanks, in lower case; the longest first."""
-    n_read: int = 0
-    """Cases that a person says to have read for what was missed."""
+    read: frozenset[str] = frozenset()
+    """Ids of the cases that a person says to have read for what was missed."""
     n_missed: int = 0
     """Identifiers that were missed in them."""
 
@@ -63,13 +63,14 @@ def read_known(path: Path) -> Known:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8; save it as UTF-8") from error
     terms: dict[str, Category] = {}
-    n_read = n_missed = 0
+    read: set[str] = set()
+    n_missed = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
         row = _read_row(line) if line.startswith("{") else None
         if row is not None and row.get("read"):
-            n_read += 1
+            read.add(str(row["read"]))
             continue
         n_missed += row is not None
         term, _, kind = (
@@ -86,7 +87,7 @@ def read_known(path: Path) -> Known:
             )
         terms[squeezed] = category
     ordered = sorted(terms.items(), key=lambda item: (-len(item[0]), item[0]))
-    return Known(tuple(ordered), n_read, n_missed)
+    return Known(tuple(ordered), frozenset(read), n_missed)
 
 
 def _read_row(line: str) -> dict[str, Any]:

@@ -7,29 +7,36 @@ that was found is never kept. Not done here: the rules (`search`), how a date is
 """
 
 import hashlib
+import itertools
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from medkd.core.privacy import NAMES_NOT_SOUGHT
 from medkd.core.records import Case, RawCase
 from medkd.deidentify import names
 from medkd.deidentify.date_shift import DateShifter
 from medkd.deidentify.dates import MONTH_FIRST
 from medkd.deidentify.numbers import is_record_label
+from medkd.deidentify.residue import Residue, find_residue
 from medkd.deidentify.rules import VERSION, Category, Match, load_table
-from medkd.deidentify.search import MARK, find_identifiers, find_in_all
-from medkd.text.normalize import normalize
+from medkd.deidentify.search import MARK, NO_HELP, Help, find_identifiers, find_in_all
+from medkd.deidentify.secret import Patient
+from medkd.deidentify.tagger import finds_english_names
+from medkd.text.normalize import is_chinese, normalize
 
-Style = Literal["mask", "surrogate"]
 _MAX_OFFSET_DAYS = 365
 _SEAM = "。\n"
 """Between two texts of a case: nothing that identifies goes on over it."""
 _LABEL_SEAM = ":\n"
 """Between a section's name and its text: the name is a label of the text, as in 姓名:."""
 _TRIES = 20
+_MAX_NUMBER = 99_999
+"""Of marks that a patient's key draws."""
 
 
 class Deidentified(NamedTuple):
@@ -40,6 +47,28 @@ class Deidentified(NamedTuple):
     """Matches by rule."""
     has_private_id: bool
     """Whether the id itself may name the patient and must become a hash."""
+    residue: list[Residue]
+    """What is left and deserves a look."""
+    surrogates: dict[str, str]
+    """What stands for what, from surrogate to original; filled for a sealed map alone."""
+    days: int
+    """Days by which dates were moved."""
+    has_patient_key: bool
+
+
+class Plan(NamedTuple):
+    """How cases are de-identified."""
+
+    natural: bool = False
+    """Whether surrogates look real."""
+    help: Help = NO_HELP
+    patient_key: str = ""
+    """The section, or `id`, that tells whose case it is."""
+    secret: bytes = b""
+    keeps_map: bool = False
+
+
+PLAIN = Plan()
 
 
 class CaseTexts(NamedTuple):
@@ -70,19 +99,20 @@ class CaseTexts(NamedTuple):
         return [*sections, *((text, _SEAM) for text in self.others)]
 
 
-def deidentify_case(case: RawCase, style: Style = "mask") -> Deidentified:
+def deidentify_case(case: RawCase, plan: Plan = PLAIN) -> Deidentified:
     """Replace the identifiers in a case's sections and their names, title, departments and
     diagnoses; id and address of the page stay as they are."""
     is_private = is_private_id(case)
-    texts = CaseTexts.of(case).joined()
-    found = find_in_all(texts)
-    if not any(found):
-        return Deidentified(_as_case(case), Counter(), is_private)
-    drawn = _draw(case)
-    replacer = Replacer(_offset(drawn), Surrogates(style, drawn, (text for text, _ in texts)))
-    clean = iter(
-        [replacer.replace(text, matches) for (text, _), matches in zip(texts, found, strict=True)]
-    )
+    joined = CaseTexts.of(case).joined()
+    texts = [text for text, _ in joined]
+    found = find_in_all(joined, plan.help)
+    patient = _find_patient(case, plan)
+    offset = _offset(patient.draw("days") if patient else _draw(case))
+    mark = mark_of(is_english=not is_chinese("\n".join(texts)), tagger=plan.help.tagger)
+    matches = [[match for match in one if not match.is_flag] for one in found]
+    surrogates = Surrogates(plan.natural, _draw(case), texts, patient)
+    replacer = Replacer(offset, surrogates)
+    clean = iter([replacer.replace(*pair) for pair in zip(texts, matches, strict=True)])
     sections = join_equal((next(clean), next(clean)) for _ in case.sections)
     cleaned = case.model_copy(
         update={
@@ -92,8 +122,33 @@ def deidentify_case(case: RawCase, style: Style = "mask") -> Deidentified:
             "diagnosis": tuple(clean),
         }
     )
-    counts = Counter(match.rule for matches in found for match in matches)
-    return Deidentified(_as_case(cleaned), counts, is_private)
+    return Deidentified(
+        Case(**cleaned.model_copy(update={"id_column": ""}).model_dump(), deidentified_by=mark),
+        Counter(match.rule for one in matches for match in one),
+        is_private,
+        find_residue(texts, found),
+        surrogates.originals() if plan.keeps_map else {},
+        offset,
+        patient is not None,
+    )
+
+
+def mark_of(is_english: bool, tagger: str) -> str:
+    """Name what de-identified a case, and whether the names in an English one were looked for."""
+    by = f"{VERSION} + {Path(tagger).name}" if tagger else VERSION
+    return f"{by}; {NAMES_NOT_SOUGHT}" if is_english and not finds_english_names(tagger) else by
+
+
+def _find_patient(case: RawCase, plan: Plan) -> Patient | None:
+    """Find whose case it is; None where the case does not tell."""
+    if not plan.patient_key:
+        return None
+    sections = {normalize(name).strip(): text for name, text in case.sections.items()}
+    told = sections.get(normalize(plan.patient_key).strip(), "")
+    if plan.patient_key == "id":
+        told = case.id.removeprefix(f"{case.source}:")
+    key = "".join(normalize(told).split()).lower()
+    return Patient(plan.secret, key) if key else None
 
 
 def join_equal(sections: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -102,11 +157,6 @@ def join_equal(sections: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, text in sections:
         joined[name] = f"{joined[name]}\n{text}" if name in joined else text
     return joined
-
-
-def _as_case(case: RawCase) -> Case:
-    plain = case.model_copy(update={"id_column": ""})
-    return Case(**plain.model_dump(), deidentified_by=VERSION)
 
 
 _CHINESE_WORDS = re.compile(r"[一-鿿·]+")
@@ -140,26 +190,51 @@ class Surrogates:
     """What stands in the identifiers' places in one case: a mark such as [姓名1], or something that
     looks real and belongs to nobody."""
 
-    def __init__(self, style: Style, seed: int = 0, texts: Iterable[str] = ()) -> None:
-        self._style = style
+    def __init__(
+        self,
+        natural: bool,
+        seed: int = 0,
+        texts: Iterable[str] = (),
+        patient: Patient | None = None,
+    ) -> None:
+        self._natural = natural
         self._random = random.Random(seed)
+        self._patient = patient
         self._given: dict[tuple[Category, str], str] = {}
+        self._originals: dict[str, str] = {}
         self._n: Counter[str] = Counter()
         for text in texts:  # marks that came with the case keep their numbers
             for mark in MARK.finditer(text):
                 self._n[mark["category"]] = max(self._n[mark["category"]], int(mark["number"]))
 
     def of(self, category: Category, text: str) -> str:
-        """Choose the surrogate of a text: the same one whenever the text comes again."""
-        key = (category, re.sub(r"[\s-]", "", text))
+        """Choose the surrogate of a text: the same one whenever the text comes again; for a patient
+        with a key, in every note and every run."""
+        squeezed = re.sub(r"[\s-]", "", text)
+        key = (category, squeezed)
         if key not in self._given:
-            is_drawn = self._style == "surrogate" and category is not Category.DATE
-            self._given[key] = self._draw(category, text) if is_drawn else self._mark(category)
+            drawn = 0
+            if self._patient:
+                drawn = self._patient.draw(f"{category}\0{squeezed}")
+                self._random.seed(drawn)
+            is_drawn = self._natural and category is not Category.DATE
+            self._given[key] = (
+                self._draw(category, text) if is_drawn else self._mark(category, drawn)
+            )
+            self._originals[self._given[key]] = text
         return self._given[key]
 
-    def _mark(self, category: Category) -> str:
-        self._n[category] += 1
-        return f"[{category}{self._n[category]}]"
+    def originals(self) -> dict[str, str]:
+        """Tell what each surrogate stands for."""
+        return dict(self._originals)
+
+    def _mark(self, category: Category, drawn: int) -> str:
+        if not self._patient:
+            self._n[category] += 1
+            return f"[{category}{self._n[category]}]"
+        taken = set(self._given.values())
+        numbers = (1 + (drawn + step) % _MAX_NUMBER for step in itertools.count())
+        return next(mark for number in numbers if (mark := f"[{category}{number}]") not in taken)
 
     def _draw(self, category: Category, text: str) -> str:
         """Draw until it is neither the text itself nor what stands for another one."""

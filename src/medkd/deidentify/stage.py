@@ -1,44 +1,57 @@
-"""The stage `deidentify`: raw cases in, cases and an audit out.
+"""The stage `deidentify`: raw cases in, cases, an audit and a list of what is left out.
 
-In: `raw_cases.jsonl`. Out: `cases.jsonl`, and in the manifest how often each rule found something,
-never what. Beside the raw cases: `private_ids.json`, which ids became which hash.
+In: `raw_cases.jsonl`. Out: `cases.jsonl`; in the manifest counts by rule and of what is left, never
+the text; `residue.jsonl`, which holds such text, and `small_cells.csv` for a person.
 Not done here: finding and replacing (`search`, `replace`). A clean audit proves nothing.
 """
 
-import hmac
-import itertools
+import csv
+import io
 import json
 import re
-import secrets
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from medkd.core.config import RUNTIME, StageConfig
-from medkd.core.errors import InputError, from_os_error
-from medkd.core.html import write_page
-from medkd.core.jsonl import RecordReader, first_problem, resolve_input, write_text
-from medkd.core.parallel import map_in_order
+from medkd.core.errors import InputError, StoppedError
+from medkd.core.jsonl import RecordReader, resolve_input, write_text
+from medkd.core.parallel import MANY, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Case, RawCase
-from medkd.core.stage_output import Manifest, open_stage_output
-from medkd.deidentify.replace import CaseTexts, Style, deidentify_case, has_private_url
-from medkd.deidentify.rules import VERSION, Match
-from medkd.deidentify.search import find_in_all
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.deidentify.known import Known, read_known
+from medkd.deidentify.private_ids import FILE_NAME as PRIVATE_IDS
+from medkd.deidentify.private_ids import PrivateIds
+from medkd.deidentify.replace import (
+    PLAIN,
+    Deidentified,
+    Plan,
+    deidentify_case,
+    has_private_url,
+)
+from medkd.deidentify.review import estimate_recall, write_review
+from medkd.deidentify.rules import VERSION
+from medkd.deidentify.search import Help
+from medkd.deidentify.secret import read_secret, seal_map
+from medkd.deidentify.small_cells import Cell, list_small_cells
+from medkd.deidentify.tagger import finds_english_names, load_tagger
+from medkd.text.normalize import is_chinese
 
 REVIEW = "review.html"
-PRIVATE_IDS = "private_ids.json"
-WRITES = ("cases.jsonl", REVIEW)
+RESIDUE = "residue.jsonl"
+SMALL_CELLS = "small_cells.csv"
+WRITES = ("cases.jsonl", REVIEW, RESIDUE, SMALL_CELLS)
 MAX_CHARACTERS = 200_000
-_MAX_REVIEWED = 300
-_MAX_SHOWN = 20_000
-"""Characters shown of one text of a reviewed case."""
+_MANY_FOR_TAGGER = 64
+"""Cases from which a tagger is worth several processes."""
 
 
 class Config(StageConfig):
@@ -46,12 +59,29 @@ class Config(StageConfig):
 
     input: Annotated[Path, RUNTIME]
     """Raw cases: the directory of collect, or a JSON Lines file."""
-    style: Style = "mask"
-    """What stands in an identifier's place: a mark such as [姓名1], or a surrogate that looks
-    real."""
+    tagger: str = ""
+    """A second opinion on names: lac (Chinese), or a token-classification model for transformers by
+    its folder or name. A plausible name is masked, anything else listed in residue.jsonl."""
+    known: Annotated[Path | None, RUNTIME] = None
+    """What the house knows: a file with a term a line, masked wherever it stands; or what the
+    review page saved, which also gives an estimate of recall."""
+    patient_key: str = ""
+    """The section that tells whose case it is, or "id": dates move alike and names get the same
+    mark in all cases of a patient, decided by a secret."""
+    secret_file: Annotated[Path | None, RUNTIME] = None
+    """The secret for --patient-key and --map; without it the variable MEDKD_DEID_SECRET."""
+    map: Annotated[Path | None, RUNTIME] = None
+    """Write here, sealed with the secret, what each mark stands for. Outside --out."""
+    natural: bool = False
+    """Write surrogates that look real instead of marks such as [姓名1]."""
+    strict: Annotated[bool, RUNTIME] = False
+    """End with exit code 3 where residue.jsonl is not empty."""
     review: Annotated[bool, RUNTIME] = False
-    """Also write review.html, the ORIGINAL text with what was found marked, for a person to look
-    through. It names patients."""
+    """Also write review.html, the ORIGINAL text of a random sample with what was found marked, for
+    a person to mark what was missed. It names patients."""
+    review_share: Annotated[float, RUNTIME, Field(gt=0, le=1)] = 0.01
+    """The share of cases with a miss that reading the sample without one rules out (95 %): the
+    sample has 3 / share cases."""
     rules: str = VERSION
     """Name and version of the rules: a directory made by an older version is not taken for a
     finished one."""
@@ -75,97 +105,159 @@ class DropReason(StrEnum):
     """No record is that long: a file read wrongly, or something else."""
 
 
-class _Pairs(BaseModel):
-    """The content of `private_ids.json`."""
-
-    model_config = ConfigDict(extra="forbid")
-    salt: str
-    ids: dict[str, str] = {}
-
-
-class PrivateIds:
-    """Hashes in the place of ids that may name a patient, salted with a secret that stays beside
-    the raw cases.
-
-    The file is made when the first id needs it. The same directory gives the same hashes again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._pairs: _Pairs | None = None
-
-    def hash(self, native: str) -> str:
-        """Hash an id without its source; note the pair."""
-        pairs = self._pairs = self._pairs or self._load()
-        digest = hmac.new(bytes.fromhex(pairs.salt), native.encode("utf-8", "replace"), "sha256")
-        return pairs.ids.setdefault(native, f"id{digest.hexdigest()[:16]}")
-
-    def save(self) -> None:
-        """Write the pairs, readable by their owner alone."""
-        if self._pairs is not None:
-            text = json.dumps(self._pairs.model_dump(), ensure_ascii=False)
-            write_text(self.path, text + "\n", private=True)
-
-    def _load(self) -> _Pairs:
-        try:
-            pairs = _Pairs.model_validate_json(self.path.read_bytes())
-            bytes.fromhex(pairs.salt)
-            return pairs
-        except FileNotFoundError:
-            self._pairs = _Pairs(salt=secrets.token_hex(32))
-            self.save()  # before any hash leaves, so that no other salt follows a killed run
-            return self._pairs
-        except OSError as error:
-            raise from_os_error(error, self.path) from error
-        except (ValidationError, ValueError) as error:
-            what = first_problem(error) if isinstance(error, ValidationError) else "salt is no hex"
-            raise InputError(
-                f"{self.path}: {what}; it holds the salt of earlier runs: put the right file back, "
-                "or move it away to begin with new hashes"
-            ) from error
-
-
 def run(config: Config) -> Manifest:
     """De-identify a file of raw cases."""
     path = resolve_input(config.input, "raw_cases.jsonl", made_by="collect")
-    with open_stage_output("deidentify", config, {"input": path}, WRITES) as output:
+    known = read_known(config.known) if config.known else Known()
+    plan = _make_plan(config, known)
+    inputs = {"input": path} | ({"known": config.known} if config.known else {})
+    if not finds_english_names(config.tagger):
+        _warn_of_english(path)
+    with open_stage_output("deidentify", config, inputs, WRITES) as output:
         if config.review:
-            write_review(output.path(REVIEW), path)
-        if output.is_finished:
-            return output.manifest
-        reader = RecordReader(path, RawCase, made_by="collect")
-        dropped: Counter[str] = Counter()
-        audit: Counter[str] = Counter()
-        private_ids = PrivateIds(path.parent / PRIVATE_IDS)
-        cases = track(reader, "deidentify", unit="cases")
-        kept = output.write_records(
-            "cases.jsonl", deidentify(cases, private_ids, dropped, audit, config.style)
-        )
-        private_ids.save()
-        output.read(reader.n_read)
-        output.drop_all({**reader.dropped(), **dropped})
-        if not kept:
-            raise InputError(
-                f"{path}: no case holds any text of at most {MAX_CHARACTERS:,} characters; "
-                "look at it, and collect again if the pages or columns were misread"
+            write_review(output.path(REVIEW), path, config.review_share, plan.help)
+        if not output.is_finished:
+            _work(config, path, plan, known, output)
+        elif config.map:
+            print(
+                f"{config.out} is finished: {config.map} is not written; run with --overwrite",
+                file=sys.stderr,
             )
-        output.manifest.counts.kept = kept
-        output.manifest.facts = {"rules": VERSION, "finds_by_rule": dict(audit.most_common())}
+    n_left = sum(output.manifest.facts.get("residue", {}).values())
+    if config.strict and n_left:
+        raise StoppedError(
+            f"{output.path(RESIDUE)}: {n_left} things are left that may identify somebody; look "
+            "at them, and pass those that do with --known"
+        )
     return output.manifest
+
+
+def _make_plan(config: Config, known: Known) -> Plan:
+    """Read the secret and load the tagger before anything is written."""
+    secret = b""
+    if config.patient_key or config.map:
+        secret = read_secret(config.secret_file)
+    if config.map and config.map.resolve().is_relative_to(config.out.resolve()):
+        raise InputError(f"{config.map}: keep the map apart from the data, outside {config.out}")
+    if config.tagger:
+        load_tagger(config.tagger)
+    help_ = Help(known, config.tagger)
+    return Plan(config.natural, help_, config.patient_key, secret, config.map is not None)
+
+
+def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOutput) -> None:
+    reader = RecordReader(path, RawCase, made_by="collect")
+    audit = Audit(known)
+    private_ids = PrivateIds(path.parent / PRIVATE_IDS)
+    cases = track(reader, "deidentify", unit="cases")
+    kept = output.write_records("cases.jsonl", deidentify(cases, private_ids, audit, plan))
+    private_ids.save()
+    output.read(reader.n_read)
+    output.drop_all({**reader.dropped(), **audit.dropped})
+    if not kept:
+        raise InputError(
+            f"{path}: no case holds any text of at most {MAX_CHARACTERS:,} characters; "
+            "look at it, and collect again if the pages or columns were misread"
+        )
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in audit.residue)
+    write_text(output.path(RESIDUE), "".join(lines), private=True)
+    cells = list_small_cells(RecordReader(output.path("cases.jsonl"), Case, made_by="deidentify"))
+    write_text(output.path(SMALL_CELLS), _as_csv(cells))
+    if config.map:
+        seal_map(config.map, plan.secret, audit.map)
+    output.manifest.counts.kept = kept
+    output.manifest.facts = {**audit.facts(plan), "small_cells": len(cells)}
+
+
+def _as_csv(cells: list[Cell]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(Cell._fields)
+    writer.writerows(cells)
+    return file.getvalue()
+
+
+def _warn_of_english(path: Path) -> None:
+    """Say how many cases are in English, where nothing looks for names without a label."""
+    n = n_english = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                sections = json.loads(line)["sections"]
+                text = "\n".join(map(str, sections.values()))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                continue
+            n += 1
+            n_english += not is_chinese(text)
+    if n_english:
+        print(
+            f"warning: {n_english} of {n} cases are in English, and only names with a label, a "
+            "title or a relation are found there; pass --tagger MODEL for the others, without "
+            "which distill will want --accept-identified",
+            file=sys.stderr,
+        )
+
+
+class Audit:
+    """What is counted and listed while cases are de-identified."""
+
+    def __init__(self, known: Known | None = None) -> None:
+        self.dropped: Counter[str] = Counter()
+        self.finds: Counter[str] = Counter()
+        self.residue: list[dict[str, str]] = []
+        self.map: list[dict[str, Any]] = []
+        self._kinds: Counter[str] = Counter()
+        self._known = known or Known()
+        self._n_found_in_read = 0
+        self._n_without_key = 0
+
+    def note(self, raw_id: str, case: Case, result: Deidentified) -> None:
+        """Note what was found and left in a case; `case` has the id it keeps."""
+        self.finds.update(result.matches)
+        self._n_without_key += not result.has_patient_key
+        if raw_id in self._known.read:
+            self._n_found_in_read += result.matches.total() - result.matches["known"]
+        for left in result.residue:
+            self._kinds[left.kind] += 1
+            self.residue.append(
+                {"case": case.id, "kind": left.kind, "text": left.text, "around": left.around}
+            )
+        if result.surrogates:
+            self.map.append({"id": case.id, "days": result.days, "surrogates": result.surrogates})
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """Put the counts together for the manifest."""
+        facts: dict[str, Any] = {
+            "rules": VERSION,
+            "finds_by_rule": dict(self.finds.most_common()),
+            "residue": dict(self._kinds.most_common()),
+        }
+        if plan.patient_key:
+            facts["without_patient_key"] = self._n_without_key
+        if self._known.read:
+            facts["recall_in_review"] = estimate_recall(
+                self._n_found_in_read, self._known.n_missed
+            ) | {"cases_read": len(self._known.read)}
+        return facts
 
 
 def deidentify(
     cases: Iterable[RawCase],
     private_ids: PrivateIds,
-    dropped: Counter[str],
-    audit: Counter[str],
-    style: Style = "mask",
+    audit: Audit,
+    plan: Plan = PLAIN,
 ) -> Iterator[Case]:
-    """De-identify cases in order; count drops by reason, and in the audit matches by rule."""
-    work = partial(deidentify_case, style=style)
-    for clean, matches, has_private_id in map_in_order(work, _choose(cases, dropped)):
-        audit.update(matches)
-        yield _hide_id(clean, private_ids, has_private_id)
+    """De-identify cases in order; note in the audit what was dropped, found and left."""
+    work = partial(_with_id, plan=plan)
+    many = _MANY_FOR_TAGGER if plan.help.tagger else MANY
+    for raw_id, result in map_in_order(work, _choose(cases, audit.dropped), many):
+        case = _hide_id(result.case, private_ids, result.has_private_id)
+        audit.note(raw_id, case, result)
+        yield case
+
+
+def _with_id(case: RawCase, plan: Plan) -> tuple[str, Deidentified]:
+    return case.id, deidentify_case(case, plan)
 
 
 def _hide_id(case: Case, private_ids: PrivateIds, has_private_id: bool) -> Case:
@@ -200,63 +292,3 @@ def _choose(cases: Iterable[RawCase], dropped: Counter[str]) -> Iterator[RawCase
         else:
             yield case
         seen.add(case.id)
-
-
-class Piece(NamedTuple):
-    """A stretch of text on the review page, marked with the rule that found it or not."""
-
-    text: str
-    rule: str = ""
-    category: str = ""
-
-
-def write_review(path: Path, source: Path) -> None:
-    """Write a page that shows a person the original text of the first cases with what the rules
-    find marked, so that what they miss can be seen; readable by its owner alone."""
-    reader = RecordReader(source, RawCase, made_by="collect")
-    cases = [(case, _mark(case)) for case in itertools.islice(reader, _MAX_REVIEWED)]
-    rules = Counter(
-        piece.rule for _, parts in cases for _, pieces in parts for piece in pieces if piece.rule
-    )
-    write_page(
-        path,
-        "medkd.deidentify",
-        "review.html.jinja",
-        private=True,
-        title="What the rules found",
-        cases=cases,
-        rules=rules.most_common(),
-        limit=_MAX_REVIEWED,
-    )
-
-
-def _mark(case: RawCase) -> list[tuple[list[Piece], list[Piece]]]:
-    """Cut the texts of a case into pieces: each section's name with its text, then the others."""
-    texts = [(text[:_MAX_SHOWN], joint) for text, joint in CaseTexts.of(case).joined()]
-    cut = [
-        _cut(text, matches) for (text, _), matches in zip(texts, find_in_all(texts), strict=True)
-    ]
-    n = 2 * len(case.sections)
-    names = [
-        "title",
-        *("department" for _ in case.department),
-        *("diagnosis" for _ in case.diagnosis),
-    ]
-    others = [([Piece(name)], pieces) for name, pieces in zip(names, cut[n:], strict=True)]
-    return [
-        (name, pieces)
-        for name, pieces in (*zip(cut[:n:2], cut[1:n:2], strict=True), *others)
-        if pieces
-    ]
-
-
-def _cut(text: str, matches: list[Match]) -> list[Piece]:
-    pieces: list[Piece] = []
-    position = 0
-    for match in matches:
-        pieces += [
-            Piece(text[position : match.start]),
-            Piece(text[match.start : match.end], match.rule, str(match.category)),
-        ]
-        position = match.end
-    return [piece for piece in (*pieces, Piece(text[position:])) if piece.text]
