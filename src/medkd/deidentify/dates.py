@@ -8,7 +8,14 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import date
 
-from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, holds, load_table
+from medkd.deidentify.rules import (
+    Category,
+    Rule,
+    any_of,
+    holds,
+    load_table,
+    pattern_rule,
+)
 
 _TABLE = load_table("dates.yaml")
 MONTHS = {name: number for number, names in enumerate(_TABLE["months"], start=1) for name in names}
@@ -148,10 +155,11 @@ _RANGES: tuple[Rule, ...] = (
             ("月",),
         ),
     ),
-    Rule(
+    pattern_rule(
         "date_range_of_years",
         Category.DATE,
-        by_pattern(rf"(?:19|20)\d\d(?<![\d.]\d{{4}})(?={_AND}(?:19|20)\d\d\s*年)", ("年",)),
+        rf"(?:19|20)\d\d(?<![\d.]\d{{4}})(?={_AND}(?:19|20)\d\d\s*年)",
+        ("年",),
     ),
     Rule(
         "date_range_without_month",
@@ -183,346 +191,284 @@ _RANGES: tuple[Rule, ...] = (
             re.compile(rf"{NUMERAL}月"),
         ),
     ),
-    Rule(
+    pattern_rule(
         "date_range_english",
         Category.DATE,
-        by_pattern(
-            rf"\b(?:{_MONTH})\.?\s\d{{1,2}}{_ORDINAL}\s?(?:-|to|through|and"
-            rf"|&)\s?\d{{1,2}}{_ORDINAL}"
-            r"(?:,?\s(?:19|20)\d\d)?(?!\d)"
-            rf"|(?<!\d)\d{{1,2}}{_ORDINAL}\s?(?:-|to|through|and|&)\s?\d{{1,2}}{_ORDINAL}\s"
-            rf"(?:{_MONTH})\b\.?(?:,?\s(?:19|20)\d\d)?(?!\d)",
-            _NAMES,
-        ),
+        rf"\b(?:{_MONTH})\.?\s\d{{1,2}}{_ORDINAL}\s?(?:-|to|through|and"
+        rf"|&)\s?\d{{1,2}}{_ORDINAL}"
+        r"(?:,?\s(?:19|20)\d\d)?(?!\d)"
+        rf"|(?<!\d)\d{{1,2}}{_ORDINAL}\s?(?:-|to|through|and|&)\s?\d{{1,2}}{_ORDINAL}\s"
+        rf"(?:{_MONTH})\b\.?(?:,?\s(?:19|20)\d\d)?(?!\d)",
+        _NAMES,
     ),
 )
 _ENGLISH: tuple[Rule, ...] = (
-    Rule(
+    pattern_rule(
         "date_english",
         Category.DATE,
-        by_pattern(rf"\b(?:{_MONTH})\.?\s\d{{1,2}}{_ORDINAL},?\s(?:19|20)\d\d(?!\d)", _NAMES),
+        rf"\b(?:{_MONTH})\.?\s\d{{1,2}}{_ORDINAL},?\s(?:19|20)\d\d(?!\d)",
+        _NAMES,
     ),
-    Rule(
+    pattern_rule(
         "date_english_day_first",
         Category.DATE,
-        by_pattern(rf"(?<!\d)\d{{1,2}}{_ORDINAL}\s(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)", _NAMES),
+        rf"(?<!\d)\d{{1,2}}{_ORDINAL}\s(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)",
+        _NAMES,
     ),
-    Rule(
+    pattern_rule(
         "date_english_dashed",
         Category.DATE,
-        by_pattern(rf"(?<!\d)\d{{1,2}}-(?:{_MONTH})-(?:19|20)\d\d(?!\d)", _NAMES),
+        rf"(?<!\d)\d{{1,2}}-(?:{_MONTH})-(?:19|20)\d\d(?!\d)",
+        _NAMES,
     ),
-    Rule(
-        "date_english_month",
-        Category.DATE,
-        by_pattern(rf"\b(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)", _NAMES),
+    pattern_rule(
+        "date_english_month", Category.DATE, rf"\b(?:{_MONTH})\.?,?\s(?:19|20)\d\d(?!\d)", _NAMES
     ),
-    Rule(
+    pattern_rule(
         "date_year_last",
         Category.DATE,
-        by_pattern(r"(?<![\d/.-])\d{1,2}(?P<s>[/-])\d{1,2}(?P=s)(?:19|20)\d\d(?![\d/])"),
+        r"(?<![\d/.-])\d{1,2}(?P<s>[/-])\d{1,2}(?P=s)(?:19|20)\d\d(?![\d/])",
     ),
-    Rule(
+    pattern_rule(
         "date_english_without_year",
         Category.DATE,
-        by_pattern(
-            rf"\b(?:{_MONTH})\.?\s(?:3[01]|[12]\d|0?[1-9]){_ORDINAL}"
-            r"(?![\d%/]|\.\d|\s?(?:mg|ml|mL|cm|mm|kg|g|percent|of)\b)",
-            _NAMES,
-        ),
+        rf"\b(?:{_MONTH})\.?\s(?:3[01]|[12]\d|0?[1-9]){_ORDINAL}"
+        r"(?![\d%/]|\.\d|\s?(?:mg|ml|mL|cm|mm|kg|g|percent|of)\b)",
+        _NAMES,
     ),
 )
 _CHINESE: tuple[Rule, ...] = (
-    Rule(
+    pattern_rule(
         "date_full",
         Category.DATE,
-        by_pattern(
-            _YEAR
-            + r"\s*(?P<s>[-/.年])\s*(?P<m>\d{1,2}|元)\s*(?P<t>[-/.月])\s*(?P<d>\d{1,2})(?:[日号]|"
-            + _NO_DIGIT
-            + ")",
-            (),
-            _is_full_date,
-        ),
+        _YEAR
+        + r"\s*(?P<s>[-/.年])\s*(?P<m>\d{1,2}|元)\s*(?P<t>[-/.月])\s*(?P<d>\d{1,2})(?:[日号]|"
+        + _NO_DIGIT
+        + ")",
+        (),
+        _is_full_date,
     ),
-    Rule(
-        "date_short_year",
-        Category.DATE,
-        by_pattern(r"[0-389](?<![\d.].)\d年\d{1,2}月\d{1,2}[日号]", ("年",)),
+    pattern_rule(
+        "date_short_year", Category.DATE, r"[0-389](?<![\d.].)\d年\d{1,2}月\d{1,2}[日号]", ("年",)
     ),
-    Rule(
+    pattern_rule(
         "date_short",
         Category.DATE,
-        by_pattern(
-            rf"[0-3]{_AFTER_MARK}"
-            r"\d(?P<s>[/.-])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})(?![\d./%-]|[a-zA-Zμ×*])",
-            (),
-            _could_be_day,
-        ),
+        rf"[0-3]{_AFTER_MARK}"
+        r"\d(?P<s>[/.-])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})(?![\d./%-]|[a-zA-Zμ×*])",
+        (),
+        _could_be_day,
     ),
-    Rule(
+    pattern_rule(
         "date_short_month_first",
         Category.DATE,
-        by_pattern(
-            r"(?<![\d/.-])(?:(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])/|(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])-)"
-            r"\d\d(?![\d./%-]|[a-zA-Zμ×*])"
-        ),
+        r"(?<![\d/.-])(?:(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])/|(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])-)"
+        r"\d\d(?![\d./%-]|[a-zA-Zμ×*])",
     ),
-    Rule(
+    pattern_rule(
         "date_short_month",
         Category.DATE,
-        by_pattern(
-            r"[0-289](?:(?<=^.)|(?<=[\s,。;、(于至到自在从].))\d年"
-            r"(?:(?:1[0-2]|0?[1-9])月份?(?![余后前内大以来龄])|(?=[起初底末春夏秋冬]))",
-            ("年",),
-        ),
+        r"[0-289](?:(?<=^.)|(?<=[\s,。;、(于至到自在从].))\d年"
+        r"(?:(?:1[0-2]|0?[1-9])月份?(?![余后前内大以来龄])|(?=[起初底末春夏秋冬]))",
+        ("年",),
     ),
-    Rule(
+    pattern_rule(
         "date_short_year_told",
         Category.DATE,
-        by_pattern(
-            r"(?<![\d.])[5-9]\d年(?=\d{1,2}月|\s?(?:手术|行|因|曾|确诊|诊断|在|于|患|起|生))(?:\d{1,2}月(?:\d{1,2}日)?)?"
-            rf"|(?<![一二三四五六七八九十〇零])[〇零一二三五六七八九]{{2}}年(?={NUMERAL}{{1,2}}月)(?:{NUMERAL}{{1,2}}月)",
-            ("年",),
-        ),
+        r"(?<![\d.])[5-9]\d年(?=\d{1,2}月|\s?(?:手术|行|因|曾|确诊|诊断|在|于|患|起|生))(?:\d{1,2}月(?:\d{1,2}日)?)?"
+        rf"|(?<![一二三四五六七八九十〇零])[〇零一二三五六七八九]{{2}}年(?={NUMERAL}{{1,2}}月)(?:{NUMERAL}{{1,2}}月)",
+        ("年",),
     ),
-    Rule("date_short_year_alone", Category.DATE, by_pattern(r"0(?<!\d\d)\d年", ("年",))),
-    Rule(
+    pattern_rule("date_short_year_alone", Category.DATE, r"0(?<!\d\d)\d年", ("年",)),
+    pattern_rule(
         "date_of_event",
         Category.DATE,
-        by_pattern(
-            r"(?:(?<=^)|(?<=[\s,。;:、(至~-])|(?<=[于在到从自]))"
-            r"(?P<x>(?:1[0-2]|0?[1-9])(?:/(?:[12]\d|3[01]|0?[1-9])|-(?:[12]\d|3[01]|0[1-9])|\.(?:[12]\d|3[01])))"
-            rf"(?![\d./%]|-\d{{1,2}}-)(?=\s?[-~至到]\s?\d{{1,2}}[/.-]\d{{1,2}}(?!\d)|\)?[日号]?\s?(?:{_EVENTS}"
-            r"|查|行|血常规|CT|MR|B超|彩超|化验|开始|出现|起|予|术前|术后|停|拔|发热|咳|腹|胸|头|突|外院|当地))",
-            ("/", "-", "."),
-            lambda m: "." not in m["x"] or _is_clause_day(m),
-        ),
+        r"(?:(?<=^)|(?<=[\s,。;:、(至~-])|(?<=[于在到从自]))"
+        r"(?P<x>(?:1[0-2]|0?[1-9])(?:/(?:[12]\d|3[01]|0?[1-9])|-(?:[12]\d|3[01]|0[1-9])|\.(?:[12]\d|3[01])))"
+        rf"(?![\d./%]|-\d{{1,2}}-)(?=\s?[-~至到]\s?\d{{1,2}}[/.-]\d{{1,2}}(?!\d)|\)?[日号]?\s?(?:{_EVENTS}"
+        r"|查|行|血常规|CT|MR|B超|彩超|化验|开始|出现|起|予|术前|术后|停|拔|发热|咳|腹|胸|头|突|外院|当地))",
+        ("/", "-", "."),
+        lambda m: "." not in m["x"] or _is_clause_day(m),
     ),
-    Rule(
+    pattern_rule(
         "date_labelled",
         Category.DATE,
-        by_pattern(
-            r"(?:日期|时间|日)\s?:?\s?(?P<x>(?P<m>1[0-2]|0?[1-9])[-./](?P<d>[12]\d|3[01]|0?[1-9]))"
-            r"(?![\d./%-]|\s?(?:小时|h|min|分|天|d|s|秒|周|个?月|岁|年))",
-            ("日期", "时间"),
-        ),
+        r"(?:日期|时间|日)\s?:?\s?(?P<x>(?P<m>1[0-2]|0?[1-9])[-./](?P<d>[12]\d|3[01]|0?[1-9]))"
+        r"(?![\d./%-]|\s?(?:小时|h|min|分|天|d|s|秒|周|个?月|岁|年))",
+        ("日期", "时间"),
     ),
-    Rule(
+    pattern_rule(
         "date_month_of_year",
         Category.DATE,
-        by_pattern(
-            r"(?<![\d/.-])(?:0[1-9]|1[0-2])[/.](?:19|20)\d\d(?![\d/.-])"
-            r"|(?:19|20)\d\d(?<!\d\d{4}) (?:0[1-9]|1[0-2]) [0-3]\d(?!\d)"
-            r"|(?<=\()(?:19|20)\d\d\.(?:1[0-2]|[1-9])(?=\))"
-        ),
+        r"(?<![\d/.-])(?:0[1-9]|1[0-2])[/.](?:19|20)\d\d(?![\d/.-])"
+        r"|(?:19|20)\d\d(?<!\d\d{4}) (?:0[1-9]|1[0-2]) [0-3]\d(?!\d)"
+        r"|(?<=\()(?:19|20)\d\d\.(?:1[0-2]|[1-9])(?=\))",
     ),
-    Rule(
+    pattern_rule(
         "date_era",
         Category.DATE,
-        by_pattern(
-            rf"(?:民国|昭和|平成|令和|大正|光绪|宣统)\s?(?:\d{{1,3}}|{NUMERAL}{{1,4}}|元)年(?:\d{{1,2}}月(?:\d{{1,2}}日)?)?",
-            ("民国", "昭和", "平成", "令和", "大正", "光绪", "宣统"),
-        ),
+        rf"(?:民国|昭和|平成|令和|大正|光绪|宣统)\s?(?:\d{{1,3}}|{NUMERAL}{{1,4}}|元)年(?:\d{{1,2}}月(?:\d{{1,2}}日)?)?",
+        ("民国", "昭和", "平成", "令和", "大正", "光绪", "宣统"),
     ),
-    Rule(
+    pattern_rule(
         "date_day_of_month",
         Category.DATE,
-        by_pattern(
-            r"(?:(?<=[本上当同次下]月)\d{1,2}[日号]|元月\d{1,2}[日号]|(?<![\d个第.])(?:1[0-2]|[1-9])月份"
-            r"|(?<![\d第.])(?:1[0-2]|[1-9])月(?:[12]\d|3[01]|[1-9])(?![\d个天余年月岁时周次片粒支度例针日号.%/~-]))",
-            ("月",),
-        ),
+        r"(?:(?<=[本上当同次下]月)\d{1,2}[日号]|元月\d{1,2}[日号]|(?<![\d个第.])(?:1[0-2]|[1-9])月份"
+        r"|(?<![\d第.])(?:1[0-2]|[1-9])月(?:[12]\d|3[01]|[1-9])(?![\d个天余年月岁时周次片粒支度例针日号.%/~-]))",
+        ("月",),
     ),
-    Rule(
+    pattern_rule(
         "date_festival",
         Category.DATE,
-        by_pattern(
-            rf"(?:(?:[12][09]\d\d年|[一二][九〇零○O0][〇零○O0一二三四五六七八九]{{2}}年|[去今前当]年)的?)?(?:{_FESTIVALS}|(?<=年)国庆)",
-            tuple(_TABLE["festival_signs"]),
-        ),
+        rf"(?:(?:[12][09]\d\d年|[一二][九〇零○O0][〇零○O0一二三四五六七八九]{{2}}年|[去今前当]年)的?)?(?:{_FESTIVALS}|(?<=年)国庆)",
+        tuple(_TABLE["festival_signs"]),
     ),
-    Rule(
+    pattern_rule(
         "date_lunar",
         Category.DATE,
-        by_pattern(
-            rf"(?:农历|阴历)\s?{NUMERAL}{{1,2}}月{NUMERAL}{{1,3}}日?"
-            rf"|[正冬腊]月(?!{NUMERAL}|[初廿])|(?:农历|阴历){NUMERAL}{{1,2}}月(?!{NUMERAL}|[初廿])"
-            rf"|(?<!{NUMERAL})[正冬腊二三四五六七八九十]月(?:初{NUMERAL}|廿{NUMERAL}?|二?十{NUMERAL}?|三十)"
-            rf"(?!{NUMERAL}|[个余多天年日号])|大年(?:初{NUMERAL}|三十)|(?:农历|阴历)\s?\d{{1,2}}月\d{{1,2}}日?",
-            ("月", "大年"),
-        ),
+        rf"(?:农历|阴历)\s?{NUMERAL}{{1,2}}月{NUMERAL}{{1,3}}日?"
+        rf"|[正冬腊]月(?!{NUMERAL}|[初廿])|(?:农历|阴历){NUMERAL}{{1,2}}月(?!{NUMERAL}|[初廿])"
+        rf"|(?<!{NUMERAL})[正冬腊二三四五六七八九十]月(?:初{NUMERAL}|廿{NUMERAL}?|二?十{NUMERAL}?|三十)"
+        rf"(?!{NUMERAL}|[个余多天年日号])|大年(?:初{NUMERAL}|三十)|(?:农历|阴历)\s?\d{{1,2}}月\d{{1,2}}日?",
+        ("月", "大年"),
     ),
-    Rule(
+    pattern_rule(
         "date_in_words",
         Category.DATE,
-        by_pattern(
-            r"[一二][九〇零○O0][〇零○O0一二三四五六七八九]{2}年"
-            rf"(?:{NUMERAL}{{1,2}}月(?:{NUMERAL}{{1,3}}[日号])?)?",
-            ("年",),
-        ),
+        r"[一二][九〇零○O0][〇零○O0一二三四五六七八九]{2}年"
+        rf"(?:{NUMERAL}{{1,2}}月(?:{NUMERAL}{{1,3}}[日号])?)?",
+        ("年",),
     ),
-    Rule(
+    pattern_rule(
         "date_in_words_without_year",
         Category.DATE,
-        by_pattern(
-            rf"{NUMERAL}(?<!{NUMERAL}{NUMERAL}){NUMERAL}?月{NUMERAL}{{1,3}}[日号]"
-            rf"|[正腊冬二三四五六七八九十]月[初廿]{NUMERAL}",
-            ("月",),
-        ),
+        rf"{NUMERAL}(?<!{NUMERAL}{NUMERAL}){NUMERAL}?月{NUMERAL}{{1,3}}[日号]"
+        rf"|[正腊冬二三四五六七八九十]月[初廿]{NUMERAL}",
+        ("月",),
     ),
-    Rule(
+    pattern_rule(
         "date_compact",
         Category.DATE,
-        by_pattern(
-            _YEAR + r"(?<!\.\d{4})(?P<m>\d\d)(?P<d>\d\d)(?![\d.*×%^A-Za-z])", (), _is_compact_date
-        ),
+        _YEAR + r"(?<!\.\d{4})(?P<m>\d\d)(?P<d>\d\d)(?![\d.*×%^A-Za-z])",
+        (),
+        _is_compact_date,
     ),
-    Rule(
+    pattern_rule(
         "date_month",
         Category.DATE,
-        by_pattern(
-            _YEAR + r"\s*年\s*(?:\d{1,2}|元)\s*月(?:份|初|底|末|[上中下]旬)?", ("年",), _is_year
-        ),
+        _YEAR + r"\s*年\s*(?:\d{1,2}|元)\s*月(?:份|初|底|末|[上中下]旬)?",
+        ("年",),
+        _is_year,
     ),
-    Rule(
+    pattern_rule(
         "date_month_dashed",
         Category.DATE,
-        by_pattern(
-            _YEAR + r"(?<!\.\d{4})[-/](?:00|0?[1-9]|1[0-2])(?![\d./-]|[a-zA-Zμ%])", (), _is_year
-        ),
+        _YEAR + r"(?<!\.\d{4})[-/](?:00|0?[1-9]|1[0-2])(?![\d./-]|[a-zA-Zμ%])",
+        (),
+        _is_year,
     ),
-    Rule(
+    pattern_rule(
         "date_month_dotted",
         Category.DATE,
-        by_pattern(
-            _YEAR + r"(?<!\.\d{4})\.(?:0?[1-9]|1[0-2])(?![\d.])"
-            r"(?=\s?(?:起|始|开始|出现|行|确诊|在|于|复查|诊断|因|曾|至|[-~]|我院|外院|当地"
-            r"|就诊|发现|体检))",
-            (".",),
-            _is_year,
-        ),
+        _YEAR + r"(?<!\.\d{4})\.(?:0?[1-9]|1[0-2])(?![\d.])"
+        r"(?=\s?(?:起|始|开始|出现|行|确诊|在|于|复查|诊断|因|曾|至|[-~]|我院|外院|当地"
+        r"|就诊|发现|体检))",
+        (".",),
+        _is_year,
     ),
-    Rule(
+    pattern_rule(
         "date_slashed_again",
         Category.DATE,
-        by_pattern(
-            r"(?:入院|出院|手术|复查|复诊|转入|转出|拆线|采样|送检|报告|日期|时间|拔管|化疗)\s?[:于]?\s?"
-            r"(?P<x>(?P<m>0?[1-9]|1[0-2])[/.-](?P<d>[0-3]?\d))(?![\d./%-]|\s?[a-zA-Zμ%×])",
-            ("/", ".", "-"),
-            lambda m: is_day(2020, int(m["m"]), int(m["d"])) and _has_date_before(m),
-        ),
+        r"(?:入院|出院|手术|复查|复诊|转入|转出|拆线|采样|送检|报告|日期|时间|拔管|化疗)\s?[:于]?\s?"
+        r"(?P<x>(?P<m>0?[1-9]|1[0-2])[/.-](?P<d>[0-3]?\d))(?![\d./%-]|\s?[a-zA-Zμ%×])",
+        ("/", ".", "-"),
+        lambda m: is_day(2020, int(m["m"]), int(m["d"])) and _has_date_before(m),
     ),
-    Rule(
+    pattern_rule(
         "date_slashed_english",
         Category.DATE,
-        by_pattern(
-            r"\b(?:on|since|until|from|dated?|[Nn]otes?|seen|[Aa]dmitted|[Dd]ischarged|[Ss]cheduled|[Ff]ollow-?up"
-            r"|[Cc]ollected|[Rr]eported|(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs?)?|Fri|Sat(?:ur)?|Sun)(?:day)?\.?,?)\s(?:for\s)?"
-            r"(?P<x>(?P<m>0?[1-9]|1[0-2])/(?P<d>0?[1-9]|[12]\d|3[01]))(?![\d/%]|\.\d|\s?(?:mg|ml|tab|strength|power))",
-            ("/",),
-        ),
+        r"\b(?:on|since|until|from|dated?|[Nn]otes?|seen|[Aa]dmitted|[Dd]ischarged|[Ss]cheduled|[Ff]ollow-?up"
+        r"|[Cc]ollected|[Rr]eported|(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs?)?|Fri|Sat(?:ur)?|Sun)(?:day)?\.?,?)\s(?:for\s)?"
+        r"(?P<x>(?P<m>0?[1-9]|1[0-2])/(?P<d>0?[1-9]|[12]\d|3[01]))(?![\d/%]|\.\d|\s?(?:mg|ml|tab|strength|power))",
+        ("/",),
     ),
-    Rule(
+    pattern_rule(
         "date_year",
         Category.DATE,
-        by_pattern(
-            _YEAR
-            + r"(?<!\.\d{4})\s*年(?![龄代版制修]|\s?(?:[Cc][Ss][Cc][Oo]|NCCN|ESC|AHA|ACC|ASCO|KDIGO"
-            r"|GOLD|GINA)|指南|标准|中国|美国|欧洲|国际|WHO)",
-            ("年",),
-            _is_year,
-        ),
+        _YEAR
+        + r"(?<!\.\d{4})\s*年(?![龄代版制修]|\s?(?:[Cc][Ss][Cc][Oo]|NCCN|ESC|AHA|ACC|ASCO|KDIGO"
+        r"|GOLD|GINA)|指南|标准|中国|美国|欧洲|国际|WHO)",
+        ("年",),
+        _is_year,
     ),
-    Rule(
-        "date_without_year",
-        Category.DATE,
-        by_pattern(r"\d(?<!\d\d)\d?\s*月\s*\d{1,2}[日号]", ("月",)),
+    pattern_rule(
+        "date_without_year", Category.DATE, r"\d(?<!\d\d)\d?\s*月\s*\d{1,2}[日号]", ("月",)
     ),
-    Rule(
+    pattern_rule(
         "date_range_end",
         Category.DATE,
-        by_pattern(
-            r"(?<=[至到~-])\s?(?P<x>(?P<m>0[1-9]|1[0-2])[-/.](?P<d>[0-3]\d))(?![\d./-])",
-            (),
-            lambda m: _ends_range(m),
-        ),
+        r"(?<=[至到~-])\s?(?P<x>(?P<m>0[1-9]|1[0-2])[-/.](?P<d>[0-3]\d))(?![\d./-])",
+        (),
+        lambda m: _ends_range(m),
     ),
-    Rule(
+    pattern_rule(
         "date_dashed_again",
         Category.DATE,
-        by_pattern(
-            r"(?<=[,。;、(于至到在])(?P<m>0[1-9]|1[0-2])-(?P<d>[0-3]\d)(?![\d./-]|\s?[%a-zA-Zμ])",
-            ("-",),
-            _has_date_before,
-        ),
+        r"(?<=[,。;、(于至到在])(?P<m>0[1-9]|1[0-2])-(?P<d>[0-3]\d)(?![\d./-]|\s?[%a-zA-Zμ])",
+        ("-",),
+        _has_date_before,
     ),
-    Rule(
+    pattern_rule(
         "date_dotted",
         Category.DATE,
-        by_pattern(
-            rf"(?P<m>[01]{_AFTER_MARK}\d|[1-9]{_AFTER_MARK})"
-            r"\.(?P<d>[0-3]?\d)"
-            r"(?=\s?(?:[日号]|早|晚|晨|上午|下午|中午|凌晨|夜|入院|出院|就诊|起病))",
-            (".",),
-            _is_dotted_day,
-        ),
+        rf"(?P<m>[01]{_AFTER_MARK}\d|[1-9]{_AFTER_MARK})"
+        r"\.(?P<d>[0-3]?\d)"
+        r"(?=\s?(?:[日号]|早|晚|晨|上午|下午|中午|凌晨|夜|入院|出院|就诊|起病))",
+        (".",),
+        _is_dotted_day,
     ),
-    Rule(
+    pattern_rule(
         "date_dotted_again",
         Category.DATE,
-        by_pattern(
-            r"(?<=[,。;、(于至到])(?P<m>1[0-2]|[1-9])\.(?P<d>[0-3]?\d)"
-            r"(?=复查|行|手术|再次|[出入转住]院|[去拍做查发开又再来住看到就起]|~|-|至)",
-            (".",),
-            lambda m: is_day(2020, int(m["m"]), int(m["d"])) and _has_date_before(m),
-        ),
+        r"(?<=[,。;、(于至到])(?P<m>1[0-2]|[1-9])\.(?P<d>[0-3]?\d)"
+        r"(?=复查|行|手术|再次|[出入转住]院|[去拍做查发开又再来住看到就起]|~|-|至)",
+        (".",),
+        lambda m: is_day(2020, int(m["m"]), int(m["d"])) and _has_date_before(m),
     ),
-    Rule(
+    pattern_rule(
         "date_part_of_month",
         Category.DATE,
-        by_pattern(
-            r"(?P<m>\d(?<!\d\d)\d?)月(?:初|底|末|[上中下]旬)",
-            ("月",),
-            lambda m: 1 <= int(m["m"]) <= 12,
-        ),
+        r"(?P<m>\d(?<!\d\d)\d?)月(?:初|底|末|[上中下]旬)",
+        ("月",),
+        lambda m: 1 <= int(m["m"]) <= 12,
     ),
-    Rule(
+    pattern_rule(
         "date_month_alone",
         Category.DATE,
-        by_pattern(
-            r"(?:[今去前同次当翌]年|年前的?)(?P<x>(?:1[0-2]|[1-9])月份?)(?![\d余后前内大以来龄])",
-            ("年",),
-        ),
+        r"(?:[今去前同次当翌]年|年前的?)(?P<x>(?:1[0-2]|[1-9])月份?)(?![\d余后前内大以来龄])",
+        ("年",),
     ),
-    Rule(
+    pattern_rule(
         "date_day",
         Category.DATE,
-        by_pattern(
-            rf"(?<=[,。;、于至])(?P<x>\d{{1,2}}[日号])(?=(?:{_PARTS_OF_DAY}"
-            rf"|{_EVENTS}))(?!..?[间室台])",
-            ("日", "号"),
-            lambda m: m["x"].endswith("号") or _has_month_before(m),
-        ),
+        rf"(?<=[,。;、于至])(?P<x>\d{{1,2}}[日号])(?=(?:{_PARTS_OF_DAY}"
+        rf"|{_EVENTS}))(?!..?[间室台])",
+        ("日", "号"),
+        lambda m: m["x"].endswith("号") or _has_month_before(m),
     ),
-    Rule(
+    pattern_rule(
         "date_day_told",
         Category.DATE,
-        by_pattern(
-            rf"(?:(?<=^)|(?<=[\s,。;、于至到]))(?P<x>[12]?\d号|3[01]号)(?={_TOLD})(?!{_NO_DAY})",
-            ("号",),
-        ),
+        rf"(?:(?<=^)|(?<=[\s,。;、于至到]))(?P<x>[12]?\d号|3[01]号)(?={_TOLD})(?!{_NO_DAY})",
+        ("号",),
     ),
-    Rule(
+    pattern_rule(
         "date_day_told_again",
         Category.DATE,
-        by_pattern(
-            rf"(?<=[\s,。;、于至到])(?P<x>[12]?\d日|3[01]日)(?={_TOLD})",
-            ("日",),
-            lambda m: (
-                re.search(r"\d号|\d月\d{1,2}", m.string[max(0, m.start() - 60) : m.start()])
-                is not None
-            ),
+        rf"(?<=[\s,。;、于至到])(?P<x>[12]?\d日|3[01]日)(?={_TOLD})",
+        ("日",),
+        lambda m: (
+            re.search(r"\d号|\d月\d{1,2}", m.string[max(0, m.start() - 60) : m.start()]) is not None
         ),
     ),
 )

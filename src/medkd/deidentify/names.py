@@ -17,7 +17,14 @@ from medkd.deidentify.name_model import (
     name_until,
     run_at,
 )
-from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, first_characters, load_table
+from medkd.deidentify.rules import (
+    Category,
+    Rule,
+    any_of,
+    first_characters,
+    load_table,
+    pattern_rule,
+)
 
 _TABLE = load_table("names.yaml")
 _TITLE = any_of(_TABLE["titles"].split())
@@ -317,58 +324,48 @@ _KIN_TITLE = (
 
 RULES: tuple[Rule, ...] = (
     Rule("name_labelled", Category.NAME, _names_after_labels),
-    Rule(
+    pattern_rule(
         "name_dotted",
         Category.NAME,
-        by_pattern(
-            rf"(?:(?<![一-鿿·])|(?<=[由与和对]))(?:{_PATIENTS}|{_OTHERS}|其?{_KIN})?(?P<x>{DOTTED})",
-            ("·", "•"),
-            _is_dotted_name,
-        ),
+        rf"(?:(?<![一-鿿·])|(?<=[由与和对]))(?:{_PATIENTS}|{_OTHERS}|其?{_KIN})?(?P<x>{DOTTED})",
+        ("·", "•"),
+        _is_dotted_name,
     ),
     Rule("name_before_particulars", Category.NAME, _names_before_particulars),
     Rule("name_after_role", Category.NAME, _names_after_roles),
     Rule("name_before_title", Category.NAME, _names_before_titles),
     Rule("name_signature", Category.NAME, _signatures),
-    Rule(
+    pattern_rule(
         "name_before_signing",
         Category.NAME,
-        by_pattern(
-            r"(?<![一-鿿])(?P<x>[一-鿿]{2,4})(?=(?:记录|书写|审阅|审核|整理|执笔|签名|代签)(?![一-鿿]))",
-            ("记录", "书写", "审", "整理", "执笔", "签"),
-            lambda m: not is_blank(m["x"]) and as_name(m["x"]) > as_words(m["x"]),
-        ),
+        r"(?<![一-鿿])(?P<x>[一-鿿]{2,4})(?=(?:记录|书写|审阅|审核|整理|执笔|签名|代签)(?![一-鿿]))",
+        ("记录", "书写", "审", "整理", "执笔", "签"),
+        lambda m: not is_blank(m["x"]) and as_name(m["x"]) > as_words(m["x"]),
     ),
-    Rule(
+    pattern_rule(
         "name_signed_below",
         Category.NAME,
-        by_pattern(
-            r"(?:[院科室部]|中心)[ \n]+(?P<x>[一-鿿]{2,4})(?=[ ]*(?:$|\n|[12]\d{3}[-年./]"
-            r"|通[讯信]|电话|邮箱|手机|E-?mail))",
-            ("院", "科", "室", "部", "中心"),
-            lambda m: as_name(m["x"]) + _AFTER_GAP > as_words(m["x"]),
-        ),
+        r"(?:[院科室部]|中心)[ \n]+(?P<x>[一-鿿]{2,4})(?=[ ]*(?:$|\n|[12]\d{3}[-年./]"
+        r"|通[讯信]|电话|邮箱|手机|E-?mail))",
+        ("院", "科", "室", "部", "中心"),
+        lambda m: as_name(m["x"]) + _AFTER_GAP > as_words(m["x"]),
     ),
     Rule("name_of_actor", Category.NAME, _names_of_actors),
     Rule("name_in_row", Category.NAME, _names_in_rows),
-    Rule(
+    pattern_rule(
         "name_familiar",
         Category.NAME,
-        by_pattern(
-            rf"(?=[{first_characters(_OTHERS + '|' + _PATIENTS)}与和被由])"
-            rf"(?:{_OTHERS}|{_PATIENTS}|[与和被由])[“\"]?(?P<x>[老小阿]{_ANY_SURNAME}(?![一-鿿]?[病型性])"
-            rf"(?=[发见将把送陪说来在帮打叫扶背代同的家诉述]|{_EDGE.pattern})"
-            rf"|{_ANY_SURNAME}{_KIN_TITLE})",
-        ),
+        rf"(?=[{first_characters(_OTHERS + '|' + _PATIENTS)}与和被由])"
+        rf"(?:{_OTHERS}|{_PATIENTS}|[与和被由])[“\"]?(?P<x>[老小阿]{_ANY_SURNAME}(?![一-鿿]?[病型性])"
+        rf"(?=[发见将把送陪说来在帮打叫扶背代同的家诉述]|{_EDGE.pattern})"
+        rf"|{_ANY_SURNAME}{_KIN_TITLE})",
     ),
-    Rule("name_of_pupil", Category.NAME, by_pattern(r"[小阿][一-鿿](?=同学)", ("同学",))),
-    Rule(
+    pattern_rule("name_of_pupil", Category.NAME, r"[小阿][一-鿿](?=同学)", ("同学",)),
+    pattern_rule(
         "name_masked",
         Category.NAME,
-        by_pattern(
-            rf"(?P<x>{_ANY_SURNAME}(?:某{{1,3}}(?![医院地日种些个次科县市年月药病处类原天人])"
-            rf"|[×*○〇]{{1,3}}|[xX]{{2,3}}))(?![A-Za-z\d])",
-            ("某", "xx", "XX", "×", "*", "○", "〇"),
-        ),
+        rf"(?P<x>{_ANY_SURNAME}(?:某{{1,3}}(?![医院地日种些个次科县市年月药病处类原天人])"
+        rf"|[×*○〇]{{1,3}}|[xX]{{2,3}}))(?![A-Za-z\d])",
+        ("某", "xx", "XX", "×", "*", "○", "〇"),
     ),
 )

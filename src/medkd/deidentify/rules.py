@@ -95,6 +95,18 @@ def by_pattern(
     return spans
 
 
+def pattern_rule(
+    name: str,
+    category: Category,
+    pattern: str,
+    needs: tuple[str, ...] | re.Pattern[str] = (),
+    accepts: Callable[[re.Match[str]], bool] | None = None,
+    flags: int = 0,
+) -> Rule:
+    """Make a rule of a pattern; see `by_pattern`."""
+    return Rule(name, category, by_pattern(pattern, needs, accepts, flags))
+
+
 def holds(text: str, needs: tuple[str, ...] | re.Pattern[str]) -> bool:
     """Tell whether a text holds one of some words, or matches a pattern."""
     if isinstance(needs, re.Pattern):
