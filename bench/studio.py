@@ -1,40 +1,46 @@
-"""The studio in a real browser with 1,000 runs listed and a file of 100,000 records: how long a
-page takes, and a page of records.
+"""The studio with 1,000 runs and a file of 100,000 records: start, memory, first byte and whole
+answer of every page, 50 clients at once.
 
-`python bench/studio.py`: runs and records are made on the spot, the studio is the real command, the
-browser Debian's Chromium, headless. A page has answered when its heading and what it lists stand on
-it. Every figure is the median and the worst of what was measured.
+`python bench/studio.py [--source SRC]`: runs and records are made on the spot, the studio is the
+real command. `--source` names the `src` of another checkout, measured in the same run where it
+answers the same addresses; what it has no answer for is left out. Every figure is the median and
+the worst of what was measured.
 """
 
+import argparse
+import http.client
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-
-from playwright.sync_api import Page, sync_playwright
+from urllib.request import ProxyHandler, build_opener
 
 from medkd.core.stage_output import MANIFEST, Counts, Manifest
 
-CHROMIUM = "/usr/bin/chromium"
-N_RUNS, N_RECORDS = 1000, 100_000
-ROUNDS, TURNS = 5, 20
+N_RUNS, N_RECORDS, N_CLIENTS = 1000, 100_000, 50
+ROUNDS = 5
 RECORD = "患者三天前受凉后发热，伴咳嗽、咳黄痰，右下肺可闻及湿啰音。" * 20
-LISTED = {
-    "runs": "table.jobs button",
-    "data": ".rows button",
-    "review": "article.case",
-    "chat": ".empty a",
-    "evaluate": ".empty a",
-    "export": ".empty a",
-    "bill": ".empty a",
+FILE = "long/verify/verified.jsonl"
+PAGES = {
+    "projects": "",
+    "one project": "run?name=long",
+    "form": "start?kind=train",
+    "data": f"data?file={FILE}",
+    "data, page 2,000": f"data?file={FILE}&page=2000",
+    "data, searched": f"data?file={FILE}&q=q%3A77777",
+    "data, filtered": f"data?file={FILE}&reason=kept",
+    "review": f"review?file={FILE}",
+    "chat": "chat",
+    "evaluate": "evaluate",
+    "export": "export",
+    "bill": "bill",
 }
-"""What stands on each page when it has answered."""
 
 
 def make_step(folder: Path, stage: str, at: int) -> Path:
@@ -82,92 +88,96 @@ def make_runs(runs: Path) -> None:
             )
 
 
-def measure(act: Callable[[], object]) -> float:
+def ask(port: int, path: str) -> tuple[float, float, int]:
+    """Ask for a page; returns the seconds to its first byte, to its last, and its status."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
-
-
-def open_page(page: Page, address: str, listed: str) -> None:
-    page.goto(address)
-    page.locator(".head h1").wait_for()
-    page.locator(listed).first.wait_for()
-
-
-def turn(page: Page) -> None:
-    """Turn to the next page of records and wait until it stands there."""
-    before = page.locator(".rows .number").first.inner_text()
-    page.get_by_role("button", name="Next (N)").click()
-    page.wait_for_function(
-        "(before) => document.querySelector('.rows .number').innerText !== before",
-        arg=before,
-        polling=10,
-    )
-
-
-def search(page: Page, text: str) -> None:
-    """Search all records and wait for the one that is found."""
-    page.get_by_label("Search").fill(text)
-    page.keyboard.press("Enter")
-    page.wait_for_function(
-        "(id) => document.querySelector('.rows .id')?.innerText === id", arg=text, polling=10
-    )
+    connection.request("GET", path, headers={"Accept": "text/html"})
+    answer = connection.getresponse()
+    answer.read(1)
+    first = time.perf_counter() - began
+    answer.read()
+    whole = time.perf_counter() - began
+    connection.close()
+    return first, whole, answer.status
 
 
 def tell(what: str, seconds: list[float]) -> None:
-    print(
-        f"  {what:<40} median {median(seconds):6.2f} s   worst {max(seconds):6.2f} s   of {len(seconds)}",
-        flush=True,
-    )
+    times = [1000 * second for second in seconds]
+    print(f"  {what:<34} median {median(times):7.0f} ms   worst {max(times):7.0f} ms", flush=True)
+
+
+def read_memory(pid: int) -> float:
+    """Read how many MiB a process holds."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def wait(port: int) -> None:
+    opener = build_opener(ProxyHandler({}))
+    while True:
+        try:
+            opener.open(f"http://127.0.0.1:{port}/en/new", timeout=5).read()
+            return
+        except OSError as error:
+            if getattr(error, "code", 0):
+                return
+            time.sleep(0.02)
+
+
+def measure(folder: Path, source: Path) -> None:
+    """Start the studio of a checkout and measure it."""
+    began = time.perf_counter()
+    words = [sys.executable, "-m", "medkd", "studio", "--port", "0"]
+    environment = os.environ | {"XDG_STATE_HOME": str(folder), "PYTHONPATH": str(source)}
+    with subprocess.Popen(
+        words, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment
+    ) as studio:
+        assert studio.stdout
+        found = re.search(r":(\d+)", studio.stdout.readline())
+        assert found
+        port = int(found[1])
+        wait(port)
+        tell("start, until a page answers", [time.perf_counter() - began])
+        time.sleep(3)  # what it reads while nobody waits
+        for name, path in PAGES.items():
+            times = [ask(port, f"/en/{path}") for _ in range(ROUNDS)]
+            if all(status == 200 for _, _, status in times):
+                tell(f"{name}: first byte", [first for first, _, _ in times])
+                tell(f"{name}: whole", [whole for _, whole, _ in times])
+        gathered: list[float] = []
+
+        def browse() -> None:
+            gathered.extend(ask(port, f"/en/{path}")[1] for path in ("", PAGES["data"], "chat"))
+
+        clients = [threading.Thread(target=browse) for _ in range(N_CLIENTS)]
+        began = time.perf_counter()
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        took = time.perf_counter() - began
+        tell(f"{N_CLIENTS} clients, three pages each: whole", gathered)
+        n = len(gathered)
+        print(f"  {n} answers in {took:.1f} s; memory {read_memory(studio.pid):.0f} MiB")
+        studio.terminate()
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as driver:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, action="append", default=[])
+    given: list[Path] = parser.parse_args().source
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_runs(folder / "runs")
-        size = (folder / "runs/long/verify/verified.jsonl").stat().st_size
+        size = (folder / "runs" / FILE).stat().st_size / 2**20
+        cores, load = os.cpu_count(), os.getloadavg()[0]
         print(
-            f"{N_RUNS:,} runs, {N_RECORDS:,} records ({size / 2**20:.0f} MiB), {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+            f"{N_RUNS:,} runs, {N_RECORDS:,} records ({size:.0f} MiB), {cores} cores, load {load:.1f}"
         )
-        words = [sys.executable, "-m", "medkd", "studio", "--port", "0"]
-        environment = os.environ | {"XDG_STATE_HOME": name}
-        with subprocess.Popen(
-            words, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment
-        ) as studio:
-            assert studio.stdout
-            found = re.search(r"http://localhost:(\d+)", studio.stdout.readline())
-            assert found
-            url = f"http://127.0.0.1:{found[1]}/en"
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page()
-            page.set_default_timeout(60_000)
-            for at, (kind, listed) in enumerate(LISTED.items()):
-                address = f"{url}/" if at == 0 else f"{url}/{kind}"
-                first = measure(
-                    lambda address=address, listed=listed: open_page(page, address, listed)
-                )
-                tell(f"{kind}: the first time", [first])
-                tell(
-                    kind,
-                    [
-                        measure(
-                            lambda address=address, listed=listed: open_page(page, address, listed)
-                        )
-                        for _ in range(ROUNDS)
-                    ],
-                )
-            open_page(page, f"{url}/data?run=long", ".rows button")
-            tell(
-                "from one page of records to the next",
-                [measure(lambda: turn(page)) for _ in range(TURNS)],
-            )
-            texts = [f"q:{n}" for n in (99_999, 54_321, 77_777)]
-            tell(
-                "a search through all of them",
-                [measure(lambda text=text: search(page, text)) for text in texts],
-            )
-            browser.close()
-            studio.terminate()
+        for source in (Path(__file__).parents[1] / "src", *given):
+            print(source.resolve().parent.name)
+            measure(folder, source.resolve())
 
 
 if __name__ == "__main__":

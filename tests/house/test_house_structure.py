@@ -8,9 +8,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "src" / "medkd"
 LONGEST_FUNCTION = 60
 """Lines; at most 1 % of the functions may have more."""
-MAY_IMPORT_INSIDE = {"medkd.pipeline", "medkd.studio.command", "medkd.studio.starts"}
+MAY_IMPORT_INSIDE = {"medkd.pipeline", "medkd.studio.command"}
 """Modules whose functions may import the package's own modules: the table of stages, and what
-would load Gradio before the studio is asked for."""
+would load the web server before the studio is asked for."""
 
 
 @cache

@@ -1,8 +1,7 @@
-"""A real studio on loopback and a real browser, for the tests of its pages."""
+"""A studio by HTTP client for most tests; a real one and a real browser for the rest."""
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,33 +10,12 @@ from pathlib import Path
 
 import pytest
 from hostile_samples import make_hostile_runs
+from starlette.testclient import TestClient
+
+from medkd.studio.app import make_app
 
 CHROMIUM = Path("/usr/bin/chromium")
-PATIENCE_MS = 60_000
-"""How long a page may take where other work keeps the cores."""
-FLAGS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="session")
-def studio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the one studio of the session runs."""
-    return tmp_path_factory.mktemp("studio")
-
-
-@pytest.fixture
-def tmp_path(studio_folder: Path) -> Path:
-    """The folder of the session's studio, emptied: each test finds it as a new user would."""
-    for child in studio_folder.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        else:
-            child.unlink()
-    return studio_folder
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +24,44 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
+class Client(TestClient):
+    """A browser without a screen, which knows the token of its session's forms."""
+
+    def __init__(self, runs: Path, *data: Path) -> None:
+        runs.mkdir(exist_ok=True)
+        super().__init__(make_app(runs, data), base_url="http://localhost:7860")
+        self.headers["accept"] = "text/html"
+
+    @property
+    def csrf(self) -> str:
+        found = re.search(r'"x-csrf-token": "(\w+)"', self.get("/en/new").text)
+        assert found
+        return found[1]
+
+    def submit(self, path: str, **fields: object):
+        """Send a form, as its page would."""
+        given = {"data": {"csrf": self.csrf, **fields}, "follow_redirects": False}
+        return self.post(path, **given)
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A studio in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return Client(tmp_path / "runs", tmp_path)
+
+
+@pytest.fixture
+def hostile_runs(tmp_path: Path) -> Path:
+    """A run whose every text tries to break in, and whose second answer is a megabyte long."""
+    return make_hostile_runs(tmp_path / "runs")
+
+
 class Studio:
     """A studio in a process of its own."""
 
     def __init__(self, folder: Path, *words: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "medkd",
-            "studio",
-            *([] if "--port" in words else ["--port", "0"]),
-            *words,
-        ]
+        command = [sys.executable, "-m", "medkd", "studio", "--port", "0", *words]
         # The proxy of the machine, if there is one, is not for loopback.
         environment = {
             **os.environ,
@@ -93,31 +97,12 @@ class Studio:
             self.process.kill()
 
 
-@pytest.fixture(scope="session")
-def plain_studio(studio_folder: Path) -> Iterator[Callable[[], Studio]]:
-    """The one studio without words of its own, started when a test first asks for it."""
-    opened: list[Studio] = []
-
-    def start() -> Studio:
-        if not opened:
-            opened.append(Studio(studio_folder))
-        return opened[0]
-
-    yield start
-    for studio in opened:
-        studio.close()
-
-
 @pytest.fixture
-def open_studio(
-    tmp_path: Path, plain_studio: Callable[[], Studio]
-) -> Iterator[Callable[..., Studio]]:
-    """Open a studio in the emptied folder; one with words of its own is closed when the test ends."""
+def open_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
+    """Open studios in the test's folder; they are closed when it ends."""
     opened: list[Studio] = []
 
     def start(*words: str) -> Studio:
-        if not words:
-            return plain_studio()
         opened.append(Studio(tmp_path, *words))
         return opened[-1]
 
@@ -131,10 +116,7 @@ def browser():
     """Debian's Chromium, headless; closed after each file, since Playwright keeps an event loop
     running in this thread until then."""
     if not CHROMIUM.exists():
-        pytest.fail(
-            f"{CHROMIUM}: no such file; pages are tested in it; apt-get install chromium, as .ci/run does",
-            pytrace=False,
-        )
+        pytest.fail(f"{CHROMIUM}: no such file; apt-get install chromium, as .ci/run does", False)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -144,34 +126,23 @@ def browser():
 
 
 class Watched:
-    """A page, and what went wrong on it: requests to other hosts, refused ones, errors of scripts,
-    dialogs that a text raised."""
+    """A page, and what went wrong on it: requests to other hosts, refused ones, errors of scripts
+    and of the policy, dialogs that a text raised."""
 
     def __init__(self, browser, **options) -> None:
-        self.context = browser.new_context(
-            **{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | options
-        )
-        self.context.set_default_timeout(PATIENCE_MS)
+        usual = {"locale": "en-US", "viewport": {"width": 1280, "height": 900}}
+        self.context = browser.new_context(**usual | options)
+        self.context.set_default_timeout(60_000)
         self.page = self.context.new_page()
         self.foreign: list[str] = []
         self.errors: list[str] = []
         self.page.on("request", self._look)
         self.page.on("response", self._check)
-        self.page.on(
-            "pageerror",
-            lambda error: (
-                self.errors.append(str(error)) if "abort" not in str(error).lower() else None
-            ),
-        )
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._listen)
-        self.page.on(
-            "dialog",
-            lambda dialog: (self.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()),
-        )
+        self.page.on("dialog", lambda one: (self.errors.append(one.message), one.dismiss()))
 
     def _listen(self, message) -> None:
-        # A page that is left while it still waits for an answer says so too; what counts here is
-        # what the browser forbade.
         if message.type == "error" and "Security Policy" in message.text:
             self.errors.append(message.text)
 
@@ -196,9 +167,3 @@ def watch(browser) -> Iterator[Callable[..., Watched]]:
     yield start
     for one in opened:
         one.context.close()
-
-
-@pytest.fixture
-def hostile_runs(tmp_path: Path) -> Path:
-    """A run whose every text tries to break in, and whose second answer is a megabyte long."""
-    return make_hostile_runs(tmp_path / "runs")

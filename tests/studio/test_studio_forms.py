@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from medkd.cli.flags import read_value
-from medkd.core.config import make_config
 from medkd.core.errors import InputError
 from medkd.stages import STAGES
 from medkd.studio.forms import NOT_ASKED, Field, is_changed, list_fields, write_words
 from medkd.studio.orders import check_value
-from medkd.studio.places import Places
+from medkd.studio.workspace import Workspace
 
 SAMPLES = {
     "whole": 3,
@@ -44,7 +43,7 @@ def test_a_form_asks_for_every_field_of_a_stage_with_its_doc(stage: str) -> None
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_untouched_form_says_nothing_but_what_is_required(stage: str) -> None:
     fields = list_fields(STAGES[stage].load().Config)
-    values = [SAMPLES[field.kind] if field.is_required else field.default for field in fields]
+    values = {f.name: SAMPLES[f.kind] if f.is_required else f.default for f in fields}
     assert {word.partition("=")[0] for word in write_words(fields, values, {})} == {
         f"--{field.name}" for field in fields if field.is_required
     }
@@ -58,7 +57,12 @@ def test_a_filled_form_is_a_command_line_that_parses(
 
     module = STAGES[stage].load()
     fields = list_fields(module.Config)
-    words = [stage, *write_words(fields, [fill(field) for field in fields], {}), "--out", "x"]
+    words = [
+        stage,
+        *write_words(fields, {field.name: fill(field) for field in fields}, {}),
+        "--out",
+        "x",
+    ]
     _, bound, ignored = cli.build_app(words).parse_args(
         words, exit_on_error=False, print_error=False
     )
@@ -82,17 +86,21 @@ def test_a_step_of_a_recipe_is_changed_as_run_takes_it() -> None:
     }
     words = write_words(
         fields,
-        [values[field.name] for field in fields],
+        values,
         {"epochs": 3, "model": "medkd:tiny"},
         "train-answers",
     )
     assert words == ["--train-answers.epochs=4", "--train-answers.trainer.save_steps=7"]
+    [columns] = [f for f in list_fields(STAGES["collect"].load().Config) if f.name == "columns"]
+    assert write_words([columns], {"columns": ["a=主诉"]}, {}, "collect") == [
+        '--collect.columns=["a=主诉"]'
+    ]
 
 
 def test_a_required_field_that_is_empty_is_named_with_its_doc() -> None:
     fields = list_fields(STAGES["verify"].load().Config)
     with pytest.raises(InputError, match="input is missing: Rationales: the directory of distill"):
-        write_words(fields, [None if field.is_required else field.default for field in fields], {})
+        write_words(fields, {f.name: None if f.is_required else f.default for f in fields}, {})
 
 
 @pytest.mark.parametrize(
@@ -100,10 +108,8 @@ def test_a_required_field_that_is_empty_is_named_with_its_doc() -> None:
 )
 def test_what_cannot_be_read_is_named(name: str, value: str) -> None:
     fields = list_fields(STAGES["train"].load().Config)
-    values = [
-        value if field.name == name else SAMPLES[field.kind] if field.is_required else field.default
-        for field in fields
-    ]
+    values = {f.name: SAMPLES[f.kind] if f.is_required else f.default for f in fields}
+    values[name] = value
     with pytest.raises(InputError, match=name):
         write_words(fields, values, {})
 
@@ -114,12 +120,6 @@ def test_an_emptied_box_is_as_if_never_filled_in() -> None:
     )
     assert not is_changed(limit, "", None)
     assert is_changed(limit, "3", None)
-    assert (
-        make_config(
-            STAGES["verify"].load().Config, {"input": Path("a"), "out": Path("b")}, "x"
-        ).min_f1
-        == 0.6
-    )
 
 
 HOSTILE = [
@@ -146,7 +146,7 @@ def test_no_value_of_a_page_is_a_flag_of_its_own(stage: str) -> None:
         for value in HOSTILE:
             given = [value, "x"] if field.kind in ("paths", "texts") else value
             try:
-                words = write_words([field._replace(is_required=False)], [given], {})
+                words = write_words([field._replace(is_required=False)], {field.name: given}, {})
             except InputError:
                 continue
             flag = f"--{field.name.replace('_', '-')}"
@@ -158,14 +158,14 @@ def test_no_value_of_a_page_is_a_flag_of_its_own(stage: str) -> None:
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     (tmp_path / "runs").mkdir()
     (tmp_path / "given").mkdir()
     (tmp_path / "given" / "own.json").write_text("[]")
     (tmp_path / "secret.json").write_text("[]")
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
-    return Places(tmp_path / "runs", [tmp_path / "given"])
+    return Workspace(tmp_path / "runs", [tmp_path / "given"])
 
 
 OUTSIDE = [
@@ -183,7 +183,9 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_field_of_any_stage_takes_a_path_outside_the_places(stage: str, places: Places) -> None:
+def test_no_field_of_any_stage_takes_a_path_outside_the_workspace(
+    stage: str, workspace: Workspace
+) -> None:
     for field in list_fields(STAGES[stage].load().Config):
         if field.kind not in ("path", "paths", "text", "texts", "mapping"):
             continue
@@ -192,21 +194,21 @@ def test_no_field_of_any_stage_takes_a_path_outside_the_places(stage: str, place
             if field.kind == "mapping":
                 given = f"deepspeed: {text}"
             with pytest.raises(InputError):
-                check_value(field, given, None, places)
-        inside = str(places.data[0] / "own.json")
-        check_value(field, [inside] if field.kind in ("paths", "texts") else inside, "", places)
+                check_value(field, given, None, workspace)
+        inside = str(workspace.data[0] / "own.json")
+        check_value(field, [inside] if field.kind in ("paths", "texts") else inside, "", workspace)
 
 
 @pytest.mark.parametrize("text", ["medkd:tiny", "Qwen/Qwen3-8B", "http://127.0.0.1:1/v1", "诊断"])
-def test_names_and_addresses_are_no_paths(text: str, places: Places) -> None:
+def test_names_and_addresses_are_no_paths(text: str, workspace: Workspace) -> None:
     for stage in STAGES.values():
         for field in list_fields(stage.load().Config):
             if field.kind == "text":
-                check_value(field, text, None, places)
+                check_value(field, text, None, workspace)
 
 
-def test_a_hub_name_among_paths_is_one(places: Places) -> None:
+def test_a_hub_name_among_paths_is_one(workspace: Workspace) -> None:
     [field] = [f for f in list_fields(STAGES["merge"].load().Config) if f.name == "input"]
-    check_value(field, ["hf:owner/name"], None, places)
+    check_value(field, ["hf:owner/name"], None, workspace)
     with pytest.raises(InputError):
-        check_value(field, ["hf:../../etc"], None, places)
+        check_value(field, ["hf:../../etc"], None, workspace)

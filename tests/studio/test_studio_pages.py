@@ -1,171 +1,277 @@
-"""The pages in a real browser: hostile texts, two languages, a phone, the door."""
+"""Every page by HTTP: both languages, hostile texts, forged forms, paths outside."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from hostile_samples import HOSTILE, make_step, write
 
-from medkd.studio.app import PAGES
-from medkd.studio.texts import LANGUAGES
+from medkd.core.stage_output import MANIFEST, Manifest
+from medkd.studio.app import DONE, SHOWN
+from medkd.studio.i18n import LANGUAGES, Texts
+from medkd.studio.page import load_environment
 
-SHOWN = {
-    "": "table.jobs",
-    "data": ".rows",
-    "review": "article.case",
-    "chat": ".empty",
-    "evaluate": ".scroll",
-    "export": ".proof",
-    "bill": ".empty",
+PARTS = ("run/live", "chat/live", "chat/save")
+"""Paths that are nothing without the run or the conversation that they name."""
+OPENED = {
+    "run": "name=bad",
+    "data": "run=bad",
+    "data/facets": "file=bad/verify/verified.jsonl",
+    "data/statistics": "file=bad/verify/verified.jsonl",
+    "review": "file=bad/verify/verified.jsonl",
+    "evaluate": "steps=bad/evaluate",
+    "evaluate/answers": "steps=bad/evaluate",
+    "export": "step=bad/export",
+    "curves": "runs=bad",
+    "bring/preview": "file=runs/bad/verify/verified.jsonl",
 }
-"""What stands on a page when it has answered."""
 
 
-@pytest.mark.slow
-def test_texts_from_models_and_the_web_stay_texts(open_studio, watch, hostile_runs: Path) -> None:
-    studio, watched = open_studio(), watch()
-    page = watched.page
-    for name, picked in (
-        ("data?run=bad", 2),
-        ("review", 0),
-        ("evaluate", 2),
-        ("export", 0),
-        ("", 0),
-    ):
-        page.goto(f"{studio.url}/en/{name}")
-        for number in range(picked):
-            page.locator(".rows button").nth(number).click()
-            page.locator("article.case header strong").filter(has_text=f"q:{number + 1}").wait_for()
-        page.get_by_text("onerror").first.wait_for() if name else page.get_by_role(
-            "button", name="bad", exact=True
-        ).wait_for()
-        assert page.locator("img[src='x'], a[href*=evil], a[href^=javascript]").count() == 0, name
-        assert page.title() == "MedKD", name
-    page.goto(f"{studio.url}/en/data?run=bad")
-    page.locator(".rows button").nth(1).click()
-    page.get_by_text("980,000 more characters").first.wait_for()
-    assert len(page.content()) < 500_000
-    assert watched.foreign == []
-    assert watched.errors == []
-
-
-@pytest.mark.parametrize(("locale", "title"), [("zh-CN", "运行"), ("en-US", "Runs")])
-def test_every_page_opens_in_the_browsers_language_and_asks_no_other_host(
-    open_studio, watch, locale: str, title: str
-) -> None:
-    studio, watched = open_studio(), watch(locale=locale)
-    page = watched.page
-    page.goto(studio.url)
-    page.get_by_role("heading", name=title, level=1).wait_for()
-    language = locale[:2]
-    assert page.evaluate("document.documentElement.lang").startswith(language)
-    for name in PAGES[1:]:
-        page.goto(f"{studio.url}/{language}/{name}")
-        page.locator(".head h1").wait_for()
-    page.get_by_role("link", name="English" if language == "zh" else "中文").click()
-    page.wait_for_url("**/en/bill" if language == "zh" else "**/zh/bill")
-    assert watched.foreign == []
-    assert watched.errors == []
+def list_paths(language: str) -> list[str]:
+    return [
+        f"/{language}/{path}?{OPENED.get(path, '')}"
+        for path in SHOWN
+        if path not in (*PARTS, "bring/preview", "bill")
+    ]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_phone_shows_every_page_whole(
-    open_studio, watch, hostile_runs: Path, language: str
+def test_every_page_opens_in_an_empty_directory_and_says_what_will_stand_there(
+    client, language: str
 ) -> None:
-    studio = open_studio()
-    page = watch(viewport={"width": 375, "height": 700}).page
-    for name in ("", *PAGES[1:]):
-        page.goto(f"{studio.url}/{language}/{name}")
-        page.locator(".head h1").wait_for()
-        page.locator(SHOWN[name]).first.wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
-            f"{name} scrolls sideways"
-        )
-        assert (
-            len({round(link.bounding_box()["y"]) for link in page.locator(".nav-holder a").all()})
-            == 1
-        ), "the pages stand in one line"
-        for table in page.locator(".scroll").all():
-            assert table.evaluate("(box) => box.scrollWidth <= box.clientWidth"), (
-                f"a table of {name} is cut off"
-            )
-            labels = table.evaluate(
-                "(box) => [...box.querySelectorAll('td')].map((cell) => getComputedStyle(cell, '::before').content)"
-            )
-            assert labels and "none" not in labels, "each line of a stacked row says what it is"
+    for path in (
+        "",
+        "new",
+        "bring",
+        "start",
+        "data",
+        "review",
+        "chat",
+        "evaluate",
+        "export",
+        "bill",
+    ):
+        answer = client.get(f"/{language}/{path}")
+        assert answer.status_code == 200, path
+        assert f'<html lang="{language}">' in answer.text
+        assert "<h1>" in answer.text
 
 
-@pytest.mark.slow
-def test_strangers_have_to_show_the_token_once(open_studio, watch) -> None:
-    studio, watched = open_studio("--host", "127.0.0.1"), watch()
-    assert len(studio.token) >= 32
-    page = watched.page
-    page.goto(f"{studio.url}/en/data")
-    page.get_by_label("Token").fill("guess")
-    page.get_by_role("button", name="Enter").click()
-    page.get_by_text("That is not the token.").wait_for()
-    page.get_by_label("Token").fill(studio.token)
-    page.get_by_role("button", name="Enter").click()
-    page.locator(".head h1").wait_for()
-    page.goto(f"{studio.url}/en/data")
-    page.locator(".head h1").wait_for()
-    assert watched.foreign == []
+def test_the_browser_is_sent_to_its_language(client) -> None:
+    for accepted, language in (("zh-CN,zh;q=0.9", "zh"), ("de", "en")):
+        answer = client.get("/", headers={"accept-language": accepted}, follow_redirects=False)
+        assert answer.headers["location"] == f"/{language}/"
 
 
-@pytest.mark.slow
-def test_an_open_page_finds_a_studio_that_was_started_again(open_studio, watch) -> None:
-    studio, page = open_studio("--port", "0"), watch(locale="zh-CN").page
-    page.goto(f"{studio.url}/zh/")
-    page.get_by_role("link", name="用虚构病例开始").wait_for()
-    page.evaluate("() => { window.isOld = true; }")
-    studio.close()
-    page.get_by_text("正在重新连接").wait_for()
-    open_studio("--port", studio.url.rpartition(":")[2])
-    page.wait_for_function("() => !window.isOld")
-    page.get_by_role("link", name="用虚构病例开始").wait_for()
-
-
-@pytest.mark.slow
-def test_what_is_asked_of_a_form_that_was_drawn_anew_is_answered_without_a_stack_trace(
-    open_studio, watch
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_texts_from_models_and_the_web_stay_texts_on_every_page(
+    client, hostile_runs: Path, language: str
 ) -> None:
-    studio, page = open_studio("--port", "0"), watch().page
-    page.goto(f"{studio.url}/zh/")
-    asked = page.request.post(
-        f"{studio.url}/zh/gradio_api/run/predict",
-        data={"fn_index": 10**6, "data": [], "session_hash": "gone"},
+    seen = 0
+    for path in list_paths(language):
+        answer = client.get(path)
+        assert answer.status_code == 200, (path, answer.text[-500:])
+        for sign in ("<img", "<script>", "<style", "<a href='http://evil", 'javascript:alert(1)"'):
+            assert sign not in answer.text, (path, sign)
+        assert not re.search(r"<[a-z]+[^<>]*\s(style|on\w+)=", answer.text), path
+        assert len(answer.text) < 400_000, path
+        seen += "&lt;img src=x" in answer.text
+    assert seen >= 4
+
+
+def test_a_huge_text_is_cut_and_says_so(client, hostile_runs: Path) -> None:
+    answer = client.get("/en/data?run=bad&file=bad/verify/verified.jsonl&row=1")
+    assert "980,000 characters more" in answer.text
+
+
+def test_a_page_holds_no_script_or_style_of_its_own() -> None:
+    environment = load_environment()
+    for name in environment.list_templates():
+        text = (Path(__file__).parents[2] / "src/medkd/studio/templates" / name).read_text("utf-8")
+        assert "<style" not in text
+        assert not re.search(r"\sstyle=|\son\w+=|<script(?![^>]*src=)|js:|hx-on", text), name
+        assert "|safe" not in text
+        assert "http://" not in text
+        assert "https://" not in text
+
+
+@pytest.mark.parametrize("path", DONE)
+def test_no_form_is_taken_without_the_token_of_its_session(client, path: str) -> None:
+    for fields in ({}, {"csrf": "x"}, {"csrf": client.csrf[:-1] + "!"}):
+        assert client.post(f"/en/{path}", data=fields).status_code == 403
+    other = client.csrf
+    client.cookies.clear()
+    assert client.post(f"/en/{path}", data={"csrf": other}).status_code == 403, "of another session"
+    assert client.post(f"/en/{path}", data={}, headers={"x-csrf-token": ""}).status_code == 403
+
+
+@pytest.mark.parametrize("path", SHOWN)
+def test_what_is_asked_of_a_page_is_never_a_stack_trace(
+    client, hostile_runs: Path, path: str
+) -> None:
+    if path in PARTS[:2]:
+        return
+    for value in ("../../etc/passwd", "/etc/passwd", "\0", "a" * 5000, HOSTILE, "-1", "bad/verify"):
+        names = ("file", "run", "name", "step", "steps", "kind", "row", "page", "at", "runs", "c")
+        answer = client.get(f"/en/{path}", params=dict.fromkeys(names, value))
+        assert answer.status_code in (200, 400), (path, value, answer.text[:500])
+        assert "Traceback" not in answer.text
+        assert "root:" not in answer.text
+
+
+def test_pages_that_are_not_there_are_not_there(client) -> None:
+    for path in (
+        "/fr/",
+        "/en/nothing",
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/openapi.json",
+    ):
+        assert client.get(path).status_code == 404, path
+
+
+def test_the_package_serves_its_style_and_scripts_and_nothing_else(client) -> None:
+    for name in ("studio.css", "studio.js", "htmx.min.js", "hx-sse.min.js"):
+        assert client.get(f"/static/{name}").status_code == 200
+    assert "http" not in re.sub(
+        r"http://www\.w3\.org\S*", "", client.get("/static/studio.css").text
     )
-    assert asked.status == 410
-    assert "刷新页面" in asked.json()["error"]
-    studio.close()
-    assert "KeyError" not in studio.process.stdout.read()
 
 
-def test_the_review_queue_is_worked_by_keyboard_and_two_people_see_how_far_they_agree(
-    open_studio, watch, hostile_runs: Path
+def test_a_run_shows_its_road_what_it_dropped_and_what_comes_next(client, tmp_path: Path) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "verify", "verify")
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    manifest.counts.read, manifest.counts.kept, manifest.counts.dropped = 14, 12, {"loop": 2}
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    write(folder / "verified.jsonl", {"id": "a"})
+    page = client.get("/en/run?name=one").text
+    assert "12 rationales wait for review" in page
+    assert "The checks are done: make a dataset" in page
+    assert "/en/start?kind=merge&amp;run=one" in page
+    assert "2 loop" in page
+    assert "12 份推理等待审阅" in client.get("/zh/run?name=one").text
+    assert "12 rationales wait for review" in client.get("/en/").text
+
+
+def test_a_run_is_deleted_only_when_its_form_says_so_twice(client, tmp_path: Path) -> None:
+    make_step(tmp_path / "runs" / "one" / "verify", "verify")
+    assert client.submit("/en/run/delete", name="one").status_code == 400
+    assert client.submit("/en/run/delete", name="one", sure="two").status_code == 400
+    assert (tmp_path / "runs" / "one").exists()
+    assert client.submit("/en/run/delete", name="one", sure="one").status_code == 303
+    assert not (tmp_path / "runs" / "one").exists()
+    assert client.submit("/en/run/delete", name="..", sure="..").status_code == 400
+
+
+def test_live_curves_are_drawn_from_the_metrics_and_several_runs_over_each_other(
+    client, tmp_path: Path
 ) -> None:
-    studio = open_studio()
-    for reviewer, keys in (("Li", ("a", "a")), ("Wang", ("a", "r"))):
-        page = watch().page
-        page.goto(f"{studio.url}/en/review")
-        page.locator("article.case").wait_for()
-        page.get_by_label("Your name").fill(reviewer)
-        page.keyboard.press("Escape")
-        for n_done, key in enumerate(keys, start=1):
-            if key == "r":
-                page.get_by_label("Reason", exact=True).fill("no")
-                page.keyboard.press("Escape")
-            page.keyboard.press(key)
-            page.get_by_text(f"{n_done} judged by you").wait_for() if n_done < len(
-                keys
-            ) else page.get_by_text("Nothing is left").wait_for()
-    page.get_by_role("cell", name="Li – Wang").wait_for()
-    assert "50%" in page.inner_text("table")
-    lines = (
-        (hostile_runs / "bad" / "verify" / "reviews.jsonl").read_text(encoding="utf-8").splitlines()
+    for name in ("one", "two"):
+        folder = make_step(tmp_path / "runs" / name / "train", "train")
+        lines = [{"step": n, "loss": 1 / n, "seconds": n} for n in range(1, 9)]
+        write(folder / "metrics.jsonl", *lines)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 9, "lo')  # torn
+    page = client.get("/en/run?name=one").text
+    assert page.count("<polyline") == 1
+    both = client.get("/en/curves?runs=one&runs=two").text
+    assert both.count("<polyline") == 2
+    assert "two/train" in both
+
+
+def test_a_file_is_filtered_by_what_became_of_its_rows(client, tmp_path: Path) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "merge", "merge")
+    rows = [{"id": f"q:{n}", "input": "x", "split": "test" if n % 3 else "val"} for n in range(30)]
+    write(folder / "train.jsonl", *rows)
+    file = "one/merge/train.jsonl"
+    assert "20" in client.get(f"/en/data/facets?file={file}").text
+    client.app.app.state.workspace.forget()
+    page = client.get(f"/en/data?file={file}&split=val").text
+    assert "10 of 30" in page
+    assert "q:1<" not in page
+    assert "1 of 30" in client.get(f"/en/data?file={file}&q=q:17").text
+    assert "No row fits" in client.get(f"/en/data?file={file}&q=nothing").text
+
+
+def test_two_people_review_and_see_how_far_they_agree(client, hostile_runs: Path) -> None:
+    file = "bad/verify/verified.jsonl"
+    for who, decision, reason in (("Li", "accept", ""), ("Wang", "reject", "no")):
+        for at in (0, 1):
+            chosen = "accept" if at == 0 else decision
+            answer = client.submit(
+                "/en/review", file=file, who=who, at=str(at), decision=chosen, reason=reason
+            )
+            assert answer.status_code == 303, answer.text
+    page = client.get(f"/en/review?file={file}&who=Li").text
+    assert "Nothing waits here any more; 2 judged by you" in page
+    assert "Li – Wang" in page
+    assert "50%" in page
+    lines = (hostile_runs / "bad" / "verify" / "reviews.jsonl").read_text("utf-8").splitlines()
+    decisions = [json.loads(line)["decision"] for line in lines]
+    assert decisions == ["accept", "accept", "accept", "reject"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"who": ""}, "First write your name"),
+        ({"decision": "reject"}, "Say why you reject it"),
+        ({"decision": "edit", "reasoning": "x", "answer": " "}, "may be empty"),
+        ({"decision": "burn"}, "Accept, edit or reject it"),
+        ({"at": "99"}, "not there any more"),
+    ],
+)
+def test_a_judgement_that_lacks_something_is_not_written(
+    client, hostile_runs: Path, fields: dict, said: str
+) -> None:
+    whole = {"file": "bad/verify/verified.jsonl", "who": "Li", "at": "0", "decision": "accept"}
+    answer = client.submit("/en/review", **whole | fields)
+    assert answer.status_code == 400
+    assert said in answer.text
+    assert not (hostile_runs / "bad" / "verify" / "reviews.jsonl").exists()
+    assert client.submit("/en/review", **whole | {"file": "/etc/passwd"}).status_code == 400
+
+
+def test_the_base_stands_first_and_the_headline_says_from_where_to_where(
+    client, tmp_path: Path
+) -> None:
+    for name, adapter, value in (("a-tuned", "train", 0.89), ("evaluate-base", None, 0.26)):
+        folder = make_step(tmp_path / "runs" / "one" / name, "evaluate")
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+        manifest.config = {"model": "medkd:tiny", "adapter": adapter}
+        (folder / MANIFEST).write_text(manifest.model_dump_json())
+        scores = {"n": 319, "diagnosis_accuracy": value, "intervals": {}}
+        (folder / "scores.json").write_text(json.dumps(scores))
+    page = client.get("/en/evaluate").text
+    assert "from 26 % to 89 % (n = 319)" in page
+    assert page.index("one/evaluate-base") < page.index("one/a-tuned")
+    assert "从 26 % 到 89 %" in client.get("/zh/evaluate").text
+
+
+@pytest.mark.parametrize("name", ["../x", "-f", ".hidden", "uploads/x", "a/b/c", "a\0b", "", "~"])
+def test_the_name_of_a_run_leads_nowhere_else(client, name: str) -> None:
+    answer = client.submit(
+        "/en/start", kind="deidentify", run=name or " ", **{"s:v::input": "1", "v::input": "runs"}
     )
-    assert [json.loads(line)["decision"] for line in lines] == [
-        "accept",
-        "accept",
-        "accept",
-        "reject",
-    ]
+    assert answer.status_code == 400
+
+
+def test_a_conversation_that_asks_nobody_or_nothing_is_refused(client) -> None:
+    for fields, said in (
+        ({"question": " ", "after": "medkd:tiny"}, "First write a question"),
+        ({"question": "x"}, "First choose a model"),
+        ({"question": "x", "after": "/etc"}, "lies outside"),
+        ({"question": "x", "after": "medkd:tiny", "temperature": "hot"}, "no number"),
+        ({"question": "x", "after": "medkd:tiny", "task": "../x"}, "no such task"),
+    ):
+        answer = client.submit("/en/chat", **fields)
+        assert answer.status_code == 400
+        assert said in answer.text
+
+
+def test_chinese_pages_hold_no_english_but_names(client, hostile_runs: Path) -> None:
+    t = Texts("zh")
+    page = client.get("/zh/new").text
+    assert t("Bring your own cases") in page
+    assert "Three ways" not in page

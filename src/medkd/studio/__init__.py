@@ -1,8 +1,5 @@
-"""The studio: the whole pipeline in a browser, on the same files and the same processes as the
-command line.
+"""The road in a browser: pages on the same files and the same runs as the command line.
 
-`command` starts it, `guard` keeps strangers out, `places` says which folders it may read, `pages`
-holds a file a page.
-Not done here: anything a stage does. The studio starts stages as detached runs and reads what they
-write.
+In: the directories named on the command line. Out: pages; detached runs, started and stopped.
+Not done here: the work of a stage.
 """

@@ -1,170 +1,162 @@
-"""The studio as one web application: the pages in each language behind the guard.
+"""The studio as one web application: the table of its pages, in each language, behind the guard.
 
 In: the folders to show and the token. Out: an ASGI application. Not done here: what a page does
-(`studio.pages`), listening. This module imports gradio: import it inside functions only.
+(`studio.routes`), who may come in (`studio.auth`), listening (`studio.command`).
 """
 
-import json
-import os
-import warnings
-from collections.abc import Callable, Sequence
-from functools import wraps
-from html import escape
-from importlib import import_module
-from importlib.resources import files
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from threading import Thread
 
-os.environ |= {
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}  # read when gradio is loaded
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 
-import gradio as gr
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
-from gradio.components import Navbar
-from gradio.themes import Base, Default
+from medkd.core.errors import MedkdError, from_os_error
+from medkd.stages import STAGES
+from medkd.studio.auth import CSRF_FIELD, Guard, check_csrf
+from medkd.studio.forms import read_fields
+from medkd.studio.i18n import LANGUAGES, Texts, choose_language
+from medkd.studio.page import Form, Page, load_environment
+from medkd.studio.routes import bill, bring, chat, data, evaluate, export, projects, review, start
+from medkd.studio.workspace import Workspace
 
-from medkd.core.errors import MedkdError
-from medkd.studio.guard import Guard
-from medkd.studio.places import Places
-from medkd.studio.texts import LANGUAGES, Texts, choose_language
+Show = Callable[[Page], Response]
+Act = Callable[[Page, Form], Response]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
-PAGES = ("runs", "data", "review", "chat", "evaluate", "export", "bill")
-"""In the order of the navigation; the first one is where a browser arrives."""
-BUTTONS = {"primary": "#1d4ed8", "cancel": "#b91c1c"}
-MAX_UPLOAD = "200mb"
+SHOWN: dict[str, Show] = {
+    "": projects.list_projects,
+    "run": projects.show_run,
+    "run/live": projects.follow_run,
+    "curves": projects.show_curves,
+    "new": bring.show_beginnings,
+    "bring": bring.show_upload,
+    "bring/preview": bring.show_preview,
+    "start": start.show_form,
+    "data": data.show_records,
+    "data/facets": data.show_facets,
+    "data/statistics": data.show_statistics,
+    "review": review.show_review,
+    "chat": chat.show_chat,
+    "chat/live": chat.follow_chat,
+    "chat/questions": chat.list_questions,
+    "chat/save": chat.save_chat,
+    "evaluate": evaluate.show_evaluations,
+    "evaluate/tests": evaluate.show_tests,
+    "evaluate/answers": evaluate.show_answers,
+    "export": export.show_exports,
+    "bill": bill.show_bill,
+}
+"""Path below the language to the page."""
+DONE: dict[str, Act] = {
+    "run/stop": projects.stop_run,
+    "run/resume": projects.resume_run,
+    "run/delete": projects.delete_run,
+    "bring": bring.take_files,
+    "start": start.start,
+    "start/form": start.redraw,
+    "start/examine": start.examine,
+    "review": review.judge,
+    "chat": chat.ask,
+    "chat/stop": chat.stop,
+    "chat/release": chat.release,
+}
+"""Path below the language to what a form there does."""
+MAX_FILES, MAX_FIELDS = 2000, 2000
+MAX_FIELD_BYTES = 4 * 2**20
 
 
-def make_app(runs: Path, data: Sequence[Path] = (), token: str = "") -> Guard:
+def make_app(runs: Path, data_folders: Sequence[Path] = (), token: str = "") -> Guard:
     """Build every page in every language."""
-    places = Places(runs, data)
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-
-    @app.get("/")
-    def choose(request: Request) -> RedirectResponse:  # pyright: ignore[reportUnusedFunction] - the decorator uses it
-        return RedirectResponse(f"/{choose_language(request.headers.get('accept-language', ''))}/")
-
-    warnings.filterwarnings(
-        "ignore", message="SSR mode is not supported", category=UserWarning
-    )  # it is not asked for
-
-    @app.get("/favicon.ico")
-    def give_no_icon() -> Response:  # pyright: ignore[reportUnusedFunction] - the decorator uses it
-        return Response(status_code=204)
-
-    for language in LANGUAGES:
-        texts = Texts(language)
-        gr.mount_gradio_app(
-            app,
-            build_pages(places, texts),
-            path=f"/{language}",
-            ssr_mode=False,
-            run_history=False,
-            footer_links=[],
-            max_file_size=MAX_UPLOAD,
-            show_error=True,
-            theme=make_theme(),
-            css=_read("studio.css"),
-            head=f"<script>const FRAMEWORK = {json.dumps(texts.group('framework'))};\n{_read('studio.js')}</script>",
-            app_kwargs={
-                "openapi_url": None,
-                "docs_url": None,
-                "redoc_url": None,
-                "exception_handlers": {KeyError: _make_farewell(texts)},
-            },
-        )
-    return Guard(app, token)
-
-
-def build_pages(places: Places, texts: Texts) -> gr.Blocks:
-    """Build the pages in one language."""
-    blocks = gr.Blocks(title="MedKD", analytics_enabled=False, fill_width=True)
-    for name in PAGES:
-        build: Callable[[Any, Places, Texts], None] = import_module(
-            f"medkd.studio.pages.{name}"
-        ).build
-        with blocks if name == PAGES[0] else blocks.route(texts(f"page.{name}"), name) as page:
-            Navbar(main_page_name=texts(f"page.{PAGES[0]}"))
-            _show_head(name, texts)
-            build(page, places, texts)
-    for function in blocks.fns.values():
-        function.queue = False  # AT_ONCE, for all that is not drawn later
-        function.fn = function.fn and _tell_errors(function.fn, texts)
-    return blocks.queue(api_open=False)
-
-
-def _tell_errors(answer: Callable[..., Any], texts: Texts) -> Callable[..., Any]:
-    """Tell what an answer of a page stumbles over in the reader's language; the framework shows it
-    over the page."""
-
-    @wraps(answer)
-    def tell(*values: Any) -> Any:
-        try:
-            return answer(*values)
-        except MedkdError as error:
-            raise gr.Error(
-                escape(texts.say(str(error))), title=texts("page.error"), print_exception=False
-            ) from error
-
-    return tell
-
-
-def _make_farewell(texts: Texts) -> Callable[[Request, Exception], JSONResponse]:
-    """Make the answer to what is asked of a form that was drawn anew since, or in a studio that is
-    gone."""
-
-    def tell_gone(request: Request, error: Exception) -> JSONResponse:
-        said = {
-            "error": texts("page.gone"),
-            "title": texts("page.error"),
-            "visible": True,
-            "duration": 10,
-        }
-        return JSONResponse(said, status_code=410)
-
-    return tell_gone
-
-
-def _show_head(name: str, texts: Texts) -> None:
-    other = next(language for language in LANGUAGES if language != texts.language)
-    path = "" if name == PAGES[0] else name
-    gr.HTML(
-        f'<header class="head"><h1>{texts(f"page.{name}")}</h1><p>{texts(f"page.{name}_does")}</p>'
-        f'<nav><a href="/{other}/{path}" lang="{other}" hreflang="{other}">{texts("page.other_language")}</a></nav></header>'
-    )
-
-
-def make_theme() -> Base:
-    """Make a theme whose fonts are the machine's own: nothing is fetched."""
-    sans = [
-        "system-ui",
-        "-apple-system",
-        "Segoe UI",
-        "Noto Sans CJK SC",
-        "PingFang SC",
-        "Microsoft YaHei",
-        "sans-serif",
+    workspace = Workspace(runs, data_folders)
+    inner: list[BaseRoute] = [
+        *(Route(f"/{path}", _show(show)) for path, show in SHOWN.items()),
+        *(Route(f"/{path}", _do(act), methods=["POST"]) for path, act in DONE.items()),
     ]
-    mono = ["ui-monospace", "Menlo", "Consolas", "monospace"]
-    theme = Default(primary_hue="blue", font=sans, font_mono=mono)
-    # Readable on both grounds: at least 4.5 to 1.
-    subdued = {
-        "body_text_color_subdued": "*neutral_600",
-        "body_text_color_subdued_dark": "*neutral_300",
-    }
-    subdued |= {
-        "input_placeholder_color": "*neutral_600",
-        "input_placeholder_color_dark": "*neutral_300",
-    }
-    buttons = {
-        f"button_{kind}_background_fill{at}": colour
-        for kind, colour in BUTTONS.items()
-        for at in ("", "_hover", "_dark", "_hover_dark")
-    }
-    return theme.set(**subdued, **buttons)
+    routes: list[BaseRoute] = [
+        Route("/", _choose_language),
+        Route("/favicon.ico", _give_no_icon),
+        Mount("/static", StaticFiles(packages=[("medkd.studio", "static")])),
+        *(Mount(f"/{language}", routes=inner) for language in LANGUAGES),
+    ]
+
+    @asynccontextmanager
+    async def live(app: Starlette) -> AsyncGenerator[None]:
+        Thread(target=_warm_up, args=(workspace,), daemon=True).start()
+        yield
+
+    app = Starlette(routes=routes, lifespan=live)
+    app.state.workspace = workspace
+    return Guard(app, token, make_login_page)
 
 
-def _read(name: str) -> str:
-    return files("medkd.studio").joinpath(name).read_text(encoding="utf-8")
+def _warm_up(workspace: Workspace) -> None:
+    """Read what the first page needs, while nobody waits."""
+    workspace.list_steps()
+    load_environment()
+    for stage in STAGES:
+        read_fields(stage)
+
+
+def make_page(request: Request) -> Page:
+    """Make what a handler is given of a request."""
+    language = request.scope["root_path"].rpartition("/")[2]
+    return Page(request, language, request.app.state.workspace)
+
+
+def _show(show: Show) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return await run_in_threadpool(_answer, make_page(request), show)
+
+    return endpoint
+
+
+def _do(act: Act) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        async with request.form(
+            max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        ) as form:
+            if not check_csrf(request, form.get(CSRF_FIELD)):
+                return PlainTextResponse(
+                    "this form is not of this session; load the page anew", 403
+                )
+            return await run_in_threadpool(
+                _answer, make_page(request), lambda page: act(page, form)
+            )
+
+    return endpoint
+
+
+def _answer(page: Page, handle: Show) -> Response:
+    """Answer, or say in one line what stood in the way."""
+    try:
+        return handle(page)
+    except MedkdError as error:
+        return page.fail(error)
+    except OSError as error:
+        return page.fail(from_os_error(error))
+
+
+async def _choose_language(request: Request) -> Response:
+    language = choose_language(request.headers.get("accept-language", ""))
+    return RedirectResponse(f"/{language}/")
+
+
+async def _give_no_icon(request: Request) -> Response:
+    return Response(status_code=204)
+
+
+def make_login_page(headers: dict[str, str], problem: str, seconds: int) -> str:
+    """Draw the page that asks for the token."""
+    t = Texts(choose_language(headers.get("accept-language", "")))
+    said = {
+        "": "",
+        "wrong": t("The token is not right."),
+        "wait": t("Too many wrong tokens. Try again in {seconds} seconds.", seconds=seconds),
+    }[problem]
+    return load_environment().get_template("login.html").render(t=t, said=said)

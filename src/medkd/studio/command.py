@@ -1,8 +1,8 @@
 """The command `medkd studio`: serve the pages on this machine until interrupted.
 
 In: where to listen and which folders to show. Out: nothing of its own; what it starts are detached
-runs, which go on without it.
-Not done here: the pages (`studio.app`), who may come in (`studio.guard`).
+runs, which go on without it. Not done here: the pages (`studio.app`), who may come in
+(`studio.auth`).
 """
 
 import getpass
@@ -37,11 +37,11 @@ def run(config: Config) -> None:
     """Serve until interrupted."""
     import uvicorn
 
+    from medkd.studio.app import make_app
+
     listener = _listen(config.host or LOOPBACK, config.port)
     port = int(listener.getsockname()[1])
     token = secrets.token_urlsafe(24) if config.host else ""
-    from medkd.studio.app import make_app
-
     config.runs.mkdir(parents=True, exist_ok=True)
     app = make_app(config.runs, config.data, token)
     print(describe_address(config.host, port, token), flush=True)
@@ -65,15 +65,14 @@ def describe_address(host: str, port: int, token: str) -> str:
     if token:
         lines.append(f"token:  {token}  (asked for once a browser; shown here only)")
     if host in ("", LOOPBACK, "localhost"):
-        lines.append(
-            f"from another machine: ssh -L {port}:localhost:{port} {getpass.getuser()}@{socket.gethostname()}"
-        )
+        there = f"{getpass.getuser()}@{socket.gethostname()}"
+        lines.append(f"from another machine: ssh -L {port}:localhost:{port} {there}")
     lines.append("Ctrl-C closes the studio; runs go on without it")
     return "\n".join(lines)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything slow is loaded, so that a taken one is told at once."""
+    """Take the port; raises InputError where it cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -83,7 +82,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except socket.gaierror as error:
         raise InputError(
-            f"medkd studio: --host {host}: no such address; give an address of this machine, or 0.0.0.0 for all"
+            f"medkd studio: --host {host}: no such address; "
+            "use an address of this machine, or 0.0.0.0 for all"
         ) from error
     except OSError as error:
         raise from_os_error(error, f"medkd studio: {host}:{port}") from error

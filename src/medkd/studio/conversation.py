@@ -1,9 +1,8 @@
 """Conversations for a page: models kept in memory, turns spoken in threads, what is said so far
 readable at any time.
 
-In: a question, whom to ask, sampling. Out: the turns of each side as they stand. A model is loaded
-once and kept until it is told to go. A page looks as often as it likes: what one look misses the
-next one shows. Not done here: speaking (`medkd.chat.backends`), pages.
+In: a question, whom to ask, sampling. Out: the turns of each side as they stand. Not done here:
+speaking (`medkd.chat.backends`), pages.
 """
 
 import time
@@ -41,7 +40,7 @@ class Spoken(NamedTuple):
     """What kept it from speaking, in one line."""
 
 
-class HeldSpeakers:
+class HeldModels:
     """The models in memory; the one that was used longest ago goes first."""
 
     def __init__(self) -> None:
@@ -102,7 +101,7 @@ class HeldSpeakers:
             torch.cuda.empty_cache()
 
 
-HELD = HeldSpeakers()
+HELD = HeldModels()
 """Of this process: the pages of every language and every browser share them."""
 
 
@@ -154,7 +153,7 @@ class Speech:
     def hear(self, piece: str, is_reasoning: bool) -> None:
         """Take a piece as it comes."""
         if self._stop.is_set():
-            raise KeyboardInterrupt  # the way in which a person stops a speaker in the terminal, too
+            raise KeyboardInterrupt  # as a person stops a model in the terminal
         if not is_reasoning and not self._answer_at:
             self._answer_at = time.monotonic()
         self._parts[is_reasoning].append(piece)

@@ -1,47 +1,51 @@
 """Starting, stopping and watching runs: the same detached runs as `medkd ... --detach`, started by
 that very command.
 
-In: the words of a command and the folders of the studio. Out: what runs, how far it is, its log and
-its curves.
-Not done here: forms (`studio.forms`), keeping a run alive (`background_jobs` does; the studio is
-not its parent).
+In: the words of a command and the workspace. Out: what runs, how far it is, its log and its curves.
+Not done here: forms (`studio.forms`), keeping a run alive (`background_jobs` does).
 """
 
 import contextlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from medkd import background_jobs
+from medkd.completers.ledger import FILE_NAME as LEDGER
+from medkd.completers.ledger import open_reader
 from medkd.core.config import read_recipe
 from medkd.core.errors import InputError, MedkdError
-from medkd.core.html import line_plot
-from medkd.core.stage_output import MANIFEST, is_locked
-from medkd.studio.places import Places, Step
+from medkd.core.stage_output import MANIFEST, is_locked, read_manifest
+from medkd.stages import STAGES
+from medkd.studio.charts import Point
+from medkd.studio.workspace import Step, Workspace
 
-START_LIMIT_S, LOOK_LIMIT_S = 60, 600
+START_LIMIT_S, DOCTOR_LIMIT_S = 60, 600
 TAIL_BYTES = 64 * 1024
 RUNNING, DONE, FINISHED = "running", "done", "finished"
 UNFINISHED = "unfinished"
 """State of a run that was begun and is not detached: it may run in a terminal, or have been killed
 there."""
+STOPPED = ("stopped", "failed", "crashed", "killed")
 ERROR = "error: "
 """How a command begins the line that says why it ended."""
 CURVES = {
     "loss": ("loss", "eval_loss"),
-    "learning_rate": ("learning_rate",),
-    "length": ("length",),
     "reward": ("reward",),
+    "length": ("length",),
+    "rate": ("rate", "accuracy"),
+    "learning_rate": ("learning_rate",),
 }
-"""Plot to what the names of its numbers hold; the first two are whole names."""
-MAX_POINTS = 400
+"""Chart to what the names of its numbers are (`loss`, `learning_rate`) or hold."""
+GROWING = ("rationales.jsonl", "predictions.jsonl", "raw_cases.jsonl", "cases.jsonl")
+"""Files of records that a stage appends to while it works."""
 RUN_FILES = ("report.html", "summary.json")
 """What a run writes beside its steps."""
 
@@ -59,81 +63,84 @@ class Job(NamedTuple):
 
     @property
     def alive(self) -> background_jobs.Job | None:
-        return next(
-            (run for run in self.detached if background_jobs.read_state(run) == RUNNING), None
-        )
+        """The detached run that works on it now."""
+        return self.detached[0] if self.state == RUNNING and self.detached else None
 
 
 class Progress(NamedTuple):
-    """The last thing that a log says about how far the work has come."""
+    """How far a step has come."""
 
-    name: str
+    step: str
     done: int
     total: int
+    """0 where it is not known."""
+    unit: str
     seconds_left: float | None
-    note: str
+
+    @property
+    def share(self) -> float:
+        return self.done / self.total if self.total else 0.0
 
 
-def start(words: Sequence[str], environment: Mapping[str, str], cwd: Path | None = None) -> str:
-    """Start a command detached; returns what it said. Raises InputError with its own line where it
-    is refused."""
-    done = subprocess.run(  # noqa: S603 - this very program
-        [sys.executable, "-m", "medkd", *words, "--detach"],
+def start(words: Sequence[str], environment: Mapping[str, str], cwd: Path | None = None) -> None:
+    """Start a command detached. Raises InputError with its own line where it is refused."""
+    done = _run_medkd([*words, "--detach"], START_LIMIT_S, environment, cwd)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise InputError(find_problem(lines) or (lines or ["the command could not be started"])[-1])
+
+
+def examine(words: Sequence[str]) -> list[str]:
+    """Run `medkd doctor` and return what it says."""
+    try:
+        done = _run_medkd(["doctor", *words], DOCTOR_LIMIT_S, {}, None)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"medkd doctor did not end within {DOCTOR_LIMIT_S} seconds; run it in a terminal"
+        ) from error
+    return f"{done.stdout}\n{done.stderr}".strip().splitlines()
+
+
+def _run_medkd(
+    words: Sequence[str], limit_s: int, environment: Mapping[str, str], cwd: Path | None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - this very program; words never reach a shell
+        [sys.executable, "-m", "medkd", *words],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
         env={**os.environ, **environment},
         cwd=cwd,
-        timeout=START_LIMIT_S,
+        timeout=limit_s,
         check=False,
     )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise InputError(find_problem(lines) or (lines or ["the command could not be started"])[-1])
-    return done.stdout.strip()
-
-
-def look(words: Sequence[str]) -> list[str]:
-    """Run `medkd doctor` and give what it says."""
-    try:
-        done = subprocess.run(  # noqa: S603 - this very program
-            [sys.executable, "-m", "medkd", "doctor", *words],
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=LOOK_LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InputError(
-            f"medkd doctor did not end within {LOOK_LIMIT_S} seconds; run it in a terminal"
-        ) from error
-    return f"{done.stdout}\n{done.stderr}".strip().splitlines()
 
 
 def find_out(run: background_jobs.Job) -> Path | None:
     """Find where a detached run writes; None for a command that writes nowhere."""
-    given = next((word.partition("=")[2] or following for word, following in zip(run.words, [*run.words[1:], ""], strict=True)
-                  if word.partition("=")[0] == "--out"), "")  # fmt: skip
+    given = ""
+    for word, following in zip(run.words, [*run.words[1:], ""], strict=True):
+        flag, mark, value = word.partition("=")
+        if flag == "--out":
+            given = value if mark else following
+            break
     if not given and run.words[0] == "run" and len(run.words) > 1:
         try:
-            given = str(
-                read_recipe(run.cwd / run.words[1]).get("out") or f"runs/{Path(run.words[1]).stem}"
-            )
+            content = read_recipe(run.cwd / run.words[1])
         except MedkdError:
             return None
+        given = str(content.get("out") or f"runs/{Path(run.words[1]).stem}")
     return run.cwd / given if given else None
 
 
-def list_jobs(places: Places) -> list[Job]:
+def list_jobs(workspace: Workspace) -> list[Job]:
     """List all runs, the newest first."""
     steps: dict[str, list[Step]] = {}
-    for step in places.list_steps():
+    for step in workspace.list_steps():
         steps.setdefault(step.run, []).append(step)
     made: dict[str, list[background_jobs.Job]] = {}
     for run in reversed(background_jobs.list_runs()):
-        name = _name_run(places, run)
-        if name:
+        if name := _name_run(workspace, run):
             made.setdefault(name, []).append(run)
     jobs = [
         make_job(name, steps.get(name, []), made.get(name, []))
@@ -142,20 +149,21 @@ def list_jobs(places: Places) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.started_at, job.name), reverse=True)
 
 
-def find_job(places: Places, name: str) -> Job:
+def find_job(workspace: Workspace, name: str) -> Job:
     """Find one run, looking at no other; raises InputError where there is none."""
-    steps = places.list_steps(name)
-    made = [run for run in reversed(background_jobs.list_runs()) if _name_run(places, run) == name]
+    steps = workspace.list_steps(name)
+    listed = reversed(background_jobs.list_runs())
+    made = [run for run in listed if _name_run(workspace, run) == name]
     if not steps and not made:
         raise InputError(f"{name}: no such run")
     return make_job(name, steps, made)
 
 
-def _name_run(places: Places, run: background_jobs.Job) -> str:
+def _name_run(workspace: Workspace, run: background_jobs.Job) -> str:
     """Name the run that a detached command works on; empty where it lies elsewhere."""
     out = find_out(run)
     try:
-        path = out.resolve().relative_to(places.runs.resolve()) if out else Path()
+        path = out.resolve().relative_to(workspace.runs.resolve()) if out else Path()
     except ValueError:
         return ""
     return path.parent.as_posix() if len(path.parts) > 1 else path.as_posix() if path.parts else ""
@@ -163,49 +171,50 @@ def _name_run(places: Places, run: background_jobs.Job) -> str:
 
 def make_job(name: str, steps: Sequence[Step], made: Sequence[background_jobs.Job]) -> Job:
     """Put together what is known of a run."""
-    states = [background_jobs.read_state(run) for run in made]
-    started = max(
-        [*(step.manifest.started_at for step in steps), *(run.started_at for run in made)],
-        default="",
-    )
-    if RUNNING in states:
+    states = [(background_jobs.read_state(run), run) for run in made]
+    made = [run for _, run in sorted(states, key=lambda pair: pair[0] != RUNNING)]
+    times = [*(step.manifest.started_at for step in steps), *(run.started_at for run in made)]
+    if any(state == RUNNING for state, _ in states):
         state = RUNNING
-    elif states and states[0] != DONE:
-        state = str(states[0])
+    elif states and states[0][0] != DONE:
+        state = str(states[0][0])
     else:
-        state = FINISHED if all(step.manifest.state == "finished" for step in steps) else UNFINISHED
-    return Job(name, state, started, tuple(steps), tuple(made))
+        is_whole = all(step.manifest.state == "finished" for step in steps)
+        state = FINISHED if is_whole else UNFINISHED
+    return Job(name, state, max(times, default=""), tuple(steps), tuple(made))
 
 
 def write_cost(steps: Sequence[Step]) -> str:
     """Add up what the steps of a run cost."""
     sums: dict[str, float] = {}
-    for step in steps:
-        if step.manifest.cost.amount:
-            sums[step.manifest.cost.currency] = (
-                sums.get(step.manifest.cost.currency, 0.0) + step.manifest.cost.amount
-            )
+    for cost in (step.manifest.cost for step in steps if step.manifest.cost.amount):
+        sums[cost.currency] = sums.get(cost.currency, 0.0) + cost.amount
     return " + ".join(f"{amount:.4f} {currency}" for currency, amount in sums.items())
 
 
-def delete(places: Places, job: Job) -> None:
+def stop(job: Job) -> bool:
+    """Interrupt what works on a run, and wait until it has saved its work; False where nothing
+    does."""
+    if job.alive is None:
+        return False
+    background_jobs.stop(job.alive, say=lambda _: None)
+    return True
+
+
+def delete(workspace: Workspace, job: Job) -> None:
     """Delete a run's steps, its report and its detached runs; raises InputError where it is alive.
 
     Other runs below its directory, and files that no step made, stay.
     """
     if job.alive or any(is_locked(step.path) for step in job.steps):
         raise InputError(f"{job.name}: is running; stop it first")
-    folder = places.runs / job.name
-    if (
-        folder.is_symlink()
-        or folder.resolve() == places.runs.resolve()
-        or not folder.resolve().is_relative_to(places.runs.resolve())
-    ):
+    top, folder = workspace.runs.resolve(), workspace.runs / job.name
+    real = folder.resolve()
+    if folder.is_symlink() or real == top or not real.is_relative_to(top):
         raise InputError(f"{job.name}: is a link or lies elsewhere; remove it by hand")
     for step in job.steps:
-        if step.path.is_symlink() or any(
-            found.parent != step.path for found in step.path.rglob(MANIFEST)
-        ):
+        inner = (found.parent for found in step.path.rglob(MANIFEST))
+        if step.path.is_symlink() or any(found != step.path for found in inner):
             raise InputError(f"{step.name}: holds another run or is a link; remove it by hand")
     for step in job.steps:
         shutil.rmtree(step.path)
@@ -215,15 +224,17 @@ def delete(places: Places, job: Job) -> None:
         shutil.rmtree(background_jobs.log_path(run).parent, ignore_errors=True)
     with contextlib.suppress(OSError):  # something else is in it
         folder.rmdir()
+    workspace.forget()
 
 
 def read_tail(run: background_jobs.Job, n_lines: int = 200) -> list[str]:
     """Read the last lines that a run printed."""
     try:
         size = background_jobs.log_path(run).stat().st_size
-        return background_jobs.read_log(run, max(0, size - TAIL_BYTES))[0].splitlines()[-n_lines:]
+        text = background_jobs.read_log(run, max(0, size - TAIL_BYTES))[0]
     except OSError:
         return []
+    return text.splitlines()[-n_lines:]
 
 
 def find_problem(lines: Sequence[str]) -> str:
@@ -232,81 +243,123 @@ def find_problem(lines: Sequence[str]) -> str:
     >>> find_problem(["read: 3", "error: a.jsonl: no such file; check the path"])
     'a.jsonl: no such file; check the path'
     """
-    return next(
-        (line.removeprefix(ERROR) for line in reversed(lines) if line.startswith(ERROR)), ""
-    )
+    found = (line.removeprefix(ERROR) for line in reversed(lines) if line.startswith(ERROR))
+    return next(found, "")
 
 
-_PROGRESS = re.compile(
-    r"^([\w ()./-]+): (\d+)/(\d+) \S+, [\d.]+/s(?:, about (\d+) s left)?(?:, (.*))?$"
-)
+def list_planned(job: Job) -> list[str]:
+    """Name the steps of the recipe that a run was started with, in order; empty without one."""
+    words = next((run.words for run in job.detached if run.words[0] == "run"), [])
+    if len(words) < 2:
+        return []
+    try:
+        content = read_recipe(job.detached[0].cwd / words[1])
+    except MedkdError:
+        return []
+    return [name for name in content if str(name).split("-")[0] in STAGES]
 
 
-def find_progress(lines: Sequence[str]) -> Progress | None:
-    """Find the last line of progress.
-
-    >>> find_progress(["train: 75/114 steps, 1.3/s, about 31 s left, loss 0.019"])
-    Progress(name='train', done=75, total=114, seconds_left=31.0, note='loss 0.019')
-    """
-    found = next((match for line in reversed(lines) if (match := _PROGRESS.match(line))), None)
-    if found is None:
+def find_progress(job: Job) -> Progress | None:
+    """Find how far the step at work has come, from its manifest, its metrics and the records it has
+    written; None where nothing is at work."""
+    step = next((step for step in reversed(job.steps) if step.manifest.state == "running"), None)
+    if step is None or job.alive is None:
         return None
-    name, done, total, left, note = found.groups()
-    return Progress(name, int(done), int(total), float(left) if left else None, note or "")
+    manifest = step.manifest
+    began = max(manifest.started_at, job.alive.started_at)
+    metrics = read_metrics(step.path / "metrics.jsonl") if manifest.stage in TRAINING else []
+    elapsed = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds() if began else 0
+    if metrics:
+        done, total, unit = _count_steps(metrics, manifest.config)
+        elapsed = metrics[-1].get("seconds", elapsed)
+    else:
+        done = _count_records(step.path)
+        total, unit = manifest.counts.read or _count_input(manifest.roles), "rows"
+    left = elapsed * (total - done) / done if 0 < done <= total else None
+    return Progress(step.path.name, done, total, unit, left)
 
 
-def draw_curves(job: Job, titles: Mapping[str, str], x_label: str) -> str:
-    """Draw what a run's trainings have measured so far."""
-    files = [
-        (step.path.name, step.path / "metrics.jsonl")
-        for step in job.steps
-        if (step.path / "metrics.jsonl").exists()
-    ]
-    stamps = tuple((name, str(path), path.stat().st_mtime_ns) for name, path in files)
-    return _draw(stamps, tuple(titles.items()), x_label) if stamps else ""
+TRAINING = ("train", "reinforce")
 
 
-@lru_cache(maxsize=32)
-def _draw(
-    stamps: tuple[tuple[str, str, int], ...], titles: tuple[tuple[str, str], ...], x_label: str
-) -> str:
-    lines = {name: read_metrics(Path(path)) for name, path, _ in stamps}
-    plots: list[str] = []
-    for kind, title in titles:
-        series: dict[str, tuple[list[float], list[float]]] = {}
-        for step, points in lines.items():
-            for key in dict.fromkeys(
-                key for point in points for key in point if _belongs(key, kind)
-            ):
-                chosen = [(point["step"], point[key]) for point in points if key in point]
-                thin = chosen[:: max(1, len(chosen) // MAX_POINTS)]
-                series[f"{step} {key}" if len(lines) > 1 or key != kind else step] = (
-                    [x for x, _ in thin],
-                    [y for _, y in thin],
-                )
-        if series:
-            plots.append(line_plot(series, title, x_label))
-    return f'<div class="plots">{"".join(plots)}</div>'
+def _count_steps(
+    metrics: Sequence[Mapping[str, float]], config: Mapping[str, Any]
+) -> tuple[int, int, str]:
+    """Return the steps done and to do: of `steps`, or of as many epochs as the config wants."""
+    last = metrics[-1]
+    done = int(last["step"])
+    if isinstance(config.get("steps"), int):
+        return done, int(config["steps"]), "steps"
+    epoch = last.get("epoch", 0.0)
+    total = round(done / epoch * float(config.get("epochs") or 1)) if epoch else 0
+    return done, max(total, done), "steps"
 
 
-def _belongs(key: str, kind: str) -> bool:
-    return key in CURVES[kind] if kind in ("loss", "learning_rate") else CURVES[kind][0] in key
+def _count_input(roles: Mapping[str, Sequence[str]]) -> int:
+    """Count the records of a step's input by the manifest beside them."""
+    for path in (Path(path) for path in roles.get("input", ())):
+        folder = path if path.is_dir() else path.parent
+        with contextlib.suppress(MedkdError, OSError):
+            if manifest := read_manifest(folder):
+                return manifest.counts.kept
+    return 0
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def _count_records(folder: Path) -> int:
+    """Count what a step has written so far: answers on its ledger, else lines of records."""
+    try:
+        if (folder / LEDGER).exists():
+            with open_reader(folder / LEDGER) as ledger:
+                return ledger.count_items()[1]
+        names = (name for name in GROWING if (folder / name).exists())
+        return (folder / next(names, GROWING[0])).read_bytes().count(b"\n")
+    except (OSError, MedkdError):
+        return 0
+
+
+def read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
     """Read the lines that a training has written; a torn last one is left out."""
-    points: list[dict[str, float]] = []
+    try:
+        return _read_metrics(path, path.stat().st_mtime_ns)
+    except OSError:
+        return ()
+
+
+@lru_cache(maxsize=64)
+def _read_metrics(path: Path, changed_at: int) -> tuple[Mapping[str, float], ...]:
+    points: list[Mapping[str, float]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             point: Any = json.loads(line)
         except ValueError:
             continue
-        if isinstance(point, dict) and "step" in point:
-            points.append(
-                {
-                    str(key): float(value)
-                    for key, value in point.items()
-                    if isinstance(value, int | float)
-                }
-            )
-    return points
+        if isinstance(point, dict) and isinstance(point.get("step"), int | float):
+            items = cast(dict[str, Any], point).items()
+            points.append({k: float(v) for k, v in items if isinstance(v, int | float)})
+    return tuple(points)
+
+
+def list_curves(jobs: Sequence[Job]) -> dict[str, dict[str, list[Point]]]:
+    """List what trainings have measured so far: chart to name of a line to its points; lines of
+    several runs are named by run."""
+    found: dict[str, dict[str, list[Point]]] = {}
+    trained = [
+        (step.name if len(jobs) > 1 else step.path.name, metrics)
+        for job in jobs
+        for step in job.steps
+        if (metrics := read_metrics(step.path / "metrics.jsonl"))
+    ]
+    for name, metrics in trained:
+        for key in dict.fromkeys(key for point in metrics for key in point):
+            chart = next((chart for chart in CURVES if _belongs(key, chart)), "")
+            if chart:
+                line = key if len(trained) == 1 else name if key == chart else f"{name} {key}"
+                points = [(point["step"], point[key]) for point in metrics if key in point]
+                found.setdefault(chart, {})[line] = points
+    return {chart: found[chart] for chart in CURVES if chart in found}
+
+
+def _belongs(key: str, chart: str) -> bool:
+    if chart in ("loss", "learning_rate"):
+        return key in CURVES[chart]
+    return key != "learning_rate" and any(part in key for part in CURVES[chart])

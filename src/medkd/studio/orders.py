@@ -2,27 +2,43 @@
 command that starts it.
 
 In: which stage or recipe was chosen, what was filled in. Out: words for `medkd`, the environment
-that hands a key over.
-Not done here: drawing the form (`studio.starts`), starting (`studio.jobs`).
+that hands a key over, what is wrong by field. Not done here: starting (`studio.jobs`).
 """
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from pydantic import ValidationError
+
 from medkd.completers.providers import read_providers
 from medkd.core.config import read_recipe
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, say_problem
+from medkd.core.task import SHIPPED
+from medkd.models.load import TINY
+from medkd.pipeline import RECIPES, find_recipe
 from medkd.stages import STAGES
-from medkd.studio.forms import Field, list_fields, plain, write_words
-from medkd.studio.places import Places
-from medkd.studio.texts import Texts
+from medkd.studio.forms import (
+    LISTS,
+    Field,
+    is_changed,
+    lay_out,
+    plain,
+    read_fields,
+    read_value,
+    write_words,
+)
+from medkd.studio.i18n import Texts
+from medkd.studio.workspace import UPLOADS, Workspace
 
-RECIPE = "recipe "
 HUB_NAME = re.compile(r"(hf|ms):[\w.-]+/[\w.-]+(/[\w.-]+)*")
-OWN_SECTIONS = ("out", "report", "rehearsal")
+PRESETS = "demo.yaml"
+"""The recipe whose values fit the shipped student."""
+FILES = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")
+"""Suffixes of files that a field of paths is offered."""
 
 
 class Part(NamedTuple):
@@ -32,102 +48,212 @@ class Part(NamedTuple):
     step: str
     """Empty for a stage alone."""
     stage: str
-    fields: list[Field]
-    given: dict[str, Any]
+    fields: Sequence[Field]
+    given: Mapping[str, Any]
     """What the recipe gives."""
 
-
-def list_recipes(places: Places) -> list[str]:
-    """List the shipped recipes, and those in the data folders."""
-    shipped = sorted(
-        str(path) for path in Path(str(files("medkd").joinpath("recipes"))).glob("*.yaml")
-    )
-    return [*shipped, *places.list_given((".yaml", ".yml"))]
+    def key(self, field: Field) -> str:
+        """Name the field's box."""
+        return f"v:{self.step}:{field.name}"
 
 
-def list_parts(chosen: str, places: Places, t: Texts) -> list[Part]:
+class Order(NamedTuple):
+    """What a form says."""
+
+    kind: str
+    """A stage, or the name of a recipe's file."""
+    run: str
+    parts: Sequence[Part]
+    values: Mapping[str, Mapping[str, Any]]
+    """Step to field to value."""
+
+    @property
+    def is_recipe(self) -> bool:
+        return self.kind not in STAGES
+
+
+def list_recipes(workspace: Workspace) -> dict[str, Path]:
+    """List the shipped recipes, and those in the data folders, by the name of their file; one of a
+    data folder never stands for a shipped one."""
+    given = (Path(path) for path in workspace.list_given((".yaml", ".yml")))
+    shipped = sorted(RECIPES.glob("*.yaml"))
+    return {path.name: path for path in (*given, *shipped)}
+
+
+def list_parts(kind: str, workspace: Workspace) -> list[Part]:
     """List the steps that a form asks about: one stage, or every step of a recipe."""
-    if not chosen.startswith(RECIPE):
-        return [Part("", chosen, read_form(chosen, t), {})]
-    path = chosen.removeprefix(RECIPE)
-    if path not in list_recipes(places):
-        raise InputError(f"{path}: no such recipe; put it into a --data folder")
+    if kind in STAGES:
+        return [Part("", kind, read_fields(kind), {})]
+    recipe = list_recipes(workspace).get(kind)
+    if recipe is None:
+        raise InputError(f"{kind[:80]}: no such stage or recipe; put it into a --data folder")
     parts: list[Part] = []
-    for step, given in read_recipe(Path(path)).items():
-        stage = step.split("-")[0]
-        if step not in OWN_SECTIONS and stage in STAGES:
-            known = {
-                key: plain(value) for key, value in cast(Mapping[str, Any], given or {}).items()
-            }
-            parts.append(Part(step, stage, read_form(stage, t), known))
+    for step, given in read_recipe(recipe).items():
+        stage = str(step).split("-")[0]
+        if stage in STAGES and (isinstance(given, dict) or given is None):
+            known = cast(Mapping[str, Any], given or {})
+            plained = {key: plain(value) for key, value in known.items()}
+            parts.append(Part(step, stage, read_fields(stage), plained))
     return parts
 
 
-def read_form(stage: str, t: Texts) -> list[Field]:
-    """List the fields of a stage, their docs in the reader's language."""
-    fields = list_fields(STAGES[stage].load().Config)
-    return [field._replace(help=t.label(stage, field.name, field.help)[1]) for field in fields]
+def read_order(kind: str, sent: Mapping[str, Any], workspace: Workspace, is_filled: bool) -> Order:
+    """Read what a form says; with `is_filled` false, what it says when it is opened: the values of
+    the address, then presets, then suggestions, then defaults."""
+    run = str(sent.get("run") or "") or suggest_run(kind, workspace)
+    parts = list_parts(kind, workspace)
+    values: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        of_part: dict[str, Any] = {}
+        for field in part.fields:
+            text = cast("str | None", sent.get(part.key(field)))
+            if is_filled:
+                is_shown = f"s:{part.key(field)}" in sent
+                start = part.given.get(field.name, field.default)
+                of_part[field.name] = read_value(field, text) if is_shown else start
+            elif text is not None or str(sent.get(field.name) or ""):
+                of_part[field.name] = read_value(field, text or str(sent[field.name]))
+            else:
+                of_part[field.name] = _start_value(part, field, workspace, run)
+        values[part.step] = _preset(part, of_part, sent if is_filled else None)
+    return Order(kind, run, parts, values)
 
 
-def write_command(
-    chosen: str, run: str | None, parts: Sequence[Part], values: Sequence[Any], places: Places
-) -> list[str]:
+def _start_value(part: Part, field: Field, workspace: Workspace, run: str) -> Any:
+    if field.name in part.given or part.step:
+        return part.given.get(field.name, field.default)
+    is_fed = field.name in STAGES[part.stage].feeds
+    if field.default is None and (field.is_required or is_fed):
+        found = suggest(workspace, part.stage, field, run)[:1]
+        return found if field.kind in LISTS else next(iter(found), None)
+    return field.default
+
+
+def _preset(part: Part, values: dict[str, Any], sent: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Fill in what fits the chosen model, where nobody changed it: the shipped student trains as in
+    the demo. A form that was sent says which model its values were for."""
+    before = None if sent is None else str(sent.get(f"m:{part.step}") or "")
+    now = str(values.get("model") or "")
+    if part.step or before == now:
+        return values
+    for field in part.fields:
+        old = presets(part.stage, before or "").get(field.name, field.default)
+        new = presets(part.stage, now).get(field.name, field.default)
+        if field.name != "model" and not _differs(field, values.get(field.name), old):
+            values[field.name] = new
+    return values
+
+
+def _differs(field: Field, value: Any, other: Any) -> bool:
+    try:
+        return is_changed(field, value, other)
+    except InputError:  # not a number yet: somebody is typing
+        return True
+
+
+@cache
+def presets(stage: str, model: str) -> Mapping[str, Any]:
+    """Return the values that fit a model: the demo's own for the shipped student."""
+    if model != TINY:
+        return {}
+    section = cast(dict[str, Any], read_recipe(find_recipe(PRESETS)).get(stage) or {})
+    names = {field.name for field in read_fields(stage)} - {"model", "input", "adapter"}
+    return {name: plain(value) for name, value in section.items() if name in names}
+
+
+def write_command(order: Order, workspace: Workspace) -> list[str]:
     """Write the words that start what the form says; raises InputError for a name or a path that is
     not allowed."""
-    name = (run or "").strip().strip("/")
-    if (
-        not name
-        or not name.isprintable()
-        or any(part.startswith((".", "-")) for part in Path(name).parts)
-    ):
-        raise InputError("name the run: letters, digits, - and /")
+    run = check_run(order.run)
     words: list[str] = []
-    at = 0
-    for part in parts:
-        given = list(values[at : at + len(part.fields)])
-        at += len(part.fields)
-        for field, value in zip(part.fields, given, strict=True):
-            check_value(field, value, part.given.get(field.name), places)
-        words += write_words(
-            part.fields,
-            given,
-            {f.name: part.given.get(f.name, f.default) for f in part.fields},
-            part.step,
-        )
-    if chosen.startswith(RECIPE):
-        return [
-            "run",
-            chosen.removeprefix(RECIPE),
-            f"--out={places.resolve(places.runs / name)}",
-            *words,
-        ]
-    return [
-        chosen,
-        *words,
-        f"--out={places.resolve(places.runs / name / find_name(chosen, places.runs / name))}",
-    ]
+    for part in order.parts:
+        values = order.values[part.step]
+        shown = lay_out(part.stage, part.fields, values)
+        meant = [*shown.first, *(field for listed in shown.groups.values() for field in listed)]
+        for field in meant:
+            check_value(field, values.get(field.name), part.given.get(field.name), workspace)
+        words += write_words(meant, values, part.given, part.step)
+    if order.is_recipe:
+        recipe = list_recipes(workspace)[order.kind]
+        return ["run", str(recipe), f"--out={workspace.resolve(workspace.runs / run)}", *words]
+    folder = workspace.runs / run
+    out = workspace.resolve(folder / find_name(order.kind, folder))
+    return [order.kind, *words, f"--out={out}"]
 
 
-def suggest_run(chosen: str, places: Places) -> str:
+def show_command(words: Sequence[str]) -> str:
+    """Write a command as a person copies it; a shipped recipe goes by its name."""
+    shown = list(words)
+    if shown[0] == "run" and Path(shown[1]).parent == RECIPES:
+        shown[1] = Path(shown[1]).stem
+    return f"medkd {shlex.join(shown)}"
+
+
+def check_run(name: str) -> str:
+    """Check the name of a run; raises InputError where it could lead elsewhere."""
+    name = name.strip().strip("/")
+    parts = Path(name).parts
+    is_allowed = name.isprintable() and len(name) <= 80 and len(parts) <= 2
+    if not parts or not is_allowed or any(part.startswith((".", "-", "~")) for part in parts):
+        raise InputError("name the run: letters, digits, - and /")
+    if parts[0] == UPLOADS:
+        raise InputError(f"{UPLOADS} holds what was uploaded; name the run otherwise")
+    return name
+
+
+def find_problems(order: Order, t: Texts) -> dict[str, str]:
+    """Find what is wrong with each field, by the name of its box, in the reader's language."""
+    problems: dict[str, str] = {}
+    for part in order.parts:
+        values = {
+            field.name: _for_config(field, order.values[part.step].get(field.name))
+            for field in part.fields
+            if order.values[part.step].get(field.name) not in (None, "", [])
+        }
+        boxes = {field.name: part.key(field) for field in part.fields}
+        try:
+            STAGES[part.stage].load().Config.model_validate({**values, "out": "out"})
+        except ValidationError as error:
+            for problem in error.errors():
+                name = str(problem["loc"][0]) if problem["loc"] else ""
+                is_fed = part.step and problem["type"] == "missing"
+                if not is_fed:
+                    problems[boxes.get(name, "")] = _say(problem, t)
+    return problems
+
+
+def _say(problem: Any, t: Texts) -> str:
+    found = t.word("problem", problem["type"])
+    if found == problem["type"].replace("_", " "):
+        return say_problem(problem)
+    return found.format_map({"expected": "", **(problem.get("ctx") or {})})
+
+
+def _for_config(field: Field, value: Any) -> Any:
+    if field.kind == "mapping" and isinstance(value, str):
+        pairs = (line.partition(":") for line in value.splitlines() if line.strip())
+        return {key.strip(): item.strip() for key, _, item in pairs}
+    return value
+
+
+def suggest_run(kind: str, workspace: Workspace) -> str:
     """Name the run that an order most likely is for: a new one for a recipe, the newest one for a
     stage."""
-    if chosen.startswith(RECIPE):
-        return find_name(Path(chosen.removeprefix(RECIPE)).stem, places.runs)
-    return next(iter(places.list_runs()), "first")
+    if kind not in STAGES:
+        return find_name(Path(kind).stem, workspace.runs)
+    return next(iter(workspace.list_runs()), "first")
 
 
 def find_name(stage: str, run: Path) -> str:
     """Name a new folder after what makes it, numbered where there is one already."""
     taken = (f"{stage}-{number}" for number in range(2, 1000))
-    return (
-        stage
-        if not (run / stage).exists()
-        else next(name for name in taken if not (run / name).exists())
-    )
+    if not (run / stage).exists():
+        return stage
+    return next(name for name in taken if not (run / name).exists())
 
 
-def check_value(field: Field, value: Any, given: Any, places: Places) -> None:
-    """Refuse a path that lies outside every place; what a recipe itself names is its author's.
+def check_value(field: Field, value: Any, given: Any, workspace: Workspace) -> None:
+    """Refuse a path that lies outside the workspace; what a recipe itself names is its author's.
 
     Every text may be a path to whatever reads it, so each is checked by what it holds: a field that
     takes a path always, another one where the text is written as a path or a file is there.
@@ -138,8 +264,8 @@ def check_value(field: Field, value: Any, given: Any, places: Places) -> None:
     if field.kind not in ("path", "paths", "text", "texts", "mapping"):
         return
     for text in _list_texts(value):
-        if (is_path and not HUB_NAME.fullmatch(text)) or _is_like_a_path(text):
-            places.resolve(_make_absolute(text))
+        if (is_path and not HUB_NAME.fullmatch(text)) or is_like_a_path(text):
+            workspace.resolve(_make_absolute(text))
 
 
 def _make_absolute(text: str) -> str:
@@ -161,29 +287,48 @@ def _list_texts(value: Any) -> list[str]:
     return texts
 
 
-def _is_like_a_path(text: str) -> bool:
+def is_like_a_path(text: str) -> bool:
+    """Tell whether whatever reads a text may take it for a file."""
     if text.startswith(("/", ".", "~")) or ".." in Path(text).parts:
         return True
     if text.casefold().startswith("file:"):
         return True
     try:
-        return Path(text).exists()
+        return bool(text) and Path(text).exists()
     except (OSError, ValueError):
         return True
 
 
+def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[str]:
+    """Suggest values for a field: what the feeding stage made, first of this run; models; teachers;
+    files of cases."""
+    feeder = STAGES[stage].feeds.get(field.name) or ("train" if field.name == "adapter" else "")
+    if feeder:
+        steps = sorted(
+            workspace.list_steps(stage=feeder),
+            key=lambda step: (step.run == run, step.manifest.started_at),
+            reverse=True,
+        )
+        return [str(step.path) for step in steps]
+    if field.name == "model" and stage in ("train", "reinforce", "evaluate", "export"):
+        return [TINY, *(str(step.path) for step in workspace.list_steps(stage="export"))]
+    if field.name == "task" and stage != "evaluate":
+        return list(SHIPPED)
+    if field.name == "teacher":
+        return list(read_providers())
+    if stage == "compare" and field.name == "input":
+        return [str(step.path) for step in workspace.list_steps(run or None, stage="evaluate")]
+    return workspace.list_given(FILES) if field.kind in ("path", "paths") else []
+
+
 def hand_over(words: Sequence[str], secret: str) -> dict[str, str]:
-    """Give the environment that hands a key to the teacher whom a command asks, or its recipe."""
+    """Return the environment that hands a key to the teacher whom a command asks, or its recipe."""
     if not secret.strip():
         return {}
     recipe = read_recipe(Path(words[1])) if words[0] == "run" else {}
-    named = [
-        str(section["teacher"])
-        for section in recipe.values()
-        if isinstance(section, dict) and "teacher" in section
-    ]
+    sections = (section for section in recipe.values() if isinstance(section, dict))
+    named = [str(section["teacher"]) for section in sections if "teacher" in section]
     candidates = [*(word.rpartition("=")[2] for word in words), *named]
-    default = list_fields(STAGES["distill"].load().Config)
-    usual = next(str(field.default) for field in default if field.name == "teacher")
+    usual = next(str(f.default) for f in read_fields("distill") if f.name == "teacher")
     teacher = next((name for name in candidates if name in read_providers()), usual)
     return {read_providers()[teacher].key_variable: secret.strip()}

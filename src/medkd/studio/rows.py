@@ -1,14 +1,36 @@
 """What a row of any stage shows: one question, one reasoning, one answer, verdicts, and where it
 comes from.
 
-In: a decoded line. Out: a `Shown`, whatever the record. Not done here: HTML (`studio.present`).
+In: a decoded line. Out: a `Shown`, whatever the record; what a row is filtered by. Not done here:
+HTML (`templates/case.html`), marks (`studio.citations`).
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 from medkd.core.records import Verdict
-from medkd.grading.diagnosis import grade
-from medkd.studio.shelf import Row
+from medkd.studio.jsonl_index import Row
+
+KEPT = "kept"
+RIGHT, WRONG, UNDECIDED = "right", "wrong", "undecided"
+ACCURACY = "_accuracy"
+"""How the names of scores end that say whether an answer is right."""
+FACTS = (
+    "source",
+    "url",
+    "department",
+    "task",
+    "language",
+    "split",
+    "style",
+    "model",
+    "mode",
+    "finish_reason",
+    "attempts",
+    "n_tokens",
+    "known",
+    "deidentified_by",
+)
 
 
 class Shown(NamedTuple):
@@ -20,69 +42,48 @@ class Shown(NamedTuple):
     answer: str = ""
     reference: str = ""
     verdicts: tuple[Verdict, ...] = ()
-    facts: dict[str, str] = {}  # noqa: RUF012 - a default of a NamedTuple, never changed
-
-
-KEPT = "kept"
-RIGHT, WRONG, NO_REFERENCE = "right", "wrong", "no_reference"
+    facts: Mapping[str, str] = {}
+    teacher: str = ""
+    """A teacher's whole output, where the row holds one to compare with."""
 
 
 def show_row(row: Row) -> Shown:
     """Read a row of any stage."""
-    if "rationale" in row and "verdicts" in row:
-        verdicts = tuple(Verdict.model_construct(**verdict) for verdict in row["verdicts"])
-        return _show_rationale(row["rationale"])._replace(verdicts=verdicts)
+    if isinstance(row.get("rationale"), dict) and isinstance(row.get("verdicts"), list):
+        verdicts = tuple(
+            Verdict.model_construct(**cast(Row, verdict))
+            for verdict in cast(list[Any], row["verdicts"])
+            if isinstance(verdict, dict)
+        )
+        return _show_rationale(cast(Row, row["rationale"]))._replace(verdicts=verdicts)
     if isinstance(row.get("question"), dict):
         return _show_rationale(row)
-    if "sections" in row:
-        question = "\n".join(f"{name}：{text}" for name, text in row["sections"].items())
-        return Shown(
-            str(row.get("id", "")),
-            question,
-            reference=_join(row.get("diagnosis")),
-            facts=_facts(row),
-        )
-    question = row.get("input") or row.get("question") or row.get("line") or ""
-    return Shown(
-        str(row.get("id", "")),
-        str(question),
-        str(row.get("reasoning") or ""),
-        str(row.get("answer") or ""),
-        str(row.get("reference") or ""),
-        facts=_facts(row)
-        | (
-            {"lineage": _join(list(row["lineage"].values()))}
-            if isinstance(row.get("lineage"), dict)
-            else {}
-        ),
-    )
+    if isinstance(row.get("sections"), dict):
+        sections = cast(Row, row["sections"])
+        question = "\n".join(f"{name}：{text}" for name, text in sections.items())
+        reference = _join(row.get("diagnosis"))
+        return Shown(find_id(row), question, reference=reference, facts=_facts(row))
+    facts = _facts(row)
+    if isinstance(row.get("lineage"), dict):
+        facts["lineage"] = _join(list(cast(Row, row["lineage"]).values()))
+    question = row.get("input") or row.get("question") or row.get("line")
+    if not question:
+        question = "\n".join(f"{name}: {_join(value)}" for name, value in row.items())
+    names = ("reasoning", "answer", "reference", "teacher")
+    texts = {name: str(row.get(name) or "") for name in names}
+    return Shown(find_id(row), str(question), facts=facts, **texts)
 
 
 def _show_rationale(row: Row) -> Shown:
     question = cast(Row, row["question"])
     return Shown(
-        str(row["id"]),
-        str(question["input"]),
-        str(row["reasoning"]),
-        str(row["answer"]),
-        str(question["reference"]),
+        find_id(row),
+        str(question.get("input", "")),
+        str(row.get("reasoning", "")),
+        str(row.get("answer", "")),
+        str(question.get("reference", "")),
         facts=_facts(question) | _facts(row),
     )
-
-
-FACTS = (
-    "source",
-    "url",
-    "department",
-    "split",
-    "style",
-    "model",
-    "mode",
-    "finish_reason",
-    "attempts",
-    "n_tokens",
-    "deidentified_by",
-)
 
 
 def _facts(row: Row) -> dict[str, str]:
@@ -92,43 +93,54 @@ def _facts(row: Row) -> dict[str, str]:
 def _join(value: Any) -> str:
     if isinstance(value, str | int | float) or value is None:
         return "" if value is None else str(value)
-    return "；".join(_join(part) for part in value if part)
-
-
-def find_reason(row: Row) -> str:
-    """Give the reason a row fell for, its first failed verdict; `kept` where there is none, nothing
-    for rows without verdicts."""
-    if "verdicts" not in row:
-        return ""
-    return next(
-        (str(verdict.get("reason")) for verdict in row["verdicts"] if not verdict.get("passed")),
-        KEPT,
-    )
-
-
-def find_outcome(row: Row) -> str:
-    """Say how a model's answer came out: its ending where that was no stop, else right or wrong."""
-    if row.get("finish_reason") not in (
-        "stop",
-        "",
-        None,
-    ):  # empty where another tool wrote the answers
-        return str(row["finish_reason"])
-    if not row.get("reference"):
-        return NO_REFERENCE
-    return RIGHT if grade(str(row["answer"]), str(row["reference"])).principal else WRONG
-
-
-def find_tag(row: Row) -> str:
-    """Give what a row is filtered by: the reason it fell for, how its answer came out, or its
-    split."""
-    if "verdicts" in row:
-        return find_reason(row)
-    if "n_tokens" in row and "raw" in row:
-        return find_outcome(row)
-    return str(row.get("split") or row.get("style") or "")
+    if isinstance(value, dict):
+        return "；".join(f"{key}: {_join(part)}" for key, part in cast(Row, value).items() if part)
+    return "；".join(_join(part) for part in cast(list[Any], value) if part)
 
 
 def find_id(row: Row) -> str:
-    """Give the id of a row's rationale, or of the row itself."""
-    return str(row["rationale"]["id"] if "rationale" in row else row.get("id", ""))
+    """Return the id of a row's rationale, or of the row itself."""
+    inner = row.get("rationale")
+    return str(cast(Row, inner if isinstance(inner, dict) else row).get("id", ""))
+
+
+def find_reason(row: Row) -> str:
+    """Return the reason a row fell for, its first failed verdict; `kept` where there is none,
+    nothing for rows without verdicts."""
+    if not isinstance(row.get("verdicts"), list):
+        return str(row.get("reason") or "")
+    verdicts = (cast(Row, v) for v in cast(list[Any], row["verdicts"]) if isinstance(v, dict))
+    return next((str(v.get("reason")) for v in verdicts if not v.get("passed")), KEPT)
+
+
+def find_facets(row: Row) -> dict[str, str]:
+    """Return what a row is filtered by: what became of it, and what it is."""
+    inner = cast(Row, row["rationale"]) if isinstance(row.get("rationale"), dict) else row
+    question = cast(Row, inner["question"]) if isinstance(inner.get("question"), dict) else inner
+    department = question.get("department")
+    first = cast(list[Any], department)[:1] if isinstance(department, list) else []
+    found = {
+        "reason": find_reason(row),
+        "finish_reason": str(inner.get("finish_reason") or ""),
+        "source": str(question.get("source") or ""),
+        "department": str(first[0]) if first else "",
+        "task": str(question.get("task") or ""),
+        "language": str(question.get("language") or ""),
+        "split": str(question.get("split") or ""),
+        "style": str(row.get("style") or ""),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def find_outcome(prediction: Row, scored: Row | None) -> str:
+    """Say how a model's answer came out: its ending where that was no stop, else the verdict that
+    the evaluation wrote into `rows.jsonl`."""
+    ending = str(prediction.get("finish_reason") or "stop")
+    if ending != "stop":  # empty where another tool wrote the answers
+        return ending
+    scores = cast(Row, (scored or {}).get("scores") or {})
+    for name in (name for name in scores if name.endswith(ACCURACY)):
+        if scores[name]:
+            return RIGHT
+        return WRONG if scores.get(name.replace(ACCURACY, "_decided"), 1) else UNDECIDED
+    return UNDECIDED

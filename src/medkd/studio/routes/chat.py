@@ -1,0 +1,219 @@
+"""The page Chat: one model, or before and after side by side, in words as they come; the thinking
+folded.
+
+In: a model here or an endpoint, a question. Out: a conversation on the screen, saved as a file on
+demand. Not done here: measuring, speaking (`studio.conversation`).
+"""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from medkd.core.completer import Sampling
+from medkd.core.errors import InputError
+from medkd.core.task import SHIPPED, load_task
+from medkd.models.load import TINY
+from medkd.studio.conversation import HELD, Conversation
+from medkd.studio.jsonl_index import open_index
+from medkd.studio.live import stream
+from medkd.studio.orders import is_like_a_path
+from medkd.studio.page import Form, Page, read_text
+from medkd.studio.workspace import Workspace
+
+SIDES = ("before", "after")
+ADAPTERS = ("reinforce", "train")
+"""Stages that leave an adapter to talk to."""
+PERIOD_S = 0.25
+N_QUESTIONS = 30
+MAX_CONVERSATIONS = 200
+SETTINGS = ("temperature", "top_p", "max_tokens", "seed", "task")
+
+_conversations: OrderedDict[str, Conversation] = OrderedDict()
+"""By a name that nobody can guess; the oldest go first."""
+
+
+def show_chat(page: Page) -> Response:
+    """Show a conversation, or a new one with the models that the address names."""
+    workspace = page.workspace
+    exports = [str(step.path) for step in reversed(workspace.list_steps(stage="export"))]
+    trained = [
+        str(step.path) for stage in ADAPTERS for step in reversed(workspace.list_steps(stage=stage))
+    ]
+    usual = dict(zip(SIDES, choose_pair(exports, trained), strict=True))
+    is_named = any(page.query.get(side) for side in SIDES)
+    chosen = {side: page.query.get(side, "" if is_named else usual[side]) for side in SIDES}
+    name = page.query.get("c", "")
+    found = _conversations.get(name)
+    return page.render(
+        "chat.html",
+        name=name if found else "",
+        offered=[TINY, *exports, *trained, *list_checkpoints(workspace)],
+        chosen=chosen,
+        settings={name: page.query.get(name, "") for name in SETTINGS},
+        tasks=SHIPPED,
+        has_questions=find_questions(workspace) is not None,
+        **_describe(found),
+    )
+
+
+def _describe(found: Conversation | None) -> dict[str, Any]:
+    return {
+        "sides": dict(zip(SIDES, found.read() if found else [[], []], strict=True)),
+        "is_speaking": found.is_speaking if found else False,
+        "memory": HELD.list_sizes(),
+    }
+
+
+def ask(page: Page, form: Form) -> Response:
+    """Put the question to every chosen model; the stream shows what they say from then on."""
+    text = read_text(form, "question", 20_000).strip()
+    names = {side: read_text(form, side).strip() for side in SIDES}
+    if not text:
+        raise InputError(page.t("First write a question."))
+    if not any(names.values()):
+        raise InputError(page.t("First choose a model."))
+    for name in names.values():
+        check_name(page.workspace, name)
+    conversation_name = read_text(form, "c")
+    found = _conversations.get(conversation_name)
+    if found is None:
+        conversation_name, found = _open_conversation()
+    if found.is_speaking:
+        raise InputError(page.t("Wait until the answer is there, or stop it first."))
+    sampling = read_sampling(form)
+    task = read_text(form, "task")
+    if task and task not in SHIPPED:
+        raise InputError(f"{task[:80]}: no such task; choose another")
+    student = load_task(task).student if task else None
+    key = read_text(form, "key").strip()
+    for at, side in enumerate(SIDES):
+        if names[side]:
+            language: Any = page.t.language
+            system = student.system[language] if student else ""
+            asked = f"{student.instructions[language][0]}\n{text}" if student else ""
+            find = partial(HELD.get, names[side], "", key)
+            found.ask(at, text, find, sampling, system, asked)
+    settings = {name: read_text(form, name) for name in SETTINGS}
+    answer = page.render("talk.html", name=conversation_name, **_describe(found))
+    answer.headers["hx-push-url"] = page.url("chat", c=conversation_name, **names, **settings)
+    return answer
+
+
+def _open_conversation() -> tuple[str, Conversation]:
+    name = secrets.token_urlsafe(16)
+    _conversations[name] = found = Conversation(len(SIDES))
+    while len(_conversations) > MAX_CONVERSATIONS:
+        _conversations.popitem(last=False)[1].stop()
+    return name, found
+
+
+def read_sampling(form: Form | Mapping[str, Any]) -> Sampling:
+    """Read how answers are drawn; raises InputError for what is no number in its range."""
+    given: dict[str, float] = {}
+    bounds = {"temperature": (0, 2), "top_p": (0, 1), "max_tokens": (1, 32768), "seed": (0, 2**31)}
+    for name, (low, high) in bounds.items():
+        text = read_text(form, name).strip()
+        try:
+            number = float(text) if text else None
+        except ValueError:
+            number = float("nan")
+        if number is not None and not low <= number <= high:
+            raise InputError(f"{name}: {text[:40]!r} is no number from {low} to {high}")
+        if number is not None:
+            given[name] = number
+    return Sampling(
+        max_tokens=int(given.get("max_tokens", 512)),
+        temperature=given.get("temperature") or None,
+        top_p=given["top_p"] if 0 < given.get("top_p", 1) < 1 else None,
+        seed=int(given["seed"]) if "seed" in given else None,
+    )
+
+
+def follow_chat(page: Page) -> Response:
+    """Send a conversation again as it goes on."""
+    name = page.query.get("c", "")
+    found = _conversations.get(name)
+
+    def draw() -> tuple[str, bool]:
+        if found is None:
+            return "", True
+        described = _describe(found)
+        return page.draw("turns.html", name=name, **described), not described["is_speaking"]
+
+    return stream(draw, PERIOD_S)
+
+
+def stop(page: Page, form: Form) -> Response:
+    """Stop what speaks in a conversation."""
+    name = read_text(form, "c")
+    if found := _conversations.get(name):
+        found.stop()
+    return page.render("talk.html", name=name if found else "", **_describe(found))
+
+
+def release(page: Page, form: Form) -> Response:
+    """Let go of the models in memory."""
+    HELD.release()
+    return page.redirect("chat")
+
+
+def save_chat(page: Page) -> Response:
+    """Give a conversation as a JSON file."""
+    found = _conversations.get(page.query.get("c", ""))
+    if found is None:
+        raise InputError(page.t("This conversation is not there any more."))
+    headers = {"content-disposition": 'attachment; filename="conversation.json"'}
+    return JSONResponse(dict(zip(SIDES, found.read(), strict=True)), headers=headers)
+
+
+def list_questions(page: Page) -> Response:
+    """Show questions of the newest test split, each with its known answer folded."""
+    path = find_questions(page.workspace)
+    rows: list[tuple[str, str]] = []
+    if path:
+        index = open_index(path)
+        for number in range(min(N_QUESTIONS, len(index))):
+            row = index.row(number)
+            known = row.get("reference") or row.get("answer") or ""
+            rows.append((str(row.get("input", "")), str(known)))
+    return page.render("questions.html", rows=rows)
+
+
+def find_questions(workspace: Workspace) -> Path | None:
+    """Find the newest test split that holds a question."""
+    paths = (step.path / "test.jsonl" for step in reversed(workspace.list_steps(stage="merge")))
+    return next((path for path in paths if path.exists() and path.stat().st_size), None)
+
+
+def choose_pair(exports: list[str], trained: list[str]) -> tuple[str, str]:
+    """Choose what is talked to first, before and after: the shipped base and the newest result,
+    where there is one.
+
+    >>> choose_pair(["runs/a/export"], ["runs/a/train"]), choose_pair([], [])
+    (('medkd:tiny', 'runs/a/export'), ('medkd:tiny', ''))
+    """
+    return TINY, next(iter([*exports, *trained]), "")
+
+
+def check_name(workspace: Workspace, name: str) -> None:
+    """Raise InputError for a model whose folder lies outside the workspace."""
+    if "\0" in name:
+        raise InputError("this is no name of a model; choose another")
+    if name and name != TINY and is_like_a_path(name):
+        workspace.resolve(str(Path(name).absolute()))
+
+
+def list_checkpoints(workspace: Workspace) -> list[str]:
+    """Name the checkpoints of all trainings, the newest training's first."""
+    steps = [s for stage in ADAPTERS for s in reversed(workspace.list_steps(stage=stage))]
+    return [
+        str(path)
+        for step in steps
+        for path in sorted(step.path.glob("checkpoints/*"))
+        if (path / "adapter_config.json").exists()
+    ]

@@ -1,0 +1,118 @@
+"""The page Review: a person accepts, edits or rejects rationales, by keyboard; kept in
+`reviews.jsonl` and honoured by `merge`.
+
+In: a file of a step of `verify` or `distill`. Out: a line in `reviews.jsonl` a judgement. Not done
+here: which one counts (`core.reviews`).
+"""
+
+from pathlib import Path
+
+from starlette.responses import Response
+
+from medkd.core.errors import InputError
+from medkd.core.reviews import Decision, Review, add_review, measure_agreement, read_reviews
+from medkd.studio.jsonl_index import JsonlIndex, open_index
+from medkd.studio.page import Form, Page, read_text
+from medkd.studio.routes.data import describe_case
+from medkd.studio.rows import find_id, show_row
+from medkd.studio.workspace import Workspace
+
+QUEUES = ("verified.jsonl", "undecided.jsonl", "rejected.jsonl", "rationales.jsonl")
+MAX_NAME, MAX_REASON, MAX_TEXT = 60, 500, 100_000
+
+
+def list_queues(workspace: Workspace) -> list[str]:
+    """Name the files that hold rationales, those of the newest step first."""
+    steps = [
+        s for s in reversed(workspace.list_steps()) if s.manifest.stage in ("verify", "distill")
+    ]
+    return [
+        f"{step.name}/{name}" for step in steps for name in QUEUES if (step.path / name).exists()
+    ]
+
+
+def show_review(page: Page) -> Response:
+    """Show the row at a number, or the next one that this person has not judged."""
+    return _show(page, page.query.get("file", ""), page.query.get("who", "").strip())
+
+
+def _show(page: Page, file: str, who: str, problem: str = "", sent: Form | None = None) -> Response:
+    queues = list_queues(page.workspace)
+    file = file or next(iter(queues), "")
+    if not file:
+        return page.render("nothing.html")
+    path = _find_queue(page, file)
+    index, reviews = open_index(path), read_reviews(path.parent)
+    judged = {
+        key for key, of_row in reviews.items() if any(review.reviewer == who for review in of_row)
+    }
+    only_open = page.query.get("all") != "1"
+    at = page.number("at", 0)
+    found = at if sent else find_next(index, judged if only_open else set(), at)
+    row = show_row(index.row(found)) if found is not None and found < len(index) else None
+    return page.render(
+        "review.html",
+        400 if problem else 200,
+        queues=queues,
+        file=file,
+        who=who,
+        only_open=only_open,
+        at=found,
+        total=len(index),
+        n_judged=len(judged),
+        case=describe_case(row) if row else None,
+        said=reviews.get(row.id, []) if row else [],
+        agreement=measure_agreement(reviews),
+        problem=problem,
+        reasoning=read_text(sent, "reasoning", MAX_TEXT) if sent else row.reasoning if row else "",
+        answer=read_text(sent, "answer", MAX_TEXT) if sent else row.answer if row else "",
+    )
+
+
+def _find_queue(page: Page, file: str) -> Path:
+    path = page.workspace.resolve(file)
+    if path.name not in QUEUES or not path.is_file():
+        raise InputError(f"{file[:200]}: no file of rationales; choose another")
+    return path
+
+
+def find_next(index: JsonlIndex, judged: set[str], at: int) -> int | None:
+    """Find the nearest row that is not judged, from a number on and then around."""
+    n = len(index)
+    order = ((at + offset) % n for offset in range(n))
+    return next((number for number in order if find_id(index.row(number)) not in judged), None)
+
+
+def judge(page: Page, form: Form) -> Response:
+    """Write a judgement down and go on to the next row."""
+    file, who = read_text(form, "file"), read_text(form, "who", MAX_NAME).strip()
+    path = _find_queue(page, file)
+    index = open_index(path)
+    number = int(text) if (text := read_text(form, "at", 9)).isdecimal() else 0
+    decision, reason = read_text(form, "decision"), read_text(form, "reason", MAX_REASON).strip()
+    problem = find_problem(page, form, who, decision, reason)
+    if problem or number >= len(index):
+        return _show(page, file, who, problem or page.t("This row is not there any more."), form)
+    words: dict[str, str] = {}
+    if decision == Decision.EDIT:
+        words = {name: read_text(form, name, MAX_TEXT).strip() for name in ("reasoning", "answer")}
+    key = find_id(index.row(number))
+    decided = Decision(decision)
+    add_review(path.parent, Review(id=key, reviewer=who, decision=decided, reason=reason, **words))
+    only_open = page.query.get("all") != "1"
+    following = {"at": number + 1, "all": "" if only_open else "1"}
+    return page.redirect("review", file=file, who=who, **following)
+
+
+def find_problem(page: Page, form: Form, who: str, decision: str, reason: str) -> str:
+    """Say what a judgement lacks; empty where it is whole."""
+    if not who:
+        return page.t("First write your name.")
+    if decision not in list(Decision):
+        return page.t("Accept, edit or reject it.")
+    if decision == Decision.REJECT and not reason:
+        return page.t("Say why you reject it; a word will do.")
+    texts = (read_text(form, name, MAX_TEXT).strip() for name in ("reasoning", "answer"))
+    if decision == Decision.EDIT and not all(texts):
+        return page.t("Neither the reasoning nor the answer may be empty.")
+    return ""

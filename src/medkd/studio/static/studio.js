@@ -1,0 +1,105 @@
+// What a page does without asking the server: keys, copying, lists that go where they point, files dropped, what a form remembers.
+'use strict';
+
+const writing = (element) => element.closest('input:not([type=checkbox]), textarea, select, [contenteditable]');
+
+document.addEventListener('keydown', (event) => {
+  if (event.ctrlKey && event.key === 'Enter' && event.target.matches('[data-send]')) {
+    event.target.form.requestSubmit();
+    return;
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === 'Escape' && writing(event.target)) {
+    event.target.blur();
+    return;
+  }
+  if (writing(event.target)) return;
+  const wanted = [...document.querySelectorAll('[data-key]')].find((one) => one.dataset.key.toLowerCase() === event.key.toLowerCase());
+  if (wanted) {
+    event.preventDefault();
+    wanted.click();
+  }
+});
+
+document.addEventListener('click', async (event) => {
+  const at = (name) => event.target.closest(`[data-${name}]`);
+  if (at('copy')) {
+    const button = at('copy');
+    await navigator.clipboard.writeText(button.dataset.copy);
+    const before = button.textContent;
+    button.textContent = document.body.dataset.copied;
+    setTimeout(() => { button.textContent = before; }, 1500);
+  } else if (at('toggle')) {
+    const shown = document.getElementById(at('toggle').dataset.toggle);
+    shown.hidden = !shown.hidden;
+    if (!shown.hidden) shown.querySelector('textarea').focus();
+  } else if (at('add')) {
+    const box = document.getElementById(at('add').dataset.add);
+    const lines = box.value.split('\n').filter(Boolean);
+    if (!lines.includes(at('add').dataset.value)) box.value = [...lines, at('add').dataset.value].join('\n');
+    box.dispatchEvent(new Event('input', {bubbles: true}));
+  } else if (at('fill')) {
+    const box = document.getElementById(at('fill').dataset.fill);
+    box.value = at('fill').dataset.value;
+    box.focus();
+  }
+});
+
+document.addEventListener('change', (event) => {
+  const box = event.target;
+  if (box.matches('[data-remember]')) localStorage.setItem(`medkd-${box.dataset.remember}`, box.value);
+  if (box.matches('[data-go]')) box.form.requestSubmit();
+  if (box.matches('[data-submit]') && box.files.length) {
+    document.querySelectorAll('[data-submit]').forEach((other) => { other.disabled = other !== box; });
+    box.form.requestSubmit();
+  }
+  if (box.matches('[data-redraw]')) {
+    const form = box.form;
+    const open = [...form.querySelectorAll('details')].map((one) => one.open);
+    const focused = document.activeElement?.id;
+    htmx.ajax('POST', form.getAttribute('hx-post').split('?')[0], {source: form, target: form, swap: 'outerHTML'}).then(() => {
+      document.querySelectorAll('#order-form details').forEach((one, number) => { one.open = open[number] ?? false; });
+      document.getElementById(focused)?.focus();
+    });
+  }
+});
+
+document.addEventListener('submit', (event) => {
+  const button = event.submitter;
+  if (button?.dataset.busy) button.textContent = button.dataset.busy;
+  button?.setAttribute('aria-busy', 'true');
+});
+
+document.addEventListener('htmx:after:request', (event) => {
+  document.querySelectorAll('[aria-busy]').forEach((one) => one.removeAttribute('aria-busy'));
+  const form = event.target.closest?.('#ask');
+  if (!form) return;
+  const button = form.querySelector('[data-busy]');
+  button.textContent = button.dataset.said;
+  if (event.detail.ctx.response?.status === 200) form.querySelector('#question').value = '';
+});
+
+for (const zone of document.querySelectorAll('[data-drop]')) {
+  zone.addEventListener('dragover', (event) => { event.preventDefault(); zone.classList.add('over'); });
+  zone.addEventListener('dragleave', () => zone.classList.remove('over'));
+  zone.addEventListener('drop', (event) => {
+    event.preventDefault();
+    const box = zone.querySelector('input[type=file]');
+    box.files = event.dataTransfer.files;
+    box.dispatchEvent(new Event('change', {bubbles: true}));
+  });
+}
+
+for (const box of document.querySelectorAll('[data-remember]')) {
+  const known = localStorage.getItem(`medkd-${box.dataset.remember}`);
+  if (known && !box.value) {
+    box.value = known;
+    box.form.requestSubmit();
+  }
+}
+
+for (const button of document.querySelectorAll('[data-busy]')) button.dataset.said = button.textContent;
+for (const box of document.querySelectorAll('[data-copy-of]')) {
+  const source = document.querySelector(`[name=${box.dataset.copyOf}]:not([data-copy-of])`);
+  box.form.addEventListener('submit', () => { box.value = source.value; });
+}

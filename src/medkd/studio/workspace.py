@@ -1,0 +1,164 @@
+"""Which folders the studio may read, and what lies in them: runs, their steps, files of records.
+
+In: the directory of runs and the named data folders. Out: paths, each proven to lie inside;
+manifests, read again only when they change. Not done here: starting runs (`studio.jobs`), reading
+records (`studio.jsonl_index`).
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+from medkd.core.errors import InputError, MedkdError
+from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
+
+UPLOADS = "uploads"
+NO_RECORDS = ("metrics.jsonl", "reviews.jsonl", "samples.jsonl", "ledger.jsonl")
+"""Files of lines that are no records of cases."""
+MAX_DEPTH = 3
+"""How deep below the directory of runs a step may lie."""
+FRESH_S = 1.0
+"""For how long a look through all runs counts: many browsers share one."""
+
+
+class Step(NamedTuple):
+    """A stage's directory."""
+
+    name: str
+    """Its path below the directory of runs, as the pages show it."""
+    path: Path
+    manifest: Manifest
+
+    @property
+    def run(self) -> str:
+        return self.name.rpartition("/")[0] or self.name
+
+
+class Workspace:
+    """The folders named on the command line; nothing outside them is read or written."""
+
+    def __init__(self, runs: Path, data: Sequence[Path] = ()) -> None:
+        self.runs = runs
+        self.data = tuple(data)
+        for folder in self.data:
+            if not folder.exists():
+                raise InputError(f"medkd studio: --data {folder}: no such folder; check the path")
+        self._seen: dict[str, tuple[int, Step | None]] = {}
+        self._all: tuple[float, list[Step]] = (-FRESH_S, [])
+        self._lock = Lock()
+
+    def resolve(self, name: str | Path) -> Path:
+        """Find a file or folder by its name below the runs, or by its path; raises InputError where
+        it lies outside every folder of the workspace."""
+        if "\0" in str(name) or any("\ud800" <= c <= "\udfff" for c in str(name)):
+            raise InputError("this is no name of a file; choose another")
+        given = Path(name)
+        candidates = [given] if given.is_absolute() else [self.runs / given, given]
+        inside = [candidate for candidate in candidates if self._is_inside(candidate)]
+        found = next((candidate for candidate in inside if candidate.exists()), None)
+        if found or inside:
+            return found or inside[-1]
+        raise InputError(
+            f"{name}: lies outside {self.runs} and the --data folders; "
+            "start the studio with --data FOLDER to use it"
+        )
+
+    def _is_inside(self, path: Path) -> bool:
+        """Tell whether a path leads into one of the folders, links followed."""
+        real = path.resolve()
+        return any(real.is_relative_to(root.resolve()) for root in (self.runs, *self.data))
+
+    def list_runs(self) -> list[str]:
+        """Name the runs, the newest first."""
+        newest: dict[str, str] = {}
+        for step in self.list_steps():
+            newest[step.run] = max(newest.get(step.run, ""), step.manifest.started_at)
+        return sorted(newest, key=lambda run: (newest[run], run), reverse=True)
+
+    def list_steps(self, run: str | None = None, stage: str | None = None) -> list[Step]:
+        """List steps, the oldest first: all, or those of a run or of a stage."""
+        if run is not None:
+            steps = self._scan(self.resolve(run))
+        else:
+            looked_at, steps = self._all
+            if time.monotonic() - looked_at > FRESH_S:
+                steps = self._scan(self.runs)
+                self._all = (time.monotonic(), steps)
+        return [
+            step
+            for step in steps
+            if (stage is None or step.manifest.stage == stage) and (run is None or step.run == run)
+        ]
+
+    def forget(self) -> None:
+        """Look through all runs again the next time: something was just started or deleted."""
+        self._all = (-FRESH_S, [])
+
+    def find_step(self, name: str) -> Step:
+        """Find a step by name; raises InputError where there is none."""
+        step = self._read(str(self.resolve(name) / MANIFEST))
+        if step is None:
+            raise InputError(f"{name}: no step of a run; choose another")
+        return step
+
+    def list_files(self, run: str) -> list[str]:
+        """Name the files of records of a run, step by step."""
+        found = [
+            (step.name, path.name)
+            for step in self.list_steps(run)
+            for path in sorted(step.path.glob("[!.]*.jsonl"))
+        ]
+        return [f"{step}/{name}" for step, name in found if name not in NO_RECORDS]
+
+    def list_given(self, suffixes: Sequence[str] = (".json", ".jsonl")) -> list[str]:
+        """Name the files that people put into the data folders, or uploaded."""
+        folders = [folder for folder in (self.runs / UPLOADS, *self.data) if folder.is_dir()]
+        files = [
+            path
+            for folder in folders
+            for path in sorted(folder.iterdir())
+            if path.suffix.lower() in suffixes and path.is_file()
+        ]
+        return [str(path) for path in files]
+
+    def _scan(self, top: Path) -> list[Step]:
+        steps = [
+            step for path in _find_manifests(str(top), MAX_DEPTH) if (step := self._read(path))
+        ]
+        return sorted(steps, key=lambda step: (step.manifest.started_at, step.name))
+
+    def _read(self, path: str) -> Step | None:
+        try:
+            changed_at = os.stat(path).st_mtime_ns  # noqa: PTH116 - thousands are looked at
+        except OSError:
+            return None
+        with self._lock:
+            seen = self._seen.get(path)
+        if seen is None or seen[0] != changed_at:
+            folder = Path(path).parent
+            try:
+                name = folder.relative_to(self.runs).as_posix()
+                seen = (changed_at, Step(name, folder, read_manifest(folder)))
+            except (MedkdError, OSError, ValueError):
+                seen = (changed_at, None)
+            with self._lock:
+                self._seen[path] = seen
+        return seen[1]
+
+
+def _find_manifests(folder: str, depth: int) -> Iterator[str]:
+    """Find manifests below a folder, not looking into the steps themselves."""
+    try:
+        with os.scandir(folder) as entries:
+            children = list(entries)
+    except OSError:
+        return
+    if any(entry.name == MANIFEST for entry in children):
+        yield f"{folder}/{MANIFEST}"
+    elif depth:
+        for entry in children:
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                yield from _find_manifests(entry.path, depth - 1)

@@ -1,0 +1,242 @@
+"""Forms by HTTP: what stands first, what a choice takes away, presets, commands, files brought."""
+
+import io
+import json
+import re
+import shlex
+import time
+from html import unescape
+from pathlib import Path
+
+import pytest
+from hostile_samples import make_step
+from openpyxl import Workbook
+
+from medkd import background_jobs
+from medkd.stages import STAGES
+from medkd.studio import jobs
+from medkd.studio.forms import N_FIRST, lay_out, read_fields
+from medkd.studio.forms import _read_layout as read_layout
+
+ROW = {
+    "主诉": "咳嗽3天",
+    "现病史": "患者张三，3天前受凉后咳嗽，住北京市海淀区中关村大街1号。",
+    "诊断": "肺炎",
+}
+
+
+def read_boxes(page: str) -> dict[str, str]:
+    """Read the boxes of a form as a browser would send them."""
+    boxes = dict(re.findall(r'<input(?=[^>]*name="([^"]+)")(?=[^>]*value="([^"]*)")[^>]*>', page))
+    for name, body in re.findall(
+        r'<select[^>]*name="([^"]+)"[^>]*>(.*?)</select>', page, re.DOTALL
+    ):
+        chosen = re.search(r'<option value="([^"]*)" selected', body)
+        boxes[name] = chosen[1] if chosen else ""
+    boxes |= re.findall(r'<textarea[^>]*name="([^"]+)"[^>]*>([^<]*)</textarea>', page)
+    return boxes
+
+
+def find_command(page: str) -> list[str]:
+    found = re.search(r"<code>(medkd [^<]*)</code>", page)
+    return shlex.split(unescape(found[1])) if found else []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_layout_names_fields_that_are_there_and_shows_every_one_somewhere(stage: str) -> None:
+    fields = read_fields(stage)
+    names = {field.name for field in fields}
+    table = read_layout()
+    assert set(table["first"][stage]) <= names
+    assert set(table["when"].get(stage, {})) <= names
+    chosen = {field.name: "x" for field in fields} | {"source": "files"}
+    layout = lay_out(stage, fields, chosen)
+    assert 1 <= len(layout.first) <= N_FIRST
+    shown = [*layout.first, *(field for listed in layout.groups.values() for field in listed)]
+    hidden = {field.name for field in fields if field not in shown}
+    assert hidden <= set(table["when"].get(stage, {}))
+
+
+def test_what_a_choice_makes_meaningless_is_gone(client) -> None:
+    page = client.get("/en/start?kind=collect").text
+    assert "--base-url" in page
+    assert "--columns" not in page
+    boxes = read_boxes(page) | {"v::source": "files"}
+    page = client.post("/en/start/form", data=boxes, headers={"hx-request": "true"}).text
+    assert "--columns" in page
+    assert "--base-url" not in page
+
+
+def test_the_shipped_student_trains_as_in_the_demo_and_another_model_by_the_defaults(
+    client, tmp_path: Path
+) -> None:
+    make_step(tmp_path / "runs" / "one" / "merge", "merge")
+    page = client.get("/en/start?kind=train&run=one").text
+    assert {"--model=medkd:tiny", "--epochs=3", "--max-length=1024"} <= set(find_command(page))
+    boxes = read_boxes(page) | {"v::model": "Qwen/Qwen3-8B"}
+    page = client.post("/en/start/form", data=boxes).text
+    assert not {"--epochs=3", "--max-length=1024"} & set(find_command(page))
+    assert "--model=Qwen/Qwen3-8B" in find_command(page)
+    boxes = read_boxes(page) | {"v::epochs": "7", "v::model": "medkd:tiny"}
+    changed = find_command(client.post("/en/start/form", data=boxes).text)
+    assert "--epochs=7" in changed, "what a person wrote stays"
+    assert "--max-length=1024" in changed
+
+
+def test_an_opened_form_is_a_command_that_can_be_started_at_once(client, tmp_path: Path) -> None:
+    make_step(tmp_path / "runs" / "one" / "merge", "merge")
+    command = find_command(client.get("/en/start?kind=train&run=one").text)
+    assert command[:2] == ["medkd", "train"]
+    assert any(word.endswith("runs/one/merge") for word in command)
+    assert any(word.endswith("runs/one/train") for word in command)
+
+
+def test_what_is_wrong_is_said_at_its_field_in_the_readers_language(client, tmp_path: Path) -> None:
+    make_step(tmp_path / "runs" / "one" / "merge", "merge")
+    for language, said in (("en", "must be at least 1"), ("zh", "不得小于 1")):
+        boxes = read_boxes(client.get(f"/{language}/start?kind=train&run=one").text)
+        answer = client.post(f"/{language}/start", data=boxes | {"v::batch_size": "0"})
+        assert answer.status_code == 400
+        assert said in answer.text
+
+
+def test_a_key_goes_to_the_process_and_stays_nowhere(client, tmp_path: Path, monkeypatch) -> None:
+    handed: list = []
+    monkeypatch.setattr(
+        "medkd.studio.jobs.start", lambda words, environment, cwd=None: handed.append(environment)
+    )
+    make_step(tmp_path / "runs" / "one" / "prepare", "prepare")
+    boxes = read_boxes(client.get("/en/start?kind=distill&run=one").text)
+    answer = client.post("/en/start", data=boxes | {"key": "sk-secret"}, follow_redirects=False)
+    assert answer.status_code == 303, answer.text
+    assert list(handed[0].values()) == ["sk-secret"]
+    answer = client.post("/en/start", data=boxes | {"key": "sk-secret", "v::samples": "0"})
+    assert "sk-secret" not in answer.text
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and b"sk-secret" in path.read_bytes()
+    ]
+
+
+def test_files_of_a_browser_are_read_mapped_masked_and_led_to_a_form(
+    client, tmp_path: Path
+) -> None:
+    book, sheet = Workbook(), io.BytesIO()
+    assert book.active is not None
+    book.active.append(["编号", "咨询内容", "现病史", "诊断"])
+    book.active.append([1, ROW["主诉"], ROW["现病史"], ROW["诊断"]])
+    book.save(sheet)
+    table = "编号,咨询内容,现病史,诊断\n1,{主诉},{现病史},{诊断}\n".format(**ROW).encode("gb18030")
+    for name, content in (
+        ("a.csv", table),
+        ("b.xlsx", sheet.getvalue()),
+        ("c.json", json.dumps([ROW], ensure_ascii=False).encode()),
+        ("d.jsonl", json.dumps(ROW, ensure_ascii=False).encode()),
+    ):
+        sent = client.post(
+            "/en/bring",
+            data={"csrf": client.csrf},
+            files={"files": (name, content)},
+            follow_redirects=False,
+        )
+        assert sent.status_code == 303, sent.text
+        assert (tmp_path / "runs" / "uploads" / name).read_bytes() == content
+        address = sent.headers["location"]
+        page = client.get(address).text
+        assert "肺炎" in page
+        assert re.search(r'<mark class="found"[^>]*>张三', page)
+        assert re.search(r'<mark class="masked"[^>]*>\[姓名1\]', page)
+        if name.startswith(("a", "b")):
+            assert re.search(r'name="c:咨询内容".*?– left out –', page, re.DOTALL)
+            address += "&c:咨询内容=主诉"
+            page = client.get(address).text
+        assert "咳嗽3天" in page
+        link = re.search(r'href="(/en/start[^"]+)"', page)
+        assert link
+        command = find_command(client.get(link[1].replace("&amp;", "&")).text)
+        assert command[:3] == ["medkd", "run", "own-cases"]
+        assert any(word.startswith("--collect.input=") and name in word for word in command)
+        assert ('--collect.columns=["咨询内容=主诉"]' in command) == name.startswith(("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.exe", b"MZ"),
+        ("a.sh", b"#!/bin/sh"),
+        ("a.json", b"\0\0\0"),
+        ("a.xlsx", b"no zip"),
+        ("a.parquet", b"PK\x03\x04"),
+        ("", b"x"),
+    ],
+)
+def test_a_file_that_is_none_of_the_known_kinds_is_refused(
+    client, tmp_path: Path, name: str, content: bytes
+) -> None:
+    sent = client.post("/en/bring", data={"csrf": client.csrf}, files={"files": (name, content)})
+    assert sent.status_code in (400, 403)
+    assert not (tmp_path / "runs" / "uploads").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x.json", "/etc/x.json", "..\\..\\x.json", "a\0/x.json", ".hidden/../x.json"]
+)
+def test_no_name_of_a_file_leads_out_of_the_uploads(client, tmp_path: Path, name: str) -> None:
+    client.post("/en/bring", data={"csrf": client.csrf}, files={"files": (name, b"[]")})
+    kept = list(tmp_path.rglob("*.json"))
+    assert all(
+        path.parent.parent.name == "uploads" or path.parent.name == "uploads" for path in kept
+    )
+    assert not Path("/etc/x.json").exists()
+
+
+def test_a_file_that_is_there_is_never_overwritten(client, tmp_path: Path) -> None:
+    for content, status in ((b"[1]", 200), (b"[2]", 400)):
+        sent = {"files": ("x.json", content)}
+        answer = client.post("/en/bring", data={"csrf": client.csrf}, files=sent)
+        assert answer.status_code in (status, 400)
+    assert (tmp_path / "runs" / "uploads" / "x.json").read_bytes() == b"[1]"
+
+
+def test_a_folder_is_kept_as_one(client, tmp_path: Path) -> None:
+    row = json.dumps([ROW], ensure_ascii=False).encode()
+    files = [("files", (f"cases/{n}.json", row)) for n in range(3)]
+    sent = client.post("/en/bring", data={"csrf": client.csrf}, files=files, follow_redirects=False)
+    assert sent.status_code == 303, sent.text
+    assert len(list((tmp_path / "runs" / "uploads" / "cases").iterdir())) == 3
+    assert "3 files" in client.get(sent.headers["location"]).text
+
+
+def finish(out: Path, limit_s: float = 120) -> str:
+    deadline = time.monotonic() + limit_s
+    while True:
+        found = [run for run in background_jobs.list_runs() if jobs.find_out(run) == out]
+        if found and (state := background_jobs.read_state(found[-1])) != "running":
+            return state
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_started_stage_runs_detached_and_a_refused_one_says_why(client, tmp_path: Path) -> None:
+    raw = {"id": "files:1", "source": "files", "sections": ROW, "diagnosis": ["肺炎"]}
+    (tmp_path / "raw.jsonl").write_text(json.dumps(raw, ensure_ascii=False) + "\n")
+    fields = {"s:v::input": "1", "s:v::style": "1", "v::style": "mask"}
+    answer = client.submit(
+        "/en/start", kind="deidentify", run="one", **fields, **{"v::input": "raw.jsonl"}
+    )
+    assert answer.status_code == 303, answer.text
+    assert answer.headers["location"] == "/en/run?name=one"
+    assert finish(tmp_path / "runs" / "one" / "deidentify") == "done"
+    assert "张三" not in (tmp_path / "runs/one/deidentify/cases.jsonl").read_text(encoding="utf-8")
+    page = client.get("/en/run?name=one").text
+    assert "Identifiers are hidden: make questions" in page
+    assert "medkd deidentify" in page
+
+    answer = client.submit(
+        "/en/start", kind="deidentify", run="two", **fields, **{"v::input": "missing.jsonl"}
+    )
+    said = answer.text if answer.status_code == 400 else ""
+    if not said:
+        assert finish(tmp_path / "runs" / "two" / "deidentify") == "failed"
+        said = client.get("/en/run?name=two").text
+    assert "missing.jsonl" in said
