@@ -256,7 +256,10 @@ def _make_cell(scores: Mapping[str, Any], name: str) -> dict[str, str]:
         value = _write_range(found.low, found.high)
     else:
         ends, value = scores["intervals"].get(name), write_number(scores[name])
-    return {"value": value, "interval": " – ".join(map(write_number, ends)) if ends else ""}
+    small = " – ".join(map(write_number, ends)) if ends else ""
+    if n := scores.get(f"n_{name}"):
+        small += f", n {n}"
+    return {"value": value, "interval": small}
 
 
 # Plots and tables
@@ -352,6 +355,14 @@ def _make_extras(evaluations: Sequence[Evaluation], say: Catalogue) -> list[Tabl
             tables.append(
                 Table(f"{say('Does it think without being asked?')} {e.name}", head, rows)
             )
+        if found := e.breakdown.get("forgetting"):
+            low, high = found["interval"]
+            change = (f"{found['difference']:+.3f}", f"{low:+.3f} – {high:+.3f}")
+            ends = [write_number(found[name]) for name in ("base", "student")]
+            head = [say(name) for name in ("questions", "base", "student", "difference")]
+            row = [str(found["n"]), *ends, change, f"{found['p']:.4f}"]
+            title = f"{say('Outside the task, before and after')}: {e.name}"
+            tables.append(Table(title, [*head, "p"], [row]))
         if found := e.breakdown.get("positions"):
             rows = [
                 [letter, f"{row['chosen']:.3f}", f"{row['right']:.3f}"]

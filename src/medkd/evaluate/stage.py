@@ -26,6 +26,7 @@ from medkd.evaluate.besides import (
     list_general,
     measure_forgetting,
 )
+from medkd.evaluate.compare import load
 from medkd.evaluate.config import Config
 from medkd.evaluate.contamination import Seen, find_seen, holds_answer, refuse_seen
 from medkd.evaluate.generate import (
@@ -136,7 +137,9 @@ def run(config: Config) -> Manifest:
     }
     libraries = [*GENERATORS, "scipy"]
     with open_stage_output("evaluate", config, inputs, WRITES, libraries) as space:
-        if not space.is_finished:
+        if space.is_finished:
+            _translate_page(config, space)
+        else:
             _run_questions(config, space, questions, folder)
         return space.manifest
 
@@ -296,6 +299,7 @@ def _run_file(config: Config, path: Path) -> Manifest:
         "evaluate", config, inputs, WRITES, libraries=["jieba", "scipy"]
     ) as space:
         if space.is_finished:
+            _translate_page(config, space)
             return space.manifest
         started = time.monotonic()
         space.read(found.n_read)
@@ -338,6 +342,7 @@ def _write_scores(
         rows, answers.predictions, answers.unprompted, answers.speed, config.seed, besides.general
     )
     breakdown = {**break_down(rows, seed=config.seed), **besides.breakdown}
+    breakdown["notes"] = [note._asdict() for note in notes]
     write_json(space.path("scores.json"), scores)
     write_json(space.path("breakdown.json"), breakdown)
     space.manifest.counts.kept = len(rows)
@@ -352,11 +357,27 @@ def _write_scores(
         space.manifest,
         besides.general,
     )
-    page = space.path("report.html")
-    title = Note("Evaluation of {name}", {"name": shown.name})
-    write_report(page, [shown], title, notes, language=config.lang)
+    page = _write_page(config, space, shown, notes)
     print(f"{write_lead(make_lead([shown], []))}\n{list_scores(scores)}\nreport: {page}")
     return scores
+
+
+def _write_page(
+    config: Config, space: StageOutput, shown: Evaluation, notes: Sequence[Note]
+) -> Path:
+    title = Note("Evaluation of {name}", {"name": shown.name})
+    page = space.path("report.html")
+    write_report(page, [shown], title, notes, language=config.lang)
+    return page
+
+
+def _translate_page(config: Config, space: StageOutput) -> None:
+    """Write the page of a finished evaluation anew where another language is wanted."""
+    if space.manifest.config.get("lang", "en") == config.lang:
+        return
+    shown = load(space.directory, name_model(config))
+    notes = [Note(**note) for note in shown.breakdown.get("notes", ())]
+    print(f"report: {_write_page(config, space, shown, notes)}")
 
 
 def _judge(

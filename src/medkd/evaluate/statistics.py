@@ -105,7 +105,8 @@ def make_scores(
     seed: int,
     general: Sequence[Row] = (),
 ) -> dict[str, Any]:
-    """Make what `scores.json` holds: name to number, and `intervals`, name to low and high.
+    """Make what `scores.json` holds: name to number, and `intervals`, name to low and high; of a
+    score that not all questions have, `n_NAME` is their number.
 
     Without a template of its own that begins the thinking, a model was asked plainly already: both
     think rates are one.
@@ -117,9 +118,11 @@ def make_scores(
     speed = (
         {} if samples_per_second is None else {"samples_per_second": round(samples_per_second, 3)}
     )
+    few = {f"n_{name}": len(column) for name, column in columns.items() if len(column) != len(rows)}
     return {
         "n": len(rows),
         **means,
+        **few,
         **describe_lengths(predictions),
         **speed,
         "intervals": intervals,
