@@ -183,3 +183,17 @@ def test_every_file_that_no_hub_gives_is_named_with_the_place_to_put_it(
     )
     assert "the data file of https://huggingface.co/datasets/o/two to datasets/o/two" in message
     assert "\n" not in message
+
+
+def test_a_task_that_asks_questions_changes_nothing_in_how_their_rows_are_read(tmp_path: Path):
+    path = write(
+        tmp_path / "psy.json",
+        FORMS["question and answer"],
+        FORMS["in Chinese"] | {"问题": "另一问"},
+    )
+    told = {"source": "files", "input": path, "task": "open-question"}
+    run(Config.model_validate({**told, "out": tmp_path / "out"}))
+    lines = (tmp_path / "out/raw_cases.jsonl").read_text(encoding="utf-8").splitlines()
+    cases = [RawCase.model_validate_json(line) for line in lines]
+    assert [case.source for case in cases] == ["psy", "psy"]
+    assert [[*case.sections] for case in cases] == [["question", "answer"]] * 2

@@ -23,8 +23,8 @@ from medkd.core.errors import InputError
 from medkd.text.normalize import normalize
 from medkd.text.tables import is_missing
 
-QUESTION_SECTIONS = ("question", "options", "answer")
-"""The sections of a question with its answer."""
+QUESTION_SECTIONS = ("question", "options", "answer", "问题", "选项", "答案")
+"""The sections of a question with its answer, in either language."""
 FIELDS = {
     "id": ("编号", "序号", "case id", "case_id"),
     "title": ("标题", "病例标题", "题目"),
@@ -110,7 +110,8 @@ class Columns:
         """Tell whether a row of these headings is a case: it has a clinical section, or one that
         the user named."""
         places = {self.place_of(heading) for heading in headings}
-        return not places.isdisjoint({*CLINICAL_SECTIONS, *self._given.values()} - FIELDS.keys())
+        named = {*CLINICAL_SECTIONS, *self._given.values()}
+        return not places.isdisjoint(named - FIELDS.keys() - {*QUESTION_SECTIONS})
 
     def place_of(self, heading: str) -> str:
         """Name the field or section that a column holds; empty where nothing is known of it."""
