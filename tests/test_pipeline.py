@@ -293,3 +293,68 @@ def test_task_and_student_are_overridden_by_one_flag() -> None:
     override(content, {"student": "Qwen/Qwen3-4B", "task": "treatment"}, "recipe.yaml")
     (step,) = make_plan(content).steps
     assert step.config.model_dump()["model"] == "Qwen/Qwen3-4B"
+
+
+MIXED = [
+    {
+        "id": "1",
+        "主诉": "转移性右下腹痛12小时。",
+        "现病史": "12小时前脐周隐痛，4小时前转移并固定于右下腹，伴恶心，无腹泻，体温37.8℃，进食后加重。",
+        "查体": "体温38.1℃，麦氏点压痛、反跳痛明显，结肠充气试验阳性，腰大肌试验阴性。",
+        "诊断结果": "急性阑尾炎",
+    },
+    {
+        "id": "2",
+        "Chief complaint": "Left flank pain and haematuria for three hours.",
+        "History of present illness": "Sudden colicky left flank pain radiating to the groin, "
+        "with nausea and red urine since the early morning.",
+        "Physical examination": "Left renal angle tenderness, abdomen soft, no fever.",
+        "Final diagnosis": "Ureteric stone",
+    },
+]
+
+
+def test_cases_in_two_languages_in_one_file_go_the_road_each_in_its_own(tmp_path: Path) -> None:
+    write_json(tmp_path / "cases.json", MIXED)
+    recipe = tmp_path / "road.yaml"
+    recipe.write_text(
+        "collect: {source: files}\ndeidentify: {}\nprepare: {}\n"
+        "distill: {teacher: rehearsal}\nverify: {}\nmerge: {val_share: 0, test_share: 0}\n"
+    )
+    overrides = {"collect": {"input": str(tmp_path / "cases.json")}}
+    out = run_recipe(recipe, tmp_path / "run", overrides)
+    rows = [
+        example
+        for name in ("train", "val", "test")
+        for example in RecordReader(out / "merge" / f"{name}.jsonl", Example, "merge")
+    ]
+    assert {row.language: row.answer for row in rows} == {
+        "zh": "急性阑尾炎",
+        "en": "Ureteric stone",
+    }
+
+
+def test_logs_of_another_trade_go_the_road_with_a_task_of_three_lines(tmp_path: Path) -> None:
+    (tmp_path / "logs.csv").write_text(
+        "设备,故障现象,故障原因\n1号离心泵,振动大，轴承温度85℃,轴承磨损\n"
+        "2号循环泵,出口压力由0.6MPa降到0.2MPa,吸入滤网堵塞\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "pump.yaml").write_text(
+        "name: pump\nquestion: {sections: [设备, 故障现象]}\nanswer: {section: 故障原因}\n",
+        encoding="utf-8",
+    )
+    recipe = tmp_path / "road.yaml"
+    recipe.write_text(
+        f"task: {tmp_path / 'pump.yaml'}\ncollect: {{source: files}}\ndeidentify: {{}}\n"
+        "prepare: {test_share: 0, val_share: 0}\ndistill: {teacher: rehearsal}\nverify: {}\n"
+        "merge: {bare_share: 0}\n"
+    )
+    overrides = {"collect": {"input": str(tmp_path / "logs.csv")}}
+    out = run_recipe(recipe, tmp_path / "run", overrides)
+    rows = list(RecordReader(out / "merge" / "train.jsonl", Example, "merge"))
+    assert {row.answer for row in rows} == {"轴承磨损", "吸入滤网堵塞"}
+    assert {(row.task, row.system) for row in rows} == {
+        ("pump", "你是一名知识可靠、表达清楚的助手。")
+    }
+    assert all("故障原因是什么？" in row.input and "临床" not in row.instruction for row in rows)

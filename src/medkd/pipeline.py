@@ -216,6 +216,7 @@ def _rehearse(
         if stage == "distill" and fields.get("teacher") == REHEARSAL and "base_url" not in fields:
             teacher = serve_teacher(faults=rehearsal.faults, seed=seed)
             fields["base_url"] = servers.enter_context(teacher).base_url
+            fields.setdefault("accept_identified", True)  # the mock teacher is this very process
 
 
 def override(content: dict[str, Any], overrides: Mapping[str, Any], place: str) -> None:

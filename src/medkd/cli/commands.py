@@ -185,8 +185,9 @@ def recipes(action: Action = "list", name: str = "", file: Path | None = None, /
     """
     shipped = {path.stem: path for path in list_recipes()}
     if action == "list":
+        width = max(map(len, shipped)) + 2
         for stem, path in shipped.items():
-            print(f"{stem:<22}{_describe_recipe(path)}")
+            print(f"{stem:<{width}}{_describe_recipe(path)}")
         print("\nmedkd run NAME runs one; medkd recipes copy NAME writes it here to be changed")
         return
     name = name.removesuffix(".yaml")
