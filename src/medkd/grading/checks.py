@@ -22,7 +22,7 @@ from medkd.grading.grounding import find_claims
 from medkd.grading.names import normalize_name
 from medkd.grading.repetition import is_looping
 from medkd.grading.tables import load_phrases
-from medkd.text.normalize import is_chinese, normalize, simplify
+from medkd.text.normalize import is_chinese, is_simplified, normalize, simplify
 
 
 class Reason(StrEnum):
@@ -115,7 +115,7 @@ def check_form(reasoning: str, answer: str, is_complete: bool = True) -> Verdict
 
 def check_refusal(reasoning: str, answer: str) -> Verdict:
     """Require that the text does not decline to answer."""
-    found = load_phrases("refusal").search(_view(f"{reasoning[:200]}\n{answer[:200]}"))
+    found = load_phrases("refusal").search(f"{_view(reasoning)[:200]}\n{_view(answer)[:200]}")
     if found is None:
         return make_verdict("refusal")
     return make_verdict("refusal", Reason.REFUSAL, found[0][:40])
@@ -147,7 +147,7 @@ def check_script(reasoning: str, answer: str, record: str) -> Verdict:
     """Require the script of the record (simplified, traditional) throughout; where the record is
     too short to tell, that of the beginning."""
     text = f"{reasoning}\n{answer}"
-    if simplify(text) == text and simplify(record) == record:
+    if is_simplified(text) and is_simplified(record):
         return make_verdict("script")
     stretches = _split_stretches(text)
     scripts = [script for script in map(_find_script, stretches) if script]
@@ -252,7 +252,7 @@ def _list_runs(text: str, n: int) -> set[str]:
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
     """Require that no telephone, identity card, address or record number is left; the verdict does
     not repeat what was found."""
-    found = load_phrases("identifier").search(_view(f"{reasoning}\n{answer}"))
+    found = load_phrases("identifier").search(f"{_view(reasoning)}\n{_view(answer)}")
     if found is None:
         return make_verdict("identifiers")
     return make_verdict("identifiers", Reason.IDENTIFIER, f"at character {found.start()}")
@@ -269,11 +269,26 @@ def check_copy(reasoning: str, record: str, max_share: float) -> Verdict:
 def check_grounding(reasoning: str, record: str, min_rate: float) -> Verdict:
     """Require that the findings cited stand in the record; a reasoning without any passes."""
     claims = find_claims(reasoning, record)
-    unfounded = [claim for claim, stands in claims if not stands]
-    if not claims or 1 - len(unfounded) / len(claims) >= min_rate:
+    if not claims:
         return make_verdict("grounding")
-    detail = f"{len(unfounded)} of {len(claims)}: {'、'.join(unfounded)[:60]}"
+    unfounded = [claim for claim, stands in claims if not stands]
+    count = f"{len(unfounded)} of {len(claims)}"
+    if 1 - len(unfounded) / len(claims) >= min_rate:
+        return make_verdict("grounding", detail=count)
+    detail = f"{count}: {'、'.join(unfounded)[:60]}"
     return make_verdict("grounding", Reason.UNGROUNDED, detail)
+
+
+def read_grounded_rate(verdict: Verdict) -> float | None:
+    """Read the share of grounded claims off the verdict of `check_grounding`; None without claims.
+
+    >>> read_grounded_rate(Verdict(check="grounding", passed=True, detail="1 of 4"))
+    0.75
+    """
+    found = re.match(r"(\d+) of (\d+)", verdict.detail)
+    if verdict.check != "grounding" or found is None:
+        return None
+    return 1 - int(found[1]) / int(found[2])
 
 
 def copied_share(reasoning: str, record: str, n: int = 12) -> float:

@@ -20,17 +20,34 @@ MIN_DISTINCT = 0.45
 """Share of distinct n-grams in a window below which it repeats itself; ordinary prose has more than
 0.9, a long list of findings 0.7."""
 MIN_LETTERS = 40
-_STUTTER = re.compile(r"([^\W\d_]{1,8}?)\1{9,}")
+_PERIOD, _N_STUTTERED = 8, 10
+_STUTTER = re.compile(rf"([^\W\d_]{{1,{_PERIOD}}}?)\1{{{_N_STUTTERED - 1},}}")
 
 
 def is_looping(text: str) -> bool:
     """Tell whether a text repeats itself anywhere: a stutter of ten, or a stretch whose n-grams
     keep coming back."""
     letters = _keep_letters(text)
-    if _STUTTER.search(letters):
+    if _may_stutter(letters) and _STUTTER.search(letters):
         return True
+    n_repeated = max(0, len(letters) - N_GRAM + 1) - len(_list_n_grams(letters, N_GRAM))
+    shortest = min(len(letters), WINDOW // 2) - 3 * N_GRAM
+    if n_repeated < (1 - MIN_DISTINCT) * shortest:
+        return False  # all repetitions together are too few for any window
     return _has_dense_window(letters, WINDOW, N_GRAM) or _has_dense_window(
         letters, 5 * WINDOW, 3 * N_GRAM
+    )
+
+
+def _may_stutter(letters: str) -> bool:
+    """Tell whether enough letters come again at one short distance; a quick look before a slow
+    one."""
+    import numpy as np
+
+    codes = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return any(
+        int((codes[period:] == codes[:-period]).sum()) >= (_N_STUTTERED - 1) * period
+        for period in range(1, _PERIOD + 1)
     )
 
 
@@ -58,9 +75,10 @@ def _has_dense_window(letters: str, window: int, n: int) -> bool:
 
 
 def _distinct_share(letters: str, n: int) -> float:
-    n_grams = len(letters) - n + 1
-    return (
-        len({letters[start : start + n] for start in range(n_grams)}) / n_grams
-        if len(letters) >= MIN_LETTERS
-        else 1.0
-    )
+    if len(letters) < MIN_LETTERS:
+        return 1.0
+    return len(_list_n_grams(letters, n)) / (len(letters) - n + 1)
+
+
+def _list_n_grams(letters: str, n: int) -> set[str]:
+    return {letters[start : start + n] for start in range(len(letters) - n + 1)}

@@ -283,6 +283,15 @@ def simplify(text: str) -> str:
     return text if text.isascii() else text.translate(_simplified())
 
 
+def is_simplified(text: str) -> bool:
+    """Tell whether a text holds no traditional character.
+
+    >>> is_simplified("胆囊炎"), is_simplified("膽囊炎")
+    (True, False)
+    """
+    return text.isascii() or _simplified().keys().isdisjoint(map(ord, set(text)))
+
+
 def is_chinese(text: str) -> bool:
     """Tell whether a text is written in Chinese: at least as many hanzi as Latin words.
 

@@ -20,6 +20,7 @@ from medkd.completers.providers import Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
+from medkd.core.parallel import map_in_order
 from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.progress import track
 from medkd.core.records import Checked, Cost, Rationale, Verdict
@@ -34,7 +35,6 @@ from medkd.core.task import (
     name_task,
 )
 from medkd.grading import checks
-from medkd.grading.grounding import grounded_rate
 from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.verify.llm_checks import (
     IdentifiedRationale,
@@ -142,14 +142,16 @@ class Config(StageConfig):
 def verify(
     rationales: Iterable[Rationale], config: Config, llm_checkers: Sequence[LlmChecker] = ()
 ) -> Iterator[Checked]:
-    """Check rationales by rules, one by one; then have the models asked, one after another."""
-    checked: Iterator[Checked] = (
-        Checked(rationale=rationale, verdicts=tuple(check_rationale(rationale, config)))
-        for rationale in rationales
-    )
+    """Check rationales by rules, many of them on several cores; then have the models asked, one
+    after another."""
+    checked = map_in_order(partial(_check, config=config), rationales)
     for llm_checker in llm_checkers:
         checked = llm_checker.check(checked)
     return checked
+
+
+def _check(rationale: Rationale, config: Config) -> Checked:
+    return Checked(rationale=rationale, verdicts=tuple(check_rationale(rationale, config)))
 
 
 def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
@@ -273,11 +275,8 @@ class _Tally:
             return
         self.n_kept += 1
         self.kept_by_split[question.split] += 1
-        rate = (
-            grounded_rate(checked.rationale.reasoning, question.input)
-            if question.reference
-            else None
-        )
+        rates = map(checks.read_grounded_rate, checked.verdicts)
+        rate = next((rate for rate in rates if rate is not None), None)
         if rate is not None:
             self._n_rates, self._rates = self._n_rates + 1, self._rates + rate
 
