@@ -59,6 +59,14 @@ def test_a_clause_that_only_states_the_diagnosis_goes_whole(
         (["脑积水"], "门诊拟诊“脑积水”收入院。", "门诊收入院。"),
         (["脑积水"], "为进一步诊治，以脑积水为诊断收入我科。", "为进一步诊治，收入我科。"),
         (["脑积水", "癫痫"], "急诊以“癫痫”收入院。", "急诊收入院。"),
+        (["脑积水"], "检查后诊断为“脑积水，脑室炎”，未处理。", "未处理。"),
+        (["川崎病"], "二、确诊为川崎病：出现草莓舌。", "二、出现草莓舌。"),
+        (
+            ["左下肢急性蜂窝组织炎"],
+            "诊断：1、左下肢肿痛查因：急性蜂窝组织炎2、糖尿病。予抗感染。",
+            "予抗感染。",
+        ),
+        (["空洞型肺结核，痰镜检（-）"], "诊断为空洞型肺结核，抗痨。", "抗痨。"),
     ],
 )
 def test_lists_reasons_of_admission_and_what_led_up_to_them_go_with_the_statement(
@@ -78,6 +86,14 @@ def test_lists_reasons_of_admission_and_what_led_up_to_them_go_with_the_statemen
         ("高血压病3级", "高血压30余年，最高220/120mmHg。", "本病30余年，最高220/120mmHg。"),
         ("胶质瘤", "扩大切除顶叶胶质瘤并送检，质软。", "扩大切除顶叶送检，质软。"),
         ("胶质瘤", "扩大切除顶叶胶质瘤，质软。", "扩大切除顶叶病变，质软。"),
+        ("肥厚型心肌病伴心肌致密化不全", "CT示左室肥厚型心肌病伴心肌致密化不全，余好。", "余好。"),
+        ("支气管扩张", "一、支气管扩张出血已止。", "一、本病出血已止。"),
+        (
+            "IVIG无应答型川崎病",
+            "静丙（IVIG）无应答型川崎病患儿，热退。",
+            "静丙（IVIG）无应答型本病患儿，热退。",
+        ),
+        ("肺癌", "非小细胞肺癌诊疗指南推荐手术。", "非小细胞肺癌诊疗指南推荐手术。"),
         ("Acute appendicitis", "Surgery for appendicitis was done.", "Surgery was done."),
         ("Gout", "His gout began in May.", "His condition began in May."),
     ],
@@ -219,3 +235,9 @@ def test_text_outside_the_cuts_stays_as_it_is_and_a_second_time_changes_nothing(
 def test_a_long_text_of_any_kind_is_read_to_its_end(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     assert len(remove_answer(text, ALIASES)) <= len(text)
+
+
+def test_in_the_past_history_only_the_name_goes_and_the_list_of_known_diseases_stays() -> None:
+    text = "于我院住院，出院诊断为：1.酒精性肝病2.肝纤维化3.慢性胃炎。"
+    aliases = collect_aliases(["酒精性肝病", "肝纤维化"])
+    assert remove_answer(text, aliases, "既往史") == text.replace("酒精性肝病", "本病")

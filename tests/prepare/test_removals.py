@@ -110,3 +110,10 @@ def test_a_known_disease_in_the_complaint_is_asked_under_another_word() -> None:
     config = Config(input=Path("in"), out=Path("nowhere"))
     (question,), *_ = prepare([make_case(主诉="脑积水病史2年。")], config, Counter())
     assert "【主诉】本病病史2年。" in question.input
+
+
+def test_an_answer_that_is_woven_through_the_findings_is_not_asked() -> None:
+    dropped: Counter[str] = Counter()
+    text = "频发脑积水本院3次，脑积水总数12次，术中标测脑积水起源于左侧，消融脑积水后消失。"
+    prepare([make_case(辅助检查=text)], Config(input=Path("in"), out=Path("nowhere")), dropped)
+    assert dropped == {"answer_woven_in": 1}

@@ -175,7 +175,7 @@ _PIECES = {
 _BRACKETS = re.compile(r"\(([^()]*)\)")
 _ABBREVIATION = re.compile(r"[A-Za-z]{3,}")
 _JOINTS = re.compile(
-    r"[,、;/?。:]|(?<=[一-鿿)])\s+|\s{1,9}(?=[一-鿿])|伴有?|合并|并发?|及|和|与|导致的?|所致的?"
+    r"[,、;/?。:]|(?<=[一-鿿)])\s+|\s{1,9}(?=[一-鿿])|伴有?|合并|并发?|及|和|与|导致的?|所致的?|(?<=[一-鿿]{2})致(?![密死残畸])"
     r"|引起的?|\s(?i:with|and|due to|secondary to|complicated by)\s"
 )
 _PREFIX = re.compile(
@@ -220,7 +220,7 @@ def collect_aliases(diagnoses: Iterable[str], synonyms: Synonyms | None = None) 
         if plain.text:
             # Where a Latin name has a blank, the record may have one too.
             seams[plain.text] = seams.get(plain.text, frozenset()) | plain.gaps
-    leading, further = _split_principal(cleaned[0] if cleaned else "")
+    leading, further = _split_principal(cleaned[0] if cleaned else "", synonyms)
     first = {make_plain(cleaned[0])} if cleaned else set[str]()
     principal = synonyms.reword(first | _name_shortly(leading, synonyms)) - {""}
     later = synonyms.reword(_name_shortly(further, synonyms)) - principal
@@ -241,10 +241,15 @@ def collect_aliases(diagnoses: Iterable[str], synonyms: Synonyms | None = None) 
     )
 
 
-def _split_principal(diagnosis: str) -> tuple[list[str], list[str]]:
+def _split_principal(diagnosis: str, synonyms: Synonyms) -> tuple[list[str], list[str]]:
     """Split a principal diagnosis into its leading part, with its other name in brackets, and the
     parts behind it; a part that is a kind of the first leads too: 心律失常 室性心动过速."""
     parts = [part.strip() for part in _parts(diagnosis) if part.strip()]
+    n_outside = sum(1 for part in _split_outside(diagnosis) if part.strip())
+    first = next(
+        (n for n, part in enumerate(parts[:n_outside]) if _names_disease(part, synonyms)), 0
+    )
+    parts = parts[first:]  # 右肺 of 右肺及左肺尖结核 names no disease
     leading = parts[:1]
     for part in parts[1:2]:
         if (
@@ -256,6 +261,16 @@ def _split_principal(diagnosis: str) -> tuple[list[str], list[str]]:
     in_brackets = cast("list[str]", _BRACKETS.findall(diagnosis))
     leading[:0] = [text for text in in_brackets if _ABBREVIATION.fullmatch(text)]
     return leading, [part for part in parts if part not in leading]
+
+
+def _names_disease(part: str, synonyms: Synonyms) -> bool:
+    """Tell whether a part of a diagnosis names a disease, and not only where one is."""
+    return any(
+        _DISEASE_END.search(form)
+        or _ENGLISH_END.search(make_plain(form))
+        or synonyms.has_synonyms(make_plain(form))
+        for form in _shorten(part[:LONGEST_NAME])
+    )
 
 
 def _name_shortly(parts: Iterable[str], synonyms: Synonyms) -> set[str]:
@@ -272,9 +287,13 @@ def _name_shortly(parts: Iterable[str], synonyms: Synonyms) -> set[str]:
 def _parts(diagnosis: str) -> Iterator[str]:
     """Yield the joined or run-together parts of a diagnosis in order, then what in its brackets is
     a name."""
+    yield from _split_outside(diagnosis)
+    yield from (inside for inside in _BRACKETS.findall(diagnosis) if _DISEASE_END.search(inside))
+
+
+def _split_outside(diagnosis: str) -> Iterator[str]:
     for part in _JOINTS.split(_BRACKETS.sub(",", diagnosis)):
         yield from _SEAM.sub(lambda m: m[0] + "\n", part).split("\n")
-    yield from (inside for inside in _BRACKETS.findall(diagnosis) if _DISEASE_END.search(inside))
 
 
 def _shorten(name: str) -> Iterator[str]:

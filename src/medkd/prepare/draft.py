@@ -14,7 +14,7 @@ from medkd.core.records import Case, Language, Removal
 from medkd.core.task import KNOWN_DIAGNOSIS, AnswerKind, Task
 from medkd.grading.graders import get_grader
 from medkd.prepare.aliases import AnswerAliases, collect_aliases, load_synonyms
-from medkd.prepare.leakage import find_cuts
+from medkd.prepare.leakage import Rule, find_cuts
 from medkd.prepare.record import (
     clean_sections,
     fold_sections,
@@ -35,6 +35,8 @@ from medkd.text.normalize import View, is_chinese, normalize
 
 _MIN_SHARE_LEFT = 1 / 3
 _COMPLAINT = "主诉"
+_MAX_WOVEN_IN = 3
+"""Sentences of a record that may lose a name and keep the rest."""
 
 
 class DropReason(StrEnum):
@@ -54,6 +56,8 @@ class DropReason(StrEnum):
     """Less than a third of the record was left without the answer."""
     ANSWER_IS_COMPLAINT = "answer_is_complaint"
     """The chief complaint is the principal diagnosis itself: there is nothing to find out."""
+    ANSWER_WOVEN_IN = "answer_woven_in"
+    """Its name stands in too many sentences that say more: 室早总数14526, 室早三联律."""
     ANSWER_LEFT = "answer_left"
     """The answer comes together across two sections; such a record is not used."""
     DUPLICATE = "duplicate"
@@ -108,6 +112,8 @@ def draft_question(
     if _COMPLAINT in views and is_complaint(views[_COMPLAINT].text, aliases):
         return DropReason.ANSWER_IS_COMPLAINT
     texts, removals = _remove(case, views, aliases, (decisions or {}).get(case.id, ()))
+    if sum(one.rule == Rule.NAME for one in removals if one.state == "removed") > _MAX_WOVEN_IN:
+        return DropReason.ANSWER_WOVEN_IN
     after = fold_sections(texts, part, language)
     if part.needs and not any(name in after for name in part.needs):
         return DropReason.NO_FINDING

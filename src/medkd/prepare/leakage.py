@@ -23,6 +23,7 @@ from medkd.prepare.statements import (
     ADMISSION,
     ADMITTED,
     DIAGNOSED,
+    HISTORY,
     LIST_MARK,
     MARK,
     NEAR,
@@ -77,7 +78,7 @@ class Cut(NamedTuple):
     rule: Rule
 
 
-_SOURCE = re.compile(r"(?::|示|提示|显示|可见|见|发现)\s?\"?$")
+_SOURCE = re.compile(r"(?::|示|回报)\s?\"?$")
 _BASIS = make_pattern("(?:%s)", "basis")
 _BASIS_ONLY = make_pattern(r"(?:%s)*+", "basis_words")
 _ACTING = make_pattern(r"\s?(?:%s)", "acting")
@@ -94,7 +95,8 @@ _JOINT_AFTER = re.compile(rf"{_JOINT}(?=[^,。;!?\n])(?!{_RELATED})")
 _JOINT_BEFORE = re.compile(f"{_JOINT}$")
 _PREDICATE = re.compile(_RELATED)
 _AND = re.compile(f"{_JOINT}?")
-_NUMBERED = re.compile(rf"{LIST_MARK}\s?$|^\s*$")
+_BETWEEN = re.compile(rf"(?:{_JOINT}|、)?")
+_NUMBERED = re.compile(rf"(?:{LIST_MARK}|(?<![一-鿿])[一二三四五六七八九十]、)\s?$|^\s*$")
 _AFTER_NAME = make_pattern(r"(?:%s){1,4}", "after_name")
 _OWNED = re.compile(r"\b(?i:his|her|their|the|an?|my|this|known|'s) $")
 _GROWTH = re.compile(r"(?:[瘤癌]|结石|囊肿|息肉|脓肿|血肿|骨折|缺损|断裂|ca|腺病)\w{0,3}$")
@@ -149,10 +151,17 @@ def _decide_all(passage: Passage, mentions: Iterable[Mention]) -> list[Cut]:
     """List the cuts for all mentions, in order; one that an earlier cut covers needs none."""
     found: list[Cut] = []
     done = 0
-    for mention in mentions:
+    waiting = list(mentions)
+    for n, mention in enumerate(waiting):
         if mention.start < done:
             continue
-        for cut in _decide(passage, _widen(passage, mention, done)):
+        mention = _widen(passage, mention, done)
+        for other in waiting[n + 1 :]:
+            wide = _widen(passage, other, mention.end)
+            if not _BETWEEN.fullmatch(passage.seen, mention.end, wide.start):
+                break
+            mention = mention._replace(end=wide.end)
+        for cut in _decide(passage, mention):
             start = max(cut.start, done)
             if cut.end > start:
                 found.append(cut._replace(start=start))
@@ -205,7 +214,8 @@ def _decide(passage: Passage, mention: Mention) -> Iterator[Cut]:
         return
     frame = find_frame(passage, start, end)
     item = _find_item(passage, mention)
-    if frame and frame[0] < start and (frame[2] or not item):
+    is_past = passage.section in HISTORY  # how a known disease was found stays
+    if frame and frame[0] < start and (frame[2] or not item) and not is_past:
         yield from _cut_statement(passage, mention, frame[0])
         return
     clause_start, clause_end = passage.clause(start, end)
@@ -271,13 +281,27 @@ def _cut_statement(passage: Passage, mention: Mention, opening: int) -> Iterator
     elif act := ACT.search(seen, mention.end, end):
         yield Cut(start, act.start(), "", Rule.STATEMENT)
         return
+    if seen[mention.end : mention.end + 1] == ":":
+        yield Cut(start, mention.end + 1, "", Rule.STATEMENT)
+        return
     while more := _OTHER_DOUBT.match(seen, end):
         end = more.end()
     while seen[end : end + 1] == "," and passage.is_name(
         end + 1, stop := passage.clause(end + 1, end + 1)[1]
     ):
         end = stop
+    end = _close(seen, start, end)
     yield from _cut_clause(passage, start, end, mention, Rule.STATEMENT)
+
+
+def _close(seen: str, start: int, end: int) -> int:
+    """Extend a span to the mark that closes what it opens: “左眼青光眼，左眼角膜炎”."""
+    for opening, closing in ("()", '""'):
+        n = seen.count(opening, start, end)
+        is_open = n % 2 if opening == closing else n > seen.count(closing, start, end)
+        stop = seen.find(closing, end, end + NEAR) if is_open else -1
+        end = stop + 1 if stop >= 0 else end
+    return end
 
 
 _OTHER_DOUBT = re.compile(r"\?[^,;。!?\n]{1,20}(?=\?)")

@@ -420,6 +420,8 @@ def _list_next_steps(task: Task, unasked: Mapping[str, int]) -> dict[str, str]:
         DropReason.NO_FINDING: f"they have none of {', '.join(part.needs)}; name what they have in "
         f"the task's question.sections (there are: {others})",
         DropReason.ANSWER_IS_COMPLAINT: "their complaint is the diagnosis itself; look at 主诉",
+        DropReason.ANSWER_WOVEN_IN: "their findings name the diagnosis throughout, as a rhythm on "
+        "an electrocardiogram does; ask them under a task that does not remove the answer",
         DropReason.TOO_LITTLE_LEFT: "most of their text tells the answer; look at their sections",
         DropReason.DUPLICATE: "the same question stands there twice; look at the input",
         DropReason.NEAR_DUPLICATE: "nearly the same question stands there twice; look at the input",

@@ -82,7 +82,7 @@ _OTHERS = make_pattern(r"(?:%s)(?!.{0,3}(?:诉|述|代|发现|送|要求|陪))[^
 _PAST = make_pattern("(?:%s)", "past")
 _OVER = make_pattern("[^。;]{0,40}(?:%s)", "over")
 _NEGATED = re.compile(
-    r"(?:否认|(?<!不除外|不能排)无|未见|未闻|未患|(?<![不能])排除|不考虑"
+    r"(?:否认|无(?!应答|反应|菌|痛性|症状性)|未见|未闻|未患|(?<![不能])排除|不考虑"
     r"|\b(?i:no|denie[sd]|without|negative for|not|ruled? out|exclude[sd]?)\b)"
     r"(?:(?!示|确诊|诊断[为是考]|\bshow)[^。;,但])*(?:,(?:[^。;,但]{1,8}[,])*[或及和]?)?$"
 )
@@ -112,7 +112,7 @@ class Passage:
         self._names = frozenset(aliases.names)
         self.seen = simplify(text).translate(_WIDTHS)
         self._marks = [mark.start() for mark in MARK.finditer(self.seen)]
-        self._lists = list(self._find_lists())
+        self.lists = list(self._find_lists())
 
     def clause(self, start: int, end: int) -> tuple[int, int]:
         """Return the bounds of the clause or clauses around a span, its marks left out; of an
@@ -129,8 +129,8 @@ class Passage:
 
     def find_list(self, start: int, end: int) -> tuple[int, int] | None:
         """Find the numbered list of diagnoses in which a span stands."""
-        at = bisect_right(self._lists, (start, len(self.seen))) - 1
-        return self._lists[at] if at >= 0 and end <= self._lists[at][1] else None
+        at = bisect_right(self.lists, (start, len(self.seen))) - 1
+        return self.lists[at] if at >= 0 and end <= self.lists[at][1] else None
 
     def sentence(self, at: int) -> int:
         """Return where the sentence around a place begins."""
@@ -147,7 +147,8 @@ class Passage:
         )
 
     def _find_lists(self) -> Iterator[tuple[int, int]]:
-        """Yield the numbered lists that state diagnoses, from the word of diagnosing on."""
+        """Yield the numbered lists that state diagnoses, from the word of diagnosing on; those of
+        the past and of a test's report tell more than today's, and stay lists."""
         done = 0
         for opening in _LIST_OPENS.finditer(self.seen):
             if opening.start() < done:
@@ -159,7 +160,7 @@ class Passage:
                 if not item:
                     break
                 end = item.end()
-            if end > opening.end():
+            if end > opening.end() and self.section not in (*HISTORY, TESTS):
                 act = ACT.search(self.seen, self.seen.rfind(",", opening.end(), end) + 1, end)
                 done = act.start() if act and act.start() > opening.end() else end
                 yield opening.start(), done
@@ -250,8 +251,8 @@ def find_answer(
             mention = Mention(plain.starts[at], plain.ends[at + len(name) - 1], name, tier)
             if 1 in taken[mention.start : mention.end]:
                 continue
-            taken[mention.start : mention.end] = b"\1" * (mention.end - mention.start)
             if _is_stated(passage, mention, aliases):
+                taken[mention.start : mention.end] = b"\1" * (mention.end - mention.start)
                 found.append(mention)
     found += _find_related(passage, aliases, taken)
     return sorted(found)
@@ -327,6 +328,9 @@ _HEAD = 3
 """Last characters that two names of one kind of disease share: 慢性单纯性青光眼, 开角型青光眼."""
 _MAX_ABBREVIATION = 8
 _PLAIN_CLAUSE = re.compile(r"(?:^|[,。;:\n])(?P<x>[^,。;:\"()?!\s、\n]{3,20})(?=[,。;\n])")
+_NAMED_IN_LIST = re.compile(
+    r"(?P<x>[^,。;、:\"()?\s\d][^,。;、:\"()?\s]{2,30}?)(?=[,。;、:\"()?\s\d]|$)"
+)
 _OPENINGS = (
     (_DIAGNOSING, True),
     (re.compile(r"[以因](?=[^,。;]{2,20}收)"), True),
@@ -344,6 +348,9 @@ def _find_related(passage: Passage, aliases: AnswerAliases, taken: bytearray) ->
         for opening in pattern.finditer(seen):
             if stated := _STATED.match(seen, opening.end()):
                 yield from _relate(passage, stated, aliases, taken, is_diagnosis)
+    for opening, closing in passage.lists:
+        for item in _NAMED_IN_LIST.finditer(seen, opening, closing):
+            yield from _relate(passage, item, aliases, taken, True)
     if passage.section != EXAMINATION:
         for clause in _PLAIN_CLAUSE.finditer(seen):
             yield from _relate(passage, clause, aliases, taken, None)
