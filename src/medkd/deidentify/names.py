@@ -39,6 +39,8 @@ _IN_BOTH = re.compile(r"\s?[(/]?\s?[A-Z]{2,}(?:,?\s[A-Z][a-z]+){1,2}\)?")
 # Log-odds that a place gives a name before it is looked at; a name must outweigh words by the rest.
 _PRIORS = {"patient": -5.0, "title": -1.5, "other": -1.0, "agent": -3.5, "kin": -2.0}
 _KIN_ALONE, _AFTER_COMMA = -5.0, -3.0
+_SHORT = 1.0
+"""Two characters behind a patient are rather a finding: 窦停, 宫缩."""
 _AFTER_LABEL, _AFTER_GAP, _BEFORE_TITLE, _BY, _SIGNED_BY = 8.0, 4.0, 1.0, 2.0, 5.0
 _AT_EDGE, _BEFORE_ACT, _BEFORE_PARTICULARS = 3.0, 3.0, 8.0
 
@@ -69,15 +71,19 @@ def _name_after(text: str, start: int, prior: float) -> int:
     """Return the length of the name at a place, with what stands behind it weighed in."""
     best, length = 0.0, 0
     run = run_at(text, start)
-    if run[:2] in _BLANK or _ACT.match(run):
+    if len(run) < 2 or run[:2] in _BLANK or _ACT.match(run):
         return 0
     if titled := _TITLES_FOUND.search(run):
         run = run[: titled.start()]
+    is_weak = prior <= _PRIORS["patient"]
+    if is_weak and run[0] not in SURNAMES and not _PEOPLES.search(text):
+        return 0
     plain = as_words(run)
     for n in range(2, min(len(run), 8) + 1):
         gain = as_name(run[:n]) + as_words(run[n:]) - plain + _follow_up(text, start + n)
-        if prior + gain > best:
-            best, length = prior + gain, n
+        score = prior + gain - (_SHORT if is_weak and n == 2 else 0.0)
+        if score > best:
+            best, length = score, n
     return length
 
 
