@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medkd.studio
@@ -30,6 +30,7 @@ NEVER_SHOWN = (
     "Flaw",
     "Relation",
     "Cause",
+    "ResidueKind",
 )
 """Enumerations that no page shows."""
 PASSING = ("listed", "looked_up", "kept")
@@ -140,6 +141,7 @@ def test_the_browser_chooses_its_language(accepted: str, language: str) -> None:
     assert choose_language(accepted) in (language, "zh")
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_a_catalogue_gives_back_what_was_written_into_it(text: str, translated: str) -> None:
     if not text or not translated:

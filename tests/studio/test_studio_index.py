@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
@@ -22,6 +22,7 @@ def write(path: Path, rows: list) -> Path:
     return path
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=20),
     st.text(min_size=1, max_size=2),

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from hostile_samples import HOSTILE, make_step, write
 
+from medkd.core.records import Prediction
 from medkd.core.stage_output import MANIFEST, Manifest
+from medkd.evaluate.scoring import score
+from medkd.evaluate.statistics import summarise, to_columns
 from medkd.studio.app import DONE, SHOWN
 from medkd.studio.i18n import LANGUAGES, Texts
 from medkd.studio.page import load_environment
@@ -32,7 +35,7 @@ def list_paths(language: str) -> list[str]:
     return [
         f"/{language}/{path}?{OPENED.get(path, '')}"
         for path in SHOWN
-        if path not in (*PARTS, "bring/preview", "bill")
+        if path not in (*PARTS, "bring/preview", "bill", "blind")
     ]
 
 
@@ -212,12 +215,72 @@ def test_two_people_review_and_see_how_far_they_agree(client, hostile_runs: Path
     assert decisions == ["accept", "accept", "accept", "reject"]
 
 
+def test_a_removal_of_prepare_is_shown_marked_and_decided(client, tmp_path: Path) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "prepare", "prepare")
+    removal = {"id": "c:1#现病史#3-8#00000000", "case_id": "c:1", "section": "现病史", "start": 3}
+    removal |= {"end": 8, "rule": "statement", "before": "诊断脑积水", "after": ""}
+    removal |= {"context": "目前⟦诊断脑积水⟧。", "state": "removed"}
+    write(folder / "removals.jsonl", removal)
+    file = "one/prepare/removals.jsonl"
+    for address in (f"/en/review?file={file}", f"/en/data?file={file}"):
+        assert '<mark class="removed" title="removed">⟦诊断脑积水⟧' in client.get(address).text
+    whole = {"file": file, "who": "Li", "at": "0", "decision": "edit"}
+    assert client.submit("/en/review", **whole).status_code == 400
+    assert client.submit("/en/review", **whole, answer="入院").status_code == 303
+    [line] = (folder / "reviews.jsonl").read_text("utf-8").splitlines()
+    review = json.loads(line)
+    assert (review["id"], review["answer"]) == (removal["id"], "入院")
+
+
+def make_evaluation(folder: Path, answers: list[str]) -> None:
+    step = make_step(folder, "evaluate")
+    ids = [f"q:{n}" for n in range(len(answers))]
+    predictions = [
+        Prediction(
+            id=key, prompt="x", question=f"咳嗽{key}", reasoning="", answer=answer, raw=answer,
+            reference="肺炎", finish_reason="stop", n_tokens=3,
+        )
+        for key, answer in zip(ids, answers, strict=True)
+    ]  # fmt: skip
+    rows = list(score(predictions))
+    write(step / "predictions.jsonl", *(p.model_dump() for p in predictions))
+    write(step / "rows.jsonl", *(row.model_dump() for row in rows))
+    means, intervals = summarise(to_columns(rows))
+    scores = {"n": len(rows), **means, "intervals": intervals}
+    (step / "scores.json").write_text(json.dumps(scores))
+    (step / "breakdown.json").write_text("{}")
+
+
+def test_answers_are_judged_blind_one_by_one_and_in_pairs(client, tmp_path: Path) -> None:
+    make_evaluation(tmp_path / "runs" / "one" / "evaluate-base", ["肺炎", "胃炎"])
+    make_evaluation(tmp_path / "runs" / "one" / "evaluate", ["肺炎", "肺炎"])
+    for steps, key, n_answers in (
+        (["one/evaluate"], "r", 1),
+        (["one/evaluate-base", "one/evaluate"], "1", 2),
+    ):
+        address = "/en/blind?" + "&".join(f"steps={name}" for name in steps) + "&who=Li"
+        for left in (2, 1):
+            page = client.get(address).text
+            assert f"{left} of 2 wait for you" in page
+            assert page.count('class="turn model"') == n_answers
+            body = page[page.index("<article") : page.index("</article>")]
+            assert "evaluate" not in body, "whose answer it is is not told"
+            found = re.search(r'name="id" value="([^"]+)"', page)
+            assert found
+            asked = f"/en/blind?steps={'&steps='.join(steps)}"
+            assert client.submit(asked, who="Li", id=found[1], key="x").status_code == 400
+            assert client.submit(asked, who="Li", id=found[1], key=key).status_code == 303
+        assert "All of the sample is judged" in client.get(address).text
+    lines = (tmp_path / "runs/one/evaluate/answer_reviews.jsonl").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["right", "right"]
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         ({"who": ""}, "First write your name"),
         ({"decision": "reject"}, "Say why you reject it"),
-        ({"decision": "edit", "reasoning": "x", "answer": " "}, "may be empty"),
+        ({"decision": "edit", "reasoning": "x", "answer": " "}, "may not be empty"),
         ({"decision": "burn"}, "Accept, edit or reject it"),
         ({"at": "99"}, "not there any more"),
     ],
@@ -230,6 +293,9 @@ def test_a_judgement_that_lacks_something_is_not_written(
     assert answer.status_code == 400
     assert said in answer.text
     assert not (hostile_runs / "bad" / "verify" / "reviews.jsonl").exists()
+    if "at" not in fields:
+        again = client.submit("/en/review", **whole | fields | {"at": "1"}).text
+        assert re.search(r'name="at" value="1"', again), "the row that was judged stays in sight"
     assert client.submit("/en/review", **whole | {"file": "/etc/passwd"}).status_code == 400
 
 

@@ -22,7 +22,18 @@ from medkd.studio.auth import CSRF_FIELD, Guard, check_csrf
 from medkd.studio.forms import read_fields
 from medkd.studio.i18n import LANGUAGES, Texts, choose_language
 from medkd.studio.page import Form, Page, load_environment
-from medkd.studio.routes import bill, bring, chat, data, evaluate, export, projects, review, start
+from medkd.studio.routes import (
+    bill,
+    blind,
+    bring,
+    chat,
+    data,
+    evaluate,
+    export,
+    projects,
+    review,
+    start,
+)
 from medkd.studio.workspace import Workspace
 
 Show = Callable[[Page], Response]
@@ -49,6 +60,7 @@ SHOWN: dict[str, Show] = {
     "evaluate": evaluate.show_evaluations,
     "evaluate/tests": evaluate.show_tests,
     "evaluate/answers": evaluate.show_answers,
+    "blind": blind.show_blind,
     "export": export.show_exports,
     "bill": bill.show_bill,
 }
@@ -62,6 +74,7 @@ DONE: dict[str, Act] = {
     "start/form": start.redraw,
     "start/examine": start.examine,
     "review": review.judge,
+    "blind": blind.judge_blind,
     "chat": chat.ask,
     "chat/stop": chat.stop,
     "chat/release": chat.release,

@@ -85,16 +85,18 @@ def _cut(text: str, marks: list[str]) -> list[Piece]:
     return pieces
 
 
-_MASK = re.compile(r"\[[^\[\]\n]{1,20}\]")
+_MASK = re.compile(r"\[[^\[\]\n]{1,20}\]|⟦[^⟦⟧]{0,5000}⟧")
 
 
 def mark_masks(text: str) -> list[Piece]:
-    """Mark what de-identification has put in the place of an identifier.
+    """Mark what de-identification has put in the place of an identifier, and ⟦what was taken
+    out⟧.
 
     >>> mark_masks("患者[姓名1]，男")
     [Piece(text='患者', mark=''), Piece(text='[姓名1]', mark='masked'), Piece(text='，男', mark='')]
     """
     marks = [""] * len(text)
     for found in _MASK.finditer(text):
-        marks[found.start() : found.end()] = ["masked"] * (found.end() - found.start())
+        mark = "removed" if found[0][0] == "⟦" else "masked"
+        marks[found.start() : found.end()] = [mark] * (found.end() - found.start())
     return _cut(text, marks)

@@ -29,6 +29,9 @@ FACTS = (
     "attempts",
     "n_tokens",
     "known",
+    "section",
+    "rule",
+    "state",
     "deidentified_by",
 )
 
@@ -58,6 +61,9 @@ def show_row(row: Row) -> Shown:
         return _show_rationale(cast(Row, row["rationale"]))._replace(verdicts=verdicts)
     if isinstance(row.get("question"), dict):
         return _show_rationale(row)
+    if "context" in row and "rule" in row:  # a span that `prepare` took out
+        context, after = str(row["context"]), str(row.get("after") or "")
+        return Shown(find_id(row), context, answer=after, facts=_facts(row))
     if isinstance(row.get("sections"), dict):
         sections = cast(Row, row["sections"])
         question = "\n".join(f"{name}：{text}" for name, text in sections.items())
@@ -108,7 +114,7 @@ def find_reason(row: Row) -> str:
     """Return the reason a row fell for, its first failed verdict; `kept` where there is none,
     nothing for rows without verdicts."""
     if not isinstance(row.get("verdicts"), list):
-        return str(row.get("reason") or "")
+        return str(row.get("reason") or row.get("rule") or "")
     verdicts = (cast(Row, v) for v in cast(list[Any], row["verdicts"]) if isinstance(v, dict))
     return next((str(v.get("reason")) for v in verdicts if not v.get("passed")), KEPT)
 

@@ -18,11 +18,12 @@ from medkd.core.jsonl import resolve_input
 from medkd.evaluate import compare
 from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.evaluate.scoring import FILE_NAME
+from medkd.evaluate.statistics import find_range
 from medkd.studio.charts import interval_bar
 from medkd.studio.i18n import Texts
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
 from medkd.studio.page import Page
-from medkd.studio.rows import RIGHT, find_id, find_outcome
+from medkd.studio.rows import ACCURACY, RIGHT, find_id, find_outcome
 from medkd.studio.workspace import Step, Workspace
 
 MEASURES = {**DESCRIPTIONS, **MORE}
@@ -113,12 +114,21 @@ def write_headline(found: Sequence[Evaluated], t: Texts) -> str:
     if not name:
         return ""
     label = t.field("measures", name, "")[0]
-    shown = [f"{100 * float(one.scores[name]):.0f} %" for one in found]
+    shown = [write_percent(one.scores, name) for one in found]
     n = min(int(one.scores.get("n", 0)) for one in found)
     if len(found) == 1:
         return t("{label}: {value} (n = {n})", label=label, value=shown[0], n=f"{n:,}")
     values = {"first": shown[0], "last": shown[-1], "n": f"{n:,}"}
     return t("{label}: from {first} to {last} (n = {n})", label=label, **values)
+
+
+def write_percent(scores: Mapping[str, Any], name: str) -> str:
+    """Write a rate in percent; where answers are undecided, both ends of what it may be."""
+    low = high = float(scores[name])
+    if name.endswith(ACCURACY) and "intervals" in scores:
+        low, high = find_range(scores, name)[:2]
+    ends = dict.fromkeys(f"{100 * end:.0f}" for end in (low, high))
+    return f"{'–'.join(ends)} %"
 
 
 def _list_numbers(found: Sequence[Evaluated]) -> list[str]:

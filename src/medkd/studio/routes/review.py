@@ -5,6 +5,7 @@ In: a file of a step of `verify` or `distill`. Out: a line in `reviews.jsonl` a 
 here: which one counts (`core.reviews`).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.responses import Response
@@ -17,15 +18,15 @@ from medkd.studio.routes.data import describe_case
 from medkd.studio.rows import find_id, show_row
 from medkd.studio.workspace import Workspace
 
-QUEUES = ("verified.jsonl", "undecided.jsonl", "rejected.jsonl", "rationales.jsonl")
+REMOVALS = "removals.jsonl"
+QUEUES = ("verified.jsonl", "undecided.jsonl", "rejected.jsonl", "rationales.jsonl", REMOVALS)
+STAGES = ("verify", "distill", "prepare")
 MAX_NAME, MAX_REASON, MAX_TEXT = 60, 500, 100_000
 
 
 def list_queues(workspace: Workspace) -> list[str]:
     """Name the files that hold rationales, those of the newest step first."""
-    steps = [
-        s for s in reversed(workspace.list_steps()) if s.manifest.stage in ("verify", "distill")
-    ]
+    steps = [s for s in reversed(workspace.list_steps()) if s.manifest.stage in STAGES]
     return [
         f"{step.name}/{name}" for step in steps for name in QUEUES if (step.path / name).exists()
     ]
@@ -47,7 +48,7 @@ def _show(page: Page, file: str, who: str, problem: str = "", sent: Form | None 
         key for key, of_row in reviews.items() if any(review.reviewer == who for review in of_row)
     }
     only_open = page.query.get("all") != "1"
-    at = page.number("at", 0)
+    at = _read_number(sent) if sent else page.number("at", 0)
     found = at if sent else find_next(index, judged if only_open else set(), at)
     row = show_row(index.row(found)) if found is not None and found < len(index) else None
     return page.render(
@@ -64,6 +65,7 @@ def _show(page: Page, file: str, who: str, problem: str = "", sent: Form | None 
         said=reviews.get(row.id, []) if row else [],
         agreement=measure_agreement(reviews),
         problem=problem,
+        is_removal=path.name == REMOVALS,
         reasoning=read_text(sent, "reasoning", MAX_TEXT) if sent else row.reasoning if row else "",
         answer=read_text(sent, "answer", MAX_TEXT) if sent else row.answer if row else "",
     )
@@ -74,6 +76,11 @@ def _find_queue(page: Page, file: str) -> Path:
     if path.name not in QUEUES or not path.is_file():
         raise InputError(f"{file[:200]}: no file of rationales; choose another")
     return path
+
+
+def _read_number(form: Form) -> int:
+    text = read_text(form, "at", 9)
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def find_next(index: JsonlIndex, judged: set[str], at: int) -> int | None:
@@ -88,14 +95,15 @@ def judge(page: Page, form: Form) -> Response:
     file, who = read_text(form, "file"), read_text(form, "who", MAX_NAME).strip()
     path = _find_queue(page, file)
     index = open_index(path)
-    number = int(text) if (text := read_text(form, "at", 9)).isdecimal() else 0
+    number = _read_number(form)
     decision, reason = read_text(form, "decision"), read_text(form, "reason", MAX_REASON).strip()
-    problem = find_problem(page, form, who, decision, reason)
+    needed = ("answer",) if path.name == REMOVALS else ("reasoning", "answer")
+    problem = find_problem(page, form, who, decision, reason, needed)
     if problem or number >= len(index):
         return _show(page, file, who, problem or page.t("This row is not there any more."), form)
     words: dict[str, str] = {}
     if decision == Decision.EDIT:
-        words = {name: read_text(form, name, MAX_TEXT).strip() for name in ("reasoning", "answer")}
+        words = {name: read_text(form, name, MAX_TEXT).strip() for name in needed}
     key = find_id(index.row(number))
     decided = Decision(decision)
     add_review(path.parent, Review(id=key, reviewer=who, decision=decided, reason=reason, **words))
@@ -104,7 +112,9 @@ def judge(page: Page, form: Form) -> Response:
     return page.redirect("review", file=file, who=who, **following)
 
 
-def find_problem(page: Page, form: Form, who: str, decision: str, reason: str) -> str:
+def find_problem(
+    page: Page, form: Form, who: str, decision: str, reason: str, needed: Sequence[str]
+) -> str:
     """Say what a judgement lacks; empty where it is whole."""
     if not who:
         return page.t("First write your name.")
@@ -112,7 +122,7 @@ def find_problem(page: Page, form: Form, who: str, decision: str, reason: str) -
         return page.t("Accept, edit or reject it.")
     if decision == Decision.REJECT and not reason:
         return page.t("Say why you reject it; a word will do.")
-    texts = (read_text(form, name, MAX_TEXT).strip() for name in ("reasoning", "answer"))
+    texts = (read_text(form, name, MAX_TEXT).strip() for name in needed)
     if decision == Decision.EDIT and not all(texts):
-        return page.t("Neither the reasoning nor the answer may be empty.")
+        return page.t("What you write in its place may not be empty.")
     return ""
