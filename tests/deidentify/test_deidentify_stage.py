@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from medkd.core.config import make_config
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_records
+from medkd.core.privacy import NAMES_NOT_SOUGHT, check_deidentified
 from medkd.core.records import Case, RawCase
 from medkd.deidentify.stage import Config, run
 
@@ -202,3 +204,57 @@ def test_a_broken_file_of_pairs_is_refused_and_kept(tmp_path: Path, content: str
     with pytest.raises(InputError, match=r"private_ids\.json: .*salt of earlier runs"):
         run(Config(input=source, out=tmp_path / "out"))
     assert (source / "private_ids.json").read_text() == content
+
+
+def test_english_cases_without_a_tagger_are_warned_of_marked_and_refused_at_the_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_cases(
+        tmp_path / "collect",
+        make_case(1, "A 61-year-old man with fever for three days. Desmond drove him in."),
+        make_case(2, "发热3天，咳嗽。"),
+    )
+    run(Config(input=source, out=tmp_path / "out"))
+    assert "warning: 1 of 2 cases are in English" in capsys.readouterr().err
+    marks = [case.deidentified_by for case in read_cases(tmp_path / "out")]
+    assert [mark.endswith(NAMES_NOT_SOUGHT) for mark in marks] == [True, False]
+    with pytest.raises(InputError, match="1 of 2 rows English names were not looked for"):
+        check_deidentified(marks, "questions.jsonl", "the teacher", False)
+    assert check_deidentified(marks, "questions.jsonl", "the teacher", True) == 1
+
+
+def test_what_a_reviewer_missed_is_masked_and_gives_an_estimate_of_recall(tmp_path: Path) -> None:
+    source = write_cases(tmp_path, make_case(1, "患者王秀英，女，边疆已知情，电话13812345678。"))
+    (tmp_path / "review.jsonl").write_text(
+        '{"missed": "边疆", "kind": "姓名", "case": "files:1"}\n{"read": "files:1"}\n'
+    )
+    manifest = run(Config(input=source, out=tmp_path / "out", known=tmp_path / "review.jsonl"))
+    (case,) = read_cases(tmp_path / "out")
+    assert "边疆" not in case.sections["现病史"]
+    assert manifest.facts["recall_in_review"] == {
+        "found": 2,
+        "missed": 1,
+        "recall": 0.6667,
+        "interval": [0.0943, 0.9916],
+        "cases_read": 1,
+    }
+
+
+def test_the_review_draws_the_same_sample_of_three_over_the_share(tmp_path: Path) -> None:
+    source = write_cases(tmp_path, *(make_case(n, f"发热{n}天。") for n in range(30)))
+    shown: list[list[str]] = []
+    for name in ("a", "b"):
+        run(Config(input=source, out=tmp_path / name, review=True, review_share=0.5))
+        shown.append(
+            re.findall(r'data-case="([^"]+)"', (tmp_path / name / "review.html").read_text())
+        )
+    assert len(shown[0]) == 6 and shown[0] == shown[1]
+
+
+def test_cells_that_few_cases_share_are_listed(tmp_path: Path) -> None:
+    few = make_case(0, "患者王秀英，女，63岁，自江西省来诊。")
+    many = [make_case(n, "男，50岁，发热。") for n in range(1, 8)]
+    manifest = run(Config(input=write_cases(tmp_path, few, *many), out=tmp_path / "out"))
+    assert manifest.facts["small_cells"] == 1
+    lines = (tmp_path / "out" / "small_cells.csv").read_text().splitlines()
+    assert lines[1].startswith("60-69,女,") and lines[1].endswith("江西省,,1")

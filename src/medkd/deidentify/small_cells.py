@@ -14,7 +14,7 @@ from medkd.core.records import Case
 SMALL = 5
 _AGE = re.compile(r"(\d{1,3})\s?岁|(\d{1,3})[- ]?(?:years?[- ]old|y/?o\b)|(90\+)")
 _SEX = re.compile(r"[男女]|\b(?:fe)?male\b|\b(?:wo)?man\b", re.IGNORECASE)
-_PLACE = re.compile(r"[一-鿿]{2,3}(?:省|市|自治区|自治州)")
+_PLACE = re.compile(r"(?![自从在于到至去往来由住])[一-鿿]{2,3}(?:省|市|自治区|自治州)")
 
 
 class Cell(NamedTuple):
