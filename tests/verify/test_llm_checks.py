@@ -12,12 +12,12 @@ from rationale_samples import make_rationale
 
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Checked
-from medkd.core.task import load_task
+from medkd.core.task import find_task, load_task
 from medkd.demo.reasoning import explain
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.verify import Config, run
-from medkd.verify.llm_checks import ask_blindly
+from medkd.verify.llm_checks import ask_blindly, make_judge_check
 
 SHOWN = {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
 
@@ -308,3 +308,13 @@ def test_a_judge_decides_the_undecided_answers_alone(tmp_path):
         "wrong_diagnosis",
     ]
     assert "judge" in read_verdicts(tmp_path / "out")["q:1"]
+
+
+def test_the_judge_of_another_task_is_asked_as_no_clinician():
+    rationale = make_rationale("q:1", "Which?\nA. one\nB. two", "B", "One is not it.", "B")
+    check = make_judge_check(0.5, find_task)
+    (diagnosis,) = check.ask(rationale)
+    question = rationale.question.model_copy(update={"task": "multiple-choice"})
+    (choice,) = check.ask(rationale.model_copy(update={"question": question}))
+    texts = ["".join(message.content for message in r.messages) for r in (diagnosis, choice)]
+    assert "clinician" in texts[0] and not any(word in texts[1] for word in ("clinic", "medical"))

@@ -26,7 +26,7 @@ from medkd.core.task import AnswerKind
 from medkd.grading.diagnosis import GradeVerdict
 from medkd.grading.tables import load_table
 
-RubricName = Literal["diagnosis", "answer", "pair", "criterion", "rationale", "open"]
+RubricName = Literal["diagnosis", "answer", "pair", "criterion", "rationale", "reasoning", "open"]
 
 SAMPLING = Sampling(max_tokens=2048, temperature=0.0)
 MAX_BRACES = 50
@@ -260,6 +260,12 @@ def rationale_texts(record: str, reasoning: str, answer: str, reference: str) ->
     """Name the texts of the rubric `rationale`."""
     texts = {"record": record, "reasoning": reasoning, "answer": answer}
     return {**texts, "known_diagnosis": reference}
+
+
+def reasoning_texts(question: str, reasoning: str, answer: str, reference: str) -> dict[str, str]:
+    """Name the texts of the rubric `reasoning`."""
+    texts = {"question": question, "reasoning": reasoning, "answer": answer}
+    return {**texts, "known_answer": reference}
 
 
 def open_texts(question: str, answer: str, teacher: str) -> dict[str, str]:

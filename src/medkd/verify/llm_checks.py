@@ -232,16 +232,16 @@ def find_written_language(question: Question) -> Language:
     return "zh" if is_chinese(question.input) else "en"
 
 
-def make_judge_check(min_score: float) -> LlmCheck:
+def make_judge_check(min_score: float, find_task: Callable[[str], Task]) -> LlmCheck:
     """Make the check that a judge scores the rationale at least `min_score`."""
-    rubric = judge.load_rubric("rationale")
+    rubric, general = judge.load_rubric("rationale"), judge.load_rubric("reasoning")
 
     def ask(rationale: Rationale) -> Sequence[Request]:
         question = rationale.question
-        texts = judge.rationale_texts(
-            question.input, rationale.reasoning, rationale.answer, question.reference
-        )
-        return [judge.make_request(rubric, texts)]
+        is_diagnosis = find_task(question.task).answer.kind == "diagnosis"
+        name = judge.rationale_texts if is_diagnosis else judge.reasoning_texts
+        texts = name(question.input, rationale.reasoning, rationale.answer, question.reference)
+        return [judge.make_request(rubric if is_diagnosis else general, texts)]
 
     def verdict(_: Rationale, completions: Sequence[Completion]) -> Verdict:
         (completion,) = completions

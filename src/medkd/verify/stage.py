@@ -323,7 +323,7 @@ def _open_llm_checkers(
         [make_answer_check(find)] if config.judge else [],
         [
             *([make_blind_check(config.min_f1, find, config.terms)] if config.blind else []),
-            *([make_judge_check(config.min_score)] if config.judge else []),
+            *([make_judge_check(config.min_score, find)] if config.judge else []),
         ],
     ]
     with Ledger(space.path(LEDGER)) as ledger:
