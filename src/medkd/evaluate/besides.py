@@ -76,7 +76,7 @@ def ask_besides(
             predictor, space.path("samples.jsonl"), questions.prompts, config.samples, sampling
         )
         for i in rows:
-            votes = score_samples([answered[i], *again.get(i, [])], config.task)
+            votes = score_samples([answered[i], *again.get(i, [])], config.task, config.terms)
             _add(found.scores, {i: votes})
     if config.wordings:
         varied = make_variant_prompts(_choose_varied(config, questions.examples))

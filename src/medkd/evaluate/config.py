@@ -12,6 +12,7 @@ from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig
 from medkd.core.privacy import AcceptIdentified
 from medkd.core.records import Language
 from medkd.core.task import TaskFile
+from medkd.grading.terms import TermsFile
 from medkd.models.load import Device, Dtype, Hub
 
 
@@ -47,6 +48,9 @@ class Config(StageConfig):
     task: TaskFile = ""
     """Task file of the rows, where it is not a shipped one; with --predictions, the task of its
     labels (diagnosis, open-question, …), else diagnoses are told from open answers."""
+    terms: TermsFile = None
+    """Table of codes and names (CSV or Excel: an ICD table, local synonyms): names of one code are
+    one diagnosis, longer codes more specific ones."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Hub from which a named model is downloaded."""
     trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False

@@ -75,7 +75,7 @@ def read_questions(config: Config) -> Questions:
         path,
         reader.n_read,
         reader.dropped(),
-        partial(score_prediction, task=config.task),
+        partial(score_prediction, task=config.task, terms=config.terms),
         rubrics=rubrics,
     )
 

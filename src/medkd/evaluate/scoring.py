@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from medkd.completers.session import Session
 from medkd.core import thinking
@@ -57,13 +58,15 @@ class Row(Record):
     """What a judge said where rules could not tell."""
 
 
-def score(predictions: Iterable[Prediction], task: str = "") -> Iterator[Row]:
-    """Score predictions in order, by rules alone; many of them on several cores. `task` is a file
-    of the user's."""
-    return map_in_order(partial(score_prediction, task=task), predictions)
+def score(
+    predictions: Iterable[Prediction], task: str = "", terms: Path | None = None
+) -> Iterator[Row]:
+    """Score predictions in order, by rules alone; many of them on several cores. `task` is a task
+    file of the user's, `terms` a table of codes and names."""
+    return map_in_order(partial(score_prediction, task=task, terms=terms), predictions)
 
 
-def score_prediction(prediction: Prediction, task: str = "") -> Row:
+def score_prediction(prediction: Prediction, task: str = "", terms: Path | None = None) -> Row:
     """Score one prediction by rules alone."""
     scores = score_form(prediction)
     if prediction.teacher is not None:
@@ -77,7 +80,7 @@ def score_prediction(prediction: Prediction, task: str = "") -> Row:
     found = None
     if prediction.reference:
         kind = find_kind(prediction, task)
-        grader = get_grader(kind)
+        grader = get_grader(kind, terms)
         found = grader(prediction.answer, prediction.reference, known=prediction.known)
         scores |= score_grade(kind, found)
         if prediction.known:
@@ -154,13 +157,15 @@ def find_verdict(scores: Mapping[str, float], prefixes: Iterable[str] = ()) -> G
     return None
 
 
-def score_samples(samples: Sequence[Prediction], task: str = "") -> dict[str, float]:
+def score_samples(
+    samples: Sequence[Prediction], task: str = "", terms: Path | None = None
+) -> dict[str, float]:
     """Score several answers to one question: whether one is right, whether the vote is, and the
     share that agrees with it; names carry their number."""
     if len(samples) < 2 or not samples[0].reference:
         return {}
     kind = find_kind(samples[0], task)
-    grader = get_grader(kind)
+    grader = get_grader(kind, terms)
     grades: list[Grade] = [grader(p.answer, p.reference, known=p.known) for p in samples]
     votes = ["；".join(g.stated) for g in grades]
     if kind == "diagnosis":

@@ -54,6 +54,7 @@ from medkd.evaluate.scoring import FILE_NAME, GENERAL, Row, judge_rows, score, s
 from medkd.evaluate.statistics import break_down, make_scores
 from medkd.evaluate.texts import Note
 from medkd.grading.rubric import QuestionRubric, score_rubrics
+from medkd.grading.terms import list_terms_inputs
 from medkd.models.inspect import read_json
 
 __all__ = ["Config", "evaluate", "run"]
@@ -134,6 +135,7 @@ def run(config: Config) -> Manifest:
         "rubric": [config.rubric] if config.rubric else [],
         "general": list_general(config),
         **list_task_inputs(config.task),
+        **list_terms_inputs(config.terms),
     }
     libraries = [*GENERATORS, "scipy"]
     with open_stage_output("evaluate", config, inputs, WRITES, libraries) as space:
@@ -294,7 +296,11 @@ def _run_file(config: Config, path: Path) -> Manifest:
         )
     path = resolve_input(path, "predictions.jsonl", made_by="evaluate")
     found = read_predictions(path, config.task, config.limit)
-    inputs = {"predictions": path, **list_task_inputs(config.task)}
+    inputs = {
+        "predictions": path,
+        **list_task_inputs(config.task),
+        **list_terms_inputs(config.terms),
+    }
     with open_stage_output(
         "evaluate", config, inputs, WRITES, libraries=["jieba", "scipy"]
     ) as space:
@@ -314,7 +320,7 @@ def _run_file(config: Config, path: Path) -> Manifest:
             line = "How answers ended, and their lengths in tokens: the file does not tell."
             notes.append(Note(line))
         n = len(found.predictions)
-        rows = list(score(found.predictions, config.task))
+        rows = list(score(found.predictions, config.task, config.terms))
         answers = Answers(found.predictions, rows, Besides())
         scores = _write_scores(config, space, answers, notes, {})
         runtime = read_runtime(path)

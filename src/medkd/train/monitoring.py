@@ -122,6 +122,7 @@ def measure_baseline(
     group_size: int,
     weights: Mapping[str, float],
     judge: BatchReward | None = None,
+    terms_path: Path | None = None,
 ) -> Baseline:
     """Sample groups of answers to some questions as a step would, and measure them."""
     groups = sampler.draw_rollouts(questions, group_size, first_sample=-group_size)
@@ -129,13 +130,13 @@ def measure_baseline(
     ended = [r.n_tokens for r in rollouts if r.finish_reason != FinishReason.LOOP]
     lengths = sorted(ended) or [sampler.sampling.max_tokens]
     band = choose_band(lengths)
-    scores = _score(groups, rollouts, make_rewards(weights, band), judge)
+    scores = _score(groups, rollouts, make_rewards(weights, band, terms_path), judge)
     sums = [
         [sum(weights[name] * scores[name][at][i] for name in scores) for i in range(len(group))]
         for at, group in enumerate(groups)
     ]
     known = [
-        grade(thinking.read(rollout.text).answer, rollout.reference).principal
+        grade(thinking.read(rollout.text).answer, rollout.reference, terms_path).principal
         for rollout in rollouts
         if rollout.reference
     ]

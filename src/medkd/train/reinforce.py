@@ -20,6 +20,7 @@ from medkd.core.jsonl import write_json
 from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.records import Example
 from medkd.core.stage_output import Manifest, StageOutput
+from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.models.chat_template import (
     encode,
     find_plain_template,
@@ -118,6 +119,9 @@ class Config(StageConfig):
     )
     """Weight of each reward: diagnosis, format, stop, loop, grounded, length, judge; one that is
     not named does not count."""
+    terms: TermsFile = None
+    """Table of codes and names (CSV or Excel) by which the reward `diagnosis` knows names of one
+    disease."""
     judge: str = ""
     """Endpoint of the reward `judge`: a provider of providers.yaml, or `custom` with
     --judge-base-url and --judge-model."""
@@ -188,7 +192,13 @@ def run(config: Config) -> Manifest:
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     adapter = None if config.adapter == FROM_BASE else resolve_adapter(config.adapter)
     base = folder if Path(config.model).is_dir() else None
-    inputs = {"input": train_path, "validation": val_path, "adapter": adapter, "model": base}
+    inputs = {
+        "input": train_path,
+        "validation": val_path,
+        "adapter": adapter,
+        "model": base,
+        **list_terms_inputs(config.terms),
+    }
     with open_training("reinforce", config, inputs, WRITES) as output:
         if output.is_finished:
             return output.manifest
@@ -260,7 +270,7 @@ def _reinforce(
     monitor = HoldoutMonitor(output.path("held_out.jsonl"), sampler, holdout, config.paid, step)
     if not step:
         monitor.look(0)
-    rewards = make_rewards(config.rewards, Band(*baseline.band))
+    rewards = make_rewards(config.rewards, Band(*baseline.band), config.terms)
     if judge is not None:
         rewards["judge"] = judge
     args.reward_weights = [config.rewards[name] for name in rewards]
@@ -368,7 +378,9 @@ def _find_baseline(
     if found := read_json(path):
         return Baseline.model_validate(found)
     chosen = choose_questions(questions, config.seed)
-    baseline = measure_baseline(sampler, chosen, config.group_size, config.rewards, judge)
+    baseline = measure_baseline(
+        sampler, chosen, config.group_size, config.rewards, judge, config.terms
+    )
     print(f"reinforce: {len(questions)} questions; {describe(baseline)}", file=sys.stderr)
     for note in baseline.notes:
         print(f"note: {note}", file=sys.stderr)

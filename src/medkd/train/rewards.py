@@ -64,13 +64,13 @@ BatchReward = Callable[[Sequence[Rollout]], list[float]]
 """Scores many answers at once."""
 
 
-def reward_diagnosis(rollout: Rollout) -> float:
+def reward_diagnosis(rollout: Rollout, terms_path: Path | None = None) -> float:
     """Pay the soft F1 of the answer; a thought that was never closed has no answer.
 
     What the rules cannot place at all earns nothing: the benefit of the doubt would pay for noise
     and for naming everything.
     """
-    found = grade(thinking.read(rollout.text).answer, rollout.reference)
+    found = grade(thinking.read(rollout.text).answer, rollout.reference, terms_path)
     return 0.0 if found.relation is Relation.UNCLEAR else found.f1
 
 
@@ -116,10 +116,12 @@ def reward_length(rollout: Rollout, band: Band) -> float:
     return max(0.0, min(1.0, 2 - rollout.n_tokens / band.high))
 
 
-def make_rewards(weights: Mapping[str, float], band: Band) -> dict[str, BatchReward]:
+def make_rewards(
+    weights: Mapping[str, float], band: Band, terms_path: Path | None = None
+) -> dict[str, BatchReward]:
     """List the rewards that count, in the order of the config, without the judge's."""
     rules: dict[str, Callable[[Rollout], float]] = {
-        "diagnosis": reward_diagnosis,
+        "diagnosis": lambda rollout: reward_diagnosis(rollout, terms_path),
         "format": reward_format,
         "stop": reward_stop,
         "loop": reward_loop,
