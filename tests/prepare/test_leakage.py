@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from medkd.prepare.aliases import collect_aliases
 from medkd.prepare.leakage import find_cuts, remove_answer
-from medkd.prepare.statements import find_answer, has_answer
+from medkd.prepare.statements import find_answer
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ EXEMPT = re.compile("(?:检测|抗体|科|父|母|无|否认|未见|排除|不�
 @given(TEXTS)
 def test_the_principal_diagnosis_never_stays_verbatim(text: str) -> None:
     left = remove_answer(text, ALIASES)
-    assert not has_answer(left, ALIASES) and not find_answer(left, ALIASES)
+    assert not find_answer(left, ALIASES)
     if not EXEMPT.search(text):
         assert "脑积水" not in left
 

@@ -24,9 +24,9 @@ from medkd.prepare.record import (
 )
 from medkd.prepare.removals import Decisions, Reviewed, remove_spans
 from medkd.prepare.statements import (
+    Tier,
     find_answer,
     find_known,
-    has_answer,
     is_complaint,
     joins_answer,
 )
@@ -122,17 +122,7 @@ def draft_question(
     line = join_sections(after, part, language)
     if joins_answer(line, aliases):
         return DropReason.ANSWER_LEFT
-    told = {
-        f"{kind}_{side}": frozenset(
-            name for name, text in sections.items() if tells(text, aliases, name)
-        )
-        for kind, tells in (("listed", has_answer), ("stated", find_answer))
-        for side, sections in (
-            ("before", {name: view.text for name, view in views.items()}),
-            ("after", texts),
-        )
-    }
-    told["asked"] = frozenset(views)
+    told = _find_told(views, texts, removals, aliases)
     known = _list_known(answer, texts, aliases)
     return Draft(
         case, language, reference, before, after, line, told, known, tuple(removals), texts
@@ -152,6 +142,30 @@ def _remove(
         if text.strip("。，； "):
             texts[name] = text
     return texts, removals
+
+
+def _find_told(
+    views: Mapping[str, View],
+    texts: Mapping[str, str],
+    removals: Sequence[Removal],
+    aliases: AnswerAliases,
+) -> dict[str, frozenset[str]]:
+    """Find the sections that stated the answer before and state it after; one without a removal
+    never did."""
+    changed = {removal.section for removal in removals}
+    found = {
+        "before": {name: find_answer(views[name].text, aliases, name) for name in changed},
+        "after": {name: find_answer(texts.get(name, ""), aliases, name) for name in changed},
+    }
+    told = {"asked": frozenset(views)}
+    for side, mentions in found.items():
+        told[f"stated_{side}"] = frozenset(name for name in mentions if mentions[name])
+        told[f"listed_{side}"] = frozenset(
+            name
+            for name, of_section in mentions.items()
+            if any(mention.tier is Tier.PRINCIPAL for mention in of_section)
+        )
+    return told
 
 
 def _list_known(

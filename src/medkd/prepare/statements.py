@@ -211,14 +211,15 @@ _DURATION = re.compile(
 )
 
 
-def has_answer(text: str, aliases: AnswerAliases, section: str = "") -> bool:
-    """Tell whether the principal diagnosis is stated in a text."""
-    return any(mention.tier is Tier.PRINCIPAL for mention in find_answer(text, aliases, section))
-
-
 def joins_answer(line: str, aliases: AnswerAliases) -> bool:
     """Tell whether a name comes together across the label of a section: 【主诉】头痛."""
-    return any("】" in line[mention.start : mention.end] for mention in find_answer(line, aliases))
+    plain = read_plain(line)
+    return any(
+        "】" in line[plain.starts[at] : plain.ends[at + len(name) - 1]]
+        for name in aliases.principal
+        if name in plain.text
+        for at in plain.find(name, aliases.seams.get(name, frozenset()))
+    )
 
 
 def find_answer(
