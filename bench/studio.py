@@ -1,5 +1,5 @@
-"""The studio with 1,000 runs and a file of 100,000 records: start, memory, first byte and whole
-answer of every page, 50 clients at once.
+"""The studio with 1,000 runs and a file of 100,000 records: start, memory, first byte, whole
+answer and processor time of every page, 50 clients at once.
 
 `python bench/studio.py [--source SRC]`: runs and records are made on the spot, the studio is the
 real command. `--source` names the `src` of another checkout, measured in the same run where it
@@ -108,9 +108,16 @@ def tell(what: str, seconds: list[float]) -> None:
 
 
 def read_memory(pid: int) -> float:
-    """Read how many MiB a process holds."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    """Read how many MiB a process holds of its own, mapped files left out."""
+    resident, shared = map(int, Path(f"/proc/{pid}/statm").read_text().split()[1:3])
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def read_cpu(pid: int) -> float:
+    """Read how many seconds of processor a process has used: what a page costs on a busy machine
+    too."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait(port: int) -> None:
@@ -141,10 +148,12 @@ def measure(folder: Path, source: Path) -> None:
         tell("start, until a page answers", [time.perf_counter() - began])
         time.sleep(3)  # what it reads while nobody waits
         for name, path in PAGES.items():
+            before = read_cpu(studio.pid)
             times = [ask(port, f"/en/{path}") for _ in range(ROUNDS)]
+            cpu = (read_cpu(studio.pid) - before) / ROUNDS
             if all(status == 200 for _, _, status in times):
                 tell(f"{name}: first byte", [first for first, _, _ in times])
-                tell(f"{name}: whole", [whole for _, whole, _ in times])
+                tell(f"{name}: whole, {1000 * cpu:.0f} ms CPU", [whole for _, whole, _ in times])
         gathered: list[float] = []
 
         def browse() -> None:

@@ -40,6 +40,7 @@ class JsonlIndex:
             self._ends.append(size)
         self._values: dict[str, dict[str, array[int]]] | None = None
         self._ids: dict[str, int] | None = None
+        self._found: tuple[str, Sequence[int]] = ("", ())
         self._lock = Lock()
         self._reader: Thread | None = None
 
@@ -62,12 +63,15 @@ class JsonlIndex:
         """Number the rows that hold a text, letter for letter; every row for no text."""
         if not text:
             return range(len(self))
+        if self._found[0] == text:  # the next page of the same search
+            return self._found[1]
         needle = json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
         found, at = array("L"), 0
         while (at := self._bytes.find(needle, at)) >= 0:
             number = bisect_left(self._ends, at)
             found.append(number)
             at = self._ends[number] + 1
+        self._found = (text, found)
         return found
 
     def values(

@@ -30,6 +30,8 @@ ADAPTERS = ("reinforce", "train")
 """Stages that leave an adapter to talk to."""
 PERIOD_S = 0.25
 N_QUESTIONS = 30
+N_OFFERED = 20
+"""Models of each kind that are offered, the newest ones."""
 MAX_CONVERSATIONS = 200
 SETTINGS = ("temperature", "top_p", "max_tokens", "seed", "task")
 
@@ -52,7 +54,7 @@ def show_chat(page: Page) -> Response:
     return page.render(
         "chat.html",
         name=name if found else "",
-        offered=[TINY, *exports, *trained, *list_checkpoints(workspace)],
+        offered=[TINY, *exports[:N_OFFERED], *trained[:N_OFFERED], *list_checkpoints(workspace)],
         chosen=chosen,
         settings={name: page.query.get(name, "") for name in SETTINGS},
         tasks=SHIPPED,
@@ -211,6 +213,7 @@ def check_name(workspace: Workspace, name: str) -> None:
 def list_checkpoints(workspace: Workspace) -> list[str]:
     """Name the checkpoints of all trainings, the newest training's first."""
     steps = [s for stage in ADAPTERS for s in reversed(workspace.list_steps(stage=stage))]
+    steps = steps[:N_OFFERED]
     return [
         str(path)
         for step in steps
