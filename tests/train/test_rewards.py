@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medkd.completers.ledger import open_reader
 from medkd.completers.scripted import Scripted
 from medkd.core.completer import Completion
 from medkd.core.errors import StoppedError
@@ -147,7 +148,7 @@ def test_a_judgement_that_cannot_be_read_stops_the_run_and_is_no_zero(said):
         JudgeReward(Scripted(lambda _: said))([THOUGHT])
 
 
-def test_a_judge_over_http_that_never_says_what_was_asked_is_on_the_ledger_and_stops_the_run(
+def test_a_judgement_over_http_is_paid_between_zero_and_one_and_stands_on_the_ledger(
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MEDKD_API_KEY", "none")
@@ -156,7 +157,9 @@ def test_a_judge_over_http_that_never_says_what_was_asked_is_on_the_ledger_and_s
         open_judge(
             "custom", "rehearsal", server.base_url, None, tmp_path / "ledger.sqlite"
         ) as judge,
-        pytest.raises(StoppedError),
     ):
-        judge([THOUGHT])
-    assert (tmp_path / "ledger.sqlite").stat().st_size > 0
+        [score] = judge([THOUGHT])
+        assert 0 <= score <= 1
+        assert judge([THOUGHT]) == [score]
+    with open_reader(tmp_path / "ledger.sqlite") as ledger:
+        assert len(list(ledger.attempts())) == 1
