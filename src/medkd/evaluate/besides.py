@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from medkd.core.completer import Sampling
@@ -24,6 +23,7 @@ from medkd.evaluate.generate import (
     PredictionFile,
     Predictor,
     Prompt,
+    Questions,
     ask_once,
     ask_samples,
     make_prompts,
@@ -36,7 +36,6 @@ from medkd.evaluate.multiple_choice import (
     to_examples,
 )
 from medkd.evaluate.prompt_variants import make_variant_prompts, tabulate_variants
-from medkd.evaluate.questions import Questions
 from medkd.evaluate.scoring import Row, score_samples
 
 Scores = dict[str, dict[str, float]]
@@ -53,11 +52,6 @@ class Besides:
     """Answers to questions without a known one."""
     general: list[Row] = field(default_factory=list[Row])
     """Scores of the questions outside the task."""
-
-
-def list_general(config: Config) -> list[Path]:
-    """List the files of questions outside the task, as inputs of the stage."""
-    return [Path(source) for source in config.general if Path(source).exists()]
 
 
 def ask_besides(

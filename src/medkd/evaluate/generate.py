@@ -7,7 +7,7 @@ Not done here: scores (`evaluate.scoring`), engines and the ledger (`completers`
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
@@ -28,8 +28,10 @@ from medkd.core.progress import Bar
 from medkd.core.records import Example, FinishReason, Prediction
 from medkd.core.stage_output import StageOutput
 from medkd.evaluate.config import Config
+from medkd.evaluate.scoring import Row
 from medkd.grading.judge import RubricName, load_rubric, make_fault_finder
 from medkd.grading.repetition import is_looping
+from medkd.grading.rubric import QuestionRubric
 from medkd.models.chat_template import (
     encode,
     find_plain_template,
@@ -47,6 +49,7 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
+from medkd.text.exam_rows import ExamQuestion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,6 +72,25 @@ class Prompt(NamedTuple):
 def make_prompts(examples: Sequence[Example], instruction: str = "") -> list[Prompt]:
     """Put every example's input, bare or under an instruction."""
     return [Prompt(e.id, e, tuple(make_messages(e.input, instruction))) for e in examples]
+
+
+Scorer = Callable[[Prediction], Row]
+
+
+class Questions(NamedTuple):
+    """What is asked, and how an answer to it is scored."""
+
+    examples: list[Example]
+    prompts: list[Prompt]
+    path: Path | None
+    """The file they stand in; None for a dataset of a hub."""
+    n_read: int
+    dropped: dict[str, int]
+    score: Scorer
+    exam: Sequence[ExamQuestion] = ()
+    rubrics: Mapping[str, QuestionRubric] = {}
+    is_public: bool = False
+    """Whether they come from a public exam, which names no patient."""
 
 
 # Predictors

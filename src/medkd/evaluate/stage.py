@@ -9,21 +9,21 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
-from medkd.core.jsonl import resolve_input, write_json
+from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.privacy import check_deidentified
 from medkd.core.records import Example, Prediction
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.core.task import list_task_inputs
+from medkd.core.task import check_tasks, find_task, list_task_inputs
 from medkd.evaluate.besides import (
     Besides,
     ask_besides,
-    list_general,
     measure_forgetting,
 )
 from medkd.evaluate.compare import load
@@ -36,7 +36,10 @@ from medkd.evaluate.generate import (
     PredictionFile,
     Predictor,
     Prompt,
+    Questions,
+    Scorer,
     find_inputs,
+    make_prompts,
     open_judge,
     open_predictor,
 )
@@ -47,9 +50,9 @@ from medkd.evaluate.llamafactory import (
     read_runtime,
     write_results,
 )
-from medkd.evaluate.questions import Questions, Scorer, read_questions
+from medkd.evaluate.questions import read_public
 from medkd.evaluate.report import Evaluation, list_scores, make_lead, write_lead, write_report
-from medkd.evaluate.rubrics import write_met
+from medkd.evaluate.rubrics import read_rubrics, write_met
 from medkd.evaluate.scoring import FILE_NAME, GENERAL, Row, judge_rows, score, score_prediction
 from medkd.evaluate.statistics import break_down, make_scores
 from medkd.evaluate.texts import Note
@@ -62,6 +65,8 @@ __all__ = ["Config", "evaluate", "run"]
 GENERATORS = ("torch", "transformers", "peft", "vllm")
 """Libraries that may have generated, whose versions belong in the manifest."""
 TIMES = "generation.json"
+ASKED_BESIDES = ("ask", "wordings", "shuffle_options", "faithfulness", "general")
+"""Fields of the config that ask more than the questions themselves; `samples` over 1 does too."""
 ANSWERS = (
     "predictions",
     "unprompted",
@@ -126,14 +131,14 @@ def run(config: Config) -> Manifest:
     """Evaluate as configured; questions answered before a kill are not asked again."""
     if config.predictions:
         return _run_file(config, config.predictions)
-    questions = read_questions(config)
+    questions = _read_questions(config)
     folder, models = find_inputs(config)
     role = "exam" if questions.is_public else "input"
     inputs = {
         role: [questions.path] if questions.path else [],
         "model": models,
         "rubric": [config.rubric] if config.rubric else [],
-        "general": list_general(config),
+        "general": [Path(source) for source in config.general if Path(source).exists()],
         **list_task_inputs(config.task),
         **list_terms_inputs(config.terms),
     }
@@ -144,6 +149,49 @@ def run(config: Config) -> Manifest:
         else:
             _run_questions(config, space, questions, folder)
         return space.manifest
+
+
+def _read_questions(config: Config) -> Questions:
+    """Read what is asked; raises InputError where flags do not fit or there is nothing."""
+    if config.rubric and not config.judge:
+        raise InputError("--rubric: criteria are checked by a judge; name one with --judge")
+    if config.shuffle_options and not config.exam:
+        raise InputError("--shuffle-options: only an exam has options; name it with --exam")
+    if config.exam:
+        return read_public(config)
+    if config.input is None:
+        raise InputError(
+            "medkd evaluate: nothing to ask; pass --input (the directory of merge), --exam FILE, "
+            "or --predictions FILE"
+        )
+    path = resolve_input(config.input, "test.jsonl", made_by="merge")
+    reader = RecordReader(path, Example, made_by="merge")
+    examples = list(reader)[: config.limit]
+    if not examples:
+        raise InputError(f'{path}: no questions; run "medkd merge" with a share for the test split')
+    check_tasks({example.task for example in examples}, config.task, path)
+    rubrics = read_rubrics(config.rubric) if config.rubric else {}
+    if rubrics and not rubrics.keys() & {example.id for example in examples}:
+        raise InputError(f"{config.rubric}: no rubric is of a question of {path}; check --rubric")
+    return Questions(
+        examples,
+        _instruct(examples, config),
+        path,
+        reader.n_read,
+        reader.dropped(),
+        partial(score_prediction, task=config.task, terms=config.terms),
+        rubrics=rubrics,
+    )
+
+
+def _instruct(examples: Sequence[Example], config: Config) -> list[Prompt]:
+    """Put questions bare or, where wanted, each under the training instruction of its task."""
+    if not config.instructed:
+        return make_prompts(examples)
+    return [
+        make_prompts([e], find_task(e.task, config.task).student.instructions[e.language][0])[0]
+        for e in examples
+    ]
 
 
 def _run_questions(
@@ -260,7 +308,9 @@ def _ask_all(
         )
     ordered = [found[p.id] for p in prompts if p.id in found]
     rows = {answer.row.id: answer.row for answer in ordered}
-    besides = ask_besides(config, space, predictor, questions, file.done, rows, sampling)
+    besides = Besides()
+    if config.samples > 1 or any(getattr(config, field) for field in ASKED_BESIDES):
+        besides = ask_besides(config, space, predictor, questions, file.done, rows, sampling)
     space.drop_all(predictor.failures)
     return Answers(
         predictions=[answer.prediction for answer in ordered],
