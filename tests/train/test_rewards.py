@@ -56,6 +56,21 @@ def test_the_diagnosis_is_paid_by_the_grade_of_the_answer_alone():
     assert reward_diagnosis(make_rollout("<think>\n肺炎肺炎\n</think>\n\n哮喘")) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("kind", "reference", "right", "wrong"),
+    [("choice", "B", "答案：B", "答案：C"), ("number", "1250", "共 1,250 mL", "共 1,300 mL")],
+)
+def test_an_answer_is_paid_by_the_grader_of_its_kind(kind, reference, right, wrong):
+    texts = [f"<think>\n想。\n</think>\n\n{answer}" for answer in (right, wrong)]
+    rollouts = [make_rollout(text, reference=reference)._replace(kind=kind) for text in texts]
+    assert [reward_diagnosis(rollout) for rollout in rollouts] == [1.0, 0.0]
+
+
+def test_what_the_record_itself_tells_as_known_is_not_asked_for():
+    bare = make_rollout(RIGHT, reference="肺炎；高血压病")
+    assert reward_diagnosis(bare._replace(known=("高血压病",))) > reward_diagnosis(bare)
+
+
 def test_a_longer_list_of_diagnoses_earns_less():
     assert reward_diagnosis(make_rollout(RIGHT + "；哮喘；肺结核")) < reward_diagnosis(
         make_rollout(RIGHT)

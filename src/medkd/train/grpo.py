@@ -15,6 +15,7 @@ from medkd.completers.transformers_engine import Generation, TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
 from medkd.core.records import Example, FinishReason
+from medkd.core.task import AnswerKind, find_task
 from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, make_messages, render
 from medkd.models.inspect import read_model_shape
@@ -45,18 +46,26 @@ class PromptItem(NamedTuple):
     prompt: str
     record: str
     reference: str
+    kind: AnswerKind = "diagnosis"
+    known: tuple[str, ...] = ()
+    """What the record itself tells as known."""
 
 
 def make_prompts(
-    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], plain_template: str
+    tokenizer: "PreTrainedTokenizerBase",
+    examples: Sequence[Example],
+    plain_template: str,
+    task: str = "",
 ) -> list[PromptItem]:
-    """Put examples into the plain template."""
+    """Put examples into the plain template; `task` names the file of a task that is not shipped."""
     return [
         PromptItem(
             e.id,
             render(tokenizer, make_messages(e.input, e.instruction, e.system), plain_template),
             e.input,
             e.reference,
+            find_task(e.task, task).answer.kind,
+            e.known,
         )
         for e in examples
     ]
@@ -92,11 +101,21 @@ class Sampler:
         samples = [first_sample + number for _ in questions for number in range(n_each)]
         drawn = iter(self.draw(prompts, samples))
         return [
-            [self.read_rollout(next(drawn).ids, q.record, q.reference) for _ in range(n_each)]
+            [
+                self.read_rollout(next(drawn).ids, q.record, q.reference, q.kind, q.known)
+                for _ in range(n_each)
+            ]
             for q in questions
         ]
 
-    def read_rollout(self, ids: Sequence[int], record: str, reference: str) -> Rollout:
+    def read_rollout(
+        self,
+        ids: Sequence[int],
+        record: str,
+        reference: str,
+        kind: AnswerKind = "diagnosis",
+        known: Sequence[str] = (),
+    ) -> Rollout:
         """Read an answer from its tokens: one without an end is a loop, or else was cut off."""
         is_ended = bool(ids) and ids[-1] in self.engine.stop_ids
         kept = list(ids[:-1] if is_ended else ids)
@@ -105,7 +124,7 @@ class Sampler:
             reason = FinishReason.STOP
         else:
             reason = FinishReason.LOOP if is_looping(text) else FinishReason.LENGTH
-        return Rollout(text, reason, len(ids), record, reference)
+        return Rollout(text, reason, len(ids), record, reference, kind, tuple(known))
 
 
 class TrainerRollouts:
@@ -222,7 +241,8 @@ def make_trainer(
     from transformers import PrinterCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    rows = [{"prompt": q.prompt, "record": q.record, "reference": q.reference} for q in questions]
+    columns = ("prompt", "record", "reference", "kind", "known")
+    rows = [{name: getattr(question, name) for name in columns} for question in questions]
     trainer = GRPOTrainer(
         model=model,
         args=args,
@@ -240,10 +260,15 @@ def _as_trl_reward(name: str, reward: BatchReward, sampler: Sampler) -> Any:
     lost the control tokens."""
 
     def function(
-        completion_ids: list[list[int]], record: list[str], reference: list[str], **_: Any
+        completion_ids: list[list[int]],
+        record: list[str],
+        reference: list[str],
+        kind: list[AnswerKind],
+        known: list[list[str]],
+        **_: Any,
     ) -> list[float]:
-        rows = zip(completion_ids, record, reference, strict=True)
-        return reward([sampler.read_rollout(ids, text, known) for ids, text, known in rows])
+        rows = zip(completion_ids, record, reference, kind, known, strict=True)
+        return reward([sampler.read_rollout(*row) for row in rows])
 
     function.__name__ = name
     return function

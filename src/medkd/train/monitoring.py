@@ -18,12 +18,17 @@ from medkd.core.html import Series, line_plot, write_page
 from medkd.core.jsonl import write_text
 from medkd.core.records import FinishReason, Record
 from medkd.grading import checks
-from medkd.grading.diagnosis import grade
 from medkd.models.inspect import ModelShape
 from medkd.train.callbacks import Callback, read_lines
 from medkd.train.grpo import PromptItem, Sampler
 from medkd.train.memory import GIB, Machine, Workload, estimate_memory
-from medkd.train.rewards import BatchReward, Rollout, choose_band, make_rewards
+from medkd.train.rewards import (
+    BatchReward,
+    Rollout,
+    choose_band,
+    grade_rollout,
+    make_rewards,
+)
 
 N_BASELINE_QUESTIONS = 32
 MAX_TRUNCATED = 0.1
@@ -52,7 +57,7 @@ MIN_REASONING, MAX_REASONING = 40, 8000
 Check = Callable[[Rollout, thinking.Thought], bool]
 
 CHECKS: Mapping[str, tuple[str, Check]] = {
-    "accuracy": ("diagnosis", lambda r, t: grade(t.answer, r.reference).principal),
+    "accuracy": ("diagnosis", lambda r, t: grade_rollout(r).principal),
     "form": (
         "format",
         lambda r, t: (
@@ -71,7 +76,7 @@ CHECKS: Mapping[str, tuple[str, Check]] = {
         "length",
         lambda r, t: checks.check_length(t.reasoning or "", MIN_REASONING, MAX_REASONING).passed,
     ),
-    "exact": ("", lambda r, t: grade(t.answer, r.reference).exact),
+    "exact": ("", lambda r, t: grade_rollout(r).exact),
     "no_refusal": ("", lambda r, t: checks.check_refusal(t.reasoning or "", t.answer).passed),
     "language": ("", lambda r, t: checks.check_language(t.reasoning or "", r.record).passed),
     "brevity": ("", lambda r, t: checks.check_brevity(t.answer, r.reference, MAX_ANSWER).passed),
@@ -136,9 +141,7 @@ def measure_baseline(
         for at, group in enumerate(groups)
     ]
     known = [
-        grade(thinking.read(rollout.text).answer, rollout.reference, terms_path).principal
-        for rollout in rollouts
-        if rollout.reference
+        grade_rollout(rollout, terms_path).principal for rollout in rollouts if rollout.reference
     ]
     means = {name: fmean(v for group in of for v in group) for name, of in scores.items()}
     spreads = {name: fmean(pstdev(group) for group in of) for name, of in scores.items()}

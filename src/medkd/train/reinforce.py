@@ -20,6 +20,7 @@ from medkd.core.jsonl import write_json
 from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.records import Example
 from medkd.core.stage_output import Manifest, StageOutput
+from medkd.core.task import TaskFile, check_tasks, list_task_inputs
 from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.models.chat_template import (
     encode,
@@ -110,6 +111,8 @@ class Config(StageConfig):
     input: Annotated[Path, RUNTIME]
     """Directory of `merge`, or a file of examples; `val.jsonl` beside it is the holdout, never
     trained on."""
+    task: TaskFile = ""
+    """Task file, where the rows are of a task of your own."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Hub to download a named model from."""
     trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
@@ -198,6 +201,7 @@ def run(config: Config) -> Manifest:
         "adapter": adapter,
         "model": base,
         **list_terms_inputs(config.terms),
+        **list_task_inputs(config.task),
     }
     with open_training("reinforce", config, inputs, WRITES) as output:
         if output.is_finished:
@@ -215,6 +219,7 @@ def run(config: Config) -> Manifest:
 def _read(config: Config, path: Path, output: StageOutput) -> list[Example]:
     """Read the questions that can be rewarded, and may be shown to the judge."""
     examples = read_examples(path, output)
+    check_tasks({example.task for example in examples}, config.task, path)
     needs_reference = bool(config.rewards.get("diagnosis"))
     kept = [example for example in examples if example.reference or not needs_reference]
     output.drop("no_reference", len(examples) - len(kept))
@@ -258,7 +263,7 @@ def _reinforce(
     device = choose_device(config.device)
     student = _load_student(config, folder, adapter)
     model, tokenizer = student.model, student.tokenizer
-    questions = make_prompts(tokenizer, examples, student.plain_template)
+    questions = make_prompts(tokenizer, examples, student.plain_template, config.task)
     args = _make_args(config, device, model)
     _check_memory(config, folder, student, questions, device)
     sampler = _make_sampler(config, student, args)
@@ -266,7 +271,7 @@ def _reinforce(
     checkpoints = output.path("checkpoints")
     checkpoint = None if config.overwrite else find_checkpoint(checkpoints)
     step = read_step(checkpoint)
-    holdout = make_prompts(tokenizer, held_out, student.plain_template)
+    holdout = make_prompts(tokenizer, held_out, student.plain_template, config.task)
     monitor = HoldoutMonitor(output.path("held_out.jsonl"), sampler, holdout, config.paid, step)
     if not step:
         monitor.look(0)

@@ -24,8 +24,10 @@ from medkd.core import thinking
 from medkd.core.completer import Completer
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Cost, FinishReason
+from medkd.core.task import AnswerKind
 from medkd.grading.compare import Relation
-from medkd.grading.diagnosis import grade
+from medkd.grading.diagnosis import Grade
+from medkd.grading.graders import get_grader
 from medkd.grading.grounding import grounded_rate
 from medkd.grading.judge import judge, load_rubric, make_fault_finder, rationale_texts
 from medkd.grading.repetition import is_looping
@@ -50,7 +52,11 @@ class Rollout(NamedTuple):
     n_tokens: int
     record: str
     reference: str
-    """The known diagnosis; empty where none is known."""
+    """The known answer; empty where none is known."""
+    kind: AnswerKind = "diagnosis"
+    """What the answer is: the kind names the grader."""
+    known: tuple[str, ...] = ()
+    """What the record itself tells as known."""
 
 
 class Band(NamedTuple):
@@ -64,13 +70,19 @@ BatchReward = Callable[[Sequence[Rollout]], list[float]]
 """Scores many answers at once."""
 
 
+def grade_rollout(rollout: Rollout, terms_path: Path | None = None) -> Grade:
+    """Grade an answer as its task does; a thought that was never closed has no answer."""
+    answer = thinking.read(rollout.text).answer
+    return get_grader(rollout.kind, terms_path)(answer, rollout.reference, known=rollout.known)
+
+
 def reward_diagnosis(rollout: Rollout, terms_path: Path | None = None) -> float:
-    """Pay the soft F1 of the answer; a thought that was never closed has no answer.
+    """Pay the soft F1 of the answer.
 
     What the rules cannot place at all earns nothing: the benefit of the doubt would pay for noise
     and for naming everything.
     """
-    found = grade(thinking.read(rollout.text).answer, rollout.reference, terms_path)
+    found = grade_rollout(rollout, terms_path)
     return 0.0 if found.relation is Relation.UNCLEAR else found.f1
 
 
