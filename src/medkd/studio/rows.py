@@ -75,9 +75,15 @@ def show_row(row: Row) -> Shown:
     question = row.get("input") or row.get("question") or row.get("line")
     if not question:
         question = "\n".join(f"{name}: {_join(value)}" for name, value in row.items())
-    names = ("reasoning", "answer", "reference", "teacher")
-    texts = {name: str(row.get(name) or "") for name in names}
-    return Shown(find_id(row), str(question), facts=facts, **texts)
+    return Shown(
+        find_id(row),
+        str(question),
+        reasoning=str(row.get("reasoning") or ""),
+        answer=str(row.get("answer") or ""),
+        reference=str(row.get("reference") or ""),
+        teacher=str(row.get("teacher") or ""),
+        facts=facts,
+    )
 
 
 def _show_rationale(row: Row) -> Shown:
