@@ -159,10 +159,14 @@ def _describe_step(name: str, manifest: Manifest) -> list[str]:
 
 def _print_table(scores: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     width = max(len(name) for name in DESCRIPTIONS) + 2
-    print("\n" + " " * width + "".join(f"{name:>24}" for name in names))
-    for row in make_table(scores):
-        cells = [
+    print()
+    rows = {
+        row["name"]: [
             f"{c['value']} [{c['interval'].replace(' – ', ', ')}]" if c["interval"] else c["value"]
             for c in row["cells"]
         ]
-        print(f"{row['name']:<{width}}" + "".join(f"{cell:>24}" for cell in cells))
+        for row in make_table(scores)
+    }
+    column = 2 + max(len(text) for texts in [names, *rows.values()] for text in texts)
+    for name, texts in {"": names, **rows}.items():
+        print(f"{name:<{width}}" + "".join(f"{text:>{column}}" for text in texts))
