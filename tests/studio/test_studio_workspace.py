@@ -10,16 +10,23 @@ from medkd.background_jobs import Job, JobResult, runs_dir
 from medkd.core.errors import InputError
 from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
 from medkd.studio import jobs
+from medkd.studio.orders import read_order
 from medkd.studio.workspace import Workspace
 
 N_RUNS = 1000
 
 
 def make_step(
-    folder: Path, stage: str, state: str = "finished", started_at: str = "2026-01-01"
+    folder: Path,
+    stage: str,
+    state: str = "finished",
+    started_at: str = "2026-01-01",
+    config: dict[str, str] | None = None,
 ) -> Path:
     folder.mkdir(parents=True)
-    manifest = Manifest(stage=stage, state=state, identity="x", config={}, started_at=started_at)
+    manifest = Manifest(
+        stage=stage, state=state, identity="x", config=config or {}, started_at=started_at
+    )
     (folder / MANIFEST).write_text(manifest.model_dump_json())
     return folder
 
@@ -174,3 +181,12 @@ def test_a_run_in_whose_step_a_process_works_or_another_run_lies_is_not_deleted(
     with pytest.raises(InputError, match="holds another run"):
         jobs.delete(workspace, jobs.find_job(workspace, "a"))
     assert (step / "inner" / "merge" / MANIFEST).exists()
+
+
+def test_an_evaluation_begins_with_what_the_run_has_trained(workspace: Workspace) -> None:
+    for name, started_at in (("train", "2026-01-02"), ("train-answers", "2026-01-03")):
+        make_step(workspace.runs / "one" / name, "train", "finished", started_at, {"model": "base"})
+    values = read_order("evaluate", {"run": "one"}, workspace, False).values[""]
+    assert (values["model"], Path(values["adapter"]).name) == ("base", "train")
+    untrained = read_order("evaluate", {"run": "two"}, workspace, False).values[""]
+    assert (untrained["model"], untrained["adapter"]) == ("", None)

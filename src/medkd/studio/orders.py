@@ -32,7 +32,7 @@ from medkd.studio.forms import (
     write_words,
 )
 from medkd.studio.i18n import Texts
-from medkd.studio.workspace import UPLOADS, Workspace
+from medkd.studio.workspace import UPLOADS, Step, Workspace
 
 HUB_NAME = re.compile(r"(hf|ms):[\w.-]+/[\w.-]+(/[\w.-]+)*")
 PRESETS = "demo.yaml"
@@ -122,11 +122,22 @@ def read_order(kind: str, sent: Mapping[str, Any], workspace: Workspace, is_fill
 def _start_value(part: Part, field: Field, workspace: Workspace, run: str) -> Any:
     if field.name in part.given or part.step:
         return part.given.get(field.name, field.default)
+    is_asked = part.stage == "evaluate" and field.name in ("model", "adapter")
+    if is_asked and (step := _find_trained(workspace, run)):
+        return step.manifest.config.get("model") if field.name == "model" else str(step.path)
     is_fed = field.name in STAGES[part.stage].feeds
     if field.default is None and (field.is_required or is_fed):
         found = suggest(workspace, part.stage, field, run)[:1]
         return found if field.kind in LISTS else next(iter(found), None)
     return field.default
+
+
+def _find_trained(workspace: Workspace, run: str) -> Step | None:
+    """Find what was trained in a run, the last one; variants such as `train-answers` come last."""
+    steps = workspace.list_steps(run, stage="train")
+    return max(
+        steps, key=lambda step: (step.path.name == "train", step.manifest.started_at), default=None
+    )
 
 
 def _preset(part: Part, values: dict[str, Any], sent: Mapping[str, Any] | None) -> dict[str, Any]:
