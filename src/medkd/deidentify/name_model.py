@@ -38,6 +38,7 @@ _FREQUENT = 30
 """From this frequency on, what the dictionary takes for a name of two characters is rather a word
 (康复, 安静) or somebody famous."""
 _HANZI_RUN = re.compile(r"[一-鿿]*")
+_HANZI_AT_END = re.compile(r"[一-鿿]{0,8}$")
 
 
 class _Counts(NamedTuple):
@@ -128,7 +129,7 @@ def run_at(text: str, start: int, longest: int = 10) -> str:
 def name_until(text: str, end: int, prior: float, prior_alone: float) -> int:
     """Give the length of the name that ends at a place; 0 for none. A surname that stands alone has
     a prior of its own."""
-    before = re.search(r"[一-鿿]*$", text[max(0, end - 8) : end])[0]  # pyright: ignore[reportOptionalSubscript]
+    before = _HANZI_AT_END.search(text[max(0, end - 8) : end])[0]  # pyright: ignore[reportOptionalSubscript]
     plain = as_words(before)
     best, length = 0.0, 0
     for n in range(1, min(len(before), 8) + 1):

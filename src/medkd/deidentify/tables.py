@@ -18,7 +18,7 @@ _KINDS = {
 }
 _LONGEST_HEADING = 10
 _CELL = re.compile(r"[^\t|\n]+")
-_LINE = re.compile(r"[^\n]*[\t|][^\n]*")
+_LINE = re.compile(r"^[^\n]*[\t|][^\n]*", re.MULTILINE)
 _NAME = re.compile(r"[一-鿿·•]{2,15}|[A-Z][A-Za-z'’-]+(?:,? [A-Z][A-Za-z.'’-]*){0,3}")
 
 Cell = tuple[int, int, str]

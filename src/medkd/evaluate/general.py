@@ -85,7 +85,8 @@ def _bare(text: str) -> str:
 
 def _read_json(text: str) -> Any:
     try:
-        return json.loads(re.sub(r"^```(?:json)?\s*|\s*```$", "", text))
+        bare = text.strip().removeprefix("```").removeprefix("json").removesuffix("```")
+        return json.loads(bare)
     except (ValueError, RecursionError):
         return None
 

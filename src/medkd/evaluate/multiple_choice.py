@@ -53,10 +53,13 @@ def _read_row(row: Mapping[str, Any], name: str, is_from_zero: bool) -> ExamQues
     if row.get("images"):
         raise ValueError("asks about an image")
     question = read_exam_row(row, name, is_from_zero)
-    return question._replace(question=_LISTED_AGAIN.sub("", question.question).strip())
+    asked, mark, listed = question.question.rpartition(_LISTED_AGAIN)
+    if not mark or "\n" in listed.strip() or not asked.rstrip(" \t").endswith("\n"):
+        asked = question.question
+    return question._replace(question=asked.strip())
 
 
-_LISTED_AGAIN = re.compile(r"\n\s*Answer Choices:\s*\(A\)[^\n]*\s*\Z")
+_LISTED_AGAIN = "Answer Choices: (A)"
 """MedXpertQA writes the options into the question too."""
 
 
