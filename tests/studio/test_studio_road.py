@@ -104,7 +104,7 @@ def test_invented_cases_become_a_model_that_talks(open_studio, watch, tmp_path: 
     start(page, "--adapter=runs/road/train", "--limit=12", "--max-tokens=256")
     finish(runs / "road/evaluate")
     page.goto(f"{studio.url}/en/evaluate")
-    page.get_by_role("heading", name=re.compile(r"Diagnosis accuracy: \d+ %")).wait_for()
+    page.get_by_role("heading", name=re.compile(r"Diagnosis accuracy: \d+(–\d+)? %")).wait_for()
     page.locator("#answers .rows a").nth(2).click()
     page.wait_for_url("**id=*")
     page.locator("#answers article.case").wait_for()

@@ -219,7 +219,7 @@ RULES: tuple[Rule, ...] = (
     pattern_rule(
         "record_number",
         Category.RECORD,
-        rf"(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.(]?\s*(?P<x>[A-Za-z]{{0,5}}-?\d[\dA-Za-z/-]*)",
+        rf"(?<![A-Za-z](?=[A-Za-z]))(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.(]?\s*(?P<x>[A-Za-z]{{0,5}}-?\d[\dA-Za-z/-]*)",
         ("号", "ID", "MRN", "卡", "证", "SN", "S/N"),
         lambda m: len(m["x"]) >= 3,
     ),
