@@ -114,7 +114,7 @@ def test_invented_cases_become_a_model_that_talks(open_studio, watch, tmp_path: 
     while background_jobs.read_state(find_run(runs / "road/export")) == "running":
         time.sleep(0.5)
     page.goto(f"{studio.url}/en/export")
-    page.get_by_text(re.compile("Proven: asked|UNPROVEN")).wait_for()
+    page.locator(".notice").filter(has_text=re.compile("Proven: asked|UNPROVEN")).wait_for()
     page.get_by_text("ollama create road-export").first.wait_for()
     page.get_by_role("link", name="Talk to it").click()
     page.locator("summary", has_text="Questions of the test split").click()

@@ -22,7 +22,7 @@ from medkd.core.jsonl import write_json
 from medkd.core.progress import Bar
 from medkd.core.records import Example, Split, draw_split, hash_uniform
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.core.task import TaskFile, name_task
+from medkd.core.task import TaskFile, find_task, name_task
 from medkd.merge import writers
 from medkd.merge.decontamination import read_questions
 from medkd.merge.row_store import SPLITS, RowStore
@@ -43,7 +43,6 @@ from medkd.merge.statistics import (
     write_datacard,
     write_plots,
 )
-from medkd.merge.styles import set_style
 
 WRITES = (
     *(f"{split}.jsonl" for split in SPLITS),
@@ -311,3 +310,22 @@ def _describe(
         "cut_offs": summary["cut_offs"],
         "repairs": summary["repairs"],
     }
+
+
+def set_style(
+    example: Example, split: Split, seed: int, bare_share: float, task: str = ""
+) -> Example:
+    """Make a row bare, or put it under the system prompt and one of the instructions of its task;
+    val and test are always bare. `task` is a task file of the user's."""
+    if split != "train" or hash_uniform(seed, "style", example.id) < bare_share:
+        return example.model_copy(update={"style": "bare", "system": "", "instruction": ""})
+    student = find_task(example.task, task).student
+    instructions = student.instructions[example.language]
+    chosen = instructions[int(hash_uniform(seed, "instruction", example.id) * len(instructions))]
+    return example.model_copy(
+        update={
+            "style": "instructed",
+            "system": student.system[example.language],
+            "instruction": chosen,
+        }
+    )
