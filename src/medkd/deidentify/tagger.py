@@ -95,7 +95,8 @@ def _load_transformers(name: str) -> Tagger:
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(
-            f"--tagger {name}: no token-classification model in safetensors can be loaded: {reason}"
+            f"--tagger {name}: no token-classification model in safetensors can be loaded "
+            f"({reason}); give its folder, or lac"
         ) from error
     run: Any = pipeline(
         "token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="simple"

@@ -21,7 +21,7 @@ class Config(StageConfig):
     file."""
 
     model: str = ""
-    """Model: medkd:tiny, a folder, a name on a hub; with --endpoint, its name there."""
+    """Model: medkd:tiny, a folder, a GGUF file, a name on a hub, or its name at --endpoint."""
     adapter: Annotated[Path | None, RUNTIME] = None
     """Directory of `train`, or an adapter folder; its tokenizer and template are used."""
     input: Annotated[Path | None, RUNTIME] = None

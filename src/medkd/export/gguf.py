@@ -1,10 +1,11 @@
 """Write a model folder as one GGUF file, tokenizer and chat template inside.
 
 In: an exported folder of a Qwen2, Qwen3 or Llama shape with a byte-level BPE tokenizer. Out: the
-file, in f16, bf16, q8_0 or q4_0. Not done here: K-quants (llama.cpp's own command, which `explain`
-prints), proving the file (`export.proof_gguf`).
+file, in f16, bf16, q8_0 or q4_0. Not done here: K-quants, which llama.cpp's own command makes;
+proving the file (`export.proof_gguf`).
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -148,8 +149,6 @@ def _plan(
 
 
 def _count_bytes(tensor: _Tensor) -> int:
-    import math
-
     import gguf
 
     block, size = gguf.GGML_QUANT_SIZES[tensor.kind]
