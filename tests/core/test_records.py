@@ -5,7 +5,17 @@ from pydantic import ValidationError
 
 from medkd.core.errors import InputError
 from medkd.core.privacy import check_deidentified
-from medkd.core.records import Case, Cost, Lineage, Question, RawCase, Usage
+from medkd.core.records import (
+    Case,
+    Cost,
+    Example,
+    Lineage,
+    Preference,
+    Question,
+    RawCase,
+    Rejected,
+    Usage,
+)
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 COUNTS = st.integers(0, 10**9)
@@ -69,3 +79,23 @@ def test_usage_adds_up_in_any_order(a: Usage, b: Usage, c: Usage) -> None:
 
 def test_two_lineages_do_not_share_a_cost() -> None:
     assert Lineage(origin="a").cost == Cost() == Lineage(origin="b").cost
+
+
+def test_a_preference_is_an_example_with_a_worse_answer_beside_it() -> None:
+    example = Example(
+        id="a:1",
+        source="a",
+        style="bare",
+        input="发热伴颈强直",
+        reasoning="感染征象",
+        answer="脑膜炎",
+        lineage=Lineage(origin="a"),
+    )
+    rejected = Rejected(reasoning="", answer="感冒", why="wrong_answer", origin="student")
+    preference = Preference(**dict(example), rejected=rejected)
+    line = preference.model_dump_json()
+    assert Preference.model_validate_json(line) == preference
+    with pytest.raises(ValidationError, match="rejected"):
+        Preference.model_validate(dict(example))
+    with pytest.raises(ValidationError, match="why"):
+        Rejected(reasoning="", answer="感冒", why="", origin="student")

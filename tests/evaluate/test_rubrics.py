@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from medkd.completers.scripted import Scripted
 from medkd.core.completer import Completion
 from medkd.core.errors import InputError
 from medkd.core.records import Lineage
@@ -24,6 +23,7 @@ from medkd.grading.rubric import (
     read_healthbench,
     score_rubrics,
 )
+from scripted import Scripted
 from student_samples import make_example, read_lines, write_examples
 
 RECORD, REFERENCE = "发热3天，咳嗽，右下肺湿啰音，白细胞12.4，胸片斑片影", "肺炎"

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.completers.scripted import Scripted
 from medkd.core.completer import Completion
 from medkd.grading.judge import (
     MAX_JUDGED,
@@ -22,6 +21,7 @@ from medkd.grading.judge import (
     read_judgement,
     verdict_requests,
 )
+from scripted import Scripted
 
 DIAGNOSIS, RATIONALE = load_rubric("diagnosis"), load_rubric("rationale")
 FULL = {"grounded": 5, "sound": 4, "complete": 3, "leads_there": 2}

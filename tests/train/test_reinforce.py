@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medkd.completers.scripted import Scripted
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Example
 from medkd.models.chat_template import has_thinking_prefix
@@ -21,6 +20,7 @@ from medkd.train.checkpoints import find_checkpoint, is_complete, read_step
 from medkd.train.memory import Machine
 from medkd.train.reinforce import Config, run
 from medkd.train.rewards import JudgeReward
+from scripted import Scripted
 from student_samples import make_example, make_random_model, read_lines, write_examples
 
 SCRIPT = """

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medkd.completers.ledger import open_reader
-from medkd.completers.scripted import Scripted
 from medkd.core.completer import Completion
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason
@@ -27,6 +26,7 @@ from medkd.train.rewards import (
     reward_loop,
     reward_stop,
 )
+from scripted import Scripted
 
 RECORD = "【主诉】咳嗽三天。体温38.5℃，无胸痛。"
 RIGHT = "<think>\n体温38.5℃，咳嗽三天，考虑感染。\n</think>\n\n肺炎"

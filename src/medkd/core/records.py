@@ -218,6 +218,24 @@ class Example(Record):
     lineage: Lineage
 
 
+class Rejected(Record):
+    """A worse answer to a question, and why it is worse."""
+
+    reasoning: str
+    answer: str
+    why: NonEmpty
+    """Reason of a check, of a person or of a grader: `wrong_answer`, `ungrounded`, `wrong`."""
+    origin: NonEmpty
+    """Who wrote it: the name of a teacher's or of the student's model."""
+
+
+class Preference(Example):
+    """A right answer and a worse one to the same question: a line of `preferences.jsonl`. The
+    right one stands in the fields of an `Example`."""
+
+    rejected: Rejected
+
+
 class FinishReason(StrEnum):
     """Why a generation ended."""
 

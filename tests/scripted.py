@@ -1,4 +1,4 @@
-"""A completer that answers from a function: for tests and examples, no model and no network.
+"""A completer that answers from a function: no model and no network.
 
 In: requests. Out: what the function says. Not done here: faults (`demo.teacher` has them over real
 HTTP).
