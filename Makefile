@@ -30,11 +30,15 @@ fmt: $(INSTALLED) ## put the code in form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(INSTALLED) ## measure what docs/benchmarks.md claims, one script a claim
+bench: $(INSTALLED) ## measure what docs/en/benchmarks.md claims, one script a claim
 	@for script in $(wildcard bench/*.py); do echo "== $$script"; $(BIN)/python "$$script" || exit; done
 
-docs: $(INSTALLED) ## write docs/commands.md from the commands' own help
+docs: $(INSTALLED) ## write the page of commands, check every command and link, build the site offline
 	$(BIN)/python docs/write_commands.py
+	$(BIN)/pytest -q tests/house/test_house_documents.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs -q build --strict -f mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs -q build --strict -f mkdocs.zh.yml
+	@echo "build/site holds the pages; to read and search them: $(BIN)/python -m http.server -d build/site"
 
 clean: ## remove what was made here: .venv, caches, builds; not runs/
 	rm -rf .venv build dist src/*.egg-info .ruff_cache .import_linter_cache .hypothesis

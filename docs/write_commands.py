@@ -1,4 +1,4 @@
-"""Writes `docs/commands.md`: what every command says about itself. `make docs` runs it.
+"""Writes `docs/en/commands.md`: what every command says about itself. `make docs` runs it.
 
 In: the commands. Out: the page. Not done here: the text, which stands in each stage's `Config`.
 """
@@ -40,4 +40,4 @@ def read_help(name: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("commands.md").write_text(make_page(), encoding="utf-8")
+    Path(__file__).with_name("en").joinpath("commands.md").write_text(make_page(), encoding="utf-8")

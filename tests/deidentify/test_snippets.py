@@ -1,4 +1,4 @@
-"""The rules hold what docs/benchmarks.md says of them, on the annotated snippets."""
+"""The rules hold what docs/en/benchmarks.md says of them, on the annotated snippets."""
 
 import importlib.util
 import sys

@@ -239,7 +239,7 @@ def test_looped_answers_are_listed(spoiled, random_model_dir, tmp_path, capsys):
     run(Config(**settings, adapter=spoiled / "train", out=tmp_path / "out"))
     looped = json.loads((tmp_path / "out/breakdown.json").read_text())["loops"]["answers"]
     assert len(looped) >= 3 and all(int(number.split(":")[1]) % 3 == 0 for number in looped)
-    assert f"{len(looped)} answers looped; docs/stopping.md" in capsys.readouterr().err
+    assert f"{len(looped)} answers looped; docs/en/stopping.md" in capsys.readouterr().err
     page = (tmp_path / "out/report.html").read_text()
     assert f"{len(looped)} of 12 answers repeated themselves" in page
 

@@ -125,7 +125,7 @@ def test_an_evaluation_by_an_engine_asks_the_same_of_the_merged_model(
 
 @pytest.mark.slow
 def test_vllm_itself_writes_the_same_answers(merged_dir, tmp_path, monkeypatch):
-    """Runs where vLLM is installed, on the CPU too: docs/evaluate.md says how to make such an
+    """Runs where vLLM is installed, on the CPU too: docs/en/evaluate.md says how to make such an
     environment."""
     pytest.importorskip("vllm")
     from medkd.train import stage

@@ -15,9 +15,9 @@ from medkd.pipeline import override, plan
 from medkd.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*/*.md")])
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-GENERATED = ROOT / "docs" / "commands.md"
+GENERATED = ROOT / "docs" / "en" / "commands.md"
 STAND_INS = {"MODEL": "medkd:tiny", "DIR": "runs/x", "FILE": "file.json"}
 
 
@@ -115,11 +115,13 @@ def test_every_link_and_every_make_target_is_there(path: Path) -> None:
 
 
 def test_there_is_a_page_for_every_stage() -> None:
-    assert {stage for stage in STAGES if not (ROOT / "docs" / f"{stage}.md").exists()} == set()
+    assert {
+        stage for stage in STAGES if not (ROOT / "docs" / "en" / f"{stage}.md").exists()
+    } == set()
 
 
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["make_page"]()
     assert GENERATED.read_text(encoding="utf-8") == written, (
-        "docs/commands.md is out of date; run make docs"
+        "docs/en/commands.md is out of date; run make docs"
     )

@@ -2,7 +2,7 @@
 from a file are worth.
 
 In: `test.jsonl` of `merge`, an exam or a file of predictions; a model, an adapter or an endpoint.
-Out: `predictions.jsonl`, `rows.jsonl`, `scores.json`, `report.html` and more (docs/evaluate.md).
+Out: `predictions.jsonl`, `rows.jsonl`, `scores.json`, `report.html` and more (docs/en/evaluate.md).
 """
 
 import sys
@@ -226,7 +226,8 @@ def _run_questions(
     if looped := [row.id for row in answers.rows if row.scores["loop_rate"]]:
         answers.besides.breakdown["loops"] = {"answers": looped}
         print(
-            f"note: {len(looped)} answers looped; docs/stopping.md says what to do", file=sys.stderr
+            f"note: {len(looped)} answers looped; docs/en/stopping.md says what to do",
+            file=sys.stderr,
         )
     scores = _write_scores(config, space, answers, notes, questions.rubrics)
     if not questions.is_public:

@@ -81,7 +81,9 @@ def load_terms(path: Path) -> Terms:
                 _add(codes, *columns)
         _add(codes, cells.get(columns[0], ""), cells.get(columns[1], ""))
     if not codes:
-        raise InputError(f"{path}: no row has both a code and a name; see docs/verify.md, --terms")
+        raise InputError(
+            f"{path}: no row has both a code and a name; see docs/en/verify.md, --terms"
+        )
     return Terms({name: frozenset(found) for name, found in codes.items()})
 
 

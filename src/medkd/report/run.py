@@ -36,7 +36,9 @@ from medkd.evaluate.statistics import HIGH
 from medkd.evaluate.texts import Catalogue, Note
 
 SEED = 0
-OTHER_SEEDS = Note("Other seeds of the training: docs/benchmarks.md has three seeds of the demo.")
+OTHER_SEEDS = Note(
+    "Other seeds of the training: docs/en/benchmarks.md has three seeds of the demo."
+)
 INVENTED = Note("Real patients: the cases of the rehearsal world are invented.")
 REJECTED = Note(
     "Test questions whose teacher's rationale was rejected: they left the test split with it (see "

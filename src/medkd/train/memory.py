@@ -161,7 +161,7 @@ def _advise(shape: ModelShape, method: Method, load: Workload, machine: Machine)
             return f"train with --method {other}"
     everywhere = load._replace(n_devices=machine.n_devices)
     if _least_memory(shape, method, everywhere) < machine.memory:
-        return "train on all GPUs (docs/train.md says how)"
+        return "train on all GPUs (docs/en/train.md says how)"
     return "choose a smaller model or a larger machine"
 
 

@@ -96,7 +96,7 @@ def prepare(
     machine = measure_machine(device)
     if device == "cuda" and machine.n_devices > 1 and not process.is_launched:
         print(
-            f"train: 1 of {machine.n_devices} GPUs is used; docs/train.md says how all are",
+            f"train: 1 of {machine.n_devices} GPUs is used; docs/en/train.md says how all are",
             file=sys.stderr,
         )
     longest = max((len(row.input_ids) for row in preflight.rows), default=config.max_length)
