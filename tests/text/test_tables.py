@@ -290,9 +290,7 @@ def test_broken_bytes_are_a_broken_row_in_lines_arrays_and_tables(tmp_path):
         assert problems == ["", "bytes that are no UTF-8", ""]
 
 
-@pytest.mark.parametrize("chunk", [16, 40, 1000])
-def test_an_array_larger_than_the_window_is_read_whole(chunk, tmp_path, monkeypatch):
-    monkeypatch.setattr(json_rows, "_CHUNK_CHARACTERS", chunk)
+def test_an_array_of_nested_rows_is_read_whole(tmp_path):
     rows = [
         {"Question": f"第{n}问" * (n % 7), "n": n, "deep": [{"a": "\\"}, {"b": '}, {"'}]}
         for n in range(60)
@@ -300,6 +298,13 @@ def test_an_array_larger_than_the_window_is_read_whole(chunk, tmp_path, monkeypa
     for indent in (None, 2):
         path = write(tmp_path / "a.json", dump(rows, indent=indent).encode("utf-8-sig"))
         assert contents(path) == rows
+
+
+def test_an_array_of_nothing_but_broken_elements_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_rows, "MAX_BROKEN", 3)
+    path = write(tmp_path / "a.json", '[{"a": 1}, ' + ", ".join(['{"a": x}'] * 5) + "]")
+    with pytest.raises(InputError, match="item 4: broken JSON in line 1"):
+        contents(path)
 
 
 def test_behind_a_broken_element_reading_goes_on_at_the_next_row_not_inside_it(tmp_path):

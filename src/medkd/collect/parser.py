@@ -336,16 +336,8 @@ def _licence(page: "Selector", url: str) -> str:
 
 # --- Bytes and saved pages ----------------------------------------------------------------------
 
-_CHARSET = re.compile(
-    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]{2,20})", re.IGNORECASE
-)
-_CHINESE = {
-    b"gb2312": "gb18030",
-    b"gbk": "gb18030",
-    b"gb18030": "gb18030",
-    b"x-gbk": "gb18030",
-    b"big5": "big5hkscs",
-}
+_CHINESE = {"gb18030", "big5hkscs"}
+"""What pages of Chinese sites declare, as w3lib reads it: gb2312 and gbk are the first."""
 _MAX_BAD = 0.01
 """Share of bad characters up to which a page is read all the same."""
 
@@ -353,10 +345,11 @@ _MAX_BAD = 0.01
 def decode_page(content: bytes) -> str:
     """Decode a page as it says of itself, where that is true, else by what its bytes are; single
     bad bytes are replaced, so that it never fails."""
-    named = _CHARSET.search(content[:4096])
-    encodings = [_CHINESE[named[1].lower()]] if named and named[1].lower() in _CHINESE else []
-    for encoding in encodings:
-        text = content.decode(encoding, "replace")
+    from w3lib.encoding import html_body_declared_encoding
+
+    declared = html_body_declared_encoding(content[:4096])
+    if declared in _CHINESE:
+        text = content.decode(declared, "replace")
         if text.count("\ufffd") <= _MAX_BAD * len(text):
             return text
     try:

@@ -2,28 +2,34 @@
 
 In: the body of a request, the fault it is to meet. Out: the `Reply`: how far it goes, how it ends,
 what it counts.
-Not done here: the form on the wire (`demo.replies`), serving (`demo.teacher`), the medicine
-(`demo.reasoning`).
+Not done here: serving and the form on the wire (`demo.teacher`), the medicine (`demo.reasoning`).
 """
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from medkd.completers.providers import estimate_tokens
 from medkd.core import thinking
-from medkd.core.records import Language
+from medkd.core.records import Language, Usage
 from medkd.demo.faults import Fault
-from medkd.demo.judging import answer_json
 from medkd.demo.knowledge import load_knowledge
 from medkd.demo.reasoning import explain, explain_answer, explain_choice, solve
-from medkd.demo.replies import Reply
-from medkd.text.normalize import is_chinese
+from medkd.text.normalize import is_chinese, make_plain
+from medkd.text.similarity import similarity
 
 _OPTION = re.compile(r"(?m)^([A-Z])\. (.+)$")
 _DIAGNOSED = re.compile(r"(?m)(?:【诊断结果】|^Diagnosis: )([^【\n]+)")
 """A question that tells the diagnosis asks for the treatment."""
 _TAG = re.compile(r"</?[a-z]{1,20}>")
+ALIKE = 0.5
+"""Likeness from which two texts count as the same."""
+N_FINDINGS = 5
+_CRITERION = re.compile(r"(?m)^- (\w+): .*?One of: ([^\n]+)\.$")
+_QUOTED = re.compile(r"[「\"]([^」\"]+)[」\"]")
+_CLAUSE = re.compile(r"[^，。；、,;\n：:【】]{3,24}")
 TRIED_SEEDS = 24
 """Wordings in which a text to go on from is looked for."""
 
@@ -52,6 +58,29 @@ class Asked:
             [f"assistant: {''.join(self.prefix)}"] if self.prefix else []
         )
         return "\n".join(turns)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is to be said to one request."""
+
+    reasoning: str
+    """Sent beside the content; empty where the content holds it tagged."""
+    content: str
+    finish_reason: str
+    n_prompt: int
+    n_cached: int
+
+    def usage(self, reasoning: str, content: str) -> Usage:
+        """Count the tokens of what was really sent."""
+        n_reasoning = estimate_tokens([reasoning])
+        completion = n_reasoning + estimate_tokens([content])
+        return Usage(
+            prompt=self.n_prompt,
+            cache_hit=self.n_cached,
+            completion=completion,
+            reasoning=n_reasoning,
+        )
 
 
 def read_request(body: Any) -> Asked:
@@ -171,3 +200,55 @@ def _last_tagged(message: str, name: str) -> str:
     """Return the text of the last tag of a name; instructions before it may mention the tag too."""
     before, closing, _ = message.rpartition(f"</{name}>")
     return before.rpartition(f"<{name}>")[2].strip() if closing else ""
+
+
+# A judge and a writer of rubrics, by likeness of words.
+
+
+def answer_json(turns: Sequence[tuple[str, str]]) -> str | None:
+    """Answer a judge's question or write a rubric, if that is what is asked."""
+    if not turns or turns[0][0] != "system":
+        return None
+    system, user = turns[0][1], turns[-1][1]
+    if "<reference>" in user and '"criteria"' in system:
+        return _write_rubric(user)
+    labels = {name: said.split(", ") for name, said in _CRITERION.findall(system)}
+    if not labels or "JSON object" not in system:
+        return None
+    try:
+        material = json.loads(user)
+    except ValueError:
+        return None
+    said = {name: _choose(name, choices, material) for name, choices in labels.items()}
+    return json.dumps({**said, "why": "by likeness of the words"}, ensure_ascii=False)
+
+
+def _choose(name: str, labels: Sequence[str], material: Mapping[str, Any]) -> str:
+    """Choose a label: by likeness where there is something to compare, else the middle one."""
+    texts = {key: make_plain(str(text)) for key, text in material.items()}
+    if name == "verdict":
+        return "right" if similarity(texts["answer"], texts["reference"], 2) >= ALIKE else "wrong"
+    if name == "better":
+        one, two = (
+            similarity(texts[key], texts["reference"], 2) for key in ("answer_1", "answer_2")
+        )
+        return "tie" if one == two else "first" if one > two else "second"
+    if name == "met":
+        quoted = _QUOTED.findall(str(material["criterion"]))
+        return "yes" if any(make_plain(q) in texts["answer"] for q in quoted) else "no"
+    return labels[len(labels) // 2]
+
+
+def _write_rubric(user: str) -> str:
+    """Write a rubric: the known answer, findings of the record, and one fault."""
+    reference = user.partition("<reference>")[2].partition("</reference>")[0]
+    record = user.partition("<record>")[2].rpartition("</record>")[0]
+    known = re.split("[；;]", reference)[0].strip()
+    found = [clause.strip() for clause in _CLAUSE.findall(record) if clause.strip()]
+    criteria = [{"criterion": f"说出「{known}」", "points": 10, "quote": known}]
+    criteria += [
+        {"criterion": f"提到「{clause}」", "points": 2, "quote": clause}
+        for clause in list(dict.fromkeys(found))[:N_FINDINGS]
+    ]
+    criteria.append({"criterion": f"称「排除{known}」", "points": -8, "quote": known})
+    return json.dumps({"criteria": criteria}, ensure_ascii=False)

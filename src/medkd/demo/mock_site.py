@@ -8,17 +8,17 @@ page with its slider. Not done here: reading them (`collect`).
 import json
 import re
 import secrets
-import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from medkd.core.errors import InputError, from_os_error
 from medkd.demo.knowledge import load_knowledge
+from medkd.demo.local_server import LocalServer
 from medkd.demo.synthetic_cases import SyntheticCase
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 PAGE_SIZE = 20
 """Cases on one page of a list."""
@@ -46,16 +46,17 @@ class Answer(NamedTuple):
 NOT_FOUND = Answer(404, "<html><body><h1>404</h1><p>您访问的页面不存在</p></body></html>")
 
 
-class CaseSite:
-    """The pages of a case site and the record of who asked for them; `serve_site` puts it on a
-    port.
+class CaseSite(LocalServer):
+    """The pages of a case site and the record of who asked for them.
 
     `verify_after` asks for a person after so many case pages: it then serves only who sends the
     cookie that passing the slider gives, until `pass_verification` opens it to all.
     """
 
-    def __init__(self, cases: Sequence[SyntheticCase], verify_after: int | None = None) -> None:
-        self.base_url = ""
+    def __init__(
+        self, cases: Sequence[SyntheticCase], verify_after: int | None = None, port: int = 0
+    ) -> None:
+        super().__init__(port)
         self.asked: list[str] = []
         """Method and path of every request, in order."""
         self.agents: set[str] = set()
@@ -63,7 +64,6 @@ class CaseSite:
         self._cases = {case.number: case for case in cases}
         self._index = _list_items(cases)
         self._departments = list(dict.fromkeys(name for case in cases for name in case.department))
-        self._lock = threading.Lock()
         self._n_until_verification = verify_after
         self.passed = f"passed={secrets.token_hex(8)}"
         """The cookie that passing the slider gives."""
@@ -71,6 +71,25 @@ class CaseSite:
     def pass_verification(self) -> None:
         """Do what a person does with the slider: the site serves again, to the end."""
         self._n_until_verification = None
+
+    def add_routes(self, router: "web.UrlDispatcher") -> None:
+        router.add_route("*", "/{path:.*}", self._respond)
+
+    async def _respond(self, request: "web.Request") -> "web.Response":
+        from aiohttp import web
+
+        await request.read()
+        self.asked.append(f"{request.method} {request.path}")
+        self.agents.add(request.headers.get("User-Agent", ""))
+        is_xhr = request.headers.get("X-Requested-With") == "XMLHttpRequest"
+        cookie = request.headers.get("Cookie", "")
+        found = self.answer(request.method, request.path, is_xhr, cookie)
+        response = web.Response(
+            status=found.status, text=found.body, content_type=found.kind, charset="utf-8"
+        )
+        if found.cookie:
+            response.headers["Set-Cookie"] = f"{found.cookie}; Path=/; HttpOnly"
+        return response
 
     def answer(self, method: str, path: str, is_xhr: bool, cookie: str = "") -> Answer:
         """Answer one request, whatever the path."""
@@ -92,13 +111,12 @@ class CaseSite:
         return NOT_FOUND
 
     def _wants_person(self, path: str) -> bool:
-        with self._lock:
-            if self._n_until_verification is None:
-                return False
-            if _CASE.match(path) and self._n_until_verification > 0:
-                self._n_until_verification -= 1
-                return False
-            return self._n_until_verification == 0
+        if self._n_until_verification is None:
+            return False
+        if _CASE.match(path) and self._n_until_verification > 0:
+            self._n_until_verification -= 1
+            return False
+        return self._n_until_verification == 0
 
     def _index_of(self, department: int) -> list[tuple[int, str]]:
         """List a department's cases; departments are numbered from 1 in the order of their first
@@ -130,97 +148,17 @@ class CaseSite:
 
 def _wrap(html: str, page: int) -> Answer:
     """Answer with a page of a list in one of the three forms that the site has used."""
-    match page % 3:
-        case 0:
-            return Answer(200, html)
-        case 1:
-            return Answer(200, json.dumps({"html": html}, ensure_ascii=False), "application/json")
-        case _:
-            return Answer(
-                200,
-                json.dumps({"code": 1, "data": {"html": html}}, ensure_ascii=False),
-                "application/json",
-            )
+    if page % 3 == 0:
+        return Answer(200, html)
+    content = {"html": html} if page % 3 == 1 else {"code": 1, "data": {"html": html}}
+    return Answer(200, json.dumps(content, ensure_ascii=False), "application/json")
 
 
-@contextmanager
 def serve_site(
     cases: Sequence[SyntheticCase], port: int = 0, verify_after: int | None = None
-) -> Generator[CaseSite, None, None]:
-    """Serve cases on a loopback port (0 takes a free one) while the context is open.
-
-    Raises InputError when the port is taken.
-    """
-    site = CaseSite(cases, verify_after)
-    try:
-        server = _Server(("127.0.0.1", port), _handler(site))
-    except (OSError, OverflowError) as error:
-        if isinstance(error, OverflowError):
-            raise InputError(
-                f"127.0.0.1:{port}: no such port; choose one from 1024 to 65535, or 0 for any"
-            ) from error
-        raise from_os_error(error, f"127.0.0.1:{port}") from error
-    site.base_url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="case-site", daemon=True
-    )
-    thread.start()
-    try:
-        yield site
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    # A port somebody else listens on must be refused, not shared; this still binds one that was
-    # just left.
-    allow_reuse_port = False
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that go away in the middle of an answer."""
-
-
-def _handler(site: CaseSite) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # Head and body leave in one packet; otherwise the client's delayed acknowledgement costs 40
-        # ms a page.
-        wbufsize = -1
-        disable_nagle_algorithm = True
-
-        def do_GET(self) -> None:
-            self._answer()
-
-        def do_POST(self) -> None:
-            length = self.headers.get("Content-Length", "0")
-            self.rfile.read(min(int(length), 2**20) if length.isdecimal() else 0)
-            self._answer()
-
-        def _answer(self) -> None:
-            path = self.path.split("?")[0]
-            site.asked.append(f"{self.command} {path}")
-            site.agents.add(self.headers.get("User-Agent", ""))
-            is_xhr = self.headers.get("X-Requested-With") == "XMLHttpRequest"
-            answer = site.answer(self.command, path, is_xhr, self.headers.get("Cookie", ""))
-            body = answer.body.encode()
-            self.send_response(answer.status)
-            self.send_header("Content-Type", f"{answer.kind}; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            if answer.cookie:
-                self.send_header("Set-Cookie", f"{answer.cookie}; Path=/; HttpOnly")
-            self.end_headers()
-            self.wfile.write(body)
-            self.wfile.flush()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the library's name
-            """Keep the terminal for the stages; `site.asked` has it all."""
-
-    return Handler
+) -> CaseSite:
+    """Make a site of cases at a loopback port, 0 for any free one; it serves inside `with`."""
+    return CaseSite(cases, verify_after, port)
 
 
 def _list_items(cases: Sequence[SyntheticCase]) -> list[tuple[int, str]]:

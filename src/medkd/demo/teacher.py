@@ -10,30 +10,23 @@ Not done here: medicine (`demo.reasoning`), what is said (`demo.dialogue`).
 import asyncio
 import contextlib
 import json
-import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medkd.completers.providers import estimate_tokens, read_providers
-from medkd.core.errors import from_os_error
 from medkd.core.records import Usage
-from medkd.demo.dialogue import Asked, make_reply, read_request
+from medkd.demo.dialogue import Asked, Reply, make_reply, read_request
 from medkd.demo.faults import Fault, FaultPlan, Prefix
-from medkd.demo.replies import (
-    MODEL,
-    Reply,
-    pieces,
-    whole_answer,
-    write_data,
-    write_end,
-    write_event,
-)
+from medkd.demo.local_server import LocalServer
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+MODEL = "rehearsal"
+PIECE = 12
+"""Characters of one streamed delta."""
 CACHE_BLOCK = 128
 """Characters of a common prefix that the context cache takes together."""
 RETRY_AFTER_S = 1
@@ -76,62 +69,22 @@ class TeacherBill:
         self.usage = self.usage + usage
 
 
-class RehearsalTeacher:
-    """The teacher as a server in a thread of its own; `with serve_teacher() as teacher:` starts and
-    stops it."""
+class RehearsalTeacher(LocalServer):
+    """The teacher as a server; `with serve_teacher() as teacher:` starts and stops it."""
 
     def __init__(self, port: int, plan: FaultPlan, manner: "Manner") -> None:
-        self.port = port
+        super().__init__(port)
         self.bill = TeacherBill()
         self._plan, self._manner = plan, manner
         self._prefixes: set[int] = set()
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._started = threading.Event()
-        self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="rehearsal teacher", daemon=True)
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{super().base_url}/v1"
 
-    def __enter__(self) -> "RehearsalTeacher":
-        self._thread.start()
-        self._started.wait()
-        if self._error is not None:
-            raise from_os_error(self._error, f"127.0.0.1:{self.port}") from self._error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        finally:
-            self._started.set()
-            self._loop.close()
-
-    async def _serve(self) -> None:
-        from aiohttp import web
-
-        app = web.Application(client_max_size=16 * 2**20)
-        app.router.add_post("/v1/chat/completions", self._complete)
-        app.router.add_get("/v1/models", self._list_models)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", self.port, backlog=4096)
-            await site.start()
-            self.port = runner.addresses[0][1]
-            self._started.set()
-            await self._stop.wait()
-        except OSError as error:
-            self._error = error
-        finally:
-            await runner.cleanup()
+    def add_routes(self, router: "web.UrlDispatcher") -> None:
+        router.add_post("/v1/chat/completions", self._complete)
+        router.add_get("/v1/models", self._list_models)
 
     async def _list_models(self, _: "web.Request") -> "web.Response":
         from aiohttp import web
@@ -334,3 +287,68 @@ def _refuse(status: int, message: str) -> "web.Response":
         status=status,
         headers=headers,
     )
+
+
+# The form on the wire.
+
+
+def pieces(reply: Reply) -> Iterator[tuple[str, str]]:
+    """Cut a reply into deltas: the name of the field and its text."""
+    for name, text in (("reasoning_content", reply.reasoning), ("content", reply.content)):
+        for start in range(0, len(text), PIECE):
+            yield name, text[start : start + PIECE]
+
+
+def usage_fields(usage: Usage) -> dict[str, Any]:
+    """Write a usage in DeepSeek's names."""
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_cache_hit_tokens": usage.cache_hit,
+        "prompt_cache_miss_tokens": usage.prompt - usage.cache_hit,
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def write_data(value: dict[str, Any]) -> bytes:
+    """Write an event."""
+    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
+
+
+def write_event(delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
+    """Write an event that adds a delta."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return write_data(
+        {"id": "rehearsal", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]}
+        | more
+    )
+
+
+def write_end(wants_usage_apart: bool, reply: Reply, usage: Usage) -> bytes:
+    """End a stream: the usage in a chunk of its own where the client asked for one, else in the
+    last."""
+    fields = {"usage": usage_fields(usage)}
+    if wants_usage_apart:
+        last = write_event({"content": ""}, reply.finish_reason) + write_data(
+            {"id": "rehearsal", "object": "chat.completion.chunk", "choices": []} | fields
+        )
+    else:
+        last = write_event({"content": ""}, reply.finish_reason, **fields)
+    return last + b"data: [DONE]\n\n"
+
+
+def whole_answer(reply: Reply, usage: Usage) -> bytes:
+    """Write a reply as the one JSON object of a request without streaming."""
+    message = {"role": "assistant", "content": reply.content} | (
+        {"reasoning_content": reply.reasoning} if reply.reasoning else {}
+    )
+    choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
+    answer = {
+        "id": "rehearsal",
+        "object": "chat.completion",
+        "model": MODEL,
+        "choices": [choice],
+        "usage": usage_fields(usage),
+    }
+    return json.dumps(answer, ensure_ascii=False).encode()

@@ -1,14 +1,14 @@
 """Rows of JSON files: arrays element by element, JSON Lines, whole tables as pandas writes them.
 
-In: a path and its encoding. Out: `RawRow`s one by one, a broken one with what is wrong with it; a
-file is never held whole. Not done here: telling JSON from other files (`text.tables`).
+In: a path and its encoding. Out: `RawRow`s one by one, a broken one with what is wrong with it.
+Not done here: telling JSON from other files (`text.tables`).
 """
 
 import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -19,7 +19,10 @@ MAX_ROW_BYTES = 2**26
 """Length up to which one line, element or cell is read."""
 MAX_DEPTH = 64
 """Brackets within brackets up to which a JSON value is read."""
-_CHUNK_CHARACTERS = 2**20
+MAX_ARRAY_BYTES = 2**32
+"""Size up to which a JSON array is read; it is held whole, JSON Lines are not."""
+MAX_BROKEN = 1000
+"""Broken elements of an array, each of which costs a walk through the file for its line."""
 
 
 class RawRow(NamedTuple):
@@ -34,8 +37,8 @@ class RawRow(NamedTuple):
 
 def read_json_lines(path: Path, encoding: Encoding) -> Iterator[RawRow]:
     """Read a value a line; a file whose first line is no value holds values over several lines."""
-    lines = _split_lines(path, encoding)
-    for number, line in lines:
+    is_first = True
+    for number, line in _split_lines(path, encoding):
         place = f"{path.name}:{number}"
         if line is None:
             yield RawRow(place, None, f"a line longer than {MAX_ROW_BYTES // 2**20} MiB")
@@ -43,22 +46,15 @@ def read_json_lines(path: Path, encoding: Encoding) -> Iterator[RawRow]:
         if not line.strip():
             continue
         row = _parse(line, place)
-        if row.problem and _opens_value(line):
+        if is_first and row.problem and _opens_value(line):
             values = _read_values(path, encoding)
             first = next(values)
             if not first.problem:
                 yield from _expand(first)
                 yield from values
                 return
-        yield from _expand(row)
-        break
-    for number, line in lines:
-        if line is None:
-            yield RawRow(
-                f"{path.name}:{number}", None, f"a line longer than {MAX_ROW_BYTES // 2**20} MiB"
-            )
-        elif line.strip():
-            yield _parse(line, f"{path.name}:{number}")
+        yield from _expand(row) if is_first else [row]
+        is_first = False
 
 
 def _split_lines(path: Path, encoding: Encoding) -> Iterator[tuple[int, bytes | None]]:
@@ -171,126 +167,104 @@ def _without_surrogates(value: Any) -> Any:
         return value
 
 
-class _Window:
-    """The part of a text that is being parsed; `line` is the number of its first line."""
-
-    def __init__(self, file: IO[str], encoding: Encoding) -> None:
-        self._file = file
-        self.is_damaged = encoding.is_damaged
-        self.text = ""
-        self.at = 0
-        self.line = 1
-        self.is_at_end = False
-
-    def read_more(self) -> None:
-        # At least as much again, so that a long value is decoded few times.
-        chunk = self._file.read(max(_CHUNK_CHARACTERS, len(self.text) - self.at))
-        self.is_at_end = not chunk
-        self.text += chunk
-
-    def forget(self) -> None:
-        """Let go of what lies before `at`, once it is much."""
-        if self.at > _CHUNK_CHARACTERS:
-            self.line += self.text.count("\n", 0, self.at)
-            self.text, self.at = self.text[self.at :], 0
-
-    def skip(self, pattern: re.Pattern[str]) -> str:
-        """Skip what a pattern of single characters matches; return the next one, "" at the end."""
-        while True:
-            match = pattern.match(self.text, self.at)
-            self.at = match.end() if match else self.at
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if self.is_at_end:
-                return ""
-            self.read_more()
-
-    def line_at(self, position: int) -> int:
-        return self.line + self.text.count("\n", 0, position)
-
-
 _BLANK = re.compile(r"[\s\ufeff\0]*")
 _BETWEEN = re.compile(r"[\s,\ufeff\0]*")
 ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 """What a byte that is no UTF-8 is decoded to."""
 
 
+class _Cursor:
+    """A whole text and the place in it that is read next."""
+
+    def __init__(self, path: Path, encoding: Encoding) -> None:
+        if path.stat().st_size > MAX_ARRAY_BYTES:
+            size = MAX_ARRAY_BYTES // 2**30
+            raise InputError(f"{path}: a JSON array of more than {size} GiB; save JSON Lines")
+        with open_text(path, encoding) as file:
+            self.text = file.read()
+        self.is_damaged = encoding.is_damaged
+        self.at = 0
+        self.n_broken = 0
+
+    @property
+    def line(self) -> int:
+        return 1 + self.text.count("\n", 0, self.at)
+
+    def skip(self, pattern: re.Pattern[str]) -> str:
+        """Skip what a pattern matches; return the next character, "" at the end."""
+        match = pattern.match(self.text, self.at)
+        self.at = match.end() if match else self.at
+        return self.text[self.at : self.at + 1]
+
+    def take_value(self, place: str) -> RawRow:
+        """Decode the value at this place; the place stays where it is broken."""
+        start = self.at
+        try:
+            value, self.at = _DECODER.raw_decode(self.text, start)
+        except json.JSONDecodeError as error:
+            self.n_broken += 1
+            return RawRow(place, None, f"broken JSON in line {error.lineno} ({error.msg})")
+        except (ValueError, RecursionError) as error:
+            self.n_broken += 1
+            return RawRow(place, None, _explain_json(error))
+        if self.is_damaged and ESCAPED_BYTE.search(self.text, start, self.at):
+            return RawRow(place, None, "bytes that are no UTF-8")
+        if self.text.find("\\u", start, self.at) >= 0:
+            value = _without_surrogates(value)
+        return _bounded(value, place)
+
+    def find_restart(self, restart: re.Pattern[str]) -> bool:
+        """Go to the element behind a broken one, or to the closing bracket of the array; return
+        False where neither is there, or too many were broken."""
+        if found := restart.search(self.text, self.at):
+            self.at = found.end()
+            return self.n_broken < MAX_BROKEN
+        end = self.text.rstrip()
+        self.at = len(end) - 1 if end.endswith("]") else len(self.text)
+        return end.endswith("]")
+
+
 def read_arrays(path: Path, encoding: Encoding) -> Iterator[RawRow]:
     """Read the elements of an array, or of several in a row; raise InputError where one breaks
     off."""
-    with open_text(path, encoding) as file:
-        window = _Window(file, encoding)
-        number = 0
-        while opening := window.skip(_BLANK):
-            if opening != "[":
-                place = f"{path.name}:{window.line_at(window.at)}"
-                yield RawRow(place, None, "text behind the end of the array")
-                return
-            window.at += 1
-            restart = _restart_at("")
-            while (found := window.skip(_BETWEEN)) != "]":
-                place = f"{path.name}, item {number + 1}"
-                if not found:
-                    raise InputError(
-                        f"{path}:{window.line_at(len(window.text))}: the JSON array breaks off "
-                        "after "
-                        f"{number} elements; fetch or export the file again"
-                    )
-                number += 1
-                row = _take_value(window, place)
-                if row.problem and not _find_restart(window, restart):
-                    raise InputError(
-                        f"{path}:{window.line_at(window.at)}: item {number}: {row.problem}, and "
-                        "no element "
-                        "follows; fetch or export the file again"
-                    )
-                if number == 1 and isinstance(row.content, dict) and row.content:
-                    restart = _restart_at(next(iter(cast("dict[str, Any]", row.content))))
-                yield row
-                window.forget()
-            window.at += 1
+    cursor = _Cursor(path, encoding)
+    number = 0
+    while opening := cursor.skip(_BLANK):
+        if opening != "[":
+            yield RawRow(f"{path.name}:{cursor.line}", None, "text behind the end of the array")
+            return
+        cursor.at += 1
+        restart = _restart_at("")
+        while (found := cursor.skip(_BETWEEN)) != "]":
+            if not found:
+                raise InputError(
+                    f"{path}:{cursor.line}: the JSON array breaks off after {number} elements; "
+                    "fetch or export the file again"
+                )
+            number += 1
+            row = cursor.take_value(f"{path.name}, item {number}")
+            if row.problem and not cursor.find_restart(restart):
+                raise InputError(
+                    f"{path}:{cursor.line}: item {number}: {row.problem}, and no element follows; "
+                    "fetch or export the file again"
+                )
+            if number == 1 and isinstance(row.content, dict) and row.content:
+                restart = _restart_at(next(iter(cast("dict[str, Any]", row.content))))
+            yield row
+        cursor.at += 1
 
 
 def _read_values(path: Path, encoding: Encoding) -> Iterator[RawRow]:
     """Read values that stand one after the other, each over as many lines as it likes."""
-    with open_text(path, encoding) as file:
-        window = _Window(file, encoding)
-        number = 0
-        while window.skip(_BETWEEN):
-            number += 1
-            row = _take_value(window, f"{path.name}, item {number}")
-            if row.problem:
-                yield row._replace(problem=f"{row.problem}; what follows is not read")
-                return
-            yield row
-            window.forget()
-
-
-def _take_value(window: _Window, place: str) -> RawRow:
-    """Decode the value at the window's place, reading on while it may only be cut off."""
-    start = window.at
-    while True:
-        try:
-            value, end = _DECODER.raw_decode(window.text, start)
-        except json.JSONDecodeError as error:
-            may_be_cut = error.pos >= len(window.text) - 16 or error.msg.startswith("Unterminated")
-            is_long = len(window.text) - start > MAX_ROW_BYTES
-            if window.is_at_end or not may_be_cut or is_long:
-                line = window.line_at(error.pos)
-                return RawRow(place, None, f"broken JSON in line {line} ({error.msg})")
-        except (ValueError, RecursionError) as error:
-            return RawRow(place, None, _explain_json(error))
-        else:
-            # A number that ends with the window may go on behind it.
-            if end < len(window.text) or window.is_at_end:
-                break
-        window.read_more()
-    window.at = end
-    if window.is_damaged and ESCAPED_BYTE.search(window.text, start, end):
-        return RawRow(place, None, "bytes that are no UTF-8")
-    if window.text.find("\\u", start, end) >= 0:
-        value = _without_surrogates(value)
-    return _bounded(value, place)
+    cursor = _Cursor(path, encoding)
+    number = 0
+    while cursor.skip(_BETWEEN):
+        number += 1
+        row = cursor.take_value(f"{path.name}, item {number}")
+        if row.problem:
+            yield row._replace(problem=f"{row.problem}; what follows is not read")
+            return
+        yield row
 
 
 def _restart_at(first_field: str) -> re.Pattern[str]:
@@ -300,23 +274,6 @@ def _restart_at(first_field: str) -> re.Pattern[str]:
         return re.compile(r"\}\s*,\s*(?=\{)")
     name = re.escape(json.dumps(first_field, ensure_ascii=False))
     return re.compile(r",\s*(?=\{\s*" + name + ")")
-
-
-def _find_restart(window: _Window, restart: re.Pattern[str]) -> bool:
-    """Go to the element behind a broken one, or to the closing bracket of the array; return False
-    where neither is there."""
-    while True:
-        found = restart.search(window.text, window.at)
-        if found:
-            window.at = found.end()
-            return True
-        if window.is_at_end:
-            end = window.text.rstrip()
-            window.at = len(end) - 1 if end.endswith("]") else len(window.text)
-            return end.endswith("]")
-        window.at = max(window.at, len(window.text) - 4096)
-        window.forget()
-        window.read_more()
 
 
 def _expand(row: RawRow) -> Iterator[RawRow]:

@@ -31,8 +31,8 @@ _MAX_TITLE_ROWS = 20
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
-    """Read the rows of a file, by its content first and its suffix second, without holding it
-    whole.
+    """Read the rows of a file, by its content first and its suffix second; only a JSON array is
+    held whole.
 
     A JSON array gives its elements, JSON Lines (also under `.json`) its lines, a table its rows as
     dicts of texts by heading, pandas' JSON by columns, index or split its rows. Empty cells are "".
