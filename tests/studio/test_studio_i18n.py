@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medkd.studio
+from medkd.core.i18n import Texts, choose_language, read_po
 from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.stages import STAGES
 from medkd.studio.citations import mark_reasoning, mark_record
 from medkd.studio.forms import read_fields
-from medkd.studio.i18n import Texts, choose_language, read_po
 
 PACKAGE = Path(medkd.studio.__file__).parent
 SOURCES = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".html")]
@@ -62,7 +62,7 @@ def test_every_text_of_a_page_is_there_in_chinese_with_the_same_places() -> None
 
 
 def catalogue() -> dict[str, str]:
-    return read_po((PACKAGE / "locale" / "zh.po").read_text(encoding="utf-8"))
+    return read_po((PACKAGE.parent / "locale" / "zh.po").read_text(encoding="utf-8"))
 
 
 def test_no_chinese_text_is_of_a_text_that_is_gone() -> None:

@@ -17,10 +17,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from medkd.core.errors import MedkdError, from_os_error
+from medkd.core.i18n import LANGUAGES, Texts, choose_language
 from medkd.stages import STAGES
 from medkd.studio.auth import CSRF_FIELD, Guard, check_csrf
 from medkd.studio.forms import read_fields
-from medkd.studio.i18n import LANGUAGES, Texts, choose_language
 from medkd.studio.page import Form, Page, load_environment
 from medkd.studio.routes import (
     bill,

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from medkd.completers.costs import ASSUMED_TOKENS
 from medkd.completers.providers import estimate_tokens
 from medkd.core.errors import MedkdError
+from medkd.core.i18n import Texts
 from medkd.core.records import Usage
 from medkd.core.stage_output import Manifest, read_manifest
 from medkd.distill.stage import (
@@ -27,7 +28,6 @@ from medkd.distill.stage import (
 )
 from medkd.models.inspect import ModelShape, read_headers, read_json
 from medkd.models.load import TINY, tiny_dir
-from medkd.studio.i18n import Texts
 from medkd.studio.orders import Order
 from medkd.studio.workspace import Workspace
 from medkd.train.memory import GIB, Workload, estimate_memory

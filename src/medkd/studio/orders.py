@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from medkd.completers.providers import read_providers
 from medkd.core.config import read_recipe
 from medkd.core.errors import InputError, say_problem
+from medkd.core.i18n import Texts
 from medkd.core.task import SHIPPED
 from medkd.models.load import TINY
 from medkd.pipeline import RECIPES, find_recipe
@@ -31,7 +32,6 @@ from medkd.studio.forms import (
     read_value,
     write_words,
 )
-from medkd.studio.i18n import Texts
 from medkd.studio.workspace import UPLOADS, Step, Workspace
 
 HUB_NAME = re.compile(r"(hf|ms):[\w.-]+/[\w.-]+(/[\w.-]+)*")

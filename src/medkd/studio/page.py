@@ -19,10 +19,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from medkd.core.errors import MedkdError
+from medkd.core.i18n import LANGUAGES, Texts
 from medkd.stages import STAGES
 from medkd.studio.charts import share_bar
 from medkd.studio.forms import write_value
-from medkd.studio.i18n import LANGUAGES, Texts
 from medkd.studio.workspace import Workspace
 
 MAX_SHOWN = 20_000

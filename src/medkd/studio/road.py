@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medkd.core.errors import MedkdError
+from medkd.core.i18n import Texts
 from medkd.core.reviews import REVIEWS, read_reviews
 from medkd.stages import STAGES
 from medkd.studio import jobs
-from medkd.studio.i18n import Texts
 from medkd.studio.jobs import Job
 from medkd.studio.workspace import Step
 

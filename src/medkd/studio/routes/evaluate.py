@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, cast
 from starlette.responses import Response
 
 from medkd.core.errors import InputError
+from medkd.core.i18n import Texts
 from medkd.core.jsonl import resolve_input
 from medkd.evaluate import compare
 from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.evaluate.scoring import FILE_NAME
 from medkd.evaluate.statistics import find_range
 from medkd.studio.charts import interval_bar
-from medkd.studio.i18n import Texts
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
 from medkd.studio.page import Page
 from medkd.studio.rows import ACCURACY, RIGHT, find_id, find_outcome

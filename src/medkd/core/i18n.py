@@ -1,14 +1,10 @@
-"""What the pages say, in English or Chinese: gettext catalogues, read from `locale/LANGUAGE.po`.
+"""What pages, help and reports say, in English or Chinese: catalogues in gettext's form.
 
-In: the languages a browser asks for. Out: texts by their English wording, words by their code
-(states, reasons, outcomes), labels and hints of fields by stage and name. English needs no
-catalogue. Not done here: errors of the program, which stay as they were said.
+In: `locale/LANGUAGE.po`. Out: texts by their English wording, words by their code (states, reasons,
+outcomes), labels and hints of fields by stage and name.
 """
 
 import ast
-import gettext
-import io
-import struct
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -18,7 +14,6 @@ _CONTEXT = "\x04"
 """Stands between context and text in a compiled catalogue."""
 _SEPARATOR = "｜"
 """Stands between label and hint of a field."""
-_HEADER = "Content-Type: text/plain; charset=UTF-8\nPlural-Forms: nplurals=1; plural=0;\n"
 
 
 def choose_language(accepted: str) -> str:
@@ -43,15 +38,16 @@ class Texts:
 
     def __init__(self, language: str) -> None:
         self.language = language
-        self._catalogue = load_catalogue(language)
+        self._known = load_catalogue(language)
 
     def __call__(self, text: str, **values: Any) -> str:
         """Translate a text of a page and fill its places in."""
-        return _fill(self._catalogue.gettext(text), values)
+        return _fill(self._known.get(text, text), values)
 
     def n(self, one: str, many: str, n: int, **values: Any) -> str:
         """Translate a text that counts something."""
-        return _fill(self._catalogue.ngettext(one, many, n), {"n": f"{n:,}", **values})
+        text = self._known.get(f"{one}\0{many}") or (one if n == 1 else many)
+        return _fill(text, {"n": f"{n:,}", **values})
 
     def word(self, group: str, name: str) -> str:
         """Return the word for a code that comes from a file: a stage, a state, a reason.
@@ -59,8 +55,15 @@ class Texts:
         >>> Texts("en").word("reason", "near_duplicate"), Texts("zh").word("state", "running")
         ('near duplicate', '运行中')
         """
-        found = self._catalogue.pgettext(group, name)
-        return found if found != name else name.replace("_", " ")
+        return self._known.get(f"{group}{_CONTEXT}{name}", name.replace("_", " "))
+
+    def of(self, context: str, text: str, **values: Any) -> str:
+        """Translate a text that stands under a context (`cli`, `report`) and fill its places in.
+
+        >>> Texts("en").of("cli", "next: {step}", step="medkd merge")
+        'next: medkd merge'
+        """
+        return _fill(self._known.get(f"{context}{_CONTEXT}{text}", text), values)
 
     def field(self, stage: str, name: str, doc: str) -> tuple[str, str]:
         """Return the label and the hint of a field, or of a measure, whose English doc this is.
@@ -68,7 +71,8 @@ class Texts:
         >>> Texts("en").field("train", "learning_rate", "Peak.")
         ('Learning rate', 'Peak.')
         """
-        label, _, hint = self._catalogue.pgettext(f"field {stage}", name).partition(_SEPARATOR)
+        known = self._known.get(f"field {stage}{_CONTEXT}{name}", "")
+        label, _, hint = known.partition(_SEPARATOR)
         return (label, hint) if hint else (name.replace("_", " ").capitalize(), doc)
 
     def seconds(self, seconds: float) -> str:
@@ -90,13 +94,10 @@ def _fill(text: str, values: dict[str, Any]) -> str:
 
 
 @cache
-def load_catalogue(language: str) -> gettext.NullTranslations:
+def load_catalogue(language: str) -> dict[str, str]:
     """Load the catalogue of a language; one that has none says everything in English."""
-    source = files("medkd.studio").joinpath(f"locale/{language}.po")
-    if not source.is_file():
-        return gettext.NullTranslations()
-    entries = read_po(source.read_text(encoding="utf-8"))
-    return gettext.GNUTranslations(io.BytesIO(_compile({**entries, "": _HEADER})))
+    source = files("medkd").joinpath(f"locale/{language}.po")
+    return read_po(source.read_text(encoding="utf-8")) if source.is_file() else {}
 
 
 def read_po(text: str) -> dict[str, str]:
@@ -124,19 +125,3 @@ def read_po(text: str) -> dict[str, str]:
                 entries[f"{context}{parts['msgid']}{plural}"] = translated
             parts = {}
     return entries
-
-
-def _compile(entries: dict[str, str]) -> bytes:
-    """Write entries in the binary form that `gettext.GNUTranslations` reads."""
-    pairs = sorted((key.encode(), value.encode()) for key, value in entries.items())
-    at_keys = 28
-    at_values = at_keys + 8 * len(pairs)
-    offset = at_values + 8 * len(pairs)
-    tables: list[bytes] = []
-    content = b""
-    for column in (0, 1):
-        for pair in pairs:
-            tables.append(struct.pack("<II", len(pair[column]), offset + len(content)))
-            content += pair[column] + b"\0"
-    head = struct.pack("<7I", 0x950412DE, 0, len(pairs), at_keys, at_values, 0, 0)
-    return head + b"".join(tables) + content
