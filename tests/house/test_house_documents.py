@@ -15,7 +15,7 @@ from medkd.pipeline import override, plan
 from medkd.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 GENERATED = ROOT / "docs" / "en" / "commands.md"
 STAND_INS = {"MODEL": "medkd:tiny", "DIR": "runs/x", "FILE": "file.json"}

@@ -274,7 +274,14 @@ def read_model_shape(folder: Path, trust_remote_code: bool = False) -> ModelShap
             "check config.json"
         ) from error
     _check_tensors(folder, model)
-    text = config.get_text_config()
+    return measure_shape(model)
+
+
+def measure_shape(model: Any) -> ModelShape:
+    """Measure a model, with weights or on the meta device."""
+    import torch
+
+    text = model.config.get_text_config()
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     names = {id(tensor): name for name, tensor in model.named_parameters(remove_duplicate=False)}
