@@ -21,9 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from medkd.deidentify.residue import find_date_shapes
 from medkd.deidentify.rules import VERSION, Category, Match
-from medkd.deidentify.search import Help, find_identifiers
+from medkd.deidentify.search import Help, find_date_shapes, find_identifiers
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"⟦([a-z_]+)\|([^⟧]+)⟧")

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 
 from medkd.grading.tables import TABLES_DIR
-from medkd.text.segmentation import load_jieba
+from medkd.text.normalize import load_jieba
 
 SMOOTHING = 50
 """Times that a character counts as seen at the least."""

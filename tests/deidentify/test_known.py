@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from medkd.core.errors import InputError
-from medkd.deidentify.known import Known, read_known
+from medkd.deidentify.recognizers import Known, read_known
 from medkd.deidentify.rules import Category
 from medkd.deidentify.search import Help, find_identifiers
 

@@ -1,6 +1,6 @@
 import pytest
 
-from medkd.deidentify.name_model import as_name, as_words
+from medkd.deidentify.names import as_name, as_words
 
 
 @pytest.mark.parametrize(

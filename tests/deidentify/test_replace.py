@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medkd.core.records import RawCase
-from medkd.deidentify.date_shift import DateShifter
+from medkd.deidentify.dates import DateShifter
 from medkd.deidentify.numbers import is_id_card
 from medkd.deidentify.replace import Plan, Surrogates, deidentify_case
 from medkd.deidentify.rules import VERSION, Category

@@ -6,8 +6,8 @@ import pytest
 from medkd.core.errors import StoppedError
 from medkd.core.jsonl import write_records
 from medkd.core.records import RawCase
-from medkd.deidentify.residue import find_residue
 from medkd.deidentify.rules import Category, Match
+from medkd.deidentify.search import find_residue
 from medkd.deidentify.stage import Config, run
 
 

@@ -8,7 +8,7 @@ import pytest
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.records import Case, RawCase
-from medkd.deidentify.secret import open_map
+from medkd.deidentify.replace import open_map
 from medkd.deidentify.stage import Config, run
 
 SECRET = "a secret of this house, 1234"

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from medkd.core.errors import InputError
+from medkd.deidentify.recognizers import load_tagger
 from medkd.deidentify.search import Help, find_in_all
-from medkd.deidentify.tagger import load_tagger
 
 
 def test_lac_masks_a_plausible_name_and_flags_what_is_none() -> None:

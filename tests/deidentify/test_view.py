@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medkd.deidentify.layout import make_search_view
 from medkd.deidentify.search import find_identifiers
-from medkd.deidentify.view import make_search_view
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 CODE = """
-from medkd.text.segmentation import load_jieba
+from medkd.text.normalize import load_jieba
 jieba = load_jieba()
 print(list(jieba.cut("患者咳嗽三天")))
 """

@@ -7,7 +7,7 @@ are a tagger's (`tagger`); dates and ages, which `dates` and `numbers` find in a
 
 import re
 
-from medkd.deidentify.rules import Category, Rule, any_of, load_table, pattern_rule
+from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table, rules_of
 
 _TABLE = load_table("english.yaml")
 _NO_NAME = frozenset(_TABLE["no_name"].split())
@@ -53,124 +53,99 @@ def _spelt(words: list[str]) -> list[str]:
     )
 
 
-def _labelled_number(category: Category, labels: list[str]) -> Rule:
+def _labelled_number(category: Category, labels: list[str]) -> tuple[Rule, ...]:
     """Find the numbers behind a label: MRN 55-8821, driver license: S514-7739."""
-    return pattern_rule(
-        f"{category.name.lower()}_english",
-        category,
-        rf"(?<![A-Za-z])(?:{any_of(_spelt(labels))})"
-        r"(?:[ -]?(?i:number|no\.?|num|id|code|\#)){0,2}"
+    spelt = any_of(_spelt(labels))
+    form = by_pattern(
+        rf"(?<![A-Za-z])(?:{spelt})(?:[ -]?(?i:number|no\.?|num|id|code|\#)){{0,2}}"
         r"\s?[:#]?\s?(?P<x>(?=[A-Z-]*\d)[A-Z\d][A-Z\d-]{2,24})(?![A-Za-z\d%/]|\.\d"
         r"|\s?(?:mg|ml|mm|cm|kg|years?|days?|weeks?|patients|cases))",
-        tuple(_spelt(labels)),
         lambda m: sum(character.isdecimal() for character in m["x"]) >= 3,
+        needs=re.compile(spelt),
     )
+    return rules_of(category, **{f"{category.name.lower()}_english": form})
 
 
 RULES: tuple[Rule, ...] = (
-    pattern_rule("ssn", Category.ID_CARD, r"\d{3}(?<![\d-]\d{3})-\d{2}-\d{4}(?![\d-])", ("-",)),
-    pattern_rule(
-        "phone_american",
+    *rules_of(
+        Category.ID_CARD,
+        ssn=r"\d{3}(?<![\d-]\d{3})-\d{2}-\d{4}(?![\d-])",
+    ),
+    *rules_of(
         Category.PHONE,
-        r"[(\d](?<![\d.-]\d)(?:(?<=\()\d{3}\) ?|(?<=\d)\d\d[-. ])\d{3}[-.]\d{4}"
+        phone_american=r"[(\d](?<![\d.-]\d)(?:(?<=\()\d{3}\) ?|(?<=\d)\d\d[-. ])\d{3}[-.]\d{4}"
         r"(?:\s?(?:x|ext\.?)\s?\d{1,5})?(?![\d-])",
     ),
-    *(_labelled_number(Category[kind], labels) for kind, labels in _TABLE["numbers"].items()),
-    pattern_rule(
-        "hospital_english",
-        Category.HOSPITAL,
-        r"(?P<x>(?P<n>(?:(?!The |At |In |From |To |A |Our |This )(?:St\."
-        r"|[A-Z][A-Za-z'’.-]{1,30})\s){1,4})"
-        r"(?:General |Memorial |University |Children's ){0,3}"
-        r"(?:Hospital|Medical Center|Medical Centre|Clinic|Health Center|Infirmary|Nursing Home"
-        r"|Rehab|Hospice|Health System))\b",
-        ("Hosp", "Medical Cent", "Clinic", "Health", "Infirmary", "Nursing", "Rehab"),
-        _is_own_hospital,
+    *(
+        rule
+        for kind, labels in _TABLE["numbers"].items()
+        for rule in _labelled_number(Category[kind], labels)
     ),
-    pattern_rule(
-        "address_english",
+    *rules_of(
+        Category.HOSPITAL,
+        hospital_english=by_pattern(
+            r"(?P<x>(?P<n>(?:(?!The |At |In |From |To |A |Our |This )(?:St\."
+            r"|[A-Z][A-Za-z'’.-]{1,30})\s){1,4})"
+            r"(?:General |Memorial |University |Children's ){0,3}"
+            r"(?:Hospital|Medical Center|Medical Centre|Clinic|Health Center|Infirmary|Nursing Home"
+            r"|Rehab|Hospice|Health System))\b",
+            _is_own_hospital,
+            needs="Hosp Medical Clinic Health Infirmary Nursing Rehab",
+        ),
+    ),
+    *rules_of(
         Category.ADDRESS,
-        rf"(?<![\d.])\d{{1,5}}\s(?:[A-Z][a-z]+\s){{1,3}}(?:{_STREET})\b\.?"
+        address_english=rf"(?<![\d.])\d{{1,5}}\s(?:[A-Z][a-z]+\s){{1,3}}(?:{_STREET})\b\.?"
         r"(?:,?\s(?:Apt|Apartment|Unit|Suite|Lot|\#)\.?\s?\w+)?(?:,\s[A-Z][a-z]+"
         r"(?:\s[A-Z][a-z]+)?)?(?:,?\s[A-Z]{2}\b)?(?:,?\s\d{5}(?:-\d{4})?)?"
         r"|\b(?:Exit|Rt\.?|Route|Hwy\.?|Highway|Interstate)\s\d{1,4}"
         r"(?:\s(?:on|off|at)\s(?:Rt\.?|Route|Hwy\.?|Highway|Interstate)\s?\d{1,4})?"
         r"|\b(?:P\.?O\.?\s)Box\s\d+|(?<=\bat\s)\d{1,5}\s[A-Z][a-z]{3,}(?=\s[a-z]|[.,;])",
-    ),
-    pattern_rule(
-        "home_english",
-        Category.ADDRESS,
-        rf"\b(?:lives?|living|resides?|residing|moved|(?i:originally))\b[^.;]{{0,30}}?"
+        home_english=rf"\b(?:lives?|living|resides?|residing|moved|(?i:originally))\b[^.;]{{0,30}}?"
         rf"\b(?:in|from|to)\s(?P<x>{_WORD}(?:\s{_WORD})?,\s(?:{_WORD}(?:\s{_WORD})?|[A-Z]{{2}}\b))",
-        ("liv", "resid", "moved", "riginally"),
-    ),
-    pattern_rule(
-        "employer_english",
-        Category.ADDRESS,
-        rf"\b(?:(?P<works>[Ww]ork(?:s|ed|ing)?\s)(?:at|for)|at|from|for|by)\s"
+        employer_english=rf"\b(?:(?P<works>[Ww]ork(?:s|ed|ing)?\s)(?:at|for)|at|from|for|by)\s"
         rf"(?P<x>(?:{_WORD}\s){{1,4}}(?:{any_of(_TABLE['employers'])})\b|(?(works){_ANY}|(?!)))",
-        re.compile("ork|" + any_of(_TABLE["employers"])),
     ),
-    pattern_rule(
-        "ward_english",
+    *rules_of(
         Category.WARD,
-        r"\b[UuWwFf](?:nit|ard|loor)\s?:?\s?(?P<x>\d{1,2}\s?(?:West|East|North|South|[A-Z]\b))",
-        ("nit", "ard", "loor"),
+        ward_english=r"\b[UuWwFf](?:nit|ard|loor)\s?:?\s?(?P<x>\d{1,2}\s?(?:West|East|North|South|[A-Z]\b))",
     ),
-    pattern_rule(
-        "room_english",
+    *rules_of(
         Category.BED,
-        r"\b(?:Room|Bed|Rm|room|bed)\s?[#:]?\s?(?P<x>\d{1,4}[A-Z]?(?:-[A-Z\d]{1,2})?)(?![\d%])(?=[.,;)\s]|$)",
-        ("oom", "ed ", "ed:", "Rm"),
+        room_english=r"\b(?:Room|Bed|Rm|room|bed)\s?[#:]?\s?(?P<x>\d{1,4}[A-Z]?(?:-[A-Z\d]{1,2})?)(?![\d%])(?=[.,;)\s]|$)",
     ),
-    pattern_rule(
-        "name_titled_english",
+    *rules_of(
         Category.NAME,
-        rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor|Sr|Rev)\.?\s(?P<x>{_INITIALS}|{_ANY})",
-        ("Mr", "Ms", "Miss", "Dr", "Prof", "Sr", "Rev"),
-        _is_name,
-    ),
-    pattern_rule(
-        "name_labelled_english",
-        Category.NAME,
-        rf"\b(?:(?:{_SIGNED}|NAME|PATIENT|姓名)\s?:|(?:{_SIGNED}))\s?"
-        rf"(?P<x>{_LAST_FIRST}|{_INITIALS}|{_ANY})",
-        (*_TABLE["signed"], "NAME", "PATIENT", "姓名"),
-        _is_name,
-    ),
-    pattern_rule(
-        "name_of_relative_english",
-        Category.NAME,
-        rf"\b(?:{_RELATIVE}),?\s(?:named\s|\()?(?P<x>{_FULL}|{_WORD})(?=[\s,.;)']|$)",
-        tuple(_RELATIVES),
-        _is_name,
-    ),
-    pattern_rule(
-        "name_before_credentials",
-        Category.NAME,
-        rf"(?P<x>{_LAST_FIRST}|{_FULL}|{_INITIALS})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D"
-        r"|MBBS|DOB|MRN|LPN|BSN|PharmD|LCSW|CRNA)\b)",
-        _TWO_WORDS,
-        _is_name,
-    ),
-    pattern_rule(
-        "name_of_actor_english",
-        Category.NAME,
-        r"\b(?:(?:seen|evaluated|examined|accompanied|referred|treated|brought in|reported|read"
-        r"|obtained|performed|assisted|interpreted|witnessed|notified) by"
-        r"|[Rr]esident|[Nn]urse|[Ii]ntern|[Pp]t\.?|[Pp]atient,?|[Ll]abell?ed|[Dd]iscussed with"
-        r"|[Pp]er)"
-        rf"\s\"?(?P<x>{_FULL}|{_INITIALS}"
-        rf"|{_WORD}(?=\s(?:notes?|on|at|in|who|and|[a-z]+ed|has|had|is|was)\b|'s|[,;.]))",
-        ("by", "with", "esident", "urse", "ntern", "t ", "atient", "abel", "er "),
-        _is_name,
-    ),
-    pattern_rule("name_of_baby", Category.NAME, rf"\bBaby\s(?:Girl|Boy)\s{_WORD}", ("Baby",)),
-    pattern_rule(
-        "name_before_particulars_english",
-        Category.NAME,
-        rf"(?<![A-Za-z] )(?P<x>{_FULL}){_PARTICULARS}",
-        _TWO_WORDS,
-        _is_name,
+        name_titled_english=by_pattern(
+            rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor|Sr|Rev)\.?\s(?P<x>{_INITIALS}|{_ANY})",
+            _is_name,
+        ),
+        name_labelled_english=by_pattern(
+            rf"\b(?:(?:{_SIGNED}|NAME|PATIENT|姓名)\s?:|(?:{_SIGNED}))\s?"
+            rf"(?P<x>{_LAST_FIRST}|{_INITIALS}|{_ANY})",
+            _is_name,
+        ),
+        name_of_relative_english=by_pattern(
+            rf"\b(?:{_RELATIVE}),?\s(?:named\s|\()?(?P<x>{_FULL}|{_WORD})(?=[\s,.;)']|$)", _is_name
+        ),
+        name_before_credentials=by_pattern(
+            rf"(?P<x>{_LAST_FIRST}|{_FULL}|{_INITIALS})(?=,?\s(?:M\.?D|R\.?N|N\.?P|P\.?A|D\.?O|Ph\.?D"
+            r"|MBBS|DOB|MRN|LPN|BSN|PharmD|LCSW|CRNA)\b)",
+            _is_name,
+            needs=_TWO_WORDS,
+        ),
+        name_of_actor_english=by_pattern(
+            r"\b(?:(?:seen|evaluated|examined|accompanied|referred|treated|brought in|reported|read"
+            r"|obtained|performed|assisted|interpreted|witnessed|notified) by"
+            r"|[Rr]esident|[Nn]urse|[Ii]ntern|[Pp]t\.?|[Pp]atient,?|[Ll]abell?ed|[Dd]iscussed with"
+            r"|[Pp]er)"
+            rf"\s\"?(?P<x>{_FULL}|{_INITIALS}"
+            rf"|{_WORD}(?=\s(?:notes?|on|at|in|who|and|[a-z]+ed|has|had|is|was)\b|'s|[,;.]))",
+            _is_name,
+        ),
+        name_of_baby=rf"\bBaby\s(?:Girl|Boy)\s{_WORD}",
+        name_before_particulars_english=by_pattern(
+            rf"(?<![A-Za-z] )(?P<x>{_FULL}){_PARTICULARS}", _is_name, needs=_TWO_WORDS
+        ),
     ),
 )

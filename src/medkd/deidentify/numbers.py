@@ -8,7 +8,7 @@ which they claim text. Not done here: dates (`dates`), names and places.
 import re
 
 from medkd.deidentify.dates import is_day
-from medkd.deidentify.rules import Category, Rule, any_of, load_table, pattern_rule
+from medkd.deidentify.rules import Category, Rule, any_of, by_pattern, load_table, rules_of
 from medkd.text.normalize import normalize
 
 _ID_WEIGHTS = [2**i % 11 for i in range(17, 0, -1)]
@@ -74,191 +74,120 @@ _NO_RECORD = (
 """Numbers of things that are not the patient's: of a model, a batch, an approval."""
 
 RULES: tuple[Rule, ...] = (
-    pattern_rule(
-        "web_address",
+    *rules_of(
         Category.WEB,
-        r"(?:https?://|www\.)(?:[^\s,。;、)】》\"'“”<>一-鿿]|[,;](?=[A-Za-z\d]))+",
-        ("://", "www."),
-        None,
-        re.IGNORECASE,
+        web_address=by_pattern(
+            r"(?i:https?://|www\.)(?:[^\s,。;、)】》\"'“”<>一-鿿]|[,;](?=[A-Za-z\d]))+",
+            needs="://  www. WWW.",
+        ),
+        web_domain=by_pattern(
+            r"(?<![A-Za-z0-9@.-])(?:[A-Za-z0-9-]{1,40}\.){1,3}(?:com|cn|org|net|edu"
+            r"|gov)(?![A-Za-z0-9@.-])(?:/[^\s,。;、)】》\"'“”<>一-鿿]*)?",
+            needs=".com .cn .org .net .edu .gov",
+        ),
     ),
-    pattern_rule(
-        "web_domain",
-        Category.WEB,
-        r"(?<![A-Za-z0-9@.-])(?:[A-Za-z0-9-]{1,40}\.){1,3}(?:com|cn|org|net|edu"
-        r"|gov)(?![A-Za-z0-9@.-])(?:/[^\s,。;、)】》\"'“”<>一-鿿]*)?",
-        (".com", ".cn", ".org", ".net", ".edu", ".gov"),
-    ),
-    pattern_rule(
-        "email",
+    *rules_of(
         Category.EMAIL,
-        r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}",
-        ("@",),
+        email=by_pattern(
+            r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,}",
+            needs="@",
+        ),
     ),
-    pattern_rule(
-        "id_card",
+    *rules_of(
         Category.ID_CARD,
-        r"\d(?<![\dA-Za-z.]\d)\d{16}[\dXx](?![\dA-Za-z])",
-        (),
-        lambda m: is_id_card(m[0]) or _is_born(m[0]),
-    ),
-    pattern_rule(
-        "id_card_labelled",
-        Category.ID_CARD,
-        r"(?:身[份分]证|身份|证件|护照|医保|健保|社保|社会保障|医疗保险|军官证|士兵证"
+        id_card=by_pattern(
+            r"\d(?<![\dA-Za-z.]\d)\d{16}[\dXx](?![\dA-Za-z])",
+            lambda m: is_id_card(m[0]) or _is_born(m[0]),
+        ),
+        id_card_labelled=r"(?:身[份分]证|身份|证件|护照|医保|健保|社保|社会保障|医疗保险|军官证|士兵证"
         r"|警官证|护士证|执业证|学生证|工作证|居住证|通行证|回乡证|台胞证|残疾证|老年证|新农合|农合|参合|医疗证|医疗卡)(?:医疗"
         r"|号码|编号|[卡证]?号|证|卡){0,3}"
         r"[:为是]?\s*(?:[一-鿿]字第?)?"
         r"(?P<x>[A-Za-z]{0,3}\d[\dA-Za-z* -]{4,20}[\dA-Za-z](?:\s?\([\dA]\))?)",
-        ("证", "身份", "保", "护照", "合", "卡"),
+        id_card_hong_kong=r"[A-Z](?<![A-Za-z\d].)[A-Z]?\d{6}\s?\([\dA]\)",
+        id_card_taiwan=by_pattern(
+            r"[A-Z](?<![A-Za-z\d-].)[1289]\d{8}(?![A-Za-z\d-])", lambda m: is_taiwan_id(m[0])
+        ),
+        id_card_15=by_pattern(r"\d(?<![\dA-Za-z.]\d)\d{14}(?![\dA-Za-z.])", _is_old_id_card),
     ),
-    pattern_rule(
-        "id_card_hong_kong",
-        Category.ID_CARD,
-        r"[A-Z](?<![A-Za-z\d].)[A-Z]?\d{6}\s?\([\dA]\)",
-        ("(",),
-    ),
-    pattern_rule(
-        "id_card_taiwan",
-        Category.ID_CARD,
-        r"[A-Z](?<![A-Za-z\d-].)[1289]\d{8}(?![A-Za-z\d-])",
-        (),
-        lambda m: is_taiwan_id(m[0]),
-    ),
-    pattern_rule(
-        "id_card_15",
-        Category.ID_CARD,
-        r"\d(?<![\dA-Za-z.]\d)\d{14}(?![\dA-Za-z.])",
-        (),
-        _is_old_id_card,
-    ),
-    pattern_rule(
-        "account",
+    *rules_of(
         Category.ACCOUNT,
-        r"(?:微信群?|QQ群?|qq群?|支付宝|银行卡|银行账户|账号|帐号|账户|抖音|微博)(?:号码"
+        account=r"(?:微信群?|QQ群?|qq群?|支付宝|银行卡|银行账户|账号|帐号|账户|抖音|微博)(?:号码"
         r"|卡号|号|账号)?"
         r"[吧:为是(]{0,2}\s*(?P<x>[A-Za-z0-9_][A-Za-z0-9_ -]{3,27}[A-Za-z0-9_])",
-        ("微信", "QQ", "qq", "支付宝", "银行", "账", "帐", "抖音", "微博"),
+        account_at=r"@(?<![A-Za-z\d._-]@)(?=[^:,。;)(\s]{0,12}[A-Za-z\d_]|[一-鿿]{2,8}:)[A-Za-z\d_一-鿿-]{2,20}?(?=[:,。;)(\s]|留言|说|回复|提问|$)",
     ),
-    pattern_rule(
-        "account_at",
-        Category.ACCOUNT,
-        r"@(?<![A-Za-z\d._-]@)(?=[^:,。;)(\s]{0,12}[A-Za-z\d_]|[一-鿿]{2,8}:)[A-Za-z\d_一-鿿-]{2,20}?(?=[:,。;)(\s]|留言|说|回复|提问|$)",
-        ("@",),
-    ),
-    pattern_rule(
-        "ip_address",
+    *rules_of(
         Category.WEB,
-        r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])",
-        (".",),
-        lambda m: all(int(part) < 256 for part in m[0].split(".")) and len(m[0]) > 8,
+        ip_address=by_pattern(
+            r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])",
+            lambda m: all(int(part) < 256 for part in m[0].split(".")) and len(m[0]) > 8,
+        ),
     ),
-    pattern_rule(
-        "vin",
+    *rules_of(
         Category.PLATE,
-        r"(?<![A-Za-z\d])(?=[A-Z\d]{0,16}[A-Z])(?=[A-Z]{0,16}\d)[A-HJ-NPR-Z\d]{11,13}\d{4}(?![A-Za-z\d])",
-        (),
-        lambda m: len(m[0]) == 17,
+        vin=by_pattern(
+            r"(?<![A-Za-z\d])(?=[A-Z\d]{0,16}[A-Z])(?=[A-Z]{0,16}\d)[A-HJ-NPR-Z\d]{11,13}\d{4}(?![A-Za-z\d])",
+            lambda m: len(m[0]) == 17,
+        ),
     ),
-    pattern_rule(
-        "bank_card",
+    *rules_of(
         Category.ACCOUNT,
-        r"[3-9](?<![\d.A-Za-z-].)\d{3}(?:[ -]\d{4}){3}(?:[ -]?\d{1,3})?(?![\d.])",
+        bank_card=r"[3-9](?<![\d.A-Za-z-].)\d{3}(?:[ -]\d{4}){3}(?:[ -]?\d{1,3})?(?![\d.])",
+        bank_card_whole=r"6(?<![\d.A-Za-z-].)2\d{14,17}(?![\dA-Za-z.])",
     ),
-    pattern_rule(
-        "bank_card_whole",
-        Category.ACCOUNT,
-        r"6(?<![\d.A-Za-z-].)2\d{14,17}(?![\dA-Za-z.])",
-        ("62",),
-    ),
-    pattern_rule(
-        "mobile",
+    *rules_of(
         Category.PHONE,
-        r"(?:\+86[- ]?)?1(?:(?<![\d.]1)|(?<=861))[3-9]\d(?:\d{8}|[- ]\d{4}[- ]\d{4})(?!\d|\.\d)",
-    ),
-    pattern_rule(
-        "landline",
-        Category.PHONE,
-        r"[(0](?<![\d.-].)(?:(?<=0)"
+        mobile=r"(?:\+86[- ]?)?1(?:(?<![\d.]1)|(?<=861))[3-9]\d"
+        r"(?:\d{8}|[- ]\d{4}[- ]\d{4})(?!\d|\.\d)",
+        landline=r"[(0](?<![\d.-].)(?:(?<=0)"
         r"|0)\d{2,3}[-) ]{1,2}[2-9]\d{2,3}[- ]?\d{4}(?:[-转]\d{1,5})?(?!\d)",
-    ),
-    pattern_rule(
-        "service_line", Category.PHONE, r"[48]00(?<![\d.-]\d{3})-\d{3,4}-\d{3,4}(?!\d)", ("00-",)
-    ),
-    pattern_rule(
-        "phone_labelled",
-        Category.PHONE,
-        r"(?:电话|手机|联系方式|座机|传真|Tel|TEL|Phone|phone)(?:号码"
+        service_line=r"[48]00(?<![\d.-]\d{3})-\d{3,4}-\d{3,4}(?!\d)",
+        phone_labelled=r"(?:电话|手机|联系方式|座机|传真|Tel|TEL|Phone|phone)(?:号码"
         r"|号)?[:为是.]?\s*(?P<x>\+?\d[\d -]{5,16}\d)",
-        ("电话", "手机", "联系", "座机", "传真", "el", "EL", "hone"),
+        phone_inner=r"(?<=内线|分机|短号)\s?:?\s?\d{3,6}(?!\d)|(?<!\d)1[3-9]\d[*×xX]{4}\d{4}(?!\d)",
     ),
-    pattern_rule(
-        "phone_inner",
-        Category.PHONE,
-        r"(?<=内线|分机|短号)\s?:?\s?\d{3,6}(?!\d)|(?<!\d)1[3-9]\d[*×xX]{4}\d{4}(?!\d)",
-    ),
-    pattern_rule(
-        "id_card_tail",
+    *rules_of(
         Category.ID_CARD,
-        r"(?:身份证|证件)(?:号码?)?(?:尾号|后[四六]位)\s?[:为是]?\s?(?P<x>[\dXx]{3,6})",
-        ("证",),
+        id_card_tail=r"(?:身份证|证件)(?:号码?)?(?:尾号|后[四六]位)\s?[:为是]?\s?(?P<x>[\dXx]{3,6})",
     ),
-    pattern_rule(
-        "phone_listed",
+    *rules_of(
         Category.PHONE,
-        r"(?:电话|手机|联系方式)(?:号码"
+        phone_listed=r"(?:电话|手机|联系方式)(?:号码"
         r"|号)?[:为是]?\s*[\d-]{7,14}(?:\([^()]{1,8}\))?\s*[、,/或;]\s*(?P<x>\d[\d-]{6,13}\d)(?![\d.])",
-        ("电话", "手机", "联系"),
     ),
-    pattern_rule(
-        "plate",
+    *rules_of(
         Category.PLATE,
-        r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼]"
+        plate=r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼]"
         r"[A-HJ-NP-Z][·• ]?[A-HJ-NP-Z0-9]{4,5}[A-HJ-NP-Z0-9挂学警港澳](?![A-Za-z0-9])",
     ),
-    pattern_rule(
-        "record_number",
+    *rules_of(
         Category.RECORD,
-        rf"(?<![A-Za-z](?=[A-Za-z]))(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.(]?\s*(?P<x>[A-Za-z]{{0,5}}-?\d[\dA-Za-z/-]*)",
-        ("号", "ID", "MRN", "卡", "证", "SN", "S/N"),
-        lambda m: len(m["x"]) >= 3,
-    ),
-    pattern_rule(
-        "record_number_any",
-        Category.RECORD,
-        rf"[一-鿿A-Za-z](?:{_NO_RECORD}|条码|编码|单号)(?:码)?(?:\s*[:#]\s*|(?<=号)[ 为是]?)"
-        r"(?P<x>(?![A-Za-z]*\d+\.)[A-Za-z]{0,6}-?\d[\dA-Za-z/-]{3,})",
-        ("号", "码"),
-        lambda m: sum(character.isdecimal() for character in m["x"]) >= 4,
-    ),
-    pattern_rule(
-        "record_number_of_specimen",
-        Category.RECORD,
-        r"(?:病理|标本|切片|样本|影像|条码)[^。;\n\d]{0,8}?(?P<x>(?<![A-Za-z])[A-Z]{0,3}\d{2,4}-\d{4,6}"
+        record_number=by_pattern(
+            rf"(?<![A-Za-z](?=[A-Za-z]))(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.(]?\s*(?P<x>[A-Za-z]{{0,5}}-?\d[\dA-Za-z/-]*)",
+            lambda m: len(m["x"]) >= 3,
+            needs="号 ID MRN 卡 证 SN S/N",
+        ),
+        record_number_any=by_pattern(
+            rf"[一-鿿A-Za-z](?:{_NO_RECORD}|条码|编码|单号)(?:码)?(?:\s*[:#]\s*|(?<=号)[ 为是]?)"
+            r"(?P<x>(?![A-Za-z]*\d+\.)[A-Za-z]{0,6}-?\d[\dA-Za-z/-]{3,})",
+            lambda m: sum(character.isdecimal() for character in m["x"]) >= 4,
+            needs="号 码",
+        ),
+        record_number_of_specimen=r"(?:病理|标本|切片|样本|影像|条码)[^。;\n\d]{0,8}?(?P<x>(?<![A-Za-z])[A-Z]{0,3}\d{2,4}-\d{4,6}"
         r"|[A-Z]{1,3}\d{5,}(?:-\d{1,5})?)(?![\d-])",
-        ("病理", "标本", "切片", "样本", "影像", "条码"),
+        code=r"[A-Z](?<![A-Za-z\d_-].)(?<!准字.)(?!CT\d{8})[A-Z]{0,3}\d{6,14}(?:-\d{1,6}|[A-Z])?(?![A-Za-z\d])",
     ),
-    pattern_rule(
-        "code",
-        Category.RECORD,
-        r"[A-Z](?<![A-Za-z\d_-].)(?<!准字.)(?!CT\d{8})[A-Z]{0,3}\d{6,14}(?:-\d{1,6}|[A-Z])?(?![A-Za-z\d])",
-    ),
-    pattern_rule(
-        "bed_labelled",
+    *rules_of(
         Category.BED,
-        r"床(?:(?:位)?号\s*[:为是]?"
+        bed_labelled=r"床(?:(?:位)?号\s*[:为是]?"
         r"|位?:)\s*(?P<x>(?:[A-Za-z东西南北]{1,4}区?)?-?\+?加?\d{1,4}(?:-\d{1,3})?床?)",
-        ("床",),
-    ),
-    pattern_rule(
-        "bed",
-        Category.BED,
-        r"(?P<x>(?:(?:加|\+)\d"
+        bed=r"(?P<x>(?:(?:加|\+)\d"
         r"|\d(?<![\d.加+]\d))\d{0,2}(?:-\d{1,3})?床)(?![旁上边垫次日被褥单棉位])",
-        ("床",),
     ),
-    pattern_rule(
-        "long_number", Category.RECORD, r"\d(?<![\d.A-Za-z-]\d)\d{11,}(?![\d.]|[A-Za-z]|拷贝|[×*^])"
+    *rules_of(
+        Category.RECORD,
+        long_number=r"\d(?<![\d.A-Za-z-]\d)\d{11,}(?![\d.]|[A-Za-z]|拷贝|[×*^])",
     ),
 )
 
@@ -300,37 +229,23 @@ def _is_age_in_context(match: re.Match[str]) -> bool:
 
 
 AGE_RULES: tuple[Rule, ...] = (
-    pattern_rule(
-        "age_over_89",
+    *rules_of(
         Category.AGE,
-        rf"{_OVER_89}(?<![≥≤><]\d\d)(?<![≥≤><]\d\d\d)(?<![≥≤><]\s\d\d)(?<![≥≤><]\s\d\d\d)"
+        age_over_89=rf"{_OVER_89}(?<![≥≤><]\d\d)(?<![≥≤><]\d\d\d)(?<![≥≤><]\s\d\d)(?<![≥≤><]\s\d\d\d)"
         r"(?:\s{0,2}[-~至到、]\s{0,2}(?:9\d|1[0-3]\d))?"
         r"\s{0,2}[余多来几]?\s?(?:周岁|岁)(?:零?\d{1,2}个?月)?(?!以|及以|或以|者)",
-        ("岁",),
-    ),
-    pattern_rule("age_over_89_in_context", Category.AGE, _OVER_89, (), _is_age_in_context),
-    pattern_rule(
-        "age_over_89_in_words",
-        Category.AGE,
-        rf"{_OVER_89_IN_WORDS}[余多来几]?(?:周岁|岁|高龄)(?!以|及以|或以|者)|九旬"
+        age_over_89_in_context=by_pattern(_OVER_89, _is_age_in_context),
+        age_over_89_in_words=rf"{_OVER_89_IN_WORDS}[余多来几]?(?:周岁|岁|高龄)(?!以|及以|或以|者)|九旬"
         rf"|期颐(?=之年|老人)"
         r"|九十有[一二三四五六七八九]|百(?<![一二三四五六七八九几长命]百)岁(?=老|高龄|寿"
         r"|[,。;、]|$)",
-        ("九十", "一百", "九旬", "期颐", "百岁"),
-    ),
-    pattern_rule(
-        "age_over_89_in_words_labelled",
-        Category.AGE,
-        r"(?:年龄|[虚实周]岁|现年|享年|终年|时年|高寿|年届|年逾|年近|年过)\s?[:为是约]?\s?"
-        rf"(?P<x>{_OVER_89_IN_WORDS}余?)(?![一二三四五六七八九十旬])",
-        ("九十", "一百"),
-    ),
-    pattern_rule(
-        "age_over_89_spelled",
-        Category.AGE,
-        r"\b(?:[Nn]inety|[Oo]ne[-\s]hundred)"
+        age_over_89_in_words_labelled=by_pattern(
+            r"(?:年龄|[虚实周]岁|现年|享年|终年|时年|高寿|年届|年逾|年近|年过)\s?[:为是约]?\s?"
+            rf"(?P<x>{_OVER_89_IN_WORDS}余?)(?![一二三四五六七八九十旬])",
+            needs="九十 一百",
+        ),
+        age_over_89_spelled=r"\b(?:[Nn]inety|[Oo]ne[-\s]hundred)"
         r"(?:(?:[-\s]|\sand\s)(?:one|two|three|four|five|six|seven|eight|nine|ten))?"
         r"(?=[-\s](?:years?|yrs?)[-\s](?:old|of\sage))|\b(?:[Nn]onagenarian|[Cc]entenarian)",
-        ("inety", "undred", "enarian"),
     ),
 )

@@ -15,7 +15,7 @@ from medkd.deidentify.rules import (
     by_pattern,
     first_characters,
     load_table,
-    pattern_rule,
+    rules_of,
 )
 
 _TABLE = load_table("places.yaml")
@@ -191,7 +191,6 @@ _STEP = "(?:(?!打工|务工|返乡|返回|回乡|回到|出差|旅游|居住|�
 _CHAINS = by_pattern(
     rf"(?P<x>[一-鿿]{{1,8}}?{_UNIT}(?:{_STEP}{{1,9}}?{_FINE_UNIT}(?:村|社区"
     rf"|镇)?)+(?:[一-鿿\d]{{0,8}}?{_HOUSE})*|[一-鿿]{{1,8}}?{_UNIT}[一-鿿]{{0,6}}?{_HOUSE}+)",
-    ("省", "市", "县", "镇", "乡", "村", "街道", "自治", "旗", "盟", "州"),
     _is_chain,
 )
 
@@ -200,95 +199,53 @@ _DEPARTMENT = f"(?:(?:{_DEPARTMENTS})(?:外|内)?科?|[内外妇产儿骨眼]科
 _ROOM = r"\d{1,5}(?:-\d{1,5}){0,3}(?:室|号|房|栋|幢|座|楼|单元)?"
 
 RULES: tuple[Rule, ...] = (
-    Rule("hospital", Category.HOSPITAL, _hospitals),
-    pattern_rule(
-        "hospital_local",
+    *rules_of(
         Category.HOSPITAL,
-        rf"(?P<x>(?:[省市县区州](?:(?:{_NUMERAL})?(?:人民|中医|中心|妇幼保健|妇幼|立|儿童|肿瘤"
-        rf"|胸科|传染病|精神病|骨科|中西医结合){{1,2}}(?:医?院)|{_NUMERAL}(?:医?院|医))"
-        rf"|(?:医大|附属?){_NUMERAL}院?)(?![级外内长前]|科|校)"
-        r"|(?<=[在于到去至从往])(?:[一-鿿]{2,3}[市县省][一二三四五六](?=[医的做住看行复查])))",
-        ("院", "医", "附", "市", "县", "省"),
-        _is_local,
-    ),
-    pattern_rule(
-        "hospital_short",
-        Category.HOSPITAL,
-        rf"{_GONE_TO}(?P<x>{any_of(_TABLE['short_names'].split())})(?=[^一-鿿]|$"
+        hospital=_hospitals,
+        hospital_local=by_pattern(
+            rf"(?P<x>(?:[省市县区州](?:(?:{_NUMERAL})?(?:人民|中医|中心|妇幼保健|妇幼|立|儿童|肿瘤"
+            rf"|胸科|传染病|精神病|骨科|中西医结合){{1,2}}(?:医?院)|{_NUMERAL}(?:医?院|医))"
+            rf"|(?:医大|附属?){_NUMERAL}院?)(?![级外内长前]|科|校)"
+            r"|(?<=[在于到去至从往])(?:[一-鿿]{2,3}[市县省][一二三四五六](?=[医的做住看行复查])))",
+            _is_local,
+        ),
+        hospital_short=rf"{_GONE_TO}(?P<x>{any_of(_TABLE['short_names'].split())})(?=[^一-鿿]|$"
         rf"|[就住治行查继复急门手诊做看开住会的转予给]|医院)",
-        (),
-    ),
-    pattern_rule(
-        "hospital_called",
-        Category.HOSPITAL,
-        r"(?<=[在于到去至从往])(?P<x>[一-鿿]{2,7}?(?:(?:附|北|中山|医大)?[一二三四五六七八九]院|附[一二三四五])"
+        hospital_called=r"(?<=[在于到去至从往])(?P<x>[一-鿿]{2,7}?(?:(?:附|北|中山|医大)?[一二三四五六七八九]院|附[一二三四五])"
         r"|[一-鿿]{0,6}[省市县区](?:妇幼|妇保院?)|[一-鿿]{2,8}(?:大药房|药店))"
         r"(?=[就住治行查继复急门手诊做看开会的转予给产建买购输,。;]|$)",
-        ("院", "附", "妇", "药"),
     ),
-    pattern_rule(
-        "ward",
+    *rules_of(
         Category.WARD,
-        rf"(?=[{first_characters(_DEPARTMENTS)}内外I]){_DEPARTMENT}(?:[一二三四五六七八九十]|\d{{1,2}})(?:病?区|病房|科)(?![一-鿿]?[域段会])"
+        ward=rf"(?=[{first_characters(_DEPARTMENTS)}内外I]){_DEPARTMENT}(?:[一二三四五六七八九十]|\d{{1,2}})(?:病?区|病房|科)(?![一-鿿]?[域段会])"
         r"|(?:[一-鿿]{1,4}|[A-Z\d]号?)楼\d{1,2}[层楼][东西南北中]?[区侧]?"
         r"|第?[东西南北]?(?:(?:[一二三四五六七八九十]{1,3}|\d{1,2}[A-Za-z]?)楼?[东西南北]?"
         r"|[东西南北])[号楼]?(?:病区|病房|病室)",
-        ("区", "病房", "病室", "科", "楼"),
     ),
-    pattern_rule(
-        "address_labelled",
+    *rules_of(
         Category.ADDRESS,
-        rf"(?:{_LABELS})(?P<colon>[:为是]?)\s*(?P<x>[^,。;:\s()“”\"]{{2,40}}?)(?=农村|的"
-        rf"|(?<=[中小大]学)[高初大一二三四五六]|[,。;:\s()“”\"]|$)",
-        ("住", "址", "籍", "户", "出生地", "来自", "单位", "职于", "工于", "读于", "毕业"),
-        _is_labelled_address,
-    ),
-    Rule("institution", Category.ADDRESS, _institutions),
-    pattern_rule(
-        "home",
-        Category.ADDRESS,
-        rf"(?<=[住在于])(?P<x>(?!(?:某|一家|一所|私|外|当地|本地|家|附近|了|该|本|集体|单位"
+        address_labelled=by_pattern(
+            rf"(?:{_LABELS})(?P<colon>[:为是]?)\s*(?P<x>[^,。;:\s()“”\"]{{2,40}}?)(?=农村|的"
+            rf"|(?<=[中小大]学)[高初大一二三四五六]|[,。;:\s()“”\"]|$)",
+            _is_labelled_address,
+        ),
+        institution=_institutions,
+        home=rf"(?<=[住在于])(?P<x>(?!(?:某|一家|一所|私|外|当地|本地|家|附近|了|该|本|集体|单位"
         rf"|学校|学生|职工|员工|工厂|教工|公司))[一-鿿]{{2,8}}(?:养老院|敬老院|福利院"
         rf"|养老公寓|宿舍)(?:\d*{_HOUSE})*)",
-        ("院", "公寓", "宿舍"),
-    ),
-    Rule("address", Category.ADDRESS, _addresses),
-    pattern_rule(
-        "district",
-        Category.ADDRESS,
-        rf"(?:(?<=[于在住到至为系自是])"
+        address=_addresses,
+        district=rf"(?:(?<=[于在住到至为系自是])"
         rf"|(?<![一-鿿]))(?P<x>[一-鿿]{{2,4}}区[一-鿿]{{2,6}}(?:街道|大街|大道"
         rf"|路\d)(?:\d*{_HOUSE})*)",
-        ("区",),
-    ),
-    pattern_rule(
-        "postal_code", Category.ADDRESS, r"邮政?编码?\s*[:为是]?\s*(?P<x>\d{6})(?!\d)", ("邮",)
-    ),
-    pattern_rule(
-        "home_with_number",
-        Category.ADDRESS,
-        rf"住[于在]?(?P<x>(?![院了])[一-鿿]{{3,20}}\d{{1,5}}(?:-\d{{1,5}}){{0,3}}(?:室|号|房|栋|幢)"
+        postal_code=r"邮政?编码?\s*[:为是]?\s*(?P<x>\d{6})(?!\d)",
+        home_with_number=rf"住[于在]?(?P<x>(?![院了])[一-鿿]{{3,20}}\d{{1,5}}(?:-\d{{1,5}}){{0,3}}(?:室|号|房|栋|幢)"
         rf"(?:\d*{_HOUSE})*)",
-        ("住",),
-    ),
-    pattern_rule(
-        "home_in_estate",
-        Category.ADDRESS,
-        rf"(?<![一-鿿])(?P<x>[一-鿿]{{2,8}}(?:社区|小区|花园|家园|新村|新城|[苑邨])"
+        home_in_estate=rf"(?<![一-鿿])(?P<x>[一-鿿]{{2,8}}(?:社区|小区|花园|家园|新村|新城|[苑邨])"
         rf"{_ROOM}(?:\d*{_HOUSE})*)",
-        ("区", "园", "村", "城", "苑", "邨"),
-    ),
-    pattern_rule(
-        "street",
-        Category.ADDRESS,
-        r"(?<=[于在住到至])(?![在于到至])[一-鿿]{2,6}(?:路|街|大道|巷|弄|胡同|小区|花园|村"
+        street=r"(?<=[于在住到至])(?![在于到至])[一-鿿]{2,6}(?:路|街|大道|巷|弄|胡同|小区|花园|村"
         r"|镇|乡)(?:\d+(?:号|栋|幢|弄|组|单元|室)+)+",
-        ("号", "栋", "幢", "弄", "组", "室"),
-    ),
-    pattern_rule(
-        "home_in_block",
-        Category.ADDRESS,
-        r"(?<!\d)\d{1,3}(?:号楼|栋|幢)(?:\d{1,2}单元)?\d{2,4}室?(?![\d.%])",
-        ("号楼", "栋", "幢"),
+        home_in_block=by_pattern(
+            r"(?<!\d)\d{1,3}(?:号楼|栋|幢)(?:\d{1,2}单元)?\d{2,4}室?(?![\d.%])", needs="号楼 栋 幢"
+        ),
     ),
 )

@@ -1,32 +1,46 @@
 """Replacing the identifiers of a case: consistent surrogates, dates moved by one offset, so that
-intervals survive.
+intervals survive; what a secret decides of a patient, of an id, of the sealed way back.
 
-In: a raw case. Out: the same case de-identified, and how often each rule found something. The text
-that was found is never kept. Not done here: the rules (`search`), how a date is moved
-(`date_shift`), what stands for an id (`stage`).
+In: a raw case. Out: the same case de-identified, and how often each rule found something. Not done
+here: the rules (`search`), how a date is moved (`dates`); keeping the secret, which is never
+written.
 """
 
+import base64
 import hashlib
+import hmac
 import itertools
+import json
+import os
 import random
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medkd.core.errors import InputError, from_os_error
+from medkd.core.jsonl import first_problem, write_text
 from medkd.core.privacy import NAMES_NOT_SOUGHT
 from medkd.core.records import Case, RawCase
 from medkd.deidentify import names
-from medkd.deidentify.date_shift import DateShifter
-from medkd.deidentify.dates import MONTH_FIRST
+from medkd.deidentify.dates import MONTH_FIRST, DateShifter
 from medkd.deidentify.numbers import is_record_label
-from medkd.deidentify.residue import Residue, find_residue
+from medkd.deidentify.recognizers import LAC
 from medkd.deidentify.rules import VERSION, Category, Match, load_table
-from medkd.deidentify.search import MARK, NO_HELP, Help, find_identifiers, find_in_all
-from medkd.deidentify.secret import Patient
-from medkd.deidentify.tagger import finds_english_names
+from medkd.deidentify.search import (
+    MARK,
+    NO_HELP,
+    Help,
+    Residue,
+    find_identifiers,
+    find_in_all,
+    find_residue,
+)
 from medkd.text.normalize import is_chinese, normalize
 
 _MAX_OFFSET_DAYS = 365
@@ -37,6 +51,116 @@ _LABEL_SEAM = ":\n"
 _TRIES = 20
 _MAX_NUMBER = 99_999
 """Of marks that a patient's key draws."""
+
+
+PRIVATE_IDS = "private_ids.json"
+VARIABLE = "MEDKD_DEID_SECRET"
+_SHORTEST = 16
+
+
+class Patient(NamedTuple):
+    """A patient whom the house knows by a key, and the house's secret."""
+
+    secret: bytes
+    key: str
+
+    def draw(self, what: str) -> int:
+        """Draw the number that belongs to something of this patient: a date offset, a name."""
+        message = f"{self.key}\0{what}".encode("utf-8", "replace")
+        return int.from_bytes(hmac.digest(self.secret, message, "sha256")[:8])
+
+
+def read_secret(path: Path | None) -> bytes:
+    """Read the secret from a file, else from the environment; raise InputError without one."""
+    if path is None:
+        secret = os.environ.get(VARIABLE, "").strip().encode()
+        place = f"the variable {VARIABLE}"
+    else:
+        place = str(path)
+        try:
+            secret = path.read_bytes().strip()
+        except OSError as error:
+            raise from_os_error(error, path) from error
+    if len(secret) < _SHORTEST:
+        raise InputError(
+            f"{place}: a secret of at least {_SHORTEST} characters is needed for --patient-key and "
+            f"--map; set {VARIABLE} or pass --secret-file"
+        )
+    return secret
+
+
+def _fernet(secret: bytes) -> Any:
+    from cryptography.fernet import Fernet
+
+    return Fernet(base64.urlsafe_b64encode(hmac.digest(secret, b"map", "sha256")))
+
+
+def seal_map(path: Path, secret: bytes, rows: Iterable[dict[str, Any]]) -> None:
+    """Write which surrogate stands for what in each case, sealed; only its owner may read it."""
+    content = json.dumps(list(rows), ensure_ascii=False).encode("utf-8", "replace")
+    write_text(path, _fernet(secret).encrypt(content).decode() + "\n", private=True)
+
+
+def open_map(path: Path, secret: bytes) -> list[dict[str, Any]]:
+    """Read a sealed map: for each case its `id`, `days` and `surrogates`."""
+    from cryptography.fernet import InvalidToken
+
+    try:
+        content = _fernet(secret).decrypt(path.read_bytes().strip())
+    except OSError as error:
+        raise from_os_error(error, path) from error
+    except InvalidToken as error:
+        raise InputError(f"{path}: another secret sealed it, or it was changed") from error
+    return cast(list[dict[str, Any]], json.loads(content))
+
+
+class _Pairs(BaseModel):
+    """The content of `private_ids.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+    salt: str
+    ids: dict[str, str] = {}
+
+
+class PrivateIds:
+    """The hashes of a directory of raw cases.
+
+    The file is made when the first id needs it. The same directory gives the same hashes again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pairs: _Pairs | None = None
+
+    def hash(self, native: str) -> str:
+        """Hash an id without its source; note the pair."""
+        pairs = self._pairs = self._pairs or self._load()
+        digest = hmac.new(bytes.fromhex(pairs.salt), native.encode("utf-8", "replace"), "sha256")
+        return pairs.ids.setdefault(native, f"id{digest.hexdigest()[:16]}")
+
+    def save(self) -> None:
+        """Write the pairs, readable by their owner alone."""
+        if self._pairs is not None:
+            text = json.dumps(self._pairs.model_dump(), ensure_ascii=False)
+            write_text(self.path, text + "\n", private=True)
+
+    def _load(self) -> _Pairs:
+        try:
+            pairs = _Pairs.model_validate_json(self.path.read_bytes())
+            bytes.fromhex(pairs.salt)
+            return pairs
+        except FileNotFoundError:
+            self._pairs = _Pairs(salt=secrets.token_hex(32))
+            self.save()  # before any hash leaves, so that no other salt follows a killed run
+            return self._pairs
+        except OSError as error:
+            raise from_os_error(error, self.path) from error
+        except (ValidationError, ValueError) as error:
+            what = first_problem(error) if isinstance(error, ValidationError) else "salt is no hex"
+            raise InputError(
+                f"{self.path}: {what}; it holds the salt of earlier runs: put the right file back, "
+                "or move it away to begin with new hashes"
+            ) from error
 
 
 class Deidentified(NamedTuple):
@@ -131,6 +255,11 @@ def deidentify_case(case: RawCase, plan: Plan = PLAIN) -> Deidentified:
         offset,
         patient is not None,
     )
+
+
+def finds_english_names(tagger: str) -> bool:
+    """Tell whether a tagger reads English; LAC reads Chinese alone."""
+    return tagger not in {"", LAC}
 
 
 def mark_of(is_english: bool, tagger: str) -> str:

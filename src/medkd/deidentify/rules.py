@@ -63,30 +63,35 @@ class Match(NamedTuple):
     """Whether it is only shown to a person, and stays."""
 
 
+Finder = Callable[[str], Iterable[tuple[int, int]]]
+"""Finds spans in a normalised text."""
+
+
 class Rule(NamedTuple):
-    """A named way to find identifiers of one category in a normalised text."""
+    """A named way to find identifiers of one category."""
 
     name: str
     category: Category
-    spans: Callable[[str], Iterable[tuple[int, int]]]
+    spans: Finder
 
 
 def by_pattern(
     pattern: str,
-    needs: tuple[str, ...] | re.Pattern[str] = (),
     accepts: Callable[[re.Match[str]], bool] | None = None,
-    flags: int = 0,
-) -> Callable[[str], Iterator[tuple[int, int]]]:
-    """Find what a pattern matches, or its group `x` where it has one.
+    needs: str | re.Pattern[str] = "",
+) -> Finder:
+    """Find what a pattern matches and a condition accepts, or its group `x` where it has one.
 
-    `needs` are substrings of which a text must hold one, or a cheaper pattern: a quick look that
-    spares the pattern most texts.
+    `needs` are words of which a text must hold one, or a cheaper pattern: a quick look that spares
+    the pattern most texts.
     """
-    compiled = re.compile(pattern, flags | re.ASCII)  # a word ends where Chinese begins
+    compiled = re.compile(pattern, re.ASCII)  # a word ends where Chinese begins
     group = "x" if "x" in compiled.groupindex else 0
+    words = needs.split() if isinstance(needs, str) else ()
+    look = needs if isinstance(needs, re.Pattern) else None
 
     def spans(text: str) -> Iterator[tuple[int, int]]:
-        if needs and not holds(text, needs):
+        if (words and not any(word in text for word in words)) or (look and not look.search(text)):
             return
         for match in compiled.finditer(text):
             if accepts is None or accepts(match):
@@ -95,23 +100,12 @@ def by_pattern(
     return spans
 
 
-def pattern_rule(
-    name: str,
-    category: Category,
-    pattern: str,
-    needs: tuple[str, ...] | re.Pattern[str] = (),
-    accepts: Callable[[re.Match[str]], bool] | None = None,
-    flags: int = 0,
-) -> Rule:
-    """Make a rule of a pattern; see `by_pattern`."""
-    return Rule(name, category, by_pattern(pattern, needs, accepts, flags))
-
-
-def holds(text: str, needs: tuple[str, ...] | re.Pattern[str]) -> bool:
-    """Tell whether a text holds one of some words, or matches a pattern."""
-    if isinstance(needs, re.Pattern):
-        return needs.search(text) is not None
-    return any(word in text for word in needs)
+def rules_of(category: Category, **finders: str | Finder) -> tuple[Rule, ...]:
+    """Make the rules of a category, each under its name, from patterns or functions."""
+    return tuple(
+        Rule(name, category, by_pattern(found) if isinstance(found, str) else found)
+        for name, found in finders.items()
+    )
 
 
 @cache

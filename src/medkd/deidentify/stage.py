@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
 from pydantic import Field, field_validator
@@ -27,22 +27,22 @@ from medkd.core.parallel import MANY, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Case, RawCase
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.deidentify.known import Known, read_known
-from medkd.deidentify.private_ids import FILE_NAME as PRIVATE_IDS
-from medkd.deidentify.private_ids import PrivateIds
+from medkd.deidentify.recognizers import Known, load_tagger, read_known
 from medkd.deidentify.replace import (
     PLAIN,
+    PRIVATE_IDS,
     Deidentified,
     Plan,
+    PrivateIds,
     deidentify_case,
+    finds_english_names,
     has_private_url,
+    read_secret,
+    seal_map,
 )
 from medkd.deidentify.review import estimate_recall, write_review
 from medkd.deidentify.rules import VERSION
 from medkd.deidentify.search import Help
-from medkd.deidentify.secret import read_secret, seal_map
-from medkd.deidentify.small_cells import Cell, list_small_cells
-from medkd.deidentify.tagger import finds_english_names, load_tagger
 from medkd.text.normalize import is_chinese
 
 REVIEW = "review.html"
@@ -167,6 +167,56 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
         seal_map(config.map, plan.secret, audit.map)
     output.manifest.counts.kept = kept
     output.manifest.facts = {**audit.facts(plan), "small_cells": len(cells)}
+
+
+SMALL = 5
+_AGE = re.compile(r"(\d{1,3})\s?岁|(\d{1,3})[- ]?(?:years?[- ]old|y/?o\b)|(90\+)")
+_SEX = re.compile(r"[男女]|\b(?:fe)?male\b|\b(?:wo)?man\b", re.IGNORECASE)
+_PLACE = re.compile(r"(?![自从在于到至去往来由住])[一-鿿]{2,3}(?:省|市|自治区|自治州)")
+
+
+class Cell(NamedTuple):
+    """What a few cases share."""
+
+    age: str
+    """A band of ten years, as 60-69."""
+    sex: str
+    place: str
+    """A province or city that the case still names."""
+    rare_disease: str
+    """The first diagnosis, where fewer than five cases have it."""
+    n: int = 0
+
+
+def list_small_cells(cases: Iterable[Case]) -> list[Cell]:
+    """List the cells with fewer than five cases that name a place or a rare disease."""
+    seen = [_cell_of(case) for case in cases]
+    diseases = Counter(cell.rare_disease for cell in seen)
+    cells = Counter(
+        cell if diseases[cell.rare_disease] < SMALL else cell._replace(rare_disease="")
+        for cell in seen
+    )
+    return sorted(
+        cell._replace(n=n)
+        for cell, n in cells.items()
+        if n < SMALL and (cell.place or cell.rare_disease)
+    )
+
+
+def _cell_of(case: Case) -> Cell:
+    text = "\n".join(case.sections.values())
+    age, sex, place = _AGE.search(text), _SEX.search(text), _PLACE.search(text)
+    years = 90 if age and age[3] else int(age[1] or age[2]) if age else -1
+    band = (
+        "" if years < 0 else "90+" if years >= 90 else f"{years // 10 * 10}-{years // 10 * 10 + 9}"
+    )
+    said = sex[0].lower() if sex else ""
+    return Cell(
+        band,
+        "" if not said else "女" if said in {"女", "female", "woman"} else "男",
+        place[0] if place else "",
+        case.diagnosis[0] if case.diagnosis else "",
+    )
 
 
 def _as_csv(cells: list[Cell]) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from rapidfuzz.distance import LCSseq
 
-from medkd.text.segmentation import load_jieba
+from medkd.text.normalize import load_jieba
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor

@@ -1,15 +1,18 @@
-"""One view of a text, for every place that compares or searches texts.
+"""One view of a text, for every place that compares or searches texts; and jieba, which cuts it.
 
 In: any text. Out: the same in one width, one script and one kind of dash and space, without what
 cannot be seen; with a map back to the original where spans matter. Letter case stays.
 Not done here: likeness of texts (`text.similarity`), synonyms (`grading`).
 """
 
+import logging
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 _JAMO = range(0x1160, 0x1200)
 """Korean vowels and finals, which join the letter before them."""
@@ -346,3 +349,28 @@ def _simplified() -> dict[int, str]:
         for old, new in zip(traditional, simple, strict=True)
         if old != new and len(new) == 1
     }
+
+
+def cache_dir() -> Path:
+    """Return this user's own folder for what can be made again, and make it: jieba unmarshals its
+    cache, and any other user could put one into the shared folder for temporary files."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "medkd"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    return folder
+
+
+@cache
+def load_jieba() -> Any:
+    """Import jieba and set it up, once a process; silent."""
+    import jieba  # pyright: ignore[reportMissingTypeStubs]
+
+    jieba.setLogLevel(logging.CRITICAL)
+    try:
+        folder = str(cache_dir())
+    except OSError:  # without a cache the dictionary is read anew each time
+        folder = os.devnull
+    cast(Any, jieba.dt).tmp_dir = folder
+    return jieba

@@ -1,20 +1,95 @@
-"""A rule for tables: what stands in a column, or behind a cell, whose heading names an identifier.
+"""What the layout of a text tells: its view without mark-up and gaps, in which the rules search;
+the values in tables under or behind the heading of an identifier.
 
-In: normalised text whose cells are split by tabs or bars. Out: spans, through `RULES`. Not done
-here: tables of aligned blanks; labels in running text (`numbers`, `names`, `places`).
+In: any text. Out: a view with a map back, the same with line breaks closed; spans, through `RULES`.
+Not done here: labels in running text; tables of aligned blanks.
 """
 
+import html
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 
 from medkd.deidentify.names import is_blank
-from medkd.deidentify.rules import Category, Rule, load_table
+from medkd.deidentify.rules import Category, Rule, any_of, load_table
+from medkd.text.normalize import Edit, View, make_view
 
-_TABLE = load_table("labels.yaml")
+_LABELS = load_table("labels.yaml")
+_SPACED_LABEL = re.compile(f"(?:{any_of(_LABELS['spaced'])})$")
+"""The labels of forms, whose characters are often spaced out."""
+_MARKUP = re.compile(
+    r"<(?P<tag>/?[A-Za-z][A-Za-z0-9]{0,9})(?:\s[^<>]{0,300})?/?>"
+    r"|&(?:[A-Za-z]{2,8}|#\d{1,6});"
+)
+_INLINE = re.compile("b|strong|i|em|u|s|span|font|a|sup|sub|mark|small|label")
+_SPACED_HANZI = re.compile(r"(?<![一-鿿A-Za-z\d])[一-鿿](?: {1,4}[一-鿿](?![一-鿿A-Za-z\d])){1,9}")
+_SPACED_DIGITS = re.compile(r"(?<![\d.])\d(?: {1,2}\d(?![\d.])){5,}")
+_BROKEN = re.compile(r"(?<=[一-鿿\d-]) ?\n ?(?=[一-鿿\d-])")
+_GAP = re.compile(" +")
+
+
+def make_search_view(text: str) -> View:
+    """Make the view in which rules search.
+
+    >>> make_search_view("姓 名：<b>于   洋</b>&nbsp;").text
+    '姓名:于洋 '
+    """
+    view = make_view(text)
+    view = view.edit(_without_markup(view.text))
+    return view.edit(_without_gaps(view.text))
+
+
+def close_breaks(view: View) -> tuple[View, list[int]] | None:
+    """Close the line breaks that may cut an identifier in two; tell where they were. None where
+    there are none."""
+    edits = [Edit(*found.span(), "") for found in _BROKEN.finditer(view.text)]
+    if not edits:
+        return None
+    seams: list[int] = []
+    closed = 0
+    for edit in edits:
+        seams.append(edit.start - closed)
+        closed += edit.end - edit.start
+    return view.edit(edits), seams
+
+
+def _without_markup(text: str) -> list[Edit]:
+    if "<" not in text and "&" not in text:
+        return []
+    edits: list[Edit] = []
+    for found in _MARKUP.finditer(text):
+        tag = (found["tag"] or "").lower().lstrip("/")
+        if not tag:
+            written = html.unescape(found[0]).replace("\xa0", " ")
+        else:
+            written = "" if _INLINE.fullmatch(tag) else "\t" if tag in {"td", "th"} else "\n"
+        edits.append(Edit(*found.span(), written))
+    return edits
+
+
+def _without_gaps(text: str) -> list[Edit]:
+    """Close the gaps in what is written with a space after each character; a label at the end stays
+    apart from what stands before it."""
+    edits: list[Edit] = []
+    for run in _SPACED_HANZI.finditer(text):
+        label = _SPACED_LABEL.search(run[0].replace(" ", ""))
+        n_before = label.start() if label else 0
+        edits += [
+            Edit(run.start() + gap.start(), run.start() + gap.end(), "")
+            for number, gap in enumerate(_GAP.finditer(run[0]), start=1)
+            if number != n_before
+        ]
+    for run in _SPACED_DIGITS.finditer(text):
+        edits += [
+            Edit(run.start() + gap.start(), run.start() + gap.end(), "")
+            for gap in _GAP.finditer(run[0])
+        ]
+    return sorted(edits)
+
+
 _KINDS = {
-    heading: Category[kind] for kind, words in _TABLE["headings"].items() for heading in words
+    heading: Category[kind] for kind, words in _LABELS["headings"].items() for heading in words
 }
 _LONGEST_HEADING = 10
 _CELL = re.compile(r"[^\t|\n]+")
@@ -32,7 +107,7 @@ def kind_of_heading(cell: str) -> Category | None:
     (<Category.NAME: '姓名'>, <Category.NAME: '姓名'>, None)
     """
     word = cell.strip(" :*#.").lower()
-    if not word or len(word) > _LONGEST_HEADING + 10 or word in _TABLE["other"]:
+    if not word or len(word) > _LONGEST_HEADING + 10 or word in _LABELS["other"]:
         return None
     if word.isascii():
         return _KINDS.get(word) or _KINDS.get(word.split()[-1])
