@@ -14,7 +14,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
 from medkd.demo.synthetic_cases import generate_cases
-from medkd.grading.bleu_rouge import MANY_CHARACTERS, score_pair, score_pairs
+from medkd.grading.bleu_rouge import score_pair
 
 N_PAIRS = {150: 300, 1000: 60}
 
@@ -71,13 +71,6 @@ def main() -> None:
         print(
             f"{length} characters, {n} pairs: ours {(between - started) / n * 1e3:.2f} ms, theirs {(ended - between) / n * 1e3:.2f} ms, "
             f"{(ended - between) / (between - started):.1f} times as fast; largest difference {worst:.4f}"
-        )
-    pairs = make_pairs(2 * MANY_CHARACTERS // 2000, 1000)
-    for n_processes in (1, 2):
-        started = time.perf_counter()
-        score_pairs(pairs, n_processes)
-        print(
-            f"{len(pairs)} pairs of 1000 characters on {n_processes} processes, their start included: {time.perf_counter() - started:.1f} s"
         )
 
 

@@ -7,6 +7,7 @@ import pytest
 from medkd.core.errors import InputError
 from medkd.core.records import Prediction
 from medkd.core.yaml_io import read_shipped_yaml
+from medkd.evaluate.exams import read_exam, score_order, shuffle_options
 from medkd.evaluate.faithfulness import (
     find_cited,
     invert_clause,
@@ -21,7 +22,6 @@ from medkd.evaluate.general import (
     score_general,
 )
 from medkd.evaluate.generate import make_prompts
-from medkd.evaluate.multiple_choice import read_exam, score_order, shuffle_options
 from medkd.evaluate.scoring import Row, score_prediction
 from medkd.evaluate.stage import Config, run
 from student_samples import make_example, read_lines

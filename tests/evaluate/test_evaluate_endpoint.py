@@ -227,7 +227,7 @@ def test_a_public_exam_needs_no_mark(serve, tmp_path):
         ("seed", -1),
         ("seed", 2**64),
         ("samples", 10**20),
-        ("wordings", 10**20),
+        ("faithfulness", 10**20),
         ("temperature", float("inf")),
         ("temperature", float("nan")),
         ("top_p", float("nan")),

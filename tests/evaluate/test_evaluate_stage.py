@@ -178,15 +178,6 @@ def test_several_samples_vote(settings, tmp_path):
     assert len(read_lines(tmp_path / "out/samples.jsonl")) == 8
 
 
-def test_wordings_make_one_table(settings, tmp_path):
-    run(Config(**settings, wordings=3, ask=("咳嗽三天",), out=tmp_path))
-    table = json.loads((tmp_path / "breakdown.json").read_text())["wordings"]
-    assert [row["wording"] for row in table] == ["bare", "instruction", "paraphrase", "english"]
-    assert all(row["n"] == 3 for row in table) and table[0]["think_format_rate"] == 1.0
-    page = (tmp_path / "report.html").read_text()
-    assert "Does it think without being asked?" in page and "咳嗽三天" in page
-
-
 def test_the_results_file_has_llamafactorys_names(settings, tmp_path):
     run(Config(**settings, out=tmp_path))
     results = json.loads((tmp_path / "predict_results.json").read_text())

@@ -8,9 +8,8 @@ from medkd.core.yaml_io import read_shipped_yaml
 from medkd.evaluate import report
 from medkd.evaluate.compare import Config as CompareConfig
 from medkd.evaluate.compare import run as compare
-from medkd.evaluate.report import DESCRIPTIONS, MORE
+from medkd.evaluate.report import DESCRIPTIONS, MORE, Catalogue, Note
 from medkd.evaluate.stage import Config, run
-from medkd.evaluate.texts import Catalogue, Note
 
 TEXTS = read_shipped_yaml("medkd.evaluate", "report_texts.yaml")["zh"]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
 
-from medkd.grading.bleu_rouge import Overlap, mean_overlap, open_pool, score_pair, score_pairs
+from medkd.grading.bleu_rouge import Overlap, score_pair
 
 jieba.setLogLevel(60)
 
@@ -67,15 +67,3 @@ def test_scores_equal_the_original_libraries(prediction, label):
     assert score_pair(prediction, label) == pytest.approx(
         score_with_originals(prediction, label), abs=1e-4
     )
-
-
-def test_the_mean_of_nothing_is_zero():
-    assert mean_overlap([]) == Overlap(0.0, 0.0, 0.0, 0.0)
-    assert mean_overlap([Overlap(100, 50, 0, 20), Overlap(0, 50, 0, 40)]) == Overlap(50, 50, 0, 30)
-
-
-def test_every_process_loads_the_dictionary_first_and_scores_as_one_does():
-    with open_pool(2) as pool:
-        assert pool.submit(eval, "__import__('jieba').dt.initialized").result()
-    pairs = [(f"患者{n}岁，诊断为急性阑尾炎。", "考虑急性阑尾炎；2型糖尿病") for n in range(8)]
-    assert score_pairs(pairs, n_processes=2) == [score_pair(*pair) for pair in pairs]

@@ -10,8 +10,7 @@ from hostile_samples import HOSTILE, make_step, write
 from medkd.core.i18n import LANGUAGES, Texts
 from medkd.core.records import Prediction
 from medkd.core.stage_output import MANIFEST, Manifest
-from medkd.evaluate.scoring import score
-from medkd.evaluate.statistics import summarise, to_columns
+from medkd.evaluate.scoring import score, summarise, to_columns
 from medkd.studio.app import DONE, SHOWN
 from medkd.studio.page import load_environment
 

@@ -8,14 +8,14 @@ Not done here: measuring; each score was written by the evaluation that measured
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from medkd.core.config import POSITIONAL, RUNTIME, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
-from medkd.core.records import Language, Prediction, Record
+from medkd.core.records import Language, Prediction
 from medkd.core.stage_output import Manifest, open_stage_output, read_manifest
 from medkd.core.statistics import (
     MIN_QUESTIONS,
@@ -24,16 +24,25 @@ from medkd.core.statistics import (
     compare_undecided,
     find_significant,
 )
-from medkd.evaluate.report import Evaluation, make_lead, write_lead, write_number, write_report
-from medkd.evaluate.scoring import FILE_NAME, GENERAL, Row, find_verdict
-from medkd.evaluate.statistics import (
+from medkd.evaluate.report import (
+    Evaluation,
+    Note,
+    make_lead,
+    write_lead,
+    write_number,
+    write_report,
+)
+from medkd.evaluate.scoring import (
     ACCURACY,
+    FILE_NAME,
+    GENERAL,
+    Row,
     break_down,
     find_bounds,
+    find_verdict,
     summarise,
     to_columns,
 )
-from medkd.evaluate.texts import Note
 from medkd.models.inspect import read_json
 
 TESTED = (
@@ -54,7 +63,6 @@ TESTED = (
     "rouge-l",
     "judge_score",
 )
-R = TypeVar("R", bound=Record)
 AGREEMENT = "agreement.json"
 """What people said of a sample of the answers (`evaluate.review`)."""
 CONDITIONS = ("generator", "dtype", "temperature", "top_p", "max_tokens")
@@ -165,17 +173,16 @@ def load(directory: Path, name: str) -> Evaluation:
         predictions,
         rows,
         breakdown,
-        _read_if_there(directory / "besides.jsonl", Prediction),
         read_manifest(directory),
-        _read_if_there(directory / GENERAL, Row),
+        _read_if_there(directory / GENERAL),
         read_json(directory / AGREEMENT),
     )
 
 
-def _read_if_there(path: Path, record: type[R]) -> list[R]:
+def _read_if_there(path: Path) -> list[Row]:
     if not (path.exists() and path.stat().st_size):
         return []
-    return list(RecordReader(path, record, made_by="evaluate"))
+    return list(RecordReader(path, Row, made_by="evaluate"))
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class Config(StageConfig):
     """Directory of `merge`, or a file of examples."""
     exam: str = ""
     """Public questions instead: a file in the form of CMB, CMExam, MedQA, MedMCQA, MedXpertQA or
-    HealthBench (which wants a judge), or hf:NAME, ms:NAME, hf:NAME:SPLIT."""
+    HealthBench (which wants a judge), or hf:NAME, hf:NAME:SPLIT, hf:NAME/FILE; ms: for
+    ModelScope."""
     shuffle_options: int = Field(default=0, ge=0, le=100)
     """Ask an exam again in this many other orders of the options, to show what the order does."""
     general: tuple[str, ...] = ()
@@ -67,12 +68,8 @@ class Config(StageConfig):
     """Ask only the first questions."""
     instructed: bool = False
     """Put the training instruction in front of every question, instead of asking it bare."""
-    ask: tuple[str, ...] = ()
-    """Extra questions without a known answer: shown on the page, not scored."""
     samples: int = Field(default=1, ge=1, le=1000)
     """Answers per question, for the majority vote and pass@k; needs a temperature."""
-    wordings: int = Field(default=0, ge=0, le=10**6)
-    """Number of questions also asked under an instruction, in unseen words and in English."""
     judge: str = ""
     """Endpoint that judges what rules leave undecided, and open answers: a provider or an address;
     default: none."""

@@ -1,18 +1,20 @@
 """Whether the reasoning leads to the answer: the record changed, or a wrong thought begun.
 
-In: questions and a model's own answers. Out: new prompts; of each question whether the diagnosis
-followed the change, and whether the model recovered. Not done here: asking (`evaluate.generate`).
+In: questions and a model's own answers. Out: of each question whether the diagnosis followed the
+change, and whether the model recovered. Not done here: predictors (`evaluate.generate`).
 """
 
 import random
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from medkd.core.records import Example, Prediction
 from medkd.core.task import find_task
-from medkd.evaluate.generate import Prompt
-from medkd.evaluate.scoring import Row, find_kind, find_verdict
+from medkd.evaluate.config import Config
+from medkd.evaluate.generate import Asker, LocalPredictor, Prompt
+from medkd.evaluate.scoring import Row, Scores, find_kind, find_verdict
 from medkd.grading.graders import get_grader
 from medkd.text.normalize import make_plain
 from medkd.text.similarity import shingles
@@ -27,7 +29,6 @@ WRONG_THOUGHT = {
     "zh": "先看整体印象，这份病历最符合{wrong}，各项表现都可以用它解释。",
     "en": "At first sight this record fits {wrong} best; it explains all the findings.",
 }
-SUFFIXES = ("removed", "inverted", "misled")
 
 
 class Change(NamedTuple):
@@ -36,6 +37,31 @@ class Change(NamedTuple):
     prompt: Prompt
     thought: str = ""
     """What the model's thinking is made to begin with."""
+
+
+def ask_changed(
+    config: Config,
+    asker: Asker,
+    prompts: Sequence[Prompt],
+    answered: Mapping[str, Prediction],
+    rows: Mapping[str, Row],
+) -> Scores:
+    """Ask again with changed records, and on this machine with wrong thoughts begun; score both."""
+    changes = make_changes(prompts, answered, rows, config.faithfulness, config.seed)
+    plain = [change.prompt for change in changes if not change.thought]
+    misled = [(change.prompt, change.thought) for change in changes if change.thought]
+    file = asker.open("faithfulness", [change.prompt for change in changes])
+    file.fill(asker.predictor.predict(file.open_prompts(plain), asker.sampling))
+    if isinstance(asker.predictor, LocalPredictor):
+        begun = [(prompt, thought) for prompt, thought in misled if prompt.id not in file.done]
+        file.fill(asker.predictor.continue_thoughts(begun, asker.sampling))
+    elif misled:
+        print(
+            "note: an endpoint's thinking cannot be begun for it; recovery is not measured",
+            file=sys.stderr,
+        )
+    asker.space.manifest.facts["n_changed"] = len(file.done)
+    return score_changes(list(file.done.values()), answered, config.task)
 
 
 def make_changes(
@@ -128,13 +154,13 @@ def score_changes(
     changed: Sequence[Prediction],
     before: Mapping[str, Prediction],
     task: str = "",
-) -> dict[str, dict[str, float]]:
+) -> Scores:
     """Score the answers to changed questions, by question.
 
     A diagnosis follows where it is another one than before; the rules compare the two. Where they
     cannot tell, the question has no score.
     """
-    scores: dict[str, dict[str, float]] = {}
+    scores: Scores = {}
     for prediction in changed:
         key, _, suffix = prediction.id.rpartition("~")
         kind = find_kind(prediction, task)

@@ -1,19 +1,25 @@
 """What a model forgot: instructions and sums that have nothing to do with its task, and exams.
 
 In: `builtin` (the 60 items of `general.yaml`, Chinese and English) or files in the form of an exam.
-Out: questions and, of an answer, whether it is right; rules alone decide. Not done here: asking.
+Out: of each answer whether it is right, by rules alone; student and base held against each other.
 """
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from medkd.core import thinking
+from medkd.core.completer import Sampling
 from medkd.core.records import Example, Prediction
+from medkd.core.stage_output import StageOutput
 from medkd.core.statistics import MIN_QUESTIONS, compare_paired
 from medkd.core.yaml_io import read_shipped_yaml
-from medkd.evaluate.multiple_choice import make_public_example, read_exam, score_exam, to_examples
+from medkd.evaluate.config import Config
+from medkd.evaluate.exams import make_public_example, read_exam, score_exam, to_examples
+from medkd.evaluate.generate import Asker, Predictor, make_prompts, open_predictor
 from medkd.evaluate.scoring import Row
 from medkd.grading.graders import read_number
 
@@ -135,6 +141,36 @@ def score_general(
         )
         for p in predictions
     ]
+
+
+def ask_general(
+    config: Config, space: StageOutput, predictor: Predictor | None, name: str
+) -> list[Row]:
+    """Ask a model the questions outside the task and score its answers; without a predictor, open
+    the model of the config."""
+    questions = read_general(config.general, config.limit)
+    prompts = make_prompts([question.example for question in questions])
+    sampling = Sampling(max_tokens=config.max_tokens, seed=config.seed)
+    with ExitStack() as servers:
+        asked = predictor or open_predictor(config, space, servers, prompts)
+        return score_general(questions, Asker(asked, space, sampling).ask(name, prompts))
+
+
+def measure_forgetting(
+    config: Config, space: StageOutput, student: Sequence[Row]
+) -> dict[str, Any]:
+    """Ask the base the questions outside the task too, and hold the student against it."""
+    base = config.model_copy(update={"adapter": None})
+    found = describe_forgetting(ask_general(base, space, None, "general_base"), student)
+    sources = ", ".join(config.general) if config.general != (BUILTIN,) else "60 items"
+    said = (
+        f"outside the task ({sources}): base {found['base']:.3f} -> {found['student']:.3f}, "
+        f"{found['difference']:+.3f} [{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}], "
+        f"p {found['p']:.4f}, n {found['n']}"
+    )
+    mark = "warning: forgetting" if found["is_drop"] else "general"
+    print(f"{mark}: {said}", file=sys.stderr)
+    return found
 
 
 def describe_forgetting(base: Sequence[Row], student: Sequence[Row]) -> dict[str, Any]:

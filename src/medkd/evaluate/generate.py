@@ -419,38 +419,36 @@ class PredictionFile:
         return [self.done[i] for i in self.ids if i in self.done]
 
 
-def ask_samples(
-    predictor: Predictor,
-    path: Path,
-    prompts: Sequence[Prompt],
-    n_samples: int,
-    sampling: Sampling,
-) -> dict[str, list[Prediction]]:
-    """Ask every question again, `n_samples` - 1 times; returns the further answers by question."""
-    again = [
-        [prompt._replace(id=f"{prompt.id}#{k}") for prompt in prompts] for k in range(1, n_samples)
-    ]
-    file = PredictionFile(path, "samples", [prompt.id for group in again for prompt in group])
-    for k, group in enumerate(again, start=1):
-        remaining = file.open_prompts(group)
-        if remaining:
-            file.fill(predictor.predict(remaining, sampling, sample=k))
-    found: dict[str, list[Prediction]] = {}
-    for prediction in (file.done[i] for i in file.ids if i in file.done):
-        found.setdefault(prediction.id.rpartition("#")[0], []).append(prediction)
-    return found
+class Asker(NamedTuple):
+    """A model that is asked, and where its answers are kept."""
 
+    predictor: Predictor
+    space: StageOutput
+    sampling: Sampling
 
-def ask_once(
-    predictor: Predictor,
-    path: Path,
-    name: str,
-    prompts: Sequence[Prompt],
-    sampling: Sampling,
-    is_plain: bool = False,
-) -> list[Prediction]:
-    """Ask prompts, if there are any, and keep the answers in a file of their own."""
-    if not prompts:
-        return []
-    file = PredictionFile(path, name, [prompt.id for prompt in prompts])
-    return file.fill(predictor.predict(file.open_prompts(prompts), sampling, is_plain=is_plain))
+    def ask(self, name: str, prompts: Sequence[Prompt]) -> list[Prediction]:
+        """Ask prompts, if there are any, and keep the answers in NAME.jsonl."""
+        if not prompts:
+            return []
+        file = self.open(name, prompts)
+        return file.fill(self.predictor.predict(file.open_prompts(prompts), self.sampling))
+
+    def open(self, name: str, prompts: Sequence[Prompt]) -> PredictionFile:
+        """Open the file NAME.jsonl of the answers to prompts."""
+        return PredictionFile(self.space.path(f"{name}.jsonl"), name, [p.id for p in prompts])
+
+    def ask_samples(self, prompts: Sequence[Prompt], n_samples: int) -> dict[str, list[Prediction]]:
+        """Ask every question again, `n_samples` - 1 times; returns the further answers by
+        question."""
+        again = [
+            [prompt._replace(id=f"{prompt.id}#{k}") for prompt in prompts]
+            for k in range(1, n_samples)
+        ]
+        file = self.open("samples", [prompt for group in again for prompt in group])
+        for k, group in enumerate(again, start=1):
+            if remaining := file.open_prompts(group):
+                file.fill(self.predictor.predict(remaining, self.sampling, sample=k))
+        found: dict[str, list[Prediction]] = {}
+        for prediction in (file.done[i] for i in file.ids if i in file.done):
+            found.setdefault(prediction.id.rpartition("#")[0], []).append(prediction)
+        return found

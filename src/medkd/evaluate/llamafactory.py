@@ -16,8 +16,8 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_json
 from medkd.core.records import Prediction
 from medkd.core.task import Task, load_task
+from medkd.evaluate.report import Note
 from medkd.evaluate.scoring import NO_ANSWER
-from medkd.evaluate.texts import Note
 from medkd.grading.extract import split_list, strip_markup
 from medkd.text.normalize import is_chinese
 from medkd.text.tables import read_rows

@@ -12,10 +12,41 @@ from medkd.core.html import bar_plot, histogram, write_page
 from medkd.core.records import FinishReason, Language, Prediction
 from medkd.core.stage_output import Manifest
 from medkd.core.statistics import MIN_QUESTIONS
-from medkd.evaluate.scoring import Row, find_verdict
-from medkd.evaluate.statistics import ACCURACY, find_range, list_accuracies
-from medkd.evaluate.texts import Catalogue, Note
+from medkd.core.yaml_io import read_shipped_yaml
+from medkd.evaluate.scoring import ACCURACY, Row, find_range, find_verdict, list_accuracies
 from medkd.grading.diagnosis import NEAR
+
+
+class Note(NamedTuple):
+    """A line of a report, and the values of its placeholders."""
+
+    text: str
+    values: Mapping[str, Any] = {}
+
+    def __str__(self) -> str:
+        return self.text.format(**self.values)
+
+
+class Catalogue:
+    """Says texts in one language; one that the catalogue does not hold stays English.
+
+    >>> Catalogue("zh")("Answers"), Catalogue("en")(Note("{n} questions", {"n": 3}))
+    ('回答', '3 questions')
+    """
+
+    def __init__(self, language: Language) -> None:
+        self.language = language
+        shipped: dict[str, dict[str, str]] = read_shipped_yaml(
+            "medkd.evaluate", "report_texts.yaml"
+        )
+        self._texts = shipped.get(language, {})
+
+    def __call__(self, text: str | Note, **values: Any) -> str:
+        note = text if isinstance(text, Note) else Note(text, values)
+        said = self._texts.get(note.text, note.text)
+        told = {k: self(v) if isinstance(v, Note) else v for k, v in note.values.items()}
+        return said.format(**told) if told else said
+
 
 N_ANSWERS = 200
 """Answers in the page's browser; all of them are in `predictions.jsonl`."""
@@ -87,8 +118,6 @@ class Evaluation(NamedTuple):
     predictions: Sequence[Prediction]
     rows: Sequence[Row]
     breakdown: Mapping[str, Any]
-    asked: Sequence[Prediction]
-    """Answers to questions that have no known one."""
     manifest: Manifest
     general: Sequence[Row] = ()
     """Scores of the questions outside the task."""
@@ -164,7 +193,6 @@ def make_values(
         "departments": departments,
         "answers": shown,
         "n_answers": len(evaluations[-1].predictions),
-        "asked": _set_side_by_side(evaluations),
         "settings": [(e.name, _list_settings(e.manifest)) for e in evaluations],
         "missing": [*missing, *_find_missing(evaluations), *ALWAYS_MISSING],
     }
@@ -338,23 +366,9 @@ def _show_before_after(evaluations: Sequence[Evaluation], say: Catalogue) -> lis
 
 
 def _make_extras(evaluations: Sequence[Evaluation], say: Catalogue) -> list[Table]:
-    """Make the tables of what was asked besides: wordings, orders of options, people's reviews."""
+    """Make the tables of forgetting, of orders of options and of people's reviews."""
     tables: list[Table] = []
     for e in evaluations:
-        if found := e.breakdown.get("wordings"):
-            rows = [
-                [
-                    (row["wording"], say(row["description"])),
-                    str(row["n"]),
-                    write_number(row["think_format_rate"]),
-                    write_number(row["diagnosis_accuracy"]) if "diagnosis_accuracy" in row else "–",
-                ]
-                for row in found
-            ]
-            head = [say(name) for name in ("wording", "questions", "thinks", "right")]
-            tables.append(
-                Table(f"{say('Does it think without being asked?')} {e.name}", head, rows)
-            )
         if found := e.breakdown.get("forgetting"):
             low, high = found["interval"]
             change = (f"{found['difference']:+.3f}", f"{low:+.3f} – {high:+.3f}")
@@ -471,17 +485,6 @@ def _show(prediction: Prediction, row: Row | None, others: list[tuple[str, str]]
     }
 
 
-def _set_side_by_side(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    questions = dict.fromkeys(p.question for e in evaluations for p in e.asked)
-    return [
-        {
-            "question": q,
-            "answers": [(e.name, p.raw) for e in evaluations for p in e.asked if p.question == q],
-        }
-        for q in questions
-    ]
-
-
 def _list_settings(manifest: Manifest) -> dict[str, Any]:
     """List the settings, what it was made from, with what, and what it cost."""
     empty: tuple[object, ...] = (None, "", [], {}, False)
@@ -505,9 +508,6 @@ def _find_missing(evaluations: Sequence[Evaluation]) -> list[Note]:
         "Speed: all answers were there already.": "samples_per_second" in scored,
         "Grounding: no reasoning cites what could be looked up in its record.": "grounded_rate"
         in scored,
-        "Other wordings of the questions: --wordings N asks them.": any(
-            e.breakdown.get("wordings") for e in evaluations
-        ),
         "Consistency: --samples N with a temperature asks for several answers a question.": any(
             "@" in name for name in scored
         ),

@@ -1,11 +1,11 @@
-"""The stage `rubric`: a teacher writes for each question the criteria that answers are graded by.
+"""The stage `rubric`: a teacher writes for each question the criteria that answers are graded by;
+`evaluate --rubric` reads them.
 
 In: `test.jsonl` of merge, a teacher. Out: `rubrics.jsonl`, one rubric a question.
-Not done here: judging answers (`grading.rubric`), reviewing rubrics (`medkd review rubrics`).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +13,15 @@ from pydantic import Field
 
 from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.completers.session import find_target_of, open_session
+from medkd.core.completer import Completer
 from medkd.core.config import RUNTIME, SENDS_KEY, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.privacy import AcceptIdentified, check_deidentified
-from medkd.core.records import Example
+from medkd.core.records import Example, Prediction
 from medkd.core.reviews import Decision, read_reviews, settle
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.evaluate.scoring import Row
 from medkd.grading.rubric import (
     QuestionRubric,
     UnusableRubricError,
@@ -27,7 +29,9 @@ from medkd.grading.rubric import (
     make_writer_request,
     read_criteria,
     read_healthbench,
+    score_rubrics,
 )
+from medkd.text.normalize import make_plain
 from medkd.text.tables import read_rows
 
 RUBRICS = "rubrics.jsonl"
@@ -155,7 +159,46 @@ def show_rubric(rubric: QuestionRubric) -> str:
     return "\n".join([rubric.question, f"reference: {rubric.reference}", *lines])
 
 
-def write_met(rubric: QuestionRubric, met: Sequence[bool | None]) -> str:
+def choose_rubrics(
+    rubrics: Mapping[str, QuestionRubric], asked: Sequence[Example | Prediction]
+) -> dict[str, QuestionRubric]:
+    """Choose the rubrics of what is asked, by its ids; those of another tool's predictions are told
+    by the text of their question."""
+    by_text = {make_plain(one.question): one for one in rubrics.values() if one.question}
+    found: dict[str, QuestionRubric] = {}
+    for one in asked:
+        text = one.input if isinstance(one, Example) else one.question or one.prompt
+        if rubric := rubrics.get(one.id) or by_text.get(make_plain(text)):
+            found[one.id] = rubric
+    return found
+
+
+def score_by_rubric(
+    predictions: Sequence[Prediction],
+    rows: Sequence[Row],
+    rubrics: Mapping[str, QuestionRubric],
+    judge: Completer,
+) -> tuple[list[Row], int]:
+    """Add the scores of their rubrics to the rows that have one; return all rows, and the number of
+    criteria on which the judge could not be read."""
+    asked = [p for p in predictions if p.id in rubrics]
+    held = score_rubrics([(p.question or p.prompt, p.answer, rubrics[p.id]) for p in asked], judge)
+    found = {p.id: score for p, score in zip(asked, held, strict=True)}
+    scored: list[Row] = []
+    for row in rows:
+        if score := found.get(row.id):
+            marks = {
+                "rubric_score": score.low,
+                "rubric_score_high": score.high,
+                "rubric_unreadable": score.unreadable,
+            }
+            said = _write_met(rubrics[row.id], score.met)
+            row = row.add(marks, judged="\n".join(filter(None, [row.judged, said])))
+        scored.append(row)
+    return scored, sum(met is None for score in held for met in score.met)
+
+
+def _write_met(rubric: QuestionRubric, met: Sequence[bool | None]) -> str:
     """Write what a judge said of each criterion, one a line."""
     said = {None: "unread", True: "met", False: "not met"}
     pairs = zip(rubric.criteria, met, strict=True)

@@ -21,17 +21,16 @@ from medkd.core.privacy import check_deidentified
 from medkd.core.records import Example, Prediction
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import check_tasks, find_task, list_task_inputs
-from medkd.evaluate.besides import (
-    Besides,
-    ask_besides,
-    measure_forgetting,
-)
 from medkd.evaluate.compare import load
 from medkd.evaluate.config import Config
 from medkd.evaluate.contamination import Seen, find_seen, holds_answer, refuse_seen
+from medkd.evaluate.exams import ask_shuffled, read_public
+from medkd.evaluate.faithfulness import ask_changed
+from medkd.evaluate.general import ask_general, measure_forgetting
 from medkd.evaluate.generate import (
     LEDGER,
     MERGED,
+    Asker,
     LocalPredictor,
     PredictionFile,
     Predictor,
@@ -50,13 +49,28 @@ from medkd.evaluate.llamafactory import (
     read_runtime,
     write_results,
 )
-from medkd.evaluate.questions import read_public
-from medkd.evaluate.report import Evaluation, list_scores, make_lead, write_lead, write_report
-from medkd.evaluate.rubrics import read_rubrics, write_met
-from medkd.evaluate.scoring import FILE_NAME, GENERAL, Row, judge_rows, score, score_prediction
-from medkd.evaluate.statistics import break_down, make_scores
-from medkd.evaluate.texts import Note
-from medkd.grading.rubric import QuestionRubric, score_rubrics
+from medkd.evaluate.report import (
+    Evaluation,
+    Note,
+    list_scores,
+    make_lead,
+    write_lead,
+    write_report,
+)
+from medkd.evaluate.rubrics import choose_rubrics, read_rubrics, score_by_rubric
+from medkd.evaluate.scoring import (
+    FILE_NAME,
+    GENERAL,
+    Row,
+    Scores,
+    break_down,
+    judge_rows,
+    make_scores,
+    score,
+    score_prediction,
+    score_samples,
+)
+from medkd.grading.rubric import QuestionRubric
 from medkd.grading.terms import list_terms_inputs
 from medkd.models.inspect import read_json
 
@@ -65,21 +79,10 @@ __all__ = ["Config", "evaluate", "run"]
 GENERATORS = ("torch", "transformers", "peft", "vllm")
 """Libraries that may have generated, whose versions belong in the manifest."""
 TIMES = "generation.json"
-ASKED_BESIDES = ("ask", "wordings", "shuffle_options", "faithfulness", "general")
-"""Fields of the config that ask more than the questions themselves; `samples` over 1 does too."""
-ANSWERS = (
-    "predictions",
-    "unprompted",
-    "samples",
-    "wordings",
-    "besides",
-    "shuffled",
-    "faithfulness",
-)
+ANSWERS = ("predictions", "unprompted", "samples", "shuffled", "faithfulness", "general")
 WRITES = (
-    *(f"{name}.jsonl" for name in ANSWERS),
-    *("general.jsonl", "general_base.jsonl", GENERAL, FILE_NAME),
-    *("scores.json", "breakdown.json", TIMES, RESULTS, "report.html", MERGED),
+    *(f"{name}.jsonl" for name in (*ANSWERS, "general_base", "wordings", "besides")),
+    *(GENERAL, FILE_NAME, "scores.json", "breakdown.json", TIMES, RESULTS, "report.html", MERGED),
 )
 """What may stand in the directory; the ledger is not among it, for what was paid is never
 deleted."""
@@ -97,7 +100,9 @@ class Answers(NamedTuple):
 
     predictions: list[Prediction]
     rows: list[Row]
-    besides: Besides
+    breakdown: dict[str, Any]
+    general: Sequence[Row] = ()
+    """Scores of the questions outside the task."""
     unprompted: Sequence[Prediction] = ()
     failures: Mapping[str, int] = MappingProxyType({})
     speed: float | None = None
@@ -153,8 +158,6 @@ def run(config: Config) -> Manifest:
 
 def _read_questions(config: Config) -> Questions:
     """Read what is asked; raises InputError where flags do not fit or there is nothing."""
-    if config.rubric and not config.judge:
-        raise InputError("--rubric: criteria are checked by a judge; name one with --judge")
     if config.shuffle_options and not config.exam:
         raise InputError("--shuffle-options: only an exam has options; name it with --exam")
     if config.exam:
@@ -170,9 +173,6 @@ def _read_questions(config: Config) -> Questions:
     if not examples:
         raise InputError(f'{path}: no questions; run "medkd merge" with a share for the test split')
     check_tasks({example.task for example in examples}, config.task, path)
-    rubrics = read_rubrics(config.rubric) if config.rubric else {}
-    if rubrics and not rubrics.keys() & {example.id for example in examples}:
-        raise InputError(f"{config.rubric}: no rubric is of a question of {path}; check --rubric")
     return Questions(
         examples,
         _instruct(examples, config),
@@ -180,8 +180,22 @@ def _read_questions(config: Config) -> Questions:
         reader.n_read,
         reader.dropped(),
         partial(score_prediction, task=config.task, terms=config.terms),
-        rubrics=rubrics,
+        rubrics=_read_rubrics(config, examples, path),
     )
+
+
+def _read_rubrics(
+    config: Config, asked: Sequence[Example | Prediction], path: Path
+) -> dict[str, QuestionRubric]:
+    """Read the rubrics of what is asked, by its ids; none without --rubric."""
+    if not config.rubric:
+        return {}
+    if not config.judge:
+        raise InputError("--rubric: criteria are checked by a judge; name one with --judge")
+    rubrics = choose_rubrics(read_rubrics(config.rubric), asked)
+    if not rubrics:
+        raise InputError(f"{config.rubric}: no rubric is of a question of {path}; check --rubric")
+    return rubrics
 
 
 def _instruct(examples: Sequence[Example], config: Config) -> list[Prompt]:
@@ -218,13 +232,13 @@ def _run_questions(
         line = "A second template: the model's own one leaves it to begin the thinking, so both "
         notes.append(Note(line + "think rates are one."))
     if config.general and config.adapter:
-        general = measure_forgetting(config, space, answers.besides.general)
-        answers.besides.breakdown["forgetting"] = general
+        general = measure_forgetting(config, space, answers.general)
+        answers.breakdown["forgetting"] = general
         if general["is_drop"]:
             line = "Forgetting: outside the task {base} right before, {student} after, p {p}."
             notes.append(Note(line, general))
     if looped := [row.id for row in answers.rows if row.scores["loop_rate"]]:
-        answers.besides.breakdown["loops"] = {"answers": looped}
+        answers.breakdown["loops"] = {"answers": looped}
         print(
             f"note: {len(looped)} answers looped; docs/en/stopping.md says what to do",
             file=sys.stderr,
@@ -309,23 +323,43 @@ def _ask_all(
         )
     ordered = [found[p.id] for p in prompts if p.id in found]
     rows = {answer.row.id: answer.row for answer in ordered}
-    besides = Besides()
-    if config.samples > 1 or any(getattr(config, field) for field in ASKED_BESIDES):
-        besides = ask_besides(config, space, predictor, questions, file.done, rows, sampling)
+    asker = Asker(predictor, space, sampling)
+    more, breakdown = _ask_more(config, asker, questions, file.done, rows)
+    general = ask_general(config, space, predictor, "general") if config.general else []
     space.drop_all(predictor.failures)
     return Answers(
         predictions=[answer.prediction for answer in ordered],
-        rows=[_add_scores(row, besides.scores.get(row.id, {})) for row in rows.values()],
+        rows=[row.add(*(found.get(row.id, {}) for found in more)) for row in rows.values()],
+        breakdown=breakdown,
+        general=general,
         unprompted=unprompted,
-        besides=besides,
         failures=predictor.failures,
         speed=speed,
         seconds=seconds,
     )
 
 
-def _add_scores(row: Row, scores: Mapping[str, float]) -> Row:
-    return row.model_copy(update={"scores": {**row.scores, **scores}}) if scores else row
+def _ask_more(
+    config: Config,
+    asker: Asker,
+    questions: Questions,
+    answered: Mapping[str, Prediction],
+    rows: Mapping[str, Row],
+) -> tuple[list[Scores], dict[str, Any]]:
+    """Ask further samples, other orders of the options and changed records where wanted; return
+    further scores, and what belongs in the breakdown."""
+    more: list[Scores] = []
+    breakdown: dict[str, Any] = {}
+    if config.samples > 1:
+        again = asker.ask_samples(questions.prompts, config.samples)
+        samples = {i: [answered[i], *again.get(i, [])] for i in rows}
+        more.append({i: score_samples(s, config.task, config.terms) for i, s in samples.items()})
+    if config.shuffle_options:
+        found, breakdown["positions"] = ask_shuffled(config, asker, questions.exam, answered)
+        more.append(found)
+    if config.faithfulness:
+        more.append(ask_changed(config, asker, questions.prompts, answered, rows))
+    return more, breakdown
 
 
 def _add_time(space: StageOutput, n_asked: int, seconds: float) -> tuple[float | None, float]:
@@ -347,8 +381,10 @@ def _run_file(config: Config, path: Path) -> Manifest:
         )
     path = resolve_input(path, "predictions.jsonl", made_by="evaluate")
     found = read_predictions(path, config.task, config.limit)
+    rubrics = _read_rubrics(config, found.predictions, path)
     inputs = {
         "predictions": path,
+        "rubric": [config.rubric] if config.rubric else [],
         **list_task_inputs(config.task),
         **list_terms_inputs(config.terms),
     }
@@ -372,8 +408,8 @@ def _run_file(config: Config, path: Path) -> Manifest:
             notes.append(Note(line))
         n = len(found.predictions)
         rows = list(score(found.predictions, config.task, config.terms))
-        answers = Answers(found.predictions, rows, Besides())
-        scores = _write_scores(config, space, answers, notes, {})
+        answers = Answers(found.predictions, rows, {})
+        scores = _write_scores(config, space, answers, notes, rubrics)
         runtime = read_runtime(path)
         seconds, steps = runtime or (time.monotonic() - started, 0.0)
         write_results(space.path(RESULTS), scores, seconds, n, round(steps * seconds) or n)
@@ -389,16 +425,16 @@ def _write_scores(
     rubrics: Mapping[str, QuestionRubric],
 ) -> dict[str, Any]:
     """Have a judge decide what rules left open, sum up, and write the files and the page."""
-    rows, besides = answers.rows, answers.besides
+    rows, general = answers.rows, answers.general
     if config.judge:
         rows = _judge(config, space, answers, rubrics, notes)
     space.write_records(FILE_NAME, rows)
-    if besides.general:
-        space.write_records(GENERAL, besides.general)
+    if general:
+        space.write_records(GENERAL, general)
     scores = make_scores(
-        rows, answers.predictions, answers.unprompted, answers.speed, config.seed, besides.general
+        rows, answers.predictions, answers.unprompted, answers.speed, config.seed, general
     )
-    breakdown = {**break_down(rows, seed=config.seed), **besides.breakdown}
+    breakdown = {**break_down(rows, seed=config.seed), **answers.breakdown}
     breakdown["notes"] = [note._asdict() for note in notes]
     write_json(space.path("scores.json"), scores)
     write_json(space.path("breakdown.json"), breakdown)
@@ -410,9 +446,8 @@ def _write_scores(
         answers.predictions,
         rows,
         breakdown,
-        besides.extra,
         space.manifest,
-        besides.general,
+        general,
     )
     page = _write_page(config, space, shown, notes)
     print(f"{write_lead(make_lead([shown], []))}\n{list_scores(scores)}\nreport: {page}")
@@ -454,23 +489,11 @@ def _judge(
     )
     rows, n_failed = judged.rows, judged.n_failed
     space.manifest.cost = judged.cost
-    with_rubric = [p for p in answers.predictions if p.id in rubrics]
-    if with_rubric:
-        asked = [(p.question or p.prompt, p.answer, rubrics[p.id]) for p in with_rubric]
+    if rubrics:
         with open_judge(config, ledger_path, "criterion") as session:
-            held = score_rubrics(asked, session)
+            rows, n_unread = score_by_rubric(answers.predictions, rows, rubrics, session)
             space.manifest.cost = session.tell_cost()
-        found = {p.id: score for p, score in zip(with_rubric, held, strict=True)}
-        n_failed += sum(met is None for score in held for met in score.met)
-        for at, row in enumerate(rows):
-            if score := found.get(row.id):
-                marks = {
-                    "rubric_score": score.low,
-                    "rubric_score_high": score.high,
-                    "rubric_unreadable": score.unreadable,
-                }
-                said = "\n".join(filter(None, [row.judged, write_met(rubrics[row.id], score.met)]))
-                rows[at] = _add_scores(row, marks).model_copy(update={"judged": said})
+        n_failed += n_unread
     facts = {"judge_asked": judged.n_asked, "judge_failed": n_failed, "judge_split": judged.n_split}
     space.manifest.facts |= facts
     if n_failed:

@@ -13,30 +13,24 @@ Overlap(bleu_4=0.0, rouge_1=0.0, rouge_2=0.0, rouge_l=0.0)
 """
 
 import math
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from rapidfuzz.distance import LCSseq
 
 from medkd.text.normalize import load_jieba
 
-if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
-
 N_CACHED_TEXTS = 4096
 """Texts whose words are kept: a label is scored against the answers of several models."""
 N_CACHED_CLAUSES = 65536
 """Clauses whose words are kept: answers and labels of one field share many."""
-MANY_CHARACTERS = 2_000_000
-"""Characters from which several processes are worth their start."""
 
 
 class Overlap(NamedTuple):
-    """The overlap scores of one pair, or the means of many."""
+    """The overlap scores of one pair."""
 
     bleu_4: float
     rouge_1: float
@@ -55,44 +49,6 @@ def score_pair(prediction: str, label: str) -> Overlap:
         _percent(*_shared_n_grams(predicted, expected, 1)),
         _percent(*_shared_n_grams(predicted, expected, 2)),
         _percent(_common_subsequence(predicted, expected), len(predicted), len(expected)),
-    )
-
-
-def score_pairs(pairs: Sequence[tuple[str, str]], n_processes: int | None = None) -> list[Overlap]:
-    """Score predictions against labels, in their order; many on all cores, unless told on how
-    many."""
-    is_long = sum(len(prediction) + len(label) for prediction, label in pairs) >= MANY_CHARACTERS
-    n = n_processes or (min(os.cpu_count() or 1, 16) if is_long else 1)
-    if n == 1 or len(pairs) < n:
-        return [score_pair(*pair) for pair in pairs]
-    with open_pool(n) as pool:
-        return list(pool.map(_score_one, pairs, chunksize=max(1, len(pairs) // (4 * n))))
-
-
-def open_pool(n_processes: int) -> "ProcessPoolExecutor":
-    """Open processes that hold jieba's dictionary.
-
-    They are not forked from this one: a process that holds torch and its threads cannot be copied
-    safely.
-    """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_all_start_methods, get_context
-
-    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-    return ProcessPoolExecutor(n_processes, get_context(method), initializer=load_cutter)
-
-
-def _score_one(pair: tuple[str, str]) -> Overlap:
-    return score_pair(*pair)
-
-
-def mean_overlap(overlaps: Sequence[Overlap]) -> Overlap:
-    """Average scores; all zero for no scores."""
-    n = max(len(overlaps), 1)
-    return (
-        Overlap(*(math.fsum(column) / n for column in zip(*overlaps, strict=True)))
-        if overlaps
-        else Overlap(0.0, 0.0, 0.0, 0.0)
     )
 
 
@@ -177,12 +133,4 @@ _CLAUSE = re.compile(r"([\u4E00-\u9FD5a-zA-Z0-9+#&._%\-]+)")
 
 @lru_cache(maxsize=N_CACHED_CLAUSES)
 def _cut_clause(text: str) -> tuple[str, ...]:
-    return tuple(load_cutter()(text)) if text else ()
-
-
-@cache
-def load_cutter() -> Callable[[str], Iterable[str]]:
-    """Load jieba once, without its chatter."""
-    jieba = load_jieba()
-    jieba.initialize()
-    return cast(Callable[[str], Iterable[str]], jieba.cut)
+    return tuple(load_jieba().cut(text)) if text else ()

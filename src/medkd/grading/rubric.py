@@ -140,15 +140,6 @@ def _read_criterion(entry: Any) -> Criterion | None:
     )
 
 
-def find_rubric_fault(question: str, reference: str, text: str) -> str:
-    """Say why a teacher's text is no rubric; empty where it is one."""
-    try:
-        read_criteria(text, question, reference)
-    except UnusableRubricError as error:
-        return str(error)
-    return ""
-
-
 # Scoring
 
 

@@ -25,6 +25,8 @@ from medkd.evaluate.compare import (
 )
 from medkd.evaluate.report import (
     DESCRIPTIONS,
+    Catalogue,
+    Note,
     RunPart,
     Table,
     make_lead,
@@ -32,8 +34,7 @@ from medkd.evaluate.report import (
     write_lead,
     write_report,
 )
-from medkd.evaluate.statistics import HIGH
-from medkd.evaluate.texts import Catalogue, Note
+from medkd.evaluate.scoring import HIGH
 
 SEED = 0
 OTHER_SEEDS = Note(

@@ -18,8 +18,7 @@ from medkd.core.i18n import Texts
 from medkd.core.jsonl import resolve_input
 from medkd.evaluate import compare
 from medkd.evaluate.report import DESCRIPTIONS, MORE
-from medkd.evaluate.scoring import FILE_NAME
-from medkd.evaluate.statistics import find_range
+from medkd.evaluate.scoring import FILE_NAME, find_range
 from medkd.studio.charts import interval_bar
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
 from medkd.studio.page import Page

@@ -1,33 +1,109 @@
-"""Exams of multiple choice: the public forms read, the question put, the letters scored.
+"""Public questions: exams of multiple choice, and HealthBench's conversations with rubrics.
 
-In: a file of exam rows (`text.exam_rows`) that `text.tables` reads, or `hf:NAME:SPLIT`,
-`ms:NAME:SPLIT`. Out: examples, scores, what the order of options does. Not done here: asking,
-likelihoods of options (thinking models come out far too low that way).
+In: a file in one of their forms, or a dataset of a hub. Out: `Questions` to ask, scores of letters,
+what the order of options does. Not done here: asking, judging, likelihoods of options (thinking
+models come out far too low that way).
 """
 
+import itertools
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input
 from medkd.core.records import Example, Language, Lineage, Prediction
+from medkd.evaluate.config import Config
+from medkd.evaluate.generate import Asker, Prompt, Questions, make_prompts
+from medkd.evaluate.scoring import Row, Scores, score_prediction
 from medkd.grading.choices import read_choice
-from medkd.models.load import load_libraries
+from medkd.grading.rubric import QuestionRubric, is_healthbench, read_healthbench
 from medkd.text.exam_rows import ExamQuestion, read_exam_row, write_options
+from medkd.text.hub_datasets import UnreachableError, fetch, is_hub_name
 from medkd.text.json_rows import RawRow
 from medkd.text.tables import read_rows
 
 
-def read_exam(
-    source: str, split: str = "test", limit: int | None = None
-) -> tuple[list[ExamQuestion], int]:
+def read_public(config: Config) -> Questions:
+    """Read an exam or HealthBench; what is in neither form is counted."""
+    if config.input or config.samples > 1 or config.faithfulness:
+        raise InputError(
+            "--exam: asks its own questions once; leave --input, --samples and --faithfulness out"
+        )
+    path = Path(config.exam) if Path(config.exam).exists() else None
+    name, rows = open_rows(config.exam)
+    first = next(rows, ({}, ""))
+    if is_healthbench(first[0]):
+        listed = itertools.chain([first], rows)
+        return _read_healthbench(config, path, name, [row for row, _ in listed])
+    if config.judge:
+        raise InputError("--judge: letters are read by rules; leave it out with this exam")
+    questions, n_broken = read_exam(config.exam, limit=config.limit)
+    by_id = {question.id: question for question in questions}
+
+    def score_choice(prediction: Prediction) -> Row:
+        row = score_prediction(prediction)
+        marks = score_exam(by_id[prediction.id], prediction.raw)
+        return row.model_copy(update={"scores": row.scores | marks})
+
+    examples = to_examples(questions)
+    return Questions(
+        examples,
+        make_prompts(examples),
+        path,
+        len(questions) + n_broken,
+        {"not_a_question": n_broken} if n_broken else {},
+        score_choice,
+        exam=questions,
+        is_public=True,
+    )
+
+
+def _read_healthbench(
+    config: Config, path: Path | None, name: str, rows: Sequence[Mapping[str, object]]
+) -> Questions:
+    """Read conversations of several turns, each with its rubric."""
+    if not config.judge:
+        raise InputError(f"{config.exam}: its rubrics want a judge; name one with --judge")
+    examples: list[Example] = []
+    prompts: list[Prompt] = []
+    rubrics: dict[str, QuestionRubric] = {}
+    n_broken = n_read = 0
+    for n_read, row in enumerate(rows, start=1):
+        try:
+            messages, rubric = read_healthbench(row, f"{name}:{n_read}")
+        except (KeyError, TypeError, ValueError):
+            n_broken += 1
+            continue
+        example = make_public_example(rubric.id, rubric.question)
+        examples.append(example)
+        prompts.append(Prompt(rubric.id, example, tuple(messages)))
+        rubrics[rubric.id] = rubric
+        if len(examples) == config.limit:
+            break
+    return Questions(
+        examples,
+        prompts,
+        path,
+        n_read,
+        {"not_a_question": n_broken} if n_broken else {},
+        score_prediction,
+        rubrics=rubrics,
+        is_public=True,
+    )
+
+
+# Exams
+
+
+def read_exam(source: str, limit: int | None = None) -> tuple[list[ExamQuestion], int]:
     """Read an exam; return its questions and how many rows were none. Raise InputError where no row
     is one."""
-    name, rows = open_rows(source, split)
+    name, rows = open_rows(source)
     questions: list[ExamQuestion] = []
     problems: list[str] = []
     everything = list(rows)
@@ -134,15 +210,32 @@ def shuffle_options(question: ExamQuestion, seed: int, turn: int) -> ExamQuestio
     return question._replace(id=f"{question.id}%{turn}", options=options, answer=answer)
 
 
+def ask_shuffled(
+    config: Config, asker: Asker, exam: Sequence[ExamQuestion], answered: Mapping[str, Prediction]
+) -> tuple[Scores, dict[str, dict[str, float]]]:
+    """Ask an exam in other orders of its options, and score all orders as `score_order` does."""
+    if not exam:
+        raise InputError("--shuffle-options: these questions have no options; leave it out")
+    turns = range(1, config.shuffle_options + 1)
+    turned = [shuffle_options(q, config.seed, turn) for q in exam for turn in turns]
+    answers = {p.id: p for p in asker.ask("shuffled", make_prompts(to_examples(turned)))}
+    of_question = {q.id: [(q, answered[q.id])] for q in exam if q.id in answered}
+    for question in turned:
+        key = question.id.rpartition("%")[0]
+        if question.id in answers and key in of_question:
+            of_question[key].append((question, answers[question.id]))
+    return score_order(list(of_question.values()))
+
+
 def score_order(
     turns: Sequence[Sequence[tuple[ExamQuestion, Prediction]]],
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+) -> tuple[Scores, dict[str, dict[str, float]]]:
     """Score questions that were asked in several orders.
 
     Return the scores of each question: whether all orders led to the same options, and the share
     right; and for each letter how often it was chosen, and how often it was right.
     """
-    by_question: dict[str, dict[str, float]] = {}
+    by_question: Scores = {}
     chosen, right = Counter[str](), Counter[str]()
     n_asked = 0
     for turned in turns:
@@ -173,69 +266,35 @@ def score_order(
 # Sources
 
 
-def open_rows(source: str, split: str) -> tuple[str, Iterator[tuple[Mapping[str, Any], str]]]:
-    """Open an exam: its name, and its rows, each with its place; what is no row is an empty one."""
-    if source.startswith(("hf:", "ms:")):
-        hub, name, given = [*source.split(":", 2), ""][:3]
-        if not name:
-            raise InputError(f"{source}: names no dataset; use {hub}:NAME or {hub}:NAME:SPLIT")
-        rows = _load_from_hub(hub, name, given or split)
-        return name.rsplit("/", 1)[-1], (
-            (row, f"{source}: row {number}") for number, row in enumerate(rows, start=1)
-        )
-    path = resolve_input(Path(source), "test.jsonl", made_by="evaluate --exam FILE")
-    return path.stem, (_to_mapping(row) for row in read_rows(path))
+def open_rows(source: str) -> tuple[str, Iterator[tuple[Mapping[str, Any], str]]]:
+    """Open public questions: their name, and the rows, each with its place; what is no row is an
+    empty one."""
+    if is_hub_name(Path(source)):
+        name, files = _fetch(source)
+    else:
+        files = [resolve_input(Path(source), "test.jsonl", made_by="evaluate --exam FILE")]
+        name = files[0].stem
+    return name, (_to_mapping(row) for file in files for row in read_rows(file))
+
+
+def _fetch(source: str) -> tuple[str, list[Path]]:
+    """Fetch the files of `hf:NAME:SPLIT` or `hf:NAME/FILE`; of a bare name the only one, or those
+    called test."""
+    hub, _, rest = source.partition(":")
+    name, _, split = rest.partition(":")
+    short = name.rsplit("/", 1)[-1]
+    if split or name.count("/") != 1:
+        return short, fetch(f"{hub}:{name}" + (f"/*{split}*" if split else ""))
+    try:
+        return short, fetch(f"{hub}:{name}")
+    except UnreachableError:
+        raise
+    except InputError as several:
+        with suppress(InputError):
+            return short, fetch(f"{hub}:{name}/*test*")
+        raise several
 
 
 def _to_mapping(row: RawRow) -> tuple[Mapping[str, Any], str]:
     content = cast(dict[str, Any], row.content) if isinstance(row.content, dict) else {}
     return content, f"{row.place}: {row.problem}" if row.problem else row.place
-
-
-def _load_from_hub(hub: str, name: str, split: str) -> Iterator[dict[str, Any]]:
-    try:
-        if hub == "ms":
-            from modelscope.msdatasets import MsDataset  # pyright: ignore[reportMissingImports]
-
-            rows: Any = MsDataset.load(name, split=split)
-        else:
-            from datasets import disable_progress_bars, load_dataset
-
-            load_libraries()
-            disable_progress_bars()
-            rows = load_dataset(name, split=split)
-    except ModuleNotFoundError as error:
-        package = "modelscope[datasets]" if hub == "ms" else error.name
-        raise InputError(
-            f"{hub}:{name}: {error.name} is not installed; pip install '{package}'"
-        ) from error
-    except Exception as error:  # both clients raise many kinds without a common one
-        raise InputError(f"{hub}:{name}: {_explain(error)}") from error
-    return (dict(row) for row in rows)
-
-
-_NO_NETWORK = re.compile(
-    "couldn't reach|offline|connect|resolve|timed? ?out|name or service|max retries|proxy"
-    "|时限|超时",
-    re.IGNORECASE,
-)
-
-
-def _explain(error: Exception) -> str:
-    """Say what kept a dataset from being loaded, and the next step: no network is told apart from
-    no such name and no such split."""
-    reason = (
-        str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-    )
-    if "split" in reason.lower():
-        return f"{reason}; name one after the dataset, as in hf:NAME:validation"
-    if _NO_NETWORK.search(f"{type(error).__name__} {reason}"):
-        return (
-            f"no network and nothing in the cache ({reason}); fetch it once (HF_ENDPOINT names a "
-            "mirror), or name a local file"
-        )
-    if isinstance(error, FileNotFoundError):
-        return (
-            f"no such dataset, or not a public one ({reason}); check the name, or name a local file"
-        )
-    return f"cannot be loaded ({reason}); name a local file in one of the known forms"

@@ -1,10 +1,10 @@
 from medkd.core import thinking
 from medkd.core.records import FinishReason, Prediction
-from medkd.evaluate.scoring import score
-from medkd.evaluate.statistics import (
+from medkd.evaluate.scoring import (
     break_down,
     find_range,
     make_scores,
+    score,
     to_columns,
 )
 

@@ -1,14 +1,11 @@
 import json
 import os
-import shutil
-import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
 from medkd.core.errors import InputError
-from medkd.evaluate.multiple_choice import ExamQuestion, put_question, read_exam, score_exam
+from medkd.evaluate.exams import ExamQuestion, put_question, read_exam, score_exam
 from medkd.evaluate.stage import Config, run
 
 CMB = {
@@ -125,79 +122,31 @@ def test_a_model_sits_an_exam(random_model_dir, tmp_path):
 
 
 def write_dataset(folder):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for split, cop in (("validation", 1), ("test", -1)):
         rows = [MEDMCQA | {"question": f"{n}?", "cop": cop} for n in range(3)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
-def test_a_dataset_in_a_folder_is_loaded_by_its_splits(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = write_dataset(tmp_path / "exam")
-    questions, n_broken = read_exam(f"hf:{folder}:validation")
-    assert [q.answer for q in questions] == ["B", "B", "B"] and n_broken == 0
+def test_the_files_of_a_dataset_are_chosen_by_split_by_name_or_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "datasets/clinic/exam")
+    for source in ("hf:clinic/exam:validation", "ms:clinic/exam/validation.jsonl"):
+        questions, n_broken = read_exam(source)
+        assert [q.answer for q in questions] == ["B", "B", "B"] and n_broken == 0
     with pytest.raises(InputError, match="the answer -1 is no option"):
-        read_exam(f"hf:{folder}")
-    with pytest.raises(InputError, match=r"Unknown split.*as in hf:NAME:validation"):
-        read_exam(f"hf:{folder}:train")
-    with pytest.raises(InputError, match="no such dataset"):
-        read_exam(f"hf:{tmp_path}/none")
+        read_exam("hf:clinic/exam")  # the test split, whose answers are not told
+    (tmp_path / "datasets/clinic/exam/test.jsonl").unlink()
+    assert len(read_exam("hf:clinic/exam")[0]) == 3
 
 
-@pytest.mark.slow
-def test_a_dataset_of_the_hub_is_read_from_its_cache_and_no_network_is_told_from_no_name(tmp_path):
-    folder, cache = write_dataset(tmp_path / "exam"), tmp_path / "cache"
-    fill = "import sys, datasets; datasets.load_dataset('json', data_files={'validation': sys.argv[1]}, cache_dir=sys.argv[2])"
-    subprocess.run(
-        [sys.executable, "-c", fill, folder / "validation.jsonl", cache],
-        check=True,
-        capture_output=True,
-    )
-    (made,) = cache.glob("json/*/*/*/json-validation.arrow")
-    kept = cache / "clinic___exam/default/0.0.0/1a2b"
-    shutil.copytree(made.parent, kept)
-    (kept / made.name).rename(kept / "exam-validation.arrow")
-    info = json.loads((kept / "dataset_info.json").read_text())
-    (kept / "dataset_info.json").write_text(
-        json.dumps(info | {"dataset_name": "exam", "config_name": "default"})
-    )
-    ask = "import sys; from medkd.evaluate.multiple_choice import read_exam; print(len(read_exam(sys.argv[1])[0]))"
-    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(cache)}
-    cached, absent = (
-        subprocess.run(
-            [sys.executable, "-c", ask, name], capture_output=True, text=True, env=offline
-        )
-        for name in ("hf:clinic/exam:validation", "hf:clinic/other")
-    )
-    assert cached.stdout.strip() == "3"
-    assert "hf:clinic/other: no network and nothing in the cache" in absent.stderr
-    assert not cached.stderr
-
-
-def test_a_hub_without_a_name_and_a_client_that_is_missing_are_told_with_the_next_step(monkeypatch):
-    with pytest.raises(InputError, match=r"^hf:: names no dataset; use hf:NAME or hf:NAME:SPLIT$"):
+def test_a_dataset_that_is_not_there_is_told_in_one_line_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"hf:: no name of a dataset; write hf:owner/name"):
         read_exam("hf:")
-    with pytest.raises(InputError, match=r"^ms::validation: names no dataset"):
-        read_exam("ms::validation")
     monkeypatch.setitem(sys.modules, "modelscope", None)
-    with pytest.raises(
-        InputError,
-        match=r"^ms:clinic/exam: .* is not installed; pip install 'modelscope\[datasets\]'$",
-    ):
-        read_exam("ms:clinic/exam")
-
-
-def test_a_download_that_modelscope_gave_up_is_told_as_no_network(monkeypatch):
-    def give_up(name, split):
-        raise RuntimeError(
-            "[E1001] 下载总时限已耗尽；已保存可继续下载的临时文件"
-        )  # as 1.40 said it, without network
-
-    module = SimpleNamespace(MsDataset=SimpleNamespace(load=give_up))
-    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(msdatasets=module))
-    monkeypatch.setitem(sys.modules, "modelscope.msdatasets", module)
-    with pytest.raises(InputError, match="ms:clinic/exam: no network and nothing in the cache"):
+    with pytest.raises(InputError, match=r"^ms:clinic/exam.*: the modelscope package is missing"):
         read_exam("ms:clinic/exam")
 
 
