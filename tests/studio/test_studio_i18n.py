@@ -12,8 +12,8 @@ import medkd.studio
 from medkd.core.i18n import Texts, choose_language, read_po
 from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.stages import STAGES
-from medkd.studio.citations import mark_reasoning, mark_record
 from medkd.studio.forms import read_fields
+from medkd.studio.marks import mark_reasoning, mark_record
 
 PACKAGE = Path(medkd.studio.__file__).parent
 SOURCES = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".html")]

@@ -14,13 +14,12 @@ from medkd.evaluate.scoring import score, summarise, to_columns
 from medkd.studio.app import DONE, SHOWN
 from medkd.studio.page import load_environment
 
-PARTS = ("run/live", "chat/live", "chat/save")
+PARTS = ("run/live", "chat/live")
 """Paths that are nothing without the run or the conversation that they name."""
 OPENED = {
     "run": "name=bad",
     "data": "run=bad",
     "data/facets": "file=bad/verify/verified.jsonl",
-    "data/statistics": "file=bad/verify/verified.jsonl",
     "review": "file=bad/verify/verified.jsonl",
     "evaluate": "steps=bad/evaluate",
     "evaluate/answers": "steps=bad/evaluate",
@@ -327,7 +326,7 @@ def test_a_conversation_that_asks_nobody_or_nothing_is_refused(client) -> None:
         ({"question": " ", "after": "medkd:tiny"}, "First write a question"),
         ({"question": "x"}, "First choose a model"),
         ({"question": "x", "after": "/etc"}, "lies outside"),
-        ({"question": "x", "after": "medkd:tiny", "temperature": "hot"}, "no number"),
+        ({"question": "x", "after": "medkd:tiny", "temperature": "hot"}, "must be a number"),
         ({"question": "x", "after": "medkd:tiny", "task": "../x"}, "no such task"),
     ):
         answer = client.submit("/en/chat", **fields)

@@ -186,7 +186,7 @@ def test_a_run_in_whose_step_a_process_works_or_another_run_lies_is_not_deleted(
 def test_an_evaluation_begins_with_what_the_run_has_trained(workspace: Workspace) -> None:
     for name, started_at in (("train", "2026-01-02"), ("train-answers", "2026-01-03")):
         make_step(workspace.runs / "one" / name, "train", "finished", started_at, {"model": "base"})
-    values = read_order("evaluate", {"run": "one"}, workspace, False).values[""]
+    values = read_order("evaluate", {"run": "one"}, workspace, False).parts[0].values
     assert (values["model"], Path(values["adapter"]).name) == ("base", "train")
-    untrained = read_order("evaluate", {"run": "two"}, workspace, False).values[""]
-    assert (untrained["model"], untrained["adapter"]) == ("", None)
+    untrained = read_order("evaluate", {"run": "two"}, workspace, False).parts[0].values
+    assert (untrained["model"], untrained["adapter"]) == ("", "")

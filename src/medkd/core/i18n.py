@@ -9,6 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from medkd.core.errors import MedkdError
+
 LANGUAGES = ("zh", "en")
 _CONTEXT = "\x04"
 """Stands between context and text in a compiled catalogue."""
@@ -64,6 +66,10 @@ class Texts:
         'next: medkd merge'
         """
         return _fill(self._known.get(f"{context}{_CONTEXT}{text}", text), values)
+
+    def error(self, error: MedkdError) -> str:
+        """Say an error."""
+        return str(error)
 
     def field(self, stage: str, name: str, doc: str) -> tuple[str, str]:
         """Return the label and the hint of a field, or of a measure, whose English doc this is.

@@ -4,7 +4,7 @@ In: the folders to show and the token. Out: an ASGI application. Not done here: 
 (`studio.routes`), who may come in (`studio.auth`), listening (`studio.command`).
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
@@ -22,18 +22,7 @@ from medkd.stages import STAGES
 from medkd.studio.auth import CSRF_FIELD, Guard, check_csrf
 from medkd.studio.forms import read_fields
 from medkd.studio.page import Form, Page, load_environment
-from medkd.studio.routes import (
-    bill,
-    blind,
-    bring,
-    chat,
-    data,
-    evaluate,
-    export,
-    projects,
-    review,
-    start,
-)
+from medkd.studio.routes import bring, chat, data, evaluate, projects, review, start
 from medkd.studio.workspace import Workspace
 
 Show = Callable[[Page], Response]
@@ -51,18 +40,16 @@ SHOWN: dict[str, Show] = {
     "start": start.show_form,
     "data": data.show_records,
     "data/facets": data.show_facets,
-    "data/statistics": data.show_statistics,
     "review": review.show_review,
     "chat": chat.show_chat,
     "chat/live": chat.follow_chat,
     "chat/questions": chat.list_questions,
-    "chat/save": chat.save_chat,
     "evaluate": evaluate.show_evaluations,
     "evaluate/tests": evaluate.show_tests,
     "evaluate/answers": evaluate.show_answers,
-    "blind": blind.show_blind,
-    "export": export.show_exports,
-    "bill": bill.show_bill,
+    "blind": review.show_blind,
+    "export": evaluate.show_exports,
+    "bill": projects.show_bill,
 }
 """Path below the language to the page."""
 DONE: dict[str, Act] = {
@@ -72,9 +59,8 @@ DONE: dict[str, Act] = {
     "bring": bring.take_files,
     "start": start.start,
     "start/form": start.redraw,
-    "start/examine": start.examine,
     "review": review.judge,
-    "blind": blind.judge_blind,
+    "blind": review.judge_blind,
     "chat": chat.ask,
     "chat/stop": chat.stop,
     "chat/release": chat.release,
@@ -164,7 +150,7 @@ async def _give_no_icon(request: Request) -> Response:
     return Response(status_code=204)
 
 
-def make_login_page(headers: dict[str, str], problem: str, seconds: int) -> str:
+def make_login_page(headers: Mapping[str, str], problem: str, seconds: int) -> str:
     """Draw the page that asks for the token."""
     t = Texts(choose_language(headers.get("accept-language", "")))
     said = {

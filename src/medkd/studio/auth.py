@@ -2,18 +2,19 @@
 
 In: every request, before any page sees it. Out: the request passed on, or a refusal. Without a
 token only requests that name this machine are passed; with one, a browser shows it once and gets a
-session. Not done here: which folders may be read (`studio.workspace`); encryption.
+signed session. Not done here: which folders may be read (`studio.workspace`); encryption.
 """
 
 import hmac
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from hashlib import sha256
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from starlette.requests import Request
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "medkd_studio"
@@ -40,7 +41,7 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"same-origin"),
 )
-LoginPage = Callable[[dict[str, str], str, int], str]
+LoginPage = Callable[[Mapping[str, str], str, int], str]
 """Draws the page that asks for the token, from the request's headers, `wrong` or `wait` (or
 nothing), and the seconds to wait."""
 
@@ -84,73 +85,56 @@ class Guard:
         self.token = token
         self.throttle = Throttle()
         self._login_page = login_page
-        self._sessions: dict[str, float] = {}
-        self._secret = secrets.token_bytes(32)
+        self._with_session = SessionMiddleware(
+            self._answer, secrets.token_hex(32), COOKIE, COOKIE_LIFE_S, same_site="strict"
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            await self._with_session(scope, receive, _with_headers(send))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {
-            key.decode("latin-1").lower(): value.decode("latin-1")
-            for key, value in scope["headers"]
-        }
-        session, is_new = self._find_session(headers)
-        scope["csrf"] = self.make_csrf(session)
-        cookie = _write_cookie(session) if is_new and not self.token else b""
-        send = _with_headers(send, cookie)
-        refusal = find_refusal(scope, headers, needs_own_name=not self.token)
-        if refusal:
-            await _reply(send, 403, refusal)
-        elif not self.token or self._is_known(session) or _is_static(scope):
-            await self.app(scope, _up_to(MAX_BODY_BYTES, receive), send)
-        elif scope["path"] == "/login" and scope["method"] == "POST":
-            await self._log_in(scope, headers, receive, send)
-        elif scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-            await _reply(send, 401, self._login_page(headers, "", 0), "text/html")
+        request = Request(scope, _up_to(MAX_BODY_BYTES, receive))
+        headers, session = request.headers, request.session
+        # The page that asks for the token needs its style too.
+        is_static = request.method == "GET" and str(scope["path"]).startswith("/static/")
+        answer: ASGIApp
+        if refusal := find_refusal(request, needs_own_name=not self.token):
+            answer = PlainTextResponse(refusal, 403)
+        elif is_static:
+            answer = self.app
+        elif not self.token or session.get("is_known"):
+            scope["csrf"] = session.setdefault("csrf", secrets.token_hex(32))
+            answer = self.app
+        elif scope["path"] == "/login" and request.method == "POST":
+            answer = await self._log_in(request)
+        elif request.method == "GET" and "text/html" in headers.get("accept", ""):
+            answer = HTMLResponse(self._login_page(headers, "", 0), 401)
         else:
-            await _reply(send, 401, "log in first")
+            answer = PlainTextResponse("log in first", 401)
+        await answer(scope, request.receive, send)
 
-    def make_csrf(self, session: str) -> str:
-        """Make the token that a session's forms carry."""
-        return hmac.new(self._secret, session.encode("utf-8", "replace"), sha256).hexdigest()
-
-    def _find_session(self, headers: dict[str, str]) -> tuple[str, bool]:
-        """Return the session that a browser names, or a new one."""
-        parts = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
-        session = next((value for name, _, value in parts if name == COOKIE), "")
-        return (session, False) if session else (secrets.token_urlsafe(32), True)
-
-    def _is_known(self, session: str) -> bool:
-        return self._sessions.get(session, 0.0) > time.monotonic()
-
-    async def _log_in(
-        self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send
-    ) -> None:
-        address = str((scope.get("client") or ("?",))[0])
-        body = await _read_body(receive, MAX_LOGIN_BYTES)
+    async def _log_in(self, request: Request) -> Response:
+        address = request.client.host if request.client else "?"
+        try:
+            body = await Request(request.scope, _up_to(MAX_LOGIN_BYTES, request.receive)).body()
+        except ClientDisconnect:
+            body = b""
         # From here on nothing is awaited: tokens that are tried at once are counted one by one.
         wait = self.throttle.wait_s(address)
         if wait > 0:
             seconds = round(wait + 0.5)
-            page = self._login_page(headers, "wait", seconds)
-            retry = [(b"retry-after", str(seconds).encode())]
-            await _reply(send, 429, page, "text/html", retry)
-            return
+            page = self._login_page(request.headers, "wait", seconds)
+            return HTMLResponse(page, 429, {"retry-after": str(seconds)})
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
         if not hmac.compare_digest(given.encode(), self.token.encode()):
             self.throttle.fail(address)
-            await _reply(send, 401, self._login_page(headers, "wrong", 0), "text/html")
-            return
+            return HTMLResponse(self._login_page(request.headers, "wrong", 0), 401)
         self.throttle.forget(address)
-        session, now = secrets.token_urlsafe(32), time.monotonic()
-        self._sessions = {key: end for key, end in self._sessions.items() if end > now}
-        self._sessions[session] = now + COOKIE_LIFE_S
-        extra = [(b"location", b"/"), (b"set-cookie", _write_cookie(session))]
-        await _reply(send, 303, "", extra=extra)
+        request.session["is_known"] = True
+        return RedirectResponse("/", 303)
 
 
 def check_csrf(request: Request, given: object) -> bool:
@@ -159,8 +143,9 @@ def check_csrf(request: Request, given: object) -> bool:
     return hmac.compare_digest(token.encode("utf-8", "replace"), str(request["csrf"]).encode())
 
 
-def find_refusal(scope: Scope, headers: dict[str, str], needs_own_name: bool) -> str:
+def find_refusal(request: Request, needs_own_name: bool) -> str:
     """Say why a request is not passed on; empty where it is."""
+    headers = request.headers
     host = headers.get("host", "")
     if needs_own_name and find_host(f"//{host}")[0] not in THIS_MACHINE:
         return (
@@ -168,7 +153,7 @@ def find_refusal(scope: Scope, headers: dict[str, str], needs_own_name: bool) ->
             "start it with --host to be reached from others"
         )
     origin = headers.get("origin")
-    is_act = scope["method"] not in ("GET", "HEAD")
+    is_act = request.method not in ("GET", "HEAD")
     if is_act and origin is not None and find_host(origin)[1] != host:
         return "this request comes from a page of another site"
     if is_act and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
@@ -190,22 +175,10 @@ def find_host(address: str) -> tuple[str, str]:
         return "", ""
 
 
-def _is_static(scope: Scope) -> bool:
-    """Tell whether a request reads a style or a script of the package, which the page that asks for
-    the token needs too."""
-    return scope["method"] == "GET" and str(scope["path"]).startswith("/static/")
-
-
-def _write_cookie(session: str) -> bytes:
-    kept = f"Path=/; HttpOnly; SameSite=Strict; Max-Age={COOKIE_LIFE_S}"
-    return f"{COOKIE}={session}; {kept}".encode()
-
-
-def _with_headers(send: Send, cookie: bytes) -> Send:
+def _with_headers(send: Send) -> Send:
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":
-            given = [(b"set-cookie", cookie)] if cookie else []
-            message["headers"] = [*message.get("headers", []), *HEADERS, *given]
+            message["headers"] = [*message.get("headers", []), *HEADERS]
         await send(message)
 
     return wrapped
@@ -223,30 +196,3 @@ def _up_to(limit: int, receive: Receive) -> Receive:
         return {"type": "http.disconnect"} if n_read > limit else message
 
     return counted
-
-
-async def _read_body(receive: Callable[[], Awaitable[Message]], limit: int) -> bytes:
-    body = b""
-    while len(body) <= limit:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    return body[:limit]
-
-
-async def _reply(
-    send: Send,
-    status: int,
-    text: str,
-    kind: str = "text/plain",
-    extra: list[tuple[bytes, bytes]] | None = None,
-) -> None:
-    body = text.encode()
-    headers = [
-        (b"content-type", f"{kind}; charset=utf-8".encode()),
-        (b"content-length", str(len(body)).encode()),
-        *(extra or []),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

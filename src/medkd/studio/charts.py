@@ -49,26 +49,6 @@ def line_chart(series: Mapping[str, Sequence[Point]], title: str, x_label: str =
     return _frame(body, title, list(series) if len(series) > 1 else [])
 
 
-def histogram(values: Sequence[float], title: str, x_label: str = "", n_bins: int = 24) -> Markup:
-    """Draw how values are spread."""
-    if not values:
-        return Markup()
-    low, high = min(values), max(values)
-    high = high if high > low else low + 1
-    counts = [0] * n_bins
-    for value in values:
-        counts[min(n_bins - 1, int((value - low) / (high - low) * n_bins))] += 1
-    wide = (WIDTH - LEFT - RIGHT) / n_bins
-    tall = (HEIGHT - TOP - BOTTOM) / max(counts)
-    bars = [
-        f'<rect class="bar c0" x="{LEFT + at * wide:.1f}" y="{HEIGHT - BOTTOM - n * tall:.1f}" '
-        f'width="{wide - 1:.1f}" height="{n * tall:.1f}"/>'
-        for at, n in enumerate(counts)
-    ]
-    body = [*_grid(0, max(counts)), *_x_axis(low, high, x_label), *bars]
-    return _frame(body, title, [])
-
-
 def share_bar(share: float, label: str) -> Markup:
     """Draw a share from 0 to 1 as a bar."""
     width = max(0.0, min(1.0, share)) * 100

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event, Lock, Semaphore, Thread
 from typing import Any, NamedTuple
 
-from medkd.chat.backends import Backend, EndpointBackend, LocalBackend, Reply, open_backend
+from medkd.chat.backends import Backend, EndpointBackend, Reply, open_backend
 from medkd.completers.providers import Target, find_target, read_providers
 from medkd.core.completer import Message, Sampling
 from medkd.core.errors import MedkdError
@@ -36,8 +36,8 @@ class Spoken(NamedTuple):
     seconds: float = 0.0
     end: str = ""
     """Why it ended; empty while it goes on."""
-    problem: str = ""
-    """What kept it from speaking, in one line."""
+    problem: MedkdError | None = None
+    """What kept it from speaking."""
 
 
 class HeldModels:
@@ -63,12 +63,10 @@ class HeldModels:
             self._held[wanted] = speaker = self._held.pop(wanted)
             return speaker
 
-    def list_sizes(self) -> dict[str, int]:
-        """Give the bytes that the weights of each model take."""
-        return {
-            " + ".join(filter(None, key)): _count_bytes(speaker)
-            for key, speaker in list(self._held.items())
-        }
+    @property
+    def is_held(self) -> bool:
+        """Whether a model is in memory."""
+        return bool(self._held)
 
     def say(
         self,
@@ -105,12 +103,6 @@ HELD = HeldModels()
 """Of this process: the pages of every language and every browser share them."""
 
 
-def _count_bytes(speaker: Backend) -> int:
-    if not isinstance(speaker, LocalBackend):
-        return 0
-    return sum(weight.numel() * weight.element_size() for weight in speaker.model.parameters())
-
-
 def find_endpoint(model: str, place: str, key: str) -> Target:
     """Find the endpoint that a name stands for; a key that is given is used for this answer
     alone."""
@@ -132,7 +124,7 @@ class Speech:
         self._stop = Event()
         self._parts: dict[bool, list[str]] = {True: [], False: []}
         self._end: Reply | None = None
-        self._problem = ""
+        self._problem: MedkdError | None = None
         self._began_at = time.monotonic()
         self._answer_at = self._ended_at = 0.0
         self._thread = Thread(target=self._speak, args=(find, turns, sampling), daemon=True)
@@ -146,9 +138,9 @@ class Speech:
         except KeyboardInterrupt:  # stopped before it was heard at all
             pass
         except MedkdError as error:
-            self._problem = str(error)
+            self._problem = error
         except Exception as error:  # noqa: BLE001 - whatever a model's own code raises is told on the page
-            self._problem = f"{type(error).__name__}: {str(error)[:200]}"
+            self._problem = MedkdError(f"{type(error).__name__}: {str(error)[:200]}")
 
     def hear(self, piece: str, is_reasoning: bool) -> None:
         """Take a piece as it comes."""
@@ -172,25 +164,17 @@ class Speech:
         self._ended_at = self._ended_at or (time.monotonic() if is_over else 0.0)
         now = self._ended_at or time.monotonic()
         reasoning, answer = ("".join(self._parts[part]) for part in (True, False))
-        if self._end and not self._stop.is_set():
-            reasoning, answer = self._end.reasoning, self._end.answer
-        end = (
-            ""
-            if not is_over or self._problem
-            else self._end.why
-            if self._end and not self._stop.is_set()
-            else INTERRUPTED
-        )
-        thinking_s = (self._answer_at or now) - self._began_at if reasoning else 0.0
-        is_thinking = bool(reasoning) and not answer and not is_over
+        end = INTERRUPTED if is_over and not self._problem else ""
+        if is_over and self._end and not self._stop.is_set():
+            reasoning, answer, end = self._end.reasoning, self._end.answer, self._end.why
         return Spoken(
             reasoning,
             answer,
-            is_thinking,
-            thinking_s,
-            now - self._began_at,
-            end,
-            self._problem if is_over else "",
+            is_thinking=bool(reasoning) and not answer and not is_over,
+            thinking_s=(self._answer_at or now) - self._began_at if reasoning else 0.0,
+            seconds=now - self._began_at,
+            end=end,
+            problem=self._problem if is_over else None,
         )
 
 
@@ -217,11 +201,9 @@ class Conversation:
         """Put a question to one side; `asked` is what the model is given for it where that is more
         than the question."""
         turns = self._sides[side]
-        speech = Speech(
-            find, write_turns([*turns, {"role": "user", "answer": asked or text}], system), sampling
-        )
+        given = write_turns([*turns, {"role": "user", "answer": asked or text}], system)
         turns.append({"role": "user", "answer": text})
-        self._speeches[side] = speech
+        self._speeches[side] = Speech(find, given, sampling)
 
     def stop(self) -> None:
         """Have every side end its turn."""
@@ -230,32 +212,24 @@ class Conversation:
 
     def read(self) -> list[list[Turn]]:
         """Give the turns of every side as they stand; a turn that has ended is kept."""
-        found: list[list[Turn]] = []
-        for side, turns in enumerate(self._sides):
-            spoken = self._speeches[side].read() if side in self._speeches else None
-            if spoken and (spoken.end or spoken.problem):
-                turns.append({"role": "assistant", **spoken._asdict()})
+        found = [list(turns) for turns in self._sides]
+        for side, speech in list(self._speeches.items()):
+            spoken = speech.read()
+            found[side].append({"role": "assistant", **spoken._asdict()})
+            if spoken.end or spoken.problem:
+                self._sides[side] = list(found[side])
                 del self._speeches[side]
-            found.append(
-                [*turns, {"role": "assistant", **spoken._asdict()}]
-                if side in self._speeches and spoken
-                else list(turns)
-            )
         return found
 
 
 def write_turns(turns: Sequence[Turn], system: str) -> list[Message]:
     """Write a conversation as a model is given it, without what it thought in earlier turns and
     what never came to be answered."""
-    said: list[Message] = []
+    said = [Message(role="system", content=system)] if system else []
     for turn in turns:
         if turn.get("problem"):
             said.pop()
         else:
-            said.append(
-                Message(
-                    role="user" if turn["role"] == "user" else "assistant",
-                    content=str(turn["answer"]),
-                )
-            )
-    return [Message(role="system", content=system), *said] if system else said
+            role = "user" if turn["role"] == "user" else "assistant"
+            said.append(Message(role=role, content=str(turn["answer"])))
+    return said

@@ -1,8 +1,7 @@
 """Forms made from a stage's `Config`: what each field takes, where it stands, and what was filled
-in, as the words of a command line.
+in, as the words of a command line. Every value is text, as a browser holds it; `Config` checks it.
 
-In: a config, values of a form. Out: fields to draw, words for `medkd STAGE` or `medkd run`. No
-setting is written down here a second time. Not done here: starting anything (`studio.orders`).
+In: a config, texts. Out: fields to draw, words for `medkd STAGE` or `medkd run`.
 """
 
 import json
@@ -34,7 +33,7 @@ class Field(NamedTuple):
     name: str
     kind: Kind
     help: str
-    default: Any
+    default: str
     choices: tuple[str, ...] = ()
     is_required: bool = False
     is_optional: bool = False
@@ -50,6 +49,10 @@ class Layout(NamedTuple):
     first: list[Field]
     groups: dict[str, list[Field]]
     """The rest, by the name of a group."""
+
+    @property
+    def fields(self) -> list[Field]:
+        return [*self.first, *(field for listed in self.groups.values() for field in listed)]
 
 
 def list_fields(config: type[BaseModel]) -> list[Field]:
@@ -67,7 +70,7 @@ def _make_field(name: str, config: type[BaseModel]) -> Field:
     info = config.model_fields[name]
     kind, choices, is_optional = _find_kind(info.annotation)
     required = info.is_required()
-    default = None if required else plain(info.get_default(call_default_factory=True))
+    default = "" if required else to_text(info.get_default(call_default_factory=True))
     return Field(name, kind, describe(info), default, choices, required, is_optional)
 
 
@@ -99,10 +102,10 @@ def _find_kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
 # --- Where fields stand -------------------------------------------------------------------------
 
 
-def lay_out(stage: str, fields: Sequence[Field], values: Mapping[str, Any]) -> Layout:
+def lay_out(stage: str, fields: Sequence[Field], values: Mapping[str, str]) -> Layout:
     """Put the fields that matter most first and group the rest; what a choice makes meaningless is
     left out."""
-    table = _read_layout()
+    table = cast(dict[str, Any], read_shipped_yaml("medkd.studio", "forms.yaml"))
     rules = table["when"].get(stage, {})
     shown = [field for field in fields if _is_meant(rules.get(field.name, ""), values)]
     wanted = table["first"].get(stage, [])
@@ -119,44 +122,30 @@ def lay_out(stage: str, fields: Sequence[Field], values: Mapping[str, Any]) -> L
     return Layout(first, {name: listed for name, listed in groups.items() if listed})
 
 
-def _is_meant(rule: str, values: Mapping[str, Any]) -> bool:
+def _is_meant(rule: str, values: Mapping[str, str]) -> bool:
     """Tell whether a field means anything, by what others hold: `mode=solve`, `judge=!` for any
     value, several rules by `|`."""
     for part in filter(None, rule.split("|")):
         name, _, wanted = part.partition("=")
-        value = str(values.get(name) if values.get(name) is not None else "").lower()
+        value = values.get(name, "").lower()
         if (wanted == "!" and value) or value in wanted.split():
             return True
     return not rule
 
 
-@cache
-def _read_layout() -> dict[str, Any]:
-    return cast(dict[str, Any], read_shipped_yaml("medkd.studio", "forms.yaml"))
-
-
 # --- What they hold -----------------------------------------------------------------------------
 
 
-def plain(value: Any) -> Any:
-    """Turn a config's value into what a form holds.
+def to_text(value: Any) -> str:
+    r"""Write a config's value as the box of a form holds it.
 
-    >>> plain((Path("a"), Path("b"))), plain(True), plain({"save_steps": 200})
-    (['a', 'b'], True, 'save_steps: 200')
+    >>> to_text((Path("a"), Path("b"))), to_text(True), to_text({"save_steps": 200}), to_text(1e-4)
+    ('a\nb', 'true', 'save_steps: 200', '0.0001')
     """
-    if isinstance(value, Path):
-        return str(value)
     if isinstance(value, Mapping):
         return "\n".join(f"{key}: {item}" for key, item in cast(Mapping[str, Any], value).items())
     if isinstance(value, list | tuple):
-        return [str(item) for item in cast(Sequence[Any], value)]
-    return value
-
-
-def write_value(value: Any) -> str:
-    """Write a value as the box of a form holds it: a list line by line."""
-    if isinstance(value, list):
-        return "\n".join(str(item) for item in cast(list[Any], value))
+        return "\n".join(str(item) for item in cast(Sequence[Any], value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -164,94 +153,54 @@ def write_value(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def read_value(field: Field, text: str | None) -> Any:
+def read_text(field: Field, sent: str | None) -> str:
     """Read what a browser sends of a field; a switch that is off is not sent at all."""
-    if field.kind == "switch":
-        return text is not None and text.lower() in ("on", "true")
-    text = (text or "").replace("\r\n", "\n").strip()
-    if field.kind in LISTS:
-        return [line.strip() for line in text.split("\n") if line.strip()]
-    return text
+    text = (sent or "").replace("\r\n", "\n").strip()
+    return to_text(text.lower() in ("on", "true")) if field.kind == "switch" else text
 
 
-def is_changed(field: Field, value: Any, default: Any) -> bool:
-    """Tell whether what a form holds differs from a default; an emptied field is as if never filled
-    in."""
-    return _normal(field, value) != _normal(field, default)
-
-
-def _normal(field: Field, value: Any) -> Any:
-    if value in (None, "", []):
-        return None
-    if field.kind in LISTS:
-        listed = cast(list[Any], value if isinstance(value, list) else [value])
-        return [str(item) for item in listed]
-    if field.kind in ("whole", "number"):
-        return _read_number(field.name, value)
+def to_value(field: Field, text: str) -> Any:
+    """Return what `Config` is given for a text; raises InputError for lines that are no mapping."""
     if field.kind == "mapping":
-        return _read_mapping(field.name, str(value))
-    text = str(value).strip()
-    return text.lower() if field.choices == ("true", "false") or field.kind == "switch" else text
+        return _read_mapping(field.name, text)
+    return _read_lines(text) if field.kind in LISTS else text
 
 
 def write_words(
-    fields: Sequence[Field], values: Mapping[str, Any], defaults: Mapping[str, Any], step: str = ""
+    fields: Sequence[Field], values: Mapping[str, str], given: Mapping[str, str], step: str = ""
 ) -> list[str]:
-    """Write what differs from the defaults as words of a command line; with a step, as `medkd run`
-    takes them.
-
-    Raises InputError for a required field that is empty.
-    """
+    """Write what differs from what is given, else from the defaults, as words of a command line;
+    with a step, as `medkd run` takes them."""
     words: list[str] = []
     for field in fields:
-        value = values.get(field.name)
-        default = defaults.get(field.name, field.default)
-        if field.is_required and value in (None, "", []) and not step:
-            raise InputError(f"{field.name} is missing: {field.help}")
-        if is_changed(field, value, default):
-            words += _write_field(field, value, f"{step}." if step else "")
+        text = values.get(field.name, "").strip()
+        if text == given.get(field.name, field.default):
+            continue
+        flag = f"--{step}.{field.name}" if step else field.flag
+        if field.kind == "mapping":
+            content = _read_mapping(field.name, text)
+            words += [f"{flag}.{key}={item}" for key, item in content.items()]
+        elif field.kind in LISTS and not step:
+            words += [f"{flag}={item}" for item in _read_lines(text)]
+        elif field.kind in LISTS:  # `medkd run` reads one flag a field, a list as a literal
+            words.append(f"{flag}={json.dumps(_read_lines(text), ensure_ascii=False)}")
+        elif not step and (field.kind == "switch" or field.choices == ("true", "false")):
+            words.append(flag if text == "true" else f"--no-{flag[2:]}")
+        else:
+            words.append(f"{flag}={text}")
     return words
 
 
-def _write_field(field: Field, value: Any, prefix: str) -> list[str]:
-    flag = f"--{prefix}{field.name}" if prefix else field.flag
-    if field.kind == "mapping":
-        content = _read_mapping(field.name, str(value or ""))
-        return [f"{flag}.{key}={item}" for key, item in content.items()]
-    if field.kind == "switch" or field.choices == ("true", "false"):
-        is_on = str(value).lower() == "true"
-        if prefix:
-            return [f"{flag}={is_on}"]
-        return [flag if is_on else f"--no-{flag[2:]}"]
-    if field.kind in LISTS:
-        items = [str(item) for item in value or []]
-        if prefix:  # `medkd run` reads one flag a field, a list as a literal
-            return [f"{flag}={json.dumps(items, ensure_ascii=False)}"]
-        return [f"{flag}={item}" for item in items]
-    if field.kind == "whole":
-        number = _read_number(field.name, value)
-        if number != int(number):
-            raise InputError(f"{field.name}: {value} is no whole number")
-        value = int(number)
-    return [f"{flag}={value}"]
-
-
-def _read_number(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: {str(value)[:60]!r} is no number") from error
-    if abs(number) > 1e15 or number != number:
-        raise InputError(f"{name}: {str(value)[:60]!r} is no number of use")
-    return number
+def _read_lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _read_mapping(name: str, text: str) -> dict[str, Any]:
     """Read lines of `key: value`."""
     try:
         content = parse_yaml(text) or {}
-    except BrokenYamlError as error:
-        raise InputError(f"{name}: write one `key: value` a line") from error
+    except BrokenYamlError:
+        content = None
     if not isinstance(content, dict):
         raise InputError(f"{name}: write one `key: value` a line")
     return cast(dict[str, Any], content)

@@ -6,28 +6,21 @@ Not done here: forms (`studio.forms`), keeping a run alive (`background_jobs` do
 """
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 from medkd import background_jobs
-from medkd.completers.ledger import FILE_NAME as LEDGER
-from medkd.completers.ledger import open_reader
 from medkd.core.config import read_recipe
 from medkd.core.errors import InputError, MedkdError
-from medkd.core.stage_output import MANIFEST, is_locked, read_manifest
-from medkd.stages import STAGES
-from medkd.studio.charts import Point
+from medkd.core.stage_output import MANIFEST, is_locked
 from medkd.studio.workspace import Step, Workspace
 
-START_LIMIT_S, DOCTOR_LIMIT_S = 60, 600
+START_LIMIT_S = 60
 TAIL_BYTES = 64 * 1024
 RUNNING, DONE, FINISHED = "running", "done", "finished"
 UNFINISHED = "unfinished"
@@ -36,16 +29,6 @@ there."""
 STOPPED = ("stopped", "failed", "crashed", "killed")
 ERROR = "error: "
 """How a command begins the line that says why it ended."""
-CURVES = {
-    "loss": ("loss", "eval_loss"),
-    "reward": ("reward",),
-    "length": ("length",),
-    "rate": ("rate", "accuracy"),
-    "learning_rate": ("learning_rate",),
-}
-"""Chart to what the names of its numbers are (`loss`, `learning_rate`) or hold."""
-GROWING = ("rationales.jsonl", "predictions.jsonl", "raw_cases.jsonl", "cases.jsonl")
-"""Files of records that a stage appends to while it works."""
 RUN_FILES = ("report.html", "summary.json")
 """What a run writes beside its steps."""
 
@@ -67,53 +50,21 @@ class Job(NamedTuple):
         return self.detached[0] if self.state == RUNNING and self.detached else None
 
 
-class Progress(NamedTuple):
-    """How far a step has come."""
-
-    step: str
-    done: int
-    total: int
-    """0 where it is not known."""
-    unit: str
-    seconds_left: float | None
-
-    @property
-    def share(self) -> float:
-        return self.done / self.total if self.total else 0.0
-
-
 def start(words: Sequence[str], environment: Mapping[str, str], cwd: Path | None = None) -> None:
     """Start a command detached. Raises InputError with its own line where it is refused."""
-    done = _run_medkd([*words, "--detach"], START_LIMIT_S, environment, cwd)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise InputError(find_problem(lines) or (lines or ["the command could not be started"])[-1])
-
-
-def examine(words: Sequence[str]) -> list[str]:
-    """Run `medkd doctor` and return what it says."""
-    try:
-        done = _run_medkd(["doctor", *words], DOCTOR_LIMIT_S, {}, None)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(
-            f"medkd doctor did not end within {DOCTOR_LIMIT_S} seconds; run it in a terminal"
-        ) from error
-    return f"{done.stdout}\n{done.stderr}".strip().splitlines()
-
-
-def _run_medkd(
-    words: Sequence[str], limit_s: int, environment: Mapping[str, str], cwd: Path | None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - this very program; words never reach a shell
-        [sys.executable, "-m", "medkd", *words],
+    done = subprocess.run(  # noqa: S603 - this very program; words never reach a shell
+        [sys.executable, "-m", "medkd", *words, "--detach"],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
         env={**os.environ, **environment},
         cwd=cwd,
-        timeout=limit_s,
+        timeout=START_LIMIT_S,
         check=False,
     )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise InputError(find_problem(lines) or (lines or ["the command could not be started"])[-1])
 
 
 def find_out(run: background_jobs.Job) -> Path | None:
@@ -167,6 +118,14 @@ def _name_run(workspace: Workspace, run: background_jobs.Job) -> str:
     except ValueError:
         return ""
     return path.parent.as_posix() if len(path.parts) > 1 else path.as_posix() if path.parts else ""
+
+
+def is_alive(workspace: Workspace, name: str) -> bool:
+    """Tell whether something works on a run of this name."""
+    try:
+        return find_job(workspace, name).alive is not None
+    except InputError:
+        return False
 
 
 def make_job(name: str, steps: Sequence[Step], made: Sequence[background_jobs.Job]) -> Job:
@@ -245,121 +204,3 @@ def find_problem(lines: Sequence[str]) -> str:
     """
     found = (line.removeprefix(ERROR) for line in reversed(lines) if line.startswith(ERROR))
     return next(found, "")
-
-
-def list_planned(job: Job) -> list[str]:
-    """Name the steps of the recipe that a run was started with, in order; empty without one."""
-    words = next((run.words for run in job.detached if run.words[0] == "run"), [])
-    if len(words) < 2:
-        return []
-    try:
-        content = read_recipe(job.detached[0].cwd / words[1])
-    except MedkdError:
-        return []
-    return [name for name in content if str(name).split("-")[0] in STAGES]
-
-
-def find_progress(job: Job) -> Progress | None:
-    """Find how far the step at work has come, from its manifest, its metrics and the records it has
-    written; None where nothing is at work."""
-    step = next((step for step in reversed(job.steps) if step.manifest.state == "running"), None)
-    if step is None or job.alive is None:
-        return None
-    manifest = step.manifest
-    began = max(manifest.started_at, job.alive.started_at)
-    metrics = read_metrics(step.path / "metrics.jsonl") if manifest.stage in TRAINING else []
-    elapsed = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds() if began else 0
-    if metrics:
-        done, total, unit = _count_steps(metrics, manifest.config)
-        elapsed = metrics[-1].get("seconds", elapsed)
-    else:
-        done = _count_records(step.path)
-        total, unit = manifest.counts.read or _count_input(manifest.roles), "rows"
-    left = elapsed * (total - done) / done if 0 < done <= total else None
-    return Progress(step.path.name, done, total, unit, left)
-
-
-TRAINING = ("train", "reinforce")
-
-
-def _count_steps(
-    metrics: Sequence[Mapping[str, float]], config: Mapping[str, Any]
-) -> tuple[int, int, str]:
-    """Return the steps done and to do: of `steps`, or of as many epochs as the config wants."""
-    last = metrics[-1]
-    done = int(last["step"])
-    if isinstance(config.get("steps"), int):
-        return done, int(config["steps"]), "steps"
-    epoch = last.get("epoch", 0.0)
-    total = round(done / epoch * float(config.get("epochs") or 1)) if epoch else 0
-    return done, max(total, done), "steps"
-
-
-def _count_input(roles: Mapping[str, Sequence[str]]) -> int:
-    """Count the records of a step's input by the manifest beside them."""
-    for path in (Path(path) for path in roles.get("input", ())):
-        folder = path if path.is_dir() else path.parent
-        with contextlib.suppress(MedkdError, OSError):
-            if manifest := read_manifest(folder):
-                return manifest.counts.kept
-    return 0
-
-
-def _count_records(folder: Path) -> int:
-    """Count what a step has written so far: answers on its ledger, else lines of records."""
-    try:
-        if (folder / LEDGER).exists():
-            with open_reader(folder / LEDGER) as ledger:
-                return ledger.count_items()[1]
-        names = (name for name in GROWING if (folder / name).exists())
-        return (folder / next(names, GROWING[0])).read_bytes().count(b"\n")
-    except (OSError, MedkdError):
-        return 0
-
-
-def read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
-    """Read the lines that a training has written; a torn last one is left out."""
-    try:
-        return _read_metrics(path, path.stat().st_mtime_ns)
-    except OSError:
-        return ()
-
-
-@lru_cache(maxsize=64)
-def _read_metrics(path: Path, changed_at: int) -> tuple[Mapping[str, float], ...]:
-    points: list[Mapping[str, float]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            point: Any = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(point, dict) and isinstance(point.get("step"), int | float):
-            items = cast(dict[str, Any], point).items()
-            points.append({k: float(v) for k, v in items if isinstance(v, int | float)})
-    return tuple(points)
-
-
-def list_curves(jobs: Sequence[Job]) -> dict[str, dict[str, list[Point]]]:
-    """List what trainings have measured so far: chart to name of a line to its points; lines of
-    several runs are named by run."""
-    found: dict[str, dict[str, list[Point]]] = {}
-    trained = [
-        (step.name if len(jobs) > 1 else step.path.name, metrics)
-        for job in jobs
-        for step in job.steps
-        if (metrics := read_metrics(step.path / "metrics.jsonl"))
-    ]
-    for name, metrics in trained:
-        for key in dict.fromkeys(key for point in metrics for key in point):
-            chart = next((chart for chart in CURVES if _belongs(key, chart)), "")
-            if chart:
-                line = key if len(trained) == 1 else name if key == chart else f"{name} {key}"
-                points = [(point["step"], point[key]) for point in metrics if key in point]
-                found.setdefault(chart, {})[line] = points
-    return {chart: found[chart] for chart in CURVES if chart in found}
-
-
-def _belongs(key: str, chart: str) -> bool:
-    if chart in ("loss", "learning_rate"):
-        return key in CURVES[chart]
-    return key != "learning_rate" and any(part in key for part in CURVES[chart])

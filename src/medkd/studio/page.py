@@ -1,12 +1,13 @@
 """What every page is given, and how it answers: texts, the workspace, addresses, templates.
 
-In: a request. Out: HTML. Everything from a model, a web page or a file is escaped by the templates
-and nowhere made live. Not done here: what a page shows (`studio.routes`).
+In: a request. Out: HTML, whole or as a stream of parts. Everything from a model, a web page or a
+file is escaped by the templates and nowhere made live.
 """
 
+import asyncio
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,27 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from medkd.core.errors import MedkdError
 from medkd.core.i18n import LANGUAGES, Texts
 from medkd.stages import STAGES
 from medkd.studio.charts import share_bar
-from medkd.studio.forms import write_value
 from medkd.studio.workspace import Workspace
 
 MAX_SHOWN = 20_000
 """Characters of one text that are put on a page; the file holds the rest."""
 NAVIGATION = ("", "data", "review", "chat", "evaluate", "export", "bill")
 """Paths of the pages that stand in the navigation."""
-_NUMBER = re.compile(r"[+-]?[\d,]{1,40}(\.\d{1,20})?%?")
+OVER = "over"
+"""Name of the event that ends a stream; the page closes it then."""
+KEEP_ALIVE_S = 15.0
+"""Seconds without news after which a comment is sent, so that tunnels stay open."""
+Draw = Callable[[], tuple[str, bool]]
+"""Draws a part of a page, and says whether it is over."""
 
 
 class Page:
@@ -79,7 +85,7 @@ class Page:
     def fail(self, error: MedkdError, status: int = 400) -> Response:
         """Say why a request could not be answered: a notice for a part, else a page."""
         template = "notice.html" if self.is_partial else "error.html"
-        return self.render(template, status, said=str(error), kind="bad")
+        return self.render(template, status, said=self.t.error(error), kind="bad")
 
     def other_languages(self) -> dict[str, str]:
         """Return the address of this page in each other language."""
@@ -117,7 +123,6 @@ def load_environment() -> Environment:
         "cell": write_cell,
         "shorten": shorten,
         "more": lambda text, limit=MAX_SHOWN: max(0, len(str(text)) - limit),
-        "numeric": is_numeric,
         "slug": lambda text: re.sub(r"[^a-z_-]", "", str(text)[:40]),
         "when": lambda text: str(text)[:16].replace("T", " "),
         "name": lambda path: Path(str(path)).name,
@@ -126,7 +131,6 @@ def load_environment() -> Environment:
         "share_bar": share_bar,
         "navigation": NAVIGATION,
         "stages": tuple(STAGES),
-        "write": write_value,
         "version": _read_version(),
     }
     environment.globals.update(values)
@@ -146,11 +150,6 @@ def shorten(text: Any, limit: int = MAX_SHOWN) -> str:
     return str(text)[:limit]
 
 
-def is_numeric(column: Any) -> bool:
-    """Tell whether a column of cells is one of numbers, which stand to the right."""
-    return any(column) and all(not cell or _NUMBER.fullmatch(str(cell)) for cell in column)
-
-
 def write_cell(value: Any) -> Any:
     """Write a value for a table."""
     if isinstance(value, Markup):
@@ -162,3 +161,36 @@ def write_cell(value: Any) -> Any:
             return ""
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else shorten(value, 2000)
+
+
+def stream(draw: Draw, period_s: float) -> Response:
+    """Answer with a stream of what is drawn every so many seconds."""
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(_follow(draw, period_s), 200, headers, "text/event-stream")
+
+
+async def _follow(draw: Draw, period_s: float) -> AsyncIterator[str]:
+    before, quiet_s = "", 0.0
+    while True:
+        drawn, is_over = await run_in_threadpool(draw)
+        if drawn != before:
+            yield write_event(drawn)
+            before, quiet_s = drawn, 0.0
+        elif quiet_s >= KEEP_ALIVE_S:
+            yield ": still here\n\n"
+            quiet_s = 0.0
+        if is_over:
+            yield f"event: {OVER}\ndata: \n\n"
+            return
+        await asyncio.sleep(period_s)
+        quiet_s += period_s
+
+
+def write_event(text: str) -> str:
+    r"""Write one event; every line of the text is a line of its data.
+
+    >>> write_event("<p>\n</p>")
+    'data: <p>\ndata: </p>\n\n'
+    """
+    lines = text.replace("\r", "\n").split("\n")
+    return "".join(f"data: {line}\n" for line in lines) + "\n"

@@ -2,19 +2,18 @@
 comes from.
 
 In: a decoded line. Out: a `Shown`, whatever the record; what a row is filtered by. Not done here:
-HTML (`templates/case.html`), marks (`studio.citations`).
+HTML (`templates/case.html`), marks (`studio.marks`).
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 from medkd.core.records import Verdict
+from medkd.evaluate.scoring import find_verdict
 from medkd.studio.jsonl_index import Row
 
 KEPT = "kept"
-RIGHT, WRONG, UNDECIDED = "right", "wrong", "undecided"
-ACCURACY = "_accuracy"
-"""How the names of scores end that say whether an answer is right."""
+UNDECIDED = "undecided"
 FACTS = (
     "source",
     "url",
@@ -150,9 +149,5 @@ def find_outcome(prediction: Row, scored: Row | None) -> str:
     ending = str(prediction.get("finish_reason") or "stop")
     if ending != "stop":  # empty where another tool wrote the answers
         return ending
-    scores = cast(Row, (scored or {}).get("scores") or {})
-    for name in (name for name in scores if name.endswith(ACCURACY)):
-        if scores[name]:
-            return RIGHT
-        return WRONG if scores.get(name.replace(ACCURACY, "_decided"), 1) else UNDECIDED
-    return UNDECIDED
+    scores = cast("dict[str, float]", (scored or {}).get("scores") or {})
+    return find_verdict(scores) or UNDECIDED

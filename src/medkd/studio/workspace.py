@@ -6,6 +6,7 @@ records (`studio.jsonl_index`).
 """
 
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ MAX_DEPTH = 3
 """How deep below the directory of runs a step may lie."""
 FRESH_S = 1.0
 """For how long a look through all runs counts: many browsers share one."""
+
+
+HUB_NAME = re.compile(r"(hf|ms):[\w.-]+/[\w.-]+(/[\w.-]+)*")
 
 
 class Step(NamedTuple):
@@ -65,6 +69,16 @@ class Workspace:
             f"{name}: lies outside {self.runs} and the --data folders; "
             "start the studio with --data FOLDER to use it"
         )
+
+    def check(self, text: str, is_path: bool = False) -> None:
+        """Raise InputError for a text of a form that whatever reads it may take for a file outside:
+        any that is written as a path or that a file bears, and with `is_path` all but names of a
+        hub."""
+        if text and ((is_path and not HUB_NAME.fullmatch(text)) or _is_like_a_path(text)):
+            try:  # relative ones are read from where the command runs
+                self.resolve(Path(text).expanduser().absolute())
+            except (RuntimeError, ValueError):  # a user that is not there; a NUL
+                self.resolve(text)
 
     def _is_inside(self, path: Path) -> bool:
         """Tell whether a path leads into one of the folders, links followed."""
@@ -147,6 +161,15 @@ class Workspace:
             with self._lock:
                 self._seen[path] = seen
         return seen[1]
+
+
+def _is_like_a_path(text: str) -> bool:
+    if text.startswith(("/", ".", "~")) or ".." in Path(text).parts:
+        return True
+    try:
+        return text.casefold().startswith("file:") or Path(text).exists()
+    except (OSError, ValueError):
+        return True
 
 
 def _find_manifests(folder: str, depth: int) -> Iterator[str]:

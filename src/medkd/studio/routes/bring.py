@@ -5,10 +5,12 @@ In: files of a browser or of the data folders. Out: files under `uploads`, a way
 starts. Not done here: reading (`collect.files`), masking (`deidentify`).
 """
 
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
@@ -21,11 +23,29 @@ from medkd.core.records import RawCase
 from medkd.core.task import SHIPPED
 from medkd.deidentify.replace import CaseTexts, deidentify_case
 from medkd.deidentify.search import find_in_all
-from medkd.studio.citations import Piece, mark_masks
+from medkd.studio.marks import Piece, cut, mark_masks
+from medkd.studio.orders import find_name
 from medkd.studio.page import Form, Page
-from medkd.studio.uploads import KINDS, Upload, keep
+from medkd.studio.workspace import UPLOADS
 from medkd.text.tables import read_rows
 
+MAX_BYTES = 200 * 2**20
+KINDS = {
+    ".json": "text",
+    ".jsonl": "text",
+    ".csv": "text",
+    ".tsv": "text",
+    ".html": "text",
+    ".htm": "text",
+    ".xhtml": "text",
+    ".xlsx": "zip",
+    ".parquet": "parquet",
+}
+"""Suffix to the form of a file's content."""
+_BEGINNINGS = {"zip": b"PK\x03\x04", "parquet": b"PAR1"}
+_HEAD_BYTES = 4096
+_UNSAFE = re.compile(r"[^\w.\- ()（）]")
+_MAX_NAME = 100
 RECIPE = "own-cases.yaml"
 N_ROWS, N_CASES, N_EXAMPLES = 100, 3, 3
 MAX_TEXT = 4000
@@ -132,9 +152,7 @@ def _name_run(path: Path, page: Page) -> str:
     name = (
         "".join(c if c.isalnum() or c in "-_" else "-" for c in from_file).strip("-")[:40] or "own"
     )
-    taken = page.workspace.runs
-    tries = (name if n == 1 else f"{name}-{n}" for n in range(1, 1000))
-    return next(one for one in tries if not (taken / one).exists())
+    return find_name(name, page.workspace.runs)
 
 
 def list_columns(path: Path, names: SectionNames, given: dict[str, str]) -> list[Column]:
@@ -183,17 +201,86 @@ def mask(case: RawCase) -> Masked:
     sections: list[tuple[str, list[Piece], list[Piece]]] = []
     for number, (name, clean) in enumerate(after):
         text, matches = texts[2 * number + 1][0], found[2 * number + 1]
-        before = _cut(text[:MAX_TEXT], [(match.start, match.end) for match in matches])
+        before = cut(text[:MAX_TEXT], ((m.start, m.end, "found") for m in matches))
         sections.append((name, before, mark_masks(clean[:MAX_TEXT])))
     n_found = sum(len(matches) for matches in found)
     return Masked(case.id, "；".join(case.diagnosis), sections, n_found)
 
 
-def _cut(text: str, spans: Sequence[tuple[int, int]]) -> list[Piece]:
-    pieces: list[Piece] = []
-    at = 0
-    for start, end in sorted(spans):
-        if at <= start < len(text):
-            pieces += [Piece(text[at:start]), Piece(text[start:end], "found")]
-            at = end
-    return [piece for piece in (*pieces, Piece(text[at:])) if piece.text]
+# --- Keeping files ------------------------------------------------------------------------------
+
+
+class Upload(NamedTuple):
+    """One file of a form."""
+
+    name: str
+    """As the browser says it; a file of a folder with its path in it."""
+    size: int
+    content: IO[bytes]
+
+
+def keep(files: Sequence[Upload], runs: Path) -> Path:
+    """Keep a file, or several in a folder of their own; returns its path.
+
+    Raises InputError for a file that is none of the known kinds, too large, or there already.
+    """
+    files = [
+        file for file in files if file.name and not Path(file.name).name.startswith((".", "~$"))
+    ]
+    if not files:
+        raise InputError("no file was chosen")
+    if sum(file.size for file in files) > MAX_BYTES:
+        raise InputError(f"more than {MAX_BYTES // 2**20} MB; put the files into a --data folder")
+    for file in files:
+        check_kind(file)
+    top = runs / UPLOADS
+    first = Path(file_name) if "/" in (file_name := files[0].name) else Path()
+    folder = clean_name(first.parts[0]) if first.parts else "cases"
+    if len(files) == 1:
+        target = top / clean_name(Path(files[0].name).name)
+        if target.exists():
+            raise InputError(f"{target.name} is there already; rename the file and choose it again")
+        _write(files[0], target)
+        return target
+    target = top / find_name(folder, top)
+    for number, file in enumerate(files):
+        path = target / clean_name(Path(file.name).name)
+        _write(file, path if not path.exists() else path.with_stem(f"{path.stem}-{number}"))
+    return target
+
+
+def clean_name(name: str) -> str:
+    r"""Make a name that is one part of a path and nothing else.
+
+    >>> clean_name("../../etc/passwd"), clean_name("病例 1.csv"), clean_name("a\x00.json")
+    ('passwd', '病例 1.csv', 'a_.json')
+    """
+    plain = unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
+    plain = _UNSAFE.sub("_", plain).strip(" .-")
+    stem, dot, suffix = plain.rpartition(".")
+    return (
+        f"{(stem or 'file')[:_MAX_NAME]}{dot}{suffix[:10]}" if dot else plain[:_MAX_NAME] or "file"
+    )
+
+
+def check_kind(file: Upload) -> None:
+    """Raise InputError for a file that is not what its name says."""
+    kind = KINDS.get(Path(file.name).suffix.lower())
+    shown = clean_name(file.name)
+    if kind is None:
+        known = ", ".join(sorted({suffix[1:] for suffix in KINDS}))
+        raise InputError(f"{shown}: no file of cases; known are {known}")
+    head = file.content.read(_HEAD_BYTES)
+    file.content.seek(0)
+    is_text = b"\0" not in head.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16, which spreadsheets export
+        is_text = True
+    if not (is_text if kind == "text" else head.startswith(_BEGINNINGS[kind])):
+        raise InputError(f"{shown}: is not what its name says; export the file again")
+
+
+def _write(file: Upload, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as target:
+        while chunk := file.content.read(2**20):
+            target.write(chunk)

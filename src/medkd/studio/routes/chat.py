@@ -12,17 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from pydantic import ValidationError
+from starlette.responses import Response
 
+from medkd.chat.session import Config
 from medkd.core.completer import Sampling
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, say_problem
 from medkd.core.task import SHIPPED, load_task
 from medkd.models.load import TINY
 from medkd.studio.conversation import HELD, Conversation
 from medkd.studio.jsonl_index import open_index
-from medkd.studio.live import stream
-from medkd.studio.orders import is_like_a_path
-from medkd.studio.page import Form, Page, read_text
+from medkd.studio.page import Form, Page, read_text, stream
 from medkd.studio.workspace import Workspace
 
 SIDES = ("before", "after")
@@ -33,7 +33,9 @@ N_QUESTIONS = 30
 N_OFFERED = 20
 """Models of each kind that are offered, the newest ones."""
 MAX_CONVERSATIONS = 200
-SETTINGS = ("temperature", "top_p", "max_tokens", "seed", "task")
+SETTINGS = ("temperature", "max_tokens", "task")
+N_TOKENS = 512
+"""Longest answer where nothing else is asked for."""
 
 _conversations: OrderedDict[str, Conversation] = OrderedDict()
 """By a name that nobody can guess; the oldest go first."""
@@ -67,7 +69,7 @@ def _describe(found: Conversation | None) -> dict[str, Any]:
     return {
         "sides": dict(zip(SIDES, found.read() if found else [[], []], strict=True)),
         "is_speaking": found.is_speaking if found else False,
-        "memory": HELD.list_sizes(),
+        "is_held": HELD.is_held,
     }
 
 
@@ -80,7 +82,8 @@ def ask(page: Page, form: Form) -> Response:
     if not any(names.values()):
         raise InputError(page.t("First choose a model."))
     for name in names.values():
-        check_name(page.workspace, name)
+        if name != TINY:
+            page.workspace.check(name)
     conversation_name = read_text(form, "c")
     found = _conversations.get(conversation_name)
     if found is None:
@@ -116,24 +119,14 @@ def _open_conversation() -> tuple[str, Conversation]:
 
 def read_sampling(form: Form | Mapping[str, Any]) -> Sampling:
     """Read how answers are drawn; raises InputError for what is no number in its range."""
-    given: dict[str, float] = {}
-    bounds = {"temperature": (0, 2), "top_p": (0, 1), "max_tokens": (1, 32768), "seed": (0, 2**31)}
-    for name, (low, high) in bounds.items():
-        text = read_text(form, name).strip()
-        try:
-            number = float(text) if text else None
-        except ValueError:
-            number = float("nan")
-        if number is not None and not low <= number <= high:
-            raise InputError(f"{name}: {text[:40]!r} is no number from {low} to {high}")
-        if number is not None:
-            given[name] = number
-    return Sampling(
-        max_tokens=int(given.get("max_tokens", 512)),
-        temperature=given.get("temperature") or None,
-        top_p=given["top_p"] if 0 < given.get("top_p", 1) < 1 else None,
-        seed=int(given["seed"]) if "seed" in given else None,
-    )
+    names = ("temperature", "max_tokens")
+    given = {name: text for name in names if (text := read_text(form, name).strip())}
+    try:
+        config = Config.model_validate({"model": TINY, "max_tokens": N_TOKENS, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{first['loc'][0]}: {say_problem(first)}") from error
+    return Sampling(max_tokens=config.max_tokens, temperature=config.temperature or None)
 
 
 def follow_chat(page: Page) -> Response:
@@ -164,15 +157,6 @@ def release(page: Page, form: Form) -> Response:
     return page.redirect("chat")
 
 
-def save_chat(page: Page) -> Response:
-    """Give a conversation as a JSON file."""
-    found = _conversations.get(page.query.get("c", ""))
-    if found is None:
-        raise InputError(page.t("This conversation is not there any more."))
-    headers = {"content-disposition": 'attachment; filename="conversation.json"'}
-    return JSONResponse(dict(zip(SIDES, found.read(), strict=True)), headers=headers)
-
-
 def list_questions(page: Page) -> Response:
     """Show questions of the newest test split, each with its known answer folded."""
     path = find_questions(page.workspace)
@@ -200,14 +184,6 @@ def choose_pair(exports: list[str], trained: list[str]) -> tuple[str, str]:
     (('medkd:tiny', 'runs/a/export'), ('medkd:tiny', ''))
     """
     return TINY, next(iter([*exports, *trained]), "")
-
-
-def check_name(workspace: Workspace, name: str) -> None:
-    """Raise InputError for a model whose folder lies outside the workspace."""
-    if "\0" in name:
-        raise InputError("this is no name of a model; choose another")
-    if name and name != TINY and is_like_a_path(name):
-        workspace.resolve(str(Path(name).absolute()))
 
 
 def list_checkpoints(workspace: Workspace) -> list[str]:

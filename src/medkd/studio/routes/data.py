@@ -12,9 +12,8 @@ from typing import Any
 from starlette.responses import Response
 
 from medkd.core.errors import InputError
-from medkd.studio.charts import histogram
-from medkd.studio.citations import Piece, mark_masks, mark_reasoning, mark_record
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
+from medkd.studio.marks import Piece, mark_masks, mark_reasoning, mark_record
 from medkd.studio.page import MAX_SHOWN, Page
 from medkd.studio.rows import Shown, find_facets, show_row
 
@@ -26,8 +25,6 @@ MAX_VALUES = 12
 """Values of a facet that are listed."""
 WAIT_S = 0.1
 """How long a page waits for the counts of a file that is read for the first time."""
-N_MEASURED = 2000
-"""Rows looked at for the plots."""
 
 
 def show_records(page: Page) -> Response:
@@ -117,24 +114,6 @@ def show_facets(page: Page) -> Response:
     }
     chosen = {name: page.query[name] for name in FACETS if page.query.get(name)}
     return page.render("facets.html", facets=facets, is_read=index.is_read, chosen=chosen)
-
-
-def show_statistics(page: Page) -> Response:
-    """Draw how long the texts are, over evenly spread rows."""
-    index = _open(page, page.query.get("file", ""))
-    step = max(1, len(index) // N_MEASURED)
-    shown = [show_row(index.row(number)) for number in range(0, len(index), step)][:N_MEASURED]
-    names = {
-        "question": page.t("Record"),
-        "reasoning": page.t("Reasoning"),
-        "answer": page.t("Answer"),
-    }
-    plots = [
-        histogram([float(len(text)) for text in texts], title, page.t("characters"))
-        for part, title in names.items()
-        if (texts := [text for row in shown if (text := getattr(row, part))])
-    ]
-    return page.render("statistics.html", plots=plots)
 
 
 def describe_case(shown: Shown) -> dict[str, Any]:

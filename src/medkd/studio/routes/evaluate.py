@@ -1,11 +1,12 @@
-"""The page Evaluate: several evaluations beside each other, base first: a headline in words, the
-table that matters, every answer question by question.
+"""The pages of what came out: several evaluations beside each other, base first, with a headline in
+words, the table that matters and every answer; a model's folder with its proof.
 
-In: steps of `evaluate`. Out: what is on the screen. Not done here: measuring (`medkd.evaluate`),
-the tests (`evaluate.compare`).
+In: steps of `evaluate` and `export`. Out: what is on the screen. Not done here: measuring and
+proving, the tests (`evaluate.compare`).
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from medkd.evaluate.scoring import FILE_NAME, find_range
 from medkd.studio.charts import interval_bar
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
 from medkd.studio.page import Page
-from medkd.studio.rows import ACCURACY, RIGHT, find_id, find_outcome
+from medkd.studio.rows import find_id, find_outcome
 from medkd.studio.workspace import Step, Workspace
 
 MEASURES = {**DESCRIPTIONS, **MORE}
@@ -124,7 +125,7 @@ def write_headline(found: Sequence[Evaluated], t: Texts) -> str:
 def write_percent(scores: Mapping[str, Any], name: str) -> str:
     """Write a rate in percent; where answers are undecided, both ends of what it may be."""
     low = high = float(scores[name])
-    if name.endswith(ACCURACY) and "intervals" in scores:
+    if name.endswith("_accuracy") and "intervals" in scores:
         low, high = find_range(scores, name)[:2]
     ends = dict.fromkeys(f"{100 * end:.0f}" for end in (low, high))
     return f"{'–'.join(ends)} %"
@@ -232,7 +233,7 @@ def tag_questions(steps: Sequence[Step]) -> dict[str, list[str]]:
     tags: dict[str, list[str]] = {}
     for key, first in outcomes[0].items():
         if all(key in other for other in outcomes[1:]):
-            is_differing = len({one[key] == RIGHT for one in outcomes}) > 1
+            is_differing = len({one[key] == "right" for one in outcomes}) > 1
             tags[key] = [first, *([DIFFER] if is_differing else [])]
     return tags
 
@@ -271,3 +272,49 @@ def show_answers(page: Page) -> Response:
             if key
         ],
     )
+
+
+# --- Exports ------------------------------------------------------------------------------------
+
+
+def show_exports(page: Page) -> Response:
+    """Show an export, the newest where the address names none."""
+    steps = page.workspace.list_steps(stage="export")
+    if not steps:
+        return page.render("nothing.html")
+    names = [step.name for step in reversed(steps)]
+    step = page.workspace.find_step(page.query.get("step") or names[0])
+    facts = {
+        name: value
+        for name, value in step.manifest.facts.items()
+        if isinstance(value, str | int | float | bool)
+    }
+    return page.render(
+        "export.html",
+        names=names,
+        step=step,
+        facts=facts,
+        is_unproven=(step.path / "UNPROVEN").exists(),
+        commands=write_commands(step) if (step.path / "Modelfile").exists() else {},
+        answers=read_proof(step),
+    )
+
+
+def read_proof(step: Step) -> list[dict[str, Any]]:
+    """Read the answers of the proof; empty where there is none."""
+    try:
+        content = json.loads((step.path / "proof.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    answers = content.get("answers", []) if isinstance(content, dict) else []
+    return [answer for answer in answers if isinstance(answer, dict)]
+
+
+def write_commands(step: Step) -> dict[str, str]:
+    """Write the commands that serve the folder, by the tool."""
+    folder, name = shlex.quote(str(step.path.resolve())), step.name.replace("/", "-").lower()
+    name = shlex.quote(name)
+    return {
+        "Ollama": f"cd {folder}\nollama create {name} -f Modelfile\nollama run {name}",
+        "vLLM": f"vllm serve {folder} --served-model-name {name} --reasoning-parser deepseek_r1",
+    }

@@ -1,7 +1,8 @@
-"""The pages of runs: all of them, one with its road, curves of several; stop, go on, delete.
+"""The pages of runs: all of them, one with its road, curves of several, what a teacher was paid;
+stop, go on, delete.
 
 In: the runs of the workspace. Out: detached runs started, stopped or deleted; nothing else. Not
-done here: a run's life (`background_jobs`).
+done here: a run's life (`background_jobs`), counting money (`medkd.distill.bill`).
 """
 
 from collections.abc import Sequence
@@ -10,15 +11,16 @@ from typing import Any
 
 from starlette.responses import Response
 
+from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.core.errors import InputError, MedkdError
+from medkd.distill.bill import bill
 from medkd.studio import jobs
 from medkd.studio.charts import line_chart
 from medkd.studio.jobs import Job
 from medkd.studio.jsonl_index import open_index, take_page
-from medkd.studio.live import stream
 from medkd.studio.orders import hand_over, show_command
-from medkd.studio.page import Form, Page, read_text
-from medkd.studio.road import find_actions, make_road
+from medkd.studio.page import Form, Page, read_text, stream
+from medkd.studio.road import TRAINING, find_actions, find_progress, list_curves, make_road
 
 PAGE_SIZE = 20
 PERIOD_S = 1.0
@@ -52,7 +54,7 @@ def _show_card(job: Job, page: Page) -> dict[str, Any]:
     return {
         "job": job,
         "road": make_road(job),
-        "progress": jobs.find_progress(job),
+        "progress": find_progress(job),
         "cost": jobs.write_cost(job.steps),
         "actions": find_actions(job, page.t)[:1],
     }
@@ -85,7 +87,7 @@ def _describe(job: Job, page: Page) -> dict[str, Any]:
     return {
         "road": make_road(job),
         "actions": find_actions(job, page.t),
-        "progress": jobs.find_progress(job),
+        "progress": find_progress(job),
         "charts": draw_charts([job], page),
         "samples": list_samples(job, page),
         "cost": jobs.write_cost(job.steps),
@@ -105,7 +107,7 @@ def draw_charts(found: Sequence[Job], page: Page) -> list[Any]:
     """Draw the curves of one run, or of several over each other."""
     return [
         line_chart(lines, page.t.word("curve", chart), page.t("steps"))
-        for chart, lines in jobs.list_curves(found).items()
+        for chart, lines in list_curves(found).items()
     ]
 
 
@@ -123,9 +125,7 @@ def show_curves(page: Page) -> Response:
     """Lay the curves of several runs over each other."""
     names = page.query.getlist("runs")[:MAX_OVERLAID]
     found = [jobs.find_job(page.workspace, name) for name in names]
-    trained = [
-        step.run for step in page.workspace.list_steps() if step.manifest.stage in jobs.TRAINING
-    ]
+    trained = [step.run for step in page.workspace.list_steps() if step.manifest.stage in TRAINING]
     return page.render(
         "curves.html",
         names=names,
@@ -162,3 +162,23 @@ def delete_run(page: Page, form: Form) -> Response:
         raise InputError(page.t("Nothing was deleted: say that you are sure."))
     jobs.delete(page.workspace, jobs.find_job(page.workspace, name))
     return page.redirect("")
+
+
+def show_bill(page: Page) -> Response:
+    """Show the bill of a step, the newest where the address names none."""
+    steps = [step for step in page.workspace.list_steps() if (step.path / LEDGER).exists()]
+    if not steps:
+        return page.render("nothing.html")
+    names = [step.name for step in reversed(steps)]
+    name = page.query.get("step") or names[0]
+    found = bill(page.workspace.find_step(name).path)
+    return page.render("bill.html", names=names, name=name, bill=found, money=write_money)
+
+
+def write_money(amounts: dict[str, float]) -> str:
+    """Write money in every currency there is.
+
+    >>> write_money({"CNY": 1.5}), write_money({})
+    ('1.5000 CNY', '0')
+    """
+    return " + ".join(f"{amount:,.4f} {currency}" for currency, amount in amounts.items()) or "0"
