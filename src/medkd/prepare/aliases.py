@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from medkd.core.errors import InputError
 from medkd.core.yaml_io import BrokenYamlError, parse_yaml, read_shipped_yaml
@@ -118,54 +120,47 @@ class Synonyms:
         } | ({name} if is_known else set())
 
 
+def _as_words(words: object) -> object:
+    """Read words with blanks between; version 0.1 had mappings, whose keys are the words."""
+    return words.split() if isinstance(words, str) else list(cast("Iterable[Any]", words or ()))
+
+
+Words = Annotated[list[str], BeforeValidator(_as_words)]
+
+
+class _Table(BaseModel):
+    """A table of words of answers, each part of which may be missing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    synonyms: list[list[str]] = []
+    findings: Words = []
+    generic: Words = []
+    inside: Words = []
+
+
 @cache
 def load_synonyms(path: Path | None = None) -> Synonyms:
     """Read the tables of the package and of grading, and a table of the user's on top of them."""
-    tables = [_check(read_shipped_yaml("medkd.prepare", "aliases.yaml"), "aliases.yaml")]
+    tables = [_Table.model_validate(read_shipped_yaml("medkd.prepare", "aliases.yaml"))]
     if path is not None:
         try:
-            tables.append(_check(parse_yaml(path.read_text(encoding="utf-8")), str(path)))
+            tables.append(_Table.model_validate(parse_yaml(path.read_text(encoding="utf-8"))))
         except BrokenYamlError as error:
             raise InputError(f"{path}: broken YAML; {_FORM}") from error
+        except (ValidationError, TypeError) as error:
+            raise InputError(f"{path}: no table of answers; {_FORM}") from error
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read as UTF-8 text; check --answers") from error
     graded = cast("dict[str, list[str]]", load_table("synonyms"))
-    rows = [[str(name), *map(str, others)] for name, others in graded.items()]
     return Synonyms(
-        [*rows, *(row for table in tables for row in table["synonyms"])],
-        *([word for table in tables for word in table[key]] for key in _WORD_KEYS),
+        [
+            *([str(name), *map(str, others)] for name, others in graded.items()),
+            *(row for table in tables for row in table.synonyms),
+        ],
+        (word for table in tables for word in table.findings),
+        (word for table in tables for word in table.generic),
+        (word for table in tables for word in table.inside),
     )
-
-
-_WORD_KEYS = ("findings", "generic", "inside")
-
-
-def _check(content: Any, place: str) -> dict[str, Any]:
-    """Check a table of synonyms, findings, generic and inside words, each of which may be missing.
-
-    Words stand in one text with blanks between; version 0.1 had mappings, whose keys are the words.
-    """
-    given = cast("dict[str, Any]", content) if isinstance(content, dict) else {"": None}
-    table: dict[str, Any] = {"synonyms": [], **dict.fromkeys(_WORD_KEYS, ""), **given}
-    rows = table["synonyms"]
-    is_right = set(table) == {"synonyms", *_WORD_KEYS} and isinstance(rows, list)
-    is_right = is_right and all(
-        isinstance(row, list) and all(isinstance(word, str) for word in cast("list[Any]", row))
-        for row in cast("list[Any]", rows)
-    )
-    for key in _WORD_KEYS:
-        words = table[key]
-        table[key] = (
-            words.split()
-            if isinstance(words, str)
-            else list(words or ())
-            if isinstance(words, dict | list)
-            else [None]
-        )
-        is_right = is_right and all(isinstance(word, str) for word in cast("list[Any]", table[key]))
-    if not is_right:
-        raise InputError(f"{place}: no table of answers; {_FORM}")
-    return table
 
 
 _PIECES = {

@@ -19,52 +19,9 @@ from medkd.core.records import Language
 from medkd.core.task import QuestionPart
 from medkd.text.normalize import View, drop_unseen, normalize
 
-_EMPTY = frozenset(
-    [
-        "无",
-        "暂无",
-        "暂缺",
-        "缺",
-        "缺如",
-        "不详",
-        "未查",
-        "未做",
-        "未行",
-        "未见",
-        "未填",
-        "未填写",
-        "未录入",
-        "未记录",
-        "未提供",
-        "待补充",
-        "略",
-        "空",
-        "空白",
-        "none",
-        "nan",
-        "null",
-        "nil",
-        "na",
-        "n/a",
-        "n.a",
-        "#n/a",
-        "#na",
-        "#ref!",
-        "#value!",
-        "#div/0!",
-        "#name?",
-        "#null!",
-        "#num!",
-        "\\n",
-        "<na>",
-        "nat",
-        "undefined",
-        "unknown",
-        "missing",
-        "(null)",
-        "[null]",
-        "<null>",
-    ]
+_EMPTY = re.compile(
+    r"无|暂[无缺]|缺如?|不详|未(?:查|做|行|见|填写?|录入|记录|提供)|待补充|略|空白?|none|nan?|null|nil|n/a|n\.a"
+    r"|\#(?:n/?a|ref!|value!|div/0!|name\?|null!|num!)|\\n|<na>|nat|undefined|unknown|missing"
 )
 """What stands where a section is empty: words of people, of tables and of programs."""
 _NO_WORD = re.compile(r"(?:[^\w+]|_)*")
@@ -189,7 +146,11 @@ def is_empty(text: str) -> bool:
     [True, True, True, True, True, False]
     """
     plain = normalize(text).strip(" 。、,.;:“”\"'").lower()
-    return plain in _EMPTY or plain.strip("()[]{}<>") in _EMPTY or bool(_NO_WORD.fullmatch(plain))
+    return bool(
+        _EMPTY.fullmatch(plain)
+        or _EMPTY.fullmatch(plain.strip("()[]{}<>"))
+        or _NO_WORD.fullmatch(plain)
+    )
 
 
 def join_sections(sections: Mapping[str, str], part: QuestionPart, language: Language) -> str:

@@ -7,9 +7,9 @@ people. Not done here: the names (`aliases`), what is cut (`leakage`).
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple, cast
 
 from medkd.core.yaml_io import read_shipped_yaml
@@ -110,9 +110,7 @@ class Passage:
     def __init__(self, text: str, section: str, aliases: AnswerAliases) -> None:
         self.text, self.section = text, section
         self._names = frozenset(aliases.names)
-        self.seen = simplify(text).translate(_WIDTHS)
-        self._marks = [mark.start() for mark in MARK.finditer(self.seen)]
-        self.lists = list(self._find_lists())
+        self.seen, self._marks = _see(text)
 
     def clause(self, start: int, end: int) -> tuple[int, int]:
         """Return the bounds of the clause or clauses around a span, its marks left out; of an
@@ -146,9 +144,11 @@ class Passage:
             for at in {start, modifiers.end() if modifiers else start}
         )
 
-    def _find_lists(self) -> Iterator[tuple[int, int]]:
-        """Yield the numbered lists that state diagnoses, from the word of diagnosing on; those of
+    @cached_property
+    def lists(self) -> list[tuple[int, int]]:
+        """The numbered lists that state diagnoses, from the word of diagnosing on; those of
         the past and of a test's report tell more than today's, and stay lists."""
+        found: list[tuple[int, int]] = []
         done = 0
         for opening in _LIST_OPENS.finditer(self.seen):
             if opening.start() < done:
@@ -163,13 +163,21 @@ class Passage:
             if end > opening.end() and self.section not in (*HISTORY, TESTS):
                 act = ACT.search(self.seen, self.seen.rfind(",", opening.end(), end) + 1, end)
                 done = act.start() if act and act.start() > opening.end() else end
-                yield opening.start(), done
+                found.append((opening.start(), done))
+        return found
+
+
+@lru_cache(maxsize=256)
+def _see(text: str) -> tuple[str, list[int]]:
+    """Write a text in simplified characters and half width, place for place; find its marks."""
+    seen = simplify(text).translate(_WIDTHS)
+    return seen, [mark.start() for mark in MARK.finditer(seen)]
 
 
 def find_known(text: str, aliases: AnswerAliases, section: str) -> set[str]:
     """Find which of the other diagnoses a text tells as known ones: in the sections of the past,
     and elsewhere in a clause about it (既往, 病史)."""
-    if section == FAMILY or not aliases.others:
+    if section == FAMILY or not _names_in(text, aliases.others):
         return set()
     plain = read_plain(text)
     passage = Passage(text, section, aliases)
@@ -229,18 +237,37 @@ def find_answer(
     for this patient's disease, the others where a diagnosis is stated."""
     if section == FAMILY:
         return []
-    plain = read_plain(text)
     passage = passage or Passage(text, section, aliases)
     taken = bytearray(len(text))
-    for term in aliases.terms:
-        if term in plain.text:
+    found: list[Mention] = []
+    if names := _names_in(text, aliases.names):
+        plain = read_plain(text)
+        for term in _names_in(text, aliases.terms):
             for at in plain.find(term):
                 start, end = plain.starts[at], plain.ends[at + len(term) - 1]
                 taken[start:end] = b"\1" * (end - start)
-    found: list[Mention] = []
-    for name in aliases.names:
-        if name not in plain.text:
-            continue
+        found += _find_named(passage, aliases, names, taken)
+    found += _find_related(passage, aliases, taken)
+    return sorted(found)
+
+
+@lru_cache(maxsize=256)
+def _plain(text: str) -> str:
+    return make_plain(text)
+
+
+def _names_in(text: str, names: Iterable[str]) -> list[str]:
+    """List the plain names that a text may hold: a quick look before it is read with its places."""
+    plain = _plain(text)
+    return [name for name in names if name in plain]
+
+
+def _find_named(
+    passage: Passage, aliases: AnswerAliases, names: Iterable[str], taken: bytearray
+) -> Iterator[Mention]:
+    """Yield the names that tell the answer; the longest takes its place first."""
+    plain = read_plain(passage.text)
+    for name in names:
         tier = (
             Tier.PRINCIPAL
             if name in aliases.principal
@@ -254,9 +281,7 @@ def find_answer(
                 continue
             if _is_stated(passage, mention, aliases):
                 taken[mention.start : mention.end] = b"\1" * (mention.end - mention.start)
-                found.append(mention)
-    found += _find_related(passage, aliases, taken)
-    return sorted(found)
+                yield mention
 
 
 def _is_stated(passage: Passage, mention: Mention, aliases: AnswerAliases) -> bool:
@@ -343,6 +368,9 @@ def _find_related(passage: Passage, aliases: AnswerAliases, taken: bytearray) ->
     """Yield diagnoses that are stated in words of their own and that grading relates to the
     principal one: behind a word of diagnosing, or as a clause of their own."""
     seen = passage.seen
+    known = aliases.leading.plain
+    pairs = [known[i : i + 2] for i in range(len(known) - 1)]
+    has_pair = any(pair in _plain(passage.text) for pair in pairs)
     if not aliases.leading.core or aliases.is_finding:
         return
     for pattern, is_diagnosis in _OPENINGS:
@@ -352,7 +380,7 @@ def _find_related(passage: Passage, aliases: AnswerAliases, taken: bytearray) ->
     for opening, closing in passage.lists:
         for item in _NAMED_IN_LIST.finditer(seen, opening, closing):
             yield from _relate(passage, item, aliases, taken, True)
-    if passage.section != EXAMINATION:
+    if passage.section != EXAMINATION and has_pair:
         for clause in _PLAIN_CLAUSE.finditer(seen):
             yield from _relate(passage, clause, aliases, taken, None)
 
