@@ -119,11 +119,3 @@ def test_tokens_are_those_that_training_counts(source, tmp_path):
     assert summary["cut_offs"]["unit"] == "tokens"
     assert summary["splits"]["train"]["tokens"]["max"] == max(lengths)
     assert summary["splits"]["train"]["tokens"]["median"] == sorted(lengths)[len(lengths) // 2]
-
-
-def test_plots_are_drawn_and_name_every_source(source, tmp_path):
-    pytest.importorskip("matplotlib")
-    run(Config(input=(source,), out=tmp_path / "out"))
-    page = (tmp_path / "out" / "statistics.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
-    assert "What a cut-off would trim" in page

@@ -41,17 +41,14 @@ from medkd.merge.statistics import (
     Statistics,
     make_counter,
     write_datacard,
-    write_plots,
 )
 
 WRITES = (
     *(f"{split}.jsonl" for split in SPLITS),
     "test_by_source",
     "messages",
-    "parquet",
     "llamafactory",
     "statistics.json",
-    "statistics.html",
     "duplicates.json",
     "contaminated.json",
     "DATACARD.md",
@@ -104,8 +101,6 @@ class Config(StageConfig):
     tokenizer: str = ""
     """Model whose tokenizer counts lengths (a folder, a name, `medkd:tiny`); without one they are
     in characters only."""
-    parquet: bool = False
-    """Write Parquet files as well."""
     llamafactory: Path | None = None
     """Folder for LLaMA-Factory's files, its own `data` for instance; `llamafactory` in the output
     where none is given."""
@@ -131,8 +126,6 @@ def run(config: Config) -> Manifest:
     """Merge files into one dataset directory."""
     folder = config.llamafactory or config.out / "llamafactory"
     writers.read_registry(folder)
-    if config.parquet:
-        writers.check_parquet()
     count = make_counter(config.tokenizer) if config.tokenizer else None
     sources = find_sources(config.input, config.row_schema)
     benchmarks = find_benchmarks(config.against)
@@ -248,7 +241,7 @@ def write_dataset(
     with Bar("write", total=sum(map(len, chosen.rows.values()))) as bar:
         for split in SPLITS:
             with ExitStack() as stack:
-                outputs = writers.open_writers(space.directory, split, stack, config.parquet)
+                outputs = writers.open_writers(space.directory, split, stack)
                 outputs.append(stack.enter_context(writers.open_alpaca(folder, split)))
                 if split == "test" and len(store.sources) > 1:
                     outputs.append(writers.open_by_source(space.path("test_by_source"), stack))
@@ -281,7 +274,7 @@ def _describe(
     repairs: Counter[str],
     config: Config,
 ) -> None:
-    """Write statistics, plots, card and lists of what fell, and put the most telling numbers into
+    """Write statistics, the card and lists of what fell, and put the most telling numbers into
     the manifest."""
     summary = statistics.summarise(repairs)
     write_json(space.path("statistics.json"), summary)
@@ -294,8 +287,6 @@ def _describe(
         [split for split in SPLITS if chosen.rows[split]],
         {str(reason): n for reason, n in lost.most_common()},
     )
-    if not write_plots(space.path("statistics.html"), statistics, summary):
-        print("note: no plots, for matplotlib is missing; pip install matplotlib", file=sys.stderr)
     if n_over := lost[DropReason.OVER_TRACES]:
         print(
             f"note: {n_over} rows reason otherwise about a question that has its row already; "

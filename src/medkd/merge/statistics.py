@@ -1,8 +1,8 @@
 """Counts a dataset while it is written, and describes it: rows, styles, lengths in characters and
 tokens, what a cut-off would trim, where it comes from, under which licences, what was left out.
 
-In: examples, one after the other. Out: `statistics.json`, a page with plots, `DATACARD.md` in the
-Hugging Face form. Not done here: checking licences, refusing rows that are too long (`train`).
+In: examples, one after the other. Out: `statistics.json`, `DATACARD.md` in the Hugging Face form.
+Not done here: checking licences, refusing rows that are too long (`train`).
 """
 
 from array import array
@@ -10,14 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.core.html import bar_plot, histogram, write_page
 from medkd.core.jsonl import write_text
 from medkd.core.records import Example, Split, Style
 from medkd.merge.row_store import SPLITS
@@ -134,13 +132,6 @@ class Statistics:
             "repairs": {name: n for name, n in repairs.items() if n},
         }
 
-    def lengths(self, name: str) -> dict[str, Sequence[int]]:
-        """Return one length of every row, by source."""
-        found: dict[str, array[int]] = {}
-        for (_, source), part in sorted(self.parts.items()):
-            found.setdefault(source, array("I")).extend(part.lengths[name])
-        return {source: values for source, values in found.items() if values}
-
 
 def _describe(parts: Sequence[Part]) -> dict[str, Any]:
     described: dict[str, Any] = {
@@ -186,50 +177,6 @@ def summarise(lengths: Iterable[int]) -> dict[str, int]:
         name: ordered[min(len(ordered) - 1, int(share * len(ordered)))]
         for name, share in _PLACES.items()
     }
-
-
-def write_plots(path: Path, statistics: Statistics, summary: Mapping[str, Any]) -> bool:
-    """Draw rows and lengths by source on one page; gives False where matplotlib is not
-    installed."""
-    if find_spec("matplotlib") is None:
-        return False
-    sources = list(summary["sources"])
-    plots = [
-        bar_plot(
-            sources,
-            {s: [summary["sources"][one]["by_split"][s] for one in sources] for s in SPLITS},
-            "Rows",
-            "rows",
-        )
-    ]
-    names = {
-        "question": "Question, characters",
-        "reasoning": "Reasoning, characters",
-        "answer": "Answer, characters",
-    }
-    names["tokens"] = "Whole row, tokens"
-    for name, title in names.items():
-        if values := statistics.lengths(name):
-            bound = sorted(length for group in values.values() for length in group)[
-                int(0.99 * sum(map(len, values.values())))
-            ]
-            plots.append(
-                histogram(
-                    {source: [min(v, bound) for v in group] for source, group in values.items()},
-                    title,
-                    "",
-                    "rows",
-                )
-            )
-    write_page(
-        path,
-        "medkd.merge",
-        "statistics.html.jinja",
-        title="The merged dataset",
-        plots=plots,
-        summary=summary,
-    )
-    return True
 
 
 # --- Tokens -------------------------------------------------------------------------------------

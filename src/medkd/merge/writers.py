@@ -1,7 +1,7 @@
 """Writes a dataset in the forms that trainers read, one row after the other.
 
 In: examples of one split. Out: our own records, `messages/` (JSON Lines for TRL, ms-swift and
-OpenAI's form), `parquet/` where wanted, and LLaMA-Factory's folder: `medkd_*` files, their entries
+OpenAI's form), and LLaMA-Factory's folder: `medkd_*` files, their entries
 in `dataset_info.json`, a recipe. Every other entry of that folder stays as it was.
 """
 
@@ -22,8 +22,6 @@ from medkd.core.records import Example, Split, to_alpaca
 from medkd.text.encodings import read_text
 
 Write = Callable[[Example], object]
-_PARQUET_ROWS = 2048
-"""Rows in one group of a Parquet file."""
 
 
 def to_messages(example: Example) -> dict[str, list[dict[str, str]]]:
@@ -48,74 +46,12 @@ def open_messages(path: Path) -> Generator[Write, None, None]:
         yield lambda example: file.write(orjson.dumps(to_messages(example)) + b"\n")
 
 
-@contextmanager
-def open_parquet(path: Path) -> Generator[Write, None, None]:
-    """Write conversations and our own fields as a Parquet file, the lineage as JSON text."""
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetWriter
-
-    texts = [
-        "id",
-        "source",
-        "style",
-        "system",
-        "instruction",
-        "input",
-        "reasoning",
-        "answer",
-        "reference",
-        "lineage",
-    ]
-    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-    schema = pa.schema(
-        [
-            *((name, pa.string()) for name in texts),
-            ("department", pa.list_(pa.string())),
-            ("messages", pa.list_(turn)),
-        ]
-    )
-    waiting: list[dict[str, Any]] = []
-    with (
-        write_atomically(path, binary=True) as file,
-        ParquetWriter(file, schema, compression="zstd") as writer,
-    ):
-
-        def write(example: Example) -> None:
-            fields = example.model_dump(mode="json")
-            fields["lineage"] = orjson.dumps(fields["lineage"]).decode()
-            waiting.append(fields | to_messages(example))
-            if len(waiting) >= _PARQUET_ROWS:
-                flush()
-
-        def flush() -> None:
-            writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
-            waiting.clear()
-
-        yield write
-        flush()
-
-
-def check_parquet() -> None:
-    """Raise InputError where Parquet cannot be written."""
-    from importlib.util import find_spec
-
-    if find_spec("pyarrow") is None:
-        raise InputError(
-            "--parquet: writing it needs pyarrow; pip install pyarrow, or leave --parquet out"
-        )
-
-
-def open_writers(
-    directory: Path, split: Split, stack: ExitStack, with_parquet: bool
-) -> list[Write]:
+def open_writers(directory: Path, split: Split, stack: ExitStack) -> list[Write]:
     """Open every file that one split is written to in the stage's own directory."""
-    opened = [
+    return [
         stack.enter_context(open_records(directory / f"{split}.jsonl")),
         stack.enter_context(open_messages(directory / "messages" / f"{split}.jsonl")),
     ]
-    if with_parquet:
-        opened.append(stack.enter_context(open_parquet(directory / "parquet" / f"{split}.parquet")))
-    return opened
 
 
 def open_by_source(folder: Path, stack: ExitStack) -> Write:
