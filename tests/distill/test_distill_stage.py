@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,9 @@ from medkd.demo.faults import Fault
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
 from medkd.distill.bill import bill, render
+from medkd.distill.courses import Method, distill
 from medkd.distill.prompts import PromptSetup
-from medkd.distill.stage import Asking, Config, distill, make_asking, run
+from medkd.distill.stage import Config, make_method, run
 
 
 def make_questions(n: int) -> list[Question]:
@@ -70,13 +71,28 @@ class ScriptedTeacher:
         self._answer = answer
         self.answers: dict[str, Completion] = {}
 
-    def run(self, labelled: Iterable[tuple[str, Request]], n_requests: int) -> None:
-        n_before = len(self.answers)
-        self.answers |= {r.model_dump_json(): self._answer(r) for _, r in labelled}
-        assert len(self.answers) == n_before + n_requests
+    def run(
+        self,
+        labelled: Iterable[tuple[str, Request]],
+        n_requests: int,
+        follow: Callable[[str], Iterable[tuple[str, Request]]],
+    ) -> None:
+        waiting = list(labelled)
+        assert len(waiting) <= n_requests
+        while waiting:
+            label, request = waiting.pop(0)
+            self.answers[request.model_dump_json()] = self._answer(request)
+            waiting += follow(label)
 
     def recall(self, request: Request) -> Completion | None:
         return self.answers.get(request.model_dump_json())
+
+
+def explain(
+    questions: list[Question], teachers: Sequence[ScriptedTeacher], method: Method
+) -> list[Rationale]:
+    courses = distill(questions, teachers, method, len(questions))
+    return [rationale for course in courses for rationale in course.list_kept()]
 
 
 def test_questions_in_memory_are_explained_by_any_teacher():
@@ -88,7 +104,7 @@ def test_questions_in_memory_are_explained_by_any_teacher():
         )
     )
     setup = PromptSetup("rationalize", Sampling(), find_task)
-    plain, good = distill(make_questions(1), teacher, Asking("any", setup, n_samples=2), 1)
+    plain, good = explain(make_questions(1), [teacher], Method(["any"], setup, n_courses=2))
     assert (plain.id, plain.complete, plain.reasoning, plain.answer) == (
         "case:0",
         False,
@@ -476,7 +492,7 @@ def test_a_question_too_long_for_the_context_is_a_record_with_its_reason_and_is_
 def test_the_effort_goes_to_the_teacher_in_the_providers_field(tmp_path):
     question, target = make_questions(1)[0], find_target("rehearsal")
     config = make_config(tmp_path, "", effort="max", thinking=True)
-    request = make_asking(config, "rehearsal").first.make_request(question)
+    request = make_method(config, ["rehearsal"]).first.make_request(question)
     body = make_body(target, request)
     assert (body["reasoning_effort"], body["thinking"]) == ("max", {"type": "enabled"})
 
@@ -505,7 +521,7 @@ def test_each_question_is_asked_by_its_own_task_and_in_its_own_language(tmp_path
     )
     setup = PromptSetup("rationalize", Sampling(), find_task)
     asked = [zh, zh.model_copy(update=english)]
-    first, second = distill(asked, teacher, Asking("any", setup), 2)
+    first, second = explain(asked, [teacher], Method(["any"], setup))
     assert first.reasoning == "你是一名经验" and second.reasoning == "You ar"
 
 

@@ -46,6 +46,8 @@ WAITING_PER_PLACE = 4
 """Items that may wait for a retry, for each place of the cap, before no new ones begin."""
 REPORTED_WAIT_S = 5.0
 """A wait asked for by the server that progress reports."""
+Follow = Callable[[str], Iterable[tuple[str, Request]]]
+"""Called with the label of a request that is over, answered or not; returns further ones."""
 _REFUSALS = {AttemptOutcome.REFUSED, AttemptOutcome.NOT_AN_ENDPOINT}
 _INTERRUPTED = f"interrupted; what was paid for is kept, {RESUME_HINT}"
 
@@ -59,6 +61,8 @@ class Progress:
     n_new: int = 0
     n_failed: int = 0
     n_running: int = 0
+    n_added: int = 0
+    """Requests that answers called for, beside those that were known before."""
     limit: int = 0
     """Attempts that may run at once for now."""
     spent: float = 0.0
@@ -94,7 +98,7 @@ class Progress:
     def project(self, n_requests: int) -> float:
         """Project what the whole job will have cost, at the mean price of this run's answers."""
         each = (self.spent - self.spent_before) / self.n_new if self.n_new else 0.0
-        return self.spent + each * max(n_requests - self.n_done, 0)
+        return self.spent + each * max(n_requests + self.n_added - self.n_done, 0)
 
     def describe(self, target: Target, n_requests: int) -> str:
         """Describe how far it is, what it costs and what it waits for, on one line."""
@@ -151,9 +155,14 @@ class LedgerClient:
         recalled = [self.recall(request) for request in requests]
         return [completion for completion in recalled if completion is not None]
 
-    def run(self, labelled: Iterable[tuple[str, Request]], n_requests: int) -> Progress:
+    def run(
+        self,
+        labelled: Iterable[tuple[str, Request]],
+        n_requests: int,
+        follow: Follow = lambda label: (),
+    ) -> Progress:
         """Ask for every request that has no answer on the ledger yet; memory does not grow with
-        their number.
+        their number. `follow` says what is to be asked after each that is over.
 
         Raises StoppedError when the budget is reached, the key refused, the balance empty, the
         provider fails for good or Ctrl-C is pressed; InputError when nobody answers at all or
@@ -163,7 +172,7 @@ class LedgerClient:
         self.ledger.start_run(n_requests)
         spent = self.ledger.spent()
         progress = Progress(spent=spent, spent_before=spent, limit=self.options.concurrency)
-        scheduler = Scheduler(self.endpoint, self.ledger, self.options, progress)
+        scheduler = Scheduler(self.endpoint, self.ledger, self.options, progress, follow)
         try:
             asyncio.run(scheduler.run(iter(labelled)))
         finally:
@@ -190,9 +199,17 @@ class Scheduler:
     """Work off requests: start items as places become free, retry them, and stop in order."""
 
     def __init__(
-        self, endpoint: Endpoint, ledger: Ledger, options: RunOptions, progress: Progress
+        self,
+        endpoint: Endpoint,
+        ledger: Ledger,
+        options: RunOptions,
+        progress: Progress,
+        follow: Follow,
     ) -> None:
         self.progress = progress
+        self._follow = follow
+        self._followers = deque[tuple[str, Request]]()
+        """What answers called for and has not begun."""
         self._endpoint, self._ledger, self._options = endpoint, ledger, options
         self._target, self._retry = endpoint.target, options.retry
         self._find_missing = _guard(options.find_missing)
@@ -234,10 +251,11 @@ class Scheduler:
     async def _start_items(self, labelled: Iterator[tuple[str, Request]]) -> None:
         """Start items as long as there is room for them."""
         n_most = self._limit.cap * (1 + WAITING_PER_PLACE)
-        for label, request in labelled:
+        while (item := await self._next_item(labelled)) is not None:
+            label, request = item
             key = item_key(self._target.name, self._target.model, request)
             if key not in self._in_progress and self._ledger.is_complete(key):
-                await self._count_cached()
+                await self._count_cached(label)
                 continue
             while len(self._tasks) >= n_most and not self._stopping.is_set():
                 await self._wait_for_news()
@@ -247,6 +265,23 @@ class Scheduler:
             task = asyncio.create_task(self._answer(key, label, request))
             self._tasks.add(task)
             task.add_done_callback(self._end_task)
+
+    async def _next_item(
+        self, labelled: Iterator[tuple[str, Request]]
+    ) -> tuple[str, Request] | None:
+        """Return what to ask next, what answers called for first; None once nothing can come."""
+        while not self._followers:
+            if (item := next(labelled, None)) is not None or not self._tasks:
+                return item
+            if self._stopping.is_set():
+                return None
+            await self._wait_for_news()
+        return self._followers.popleft()
+
+    def _add_followers(self, label: str) -> None:
+        n_before = len(self._followers)
+        self._followers.extend(self._follow(label))
+        self.progress.n_added += len(self._followers) - n_before
 
     async def _wait_for_news(self) -> None:
         self._has_news.clear()
@@ -295,7 +330,7 @@ class Scheduler:
             self._limit.leave()
             await self._in_progress[key].wait()
             if self._ledger.is_complete(key):
-                await self._count_cached()
+                await self._count_cached(label)
                 return
             if not await self._limit.enter():
                 return
@@ -326,7 +361,7 @@ class Scheduler:
                 self.progress.trouble = self._describe_trouble(result)
                 is_exhausted = self._retry.is_exhausted(len(outcomes), n_unusable)
                 if not result.outcome.is_retryable or is_exhausted:
-                    self._count_done(result)
+                    self._count_done(label, result)
                     return
                 if partial is None or not self._can_resume(partial, request):
                     request = _with_room(request, result)
@@ -417,16 +452,18 @@ class Scheduler:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    def _count_done(self, result: AttemptResult) -> None:
+    def _count_done(self, label: str, result: AttemptResult) -> None:
         if result.outcome is AttemptOutcome.COMPLETE:
             self.progress.n_new += 1
         else:
             self.progress.n_failed += 1
             self.progress.last_error = result.error
+        self._add_followers(label)
         self._report()
 
-    async def _count_cached(self) -> None:
+    async def _count_cached(self, label: str) -> None:
         self.progress.n_cached += 1
+        self._add_followers(label)
         self._report()
         await asyncio.sleep(0)  # a long run of cached items must not starve the streams
 

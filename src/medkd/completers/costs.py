@@ -8,6 +8,7 @@ Not done here: what was already paid (`distill.bill`).
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from os.path import commonprefix
+from typing import NamedTuple
 
 from medkd.completers.ledger import LedgerReader, item_key
 from medkd.completers.providers import Target, estimate_tokens
@@ -21,14 +22,26 @@ MIN_KNOWN = 5
 """Answers on a ledger from which their mean length is trusted."""
 
 
+class Expected(NamedTuple):
+    """A request that a run may send, and the probability that it will."""
+
+    request: Request
+    chance: float = 1.0
+
+
 class Forecast(Record):
     """A job priced and not sent."""
 
     teacher: str
     model: str
     requests: int
+    """Answers wanted at most."""
     answered: int
     """Of them, on the ledger already: they cost nothing."""
+    n_expected: float
+    """Answers that are likely to be bought, where not all of the others are sure to be."""
+    note: str = ""
+    """What that expectation rests on."""
     n_prompt: int
     """Tokens of the prompts still to send."""
     n_shared: int
@@ -44,7 +57,8 @@ class Forecast(Record):
     dear: float | None
     """Money at the peak price; None if there is none."""
     at_most: float | None
-    """Money if every answer ran to --max-tokens, at this hour's price and with no cache."""
+    """Money if every answer were bought and ran to --max-tokens, at this hour's price and with no
+    cache."""
 
     @property
     def to_buy(self) -> int:
@@ -55,9 +69,12 @@ class Forecast(Record):
         price = "price unknown"
         if self.now is not None:
             price = f"about {self.now:.4f} {self.currency}, at most {self.at_most:.4f}"
+        to_buy = "the rest costs"
+        if self.n_expected < self.to_buy:
+            to_buy = f"about {self.n_expected:,.0f} of the others are expected, for"
         return (
             f"{self.teacher} {self.model}: {self.requests:,} requests, {self.answered:,} of them "
-            f"on the ledger; the rest costs {price}"
+            f"on the ledger; {to_buy} {price}{f'; {self.note}' if self.note else ''}"
         )
 
     def render(self) -> str:
@@ -65,9 +82,12 @@ class Forecast(Record):
         source = "the mean on the ledger"
         if self.is_assumed:
             source = "assumed: no answers on the ledger to go by"
+        to_buy = f"{self.to_buy:,} to buy"
+        if self.n_expected < self.to_buy:
+            to_buy = f"about {self.n_expected:,.0f} to buy, at most {self.to_buy:,}; {self.note}"
         lines = [
             f"{self.teacher} {self.model}: {self.requests:,} answers wanted, {self.answered:,} on "
-            f"the ledger, {self.to_buy:,} to buy",
+            f"the ledger, {to_buy}",
             f"prompts  about {self.n_prompt:,} tokens, {self.n_shared:,} of them the constant text "
             "that the context cache makes cheap",
             f"answers  about {self.n_answer:,} tokens, {self.mean_answer:,.0f} each ({source})",
@@ -86,29 +106,36 @@ class Forecast(Record):
 
 
 def forecast(
-    requests: Iterable[Request], target: Target, ledger: LedgerReader, max_tokens: int
+    expected: Iterable[Expected],
+    target: Target,
+    ledger: LedgerReader,
+    max_tokens: int,
+    note: str = "",
 ) -> Forecast:
     """Price those of the requests that have no answer on the ledger."""
-    n_answered = n_to_buy = n_prompt = 0
+    n_answered = n_to_buy = n_prompt_most = 0
+    n_expected = n_prompt_expected = 0.0
     start: str | None = None
     is_thinking = False
-    for request in requests:
+    for request, chance in expected:
         if ledger.is_complete(item_key(target.name, target.model, request)):
             n_answered += 1
             continue
-        n_to_buy += 1
         text = "\n".join(message.content for message in request.messages)
-        n_prompt += estimate_tokens([text])
+        n_tokens = estimate_tokens([text])
+        n_to_buy, n_prompt_most = n_to_buy + 1, n_prompt_most + n_tokens
+        n_expected, n_prompt_expected = n_expected + chance, n_prompt_expected + chance * n_tokens
         is_thinking |= bool(request.sampling.thinking)
         start = text if start is None else commonprefix([start, text])  # noqa: RUF071 - by characters, as the cache does
-    n_shared = estimate_tokens([start or ""]) * max(n_to_buy - 1, 0)
+    n_prompt = round(n_prompt_expected)
+    n_shared = round(estimate_tokens([start or ""]) * max(n_expected - 1, 0))
     n_known, mean = ledger.answer_lengths(target.name, target.model)
     is_assumed = n_known < MIN_KNOWN
     if is_assumed:
         mean = float(min(ASSUMED_TOKENS[is_thinking], max_tokens))
-    n_answer = round(mean * n_to_buy)
+    n_answer = round(mean * n_expected)
     usage = Usage(prompt=n_prompt, cache_hit=n_shared, completion=n_answer)
-    most = Usage(prompt=n_prompt, completion=max_tokens * n_to_buy)
+    most = Usage(prompt=n_prompt_most, completion=max_tokens * n_to_buy)
     now = target.price_at(datetime.now(UTC))
     dear = target.provider.models[target.model].peak_price if target.is_priced else None
     return Forecast(
@@ -116,6 +143,8 @@ def forecast(
         model=target.model,
         requests=n_answered + n_to_buy,
         answered=n_answered,
+        n_expected=round(n_expected, 2),
+        note=note,
         n_prompt=n_prompt,
         n_shared=n_shared,
         n_answer=n_answer,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from medkd.completers.client import LedgerClient, Progress, RunOptions
-from medkd.completers.costs import forecast
+from medkd.completers.client import Follow, LedgerClient, Progress, RunOptions
+from medkd.completers.costs import Expected, forecast
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, find_target
@@ -63,14 +63,19 @@ class Session(LedgerClient):
 
     def announce(self, requests: Iterable[Request], max_tokens: int) -> None:
         """Say what requests will cost before they are sent."""
-        ahead = forecast(requests, self.target, self.ledger, max_tokens)
+        ahead = forecast(map(Expected, requests), self.target, self.ledger, max_tokens)
         if ahead.to_buy:
             print(f"{self.name}: {ahead.summarise()}", file=sys.stderr, flush=True)
 
-    def run(self, labelled: Iterable[tuple[str, Request]], n_requests: int) -> Progress:
+    def run(
+        self,
+        labelled: Iterable[tuple[str, Request]],
+        n_requests: int,
+        follow: Follow = lambda label: (),
+    ) -> Progress:
         """Ask as `LedgerClient.run` does, under a bar that shows the cost."""
         with Bar(self.name, n_requests, unit="answers") as self._bar:
-            return super().run(labelled, n_requests)
+            return super().run(labelled, n_requests, follow)
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer requests in memory, in their order; their price is said first."""

@@ -177,7 +177,8 @@ def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
 
 def _rename(config: type[BaseModel], values: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Put former spellings of fields into the present ones, with one line of notice for each."""
-    given = dict(values)
+    words = [name for name in config.model_fields if name.endswith("_")]  # `from` is Python's
+    given = {f"{key}_" if f"{key}_" in words else key: value for key, value in values.items()}
     former: Mapping[str, str] = config.renamed if issubclass(config, Options) else {}
     for old, new in former.items():
         if old not in given:

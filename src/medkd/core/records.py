@@ -149,6 +149,8 @@ class Rationale(Record):
     id: NonEmpty
     question: Question
     sample: int = 0
+    fault: str = ""
+    """Of a correction: where the student's reasoning went wrong, as the teacher says."""
     reasoning: str
     answer: str
     finish_reason: str

@@ -52,7 +52,7 @@ _OF_ONE_TASK = ("template", "needs", "min_characters")
 """Fields of `question` that belong to the sections beside them: no file inherits them that lists
 sections of its own."""
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-_ENCLOSING = re.compile(r"<([A-Za-z_-]+)>\{(?:question|reference)\}</\1>")
+_ENCLOSING = re.compile(r"<([A-Za-z_-]+)>\{(?:question|reference|attempt)\}</\1>")
 
 T = TypeVar("T")
 
@@ -127,6 +127,8 @@ class TeacherPart(Options):
     """Holds `{reference}` and `{question}`."""
     solve: Texts
     """Holds `{question}`."""
+    correct: Texts
+    """Holds `{reference}`, `{attempt}`, the student's wrong answer, and `{question}`."""
     blind: Texts
     """What a model is asked to see whether it answers the same (`verify --blind`); holds
     `{question}`."""
@@ -194,6 +196,8 @@ class Task(Options):
             _check_placeholders("teacher.rationalize", text, {"question", "reference"})
         for text in self.teacher.solve.values():
             _check_placeholders("teacher.solve", text, {"question"})
+        for text in self.teacher.correct.values():
+            _check_placeholders("teacher.correct", text, {"question", "reference", "attempt"})
         for text in self.teacher.blind.values():
             _check_placeholders("teacher.blind", text, {"question"})
         if not all(self.student.instructions.values()):
@@ -206,14 +210,16 @@ class Task(Options):
             return "zh" if is_chinese else "en"
         return self.language
 
-    def fill(self, prompt: str, question: str, reference: str = "") -> str:
+    def fill(self, prompt: str, question: str, reference: str = "", attempt: str = "") -> str:
         """Fill in a prompt of this task; the texts cannot close the tags that they stand in.
 
         >>> load_task("diagnosis").fill("<record>{question}</record>", "发热</record>")
         '<record>发热＜/record></record>'
         """
-        texts = {"question": question, "reference": reference}
-        prompts = (*self.teacher.rationalize.values(), *self.teacher.solve.values())
+        texts = {"question": question, "reference": reference, "attempt": attempt}
+        teacher = self.teacher
+        listed = (teacher.rationalize, teacher.solve, teacher.correct)
+        prompts = [text for texts_of in listed for text in texts_of.values()]
         tags = {tag for text in prompts for tag in _ENCLOSING.findall(text)}
         tag = re.compile(rf"<(?=/?(?:{'|'.join(sorted(tags)) or '$.'})\b)", re.IGNORECASE)
         return _PLACEHOLDER.sub(

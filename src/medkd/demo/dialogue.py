@@ -6,6 +6,7 @@ Not done here: serving and the form on the wire (`demo.teacher`), the medicine (
 """
 
 import json
+import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Asked:
     limit: int
     is_streamed: bool
     wants_usage_apart: bool
+    skill: float = 1.0
+    """Share of the questions to which the teacher finds the answer by itself."""
 
     @property
     def question(self) -> str:
@@ -83,7 +86,7 @@ class Reply:
         )
 
 
-def read_request(body: Any) -> Asked:
+def read_request(body: Any, skill: float = 1.0) -> Asked:
     """Read the body of a request; raises ValueError, KeyError or TypeError where it is none."""
     messages = list(body["messages"])
     prefix = None
@@ -100,6 +103,7 @@ def read_request(body: Any) -> Asked:
         limit=body.get("max_tokens") or body.get("max_completion_tokens") or 4096,
         is_streamed=bool(body.get("stream")),
         wants_usage_apart=bool((body.get("stream_options") or {}).get("include_usage")),
+        skill=skill,
     )
 
 
@@ -140,7 +144,10 @@ def make_reply(asked: Asked, seed: int, fault: Fault | None, n_cached: int) -> R
 def _say(asked: Asked, seed: int) -> tuple[str, str]:
     if said := answer_json(asked.messages):
         return "", said
-    reasoning, answer = think(asked.question, seed)
+    reasoning, answer = think(asked.question, seed, asked.skill)
+    if _last_tagged(asked.question, "attempt"):
+        say = load_knowledge("zh" if is_chinese(asked.question) else "en").say
+        return "", f"<fault>{say('fault')}</fault>\n{thinking.write(reasoning, answer)}"
     return (reasoning, answer) if asked.is_thinking else ("", thinking.write(reasoning, answer))
 
 
@@ -162,9 +169,10 @@ def _go_on(asked: Asked, seed: int) -> tuple[str, str, int]:
     return asked.prefix[0] + reasoning[len(reasoning) // 2 :], content, len(before)
 
 
-def think(message: str, seed: int) -> tuple[str, str]:
+def think(message: str, seed: int, skill: float = 1.0) -> tuple[str, str]:
     """Return reasoning and answer for a prompt of any shipped task, in the prompt's language: to
-    the tagged answer where there is one, else to what the clinic knows."""
+    the tagged answer where there is one, else to what the clinic knows. A share `skill` of the
+    blind answers is right; in the others a disease is taken for its neighbour."""
     record = _last_tagged(message, "record")
     question = record or _last_tagged(message, "question") or message
     told = _TAG.sub("", message.replace(question, "")).strip() or question
@@ -175,7 +183,11 @@ def think(message: str, seed: int) -> tuple[str, str]:
     options = dict(_OPTION.findall(question))
     if options and answer and set(answer) <= set(options):
         return explain_choice(question, options, answer, language), answer
-    if record and answer is not None and load_knowledge(language).find(answer):
+    known = load_knowledge(language).find(answer) if record and answer is not None else None
+    if known and answer:
+        draw = random.Random(f"{seed} {record}")
+        if draw.random() >= skill and not _last_tagged(message, "reference"):
+            answer = draw.choice([d.name for d in known[0].diseases if d.name != answer])
         return explain(question, answer, seed, language), answer
     if answer is None:
         say = load_knowledge(language).say

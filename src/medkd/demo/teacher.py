@@ -96,7 +96,7 @@ class RehearsalTeacher(LocalServer):
     async def _complete(self, request: "web.Request") -> "web.StreamResponse":
         self.bill.requests += 1
         try:
-            asked = read_request(json.loads(await request.read()))
+            asked = read_request(json.loads(await request.read()), self._manner.skill)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             return _refuse(422, "a body with messages of role and content is needed")
         if asked.prefix and self._manner.prefix is Prefix.REFUSES:
@@ -255,6 +255,8 @@ class Manner:
     prefix: Prefix
     streams: int
     """Requests it takes at once; any number for 0."""
+    skill: float
+    """Share of blind answers that are right."""
 
 
 def serve_teacher(
@@ -266,15 +268,17 @@ def serve_teacher(
     script: Iterable[Fault | None] = (),
     prefix: Prefix = Prefix.GOES_ON,
     streams: int = 0,
+    skill: float = 1.0,
 ) -> RehearsalTeacher:
     """Make a teacher on 127.0.0.1, at any free port for 0; it serves inside `with`.
 
     `faults` is the rate of requests that go wrong, `script` what the first requests meet; text
     begins `latency_s` after a request and comes with `pace_s` between its pieces; more than
-    `streams` requests at once meet 429. Raises InputError where the port is taken.
+    `streams` requests at once meet 429; of blind answers a share `skill` is right. Raises
+    InputError where the port is taken.
     """
     return RehearsalTeacher(
-        port, FaultPlan(faults, seed, script), Manner(latency_s, pace_s, prefix, streams)
+        port, FaultPlan(faults, seed, script), Manner(latency_s, pace_s, prefix, streams, skill)
     )
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from medkd.completers.costs import Forecast, forecast
+from medkd.completers.costs import Forecast
 from medkd.completers.ledger import FILE_NAME, BillDay, BillLine, open_reader
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.core.errors import InputError
 from medkd.core.records import Record
 from medkd.core.stage_output import read_manifest
-from medkd.distill.stage import Config, choose_target, find_questions, list_requests, make_asking
+from medkd.distill.stage import Config, forecast_job
 
 HEAD = ("model", "outcome", "attempts", "prompt", "cached", "answer", "reasoning", "paid")
 HEAD_WASTED = ("wasted", "tokens wasted")
@@ -58,9 +58,10 @@ def bill(path: Path) -> Bill:
         for currency, amount in amounts.items()
     }
     if ahead := _forecast_rerun(ledger_path):
-        n_missing = ahead.to_buy
-        is_unpriced = n_missing and ahead.now is None
-        rerun = {} if is_unpriced else {ahead.currency: round(ahead.now or 0.0, 6)}
+        n_missing = round(sum(one.n_expected for one in ahead))
+        is_unpriced = any(one.n_expected and one.now is None for one in ahead)
+        sums = _sum_by_currency((one.currency, one.now or 0.0) for one in ahead)
+        rerun = {} if is_unpriced else sums
     unknown = (line for line in lines if line.outcome == AttemptOutcome.UNKNOWN)
     return Bill(
         path=str(ledger_path),
@@ -78,20 +79,17 @@ def bill(path: Path) -> Bill:
     )
 
 
-def _forecast_rerun(ledger_path: Path) -> Forecast | None:
-    """Price a rerun of the stage that the ledger belongs to; None if its config or its questions
+def _forecast_rerun(ledger_path: Path) -> list[Forecast]:
+    """Price a rerun of the stage that the ledger belongs to; nothing if its config or its questions
     can no longer be read."""
     try:
         written = read_manifest(ledger_path.parent).config
         known = {key: value for key, value in written.items() if key in Config.model_fields}
         config = Config.model_validate(known)
-        target = choose_target(config, is_key_needed=False)
-        asking, questions = make_asking(config, target.model), find_questions(config)
         with open_reader(ledger_path) as ledger:
-            requests = list_requests(questions, asking, ledger.recall_from(target))
-            return forecast(requests, target, ledger, config.max_tokens)
+            return forecast_job(config, ledger)
     except (InputError, ValidationError):
-        return None
+        return []
 
 
 def render(found: Bill) -> str:

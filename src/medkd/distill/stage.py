@@ -6,38 +6,39 @@ Not done here: judging what came back (`verify`), asking and paying (`completers
 """
 
 import contextlib
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, field_validator, model_validator
 
 from medkd.completers.client import LedgerClient, Progress, RunOptions
-from medkd.completers.costs import forecast
+from medkd.completers.costs import MIN_KNOWN, Expected, Forecast, forecast
 from medkd.completers.endpoint import Endpoint
-from medkd.completers.ledger import FILE_NAME, Ledger, open_reader
+from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, open_reader
 from medkd.completers.providers import Target, When, check_budget, find_target
-from medkd.core.completer import Completion, Request, Sampling
+from medkd.core.completer import Sampling
 from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError
-from medkd.core.jsonl import RecordReader, resolve_input
-from medkd.core.privacy import AcceptIdentified, check_deidentified
+from medkd.core.jsonl import resolve_input, write_atomically
+from medkd.core.privacy import AcceptIdentified
 from medkd.core.progress import Bar
-from medkd.core.records import Cost, Question, Rationale
+from medkd.core.records import Cost
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
-from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
-from medkd.distill.prompts import Mode, PromptSetup, find_missing_part, read_parts
-from medkd.grading.graders import get_grader
+from medkd.core.task import TaskFile, find_task, list_task_inputs
+from medkd.distill.courses import Course, Method, distill, recall_course, recall_courses
+from medkd.distill.prompts import Mode, PromptSetup, find_missing_part
+from medkd.distill.questions import QuestionFile, find_attempt_file, read_attempts
 
 RATIONALES = "rationales.jsonl"
-KEPT_BYTES = 64 * 2**20
-"""A file of questions up to this size is parsed once and kept; a larger one is read anew."""
-Recall = Callable[[Request], Completion | None]
-"""Returns what a ledger holds for a request."""
+WRONG = "wrong.jsonl"
+"""Whole answers that turned out wrong: what `merge --pairs` sets against the right ones."""
+ASSUMED_CHANCE = 0.5
+"""Share of right samples before a ledger knows better."""
 
 
 class Config(StageConfig):
@@ -56,12 +57,21 @@ class Config(StageConfig):
     providers: Annotated[Path | None, RUNTIME, NAMES_KEY] = None
     """File in the form of providers.yaml, which adds to it and overrides it: a model, a price, a
     whole provider."""
+    teachers: tuple[str, ...] = ()
+    """Several providers in place of --teacher, separated by commas, the cheapest first
+    (`deepseek,openai:gpt-5.4`): the next one is asked where nobody before it was right."""
     mode: Mode = "rationalize"
     """`rationalize` asks for the reasoning to the known answer, `solve` lets the teacher think
-    blind."""
+    blind, `correct` has it mend the student's wrong reasoning (--from)."""
+    until_right: Annotated[int | None, Field(ge=1, le=1000)] = None
+    """Most samples of a question: they are bought one after another until --keep are right."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 1
+    """With --until-right: right answers of a question that are enough."""
     fallback: Literal["", "rationalize"] = ""
-    """With `--mode solve`: `rationalize` asks for the reasoning to the known answer if the blind
-    one was wrong."""
+    """`rationalize` asks for the reasoning to the known answer where no other one was right."""
+    from_: Annotated[Path | None, RUNTIME] = None
+    """With `--mode correct`: the student's answers to these questions, a directory of evaluate or
+    select."""
     task: TaskFile = ""
     """Task file, where the questions are of a task of your own."""
     samples: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -82,7 +92,9 @@ class Config(StageConfig):
     """Most requests under way at once, within the provider's cap; fewer while the server
     throttles."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0, allow_inf_nan=False)] = None
-    """Most money this directory's ledger may come to, in the provider's currency; a hard stop."""
+    """Most money the ledger may come to, in the provider's currency; a hard stop."""
+    ledger: Annotated[Path | None, RUNTIME] = None
+    """Ledger that several steps share, for one budget and one bill; default: in --out."""
     when: Annotated[When, RUNTIME] = "now"
     """`off-peak` sends only in the provider's cheap hours and waits for them."""
     dry_run: Annotated[bool, RUNTIME] = False
@@ -90,190 +102,29 @@ class Config(StageConfig):
     accept_identified: AcceptIdentified = False
     """Send rows without deidentified_by too."""
 
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _split_teachers(cls, value: Any) -> Any:
+        listed = [value] if isinstance(value, str) else value
+        return [name.strip() for one in listed for name in str(one).split(",") if name.strip()]
 
-class Teacher(Protocol):
-    """Whoever answers requests and remembers the answers, as `completers.client` does."""
-
-    def run(self, labelled: Iterable[tuple[str, Request]], n_requests: int) -> object: ...
-    def recall(self, request: Request) -> Completion | None: ...
-
-
-class Asking(NamedTuple):
-    """How questions are asked: first, and again if the first answer is not right."""
-
-    model: str
-    first: PromptSetup
-    fallback: PromptSetup | None = None
-    n_samples: int = 1
-
-
-def distill(
-    questions: Iterable[Question],
-    teacher: Teacher,
-    asking: Asking,
-    n_questions: int,
-    show: Callable[[str, int], contextlib.AbstractContextManager[object]] | None = None,
-) -> Iterator[Rationale]:
-    """Have a teacher explain questions; yield a rationale for each sample of each, in their order.
-
-    `questions` is iterated several times. `show` opens the display of a round of requests. Raises
-    what stops the teacher before the first rationale is yielded; `recall_rationales` yields what
-    there is.
-    """
-    show = show or (lambda name, n: contextlib.nullcontext())
-    n_requests = n_questions * asking.n_samples
-    with show("distill", n_requests):
-        teacher.run(((q.id, r) for q, r in first_requests(questions, asking)), n_requests)
-    grades: dict[str, bool] = {}
-    # Graded here, before the event loop runs again.
-    n_wrong = sum(1 for _ in fallback_requests(questions, asking, teacher.recall, grades))
-    if n_wrong:
-        again = fallback_requests(questions, asking, teacher.recall, grades)
-        with show("rationalize", n_wrong):
-            teacher.run(((q.id, r) for q, r in again), n_wrong)
-    yield from recall_rationales(questions, asking, teacher.recall, grades)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.keep > (self.until_right or 1):
+            raise ValueError("keep: more than until_right buys; raise --until-right")
+        if self.until_right and self.samples > 1:
+            raise ValueError("samples: --until-right decides how many are bought; leave it out")
+        if self.fallback and self.mode == "rationalize":
+            raise ValueError("fallback: the mode is rationalize already; use --mode solve")
+        if (self.mode == "correct") != (self.from_ is not None):
+            raise ValueError("mode: correct needs --from, the student's answers, and nothing else")
+        if self.teachers and (self.model or self.base_url):
+            raise ValueError("teachers: each names its own model (name:model); leave --model out")
+        return self
 
 
-def first_requests(
-    questions: Iterable[Question], asking: Asking
-) -> Iterator[tuple[Question, Request]]:
-    """Yield the requests of every question, one a sample."""
-    for question in questions:
-        for sample in range(asking.n_samples):
-            yield question, asking.first.make_request(question, sample)
-
-
-def fallback_requests(
-    questions: Iterable[Question],
-    asking: Asking,
-    recall: Recall,
-    grades: dict[str, bool],
-    is_answered_only: bool = False,
-) -> Iterator[tuple[Question, Request]]:
-    """Yield the fallback requests of all that the first ones brought no right answer to.
-
-    `grades` keeps what was graded. `is_answered_only` leaves out what has no answer yet, which may
-    still turn out right.
-    """
-    for question, first in first_requests(questions, asking) if asking.fallback else ():
-        if is_answered_only and not ((found := recall(first)) and found.complete):
-            continue
-        if asking.fallback and not _is_right(question, first, asking, recall, grades):
-            yield question, asking.fallback.make_request(question, first.sample)
-
-
-def recall_rationales(
-    questions: Iterable[Question], asking: Asking, recall: Recall, grades: dict[str, bool]
-) -> Iterator[Rationale]:
-    """Yield the rationale of everything that was asked."""
-    for question, request in first_requests(questions, asking):
-        completion, mode = recall(request), asking.first.mode
-        if asking.fallback and not _is_right(question, request, asking, recall, grades):
-            found = recall(asking.fallback.make_request(question, request.sample))
-            if found:
-                completion = _add_price(found, completion)
-                mode = asking.fallback.mode
-        if completion:
-            yield make_rationale(question, request.sample, completion, asking.model, mode)
-
-
-def make_rationale(
-    question: Question, sample: int, completion: Completion, model: str, mode: Mode
-) -> Rationale:
-    """Make the record of what a teacher said, whole or not."""
-    parts = read_parts(completion.reasoning, completion.text)
-    return Rationale(
-        id=question.id if sample == 0 else f"{question.id}#{sample}",
-        question=question,
-        sample=sample,
-        reasoning=parts.reasoning,
-        answer=parts.answer,
-        finish_reason=completion.finish_reason,
-        complete=completion.complete and bool(parts.reasoning and parts.answer),
-        model=model,
-        mode=mode,
-        attempts=completion.attempts,
-        usage=completion.usage,
-        cost=completion.cost,
-    )
-
-
-def _is_right(
-    question: Question, request: Request, asking: Asking, recall: Recall, grades: dict[str, bool]
-) -> bool:
-    """Tell whether the answer to a first request is right; of a free text, whether it is not
-    wrong: rules cannot tell more."""
-    key = f"{question.id}#{request.sample}"
-    if key not in grades:
-        completion = recall(request)
-        if completion is None or not completion.complete:
-            return False
-        answer = read_parts(completion.reasoning, completion.text).answer
-        kind = asking.first.find_task(question.task).answer.kind
-        found = get_grader(kind)(answer, question.reference, known=question.known)
-        grades[key] = found.principal or (kind == "text" and not found.decided)
-    return grades[key]
-
-
-def _add_price(completion: Completion, before: Completion | None) -> Completion:
-    """Add what the first answer cost to the fallback's."""
-    if before is None:
-        return completion
-    amount = before.cost.amount + completion.cost.amount
-    return completion.model_copy(
-        update={
-            "usage": before.usage + completion.usage,
-            "cost": Cost(amount=amount, currency=completion.cost.currency),
-            "attempts": before.attempts + completion.attempts,
-        }
-    )
-
-
-class QuestionFile:
-    """The questions of a file, to be iterated several times; broken lines are counted and named."""
-
-    def __init__(self, path: Path, accept_identified: bool = False, task: str = "") -> None:
-        _refuse_raw_cases(path)
-        self.path = path
-        self.reader = RecordReader(path, Question, made_by="prepare")
-        is_kept = path.stat().st_size <= KEPT_BYTES
-        self._kept = list(self.reader) if is_kept else None
-        tasks: set[str] = set()
-        marks: list[str] = []
-        for question in self._kept or self.reader:
-            marks.append(question.deidentified_by)
-            tasks.add(question.task)
-        self.n_questions = len(marks)
-        check_deidentified(marks, path, "the teacher", accept_identified)
-        check_tasks(tasks, task, path)
-
-    def __iter__(self) -> Iterator[Question]:
-        if self._kept is not None:
-            yield from self._kept
-            return
-        with self.path.open("rb") as file:
-            for line in file:
-                with contextlib.suppress(ValidationError):
-                    yield Question.model_validate_json(line)
-
-
-def _refuse_raw_cases(path: Path) -> None:
-    """Refuse a file that begins with a case nobody has de-identified, whatever else is wrong."""
-    with path.open("rb") as file:
-        first = next((line for line in file if line.strip()), b"")
-    try:
-        record = json.loads(first)
-    except (ValueError, RecursionError):
-        return
-    if isinstance(record, dict) and "sections" in record and "deidentified_by" not in record:
-        raise InputError(
-            f'{path}:1: a raw case, no deidentified_by; run "medkd deidentify" and "medkd prepare" '
-            "first"
-        )
-
-
-def make_asking(config: Config, model: str) -> Asking:
-    """Choose the prompts of a config and set their sampling."""
+def make_method(config: Config, models: Sequence[str]) -> Method:
+    """Choose the prompts of a config, set their sampling, and read what is to be corrected."""
 
     def set_up(mode: Mode) -> PromptSetup:
         thinks = config.thinking if config.thinking is not None else mode == "solve"
@@ -285,26 +136,43 @@ def make_asking(config: Config, model: str) -> Asking:
         )
         return PromptSetup(mode, sampling, partial(find_task, given=config.task))
 
-    has_fallback = config.fallback and config.mode == "solve"
-    fallback = set_up("rationalize") if has_fallback else None
-    return Asking(model, set_up(config.mode), fallback, config.samples)
-
-
-def choose_target(config: Config, is_key_needed: bool = True) -> Target:
-    """Find the model that a config asks."""
-    return find_target(
-        config.teacher,
-        config.model,
-        config.base_url,
-        config.providers,
-        config.prefix,
-        is_key_needed,
+    return Method(
+        models,
+        set_up(config.mode),
+        set_up("rationalize") if config.fallback else None,
+        n_courses=config.samples,
+        n_tries=config.until_right or 1,
+        n_keep=config.keep,
+        attempts=read_attempts(config.from_, config.task).wrong if config.from_ else {},
     )
 
 
-def find_questions(config: Config) -> QuestionFile:
-    """Find and read the questions of a config."""
-    return QuestionFile(find_question_file(config), config.accept_identified, config.task)
+def choose_targets(config: Config, is_key_needed: bool = True) -> list[Target]:
+    """Find the models that a config asks, in their order."""
+    asked = [(name, model, "") for name, _, model in (t.partition(":") for t in config.teachers)]
+    prefix = config.prefix
+    found = [
+        find_target(name, model, base_url, config.providers, prefix, is_key_needed)
+        for name, model, base_url in asked or [(config.teacher, config.model, config.base_url)]
+    ]
+    if config.budget is not None and len({t.provider.currency for t in found}) > 1:
+        raise InputError("--budget: the teachers charge in several currencies; leave it out")
+    return found
+
+
+def find_questions(config: Config, method: Method) -> QuestionFile:
+    """Find and read the questions of a config: all, or those whose attempt is to be corrected."""
+    path = find_question_file(config)
+    if config.from_ is None:
+        return QuestionFile(path, config.accept_identified, config.task)
+    questions = QuestionFile(path, config.accept_identified, config.task, method.attempts.keys())
+    asked = read_attempts(config.from_, config.task).asked
+    if not any(question.id in asked for question in questions.reader):
+        raise InputError(
+            f"{config.from_}: answers none of the questions of {path}; evaluate the student on "
+            "these (medkd select, or medkd evaluate --split train), or name another --input"
+        )
+    return questions
 
 
 def find_question_file(config: Config) -> Path:
@@ -312,51 +180,81 @@ def find_question_file(config: Config) -> Path:
     return resolve_input(config.input, "questions.jsonl", made_by="prepare")
 
 
-def list_requests(
-    questions: Iterable[Question], asking: Asking, recall: Recall
-) -> Iterator[Request]:
-    """Yield the requests that a run would send, as far as they are known before it."""
-    for _, request in first_requests(questions, asking):
-        yield request
-    for _, request in fallback_requests(questions, asking, recall, {}, is_answered_only=True):
-        yield request
+def forecast_job(config: Config, ledger: LedgerReader) -> list[Forecast]:
+    """Price what a run would still buy, one forecast a teacher: as expected and at worst."""
+    targets = choose_targets(config, is_key_needed=False)
+    method = make_method(config, [target.model for target in targets])
+    questions = find_questions(config, method)
+    recalls = [ledger.recall_from(target) for target in targets]
+
+    def recall_all() -> Iterator[Course]:
+        for question in questions:
+            for course in method.start(question):
+                yield recall_course(course, lambda at, r: recalls[at](r), is_complete_only=True)
+
+    graded = [0, 0]
+    for course in recall_all() if method.needs_grade else ():
+        for heard in course.heard:
+            graded[0] += heard.is_right and heard.ask.mode == method.first.mode
+            graded[1] += heard.ask.mode == method.first.mode
+    is_known = graded[1] >= MIN_KNOWN
+    chance = graded[0] / graded[1] if is_known else ASSUMED_CHANCE
+
+    def expect(place: int) -> Iterator[Expected]:
+        for course in recall_all():
+            for heard in course.heard:
+                if heard.ask.teacher == place:
+                    yield Expected(heard.ask.request)
+            for ask, share in course.list_chances(chance):
+                if ask.teacher == place:
+                    yield Expected(ask.request, share)
+
+    note = ""
+    if method.needs_grade:
+        source = f"of {graded[1]} answers on the ledger" if is_known else "assumed"
+        note = f"a sample is right in {chance:.0%} ({source})"
+    return [
+        forecast(expect(place), target, ledger, config.max_tokens, note)
+        for place, target in enumerate(targets)
+    ]
 
 
 def run(config: Config) -> Manifest:
-    """Ask the teacher for every question that the ledger holds no answer to, then write the
+    """Ask the teachers for every question that the ledger holds no answer to, then write the
     rationales."""
+    ledger_path = config.ledger or config.out / FILE_NAME
     if config.dry_run:
-        target = choose_target(config, is_key_needed=False)
-        asking = make_asking(config, target.model)
-        questions = find_questions(config)
-        with open_reader(config.out / FILE_NAME) as reader:
-            requests = list_requests(questions, asking, reader.recall_from(target))
-            print(forecast(requests, target, reader, config.max_tokens).render())
+        with open_reader(ledger_path) as reader:
+            for ahead in forecast_job(config, reader):
+                print(ahead.render())
         return Manifest(stage="distill", identity="", config=config.model_dump(mode="json"))
     path = find_question_file(config)
+    targets = choose_targets(config, is_key_needed=not is_finished(config.out))
     if not is_finished(config.out):  # refuse before anything is read or written
-        check_budget(choose_target(config), config.budget, config.when)
-    questions = QuestionFile(path, config.accept_identified, config.task)
+        for target in targets:
+            check_budget(target, config.budget, config.when)
+    method = make_method(config, [target.model for target in targets])
+    questions = find_questions(config, method)
+    attempts = {"from": find_attempt_file(config.from_)} if config.from_ else {}
     with open_stage_output(
         "distill",
         config,
-        {"input": questions.path, **list_task_inputs(config.task)},
-        [RATIONALES],
+        {"input": path, **attempts, **list_task_inputs(config.task)},
+        [RATIONALES, WRONG],
         libraries=["aiohttp"],
         follows_inputs=True,
     ) as space:
         if not space.is_finished:
-            with Ledger(space.path(FILE_NAME)) as ledger:
-                _distill_into(space, config, questions, ledger)
+            with Ledger(ledger_path) as ledger:
+                _distill_into(space, config, method, questions, ledger)
         return space.manifest
 
 
 def _distill_into(
-    space: StageOutput, config: Config, questions: QuestionFile, ledger: Ledger
+    space: StageOutput, config: Config, method: Method, questions: QuestionFile, ledger: Ledger
 ) -> None:
     """Distil and write; a stop writes what there is and is raised again."""
-    display = _Display(choose_target(config))
-    asking = make_asking(config, display.target.model)
+    display = _Display(choose_targets(config))
     options = RunOptions(
         concurrency=config.concurrency,
         budget=config.budget,
@@ -364,71 +262,111 @@ def _distill_into(
         find_missing=find_missing_part,
         on_progress=display.update,
     )
-    teacher = LedgerClient(Endpoint(display.target), ledger, options)
-    reasons = Counter[str]()
-
-    def write(rationales: Iterable[Rationale]) -> None:
-        reasons.clear()
-        counted = _count_incomplete(rationales, reasons)
-        space.manifest.counts.kept = space.write_records(RATIONALES, counted)
-
+    teachers = [LedgerClient(Endpoint(target), ledger, options) for target in display.targets]
+    tally = _Tally()
     space.read(questions.reader.n_read)
     space.drop_all(questions.reader.dropped())
-    n_questions = questions.n_questions
+    space.drop("student_right", questions.n_left_out)
+    if method.needs_grade and questions.n_questions:
+        for ahead in forecast_job(config, ledger):
+            print(f"distill: {ahead.summarise()}", file=sys.stderr, flush=True)
     try:
-        write(distill(questions, teacher, asking, n_questions, display.open))
+        if not questions.n_questions:
+            print("distill: nothing to buy: no question is left to ask", file=sys.stderr)
+        else:
+            courses = distill(questions, teachers, method, questions.n_questions, display.open)
+            _write(space, courses, tally)
     except (StoppedError, KeyboardInterrupt):
         with contextlib.suppress(MedkdError):  # the first stop is the one to report
-            write(recall_rationales(questions, asking, teacher.recall, {}))
+            recalled = recall_courses(questions, method, lambda at, r: teachers[at].recall(r))
+            _write(space, recalled, tally)
         raise
     finally:
-        _write_facts(space, teacher, asking, reasons)
-    if reasons:
-        listed = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        _write_facts(space, teachers, method, tally, config.ledger is not None)
+    if tally.incomplete:
+        listed = ", ".join(f"{n} {reason}" for reason, n in tally.incomplete.most_common())
         print(
             f"distill: {listed}; to ask for these again, run it with --overwrite: the ledger stays",
             file=sys.stderr,
         )
 
 
+@dataclass
+class _Tally:
+    """What came of the questions, in numbers."""
+
+    incomplete: Counter[str] = field(default_factory=Counter[str])
+    n_right: Counter[int] = field(default_factory=Counter[int])
+    """Right answers of a question to the number of such questions."""
+    n_wrong: int = 0
+    amount: float = 0.0
+
+
+def _write(space: StageOutput, courses: Iterable[Course], tally: _Tally) -> None:
+    """Write what is kept of each course and what was wrong, each to its file."""
+    tally.__init__()
+    n_kept = 0
+    with (
+        write_atomically(space.path(RATIONALES)) as kept,
+        write_atomically(space.path(WRONG)) as wrong,
+    ):
+        for course in courses:
+            tally.n_right[course.n_right] += 1
+            tally.amount += sum(heard.completion.cost.amount for heard in course.heard)
+            for rationale in course.list_kept():
+                n_kept += 1
+                if not rationale.complete:
+                    tally.incomplete[rationale.finish_reason] += 1
+                kept.write(rationale.model_dump_json() + "\n")
+            for rationale in course.list_wrong():
+                tally.n_wrong += 1
+                wrong.write(rationale.model_dump_json() + "\n")
+    space.manifest.counts.kept = n_kept
+
+
 def _write_facts(
-    space: StageOutput, teacher: LedgerClient, asking: Asking, reasons: Counter[str]
+    space: StageOutput,
+    teachers: Sequence[LedgerClient],
+    method: Method,
+    tally: _Tally,
+    is_shared: bool,
 ) -> None:
-    target, totals = teacher.target, teacher.totals
-    amount = round(teacher.ledger.spent(), 6)
-    space.manifest.cost = Cost(amount=amount, currency=target.provider.currency)
+    amount = tally.amount if is_shared else teachers[0].ledger.spent()
+    currency = teachers[0].target.provider.currency
+    space.manifest.cost = Cost(amount=round(amount, 6), currency=currency)
+    totals = sum((teacher.totals for teacher in teachers), Counter[str]())
     space.manifest.facts |= {
-        "mode": asking.first.mode,
-        "model": asking.model,
-        "teacher": target.name,
-        "incomplete": reasons.total(),
+        "mode": method.first.mode,
+        "model": ", ".join(method.models),
+        "teacher": ", ".join(teacher.target.name for teacher in teachers),
+        "incomplete": tally.incomplete.total(),
         "answered_before": totals["cached"],
         "bought": totals["new"],
         "failed": totals["failed"],
     }
-
-
-def _count_incomplete(
-    rationales: Iterable[Rationale], reasons: Counter[str]
-) -> Iterator[Rationale]:
-    for rationale in rationales:
-        if not rationale.complete:
-            reasons[rationale.finish_reason] += 1
-        yield rationale
+    if method.needs_grade:
+        space.manifest.facts |= {
+            "right_by_question": {str(n): k for n, k in sorted(tally.n_right.items())},
+            "wrong": tally.n_wrong,
+        }
 
 
 class _Display:
     """A progress bar for each round of requests."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self.targets = targets
         self._bar: Bar | None = None
+        self._place = self._n_requests = 0
 
-    def open(self, name: str, n_requests: int) -> Bar:
+    def open(self, place: int, n_requests: int) -> Bar:
+        self._place, self._n_requests = place, n_requests
+        name = "distill" if len(self.targets) == 1 else f"ask {self.targets[place].model}"
         self._bar = Bar(name, total=n_requests, unit="answers")
         return self._bar
 
     def update(self, progress: Progress) -> None:
         if self._bar:
-            note = progress.describe(self.target, self._bar.total or 0)
+            self._bar.total = self._n_requests + progress.n_added
+            note = progress.describe(self.targets[self._place], self._n_requests)
             self._bar.reach(progress.n_done, progress.n_cached, note)

@@ -5,7 +5,7 @@ done here: measuring; the sums themselves (`train.memory`, the providers' prices
 """
 
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from medkd.core.errors import MedkdError
 from medkd.core.i18n import Texts
 from medkd.core.records import Usage
 from medkd.core.stage_output import Manifest, read_manifest
-from medkd.distill.stage import choose_target, find_questions, first_requests, make_asking
+from medkd.distill.stage import choose_targets, find_questions, make_method
 from medkd.models.inspect import ModelShape, read_headers, read_json
 from medkd.models.load import TINY, tiny_dir
 from medkd.stages import STAGES
@@ -109,15 +109,16 @@ def read_shape(model: str) -> ModelShape | None:
 def estimate_price(config: Any) -> str:
     """Estimate what the teacher will be paid, by the length of the first requests; empty where no
     price is known."""
-    target = choose_target(config, is_key_needed=False)
+    target = choose_targets(config, is_key_needed=False)[0]
     price = target.price_at(datetime.now(UTC))
-    questions = find_questions(config)
-    requests = first_requests(questions, make_asking(config, target.model))
-    written = [request for _, request in islice(requests, N_PRICED)]
+    method = make_method(config, [target.model])
+    questions = find_questions(config, method)
+    courses = chain.from_iterable(map(method.start, islice(questions, N_PRICED)))
+    written = [course.next_wave()[0].request for course in courses]
     if price is None or not written:
         return ""
     texts = [message.content for request in written for message in request.messages]
-    n_all = sum(1 for _ in questions) * config.samples
+    n_all = questions.n_questions * config.samples
     thinks = bool(written[0].sampling.thinking)
     usage = Usage(
         prompt=round(estimate_tokens(texts) * n_all / len(written)),
