@@ -1,7 +1,7 @@
 """A completer that pays for every answer once: an endpoint asked over a ledger.
 
 In: requests, each with the id of its record. Out: answers; failures with their reason.
-Not done here: one attempt (`completers.recorder`), limits (`completers.limits`).
+Not done here: one attempt (`completers.endpoint`), limits (`completers.limits`).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 
-from medkd.completers.endpoint import Endpoint
+from medkd.completers.endpoint import AttemptRecord, AttemptRecorder, Endpoint, prompt_texts
 from medkd.completers.ledger import Charge, Ledger, item_key
 from medkd.completers.limits import (
     RESUME_HINT,
@@ -27,7 +27,6 @@ from medkd.completers.limits import (
 )
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Price, Target, When, check_budget, estimate_tokens
-from medkd.completers.recorder import AttemptRecord, AttemptRecorder, prompt_texts
 from medkd.completers.resume import (
     FindMissing,
     MissingPart,

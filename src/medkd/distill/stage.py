@@ -31,8 +31,14 @@ from medkd.core.records import Cost
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
 from medkd.core.task import TaskFile, find_task, list_task_inputs
 from medkd.distill.courses import Course, Method, distill, recall_course, recall_courses
-from medkd.distill.prompts import Mode, PromptSetup, find_missing_part
-from medkd.distill.questions import QuestionFile, find_attempt_file, read_attempts
+from medkd.distill.prompts import (
+    Mode,
+    PromptSetup,
+    QuestionFile,
+    find_attempt_file,
+    find_missing_part,
+    read_attempts,
+)
 
 RATIONALES = "rationales.jsonl"
 WRONG = "wrong.jsonl"
