@@ -14,7 +14,7 @@ from medkd.cli.overview import COMMANDS
 WIDTH = 110
 HEAD = """# Commands
 
-What `medkd COMMAND --help` prints; `make docs` writes this page. The flags of a stage
+What `medkd COMMAND --help-all` prints; `make docs` writes this page. The flags of a stage
 are the fields of its `Config`: the same names, with `_` for `-`, stand in a recipe, and in a
 stage's `manifest.json`.
 
@@ -35,7 +35,7 @@ def read_help(name: str) -> str:
     console = Console(
         file=page, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False
     )
-    cli.build_app([name]).help_print([name], console=console)
+    cli.build_app([name, "--help-all"]).help_print([name], console=console)
     return "\n".join(line.rstrip() for line in page.getvalue().strip().split("\n"))
 
 

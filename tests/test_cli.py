@@ -1,5 +1,8 @@
+import ast
+import importlib
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -9,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from medkd import __version__
-from medkd.cli.app import run_command
-from medkd.cli.overview import COMMANDS
-from medkd.core.config import read_recipe
+from medkd.cli.app import build_app, run_command
+from medkd.cli.flags import DETACH_HELP, PARTS, RECIPE_HELP, TRUST_HELP
+from medkd.cli.overview import COMMANDS, LOOK, MACHINE, RUN, STAGE
+from medkd.cli.place import BEGINNINGS, read_help
+from medkd.core.config import StageConfig, describe, read_recipe
+from medkd.core.i18n import Texts, load_catalogue
 from medkd.core.jsonl import write_json, write_records
 from medkd.core.records import RawCase
 from medkd.core.stage_output import read_manifest
@@ -19,6 +25,7 @@ from medkd.core.task import load_task
 from medkd.pipeline import check_consent
 from medkd.stages import STAGES
 
+ROOT = Path(__file__).parents[1]
 CASE = {
     "title": "发热",
     "department": "内科",
@@ -62,21 +69,18 @@ def test_help_lists_every_command_and_each_stage_explains_its_fields(
     assert all(f" {name} " in listed for name in COMMANDS)
     assert "not a medical device" in " ".join(listed.split())
     for name, stage in STAGES.items():
-        assert run_command([name, "--help"]) == 0
+        assert run_command([name, "--help-all"]) == 0
         shown = capsys.readouterr().out
         assert all(
-            f"--{field.replace('_', '-')}" in shown for field in stage.load().Config.model_fields
+            f"--{field.strip('_').replace('_', '-')}" in shown
+            for field in stage.load().Config.model_fields
         ), name
-
-
-def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command([]) == 0
-    assert "collect" in capsys.readouterr().out
 
 
 def test_the_version_is_that_of_the_package() -> None:
     done = start("--version")
-    assert done.communicate()[0].strip() == __version__
+    said = done.communicate()[0]
+    assert said.startswith(f"medkd {__version__}, Python 3.") and " computes on c" in said
     assert done.returncode == 0
 
 
@@ -95,8 +99,8 @@ def test_the_version_is_that_of_the_package() -> None:
             "there is no 'web'; choose from iiyi, files",
         ),
         (["collect", "leftover"], "leftover"),
-        (["verify", "--out", "x"], "medkd verify: input is missing; give --input"),
-        (["verify", "--input", "x"], "medkd verify: out is missing; give --out"),
+        (["verify", "--out", "x"], "medkd verify: input is missing; add --input"),
+        (["verify", "--input", "x"], "medkd verify: out is missing; add --out"),
         (["run"], "RECIPE is missing"),
         (["collect", "--out"], "--out: has no value; write one after it"),
         (["collect", "--out", "x", "--out", "y"], "--out: is given more than once"),
@@ -171,10 +175,9 @@ def test_a_stage_runs_says_what_came_out_and_is_not_done_twice(
         str(tmp_path / "out"),
     ]
     assert run_command(words) == 0
-    assert (
-        capsys.readouterr().out
-        == f"collect: 1 in, 1 kept; see {tmp_path / 'out' / 'manifest.json'}\n"
-    )
+    said, following = capsys.readouterr().out.splitlines()
+    assert said == f"collect: 1 in, 1 kept; see {tmp_path / 'out' / 'manifest.json'}"
+    assert following.startswith(f"next: medkd deidentify --input {tmp_path / 'out'} --out ")
     made = (tmp_path / "out" / "raw_cases.jsonl").stat().st_mtime_ns
     assert run_command(words) == 0
     assert (tmp_path / "out" / "raw_cases.jsonl").stat().st_mtime_ns == made
@@ -584,3 +587,90 @@ def test_tasks_and_recipes_are_listed_and_copied(
     assert "is there already" in capsys.readouterr().err
     assert run_command(["tasks", "show", "diagnosi"]) == 2
     assert "did you mean 'diagnosis'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_help_has_three_examples_that_parse_and_a_page(name: str) -> None:
+    told = read_help(name)
+    assert len(told["examples"]) == 3 and (ROOT / "docs" / "en" / f"{told['page']}.md").exists()
+    for line in told["examples"]:
+        words = shlex.split(line)[1:]
+        words = words[: words.index(">")] if ">" in words else words
+        build_app(words, Texts("en")).parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_the_first_fields_are_shown_and_all_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--model" in shown and "--lora-rank" not in shown and "--help-all" in shown
+    for name in STAGES:
+        fields = STAGES[name].load().Config.model_fields
+        first = read_help(name)["first"]
+        needed = {field for field, info in fields.items() if info.is_required()}
+        assert needed <= {*first} <= fields.keys() and len(first) == 5, name
+
+
+def test_all_missing_flags_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = fail(capsys, "train", "--epochs", "1")
+    assert code == 2
+    assert line.startswith("medkd train: out, model, input are missing; add --out, --model")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_completes_commands_and_fields(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "deidentify" in script and "min-grounded" in script
+
+
+def list_texts() -> set[str]:
+    """List the texts of the command line that a person reads in their language."""
+    found = {RUN, STAGE, LOOK, MACHINE, *(command.summary for command in COMMANDS.values())}
+    found |= {said for _, said in BEGINNINGS} | {RECIPE_HELP, TRUST_HELP, DETACH_HELP, *PARTS}
+    configs = [StageConfig]
+    for command in COMMANDS.values():
+        module, _, function = command.place.partition(":")
+        loaded = importlib.import_module(module)
+        if function:
+            doc = getattr(loaded, function).__doc__.partition("\n    Parameters\n")[2]
+            parts = re.split(r"(?m)^( {4}\w.*\n)", doc)[2::2]
+            found |= {" ".join(part.split()) for part in parts}
+        elif command.group != STAGE:
+            configs.append(loaded.Config)
+    found |= {describe(field) for config in configs for field in config.model_fields.values()}
+    for path in (ROOT / "src/medkd/cli").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".of", "say")):
+                found |= {a.value for a in node.args[1:2] if isinstance(a, ast.Constant)}
+    return found
+
+
+def test_the_command_line_speaks_chinese_and_nothing_is_left_over(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {key[4:] for key in load_catalogue("zh") if key.startswith("cli\x04")}
+    assert own == list_texts()
+    assert run_command(["--help", "--lang", "zh"]) == 0
+    assert "研究软件" in capsys.readouterr().out
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert run_command(["merge", "--help"]) == 0
+    assert "必填" in capsys.readouterr().out
+
+
+def test_without_a_command_one_is_told_where_one_is_and_what_comes_next(
+    tmp_path: Path, cases_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command([]) == 0
+    assert "medkd demo" in capsys.readouterr().out
+    out = "runs/my/collect"
+    assert (
+        run_command(["collect", "--source", "files", "--input", str(cases_path), "--out", out]) == 0
+    )
+    following = f"next: medkd deidentify --input {out} --out runs/my/deidentify"
+    assert following in capsys.readouterr().out
+    assert run_command([]) == 0
+    said = capsys.readouterr().out
+    assert "runs/my: the newest of 1 runs here" in said and following in said

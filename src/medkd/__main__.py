@@ -20,15 +20,17 @@ def _stop(_number: int, _frame: object) -> None:
 signal.signal(signal.SIGINT, _stop)
 signal.signal(signal.SIGTERM, _stop)
 
-from medkd.cli.overview import is_overview, write_overview  # noqa: E402 - the handlers come first
+from medkd.cli.overview import is_overview, take_language, write_overview  # noqa: E402 - late
+from medkd.core.i18n import Texts  # noqa: E402
 
 
 def main() -> NoReturn:
     """Answer a command line that names no command, or load what runs one."""
-    if not is_overview(sys.argv[1:]):
+    language, arguments = take_language(sys.argv[1:])
+    if not is_overview(arguments):
         importlib.import_module("medkd.cli.app").main()
     with suppress(BrokenPipeError):
-        print(write_overview(sys.argv[1:]), flush=True)
+        print(write_overview(arguments, Texts(language)), flush=True)
     os._exit(0)
 
 

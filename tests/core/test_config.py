@@ -38,7 +38,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one() -> None:
 def test_a_missing_field_is_named_with_its_flag() -> None:
     assert (
         refuse({"out": "a"})
-        == "demo.yaml: stage: model is missing; give --model or write it in the recipe"
+        == "demo.yaml: stage: model is missing; add --model, or write it in the recipe"
     )
 
 

@@ -16,7 +16,7 @@ from medkd.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "src/medkd/recipes").glob("*.yaml"))
 GENERATED = ROOT / "docs" / "en" / "commands.md"
 STAND_INS = {"MODEL": "medkd:tiny", "DIR": "runs/x", "FILE": "file.json"}
 

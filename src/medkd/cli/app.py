@@ -24,10 +24,27 @@ from cyclopts import App, CycloptsError
 
 from medkd import __version__
 from medkd.background_jobs import state_dir
-from medkd.cli.flags import explain_usage, make_command, make_stage_command
-from medkd.cli.overview import COMMANDS, FORMER_NAMES, is_overview, write_overview
+from medkd.cli.flags import (
+    ENGLISH,
+    Page,
+    explain_usage,
+    make_command,
+    make_stage_command,
+    translate_doc,
+    write_examples,
+)
+from medkd.cli.overview import (
+    COMMANDS,
+    FORMER_NAMES,
+    HELP,
+    HELP_ALL,
+    is_overview,
+    take_language,
+    write_overview,
+)
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
+from medkd.core.i18n import Texts
 from medkd.stages import STAGES
 
 SPINS = ("GOMP_SPINCOUNT", "1000")
@@ -70,11 +87,13 @@ def run_command(arguments: list[str]) -> int:
         name = FORMER_NAMES[arguments[0]]
         print(f"notice: medkd {arguments[0]} is now called {name}", file=sys.stderr)
         arguments = [name, *arguments[1:]]
+    language, arguments = take_language(arguments)
+    texts = Texts(language)
     try:
         if is_overview(arguments):
-            print(write_overview(arguments))
+            print(write_overview(arguments, texts))
             return 0
-        code = build_app(arguments)(arguments, exit_on_error=False, print_error=False)
+        code = build_app(arguments, texts)(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return _fail(InputError(explain_usage(error, arguments)))
     except MedkdError as error:
@@ -178,32 +197,60 @@ def uses_torch(arguments: list[str]) -> bool:
     return bool(arguments) and arguments[0] in COMMANDS and COMMANDS[arguments[0]].uses_torch
 
 
-def build_app(arguments: list[str]) -> App:
+def build_app(arguments: list[str], texts: Texts = ENGLISH) -> App:
     """Build the command line of the command that is called; only that one is imported.
 
     Raises InputError for a command that there is not.
     """
-    app = App(
-        name="medkd",
-        help_format="plaintext",
-        result_action="return_value",
-        suppress_keyboard_interrupt=False,
-    )
     name = arguments[0]
     if name not in COMMANDS:
         raise InputError(
             f"medkd: no command {name!r}{did_you_mean(name, COMMANDS)}; see `medkd --help`"
         )
-    app.command(_load(name, arguments), name=name, help=COMMANDS[name].summary)
+    app = _make_app()
+    _add_command(app, Page(name, texts, HELP_ALL in arguments), arguments)
     return app
 
 
-def _load(name: str, arguments: list[str]) -> Callable[..., Any]:
-    if name in STAGES:
-        return make_stage_command(name, arguments)
-    module_name, _, function = COMMANDS[name].place.partition(":")
+def build_whole_app() -> App:
+    """Build the command line of all commands with all their fields; each is imported."""
+    app = _make_app()
+    for name in COMMANDS:
+        _add_command(app, Page(name), [name])
+    return app
+
+
+def _make_app() -> App:
+    return App(
+        name="medkd",
+        help_flags=HELP,
+        help_format="plaintext",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+
+
+def _add_command(app: App, page: Page, arguments: list[str]) -> None:
+    """Load a command and add it, with its help."""
+    command = COMMANDS[page.name]
+    app.command(
+        _load(page, arguments),
+        name=page.name,
+        help=page.texts.of("cli", command.summary),
+        help_epilogue=write_examples(page),
+    )
+
+
+def _load(page: Page, arguments: list[str]) -> Callable[..., Any]:
+    if page.name in STAGES:
+        return make_stage_command(page, arguments)
+    module_name, _, function = COMMANDS[page.name].place.partition(":")
     module = importlib.import_module(module_name)
-    return getattr(module, function) if function else make_command(name, module)
+    if not function:
+        return make_command(page, module)
+    found = getattr(module, function)
+    translate_doc(found, page.texts)
+    return found
 
 
 def configure_for_torch() -> None:

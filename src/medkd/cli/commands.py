@@ -10,9 +10,13 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
+from medkd.cli import app
 from medkd.cli.flags import read_value, start_detached
+from medkd.cli.overview import take_language
+from medkd.cli.place import fill_next
 from medkd.core.config import RECIPES, did_you_mean, list_recipes
 from medkd.core.errors import InputError
+from medkd.core.i18n import Texts
 from medkd.core.jsonl import write_text
 from medkd.core.records import Language
 from medkd.core.task import SHIPPED, load_task, read_shipped_task
@@ -69,7 +73,13 @@ def demo(
     parts = ("demo", road, task, language)
     others = zip(parts, ("demo", "cases", "diagnosis", "zh"), strict=True)
     name = "-".join(["demo", *(part for part, usual in others if part != usual)])
-    run_recipe(RECIPES / recipe, out or Path("runs") / name, overrides, overwrite)
+    done = run_recipe(RECIPES / recipe, out or Path("runs") / name, overrides, overwrite)
+    _say_next("demo", done)
+
+
+def _say_next(name: str, run_dir: Path) -> None:
+    texts = Texts(take_language(sys.argv[1:])[0])
+    print(texts.of("cli", "next: {command}", command=fill_next(name, {"out": run_dir})))
 
 
 ENGLISH: dict[str, Any] = {
@@ -149,7 +159,7 @@ def run(
     if detach:
         start_detached(sys.argv[1:])
         return
-    run_recipe(recipe, out, overrides, overwrite, trust_recipe, lang)
+    _say_next("run", run_recipe(recipe, out, overrides, overwrite, trust_recipe, lang))
 
 
 Action = Literal["list", "show", "copy"]
@@ -226,6 +236,17 @@ def _write_copy(path: Path, text: str) -> None:
         raise InputError(f"{path}: is there already; name another file")
     write_text(path, text)
     print(f"{path} written")
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print what completes commands and fields in your shell.
+
+    Parameters
+    ----------
+    shell
+        bash, zsh or fish.
+    """
+    print(app.build_whole_app().generate_completion(prog_name="medkd", shell=shell))
 
 
 def bill(path: Path, /, *, json: bool = False) -> None:

@@ -6,20 +6,24 @@ argument that it cannot read. Not done here: which commands there are (`cli.app`
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import cyclopts
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from medkd import background_jobs
+from medkd.cli.place import fill_next, read_help
 from medkd.core.config import (
     Options,
     PositionalField,
+    RuntimeField,
     describe,
     did_you_mean,
     find_recipe,
@@ -28,10 +32,12 @@ from medkd.core.config import (
     read_recipe,
 )
 from medkd.core.errors import InputError
+from medkd.core.i18n import Texts
 from medkd.core.stage_output import Manifest
 from medkd.pipeline import check_consent, fill_in
 from medkd.stages import STAGES
 
+ENGLISH = Texts("en")
 DETACH_HELP = "Continue without this terminal; see medkd runs, logs and stop."
 RECIPE_HELP = "Recipe whose section of this stage supplies fields; flags override it."
 TRUST_HELP = (
@@ -39,8 +45,45 @@ TRUST_HELP = (
 )
 
 
-def make_stage_command(name: str, arguments: Sequence[str]) -> Callable[..., None]:
+PARTS = ("Fields", "Fields that decide the result", "How it runs")
+"""Parts of a help: what is needed first, then all else."""
+
+
+class Page(NamedTuple):
+    """What a command's help shows, in which language."""
+
+    name: str
+    texts: Texts = ENGLISH
+    is_whole: bool = True
+    """Show every field, not only those that are needed first."""
+
+    @property
+    def first(self) -> Sequence[str]:
+        """The fields that are needed first; empty where all are."""
+        return read_help(self.name).get("first", ())
+
+    def shows(self, field: str) -> bool:
+        return self.is_whole or not self.first or field in self.first
+
+    def place(self, field: str, decides: bool) -> Group:
+        """Choose the part of the help that a field stands in."""
+        at = 0 if field in self.first or not self.first else 1 if decides else 2
+        return _make_group(self.texts.of("cli", PARTS[at]), at)
+
+    def describe(self, field: str, doc: str) -> str:
+        """Say what a field is: as the studio says it, else as the catalogue has its doc."""
+        hint = self.texts.field(self.name, field, doc)[1]
+        return self.texts.of("cli", doc) if hint == doc else hint
+
+
+@cache
+def _make_group(title: str, at: int) -> Group:
+    return Group(title, sort_key=at)
+
+
+def make_stage_command(page: Page, arguments: Sequence[str]) -> Callable[..., None]:
     """Make the command of a stage; `arguments` is the command line it was called with."""
+    name, texts = page.name, page.texts
     module = STAGES[name].load()
     positional = find_positional(module.Config)
 
@@ -53,36 +96,75 @@ def make_stage_command(name: str, arguments: Sequence[str]) -> Callable[..., Non
     ) -> None:
         given |= {positional: first[0]} if first and positional else {}
         values = read_section(recipe, name, trust_recipe) if recipe else {}
-        config = make_config(module.Config, values | read_values(given), f"medkd {name}")
+        values |= read_values(given)
+        if "lang" in module.Config.model_fields:
+            values.setdefault("lang", texts.language)
+        config = make_config(module.Config, values, f"medkd {name}")
         if detach:
             start_detached(arguments)
             return
         manifest: Manifest = module.run(config)
         if manifest.state == "finished":  # a dry run has already printed its result
-            print(f"{name}: {manifest.describe_counts()}; see {config.out / 'manifest.json'}")
+            counts = manifest.describe_counts()
+            where = config.out / "manifest.json"
+            said = {"name": name, "counts": counts, "where": where}
+            print(texts.of("cli", "{name}: {counts}; see {where}", **said))
+            if following := fill_next(name, manifest.config):
+                print(texts.of("cli", "next: {command}", command=following))
 
     own = [
-        _make_flag("recipe", Path | None, None, Parameter(help=RECIPE_HELP)),
-        _make_flag("trust_recipe", bool, False, _make_switch(TRUST_HELP)),
-        _make_flag("detach", bool, False, _make_switch(DETACH_HELP)),
+        _make_own(page, "recipe", Path | None, None, RECIPE_HELP),
+        _make_own(page, "trust_recipe", bool, False, TRUST_HELP),
+        _make_own(page, "detach", bool, False, DETACH_HELP),
     ]
-    _set_flags(command, sorted([*own, *make_flags(module.Config)], key=lambda flag: flag.kind))
+    _set_flags(
+        command, sorted([*own, *make_flags(module.Config, page)], key=lambda flag: flag.kind)
+    )
     return command
 
 
-def _make_switch(text: str) -> Parameter:
-    return Parameter(help=text, negative=(), show_default=False)
+def _make_own(page: Page, name: str, kind: Any, default: Any, doc: str) -> inspect.Parameter:
+    """Make a flag that every stage has and no `Config`."""
+    text = page.texts.of("cli", doc)
+    show, group = page.shows(name), page.place(name, decides=False)
+    parameter = Parameter(help=text, negative=(), show_default=False, show=show, group=group)
+    return _make_flag(name, kind, default, parameter)
 
 
-def make_command(name: str, module: ModuleType) -> Callable[..., Any]:
+def make_command(page: Page, module: ModuleType) -> Callable[..., Any]:
     """Make the command of a module that is no stage: it prints for itself, and may return an exit
     code."""
 
     def command(**given: Any) -> Any:
-        return module.run(make_config(module.Config, read_values(given), f"medkd {name}"))
+        return module.run(make_config(module.Config, read_values(given), f"medkd {page.name}"))
 
-    _set_flags(command, make_flags(module.Config))
+    _set_flags(command, make_flags(module.Config, page))
     return command
+
+
+def translate_doc(function: Callable[..., Any], texts: Texts) -> None:
+    """Put what a function's docstring says of its parameters into another language."""
+    head, mark, parameters = (function.__doc__ or "").partition("\n    Parameters\n")
+    parts = re.split(r"(?m)^( {4}\w.*\n)", parameters)
+    said = [
+        part if at % 2 else f"        {texts.of('cli', ' '.join(part.split()))}\n"
+        for at, part in enumerate(parts)
+    ]
+    if mark and texts.language != "en":
+        function.__doc__ = head + mark + parts[0] + "".join(said[1:])
+
+
+def write_examples(page: Page) -> str:
+    """Write what stands below the fields of a help: how to see all, examples, and a link."""
+    say, told = page.texts.of, read_help(page.name)
+    lines: list[str] = []
+    if page.first and not page.is_whole:
+        lines += [say("cli", "medkd {name} --help-all shows all fields.", name=page.name), ""]
+    lines += [say("cli", "Examples"), *(f"  {line}" for line in told.get("examples", ()))]
+    if "page" in told:
+        where = f"docs/{page.texts.language}/{told['page']}.md"
+        lines += ["", say("cli", "More: {where}", where=where)]
+    return "\n".join(lines)
 
 
 def find_positional(config: type[BaseModel]) -> str:
@@ -115,14 +197,15 @@ def read_section(recipe: Path, name: str, is_trusted: bool) -> dict[str, Any]:
     return fill_in(name, dict(fields), content)
 
 
-def make_flags(config: type[BaseModel]) -> list[inspect.Parameter]:
-    """Make keyword parameters of the fields of a config.
+def make_flags(config: type[BaseModel], page: Page) -> list[inspect.Parameter]:
+    """Make keyword parameters of the fields of a config, those that are needed first at the head.
 
     Each is optional: the recipe, which is read later, may supply it. Former names of fields are
     flags too, which the help does not show.
     """
     former = config.renamed if issubclass(config, Options) else {}
-    names = {**{name: name for name in config.model_fields}, **former}
+    shown = [name for name in page.first if name in config.model_fields]
+    names = {name: name for name in (*shown, *config.model_fields)} | {**former}
     positional = find_positional(config)
     flags: list[inspect.Parameter] = []
     for name, present in names.items():
@@ -131,8 +214,9 @@ def make_flags(config: type[BaseModel]) -> list[inspect.Parameter]:
         kinds = {kind, *get_args(kind)}
         parameter = Parameter(
             converter=_read_int if int in kinds and not {float, str} & kinds else None,
-            help=f"{describe(field)} ({_show_default(field)})",
-            show=name == present,
+            help=f"{page.describe(name, describe(field))} ({_show_default(field, page.texts)})",
+            show=name == present and page.shows(name),
+            group=page.place(present, decides=not is_marked(field, RuntimeField)),
             show_default=False,
             negative=None if bool in kinds else (),
             consume_multiple=get_origin(kind) in (list, tuple),
@@ -160,13 +244,15 @@ def _set_flags(command: Callable[..., Any], flags: Sequence[inspect.Parameter]) 
     command.__annotations__ = {flag.name: flag.annotation for flag in flags}
 
 
-def _show_default(field: FieldInfo) -> str:
+def _show_default(field: FieldInfo, texts: Texts) -> str:
     if field.is_required():
-        return "required"
+        return texts.of("cli", "required")
     value = field.get_default(call_default_factory=True)
     if isinstance(value, list | tuple):
         value = ", ".join(map(str, value))
-    return "optional" if value in (None, "", {}) else f"default: {value}"
+    if value in (None, "", {}):
+        return texts.of("cli", "optional")
+    return texts.of("cli", "default: {value}", value=value)
 
 
 def read_values(given: dict[str, Any]) -> dict[str, Any]:

@@ -159,11 +159,15 @@ def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
     except RecursionError as error:
         raise InputError(f"{place}: values are nested too deeply; write them flat") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        problems = error.errors(include_url=False)
+        first = problems[0]
         field = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
+        missing = [".".join(map(str, p["loc"])) for p in problems if p["type"] == "missing"]
+        if missing:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+            verb = "is" if len(missing) == 1 else "are"
             raise InputError(
-                f"{place}: {field} is missing; give --{field.replace('_', '-')} "
+                f"{place}: {', '.join(missing)} {verb} missing; add {flags}, "
                 "or write it in the recipe"
             ) from error
         said = say_problem(first)

@@ -1,7 +1,7 @@
 """What pages, help and reports say, in English or Chinese: catalogues in gettext's form.
 
-In: `locale/LANGUAGE.po`. Out: texts by their English wording, words by their code (states, reasons,
-outcomes), labels and hints of fields by stage and name.
+In: `locale/LANGUAGE*.po`. Out: texts by their English wording, words by their code (states,
+reasons, outcomes), labels and hints of fields by stage and name.
 """
 
 import ast
@@ -102,8 +102,12 @@ def _fill(text: str, values: dict[str, Any]) -> str:
 @cache
 def load_catalogue(language: str) -> dict[str, str]:
     """Load the catalogue of a language; one that has none says everything in English."""
-    source = files("medkd").joinpath(f"locale/{language}.po")
-    return read_po(source.read_text(encoding="utf-8")) if source.is_file() else {}
+    entries: dict[str, str] = {}
+    for part in ("", ".cli", ".report"):
+        source = files("medkd").joinpath(f"locale/{language}{part}.po")
+        if source.is_file():
+            entries |= read_po(source.read_text(encoding="utf-8"))
+    return entries
 
 
 def read_po(text: str) -> dict[str, str]:
