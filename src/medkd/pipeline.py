@@ -34,7 +34,7 @@ OF_ALL = ("task", "student")
 """Keys at the top of a recipe whose value goes to every step that has such a field."""
 OF_STUDENT = ("train", "reinforce", "evaluate")
 """Stages whose `model` is the student; an adapter that is exported names its own."""
-REFERENCES = ("input", "adapter", "model", "evaluation")
+REFERENCES = ("input", "adapter", "model", "evaluation", "from", "pairs")
 """Fields in which the name of an earlier step means its folder."""
 
 
@@ -182,8 +182,9 @@ def _wire(
         if isinstance(fields.get(field), str) and fields[field].split("/")[0] in done:
             folder = run_dir / fields[field]
             fields[field] = str(folder / "adapter" if field == "adapter" else folder)
-    if isinstance(fields.get("input"), list):
-        fields["input"] = [run_dir / item if item in done else item for item in fields["input"]]
+    for field in ("input", "pairs"):
+        if isinstance(fields.get(field), list):
+            fields[field] = [run_dir / item if item in done else item for item in fields[field]]
     return fields
 
 

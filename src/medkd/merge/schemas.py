@@ -70,7 +70,7 @@ class DropReason(StrEnum):
     CONTAMINATED = "contaminated"
     """Its question holds one of the test split or of a benchmark."""
     OVER_CAP = "over_cap"
-    """Its source was to give fewer rows (`--take`)."""
+    """Its source was to give fewer rows (`--take`, `--replay`)."""
 
 
 class Dropped(NamedTuple):
@@ -123,7 +123,9 @@ def describe_schemas(names: Sequence[str] = ()) -> str:
     )
 
 
-def read_row(row: RawRow, source: SourceFile, repairs: Counter[str]) -> Row | Dropped:
+def read_row(
+    row: RawRow, source: SourceFile, repairs: Counter[str], needs_reasoning: bool = True
+) -> Row | Dropped:
     """Turn one raw row into a `Row`, or say why not; counts what it repaired."""
     if row.problem:
         return Dropped(DropReason.BROKEN, row.problem)
@@ -139,14 +141,12 @@ def read_row(row: RawRow, source: SourceFile, repairs: Counter[str]) -> Row | Dr
         return Dropped(DropReason(error.problem), str(error))
     if found is None:
         return Dropped(DropReason.UNKNOWN_SCHEMA, f"found fields: {name_fields(fields)}")
+    if needs_reasoning and not found.reasoning:
+        return Dropped(DropReason.NO_REASONING, found.no_reasoning)
     return _make_row(found, _find_mark(fields), source, repairs)
 
 
-def _make_row(
-    found: QuestionRow, mark: str, source: SourceFile, repairs: Counter[str]
-) -> Row | Dropped:
-    if not found.reasoning:
-        return Dropped(DropReason.NO_REASONING, found.no_reasoning)
+def _make_row(found: QuestionRow, mark: str, source: SourceFile, repairs: Counter[str]) -> Row:
     question = _take_off_instruction(found.asked, repairs)
     content = "\0".join((question, found.reasoning, found.answer))
     example = Example(

@@ -108,9 +108,11 @@ def select(
     benchmark: Sequence[tuple[str, str]],
     takes: Mapping[str, float],
     traces: int = 1,
+    replay: Mapping[str, float] | None = None,
 ) -> Selection:
     """Choose the rows that stay; `benchmark` holds places and questions, `takes` a share or a
-    number of rows for a source, `traces` the most rows of one question."""
+    number of rows for a source, `traces` the most rows of one question, `replay` the shares of
+    sources of general rows in the others to train on."""
     import numpy as np
 
     choice = _Choice(store)
@@ -121,6 +123,7 @@ def select(
         if contained:
             _drop_contaminated(choice, contained, benchmark)
         _drop_over_cap(choice, takes)
+        _drop_replayed(choice, replay or {})
     order = RowStore.column(store.order) if len(store) else np.zeros(0)
     rows: dict[Split, Sequence[int]] = {}
     for place, split in enumerate(SPLITS):
@@ -257,18 +260,39 @@ def _drop_holders(
 def _drop_over_cap(choice: _Choice, takes: Mapping[str, float]) -> None:
     """Leave of a source as many rows as wanted, the traces of a question together; those that came
     as val or test are not counted and stay."""
+    for source, wanted in takes.items():
+        numbers = _find_free(choice, source)
+        _leave(choice, numbers, round(wanted * len(numbers)) if wanted <= 1 else int(wanted))
+
+
+def _drop_replayed(choice: _Choice, replay: Mapping[str, float]) -> None:
+    """Leave of each source of general rows its share of the other rows to train on."""
     import numpy as np
 
-    is_free = choice.stays & (
-        (RowStore.column(choice.store.is_settled) == 0) | (choice.split == TRAIN)
-    )
+    places = [choice.store.sources.index(name) for name in replay if name in choice.store.sources]
+    is_general = np.isin(RowStore.column(choice.store.source), places)
+    n_others = int((choice.stays & (choice.split == TRAIN) & ~is_general).sum())
+    for source, share in replay.items():
+        if source in choice.store.sources:
+            _leave(choice, _find_free(choice, source), round(share * n_others))
+
+
+def _find_free(choice: _Choice, source: str) -> "NDArray[np.int64]":
+    """Find the rows of a source that may fall."""
+    import numpy as np
+
+    store = choice.store
+    is_settled = RowStore.column(store.is_settled) > 0
+    is_free = choice.stays & (~is_settled | (choice.split == TRAIN))
+    return np.flatnonzero(is_free & (RowStore.column(store.source) == store.sources.index(source)))
+
+
+def _leave(choice: _Choice, numbers: "NDArray[np.int64]", n_wanted: int) -> None:
+    """Drop all but so many rows, in their drawn order."""
+    import numpy as np
+
     order = RowStore.column(choice.store.order).copy()
     for first, further in choice.traces.items():
         order[further] = order[first]
-    for source, wanted in takes.items():
-        numbers = np.flatnonzero(
-            is_free & (RowStore.column(choice.store.source) == choice.store.sources.index(source))
-        )
-        n_wanted = round(wanted * len(numbers)) if wanted <= 1 else int(wanted)
-        for number in numbers[np.argsort(order[numbers], kind="stable")][n_wanted:].tolist():
-            choice.drop(number, DropReason.OVER_CAP)
+    for number in numbers[np.argsort(order[numbers], kind="stable")][n_wanted:].tolist():
+        choice.drop(number, DropReason.OVER_CAP)

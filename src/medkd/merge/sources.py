@@ -34,6 +34,8 @@ SPLIT_FILES: dict[Split, str] = {"train": "train.jsonl", "val": "val.jsonl", "te
 REVIEWED = ("verified.jsonl", "rationales.jsonl")
 REJECTED = ("rejected.jsonl", "undecided.jsonl")
 """Where people may find rows that they take all the same."""
+REPLAY, REPLAY_SHARE = "replay/", 0.1
+"""What the name of a source of general rows begins with, and its share where none is given."""
 MAX_WARNINGS = 10
 """Broken rows named on the screen for one file; all are counted."""
 HAVE_IT_WRITTEN = (
@@ -81,6 +83,23 @@ def find_benchmarks(given: Sequence[Path]) -> list[Path]:
             found.append(one / "test.jsonl")
         else:
             found.append(resolve_input(one, "questions.jsonl", made_by="prepare"))
+    return found
+
+
+def find_replayed(given: Sequence[str]) -> dict[SourceFile, float]:
+    """Read `FILE` or `FILE=SHARE`: the files of general rows, each with its share of the other
+    training rows; raises InputError for a share that is none."""
+    found: dict[SourceFile, float] = {}
+    for one in given:
+        name, _, said = one.rpartition("=")
+        try:
+            share = float(said) if name else REPLAY_SHARE
+        except ValueError:
+            name, share = "", REPLAY_SHARE
+        if not 0 < share <= 10:
+            raise InputError(f"--replay {one}: {share:g} is no share; write {name}=0.1")
+        for source in find_sources([Path(name or one)], ()):
+            found[source._replace(name=f"{REPLAY}{source.name}")] = share
     return found
 
 
@@ -152,8 +171,10 @@ class SourceReader:
     Iterating raises InputError where no row has the fields of a known schema.
     """
 
-    def __init__(self, source: SourceFile, repairs: Counter[str]) -> None:
+    def __init__(self, source: SourceFile, repairs: Counter[str], is_replay: bool = False) -> None:
         self.source = source
+        self._is_replay = is_replay
+        """Whether its rows are general ones: all of them for train, with reasoning or without."""
         self.n_read = 0
         self.dropped: Counter[DropReason] = Counter()
         self.problems: dict[DropReason, str] = {}
@@ -178,9 +199,9 @@ class SourceReader:
         with Bar(f"read {self.source.path.name}") as bar:
             for raw in read_rows(self.source.path):
                 self.n_read += 1
-                found = read_row(raw, self.source, self._repairs)
+                found = read_row(raw, self.source, self._repairs, not self._is_replay)
                 if isinstance(found, Row):
-                    yield found
+                    yield self._bring_to_train(found) if self._is_replay else found
                 else:
                     self._drop(found, raw.place)
                     fields = fields or name_fields(raw.content)
@@ -198,6 +219,11 @@ class SourceReader:
         warn_large_drops(
             self.source.path.name, self.n_read, self.dropped, NEXT_STEPS, self.problems
         )
+
+    def _bring_to_train(self, row: Row) -> Row:
+        """Make a row of any schema a bare one of this source in train."""
+        bare = {"source": self.source.name, "style": "bare", "system": "", "instruction": ""}
+        return row._replace(example=row.example.model_copy(update=bare), split="train")
 
     def _drop(self, dropped: Dropped, place: str) -> None:
         reason, detail = dropped

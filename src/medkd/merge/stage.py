@@ -7,7 +7,7 @@ done here: checking rationales (`verify`), refusing rows that are too long (`tra
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from itertools import chain
@@ -25,13 +25,16 @@ from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import TaskFile, find_task, name_task
 from medkd.merge import writers
 from medkd.merge.decontamination import read_questions
+from medkd.merge.pairs import NAME, Pairing, find_worse_files, read_worse
 from medkd.merge.row_store import SPLITS, RowStore
 from medkd.merge.schemas import DropReason, Row
 from medkd.merge.selection import Selection, select
 from medkd.merge.sources import (
     NEXT_STEPS,
+    REPLAY,
     SourceReader,
     find_benchmarks,
+    find_replayed,
     find_review_files,
     find_sources,
     read_takes,
@@ -47,6 +50,7 @@ WRITES = (
     *(f"{split}.jsonl" for split in SPLITS),
     "test_by_source",
     "messages",
+    NAME,
     "llamafactory",
     "statistics.json",
     "duplicates.json",
@@ -83,6 +87,12 @@ class Config(StageConfig):
     traces: int = Field(default=1, ge=1)
     """Rows of one question that training keeps where their reasoning differs (`distill --samples`);
     val and test hold each question once."""
+    pairs: Annotated[tuple[Path, ...], RUNTIME] = ()
+    """Directories with worse answers to the questions of train, repeated: verify, distill, evaluate
+    or select; the pairs stand in preferences.jsonl."""
+    replay: tuple[str, ...] = ()
+    """General instruction rows mixed into train, repeated: a file, or `FILE=0.2` for a share of the
+    other training rows (default: 0.1)."""
     take: tuple[str, ...] = ()
     """How much of a source, repeated: `medical-o1=0.5` (a share), `hwtcm=5000` (at most so many
     rows)."""
@@ -110,7 +120,7 @@ class Config(StageConfig):
         fields = super().fingerprint_fields()
         return {**fields, "schema": fields.pop("row_schema")}
 
-    @field_validator("input", "against", "row_schema", "take", mode="before")
+    @field_validator("input", "against", "row_schema", "take", "pairs", "replay", mode="before")
     @classmethod
     def _accept_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | Path) else value
@@ -130,7 +140,11 @@ def run(config: Config) -> Manifest:
     sources = find_sources(config.input, config.row_schema)
     benchmarks = find_benchmarks(config.against)
     paths = [source.path for source in sources]
+    worse_files = find_worse_files(config.pairs) if config.pairs else []
+    replayed = find_replayed(config.replay)
     inputs = {"input": paths, "against": benchmarks, "reviews": find_review_files(paths)}
+    inputs |= {"pairs": worse_files} if worse_files else {}
+    inputs |= {"replay": [source.path for source in replayed]} if replayed else {}
     with open_stage_output(
         "merge",
         config,
@@ -144,18 +158,29 @@ def run(config: Config) -> Manifest:
         questions = read_questions(benchmarks) if benchmarks else []
         repairs = Counter[str]()
         readers = [SourceReader(source, repairs) for source in sources]
+        readers += [SourceReader(source, repairs, is_replay=True) for source in replayed]
+        pairing = Pairing(read_worse(worse_files, config.task)) if worse_files else None
         with RowStore(space.directory, config.seed) as store:
-            chosen = merge(chain.from_iterable(readers), config, store, questions, repairs)
+            shares = {source.name: share for source, share in replayed.items()}
+            rows = chain.from_iterable(readers)
+            chosen = merge(rows, config, store, questions, repairs, shares)
             space.read(sum(reader.n_read for reader in readers))
             lost = sum((reader.dropped for reader in readers), chosen.dropped.copy())
             problems = [problem for reader in readers for problem in reader.problems.items()]
             _check_rest(chosen, lost, problems, config)
             space.drop_all({str(reason): n for reason, n in lost.items()})
-            statistics = write_dataset(space, store, chosen, config, count, folder)
+            statistics = write_dataset(space, store, chosen, config, count, folder, pairing)
         _describe(space, statistics, chosen, lost, repairs, config)
+        if replayed:
+            space.manifest.facts["replay"] = sum(
+                space.manifest.facts["sources"].get(source.name, 0) for source in replayed
+            )
+        if pairing:
+            pairing.write(space.directory, folder)
+            space.manifest.facts["pairs"] = pairing.describe()
         if problems:
             space.manifest.facts["first_dropped"] = [f"{why}: {place}" for why, place in problems]
-        writers.write_registry(folder, SPLITS)
+        writers.write_registry(folder, SPLITS, has_pairs=pairing is not None)
         writers.write_recipe(
             folder, [split for split in SPLITS if chosen.rows[split]], *statistics.longest()
         )
@@ -168,9 +193,11 @@ def merge(
     store: RowStore,
     questions: Sequence[tuple[str, str]] = (),
     repairs: Counter[str] | None = None,
+    replay: Mapping[str, float] | None = None,
 ) -> Selection:
     """Put rows into a store one by one and choose among them: no duplicates, nothing of the test
-    split or of a benchmark's `questions` (place and text), as much of a source as wanted."""
+    split or of a benchmark's `questions` (place and text), as much of a source as wanted. `replay`
+    holds sources of general rows with their share of the other training rows."""
     for row in rows:
         row = _simplify(row, Counter() if repairs is None else repairs) if config.simplify else row
         drawn = hash_uniform(config.seed, "split", row.group)
@@ -178,7 +205,9 @@ def merge(
     store.finish_adding()
     takes = read_takes(config.take, store.sources)
     print(f"merge: comparing {len(store)} questions", file=sys.stderr, flush=True)
-    return select(store, config.near, config.contained, questions, takes, config.traces)
+    return select(
+        store, config.near, config.contained, questions, takes, config.traces, replay or {}
+    )
 
 
 def _simplify(row: Row, repairs: Counter[str]) -> Row:
@@ -235,14 +264,16 @@ def write_dataset(
     config: Config,
     count: Count | None,
     folder: Path,
+    pairing: Pairing | None = None,
 ) -> Statistics:
-    """Write every layout in one pass over the rows, and count them."""
+    """Write every layout in one pass over the rows, count them, and pair those of train."""
     statistics = Statistics()
     with Bar("write", total=sum(map(len, chosen.rows.values()))) as bar:
         for split in SPLITS:
             with ExitStack() as stack:
                 outputs = writers.open_writers(space.directory, split, stack)
                 outputs.append(stack.enter_context(writers.open_alpaca(folder, split)))
+                outputs += [pairing.add] if pairing and split == "train" else []
                 if split == "test" and len(store.sources) > 1:
                     outputs.append(writers.open_by_source(space.path("test_by_source"), stack))
                 for examples in _read_styled(store, split, chosen.rows[split], config):
@@ -261,7 +292,9 @@ def _read_styled(
     for start in range(0, len(numbers), _BATCH):
         rows: Iterable[Example] = map(store.read, numbers[start : start + _BATCH])
         yield [
-            set_style(example, split, config.seed, config.bare_share, config.task)
+            example
+            if example.source.startswith(REPLAY)
+            else set_style(example, split, config.seed, config.bare_share, config.task)
             for example in rows
         ]
 

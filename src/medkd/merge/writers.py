@@ -118,8 +118,9 @@ def read_registry(folder: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-def write_registry(folder: Path, splits: Sequence[Split]) -> None:
-    """Enter the splits into the registry; `system` is mapped, or LLaMA-Factory would drop it."""
+def write_registry(folder: Path, splits: Sequence[Split], has_pairs: bool = False) -> None:
+    """Enter the splits, and the preference pairs where there are any, into the registry; `system`
+    is mapped, or LLaMA-Factory would drop it."""
     registry = read_registry(folder)
     for split in splits:
         registry[name_dataset(split)] = {
@@ -131,6 +132,14 @@ def write_registry(folder: Path, splits: Sequence[Split]) -> None:
                 "response": "output",
                 "system": "system",
             },
+        }
+    if has_pairs:
+        sides = {"chosen": "chosen", "rejected": "rejected"}
+        registry["medkd_preferences"] = {
+            "file_name": "medkd_preferences.json",
+            "formatting": "alpaca",
+            "ranking": True,
+            "columns": {"prompt": "instruction", "query": "input", "system": "system", **sides},
         }
     write_json(folder / REGISTRY, registry)
 
