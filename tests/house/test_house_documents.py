@@ -10,6 +10,7 @@ import pytest
 from medkd.cli import app as cli
 from medkd.cli.flags import read_value
 from medkd.cli.overview import is_overview
+from medkd.completers.providers import read_providers
 from medkd.core.config import find_recipe, make_config, read_recipe
 from medkd.pipeline import override, plan
 from medkd.stages import STAGES
@@ -17,7 +18,12 @@ from medkd.stages import STAGES
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 RECIPES = sorted((ROOT / "src/medkd/recipes").glob("*.yaml"))
-GENERATED = ROOT / "docs" / "en" / "commands.md"
+ENGLISH, CHINESE = ROOT / "docs" / "en", ROOT / "docs" / "zh"
+GENERATED = {"en": ENGLISH / "commands.md", "zh": CHINESE / "commands.md"}
+PAIRS = [
+    (ROOT / "README.md", ROOT / "README_zh.md"),
+    *((page, CHINESE / page.relative_to(ENGLISH)) for page in sorted(ENGLISH.rglob("*.md"))),
+]
 STAND_INS = {"MODEL": "medkd:tiny", "DIR": "runs/x", "FILE": "file.json"}
 
 
@@ -86,7 +92,9 @@ def check_recipe(path: Path, fields: dict[str, Any]) -> None:
         plan(content, name(path), Path("runs/x"), False, servers)
 
 
-@pytest.mark.parametrize("path", [page for page in PAGES if page != GENERATED] + RECIPES, ids=name)
+@pytest.mark.parametrize(
+    "path", [page for page in PAGES if page not in GENERATED.values()] + RECIPES, ids=name
+)
 def test_every_command_that_is_written_down_can_be_given(path: Path) -> None:
     for line in find_commands(path):
         try:
@@ -114,14 +122,41 @@ def test_every_link_and_every_make_target_is_there(path: Path) -> None:
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
 
 
-def test_there_is_a_page_for_every_stage() -> None:
-    assert {
-        stage for stage in STAGES if not (ROOT / "docs" / "en" / f"{stage}.md").exists()
-    } == set()
+def test_there_is_a_page_for_every_stage_and_each_page_in_both_languages() -> None:
+    assert {stage for stage in STAGES if not (ENGLISH / f"{stage}.md").exists()} == set()
+    there = set(CHINESE.rglob("*.md"))
+    assert {chinese for _, chinese in PAIRS[1:]} == there
 
 
-def test_the_page_of_commands_is_what_the_commands_say() -> None:
-    written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["make_page"]()
-    assert GENERATED.read_text(encoding="utf-8") == written, (
-        "docs/en/commands.md is out of date; run make docs"
+@pytest.mark.parametrize(("english", "chinese"), PAIRS, ids=name)
+def test_a_page_has_the_same_commands_in_both_languages(english: Path, chinese: Path) -> None:
+    if english != GENERATED["en"]:
+        assert find_commands(chinese) == find_commands(english), f"{name(chinese)}: other commands"
+
+
+@pytest.mark.parametrize("language", GENERATED)
+def test_the_page_of_commands_is_what_the_commands_say(language: str) -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))["make_page"](language)
+    assert GENERATED[language].read_text(encoding="utf-8") == written, (
+        f"{name(GENERATED[language])} is out of date; run make docs"
     )
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README_zh.md"])
+def test_the_prices_of_the_readme_are_those_of_the_providers(readme: str) -> None:
+    rows = re.findall(
+        r"^\| [^|]*\| `([^`]+)` \| (?:CNY |USD )?([\d./ ]+)",
+        (ROOT / readme).read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    prices = {
+        model: (entry.price.cache_hit, entry.price.cache_miss, entry.price.output)
+        for name, provider in read_providers().items()
+        if name != "rehearsal"
+        for model, entry in provider.models.items()
+        if entry.price
+    }
+    told = {
+        model: tuple(float(part) for part in text.split("/")) for model, text in rows if "/" in text
+    }
+    assert told == prices
