@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -50,6 +50,8 @@ class JobResult(BaseModel):
     model_config = ConfigDict(extra="forbid")
     code: int
     ended_at: str = ""
+    problem: dict[str, Any] = {}
+    """Why it did not come to its end, as `Said.to_json` writes it; empty where it did."""
 
 
 def state_dir() -> Path:
@@ -63,7 +65,12 @@ def runs_dir() -> Path:
     return state_dir() / "runs"
 
 
-def start(words: Sequence[str], directory: Path | None = None) -> Job:
+def start(
+    words: Sequence[str],
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Job:
     """Start `medkd WORDS` in a session of its own and return at once."""
     folder = _make_folder(words[0], directory or runs_dir())
     with (folder / "log.txt").open("ab") as log:
@@ -73,10 +80,11 @@ def start(words: Sequence[str], directory: Path | None = None) -> Job:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env={**os.environ, **(environment or {})},
+            cwd=cwd,
         )
-    run = Job(
-        name=folder.name, words=list(words), cwd=Path.cwd(), pid=process.pid, started_at=_now()
-    )
+    at = cwd or Path.cwd()
+    run = Job(name=folder.name, words=list(words), cwd=at, pid=process.pid, started_at=_now())
     write_text(folder / "run.json", run.model_dump_json() + "\n")
     return run
 
@@ -130,7 +138,7 @@ def find_run(name: str, directory: Path | None = None) -> Job:
     if name in runs:
         return runs[name]
     hint = did_you_mean(name, runs) if runs else "; none was started with --detach yet"
-    raise InputError(f"{name}: no such run{hint}")
+    raise InputError("{}: no such run{}", name, hint)
 
 
 def read_state(run: Job, directory: Path | None = None) -> State:
@@ -138,11 +146,17 @@ def read_state(run: Job, directory: Path | None = None) -> State:
     folder = (directory or runs_dir()) / run.name
     if _is_alive(folder):
         return "running"
+    result = read_end(run, directory)
+    return "killed" if result is None or result.code < 0 else STATES.get(result.code, "crashed")
+
+
+def read_end(run: Job, directory: Path | None = None) -> JobResult | None:
+    """Read how a run ended; None where it did not write that down."""
     try:
-        result = JobResult.model_validate_json((folder / "end.json").read_bytes())
+        path = (directory or runs_dir()) / run.name / "end.json"
+        return JobResult.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        return "killed"
-    return "killed" if result.code < 0 else STATES.get(result.code, "crashed")
+        return None
 
 
 def _is_alive(folder: Path) -> bool:

@@ -86,8 +86,12 @@ def check_consent(recipe: Path, content: Mapping[str, Any]) -> None:
             for mark in field.metadata:
                 if isinstance(mark, ConsentField) and not _is_harmless(mark, value, field.default):
                     raise InputError(
-                        f"{recipe}: {section}: {name}: {value!r} {mark.risk}; "
-                        "read the recipe, then allow it with --trust-recipe"
+                        "{}: {}: {}: {!r} {}; read the recipe, then allow it with --trust-recipe",
+                        recipe,
+                        section,
+                        name,
+                        value,
+                        mark.risk,
                     )
 
 
@@ -129,13 +133,15 @@ def plan(
         stage = str(name).split("-")[0]
         if stage not in STAGES:
             known = [*STAGES, "rehearsal", "report", "out", *OF_ALL]
-            raise InputError(f"{place}: unknown section {name!r}{did_you_mean(stage, known)}")
+            raise InputError("{}: unknown section {!r}{}", place, name, did_you_mean(stage, known))
         taken = fill_in(stage, _take_section(fields, name, place), of_all)
         drafts.append((name, stage, _wire(name, stage, taken, run_dir, done, overwrite)))
         done.append(name)
     for name, step in report.items():
         if step not in done:
-            raise InputError(f"{place}: report: {name}: no step {step!r}{did_you_mean(step, done)}")
+            raise InputError(
+                "{}: report: {}: no step {!r}{}", place, name, step, did_you_mean(step, done)
+            )
     for draft in drafts:
         _make_step(draft, place)  # what is wrong is said before a server is started
     _rehearse(drafts, rehearsal, servers, run_dir / "rehearsal", str(of_all["task"] or ""))
@@ -161,10 +167,12 @@ def _take_section(given: Any, name: str, place: str) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, dict):
-        raise InputError(f"{place}: section {name!r} must be a mapping of fields")
+        raise InputError("{}: section {!r} must be a mapping of fields", place, name)
     fields = cast(dict[Any, Any], given)
     if wrong := next((key for key in fields if not isinstance(key, str)), None):
-        raise InputError(f"{place}: section {name!r}: the key {wrong!r} must be text; quote it")
+        raise InputError(
+            "{}: section {!r}: the key {!r} must be text; quote it", place, name, wrong
+        )
     return dict(fields)
 
 

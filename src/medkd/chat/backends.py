@@ -177,8 +177,9 @@ class EndpointBackend:
         splitter.finish()
         if answer.outcome.is_fatal or answer.outcome == AttemptOutcome.UNREACHABLE:
             raise InputError(
-                f"{self.name}: {answer.error or answer.outcome}; check the address, the "
-                "model's name and the key"
+                "{}: {}; check the address, the model's name and the key",
+                self.name,
+                answer.error or answer.outcome,
             )
         why = {
             AttemptOutcome.COMPLETE: str(FinishReason.STOP),
@@ -209,7 +210,7 @@ def open_backend(
     if at and model:
         if adapter is not None:
             raise InputError(
-                f"{name}: an adapter belongs to a model on this machine; leave --adapter out"
+                "{}: an adapter belongs to a model on this machine; leave --adapter out", name
             )
         is_address = place.startswith(("http://", "https://"))
         return EndpointBackend(

@@ -55,6 +55,10 @@ _MALLOC = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}
 NO_MEMORY = "out of memory; lower --batch-size or --max-length and run the same command again"
 
 
+ended_by: list[MedkdError] = []
+"""What this process has ended by, where it did not come to its end."""
+
+
 class TerminatedError(KeyboardInterrupt):
     """SIGTERM arrived; handled as Ctrl-C is, so that all that is done is kept."""
 
@@ -101,7 +105,7 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt as error:
         what = "terminated" if isinstance(error, TerminatedError) else "interrupted"
         return _fail(
-            StoppedError(f"{what}; what was done is kept, the same command continues from there")
+            StoppedError("{}; what was done is kept, the same command continues from there", what)
         )
     except BrokenPipeError:
         _forget_stdout()
@@ -124,8 +128,8 @@ def _explain_import(error: ImportError, arguments: list[str]) -> int:
         return _report_fault(error, arguments)
     return _fail(
         InputError(
-            f"medkd: {error.name} is not installed; "
-            "pip install 'medkd[train]', or make setup in a checkout"
+            "medkd: {} is not installed; pip install 'medkd[train]', or make setup in a checkout",
+            error.name,
         )
     )
 
@@ -173,6 +177,7 @@ def _redact(arguments: list[str]) -> list[str]:
 
 
 def _fail(error: MedkdError) -> int:
+    ended_by.append(error)
     print(f"error: {_one_line(str(error))}", file=sys.stderr)
     return error.exit_code
 
@@ -205,7 +210,7 @@ def build_app(arguments: list[str], texts: Texts = ENGLISH) -> App:
     name = arguments[0]
     if name not in COMMANDS:
         raise InputError(
-            f"medkd: no command {name!r}{did_you_mean(name, COMMANDS)}; see `medkd --help`"
+            "medkd: no command {!r}{}; see `medkd --help`", name, did_you_mean(name, COMMANDS)
         )
     app = _make_app()
     _add_command(app, Page(name, texts, HELP_ALL in arguments), arguments)

@@ -152,8 +152,9 @@ def run(
     for step, given in overrides.items():
         if not isinstance(given, dict):
             raise InputError(
-                f"medkd run: --{step}: unknown option; "
-                "a field of a step is written --collect.input FILE"
+                "medkd run: --{}: unknown option; a field of a step is written "
+                "--collect.input FILE",
+                step,
             )
     overrides |= {key: given for key, given in (("student", student), ("task", task)) if given}
     if detach:
@@ -212,7 +213,7 @@ def recipes(action: Action = "list", name: str = "", file: Path | None = None, /
         return
     name = name.removesuffix(".yaml")
     if name not in shipped:
-        raise InputError(f"recipe {name!r}: no shipped one{did_you_mean(name, shipped)}")
+        raise InputError("recipe {!r}: no shipped one{}", name, did_you_mean(name, shipped))
     text = shipped[name].read_text(encoding="utf-8")
     if action == "show":
         print(text, end="")
@@ -233,7 +234,7 @@ def _is_comment(line: str) -> bool:
 
 def _write_copy(path: Path, text: str) -> None:
     if path.exists():
-        raise InputError(f"{path}: is there already; name another file")
+        raise InputError("{}: is there already; name another file", path)
     write_text(path, text)
     print(f"{path} written")
 

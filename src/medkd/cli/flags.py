@@ -188,10 +188,10 @@ def read_section(recipe: Path, name: str, is_trusted: bool) -> dict[str, Any]:
     content = read_recipe(recipe)
     section = next((key for key in content if str(key).split("-")[0] == name), None)
     if section is None:
-        raise InputError(f"{recipe}: no section {name!r}{did_you_mean(name, list(content))}")
+        raise InputError("{}: no section {!r}{}", recipe, name, did_you_mean(name, list(content)))
     fields = content[section] or {}
     if not isinstance(fields, dict):
-        raise InputError(f"{recipe}: section {section!r} must be a mapping of fields")
+        raise InputError("{}: section {!r} must be a mapping of fields", recipe, section)
     if not is_trusted:
         check_consent(recipe, {section: fields})
     return fill_in(name, dict(fields), content)

@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from medkd import background_jobs
-from medkd.cli.app import run_process
+from medkd.cli.app import ended_by, run_process
 
 TAIL_BYTES = 8192
 
@@ -80,4 +80,5 @@ def stop(run: str, /) -> None:
 if __name__ == "__main__":
     with background_jobs.record_end(Path(sys.argv[1])) as end:
         end.code = run_process(sys.argv[2:])
+        end.problem = ended_by[-1].said.to_json() if ended_by else {}
     sys.exit(end.code)

@@ -85,7 +85,7 @@ def review(
     _review_answers(sample, directory, other_name, name)
     reviews = read_answer_reviews(directory, other_name)
     if not any(shown.id in reviews for shown in sample.shown):
-        raise InputError(f"{directory}: nobody has reviewed these answers; run it in a terminal")
+        raise InputError("{}: nobody has reviewed these answers; run it in a terminal", directory)
     open_judge: OpenSession | None = None
     if judge:
         check_deidentified(

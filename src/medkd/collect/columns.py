@@ -89,7 +89,7 @@ class Columns:
             heading, mark, target = pair.rpartition("=")
             if not mark or not heading.strip() or not target.strip():
                 raise InputError(
-                    f"--columns {pair}: say it as COLUMN=NAME, such as Beschwerden=主诉"
+                    "--columns {}: say it as COLUMN=NAME, such as Beschwerden=主诉", pair
                 )
             self._given[heading.strip()] = self._target(target.strip(), heading.strip())
 
@@ -100,8 +100,10 @@ class Columns:
             hint = did_you_mean(name, [*self._names.table, *FIELDS, *QUESTION_SECTIONS])
             if heading != name and "did you mean" in hint and name not in QUESTION_SECTIONS:
                 raise InputError(
-                    f"--columns: no section {name!r}{hint} a section of your own is said as "
-                    f"{name}={name}, or comes by --section-names"
+                    "--columns: no section {0!r}{1} a section of your own is said as "
+                    "{0}={0}, or comes by --section-names",
+                    name,
+                    hint,
                 )
         return target
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from medkd.collect.parser import native_id_of
-from medkd.core.errors import HumanActionRequiredError, InputError, StoppedError
+from medkd.core.errors import HumanActionRequiredError, InputError, Said, StoppedError
 from medkd.core.jsonl import RecordAppender, RecordReader, write_records
 from medkd.core.progress import Bar
 from medkd.core.records import RawCase, Record
@@ -135,10 +135,11 @@ class VerificationRequiredError(HumanActionRequiredError):
     def __init__(self, address: str, what: str) -> None:
         self.address = address
         super().__init__(
-            f"{address}: the site asks a person to {what}; open this address in a browser and do "
-            "it, then run the same command "
-            "again, with --cookies FILE (that browser's cookies, exported) or, where there is a "
-            "screen, --browser; it goes on from here"
+            "{}: the site asks a person to {}; open this address in a browser and do it, then run "
+            "the same command again, with --cookies FILE (that browser's cookies, exported) or, "
+            "where there is a screen, --browser; it goes on from here",
+            address,
+            Said(what),
         )
 
 
@@ -269,29 +270,36 @@ def _check_end(end: CrawlEvent | None, journal: CrawlState, log_path: Path) -> N
             raise VerificationRequiredError(end.place, "log in")
         case CrawlEvent(end=StopReason.LAYOUT):
             raise StoppedError(
-                f"{journal.directory / UNREAD}: more than {MAX_UNREADABLE:.0%} of the case pages "
-                "parse to nothing and are kept there; the "
-                "site's layout may have changed: compare one with src/medkd/collect/parser.py; "
-                "the same command goes on without them"
+                "{}: more than {:.0%} of the case pages parse to nothing and are kept "
+                "there; the site's layout may have changed: compare one with "
+                "src/medkd/collect/parser.py; the same command goes on without them",
+                journal.directory / UNREAD,
+                MAX_UNREADABLE,
             )
         case CrawlEvent(end=StopReason.FORBIDDEN):
             raise InputError(
-                f"{end.place}: the site's robots.txt forbids it; ask the site's owner, or use "
-                "--source files on saved cases"
+                "{}: the site's robots.txt forbids it; ask the site's owner, or use "
+                "--source files on saved cases",
+                end.place,
             )
         case CrawlEvent(end=StopReason.UNREACHABLE) if not journal.n_lists and not journal.kept:
             raise InputError(
-                f"{end.place}: {end.reason}; check --base-url and that the site is up, or use "
-                "--source files on saved pages"
+                "{}: {}; check --base-url and that the site is up, or use --source files "
+                "on saved pages",
+                end.place,
+                end.reason,
             )
         case CrawlEvent(end=StopReason.UNREACHABLE):
             raise StoppedError(
-                f"{end.place}: {end.reason}; run the same command again later, it goes on from here"
+                "{}: {}; run the same command again later, it goes on from here",
+                end.place,
+                end.reason,
             )
         case _:
             raise StoppedError(
-                f"{log_path}: the crawl broke off, its last words are there; run the same command "
-                "again to go on"
+                "{}: the crawl broke off, its last words are there; run the same command "
+                "again to go on",
+                log_path,
             )
 
 

@@ -154,7 +154,7 @@ class CaseFiles:
                 iter(self.first_problems.items()), (None, f"{self.path}: holds no case")
             )
             step = NEXT_STEPS[reason] if reason is FileDrop.HAS_REASONING else "check --input"
-            raise InputError(f"{first}; {step}")
+            raise InputError("{}; {}", first, step)
 
     def describe_columns(self) -> Iterator[str]:
         """Say which columns were left out, and which ids a spreadsheet rounded."""
@@ -177,7 +177,7 @@ class CaseFiles:
             with open_regular(path) as file:
                 content = file.read(MAX_BYTES + 1)
             if not content.strip():
-                raise InputError(f"{path}: the file is empty; check --input")
+                raise InputError("{}: the file is empty; check --input", path)
             case = read_saved_page(path, content, self.names)
             if case is None:
                 self._drop(FileDrop.UNREADABLE, f"{path.name}: no layout finds a case in this page")
@@ -275,7 +275,7 @@ def _list_files(path: Path) -> list[Path]:
     except OSError:
         is_there = False
     if not is_there:
-        raise InputError(f"{path}: no such file; check --input")
+        raise InputError("{}: no such file; check --input", path)
     if not path.is_dir():
         return [path]
     if (path / CASES).is_file():
@@ -287,7 +287,7 @@ def _list_files(path: Path) -> list[Path]:
     ]
     if not found:
         raise InputError(
-            f"{path}: no such file of cases in this folder; read are {KNOWN}; check --input"
+            "{}: no such file of cases in this folder; read are {}; check --input", path, KNOWN
         )
     return sorted(found, key=lambda p: (len(p.parts), str(p.parent), len(p.name), p.name))
 

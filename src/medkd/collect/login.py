@@ -48,7 +48,7 @@ def check_browser() -> None:
         )
     if not has_screen():
         raise HumanActionRequiredError(
-            f"--browser: there is no screen here for a person to look at; {_ELSEWHERE}"
+            "--browser: there is no screen here for a person to look at; {}", _ELSEWHERE
         )
 
 
@@ -83,8 +83,9 @@ def wait_for_verification(address: str, cookies: dict[str, str], user_agent: str
         except Error as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise InputError(
-                f"--browser: no browser starts ({reason}); install Chromium or Chrome, or give "
-                "--cookies FILE"
+                "--browser: no browser starts ({}); install Chromium or Chrome, or give "
+                "--cookies FILE",
+                reason,
             ) from error
         try:
             # The crawler's own name, which the site has seen so far: the cookies may hold for it
@@ -102,8 +103,8 @@ def wait_for_verification(address: str, cookies: dict[str, str], user_agent: str
             }
         except Error as error:
             raise HumanActionRequiredError(
-                f"{address}: the window closed before the page was passed; run the same command "
-                "again"
+                "{}: the window closed before the page was passed; run the same command again",
+                address,
             ) from error
         finally:
             window.close()
@@ -119,8 +120,9 @@ def _wait_for_person(page: "Page", address: str) -> None:
             return
         page.wait_for_timeout(LOOK_EVERY_S * 1000)
     raise HumanActionRequiredError(
-        f"{address}: nobody passed the verification within {PATIENCE_S:.0f} s; run the same "
-        "command again"
+        "{}: nobody passed the verification within {:.0f} s; run the same command again",
+        address,
+        PATIENCE_S,
     )
 
 
@@ -158,13 +160,16 @@ def read_cookies(path: Path, host: str) -> dict[str, str]:
     }
     if not found:
         raise InputError(
-            f"{path}: holds no cookie for {host} that is still good; export the cookies of that "
-            "site once more"
+            "{}: holds no cookie for {} that is still good; export the cookies of "
+            "that site once more",
+            path,
+            host,
         )
     for name, value in found.items():
         if not (name + value).isprintable() or not (name + value).isascii() or ";" in name + value:
             raise InputError(
-                f"{path}: a cookie with characters that no cookie has; export the cookies once more"
+                "{}: a cookie with characters that no cookie has; export the cookies once more",
+                path,
             )
     return found
 
@@ -186,14 +191,14 @@ def _read_forms(text: str, path: Path) -> Iterator[tuple[str, str, str, float]]:
             if name:
                 yield name, value, "", 0
     else:
-        raise InputError(f"{path}: no cookies; {FORMS}")
+        raise InputError("{}: no cookies; {}", path, FORMS)
 
 
 def _read_json(text: str, path: Path) -> Iterator[tuple[str, str, str, float]]:
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: broken JSON; {FORMS}") from error
+        raise InputError("{}: broken JSON; {}", path, FORMS) from error
     if isinstance(content, dict) and isinstance(
         cast("dict[str, Any]", content).get("cookies"), list
     ):
@@ -201,12 +206,12 @@ def _read_json(text: str, path: Path) -> Iterator[tuple[str, str, str, float]]:
     if isinstance(content, dict):
         for name, value in cast("dict[str, Any]", content).items():
             if not isinstance(value, str | int | float):
-                raise InputError(f"{path}: cookie {name[:40]!r} has no plain value; {FORMS}")
+                raise InputError("{}: cookie {!r} has no plain value; {}", path, name[:40], FORMS)
             yield name, str(value), "", 0
         return
     for cookie in cast("list[Any]", content):
         if not isinstance(cookie, dict) or "name" not in cookie or "value" not in cookie:
-            raise InputError(f"{path}: an entry without name and value; {FORMS}")
+            raise InputError("{}: an entry without name and value; {}", path, FORMS)
         fields = cast("dict[str, Any]", cookie)
         expires = fields.get("expires", fields.get("expirationDate", fields.get("expiry", 0)))
         yield (

@@ -110,7 +110,7 @@ def load_names(path: Path | None = None) -> SectionNames:
     try:
         text = read_text(path, _MAX_TABLE_BYTES)
     except InputError as error:
-        raise InputError(f"{error}; check --section-names, {_FORM}") from error
+        raise InputError("{}; check --section-names, {}", error, _FORM) from error
     return load_names().extended(_read_table(text, str(path)))
 
 
@@ -118,7 +118,7 @@ def _read_table(text: str, place: str) -> dict[str, list[str]]:
     try:
         table = parse_yaml(text)
     except BrokenYamlError as error:
-        raise InputError(f"{place}: broken YAML; {_FORM}") from error
+        raise InputError("{}: broken YAML; {}", place, _FORM) from error
     named = cast("dict[Any, Any]", table).items() if isinstance(table, dict) else ()
     if not named or not all(
         isinstance(name, str)
@@ -126,7 +126,7 @@ def _read_table(text: str, place: str) -> dict[str, list[str]]:
         and all(isinstance(other, str) for other in cast("list[Any]", others))
         for name, others in named
     ):
-        raise InputError(f"{place}: no table of names; {_FORM}")
+        raise InputError("{}: no table of names; {}", place, _FORM)
     return dict(named)
 
 

@@ -143,11 +143,11 @@ def run(config: Config) -> Manifest:
         return _collect_files(config)
     if config.input is not None:
         raise InputError(
-            f"{config.input}: --input is read with --source files only; add that, or leave "
-            "--input out"
+            "{}: --input is read with --source files only; add that, or leave --input out",
+            config.input,
         )
     if not config.base_url.startswith(("http://", "https://")) or not _host(config.base_url):
-        raise InputError(f"{config.base_url}: no web address; give --base-url as https://host")
+        raise InputError("{}: no web address; give --base-url as https://host", config.base_url)
     order = _make_order(config)
     with open_stage_output(
         "collect", config, {"tables": _tables(config)}, WRITES, libraries=["scrapy", "parsel"]
@@ -217,9 +217,9 @@ def _collect_site(config: Config, order: CrawlJob, space: StageOutput) -> None:
     if not journal.kept:
         if counts[PageOutcome.FORBIDDEN] and counts[PageOutcome.FORBIDDEN] == counts.total():
             raise InputError(
-                f"{config.base_url}: the site's robots.txt forbids every case page; ask the "
-                "site's owner, or use --source files "
-                "on saved cases"
+                "{}: the site's robots.txt forbids every case page; ask the site's "
+                "owner, or use --source files on saved cases",
+                config.base_url,
             )
         what = (
             f"check --department {config.department!r} and --base-url"
@@ -227,7 +227,10 @@ def _collect_site(config: Config, order: CrawlJob, space: StageOutput) -> None:
             else "check --base-url"
         )
         raise InputError(
-            f"{config.base_url}: {counts.total()} case pages asked and no case among them; {what}"
+            "{}: {} case pages asked and no case among them; {}",
+            config.base_url,
+            counts.total(),
+            what,
         )
     finish(space.directory)
 

@@ -180,8 +180,11 @@ class LedgerClient:
             )
         if progress.n_failed and not progress.n_answered:
             raise StoppedError(
-                f"{self.target.base_url}: not one of {n_requests} was answered "
-                f"({progress.last_error}); check it, then {RESUME_HINT}"
+                "{}: not one of {} was answered ({}); check it, then {}",
+                self.target.base_url,
+                n_requests,
+                progress.last_error,
+                RESUME_HINT,
             )
         return progress
 

@@ -464,11 +464,13 @@ def _hold(path: Path) -> IO[str]:
         lock.close()
         if error.errno not in {errno.EAGAIN, errno.EACCES}:
             raise StoppedError(
-                f"{path}: cannot be locked here ({error.strerror}), as on some network file "
-                "systems; choose an --out on a disk of this machine"
+                "{}: cannot be locked here ({}), as on some network file systems; choose "
+                "an --out on a disk of this machine",
+                path,
+                error.strerror,
             ) from error
         raise InputError(
-            f"{path}: held by {holder}; wait until it is done or choose another --out"
+            "{}: held by {}; wait until it is done or choose another --out", path, holder
         ) from error
     lock.truncate(0)
     lock.write(f"process {os.getpid()}")
@@ -478,7 +480,7 @@ def _hold(path: Path) -> IO[str]:
 
 def _connect(path: Path, is_read_only: bool = False) -> sqlite3.Connection:
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no file; move it away or choose another --out")
+        raise InputError("{}: is no file; move it away or choose another --out", path)
     if is_read_only:
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
     return sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -508,11 +510,14 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > FORMAT:
         raise InputError(
-            f"{path}: written by a newer medkd (format {found}, this one knows {FORMAT}); "
-            "update medkd or choose another --out"
+            "{}: written by a newer medkd (format {}, this one knows {}); update "
+            "medkd or choose another --out",
+            path,
+            found,
+            FORMAT,
         )
     if found < 1:
-        raise InputError(f"{path}: is no ledger; move it away or choose another --out")
+        raise InputError("{}: is no ledger; move it away or choose another --out", path)
 
 
 def _mark_bad_ends(connection: sqlite3.Connection) -> None:
@@ -593,13 +598,15 @@ def _from_sqlite_error(error: Exception, path: Path) -> MedkdError:
     words = str(error)
     if "full" in words or "disk I/O error" in words:
         return StoppedError(
-            f"{path}: {words}; free some space and run the same command again, it goes on from here"
+            "{}: {}; free some space and run the same command again, it goes on from here",
+            path,
+            words,
         )
     if isinstance(error, sqlite3.DatabaseError) and (
         "malformed" in words or "not a database" in words
     ):
         return describe_damage(path, words)
-    return StoppedError(f"{path}: {words}; check it and run the same command again")
+    return StoppedError("{}: {}; check it and run the same command again", path, words)
 
 
 def _now() -> str:
@@ -662,12 +669,15 @@ def describe_damage(path: Path, words: str) -> InputError:
             n_attempts = connection.execute("SELECT COUNT(*) FROM attempts").fetchone()[0]
         made_at = datetime.fromtimestamp(copy.stat().st_mtime).astimezone()
     except (OSError, sqlite3.Error):
-        return InputError(f"{begin}; move it away, or put a good copy in its place")
+        return InputError("{}; move it away, or put a good copy in its place", begin)
     commands = (
         f"cd {path.parent} && mv {name} {name}.damaged && rm -f {name}-wal {name}-shm && "
         f"cp {copy.name} {name}"
     )
     return InputError(
-        f"{begin}; the last good copy, of {made_at:%Y-%m-%d %H:%M}, holds {n_attempts} attempts: "
-        f"{commands}"
+        "{}; the last good copy, of {:%Y-%m-%d %H:%M}, holds {} attempts: {}",
+        begin,
+        made_at,
+        n_attempts,
+        commands,
     )

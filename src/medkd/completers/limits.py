@@ -125,8 +125,13 @@ class Budget:
             while self.limit is not None and self.spent + self._reserved + amount > self.limit:
                 if self._reserved <= 0:
                     raise StoppedError(
-                        f"--budget {self.limit:g}: {self.spent:.4f} {self.currency} paid, and the "
-                        f"next attempt may cost {amount:.4f}; raise --budget and {RESUME_HINT}"
+                        "--budget {:g}: {:.4f} {} paid, and the next attempt may cost {:.4f}; "
+                        "raise --budget and {}",
+                        self.limit,
+                        self.spent,
+                        self.currency,
+                        amount,
+                        RESUME_HINT,
                     )
                 await self._changed.wait()
             self._reserved += amount
@@ -224,15 +229,19 @@ class CircuitBreaker:
             AttemptOutcome.NETWORK: 2 * self._policy.n_connecting,
         }.get(outcome, n_tried + 1)
         if not self._was_reached and n_tried >= n_allowed:
-            raise InputError(f"{reason}; start the teacher or check --base-url")
+            raise InputError("{}; start the teacher or check --base-url", reason)
         if self._n_refused >= self._policy.n_refused and not self._has_answered:
             raise InputError(
-                f"{place}: every request is refused ({reason}); check --model and the sampling "
-                "flags"
+                "{}: every request is refused ({}); check --model and the sampling flags",
+                place,
+                reason,
             )
         if self._is_failing():
             raise StoppedError(
-                f"{place}: nothing but failures ({reason}); check the provider, then {RESUME_HINT}"
+                "{}: nothing but failures ({}); check the provider, then {}",
+                place,
+                reason,
+                RESUME_HINT,
             )
 
     def _is_failing(self) -> bool:
@@ -246,20 +255,27 @@ class CircuitBreaker:
             variable, has_key = self._target.provider.key_variable, bool(self._target.key)
             own = ", ".join(key_addresses(variable))
             return StoppedError(
-                f"{place}: {'refuses the key' if has_key else 'wants a key'} ({reason}); put a "
-                f"valid one in {variable}{f' (sent to {own} only)' if own and not has_key else ''} "
-                f"and {RESUME_HINT}"
+                "{}: {} ({}); put a valid one in {}{} and {}",
+                place,
+                "refuses the key" if has_key else "wants a key",
+                reason,
+                variable,
+                f" (sent to {own} only)" if own and (not has_key) else "",
+                RESUME_HINT,
             )
         if result.outcome is AttemptOutcome.NO_BALANCE:
             return StoppedError(
-                f"{place}: the balance is empty ({reason}); top it up and {RESUME_HINT}"
+                "{}: the balance is empty ({}); top it up and {}", place, reason, RESUME_HINT
             )
         if self._has_answered:
             return StoppedError(
-                f"{place}: no longer answers as an endpoint ({reason}); check it, then "
-                f"{RESUME_HINT}"
+                "{}: no longer answers as an endpoint ({}); check it, then {}",
+                place,
+                reason,
+                RESUME_HINT,
             )
         return InputError(
-            f"{place}: not what was expected ({reason}); check --base-url (it often ends in /v1) "
-            "and --model"
+            "{}: not what was expected ({}); check --base-url (it often ends in /v1) and --model",
+            place,
+            reason,
         )

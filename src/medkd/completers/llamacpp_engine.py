@@ -35,7 +35,7 @@ def check_file(path: Path) -> Path:
                 return path
     except OSError as error:
         raise from_os_error(error, path) from error
-    raise InputError(f"{path}: is no GGUF file; check --model")
+    raise InputError("{}: is no GGUF file; check --model", path)
 
 
 def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
@@ -46,8 +46,10 @@ def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
         read = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # the readers of many architectures raise many kinds
         raise InputError(
-            f"{path}: its tokenizer cannot be read ({explain(error)}); pip install 'medkd[gguf]', "
-            "or choose a file of a Qwen or Llama family"
+            "{}: its tokenizer cannot be read ({}); pip install 'medkd[gguf]', or "
+            "choose a file of a Qwen or Llama family",
+            path,
+            explain(error),
         ) from error
     return cast("PreTrainedTokenizerBase", read)
 
@@ -67,7 +69,7 @@ class LlamaCppEngine:
             llama_cpp: Any = import_module("xllamacpp")
         except ImportError as error:
             raise InputError(
-                f"{path}: a GGUF file takes llama.cpp: pip install 'medkd[gguf]'"
+                "{}: a GGUF file takes llama.cpp: pip install 'medkd[gguf]'", path
             ) from error
         self.tokenizer = read_tokenizer(path)
         self.end_id = find_end_of_turn(self.tokenizer)
@@ -83,7 +85,7 @@ class LlamaCppEngine:
             self.server: Any = llama_cpp.Server(parameters)
         except RuntimeError as error:
             raise InputError(
-                f"{path}: llama.cpp cannot load it ({explain(error)}); is the file complete?"
+                "{}: llama.cpp cannot load it ({}); is the file complete?", path, explain(error)
             ) from error
 
     def generate(
@@ -124,8 +126,9 @@ class LlamaCppEngine:
             choice = reply["choices"][0]
         except (RuntimeError, KeyError) as error:
             raise StoppedError(
-                f"llama.cpp gave up on a question ({explain(error)}); run the same command again, "
-                "it goes on from here"
+                "llama.cpp gave up on a question ({}); run the same command again, it "
+                "goes on from here",
+                explain(error),
             ) from error
         text = str(choice["text"])
         reason = FinishReason.STOP if choice["finish_reason"] == "stop" else FinishReason.LENGTH

@@ -184,7 +184,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise from_os_error(error, path) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: no UTF-8 text; write providers as in providers.yaml") from error
+        raise InputError("{}: no UTF-8 text; write providers as in providers.yaml", path) from error
 
 
 def _read_entries(text: str, place: str) -> dict[str, dict[str, Any]]:
@@ -192,12 +192,13 @@ def _read_entries(text: str, place: str) -> dict[str, dict[str, Any]]:
         content = parse_yaml(text)
     except BrokenYamlError as error:
         raise InputError(
-            f"{place}: broken YAML ({error}); write providers as in providers.yaml"
+            "{}: broken YAML ({}); write providers as in providers.yaml", place, error
         ) from error
     if not isinstance(content, dict) or not all(isinstance(e, dict) for e in content.values()):
         raise InputError(
-            f"{place}: a mapping of provider names to their fields is needed; write them as in "
-            "providers.yaml"
+            "{}: a mapping of provider names to their fields is needed; write them "
+            "as in providers.yaml",
+            place,
         )
     return {str(name): entry for name, entry in content.items()}
 
@@ -211,8 +212,10 @@ def _make_provider(name: str, entry: dict[str, Any], place: str) -> Provider:
         return Provider.model_validate({**entry, "models": models})
     except ValidationError as error:
         raise InputError(
-            f"{place}: {name}: {first_problem(error)}; the fields are explained at the top of "
-            "providers.yaml"
+            "{}: {}: {}; the fields are explained at the top of providers.yaml",
+            place,
+            name,
+            first_problem(error),
         ) from error
 
 
@@ -221,8 +224,11 @@ def _read_models(entry: dict[str, Any], name: str, place: str) -> dict[Any, Any]
     models = entry.get("models") or {}
     if not isinstance(models, dict):
         raise InputError(
-            f"{place}: {name}: models must map each model's name to its price, not be a "
-            f"{type(models).__name__}; write them as in providers.yaml"
+            "{}: {}: models must map each model's name to its price, not be a {}; "
+            "write them as in providers.yaml",
+            place,
+            name,
+            type(models).__name__,
         )
     return cast(dict[Any, Any], models)
 
@@ -244,18 +250,22 @@ def find_target(
     known = read_providers(providers)
     if name not in known:
         raise InputError(
-            f"--teacher {name}: unknown provider{did_you_mean(name, list(known))}; others go in a "
-            "file for --providers"
+            "--teacher {}: unknown provider{}; others go in a file for --providers",
+            name,
+            did_you_mean(name, list(known)),
         )
     provider = known[name]
     address = _check_address(base_url or provider.base_url, name)
     chosen = model or next(iter(provider.models), "")
     if not chosen:
-        raise InputError(f"--teacher {name}: which model? give --model NAME")
+        raise InputError("--teacher {}: which model? give --model NAME", name)
     if provider.models and chosen not in provider.models:
         raise InputError(
-            f"--model {chosen}: {name} has no such model here; known: "
-            f"{', '.join(provider.models)}; add it with its price in a file for --providers"
+            "--model {}: {} has no such model here; known: {}; add it with its price "
+            "in a file for --providers",
+            chosen,
+            name,
+            ", ".join(provider.models),
         )
     form = provider.prefix if prefix is not False else None
     form = form or (COMMON_PREFIX if prefix else None)
@@ -265,7 +275,9 @@ def find_target(
     key = _read_key(provider, [address, *([form.base_url] if form else [])])
     if not key and is_key_needed and provider.key_needed and not is_loopback(address):
         raise InputError(
-            f"--teacher {name}: no key; put it in the environment variable {provider.key_variable}"
+            "--teacher {}: no key; put it in the environment variable {}",
+            name,
+            provider.key_variable,
         )
     return Target(name, provider, chosen, address, key, form)
 
@@ -275,13 +287,16 @@ def check_budget(target: Target, budget: float | None, when: When) -> None:
     not known."""
     if budget is not None and not target.is_priced:
         raise InputError(
-            f"--budget: no price is known for {target.model} of {target.name}; leave it out, or "
-            "give the price in a file for --providers"
+            "--budget: no price is known for {} of {}; leave it out, or give the "
+            "price in a file for --providers",
+            target.model,
+            target.name,
         )
     if when == "off-peak" and not (target.is_priced and target.provider.peak):
         raise InputError(
-            f"--when off-peak: no dear hours are known for {target.name}; leave it out, or give "
-            "`peak` in a file for --providers"
+            "--when off-peak: no dear hours are known for {}; leave it out, or give "
+            "`peak` in a file for --providers",
+            target.name,
         )
 
 
@@ -292,7 +307,7 @@ def _read_key(provider: Provider, addresses: Iterable[str]) -> str:
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise InputError(
-            f"{variable}: holds a line break or another character that no key has; set it again"
+            "{}: holds a line break or another character that no key has; set it again", variable
         )
     own = {_origin(address) for address in key_addresses(variable)}
     for address in addresses if key and own else ():
@@ -301,9 +316,12 @@ def _read_key(provider: Provider, addresses: Iterable[str]) -> str:
         if is_loopback(address):
             return ""
         raise InputError(
-            f"--base-url {address}: {variable} is for {' and '.join(sorted(own))} alone and is not "
-            "sent elsewhere; use --teacher custom with the key in MEDKD_API_KEY, or a provider of "
-            "your own with a key_variable of its own in a file for --providers"
+            "--base-url {}: {} is for {} alone and is not sent elsewhere; use "
+            "--teacher custom with the key in MEDKD_API_KEY, or a provider of your "
+            "own with a key_variable of its own in a file for --providers",
+            address,
+            variable,
+            " and ".join(sorted(own)),
         )
     return key
 
@@ -323,7 +341,7 @@ def _origin(address: str) -> str:
 
 def _check_address(base_url: str, name: str) -> str:
     if not base_url:
-        raise InputError(f"--teacher {name}: no address; give --base-url http://HOST:PORT/v1")
+        raise InputError("--teacher {}: no address; give --base-url http://HOST:PORT/v1", name)
     try:
         parts = urlsplit(base_url)
         is_address = parts.scheme in {"http", "https"} and bool(parts.hostname and parts.port != 0)
@@ -331,13 +349,15 @@ def _check_address(base_url: str, name: str) -> str:
         parts, is_address = urlsplit(""), False
     if not is_address or not base_url.isprintable() or " " in base_url:
         raise InputError(
-            f"--base-url {base_url.rpartition('@')[2]!r}: not an http(s) address; give one like "
-            "http://127.0.0.1:8000/v1"
+            "--base-url {!r}: not an http(s) address; give one like http://127.0.0.1:8000/v1",
+            base_url.rpartition("@")[2],
         )
     if parts.username or parts.password or parts.query:
         raise InputError(
-            f"--base-url {parts.scheme}://{parts.hostname}…: holds a login or a query; give the "
-            "bare address, the key belongs in the environment"
+            "--base-url {}://{}…: holds a login or a query; give the bare address, "
+            "the key belongs in the environment",
+            parts.scheme,
+            parts.hostname,
         )
     return base_url.rstrip("/").removesuffix("/chat/completions")
 

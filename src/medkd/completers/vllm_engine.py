@@ -129,8 +129,9 @@ class VllmEngine:
                 ended.append((at, FinishReason(completion.finish_reason)))
             elif completion.finish_reason:
                 raise StoppedError(
-                    f"vLLM gave up on a question ({completion.finish_reason}); run the same "
-                    "command again, it goes on from here"
+                    "vLLM gave up on a question ({}); run the same command again, it goes on "
+                    "from here",
+                    completion.finish_reason,
                 )
             elif self._is_looping(written[at], n_before):
                 self.engine.abort_request([output.request_id])

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 import medkd
-from medkd.core.errors import InputError, say_problem
+from medkd.core.errors import InputError, Said, say_problem
 from medkd.core.yaml_io import MAX_CHARACTERS, BrokenYamlError, parse_yaml
 
 
@@ -153,11 +153,11 @@ def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
     given = _rename(config, values, place)
     for key in given:
         if key not in known:
-            raise InputError(f"{place}: unknown key {key!r}{did_you_mean(key, known)}")
+            raise InputError("{}: unknown key {!r}{}", place, key, did_you_mean(key, known))
     try:
         return config.model_validate(given)
     except RecursionError as error:
-        raise InputError(f"{place}: values are nested too deeply; write them flat") from error
+        raise InputError("{}: values are nested too deeply; write them flat", place) from error
     except ValidationError as error:
         problems = error.errors(include_url=False)
         first = problems[0]
@@ -167,8 +167,11 @@ def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
             verb = "is" if len(missing) == 1 else "are"
             raise InputError(
-                f"{place}: {', '.join(missing)} {verb} missing; add {flags}, "
-                "or write it in the recipe"
+                "{}: {} {} missing; add {}, or write it in the recipe",
+                place,
+                ", ".join(missing),
+                verb,
+                flags,
             ) from error
         said = say_problem(first)
         if field:
@@ -176,7 +179,7 @@ def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
         if ";" not in said:
             is_flag = place.startswith("medkd ")
             said += f"; see `{place} --help`" if is_flag else "; correct it in the file"
-        raise InputError(f"{place}: {said}") from error
+        raise InputError("{}: {}", place, said) from error
 
 
 def _rename(config: type[BaseModel], values: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -188,7 +191,7 @@ def _rename(config: type[BaseModel], values: Mapping[str, Any], place: str) -> d
         if old not in given:
             continue
         if new in given:
-            raise InputError(f"{place}: {old} is the former name of {new}; give only {new}")
+            raise InputError("{0}: {1} is the former name of {2}; give only {2}", place, old, new)
         given[new] = given.pop(old)
         print(f"notice: {place}: {old} is now called {new}", file=sys.stderr)
     return given
@@ -199,11 +202,11 @@ def _shorten(value: object) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-def did_you_mean(key: object, known: Iterable[object]) -> str:
+def did_you_mean(key: object, known: Iterable[object]) -> Said:
     """Name the known key that was most likely meant, or list them all."""
     names = [str(name) for name in known]
     match = difflib.get_close_matches(str(key)[:100], names, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(names)}"
+    return Said("; did you mean {!r}?", *match) if match else Said("; known: {}", ", ".join(names))
 
 
 def _check_recipe_file(path: Path) -> None:
@@ -211,9 +214,9 @@ def _check_recipe_file(path: Path) -> None:
     try:
         _check_value("recipe", path)
     except ValueError as error:
-        raise InputError(f"{error}") from error
+        raise InputError("{}", error) from error
     if path.is_file() and path.stat().st_size > MAX_CHARACTERS:
-        raise InputError(f"{path}: is too large for a recipe; check the path")
+        raise InputError("{}: is too large for a recipe; check the path", path)
 
 
 def find_recipe(given: Path | str) -> Path:
@@ -243,20 +246,21 @@ def read_recipe(given: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         near = did_you_mean(path.stem, [recipe.stem for recipe in list_recipes()])
         raise InputError(
-            f"{path}: no such recipe{near}; `medkd recipes` lists the shipped ones"
+            "{}: no such recipe{}; `medkd recipes` lists the shipped ones", path, near
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text; check the path") from error
+        raise InputError("{}: cannot be read as UTF-8 text; check the path", path) from error
     try:
         content = parse_yaml(text)
     except BrokenYamlError as error:
         place = f"{path}:{error.line}" if error.line else path
         raise InputError(
-            f"{place}: broken YAML ({error}); `medkd recipes show demo` shows the form"
+            "{}: broken YAML ({}); `medkd recipes show demo` shows the form", place, error
         ) from error
     if not isinstance(content, dict) or not content:
         raise InputError(
-            f"{path}: a recipe is a mapping of stages to their fields; "
-            "`medkd recipes show demo` shows the form"
+            "{}: a recipe is a mapping of stages to their fields; `medkd recipes "
+            "show demo` shows the form",
+            path,
         )
     return cast(dict[str, Any], content)

@@ -1,7 +1,8 @@
 """Errors that a user can act on, as a tree; each class has its exit code.
 
 A message names the thing, the place and the next step, on one line:
-`cases.jsonl:17: no deidentified_by; run "medkd deidentify" first`. Printed by `medkd.cli.app`.
+`cases.jsonl:17: no deidentified_by; run "medkd deidentify" first`. Printed by `medkd.cli.app`;
+`InputError("{}: no such file", path)` keeps template and fields, by which it is translated.
 
     MedkdError
     ├── InputError        exit 2: unusable input or config, nothing was done
@@ -11,17 +12,62 @@ A message names the thing, the place and the next step, on one line:
 """
 
 import errno
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+
+class Said(str):
+    """A text of the program with what was filled into its places; catalogues know it by its
+    template.
+
+    >>> said = Said("{}: no such file", Path("a.json"))
+    >>> said, said.template, said.fields
+    ('a.json: no such file', '{}: no such file', ('a.json',))
+    """
+
+    template: str
+    fields: tuple[Any, ...]
+    """Numbers, times and texts, in order; a text may be a `Said` in its turn."""
+
+    def __new__(cls, template: str, *fields: object) -> "Said":
+        said = super().__new__(cls, template.format(*fields) if fields else template)
+        said.template = template
+        said.fields = tuple(
+            field if isinstance(field, Said | int | float | datetime) else str(field)
+            for field in fields
+        )
+        return said
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` makes the same text of."""
+        kept = (f.to_json() if isinstance(f, Said) else f for f in self.fields)
+        fields = [str(field) if isinstance(field, datetime) else field for field in kept]
+        return {"text": str(self), "template": self.template, "fields": fields}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Said":
+        """Make a text of what `to_json` returned."""
+        said = cls(str(content["text"]))
+        said.template = str(content["template"])
+        said.fields = tuple(
+            cls.from_json(f) if isinstance(f, dict) else f for f in content["fields"]
+        )
+        return said
 
 
 class MedkdError(Exception):
     """Any failure the user can act on; its message is one line with the next step."""
 
     exit_code = 2
+
+    def __init__(self, text: str = "", *fields: object) -> None:
+        self.said = text if isinstance(text, Said) else Said(text, *fields)
+        super().__init__(self.said)
 
 
 class InputError(MedkdError):
@@ -72,35 +118,38 @@ def from_os_error(error: OSError, path: Path | str = "") -> MedkdError:
     place = str(error.filename or path or "a file")
     if error.errno in _DISK_FULL:
         return StoppedError(
-            f"{place}: the disk is full; free some space and run the same command again, "
-            "it continues from here"
+            "{}: the disk is full; free some space and run the same command again, "
+            "it continues from here",
+            place,
         )
     if error.errno == errno.ENOENT:
-        return InputError(f"{place}: no such file or directory; check the path")
+        return InputError("{}: no such file or directory; check the path", place)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return InputError(f"{place}: permission denied; choose a place you may read and write")
+        return InputError("{}: permission denied; choose a place you may read and write", place)
     if error.errno in _WRONG_KIND:
-        return InputError(f"{place}: {_WRONG_KIND[error.errno]}; check the path")
+        return InputError("{}: {}; check the path", place, Said(_WRONG_KIND[error.errno]))
     if error.errno == errno.EADDRINUSE:
         return InputError(
-            f"{place}: the port is taken by another process; stop that one or choose another port"
+            "{}: the port is taken by another process; stop that one or choose another port", place
         )
     return StoppedError(
-        f"{place}: {error.strerror or error}; see to it and run the same command again"
+        "{}: {}; see to it and run the same command again", place, error.strerror or error
     )
 
 
 _PROBLEMS = {
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be more than {gt}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be less than {lt}",
-    "finite_number": "must be a finite number",
-    "literal_error": "must be {expected}",
-    "enum": "must be {expected}",
-    "too_short": "must hold at least {min_length}",
-    "string_too_short": "must not be empty",
+    "missing": ("is needed", ""),
+    "greater_than_equal": ("must be at least {}", "ge"),
+    "greater_than": ("must be more than {}", "gt"),
+    "less_than_equal": ("must be at most {}", "le"),
+    "less_than": ("must be less than {}", "lt"),
+    "finite_number": ("must be a finite number", ""),
+    "literal_error": ("must be {}", "expected"),
+    "enum": ("must be {}", "expected"),
+    "too_short": ("must hold at least {}", "min_length"),
+    "string_too_short": ("must not be empty", ""),
 }
+"""Code of pydantic to what is said, and the part of the context that it tells."""
 _WANTED = {
     "int": "a whole number",
     "float": "a number",
@@ -117,16 +166,20 @@ _WANTED = {
 }
 
 
-def say_problem(problem: "ErrorDetails") -> str:
+def say_problem(problem: "ErrorDetails") -> Said:
     """Describe in plain words what is wrong with a value that pydantic refused.
 
     >>> say_problem({"type": "int_parsing", "loc": (), "msg": "Input should be …", "input": "x"})
     'must be a whole number'
     """
-    kind = problem["type"]
+    kind, context = problem["type"], problem.get("ctx", {})
     if kind in _PROBLEMS:
-        return _PROBLEMS[kind].format(**problem.get("ctx", {}))
+        text, name = _PROBLEMS[kind]
+        return Said(text, *([context.get(name, "")] if name else []))
     start, _, rest = kind.partition("_")
     if start in _WANTED and rest in {"type", "parsing", "from_float", "parsing_size"}:
-        return f"must be {_WANTED[start]}"
-    return problem["msg"].removeprefix("Value error, ")
+        return Said(f"must be {_WANTED[start]}")
+    said = cast("tuple[object, ...]", getattr(context.get("error"), "args", ()))
+    if said and isinstance(said[0], Said):
+        return said[0]
+    return Said(problem["msg"].removeprefix("Value error, "))

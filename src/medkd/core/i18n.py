@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from medkd.core.errors import MedkdError
+from medkd.core.errors import MedkdError, Said
 
 LANGUAGES = ("zh", "en")
 _CONTEXT = "\x04"
@@ -68,8 +68,17 @@ class Texts:
         return _fill(self._known.get(f"{context}{_CONTEXT}{text}", text), values)
 
     def error(self, error: MedkdError) -> str:
-        """Say an error."""
-        return str(error)
+        """Translate an error by its template, which stands under the context `error`."""
+        return self.say(error.said)
+
+    def say(self, said: Said) -> str:
+        """Translate a text of the program, and those that stand in its places."""
+        template = self._known.get(f"error{_CONTEXT}{said.template}", said.template)
+        fields = [self.say(field) if isinstance(field, Said) else field for field in said.fields]
+        try:
+            return template.format(*fields) if fields else template
+        except (ValueError, TypeError):  # a field that has become text, behind a format of its own
+            return str(said)
 
     def field(self, stage: str, name: str, doc: str) -> tuple[str, str]:
         """Return the label and the hint of a field, or of a measure, whose English doc this is.

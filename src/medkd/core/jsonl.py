@@ -18,7 +18,7 @@ from typing import IO, Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from medkd.core.errors import InputError, from_os_error
+from medkd.core.errors import InputError, Said, from_os_error
 from medkd.core.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -38,19 +38,19 @@ def resolve_input(path: Path, name: str, made_by: str) -> Path:
     except FileNotFoundError as error:
         place = path / name if path.is_dir() else path
         raise InputError(
-            f'{place}: no such file; run "medkd {made_by}" first or check --input'
+            '{}: no such file; run "medkd {}" first or check --input', place, made_by
         ) from error
     except ValueError as error:
-        raise InputError(f"{str(path)!r}: no name of a file; check --input") from error
+        raise InputError("{!r}: no name of a file; check --input", str(path)) from error
     except OSError as error:
         raise from_os_error(error, path) from error
     if stat.S_ISDIR(mode):
-        raise InputError(f"{found}: a folder; name the file in it")
+        raise InputError("{}: a folder; name the file in it", found)
     if not stat.S_ISREG(mode):
-        raise InputError(f"{found}: a pipe or device; write its content to a file first")
+        raise InputError("{}: a pipe or device; write its content to a file first", found)
     if size == 0:
         raise InputError(
-            f'{found}: the file is empty; run "medkd {made_by}" again or check --input'
+            '{}: the file is empty; run "medkd {}" again or check --input', found, made_by
         )
     return found
 
@@ -90,8 +90,10 @@ class RecordReader(Generic[R]):
                     self.broken.append(f"{self.path.name}:{number}: {first_problem(error)}")
         if self.n_read and not n_good:
             raise InputError(
-                f"{self.broken[0]}; this is no {self.record.__name__} file, "
-                f'run "medkd {self.made_by}" first'
+                '{}; this is no {} file, run "medkd {}" first',
+                self.broken[0],
+                self.record.__name__,
+                self.made_by,
             )
         for problem in self.broken:
             print(f"warning: {problem}; line passed over", file=sys.stderr)
@@ -116,19 +118,20 @@ def _split_lines(file: IO[bytes]) -> Iterator[bytes]:
             line = file.readline(MAX_LINE_BYTES)
 
 
-def first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> Said:
     """Say in a few words what is wrong with a line."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     match first["type"]:
         case "json_invalid":
-            return f"broken JSON ({first['ctx']['error']})" if "ctx" in first else "broken JSON"
+            why = first.get("ctx", {}).get("error", "")
+            return Said("broken JSON ({})", why) if why else Said("broken JSON")
         case "missing":
-            return f"no {field}"
+            return Said("no {}", field)
         case "extra_forbidden":
-            return f"unknown field {field}"
+            return Said("unknown field {}", field)
         case _:
-            return f"{field or 'line'}: {first['msg']}"
+            return Said("{}: {}", field or "line", first["msg"])
 
 
 @contextmanager

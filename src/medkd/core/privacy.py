@@ -39,16 +39,23 @@ def check_deidentified(
         n_not_sought += mark.endswith(NAMES_NOT_SOUGHT)
     if n_unmarked and not accept_identified:
         raise InputError(
-            f"{place}: {n_unmarked} of {n_rows} rows have no deidentified_by, "
-            f"so they may name patients, and {reader} may lie outside this machine; "
-            'run "medkd deidentify" on them first, '
-            "or pass --accept-identified where you know that they name nobody"
+            "{}: {} of {} rows have no deidentified_by, so they may name patients, "
+            'and {} may lie outside this machine; run "medkd deidentify" on them '
+            "first, or pass --accept-identified where you know that they name nobody",
+            place,
+            n_unmarked,
+            n_rows,
+            reader,
         )
     if n_not_sought and not accept_identified:
         raise InputError(
-            f"{place}: in {n_not_sought} of {n_rows} rows English names were not looked for, "
-            f"and {reader} may lie outside this machine; "
-            'run "medkd deidentify --tagger MODEL" with a model that finds English names, '
-            "or pass --accept-identified where you know that they name nobody"
+            "{}: in {} of {} rows English names were not looked for, and {} may lie "
+            'outside this machine; run "medkd deidentify --tagger MODEL" with a '
+            "model that finds English names, or pass --accept-identified where you "
+            "know that they name nobody",
+            place,
+            n_not_sought,
+            n_rows,
+            reader,
         )
     return n_unmarked + n_not_sought

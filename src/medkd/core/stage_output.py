@@ -99,7 +99,7 @@ def hash_path(path: Path, without: Path | None = None) -> str:
             digest.update(name + f" {hash_path(child)}\n".encode())
         return digest.hexdigest()
     if not stat.S_ISREG(path.stat().st_mode):
-        raise InputError(f"{path}: is a pipe or a device; write its content to a file first")
+        raise InputError("{}: is a pipe or a device; write its content to a file first", path)
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE_HASH_BYTES:
@@ -199,15 +199,17 @@ def open_stage_output(
     """
     directory = config.out
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: is a file; choose a directory for --out")
+        raise InputError("{}: is a file; choose a directory for --out", directory)
     manifest = _make_manifest(stage, config, inputs, names or {})
     with hold_directory(directory, wait_s):
         previous = _read_manifest(directory)
         is_same = previous is not None and _is_same_work(previous, manifest, config, follows_inputs)
         if previous is not None and previous.stage != stage:
             raise InputError(
-                f"{directory}: holds the output of {previous.stage}; "
-                f"choose another --out for {stage}"
+                "{}: holds the output of {}; choose another --out for {}",
+                directory,
+                previous.stage,
+                stage,
             )
         if previous is None or not is_same or config.overwrite:
             _refuse_inputs_inside(directory, manifest)
@@ -224,9 +226,10 @@ def open_stage_output(
             _delete_outputs(directory, previous, manifest, writes)
         elif not config.resume:
             raise InputError(
-                f"{directory}: was made with another config or input "
-                f"({_find_difference(previous, manifest, config)}); continue with --resume, "
-                "begin again with --overwrite, or choose another --out"
+                "{}: was made with another config or input ({}); continue with --resume, "
+                "begin again with --overwrite, or choose another --out",
+                directory,
+                _find_difference(previous, manifest, config),
             )
         foreign = _find_foreign(directory, previous, writes) if previous else set[str]()
         output = StageOutput(directory, manifest, writes, foreign)
@@ -263,7 +266,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of a stage's directory; raises InputError where there is none."""
     manifest = _read_manifest(directory)
     if manifest is None:
-        raise InputError(f"{directory}: no {MANIFEST}; is it the --out of a stage?")
+        raise InputError("{}: no {}; is it the --out of a stage?", directory, MANIFEST)
     return manifest
 
 
@@ -283,7 +286,7 @@ def _read_manifest(directory: Path) -> Manifest | None:
         raise from_os_error(error, path) from error
     except ValidationError as error:
         raise InputError(
-            f"{path}: {first_problem(error)}; move the directory away or choose another --out"
+            "{}: {}; move the directory away or choose another --out", path, first_problem(error)
         ) from error
 
 
@@ -319,8 +322,9 @@ def _wait_for_lock(handle: int, directory: Path, wait_s: float) -> None:
     while not _take_lock(handle):
         if time.monotonic() > deadline:
             raise InputError(
-                f"{directory}: another process is working here; "
-                "wait until it has ended, stop it, or choose another --out"
+                "{}: another process is working here; wait until it has ended, stop it, "
+                "or choose another --out",
+                directory,
             )
         if not is_told:
             print(f"{directory}: waiting for another process", file=sys.stderr, flush=True)
@@ -440,8 +444,10 @@ def _refuse_inputs_inside(directory: Path, manifest: Manifest) -> None:
             readings = (path.resolve(), path.absolute())
             if any(reading.is_relative_to(place) for reading in readings for place in places):
                 raise InputError(
-                    f"{path}: lies inside --out {directory}; "
-                    f"choose another --out, so that --{role} stays as it is"
+                    "{}: lies inside --out {}; choose another --out, so that --{} stays as it is",
+                    path,
+                    directory,
+                    role,
                 )
 
 
@@ -452,8 +458,10 @@ def _refuse_foreign(directory: Path, stage: str, writes: Sequence[str]) -> None:
     for child in sorted(directory.iterdir()):
         if not _is_hidden(child.name) and _matches(child.name, writes):
             raise InputError(
-                f"{child}: was not made by {stage} and would be overwritten; "
-                "choose another --out, or move it away"
+                "{}: was not made by {} and would be overwritten; choose another --out, "
+                "or move it away",
+                child,
+                stage,
             )
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from medkd.core.config import RUNTIME, Options, did_you_mean, make_config
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
 from medkd.core.records import Language
 from medkd.core.yaml_io import BrokenYamlError, parse_yaml, read_shipped_yaml
 
@@ -176,19 +176,28 @@ class Task(Options):
         for name in question.sections:
             if name in answer.section:
                 raise ValueError(
-                    f"question.sections holds {name!r}, which is the answer; take it out of one"
+                    Said(
+                        "question.sections holds {!r}, which is the answer; take it out of one",
+                        name,
+                    )
                 )
         for name in question.never:
             if name in asked:
                 raise ValueError(
-                    f"question.sections holds {name!r}, which question.never forbids; "
-                    "it tells the answer"
+                    Said(
+                        "question.sections holds {!r}, which question.never forbids; it tells "
+                        "the answer",
+                        name,
+                    )
                 )
         for name in question.needs:
             if name not in question.sections:
                 raise ValueError(
-                    f"question.needs holds {name!r}, which is none of question.sections; "
-                    "add it there or take it out here"
+                    Said(
+                        "question.needs holds {!r}, which is none of question.sections; add it "
+                        "there or take it out here",
+                        name,
+                    )
                 )
         for text in question.template.values():
             _check_placeholders("question.template", text, {"text"}, {"section"})
@@ -245,8 +254,10 @@ def load_task(name: str | Path) -> Task:
     path = Path(name)
     if not path.suffix and not path.exists():
         raise InputError(
-            f"task {str(name)!r}: none is called so{did_you_mean(name, SHIPPED)}; "
-            "a task of your own is a file: medkd tasks copy open-question my-task.yaml"
+            "task {!r}: none is called so{}; a task of your own is a file: medkd "
+            "tasks copy open-question my-task.yaml",
+            str(name),
+            did_you_mean(name, SHIPPED),
         )
     content = _read_file(path)
     answer = content.get("answer")
@@ -255,8 +266,9 @@ def load_task(name: str | Path) -> Task:
     task = _make_task({"name": path.stem, **base}, str(path))
     if task.name in SHIPPED:
         raise InputError(
-            f"{path}: name: {task.name!r} is a shipped task, and rows are told apart by the name; "
-            "choose another"
+            "{}: name: {!r} is a shipped task, and rows are told apart by the name; choose another",
+            path,
+            task.name,
         )
     return task
 
@@ -271,7 +283,7 @@ def find_task(name: str, given: str = "") -> Task:
     if name in SHIPPED:
         return _load_shipped(name)
     said = f"--task {given} is another one" if given else "it is none of the shipped ones"
-    raise InputError(f"rows of the task {name!r}: {said}; name its file with --task")
+    raise InputError("rows of the task {!r}: {}; name its file with --task", name, said)
 
 
 def check_tasks(names: Collection[str], given: str, place: Path) -> None:
@@ -281,8 +293,12 @@ def check_tasks(names: Collection[str], given: str, place: Path) -> None:
         find_task(name, given)
     if given and names and (task := _load_given(given)).name not in names:
         raise InputError(
-            f"{place}: its rows are of the task {', '.join(sorted(names))}, "
-            f"--task {given} is {task.name!r}; leave it out, or prepare them with it"
+            "{}: its rows are of the task {}, --task {} is {!r}; leave it out, or "
+            "prepare them with it",
+            place,
+            ", ".join(sorted(names)),
+            given,
+            task.name,
         )
 
 
@@ -319,7 +335,7 @@ def list_instructions(given: str = "") -> tuple[str, ...]:
 def read_shipped_task(name: str) -> str:
     """Return the text of a shipped task's file, to be copied."""
     if name not in SHIPPED:
-        raise InputError(f"task {name!r}: no shipped one{did_you_mean(name, SHIPPED)}")
+        raise InputError("task {!r}: no shipped one{}", name, did_you_mean(name, SHIPPED))
     return files("medkd").joinpath(f"tasks/{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -338,16 +354,19 @@ def _read_file(path: Path) -> dict[str, Any]:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: no such task file{did_you_mean(path.stem, SHIPPED)}; "
-            "medkd tasks lists the shipped ones"
+            "{}: no such task file{}; medkd tasks lists the shipped ones",
+            path,
+            did_you_mean(path.stem, SHIPPED),
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text; check the path") from error
+        raise InputError("{}: cannot be read as UTF-8 text; check the path", path) from error
     except BrokenYamlError as error:
         place = f"{path}:{error.line}" if error.line else path
-        raise InputError(f"{place}: broken YAML ({error}); medkd tasks shows the form") from error
+        raise InputError(
+            "{}: broken YAML ({}); medkd tasks shows the form", place, error
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a task is a mapping of keys to values; medkd tasks shows one")
+        raise InputError("{}: a task is a mapping of keys to values; medkd tasks shows one", path)
     return cast("dict[str, Any]", content)
 
 

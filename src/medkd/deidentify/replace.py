@@ -83,8 +83,11 @@ def read_secret(path: Path | None) -> bytes:
             raise from_os_error(error, path) from error
     if len(secret) < _SHORTEST:
         raise InputError(
-            f"{place}: a secret of at least {_SHORTEST} characters is needed for --patient-key and "
-            f"--map; set {VARIABLE} or pass --secret-file"
+            "{}: a secret of at least {} characters is needed for --patient-key and "
+            "--map; set {} or pass --secret-file",
+            place,
+            _SHORTEST,
+            VARIABLE,
         )
     return secret
 
@@ -110,7 +113,7 @@ def open_map(path: Path, secret: bytes) -> list[dict[str, Any]]:
     except OSError as error:
         raise from_os_error(error, path) from error
     except InvalidToken as error:
-        raise InputError(f"{path}: another secret sealed it, or it was changed") from error
+        raise InputError("{}: another secret sealed it, or it was changed", path) from error
     return cast(list[dict[str, Any]], json.loads(content))
 
 
@@ -158,8 +161,10 @@ class PrivateIds:
         except (ValidationError, ValueError) as error:
             what = first_problem(error) if isinstance(error, ValidationError) else "salt is no hex"
             raise InputError(
-                f"{self.path}: {what}; it holds the salt of earlier runs: put the right file back, "
-                "or move it away to begin with new hashes"
+                "{}: {}; it holds the salt of earlier runs: put the right file back, or "
+                "move it away to begin with new hashes",
+                self.path,
+                what,
             ) from error
 
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from pydantic import Field, field_validator
 
 from medkd.core.config import RUNTIME, StageConfig
-from medkd.core.errors import InputError, StoppedError
+from medkd.core.errors import InputError, Said, StoppedError
 from medkd.core.jsonl import RecordReader, resolve_input, write_text
 from medkd.core.parallel import MANY, map_in_order
 from medkd.core.progress import track
@@ -90,7 +90,7 @@ class Config(StageConfig):
     @classmethod
     def _check(cls, rules: str) -> str:
         if rules != VERSION:
-            raise ValueError(f"these rules are not here, only {VERSION!r}")
+            raise ValueError(Said("these rules are not here, only {!r}", VERSION))
         return rules
 
 
@@ -126,8 +126,10 @@ def run(config: Config) -> Manifest:
     n_left = sum(output.manifest.facts.get("residue", {}).values())
     if config.strict and n_left:
         raise StoppedError(
-            f"{output.path(RESIDUE)}: {n_left} things are left that may identify somebody; look "
-            "at them, and pass those that do with --known"
+            "{}: {} things are left that may identify somebody; look at them, and "
+            "pass those that do with --known",
+            output.path(RESIDUE),
+            n_left,
         )
     return output.manifest
 
@@ -138,7 +140,7 @@ def _make_plan(config: Config, known: Known) -> Plan:
     if config.patient_key or config.map:
         secret = read_secret(config.secret_file)
     if config.map and config.map.resolve().is_relative_to(config.out.resolve()):
-        raise InputError(f"{config.map}: keep the map apart from the data, outside {config.out}")
+        raise InputError("{}: keep the map apart from the data, outside {}", config.map, config.out)
     if config.tagger:
         load_tagger(config.tagger)
     help_ = Help(known, config.tagger)
@@ -156,8 +158,10 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
     output.drop_all({**reader.dropped(), **audit.dropped})
     if not kept:
         raise InputError(
-            f"{path}: no case holds any text of at most {MAX_CHARACTERS:,} characters; "
-            "look at it, and collect again if the pages or columns were misread"
+            "{}: no case holds any text of at most {:,} characters; look at it, and "
+            "collect again if the pages or columns were misread",
+            path,
+            MAX_CHARACTERS,
         )
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in audit.residue)
     write_text(output.path(RESIDUE), "".join(lines), private=True)

@@ -36,7 +36,7 @@ class LocalServer:
         self._started.wait()
         if isinstance(self._error, OverflowError):
             raise InputError(
-                f"127.0.0.1:{self.port}: no such port; choose one from 1024 to 65535, or 0 for any"
+                "127.0.0.1:{}: no such port; choose one from 1024 to 65535, or 0 for any", self.port
             ) from self._error
         if self._error is not None:
             raise from_os_error(self._error, f"127.0.0.1:{self.port}") from self._error

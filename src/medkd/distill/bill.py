@@ -128,7 +128,7 @@ def _find_ledger(path: Path) -> Path:
     candidates = [path] if path.is_file() else [path / FILE_NAME, path / "distill" / FILE_NAME]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        raise InputError(f'{path}: no {FILE_NAME} there; give the --out of "medkd distill"')
+        raise InputError('{}: no {} there; give the --out of "medkd distill"', path, FILE_NAME)
     return found
 
 

@@ -166,8 +166,9 @@ def _refuse_raw_cases(path: Path) -> None:
         return
     if isinstance(record, dict) and "sections" in record and "deidentified_by" not in record:
         raise InputError(
-            f'{path}:1: a raw case, no deidentified_by; run "medkd deidentify" and "medkd prepare" '
-            "first"
+            '{}:1: a raw case, no deidentified_by; run "medkd deidentify" and "medkd '
+            'prepare" first',
+            path,
         )
 
 

@@ -175,8 +175,10 @@ def find_questions(config: Config, method: Method) -> QuestionFile:
     asked = read_attempts(config.from_, config.task).asked
     if not any(question.id in asked for question in questions.reader):
         raise InputError(
-            f"{config.from_}: answers none of the questions of {path}; evaluate the student on "
-            "these (medkd select, or medkd evaluate --split train), or name another --input"
+            "{}: answers none of the questions of {}; evaluate the student on these "
+            "(medkd select, or medkd evaluate --split train), or name another --input",
+            config.from_,
+            path,
         )
     return questions
 

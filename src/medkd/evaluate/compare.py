@@ -143,8 +143,9 @@ def _choose_names(config: Config) -> list[str]:
     """Take the given names, else those of the directories, with their parents' where needed."""
     if config.names and len(config.names) != len(config.input):
         raise InputError(
-            f"--names: {len(config.names)} names for {len(config.input)} evaluations; "
-            "pass one for each"
+            "--names: {} names for {} evaluations; pass one for each",
+            len(config.names),
+            len(config.input),
         )
     folders = [(path if path.is_dir() else path.parent).resolve() for path in config.input]
     names = config.names or [folder.name for folder in folders]
@@ -152,8 +153,8 @@ def _choose_names(config: Config) -> list[str]:
         names = [f"{folder.parent.name}/{n}" for folder, n in zip(folders, names, strict=True)]
     if len(set(names)) != len(names):
         raise InputError(
-            f"--names: two evaluations are both called {max(names, key=names.count)}; "
-            "pass a name for each"
+            "--names: two evaluations are both called {}; pass a name for each",
+            max(names, key=names.count),
         )
     return names
 
@@ -188,7 +189,7 @@ def _read_if_there(path: Path) -> list[Row]:
 def _read_mapping(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if content is None:
-        raise InputError(f'{path}: no such file, or no mapping; run "medkd evaluate" again')
+        raise InputError('{}: no such file, or no mapping; run "medkd evaluate" again', path)
     return content
 
 
@@ -215,7 +216,7 @@ def _check_rows(
             problem = f"{changed[0]} of the rows is not what scores.json says"
     if problem:
         raise InputError(
-            f"{directory / FILE_NAME}: {problem}; run this evaluation again with --overwrite"
+            "{}: {}; run this evaluation again with --overwrite", directory / FILE_NAME, problem
         )
 
 
@@ -226,15 +227,21 @@ def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> li
     shared = [row.id for row in evaluations[0].rows if all(row.id in found for found in texts)]
     if not shared:
         raise InputError(
-            f"{places[0]} and {places[-1]}: not one question in common; "
-            "evaluate all models on the same test file"
+            "{} and {}: not one question in common; evaluate all models on the same test file",
+            places[0],
+            places[-1],
         )
     for found, place in zip(texts[1:], places[1:], strict=True):
         differing = [i for i in shared if not _is_same(found[i], texts[0][i])]
         if differing:
             raise InputError(
-                f"{place}: {len(differing)} of {len(shared)} questions are others than in "
-                f"{places[0]} (first: {differing[0]}); evaluate all models on the same test file"
+                "{}: {} of {} questions are others than in {} (first: {}); evaluate all "
+                "models on the same test file",
+                place,
+                len(differing),
+                len(shared),
+                places[0],
+                differing[0],
             )
     most = max(len(e.rows) for e in evaluations)
     if len(shared) < most:

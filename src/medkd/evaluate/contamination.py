@@ -81,9 +81,12 @@ def refuse_seen(seen: Seen, n: int, test_path: Path) -> None:
     """Refuse a test that is the training over again."""
     if seen.ids and len(seen.ids) >= MANY_SEEN * n:
         raise InputError(
-            f"{test_path}: {len(seen.ids)} of {n} questions are in the training data "
-            f"({seen.training_path}); give the test split, or --allow-seen to measure what was "
-            "learnt by heart"
+            "{}: {} of {} questions are in the training data ({}); give the test "
+            "split, or --allow-seen to measure what was learnt by heart",
+            test_path,
+            len(seen.ids),
+            n,
+            seen.training_path,
         )
 
 

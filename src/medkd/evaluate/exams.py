@@ -68,7 +68,7 @@ def _read_healthbench(
 ) -> Questions:
     """Read conversations of several turns, each with its rubric."""
     if not config.judge:
-        raise InputError(f"{config.exam}: its rubrics want a judge; name one with --judge")
+        raise InputError("{}: its rubrics want a judge; name one with --judge", config.exam)
     examples: list[Example] = []
     prompts: list[Prompt] = []
     rubrics: dict[str, QuestionRubric] = {}
@@ -119,8 +119,9 @@ def read_exam(source: str, limit: int | None = None) -> tuple[list[ExamQuestion]
     if not questions:
         problem = problems[0] if problems else f"{source}: no rows"
         raise InputError(
-            f"{problem}; known forms: CMB, CMExam, MedQA, MedXpertQA "
-            "and MedMCQA, as JSON, JSON Lines or a table"
+            "{}; known forms: CMB, CMExam, MedQA, MedXpertQA and MedMCQA, as JSON, "
+            "JSON Lines or a table",
+            problem,
         )
     return questions, len(problems)
 

@@ -252,8 +252,8 @@ def find_inputs(config: Config) -> tuple[Path | None, list[Path]]:
     InputError where flags do not fit."""
     if config.samples > 1 and not config.temperature:
         raise InputError(
-            f"--samples {config.samples}: equal answers tell nothing; "
-            "add --temperature 0.6 --top-p 0.95"
+            "--samples {}: equal answers tell nothing; add --temperature 0.6 --top-p 0.95",
+            config.samples,
         )
     if config.endpoint:
         if config.adapter:

@@ -62,8 +62,10 @@ def read_predictions(path: Path, task: str = "", limit: int | None = None) -> Pr
             problem = problem or f"{row.place}: {row.problem or 'predict and label are no texts'}"
     if not predictions:
         raise InputError(
-            f"{path}: {problem or 'the file is empty'}; expected JSON Lines with predict and "
-            "label, as LLaMA-Factory's generated_predictions.jsonl has"
+            "{}: {}; expected JSON Lines with predict and label, as LLaMA-Factory's "
+            "generated_predictions.jsonl has",
+            path,
+            problem or "the file is empty",
         )
     n_broken = n_read - len(predictions)
     return PredictionSet(predictions, n_read, {"broken_line": n_broken} if n_broken else {})

@@ -80,7 +80,7 @@ def draw_sample(directories: Sequence[Path], n: int, seed: int) -> Sample:
     graded = {row.id for row in loaded[0].rows if find_verdict(row.scores)}
     ids = [i for i in find_shared(loaded, directories) if i in graded]
     if not ids:
-        raise InputError(f"{directories[0]}: no answer was graded, so there is nothing to review")
+        raise InputError("{}: no answer was graded, so there is nothing to review", directories[0])
     draws = random.Random(seed)
     answers = [{p.id: p for p in e.predictions} for e in loaded]
     shown: list[Shown] = []

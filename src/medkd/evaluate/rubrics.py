@@ -62,7 +62,7 @@ def run(config: Config) -> Manifest:
     reader = RecordReader(path, Example, made_by="merge")
     examples = [e for e in reader if e.reference or e.answer][: config.limit]
     if not examples:
-        raise InputError(f"{path}: no question has a known answer; merge one with references")
+        raise InputError("{}: no question has a known answer; merge one with references", path)
     marks = [example.lineage.deidentified_by for example in examples]
     n_identified = check_deidentified(marks, path, "the teacher", config.accept_identified)
     with open_stage_output("rubric", config, {"input": path}, [RUBRICS]) as space:

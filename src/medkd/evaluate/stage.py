@@ -171,7 +171,9 @@ def _read_questions(config: Config) -> Questions:
     reader = RecordReader(path, Example, made_by="merge")
     examples = list(reader)[: config.limit]
     if not examples:
-        raise InputError(f'{path}: no questions; run "medkd merge" with a share for the test split')
+        raise InputError(
+            '{}: no questions; run "medkd merge" with a share for the test split', path
+        )
     check_tasks({example.task for example in examples}, config.task, path)
     return Questions(
         examples,
@@ -194,7 +196,9 @@ def _read_rubrics(
         raise InputError("--rubric: criteria are checked by a judge; name one with --judge")
     rubrics = choose_rubrics(read_rubrics(config.rubric), asked)
     if not rubrics:
-        raise InputError(f"{config.rubric}: no rubric is of a question of {path}; check --rubric")
+        raise InputError(
+            "{}: no rubric is of a question of {}; check --rubric", config.rubric, path
+        )
     return rubrics
 
 
@@ -225,8 +229,10 @@ def _run_questions(
         answers = _ask_all(config, space, questions, servers)
     if not answers.rows:
         raise InputError(
-            f"{config.endpoint or config.model}: not one question was answered "
-            f"({answers.failures}); see {space.path(LEDGER)}"
+            "{}: not one question was answered ({}); see {}",
+            config.endpoint or config.model,
+            answers.failures,
+            space.path(LEDGER),
         )
     if not answers.unprompted and not questions.is_public:
         line = "A second template: the model's own one leaves it to begin the thinking, so both "

@@ -102,8 +102,12 @@ def _dtype(name: str) -> "np.dtype[Any]":
 
 def _refuse(folder: Path, what: str, path: Path, kind: str) -> InputError:
     return InputError(
-        f"{folder}: {what} is not written here; llama.cpp's own script does it: "
-        f"python convert_hf_to_gguf.py {folder} --outtype {kind} --outfile {path}"
+        "{0}: {1} is not written here; llama.cpp's own script does it: python "
+        "convert_hf_to_gguf.py {0} --outtype {2} --outfile {3}",
+        folder,
+        what,
+        kind,
+        path,
     )
 
 
@@ -129,7 +133,7 @@ def _plan(
     for name, entry in read_headers(folder).items():
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
-            raise InputError(f"{folder}: its tensor {name} has no place in a GGUF file")
+            raise InputError("{}: its tensor {} has no place in a GGUF file", folder, name)
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
         shape = tuple(int(n) for n in entry["shape"])
@@ -167,7 +171,7 @@ def _read_tensors(
     for tensor in tensors:
         read = read_tensor(folder, tensor.name)
         if read is None:
-            raise InputError(f"{folder}: its tensor {tensor.name} went away while it was read")
+            raise InputError("{}: its tensor {} went away while it was read", folder, tensor.name)
         values = read.to(torch.float32).numpy()
         part = tensor.name.split(".")[-2]
         if config["model_type"] == "llama" and part in n_heads:

@@ -106,7 +106,7 @@ def run(config: Config) -> Manifest:
     kept = read_json(source / "questions.json")
     if not kept or not kept.get("questions"):
         raise InputError(
-            f'{source}: no questions.json to prove the model with; train again with "medkd train"'
+            '{}: no questions.json to prove the model with; train again with "medkd train"', source
         )
     questions = [str(entry["question"]) for entry in kept["questions"][: config.questions]]
     scores_path = _find_scores(config.evaluation)
@@ -160,7 +160,7 @@ def _explain_unproven(out: Path, proof: Mapping[str, Any]) -> ProofError:
     advice = "train longer or on more rows"
     if proof["n"] < MIN_QUESTIONS:
         advice = f"keep {MIN_QUESTIONS} rows for validation and train again, or raise --questions"
-    return ProofError(f"{out}: {UNPROVEN}, {proof['finding']}; see proof.json, {advice}")
+    return ProofError("{}: {}, {}; see proof.json, {}", out, UNPROVEN, proof["finding"], advice)
 
 
 def _find_source(config: Config) -> tuple[Path, str]:
@@ -175,7 +175,7 @@ def _find_source(config: Config) -> tuple[Path, str]:
     adapter = resolve_adapter(config.adapter)
     name = config.model or find_base(adapter)
     if not name:
-        raise InputError(f"{adapter}: does not say what it was trained on; give --model")
+        raise InputError("{}: does not say what it was trained on; give --model", adapter)
     return adapter, name
 
 
@@ -207,7 +207,7 @@ def explain_failed_write(error: Exception, out: Path) -> MedkdError:
     if is_disk_full(error):
         return from_os_error(OSError(errno.ENOSPC, "full"), out)
     return InputError(
-        f"{out}: the weights cannot be written ({explain(error)}); begin again with --overwrite"
+        "{}: the weights cannot be written ({}); begin again with --overwrite", out, explain(error)
     )
 
 
@@ -270,7 +270,7 @@ def hand_over_gguf(
     if not proof["passed"]:
         write_text(out / UNPROVEN, f"{path.name}: {proof['finding']}\n")
         raise ProofError(
-            f"{path}: {UNPROVEN}, {proof['finding']}; see proof-gguf.json, or try --gguf f16"
+            "{}: {}, {}; see proof-gguf.json, or try --gguf f16", path, UNPROVEN, proof["finding"]
         )
     return {"file": path.name, "bytes": path.stat().st_size} | {
         key: proof[key] for key in ("n", "n_thinking", "n_stopped", "passed")

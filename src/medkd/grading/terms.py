@@ -82,7 +82,7 @@ def load_terms(path: Path) -> Terms:
         _add(codes, cells.get(columns[0], ""), cells.get(columns[1], ""))
     if not codes:
         raise InputError(
-            f"{path}: no row has both a code and a name; see docs/en/verify.md, --terms"
+            "{}: no row has both a code and a name; see docs/en/verify.md, --terms", path
         )
     return Terms({name: frozenset(found) for name, found in codes.items()})
 
@@ -98,8 +98,9 @@ def _find_columns(headings: list[str], path: Path) -> tuple[tuple[str, str], boo
     if code is not None and name is not None:
         return (code, name), False
     raise InputError(
-        f"{path}: no columns of codes and names among {', '.join(headings[:6])}; "
-        "head them `code` and `name`"
+        "{}: no columns of codes and names among {}; head them `code` and `name`",
+        path,
+        ", ".join(headings[:6]),
     )
 
 

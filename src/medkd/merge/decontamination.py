@@ -106,8 +106,10 @@ def read_questions(paths: Iterable[Path]) -> list[tuple[str, str]]:
             fields = fields or name_fields(row.content)
         if len(found) == n_before:
             raise InputError(
-                f"{path}: no question found in this benchmark; found fields: {fields or 'none'}; "
-                f"expected {', '.join(QUESTION_FIELDS)}"
+                "{}: no question found in this benchmark; found fields: {}; expected {}",
+                path,
+                fields or "none",
+                ", ".join(QUESTION_FIELDS),
             )
     return found
 

@@ -123,8 +123,11 @@ def _set_schemas(sources: list[SourceFile], schemas: Sequence[str]) -> list[Sour
         file, _, schema = said.rpartition("=")
         if schema not in known:
             raise InputError(
-                f"--row-schema {said}: no schema {schema!r}{did_you_mean(schema, known)}; "
-                f"known: {', '.join(known)}"
+                "--row-schema {}: no schema {!r}{}; known: {}",
+                said,
+                schema,
+                did_you_mean(schema, known),
+                ", ".join(known),
             )
         meant = [
             place
@@ -133,7 +136,9 @@ def _set_schemas(sources: list[SourceFile], schemas: Sequence[str]) -> list[Sour
         ]
         if not meant:
             given = ", ".join(source.path.name for source in sources)
-            raise InputError(f"--row-schema {said}: no --input is called {file!r}; given: {given}")
+            raise InputError(
+                "--row-schema {}: no --input is called {!r}; given: {}", said, file, given
+            )
         for place in meant:
             sources[place] = sources[place]._replace(schema=schema)
     return sources
@@ -149,17 +154,22 @@ def read_takes(takes: Sequence[str], sources: Sequence[str]) -> Mapping[str, flo
             found[source] = float(number)
         except ValueError as error:
             raise InputError(
-                f"--take {take}: {number!r} is no number; write {source or 'SOURCE'}=0.5 or =5000"
+                "--take {}: {!r} is no number; write {}=0.5 or =5000",
+                take,
+                number,
+                source or "SOURCE",
             ) from error
         if source not in sources:
             raise InputError(
-                f"--take {take}: no row comes from "
-                f"{source!r}{did_you_mean(source, list(sources))}; "
-                f"sources: {', '.join(sources)}"
+                "--take {}: no row comes from {!r}{}; sources: {}",
+                take,
+                source,
+                did_you_mean(source, list(sources)),
+                ", ".join(sources),
             )
         if not 0 <= found[source] < float("inf"):
             raise InputError(
-                f"--take {take}: a share or a number of rows cannot be negative or endless"
+                "--take {}: a share or a number of rows cannot be negative or endless", take
             )
     return found
 
@@ -213,8 +223,10 @@ class SourceReader:
         if n_unknown == self.n_read:
             schema = self.source.schema
             raise InputError(
-                f"{self.source.path}: no known schema; found fields: {fields or 'none'}; "
-                f"expected {describe_schemas([schema] if schema else ())}"
+                "{}: no known schema; found fields: {}; expected {}",
+                self.source.path,
+                fields or "none",
+                describe_schemas([schema] if schema else ()),
             )
         warn_large_drops(
             self.source.path.name, self.n_read, self.dropped, NEXT_STEPS, self.problems

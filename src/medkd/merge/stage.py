@@ -246,15 +246,18 @@ def _check_rest(
     if config.against and chosen.dropped[DropReason.CONTAMINATED] and not chosen.rows["train"]:
         names = ", ".join(str(given) for given in config.against)
         raise InputError(
-            f"{names}: every row to train on holds one of its questions ({reasons}); is it the "
-            "training "
-            "data itself? Name another --against or raise --contained"
+            "{}: every row to train on holds one of its questions ({}); is it the "
+            "training data itself? Name another --against or raise --contained",
+            names,
+            reasons,
         )
     if not any(chosen.rows.values()):
         first = f"; the first: {problems[0][1]}" if problems else ""
         most = max(lost, key=lost.__getitem__, default=None)
         step = NEXT_STEPS.get(most, "check the files named by --input") if most else "check --input"
-        raise InputError(f"{config.input[0]}: no row could be used ({reasons}){first}; {step}")
+        raise InputError(
+            "{}: no row could be used ({}){}; {}", config.input[0], reasons, first, step
+        )
 
 
 def write_dataset(

@@ -109,11 +109,11 @@ def read_registry(folder: Path) -> dict[str, Any]:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: cannot be read as JSON ({error}); mend it or give another --llamafactory"
+            "{}: cannot be read as JSON ({}); mend it or give another --llamafactory", path, error
         ) from error
     if not isinstance(content, dict):
         raise InputError(
-            f"{path}: is no mapping of datasets; mend it or give another --llamafactory"
+            "{}: is no mapping of datasets; mend it or give another --llamafactory", path
         )
     return cast(dict[str, Any], content)
 

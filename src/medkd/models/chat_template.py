@@ -102,13 +102,15 @@ def find_template(tokenizer: "PreTrainedTokenizerBase") -> str:
         template = cast(dict[str, Any], template).get("default")
     if isinstance(template, str) and template:
         if problem := _find_problem(template):
-            raise InputError(f"{tokenizer.name_or_path}: {problem}")
+            raise InputError("{}: {}", tokenizer.name_or_path, problem)
         return template
     if has_token(tokenizer, TURN_START) and has_token(tokenizer, TURN_END):
         return PLAIN_CHATML
     raise InputError(
-        f"{tokenizer.name_or_path}: no chat template and no {TURN_START} token; "
-        "choose an instruct model or one of the ChatML family"
+        "{}: no chat template and no {} token; choose an instruct model or one "
+        "of the ChatML family",
+        tokenizer.name_or_path,
+        TURN_START,
     )
 
 
@@ -183,9 +185,9 @@ def _derive_templates(tokenizer: "PreTrainedTokenizerBase", own: str) -> Templat
             pair = TemplatePair(plain, add_thinking_prefix(plain))
     if not _is_sound(tokenizer, pair):
         raise InputError(
-            f"{tokenizer.name_or_path}: its chat template writes a thought that cannot be "
-            "taken off "
-            "the prompt; choose another model, or mend its chat_template.jinja"
+            "{}: its chat template writes a thought that cannot be taken off the "
+            "prompt; choose another model, or mend its chat_template.jinja",
+            tokenizer.name_or_path,
         )
     return pair
 
@@ -252,8 +254,8 @@ def _render_tail(
     text = _apply(tokenizer, turns, template, True, switches)
     if _USER not in text:
         raise InputError(
-            f"{tokenizer.name_or_path}: its chat template leaves out the user's text; choose "
-            "another model"
+            "{}: its chat template leaves out the user's text; choose another model",
+            tokenizer.name_or_path,
         )
     return text.rpartition(_USER)[2]
 
@@ -337,8 +339,10 @@ def _apply(
         )
     except Exception as error:
         raise InputError(
-            f"{tokenizer.name_or_path}: its chat template refuses these turns ({explain(error)}); "
-            "choose another model, or mend its chat_template.jinja"
+            "{}: its chat template refuses these turns ({}); choose another model, "
+            "or mend its chat_template.jinja",
+            tokenizer.name_or_path,
+            explain(error),
         ) from error
     return cast(str, text)
 
@@ -401,8 +405,10 @@ def find_end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
         if behind:
             break
     raise InputError(
-        f"{tokenizer.name_or_path}: its chat template ends a turn with {behind[:20]!r}, "
-        "no token of its own; give it a ChatML template"
+        "{}: its chat template ends a turn with {!r}, no token of its own; give "
+        "it a ChatML template",
+        tokenizer.name_or_path,
+        behind[:20],
     )
 
 
@@ -442,8 +448,8 @@ def repair_pad_token(tokenizer: "PreTrainedTokenizerBase") -> str:
     spare = [token for token in unused if token != end]
     if not spare:
         raise InputError(
-            f"{tokenizer.name_or_path}: no token is left for padding; add one named <|pad|> "
-            "to the tokenizer"
+            "{}: no token is left for padding; add one named <|pad|> to the tokenizer",
+            tokenizer.name_or_path,
         )
     tokenizer.pad_token = spare[0]
     return f"pad token {before or 'missing'} changed to {spare[0]}"

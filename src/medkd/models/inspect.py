@@ -129,16 +129,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
     limit = MAX_TOKENIZER_BYTES if path.name == "tokenizer.json" else MAX_JSON_BYTES
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is no regular file; fetch or make it again")
+            raise InputError("{}: is no regular file; fetch or make it again", path)
         if path.stat().st_size > limit:
-            raise InputError(f"{path}: is larger than {limit >> 20} MiB; fetch or make it again")
+            raise InputError("{}: is larger than {} MiB; fetch or make it again", path, limit >> 20)
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON; fetch or make it again") from error
+        raise InputError("{}: cannot be read as JSON; fetch or make it again", path) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: is no JSON object; fetch or make it again")
+        raise InputError("{}: is no JSON object; fetch or make it again", path)
     return cast(dict[str, Any], content)
 
 
@@ -151,7 +151,9 @@ def read_model_file(path: Path) -> dict[str, Any] | None:
             _FILES[path.name].model_validate(content)
         except (ValidationError, RecursionError) as error:
             says = first_problem(error) if isinstance(error, ValidationError) else error
-            raise InputError(f"{path}: {explain(says)}; fetch the file again or mend it") from error
+            raise InputError(
+                "{}: {}; fetch the file again or mend it", path, explain(says)
+            ) from error
     return content
 
 
@@ -162,19 +164,19 @@ def check_folder_files(folder: Path) -> None:
     templates = [folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")]
     for path in (*templates, *folder.glob("*.safetensors")):
         if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is no regular file; fetch or make it again")
+            raise InputError("{}: is no regular file; fetch or make it again", path)
     for path in templates:
         if path.exists() and path.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise InputError(f"{path}: is larger than 1 MiB; choose another model, or mend it")
+            raise InputError("{}: is larger than 1 MiB; choose another model, or mend it", path)
     index = read_json(folder / "model.safetensors.index.json") or {}
     weight_map = index.get("weight_map", {})
     for holder in cast(Any, weight_map).values() if isinstance(weight_map, dict) else [None]:
         if not isinstance(holder, str) or Path(holder).name != holder:
             raise InputError(
-                f"{folder}: model.safetensors.index.json names a file outside; fetch it again"
+                "{}: model.safetensors.index.json names a file outside; fetch it again", folder
             )
         if not (folder / holder).is_file():
-            raise InputError(f"{folder}: {explain(holder)} is missing; fetch the model again")
+            raise InputError("{}: {} is missing; fetch the model again", folder, explain(holder))
 
 
 def read_headers(folder: Path) -> dict[str, dict[str, Any]]:
@@ -195,7 +197,7 @@ def read_headers(folder: Path) -> dict[str, dict[str, Any]]:
             tensors |= header
         except Exception as error:
             raise InputError(
-                f"{path}: its weights cannot be read ({explain(error)}); fetch the model again"
+                "{}: its weights cannot be read ({}); fetch the model again", path, explain(error)
             ) from error
     return tensors
 
@@ -270,8 +272,9 @@ def read_model_shape(folder: Path, trust_remote_code: bool = False) -> ModelShap
             )
     except Exception as error:
         raise InputError(
-            f"{folder}: its config.json describes no model known here ({explain(error)}); "
-            "check config.json"
+            "{}: its config.json describes no model known here ({}); check config.json",
+            folder,
+            explain(error),
         ) from error
     _check_tensors(folder, model)
     return measure_shape(model)
@@ -324,8 +327,11 @@ def _check_tensors(folder: Path, model: Any) -> None:
             refuse_missing(folder, [name])
         elif list(entry.get("shape", ())) != list(tensor.shape):
             raise InputError(
-                f"{folder}: {name} has the shape {entry.get('shape')}, its config.json wants "
-                f"{list(tensor.shape)}; fetch the model again"
+                "{}: {} has the shape {}, its config.json wants {}; fetch the model again",
+                folder,
+                name,
+                entry.get("shape"),
+                list(tensor.shape),
             )
 
 
@@ -333,8 +339,10 @@ def refuse_missing(folder: object, names: Sequence[str]) -> NoReturn:
     """Raise InputError for tensors that would be filled at random."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     raise InputError(
-        f"{folder}: its weights lack {names[0]}{more}, which would be filled at random; fetch "
-        "the model again"
+        "{}: its weights lack {}{}, which would be filled at random; fetch the model again",
+        folder,
+        names[0],
+        more,
     )
 
 
@@ -354,7 +362,7 @@ def read_tensor(folder: Path, name: str) -> "torch.Tensor | None":
                     return weights.get_tensor(name)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
-            f"{folder}: its weights cannot be read ({explain(error)}); fetch the model again"
+            "{}: its weights cannot be read ({}); fetch the model again", folder, explain(error)
         ) from error
     return None
 
@@ -371,5 +379,7 @@ def read_generation_config(folder: Path) -> "GenerationConfig":
         )
     except Exception as error:
         raise InputError(
-            f"{folder}: its generation config cannot be read ({explain(error)}); mend or remove it"
+            "{}: its generation config cannot be read ({}); mend or remove it",
+            folder,
+            explain(error),
         ) from error

@@ -99,7 +99,7 @@ def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool =
     if name == TINY:
         return _check_folder(tiny_dir(), name, trust_remote_code)
     if not name.isprintable():
-        raise InputError(f"{name!a}: no name of a model; it must be printable UTF-8 text")
+        raise InputError("{!a}: no name of a model; it must be printable UTF-8 text", name)
     path = Path(name).expanduser()
     if path.is_dir():
         is_run = (
@@ -107,10 +107,10 @@ def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool =
         )
         return _check_folder(path / WHOLE_MODEL if is_run else path, name, trust_remote_code)
     if path.exists():
-        raise InputError(f"{name}: is a file; --model takes a model's folder or its name on a hub")
+        raise InputError("{}: is a file; --model takes a model's folder or its name on a hub", name)
     if not _HUB_NAME.fullmatch(name):
         raise InputError(
-            f"{name}: no such folder, and no name of the form owner/model; check --model"
+            "{}: no such folder, and no name of the form owner/model; check --model", name
         )
     return _check_folder(_download(name, hub, trust_remote_code), name, trust_remote_code)
 
@@ -123,7 +123,7 @@ def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
             if (path / "adapter_config.json").exists()
             else "no config.json; is it a model?"
         )
-        raise InputError(f"{name}: {what}")
+        raise InputError("{}: {}", name, what)
     check_folder_files(path)
     if not any(path.glob("*.safetensors")):
         pickled = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
@@ -132,12 +132,13 @@ def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
             if pickled
             else "it holds no weights"
         )
-        raise InputError(f"{name}: {found}; convert it to safetensors or choose another")
+        raise InputError("{}: {}; convert it to safetensors or choose another", name, found)
     if "auto_map" in config and not trust_remote_code:
         raise InputError(
-            f"{name}: wants to run code of its own (auto_map in config.json); read that code "
-            "and give --trust-remote-code, "
-            "or choose a model that transformers knows"
+            "{}: wants to run code of its own (auto_map in config.json); read that "
+            "code and give --trust-remote-code, or choose a model that transformers "
+            "knows",
+            name,
         )
     return path
 
@@ -158,17 +159,18 @@ def _download(name: str, hub: Hub, with_code: bool) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except GatedRepoError as error:
         raise InputError(
-            f"{name}: its owner asks for consent first; accept the terms on its page and set "
-            "HF_TOKEN"
+            "{}: its owner asks for consent first; accept the terms on its page and set HF_TOKEN",
+            name,
         ) from error
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"{name}: the hub knows no such model; check the name, or try --hub modelscope"
+            "{}: the hub knows no such model; check the name, or try --hub modelscope", name
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(
-            f"{name}: cannot be fetched ({explain(error)}); check the network or HF_ENDPOINT, "
-            "or give a local folder"
+            "{}: cannot be fetched ({}); check the network or HF_ENDPOINT, or give a local folder",
+            name,
+            explain(error),
         ) from error
 
 
@@ -177,14 +179,15 @@ def _download_from_modelscope(name: str, wanted: list[str]) -> Path:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
-            f"{name}: the modelscope package is missing; pip install modelscope"
+            "{}: the modelscope package is missing; pip install modelscope", name
         ) from error
     try:
         return Path(str(snapshot_download(name, allow_patterns=wanted)))
     except Exception as error:  # its client raises many kinds, without a common one of its own
         raise InputError(
-            f"{name}: cannot be fetched from ModelScope ({explain(error)}); check the name "
-            "and the network"
+            "{}: cannot be fetched from ModelScope ({}); check the name and the network",
+            name,
+            explain(error),
         ) from error
 
 
@@ -264,11 +267,12 @@ def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
     except Exception as error:
         if "out of memory" in str(error) or "allocate memory" in str(error):
             raise InputError(
-                f"{name}: does not fit into memory; choose a smaller model, or train with "
-                "--method qlora"
+                "{}: does not fit into memory; choose a smaller model, or train with "
+                "--method qlora",
+                name,
             ) from error
         raise InputError(
-            f"{name}: cannot be loaded ({explain(error)}); is the folder complete?"
+            "{}: cannot be loaded ({}); is the folder complete?", name, explain(error)
         ) from error
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
@@ -296,8 +300,10 @@ def load_tokenizer(
         strange = next((token for token, at in base.items() if ids.get(token) != at), None)
         if strange is not None:
             raise InputError(
-                f"{adapter}: has another vocabulary than {folder} (at {explain(strange)}); "
-                "give the model it was trained on"
+                "{}: has another vocabulary than {} (at {}); give the model it was trained on",
+                adapter,
+                folder,
+                explain(strange),
             )
     if not has_own or not tokenizer.chat_template:
         lineage = read_json(adapter / "lineage.json") or {}
@@ -316,7 +322,9 @@ def _read_tokenizer(source: Path, trust_remote_code: bool) -> "PreTrainedTokeniz
         )
     except Exception as error:
         raise InputError(
-            f"{source}: its tokenizer cannot be loaded ({explain(error)}); is the folder complete?"
+            "{}: its tokenizer cannot be loaded ({}); is the folder complete?",
+            source,
+            explain(error),
         ) from error
     return cast("PreTrainedTokenizerBase", tokenizer)
 
@@ -331,8 +339,12 @@ def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", folder: Path, source
     token = max(vocabulary, key=lambda each: vocabulary[each])
     if vocabulary[token] >= n_rows:
         raise InputError(
-            f"{source}: its token {explain(token)} has the id {vocabulary[token]}, "
-            f"the embedding has {n_rows} rows; take the tokenizer that belongs to the model"
+            "{}: its token {} has the id {}, the embedding has {} rows; take the "
+            "tokenizer that belongs to the model",
+            source,
+            explain(token),
+            vocabulary[token],
+            n_rows,
         )
 
 
@@ -359,11 +371,11 @@ def find_base(adapter: Path) -> str:
     config = read_model_file(adapter / "adapter_config.json")
     if config is None:
         raise InputError(
-            f'{adapter}: no adapter_config.json; give the adapter folder that "medkd train" wrote'
+            '{}: no adapter_config.json; give the adapter folder that "medkd train" wrote', adapter
         )
     if not (adapter / "adapter_model.safetensors").exists():
         raise InputError(
-            f"{adapter}: no adapter_model.safetensors; train again, or convert its weights"
+            "{}: no adapter_model.safetensors; train again, or convert its weights", adapter
         )
     check_folder_files(adapter)
     return str(config.get("base_model_name_or_path") or "")
@@ -374,7 +386,9 @@ def check_base(adapter: Path, name: str) -> None:
     name."""
     base = find_base(adapter)
     if base and is_different_model(base, name):
-        raise InputError(f"{adapter}: was trained on {base}, not on {name}; give --model {base}")
+        raise InputError(
+            "{0}: was trained on {1}, not on {2}; give --model {1}", adapter, base, name
+        )
 
 
 def is_different_model(base: str, name: str) -> bool:
@@ -418,15 +432,21 @@ def _merge_adapter(model: "PreTrainedModel", adapter: Path, name: str) -> "PreTr
             merged: Any = cast(Any, tuned).merge_and_unload()
     except Exception as error:
         raise InputError(
-            f"{adapter}: does not fit {name} ({explain(error)}); "
-            f"give the model it was trained on ({find_base(adapter) or 'unknown'})"
+            "{}: does not fit {} ({}); give the model it was trained on ({})",
+            adapter,
+            name,
+            explain(error),
+            find_base(adapter) or "unknown",
         ) from error
     if lacking := sorted(wanted - held):
         refuse_missing(adapter, lacking)
     if strange := sorted(key for key in held - wanted if ".lora_" in key):
         raise InputError(
-            f"{adapter}: {name} has no place for {explain(strange[0])}; "
-            f"give the model it was trained on ({find_base(adapter) or 'unknown'})"
+            "{}: {} has no place for {}; give the model it was trained on ({})",
+            adapter,
+            name,
+            explain(strange[0]),
+            find_base(adapter) or "unknown",
         )
     return cast("PreTrainedModel", merged)
 
@@ -445,9 +465,10 @@ def _untie_where_changed(model: "PreTrainedModel", keys: set[str], adapter: Path
         return
     if len(changed) < len(touching):
         raise InputError(
-            f"{adapter}: changes {explain(changed[0])} and single tokens of a tied embedding, "
-            "which "
-            "cannot be merged; train again with one of the two"
+            "{}: changes {} and single tokens of a tied embedding, which cannot be "
+            "merged; train again with one of the two",
+            adapter,
+            explain(changed[0]),
         )
     head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
     for config in (model.config, model.config.get_text_config()):

@@ -146,11 +146,11 @@ def load_synonyms(path: Path | None = None) -> Synonyms:
         try:
             tables.append(_Table.model_validate(parse_yaml(path.read_text(encoding="utf-8"))))
         except BrokenYamlError as error:
-            raise InputError(f"{path}: broken YAML; {_FORM}") from error
+            raise InputError("{}: broken YAML; {}", path, _FORM) from error
         except (ValidationError, TypeError) as error:
-            raise InputError(f"{path}: no table of answers; {_FORM}") from error
+            raise InputError("{}: no table of answers; {}", path, _FORM) from error
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as UTF-8 text; check --answers") from error
+            raise InputError("{}: cannot be read as UTF-8 text; check --answers", path) from error
     graded = cast("dict[str, list[str]]", load_table("synonyms"))
     return Synonyms(
         [

@@ -160,7 +160,10 @@ def until_section(task: Task, name: str) -> Task:
     last = labelled.get(name, name)
     if last not in part.sections:
         raise InputError(
-            f"--until {name}: no section of the task {task.name}{did_you_mean(name, part.sections)}"
+            "--until {}: no section of the task {}{}",
+            name,
+            task.name,
+            did_you_mean(name, part.sections),
         )
     kept = part.sections[: part.sections.index(last) + 1]
     needs = tuple(need for need in part.needs if need in kept)
@@ -326,7 +329,7 @@ def run(config: Config) -> Manifest:
         _report_unasked(task, facts["not_asked"])
         space.next_steps = _list_next_steps(task, facts["not_asked"])
         if not questions:
-            raise InputError(f"{path}: {_explain_nothing(task, space.next_steps, dropped)}")
+            raise InputError("{}: {}", path, _explain_nothing(task, space.next_steps, dropped))
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
         space.write_records("removals.jsonl", removals)
         write_json(

@@ -82,8 +82,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except socket.gaierror as error:
         raise InputError(
-            f"medkd studio: --host {host}: no such address; "
-            "use an address of this machine, or 0.0.0.0 for all"
+            "medkd studio: --host {}: no such address; use an address of this "
+            "machine, or 0.0.0.0 for all",
+            host,
         ) from error
     except OSError as error:
         raise from_os_error(error, f"medkd studio: {host}:{port}") from error

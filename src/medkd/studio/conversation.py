@@ -140,7 +140,7 @@ class Speech:
         except MedkdError as error:
             self._problem = error
         except Exception as error:  # noqa: BLE001 - whatever a model's own code raises is told on the page
-            self._problem = MedkdError(f"{type(error).__name__}: {str(error)[:200]}")
+            self._problem = MedkdError("{}: {}", type(error).__name__, str(error)[:200])
 
     def hear(self, piece: str, is_reasoning: bool) -> None:
         """Take a piece as it comes."""

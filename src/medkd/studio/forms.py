@@ -202,5 +202,5 @@ def _read_mapping(name: str, text: str) -> dict[str, Any]:
     except BrokenYamlError:
         content = None
     if not isinstance(content, dict):
-        raise InputError(f"{name}: write one `key: value` a line")
+        raise InputError("{}: write one `key: value` a line", name)
     return cast(dict[str, Any], content)

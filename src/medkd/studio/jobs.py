@@ -6,29 +6,23 @@ Not done here: forms (`studio.forms`), keeping a run alive (`background_jobs` do
 """
 
 import contextlib
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from medkd import background_jobs
 from medkd.core.config import read_recipe
-from medkd.core.errors import InputError, MedkdError
+from medkd.core.errors import InputError, MedkdError, Said
 from medkd.core.stage_output import MANIFEST, is_locked
 from medkd.studio.workspace import Step, Workspace
 
-START_LIMIT_S = 60
 TAIL_BYTES = 64 * 1024
 RUNNING, DONE, FINISHED = "running", "done", "finished"
 UNFINISHED = "unfinished"
 """State of a run that was begun and is not detached: it may run in a terminal, or have been killed
 there."""
 STOPPED = ("stopped", "failed", "crashed", "killed")
-ERROR = "error: "
-"""How a command begins the line that says why it ended."""
 RUN_FILES = ("report.html", "summary.json")
 """What a run writes beside its steps."""
 
@@ -51,20 +45,8 @@ class Job(NamedTuple):
 
 
 def start(words: Sequence[str], environment: Mapping[str, str], cwd: Path | None = None) -> None:
-    """Start a command detached. Raises InputError with its own line where it is refused."""
-    done = subprocess.run(  # noqa: S603 - this very program; words never reach a shell
-        [sys.executable, "-m", "medkd", *words, "--detach"],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **environment},
-        cwd=cwd,
-        timeout=START_LIMIT_S,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise InputError(find_problem(lines) or (lines or ["the command could not be started"])[-1])
+    """Start a command detached; what a key is given for stands in its environment alone."""
+    background_jobs.start(words, environment=environment, cwd=cwd)
 
 
 def find_out(run: background_jobs.Job) -> Path | None:
@@ -106,7 +88,7 @@ def find_job(workspace: Workspace, name: str) -> Job:
     listed = reversed(background_jobs.list_runs())
     made = [run for run in listed if _name_run(workspace, run) == name]
     if not steps and not made:
-        raise InputError(f"{name}: no such run")
+        raise InputError("{}: no such run", name)
     return make_job(name, steps, made)
 
 
@@ -166,15 +148,15 @@ def delete(workspace: Workspace, job: Job) -> None:
     Other runs below its directory, and files that no step made, stay.
     """
     if job.alive or any(is_locked(step.path) for step in job.steps):
-        raise InputError(f"{job.name}: is running; stop it first")
+        raise InputError("{}: is running; stop it first", job.name)
     top, folder = workspace.runs.resolve(), workspace.runs / job.name
     real = folder.resolve()
     if folder.is_symlink() or real == top or not real.is_relative_to(top):
-        raise InputError(f"{job.name}: is a link or lies elsewhere; remove it by hand")
+        raise InputError("{}: is a link or lies elsewhere; remove it by hand", job.name)
     for step in job.steps:
         inner = (found.parent for found in step.path.rglob(MANIFEST))
         if step.path.is_symlink() or any(found != step.path for found in inner):
-            raise InputError(f"{step.name}: holds another run or is a link; remove it by hand")
+            raise InputError("{}: holds another run or is a link; remove it by hand", step.name)
     for step in job.steps:
         shutil.rmtree(step.path)
     for name in RUN_FILES:
@@ -196,11 +178,7 @@ def read_tail(run: background_jobs.Job, n_lines: int = 200) -> list[str]:
     return text.splitlines()[-n_lines:]
 
 
-def find_problem(lines: Sequence[str]) -> str:
-    """Find what a run that did not come to its end said last of why.
-
-    >>> find_problem(["read: 3", "error: a.jsonl: no such file; check the path"])
-    'a.jsonl: no such file; check the path'
-    """
-    found = (line.removeprefix(ERROR) for line in reversed(lines) if line.startswith(ERROR))
-    return next(found, "")
+def find_problem(job: Job) -> Said | None:
+    """Find why a run did not come to its end."""
+    end = background_jobs.read_end(job.detached[0]) if job.detached else None
+    return Said.from_json(end.problem) if end and end.problem else None

@@ -84,7 +84,7 @@ def list_parts(kind: str, workspace: Workspace) -> list[Part]:
         return [Part("", kind, read_fields(kind), {}, {})]
     recipe = list_recipes(workspace).get(kind)
     if recipe is None:
-        raise InputError(f"{kind[:80]}: no such stage or recipe; put it into a --data folder")
+        raise InputError("{}: no such stage or recipe; put it into a --data folder", kind[:80])
     parts: list[Part] = []
     for step, section in read_recipe(recipe).items():
         stage = str(step).split("-")[0]
@@ -196,7 +196,7 @@ def check_run(name: str) -> str:
     if not parts or not is_allowed or any(part.startswith((".", "-", "~")) for part in parts):
         raise InputError("name the run: letters, digits, - and /")
     if parts[0] == UPLOADS:
-        raise InputError(f"{UPLOADS} holds what was uploaded; name the run otherwise")
+        raise InputError("{} holds what was uploaded; name the run otherwise", UPLOADS)
     return name
 
 
@@ -212,7 +212,7 @@ def find_problems(order: Order, t: Texts) -> dict[str, str]:
                 if text or (is_emptied and not field.is_optional):
                     values[field.name] = to_value(field, text)
             except InputError as error:
-                problems[part.key(field)] = str(error)
+                problems[part.key(field)] = t.error(error)
         boxes = {field.name: part.key(field) for field in part.fields}
         try:
             STAGES[part.stage].load().Config.model_validate({**values, "out": "out"})
@@ -221,15 +221,8 @@ def find_problems(order: Order, t: Texts) -> dict[str, str]:
                 name = str(problem["loc"][0]) if problem["loc"] else ""
                 is_fed = part.step and problem["type"] == "missing"
                 if not is_fed:
-                    problems.setdefault(boxes.get(name, ""), _say(problem, t))
+                    problems.setdefault(boxes.get(name, ""), t.say(say_problem(problem)))
     return problems
-
-
-def _say(problem: Any, t: Texts) -> str:
-    found = t.word("problem", problem["type"])
-    if found == problem["type"].replace("_", " "):
-        return say_problem(problem)
-    return found.format_map({"expected": "", **(problem.get("ctx") or {})})
 
 
 def suggest_run(kind: str, workspace: Workspace) -> str:

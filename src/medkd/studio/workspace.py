@@ -49,7 +49,7 @@ class Workspace:
         self.data = tuple(data)
         for folder in self.data:
             if not folder.exists():
-                raise InputError(f"medkd studio: --data {folder}: no such folder; check the path")
+                raise InputError("medkd studio: --data {}: no such folder; check the path", folder)
         self._seen: dict[str, tuple[int, Step | None]] = {}
         self._all: tuple[float, list[Step]] = (-FRESH_S, [])
         self._lock = Lock()
@@ -66,8 +66,10 @@ class Workspace:
         if found or inside:
             return found or inside[-1]
         raise InputError(
-            f"{name}: lies outside {self.runs} and the --data folders; "
-            "start the studio with --data FOLDER to use it"
+            "{}: lies outside {} and the --data folders; start the studio with "
+            "--data FOLDER to use it",
+            name,
+            self.runs,
         )
 
     def check(self, text: str, is_path: bool = False) -> None:
@@ -115,7 +117,7 @@ class Workspace:
         """Find a step by name; raises InputError where there is none."""
         step = self._read(str(self.resolve(name) / MANIFEST))
         if step is None:
-            raise InputError(f"{name}: no step of a run; choose another")
+            raise InputError("{}: no step of a run; choose another", name)
         return step
 
     def list_files(self, run: str) -> list[str]:

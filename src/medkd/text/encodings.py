@@ -54,12 +54,12 @@ def open_regular(path: Path) -> IO[bytes]:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise InputError(f"{path}: a folder; name a file in it")
+            raise InputError("{}: a folder; name a file in it", path)
         if not stat.S_ISREG(mode):
-            raise InputError(f"{path}: a pipe or device; write its content to a file first")
+            raise InputError("{}: a pipe or device; write its content to a file first", path)
         return path.open("rb")
     except ValueError as error:
-        raise InputError(f"{str(path)!r}: no name of a file; check the path") from error
+        raise InputError("{!r}: no name of a file; check the path", str(path)) from error
     except OSError as error:
         raise from_os_error(error, path) from error
 
@@ -77,10 +77,10 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise InputError(
-            f"{path}: larger than {max_bytes / 2**20:.0f} MiB; is this the right file?"
+            "{}: larger than {:.0f} MiB; is this the right file?", path, max_bytes / 2**20
         )
     if not content.strip():
-        raise InputError(f"{path}: the file is empty")
+        raise InputError("{}: the file is empty", path)
     return decode(content, str(path))
 
 
@@ -136,9 +136,10 @@ def _refuse(chunks: _Chunks, place: str, name: str) -> InputError:
     """Make the error for a text that no encoding decodes whole; `name` is the likeliest one."""
     line = _find_break(chunks, name) or 1
     return InputError(
-        f"{place}:{line}: neither UTF-8, UTF-16, GB18030 nor Big5 text as a whole; save the file "
-        "again, "
-        "or convert it to UTF-8 with iconv"
+        "{}:{}: neither UTF-8, UTF-16, GB18030 nor Big5 text as a whole; save "
+        "the file again, or convert it to UTF-8 with iconv",
+        place,
+        line,
     )
 
 
@@ -165,7 +166,7 @@ def _guess_utf16(head: bytes, place: str) -> str:
     scores = {name: _share_common(even, name) for name in ("utf-16-le", "utf-16-be")}
     best = max(scores, key=scores.__getitem__)
     if scores[best] < _MIN_COMMON:
-        raise InputError(f"{place}: no text but bytes of a program; export it as a text or table")
+        raise InputError("{}: no text but bytes of a program; export it as a text or table", place)
     return best
 
 

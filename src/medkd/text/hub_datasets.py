@@ -85,8 +85,10 @@ def fetch_all(names: Iterable[str]) -> dict[str, list[Path]]:
     if missing:
         todo = "; ".join(_say_by_hand(name) for name in missing)
         raise InputError(
-            f"{next(iter(missing.values()))}; check the name and the network (HF_ENDPOINT names a "
-            f"mirror), or fetch by hand: {todo}; then run this again"
+            "{}; check the name and the network (HF_ENDPOINT names a mirror), or "
+            "fetch by hand: {}; then run this again",
+            next(iter(missing.values())),
+            todo,
         )
     return found
 
@@ -106,8 +108,9 @@ def _match_name(name: str) -> re.Match[str]:
     match = _NAME.fullmatch(name)
     if not match:
         raise InputError(
-            f"{name}: no name of a dataset; write hf:owner/name or ms:owner/name, and /FILE "
-            "behind it for one file of several"
+            "{}: no name of a dataset; write hf:owner/name or ms:owner/name, and "
+            "/FILE behind it for one file of several",
+            name,
         )
     return match
 
@@ -144,14 +147,18 @@ def choose_files(folder: Path, name: str, wanted: str = "") -> list[Path]:
         names = {key: path for key, path in names.items() if fnmatch(key, wanted)}
     if not names:
         raise InputError(
-            f"{name}: no {', '.join(SUFFIXES)} file{f' named {wanted}' if wanted else ''} in it; "
-            "look at the dataset's page"
+            "{}: no {} file{} in it; look at the dataset's page",
+            name,
+            ", ".join(SUFFIXES),
+            f" named {wanted}" if wanted else "",
         )
     files = {_SHARD.sub("", key) for key in names}
     if len(files) > 1 and not wanted:
         raise InputError(
-            f"{name}: holds several files ({', '.join(sorted(files)[:8])}); name one, as in "
-            f"{name}/{min(files)}"
+            "{0}: holds several files ({1}); name one, as in {0}/{2}",
+            name,
+            ", ".join(sorted(files)[:8]),
+            min(files),
         )
     return list(names.values())
 
@@ -161,7 +168,7 @@ def _fetch_from_huggingface(name: str, dataset: str, patterns: Sequence[str]) ->
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UnreachableError(
-            f"{name}: the huggingface_hub package is missing (pip install huggingface_hub)"
+            "{}: the huggingface_hub package is missing (pip install huggingface_hub)", name
         ) from error
     return _download(
         name, lambda: snapshot_download(dataset, repo_type="dataset", allow_patterns=list(patterns))
@@ -173,7 +180,7 @@ def _fetch_from_modelscope(name: str, dataset: str, patterns: Sequence[str]) -> 
         from modelscope import dataset_snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UnreachableError(
-            f"{name}: the modelscope package is missing (pip install modelscope)"
+            "{}: the modelscope package is missing (pip install modelscope)", name
         ) from error
     return _download(
         name, lambda: str(dataset_snapshot_download(dataset, allow_patterns=list(patterns)))
@@ -185,4 +192,4 @@ def _download(name: str, download: Callable[[], str]) -> Path:
         return Path(download())
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UnreachableError(f"{name}: cannot be fetched ({reason})") from error
+        raise UnreachableError("{}: cannot be fetched ({})", name, reason) from error

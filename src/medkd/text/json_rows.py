@@ -179,7 +179,7 @@ class _Cursor:
     def __init__(self, path: Path, encoding: Encoding) -> None:
         if path.stat().st_size > MAX_ARRAY_BYTES:
             size = MAX_ARRAY_BYTES // 2**30
-            raise InputError(f"{path}: a JSON array of more than {size} GiB; save JSON Lines")
+            raise InputError("{}: a JSON array of more than {} GiB; save JSON Lines", path, size)
         with open_text(path, encoding) as file:
             self.text = file.read()
         self.is_damaged = encoding.is_damaged
@@ -238,15 +238,21 @@ def read_arrays(path: Path, encoding: Encoding) -> Iterator[RawRow]:
         while (found := cursor.skip(_BETWEEN)) != "]":
             if not found:
                 raise InputError(
-                    f"{path}:{cursor.line}: the JSON array breaks off after {number} elements; "
-                    "fetch or export the file again"
+                    "{}:{}: the JSON array breaks off after {} elements; fetch or export the "
+                    "file again",
+                    path,
+                    cursor.line,
+                    number,
                 )
             number += 1
             row = cursor.take_value(f"{path.name}, item {number}")
             if row.problem and not cursor.find_restart(restart):
                 raise InputError(
-                    f"{path}:{cursor.line}: item {number}: {row.problem}, and no element follows; "
-                    "fetch or export the file again"
+                    "{}:{}: item {}: {}, and no element follows; fetch or export the file again",
+                    path,
+                    cursor.line,
+                    number,
+                    row.problem,
                 )
             if number == 1 and isinstance(row.content, dict) and row.content:
                 restart = _restart_at(next(iter(cast("dict[str, Any]", row.content))))

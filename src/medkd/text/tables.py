@@ -43,7 +43,7 @@ def read_rows(path: Path) -> Iterator[RawRow]:
         head = file.read(4096)
         is_whole = len(head) < 4096
     if not head.strip(b"\0\t\n\r \xef\xbb\xbf") and is_whole:
-        raise InputError(f"{path}: the file is empty; check --input")
+        raise InputError("{}: the file is empty; check --input", path)
     if head.startswith(b"PAR1"):
         return _read_parquet(path)
     if head.startswith(b"PK\x03\x04"):
@@ -57,15 +57,16 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     if start.startswith("{"):
         return read_json_lines(path, encoding)
     if start.startswith("<"):
-        raise InputError(f"{path}: HTML or XML; export the table as .xlsx, CSV or JSON Lines")
+        raise InputError("{}: HTML or XML; export the table as .xlsx, CSV or JSON Lines", path)
     if suffix in TABLE_SUFFIXES or (suffix == ".xls" and "\t" in start):
         return _read_csv(path, encoding)
     if suffix in EXCEL_SUFFIXES:
-        raise InputError(f"{path}: no Excel workbook; save it again as .xlsx, or as CSV")
+        raise InputError("{}: no Excel workbook; save it again as .xlsx, or as CSV", path)
     raise InputError(
-        f"{path}: no JSON (it begins with {start[:20].splitlines()[0]!r}); expected a JSON array "
-        "or JSON "
-        "Lines; a table goes by its suffix: .csv, .tsv or .xlsx"
+        "{}: no JSON (it begins with {!r}); expected a JSON array or JSON Lines; "
+        "a table goes by its suffix: .csv, .tsv or .xlsx",
+        path,
+        start[:20].splitlines()[0],
     )
 
 
@@ -91,7 +92,7 @@ _SIGNATURES = (
 def _refuse_by_signature(head: bytes, path: Path) -> None:
     for signature, words in _SIGNATURES:
         if head.startswith(signature):
-            raise InputError(f"{path}: {words}")
+            raise InputError("{}: {}", path, words)
 
 
 def _read_start(path: Path, encoding: Encoding) -> str:
@@ -100,7 +101,7 @@ def _read_start(path: Path, encoding: Encoding) -> str:
         while chunk := file.read(4096):
             if start := chunk.lstrip("\ufeff\0 \t\r\n\u3000"):
                 return start
-    raise InputError(f"{path}: the file is empty; check --input")
+    raise InputError("{}: the file is empty; check --input", path)
 
 
 # --- Tables -------------------------------------------------------------------------------------
@@ -133,7 +134,9 @@ def _find_delimiter(lines: Iterable[str], path: Path) -> str:
 def _bounded_lines(file: IO[str], path: Path) -> Iterator[str]:
     while line := file.readline(MAX_ROW_BYTES):
         if len(line) == MAX_ROW_BYTES:
-            raise InputError(f"{path}: a line longer than {MAX_ROW_BYTES // 2**20} MiB; no table")
+            raise InputError(
+                "{}: a line longer than {} MiB; no table", path, MAX_ROW_BYTES // 2**20
+            )
         yield line.replace("\0", "").replace("\ufeff", "")
 
 
@@ -173,7 +176,7 @@ def _name_cells(
     while headings and not headings[-1]:
         headings.pop()
     if len(headings) > MAX_COLUMNS:
-        raise InputError(f"{place}: {len(headings)} columns; save the part that holds cases")
+        raise InputError("{}: {} columns; save the part that holds cases", place, len(headings))
     for number, cells, problem in (row for part in (begun[at + 1 :], rows) for row in part):
         where = f"{place}, row {number}"
         if cells is None:
@@ -252,14 +255,15 @@ def _guard(rows: Iterator[_Cells], path: Path) -> Iterator[_Cells]:
 def _sheet_rows(sheet: Any, path: Path) -> Iterator[_Cells]:
     for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
         if len(row) > MAX_COLUMNS:
-            raise InputError(f"{path}: {len(row)} columns; save the part that holds cases")
+            raise InputError("{}: {} columns; save the part that holds cases", path, len(row))
         yield number, [_write_cell(cell) for cell in row], ""
 
 
 def _damaged_workbook(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"{path}: an Excel workbook that cannot be read ({type(error).__name__}); save it again as "
-        ".xlsx, or as CSV"
+        "{}: an Excel workbook that cannot be read ({}); save it again as .xlsx, or as CSV",
+        path,
+        type(error).__name__,
     )
 
 
@@ -274,13 +278,13 @@ def _check_workbook(path: Path) -> None:
     if not any(name.startswith("xl/") for name in names):
         kind = "a Word document" if "word/document.xml" in names else "a packed archive"
         raise InputError(
-            f"{path}: {kind}; unpack it and name the folder, or save its table as .xlsx or CSV"
+            "{}: {}; unpack it and name the folder, or save its table as .xlsx or CSV", path, kind
         )
     if any(name.endswith(".bin") and name.startswith("xl/workbook") for name in names):
-        raise InputError(f"{path}: a binary Excel workbook; save it as .xlsx or CSV")
+        raise InputError("{}: a binary Excel workbook; save it as .xlsx or CSV", path)
     if sum(part.file_size for part in parts) > MAX_UNPACKED_BYTES:
         raise InputError(
-            f"{path}: unpacks to more than {MAX_UNPACKED_BYTES // 2**20} MiB; save it as CSV"
+            "{}: unpacks to more than {} MiB; save it as CSV", path, MAX_UNPACKED_BYTES // 2**20
         )
 
 
@@ -309,8 +313,8 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise InputError(
-            f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or convert it to JSON "
-            "Lines"
+            "{}: reading Parquet needs pyarrow; pip install pyarrow, or convert it to JSON Lines",
+            path,
         ) from error
     number = 0
     try:
@@ -321,7 +325,7 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
     except (ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError(
-            f"{path}: damaged Parquet after row {number} ({reason}); fetch the file again"
+            "{}: damaged Parquet after row {} ({}); fetch the file again", path, number, reason
         ) from error
 
 

@@ -152,11 +152,11 @@ def read_trainer_keys(
     values: dict[str, Any] = {}
     for key, value in extra.items():
         if key in (*_OWN_KEYS, *own_keys):
-            raise InputError(f"trainer: {key} is decided by the stage; take it out of the recipe")
+            raise InputError("trainer: {} is decided by the stage; take it out of the recipe", key)
         if key not in known and key not in STAGE_KEYS:
             near = difflib.get_close_matches(key, [*known, *STAGE_KEYS], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"trainer: unknown key {key!r}{hint}")
+            raise InputError("trainer: unknown key {!r}{}", key, hint)
         values[key] = _read_value(key, value, hints[key])
     return values
 
@@ -180,7 +180,7 @@ def build_trainer_config(
 
 def explain_refusal(error: Exception) -> InputError:
     """Turn an error of TRL about a setting into one line."""
-    return InputError(f"trainer: {str(error).splitlines()[0]}; correct the recipe")
+    return InputError("trainer: {}; correct the recipe", str(error).splitlines()[0])
 
 
 def _read_value(key: str, value: Any, hint: Any) -> Any:
@@ -189,12 +189,12 @@ def _read_value(key: str, value: Any, hint: Any) -> Any:
     except ValidationError as error:
         message = error.errors(include_url=False)[0]["msg"]
         raise InputError(
-            f"trainer: {key}: {message[0].lower()}{message[1:]} (got {value!r})"
+            "trainer: {}: {}{} (got {!r})", key, message[0].lower(), message[1:], value
         ) from error
     if isinstance(read, float) and not math.isfinite(read):
-        raise InputError(f"trainer: {key}: input should be a finite number (got {value!r})")
+        raise InputError("trainer: {}: input should be a finite number (got {!r})", key, value)
     if key in _COUNTS and isinstance(read, int | float) and read <= 0:
-        raise InputError(f"trainer: {key}: input should be greater than 0 (got {value!r})")
+        raise InputError("trainer: {}: input should be greater than 0 (got {!r})", key, value)
     return read if isinstance(value, str) else value
 
 

@@ -71,7 +71,7 @@ def distil_on_policy(config: Config) -> Manifest:
             if not config.teacher_model
             else "--adapter, a student that answers"
         )
-        raise InputError(f"--method on-policy: give {missing}")
+        raise InputError("--method on-policy: give {}", missing)
     load_libraries()
     train_path, val_path = find_inputs(config.input)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
@@ -108,13 +108,18 @@ def check_teacher(
     strange = next((token for token, number in numbered if known.get(token) != number), None)
     if strange is not None:
         raise InputError(
-            f"{name}: has another tokenizer than the student (see {strange!r}); choose a teacher "
-            'of the student\'s family, or have it write rationales instead (run "medkd distill")'
+            "{}: has another tokenizer than the student (see {!r}); choose a teacher "
+            "of the student's family, or have it write rationales instead (run "
+            '"medkd distill")',
+            name,
+            strange,
         )
     if teacher_shape.vocabulary < shape.vocabulary:
         raise InputError(
-            f"{name}: knows {teacher_shape.vocabulary} tokens, the student {shape.vocabulary}; "
-            "choose another teacher of the student's family"
+            "{}: knows {} tokens, the student {}; choose another teacher of the student's family",
+            name,
+            teacher_shape.vocabulary,
+            shape.vocabulary,
         )
 
 

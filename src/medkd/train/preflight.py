@@ -173,7 +173,7 @@ def refuse(findings: Sequence[Finding], place: str) -> None:
     """Raise InputError for the first finding that train cannot repair."""
     for finding in findings:
         if not finding.is_repaired:
-            raise InputError(f"{place}: {finding.tell()}")
+            raise InputError("{}: {}", place, finding.tell())
 
 
 def _refusal(cause: Cause, error: InputError) -> Finding:

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from medkd.core.completer import Sampling
 from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
 from medkd.core.jsonl import write_json
 from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.records import Example
@@ -163,7 +163,9 @@ class Config(StageConfig):
     def _know_rewards(cls, rewards: dict[str, float]) -> dict[str, float]:
         for name in rewards:
             if name not in NAMES:
-                raise ValueError(f"unknown reward {name!r}{did_you_mean(name, list(NAMES))}")
+                raise ValueError(
+                    Said("unknown reward {!r}{}", name, did_you_mean(name, list(NAMES)))
+                )
         return rewards
 
     @property
@@ -188,8 +190,11 @@ def run(config: Config) -> Manifest:
     check_weights(config.rewards, bool(config.judge))
     if config.questions * config.group_size % config.batch_size:
         raise InputError(
-            f"--batch-size {config.batch_size} does not divide the {config.questions} x "
-            f"{config.group_size} answers of a step; give --batch-size {config.group_size}"
+            "--batch-size {0} does not divide the {1} x {2} answers of a step; give "
+            "--batch-size {2}",
+            config.batch_size,
+            config.questions,
+            config.group_size,
         )
     train_path, val_path = find_inputs(config.input)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
@@ -225,8 +230,11 @@ def _read(config: Config, path: Path, output: StageOutput) -> list[Example]:
     output.drop("no_reference", len(examples) - len(kept))
     if not kept:
         raise InputError(
-            f"{path}: none of {len(examples)} questions has a known diagnosis to pay for; add a "
-            "dataset with references, or set --rewards.diagnosis 0 and have a judge pay"
+            "{}: none of {} questions has a known diagnosis to pay for; add a "
+            "dataset with references, or set --rewards.diagnosis 0 and have a judge "
+            "pay",
+            path,
+            len(examples),
         )
     if config.judge:
         marks = (example.lineage.deidentified_by for example in kept)

@@ -162,9 +162,10 @@ def check_weights(weights: Mapping[str, float], has_judge: bool) -> None:
     counting = [name for name, weight in weights.items() if weight]
     if not counting:
         raise InputError(
-            "rewards: no reward counts, and what is not named counts nothing; give one a weight "
-            f"(--rewards.diagnosis 1), of {', '.join(NAMES)}, or leave --rewards out for the "
-            "usual ones"
+            "rewards: no reward counts, and what is not named counts nothing; give "
+            "one a weight (--rewards.diagnosis 1), of {}, or leave --rewards out for "
+            "the usual ones",
+            ", ".join(NAMES),
         )
     if "judge" in counting and not has_judge:
         raise InputError(
@@ -209,9 +210,9 @@ class JudgeReward:
         for at, answer in zip(asked, judged, strict=True):
             if answer.judgement is None:
                 raise StoppedError(
-                    f"the judge could not be read ({answer.error}); choose another judge, or run "
-                    "the same command again: the last checkpoint and every judgement paid for are "
-                    "kept"
+                    "the judge could not be read ({}); choose another judge, or run the same "
+                    "command again: the last checkpoint and every judgement paid for are kept",
+                    answer.error,
                 )
             scores[at] = answer.judgement.score
         return scores

@@ -326,7 +326,7 @@ def make_trainer(
         if "install" not in str(error):
             raise
         raise InputError(
-            f"trainer: {str(error).splitlines()[0]}; install it, or correct report_to"
+            "trainer: {}; install it, or correct report_to", str(error).splitlines()[0]
         ) from error
     give_head_bias(trainer.model)
     if args.train_sampling_strategy == "group_by_length":
@@ -415,17 +415,20 @@ def explain_failure(error: Exception, out: Path, limit: str = "--max-length") ->
         return error
     if is_disk_full(error):
         return StoppedError(
-            f"{out}: the disk is full; free some space and run the same command again, "
-            "the last whole checkpoint is kept"
+            "{}: the disk is full; free some space and run the same command again, "
+            "the last whole checkpoint is kept",
+            out,
         )
     if isinstance(error, OSError):
         return from_os_error(error, out)
     text = str(error).lower()
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return StoppedError(
-            f"{out}: out of memory; lower --batch-size or {limit}, or give "
-            "--trainer.gradient-checkpointing true, and run again with --resume: "
-            "the last checkpoint is kept"
+            "{}: out of memory; lower --batch-size or {}, or give "
+            "--trainer.gradient-checkpointing true, and run again with --resume: the "
+            "last checkpoint is kept",
+            out,
+            limit,
         )
     return error
 
@@ -468,8 +471,8 @@ def _tokenize_validation(config: Config, job: Job) -> list[TokenizedExample]:
     if few and not rows:
         reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
         raise InputError(
-            f"val.jsonl: no row is left to watch ({reasons}); raise --max-length, or take the file "
-            "away"
+            "val.jsonl: no row is left to watch ({}); raise --max-length, or take the file away",
+            reasons,
         )
     return rows
 

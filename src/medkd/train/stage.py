@@ -41,8 +41,9 @@ def run(config: Config) -> Manifest:
     if config.adapter or config.teacher_model:
         flag = "--adapter" if config.adapter else "--teacher-model"
         raise InputError(
-            f"{flag}: only --method on-policy takes one, --method {config.method} trains from the "
-            "base; leave it out"
+            "{}: only --method on-policy takes one, --method {} trains from the base; leave it out",
+            flag,
+            config.method,
         )
     process = read_process_info()
     if not process.is_main:

@@ -214,8 +214,9 @@ def ask_blindly(question: Question, task: Task) -> Request:
     """
     if task.answer.kind == "text":
         raise InputError(
-            f"--blind: answers of the task {task.name} are free text, of which rules cannot tell "
-            "whether two say the same; use --judge"
+            "--blind: answers of the task {} are free text, of which rules cannot "
+            "tell whether two say the same; use --judge",
+            task.name,
         )
     language = find_written_language(question)
     messages = (

@@ -243,7 +243,7 @@ def run(config: Config) -> Manifest:
             reasons = ", ".join(f"{reason} {n}" for reason, n in tally.failures.most_common())
             main = max(tally.failures, key=tally.failures.__getitem__, default="")
             step = next((step for reason, step in NEXT_STEPS.items() if reason == main), _READ)
-            raise InputError(f"{path}: no rationale is sound ({reasons}); {step}")
+            raise InputError("{}: no rationale is sound ({}); {}", path, reasons, step)
     return space.manifest
 
 

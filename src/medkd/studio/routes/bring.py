@@ -230,7 +230,7 @@ def keep(files: Sequence[Upload], runs: Path) -> Path:
     if not files:
         raise InputError("no file was chosen")
     if sum(file.size for file in files) > MAX_BYTES:
-        raise InputError(f"more than {MAX_BYTES // 2**20} MB; put the files into a --data folder")
+        raise InputError("more than {} MB; put the files into a --data folder", MAX_BYTES // 2**20)
     for file in files:
         check_kind(file)
     top = runs / UPLOADS
@@ -239,7 +239,9 @@ def keep(files: Sequence[Upload], runs: Path) -> Path:
     if len(files) == 1:
         target = top / clean_name(Path(files[0].name).name)
         if target.exists():
-            raise InputError(f"{target.name} is there already; rename the file and choose it again")
+            raise InputError(
+                "{} is there already; rename the file and choose it again", target.name
+            )
         _write(files[0], target)
         return target
     target = top / find_name(folder, top)
@@ -269,14 +271,14 @@ def check_kind(file: Upload) -> None:
     shown = clean_name(file.name)
     if kind is None:
         known = ", ".join(sorted({suffix[1:] for suffix in KINDS}))
-        raise InputError(f"{shown}: no file of cases; known are {known}")
+        raise InputError("{}: no file of cases; known are {}", shown, known)
     head = file.content.read(_HEAD_BYTES)
     file.content.seek(0)
     is_text = b"\0" not in head.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16, which spreadsheets export
         is_text = True
     if not (is_text if kind == "text" else head.startswith(_BEGINNINGS[kind])):
-        raise InputError(f"{shown}: is not what its name says; export the file again")
+        raise InputError("{}: is not what its name says; export the file again", shown)
 
 
 def _write(file: Upload, path: Path) -> None:

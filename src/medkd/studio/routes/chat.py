@@ -93,7 +93,7 @@ def ask(page: Page, form: Form) -> Response:
     sampling = read_sampling(form)
     task = read_text(form, "task")
     if task and task not in SHIPPED:
-        raise InputError(f"{task[:80]}: no such task; choose another")
+        raise InputError("{}: no such task; choose another", task[:80])
     student = load_task(task).student if task else None
     key = read_text(form, "key").strip()
     for at, side in enumerate(SIDES):
@@ -125,7 +125,7 @@ def read_sampling(form: Form | Mapping[str, Any]) -> Sampling:
         config = Config.model_validate({"model": TINY, "max_tokens": N_TOKENS, **given})
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{first['loc'][0]}: {say_problem(first)}") from error
+        raise InputError("{}: {}", first["loc"][0], say_problem(first)) from error
     return Sampling(max_tokens=config.max_tokens, temperature=config.temperature or None)
 
 

@@ -77,7 +77,7 @@ def show_records(page: Page) -> Response:
 def _open(page: Page, file: str) -> JsonlIndex:
     path = page.workspace.resolve(file)
     if path.suffix != ".jsonl" or not path.is_file():
-        raise InputError(f"{file[:200]}: no file of records; choose another")
+        raise InputError("{}: no file of records; choose another", file[:200])
     return open_index(path)
 
 

@@ -102,9 +102,9 @@ def read_scores(step: Step) -> dict[str, Any]:
     try:
         content = json.loads((step.path / "scores.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{step.name}: scores.json cannot be read; evaluate again") from error
+        raise InputError("{}: scores.json cannot be read; evaluate again", step.name) from error
     if not isinstance(content, dict):
-        raise InputError(f"{step.name}: scores.json holds no numbers; evaluate again")
+        raise InputError("{}: scores.json holds no numbers; evaluate again", step.name)
     return cast(dict[str, Any], content)
 
 
@@ -204,7 +204,7 @@ def open_answers(step: Step) -> JsonlIndex:
     """Open the answers of an evaluation; raises InputError where there are none."""
     path = step.path / "predictions.jsonl"
     if not path.exists():
-        raise InputError(f"{step.name}: no predictions.jsonl; evaluate again")
+        raise InputError("{}: no predictions.jsonl; evaluate again", step.name)
     return open_index(path)
 
 

@@ -83,7 +83,7 @@ def follow_run(page: Page) -> Response:
 def _describe(job: Job, page: Page) -> dict[str, Any]:
     last = job.detached[0] if job.detached else None
     tail = jobs.read_tail(last) if last else []
-    is_over = job.state in jobs.STOPPED
+    problem = jobs.find_problem(job) if job.state in jobs.STOPPED else None
     return {
         "road": make_road(job),
         "actions": find_actions(job, page.t),
@@ -92,7 +92,7 @@ def _describe(job: Job, page: Page) -> dict[str, Any]:
         "samples": list_samples(job, page),
         "cost": jobs.write_cost(job.steps),
         "log": tail[-N_LOG_LINES:],
-        "problem": jobs.find_problem(tail) if is_over else "",
+        "problem": page.t.say(problem) if problem else "",
         "command": show_command(last.words) if last else "",
         "repairs": [
             f"{step.path.name}: {repair}"

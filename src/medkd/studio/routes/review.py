@@ -91,7 +91,7 @@ def _show(page: Page, file: str, who: str, problem: str = "", sent: Form | None 
 def _find_queue(page: Page, file: str) -> Path:
     path = page.workspace.resolve(file)
     if path.name not in QUEUES or not path.is_file():
-        raise InputError(f"{file[:200]}: no file of rationales; choose another")
+        raise InputError("{}: no file of rationales; choose another", file[:200])
     return path
 
 
