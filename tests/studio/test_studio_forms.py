@@ -99,7 +99,7 @@ def test_a_step_of_a_recipe_is_changed_as_run_takes_it() -> None:
 @pytest.mark.parametrize(
     ("stage", "name", "value", "said"),
     [
-        ("verify", "input", "", "required"),
+        ("verify", "input", "", "needed"),
         ("train", "trainer", "not a mapping", "key: value"),
         ("train", "trainer", "a: [1", "key: value"),
         ("train", "epochs", "many", "number"),
@@ -144,7 +144,7 @@ def test_no_value_of_a_page_is_a_flag_of_its_own(stage: str) -> None:
                 words = write_words([field], {field.name: given}, {})
             except InputError:
                 continue
-            flag = f"--{field.name.replace('_', '-')}"
+            flag = field.flag
             negated = f"--no-{flag[2:]}"
             for word in words:
                 assert word.startswith((f"{flag}=", f"{flag}.")) or word in (flag, negated)

@@ -464,8 +464,7 @@ def _hold(path: Path) -> IO[str]:
         lock.close()
         if error.errno not in {errno.EAGAIN, errno.EACCES}:
             raise StoppedError(
-                "{}: cannot be locked here ({}), as on some network file systems; choose "
-                "an --out on a disk of this machine",
+                "{}: cannot be locked ({}); choose an --out on a disk of this machine",
                 path,
                 error.strerror,
             ) from error
@@ -598,9 +597,7 @@ def _from_sqlite_error(error: Exception, path: Path) -> MedkdError:
     words = str(error)
     if "full" in words or "disk I/O error" in words:
         return StoppedError(
-            "{}: {}; free some space and run the same command again, it goes on from here",
-            path,
-            words,
+            "{}: {}; free some space and run the same command again, it goes on", path, words
         )
     if isinstance(error, sqlite3.DatabaseError) and (
         "malformed" in words or "not a database" in words

@@ -206,10 +206,7 @@ def open_stage_output(
         is_same = previous is not None and _is_same_work(previous, manifest, config, follows_inputs)
         if previous is not None and previous.stage != stage:
             raise InputError(
-                "{}: holds the output of {}; choose another --out for {}",
-                directory,
-                previous.stage,
-                stage,
+                "{}: holds the output of {}; choose another --out", directory, previous.stage
             )
         if previous is None or not is_same or config.overwrite:
             _refuse_inputs_inside(directory, manifest)
@@ -458,10 +455,7 @@ def _refuse_foreign(directory: Path, stage: str, writes: Sequence[str]) -> None:
     for child in sorted(directory.iterdir()):
         if not _is_hidden(child.name) and _matches(child.name, writes):
             raise InputError(
-                "{}: was not made by {} and would be overwritten; choose another --out, "
-                "or move it away",
-                child,
-                stage,
+                "{}: was not made by {}; choose another --out, or move it away", child, stage
             )
 
 

@@ -40,7 +40,7 @@ class Field(NamedTuple):
 
     @property
     def flag(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{self.name.strip('_').replace('_', '-')}"
 
 
 class Layout(NamedTuple):
