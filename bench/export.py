@@ -24,7 +24,7 @@ from medkd.core.completer import Sampling
 from medkd.core.records import Example
 from medkd.models.chat_template import make_messages, render
 from medkd.models.load import LoadedModel, find_base, load_tokenizer, load_weights, resolve_model
-from medkd.train.tokenize import IGNORED, tokenize
+from medkd.train.preflight import IGNORED, tokenize
 
 N_ROWS = 64
 

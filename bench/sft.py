@@ -27,7 +27,7 @@ import yaml
 
 from medkd.core.records import Example
 from medkd.models.load import load_tokenizer, tiny_dir
-from medkd.train.tokenize import tokenize
+from medkd.train.preflight import tokenize
 
 BATCH = 8
 RATE = 2e-3

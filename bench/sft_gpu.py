@@ -90,7 +90,7 @@ def count_flops(model, n_adapter: int) -> float:
 
 
 def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
-    """Train a few steps through `train.sft`, as `medkd train` does; returns tokens a second, peak GiB
+    """Train a few steps through `train.stage`, as `medkd train` does; returns tokens a second, peak GiB
     and FLOPs a token."""
     import tempfile
     from pathlib import Path
@@ -99,9 +99,9 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
 
     from medkd.models.inspect import ModelShape
     from medkd.models.load import load_tokenizer, tiny_dir
-    from medkd.train.config import Config
-    from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_trainer_config
-    from medkd.train.tokenize import TokenizedExample
+    from medkd.train.config import Config, make_lora_config
+    from medkd.train.preflight import TokenizedExample
+    from medkd.train.stage import make_dataset, make_trainer, make_trainer_config
 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -34,9 +34,9 @@ from medkd.models.chat_template import (
 )
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import LoadedModel, load_libraries, load_model, tiny_dir
-from medkd.train.config import Config
-from medkd.train.sft import make_dataset, make_lora_config, make_trainer, make_trainer_config
-from medkd.train.tokenize import IGNORED, TokenizedExample, tokenize
+from medkd.train.config import Config, make_lora_config
+from medkd.train.preflight import IGNORED, TokenizedExample, tokenize
+from medkd.train.stage import make_dataset, make_trainer, make_trainer_config
 
 LIMIT = 240
 """Tokens that the spoiled cutoff trims rows to: between the shortest and the longest."""

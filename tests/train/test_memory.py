@@ -18,7 +18,7 @@ from medkd.train.memory import (
     find_too_little_memory,
 )
 from medkd.train.preflight import Cause
-from medkd.train.sft import make_lora_config
+from medkd.train.stage import make_lora_config
 
 SHAPE = Workload(rank=16, n_tokens=2048, weight_bytes=2, is_checkpointed=True, on_gpu=True)
 

@@ -113,29 +113,22 @@ def test_a_killed_run_goes_on_to_the_same_weights(settings, tmp_path):
     ] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(
-    ("field", "says"), [("teacher_model", "--teacher-model"), ("adapter", "--adapter")]
-)
-def test_a_start_and_a_teacher_are_both_asked_for(settings, tmp_path, field, says):
-    with pytest.raises(InputError, match=says):
-        run(
-            Config(
-                **{key: value for key, value in settings.items() if key != field},
-                out=tmp_path / "out",
-            )
-        )
-
-
 def test_a_teacher_that_is_not_there_is_named_by_its_own_flag(settings, tmp_path):
     with pytest.raises(InputError, match="check --teacher-model"):
         run(Config(**settings | {"teacher_model": str(tmp_path / "no/such")}, out=tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
-    ("left_out", "says"),
-    [("teacher_model", "--adapter: only"), ("adapter", "--teacher-model: only")],
+    ("changes", "says"),
+    [
+        ({"teacher_model": ""}, "needs one teacher"),
+        ({"teacher": "self"}, "needs one teacher"),
+        ({"adapter": None}, "needs --adapter"),
+        ({"method": "lora", "adapter": None}, "--teacher-model: only"),
+        ({"method": "lora", "teacher_model": ""}, "--adapter: --method lora trains from the base"),
+        ({"method": "dpo", "teacher_model": "", "teacher": "self"}, "--teacher: only"),
+    ],
 )
-def test_supervised_training_takes_no_start_and_no_teacher(settings, tmp_path, left_out, says):
-    given = {key: value for key, value in settings.items() if key != left_out}
+def test_each_method_names_what_it_lacks_or_does_not_take(settings, tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
-        run(Config(**given | {"method": "lora"}, out=tmp_path / "out"))
+        run(Config(**settings | changes, out=tmp_path / "out"))

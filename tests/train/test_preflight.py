@@ -9,14 +9,15 @@ from medkd.models.chat_template import add_thinking_prefix
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model, load_tokenizer
 from medkd.train.preflight import (
+    IGNORED,
     Cause,
+    TokenizedExample,
     compare_packed,
     examine,
     examine_served,
     find_untrained_ids,
     refuse,
 )
-from medkd.train.tokenize import IGNORED, TokenizedExample
 from student_samples import make_example
 
 

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from medkd.core.errors import InputError, StoppedError
-from medkd.core.records import Example
+from medkd.core.records import Cost, Example
 from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
 from medkd.train import reinforce
 from medkd.train.checkpoints import find_checkpoint, is_complete, read_step
 from medkd.train.memory import Machine
 from medkd.train.reinforce import Config, run
-from medkd.train.rewards import JudgeReward
+from medkd.train.rewards import OpenJudge
 from scripted import Scripted
 from student_samples import make_example, make_random_model, read_lines, write_examples
 
@@ -179,7 +179,7 @@ def read_metrics(out):
 
 def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):
     from medkd.core.completer import Sampling
-    from medkd.train.grpo import Sampler, TrainerRollouts
+    from medkd.train.grpo import PromptItem, Sampler, TrainerRollouts
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
     sampler = Sampler(
@@ -192,7 +192,7 @@ def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):
     }
     ids["loop"] = sampler.engine.tokenizer("cough " * 40)["input_ids"]
     reasons = {
-        name: str(sampler.read_rollout(tokens, "", "").finish_reason)
+        name: str(sampler.read_rollout(tokens, PromptItem("", "", "", "")).finish_reason)
         for name, tokens in ids.items()
     }
     assert reasons == {"ended": "stop", "cut": "length", "loop": "loop"}
@@ -279,7 +279,7 @@ def test_an_adapter_of_another_base_is_refused(settings, tmp_path):
 
 def test_questions_without_a_known_diagnosis_are_dropped_or_refused(settings, tmp_path):
     path = write_examples(tmp_path / "open/train.jsonl", range(4), reference="")
-    with pytest.raises(InputError, match="none of 4 questions has a known diagnosis"):
+    with pytest.raises(InputError, match="none of 4 questions has a known answer"):
         run(Config(**settings | {"input": path}, out=tmp_path / "out"))
     path.write_text(
         path.read_text() + write_examples(tmp_path / "known/train.jsonl", range(10)).read_text()
@@ -289,7 +289,7 @@ def test_questions_without_a_known_diagnosis_are_dropped_or_refused(settings, tm
 
 
 def test_a_limit_that_cuts_the_start_off_is_refused_and_the_next_one_named(settings, tmp_path):
-    with pytest.raises(InputError, match="give --max-tokens 32"):
+    with pytest.raises(InputError, match="set --max-tokens 32"):
         run(Config(**settings | {"max_tokens": 16}, out=tmp_path / "out"))
 
 
@@ -297,8 +297,10 @@ def test_a_limit_that_cuts_the_start_off_is_refused_and_the_next_one_named(setti
     ("changes", "says"),
     [
         ({"rewards": {"stop": 0.0}}, "no reward counts"),
-        ({"rewards": {"judge": 1.0}}, "nobody is to judge"),
-        ({"judge": "deepseek"}, "has no weight"),
+        (
+            {"judge": "qwen", "watch_judge": "qwen", "rewards": {"judge": 1.0}},
+            "is the judge that pays",
+        ),
         ({"batch_size": 3}, "does not divide"),
         ({"trainer": {"temprature": 1.0}}, "did you mean 'temperature'"),
         ({"trainer": {"num_generations": 4}}, "decided by the stage"),
@@ -318,22 +320,14 @@ def test_an_unknown_reward_is_named_with_the_nearest():
 def trainer(settings, tmp_path_factory):
     """A trainer about to make its first step, and the sampler it draws with."""
     from medkd.core.completer import Sampling
-    from medkd.models.chat_template import find_plain_template
-    from medkd.train.grpo import (
-        Sampler,
-        attach_adapter,
-        make_prompts,
-        make_trainer,
-        make_trainer_config,
-    )
+    from medkd.train.grpo import Sampler, make_prompts, make_trainer, make_trainer_config
     from medkd.train.rewards import Band, make_rewards
+    from medkd.train.student import load_student
 
-    folder = tmp_path_factory.mktemp("trainer")
-    loaded = load_model(settings["model"], device="cpu", dtype="float32")
-    tokenizer = load_tokenizer(settings["adapter"] / "adapter")
-    model = attach_adapter(
-        loaded.model, settings["adapter"] / "adapter", settings["model"], Path(settings["model"])
-    )
+    folder, name = tmp_path_factory.mktemp("trainer"), settings["model"]
+    adapter = settings["adapter"] / "adapter"
+    student = load_student(name, Path(name), adapter, "cpu", "float32", "huggingface", False)
+    model, tokenizer = student.model, student.tokenizer
     examples = [
         Example.model_validate(line) for line in read_lines(settings["input"] / "train.jsonl")
     ]
@@ -347,7 +341,7 @@ def trainer(settings, tmp_path_factory):
     trainer_config = make_trainer_config(plan, folder, "cpu", torch.float32, {})
     trainer_config.reward_weights = [1.0]
     sampler = Sampler(model, tokenizer, Sampling(max_tokens=96, temperature=0.7, seed=0))
-    questions = make_prompts(tokenizer, examples, find_plain_template(tokenizer))
+    questions = make_prompts(tokenizer, examples, student.plain_template)
     return make_trainer(
         model,
         tokenizer,
@@ -426,7 +420,7 @@ def test_rows_without_a_mark_are_shown_to_a_judge_only_where_accepted(
 
     @contextmanager
     def open_scripted(*_):
-        yield JudgeReward(asked)
+        yield OpenJudge(asked, Cost)
 
     monkeypatch.setattr(reinforce, "open_judge", open_scripted)
     with pytest.raises(InputError, match=r"4 of 6 rows have no deidentified_by.*accept-identified"):

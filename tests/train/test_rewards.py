@@ -6,20 +6,24 @@ from hypothesis import strategies as st
 
 from medkd.completers.ledger import open_reader
 from medkd.core.completer import Completion
-from medkd.core.errors import StoppedError
+from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import FinishReason
 from medkd.demo.teacher import serve_teacher
 from medkd.grading.diagnosis import grade
 from medkd.grading.grounding import grounded_rate
+from medkd.grading.rubric import Criterion, QuestionRubric
 from medkd.train.rewards import (
     DEFAULT_WEIGHTS,
     Band,
     JudgeReward,
     Rollout,
+    RubricReward,
+    check_weights,
     choose_band,
+    fill_undecided,
     make_rewards,
     open_judge,
-    reward_diagnosis,
+    reward_answer,
     reward_format,
     reward_grounded,
     reward_length,
@@ -45,15 +49,15 @@ def make_rollout(text, reason=FinishReason.STOP, n_tokens=40, reference="肺炎"
 def test_whatever_was_written_earns_between_zero_and_one(text, reference, reason):
     rewards = make_rewards(DEFAULT_WEIGHTS, Band(10, 80))
     assert all(
-        0.0 <= value <= 1.0
+        value is None or 0.0 <= value <= 1.0
         for reward in rewards.values()
         for value in reward([make_rollout(text, reason, reference=reference)])
     )
 
 
 def test_the_diagnosis_is_paid_by_the_grade_of_the_answer_alone():
-    assert reward_diagnosis(make_rollout(RIGHT)) == grade("肺炎", "肺炎").f1 == 1.0
-    assert reward_diagnosis(make_rollout("<think>\n肺炎肺炎\n</think>\n\n哮喘")) == 0.0
+    assert reward_answer(make_rollout(RIGHT)) == grade("肺炎", "肺炎").f1 == 1.0
+    assert reward_answer(make_rollout("<think>\n肺炎肺炎\n</think>\n\n哮喘")) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -63,28 +67,38 @@ def test_the_diagnosis_is_paid_by_the_grade_of_the_answer_alone():
 def test_an_answer_is_paid_by_the_grader_of_its_kind(kind, reference, right, wrong):
     texts = [f"<think>\n想。\n</think>\n\n{answer}" for answer in (right, wrong)]
     rollouts = [make_rollout(text, reference=reference)._replace(kind=kind) for text in texts]
-    assert [reward_diagnosis(rollout) for rollout in rollouts] == [1.0, 0.0]
+    assert [reward_answer(rollout) for rollout in rollouts] == [1.0, 0.0]
 
 
 def test_what_the_record_itself_tells_as_known_is_not_asked_for():
     bare = make_rollout(RIGHT, reference="肺炎；高血压病")
-    assert reward_diagnosis(bare._replace(known=("高血压病",))) > reward_diagnosis(bare)
+    assert reward_answer(bare._replace(known=("高血压病",))) > reward_answer(bare)
 
 
 def test_a_longer_list_of_diagnoses_earns_less():
-    assert reward_diagnosis(make_rollout(RIGHT + "；哮喘；肺结核")) < reward_diagnosis(
+    assert reward_answer(make_rollout(RIGHT + "；哮喘；肺结核")) < reward_answer(
         make_rollout(RIGHT)
     )
 
 
-def test_noise_gets_no_benefit_of_the_doubt():
-    assert reward_diagnosis(make_rollout("qx%zz tt", reference="flu")) == 0.0
+def test_an_undecided_answer_counts_as_neither_right_nor_wrong():
+    """Noise is undecided too: it never earns more than the answers beside it do on average."""
+    texts = [RIGHT, "<think>\n咳嗽\n</think>\n\n哮喘", "qx%zz tt"]
+    rollouts = [make_rollout(text) for text in texts]
+    scores = [reward_answer(rollout) for rollout in rollouts]
+    assert scores == [1.0, 0.0, None]
+    assert fill_undecided(rollouts, scores) == [1.0, 0.0, 0.5]
+    assert fill_undecided(rollouts[2:], [None]) == [0.0]
+
+
+def test_an_answer_that_states_nothing_earns_nothing():
+    assert reward_answer(make_rollout("<think>\n咳嗽\n</think>\n\n", reference="肺炎")) == 0.0
 
 
 def test_a_thought_that_was_never_closed_has_no_answer_to_pay_for():
     unclosed = make_rollout("<think>\n肺炎", FinishReason.LENGTH)
     assert (
-        reward_diagnosis(unclosed),
+        reward_answer(unclosed),
         reward_format(unclosed),
         reward_stop(unclosed),
         reward_grounded(unclosed),
@@ -173,8 +187,61 @@ def test_a_judgement_over_http_is_paid_between_zero_and_one_and_stands_on_the_le
             "custom", "rehearsal", server.base_url, None, tmp_path / "ledger.sqlite"
         ) as judge,
     ):
-        [score] = judge([THOUGHT])
+        reward = JudgeReward(judge.completer)
+        [score] = reward([THOUGHT])
         assert 0 <= score <= 1
-        assert judge([THOUGHT]) == [score]
+        assert reward([THOUGHT]) == [score]
     with open_reader(tmp_path / "ledger.sqlite") as ledger:
         assert len(list(ledger.attempts())) == 1
+
+
+RUBRIC = QuestionRubric(
+    id="q1",
+    criteria=(
+        Criterion(text="names 肺炎", points=6),
+        Criterion(text="cites the cough", points=2),
+        Criterion(text="orders surgery", points=-4),
+    ),
+)
+
+
+def say_met(*met):
+    """A judge that says of each criterion in turn whether it is met."""
+    said = iter(met)
+    return Scripted(lambda _: json.dumps({"met": next(said), "why": "ok"}))
+
+
+@pytest.mark.parametrize(
+    ("met", "paid"),
+    [(("yes", "yes", "no"), 1.0), (("yes", "no", "no"), 0.75), (("no", "no", "yes"), 0.0)],
+)
+def test_a_questions_own_rubric_pays_the_share_of_its_points(met, paid):
+    reward = RubricReward(say_met(*met), {"q1": RUBRIC})
+    assert reward([THOUGHT._replace(id="q1")]) == [paid]
+
+
+def test_a_question_without_a_rubric_is_undecided_and_nobody_is_asked():
+    judge = say_met()
+    assert RubricReward(judge, {"q1": RUBRIC})([THOUGHT._replace(id="q2")]) == [None]
+    assert judge.asked == []
+
+
+def test_a_criterion_that_cannot_be_judged_stops_the_run():
+    with pytest.raises(StoppedError, match="the judge could not be read"):
+        RubricReward(Scripted(lambda _: "fine"), {"q1": RUBRIC})([THOUGHT._replace(id="q1")])
+
+
+@pytest.mark.parametrize(
+    ("weights", "has_judge", "has_rubric", "says"),
+    [
+        ({"stop": 0.0}, False, False, "no reward counts"),
+        ({"judge": 1.0}, False, False, "judge has a weight, but nobody"),
+        ({"rubric": 1.0}, False, True, "rubric has a weight, but nobody"),
+        ({"stop": 1.0}, True, False, "has no weight"),
+        ({"rubric": 1.0}, True, False, "belong together"),
+        ({"stop": 1.0}, False, True, "belong together"),
+    ],
+)
+def test_weights_that_cannot_be_paid_are_named(weights, has_judge, has_rubric, says):
+    with pytest.raises(InputError, match=says):
+        check_weights(weights, has_judge, has_rubric)

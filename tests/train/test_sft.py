@@ -19,8 +19,7 @@ from medkd.core.errors import InputError, MedkdError
 from medkd.models.load import load_model, resolve_model
 from medkd.train.checkpoints import is_complete
 from medkd.train.config import read_trainer_keys
-from medkd.train.sft import LengthGroupedSampler
-from medkd.train.stage import Config, run
+from medkd.train.stage import Config, LengthGroupedSampler, run
 from student_samples import read_lines, write_examples
 
 

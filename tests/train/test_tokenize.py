@@ -3,12 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medkd.models.load import load_tokenizer
-from medkd.train.tokenize import (
+from medkd.train.preflight import (
     IGNORED,
     Drop,
-    TokenizedExample,
-    describe_lengths,
-    draw_lengths,
     tokenize,
 )
 from student_samples import make_example
@@ -80,12 +77,3 @@ def test_a_row_is_whole_or_dropped_and_always_ends_its_turn(
     for row in rows:
         assert len(row.input_ids) == len(row.labels) <= limit
         assert row.labels[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
-
-
-@given(lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=60))
-def test_the_drawing_of_lengths_holds_every_row_once(lengths):
-    rows = [TokenizedExample([1] * n, [1] * n) for n in lengths]
-    lines = draw_lengths(rows)
-    assert sum(int(line.split()[3]) for line in lines) == len(rows)
-    assert max(line.count("#") for line in lines) == 40
-    assert describe_lengths(rows)["longest"] == max(lengths) <= int(lines[-1].split()[2])

@@ -309,13 +309,16 @@ def render(
     Raises InputError where the template refuses the turns.
     """
     used = template or find_template(tokenizer)
+    return _apply(tokenizer, fold_system(tokenizer, messages, used), used)
+
+
+def fold_system(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], template: str
+) -> list[Message]:
+    """Put a system text that the template does not take at the head of the first user's turn."""
     turns = list(messages)
-    if turns and turns[0].role == "system" and not takes_system(tokenizer, used):
-        turns = _fold_system(turns)
-    return _apply(tokenizer, turns, used)
-
-
-def _fold_system(turns: list[Message]) -> list[Message]:
+    if not turns or turns[0].role != "system" or takes_system(tokenizer, template):
+        return turns
     system, *rest = turns
     if rest and rest[0].role == "user":
         return [Message(role="user", content=f"{system.content}\n\n{rest[0].content}"), *rest[1:]]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from medkd.completers.transformers_engine import TransformersEngine
@@ -26,7 +27,6 @@ from medkd.core.progress import Bar
 from medkd.core.records import Example, FinishReason
 from medkd.models.chat_template import make_messages, render
 from medkd.models.load import LoadedModel
-from medkd.train.preflight import Preflight
 
 MEASURED_STEPS = 5
 """Steps after which the expected time is told."""
@@ -202,35 +202,49 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def take_curve(lines: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
+    """Take the steps at which something was measured, and its values."""
+    points = [(line["step"], line[key]) for line in lines if key in line]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+Curves = Mapping[str, Mapping[str, str]]
+"""Title of a plot to the names of its curves and their keys in `metrics.jsonl`."""
+
+
 def write_training_page(
-    out: Path, model: str, preflight: Preflight, lengths: Mapping[str, int]
+    out: Path,
+    model: str,
+    findings: Sequence[str],
+    lengths: Mapping[str, Sequence[int]],
+    dropped: Mapping[str, int],
+    curves: Curves = MappingProxyType({}),
 ) -> None:
-    """Write the page of whatever is there; a page that cannot be drawn hides no failure."""
+    """Write the page of whatever is there; a page that cannot be drawn hides no failure. `lengths`
+    are those of the rows, in tokens."""
     lines = read_lines(out / "metrics.jsonl")
-    losses = {
-        name: (
-            [line["step"] for line in lines if key in line],
-            [line[key] for line in lines if key in line],
-        )
-        for name, key in (("training", "loss"), ("validation", "eval_loss"))
-        if any(key in line for line in lines)
-    }
+    plots: list[str] = []
+    losses = {"Loss": {"training": "loss", "validation": "eval_loss"}}
+    for title, keys in {**losses, **curves}.items():
+        series = {name: take_curve(lines, key) for name, key in keys.items()}
+        drawn = {name: points for name, points in series.items() if points[0]}
+        plots += [line_plot(drawn, title, "step", title.lower())] if drawn else []
     samples: dict[int, list[dict[str, object]]] = {}
     for sample in read_lines(out / "samples.jsonl"):
         samples.setdefault(int(sample["step"]), []).append(sample)
-    n_tokens = {"rows": [float(len(row.input_ids)) for row in preflight.rows]}
+    n_tokens = {name: [float(n) for n in each] for name, each in lengths.items()}
+    flat = sorted(n for each in lengths.values() for n in each)
     is_failing = sys.exception() is not None
     with suppress(MedkdError, OSError, ImportError, MemoryError) if is_failing else nullcontext():
-        plots = [line_plot(losses, "Loss", "step", "loss")] if losses else []
         write_page(
             out / "report.html",
             "medkd.train",
             "report.html.jinja",
             title=f"Training of {model}",
-            findings=[finding.tell() for finding in preflight.findings],
+            findings=findings,
             plots=[*plots, histogram(n_tokens, "Length of rows", "tokens", "rows")],
-            lengths=lengths,
-            dropped=preflight.dropped,
+            lengths={"tokens": sum(flat), "median": flat[len(flat) // 2], "longest": flat[-1]},
+            dropped=dropped,
             samples=samples,
             last=lines[-1] if lines else {},
         )

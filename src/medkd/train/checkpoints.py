@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from medkd.core.config import StageConfig
+from medkd.core.errors import MedkdError, StoppedError, from_os_error, is_disk_full
 from medkd.core.jsonl import write_json
 from medkd.core.progress import Bar
 from medkd.core.records import Example
 from medkd.core.stage_output import StageOutput, open_stage_output
-from medkd.models.chat_template import find_templates, has_thinking_prefix
 from medkd.models.inspect import read_json
 from medkd.models.load import open_to_readers
 from medkd.train.callbacks import ORPHANS_WAIT_S, Callback, Interruption, MetricsWriter
-from medkd.train.config import LIBRARIES, Target
+from medkd.train.config import LIBRARIES, Target, explain_refusal
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Trainer
+    from transformers import Trainer
 
 CHECKPOINTS = "checkpoints"
 ADAPTER, QUESTIONS, LINEAGE = "adapter", "questions.json", "lineage.json"
@@ -123,19 +123,52 @@ def run_trainer(
     is_main: bool = True,
 ) -> MetricsWriter | None:
     """Train from the start or from a checkpoint; an interruption ends the step and saves a
-    checkpoint first. Returns the writer of metrics, which the main process alone has."""
+    checkpoint first. Returns the writer of metrics, which the main process alone has.
+
+    Raises InputError for a setting that only the optimizer finds wrong, before the first step.
+    """
     bar = Bar(name, n_steps, "steps") if is_main else nullcontext()
+    step = read_step(checkpoint)
     with bar as shown, Interruption(name) as interruption:
-        step = read_step(checkpoint)
         metrics = MetricsWriter(out / "metrics.jsonl", shown, step) if shown else None
         keeper = CheckpointKeeper(out / CHECKPOINTS, trainer.args)
         for callback in (metrics, interruption, keeper, *callbacks):
             if callback is not None:
                 trainer.add_callback(cast(Any, callback))
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except ValueError as error:
+            is_optimizers = "Invalid" in str(error) and trainer.state.global_step <= step
+            raise explain_refusal(error) if is_optimizers else error from error
         if interruption.is_wanted:
             raise KeyboardInterrupt
     return metrics
+
+
+@contextmanager
+def explaining(out: Path, limit: str = "--max-length") -> Generator[None]:
+    """Turn what can happen in a long training into one line with the next step; a bug stays
+    itself."""
+    try:
+        yield
+    except MedkdError:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise StoppedError(
+                f"{out}: the disk is full; free some space and run the same command again, "
+                "the last whole checkpoint is kept"
+            ) from error
+        if isinstance(error, OSError):
+            raise from_os_error(error, out) from error
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+            raise StoppedError(
+                f"{out}: out of memory; lower --batch-size or {limit}, or give "
+                "--trainer.gradient-checkpointing true, and run again with --resume: "
+                "the last checkpoint is kept"
+            ) from error
+        raise
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -219,19 +252,18 @@ def _is_whole_without_mark(checkpoint: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     is_whole = all(zipfile.is_zipfile(path) for path in states if path.name != "training_args.bin")
-    return bool(weights and random_states) and is_whole and all(map(_has_full_length, weights))
+    return bool(weights and random_states) and is_whole and all(map(_can_be_opened, weights))
 
 
-def _has_full_length(weights: Path) -> bool:
+def _can_be_opened(weights: Path) -> bool:
     """Tell whether a safetensors file is as long as its header says."""
-    with weights.open("rb") as file:
-        n_header = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(n_header))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name[0] != "_"]
-        except (ValueError, KeyError, TypeError, MemoryError, OverflowError):
-            return False
-    return weights.stat().st_size == 8 + n_header + max(ends, default=0)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _tell_left_alone(path: Path, result: str = "") -> None:
@@ -322,19 +354,3 @@ def trace_lineage(examples: Sequence[Example], model: str, target: Target) -> di
         "styles": dict(Counter(str(e.style) for e in examples)),
         "cost": {currency: round(amount, 6) for currency, amount in costs.items() if amount},
     }
-
-
-def choose_template(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Choose the template to save: one that begins the thinking where the tokenizer's own does."""
-    pair = find_templates(tokenizer)
-    return pair.thinking if has_thinking_prefix(tokenizer) else pair.plain
-
-
-def inherit(
-    adapter: Path | None, model: str, examples: Sequence[Example], val_examples: Sequence[Example]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the questions and the lineage that stand beside the adapter a training started
-    from."""
-    questions = read_json(adapter / QUESTIONS) if adapter else None
-    lineage = read_json(adapter / LINEAGE) if adapter else None
-    return questions or choose_questions(examples, val_examples), lineage or {"base_model": model}

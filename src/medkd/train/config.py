@@ -8,7 +8,7 @@ the nearest valid one; the rank of this process. Not done here: training, launch
 import difflib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
@@ -17,10 +17,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from medkd.core.config import LOADS_CODE, RUNTIME, Seed, StageConfig
 from medkd.core.errors import InputError
+from medkd.models.inspect import ModelShape
 from medkd.models.load import Device, Hub, choose_dtype
 
 if TYPE_CHECKING:
     import torch
+    from peft import LoraConfig
 
 C = TypeVar("C")
 Method = Literal["lora", "qlora", "full"]
@@ -38,7 +40,8 @@ WRITES = (
 )
 STAGE_KEYS = ("packing", "early_stopping_patience")
 """Keys of `trainer:` that the stage reads itself and TRL is not told."""
-LEARNING_RATES: Mapping[Method, float] = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
+LEARNING_RATES = {"full": 1e-5, "dpo": 2e-5, "kto": 2e-5}
+"""Peaks by method; the others have 2e-4."""
 _OWN_KEYS = ("output_dir", "resume_from_checkpoint")
 _COUNTS = (
     "per_device_train_batch_size",
@@ -64,21 +67,27 @@ class Config(StageConfig):
     model: str
     """Base model: medkd:tiny, a folder, or a name on a hub."""
     input: Annotated[Path, RUNTIME]
-    """Directory of `merge`, or a file of examples; `val.jsonl` beside it is evaluated on, never
-    trained on."""
+    """Directory of `merge`, or a file of examples (dpo, kto: of preferences); `val.jsonl` beside it
+    is evaluated on, never trained on."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Hub to download a named model from."""
     trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
     """Run the code that a model brings with it."""
     target: Target = "reasoned"
     """Learn reasoning and answer, or bare answers for comparison."""
-    method: Method | Literal["on-policy"] = "lora"
+    method: Method | Literal["dpo", "kto", "on-policy"] = "lora"
     """Train an adapter; an adapter on a base in 4 bits (GPU); all weights; or an adapter by
-    on-policy distillation from an open teacher."""
+    preferences (dpo for pairs, kto for single verdicts), or by on-policy distillation from an open
+    teacher."""
     adapter: Annotated[Path | None, RUNTIME] = None
-    """on-policy: adapter to start from, a directory of `train` or an adapter folder."""
+    """dpo, kto, on-policy: adapter to start from, a directory of `train` or an adapter folder."""
+    teacher: Literal["model", "self"] = "model"
+    """on-policy: who scores each token: --teacher-model or --teacher-url, or the student itself
+    with the answer at hand."""
     teacher_model: str = ""
     """on-policy: open model that scores each token; it must have the student's tokenizer."""
+    teacher_url: Annotated[str, RUNTIME] = ""
+    """on-policy: address of a vLLM server that scores instead of a model in this process."""
     max_tokens: MaxLength = 1024
     """on-policy: longest answer in tokens."""
     max_length: MaxLength = 4096
@@ -86,7 +95,8 @@ class Config(StageConfig):
     epochs: Epochs = 2
     """Passes over the rows."""
     learning_rate: LearningRate | None = None
-    """Peak of a cosine schedule; default: 2e-4 for an adapter, 1e-5 for all weights."""
+    """Peak of a cosine schedule; default: 2e-4 for an adapter, 2e-5 for preferences, 1e-5 for all
+    weights."""
     batch_size: BatchSize = 8
     """Rows a step and device."""
     lora_rank: Rank = 16
@@ -96,17 +106,44 @@ class Config(StageConfig):
     device: Annotated[Device, RUNTIME] = "auto"
     """Where to compute."""
     trainer: dict[str, Any] = Field(default_factory=dict)
-    """Any other field of TRL's SFTConfig (packing, bf16, save_steps …), and
+    """Any other field of TRL's config of the method (packing, bf16, beta, save_steps …), and
     early_stopping_patience, in saves."""
 
     @property
     def weights(self) -> Method:
-        """The weights that are trained; on-policy distillation trains a LoRA adapter."""
-        return "lora" if self.method == "on-policy" else self.method
+        """The weights that are trained: a LoRA adapter unless the method says otherwise."""
+        return self.method if self.method in ("qlora", "full") else "lora"
 
     @property
     def peak_learning_rate(self) -> float:
-        return self.learning_rate or LEARNING_RATES[self.weights]
+        return self.learning_rate or LEARNING_RATES.get(self.method, 2e-4)
+
+
+def check_method(config: Config) -> None:
+    """Raise InputError for a field that the method does not take, or one that it lacks."""
+    is_on_policy = config.method == "on-policy"
+    if config.adapter and config.method in ("lora", "qlora", "full"):
+        raise InputError(
+            f"--adapter: --method {config.method} trains from the base; leave it out, or go on "
+            "with --method dpo, kto or on-policy"
+        )
+    for flag, value in (
+        ("--teacher-model", config.teacher_model),
+        ("--teacher-url", config.teacher_url),
+        ("--teacher", config.teacher != "model"),
+    ):
+        if value and not is_on_policy:
+            raise InputError(f"{flag}: only --method on-policy takes one; leave it out")
+    if not is_on_policy:
+        return
+    if config.adapter is None:
+        raise InputError("--method on-policy: needs --adapter, a student that answers")
+    n_teachers = bool(config.teacher_model) + bool(config.teacher_url)
+    if n_teachers + (config.teacher == "self") != 1:
+        raise InputError(
+            "--method on-policy: needs one teacher: --teacher-model, the open model that scores "
+            "the answers, --teacher-url, a server of one, or --teacher self"
+        )
 
 
 def choose_training_dtype(config: Config, device: str) -> "torch.dtype":
@@ -137,6 +174,36 @@ def make_common_settings(device: str, dtype: "torch.dtype") -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
     }
+
+
+def make_lora_config(
+    rank: int, shape: ModelShape, untrained_ids: Sequence[int] = ()
+) -> "LoraConfig":
+    """Describe the adapter: all linear layers, and the embedding rows that nobody trained before,
+    of the head too where it is its own."""
+    from peft import LoraConfig
+
+    names = {
+        name.removesuffix(".weight").rpartition(".")[2]
+        for name in (shape.input_name, shape.output_name)
+    }
+    rows = {name: list(untrained_ids) for name in names} if untrained_ids else None
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        trainable_token_indices=rows,
+    )
+
+
+def give_head_bias(model: Any) -> None:
+    """Set on the head the attribute `bias`, which TRL's losses read: PEFT's wrapper of a head with
+    trained rows has none (PEFT 0.21, TRL 1.16)."""
+    head = model.get_output_embeddings()
+    if head is not None and not hasattr(head, "bias"):
+        head.bias = None
 
 
 def read_trainer_keys(

@@ -24,20 +24,34 @@ from medkd.models.load import (
     resolve_model,
 )
 from medkd.train.callbacks import tell_time
-from medkd.train.config import BatchSize, Epochs, MaxLength, Method, Rank, Target, count_steps
+from medkd.train.config import (
+    BatchSize,
+    Epochs,
+    MaxLength,
+    Method,
+    Rank,
+    Target,
+    count_steps,
+    make_lora_config,
+)
 from medkd.train.config import Config as TrainConfig
 from medkd.train.memory import GIB, Machine, draw_table, estimate_disk, measure_machine
-from medkd.train.preflight import Cause, Finding, compare_packed, examine_served
-from medkd.train.sft import (
+from medkd.train.preflight import (
+    Cause,
+    Finding,
+    compare_packed,
+    describe_lengths,
+    examine_served,
+)
+from medkd.train.stage import (
     Job,
     load_student,
     make_dataset,
-    make_lora_config,
     make_trainer,
     make_trainer_config,
+    make_workload,
+    prepare,
 )
-from medkd.train.stage import make_workload, prepare
-from medkd.train.tokenize import describe_lengths, draw_lengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -131,9 +145,8 @@ def _look_at_training(config: Config, model: str, machine: Machine, device: str)
         lengths = describe_lengths(rows)
         print(
             f"rows: {len(rows)}, {lengths['tokens']} tokens a pass, {lengths['tokens_learnt']} of "
-            "them learnt; their lengths:",
-            *draw_lengths(rows),
-            sep="\n",
+            f"them learnt; half have up to {lengths['median']} tokens, nine of ten up to "
+            f"{lengths['p90']}, the longest {lengths['longest']}"
         )
     longest = max((len(row.input_ids) for row in rows), default=config.max_length)
     workload = make_workload(plan, device, longest, machine.n_devices)

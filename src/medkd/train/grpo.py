@@ -6,23 +6,19 @@ the answers of a step itself. Not done here: the stage's files (`train.reinforce
 """
 
 import os
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.completers.transformers_engine import Generation, TransformersEngine
 from medkd.core.completer import Sampling
-from medkd.core.errors import InputError
 from medkd.core.records import Example, FinishReason
 from medkd.core.task import AnswerKind, find_task
 from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, make_messages, render
-from medkd.models.inspect import read_model_shape
-from medkd.models.load import LoadedModel, check_base, find_base
+from medkd.models.load import LoadedModel
 from medkd.train.config import build_trainer_config, make_common_settings, read_trainer_keys
-from medkd.train.rewards import BatchReward, Rollout
-from medkd.train.sft import give_head_bias, make_lora_config
+from medkd.train.rewards import BatchReward, Rollout, fill_undecided
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +29,6 @@ if TYPE_CHECKING:
 N_SAVES = 4
 N_AT_ONCE = 64
 """Answers drawn at once; halved where memory runs out."""
-LORA_RANK = 16
-"""Of the adapter that is begun where there is none; one that is there keeps its own."""
 _OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps", "packing")
 
 
@@ -86,11 +80,16 @@ class Sampler:
         """Draw one answer to each prompt, in their order; `samples` tells equal prompts apart.
 
         Where memory runs out, the engine draws fewer at once and tells so, which changes none of
-        them: a smaller group would change what is learnt.
+        them: a smaller group would change what is learnt. The model is in evaluation meanwhile: in
+        training, gradient checkpointing forbids the cache.
         """
         self.engine.model = model or self.engine.model
-        with _evaluating(self.engine.model):
+        was_training = self.engine.model.training
+        self.engine.model.eval()
+        try:
             drawn = dict(self.engine.generate(prompts, self.sampling, samples))
+        finally:
+            self.engine.model.train(was_training)
         return [drawn[at] for at in range(len(prompts))]
 
     def draw_rollouts(
@@ -100,22 +99,9 @@ class Sampler:
         prompts = [question.prompt for question in questions for _ in range(n_each)]
         samples = [first_sample + number for _ in questions for number in range(n_each)]
         drawn = iter(self.draw(prompts, samples))
-        return [
-            [
-                self.read_rollout(next(drawn).ids, q.record, q.reference, q.kind, q.known)
-                for _ in range(n_each)
-            ]
-            for q in questions
-        ]
+        return [[self.read_rollout(next(drawn).ids, q) for _ in range(n_each)] for q in questions]
 
-    def read_rollout(
-        self,
-        ids: Sequence[int],
-        record: str,
-        reference: str,
-        kind: AnswerKind = "diagnosis",
-        known: Sequence[str] = (),
-    ) -> Rollout:
+    def read_rollout(self, ids: Sequence[int], question: PromptItem) -> Rollout:
         """Read an answer from its tokens: one without an end is a loop, or else was cut off."""
         is_ended = bool(ids) and ids[-1] in self.engine.stop_ids
         kept = list(ids[:-1] if is_ended else ids)
@@ -124,7 +110,8 @@ class Sampler:
             reason = FinishReason.STOP
         else:
             reason = FinishReason.LOOP if is_looping(text) else FinishReason.LENGTH
-        return Rollout(text, reason, len(ids), record, reference, kind, tuple(known))
+        _, _, record, reference, kind, known = question
+        return Rollout(text, reason, len(ids), record, reference, kind, known, question.id)
 
 
 class TrainerRollouts:
@@ -157,47 +144,8 @@ class TrainerRollouts:
         }
 
     def is_cut_off(self, generation: Generation) -> bool:
-        rollout = self.sampler.read_rollout(generation.ids, "", "")
+        rollout = self.sampler.read_rollout(generation.ids, PromptItem("", "", "", ""))
         return rollout.finish_reason == FinishReason.LENGTH
-
-
-@contextmanager
-def _evaluating(model: "PreTrainedModel") -> Generator[None]:
-    """Switch a model to evaluation for a while: in training, gradient checkpointing forbids the
-    cache."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def attach_adapter(
-    model: "PreTrainedModel", adapter: Path | None, name: str, folder: Path
-) -> "PreTrainedModel":
-    """Put a trainable adapter on the model: the one that `train` made, or a new one.
-
-    Raises InputError for an adapter of another base.
-    """
-    from peft import PeftModel, get_peft_model
-    from safetensors import SafetensorError
-
-    if adapter is None:
-        lora = make_lora_config(LORA_RANK, read_model_shape(folder))
-        return cast("PreTrainedModel", get_peft_model(model, lora))
-    check_base(adapter, name)
-    try:
-        student = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
-    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(
-            "{}: does not fit {}; give the model it was trained on ({})",
-            adapter,
-            name,
-            find_base(adapter) or "unknown",
-        ) from error
-    give_head_bias(student)
-    return cast("PreTrainedModel", student)
 
 
 def make_trainer_config(
@@ -243,12 +191,13 @@ def make_trainer(
     from transformers import PrinterCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    columns = ("prompt", "record", "reference", "kind", "known")
-    rows = [{name: getattr(question, name) for name in columns} for question in questions]
+    rows = [{"prompt": question.prompt, "at": at} for at, question in enumerate(questions)]
     trainer = GRPOTrainer(
         model=model,
         args=args,
-        reward_funcs=[_as_trl_reward(name, reward, sampler) for name, reward in rewards.items()],
+        reward_funcs=[
+            _as_trl_reward(name, reward, questions, sampler) for name, reward in rewards.items()
+        ],
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         rollout_func=None if args.use_vllm else cast(Any, TrainerRollouts(sampler)),
@@ -257,20 +206,23 @@ def make_trainer(
     return trainer
 
 
-def _as_trl_reward(name: str, reward: BatchReward, sampler: Sampler) -> Any:
+def _as_trl_reward(
+    name: str, reward: BatchReward, questions: Sequence[PromptItem], sampler: Sampler
+) -> Any:
     """Make the function that TRL calls; answers are read from their tokens, since TRL's text has
     lost the control tokens."""
 
     def function(
         completion_ids: list[list[int]],
-        record: list[str],
-        reference: list[str],
-        kind: list[AnswerKind],
-        known: list[list[str]],
+        at: list[int],
+        log_metric: Callable[[str, float], None],
         **_: Any,
     ) -> list[float]:
-        rows = zip(completion_ids, record, reference, kind, known, strict=True)
-        return reward([sampler.read_rollout(*row) for row in rows])
+        pairs = zip(completion_ids, at, strict=True)
+        rollouts = [sampler.read_rollout(ids, questions[number]) for ids, number in pairs]
+        scores = reward(rollouts)
+        log_metric(f"undecided/{name}", sum(score is None for score in scores) / len(scores))
+        return fill_undecided(rollouts, scores)
 
     function.__name__ = name
     return function

@@ -2,10 +2,11 @@
 
 In: the shape of a model, how it is to be trained. Out: bytes, a table, findings. The memory is an
 estimate: weights, gradients and optimizer are counted, activations follow from a formula
-(`estimate_activations`). Not done here: measuring a run (`train.sft`).
+(`estimate_activations`). Not done here: measuring a run.
 """
 
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -73,6 +74,15 @@ def _read_free_memory() -> int:
         )
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_peak_memory() -> int:
+    """Read the most memory this process held, in bytes: of the GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def count_trained(shape: ModelShape, method: Method, rank: int) -> int:

@@ -1,25 +1,27 @@
 """On-policy distillation: the student answers, an open teacher scores its every token.
 
-In: a student's adapter, the questions of `train.jsonl`, a teacher of the same tokenizer. Out: what
-`train` writes. TRL's `DistillationTrainer` does the work, in one process. Not done here: a teacher
-behind a server or of another tokenizer, supervised training (`train.sft`).
+In: a student's adapter, the questions of `train.jsonl`, a teacher of the same tokenizer: a model in
+this process, one behind a vLLM server, or the student itself with the answer at hand. Out: what
+`train` writes. Not done here: a teacher of another tokenizer, supervised training.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Example
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.models.chat_template import (
-    find_plain_template,
-    find_stop_ids,
-    repair_pad_token,
+    encode,
+    fold_system,
+    has_thinking_prefix,
+    make_messages,
+    render,
 )
 from medkd.models.inspect import ModelShape, read_model_shape
 from medkd.models.load import (
-    LoadedModel,
     choose_device,
     load_libraries,
     load_model,
@@ -27,16 +29,14 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
+from medkd.train.callbacks import SampleWriter
 from medkd.train.checkpoints import (
-    ADAPTER,
     CHECKPOINTS,
-    choose_template,
+    explaining,
     find_checkpoint,
-    inherit,
     open_training,
+    read_step,
     run_trainer,
-    save_metadata,
-    save_weights,
 )
 from medkd.train.config import (
     WRITES,
@@ -46,18 +46,27 @@ from medkd.train.config import (
     make_common_settings,
     read_trainer_keys,
 )
-from medkd.train.grpo import PromptItem, attach_adapter, make_prompts
-from medkd.train.sft import explain_failure, read_peak_memory
-from medkd.train.tokenize import find_inputs, read_examples
+from medkd.train.memory import read_peak_memory
+from medkd.train.preflight import find_inputs, read_examples
+from medkd.train.student import Student, load_student, save_student
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-    from trl.trainer.distillation_trainer import DistillationTrainer
+    from transformers import PreTrainedTokenizerBase, Trainer
 
+TOP_K = 20
+"""Likelihoods a token that a server is asked for: what vLLM gives unless it is told otherwise."""
+HINT = {
+    "zh": "已知正确答案：{answer}\n请像不知道答案那样，从病历一步步推出它。",
+    "en": "The right answer is known: {answer}\nReason towards it from the question step by step, "
+    "as if it were not known.",
+}
+"""What the student that teaches itself is told behind the question."""
 _OWN_KEYS = (
     "teacher_model_name_or_path",
     "teacher_model_init_kwargs",
+    "teacher_model_server_url",
     "max_completion_length",
+    "max_prompt_length",
     "packing",
     "early_stopping_patience",
 )
@@ -65,33 +74,19 @@ _OWN_KEYS = (
 
 def distil_on_policy(config: Config) -> Manifest:
     """Distil as configured; goes on from the newest whole checkpoint of a run that was killed."""
-    if not config.teacher_model or config.adapter is None:
-        missing = (
-            "--teacher-model, the open model that scores the answers"
-            if not config.teacher_model
-            else "--adapter, a student that answers"
-        )
-        raise InputError("--method on-policy: give {}", missing)
     load_libraries()
     train_path, val_path = find_inputs(config.input)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
-    teacher_folder = _resolve_teacher(config)
-    adapter = resolve_adapter(config.adapter)
+    adapter = resolve_adapter(cast(Path, config.adapter))
     inputs = {"input": train_path, "validation": val_path, "adapter": adapter}
     with open_training("train", config, inputs, WRITES) as output:
         if output.is_finished:
             return output.manifest
         examples, val_examples = read_examples(train_path, output), read_examples(val_path)
         output.manifest.counts.kept = len(examples)
-        _distil(config, output, examples, val_examples, folder, teacher_folder, adapter)
+        with explaining(config.out, limit="--max-tokens"):
+            _distil(config, output, examples, val_examples, folder, adapter)
         return output.manifest
-
-
-def _resolve_teacher(config: Config) -> Path:
-    try:
-        return resolve_model(config.teacher_model, config.hub, config.trust_remote_code)
-    except InputError as error:
-        raise InputError(str(error).replace("--model", "--teacher-model")) from error
 
 
 def check_teacher(
@@ -107,20 +102,61 @@ def check_teacher(
     numbered = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     strange = next((token for token, number in numbered if known.get(token) != number), None)
     if strange is not None:
-        raise InputError(
-            "{}: has another tokenizer than the student (see {!r}); choose a teacher "
-            "of the student's family, or have it write rationales instead (run "
-            '"medkd distill")',
-            name,
-            strange,
-        )
+        raise _another_tokenizer(name, f"see {strange!r}")
     if teacher_shape.vocabulary < shape.vocabulary:
         raise InputError(
-            "{}: knows {} tokens, the student {}; choose another teacher of the student's family",
-            name,
-            teacher_shape.vocabulary,
-            shape.vocabulary,
+            f"{name}: knows {teacher_shape.vocabulary} tokens, the student {shape.vocabulary}; "
+            "choose another teacher of the student's family"
         )
+
+
+def _another_tokenizer(name: str, where: str) -> InputError:
+    return InputError(
+        f"{name}: has another tokenizer than the student ({where}); choose a teacher "
+        'of the student\'s family, or have it write rationales instead (run "medkd distill")'
+    )
+
+
+def check_server(url: str, tokenizer: "PreTrainedTokenizerBase", prompt: str) -> None:
+    """Raise InputError for a server that is not there, or tokenizes otherwise than the student."""
+    import httpx
+
+    try:
+        answer = httpx.post(
+            f"{url.rstrip('/')}/tokenize",
+            json={"prompt": prompt, "add_special_tokens": False},
+            timeout=60,
+        ).raise_for_status()
+        ids = cast(list[int], answer.json()["tokens"])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--teacher-url {url}: does not answer as a vLLM server does ({error}); start one with "
+            '"vllm serve MODEL"'
+        ) from error
+    if ids != encode(tokenizer, prompt):
+        raise _another_tokenizer(url, "its /tokenize gives other tokens")
+
+
+def _load_teacher(config: Config, tokenizer: "PreTrainedTokenizerBase", student: Student) -> Any:
+    trust = config.trust_remote_code
+    try:
+        folder = resolve_model(config.teacher_model, config.hub, trust)
+    except InputError as error:
+        raise InputError(str(error).replace("--model", "--teacher-model")) from error
+    student_folder = resolve_model(config.model, config.hub, trust)
+    check_teacher(
+        tokenizer,
+        load_tokenizer(folder, None, trust),
+        read_model_shape(student_folder, trust),
+        read_model_shape(folder, trust),
+        config.teacher_model,
+    )
+    teacher, _ = load_model(
+        config.teacher_model, None, config.device, hub=config.hub, trust_remote_code=trust
+    )
+    # The larger models of a family pad their vocabulary.
+    teacher.resize_token_embeddings(cast(Any, student.model).config.vocab_size)
+    return teacher
 
 
 def _distil(
@@ -129,67 +165,94 @@ def _distil(
     examples: Sequence[Example],
     val_examples: Sequence[Example],
     folder: Path,
-    teacher_folder: Path,
     adapter: Path,
 ) -> None:
-    trust, device = config.trust_remote_code, choose_device(config.device)
-    tokenizer = load_tokenizer(folder, adapter, trust)
-    check_teacher(
-        tokenizer,
-        load_tokenizer(teacher_folder, None, trust),
-        read_model_shape(folder, trust),
-        read_model_shape(teacher_folder, trust),
-        config.teacher_model,
-    )
-    plain_template, template = find_plain_template(tokenizer), choose_template(tokenizer)
-    repair_pad_token(tokenizer)
-    prompts = make_prompts(tokenizer, examples, plain_template)
-    base, _ = load_model(config.model, None, config.device, hub=config.hub, trust_remote_code=trust)
-    stop_ids = find_stop_ids(tokenizer, base.generation_config)
-    cast(Any, base).generation_config.eos_token_id = stop_ids
-    student = LoadedModel(attach_adapter(base, adapter, config.model, folder), tokenizer)
-    teacher, _ = load_model(
-        config.teacher_model, None, config.device, hub=config.hub, trust_remote_code=trust
-    )
-    # The larger models of a family pad their vocabulary.
-    teacher.resize_token_embeddings(cast(Any, base).config.vocab_size)
+    device, trust = choose_device(config.device), config.trust_remote_code
+    if config.teacher == "self" and has_thinking_prefix(load_tokenizer(folder, None, trust)):
+        raise InputError(
+            f"{config.model}: thinks at length by itself, and with the answer at hand it would "
+            "unlearn to; choose --teacher-model, a larger model of its family"
+        )
+    student = load_student(config.model, folder, adapter, config.device, "auto", config.hub, trust)
+    tokenizer, template = student.tokenizer, student.plain_template
+    prompts = [make_messages(e.input, e.instruction, e.system) for e in examples]
+    rows: list[dict[str, Any]]
+    if config.teacher == "self":
+        # TRL writes the turns itself, for the teacher with the context behind the question.
+        tokenizer.chat_template = template
+        turns = [fold_system(tokenizer, messages, template) for messages in prompts]
+        answers = [HINT[e.language].format(answer=e.reference or e.answer) for e in examples]
+        rows = [
+            {"prompt": [turn.model_dump() for turn in each], "privileged_context": answer}
+            for each, answer in zip(turns, answers, strict=True)
+        ]
+    else:
+        rows = [{"prompt": render(tokenizer, messages, template)} for messages in prompts]
+    teacher = None
+    if config.teacher_url:
+        check_server(config.teacher_url, tokenizer, rows[0]["prompt"])
+    elif config.teacher_model:
+        teacher = _load_teacher(config, tokenizer, student)
 
-    trainer = make_trainer(config, device, student, teacher, prompts)
-    train(trainer, config, len(prompts))
-    final = output.path(ADAPTER)
-    temporary = save_weights(trainer, final, config.model)
-    questions, lineage = inherit(adapter, config.model, examples, val_examples)
-    lineage["on_policy"] = {"teacher": config.teacher_model, "questions": len(examples)}
-    save_metadata(trainer, temporary, final, template, stop_ids, questions, lineage)
+    checkpoint = None if config.overwrite else find_checkpoint(output.path(CHECKPOINTS))
+    step = read_step(checkpoint)
+    trainer = make_trainer(config, device, student, teacher, rows)
+    args: Any = trainer.args
+    rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    n_steps = count_steps(len(rows), rows_per_step, args.num_train_epochs, args.max_steps)
+    samples = SampleWriter(
+        output.path("samples.jsonl"), tokenizer, template, val_examples or examples, step
+    )
+    try:
+        run_trainer(trainer, "on-policy", config.out, n_steps, checkpoint, [samples])
+    except Exception as error:
+        if config.teacher_url and _is_lost_server(error):
+            raise StoppedError(
+                f"--teacher-url {config.teacher_url}: answers no more; start the server again and "
+                "run the same command: the last whole checkpoint is kept"
+            ) from error
+        raise
+    teacher_name = config.teacher_model or config.teacher_url or "self"
+    history = {"on_policy": {"teacher": teacher_name, "questions": len(examples)}}
+    save_student(trainer, student, config.out, examples, val_examples, history)
     output.manifest.facts = {
-        "teacher": config.teacher_model,
+        "teacher": teacher_name,
+        "resumed_from_step": step,
         "steps": trainer.state.global_step,
         "device": device,
         "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
     }
 
 
+def _is_lost_server(error: Exception) -> bool:
+    """Tell whether TRL's client of a server could not reach it; it raises bare exceptions too."""
+    from requests.exceptions import RequestException
+
+    is_connection = isinstance(error, RequestException | ConnectionError)
+    return is_connection or str(error).startswith("Request failed")
+
+
 def make_trainer(
-    config: Config,
-    device: str,
-    student: LoadedModel,
-    teacher: Any,
-    prompts: Sequence[PromptItem],
-) -> "DistillationTrainer":
-    """Make TRL's trainer; `beta` 1 is the reverse divergence, taken on what the student wrote."""
+    config: Config, device: str, student: Student, teacher: Any, rows: Sequence[dict[str, Any]]
+) -> "Trainer":
+    """Make the trainer of TRL that fits the teacher.
+
+    A model in this process gives its whole distribution (reverse divergence, `beta` 1), a server
+    its likeliest tokens (forward divergence, `beta` 0); the student itself scores what it said
+    behind a prompt that holds the answer.
+    """
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl.trainer.distillation_config import DistillationConfig
-    from trl.trainer.distillation_trainer import DistillationTrainer
 
-    n_steps = count_steps(len(prompts), config.batch_size, config.epochs)
-    settings = make_common_settings(device, student.model.dtype) | {
+    config_class, trainer_class, own = _choose_trainer(config)
+    n_steps = count_steps(len(rows), config.batch_size, config.epochs)
+    settings = make_common_settings(device, cast(Any, student.model).dtype) | {
         "num_train_epochs": config.epochs,
         "learning_rate": config.peak_learning_rate,
         "per_device_train_batch_size": config.batch_size,
         "max_completion_length": config.max_tokens,
         "seed": config.seed,
-        "beta": 1.0,
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": 20,
@@ -197,27 +260,44 @@ def make_trainer(
         "lr_scheduler_type": "cosine",
         "warmup_steps": min(5, n_steps // 4),
     }
-    extra = read_trainer_keys(DistillationConfig, config.trainer, _OWN_KEYS)
-    checkpoints = config.out / "checkpoints"
-    trainer = DistillationTrainer(
+    extra = read_trainer_keys(config_class, config.trainer, _OWN_KEYS)
+    args = build_trainer_config(config_class, settings | own, extra, config.out / CHECKPOINTS)
+    teachers = {} if teacher is None else {"teacher_model": teacher}
+    trainer = trainer_class(
         model=student.model,
-        teacher_model=teacher,
-        args=build_trainer_config(DistillationConfig, settings, extra, checkpoints),
-        train_dataset=Dataset.from_list([{"prompt": item.prompt} for item in prompts]),
+        args=args,
+        train_dataset=Dataset.from_list(list(rows)),
         processing_class=student.tokenizer,
+        **teachers,
     )
     trainer.remove_callback(PrinterCallback)
-    return trainer
+    return cast("Trainer", trainer)
 
 
-def train(trainer: "DistillationTrainer", config: Config, n_prompts: int) -> None:
-    """Let the student answer and the teacher score, from the start or from the newest whole
-    checkpoint."""
-    args: Any = trainer.args
-    checkpoint = None if config.overwrite else find_checkpoint(config.out / CHECKPOINTS)
-    rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    n_steps = count_steps(n_prompts, rows_per_step, args.num_train_epochs, args.max_steps)
-    try:
-        run_trainer(trainer, "on-policy", config.out, n_steps, checkpoint)
-    except Exception as error:
-        raise explain_failure(error, config.out, limit="--max-tokens") from error
+def _choose_trainer(config: Config) -> tuple[Any, Any, dict[str, Any]]:
+    """Choose TRL's config, its trainer, and the settings that are its own."""
+    if config.teacher == "self":
+        from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+
+        own = {
+            "teacher_model_kind": "live",
+            "num_generations": 1,
+            "max_prompt_length": None,
+        }
+        return SDFTConfig, SDFTTrainer, own
+    if config.teacher_url:
+        from trl.experimental.server_distillation import (
+            ServerDistillationConfig,
+            ServerDistillationTrainer,
+        )
+
+        own = {
+            "teacher_model_server_url": config.teacher_url,
+            "beta": 0.0,
+            "loss_top_k": TOP_K,
+        }
+        return ServerDistillationConfig, ServerDistillationTrainer, own
+    from trl.trainer.distillation_config import DistillationConfig
+    from trl.trainer.distillation_trainer import DistillationTrainer
+
+    return DistillationConfig, DistillationTrainer, {"beta": 1.0}

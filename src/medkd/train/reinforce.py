@@ -2,12 +2,12 @@
 
 In: an adapter of `train` (or the bare base), the questions of `train.jsonl`; `val.jsonl` beside it
 is the holdout. Out: `adapter/`, `checkpoints/`, `metrics.jsonl`, `start.json` (the baseline),
-`held_out.jsonl`, `report.html`, `ledger.sqlite` of a judge. Not done here: grading, `train`.
+`held_out.jsonl`, `report.html`, the judges' ledgers. Not done here: grading, `train`.
 """
 
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
@@ -15,19 +15,14 @@ from pydantic import Field, field_validator
 
 from medkd.core.completer import Sampling
 from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
-from medkd.core.errors import InputError, Said
+from medkd.core.errors import InputError
 from medkd.core.jsonl import write_json
 from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.records import Example
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.core.task import TaskFile, check_tasks, list_task_inputs
 from medkd.grading.terms import TermsFile, list_terms_inputs
-from medkd.models.chat_template import (
-    encode,
-    find_plain_template,
-    find_stop_ids,
-    repair_pad_token,
-)
+from medkd.models.chat_template import encode
 from medkd.models.inspect import read_json, read_model_shape
 from medkd.models.load import (
     Device,
@@ -35,35 +30,39 @@ from medkd.models.load import (
     Hub,
     choose_device,
     load_libraries,
-    load_model,
-    load_tokenizer,
     resolve_adapter,
     resolve_model,
 )
 from medkd.train.checkpoints import (
     ADAPTER,
-    choose_template,
+    CHECKPOINTS,
+    explaining,
     find_checkpoint,
-    inherit,
     open_training,
     read_step,
     run_trainer,
-    save_metadata,
-    save_weights,
 )
 from medkd.train.config import BatchSize, LearningRate, MaxLength
-from medkd.train.grpo import (
-    PromptItem,
-    Sampler,
-    attach_adapter,
-    make_prompts,
-    make_trainer,
-    make_trainer_config,
-)
+from medkd.train.grpo import PromptItem, Sampler, make_prompts, make_trainer, make_trainer_config
 from medkd.train.memory import Workload, measure_machine
-from medkd.train.monitoring import (
+from medkd.train.preflight import find_inputs, read_examples
+from medkd.train.rewards import (
+    DEFAULT_WEIGHTS,
+    NAMES,
+    Band,
+    BatchReward,
+    JudgeReward,
+    OpenJudge,
+    RubricReward,
+    check_weights,
+    make_rewards,
+    open_judge,
+    read_rubrics,
+)
+from medkd.train.student import Student, load_student, restore, save_student
+from medkd.train.watch import (
     Baseline,
-    HoldoutMonitor,
+    Watch,
     check_baseline,
     check_memory,
     choose_questions,
@@ -71,25 +70,13 @@ from medkd.train.monitoring import (
     measure_baseline,
     write_reinforcement_page,
 )
-from medkd.train.rewards import (
-    DEFAULT_WEIGHTS,
-    NAMES,
-    Band,
-    JudgeReward,
-    check_weights,
-    make_rewards,
-    open_judge,
-)
-from medkd.train.sft import explain_failure
-from medkd.train.tokenize import find_inputs, read_examples
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl.trainer.grpo_config import GRPOConfig
 
 FROM_BASE = Path("base")
 """The value of `adapter` for a start without one."""
-LEDGER = "ledger.sqlite"
+LEDGER, WATCH_LEDGER = "ledger.sqlite", "watch.sqlite"
 WRITES = (
     ADAPTER,
     "metrics.jsonl",
@@ -120,22 +107,32 @@ class Config(StageConfig):
     rewards: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
         default_factory=lambda: dict(DEFAULT_WEIGHTS)
     )
-    """Weight of each reward: diagnosis, format, stop, loop, grounded, length, judge; one that is
-    not named does not count."""
+    """Weight of each reward: diagnosis (the grader of the task), format, stop, loop, grounded,
+    length, judge, rubric; one that is not named does not count."""
     terms: TermsFile = None
     """Table of codes and names (CSV or Excel) by which the reward `diagnosis` knows names of one
     disease."""
     judge: str = ""
-    """Endpoint of the reward `judge`: a provider of providers.yaml, or `custom` with
+    """Endpoint of the rewards `judge` and `rubric`: a provider of providers.yaml, or `custom` with
     --judge-base-url and --judge-model."""
     judge_model: str = ""
     """Model of the judge; default: the provider's first."""
     judge_base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
     """Address of the judge; default: the provider's own."""
+    rubric: Annotated[Path | None, RUNTIME] = None
+    """Directory of `rubric`, or its file, with criteria of the training questions: the reward
+    `rubric`."""
+    watch_judge: str = ""
+    """Endpoint of a second judge, of another family, whom no reward asks: what it says of held-out
+    answers is watched instead of the checks."""
+    watch_judge_model: str = ""
+    """Model of the second judge; default: the provider's first."""
+    watch_judge_base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
+    """Address of the second judge; default: the provider's own."""
     accept_identified: AcceptIdentified = False
     """Send rows without deidentified_by to the judge too."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
-    """Most money the judge may cost, in the provider's currency; a hard stop."""
+    """Most money each judge may cost, in its provider's currency; a hard stop."""
     steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Steps, each with fresh answers."""
     questions: BatchSize = 8
@@ -163,9 +160,7 @@ class Config(StageConfig):
     def _know_rewards(cls, rewards: dict[str, float]) -> dict[str, float]:
         for name in rewards:
             if name not in NAMES:
-                raise ValueError(
-                    Said("unknown reward {!r}{}", name, did_you_mean(name, list(NAMES)))
-                )
+                raise ValueError(f"unknown reward {name!r}{did_you_mean(name, list(NAMES))}")
         return rewards
 
     @property
@@ -174,37 +169,40 @@ class Config(StageConfig):
         return {name: weight for name, weight in self.rewards.items() if weight}
 
 
-class Student(NamedTuple):
-    """The model that is reinforced, and how it is prompted."""
+class Judges(NamedTuple):
+    """The endpoints that a run asks, if any."""
 
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
-    template: str
-    plain_template: str
-    stop_ids: list[int]
+    rewards: dict[str, BatchReward]
+    """Name of a reward to what a judge says."""
+    watch: BatchReward | None
 
 
 def run(config: Config) -> Manifest:
     """Reinforce as configured; goes on from the newest whole checkpoint of a run that was
     killed."""
-    check_weights(config.rewards, bool(config.judge))
+    check_weights(config.rewards, bool(config.judge), config.rubric is not None)
     if config.questions * config.group_size % config.batch_size:
         raise InputError(
-            "--batch-size {0} does not divide the {1} x {2} answers of a step; give "
-            "--batch-size {2}",
-            config.batch_size,
-            config.questions,
-            config.group_size,
+            f"--batch-size {config.batch_size} does not divide the {config.questions} x "
+            f"{config.group_size} answers of a step; set --batch-size {config.group_size}"
+        )
+    if config.watch_judge and (config.watch_judge, config.watch_judge_model) == (
+        config.judge,
+        config.judge_model,
+    ):
+        raise InputError(
+            "--watch-judge: is the judge that pays; choose a model of another family, or leave it "
+            "out"
         )
     train_path, val_path = find_inputs(config.input)
     folder = resolve_model(config.model, config.hub, config.trust_remote_code)
     adapter = None if config.adapter == FROM_BASE else resolve_adapter(config.adapter)
-    base = folder if Path(config.model).is_dir() else None
     inputs = {
         "input": train_path,
         "validation": val_path,
         "adapter": adapter,
-        "model": base,
+        "model": folder if Path(config.model).is_dir() else None,
+        "rubric": config.rubric,
         **list_terms_inputs(config.terms),
         **list_task_inputs(config.task),
     }
@@ -213,16 +211,16 @@ def run(config: Config) -> Manifest:
             return output.manifest
         examples = _read(config, train_path, output)
         held_out = read_examples(val_path)
-        with _open_judge(config, output) as judge:
-            try:
-                _reinforce(config, output, examples, held_out, folder, adapter, judge)
-            except Exception as error:
-                raise explain_failure(error, config.out, limit="--max-tokens") from error
+        with (
+            _open_judges(config, output, examples) as judges,
+            explaining(config.out, limit="--max-tokens"),
+        ):
+            _reinforce(config, output, examples, held_out, folder, adapter, judges)
         return output.manifest
 
 
 def _read(config: Config, path: Path, output: StageOutput) -> list[Example]:
-    """Read the questions that can be rewarded, and may be shown to the judge."""
+    """Read the questions that can be rewarded, and may be shown to the judges."""
     examples = read_examples(path, output)
     check_tasks({example.task for example in examples}, config.task, path)
     needs_reference = bool(config.rewards.get("diagnosis"))
@@ -230,13 +228,10 @@ def _read(config: Config, path: Path, output: StageOutput) -> list[Example]:
     output.drop("no_reference", len(examples) - len(kept))
     if not kept:
         raise InputError(
-            "{}: none of {} questions has a known diagnosis to pay for; add a "
-            "dataset with references, or set --rewards.diagnosis 0 and have a judge "
-            "pay",
-            path,
-            len(examples),
+            f"{path}: none of {len(examples)} questions has a known answer to pay for; add a "
+            "dataset with references, or set --rewards.diagnosis 0 and have a judge pay"
         )
-    if config.judge:
+    if config.judge or config.watch_judge:
         marks = (example.lineage.deidentified_by for example in kept)
         n_identified = check_deidentified(marks, path, "the judge", config.accept_identified)
         output.manifest.facts["accepted_identified"] = n_identified
@@ -244,18 +239,41 @@ def _read(config: Config, path: Path, output: StageOutput) -> list[Example]:
 
 
 @contextmanager
-def _open_judge(config: Config, output: StageOutput) -> Generator[JudgeReward | None]:
-    if not config.judge:
-        yield None
-        return
-    ledger = output.path(LEDGER)
-    with open_judge(
-        config.judge, config.judge_model, config.judge_base_url, config.budget, ledger
-    ) as judge:
+def _open_judges(
+    config: Config, output: StageOutput, examples: Sequence[Example]
+) -> Generator[Judges]:
+    """Open the judge that pays and the one that watches; what both cost stands in the manifest."""
+    rewards: dict[str, BatchReward] = {}
+    watch: BatchReward | None = None
+    opened: list[OpenJudge] = []
+    rubrics = read_rubrics(config.rubric) if config.rubric else {}
+    if config.rubric and not any(example.id in rubrics for example in examples):
+        raise InputError(
+            f'{config.rubric}: has no rubric of any training question; run "medkd rubric" on '
+            "train.jsonl"
+        )
+    with ExitStack() as stack:
+        if config.judge:
+            named = (config.judge, config.judge_model, config.judge_base_url)
+            ledger = output.path(LEDGER)
+            opened.append(stack.enter_context(open_judge(*named, config.budget, ledger)))
+            if config.rewards.get("judge"):
+                rewards["judge"] = JudgeReward(opened[0].completer)
+            if rubrics:
+                rewards["rubric"] = RubricReward(opened[0].completer, rubrics)
+        if config.watch_judge:
+            named = (config.watch_judge, config.watch_judge_model, config.watch_judge_base_url)
+            ledger = output.path(WATCH_LEDGER)
+            opened.append(stack.enter_context(open_judge(*named, config.budget, ledger)))
+            watch = JudgeReward(opened[-1].completer)
         try:
-            yield judge
+            yield Judges(rewards, watch)
         finally:
-            output.manifest.cost = judge.tell_cost()
+            costs = [judge.tell_cost() for judge in opened]
+            if costs:
+                output.manifest.cost = costs[0]
+            if config.watch_judge:
+                output.manifest.facts["watch_cost"] = costs[-1].model_dump(mode="json")
 
 
 def _reinforce(
@@ -265,84 +283,73 @@ def _reinforce(
     held_out: Sequence[Example],
     folder: Path,
     adapter: Path | None,
-    judge: JudgeReward | None,
+    judges: Judges,
 ) -> None:
     load_libraries()
     device = choose_device(config.device)
-    student = _load_student(config, folder, adapter)
-    model, tokenizer = student.model, student.tokenizer
-    questions = make_prompts(tokenizer, examples, student.plain_template, config.task)
-    args = _make_args(config, device, model)
-    _check_memory(config, folder, student, questions, device)
-    sampler = _make_sampler(config, student, args)
-    baseline = _find_baseline(config, output, sampler, questions, judge)
-    checkpoints = output.path("checkpoints")
-    checkpoint = None if config.overwrite else find_checkpoint(checkpoints)
-    step = read_step(checkpoint)
-    holdout = make_prompts(tokenizer, held_out, student.plain_template, config.task)
-    monitor = HoldoutMonitor(output.path("held_out.jsonl"), sampler, holdout, config.paid, step)
-    if not step:
-        monitor.look(0)
-    rewards = make_rewards(config.rewards, Band(*baseline.band), config.terms)
-    if judge is not None:
-        rewards["judge"] = judge
-    args.reward_weights = [config.rewards[name] for name in rewards]
-
-    trainer = make_trainer(model, tokenizer, questions, rewards, sampler, args)
-    run_trainer(trainer, "reinforce", config.out, config.steps, checkpoint, [monitor])
-    monitor.look(trainer.state.global_step)
-    proof_questions, lineage = inherit(adapter, config.model, examples, held_out)
-    lineage["reinforced"] = {
-        "questions": len(examples),
-        "steps": config.steps,
-        "rewards": config.paid,
-        "judge": config.judge,
-    }
-    final = output.path(ADAPTER)
-    temporary = save_weights(trainer, final, config.model)
-    save_metadata(
-        trainer, temporary, final, student.template, student.stop_ids, proof_questions, lineage
+    student = load_student(
+        config.model,
+        folder,
+        adapter,
+        config.device,
+        config.dtype,
+        config.hub,
+        config.trust_remote_code,
     )
-    _tell_falls(monitor)
-    settings = config.model_dump(mode="json")
-    metrics_path = output.path("metrics.jsonl")
-    write_reinforcement_page(output.path("report.html"), metrics_path, baseline, monitor, settings)
-    output.manifest.counts.kept = len(questions)
-    output.manifest.facts |= {
-        "start": baseline.model_dump(mode="json"),
-        "resumed_from_step": step,
-        "steps": trainer.state.global_step,
-        "held_out": {str(look.step): look.rates for look in monitor.looks},
-        "fell": monitor.find_falls(),
-        "dtype": str(cast(Any, model).dtype).removeprefix("torch."),
-        "device": device,
-    }
-
-
-def _make_sampler(config: Config, student: Student, args: "GRPOConfig") -> Sampler:
+    model, tokenizer, plain = student.model, student.tokenizer, student.plain_template
+    questions = make_prompts(tokenizer, examples, plain, config.task)
+    args = _make_args(config, device, student)
+    _check_memory(config, folder, student, questions, device)
     sampling = Sampling(
         max_tokens=config.max_tokens,
         temperature=args.temperature,
         top_p=args.top_p if args.top_p < 1 else None,
         seed=config.seed,
     )
-    return Sampler(student.model, student.tokenizer, sampling)
+    sampler = Sampler(model, tokenizer, sampling)
+    baseline = _find_baseline(config, output, sampler, questions, judges.rewards)
+    checkpoint = None if config.overwrite else find_checkpoint(output.path(CHECKPOINTS))
+    step = read_step(checkpoint)
+    holdout = make_prompts(tokenizer, held_out, plain, config.task)
+    looks = output.path("held_out.jsonl")
+    watch = Watch(looks, sampler, holdout, config.paid, judges.watch, step)
+    if not step:
+        watch.look(0)
+    rewards = make_rewards(config.rewards, Band(*baseline.band), config.terms) | judges.rewards
+    args.reward_weights = [config.rewards[name] for name in rewards]
+
+    trainer = make_trainer(model, tokenizer, questions, rewards, sampler, args)
+    run_trainer(trainer, "reinforce", config.out, config.steps, checkpoint, [watch])
+    watch.look(trainer.state.global_step)
+    kept_step = trainer.state.global_step
+    if watch.stopped_at is not None:
+        kept_step = restore(student, output.path(CHECKPOINTS), watch.find_best().step)
+    history = {
+        "questions": len(examples),
+        "steps": kept_step,
+        "rewards": config.paid,
+        "judge": config.judge,
+    }
+    save_student(trainer, student, config.out, examples, held_out, {"reinforced": history})
+    _tell_falls(watch)
+    settings = config.model_dump(mode="json")
+    metrics_path = output.path("metrics.jsonl")
+    write_reinforcement_page(output.path("report.html"), metrics_path, baseline, watch, settings)
+    output.manifest.counts.kept = len(questions)
+    output.manifest.facts |= {
+        "start": baseline.model_dump(mode="json"),
+        "resumed_from_step": step,
+        "steps": trainer.state.global_step,
+        "stopped_by_watch": watch.stopped_at,
+        "kept_step": kept_step,
+        "held_out": {str(look.step): look.rates for look in watch.looks},
+        "fell": watch.find_falls(),
+        "dtype": str(cast(Any, model).dtype).removeprefix("torch."),
+        "device": device,
+    }
 
 
-def _load_student(config: Config, folder: Path, adapter: Path | None) -> Student:
-    base, _ = load_model(
-        config.model, None, config.device, config.dtype, config.hub, config.trust_remote_code
-    )
-    tokenizer = load_tokenizer(folder, adapter, config.trust_remote_code)
-    plain_template = find_plain_template(tokenizer)
-    template = choose_template(tokenizer)
-    repair_pad_token(tokenizer)
-    stop_ids = find_stop_ids(tokenizer, base.generation_config)
-    model = attach_adapter(base, adapter, config.model, folder)
-    return Student(model, tokenizer, template, plain_template, stop_ids)
-
-
-def _make_args(config: Config, device: str, model: "PreTrainedModel") -> "GRPOConfig":
+def _make_args(config: Config, device: str, student: Student) -> "GRPOConfig":
     n_answers = config.questions * config.group_size
     settings = {
         "max_steps": config.steps,
@@ -353,8 +360,8 @@ def _make_args(config: Config, device: str, model: "PreTrainedModel") -> "GRPOCo
         "learning_rate": config.learning_rate,
         "seed": config.seed,
     }
-    checkpoints = config.out / "checkpoints"
-    return make_trainer_config(settings, checkpoints, device, model.dtype, config.trainer)
+    checkpoints = config.out / CHECKPOINTS
+    return make_trainer_config(settings, checkpoints, device, student.model.dtype, config.trainer)
 
 
 def _check_memory(
@@ -383,7 +390,7 @@ def _find_baseline(
     output: StageOutput,
     sampler: Sampler,
     questions: Sequence[PromptItem],
-    judge: JudgeReward | None,
+    judged: Mapping[str, BatchReward],
 ) -> Baseline:
     """Measure the baseline, or read what an earlier start of the same run measured: the band of
     lengths must not move."""
@@ -392,7 +399,7 @@ def _find_baseline(
         return Baseline.model_validate(found)
     chosen = choose_questions(questions, config.seed)
     baseline = measure_baseline(
-        sampler, chosen, config.group_size, config.rewards, judge, config.terms
+        sampler, chosen, config.group_size, config.rewards, judged, config.terms
     )
     print(f"reinforce: {len(questions)} questions; {describe(baseline)}", file=sys.stderr)
     for note in baseline.notes:
@@ -402,8 +409,8 @@ def _find_baseline(
     return baseline
 
 
-def _tell_falls(monitor: HoldoutMonitor) -> None:
-    for name, (before, after) in monitor.find_falls().items():
+def _tell_falls(watch: Watch) -> None:
+    for name, (before, after) in watch.find_falls().items():
         print(
             f"warning: held-out {name}, which no reward pays for, fell from {before:.2f} to "
             f"{after:.2f}; read report.html",

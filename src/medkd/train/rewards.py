@@ -2,17 +2,18 @@
 
 In: answers as `Rollout`. Out: a number between 0 and 1 for each reward. Not done here: their
 weights (the stage's config), sampling answers (`train.grpo`), the judge's rubric
-(`grading.judge`).
+(`grading.judge`, `grading.rubric`).
 
 >>> text = "<think>\\n咳嗽三天，右下肺湿啰音。\\n</think>\\n\\n肺炎"
 >>> right = Rollout(text, FinishReason.STOP, 20, record="咳嗽三天，右下肺湿啰音", reference="肺炎")
->>> reward_diagnosis(right), reward_format(right), reward_stop(right), reward_loop(right)
+>>> reward_answer(right), reward_format(right), reward_stop(right), reward_loop(right)
 (1.0, 1.0, 1.0, 1.0)
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from medkd.completers.client import LedgerClient, RunOptions
@@ -23,16 +24,18 @@ from medkd.completers.resume import MissingPart
 from medkd.core import thinking
 from medkd.core.completer import Completer
 from medkd.core.errors import InputError, StoppedError
+from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Cost, FinishReason
+from medkd.core.reviews import Decision, read_reviews, settle
 from medkd.core.task import AnswerKind
-from medkd.grading.compare import Relation
 from medkd.grading.diagnosis import Grade
 from medkd.grading.graders import get_grader
 from medkd.grading.grounding import grounded_rate
 from medkd.grading.judge import judge, load_rubric, make_fault_finder, rationale_texts
 from medkd.grading.repetition import is_looping
+from medkd.grading.rubric import QuestionRubric, score_rubrics
 
-NAMES = ("diagnosis", "format", "stop", "loop", "grounded", "length", "judge")
+NAMES = ("diagnosis", "format", "stop", "loop", "grounded", "length", "judge", "rubric")
 DEFAULT_WEIGHTS: Mapping[str, float] = {
     "diagnosis": 1.0,
     "format": 0.5,
@@ -57,6 +60,8 @@ class Rollout(NamedTuple):
     """What the answer is: the kind names the grader."""
     known: tuple[str, ...] = ()
     """What the record itself tells as known."""
+    id: str = ""
+    """Of the question."""
 
 
 class Band(NamedTuple):
@@ -66,8 +71,8 @@ class Band(NamedTuple):
     high: int
 
 
-BatchReward = Callable[[Sequence[Rollout]], list[float]]
-"""Scores many answers at once."""
+BatchReward = Callable[[Sequence[Rollout]], list[float | None]]
+"""Scores many answers at once; None where it cannot tell."""
 
 
 def grade_rollout(rollout: Rollout, terms_path: Path | None = None) -> Grade:
@@ -76,14 +81,13 @@ def grade_rollout(rollout: Rollout, terms_path: Path | None = None) -> Grade:
     return get_grader(rollout.kind, terms_path)(answer, rollout.reference, known=rollout.known)
 
 
-def reward_diagnosis(rollout: Rollout, terms_path: Path | None = None) -> float:
-    """Pay the soft F1 of the answer.
+def reward_answer(rollout: Rollout, terms_path: Path | None = None) -> float | None:
+    """Pay the soft F1 of the answer; None where the grader is undecided.
 
-    What the rules cannot place at all earns nothing: the benefit of the doubt would pay for noise
-    and for naming everything.
+    An answer that states nothing earns nothing.
     """
     found = grade_rollout(rollout, terms_path)
-    return 0.0 if found.relation is Relation.UNCLEAR else found.f1
+    return found.f1 if found.decided else None if found.stated else 0.0
 
 
 def reward_format(rollout: Rollout) -> float:
@@ -131,9 +135,9 @@ def reward_length(rollout: Rollout, band: Band) -> float:
 def make_rewards(
     weights: Mapping[str, float], band: Band, terms_path: Path | None = None
 ) -> dict[str, BatchReward]:
-    """List the rewards that count, in the order of the config, without the judge's."""
-    rules: dict[str, Callable[[Rollout], float]] = {
-        "diagnosis": lambda rollout: reward_diagnosis(rollout, terms_path),
+    """List the rewards that count and need no judge, in the order of the config."""
+    rules: dict[str, Callable[[Rollout], float | None]] = {
+        "diagnosis": lambda rollout: reward_answer(rollout, terms_path),
         "format": reward_format,
         "stop": reward_stop,
         "loop": reward_loop,
@@ -144,8 +148,26 @@ def make_rewards(
     return {name: _score_each(rules[name]) for name in counting}
 
 
-def _score_each(rule: Callable[[Rollout], float]) -> BatchReward:
+def _score_each(rule: Callable[[Rollout], float | None]) -> BatchReward:
     return lambda rollouts: [rule(rollout) for rollout in rollouts]
+
+
+def fill_undecided(rollouts: Sequence[Rollout], scores: Sequence[float | None]) -> list[float]:
+    """Give an undecided answer the mean of the decided ones to its question: it counts as neither
+    right nor wrong. Where none is decided, all earn nothing alike.
+
+    >>> asked = [Rollout("", FinishReason.STOP, 1, record, "") for record in "aaab"]
+    >>> fill_undecided(asked, [1.0, 0.0, None, None])
+    [1.0, 0.0, 0.5, 0.0]
+    """
+    decided: dict[str, list[float]] = {}
+    for rollout, score in zip(rollouts, scores, strict=True):
+        if score is not None:
+            decided.setdefault(rollout.record, []).append(score)
+    return [
+        score if score is not None else fmean(decided.get(rollout.record, [0.0]))
+        for rollout, score in zip(rollouts, scores, strict=True)
+    ]
 
 
 def choose_band(lengths: Sequence[int]) -> Band:
@@ -156,26 +178,31 @@ def choose_band(lengths: Sequence[int]) -> Band:
     return Band(max(1, low * 3 // 4), max(2, -(-high * 5 // 4)))
 
 
-def check_weights(weights: Mapping[str, float], has_judge: bool) -> None:
+def check_weights(weights: Mapping[str, float], has_judge: bool, has_rubric: bool) -> None:
     """Raise InputError for weights of which none counts, or a judge without a weight or without an
     endpoint."""
     counting = [name for name, weight in weights.items() if weight]
     if not counting:
         raise InputError(
-            "rewards: no reward counts, and what is not named counts nothing; give "
-            "one a weight (--rewards.diagnosis 1), of {}, or leave --rewards out for "
-            "the usual ones",
-            ", ".join(NAMES),
+            "rewards: no reward counts, and what is not named counts nothing; set a weight "
+            f"(--rewards.diagnosis 1), of {', '.join(NAMES)}, or leave --rewards out for the "
+            "usual ones"
         )
-    if "judge" in counting and not has_judge:
+    judged = [name for name in ("judge", "rubric") if name in counting]
+    if judged and not has_judge:
         raise InputError(
-            "rewards: judge has a weight, but nobody is to judge; give --judge, a provider of "
-            "providers.yaml"
+            f"rewards: {judged[0]} has a weight, but nobody is to judge; set --judge, a provider "
+            "of providers.yaml"
         )
-    if has_judge and "judge" not in counting:
+    if has_judge and not judged:
         raise InputError(
             "rewards: a judge is named but has no weight; name it in rewards (judge: 0.5), or "
             "leave --judge out"
+        )
+    if has_rubric != ("rubric" in counting):
+        raise InputError(
+            "rewards: rubric and --rubric belong together; set both the weight (rubric: 1) and "
+            'the directory of "medkd rubric", or neither'
         )
 
 
@@ -186,12 +213,10 @@ class JudgeReward:
     learnt from.
     """
 
-    def __init__(self, completer: Completer, tell_cost: Callable[[], Cost] = Cost) -> None:
+    def __init__(self, completer: Completer) -> None:
         self.completer = completer
-        self.tell_cost = tell_cost
-        """Returns what all judgements on the ledger have cost."""
 
-    def __call__(self, rollouts: Sequence[Rollout]) -> list[float]:
+    def __call__(self, rollouts: Sequence[Rollout]) -> list[float | None]:
         """Score answers; one without a closed thought has no reasoning to judge and earns nothing,
         unasked."""
         thoughts = [thinking.read(rollout.text) for rollout in rollouts]
@@ -205,35 +230,74 @@ class JudgeReward:
             )
             for at in asked
         ]
-        scores = [0.0] * len(rollouts)
+        scores: list[float | None] = [0.0] * len(rollouts)
         judged = judge(texts, load_rubric("rationale"), self.completer)
         for at, answer in zip(asked, judged, strict=True):
             if answer.judgement is None:
-                raise StoppedError(
-                    "the judge could not be read ({}); choose another judge, or run the same "
-                    "command again: the last checkpoint and every judgement paid for are kept",
-                    answer.error,
-                )
+                raise _unreadable(answer.error)
             scores[at] = answer.judgement.score
         return scores
+
+
+class RubricReward:
+    """The reward `rubric`: the share of the points of each question's own rubric, none below zero.
+
+    A question without a rubric is undecided; a criterion on which the judge cannot be read stops
+    the run.
+    """
+
+    def __init__(self, completer: Completer, rubrics: Mapping[str, QuestionRubric]) -> None:
+        self.completer, self.rubrics = completer, rubrics
+
+    def __call__(self, rollouts: Sequence[Rollout]) -> list[float | None]:
+        scores: list[float | None] = [None] * len(rollouts)
+        asked = [at for at, rollout in enumerate(rollouts) if rollout.id in self.rubrics]
+        answers = [(r.record, r.text, self.rubrics[r.id]) for r in (rollouts[at] for at in asked)]
+        for at, score in zip(asked, score_rubrics(answers, self.completer), strict=True):
+            if score.unreadable:
+                raise _unreadable("a criterion of a rubric")
+            scores[at] = max(0.0, score.low)
+        return scores
+
+
+def _unreadable(error: str) -> StoppedError:
+    return StoppedError(
+        f"the judge could not be read ({error}); choose another judge, or run the same command "
+        "again: the last checkpoint and every judgement paid for are kept"
+    )
+
+
+def read_rubrics(path: Path) -> dict[str, QuestionRubric]:
+    """Read the rubrics of single questions, those left out that a review rejected."""
+    file = resolve_input(path, "rubrics.jsonl", made_by="rubric")
+    reviews = read_reviews(file.parent)
+    rejected = {i for i, said in reviews.items() if settle(said).decision is Decision.REJECT}
+    reader = RecordReader(file, QuestionRubric, made_by="rubric")
+    return {rubric.id: rubric for rubric in reader if rubric.id not in rejected}
+
+
+class OpenJudge(NamedTuple):
+    """An endpoint that judges over a ledger."""
+
+    completer: Completer
+    tell_cost: Callable[[], Cost]
+    """Returns what all judgements on the ledger have cost."""
 
 
 @contextmanager
 def open_judge(
     provider: str, model: str, base_url: str, budget: float | None, ledger_path: Path
-) -> Generator[JudgeReward]:
+) -> Generator[OpenJudge]:
     """Open a judge over an endpoint; every judgement is on the ledger and within the budget."""
-    find_fault = make_fault_finder(load_rubric("rationale"))
+    find_faults = [make_fault_finder(load_rubric(name)) for name in ("rationale", "criterion")]
 
     def find_missing(reasoning: str, text: str) -> MissingPart | None:
-        fault = find_fault(reasoning, text)
-        return MissingPart(fault, is_at_end=False) if fault else None
+        faults = [find_fault(reasoning, text) for find_fault in find_faults]
+        return MissingPart(faults[0], is_at_end=False) if all(faults) else None
 
     target = find_target(provider, model, base_url)
     with Ledger(ledger_path) as ledger:
         options = RunOptions(budget=budget, find_missing=find_missing)
         completer = LedgerClient(Endpoint(target), ledger, options)
         currency = target.provider.currency
-        yield JudgeReward(
-            completer, lambda: Cost(amount=round(ledger.spent(), 6), currency=currency)
-        )
+        yield OpenJudge(completer, lambda: Cost(amount=round(ledger.spent(), 6), currency=currency))

@@ -1,25 +1,61 @@
 """The stage `train`: a student learns from its teacher's reasoning, or from bare answers.
 
-In: `train.jsonl` of `merge` (and `val.jsonl` beside it). Out: `adapter/` (or `model/`: weights,
-tokenizer, template, stop tokens, unseen questions, lineage), `checkpoints/`, `metrics.jsonl`,
-`samples.jsonl`, `report.html`. Not done here: merging the adapter (`export`), reinforcement.
+In: `train.jsonl` of `merge` (and `val.jsonl` beside it). Out: `adapter/` or `model/` with all that
+serving takes, `checkpoints/`, `metrics.jsonl`, `samples.jsonl`, `report.html`. Not done here: the
+other methods (`train.preferences`, `train.onpolicy`), reinforcement, merging an adapter.
 """
 
+import math
+import random
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
+from medkd.core.records import Example
 from medkd.core.stage_output import Manifest, StageOutput, read_manifest
-from medkd.models.inspect import read_model_shape
-from medkd.models.load import choose_device, load_libraries, load_tokenizer, resolve_model
-from medkd.train.checkpoints import open_training
+from medkd.models.chat_template import add_thinking_prefix
+from medkd.models.inspect import ModelShape, read_model_shape
+from medkd.models.load import (
+    WHOLE_MODEL,
+    choose_device,
+    load_libraries,
+    load_tokenizer,
+    load_weights,
+    resolve_model,
+)
+from medkd.train.callbacks import Callback, SampleWriter, StopIfOrphaned, write_training_page
+from medkd.train.checkpoints import (
+    ADAPTER,
+    CHECKPOINTS,
+    N_KEPT,
+    choose_questions,
+    explaining,
+    find_checkpoint,
+    open_training,
+    read_step,
+    run_trainer,
+    save_metadata,
+    save_weights,
+    trace_lineage,
+)
 from medkd.train.config import (
     WRITES,
     Config,
     ProcessInfo,
     broadcast,
+    build_trainer_config,
+    check_method,
     choose_training_dtype,
+    count_steps,
+    give_head_bias,
+    make_common_settings,
+    make_lora_config,
     read_process_info,
+    read_trainer_keys,
 )
 from medkd.train.memory import (
     Workload,
@@ -27,24 +63,58 @@ from medkd.train.memory import (
     find_too_little_disk,
     find_too_little_memory,
     measure_machine,
+    read_peak_memory,
 )
 from medkd.train.onpolicy import distil_on_policy
-from medkd.train.preflight import examine, refuse
-from medkd.train.sft import Job, train
-from medkd.train.tokenize import find_inputs, read_examples
+from medkd.train.preferences import train_on_preferences
+from medkd.train.preflight import (
+    Preflight,
+    TokenizedExample,
+    compare_packed,
+    describe_lengths,
+    examine,
+    find_inputs,
+    read_examples,
+    refuse,
+    tokenize,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+N_SAVES = 4
+LOG_INTERVAL = 10
+"""Most steps between two lines of metrics."""
+N_VAL_ROWS = 64
+"""Validation rows whose loss is taken at every save."""
+_OWN_KEYS = ("chat_template_path", "skip_prepare_dataset", "padding_free", "max_length")
+
+
+class Job(NamedTuple):
+    """Everything a training is made of before anything is loaded."""
+
+    folder: Path
+    shape: ModelShape
+    tokenizer: "PreTrainedTokenizerBase"
+    examples: list[Example]
+    val_examples: list[Example]
+    preflight: Preflight
+    workload: Workload
+    device: str
 
 
 def run(config: Config) -> Manifest:
     """Train as configured; goes on from the newest whole checkpoint of a run that was killed."""
+    check_method(config)
     if config.method == "on-policy":
         return distil_on_policy(config)
-    if config.adapter or config.teacher_model:
-        flag = "--adapter" if config.adapter else "--teacher-model"
-        raise InputError(
-            "{}: only --method on-policy takes one, --method {} trains from the base; leave it out",
-            flag,
-            config.method,
-        )
+    if config.method in ("dpo", "kto"):
+        return train_on_preferences(config)
     process = read_process_info()
     if not process.is_main:
         return _follow(config, process)
@@ -63,7 +133,17 @@ def run(config: Config) -> Manifest:
         job = prepare(config, process, output)
         refuse(job.preflight.findings, config.model)
         output.drop_all(job.preflight.dropped)
-        train(config, job, process, output)
+        output.manifest.counts.kept = len(job.preflight.rows)
+        try:
+            with explaining(config.out):
+                output.manifest.facts = train(config, job, process)
+        finally:
+            preflight = job.preflight
+            findings = [finding.tell() for finding in preflight.findings]
+            lengths = {"rows": [len(row.input_ids) for row in preflight.rows]}
+            write_training_page(
+                output.directory, config.model, findings, lengths, preflight.dropped
+            )
         return output.manifest
 
 
@@ -73,7 +153,8 @@ def _follow(config: Config, process: ProcessInfo) -> Manifest:
     if not broadcast(None, choose_device(config.device)):
         job = prepare(config, process)
         refuse(job.preflight.findings, config.model)
-        train(config, job, process, None)
+        with explaining(config.out):
+            train(config, job, process)
     return read_manifest(config.out).model_copy(update={"state": "running"})
 
 
@@ -90,12 +171,12 @@ def prepare(
     examples, val_examples = read_examples(train_path, output), read_examples(val_path)
     shape = read_model_shape(folder, config.trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
-    trains_embeddings = config.method == "full"
+    is_full = config.method == "full"
     preflight = examine(
-        folder, shape, examples, tokenizer, config.target, config.max_length, trains_embeddings
+        folder, shape, examples, tokenizer, config.target, config.max_length, is_full
     )
     machine = measure_machine(device)
-    if device == "cuda" and machine.n_devices > 1 and not process.is_launched:
+    if machine.n_devices > 1 and not process.is_launched:
         print(
             f"train: 1 of {machine.n_devices} GPUs is used; docs/en/train.md says how all are",
             file=sys.stderr,
@@ -120,4 +201,336 @@ def make_workload(config: Config, device: str, longest: int, n_devices: int) -> 
     )
 
 
-__all__ = ["Config", "make_workload", "prepare", "run"]
+def train(config: Config, job: Job, process: ProcessInfo) -> dict[str, Any]:
+    """Train and save, and return the facts of the manifest; the main process alone writes and
+    prints.
+
+    TRL's config is made first: under ZeRO-3 it decides how the weights are loaded.
+    """
+    checkpoint = None
+    if process.is_main and not config.overwrite:
+        checkpoint = find_checkpoint(config.out / CHECKPOINTS)
+    if process.n_processes > 1:
+        checkpoint = broadcast(checkpoint, job.device)
+    step = read_step(checkpoint)
+
+    preflight = job.preflight
+    val_rows = _tokenize_validation(config, job)
+    packs = choose_packing(config.trainer.get("packing"), job.device)
+    rows = make_dataset(preflight.rows, config.max_length if packs else None)
+    has_val = bool(val_rows)
+    args = make_trainer_config(config, job.device, len(rows), process.n_processes, has_val, packs)
+    model = load_student(config, job, process.local_rank)
+    if packs and not _is_packable(config, job, process, model):
+        rows = make_dataset(preflight.rows)
+        args = make_trainer_config(
+            config, job.device, len(rows), process.n_processes, has_val, packs=False
+        )
+    lora = None
+    if config.method != "full":
+        lora = make_lora_config(config.lora_rank, job.shape, preflight.untrained_ids)
+    patience = config.trainer.get("early_stopping_patience")
+    shown = make_dataset(val_rows) if val_rows else None
+    trainer = make_trainer(model, job.tokenizer, rows, shown, args, lora, patience)
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * process.n_processes
+    n_steps = count_steps(len(rows), rows_per_step, args.num_train_epochs, args.max_steps)
+
+    callbacks: list[Callback] = [StopIfOrphaned()] if process.is_launched else []
+    if process.is_main:
+        _print_rows(preflight)
+        if not _is_sharded(args):
+            asked = job.val_examples or job.examples
+            samples = config.out / "samples.jsonl"
+            template = preflight.plain_template
+            callbacks.append(SampleWriter(samples, job.tokenizer, template, asked, step))
+    started = time.monotonic()
+    metrics = run_trainer(
+        trainer, "train", config.out, n_steps, checkpoint, callbacks, process.is_main
+    )
+    save(trainer, config, job, process)
+    n_tokens = describe_lengths(preflight.rows)["tokens"] * (trainer.state.epoch or 0.0)
+    n_tokens *= 1 - step / max(trainer.state.global_step, 1)
+    return {
+        "lengths": describe_lengths(preflight.rows),
+        "repairs": preflight.repairs,
+        "findings": [finding.tell() for finding in preflight.findings],
+        "resumed_from_step": step,
+        "tokens_per_second": round(n_tokens / max(time.monotonic() - started, 1e-9)),
+        "expected_s": metrics.expected_s if metrics else None,
+        "packed": args.padding_free,
+        "processes": process.n_processes,
+        "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
+        "dtype": str(choose_training_dtype(config, job.device)).removeprefix("torch."),
+        "device": job.device,
+        "steps": trainer.state.global_step,
+        **_read_losses(trainer),
+    }
+
+
+def load_student(config: Config, job: Job, local_rank: int = 0) -> "PreTrainedModel":
+    """Load the weights for training; raises InputError where the method cannot be done here.
+
+    All weights are trained in float32 and multiplied in the chosen format; frozen ones stand in
+    that format, or in 4 bits.
+    """
+    import torch
+
+    dtype = choose_training_dtype(config, job.device)
+    options: dict[str, Any] = {
+        "trust_remote_code": config.trust_remote_code,
+        "dtype": torch.float32 if config.weights == "full" else dtype,
+    }
+    if job.device == "cuda" and find_spec("flash_attn") and dtype == torch.bfloat16:
+        options["attn_implementation"] = "flash_attention_2"
+    if config.weights == "qlora":
+        options["quantization_config"] = make_four_bits(job.device, dtype)
+        options["device_map"] = {"": local_rank}
+    model = load_weights(job.folder, config.model, **options)
+    cast(Any, model).config.use_cache = False
+    return model
+
+
+def make_four_bits(device: str, dtype: "torch.dtype") -> Any:
+    """Describe the base in 4 bits; it is stored in the format of the other weights, or FSDP could
+    not shard it with them."""
+    if device != "cuda":
+        raise InputError(
+            "--method qlora: needs a GPU, and torch sees none here; train with --method lora"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise InputError("--method qlora: bitsandbytes is not installed; pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,
+    )
+
+
+def make_trainer_config(
+    config: Config, device: str, n_rows: int, n_processes: int, has_val: bool, packs: bool
+) -> "SFTConfig":
+    """Make TRL's config: defaults, then the stage's fields, then what `trainer:` says.
+
+    A save falls on a line of metrics: in the middle of one, a resumed run would write the mean of
+    other steps there.
+    """
+    from trl.trainer.sft_config import SFTConfig
+
+    extra = read_trainer_keys(SFTConfig, config.trainer, _OWN_KEYS)
+    own: dict[str, Any] = {
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.peak_learning_rate,
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.batch_size,
+        "seed": config.seed,
+        "padding_free": packs,
+        "max_length": None,
+    }
+    merged = own | extra
+    rows_per_step = merged["per_device_train_batch_size"] * n_processes
+    rows_per_step *= merged.get("gradient_accumulation_steps", 1)
+    epochs, max_steps = merged["num_train_epochs"], merged.get("max_steps", -1)
+    n_steps = count_steps(n_rows, rows_per_step, epochs, max_steps)
+    logging_steps = extra.get("logging_steps", max(1, min(LOG_INTERVAL, n_steps // 20)))
+    quarter = math.ceil(n_steps / N_SAVES) // logging_steps * logging_steps
+    save_steps = extra.get("save_steps", max(logging_steps, quarter))
+    strategy = extra.get("save_strategy", "steps")
+    defaults = make_common_settings(device, choose_training_dtype(config, device)) | {
+        "save_strategy": strategy,
+        "save_steps": save_steps,
+        "save_total_limit": N_KEPT,
+        "eval_strategy": strategy if has_val else "no",
+        "eval_steps": save_steps,
+        "load_best_model_at_end": has_val and strategy != "no",
+        "metric_for_best_model": "eval_loss" if has_val else None,
+        "logging_steps": logging_steps,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": min(5, n_steps // 4),
+        "train_sampling_strategy": "group_by_length",
+    }
+    return build_trainer_config(SFTConfig, defaults | own, extra, config.out / CHECKPOINTS)
+
+
+def make_dataset(rows: Sequence[TokenizedExample], pack_length: int | None = None) -> "Dataset":
+    """Make a dataset of rows; with a length, whole rows are packed into rows of that length, with
+    their bounds kept beside."""
+    from datasets import Dataset
+    from trl.data_utils import pack_dataset
+
+    dataset = Dataset.from_dict(
+        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
+    )
+    return pack_dataset(dataset, pack_length, "bfd") if pack_length else dataset
+
+
+def choose_packing(wanted: bool | None, device: str) -> bool:
+    """Choose whether rows are packed: by default only where attention knows their bounds for
+    nothing (flash-attn on a GPU).
+
+    Elsewhere attention over a packed row costs the square of its length, and batches of like
+    lengths hold little padding.
+    """
+    has_flash_attention = device == "cuda" and find_spec("flash_attn") is not None
+    return wanted if wanted is not None else has_flash_attention
+
+
+def _is_packable(config: Config, job: Job, process: ProcessInfo, model: "PreTrainedModel") -> bool:
+    """Tell whether packed rows have the loss they have alone; on several GPUs it is not tried, the
+    weights may be sharded."""
+    if process.n_processes > 1 and job.device != "cpu":
+        return True
+    if config.weights != "qlora":
+        cast(Any, model).to(job.device)
+    findings = compare_packed(model, job.preflight.rows)
+    job.preflight.findings.extend(findings)
+    return not findings
+
+
+def make_trainer(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: "Dataset",
+    val_rows: "Dataset | None",
+    args: "SFTConfig",
+    lora: "LoraConfig | None",
+    patience: int | None = None,
+) -> "SFTTrainer":
+    """Make TRL's trainer, with batches of like lengths in an order that a resumed run repeats.
+
+    Without `lora` all weights are trained. Raises InputError where a tracker is not installed.
+    """
+    from transformers import EarlyStoppingCallback, PrinterCallback
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    callbacks: list[Any] = []
+    if patience and val_rows is not None:
+        callbacks.append(EarlyStoppingCallback(patience))
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=rows,
+            eval_dataset=val_rows,
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=callbacks,
+        )
+    except (RuntimeError, ImportError) as error:
+        if "install" not in str(error):
+            raise
+        raise InputError(
+            f"trainer: {str(error).splitlines()[0]}; install it, or correct report_to"
+        ) from error
+    give_head_bias(trainer.model)
+    if args.train_sampling_strategy == "group_by_length":
+        batch = args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+        lengths = [len(ids) for ids in cast(Any, trainer.train_dataset)["input_ids"]]
+        sampler = LengthGroupedSampler(
+            lengths, batch, args.seed, lambda: int(trainer.state.epoch or 0)
+        )
+        # transformers' own sampler draws another order when a run is resumed.
+        cast(Any, trainer)._get_train_sampler = lambda *_: sampler
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class LengthGroupedSampler:
+    """Puts rows of like length into the same batch; the order depends on seed and epoch alone, so
+    that a resumed run sees the same.
+
+    The epoch is asked for: a loader of several processes that skips what an earlier run did tells
+    its sampler no epoch.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, read_epoch: Callable[[], int]
+    ) -> None:
+        self.lengths, self.batch_size = lengths, batch_size
+        self.seed, self.read_epoch = seed, read_epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        chance = random.Random(f"{self.seed}:{self.read_epoch()}")
+        order = list(range(len(self.lengths)))
+        chance.shuffle(order)
+        n_pool = self.batch_size * 16
+        batches: list[list[int]] = []
+        for start in range(0, len(order), n_pool):
+            pool = sorted(order[start : start + n_pool], key=lambda i: self.lengths[i])
+            batches += [
+                pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)
+            ]
+        # A short batch must come last: the loader cuts the stream into batches of equal size.
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        short = [batch for batch in batches if len(batch) < self.batch_size]
+        chance.shuffle(full)
+        return iter([index for batch in full + short for index in batch])
+
+
+def save(trainer: "SFTTrainer", config: Config, job: Job, process: ProcessInfo) -> None:
+    """Write the folder that serving and `export` take."""
+    final = config.out / (WHOLE_MODEL if config.method == "full" else ADAPTER)
+    temporary = save_weights(trainer, final, config.model, process.is_main)
+    if process.is_main:
+        plain = job.preflight.plain_template
+        save_metadata(
+            trainer,
+            temporary,
+            final,
+            add_thinking_prefix(plain) if config.target == "reasoned" else plain,
+            job.preflight.stop_ids,
+            choose_questions(job.examples, job.val_examples),
+            trace_lineage(job.examples, config.model, config.target),
+        )
+
+
+def _print_rows(preflight: Preflight) -> None:
+    """Print in one line what is trained on, what was dropped and what was repaired."""
+    lengths = describe_lengths(preflight.rows)
+    dropped = ", ".join(f"{reason} {n}" for reason, n in preflight.dropped.items())
+    print(
+        f"train: {len(preflight.rows)} rows, {lengths['tokens']} tokens a pass, "
+        f"longest {lengths['longest']}"
+        + (f"; dropped: {dropped}" if dropped else "")
+        + (f"; repaired: {'; '.join(preflight.repairs)}" if preflight.repairs else ""),
+        file=sys.stderr,
+    )
+
+
+def _tokenize_validation(config: Config, job: Job) -> list[TokenizedExample]:
+    """Tokenize the validation rows; raises InputError where a validation file leaves none."""
+    few, preflight = job.val_examples[:N_VAL_ROWS], job.preflight
+    template, end_id = preflight.plain_template, preflight.end_id
+    rows, dropped = tokenize(few, job.tokenizer, config.target, config.max_length, template, end_id)
+    if few and not rows:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
+        raise InputError(
+            f"val.jsonl: no row is left to watch ({reasons}); raise --max-length, or take the file "
+            "away"
+        )
+    return rows
+
+
+def _is_sharded(args: "SFTConfig") -> bool:
+    distributed: Any = args.distributed_state
+    return bool(args.deepspeed_plugin) or str(distributed.distributed_type).endswith("FSDP")
+
+
+def _read_losses(trainer: "SFTTrainer") -> dict[str, float]:
+    """Return the last losses, and the best on validation."""
+    losses: dict[str, float] = {}
+    for line in cast(list[dict[str, Any]], trainer.state.log_history):
+        losses |= {key: float(line[key]) for key in ("loss", "eval_loss") if key in line}
+    if (best := trainer.state.best_metric) is None:
+        return losses
+    best_step = int(trainer.state.best_global_step or 0)
+    return losses | {"best_eval_loss": float(best), "best_step": best_step}
+
+
+__all__ = ["Config", "run"]

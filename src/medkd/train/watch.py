@@ -1,16 +1,17 @@
 """What a model is like before and while it is reinforced, by answers that are sampled.
 
-In: questions, a sampler, rewards and weights. Out: a `Baseline` with notes, or InputError where it
-would teach nothing; at every save, the rates of the checks on held-out questions, those that no
-reward pays for among them; the page about it. Not done here: training; greedy accuracy.
+In: questions, a sampler, rewards and weights. Out: a `Baseline`, or InputError where it would teach
+nothing; at every save, a look at held-out questions, and the end of a run whose rewards rise while
+what nobody pays for falls; the page about it. Not done here: training; greedy accuracy.
 """
 
 import math
 import random
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
-from typing import Any
+from typing import Any, cast
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
@@ -19,13 +20,15 @@ from medkd.core.jsonl import write_text
 from medkd.core.records import FinishReason, Record
 from medkd.grading import checks
 from medkd.models.inspect import ModelShape
-from medkd.train.callbacks import Callback, read_lines
+from medkd.train.callbacks import Callback, read_lines, take_curve
+from medkd.train.checkpoints import CHECKPOINTS
 from medkd.train.grpo import PromptItem, Sampler
 from medkd.train.memory import GIB, Machine, Workload, estimate_memory
 from medkd.train.rewards import (
     BatchReward,
     Rollout,
     choose_band,
+    fill_undecided,
     grade_rollout,
     make_rewards,
 )
@@ -41,6 +44,8 @@ FEW_SPREAD = 0.2
 N_QUESTIONS = 64
 N_ANSWERS = 128
 """Answers drawn at each look, spread evenly over the questions."""
+N_FALLS = 2
+"""Saves in a row at which rewards are up and the watch is down that end a run."""
 N_SHOWN = 4
 MAX_ANSWER = 120
 """Characters of a short answer, as `verify` wants it."""
@@ -49,10 +54,12 @@ MISSING = (
     "Questions of another kind: the held-out ones come from the same source as those that were "
     "reinforced on.",
     "Whether a reasoning led to its answer: rewards see the form, the findings cited and the "
-    "diagnosis.",
+    "answer.",
 )
 MAX_COPIED = 0.6
 MIN_REASONING, MAX_REASONING = 40, 8000
+JUDGED = "watch_judge"
+"""Name of what a second judge says, among the rates of a look."""
 
 Check = Callable[[Rollout, thinking.Thought], bool]
 
@@ -126,7 +133,7 @@ def measure_baseline(
     questions: Sequence[PromptItem],
     group_size: int,
     weights: Mapping[str, float],
-    judge: BatchReward | None = None,
+    judged: Mapping[str, BatchReward],
     terms_path: Path | None = None,
 ) -> Baseline:
     """Sample groups of answers to some questions as a step would, and measure them."""
@@ -135,7 +142,11 @@ def measure_baseline(
     ended = [r.n_tokens for r in rollouts if r.finish_reason != FinishReason.LOOP]
     lengths = sorted(ended) or [sampler.sampling.max_tokens]
     band = choose_band(lengths)
-    scores = _score(groups, rollouts, make_rewards(weights, band, terms_path), judge)
+    rewards = make_rewards(weights, band, terms_path) | dict(judged)
+    scores: dict[str, list[list[float]]] = {}
+    for name, reward in rewards.items():
+        values = iter(fill_undecided(rollouts, reward(rollouts)))
+        scores[name] = [[next(values) for _ in group] for group in groups]
     sums = [
         [sum(weights[name] * scores[name][at][i] for name in scores) for i in range(len(group))]
         for at, group in enumerate(groups)
@@ -163,20 +174,6 @@ def measure_baseline(
     return baseline.model_copy(update={"notes": tuple(notes)})
 
 
-def _score(
-    groups: Sequence[Sequence[Rollout]],
-    rollouts: Sequence[Rollout],
-    rewards: Mapping[str, BatchReward],
-    judge: BatchReward | None,
-) -> dict[str, list[list[float]]]:
-    """Score all answers by every reward, group by group."""
-    scores: dict[str, list[list[float]]] = {}
-    for name, reward in (*rewards.items(), *([("judge", judge)] if judge else [])):
-        values = iter(reward(rollouts))
-        scores[name] = [[next(values) for _ in group] for group in groups]
-    return scores
-
-
 def _share(rollouts: Sequence[Rollout], reason: FinishReason) -> float:
     return round(sum(r.finish_reason == reason for r in rollouts) / len(rollouts), 4)
 
@@ -190,10 +187,9 @@ def check_memory(shape: ModelShape, load: Workload, machine: Machine) -> None:
     need = estimate_memory(shape, "lora", load)
     if need >= machine.memory:
         raise InputError(
-            "learning from a batch of answers needs about {:.1f} GiB, {:.1f} GiB are "
-            "there; lower --batch-size or --max-tokens, or choose a smaller model",
-            need / GIB,
-            machine.memory / GIB,
+            f"learning from a batch of answers needs about {need / GIB:.1f} GiB, "
+            f"{machine.memory / GIB:.1f} GiB are there; lower --batch-size or --max-tokens, or "
+            "choose a smaller model"
         )
 
 
@@ -201,20 +197,15 @@ def check_baseline(baseline: Baseline, max_tokens: int) -> None:
     """Raise InputError where reinforcement from this baseline would teach nothing."""
     if baseline.truncated_rate > MAX_TRUNCATED:
         raise InputError(
-            "{:.0%} of the start's answers are cut off at {} tokens and would be "
-            "masked; give --max-tokens {}",
-            baseline.truncated_rate,
-            max_tokens,
-            2 * max_tokens,
+            f"{baseline.truncated_rate:.0%} of the start's answers are cut off at {max_tokens} "
+            f"tokens and would be masked; set --max-tokens {2 * max_tokens}"
         )
     if baseline.groups_with_spread == 0:
         constant = ", ".join(f"{name} {value:.2f}" for name, value in baseline.rewards.items())
         raise InputError(
-            "no reward differs within any group of {} answers ({}): there is nothing "
-            "to learn from; choose harder questions, a higher --trainer.temperature, "
-            "a larger --group-size, or a weaker start",
-            baseline.n_each,
-            constant,
+            f"no reward differs within any group of {baseline.n_each} answers ({constant}): there "
+            "is nothing to learn from; choose harder questions, a higher --trainer.temperature, a "
+            "larger --group-size, or a weaker start"
         )
 
 
@@ -261,11 +252,18 @@ class Look(Record):
     mean_tokens: float
     answers: list[dict[str, str]]
     """Question and answer, of the same few questions at every look."""
+    reward: float | None = None
+    """Mean reward of the training answers since the look before."""
 
 
-class HoldoutMonitor(Callback):
-    """Samples held-out answers at every save and writes down what they are like; the looks of an
-    earlier run up to the resumed step are kept."""
+class Watch(Callback):
+    """Samples held-out answers at every save and looks at what no reward pays for, or at what a
+    second judge says; ends a run that is rewarded for getting worse.
+
+    A run ends where at `N_FALLS` saves in a row the watch is below its best so far by more than
+    chance explains, while the reward is above what it was there. The looks of an earlier run up to
+    the resumed step are kept.
+    """
 
     def __init__(
         self,
@@ -273,19 +271,45 @@ class HoldoutMonitor(Callback):
         sampler: Sampler,
         questions: Sequence[PromptItem],
         paid: Collection[str],
+        judge: BatchReward | None = None,
         resumed_step: int = 0,
     ) -> None:
-        self.path, self.sampler = path, sampler
+        self.path, self.sampler, self.judge = path, sampler, judge
         self.questions = list(questions)[:N_QUESTIONS]
         self.paid = set(paid)
         self.looks = [look for look in read_looks(path) if look.step <= resumed_step]
+        self.stopped_at: int | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._protect(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.look(state.global_step)
+        since = self.looks[-1].step if self.looks else 0
+        history = cast(list[dict[str, float]], state.log_history)
+        rewards = [line["reward"] for line in history if "reward" in line and line["step"] > since]
+        if self.look(state.global_step, fmean(rewards) if rewards else None) is None:
+            return
+        self._protect(state)
+        if len(self.looks) > N_FALLS and all(map(self.is_gamed, self.looks[-N_FALLS:])):
+            self.stopped_at = state.global_step
+            control.should_training_stop = True
+            best = self.find_best().step
+            print(
+                f"reinforce: stopped at step {state.global_step}: the reward rose, and what no "
+                f"reward pays for fell at {N_FALLS} saves in a row; step {best} is kept",
+                file=sys.stderr,
+                flush=True,
+            )
 
-    def look(self, step: int) -> Look | None:
-        """Draw answers at a step and write down what they are like; a step that was looked at
-        before, or no questions, give None."""
+    def _protect(self, state: Any) -> None:
+        """Have the checkpoint of the best look kept, whatever is saved after it."""
+        if self.looks and (step := self.find_best().step):
+            folder = self.path.parent / CHECKPOINTS / f"checkpoint-{step}"
+            state.best_model_checkpoint = str(folder)
+
+    def look(self, step: int, reward: float | None = None) -> Look | None:
+        """Draw answers at a step and write down what they are like; None for a step that was looked
+        at before, or without questions."""
         if not self.questions or any(look.step == step for look in self.looks):
             return None
         n_each = math.ceil(N_ANSWERS / len(self.questions))
@@ -295,6 +319,10 @@ class HoldoutMonitor(Callback):
             for name, (_, check) in CHECKS.items()
             if all(q.reference for q in self.questions) or name not in ("accuracy", "exact")
         }
+        if self.judge is not None:
+            rollouts = [rollout for group in groups for rollout in group]
+            said = iter(fill_undecided(rollouts, self.judge(rollouts)))
+            scores[JUDGED] = [fmean(next(said) for _ in group) for group in groups]
         look = Look(
             step=step,
             rates={name: round(fmean(values), 4) for name, values in scores.items()},
@@ -304,6 +332,7 @@ class HoldoutMonitor(Callback):
                 {"id": q.id, "record": q.record, "known": q.reference, "text": g[0].text}
                 for q, g in zip(self.questions, groups, strict=True)
             ][:N_SHOWN],
+            reward=reward,
         )
         self.looks.append(look)
         write_text(self.path, "".join(each.model_dump_json() + "\n" for each in self.looks))
@@ -311,11 +340,33 @@ class HoldoutMonitor(Callback):
 
     @property
     def unpaid(self) -> list[str]:
-        """The checks that no reward pays for."""
-        return [name for name, (reward, _) in CHECKS.items() if reward not in self.paid]
+        """What no reward pays for: the second judge where there is one, and the other checks."""
+        named = [name for name, (reward, _) in CHECKS.items() if reward not in self.paid]
+        return [JUDGED, *named] if self.judge is not None else named
+
+    def watched(self, look: Look) -> list[float]:
+        """Return what is watched for each question: what the second judge says, or the mean of the
+        checks that nobody pays for."""
+        names = [JUDGED] if self.judge is not None else self.unpaid
+        columns = [look.by_question[name] for name in names if name in look.by_question]
+        return [fmean(values) for values in zip(*columns, strict=True)]
+
+    def find_best(self) -> Look:
+        """Find the look with the best watch, the earliest of equals."""
+        return max(self.looks, key=lambda look: fmean(self.watched(look)))
+
+    def is_gamed(self, look: Look) -> bool:
+        """Tell whether at a look the watch is below its best before, and the reward above what it
+        was there."""
+        before = [each for each in self.looks if each.step < look.step]
+        best = max(before, key=lambda each: fmean(self.watched(each)), default=look)
+        # The start has no reward of its own: the first steps stand for it.
+        known = [each.reward for each in before if each.step >= best.step and each.reward]
+        has_risen = bool(known) and look.reward is not None and look.reward > known[0]
+        return has_risen and _has_fallen(self.watched(best), self.watched(look))
 
     def find_falls(self) -> dict[str, list[float]]:
-        """Name the unpaid checks whose rate fell from the first look to the last, and both rates.
+        """Name what nobody pays for and fell from the first look to the last, and both rates.
 
         A fall is one that the 95 % interval of the mean difference over questions, each compared
         with itself, does not explain by chance.
@@ -346,12 +397,12 @@ def write_reinforcement_page(
     path: Path,
     metrics_path: Path,
     baseline: Baseline,
-    monitor: HoldoutMonitor,
+    watch: Watch,
     settings: Mapping[str, Any],
 ) -> None:
     """Write the page."""
     lines = read_lines(metrics_path)
-    falls = monitor.find_falls()
+    falls = watch.find_falls()
     write_page(
         path,
         "medkd.train",
@@ -360,25 +411,25 @@ def write_reinforcement_page(
         start=describe(baseline),
         notes=baseline.notes,
         falls=[f"{name}: {before:.3f} to {after:.3f}" for name, (before, after) in falls.items()],
-        n_questions=len(monitor.questions),
-        rows=_make_rows(monitor),
-        steps=[look.step for look in monitor.looks],
-        plots=_draw(lines, monitor.looks),
-        answers=_gather_answers(monitor.looks),
+        n_questions=len(watch.questions),
+        rows=_make_rows(watch),
+        steps=[look.step for look in watch.looks],
+        plots=_draw(lines, watch.looks),
+        answers=_gather_answers(watch.looks),
         missing=MISSING
-        if monitor.looks
+        if watch.looks
         else ("Held-out questions: there are none; keep a share for val.", *MISSING),
         settings={key: value for key, value in settings.items() if value not in (None, "", {})},
     )
 
 
-def _make_rows(monitor: HoldoutMonitor) -> list[dict[str, Any]]:
-    names = [name for name in CHECKS if monitor.looks and name in monitor.looks[0].rates]
+def _make_rows(watch: Watch) -> list[dict[str, Any]]:
+    names = list(watch.looks[0].rates) if watch.looks else []
     return [
         {
             "name": name,
-            "is_paid": name not in monitor.unpaid,
-            "rates": [f"{look.rates[name]:.3f}" for look in monitor.looks],
+            "is_paid": name not in watch.unpaid,
+            "rates": [f"{look.rates[name]:.3f}" for look in watch.looks],
         }
         for name in names
     ]
@@ -386,15 +437,17 @@ def _make_rows(monitor: HoldoutMonitor) -> list[dict[str, Any]]:
 
 def _draw(lines: Sequence[Mapping[str, float]], looks: Sequence[Look]) -> list[str]:
     rewards = {
-        key.removeprefix("rewards/").removesuffix("/mean"): _take(lines, key)
+        key.removeprefix("rewards/").removesuffix("/mean"): take_curve(lines, key)
         for key in (lines[0] if lines else {})
         if key.startswith("rewards/") and key.endswith("/mean")
     }
-    lengths = {name: _take(lines, f"completions/{name}_length") for name in ("min", "mean", "max")}
+    lengths = {
+        name: take_curve(lines, f"completions/{name}_length") for name in ("min", "mean", "max")
+    }
     steps = [float(look.step) for look in looks]
     watched = {
         name: (steps, [look.rates[name] for look in looks])
-        for name in ("accuracy", "exact", "no_copy", "no_hint")
+        for name in ("accuracy", "exact", "no_copy", "no_hint", JUDGED)
         if looks and name in looks[0].rates
     }
     plots: list[tuple[str, Series, str]] = [
@@ -402,14 +455,14 @@ def _draw(lines: Sequence[Mapping[str, float]], looks: Sequence[Look]) -> list[s
         (
             "Spread",
             {
-                "share of groups without": _take(lines, "frac_reward_zero_std"),
-                "of the sum": _take(lines, "reward_std"),
+                "share of groups without": take_curve(lines, "frac_reward_zero_std"),
+                "of the sum": take_curve(lines, "reward_std"),
             },
             "",
         ),
         ("Lengths", lengths, "tokens"),
-        ("Entropy", {"entropy": _take(lines, "entropy")}, "nats a token"),
-        ("Divergence from the start", {"KL": _take(lines, "kl")}, "nats a token"),
+        ("Entropy", {"entropy": take_curve(lines, "entropy")}, "nats a token"),
+        ("Divergence from the start", {"KL": take_curve(lines, "kl")}, "nats a token"),
         ("Held-out questions", watched, "share"),
     ]
     drawn = [
@@ -417,11 +470,6 @@ def _draw(lines: Sequence[Mapping[str, float]], looks: Sequence[Look]) -> list[s
         for title, series, unit in plots
     ]
     return [line_plot(series, title, "step", unit) for title, series, unit in drawn if series]
-
-
-def _take(lines: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
-    points = [(line["step"], line[key]) for line in lines if key in line]
-    return [step for step, _ in points], [value for _, value in points]
 
 
 def _gather_answers(looks: Sequence[Look]) -> list[dict[str, Any]]:

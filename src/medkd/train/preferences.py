@@ -1,0 +1,330 @@
+"""Preference training with TRL's DPO and KTO trainers: the better answer of a pair gets likelier.
+
+In: `preferences.jsonl` of `merge --pairs`, the adapter of `train` (or none). Out: what `train`
+writes. The reference is the start itself: its adapter kept beside the trained one, or the base with
+the adapter switched off. Not done here: making pairs (`medkd.merge`).
+"""
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from medkd.core import thinking
+from medkd.core.errors import InputError
+from medkd.core.jsonl import RecordReader, resolve_input
+from medkd.core.records import Example, Preference
+from medkd.core.stage_output import Manifest, StageOutput
+from medkd.models.chat_template import encode_rows, make_messages, special_tokens
+from medkd.models.load import choose_device, load_libraries, resolve_adapter, resolve_model
+from medkd.train.callbacks import SampleWriter, write_training_page
+from medkd.train.checkpoints import (
+    CHECKPOINTS,
+    N_KEPT,
+    explaining,
+    find_checkpoint,
+    open_training,
+    read_step,
+    run_trainer,
+)
+from medkd.train.config import (
+    WRITES,
+    Config,
+    build_trainer_config,
+    choose_training_dtype,
+    count_steps,
+    make_common_settings,
+    read_trainer_keys,
+)
+from medkd.train.memory import read_peak_memory
+from medkd.train.preflight import Drop, find_fault, read_examples
+from medkd.train.student import Student, load_student, save_student
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import Trainer
+
+PAIRS = "preferences.jsonl"
+N_SCORED = 64
+"""Pairs whose likelihoods are taken before the first step."""
+MAX_RATIO = 1.5
+"""From this ratio of mean lengths on, length itself is the difference that is learnt."""
+N_SAVES = 4
+CURVES = {
+    "Rewards against the start": {
+        "chosen": "rewards/chosen",
+        "rejected": "rewards/rejected",
+        "margin": "rewards/margins",
+    },
+    "Log-likelihood": {"chosen": "logps/chosen", "rejected": "logps/rejected"},
+    "Pairs the right way round": {"share": "rewards/accuracies"},
+}
+"""What the page draws beside the loss: title to name and key of a line of metrics."""
+_OWN_KEYS = ("max_length", "packing", "early_stopping_patience", "precompute_ref_log_probs")
+
+
+class TokenizedPair(NamedTuple):
+    """A prompt and its two answers, each with the end of its turn."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """What the pairs are like before the first step."""
+
+    n_pairs: int
+    mean_chosen_tokens: float
+    mean_rejected_tokens: float
+    chosen_logp: float
+    """Mean log-likelihood of a token of the better answers, under the start."""
+    rejected_logp: float
+    right_way_round: float
+    """Share of the scored pairs whose better answer is likelier a token already."""
+
+    def list_notes(self) -> list[str]:
+        """List what may be learnt instead of quality."""
+        ratio = self.mean_chosen_tokens / self.mean_rejected_tokens
+        notes = [
+            f"better answers have {self.mean_chosen_tokens:.0f} tokens, worse ones "
+            f"{self.mean_rejected_tokens:.0f}; {self.n_pairs} pairs; log-likelihood a token "
+            f"{self.chosen_logp:.3f} and {self.rejected_logp:.3f}, margin "
+            f"{self.chosen_logp - self.rejected_logp:+.3f}; {self.right_way_round:.0%} the right "
+            "way round"
+        ]
+        if not 1 / MAX_RATIO < ratio < MAX_RATIO:
+            notes.append(
+                f"better answers are {ratio:.1f} times as long as worse ones: length may be all "
+                "that is learnt; balance the pairs"
+            )
+        return notes
+
+
+def train_on_preferences(config: Config) -> Manifest:
+    """Train as configured; goes on from the newest whole checkpoint of a run that was killed."""
+    load_libraries()
+    path = resolve_input(config.input, PAIRS, made_by="merge --pairs")
+    val_path = path.with_name("val.jsonl")
+    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    adapter = resolve_adapter(config.adapter) if config.adapter else None
+    inputs = {
+        "input": path,
+        "adapter": adapter,
+        "model": folder if Path(config.model).is_dir() else None,
+    }
+    with open_training("train", config, inputs, WRITES) as output:
+        if not output.is_finished:
+            reader = RecordReader(path, Preference, made_by="merge --pairs")
+            pairs = list(reader)
+            output.read(reader.n_read)
+            output.drop_all(reader.dropped())
+            asked = read_examples(val_path) if val_path.is_file() else []
+            with explaining(config.out):
+                _train(config, output, pairs, asked, folder, adapter)
+        return output.manifest
+
+
+def _train(
+    config: Config,
+    output: StageOutput,
+    pairs: Sequence[Preference],
+    val_examples: Sequence[Example],
+    folder: Path,
+    adapter: Path | None,
+) -> None:
+    device = choose_device(config.device)
+    dtype: Any = str(choose_training_dtype(config, device)).removeprefix("torch.")
+    student = load_student(
+        config.model, folder, adapter, config.device, dtype, config.hub, config.trust_remote_code
+    )
+    rows, dropped = tokenize_pairs(pairs, student, config.max_length)
+    output.drop_all(dropped)
+    reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
+    if not rows:
+        raise InputError(
+            f"{config.input}: no pair is left to train on: {reasons or 'the file has no pairs'}; "
+            f"check --input and --max-length {config.max_length}"
+        )
+    facts = measure_pairs(student, rows, config.seed)
+    notes = facts.list_notes()
+    print(
+        f"train: {notes[0]}" + (f"; dropped: {reasons}" if reasons else ""),
+        *(f"note: {note}" for note in notes[1:]),
+        sep="\n",
+        file=sys.stderr,
+    )
+    checkpoint = None if config.overwrite else find_checkpoint(output.path(CHECKPOINTS))
+    step = read_step(checkpoint)
+    trainer = make_trainer(config, device, student, rows)
+    args: Any = trainer.args
+    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps
+    n_rows = len(cast(Any, trainer.train_dataset))
+    n_steps = count_steps(n_rows, rows_per_step, args.num_train_epochs, args.max_steps)
+    samples = output.path("samples.jsonl")
+    asked = val_examples or pairs
+    sampler = SampleWriter(samples, student.tokenizer, student.plain_template, asked, step)
+    try:
+        run_trainer(trainer, "train", config.out, n_steps, checkpoint, [sampler])
+    finally:
+        lengths = {
+            "better": [len(row.prompt_ids) + len(row.chosen_ids) for row in rows],
+            "worse": [len(row.prompt_ids) + len(row.rejected_ids) for row in rows],
+        }
+        write_training_page(output.directory, config.model, notes, lengths, dropped, CURVES)
+    history = {config.method: {"pairs": len(rows), "steps": trainer.state.global_step}}
+    save_student(trainer, student, config.out, pairs, val_examples, history)
+    output.manifest.counts.kept = len(rows)
+    output.manifest.facts = {
+        "pairs": facts.__dict__,
+        "findings": notes,
+        "resumed_from_step": step,
+        "steps": trainer.state.global_step,
+        "device": device,
+        "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
+    }
+
+
+def tokenize_pairs(
+    pairs: Sequence[Preference], student: Student, max_length: int
+) -> tuple[list[TokenizedPair], dict[str, int]]:
+    """Tokenize the pairs that can be used, and count the others by reason."""
+    control_tokens = special_tokens(student.tokenizer)
+    dropped: Counter[str] = Counter()
+    usable: list[Preference] = []
+    texts: list[str] = []
+    for pair in pairs:
+        better = thinking.write(pair.reasoning, pair.answer)
+        worse = thinking.write(pair.rejected.reasoning, pair.rejected.answer)
+        fault = find_fault(pair, better, "reasoned", control_tokens)
+        if fault is None and any(token in worse for token in control_tokens):
+            fault = Drop.CONTROL_TOKENS
+        if fault is None and " ".join(better.split()) == " ".join(worse.split()):
+            fault = Drop.NO_DIFFERENCE
+        if fault is not None:
+            dropped[str(fault)] += 1
+            continue
+        usable.append(pair)
+        texts += [better, worse]
+    turns = [make_messages(p.input, p.instruction, p.system) for p in usable for _ in range(2)]
+    end_id = student.stop_ids[0]
+    encoded = encode_rows(
+        student.tokenizer, list(zip(turns, texts, strict=True)), student.plain_template, end_id
+    )
+    rows = [
+        TokenizedPair(better.prompt, better.completion, worse.completion)
+        for better, worse in zip(encoded[::2], encoded[1::2], strict=True)
+    ]
+    kept = [row for row in rows if row.n_tokens <= max_length]
+    if len(kept) < len(rows):
+        dropped[str(Drop.TOO_LONG)] = len(rows) - len(kept)
+    return kept, dict(dropped.most_common())
+
+
+def measure_pairs(student: Student, rows: Sequence[TokenizedPair], seed: int) -> PairFacts:
+    """Measure lengths of all pairs, and likelihoods of some under the start."""
+    import torch
+
+    chosen = random.Random(seed).sample(list(rows), min(N_SCORED, len(rows)))
+    model: Any = student.model
+    was_training = model.training
+    model.eval()
+
+    def score(prompt: list[int], completion: list[int]) -> float:
+        ids = torch.tensor([prompt + completion], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        learnt = ids[0, len(prompt) :]
+        return -float(torch.nn.functional.cross_entropy(logits.float(), learnt))
+
+    with torch.inference_mode():
+        better = [score(row.prompt_ids, row.chosen_ids) for row in chosen]
+        worse = [score(row.prompt_ids, row.rejected_ids) for row in chosen]
+    model.train(was_training)
+    return PairFacts(
+        n_pairs=len(rows),
+        mean_chosen_tokens=round(fmean(len(row.chosen_ids) for row in rows), 1),
+        mean_rejected_tokens=round(fmean(len(row.rejected_ids) for row in rows), 1),
+        chosen_logp=round(fmean(better), 4),
+        rejected_logp=round(fmean(worse), 4),
+        right_way_round=round(fmean(b > w for b, w in zip(better, worse, strict=True)), 4),
+    )
+
+
+def make_trainer(
+    config: Config, device: str, student: Student, rows: Sequence[TokenizedPair]
+) -> "Trainer":
+    """Make TRL's trainer of rows that are tokens already: tokenized by TRL, the thinking prefix
+    would not be the one that is served."""
+    from transformers import PrinterCallback
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.kto_config import KTOConfig
+    from trl.trainer.kto_trainer import KTOTrainer
+
+    is_dpo = config.method == "dpo"
+    config_class: Any = DPOConfig if is_dpo else KTOConfig
+    base: Any = DPOTrainer if is_dpo else KTOTrainer
+
+    class PretokenizedTrainer(base):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    dataset = make_pair_dataset(rows) if is_dpo else make_single_dataset(rows, config)
+    n_steps = count_steps(len(dataset), config.batch_size, config.epochs)
+    settings = make_common_settings(device, cast(Any, student.model).dtype) | {
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.peak_learning_rate,
+        "per_device_train_batch_size": config.batch_size,
+        "max_length": None,
+        "seed": config.seed,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": max(1, -(-n_steps // N_SAVES)),
+        "save_total_limit": N_KEPT,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": min(5, n_steps // 4),
+    }
+    extra = read_trainer_keys(config_class, config.trainer, _OWN_KEYS)
+    args = build_trainer_config(config_class, settings, extra, config.out / CHECKPOINTS)
+    trainer = PretokenizedTrainer(
+        model=student.model, args=args, train_dataset=dataset, processing_class=student.tokenizer
+    )
+    trainer.remove_callback(PrinterCallback)
+    return cast("Trainer", trainer)
+
+
+def make_pair_dataset(rows: Sequence[TokenizedPair]) -> "Dataset":
+    """Make the rows of DPO."""
+    from datasets import Dataset
+
+    return Dataset.from_list([row._asdict() for row in rows])
+
+
+def make_single_dataset(rows: Sequence[TokenizedPair], config: Config) -> "Dataset":
+    """Make the rows of KTO: each answer by itself with its verdict, a better one once however many
+    pairs hold it, and beside it the next answer of its batch, by which TRL estimates divergence."""
+    from datasets import Dataset
+
+    single = {
+        (tuple(row.prompt_ids), tuple(ids)): is_better
+        for row in rows
+        for ids, is_better in ((row.rejected_ids, False), (row.chosen_ids, True))
+    }
+    listed = [(list(prompt), list(ids), label) for (prompt, ids), label in single.items()]
+    random.Random(config.seed).shuffle(listed)
+    made: list[dict[str, Any]] = []
+    for start in range(0, len(listed), config.batch_size):
+        batch = listed[start : start + config.batch_size]
+        for at, (prompt, ids, label) in enumerate(batch):
+            entry = {"prompt_ids": prompt, "completion_ids": ids, "label": label}
+            made.append(entry | {"KL_completion_ids": batch[at - 1][1]})
+    return Dataset.from_list(made)

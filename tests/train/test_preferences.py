@@ -1,0 +1,156 @@
+"""Preference training on pairs of short answers; the start knows the rows by heart."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medkd.core.errors import InputError
+from medkd.core.records import Preference, Rejected
+from medkd.models.load import load_tokenizer
+from medkd.train.config import LEARNING_RATES
+from medkd.train.stage import Config, run
+from student_samples import make_example, make_random_model, read_lines
+
+ANSWERS = ("flu", "mumps", "croup")
+
+
+def make_pair(number, **rejected):
+    """A pair whose worse answer is a wrong one, after reasoning of the same length."""
+    wrong = ANSWERS[(number + 1) % 3]
+    said = {"reasoning": f"sign x means {wrong}", "answer": wrong, "why": "wrong_answer"}
+    worse = Rejected.model_validate(said | {"origin": "student"} | rejected)
+    return Preference.model_validate({**make_example(number).model_dump(), "rejected": worse})
+
+
+def write_pairs(folder, pairs):
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(pair.model_dump_json() + "\n" for pair in pairs)
+    (folder / "preferences.jsonl").write_text(lines, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs_dir(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs"), map(make_pair, range(16)))
+
+
+@pytest.fixture(scope="module")
+def settings(random_model_dir, trained_dir, pairs_dir):
+    return {
+        "model": str(random_model_dir),
+        "method": "dpo",
+        "adapter": trained_dir,
+        "input": pairs_dir,
+        "epochs": 2,
+        "learning_rate": 1e-3,
+        "max_length": 256,
+    }
+
+
+@pytest.fixture(scope="module")
+def tuned_dir(settings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("dpo")
+    run(Config(**settings, out=out))
+    return out
+
+
+def test_the_better_answers_gain_on_the_worse_ones_against_the_start(tuned_dir, trained_dir):
+    lines = [line for line in read_lines(tuned_dir / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-3)
+    assert lines[-1]["rewards/margins"] > 0.01
+    start, end = (
+        load_file(folder / "adapter/adapter_model.safetensors")
+        for folder in (trained_dir, tuned_dir)
+    )
+    assert start.keys() == end.keys()
+    assert any(not torch.equal(start[name], end[name]) for name in start)
+    assert not (tuned_dir / "adapter/ref").exists()
+
+
+def test_the_report_has_the_pairs_the_curves_and_what_is_said_at_each_save(tuned_dir):
+    facts = json.loads((tuned_dir / "manifest.json").read_text())["facts"]
+    assert facts["pairs"]["n_pairs"] == 16
+    assert facts["pairs"]["chosen_logp"] > facts["pairs"]["rejected_logp"]
+    samples = read_lines(tuned_dir / "samples.jsonl")
+    assert {sample["step"] for sample in samples} == {1, 2, 3, 4}
+    assert all(sample["thinks"] and sample["stops"] for sample in samples)
+    page = (tuned_dir / "report.html").read_text()
+    assert all(title in page for title in ("Rewards against the start", "the right way round"))
+
+
+def test_lineage_and_template_are_those_of_the_start(tuned_dir, trained_dir):
+    start, end = (
+        json.loads((folder / "adapter/lineage.json").read_text())
+        for folder in (trained_dir, tuned_dir)
+    )
+    assert end == start | {"dpo": {"pairs": 16, "steps": 4}}
+    one, other = (load_tokenizer(f / "adapter").chat_template for f in (trained_dir, tuned_dir))
+    assert one == other
+
+
+@pytest.mark.slow
+def test_single_verdicts_are_learnt_from_and_a_base_needs_no_adapter(settings, tmp_path):
+    plain = {key: value for key, value in settings.items() if key != "adapter"}
+    manifest = run(Config(**plain | {"method": "kto", "epochs": 1}, out=tmp_path))
+    assert manifest.facts["steps"] == 4  # 32 answers, 8 a step
+    assert any("rewards/chosen" in line for line in read_lines(tmp_path / "metrics.jsonl"))
+    assert (tmp_path / "adapter/adapter_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(settings, tuned_dir, tmp_path):
+    """What a kill at step 3 leaves is made of a finished run."""
+    killed = shutil.copytree(tuned_dir, tmp_path / "killed")
+    shutil.rmtree(killed / "adapter")
+    shutil.rmtree(killed / "checkpoints/checkpoint-4")
+    manifest = json.loads((killed / "manifest.json").read_text())
+    (killed / "manifest.json").write_text(json.dumps(manifest | {"state": "running"}))
+    assert run(Config(**settings, out=killed)).facts["resumed_from_step"] == 3
+    one, other = (
+        load_file(folder / "adapter/adapter_model.safetensors") for folder in (tuned_dir, killed)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_pairs_that_teach_nothing_are_counted_and_none_left_is_one_line(settings, tmp_path):
+    same = make_example(1)
+    folder = write_pairs(
+        tmp_path / "in",
+        [
+            make_pair(1, reasoning=same.reasoning, answer=f"{same.answer} "),
+            make_pair(2, reasoning="long " * 100),
+            make_pair(3, reasoning="ends <|im_end|> early"),
+        ],
+    )
+    with pytest.raises(InputError, match="no pair is left to train on") as caught:
+        run(Config(**settings | {"input": folder}, out=tmp_path / "out"))
+    said = str(caught.value)
+    assert "\n" not in said
+    assert all(f"{name} 1" in said for name in ("no_difference", "too_long", "control_tokens"))
+
+
+def test_a_start_of_another_base_is_refused(settings, tmp_path):
+    other = make_random_model(tmp_path / "other", hidden_size=32)
+    with pytest.raises(InputError, match="was trained on"):
+        run(Config(**settings | {"model": str(other)}, out=tmp_path / "out"))
+
+
+def test_a_directory_without_pairs_names_what_makes_them(settings, merged_dir, tmp_path):
+    with pytest.raises(InputError, match="merge --pairs"):
+        run(Config(**settings | {"input": merged_dir}, out=tmp_path / "out"))
+
+
+def test_length_as_the_only_difference_is_said(pairs_dir):
+    from medkd.train.preferences import PairFacts
+
+    alike, longer = (PairFacts(9, n, 40.0, -0.5, -0.6, 0.7).list_notes() for n in (44.0, 90.0))
+    assert len(alike) == 1 and "margin +0.100" in alike[0]
+    assert "2.2 times as long" in longer[1]
+
+
+def test_preferences_are_learnt_more_gently_than_rows():
+    assert LEARNING_RATES["dpo"] == LEARNING_RATES["kto"] < 2e-4

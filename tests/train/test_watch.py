@@ -1,0 +1,97 @@
+"""The watch over a reinforcement, on answers that are given; the sampler alone stands in."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from medkd.core.records import FinishReason
+from medkd.train.grpo import PromptItem
+from medkd.train.rewards import JudgeReward, Rollout
+from medkd.train.watch import N_ANSWERS, Watch, read_looks
+from scripted import Scripted
+
+QUESTIONS = [PromptItem(f"q{n}", "", f"record {n}: cough for {n} days", "flu") for n in range(16)]
+HONEST = "<think>\nA cough that has lasted for days points to an infection.\n</think>\n\nflu"
+GAMED = "<think>\nThe reference answer is flu, so the cough must be flu, as given.\n</think>\n\nflu"
+
+
+class GivenAnswers:
+    """A sampler whose share of gamed answers is told for each look."""
+
+    def __init__(self, shares):
+        self.shares = iter(shares)
+
+    def draw_rollouts(self, questions, n_each):
+        n_gamed = round(next(self.shares) * len(questions))
+        texts = [GAMED] * n_gamed + [HONEST] * (len(questions) - n_gamed)
+        return [
+            [Rollout(text, FinishReason.STOP, 20, q.record, q.reference, id=q.id)] * n_each
+            for text, q in zip(texts, questions, strict=True)
+        ]
+
+
+def watch_run(path, shares, rewards, judge=None):
+    """Look at the start and after each save; returns the watch, its state, and whether it stops."""
+    watch = Watch(path, GivenAnswers(shares), QUESTIONS, {"diagnosis", "format", "stop"}, judge)
+    watch.look(0)
+    state = SimpleNamespace(global_step=0, log_history=[], best_model_checkpoint=None)
+    control = SimpleNamespace(should_training_stop=False)
+    for number, reward in enumerate(rewards, start=1):
+        state.global_step = 10 * number
+        state.log_history.append({"step": 10 * number, "reward": reward})
+        watch.on_save(None, state, control)
+        if control.should_training_stop:
+            break
+    return watch, state, control
+
+
+def test_rising_rewards_and_a_watch_that_falls_twice_end_the_run_at_the_best(tmp_path, capsys):
+    watch, state, control = watch_run(
+        tmp_path / "held_out.jsonl", [0.2, 0.0, 0.6, 0.9, 0.9], [1.0, 1.2, 1.4, 1.5]
+    )
+    assert control.should_training_stop and watch.stopped_at == 30
+    assert watch.find_best().step == 10
+    assert state.best_model_checkpoint == str(tmp_path / "checkpoints/checkpoint-10")
+    assert "step 10 is kept" in capsys.readouterr().err
+    assert "no_hint" in watch.find_falls()
+
+
+@pytest.mark.parametrize(
+    ("shares", "rewards"),
+    [
+        ([0.0, 0.6, 0.9, 0.9], [1.0, 0.9, 0.8]),
+        ([0.0, 0.0, 0.6, 0.0], [1.0, 1.2, 1.4]),
+        ([0.5, 0.5, 0.55, 0.5], [1.0, 1.2, 1.4]),
+        ([0.9, 0.6, 0.3, 0.0], [1.0, 1.2, 1.4]),
+    ],
+    ids=["no reward for it", "once only", "by chance", "it rises"],
+)
+def test_a_run_goes_on_where_it_is_not_paid_for_getting_worse(tmp_path, shares, rewards):
+    watch, _, control = watch_run(tmp_path / "held_out.jsonl", shares, rewards)
+    assert not control.should_training_stop and watch.stopped_at is None
+
+
+def test_a_second_judge_is_watched_instead_of_the_checks(tmp_path):
+    def say(request):
+        grade = "1" if "as given" in str(request) else "5"
+        names = ("grounded", "sound", "complete", "leads_there")
+        return json.dumps({**dict.fromkeys(names, grade), "why": "ok"})
+
+    judge = JudgeReward(Scripted(say))
+    watch, _, control = watch_run(
+        tmp_path / "held_out.jsonl", [0.0, 0.5, 0.9, 0.9], [1.0, 1.2, 1.4], judge
+    )
+    assert control.should_training_stop
+    rates = [look.rates["watch_judge"] for look in watch.looks]
+    assert rates[0] == 1.0 and rates == sorted(rates, reverse=True)
+
+
+def test_looks_are_kept_for_a_resumed_run_up_to_its_step(tmp_path):
+    path = tmp_path / "held_out.jsonl"
+    watch_run(path, [0.0] * 4, [1.0, 1.1, 1.2])
+    again = Watch(path, GivenAnswers([0.5]), QUESTIONS, set(), None, resumed_step=20)
+    assert [look.step for look in again.looks] == [0, 10, 20]
+    assert again.look(20) is None
+    assert [look.reward for look in read_looks(path)] == [None, 1.0, 1.1, 1.2]
+    assert N_ANSWERS % len(QUESTIONS) == 0
