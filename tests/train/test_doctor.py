@@ -22,7 +22,7 @@ def test_a_model_and_a_dataset_are_looked_at_before_a_training(
     )
     assert code == 2
     assert "wrong (train puts it right): stops_elsewhere" in shown
-    assert "rows: 24" in shown and "####" in shown
+    assert "rows: 24" in shown and "the longest" in shown
     assert "memory a device" in shown and "qlora" in shown
     assert "time: about" in shown and "disk:" in shown
     assert "It is like a Base model" in shown
