@@ -156,17 +156,20 @@ def explaining(out: Path, limit: str = "--max-length") -> Generator[None]:
     except Exception as error:
         if is_disk_full(error):
             raise StoppedError(
-                f"{out}: the disk is full; free some space and run the same command again, "
-                "the last whole checkpoint is kept"
+                "{}: the disk is full; free some space and run the same command again, the "
+                "last whole checkpoint is kept",
+                out,
             ) from error
         if isinstance(error, OSError):
             raise from_os_error(error, out) from error
         text = str(error).lower()
         if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
             raise StoppedError(
-                f"{out}: out of memory; lower --batch-size or {limit}, or give "
-                "--trainer.gradient-checkpointing true, and run again with --resume: "
-                "the last checkpoint is kept"
+                "{}: out of memory; lower --batch-size or {}, or give "
+                "--trainer.gradient-checkpointing true, and run again with --resume: the "
+                "last checkpoint is kept",
+                out,
+                limit,
             ) from error
         raise
 

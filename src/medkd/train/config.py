@@ -124,8 +124,9 @@ def check_method(config: Config) -> None:
     is_on_policy = config.method == "on-policy"
     if config.adapter and config.method in ("lora", "qlora", "full"):
         raise InputError(
-            f"--adapter: --method {config.method} trains from the base; leave it out, or go on "
-            "with --method dpo, kto or on-policy"
+            "--adapter: --method {} trains from the base; leave it out, or go on with "
+            "--method dpo, kto or on-policy",
+            config.method,
         )
     for flag, value in (
         ("--teacher-model", config.teacher_model),
@@ -133,7 +134,10 @@ def check_method(config: Config) -> None:
         ("--teacher", config.teacher != "model"),
     ):
         if value and not is_on_policy:
-            raise InputError(f"{flag}: only --method on-policy takes one; leave it out")
+            raise InputError(
+                "{}: only --method on-policy takes one; leave it out",
+                flag,
+            )
     if not is_on_policy:
         return
     if config.adapter is None:

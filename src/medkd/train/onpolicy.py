@@ -105,15 +105,20 @@ def check_teacher(
         raise _another_tokenizer(name, f"see {strange!r}")
     if teacher_shape.vocabulary < shape.vocabulary:
         raise InputError(
-            f"{name}: knows {teacher_shape.vocabulary} tokens, the student {shape.vocabulary}; "
-            "choose another teacher of the student's family"
+            "{}: knows {} tokens, the student {}; choose another teacher of the student's family",
+            name,
+            teacher_shape.vocabulary,
+            shape.vocabulary,
         )
 
 
 def _another_tokenizer(name: str, where: str) -> InputError:
     return InputError(
-        f"{name}: has another tokenizer than the student ({where}); choose a teacher "
-        'of the student\'s family, or have it write rationales instead (run "medkd distill")'
+        "{}: has another tokenizer than the student ({}); choose a teacher of the "
+        "student's family, or have it write rationales instead (run \"medkd "
+        'distill")',
+        name,
+        where,
     )
 
 
@@ -130,8 +135,10 @@ def check_server(url: str, tokenizer: "PreTrainedTokenizerBase", prompt: str) ->
         ids = cast(list[int], answer.json()["tokens"])
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"--teacher-url {url}: does not answer as a vLLM server does ({error}); start one with "
-            '"vllm serve MODEL"'
+            "--teacher-url {}: does not answer as a vLLM server does ({}); start one "
+            'with "vllm serve MODEL"',
+            url,
+            error,
         ) from error
     if ids != encode(tokenizer, prompt):
         raise _another_tokenizer(url, "its /tokenize gives other tokens")
@@ -170,8 +177,9 @@ def _distil(
     device, trust = choose_device(config.device), config.trust_remote_code
     if config.teacher == "self" and has_thinking_prefix(load_tokenizer(folder, None, trust)):
         raise InputError(
-            f"{config.model}: thinks at length by itself, and with the answer at hand it would "
-            "unlearn to; choose --teacher-model, a larger model of its family"
+            "{}: thinks at length by itself, and with the answer at hand it would "
+            "unlearn to; choose --teacher-model, a larger model of its family",
+            config.model,
         )
     student = load_student(config.model, folder, adapter, config.device, "auto", config.hub, trust)
     tokenizer, template = student.tokenizer, student.plain_template
@@ -208,8 +216,9 @@ def _distil(
     except Exception as error:
         if config.teacher_url and _is_lost_server(error):
             raise StoppedError(
-                f"--teacher-url {config.teacher_url}: answers no more; start the server again and "
-                "run the same command: the last whole checkpoint is kept"
+                "--teacher-url {}: answers no more; start the server again and run the same "
+                "command: the last whole checkpoint is kept",
+                config.teacher_url,
             ) from error
         raise
     teacher_name = config.teacher_model or config.teacher_url or "self"

@@ -152,8 +152,10 @@ def _train(
     reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
     if not rows:
         raise InputError(
-            f"{config.input}: no pair is left to train on: {reasons or 'the file has no pairs'}; "
-            f"check --input and --max-length {config.max_length}"
+            "{}: no pair is left to train on: {}; check --input and --max-length {}",
+            config.input,
+            reasons or "the file has no pairs",
+            config.max_length,
         )
     facts = measure_pairs(student, rows, config.seed)
     notes = facts.list_notes()

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from medkd.core.completer import Sampling
 from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
 from medkd.core.jsonl import write_json
 from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.records import Example
@@ -160,7 +160,9 @@ class Config(StageConfig):
     def _know_rewards(cls, rewards: dict[str, float]) -> dict[str, float]:
         for name in rewards:
             if name not in NAMES:
-                raise ValueError(f"unknown reward {name!r}{did_you_mean(name, list(NAMES))}")
+                raise ValueError(
+                    Said("unknown reward {!r}{}", name, did_you_mean(name, list(NAMES)))
+                )
         return rewards
 
     @property
@@ -183,8 +185,11 @@ def run(config: Config) -> Manifest:
     check_weights(config.rewards, bool(config.judge), config.rubric is not None)
     if config.questions * config.group_size % config.batch_size:
         raise InputError(
-            f"--batch-size {config.batch_size} does not divide the {config.questions} x "
-            f"{config.group_size} answers of a step; set --batch-size {config.group_size}"
+            "--batch-size {} does not divide the {} x {} answers of a step; set --batch-size {}",
+            config.batch_size,
+            config.questions,
+            config.group_size,
+            config.group_size,
         )
     if config.watch_judge and (config.watch_judge, config.watch_judge_model) == (
         config.judge,
@@ -228,8 +233,10 @@ def _read(config: Config, path: Path, output: StageOutput) -> list[Example]:
     output.drop("no_reference", len(examples) - len(kept))
     if not kept:
         raise InputError(
-            f"{path}: none of {len(examples)} questions has a known answer to pay for; add a "
-            "dataset with references, or set --rewards.diagnosis 0 and have a judge pay"
+            "{}: none of {} questions has a known answer to pay for; add a dataset with "
+            "references, or set --rewards.diagnosis 0 and have a judge pay",
+            path,
+            len(examples),
         )
     if config.judge or config.watch_judge:
         marks = (example.lineage.deidentified_by for example in kept)
@@ -249,8 +256,8 @@ def _open_judges(
     rubrics = read_rubrics(config.rubric) if config.rubric else {}
     if config.rubric and not any(example.id in rubrics for example in examples):
         raise InputError(
-            f'{config.rubric}: has no rubric of any training question; run "medkd rubric" on '
-            "train.jsonl"
+            '{}: has no rubric of any training question; run "medkd rubric" on train.jsonl',
+            config.rubric,
         )
     with ExitStack() as stack:
         if config.judge:

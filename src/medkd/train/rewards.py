@@ -184,15 +184,17 @@ def check_weights(weights: Mapping[str, float], has_judge: bool, has_rubric: boo
     counting = [name for name, weight in weights.items() if weight]
     if not counting:
         raise InputError(
-            "rewards: no reward counts, and what is not named counts nothing; set a weight "
-            f"(--rewards.diagnosis 1), of {', '.join(NAMES)}, or leave --rewards out for the "
-            "usual ones"
+            "rewards: no reward counts, and what is not named counts nothing; set a "
+            "weight (--rewards.diagnosis 1), of {}, or leave --rewards out for the "
+            "usual ones",
+            ", ".join(NAMES),
         )
     judged = [name for name in ("judge", "rubric") if name in counting]
     if judged and not has_judge:
         raise InputError(
-            f"rewards: {judged[0]} has a weight, but nobody is to judge; set --judge, a provider "
-            "of providers.yaml"
+            "rewards: {} has a weight, but nobody is to judge; set --judge, a provider "
+            "of providers.yaml",
+            judged[0],
         )
     if has_judge and not judged:
         raise InputError(
@@ -262,8 +264,9 @@ class RubricReward:
 
 def _unreadable(error: str) -> StoppedError:
     return StoppedError(
-        f"the judge could not be read ({error}); choose another judge, or run the same command "
-        "again: the last checkpoint and every judgement paid for are kept"
+        "the judge could not be read ({}); choose another judge, or run the same "
+        "command again: the last checkpoint and every judgement paid for are kept",
+        error,
     )
 
 

@@ -423,7 +423,8 @@ def make_trainer(
         if "install" not in str(error):
             raise
         raise InputError(
-            f"trainer: {str(error).splitlines()[0]}; install it, or correct report_to"
+            "trainer: {}; install it, or correct report_to",
+            str(error).splitlines()[0],
         ) from error
     give_head_bias(trainer.model)
     if args.train_sampling_strategy == "group_by_length":
@@ -511,8 +512,8 @@ def _tokenize_validation(config: Config, job: Job) -> list[TokenizedExample]:
     if few and not rows:
         reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
         raise InputError(
-            f"val.jsonl: no row is left to watch ({reasons}); raise --max-length, or take the file "
-            "away"
+            "val.jsonl: no row is left to watch ({}); raise --max-length, or take the file away",
+            reasons,
         )
     return rows
 

@@ -96,8 +96,10 @@ def _attach_adapter(
         student = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
-            f"{adapter}: does not fit {name}; give the model it was trained on "
-            f"({find_base(adapter) or 'unknown'})"
+            "{}: does not fit {}; give the model it was trained on ({})",
+            adapter,
+            name,
+            find_base(adapter) or "unknown",
         ) from error
     give_head_bias(student)
     return cast("PreTrainedModel", student)

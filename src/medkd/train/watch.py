@@ -187,9 +187,10 @@ def check_memory(shape: ModelShape, load: Workload, machine: Machine) -> None:
     need = estimate_memory(shape, "lora", load)
     if need >= machine.memory:
         raise InputError(
-            f"learning from a batch of answers needs about {need / GIB:.1f} GiB, "
-            f"{machine.memory / GIB:.1f} GiB are there; lower --batch-size or --max-tokens, or "
-            "choose a smaller model"
+            "learning from a batch of answers needs about {:.1f} GiB, {:.1f} GiB are "
+            "there; lower --batch-size or --max-tokens, or choose a smaller model",
+            need / GIB,
+            machine.memory / GIB,
         )
 
 
@@ -197,15 +198,20 @@ def check_baseline(baseline: Baseline, max_tokens: int) -> None:
     """Raise InputError where reinforcement from this baseline would teach nothing."""
     if baseline.truncated_rate > MAX_TRUNCATED:
         raise InputError(
-            f"{baseline.truncated_rate:.0%} of the start's answers are cut off at {max_tokens} "
-            f"tokens and would be masked; set --max-tokens {2 * max_tokens}"
+            "{:.0%} of the start's answers are cut off at {} tokens and would be "
+            "masked; set --max-tokens {}",
+            baseline.truncated_rate,
+            max_tokens,
+            2 * max_tokens,
         )
     if baseline.groups_with_spread == 0:
         constant = ", ".join(f"{name} {value:.2f}" for name, value in baseline.rewards.items())
         raise InputError(
-            f"no reward differs within any group of {baseline.n_each} answers ({constant}): there "
-            "is nothing to learn from; choose harder questions, a higher --trainer.temperature, a "
-            "larger --group-size, or a weaker start"
+            "no reward differs within any group of {} answers ({}): there is nothing to "
+            "learn from; choose harder questions, a higher --trainer.temperature, a "
+            "larger --group-size, or a weaker start",
+            baseline.n_each,
+            constant,
         )
 
 
