@@ -20,7 +20,7 @@ from medkd.grading.extract import split_list
 from medkd.grading.graders import AnswerKind, get_grader
 from medkd.grading.grounding import find_claims
 from medkd.grading.names import normalize_name
-from medkd.grading.repetition import is_looping
+from medkd.grading.repetition import hash_n_grams, is_looping
 from medkd.grading.tables import load_phrases
 from medkd.text.normalize import is_chinese, is_simplified, normalize, simplify
 
@@ -86,6 +86,8 @@ MIN_TRADITIONAL = 0.1
 """Share of hanzi that are written otherwise in simplified script; running text has about 0.3."""
 _FOREIGN = re.compile(r"[぀-ヿ가-힯Ѐ-ӿ؀-ۿऀ-ॿ฀-๿]{3,}")
 _ENGLISH_RUN = re.compile(r"(?:\b[A-Za-z][A-Za-z'’-]*\b[ ,.;:()]*){12,}")
+_LATIN_STRETCH = re.compile(r"[A-Za-z'’ ,.;:()-]{23,}")
+"""What a run of twelve English words stands in."""
 _CHINESE_RUN = re.compile(r"[一-鿿][一-鿿，、。；：]{11,}")
 _TAG = re.compile(
     r"</?(?:think|thinking|thought|reasoning|answer|record|diagnosis)>|<\|[a-z_]+\|>", re.IGNORECASE
@@ -93,6 +95,7 @@ _TAG = re.compile(
 
 
 _view = lru_cache(maxsize=8)(normalize)
+_is_chinese = lru_cache(maxsize=8)(is_chinese)
 """Several checks look at one text."""
 
 
@@ -132,13 +135,14 @@ def check_length(reasoning: str, min_chars: int, max_chars: int) -> Verdict:
 
 def check_language(reasoning: str, record: str, language: Language | None = None) -> Verdict:
     """Require the language of the question, else that of the record; no runs of a third script."""
-    wants_chinese = is_chinese(record) if language is None else language == "zh"
-    for pattern in (_FOREIGN, _ENGLISH_RUN if wants_chinese else _CHINESE_RUN):
-        for found in pattern.finditer(reasoning):
-            run = found[0].strip()
-            if run not in record:
-                return make_verdict("language", Reason.LANGUAGE_SWITCH, run[:40])
-    if wants_chinese != is_chinese(reasoning):
+    wants_chinese = _is_chinese(record) if language is None else language == "zh"
+    latin = (_ENGLISH_RUN.search(one) for one in _LATIN_STRETCH.findall(reasoning))
+    others = filter(None, latin) if wants_chinese else _CHINESE_RUN.finditer(reasoning)
+    for found in (*_FOREIGN.finditer(reasoning), *others):
+        run = found[0].strip()
+        if run not in record:
+            return make_verdict("language", Reason.LANGUAGE_SWITCH, run[:40])
+    if wants_chinese != _is_chinese(reasoning):
         return make_verdict("language", Reason.LANGUAGE_SWITCH, "another language throughout")
     return make_verdict("language")
 
@@ -215,7 +219,7 @@ def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict
         return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
     sentences = re.split(r"[。！!\n]|(?<=[a-z])\. ", reasoning.strip())
     opening = next((one for one in sentences if len(one.strip()) >= MIN_SENTENCE), "")
-    principal = next((normalize_name(stated.text) for stated in split_list(reference)), "")
+    principal = _find_principal(reference)
     is_stated = len(principal) >= 2 and principal in normalize_name(opening)
     if (
         not is_stated
@@ -226,27 +230,29 @@ def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict
     return make_verdict("hint", Reason.HINT_LEAK, f"begins with it: {opening[:40]}")
 
 
+@lru_cache(maxsize=4096)
+def _find_principal(reference: str) -> str:
+    return next((normalize_name(stated.text) for stated in split_list(reference)), "")
+
+
 def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     """Require a reasoning about this patient: few phrases that say nothing, some of the record."""
     letters = _keep_letters(reasoning)
-    left = _keep_letters(load_phrases("filler").sub("", _view(reasoning)))
-    share = 1 - len(left) / len(letters) if letters else 0.0
+    n_filler = load_phrases("filler").count_letters(_view(reasoning))
+    share = n_filler / len(letters) if letters else 0.0
     if share > max_share:
         return make_verdict("filler", Reason.FILLER, f"{share:.2f} of it")
     source = _keep_letters(record)
-    n = 3 if is_chinese(record) else 12
-    n_shared = len(_list_runs(letters, n) & _list_runs(source, n))
+    n = 3 if _is_chinese(record) else 12
+    runs = (set(hash_n_grams(one, n).tolist()) for one in (letters, source))
+    n_shared = len(set.intersection(*runs))
     if len(source) < MIN_RECORD or n_shared >= MIN_SHARED:
         return make_verdict("filler")
     return make_verdict("filler", Reason.FILLER, f"{n_shared} runs of the record in it")
 
 
 def _keep_letters(text: str) -> str:
-    return re.sub(r"[\W_]+", "", _view(text)).lower()
-
-
-def _list_runs(text: str, n: int) -> set[str]:
-    return {text[start : start + n] for start in range(len(text) - n + 1)}
+    return "".join(filter(str.isalnum, _view(text))).lower()
 
 
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
@@ -293,13 +299,14 @@ def read_grounded_rate(verdict: Verdict) -> float | None:
 
 def copied_share(reasoning: str, record: str, n: int = 12) -> float:
     """Compute the share of the reasoning's characters in runs of at least `n` from the record."""
-    text, source = (re.sub(r"\s", "", _view(t)) for t in (reasoning, record))
+    import numpy as np
+
+    text, source = ("".join(_view(t).split()) for t in (reasoning, record))
     if len(text) < n or len(source) < n:
         return 0.0
-    runs = _list_runs(source, n)
-    copied, end = 0, 0
-    for start in range(len(text) - n + 1):
-        if text[start : start + n] in runs:
-            copied += start + n - max(start, end)
-            end = start + n
-    return copied / len(text)
+    runs = set(hash_n_grams(source, n).tolist())
+    starts = np.array([h in runs for h in hash_n_grams(text, n).tolist()]).nonzero()[0]
+    edges = np.zeros(len(text) + 1, dtype=int)
+    edges[starts] += 1
+    edges[starts + n] -= 1
+    return int((edges.cumsum() > 0).sum()) / len(text)

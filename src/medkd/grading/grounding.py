@@ -8,7 +8,7 @@ Not done here: findings without a number that the record does not mention, and w
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache, cached_property, lru_cache
 
 from medkd.grading.tables import load_phrases, load_table
@@ -31,6 +31,9 @@ _RANK = re.compile(
     r"\s*(?:型|级|期|类|号|代|种|步|条|项|方面|点(?!\d)|个(?!月|半)|%的(?:患者|病例|病人|人)|年版|年指南)"
 )
 """What makes a number a name or a count, no finding: 2型糖尿病, 三个方面."""
+_LATIN_VALUE = re.compile(r"(?<![A-Za-z])[A-Za-z][^\d，。；,;、]{0,40}(?=\d)")
+_REACH_LATIN = 24
+"""Characters behind such a place in which names with digits (SpO2) and their values end."""
 _PERCENT = re.compile(r"\s?(?:%|percent)")
 _NORM_WIDTH = 12
 """Characters before a number in which a word may say that it is a norm."""
@@ -80,8 +83,8 @@ def _find_claims(reasoning: str, record: str) -> tuple[tuple[str, bool], ...]:
         claims.setdefault(match[0], source.has_number(float(match[0]), is_percent))
     for match in _DENIED.finditer(text):
         finding = match[1]
-        if finding in source.findings:
-            claims.setdefault(f"无{finding}", finding in source.denied)
+        if source.mentions(finding):
+            claims.setdefault(f"无{finding}", source.denies(finding))
     if source.only_denied:
         claimed = _find_claimed(text)
         claims.update((f"有{one}", False) for one in source.only_denied if one in claimed)
@@ -101,21 +104,40 @@ def _plain(text: str) -> str:
 
 
 def _find_measures(text: str) -> Iterator[tuple[str, int, str]]:
-    """Find every named value: the name of the measure, where its number begins, the number."""
-    for name, pattern in _measures():
-        for match in pattern.finditer(text):
-            for number in re.finditer(r"\d+(?:\.\d+)?", match["values"]):
-                yield name, match.start("values") + number.start(), number[0]
+    """Find every named value: the name of the measure, where its number begins, the number.
+
+    Latin names are looked for only where Latin letters stand before a number.
+    """
+    whole = [(0, len(text))]
+    ends = ((found.start(), found.end() + _REACH_LATIN) for found in _LATIN_VALUE.finditer(text))
+    latin = [(start, end) for start, end in ends if _any_latin_name().search(text, start, end)]
+    for name, is_latin, pattern in _measures():
+        for start, end in latin if is_latin else whole:
+            for match in pattern.finditer(text, start, end):
+                for number in re.finditer(r"\d+(?:\.\d+)?", match["values"]):
+                    yield name, match.start("values") + number.start(), number[0]
 
 
 @cache
-def _measures() -> list[tuple[str, re.Pattern[str]]]:
+def _measures() -> list[tuple[str, bool, re.Pattern[str]]]:
+    """List the names of measures, those in hanzi and those in Latin letters apart."""
     number = r"\d+(?:\.\d+)?"
     values = rf"[^\d，。；,;、]{{0,8}}?(?P<values>{number}(?:\s?[-~/至到]\s?{number}){{0,3}})"
-    return [
-        (name, re.compile(f"(?:{names}){values}", re.IGNORECASE))
-        for name, names in load_table("check_phrases")["measures"].items()
-    ]
+    found: list[tuple[str, bool, re.Pattern[str]]] = []
+    for name, names in load_table("check_phrases")["measures"].items():
+        written = re.split(r"\|(?![^()]*\))", names)
+        for is_latin in (False, True):
+            group = [one for one in written if bool(re.search("[一-鿿]", one)) is not is_latin]
+            if group:
+                pattern = re.compile(f"(?:{'|'.join(group)}){values}", re.IGNORECASE)
+                found.append((name, is_latin, pattern))
+    return found
+
+
+@cache
+def _any_latin_name() -> re.Pattern[str]:
+    patterns = [pattern.pattern for _, is_latin, pattern in _measures() if is_latin]
+    return re.compile("|".join(one.replace("?P<values>", "?:") for one in patterns), re.IGNORECASE)
 
 
 def _read_measure(text: str, place: int, number: str) -> set[float]:
@@ -158,16 +180,6 @@ def _is_norm(text: str, place: int) -> bool:
     return bool(load_phrases("normative").search(before))
 
 
-def _list_runs(texts: Iterable[str]) -> frozenset[str]:
-    """List the runs of 2 to 6 hanzi in some texts."""
-    runs: set[str] = set()
-    for text in texts:
-        for stretch in re.findall("[一-鿿]{2,}", text):
-            for n in range(2, _LONGEST_FINDING + 1):
-                runs.update(stretch[start : start + n] for start in range(len(stretch) - n + 1))
-    return frozenset(runs)
-
-
 class _Source:
     """A record, read once for all claims."""
 
@@ -186,17 +198,19 @@ class _Source:
             values = self._measures.setdefault(name, set())
             values |= _read_measure(self._text, place, number)
 
-    @cached_property
-    def findings(self) -> frozenset[str]:
-        """Runs of 2 to 6 hanzi that stand in it."""
-        return _list_runs([self._text])
+    def mentions(self, finding: str) -> bool:
+        """Tell whether a finding stands in it, affirmed or denied."""
+        return finding in self._text
+
+    def denies(self, finding: str) -> bool:
+        """Tell whether a finding stands behind a denial somewhere."""
+        return any(finding in clause for clause in self._denied)
 
     @cached_property
-    def denied(self) -> frozenset[str]:
-        """Runs that stand behind a denial."""
+    def _denied(self) -> list[str]:
         ends = [match.end() for match in _DENIAL.finditer(self._text)]
-        behind = [self._text[end : end + _REACH + _LONGEST_FINDING] for end in ends]
-        return _list_runs(_CLAUSE_END.split(clause, maxsplit=1)[0] for clause in behind)
+        behind = (self._text[end : end + _REACH + _LONGEST_FINDING] for end in ends)
+        return [_CLAUSE_END.split(clause, maxsplit=1)[0] for clause in behind]
 
     @cached_property
     def only_denied(self) -> tuple[str, ...]:
@@ -206,7 +220,7 @@ class _Source:
             parts = re.split("[、及或]", listed)
             if all(2 <= len(part) <= _LONGEST_FINDING for part in parts):
                 found.update(dict.fromkeys(parts))
-        affirmed = _list_runs([_AFTER_DENIAL.sub(",", self._text)]) if found else frozenset()
+        affirmed = _AFTER_DENIAL.sub(",", self._text) if found else ""
         return tuple(finding for finding in found if finding not in affirmed)
 
     def has_value(self, name: str, text: str, place: int, number: str) -> bool:

@@ -11,7 +11,7 @@ False
 """
 
 import re
-from collections import Counter
+from typing import Any
 
 WINDOW = 240
 """Letters looked at together."""
@@ -20,6 +20,7 @@ MIN_DISTINCT = 0.45
 """Share of distinct n-grams in a window below which it repeats itself; ordinary prose has more than
 0.9, a long list of findings 0.7."""
 MIN_LETTERS = 40
+_MULTIPLIER = 0x9E3779B97F4A7C15
 _PERIOD, _N_STUTTERED = 8, 10
 _STUTTER = re.compile(rf"([^\W\d_]{{1,{_PERIOD}}}?)\1{{{_N_STUTTERED - 1},}}")
 
@@ -27,15 +28,15 @@ _STUTTER = re.compile(rf"([^\W\d_]{{1,{_PERIOD}}}?)\1{{{_N_STUTTERED - 1},}}")
 def is_looping(text: str) -> bool:
     """Tell whether a text repeats itself anywhere: a stutter of ten, or a stretch whose n-grams
     keep coming back."""
-    letters = _keep_letters(text)
+    letters = "".join(filter(str.isalpha, text))
     if _may_stutter(letters) and _STUTTER.search(letters):
         return True
-    n_repeated = max(0, len(letters) - N_GRAM + 1) - len(_list_n_grams(letters, N_GRAM))
+    n_grams = hash_n_grams(letters, N_GRAM)
     shortest = min(len(letters), WINDOW // 2) - 3 * N_GRAM
-    if n_repeated < (1 - MIN_DISTINCT) * shortest:
+    if len(n_grams) - _count_distinct(n_grams) < (1 - MIN_DISTINCT) * shortest:
         return False  # all repetitions together are too few for any window
-    return _has_dense_window(letters, WINDOW, N_GRAM) or _has_dense_window(
-        letters, 5 * WINDOW, 3 * N_GRAM
+    return _has_dense_window(n_grams, WINDOW, N_GRAM) or _has_dense_window(
+        hash_n_grams(letters, 3 * N_GRAM), 5 * WINDOW, 3 * N_GRAM
     )
 
 
@@ -51,34 +52,31 @@ def _may_stutter(letters: str) -> bool:
     )
 
 
-def count_n_grams(text: str) -> Counter[str]:
-    """Count the n-grams of a text's letters, as they are looked at for loops.
+def hash_n_grams(text: str, n: int) -> Any:
+    """Hash every run of n characters of a text: an array (len(text) - n + 1,) of 64-bit numbers."""
+    import numpy as np
 
-    >>> count_n_grams("发热3天，咳嗽有痰。发热")
-    Counter({'发热天咳嗽有痰发': 1, '热天咳嗽有痰发热': 1})
-    """
-    letters = _keep_letters(text)
-    return Counter(letters[start : start + N_GRAM] for start in range(len(letters) - N_GRAM + 1))
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    hashes, length = codes.astype(np.uint64), 1
+    for bit in f"{n:b}"[1:]:  # twice as long, and one more where the bit is set
+        factor = np.uint64(pow(_MULTIPLIER, length, 2**64))
+        hashes, length = hashes[:-length] * factor + hashes[length:], 2 * length
+        if bit == "1":
+            hashes = hashes[:-1] * np.uint64(_MULTIPLIER) + codes[length:]
+            length += 1
+    return hashes
 
 
-def _keep_letters(text: str) -> str:
-    return re.sub(r"[\W\d_]+", "", text)
-
-
-def _has_dense_window(letters: str, window: int, n: int) -> bool:
+def _has_dense_window(n_grams: Any, window: int, n: int) -> bool:
     """Tell whether some window holds few distinct n-grams; the wider window finds whole paragraphs
     that come back."""
-    starts = range(0, max(1, len(letters) - window // 2), window // 2)
-    return any(
-        _distinct_share(letters[start : start + window], n) < MIN_DISTINCT for start in starts
-    )
+    n_letters = len(n_grams) + n - 1
+    for start in range(0, max(1, n_letters - window // 2), window // 2):
+        found = n_grams[start : start + window - n + 1]
+        if len(found) > MIN_LETTERS - n and _count_distinct(found) < MIN_DISTINCT * len(found):
+            return True
+    return False
 
 
-def _distinct_share(letters: str, n: int) -> float:
-    if len(letters) < MIN_LETTERS:
-        return 1.0
-    return len(_list_n_grams(letters, n)) / (len(letters) - n + 1)
-
-
-def _list_n_grams(letters: str, n: int) -> set[str]:
-    return {letters[start : start + n] for start in range(len(letters) - n + 1)}
+def _count_distinct(n_grams: Any) -> int:
+    return len(set(n_grams.tolist()))

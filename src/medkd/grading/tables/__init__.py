@@ -1,16 +1,19 @@
 """The word tables of grading: YAML, read once a process, their words as patterns.
 
-In: the name of a table and of a list in it. Out: its values, or one pattern over its phrases.
+In: the name of a table and of a list in it. Out: its values, or its phrases to search for.
 """
 
 import re
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, cast
 
 from medkd.core.yaml_io import read_shipped_yaml
 
 TABLES_DIR = Path(__file__).parent
+_LATIN = re.compile(r"[\x20-\x7e]{2,}")
+_TELLING = re.compile(r"[A-Za-z]{2}|\d{5}")
 
 
 def load_table(name: str) -> dict[str, Any]:
@@ -18,8 +21,40 @@ def load_table(name: str) -> dict[str, Any]:
     return cast(dict[str, Any], read_shipped_yaml(__name__, f"{name}.yaml"))
 
 
+class Phrases:
+    """Alternatives of regular expressions, in any case.
+
+    Each is searched for by itself, which is several times as fast where it begins with hanzi; those
+    of Latin letters are searched for in the Latin stretches of a text alone.
+    """
+
+    def __init__(self, alternatives: list[str]) -> None:
+        latin = [one for one in alternatives if one.isascii()]
+        self._latin = re.compile("|".join(f"(?:{one})" for one in latin), re.IGNORECASE)
+        self._others = [re.compile(one, re.IGNORECASE) for one in alternatives if one not in latin]
+
+    def search(self, text: str) -> re.Match[str] | None:
+        """Find a phrase; the match is one of the text or of its Latin stretches."""
+        found = (pattern.search(text) for pattern in self._others)
+        return next(filter(None, found), None) or self._latin.search(_keep_latin(text))
+
+    def count_letters(self, text: str) -> int:
+        """Count the letters and digits of a text that stand in phrases."""
+        is_covered = bytearray(len(text))
+        for found in chain.from_iterable(one.finditer(text) for one in self._others):
+            start, end = found.span()
+            is_covered[start:end] = b"\1" * (end - start)
+        latin = (found[0] for found in self._latin.finditer(_keep_latin(text)))
+        return sum(map(str.isalnum, chain(compress(text, is_covered), *latin)))
+
+
+@lru_cache(maxsize=8)
+def _keep_latin(text: str) -> str:
+    """Keep the Latin stretches of a text that hold a word or a long number."""
+    return "\n".join(one for one in _LATIN.findall(text) if _TELLING.search(one))
+
+
 @cache
-def load_phrases(name: str) -> re.Pattern[str]:
-    """Compile one pattern that finds any phrase of a list of `check_phrases.yaml`, in any case."""
-    phrases = cast(list[str], load_table("check_phrases")[name])
-    return re.compile("|".join(f"(?:{phrase})" for phrase in phrases), re.IGNORECASE)
+def load_phrases(name: str) -> Phrases:
+    """Load a list of `check_phrases.yaml`."""
+    return Phrases(cast(list[str], load_table("check_phrases")[name]))
