@@ -259,23 +259,18 @@ def run_recipe(
     override(content, overrides or {}, str(path))
     for name in [n for n in content if lang and str(n).split("-")[0] in ("evaluate", "compare")]:
         content[name] = {**_take_section(content[name], name, str(path)), "lang": lang}
-    given = [*_take_section(content.get("collect"), "collect", str(path)).values()]
-    given += _take_section(content.get("merge"), "merge", str(path)).values()
-    is_rehearsal = REHEARSAL in given
     with ExitStack() as servers:
         planned = plan(content, str(path), out, overwrite, servers)
         unproven: ProofError | None = None
-        started = time.monotonic()
         for number, step in enumerate(planned.steps, start=1):
             try:
                 _run_step(step, f"[{number}/{len(planned.steps)}]")
             except ProofError as error:
                 unproven = error
-    seconds = time.monotonic() - started
     if planned.report:
         from medkd.report import write_run_report
 
-        write_run_report(planned.out, planned.report, seconds, is_rehearsal, lang or "en")
+        write_run_report(planned.out, planned.report, lang or "en")
     if unproven:
         raise unproven
     return planned.out

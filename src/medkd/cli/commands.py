@@ -8,7 +8,7 @@ import itertools
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from medkd.cli import app
 from medkd.cli.flags import read_value, start_detached
@@ -25,6 +25,7 @@ from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.distill import bill as bills
 from medkd.pipeline import run_recipe
+from medkd.report import write_report
 
 Road = Literal["cases", "open-datasets"]
 
@@ -237,6 +238,25 @@ def _write_copy(path: Path, text: str) -> None:
         raise InputError("{}: is there already; name another file", path)
     write_text(path, text)
     print(f"{path} written")
+
+
+def report(run: Path, /, *, out: Path | None = None, lang: Language | None = None) -> None:
+    """Write the report of a run: a page, Markdown, tables and figures for a paper.
+
+    Parameters
+    ----------
+    run
+        Run directory, or the directory of one step.
+    out
+        Directory for page, tables and figures; else report in the run directory.
+    lang
+        Language of the report: en, zh.
+    """
+    language = lang or cast(Language, take_language(sys.argv[1:])[0])
+    document, page = write_report(run, out, language)
+    for line in document.headline:
+        print(line)
+    print(f"report: {page}")
 
 
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:

@@ -55,6 +55,9 @@ COMMANDS: dict[str, Command] = {
     "review": Command(
         "medkd.cli.review:review", LOOK, "Review a sample of answers, or rubrics; see who agrees."
     ),
+    "report": Command(
+        "medkd.cli.commands:report", LOOK, "Write the report of a run: page, tables and figures."
+    ),
     "bill": Command("medkd.cli.commands:bill", LOOK, "Show what the teacher cost."),
     "studio": Command("medkd.studio.command", LOOK, "Open the studio in a browser."),
     "doctor": Command(

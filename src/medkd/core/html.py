@@ -27,6 +27,19 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 PALETTE = ("#3b7dd8", "#e08a1e", "#3a9d5d", "#c2495c", "#8466c4", "#7d7d7d", "#2aa6b8", "#b0a13a")
 """Told apart on light and on dark ground, and by most colour-blind readers."""
 
+HANZI_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Serif CJK SC",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "SimHei",
+    "WenQuanYi Micro Hei",
+    "Noto Sans CJK JP",
+    "Noto Serif CJK JP",
+)
+"""Fonts with hanzi that systems bring; a PDF takes those that are installed."""
 _INK = "#010203"
 """Stands for the page's own text colour until the SVG is written."""
 
@@ -44,13 +57,18 @@ def write_page(
 
 
 def line_plot(series: Series, title: str = "", x_label: str = "", y_label: str = "") -> str:
+    """Draw lines over a common x axis, as SVG."""
+    return write_svg(line_figure(series, title, x_label, y_label), title)
+
+
+def line_figure(series: Series, title: str = "", x_label: str = "", y_label: str = "") -> "Figure":
     """Draw lines over a common x axis."""
     figure, axes = _begin(title, x_label, y_label)
     for colour, (name, (x, y)) in zip(_colours(len(series)), series.items(), strict=True):
         axes.plot(
             x, y, color=colour, label=_plain(name), linewidth=1.6, marker="o" if len(x) < 3 else ""
         )
-    return _finish(figure, axes, title, with_legend=len(series) > 1)
+    return _finish(figure, axes, with_legend=len(series) > 1)
 
 
 def bar_plot(
@@ -60,6 +78,17 @@ def bar_plot(
     y_label: str = "",
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> str:
+    """Draw bars side by side, as SVG."""
+    return write_svg(bar_figure(labels, groups, title, y_label, intervals), title)
+
+
+def bar_figure(
+    labels: Sequence[str],
+    groups: Mapping[str, Sequence[float]],
+    title: str = "",
+    y_label: str = "",
+    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+) -> "Figure":
     """Draw bars side by side, one group a model; `intervals` holds low and high for each bar of a
     group."""
     figure, axes = _begin(title, "", y_label)
@@ -78,7 +107,7 @@ def bar_plot(
             ecolor=_INK,
         )
     axes.set_xticks(range(len(labels)), [_plain(label) for label in labels])
-    return _finish(figure, axes, title, with_legend=len(groups) > 1)
+    return _finish(figure, axes, with_legend=len(groups) > 1)
 
 
 def histogram(
@@ -97,7 +126,7 @@ def histogram(
         axes.hist(
             group, bins=edges, histtype="stepfilled", alpha=0.55, color=colour, label=_plain(name)
         )
-    return _finish(figure, axes, title, with_legend=len(values) > 1)
+    return write_svg(_finish(figure, axes, with_legend=len(values) > 1), title)
 
 
 def _colours(n: int) -> list[str]:
@@ -143,9 +172,7 @@ def _begin(title: str, x_label: str, y_label: str) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _finish(figure: "Figure", axes: "Axes", title: str, with_legend: bool) -> str:
-    import matplotlib as mpl
-
+def _finish(figure: "Figure", axes: "Axes", with_legend: bool) -> "Figure":
     if with_legend:
         n = len(axes.get_legend_handles_labels()[1])
         # Many names would hide the bars: they go below them.
@@ -153,21 +180,44 @@ def _finish(figure: "Figure", axes: "Axes", title: str, with_legend: bool) -> st
             {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 4} if n > 3 else {}
         )
         axes.legend(frameon=False, labelcolor=_INK, fontsize=9, **place)
+    return figure
+
+
+def write_svg(figure: "Figure", title: str = "") -> str:
+    """Write a figure as an `<svg>` element for a page, its words left as words."""
+    style = {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}
+    return _for_page(_save(figure, "svg", style).decode(), title)
+
+
+def write_pdf(figure: "Figure") -> bytes:
+    """Write a figure as PDF; words in hanzi need a font of this machine that has them."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    fonts = ["DejaVu Sans", *(name for name in HANZI_FONTS if name in installed)]
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
+        text.set_fontfamily(fonts)  # pyright: ignore[reportAttributeAccessIssue]
+    return _save(figure, "pdf", {"pdf.fonttype": 42, "font.family": fonts})
+
+
+def _save(figure: "Figure", kind: str, style: Any) -> bytes:
+    import matplotlib as mpl
+
     # Only the width of a text is measured with matplotlib's own font, which lacks hanzi; the page's
     # font writes it.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    buffer = io.StringIO()
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}
+    buffer = io.BytesIO()
+    dates: dict[str, Any] = {"Date": None} if kind == "svg" else {"CreationDate": None}
     quiet = warnings.catch_warnings(action="ignore", category=UserWarning)
     with mpl.rc_context(style), quiet:
         figure.savefig(
             buffer,
-            format="svg",
+            format=kind,
             transparent=True,
             bbox_inches="tight",
-            metadata={"Date": None, "Creator": None},
+            metadata={**dates, "Creator": None},
         )
-    return _for_page(buffer.getvalue(), title)
+    return buffer.getvalue()
 
 
 def _for_page(svg: str, title: str) -> str:

@@ -1,0 +1,194 @@
+"""A report as data, and the forms it is written in: page, Markdown, tables and figures for a paper.
+
+In: sections of paragraphs, tables, figures, lists and samples. Out: `report.html`, `report.md`,
+`tables/*.csv|tex|md`, `figures/*.svg|pdf`. Not done here: what stands in a report (`sections`).
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from medkd.core.html import write_page, write_pdf, write_svg
+from medkd.core.i18n import Texts
+from medkd.core.jsonl import write_atomically, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Cell = str | tuple[str, str]
+"""A text, or a text and its small print."""
+
+
+class Table(NamedTuple):
+    """A table; `name` is that of its files."""
+
+    name: str
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+class Plot(NamedTuple):
+    """A figure; `name` is that of its files."""
+
+    name: str
+    title: str
+    figure: "Figure"
+
+
+class Sample(NamedTuple):
+    """Texts that belong together: one question with what was answered."""
+
+    title: str
+    texts: Sequence[tuple[str, str]]
+    """Name and text of each."""
+
+
+class Section(NamedTuple):
+    """A part of a report, in the order of its fields."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[Plot] = ()
+    items: Sequence[str] = ()
+    samples: Sequence[Sample] = ()
+
+
+class Document(NamedTuple):
+    """A whole report."""
+
+    title: str
+    headline: Sequence[str]
+    sections: Sequence[Section]
+
+    @property
+    def tables(self) -> Iterator[Table]:
+        return (table for section in self.sections for table in section.tables)
+
+    @property
+    def plots(self) -> Iterator[Plot]:
+        return (plot for section in self.sections for plot in section.plots)
+
+
+def write_document(document: Document, folder: Path, page: Path, texts: Texts) -> None:
+    """Write a report in all its forms into a folder, its page to `page`."""
+    drawn = {plot.name: write_svg(plot.figure, plot.title) for plot in document.plots}
+    write_page(
+        page,
+        "medkd.report",
+        "report.html.jinja",
+        title=document.title,
+        document=document,
+        drawn=drawn,
+        language=texts.language,
+    )
+    write_text(folder / "report.md", write_markdown(document))
+    for table in document.tables:
+        place = folder / "tables" / table.name
+        write_text(place.with_suffix(".csv"), write_csv(table))
+        write_text(place.with_suffix(".tex"), write_latex(table))
+        write_text(place.with_suffix(".md"), _write_rows(table))
+    for plot in document.plots:
+        place = folder / "figures" / plot.name
+        standalone = drawn[plot.name].replace("<svg ", '<svg color="black" ', 1)
+        write_text(place.with_suffix(".svg"), standalone)
+        with write_atomically(place.with_suffix(".pdf"), binary=True) as file:
+            file.write(write_pdf(plot.figure))
+
+
+def _join(cell: Cell) -> str:
+    """Write a cell with its small print in brackets behind it."""
+    return cell if isinstance(cell, str) else f"{cell[0]} ({cell[1]})" if cell[1] else cell[0]
+
+
+def write_csv(table: Table) -> str:
+    """Write a table as CSV, the small print of a cell in a column of its own.
+
+    >>> write_csv(Table("t", "T", ["score", "base"], [["accuracy", ("0.5", "0.4 – 0.6")]]))
+    'score,base,base (2)\\naccuracy,0.5,0.4 – 0.6\\n'
+    """
+    parts = [[row[at] for row in table.rows] for at in range(len(table.head))]
+    columns: list[list[str]] = []
+    for name, cells in zip(table.head, parts, strict=True):
+        columns.append([name, *(cell if isinstance(cell, str) else cell[0] for cell in cells)])
+        if any(not isinstance(cell, str) for cell in cells):
+            small = ("" if isinstance(cell, str) else cell[1] for cell in cells)
+            columns.append([f"{name} (2)", *small])
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(zip(*columns, strict=True))
+    return file.getvalue()
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+}
+
+
+def write_latex(table: Table) -> str:
+    r"""Write a table for LaTeX with booktabs.
+
+    >>> print(write_latex(Table("t", "T", ["a_b", "n"], [["50 %", "3"]])).splitlines()[6])
+    50 \% & 3 \\
+    """
+    lines = [
+        "\\begin{table}",
+        "\\centering",
+        f"\\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
+        "\\toprule",
+        " & ".join(map(_escape_latex, table.head)) + r" \\",
+        "\\midrule",
+        *(" & ".join(_escape_latex(_join(cell)) for cell in row) + r" \\" for row in table.rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+        f"\\caption{{{_escape_latex(table.title)}}}",
+        f"\\label{{tab:{table.name}}}",
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _write_rows(table: Table) -> str:
+    """Write the rows of a table in Markdown."""
+    rows = [[_escape_markdown(_join(cell)) for cell in row] for row in table.rows]
+    lines = [[_escape_markdown(name) for name in table.head], ["---"] * len(table.head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def write_markdown(document: Document) -> str:
+    """Write a report in Markdown, its figures beside it."""
+    parts = [f"# {_escape_markdown(document.title)}"]
+    parts += [f"**{_escape_markdown(line)}**" for line in document.headline]
+    for section in document.sections:
+        parts.append(f"## {_escape_markdown(section.title)}")
+        parts += map(_escape_markdown, section.paragraphs)
+        for table in section.tables:
+            parts += [f"### {_escape_markdown(table.title)}", _write_rows(table).rstrip()]
+            parts += [_escape_markdown(table.note)] if table.note else []
+        parts += [f"![{_escape_markdown(p.title)}](figures/{p.name}.svg)" for p in section.plots]
+        if section.items:
+            parts.append("\n".join(f"- {_escape_markdown(item)}" for item in section.items))
+        for sample in section.samples:
+            parts.append(f"### {_escape_markdown(sample.title)}")
+            for name, text in sample.texts:
+                quoted = "\n".join(f"> {_escape_markdown(line)}" for line in text.splitlines())
+                parts.append(f"{_escape_markdown(name)}:\n\n{quoted or '> –'}")
+    return "\n\n".join(parts) + "\n"
