@@ -74,7 +74,7 @@ def _is_full_date(match: re.Match[str]) -> bool:
     month, day = (1 if match["m"] == "元" else int(match["m"])), int(match["d"])
     if is_day(int(match["y"]), month, day) or "年" in match[0]:
         return True
-    return match["s"] == match["t"]
+    return match["s"] == match["t"] != ","
 
 
 def _is_compact_date(match: re.Match[str]) -> bool:
@@ -93,6 +93,29 @@ def _is_clause_day(match: re.Match[str]) -> bool:
     """Tell 6.18复查 from a value and from a numbered item: a range, or two digits for the day."""
     month, day = match["x"].split(".")
     return is_day(2020, int(month), int(day))
+
+
+GUIDELINE = (
+    r"\s?(?:(?i:csco)|NCCN|ESC|AHA|ACC|ASCO|KDIGO|GOLD|GINA|WHO|指南|标准|中国|美国|欧洲|国际)"
+)
+"""What stands behind the year of a guideline."""
+_PERSONS = re.compile(
+    r"患者|病人|患儿|既往|病史|我|他(?!克|汀|莫)|她|孩子|父|母|入院|住院|出院|就诊|手术|术后|确诊|发现|发病|起病"
+    r"|\d岁|年前|体检|怀孕|分娩|外伤|车祸|骨折|切除|服药|口服|曾"
+)
+_HISTORY = re.compile(
+    "提出|引入|应用|召开|发明|发布|颁布|公布|制定|修订|批准|上市|问世|会议|公约|学者|共识|报道|首次"
+    "|成立|获批|诺贝尔|命名|培育|技术|世界|全国"
+)
+
+
+def _is_history(match: re.Match[str]) -> bool:
+    """Tell the year of a discovery from a patient's: 1909年在上海召开, and nobody spoken of."""
+    text, (start, end) = match.string, match.span()
+    return (
+        _HISTORY.search(text, end, end + 25) is not None
+        and _PERSONS.search(text, max(0, start - 30), end + 25) is None
+    )
 
 
 _DATE_SEEN = re.compile(
@@ -186,14 +209,14 @@ _CHINESE = rules_of(
     Category.DATE,
     date_full=by_pattern(
         _YEAR
-        + r"\s*(?P<s>[-/.年])\s*(?P<m>\d{1,2}|元)\s*(?P<t>[-/.月])\s*(?P<d>\d{1,2})(?:[日号]|"
+        + r"\s*(?P<s>[-/.年,])\s*(?P<m>\d{1,2}|元)\s*(?P<t>[-/.月,])\s*(?P<d>\d{1,2})(?:[日号]|"
         + _NO_DIGIT
         + ")",
         _is_full_date,
     ),
     date_short_year=r"[0-389](?<![\d.].)\d年\d{1,2}月\d{1,2}[日号]",
     date_short=by_pattern(
-        rf"[0-3]{_AFTER_MARK}"
+        rf"[0-3](?:{_AFTER_MARK}|(?<=[一-鿿'].)(?=\d\.))"
         r"\d(?P<s>[/.-])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})(?![\d./%-]|[a-zA-Zμ×*])",
         _could_be_day,
     ),
@@ -227,7 +250,7 @@ _CHINESE = rules_of(
         needs=_TABLE["festival_signs"],
     ),
     date_lunar=by_pattern(
-        rf"(?:农历|阴历)\s?{NUMERAL}{{1,2}}月{NUMERAL}{{1,3}}日?"
+        rf"(?:农历|阴历)\s?(?:[正冬腊]|{NUMERAL}{{1,2}})月(?:初?{NUMERAL}{{1,3}}|廿{NUMERAL}?)日?"
         rf"|[正冬腊]月(?!{NUMERAL}|[初廿])|(?:农历|阴历){NUMERAL}{{1,2}}月(?!{NUMERAL}|[初廿])"
         rf"|(?<!{NUMERAL})[正冬腊二三四五六七八九十]月(?:初{NUMERAL}|廿{NUMERAL}?|二?十{NUMERAL}?|三十)"
         rf"(?!{NUMERAL}|[个余多天年日号])|大年(?:初{NUMERAL}|三十)|(?:农历|阴历)\s?\d{{1,2}}月\d{{1,2}}日?",
@@ -262,10 +285,8 @@ _CHINESE = rules_of(
     r"|[Cc]ollected|[Rr]eported|(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs?)?|Fri|Sat(?:ur)?|Sun)(?:day)?\.?,?)\s(?:for\s)?"
     r"(?P<x>(?P<m>0?[1-9]|1[0-2])/(?P<d>0?[1-9]|[12]\d|3[01]))(?![\d/%]|\.\d|\s?(?:mg|ml|tab|strength|power))",
     date_year=by_pattern(
-        _YEAR
-        + r"(?<!\.\d{4})\s*年(?![龄代版制修]|\s?(?:[Cc][Ss][Cc][Oo]|NCCN|ESC|AHA|ACC|ASCO|KDIGO"
-        r"|GOLD|GINA)|指南|标准|中国|美国|欧洲|国际|WHO)",
-        _is_year,
+        _YEAR + rf"(?<!\.\d{{4}})\s*年(?![龄代版制修]|{GUIDELINE})",
+        lambda m: _is_year(m) and not _is_history(m),
     ),
     date_without_year=r"\d(?<!\d\d)\d?\s*月\s*\d{1,2}[日号]",
     date_range_end=by_pattern(
@@ -332,7 +353,7 @@ _NAMED_RANGE = re.compile(
 _FORMS = [
     re.compile(form)
     for form in (
-        rf"{_Y}\s*[-/.年]\s*{_M}\s*[-/.月]\s*{_D}\s*[日号]?",
+        rf"{_Y}\s*[-/.年,]\s*{_M}\s*[-/.月,]\s*{_D}\s*[日号]?",
         rf"(?P<y>\d\d)年(?:{_M}月(?:份?|{_D}[日号]))?",
         rf"(?P<y>\d\d)[/.-]{_M}[/.-]{_D}",
         r"(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)",

@@ -15,7 +15,8 @@ _RELATIVES = [way for word in _TABLE["relatives"].split() for way in (word, word
 _RELATIVE = any_of(_RELATIVES)
 _SIGNED = any_of(_TABLE["signed"])
 _STREET = any_of(_TABLE["streets"])
-_WORD = r"(?:[A-Z]['’][A-Z][a-z]+|(?:Mc|Mac|De|La|Van|Von)?[A-Z][a-z]+(?:[-'’][A-Z][a-z]+)?)"
+_PARTICLE = r"(?:Mc|Mac|(?:[Dd]e(?:\sla)?|[Vv]an(?:\s[Dd]e[rn])?|[Vv]on)\s|De|La|Van|Von)"
+_WORD = rf"(?:[A-Z]['’][A-Z][a-z]+|{_PARTICLE}?[A-Z][a-z]+(?:[-'’][A-Z][a-z]+)?)"
 _FULL = rf"{_WORD}(?:\s[A-Z]\.?)?(?:\s{_WORD}){{1,2}}"
 _ANY = rf"{_WORD}(?:\s[A-Z]\.)?(?:\s{_WORD}){{0,2}}"
 _LAST_FIRST = rf"{_WORD},\s{_WORD}(?:\s[A-Z]\b\.?)?"
@@ -117,7 +118,7 @@ RULES: tuple[Rule, ...] = (
     *rules_of(
         Category.NAME,
         name_titled_english=by_pattern(
-            rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor|Sr|Rev)\.?\s(?P<x>{_INITIALS}|{_ANY})",
+            rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Professor|Sr|Rev)(?:\.\s?|\s)(?P<x>{_INITIALS}|{_ANY})",
             _is_name,
         ),
         name_labelled_english=by_pattern(

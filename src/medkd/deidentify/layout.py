@@ -27,6 +27,9 @@ _SPACED_HANZI = re.compile(r"(?<![一-鿿A-Za-z\d])[一-鿿](?: {1,4}[一-鿿](?
 _SPACED_DIGITS = re.compile(r"(?<![\d.])\d(?: {1,2}\d(?![\d.])){5,}")
 _BROKEN = re.compile(r"(?<=[一-鿿\d-]) ?\n ?(?=[一-鿿\d-])")
 _GAP = re.compile(" +")
+_SPACED_LINE = re.compile(r"(?<!\S)\S(?: \S){9,}(?!\S)")
+_LETTER_IN_YEAR = re.compile(r"(?<![A-Za-z\d][12])(?<=[12])[Oo](?=\d\d\s?[年/.-])")
+"""2O22年, as scanned pages have it."""
 
 
 def make_search_view(text: str) -> View:
@@ -37,6 +40,7 @@ def make_search_view(text: str) -> View:
     """
     view = make_view(text)
     view = view.edit(_without_markup(view.text))
+    view = view.sub(_LETTER_IN_YEAR, "0")
     return view.edit(_without_gaps(view.text))
 
 
@@ -72,6 +76,11 @@ def _without_gaps(text: str) -> list[Edit]:
     """Close the gaps in what is written with a space after each character; a label at the end stays
     apart from what stands before it."""
     edits: list[Edit] = []
+    for run in _SPACED_LINE.finditer(text):
+        if re.search(r"\d", run[0]) and re.search("[一-鿿]", run[0]):
+            gaps = range(run.start() + 1, run.end(), 2)
+            text = text[: run.start()] + run[0].replace(" ", "\0") + text[run.end() :]
+            edits += [Edit(at, at + 1, "") for at in gaps]
     for run in _SPACED_HANZI.finditer(text):
         label = _SPACED_LABEL.search(run[0].replace(" ", ""))
         n_before = label.start() if label else 0

@@ -33,14 +33,15 @@ NAME_STARTS = "".join(
 """Characters with which a name may begin."""
 _SOUND = math.log(1 / len(_SOUNDS))
 _UNSEEN = -14.0
+_UNSEEN_GIVEN = -16.0
 """Log-probability of a character that no counted name or word holds."""
 _ROLE_FREQUENCY = 1000
 """Of roles and titles that the dictionary lacks (管床, 三线)."""
 _RARE_SURNAME = -12.0
 _AT_START = 2.0
 """What it adds that a name begins where a clause does, in log-odds."""
-_NO_END = frozenset("班科室院部组级线区床")
-"""Names do not end in these; wards, shifts and lists do."""
+_NO_END = frozenset("班科室院部组级线区床疹癌瘤疮症病肿痛")
+"""Names do not end in these; wards, shifts, lists and diseases do."""
 _LONGEST_WORD = 5
 _FREQUENT = 30
 """From this frequency on, what the dictionary takes for a name of two characters is rather a word
@@ -55,6 +56,8 @@ class _Counts(NamedTuple):
     words: dict[str, float]
     surnames: dict[str, float]
     given: dict[str, float]
+    nouns: frozenset[str]
+    """Words that a clause does not end with behind a person's role, unless they name one."""
 
 
 @cache
@@ -63,9 +66,12 @@ def _counts() -> _Counts:
     words: dict[str, int] = {}
     surnames: Counter[str] = Counter()
     given: Counter[str] = Counter()
+    nouns: set[str] = set()
     with load_jieba().get_dict_file() as file:
         for line in file:
             word, frequency, tag = line.decode().split()
+            if tag[0] in "nt" and len(word) == 2 and word[0] in SURNAMES:
+                nouns.add(word)
             if not tag.startswith("nr") or (len(word) == 2 and int(frequency) >= _FREQUENT):
                 words[word] = int(frequency)
             elif 2 <= len(word) <= 3 and word[0] in SURNAMES:
@@ -80,6 +86,7 @@ def _counts() -> _Counts:
         {word: math.log(max(n, 1) / n_words) for word, n in words.items()},
         {name: math.log((surnames[name] + 1) / n_names) for name in SURNAMES},
         {character: math.log(n / n_given) for character, n in given.items()},
+        frozenset(nouns),
     )
 
 
@@ -117,11 +124,11 @@ def as_name(text: str, any_surname: bool = False) -> float:
         return choices[0]
     given = _counts().given
     if text[:2] in COMPOUND_SURNAMES and 3 <= len(text) <= 4:
-        choices.append(-8.0 + sum(given.get(c, _UNSEEN) for c in text[2:]))
+        choices.append(-8.0 + sum(given.get(c, _UNSEEN_GIVEN) for c in text[2:]))
     if 2 <= len(text) <= 3 and (any_surname or text[0] in SURNAMES):
         length = math.log(0.8 if len(text) == 3 else 0.2)
         surname = _counts().surnames.get(text[0], _RARE_SURNAME)
-        choices.append(length + surname + sum(given.get(c, _UNSEEN) for c in text[1:]))
+        choices.append(length + surname + sum(given.get(c, _UNSEEN_GIVEN) for c in text[1:]))
     if 3 <= len(text) <= 5 and text[:2] in JAPANESE_SURNAMES:
         choices.append(-9.0 + sum(given.get(c, -9.0) for c in text[2:]))
     if 2 <= len(text) <= 8:
@@ -174,6 +181,10 @@ _SHORT = 1.0
 """Two characters behind a patient are rather a finding: 窦停, 宫缩."""
 _AFTER_LABEL, _AFTER_GAP, _BEFORE_TITLE, _BY, _SIGNED_BY = 8.0, 4.0, 1.0, 2.0, 5.0
 _AT_EDGE, _BEFORE_ACT, _BEFORE_PARTICULARS = 3.0, 3.0, 8.0
+_NOUN_ALONE = 3.5
+"""What it adds that a noun is all that a clause says behind a role: 转出医生时光."""
+_LONG_SOUNDS = 12.0
+"""By how much four sounds or more must outweigh words behind a patient: 患者扎西卓玛."""
 
 _PARTICULARS = re.compile(
     r"\s?[,(、/|:]\s?(?:[男女](?![方友儿朋])|\d{1,3}\s?岁|(?:性别|年龄|身份证|家住|住址|现住|电话|民族"
@@ -198,8 +209,9 @@ def _follow_up(text: str, end: int) -> float:
     return _AT_EDGE if _EDGE.match(text, end) else 0.0
 
 
-def _name_after(text: str, start: int, prior: float) -> int:
-    """Return the length of the name at a place, with what stands behind it weighed in."""
+def _name_after(text: str, start: int, prior: float, role: str = "") -> int:
+    """Return the length of the name at a place, with what stands behind it weighed in; words may
+    begin in the role before it: 子宫正常."""
     best, length = 0.0, 0
     run = run_at(text, start)
     if len(run) < 2 or run[:2] in _BLANK or _ACT.match(run):
@@ -207,12 +219,22 @@ def _name_after(text: str, start: int, prior: float) -> int:
     if titled := _TITLES_FOUND.search(run):
         run = run[: titled.start()]
     is_weak = prior <= _PRIORS["patient"]
-    if is_weak and run[0] not in SURNAMES and not _PEOPLES.search(text):
-        return 0
+    is_foreign = is_weak and run[0] not in SURNAMES and not _PEOPLES.search(text)
+    if (
+        prior >= _PRIORS["title"]
+        and not _DEED.fullmatch(role)
+        and run in _counts().nouns
+        and not "一" <= text[start + 2 : start + 3] <= "鿿"
+    ):
+        prior += _NOUN_ALONE
     plain = as_words(run)
-    for n in range(2, min(len(run), 8) + 1):
+    if role and text.startswith(role, start - len(role)):
+        plain = max(plain, as_words(role + run) - as_words(role))
+    for n in range(4 if is_foreign else 2, min(len(run), 8) + 1):
         gain = as_name(run[:n]) + as_words(run[n:]) - plain + _follow_up(text, start + n)
         score = prior + gain - (_SHORT if is_weak and n == 2 else 0.0)
+        if is_foreign and gain < _LONG_SOUNDS:
+            continue
         if score > best:
             best, length = score, n
     return length
@@ -240,7 +262,7 @@ _ROLES = re.compile(
     rf"(?=[{first_characters(_PATIENTS + '|' + _TITLE + '|' + _OTHERS)}])"
     rf"(?:(?P<patient>{_PATIENTS})|(?P<title>{_TITLE})|(?P<other>{_OTHERS})){_NAME_STARTS}"
     rf"|床(?<=\d床){_NAME_STARTS}|(?=[{first_characters(_KIN_BASE)}{_KIN_PREFIX}]){_KIN_EDGE}"
-    rf"(?P<kin>{_KIN}){_NAME_STARTS}|[人者员](?<=[一-鿿]{{3}})(?P<agent>){_NAME_STARTS}"
+    rf"(?P<kin>{_KIN}){_NAME_STARTS}|[人者员](?<=[一-鿿]{{3}})(?<!个人)(?P<agent>){_NAME_STARTS}"
 )
 _TO_NAME = re.compile(_LINK)
 
@@ -257,11 +279,15 @@ def _names_after_roles(text: str) -> Iterator[tuple[int, int]]:
                 yield latin.span()
                 break
             distance = _AFTER_COMMA if "," in text[role.end() : start] else 0.0
-            if length := _name_after(text, start, prior + distance):
+            length = _name_after(text, start, prior + distance, role[0])
+            if length and not _NAMED_AFTER.match(text, start + length):
                 yield _with_latin(text, start, start + length)
                 break
 
 
+_DEED = re.compile("报告|通知|转告|叫做")
+_NAMED_AFTER = re.compile("效应|定律|综合[征症]|现象|试验|实验|评分|量表|学说|理论|法则|氏")
+"""What bears the name of who found it."""
 _LATIN_NAME = re.compile(rf"{LATIN}(?=\s*(?:[,。;(男女、]|因|于|诉|$))")
 _SIGNED = any_of(_TABLE["signed"].split())
 _DEEDS = any_of(_TABLE["deeds"].split())
@@ -270,7 +296,7 @@ _LABEL = re.compile(
     r"(?:签名|签字|姓名)?(?:\([^()]{1,6}\))?(?:\s*:\s*|[ \t]+|[ \t]*\n[ \t]*)"
 )
 _NAMED = re.compile(
-    rf"(?:{any_of(_TABLE['named'])})[\s|]*[:为是叫]?[\s|]*[“\"]?(?P<x>{DOTTED}|[一-鿿]{{2,6}}?|{LATIN})"
+    rf"(?:{any_of(_TABLE['named'])})(?![里中的上])[\s|]*[:为是叫]?[\s|]*[“\"]?(?P<x>{DOTTED}|[一-鿿]{{2,6}}?|{LATIN})"
     r"(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)"
 )
 _ITEM = re.compile(rf"{DOTTED}|[一-鿿]{{1,12}}|{LATIN}")
@@ -285,7 +311,7 @@ def _names_after_labels(text: str) -> Iterator[tuple[int, int]]:
             yield _with_latin(text, *named.span("x"))
     for label in _LABEL.finditer(text):
         position = label.end()
-        prior = _AFTER_GAP
+        prior = 0.0 if label["deed"] else _AFTER_GAP
         if ":" in label[0]:
             prior = _AFTER_LABEL if label["deed"] else _AFTER_LABEL + 4
         while item := _ITEM.match(text, position):
@@ -334,7 +360,7 @@ _TITLES_FOUND = re.compile(
     rf"(?=[副代{first_characters(_TITLE)}])(?<=[一-鿿])[副代]?(?:{_TITLE})(?!班)"
 )
 _HEAD = re.compile(
-    rf"(?:^|[\s,。;:、|/(【\]】)\"“→]|患者|患儿|病人)(?P<x>(?!{_PATIENTS})[一-鿿]{{2,8}})$"
+    rf"(?:^|[\s,。;:、|/(【\]】)\"“→]|{_PATIENTS})(?P<x>(?!{_PATIENTS})[一-鿿]{{2,8}})$"
 )
 
 
@@ -366,11 +392,14 @@ def _signatures(text: str) -> Iterator[tuple[int, int]]:
     for signature in _SIGNATURE.finditer(text):
         name = signature["x"]
         is_said = signature.end("x") != signature.end()
+        is_apart = text[signature.start()] == "/" or text[max(0, signature.start() - 1)] < "一"
+        if not (is_said or is_apart):
+            continue  # 多趾(左足)
         if name not in _BLANK and as_name(name) + (_SIGNED_BY if is_said else 0.0) > as_words(name):
             yield signature.span("x")
 
 
-_BY_WHOM = re.compile(r"[由请](?=[一-鿿])")
+_BY_WHOM = re.compile(r"(?:由(?!于[一-鿿]{1,2}[因系])|请)(?=[一-鿿])")
 _AND = re.compile(r"[、和及与](?=[一-鿿])")
 _DOES = re.compile(rf"{_ACT.pattern}|[一-鿿]{{0,5}}(?:送|陪|扶|抬|背|代|查房|会诊)")
 
@@ -424,17 +453,35 @@ def is_eponym(text: str, end: int) -> bool:
     return text[end - 1 : end] == "氏" or _EPONYM.match(text, end) is not None
 
 
-def is_name_in_place(text: str, start: int, end: int) -> bool:
-    """Tell whether a name that a tagger proposes is plausible where it stands: with a surname, at
-    the end of a clause or before an act, and in no list of drugs."""
+_TOLD = re.compile(rf"(?:{_TITLE}|{_OTHERS}|{_KIN_EDGE}{_KIN}|[由请经]|(?:{_SIGNED})\s?:)\s?$")
+_TAKEN = re.compile(r"(?:服|予|用|停|加|滴|注射|联合)\s?$")
+_TAGGED_AS_TOLD = 7.0
+"""What it adds that a tagger takes for a name what stands behind a title, a relation or a label."""
+
+
+def name_in_place(text: str, start: int, end: int) -> int:
+    """Return the length of the name that a tagger proposes; 0 where none is plausible.
+
+    It is behind a title, a relation or a label; or with a surname, at the end of a clause or before
+    an act, and in no list of drugs.
+    """
     name, before = text[start:end], text[max(0, start - 1) : start]
+    if name in _BLANK or len(name) > 4 or "、" in (before, text[end : end + 1]):
+        return 0
+    if name[-1] in "氏征音" or text[end : end + 1] in {"氏", "征", "-"}:
+        return 0
+    if _TAKEN.search(text, max(0, start - 4), start):
+        return 0
+    if _TOLD.search(text, max(0, start - 8), start):
+        if len(name) == 1:  # cut behind its surname
+            return _name_after(text, start, _BY)
+        return len(name) if as_name(name) + _TAGGED_AS_TOLD > as_words(name) else 0
     is_headed = not "一" <= before <= "鿿"
-    follow_up = _follow_up(text, end)
-    if not 2 <= len(name) <= 4 or not follow_up or "、" in (before, text[end : end + 1]):
-        return False
+    if len(name) < 2 or not _follow_up(text, end):
+        return 0
     if name[0] not in SURNAMES or (len(name) == 2 and not is_headed):
-        return is_whole_name(name) and _PEOPLES.search(text) is not None
-    return as_name(name) > as_words(name) + (4 if len(name) == 2 else 1)
+        return len(name) * (is_whole_name(name) and _PEOPLES.search(text) is not None)
+    return len(name) * (as_name(name) > as_words(name) + (4 if len(name) == 2 else 1))
 
 
 def is_whole_name(word: str) -> bool:

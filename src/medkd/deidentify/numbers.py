@@ -164,7 +164,8 @@ RULES: tuple[Rule, ...] = (
     *rules_of(
         Category.RECORD,
         record_number=by_pattern(
-            rf"(?<![A-Za-z](?=[A-Za-z]))(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.(]?\s*(?P<x>[A-Za-z]{{0,5}}-?\d[\dA-Za-z/-]*)",
+            rf"(?<![A-Za-z](?=[A-Za-z]))(?:{_RECORD_LABELS})(?:码)?\s*[:为是#.(]?\s*"
+            r"(?P<x>(?:[A-Za-z]{1,5}[- ]){0,2}[A-Za-z]{0,5}-?\d[\dA-Za-z/-]*)",
             lambda m: len(m["x"]) >= 3,
             needs="号 ID MRN 卡 证 SN S/N",
         ),

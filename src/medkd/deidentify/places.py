@@ -47,6 +47,8 @@ _MAX_NAME = 20
 def _hospitals(text: str) -> Iterator[tuple[int, int]]:
     for kind in _KIND.finditer(text):
         start = _name_start(text, kind.start())
+        if text.startswith(("感染", "获得"), kind.end()):
+            continue  # 医院感染
         start += len(_LOCAL.match(text[start : kind.start()])[0])  # pyright: ignore[reportOptionalSubscript]
         if start < kind.start() and _is_own_name(text, start, kind.start(), kind[0]):
             end = kind.end()
@@ -108,13 +110,13 @@ _WORKS_THERE = re.compile(
 )
 _BEFORE_INSTITUTION = re.compile(r"[一-鿿]{2,16}$")
 _TO_WORK = re.compile(
-    r"(?:患者|患儿|本人|退休前|单位|学校|就读|就职|任职|供职|毕业|受雇|[务打]工|工作|[在系为于是至到去])+"
+    r"(?:患者|患儿|本人|退休前|单位|学校|就读|就职|任职|供职|毕业|受雇|[务打]工|工作|[在系为是至到去]|(?<![助由对关基属处源致用适])于)+"
 )
 _PLACED = re.compile(
     r"[省市县区州镇乡旗](?=.)|(?<![一二三四五六七八九十\d])[一二三四五六七八九十\d]+$"
 )
 _SOME = re.compile(
-    r"某|一[家所个]|私[人营]|当地|本地|外地|附近|我|该|本[市县省]|其|各|多家|[两几]家|小型|大型|集体|国[有营]|自家"
+    r"某|一[家所个]|私[人营]|当地|本地|外地|附近|我|该|本[市县省]|其|各|多家|[两几]家|小型|大型|集体|国[有营家]|自家|统一|[这那]"
 )
 _TRADE = re.compile(f"(?:{any_of(_TABLE['trades'].split())})*")
 
@@ -129,11 +131,34 @@ def _institutions(text: str) -> Iterator[tuple[int, int]]:
         cuts = [cut.end() for cut in _TO_WORK.finditer(run[0])]
         name = run[0][cuts[-1] :] if cuts else run[0]
         before = text[max(0, begin + run.start() - 1) : begin + run.start()]
-        is_told = bool(cuts) or before in ":"
+        is_told = bool(cuts) or before in ":("
         if len(name) < 2 or _SOME.search(name) or _TRADE.fullmatch(name):
             continue
         if _PLACED.search(name + kind[0][0]) or is_told:
             yield kind.start() - len(name), kind.end()
+
+
+_KIND_AT_END = re.compile(f"(?:{_KIND.pattern})$")
+_INSTITUTION_AT_END = re.compile(f"(?:{_INSTITUTION.pattern})$")
+_FINE_AT_END = re.compile(
+    r"(?:[镇乡村屯寨庄街巷弄]|(?<![径通尿气思旁线])路|街道|胡同|小区|花园|家园|社区)$"
+)
+
+
+_SCHOOLING = re.compile("程度|文化|学历")
+
+
+def kind_of_place(text: str, start: int, end: int) -> Category | None:
+    """Tell what a tagger's place or organisation is by its last word: a hospital, an address; None
+    for a bare city and for what names nothing of its own."""
+    words = text[start:end].rstrip()
+    if kind := _KIND_AT_END.search(words):
+        is_own = kind.start() and _is_own_name(text, start, start + kind.start(), kind[0])
+        return Category.HOSPITAL if is_own else None
+    if len(words) < 3 or any(no.search(words) for no in (_SOME, _NO_PLACE, _SCHOOLING)):
+        return None
+    is_place = _FINE_AT_END.search(words) or (len(words) > 3 and _INSTITUTION_AT_END.search(words))
+    return Category.ADDRESS if is_place else None
 
 
 _UNIT = r"(?:省|自治区|市|自治州|州|地区|盟|县|自治县|旗|镇(?![痛静咳吐惊肝定])|乡|街道|村)"

@@ -10,12 +10,15 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError, from_os_error
 from medkd.deidentify.english import is_plausible_name
-from medkd.deidentify.names import is_eponym, is_name_in_place
+from medkd.deidentify.names import is_eponym, is_whole_name, name_in_place
+from medkd.deidentify.places import kind_of_place
 from medkd.deidentify.rules import Category
 from medkd.text.normalize import normalize
 
@@ -119,8 +122,8 @@ class Tagged(NamedTuple):
     start: int
     end: int
     label: str
-    is_plausible: bool
-    """Whether it reads as a personal name, and is masked."""
+    category: Category | None
+    """What it is masked as; None where it is only flagged."""
 
 
 Tagger = Callable[[str], Iterator[Tagged]]
@@ -152,15 +155,28 @@ def _load_lac() -> Tagger:
 
     def tag(text: str) -> Iterator[Tagged]:
         for sentence in _SENTENCE.finditer(text):
-            position = sentence.start()
-            for word, label in model.run(sentence[0]):
-                end = position + len(word)
-                if label == "PER" and not is_eponym(text, end):
-                    is_plausible = is_name_in_place(text, position, end)
-                    yield Tagged(position, end, label, is_plausible)
-                position = end
+            end = sentence.start()
+            for label, words in groupby(model.run(sentence[0]), key=itemgetter(1)):
+                lengths = [len(word) for word, _ in words]
+                # The steps of an address are one; names in a row are not.
+                for length in [sum(lengths)] if label in {"LOC", "ORG"} else lengths:
+                    start, end = end, end + length
+                    if label in {"PER", "LOC", "ORG"}:
+                        yield from _weigh(text, start, end, label)
 
     return tag
+
+
+def _weigh(text: str, start: int, end: int, label: str) -> Iterator[Tagged]:
+    """Decide on what a tagger marked: what is plausible is masked, what only reads as a name is
+    flagged, a bare city and what names nothing of its own stay."""
+    if not _PERSON.search(label):
+        if category := kind_of_place(text, start, end):
+            yield Tagged(start, end, label, category)
+    elif length := name_in_place(text, start, end):
+        yield Tagged(start, start + length, label, Category.NAME)
+    elif is_whole_name(text[start:end]) and not is_eponym(text, end):
+        yield Tagged(start, end, label, None)
 
 
 def _load_transformers(name: str) -> Tagger:
@@ -197,12 +213,11 @@ def _load_transformers(name: str) -> Tagger:
                 word = sentence[0][start:end].strip()
                 if not word or not (_PERSON.search(label) or _TO_FLAG.search(label)):
                     continue
-                begin = sentence.start() + start
-                is_plausible = _PERSON.search(label) is not None and (
-                    is_plausible_name(word)
-                    if word.isascii()
-                    else is_name_in_place(text, begin, begin + len(word))
-                )
-                yield Tagged(begin, sentence.start() + end, label, is_plausible)
+                begin, end = sentence.start() + start, sentence.start() + end
+                if not word.isascii():
+                    yield from _weigh(text, begin, end, label)
+                    continue
+                is_name = _PERSON.search(label) and is_plausible_name(word)
+                yield Tagged(begin, end, label, Category.NAME if is_name else None)
 
     return tag

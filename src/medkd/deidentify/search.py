@@ -149,19 +149,19 @@ def _search(text: str, help_: Help, offset: int = 0) -> list[Match]:
 
 
 def _tagged(text: str, tagger: str, taken: bytearray) -> list[Match]:
-    """Ask a tagger: a plausible name is a match, anything else a flag."""
-    return [
-        Match(
-            tag.start,
-            tag.end,
-            f"tagger_{tag.label.lower()}",
-            Category.NAME,
-            text[tag.start : tag.end],
-            is_flag=not tag.is_plausible,
-        )
-        for tag in load_tagger(tagger)(text)
-        if _claim(taken, tag.start, tag.end)
-    ]
+    """Ask a tagger for what the rules left: what is plausible is a match, the rest a flag."""
+    found: list[Match] = []
+    for start, end, label, category in load_tagger(tagger)(text):
+        if category is not Category.NAME:
+            while start < end and taken[start]:  # a rule took its beginning
+                start += 1
+            end = start + (taken[start:end] + b"\1").index(1)
+        if end - start > 1 and _claim(taken, start, end):
+            rule = f"tagger_{label.lower()}"
+            is_flag = category is None
+            kind = category or Category.NAME
+            found.append(Match(start, end, rule, kind, text[start:end], is_flag))
+    return found
 
 
 def _claim(taken: bytearray, start: int, end: int) -> bool:
@@ -208,7 +208,8 @@ def _find_repeated(text: str, known: Mapping[str, Category], taken: bytearray) -
 
 
 _DATE_SHAPE = re.compile(
-    r"(?<![\d.])(?:19|20)\d\d\s?(?:年|[-/.]\d{1,2}(?:[-/.]\d{1,2})?(?![\d.]))"
+    rf"(?<![\d.])(?:19|20)\d\d\s?年(?!{dates.GUIDELINE})"
+    r"|(?<![\d.])(?:19|20)\d\d\s?(?:[-/.]\d{1,2}(?:[-/.]\d{1,2})?(?![\d.]))"
     r"|\d{1,2}月份?\d{1,2}(?:[日号]|(?!\d))|(?<![\d.])\d{1,2}[-/.]\d{1,2}[-/](?:\d\d|\d{4})(?!\d)"
     r"|(?<!\d)(?:19|20)\d\d[01]\d[0-3]\d(?!\d)"
 )
