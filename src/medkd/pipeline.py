@@ -32,7 +32,7 @@ from medkd.stages import STAGES
 
 OF_ALL = ("task", "student")
 """Keys at the top of a recipe whose value goes to every step that has such a field."""
-OF_STUDENT = ("train", "reinforce", "evaluate")
+OF_STUDENT = ("select", "train", "reinforce", "evaluate")
 """Stages whose `model` is the student; an adapter that is exported names its own."""
 REFERENCES = ("input", "adapter", "model", "evaluation", "from", "pairs")
 """Fields in which the name of an earlier step means its folder."""

@@ -35,6 +35,11 @@ STAGES: dict[str, Stage] = {
         "Turn cases into questions that do not contain their own answer.",
         {"input": "deidentify"},
     ),
+    "select": Stage(
+        "medkd.evaluate.select",
+        "Keep the training questions that a student does not always answer.",
+        {"input": "prepare", "adapter": "train"},
+    ),
     "distill": Stage(
         "medkd.distill.stage",
         "Ask a teacher for the reasoning behind each known answer.",

@@ -47,7 +47,7 @@ COMMANDS: dict[str, Command] = {
             stage.module,
             STAGE,
             stage.summary,
-            name in {"train", "reinforce", "evaluate", "export"},
+            name in {"select", "train", "reinforce", "evaluate", "export"},
         )
         for name, stage in STAGES.items()
     },

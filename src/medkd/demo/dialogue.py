@@ -179,20 +179,29 @@ def think(message: str, seed: int, skill: float = 1.0) -> tuple[str, str]:
     language: Language = "zh" if is_chinese(told) else "en"
     if diagnosis := _last_tagged(message, "diagnosis"):
         return explain(question, diagnosis, seed, language), diagnosis
-    answer = _last_tagged(message, "reference") or _find_answer(question, language)
+    answer = _last_tagged(message, "reference")
+    if not answer:
+        answer = _mistake(_find_answer(question, language), question, seed, skill, language)
     options = dict(_OPTION.findall(question))
     if options and answer and set(answer) <= set(options):
         return explain_choice(question, options, answer, language), answer
-    known = load_knowledge(language).find(answer) if record and answer is not None else None
-    if known and answer:
-        draw = random.Random(f"{seed} {record}")
-        if draw.random() >= skill and not _last_tagged(message, "reference"):
-            answer = draw.choice([d.name for d in known[0].diseases if d.name != answer])
+    if record and answer is not None and load_knowledge(language).find(answer):
         return explain(question, answer, seed, language), answer
     if answer is None:
         say = load_knowledge(language).say
         return say("unsolved"), say("unsolved_answer")
     return explain_answer(question, answer, seed, language), answer
+
+
+def _mistake(
+    answer: str | None, question: str, seed: int, skill: float, language: Language
+) -> str | None:
+    """Take a disease for its neighbour in all but a share `skill` of the questions."""
+    known = load_knowledge(language).find(answer) if answer else None
+    draw = random.Random(f"{seed} {question}")
+    if known is None or draw.random() < skill:
+        return answer
+    return draw.choice([d.name for d in known[0].diseases if d.name != answer])
 
 
 def _find_answer(question: str, language: Language) -> str | None:

@@ -10,14 +10,14 @@ from pydantic import Field
 
 from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig
 from medkd.core.privacy import AcceptIdentified
-from medkd.core.records import Language
+from medkd.core.records import Language, Split
 from medkd.core.task import TaskFile
 from medkd.grading.terms import TermsFile
 from medkd.models.load import Device, Dtype, Hub
 
 
 class Config(StageConfig):
-    """Ask a model the questions of `test.jsonl` and score its answers, or score the answers of a
+    """Ask a model the questions of a split and score its answers, or score the answers of a
     file."""
 
     model: str = ""
@@ -25,7 +25,9 @@ class Config(StageConfig):
     adapter: Annotated[Path | None, RUNTIME] = None
     """Directory of `train`, or an adapter folder; its tokenizer and template are used."""
     input: Annotated[Path | None, RUNTIME] = None
-    """Directory of `merge`, or a file of examples."""
+    """Directory of `merge` or `prepare`, or a file of theirs."""
+    split: Split = "test"
+    """Split whose questions are asked."""
     exam: str = ""
     """Public questions instead: a file in the form of CMB, CMExam, MedQA, MedMCQA, MedXpertQA or
     HealthBench (which wants a judge), or hf:NAME, hf:NAME:SPLIT, hf:NAME/FILE; ms: for

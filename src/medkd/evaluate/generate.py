@@ -23,9 +23,16 @@ from medkd.completers.vllm_engine import VllmEngine, open_vllm
 from medkd.core import thinking
 from medkd.core.completer import Completion, Message, Request, Sampling
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordAppender, RecordReader
+from medkd.core.jsonl import RecordAppender, RecordReader, resolve_input
 from medkd.core.progress import Bar
-from medkd.core.records import Example, FinishReason, Prediction
+from medkd.core.records import (
+    Example,
+    FinishReason,
+    Lineage,
+    Prediction,
+    Question,
+    Split,
+)
 from medkd.core.stage_output import StageOutput
 from medkd.evaluate.config import Config
 from medkd.evaluate.scoring import Row
@@ -72,6 +79,57 @@ class Prompt(NamedTuple):
 def make_prompts(examples: Sequence[Example], instruction: str = "") -> list[Prompt]:
     """Put every example's input, bare or under an instruction."""
     return [Prompt(e.id, e, tuple(make_messages(e.input, instruction))) for e in examples]
+
+
+def find_question_file(given: Path, split: Split) -> Path:
+    """Find the file of a split in a directory of merge, else the questions of prepare."""
+    is_prepared = (given / "questions.jsonl").is_file() and not (given / f"{split}.jsonl").exists()
+    name = "questions.jsonl" if is_prepared else f"{split}.jsonl"
+    return resolve_input(given, name, made_by="merge")
+
+
+def read_examples(path: Path, split: Split) -> tuple[list[Example], int, dict[str, int]]:
+    """Read the rows of merge, or of the questions of prepare those of a split; returns them, how
+    many lines there were, and what was dropped."""
+    if not _holds_questions(path):
+        reader = RecordReader(path, Example, made_by="merge")
+        return list(reader), reader.n_read, reader.dropped()
+    questions = RecordReader(path, Question, made_by="prepare")
+    asked = [to_example(question) for question in questions if question.split == split]
+    return asked, len(asked), questions.dropped()
+
+
+def _holds_questions(path: Path) -> bool:
+    """Tell whether a file holds questions rather than rows with an answer."""
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    return b'"split":' in first and b'"lineage":' not in first
+
+
+def to_example(record: Question | Example) -> Example:
+    """Make of a question the row that it is asked by; there is no reasoning in it."""
+    if isinstance(record, Example):
+        return record
+    return Example(
+        id=record.id,
+        source=record.source,
+        style="bare",
+        department=record.department,
+        input=record.input,
+        reasoning="",
+        answer=record.reference,
+        reference=record.reference,
+        task=record.task,
+        language=record.language,
+        known=record.known,
+        lineage=Lineage(
+            origin="questions.jsonl",
+            case_id=record.case_id,
+            url=record.url,
+            licence=record.licence,
+            deidentified_by=record.deidentified_by,
+        ),
+    )
 
 
 Scorer = Callable[[Prediction], Row]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, resolve_input, write_json
+from medkd.core.jsonl import resolve_input, write_json
 from medkd.core.privacy import check_deidentified
 from medkd.core.records import Example, Prediction
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
@@ -38,9 +38,11 @@ from medkd.evaluate.generate import (
     Questions,
     Scorer,
     find_inputs,
+    find_question_file,
     make_prompts,
     open_judge,
     open_predictor,
+    read_examples,
 )
 from medkd.evaluate.llamafactory import (
     RESULTS,
@@ -167,20 +169,22 @@ def _read_questions(config: Config) -> Questions:
             "medkd evaluate: nothing to ask; pass --input (the directory of merge), --exam FILE, "
             "or --predictions FILE"
         )
-    path = resolve_input(config.input, "test.jsonl", made_by="merge")
-    reader = RecordReader(path, Example, made_by="merge")
-    examples = list(reader)[: config.limit]
+    path = find_question_file(config.input, config.split)
+    examples, n_read, dropped = read_examples(path, config.split)
+    examples = examples[: config.limit]
     if not examples:
         raise InputError(
-            '{}: no questions; run "medkd merge" with a share for the test split', path
+            "{}: no questions of the split {}; give it a share in merge or prepare",
+            path,
+            config.split,
         )
     check_tasks({example.task for example in examples}, config.task, path)
     return Questions(
         examples,
         _instruct(examples, config),
         path,
-        reader.n_read,
-        reader.dropped(),
+        n_read,
+        dropped,
         partial(score_prediction, task=config.task, terms=config.terms),
         rubrics=_read_rubrics(config, examples, path),
     )

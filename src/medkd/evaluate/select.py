@@ -1,0 +1,294 @@
+"""The stage `select`: a student answers its training questions several times; those that it always
+answers teach it nothing and are left out.
+
+In: questions of prepare, or the rows of merge. Out: the same records without the left out ones,
+`selection.jsonl` with the reason for each, `predictions.jsonl` for `distill --mode correct`. Not
+done here: asking a teacher (`distill`), scores of a whole model (`evaluate.stage`).
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from enum import StrEnum
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from medkd.core.completer import Sampling
+from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig
+from medkd.core.jsonl import RecordReader, write_records
+from medkd.core.privacy import AcceptIdentified, check_deidentified
+from medkd.core.records import Example, Prediction, Question, Record, hash_uniform
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
+from medkd.evaluate.config import Config as EvaluateConfig
+from medkd.evaluate.generate import (
+    MERGED,
+    EndpointPredictor,
+    PredictionFile,
+    find_inputs,
+    find_question_file,
+    make_prompts,
+    open_predictor,
+    to_example,
+)
+from medkd.grading.graders import get_grader
+from medkd.models.load import Device, Dtype, Hub
+
+SELECTION = "selection.jsonl"
+PREDICTIONS = "predictions.jsonl"
+SPLITS = ("val.jsonl", "test.jsonl")
+WRITES = ("questions.jsonl", "train.jsonl", *SPLITS, SELECTION, PREDICTIONS, MERGED)
+
+
+class Why(StrEnum):
+    """Why a question stays or goes."""
+
+    UNSURE = "unsure"
+    """Stays: the student answers it, but not always."""
+    UNSOLVED = "unsolved"
+    """Stays: the student never answers it."""
+    UNDECIDED = "undecided"
+    """Stays: rules cannot tell whether the answers are right."""
+    UNANSWERED = "unanswered"
+    """Stays: the student gave no answer that came to its end."""
+    NOT_TRAIN = "not_train"
+    """Stays: it is of val or test, which nobody selects."""
+    SURE = "always_right"
+    """Goes: there is nothing left to learn."""
+    OVER_LIMIT = "over_limit"
+    """Goes: as many as wanted stay (`--limit`)."""
+
+
+STAYS = frozenset({Why.UNSURE, Why.UNSOLVED, Why.UNDECIDED, Why.UNANSWERED, Why.NOT_TRAIN})
+
+
+class Selected(Record):
+    """What was decided about a question: a line of `selection.jsonl`."""
+
+    id: str
+    department: tuple[str, ...] = ()
+    n_answers: int
+    """Answers of the student that came to an end."""
+    solve_rate: float | None
+    """Share of them that are right, an undecided one counted as wrong; None where none could be
+    graded."""
+    stays: bool
+    why: Why
+
+
+class Config(StageConfig):
+    """Keep the training questions that a student does not always answer."""
+
+    input: Annotated[Path, RUNTIME]
+    """Questions: a directory of prepare or merge, or one of their files."""
+    model: str
+    """The student: medkd:tiny, a folder, a GGUF file, a name on a hub, or its name at
+    --endpoint."""
+    adapter: Annotated[Path | None, RUNTIME] = None
+    """Directory of `train`, or an adapter folder."""
+    samples: int = Field(default=4, ge=1, le=1000)
+    """Answers to a question, of which the solve rate is the share that is right."""
+    below: float = Field(default=1.0, gt=0, le=1)
+    """Solve rate from which a question goes; 1: only those that are always right."""
+    limit: int | None = Field(default=None, ge=1, le=10**9)
+    """Most training questions that stay."""
+    balance: Literal["", "department", "rate", "both"] = ""
+    """With --limit: what the questions that stay are evenly spread over."""
+    endpoint: Annotated[str, SENDS_KEY] = ""
+    """Ask an OpenAI-compatible endpoint instead: a provider of providers.yaml, or an address."""
+    task: TaskFile = ""
+    """Task file of the questions, where it is not a shipped one."""
+    max_tokens: int = Field(default=1024, ge=1, le=10**6)
+    """Longest answer in tokens."""
+    temperature: float = Field(default=0.7, ge=0, le=100)
+    """Sampling temperature."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Share of probability to sample from."""
+    seed: Seed = 0
+    """Seed of sampling, and of the choice under --limit."""
+    budget: Annotated[float | None, RUNTIME, Field(gt=0, le=10**9)] = None
+    """Most money this directory's ledger may come to; a hard stop."""
+    accept_identified: AcceptIdentified = False
+    """Send an endpoint also rows without deidentified_by."""
+    hub: Annotated[Hub, RUNTIME] = "huggingface"
+    """Hub from which a named model is downloaded."""
+    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
+    """Run code that comes with the model."""
+    batch_size: Annotated[int, RUNTIME] = Field(default=64, ge=1, le=10**5)
+    """Questions at a time; halved when memory runs out."""
+    dtype: Dtype = "auto"
+    """Number format; auto: float32 for a small model on a CPU, else bfloat16 where supported."""
+    device: Annotated[Device, RUNTIME] = "auto"
+    """Device to compute on."""
+
+    def ask_as(self) -> EvaluateConfig:
+        """Return the config under which `evaluate` would ask the same model."""
+        shared = set(EvaluateConfig.model_fields) - {"samples", "limit", "balance"}
+        return EvaluateConfig(**{k: v for k, v in dict(self).items() if k in shared})
+
+
+def run(config: Config) -> Manifest:
+    """Ask the student, decide about each question, write what stays."""
+    path = find_question_file(config.input, "train")
+    asked = config.ask_as()
+    _, decisive = find_inputs(asked)
+    reader = RecordReader(path, Example if path.name == "train.jsonl" else Question, "prepare")
+    records: list[Question | Example] = list(reader)
+    tasks = {record.task for record in records}
+    check_tasks(tasks, config.task, path)
+    if config.endpoint:
+        marks = [to_example(record).lineage.deidentified_by for record in records]
+        check_deidentified(marks, path, f"the endpoint {config.endpoint}", config.accept_identified)
+    others = [path.with_name(name) for name in SPLITS if path.name == "train.jsonl"]
+    inputs = {"input": [path, *filter(Path.is_file, others)], "model": decisive}
+    inputs |= {role: [file] for role, file in list_task_inputs(config.task).items()}
+    with open_stage_output("select", config, inputs, WRITES, libraries=["transformers"]) as space:
+        if space.is_finished:
+            return space.manifest
+        space.read(reader.n_read)
+        space.drop_all(reader.dropped())
+        answers = _ask(config, asked, space, [r for r in records if _is_train(r)])
+        decided = select(records, answers, config)
+        _write(space, path, records, decided, others)
+    return space.manifest
+
+
+def _is_train(record: Question | Example) -> bool:
+    return record.split == "train" if isinstance(record, Question) else True
+
+
+def _ask(
+    config: Config, asked: EvaluateConfig, space: StageOutput, records: Sequence[Question | Example]
+) -> dict[str, list[Prediction]]:
+    """Have the student answer every training question several times; answers by question."""
+    prompts = make_prompts([to_example(record) for record in records])
+    sampling = Sampling(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature or None,
+        top_p=config.top_p,
+        seed=config.seed,
+    )
+    rounds = [
+        [p._replace(id=f"{p.id}#{k}") if k else p for p in prompts] for k in range(config.samples)
+    ]
+    ids = [prompt.id for group in rounds for prompt in group]
+    file = PredictionFile(space.path(PREDICTIONS), "ask the student", ids)
+    if any(file.open_prompts(group) for group in rounds):
+        with ExitStack() as servers:
+            predictor = open_predictor(asked, space, servers, prompts)
+            for k, group in enumerate(rounds):
+                if waiting := file.open_prompts(group):
+                    file.fill(predictor.predict(waiting, sampling, sample=k))
+            if isinstance(predictor, EndpointPredictor):
+                space.manifest.cost = predictor.completer.tell_cost()
+    return {
+        prompt.id: [
+            file.done[f"{prompt.id}#{k}" if k else prompt.id]
+            for k in range(config.samples)
+            if (f"{prompt.id}#{k}" if k else prompt.id) in file.done
+        ]
+        for prompt in prompts
+    }
+
+
+def select(
+    records: Iterable[Question | Example],
+    answers: Mapping[str, Sequence[Prediction]],
+    config: Config,
+) -> list[Selected]:
+    """Decide about each question by the answers to it."""
+    decided = [
+        _decide(record, answers.get(record.id, ()), config)
+        if _is_train(record)
+        else _make(record, (), None, Why.NOT_TRAIN)
+        for record in records
+    ]
+    if config.limit is None:
+        return decided
+    chosen = set(_choose([one for one in decided if _counts(one)], config))
+    return [
+        one
+        if not _counts(one) or one.id in chosen
+        else one.model_copy(update={"stays": False, "why": Why.OVER_LIMIT})
+        for one in decided
+    ]
+
+
+def _counts(one: Selected) -> bool:
+    """Tell whether a question counts for the limit."""
+    return one.stays and one.why is not Why.NOT_TRAIN
+
+
+def _decide(record: Question | Example, answers: Sequence[Prediction], config: Config) -> Selected:
+    grader = get_grader(find_task(record.task, config.task).answer.kind)
+    grades = [grader(p.answer, record.reference, known=record.known) for p in answers]
+    decided = [grade for grade in grades if grade.decided and record.reference]
+    if not answers:
+        return _make(record, answers, None, Why.UNANSWERED)
+    if not decided:
+        return _make(record, answers, None, Why.UNDECIDED)
+    rate = sum(grade.principal for grade in decided) / len(answers)
+    why = Why.SURE if rate >= config.below else Why.UNSURE if rate else Why.UNSOLVED
+    return _make(record, answers, round(rate, 4), why)
+
+
+def _make(
+    record: Question | Example, answers: Sequence[Prediction], rate: float | None, why: Why
+) -> Selected:
+    return Selected(
+        id=record.id,
+        department=record.department,
+        n_answers=len(answers),
+        solve_rate=rate,
+        stays=why in STAYS,
+        why=why,
+    )
+
+
+def _choose(candidates: Sequence[Selected], config: Config) -> list[str]:
+    """Choose as many as wanted: one of each group in turn, in a drawn order."""
+    groups: dict[tuple[Any, ...], list[Selected]] = {}
+    drawn = sorted(candidates, key=lambda one: hash_uniform(config.seed, "select", one.id))
+    for one in drawn:
+        department = one.department[:1] if config.balance in ("department", "both") else ()
+        rate = one.solve_rate if config.balance in ("rate", "both") else None
+        groups.setdefault((department, rate), []).append(one)
+    turns = (one for turn in zip_longest(*groups.values()) for one in turn if one is not None)
+    return [one.id for one, _ in zip(turns, range(config.limit or 0), strict=False)]
+
+
+def _write(
+    space: StageOutput,
+    path: Path,
+    records: Sequence[Question | Example],
+    decided: Sequence[Selected],
+    others: Sequence[Path],
+) -> None:
+    stays = {one.id for one in decided if one.stays}
+    name = "train.jsonl" if path.name == "train.jsonl" else "questions.jsonl"
+    n_kept = space.write_records(name, (record for record in records if record.id in stays))
+    for other in filter(Path.is_file, others):
+        examples = (
+            list(RecordReader(other, Example, made_by="merge")) if other.stat().st_size else []
+        )
+        write_records(space.path(other.name), examples)
+    space.write_records(SELECTION, decided)
+    whys = Counter(one.why for one in decided)
+    space.manifest.counts.kept = n_kept
+    space.drop_all({str(why): n for why, n in whys.items() if why not in STAYS})
+    rates = [one.solve_rate for one in decided if one.solve_rate is not None]
+    n_train = sum(_counts(one) for one in decided)
+    space.manifest.facts |= {
+        "why": {str(why): n for why, n in whys.most_common()},
+        "solve_rate": round(sum(rates) / len(rates), 4) if rates else None,
+        "selected": n_train,
+    }
+    if not n_train:
+        print(
+            "select: nothing to buy: the student is right on every training question",
+            file=sys.stderr,
+        )
