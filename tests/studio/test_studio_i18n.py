@@ -1,6 +1,8 @@
 """Two languages: every text, word and field of the pages in Chinese; catalogues as gettext reads."""
 
 import ast
+import json
+import pickle
 import re
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medkd.studio
+from medkd.core import errors
+from medkd.core.errors import InputError, MedkdError, Said
 from medkd.core.i18n import Texts, choose_language, read_po
 from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.stages import STAGES
@@ -124,6 +128,46 @@ def test_every_reason_to_drop_a_row_and_every_ending_has_a_chinese_word() -> Non
     assert {("reason", "wrong_diagnosis"), ("reason", "no_balance")} <= set(members)
     t = Texts("zh")
     assert [f"{g}.{member}" for g, member in members if not is_chinese(t.word(g, member))] == []
+
+
+def list_errors() -> set[str]:
+    """List the templates of the package's errors."""
+    calls = (
+        node
+        for path in sorted(PACKAGE.parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Name)
+    )
+    return {
+        call.args[0].value
+        for call in calls
+        if (call.func.id == "Said" or issubclass(getattr(errors, call.func.id, int), MedkdError))
+        and isinstance(call.args[0], ast.Constant)
+    }
+
+
+def test_errors_of_the_whole_package_are_said_in_chinese_by_their_template() -> None:
+    known = {k.partition("\x04")[2]: v for k, v in catalogue().items() if k.startswith("error\x04")}
+    templates = list_errors()
+    unsaid = templates - set(known)
+    assert len(templates) > 300
+    assert len(unsaid) < 0.05 * len(templates), unsaid
+    places = re.compile(r"{[^{}]*}")
+    for template in templates & set(known):
+        assert sorted(places.findall(known[template])) == sorted(places.findall(template))
+
+
+def test_an_error_is_said_with_its_fields_and_the_texts_within_it() -> None:
+    t = Texts("zh")
+    error = InputError("{}: {}; check the path", Path("a b.json"), Said("the path is too long"))
+    assert str(error) == "a b.json: the path is too long; check the path"
+    assert t.error(error).startswith("a b.json：")
+    assert "请检查路径" in t.error(error)
+    kept = Said.from_json(json.loads(json.dumps(error.said.to_json())))
+    assert (kept, t.say(kept)) == (error.said, t.error(error))
+    assert t.error(InputError("no {such} text")) == "no {such} text"
+    back = pickle.loads(pickle.dumps(error))
+    assert t.error(back) == t.error(error), "as a process of its own hands it over"
 
 
 @pytest.mark.parametrize(
