@@ -44,10 +44,12 @@ clean: ## remove what was made here: .venv, caches, builds; not runs/
 	rm -rf .venv build dist src/*.egg-info .ruff_cache .import_linter_cache .hypothesis
 	find src tests docs bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-$(INSTALLED): constraints.txt pyproject.toml
+$(INSTALLED): constraints.txt pyproject.toml tests/package.json
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) here; MedKD needs Python 3.11 or newer: install it, or make setup PYTHON=/path/to/python" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $$($(PYTHON) --version 2>&1 | head -n 1) is too old; MedKD needs 3.11 or newer: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@if command -v npm >/dev/null; then npm install --silent --no-fund --no-audit --no-package-lock --prefix tests; \
+		else echo "note: npm is not here; the test by axe-core is skipped"; fi
 	@touch $@

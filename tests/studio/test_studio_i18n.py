@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import medkd.studio
 from medkd.core import errors
-from medkd.core.errors import InputError, MedkdError, Said
+from medkd.core.errors import InputError, Said
 from medkd.core.i18n import Texts, choose_language, read_po
 from medkd.evaluate.report import DESCRIPTIONS, MORE
 from medkd.stages import STAGES
@@ -141,7 +141,7 @@ def list_errors() -> set[str]:
     return {
         call.args[0].value
         for call in calls
-        if (call.func.id == "Said" or issubclass(getattr(errors, call.func.id, int), MedkdError))
+        if isinstance(getattr(errors, call.func.id, None), type)
         and isinstance(call.args[0], ast.Constant)
     }
 

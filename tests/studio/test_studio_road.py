@@ -12,6 +12,7 @@ from medkd import background_jobs
 from medkd.studio import jobs
 
 LOOK = Path(__file__).with_name("look.js")
+AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = ("", "run?name=bad", "new", "bring", "start?kind=train", "start?kind=own-cases.yaml", "data",
          "review", "chat", "evaluate", "export", "curves?runs=bad")  # fmt: skip
 SLOW_MS = 240_000
@@ -163,29 +164,47 @@ def test_own_cases_are_brought_looked_at_started_stopped_and_deleted_in_chinese(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_and_a_phone_shows_every_page_whole(
-    open_studio, watch, hostile_runs: Path, scheme: str
-) -> None:
-    studio = open_studio()
-    watched = watch(color_scheme=scheme, viewport={"width": 375, "height": 700})
-    watched.context.add_init_script(path=LOOK)
+def test_a_phone_shows_every_page_whole(open_studio, watch, hostile_runs: Path) -> None:
+    studio, watched = open_studio(), watch(viewport={"width": 375, "height": 700})
     page = watched.page
     for language in ("zh", "en"):
         for name in PAGES:
-            page.goto(f"{studio.url}/{language}/{name}")
-            page.wait_for_load_state("networkidle")
-            page.evaluate(
-                "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
-            )
-            page.wait_for_load_state("networkidle")
-            assert page.evaluate("findFaint()") == [], (name, scheme)
-            assert page.evaluate("nMeasured") > 8
+            open_whole(page, f"{studio.url}/{language}/{name}")
             wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             assert wide <= 0, f"{name} scrolls sideways"
             assert "broken in" not in page.title()
     assert watched.foreign == []
     assert watched.errors == []
+
+
+def open_whole(page, address: str) -> None:
+    """Open a page with all that is folded on it."""
+    page.goto(address)
+    page.wait_for_load_state("networkidle")
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    page.wait_for_load_state("networkidle")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not there: npm install --prefix tests")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_axe_finds_nothing_that_a_person_could_not_read_or_reach(
+    open_studio, watch, hostile_runs: Path, scheme: str, width: int
+) -> None:
+    studio = open_studio()
+    page = watch(color_scheme=scheme, viewport={"width": width, "height": 900}).page
+    found: dict[str, list[str]] = {}
+    for name in PAGES:
+        open_whole(page, f"{studio.url}/en/{name}")
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        report = page.evaluate("axe.run({resultTypes: ['violations']})")
+        assert len(report["passes"]) > 10
+        found |= {
+            f"{name}: {one['id']}": [node["html"][:200] for node in one["nodes"][:3]]
+            for one in report["violations"]
+        }
+    assert found == {}
 
 
 @pytest.mark.slow
