@@ -10,7 +10,10 @@ from hostile_samples import HOSTILE, make_step, write
 from medkd.core.i18n import LANGUAGES, Texts
 from medkd.core.records import Prediction
 from medkd.core.stage_output import MANIFEST, Manifest
+from medkd.deidentify import stage as deidentify
+from medkd.evaluate.rubrics import read_rubrics
 from medkd.evaluate.scoring import score, summarise, to_columns
+from medkd.prepare import stage as prepare
 from medkd.studio.app import DONE, SHOWN
 from medkd.studio.page import load_environment
 
@@ -228,6 +231,60 @@ def test_a_removal_of_prepare_is_shown_marked_and_decided(client, tmp_path: Path
     [line] = (folder / "reviews.jsonl").read_text("utf-8").splitlines()
     review = json.loads(line)
     assert (review["id"], review["answer"]) == (removal["id"], "入院")
+
+
+def test_a_rubric_is_accepted_or_rejected_by_a_person(client, tmp_path: Path) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "rubric", "rubric")
+    criterion = {"text": "names the lobe", "points": 3, "quote": "右下肺"}
+    rubric = {"id": "q:1", "criteria": [criterion], "question": "咳嗽3天", "reference": "肺炎"}
+    write(folder / "rubrics.jsonl", rubric)
+    page = client.get("/en/review?who=Li").text
+    assert "+3  names the lobe" in page
+    assert "graded by these criteria" in page
+    sent = {"file": "one/rubric/rubrics.jsonl", "who": "Li", "at": "0", "decision": "reject"}
+    assert client.submit("/en/review", **sent, reason="too vague").status_code == 303
+    assert read_rubrics(folder) == {}
+
+
+def test_masks_are_undone_and_added_and_words_taken_out_by_hand(
+    client, tmp_path: Path, monkeypatch
+) -> None:
+    text = "患者张三，住北京市海淀区，头痛3天伴恶心呕吐，当地医院对症治疗未见好转。同乡光学家陪同就诊，步态不稳，记忆力下降两月余。"
+    raw = {"id": "c:1", "source": "files", "sections": {"现病史": text}, "diagnosis": ["脑积水"]}
+    runs = tmp_path / "runs"
+    write(tmp_path / "raw.jsonl", raw)
+    deidentify.run(deidentify.Config(input=Path("raw.jsonl"), out=runs / "one/deidentify"))
+    cases = runs / "one/deidentify/cases.jsonl"
+    prepare.run(prepare.Config(input=cases, out=runs / "one/prepare"))
+    address = "/en/data?file=one/deidentify/cases.jsonl&row=0"
+    assert '<mark class="found">张三</mark>' in client.get(address).text
+    sent = {"file": "one/deidentify/cases.jsonl"}
+    for words, kind in (("张三", "keep"), ("同乡", "name"), ("陪同", "name"), ("陪同", "")):
+        answer = client.submit("/en/data/correct?row=0", **sent, words=words, kind=kind)
+        assert answer.status_code == 303, answer.text
+    assert (runs / "one/known.txt").read_text("utf-8") == "张三\tkeep\n同乡\tname\n"
+    assert '<mark class="found">张三</mark>' not in client.get(address).text
+    started: list = []
+    monkeypatch.setattr("medkd.studio.jobs.start", lambda words, environment: started.append(words))
+    assert client.submit("/en/run/again", step="one/deidentify").status_code == 303
+    [words] = started
+    assert words[0] == "deidentify"
+    assert {f"--known={runs}/one/known.txt", "--overwrite"} <= set(words)
+    known = Path(runs / "one/known.txt")
+    config = deidentify.Config(input=Path("raw.jsonl"), out=runs / "two/deidentify", known=known)
+    deidentify.run(config)
+    after = (runs / "two/deidentify/cases.jsonl").read_text("utf-8")
+    assert "张三" in after
+    assert "同乡" not in after
+
+    answer = client.submit("/en/data/correct?row=0", **sent, words="不在其中", kind="removal")
+    assert answer.status_code == 400
+    answer = client.submit("/en/data/correct?row=0", **sent, words="光学家", kind="removal")
+    assert answer.status_code == 303, answer.text
+    [line] = (runs / "one/prepare/reviews.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["id"].startswith("c:1#现病史#")
+    prepare.run(prepare.Config(input=cases, out=runs / "one/prepare", overwrite=True))
+    assert "光学家" not in (runs / "one/prepare/questions.jsonl").read_text("utf-8")
 
 
 def make_evaluation(folder: Path, answers: list[str]) -> None:

@@ -24,6 +24,8 @@ from medkd.text.normalize import normalize
 
 _KINDS = {key: kind for kind in Category for key in (kind.value, kind.name.lower())}
 _LONGEST_GAP = 3
+KEEP = "keep"
+"""In the place of a kind: what a person says to identify nobody."""
 
 
 class Known(NamedTuple):
@@ -35,6 +37,12 @@ class Known(NamedTuple):
     """Ids of the cases that a person says to have read for what was missed."""
     n_missed: int = 0
     """Identifiers that were missed in them."""
+    kept: frozenset[str] = frozenset()
+    """What a person says to identify nobody: it is never masked. Squeezed as the terms are."""
+
+    def keeps(self, text: str) -> bool:
+        """Tell whether a person said that a text stays."""
+        return squeeze(text) in self.kept
 
     def find(self, text: str) -> Iterator[tuple[int, int, Category]]:
         """Find the terms in a normalised text."""
@@ -52,6 +60,11 @@ class Known(NamedTuple):
                 start = squeezed.find(term, start + 1)
 
 
+def squeeze(term: str) -> str:
+    """Write a term as it is compared: normalised, without blanks, in lower case."""
+    return "".join(normalize(term).split()).lower()
+
+
 def _continues(text: str, at: int, edge: str) -> bool:
     """Tell whether a Latin word or a number goes on beyond a term's edge."""
     if not 0 <= at < len(text) or not (edge.isascii() and edge.isalnum()):
@@ -61,8 +74,9 @@ def _continues(text: str, at: int, edge: str) -> bool:
 
 
 def read_known(path: Path) -> Known:
-    """Read a term a line, with a tab and its kind where it is no name (`电话` or `phone`); or the
-    rows that the review page exports. Raise InputError with the line that cannot be read."""
+    """Read a term a line, with a tab and its kind where it is no name (`电话`, `phone`, or `keep`
+    for what is never masked); or the rows that the review page exports. Raise InputError with the
+    line that cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -70,7 +84,7 @@ def read_known(path: Path) -> Known:
     except UnicodeDecodeError as error:
         raise InputError("{}: not UTF-8; save it as UTF-8", path) from error
     terms: dict[str, Category] = {}
-    read: set[str] = set()
+    read, kept = set[str](), set[str]()
     n_missed = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
@@ -85,8 +99,11 @@ def read_known(path: Path) -> Known:
             if row is not None
             else line.partition("\t")
         )
+        squeezed = squeeze(term)
+        if kind.strip() == KEEP:
+            kept.add(squeezed)
+            continue
         category = _KINDS.get(kind.strip() or "name")
-        squeezed = "".join(normalize(term).split()).lower()
         if category is None or len(squeezed) < 2:
             raise InputError(
                 "{}:{}: needs a term of two characters or more, and where it is no name "
@@ -97,7 +114,7 @@ def read_known(path: Path) -> Known:
             )
         terms[squeezed] = category
     ordered = sorted(terms.items(), key=lambda item: (-len(item[0]), item[0]))
-    return Known(tuple(ordered), frozenset(read), n_missed)
+    return Known(tuple(ordered), frozenset(read), n_missed, frozenset(kept))
 
 
 def _read_row(line: str) -> dict[str, Any]:

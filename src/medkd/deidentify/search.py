@@ -142,6 +142,8 @@ def _search(text: str, help_: Help, offset: int = 0) -> list[Match]:
         ]
     if help_.tagger:
         found += _tagged(text, help_.tagger, taken)
+    if help_.known.kept:
+        found = [match for match in found if not help_.known.keeps(match.text)]
     found += _find_repeated(text, _known_texts(found), taken)
     return sorted(
         match._replace(start=match.start + offset, end=match.end + offset) for match in found

@@ -63,8 +63,8 @@ class Config(StageConfig):
     """A second opinion on names: lac (Chinese), or a token-classification model for transformers by
     its folder or name. A plausible name is masked, anything else listed in residue.jsonl."""
     known: Annotated[Path | None, RUNTIME] = None
-    """What the house knows: a file with a term a line, masked wherever it stands; or what the
-    review page saved, which also gives an estimate of recall."""
+    """What the house knows: a file with a term a line, masked wherever it stands (with a tab and
+    `keep`: never masked); or what the review page saved, which also gives an estimate of recall."""
     patient_key: str = ""
     """The section that tells whose case it is, or "id": dates move alike and names get the same
     mark in all cases of a patient, decided by a secret."""

@@ -22,7 +22,7 @@ from medkd.stages import STAGES
 from medkd.studio.auth import CSRF_FIELD, Guard, check_csrf
 from medkd.studio.forms import read_fields
 from medkd.studio.page import Form, Page, load_environment
-from medkd.studio.routes import bring, chat, data, evaluate, projects, review, start
+from medkd.studio.routes import bring, chat, corrections, data, evaluate, projects, review, start
 from medkd.studio.workspace import Workspace
 
 Show = Callable[[Page], Response]
@@ -56,6 +56,8 @@ DONE: dict[str, Act] = {
     "run/stop": projects.stop_run,
     "run/resume": projects.resume_run,
     "run/delete": projects.delete_run,
+    "run/again": corrections.run_again,
+    "data/correct": corrections.correct,
     "bring": bring.take_files,
     "start": start.start,
     "start/form": start.redraw,

@@ -32,6 +32,8 @@ from medkd.studio.forms import (
 )
 from medkd.studio.workspace import UPLOADS, Workspace
 
+KNOWN = "known.txt"
+"""What people said of words in a run's cases: `deidentify --known` takes it."""
 PRESETS = "demo.yaml"
 """The recipe whose values fit the shipped student."""
 FILES = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")
@@ -124,7 +126,7 @@ def _suggest_one(part: Part, field: Field, workspace: Workspace, run: str) -> st
             step = max(trained, key=lambda s: (s.path.name == "train", s.manifest.started_at))
             of_model = to_text(step.manifest.config.get("model"))
             return of_model if field.name == "model" else str(step.path)
-    is_fed = field.name in STAGES[part.stage].feeds
+    is_fed = field.name in STAGES[part.stage].feeds or field.name == "known"
     if not field.default and (field.is_required or is_fed):
         return next(iter(suggest(workspace, part.stage, field, run)), "")
     return field.default
@@ -250,6 +252,8 @@ def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[st
             reverse=True,
         )
         return [str(step.path) for step in steps]
+    if stage == "deidentify" and field.name == "known":
+        return [str(path) for path in [workspace.runs / run / KNOWN] if path.exists()]
     if field.name == "model" and stage in ("train", "reinforce", "evaluate", "export"):
         return [TINY, *(str(step.path) for step in workspace.list_steps(stage="export"))]
     if field.name == "task" and stage != "evaluate":

@@ -69,6 +69,10 @@ def show_row(row: Row) -> Shown:
         reference = _join(row.get("diagnosis"))
         return Shown(find_id(row), question, reference=reference, facts=_facts(row))
     facts = _facts(row)
+    answer = str(row.get("answer") or "")
+    if isinstance(row.get("criteria"), list):  # a rubric
+        criteria = (cast(Row, one) for one in cast(list[Any], row["criteria"]))
+        answer = "\n".join(f"{c['points']:+g}  {c['text']} 「{c['quote']}」" for c in criteria)
     if isinstance(row.get("lineage"), dict):
         facts["lineage"] = _join(list(cast(Row, row["lineage"]).values()))
     question = row.get("input") or row.get("question") or row.get("line")
@@ -78,7 +82,7 @@ def show_row(row: Row) -> Shown:
         find_id(row),
         str(question),
         reasoning=str(row.get("reasoning") or ""),
-        answer=str(row.get("answer") or ""),
+        answer=answer,
         reference=str(row.get("reference") or ""),
         teacher=str(row.get("teacher") or ""),
         facts=facts,

@@ -15,6 +15,7 @@ from medkd.core.errors import InputError
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
 from medkd.studio.marks import Piece, mark_masks, mark_reasoning, mark_record
 from medkd.studio.page import MAX_SHOWN, Page
+from medkd.studio.routes import corrections
 from medkd.studio.rows import Shown, find_facets, show_row
 
 PAGE_SIZE = 25
@@ -71,6 +72,7 @@ def show_records(page: Page) -> Response:
         case=describe_case(show_row(index.row(row))) if row >= 0 else None,
         following=_find_neighbour(shown, row, 1),
         previous=_find_neighbour(shown, row, -1),
+        correction=corrections.describe(page, step, index.row(row)) if row >= 0 else None,
     )
 
 

@@ -31,8 +31,16 @@ from medkd.studio.rows import find_id, show_row
 from medkd.studio.workspace import Step, Workspace
 
 REMOVALS = "removals.jsonl"
-QUEUES = ("verified.jsonl", "undecided.jsonl", "rejected.jsonl", "rationales.jsonl", REMOVALS)
-STAGES = ("verify", "distill", "prepare")
+RUBRICS = "rubrics.jsonl"
+QUEUES = (
+    "verified.jsonl",
+    "undecided.jsonl",
+    "rejected.jsonl",
+    "rationales.jsonl",
+    REMOVALS,
+    RUBRICS,
+)
+STAGES = ("verify", "distill", "prepare", "rubric")
 N_SHOWN, SEED = 50, 0
 """The same as `medkd review` has by itself."""
 ONE: dict[str, Label] = {"r": "right", "w": "wrong", "u": "undecided"}
@@ -83,6 +91,7 @@ def _show(page: Page, file: str, who: str, problem: str = "", sent: Form | None 
         agreement=measure_agreement(reviews),
         problem=problem,
         is_removal=path.name == REMOVALS,
+        is_rubric=path.name == RUBRICS,
         reasoning=read_text(sent, "reasoning", MAX_TEXT) if sent else row.reasoning if row else "",
         answer=read_text(sent, "answer", MAX_TEXT) if sent else row.answer if row else "",
     )

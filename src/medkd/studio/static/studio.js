@@ -45,6 +45,12 @@ document.addEventListener('click', async (event) => {
   }
 });
 
+document.addEventListener('selectionchange', () => {
+  const marked = document.getSelection();
+  const box = document.querySelector('[data-selected]');
+  if (box && !marked.isCollapsed && marked.anchorNode.parentElement.closest('.case .text')) box.value = marked.toString().trim().slice(0, box.maxLength);
+});
+
 document.addEventListener('change', (event) => {
   const box = event.target;
   if (box.matches('[data-remember]')) localStorage.setItem(`medkd-${box.dataset.remember}`, box.value);
