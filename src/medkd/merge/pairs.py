@@ -46,8 +46,9 @@ def find_worse_files(given: Sequence[Path]) -> list[Path]:
         files = [folder / name for name in FILES if (folder / name).is_file()]
         if not {path.name for path in files} - {REVIEWS, ROWS}:
             raise InputError(
-                f"{folder}: no worse answers there; name a directory of verify, distill "
-                "(--until-right or --fallback), evaluate or select"
+                "{}: no worse answers there; name a directory of verify, distill "
+                "(--until-right or --fallback), evaluate or select",
+                folder,
             )
         found += files
     return found
@@ -114,7 +115,7 @@ def _read_judged(path: Path) -> dict[str, float]:
                 judged[str(row["id"])] = float(scores["judged_accuracy"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path}:{number}: no scores of an evaluation ({error}); evaluate again"
+                "{}:{}: no scores of an evaluation ({}); evaluate again", path, number, error
             ) from error
     return judged
 

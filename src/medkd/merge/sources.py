@@ -97,7 +97,7 @@ def find_replayed(given: Sequence[str]) -> dict[SourceFile, float]:
         except ValueError:
             name, share = "", REPLAY_SHARE
         if not 0 < share <= 10:
-            raise InputError(f"--replay {one}: {share:g} is no share; write {name}=0.1")
+            raise InputError("--replay {}: {:g} is no share; write {}=0.1", one, share, name)
         for source in find_sources([Path(name or one)], ()):
             found[source._replace(name=f"{REPLAY}{source.name}")] = share
     return found

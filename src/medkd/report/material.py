@@ -67,7 +67,7 @@ def read_material(folder: Path, models: Mapping[str, str] | None = None) -> Mate
         places = {name: folder / step for name, step in (models or _order(steps)).items()}
     if not any(step.state == "finished" for step in steps.values()):
         raise InputError(
-            f"{folder}: no finished step in it; name a run directory, or that of one step"
+            "{}: no finished step in it; name a run directory, or that of one step", folder
         )
     evaluations = [load(place, name) for name, place in places.items()]
     return _hold_together(Material(folder, steps, evaluations), list(places.values()))
