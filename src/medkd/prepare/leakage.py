@@ -98,6 +98,8 @@ _AND = re.compile(f"{_JOINT}?")
 _BETWEEN = re.compile(rf"(?:{_JOINT}|、)?")
 _NUMBERED = re.compile(rf"(?:{LIST_MARK}|(?<![一-鿿])[一二三四五六七八九十]、)\s?$|^\s*$")
 _AFTER_NAME = make_pattern(r"(?:%s){1,4}", "after_name")
+_KIND_BEFORE = re.compile("(?:(?<![一-鿿])|(?<=示))(?P<x>[一-鿿]{1,5}性)$")
+"""What makes a clause name a kind of the disease: 胆汁反流性 before 胃炎."""
 _OWNED = re.compile(r"\b(?i:his|her|their|the|an?|my|this|known|'s) $")
 _GROWTH = re.compile(r"(?:[瘤癌]|结石|囊肿|息肉|脓肿|血肿|骨折|缺损|断裂|ca|腺病)\w{0,3}$")
 
@@ -192,6 +194,8 @@ def _widen(passage: Passage, mention: Mention, done: int) -> Mention:
     """Widen a mention by what belongs to its name: side, degree, brackets, quotation marks."""
     seen = passage.seen
     start, end = find_modifiers(seen, mention.start, done), mention.end
+    if kind := _KIND_BEFORE.search(seen, max(done, passage.clause(start, end)[0]), start):
+        start = kind.start("x")
     if after := _AFTER_NAME.match(seen, end):
         end = after.end()
     for opening, closing in ("()", '""'):
@@ -272,6 +276,9 @@ def _cut_statement(passage: Passage, mention: Mention, opening: int) -> Iterator
     if not is_empty(seen[start:opening]):
         adverbs = _ADVERBS.search(seen, max(start, opening - 12), opening)
         start = adverbs.start() if adverbs else opening
+    goes_on = seen[mention.end : mention.end + 1] in {",", ";"}
+    if goes_on and _SOURCE.search(seen, start, opening):
+        start = opening  # its source tells more
     start, opened = _find_basis(passage, start)
     if opened:
         yield opened
@@ -343,6 +350,7 @@ def _cut_clause(
         start = number.start()
     before = seen[start - 1 : start]
     is_whole = not start or MARK.match(before) is not None
+    is_whole |= before == ":" and mark in {",", ";"}
     closes = mark in ("。", "!", "\n", ";", ".") or end == len(seen)
     if closes and (before == "," or (before == ";" and mark != ";")):
         yield Cut(start - 1, end, "", rule)
