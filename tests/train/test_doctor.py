@@ -1,6 +1,8 @@
 import pytest
 
 from medkd.cli.app import run_command
+from medkd.core.errors import InputError
+from medkd.train.memory import read_gpus
 from student_samples import write_examples
 
 
@@ -52,3 +54,23 @@ def test_rows_without_a_model_are_one_line(capsys, merged_dir):
 def test_a_model_that_is_none_is_one_line(capsys, name):
     assert run_command(["doctor", "--model", name]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_gpus_that_are_not_here_are_planned_for(capsys):
+    code, shown = see(capsys, "--gpu", "3x24", "--max-length", "4096", "--batch-size", "2")
+    assert code == 0 and "plan: 3 x 24 GiB" in shown
+    [line] = [line for line in shown.splitlines() if line.startswith("Qwen2.5-7B")]
+    assert [word for word in line.split() if word in ("ok", "no")] == ["ok", "ok", "no"]
+
+
+def test_a_model_is_planned_for_and_what_does_not_fit_is_refused(capsys, random_model_dir):
+    assert see(capsys, "--gpu", "24", "--model", random_model_dir)[0] == 0
+    words = ["--gpu", "2x1", "--model", random_model_dir, "--batch-size", "60000"]
+    code, shown = see(capsys, *words)
+    assert code == 2 and "memory: lora needs about" in shown
+
+
+@pytest.mark.parametrize("gpus", ["3 of 24", "0x24", "3x", "x", "-1x24"])
+def test_gpus_that_cannot_be_read_are_one_line(capsys, gpus):
+    with pytest.raises(InputError, match="write 3x24"):
+        read_gpus(gpus)

@@ -6,6 +6,7 @@ import pytest
 
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model
+from medkd.train.config import make_lora_config
 from medkd.train.memory import (
     GIB,
     Machine,
@@ -16,9 +17,9 @@ from medkd.train.memory import (
     estimate_memory,
     find_too_little_disk,
     find_too_little_memory,
+    make_shape,
 )
 from medkd.train.preflight import Cause
-from medkd.train.stage import make_lora_config
 
 SHAPE = Workload(rank=16, n_tokens=2048, weight_bytes=2, is_checkpointed=True, on_gpu=True)
 
@@ -121,3 +122,10 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(seven_billion, tmp_path
     )
     [finding] = find_too_little_disk(10**18, tmp_path / "not" / "yet")
     assert finding.cause == Cause.DISK and str(tmp_path) in finding.says
+
+
+def test_the_shape_of_a_published_model_is_that_of_its_config(seven_billion):
+    made = make_shape("Qwen2.5-7B")
+    assert sorted(made.linears) == sorted(seven_billion.linears)
+    assert made.n_parameters == pytest.approx(seven_billion.n_parameters, rel=1e-3)
+    assert make_shape("Qwen2.5-7B")[2:] == seven_billion[2:]

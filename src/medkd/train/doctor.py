@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import field_validator
+
 from medkd.core.config import Options
 from medkd.core.errors import InputError
 from medkd.models.inspect import read_model_shape
@@ -35,7 +37,17 @@ from medkd.train.config import (
     make_lora_config,
 )
 from medkd.train.config import Config as TrainConfig
-from medkd.train.memory import GIB, Machine, draw_table, estimate_disk, measure_machine
+from medkd.train.memory import (
+    GIB,
+    Machine,
+    Workload,
+    draw_sizes,
+    draw_table,
+    estimate_disk,
+    find_too_little_memory,
+    measure_machine,
+    read_gpus,
+)
 from medkd.train.preflight import (
     Cause,
     Finding,
@@ -87,11 +99,21 @@ class Config(Options):
     """Directory the training would write to: its disk is looked at."""
     device: Device = "auto"
     """Where to compute."""
+    gpu: str = ""
+    """GPUs to plan for instead of this machine's: 3x24 is three of 24 GiB each. Without --model,
+    what trainings of published models need on them."""
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _read_number(cls, gpu: object) -> str:
+        return str(gpu)
 
 
 def run(config: Config) -> int:
     """Look, print what was found, and return the exit code."""
     device = choose_device(config.device)
+    if config.gpu:
+        return _plan(config, read_gpus(config.gpu))
     machine = measure_machine(device)
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     print(
@@ -118,6 +140,32 @@ def run(config: Config) -> int:
         return 0
     print("1 thing is wrong" if len(findings) == 1 else f"{len(findings)} things are wrong")
     return 2
+
+
+def _plan(config: Config, machine: Machine) -> int:
+    """Print what trainings need on GPUs that need not be here, with rows of --max-length."""
+    load = Workload(
+        rank=config.lora_rank,
+        n_tokens=config.batch_size * config.max_length,
+        weight_bytes=2,
+        is_checkpointed=True,
+        on_gpu=True,
+        n_devices=machine.n_devices,
+    )
+    print(
+        f"plan: {machine.n_devices} x {machine.memory / GIB:.0f} GiB, {config.batch_size} rows of "
+        f"{config.max_length} tokens a step and device, bfloat16, activations computed again"
+    )
+    if config.model is None:
+        print(*draw_sizes(load, machine), sep="\n")
+        return 0
+    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    shape = read_model_shape(folder, config.trust_remote_code)
+    print(*draw_table(shape, load, machine), sep="\n")
+    findings = find_too_little_memory(shape, config.method, load, machine)
+    for finding in findings:
+        print(f"wrong (refused): {finding.tell()}")
+    return 2 if findings else 0
 
 
 def _look_at_serving(config: Config, model: str) -> list[Finding]:

@@ -6,11 +6,14 @@ estimate: weights, gradients and optimizer are counted, activations follow from 
 """
 
 import os
+import re
 import resource
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from medkd.core.errors import InputError
 from medkd.models.inspect import ModelShape
 from medkd.train.checkpoints import N_KEPT
 from medkd.train.config import Method
@@ -124,6 +127,69 @@ def estimate_memory(
         weights /= n
     held = weights + gradients + moments + estimate_activations(shape, load)
     return OVERHEAD * held + RESERVE
+
+
+SIZES: Mapping[str, tuple[int, int, int, int, int, int, bool]] = {
+    "Qwen2.5-0.5B": (896, 24, 896, 128, 4864, 151936, True),
+    "Qwen2.5-1.5B": (1536, 28, 1536, 256, 8960, 151936, True),
+    "Qwen2.5-3B": (2048, 36, 2048, 256, 11008, 151936, True),
+    "Qwen3-4B": (2560, 36, 4096, 1024, 9728, 151936, True),
+    "Qwen2.5-7B": (3584, 28, 3584, 512, 18944, 152064, False),
+    "Qwen3-8B": (4096, 36, 4096, 1024, 12288, 151936, False),
+    "Qwen2.5-14B": (5120, 48, 5120, 1024, 13824, 152064, False),
+    "Qwen2.5-32B": (5120, 64, 5120, 1024, 27648, 152064, False),
+}
+"""Published models: hidden size, layers, width of all query heads and of all key heads, width of
+the feed-forward part, vocabulary, and whether the head is tied to the embedding."""
+
+
+def make_shape(name: str) -> ModelShape:
+    """Make the shape of one of `SIZES` without its config; biases and norms are left out, a
+    thousandth of the whole.
+
+    >>> round(make_shape("Qwen2.5-7B").n_parameters / 1e9, 1)
+    7.6
+    """
+    hidden, n_layers, queries, keys, inner, vocabulary, is_tied = SIZES[name]
+    layer = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
+    layer += [(hidden, inner), (hidden, inner), (inner, hidden)]
+    n_embedded = hidden * vocabulary * (1 if is_tied else 2)
+    n_linear = n_layers * sum(inputs * outputs for inputs, outputs in layer)
+    return ModelShape(
+        n_parameters=n_linear + n_embedded,
+        linears=layer * n_layers,
+        n_layers=n_layers,
+        hidden_size=hidden,
+        vocabulary=vocabulary,
+        input_name="model.embed_tokens.weight",
+        output_name="model.embed_tokens.weight" if is_tied else "lm_head.weight",
+    )
+
+
+def read_gpus(text: str) -> Machine:
+    """Read which GPUs are planned for: `3x24` is three of 24 GiB each, `80` is one.
+
+    >>> read_gpus("3x24")
+    Machine(device='GPU', n_devices=3, memory=25769803776)
+    """
+    found = re.fullmatch(r"(?:(\d{1,4})x)?(\d{1,5})", text.strip().lower())
+    if found is None or not int(found[2]) or (found[1] and not int(found[1])):
+        raise InputError("--gpu {}: is no number of GPUs and their GiB; write 3x24 or 80", text)
+    return Machine("GPU", int(found[1] or 1), int(found[2]) * GIB)
+
+
+def draw_sizes(load: Workload, machine: Machine) -> list[str]:
+    """Draw what each method needs a device for published models, in GiB with the best sharding, and
+    whether it fits."""
+    header = "".join(f"{method:>12}" for method in METHODS)
+    lines = [f"{'memory a device, GiB':<22}{header}{'there':>10}"]
+    for name in SIZES:
+        needs = [_least_memory(make_shape(name), method, load) for method in METHODS]
+        cells = "".join(
+            f"{need / GIB:>8.1f} {'ok' if need < machine.memory else 'no':<3}" for need in needs
+        )
+        lines.append(f"{name:<22}{cells}{machine.memory / GIB:>10.1f}")
+    return lines
 
 
 def draw_table(shape: ModelShape, load: Workload, machine: Machine) -> list[str]:

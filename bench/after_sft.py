@@ -1,0 +1,171 @@
+"""What each method does after supervised training, in the rehearsal world: preferences (DPO), group
+rewards (GRPO) and on-policy distillation (the student with the answer at hand), beside more
+supervised steps.
+
+In: `--merged`, a finished `merge` of the demo. The start is a few supervised steps. Pairs are a right
+and a wrong answer that the start itself draws to one training question. Out: a line a student:
+greedy accuracy, form, stops, seconds trained, and the paired difference from more supervised
+training with its 95 % interval over questions (each one's mean over the seeds).
+Run: `.venv/bin/python bench/after_sft.py --merged runs/demo/merge --out runs/after-sft --seeds 0`;
+finished parts are read. It says nothing about medicine.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from medkd.core import thinking
+from medkd.core.completer import Sampling
+from medkd.core.config import make_config
+from medkd.core.jsonl import RecordReader, write_records
+from medkd.core.records import Example, Prediction, Preference, Rejected
+from medkd.grading.diagnosis import grade
+from medkd.models.load import resolve_adapter, tiny_dir
+from medkd.stages import STAGES
+from medkd.train.grpo import Sampler, make_prompts
+from medkd.train.student import load_student
+
+SHARED = {"model": "medkd:tiny"}
+SFT = {"learning_rate": 2e-3, "max_length": 1024}
+METHODS = ["start", "more SFT", "DPO", "on-policy, self", "GRPO"]
+RATES = ("diagnosis_accuracy", "think_format_rate", "stop_rate")
+
+
+def run_stage(stage: str, fields: dict[str, Any]) -> Path:
+    """Run a stage; a finished one is only read."""
+    module = STAGES[stage].load()
+    module.run(make_config(module.Config, SHARED | fields, stage))
+    return fields["out"]
+
+
+def draw_pairs(start: Path, merged: Path, out: Path, n_questions: int, seed: int) -> Path:
+    """Draw four answers to each of some training questions, and pair a right one with a wrong
+    one."""
+    path = out / "preferences.jsonl"
+    if path.exists():
+        return out
+    examples = list(RecordReader(merged / "train.jsonl", Example, made_by="merge"))[:n_questions]
+    adapter = resolve_adapter(start)
+    student = load_student("medkd:tiny", tiny_dir(), adapter, "cpu", "auto", "huggingface", False)
+    sampling = Sampling(max_tokens=256, temperature=1.0, seed=seed)
+    sampler = Sampler(student.model, student.tokenizer, sampling)
+    questions = make_prompts(student.tokenizer, examples, student.plain_template)
+    pairs: list[Preference] = []
+    for example, group in zip(examples, sampler.draw_rollouts(questions, 4), strict=True):
+        thoughts = [thinking.read(rollout.text) for rollout in group]
+        whole = [thought for thought in thoughts if thought.reasoning and thought.answer]
+        grades = [grade(thought.answer, example.reference) for thought in whole]
+        right = [t for t, g in zip(whole, grades, strict=True) if g.verdict == "right"]
+        wrong = [t for t, g in zip(whole, grades, strict=True) if g.verdict == "wrong"]
+        if right and wrong:
+            worse = Rejected(
+                reasoning=wrong[0].reasoning or "",
+                answer=wrong[0].answer,
+                why="wrong_answer",
+                origin="student",
+            )
+            better = {"reasoning": right[0].reasoning, "answer": right[0].answer}
+            pairs.append(
+                Preference.model_validate(example.model_dump() | better | {"rejected": worse})
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_records(path, pairs)
+    print(f"{len(pairs)} pairs of {len(examples)} questions", flush=True)
+    return out
+
+
+def train_all(options: argparse.Namespace, seed: int) -> dict[str, Path]:
+    """Train the start and what follows it with one seed; returns the directories."""
+    merged, out = options.merged, options.out / f"seed-{seed}"
+    base = {"input": merged, "seed": seed}
+
+    def train_longer(name: str, n_steps: int) -> Path:
+        fields = {"out": out / name, "trainer": {"max_steps": n_steps}}
+        return run_stage("train", SFT | base | fields)
+
+    start = train_longer("start", options.start_steps)
+    go_on = base | {"adapter": start}
+    pairs = draw_pairs(start, merged, out / "pairs", options.pairs, seed)
+    on_policy = {"teacher": "self", "max_tokens": 256, "trainer": {"max_steps": options.steps}}
+    made = {
+        "start": lambda: start,
+        "more SFT": lambda: train_longer("more-sft", options.more_steps),
+        "DPO": lambda: run_stage(
+            "train",
+            go_on
+            | {"method": "dpo", "input": pairs, "epochs": 2.0, "learning_rate": 2e-4}
+            | {"out": out / "dpo"},
+        ),
+        "on-policy, self": lambda: run_stage(
+            "train",
+            go_on
+            | {"method": "on-policy", "learning_rate": 5e-4, "out": out / "on-policy"}
+            | on_policy,
+        ),
+        "GRPO": lambda: run_stage(
+            "reinforce",
+            go_on
+            | {"steps": options.steps, "questions": 16, "group_size": 8, "batch_size": 32}
+            | {"max_tokens": 256, "learning_rate": 1e-3, "out": out / "grpo"},
+        ),
+    }
+    return {name: made[name]() for name in options.methods}
+
+
+def read_right(directory: Path) -> dict[str, float]:
+    """Read which questions were answered right."""
+    predictions = RecordReader(directory / "predictions.jsonl", Prediction, made_by="evaluate")
+    return {p.id: float(grade(p.answer, p.reference).principal) for p in predictions}
+
+
+def compare(one: Sequence[dict[str, float]], other: Sequence[dict[str, float]]) -> str:
+    """Return the mean difference over questions and its 95 % interval."""
+    differences = [
+        fmean(each[i] for each in one) - fmean(each[i] for each in other) for i in one[0]
+    ]
+    half = 1.96 * stdev(differences) / math.sqrt(len(differences))
+    mean = fmean(differences)
+    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+
+
+def main() -> None:
+    """Train, ask and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--merged", type=Path, default=Path("runs/demo/merge"))
+    parser.add_argument("--out", type=Path, default=Path("runs/after-sft"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--limit", type=int, default=319, help="test questions asked")
+    parser.add_argument("--pairs", type=int, default=294, help="questions to draw pairs of")
+    parser.add_argument("--start-steps", type=int, default=12, help="supervised steps of the start")
+    parser.add_argument("--more-steps", type=int, default=37, help="of more supervised training")
+    parser.add_argument("--steps", type=int, default=16, help="steps of GRPO and on-policy")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    options = parser.parse_args()
+    right: dict[str, list[dict[str, float]]] = {}
+    rates: dict[str, list[list[float]]] = {}
+    for seed in options.seeds:
+        for name, trained in train_all(options, seed).items():
+            out = trained.with_name(f"evaluate-{trained.name}")
+            asked = {"adapter": trained, "input": options.merged, "limit": options.limit}
+            run_stage("evaluate", asked | {"max_tokens": 256, "out": out})
+            scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+            manifest = json.loads((trained / "manifest.json").read_text(encoding="utf-8"))
+            right.setdefault(name, []).append(read_right(out))
+            measured = [scores[rate] for rate in RATES] + [manifest["seconds"]]
+            rates.setdefault(name, []).append(measured)
+    print("| student | accuracy | think format | stops | s trained | from more SFT |")
+    print("|---" * 6 + "|")
+    for name, measured in rates.items():
+        *shown, seconds = (fmean(column) for column in zip(*measured, strict=True))
+        cells = " | ".join(f"{value:.3f}" for value in shown)
+        print(f"| {name} | {cells} | {seconds:.0f} | {compare(right[name], right['more SFT'])} |")
+    n = len(next(iter(right.values()))[0])
+    print(f"\nn {n} questions, seeds {options.seeds}, greedy")
+
+
+if __name__ == "__main__":
+    main()
