@@ -114,7 +114,7 @@ def test_the_version_is_that_of_the_package() -> None:
         ),
         (["train", "--out", "x", "--epochs", "abc"], "'abc' is no number"),
         (["train", "--out", "x", "--batch-size", "1.5"], "--batch-size: '1.5' is no whole number"),
-        (["train", "--out", "x", "--method", "lorra"], "choose from lora, qlora, full, on-policy"),
+        (["train", "--out", "x", "--method", "lorra"], "choose from lora, qlora, full, "),
         (["bill"], "PATH"),
     ],
 )
@@ -654,6 +654,12 @@ def test_the_command_line_speaks_chinese_and_nothing_is_left_over(
     assert own == list_texts()
     assert run_command(["--help", "--lang", "zh"]) == 0
     assert "研究软件" in capsys.readouterr().out
+    assert run_command(["train", "--lang", "zh"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "错误：medkd train：缺少 out, model, input；加上 --out"
+    )
+    assert run_command(["train", "--epochs", "x", "--lang=zh"]) == 2
+    assert capsys.readouterr().err.startswith("错误：medkd train：--epochs: 'x' 不是数字；见")
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert run_command(["merge", "--help"]) == 0
     assert "必填" in capsys.readouterr().out

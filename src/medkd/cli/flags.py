@@ -31,7 +31,7 @@ from medkd.core.config import (
     make_config,
     read_recipe,
 )
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
 from medkd.core.i18n import Texts
 from medkd.core.stage_output import Manifest
 from medkd.pipeline import check_consent, fill_in
@@ -276,31 +276,31 @@ def read_value(value: Any) -> Any:
     return value
 
 
-def explain_usage(error: cyclopts.CycloptsError, arguments: Sequence[str]) -> str:
+def explain_usage(error: cyclopts.CycloptsError, arguments: Sequence[str]) -> Said:
     """Say in one line what is wrong with a command line."""
-    return f"medkd {arguments[0]}: {_find_fault(error)}; see `medkd {arguments[0]} --help`"
+    return Said("medkd {0}: {1}; see `medkd {0} --help`", arguments[0], _find_fault(error))
 
 
-def _find_fault(error: cyclopts.CycloptsError) -> str:
+def _find_fault(error: cyclopts.CycloptsError) -> Said:
     flag = _name_flag(error)
     match error:
         case cyclopts.MixedArgumentError():
-            return f"{flag}: is given both as a whole and key by key ({flag}.KEY); use one way"
+            return Said("{0}: is given both as a whole and key by key ({0}.KEY); use one way", flag)
         case cyclopts.CoercionError():
-            return f"{flag}: {_describe_value(flag, error)}"
+            return Said("{}: {}", flag, _describe_value(flag, error))
         case cyclopts.RepeatArgumentError():
-            return f"{flag}: is given more than once; give it once"
+            return Said("{}: is given more than once; give it once", flag)
         case cyclopts.MissingArgumentError() if flag.startswith("-"):
-            return f"{flag}: has no value; write one after it"
+            return Said("{}: has no value; write one after it", flag)
         case cyclopts.MissingArgumentError():
-            return f"{flag} is missing"
+            return Said("{} is missing", flag)
         case cyclopts.UnusedCliTokensError():
-            return (
-                f"{' '.join(error.unused_tokens or [])!r}: belongs to no flag; "
-                "a flag begins with --, and a switch takes no value"
+            return Said(
+                "{!r}: belongs to no flag; a flag begins with --, and a switch takes no value",
+                " ".join(error.unused_tokens or []),
             )
         case _:
-            return _shorten(error).rstrip(".")
+            return Said("{}", _shorten(error).rstrip("."))
 
 
 def _name_flag(error: cyclopts.CycloptsError) -> str:
@@ -310,19 +310,20 @@ def _name_flag(error: cyclopts.CycloptsError) -> str:
     return name if isinstance(error, cyclopts.MixedArgumentError) else str(keyword or name)
 
 
-def _describe_value(flag: str, error: cyclopts.CoercionError) -> str:
+def _describe_value(flag: str, error: cyclopts.CoercionError) -> Said:
     given = error.token.value if error.token is not None else ""
     kinds = _list_kinds(error.argument.hint if error.argument is not None else error.target_type)
     choices = [
         str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)
     ]
     if choices:
-        return f"there is no {given!r}; choose from {', '.join(choices)}"
+        return Said("there is no {!r}; choose from {}", given, ", ".join(choices))
     if any((get_origin(kind) or kind) is dict for kind in kinds):
-        return f"{given!r} is no mapping; give it key by key ({flag}.KEY VALUE)"
+        return Said("{!r} is no mapping; give it key by key ({}.KEY VALUE)", given, flag)
     if {int, float} & set(kinds):
-        return f"{given!r} is no {'number' if float in kinds else 'whole number'}"
-    return _shorten(error).rstrip(".")
+        wanted = Said("number" if float in kinds else "whole number")
+        return Said("{!r} is no {}", given, wanted)
+    return Said("{}", _shorten(error).rstrip("."))
 
 
 def _list_kinds(hint: Any) -> list[Any]:

@@ -165,14 +165,10 @@ def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
         missing = [".".join(map(str, p["loc"])) for p in problems if p["type"] == "missing"]
         if missing:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-            verb = "is" if len(missing) == 1 else "are"
-            raise InputError(
-                "{}: {} {} missing; add {}, or write it in the recipe",
-                place,
-                ", ".join(missing),
-                verb,
-                flags,
-            ) from error
+            said = "{}: {} is missing; add {}, or write it in the recipe"
+            if len(missing) > 1:
+                said = "{}: {} are missing; add {}, or write them in the recipe"
+            raise InputError(said, place, ", ".join(missing), flags) from error
         said = say_problem(first)
         if field:
             said = f"{field}: {said} (got {_shorten(first['input'])})"

@@ -55,7 +55,8 @@ class Said(str):
         said = cls(str(content["text"]))
         said.template = str(content["template"])
         said.fields = tuple(
-            cls.from_json(f) if isinstance(f, dict) else f for f in content["fields"]
+            cls.from_json(cast("dict[str, Any]", f)) if isinstance(f, dict) else f
+            for f in content["fields"]
         )
         return said
 

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -522,9 +523,9 @@ def _find_kept(directory: Path, *manifests: Manifest) -> set[Path]:
     place = directory.resolve()
     kept: set[Path] = set()
     for manifest in manifests:
-        values = [value for key, value in manifest.config.items() if key != "out"]
-        listed = [item for value in values if isinstance(value, list) for item in value]
-        for value in (*manifest.inputs, *values, *listed):
+        values: list[Any] = [value for key, value in manifest.config.items() if key != "out"]
+        lists = [cast("list[Any]", value) for value in values if isinstance(value, list)]
+        for value in (*manifest.inputs, *values, *chain.from_iterable(lists)):
             if isinstance(value, str) and value and "\0" not in value:
                 path = Path(value).resolve()
                 if place in path.parents:

@@ -59,7 +59,9 @@ T = TypeVar("T")
 
 def _spread(value: Any) -> Any:
     """Take a value without languages for all of them."""
-    return value if isinstance(value, Mapping) else dict.fromkeys(get_args(Language), value)
+    if isinstance(value, Mapping):
+        return cast("Mapping[Any, Any]", value)
+    return dict.fromkeys(get_args(Language), value)
 
 
 Texts = Annotated[dict[Language, str], BeforeValidator(_spread)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.core.jsonl import printable_name
@@ -183,7 +183,8 @@ def _fetch_from_modelscope(name: str, dataset: str, patterns: Sequence[str]) -> 
             "{}: the modelscope package is missing (pip install modelscope)", name
         ) from error
     return _download(
-        name, lambda: str(dataset_snapshot_download(dataset, allow_patterns=list(patterns)))
+        name,
+        lambda: str(cast(Any, dataset_snapshot_download)(dataset, allow_patterns=list(patterns))),
     )
 
 

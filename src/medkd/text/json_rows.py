@@ -254,8 +254,9 @@ def read_arrays(path: Path, encoding: Encoding) -> Iterator[RawRow]:
                     number,
                     row.problem,
                 )
-            if number == 1 and isinstance(row.content, dict) and row.content:
-                restart = _restart_at(next(iter(cast("dict[str, Any]", row.content))))
+            if number == 1 and isinstance(row.content, dict):
+                fields = cast("dict[str, Any]", row.content)
+                restart = _restart_at(next(iter(fields), ""))
             yield row
         cursor.at += 1
 

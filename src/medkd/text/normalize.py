@@ -343,7 +343,7 @@ def _simplified() -> dict[int, str]:
     from opencc import OpenCC
 
     traditional = [chr(code) for code in (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000))]
-    simple = OpenCC("t2s").convert("\n".join(traditional)).split("\n")
+    simple: list[str] = cast(Any, OpenCC)("t2s").convert("\n".join(traditional)).split("\n")
     return {
         ord(old): new
         for old, new in zip(traditional, simple, strict=True)

@@ -375,9 +375,10 @@ def _read_content(turn: Mapping[str, Any]) -> tuple[Any, str]:
     content: Any = turn.get("content", turn.get("value"))
     if not isinstance(content, list):
         return content, ""
+    parts = cast("list[Any]", content)
     texts: list[str] = []
     thoughts: list[str] = []
-    for part in cast("list[Any]", content):
+    for part in parts:
         fields: dict[str, Any] = (
             cast("dict[str, Any]", part) if isinstance(part, dict) else {"text": part}
         )
@@ -388,7 +389,7 @@ def _read_content(turn: Mapping[str, Any]) -> tuple[Any, str]:
         elif isinstance(text, str):
             texts.append(text)
         else:
-            return content, ""
+            return parts, ""
     return "\n".join(texts), "\n".join(thoughts)
 
 

@@ -11,7 +11,7 @@ Not done here: what becomes of duplicates (`prepare`, `merge`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +123,7 @@ def sign(texts: Sequence[str], n: int = SHINGLE) -> "NDArray[np.uint8]":
     if not texts:
         return np.zeros((0, BAND * N_BANDS), dtype=np.uint8)
     grams = hash_grams(texts, n)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+    matrix: Any = cast(Any, RMinHash).digest_matrix_from_flat_token_hashes(
         grams.hashes, grams.offsets, BAND * N_BANDS, 1
     )
     return np.array(matrix.to_rows(), dtype=np.uint32).astype(np.uint8)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from medkd.core.errors import InputError
 from medkd.text.encodings import Encoding, find_encoding, open_regular, open_text
@@ -318,12 +318,13 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
         ) from error
     number = 0
     try:
+        batch: Any
         for batch in ParquetFile(path).iter_batches(batch_size=512):
             for row in batch.to_pylist():
                 number += 1
                 yield RawRow(f"{path.name}, row {number}", row)
     except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = str(cast(Exception, error)).splitlines()[0][:120]
         raise InputError(
             "{}: damaged Parquet after row {} ({}); fetch the file again", path, number, reason
         ) from error
