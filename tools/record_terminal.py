@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import east_asian_width
 
-COLUMNS, ROWS = 104, 26
+COLUMNS, ROWS = 122, 28
 CHARACTER, LINE, MARGIN = 7.8, 19, 14
 SECONDS = 22.0
 HOLD = 8.0
@@ -42,7 +42,7 @@ def record(command: list[str]) -> list[Line]:
     return lines
 
 
-def thin(lines: list[Line], every: int = 4) -> list[Line]:
+def thin(lines: list[Line], every: int = 7) -> list[Line]:
     """Leave out most of the lines that only report the progress of a training."""
     kept, n_repeated = list[Line](), 0
     for line in lines:
