@@ -7,7 +7,9 @@ In: `Material` and a language. Out: sections, the headline. Not done here: measu
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from medkd.core.html import bar_figure, line_figure
 from medkd.core.i18n import Texts
@@ -26,6 +28,9 @@ from medkd.evaluate.report import (
 from medkd.evaluate.scoring import find_range, find_verdict, list_accuracies
 from medkd.report.document import Cell, Document, Plot, Sample, Section, Table
 from medkd.report.material import REHEARSAL, Material, read_metrics, read_series
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 N_CONFUSIONS = 15
 N_SAMPLES = 3
@@ -197,13 +202,15 @@ def _draw_accuracy(material: Material, say: Say) -> list[Plot]:
         return []
     found = [find_range(e.scores, measure) for e in shown]
     title = say("Share right, with 95 % intervals")
-    figure = bar_figure(
-        [e.name for e in shown],
-        {measure: [f.low for f in found]},
-        title,
-        intervals={measure: [f.interval for f in found]},
-    )
-    return [Plot("accuracy", title, figure)]
+    heights = {measure: [f.low for f in found]}
+    doubt = {measure: [f.interval for f in found]}
+    names = [e.name for e in shown]
+    return _plot("accuracy", title, lambda: bar_figure(names, heights, title, intervals=doubt))
+
+
+def _plot(name: str, title: str, draw: Callable[[], "Figure"]) -> list[Plot]:
+    """Draw a figure; none where matplotlib is not installed, as on the data side alone."""
+    return [Plot(name, title, draw())] if find_spec("matplotlib") else []
 
 
 AXES = {
@@ -236,8 +243,8 @@ def write_groups(material: Material, say: Say, told: Catalogue) -> Section | Non
             e.name: [g.get(name, {}).get("diagnosis_accuracy", 0.0) for name in largest]
             for e, g in zip(evaluations, groups, strict=True)
         }
-        figure = bar_figure([names[name] for name in largest], heights, say(title))
-        plots.append(Plot(axis, say(title), figure))
+        labels = [names[name] for name in largest]
+        plots += _plot(axis, say(title), partial(bar_figure, labels, heights, say(title)))
     return Section(say("Where it is right"), tables=tables, plots=plots) if tables else None
 
 
@@ -287,14 +294,14 @@ def write_funnel(material: Material, texts: Texts, say: Say) -> Section | None:
     head = [say(word) for word in ("step", "in", "kept", "dropped, with reasons")]
     title = say("Records kept after each step")
     kept = {say("kept"): [float(step.counts.kept) for step in steps.values()]}
-    plot = Plot("funnel", title, bar_figure([*steps], kept, title))
+    plots = _plot("funnel", title, lambda: bar_figure([*steps], kept, title))
     said = [
         say("{name}: {splits}", name=name, splits=_write_counts(step.facts["splits"]))
         for name, step in steps.items()
         if step.stage == "merge" and "splits" in step.facts
     ]
     table = Table("funnel", say("From cases to rows"), head, rows)
-    return Section(say("The data"), said, [table], [plot])
+    return Section(say("The data"), said, [table], plots)
 
 
 def _write_counts(counts: Mapping[str, Any]) -> str:
@@ -343,8 +350,8 @@ def write_curves(material: Material, say: Say) -> Section | None:
             series = {told: points for told, points in series.items() if points[0]}
             if series:
                 title = f"{name}: {say(kind)}"
-                figure = line_figure(series, title, say("step"), say(kind))
-                plots.append(Plot(f"{name}-{kind}", title, figure))
+                draw = partial(line_figure, series, title, say("step"), say(kind))
+                plots += _plot(f"{name}-{kind}", title, draw)
     return Section(say("How the training went"), plots=plots) if plots else None
 
 
@@ -383,6 +390,8 @@ def _cut(text: str) -> str:
 def write_missing(material: Material, say: Say, told: Catalogue) -> Section:
     """Say what was not measured."""
     items: list[str] = []
+    if not find_spec("matplotlib"):
+        items.append(say("Figures: matplotlib is not installed; pip install 'medkd[train]'."))
     if material.apart:
         items.append(say("The models against each other: {why}.", why=material.apart))
     if material.is_rehearsal:
