@@ -25,9 +25,10 @@ from medkd.core.config import (
     make_config,
     read_recipe,
 )
-from medkd.core.errors import InputError, ProofError
+from medkd.core.errors import InputError, ProofError, StoppedError
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest
+from medkd.rounds import RoundKeeper, Rounds, expand
 from medkd.stages import STAGES
 
 OF_ALL = ("task", "student")
@@ -61,6 +62,8 @@ class Step(NamedTuple):
     name: str
     stage: str
     config: StageConfig
+    round: int = 0
+    """Number of the round it is of; 0 outside of rounds."""
 
 
 class Plan(NamedTuple):
@@ -70,6 +73,7 @@ class Plan(NamedTuple):
     steps: list[Step]
     report: dict[str, str]
     """Name of a model in the report to the step that evaluated it."""
+    rounds: Rounds | None = None
 
 
 def check_consent(recipe: Path, content: Mapping[str, Any]) -> None:
@@ -108,8 +112,13 @@ def _is_harmless(mark: ConsentField, value: object, default: object) -> bool:
         return False
 
 
-Draft = tuple[str, str, dict[str, Any]]
-"""Name of a step, its stage, and the fields of its config."""
+class Draft(NamedTuple):
+    """A section of a recipe that is wired and not yet checked."""
+
+    name: str
+    stage: str
+    fields: dict[str, Any]
+    round: int = 0
 
 
 def plan(
@@ -127,25 +136,34 @@ def plan(
     given = _take_section(sections.pop("rehearsal", {}), "rehearsal", place)
     rehearsal = make_config(Rehearsal, given, f"{place}: rehearsal")
     of_all = {key: sections.pop(key, None) for key in OF_ALL}
+    listed = _take_section(sections.pop("rounds", {}), "rounds", place)
+    rounds = make_config(Rounds, listed, f"{place}: rounds") if listed else None
     drafts: list[Draft] = []
     done: list[str] = []
-    for name, fields in sections.items():
-        stage = str(name).split("-")[0]
+
+    def draft(name: str, section: str, fields: Any, number: int = 0) -> None:
+        stage = str(section).split("-")[0]
         if stage not in STAGES:
-            known = [*STAGES, "rehearsal", "report", "out", *OF_ALL]
+            known = [*STAGES, "rehearsal", "report", "rounds", "out", *OF_ALL]
             raise InputError("{}: unknown section {!r}{}", place, name, did_you_mean(stage, known))
         taken = fill_in(stage, _take_section(fields, name, place), of_all)
-        drafts.append((name, stage, _wire(name, stage, taken, run_dir, done, overwrite)))
+        wired = _wire(name, stage, taken, run_dir, done, overwrite, number)
+        drafts.append(Draft(name, stage, wired, number))
         done.append(name)
+
+    for name, fields in sections.items():
+        draft(name, name, fields)
+    for step in expand(rounds, run_dir, place, list(done)) if rounds else ():
+        draft(step.name, step.section, step.fields, int(step.name.rpartition("-")[2]))
     for name, step in report.items():
         if step not in done:
             raise InputError(
                 "{}: report: {}: no step {!r}{}", place, name, step, did_you_mean(step, done)
             )
-    for draft in drafts:
-        _make_step(draft, place)  # what is wrong is said before a server is started
+    for one in drafts:
+        _make_step(one, place)  # what is wrong is said before a server is started
     _rehearse(drafts, rehearsal, servers, run_dir / "rehearsal", str(of_all["task"] or ""))
-    return Plan(run_dir, [_make_step(draft, place) for draft in drafts], report)
+    return Plan(run_dir, [_make_step(one, place) for one in drafts], report, rounds)
 
 
 def fill_in(stage: str, fields: dict[str, Any], of_all: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,15 +195,23 @@ def _take_section(given: Any, name: str, place: str) -> dict[str, Any]:
 
 
 def _wire(
-    name: str, stage: str, fields: dict[str, Any], run_dir: Path, done: list[str], overwrite: bool
+    name: str,
+    stage: str,
+    fields: dict[str, Any],
+    run_dir: Path,
+    done: list[str],
+    overwrite: bool,
+    number: int = 0,
 ) -> dict[str, Any]:
-    """Fill in `out` and the paths that earlier steps feed; a step's name means its folder."""
+    """Fill in `out` and the paths that earlier steps feed, those of the same round first; a step's
+    name means its folder."""
     fields.setdefault("out", run_dir / name)
     if overwrite:
         fields["overwrite"] = True
     for field, feeder in STAGES[stage].feeds.items():
-        if feeder in done:
-            fields.setdefault(field, feeder)
+        for fed in (f"{feeder}-{number}", feeder):
+            if fed in done:
+                fields.setdefault(field, fed)
     for field in REFERENCES:
         if isinstance(fields.get(field), str) and fields[field].split("/")[0] in done:
             folder = run_dir / fields[field]
@@ -197,8 +223,8 @@ def _wire(
 
 
 def _make_step(draft: Draft, place: str) -> Step:
-    name, stage, fields = draft
-    return Step(name, stage, make_config(STAGES[stage].load().Config, fields, f"{place}: {name}"))
+    config = make_config(STAGES[draft.stage].load().Config, draft.fields, f"{place}: {draft.name}")
+    return Step(draft.name, draft.stage, config, draft.round)
 
 
 def _rehearse(
@@ -212,7 +238,7 @@ def _rehearse(
     from medkd.demo.teacher import serve_teacher
 
     n, seed, language = rehearsal.cases, rehearsal.seed, rehearsal.language
-    for _, stage, fields in drafts:
+    for _, stage, fields, _ in drafts:
         if stage == "collect" and fields.get("input") == REHEARSAL:
             fields["input"] = write_pairs(folder, n, seed, task, language)
         elif stage == "collect" and fields.get("base_url") == REHEARSAL:
@@ -262,18 +288,52 @@ def run_recipe(
     with ExitStack() as servers:
         planned = plan(content, str(path), out, overwrite, servers)
         unproven: ProofError | None = None
+        n_steps = len(planned.steps)
         for number, step in enumerate(planned.steps, start=1):
+            if step.round:
+                continue
             try:
-                _run_step(step, f"[{number}/{len(planned.steps)}]")
+                _run_step(step, f"[{number}/{n_steps}]")
             except ProofError as error:
                 unproven = error
-    if planned.report:
+        report = planned.report
+        if planned.rounds:
+            report |= _run_rounds(planned, planned.rounds)
+    if report:
         from medkd.report import write_run_report
 
-        write_run_report(planned.out, planned.report, lang or "en")
+        write_run_report(planned.out, report, lang or "en")
     if unproven:
         raise unproven
     return planned.out
+
+
+def _run_rounds(planned: Plan, rounds: Rounds) -> dict[str, str]:
+    """Run rounds until one gains no more, the budget is spent or nothing is left to buy; returns
+    their evaluations by the names they have in the report."""
+    keeper = RoundKeeper(rounds, planned.out)
+    report: dict[str, str] = {}
+    why = ""
+    for number in range(1, rounds.most + 1):
+        for step in (one for one in planned.steps if one.round == number):
+            try:
+                _run_step(step, f"[round {number}]")
+            except StoppedError as error:
+                if step.stage != "distill" or not str(error).startswith("--budget"):
+                    raise
+                keeper.note_budget()
+            if why := keeper.find_reason_to_skip(step.name, number):
+                break
+        if why:
+            print(f"rounds: {why}", file=sys.stderr, flush=True)
+            break
+        report[f"round_{number}"] = f"{rounds.watch}-{number}"
+        why = keeper.close(number)
+        print(f"rounds: {keeper.describe(why)}", file=sys.stderr, flush=True)
+        if why:
+            break
+    keeper.write()
+    return report
 
 
 def _run_step(step: Step, counter: str) -> Manifest:

@@ -155,7 +155,7 @@ def test_a_file_system_that_cannot_lock_is_told_from_another_process(tmp_path, m
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(StoppedError, match=r"cannot be locked here \(No locks available\)"):
+    with pytest.raises(StoppedError, match=r"cannot be locked \(No locks available\)"):
         Ledger(tmp_path / "ledger.sqlite")
 
 

@@ -9,7 +9,7 @@ from medkd.completers.endpoint import Endpoint, make_body
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Usage, estimate_tokens, find_target, read_providers
 from medkd.completers.resume import PartialAnswer
-from medkd.core.completer import Message, Request
+from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError
 from medkd.demo.teacher import serve_teacher
 
@@ -315,3 +315,21 @@ def test_waiting_where_no_dear_hours_are_known_is_refused(tmp_path):
         pytest.raises(InputError, match="--when off-peak: no dear hours are known for rehearsal"),
     ):
         LedgerClient(Endpoint(find_target("rehearsal")), ledger, RunOptions(when="off-peak"))
+
+
+@pytest.mark.parametrize(
+    ("provider", "word", "sent"),
+    [
+        ("deepseek", "ultra", "max"),
+        ("deepseek", "medium", "high"),
+        ("deepseek", "low", "low"),
+        ("openai", "max", "xhigh"),
+        ("openai", "high", "high"),
+        ("vllm", "medium", "medium"),
+    ],
+)
+def test_words_for_effort_are_put_in_those_the_provider_knows(provider, word, sent):
+    target = find_target(provider, "m" if provider == "vllm" else "", is_key_needed=False)
+    sampling = Sampling(effort=word)
+    request = Request(messages=(Message(role="user", content="问"),), sampling=sampling)
+    assert make_body(target, request)["reasoning_effort"] == sent

@@ -373,6 +373,20 @@ def test_the_bill_says_where_no_price_is_known(tmp_path):
     assert "no price is known for 2 attempts" in render(bill(tmp_path))
 
 
+def test_a_reply_of_another_model_than_was_asked_is_told_and_stands_on_the_bill(tmp_path, capsys):
+    write_questions(tmp_path / "questions.jsonl", make_questions(3))
+    with serve_teacher(latency_s=0) as teacher:
+        given = {"teacher": "custom", "model": "v4-pro", "base_url": teacher.base_url}
+        paths = {"out": tmp_path / "distill", "input": tmp_path / "questions.jsonl"}
+        run(Config.model_validate(paths | given))
+    said = capsys.readouterr().err
+    assert said.count("asked for v4-pro, the reply says that rehearsal answered") == 1
+    assert [tuple(one) for one in bill(tmp_path).served] == [("v4-pro", "rehearsal", 3)]
+    assert "answered 3 attempts at v4-pro by rehearsal, as the replies say" in render(
+        bill(tmp_path)
+    )
+
+
 def test_a_place_without_a_ledger_has_no_bill(tmp_path):
     with pytest.raises(InputError, match=r"no ledger\.sqlite"):
         bill(tmp_path)

@@ -138,6 +138,7 @@ def forecast(
     most = Usage(prompt=n_prompt_most, completion=max_tokens * n_to_buy)
     now = target.price_at(datetime.now(UTC))
     dear = target.provider.models[target.model].peak_price if target.is_priced else None
+    dear = dear.scale(target.price_share) if dear else None
     return Forecast(
         teacher=target.name,
         model=target.model,

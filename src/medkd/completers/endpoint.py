@@ -6,6 +6,7 @@ In: a `Target`, a `Request`, a partial answer to resume. Out: an `AttemptResult`
 """
 
 import asyncio
+import sys
 import time
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
@@ -259,7 +260,8 @@ def make_body(
         "seed": sampling.seed,
     }
     if provider.effort_field:
-        optional[provider.effort_field] = sampling.effort
+        effort = sampling.effort
+        optional[provider.effort_field] = provider.efforts.get(effort, effort) if effort else None
     body |= {name: value for name, value in optional.items() if value is not None}
     if sampling.thinking is not None:
         body |= provider.thinking_on if sampling.thinking else provider.thinking_off
@@ -373,6 +375,8 @@ class AttemptRecorder:
         self._endpoint, self._ledger, self._limit = endpoint, ledger, limit
         self._find_missing = find_missing
         self._streaming: dict[int, _Streaming] = {}
+        self._stated: set[str] = set()
+        """Other models that replies named, each told once."""
         self.n_tokens = 0
         """Tokens that came in, by our estimate."""
 
@@ -418,12 +422,25 @@ class AttemptRecorder:
             outcome, seconds = (ended.outcome, ended.seconds) if ended else (None, 0.0)
             self._limit.note_ended(outcome, streaming.was_accepted, seconds)
         whole, continues = self._join(own, before)
+        self._tell_model(own.model)
         charge = make_charge(own, n_prompt, price)
         closing = self._ledger.close_attempt(attempt, whole, charge, continues)
         await asyncio.shield(asyncio.wrap_future(closing))
         has_new = bool(own.reasoning or own.text)
         began_anew = has_new and before is not None and continues is None
         return AttemptRecord(attempt, whole, charge.amount, has_new, began_anew)
+
+    def _tell_model(self, stated: str) -> None:
+        """Warn once of each other model that replies name; a dated name of the same one is none."""
+        asked = self._endpoint.target.model
+        if stated and not stated.startswith(asked) and stated not in self._stated:
+            self._stated.add(stated)
+            print(
+                f"warning: {self._endpoint.target.name}: asked for {asked}, the reply says that "
+                f"{stated} answered; the bill counts such attempts",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _join(
         self, own: AttemptResult, before: PartialAnswer | None

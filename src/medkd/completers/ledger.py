@@ -51,6 +51,8 @@ CREATE INDEX attempts_of_item ON attempts (item);
 CREATE TABLE pieces (attempt INTEGER NOT NULL, number INTEGER NOT NULL,
   is_reasoning INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (attempt, number)) WITHOUT ROWID;
 """
+SERVED = "CREATE TABLE IF NOT EXISTS served (attempt INTEGER PRIMARY KEY, model TEXT NOT NULL)"
+"""Attempts whose reply states another model than was asked; version 0.1 has no such table."""
 COPY_INTERVAL_S = 600.0
 """Seconds of writing between two copies; one is also made at the end of every run."""
 RESERVE_BYTES = 16 * 2**20
@@ -169,6 +171,14 @@ def item_key(provider: str, model: str, request: Request) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
+class Served(NamedTuple):
+    """Attempts that were answered by a model of another name than was asked."""
+
+    asked: str
+    stated: str
+    attempts: int
+
+
 class LedgerReader:
     """A ledger to read; sums are made by SQLite, so that memory does not grow with it."""
 
@@ -256,6 +266,16 @@ class LedgerReader:
             )
             for row in rows
         ]
+
+    def list_served(self) -> list[Served]:
+        """List the models that replies state where it is not the one that was asked."""
+        if not self._fetch("SELECT 1 FROM sqlite_master WHERE name = 'served'"):
+            return []
+        rows = self._reader.execute(
+            "SELECT attempts.model, served.model, COUNT(*) FROM served "
+            "JOIN attempts ON attempts.id = served.attempt GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        return [Served(*row) for row in rows]
 
     def bill_days(self) -> list[BillDay]:
         """Sum up attempts by the day on which they began."""
@@ -498,6 +518,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.executescript(
             f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
         )
+    connection.execute(SERVED)
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         _mark_bad_ends(connection)
@@ -574,6 +595,11 @@ def _close_row(
     paid = (charge.is_estimate, charge.amount, result.seconds)
     row = (continues, result.outcome, result.status, *said, *counts, *paid, attempt)
     connection.execute(_CLOSE, row)
+    if result.model:
+        other = (
+            "INSERT OR REPLACE INTO served SELECT id, ? FROM attempts WHERE id = ? AND model != ?"
+        )
+        connection.execute(other, (result.model, attempt, result.model))
     connection.execute("DELETE FROM pieces WHERE attempt = ?", (attempt,))
 
 

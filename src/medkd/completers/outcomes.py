@@ -169,6 +169,8 @@ class AttemptResult:
     """The word the server ended with; empty if it said none."""
     usage: Usage | None = None
     """None if the endpoint reported none that can be believed."""
+    model: str = ""
+    """The model that the reply says it comes from; empty where it does not say."""
     status: int | None = None
     error: str = ""
     """One line for the reader; never holds the key."""

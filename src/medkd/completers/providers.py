@@ -7,7 +7,7 @@ Not done here: sending anything (`completers.endpoint`).
 import ipaddress
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from functools import cache
 from importlib.resources import files
@@ -42,6 +42,13 @@ class Price(Record):
         n_missed = max(usage.prompt - usage.cache_hit, 0)
         prompt = usage.cache_hit * self.cache_hit + n_missed * self.cache_miss
         return (prompt + usage.completion * self.output) / PER_MILLION
+
+    def scale(self, share: float) -> "Price":
+        return Price(
+            cache_hit=self.cache_hit * share,
+            cache_miss=self.cache_miss * share,
+            output=self.output * share,
+        )
 
 
 class PeakHours(Record):
@@ -115,6 +122,15 @@ class ModelTerms(Record):
     source: str
 
 
+class BatchForm(Record):
+    """How a provider takes batches: OpenAI's file form (`/files`, `/batches`)."""
+
+    window: str = "24h"
+    """In which time it promises to answer."""
+    price: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of the usual price."""
+
+
 class Provider(Record):
     """One entry of `providers.yaml`."""
 
@@ -126,6 +142,8 @@ class Provider(Record):
     thinking_on: Mapping[str, Any] = Field(default_factory=dict)
     thinking_off: Mapping[str, Any] = Field(default_factory=dict)
     effort_field: str = ""
+    efforts: Mapping[str, str] = Field(default_factory=dict)
+    batch: BatchForm | None = None
     prefix: PrefixForm | None = None
     peak: PeakHours | None = None
     models: Mapping[str, ModelTerms] = Field(default_factory=dict)
@@ -143,6 +161,8 @@ class Target:
     key: str = field(default="", repr=False)
     prefix: PrefixForm | None = None
     """How it is asked to resume a text; None if it is not."""
+    price_share: float = 1.0
+    """What is paid of the listed price: a half in a batch."""
 
     @property
     def is_priced(self) -> bool:
@@ -162,7 +182,19 @@ class Target:
             return None
         terms, peak = self.provider.models[self.model], self.provider.peak
         is_peak = peak is not None and peak.covers(when)
-        return terms.peak_price if is_peak and terms.peak_price else terms.price
+        price = terms.peak_price if is_peak and terms.peak_price else terms.price
+        return price if self.price_share == 1 else price.scale(self.price_share)
+
+    def as_batch(self) -> "Target":
+        """Return the same model at the price of a batch; raises InputError where the provider has
+        none."""
+        if self.provider.batch is None:
+            raise InputError(
+                "--batch: {} has no batch API that is known here; leave it out, or describe one "
+                "(`batch`) in a file for --providers",
+                self.name,
+            )
+        return replace(self, price_share=self.provider.batch.price)
 
 
 @cache

@@ -236,6 +236,8 @@ class StreamedText:
         self.n_characters = 0
         self.finish_reason = ""
         self.usage: Usage | None = None
+        self.model = ""
+        """The model that the reply says it comes from."""
         self.has_refused = False
         """Whether the model's refusal came in a field of its own."""
         self.error = ""
@@ -287,6 +289,8 @@ class StreamedText:
             self._fail(problem)
             return
         self._take_usage(fields)
+        if not self.model and isinstance(name := fields.get("model"), str):
+            self.model = make_line(name, self._key)[:80]
         choices = fields.get("choices")
         for choice in cast(list[Any], choices) if isinstance(choices, list) else ():
             if not _mapping(choice).get("index"):
@@ -382,6 +386,7 @@ class AnswerReader:
             text=text,
             finish_reason=streamed.finish_reason,
             usage=streamed.usage,
+            model=streamed.model,
         )
 
     def _judge(self) -> AttemptResult:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from medkd.completers.costs import Forecast
-from medkd.completers.ledger import FILE_NAME, BillDay, BillLine, open_reader
+from medkd.completers.ledger import FILE_NAME, BillDay, BillLine, Served, open_reader
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.core.errors import InputError
 from medkd.core.records import Record
@@ -41,6 +41,8 @@ class Bill(Record):
     last run is short of."""
     rerun: dict[str, float]
     """What those would cost; 0 if nothing changed. Empty if no price is known."""
+    served: tuple[Served, ...] = ()
+    """Attempts that another model answered than was asked, as the replies say."""
     lines: tuple[BillLine, ...]
     days: tuple[BillDay, ...]
 
@@ -51,7 +53,7 @@ def bill(path: Path) -> Bill:
     with open_reader(ledger_path) as ledger:
         lines, days = ledger.bill_lines(), ledger.bill_days()
         n_items, n_answered = ledger.count_items()
-        n_missing = ledger.count_missing()
+        n_missing, served = ledger.count_missing(), ledger.list_served()
     amounts = _sum_by_currency((line.currency, line.amount) for line in lines)
     rerun = {
         currency: round(n_missing * amount / max(n_answered, 1), 6)
@@ -74,6 +76,7 @@ def bill(path: Path) -> Bill:
         wasted=_sum_by_currency((line.currency, line.wasted) for line in lines),
         missing=n_missing,
         rerun=rerun,
+        served=tuple(served),
         lines=tuple(lines),
         days=tuple(days),
     )
@@ -121,6 +124,10 @@ def render(found: Bill) -> str:
             f"no price is known for {found.unpriced:,} attempts; they are left out of the money "
             "above"
         )
+    summary += [
+        f"answered {one.attempts:,} attempts at {one.asked} by {one.stated}, as the replies say"
+        for one in found.served
+    ]
     return "\n".join([*table, *summary])
 
 

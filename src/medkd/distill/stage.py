@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from medkd.completers.batch import BatchClient
 from medkd.completers.client import LedgerClient, Progress, RunOptions
 from medkd.completers.costs import MIN_KNOWN, Expected, Forecast, forecast
 from medkd.completers.endpoint import Endpoint
@@ -99,6 +100,8 @@ class Config(StageConfig):
     throttles."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0, allow_inf_nan=False)] = None
     """Most money the ledger may come to, in the provider's currency; a hard stop."""
+    batch: Annotated[bool, RUNTIME] = False
+    """Ask in batches, for half the price and within hours, where the provider has a batch API."""
     ledger: Annotated[Path | None, RUNTIME] = None
     """Ledger that several steps share, for one budget and one bill; default: in --out."""
     when: Annotated[When, RUNTIME] = "now"
@@ -163,7 +166,7 @@ def choose_targets(config: Config, is_key_needed: bool = True) -> list[Target]:
     ]
     if config.budget is not None and len({t.provider.currency for t in found}) > 1:
         raise InputError("--budget: the teachers charge in several currencies; leave it out")
-    return found
+    return [target.as_batch() for target in found] if config.batch else found
 
 
 def find_questions(config: Config, method: Method) -> QuestionFile:
@@ -270,7 +273,12 @@ def _distill_into(
         find_missing=find_missing_part,
         on_progress=display.update,
     )
-    teachers = [LedgerClient(Endpoint(target), ledger, options) for target in display.targets]
+    teachers = [
+        BatchClient(target, ledger, options)
+        if config.batch
+        else LedgerClient(Endpoint(target), ledger, options)
+        for target in display.targets
+    ]
     tally = _Tally()
     space.read(questions.reader.n_read)
     space.drop_all(questions.reader.dropped())

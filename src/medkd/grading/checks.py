@@ -211,10 +211,14 @@ def check_answer(
     return make_verdict("answer", failure, detail)
 
 
-def check_hint(reasoning: str, reference: str = "", record: str = "") -> Verdict:
+def check_hint(
+    reasoning: str, reference: str = "", record: str = "", is_correction: bool = False
+) -> Verdict:
     """Require that the reasoning does not betray that it knew the answer: by a phrase, or by a
-    first sentence that states it as a given."""
+    first sentence that states it as a given; nor, in a correction, that it saw a wrong attempt."""
     reasoning, record = _view(reasoning), _view(record)
+    if is_correction and (found := load_phrases("attempt_leak").search(reasoning)):
+        return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
     if found := load_phrases("hint_leak").search(reasoning):
         return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
     sentences = re.split(r"[。！!\n]|(?<=[a-z])\. ", reasoning.strip())

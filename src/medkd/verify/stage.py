@@ -198,7 +198,7 @@ def _list_checks(
         "answer": lambda: checks.check_answer(
             answer, reference, bounds.min_f1, kind, question.known, terms_path
         ),
-        "hint": lambda: checks.check_hint(reasoning, named, asked),
+        "hint": lambda: checks.check_hint(reasoning, named, asked, rationale.mode == "correct"),
         "identifiers": lambda: checks.check_identifiers(reasoning, answer),
         "copy": lambda: checks.check_copy(reasoning, asked, bounds.max_copied),
         "filler": lambda: checks.check_filler(reasoning, asked, bounds.max_filler),

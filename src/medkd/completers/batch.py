@@ -1,0 +1,353 @@
+"""Requests sent as one batch, for half the price and within hours: OpenAI's file form, DashScope's.
+
+In: requests over a ledger. Out: the same answers on the same ledger. A journal beside it knows each
+batch, so that a killed run goes on with it. Not done here: which provider has batches, and for how
+much (`providers.yaml`).
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import orjson
+
+from medkd.completers.client import Follow, LedgerClient, Progress, RunOptions
+from medkd.completers.endpoint import Endpoint, find_proxy, make_body
+from medkd.completers.ledger import Ledger, make_charge
+from medkd.completers.limits import RESUME_HINT
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_status
+from medkd.completers.providers import Target, estimate_tokens
+from medkd.completers.stream import AnswerReader, find_message, load, make_line
+from medkd.core.completer import Request
+from medkd.core.errors import InputError, StoppedError
+from medkd.core.jsonl import write_atomically
+from medkd.core.records import Usage
+
+JOURNAL = "batches.json"
+MAX_REQUESTS, MAX_BYTES = 50_000, 90 * 2**20
+"""What one file may hold at the strictest of the providers."""
+MAX_TRIES = 3
+"""Batches in which an item is asked before it is given up in this run."""
+POLL_S, MAX_POLL_S = 5.0, 120.0
+"""Seconds between two looks at a batch: at first, and at the most."""
+ENDED = {"completed", "expired", "cancelled"}
+"""States in which there are results to fetch."""
+
+
+class Item(NamedTuple):
+    """A request on its way, and the record that it is for."""
+
+    key: str
+    label: str
+    request: Request
+
+
+class BatchClient(LedgerClient):
+    """Ask in batches; `run` and `recall` are those of `LedgerClient`."""
+
+    def __init__(
+        self,
+        target: Target,
+        ledger: Ledger,
+        options: RunOptions | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        super().__init__(Endpoint(target), ledger, options)
+        self._window = target.provider.batch.window if target.provider.batch else ""
+        self._poll_s = poll_s
+        self._journal = ledger.path.with_name(JOURNAL)
+        self._session: Any = None
+
+    def run(
+        self,
+        labelled: Iterable[tuple[str, Request]],
+        n_requests: int,
+        follow: Follow = lambda label: (),
+    ) -> Progress:
+        """Submit what has no answer yet, wait for it, and submit what the answers call for.
+
+        Raises StoppedError when a batch fails or is lost, or the budget does not reach for one more
+        answer; InputError when the provider refuses batches.
+        """
+        self.ledger.start_run(n_requests)
+        spent = self.ledger.spent()
+        progress = Progress(spent=spent, spent_before=spent)
+        try:
+            asyncio.run(self._run(iter(labelled), progress, follow))
+        except KeyboardInterrupt as error:
+            raise StoppedError(
+                f"interrupted; a batch that was submitted goes on at the provider, {RESUME_HINT}"
+            ) from error
+        finally:
+            counts = {"cached": progress.n_cached, "new": progress.n_new}
+            self.totals.update(counts, failed=progress.n_failed)
+        return progress
+
+    async def _run(
+        self, labelled: Iterator[tuple[str, Request]], progress: Progress, follow: Follow
+    ) -> None:
+        from aiohttp import ClientSession, ClientTimeout
+
+        headers = {"Authorization": f"Bearer {self.target.key}"} if self.target.key else {}
+        timeout = ClientTimeout(total=None, sock_connect=20, sock_read=300)
+        async with ClientSession(headers=headers, timeout=timeout) as self._session:
+            if batch := self._read_journal():
+                await self._collect(batch, progress)
+            waiting = list(self._take(labelled, progress, follow))
+            tries: dict[str, int] = {}
+            while waiting:
+                some = self._choose(waiting, progress)
+                await self._collect(await self._submit(some), progress)
+                again: list[Item] = []
+                for item in some:
+                    tries[item.key] = tries.get(item.key, 0) + 1
+                    if self.ledger.is_complete(item.key):
+                        progress.n_new += 1
+                    elif self._may_fare_better(item.key) and tries[item.key] < MAX_TRIES:
+                        again.append(item)
+                        continue
+                    else:
+                        progress.n_failed += 1
+                    called = list(follow(item.label))
+                    progress.n_added += len(called)
+                    again += self._take(iter(called), progress, follow)
+                waiting = again + waiting[len(some) :]
+                self.options.on_progress(progress)
+
+    def _take(
+        self, labelled: Iterator[tuple[str, Request]], progress: Progress, follow: Follow
+    ) -> Iterator[Item]:
+        """Yield what is to be asked; what the ledger answers calls for the next at once."""
+        for label, request in labelled:
+            key = self.key_of(request)
+            if self.ledger.is_complete(key):
+                progress.n_cached += 1
+                called = list(follow(label))
+                progress.n_added += len(called)
+                yield from self._take(iter(called), progress, follow)
+            else:
+                yield Item(key, label, request)
+
+    def _may_fare_better(self, key: str) -> bool:
+        attempts = self.ledger.attempts_of(key)
+        outcome = attempts[-1].outcome if attempts else None
+        return outcome is None or outcome.is_retryable
+
+    def _choose(self, waiting: list[Item], progress: Progress) -> list[Item]:
+        """Choose as many as one file holds, and as the budget covers at their worst."""
+        price = self.target.price_at(self.options.clock())
+        limit, n_bytes, worst = self.options.budget, 0, 0.0
+        for number, item in enumerate(waiting[:MAX_REQUESTS]):
+            n_characters = sum(len(m.content) for m in item.request.messages)
+            n_bytes += 4 * n_characters + 1000
+            usage = Usage(prompt=n_characters, completion=item.request.sampling.max_tokens)
+            worst += price.amount(usage) if price else 0.0
+            is_dear = limit is not None and self.ledger.spent() + worst > limit
+            if is_dear and number == 0:
+                raise StoppedError(
+                    f"--budget {limit:g}: {self.ledger.spent():.4f} "
+                    f"{self.target.provider.currency} paid, and the next attempt may cost "
+                    f"{worst:.4f}; raise --budget and {RESUME_HINT}"
+                )
+            if is_dear or n_bytes > MAX_BYTES:
+                return waiting[:number]
+        return waiting[:MAX_REQUESTS]
+
+    # --- The journal: at most one batch is open
+
+    def _read_journal(self) -> dict[str, Any] | None:
+        if not self._journal.is_file():
+            return None
+        try:
+            return orjson.loads(self._journal.read_bytes())
+        except ValueError as error:
+            raise InputError(
+                "{}: is no journal of a batch ({}); move it away: its answers are then asked for "
+                "again",
+                self._journal,
+                error,
+            ) from error
+
+    def _write_journal(self, batch: Mapping[str, Any]) -> None:
+        with write_atomically(self._journal, binary=True) as file:
+            file.write(orjson.dumps(batch))
+
+    # --- One batch
+
+    async def _submit(self, items: list[Item]) -> dict[str, Any]:
+        """Send the file and open the batch; the journal knows each step before the next."""
+        lines = [self._write_line(item) for item in items]
+        form = {"purpose": "batch"}
+        file_id = (await self._upload(b"".join(lines), form))["id"]
+        batch: dict[str, Any] = {
+            "file": file_id,
+            "model": self.target.model,
+            "provider": self.target.name,
+            "items": {i.key: [i.label, estimate_tokens(_texts(i.request))] for i in items},
+            "submitted_at": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        self._write_journal(batch)
+        return await self._open(batch)
+
+    async def _open(self, batch: dict[str, Any]) -> dict[str, Any]:
+        body = {
+            "input_file_id": batch["file"],
+            "endpoint": "/v1/chat/completions",
+            "completion_window": self._window,
+        }
+        batch["id"] = (await self._call("POST", "/batches", body))["id"]
+        self._write_journal(batch)
+        n = len(batch["items"])
+        self._say(f"batch {batch['id']}: {n} requests submitted; a stop now loses nothing")
+        return batch
+
+    def _write_line(self, item: Item) -> bytes:
+        body = make_body(self.target, item.request)
+        body = {k: v for k, v in body.items() if k not in ("stream", "stream_options")}
+        url = "/v1/chat/completions"
+        row = {"custom_id": item.key, "method": "POST", "url": url, "body": body}
+        return orjson.dumps(row) + b"\n"
+
+    async def _collect(self, batch: dict[str, Any], progress: Progress) -> None:
+        """Wait for a batch to end, and put its answers on the ledger; then it is forgotten."""
+        if "id" not in batch:
+            batch = await self._find_opened(batch)
+        state = await self._wait(batch)
+        for name in ("output_file_id", "error_file_id"):
+            if state.get(name):
+                content = await self._download(f"/files/{state[name]}/content")
+                for line in content.splitlines():
+                    await self._record(load(line), batch)
+        self._journal.unlink(missing_ok=True)
+        progress.spent = self.ledger.spent()
+
+    async def _find_opened(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Find the batch of a file that was sent before a kill; open it if there is none yet."""
+        listed = (await self._call("GET", "/batches?limit=100")).get("data") or ()
+        for one in listed:
+            if one.get("input_file_id") == batch["file"]:
+                return {**batch, "id": one["id"]}
+        return await self._open(batch)
+
+    async def _wait(self, batch: dict[str, Any]) -> dict[str, Any]:
+        pause_s = self._poll_s
+        while True:
+            state = await self._call("GET", f"/batches/{batch['id']}", batch=batch)
+            status = str(state.get("status"))
+            counts = state.get("request_counts") or {}
+            if status in ENDED:
+                return state
+            if status == "failed":
+                self._journal.unlink(missing_ok=True)
+                words = make_line(find_message(state.get("errors") or state), self.target.key)
+                raise StoppedError(
+                    f"batch {batch['id']}: the provider refuses it ({words}); check --model and "
+                    f"the sampling flags, then {RESUME_HINT}"
+                )
+            self._say(f"batch {batch['id']}: {status}, {counts.get('completed', 0)} done")
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, MAX_POLL_S)
+
+    async def _record(self, line: Any, batch: Mapping[str, Any]) -> None:
+        """Put one line of a result on the ledger; one that is of no item of ours is passed over."""
+        key = line.get("custom_id") if isinstance(line, dict) else None
+        if key not in batch["items"] or self.ledger.is_complete(key):
+            return
+        label, n_prompt = batch["items"][key]
+        result = self._read_result(line)
+        price = self.target.price_at(self.options.clock())
+        opening = self.ledger.open_attempt(key, label, self.target, n_prompt, price)
+        attempt = await asyncio.wrap_future(opening)
+        charge = make_charge(result, n_prompt, price)
+        await asyncio.wrap_future(self.ledger.close_attempt(attempt, result, charge))
+
+    def _read_result(self, line: Mapping[str, Any]) -> AttemptResult:
+        response = line.get("response") or {}
+        code, body = int(response.get("status_code") or 0), response.get("body")
+        if code != 200 or not isinstance(body, dict):
+            words = make_line(find_message(line.get("error") or body or line), self.target.key)
+            outcome = classify_status(code) or AttemptOutcome.STREAM_ERROR
+            return AttemptResult(outcome, status=code or None, error=words or "no answer in it")
+        reader = AnswerReader(lambda piece, is_reasoning: None, self.target.key)
+        reader.feed(orjson.dumps(body))
+        result = reader.finish()
+        is_complete = result.outcome is AttemptOutcome.COMPLETE
+        missing = self.options.find_missing(result.reasoning, result.text) if is_complete else None
+        if missing:
+            return replace(result, outcome=AttemptOutcome.UNREADABLE, error=missing.words)
+        return result
+
+    # --- HTTP
+
+    async def _call(
+        self, method: str, path: str, body: Any = None, batch: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Send one call and read its JSON; a provider that knows the batch no more has lost it."""
+        code, content = await self._send(method, path, json=body)
+        if code == 404 and batch is not None:
+            self._journal.unlink(missing_ok=True)
+            raise StoppedError(
+                f"batch {batch['id']}: the provider knows it no more (submitted "
+                f"{batch['submitted_at']}, {len(batch['items'])} requests); look at its bill, then "
+                "run the same command again: what has no answer is submitted anew"
+            )
+        return self._read(code, content, path)
+
+    async def _upload(self, content: bytes, fields: Mapping[str, str]) -> dict[str, Any]:
+        from aiohttp import FormData
+
+        form = FormData(fields)
+        form.add_field("file", content, filename="batch.jsonl", content_type="application/jsonl")
+        return self._read(*await self._send("POST", "/files", data=form), "/files")
+
+    async def _download(self, path: str) -> bytes:
+        code, content = await self._send("GET", path)
+        if code != 200:
+            self._read(code, content, path)
+        return content
+
+    async def _send(self, method: str, path: str, **more: Any) -> tuple[int, bytes]:
+        """Send one call; no connection, and a server in trouble, are waited out a few times."""
+        from aiohttp import ClientError
+
+        url, words = f"{self.target.base_url}{path}", ""
+        for pause_s in (1.0, 5.0, 20.0, 0.0):
+            try:
+                async with self._session.request(
+                    method, url, proxy=find_proxy(url), allow_redirects=False, **more
+                ) as response:
+                    content = await response.read()
+                    if response.status < 500 and response.status != 429:
+                        return response.status, content
+                    words = f"status {response.status}"
+            except (ClientError, OSError) as error:
+                words = make_line(str(error) or type(error).__name__, self.target.key)
+            if method == "POST":  # whether it arrived is not known
+                break
+            await asyncio.sleep(min(pause_s, 4 * self._poll_s))
+        raise StoppedError(f"{url}: {words}; check the provider, then {RESUME_HINT}")
+
+    def _read(self, code: int, content: bytes, path: str) -> dict[str, Any]:
+        body = load(content)
+        if code in (200, 201) and isinstance(body, dict):
+            return body
+        words = make_line(find_message(body) if isinstance(body, dict) else "", self.target.key)
+        raise InputError(
+            "{}{}: no batch API answers there (status {}{}); leave --batch out, or check the "
+            "address and the key",
+            self.target.base_url,
+            path,
+            code,
+            f", {words}" if words else "",
+        )
+
+    @staticmethod
+    def _say(words: str) -> None:
+        print(words, file=sys.stderr, flush=True)
+
+
+def _texts(request: Request) -> list[str]:
+    return [message.content for message in request.messages]

@@ -1,0 +1,253 @@
+"""Active rounds of a recipe: the same steps again and again, until a round gains no more.
+
+In: the section `rounds`, what its steps left. Out: the steps of every round by name and fields;
+whether to go on; `rounds.json`, with gain for money. Not done here: running steps (`pipeline`).
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from medkd.core.config import Options, did_you_mean
+from medkd.core.errors import InputError
+from medkd.core.jsonl import write_json
+from medkd.core.stage_output import Manifest, read_manifest
+from medkd.core.statistics import wilson_interval
+
+NAME, LEDGER = "rounds.json", "ledger.sqlite"
+ALL, LAST = "@all", "@last"
+"""Behind the name of a step: its folders of all rounds so far, its folder of the round before."""
+
+
+class Rounds(Options):
+    """The section `rounds` of a recipe."""
+
+    most: int = Field(default=3, ge=1, le=50)
+    """Rounds at the most."""
+    watch: str
+    """Step of each round, an evaluation, whose accuracy tells whether the round gained."""
+    before: str = ""
+    """Step before the rounds that asks the same questions: what the first round is compared
+    with."""
+    budget: float | None = Field(default=None, gt=0)
+    """Money of all rounds together; the round in which it is spent is the last one."""
+    steps: dict[str, dict[str, Any] | None] = Field(min_length=1)
+    """Steps of a round, as in a recipe; `train@last` is the folder of `train` in the round before,
+    `verify@all` in a list those of all rounds so far."""
+
+
+class RoundStep(NamedTuple):
+    """One step of one round."""
+
+    name: str
+    section: str
+    fields: dict[str, Any]
+
+
+def expand(rounds: Rounds, run_dir: Path, place: str, before: Sequence[str]) -> Iterator[RoundStep]:
+    """Write out the steps of all rounds, their references resolved; raises InputError for a step
+    that there is not."""
+    if rounds.watch not in rounds.steps:
+        raise InputError(
+            "{}: rounds: watch: no step {!r}{}",
+            place,
+            rounds.watch,
+            did_you_mean(rounds.watch, rounds.steps),
+        )
+    if rounds.before and rounds.before not in before:
+        raise InputError(
+            "{}: rounds: before: no step {!r}{}",
+            place,
+            rounds.before,
+            did_you_mean(rounds.before, before),
+        )
+    for number in range(1, rounds.most + 1):
+        done: list[str] = []
+        for section, given in rounds.steps.items():
+            fields = {
+                name: resolved
+                for name, value in (given or {}).items()
+                if (resolved := _resolve(value, rounds.steps, number)) is not None
+            }
+            if section.split("-")[0] == "distill":
+                fields.setdefault("ledger", str(run_dir / LEDGER))
+                if rounds.budget is not None:
+                    fields.setdefault("budget", rounds.budget)
+            done.append(section)
+            yield RoundStep(f"{section}-{number}", section, fields)
+
+
+def _resolve(value: Any, steps: Mapping[str, Any], number: int) -> Any:
+    """Put the step of this round, or of those before, in the place of its name."""
+    if isinstance(value, list):
+        found: list[Any] = []
+        for item in value:
+            name = str(item).removesuffix(ALL)
+            if str(item).endswith(ALL) and name in steps:
+                found += [f"{name}-{n}" for n in range(1, number + 1)]
+            elif (resolved := _resolve(item, steps, number)) is not None:
+                found.append(resolved)
+        return found
+    if not isinstance(value, str):
+        return value
+    name = value.removesuffix(LAST)
+    if value.endswith(LAST) and name in steps:
+        return f"{name}-{number - 1}" if number > 1 else None
+    return f"{value}-{number}" if value in steps else value
+
+
+class Round(NamedTuple):
+    """What one round came to."""
+
+    number: int
+    n: int
+    """Questions of the evaluation that is watched."""
+    accuracy: float
+    low: float
+    high: float
+    gain: float | None
+    """Over the round before; None for the first where nothing was measured before."""
+    noise: float | None
+    """Standard error of the gain, over the same questions."""
+    bought: int
+    rows: int
+    amount: float
+    currency: str
+    gain_per_money: float | None
+    stopped: str = ""
+    """Why no round follows."""
+
+
+class RoundKeeper:
+    """Watches rounds go by, and says when to stop."""
+
+    def __init__(self, rounds: Rounds, run_dir: Path) -> None:
+        self._rounds, self._run_dir = rounds, run_dir
+        self._is_spent = False
+        self.done: list[Round] = []
+
+    def note_budget(self) -> None:
+        """The budget is spent: this round is the last."""
+        self._is_spent = True
+
+    def describe(self, why: str) -> str:
+        """Say on one line what the last round came to."""
+        last = self.done[-1]
+        gain = "" if last.gain is None else f", gain {last.gain:+.3f}"
+        said = f"round {last.number}: accuracy {last.accuracy:.3f} of {last.n}{gain}"
+        return f"{said}, {last.amount:.4f} {last.currency}; {why or 'on to the next'}"
+
+    def find_reason_to_skip(self, name: str, number: int) -> str:
+        """Say why the rest of a round has nothing to do: its step selected or bought nothing."""
+        manifest = _read(self._run_dir / name)
+        if manifest is None:
+            return ""
+        is_empty = manifest.stage == "select" and manifest.facts.get("selected") == 0
+        is_empty |= manifest.stage == "distill" and manifest.counts.kept == 0
+        return f"nothing to buy in round {number}" if is_empty else ""
+
+    def close(self, number: int) -> str:
+        """Measure a round that is over; returns why no round follows, if none does."""
+        folder = self._run_dir / f"{self._rounds.watch}-{number}"
+        now = _read_right(folder)
+        earlier = f"{self._rounds.watch}-{number - 1}" if number > 1 else self._rounds.before
+        gain, noise = (
+            _compare(_read_right(self._run_dir / earlier), now) if earlier else (None, None)
+        )
+        why = ""
+        if gain is not None and noise is not None and gain <= noise:
+            why = f"the gain of {gain:+.3f} is within its noise ({noise:.3f})"
+        elif self._is_spent:
+            why = "the budget is spent"
+        elif number == self._rounds.most:
+            why = f"{number} rounds were wanted"
+        low, high = wilson_interval(round(sum(now.values())), len(now)) if now else (0.0, 0.0)
+        manifests = [
+            (section, manifest)
+            for section in self._rounds.steps
+            if (manifest := _read(self._run_dir / f"{section}-{number}")) is not None
+        ]
+        bought = [m for section, m in manifests if section.split("-")[0] == "distill"]
+        amount = sum(m.cost.amount for _, m in manifests)
+        rows = [m.counts.kept for section, m in manifests if section.split("-")[0] == "merge"]
+        self.done.append(
+            Round(
+                number=number,
+                n=len(now),
+                accuracy=round(sum(now.values()) / max(len(now), 1), 4),
+                low=round(low, 4),
+                high=round(high, 4),
+                gain=gain,
+                noise=noise,
+                bought=sum(int(m.facts.get("bought", 0)) for m in bought),
+                rows=rows[-1] if rows else 0,
+                amount=round(amount, 6),
+                currency=bought[0].cost.currency if bought else "",
+                gain_per_money=round(gain / amount, 3) if amount and gain is not None else None,
+                stopped=why,
+            )
+        )
+        return why
+
+    def write(self) -> None:
+        """Write `rounds.json` and print the table."""
+        write_json(self._run_dir / NAME, [one._asdict() for one in self.done])
+        widths = {
+            "round": 5,
+            "n": 5,
+            "accuracy": 22,
+            "gain": 14,
+            "bought": 7,
+            "rows": 6,
+            "money": 12,
+        }
+        print("\n" + " ".join(f"{name:>{n}}" for name, n in widths.items()) + "  gain for 1")
+        for one in self.done:
+            interval = f"{one.accuracy:.3f} ({one.low:.3f}-{one.high:.3f})"
+            gain = "" if one.gain is None else f"{one.gain:+.3f} ±{one.noise or 0:.3f}"
+            each = "" if one.gain_per_money is None else f"{one.gain_per_money:.2f}"
+            money = f"{one.amount:.4f} {one.currency}"
+            print(
+                f"{one.number:>5} {one.n:>5} {interval:>22} {gain:>14} {one.bought:>7} "
+                f"{one.rows:>6} {money:>12}  {each}"
+            )
+        if self.done and self.done[-1].stopped:
+            print(f"stopped: {self.done[-1].stopped}")
+
+
+def _read(folder: Path) -> Manifest | None:
+    return read_manifest(folder) if (folder / "manifest.json").is_file() else None
+
+
+def _read_right(folder: Path) -> dict[str, float]:
+    """Read which questions of an evaluation were answered rightly: 1 or 0 by id."""
+    path = folder / "rows.jsonl"
+    found: dict[str, float] = {}
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        row = json.loads(line)
+        scores: dict[str, float] = row["scores"]
+        names = sorted((n for n in scores if n.endswith("_accuracy")), key="judged".__ne__)
+        if names:
+            found[row["id"]] = scores[names[0]]
+    return found
+
+
+def _compare(
+    before: Mapping[str, float], now: Mapping[str, float]
+) -> tuple[float | None, float | None]:
+    """Return the gain on the questions that both asked, and its standard error; None where they
+    share none.
+
+    >>> _compare({"a": 0, "b": 0, "c": 1, "d": 0}, {"a": 1, "b": 0, "c": 1, "d": 1})
+    (0.5, 0.25)
+    """
+    apart = [now[key] - before[key] for key in now if key in before]
+    if not apart:
+        return None, None
+    n, gain = len(apart), sum(apart) / len(apart)
+    spread = math.sqrt(max(sum(one * one for one in apart) / n - gain * gain, 0.0) / n)
+    return round(gain, 4), round(spread, 4)

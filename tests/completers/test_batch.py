@@ -1,0 +1,156 @@
+"""Batches: submitted, waited for, gone on with after a kill, billed at half the price."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batch_server import BatchServer, serve_batches, whole
+from medkd.completers.batch import JOURNAL, BatchClient
+from medkd.completers.client import RunOptions
+from medkd.completers.ledger import FILE_NAME, Ledger
+from medkd.completers.providers import Target, find_target, read_providers
+from medkd.core.completer import Message, Request
+from medkd.core.errors import InputError, StoppedError
+
+
+@pytest.fixture
+def make_target(tmp_path: Path) -> Callable[[BatchServer], Target]:
+    def make(server: BatchServer) -> Target:
+        price = {"cache_hit": 10, "cache_miss": 10, "output": 20}
+        entry = {
+            "base_url": server.base_url,
+            "key_variable": "NO_KEY",
+            "currency": "CNY",
+            "batch": {},
+            "models": {"big": {"price": price, "as_of": "2026-11", "source": "a test"}},
+        }
+        path = tmp_path / "providers.yaml"
+        path.write_text(json.dumps({"mine": entry}))
+        read_providers.cache_clear()
+        return find_target("mine", providers=path).as_batch()
+
+    return make
+
+
+def ask(n: int) -> list[Request]:
+    return [Request(messages=(Message(role="user", content=f"问题{i}"),)) for i in range(n)]
+
+
+def echo(body: dict) -> dict:
+    assert "stream" not in body
+    return whole(f"答{body['messages'][-1]['content'][2:]}")
+
+
+def open_client(target: Target, ledger: Ledger, **options) -> BatchClient:
+    return BatchClient(target, ledger, RunOptions(**options), poll_s=0.01)
+
+
+def test_a_batch_is_submitted_waited_for_and_paid_half(tmp_path, make_target):
+    with serve_batches(echo, n_polls=2) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        client = open_client(make_target(server), ledger)
+        answers = client.complete(ask(5))
+        assert [a.text for a in answers] == [f"答{i}" for i in range(5)]
+        assert ledger.spent() == pytest.approx(5 * (100 * 10 + 50 * 20) / 1e6 / 2)
+        client.complete(ask(6))
+        assert (len(server.batches), server.count_asked()) == (2, 6)
+        assert not (tmp_path / JOURNAL).exists()
+
+
+def test_what_an_answer_calls_for_goes_into_the_next_batch(tmp_path, make_target):
+    first, second, third = ask(3)
+    calls = {"a": [("b", second)], "b": [("c", third)]}
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        client = open_client(make_target(server), ledger)
+        progress = client.run([("a", first)], 1, lambda label: calls.pop(label, ()))
+        assert (progress.n_new, progress.n_added, len(server.batches)) == (3, 2, 3)
+
+
+@pytest.mark.parametrize("is_opened", [True, False])
+def test_after_a_kill_the_open_batch_is_gone_on_with_and_nothing_is_sent_twice(
+    tmp_path, make_target, monkeypatch, is_opened
+):
+    class Killed(BaseException):
+        pass
+
+    async def die(self, batch, *more):
+        if not is_opened:  # killed between the two calls: the provider has it, the journal not
+            del batch["id"]
+            self._write_journal(batch)
+        raise Killed
+
+    with serve_batches(echo) as server:
+        target = make_target(server)
+        with monkeypatch.context() as patched, Ledger(tmp_path / FILE_NAME) as ledger:
+            patched.setattr(BatchClient, "_wait", die)
+            with pytest.raises(Killed):
+                open_client(target, ledger).complete(ask(4))
+        with Ledger(tmp_path / FILE_NAME) as ledger:
+            answers = open_client(target, ledger).complete(ask(4))
+            assert [a.text for a in answers] == ["答0", "答1", "答2", "答3"]
+            assert (len(server.batches), server.count_asked()) == (1, 4)
+            assert len(list(ledger.attempts())) == 4
+
+
+def test_what_an_expired_batch_left_out_is_submitted_again(tmp_path, make_target):
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        server.status, server.share = "expired", 0.5
+        answers = open_client(make_target(server), ledger).complete(ask(4))
+        assert sum(a.complete for a in answers) >= 3
+        assert [len(server.read_lines(b["input_file_id"])) for b in server.batches.values()][
+            :2
+        ] == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "n_batches"),
+    [
+        ({"response": {"status_code": 400, "body": {"error": {"message": "no"}}}}, "refused", 1),
+        ({"response": None, "error": {"message": "internal"}}, "stream_error", 3),
+        (whole("", "stop"), "empty", 3),
+        ({"response": {"status_code": 200, "body": "text"}}, "stream_error", 3),
+    ],
+)
+def test_a_failed_line_is_a_record_with_its_reason(tmp_path, make_target, line, reason, n_batches):
+    with serve_batches(lambda body: line) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        (answer,) = open_client(make_target(server), ledger).complete(ask(1))
+        assert (answer.complete, answer.finish_reason) == (False, reason)
+        assert len(server.batches) == n_batches
+
+
+def test_a_lost_batch_is_one_line_and_the_same_command_submits_anew(tmp_path, make_target):
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        client = open_client(make_target(server), ledger)
+        server.lost.add("batch_0")
+        with pytest.raises(StoppedError, match="batch_0: the provider knows it no more"):
+            client.complete(ask(2))
+        assert all(answer.complete for answer in client.complete(ask(2)))
+
+
+def test_a_refused_batch_and_a_budget_below_one_answer_are_one_line(tmp_path, make_target):
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        target = make_target(server)
+        with pytest.raises(StoppedError, match="next attempt may cost"):
+            open_client(target, ledger, budget=1e-6).complete(ask(2))
+        assert not server.batches
+        server.status = "failed"
+        with pytest.raises(StoppedError, match="the provider refuses it"):
+            open_client(target, ledger).complete(ask(2))
+        gone = Target(target.name, target.provider, "big", f"{server.base_url}/elsewhere")
+        with pytest.raises(InputError, match="no batch API answers there"):
+            open_client(gone, ledger).complete(ask(2))
+
+
+def test_a_budget_is_never_passed_and_what_fits_is_bought(tmp_path, make_target):
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        each = (3 * 10 + 1024 * 20) / 1e6 / 2
+        with pytest.raises(StoppedError, match="--budget"):
+            open_client(make_target(server), ledger, budget=2.5 * each).complete(ask(40))
+        assert 2 <= len(list(ledger.attempts())) < 40
+        assert ledger.spent() <= 2.5 * each
+
+
+def test_a_provider_without_batches_says_so():
+    with pytest.raises(InputError, match="--batch: deepseek has no batch API"):
+        find_target("deepseek", is_key_needed=False).as_batch()
