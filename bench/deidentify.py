@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medkd.deidentify.rules import VERSION, Category, Match
-from medkd.deidentify.search import Help, find_date_shapes, find_identifiers
+from medkd.deidentify.search import Help, find_date_shapes, find_identifiers, find_residue
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"⟦([a-z_]+)\|([^⟧]+)⟧")
@@ -155,7 +155,17 @@ def measure_real(texts: Sequence[str], find: Finder, verbose: bool) -> None:
                 print(f"  {match.rule}: {match.text!r} in {around!r}")
             print("".join(f"  date shape left: {date!r}\n" for date in left), end="")
     print(f"\n{len(texts)} texts, {n_characters:,} characters: finds {dict(kinds.most_common())}")
-    print(f"finds of names in 100,000 characters: {1e5 * kinds['name'] / n_characters:.2f}")
+    for text, matches in zip(texts, found, strict=True):
+        for match in matches:
+            if match.category is Category.NAME:
+                around = text[max(0, match.start - 12) : match.end + 8].replace("\n", " ")
+                print(f"  a name, or none? {match.text!r} in {around!r} ({match.rule})")
+    print(
+        f"finds of names in 100,000 characters: {1e5 * kinds['name'] / n_characters:.2f}; "
+        "the false ones are those listed above that name nobody"
+    )
+    left = [one for t, m in zip(texts, found, strict=True) for one in find_residue([t], [m])]
+    print(f"residue by kind: {dict(Counter(one.kind.value for one in left)) or 'nothing'}")
     print(f"texts with a date masked: {n_dated}; of them with a date shape left: {n_left}")
     print(f"characters a second, one core: {n_characters / seconds:,.0f}")
 

@@ -198,11 +198,13 @@ def _weigh(text: str, start: int, end: int, label: str) -> Iterator[Tagged]:
 
 def _load_transformers(name: str) -> Tagger:
     try:
+        from huggingface_hub.utils import logging as hub_logging
         from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
     except ImportError as error:
         raise InputError(
             '--tagger {}: transformers is not installed; pip install "medkd[train]"', name
         ) from error
+    hub_logging.set_verbosity_error()  # a site that is not reached is said once, below
     is_here = Path(name).is_dir()
     try:
         model = AutoModelForTokenClassification.from_pretrained(
@@ -215,7 +217,7 @@ def _load_transformers(name: str) -> Tagger:
         reason = str(error).split("\n")[0]
         raise InputError(
             "--tagger {}: no token-classification model in safetensors can be loaded "
-            "({}); give its folder, or lac",
+            "({}); pass its folder, or lac",
             name,
             reason,
         ) from error

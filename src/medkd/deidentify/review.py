@@ -65,7 +65,7 @@ def write_review(path: Path, source: Path, share: float, help_: Help) -> None:
         kinds=[category.value for category in Category],
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        bound=f"{100 * 3 / max(len(cases), 1):.2g}",
+        bound=f"{min(100, 300 / max(len(cases), 1)):.3g}",
     )
 
 
