@@ -2,7 +2,7 @@
 
 In: an adapter of `train` and its base. Out: merged weights, tokenizer, chat template with the
 thinking prefix, generation config with all stop tokens, card, `Modelfile`, `proof.json`.
-Not done here: K-quants, uploading.
+Not done here: K-quants, uploading (`export.push`).
 """
 
 import errno
@@ -26,6 +26,7 @@ from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.core.statistics import MIN_QUESTIONS, wilson_interval
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
 from medkd.export.gguf import GgufType, write_gguf
+from medkd.export.push import push, read_target
 from medkd.models.chat_template import find_stop_ids, find_thinking_template
 from medkd.models.inspect import explain, find_number_format, read_json
 from medkd.models.load import (
@@ -93,12 +94,30 @@ class Config(StageConfig):
     gguf: GgufType | None = None
     """Write `model-TYPE.gguf` beside the folder too, for llama.cpp and Ollama, and prove it: f16,
     bf16, q8_0 or q4_0."""
+    push: Annotated[str, RUNTIME] = ""
+    """Upload the proven folder to hf:OWNER/NAME (Hugging Face) or ms:OWNER/NAME (ModelScope);
+    private, with the token of the hub's own login."""
+    dry_run: Annotated[bool, RUNTIME] = False
+    """Say what --push would upload, and upload nothing."""
+    accept_licences: Annotated[bool, RUNTIME] = False
+    """Upload a model that learnt from rows whose licence is unknown or does not allow every use."""
     trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
     """Let a model run code that came with it; the proof then runs it too."""
 
 
 def run(config: Config) -> Manifest:
-    """Export as configured; raises ProofError where the model does not prove itself."""
+    """Export as configured, and upload where that is asked for; raises ProofError where the model
+    does not prove itself."""
+    target = read_target(config.push) if config.push else None
+    if config.dry_run and target is None:
+        raise InputError("--dry-run: says what --push would upload; add --push, or leave it out")
+    manifest = _export(config)
+    if target is not None:
+        push(config.out, target, config.accept_licences, config.dry_run)
+    return manifest
+
+
+def _export(config: Config) -> Manifest:
     from safetensors import SafetensorError
 
     source, name = _find_source(config)

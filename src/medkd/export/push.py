@@ -1,0 +1,157 @@
+"""Uploads an exported folder to a hub: private, proven, and under licences that are known.
+
+In: a folder of `export`, `hf:OWNER/NAME` or `ms:OWNER/NAME`. Out: one commit on the hub, or with a
+dry run the list of what it would hold. The token is that of the hub's own login. Not done here:
+exporting, making a repository public.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medkd.core.errors import InputError, StoppedError
+from medkd.core.jsonl import write_text
+from medkd.export.card import UNPROVEN
+from medkd.models.inspect import explain, read_json
+
+_TARGET = re.compile(r"(hf|ms):(\w[\w.-]*/\w[\w.-]*)")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+FREE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-3.0")
+"""Licences under which what was learnt may be passed on by anybody for any use."""
+NOT_UPLOADED = ("manifest.json", "MODELCARD.md", UNPROVEN)
+
+
+class Target(NamedTuple):
+    """Where a model is uploaded to."""
+
+    hub: str
+    """`hf` or `ms`."""
+    name: str
+
+
+def read_target(text: str) -> Target:
+    """Read `hf:OWNER/NAME` or `ms:OWNER/NAME`; raises InputError for anything else.
+
+    >>> read_target("hf:me/student")
+    Target(hub='hf', name='me/student')
+    """
+    found = _TARGET.fullmatch(text)
+    if found is None:
+        raise InputError(
+            "--push {}: is no place on a hub; write hf:OWNER/NAME or ms:OWNER/NAME", text
+        )
+    return Target(found[1], found[2])
+
+
+def find_licence(lineage: Mapping[str, Any], is_accepted: bool) -> str:
+    """Return the licence to name on the hub: the one of all rows, or `other`.
+
+    Raises InputError for rows whose licence is unknown or does not allow every use, unless that was
+    accepted.
+    """
+    counts: dict[str, int] = dict(lineage.get("licences") or {"unknown": 0})
+    bound = {name: n for name, n in counts.items() if name.lower() not in FREE}
+    if bound and not is_accepted:
+        named = ", ".join(f"{name} {n}" for name, n in bound.items())
+        raise InputError(
+            "--push: rows under a licence that is unknown or does not allow every use ({}); read "
+            "these licences, and add --accept-licences where they allow it",
+            named,
+        )
+    return next(iter(counts)).lower() if len(counts) == 1 and not bound else "other"
+
+
+def list_files(folder: Path) -> list[Path]:
+    """List what is uploaded; raises InputError for a folder that did not prove itself."""
+    if (folder / UNPROVEN).exists() or not (read_json(folder / "proof.json") or {}).get("passed"):
+        raise InputError(
+            "{}: did not prove that it thinks and stops, and is not uploaded; see proof.json",
+            folder,
+        )
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in NOT_UPLOADED and not path.name.startswith(".")
+    ]
+
+
+def push(folder: Path, target: Target, is_accepted: bool, is_dry: bool) -> None:
+    """Upload a folder, or say what would be uploaded."""
+    lineage = read_json(folder / "lineage.json") or {}
+    licence = find_licence(lineage, is_accepted)
+    files = list_files(folder)
+    n_bytes = sum(path.stat().st_size for path in files)
+    verb = "would upload" if is_dry else "uploading"
+    print(
+        f"export: {verb} {len(files)} files, {n_bytes / 2**20:.1f} MiB, to "
+        f"{target.hub}:{target.name} (private, licence {licence})",
+        *(f"  {path.name} {path.stat().st_size}" for path in files if is_dry),
+        sep="\n",
+    )
+    if is_dry:
+        return
+    card = (folder / "MODELCARD.md").read_text(encoding="utf-8")
+    base = str(lineage.get("base_model") or "")
+    head = [f"license: {licence}", "library_name: transformers"]
+    head += [f"base_model: {base}"] if _HUB_NAME.fullmatch(base) else []
+    write_text(folder / "README.md", "\n".join(["---", *head, "---", "", card]))
+    names = [path.name for path in files]
+    if target.hub == "hf":
+        _push_to_hugging_face(folder, target.name, names)
+    else:
+        _push_to_modelscope(folder, target.name, names)
+    print(f"export: uploaded to {target.hub}:{target.name}")
+
+
+def _push_to_hugging_face(folder: Path, name: str, names: list[str]) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
+
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=name, folder_path=folder, allow_patterns=names, commit_message="Upload"
+        )
+    except LocalTokenNotFoundError as error:
+        raise InputError('--push hf:{}: nobody is logged in; run "hf auth login"', name) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise InputError(
+                '--push hf:{}: the hub refuses ({}); check the owner, or run "hf auth login" with '
+                "a token that may write",
+                name,
+                status,
+            ) from error
+        raise _interrupted(name, error) from error
+    except (HTTPError, OSError) as error:
+        raise _interrupted(name, error) from error
+
+
+def _push_to_modelscope(folder: Path, name: str, names: list[str]) -> None:
+    try:
+        from modelscope.hub.api import HubApi  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(
+            "--push ms:{}: the modelscope package is missing; pip install modelscope", name
+        ) from error
+    api: Any = HubApi()
+    try:
+        api.create_repo(repo_id=name, repo_type="model", visibility="private", exist_ok=True)
+        api.upload_folder(
+            repo_id=name, folder_path=str(folder), allow_patterns=names, commit_message="Upload"
+        )
+    except Exception as error:  # its client raises many kinds, without a common one of its own
+        raise _interrupted(name, error) from error
+
+
+def _interrupted(name: str, error: Exception) -> StoppedError:
+    return StoppedError(
+        "--push {}: the hub cannot be reached ({}); the folder is whole here, and on the hub "
+        "nothing is half there: run the same command again",
+        name,
+        explain(error),
+    )
