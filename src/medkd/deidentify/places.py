@@ -217,6 +217,7 @@ _CHAINS = by_pattern(
     rf"(?P<x>[一-鿿]{{1,8}}?{_UNIT}(?:{_STEP}{{1,9}}?{_FINE_UNIT}(?:村|社区"
     rf"|镇)?)+(?:[一-鿿\d]{{0,8}}?{_HOUSE})*|[一-鿿]{{1,8}}?{_UNIT}[一-鿿]{{0,6}}?{_HOUSE}+)",
     _is_chain,
+    needs="省 市 县 镇 乡 村 街道 自治 旗 盟 州",
 )
 
 _DEPARTMENTS = any_of(_TABLE["departments"].split())
@@ -242,10 +243,16 @@ RULES: tuple[Rule, ...] = (
     ),
     *rules_of(
         Category.WARD,
-        ward=rf"(?=[{first_characters(_DEPARTMENTS)}内外I]){_DEPARTMENT}(?:[一二三四五六七八九十]|\d{{1,2}})(?:病?区|病房|科)(?![一-鿿]?[域段会])"
-        r"|(?:[一-鿿]{1,4}|[A-Z\d]号?)楼\d{1,2}[层楼][东西南北中]?[区侧]?"
-        r"|第?[东西南北]?(?:(?:[一二三四五六七八九十]{1,3}|\d{1,2}[A-Za-z]?)楼?[东西南北]?"
-        r"|[东西南北])[号楼]?(?:病区|病房|病室)",
+        ward=rf"(?=[{first_characters(_DEPARTMENTS)}内外I]){_DEPARTMENT}"
+        r"(?:[一二三四五六七八九十]|\d{1,2})(?:病?区|病房|科)(?![一-鿿]?[域段会])",
+        ward_in_building=by_pattern(
+            r"(?:[一-鿿]{1,4}|[A-Z\d]号?)楼\d{1,2}[层楼][东西南北中]?[区侧]?", needs="楼"
+        ),
+        ward_numbered=by_pattern(
+            r"第?[东西南北]?(?:(?:[一二三四五六七八九十]{1,3}|\d{1,2}[A-Za-z]?)楼?[东西南北]?"
+            r"|[东西南北])[号楼]?(?:病区|病房|病室)",
+            needs="病区 病房 病室",
+        ),
     ),
     *rules_of(
         Category.ADDRESS,
