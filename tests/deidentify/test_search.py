@@ -60,6 +60,11 @@ def found(text: str) -> set[str]:
         ("孕妇花蕾，28岁。患者扎西卓玛之母代诉。", {"花蕾", "扎西卓玛"}),
         ("Dr.Wong来电。", {"Wong"}),
         (
+            "Discussed w/ Kavita (case manager) on 5.16.23, reached at 555-0163 (cell). RTC 12/4.",
+            {"Kavita", "5.16.23", "555-0163", "12/4"},
+        ),
+        ("Seen with Dr De la Cruz at 10:15.", {"De la Cruz"}),
+        (
             "对比23.1.6旧片，末次月经2022,8,19，2O22年11月9日复查。",
             {"23.1.6", "2022,8,19", "2O22年11月9日"},
         ),

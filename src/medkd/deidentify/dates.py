@@ -220,7 +220,7 @@ _CHINESE = rules_of(
         r"\d(?P<s>[/.-])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})(?![\d./%-]|[a-zA-Zμ×*])",
         _could_be_day,
     ),
-    date_short_month_first=r"(?<![\d/.-])(?:(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])/|(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])-)"
+    date_short_month_first=r"(?<![\d/.-])(?:(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01])/|(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])-|(?:0?[1-9]|1[0-2])\.(?:1[3-9]|2\d|3[01])\.)"
     r"\d\d(?![\d./%-]|[a-zA-Zμ×*])",
     date_short_month=r"[0-289](?:(?<=^.)|(?<=[\s,。;、(于至到自在从].))\d年"
     r"(?:(?:1[0-2]|0?[1-9])月份?(?![余后前内大以来龄])|(?=[起初底末春夏秋冬]))",
@@ -281,7 +281,7 @@ _CHINESE = rules_of(
         r"(?![\d./%-]|\s?(?:[a-zA-Zμ%×]|小时|分|天|周|个|次|年|日后))",
         lambda m: is_day(2020, int(m["m"]), int(m["d"])) and _has_date_before(m),
     ),
-    date_slashed_english=r"\b(?:on|since|until|from|dated?|[Nn]otes?|seen|[Aa]dmitted|[Dd]ischarged|[Ss]cheduled|[Ff]ollow-?up"
+    date_slashed_english=r"\b(?:on|since|until|from|dated?|RTC|[Rr]eturns?|[Nn]otes?|seen|[Aa]dmitted|[Dd]ischarged|[Ss]cheduled|[Ff]ollow-?up"
     r"|[Cc]ollected|[Rr]eported|(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs?)?|Fri|Sat(?:ur)?|Sun)(?:day)?\.?,?)\s(?:for\s)?"
     r"(?P<x>(?P<m>0?[1-9]|1[0-2])/(?P<d>0?[1-9]|[12]\d|3[01]))(?![\d/%]|\.\d|\s?(?:mg|ml|tab|strength|power))",
     date_year=by_pattern(
@@ -369,7 +369,7 @@ _FORMS = [
     )
 ]
 """Every form of a date, with its year, month and day where it names them."""
-_MONTH_FIRST_SHORT = re.compile(rf"{_M}[/-]{_D}[/-](?P<y>\d\d)")
+_MONTH_FIRST_SHORT = re.compile(rf"{_M}[/.-]{_D}[/.-](?P<y>\d\d)")
 _DAY = re.compile(rf"(?P<d>\d{{1,2}}|{_N})[日号]?")
 _DAY_OF_PART = {"初": 3, "上旬": 5, "中旬": 15, "份": 15, "": 15, "下旬": 25, "末": 28, "底": 28}
 _DIGITS = "〇一二三四五六七八九"

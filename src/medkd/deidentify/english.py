@@ -75,7 +75,8 @@ RULES: tuple[Rule, ...] = (
     *rules_of(
         Category.PHONE,
         phone_american=r"[(\d](?<![\d.-]\d)(?:(?<=\()\d{3}\) ?|(?<=\d)\d\d[-. ])\d{3}[-.]\d{4}"
-        r"(?:\s?(?:x|ext\.?)\s?\d{1,5})?(?![\d-])",
+        r"(?:\s?(?:x|ext\.?)\s?\d{1,5})?(?![\d-])"
+        r"|(?<=[a-z:] )\d{3}-\d{4}(?=\s?\((?:cell|home|work|mobile)\))",
     ),
     *(
         rule
@@ -139,9 +140,9 @@ RULES: tuple[Rule, ...] = (
             r"\b(?:(?:seen|evaluated|examined|accompanied|referred|treated|brought in|reported|read"
             r"|obtained|performed|assisted|interpreted|witnessed|notified) by"
             r"|[Rr]esident|[Nn]urse|[Ii]ntern|[Pp]t\.?|[Pp]atient,?|[Ll]abell?ed|[Dd]iscussed with"
-            r"|[Pp]er)"
+            r"|w/|[Pp]er)"
             rf"\s\"?(?P<x>{_FULL}|{_INITIALS}"
-            rf"|{_WORD}(?=\s(?:notes?|on|at|in|who|and|[a-z]+ed|has|had|is|was)\b|'s|[,;.]))",
+            rf"|{_WORD}(?=\s(?:notes?|on|at|in|who|and|[a-z]+ed|has|had|is|was)\b|'s|\s\(|[,;.]))",
             _is_name,
         ),
         name_of_baby=rf"\bBaby\s(?:Girl|Boy)\s{_WORD}",
