@@ -1,4 +1,4 @@
-"""The page about one evaluation, several, or a whole run: what is right first, then all scores.
+"""The page about one evaluation or several: what is right first, then all scores.
 
 In: evaluations. Out: a self-contained `report.html` without script, everything from models escaped.
 Not done here: measuring; which evaluations may be compared (`evaluate.compare`).
@@ -135,22 +135,12 @@ class Table(NamedTuple):
     """Rows that stand out."""
 
 
-class RunPart(NamedTuple):
-    """What the page of a whole run says besides."""
-
-    cost: Note
-    steps: Table
-    versions: str
-    plots: Sequence[str]
-
-
 def write_report(
     path: Path,
     evaluations: Sequence[Evaluation],
     title: Note,
     missing: Sequence[Note] = (),
     tests: Sequence[Mapping[str, Any]] = (),
-    run: RunPart | None = None,
     language: Language = "en",
 ) -> None:
     """Write the page; `tests` says how the others differ from the first, which is the base."""
@@ -160,7 +150,6 @@ def write_report(
         "medkd.evaluate",
         "report.html.jinja",
         **make_values(evaluations, title, missing, tests, say),
-        run=run,
         say=say,
         language=language,
     )
