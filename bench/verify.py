@@ -89,13 +89,19 @@ def time_stage(n: int, seed: int) -> None:
                     reasoning += rng.choice(sentences)
                 row = one.model_copy(update={"id": f"q:{number}", "reasoning": reasoning})
                 file.write(row.model_dump_json() + "\n")
-        began = time.perf_counter()
+        began = _read_usage()[0]
         manifest = run(Config(input=path, out=Path(folder) / "out"))
-        seconds = time.perf_counter() - began
-    ways = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    own, largest = (resource.getrusage(way).ru_maxrss / 1024 for way in ways)
-    print(f"{n} rationales, {manifest.counts.kept} kept: {n / seconds:.0f} a second", end=", ")
+    ended, own, largest = _read_usage()
+    speed = n / (ended - began)
+    print(f"{n} rationales, {manifest.counts.kept} kept: {speed:.0f} a second of processor time")
     print(f"{own:.0f} MB, largest child {largest:.0f} MB")
+
+
+def _read_usage() -> tuple[float, float, float]:
+    """Read the processor time of this process and its children, and the most memory of each."""
+    used = [resource.getrusage(way) for way in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own, child = (one.ru_maxrss / 1024 for one in used)
+    return sum(one.ru_utime + one.ru_stime for one in used), own, child
 
 
 def main() -> None:

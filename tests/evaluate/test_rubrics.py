@@ -177,6 +177,21 @@ def test_evaluate_scores_by_rubric_and_a_rejected_one_is_not_used(written, tmp_p
     (folder / "out/reviews.jsonl").unlink()
 
 
+def test_answers_of_another_tool_find_their_rubrics_by_the_text_of_the_question(written, tmp_path):
+    folder, _, teacher = written
+    path = tmp_path / "generated_predictions.jsonl"
+    prompts = [f"<|im_start|>user\n{RECORD}<|im_end|>", "<|im_start|>user\n腹痛。<|im_end|>"]
+    rows = [{"prompt": prompt, "predict": SAID, "label": SAID} for prompt in prompts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {"predictions": path, "rubric": folder / "out"}
+    with pytest.raises(InputError, match="--rubric: criteria are checked by a judge"):
+        evaluate(EvaluateConfig(**asked, out=tmp_path / "none"))
+    judge = {"judge": teacher.base_url, "judge_model": "rehearsal", "accept_identified": True}
+    evaluate(EvaluateConfig(**asked, **judge, out=tmp_path / "out"))
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert scores["n"] == 2 and scores["n_rubric_score"] == 1 and scores["rubric_score"] > 0
+
+
 def test_patients_records_reach_a_teacher_only_with_their_mark(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text(make_example(0, lineage=Lineage(origin="a")).model_dump_json() + "\n")

@@ -1,8 +1,10 @@
 from medkd.core import thinking
 from medkd.core.records import FinishReason, Prediction
 from medkd.evaluate.scoring import (
+    Row,
     break_down,
     find_range,
+    list_accuracies,
     make_scores,
     score,
     to_columns,
@@ -131,6 +133,13 @@ def test_an_accuracy_with_undecided_answers_is_two_numbers_and_one_interval():
     assert (found.low, found.high, found.decided) == (0.5, 0.7, 0.8)
     assert found.interval[0] == scores["intervals"]["diagnosis_accuracy"][0] < 0.5
     assert found.interval[1] == scores["intervals"]["diagnosis_accuracy_high"][1] > 0.7
+
+
+def test_the_number_of_questions_of_an_accuracy_is_no_accuracy():
+    general = [Row(id="g:1", scores={"general_accuracy": 1.0})]
+    scores = make_scores(rows_of([predict(0), predict(1)]), [predict(0)], [], None, 0, general)
+    assert scores["n_general_accuracy"] == 1
+    assert list_accuracies(scores) == ["diagnosis_accuracy", "general_accuracy"]
 
 
 def test_every_kind_of_answer_has_the_scores_of_its_own_name():

@@ -125,6 +125,8 @@ def test_a_more_specific_name_is_right_though_not_exact(answer, reference):
         ("两个或更多手指截断", "两个或更多足趾的切断"),
         ("压力性尿失禁(轻度)", "寻常痤疮(轻度)"),
         ("支气管哮喘", "妊娠合并支气管哮喘"),
+        ("创伤性蛛网膜下腔出血", "蛛网膜下腔出血"),
+        ("分娩伴会阴裂伤", "分娩伴会阴血肿"),
     ],
 )
 def test_what_only_looks_more_specific_is_not_right(answer, reference):

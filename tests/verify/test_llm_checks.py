@@ -20,6 +20,7 @@ from medkd.verify import Config, run
 from medkd.verify.llm_checks import ask_blindly, make_judge_check
 
 SHOWN = {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
+CRITERIA = ("grounded", "sound", "complete", "leads_there")
 
 
 def write_clinic(path, n, spoiled=()):
@@ -29,9 +30,7 @@ def write_clinic(path, n, spoiled=()):
     rows = []
     for number, case in enumerate(cases):
         record = " ".join(
-            f"【{name}】{text}"
-            for name, text in case.sections.items()
-            if name in {"基本信息", "主诉", "现病史", "查体", "辅助检查"}
+            f"【{name}】{text}" for name, text in case.sections.items() if name in SHOWN
         )
         known = case.diagnosis[0]
         reasoning = explain(record, known)
@@ -40,6 +39,31 @@ def write_clinic(path, n, spoiled=()):
         rows.append(make_rationale(f"q:{number}", record, known, reasoning, known))
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def blind(path, teacher):
+    """Configure the blind check of a file by the rehearsal teacher; the results lie beside it."""
+    asked = {"blind": True, "teacher": "rehearsal", "base_url": teacher.base_url}
+    return Config(input=path, out=path.parent / "out", **asked)
+
+
+def judged(path, address):
+    """Configure the judge of a file; the results lie beside it."""
+    asked = {"judge": True, "teacher": "custom", "model": "judge", "base_url": address}
+    return Config(input=path, out=path.parent / "out", **asked)
+
+
+def judge_records(path, marks):
+    """Make what a judge says: of each record in turn a mark on every criterion, or a text."""
+    records = [json.loads(line)["question"]["input"] for line in path.open(encoding="utf-8")]
+
+    def says(body):
+        mark = marks[records.index(json.loads(body["messages"][1]["content"])["record"])]
+        if isinstance(mark, str):
+            return mark
+        return json.dumps(dict.fromkeys(CRITERIA, mark) | {"why": "so"})
+
+    return says
 
 
 def read_verdicts(out):
@@ -92,13 +116,7 @@ def serve_judge(says) -> Iterator[tuple[str, list[dict]]]:
 def test_a_blind_pass_must_reach_the_answer_and_is_paid_once(tmp_path):
     path = write_clinic(tmp_path / "rationales.jsonl", 8, spoiled={2})
     with serve_teacher() as teacher:
-        config = Config(
-            input=path,
-            out=tmp_path / "out",
-            blind=True,
-            teacher="rehearsal",
-            base_url=teacher.base_url,
-        )
+        config = blind(path, teacher)
         manifest = run(config)
         assert teacher.bill.requests == 8
         run(config.model_copy(update={"overwrite": True, "min_reasoning": 30}))
@@ -115,41 +133,14 @@ def test_what_falls_by_rules_is_not_paid_for(tmp_path):
     rows = path.read_text(encoding="utf-8").replace('"complete":true', '"complete":false', 1)
     path.write_text(rows, encoding="utf-8")
     with serve_teacher() as teacher:
-        run(
-            Config(
-                input=path,
-                out=tmp_path / "out",
-                blind=True,
-                teacher="rehearsal",
-                base_url=teacher.base_url,
-            )
-        )
+        run(blind(path, teacher))
         assert teacher.bill.requests == 2
 
 
 def test_a_judge_scores_and_what_it_cannot_say_is_no_score(tmp_path):
     path = write_clinic(tmp_path / "rationales.jsonl", 3)
-    records = [json.loads(line)["question"]["input"] for line in path.open(encoding="utf-8")]
-
-    def says(body):
-        record = json.loads(body["messages"][1]["content"])["record"]
-        mark = {0: 5, 1: 1}.get(records.index(record))
-        if mark is None:
-            return "很好的推理，我给高分。"
-        return json.dumps(
-            {"grounded": mark, "sound": mark, "complete": mark, "leads_there": mark, "why": "so"}
-        )
-
-    with serve_judge(says) as (address, _):
-        config = Config(
-            input=path,
-            out=tmp_path / "out",
-            judge=True,
-            teacher="custom",
-            model="judge",
-            base_url=address,
-        )
-        manifest = run(config)
+    with serve_judge(judge_records(path, [5, 1, "很好的推理，我给高分。"])) as (address, _):
+        manifest = run(judged(path, address))
     assert manifest.counts.kept == 1
     assert manifest.counts.dropped == {"low_score": 1, "unanswered": 1}
     verdicts = read_verdicts(tmp_path / "out")
@@ -160,16 +151,7 @@ def test_a_judge_scores_and_what_it_cannot_say_is_no_score(tmp_path):
 def test_a_judge_that_is_never_readable_stops_the_stage(tmp_path):
     path = write_clinic(tmp_path / "rationales.jsonl", 2)
     with serve_judge(lambda _: "fine") as (address, _), pytest.raises((StoppedError, InputError)):
-        run(
-            Config(
-                input=path,
-                out=tmp_path / "out",
-                judge=True,
-                teacher="custom",
-                model="judge",
-                base_url=address,
-            )
-        )
+        run(judged(path, address))
     assert not (tmp_path / "out" / "verified.jsonl").exists()
 
 
@@ -192,13 +174,7 @@ def test_rows_that_nobody_de_identified_go_to_no_endpoint_unless_accepted(tmp_pa
     path = write_clinic(tmp_path / "rationales.jsonl", 3)
     unmark(path)
     with serve_teacher() as teacher:
-        config = Config(
-            input=path,
-            out=tmp_path / "out",
-            blind=True,
-            teacher="rehearsal",
-            base_url=teacher.base_url,
-        )
+        config = blind(path, teacher)
         with pytest.raises(InputError, match="1 of 3 rows have no deidentified_by"):
             run(config)
         assert not (tmp_path / "out").exists() and teacher.bill.requests == 0
@@ -220,39 +196,15 @@ def test_each_row_is_checked_once_and_one_endpoint_is_opened(tmp_path, monkeypat
     )
     path = write_clinic(tmp_path / "rationales.jsonl", 4)
     with serve_teacher() as teacher:
-        run(
-            Config(
-                input=path,
-                out=tmp_path / "out",
-                blind=True,
-                teacher="rehearsal",
-                base_url=teacher.base_url,
-            )
-        )
+        run(blind(path, teacher))
     assert checked == ["q:0", "q:1", "q:2", "q:3"] and len(opened) == 1
 
 
 @pytest.mark.parametrize("reply", ["{" * 4000, '{"a":' * 4000, '{"grounded": null}', "[1]"])
 def test_a_judgement_of_any_form_is_a_record_with_a_reason(tmp_path, reply):
     path = write_clinic(tmp_path / "rationales.jsonl", 2)
-    records = [json.loads(line)["question"]["input"] for line in path.open(encoding="utf-8")]
-    good = {"grounded": 5, "sound": 5, "complete": 5, "leads_there": 5, "why": "so"}
-
-    def says(body):
-        is_first = json.loads(body["messages"][1]["content"])["record"] == records[0]
-        return json.dumps(good) if is_first else reply
-
-    with serve_judge(says) as (address, _):
-        manifest = run(
-            Config(
-                input=path,
-                out=tmp_path / "out",
-                judge=True,
-                teacher="custom",
-                model="judge",
-                base_url=address,
-            )
-        )
+    with serve_judge(judge_records(path, [5, reply])) as (address, _):
+        manifest = run(judged(path, address))
     assert manifest.counts.dropped == {"unanswered": 1}
     (rejected,) = (tmp_path / "out" / "rejected.jsonl").open(encoding="utf-8")
     assert Checked.model_validate_json(rejected).verdicts[-1].detail
@@ -279,27 +231,18 @@ def test_a_judge_decides_the_undecided_answers_alone(tmp_path):
     path = tmp_path / "rationales.jsonl"
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
     says = {"阑尾炎": "right", "阑尾周围炎": "undecided", "阑尾炎症": "wrong"}
-    judged = []
+    asked = []
 
     def answer(body):
         system, user = (message["content"] for message in body["messages"])
         if '"verdict"' not in system:
-            return json.dumps({"grounded": 5, "sound": 5, "complete": 5, "leads_there": 5})
-        judged.append(json.loads(user)["answer"])
-        return json.dumps({"verdict": says[judged[-1]], "why": "as told"})
+            return json.dumps(dict.fromkeys(CRITERIA, 5))
+        asked.append(json.loads(user)["answer"])
+        return json.dumps({"verdict": says[asked[-1]], "why": "as told"})
 
     with serve_judge(answer) as (base_url, _):
-        run(
-            Config(
-                input=path,
-                out=tmp_path / "out",
-                judge=True,
-                teacher="custom",
-                model="m",
-                base_url=base_url,
-            )
-        )
-    assert sorted(judged) == sorted([*says, *says])
+        run(judged(path, base_url))
+    assert sorted(asked) == sorted([*says, *says])
     verdicts = {key: found["answer"] for key, found in read_verdicts(tmp_path / "out").items()}
     assert verdicts["q:1"].passed and verdicts["q:1"].detail == "judged right: as told"
     assert [verdicts[f"q:{n}"].reason for n in (2, 3, 4)] == [

@@ -368,13 +368,13 @@ def print_table(
     first = evaluations[0]
     tests = show_tests(differences)
     print(write_lead(make_lead(evaluations, tests)))
-    for model, group in differences.items():
+    by_name = {e.name: e for e in evaluations}
+    for model in differences:
         print(f"{model} against {first.name}, {len(first.rows)} questions")
         if len(first.rows) < MIN_QUESTIONS:
             print(f"  fewer than {MIN_QUESTIONS} questions: no difference counts as significant")
         for test in [test for test in tests if test["model"] == model]:
-            before = first.scores[test["score"]]
-            after = before + group[test["score"]].difference
+            before, after = (e.scores[test["score"]] for e in (first, by_name[model]))
             print(
                 f"  {test['score']:<20}{write_number(before):>8} -> {write_number(after):>7}  "
                 f"{test['difference']:>8} [{test['interval']}]  p {test['p']}  {test['finding']}"

@@ -327,7 +327,7 @@ class AccuracyRange(NamedTuple):
 
 def list_accuracies(scores: Mapping[str, Any]) -> list[str]:
     """List the accuracies among scores, the judged one behind that of the rules."""
-    found = [name for name in scores if name.endswith(ACCURACY)]
+    found = [n for n in scores if n.endswith(ACCURACY) and not n.startswith("n_")]
     return sorted(found, key=lambda name: name.startswith("judged"))
 
 

@@ -460,7 +460,8 @@ def _write_scores(
         general,
     )
     page = _write_page(config, space, shown, notes)
-    print(f"{write_lead(make_lead([shown], []))}\n{list_scores(scores)}\nreport: {page}")
+    lead = write_lead(make_lead([shown], []))
+    print("\n".join(filter(None, (lead, list_scores(scores), f"report: {page}"))))
     return scores
 
 
@@ -522,5 +523,5 @@ def name_model(config: Config) -> str:
     """Name what was evaluated, for a title."""
     if config.predictions:
         return config.predictions.name
-    model = f"{config.model} at {config.endpoint}" if config.endpoint else config.model
+    model = " at ".join(filter(None, (config.model, config.endpoint)))
     return f"{model} + {config.adapter}" if config.adapter else model

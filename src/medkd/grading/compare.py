@@ -42,6 +42,8 @@ _SEPARATE = {"side", "stage"}
 """Axes that a listed kind of a disease says nothing of."""
 _NO_DETAIL = {"origin", "nature", "reverse"}
 """Axes of which a value makes another disease of one that has none."""
+_INJURY = ("cause", "外伤")
+"""A cause that does so too: a bleeding by injury is another one."""
 _MINOR = {"risk", "age", "state", "heart_class"}
 """Axes that one writer names and another does not, of one and the same diagnosis."""
 _BENIGN = re.compile("良性|benign")
@@ -174,6 +176,7 @@ def _compare_modifiers(answer: Name, reference: Name) -> Relation:
     if ours <= theirs | _spread(reference.written):
         return Relation.MORE_GENERAL
     is_more = theirs <= ours | _spread(answer.written) and not apart & _NO_DETAIL
+    is_more = is_more and _INJURY not in ours ^ theirs
     return Relation.MORE_SPECIFIC if is_more else Relation.UNCLEAR
 
 
