@@ -292,6 +292,14 @@ def read_process_info() -> ProcessInfo:
     return ProcessInfo(rank, local_rank, n_processes, is_launched=True)
 
 
+def refuse_launch(what: str) -> None:
+    """Raise InputError where a launcher started several processes for what is done in one."""
+    if read_process_info().n_processes > 1:
+        raise InputError(
+            "{}: is done in one process; start it without accelerate launch or torchrun", what
+        )
+
+
 def broadcast(value: Any, device: str) -> Any:
     """Return the main process's value in every process; waits for all of them."""
     from accelerate import PartialState

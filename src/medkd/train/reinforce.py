@@ -42,7 +42,7 @@ from medkd.train.checkpoints import (
     read_step,
     run_trainer,
 )
-from medkd.train.config import BatchSize, LearningRate, MaxLength
+from medkd.train.config import BatchSize, LearningRate, MaxLength, refuse_launch
 from medkd.train.grpo import PromptItem, Sampler, make_prompts, make_trainer, make_trainer_config
 from medkd.train.memory import Workload, measure_machine
 from medkd.train.preflight import find_inputs, read_examples
@@ -182,6 +182,7 @@ class Judges(NamedTuple):
 def run(config: Config) -> Manifest:
     """Reinforce as configured; goes on from the newest whole checkpoint of a run that was
     killed."""
+    refuse_launch("medkd reinforce")
     check_weights(config.rewards, bool(config.judge), config.rubric is not None)
     if config.questions * config.group_size % config.batch_size:
         raise InputError(

@@ -56,6 +56,7 @@ from medkd.train.config import (
     make_lora_config,
     read_process_info,
     read_trainer_keys,
+    refuse_launch,
 )
 from medkd.train.memory import (
     Workload,
@@ -111,6 +112,8 @@ class Job(NamedTuple):
 def run(config: Config) -> Manifest:
     """Train as configured; goes on from the newest whole checkpoint of a run that was killed."""
     check_method(config)
+    if config.method in ("dpo", "kto", "on-policy"):
+        refuse_launch(f"--method {config.method}")
     if config.method == "on-policy":
         return distil_on_policy(config)
     if config.method in ("dpo", "kto"):

@@ -1,0 +1,118 @@
+"""What a machine with GPUs would meet, held on a processor: the device is a stub, the libraries are
+their own."""
+
+import importlib.metadata
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from medkd.core.errors import InputError
+from medkd.train import reinforce, stage
+from medkd.train.config import ProcessInfo, build_trainer_config
+from medkd.train.stage import Config
+
+
+@pytest.fixture
+def config(random_model_dir, merged_dir, tmp_path):
+    return Config(
+        model=str(random_model_dir), input=merged_dir, max_length=256, out=tmp_path / "out"
+    )
+
+
+def test_a_model_is_on_the_gpu_before_its_packed_loss_is_compared(config, monkeypatch):
+    """With flash-attn installed rows are packed by default, and its kernels run on a GPU alone."""
+    places = []
+    model = SimpleNamespace(to=places.append)
+    monkeypatch.setattr(
+        stage, "compare_packed", lambda model, rows: places.append("compared") or []
+    )
+    job = SimpleNamespace(device="cuda", preflight=SimpleNamespace(rows=[], findings=[]))
+    assert stage._is_packable(config, job, ProcessInfo(), model)
+    assert places == ["cuda", "compared"]
+
+
+@dataclass
+class ArgumentsOfThreeGpus:
+    output_dir: str
+    _n_gpu: int = 3
+
+    @property
+    def n_gpu(self):
+        return self._n_gpu
+
+
+def test_one_process_trains_on_one_gpu_of_several(tmp_path):
+    built = build_trainer_config(ArgumentsOfThreeGpus, {}, {}, tmp_path)
+    assert built.n_gpu == 1
+
+
+def test_four_bit_weights_are_stored_so_that_fsdp_can_shard_them(monkeypatch):
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda name: "0.49.0" if name == "bitsandbytes" else version(name),
+    )
+    monkeypatch.setattr(stage, "find_spec", lambda name: name)
+    made = stage.make_four_bits("cuda", torch.bfloat16)
+    assert made.bnb_4bit_quant_storage == made.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_trls_config_is_made_before_the_weights_are_loaded(config, monkeypatch):
+    """Under ZeRO-3 it decides that each process loads a share alone."""
+    order = []
+    make = stage.make_trainer_config
+    monkeypatch.setattr(
+        stage,
+        "make_trainer_config",
+        lambda *given, **more: order.append("config") or make(*given, **more),
+    )
+
+    def load(*_):
+        order.append("weights")
+        raise InputError("enough")
+
+    monkeypatch.setattr(stage, "load_student", load)
+    with pytest.raises(InputError, match="enough"):
+        stage.run(config)
+    assert order == ["config", "weights"]
+
+
+def test_liger_is_not_switched_on_by_a_field_that_trl_gave_up(config, monkeypatch):
+    settings = {}
+    monkeypatch.setattr(
+        stage, "build_trainer_config", lambda kind, given, extra, folder: settings.update(given)
+    )
+    monkeypatch.setattr(stage, "find_spec", lambda name: name)
+    monkeypatch.setattr(stage, "choose_training_dtype", lambda *_: torch.bfloat16)
+    stage.make_trainer_config(config, "cuda", 24, 1, has_val=False, packs=True)
+    assert settings["gradient_checkpointing"] and settings["bf16"]
+    assert "use_liger_kernel" not in settings
+
+
+def test_trl_is_wanted_from_the_version_whose_distillation_is_stable():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    optional = project["project"].get("optional-dependencies", {}).values()
+    wanted = [*project["project"]["dependencies"], *(each for group in optional for each in group)]
+    [bound] = {line for line in wanted if re.match(r"trl\b", line)}
+    assert tuple(map(int, re.findall(r"\d+", bound)))[:2] >= (1, 10)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "on-policy"])
+def test_what_is_done_in_one_process_refuses_to_be_launched(config, monkeypatch, method):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    fields = {"method": method}
+    if method == "on-policy":
+        fields |= {"adapter": Path("a"), "teacher": "self"}
+    with pytest.raises(InputError, match="is done in one process"):
+        stage.run(config.model_copy(update=fields))
+    with pytest.raises(InputError, match="is done in one process"):
+        reinforce.run(
+            reinforce.Config(model="m", adapter=Path("a"), input=Path("i"), out=config.out)
+        )
