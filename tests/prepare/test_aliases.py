@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from medkd.prepare.aliases import collect_aliases
+from medkd.core.errors import InputError
+from medkd.prepare.aliases import collect_aliases, load_synonyms
 
 
 def test_a_diagnosis_is_also_known_by_its_leading_part_short_forms_and_synonyms() -> None:
@@ -61,3 +64,50 @@ def test_any_diagnosis_can_be_named(diagnoses: list[str]) -> None:
 )
 def test_the_names_of_a_long_diagnosis_are_found_at_once(diagnosis: str) -> None:
     assert collect_aliases([diagnosis]).names
+
+
+PIECES = [
+    "a",
+    "synonyms",
+    ": ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\n",
+    "  ",
+    "2021-13-45",
+    "&x",
+    "*x",
+    "'",
+    '"',
+    "? ",
+    "|",
+    "%",
+    "\t",
+    "1",
+    "~",
+]
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    content=st.one_of(
+        st.binary(max_size=60),
+        st.lists(st.sampled_from(PIECES), max_size=20).map(lambda parts: "".join(parts).encode()),
+    )
+)
+@example(content=b"generic: 2021-13-45")
+@example(content=b"[" * 5000)
+@example(content=b"synonyms: [[a, 1]]")
+def test_no_table_of_words_ends_in_a_stack_trace(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_bytes(content)
+    load_synonyms.cache_clear()
+    try:
+        load_synonyms(path)
+    except InputError as error:
+        assert "\n" not in str(error)
