@@ -112,7 +112,7 @@ def test_a_job_says_how_it_stands(workspace: Workspace) -> None:
             (folder / "end.json").write_text(
                 JobResult(code=code, ended_at="2026-02-01").model_dump_json()
             )
-    states = {job.name: job.state for job in jobs.list_jobs(workspace)}
+    states = {found.name: found.look().state for found in jobs.list_jobs(workspace)}
     assert states == {
         "one": "finished",
         "two": jobs.UNFINISHED,

@@ -27,6 +27,8 @@ from medkd.studio.orders import Order
 from medkd.studio.workspace import Workspace
 from medkd.train.memory import GIB, Workload, estimate_memory
 
+N_LOOKED_AT = 100
+"""Earlier trainings that are looked at for one of the same model."""
 N_PRICED = 100
 """Requests that are written to estimate the tokens of all."""
 
@@ -66,7 +68,7 @@ def _read_input(name: str, workspace: Workspace) -> Manifest | None:
 def estimate_time(n_rows: int, config: Any, workspace: Workspace) -> float | None:
     """Estimate the seconds of a training by an earlier one of the same model on this machine; None
     where there was none."""
-    for step in reversed(workspace.list_steps(stage="train")):
+    for step in reversed(workspace.list_steps(stage="train")[-N_LOOKED_AT:]):
         known, counts = step.manifest.config, step.manifest.counts
         same = all(str(known.get(n)) == str(getattr(config, n)) for n in ("model", "method"))
         if step.manifest.state == "finished" and same and counts.kept and known.get("epochs"):

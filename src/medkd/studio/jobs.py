@@ -66,20 +66,33 @@ def find_out(run: background_jobs.Job) -> Path | None:
     return run.cwd / given if given else None
 
 
-def list_jobs(workspace: Workspace) -> list[Job]:
+class Found(NamedTuple):
+    """A run in the list, not yet looked at: there may be thousands, of which a page shows a few."""
+
+    name: str
+    steps: Sequence[Step]
+    detached: Sequence[background_jobs.Job]
+
+    @property
+    def started_at(self) -> str:
+        detached = self.detached[0].started_at if self.detached else ""
+        return max(self.steps[-1].manifest.started_at if self.steps else "", detached)
+
+    def look(self) -> Job:
+        """Find out how it stands."""
+        return make_job(self.name, self.steps, self.detached)
+
+
+def list_jobs(workspace: Workspace) -> list[Found]:
     """List all runs, the newest first."""
-    steps: dict[str, list[Step]] = {}
-    for step in workspace.list_steps():
-        steps.setdefault(step.run, []).append(step)
+    steps = workspace.scan().of_run
     made: dict[str, list[background_jobs.Job]] = {}
     for run in reversed(background_jobs.list_runs()):
         if name := _name_run(workspace, run):
             made.setdefault(name, []).append(run)
-    jobs = [
-        make_job(name, steps.get(name, []), made.get(name, []))
-        for name in dict.fromkeys([*steps, *made])
-    ]
-    return sorted(jobs, key=lambda job: (job.started_at, job.name), reverse=True)
+    names = dict.fromkeys([*steps, *made])
+    found = [Found(name, steps.get(name, ()), made.get(name, ())) for name in names]
+    return sorted(found, key=lambda one: (one.started_at, one.name), reverse=True)
 
 
 def find_job(workspace: Workspace, name: str) -> Job:

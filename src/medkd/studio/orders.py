@@ -34,6 +34,10 @@ from medkd.studio.workspace import UPLOADS, Workspace
 
 KNOWN = "known.txt"
 """What people said of words in a run's cases: `deidentify --known` takes it."""
+PAYING = ("prepare", "distill", "verify", "evaluate", "reinforce", "rubric")
+"""Stages that may ask somebody who wants a key and money."""
+N_OFFERED = 30
+"""Steps that a box is offered, the newest ones."""
 PRESETS = "demo.yaml"
 """The recipe whose values fit the shipped student."""
 FILES = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")
@@ -246,12 +250,10 @@ def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[st
     files of cases."""
     feeder = STAGES[stage].feeds.get(field.name) or ("train" if field.name == "adapter" else "")
     if feeder:
-        steps = sorted(
-            workspace.list_steps(stage=feeder),
-            key=lambda step: (step.run == run, step.manifest.started_at),
-            reverse=True,
-        )
-        return [str(step.path) for step in steps]
+        fed = workspace.scan().of_run.get(run, ())
+        own = [str(step.path) for step in fed if step.manifest.stage == feeder]
+        newest = workspace.list_steps(stage=feeder)[-N_OFFERED:]
+        return list(dict.fromkeys([*reversed(own), *(str(step.path) for step in reversed(newest))]))
     if stage == "deidentify" and field.name == "known":
         return [str(path) for path in [workspace.runs / run / KNOWN] if path.exists()]
     if field.name == "model" and stage in ("train", "reinforce", "evaluate", "export"):

@@ -8,7 +8,7 @@ records (`studio.jsonl_index`).
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -41,6 +41,16 @@ class Step(NamedTuple):
         return self.name.rpartition("/")[0] or self.name
 
 
+class Scan(NamedTuple):
+    """What a look through all runs has found, the oldest step first."""
+
+    at: float
+    """Seconds of the monotonic clock."""
+    steps: Sequence[Step]
+    of_run: Mapping[str, Sequence[Step]]
+    of_stage: Mapping[str, Sequence[Step]]
+
+
 class Workspace:
     """The folders named on the command line; nothing outside them is read or written."""
 
@@ -51,7 +61,7 @@ class Workspace:
             if not folder.exists():
                 raise InputError("medkd studio: --data {}: no such folder; check the path", folder)
         self._seen: dict[str, tuple[int, Step | None]] = {}
-        self._all: tuple[float, list[Step]] = (-FRESH_S, [])
+        self._last = Scan(-FRESH_S, (), {}, {})
         self._lock = Lock()
 
     def resolve(self, name: str | Path) -> Path:
@@ -89,29 +99,32 @@ class Workspace:
 
     def list_runs(self) -> list[str]:
         """Name the runs, the newest first."""
-        newest: dict[str, str] = {}
-        for step in self.list_steps():
-            newest[step.run] = max(newest.get(step.run, ""), step.manifest.started_at)
+        newest = {run: steps[-1].manifest.started_at for run, steps in self.scan().of_run.items()}
         return sorted(newest, key=lambda run: (newest[run], run), reverse=True)
+
+    def scan(self) -> Scan:
+        """Look through all runs, or take the last look where it is fresh."""
+        if time.monotonic() - self._last.at > FRESH_S:
+            steps = self._scan(self.runs)
+            of_run: dict[str, list[Step]] = {}
+            of_stage: dict[str, list[Step]] = {}
+            for step in steps:
+                of_run.setdefault(step.run, []).append(step)
+                of_stage.setdefault(step.manifest.stage, []).append(step)
+            self._last = Scan(time.monotonic(), steps, of_run, of_stage)
+        return self._last
 
     def list_steps(self, run: str | None = None, stage: str | None = None) -> list[Step]:
         """List steps, the oldest first: all, or those of a run or of a stage."""
-        if run is not None:
-            steps = self._scan(self.resolve(run))
-        else:
-            looked_at, steps = self._all
-            if time.monotonic() - looked_at > FRESH_S:
-                steps = self._scan(self.runs)
-                self._all = (time.monotonic(), steps)
-        return [
-            step
-            for step in steps
-            if (stage is None or step.manifest.stage == stage) and (run is None or step.run == run)
-        ]
+        if run is None:
+            found = self.scan()
+            return list(found.steps if stage is None else found.of_stage.get(stage, ()))
+        steps = (step for step in self._scan(self.resolve(run)) if step.run == run)
+        return [step for step in steps if stage is None or step.manifest.stage == stage]
 
     def forget(self) -> None:
         """Look through all runs again the next time: something was just started or deleted."""
-        self._all = (-FRESH_S, [])
+        self._last = self._last._replace(at=-FRESH_S)
 
     def find_step(self, name: str) -> Step:
         """Find a step by name; raises InputError where there is none."""

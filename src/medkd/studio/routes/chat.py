@@ -7,7 +7,7 @@ demand. Not done here: measuring, speaking (`studio.conversation`).
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,8 @@ _conversations: OrderedDict[str, Conversation] = OrderedDict()
 def show_chat(page: Page) -> Response:
     """Show a conversation, or a new one with the models that the address names."""
     workspace = page.workspace
-    exports = [str(step.path) for step in reversed(workspace.list_steps(stage="export"))]
-    trained = [
-        str(step.path) for stage in ADAPTERS for step in reversed(workspace.list_steps(stage=stage))
-    ]
+    exports = _list_newest(workspace, "export")
+    trained = [path for stage in ADAPTERS for path in _list_newest(workspace, stage)]
     usual = dict(zip(SIDES, choose_pair(exports, trained), strict=True))
     is_named = any(page.query.get(side) for side in SIDES)
     chosen = {side: page.query.get(side, "" if is_named else usual[side]) for side in SIDES}
@@ -56,7 +54,7 @@ def show_chat(page: Page) -> Response:
     return page.render(
         "chat.html",
         name=name if found else "",
-        offered=[TINY, *exports[:N_OFFERED], *trained[:N_OFFERED], *list_checkpoints(workspace)],
+        offered=[TINY, *exports, *trained, *list_checkpoints(trained)],
         chosen=chosen,
         settings={name: page.query.get(name, "") for name in SETTINGS},
         tasks=SHIPPED,
@@ -172,7 +170,8 @@ def list_questions(page: Page) -> Response:
 
 def find_questions(workspace: Workspace) -> Path | None:
     """Find the newest test split that holds a question."""
-    paths = (step.path / "test.jsonl" for step in reversed(workspace.list_steps(stage="merge")))
+    merged = workspace.list_steps(stage="merge")[-N_OFFERED:]
+    paths = (step.path / "test.jsonl" for step in reversed(merged))
     return next((path for path in paths if path.exists() and path.stat().st_size), None)
 
 
@@ -186,13 +185,16 @@ def choose_pair(exports: list[str], trained: list[str]) -> tuple[str, str]:
     return TINY, next(iter([*exports, *trained]), "")
 
 
-def list_checkpoints(workspace: Workspace) -> list[str]:
-    """Name the checkpoints of all trainings, the newest training's first."""
-    steps = [s for stage in ADAPTERS for s in reversed(workspace.list_steps(stage=stage))]
-    steps = steps[:N_OFFERED]
+def _list_newest(workspace: Workspace, stage: str) -> list[str]:
+    steps = workspace.list_steps(stage=stage)[-N_OFFERED:]
+    return [str(step.path) for step in reversed(steps)]
+
+
+def list_checkpoints(trained: Sequence[str]) -> list[str]:
+    """Name the checkpoints of trainings, in their order."""
     return [
         str(path)
-        for step in steps
-        for path in sorted(step.path.glob("checkpoints/*"))
+        for folder in trained
+        for path in sorted(Path(folder).glob("checkpoints/*"))
         if (path / "adapter_config.json").exists()
     ]

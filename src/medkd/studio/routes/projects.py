@@ -18,7 +18,7 @@ from medkd.studio import jobs
 from medkd.studio.charts import line_chart
 from medkd.studio.jobs import Job
 from medkd.studio.jsonl_index import open_index, take_page
-from medkd.studio.orders import hand_over, show_command
+from medkd.studio.orders import PAYING, hand_over, show_command
 from medkd.studio.page import Form, Page, read_text, stream
 from medkd.studio.road import TRAINING, find_actions, find_progress, list_curves, make_road
 
@@ -37,7 +37,7 @@ def list_projects(page: Page) -> Response:
     shown, at, n_pages = take_page(range(len(wanted)), page.number("page"), PAGE_SIZE)
     if not found:
         return page.render("new.html", is_first=True)
-    cards = [_show_card(wanted[i], page) for i in shown]
+    cards = [_show_card(wanted[i].look(), page) for i in shown]
     is_moving = any(card["job"].alive for card in cards)
     return page.render(
         "projects.html",
@@ -166,7 +166,11 @@ def delete_run(page: Page, form: Form) -> Response:
 
 def show_bill(page: Page) -> Response:
     """Show the bill of a step, the newest where the address names none."""
-    steps = [step for step in page.workspace.list_steps() if (step.path / LEDGER).exists()]
+    asking = (s for stage in PAYING for s in page.workspace.list_steps(stage=stage))
+    steps = sorted(
+        (step for step in asking if (step.path / LEDGER).exists()),
+        key=lambda step: step.manifest.started_at,
+    )
     if not steps:
         return page.render("nothing.html")
     names = [step.name for step in reversed(steps)]

@@ -14,6 +14,7 @@ from medkd.studio.conversation import HELD
 from medkd.studio.estimates import estimate
 from medkd.studio.forms import Field
 from medkd.studio.orders import (
+    PAYING,
     Order,
     Part,
     find_problems,
@@ -28,8 +29,6 @@ from medkd.studio.page import Form, Page, read_text
 
 NEED_ROOM = ("train", "reinforce", "evaluate", "export")
 """Stages that load a model of their own: those that people talk to make room for it."""
-ASKS = ("prepare", "distill", "verify", "evaluate", "reinforce", "rubric")
-"""Stages that may send a key."""
 DEFAULT = "train"
 
 
@@ -90,6 +89,6 @@ def _describe(order: Order, page: Page) -> dict[str, Any]:
         "problems": problems,
         "estimates": estimate(order, page.workspace, page.t),
         "recipes": list(list_recipes(page.workspace)),
-        "asks_key": any(part.stage in ASKS for part in order.parts),
+        "asks_key": any(part.stage in PAYING for part in order.parts),
         "suggest": suggest_for,
     }
