@@ -50,6 +50,9 @@ class Layout(NamedTuple):
     groups: dict[str, list[Field]]
     """The rest, by the name of a group."""
 
+    main: list[Field]
+    """Those of `first` that stand before all steps of a recipe."""
+
     @property
     def fields(self) -> list[Field]:
         return [*self.first, *(field for listed in self.groups.values() for field in listed)]
@@ -119,7 +122,8 @@ def lay_out(stage: str, fields: Sequence[Field], values: Mapping[str, str]) -> L
     for field in (field for field in shown if field not in first):
         place = (name for name, listed in table["groups"].items() if field.name in listed)
         groups[next(place, MORE)].append(field)
-    return Layout(first, {name: listed for name, listed in groups.items() if listed})
+    main = [field for field in first if field.name in table["main"].get(stage, [])]
+    return Layout(first, {name: listed for name, listed in groups.items() if listed}, main)
 
 
 def _is_meant(rule: str, values: Mapping[str, str]) -> bool:

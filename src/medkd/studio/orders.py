@@ -61,7 +61,8 @@ class Part(NamedTuple):
 
     @property
     def layout(self) -> Layout:
-        return lay_out(self.stage, self.fields, self.values)
+        found = lay_out(self.stage, self.fields, self.values)
+        return found if self.step == self.stage else found._replace(main=[])
 
 
 class Order(NamedTuple):

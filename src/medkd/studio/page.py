@@ -98,6 +98,7 @@ class Page:
     def here_name(self) -> str:
         """The path of the navigation under which this page stands."""
         path = self.request.url.path.split("/", 2)[-1].split("/")[0]
+        path = "evaluate" if path == "blind" else path
         return path if path in NAVIGATION else ""
 
 

@@ -25,7 +25,7 @@ from medkd.studio.charts import Point
 from medkd.studio.jobs import FINISHED, RUNNING, Job, write_cost
 from medkd.studio.workspace import Step
 
-ROAD = tuple(stage for stage in STAGES if stage not in ("reinforce", "compare", "rubric"))
+ROAD = tuple(stage for stage in STAGES if stage not in ("select", "reinforce", "compare", "rubric"))
 """Stages that every run passes; the others are shown where they were made."""
 WAITING, AHEAD = "waiting", "todo"
 TRAINING = ("train", "reinforce")

@@ -21,7 +21,7 @@ NO_RECORDS = ("metrics.jsonl", "reviews.jsonl", "samples.jsonl", "ledger.jsonl")
 """Files of lines that are no records of cases."""
 MAX_DEPTH = 3
 """How deep below the directory of runs a step may lie."""
-FRESH_S = 1.0
+FRESH_S = 2.0
 """For how long a look through all runs counts: many browsers share one."""
 
 

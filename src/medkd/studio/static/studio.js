@@ -104,6 +104,7 @@ for (const box of document.querySelectorAll('[data-remember]')) {
   }
 }
 
+document.querySelector('nav [aria-current]')?.scrollIntoView({inline: 'center', block: 'nearest'});
 for (const button of document.querySelectorAll('[data-busy]')) button.dataset.said = button.textContent;
 for (const box of document.querySelectorAll('[data-copy-of]')) {
   const source = document.querySelector(`[name=${box.dataset.copyOf}]:not([data-copy-of])`);
