@@ -79,7 +79,7 @@ class BatchClient(LedgerClient):
             asyncio.run(self._run(iter(labelled), progress, follow))
         except KeyboardInterrupt as error:
             raise StoppedError(
-                f"interrupted; a batch that was submitted goes on at the provider, {RESUME_HINT}"
+                "interrupted; a batch that was submitted goes on at the provider, {}", RESUME_HINT
             ) from error
         finally:
             counts = {"cached": progress.n_cached, "new": progress.n_new}
@@ -148,9 +148,13 @@ class BatchClient(LedgerClient):
             is_dear = limit is not None and self.ledger.spent() + worst > limit
             if is_dear and number == 0:
                 raise StoppedError(
-                    f"--budget {limit:g}: {self.ledger.spent():.4f} "
-                    f"{self.target.provider.currency} paid, and the next attempt may cost "
-                    f"{worst:.4f}; raise --budget and {RESUME_HINT}"
+                    "--budget {:g}: {:.4f} {} paid, and the next attempt may cost {:.4f}; "
+                    "raise --budget and {}",
+                    limit,
+                    self.ledger.spent(),
+                    self.target.provider.currency,
+                    worst,
+                    RESUME_HINT,
                 )
             if is_dear or n_bytes > MAX_BYTES:
                 return waiting[:number]
@@ -244,8 +248,11 @@ class BatchClient(LedgerClient):
                 self._journal.unlink(missing_ok=True)
                 words = make_line(find_message(state.get("errors") or state), self.target.key)
                 raise StoppedError(
-                    f"batch {batch['id']}: the provider refuses it ({words}); check --model and "
-                    f"the sampling flags, then {RESUME_HINT}"
+                    "batch {}: the provider refuses it ({}); check --model and the sampling "
+                    "flags, then {}",
+                    batch["id"],
+                    words,
+                    RESUME_HINT,
                 )
             self._say(f"batch {batch['id']}: {status}, {counts.get('completed', 0)} done")
             await asyncio.sleep(pause_s)
@@ -290,9 +297,12 @@ class BatchClient(LedgerClient):
         if code == 404 and batch is not None:
             self._journal.unlink(missing_ok=True)
             raise StoppedError(
-                f"batch {batch['id']}: the provider knows it no more (submitted "
-                f"{batch['submitted_at']}, {len(batch['items'])} requests); look at its bill, then "
-                "run the same command again: what has no answer is submitted anew"
+                "batch {}: the provider knows it no more (submitted {}, {} requests); "
+                "look at its bill, then run the same command again: what has no answer "
+                "is submitted anew",
+                batch["id"],
+                batch["submitted_at"],
+                len(batch["items"]),
             )
         return self._read(code, content, path)
 
@@ -328,7 +338,7 @@ class BatchClient(LedgerClient):
             if method == "POST":  # whether it arrived is not known
                 break
             await asyncio.sleep(min(pause_s, 4 * self._poll_s))
-        raise StoppedError(f"{url}: {words}; check the provider, then {RESUME_HINT}")
+        raise StoppedError("{}: {}; check the provider, then {}", url, words, RESUME_HINT)
 
     def _read(self, code: int, content: bytes, path: str) -> dict[str, Any]:
         body = load(content)

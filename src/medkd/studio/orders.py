@@ -19,6 +19,7 @@ from medkd.core.errors import InputError, say_problem
 from medkd.core.i18n import Texts
 from medkd.core.task import SHIPPED
 from medkd.models.load import TINY
+from medkd.pipeline import fill_in
 from medkd.stages import STAGES
 from medkd.studio.forms import (
     Field,
@@ -93,10 +94,11 @@ def list_parts(kind: str, workspace: Workspace) -> list[Part]:
     if recipe is None:
         raise InputError("{}: no such stage or recipe; put it into a --data folder", kind[:80])
     parts: list[Part] = []
-    for step, section in read_recipe(recipe).items():
+    content = read_recipe(recipe)
+    for step, section in content.items():
         stage = str(step).split("-")[0]
         if stage in STAGES and (isinstance(section, dict) or section is None):
-            known = cast(Mapping[str, Any], section or {})
+            known = fill_in(stage, dict(cast(Mapping[str, Any], section or {})), content)
             given = {key: to_text(value) for key, value in known.items()}
             parts.append(Part(step, stage, read_fields(stage), given, {}))
     return parts
