@@ -116,7 +116,6 @@ def test_an_answer_across_two_sections_is_not_asked() -> None:
 def test_the_manifest_tells_leaks_before_and_after() -> None:
     *_, facts = prepare([make_case(1), make_case(2, ("肺炎",))], make(), Counter())
     assert facts["leak_rate"]["诊治经过"] == {"before": 0.5, "after": 0.0}
-    assert facts["stated_rate"]["诊治经过"] == {"before": 0.5, "after": 0.0}
     assert facts["leaky_questions"] == {"before": 1, "after": 0}
 
 

@@ -78,8 +78,8 @@ class Draft(NamedTuple):
     """The same without the answer, where the task wants it removed."""
     line: str
     told: Mapping[str, frozenset[str]] = MappingProxyType({})
-    """Sections that were looked at, and those that state the principal diagnosis, or any of them:
-    each before and after; empty where the task removes nothing."""
+    """Sections that were looked at, and those that state the principal diagnosis, before and after;
+    empty where the task removes nothing."""
     known: tuple[str, ...] = ()
     """Diagnoses of the reference that the record itself tells as known."""
     removals: tuple[Removal, ...] = ()
@@ -152,18 +152,19 @@ def _find_told(
 ) -> dict[str, frozenset[str]]:
     """Find the sections that stated the answer before and state it after; one without a removal
     never did."""
-    changed = {removal.section for removal in removals}
-    found = {
-        "before": {name: find_answer(views[name].text, aliases, name) for name in changed},
-        "after": {name: find_answer(texts.get(name, ""), aliases, name) for name in changed},
-    }
     told = {"asked": frozenset(views)}
-    for side, mentions in found.items():
-        told[f"stated_{side}"] = frozenset(name for name in mentions if mentions[name])
-        told[f"listed_{side}"] = frozenset(
+    changed = {removal.section for removal in removals}
+    for side, told_by in (
+        ("before", {n: view.text for n, view in views.items()}),
+        ("after", texts),
+    ):
+        told[side] = frozenset(
             name
-            for name, of_section in mentions.items()
-            if any(mention.tier is Tier.PRINCIPAL for mention in of_section)
+            for name in changed
+            if any(
+                mention.tier is Tier.PRINCIPAL
+                for mention in find_answer(told_by.get(name, ""), aliases, name)
+            )
         )
     return told
 

@@ -270,10 +270,9 @@ def _make_question(draft: Draft, split: Split, task: Task) -> Question:
 
 def _measure_leaks(drafts: list[Draft]) -> dict[str, Any]:
     """Measure, on the texts as they were and as they are asked, where the answer is told."""
-    n = Counter(name for draft in drafts for name in draft.told["asked"])
     told = {
         key: Counter(name for draft in drafts for name in draft.told[key])
-        for key in (drafts[0].told if drafts else ())
+        for key in ("asked", "before", "after")
     }
     sides = ("before", "after")
     removals = [removal for draft in drafts for removal in draft.removals]
@@ -282,15 +281,11 @@ def _measure_leaks(drafts: list[Draft]) -> dict[str, Any]:
         "restored": sum(one.state == "restored" for one in removals),
         "known": sum(bool(draft.known) for draft in drafts),
         "leak_rate": {
-            name: {side: round(told[f"listed_{side}"][name] / n[name], 4) for side in sides}
-            for name in n
-        },
-        "stated_rate": {
-            name: {side: round(told[f"stated_{side}"][name] / n[name], 4) for side in sides}
-            for name in n
+            name: {side: round(told[side][name] / n, 4) for side in sides}
+            for name, n in told["asked"].items()
         },
         "leaky_questions": {
-            side: sum(bool(draft.told[f"listed_{side}"]) for draft in drafts) for side in sides
+            side: sum(bool(draft.told[side]) for draft in drafts) for side in sides
         },
         "characters": {
             "before": sum(measure(draft.before) for draft in drafts),
