@@ -19,6 +19,8 @@ from medkd.core.stage_output import Manifest, read_manifest
 from medkd.core.statistics import wilson_interval
 
 NAME, LEDGER = "rounds.json", "ledger.sqlite"
+NOISE = 1.645
+"""Standard errors of a gain within which it may be chance: one-sided, 95 %."""
 ALL, LAST = "@all", "@last"
 """Behind the name of a step: its folders of all rounds so far, its folder of the round before."""
 
@@ -112,7 +114,7 @@ class Round(NamedTuple):
     gain: float | None
     """Over the round before; None for the first where nothing was measured before."""
     noise: float | None
-    """Standard error of the gain, over the same questions."""
+    """What chance may gain on the same questions: `NOISE` standard errors."""
     bought: int
     rows: int
     amount: float
@@ -239,15 +241,14 @@ def _read_right(folder: Path) -> dict[str, float]:
 def _compare(
     before: Mapping[str, float], now: Mapping[str, float]
 ) -> tuple[float | None, float | None]:
-    """Return the gain on the questions that both asked, and its standard error; None where they
-    share none.
+    """Return the gain on the questions that both asked, and its noise; None where they share none.
 
     >>> _compare({"a": 0, "b": 0, "c": 1, "d": 0}, {"a": 1, "b": 0, "c": 1, "d": 1})
-    (0.5, 0.25)
+    (0.5, 0.4113)
     """
     apart = [now[key] - before[key] for key in now if key in before]
     if not apart:
         return None, None
     n, gain = len(apart), sum(apart) / len(apart)
     spread = math.sqrt(max(sum(one * one for one in apart) / n - gain * gain, 0.0) / n)
-    return round(gain, 4), round(spread, 4)
+    return round(gain, 4), round(NOISE * spread, 4)

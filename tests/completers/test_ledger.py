@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ledger_reading import count_missing, list_attempts
-from medkd.completers.ledger import Charge, Ledger, copy_path, item_key, keep_copy
+from medkd.completers.ledger import Ledger, copy_path, item_key, keep_copy
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import Price, find_target
+from medkd.completers.providers import Charge, Price, find_target
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Usage
@@ -66,7 +66,7 @@ def test_what_streamed_before_a_kill_is_kept_as_one_unknown_attempt(tmp_path):
 import os, signal
 from pathlib import Path
 from medkd.completers.ledger import Ledger
-from medkd.completers.providers import Price, find_target
+from medkd.completers.providers import Charge, Price, find_target
 ledger = Ledger(Path({str(path)!r}))
 ledger.start_run(2)
 price = Price(cache_hit=0, cache_miss=1, output=4)

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ledger_reading import list_attempts
-from medkd.completers.ledger import Charge, Ledger
+from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import Price, find_target
+from medkd.completers.providers import Charge, Price, find_target
 from medkd.core.records import Usage
 
 TARGET = find_target("rehearsal")
@@ -144,9 +144,9 @@ def test_power_lost_in_the_middle_of_writing_costs_only_what_was_not_promised_ye
 WORKER = """
 import random, sys
 from pathlib import Path
-from medkd.completers.ledger import Charge, Ledger
+from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import Price, find_target
+from medkd.completers.providers import Charge, Price, find_target
 from medkd.core.records import Usage
 target, price, rng = find_target("rehearsal"), Price(cache_hit=0, cache_miss=1, output=4), random.Random(int(sys.argv[2]))
 with Ledger(Path(sys.argv[1])) as ledger:

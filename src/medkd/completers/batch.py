@@ -10,16 +10,16 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 
 from medkd.completers.client import Follow, LedgerClient, Progress, RunOptions
 from medkd.completers.endpoint import Endpoint, find_proxy, make_body
-from medkd.completers.ledger import Ledger, make_charge
+from medkd.completers.ledger import Ledger
 from medkd.completers.limits import RESUME_HINT
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_status
-from medkd.completers.providers import Target, estimate_tokens
+from medkd.completers.providers import Target, estimate_tokens, make_charge
 from medkd.completers.stream import AnswerReader, find_message, load, make_line
 from medkd.core.completer import Request
 from medkd.core.errors import InputError, StoppedError
@@ -260,7 +260,7 @@ class BatchClient(LedgerClient):
 
     async def _record(self, line: Any, batch: Mapping[str, Any]) -> None:
         """Put one line of a result on the ledger; one that is of no item of ours is passed over."""
-        key = line.get("custom_id") if isinstance(line, dict) else None
+        key = str(cast("dict[str, Any]", line).get("custom_id")) if isinstance(line, dict) else ""
         if key not in batch["items"] or self.ledger.is_complete(key):
             return
         label, n_prompt = batch["items"][key]

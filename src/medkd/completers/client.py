@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from medkd.completers.endpoint import AttemptRecord, AttemptRecorder, Endpoint, prompt_texts
-from medkd.completers.ledger import Charge, Ledger, item_key
+from medkd.completers.ledger import Ledger, item_key
 from medkd.completers.limits import (
     RESUME_HINT,
     AdaptiveLimit,
@@ -26,7 +26,7 @@ from medkd.completers.limits import (
     RetryPolicy,
 )
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import Price, Target, When, check_budget, estimate_tokens
+from medkd.completers.providers import Charge, Price, Target, When, check_budget, estimate_tokens
 from medkd.completers.resume import (
     FindMissing,
     MissingPart,

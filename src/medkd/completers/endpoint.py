@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import orjson
 
-from medkd.completers.ledger import Ledger, make_charge
+from medkd.completers.ledger import Ledger
 from medkd.completers.limits import AdaptiveLimit
 from medkd.completers.outcomes import (
     AttemptOutcome,
@@ -27,7 +27,13 @@ from medkd.completers.outcomes import (
     classify_finish,
     classify_status,
 )
-from medkd.completers.providers import Price, Target, estimate_tokens, is_loopback
+from medkd.completers.providers import (
+    Price,
+    Target,
+    estimate_tokens,
+    is_loopback,
+    make_charge,
+)
 from medkd.completers.resume import (
     FindMissing,
     PartialAnswer,

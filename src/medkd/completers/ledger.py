@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_finish
-from medkd.completers.providers import Price, Target, estimate_tokens
+from medkd.completers.providers import Charge, Price, Target, make_charge
 from medkd.completers.resume import MissingPart, append_continuation, make_partial
 from medkd.completers.stream import separate
 from medkd.core.completer import Completion, Request
@@ -51,7 +51,9 @@ CREATE INDEX attempts_of_item ON attempts (item);
 CREATE TABLE pieces (attempt INTEGER NOT NULL, number INTEGER NOT NULL,
   is_reasoning INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (attempt, number)) WITHOUT ROWID;
 """
-SERVED = "CREATE TABLE IF NOT EXISTS served (attempt INTEGER PRIMARY KEY, model TEXT NOT NULL)"
+SERVED_TABLE = (
+    "CREATE TABLE IF NOT EXISTS served (attempt INTEGER PRIMARY KEY, model TEXT NOT NULL)"
+)
 """Attempts whose reply states another model than was asked; version 0.1 has no such table."""
 COPY_INTERVAL_S = 600.0
 """Seconds of writing between two copies; one is also made at the end of every run."""
@@ -81,6 +83,10 @@ SELECT provider, model, COALESCE(outcome, 'unknown') AS outcome, currency, COUNT
   TOTAL(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE n_completion END) AS wasted_tokens,
   TOTAL(n_prompt), TOTAL(n_cache_hit), TOTAL(n_completion), TOTAL(n_reasoning)
 FROM attempts GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608 - no input
+_SERVE = "INSERT OR REPLACE INTO served SELECT id, ? FROM attempts WHERE id = ? AND model != ?"
+_SERVED = """
+SELECT attempts.model, served.model, COUNT(*) FROM served
+JOIN attempts ON attempts.id = served.attempt GROUP BY 1, 2 ORDER BY 1, 2"""
 _DAYS = """
 SELECT substr(started_at, 1, 10), COUNT(*), ROUND(SUM(amount), 6), currency
 FROM attempts GROUP BY 1, 4 ORDER BY 1, 4"""
@@ -114,14 +120,6 @@ class Attempt(Record):
     seconds: float
 
 
-class Charge(NamedTuple):
-    """What an attempt cost."""
-
-    usage: Usage
-    is_estimate: bool
-    amount: float
-
-
 class BillLine(Record):
     """The attempts of one model that ended in one way."""
 
@@ -151,32 +149,12 @@ class BillDay(Record):
     currency: str
 
 
-def make_charge(result: AttemptResult, n_prompt: int, price: Price | None) -> Charge:
-    """Price an attempt's own result; if the endpoint reported no usage and may charge, estimate it
-    from the texts."""
-    usage, is_estimate = result.usage or Usage(), False
-    if result.usage is None and not result.outcome.is_free:
-        n_reasoning = estimate_tokens([result.reasoning])
-        n_completion = n_reasoning + estimate_tokens([result.text])
-        usage = Usage(prompt=n_prompt, completion=n_completion, reasoning=n_reasoning)
-        is_estimate = True
-    return Charge(usage, is_estimate, price.amount(usage) if price else 0.0)
-
-
 def item_key(provider: str, model: str, request: Request) -> str:
     """Hash what decides the answer; the address is no part of it, so that a moved server buys
     nothing twice."""
     decisive = [provider, model, request.model_dump(mode="json")]
     text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-
-
-class Served(NamedTuple):
-    """Attempts that were answered by a model of another name than was asked."""
-
-    asked: str
-    stated: str
-    attempts: int
 
 
 class LedgerReader:
@@ -267,15 +245,10 @@ class LedgerReader:
             for row in rows
         ]
 
-    def list_served(self) -> list[Served]:
-        """List the models that replies state where it is not the one that was asked."""
-        if not self._fetch("SELECT 1 FROM sqlite_master WHERE name = 'served'"):
-            return []
-        rows = self._reader.execute(
-            "SELECT attempts.model, served.model, COUNT(*) FROM served "
-            "JOIN attempts ON attempts.id = served.attempt GROUP BY 1, 2 ORDER BY 1, 2"
-        )
-        return [Served(*row) for row in rows]
+    def list_served(self) -> list[tuple[str, str, int]]:
+        """List model asked, model that replies state instead, and attempts."""
+        has_table = self._fetch("SELECT 1 FROM sqlite_master WHERE name = 'served'")
+        return self._reader.execute(_SERVED).fetchall() if has_table else []
 
     def bill_days(self) -> list[BillDay]:
         """Sum up attempts by the day on which they began."""
@@ -518,7 +491,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.executescript(
             f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
         )
-    connection.execute(SERVED)
+    connection.execute(SERVED_TABLE)
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         _mark_bad_ends(connection)

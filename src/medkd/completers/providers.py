@@ -12,11 +12,12 @@ from datetime import date, datetime, timedelta, timezone
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
+from medkd.completers.outcomes import AttemptResult
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError, from_os_error
 from medkd.core.jsonl import first_problem
@@ -412,3 +413,23 @@ def estimate_tokens(texts: Iterable[str]) -> int:
         n_narrow += narrow
         n_wide += len(text) - narrow
     return -int(-(0.6 * n_wide + 0.3 * n_narrow) // 1)
+
+
+class Charge(NamedTuple):
+    """What an attempt cost."""
+
+    usage: Usage
+    is_estimate: bool
+    amount: float
+
+
+def make_charge(result: AttemptResult, n_prompt: int, price: Price | None) -> Charge:
+    """Price an attempt's own result; if the endpoint reported no usage and may charge, estimate it
+    from the texts."""
+    usage, is_estimate = result.usage or Usage(), False
+    if result.usage is None and not result.outcome.is_free:
+        n_reasoning = estimate_tokens([result.reasoning])
+        n_completion = n_reasoning + estimate_tokens([result.text])
+        usage = Usage(prompt=n_prompt, completion=n_completion, reasoning=n_reasoning)
+        is_estimate = True
+    return Charge(usage, is_estimate, price.amount(usage) if price else 0.0)

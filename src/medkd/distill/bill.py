@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from medkd.completers.costs import Forecast
-from medkd.completers.ledger import FILE_NAME, BillDay, BillLine, Served, open_reader
+from medkd.completers.ledger import FILE_NAME, BillDay, BillLine, open_reader
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.core.errors import InputError
 from medkd.core.records import Record
@@ -41,8 +41,8 @@ class Bill(Record):
     last run is short of."""
     rerun: dict[str, float]
     """What those would cost; 0 if nothing changed. Empty if no price is known."""
-    served: tuple[Served, ...] = ()
-    """Attempts that another model answered than was asked, as the replies say."""
+    served: tuple[tuple[str, str, int], ...] = ()
+    """Model asked, model that the replies state instead, attempts."""
     lines: tuple[BillLine, ...]
     days: tuple[BillDay, ...]
 
@@ -125,8 +125,8 @@ def render(found: Bill) -> str:
             "above"
         )
     summary += [
-        f"answered {one.attempts:,} attempts at {one.asked} by {one.stated}, as the replies say"
-        for one in found.served
+        f"answered {n:,} attempts at {asked} by {stated}, as the replies say"
+        for asked, stated, n in found.served
     ]
     return "\n".join([*table, *summary])
 

@@ -1,0 +1,176 @@
+"""What the same money buys in the rehearsal world: one trace, several, chosen questions, corrections.
+
+Every arm spends the same money of the rehearsal teacher on the same cases, trains the shipped
+student on what it bought, and is asked the same unseen questions. Invented cases and a student of
+2.6 M parameters: it shows that the machinery works, and nothing about medicine.
+
+    PYTHONPATH=src python bench/method.py --seeds 0 1 2 --out bench-method
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medkd.core.config import make_config
+from medkd.core.errors import StoppedError
+from medkd.core.stage_output import Manifest, read_manifest
+from medkd.core.statistics import compare_paired, wilson_interval
+from medkd.demo.mock_site import serve_site
+from medkd.demo.synthetic_cases import generate_cases
+from medkd.demo.teacher import serve_teacher
+from medkd.stages import STAGES
+
+STUDENT = "medkd:tiny"
+TRAINING = {"epochs": 3.0, "learning_rate": 2.0e-3, "max_length": 1024}
+MAX_TOKENS = 256
+
+
+class World(NamedTuple):
+    """One seed's cases, and what all arms of it share."""
+
+    folder: Path
+    seed: int
+    money: float
+    teacher: str
+
+
+def run_stage(stage: str, out: Path, **fields: Any) -> Manifest:
+    """Run a stage; one that stops at its budget has done its work."""
+    module = STAGES[stage].load()
+    config = make_config(module.Config, {"out": out, **fields}, f"bench {stage}")
+    try:
+        return module.run(config)
+    except StoppedError as error:
+        if not str(error).startswith("--budget"):
+            raise
+    return read_manifest(out)
+
+
+def make_world(folder: Path, seed: int, n_cases: int, money: float, teacher: str) -> World:
+    """Collect, mask and ask the cases of a seed; a third of them is kept to measure on."""
+    with serve_site(generate_cases(n_cases, seed)) as site:
+        run_stage("collect", folder / "collect", source="iiyi", base_url=site.base_url, delay=0)
+    run_stage("deidentify", folder / "deidentify", input=folder / "collect")
+    shares = {"val_share": 0.33, "test_share": 0.0, "seed": seed}
+    run_stage("prepare", folder / "prepare", input=folder / "deidentify", **shares)
+    return World(folder, seed, money, teacher)
+
+
+def evaluate(world: World, name: str, **fields: Any) -> dict[str, float]:
+    """Ask the unseen questions; returns which were answered rightly."""
+    given = {"input": world.folder / "prepare", "split": "val", "model": STUDENT}
+    out = world.folder / name / "evaluate"
+    run_stage("evaluate", out, **given, max_tokens=MAX_TOKENS, **fields)
+    rows = map(json.loads, (out / "rows.jsonl").read_text("utf-8").splitlines())
+    return {row["id"]: row["scores"]["diagnosis_accuracy"] for row in rows}
+
+
+def select(world: World, **fields: Any) -> Path:
+    """Have the untrained student answer the training questions twice; done once for all arms."""
+    out = world.folder / "select"
+    given = {"input": world.folder / "prepare", "model": STUDENT, "samples": 2}
+    run_stage("select", out, **given, max_tokens=MAX_TOKENS, **fields)
+    return out
+
+
+def buy(world: World, name: str, questions: Path, **fields: Any) -> Manifest:
+    """Spend the money on training questions, in a drawn order."""
+    folder = world.folder / name
+    folder.mkdir(exist_ok=True)
+    lines = (questions / "questions.jsonl").read_text("utf-8").splitlines()
+    train = [line for line in lines if json.loads(line)["split"] == "train"]
+    (folder / "questions.jsonl").write_text("\n".join(train) + "\n", "utf-8")
+    given = {"input": folder, "teacher": "rehearsal", "base_url": world.teacher}
+    given |= {"budget": world.money, "max_tokens": 1024, "concurrency": 1}
+    return run_stage("distill", folder / "distill", **given, **fields)
+
+
+def learn(world: World, name: str, traces: int = 1) -> tuple[int, dict[str, float]]:
+    """Check and merge what was bought, train on it, ask; returns rows and what was right."""
+    folder = world.folder / name
+    run_stage("verify", folder / "verify", input=folder / "distill")
+    given = {"input": folder / "verify", "val_share": 0, "test_share": 0, "traces": traces}
+    rows = run_stage("merge", folder / "merge", **given).counts.kept
+    run_stage("train", folder / "train", input=folder / "merge", model=STUDENT, **TRAINING)
+    return rows, evaluate(world, name, adapter=folder / "train" / "adapter")
+
+
+Arm = Callable[[World, str], tuple[float, int, dict[str, float]]]
+
+
+def _spend(traces: int = 1, is_selected: bool = False, **fields: Any) -> Arm:
+    def arm(world: World, name: str) -> tuple[float, int, dict[str, float]]:
+        more = dict(fields)
+        questions = world.folder / "prepare"
+        if is_selected or more.get("mode") == "correct":
+            questions = select(world)
+        if more.get("mode") == "correct":
+            more["from_"] = questions
+        cost = buy(world, name, questions, **more).cost.amount
+        rows, right = learn(world, name, traces)
+        return cost, rows, right
+
+    return arm
+
+
+ARMS: dict[str, Arm] = {
+    "base": lambda world, name: (0.0, 0, evaluate(world, name)),
+    "one trace": _spend(),
+    "three traces": _spend(traces=3, samples=3),
+    "selected": _spend(is_selected=True),
+    "correction": _spend(mode="correct"),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Measure the arms that are named, or all; a killed bench goes on."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cases", type=int, default=240)
+    parser.add_argument("--money", type=float, default=0.03)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--out", type=Path, default=Path("bench-method"))
+    given = parser.parse_args(arguments)
+    found: dict[str, list[tuple[float, int, dict[str, float]]]] = {}
+    with serve_teacher() as teacher:
+        for seed in given.seeds:
+            folder = given.out / f"seed-{seed}"
+            world = make_world(folder, seed, given.cases, given.money, teacher.base_url)
+            for name in given.arms:
+                began = time.monotonic()
+                result = ARMS[name](world, name.replace(" ", "-"))
+                found.setdefault(name, []).append(result)
+                print(f"seed {seed}, {name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+                print_table(found)
+
+
+def print_table(found: dict[str, list[tuple[float, int, dict[str, float]]]]) -> None:
+    """Print accuracy with its interval, against money and rows, over the seeds so far."""
+    print("| arm | seeds | rows | money | right | n | accuracy | 95 % | against one trace |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for name, results in found.items():
+        right = [value for _, _, one in results for value in one.values()]
+        low, high = wilson_interval(round(sum(right)), len(right))
+        apart = ""
+        if name != "one trace" and len(found.get("one trace", ())) >= len(results):
+            first = [v for _, _, one in found["one trace"][: len(results)] for v in one.values()]
+            keys = [(i, k) for i, (_, _, one) in enumerate(results) for k in one]
+            first = [found["one trace"][i][2][k] for i, k in keys]
+            apart_ = compare_paired(first, right)
+            apart = f"{apart_.difference:+.3f} (p {apart_.p:.2f})"
+        rows = sum(n for _, n, _ in results) / len(results)
+        money = sum(cost for cost, _, _ in results) / len(results)
+        print(
+            f"| {name} | {len(results)} | {rows:.0f} | {money:.4f} | {sum(right):.0f} | "
+            f"{len(right)} | {sum(right) / max(len(right), 1):.3f} | {low:.3f} to {high:.3f} | "
+            f"{apart} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
