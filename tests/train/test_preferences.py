@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from medkd.core.errors import InputError
 from medkd.core.records import Preference, Rejected
+from medkd.evaluate.contamination import find_seen
 from medkd.models.load import load_tokenizer
 from medkd.train.config import LEARNING_RATES
 from medkd.train.stage import Config, run
@@ -154,3 +155,9 @@ def test_length_as_the_only_difference_is_said(pairs_dir):
 
 def test_preferences_are_learnt_more_gently_than_rows():
     assert LEARNING_RATES["dpo"] == LEARNING_RATES["kto"] < 2e-4
+
+
+def test_an_evaluation_finds_the_questions_of_the_pairs_among_its_own(tuned_dir, pairs_dir):
+    asked = [make_example(0), make_example(100)]
+    seen = find_seen(asked, pairs_dir / "test.jsonl", tuned_dir / "adapter")
+    assert (seen.ids, seen.training_path) == ({"made:0"}, pairs_dir / "preferences.jsonl")

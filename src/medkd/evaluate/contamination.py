@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader
-from medkd.core.records import Example
+from medkd.core.records import Example, Preference
 from medkd.core.stage_output import MANIFEST, hash_path, read_manifest
 from medkd.grading.extract import split_list
 from medkd.grading.names import normalize_name, parse_name
@@ -37,7 +37,8 @@ def find_seen(examples: Iterable[Example], test_path: Path, model: Path | None) 
     training_path = find_training(model) if model else None
     if training_path is None:
         return Seen(frozenset(), None)
-    trained = {_digest(e.input) for e in RecordReader(training_path, Example, made_by="merge")}
+    kind = Preference if training_path.name == "preferences.jsonl" else Example
+    trained = {_digest(e.input) for e in RecordReader(training_path, kind, made_by="merge")}
     return Seen(frozenset(e.id for e in examples if _digest(e.input) in trained), training_path)
 
 
