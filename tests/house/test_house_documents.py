@@ -128,6 +128,17 @@ def test_there_is_a_page_for_every_stage_and_each_page_in_both_languages() -> No
     assert {chinese for _, chinese in PAIRS[1:]} == there
 
 
+def test_both_sites_list_every_page_in_the_same_order() -> None:
+    listed = [
+        re.findall(r"^ +- .+: (\S+\.md)$", (ROOT / site).read_text(encoding="utf-8"), re.MULTILINE)
+        for site in ("mkdocs.yml", "mkdocs.zh.yml")
+    ]
+    assert listed[0] == listed[1]
+    assert sorted(listed[0]) == sorted(
+        page.relative_to(ENGLISH).as_posix() for page, _ in PAIRS[1:]
+    )
+
+
 @pytest.mark.parametrize(("english", "chinese"), PAIRS, ids=name)
 def test_a_page_has_the_same_commands_in_both_languages(english: Path, chinese: Path) -> None:
     if english != GENERATED["en"]:
