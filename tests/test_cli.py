@@ -659,7 +659,7 @@ def test_the_command_line_speaks_chinese_and_nothing_is_left_over(
         "错误：medkd train：缺少 out, model, input；加上 --out"
     )
     assert run_command(["train", "--epochs", "x", "--lang=zh"]) == 2
-    assert capsys.readouterr().err.startswith("错误：medkd train：--epochs: 'x' 不是数字；见")
+    assert capsys.readouterr().err.startswith("错误：medkd train：--epochs：'x' 不是数字；见")
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert run_command(["merge", "--help"]) == 0
     assert "必填" in capsys.readouterr().out
