@@ -50,6 +50,6 @@ $(INSTALLED): constraints.txt pyproject.toml tests/package.json
 		{ echo "error: $$($(PYTHON) --version 2>&1 | head -n 1) is too old; MedKD needs 3.11 or newer: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
-	@if command -v npm >/dev/null; then npm install --silent --no-fund --no-audit --no-package-lock --prefix tests; \
-		else echo "note: npm is not here; the test by axe-core is skipped"; fi
+	@if command -v npm >/dev/null; then npm install --silent --no-fund --no-audit --no-package-lock --prefix tests || true; fi
+	@test -d tests/node_modules/axe-core || echo "note: no axe-core from npm; the test by it is skipped"
 	@touch $@

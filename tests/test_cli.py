@@ -680,3 +680,12 @@ def test_without_a_command_one_is_told_where_one_is_and_what_comes_next(
     assert run_command([]) == 0
     said = capsys.readouterr().out
     assert "runs/my: the newest of 1 runs here" in said and following in said
+
+
+def test_help_in_one_language_leaves_the_next_in_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(["demo", "--help", "--lang", "zh"]) == 0
+    capsys.readouterr()
+    assert run_command(["demo", "--help", "--lang", "en"]) == 0
+    assert "Language of cases and questions" in capsys.readouterr().out

@@ -153,3 +153,9 @@ def test_questions_of_prepare_are_evaluated_by_their_split(tmp_path):
     assert json.loads((tmp_path / "val" / "scores.json").read_text())["diagnosis_accuracy"] == 1
     with pytest.raises(InputError, match="no questions of the split test"):
         evaluate(config.model_copy(update={"split": "test", "out": tmp_path / "test"}))
+
+
+def test_a_split_that_got_no_case_says_to_bring_more(tmp_path):
+    (tmp_path / "test.jsonl").touch()
+    with pytest.raises(InputError, match="no questions of the split test; bring more cases"):
+        evaluate(EvaluateConfig(input=tmp_path, model="medkd:tiny", out=tmp_path / "evaluate"))

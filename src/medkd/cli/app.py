@@ -259,9 +259,7 @@ def _load(page: Page, arguments: list[str]) -> Callable[..., Any]:
     module = importlib.import_module(module_name)
     if not function:
         return make_command(page, module)
-    found = getattr(module, function)
-    translate_doc(found, page.texts)
-    return found
+    return translate_doc(getattr(module, function), page.texts)
 
 
 def configure_for_torch() -> None:

@@ -8,7 +8,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
@@ -142,16 +142,23 @@ def make_command(page: Page, module: ModuleType) -> Callable[..., Any]:
     return command
 
 
-def translate_doc(function: Callable[..., Any], texts: Texts) -> None:
-    """Put what a function's docstring says of its parameters into another language."""
+def translate_doc(function: Callable[..., Any], texts: Texts) -> Callable[..., Any]:
+    """Return the function with what its docstring says of its parameters in another language."""
     head, mark, parameters = (function.__doc__ or "").partition("\n    Parameters\n")
+    if not mark or texts.language == "en":
+        return function
+
+    @wraps(function)
+    def command(*values: Any, **given: Any) -> Any:
+        return function(*values, **given)
+
     parts = re.split(r"(?m)^( {4}\w.*\n)", parameters)
     said = [
         part if at % 2 else f"        {texts.of('cli', ' '.join(part.split()))}\n"
         for at, part in enumerate(parts)
     ]
-    if mark and texts.language != "en":
-        function.__doc__ = head + mark + parts[0] + "".join(said[1:])
+    command.__doc__ = head + mark + parts[0] + "".join(said[1:])
+    return command
 
 
 def write_examples(page: Page) -> str:

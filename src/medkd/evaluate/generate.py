@@ -81,10 +81,22 @@ def make_prompts(examples: Sequence[Example], instruction: str = "") -> list[Pro
     return [Prompt(e.id, e, tuple(make_messages(e.input, instruction))) for e in examples]
 
 
+def no_questions(path: Path, split: Split) -> InputError:
+    """Say that a split got no row: there are few cases, or it has no share of them."""
+    return InputError(
+        "{}: no questions of the split {}; bring more cases (30 or more), or give it a larger "
+        "share in prepare or merge",
+        path,
+        split,
+    )
+
+
 def find_question_file(given: Path, split: Split) -> Path:
     """Find the file of a split in a directory of merge, else the questions of prepare."""
     is_prepared = (given / "questions.jsonl").is_file() and not (given / f"{split}.jsonl").exists()
     name = "questions.jsonl" if is_prepared else f"{split}.jsonl"
+    if (given / name).is_file() and not (given / name).stat().st_size:
+        raise no_questions(given / name, split)
     return resolve_input(given, name, made_by="merge")
 
 

@@ -40,6 +40,7 @@ from medkd.evaluate.generate import (
     find_inputs,
     find_question_file,
     make_prompts,
+    no_questions,
     open_judge,
     open_predictor,
     read_examples,
@@ -173,11 +174,7 @@ def _read_questions(config: Config) -> Questions:
     examples, n_read, dropped = read_examples(path, config.split)
     examples = examples[: config.limit]
     if not examples:
-        raise InputError(
-            "{}: no questions of the split {}; give it a share in merge or prepare",
-            path,
-            config.split,
-        )
+        raise no_questions(path, config.split)
     check_tasks({example.task for example in examples}, config.task, path)
     return Questions(
         examples,

@@ -60,9 +60,8 @@ def read_material(folder: Path, models: Mapping[str, str] | None = None) -> Mate
         steps = {folder.resolve().name: read_manifest(folder)}
         places = _find_evaluated(folder, next(iter(steps.values())))
     else:
-        found = {
-            path.parent.name: read_manifest(path.parent) for path in folder.glob("*/manifest.json")
-        }
+        paths = sorted(folder.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime_ns)
+        found = {path.parent.name: read_manifest(path.parent) for path in paths}
         steps = dict(sorted(found.items(), key=lambda item: item[1].started_at))
         places = {name: folder / step for name, step in (models or _order(steps)).items()}
     if not any(step.state == "finished" for step in steps.values()):

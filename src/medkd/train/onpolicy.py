@@ -124,16 +124,17 @@ def _another_tokenizer(name: str, where: str) -> InputError:
 
 def check_server(url: str, tokenizer: "PreTrainedTokenizerBase", prompt: str) -> None:
     """Raise InputError for a server that is not there, or tokenizes otherwise than the student."""
-    import httpx
+    import requests
 
     try:
-        answer = httpx.post(
+        answer = requests.post(
             f"{url.rstrip('/')}/tokenize",
             json={"prompt": prompt, "add_special_tokens": False},
             timeout=60,
-        ).raise_for_status()
+        )
+        answer.raise_for_status()
         ids = cast(list[int], answer.json()["tokens"])
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         raise InputError(
             "--teacher-url {}: does not answer as a vLLM server does ({}); start one "
             'with "vllm serve MODEL"',
