@@ -107,7 +107,11 @@ def push(folder: Path, target: Target, is_accepted: bool, is_dry: bool) -> None:
 
 def _push_to_hugging_face(folder: Path, name: str, names: list[str]) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]
+        LocalTokenNotFoundError,
+    )
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:

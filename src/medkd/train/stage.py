@@ -437,9 +437,16 @@ def make_trainer(
             lengths, batch, args.seed, lambda: int(trainer.state.epoch or 0)
         )
         # transformers' own sampler draws another order when a run is resumed.
-        cast(Any, trainer)._get_train_sampler = lambda *_: sampler
+        cast(Any, trainer)._get_train_sampler = _always(sampler)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _always(sampler: "LengthGroupedSampler") -> Callable[..., "LengthGroupedSampler"]:
+    def get_train_sampler(*_: Any) -> LengthGroupedSampler:
+        return sampler
+
+    return get_train_sampler
 
 
 class LengthGroupedSampler:
