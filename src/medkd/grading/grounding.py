@@ -125,9 +125,8 @@ def _measures() -> list[tuple[str, bool, re.Pattern[str]]]:
     values = rf"[^\d，。；,;、]{{0,8}}?(?P<values>{number}(?:\s?[-~/至到]\s?{number}){{0,3}})"
     found: list[tuple[str, bool, re.Pattern[str]]] = []
     for name, names in load_table("check_phrases")["measures"].items():
-        written = re.split(r"\|(?![^()]*\))", names)
         for is_latin in (False, True):
-            group = [one for one in written if bool(re.search("[一-鿿]", one)) is not is_latin]
+            group = [one for one in names if bool(re.search("[一-鿿]", one)) is not is_latin]
             if group:
                 pattern = re.compile(f"(?:{'|'.join(group)}){values}", re.IGNORECASE)
                 found.append((name, is_latin, pattern))
