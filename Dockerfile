@@ -1,10 +1,10 @@
-# MedKD in a container. Data and runs live in the folder that is mounted at /work.
+# MedKD in a container. Data and runs live in the folder that is mounted at /data.
 #
 #   docker build -t medkd .
-#   docker run --rm -v "$PWD:/work" medkd demo
+#   docker run --rm -v "$PWD:/data" medkd demo
 #   docker build --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 -t medkd-cuda .
-#   docker run --rm --gpus all -v "$PWD:/work" -e DEEPSEEK_API_KEY medkd-cuda run qwen2.5-7b --collect.input cases.json
-#   docker run --rm -p 127.0.0.1:7860:7860 -v "$PWD:/work" medkd studio --host 0.0.0.0
+#   docker run --rm --gpus all -v "$PWD:/data" -e DEEPSEEK_API_KEY medkd-cuda run qwen2.5-7b --collect.input cases.json
+#   docker run --rm -p 127.0.0.1:7860:7860 -v "$PWD:/data" medkd studio --host 0.0.0.0
 #
 # BASE is any Debian or Ubuntu image; where it has Python 3.11 to 3.13, that is used. On a CPU base
 # PIP_ARGS="--extra-index-url ADDRESS" takes a CPU build of torch, which is smaller by gigabytes.
@@ -28,10 +28,10 @@ RUN python3 -m venv /opt/medkd \
     && rm -rf /tmp/medkd \
     && ln -s /opt/medkd/bin/medkd /usr/local/bin/medkd
 
-RUN useradd --create-home --uid 10001 medkd && mkdir -p /work && chown 10001 /work
+RUN useradd --create-home --uid 10001 medkd && mkdir -p /data && chown 10001 /data
 USER 10001
-WORKDIR /work
-ENV HF_HOME=/work/.cache/huggingface PYTHONUNBUFFERED=1
+WORKDIR /data
+ENV HF_HOME=/data/.cache/huggingface PYTHONUNBUFFERED=1
 EXPOSE 7860
 ENTRYPOINT ["medkd"]
 CMD ["--help"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ledger_reading import count_missing, list_attempts
-from medkd.completers.ledger import Ledger, copy_path, item_key, keep_copy
+from medkd.completers.ledger import Ledger, item_key
+from medkd.completers.ledger_file import copy_path, keep_copy
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Charge, Price, find_target
 from medkd.core.completer import Message, Request, Sampling

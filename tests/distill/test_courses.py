@@ -19,35 +19,15 @@ from medkd.core.jsonl import write_records
 from medkd.core.records import Prediction, Question, Rationale
 from medkd.core.stage_output import read_manifest
 from medkd.core.task import find_task
-from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.distill.bill import bill
 from medkd.distill.courses import Course, Method, distill
 from medkd.distill.prompts import PromptSetup
 from medkd.distill.stage import Config, run
+from rehearsal_questions import make_questions
 
-SECTIONS = ("基本信息", "主诉", "现病史", "既往史", "查体", "辅助检查")
 SOLVE = PromptSetup("solve", Sampling(), find_task)
 RATIONALIZE = PromptSetup("rationalize", Sampling(), find_task)
-
-
-def make_questions(n: int) -> list[Question]:
-    """Make questions that the rehearsal teacher can solve."""
-    return [
-        Question(
-            id=f"case:{case.number}",
-            case_id=f"case:{case.number}",
-            source="test",
-            department=case.department,
-            system="",
-            instruction="",
-            input=" ".join(f"【{s}】{case.sections[s]}" for s in SECTIONS if s in case.sections),
-            reference=case.diagnosis[0],
-            split="train",
-            deidentified_by="rules 1",
-        )
-        for case in generate_cases(n, seed=7)
-    ]
 
 
 def read(path: Path) -> list[Rationale]:

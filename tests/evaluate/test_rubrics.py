@@ -9,7 +9,7 @@ from medkd.core.errors import InputError
 from medkd.core.records import Lineage
 from medkd.core.reviews import Decision, Review, add_review
 from medkd.demo.teacher import serve_teacher
-from medkd.evaluate.rubrics import Config, read_rubrics, run
+from medkd.evaluate.rubrics import Config, run
 from medkd.evaluate.stage import Config as EvaluateConfig
 from medkd.evaluate.stage import run as evaluate
 from medkd.grading.rubric import (
@@ -21,6 +21,7 @@ from medkd.grading.rubric import (
     make_writer_request,
     read_criteria,
     read_healthbench,
+    read_rubrics,
     score_rubrics,
 )
 from scripted import Scripted

@@ -9,31 +9,11 @@ import pytest
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_records
 from medkd.core.records import Example, Lineage, Prediction, Question
-from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.evaluate.config import Config as EvaluateConfig
 from medkd.evaluate.select import Config, Selected, Why, run, select
 from medkd.evaluate.stage import run as evaluate
-
-SECTIONS = ("基本信息", "主诉", "现病史", "查体", "辅助检查")
-
-
-def make_questions(n: int, n_val: int = 0) -> list[Question]:
-    return [
-        Question(
-            id=f"case:{number}",
-            case_id=f"case:{number}",
-            source="test",
-            department=case.department,
-            system="",
-            instruction="",
-            input=" ".join(f"【{s}】{case.sections[s]}" for s in SECTIONS if s in case.sections),
-            reference=case.diagnosis[0],
-            split="val" if number < n_val else "train",
-            deidentified_by="rules 1",
-        )
-        for number, case in enumerate(generate_cases(n, seed=3))
-    ]
+from rehearsal_questions import make_questions
 
 
 def answer(question: Question | Example, said: str, k: int = 0) -> Prediction:

@@ -11,8 +11,8 @@ from medkd.core.i18n import LANGUAGES, Texts
 from medkd.core.records import Prediction
 from medkd.core.stage_output import MANIFEST, Manifest
 from medkd.deidentify import stage as deidentify
-from medkd.evaluate.rubrics import read_rubrics
 from medkd.evaluate.scoring import score, summarise, to_columns
+from medkd.grading.rubric import read_rubrics
 from medkd.prepare import stage as prepare
 from medkd.studio.app import DONE, SHOWN
 from medkd.studio.page import load_environment

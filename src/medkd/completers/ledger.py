@@ -1,15 +1,11 @@
 """The ledger of paid attempts, one SQLite file: a row is opened before anything is sent.
 
 In: attempts at items, an item being the hash of what is asked. Out: paid answers, and sums.
-Beside it lie its last good copy and room kept back for a full disk. Not done here: sending.
+Not done here: sending, and keeping the file sound (`ledger_file`).
 """
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -20,19 +16,28 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, Any
+from typing import Any
 
+from medkd.completers.ledger_file import (
+    FORMAT,
+    DiskReserve,
+    check_format,
+    connect,
+    describe_damage,
+    from_sqlite_error,
+    hold,
+    is_sound,
+    keep_copy,
+)
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_finish
 from medkd.completers.providers import Charge, Price, Target, make_charge
 from medkd.completers.resume import MissingPart, append_continuation, make_partial
 from medkd.completers.stream import separate
 from medkd.core.completer import Completion, Request
-from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
+from medkd.core.errors import MedkdError
 from medkd.core.records import Cost, Record, Usage
 
 FILE_NAME = "ledger.sqlite"
-FORMAT = 1
-"""Version of the tables, kept in the file's `user_version`."""
 MAX_INTEGER = 2**63 - 1
 """The largest that SQLite holds."""
 TABLES = """
@@ -57,8 +62,6 @@ SERVED_TABLE = (
 """Attempts whose reply states another model than was asked; version 0.1 has no such table."""
 COPY_INTERVAL_S = 600.0
 """Seconds of writing between two copies; one is also made at the end of every run."""
-RESERVE_BYTES = 16 * 2**20
-"""Room for the texts of two thousand running attempts."""
 _OPEN = """
 INSERT INTO attempts (run, item, label, provider, model, started_at, price, n_prompt, currency,
   continues) VALUES (?,?,?,?,?,?,?,?,?,?)"""
@@ -263,15 +266,15 @@ class LedgerReader:
 def open_reader(path: Path) -> Generator[LedgerReader, None, None]:
     """Open a ledger to read without locking it; one that is not there yet reads as empty."""
     has_file = path.exists()
-    connection = _connect(path, is_read_only=True) if has_file else sqlite3.connect(":memory:")
+    connection = connect(path, is_read_only=True) if has_file else sqlite3.connect(":memory:")
     try:
         if has_file:
-            _check_format(connection, path)
+            check_format(connection, path)
         else:
             connection.executescript(TABLES)
         yield LedgerReader(connection)
     except sqlite3.Error as error:
-        raise _from_sqlite_error(error, path) from error
+        raise from_sqlite_error(error, path) from error
     finally:
         connection.close()
 
@@ -292,18 +295,18 @@ class Ledger(LedgerReader):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = _hold(path)
+        self._lock = hold(path)
         try:
-            self._writer = _connect(path)
+            self._writer = connect(path)
             try:
                 _prepare(self._writer, path)
-                super().__init__(_connect(path))
+                super().__init__(connect(path))
             except (sqlite3.Error, MedkdError):
                 self._writer.close()
                 raise
         except (sqlite3.Error, MedkdError) as error:
             self._lock.close()
-            raise _from_sqlite_error(error, path) from error
+            raise from_sqlite_error(error, path) from error
         self._run = 0
         self._reserve = DiskReserve(path)
         self._is_full = self._is_changed = False
@@ -430,7 +433,7 @@ class Ledger(LedgerReader):
             if "full" in str(error) and self._reserve.release():
                 self._commit_alone(job)
             else:
-                job.done.set_exception(_from_sqlite_error(error, self.path))
+                job.done.set_exception(from_sqlite_error(error, self.path))
 
     def _copy_now_and_then(self) -> None:
         is_copying = self._copying is not None and self._copying.is_alive()
@@ -440,49 +443,11 @@ class Ledger(LedgerReader):
             self._copying.start()
 
 
-def _hold(path: Path) -> IO[str]:
-    """Take the lock file beside the ledger; the system releases it when the process ends, however
-    it ends."""
-    lock_path = path.with_name(f"{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise from_os_error(error, lock_path) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        if error.errno not in {errno.EAGAIN, errno.EACCES}:
-            raise StoppedError(
-                "{}: cannot be locked ({}); choose an --out on a disk of this machine",
-                path,
-                error.strerror,
-            ) from error
-        raise InputError(
-            "{}: held by {}; wait until it is done or choose another --out", path, holder
-        ) from error
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()}")
-    lock.flush()
-    return lock
-
-
-def _connect(path: Path, is_read_only: bool = False) -> sqlite3.Connection:
-    if path.exists() and not path.is_file():
-        raise InputError("{}: is no file; move it away or choose another --out", path)
-    if is_read_only:
-        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
-    return sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-
-
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables of a new ledger; in an old one, close what a crash left open."""
     is_new = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
     if not is_new:
-        _check_format(connection, path)
+        check_format(connection, path)
         if not is_sound(connection):
             raise describe_damage(path, "its pages do not fit together")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -497,20 +462,6 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         _mark_bad_ends(connection)
         for row in connection.execute(f"{_SELECT} WHERE outcome IS NULL").fetchall():
             _close_after_crash(connection, _read_row(row))
-
-
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > FORMAT:
-        raise InputError(
-            "{}: written by a newer medkd (format {}, this one knows {}); update "
-            "medkd or choose another --out",
-            path,
-            found,
-            FORMAT,
-        )
-    if found < 1:
-        raise InputError("{}: is no ledger; move it away or choose another --out", path)
 
 
 def _mark_bad_ends(connection: sqlite3.Connection) -> None:
@@ -569,10 +520,7 @@ def _close_row(
     row = (continues, result.outcome, result.status, *said, *counts, *paid, attempt)
     connection.execute(_CLOSE, row)
     if result.model:
-        other = (
-            "INSERT OR REPLACE INTO served SELECT id, ? FROM attempts WHERE id = ? AND model != ?"
-        )
-        connection.execute(other, (result.model, attempt, result.model))
+        connection.execute(_SERVE, (result.model, attempt, result.model))
     connection.execute("DELETE FROM pieces WHERE attempt = ?", (attempt,))
 
 
@@ -588,92 +536,5 @@ def _make_usage(counts: tuple[Any, ...]) -> Usage:
     return Usage(prompt=prompt, cache_hit=cache_hit, completion=completion, reasoning=reasoning)
 
 
-def _from_sqlite_error(error: Exception, path: Path) -> MedkdError:
-    if isinstance(error, MedkdError):
-        return error
-    if isinstance(error, OSError):
-        return from_os_error(error, path)
-    words = str(error)
-    if "full" in words or "disk I/O error" in words:
-        return StoppedError(
-            "{}: {}; free some space and run the same command again, it goes on", path, words
-        )
-    if isinstance(error, sqlite3.DatabaseError) and (
-        "malformed" in words or "not a database" in words
-    ):
-        return describe_damage(path, words)
-    return StoppedError("{}: {}; check it and run the same command again", path, words)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-class DiskReserve:
-    """A file of real blocks that is deleted when the disk is full."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.with_name(f"{path.name}.reserve")
-        with contextlib.suppress(OSError), self._path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
-
-    def release(self) -> bool:
-        """Return the room to the disk; False if there is none to return."""
-        try:
-            self._path.unlink()
-        except OSError:
-            return False
-        return True
-
-
-def copy_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.good")
-
-
-def keep_copy(path: Path) -> None:
-    """Copy a ledger beside itself while others may write to it; a damaged one never replaces a
-    good copy."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(OSError, sqlite3.Error):
-        with (
-            contextlib.closing(sqlite3.connect(path, timeout=30)) as source,
-            contextlib.closing(sqlite3.connect(draft)) as target,
-        ):
-            source.backup(target)
-            target.execute("PRAGMA journal_mode = DELETE")
-            is_good = is_sound(target)
-        if is_good:
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            draft.replace(copy_path(path))
-    with contextlib.suppress(OSError):
-        draft.unlink(missing_ok=True)
-
-
-def is_sound(connection: sqlite3.Connection) -> bool:
-    """Have SQLite check a file."""
-    return connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-
-
-def describe_damage(path: Path, words: str) -> InputError:
-    """Say that a ledger is damaged and how to go on from its last good copy."""
-    copy, name = copy_path(path), path.name
-    begin = f"{path}: damaged or no ledger ({words})"
-    try:
-        source = f"{copy.absolute().as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(source, uri=True)) as connection:
-            n_attempts = connection.execute("SELECT COUNT(*) FROM attempts").fetchone()[0]
-        made_at = datetime.fromtimestamp(copy.stat().st_mtime).astimezone()
-    except (OSError, sqlite3.Error):
-        return InputError("{}; move it away, or put a good copy in its place", begin)
-    commands = (
-        f"cd {path.parent} && mv {name} {name}.damaged && rm -f {name}-wal {name}-shm && "
-        f"cp {copy.name} {name}"
-    )
-    return InputError(
-        "{}; the last good copy, of {:%Y-%m-%d %H:%M}, holds {} attempts: {}",
-        begin,
-        made_at,
-        n_attempts,
-        commands,
-    )

@@ -19,22 +19,17 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.records import Example, Prediction
-from medkd.core.reviews import Decision, read_reviews, settle
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.evaluate.scoring import Row
 from medkd.grading.rubric import (
+    RUBRICS,
     QuestionRubric,
     UnusableRubricError,
-    is_healthbench,
     make_writer_request,
     read_criteria,
-    read_healthbench,
     score_rubrics,
 )
 from medkd.text.normalize import make_plain
-from medkd.text.tables import read_rows
-
-RUBRICS = "rubrics.jsonl"
 
 
 class Config(StageConfig):
@@ -129,28 +124,6 @@ def _write(
     space.manifest.facts["n_criteria"] = n
     n_faults = sum(c.points < 0 for rubric in rubrics for c in rubric.criteria)
     print(f"rubric: {n} criteria of {len(rubrics)} questions, {n_faults} of them faults")
-
-
-def read_rubrics(path: Path) -> dict[str, QuestionRubric]:
-    """Read rubrics by question: of a directory of `rubric`, whose rejected ones are left out, or of
-    a file in the form of HealthBench."""
-    file = resolve_input(path, RUBRICS, made_by="rubric")
-    first = next((row.content for row in read_rows(file) if not row.problem), None)
-    if isinstance(first, dict) and is_healthbench(first):
-        return _read_public(file)
-    reviews = read_reviews(file.parent)
-    rejected = {i for i, said in reviews.items() if settle(said).decision is Decision.REJECT}
-    reader = RecordReader(file, QuestionRubric, made_by="rubric")
-    return {rubric.id: rubric for rubric in reader if rubric.id not in rejected}
-
-
-def _read_public(path: Path) -> dict[str, QuestionRubric]:
-    found: dict[str, QuestionRubric] = {}
-    for number, row in enumerate(read_rows(path), start=1):
-        if isinstance(row.content, dict) and is_healthbench(row.content):
-            rubric = read_healthbench(row.content, f"{path.stem}:{number}")[1]
-            found[rubric.id] = rubric
-    return found
 
 
 def show_rubric(rubric: QuestionRubric) -> str:

@@ -60,7 +60,7 @@ from medkd.evaluate.report import (
     write_lead,
     write_report,
 )
-from medkd.evaluate.rubrics import choose_rubrics, read_rubrics, score_by_rubric
+from medkd.evaluate.rubrics import choose_rubrics, score_by_rubric
 from medkd.evaluate.scoring import (
     FILE_NAME,
     GENERAL,
@@ -73,7 +73,7 @@ from medkd.evaluate.scoring import (
     score_prediction,
     score_samples,
 )
-from medkd.grading.rubric import QuestionRubric
+from medkd.grading.rubric import QuestionRubric, read_rubrics
 from medkd.grading.terms import list_terms_inputs
 from medkd.models.inspect import read_json
 

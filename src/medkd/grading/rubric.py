@@ -6,11 +6,14 @@ or the reference; points earned of the points possible. Not done here: the ledge
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core import thinking
 from medkd.core.completer import Completer, Message, Request, Sampling
+from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import NonEmpty, Record
+from medkd.core.reviews import Decision, read_reviews, settle
 from medkd.grading.judge import (
     find_last_object,
     load_rubric,
@@ -20,7 +23,9 @@ from medkd.grading.judge import (
 )
 from medkd.grading.tables import load_table
 from medkd.text.normalize import make_plain
+from medkd.text.tables import read_rows
 
+RUBRICS = "rubrics.jsonl"
 MIN_CRITERIA, MAX_CRITERIA = 5, 12
 MAX_POINTS = 10
 MIN_QUOTE = 2
@@ -216,3 +221,25 @@ def read_healthbench(row: Mapping[str, Any], name: str) -> tuple[list[Message], 
     return messages, QuestionRubric(
         id=key, criteria=criteria, question=conversation, source="HealthBench"
     )
+
+
+def read_rubrics(path: Path) -> dict[str, QuestionRubric]:
+    """Read rubrics by question: of a directory of `rubric`, whose rejected ones are left out, or of
+    a file in the form of HealthBench."""
+    file = resolve_input(path, RUBRICS, made_by="rubric")
+    first = next((row.content for row in read_rows(file) if not row.problem), None)
+    if isinstance(first, dict) and is_healthbench(first):
+        return _read_public(file)
+    reviews = read_reviews(file.parent)
+    rejected = {i for i, said in reviews.items() if settle(said).decision is Decision.REJECT}
+    reader = RecordReader(file, QuestionRubric, made_by="rubric")
+    return {rubric.id: rubric for rubric in reader if rubric.id not in rejected}
+
+
+def _read_public(path: Path) -> dict[str, QuestionRubric]:
+    found: dict[str, QuestionRubric] = {}
+    for number, row in enumerate(read_rows(path), start=1):
+        if isinstance(row.content, dict) and is_healthbench(row.content):
+            rubric = read_healthbench(row.content, f"{path.stem}:{number}")[1]
+            found[rubric.id] = rubric
+    return found

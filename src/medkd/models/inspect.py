@@ -277,13 +277,6 @@ def read_model_shape(folder: Path, trust_remote_code: bool = False) -> ModelShap
             explain(error),
         ) from error
     _check_tensors(folder, model)
-    return measure_shape(model)
-
-
-def measure_shape(model: Any) -> ModelShape:
-    """Measure a model, with weights or on the meta device."""
-    import torch
-
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]

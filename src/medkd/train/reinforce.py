@@ -21,6 +21,7 @@ from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.records import Example
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.core.task import TaskFile, check_tasks, list_task_inputs
+from medkd.grading.rubric import read_rubrics
 from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.models.chat_template import encode
 from medkd.models.inspect import read_json, read_model_shape
@@ -57,7 +58,6 @@ from medkd.train.rewards import (
     check_weights,
     make_rewards,
     open_judge,
-    read_rubrics,
 )
 from medkd.train.student import Student, load_student, restore, save_student
 from medkd.train.watch import (

@@ -24,9 +24,7 @@ from medkd.completers.resume import MissingPart
 from medkd.core import thinking
 from medkd.core.completer import Completer
 from medkd.core.errors import InputError, StoppedError
-from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Cost, FinishReason
-from medkd.core.reviews import Decision, read_reviews, settle
 from medkd.core.task import AnswerKind
 from medkd.grading.diagnosis import Grade
 from medkd.grading.graders import get_grader
@@ -268,15 +266,6 @@ def _unreadable(error: str) -> StoppedError:
         "command again: the last checkpoint and every judgement paid for are kept",
         error,
     )
-
-
-def read_rubrics(path: Path) -> dict[str, QuestionRubric]:
-    """Read the rubrics of single questions, those left out that a review rejected."""
-    file = resolve_input(path, "rubrics.jsonl", made_by="rubric")
-    reviews = read_reviews(file.parent)
-    rejected = {i for i, said in reviews.items() if settle(said).decision is Decision.REJECT}
-    reader = RecordReader(file, QuestionRubric, made_by="rubric")
-    return {rubric.id: rubric for rubric in reader if rubric.id not in rejected}
 
 
 class OpenJudge(NamedTuple):
