@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from medkd.core.errors import InputError
-from medkd.core.privacy import check_deidentified
 from medkd.core.records import (
     Case,
     Cost,
@@ -15,6 +14,7 @@ from medkd.core.records import (
     RawCase,
     Rejected,
     Usage,
+    check_deidentified,
 )
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -99,3 +99,12 @@ def test_a_preference_is_an_example_with_a_worse_answer_beside_it() -> None:
         Preference.model_validate(dict(example))
     with pytest.raises(ValidationError, match="why"):
         Rejected(reasoning="", answer="感冒", why="", origin="student")
+
+
+def test_one_row_without_a_mark_is_refused_and_counted():
+    with pytest.raises(InputError, match=r"rows\.jsonl: 1 of 3 rows .*--accept-identified"):
+        check_deidentified(["rules 3", "", "rules 3"], "rows.jsonl", "the endpoint", False)
+
+
+def test_accepted_rows_are_counted():
+    assert check_deidentified(["", "", "rules 3"], "rows.jsonl", "the judge", True) == 2

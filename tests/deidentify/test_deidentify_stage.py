@@ -7,8 +7,7 @@ import pytest
 from medkd.core.config import make_config
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_records
-from medkd.core.privacy import NAMES_NOT_SOUGHT, check_deidentified
-from medkd.core.records import Case, RawCase
+from medkd.core.records import NAMES_NOT_SOUGHT, Case, RawCase, check_deidentified
 from medkd.deidentify.stage import Config, run
 
 

@@ -4,8 +4,7 @@ import pytest
 
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_records
-from medkd.core.privacy import NAMES_NOT_SOUGHT
-from medkd.core.records import Case, RawCase
+from medkd.core.records import NAMES_NOT_SOUGHT, Case, RawCase
 from medkd.deidentify.recognizers import Known, load_tagger, read_known
 from medkd.deidentify.rules import Category
 from medkd.deidentify.search import Help, find_identifiers, find_in_all

@@ -15,10 +15,9 @@ from pydantic import Field
 from medkd.chat.backends import Backend, EndpointBackend, Reply, open_backend
 from medkd.completers.providers import is_loopback
 from medkd.core.completer import Message, Sampling
-from medkd.core.config import Options
-from medkd.core.privacy import AcceptIdentified, check_deidentified
+from medkd.core.config import AcceptIdentified, Options
 from medkd.core.progress import make_printable
-from medkd.core.records import FinishReason
+from medkd.core.records import FinishReason, check_deidentified
 from medkd.models.load import Device
 
 if TYPE_CHECKING:

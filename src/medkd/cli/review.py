@@ -13,7 +13,7 @@ from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.completers.session import find_target_of, open_session
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
-from medkd.core.privacy import check_deidentified
+from medkd.core.records import check_deidentified
 from medkd.core.reviews import Decision, Review, add_review, read_reviews
 from medkd.evaluate.review import (
     AnswerReview,

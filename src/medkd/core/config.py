@@ -27,6 +27,8 @@ class RuntimeField:
 
 
 RUNTIME = RuntimeField()
+AcceptIdentified = Annotated[bool, RUNTIME]
+"""The type of the field `accept_identified` of every stage that may ask a network model."""
 
 
 class PositionalField:

@@ -6,15 +6,20 @@ Not done here: reading and writing files (`core.jsonl`).
 """
 
 import hashlib
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from medkd.core.errors import InputError
+
 Split = Literal["train", "val", "test"]
 Style = Literal["bare", "instructed"]
 Language = Literal["zh", "en"]
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+NAMES_NOT_SOUGHT = "English names not sought"
+"""The end of the mark of a row in whose English text nothing looked for names."""
 
 
 class Record(BaseModel):
@@ -75,7 +80,7 @@ class Question(Record):
     split: Split
     deidentified_by: str = ""
     """Empty where a file from elsewhere does not say so; such rows reach no network model unasked
-    (`core.privacy`)."""
+    (`check_deidentified`)."""
 
 
 class Removal(Record):
@@ -302,3 +307,47 @@ def draw_split(place: float, val_share: float, test_share: float) -> Split:
     if place < test_share:
         return "test"
     return "val" if place < test_share + val_share else "train"
+
+
+def check_deidentified(
+    marks: Iterable[str], place: object, reader: str, accept_identified: bool
+) -> int:
+    """Count the rows that may name patients: without a mark, or in English without a tagger; raise
+    InputError where there are some and nobody accepts them.
+
+    `place` is the file they stand in, `reader` what is about to read them: an endpoint, a judge.
+
+    >>> check_deidentified(["rules 3", "rules 3"], "test.jsonl", "the endpoint", False)
+    0
+    >>> check_deidentified(["rules 3", ""], "test.jsonl", "the endpoint", True)
+    1
+    >>> check_deidentified(["rules 5; English names not sought"], "q.jsonl", "the teacher", True)
+    1
+    """
+    n_rows = n_unmarked = n_not_sought = 0
+    for mark in marks:
+        n_rows += 1
+        n_unmarked += not mark.strip()
+        n_not_sought += mark.endswith(NAMES_NOT_SOUGHT)
+    if n_unmarked and not accept_identified:
+        raise InputError(
+            "{}: {} of {} rows have no deidentified_by, so they may name patients, "
+            'and {} may lie outside this machine; run "medkd deidentify" on them '
+            "first, or pass --accept-identified where you know that they name nobody",
+            place,
+            n_unmarked,
+            n_rows,
+            reader,
+        )
+    if n_not_sought and not accept_identified:
+        raise InputError(
+            "{}: in {} of {} rows English names were not looked for, and {} may lie "
+            'outside this machine; run "medkd deidentify --tagger MODEL" with a '
+            "model that finds English names, or pass --accept-identified where you "
+            "know that they name nobody",
+            place,
+            n_not_sought,
+            n_rows,
+            reader,
+        )
+    return n_unmarked + n_not_sought

@@ -25,8 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medkd.core.errors import InputError, from_os_error
 from medkd.core.jsonl import first_problem, write_text
-from medkd.core.privacy import NAMES_NOT_SOUGHT
-from medkd.core.records import Case, RawCase
+from medkd.core.records import NAMES_NOT_SOUGHT, Case, RawCase
 from medkd.deidentify import names
 from medkd.deidentify.dates import MONTH_FIRST, DateShifter
 from medkd.deidentify.numbers import is_record_label

@@ -20,8 +20,7 @@ from medkd.core import thinking
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
-from medkd.core.privacy import check_deidentified
-from medkd.core.records import Prediction, Question
+from medkd.core.records import Prediction, Question, check_deidentified
 from medkd.core.task import Task, check_tasks, find_task
 from medkd.grading.graders import get_grader
 

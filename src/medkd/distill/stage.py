@@ -23,10 +23,9 @@ from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, open_reader
 from medkd.completers.providers import Target, When, check_budget, find_target
 from medkd.core.completer import Sampling
-from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, StageConfig
+from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError
 from medkd.core.jsonl import resolve_input, write_atomically
-from medkd.core.privacy import AcceptIdentified
 from medkd.core.progress import Bar
 from medkd.core.records import Cost
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output

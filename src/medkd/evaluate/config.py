@@ -8,8 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig
-from medkd.core.privacy import AcceptIdentified
+from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
 from medkd.core.records import Language, Split
 from medkd.core.task import TaskFile
 from medkd.grading.terms import TermsFile

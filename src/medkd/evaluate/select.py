@@ -18,10 +18,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medkd.core.completer import Sampling
-from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig
+from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
 from medkd.core.jsonl import RecordReader, write_records
-from medkd.core.privacy import AcceptIdentified, check_deidentified
-from medkd.core.records import Example, Prediction, Question, Record, hash_uniform
+from medkd.core.records import (
+    Example,
+    Prediction,
+    Question,
+    Record,
+    check_deidentified,
+    hash_uniform,
+)
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
 from medkd.evaluate.config import Config as EvaluateConfig

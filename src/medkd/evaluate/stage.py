@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input, write_json
-from medkd.core.privacy import check_deidentified
-from medkd.core.records import Example, Prediction
+from medkd.core.records import Example, Prediction, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import check_tasks, find_task, list_task_inputs
 from medkd.evaluate.compare import load

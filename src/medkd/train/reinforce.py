@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 from pydantic import Field, field_validator
 
 from medkd.core.completer import Sampling
-from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
+from medkd.core.config import (
+    LOADS_CODE,
+    RUNTIME,
+    SENDS_KEY,
+    AcceptIdentified,
+    Seed,
+    StageConfig,
+    did_you_mean,
+)
 from medkd.core.errors import InputError, Said
 from medkd.core.jsonl import write_json
-from medkd.core.privacy import AcceptIdentified, check_deidentified
-from medkd.core.records import Example
+from medkd.core.records import Example, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.core.task import TaskFile, check_tasks, list_task_inputs
 from medkd.grading.rubric import read_rubrics

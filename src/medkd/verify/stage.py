@@ -17,13 +17,12 @@ from pydantic import Field
 
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
-from medkd.core.config import RUNTIME, SENDS_KEY, StageConfig
+from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
 from medkd.core.parallel import map_in_order
-from medkd.core.privacy import AcceptIdentified, check_deidentified
 from medkd.core.progress import track
-from medkd.core.records import Checked, Cost, Rationale, Verdict
+from medkd.core.records import Checked, Cost, Rationale, Verdict, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
 from medkd.core.task import (
     CheckName,
