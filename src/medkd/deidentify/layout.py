@@ -12,10 +12,10 @@ from functools import lru_cache
 from itertools import pairwise
 
 from medkd.deidentify.names import is_blank
-from medkd.deidentify.rules import Category, Rule, any_of, load_table
+from medkd.deidentify.rules import Category, Rule, Table, any_of
 from medkd.text.normalize import Edit, View, make_view
 
-_LABELS = load_table("labels.yaml")
+_LABELS = Table("labels.yaml")
 _SPACED_LABEL = re.compile(f"(?:{any_of(_LABELS['spaced'])})$")
 """The labels of forms, whose characters are often spaced out."""
 _MARKUP = re.compile(

@@ -12,25 +12,16 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from medkd.deidentify.rules import (
-    Category,
-    any_of,
-    by_pattern,
-    first_characters,
-    load_table,
-    rules_of,
-)
+from medkd.deidentify.rules import Table
 from medkd.text.normalize import load_jieba
 
-_TABLE = load_table("names.yaml")
+_TABLE = Table("names.yaml")
 SURNAMES = frozenset(_TABLE["surnames"]) - {" "}
 COMPOUND_SURNAMES = frozenset(_TABLE["compound_surnames"])
 JAPANESE_SURNAMES = frozenset(_TABLE["japanese_surnames"])
 _SOUNDS = frozenset(_TABLE["sounds"]) - {" "}
-NAME_STARTS = "".join(
-    sorted(SURNAMES | _SOUNDS | {name[0] for name in COMPOUND_SURNAMES | JAPANESE_SURNAMES})
-)
-"""Characters with which a name may begin."""
+_FIRST = SURNAMES | _SOUNDS | {name[0] for name in COMPOUND_SURNAMES | JAPANESE_SURNAMES}
+_TABLE.define(ANY_SURNAME=f"[{''.join(sorted(SURNAMES))}]", NAME_STARTS="".join(sorted(_FIRST)))
 _SOUND = math.log(1 / len(_SOUNDS))
 _UNSEEN = -14.0
 _UNSEEN_GIVEN = -16.0
@@ -78,7 +69,7 @@ def _counts() -> _Counts:
                 surnames[word[0]] += 1
                 given.update(word[1:])
     for row in ("titles", "others", "signed", "deeds"):
-        for word in _TABLE[row].split():
+        for word in _TABLE.words(row):
             words.setdefault(word, _ROLE_FREQUENCY)
     n_words = sum(words.values())
     n_names, n_given = surnames.total(), given.total()
@@ -165,12 +156,8 @@ def name_until(text: str, end: int, prior: float, prior_alone: float) -> int:
     return length
 
 
-_TITLE = any_of(_TABLE["titles"].split())
 _BLANK = frozenset(_TABLE["blank"])
-_ANY_SURNAME = f"[{''.join(sorted(SURNAMES))}]"
-DOTTED = r"[一-鿿]{2,8}(?:[·•][一-鿿]{1,8}){1,3}"
-"""A name such as 古丽娜尔·艾合买提."""
-LATIN = r"[A-Z][a-z]+(?:\s[A-Z]\.)?(?:[\s-][A-Z][a-z]+){1,2}"
+_WHOLE_NAME = _TABLE.compile("{DOTTED}|{LATIN}")
 _IN_BOTH = re.compile(r"\s?[(/]?\s?[A-Z]{2,}(?:,?\s[A-Z][a-z]+){1,2}\)?")
 """What may follow a name: the same in Latin letters, 陈大文 CHAN Tai Man."""
 
@@ -186,11 +173,8 @@ _NOUN_ALONE = 3.5
 _LONG_SOUNDS = 12.0
 """By how much four sounds or more must outweigh words behind a patient: 患者扎西卓玛."""
 
-_PARTICULARS = re.compile(
-    r"\s?[,(、/|:]\s?(?:[男女](?![方友儿朋])|\d{1,3}\s?岁|(?:性别|年龄|身份证|家住|住址|现住|电话|民族"
-    r"|[一-鿿]{1,4}[族籍]))|\s(?:[男女]|\d{1,3}岁)|性别|年龄|(?:[男女][,性])"
-)
-_ACT = re.compile(any_of(_TABLE["acts"]))
+_PARTICULARS = _TABLE.compile("{PARTICULARS}")
+_ACT = _TABLE.compile("{ACTS}")
 _EDGE = re.compile(r"[^一-鿿A-Za-z\d]|$")
 _PEOPLES = re.compile(r"[一-鿿]{1,5}(?<![汉家民亲水种氏])族|[一-鿿]{2,5}籍|外籍|国籍|护照")
 
@@ -245,26 +229,8 @@ def _with_latin(text: str, start: int, end: int) -> tuple[int, int]:
     return start, both.end() if both else end
 
 
-_KIN_PREFIX = "大小二三四五六七八九老幺长次独继养义干堂表外叔伯岳祖曾太亲阿弟侄甥儿孙未婚双前男女"
-_KIN_BASE = (
-    "父亲|母亲|爸爸|妈妈|爷爷|奶奶|姥姥|姥爷|哥哥|弟弟|姐姐|妹妹|叔叔|伯伯|舅舅|姑姑|婶婶|儿子|女儿"
-    "|妻子|丈夫|配偶|爱人|老公|老婆|老伴|儿媳|女婿|外甥女?|侄[子女儿]|孙[子女]|男友|女友|朋友|夫妻"
-    "|妯娌|连襟|亲家|父|母|爸|妈|爷|奶|爹|娘|妻|夫|兄|弟|姐|妹|哥|子|女|孙|甥|侄|媳|婿|嫂|婶|姨"
-    "|姑|舅|叔|伯|公|婆|儿"
-)
-_KIN = rf"[{_KIN_PREFIX}]{{0,2}}(?:{_KIN_BASE})"
-_KIN_EDGE = r"(?:(?<![一-鿿])|(?<=[其之与和及由经我他她的叫为系])|(?<=患者)|(?<=患儿)|(?<=病人))"
-_OTHERS = any_of(_TABLE["others"].split())
-_PATIENTS = any_of(_TABLE["patients"])
-_LINK = r"\s?(?:姓名|名叫|叫做|名|叫|[系是为即])?\s?[:,(\"“]?\s?"
-_NAME_STARTS = f"(?={_LINK}(?:[{NAME_STARTS}][一-鿿]|[A-Z][a-z]))"
-_ROLES = re.compile(
-    rf"(?=[{first_characters(_PATIENTS + '|' + _TITLE + '|' + _OTHERS)}])"
-    rf"(?:(?P<patient>{_PATIENTS})|(?P<title>{_TITLE})|(?P<other>{_OTHERS})){_NAME_STARTS}"
-    rf"|床(?<=\d床){_NAME_STARTS}|(?=[{first_characters(_KIN_BASE)}{_KIN_PREFIX}]){_KIN_EDGE}"
-    rf"(?P<kin>{_KIN}){_NAME_STARTS}|[人者员](?<=[一-鿿]{{3}})(?<!个人)(?P<agent>){_NAME_STARTS}"
-)
-_TO_NAME = re.compile(_LINK)
+_ROLES = _TABLE.compile("{ROLES}")
+_TO_NAME = _TABLE.compile("{LINK}")
 
 
 def _names_after_roles(text: str) -> Iterator[tuple[int, int]]:
@@ -288,19 +254,11 @@ def _names_after_roles(text: str) -> Iterator[tuple[int, int]]:
 _DEED = re.compile("报告|通知|转告|叫做")
 _NAMED_AFTER = re.compile("效应|定律|综合[征症]|现象|试验|实验|评分|量表|学说|理论|法则|氏")
 """What bears the name of who found it."""
-_LATIN_NAME = re.compile(rf"{LATIN}(?=\s*(?:[,。;(男女、]|因|于|诉|$))")
-_SIGNED = any_of(_TABLE["signed"].split())
-_DEEDS = any_of(_TABLE["deeds"].split())
-_LABEL = re.compile(
-    rf"(?=[{first_characters(_DEEDS + '|' + _SIGNED)}])(?:(?P<deed>{_DEEDS})|{_SIGNED})"
-    r"(?:签名|签字|姓名)?(?:\([^()]{1,6}\))?(?:\s*:\s*|[ \t]+|[ \t]*\n[ \t]*)"
-)
-_NAMED = re.compile(
-    rf"(?:{any_of(_TABLE['named'])})(?![里中的上])[\s|]*[:为是叫]?[\s|]*[“\"]?(?P<x>{DOTTED}|[一-鿿]{{2,6}}?|{LATIN})"
-    r"(?=[^一-鿿·]|$|性别|年龄|男|女|民族|职业)"
-)
-_ITEM = re.compile(rf"{DOTTED}|[一-鿿]{{1,12}}|{LATIN}")
-_TITLED = re.compile(rf"(?:副?(?:{_TITLE})|[记签报录]$)")
+_LATIN_NAME = _TABLE.compile("{LATIN_NAME}")
+_LABEL = _TABLE.compile("{LABEL}")
+_NAMED = _TABLE.compile("{NAMED_FIELD}")
+_ITEM = _TABLE.compile("{ITEM}")
+_TITLED = _TABLE.compile("{TITLED}")
 _NEXT = re.compile(r"\s*[、,/;和及与]\s*|[ \t]+")
 
 
@@ -326,7 +284,7 @@ def _names_after_labels(text: str) -> Iterator[tuple[int, int]]:
             position = following.end()
 
 
-_TITLES = frozenset(_TABLE["titles"].split())
+_TITLES = frozenset(_TABLE.words("titles"))
 
 
 def _labelled_length(item: str, prior: float) -> int:
@@ -356,12 +314,8 @@ def _names_before_titles(text: str) -> Iterator[tuple[int, int]]:
             yield end - length, end
 
 
-_TITLES_FOUND = re.compile(
-    rf"(?=[副代{first_characters(_TITLE)}])(?<=[一-鿿])[副代]?(?:{_TITLE})(?!班)"
-)
-_HEAD = re.compile(
-    rf"(?:^|[\s,。;:、|/(【\]】)\"“→]|{_PATIENTS})(?P<x>(?!{_PATIENTS})[一-鿿]{{2,8}})$"
-)
+_TITLES_FOUND = _TABLE.compile("{TITLES_FOUND}")
+_HEAD = _TABLE.compile("{HEAD}")
 
 
 def _names_before_particulars(text: str) -> Iterator[tuple[int, int]]:
@@ -381,10 +335,7 @@ def _names_before_particulars(text: str) -> Iterator[tuple[int, int]]:
             yield begin + head.start("x"), particulars.start()
 
 
-_SIGNATURE = re.compile(
-    r"(?:[(【\[/]\s?|(?<=[。;]))(?P<x>[一-鿿]{2,4}?)\s?(?:(?:代?[签记录写]|记录|书写|整理|执笔|审阅|审签|报告)"
-    r"\s?[)】\]\n]|(?=\s*[)】\]]?\s*(?:$|\n)))"
-)
+_SIGNATURE = _TABLE.compile("{SIGNATURE}")
 
 
 def _signatures(text: str) -> Iterator[tuple[int, int]]:
@@ -401,7 +352,7 @@ def _signatures(text: str) -> Iterator[tuple[int, int]]:
 
 _BY_WHOM = re.compile(r"(?:由(?!于[一-鿿]{1,2}[因系])|请)(?=[一-鿿])")
 _AND = re.compile(r"[、和及与](?=[一-鿿])")
-_DOES = re.compile(rf"{_ACT.pattern}|[一-鿿]{{0,5}}(?:送|陪|扶|抬|背|代|查房|会诊)")
+_DOES = _TABLE.compile("{DOES}")
 
 
 def _names_of_actors(text: str) -> Iterator[tuple[int, int]]:
@@ -453,7 +404,7 @@ def is_eponym(text: str, end: int) -> bool:
     return text[end - 1 : end] == "氏" or _EPONYM.match(text, end) is not None
 
 
-_TOLD = re.compile(rf"(?:{_TITLE}|{_OTHERS}|{_KIN_EDGE}{_KIN}|[由请经]|(?:{_SIGNED})\s?:)\s?$")
+_TOLD = _TABLE.compile("{TOLD}")
 _TAKEN = re.compile(r"(?:服|予|用|停|加|滴|注射|联合)\s?$")
 _TAGGED_AS_TOLD = 7.0
 """What it adds that a tagger takes for a name what stands behind a title, a relation or a label."""
@@ -490,7 +441,7 @@ def is_whole_name(word: str) -> bool:
     >>> [is_whole_name(word) for word in ("柏林", "欧阳雨薇", "乌云其其格", "主任", "高血压")]
     [False, True, True, False, False]
     """
-    return re.fullmatch(f"{DOTTED}|{LATIN}", word) is not None or (
+    return _WHOLE_NAME.fullmatch(word) is not None or (
         2 <= len(word) <= 8 and as_name(word) > as_words(word)
     )
 
@@ -501,40 +452,23 @@ def is_ordinary_name(name: str) -> bool:
     return len(name) < 2 or is_word(name) or ("一" <= name[0] <= "鿿" and not is_whole_name(name))
 
 
-_KIN_TITLE = (
-    "(?:[大小二三四五六七八九老]?(?:婶|姨|姑|舅|叔|伯|嫂|哥|姐|爷|奶奶|婆|妈|娘)"
-    "|老[大二三四五六七八九幺])"
-)
+def _is_likely_name(match: re.Match[str]) -> bool:
+    return not is_blank(match["x"]) and as_name(match["x"]) > as_words(match["x"])
 
-RULES = rules_of(
-    Category.NAME,
-    name_labelled=_names_after_labels,
-    name_dotted=by_pattern(
-        rf"(?:(?<![一-鿿·])|(?<=[由与和对]))(?:{_PATIENTS}|{_OTHERS}|其?{_KIN})?(?P<x>{DOTTED})",
-        _is_dotted_name,
-        needs="· •",
-    ),
-    name_before_particulars=_names_before_particulars,
-    name_after_role=_names_after_roles,
-    name_before_title=_names_before_titles,
-    name_signature=_signatures,
-    name_before_signing=by_pattern(
-        r"(?<![一-鿿])(?P<x>[一-鿿]{2,4})(?=(?:记录|书写|审阅|审核|整理|执笔|签名|代签)(?![一-鿿]))",
-        lambda m: not is_blank(m["x"]) and as_name(m["x"]) > as_words(m["x"]),
-        needs="记录 书写 审 整理 执笔 签",
-    ),
-    name_signed_below=by_pattern(
-        r"(?:[院科室部]|中心)[ \n]+(?P<x>[一-鿿]{2,4})(?=[ ]*(?:$|\n|[12]\d{3}[-年./]"
-        r"|通[讯信]|电话|邮箱|手机|E-?mail))",
-        lambda m: as_name(m["x"]) + _AFTER_GAP > as_words(m["x"]),
-    ),
-    name_of_actor=_names_of_actors,
-    name_in_row=_names_in_rows,
-    name_familiar=rf"(?=[{first_characters(_OTHERS + '|' + _PATIENTS)}与和被由])"
-    rf"(?:{_OTHERS}|{_PATIENTS}|[与和被由])[“\"]?(?P<x>[老小阿]{_ANY_SURNAME}(?![一-鿿]?[病型性])"
-    rf"(?=[发见将把送陪说来在帮打叫扶背代同的家诉述]|{_EDGE.pattern})"
-    rf"|{_ANY_SURNAME}{_KIN_TITLE})",
-    name_of_pupil=r"[小阿][一-鿿](?=同学)",
-    name_masked=rf"(?P<x>{_ANY_SURNAME}(?:某{{1,3}}(?![医院地日种些个次科县市年月药病处类原天人])"
-    rf"|[×*○〇]{{1,3}}|[xX]{{2,3}}))(?![A-Za-z\d])",
+
+def _could_be_name(match: re.Match[str]) -> bool:
+    return as_name(match["x"]) + _AFTER_GAP > as_words(match["x"])
+
+
+RULES = _TABLE.rules(
+    _names_after_labels,
+    _is_dotted_name,
+    _names_before_particulars,
+    _names_after_roles,
+    _names_before_titles,
+    _signatures,
+    _is_likely_name,
+    _could_be_name,
+    _names_of_actors,
+    _names_in_rows,
 )

@@ -30,7 +30,7 @@ from medkd.deidentify import names
 from medkd.deidentify.dates import MONTH_FIRST, DateShifter
 from medkd.deidentify.numbers import is_record_label
 from medkd.deidentify.recognizers import LAC
-from medkd.deidentify.rules import VERSION, Category, Match, load_table
+from medkd.deidentify.rules import VERSION, Category, Match, Table
 from medkd.deidentify.search import (
     MARK,
     NO_HELP,
@@ -42,6 +42,7 @@ from medkd.deidentify.search import (
 )
 from medkd.text.normalize import is_chinese, normalize
 
+_TABLE = Table("surrogates.yaml")
 _MAX_OFFSET_DAYS = 365
 _SEAM = "。\n"
 """Between two texts of a case: nothing that identifies goes on over it."""
@@ -380,7 +381,7 @@ class Surrogates:
         return drawn
 
     def _imitate(self, category: Category, text: str) -> str:
-        table: dict[str, Any] = load_table("surrogates.yaml")
+        table = _TABLE
         is_latin = text.isascii()
         match category:
             case Category.NAME if is_latin:

@@ -1,13 +1,13 @@
-"""What a rule for finding identifiers is made of.
+"""What a rule for finding identifiers is made of, and how the tables of rules are read.
 
-In: nothing. Out: the types that `numbers`, `dates`, `places`, `names` and `english` fill and
-`search` applies. Not done here: any rule.
+In: a YAML file of words, pattern parts and rules. Out: the rules that `search` applies, in the
+order in which they claim text. Not done here: any rule; they are in the YAML files, and what a
+pattern cannot say in `numbers`, `dates`, `places`, `names` and `english`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
-from functools import cache
 from typing import Any, NamedTuple, cast
 
 from medkd.core.yaml_io import read_shipped_yaml
@@ -65,6 +65,7 @@ class Match(NamedTuple):
 
 Finder = Callable[[str], Iterable[tuple[int, int]]]
 """Finds spans in a normalised text."""
+Condition = Callable[[re.Match[str]], bool]
 
 
 class Rule(NamedTuple):
@@ -76,42 +77,111 @@ class Rule(NamedTuple):
 
 
 def by_pattern(
-    pattern: str,
-    accepts: Callable[[re.Match[str]], bool] | None = None,
-    needs: str | re.Pattern[str] = "",
+    pattern: str, conditions: Sequence[Condition] = (), needs: Sequence[str] = (), look: str = ""
 ) -> Finder:
-    """Find what a pattern matches and a condition accepts, or its group `x` where it has one.
+    """Find what a pattern matches and all conditions accept, or its group `x` where it has one.
 
-    `needs` are words of which a text must hold one, or a cheaper pattern: a quick look that spares
-    the pattern most texts.
+    `needs` are words of which a text must hold one, `look` a cheaper pattern: each spares the
+    pattern most texts.
     """
     compiled = re.compile(pattern, re.ASCII)  # a word ends where Chinese begins
     group = "x" if "x" in compiled.groupindex else 0
-    words = needs.split() if isinstance(needs, str) else ()
-    look = needs if isinstance(needs, re.Pattern) else None
+    cheap = re.compile(look)
 
     def spans(text: str) -> Iterator[tuple[int, int]]:
-        if (words and not any(word in text for word in words)) or (look and not look.search(text)):
+        if (needs and not any(word in text for word in needs)) or not cheap.search(text):
             return
         for match in compiled.finditer(text):
-            if accepts is None or accepts(match):
+            if all(accepts(match) for accepts in conditions):
                 yield match.span(group)
 
     return spans
 
 
-def rules_of(category: Category, **finders: str | Finder) -> tuple[Rule, ...]:
-    """Make the rules of a category, each under its name, from patterns or functions."""
-    return tuple(
-        Rule(name, category, by_pattern(found) if isinstance(found, str) else found)
-        for name, found in finders.items()
-    )
+def by_pieces(pattern: str, piece: str, least: int = 1) -> Finder:
+    """Find the dates of a range or list: what stands before group `tail`, each piece in it. The
+    last number of a piece is a day or a month."""
+    whole, part, number = re.compile(pattern), re.compile(piece), re.compile(r"\d+(?=\D*$)")
+
+    def spans(text: str) -> Iterator[tuple[int, int]]:
+        for match in whole.finditer(text):
+            pieces = [found.span() for found in part.finditer(text, *match.span("tail"))]
+            numbers = [number.search(text[start:end]) for start, end in pieces]
+            if all(found is None or least <= int(found[0]) <= 31 for found in numbers):
+                yield match.start(), match.start("tail")
+                yield from pieces
+
+    return spans
 
 
-@cache
-def load_table(name: str) -> dict[str, Any]:
-    """Read one of this package's YAML tables."""
-    return cast(dict[str, Any], read_shipped_yaml("medkd.deidentify", name))
+class Table:
+    """The words, named parts of patterns and rules of one of this package's YAML files.
+
+    In a pattern, `{NAME}` stands for a part, or for one of the words, of that name; `{^NAME}` for
+    the characters with which they begin.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._content = cast(dict[str, Any], read_shipped_yaml("medkd.deidentify", name))
+        self._parts = dict(cast(dict[str, str], self._content.get("parts", {})))
+
+    def __getitem__(self, key: str) -> Any:
+        return self._content[key]
+
+    def words(self, key: str) -> list[str]:
+        """List the words under a key: with blanks between, a list, or a list of lists."""
+        found = self._content[key]
+        rows = found.split() if isinstance(found, str) else found
+        return [str(w) for row in rows for w in ([row] if isinstance(row, str) else row)]
+
+    def define(self, **parts: str) -> None:
+        """Add parts that are computed."""
+        self._parts |= parts
+
+    def fill(self, pattern: str) -> str:
+        """Put parts and words in the places of their names."""
+
+        def put(found: re.Match[str]) -> str:
+            name = found[2]
+            if name in self._parts:
+                part = self.fill(self._parts[name])
+            else:
+                part = any_of(self.words(name.lower()))
+            return first_characters(part) if found[1] else part
+
+        return re.sub(r"\{(\^?)([A-Z][A-Z\d_]+)\}", put, pattern)
+
+    def compile(self, pattern: str, flags: int = 0) -> re.Pattern[str]:
+        """Compile a pattern with its parts put in."""
+        return re.compile(self.fill(pattern), flags)
+
+    def rules(self, *functions: Callable[..., Any]) -> tuple[Rule, ...]:
+        """Read the rules: a pattern; a pattern (`find`) with `if`, `needs` and `look`, or with
+        `pieces`; or the name of a function (`by`). `functions` are those that rules name, as
+        finders or conditions."""
+        named = {function.__name__.lstrip("_"): function for function in functions}
+        return tuple(
+            Rule(name, Category[category], self._read(rule, named))
+            for group in self._content["rules"]
+            for category, rules in group.items()
+            for name, rule in rules.items()
+        )
+
+    def _read(self, rule: str | dict[str, Any], named: dict[str, Callable[..., Any]]) -> Finder:
+        match rule:
+            case str():
+                return by_pattern(self.fill(rule))
+            case {"by": by}:
+                return named[by]
+            case {"find": find, "pieces": piece}:
+                return by_pieces(self.fill(find), self.fill(piece), rule.get("least", 1))
+            case _:
+                return by_pattern(
+                    self.fill(rule["find"]),
+                    [named[name] for name in rule.get("if", "").split()],
+                    rule.get("needs", "").split(),
+                    self.fill(rule.get("look", "")),
+                )
 
 
 def any_of(words: Iterable[str]) -> str:

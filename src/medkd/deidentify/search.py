@@ -21,7 +21,6 @@ from medkd.text.normalize import View, make_view
 RULES: tuple[Rule, ...] = (
     *numbers.RULES,
     *dates.RULES,
-    *numbers.AGE_RULES,
     *english.RULES,
     *layout.RULES,
     *places.RULES,
@@ -209,12 +208,6 @@ def _find_repeated(text: str, known: Mapping[str, Category], taken: bytearray) -
             start = text.find(name, end)
 
 
-_DATE_SHAPE = re.compile(
-    rf"(?<![\d.])(?:19|20)\d\d\s?年(?!{dates.GUIDELINE})"
-    r"|(?<![\d.])(?:19|20)\d\d\s?(?:[-/.]\d{1,2}(?:[-/.]\d{1,2})?(?![\d.]))"
-    r"|\d{1,2}月份?\d{1,2}(?:[日号]|(?!\d))|(?<![\d.])\d{1,2}[-/.]\d{1,2}[-/](?:\d\d|\d{4})(?!\d)"
-    r"|(?<!\d)(?:19|20)\d\d[01]\d[0-3]\d(?!\d)"
-)
 _LONG_NUMBER = re.compile(r"(?<![\d.])\d(?:[ -]?\d){6,}(?![\d.]|[x×*^])")
 _KEPT = 12
 """Characters shown on each side of what is left."""
@@ -261,7 +254,7 @@ def find_date_shapes(text: str, matches: Iterable[Match]) -> list[tuple[int, int
     """Find what is written like a calendar date and lies in no match."""
     taken = _cover(text, matches)
     view = make_view(text)
-    spans = [view.original_span(*found.span()) for found in _DATE_SHAPE.finditer(view.text)]
+    spans = [view.original_span(*found.span()) for found in dates.DATE_SHAPE.finditer(view.text)]
     return [(start, end) for start, end in spans if 1 not in taken[start:end]]
 
 
@@ -287,7 +280,7 @@ def _left_in(text: str, matches: Sequence[Match], originals: Iterable[str]) -> I
         (match.start, match.end, ResidueKind.FLAG) for match in matches if match.is_flag
     ]
     for kind, pattern in (
-        (ResidueKind.DATE_SHAPE, _DATE_SHAPE),
+        (ResidueKind.DATE_SHAPE, dates.DATE_SHAPE),
         (ResidueKind.LONG_NUMBER, _LONG_NUMBER),
     ):
         spans += [(*view.original_span(*m.span()), kind) for m in pattern.finditer(view.text)]
