@@ -449,8 +449,6 @@ def test_values_that_no_stage_can_use_are_one_line_and_exit_2(
 
 
 RISKS = [
-    ("train-x: {trust_remote_code: true}", "loads code"),
-    ("evaluate: {trust_remote_code: true}", "loads code"),
     ("distill: {teacher: deepseek, base_url: 'http://evil.example/v1'}", "to this address"),
     ("distill: {base_url: 'http://127.0.0.1.evil.example'}", "to this address"),
     ("distill: {base_url: 'http://[::1'}", "to this address"),
@@ -462,7 +460,7 @@ RISKS = [
 
 
 @pytest.mark.parametrize(("content", "says"), RISKS)
-def test_a_recipe_that_loads_code_or_sends_keys_needs_a_word_of_consent(
+def test_a_recipe_that_sends_keys_needs_a_word_of_consent(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, says: str
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
@@ -481,7 +479,6 @@ def test_a_recipe_that_loads_code_or_sends_keys_needs_a_word_of_consent(
 @pytest.mark.parametrize(
     "content",
     [
-        "evaluate: {trust_remote_code: false}",
         "evaluate: {endpoint: deepseek}",
         "distill: {base_url: 'http://127.0.0.1:8000/v1', teacher: custom}",
         "distill: {base_url: 'http://[::1]:8000/v1'}",

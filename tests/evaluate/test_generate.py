@@ -1,12 +1,10 @@
 import json
-import shutil
 import sys
 
 import pytest
 
 from fake_vllm import FakeEngine
 from medkd.completers import vllm_engine
-from medkd.core.errors import InputError
 from medkd.evaluate.generate import MERGED
 from medkd.evaluate.stage import Config, run
 from medkd.models.chat_template import encode
@@ -31,28 +29,6 @@ def usual(settings, tmp_path):
     """The directory of an evaluation as this machine does it."""
     run(Config(**settings, out=tmp_path / "usual"))
     return tmp_path / "usual"
-
-
-def test_a_model_with_code_of_its_own_is_asked_when_trusted(random_model_dir, merged_dir, tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(random_model_dir, folder)
-    (folder / "odd.py").write_text(
-        "from transformers import Qwen2ForCausalLM\n\n\nclass Odd(Qwen2ForCausalLM):\n    pass\n"
-    )
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "odd.Odd"}})
-    )
-    settings = {
-        "model": str(folder),
-        "input": merged_dir,
-        "max_tokens": 8,
-        "device": "cpu",
-        "limit": 2,
-    }
-    with pytest.raises(InputError, match="give --trust-remote-code"):
-        run(Config(**settings, out=tmp_path / "out"))
-    assert run(Config(**settings, trust_remote_code=True, out=tmp_path / "out")).counts.kept == 2
 
 
 def read_facts(out):

@@ -55,14 +55,18 @@ def test_pickled_weights_are_refused(tmp_path):
         resolve_model(str(tmp_path))
 
 
-def test_a_model_that_wants_to_run_code_is_refused(random_model_dir, tmp_path):
+@pytest.mark.parametrize("kind", ["qwen2", "odd"])
+def test_code_that_comes_with_a_model_is_never_run(random_model_dir, tmp_path, kind):
     folder = shutil.copytree(random_model_dir, tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text()) | {
-        "auto_map": {"AutoModelForCausalLM": "x.Y"}
-    }
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": kind, "auto_map": {"AutoModelForCausalLM": "odd.Odd"}}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="code of its own"):
-        resolve_model(str(folder))
+    (folder / "odd.py").write_text("raise SystemExit\n")
+    if kind == "odd":
+        with pytest.raises(InputError, match="code of its own"):
+            load_model(str(folder), device="cpu")
+    else:
+        assert type(load_model(str(folder), device="cpu").model).__name__ == "Qwen2ForCausalLM"
 
 
 def test_truncated_weights_are_one_line(random_model_dir, tmp_path):

@@ -315,22 +315,6 @@ def test_a_validation_file_that_leaves_no_row_is_one_line(settings, tmp_path):
         run(Config(**settings | {"input": path}, out=tmp_path / "out"))
 
 
-def test_a_model_with_code_of_its_own_is_refused_unless_trusted(
-    random_model_dir, settings, tmp_path
-):
-    folder = tmp_path / "model"
-    loaded = load_model(str(random_model_dir), device="cpu")
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "odd.Model"}})
-    )
-    with pytest.raises(InputError, match="--trust-remote-code"):
-        run(Config(**settings | {"model": str(folder)}, out=tmp_path / "out"))
-    assert resolve_model(str(folder), trust_remote_code=True) == folder
-
-
 def test_a_setting_that_only_the_optimizer_finds_wrong_is_refused_in_one_line(settings, tmp_path):
     with pytest.raises(
         InputError, match=r"trainer: Invalid learning rate: -1.*; correct the recipe"

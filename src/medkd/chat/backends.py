@@ -197,9 +197,7 @@ class _LoopError(Exception):
     """The endpoint repeats itself; hanging up is the only way to stop it."""
 
 
-def open_backend(
-    name: str, adapter: Path | None = None, device: Device = "auto", trust_remote_code: bool = False
-) -> Backend:
+def open_backend(name: str, adapter: Path | None = None, device: Device = "auto") -> Backend:
     """Open the backend that a name stands for; loads it where it is a model of this machine.
 
     A name is `medkd:tiny`, a folder, a hub's name, a directory of `train` (its adapter on its
@@ -219,11 +217,9 @@ def open_backend(
     if adapter is None and is_adapter(Path(name)):
         adapter = resolve_adapter(Path(name))
         base = find_base(adapter)
-        return LocalBackend(
-            name, load_model(base, adapter, device, trust_remote_code=trust_remote_code)
-        )
+        return LocalBackend(name, load_model(base, adapter, device))
     found = resolve_adapter(adapter) if adapter is not None else None
-    return LocalBackend(name, load_model(name, found, device, trust_remote_code=trust_remote_code))
+    return LocalBackend(name, load_model(name, found, device))
 
 
 def is_adapter(path: Path) -> bool:

@@ -58,8 +58,6 @@ class Config(Options):
     accept_identified: AcceptIdentified = False
     """Send lines from a pipe or a file to an endpoint outside this machine; they carry no mark of
     de-identification."""
-    trust_remote_code: bool = False
-    """Let a model run code that came with it."""
 
 
 class Conversation:
@@ -88,10 +86,8 @@ class Conversation:
 
 def run(config: Config) -> None:
     """Load whom to talk to, and talk until the input ends."""
-    first = open_backend(config.model, config.adapter, config.device, config.trust_remote_code)
-    others = [
-        open_backend(name, None, config.device, config.trust_remote_code) for name in config.versus
-    ]
+    first = open_backend(config.model, config.adapter, config.device)
+    others = [open_backend(name, None, config.device) for name in config.versus]
     if config.adapter is not None:
         first.name = f"{config.model} with {config.adapter}"
     backends = [first, *others]

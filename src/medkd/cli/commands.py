@@ -142,8 +142,7 @@ def run(
     detach
         Continue without this terminal; see medkd runs, logs and stop.
     trust_recipe
-        Let the recipe run commands, load code that comes with a model, or send a key to another
-        host.
+        Let the recipe name keys of this machine, or send rows and a key to an address.
     lang
         Language of the reports: en, zh.
     fields

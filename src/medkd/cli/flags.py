@@ -40,9 +40,7 @@ from medkd.stages import STAGES
 ENGLISH = Texts("en")
 DETACH_HELP = "Continue without this terminal; see medkd runs, logs and stop."
 RECIPE_HELP = "Recipe whose section of this stage supplies fields; flags override it."
-TRUST_HELP = (
-    "Let the recipe run commands, load code that comes with a model, or send a key to another host."
-)
+TRUST_HELP = "Let the recipe name keys of this machine, or send rows and a key to an address."
 
 
 PARTS = ("Fields", "Fields that decide the result", "How it runs")

@@ -46,7 +46,6 @@ class ConsentField(NamedTuple):
     """What the value does, as the end of a sentence."""
 
 
-LOADS_CODE = ConsentField("loads code that comes with a model")
 NAMES_KEY = ConsentField("names keys of this machine and the addresses they are sent to")
 SENDS_KEY = ConsentField("sends rows, and a key where one is set, to this address")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
+from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
 from medkd.core.records import Language, Split
 from medkd.core.task import TaskFile
 from medkd.grading.terms import TermsFile
@@ -55,8 +55,6 @@ class Config(StageConfig):
     one diagnosis, longer codes more specific ones."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Hub from which a named model is downloaded."""
-    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
-    """Run code that comes with the model."""
     max_tokens: int = Field(default=1024, ge=1, le=10**6)
     """Maximum length of an answer in tokens."""
     temperature: float = Field(default=0.0, ge=0, le=100)

@@ -342,7 +342,7 @@ def find_inputs(config: Config) -> tuple[Path | None, list[Path]]:
             raise InputError("--adapter: a GGUF file takes none; export the two together first")
         path = llamacpp_engine.check_file(Path(config.model).expanduser())
         return path, [path]
-    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    folder = resolve_model(config.model, config.hub)
     adapter = resolve_adapter(config.adapter) if config.adapter else None
     own = [folder] if Path(config.model).is_dir() else []
     return adapter or folder, [*([adapter] if adapter else []), *own]
@@ -383,9 +383,7 @@ def open_predictor(
             servers.enter_context(closing(engine))
             space.manifest.facts |= {"generator": "vllm", "device": device, "dtype": dtype}
             return LocalPredictor(engine)
-    loaded = load_model(
-        config.model, adapter, config.device, config.dtype, config.hub, config.trust_remote_code
-    )
+    loaded = load_model(config.model, adapter, config.device, config.dtype, config.hub)
     space.manifest.facts |= {
         "generator": "transformers",
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
@@ -408,8 +406,8 @@ def _open_in_vllm(
 ) -> VllmEngine:
     """Open the folder, or for the time of opening a copy with the adapter merged into it: vLLM's
     own adapters leave out rows of the embedding that were trained beside them."""
-    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
-    tokenizer = load_tokenizer(folder, adapter, config.trust_remote_code)
+    folder = resolve_model(config.model, config.hub)
+    tokenizer = load_tokenizer(folder, adapter)
     repair_pad_token(tokenizer)
     n_tokens = count_longest(tokenizer, prompts) + config.max_tokens
     if adapter is None:
@@ -417,7 +415,7 @@ def _open_in_vllm(
     shutil.rmtree(merged, ignore_errors=True)
     try:
         load_model(
-            config.model, adapter, "cpu", cast(Any, dtype), config.hub, config.trust_remote_code
+            config.model, adapter, "cpu", cast(Any, dtype), config.hub
         ).model.save_pretrained(merged)
         return open_vllm(merged, tokenizer, dtype, n_tokens, config.batch_size, is_looping)
     finally:

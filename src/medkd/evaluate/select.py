@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medkd.core.completer import Sampling
-from medkd.core.config import LOADS_CODE, RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
+from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
 from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.records import (
     Example,
@@ -122,8 +122,6 @@ class Config(StageConfig):
     """Send an endpoint also rows without deidentified_by."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Hub from which a named model is downloaded."""
-    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
-    """Run code that comes with the model."""
     batch_size: Annotated[int, RUNTIME] = Field(default=64, ge=1, le=10**5)
     """Questions at a time; halved when memory runs out."""
     dtype: Dtype = "auto"

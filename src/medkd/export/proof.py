@@ -1,6 +1,6 @@
 """Ask an exported model bare questions with plain `transformers`: run as a script of its own.
 
-In: `proof.py MODEL_DIR QUESTIONS_JSON MAX_TOKENS OUT_JSON [trust]`. Out: for each question the
+In: `proof.py MODEL_DIR QUESTIONS_JSON MAX_TOKENS OUT_JSON`. Out: for each question the
 text, its number of tokens and whether the model ended it. Not done here: judging (`export.stage`).
 """
 
@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any, cast
 
 
-def main(
-    model_dir: str, questions_path: str, max_tokens: str, out_path: str, trust: str = ""
-) -> None:
+def main(model_dir: str, questions_path: str, max_tokens: str, out_path: str) -> None:
     """Load, ask all questions in one batch, write down what came back."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(
-        model_dir, padding_side="left", trust_remote_code=bool(trust)
+        model_dir, padding_side="left", trust_remote_code=False
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if is_float32_faster(Path(model_dir), device) else "auto"
     model = AutoModelForCausalLM.from_pretrained(
-        model_dir, dtype=dtype, trust_remote_code=bool(trust)
+        model_dir, dtype=dtype, trust_remote_code=False
     ).eval()
     cast(Any, model).to(device)
     questions = json.loads(Path(questions_path).read_text(encoding="utf-8"))

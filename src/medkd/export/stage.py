@@ -18,7 +18,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from medkd.core import thinking
-from medkd.core.config import LOADS_CODE, RUNTIME, StageConfig
+from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error, is_disk_full
 from medkd.core.jsonl import resolve_input, write_json, write_text
 from medkd.core.progress import make_printable
@@ -101,8 +101,6 @@ class Config(StageConfig):
     """Say what --push would upload, and upload nothing."""
     accept_licences: Annotated[bool, RUNTIME] = False
     """Upload a model that learnt from rows whose licence is unknown or does not allow every use."""
-    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
-    """Let a model run code that came with it; the proof then runs it too."""
 
 
 def run(config: Config) -> Manifest:
@@ -121,7 +119,7 @@ def _export(config: Config) -> Manifest:
     from safetensors import SafetensorError
 
     source, name = _find_source(config)
-    folder = resolve_model(name, config.hub, config.trust_remote_code)
+    folder = resolve_model(name, config.hub)
     kept = read_json(source / "questions.json")
     if not kept or not kept.get("questions"):
         raise InputError(
@@ -151,11 +149,10 @@ def _export(config: Config) -> Manifest:
                 source if source != folder else None,
                 space.directory,
                 config.hub,
-                config.trust_remote_code,
             )
         except (OSError, SafetensorError) as error:
             raise explain_failed_write(error, space.directory) from error
-        proof = prove(space.directory, questions, config.max_tokens, config.trust_remote_code) | {
+        proof = prove(space.directory, questions, config.max_tokens) | {
             "unseen": bool(kept.get("unseen"))
         }
         write_papers(space.directory, loaded, lineage, proof, config.gguf)
@@ -190,7 +187,7 @@ def _find_source(config: Config) -> tuple[Path, str]:
                 "medkd export: nothing to export; give --adapter, or as --model a directory "
                 "of `train --method full`"
             )
-        return resolve_model(config.model, config.hub, config.trust_remote_code), config.model
+        return resolve_model(config.model, config.hub), config.model
     adapter = resolve_adapter(config.adapter)
     name = config.model or find_base(adapter)
     if not name:
@@ -235,7 +232,6 @@ def export(
     adapter: Path | None,
     out: Path,
     hub: Hub = "huggingface",
-    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Merge and write the folder in the base's own number format; returns what was written.
 
@@ -244,7 +240,7 @@ def export(
     memory. The chat template is the adapter's with the thinking prefix, whatever it was trained
     for: an exported model thinks.
     """
-    folder = resolve_model(name, hub, trust_remote_code)
+    folder = resolve_model(name, hub)
     dtype = find_base_format(folder) if adapter is None else find_number_format(folder)
     loaded = load_model(
         name,
@@ -252,9 +248,8 @@ def export(
         device="cpu",
         dtype=cast(Dtype, dtype),
         hub=hub,
-        trust_remote_code=trust_remote_code,
     )
-    model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter, trust_remote_code)
+    model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter)
     tokenizer.chat_template = find_thinking_template(tokenizer)
     stop_ids = find_stop_ids(tokenizer, model.generation_config)
     model.generation_config.eos_token_id = stop_ids
@@ -296,13 +291,10 @@ def hand_over_gguf(
     }
 
 
-def prove(
-    model_dir: Path, questions: Sequence[str], max_tokens: int, trust_remote_code: bool = False
-) -> dict[str, Any]:
+def prove(model_dir: Path, questions: Sequence[str], max_tokens: int) -> dict[str, Any]:
     """Ask the folder bare questions in a fresh process with plain `transformers`; judge what comes
     back."""
-    more = ["trust"] if trust_remote_code else []
-    return _ask_in_process("proof.py", "transformers", model_dir, questions, max_tokens, more)
+    return _ask_in_process("proof.py", "transformers", model_dir, questions, max_tokens)
 
 
 def prove_gguf(path: Path, questions: Sequence[str], max_tokens: int) -> dict[str, Any]:

@@ -254,7 +254,7 @@ class ModelShape(NamedTuple):
         return sum(rank * (inputs + outputs) for inputs, outputs in self.linears)
 
 
-def read_model_shape(folder: Path, trust_remote_code: bool = False) -> ModelShape:
+def read_model_shape(folder: Path) -> ModelShape:
     """Build a model of a folder's config without weights, and measure it.
 
     Raises InputError for an unknown kind, and for a tensor that the folder lacks.
@@ -263,13 +263,9 @@ def read_model_shape(folder: Path, trust_remote_code: bool = False) -> ModelShap
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
-            model = cast(
-                Any, AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-            )
+            model = cast(Any, AutoModelForCausalLM.from_config(config, trust_remote_code=False))
     except Exception as error:
         raise InputError(
             "{}: its config.json describes no model known here ({}); check config.json",

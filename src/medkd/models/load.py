@@ -1,4 +1,4 @@
-"""Find a model by name and load it: safetensors only, and none of its own code unless trusted.
+"""Find a model by name and load it: safetensors only, and never its own code.
 
 In: `medkd:tiny`, a folder or a hub's name, and an adapter. Out: a model and its tokenizer.
 Not done here: training, quantised weights, generation.
@@ -90,14 +90,14 @@ def tiny_dir() -> Path:
     return Path(__file__).parent / "tiny"
 
 
-def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool = False) -> Path:
+def resolve_model(name: str, hub: Hub = "huggingface") -> Path:
     """Find the folder of a model, downloading it where it is only named; raises InputError where it
     cannot be used.
 
     For a directory of `train` that holds a whole model, that model is meant.
     """
     if name == TINY:
-        return _check_folder(tiny_dir(), name, trust_remote_code)
+        return _check_folder(tiny_dir(), name)
     if not name.isprintable():
         raise InputError("{!a}: no name of a model; it must be printable UTF-8 text", name)
     path = Path(name).expanduser()
@@ -105,17 +105,17 @@ def resolve_model(name: str, hub: Hub = "huggingface", trust_remote_code: bool =
         is_run = (
             not (path / "config.json").exists() and (path / WHOLE_MODEL / "config.json").exists()
         )
-        return _check_folder(path / WHOLE_MODEL if is_run else path, name, trust_remote_code)
+        return _check_folder(path / WHOLE_MODEL if is_run else path, name)
     if path.exists():
         raise InputError("{}: is a file; --model takes a model's folder or its name on a hub", name)
     if not _HUB_NAME.fullmatch(name):
         raise InputError(
             "{}: no such folder, and no name of the form owner/model; check --model", name
         )
-    return _check_folder(_download(name, hub, trust_remote_code), name, trust_remote_code)
+    return _check_folder(_download(name, hub), name)
 
 
-def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
+def _check_folder(path: Path, name: str) -> Path:
     config = read_model_file(path / "config.json")
     if config is None:
         what = (
@@ -133,20 +133,25 @@ def _check_folder(path: Path, name: str, trust_remote_code: bool) -> Path:
             else "it holds no weights"
         )
         raise InputError("{}: {}; convert it to safetensors or choose another", name, found)
-    if "auto_map" in config and not trust_remote_code:
+    if "auto_map" in config and not _is_known(config):
         raise InputError(
-            "{}: wants to run code of its own (auto_map in config.json); read that "
-            "code and give --trust-remote-code, or choose a model that transformers "
-            "knows",
+            "{}: needs code of its own (auto_map in config.json), which is never run; "
+            "choose a model that transformers knows",
             name,
         )
     return path
 
 
-def _download(name: str, hub: Hub, with_code: bool) -> Path:
-    wanted = [*_WANTED_FILES, "*.py"] if with_code else _WANTED_FILES
+def _is_known(config: dict[str, Any]) -> bool:
+    """Tell whether transformers has code of its own for a model."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
+
+    return config.get("model_type") in CONFIG_MAPPING_NAMES
+
+
+def _download(name: str, hub: Hub) -> Path:
     if hub == "modelscope":
-        return _download_from_modelscope(name, wanted)
+        return _download_from_modelscope(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -156,7 +161,7 @@ def _download(name: str, hub: Hub, with_code: bool) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=_WANTED_FILES))
     except GatedRepoError as error:
         raise InputError(
             "{}: its owner asks for consent first; accept the terms on its page and set HF_TOKEN",
@@ -174,7 +179,7 @@ def _download(name: str, hub: Hub, with_code: bool) -> Path:
         ) from error
 
 
-def _download_from_modelscope(name: str, wanted: list[str]) -> Path:
+def _download_from_modelscope(name: str) -> Path:
     try:
         from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -182,7 +187,7 @@ def _download_from_modelscope(name: str, wanted: list[str]) -> Path:
             "{}: the modelscope package is missing; pip install modelscope", name
         ) from error
     try:
-        return Path(str(snapshot_download(name, allow_patterns=wanted)))
+        return Path(str(snapshot_download(name, allow_patterns=_WANTED_FILES)))
     except Exception as error:  # its client raises many kinds, without a common one of its own
         raise InputError(
             "{}: cannot be fetched from ModelScope ({}); check the name and the network",
@@ -230,24 +235,25 @@ def load_model(
     device: Device = "auto",
     dtype: Dtype = "auto",
     hub: Hub = "huggingface",
-    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model, merging an adapter into it; tokenizer and template saved beside the adapter
     win.
 
     Raises InputError where the model or the adapter cannot be used, or do not belong together.
     """
-    folder = resolve_model(name, hub, trust_remote_code)
+    folder = resolve_model(name, hub)
     if adapter is not None:
         check_base(adapter, name)
     place = choose_device(device)
     model = load_weights(
-        folder, name, dtype=choose_dtype(dtype, place), trust_remote_code=trust_remote_code
+        folder,
+        name,
+        dtype=choose_dtype(dtype, place),
     )
     if adapter is not None:
         model = _merge_adapter(model, adapter, name)
     placed = cast("PreTrainedModel", cast(Any, model).to(place).eval())
-    return LoadedModel(placed, load_tokenizer(folder, adapter, trust_remote_code))
+    return LoadedModel(placed, load_tokenizer(folder, adapter))
 
 
 def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
@@ -261,6 +267,7 @@ def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
             folder,
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
             **options,
         )
@@ -280,9 +287,7 @@ def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
     return model
 
 
-def load_tokenizer(
-    folder: Path, adapter: Path | None = None, trust_remote_code: bool = False
-) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path, adapter: Path | None = None) -> "PreTrainedTokenizerBase":
     """Load the tokenizer beside the adapter, or else the model's own.
 
     An adapter saved without its chat template is served under the one it was trained for. Raises
@@ -290,12 +295,12 @@ def load_tokenizer(
     """
     has_own = adapter is not None and (adapter / "tokenizer_config.json").exists()
     source = adapter if adapter is not None and has_own else folder
-    tokenizer = _read_tokenizer(source, trust_remote_code)
+    tokenizer = _read_tokenizer(source)
     _check_vocabulary(tokenizer, folder, source)
     if adapter is None:
         return tokenizer
     if has_own:
-        base = _read_tokenizer(folder, trust_remote_code).get_vocab()
+        base = _read_tokenizer(folder).get_vocab()
         ids = tokenizer.get_vocab()
         strange = next((token for token, at in base.items() if ids.get(token) != at), None)
         if strange is not None:
@@ -313,12 +318,12 @@ def load_tokenizer(
     return tokenizer
 
 
-def _read_tokenizer(source: Path, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
+def _read_tokenizer(source: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=trust_remote_code, local_files_only=True
+            source, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:
         raise InputError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, 
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from medkd.core.config import LOADS_CODE, RUNTIME, Seed, StageConfig
+from medkd.core.config import RUNTIME, Seed, StageConfig
 from medkd.core.errors import InputError
 from medkd.models.inspect import ModelShape
 from medkd.models.load import Device, Hub, choose_dtype
@@ -71,8 +71,6 @@ class Config(StageConfig):
     is evaluated on, never trained on."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Hub to download a named model from."""
-    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
-    """Run the code that a model brings with it."""
     target: Target = "reasoned"
     """Learn reasoning and answer, or bare answers for comparison."""
     method: Method | Literal["dpo", "kto", "on-policy"] = "lora"

@@ -81,8 +81,6 @@ class Config(Options):
     """Directory of merge, or a file of examples, that the model is to be trained on."""
     hub: Hub = "huggingface"
     """Hub to download a named model from."""
-    trust_remote_code: bool = False
-    """Run the code that a model brings with it."""
     target: Target = "reasoned"
     """Learn reasoning and answer, or bare answers."""
     method: Method = "lora"
@@ -159,8 +157,8 @@ def _plan(config: Config, machine: Machine) -> int:
     if config.model is None:
         print(*draw_sizes(load, machine), sep="\n")
         return 0
-    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
-    shape = read_model_shape(folder, config.trust_remote_code)
+    folder = resolve_model(config.model, config.hub)
+    shape = read_model_shape(folder)
     print(*draw_table(shape, load, machine), sep="\n")
     findings = find_too_little_memory(shape, config.method, load, machine)
     for finding in findings:
@@ -169,13 +167,13 @@ def _plan(config: Config, machine: Machine) -> int:
 
 
 def _look_at_serving(config: Config, model: str) -> list[Finding]:
-    folder = resolve_model(model, config.hub, config.trust_remote_code)
-    shape = read_model_shape(folder, config.trust_remote_code)
+    folder = resolve_model(model, config.hub)
+    shape = read_model_shape(folder)
     print(
         f"model: {shape.n_parameters / 1e6:.1f} M parameters, {shape.n_layers} layers; "
         "as one that is served, no --input was given"
     )
-    tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(folder)
     return examine_served(folder, tokenizer)
 
 

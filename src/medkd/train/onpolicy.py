@@ -76,7 +76,7 @@ def distil_on_policy(config: Config) -> Manifest:
     """Distil as configured; goes on from the newest whole checkpoint of a run that was killed."""
     load_libraries()
     train_path, val_path = find_inputs(config.input)
-    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    folder = resolve_model(config.model, config.hub)
     adapter = resolve_adapter(cast(Path, config.adapter))
     inputs = {"input": train_path, "validation": val_path, "adapter": adapter}
     with open_training("train", config, inputs, WRITES) as output:
@@ -146,22 +146,19 @@ def check_server(url: str, tokenizer: "PreTrainedTokenizerBase", prompt: str) ->
 
 
 def _load_teacher(config: Config, tokenizer: "PreTrainedTokenizerBase", student: Student) -> Any:
-    trust = config.trust_remote_code
     try:
-        folder = resolve_model(config.teacher_model, config.hub, trust)
+        folder = resolve_model(config.teacher_model, config.hub)
     except InputError as error:
         raise InputError(str(error).replace("--model", "--teacher-model")) from error
-    student_folder = resolve_model(config.model, config.hub, trust)
+    student_folder = resolve_model(config.model, config.hub)
     check_teacher(
         tokenizer,
-        load_tokenizer(folder, None, trust),
-        read_model_shape(student_folder, trust),
-        read_model_shape(folder, trust),
+        load_tokenizer(folder),
+        read_model_shape(student_folder),
+        read_model_shape(folder),
         config.teacher_model,
     )
-    teacher, _ = load_model(
-        config.teacher_model, None, config.device, hub=config.hub, trust_remote_code=trust
-    )
+    teacher, _ = load_model(config.teacher_model, None, config.device, hub=config.hub)
     # The larger models of a family pad their vocabulary.
     teacher.resize_token_embeddings(cast(Any, student.model).config.vocab_size)
     return teacher
@@ -175,14 +172,14 @@ def _distil(
     folder: Path,
     adapter: Path,
 ) -> None:
-    device, trust = choose_device(config.device), config.trust_remote_code
-    if config.teacher == "self" and has_thinking_prefix(load_tokenizer(folder, None, trust)):
+    device = choose_device(config.device)
+    if config.teacher == "self" and has_thinking_prefix(load_tokenizer(folder)):
         raise InputError(
             "{}: thinks at length by itself, and with the answer at hand it would "
             "unlearn to; choose --teacher-model, a larger model of its family",
             config.model,
         )
-    student = load_student(config.model, folder, adapter, config.device, "auto", config.hub, trust)
+    student = load_student(config.model, folder, adapter, config.device, "auto", config.hub)
     tokenizer, template = student.tokenizer, student.plain_template
     prompts = [make_messages(e.input, e.instruction, e.system) for e in examples]
     rows: list[dict[str, Any]]

@@ -115,7 +115,7 @@ def train_on_preferences(config: Config) -> Manifest:
     load_libraries()
     path = resolve_input(config.input, PAIRS, made_by="merge --pairs")
     val_path = path.with_name("val.jsonl")
-    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    folder = resolve_model(config.model, config.hub)
     adapter = resolve_adapter(config.adapter) if config.adapter else None
     inputs = {
         "input": path,
@@ -144,9 +144,7 @@ def _train(
 ) -> None:
     device = choose_device(config.device)
     dtype: Any = str(choose_training_dtype(config, device)).removeprefix("torch.")
-    student = load_student(
-        config.model, folder, adapter, config.device, dtype, config.hub, config.trust_remote_code
-    )
+    student = load_student(config.model, folder, adapter, config.device, dtype, config.hub)
     rows, dropped = tokenize_pairs(pairs, student, config.max_length)
     output.drop_all(dropped)
     reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())

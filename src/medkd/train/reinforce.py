@@ -15,7 +15,6 @@ from pydantic import Field, field_validator
 
 from medkd.core.completer import Sampling
 from medkd.core.config import (
-    LOADS_CODE,
     RUNTIME,
     SENDS_KEY,
     AcceptIdentified,
@@ -109,8 +108,6 @@ class Config(StageConfig):
     """Task file, where the rows are of a task of your own."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Hub to download a named model from."""
-    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
-    """Run the code that a model brings with it."""
     rewards: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
         default_factory=lambda: dict(DEFAULT_WEIGHTS)
     )
@@ -208,7 +205,7 @@ def run(config: Config) -> Manifest:
             "out"
         )
     train_path, val_path = find_inputs(config.input)
-    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    folder = resolve_model(config.model, config.hub)
     adapter = None if config.adapter == FROM_BASE else resolve_adapter(config.adapter)
     inputs = {
         "input": train_path,
@@ -309,7 +306,6 @@ def _reinforce(
         config.device,
         config.dtype,
         config.hub,
-        config.trust_remote_code,
     )
     model, tokenizer, plain = student.model, student.tokenizer, student.plain_template
     questions = make_prompts(tokenizer, examples, plain, config.task)
@@ -396,7 +392,7 @@ def _check_memory(
         is_checkpointed=device == "cuda",
         on_gpu=device == "cuda",
     )
-    shape = read_model_shape(folder, config.trust_remote_code)
+    shape = read_model_shape(folder)
     check_memory(shape, load, measure_machine(device))
 
 

@@ -122,7 +122,7 @@ def run(config: Config) -> Manifest:
     if not process.is_main:
         return _follow(config, process)
     train_path, val_path = find_inputs(config.input)
-    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    folder = resolve_model(config.model, config.hub)
     inputs = {
         "input": train_path,
         "validation": val_path,
@@ -170,10 +170,10 @@ def prepare(
     process = process or read_process_info()
     device = choose_device(config.device)
     train_path, val_path = find_inputs(config.input)
-    folder = resolve_model(config.model, config.hub, config.trust_remote_code)
+    folder = resolve_model(config.model, config.hub)
     examples, val_examples = read_examples(train_path, output), read_examples(val_path)
-    shape = read_model_shape(folder, config.trust_remote_code)
-    tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
+    shape = read_model_shape(folder)
+    tokenizer = load_tokenizer(folder)
     is_full = config.method == "full"
     preflight = examine(
         folder, shape, examples, tokenizer, config.target, config.max_length, is_full
@@ -280,7 +280,6 @@ def load_student(config: Config, job: Job, local_rank: int = 0) -> "PreTrainedMo
 
     dtype = choose_training_dtype(config, job.device)
     options: dict[str, Any] = {
-        "trust_remote_code": config.trust_remote_code,
         "dtype": torch.float32 if config.weights == "full" else dtype,
     }
     if job.device == "cuda" and find_spec("flash_attn") and dtype == torch.bfloat16:

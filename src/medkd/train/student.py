@@ -67,11 +67,10 @@ def load_student(
     device: Device,
     dtype: Dtype,
     hub: Hub,
-    trust_remote_code: bool,
 ) -> Student:
     """Load a base with the adapter that goes on being trained, or a new one."""
-    base, _ = load_model(name, None, device, dtype, hub, trust_remote_code)
-    tokenizer = load_tokenizer(folder, adapter, trust_remote_code)
+    base, _ = load_model(name, None, device, dtype, hub)
+    tokenizer = load_tokenizer(folder, adapter)
     pair = find_templates(tokenizer)
     template = pair.thinking if has_thinking_prefix(tokenizer) else pair.plain
     repair_pad_token(tokenizer)
