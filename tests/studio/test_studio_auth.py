@@ -7,7 +7,6 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from medkd.studio.app import make_login_page
 from medkd.studio.auth import COOKIE, FREE_TRIES, LONGEST_WAIT_S, MEMORY_S, Guard, Throttle
 from medkd.studio.command import describe_address
 
@@ -112,7 +111,7 @@ def test_a_body_in_chunks_is_cut_off_at_the_same_length(monkeypatch) -> None:
 
 
 def test_with_a_token_nothing_is_shown_before_it_is() -> None:
-    guard = Guard(inner, "secret-token", make_login_page)
+    guard = Guard(inner, "secret-token")
     status, _, page = ask(guard, "/en/data", host="10.1.2.3:7860", accept_language="zh-CN")
     assert status == 401
     assert "令牌" in page
@@ -132,7 +131,7 @@ def test_with_a_token_nothing_is_shown_before_it_is() -> None:
 
 
 def test_wrong_tokens_make_an_address_wait() -> None:
-    guard = Guard(inner, "secret-token", make_login_page)
+    guard = Guard(inner, "secret-token")
     for _ in range(FREE_TRIES):
         assert ask(guard, "/login", method="POST", body=b"token=wrong")[0] == 401
     status, headers, page = ask(guard, "/login", method="POST", body=b"token=secret-token")
@@ -142,7 +141,7 @@ def test_wrong_tokens_make_an_address_wait() -> None:
 
 
 def test_tokens_that_are_tried_at_once_are_counted_one_by_one() -> None:
-    guard = Guard(inner, "secret-token", make_login_page)
+    guard = Guard(inner, "secret-token")
     statuses: list[int] = []
 
     async def send(message):

@@ -265,7 +265,7 @@ def test_masks_are_undone_and_added_and_words_taken_out_by_hand(
     assert (runs / "one/known.txt").read_text("utf-8") == "张三\tkeep\n同乡\tname\n"
     assert '<mark class="found">张三</mark>' not in client.get(address).text
     started: list = []
-    monkeypatch.setattr("medkd.studio.jobs.start", lambda words, environment: started.append(words))
+    monkeypatch.setattr("medkd.background_jobs.start", started.append)
     assert client.submit("/en/run/again", step="one/deidentify").status_code == 303
     [words] = started
     assert words[0] == "deidentify"

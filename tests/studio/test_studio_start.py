@@ -102,7 +102,7 @@ def test_what_is_wrong_is_said_at_its_field_in_the_readers_language(client, tmp_
 def test_a_key_goes_to_the_process_and_stays_nowhere(client, tmp_path: Path, monkeypatch) -> None:
     handed: list = []
     monkeypatch.setattr(
-        "medkd.studio.jobs.start", lambda words, environment, cwd=None: handed.append(environment)
+        "medkd.background_jobs.start", lambda words, environment: handed.append(environment)
     )
     make_step(tmp_path / "runs" / "one" / "prepare", "prepare")
     boxes = read_boxes(client.get("/en/start?kind=distill&run=one").text)

@@ -90,7 +90,7 @@ def test_a_run_is_deleted_whole_and_nothing_beside_it(workspace: Workspace, tmp_
     (workspace.runs / "link").symlink_to(tmp_path / "secret")
     for name in ("link", ".", ".."):
         with pytest.raises(InputError, match="remove it by hand"):
-            jobs.delete(workspace, jobs.make_job(name, [], []))
+            jobs.delete(workspace, jobs.Job(name, "finished", [], []))
     assert (tmp_path / "secret" / "key").exists()
 
 
@@ -112,7 +112,8 @@ def test_a_job_says_how_it_stands(workspace: Workspace) -> None:
             (folder / "end.json").write_text(
                 JobResult(code=code, ended_at="2026-02-01").model_dump_json()
             )
-    states = {found.name: found.look().state for found in jobs.list_jobs(workspace)}
+    found = jobs.list_jobs(workspace)
+    states = {name: jobs.look(workspace, name, made).state for name, made in found.items()}
     assert states == {
         "one": "finished",
         "two": jobs.UNFINISHED,

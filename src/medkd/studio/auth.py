@@ -8,7 +8,7 @@ signed session. Not done here: which folders may be read (`studio.workspace`); e
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +16,9 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from medkd.core.i18n import Texts, choose_language
+from medkd.studio.page import load_environment
 
 COOKIE = "medkd_studio"
 COOKIE_LIFE_S = 12 * 3600
@@ -41,9 +44,6 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"same-origin"),
 )
-LoginPage = Callable[[Mapping[str, str], str, int], str]
-"""Draws the page that asks for the token, from the request's headers, `wrong` or `wait` (or
-nothing), and the seconds to wait."""
 
 
 class Throttle:
@@ -75,16 +75,10 @@ class Throttle:
 class Guard:
     """Stands in front of the pages."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        token: str = "",
-        login_page: LoginPage = lambda headers, problem, seconds: problem,
-    ) -> None:
+    def __init__(self, app: ASGIApp, token: str = "") -> None:
         self.app = app
         self.token = token
         self.throttle = Throttle()
-        self._login_page = login_page
         self._with_session = SessionMiddleware(
             self._answer, secrets.token_hex(32), COOKIE, COOKIE_LIFE_S, same_site="strict"
         )
@@ -97,21 +91,18 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, _up_to(MAX_BODY_BYTES, receive))
-        headers, session = request.headers, request.session
-        # The page that asks for the token needs its style too.
-        is_static = request.method == "GET" and str(scope["path"]).startswith("/static/")
-        answer: ASGIApp
+        session, is_get = request.session, request.method == "GET"
+        answer: ASGIApp = self.app
         if refusal := find_refusal(request, needs_own_name=not self.token):
             answer = PlainTextResponse(refusal, 403)
-        elif is_static:
-            answer = self.app
+        elif is_get and str(scope["path"]).startswith("/static/"):
+            pass  # the page that asks for the token needs its style too
         elif not self.token or session.get("is_known"):
             scope["csrf"] = session.setdefault("csrf", secrets.token_hex(32))
-            answer = self.app
         elif scope["path"] == "/login" and request.method == "POST":
             answer = await self._log_in(request)
-        elif request.method == "GET" and "text/html" in headers.get("accept", ""):
-            answer = HTMLResponse(self._login_page(headers, "", 0), 401)
+        elif is_get and "text/html" in request.headers.get("accept", ""):
+            answer = draw_login(request)
         else:
             answer = PlainTextResponse("log in first", 401)
         await answer(scope, request.receive, send)
@@ -123,18 +114,28 @@ class Guard:
         except ClientDisconnect:
             body = b""
         # From here on nothing is awaited: tokens that are tried at once are counted one by one.
-        wait = self.throttle.wait_s(address)
-        if wait > 0:
-            seconds = round(wait + 0.5)
-            page = self._login_page(request.headers, "wait", seconds)
-            return HTMLResponse(page, 429, {"retry-after": str(seconds)})
+        if wait := self.throttle.wait_s(address):
+            return draw_login(request, "wait", round(wait + 0.5))
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
         if not hmac.compare_digest(given.encode(), self.token.encode()):
             self.throttle.fail(address)
-            return HTMLResponse(self._login_page(request.headers, "wrong", 0), 401)
+            return draw_login(request, "wrong")
         self.throttle.forget(address)
         request.session["is_known"] = True
         return RedirectResponse("/", 303)
+
+
+def draw_login(request: Request, problem: str = "", seconds: int = 0) -> Response:
+    """Draw the page that asks for the token, and says what was wrong with the last one."""
+    t = Texts(choose_language(request.headers.get("accept-language", "")))
+    said = {
+        "": "",
+        "wrong": t("The token is not right."),
+        "wait": t("Too many wrong tokens. Try again in {seconds} seconds.", seconds=seconds),
+    }[problem]
+    page = load_environment().get_template("login.html").render(t=t, said=said)
+    headers = {"retry-after": str(seconds)} if seconds else {}
+    return HTMLResponse(page, 429 if seconds else 401, headers)
 
 
 def check_csrf(request: Request, given: object) -> bool:

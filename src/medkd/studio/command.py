@@ -6,7 +6,6 @@ runs, which go on without it. Not done here: the pages (`studio.app`), who may c
 """
 
 import getpass
-import os
 import secrets
 import socket
 from pathlib import Path
@@ -75,11 +74,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """Take the port; raises InputError where it cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(128)
+        return socket.create_server((host, port), family=family, backlog=128)
     except socket.gaierror as error:
         raise InputError(
             "medkd studio: --host {}: no such address; use an address of this "
@@ -88,4 +83,3 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
     except OSError as error:
         raise from_os_error(error, f"medkd studio: {host}:{port}") from error
-    return listener

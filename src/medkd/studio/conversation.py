@@ -5,6 +5,8 @@ In: a question, whom to ask, sampling. Out: the turns of each side as they stand
 speaking (`medkd.chat.backends`), pages.
 """
 
+import gc
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +15,7 @@ from threading import Event, Lock, Semaphore, Thread
 from typing import Any, NamedTuple
 
 from medkd.chat.backends import Backend, EndpointBackend, Reply, open_backend
-from medkd.completers.providers import Target, find_target, read_providers
+from medkd.completers.providers import find_target
 from medkd.core.completer import Message, Sampling
 from medkd.core.errors import MedkdError
 
@@ -44,55 +46,36 @@ class HeldModels:
     """The models in memory; the one that was used longest ago goes first."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Backend] = {}
+        self.models: dict[tuple[str, str], Backend] = {}
+        self.voices = Semaphore(MAX_HELD)
+        self.speeches: set[Speech] = set()
         self._lock = Lock()
-        self._voices = Semaphore(MAX_HELD)
-        self._speeches: set[Speech] = set()
 
     def get(self, name: str, adapter: str = "", key: str = "") -> Backend:
-        """Give a speaker, loading it where it is a model of this machine that is not in memory."""
+        """Return a speaker, loading it where it is a model of this machine that is not in memory; a
+        key that is given is used for this answer alone."""
         model, at, place = name.rpartition("@")
         if at and model:
-            return EndpointBackend(name, find_endpoint(model, place, key))
+            is_address = place.startswith(("http://", "https://"))
+            provider, address = ("custom", place) if is_address else (place, "")
+            target = find_target(provider, model, address, is_key_needed=not key)
+            return EndpointBackend(name, replace(target, key=key or target.key))
         with self._lock:
             wanted = (name, adapter)
-            if wanted not in self._held:
-                while len(self._held) >= MAX_HELD:
-                    del self._held[next(iter(self._held))]
-                self._held[wanted] = open_backend(name, Path(adapter) if adapter else None)
-            self._held[wanted] = speaker = self._held.pop(wanted)
+            if wanted not in self.models:
+                while len(self.models) >= MAX_HELD:
+                    del self.models[next(iter(self.models))]
+                self.models[wanted] = open_backend(name, Path(adapter) if adapter else None)
+            self.models[wanted] = speaker = self.models.pop(wanted)
             return speaker
-
-    @property
-    def is_held(self) -> bool:
-        """Whether a model is in memory."""
-        return bool(self._held)
-
-    def say(
-        self,
-        speech: "Speech",
-        find: Callable[[], Backend],
-        turns: Sequence[Message],
-        sampling: Sampling,
-    ) -> Reply:
-        """Let a speech be spoken when there is a voice free for it."""
-        with self._voices:
-            self._speeches.add(speech)
-            try:
-                return find().say(turns, sampling, speech.hear)
-            finally:
-                self._speeches.discard(speech)
 
     def release(self) -> None:
         """Stop what speaks and let go of every model."""
-        import gc
-        import sys
-
-        for speech in list(self._speeches):
+        for speech in list(self.speeches):
             speech.stop()
             speech.join(FAREWELL_S)
         with self._lock:
-            self._held.clear()
+            self.models.clear()
         gc.collect()
         torch: Any = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
@@ -101,18 +84,6 @@ class HeldModels:
 
 HELD = HeldModels()
 """Of this process: the pages of every language and every browser share them."""
-
-
-def find_endpoint(model: str, place: str, key: str) -> Target:
-    """Find the endpoint that a name stands for; a key that is given is used for this answer
-    alone."""
-    if place.startswith(("http://", "https://")):
-        target = find_target("custom", model, place)
-        return replace(target, key=key or target.key)
-    if key and place in read_providers():
-        provider = read_providers()[place]
-        return Target(place, provider, model, provider.base_url, key)
-    return find_target(place, model)
 
 
 class Speech:
@@ -133,14 +104,19 @@ class Speech:
     def _speak(
         self, find: Callable[[], Backend], turns: Sequence[Message], sampling: Sampling
     ) -> None:
+        HELD.speeches.add(self)
         try:
-            self._end = HELD.say(self, find, turns, sampling)
+            with HELD.voices:
+                if not self._stop.is_set():
+                    self._end = find().say(turns, sampling, self.hear)
         except KeyboardInterrupt:  # stopped before it was heard at all
             pass
         except MedkdError as error:
             self._problem = error
         except Exception as error:  # noqa: BLE001 - whatever a model's own code raises is told on the page
             self._problem = MedkdError("{}: {}", type(error).__name__, str(error)[:200])
+        finally:
+            HELD.speeches.discard(self)
 
     def hear(self, piece: str, is_reasoning: bool) -> None:
         """Take a piece as it comes."""

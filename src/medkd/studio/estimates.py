@@ -17,13 +17,12 @@ from medkd.completers.providers import estimate_tokens
 from medkd.core.errors import MedkdError
 from medkd.core.i18n import Texts
 from medkd.core.records import Usage
-from medkd.core.stage_output import Manifest, read_manifest
+from medkd.core.stage_output import read_manifest
 from medkd.distill.stage import choose_targets, find_questions, make_method
 from medkd.models.inspect import ModelShape, read_headers, read_json
 from medkd.models.load import TINY, tiny_dir
 from medkd.stages import STAGES
-from medkd.studio.forms import to_value
-from medkd.studio.orders import Order
+from medkd.studio.orders import Order, read_values
 from medkd.studio.workspace import Workspace
 from medkd.train.memory import GIB, Workload, estimate_memory
 
@@ -38,16 +37,15 @@ def estimate(order: Order, workspace: Workspace, t: Texts) -> list[tuple[str, st
     if order.is_recipe:
         return []
     part, found = order.parts[0], list[tuple[str, str]]()
-    source = _read_input(part.values.get("input", ""), workspace)
-    if source:
-        found.append((t("Records"), f"{source.counts.kept:,}"))
     try:
-        values = {f.name: to_value(f, text) for f in part.fields if (text := part.values[f.name])}
-        config: Any = STAGES[order.kind].load().Config.model_validate({**values, "out": "out"})
+        n_rows = count_input(part.values.get("input", ""), workspace)
+        if n_rows:
+            found.append((t("Records"), f"{n_rows:,}"))
+        config: Any = STAGES[order.kind].load().Config.model_validate(read_values(part, t)[0])
         if order.kind == "train":
             if memory := estimate_training_memory(config):
                 found.append((t("Memory"), t("about {n} GiB", n=f"{memory / GIB:.1f}")))
-            if source and (seconds := estimate_time(source.counts.kept, config, workspace)):
+            if seconds := estimate_time(n_rows, config, workspace):
                 found.append((t("Time"), t("about {time}", time=t.seconds(seconds))))
         elif order.kind == "distill" and (price := estimate_price(config)):
             found.append((t("Cost"), t("about {money}", money=price)))
@@ -56,13 +54,14 @@ def estimate(order: Order, workspace: Workspace, t: Texts) -> list[tuple[str, st
     return found
 
 
-def _read_input(name: str, workspace: Workspace) -> Manifest | None:
-    """Read the manifest of what is worked on, of the first of several."""
+def count_input(name: str, workspace: Workspace) -> int:
+    """Count the records that are worked on by the manifest beside them, of the first of several
+    files; 0 where it is not known."""
     try:
         path = workspace.resolve(Path(name.split("\n")[0]).absolute()) if name else None
-        return read_manifest(path if path.is_dir() else path.parent) if path else None
+        return read_manifest(path if path.is_dir() else path.parent).counts.kept if path else 0
     except (MedkdError, OSError):
-        return None
+        return 0
 
 
 def estimate_time(n_rows: int, config: Any, workspace: Workspace) -> float | None:

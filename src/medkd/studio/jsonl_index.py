@@ -7,6 +7,7 @@ Not done here: what a row means (`studio.rows`); files that are no JSON Lines.
 
 import json
 import mmap
+import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,11 @@ from typing import Any, cast
 import orjson
 
 KEPT_FILES = 8
+N_AT_ONCE = 1000
+"""Rows of a file that is not worth a thread."""
+BATCH, PAUSE_S = 200, 0.001
+"""Rows that are read in a row for their values, and the pause after them, in which pages are
+drawn."""
 Row = dict[str, Any]
 Facets = Callable[[Row], Mapping[str, str]]
 """What a row is filtered by: name (`reason`, `source`) to value."""
@@ -38,11 +44,12 @@ class JsonlIndex:
             self._ends.append(at)
         if size and self._bytes[-1:] != b"\n":
             self._ends.append(size)
-        self._values: dict[str, dict[str, array[int]]] | None = None
+        self._values: dict[str, dict[str, array[int]]] = {}
+        self._n_read = 0
+        self._is_begun = False
+        self._lock = Lock()
         self._ids: dict[str, int] | None = None
         self._found: tuple[str, Sequence[int]] = ("", ())
-        self._lock = Lock()
-        self._reader: Thread | None = None
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -74,33 +81,36 @@ class JsonlIndex:
         self._found = (text, found)
         return found
 
-    def values(
-        self, facets: Facets, wait_s: float = 0.0
-    ) -> Mapping[str, Mapping[str, Sequence[int]]]:
+    def values(self, facets: Facets) -> dict[str, dict[str, Sequence[int]]]:
         """Return the numbers of the rows that carry each value of each facet, the commonest value
-        first; empty while they are still being read, which a thread does."""
+        first, as far as the file has been read: a long one is read by a thread, which begins with
+        the first call."""
         with self._lock:
-            if self._reader is None:
-                self._reader = Thread(target=self._read_values, args=(facets,), daemon=True)
-                self._reader.start()
-        if self._values is None:
-            self._reader.join(wait_s)
-        return dict(self._values or {})
+            is_begun, self._is_begun = self._is_begun, True
+        if not is_begun and len(self) <= N_AT_ONCE:
+            self._read_values(facets)
+        elif not is_begun:
+            Thread(target=self._read_values, args=(facets,), daemon=True).start()
+        with self._lock:
+            return {
+                name: dict(sorted(values.items(), key=lambda pair: -len(pair[1])))
+                for name, values in self._values.items()
+            }
 
     @property
     def is_read(self) -> bool:
         """Whether all rows have been read for their values."""
-        return self._values is not None
+        return self._n_read == len(self)
 
     def _read_values(self, facets: Facets) -> None:
-        found: dict[str, dict[str, array[int]]] = {}
         for number in range(len(self)):
-            for name, value in facets(self.row(number)).items():
-                found.setdefault(name, {}).setdefault(value, array("L")).append(number)
-        self._values = {
-            name: dict(sorted(values.items(), key=lambda pair: -len(pair[1])))
-            for name, values in found.items()
-        }
+            found = facets(self.row(number))
+            with self._lock:
+                for name, value in found.items():
+                    self._values.setdefault(name, {}).setdefault(value, array("L")).append(number)
+            self._n_read = number + 1
+            if number % BATCH == 0:
+                time.sleep(PAUSE_S)
 
     def ids(self, find_id: Callable[[Row], str]) -> dict[str, int]:
         """Return the number of each row by its id, in the order of the file; read once."""

@@ -115,7 +115,7 @@ def read_order(kind: str, sent: Mapping[str, Any], workspace: Workspace, is_fill
             text = sent.get(box) if is_filled else sent.get(box) or sent.get(field.name)
             if f"s:{box}" in sent or (text and not is_filled):
                 part.values[field.name] = read_text(field, text)
-            elif is_filled or field.name in part.given or part.step:
+            elif is_filled or part.step:
                 part.values[field.name] = part.given.get(field.name, field.default)
             else:
                 part.values[field.name] = _suggest_one(part, field, workspace, run)
@@ -209,27 +209,35 @@ def check_run(name: str) -> str:
     return name
 
 
+def read_values(part: Part, t: Texts) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read what the boxes of a step hold, for its `Config`; also returns what cannot be read, by
+    the name of its box, in the reader's language."""
+    values: dict[str, Any] = {"out": "out"}
+    problems: dict[str, str] = {}
+    for field in part.fields:
+        text = part.values[field.name]
+        is_emptied = field.kind in ("whole", "number") and text != field.default
+        if text or (is_emptied and not field.is_optional):
+            try:
+                values[field.name] = to_value(field, text)
+            except InputError as error:
+                problems[part.key(field)] = t.error(error)
+    return values, problems
+
+
 def find_problems(order: Order, t: Texts) -> dict[str, str]:
     """Find what is wrong with each field, by the name of its box, in the reader's language."""
     problems: dict[str, str] = {}
     for part in order.parts:
-        values: dict[str, Any] = {}
-        for field in part.fields:
-            text = part.values[field.name]
-            is_emptied = field.kind in ("whole", "number") and text != field.default
-            try:
-                if text or (is_emptied and not field.is_optional):
-                    values[field.name] = to_value(field, text)
-            except InputError as error:
-                problems[part.key(field)] = t.error(error)
+        values, unread = read_values(part, t)
+        problems |= unread
         boxes = {field.name: part.key(field) for field in part.fields}
         try:
-            STAGES[part.stage].load().Config.model_validate({**values, "out": "out"})
+            STAGES[part.stage].load().Config.model_validate(values)
         except ValidationError as error:
             for problem in error.errors():
-                name = str(problem["loc"][0]) if problem["loc"] else ""
-                is_fed = part.step and problem["type"] == "missing"
-                if not is_fed:
+                if not (part.step and problem["type"] == "missing"):  # an earlier step feeds it
+                    name = str(problem["loc"][0]) if problem["loc"] else ""
                     problems.setdefault(boxes.get(name, ""), t.say(say_problem(problem)))
     return problems
 

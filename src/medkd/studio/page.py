@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -23,7 +22,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from medkd.core.errors import MedkdError
 from medkd.core.i18n import LANGUAGES, Texts
 from medkd.stages import STAGES
-from medkd.studio.charts import share_bar
 from medkd.studio.workspace import Workspace
 
 MAX_SHOWN = 20_000
@@ -34,81 +32,77 @@ OVER = "over"
 """Name of the event that ends a stream; the page closes it then."""
 KEEP_ALIVE_S = 15.0
 """Seconds without news after which a comment is sent, so that tunnels stay open."""
-Draw = Callable[[], tuple[str, bool]]
-"""Draws a part of a page, and says whether it is over."""
+Form = FormData
 
 
 class Page:
     """One request to a page in one language."""
 
-    def __init__(self, request: Request, language: str, workspace: Workspace) -> None:
+    def __init__(self, request: Request) -> None:
         self.request = request
-        self.workspace = workspace
+        self.workspace: Workspace = request.app.state.workspace
+        _, language, self.path = request.url.path.split("/", 2)
         self.t = Texts(language)
         self.query = request.query_params
         self.csrf = str(request.scope.get("csrf", ""))
 
     @property
-    def is_partial(self) -> bool:
-        """Whether htmx asks for a part of the page."""
-        return self.request.headers.get("hx-request") == "true"
+    def other_languages(self) -> list[str]:
+        return [language for language in LANGUAGES if language != self.t.language]
+
+    @property
+    def place(self) -> str:
+        """The path in the navigation under which this page stands."""
+        first = self.path.split("/")[0]
+        return "evaluate" if first == "blind" else first if first in NAVIGATION else ""
 
     def number(self, name: str, default: int = 1) -> int:
-        """Read a whole number of the address; the default for what is none."""
-        text = self.query.get(name, "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
+        """Read a whole number of the address."""
+        return read_number(self.query, name, default)
 
-    def url(self, path: str, **values: Any) -> str:
+    def url(self, path: str, /, **values: Any) -> str:
         """Write the address of a page in this language; empty values are left out."""
-        kept = {name: value for name, value in values.items() if value not in ("", None, [])}
-        query = f"?{urlencode(kept, doseq=True)}" if kept else ""
-        return f"/{self.t.language}/{path}{query}"
+        return write_url(self.t.language, path, values)
 
-    def here(self, **values: Any) -> str:
-        """Write this page's address with some of its values changed."""
-        path = self.request.url.path.split("/", 2)[-1]
+    def here(self, language: str = "", /, **values: Any) -> str:
+        """Write this page's address with some of its values changed, or in another language."""
         now = {name: self.query.getlist(name) for name in self.query}
-        return self.url(path, **{**now, **values})
-
-    def render(self, template: str, status: int = 200, **values: Any) -> Response:
-        """Fill a template in; every value is escaped."""
-        return HTMLResponse(self.draw(template, **values), status)
+        return write_url(language or self.t.language, self.path, {**now, **values})
 
     def draw(self, template: str, **values: Any) -> str:
-        """Fill a template in, as text."""
+        """Fill a template in; every value is escaped."""
         return load_environment().get_template(template).render(page=self, t=self.t, **values)
+
+    def render(self, template: str, status: int = 200, **values: Any) -> Response:
+        return HTMLResponse(self.draw(template, **values), status)
 
     def redirect(self, path: str, **values: Any) -> Response:
         """Send the browser to another page."""
         return RedirectResponse(self.url(path, **values), 303)
 
-    def fail(self, error: MedkdError, status: int = 400) -> Response:
+    def fail(self, error: MedkdError) -> Response:
         """Say why a request could not be answered: a notice for a part, else a page."""
-        template = "notice.html" if self.is_partial else "error.html"
-        return self.render(template, status, said=self.t.error(error), kind="bad")
-
-    def other_languages(self) -> dict[str, str]:
-        """Return the address of this page in each other language."""
-        path = self.request.url.path.split("/", 2)[-1]
-        query = f"?{self.request.url.query}" if self.request.url.query else ""
-        others = (language for language in LANGUAGES if language != self.t.language)
-        return {language: f"/{language}/{path}{query}" for language in others}
-
-    @property
-    def here_name(self) -> str:
-        """The path of the navigation under which this page stands."""
-        path = self.request.url.path.split("/", 2)[-1].split("/")[0]
-        path = "evaluate" if path == "blind" else path
-        return path if path in NAVIGATION else ""
+        is_part = self.request.headers.get("hx-request") == "true"
+        template = "notice.html" if is_part else "error.html"
+        return self.render(template, 400, said=self.t.error(error), kind="bad")
 
 
-Form = FormData
+def write_url(language: str, path: str, values: Mapping[str, Any]) -> str:
+    kept = {name: value for name, value in values.items() if value not in ("", None, [])}
+    query = f"?{urlencode(kept, doseq=True)}" if kept else ""
+    return f"/{language}/{path}{query}"
 
 
-def read_text(form: Form | Mapping[str, Any], name: str, limit: int = 2000) -> str:
+def read_text(form: Mapping[str, Any], name: str, limit: int = 2000) -> str:
     """Read a text of a form; empty for what is missing or is a file."""
     value = form.get(name)
-    return value[:limit] if isinstance(value, str) else ""
+    return value[:limit].strip() if isinstance(value, str) else ""
+
+
+def read_number(form: Mapping[str, Any], name: str, default: int = 0) -> int:
+    """Read a whole number of a form or an address; the default for what is none."""
+    text = read_text(form, name)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
 
 
 @cache
@@ -122,55 +116,37 @@ def load_environment() -> Environment:
     )
     environment.filters |= {
         "cell": write_cell,
-        "shorten": shorten,
-        "more": lambda text, limit=MAX_SHOWN: max(0, len(str(text)) - limit),
+        "shorten": lambda text, limit=MAX_SHOWN: str(text)[:limit],
+        "more": lambda text: max(0, len(str(text)) - MAX_SHOWN),
         "slug": lambda text: re.sub(r"[^a-z_-]", "", str(text)[:40]),
         "when": lambda text: str(text)[:16].replace("T", " "),
         "name": lambda path: Path(str(path)).name,
     }
-    values: dict[str, Any] = {
-        "share_bar": share_bar,
-        "navigation": NAVIGATION,
-        "stages": tuple(STAGES),
-        "version": _read_version(),
-    }
+    # A browser keeps style and script until the addresses that carry this change.
+    static = Path(__file__).parent / "static"
+    version = max(int(path.stat().st_mtime) for path in static.iterdir())
+    values: dict[str, Any] = {"navigation": NAVIGATION, "stages": tuple(STAGES), "version": version}
     environment.globals.update(values)
     return environment
 
 
-@cache
-def _read_version() -> str:
-    """Return what the addresses of style and script carry, so that a browser keeps them until they
-    change."""
-    static = Path(__file__).parent / "static"
-    return str(max(int(path.stat().st_mtime) for path in static.iterdir()))
-
-
-def shorten(text: Any, limit: int = MAX_SHOWN) -> str:
-    """Cut a text that is too long for a page."""
-    return str(text)[:limit]
-
-
-def write_cell(value: Any) -> Any:
+def write_cell(value: Any) -> str:
     """Write a value for a table."""
-    if isinstance(value, Markup):
-        return value
     if isinstance(value, bool) or value is None:
         return {True: "✓", False: "–", None: ""}[value]
     if isinstance(value, float):
-        if math.isnan(value):
-            return ""
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else shorten(value, 2000)
+        text = f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return "" if math.isnan(value) else text
+    return f"{value:,}" if isinstance(value, int) else str(value)[:2000]
 
 
-def stream(draw: Draw, period_s: float) -> Response:
-    """Answer with a stream of what is drawn every so many seconds."""
+def stream(draw: Callable[[], tuple[str, bool]], period_s: float) -> Response:
+    """Answer with what is drawn every so many seconds, until it says that it is over."""
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(_follow(draw, period_s), 200, headers, "text/event-stream")
 
 
-async def _follow(draw: Draw, period_s: float) -> AsyncIterator[str]:
+async def _follow(draw: Callable[[], tuple[str, bool]], period_s: float) -> AsyncIterator[str]:
     before, quiet_s = "", 0.0
     while True:
         drawn, is_over = await run_in_threadpool(draw)

@@ -6,12 +6,12 @@ In: a run; the manifests, metrics and records of its steps. Not done here: drawi
 """
 
 import contextlib
-import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.completers.ledger import open_reader
@@ -19,24 +19,25 @@ from medkd.core.config import read_recipe
 from medkd.core.errors import MedkdError
 from medkd.core.i18n import Texts
 from medkd.core.reviews import REVIEWS, read_reviews
-from medkd.core.stage_output import read_manifest
+from medkd.core.stage_output import Manifest, read_manifest
 from medkd.stages import STAGES
 from medkd.studio.charts import Point
 from medkd.studio.jobs import FINISHED, RUNNING, Job, write_cost
+from medkd.studio.jsonl_index import open_index
 from medkd.studio.workspace import Step
 
 ROAD = tuple(stage for stage in STAGES if stage not in ("select", "reinforce", "compare", "rubric"))
 """Stages that every run passes; the others are shown where they were made."""
 WAITING, AHEAD = "waiting", "todo"
 TRAINING = ("train", "reinforce")
-CURVES = {
-    "loss": ("loss", "eval_loss"),
-    "reward": ("reward",),
-    "length": ("length",),
-    "rate": ("rate", "accuracy"),
-    "learning_rate": ("learning_rate",),
+CHARTS = {
+    "loss": r"(eval_)?loss",
+    "reward": r".*reward.*",
+    "length": r".*length.*",
+    "rate": r"(?!learning_rate$).*(rate|accuracy).*",
+    "learning_rate": r"learning_rate",
 }
-"""Chart to what the names of its numbers are (`loss`, `learning_rate`) or hold."""
+"""Chart to the names of the numbers that are drawn on it, as an expression."""
 GROWING = ("rationales.jsonl", "predictions.jsonl", "raw_cases.jsonl", "cases.jsonl")
 """Files of records that a stage appends to while it works."""
 
@@ -60,10 +61,6 @@ class Stop(NamedTuple):
     def cost(self) -> str:
         return write_cost(self.steps)
 
-    @property
-    def seconds(self) -> float:
-        return sum(step.manifest.seconds for step in self.steps)
-
 
 class Action(NamedTuple):
     """What a person does next."""
@@ -75,30 +72,53 @@ class Action(NamedTuple):
     query: Mapping[str, Any]
 
 
+class Progress(NamedTuple):
+    """How far a step has come."""
+
+    step: str
+    done: int
+    total: int
+    """0 where it is not known."""
+    unit: str
+    seconds_left: float | None
+
+    @property
+    def share(self) -> float:
+        return self.done / self.total if self.total else 0.0
+
+
 def make_road(job: Job) -> list[Stop]:
     """Line the stages of a run up, those to come too."""
-    planned = {name.split("-")[0] for name in list_planned(job)}
+    planned = list_planned(job) if job.alive else set[str]()
     made: dict[str, list[Step]] = {}
     for step in job.steps:
         made.setdefault(step.manifest.stage, []).append(step)
-    stages = [stage for stage in STAGES if stage in ROAD or stage in made]
     return [
         Stop(stage, _find_state(job, made.get(stage, []), stage in planned), made.get(stage, []))
-        for stage in stages
+        for stage in STAGES
+        if stage in ROAD or stage in made
     ]
 
 
 def _find_state(job: Job, steps: Sequence[Step], is_planned: bool) -> str:
-    if not steps:
-        return WAITING if is_planned and job.alive else AHEAD
     states = {step.manifest.state for step in steps}
-    if "running" in states:
-        return RUNNING if job.alive else "stopped"
-    return "stopped" if "stopped" in states else FINISHED
+    if not states:
+        return WAITING if is_planned else AHEAD
+    if "running" in states and job.alive:
+        return RUNNING
+    return "stopped" if states & {"running", "stopped"} else FINISHED
+
+
+def list_planned(job: Job) -> set[str]:
+    """Name the stages of the recipe that a run was started with; none without one."""
+    run = next((run for run in job.detached if run.words[0] == "run" and run.words[1:]), None)
+    with contextlib.suppress(MedkdError):
+        return {str(n).split("-")[0] for n in read_recipe(run.cwd / run.words[1])} if run else set()
+    return set()
 
 
 def find_actions(job: Job, t: Texts) -> list[Action]:
-    """Find what to do next, the most useful first."""
+    """Find what to do next, the most useful first; nothing while something is at work."""
     made = {step.manifest.stage: step for step in job.steps}
     if job.alive:
         return []
@@ -110,22 +130,17 @@ def find_actions(job: Job, t: Texts) -> list[Action]:
             query = {"file": f"{verified.name}/verified.jsonl"}
             actions.append(Action(said, t("Review"), "review", query))
     last = next((stage for stage in reversed(ROAD) if stage in made), "")
-    following = ROAD[ROAD.index(last) + 1 :][:1] if last else ()
-    for stage in following:
-        said = t.word("next", stage)
-        actions.append(Action(said, t.word("stage", stage), "start", _start(stage, job)))
     if last == "export":
         query = {"after": str(made["export"].path)}
         actions.append(Action(t("The model is ready"), t("Talk to it"), "chat", query))
-    if "evaluate" in made:
-        steps = [step.name for step in job.steps if step.manifest.stage == "evaluate"]
+    elif last:
+        stage = ROAD[ROAD.index(last) + 1]
+        query = {"kind": stage, "run": job.name}
+        actions.append(Action(t.word("next", stage), t.word("stage", stage), "start", query))
+    if steps := [step.name for step in job.steps if step.manifest.stage == "evaluate"]:
         said = t.n("{n} evaluation", "{n} evaluations", len(steps))
         actions.append(Action(said, t("See the scores"), "evaluate", {"steps": steps}))
     return actions
-
-
-def _start(stage: str, job: Job) -> dict[str, Any]:
-    return {"kind": stage, "run": job.name}
 
 
 def count_reviewed(folder: Path) -> int:
@@ -144,33 +159,6 @@ def _count_reviewed(folder: Path, changed_at: int) -> int:
 # --- How far it has come ------------------------------------------------------------------------
 
 
-class Progress(NamedTuple):
-    """How far a step has come."""
-
-    step: str
-    done: int
-    total: int
-    """0 where it is not known."""
-    unit: str
-    seconds_left: float | None
-
-    @property
-    def share(self) -> float:
-        return self.done / self.total if self.total else 0.0
-
-
-def list_planned(job: Job) -> list[str]:
-    """Name the steps of the recipe that a run was started with, in order; empty without one."""
-    words = next((run.words for run in job.detached if run.words[0] == "run"), [])
-    if len(words) < 2:
-        return []
-    try:
-        content = read_recipe(job.detached[0].cwd / words[1])
-    except MedkdError:
-        return []
-    return [name for name in content if str(name).split("-")[0] in STAGES]
-
-
 def find_progress(job: Job) -> Progress | None:
     """Find how far the step at work has come, from its manifest, its metrics and the records it has
     written; None where nothing is at work."""
@@ -178,39 +166,35 @@ def find_progress(job: Job) -> Progress | None:
     if step is None or job.alive is None:
         return None
     manifest = step.manifest
-    began = max(manifest.started_at, job.alive.started_at)
-    metrics = read_metrics(step.path / "metrics.jsonl") if manifest.stage in TRAINING else []
-    elapsed = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds() if began else 0
-    if metrics:
-        done, total, unit = _count_steps(metrics, manifest.config)
-        elapsed = metrics[-1].get("seconds", elapsed)
+    if metrics := read_metrics(step.path):
+        done, unit = int(metrics[-1]["step"]), "steps"
+        total = _count_steps(metrics, manifest.config)
     else:
-        done = _count_records(step.path)
-        total, unit = manifest.counts.read or _count_input(manifest.roles), "rows"
+        done, unit = _count_records(step.path), "rows"
+        total = manifest.counts.read or _count_input(manifest)
+    began = datetime.fromisoformat(max(manifest.started_at, job.alive.started_at))
+    elapsed = (datetime.now(UTC) - began).total_seconds()
+    if metrics:
+        elapsed = metrics[-1].get("seconds", elapsed)
     left = elapsed * (total - done) / done if 0 < done <= total else None
     return Progress(step.path.name, done, total, unit, left)
 
 
-def _count_steps(
-    metrics: Sequence[Mapping[str, float]], config: Mapping[str, Any]
-) -> tuple[int, int, str]:
-    """Return the steps done and to do: of `steps`, or of as many epochs as the config wants."""
-    last = metrics[-1]
-    done = int(last["step"])
+def _count_steps(metrics: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> int:
+    """Count the steps of a whole training: `steps`, or as many as its epochs take."""
     if isinstance(config.get("steps"), int):
-        return done, int(config["steps"]), "steps"
-    epoch = last.get("epoch", 0.0)
-    total = round(done / epoch * float(config.get("epochs") or 1)) if epoch else 0
-    return done, max(total, done), "steps"
+        return int(config["steps"])
+    done, epoch = metrics[-1]["step"], metrics[-1].get("epoch", 0.0)
+    total = done / epoch * float(config.get("epochs") or 1) if epoch else 0
+    return max(round(total), int(done))
 
 
-def _count_input(roles: Mapping[str, Sequence[str]]) -> int:
+def _count_input(manifest: Manifest) -> int:
     """Count the records of a step's input by the manifest beside them."""
-    for path in (Path(path) for path in roles.get("input", ())):
-        folder = path if path.is_dir() else path.parent
+    for path in (Path(path) for path in manifest.roles.get("input", ())):
         with contextlib.suppress(MedkdError, OSError):
-            if manifest := read_manifest(folder):
-                return manifest.counts.kept
+            if found := read_manifest(path if path.is_dir() else path.parent):
+                return found.counts.kept
     return 0
 
 
@@ -226,49 +210,31 @@ def _count_records(folder: Path) -> int:
         return 0
 
 
-def read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
-    """Read the lines that a training has written; a torn last one is left out."""
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Read the numbers that a training has written; a torn last line is left out."""
     try:
-        return _read_metrics(path, path.stat().st_mtime_ns)
+        index = open_index(folder / "metrics.jsonl")
     except OSError:
-        return ()
-
-
-@lru_cache(maxsize=64)
-def _read_metrics(path: Path, changed_at: int) -> tuple[Mapping[str, float], ...]:
-    points: list[Mapping[str, float]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            point: Any = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(point, dict) and isinstance(point.get("step"), int | float):
-            items = cast(dict[str, Any], point).items()
-            points.append({k: float(v) for k, v in items if isinstance(v, int | float)})
-    return tuple(points)
+        return []
+    rows = (index.row(number) for number in range(len(index)))
+    points = ({n: float(v) for n, v in row.items() if isinstance(v, int | float)} for row in rows)
+    return [point for point in points if "step" in point]
 
 
 def list_curves(jobs: Sequence[Job]) -> dict[str, dict[str, list[Point]]]:
     """List what trainings have measured so far: chart to name of a line to its points; lines of
     several runs are named by run."""
-    found: dict[str, dict[str, list[Point]]] = {}
+    found: dict[str, dict[str, list[Point]]] = {chart: {} for chart in CHARTS}
     trained = [
         (step.name if len(jobs) > 1 else step.path.name, metrics)
         for job in jobs
         for step in job.steps
-        if (metrics := read_metrics(step.path / "metrics.jsonl"))
+        if step.manifest.stage in TRAINING and (metrics := read_metrics(step.path))
     ]
     for name, metrics in trained:
         for key in dict.fromkeys(key for point in metrics for key in point):
-            chart = next((chart for chart in CURVES if _belongs(key, chart)), "")
-            if chart:
+            for chart in (chart for chart, names in CHARTS.items() if re.fullmatch(names, key)):
                 line = key if len(trained) == 1 else name if key == chart else f"{name} {key}"
                 points = [(point["step"], point[key]) for point in metrics if key in point]
-                found.setdefault(chart, {})[line] = points
-    return {chart: found[chart] for chart in CURVES if chart in found}
-
-
-def _belongs(key: str, chart: str) -> bool:
-    if chart in ("loss", "learning_rate"):
-        return key in CURVES[chart]
-    return key != "learning_rate" and any(part in key for part in CURVES[chart])
+                found[chart][line] = points
+    return {chart: lines for chart, lines in found.items() if lines}

@@ -5,7 +5,7 @@ In: a decoded line. Out: a `Shown`, whatever the record; what a row is filtered 
 HTML (`templates/case.html`), marks (`studio.marks`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 from medkd.core.records import Verdict
@@ -15,23 +15,9 @@ from medkd.studio.jsonl_index import Row
 KEPT = "kept"
 UNDECIDED = "undecided"
 FACTS = (
-    "source",
-    "url",
-    "department",
-    "task",
-    "language",
-    "split",
-    "style",
-    "model",
-    "mode",
-    "finish_reason",
-    "attempts",
-    "n_tokens",
-    "known",
-    "section",
-    "rule",
-    "state",
-    "deidentified_by",
+    *("source", "url", "department", "task", "language", "split", "style", "model", "mode"),
+    *("finish_reason", "attempts", "n_tokens", "known", "section", "rule", "state"),
+    *("deidentified_by", "lineage"),
 )
 
 
@@ -39,70 +25,59 @@ class Shown(NamedTuple):
     """The parts of a row that a person reads; what a record lacks is empty."""
 
     id: str
-    question: str = ""
-    reasoning: str = ""
-    answer: str = ""
-    reference: str = ""
-    verdicts: tuple[Verdict, ...] = ()
-    facts: Mapping[str, str] = {}
-    teacher: str = ""
+    question: str
+    reasoning: str
+    answer: str
+    reference: str
+    verdicts: list[Verdict]
+    facts: Mapping[str, str]
+    teacher: str
     """A teacher's whole output, where the row holds one to compare with."""
 
 
 def show_row(row: Row) -> Shown:
     """Read a row of any stage."""
-    if isinstance(row.get("rationale"), dict) and isinstance(row.get("verdicts"), list):
-        verdicts = tuple(
-            Verdict.model_construct(**cast(Row, verdict))
-            for verdict in cast(list[Any], row["verdicts"])
-            if isinstance(verdict, dict)
-        )
-        return _show_rationale(cast(Row, row["rationale"]))._replace(verdicts=verdicts)
-    if isinstance(row.get("question"), dict):
-        return _show_rationale(row)
-    if "context" in row and "rule" in row:  # a span that `prepare` took out
-        context, after = str(row["context"]), str(row.get("after") or "")
-        return Shown(find_id(row), context, answer=after, facts=_facts(row))
-    if isinstance(row.get("sections"), dict):
-        sections = cast(Row, row["sections"])
-        question = "\n".join(f"{name}：{text}" for name, text in sections.items())
-        reference = _join(row.get("diagnosis"))
-        return Shown(find_id(row), question, reference=reference, facts=_facts(row))
-    facts = _facts(row)
-    answer = str(row.get("answer") or "")
-    if isinstance(row.get("criteria"), list):  # a rubric
-        criteria = (cast(Row, one) for one in cast(list[Any], row["criteria"]))
-        answer = "\n".join(f"{c['points']:+g}  {c['text']} 「{c['quote']}」" for c in criteria)
-    if isinstance(row.get("lineage"), dict):
-        facts["lineage"] = _join(list(cast(Row, row["lineage"]).values()))
-    question = row.get("input") or row.get("question") or row.get("line")
-    if not question:
-        question = "\n".join(f"{name}: {_join(value)}" for name, value in row.items())
+    inner, question = _open(row)
+    both = {**question, **inner}
     return Shown(
-        find_id(row),
-        str(question),
-        reasoning=str(row.get("reasoning") or ""),
-        answer=answer,
-        reference=str(row.get("reference") or ""),
-        teacher=str(row.get("teacher") or ""),
-        facts=facts,
+        id=find_id(row),
+        question=_find_question(question),
+        reasoning=_join(inner.get("reasoning")),
+        answer=_find_answer(inner),
+        reference=_join(question.get("reference") or question.get("diagnosis")),
+        verdicts=[Verdict.model_construct(**verdict) for verdict in _take_objects(row, "verdicts")],
+        facts={name: _join(both[name]) for name in FACTS if both.get(name)},
+        teacher=_join(inner.get("teacher")),
     )
 
 
-def _show_rationale(row: Row) -> Shown:
-    question = cast(Row, row["question"])
-    return Shown(
-        find_id(row),
-        str(question.get("input", "")),
-        str(row.get("reasoning", "")),
-        str(row.get("answer", "")),
-        str(question.get("reference", "")),
-        facts=_facts(question) | _facts(row),
-    )
+def _open(row: Row) -> tuple[Row, Row]:
+    """Return what was answered and what was asked; the same for a record that holds both."""
+    inner = row["rationale"] if isinstance(row.get("rationale"), dict) else row
+    return inner, inner["question"] if isinstance(inner.get("question"), dict) else inner
 
 
-def _facts(row: Row) -> dict[str, str]:
-    return {name: _join(row[name]) for name in FACTS if row.get(name)}
+def _find_question(asked: Row) -> str:
+    if "context" in asked and "rule" in asked:  # a span that `prepare` took out
+        return str(asked["context"])
+    if isinstance(asked.get("sections"), dict):
+        sections = cast(Row, asked["sections"])
+        return "\n".join(f"{name}：{text}" for name, text in sections.items())
+    known = asked.get("input") or asked.get("question") or asked.get("line")
+    return str(known or "\n".join(f"{name}: {_join(value)}" for name, value in asked.items()))
+
+
+def _find_answer(inner: Row) -> str:
+    if "context" in inner and "rule" in inner:
+        return _join(inner.get("after"))
+    if criteria := _take_objects(inner, "criteria"):  # a rubric
+        return "\n".join(f"{c['points']:+g}  {c['text']} 「{c['quote']}」" for c in criteria)
+    return _join(inner.get("answer"))
+
+
+def _take_objects(row: Row, name: str) -> list[Row]:
+    listed = cast(Iterable[Any], row[name] if isinstance(row.get(name), list) else ())
+    return [cast(Row, one) for one in listed if isinstance(one, dict)]
 
 
 def _join(value: Any) -> str:
@@ -115,36 +90,33 @@ def _join(value: Any) -> str:
 
 def find_id(row: Row) -> str:
     """Return the id of a row's rationale, or of the row itself."""
-    inner = row.get("rationale")
-    return str(cast(Row, inner if isinstance(inner, dict) else row).get("id", ""))
-
-
-def find_reason(row: Row) -> str:
-    """Return the reason a row fell for, its first failed verdict; `kept` where there is none,
-    nothing for rows without verdicts."""
-    if not isinstance(row.get("verdicts"), list):
-        return str(row.get("reason") or row.get("rule") or "")
-    verdicts = (cast(Row, v) for v in cast(list[Any], row["verdicts"]) if isinstance(v, dict))
-    return next((str(v.get("reason")) for v in verdicts if not v.get("passed")), KEPT)
+    return str(_open(row)[0].get("id", ""))
 
 
 def find_facets(row: Row) -> dict[str, str]:
     """Return what a row is filtered by: what became of it, and what it is."""
-    inner = cast(Row, row["rationale"]) if isinstance(row.get("rationale"), dict) else row
-    question = cast(Row, inner["question"]) if isinstance(inner.get("question"), dict) else inner
+    inner, question = _open(row)
     department = question.get("department")
-    first = cast(list[Any], department)[:1] if isinstance(department, list) else []
     found = {
-        "reason": find_reason(row),
-        "finish_reason": str(inner.get("finish_reason") or ""),
-        "source": str(question.get("source") or ""),
-        "department": str(first[0]) if first else "",
-        "task": str(question.get("task") or ""),
-        "language": str(question.get("language") or ""),
-        "split": str(question.get("split") or ""),
-        "style": str(row.get("style") or ""),
+        "reason": _find_reason(row),
+        "finish_reason": inner.get("finish_reason"),
+        "source": question.get("source"),
+        "department": department[0] if isinstance(department, list) and department else "",
+        "task": question.get("task"),
+        "language": question.get("language"),
+        "split": question.get("split"),
+        "style": row.get("style"),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def _find_reason(row: Row) -> str:
+    """Return the reason a row fell for, its first failed verdict; `kept` where there is none,
+    nothing for rows without verdicts."""
+    if not isinstance(row.get("verdicts"), list):
+        return str(row.get("reason") or row.get("rule") or "")
+    failed = (v for v in _take_objects(row, "verdicts") if not v.get("passed"))
+    return next((str(verdict.get("reason")) for verdict in failed), KEPT)
 
 
 def find_outcome(prediction: Row, scored: Row | None) -> str:

@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 from medkd.core.errors import InputError, MedkdError
@@ -23,8 +22,6 @@ MAX_DEPTH = 3
 """How deep below the directory of runs a step may lie."""
 FRESH_S = 2.0
 """For how long a look through all runs counts: many browsers share one."""
-
-
 HUB_NAME = re.compile(r"(hf|ms):[\w.-]+/[\w.-]+(/[\w.-]+)*")
 
 
@@ -44,8 +41,6 @@ class Step(NamedTuple):
 class Scan(NamedTuple):
     """What a look through all runs has found, the oldest step first."""
 
-    at: float
-    """Seconds of the monotonic clock."""
     steps: Sequence[Step]
     of_run: Mapping[str, Sequence[Step]]
     of_stage: Mapping[str, Sequence[Step]]
@@ -61,8 +56,8 @@ class Workspace:
             if not folder.exists():
                 raise InputError("medkd studio: --data {}: no such folder; check the path", folder)
         self._seen: dict[str, tuple[int, Step | None]] = {}
-        self._last = Scan(-FRESH_S, (), {}, {})
-        self._lock = Lock()
+        self._last = Scan((), {}, {})
+        self._looked_at = -FRESH_S
 
     def resolve(self, name: str | Path) -> Path:
         """Find a file or folder by its name below the runs, or by its path; raises InputError where
@@ -72,15 +67,14 @@ class Workspace:
         given = Path(name)
         candidates = [given] if given.is_absolute() else [self.runs / given, given]
         inside = [candidate for candidate in candidates if self._is_inside(candidate)]
-        found = next((candidate for candidate in inside if candidate.exists()), None)
-        if found or inside:
-            return found or inside[-1]
-        raise InputError(
-            "{}: lies outside {} and the --data folders; start the studio with "
-            "--data FOLDER to use it",
-            name,
-            self.runs,
-        )
+        if not inside:
+            raise InputError(
+                "{}: lies outside {} and the --data folders; start the studio with "
+                "--data FOLDER to use it",
+                name,
+                self.runs,
+            )
+        return next((candidate for candidate in inside if candidate.exists()), inside[-1])
 
     def check(self, text: str, is_path: bool = False) -> None:
         """Raise InputError for a text of a form that whatever reads it may take for a file outside:
@@ -97,34 +91,34 @@ class Workspace:
         real = path.resolve()
         return any(real.is_relative_to(root.resolve()) for root in (self.runs, *self.data))
 
-    def list_runs(self) -> list[str]:
-        """Name the runs, the newest first."""
-        newest = {run: steps[-1].manifest.started_at for run, steps in self.scan().of_run.items()}
-        return sorted(newest, key=lambda run: (newest[run], run), reverse=True)
-
     def scan(self) -> Scan:
         """Look through all runs, or take the last look where it is fresh."""
-        if time.monotonic() - self._last.at > FRESH_S:
+        if time.monotonic() - self._looked_at > FRESH_S:
             steps = self._scan(self.runs)
             of_run: dict[str, list[Step]] = {}
             of_stage: dict[str, list[Step]] = {}
             for step in steps:
                 of_run.setdefault(step.run, []).append(step)
                 of_stage.setdefault(step.manifest.stage, []).append(step)
-            self._last = Scan(time.monotonic(), steps, of_run, of_stage)
+            self._last = Scan(steps, of_run, of_stage)
+            self._looked_at = time.monotonic()
         return self._last
-
-    def list_steps(self, run: str | None = None, stage: str | None = None) -> list[Step]:
-        """List steps, the oldest first: all, or those of a run or of a stage."""
-        if run is None:
-            found = self.scan()
-            return list(found.steps if stage is None else found.of_stage.get(stage, ()))
-        steps = (step for step in self._scan(self.resolve(run)) if step.run == run)
-        return [step for step in steps if stage is None or step.manifest.stage == stage]
 
     def forget(self) -> None:
         """Look through all runs again the next time: something was just started or deleted."""
-        self._last = self._last._replace(at=-FRESH_S)
+        self._looked_at = -FRESH_S
+
+    def list_runs(self) -> list[str]:
+        """Name the runs, the newest first."""
+        newest = {run: steps[-1].manifest.started_at for run, steps in self.scan().of_run.items()}
+        return sorted(newest, key=lambda run: (newest[run], run), reverse=True)
+
+    def list_steps(self, run: str | None = None, stage: str = "") -> list[Step]:
+        """List steps, the oldest first: all, or those of a run, as they are now, or of a stage."""
+        if run is None:
+            return list(self.scan().of_stage.get(stage, ()) if stage else self.scan().steps)
+        steps = (step for step in self._scan(self.resolve(run)) if step.run == run)
+        return [step for step in steps if stage in ("", step.manifest.stage)]
 
     def find_step(self, name: str) -> Step:
         """Find a step by name; raises InputError where there is none."""
@@ -135,28 +129,26 @@ class Workspace:
 
     def list_files(self, run: str) -> list[str]:
         """Name the files of records of a run, step by step."""
-        found = [
-            (step.name, path.name)
+        return [
+            f"{step.name}/{path.name}"
             for step in self.list_steps(run)
             for path in sorted(step.path.glob("[!.]*.jsonl"))
+            if path.name not in NO_RECORDS
         ]
-        return [f"{step}/{name}" for step, name in found if name not in NO_RECORDS]
 
-    def list_given(self, suffixes: Sequence[str] = (".json", ".jsonl")) -> list[str]:
+    def list_given(self, suffixes: Sequence[str]) -> list[str]:
         """Name the files that people put into the data folders, or uploaded."""
-        folders = [folder for folder in (self.runs / UPLOADS, *self.data) if folder.is_dir()]
-        files = [
-            path
-            for folder in folders
+        return [
+            str(path)
+            for folder in (self.runs / UPLOADS, *self.data)
+            if folder.is_dir()
             for path in sorted(folder.iterdir())
             if path.suffix.lower() in suffixes and path.is_file()
         ]
-        return [str(path) for path in files]
 
     def _scan(self, top: Path) -> list[Step]:
-        steps = [
-            step for path in _find_manifests(str(top), MAX_DEPTH) if (step := self._read(path))
-        ]
+        found = (self._read(path) for path in _find_manifests(str(top), MAX_DEPTH))
+        steps = (step for step in found if step)
         return sorted(steps, key=lambda step: (step.manifest.started_at, step.name))
 
     def _read(self, path: str) -> Step | None:
@@ -164,8 +156,7 @@ class Workspace:
             changed_at = os.stat(path).st_mtime_ns  # noqa: PTH116 - thousands are looked at
         except OSError:
             return None
-        with self._lock:
-            seen = self._seen.get(path)
+        seen = self._seen.get(path)
         if seen is None or seen[0] != changed_at:
             folder = Path(path).parent
             try:
@@ -173,8 +164,7 @@ class Workspace:
                 seen = (changed_at, Step(name, folder, read_manifest(folder)))
             except (MedkdError, OSError, ValueError):
                 seen = (changed_at, None)
-            with self._lock:
-                self._seen[path] = seen
+            self._seen[path] = seen
         return seen[1]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from medkd import background_jobs
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import write_text
 from medkd.core.records import RawCase, name_removal
@@ -38,10 +39,9 @@ def describe(page: Page, step: Step, row: Row) -> dict[str, Any] | None:
         return None
     known = _find_known(step)
     raw = _find_raw(page, step, find_id(row))
-    finds = _list_finds(raw, read_known(known) if known.exists() else Known()) if raw else {}
     prepared = _find_prepare(page, step)
     return {
-        "finds": finds,
+        "finds": _list_finds(raw, read_known(known) if known.exists() else Known()) if raw else {},
         "decided": _read_lines(known),
         "kinds": {kind.name.lower(): _name_kind(kind, page) for kind in Category},
         "keep": KEEP,
@@ -50,8 +50,7 @@ def describe(page: Page, step: Step, row: Row) -> dict[str, Any] | None:
 
 
 def _name_kind(kind: Category, page: Page) -> str:
-    is_chinese = page.t.language == "zh"
-    return str(kind.value) if is_chinese else kind.name.lower().replace("_", " ")
+    return kind.value if page.t.language == "zh" else kind.name.lower().replace("_", " ")
 
 
 def _find_known(step: Step) -> Path:
@@ -70,23 +69,19 @@ def _find_raw(page: Page, step: Step, key: str) -> RawCase | None:
     for name in step.manifest.roles.get("input", ()):
         try:
             index = open_index(page.workspace.resolve(Path(name).absolute()))
-        except (MedkdError, OSError):
+            found = (index.row(number) for number in index.find(key))
+            return next(RawCase.model_validate(row) for row in found if find_id(row) == key)
+        except (MedkdError, OSError, ValidationError, StopIteration):
             continue
-        found = (index.row(number) for number in index.find(key))
-        try:
-            return next((RawCase.model_validate(r) for r in found if find_id(r) == key), None)
-        except ValidationError:
-            return None
     return None
 
 
 def _list_finds(raw: RawCase, known: Known) -> dict[str, Category]:
     """List what is masked in a case, as it stands there."""
     texts = list(CaseTexts.of(raw).joined())
-    found = find_in_all(texts, Help(known))
     return {
         text[match.start : match.end]: match.category
-        for (text, _), matches in zip(texts, found, strict=True)
+        for (text, _), matches in zip(texts, find_in_all(texts, Help(known)), strict=True)
         for match in matches
         if not match.is_flag
     }
@@ -94,10 +89,9 @@ def _list_finds(raw: RawCase, known: Known) -> dict[str, Category]:
 
 def _find_prepare(page: Page, step: Step) -> Step | None:
     """Find the step that has made questions of a step's cases."""
-    following = page.workspace.list_steps(step.run, stage="prepare")
-    inputs = {str(step.path.resolve()), str((step.path / CASES).resolve())}
-    for other in following:
-        if inputs & {str(Path(name).resolve()) for name in other.manifest.roles.get("input", ())}:
+    inputs = {step.path.resolve(), (step.path / CASES).resolve()}
+    for other in page.workspace.list_steps(step.run, stage="prepare"):
+        if inputs & {Path(name).resolve() for name in other.manifest.roles.get("input", ())}:
             return other
     return None
 
@@ -110,10 +104,10 @@ def correct(page: Page, form: Form) -> Response:
     if len(words) < 2:
         raise InputError(page.t("First mark two characters or more."))
     if kind == "removal":
-        _take_out(page, step, file, page.number("row", 0), words)
+        _take_out(page, step, file, words)
+    elif kind not in ("", KEEP, *(one.name.lower() for one in Category)):
+        raise InputError("{}: no kind of identifier; choose another", kind[:40])
     else:
-        if kind and kind not in (KEEP, *(one.name.lower() for one in Category)):
-            raise InputError("{}: no kind of identifier; choose another", kind[:40])
         lines = _read_lines(_find_known(step))
         lines.pop(words, "")
         lines |= {words: kind} if kind else {}
@@ -122,16 +116,15 @@ def correct(page: Page, form: Form) -> Response:
     return page.redirect("data", file=file, row=page.query.get("row", ""))
 
 
-def _take_out(page: Page, step: Step, file: str, number: int, words: str) -> None:
+def _take_out(page: Page, step: Step, file: str, words: str) -> None:
     """Have `prepare` leave words out wherever a case holds them."""
     prepared = _find_prepare(page, step)
-    row = open_index(page.workspace.resolve(file)).row(number)
-    sections = {str(name): str(text) for name, text in dict(row.get("sections") or {}).items()}
+    row = open_index(page.workspace.resolve(file)).row(page.number("row", 0))
     places = [
-        (name, text, at)
-        for name, text in sections.items()
-        for at in range(len(text))
-        if text.startswith(words, at)
+        (str(name), str(text), at)
+        for name, text in dict(row.get("sections") or {}).items()
+        for at in range(len(str(text)))
+        if str(text).startswith(words, at)
     ]
     if prepared is None or not places:
         raise InputError(page.t("These words stand in no section of this case."))
@@ -153,6 +146,7 @@ def run_again(page: Page, form: Form) -> Response:
     if stage == "deidentify" and _find_known(step).exists():
         values["known"] = str(_find_known(step))
     fields = [field for field in read_fields(stage) if field.name in values]
-    jobs.start([stage, *write_words(fields, values, {}), f"--out={step.path}", "--overwrite"], {})
+    words = [stage, *write_words(fields, values, {}), f"--out={step.path}", "--overwrite"]
+    background_jobs.start(words)
     page.workspace.forget()
     return page.redirect("run", name=step.run)

@@ -24,8 +24,6 @@ REJECTED = "rejected.jsonl"
 FACETS = ("reason", "finish_reason", "split", "style", "source", "department", "task", "language")
 MAX_VALUES = 12
 """Values of a facet that are listed."""
-WAIT_S = 0.1
-"""How long a page waits for the counts of a file that is read for the first time."""
 
 
 def show_records(page: Page) -> Response:
@@ -33,47 +31,47 @@ def show_records(page: Page) -> Response:
     runs = page.workspace.list_runs()
     if not runs:
         return page.render("nothing.html")
-    run = page.query.get("run", "")
     file = page.query.get("file", "")
-    run = run or (str(Path(file).parent.parent) if file else "") or runs[0]
+    run = page.query.get("run") or (str(Path(file).parent.parent) if file else runs[0])
     files = page.workspace.list_files(run)
     file = file or (files[-1] if files else "")
-    if not file:
-        return page.render("data.html", runs=runs, run=run, files=[], file="")
-    step = page.workspace.find_step(str(Path(file).parent))
+    values: dict[str, Any] = {"runs": runs, "run": run, "files": files, "file": file}
+    return page.render("data.html", **values, **(_describe(page, file) if file else {}))
+
+
+def _describe(page: Page, file: str) -> dict[str, Any]:
+    """Gather what the page shows of a file."""
     index = _open(page, file)
-    chosen = {name: page.query[name] for name in FACETS if page.query.get(name)}
+    step = page.workspace.find_step(str(Path(file).parent))
+    chosen = _find_chosen(page)
     numbers = find_rows(index, page.query.get("q", ""), chosen)
-    is_counting = numbers is None
-    shown, at, n_pages = take_page(numbers or (), page.number("page"), PAGE_SIZE)
+    shown, at, n_pages = take_page(numbers, page.number("page"), PAGE_SIZE)
     row = page.number("row", -1)
-    if row >= len(index) or row < 0:
+    if not 0 <= row < len(index):
         row = shown[0] if shown else -1
-    rows = [
-        (number, show_row(index.row(number)), find_facets(index.row(number))) for number in shown
-    ]
-    return page.render(
-        "data.html",
-        runs=runs,
-        run=run,
-        files=files,
-        file=file,
-        counts=step.manifest.counts,
-        has_rejected=(step.path / REJECTED).exists() and Path(file).name != REJECTED,
-        folder=step.name,
-        rows=rows,
-        row=row,
-        n=len(numbers or ()),
-        total=len(index),
-        at=at,
-        n_pages=n_pages,
-        chosen=chosen,
-        is_counting=is_counting,
-        case=describe_case(show_row(index.row(row))) if row >= 0 else None,
-        following=_find_neighbour(shown, row, 1),
-        previous=_find_neighbour(shown, row, -1),
-        correction=corrections.describe(page, step, index.row(row)) if row >= 0 else None,
-    )
+    place = shown.index(row) if row in shown else -1
+    contents = [(number, index.row(number)) for number in shown]
+    return {
+        "counts": step.manifest.counts,
+        "has_rejected": (step.path / REJECTED).exists() and Path(file).name != REJECTED,
+        "folder": step.name,
+        "rows": [(n, show_row(content), find_facets(content)) for n, content in contents],
+        "row": row,
+        "n": len(numbers),
+        "total": len(index),
+        "at": at,
+        "n_pages": n_pages,
+        "chosen": chosen,
+        "is_counting": bool(chosen) and not index.is_read,
+        "case": describe_case(show_row(index.row(row))) if row >= 0 else None,
+        "previous": shown[place - 1] if place > 0 else None,
+        "following": shown[place + 1] if 0 <= place < len(shown) - 1 else None,
+        "correction": corrections.describe(page, step, index.row(row)) if row >= 0 else None,
+    }
+
+
+def _find_chosen(page: Page) -> dict[str, str]:
+    return {name: page.query[name] for name in FACETS if page.query.get(name)}
 
 
 def _open(page: Page, file: str) -> JsonlIndex:
@@ -83,38 +81,31 @@ def _open(page: Page, file: str) -> JsonlIndex:
     return open_index(path)
 
 
-def _find_neighbour(shown: Sequence[int], row: int, step: int) -> int | None:
-    at = shown.index(row) + step if row in shown else -1
-    return shown[at] if 0 <= at < len(shown) else None
-
-
-def find_rows(index: JsonlIndex, text: str, chosen: Mapping[str, str]) -> Sequence[int] | None:
-    """Number the rows that hold a text and carry every chosen value; None while the values are
-    still being read."""
+def find_rows(index: JsonlIndex, text: str, chosen: Mapping[str, str]) -> Sequence[int]:
+    """Number the rows that hold a text and carry every chosen value, as far as the file has been
+    read for its values."""
     found = index.find(text)
-    if not chosen:
-        return found
-    values = index.values(find_facets, WAIT_S)
-    if not index.is_read:
-        return None
+    values = index.values(find_facets) if chosen else {}
     for name, value in chosen.items():
-        of_value = set(values.get(name, {}).get(value, ()))
-        found = [number for number in found if number in of_value]
+        of_value = values.get(name, {}).get(value, ())
+        if len(found) < len(index):
+            kept = set(of_value)
+            found = [number for number in found if number in kept]
+        else:
+            found = of_value
     return found
 
 
 def show_facets(page: Page) -> Response:
     """Show what can be filtered by, with counts; a file that is still being read is asked for
     again."""
-    file = page.query.get("file", "")
-    index = _open(page, file)
-    values = index.values(find_facets, WAIT_S)
+    index = _open(page, page.query.get("file", ""))
+    values, chosen = index.values(find_facets), _find_chosen(page)
     facets = {
         name: {value: len(numbers) for value, numbers in list(values[name].items())[:MAX_VALUES]}
         for name in FACETS
-        if len(values.get(name, {})) > 1 or page.query.get(name)
+        if len(values.get(name, {})) > 1 or (name in chosen and name in values)
     }
-    chosen = {name: page.query[name] for name in FACETS if page.query.get(name)}
     return page.render("facets.html", facets=facets, is_read=index.is_read, chosen=chosen)
 
 

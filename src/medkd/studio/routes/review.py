@@ -5,7 +5,6 @@ In: a file of a step, or one evaluation or two. Out: a line in `reviews.jsonl` o
 `answer_reviews.jsonl` a judgement. Not done here: which one counts (`core.reviews`).
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,22 +23,14 @@ from medkd.evaluate.review import (
     read_answer_reviews,
 )
 from medkd.studio.jsonl_index import JsonlIndex, open_index
-from medkd.studio.page import Form, Page, read_text
+from medkd.studio.page import Form, Page, read_number, read_text
 from medkd.studio.routes.data import describe_case
 from medkd.studio.routes.evaluate import find_chosen, list_evaluations
 from medkd.studio.rows import find_id, show_row
 from medkd.studio.workspace import Step, Workspace
 
-REMOVALS = "removals.jsonl"
-RUBRICS = "rubrics.jsonl"
-QUEUES = (
-    "verified.jsonl",
-    "undecided.jsonl",
-    "rejected.jsonl",
-    "rationales.jsonl",
-    REMOVALS,
-    RUBRICS,
-)
+REMOVALS, RUBRICS = "removals.jsonl", "rubrics.jsonl"
+QUEUES = ("verified.jsonl", "undecided.jsonl", "rejected.jsonl", "rationales.jsonl")
 STAGES = ("verify", "distill", "prepare", "rubric")
 N_SHOWN, SEED = 50, 0
 """The same as `medkd review` has by itself."""
@@ -51,9 +42,12 @@ MAX_NAME, MAX_REASON, MAX_TEXT = 60, 500, 100_000
 
 def list_queues(workspace: Workspace) -> list[str]:
     """Name the files that hold rationales, those of the newest step first."""
-    steps = [s for s in reversed(workspace.list_steps()) if s.manifest.stage in STAGES]
     return [
-        f"{step.name}/{name}" for step in steps for name in QUEUES if (step.path / name).exists()
+        f"{step.name}/{name}"
+        for step in reversed(workspace.list_steps())
+        if step.manifest.stage in STAGES
+        for name in (*QUEUES, REMOVALS, RUBRICS)
+        if (step.path / name).exists()
     ]
 
 
@@ -63,19 +57,23 @@ def show_review(page: Page) -> Response:
 
 
 def _show(page: Page, file: str, who: str, problem: str = "", sent: Form | None = None) -> Response:
+    """Show a row; with what a form has sent, the row that it judged."""
     queues = list_queues(page.workspace)
     file = file or next(iter(queues), "")
     if not file:
         return page.render("nothing.html")
     path = _find_queue(page, file)
     index, reviews = open_index(path), read_reviews(path.parent)
-    judged = {
-        key for key, of_row in reviews.items() if any(review.reviewer == who for review in of_row)
-    }
+    judged = {key for key, said in reviews.items() if any(one.reviewer == who for one in said)}
     only_open = page.query.get("all") != "1"
-    at = _read_number(sent) if sent else page.number("at", 0)
-    found = at if sent else find_next(index, judged if only_open else set(), at)
-    row = show_row(index.row(found)) if found is not None and found < len(index) else None
+    if sent:
+        at = read_number(sent, "at")
+    else:
+        at = find_next(index, judged if only_open else set(), page.number("at", 0))
+    row = show_row(index.row(at)) if at is not None and at < len(index) else None
+    words = {"reasoning": row.reasoning, "answer": row.answer} if row else {}
+    if sent:
+        words = {name: read_text(sent, name, MAX_TEXT) for name in words}
     return page.render(
         "review.html",
         400 if problem else 200,
@@ -83,7 +81,7 @@ def _show(page: Page, file: str, who: str, problem: str = "", sent: Form | None 
         file=file,
         who=who,
         only_open=only_open,
-        at=found,
+        at=at,
         total=len(index),
         n_judged=len(judged),
         case=describe_case(row) if row else None,
@@ -92,21 +90,15 @@ def _show(page: Page, file: str, who: str, problem: str = "", sent: Form | None 
         problem=problem,
         is_removal=path.name == REMOVALS,
         is_rubric=path.name == RUBRICS,
-        reasoning=read_text(sent, "reasoning", MAX_TEXT) if sent else row.reasoning if row else "",
-        answer=read_text(sent, "answer", MAX_TEXT) if sent else row.answer if row else "",
+        words=words,
     )
 
 
 def _find_queue(page: Page, file: str) -> Path:
     path = page.workspace.resolve(file)
-    if path.name not in QUEUES or not path.is_file():
+    if path.name not in (*QUEUES, REMOVALS, RUBRICS) or not path.is_file():
         raise InputError("{}: no file of rationales; choose another", file[:200])
     return path
-
-
-def _read_number(form: Form) -> int:
-    text = read_text(form, "at", 9)
-    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def find_next(index: JsonlIndex, judged: set[str], at: int) -> int | None:
@@ -118,40 +110,35 @@ def find_next(index: JsonlIndex, judged: set[str], at: int) -> int | None:
 
 def judge(page: Page, form: Form) -> Response:
     """Write a judgement down and go on to the next row."""
-    file, who = read_text(form, "file"), read_text(form, "who", MAX_NAME).strip()
+    file, who = read_text(form, "file"), read_text(form, "who", MAX_NAME)
     path = _find_queue(page, file)
-    index = open_index(path)
-    number = _read_number(form)
-    decision, reason = read_text(form, "decision"), read_text(form, "reason", MAX_REASON).strip()
+    index, number = open_index(path), read_number(form, "at")
+    decision, reason = read_text(form, "decision"), read_text(form, "reason", MAX_REASON)
     needed = ("answer",) if path.name == REMOVALS else ("reasoning", "answer")
-    problem = find_problem(page, form, who, decision, reason, needed)
-    if problem or number >= len(index):
-        return _show(page, file, who, problem or page.t("This row is not there any more."), form)
-    words: dict[str, str] = {}
-    if decision == Decision.EDIT:
-        words = {name: read_text(form, name, MAX_TEXT).strip() for name in needed}
-    key = find_id(index.row(number))
-    decided = Decision(decision)
-    add_review(path.parent, Review(id=key, reviewer=who, decision=decided, reason=reason, **words))
-    only_open = page.query.get("all") != "1"
-    following = {"at": number + 1, "all": "" if only_open else "1"}
-    return page.redirect("review", file=file, who=who, **following)
-
-
-def find_problem(
-    page: Page, form: Form, who: str, decision: str, reason: str, needed: Sequence[str]
-) -> str:
-    """Say what a judgement lacks; empty where it is whole."""
+    words = {name: read_text(form, name, MAX_TEXT) for name in needed}
+    problem = ""
     if not who:
-        return page.t("First write your name.")
-    if decision not in list(Decision):
-        return page.t("Accept, edit or reject it.")
-    if decision == Decision.REJECT and not reason:
-        return page.t("Say why you reject it; a word will do.")
-    texts = (read_text(form, name, MAX_TEXT).strip() for name in needed)
-    if decision == Decision.EDIT and not all(texts):
-        return page.t("What you write in its place may not be empty.")
-    return ""
+        problem = page.t("First write your name.")
+    elif decision not in list(Decision):
+        problem = page.t("Accept, edit or reject it.")
+    elif decision == Decision.REJECT and not reason:
+        problem = page.t("Say why you reject it; a word will do.")
+    elif decision == Decision.EDIT and not all(words.values()):
+        problem = page.t("What you write in its place may not be empty.")
+    elif number >= len(index):
+        problem = page.t("This row is not there any more.")
+    if problem:
+        return _show(page, file, who, problem, form)
+    review = Review(
+        id=find_id(index.row(number)),
+        reviewer=who,
+        decision=Decision(decision),
+        reason=reason,
+        **(words if decision == Decision.EDIT else {}),
+    )
+    add_review(path.parent, review)
+    everything = "1" if page.query.get("all") == "1" else ""
+    return page.redirect("review", file=file, who=who, at=number + 1, all=everything)
 
 
 # --- Answers, judged blind ----------------------------------------------------------------------
@@ -159,9 +146,8 @@ def find_problem(
 
 def show_blind(page: Page) -> Response:
     """Show the next answer, or pair of answers, that this person has not judged."""
-    steps = find_steps(page)
+    steps, sample, other = _open_sample(page)
     who = page.query.get("who", "").strip()
-    sample, other = open_sample(steps)
     reviews = read_answer_reviews(steps[0].path, other)
     waiting = [shown for shown in sample.shown if who not in reviews.get(shown.id, {})]
     is_done = not waiting and bool(sample.shown)
@@ -177,19 +163,14 @@ def show_blind(page: Page) -> Response:
     )
 
 
-def find_steps(page: Page) -> list[Step]:
-    """Return the one or two evaluations that the address names."""
+def _open_sample(page: Page) -> tuple[list[Step], Sample, str]:
+    """Draw the sample of the one or two evaluations that the address names; also returns the name
+    of the second."""
     steps = find_chosen(page, list_evaluations(page.workspace))[:2]
     if not steps:
         raise InputError(page.t("There is no evaluation to judge yet."))
-    return steps
-
-
-def open_sample(steps: list[Step]) -> tuple[Sample, str]:
-    """Draw the sample of one or two evaluations; also returns the name of the second."""
-    other = steps[1].path.resolve().name if len(steps) > 1 else ""
     stamps = tuple((s.path, (s.path / "predictions.jsonl").stat().st_mtime_ns) for s in steps)
-    return _draw(stamps), other
+    return steps, _draw(stamps), steps[1].path.resolve().name if steps[1:] else ""
 
 
 @lru_cache(maxsize=8)
@@ -199,9 +180,8 @@ def _draw(stamps: tuple[tuple[Path, int], ...]) -> Sample:
 
 def judge_blind(page: Page, form: Form) -> Response:
     """Write down what was said of an answer, and go on to the next."""
-    steps = find_steps(page)
-    sample, other = open_sample(steps)
-    who, key = read_text(form, "who", 60).strip(), read_text(form, "key", 1)
+    steps, sample, other = _open_sample(page)
+    who, key = read_text(form, "who", MAX_NAME), read_text(form, "key", 1)
     shown = next((one for one in sample.shown if one.id == read_text(form, "id")), None)
     keys = TWO if other else ONE
     if not who:

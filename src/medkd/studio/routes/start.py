@@ -8,7 +8,8 @@ from typing import Any
 
 from starlette.responses import Response
 
-from medkd.core.errors import InputError, MedkdError
+from medkd import background_jobs
+from medkd.core.errors import MedkdError
 from medkd.studio import jobs
 from medkd.studio.conversation import HELD
 from medkd.studio.estimates import estimate
@@ -17,6 +18,7 @@ from medkd.studio.orders import (
     PAYING,
     Order,
     Part,
+    check_run,
     find_problems,
     hand_over,
     list_recipes,
@@ -37,8 +39,7 @@ def show_form(page: Page) -> Response:
     lacks."""
     kind = page.query.get("kind") or DEFAULT
     order = read_order(kind, page.query, page.workspace, is_filled=False)
-    described = _describe(order, page)
-    described.update(problem="", problems={})
+    described: dict[str, Any] = {**_describe(order, page), "problem": "", "problems": {}}
     return page.render("start.html", **described)
 
 
@@ -54,18 +55,16 @@ def start(page: Page, form: Form) -> Response:
     """Start what the form says; a key is handed to the process and forgotten."""
     order = read_order(read_text(form, "kind"), form, page.workspace, is_filled=True)
     described = _describe(order, page)
-    run = order.run.strip().strip("/")
     if described["problem"] or described["problems"]:
         return page.render("start.html", 400, **described)
-    try:
-        if jobs.is_alive(page.workspace, run):
-            raise InputError(page.t("This run is under way; wait for it, or stop it first."))
-        words = write_command(order, page.workspace)
-        if any(part.stage in NEED_ROOM for part in order.parts):
-            HELD.release()
-        jobs.start(words, hand_over(words, read_text(form, "key")))
-    except MedkdError as error:
-        return page.render("start.html", 400, **{**described, "problem": page.t.error(error)})
+    run = check_run(order.run)
+    if jobs.is_alive(page.workspace, run):
+        described["problem"] = page.t("This run is under way; wait for it, or stop it first.")
+        return page.render("start.html", 400, **described)
+    words = write_command(order, page.workspace)
+    if any(part.stage in NEED_ROOM for part in order.parts):
+        HELD.release()
+    background_jobs.start(words, environment=hand_over(words, read_text(form, "key")))
     page.workspace.forget()
     return page.redirect("run", name=run)
 
