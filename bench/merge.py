@@ -135,7 +135,7 @@ def judge(folder: Path, planted: dict[str, str]) -> tuple[float, float]:
     the other, or both of a third."""
     from collections import Counter
 
-    from medkd.merge.schemas import read_row
+    from medkd.merge.sources import read_row
     from medkd.text.hub_datasets import find_source
     from medkd.text.tables import read_rows
 

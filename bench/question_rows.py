@@ -20,7 +20,7 @@ from openpyxl import Workbook
 
 from medkd.collect.files import CaseFiles
 from medkd.core.errors import InputError
-from medkd.merge.schemas import Row, read_row
+from medkd.merge.sources import Row, read_row
 from medkd.text.hub_datasets import find_source
 from medkd.text.tables import read_rows
 

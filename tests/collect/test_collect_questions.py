@@ -14,7 +14,7 @@ from medkd.collect.sections import load_names
 from medkd.collect.stage import Config, run
 from medkd.core.errors import InputError
 from medkd.core.records import RawCase
-from medkd.merge.schemas import DropReason, read_row
+from medkd.merge.sources import DropReason, read_row
 from medkd.text import hub_datasets
 from medkd.text.hub_datasets import find_source
 from medkd.text.tables import read_rows

@@ -1,4 +1,4 @@
-"""What can be asked of a crawl: departments, ids, cookies, a cache; and what makes it stop."""
+"""What can be asked of a crawl: departments, ids, cookies; and what makes it stop."""
 
 from pathlib import Path
 
@@ -136,20 +136,6 @@ def test_a_person_s_cookies_take_the_crawl_past_the_verification(tmp_path: Path)
     assert value not in (tmp_path / "out/manifest.json").read_text()
     # Only what was in flight at the verification is asked a second time.
     assert len(shown) - len(set(shown)) <= 16 + 16
-
-
-def test_pages_in_the_cache_are_not_asked_again_and_verifications_never_get_into_it(tmp_path: Path):
-    with serve_site(CASES[:30], verify_after=10) as site:
-        with pytest.raises(HumanActionRequiredError):
-            run(order_to(site, tmp_path / "a", cache=tmp_path / "cache"))
-        site.pass_verification()
-        run(order_to(site, tmp_path / "a", cache=tmp_path / "cache"))
-        n_shown = len([asked for asked in site.asked if "/show/" in asked])
-        manifest = run(order_to(site, tmp_path / "b", cache=tmp_path / "cache"))
-        again = [asked for asked in site.asked if "/show/" in asked][n_shown:]
-    assert manifest.counts.kept == 30
-    assert len(again) == 1  # the missing page alone
-    assert ids_in(tmp_path / "a") == ids_in(tmp_path / "b")
 
 
 def test_a_changed_layout_stops_the_crawl_and_keeps_the_pages_aside(

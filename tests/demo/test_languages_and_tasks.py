@@ -17,7 +17,7 @@ from medkd.demo.question_rows import (
     write_pairs,
 )
 from medkd.demo.synthetic_cases import generate_cases
-from medkd.merge.schemas import Row, read_row
+from medkd.merge.sources import Row, read_row
 from medkd.text.hub_datasets import find_source
 from medkd.text.normalize import is_chinese
 from medkd.text.tables import read_rows

@@ -10,7 +10,7 @@ from openpyxl import Workbook
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
-from medkd.merge.schemas import DropReason, read_row
+from medkd.merge.sources import DropReason, read_row
 from medkd.merge.stage import Config, run
 from medkd.text.hub_datasets import SourceFile
 from medkd.text.json_rows import RawRow

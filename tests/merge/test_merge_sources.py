@@ -8,6 +8,7 @@ import pytest
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
+from medkd.core.task import list_instructions
 from medkd.merge.stage import Config, run
 from medkd.text.hub_datasets import choose_files, fetch
 
@@ -60,7 +61,7 @@ TURNS = {
         ]
     },
     "one of ours come back": {
-        "instruction": "请回答下面的医学问题。先在<think></think>标签内写出思考过程，再在标签之后直接作答。",
+        "instruction": list_instructions()[0],
         "input": "头痛怎么办？",
         "output": "<think>\n想一想。\n</think>\n\n休息。",
         "system": "你是一名专业的临床医生。",

@@ -112,8 +112,6 @@ class CrawlJob(Record):
     user_agent: str
     limit: int | None = None
     cookies: dict[str, str] = Field(default_factory=dict)
-    cache_dir: str = ""
-    """Directory of case pages as they came; what is in it is not asked again."""
     section_names: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """What sections are called besides what the package knows."""
     department: str = ""

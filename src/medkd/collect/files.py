@@ -101,10 +101,6 @@ _DROPS = {
 """Problems of a row of question and answer that have another name here."""
 
 
-class _HasReasoningError(ValueError):
-    """A row that needs no teacher."""
-
-
 class FieldError(ValueError):
     """A field of a row that holds what no case can; names the field."""
 
@@ -206,13 +202,12 @@ class CaseFiles:
             case = self._read_pair(fields, source) or read_row(fields, self.names, self.columns)
         except RowError as error:
             reason = FileDrop(_DROPS.get(error.problem, error.problem))
-            return self._drop(reason, f"{place}: {error}")
-        except _HasReasoningError as error:
-            return self._drop(FileDrop.HAS_REASONING, f"{place}: {error}", False)
-        except ValidationError as error:
-            return self._drop(FileDrop.WRONG_SCHEMA, f"{place}: {first_problem(error)}")
-        except FieldError as error:
-            return self._drop(FileDrop.WRONG_SCHEMA, f"{place}: {error}")
+            return self._drop(
+                reason, f"{place}: {error}", is_listed=reason is not FileDrop.HAS_REASONING
+            )
+        except (ValidationError, FieldError) as error:
+            said = first_problem(error) if isinstance(error, ValidationError) else error
+            return self._drop(FileDrop.WRONG_SCHEMA, f"{place}: {said}")
         if case is None:
             found = ", ".join(map(str, fields)) or "nothing"
             return self._drop(
@@ -235,7 +230,8 @@ class CaseFiles:
         if found is None:
             return None
         if found.reasoning:
-            raise _HasReasoningError(f"a {schema} row that holds its reasoning")
+            problem = f"a {schema} row that holds its reasoning"
+            raise RowError(RowProblem.TAG_INSIDE, problem)
         rest = {
             str(name): value
             for name, value in fields.items()

@@ -39,7 +39,6 @@ from medkd.collect.parser import (
     decode_page,
     is_login,
     is_verification,
-    native_id_of,
     parse_case,
     parse_departments,
     parse_list,
@@ -326,28 +325,6 @@ class RetryUnlessVerified(RetryMiddleware):
         return super().process_response(request, response, spider)
 
 
-class CasePageCachePolicy:
-    """Cache policy: case pages that could be read are kept for good, all else is asked for anew."""
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
-
-    def should_cache_request(self, request: Request) -> bool:
-        return request.method == "GET" and bool(native_id_of(request.url))
-
-    def should_cache_response(self, response: Response, request: Request) -> bool:
-        body = response.text if isinstance(response, TextResponse) else ""
-        return response.status == 200 and parse_case(body, "1") is not None
-
-    def is_cached_response_fresh(self, cachedresponse: Response, request: Request) -> bool:
-        return True
-
-    def is_cached_response_valid(
-        self, cachedresponse: Response, response: Response, request: Request
-    ) -> bool:
-        return True
-
-
 def make_settings(order: CrawlJob) -> dict[str, Any]:
     """Make Scrapy's settings for an order."""
     is_polite = order.delay > 0
@@ -372,13 +349,8 @@ def make_settings(order: CrawlJob) -> dict[str, Any]:
         "DOWNLOAD_TIMEOUT": 60,
         "DOWNLOAD_MAXSIZE": 16 * 2**20,
         "DOWNLOAD_WARNSIZE": 0,
-        "HTTPCACHE_ENABLED": bool(order.cache_dir),
-        "HTTPCACHE_DIR": order.cache_dir,
-        "HTTPCACHE_POLICY": CasePageCachePolicy,
-        # Before its usual place: it then keeps pages unpacked, which the policy reads.
         "DOWNLOAD_HANDLERS": {"http": AbortingHandler, "https": AbortingHandler},
         "DOWNLOADER_MIDDLEWARES": {
-            "scrapy.downloadermiddlewares.httpcache.HttpCacheMiddleware": 585,
             "scrapy.downloadermiddlewares.retry.RetryMiddleware": None,
             RetryUnlessVerified: 550,
         },

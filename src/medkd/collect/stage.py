@@ -79,9 +79,6 @@ class Config(StageConfig):
     browser: Annotated[bool, RUNTIME] = False
     """At a verification open the page in a visible browser, wait for the person at the screen, take
     over the cookies and go on."""
-    cache: Annotated[Path | None, RUNTIME] = None
-    """Directory that keeps case pages as they came, for later runs; a page in it is not asked for
-    again."""
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Leave out what the source does not use, and the port of a site on this machine: a
@@ -171,7 +168,6 @@ def _list_task_columns(task: str, names: SectionNames) -> Iterator[str]:
 
 def _make_order(config: Config) -> CrawlJob:
     """Write down what is to be crawled; raises InputError where a file it needs cannot be used."""
-
     if config.browser:
         check_browser()
     department = config.department.strip()
@@ -183,7 +179,6 @@ def _make_order(config: Config) -> CrawlJob:
         cookies={}
         if config.cookies is None
         else read_cookies(config.cookies, _host(config.base_url)),
-        cache_dir="" if config.cache is None else str(config.cache.absolute()),
         section_names={}
         if config.section_names is None
         else load_names(config.section_names).table,
@@ -193,7 +188,6 @@ def _make_order(config: Config) -> CrawlJob:
 
 
 def _collect_site(config: Config, order: CrawlJob, space: StageOutput) -> None:
-
     journal = CrawlState(space.directory)
     n_failed = 0
     try:
@@ -238,7 +232,6 @@ def _collect_site(config: Config, order: CrawlJob, space: StageOutput) -> None:
 def _crawl_with_person(config: Config, order: CrawlJob, journal: CrawlState) -> int:
     """Crawl; with a browser, let the person at the screen pass what the site asks for and go on.
     Returns how many pages failed."""
-
     ids = list_ids(config.ids) if config.ids else None
     n_before = -1
     while True:
@@ -261,7 +254,6 @@ def _crawl_with_person(config: Config, order: CrawlJob, journal: CrawlState) -> 
 
 
 def _collect_files(config: Config) -> Manifest:
-
     if config.input is None:
         raise InputError("collect: --source files needs --input; give the file or folder of cases")
     names = load_names(config.section_names)

@@ -1,39 +1,158 @@
-"""Maps a function over items in several processes, in order.
+"""Applies a pure function to items on several processes or machines, in order.
 
-In: a function of a module and the items. Out: its results in the items' order; few items are mapped
-in this process. Not done here: work that waits for a network (`completers.client`).
+In: a function of a module and the items. Out: its results in the items' order, the same from every
+engine and any number of workers: batches are cut here, by size alone. Not done here: work that
+waits for a network (`completers.client`).
 
 >>> list(map_in_order(abs, [-1, 2, -3]))
 [1, 2, 3]
 """
 
 import itertools
+import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, TypeVar
+
+from medkd.core.config import RUNTIME
+from medkd.core.errors import InputError, StoppedError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+Engine = Annotated[Literal["local", "ray"], RUNTIME]
+"""The type of the field `engine` of every stage over records."""
 MANY = 2000
-"""Items from which the processes pay for their start."""
-_BLOCK = 4096
-"""Items held at a time."""
-_CHUNK = 64
+"""Items from which other processes pay for their start."""
+BATCH = 64
+"""Items of a batch, unless the caller says otherwise."""
+_WAITING_EACH = 3
+"""Batches under way for each worker, so that none of them idles; memory holds no more of them."""
+_MAX_LOCAL = 8
+
+_Submit = Callable[[list[Any]], Callable[[], Any]]
+"""Hands a batch to a worker; what it returns waits for the result."""
 
 
-def map_in_order(work: Callable[[T], R], items: Iterable[T], many: int = MANY) -> Iterator[R]:
-    """Apply a function to all items, in order; `many` items or more are shared among the cores.
-    Function and items must be picklable."""
+def map_in_order(
+    work: Callable[[T], R],
+    items: Iterable[T],
+    many: int = MANY,
+    engine: Engine = "local",
+    size: int = BATCH,
+) -> Iterator[R]:
+    """Apply a function to each item, in order; `many` items or more are shared among the workers,
+    `size` at a time, fewer stay in this process. Function and items must be picklable."""
     waiting = iter(items)
     first = list(itertools.islice(waiting, many))
-    n_processes = min(os.cpu_count() or 1, 8)
-    if len(first) < many or n_processes == 1:
-        yield from map(work, itertools.chain(first, waiting))
+    every = itertools.chain(first, waiting)
+    n_local = min(os.cpu_count() or 1, _MAX_LOCAL)
+    if len(first) < many or (engine == "local" and n_local == 1):
+        yield from map(work, every)
         return
+    pending: deque[Callable[[], list[R]]] = deque()
+    with _start_ray(work) if engine == "ray" else _start_processes(work, n_local) as workers:
+        submit, n_workers = workers
+        for batch in cut(every, size):
+            pending.append(submit(batch))
+            if len(pending) >= n_workers * _WAITING_EACH:
+                yield from pending.popleft()()
+        while pending:
+            yield from pending.popleft()()
+
+
+def cut(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut items into lists of one size, the last one shorter.
+
+    >>> list(cut("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    waiting = iter(items)
+    while batch := list(itertools.islice(waiting, size)):
+        yield batch
+
+
+# --- Processes of this machine ------------------------------------------------------------------
+
+_work: Callable[[Any], Any]
+"""The function of a worker process, handed over once."""
+
+
+@contextmanager
+def _start_processes(
+    work: Callable[[Any], Any], n: int
+) -> Generator[tuple[_Submit, int], None, None]:
     # A fresh interpreter each: a fork would take along whatever threads hold just then.
-    with multiprocessing.get_context("spawn").Pool(n_processes) as pool:
-        yield from pool.map(work, first, min(_CHUNK, many // n_processes))
-        while block := list(itertools.islice(waiting, _BLOCK)):
-            yield from pool.map(work, block, _CHUNK)
+    with multiprocessing.get_context("spawn").Pool(n, _set_work, (work,)) as pool:
+        yield lambda batch: pool.apply_async(_do_work, (batch,)).get, n
+
+
+def _set_work(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
+
+
+def _do_work(batch: list[Any]) -> list[Any]:
+    return list(map(_work, batch))
+
+
+# --- Ray ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _start_ray(work: Callable[[Any], Any]) -> Generator[tuple[_Submit, int], None, None]:
+    """Run batches as Ray's tasks: on the cluster at `RAY_ADDRESS`, else on one of this machine that
+    ends with the program. A task whose node is lost or whose worker was killed runs again."""
+    ray = _connect()
+    placed = ray.put(work)
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_call)
+
+    def submit(batch: list[Any]) -> Callable[[], Any]:
+        reference = task.remote(placed, batch)
+        return lambda: _receive(ray, reference)
+
+    yield submit, max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+_RETRIES = 20
+"""Times that a batch is begun again where its node, or the memory for it, was lost."""
+
+
+def _connect() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            '--engine ray: Ray is missing; pip install "medkd[ray]", or use --engine local'
+        ) from error
+    if not ray.is_initialized():
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                "--engine ray: no cluster answers ({}); check RAY_ADDRESS, or unset it to use this "
+                "machine alone",
+                said,
+            ) from error
+    return ray
+
+
+def _call(work: Callable[[Any], Any], batch: list[Any]) -> list[Any]:
+    return list(map(work, batch))
+
+
+def _receive(ray: Any, reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StoppedError(
+            "--engine ray: the cluster lost a batch ({}); run the same command again", said
+        ) from error

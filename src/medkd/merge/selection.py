@@ -1,31 +1,199 @@
 """Decides which rows stay: the better copy of two, as many traces of a question as wanted, nothing
 that is in the test split or a benchmark, no more of a source than wanted.
 
-In: rows on a store. Out: the numbers of those that stay, by split and in their shuffled order, and
-a list of what fell and why.
-Not done here: reading and writing files.
+In: rows, one after the other. They lie on the disk while they are compared; memory holds a few
+numbers of each. Out: the numbers of those that stay, by split and in their shuffled order, and a
+list of what fell and why. Not done here: reading and writing files.
 """
 
+import hashlib
+import os
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_args
 
-from medkd.core.records import Split
+from medkd.core.errors import from_os_error
+from medkd.core.parallel import cut
+from medkd.core.records import Example, Split, draw_split, hash_uniform
 from medkd.grading.repetition import is_looping
 from medkd.merge.decontamination import NgramIndex
-from medkd.merge.row_store import SPLITS, RowStore
-from medkd.merge.schemas import DropReason
+from medkd.merge.sources import DropReason, Row
 from medkd.text.normalize import make_plain
-from medkd.text.similarity import propose_pairs, similarity
+from medkd.text.similarity import propose_pairs, sign, similarity
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+SPLITS: tuple[Split, ...] = get_args(Split)
+TRAIN, VAL, TEST = (SPLITS.index(split) for split in ("train", "val", "test"))
 MAX_REASONING = 8000
 """Characters beyond which a longer reasoning is no better one."""
-TRAIN, VAL, TEST = (SPLITS.index(split) for split in ("train", "val", "test"))
+_QUESTIONS_AT_ONCE = 256
+
+
+class StoredRow(NamedTuple):
+    """A row as it is stored, and what is compared of it."""
+
+    line: bytes
+    """The example as a line of JSON."""
+    plain: bytes
+    """The letters and digits of its question."""
+    source: str
+    split: int
+    """Place in `SPLITS`."""
+    is_settled: bool
+    """Whether it came with its split, rather than having it drawn."""
+    n_reasoning: int
+    known: int
+    """Hash of the known diagnosis, 0 where there is none."""
+    order: float
+    """The draw that decides the row's place."""
+    exact: bytes
+    """16 bytes, equal where the plain questions are."""
+    signature: bytes
+
+
+def describe_rows(
+    rows: Sequence[Row], seed: int, val_share: float, test_share: float
+) -> list[StoredRow]:
+    """Work out what is compared of some rows; one without a split has it drawn."""
+    plain = [make_plain(row.example.input) for row in rows]
+    return [
+        _describe_row(row, text, signature.tobytes(), seed, val_share, test_share)
+        for row, text, signature in zip(rows, plain, sign(plain), strict=True)
+    ]
+
+
+def _describe_row(
+    row: Row, plain: str, signature: bytes, seed: int, val_share: float, test_share: float
+) -> StoredRow:
+    example = row.example
+    drawn = draw_split(hash_uniform(seed, "split", row.group), val_share, test_share)
+    return StoredRow(
+        line=example.model_dump_json().encode(),
+        plain=plain.encode("utf-8", "surrogatepass"),
+        source=example.source,
+        split=SPLITS.index(row.split or drawn),
+        is_settled=row.split is not None,
+        n_reasoning=len(example.reasoning),
+        known=(int.from_bytes(_digest(example.reference, 8)) or 1) if example.reference else 0,
+        order=hash_uniform(seed, "order", example.id),
+        exact=_digest(plain, 16),
+        signature=signature,
+    )
+
+
+def _digest(text: str, n_bytes: int) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=n_bytes).digest()
+
+
+class _Texts:
+    """Texts in one file, each found again by its number."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] = path.open("w+b")
+        self._starts = array("Q", [0])
+
+    def append(self, text: bytes) -> None:
+        try:
+            self._file.write(text)
+        except OSError as error:
+            raise from_os_error(error, self._path) from error
+        self._starts.append(self._starts[-1] + len(text))
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise from_os_error(error, self._path) from error
+
+    def read(self, number: int) -> bytes:
+        start = self._starts[number]
+        return os.pread(self._file.fileno(), self._starts[number + 1] - start, start)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+class RowStore:
+    """Rows on the disk in one directory; use as a context manager, its files go when it is left."""
+
+    def __init__(self, directory: Path) -> None:
+        self._lines = _Texts(directory / ".rows.tmp")
+        self._questions = _Texts(directory / ".questions.tmp")
+        self.sources: list[str] = []
+        """Names of the sources; `source` holds places in this list."""
+        self.source, self.split, self.n_reasoning = array("H"), array("b"), array("I")
+        self.is_settled, self.known, self.order = array("b"), array("Q"), array("d")
+        self._exact, self._signatures = bytearray(), bytearray()
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __enter__(self) -> "RowStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._questions.close()
+
+    def add(self, row: StoredRow) -> None:
+        if row.source not in self.sources:
+            self.sources.append(row.source)
+        self._lines.append(row.line)
+        self._questions.append(row.plain)
+        self.source.append(self.sources.index(row.source))
+        self.split.append(row.split)
+        self.is_settled.append(row.is_settled)
+        self.n_reasoning.append(row.n_reasoning)
+        self.known.append(row.known)
+        self.order.append(row.order)
+        self._exact += row.exact
+        self._signatures += row.signature
+
+    def finish_adding(self) -> None:
+        """End the adding; from here on rows are read."""
+        self._lines.flush()
+        self._questions.flush()
+
+    def read_line(self, number: int) -> bytes:
+        return self._lines.read(number)
+
+    def read(self, number: int) -> Example:
+        return Example.model_validate_json(self._lines.read(number))
+
+    def read_question(self, number: int) -> str:
+        """Return a question reduced to its letters and digits."""
+        return self._questions.read(number).decode("utf-8", "surrogatepass")
+
+    def signatures(self) -> "NDArray[np.uint8]":
+        import numpy as np
+
+        return np.frombuffer(self._signatures, dtype=np.uint8).reshape(len(self), -1)
+
+    def exact_keys(self) -> "NDArray[np.uint64]":
+        """Return two numbers a row, equal where the plain questions are."""
+        import numpy as np
+
+        return np.frombuffer(self._exact, dtype=">u8").reshape(-1, 2)
+
+    @staticmethod
+    def column(values: "array[Any]") -> "NDArray[Any]":
+        """See a column as an array, without a copy."""
+        import numpy as np
+
+        return np.frombuffer(values, dtype=values.typecode)
+
+
+# --- Choosing -----------------------------------------------------------------------------------
 
 
 class Selection(NamedTuple):
@@ -238,11 +406,9 @@ def _drop_holders(
         return
     benchmark = NgramIndex(plain)
     known = RowStore.column(choice.store.known)
-    for numbers, questions in choice.store.read_questions(
-        np.flatnonzero(choice.stays & may_fall).tolist()
-    ):
-        for hit in benchmark.find(questions, share):
-            number, name = int(numbers[hit.place]), names[hit.question]
+    for numbers in cut(np.flatnonzero(choice.stays & may_fall).tolist(), _QUESTIONS_AT_ONCE):
+        for hit in benchmark.find([choice.store.read_question(n) for n in numbers], share):
+            number, name = numbers[hit.place], names[hit.question]
             if (
                 isinstance(name, int)
                 and known[number]

@@ -1,36 +1,45 @@
-"""Finds the files that are to be merged, says where their rows come from, and reads them as people
-left them.
+"""Reads what is merged: files of any known schema, as people left them, row by row.
 
-In: directories of stages, files, names on a hub; `reviews.jsonl` beside rationales. Out:
-`SourceFile`s and their `Row`s one by one. Not done here: what a row means (`merge.schemas`),
-reading files (`text.tables`).
+In: directories of stages, files, names on a hub; `reviews.jsonl` beside rationales. Out: `Row`s, an
+`Example` each with its origin, or a `Dropped` that names the field at fault. Not done here: reading
+files (`text.tables`), the schemas of open datasets (`text.question_rows`), duplicates, styles.
 """
 
+import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from pydantic import ValidationError
 
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, resolve_input
-from medkd.core.progress import Bar, warn_large_drops
-from medkd.core.records import Checked, Split
+from medkd.core.jsonl import RecordReader, first_problem, printable_name, resolve_input
+from medkd.core.progress import warn_large_drops
+from medkd.core.records import Checked, Example, Lineage, Rationale, Split
 from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
-from medkd.merge.schemas import (
-    OWN,
-    Dropped,
-    DropReason,
-    Row,
-    describe_schemas,
-    from_rationale,
-    read_row,
-)
+from medkd.core.task import list_instructions
 from medkd.text.hub_datasets import SourceFile, fetch_all, find_source, is_hub_name
-from medkd.text.question_rows import EXAM, SCHEMAS, name_fields
+from medkd.text.json_rows import RawRow
+from medkd.text.normalize import is_chinese
+from medkd.text.question_rows import (
+    EXAM,
+    SCHEMAS,
+    QuestionRow,
+    RowError,
+    find_schema,
+    kind_of,
+    load_list,
+    name_fields,
+    read_question_row,
+)
 from medkd.text.tables import read_rows
 
-SPLIT_FILES: dict[Split, str] = {"train": "train.jsonl", "val": "val.jsonl", "test": "test.jsonl"}
+SPLIT_FILES: dict[str, Split] = {"train.jsonl": "train", "val.jsonl": "val", "test.jsonl": "test"}
 REVIEWED = ("verified.jsonl", "rationales.jsonl")
 REJECTED = ("rejected.jsonl", "undecided.jsonl")
 """Where people may find rows that they take all the same."""
@@ -38,6 +47,49 @@ REPLAY, REPLAY_SHARE = "replay/", 0.1
 """What the name of a source of general rows begins with, and its share where none is given."""
 MAX_WARNINGS = 10
 """Broken rows named on the screen for one file; all are counted."""
+
+
+class DropReason(StrEnum):
+    """Why a row is left out."""
+
+    BROKEN = "broken_line"
+    """It is no JSON, or a row of a table with too many or too few cells."""
+    NO_OBJECT = "no_object"
+    """It is JSON, but no object with fields."""
+    UNKNOWN_SCHEMA = "unknown_schema"
+    """Its fields are those of no known schema."""
+    INVALID = "invalid_record"
+    """It has the fields of one of our own records with values that are none."""
+    NOT_TEXT = "not_text"
+    """A field that should be text is a number, a list or something else."""
+    ODD_TURNS = "odd_turns"
+    """A conversation that nobody answers, or in which others than user and assistant speak."""
+    NO_QUESTION = "no_question"
+    """The question is blank."""
+    NO_REASONING = "no_reasoning"
+    """There is no reasoning to learn from."""
+    NO_ANSWER = "no_answer"
+    """The answer is blank."""
+    TAG_INSIDE = "tag_inside"
+    """A thinking tag is left inside a text."""
+    INCOMPLETE = "incomplete"
+    """The teacher was cut off."""
+    EXACT_DUPLICATE = "exact_duplicate"
+    """The same question is there already with nearly the same reasoning, white space, width and
+    punctuation apart, or this one goes in circles."""
+    OVER_TRACES = "over_traces"
+    """Another reasoning for a question that has as many as wanted (`--traces`), or is in val or
+    test, which hold each question once."""
+    NEAR_DUPLICATE = "near_duplicate"
+    """Nearly the same question is there already."""
+    REVIEW = "rejected_by_reviewer"
+    """A person judged the rationale not to be learnt from."""
+    CONTAMINATED = "contaminated"
+    """Its question holds one of the test split or of a benchmark."""
+    OVER_CAP = "over_cap"
+    """Its source was to give fewer rows (`--take`, `--replay`)."""
+
+
 HAVE_IT_WRITTEN = (
     "rows without reasoning teach none; have a teacher write it: medkd collect --source files "
     "--input FILE --out DIR/collect, then deidentify, prepare --task open-question (an exam: "
@@ -57,6 +109,206 @@ NEXT_STEPS = {
     DropReason.INCOMPLETE: 'ask again for what was cut with "medkd distill", more --max-tokens',
 }
 """What to do where much of a file is dropped for a reason."""
+
+
+class Dropped(NamedTuple):
+    """A row that is left out; `detail` names the field and what is wrong with it."""
+
+    reason: DropReason
+    detail: str = ""
+    place: str = ""
+    fields: str = ""
+    """Those of the raw row, named."""
+
+
+class Row(NamedTuple):
+    """An example on its way into the dataset."""
+
+    example: Example
+    split: Split | None
+    """The split it came with."""
+    group: str
+    """Rows of one group go to one split."""
+
+
+OWN: dict[str, tuple[frozenset[str], type[Example] | type[Rationale] | type[Checked]]] = {
+    "verified rationales": (frozenset({"rationale", "verdicts"}), Checked),
+    "rationales": (
+        frozenset({"question", "reasoning", "answer", "finish_reason", "model"}),
+        Rationale,
+    ),
+    "examples": (frozenset({"style", "input", "reasoning", "answer", "lineage"}), Example),
+}
+"""Our own records."""
+
+OPEN, CHOICE = "open-question", "multiple-choice"
+"""The tasks of a foreign row, and of an exam's."""
+
+
+@cache
+def find_any_schema(fields: frozenset[str]) -> str | None:
+    """Name the schema that fields are known by: of our own records, else of open datasets."""
+    own = (name for name, (needed, _) in OWN.items() if needed <= fields)
+    return next(own, None) or find_schema(fields)
+
+
+def describe_schemas(names: Sequence[str] = ()) -> str:
+    """List what is expected, for an error message: all there are, or those named."""
+    needed = {name: needed for name, (needed, _) in OWN.items()}
+    needed |= {name: schema.needed for name, schema in SCHEMAS.items() if name.isascii()}
+    needed[EXAM] = frozenset({"question", "options", "answer"})
+    return "; ".join(
+        f"{name}: {', '.join(sorted(fields))}"
+        for name, fields in needed.items()
+        if not names or name in names
+    )
+
+
+def read_row(
+    row: RawRow, source: SourceFile, repairs: Counter[str], needs_reasoning: bool = True
+) -> Row | Dropped:
+    """Turn one raw row into a `Row`, or say why not; counts what it repaired."""
+    if row.problem:
+        return Dropped(DropReason.BROKEN, row.problem)
+    if not isinstance(row.content, dict):
+        return Dropped(DropReason.NO_OBJECT, f"{kind_of(row.content)} in place of an object")
+    fields = cast("dict[str, Any]", row.content)
+    schema = source.schema or find_any_schema(frozenset(map(str, fields)))
+    if schema in OWN:
+        return _read_own(fields, schema, source)
+    try:
+        found = read_question_row(fields, schema, repairs, source.path) if schema else None
+    except RowError as error:
+        return Dropped(DropReason(error.problem), str(error))
+    if found is None:
+        return Dropped(DropReason.UNKNOWN_SCHEMA, f"found fields: {name_fields(fields)}")
+    if needs_reasoning and not found.reasoning:
+        return Dropped(DropReason.NO_REASONING, found.no_reasoning)
+    return _make_row(found, _find_mark(fields), source, repairs)
+
+
+def _make_row(found: QuestionRow, mark: str, source: SourceFile, repairs: Counter[str]) -> Row:
+    question = _take_off_instruction(found.asked, repairs)
+    content = "\0".join((question, found.reasoning, found.answer))
+    example = Example(
+        id=f"{source.name}:{hashlib.sha256(content.encode()).hexdigest()[:16]}",
+        source=source.name,
+        style="bare",
+        input=question,
+        reasoning=found.reasoning,
+        answer=found.answer,
+        reference=found.answer if found.options else "",
+        task=CHOICE if found.options else OPEN,
+        language="zh" if is_chinese(question) else "en",
+        lineage=Lineage(
+            origin=printable_name(source.path),
+            url=source.url,
+            licence=source.licence,
+            deidentified_by=mark,
+        ),
+    )
+    return Row(example, None, question)
+
+
+def _find_mark(fields: Mapping[str, Any]) -> str:
+    """Find what de-identified a row of ours that came back in a foreign form."""
+    lineage: Any = fields.get("lineage")
+    if isinstance(lineage, str) and "deidentified_by" in lineage:
+        lineage = load_list(lineage)
+    inner = cast("dict[str, Any]", lineage) if isinstance(lineage, dict) else {}
+    mark = fields.get("deidentified_by") or inner.get("deidentified_by")
+    return mark if isinstance(mark, str) else ""
+
+
+def _take_off_instruction(question: str, repairs: Counter[str]) -> str:
+    """Take off an instruction of ours that the row came back with: which rows stand under one is
+    drawn anew."""
+    instructions = list_instructions()
+    if not question.startswith(instructions):
+        return question
+    for instruction in instructions:
+        if question.startswith(instruction) and question[len(instruction) :].startswith("\n"):
+            repairs["instruction_taken_off"] += 1
+            return question[len(instruction) :].strip()
+    return question
+
+
+# --- Our own records ----------------------------------------------------------------------------
+
+
+def _read_own(fields: dict[str, Any], schema: str, source: SourceFile) -> Row | Dropped:
+    try:
+        record = OWN[schema][1].model_validate(fields)
+    except ValidationError as error:
+        return Dropped(DropReason.INVALID, first_problem(error))
+    if isinstance(record, Example):
+        return _from_example(record, source)
+    return from_rationale(record.rationale if isinstance(record, Checked) else record, source)
+
+
+def _from_example(example: Example, source: SourceFile) -> Row | Dropped:
+    """Take an example as it is; its file says which split it belongs to."""
+    if "task" not in example.model_fields_set:  # of version 0.1
+        update = {"language": "zh" if is_chinese(example.input) else "en"}
+        update |= {} if example.reference else {"task": OPEN}
+        example = example.model_copy(update=update)
+    row = Row(
+        example,
+        SPLIT_FILES.get(f"{source.path.stem}.jsonl"),
+        example.lineage.case_id or example.input,
+    )
+    return _find_gap(example) or row
+
+
+def from_rationale(rationale: Rationale, source: SourceFile) -> Row | Dropped:
+    """Make an example of a teacher's rationale, with its mark of de-identification."""
+    if not rationale.complete:
+        return Dropped(DropReason.INCOMPLETE, f"finish_reason {rationale.finish_reason!r}")
+    question = rationale.question
+    lineage = Lineage(
+        origin=printable_name(source.path),
+        case_id=question.case_id,
+        url=question.url,
+        licence=question.licence,
+        teacher=rationale.model,
+        mode=rationale.mode,
+        attempts=rationale.attempts,
+        cost=rationale.cost,
+        deidentified_by=question.deidentified_by,
+    )
+    example = Example(
+        id=rationale.id,
+        source=question.source,
+        style="bare",
+        department=question.department,
+        input=question.input,
+        reasoning=rationale.reasoning.strip(),
+        answer=rationale.answer.strip(),
+        reference=question.reference,
+        task=question.task,
+        language=question.language,
+        known=question.known,
+        lineage=lineage,
+    )
+    return _find_gap(example) or Row(example, question.split, question.case_id)
+
+
+_GAPS: tuple[tuple[DropReason, str, Callable[[Example], str]], ...] = (
+    (DropReason.NO_QUESTION, "input", lambda example: example.input),
+    (DropReason.NO_REASONING, "reasoning", lambda example: example.reasoning),
+    (DropReason.NO_ANSWER, "answer", lambda example: example.answer),
+)
+
+
+def _find_gap(example: Example) -> Dropped | None:
+    """Name the first part of one of our own records that is blank."""
+    blank = (
+        Dropped(why, f"{name} is empty") for why, name, get in _GAPS if not get(example).strip()
+    )
+    return next(blank, None)
+
+
+# --- Files --------------------------------------------------------------------------------------
 
 
 def find_sources(given: Sequence[Path], schemas: Sequence[str]) -> list[SourceFile]:
@@ -108,7 +360,7 @@ def _find_files(given: Path) -> list[Path]:
     directory."""
     if not given.is_dir():
         return [resolve_input(given, "", made_by="verify")]
-    splits = [given / name for name in SPLIT_FILES.values()]
+    splits = [given / name for name in SPLIT_FILES]
     if any(path.exists() for path in splits):
         return [path for path in splits if path.exists() and path.stat().st_size]
     if (given / "rationales.jsonl").exists() and not (given / "verified.jsonl").exists():
@@ -174,75 +426,71 @@ def read_takes(takes: Sequence[str], sources: Sequence[str]) -> Mapping[str, flo
     return found
 
 
-class SourceReader:
-    """The rows of one file of any schema, as people left them: what a reviewer rejected is left
-    out, what a reviewer wrote replaces the teacher's words.
+# --- Rows as people left them -------------------------------------------------------------------
 
-    Iterating raises InputError where no row has the fields of a known schema.
-    """
 
-    def __init__(self, source: SourceFile, repairs: Counter[str], is_replay: bool = False) -> None:
-        self.source = source
-        self._is_replay = is_replay
-        """Whether its rows are general ones: all of them for train, with reasoning or without."""
+class RowReader(NamedTuple):
+    """Reads the rows of one file: what a reviewer rejected is left out, what a reviewer wrote
+    replaces the teacher's words."""
+
+    source: SourceFile
+    decisions: Mapping[str, Review]
+    """By id of the rationale."""
+    is_replay: bool = False
+    """Whether its rows are general ones: all of them for train, with reasoning or without."""
+
+    def read(self, row: RawRow | Row, repairs: Counter[str]) -> Row | Dropped:
+        """Read a raw row, or one that people took though checks had rejected it."""
+        if isinstance(row, RawRow):
+            found = read_row(row, self.source, repairs, not self.is_replay)
+            if isinstance(found, Dropped):
+                return found._replace(place=row.place, fields=name_fields(row.content))
+            row = found
+        if self.is_replay:
+            bare = {"source": self.source.name, "style": "bare", "system": "", "instruction": ""}
+            return row._replace(example=row.example.model_copy(update=bare), split="train")
+        return apply_review(row, self.decisions.get(row.example.id))
+
+
+class MergedFile:
+    """A file that is merged: its raw rows, and what became of them."""
+
+    def __init__(self, source: SourceFile, is_replay: bool = False) -> None:
+        self.reader = RowReader(source, read_decisions(source.path), is_replay)
         self.n_read = 0
         self.dropped: Counter[DropReason] = Counter()
         self.problems: dict[DropReason, str] = {}
         """The first row of each drop reason: its place, and which field is wrong."""
-        self._repairs = repairs
+        self._fields = ""
 
-    def __iter__(self) -> Iterator[Row]:
-        decisions = read_decisions(self.source.path)
-        for row in self._read():
-            kept = apply_review(row, decisions.get(row.example.id))
-            if isinstance(kept, Dropped):
-                self._drop(kept, row.example.id)
-            else:
-                yield kept
-        for row in restore_rejected(self.source, decisions):
-            kept = apply_review(row, decisions[row.example.id])
-            if isinstance(kept, Row):
-                yield kept
+    def __iter__(self) -> Iterator[RawRow | Row]:
+        for raw in read_rows(self.reader.source.path):
+            self.n_read += 1
+            yield raw
+        yield from restore_rejected(self.reader.source, self.reader.decisions)
 
-    def _read(self) -> Iterator[Row]:
-        fields = ""
-        with Bar(f"read {self.source.path.name}") as bar:
-            for raw in read_rows(self.source.path):
-                self.n_read += 1
-                found = read_row(raw, self.source, self._repairs, not self._is_replay)
-                if isinstance(found, Row):
-                    yield self._bring_to_train(found) if self._is_replay else found
-                else:
-                    self._drop(found, raw.place)
-                    fields = fields or name_fields(raw.content)
-                bar.advance()
-        n_unknown = sum(
-            self.dropped[reason]
-            for reason in (DropReason.UNKNOWN_SCHEMA, DropReason.NO_OBJECT, DropReason.BROKEN)
-        )
-        if n_unknown == self.n_read:
-            schema = self.source.schema
+    def drop(self, dropped: Dropped) -> None:
+        """Count a row that is left out; the first broken ones are named on the screen."""
+        reason, place = dropped.reason, dropped.place
+        self.dropped[reason] += 1
+        self.problems.setdefault(reason, f"{place}: {dropped.detail}" if dropped.detail else place)
+        self._fields = self._fields or dropped.fields
+        if reason is DropReason.BROKEN and self.dropped[reason] <= MAX_WARNINGS:
+            print(f"warning: {place}: {dropped.detail}; passed over", file=sys.stderr)
+
+    def finish(self) -> None:
+        """Warn of what took many rows; raises InputError where no row has the fields of a known
+        schema."""
+        path, schema = self.reader.source.path, self.reader.source.schema
+        unread = (DropReason.UNKNOWN_SCHEMA, DropReason.NO_OBJECT, DropReason.BROKEN)
+        if sum(self.dropped[reason] for reason in unread) == self.n_read:
             raise InputError(
                 "{}: no known schema; found fields: {}; expected {}",
-                self.source.path,
-                fields or "none",
+                path,
+                self._fields or "none",
                 describe_schemas([schema] if schema else ()),
             )
-        warn_large_drops(
-            self.source.path.name, self.n_read, self.dropped, NEXT_STEPS, self.problems
-        )
-
-    def _bring_to_train(self, row: Row) -> Row:
-        """Make a row of any schema a bare one of this source in train."""
-        bare = {"source": self.source.name, "style": "bare", "system": "", "instruction": ""}
-        return row._replace(example=row.example.model_copy(update=bare), split="train")
-
-    def _drop(self, dropped: Dropped, place: str) -> None:
-        reason, detail = dropped
-        self.dropped[reason] += 1
-        self.problems.setdefault(reason, f"{place}: {detail}" if detail else place)
-        if reason is DropReason.BROKEN and self.dropped[reason] <= MAX_WARNINGS:
-            print(f"warning: {place}: {detail}; passed over", file=sys.stderr)
+        warn_large_drops(path.name, self.n_read, self.dropped, NEXT_STEPS, self.problems)
 
 
 def find_review_files(paths: Iterable[Path]) -> list[Path]:
@@ -271,7 +519,7 @@ def apply_review(row: Row, review: Review | None) -> Row | Dropped:
     if review is None or review.decision is Decision.ACCEPT:
         return row
     if review.decision is Decision.REJECT:
-        return Dropped(DropReason.REVIEW)
+        return Dropped(DropReason.REVIEW, place=row.example.id)
     words = {
         "reasoning": review.reasoning.strip() or row.example.reasoning,
         "answer": review.answer.strip() or row.example.answer,

@@ -7,44 +7,49 @@ done here: checking rationales (`verify`), refusing rows that are too long (`tra
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
-from itertools import chain
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from medkd.core.config import RUNTIME, Seed, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_json
+from medkd.core.parallel import Engine, cut, map_in_order
 from medkd.core.progress import Bar
-from medkd.core.records import Example, Split, draw_split, hash_uniform
+from medkd.core.records import Example, Split, hash_uniform
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import TaskFile, find_task, name_task
 from medkd.merge import writers
 from medkd.merge.decontamination import read_questions
 from medkd.merge.pairs import NAME, Pairing, find_worse_files, read_worse
-from medkd.merge.row_store import SPLITS, RowStore
-from medkd.merge.schemas import DropReason, Row
-from medkd.merge.selection import Selection, select
+from medkd.merge.selection import (
+    SPLITS,
+    RowStore,
+    Selection,
+    StoredRow,
+    describe_rows,
+    select,
+)
 from medkd.merge.sources import (
     NEXT_STEPS,
     REPLAY,
-    SourceReader,
+    Dropped,
+    DropReason,
+    MergedFile,
+    Row,
+    RowReader,
     find_benchmarks,
     find_replayed,
     find_review_files,
     find_sources,
     read_takes,
 )
-from medkd.merge.statistics import (
-    Count,
-    Statistics,
-    make_counter,
-    write_datacard,
-)
+from medkd.merge.writers import DatasetFiles, Rendered, Statistics, write_datacard
+from medkd.text.json_rows import RawRow
 
 WRITES = (
     *(f"{split}.jsonl" for split in SPLITS),
@@ -62,7 +67,9 @@ WRITES = (
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 _BATCH = 256
-"""Rows that are written, and whose tokens are counted, together."""
+"""Rows that are read, signed or written together."""
+_MANY = 8
+"""Batches from which other processes pay for their start."""
 
 
 class Config(StageConfig):
@@ -111,6 +118,9 @@ class Config(StageConfig):
     tokenizer: str = ""
     """Model whose tokenizer counts lengths (a folder, a name, `medkd:tiny`); without one they are
     in characters only."""
+    engine: Engine = "local"
+    """Where rows are read, signed and written: on this machine's processors, or on a Ray
+    cluster."""
     llamafactory: Path | None = None
     """Folder for LLaMA-Factory's files, its own `data` for instance; `llamafactory` in the output
     where none is given."""
@@ -136,7 +146,8 @@ def run(config: Config) -> Manifest:
     """Merge files into one dataset directory."""
     folder = config.llamafactory or config.out / "llamafactory"
     writers.read_registry(folder)
-    count = make_counter(config.tokenizer) if config.tokenizer else None
+    if config.tokenizer:
+        writers.make_counter(config.tokenizer)
     sources = find_sources(config.input, config.row_schema)
     benchmarks = find_benchmarks(config.against)
     paths = [source.path for source in sources]
@@ -157,19 +168,18 @@ def run(config: Config) -> Manifest:
             return space.manifest
         questions = read_questions(benchmarks) if benchmarks else []
         repairs = Counter[str]()
-        readers = [SourceReader(source, repairs) for source in sources]
-        readers += [SourceReader(source, repairs, is_replay=True) for source in replayed]
+        merged = [MergedFile(source) for source in sources]
+        merged += [MergedFile(source, is_replay=True) for source in replayed]
         pairing = Pairing(read_worse(worse_files, config.task)) if worse_files else None
-        with RowStore(space.directory, config.seed) as store:
+        with RowStore(space.directory) as store:
             shares = {source.name: share for source, share in replayed.items()}
-            rows = chain.from_iterable(readers)
-            chosen = merge(rows, config, store, questions, repairs, shares)
-            space.read(sum(reader.n_read for reader in readers))
-            lost = sum((reader.dropped for reader in readers), chosen.dropped.copy())
-            problems = [problem for reader in readers for problem in reader.problems.items()]
+            chosen = merge(merged, config, store, questions, repairs, shares)
+            space.read(sum(file.n_read for file in merged))
+            lost = sum((file.dropped for file in merged), chosen.dropped.copy())
+            problems = [problem for file in merged for problem in file.problems.items()]
             _check_rest(chosen, lost, problems, config)
             space.drop_all({str(reason): n for reason, n in lost.items()})
-            statistics = write_dataset(space, store, chosen, config, count, folder, pairing)
+            statistics = write_dataset(space, store, chosen, config, folder, pairing)
         _describe(space, statistics, chosen, lost, repairs, config)
         if replayed:
             space.manifest.facts["replay"] = sum(
@@ -188,25 +198,61 @@ def run(config: Config) -> Manifest:
 
 
 def merge(
-    rows: Iterable[Row],
+    merged: Sequence[MergedFile],
     config: Config,
     store: RowStore,
-    questions: Sequence[tuple[str, str]] = (),
-    repairs: Counter[str] | None = None,
-    replay: Mapping[str, float] | None = None,
+    questions: Sequence[tuple[str, str]],
+    repairs: Counter[str],
+    replay: Mapping[str, float],
 ) -> Selection:
-    """Put rows into a store one by one and choose among them: no duplicates, nothing of the test
-    split or of a benchmark's `questions` (place and text), as much of a source as wanted. `replay`
-    holds sources of general rows with their share of the other training rows."""
-    for row in rows:
-        row = _simplify(row, Counter() if repairs is None else repairs) if config.simplify else row
-        drawn = hash_uniform(config.seed, "split", row.group)
-        store.add(row, row.split or draw_split(drawn, config.val_share, config.test_share))
+    """Put the rows of files into a store one by one and choose among them: no duplicates, nothing
+    of the test split or of a benchmark's `questions` (place and text), as much of a source as
+    wanted. `replay` holds sources of general rows with their share of the other training rows."""
+    rows = ((number, row) for number, file in enumerate(merged) for row in file)
+    work = partial(_read_batch, readers=[file.reader for file in merged], config=config)
+    n_finished = 0
+    with Bar("read") as bar:
+        for batch in map_in_order(work, cut(rows, _BATCH), _MANY, config.engine, size=1):
+            repairs.update(batch.repairs)
+            for number, row in batch.rows:
+                for file in merged[n_finished:number]:
+                    file.finish()
+                n_finished = max(n_finished, number)
+                if isinstance(row, Dropped):
+                    merged[number].drop(row)
+                else:
+                    store.add(row)
+            bar.advance(len(batch.rows))
+    for file in merged[n_finished:]:
+        file.finish()
     store.finish_adding()
     takes = read_takes(config.take, store.sources)
     print(f"merge: comparing {len(store)} questions", file=sys.stderr, flush=True)
-    return select(
-        store, config.near, config.contained, questions, takes, config.traces, replay or {}
+    return select(store, config.near, config.contained, questions, takes, config.traces, replay)
+
+
+class _ReadBatch(NamedTuple):
+    rows: list[tuple[int, StoredRow | Dropped]]
+    """Each with the number of its file."""
+    repairs: Counter[str]
+
+
+def _read_batch(
+    batch: Sequence[tuple[int, RawRow | Row]], readers: Sequence[RowReader], config: Config
+) -> _ReadBatch:
+    """Read some raw rows and work out what is compared of them."""
+    repairs = Counter[str]()
+    found = [readers[number].read(row, repairs) for number, row in batch]
+    rows = [row for row in found if isinstance(row, Row)]
+    if config.simplify:
+        rows = [_simplify(row, repairs) for row in rows]
+    stored = iter(describe_rows(rows, config.seed, config.val_share, config.test_share))
+    return _ReadBatch(
+        [
+            (number, next(stored) if isinstance(row, Row) else row)
+            for (number, _), row in zip(batch, found, strict=True)
+        ],
+        repairs,
     )
 
 
@@ -265,41 +311,42 @@ def write_dataset(
     store: RowStore,
     chosen: Selection,
     config: Config,
-    count: Count | None,
     folder: Path,
     pairing: Pairing | None = None,
 ) -> Statistics:
-    """Write every layout in one pass over the rows, count them, and pair those of train."""
+    """Write every form in one pass over the rows, count them, and pair those of train."""
     statistics = Statistics()
-    with Bar("write", total=sum(map(len, chosen.rows.values()))) as bar:
-        for split in SPLITS:
-            with ExitStack() as stack:
-                outputs = writers.open_writers(space.directory, split, stack)
-                outputs.append(stack.enter_context(writers.open_alpaca(folder, split)))
-                outputs += [pairing.add] if pairing and split == "train" else []
-                if split == "test" and len(store.sources) > 1:
-                    outputs.append(writers.open_by_source(space.path("test_by_source"), stack))
-                for examples in _read_styled(store, split, chosen.rows[split], config):
-                    lengths = count(examples) if count else [None] * len(examples)
-                    for example, n_tokens in zip(examples, lengths, strict=True):
-                        for write in outputs:
-                            write(example)
-                        statistics.add(split, example, n_tokens)
-                    bar.advance(len(examples))
+    by_source = space.path("test_by_source") if len(store.sources) > 1 else None
+    batches: Iterable[tuple[Split, list[bytes]]] = (
+        (split, list(map(store.read_line, numbers)))
+        for split in SPLITS
+        for numbers in cut(chosen.rows[split], _BATCH)
+    )
+    work = partial(_render, config=config)
+    with Bar("write", total=sum(map(len, chosen.rows.values()))) as bar, ExitStack() as stack:
+        files = DatasetFiles(space.directory, folder, by_source, stack)
+        for split, rendered in map_in_order(work, batches, _MANY, config.engine, size=1):
+            files.write(split, rendered)
+            for facts in rendered.facts:
+                statistics.add(split, facts)
+            if pairing and split == "train":
+                for line in rendered.records:
+                    pairing.add(Example.model_validate_json(line))
+            bar.advance(len(rendered.records))
+        files.finish()
     return statistics
 
 
-def _read_styled(
-    store: RowStore, split: Split, numbers: Sequence[int], config: Config
-) -> Iterator[list[Example]]:
-    for start in range(0, len(numbers), _BATCH):
-        rows: Iterable[Example] = map(store.read, numbers[start : start + _BATCH])
-        yield [
-            example
-            if example.source.startswith(REPLAY)
-            else set_style(example, split, config.seed, config.bare_share, config.task)
-            for example in rows
-        ]
+def _render(batch: tuple[Split, list[bytes]], config: Config) -> tuple[Split, Rendered]:
+    """Write some stored rows of one split in every form, under their style."""
+    split, lines = batch
+    examples = [
+        example
+        if example.source.startswith(REPLAY)
+        else set_style(example, split, config.seed, config.bare_share, config.task)
+        for example in map(Example.model_validate_json, lines)
+    ]
+    return split, writers.render(examples, config.tokenizer)
 
 
 def _describe(

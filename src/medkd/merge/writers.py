@@ -1,27 +1,41 @@
-"""Writes a dataset in the forms that trainers read, one row after the other.
+"""Writes a dataset in the forms that trainers read, counts it meanwhile, and describes it.
 
-In: examples of one split. Out: our own records, `messages/` (JSON Lines for TRL, ms-swift and
-OpenAI's form), and LLaMA-Factory's folder: `medkd_*` files, their entries
-in `dataset_info.json`, a recipe. Every other entry of that folder stays as it was.
+In: examples, as lines of JSON, by split. Out: our own records, `messages/` (JSON Lines for TRL,
+ms-swift and OpenAI's form), LLaMA-Factory's folder (every other entry of its registry stays as it
+was), statistics, a data card. Not done here: checking licences, refusing rows that are too long.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, NamedTuple, cast, get_args
+from urllib.parse import urlsplit
 
 import orjson
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_atomically, write_json, write_text
-from medkd.core.records import Example, Split, to_alpaca
+from medkd.core.records import Example, Lineage, Split, Style, to_alpaca
+from medkd.merge.selection import SPLITS
+from medkd.models import chat_template, load
 from medkd.text.encodings import read_text
+from medkd.text.normalize import is_chinese
 
-Write = Callable[[Example], object]
+PARTS: tuple[str, ...] = ("question", "reasoning", "answer")
+CUT_OFFS = (2048, 4096, 8192, 16384, 32768)
+"""Lengths that the recipe chooses from: the first one that trims no row."""
+SHOWN_CUT_OFFS = CUT_OFFS[:3]
+"""Those of which the statistics say how many rows they trim."""
+_PLACES = {"median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 def to_messages(example: Example) -> dict[str, list[dict[str, str]]]:
@@ -32,71 +46,361 @@ def to_messages(example: Example) -> dict[str, list[dict[str, str]]]:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
-@contextmanager
-def open_records(path: Path) -> Generator[Write, None, None]:
-    """Write examples as our own records."""
-    with write_atomically(path, binary=True) as file:
-        yield lambda example: file.write(example.model_dump_json().encode() + b"\n")
+class Rendered(NamedTuple):
+    """Some examples in every form, and what is counted of them."""
+
+    records: list[bytes]
+    messages: list[bytes]
+    alpaca: list[bytes]
+    facts: "list[RowFacts]"
 
 
-@contextmanager
-def open_messages(path: Path) -> Generator[Write, None, None]:
-    """Write conversations as JSON Lines."""
-    with write_atomically(path, binary=True) as file:
-        yield lambda example: file.write(orjson.dumps(to_messages(example)) + b"\n")
+def render(examples: Sequence[Example], tokenizer: str) -> Rendered:
+    """Write some examples in every form, and measure them; `tokenizer` counts tokens."""
+    n_tokens = make_counter(tokenizer)(examples) if tokenizer else [0] * len(examples)
+    return Rendered(
+        records=[example.model_dump_json().encode() for example in examples],
+        messages=[orjson.dumps(to_messages(example)) for example in examples],
+        alpaca=[
+            orjson.dumps(to_alpaca(example, thinking.write(example.reasoning, example.answer)))
+            for example in examples
+        ],
+        facts=list(map(measure, examples, n_tokens)),
+    )
 
 
-def open_writers(directory: Path, split: Split, stack: ExitStack) -> list[Write]:
-    """Open every file that one split is written to in the stage's own directory."""
-    return [
-        stack.enter_context(open_records(directory / f"{split}.jsonl")),
-        stack.enter_context(open_messages(directory / "messages" / f"{split}.jsonl")),
+class DatasetFiles:
+    """The files of a dataset while they are written; `stack` closes them."""
+
+    def __init__(
+        self, directory: Path, llamafactory: Path, by_source: Path | None, stack: ExitStack
+    ) -> None:
+        def open_file(path: Path) -> IO[bytes]:
+            return stack.enter_context(write_atomically(path, binary=True))
+
+        self._open = open_file
+        self._records = {s: open_file(directory / f"{s}.jsonl") for s in SPLITS}
+        self._messages = {s: open_file(directory / "messages" / f"{s}.jsonl") for s in SPLITS}
+        self._alpaca = {s: open_file(llamafactory / f"{name_dataset(s)}.json") for s in SPLITS}
+        self._by_source = by_source
+        """Folder for the rows of test, a file a source; None where they are not wanted."""
+        self._sources: dict[str, IO[bytes]] = {}
+        self._is_begun: dict[Split, bool] = dict.fromkeys(SPLITS, False)
+
+    def write(self, split: Split, rendered: Rendered) -> None:
+        """Append some examples to the files of their split."""
+        self._records[split].writelines(line + b"\n" for line in rendered.records)
+        self._messages[split].writelines(line + b"\n" for line in rendered.messages)
+        for row in rendered.alpaca:
+            self._alpaca[split].write((b",\n" if self._is_begun[split] else b"[") + row)
+            self._is_begun[split] = True
+        if self._by_source and split == "test":
+            for facts, line in zip(rendered.facts, rendered.records, strict=True):
+                if facts.source not in self._sources:
+                    name = re.sub(r"[^\w.-]+", "_", facts.source) or "_"
+                    self._sources[facts.source] = self._open(self._by_source / f"{name}.jsonl")
+                self._sources[facts.source].write(line + b"\n")
+
+    def finish(self) -> None:
+        """End the arrays."""
+        for split in SPLITS:
+            self._alpaca[split].write(b"]\n" if self._is_begun[split] else b"[]\n")
+
+
+# --- Statistics ---------------------------------------------------------------------------------
+
+
+class RowFacts(NamedTuple):
+    """What is counted of one row."""
+
+    source: str
+    style: Style
+    question: bytes
+    """Hash by which different questions are told apart."""
+    is_known: bool
+    lengths: dict[str, int]
+    """Characters of each part and of the whole, and tokens where they were counted."""
+    is_chinese: bool
+    lineage: Lineage
+
+
+def measure(example: Example, n_tokens: int) -> RowFacts:
+    """Measure one row; `n_tokens` is the length of the whole conversation, 0 where not counted."""
+    lengths = dict(
+        zip(PARTS, map(len, (example.input, example.reasoning, example.answer)), strict=True)
+    )
+    lengths["whole"] = sum(lengths.values()) + len(example.system) + len(example.instruction)
+    return RowFacts(
+        source=example.source,
+        style=example.style,
+        question=hashlib.blake2b(example.input.encode(), digest_size=8).digest(),
+        is_known=bool(example.reference),
+        lengths=lengths | ({"tokens": n_tokens} if n_tokens else {}),
+        is_chinese=is_chinese(example.input),
+        lineage=example.lineage,
+    )
+
+
+def _columns() -> dict[str, "array[int]"]:
+    return {part: array("I") for part in (*PARTS, "whole", "tokens")}
+
+
+@dataclass
+class Part:
+    """What is known about one source within one split."""
+
+    styles: Counter[str] = field(default_factory=Counter[str])
+    questions: set[bytes] = field(default_factory=set[bytes])
+    n_known: int = 0
+    lengths: dict[str, "array[int]"] = field(default_factory=_columns)
+
+
+@dataclass
+class Provenance:
+    """Where the rows of one source come from."""
+
+    licences: set[str] = field(default_factory=set[str])
+    files: set[str] = field(default_factory=set[str])
+    sites: set[str] = field(default_factory=set[str])
+    url: str | None = None
+    """The one address of all rows; empty where they have several."""
+
+    def add(self, lineage: Lineage) -> None:
+        self.licences.add(lineage.licence or "not stated")
+        self.files.add(lineage.origin)
+        self.sites.add(urlsplit(lineage.url).netloc)
+        self.url = lineage.url if self.url in {None, lineage.url} else ""
+
+    @property
+    def address(self) -> str:
+        return self.url or ", ".join(sorted(self.sites - {""}))
+
+
+class Statistics:
+    """A dataset as it is counted; memory holds a few numbers a row."""
+
+    def __init__(self) -> None:
+        self.parts = defaultdict[tuple[Split, str], Part](Part)
+        self.provenance = defaultdict[str, Provenance](Provenance)
+        self.languages, self.costs = Counter[str](), defaultdict[str, float](float)
+        self.teachers, self.rules = set[str](), set[str]()
+
+    def add(self, split: Split, facts: RowFacts) -> None:
+        """Count one row."""
+        part, lineage = self.parts[split, facts.source], facts.lineage
+        part.styles[facts.style] += 1
+        part.questions.add(facts.question)
+        part.n_known += facts.is_known
+        for name, length in facts.lengths.items():
+            part.lengths[name].append(length)
+        self.provenance[facts.source].add(lineage)
+        self.languages["zh" if facts.is_chinese else "en"] += 1
+        if lineage.cost.amount:
+            self.costs[lineage.cost.currency] += lineage.cost.amount
+        self.teachers |= {lineage.teacher} - {""}
+        self.rules |= {lineage.deidentified_by} - {""}
+
+    @property
+    def n_rows(self) -> int:
+        return sum(part.styles.total() for part in self.parts.values())
+
+    def longest(self) -> tuple[int, bool]:
+        """Return the length of the longest row of train and val, and whether it is in tokens;
+        otherwise it is in characters."""
+        parts = [part for (split, _), part in self.parts.items() if split != "test"]
+        unit = "tokens" if any(part.lengths["tokens"] for part in parts) else "whole"
+        return max(
+            (max(part.lengths[unit], default=0) for part in parts), default=0
+        ), unit == "tokens"
+
+    def summarise(self, repairs: Mapping[str, int]) -> dict[str, Any]:
+        """Make the mapping of `statistics.json`."""
+        sources = sorted({source for _, source in self.parts})
+        return {
+            "splits": {
+                split: _describe([part for (s, _), part in self.parts.items() if s == split])
+                for split in SPLITS
+            },
+            "sources": {
+                source: {
+                    "by_split": {
+                        split: self.parts[split, source].styles.total() for split in SPLITS
+                    },
+                    **_describe([part for (_, s), part in self.parts.items() if s == source]),
+                }
+                for source in sources
+            },
+            "cut_offs": _describe_cut_offs(
+                [part for (split, _), part in self.parts.items() if split == "train"]
+            ),
+            "repairs": {name: n for name, n in repairs.items() if n},
+        }
+
+
+def _describe(parts: Sequence[Part]) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "rows": sum(part.styles.total() for part in parts),
+        "questions": len(set[bytes]().union(*(part.questions for part in parts))),
+        "styles": {style: sum(part.styles[style] for part in parts) for style in get_args(Style)},
+        "with_known_diagnosis": sum(part.n_known for part in parts),
+        "characters": {
+            name: summarise(length for part in parts for length in part.lengths[name])
+            for name in PARTS
+        },
+    }
+    if any(part.lengths["tokens"] for part in parts):
+        described["tokens"] = summarise(
+            length for part in parts for length in part.lengths["tokens"]
+        )
+    return described
+
+
+def _describe_cut_offs(parts: Sequence[Part]) -> dict[str, Any]:
+    """Say how many training rows a cut-off would trim, in tokens of the whole conversation, or in
+    characters where none were counted."""
+    unit = "tokens" if any(part.lengths["tokens"] for part in parts) else "characters"
+    lengths = [
+        length
+        for part in parts
+        for length in part.lengths["tokens" if unit == "tokens" else "whole"]
     ]
+    trimmed = {str(bound): sum(length > bound for length in lengths) for bound in SHOWN_CUT_OFFS}
+    return {
+        "unit": unit,
+        "trimmed": {
+            bound: {"rows": n, "share": round(n / len(lengths), 4) if lengths else 0.0}
+            for bound, n in trimmed.items()
+        },
+    }
 
 
-def open_by_source(folder: Path, stack: ExitStack) -> Write:
-    """Write the rows of each source into a file of its own, opened with its first row."""
-    opened: dict[str, Write] = {}
+def summarise(lengths: Iterable[int]) -> dict[str, int]:
+    """Return median, 90th and 99th percentile and maximum; zeros for nothing."""
+    ordered = sorted(lengths) or [0]
+    return {
+        name: ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        for name, share in _PLACES.items()
+    }
 
-    def write(example: Example) -> None:
-        if example.source not in opened:
-            name = re.sub(r"[^\w.-]+", "_", example.source) or "_"
-            opened[example.source] = stack.enter_context(open_records(folder / f"{name}.jsonl"))
-        opened[example.source](example)
 
-    return write
+# --- Tokens -------------------------------------------------------------------------------------
+
+Count = Callable[[Sequence[Example]], list[int]]
+
+
+@cache
+def make_counter(name: str) -> Count:
+    """Load a tokenizer by the name or folder of its model and make a function that counts the
+    tokens of whole rows under its chat template, the end of the turn included; raises InputError
+    where there is none."""
+    try:
+        folder = load.tiny_dir() if name == load.TINY else Path(name).expanduser()
+        tokenizer = load.load_tokenizer(folder if folder.is_dir() else load.resolve_model(name))
+    except ImportError as error:
+        raise InputError(
+            '--tokenizer: counting tokens needs the training side; pip install "medkd[train]", or '
+            "leave it out"
+        ) from error
+    template = chat_template.find_template(tokenizer)
+
+    def count(examples: Sequence[Example]) -> list[int]:
+        texts = [
+            chat_template.render(
+                tokenizer,
+                chat_template.make_messages(example.input, example.instruction, example.system),
+                template,
+            )
+            + thinking.write(example.reasoning, example.answer)
+            for example in examples
+        ]
+        encoded = cast(list[list[int]], tokenizer(texts, add_special_tokens=False)["input_ids"])
+        return [len(ids) + 1 for ids in encoded]
+
+    return count
+
+
+# --- The card -----------------------------------------------------------------------------------
+
+
+def write_datacard(
+    path: Path,
+    statistics: Statistics,
+    summary: Mapping[str, Any],
+    splits: Sequence[Split],
+    dropped: Mapping[str, int],
+) -> None:
+    """Write the card; `splits` are those that have rows."""
+    card = _load_template("DATACARD.md.jinja").render(
+        licence=_common_licence(
+            licence for source in statistics.provenance.values() for licence in source.licences
+        ),
+        languages=[language for language, _ in statistics.languages.most_common()] or ["zh"],
+        size=_size_category(statistics.n_rows),
+        n_rows=statistics.n_rows,
+        n_questions=sum(one["questions"] for one in summary["splits"].values()),
+        statistics=summary,
+        sources=[
+            {
+                "name": name,
+                "rows": summary["sources"][name]["rows"],
+                "licences": sorted(source.licences),
+                "files": sorted(source.files),
+                "url": source.address,
+            }
+            for name, source in sorted(statistics.provenance.items())
+        ],
+        teachers=sorted(statistics.teachers),
+        rules=sorted(statistics.rules),
+        costs={currency: round(amount, 4) for currency, amount in statistics.costs.items()},
+        dropped=dropped,
+        splits=splits,
+    )
+    write_text(path, card)
+
+
+def _escape_cell(text: object) -> str:
+    """Keep a text inside its table cell and out of the page's own markup."""
+    return (
+        str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+    )
+
+
+def _common_licence(licences: Iterable[str]) -> str:
+    """Return the licence tag of the card: `apache-2.0` only where every row says so."""
+    return "apache-2.0" if {licence.lower() for licence in licences} == {"apache-2.0"} else "other"
+
+
+def _size_category(n: int) -> str:
+    bounds = (
+        (1_000, "n<1K"),
+        (10_000, "1K<n<10K"),
+        (100_000, "10K<n<100K"),
+        (1_000_000, "100K<n<1M"),
+    )
+    return next((name for bound, name in bounds if n < bound), "1M<n<10M")
+
+
+def _load_template(name: str) -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701
+    )
+    environment.filters["cell"] = _escape_cell
+    return environment.from_string(files("medkd.merge").joinpath(name).read_text(encoding="utf-8"))
 
 
 # --- LLaMA-Factory ------------------------------------------------------------------------------
 
 REGISTRY = "dataset_info.json"
-CUT_OFFS = (2048, 4096, 8192, 16384, 32768)
-"""Lengths that the recipe chooses from: the first one that trims no row."""
 
 
 def name_dataset(split: Split) -> str:
     """Return the name under which LLaMA-Factory knows a split."""
     return f"medkd_{split}"
-
-
-@contextmanager
-def open_alpaca(folder: Path, split: Split) -> Generator[Write, None, None]:
-    """Write one alpaca file."""
-    with write_atomically(folder / f"{name_dataset(split)}.json", binary=True) as file:
-        before = b"["
-
-        def write(example: Example) -> None:
-            nonlocal before
-            file.write(
-                before
-                + orjson.dumps(
-                    to_alpaca(example, thinking.write(example.reasoning, example.answer))
-                )
-            )
-            before = b",\n"
-
-        yield write
-        file.write((b"[" if before == b"[" else b"") + b"]\n")
 
 
 def read_registry(folder: Path) -> dict[str, Any]:
@@ -147,19 +451,8 @@ def write_registry(folder: Path, splits: Sequence[Split], has_pairs: bool = Fals
 def write_recipe(folder: Path, splits: Sequence[Split], longest: int, is_tokens: bool) -> None:
     """Write the worked example's settings as a recipe, and the DeepSpeed settings it names; its
     cut-off trims no row."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # noqa: S701
-    )
-    template = environment.from_string(
-        files("medkd.merge").joinpath("llamafactory.yaml.jinja").read_text(encoding="utf-8")
-    )
     cut_off = next((bound for bound in CUT_OFFS if longest <= bound), CUT_OFFS[-1])
-    text = template.render(
+    text = _load_template("llamafactory.yaml.jinja").render(
         train=name_dataset("train"),
         val=name_dataset("val") if "val" in splits else "",
         cut_off=cut_off,
