@@ -119,7 +119,7 @@ def test_a_blind_pass_must_reach_the_answer_and_is_paid_once(tmp_path):
         config = blind(path, teacher)
         manifest = run(config)
         assert teacher.bill.requests == 8
-        run(config.model_copy(update={"overwrite": True, "min_reasoning": 30}))
+        run(config.model_copy(update={"overwrite": True, "min_grounded": 0.7}))
         assert teacher.bill.requests == 8
     assert manifest.counts.dropped == {"blind_miss": 1}
     assert manifest.cost.amount > 0
@@ -184,13 +184,11 @@ def test_rows_that_nobody_de_identified_go_to_no_endpoint_unless_accepted(tmp_pa
 
 
 def test_each_row_is_checked_once_and_one_endpoint_is_opened(tmp_path, monkeypatch):
-    from medkd.verify import llm_checks, stage
+    from medkd.verify import stage
 
     checked, opened = [], []
-    endpoint, check = llm_checks.Endpoint, stage.check_rationale
-    monkeypatch.setattr(
-        llm_checks, "Endpoint", lambda *args: opened.append(args) or endpoint(*args)
-    )
+    endpoint, check = stage.Endpoint, stage.check_rationale
+    monkeypatch.setattr(stage, "Endpoint", lambda *args: opened.append(args) or endpoint(*args))
     monkeypatch.setattr(
         stage, "check_rationale", lambda one, config: checked.append(one.id) or check(one, config)
     )

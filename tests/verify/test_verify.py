@@ -289,14 +289,15 @@ def test_a_rationale_is_held_to_the_language_of_its_question():
 def test_a_task_s_own_bounds_and_checks_hold(tmp_path):
     task = tmp_path / "task.yaml"
     task.write_text(
-        "name: short\nverify: {checks: [length], min_reasoning: 500}\n", encoding="utf-8"
+        "name: short\nverify: {checks: [length, answer], min_reasoning: 500}\n", encoding="utf-8"
     )
     config = Config(input=Path(), out=Path(), task=str(task))
     asked = with_task(make_rationale(answer="随便"), "short", "失眠怎么办？", "规律作息。")
-    assert [v.check for v in check_rationale(asked, config)] == ["form", "length"]
-    assert check_rationale(asked, config)[1].reason == Reason.TOO_SHORT
-    config = Config(input=Path(), out=Path(), task=str(task), min_reasoning=1)
-    assert check_rationale(asked, config)[1].passed
+    verdicts = check_rationale(asked, config)
+    assert [v.check for v in verdicts] == ["form", "length", "answer"]
+    assert verdicts[1].reason == Reason.TOO_SHORT and verdicts[2].passed
+    config = Config(input=Path(), out=Path(), task=str(task), min_f1=1)
+    assert check_rationale(asked, config)[2].reason == Reason.UNDECIDED
 
 
 def test_a_large_loss_is_said_with_the_next_step(tmp_path, capsys):
@@ -304,8 +305,8 @@ def test_a_large_loss_is_said_with_the_next_step(tmp_path, capsys):
     write(tmp_path / "rationales.jsonl", rows)
     run(Config(input=tmp_path, out=tmp_path / "out"))
     assert (
-        "warning: verify: 1 of 2 rows dropped as too_short; read rejected.jsonl, or lower "
-        "--min-reasoning" in capsys.readouterr().err
+        "warning: verify: 1 of 2 rows dropped as too_short; read rejected.jsonl, or move the "
+        "bound under verify in a task file" in capsys.readouterr().err
     )
     run(Config(input=tmp_path, out=tmp_path / "out"))
     assert "warning" not in capsys.readouterr().err

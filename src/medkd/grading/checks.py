@@ -73,6 +73,15 @@ class Reason(StrEnum):
     nothing is passed."""
 
 
+BOUNDED = (
+    Reason.TOO_SHORT,
+    Reason.TOO_LONG,
+    Reason.LONG_ANSWER,
+    Reason.COPY,
+    Reason.FILLER,
+    Reason.UNGROUNDED,
+)
+"""Reasons with a bound that a task may set."""
 MIN_RECORD = 40
 """Letters of the shortest record that a reasoning must draw on."""
 MIN_SHARED = 6

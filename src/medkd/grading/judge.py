@@ -15,7 +15,7 @@ medkd.grading.judge.UnreadableJudgementError: no JSON object at the end of the j
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
@@ -218,54 +218,45 @@ def pair_requests(case: PairToJudge) -> tuple[Request, Request]:
 
 def judge_answers(cases: Sequence[AnswerToJudge], completer: Completer) -> list[Opinion]:
     """Have answers judged right, wrong or undecided, each in both orders."""
-    asked = [verdict_requests(case) for case in cases]
-    return _judge_both_orders(load_rubric("diagnosis"), asked, completer, "undecided", {})
+    return _judge_both_orders(map(verdict_requests, cases), "diagnosis", completer)
 
 
 def judge_pairs(cases: Sequence[PairToJudge], completer: Completer) -> list[Opinion]:
     """Have the better of two answers chosen, each pair in both orders: `first`, `second`, `tie`."""
-    swapped = {"first": "second", "second": "first"}
-    asked = [pair_requests(case) for case in cases]
-    return _judge_both_orders(load_rubric("pair"), asked, completer, "tie", swapped)
+    return _judge_both_orders(map(pair_requests, cases), "pair", completer)
 
 
 def _judge_both_orders(
-    rubric: Rubric,
-    asked: Sequence[tuple[Request, Request]],
-    completer: Completer,
-    between: str,
-    swapped: Mapping[str, str],
+    asked: Iterable[tuple[Request, Request]], name: RubricName, completer: Completer
 ) -> list[Opinion]:
-    """Ask in both orders and join the two labels; `between` is said where they disagree."""
     completions = completer.complete([request for both in asked for request in both])
-    judged = [read_completion(rubric, completion) for completion in completions]
+    pairs = zip(completions[::2], completions[1::2], strict=True)
+    return [read_opinion(one, other, name) for one, other in pairs]
+
+
+def read_opinion(one: Completion, other: Completion, name: RubricName = "diagnosis") -> Opinion:
+    """Join what came back in both orders; where they disagree an answer is `undecided`, and a pair
+    a `tie`."""
+    rubric = load_rubric(name)
+    judged, again = read_completion(rubric, one), read_completion(rubric, other)
+    if judged.judgement is None or again.judgement is None:
+        return Opinion(label="", error=judged.error or again.error)
     (key,) = rubric.criteria
-    opinions: list[Opinion] = []
-    for one, other in zip(judged[::2], judged[1::2], strict=True):
-        if one.judgement is None or other.judgement is None:
-            opinions.append(Opinion(label="", error=one.error or other.error))
-            continue
-        label = one.judgement.said[key]
-        turned = other.judgement.said[key]
-        turned = swapped.get(turned, turned)
-        if label == turned:
-            opinions.append(Opinion(label=label, why=one.judgement.why))
-        else:
-            why = f"the two orders disagree: {label}, {turned}"
-            opinions.append(Opinion(label=between, why=why, is_split=True))
-    return opinions
+    label, turned = judged.judgement.said[key], again.judgement.said[key]
+    if name == "pair":
+        turned = {"first": "second", "second": "first"}.get(turned, turned)
+    if label == turned:
+        return Opinion(label=label, why=judged.judgement.why)
+    why = f"the two orders disagree: {label}, {turned}"
+    return Opinion(label="tie" if name == "pair" else "undecided", why=why, is_split=True)
 
 
-def rationale_texts(record: str, reasoning: str, answer: str, reference: str) -> dict[str, str]:
-    """Name the texts of the rubric `rationale`."""
-    texts = {"record": record, "reasoning": reasoning, "answer": answer}
-    return {**texts, "known_diagnosis": reference}
-
-
-def reasoning_texts(question: str, reasoning: str, answer: str, reference: str) -> dict[str, str]:
-    """Name the texts of the rubric `reasoning`."""
-    texts = {"question": question, "reasoning": reasoning, "answer": answer}
-    return {**texts, "known_answer": reference}
+def rationale_texts(
+    record: str, reasoning: str, answer: str, reference: str, is_diagnosis: bool = True
+) -> dict[str, str]:
+    """Name the texts of the rubric `rationale`, or of `reasoning` where no diagnosis was asked."""
+    asked, known = ("record", "known_diagnosis") if is_diagnosis else ("question", "known_answer")
+    return {asked: record, "reasoning": reasoning, "answer": answer, known: reference}
 
 
 def open_texts(question: str, answer: str, teacher: str) -> dict[str, str]:

@@ -7,13 +7,13 @@ Not done here: the rubric (`grading.judge`), retries and the ledger (`completers
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from medkd.completers.client import LedgerClient, Progress, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
-from medkd.completers.providers import Target
 from medkd.completers.resume import FindMissing, MissingPart
 from medkd.core.completer import Completion, Message, Request, Sampling
 from medkd.core.errors import InputError
@@ -62,16 +62,13 @@ class LlmChecker:
     def __init__(
         self,
         checks: Sequence[LlmCheck],
-        target: Target,
+        endpoint: Endpoint,
         ledger: Ledger,
         work_dir: Path,
-        concurrency: int,
-        budget: float | None,
+        options: RunOptions,
     ) -> None:
-        self._checks = checks
-        self._work_dir = work_dir
-        self._endpoint, self._ledger = Endpoint(target), ledger
-        self._terms = RunOptions(concurrency=concurrency, budget=budget)
+        self._checks, self._work_dir = checks, work_dir
+        self._endpoint, self._ledger, self._options = endpoint, ledger, options
 
     def check(self, checked: Iterable[Checked]) -> Iterator[Checked]:
         """Ask about every rationale that a check is about and yield all with the further verdicts,
@@ -89,60 +86,43 @@ class LlmChecker:
                 file.write(row.model_dump_json() + "\n")
             asked = [(check, self._ask(check, file, wanted[check.name])) for check in self._checks]
             for row in _read_again(file):
-                yield self._add_verdicts(row, asked)
+                yield _add_verdicts(row, asked)
 
     def _ask(self, check: LlmCheck, file: TextIO, n: int) -> LedgerClient:
         """Have one kind of question answered for every rationale that it is about."""
-        wanted = (row.rationale for row in _read_again(file) if check.wants(row))
+        target = self._endpoint.target
         labelled = (
-            (f"{check.name} {one.id}", request) for one in wanted for request in check.ask(one)
+            (f"{check.name} {row.rationale.id}", request)
+            for row in _read_again(file)
+            if check.wants(row)
+            for request in check.ask(row.rationale)
         )
         with Bar(check.name, total=n, unit="answers") as bar:
-            completer = self._make_completer(check, bar)
+
+            def report(tally: Progress) -> None:
+                spent = f"{tally.spent:.4f} {target.provider.currency}"
+                price = spent if target.is_priced else "price unknown"
+                bar.reach(tally.n_done, tally.n_cached, price)
+
+            options = replace(self._options, find_missing=check.find_missing, on_progress=report)
+            client = LedgerClient(self._endpoint, self._ledger, options)
             if n:
-                completer.run(labelled, n)
-        return completer
+                client.run(labelled, n)
+        return client
 
-    def _make_completer(self, check: LlmCheck, bar: Bar) -> LedgerClient:
-        target = self._endpoint.target
 
-        def report(tally: Progress) -> None:
-            spent = f"{tally.spent:.4f} {target.provider.currency}"
-            bar.reach(tally.n_done, tally.n_cached, spent if target.is_priced else "price unknown")
-
-        terms = RunOptions(
-            concurrency=self._terms.concurrency,
-            budget=self._terms.budget,
-            find_missing=check.find_missing,
-            on_progress=report,
-        )
-        return LedgerClient(self._endpoint, self._ledger, terms)
-
-    def _add_verdicts(
-        self, row: Checked, asked: Sequence[tuple[LlmCheck, LedgerClient]]
-    ) -> Checked:
-        verdicts = {verdict.check: verdict for verdict in row.verdicts}
-        for check, completer in asked:
-            if not check.wants(row):
-                continue
-            recalled = [completer.recall(request) for request in check.ask(row.rationale)]
+def _add_verdicts(row: Checked, asked: Sequence[tuple[LlmCheck, LedgerClient]]) -> Checked:
+    verdicts = {verdict.check: verdict for verdict in row.verdicts}
+    for check, client in asked:
+        if check.wants(row):
+            recalled = [client.recall(request) for request in check.ask(row.rationale)]
             completions = [completion for completion in recalled if completion is not None]
             verdicts[check.name] = (
                 check.verdict(row.rationale, completions)
                 if len(completions) == len(recalled)
                 else make_verdict(check.name, Reason.UNANSWERED, "never asked")
             )
-        return row.model_copy(update={"verdicts": tuple(verdicts.values())})
-
-
-class _Recalled:
-    """Answers requests with what a ledger holds of them."""
-
-    def __init__(self, completions: Sequence[Completion]) -> None:
-        self._completions = completions
-
-    def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        return list(self._completions)
+    return row.model_copy(update={"verdicts": tuple(verdicts.values())})
 
 
 def make_answer_check(find_task: Callable[[str], Task]) -> LlmCheck:
@@ -162,11 +142,12 @@ def make_answer_check(find_task: Callable[[str], Task]) -> LlmCheck:
         return judge.verdict_requests(describe(rationale))
 
     def verdict(rationale: Rationale, completions: Sequence[Completion]) -> Verdict:
-        case = describe(rationale)
-        (opinion,) = judge.judge_answers([case], _Recalled(completions))
+        kind = describe(rationale).kind
+        one, turned = completions
+        opinion = judge.read_opinion(one, turned)
         if opinion.verdict is None:
             return make_verdict("answer", Reason.UNDECIDED, f"not judged: {opinion.error}")
-        wrong = Reason.WRONG_DIAGNOSIS if case.kind == "diagnosis" else Reason.WRONG_ANSWER
+        wrong = Reason.WRONG_DIAGNOSIS if kind == "diagnosis" else Reason.WRONG_ANSWER
         failures = {"right": None, "wrong": wrong, "undecided": Reason.UNDECIDED}
         detail = f"judged {opinion.verdict}: {opinion.why}"[:200]
         return make_verdict("answer", failures[opinion.verdict], detail)
@@ -240,8 +221,8 @@ def make_judge_check(min_score: float, find_task: Callable[[str], Task]) -> LlmC
     def ask(rationale: Rationale) -> Sequence[Request]:
         question = rationale.question
         is_diagnosis = find_task(question.task).answer.kind == "diagnosis"
-        name = judge.rationale_texts if is_diagnosis else judge.reasoning_texts
-        texts = name(question.input, rationale.reasoning, rationale.answer, question.reference)
+        said = (question.input, rationale.reasoning, rationale.answer, question.reference)
+        texts = judge.rationale_texts(*said, is_diagnosis)
         return [judge.make_request(rubric if is_diagnosis else general, texts)]
 
     def verdict(_: Rationale, completions: Sequence[Completion]) -> Verdict:

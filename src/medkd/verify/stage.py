@@ -11,10 +11,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from medkd.completers.client import RunOptions
+from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
@@ -49,16 +51,16 @@ LEDGER = "ledger.sqlite"
 WRITES = ("verified.jsonl", "rejected.jsonl", "undecided.jsonl")
 _AGAIN = "ask again with medkd distill --overwrite (its ledger stays)"
 _READ = "read rejected.jsonl"
+_BOUND = f"{_READ}, or move the bound under verify in a task file (medkd tasks copy, --task)"
 _MISSED = "distill with --mode rationalize, or --mode solve --fallback rationalize"
-NEXT_STEPS: dict[checks.Reason, str] = dict.fromkeys(checks.Reason, _READ) | {
+NEXT_STEPS: dict[checks.Reason, str] = {
+    **dict.fromkeys(checks.Reason, _READ),
+    **dict.fromkeys(checks.BOUNDED, _BOUND),
     checks.Reason.INCOMPLETE: f"{_AGAIN} and more --max-tokens",
     checks.Reason.NO_REASONING: f"{_AGAIN} and another --model",
     checks.Reason.NO_ANSWER: f"{_AGAIN} and more --max-tokens",
-    checks.Reason.TOO_SHORT: f"{_READ}, or lower --min-reasoning",
-    checks.Reason.TOO_LONG: f"{_READ}, or raise --max-reasoning",
     checks.Reason.LANGUAGE_SWITCH: "the teacher does not write in the language of its questions; "
     "set the task's language, or ask another --model",
-    checks.Reason.LONG_ANSWER: f"{_READ}, or raise --max-answer",
     checks.Reason.WRONG_DIAGNOSIS: f"the teacher misses the known diagnosis; {_MISSED}",
     checks.Reason.WRONG_ANSWER: f"the teacher misses the known answer; {_MISSED}",
     checks.Reason.UNDECIDED: "rules cannot tell whether these answers are the known ones; they are "
@@ -66,9 +68,6 @@ NEXT_STEPS: dict[checks.Reason, str] = dict.fromkeys(checks.Reason, _READ) | {
     "(--min-f1 0)",
     checks.Reason.HINT_LEAK: "the teacher says that it was told the answer; distill with --mode "
     "solve, or ask another --model",
-    checks.Reason.UNGROUNDED: f"{_READ}, or lower --min-grounded",
-    checks.Reason.COPY: f"{_READ}, or raise --max-copied",
-    checks.Reason.FILLER: f"{_READ}, or raise --max-filler",
 }
 """What to do where many rationales fall for a reason."""
 
@@ -82,24 +81,14 @@ class Config(StageConfig):
     """Task file, where the rationales are of a task of your own."""
     min_f1: Share | None = None
     """Soft F1 from which an answer passes that rules cannot tell right or wrong: 0 takes them all,
-    1 keeps them apart in undecided.jsonl. This and the bounds below are the task's where not
-    given."""
+    1 keeps them apart in undecided.jsonl. This and the next bound are the task's where not given,
+    as are all others."""
     terms: TermsFile = None
     """Table of codes and names (CSV or Excel: an ICD table, local synonyms): names of one code are
     one diagnosis, longer codes more specific ones."""
     min_grounded: Share | None = None
     """Share of the numbers, values and denied findings in a reasoning that must stand in the
     question."""
-    max_copied: Share | None = None
-    """Share of a reasoning that may be copied from the question word for word."""
-    max_filler: Share | None = None
-    """Share of a reasoning that may be phrases which stand for thinking and say nothing."""
-    min_reasoning: int | None = Field(default=None, ge=0)
-    """Characters of the shortest reasoning."""
-    max_reasoning: int | None = Field(default=None, ge=1)
-    """Characters of the longest reasoning."""
-    max_answer: int | None = Field(default=None, ge=1)
-    """Characters of the longest answer; twice the known one where that is longer."""
     blind: bool = False
     """Ask a model again without the answer, and keep what it reaches too; costs money."""
     judge: bool = False
@@ -122,15 +111,15 @@ class Config(StageConfig):
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Take a bound that is not given for that of a diagnosis, as version 0.1 wrote it down."""
-        bounds = load_task("diagnosis").verify
-        fields = super().fingerprint_fields()
-        return {k: getattr(bounds, k, v) if v is None else v for k, v in fields.items()}
+        return super().fingerprint_fields() | self._bounds(load_task("diagnosis"))
+
+    def _bounds(self, task: Task) -> dict[str, float]:
+        given = {"min_f1": self.min_f1, "min_grounded": self.min_grounded}
+        return {k: getattr(task.verify, k) if v is None else v for k, v in given.items()}
 
     def find_bounds(self, task: Task) -> VerifyPart:
         """Return the checks of a task with the bounds that are given here."""
-        names = set(VerifyPart.model_fields) & set(type(self).model_fields)
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return task.verify.model_copy(update=given)
+        return task.verify.model_copy(update=self._bounds(task))
 
     @property
     def uses_llm(self) -> bool:
@@ -153,49 +142,33 @@ def _check(rationale: Rationale, config: Config) -> Checked:
     return Checked(rationale=rationale, verdicts=tuple(check_rationale(rationale, config)))
 
 
+_OF_REFERENCE = frozenset({"brevity", "answer", "filler", "grounding"})
+"""Checks that a question without a known answer is spared."""
+
+
 def check_rationale(rationale: Rationale, config: Config) -> list[Verdict]:
     """Make every check by rules that a rationale's task asks for, the plainest first; without a
-    whole text there is nothing more to check.
-
-    A question without a known answer is spared the checks of an answer and of findings.
-    """
-    form = checks.check_form(rationale.reasoning, rationale.answer, rationale.complete)
-    if not rationale.reasoning.strip() or not rationale.answer.strip():
-        return [form]
-    task = find_task(rationale.question.task, config.task)
-    bounds = config.find_bounds(task)
-    has_reference = bool(rationale.question.reference.strip())
-    made = _list_checks(rationale, task, bounds, config.terms)
-    return [
-        form,
-        *(
-            made[name]()
-            for name in get_args(CheckName)
-            if name in bounds.checks and (has_reference or name not in _OF_REFERENCE)
-        ),
-    ]
-
-
-_OF_REFERENCE = frozenset({"brevity", "answer", "filler", "grounding"})
-
-
-def _list_checks(
-    rationale: Rationale, task: Task, bounds: VerifyPart, terms_path: Path | None
-) -> dict[CheckName, Callable[[], Verdict]]:
+    whole text there is nothing more to check."""
     question, reasoning, answer = rationale.question, rationale.reasoning, rationale.answer
+    form = checks.check_form(reasoning, answer, rationale.complete)
+    if not reasoning.strip() or not answer.strip():
+        return [form]
+    task = find_task(question.task, config.task)
+    bounds = config.find_bounds(task)
     asked, reference, kind = question.input, question.reference, task.answer.kind
-    language = find_written_language(question)
     named = reference if kind == "diagnosis" else ""
-    return {
+    made: dict[CheckName, Callable[[], Verdict]] = {
         "refusal": lambda: checks.check_refusal(reasoning, answer),
         "length": lambda: checks.check_length(
             reasoning, bounds.min_reasoning, bounds.max_reasoning
         ),
-        "language": lambda: checks.check_language(reasoning, asked, language),
+        "language": lambda: checks.check_language(
+            reasoning, asked, find_written_language(question)
+        ),
         "loop": lambda: checks.check_loop(f"{reasoning}\n{answer}"),
         "brevity": lambda: checks.check_brevity(answer, reference, bounds.max_answer),
         "answer": lambda: checks.check_answer(
-            answer, reference, bounds.min_f1, kind, question.known, terms_path
+            answer, reference, bounds.min_f1, kind, question.known, config.terms
         ),
         "hint": lambda: checks.check_hint(reasoning, named, asked, rationale.mode == "correct"),
         "identifiers": lambda: checks.check_identifiers(reasoning, answer),
@@ -204,6 +177,8 @@ def _list_checks(
         "grounding": lambda: checks.check_grounding(reasoning, asked, bounds.min_grounded),
         "script": lambda: checks.check_script(reasoning, answer, asked),
     }
+    spared = frozenset[str]() if reference.strip() else _OF_REFERENCE
+    return [form, *(made[name]() for name in made if name in bounds.checks and name not in spared)]
 
 
 def find_failure(checked: Checked) -> Verdict | None:
@@ -231,17 +206,13 @@ def run(config: Config) -> Manifest:
             return space.manifest
         with _open_llm_checkers(config, target, space) as llm_checkers:
             rationales = track(reader, "verify", unit="rationales")
-            tally = _sort(verify(rationales, config, llm_checkers), space)
+            failures = _sort(verify(rationales, config, llm_checkers), space).most_common()
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
-        space.drop_all(tally.reasons)
-        space.manifest.facts = tally.facts()
         space.next_steps = NEXT_STEPS
-        space.manifest.counts.kept = tally.n_kept
-        if not tally.n_kept:
-            reasons = ", ".join(f"{reason} {n}" for reason, n in tally.failures.most_common())
-            main = max(tally.failures, key=tally.failures.__getitem__, default="")
-            step = next((step for reason, step in NEXT_STEPS.items() if reason == main), _READ)
+        if not space.manifest.counts.kept:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in failures)
+            step = NEXT_STEPS[checks.Reason(failures[0][0])] if failures else _READ
             raise InputError("{}: no rationale is sound ({}); {}", path, reasons, step)
     return space.manifest
 
@@ -257,56 +228,39 @@ def _read_marks(path: Path) -> Iterator[str]:
                 continue
 
 
-class _Tally:
-    """What was kept and what fell, in numbers."""
+def _sort(checked: Iterable[Checked], space: StageOutput) -> Counter[str]:
+    """Write sound rows, rejected ones and undecided ones to a file each; return all failures.
 
-    def __init__(self) -> None:
-        self.reasons, self.failures = Counter[str](), Counter[str]()
-        self.kept_by_split, self.rejected_by_split = Counter[str](), Counter[str]()
-        self.n_kept, self._n_rates, self._rates = 0, 0, 0.0
-
-    def count(self, checked: Checked, failure: Verdict | None) -> None:
-        question = checked.rationale.question
-        self.failures.update(verdict.reason for verdict in checked.verdicts if not verdict.passed)
-        if failure is not None:
-            self.reasons[failure.reason] += 1
-            self.rejected_by_split[question.split] += 1
-            return
-        self.n_kept += 1
-        self.kept_by_split[question.split] += 1
-        rates = map(checks.read_grounded_rate, checked.verdicts)
-        rate = next((rate for rate in rates if rate is not None), None)
-        if rate is not None:
-            self._n_rates, self._rates = self._n_rates + 1, self._rates + rate
-
-    def facts(self) -> dict[str, Any]:
-        """Report all failures, rejections by split, and how much of the kept is grounded.
-
-        What is left of the test split is easier than the whole.
-        """
-        return {
-            "failures": dict(self.failures.most_common()),
-            "kept_by_split": dict(self.kept_by_split),
-            "rejected_by_split": dict(self.rejected_by_split),
-            "grounded_rate": round(self._rates / self._n_rates, 4) if self._n_rates else None,
-        }
-
-
-def _sort(checked: Iterable[Checked], space: StageOutput) -> _Tally:
-    """Write sound rows, rejected ones and undecided ones to a file each."""
-    tally = _Tally()
+    The facts tell rejections by split: what is left of the test split is easier than the whole.
+    """
+    reasons, failures = Counter[str](), Counter[str]()
+    kept, rejected = Counter[str](), Counter[str]()
+    rates: list[float] = []
     with ExitStack() as stack:
-        verified, rejected, undecided = (
-            stack.enter_context(write_atomically(space.path(name))) for name in WRITES
-        )
+        files = [stack.enter_context(write_atomically(space.path(name))) for name in WRITES]
         for row in checked:
             failure = find_failure(row)
-            tally.count(row, failure)
-            file = rejected if failure else verified
-            if failure and failure.reason == checks.Reason.UNDECIDED:
-                file = undecided
+            failures.update(verdict.reason for verdict in row.verdicts if not verdict.passed)
+            split = row.rationale.question.split
+            if failure is None:
+                kept[split] += 1
+                found = map(checks.read_grounded_rate, row.verdicts)
+                rates += (rate for rate in found if rate is not None)
+                file = files[0]
+            else:
+                reasons[failure.reason] += 1
+                rejected[split] += 1
+                file = files[1 + (failure.reason == checks.Reason.UNDECIDED)]
             file.write(row.model_dump_json() + "\n")
-    return tally
+    space.drop_all(reasons)
+    space.manifest.counts.kept = kept.total()
+    space.manifest.facts = {
+        "failures": dict(failures.most_common()),
+        "kept_by_split": dict(kept),
+        "rejected_by_split": dict(rejected),
+        "grounded_rate": round(sum(rates) / len(rates), 4) if rates else None,
+    }
+    return failures
 
 
 @contextmanager
@@ -325,12 +279,12 @@ def _open_llm_checkers(
             *([make_judge_check(config.min_score, find)] if config.judge else []),
         ],
     ]
+    options = RunOptions(concurrency=config.concurrency, budget=config.budget)
     with Ledger(space.path(LEDGER)) as ledger:
+        endpoint = Endpoint(target)
         try:
             yield [
-                LlmChecker(made, target, ledger, config.out, config.concurrency, config.budget)
-                for made in rounds
-                if made
+                LlmChecker(made, endpoint, ledger, config.out, options) for made in rounds if made
             ]
         finally:
             space.manifest.cost = Cost(
