@@ -10,7 +10,7 @@ from medkd.chat.backends import OnPiece, Reply
 from medkd.core.completer import Message, Sampling
 from medkd.core.errors import InputError
 from medkd.studio import conversation
-from medkd.studio.conversation import Conversation, HeldModels, Turn, write_turns
+from medkd.studio.conversation import Conversation, HeldModels, Turn
 
 LIMIT_S = 20
 
@@ -51,15 +51,14 @@ def wait(talk: Conversation, is_so: Callable[[list[Turn]], bool]) -> list[Turn]:
 
 def test_a_turn_is_read_as_it_stands_and_kept_when_it_has_ended() -> None:
     talk, speaker = Conversation(2), Scripted([("fever, ", True), ("so ", True), ("flu", False)])
-    talk.ask(0, "what?", lambda: speaker, Sampling(), "be brief", "task: what?")
-    said = wait(talk, lambda turns: turns[-1].get("reasoning") == "fever, so ")
-    assert (said[-1]["is_thinking"], said[-1]["end"], talk.is_speaking) == (True, "", True)
+    talk.ask(0, "what?", lambda: speaker, Sampling())
+    said = wait(talk, lambda turns: turns[-1].reasoning == "fever, so ")
+    assert (said[-1].is_thinking, said[-1].end, talk.is_speaking) == (True, "", True)
     speaker.leave.set()
-    said = wait(talk, lambda turns: turns[-1].get("end") == "stop")
-    assert [turn["answer"] for turn in said] == ["what?", "flu"]
+    said = wait(talk, lambda turns: turns[-1].end == "stop")
+    assert [(turn.question, turn.answer) for turn in said] == [("what?", "flu")]
     assert [(turn.role, turn.content) for turn in speaker.heard] == [
-        ("system", "be brief"),
-        ("user", "task: what?"),
+        ("user", "what?"),
     ]
     assert not talk.is_speaking
     assert talk.read()[0] == said
@@ -69,10 +68,10 @@ def test_a_turn_is_read_as_it_stands_and_kept_when_it_has_ended() -> None:
 def test_a_turn_that_is_stopped_has_ended_at_once_and_hears_no_more() -> None:
     talk, speaker = Conversation(1), Scripted([("flu", False), (" or mumps", False)])
     talk.ask(0, "what?", lambda: speaker, Sampling())
-    wait(talk, lambda turns: turns[-1]["answer"] == "flu")
+    wait(talk, lambda turns: turns[-1].answer == "flu")
     talk.stop()
     said = talk.read()[0]
-    assert (said[-1]["answer"], said[-1]["end"]) == ("flu", "interrupted")
+    assert (said[-1].answer, said[-1].end) == ("flu", "interrupted")
     speaker.leave.set()
     time.sleep(0.1)
     assert talk.read()[0] == said
@@ -84,13 +83,12 @@ def test_who_cannot_speak_is_told_and_the_question_is_not_held_against_the_next_
 
     talk, speaker = Conversation(1), Scripted([("flu", False)])
     talk.ask(0, "what?", refuse, Sampling())
-    said = wait(talk, lambda turns: bool(turns[-1].get("problem")))
-    assert str(said[-1]["problem"]) == "no such model; choose another"
+    said = wait(talk, lambda turns: turns[-1].problem is not None)
+    assert str(said[-1].problem) == "no such model; choose another"
     speaker.leave.set()
     talk.ask(0, "and now?", lambda: speaker, Sampling())
-    wait(talk, lambda turns: turns[-1].get("end") == "stop")
+    wait(talk, lambda turns: turns[-1].end == "stop")
     assert [turn.content for turn in speaker.heard] == ["and now?"]
-    assert write_turns([], "") == []
 
 
 def test_a_model_is_loaded_once_and_the_one_not_used_for_longest_goes_first(

@@ -33,7 +33,6 @@ SHOWN = {
     "bring/preview": "bring.show_preview",
     "start": "start.show_form",
     "data": "data.show_records",
-    "data/facets": "data.show_facets",
     "review": "review.show_review",
     "chat": "chat.show_chat",
     "chat/live": "chat.follow_chat",
@@ -93,7 +92,7 @@ def _warm_up(workspace: Workspace) -> None:
     """Load what pages need while nobody waits: they are loaded when they are first asked for, so
     that the first one is there at once."""
     load_environment()
-    workspace.scan()
+    workspace.list_steps()
     for name in (*SHOWN.values(), *DONE.values()):
         _load(name)
 

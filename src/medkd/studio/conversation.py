@@ -24,22 +24,21 @@ MAX_HELD = 2
 FAREWELL_S = 10.0
 """Seconds that a model which is let go has to end its sentence."""
 INTERRUPTED = "interrupted"
-Turn = dict[str, Any]
-"""`role`, `answer`, and for a model's turn all of `Spoken`."""
 
 
-class Spoken(NamedTuple):
-    """What a model has said so far in its turn."""
+class Turn(NamedTuple):
+    """A question, and what a model has said to it so far."""
 
-    reasoning: str = ""
-    answer: str = ""
-    is_thinking: bool = False
-    thinking_s: float = 0.0
-    seconds: float = 0.0
-    end: str = ""
-    """Why it ended; empty while it goes on."""
-    problem: MedkdError | None = None
-    """What kept it from speaking."""
+    question: str
+    reasoning: str
+    answer: str
+    is_thinking: bool
+    thinking_s: float
+    seconds: float
+    end: str
+    """Why the answer ended; empty while it goes on."""
+    problem: MedkdError | None
+    """What kept the model from speaking."""
 
 
 class HeldModels:
@@ -87,28 +86,37 @@ HELD = HeldModels()
 
 
 class Speech:
-    """One turn of one speaker, spoken in a thread of its own."""
+    """One answer of one speaker, spoken in a thread of its own."""
 
     def __init__(
-        self, find: Callable[[], Backend], turns: Sequence[Message], sampling: Sampling
+        self,
+        question: str,
+        find: Callable[[], Backend],
+        given: Sequence[Message],
+        sampling: Sampling,
     ) -> None:
-        self._stop = Event()
+        self.question = question
+        self._is_stopped = Event()
         self._parts: dict[bool, list[str]] = {True: [], False: []}
         self._end: Reply | None = None
         self._problem: MedkdError | None = None
         self._began_at = time.monotonic()
         self._answer_at = self._ended_at = 0.0
-        self._thread = Thread(target=self._speak, args=(find, turns, sampling), daemon=True)
+        self._thread = Thread(target=self._speak, args=(find, given, sampling), daemon=True)
         self._thread.start()
 
+    @property
+    def is_over(self) -> bool:
+        return self._is_stopped.is_set() or not self._thread.is_alive()
+
     def _speak(
-        self, find: Callable[[], Backend], turns: Sequence[Message], sampling: Sampling
+        self, find: Callable[[], Backend], given: Sequence[Message], sampling: Sampling
     ) -> None:
         HELD.speeches.add(self)
         try:
             with HELD.voices:
-                if not self._stop.is_set():
-                    self._end = find().say(turns, sampling, self.hear)
+                if not self.is_over:
+                    self._end = find().say(given, sampling, self.hear)
         except KeyboardInterrupt:  # stopped before it was heard at all
             pass
         except MedkdError as error:
@@ -120,7 +128,7 @@ class Speech:
 
     def hear(self, piece: str, is_reasoning: bool) -> None:
         """Take a piece as it comes."""
-        if self._stop.is_set():
+        if self._is_stopped.is_set():
             raise KeyboardInterrupt  # as a person stops a model in the terminal
         if not is_reasoning and not self._answer_at:
             self._answer_at = time.monotonic()
@@ -128,22 +136,23 @@ class Speech:
 
     def stop(self) -> None:
         """Have it end; it counts as ended at once, however long the model takes to notice."""
-        self._stop.set()
+        self._is_stopped.set()
 
     def join(self, seconds: float) -> None:
         """Wait until it has ended."""
         self._thread.join(seconds)
 
-    def read(self) -> Spoken:
-        """Give what is said so far."""
-        is_over = self._stop.is_set() or not self._thread.is_alive()
+    def read(self) -> Turn:
+        """Return what is said so far."""
+        is_over = self.is_over
         self._ended_at = self._ended_at or (time.monotonic() if is_over else 0.0)
         now = self._ended_at or time.monotonic()
         reasoning, answer = ("".join(self._parts[part]) for part in (True, False))
         end = INTERRUPTED if is_over and not self._problem else ""
-        if is_over and self._end and not self._stop.is_set():
+        if is_over and self._end and not self._is_stopped.is_set():
             reasoning, answer, end = self._end.reasoning, self._end.answer, self._end.why
-        return Spoken(
+        return Turn(
+            self.question,
             reasoning,
             answer,
             is_thinking=bool(reasoning) and not answer and not is_over,
@@ -158,54 +167,28 @@ class Conversation:
     """What the sides of one page have said to each other and to nobody else."""
 
     def __init__(self, n_sides: int) -> None:
-        self._sides: list[list[Turn]] = [[] for _ in range(n_sides)]
-        self._speeches: dict[int, Speech] = {}
+        self._sides: list[list[Speech]] = [[] for _ in range(n_sides)]
 
     @property
     def is_speaking(self) -> bool:
-        return bool(self._speeches)
+        return any(not speech.is_over for side in self._sides for speech in side)
 
-    def ask(
-        self,
-        side: int,
-        text: str,
-        find: Callable[[], Backend],
-        sampling: Sampling,
-        system: str = "",
-        asked: str = "",
-    ) -> None:
-        """Put a question to one side; `asked` is what the model is given for it where that is more
-        than the question."""
-        turns = self._sides[side]
-        given = write_turns([*turns, {"role": "user", "answer": asked or text}], system)
-        turns.append({"role": "user", "answer": text})
-        self._speeches[side] = Speech(find, given, sampling)
+    def ask(self, side: int, text: str, find: Callable[[], Backend], sampling: Sampling) -> None:
+        """Put a question to one side. Of earlier turns the model is given no thoughts, and none
+        that came to nothing."""
+        given: list[Message] = []
+        for turn in (speech.read() for speech in self._sides[side]):
+            if not turn.problem:
+                given.append(Message(role="user", content=turn.question))
+                given.append(Message(role="assistant", content=turn.answer))
+        given.append(Message(role="user", content=text))
+        self._sides[side].append(Speech(text, find, given, sampling))
 
     def stop(self) -> None:
         """Have every side end its turn."""
-        for speech in self._speeches.values():
+        for speech in (speech for side in self._sides for speech in side if not speech.is_over):
             speech.stop()
 
     def read(self) -> list[list[Turn]]:
-        """Give the turns of every side as they stand; a turn that has ended is kept."""
-        found = [list(turns) for turns in self._sides]
-        for side, speech in list(self._speeches.items()):
-            spoken = speech.read()
-            found[side].append({"role": "assistant", **spoken._asdict()})
-            if spoken.end or spoken.problem:
-                self._sides[side] = list(found[side])
-                del self._speeches[side]
-        return found
-
-
-def write_turns(turns: Sequence[Turn], system: str) -> list[Message]:
-    """Write a conversation as a model is given it, without what it thought in earlier turns and
-    what never came to be answered."""
-    said = [Message(role="system", content=system)] if system else []
-    for turn in turns:
-        if turn.get("problem"):
-            said.pop()
-        else:
-            role = "user" if turn["role"] == "user" else "assistant"
-            said.append(Message(role=role, content=str(turn["answer"])))
-    return said
+        """Return the turns of every side as they stand."""
+        return [[speech.read() for speech in side] for side in self._sides]

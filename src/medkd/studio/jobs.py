@@ -53,12 +53,11 @@ class Job(NamedTuple):
 def list_jobs(workspace: Workspace) -> dict[str, Sequence[background_jobs.Job]]:
     """List all runs, the newest first: name to the detached commands that made it, the newest
     first. How they stand is not looked at: there may be thousands, of which a page shows a few."""
-    steps = workspace.scan().of_run
+    newest = {step.run: step.manifest.started_at for step in workspace.list_steps()}
     made: dict[str, list[background_jobs.Job]] = {}
     for run in reversed(background_jobs.list_runs()):
         if name := _name_run(workspace, run):
             made.setdefault(name, []).append(run)
-    newest = {name: of_run[-1].manifest.started_at for name, of_run in steps.items()}
     for name, of_run in made.items():
         newest[name] = max(newest.get(name, ""), *_list_starts(of_run))
     names = sorted(newest, key=lambda name: (newest[name], name), reverse=True)

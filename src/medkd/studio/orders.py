@@ -261,10 +261,9 @@ def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[st
     files of cases."""
     feeder = STAGES[stage].feeds.get(field.name) or ("train" if field.name == "adapter" else "")
     if feeder:
-        fed = workspace.scan().of_run.get(run, ())
-        own = [str(step.path) for step in fed if step.manifest.stage == feeder]
-        newest = workspace.list_steps(stage=feeder)[-N_OFFERED:]
-        return list(dict.fromkeys([*reversed(own), *(str(step.path) for step in reversed(newest))]))
+        fed = workspace.list_steps(stage=feeder)
+        fed = sorted(fed, key=lambda s: (s.run == run, s.manifest.started_at), reverse=True)
+        return [str(step.path) for step in fed[:N_OFFERED]]
     if stage == "deidentify" and field.name == "known":
         return [str(path) for path in [workspace.runs / run / KNOWN] if path.exists()]
     if field.name == "model" and stage in ("train", "reinforce", "evaluate", "export"):

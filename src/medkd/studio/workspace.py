@@ -8,7 +8,7 @@ records (`studio.jsonl_index`).
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,14 +38,6 @@ class Step(NamedTuple):
         return self.name.rpartition("/")[0] or self.name
 
 
-class Scan(NamedTuple):
-    """What a look through all runs has found, the oldest step first."""
-
-    steps: Sequence[Step]
-    of_run: Mapping[str, Sequence[Step]]
-    of_stage: Mapping[str, Sequence[Step]]
-
-
 class Workspace:
     """The folders named on the command line; nothing outside them is read or written."""
 
@@ -56,7 +48,7 @@ class Workspace:
             if not folder.exists():
                 raise InputError("medkd studio: --data {}: no such folder; check the path", folder)
         self._seen: dict[str, tuple[int, Step | None]] = {}
-        self._last = Scan((), {}, {})
+        self._last: list[Step] = []
         self._looked_at = -FRESH_S
 
     def resolve(self, name: str | Path) -> Path:
@@ -91,34 +83,25 @@ class Workspace:
         real = path.resolve()
         return any(real.is_relative_to(root.resolve()) for root in (self.runs, *self.data))
 
-    def scan(self) -> Scan:
-        """Look through all runs, or take the last look where it is fresh."""
-        if time.monotonic() - self._looked_at > FRESH_S:
-            steps = self._scan(self.runs)
-            of_run: dict[str, list[Step]] = {}
-            of_stage: dict[str, list[Step]] = {}
-            for step in steps:
-                of_run.setdefault(step.run, []).append(step)
-                of_stage.setdefault(step.manifest.stage, []).append(step)
-            self._last = Scan(steps, of_run, of_stage)
-            self._looked_at = time.monotonic()
-        return self._last
-
     def forget(self) -> None:
         """Look through all runs again the next time: something was just started or deleted."""
         self._looked_at = -FRESH_S
 
     def list_runs(self) -> list[str]:
         """Name the runs, the newest first."""
-        newest = {run: steps[-1].manifest.started_at for run, steps in self.scan().of_run.items()}
+        newest = {step.run: step.manifest.started_at for step in self.list_steps()}
         return sorted(newest, key=lambda run: (newest[run], run), reverse=True)
 
     def list_steps(self, run: str | None = None, stage: str = "") -> list[Step]:
-        """List steps, the oldest first: all, or those of a run, as they are now, or of a stage."""
-        if run is None:
-            return list(self.scan().of_stage.get(stage, ()) if stage else self.scan().steps)
-        steps = (step for step in self._scan(self.resolve(run)) if step.run == run)
-        return [step for step in steps if stage in ("", step.manifest.stage)]
+        """List steps, the oldest first: those of a run, as they are now, or all of the last look
+        through all runs, while it is fresh; with a stage, those of the stage."""
+        if run is not None:
+            steps = [step for step in self._scan(self.resolve(run)) if step.run == run]
+        else:
+            if time.monotonic() - self._looked_at > FRESH_S:
+                self._last, self._looked_at = self._scan(self.runs), time.monotonic()
+            steps = self._last
+        return [step for step in steps if step.manifest.stage == stage] if stage else steps
 
     def find_step(self, name: str) -> Step:
         """Find a step by name; raises InputError where there is none."""

@@ -17,7 +17,6 @@ from starlette.responses import Response
 from medkd.chat.session import Config
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError, say_problem
-from medkd.core.task import SHIPPED, load_task
 from medkd.models.load import TINY
 from medkd.studio.conversation import HELD, Conversation
 from medkd.studio.jsonl_index import open_index
@@ -34,7 +33,7 @@ N_OFFERED = 20
 MAX_CONVERSATIONS = 200
 N_TOKENS = 512
 """Longest answer where nothing else is asked for."""
-SETTINGS = {"temperature": "0", "max_tokens": str(N_TOKENS), "task": ""}
+SETTINGS = {"temperature": "0", "max_tokens": str(N_TOKENS)}
 
 _conversations: OrderedDict[str, Conversation] = OrderedDict()
 """By a name that nobody can guess; the oldest go first."""
@@ -48,10 +47,9 @@ def show_chat(page: Page) -> Response:
     named = {side: page.query.get(side, "") for side in SIDES}
     return page.render(
         "chat.html",
-        offered=[TINY, *made, *list_checkpoints(made)],
+        offered=[TINY, *made],
         chosen=named if any(named.values()) else usual,
         settings={name: page.query.get(name) or usual for name, usual in SETTINGS.items()},
-        tasks=SHIPPED,
         has_questions=find_questions(page.workspace) is not None,
         **_describe(page.query.get("c", "")),
     )
@@ -60,10 +58,11 @@ def show_chat(page: Page) -> Response:
 def _describe(name: str) -> dict[str, Any]:
     """Gather what a conversation shows."""
     found = _conversations.get(name)
+    is_speaking = found is not None and found.is_speaking  # before what is said is read
     return {
         "name": name if found else "",
         "sides": dict(zip(SIDES, found.read() if found else [[], []], strict=True)),
-        "is_speaking": found.is_speaking if found else False,
+        "is_speaking": is_speaking,
         "is_held": bool(HELD.models),
     }
 
@@ -81,19 +80,13 @@ def ask(page: Page, form: Form) -> Response:
             page.workspace.check(name)
     settings = {name: read_text(form, name) for name in SETTINGS}
     sampling = read_sampling(settings)
-    if settings["task"] not in ("", *SHIPPED):
-        raise InputError("{}: no such task; choose another", settings["task"][:80])
     name, found = _find_conversation(read_text(form, "c"))
     if found.is_speaking:
         raise InputError(page.t("Wait until the answer is there, or stop it first."))
-    student = load_task(settings["task"]).student if settings["task"] else None
-    language: Any = page.t.language
-    system = student.system[language] if student else ""
-    asked = f"{student.instructions[language][0]}\n{text}" if student else ""
     for at, side in enumerate(SIDES):
         if names[side]:
             find = partial(HELD.get, names[side], "", read_text(form, "key"))
-            found.ask(at, text, find, sampling, system, asked)
+            found.ask(at, text, find, sampling)
     answer = page.render("talk.html", **_describe(name))
     answer.headers["hx-push-url"] = page.url("chat", c=name, **names, **settings)
     return answer
@@ -111,7 +104,7 @@ def _find_conversation(name: str) -> tuple[str, Conversation]:
 
 def read_sampling(settings: dict[str, str]) -> Sampling:
     """Read how answers are drawn; raises InputError for what is no number in its range."""
-    given = {name: text for name, text in settings.items() if text and name != "task"}
+    given = {name: text for name, text in settings.items() if text}
     try:
         config = Config.model_validate({"model": TINY, "max_tokens": N_TOKENS, **given})
     except ValidationError as error:
@@ -164,13 +157,3 @@ def list_models(workspace: Workspace) -> list[str]:
     """Name the models that were made here, the newest of each kind first."""
     newest = (workspace.list_steps(stage=stage)[: -N_OFFERED - 1 : -1] for stage in MADE)
     return [str(step.path) for steps in newest for step in steps]
-
-
-def list_checkpoints(made: list[str]) -> list[str]:
-    """Name the checkpoints of trainings, in their order."""
-    return [
-        str(path)
-        for folder in made
-        for path in sorted(Path(folder).glob("checkpoints/*"))
-        if (path / "adapter_config.json").exists()
-    ]

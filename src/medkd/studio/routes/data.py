@@ -43,7 +43,7 @@ def _describe(page: Page, file: str) -> dict[str, Any]:
     """Gather what the page shows of a file."""
     index = _open(page, file)
     step = page.workspace.find_step(str(Path(file).parent))
-    chosen = _find_chosen(page)
+    chosen = {name: page.query[name] for name in FACETS if page.query.get(name)}
     numbers = find_rows(index, page.query.get("q", ""), chosen)
     shown, at, n_pages = take_page(numbers, page.number("page"), PAGE_SIZE)
     row = page.number("row", -1)
@@ -62,16 +62,13 @@ def _describe(page: Page, file: str) -> dict[str, Any]:
         "at": at,
         "n_pages": n_pages,
         "chosen": chosen,
-        "is_counting": bool(chosen) and not index.is_read,
+        "facets": count_facets(index, chosen),
+        "is_read": index.is_read,
         "case": describe_case(show_row(index.row(row))) if row >= 0 else None,
         "previous": shown[place - 1] if place > 0 else None,
         "following": shown[place + 1] if 0 <= place < len(shown) - 1 else None,
         "correction": corrections.describe(page, step, index.row(row)) if row >= 0 else None,
     }
-
-
-def _find_chosen(page: Page) -> dict[str, str]:
-    return {name: page.query[name] for name in FACETS if page.query.get(name)}
 
 
 def _open(page: Page, file: str) -> JsonlIndex:
@@ -96,17 +93,14 @@ def find_rows(index: JsonlIndex, text: str, chosen: Mapping[str, str]) -> Sequen
     return found
 
 
-def show_facets(page: Page) -> Response:
-    """Show what can be filtered by, with counts; a file that is still being read is asked for
-    again."""
-    index = _open(page, page.query.get("file", ""))
-    values, chosen = index.values(find_facets), _find_chosen(page)
-    facets = {
+def count_facets(index: JsonlIndex, chosen: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """Count what can be filtered by, as far as the file has been read for it."""
+    values = index.values(find_facets)
+    return {
         name: {value: len(numbers) for value, numbers in list(values[name].items())[:MAX_VALUES]}
         for name in FACETS
         if len(values.get(name, {})) > 1 or (name in chosen and name in values)
     }
-    return page.render("facets.html", facets=facets, is_read=index.is_read, chosen=chosen)
 
 
 def describe_case(shown: Shown) -> dict[str, Any]:
