@@ -92,11 +92,11 @@ def test_the_version_is_that_of_the_package() -> None:
         (["collect", "--limit", "many", "--out", "x"], "--limit"),
         (
             ["collect", "--limit", "0", "--out", "x"],
-            "limit: must be at least 1 (got 0); see `medkd collect --help`",
+            "limit: must be at least 1 (got '0'); see `medkd collect --help`",
         ),
         (
             ["collect", "--source", "web", "--out", "x"],
-            "there is no 'web'; choose from iiyi, files",
+            "--source: must be one of 'iiyi', 'files' (got 'web'); see `medkd collect --help`",
         ),
         (["collect", "leftover"], "leftover"),
         (["verify", "--out", "x"], "medkd verify: input is missing; add --input"),
@@ -112,9 +112,15 @@ def test_the_version_is_that_of_the_package() -> None:
             ["train", "--out", "x", "--trainer", "{"],
             "'{' is no mapping; give it key by key (--trainer.KEY VALUE)",
         ),
-        (["train", "--out", "x", "--epochs", "abc"], "'abc' is no number"),
-        (["train", "--out", "x", "--batch-size", "1.5"], "--batch-size: '1.5' is no whole number"),
-        (["train", "--out", "x", "--method", "lorra"], "choose from lora, qlora, full, "),
+        (["train", "--out", "x", "--epochs", "abc"], "--epochs: must be a number (got 'abc')"),
+        (
+            ["train", "--out", "x", "--batch-size", "1.5"],
+            "--batch-size: must be a whole number (got '1.5')",
+        ),
+        (
+            ["train", "--out", "x", "--method", "lorra"],
+            "--method: must be one of 'lora', 'qlora', 'full', 'dpo', 'kto', 'on-policy'",
+        ),
         (["bill"], "PATH"),
     ],
 )
@@ -430,7 +436,7 @@ def test_a_former_name_of_a_command_works_with_one_line_of_notice(
         (["--bare-share", "nan"], "bare_share: must be"),
         (["--bare-share", "inf"], "bare_share: must be"),
         (["--bare-share", "1e400"], "bare_share: must be"),
-        (["--seed", "²"], "is no whole number"),
+        (["--seed", "²"], "--seed: must be a whole number"),
         (["--take", "a\udce9=1"], "take: must be UTF-8"),
         (["--input", "/dev/null"], "is a pipe or a device"),
         (["--input", "/" + "a" * 5000], "the path is too long"),
@@ -656,7 +662,9 @@ def test_the_command_line_speaks_chinese_and_nothing_is_left_over(
         "错误：medkd train：缺少 out, model, input；加上 --out"
     )
     assert run_command(["train", "--epochs", "x", "--lang=zh"]) == 2
-    assert capsys.readouterr().err.startswith("错误：medkd train：--epochs：'x' 不是数字；见")
+    assert capsys.readouterr().err.startswith(
+        "错误：medkd train：--epochs：须为数字（得到 'x'）；见"
+    )
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert run_command(["merge", "--help"]) == 0
     assert "必填" in capsys.readouterr().out

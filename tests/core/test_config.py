@@ -45,7 +45,7 @@ def test_a_missing_field_is_named_with_its_flag() -> None:
 def test_a_wrong_value_is_named_with_what_was_given() -> None:
     assert "min_share" in refuse({"out": "a", "model": "m", "min_share": 7})
     assert "(got 7)" in refuse({"out": "a", "model": "m", "min_share": 7})
-    assert "'fast' or 'slow'" in refuse({"out": "a", "model": "m", "mode": "quick"})
+    assert "'fast', 'slow'" in refuse({"out": "a", "model": "m", "mode": "quick"})
 
 
 def test_how_a_stage_runs_and_where_is_not_what_it_makes() -> None:

@@ -108,7 +108,7 @@ def test_an_undecided_number_does_not_pass_as_an_undecided_text_does(tmp_path):
             "question.never forbids",
         ),
         ("name: a\nlanguage: fr\n", "language: must be"),
-        ("name: a\nstudent: {system: {fr: x}}\n", "must be 'zh' or 'en'"),
+        ("name: a\nstudent: {system: {fr: x}}\n", "must be one of 'zh', 'en'"),
         ("name: a\nverify: {checks: [loops]}\n", "must be"),
         ("- a\n", "a task is a mapping"),
         ("name: [\n", "broken YAML"),

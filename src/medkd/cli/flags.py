@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import cyclopts
+import pydantic
 from cyclopts import Group, Parameter, Token
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -31,7 +32,7 @@ from medkd.core.config import (
     make_config,
     read_recipe,
 )
-from medkd.core.errors import InputError, Said
+from medkd.core.errors import InputError, Said, say_refused
 from medkd.core.i18n import Texts
 from medkd.core.stage_output import Manifest
 from medkd.pipeline import check_consent, fill_in
@@ -216,15 +217,15 @@ def make_flags(config: type[BaseModel], page: Page) -> list[inspect.Parameter]:
     for name, present in names.items():
         field = config.model_fields[present]
         kind: Any = field.annotation
-        kinds = {kind, *get_args(kind)}
+        origins = _list_origins(kind)
         parameter = Parameter(
-            converter=_read_int if int in kinds and not {float, str} & kinds else None,
+            converter=None if dict in origins else _as_written,
             help=f"{page.describe(name, describe(field))} ({_show_default(field, page.texts)})",
             show=name == present and page.shows(name),
             group=page.place(present, decides=not is_marked(field, RuntimeField)),
             show_default=False,
-            negative=None if bool in kinds else (),
-            consume_multiple=get_origin(kind) in (list, tuple),
+            negative=None if bool in origins else (),
+            consume_multiple=bool({list, tuple} & origins),
         )
         flags.append(_make_flag(name, kind | None, None, parameter, name == positional))
     return flags
@@ -239,9 +240,10 @@ def _make_flag(
     return inspect.Parameter(name, place, default=default, annotation=Annotated[kind, parameter])
 
 
-def _read_int(_: Any, tokens: Sequence[Token]) -> int:
-    """Read a whole number as it is written; cyclopts would round 1.5."""
-    return int(tokens[0].value)
+def _as_written(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Hand on what was typed: the config reads it, so that a wrong value is told as in a recipe."""
+    written = [token.value for token in tokens]
+    return written if get_origin(kind) in (list, tuple) else written[0]
 
 
 def _set_flags(command: Callable[..., Any], flags: Sequence[inspect.Parameter]) -> None:
@@ -261,8 +263,12 @@ def _show_default(field: FieldInfo, texts: Texts) -> str:
 
 
 def read_values(given: dict[str, Any]) -> dict[str, Any]:
-    """Keep the flags that were given, with their values read as `read_value` does."""
-    return {key: read_value(value) for key, value in given.items() if value is not None}
+    """Keep the flags that were given; only in a mapping a value tells its own type."""
+    return {
+        key: read_value(value) if isinstance(value, dict) else value
+        for key, value in given.items()
+        if value is not None
+    }
 
 
 def read_value(value: Any) -> Any:
@@ -292,7 +298,10 @@ def _find_fault(error: cyclopts.CycloptsError) -> Said:
         case cyclopts.MixedArgumentError():
             return Said("{0}: is given both as a whole and key by key ({0}.KEY); use one way", flag)
         case cyclopts.CoercionError():
-            return Said("{}: {}", flag, _describe_value(flag, error))
+            given = error.token.value if error.token is not None else ""
+            is_mapping = error.argument is not None and dict in _list_origins(error.argument.hint)
+            said = "{0}: {1!r} is no mapping; give it key by key ({0}.KEY VALUE)"
+            return Said(said, flag, given) if is_mapping else Said("{}", _shorten(error))
         case cyclopts.RepeatArgumentError():
             return Said("{}: is given more than once; give it once", flag)
         case cyclopts.MissingArgumentError() if flag.startswith("-"):
@@ -304,8 +313,10 @@ def _find_fault(error: cyclopts.CycloptsError) -> Said:
                 "{!r}: belongs to no flag; a flag begins with --, and a switch takes no value",
                 " ".join(error.unused_tokens or []),
             )
+        case cyclopts.ValidationError() if isinstance(error.__cause__, pydantic.ValidationError):
+            return say_refused(flag, error.__cause__.errors(include_url=False)[0])
         case _:
-            return Said("{}", _shorten(error).rstrip("."))
+            return Said("{}", _shorten(error))
 
 
 def _name_flag(error: cyclopts.CycloptsError) -> str:
@@ -315,31 +326,11 @@ def _name_flag(error: cyclopts.CycloptsError) -> str:
     return name if isinstance(error, cyclopts.MixedArgumentError) else str(keyword or name)
 
 
-def _describe_value(flag: str, error: cyclopts.CoercionError) -> Said:
-    given = error.token.value if error.token is not None else ""
-    kinds = _list_kinds(error.argument.hint if error.argument is not None else error.target_type)
-    choices = [
-        str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)
-    ]
-    if choices:
-        return Said("there is no {!r}; choose from {}", given, ", ".join(choices))
-    if any((get_origin(kind) or kind) is dict for kind in kinds):
-        return Said("{!r} is no mapping; give it key by key ({}.KEY VALUE)", given, flag)
-    if {int, float} & set(kinds):
-        wanted = Said("number" if float in kinds else "whole number")
-        return Said("{!r} is no {}", given, wanted)
-    return Said("{}", _shorten(error).rstrip("."))
-
-
-def _list_kinds(hint: Any) -> list[Any]:
-    """List the types that a hint allows, with unions and annotations taken apart."""
-    if hasattr(hint, "__metadata__"):
-        return _list_kinds(get_args(hint)[0])
-    parts = [part for part in get_args(hint) if part is not type(None)]
-    if parts and get_origin(hint) not in (Literal, dict, list, tuple):
-        return [kind for part in parts for kind in _list_kinds(part)]
-    return [hint]
+def _list_origins(hint: Any) -> set[Any]:
+    """List what a hint and the parts of its union are made of: `dict[str, Any] | None` of dict."""
+    plain = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    return {get_origin(part) or part for part in (plain, *get_args(plain))}
 
 
 def _shorten(error: cyclopts.CycloptsError) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).rstrip(".")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 import medkd
-from medkd.core.errors import InputError, Said, say_problem
+from medkd.core.errors import InputError, Said, say_problem, say_refused
 from medkd.core.yaml_io import MAX_CHARACTERS, BrokenYamlError, parse_yaml
 
 
@@ -170,13 +170,12 @@ def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
             if len(missing) > 1:
                 said = "{}: {} are missing; add {}, or write them in the recipe"
             raise InputError(said, place, ", ".join(missing), flags) from error
-        said = say_problem(first)
-        if field:
-            said = f"{field}: {said} (got {_shorten(first['input'])})"
-        if ";" not in said:
-            is_flag = place.startswith("medkd ")
-            said += f"; see `{place} --help`" if is_flag else "; correct it in the file"
-        raise InputError("{}: {}", place, said) from error
+        said = say_refused(field, first) if field else say_problem(first)
+        if ";" in said:
+            raise InputError("{}: {}", place, said) from error
+        is_flag = place.startswith("medkd ")
+        text = "{0}: {1}; see `{0} --help`" if is_flag else "{0}: {1}; correct it in the file"
+        raise InputError(text, place, said) from error
 
 
 def _rename(config: type[BaseModel], values: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -192,11 +191,6 @@ def _rename(config: type[BaseModel], values: Mapping[str, Any], place: str) -> d
         given[new] = given.pop(old)
         print(f"notice: {place}: {old} is now called {new}", file=sys.stderr)
     return given
-
-
-def _shorten(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def did_you_mean(key: object, known: Iterable[object]) -> Said:

@@ -145,8 +145,8 @@ _PROBLEMS = {
     "less_than_equal": ("must be at most {}", "le"),
     "less_than": ("must be less than {}", "lt"),
     "finite_number": ("must be a finite number", ""),
-    "literal_error": ("must be {}", "expected"),
-    "enum": ("must be {}", "expected"),
+    "literal_error": ("must be one of {}", "expected"),
+    "enum": ("must be one of {}", "expected"),
     "too_short": ("must hold at least {}", "min_length"),
     "string_too_short": ("must not be empty", ""),
 }
@@ -167,6 +167,13 @@ _WANTED = {
 }
 
 
+def say_refused(name: str, problem: "ErrorDetails") -> Said:
+    """Name a value that pydantic refused, what is wrong with it, and what was given."""
+    shown = repr(problem["input"])
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return Said("{}: {} (got {})", name, say_problem(problem), shown)
+
+
 def say_problem(problem: "ErrorDetails") -> Said:
     """Describe in plain words what is wrong with a value that pydantic refused.
 
@@ -176,7 +183,8 @@ def say_problem(problem: "ErrorDetails") -> Said:
     kind, context = problem["type"], problem.get("ctx", {})
     if kind in _PROBLEMS:
         text, name = _PROBLEMS[kind]
-        return Said(text, *([context.get(name, "")] if name else []))
+        told = context.get(name, "")
+        return Said(text, told.replace(" or ", ", ") if isinstance(told, str) else told)
     start, _, rest = kind.partition("_")
     if start in _WANTED and rest in {"type", "parsing", "from_float", "parsing_size"}:
         return Said(f"must be {_WANTED[start]}")

@@ -73,7 +73,7 @@ class Config(StageConfig):
     """Hub to download a named model from."""
     target: Target = "reasoned"
     """Learn reasoning and answer, or bare answers for comparison."""
-    method: Method | Literal["dpo", "kto", "on-policy"] = "lora"
+    method: Literal[Method, "dpo", "kto", "on-policy"] = "lora"
     """Train an adapter; an adapter on a base in 4 bits (GPU); all weights; or an adapter by
     preferences (dpo for pairs, kto for single verdicts), or by on-policy distillation from an open
     teacher."""
