@@ -30,7 +30,7 @@ from medkd.core.records import Question
 from medkd.core.task import load_task
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
-from medkd.distill.prompts import make_messages
+from medkd.distill.courses import make_messages
 
 CLIENTS = Path(__file__).parent / "clients"
 SECTIONS = ("基本信息", "主诉", "现病史", "既往史", "查体", "辅助检查")
@@ -92,16 +92,15 @@ def write_questions(folder: Path, questions: list[Question]) -> None:
 
 
 def list_clients(options: argparse.Namespace) -> list[Client]:
-    def medkd(prefix: str) -> Callable[[Path, str, Path], list[str]]:
+    def medkd(teacher: str) -> Callable[[Path, str, Path], list[str]]:
         def command(folder: Path, base_url: str, inputs: Path) -> list[str]:
             flags = [
                 "--teacher",
-                "custom",
+                teacher,
                 "--model",
                 "rehearsal",
                 "--concurrency",
                 str(options.concurrency),
-                prefix,
             ]
             where = [
                 "--base-url",
@@ -128,8 +127,8 @@ def list_clients(options: argparse.Namespace) -> list[Client]:
         return command
 
     clients = [
-        Client("MedKD", medkd("--prefix"), "distill/rationales.jsonl"),
-        Client("MedKD, no prefix completion", medkd("--no-prefix"), "distill/rationales.jsonl"),
+        Client("MedKD", medkd("rehearsal"), "distill/rationales.jsonl"),
+        Client("MedKD, no prefix completion", medkd("custom"), "distill/rationales.jsonl"),
     ]
     if options.curator_python:
         clients.append(

@@ -114,7 +114,10 @@ def test_what_an_expired_batch_left_out_is_submitted_again(tmp_path, make_target
 )
 def test_a_failed_line_is_a_record_with_its_reason(tmp_path, make_target, line, reason, n_batches):
     with serve_batches(lambda body: line) as server, Ledger(tmp_path / FILE_NAME) as ledger:
-        (answer,) = open_client(make_target(server), ledger).complete(ask(1))
+        client = open_client(make_target(server), ledger)
+        with pytest.raises(StoppedError, match="not one of 1 was answered"):
+            client.complete(ask(1))
+        answer = client.recall(*ask(1))
         assert (answer.complete, answer.finish_reason) == (False, reason)
         assert len(server.batches) == n_batches
 

@@ -1,6 +1,7 @@
 import socket
 import time
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -11,9 +12,8 @@ from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint, TimeLimits, read_retry_after
 from medkd.completers.ledger import Ledger
 from medkd.completers.limits import RetryPolicy
-from medkd.completers.outcomes import AttemptOutcome
+from medkd.completers.outcomes import AttemptOutcome, MissingPart
 from medkd.completers.providers import find_target
-from medkd.completers.resume import MissingPart
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError, StoppedError
 from medkd.demo.faults import Fault
@@ -32,9 +32,10 @@ def ask(number: int, max_tokens: int = 1024, thinking: bool = False) -> Request:
 
 
 def open_completer(
-    ledger, base_url, concurrency=4, limits=None, prefix=False, **more
+    ledger, base_url, concurrency=4, limits=None, has_prefix=False, **more
 ) -> LedgerClient:
-    endpoint = Endpoint(find_target("rehearsal", "", base_url, prefix=prefix), limits)
+    target = find_target("rehearsal", "", base_url)
+    endpoint = Endpoint(target if has_prefix else replace(target, prefix=None), limits)
     return LedgerClient(
         endpoint,
         ledger,

@@ -6,6 +6,7 @@ import gzip
 import json
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
 from medkd.core.completer import Message, Request
 from medkd.core.errors import InputError
-from medkd.distill.prompts import find_missing_part
+from medkd.distill.courses import find_missing_part
 
 ANSWER = "<think>患者发热伴头痛，查体颈强直阳性，提示脑膜刺激征，脑脊液检查支持细菌感染。</think>化脓性脑膜炎"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -231,7 +232,10 @@ async def go_on(writer, body) -> bool:
     return True
 
 
-def answer_all(ways, tmp_path, n=1, prefix=False, tell=lambda trouble: None, **limits):
+DEEPSEEK = find_target("rehearsal").prefix
+
+
+def answer_all(ways, tmp_path, n=1, prefix=None, tell=lambda trouble: None, **limits):
     requests = [Request(messages=(Message(role="user", content=f"发热{k}天"),)) for k in range(n)]
     options = RunOptions(
         concurrency=8,
@@ -240,7 +244,9 @@ def answer_all(ways, tmp_path, n=1, prefix=False, tell=lambda trouble: None, **l
         on_progress=lambda progress: tell(progress.trouble),
     )
     with Wild(*ways) as server, Ledger(tmp_path / "l.sqlite") as ledger:
-        target = find_target("custom", "any", server.base_url, prefix=prefix)
+        target = find_target("custom", "any", server.base_url)
+        if prefix:
+            target = replace(target, prefix=prefix.model_copy(update={"base_url": server.base_url}))
         answers = LedgerClient(Endpoint(target, TimeLimits(**limits)), ledger, options).complete(
             requests
         )
@@ -288,7 +294,7 @@ def test_a_compressed_body_that_is_none_or_without_measure_is_an_error(tmp_path,
 
 @pytest.mark.parametrize("way", [tear_in_the_middle, inject_rubbish, stop_talking])
 def test_with_prefix_completion_tried_the_text_before_the_break_is_kept(tmp_path, way):
-    [answer], server = answer_all([way, go_on], tmp_path, prefix=True, silence_s=0.3)
+    [answer], server = answer_all([way, go_on], tmp_path, prefix=DEEPSEEK, silence_s=0.3)
     assert (answer.complete, answer.text) == (True, ANSWER)
     assert server.bodies[1]["messages"][-1] == {
         "role": "assistant",
@@ -298,7 +304,7 @@ def test_with_prefix_completion_tried_the_text_before_the_break_is_kept(tmp_path
 
 
 def test_a_server_that_takes_the_text_for_a_turn_and_begins_anew_is_found_out(tmp_path):
-    [answer], server = answer_all([tear_in_the_middle, say_it_plainly], tmp_path, prefix=True)
+    [answer], server = answer_all([tear_in_the_middle, say_it_plainly], tmp_path, prefix=DEEPSEEK)
     assert (answer.complete, answer.text, server.n) == (True, ANSWER, 2)
 
 
@@ -312,7 +318,7 @@ def test_all_of_it_at_once_and_every_answer_is_there(tmp_path):
         say_it_plainly,
     ]
     ways = [wild[n % len(wild)] for n in range(120)] + [go_on]
-    answers, _ = answer_all(ways, tmp_path, n=80, prefix=True)
+    answers, _ = answer_all(ways, tmp_path, n=80, prefix=DEEPSEEK)
     assert all(a.complete and a.text == ANSWER for a in answers)
     kept = Counter(
         a.item for a in list_attempts(tmp_path / "l.sqlite") if a.outcome is AttemptOutcome.COMPLETE

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint, make_body
 from medkd.completers.ledger import Ledger
+from medkd.completers.outcomes import PartialAnswer
 from medkd.completers.providers import Usage, estimate_tokens, find_target, read_providers
-from medkd.completers.resume import PartialAnswer
 from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError
 from medkd.demo.teacher import serve_teacher
@@ -195,17 +195,14 @@ def test_a_key_that_can_be_none_is_refused_and_not_shown(monkeypatch, key):
     assert "sk" not in str(caught.value)
 
 
-def test_prefix_completion_is_the_providers_unless_told_otherwise(monkeypatch):
+def test_prefix_completion_is_the_providers(monkeypatch):
     monkeypatch.setenv("DEEPSEEK_API_KEY", "sk")
     assert find_target("deepseek").prefix.base_url == "https://api.deepseek.com/beta"
     assert (
         find_target("deepseek", base_url="http://127.0.0.1:9/v1").prefix.base_url
         == "http://127.0.0.1:9/v1"
     )
-    assert find_target("deepseek", prefix=False).prefix is None
-    custom = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
-    assert find_target("custom", **custom).prefix is None
-    assert dict(find_target("custom", **custom, prefix=True).prefix.message) == {"prefix": True}
+    assert find_target("custom", "m", "http://127.0.0.1:9/v1").prefix is None
 
 
 def test_a_text_to_go_on_from_is_sent_in_the_providers_own_form(monkeypatch):

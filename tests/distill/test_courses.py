@@ -21,8 +21,7 @@ from medkd.core.stage_output import read_manifest
 from medkd.core.task import find_task
 from medkd.demo.teacher import serve_teacher
 from medkd.distill.bill import bill
-from medkd.distill.courses import Course, Method, distill
-from medkd.distill.prompts import PromptSetup
+from medkd.distill.courses import Course, Method, PromptSetup, distill
 from medkd.distill.stage import Config, run
 from rehearsal_questions import make_questions
 
@@ -154,7 +153,8 @@ def test_until_right_is_priced_before_as_expected_and_at_worst_and_resumes_for_n
         run(config.model_copy(update={"overwrite": True}))
         assert teacher.bill.requests == n_bought
     kept, wrong = (read(tmp_path / "distill" / n) for n in ("rationales.jsonl", "wrong.jsonl"))
-    assert len(kept) + len(wrong) == n_bought == manifest.facts["bought"] < 120
+    n_undecided = manifest.facts["undecided"]
+    assert len(kept) + len(wrong) + n_undecided == n_bought == manifest.facts["bought"] < 120
     assert all(k.answer == k.question.reference for k in kept)
     assert not any(w.answer == w.question.reference for w in wrong)
     assert manifest.facts["right_by_question"].keys() <= {"1", "2"}
@@ -273,3 +273,20 @@ def test_answers_to_other_questions_and_a_budget_below_one_answer_are_refused(tm
             run(config_of(tmp_path, teacher.base_url, budget=1e-6))
         assert teacher.bill.requests == 0
     assert read_manifest(tmp_path / "distill").state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("said", "n_bought", "n_judged", "n_wrong"),
+    [("right", 1, 2, 0), ("wrong", 3, 6, 2), ("undecided", 3, 6, 0)],
+)
+def test_a_judge_decides_what_rules_cannot_before_more_is_bought(said, n_bought, n_judged, n_wrong):
+    (question,) = make_questions(1)
+    question = question.model_copy(update={"task": "open-question", "reference": "多饮水，休息"})
+    teacher = Answers(lambda r: f"补液{r.sample}次")
+    judge = Answers(lambda r: f'{{"verdict": "{said}", "why": "同"}}')
+    method = Method(["m"], SOLVE, n_tries=3, has_judge=True)
+    (course,) = distill([question], [teacher, judge], method, 1)
+    assert (len(teacher.asked), len(judge.asked)) == (n_bought, n_judged)
+    assert [c.n_right for c in [course]] == [int(said == "right")]
+    assert (len(list(course.list_kept())), len(list(course.list_wrong()))) == (1, n_wrong)
+    assert {len(both) for both in course.opinions.values()} == {2}

@@ -26,8 +26,7 @@ from medkd.demo.faults import Fault
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
 from medkd.distill.bill import bill, render
-from medkd.distill.courses import Method, distill
-from medkd.distill.prompts import PromptSetup
+from medkd.distill.courses import Method, PromptSetup, distill
 from medkd.distill.stage import Config, make_method, run
 
 
@@ -104,7 +103,9 @@ def test_questions_in_memory_are_explained_by_any_teacher():
         )
     )
     setup = PromptSetup("rationalize", Sampling(), find_task)
-    plain, good = explain(make_questions(1), [teacher], Method(["any"], setup, n_courses=2))
+    plain, good = explain(
+        make_questions(1), [teacher], Method(["any"], setup, n_tries=2, n_keep=2, is_graded=False)
+    )
     assert (plain.id, plain.complete, plain.reasoning, plain.answer) == (
         "case:0",
         False,
@@ -340,8 +341,10 @@ def test_numbers_beyond_measure_are_refused(tmp_path, field):
 
 def test_the_bill_says_what_was_wasted_and_why(tmp_path):
     write_questions(tmp_path / "questions.jsonl", make_questions(6))
+    own = tmp_path / "providers.yaml"
+    own.write_text("rehearsal: {prefix: null}\n")
     with serve_teacher(latency_s=0, script=[Fault.CUT, Fault.OVERLOADED, None]) as teacher:
-        run(make_config(tmp_path, teacher.base_url, concurrency=1, prefix=False))
+        run(make_config(tmp_path, teacher.base_url, concurrency=1, providers=own))
     found = bill(tmp_path)
     by_outcome = {line.outcome: line for line in found.lines}
     assert {name: line.attempts for name, line in by_outcome.items()} == {
@@ -464,13 +467,13 @@ def test_where_the_blind_answer_is_wrong_the_fallback_explains_the_known_one_and
             tmp_path, teacher.base_url, mode="solve", fallback="rationalize", samples=2
         )
         run(config)
-        assert teacher.bill.requests == 6 + 4
+        assert teacher.bill.requests == 6 + 2
         run(config.model_copy(update={"overwrite": True}))
-        assert teacher.bill.requests == 10
+        assert teacher.bill.requests == 8
     rationales = read_rationales(tmp_path)
-    assert [r.mode for r in rationales] == ["solve"] * 2 + ["rationalize"] * 4
+    assert [r.mode for r in rationales] == ["solve"] * 2 + ["rationalize"] * 2
     assert all(r.complete and r.answer == r.question.reference for r in rationales)
-    assert [r.attempts for r in rationales] == [1, 1, 2, 2, 2, 2]
+    assert [r.attempts for r in rationales] == [1, 1, 3, 3]
     assert bill(tmp_path).missing == 0
 
 

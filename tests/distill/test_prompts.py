@@ -4,7 +4,7 @@ import pytest
 
 from medkd.core.records import Question
 from medkd.core.task import SHIPPED, load_task
-from medkd.distill.prompts import Parts, find_missing_part, make_messages, read_parts
+from medkd.distill.courses import Parts, find_missing_part, make_messages, read_parts
 
 
 def make_question(record: str, answer: str = "化脓性脑膜炎", language: str = "zh") -> Question:

@@ -2,5 +2,5 @@
 machine, a script for tests.
 
 In: `core.completer.Request`. Out: `core.completer.Completion`.
-Not done here: what to ask (`distill.prompts`) and what a right answer is (`grading`).
+Not done here: what to ask (`distill.courses`) and what a right answer is (`grading`).
 """

@@ -8,14 +8,15 @@ much (`providers.yaml`).
 import asyncio
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import orjson
 
-from medkd.completers.client import Follow, LedgerClient, Progress, RunOptions
-from medkd.completers.endpoint import Endpoint, find_proxy, make_body
+from medkd.completers.client import Follow, Labelled, LedgerClient, Progress, Report, RunOptions
+from medkd.completers.endpoint import Endpoint, find_proxy, make_body, prompt_texts
 from medkd.completers.ledger import Ledger
 from medkd.completers.limits import RESUME_HINT
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_status
@@ -72,38 +73,31 @@ class BatchClient(LedgerClient):
         Raises StoppedError when a batch fails or is lost, or the budget does not reach for one more
         answer; InputError when the provider refuses batches.
         """
-        self.ledger.start_run(n_requests)
-        spent = self.ledger.spent()
-        progress = Progress(spent=spent, spent_before=spent)
         try:
-            asyncio.run(self._run(iter(labelled), progress, follow))
+            return super().run(labelled, n_requests, follow)
         except KeyboardInterrupt as error:
             raise StoppedError(
                 "interrupted; a batch that was submitted goes on at the provider, {}", RESUME_HINT
             ) from error
-        finally:
-            counts = {"cached": progress.n_cached, "new": progress.n_new}
-            self.totals.update(counts, failed=progress.n_failed)
-        return progress
 
-    async def _run(
-        self, labelled: Iterator[tuple[str, Request]], progress: Progress, follow: Follow
+    async def work_off(
+        self, labelled: Labelled, progress: Progress, follow: Follow, report: Report
     ) -> None:
         from aiohttp import ClientSession, ClientTimeout
 
         headers = {"Authorization": f"Bearer {self.target.key}"} if self.target.key else {}
         timeout = ClientTimeout(total=None, sock_connect=20, sock_read=300)
+        tries = Counter[str]()
         async with ClientSession(headers=headers, timeout=timeout) as self._session:
             if batch := self._read_journal():
                 await self._collect(batch, progress)
             waiting = list(self._take(labelled, progress, follow))
-            tries: dict[str, int] = {}
             while waiting:
-                some = self._choose(waiting, progress)
+                some = self._choose(waiting)
                 await self._collect(await self._submit(some), progress)
                 again: list[Item] = []
                 for item in some:
-                    tries[item.key] = tries.get(item.key, 0) + 1
+                    tries[item.key] += 1
                     if self.ledger.is_complete(item.key):
                         progress.n_new += 1
                     elif self._may_fare_better(item.key) and tries[item.key] < MAX_TRIES:
@@ -111,32 +105,35 @@ class BatchClient(LedgerClient):
                         continue
                     else:
                         progress.n_failed += 1
-                    called = list(follow(item.label))
-                    progress.n_added += len(called)
-                    again += self._take(iter(called), progress, follow)
+                        left = self.recall(item.request)
+                        progress.last_error = left.error if left else "no line of the results"
+                    again += self._take_called(item.label, progress, follow)
                 waiting = again + waiting[len(some) :]
-                self.options.on_progress(progress)
+                report(progress)
 
     def _take(
-        self, labelled: Iterator[tuple[str, Request]], progress: Progress, follow: Follow
+        self, labelled: Iterable[tuple[str, Request]], progress: Progress, follow: Follow
     ) -> Iterator[Item]:
         """Yield what is to be asked; what the ledger answers calls for the next at once."""
         for label, request in labelled:
             key = self.key_of(request)
             if self.ledger.is_complete(key):
                 progress.n_cached += 1
-                called = list(follow(label))
-                progress.n_added += len(called)
-                yield from self._take(iter(called), progress, follow)
+                yield from self._take_called(label, progress, follow)
             else:
                 yield Item(key, label, request)
+
+    def _take_called(self, label: str, progress: Progress, follow: Follow) -> Iterator[Item]:
+        called = list(follow(label))
+        progress.n_added += len(called)
+        return self._take(called, progress, follow)
 
     def _may_fare_better(self, key: str) -> bool:
         attempts = self.ledger.attempts_of(key)
         outcome = attempts[-1].outcome if attempts else None
         return outcome is None or outcome.is_retryable
 
-    def _choose(self, waiting: list[Item], progress: Progress) -> list[Item]:
+    def _choose(self, waiting: list[Item]) -> list[Item]:
         """Choose as many as one file holds, and as the budget covers at their worst."""
         price = self.target.price_at(self.options.clock())
         limit, n_bytes, worst = self.options.budget, 0, 0.0
@@ -183,14 +180,12 @@ class BatchClient(LedgerClient):
 
     async def _submit(self, items: list[Item]) -> dict[str, Any]:
         """Send the file and open the batch; the journal knows each step before the next."""
-        lines = [self._write_line(item) for item in items]
-        form = {"purpose": "batch"}
-        file_id = (await self._upload(b"".join(lines), form))["id"]
+        file_id = await self._upload(b"".join(self._write_line(item) for item in items))
         batch: dict[str, Any] = {
             "file": file_id,
             "model": self.target.model,
             "provider": self.target.name,
-            "items": {i.key: [i.label, estimate_tokens(_texts(i.request))] for i in items},
+            "items": {i.key: [i.label, estimate_tokens(prompt_texts(i.request))] for i in items},
             "submitted_at": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
         self._write_journal(batch)
@@ -306,12 +301,13 @@ class BatchClient(LedgerClient):
             )
         return self._read(code, content, path)
 
-    async def _upload(self, content: bytes, fields: Mapping[str, str]) -> dict[str, Any]:
+    async def _upload(self, content: bytes) -> str:
+        """Send a file; returns its id."""
         from aiohttp import FormData
 
-        form = FormData(fields)
+        form = FormData({"purpose": "batch"})
         form.add_field("file", content, filename="batch.jsonl", content_type="application/jsonl")
-        return self._read(*await self._send("POST", "/files", data=form), "/files")
+        return self._read(*await self._send("POST", "/files", data=form), "/files")["id"]
 
     async def _download(self, path: str) -> bytes:
         code, content = await self._send("GET", path)
@@ -357,7 +353,3 @@ class BatchClient(LedgerClient):
     @staticmethod
     def _say(words: str) -> None:
         print(words, file=sys.stderr, flush=True)
-
-
-def _texts(request: Request) -> list[str]:
-    return [message.content for message in request.messages]

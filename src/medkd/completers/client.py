@@ -16,27 +16,36 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 
-from medkd.completers.endpoint import AttemptRecord, AttemptRecorder, Endpoint, prompt_texts
+from medkd.completers.endpoint import (
+    AttemptRecord,
+    AttemptRecorder,
+    Endpoint,
+    find_worst_case,
+    prompt_texts,
+)
 from medkd.completers.ledger import Ledger, item_key
 from medkd.completers.limits import (
     RESUME_HINT,
     AdaptiveLimit,
     Budget,
     CircuitBreaker,
+    ResumeSupport,
     RetryPolicy,
+    double_room,
 )
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import Charge, Price, Target, When, check_budget, estimate_tokens
-from medkd.completers.resume import (
+from medkd.completers.outcomes import (
+    AttemptOutcome,
+    AttemptResult,
     FindMissing,
     MissingPart,
     PartialAnswer,
-    ResumeSupport,
     find_partial,
     make_partial,
 )
+from medkd.completers.providers import Charge, Target, When, check_budget, estimate_tokens
 from medkd.core.completer import Completion, Request
 from medkd.core.errors import InputError, StoppedError
+from medkd.core.progress import Bar
 from medkd.core.records import Usage
 
 PACE_WINDOW = 20
@@ -46,8 +55,13 @@ WAITING_PER_PLACE = 4
 REPORTED_WAIT_S = 5.0
 """A wait asked for by the server that progress reports."""
 Follow = Callable[[str], Iterable[tuple[str, Request]]]
-"""Called with the label of a request that is over, answered or not; returns further ones."""
+"""Called with the label of a request that is over; returns further ones."""
+Labelled = Iterator[tuple[str, Request]]
+"""Requests, each with the id of its record."""
+Report = Callable[["Progress"], None]
+"""Called for each finished item, and twice a second."""
 _REFUSALS = {AttemptOutcome.REFUSED, AttemptOutcome.NOT_AN_ENDPOINT}
+_FAILED_TO_RESUME = {AttemptOutcome.LENGTH, AttemptOutcome.UNREADABLE, AttemptOutcome.EMPTY}
 _INTERRUPTED = f"interrupted; what was paid for is kept, {RESUME_HINT}"
 
 
@@ -67,7 +81,7 @@ class Progress:
     spent: float = 0.0
     """Money of all attempts on the ledger, those of earlier runs included."""
     spent_before: float = 0.0
-    """Of it, that of earlier runs."""
+    """That of earlier runs alone."""
     waits_s: float = 0.0
     """Seconds until the off-peak hours it waits for; 0 while it works."""
     last_error: str = ""
@@ -123,14 +137,15 @@ class Progress:
 class RunOptions:
     """How a run asks."""
 
+    name: str = ""
+    """Of the bar that shows its progress; none without."""
     concurrency: int = 32
     budget: float | None = None
     when: When = "now"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     find_missing: FindMissing = lambda reasoning, text: None
     """Says what is missing in an answer that the endpoint called whole."""
-    on_progress: Callable[[Progress], None] = lambda progress: None
-    """Called for each finished item, and twice a second."""
+    on_progress: Report = lambda progress: None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
@@ -144,7 +159,7 @@ class LedgerClient:
         self.endpoint, self.ledger, self.target = endpoint, ledger, endpoint.target
         self.options = options or RunOptions()
         self.totals = Counter[str]()
-        """Requests of all runs of this client: `cached`, `new`, `failed`."""
+        """Requests of all its runs: `cached`, `new`, `failed`."""
         check_budget(self.target, self.options.budget, self.options.when)
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
@@ -171,13 +186,12 @@ class LedgerClient:
         self.ledger.start_run(n_requests)
         spent = self.ledger.spent()
         progress = Progress(spent=spent, spent_before=spent, limit=self.options.concurrency)
-        scheduler = Scheduler(self.endpoint, self.ledger, self.options, progress, follow)
         try:
-            asyncio.run(scheduler.run(iter(labelled)))
+            with self._open_display(n_requests) as report:
+                asyncio.run(self.work_off(iter(labelled), progress, follow, report))
         finally:
-            self.totals.update(
-                cached=progress.n_cached, new=progress.n_new, failed=progress.n_failed
-            )
+            counts = {"cached": progress.n_cached, "new": progress.n_new}
+            self.totals.update(counts, failed=progress.n_failed)
         if progress.n_failed and not progress.n_answered:
             raise StoppedError(
                 "{}: not one of {} was answered ({}); check it, then {}",
@@ -187,6 +201,27 @@ class LedgerClient:
                 RESUME_HINT,
             )
         return progress
+
+    async def work_off(
+        self, labelled: Labelled, progress: Progress, follow: Follow, report: Report
+    ) -> None:
+        """Send what has no answer yet, and count in `progress` what comes of it."""
+        await Scheduler(self, progress, follow, report).run(labelled)
+
+    @contextmanager
+    def _open_display(self, n_requests: int) -> Generator[Report]:
+        if not self.options.name:
+            yield self.options.on_progress
+            return
+        with Bar(self.options.name, n_requests, unit="answers") as bar:
+
+            def report(progress: Progress) -> None:
+                bar.total = n_requests + progress.n_added
+                note = progress.describe(self.target, n_requests)
+                bar.reach(progress.n_done, progress.n_cached, note)
+                self.options.on_progress(progress)
+
+            yield report
 
     def recall(self, request: Request) -> Completion | None:
         """Return what the ledger holds for a request: its answer, else its last failure; None if it
@@ -201,15 +236,11 @@ class Scheduler:
     """Work off requests: start items as places become free, retry them, and stop in order."""
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        ledger: Ledger,
-        options: RunOptions,
-        progress: Progress,
-        follow: Follow,
+        self, client: LedgerClient, progress: Progress, follow: Follow, report: Report
     ) -> None:
+        endpoint, ledger, options = client.endpoint, client.ledger, client.options
         self.progress = progress
-        self._follow = follow
+        self._follow, self._report_to = follow, report
         self._followers = deque[tuple[str, Request]]()
         """What answers called for and has not begun."""
         self._endpoint, self._ledger, self._options = endpoint, ledger, options
@@ -230,7 +261,7 @@ class Scheduler:
         """Set whenever an item is over or the run stops."""
         self._in_progress: dict[str, asyncio.Event] = {}
 
-    async def run(self, labelled: Iterator[tuple[str, Request]]) -> None:
+    async def run(self, labelled: Labelled) -> None:
         """Finish every request; raise what stopped it."""
         async with self._endpoint.connected():
             saving = self._recorder.save_regularly(self._note_pace, self._stop)
@@ -250,7 +281,7 @@ class Scheduler:
         if self._error:
             raise self._error
 
-    async def _start_items(self, labelled: Iterator[tuple[str, Request]]) -> None:
+    async def _start_items(self, labelled: Labelled) -> None:
         """Start items as long as there is room for them."""
         n_most = self._limit.cap * (1 + WAITING_PER_PLACE)
         while (item := await self._next_item(labelled)) is not None:
@@ -268,9 +299,7 @@ class Scheduler:
             self._tasks.add(task)
             task.add_done_callback(self._end_task)
 
-    async def _next_item(
-        self, labelled: Iterator[tuple[str, Request]]
-    ) -> tuple[str, Request] | None:
+    async def _next_item(self, labelled: Labelled) -> tuple[str, Request] | None:
         """Return what to ask next, what answers called for first; None once nothing can come."""
         while not self._followers:
             if (item := next(labelled, None)) is not None or not self._tasks:
@@ -280,10 +309,12 @@ class Scheduler:
             await self._wait_for_news()
         return self._followers.popleft()
 
-    def _add_followers(self, label: str) -> None:
-        n_before = len(self._followers)
-        self._followers.extend(self._follow(label))
-        self.progress.n_added += len(self._followers) - n_before
+    def _end_item(self, label: str) -> None:
+        """Take what the answer of an item calls for."""
+        called = list(self._follow(label))
+        self._followers.extend(called)
+        self.progress.n_added += len(called)
+        self._report()
 
     async def _wait_for_news(self) -> None:
         self._has_news.clear()
@@ -349,7 +380,7 @@ class Scheduler:
         n_unusable = 0
         partial = find_partial(self._ledger.attempts_of(key), self._find_missing)
         while True:
-            before = partial if partial and self._can_resume(partial, request) else None
+            before = partial if self._resume.is_possible(partial, request) else None
             record = await self._attempt_in_place(key, label, request, before)
             if record is None:
                 return
@@ -365,17 +396,14 @@ class Scheduler:
                 if not result.outcome.is_retryable or is_exhausted:
                     self._count_done(label, result)
                     return
-                if partial is None or not self._can_resume(partial, request):
-                    request = _with_room(request, result)
+                if not self._resume.is_possible(partial, request):
+                    request = double_room(request, result)
                 n_failures = self._breaker.n_failures
                 wait_s = self._retry.wait_s(outcomes, n_failures, result.retry_after_s)
             await self._pause(wait_s)
             await self._wait_for_off_peak()
             if not await self._limit.enter():
                 return
-
-    def _can_resume(self, partial: PartialAnswer, request: Request) -> bool:
-        return self._resume.is_possible(partial, request.sampling.thinking)
 
     def _describe_trouble(self, result: AttemptResult) -> str:
         """Say what keeps the run waiting, if anything does."""
@@ -397,8 +425,7 @@ class Scheduler:
             elif before:
                 self._resume.note_resumed(before)
             return make_partial(record.id, record.result, self._find_missing)
-        ended = {AttemptOutcome.LENGTH, AttemptOutcome.UNREADABLE, AttemptOutcome.EMPTY}
-        return None if before and outcome in ended else partial
+        return None if before and outcome in _FAILED_TO_RESUME else partial
 
     async def _attempt_in_place(
         self, key: str, label: str, request: Request, before: PartialAnswer | None
@@ -406,12 +433,12 @@ class Scheduler:
         """Make one attempt and give up the place; None if the run was stopped first."""
         try:
             price = self._target.price_at(self._options.clock())
-            worst = _worst_case(request, before, price)
+            worst = find_worst_case(request, before, price)
             await self._budget.reserve(worst)
             try:
                 if self._stopping.is_set():
                     return None
-                n_prompt = estimate_tokens(prompt_texts(request, None))
+                n_prompt = estimate_tokens(prompt_texts(request))
                 if self._target.context and n_prompt > self._target.context:
                     return await self._refuse_too_long(key, label, n_prompt)
                 record = await self._recorder.attempt(key, label, request, price, before)
@@ -460,13 +487,11 @@ class Scheduler:
         else:
             self.progress.n_failed += 1
             self.progress.last_error = result.error
-        self._add_followers(label)
-        self._report()
+        self._end_item(label)
 
     async def _count_cached(self, label: str) -> None:
         self.progress.n_cached += 1
-        self._add_followers(label)
-        self._report()
+        self._end_item(label)
         await asyncio.sleep(0)  # a long run of cached items must not starve the streams
 
     def _note_pace(self) -> int:
@@ -477,7 +502,7 @@ class Scheduler:
     def _report(self) -> None:
         self.progress.n_running = self._recorder.n_running
         self.progress.limit = int(self._limit.limit)
-        self._options.on_progress(self.progress)
+        self._report_to(self.progress)
 
 
 def _refuse_running_loop() -> None:
@@ -523,23 +548,3 @@ def _guard(find_missing: FindMissing) -> FindMissing:
             return MissingPart(f"cannot be read ({type(error).__name__})", is_at_end=False)
 
     return find
-
-
-def _worst_case(request: Request, before: PartialAnswer | None, price: Price | None) -> float:
-    """Return the most an attempt can cost: a token a character of the prompt, none cached, and
-    every token allowed."""
-    if price is None:
-        return 0.0
-    n_prompt = sum(map(len, prompt_texts(request, before)))
-    return price.amount(Usage(prompt=n_prompt, completion=request.sampling.max_tokens))
-
-
-def _with_room(request: Request, result: AttemptResult) -> Request:
-    """Allow twice the tokens if the limit itself cut the answer; an endpoint that merely says so
-    gets the same again."""
-    limit = request.sampling.max_tokens
-    is_cut = result.outcome is AttemptOutcome.LENGTH
-    if not is_cut or result.usage is None or result.usage.completion < 0.9 * limit:
-        return request
-    sampling = request.sampling.model_copy(update={"max_tokens": 2 * limit})
-    return request.model_copy(update={"sampling": sampling})

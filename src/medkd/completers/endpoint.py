@@ -24,8 +24,12 @@ from medkd.completers.limits import AdaptiveLimit
 from medkd.completers.outcomes import (
     AttemptOutcome,
     AttemptResult,
+    FindMissing,
+    PartialAnswer,
+    append_continuation,
     classify_finish,
     classify_status,
+    could_be_whole,
 )
 from medkd.completers.providers import (
     Price,
@@ -33,12 +37,6 @@ from medkd.completers.providers import (
     estimate_tokens,
     is_loopback,
     make_charge,
-)
-from medkd.completers.resume import (
-    FindMissing,
-    PartialAnswer,
-    append_continuation,
-    could_be_whole,
 )
 from medkd.completers.stream import (
     AnswerReader,
@@ -50,6 +48,7 @@ from medkd.completers.stream import (
 )
 from medkd.core.completer import Request
 from medkd.core.errors import MedkdError
+from medkd.core.records import Usage
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -501,7 +500,16 @@ def _join_pieces(pieces: list[tuple[str, bool]], is_reasoning: bool) -> str:
     return "".join(piece for piece, kind in pieces if kind is is_reasoning)
 
 
-def prompt_texts(request: Request, before: PartialAnswer | None) -> list[str]:
+def prompt_texts(request: Request, before: PartialAnswer | None = None) -> list[str]:
     """List all texts that an attempt sends."""
     texts = [message.content for message in request.messages]
     return texts + ([before.reasoning, before.text] if before else [])
+
+
+def find_worst_case(request: Request, before: PartialAnswer | None, price: Price | None) -> float:
+    """Return the most an attempt can cost: a token a character of the prompt, none cached, and
+    every token allowed."""
+    if price is None:
+        return 0.0
+    n_prompt = sum(map(len, prompt_texts(request, before)))
+    return price.amount(Usage(prompt=n_prompt, completion=request.sampling.max_tokens))

@@ -29,9 +29,15 @@ from medkd.completers.ledger_file import (
     is_sound,
     keep_copy,
 )
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_finish
+from medkd.completers.outcomes import (
+    AttemptOutcome,
+    AttemptResult,
+    MissingPart,
+    append_continuation,
+    classify_finish,
+    make_partial,
+)
 from medkd.completers.providers import Charge, Price, Target, make_charge
-from medkd.completers.resume import MissingPart, append_continuation, make_partial
 from medkd.completers.stream import separate
 from medkd.core.completer import Completion, Request
 from medkd.core.errors import MedkdError

@@ -7,13 +7,16 @@ Not done here: sending and waiting (`completers.client`), prices (`completers.pr
 import asyncio
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import Target, key_addresses
+from medkd.completers.outcomes import AnswerPart, AttemptOutcome, AttemptResult, PartialAnswer
+from medkd.completers.providers import PrefixForm, Target, key_addresses
+from medkd.core.completer import Request
 from medkd.core.errors import InputError, MedkdError, StoppedError
 
+MAX_RESTARTS = 3
+"""Times a server may begin anew before it is no longer asked to resume."""
 RESUME_HINT = "run the same command again, it goes on from here"
 GROWTH_PER_ROUND = 0.05
 """Share of the cap by which the limit grows for each full round of answers."""
@@ -191,6 +194,17 @@ class RetryPolicy:
         return n_tries >= self.n_tries or n_unusable >= self.n_unusable
 
 
+def double_room(request: Request, result: AttemptResult) -> Request:
+    """Allow twice the tokens if the limit itself cut the answer; an endpoint that merely says so
+    gets the same again."""
+    limit = request.sampling.max_tokens
+    is_cut = result.outcome is AttemptOutcome.LENGTH
+    if not is_cut or result.usage is None or result.usage.completion < 0.9 * limit:
+        return request
+    sampling = request.sampling.model_copy(update={"max_tokens": 2 * limit})
+    return request.model_copy(update={"sampling": sampling})
+
+
 class CircuitBreaker:
     """Watch the results of all items and stop the run if further requests would only cost money or
     time."""
@@ -279,3 +293,33 @@ class CircuitBreaker:
             place,
             reason,
         )
+
+
+class ResumeSupport:
+    """What a run has learnt about a server's prefix completion: used as the provider says, until
+    the server shows that it has none."""
+
+    def __init__(self, form: PrefixForm | None) -> None:
+        self._form = form
+        self._has_resumed: set[AnswerPart] = set()
+        self._off: set[AnswerPart] = set()
+        self._n_restarts: Counter[AnswerPart] = Counter()
+
+    def is_possible(self, before: PartialAnswer | None, request: Request) -> bool:
+        """Whether to ask the server to resume what there is of an answer."""
+        if self._form is None or before is None or before.part in self._off:
+            return False
+        return self._form.while_thinking or not (before.reasoning or request.sampling.thinking)
+
+    def note_resumed(self, before: PartialAnswer) -> None:
+        self._has_resumed.add(before.part)
+
+    def note_refused(self, before: PartialAnswer) -> None:
+        """A refusal holds for all items, unless the server has resumed before."""
+        if before.part not in self._has_resumed:
+            self._off.add(before.part)
+
+    def note_restarted(self, before: PartialAnswer) -> None:
+        self._n_restarts[before.part] += 1
+        if self._n_restarts[before.part] >= MAX_RESTARTS:
+            self.note_refused(before)

@@ -1,12 +1,27 @@
-"""What can become of one attempt at an endpoint, by finish word and HTTP status.
+"""What can become of one attempt at an endpoint, by finish word and HTTP status, and what of a
+broken answer a next attempt can resume.
 
-Not done here: reading an answer (`completers.stream`), acting on it (`completers.client`).
+In: words, statuses, the texts of attempts. Out: outcomes; a partial answer, and what came back
+appended to it. Not done here: reading an answer (`completers.stream`), retrying
+(`completers.client`).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple, Protocol
 
+from medkd.core import thinking
 from medkd.core.records import Usage
+
+MIN_CHARACTERS = 24
+"""A shorter text is not worth resuming."""
+OPENING = 12
+"""Characters by which an answer that begins anew is recognised."""
+SHINGLE = 8
+MAX_REPEATED = 0.3
+"""Share of the partial answer that may occur again in its continuation; more, and it was said
+anew."""
 
 
 class AttemptOutcome(StrEnum):
@@ -183,3 +198,144 @@ class AttemptResult:
         end so again."""
         has_odd_end = self.outcome is AttemptOutcome.CUT and bool(self.finish_reason)
         return has_odd_end or self.outcome in {AttemptOutcome.LENGTH, AttemptOutcome.UNREADABLE}
+
+
+def separate(reasoning: str, text: str) -> tuple[str, str]:
+    """Take the thinking tags out of a reasoning field; what stands behind its closing tag belongs
+    to the text.
+
+    >>> separate("<think>fever", "flu"), separate("fever</think>flu", "")
+    (('fever', 'flu'), ('fever', 'flu'))
+    """
+    if not thinking.find_tag(reasoning):
+        return reasoning, text
+    thought = thinking.read(reasoning)
+    if thought.reasoning and thought.answer:
+        return thought.reasoning, thought.answer + text
+    return thinking.strip_tags(reasoning), text
+
+
+# --- Resuming
+
+
+class MissingPart(NamedTuple):
+    """What a caller misses in an answer."""
+
+    words: str
+    is_at_end: bool
+    """Whether resuming the answer could still bring it."""
+
+
+FindMissing = Callable[[str, str], MissingPart | None]
+"""Looks at the reasoning and the text of an answer."""
+
+
+class AnswerPart(StrEnum):
+    """Where an answer broke off; a server may be able to resume one and not the other."""
+
+    REASONING = "reasoning"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class PartialAnswer:
+    """What an item's attempts have brought of its answer."""
+
+    attempt: int
+    """The attempt that holds it."""
+    reasoning: str
+    text: str
+    is_reasoning_whole: bool = False
+    """Whether the reasoning came to its own end and only the text is missing."""
+
+    @property
+    def part(self) -> AnswerPart:
+        return AnswerPart.TEXT if self.text else AnswerPart.REASONING
+
+
+class HasAnswer(Protocol):
+    """What an attempt came to, as far as resuming is concerned."""
+
+    @property
+    def outcome(self) -> AttemptOutcome | None: ...
+    @property
+    def reasoning(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+class HasAnswerAndId(HasAnswer, Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+def find_partial(
+    attempts: Sequence[HasAnswerAndId], find_missing: FindMissing
+) -> PartialAnswer | None:
+    """Return the partial answer of the last attempt which brought enough."""
+    for attempt in reversed(attempts):
+        if len(attempt.reasoning) + len(attempt.text) >= MIN_CHARACTERS:
+            return make_partial(attempt.id, attempt, find_missing)
+    return None
+
+
+def make_partial(attempt: int, held: HasAnswer, find_missing: FindMissing) -> PartialAnswer | None:
+    """Return the partial answer of an attempt; None if it is too short, or if no end could mend
+    it."""
+    if held.outcome is None or not held.outcome.is_resumable:
+        return None
+    reasoning, text = separate(held.reasoning, held.text)
+    is_unreadable = held.outcome is AttemptOutcome.UNREADABLE
+    if is_unreadable and text.strip():
+        missing = find_missing(reasoning, text)
+        if not (missing and missing.is_at_end):
+            return None
+    text = _trim_end(text)
+    if not text:
+        reasoning = _trim_end(reasoning)
+    if len(reasoning) + len(text) < MIN_CHARACTERS:
+        return None
+    return PartialAnswer(attempt, reasoning, text, is_reasoning_whole=is_unreadable)
+
+
+def _trim_end(text: str) -> str:
+    """Cut off half a character, and blanks, which models continue badly."""
+    return text.rstrip("\ufffd").rstrip()
+
+
+def append_continuation(before: PartialAnswer, reasoning: str, text: str) -> tuple[str, str] | None:
+    """Append what came back to the partial answer; None if the server did not resume it.
+
+    >>> append_continuation(PartialAnswer(1, "", "<think>发热伴颈"), "", "强直</think>脑膜炎")
+    ('', '<think>发热伴颈强直</think>脑膜炎')
+    >>> append_continuation(PartialAnswer(1, "", "<think>发热"), "", "<think>患者</think>脑膜炎")
+    """
+    if before.part is AnswerPart.TEXT:
+        is_resumed = not reasoning and _continues(before.text, text)
+        return (before.reasoning, before.text + text) if is_resumed else None
+    if text and not reasoning:
+        # Right after a whole reasoning; otherwise the server took half a one for a whole.
+        return (before.reasoning, text) if before.is_reasoning_whole else None
+    is_resumed = _continues(before.reasoning, reasoning)
+    return (before.reasoning + reasoning, text) if is_resumed else None
+
+
+def could_be_whole(before: PartialAnswer, text: str) -> bool:
+    """Whether a text that did not resume could be a whole answer: one that was tagged begins with
+    its tag again."""
+    was_tagged = not before.reasoning and before.text.lstrip().startswith(thinking.OPEN)
+    return not was_tagged or text.lstrip().startswith(thinking.OPEN)
+
+
+def _continues(before: str, after: str) -> bool:
+    start, new = before.lstrip(), after.lstrip()
+    if new and new.startswith(start[:OPENING]):
+        return False
+    if thinking.OPEN in before and thinking.OPEN in new:
+        return False
+    said = _shingles(start)
+    return not said or len(said & _shingles(new)) <= MAX_REPEATED * len(said)
+
+
+def _shingles(text: str) -> set[str]:
+    return {text[n : n + SHINGLE] for n in range(len(text) - SHINGLE + 1)}

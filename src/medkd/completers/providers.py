@@ -108,10 +108,6 @@ class PrefixForm(Record):
     while_thinking: bool = False
 
 
-COMMON_PREFIX = PrefixForm(message={"prefix": True}, while_thinking=True)
-"""DeepSeek's form, which others follow."""
-
-
 class ModelTerms(Record):
     """What a provider says about one of its models."""
 
@@ -271,15 +267,10 @@ def find_target(
     model: str = "",
     base_url: str = "",
     providers: Path | None = None,
-    prefix: bool | None = None,
     is_key_needed: bool = True,
 ) -> Target:
     """Find a model at an address; raise InputError for an unknown provider or model, no address, or
-    no key where one is needed.
-
-    `prefix` overrides whether the endpoint is asked to resume broken answers; None leaves it to the
-    provider's entry.
-    """
+    no key where one is needed."""
     known = read_providers(providers)
     if name not in known:
         raise InputError(
@@ -300,8 +291,7 @@ def find_target(
             name,
             ", ".join(provider.models),
         )
-    form = provider.prefix if prefix is not False else None
-    form = form or (COMMON_PREFIX if prefix else None)
+    form = provider.prefix
     if form is not None:
         own = address if base_url or not form.base_url else _check_address(form.base_url, name)
         form = form.model_copy(update={"base_url": own})

@@ -23,8 +23,8 @@ from medkd.completers.outcomes import (
     AttemptResult,
     classify_finish,
     classify_status,
+    separate,
 )
-from medkd.core import thinking
 from medkd.core.records import Usage
 
 BOM = b"\xef\xbb\xbf"
@@ -453,21 +453,6 @@ def find_texts(value: object, is_reasoning: bool, depth: int = 0) -> Iterator[tu
         thinks = is_reasoning or "thinking" in kind or "reasoning" in kind or "thinking" in part
         field = next((part[name] for name in PART_FIELDS if part.get(name)), None)
         yield from find_texts(field, thinks, depth + 1)
-
-
-def separate(reasoning: str, text: str) -> tuple[str, str]:
-    """Take the thinking tags out of a reasoning field; what stands behind its closing tag belongs
-    to the text.
-
-    >>> separate("<think>fever", "flu"), separate("fever</think>flu", "")
-    (('fever', 'flu'), ('fever', 'flu'))
-    """
-    if not thinking.find_tag(reasoning):
-        return reasoning, text
-    thought = thinking.read(reasoning)
-    if thought.reasoning and thought.answer:
-        return thought.reasoning, thought.answer + text
-    return thinking.strip_tags(reasoning), text
 
 
 def find_problem(event: Mapping[str, Any]) -> object | None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from medkd.completers.costs import Forecast
 from medkd.completers.ledger import FILE_NAME, BillDay, BillLine, open_reader
 from medkd.completers.outcomes import AttemptOutcome
+from medkd.completers.session import Forecast
 from medkd.core.errors import InputError
 from medkd.core.records import Record
 from medkd.core.stage_output import read_manifest

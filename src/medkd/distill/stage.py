@@ -6,39 +6,44 @@ Not done here: judging what came back (`verify`), asking and paying (`completers
 """
 
 import contextlib
+import json
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medkd.completers.batch import BatchClient
-from medkd.completers.client import LedgerClient, Progress, RunOptions
-from medkd.completers.costs import MIN_KNOWN, Expected, Forecast, forecast
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, open_reader
+from medkd.completers.outcomes import FindMissing, MissingPart
 from medkd.completers.providers import Target, When, check_budget, find_target
+from medkd.completers.session import MIN_KNOWN, Expected, Forecast, forecast
+from medkd.core import thinking
 from medkd.core.completer import Sampling
 from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError
-from medkd.core.jsonl import resolve_input, write_atomically
-from medkd.core.progress import Bar
-from medkd.core.records import Cost
+from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
+from medkd.core.records import Cost, Prediction, Question, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
-from medkd.core.task import TaskFile, find_task, list_task_inputs
-from medkd.distill.courses import Course, Method, distill, recall_course, recall_courses
-from medkd.distill.prompts import (
+from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
+from medkd.distill.courses import (
+    Course,
+    Method,
     Mode,
     PromptSetup,
-    QuestionFile,
-    find_attempt_file,
+    distill,
     find_missing_part,
-    read_attempts,
+    recall_courses,
 )
+from medkd.grading import judge
+from medkd.grading.graders import get_grader
 
 RATIONALES = "rationales.jsonl"
 WRONG = "wrong.jsonl"
@@ -75,6 +80,8 @@ class Config(StageConfig):
     """With --until-right: right answers of a question that are enough."""
     fallback: Literal["", "rationalize"] = ""
     """`rationalize` asks for the reasoning to the known answer where no other one was right."""
+    judge: str = ""
+    """Model that decides what rules cannot tell of a sample: a provider, or `provider:model`."""
     from_: Annotated[Path | None, RUNTIME] = None
     """With `--mode correct`: the student's answers to these questions, a directory of evaluate or
     select."""
@@ -92,8 +99,6 @@ class Config(StageConfig):
     effort: str = ""
     """How hard the teacher thinks, in the provider's own words (low, high, max …); default: the
     provider's."""
-    prefix: Annotated[bool | None, RUNTIME] = None
-    """Resume truncated answers by prefix completion; default: the provider's setting."""
     concurrency: Annotated[int, RUNTIME, Field(ge=1, le=100_000)] = 32
     """Most requests under way at once, within the provider's cap; fewer while the server
     throttles."""
@@ -128,7 +133,129 @@ class Config(StageConfig):
             raise ValueError("mode: correct needs --from, the student's answers, and nothing else")
         if self.teachers and (self.model or self.base_url):
             raise ValueError("teachers: each names its own model (name:model); leave --model out")
+        if self.judge and not self.is_graded:
+            raise ValueError("judge: nothing is graded; give --until-right, too")
         return self
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether what is asked next depends on an answer's being right."""
+        return bool(self.until_right or self.fallback or len(self.teachers) > 1)
+
+
+# --- What a run reads
+
+
+KEPT_BYTES = 64 * 2**20
+"""A file of questions up to this size is parsed once and kept; a larger one is read anew."""
+MAX_ATTEMPT = 4000
+"""Characters of an attempt that a teacher is shown: its two ends where it is longer."""
+_SAMPLE = re.compile(r"#\d{1,9}\Z")
+
+
+class QuestionFile:
+    """The questions of a file, to be iterated several times; broken lines are counted and named."""
+
+    def __init__(
+        self,
+        path: Path,
+        accept_identified: bool = False,
+        task: str = "",
+        wanted: Collection[str] | None = None,
+    ) -> None:
+        _refuse_raw_cases(path)
+        self.path = path
+        self.reader = RecordReader(path, Question, made_by="prepare")
+        is_kept = path.stat().st_size <= KEPT_BYTES
+        self._kept = list(self.reader) if is_kept else None
+        self._wanted = wanted
+        tasks: set[str] = set()
+        marks: list[str] = []
+        self.n_left_out = 0
+        """Questions that are not among those wanted."""
+        for question in self._kept or self.reader:
+            if wanted is not None and question.id not in wanted:
+                self.n_left_out += 1
+                continue
+            marks.append(question.deidentified_by)
+            tasks.add(question.task)
+        self.n_questions = len(marks)
+        check_deidentified(marks, path, "the teacher", accept_identified)
+        check_tasks(tasks, task, path)
+
+    def __iter__(self) -> Iterator[Question]:
+        for question in self._read() if self._kept is None else self._kept:
+            if self._wanted is None or question.id in self._wanted:
+                yield question
+
+    def _read(self) -> Iterator[Question]:
+        with self.path.open("rb") as file:
+            for line in file:
+                with contextlib.suppress(ValidationError):
+                    yield Question.model_validate_json(line)
+
+
+def _refuse_raw_cases(path: Path) -> None:
+    """Refuse a file that begins with a case nobody has de-identified, whatever else is wrong."""
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    try:
+        record = json.loads(first)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(record, dict) and "sections" in record and "deidentified_by" not in record:
+        raise InputError(
+            '{}:1: a raw case, no deidentified_by; run "medkd deidentify" and "medkd '
+            'prepare" first',
+            path,
+        )
+
+
+class Attempts(NamedTuple):
+    """A student's answers to questions, graded."""
+
+    wrong: dict[str, list[str]]
+    """Wrong answers by question, reasoning included."""
+    asked: frozenset[str]
+    """Every question that was answered, rightly or not."""
+
+
+def find_attempt_file(given: Path) -> Path:
+    """Find the student's answers; raises InputError where there are none."""
+    return resolve_input(given, "predictions.jsonl", made_by="evaluate")
+
+
+@cache
+def read_attempts(given: Path, task: str) -> Attempts:
+    """Read and grade a student's answers; one that rules cannot decide is not called wrong."""
+    wrong: dict[str, list[str]] = {}
+    asked: set[str] = set()
+    for prediction in RecordReader(find_attempt_file(given), Prediction, made_by="evaluate"):
+        question = name_question(prediction.id)
+        asked.add(question)
+        kind = find_task(prediction.task, task).answer.kind
+        found = get_grader(kind)(prediction.answer, prediction.reference, known=prediction.known)
+        if found.verdict == "wrong":
+            wrong.setdefault(question, []).append(_shorten(prediction))
+    return Attempts(wrong, frozenset(asked))
+
+
+def name_question(prediction_id: str) -> str:
+    """Name the question of a prediction, whose id may tell a sample.
+
+    >>> name_question("clinic:1#3"), name_question("clinic:1")
+    ('clinic:1', 'clinic:1')
+    """
+    return _SAMPLE.sub("", prediction_id)
+
+
+def _shorten(prediction: Prediction) -> str:
+    text = f"{prediction.reasoning or thinking.strip_tags(prediction.raw)}\n→ {prediction.answer}"
+    half = MAX_ATTEMPT // 2
+    return text if len(text) <= MAX_ATTEMPT else f"{text[:half]}\n[…]\n{text[-half:]}"
+
+
+# --- The job
 
 
 def make_method(config: Config, models: Sequence[str]) -> Method:
@@ -148,24 +275,32 @@ def make_method(config: Config, models: Sequence[str]) -> Method:
         models,
         set_up(config.mode),
         set_up("rationalize") if config.fallback else None,
-        n_courses=config.samples,
-        n_tries=config.until_right or 1,
-        n_keep=config.keep,
+        n_tries=config.until_right or config.samples,
+        n_keep=config.keep if config.until_right else config.samples,
         attempts=read_attempts(config.from_, config.task).wrong if config.from_ else {},
+        is_graded=config.is_graded,
+        has_judge=bool(config.judge),
     )
 
 
-def choose_targets(config: Config, is_key_needed: bool = True) -> list[Target]:
-    """Find the models that a config asks, in their order."""
-    asked = [(name, model, "") for name, _, model in (t.partition(":") for t in config.teachers)]
-    prefix = config.prefix
-    found = [
-        find_target(name, model, base_url, config.providers, prefix, is_key_needed)
-        for name, model, base_url in asked or [(config.teacher, config.model, config.base_url)]
-    ]
-    if config.budget is not None and len({t.provider.currency for t in found}) > 1:
-        raise InputError("--budget: the teachers charge in several currencies; leave it out")
-    return [target.as_batch() for target in found] if config.batch else found
+def choose_targets(config: Config, is_key_needed: bool = True) -> tuple[list[Target], list[Target]]:
+    """Find the models that a config asks, in their order; and the judge, where there is one."""
+    asked = config.teachers or (f"{config.teacher}:{config.model}",)
+
+    def find(listed: Sequence[str]) -> list[Target]:
+        parts = [name.partition(":") for name in listed if name]
+        return [
+            find_target(
+                *(name, model, "" if config.teachers else config.base_url),
+                *(config.providers, is_key_needed),
+            )
+            for name, _, model in parts
+        ]
+
+    teachers, judges = find(asked), find([config.judge])
+    if config.budget is not None and len({t.provider.currency for t in [*teachers, *judges]}) > 1:
+        raise InputError("--budget: the models charge in several currencies; leave it out")
+    return [t.as_batch() for t in teachers] if config.batch else teachers, judges
 
 
 def find_questions(config: Config, method: Method) -> QuestionFile:
@@ -191,24 +326,21 @@ def find_question_file(config: Config) -> Path:
 
 
 def forecast_job(config: Config, ledger: LedgerReader) -> list[Forecast]:
-    """Price what a run would still buy, one forecast a teacher: as expected and at worst."""
-    targets = choose_targets(config, is_key_needed=False)
-    method = make_method(config, [target.model for target in targets])
+    """Price what a run would still buy, one forecast a model: as expected and at worst."""
+    teachers, judges = choose_targets(config, is_key_needed=False)
+    targets = [*teachers, *judges]
+    method = make_method(config, [target.model for target in teachers])
     questions = find_questions(config, method)
     recalls = [ledger.recall_from(target) for target in targets]
 
     def recall_all() -> Iterator[Course]:
-        for question in questions:
-            for course in method.start(question):
-                yield recall_course(course, lambda at, r: recalls[at](r), is_complete_only=True)
+        return recall_courses(questions, method, lambda at, r: recalls[at](r), True)
 
-    graded = [0, 0]
-    for course in recall_all() if method.needs_grade else ():
-        for heard in course.heard:
-            graded[0] += heard.is_right and heard.ask.mode == method.first.mode
-            graded[1] += heard.ask.mode == method.first.mode
-    is_known = graded[1] >= MIN_KNOWN
-    chance = graded[0] / graded[1] if is_known else ASSUMED_CHANCE
+    graded = Counter[bool]()
+    for course in recall_all() if method.is_graded else ():
+        graded.update(h.is_right for h in course.heard if h.ask.mode == method.first.mode)
+    is_known = graded.total() >= MIN_KNOWN
+    chance = graded[True] / graded.total() if is_known else ASSUMED_CHANCE
 
     def expect(place: int) -> Iterator[Expected]:
         for course in recall_all():
@@ -220,13 +352,10 @@ def forecast_job(config: Config, ledger: LedgerReader) -> list[Forecast]:
                     yield Expected(ask.request, share)
 
     note = ""
-    if method.needs_grade:
-        source = f"of {graded[1]} answers on the ledger" if is_known else "assumed"
+    if method.is_graded:
+        source = f"of {graded.total()} answers on the ledger" if is_known else "assumed"
         note = f"a sample is right in {chance:.0%} ({source})"
-    return [
-        forecast(expect(place), target, ledger, config.max_tokens, note)
-        for place, target in enumerate(targets)
-    ]
+    return [forecast(expect(place), target, ledger, note) for place, target in enumerate(targets)]
 
 
 def run(config: Config) -> Manifest:
@@ -239,11 +368,11 @@ def run(config: Config) -> Manifest:
                 print(ahead.render())
         return Manifest(stage="distill", identity="", config=config.model_dump(mode="json"))
     path = find_question_file(config)
-    targets = choose_targets(config, is_key_needed=not is_finished(config.out))
-    if not is_finished(config.out):  # refuse before anything is read or written
-        for target in targets:
-            check_budget(target, config.budget, config.when)
-    method = make_method(config, [target.model for target in targets])
+    is_new = not is_finished(config.out)
+    teachers, judges = choose_targets(config, is_key_needed=is_new)
+    for target in [*teachers, *judges] if is_new else ():  # before anything is read or written
+        check_budget(target, config.budget, config.when)
+    method = make_method(config, [target.model for target in teachers])
     questions = find_questions(config, method)
     attempts = {"from": find_attempt_file(config.from_)} if config.from_ else {}
     with open_stage_output(
@@ -256,48 +385,71 @@ def run(config: Config) -> Manifest:
     ) as space:
         if not space.is_finished:
             with Ledger(ledger_path) as ledger:
-                _distill_into(space, config, method, questions, ledger)
+                clients = _open_clients(config, teachers, judges, ledger)
+                _distill_into(space, config, method, questions, clients)
         return space.manifest
 
 
+def _open_clients(
+    config: Config, teachers: Sequence[Target], judges: Sequence[Target], ledger: Ledger
+) -> list[LedgerClient]:
+    """Open the clients of the teachers, and of the judge behind them."""
+    find_fault = judge.make_fault_finder(judge.load_rubric("diagnosis"))
+
+    def find_missing(reasoning: str, text: str) -> MissingPart | None:
+        fault = find_fault(reasoning, text)
+        return MissingPart(fault, is_at_end=False) if fault else None
+
+    def make_options(name: str, missing: FindMissing) -> RunOptions:
+        return RunOptions(
+            name=name,
+            concurrency=config.concurrency,
+            budget=config.budget,
+            when=config.when,
+            find_missing=missing,
+        )
+
+    clients: list[LedgerClient] = []
+    for target in teachers:
+        name = "distill" if len(teachers) == 1 else f"ask {target.model}"
+        options = make_options(name, find_missing_part)
+        clients.append(
+            BatchClient(target, ledger, options)
+            if config.batch
+            else LedgerClient(Endpoint(target), ledger, options)
+        )
+    judging = make_options("judge", find_missing)
+    return clients + [LedgerClient(Endpoint(target), ledger, judging) for target in judges]
+
+
 def _distill_into(
-    space: StageOutput, config: Config, method: Method, questions: QuestionFile, ledger: Ledger
+    space: StageOutput,
+    config: Config,
+    method: Method,
+    questions: QuestionFile,
+    clients: Sequence[LedgerClient],
 ) -> None:
     """Distil and write; a stop writes what there is and is raised again."""
-    display = _Display(choose_targets(config))
-    options = RunOptions(
-        concurrency=config.concurrency,
-        budget=config.budget,
-        when=config.when,
-        find_missing=find_missing_part,
-        on_progress=display.update,
-    )
-    teachers = [
-        BatchClient(target, ledger, options)
-        if config.batch
-        else LedgerClient(Endpoint(target), ledger, options)
-        for target in display.targets
-    ]
     tally = _Tally()
     space.read(questions.reader.n_read)
     space.drop_all(questions.reader.dropped())
     space.drop("student_right", questions.n_left_out)
-    if method.needs_grade and questions.n_questions:
-        for ahead in forecast_job(config, ledger):
+    if method.is_graded and questions.n_questions:
+        for ahead in forecast_job(config, clients[0].ledger):
             print(f"distill: {ahead.summarise()}", file=sys.stderr, flush=True)
     try:
-        if not questions.n_questions:
-            print("distill: nothing to buy: no question is left to ask", file=sys.stderr)
+        if questions.n_questions:
+            _write(space, distill(questions, clients, method, questions.n_questions), tally)
         else:
-            courses = distill(questions, teachers, method, questions.n_questions, display.open)
-            _write(space, courses, tally)
+            print("distill: nothing to buy: no question is left to ask", file=sys.stderr)
+            _write(space, (), tally)
     except (StoppedError, KeyboardInterrupt):
         with contextlib.suppress(MedkdError):  # the first stop is the one to report
-            recalled = recall_courses(questions, method, lambda at, r: teachers[at].recall(r))
+            recalled = recall_courses(questions, method, lambda at, r: clients[at].recall(r))
             _write(space, recalled, tally)
         raise
     finally:
-        _write_facts(space, teachers, method, tally, config.ledger is not None)
+        _write_facts(space, clients, method, tally, config.ledger is not None)
     if tally.incomplete:
         listed = ", ".join(f"{n} {reason}" for reason, n in tally.incomplete.most_common())
         print(
@@ -313,6 +465,8 @@ class _Tally:
     incomplete: Counter[str] = field(default_factory=Counter[str])
     n_right: Counter[int] = field(default_factory=Counter[int])
     """Right answers of a question to the number of such questions."""
+    n_undecided: int = 0
+    """Answers of which neither rules nor a judge could tell."""
     n_wrong: int = 0
     amount: float = 0.0
 
@@ -327,7 +481,8 @@ def _write(space: StageOutput, courses: Iterable[Course], tally: _Tally) -> None
     ):
         for course in courses:
             tally.n_right[course.n_right] += 1
-            tally.amount += sum(heard.completion.cost.amount for heard in course.heard)
+            tally.n_undecided += sum(heard.verdict == "undecided" for heard in course.heard)
+            tally.amount += course.sum_amounts()
             for rationale in course.list_kept():
                 n_kept += 1
                 if not rationale.complete:
@@ -341,47 +496,30 @@ def _write(space: StageOutput, courses: Iterable[Course], tally: _Tally) -> None
 
 def _write_facts(
     space: StageOutput,
-    teachers: Sequence[LedgerClient],
+    clients: Sequence[LedgerClient],
     method: Method,
     tally: _Tally,
     is_shared: bool,
 ) -> None:
-    amount = tally.amount if is_shared else teachers[0].ledger.spent()
-    currency = teachers[0].target.provider.currency
+    amount = tally.amount if is_shared else clients[0].ledger.spent()
+    currency = clients[0].target.provider.currency
     space.manifest.cost = Cost(amount=round(amount, 6), currency=currency)
-    totals = sum((teacher.totals for teacher in teachers), Counter[str]())
+    totals = sum((client.totals for client in clients), Counter[str]())
+    n_teachers = len(method.models)
     space.manifest.facts |= {
         "mode": method.first.mode,
         "model": ", ".join(method.models),
-        "teacher": ", ".join(teacher.target.name for teacher in teachers),
+        "teacher": ", ".join(client.target.name for client in clients[:n_teachers]),
         "incomplete": tally.incomplete.total(),
         "answered_before": totals["cached"],
         "bought": totals["new"],
         "failed": totals["failed"],
     }
-    if method.needs_grade:
+    if method.is_graded:
         space.manifest.facts |= {
             "right_by_question": {str(n): k for n, k in sorted(tally.n_right.items())},
             "wrong": tally.n_wrong,
+            "undecided": tally.n_undecided,
         }
-
-
-class _Display:
-    """A progress bar for each round of requests."""
-
-    def __init__(self, targets: Sequence[Target]) -> None:
-        self.targets = targets
-        self._bar: Bar | None = None
-        self._place = self._n_requests = 0
-
-    def open(self, place: int, n_requests: int) -> Bar:
-        self._place, self._n_requests = place, n_requests
-        name = "distill" if len(self.targets) == 1 else f"ask {self.targets[place].model}"
-        self._bar = Bar(name, total=n_requests, unit="answers")
-        return self._bar
-
-    def update(self, progress: Progress) -> None:
-        if self._bar:
-            self._bar.total = self._n_requests + progress.n_added
-            note = progress.describe(self.targets[self._place], self._n_requests)
-            self._bar.reach(progress.n_done, progress.n_cached, note)
+    for client in clients[n_teachers:]:
+        space.manifest.facts["judge"] = f"{client.target.name} {client.target.model}"

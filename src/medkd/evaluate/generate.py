@@ -292,7 +292,7 @@ class EndpointPredictor:
             (prompt, Request(messages=prompt.messages, sampling=sampling, sample=sample))
             for prompt in prompts
         ]
-        self.completer.announce((request for _, request in asked), sampling.max_tokens)
+        self.completer.announce(request for _, request in asked)
         self.completer.run(((prompt.id, request) for prompt, request in asked), len(asked))
         for prompt, request in asked:
             found = self.completer.recall(request)

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
-from medkd.completers.client import LedgerClient, Progress, RunOptions
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
+from medkd.completers.outcomes import MissingPart
 from medkd.completers.providers import Target, estimate_tokens
-from medkd.completers.resume import MissingPart
 from medkd.core import thinking
 from medkd.core.completer import Message, Request, Sampling
-from medkd.core.progress import Bar
 from medkd.core.records import Removal, Usage
 from medkd.core.yaml_io import read_shipped_yaml
 from medkd.grading.diagnosis import grade
@@ -71,25 +70,13 @@ def check_leaks(
 
     Raises StoppedError when the budget is spent or nobody answers; the ledger keeps what was paid.
     """
-    with Bar("check-leaks", total=len(asked), unit="sections") as bar:
-
-        def report(progress: Progress) -> None:
-            spent = f"{progress.spent:.4f} {target.provider.currency}"
-            bar.reach(
-                progress.n_done, progress.n_cached, spent if target.is_priced else "price unknown"
-            )
-
-        options = RunOptions(
-            concurrency=concurrency,
-            budget=budget,
-            find_missing=_find_missing,
-            on_progress=report,
-        )
-        client = LedgerClient(Endpoint(target), ledger, options)
-        if asked:
-            client.run(
-                ((f"{one.draft.case.id} {one.section}", one.request) for one in asked), len(asked)
-            )
+    options = RunOptions(
+        name="check-leaks", concurrency=concurrency, budget=budget, find_missing=_find_missing
+    )
+    client = LedgerClient(Endpoint(target), ledger, options)
+    if asked:
+        labelled = ((f"{one.draft.case.id} {one.section}", one.request) for one in asked)
+        client.run(labelled, len(asked))
     proposed: list[Removal] = []
     n_unanswered = 0
     for one in asked:

@@ -19,8 +19,8 @@ from typing import NamedTuple
 from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
+from medkd.completers.outcomes import MissingPart
 from medkd.completers.providers import find_target
-from medkd.completers.resume import MissingPart
 from medkd.core import thinking
 from medkd.core.completer import Completer
 from medkd.core.errors import InputError, StoppedError

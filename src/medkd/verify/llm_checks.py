@@ -11,13 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from medkd.completers.client import LedgerClient, Progress, RunOptions
+from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
-from medkd.completers.resume import FindMissing, MissingPart
+from medkd.completers.outcomes import FindMissing, MissingPart
 from medkd.core.completer import Completion, Message, Request, Sampling
 from medkd.core.errors import InputError
-from medkd.core.progress import Bar
 from medkd.core.records import Checked, Language, Question, Rationale, Verdict
 from medkd.core.task import Task
 from medkd.grading import judge
@@ -90,24 +89,16 @@ class LlmChecker:
 
     def _ask(self, check: LlmCheck, file: TextIO, n: int) -> LedgerClient:
         """Have one kind of question answered for every rationale that it is about."""
-        target = self._endpoint.target
         labelled = (
             (f"{check.name} {row.rationale.id}", request)
             for row in _read_again(file)
             if check.wants(row)
             for request in check.ask(row.rationale)
         )
-        with Bar(check.name, total=n, unit="answers") as bar:
-
-            def report(tally: Progress) -> None:
-                spent = f"{tally.spent:.4f} {target.provider.currency}"
-                price = spent if target.is_priced else "price unknown"
-                bar.reach(tally.n_done, tally.n_cached, price)
-
-            options = replace(self._options, find_missing=check.find_missing, on_progress=report)
-            client = LedgerClient(self._endpoint, self._ledger, options)
-            if n:
-                client.run(labelled, n)
+        options = replace(self._options, name=check.name, find_missing=check.find_missing)
+        client = LedgerClient(self._endpoint, self._ledger, options)
+        if n:
+            client.run(labelled, n)
         return client
 
 

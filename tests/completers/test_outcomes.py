@@ -1,4 +1,5 @@
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,22 +9,22 @@ from ledger_reading import list_attempts
 from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint, TimeLimits
 from medkd.completers.ledger import Ledger
-from medkd.completers.limits import RetryPolicy
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import find_target
-from medkd.completers.resume import (
+from medkd.completers.limits import ResumeSupport, RetryPolicy
+from medkd.completers.outcomes import (
     AnswerPart,
+    AttemptOutcome,
+    AttemptResult,
     MissingPart,
     PartialAnswer,
-    ResumeSupport,
     append_continuation,
     could_be_whole,
     make_partial,
 )
+from medkd.completers.providers import find_target
 from medkd.core.completer import Message, Request, Sampling
 from medkd.demo.faults import Fault, Prefix
 from medkd.demo.teacher import serve_teacher
-from medkd.distill.prompts import find_missing_part
+from medkd.distill.courses import find_missing_part
 
 REASONING = "患者发热伴头痛三天，颈强直阳性，提示脑膜受刺激；脑脊液白细胞升高、糖降低，支持细菌感染，因此考虑本病。"
 WHOLE = f"<think>\n{REASONING}\n</think>\n\n化脓性脑膜炎"
@@ -37,14 +38,15 @@ def ask(number: int, thinking: bool = False) -> Request:
     )
 
 
-def open_completer(ledger, base_url, prefix=True, **more) -> LedgerClient:
+def open_completer(ledger, base_url, has_prefix=True, **more) -> LedgerClient:
+    target = find_target("rehearsal", "", base_url)
     options = RunOptions(
         concurrency=4,
         retry=RetryPolicy(backoff_s=0.01, backoff_cap_s=0.05),
         find_missing=find_missing_part,
     )
     return LedgerClient(
-        Endpoint(find_target("rehearsal", "", base_url, prefix=prefix), more.get("limits")),
+        Endpoint(target if has_prefix else replace(target, prefix=None), more.get("limits")),
         ledger,
         options,
     )
@@ -104,13 +106,16 @@ def test_only_what_merely_lacks_its_end_is_gone_on_from(answer, is_kept):
     assert so_far is None or not so_far.text.endswith(("\ufffd", "\n"))
 
 
+PLAIN = Request(messages=(), sampling=Sampling(thinking=False))
+
+
 def test_a_server_that_refuses_or_begins_anew_is_no_longer_asked_unless_it_has_gone_on_before():
     text, thought = PartialAnswer(1, "", WHOLE[:40]), PartialAnswer(1, REASONING[:40], "")
     refused = ResumeSupport(find_target("rehearsal").prefix)
     refused.note_refused(text)
     assert (
-        refused.is_possible(text, False),
-        refused.is_possible(thought, False),
+        refused.is_possible(text, PLAIN),
+        refused.is_possible(thought, PLAIN),
         thought.part,
     ) == (False, True, AnswerPart.REASONING)
     proven = ResumeSupport(find_target("rehearsal").prefix)
@@ -118,10 +123,10 @@ def test_a_server_that_refuses_or_begins_anew_is_no_longer_asked_unless_it_has_g
     for _ in range(9):
         proven.note_restarted(text)
     proven.note_refused(text)
-    assert proven.is_possible(text, False)
+    assert proven.is_possible(text, PLAIN)
     assert not ResumeSupport(
         find_target("custom", "m", "http://127.0.0.1:9/v1").prefix
-    ).is_possible(text, False)
+    ).is_possible(text, PLAIN)
 
 
 @pytest.mark.parametrize("thinking", [True, False])
