@@ -42,10 +42,6 @@ FORMS = {
     "indented objects": "\n".join(dump(row, indent=2) for row in ROWS),
     "two arrays": dump(ROWS[:1]) + "\n" + dump(ROWS[1:]),
     "pandas by columns": dump({"主诉": {"0": "腹痛，3天", "1": "咳嗽"}, "n": {"0": 1, "1": 2}}),
-    "pandas by index": dump({"0": ROWS[0], "1": ROWS[1]}),
-    "pandas split": dump(
-        {"columns": ["主诉", "n"], "index": [0, 1], "data": [["腹痛，3天", 1], ["咳嗽", 2]]}
-    ),
     "pandas table": dump({"schema": {"fields": []}, "data": ROWS}),
     "a list under data": dump({"version": "1", "data": ROWS}, indent=1),
 }
@@ -100,13 +96,6 @@ def test_repeated_columns_lose_nothing_and_nameless_ones_are_named(tmp_path):
         {"主诉": "腹痛", "column 3": "x", "n": "2"},
         {"主诉": "发热", "n": "3"},
     ]
-
-
-@pytest.mark.parametrize("form", ["{}", "[{}]", "[\n{}\n]", '{{"rows": [{}]}}'])
-def test_repeated_keys_of_an_object_lose_nothing(form, tmp_path):
-    row = '{"主诉": "腹痛", "主诉": "发热", "n": 1, "n": 1, "in": {"a": "x", "a": "\\"b\\": y"}}'
-    path = write(tmp_path / "a.json", form.format(row))
-    assert contents(path) == [{"主诉": ["腹痛", "发热"], "n": 1, "in": {"a": ["x", '"b": y']}}]
 
 
 def test_rows_of_too_many_or_too_few_cells_and_open_quotes_are_named(tmp_path):

@@ -20,9 +20,10 @@ from medkd.grading.extract import split_list
 from medkd.grading.graders import AnswerKind, get_grader
 from medkd.grading.grounding import find_claims
 from medkd.grading.names import normalize_name
-from medkd.grading.repetition import hash_n_grams, is_looping
+from medkd.grading.repetition import is_looping
 from medkd.grading.tables import load_phrases
 from medkd.text.normalize import is_chinese, is_simplified, normalize, simplify
+from medkd.text.similarity import hash_runs
 
 
 class Reason(StrEnum):
@@ -257,7 +258,7 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
         return make_verdict("filler", Reason.FILLER, f"{share:.2f} of it")
     source = _keep_letters(record)
     n = 3 if _is_chinese(record) else 12
-    runs = (set(hash_n_grams(one, n).tolist()) for one in (letters, source))
+    runs = (set(hash_runs(one, n).tolist()) for one in (letters, source))
     n_shared = len(set.intersection(*runs))
     if len(source) < MIN_RECORD or n_shared >= MIN_SHARED:
         return make_verdict("filler")
@@ -317,8 +318,8 @@ def copied_share(reasoning: str, record: str, n: int = 12) -> float:
     text, source = ("".join(_view(t).split()) for t in (reasoning, record))
     if len(text) < n or len(source) < n:
         return 0.0
-    runs = set(hash_n_grams(source, n).tolist())
-    starts = np.array([h in runs for h in hash_n_grams(text, n).tolist()]).nonzero()[0]
+    runs = set(hash_runs(source, n).tolist())
+    starts = np.array([h in runs for h in hash_runs(text, n).tolist()]).nonzero()[0]
     edges = np.zeros(len(text) + 1, dtype=int)
     edges[starts] += 1
     edges[starts + n] -= 1

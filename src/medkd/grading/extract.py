@@ -11,14 +11,14 @@ Not done here: deciding whether they are right (`grading.diagnosis`).
 
 import html
 import re
-import unicodedata
 from functools import cache
 from typing import NamedTuple
 
 from medkd.core import thinking
-from medkd.grading.names import is_listed, unify_characters
+from medkd.grading.names import is_listed, variants
 from medkd.grading.tables import load_table
 from medkd.text.diagnoses import split_numbered
+from medkd.text.normalize import normalize
 
 MAX_READ = 4000
 """Characters of an answer that are read: its two ends where it is longer."""
@@ -47,6 +47,8 @@ class StatedDiagnosis(NamedTuple):
 
 
 _CIRCLED = re.compile("[①-⑳❶-❿⓪⑴-⒇]")
+_DASH = re.compile(r"(?<=[一-鿿]{2})\s*[—―]+\s*(?=[一-鿿]{3})")
+"""A dash that leads up to what was concluded."""
 _MARKUP = re.compile(
     r"<(script|style)\b[^<>]{0,200}>.*?</\1>|</?[a-zA-Z][^<>\n]{0,200}>|<[^<>\n]{1,20}>|[*#`>~]+"
     r"|\\(?:boxed|text(?:bf|it|rm)?|math(?:bf|rm)|[()\[\]])|[{}\\$]",
@@ -166,7 +168,8 @@ def _plain(text: str) -> str:
         text = f"{text[: MAX_READ // 2]}\n{text[-MAX_READ // 2 :]}"
     text = text.translate({ord(_ALIAS): None, ord(_DENIED): None})
     text = _ANGLED.sub(lambda found: f"({found[1]})" if _is_denial(found[1]) else found[0], text)
-    text = strip_markup(unicodedata.normalize("NFKC", _CIRCLED.sub("\n", unify_characters(text))))
+    text = _DASH.sub(",考虑", _CIRCLED.sub("\n", text))
+    text = strip_markup(normalize(text).translate(variants()))
     for pattern, replacement in _LAYOUT:
         text = pattern.sub(replacement, text)
     return text.strip()
@@ -184,7 +187,6 @@ def strip_markup(text: str) -> str:
 _LAYOUT = (
     (re.compile(r"(^|\n)\s{0,9}[lI|]\s{0,9}[.、](?=\s{0,9}[一-鿿])"), r"\g<1>1."),
     (re.compile(r"(?<=[一-鿿])\s+(CKD\s*[0-9IVX]+[ab]?\s*期)"), r"(\1)"),
-    (re.compile(r"(?<=[一-鿿]{2})\s*[—―]+\s*(?=[一-鿿]{3})"), ",考虑"),
     (re.compile(r"(?<=[一-鿿][病炎症癌瘤])-(?=[一-鿿]{3})"), ":"),
     (re.compile(r"[(]([0-9]{1,2})[)]"), r"\1."),
     (re.compile(r"[(][一二三四五六七八九十][)]"), "\n"),

@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from medkd.grading.tables import load_table
-from medkd.text.normalize import simplify
+from medkd.text.normalize import normalize
 
 N_CACHED_NAMES = 16384
 MAX_NAME = 400
@@ -38,7 +38,7 @@ def normalize_name(text: str) -> str:
     >>> normalize_name("Ⅱ型 糖尿病（T2DM）")
     '2型糖尿病t2dm'
     """
-    plain = unicodedata.normalize("NFKC", unify_characters(text)).lower().replace("°", "度")
+    plain = normalize(text).translate(variants()).lower().replace("°", "度")
     for old, new in _words():
         plain = old.sub(new, plain)
     plain = _LATIN.sub(lambda found: unicodedata.normalize("NFKD", found[0])[0], plain)
@@ -136,13 +136,9 @@ def _words() -> list[tuple[re.Pattern[str], str]]:
     return [(re.compile(pattern), form) for pattern, form in load_table("modifiers")["words"]]
 
 
-def unify_characters(text: str) -> str:
-    """Bring traditional and variant characters to the ones that the tables are written in."""
-    return text if text.isascii() else simplify(text).translate(_variants())
-
-
 @cache
-def _variants() -> dict[int, str]:
+def variants() -> dict[int, str]:
+    """Map variant characters to the ones that the tables are written in."""
     return {ord(old): new for old, new in load_table("modifiers")["variants"]}
 
 

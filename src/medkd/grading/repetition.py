@@ -13,6 +13,8 @@ False
 import re
 from typing import Any
 
+from medkd.text.similarity import hash_runs
+
 WINDOW = 240
 """Letters looked at together."""
 N_GRAM = 8
@@ -20,7 +22,6 @@ MIN_DISTINCT = 0.45
 """Share of distinct n-grams in a window below which it repeats itself; ordinary prose has more than
 0.9, a long list of findings 0.7."""
 MIN_LETTERS = 40
-_MULTIPLIER = 0x9E3779B97F4A7C15
 _PERIOD, _N_STUTTERED = 8, 10
 _STUTTER = re.compile(rf"([^\W\d_]{{1,{_PERIOD}}}?)\1{{{_N_STUTTERED - 1},}}")
 
@@ -31,12 +32,12 @@ def is_looping(text: str) -> bool:
     letters = "".join(filter(str.isalpha, text))
     if _may_stutter(letters) and _STUTTER.search(letters):
         return True
-    n_grams = hash_n_grams(letters, N_GRAM)
+    n_grams = hash_runs(letters, N_GRAM)
     shortest = min(len(letters), WINDOW // 2) - 3 * N_GRAM
     if len(n_grams) - _count_distinct(n_grams) < (1 - MIN_DISTINCT) * shortest:
         return False  # all repetitions together are too few for any window
     return _has_dense_window(n_grams, WINDOW, N_GRAM) or _has_dense_window(
-        hash_n_grams(letters, 3 * N_GRAM), 5 * WINDOW, 3 * N_GRAM
+        hash_runs(letters, 3 * N_GRAM), 5 * WINDOW, 3 * N_GRAM
     )
 
 
@@ -50,21 +51,6 @@ def _may_stutter(letters: str) -> bool:
         int((codes[period:] == codes[:-period]).sum()) >= (_N_STUTTERED - 1) * period
         for period in range(1, _PERIOD + 1)
     )
-
-
-def hash_n_grams(text: str, n: int) -> Any:
-    """Hash every run of n characters of a text: an array (len(text) - n + 1,) of 64-bit numbers."""
-    import numpy as np
-
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    hashes, length = codes.astype(np.uint64), 1
-    for bit in f"{n:b}"[1:]:  # twice as long, and one more where the bit is set
-        factor = np.uint64(pow(_MULTIPLIER, length, 2**64))
-        hashes, length = hashes[:-length] * factor + hashes[length:], 2 * length
-        if bit == "1":
-            hashes = hashes[:-1] * np.uint64(_MULTIPLIER) + codes[length:]
-            length += 1
-    return hashes
 
 
 def _has_dense_window(n_grams: Any, window: int, n: int) -> bool:

@@ -88,15 +88,12 @@ def _parse(line: bytes, place: str) -> RawRow:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         return _parse_leniently(line, place)
-    if len(_KEY.findall(line)) > _count_keys(value):  # or a text holds what looks like one
-        return _parse_leniently(line, place)
     n_brackets = line.count(b"{") + line.count(b"[")
     return _bounded(value, place) if n_brackets > MAX_DEPTH else RawRow(place, value)
 
 
 def _parse_leniently(line: bytes, place: str) -> RawRow:
-    """Parse what orjson does not take: NaN, large numbers, halves of characters, which go; and
-    objects that repeat a key."""
+    """Parse what orjson does not take: NaN, large numbers, halves of characters, which go."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
@@ -116,31 +113,7 @@ def _explain_json(error: Exception) -> str:
     return f"JSON that cannot be read ({str(error)[:80]})"
 
 
-def _join_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; of a key that it repeats, all values that differ, as of a repeated column."""
-    values = dict(pairs)
-    if len(values) == len(pairs):
-        return values
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in pairs:
-        found.setdefault(key, {}).setdefault(json.dumps(value), value)
-    for key, different in found.items():
-        values[key] = list(different.values()) if len(different) > 1 else values[key]
-    return values
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_join_repeated)
-_KEY = re.compile(rb'"\s*:')
-
-
-def _count_keys(value: Any) -> int:
-    """Count the keys of all objects in a value."""
-    n, inner = 0, [value]
-    while inner:
-        each = inner.pop()
-        n += len(cast("dict[str, Any]", each)) if isinstance(each, dict) else 0
-        inner += [child for child in _children(each) if isinstance(child, dict | list)]
-    return n
+_DECODER = json.JSONDecoder()
 
 
 def _bounded(value: Any, place: str) -> RawRow:
@@ -284,8 +257,8 @@ def _restart_at(first_field: str) -> re.Pattern[str]:
 
 
 def _expand(row: RawRow) -> Iterator[RawRow]:
-    """Read an object that is a whole table as pandas writes it, by columns, index or split, or a
-    list under `data`, `rows` or `records`; any other row stays as it is."""
+    """Read an object that is a whole table: a list of rows under `data`, `rows` or `records`, or
+    columns of cells by number as pandas writes them; any other row stays as it is."""
     rows = _find_table(row.content)
     if rows is None:
         yield row
@@ -300,21 +273,11 @@ def _find_table(value: Any) -> list[Any] | None:
     table = cast("dict[str, Any]", value)
     for name in ("data", "rows", "records"):
         inner: Any = table.get(name)
-        if not isinstance(inner, list) or not inner:
-            continue
-        listed = cast("list[Any]", inner)
-        columns: Any = table.get("columns")
-        if isinstance(columns, list) and all(isinstance(row, list) for row in listed):
-            names = [str(column) for column in cast("list[Any]", columns)]
-            return [dict(zip(names, row, strict=False)) for row in listed]
-        if all(isinstance(row, dict) for row in listed):
-            return listed
-    inner_dicts = [cast("dict[str, Any]", v) for v in table.values() if isinstance(v, dict)]
-    if len(inner_dicts) != len(table) or not inner_dicts[0]:
+        if isinstance(inner, list) and inner and all(isinstance(r, dict) for r in cast(Any, inner)):
+            return cast("list[Any]", inner)
+    columns = [cast("dict[str, Any]", c) for c in table.values() if isinstance(c, dict)]
+    if len(columns) != len(table) or not all(key.isdecimal() for key in columns[0]):
         return None
-    keys = inner_dicts[0].keys()
-    if any(inner.keys() != keys for inner in inner_dicts):
+    if not columns[0] or any(column.keys() != columns[0].keys() for column in columns):
         return None
-    if all(key.isdecimal() for key in keys):
-        return [{name: column[key] for name, column in table.items()} for key in keys]
-    return inner_dicts if all(key.isdecimal() for key in table) else None
+    return [{name: column[key] for name, column in table.items()} for key in columns[0]]

@@ -94,6 +94,21 @@ def cluster(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     return [lead(number) for number in range(n)]
 
 
+def hash_runs(text: str, n: int) -> "NDArray[np.uint64]":
+    """Hash every run of n characters of a text: an array (len(text) - n + 1,) of 64-bit numbers."""
+    import numpy as np
+
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    hashes, length = codes.astype(np.uint64), 1
+    for bit in f"{n:b}"[1:]:  # twice as long, and one more where the bit is set
+        factor = np.uint64(pow(_FACTORS[0], length, 2**64))
+        hashes, length = hashes[:-length] * factor + hashes[length:], 2 * length
+        if bit == "1":
+            hashes = hashes[:-1] * np.uint64(_FACTORS[0]) + codes[length:]
+            length += 1
+    return hashes
+
+
 def hash_grams(texts: Sequence[str], n: int) -> Grams:
     """Hash every n-gram of plain texts; a text shorter than n has one, itself."""
     import numpy as np
@@ -103,16 +118,10 @@ def hash_grams(texts: Sequence[str], n: int) -> Grams:
     offsets = np.concatenate([[0], np.cumsum(lengths - n + 1)]).astype(np.uint64)
     if not padded:
         return Grams(np.zeros(0, dtype=np.uint64), offsets)
-    codes = np.frombuffer(
-        "".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32
-    ).astype(np.uint64)
-    n_starts = len(codes) - n + 1
-    hashes = np.zeros(n_starts, dtype=np.uint64)
-    for place in range(n):
-        hashes = hashes * np.uint64(_FACTORS[0]) + codes[place : place + n_starts]
+    hashes = hash_runs("".join(padded), n)
     hashes = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(_FACTORS[1])
-    ends = np.repeat(np.cumsum(lengths), lengths)[:n_starts]
-    return Grams(hashes[np.arange(n_starts) + n <= ends], offsets)
+    ends = np.repeat(np.cumsum(lengths), lengths)[: len(hashes)]
+    return Grams(hashes[np.arange(len(hashes)) + n <= ends], offsets)
 
 
 def sign(texts: Sequence[str], n: int = SHINGLE) -> "NDArray[np.uint8]":

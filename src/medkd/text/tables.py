@@ -35,7 +35,7 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     held whole.
 
     A JSON array gives its elements, JSON Lines (also under `.json`) its lines, a table its rows as
-    dicts of texts by heading, pandas' JSON by columns, index or split its rows. Empty cells are "".
+    dicts of texts by heading. Empty cells are "".
     Raises InputError for what is no such file: old Excel, packed, PDF, a folder, a pipe, no known
     encoding, an array that breaks off (named with its last element).
     """
