@@ -230,6 +230,16 @@ FindMissing = Callable[[str, str], MissingPart | None]
 """Looks at the reasoning and the text of an answer."""
 
 
+def from_fault_finder(find_fault: Callable[[str, str], str]) -> FindMissing:
+    """Make of what names a fault of a whole answer what says that resuming cannot mend it."""
+
+    def find_missing(reasoning: str, text: str) -> MissingPart | None:
+        fault = find_fault(reasoning, text)
+        return MissingPart(fault, is_at_end=False) if fault else None
+
+    return find_missing
+
+
 class AnswerPart(StrEnum):
     """Where an answer broke off; a server may be able to resume one and not the other."""
 

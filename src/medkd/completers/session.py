@@ -17,7 +17,7 @@ from typing import NamedTuple
 from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger, LedgerReader, item_key
-from medkd.completers.outcomes import MissingPart
+from medkd.completers.outcomes import from_fault_finder
 from medkd.completers.providers import Target, estimate_tokens, find_target
 from medkd.core.completer import Completion, Request
 from medkd.core.errors import InputError
@@ -208,11 +208,6 @@ def open_session(
     budget: float | None = None,
 ) -> Generator[Session]:
     """Open a session over the ledger of a directory; `name` stands before what it says."""
-
-    def find_missing(reasoning: str, text: str) -> MissingPart | None:
-        fault = find_fault(reasoning, text)
-        return MissingPart(fault, is_at_end=False) if fault else None
-
     with Ledger(ledger_path) as ledger:
-        options = RunOptions(name=name, budget=budget, find_missing=find_missing)
+        options = RunOptions(name=name, budget=budget, find_missing=from_fault_finder(find_fault))
         yield Session(Endpoint(target), ledger, options)

@@ -22,7 +22,7 @@ from medkd.completers.batch import BatchClient
 from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, open_reader
-from medkd.completers.outcomes import FindMissing, MissingPart
+from medkd.completers.outcomes import FindMissing, from_fault_finder
 from medkd.completers.providers import Target, When, check_budget, find_target
 from medkd.completers.session import MIN_KNOWN, Expected, Forecast, forecast
 from medkd.core import thinking
@@ -394,11 +394,6 @@ def _open_clients(
     config: Config, teachers: Sequence[Target], judges: Sequence[Target], ledger: Ledger
 ) -> list[LedgerClient]:
     """Open the clients of the teachers, and of the judge behind them."""
-    find_fault = judge.make_fault_finder(judge.load_rubric("diagnosis"))
-
-    def find_missing(reasoning: str, text: str) -> MissingPart | None:
-        fault = find_fault(reasoning, text)
-        return MissingPart(fault, is_at_end=False) if fault else None
 
     def make_options(name: str, missing: FindMissing) -> RunOptions:
         return RunOptions(
@@ -418,8 +413,11 @@ def _open_clients(
             if config.batch
             else LedgerClient(Endpoint(target), ledger, options)
         )
-    judging = make_options("judge", find_missing)
-    return clients + [LedgerClient(Endpoint(target), ledger, judging) for target in judges]
+    for target in judges:
+        find_fault = judge.make_fault_finder(judge.load_rubric("diagnosis"))
+        options = make_options("judge", from_fault_finder(find_fault))
+        clients.append(LedgerClient(Endpoint(target), ledger, options))
+    return clients
 
 
 def _distill_into(

@@ -7,7 +7,7 @@ Not done here: the words of its command (`studio.orders`), starting (`background
 """
 
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from medkd.core.errors import MedkdError
 from medkd.core.i18n import Texts
 from medkd.core.records import Usage
 from medkd.core.stage_output import read_manifest
+from medkd.distill.courses import Course
 from medkd.distill.stage import choose_targets, find_questions, make_method
 from medkd.models.inspect import ModelShape, read_headers, read_json
 from medkd.models.load import TINY, tiny_dir
@@ -196,11 +197,11 @@ def read_shape(model: str) -> ModelShape | None:
 def estimate_price(config: Any) -> str:
     """Estimate what the teacher will be paid, by the length of the first requests; empty where no
     price is known."""
-    target = choose_targets(config, is_key_needed=False)[0]
+    (target, *_), _ = choose_targets(config, is_key_needed=False)
     price = target.price_at(datetime.now(UTC))
     method = make_method(config, [target.model])
     questions = find_questions(config, method)
-    courses = chain.from_iterable(map(method.start, islice(questions, N_PRICED)))
+    courses = (Course(question, method) for question in islice(questions, N_PRICED))
     written = [course.next_wave()[0].request for course in courses]
     if price is None or not written:
         return ""
