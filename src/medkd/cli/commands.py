@@ -184,12 +184,10 @@ def tasks(action: Action = "list", name: str = "", file: Path | None = None, /) 
             print(f"{shipped:<18}{task.answer.kind:<11}{task.about}")
         print("\nmedkd tasks copy NAME my-task.yaml writes one to begin from; --task takes either")
         return
-    text = read_shipped_task(name)
-    if action == "show":
-        print(text, end="")
-        return
-    path = file or Path(f"my-{name}.yaml")
-    _write_copy(path, text.replace(f"\nname: {name}\n", f"\nname: {path.stem}\n", 1))
+    path, text = file or Path(f"my-{name}.yaml"), read_shipped_task(name)
+    if action == "copy":
+        text = text.replace(f"\nname: {name}\n", f"\nname: {path.stem}\n", 1)
+    _show_or_copy(action, text, path)
 
 
 def recipes(action: Action = "list", name: str = "", file: Path | None = None, /) -> None:
@@ -215,24 +213,21 @@ def recipes(action: Action = "list", name: str = "", file: Path | None = None, /
     if name not in shipped:
         raise InputError("recipe {!r}: no shipped one{}", name, did_you_mean(name, shipped))
     text = shipped[name].read_text(encoding="utf-8")
-    if action == "show":
-        print(text, end="")
-    else:
-        _write_copy(file or Path(f"{name}.yaml"), text)
+    _show_or_copy(action, text, file or Path(f"{name}.yaml"))
 
 
 def _describe_recipe(path: Path) -> str:
     """Return the first sentence of what a recipe says about itself."""
     lines = path.read_text(encoding="utf-8").split("\n")[1:]
-    said = " ".join(line.lstrip("# ") for line in itertools.takewhile(_is_comment, lines))
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    said = " ".join(line.lstrip("# ") for line in comment)
     return said.partition(". ")[0].rstrip(".:")
 
 
-def _is_comment(line: str) -> bool:
-    return line.startswith("#")
-
-
-def _write_copy(path: Path, text: str) -> None:
+def _show_or_copy(action: Action, text: str, path: Path) -> None:
+    if action == "show":
+        print(text, end="")
+        return
     if path.exists():
         raise InputError("{}: is there already; name another file", path)
     write_text(path, text)

@@ -56,11 +56,6 @@ def write_page(
     write_text(path, environment.get_template(template).render(**values), private)
 
 
-def line_plot(series: Series, title: str = "", x_label: str = "", y_label: str = "") -> str:
-    """Draw lines over a common x axis, as SVG."""
-    return write_svg(line_figure(series, title, x_label, y_label), title)
-
-
 def line_figure(series: Series, title: str = "", x_label: str = "", y_label: str = "") -> "Figure":
     """Draw lines over a common x axis."""
     figure, axes = _begin(title, x_label, y_label)
@@ -71,27 +66,15 @@ def line_figure(series: Series, title: str = "", x_label: str = "", y_label: str
     return _finish(figure, axes, with_legend=len(series) > 1)
 
 
-def bar_plot(
-    labels: Sequence[str],
-    groups: Mapping[str, Sequence[float]],
-    title: str = "",
-    y_label: str = "",
-    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
-) -> str:
-    """Draw bars side by side, as SVG."""
-    return write_svg(bar_figure(labels, groups, title, y_label, intervals), title)
-
-
 def bar_figure(
     labels: Sequence[str],
     groups: Mapping[str, Sequence[float]],
     title: str = "",
-    y_label: str = "",
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> "Figure":
     """Draw bars side by side, one group a model; `intervals` holds low and high for each bar of a
     group."""
-    figure, axes = _begin(title, "", y_label)
+    figure, axes = _begin(title)
     width = 0.8 / max(len(groups), 1)
     for at, (colour, (name, heights)) in enumerate(
         zip(_colours(len(groups)), groups.items(), strict=True)
@@ -116,7 +99,7 @@ def histogram(
     x_label: str = "",
     y_label: str = "",
     n_bins: int = 30,
-) -> str:
+) -> "Figure":
     """Draw how values are spread, one outline a name, over common bins."""
     figure, axes = _begin(title, x_label, y_label)
     every = [value for group in values.values() for value in group]
@@ -126,7 +109,7 @@ def histogram(
         axes.hist(
             group, bins=edges, histtype="stepfilled", alpha=0.55, color=colour, label=_plain(name)
         )
-    return write_svg(_finish(figure, axes, with_legend=len(values) > 1), title)
+    return _finish(figure, axes, with_legend=len(values) > 1)
 
 
 def _colours(n: int) -> list[str]:
@@ -155,7 +138,7 @@ def _error_bars(
     ]
 
 
-def _begin(title: str, x_label: str, y_label: str) -> "tuple[Figure, Axes]":
+def _begin(title: str, x_label: str = "", y_label: str = "") -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.0), layout="constrained")
@@ -183,8 +166,9 @@ def _finish(figure: "Figure", axes: "Axes", with_legend: bool) -> "Figure":
     return figure
 
 
-def write_svg(figure: "Figure", title: str = "") -> str:
+def write_svg(figure: "Figure") -> str:
     """Write a figure as an `<svg>` element for a page, its words left as words."""
+    title = figure.axes[0].get_title()
     style = {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}
     return _for_page(_save(figure, "svg", style).decode(), title)
 

@@ -126,14 +126,20 @@ class TeacherPart(Options):
 
     system: Texts
     rationalize: Texts
-    """Holds `{reference}` and `{question}`."""
     solve: Texts
-    """Holds `{question}`."""
     correct: Texts
-    """Holds `{reference}`, `{attempt}`, the student's wrong answer, and `{question}`."""
+    """Of the student's wrong answer, which stands as `{attempt}`."""
     blind: Texts
-    """What a model is asked to see whether it answers the same (`verify --blind`); holds
-    `{question}`."""
+    """What a model is asked to see whether it answers the same (`verify --blind`)."""
+
+
+PLACEHOLDERS = {
+    "rationalize": {"question", "reference"},
+    "solve": {"question"},
+    "correct": {"question", "reference", "attempt"},
+    "blind": {"question"},
+}
+"""What each prompt of a teacher has to hold."""
 
 
 class VerifyPart(Options):
@@ -175,42 +181,23 @@ class Task(Options):
     def _check(self) -> Self:
         question, answer = self.question, self.answer
         asked = {*question.sections, *(name for names in question.fold.values() for name in names)}
-        for name in question.sections:
-            if name in answer.section:
-                raise ValueError(
-                    Said(
-                        "question.sections holds {!r}, which is the answer; take it out of one",
-                        name,
-                    )
-                )
-        for name in question.never:
-            if name in asked:
-                raise ValueError(
-                    Said(
-                        "question.sections holds {!r}, which question.never forbids; it tells "
-                        "the answer",
-                        name,
-                    )
-                )
-        for name in question.needs:
-            if name not in question.sections:
-                raise ValueError(
-                    Said(
-                        "question.needs holds {!r}, which is none of question.sections; add it "
-                        "there or take it out here",
-                        name,
-                    )
-                )
+        if both := set(question.sections).intersection(answer.section):
+            said = "question.sections holds {!r}, which is the answer; take it out of one"
+            raise ValueError(Said(said, min(both)))
+        if told := asked.intersection(question.never):
+            said = "question.sections holds {!r}, which question.never forbids; it tells the answer"
+            raise ValueError(Said(said, min(told)))
+        if strange := set(question.needs) - set(question.sections):
+            said = (
+                "question.needs holds {!r}, which is none of question.sections; add it "
+                "there or take it out here"
+            )
+            raise ValueError(Said(said, min(strange)))
         for text in question.template.values():
             _check_placeholders("question.template", text, {"text"}, {"section"})
-        for text in self.teacher.rationalize.values():
-            _check_placeholders("teacher.rationalize", text, {"question", "reference"})
-        for text in self.teacher.solve.values():
-            _check_placeholders("teacher.solve", text, {"question"})
-        for text in self.teacher.correct.values():
-            _check_placeholders("teacher.correct", text, {"question", "reference", "attempt"})
-        for text in self.teacher.blind.values():
-            _check_placeholders("teacher.blind", text, {"question"})
+        for name, needed in PLACEHOLDERS.items():
+            for text in getattr(self.teacher, name).values():
+                _check_placeholders(f"teacher.{name}", text, needed)
         if not all(self.student.instructions.values()):
             raise ValueError("student.instructions is empty; write at least one")
         return self
@@ -228,9 +215,7 @@ class Task(Options):
         '<record>发热＜/record></record>'
         """
         texts = {"question": question, "reference": reference, "attempt": attempt}
-        teacher = self.teacher
-        listed = (teacher.rationalize, teacher.solve, teacher.correct)
-        prompts = [text for texts_of in listed for text in texts_of.values()]
+        prompts = (text for name in PLACEHOLDERS for text in getattr(self.teacher, name).values())
         tags = {tag for text in prompts for tag in _ENCLOSING.findall(text)}
         tag = re.compile(rf"<(?=/?(?:{'|'.join(sorted(tags)) or '$.'})\b)", re.IGNORECASE)
         return _PLACEHOLDER.sub(

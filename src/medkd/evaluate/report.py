@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medkd.core.html import bar_plot, histogram, write_page
+from medkd.core.html import bar_figure, histogram, write_page, write_svg
 from medkd.core.records import FinishReason, Language, Prediction
 from medkd.core.stage_output import Manifest
 from medkd.core.statistics import MIN_QUESTIONS
@@ -295,7 +295,7 @@ def draw(evaluations: Sequence[Evaluation], say: Catalogue) -> list[str]:
         for e in evaluations
     }
     plots = [
-        bar_plot(labels, bars, say("Rates"), intervals=doubt),
+        bar_figure(labels, bars, say("Rates"), intervals=doubt),
         histogram(lengths, say("Length of answers"), say(unit), say("answers")),
     ]
     departments = evaluations[-1].breakdown.get("department", {})
@@ -306,8 +306,8 @@ def draw(evaluations: Sequence[Evaluation], say: Catalogue) -> list[str]:
             name: [found.get(d, {}).get("diagnosis_accuracy", 0.0) for d in largest]
             for name, found in groups
         }
-        plots.append(bar_plot(largest, heights, say("Accuracy by department")))
-    return plots
+        plots.append(bar_figure(largest, heights, say("Accuracy by department")))
+    return [write_svg(plot) for plot in plots]
 
 
 def _find_ends(scores: Mapping[str, Any], name: str) -> tuple[float, float]:

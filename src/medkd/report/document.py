@@ -77,7 +77,7 @@ class Document(NamedTuple):
 
 def write_document(document: Document, folder: Path, page: Path, texts: Texts) -> None:
     """Write a report in all its forms into a folder, its page to `page`."""
-    drawn = {plot.name: write_svg(plot.figure, plot.title) for plot in document.plots}
+    drawn = {plot.name: write_svg(plot.figure) for plot in document.plots}
     write_page(
         page,
         "medkd.report",

@@ -21,7 +21,7 @@ from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
 from medkd.core.completer import Sampling
 from medkd.core.errors import MedkdError, StoppedError
-from medkd.core.html import histogram, line_plot, write_page
+from medkd.core.html import histogram, line_figure, write_page, write_svg
 from medkd.core.jsonl import write_text
 from medkd.core.progress import Bar
 from medkd.core.records import Example, FinishReason
@@ -223,16 +223,17 @@ def write_training_page(
     """Write the page of whatever is there; a page that cannot be drawn hides no failure. `lengths`
     are those of the rows, in tokens."""
     lines = read_lines(out / "metrics.jsonl")
-    plots: list[str] = []
+    plots: list[Any] = []
     losses = {"Loss": {"training": "loss", "validation": "eval_loss"}}
     for title, keys in {**losses, **curves}.items():
         series = {name: take_curve(lines, key) for name, key in keys.items()}
         drawn = {name: points for name, points in series.items() if points[0]}
-        plots += [line_plot(drawn, title, "step", title.lower())] if drawn else []
+        plots += [line_figure(drawn, title, "step", title.lower())] if drawn else []
     samples: dict[int, list[dict[str, object]]] = {}
     for sample in read_lines(out / "samples.jsonl"):
         samples.setdefault(int(sample["step"]), []).append(sample)
     n_tokens = {name: [float(n) for n in each] for name, each in lengths.items()}
+    plots.append(histogram(n_tokens, "Length of rows", "tokens", "rows"))
     flat = sorted(n for each in lengths.values() for n in each)
     is_failing = sys.exception() is not None
     with suppress(MedkdError, OSError, ImportError, MemoryError) if is_failing else nullcontext():
@@ -242,7 +243,7 @@ def write_training_page(
             "report.html.jinja",
             title=f"Training of {model}",
             findings=findings,
-            plots=[*plots, histogram(n_tokens, "Length of rows", "tokens", "rows")],
+            plots=[write_svg(plot) for plot in plots],
             lengths={"tokens": sum(flat), "median": flat[len(flat) // 2], "longest": flat[-1]},
             dropped=dropped,
             samples=samples,

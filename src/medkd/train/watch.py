@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.core.html import Series, line_plot, write_page
+from medkd.core.html import Series, line_figure, write_page, write_svg
 from medkd.core.jsonl import write_text
 from medkd.core.records import FinishReason, Record
 from medkd.grading import checks
@@ -475,7 +475,11 @@ def _draw(lines: Sequence[Mapping[str, float]], looks: Sequence[Look]) -> list[s
         (title, {name: points for name, points in series.items() if points[0]}, unit)
         for title, series, unit in plots
     ]
-    return [line_plot(series, title, "step", unit) for title, series, unit in drawn if series]
+    return [
+        write_svg(line_figure(series, title, "step", unit))
+        for title, series, unit in drawn
+        if series
+    ]
 
 
 def _gather_answers(looks: Sequence[Look]) -> list[dict[str, Any]]:
