@@ -3,7 +3,12 @@
 import json
 from pathlib import Path
 
+from medkd.completers.ledger import FILE_NAME, Ledger
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult
+from medkd.completers.providers import Charge, Price, find_target
+from medkd.core.records import Prediction, Usage
 from medkd.core.stage_output import MANIFEST, Manifest
+from medkd.evaluate.scoring import score, summarise, to_columns
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='broken in'\"><script>alert(1)</script> [a link](javascript:alert(1)) "
@@ -71,3 +76,33 @@ def make_hostile_runs(runs: Path) -> Path:
     (exported / "Modelfile").write_text("FROM .")
     (exported / "proof.json").write_text(json.dumps({"answers": answers}))
     return runs
+
+
+def make_evaluation(folder: Path, answers: list[str]) -> None:
+    step = make_step(folder, "evaluate")
+    ids = [f"q:{n}" for n in range(len(answers))]
+    predictions = [
+        Prediction(
+            id=key, prompt="x", question=f"咳嗽{key}", reasoning="", answer=answer, raw=answer,
+            reference="肺炎", finish_reason="stop", n_tokens=3,
+        )
+        for key, answer in zip(ids, answers, strict=True)
+    ]  # fmt: skip
+    rows = list(score(predictions))
+    write(step / "predictions.jsonl", *(p.model_dump() for p in predictions))
+    write(step / "rows.jsonl", *(row.model_dump() for row in rows))
+    means, intervals = summarise(to_columns(rows))
+    scores = {"n": len(rows), **means, "intervals": intervals}
+    (step / "scores.json").write_text(json.dumps(scores))
+    (step / "breakdown.json").write_text("{}")
+
+
+def make_ledger(folder: Path) -> None:
+    """A step whose teacher was paid for one answer."""
+    price = Price(cache_hit=0, cache_miss=1, output=4)
+    with Ledger(make_step(folder, "distill") / FILE_NAME) as ledger:
+        ledger.start_run(1)
+        attempt = ledger.open_attempt("one", "case:1", find_target("rehearsal"), 10, price).result()
+        result = AttemptResult(AttemptOutcome.COMPLETE, "", "流感", "stop", status=200, seconds=0.1)
+        charge = Charge(Usage(prompt=10, completion=5), False, 0.5)
+        ledger.close_attempt(attempt, result, charge).result()

@@ -5,13 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hostile_samples import HOSTILE, make_step, write
+from hostile_samples import HOSTILE, make_evaluation, make_step, write
 
 from medkd.core.i18n import LANGUAGES, Texts
-from medkd.core.records import Prediction
 from medkd.core.stage_output import MANIFEST, Manifest
 from medkd.deidentify import stage as deidentify
-from medkd.evaluate.scoring import score, summarise, to_columns
 from medkd.grading.rubric import read_rubrics
 from medkd.prepare import stage as prepare
 from medkd.studio.app import DONE, SHOWN
@@ -284,25 +282,6 @@ def test_masks_are_undone_and_added_and_words_taken_out_by_hand(
     assert json.loads(line)["id"].startswith("c:1#现病史#")
     prepare.run(prepare.Config(input=cases, out=runs / "one/prepare", overwrite=True))
     assert "光学家" not in (runs / "one/prepare/questions.jsonl").read_text("utf-8")
-
-
-def make_evaluation(folder: Path, answers: list[str]) -> None:
-    step = make_step(folder, "evaluate")
-    ids = [f"q:{n}" for n in range(len(answers))]
-    predictions = [
-        Prediction(
-            id=key, prompt="x", question=f"咳嗽{key}", reasoning="", answer=answer, raw=answer,
-            reference="肺炎", finish_reason="stop", n_tokens=3,
-        )
-        for key, answer in zip(ids, answers, strict=True)
-    ]  # fmt: skip
-    rows = list(score(predictions))
-    write(step / "predictions.jsonl", *(p.model_dump() for p in predictions))
-    write(step / "rows.jsonl", *(row.model_dump() for row in rows))
-    means, intervals = summarise(to_columns(rows))
-    scores = {"n": len(rows), **means, "intervals": intervals}
-    (step / "scores.json").write_text(json.dumps(scores))
-    (step / "breakdown.json").write_text("{}")
 
 
 def test_answers_are_judged_blind_one_by_one_and_in_pairs(client, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hostile_samples import make_evaluation, make_ledger, make_step
 
 from medkd import background_jobs
 from medkd.studio import jobs
@@ -14,8 +15,11 @@ from medkd.studio import jobs
 LOOK = Path(__file__).with_name("look.js")
 AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = ("", "run?name=bad", "new", "bring", "start?kind=train", "start?kind=own-cases.yaml", "data",
-         "review", "chat", "evaluate", "export", "curves?runs=bad")  # fmt: skip
+         "review", "chat", "evaluate", "export", "curves?runs=bad", "bill",
+         "bring/preview?file=runs/uploads/cases.csv", "blind?steps=good/evaluate&who=Li",
+         "blind?steps=good/evaluate-base&steps=good/evaluate&who=Li")  # fmt: skip
 SLOW_MS = 240_000
+TABLE = "编号,咨询内容,现病史,诊断\n1,咳嗽3天,患者张三，体温38.5℃。,肺炎\n"
 CASE = "咳嗽3天，患者张三，体温38.5℃，右下肺可闻及湿啰音，胸片示右下肺片状阴影。"
 
 
@@ -164,7 +168,41 @@ def test_own_cases_are_brought_looked_at_started_stopped_and_deleted_in_chinese(
 
 
 @pytest.mark.slow
-def test_a_phone_shows_every_page_whole(open_studio, watch, hostile_runs: Path) -> None:
+def test_a_page_follows_its_run_though_its_scripts_arrive_late(
+    open_studio, watch, tmp_path: Path
+) -> None:
+    step = make_step(tmp_path / "runs" / "one" / "verify", "verify")
+    folder = background_jobs.runs_dir() / "verify-1"
+    folder.mkdir(parents=True)
+    job = {"name": folder.name, "words": ["verify", f"--out={step}"], "cwd": str(tmp_path)}
+    (folder / "run.json").write_text(json.dumps(job | {"pid": 1, "started_at": "2026-01-01"}))
+    studio, page = open_studio(), watch().page
+
+    def delay(route) -> None:
+        time.sleep(1)
+        route.continue_()
+
+    page.route("**/hx-sse.min.js*", delay)
+    with background_jobs.record_end(folder) as result:
+        page.goto(f"{studio.url}/en/run?name=one")
+        page.locator(".state.running").wait_for()
+        result.code = 0
+    page.locator(".state.finished").wait_for()
+
+
+@pytest.fixture
+def full_runs(hostile_runs: Path) -> Path:
+    """Something to show on every page."""
+    make_evaluation(hostile_runs / "good" / "evaluate-base", ["肺炎", "胃炎"])
+    make_evaluation(hostile_runs / "good" / "evaluate", ["肺炎", "肺炎"])
+    make_ledger(hostile_runs / "good" / "distill")
+    (hostile_runs / "uploads").mkdir()
+    (hostile_runs / "uploads" / "cases.csv").write_text(TABLE, encoding="utf-8")
+    return hostile_runs
+
+
+@pytest.mark.slow
+def test_a_phone_shows_every_page_whole(open_studio, watch, full_runs: Path) -> None:
     studio, watched = open_studio(), watch(viewport={"width": 375, "height": 700})
     page = watched.page
     for language in ("zh", "en"):
@@ -190,13 +228,13 @@ def open_whole(page, address: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 def test_axe_finds_nothing_that_a_person_could_not_read_or_reach(
-    open_studio, watch, hostile_runs: Path, scheme: str, width: int
+    open_studio, watch, full_runs: Path, scheme: str, width: int
 ) -> None:
-    studio = open_studio()
+    studio, closed = open_studio(), open_studio("--host", "127.0.0.1")
     page = watch(color_scheme=scheme, viewport={"width": width, "height": 900}).page
     found: dict[str, list[str]] = {}
-    for name in PAGES:
-        open_whole(page, f"{studio.url}/en/{name}")
+    for name in (f"{closed.url}/en/", *(f"{studio.url}/en/{name}" for name in PAGES)):
+        open_whole(page, name)
         page.evaluate(AXE.read_text(encoding="utf-8"))
         report = page.evaluate("axe.run({resultTypes: ['violations']})")
         assert len(report["passes"]) > 10
@@ -209,7 +247,7 @@ def test_axe_finds_nothing_that_a_person_could_not_read_or_reach(
 
 @pytest.mark.slow
 def test_every_control_is_reached_by_keyboard_and_shows_that_it_is(
-    open_studio, watch, hostile_runs: Path
+    open_studio, watch, full_runs: Path
 ) -> None:
     studio = open_studio()
     watched = watch()

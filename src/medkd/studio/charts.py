@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 480, 200
-LEFT, RIGHT, TOP, BOTTOM = 60, 10, 12, 26
+LEFT, RIGHT, TOP, BOTTOM = 76, 10, 12, 26
 MAX_POINTS = 300
 N_GRID = 4
 

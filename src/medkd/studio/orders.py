@@ -37,6 +37,8 @@ KNOWN = "known.txt"
 """What people said of words in a run's cases: `deidentify --known` takes it."""
 PAYING = ("prepare", "distill", "verify", "evaluate", "reinforce", "rubric")
 """Stages that may ask somebody who wants a key and money."""
+ASKING = ("judge", "endpoint", "check_leaks", "blind")
+"""Fields by which a stage asks somebody that does not otherwise."""
 N_OFFERED = 30
 """Steps that a box is offered, the newest ones."""
 PRESETS = "demo.yaml"
@@ -275,6 +277,14 @@ def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[st
     if stage == "compare" and field.name == "input":
         return [str(step.path) for step in workspace.list_steps(run or None, stage="evaluate")]
     return workspace.list_given(FILES) if field.kind in ("path", "paths") else []
+
+
+def asks_key(part: Part) -> bool:
+    """Tell whether a step asks somebody who may want a key."""
+    teacher = read_providers().get(part.values.get("teacher", ""))
+    chosen = (part.values.get(name, "") for name in ASKING)
+    asks = part.stage in ("distill", "rubric") or any(text not in ("", "false") for text in chosen)
+    return asks and (teacher is None or teacher.key_needed)
 
 
 def hand_over(words: Sequence[str], secret: str) -> dict[str, str]:

@@ -156,4 +156,5 @@ def find_questions(workspace: Workspace) -> Path | None:
 def list_models(workspace: Workspace) -> list[str]:
     """Name the models that were made here, the newest of each kind first."""
     newest = (workspace.list_steps(stage=stage)[: -N_OFFERED - 1 : -1] for stage in MADE)
-    return [str(step.path) for steps in newest for step in steps]
+    whole = (step for steps in newest for step in steps if step.manifest.state == "finished")
+    return [str(step.path) for step in whole]

@@ -31,9 +31,10 @@ from medkd.studio import jobs
 from medkd.studio.conversation import HELD
 from medkd.studio.forms import Field
 from medkd.studio.orders import (
-    PAYING,
+    ASKING,
     Order,
     Part,
+    asks_key,
     check_run,
     find_problems,
     hand_over,
@@ -111,7 +112,8 @@ def _describe(order: Order, page: Page) -> dict[str, Any]:
         "problems": problems,
         "estimates": estimate(order, page.workspace, page.t),
         "recipes": list(list_recipes(page.workspace)),
-        "asks_key": any(part.stage in PAYING for part in order.parts),
+        "asks_key": any(map(asks_key, order.parts)),
+        "asking": ASKING,
         "suggest": suggest_for,
     }
 
