@@ -38,7 +38,7 @@ def read_boxes(page: str) -> dict[str, str]:
 
 
 def find_command(page: str) -> list[str]:
-    found = re.search(r"<code[^>]*>(medkd [^<]*)</code>", page)
+    found = re.search(r'<code tabindex="0">(medkd [^<]*)</code>', page)
     return shlex.split(unescape(found[1])) if found else []
 
 
