@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import random
+import resource
 import sys
 import time
 from collections import Counter
@@ -168,6 +169,22 @@ def show(pairs: Pairs, grades: dict[str, list[Grade]], kind: str, verdict: str, 
         print(f"  {pair.answer} | {pair.reference} | {one.relation} {one.f1}")
 
 
+def time_pairs(folder: Path, n: int, seed: int) -> None:
+    """Grade n random pairs of a physician's wording and a standard name, and a tenth of them first;
+    print the speed and the most memory."""
+    rng = random.Random(seed)
+    texts = [pair.answer for pair in read_mapped(folder, "work")]
+    names = sorted(read_codes(folder))
+    for count in (n // 10, n):
+        pairs = [Pair(rng.choice(texts), rng.choice(names)) for _ in range(count)]
+        began = time.process_time()
+        for pair in pairs:
+            grade(*pair)
+        speed = count / (time.process_time() - began)
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{count} pairs: {speed:.0f} a second of processor time, {most:.0f} MB", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="CHIP-CDN with its ICD table")
@@ -176,7 +193,11 @@ def main() -> None:
     parser.add_argument(
         "--show", nargs=3, metavar=("KIND", "VERDICT", "N"), help="print pairs, work part only"
     )
+    parser.add_argument("--time", type=int, metavar="N", help="time N random pairs instead")
     options = parser.parse_args()
+    if options.time:
+        time_pairs(options.folder, options.time, options.seed)
+        return
     pairs = make_pairs(options.folder, options.part, options.seed) if options.folder else read_own()
     began = time.process_time()
     grades = {kind: [grade(*pair) for pair in group] for kind, group in pairs.items()}

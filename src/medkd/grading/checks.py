@@ -22,7 +22,7 @@ from medkd.grading.grounding import find_claims
 from medkd.grading.names import normalize_name
 from medkd.grading.repetition import is_looping
 from medkd.grading.tables import load_phrases
-from medkd.text.normalize import is_chinese, is_simplified, normalize, simplify
+from medkd.text.normalize import is_chinese, is_simplified, make_plain, simplify, view_of
 from medkd.text.similarity import hash_runs
 
 
@@ -104,7 +104,6 @@ _TAG = re.compile(
 )
 
 
-_view = lru_cache(maxsize=8)(normalize)
 _is_chinese = lru_cache(maxsize=8)(is_chinese)
 """Several checks look at one text."""
 
@@ -128,7 +127,7 @@ def check_form(reasoning: str, answer: str, is_complete: bool = True) -> Verdict
 
 def check_refusal(reasoning: str, answer: str) -> Verdict:
     """Require that the text does not decline to answer."""
-    found = load_phrases("refusal").search(f"{_view(reasoning)[:200]}\n{_view(answer)[:200]}")
+    found = load_phrases("refusal").search(f"{view_of(reasoning)[:200]}\n{view_of(answer)[:200]}")
     if found is None:
         return make_verdict("refusal")
     return make_verdict("refusal", Reason.REFUSAL, found[0][:40])
@@ -226,7 +225,7 @@ def check_hint(
 ) -> Verdict:
     """Require that the reasoning does not betray that it knew the answer: by a phrase, or by a
     first sentence that states it as a given; nor, in a correction, that it saw a wrong attempt."""
-    reasoning, record = _view(reasoning), _view(record)
+    reasoning, record = view_of(reasoning), view_of(record)
     if is_correction and (found := load_phrases("attempt_leak").search(reasoning)):
         return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
     if found := load_phrases("hint_leak").search(reasoning):
@@ -251,12 +250,11 @@ def _find_principal(reference: str) -> str:
 
 def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     """Require a reasoning about this patient: few phrases that say nothing, some of the record."""
-    letters = _keep_letters(reasoning)
-    n_filler = load_phrases("filler").count_letters(_view(reasoning))
+    letters, source = make_plain(reasoning), make_plain(record)
+    n_filler = load_phrases("filler").count_letters(view_of(reasoning))
     share = n_filler / len(letters) if letters else 0.0
     if share > max_share:
         return make_verdict("filler", Reason.FILLER, f"{share:.2f} of it")
-    source = _keep_letters(record)
     n = 3 if _is_chinese(record) else 12
     runs = (set(hash_runs(one, n).tolist()) for one in (letters, source))
     n_shared = len(set.intersection(*runs))
@@ -265,14 +263,10 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     return make_verdict("filler", Reason.FILLER, f"{n_shared} runs of the record in it")
 
 
-def _keep_letters(text: str) -> str:
-    return "".join(filter(str.isalnum, _view(text))).lower()
-
-
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
     """Require that no telephone, identity card, address or record number is left; the verdict does
     not repeat what was found."""
-    found = load_phrases("identifier").search(f"{_view(reasoning)}\n{_view(answer)}")
+    found = load_phrases("identifier").search(f"{view_of(reasoning)}\n{view_of(answer)}")
     if found is None:
         return make_verdict("identifiers")
     return make_verdict("identifiers", Reason.IDENTIFIER, f"at character {found.start()}")
@@ -315,7 +309,7 @@ def copied_share(reasoning: str, record: str, n: int = 12) -> float:
     """Compute the share of the reasoning's characters in runs of at least `n` from the record."""
     import numpy as np
 
-    text, source = ("".join(_view(t).split()) for t in (reasoning, record))
+    text, source = ("".join(view_of(t).split()) for t in (reasoning, record))
     if len(text) < n or len(source) < n:
         return 0.0
     runs = set(hash_runs(source, n).tolist())

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from functools import cache, cached_property, lru_cache
 
 from medkd.grading.tables import load_phrases, load_table
-from medkd.text.normalize import normalize
+from medkd.text.normalize import view_of
 
-_NUMBER = re.compile(r"(?<![\d.第a-zA-Z^])\d+(?:\.\d+)?(?![\d])(?!\s*[.、)]\s*\D)")
+_NUMBER = re.compile(r"\d(?<![\d.第a-zA-Z^]\d)\d*(?:\.\d+)?(?![\d])(?!\s*[.、)]\s*\D)")
 _POWER = re.compile(r"[×xX*]\s*10\s*(?:\^|\*\*)?\s*\d{1,2}(?=\s*/|\b)|10\s*(?:\^|E|e)\s*\d{1,2}")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?![\d]))")
-_POINT = re.compile(r"(?<=\d)[。·．•](?=\d)")
-_DEGREES = re.compile(r"(?<=[34]\d)度(?=\d(?![\d天日次年月周岁小]))")
+_POINT = re.compile(r"[。·．•](?<=\d.)(?=\d)")
+_DEGREES = re.compile(r"度(?<=[34]\d度)(?=\d(?![\d天日次年月周岁小]))")
 """38度5 is 38.5."""
 _TEN_THOUSAND = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s?万")
 _HANZI_NUMBER = re.compile(
@@ -27,6 +27,8 @@ _HANZI_NUMBER = re.compile(
 )
 _DIGITS = {hanzi: n for n, hanzi in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _TENS = {"十": 10, "百": 100, "千": 1000}
+_OPTIONAL = re.compile(r"\(\?:[^()]*\)\?|.\?")
+"""What a pattern may do without."""
 _RANK = re.compile(
     r"\s*(?:型|级|期|类|号|代|种|步|条|项|方面|点(?!\d)|个(?!月|半)|%的(?:患者|病例|病人|人)|年版|年指南)"
 )
@@ -99,8 +101,8 @@ def grounded_rate(reasoning: str, record: str) -> float | None:
 
 def _plain(text: str) -> str:
     """Write a text in the common view, its numbers in one form, without powers of ten."""
-    joined = _THOUSANDS.sub("", text)  # before a Chinese comma looks like one
-    return _POWER.sub("", _DEGREES.sub(".", _POINT.sub(".", normalize(joined))))
+    joined = _THOUSANDS.sub("", text) if "," in text else text  # before ，looks like one
+    return _POWER.sub("", _DEGREES.sub(".", _POINT.sub(".", view_of(joined))))
 
 
 def _find_measures(text: str) -> Iterator[tuple[str, int, str]]:
@@ -111,32 +113,38 @@ def _find_measures(text: str) -> Iterator[tuple[str, int, str]]:
     whole = [(0, len(text))]
     ends = ((found.start(), found.end() + _REACH_LATIN) for found in _LATIN_VALUE.finditer(text))
     latin = [(start, end) for start, end in ends if _any_latin_name().search(text, start, end)]
-    for name, is_latin, pattern in _measures():
-        for start, end in latin if is_latin else whole:
+    for name, stems, pattern in _measures():
+        if stems and not any(stem in text for stem in stems):
+            continue
+        for start, end in whole if stems else latin:
             for match in pattern.finditer(text, start, end):
                 for number in re.finditer(r"\d+(?:\.\d+)?", match["values"]):
                     yield name, match.start("values") + number.start(), number[0]
 
 
 @cache
-def _measures() -> list[tuple[str, bool, re.Pattern[str]]]:
-    """List the names of measures, those in hanzi and those in Latin letters apart."""
+def _measures() -> list[tuple[str, list[str], re.Pattern[str]]]:
+    """List the names of measures, those in hanzi, with what a text must hold for each of them, and
+    those in Latin letters."""
     number = r"\d+(?:\.\d+)?"
     values = rf"[^\d，。；,;、]{{0,8}}?(?P<values>{number}(?:\s?[-~/至到]\s?{number}){{0,3}})"
-    found: list[tuple[str, bool, re.Pattern[str]]] = []
+    found: list[tuple[str, list[str], re.Pattern[str]]] = []
     for name, names in load_table("check_phrases")["measures"].items():
-        for is_latin in (False, True):
-            group = [one for one in names if bool(re.search("[一-鿿]", one)) is not is_latin]
+        hanzi = [one for one in names if re.search("[一-鿿]", one)]
+        for group in (hanzi, [one for one in names if one not in hanzi]):
+            needed = [_OPTIONAL.sub(" ", one) for one in group if one in hanzi]
+            stems = [max(re.findall("[一-鿿]+", one), key=len) for one in needed]
             if group:
                 pattern = re.compile(f"(?:{'|'.join(group)}){values}", re.IGNORECASE)
-                found.append((name, is_latin, pattern))
+                found.append((name, stems, pattern))
     return found
 
 
 @cache
 def _any_latin_name() -> re.Pattern[str]:
-    patterns = [pattern.pattern for _, is_latin, pattern in _measures() if is_latin]
-    return re.compile("|".join(one.replace("?P<values>", "?:") for one in patterns), re.IGNORECASE)
+    patterns = [pattern.pattern for _, stems, pattern in _measures() if not stems]
+    joined = "|".join(one.replace("?P<values>", "?:") for one in patterns)
+    return re.compile(f"(?=[A-Za-z])(?:{joined})", re.IGNORECASE)
 
 
 def _read_measure(text: str, place: int, number: str) -> set[float]:
@@ -176,7 +184,7 @@ def _read_hanzi(written: str) -> float:
 
 def _is_norm(text: str, place: int) -> bool:
     before = _CLAUSE_END.split(text[max(0, place - _NORM_WIDTH) : place])[-1]
-    return bool(load_phrases("normative").search(before))
+    return load_phrases("normative").joined.search(before) is not None
 
 
 class _Source:

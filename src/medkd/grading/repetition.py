@@ -10,7 +10,6 @@ True
 False
 """
 
-import re
 from typing import Any
 
 from medkd.text.similarity import hash_runs
@@ -23,14 +22,13 @@ MIN_DISTINCT = 0.45
 0.9, a long list of findings 0.7."""
 MIN_LETTERS = 40
 _PERIOD, _N_STUTTERED = 8, 10
-_STUTTER = re.compile(rf"([^\W\d_]{{1,{_PERIOD}}}?)\1{{{_N_STUTTERED - 1},}}")
 
 
 def is_looping(text: str) -> bool:
     """Tell whether a text repeats itself anywhere: a stutter of ten, or a stretch whose n-grams
     keep coming back."""
     letters = "".join(filter(str.isalpha, text))
-    if _may_stutter(letters) and _STUTTER.search(letters):
+    if _stutters(letters):
         return True
     n_grams = hash_runs(letters, N_GRAM)
     shortest = min(len(letters), WINDOW // 2) - 3 * N_GRAM
@@ -41,16 +39,21 @@ def is_looping(text: str) -> bool:
     )
 
 
-def _may_stutter(letters: str) -> bool:
-    """Tell whether enough letters come again at one short distance; a quick look before a slow
-    one."""
+def _stutters(letters: str) -> bool:
+    """Tell whether some run of letters stands ten times in a row: each of its letters but the
+    first ones equals the one a period before it."""
     import numpy as np
 
     codes = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    return any(
-        int((codes[period:] == codes[:-period]).sum()) >= (_N_STUTTERED - 1) * period
-        for period in range(1, _PERIOD + 1)
-    )
+    for period in range(1, min(_PERIOD, len(codes) - 1) + 1):
+        wanted = (_N_STUTTERED - 1) * period
+        differ = codes[period:] != codes[:-period]
+        if len(differ) - int(differ.sum()) < wanted:
+            continue
+        places = np.concatenate([[-1], np.flatnonzero(differ), [len(differ)]])
+        if int(np.diff(places).max()) > wanted:
+            return True
+    return False
 
 
 def _has_dense_window(n_grams: Any, window: int, n: int) -> bool:

@@ -19,7 +19,7 @@ _JAMO = range(0x1160, 0x1200)
 _UNSEEN = {"Cf", "Cc", "Co", "Cs"}
 """Unicode categories without a picture: zero-width and direction marks, controls, private use."""
 _KEPT_CONTROLS = "\t\n\r"
-_HANZI = re.compile("[\u4e00-\u9fff]")
+_HANZI = re.compile("[\u4e00-\u9fff]+")
 _LATIN_WORD = re.compile("[A-Za-z]+")
 _WORDS = re.compile(r"[^\W_]+")
 _NO_LETTER = re.compile(r"[\W_]+")
@@ -170,13 +170,17 @@ def drop_unseen(text: str) -> View:
     return view.edit(Edit(at, at + 1) for at, character in enumerate(text) if character in unseen)
 
 
+view_of = lru_cache(maxsize=8)(normalize)
+"""The normalised form of a text that several checks look at in a row."""
+
+
 def make_plain(text: str) -> str:
     """Reduce a text to its letters, digits and characters in one width, script and case.
 
     >>> make_plain("ＨＩＶ（+），膽囊炎 Ⅱ型。")
     'hiv胆囊炎ii型'
     """
-    return _NO_LETTER.sub("", normalize(text).lower())
+    return _NO_LETTER.sub("", view_of(text).lower())
 
 
 class Plain(NamedTuple):
@@ -292,7 +296,7 @@ def is_simplified(text: str) -> bool:
     >>> is_simplified("胆囊炎"), is_simplified("膽囊炎")
     (True, False)
     """
-    return text.isascii() or _simplified().keys().isdisjoint(map(ord, set(text)))
+    return text.isascii() or _traditional().search(text) is None
 
 
 def is_chinese(text: str) -> bool:
@@ -303,7 +307,7 @@ def is_chinese(text: str) -> bool:
     >>> is_chinese("WBC 12.4，考虑 CAP"), is_chinese("Patient with 膽囊炎 and fever")
     (True, False)
     """
-    return len(_HANZI.findall(text)) >= len(_LATIN_WORD.findall(text))
+    return sum(map(len, _HANZI.findall(text))) >= len(_LATIN_WORD.findall(text))
 
 
 def _joins(character: str) -> bool:
@@ -336,6 +340,11 @@ def _write(character: str) -> str:
     if "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef":
         return ""
     return simplify(unicodedata.normalize("NFKC", character))
+
+
+@cache
+def _traditional() -> re.Pattern[str]:
+    return re.compile(f"[{''.join(map(chr, _simplified()))}]")
 
 
 @cache

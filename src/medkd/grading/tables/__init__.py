@@ -5,7 +5,6 @@ In: the name of a table and of a list in it. Out: its values, or its phrases to 
 
 import re
 from functools import cache, lru_cache
-from itertools import chain, compress
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +29,8 @@ class Phrases:
 
     def __init__(self, alternatives: list[str]) -> None:
         latin = [one for one in alternatives if one.isascii()]
+        self.joined = re.compile("|".join(f"(?:{one})" for one in alternatives), re.IGNORECASE)
+        """All of them in one pattern, which is quicker in a short text."""
         self._latin = re.compile("|".join(f"(?:{one})" for one in latin), re.IGNORECASE)
         self._others = [re.compile(one, re.IGNORECASE) for one in alternatives if one not in latin]
 
@@ -40,12 +41,13 @@ class Phrases:
 
     def count_letters(self, text: str) -> int:
         """Count the letters and digits of a text that stand in phrases."""
-        is_covered = bytearray(len(text))
-        for found in chain.from_iterable(one.finditer(text) for one in self._others):
-            start, end = found.span()
-            is_covered[start:end] = b"\1" * (end - start)
-        latin = (found[0] for found in self._latin.finditer(_keep_latin(text)))
-        return sum(map(str.isalnum, chain(compress(text, is_covered), *latin)))
+        spans = sorted(f.span() for one in self._others for f in one.finditer(text))
+        found = [match[0] for match in self._latin.finditer(_keep_latin(text))]
+        done = 0
+        for start, end in spans:
+            found.append(text[max(start, done) : end])
+            done = max(done, end)
+        return sum(map(str.isalnum, "".join(found)))
 
 
 @lru_cache(maxsize=8)
