@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from medkd.core.errors import InputError
+from medkd.models import load
 from medkd.models.load import (
     choose_device,
     choose_dtype,
@@ -111,11 +112,9 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
 
 
 def test_half_precision_is_taken_only_where_the_processor_computes_in_it(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    monkeypatch.setattr(load, "has_bfloat16", lambda: False)
     assert choose_dtype("auto", "cpu") == torch.float32
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(load, "has_bfloat16", lambda: True)
     assert choose_dtype("auto", "cpu") == torch.bfloat16
 
 

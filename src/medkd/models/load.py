@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -223,10 +223,15 @@ def choose_dtype(dtype: Dtype, device: str) -> "torch.dtype":
             if torch.cuda.is_bf16_supported(including_emulation=False)
             else torch.float32
         )
-    capable = torch.cpu.get_capabilities()
-    return (
-        torch.bfloat16 if capable.get("avx512_bf16") or capable.get("amx_bf16") else torch.float32
-    )
+    return torch.bfloat16 if has_bfloat16() else torch.float32
+
+
+def has_bfloat16() -> bool:
+    """Tell whether this machine's processor computes in bfloat16."""
+    with suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+    return False
 
 
 def load_model(

@@ -60,9 +60,9 @@ class Machine(NamedTuple):
 
 def measure_machine(device: str) -> Machine:
     """Ask the machine for its devices and their memory."""
-    import torch
-
     if device == "cuda":
+        import torch
+
         memory = torch.cuda.get_device_properties(0).total_memory
         return Machine(torch.cuda.get_device_name(0), torch.cuda.device_count(), memory)
     return Machine("processor", 1, _read_free_memory())
