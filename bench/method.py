@@ -1,4 +1,5 @@
-"""What the same money buys in the rehearsal world: one trace, several, chosen questions, corrections.
+"""What the same money buys in the rehearsal world: one trace, several, chosen questions,
+corrections, preferences on top of them, rounds.
 
 Every arm spends the same money of the rehearsal teacher on the same cases, trains the shipped
 student on what it bought, and is asked the same unseen questions. Invented cases and a student of
@@ -11,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ from medkd.stages import STAGES
 
 STUDENT = "medkd:tiny"
 TRAINING = {"epochs": 3.0, "learning_rate": 2.0e-3, "max_length": 1024}
+PREFERENCES = {"method": "dpo", "epochs": 2.0, "learning_rate": 2.0e-4, "max_length": 1024}
+N_ROUNDS = 2
 MAX_TOKENS = 256
 
 
@@ -69,9 +72,9 @@ def evaluate(world: World, name: str, **fields: Any) -> dict[str, float]:
     return {row["id"]: row["scores"]["diagnosis_accuracy"] for row in rows}
 
 
-def select(world: World, **fields: Any) -> Path:
-    """Have the untrained student answer the training questions twice; done once for all arms."""
-    out = world.folder / "select"
+def select(world: World, folder: str = "", **fields: Any) -> Path:
+    """Have the student answer the training questions twice; the untrained one once for all arms."""
+    out = world.folder / folder / "select"
     given = {"input": world.folder / "prepare", "model": STUDENT, "samples": 2}
     run_stage("select", out, **given, max_tokens=MAX_TOKENS, **fields)
     return out
@@ -89,20 +92,36 @@ def buy(world: World, name: str, questions: Path, **fields: Any) -> Manifest:
     return run_stage("distill", folder / "distill", **given, **fields)
 
 
-def learn(world: World, name: str, traces: int = 1) -> tuple[int, dict[str, float]]:
-    """Check and merge what was bought, train on it, ask; returns rows and what was right."""
+def learn(
+    world: World,
+    name: str,
+    traces: int = 1,
+    pairs: Path | None = None,
+    before: Sequence[Path] = (),
+) -> tuple[int, dict[str, float]]:
+    """Check and merge what was bought, now and `before`, train on it, then on `pairs` with the
+    student's wrong answers there; ask. Returns rows and what was right."""
     folder = world.folder / name
     run_stage("verify", folder / "verify", input=folder / "distill")
-    given = {"input": folder / "verify", "val_share": 0, "test_share": 0, "traces": traces}
-    rows = run_stage("merge", folder / "merge", **given).counts.kept
-    run_stage("train", folder / "train", input=folder / "merge", model=STUDENT, **TRAINING)
-    return rows, evaluate(world, name, adapter=folder / "train" / "adapter")
+    given: dict[str, Any] = {"val_share": 0, "test_share": 0, "traces": traces}
+    given |= {"pairs": [pairs]} if pairs else {}
+    inputs = [*before, folder / "verify"]
+    rows = run_stage("merge", folder / "merge", input=inputs, **given).counts.kept
+    trained = {"input": folder / "merge", "model": STUDENT}
+    run_stage("train", folder / "train", **trained, **TRAINING)
+    adapter = folder / "train" / "adapter"
+    if pairs:
+        run_stage("train", folder / "prefer", **trained, adapter=adapter, **PREFERENCES)
+        adapter = folder / "prefer" / "adapter"
+    return rows, evaluate(world, name, adapter=adapter)
 
 
 Arm = Callable[[World, str], tuple[float, int, dict[str, float]]]
 
 
-def _spend(traces: int = 1, is_selected: bool = False, **fields: Any) -> Arm:
+def _spend(
+    traces: int = 1, is_selected: bool = False, has_pairs: bool = False, **fields: Any
+) -> Arm:
     def arm(world: World, name: str) -> tuple[float, int, dict[str, float]]:
         more = dict(fields)
         questions = world.folder / "prepare"
@@ -111,10 +130,26 @@ def _spend(traces: int = 1, is_selected: bool = False, **fields: Any) -> Arm:
         if more.get("mode") == "correct":
             more["from_"] = questions
         cost = buy(world, name, questions, **more).cost.amount
-        rows, right = learn(world, name, traces)
+        rows, right = learn(world, name, traces, questions if has_pairs else None)
         return cost, rows, right
 
     return arm
+
+
+def _go_in_rounds(world: World, name: str) -> tuple[float, int, dict[str, float]]:
+    """Spend the money in equal parts, each on what the student of the part before gets wrong."""
+    cost, rows, right = 0.0, 0, dict[str, float]()
+    adapter: Path | None = None
+    before: list[Path] = []
+    for number in range(1, N_ROUNDS + 1):
+        part = f"{name}-{number}"
+        questions = select(world, part, adapter=adapter) if adapter else select(world)
+        share = world._replace(money=world.money / N_ROUNDS)
+        cost += buy(share, part, questions, mode="correct", from_=questions).cost.amount
+        rows, right = learn(world, part, traces=N_ROUNDS, before=before)
+        adapter = world.folder / part / "train" / "adapter"
+        before.append(world.folder / part / "verify")
+    return cost, rows, right
 
 
 ARMS: dict[str, Arm] = {
@@ -123,6 +158,8 @@ ARMS: dict[str, Arm] = {
     "three traces": _spend(traces=3, samples=3),
     "selected": _spend(is_selected=True),
     "correction": _spend(mode="correct"),
+    "pairs": _spend(mode="correct", has_pairs=True),
+    "rounds": _go_in_rounds,
 }
 
 

@@ -13,17 +13,24 @@ from hypothesis import strategies as st
 from ledger_reading import list_attempts
 from medkd.completers.ledger import FILE_NAME
 from medkd.core.completer import Completion, Request, Sampling
-from medkd.core.config import make_config
+from medkd.core.config import StageConfig, make_config
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_records
 from medkd.core.records import Prediction, Question, Rationale
-from medkd.core.stage_output import read_manifest
+from medkd.core.stage_output import open_stage_output, read_manifest
 from medkd.core.task import find_task
 from medkd.demo.teacher import serve_teacher
 from medkd.distill.bill import bill
 from medkd.distill.courses import Course, Method, PromptSetup, distill
 from medkd.distill.stage import Config, run
+from medkd.verify.stage import Config as VerifyConfig
+from medkd.verify.stage import run as verify
 from rehearsal_questions import make_questions
+
+
+class Folder(StageConfig):
+    """A stage of no settings."""
+
 
 SOLVE = PromptSetup("solve", Sampling(), find_task)
 RATIONALIZE = PromptSetup("rationalize", Sampling(), find_task)
@@ -237,9 +244,21 @@ def test_a_student_that_is_right_everywhere_leaves_nothing_to_buy(tmp_path, caps
     config = config_of(
         tmp_path, "http://127.0.0.1:9/v1", mode="correct", from_=tmp_path / "evaluate"
     )
-    assert run(config).state == "finished"
+    manifest = run(config)
+    assert (manifest.state, manifest.counts.read, manifest.counts.kept) == ("finished", 2, 0)
     assert "nothing to buy" in capsys.readouterr().err
     assert list_attempts(tmp_path / "distill" / FILE_NAME) == []
+
+
+def test_an_empty_selection_is_distilled_and_verified_to_nothing(tmp_path, capsys):
+    with open_stage_output("select", Folder(out=tmp_path / "select"), {}, ["questions.jsonl"]):
+        (tmp_path / "select" / "questions.jsonl").touch()
+    given = {"input": tmp_path / "select", "out": tmp_path / "distill", "teacher": "rehearsal"}
+    assert run(make_config(Config, given, "medkd distill")).state == "finished"
+    assert "nothing to buy" in capsys.readouterr().err
+    given = {"input": tmp_path / "distill", "out": tmp_path / "verify"}
+    assert verify(make_config(VerifyConfig, given, "medkd verify")).counts.kept == 0
+    assert "nothing to check" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

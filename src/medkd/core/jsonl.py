@@ -28,9 +28,12 @@ MAX_LINE_BYTES = 2**26
 """Length up to which a line of records is read."""
 
 
-def resolve_input(path: Path, name: str, made_by: str) -> Path:
+def resolve_input(path: Path, name: str, made_by: str, may_be_empty: bool = False) -> Path:
     """Find the file `name` in a stage's directory, or take the file itself; say which command makes
-    a missing one."""
+    a missing one.
+
+    `may_be_empty` accepts an empty file beside a manifest: the stage left nothing on purpose.
+    """
     try:
         found = path / name if path.is_dir() else path
         mode = found.stat().st_mode
@@ -48,7 +51,8 @@ def resolve_input(path: Path, name: str, made_by: str) -> Path:
         raise InputError("{}: a folder; name the file in it", found)
     if not stat.S_ISREG(mode):
         raise InputError("{}: a pipe or device; write its content to a file first", found)
-    if size == 0:
+    is_left_empty = may_be_empty and found.with_name("manifest.json").is_file()
+    if size == 0 and not is_left_empty:
         raise InputError(
             '{}: the file is empty; run "medkd {}" again or check --input', found, made_by
         )

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -153,6 +153,15 @@ MAX_ATTEMPT = 4000
 _SAMPLE = re.compile(r"#\d{1,9}\Z")
 
 
+class Attempts(NamedTuple):
+    """A student's answers to questions, graded."""
+
+    wrong: dict[str, list[str]]
+    """Wrong answers by question, reasoning included."""
+    asked: frozenset[str]
+    """Every question that was answered, rightly or not."""
+
+
 class QuestionFile:
     """The questions of a file, to be iterated several times; broken lines are counted and named."""
 
@@ -161,32 +170,36 @@ class QuestionFile:
         path: Path,
         accept_identified: bool = False,
         task: str = "",
-        wanted: Collection[str] | None = None,
+        attempts: Attempts | None = None,
     ) -> None:
         _refuse_raw_cases(path)
         self.path = path
         self.reader = RecordReader(path, Question, made_by="prepare")
         is_kept = path.stat().st_size <= KEPT_BYTES
         self._kept = list(self.reader) if is_kept else None
-        self._wanted = wanted
+        self._attempts = attempts
         tasks: set[str] = set()
         marks: list[str] = []
-        self.n_left_out = 0
-        """Questions that are not among those wanted."""
-        for question in self._kept or self.reader:
-            if wanted is not None and question.id not in wanted:
-                self.n_left_out += 1
-                continue
-            marks.append(question.deidentified_by)
-            tasks.add(question.task)
+        self.n_right = self.n_unanswered = 0
+        """Questions left out because the student is not known to be wrong, and those it was never
+        asked."""
+        for question in self.reader if self._kept is None else self._kept:
+            if self._is_wanted(question):
+                marks.append(question.deidentified_by)
+                tasks.add(question.task)
+            elif attempts and question.id in attempts.asked:
+                self.n_right += 1
+            else:
+                self.n_unanswered += 1
         self.n_questions = len(marks)
         check_deidentified(marks, path, "the teacher", accept_identified)
         check_tasks(tasks, task, path)
 
     def __iter__(self) -> Iterator[Question]:
-        for question in self._read() if self._kept is None else self._kept:
-            if self._wanted is None or question.id in self._wanted:
-                yield question
+        return filter(self._is_wanted, self._read() if self._kept is None else self._kept)
+
+    def _is_wanted(self, question: Question) -> bool:
+        return self._attempts is None or question.id in self._attempts.wrong
 
     def _read(self) -> Iterator[Question]:
         with self.path.open("rb") as file:
@@ -209,15 +222,6 @@ def _refuse_raw_cases(path: Path) -> None:
             'prepare" first',
             path,
         )
-
-
-class Attempts(NamedTuple):
-    """A student's answers to questions, graded."""
-
-    wrong: dict[str, list[str]]
-    """Wrong answers by question, reasoning included."""
-    asked: frozenset[str]
-    """Every question that was answered, rightly or not."""
 
 
 def find_attempt_file(given: Path) -> Path:
@@ -303,14 +307,12 @@ def choose_targets(config: Config, is_key_needed: bool = True) -> tuple[list[Tar
     return [t.as_batch() for t in teachers] if config.batch else teachers, judges
 
 
-def find_questions(config: Config, method: Method) -> QuestionFile:
+def find_questions(config: Config) -> QuestionFile:
     """Find and read the questions of a config: all, or those whose attempt is to be corrected."""
     path = find_question_file(config)
-    if config.from_ is None:
-        return QuestionFile(path, config.accept_identified, config.task)
-    questions = QuestionFile(path, config.accept_identified, config.task, method.attempts.keys())
-    asked = read_attempts(config.from_, config.task).asked
-    if not any(question.id in asked for question in questions.reader):
+    attempts = read_attempts(config.from_, config.task) if config.from_ else None
+    questions = QuestionFile(path, config.accept_identified, config.task, attempts)
+    if questions.n_unanswered and not (questions.n_questions or questions.n_right):
         raise InputError(
             "{}: answers none of the questions of {}; evaluate the student on these "
             "(medkd select, or medkd evaluate --split train), or name another --input",
@@ -322,7 +324,7 @@ def find_questions(config: Config, method: Method) -> QuestionFile:
 
 def find_question_file(config: Config) -> Path:
     """Find the file of questions; raises InputError where there is none."""
-    return resolve_input(config.input, "questions.jsonl", made_by="prepare")
+    return resolve_input(config.input, "questions.jsonl", made_by="prepare", may_be_empty=True)
 
 
 def forecast_job(config: Config, ledger: LedgerReader) -> list[Forecast]:
@@ -330,7 +332,7 @@ def forecast_job(config: Config, ledger: LedgerReader) -> list[Forecast]:
     teachers, judges = choose_targets(config, is_key_needed=False)
     targets = [*teachers, *judges]
     method = make_method(config, [target.model for target in teachers])
-    questions = find_questions(config, method)
+    questions = find_questions(config)
     recalls = [ledger.recall_from(target) for target in targets]
 
     def recall_all() -> Iterator[Course]:
@@ -373,7 +375,7 @@ def run(config: Config) -> Manifest:
     for target in [*teachers, *judges] if is_new else ():  # before anything is read or written
         check_budget(target, config.budget, config.when)
     method = make_method(config, [target.model for target in teachers])
-    questions = find_questions(config, method)
+    questions = find_questions(config)
     attempts = {"from": find_attempt_file(config.from_)} if config.from_ else {}
     with open_stage_output(
         "distill",
@@ -431,7 +433,8 @@ def _distill_into(
     tally = _Tally()
     space.read(questions.reader.n_read)
     space.drop_all(questions.reader.dropped())
-    space.drop("student_right", questions.n_left_out)
+    space.drop("student_right", questions.n_right)
+    space.drop("student_not_asked", questions.n_unanswered)
     if method.is_graded and questions.n_questions:
         for ahead in forecast_job(config, clients[0].ledger):
             print(f"distill: {ahead.summarise()}", file=sys.stderr, flush=True)

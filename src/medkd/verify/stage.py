@@ -6,6 +6,7 @@ Not done here: the checks (`grading.checks`), asking (`verify.llm_checks`), dupl
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -190,7 +191,7 @@ def find_failure(checked: Checked) -> Verdict | None:
 
 def run(config: Config) -> Manifest:
     """Check a file of rationales."""
-    path = resolve_input(config.input, "rationales.jsonl", made_by="distill")
+    path = resolve_input(config.input, "rationales.jsonl", made_by="distill", may_be_empty=True)
     target = None
     if config.uses_llm and (config.overwrite or not is_finished(config.out)):
         target = find_target(config.teacher, config.model, config.base_url)
@@ -210,7 +211,9 @@ def run(config: Config) -> Manifest:
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
         space.next_steps = NEXT_STEPS
-        if not space.manifest.counts.kept:
+        if not reader.n_read:
+            print("verify: nothing to check: distill had nothing to buy", file=sys.stderr)
+        elif not space.manifest.counts.kept:
             reasons = ", ".join(f"{reason} {n}" for reason, n in failures)
             step = NEXT_STEPS[checks.Reason(failures[0][0])] if failures else _READ
             raise InputError("{}: no rationale is sound ({}); {}", path, reasons, step)

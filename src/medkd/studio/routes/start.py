@@ -202,7 +202,7 @@ def estimate_price(config: Any) -> str:
     (target, *_), _ = choose_targets(config, is_key_needed=False)
     price = target.price_at(datetime.now(UTC))
     method = make_method(config, [target.model])
-    questions = find_questions(config, method)
+    questions = find_questions(config)
     courses = (Course(question, method) for question in islice(questions, N_PRICED))
     written = [course.next_wave()[0].request for course in courses]
     if price is None or not written:
