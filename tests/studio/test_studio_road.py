@@ -167,6 +167,11 @@ def test_own_cases_are_brought_looked_at_started_stopped_and_deleted_in_chinese(
     assert watched.errors == []
 
 
+def delay(route) -> None:
+    time.sleep(1)
+    route.continue_()
+
+
 @pytest.mark.slow
 def test_a_page_follows_its_run_though_its_scripts_arrive_late(
     open_studio, watch, tmp_path: Path
@@ -178,16 +183,30 @@ def test_a_page_follows_its_run_though_its_scripts_arrive_late(
     (folder / "run.json").write_text(json.dumps(job | {"pid": 1, "started_at": "2026-01-01"}))
     studio, page = open_studio(), watch().page
 
-    def delay(route) -> None:
-        time.sleep(1)
-        route.continue_()
-
     page.route("**/hx-sse.min.js*", delay)
     with background_jobs.record_end(folder) as result:
         page.goto(f"{studio.url}/en/run?name=one")
         page.locator(".state.running").wait_for()
         result.code = 0
     page.locator(".state.finished").wait_for()
+
+
+@pytest.mark.slow
+def test_what_is_written_while_a_form_is_drawn_anew_stays(
+    open_studio, watch, tmp_path: Path
+) -> None:
+    make_step(tmp_path / "runs" / "one" / "merge", "merge")
+    studio, page = open_studio(), watch().page
+    page.goto(f"{studio.url}/en/start?kind=train&run=one")
+    page.route("**/start/form", delay)
+    page.locator("summary", has_text="More").click()
+    page.get_by_label("Lora rank").wait_for()
+    page.get_by_label("Method").select_option("full")
+    page.get_by_label("Epochs").fill("7")
+    page.get_by_label("Lora rank").wait_for(state="detached")
+    page.locator("#order code").filter(has_text="--method=full").wait_for()
+    page.locator("#order code").filter(has_text="--epochs=7").wait_for()
+    assert page.get_by_label("Epochs").input_value() == "7"
 
 
 @pytest.fixture

@@ -116,14 +116,16 @@ def stop_run(page: Page, form: Form) -> Response:
 
 
 def resume_run(page: Page, form: Form) -> Response:
-    """Start the last command of a run again, which goes on from where it stopped."""
+    """Start the last command of a run again that did not come to its end, which goes on from where
+    it stopped."""
     name = read_text(form, "name")
     job = jobs.find_job(page.workspace, name)
     if job.alive:
         raise InputError(page.t("This run is under way; wait for it, or stop it first."))
     if not job.detached:
         raise InputError(page.t("This run was started in a terminal; run the same command there."))
-    last = job.detached[0]
+    ended = {run.name: background_jobs.read_state(run) for run in job.detached}
+    last = next((run for run in job.detached if ended[run.name] != "done"), job.detached[0])
     key = hand_over(last.words, read_text(form, "key"))
     background_jobs.start(last.words, environment=key, cwd=last.cwd)
     page.workspace.forget()

@@ -59,16 +59,30 @@ document.addEventListener('change', (event) => {
     document.querySelectorAll('[data-submit]').forEach((other) => { other.disabled = other !== box; });
     box.form.requestSubmit();
   }
-  if (box.matches('[data-redraw]')) {
-    const form = box.form;
-    const open = [...form.querySelectorAll('details')].map((one) => one.open);
-    const focused = document.activeElement?.id;
-    htmx.ajax('POST', form.getAttribute('hx-post').split('?')[0], {source: form, target: form, swap: 'outerHTML'}).then(() => {
-      document.querySelectorAll('#order-form details').forEach((one, number) => { one.open = open[number] ?? false; });
-      document.getElementById(focused)?.focus();
-    });
-  }
+  if (box.matches('[data-redraw]')) redraw(box);
 });
+
+// The server draws a form anew; what is written while it is on its way is kept. The box asks, not the form: what the form asks for
+// meanwhile would take the place of its request.
+function redraw(changed) {
+  const form = changed.form;
+  const open = [...form.querySelectorAll('details')].map((one) => one.open);
+  const late = new Map();
+  let focused = document.activeElement?.id;
+  form.addEventListener('input', (event) => late.set(event.target.id, event.target));
+  form.addEventListener('focusin', (event) => { focused = event.target.id; });
+  htmx.ajax('POST', form.getAttribute('hx-post').split('?')[0], {source: changed, target: form, swap: 'outerHTML'}).then(() => {
+    document.querySelectorAll('#order-form details').forEach((one, number) => { one.open = open[number] ?? false; });
+    for (const [id, written] of late) {
+      const box = document.getElementById(id);
+      if (!box || box === written) continue;
+      box.value = written.value;
+      box.checked = written.checked;
+      box.dispatchEvent(new Event('input', {bubbles: true}));
+    }
+    document.getElementById(focused)?.focus();
+  });
+}
 
 document.addEventListener('submit', (event) => {
   const button = event.submitter;
