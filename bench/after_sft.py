@@ -24,8 +24,9 @@ from medkd.core.config import make_config
 from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.records import Example, Prediction, Preference, Rejected
 from medkd.grading.diagnosis import grade
-from medkd.models.load import resolve_adapter, tiny_dir
+from medkd.models.load import resolve_adapter
 from medkd.stages import STAGES
+from medkd.train.config import Config
 from medkd.train.grpo import Sampler, make_prompts
 from medkd.train.student import load_student
 
@@ -49,8 +50,8 @@ def draw_pairs(start: Path, merged: Path, out: Path, n_questions: int, seed: int
     if path.exists():
         return out
     examples = list(RecordReader(merged / "train.jsonl", Example, made_by="merge"))[:n_questions]
-    adapter = resolve_adapter(start)
-    student = load_student("medkd:tiny", tiny_dir(), adapter, "cpu", "auto", "huggingface", False)
+    config = Config(model="medkd:tiny", input=merged, out=out, device="cpu")
+    student = load_student(config, resolve_adapter(start))
     sampling = Sampling(max_tokens=256, temperature=1.0, seed=seed)
     sampler = Sampler(student.model, student.tokenizer, sampling)
     questions = make_prompts(student.tokenizer, examples, student.plain_template)

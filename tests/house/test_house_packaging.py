@@ -16,8 +16,9 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 TRAINING_SIDE = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "matplotlib"}
 
 
-def read_pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+def read_pins(name: str = "constraints.txt") -> dict[str, str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
 
 
@@ -69,6 +70,17 @@ def test_every_dependency_is_pinned_to_a_version_that_is_allowed() -> None:
         needed = Requirement(text)
         assert canonicalize_name(needed.name) in pins, f"{needed.name} is not in constraints.txt"
         assert needed.specifier.contains(pins[canonicalize_name(needed.name)]), text
+
+
+def test_the_pins_for_gpus_are_allowed_and_hold_what_the_documented_line_installs() -> None:
+    pins = read_pins("constraints-cuda.txt")
+    wanted = [*PROJECT["project"]["dependencies"], *EXTRAS["train"], *EXTRAS["studio"]]
+    for needed in map(Requirement, [*wanted, *EXTRAS["gguf"], "vllm<=0.31", "bitsandbytes"]):
+        assert needed.specifier.contains(pins[canonicalize_name(needed.name)]), needed
+    for name in ("README.md", "README_zh.md", "docs/en/start.md", "docs/zh/start.md"):
+        page = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+        line = "pip install -c constraints-cuda.txt '.[train,studio,gguf]' vllm bitsandbytes"
+        assert line in page, name
 
 
 def test_pins_are_exact_and_name_no_build_for_one_machine() -> None:

@@ -4,7 +4,6 @@ their own."""
 import importlib.metadata
 import re
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from medkd.core.errors import InputError
+from medkd.train import config as config_module
 from medkd.train import reinforce, stage
 from medkd.train.config import ProcessInfo, build_trainer_config
 from medkd.train.stage import Config
@@ -34,21 +34,6 @@ def test_a_model_is_on_the_gpu_before_its_packed_loss_is_compared(config, monkey
     job = SimpleNamespace(device="cuda", preflight=SimpleNamespace(rows=[], findings=[]))
     assert stage._is_packable(config, job, ProcessInfo(), model)
     assert places == ["cuda", "compared"]
-
-
-@dataclass
-class ArgumentsOfThreeGpus:
-    output_dir: str
-    _n_gpu: int = 3
-
-    @property
-    def n_gpu(self):
-        return self._n_gpu
-
-
-def test_one_process_trains_on_one_gpu_of_several(tmp_path):
-    built = build_trainer_config(ArgumentsOfThreeGpus, {}, {}, tmp_path)
-    assert built.n_gpu == 1
 
 
 def test_four_bit_weights_are_stored_so_that_fsdp_can_shard_them(monkeypatch):
@@ -83,14 +68,18 @@ def test_trls_config_is_made_before_the_weights_are_loaded(config, monkeypatch):
     assert order == ["config", "weights"]
 
 
-def test_liger_is_not_switched_on_by_a_field_that_trl_gave_up(config, monkeypatch):
+def test_one_process_trains_on_one_gpu_of_several_and_without_fields_that_trl_gave_up(
+    config, monkeypatch
+):
     settings = {}
-    monkeypatch.setattr(
-        stage, "build_trainer_config", lambda kind, given, extra, folder: settings.update(given)
-    )
-    monkeypatch.setattr(stage, "find_spec", lambda name: name)
-    monkeypatch.setattr(stage, "choose_training_dtype", lambda *_: torch.bfloat16)
-    stage.make_trainer_config(config, "cuda", 24, 1, has_val=False, packs=True)
+
+    def make_arguments_of_three_gpus(**given):
+        settings.update(given)
+        return SimpleNamespace(n_gpu=3, _n_gpu=3)
+
+    monkeypatch.setattr(config_module, "choose_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(config_module, "read_trainer_keys", lambda *_: {})
+    assert build_trainer_config(make_arguments_of_three_gpus, config, "cuda", 24, {})._n_gpu == 1
     assert settings["gradient_checkpointing"] and settings["bf16"]
     assert "use_liger_kernel" not in settings
 

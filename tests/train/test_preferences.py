@@ -11,7 +11,6 @@ from medkd.core.errors import InputError
 from medkd.core.records import Preference, Rejected
 from medkd.evaluate.contamination import find_seen
 from medkd.models.load import load_tokenizer
-from medkd.train.config import LEARNING_RATES
 from medkd.train.stage import Config, run
 from student_samples import make_example, make_random_model, read_lines
 
@@ -146,15 +145,11 @@ def test_a_directory_without_pairs_names_what_makes_them(settings, merged_dir, t
 
 
 def test_length_as_the_only_difference_is_said(pairs_dir):
-    from medkd.train.preferences import PairFacts
+    from medkd.train.preferences import PairFacts, list_notes
 
-    alike, longer = (PairFacts(9, n, 40.0, -0.5, -0.6, 0.7).list_notes() for n in (44.0, 90.0))
+    alike, longer = (list_notes(PairFacts(9, n, 40.0, -0.5, -0.6, 0.7)) for n in (44.0, 90.0))
     assert len(alike) == 1 and "margin +0.100" in alike[0]
     assert "2.2 times as long" in longer[1]
-
-
-def test_preferences_are_learnt_more_gently_than_rows():
-    assert LEARNING_RATES["dpo"] == LEARNING_RATES["kto"] < 2e-4
 
 
 def test_an_evaluation_finds_the_questions_of_the_pairs_among_its_own(tuned_dir, pairs_dir):

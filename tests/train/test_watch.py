@@ -8,8 +8,9 @@ import pytest
 from medkd.core.records import FinishReason
 from medkd.train.grpo import PromptItem
 from medkd.train.rewards import JudgeReward, Rollout
-from medkd.train.watch import N_ANSWERS, Watch, read_looks
+from medkd.train.watch import N_ANSWERS, Watch
 from scripted import Scripted
+from student_samples import read_lines
 
 QUESTIONS = [PromptItem(f"q{n}", "", f"record {n}: cough for {n} days", "flu") for n in range(16)]
 HONEST = "<think>\nA cough that has lasted for days points to an infection.\n</think>\n\nflu"
@@ -33,7 +34,8 @@ class GivenAnswers:
 
 def watch_run(path, shares, rewards, judge=None):
     """Look at the start and after each save; returns the watch, its state, and whether it stops."""
-    watch = Watch(path, GivenAnswers(shares), QUESTIONS, {"diagnosis", "format", "stop"}, judge)
+    paid = {"diagnosis", "format", "stop"}
+    watch = Watch(path, GivenAnswers(shares), QUESTIONS, paid, lambda step: step, judge)
     watch.look(0)
     state = SimpleNamespace(global_step=0, log_history=[], best_model_checkpoint=None)
     control = SimpleNamespace(should_training_stop=False)
@@ -43,6 +45,7 @@ def watch_run(path, shares, rewards, judge=None):
         watch.on_save(None, state, control)
         if control.should_training_stop:
             break
+    watch.on_train_end(None, state, control)
     return watch, state, control
 
 
@@ -51,7 +54,7 @@ def test_rising_rewards_and_a_watch_that_falls_twice_end_the_run_at_the_best(tmp
         tmp_path / "held_out.jsonl", [0.2, 0.0, 0.6, 0.9, 0.9], [1.0, 1.2, 1.4, 1.5]
     )
     assert control.should_training_stop and watch.stopped_at == 30
-    assert watch.find_best().step == 10
+    assert watch.find_best().step == state.global_step == 10
     assert state.best_model_checkpoint == str(tmp_path / "checkpoints/checkpoint-10")
     assert "step 10 is kept" in capsys.readouterr().err
     assert "no_hint" in watch.find_falls()
@@ -90,8 +93,8 @@ def test_a_second_judge_is_watched_instead_of_the_checks(tmp_path):
 def test_looks_are_kept_for_a_resumed_run_up_to_its_step(tmp_path):
     path = tmp_path / "held_out.jsonl"
     watch_run(path, [0.0] * 4, [1.0, 1.1, 1.2])
-    again = Watch(path, GivenAnswers([0.5]), QUESTIONS, set(), None, resumed_step=20)
+    again = Watch(path, GivenAnswers([0.5]), QUESTIONS, set(), int, resumed_step=20)
     assert [look.step for look in again.looks] == [0, 10, 20]
     assert again.look(20) is None
-    assert [look.reward for look in read_looks(path)] == [None, 1.0, 1.1, 1.2]
+    assert [look["reward"] for look in read_lines(path)] == [None, 1.0, 1.1, 1.2]
     assert N_ANSWERS % len(QUESTIONS) == 0

@@ -93,7 +93,9 @@ class Bar:
         if self._rich is not None:
             speed = f"{rate:.1f} {self.unit}/s"
             for task in self._rich.task_ids:
-                self._rich.update(task, completed=n_done, rate=speed, left=left, note=self.note)
+                self._rich.update(
+                    task, total=self.total, completed=n_done, rate=speed, left=left, note=self.note
+                )
         elif now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now
             of_total = f"/{self.total}" if self.total else ""

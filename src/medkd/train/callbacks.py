@@ -60,7 +60,8 @@ class MetricsWriter(Callback):
         self._started = self._first_step_done = time.monotonic()
         self.expected_s: float | None = None
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.total = state.max_steps
         self._started = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -219,9 +220,10 @@ def write_training_page(
     lengths: Mapping[str, Sequence[int]],
     dropped: Mapping[str, int],
     curves: Curves = MappingProxyType({}),
+    **more: Any,
 ) -> None:
     """Write the page of whatever is there; a page that cannot be drawn hides no failure. `lengths`
-    are those of the rows, in tokens."""
+    are those of the rows, in tokens; `more` are other values of the template."""
     lines = read_lines(out / "metrics.jsonl")
     plots: list[Any] = []
     losses = {"Loss": {"training": "loss", "validation": "eval_loss"}}
@@ -232,9 +234,15 @@ def write_training_page(
     samples: dict[int, list[dict[str, object]]] = {}
     for sample in read_lines(out / "samples.jsonl"):
         samples.setdefault(int(sample["step"]), []).append(sample)
-    n_tokens = {name: [float(n) for n in each] for name, each in lengths.items()}
-    plots.append(histogram(n_tokens, "Length of rows", "tokens", "rows"))
     flat = sorted(n for each in lengths.values() for n in each)
+    if flat:
+        n_tokens = {name: [float(n) for n in each] for name, each in lengths.items()}
+        plots.append(histogram(n_tokens, "Length of rows", "tokens", "rows"))
+        more["lengths"] = {
+            "tokens": sum(flat),
+            "median": flat[len(flat) // 2],
+            "longest": flat[-1],
+        }
     is_failing = sys.exception() is not None
     with suppress(MedkdError, OSError, ImportError, MemoryError) if is_failing else nullcontext():
         write_page(
@@ -243,11 +251,11 @@ def write_training_page(
             "report.html.jinja",
             title=f"Training of {model}",
             findings=findings,
-            plots=[write_svg(plot) for plot in plots],
-            lengths={"tokens": sum(flat), "median": flat[len(flat) // 2], "longest": flat[-1]},
+            plots=plots,
             dropped=dropped,
             samples=samples,
             last=lines[-1] if lines else {},
+            **more,
         )
 
 

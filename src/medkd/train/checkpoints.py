@@ -15,7 +15,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from medkd.core.config import StageConfig
 from medkd.core.errors import MedkdError, StoppedError, from_os_error, is_disk_full
 from medkd.core.jsonl import write_json
 from medkd.core.progress import Bar
@@ -24,19 +23,28 @@ from medkd.core.stage_output import StageOutput, open_stage_output
 from medkd.models.inspect import read_json
 from medkd.models.load import open_to_readers
 from medkd.train.callbacks import ORPHANS_WAIT_S, Callback, Interruption, MetricsWriter
-from medkd.train.config import LIBRARIES, Target, explain_refusal
+from medkd.train.config import CHECKPOINTS, StudentConfig, Target, explain_refusal
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
-CHECKPOINTS = "checkpoints"
 ADAPTER, QUESTIONS, LINEAGE = "adapter", "questions.json", "lineage.json"
 N_QUESTIONS = 20
 """Unseen questions kept beside the weights, for `export` to prove the model on."""
 MARK = "medkd_checkpoint.json"
 """Written empty before a save, and with the size of every file after it."""
-N_KEPT = 3
-"""Checkpoints kept: the best, the newest, and one in case that is torn."""
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+WRITES = (
+    ADAPTER,
+    "model",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "held_out.jsonl",
+    "start.json",
+    "report.html",
+    ".adapter.tmp",
+    ".model.tmp",
+)
 _STATE = "trainer_state.json"
 
 
@@ -98,15 +106,16 @@ class CheckpointKeeper(Callback):
 
 @contextmanager
 def open_training(
-    stage: str, config: StageConfig, inputs: Mapping[str, Path | None], writes: Sequence[str]
+    stage: str, config: StudentConfig, inputs: Mapping[str, Path | None]
 ) -> Generator[StageOutput]:
     """Open the directory of a stage that trains; to begin again, its own checkpoints are deleted.
 
     `checkpoints` is not among what the stage writes: of it only this module deletes anything.
     """
-    given = {role: [path] if path else [] for role, path in inputs.items()}
+    model = config.resolve_model() if Path(config.model).is_dir() else None
+    roles = {role: [path] if path else [] for role, path in {**inputs, "model": model}.items()}
     with open_stage_output(
-        stage, config, given, writes, libraries=LIBRARIES, wait_s=ORPHANS_WAIT_S
+        stage, config, roles, WRITES, libraries=LIBRARIES, wait_s=ORPHANS_WAIT_S
     ) as output:
         if config.overwrite and not output.is_finished:
             delete_checkpoints(output.path(CHECKPOINTS))
@@ -117,7 +126,6 @@ def run_trainer(
     trainer: "Trainer",
     name: str,
     out: Path,
-    n_steps: int,
     checkpoint: Path | None,
     callbacks: Sequence[Callback] = (),
     is_main: bool = True,
@@ -127,7 +135,7 @@ def run_trainer(
 
     Raises InputError for a setting that only the optimizer finds wrong, before the first step.
     """
-    bar = Bar(name, n_steps, "steps") if is_main else nullcontext()
+    bar = Bar(name, unit="steps") if is_main else nullcontext()
     step = read_step(checkpoint)
     with bar as shown, Interruption(name) as interruption:
         metrics = MetricsWriter(out / "metrics.jsonl", shown, step) if shown else None

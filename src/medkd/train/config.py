@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from medkd.core.config import RUNTIME, Seed, StageConfig
 from medkd.core.errors import InputError
 from medkd.models.inspect import ModelShape
-from medkd.models.load import Device, Hub, choose_dtype
+from medkd.models.load import Device, Hub, choose_dtype, resolve_model
 
 if TYPE_CHECKING:
     import torch
@@ -28,20 +28,14 @@ C = TypeVar("C")
 Method = Literal["lora", "qlora", "full"]
 Target = Literal["reasoned", "answers"]
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
-WRITES = (
-    "adapter",
-    "model",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "report.html",
-    ".adapter.tmp",
-    ".model.tmp",
-)
+CHECKPOINTS = "checkpoints"
 STAGE_KEYS = ("packing", "early_stopping_patience")
 """Keys of `trainer:` that the stage reads itself and TRL is not told."""
-LEARNING_RATES = {"full": 1e-5, "dpo": 2e-5, "kto": 2e-5}
-"""Peaks by method; the others have 2e-4."""
+LOG_INTERVAL = 10
+"""Most steps between two lines of metrics."""
+N_SAVES = 4
+N_KEPT = 3
+"""Checkpoints kept: the best, the newest, and one in case that is torn."""
 _OWN_KEYS = ("output_dir", "resume_from_checkpoint")
 _COUNTS = (
     "per_device_train_batch_size",
@@ -61,16 +55,42 @@ Epochs = Annotated[float, Field(gt=0, le=10_000)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 
 
-class Config(StageConfig):
-    """Tune a student on `train.jsonl`: an adapter, or all its weights."""
+class StudentConfig(StageConfig):
+    """What every stage that trains a student takes."""
 
     model: str
     """Base model: medkd:tiny, a folder, or a name on a hub."""
+    hub: Annotated[Hub, RUNTIME] = "huggingface"
+    """Hub to download a named model from."""
+    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
+    """Run the code that a model brings with it."""
+    max_tokens: MaxLength = 1024
+    """Longest answer in tokens, where the student answers (on-policy, reinforce); what it cuts off
+    is not learnt from."""
+    learning_rate: LearningRate | None = None
+    """Peak of the schedule; default: 2e-4 for an adapter, 2e-5 for preferences, 1e-5 for all
+    weights and for rewards."""
+    batch_size: BatchSize = 8
+    """Rows or answers computed at a time on a device; lower it where memory runs out."""
+    seed: Seed = 0
+    """Seed of the order of rows, of the draws and of an adapter's first weights."""
+    device: Annotated[Device, RUNTIME] = "auto"
+    """Where to compute."""
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    """Any other field of TRL's config of the method (packing, bf16, beta, temperature, use_vllm,
+    save_steps …), and early_stopping_patience, in saves."""
+
+    def resolve_model(self) -> Path:
+        """Find the folder of the base model."""
+        return resolve_model(self.model, self.hub, self.trust_remote_code)
+
+
+class Config(StudentConfig):
+    """Tune a student on `train.jsonl`: an adapter, or all its weights."""
+
     input: Annotated[Path, RUNTIME]
     """Directory of `merge`, or a file of examples (dpo, kto: of preferences); `val.jsonl` beside it
     is evaluated on, never trained on."""
-    hub: Annotated[Hub, RUNTIME] = "huggingface"
-    """Hub to download a named model from."""
     target: Target = "reasoned"
     """Learn reasoning and answer, or bare answers for comparison."""
     method: Literal[Method, "dpo", "kto", "on-policy"] = "lora"
@@ -86,69 +106,45 @@ class Config(StageConfig):
     """on-policy: open model that scores each token; it must have the student's tokenizer."""
     teacher_url: Annotated[str, RUNTIME] = ""
     """on-policy: address of a vLLM server that scores instead of a model in this process."""
-    max_tokens: MaxLength = 1024
-    """on-policy: longest answer in tokens."""
     max_length: MaxLength = 4096
     """Longest row in tokens; longer ones are dropped and counted, never trimmed."""
     epochs: Epochs = 2
     """Passes over the rows."""
-    learning_rate: LearningRate | None = None
-    """Peak of a cosine schedule; default: 2e-4 for an adapter, 2e-5 for preferences, 1e-5 for all
-    weights."""
-    batch_size: BatchSize = 8
-    """Rows a step and device."""
     lora_rank: Rank = 16
     """Rank of the adapter, on all linear layers; its scale is twice the rank."""
-    seed: Seed = 0
-    """Seed of the order of rows and the adapter's first weights."""
-    device: Annotated[Device, RUNTIME] = "auto"
-    """Where to compute."""
-    trainer: dict[str, Any] = Field(default_factory=dict)
-    """Any other field of TRL's config of the method (packing, bf16, beta, save_steps …), and
-    early_stopping_patience, in saves."""
 
     @property
     def weights(self) -> Method:
         """The weights that are trained: a LoRA adapter unless the method says otherwise."""
         return self.method if self.method in ("qlora", "full") else "lora"
 
-    @property
-    def peak_learning_rate(self) -> float:
-        return self.learning_rate or LEARNING_RATES.get(self.method, 2e-4)
-
 
 def check_method(config: Config) -> None:
     """Raise InputError for a field that the method does not take, or one that it lacks."""
-    is_on_policy = config.method == "on-policy"
     if config.adapter and config.method in ("lora", "qlora", "full"):
         raise InputError(
             "--adapter: --method {} trains from the base; leave it out, or go on with "
             "--method dpo, kto or on-policy",
             config.method,
         )
-    for flag, value in (
-        ("--teacher-model", config.teacher_model),
-        ("--teacher-url", config.teacher_url),
-        ("--teacher", config.teacher != "model"),
-    ):
-        if value and not is_on_policy:
-            raise InputError(
-                "{}: only --method on-policy takes one; leave it out",
-                flag,
-            )
-    if not is_on_policy:
-        return
-    if config.adapter is None:
+    teachers = {
+        "--teacher-model": bool(config.teacher_model),
+        "--teacher-url": bool(config.teacher_url),
+        "--teacher": config.teacher == "self",
+    }
+    if config.method != "on-policy":
+        for flag in (flag for flag, is_given in teachers.items() if is_given):
+            raise InputError("{}: only --method on-policy takes one; leave it out", flag)
+    elif config.adapter is None:
         raise InputError("--method on-policy: needs --adapter, a student that answers")
-    n_teachers = bool(config.teacher_model) + bool(config.teacher_url)
-    if n_teachers + (config.teacher == "self") != 1:
+    elif sum(teachers.values()) != 1:
         raise InputError(
             "--method on-policy: needs one teacher: --teacher-model, the open model that scores "
             "the answers, --teacher-url, a server of one, or --teacher self"
         )
 
 
-def choose_training_dtype(config: Config, device: str) -> "torch.dtype":
+def choose_training_dtype(config: StudentConfig, device: str) -> "torch.dtype":
     """Choose the number format: bfloat16 where the device computes in it, unless `trainer.bf16`
     says otherwise."""
     wanted = config.trainer.get("bf16")
@@ -162,20 +158,6 @@ def count_steps(n_rows: int, rows_per_step: int, epochs: float, max_steps: int =
     6
     """
     return max_steps if max_steps > 0 else math.ceil(math.ceil(n_rows / rows_per_step) * epochs)
-
-
-def make_common_settings(device: str, dtype: "torch.dtype") -> dict[str, Any]:
-    """Return what is the same for every TRL trainer."""
-    on_gpu = device == "cuda"
-    return {
-        "max_grad_norm": 1.0,
-        "gradient_checkpointing": on_gpu,
-        "bf16": str(dtype) == "torch.bfloat16",
-        "use_cpu": not on_gpu,
-        "dataloader_pin_memory": on_gpu,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
 
 
 def make_lora_config(
@@ -231,16 +213,50 @@ def read_trainer_keys(
 
 
 def build_trainer_config(
-    config: type[C], settings: Mapping[str, Any], extra: Mapping[str, Any], checkpoints: Path
+    kind: type[C],
+    config: StudentConfig,
+    device: str,
+    n_rows: int,
+    settings: Mapping[str, Any],
+    own_keys: tuple[str, ...] = (),
+    n_processes: int = 1,
 ) -> C:
-    """Build a TRL config of the stage's settings and what the recipe adds.
+    """Build a TRL config: what all methods share, then `settings`, then what `trainer:` says.
 
-    Raises InputError with the first line of TRL's own error. In one process one GPU is used: TRL
-    refuses the replicas that transformers would make on the others.
+    A save falls on a line of metrics: in the middle of one, a resumed run would write the mean of
+    other steps there. In one process one GPU is used: TRL refuses the replicas that transformers
+    would make on the others. Raises InputError with the first line of TRL's own error.
     """
-    own = {key: value for key, value in extra.items() if key not in STAGE_KEYS}
+    extra = read_trainer_keys(kind, config.trainer, own_keys)
+    on_gpu = device == "cuda"
+    values: dict[str, Any] = {
+        "per_device_train_batch_size": config.batch_size,
+        "seed": config.seed,
+        "max_grad_norm": 1.0,
+        "gradient_checkpointing": on_gpu,
+        "bf16": str(choose_training_dtype(config, device)) == "torch.bfloat16",
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "steps",
+        "save_total_limit": N_KEPT,
+        "lr_scheduler_type": "cosine",
+        **settings,
+        **{key: value for key, value in extra.items() if key not in STAGE_KEYS},
+        "output_dir": str(config.out / CHECKPOINTS),
+    }
+    rows_per_step = values["per_device_train_batch_size"] * n_processes
+    rows_per_step *= values.get("gradient_accumulation_steps", 1)
+    epochs, max_steps = values.get("num_train_epochs", 1), values.get("max_steps", -1)
+    n_steps = count_steps(n_rows, rows_per_step, epochs, max_steps)
+    logging_steps = values.setdefault("logging_steps", max(1, min(LOG_INTERVAL, n_steps // 20)))
+    quarter = math.ceil(n_steps / N_SAVES) // logging_steps * logging_steps
+    values.setdefault("save_steps", max(logging_steps, quarter))
+    values.setdefault("eval_steps", values["save_steps"])
+    values.setdefault("warmup_steps", min(5, n_steps // 4))
     try:
-        built: Any = config(**{**settings, **own, "output_dir": str(checkpoints)})
+        built: Any = kind(**values)
         built._n_gpu = min(built.n_gpu, 1)
     except (ValueError, TypeError, ImportError, ArithmeticError) as error:
         raise explain_refusal(error) from error

@@ -7,7 +7,6 @@ the answers of a step itself. Not done here: the stage's files (`train.reinforce
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.completers.transformers_engine import Generation, TransformersEngine
@@ -17,16 +16,15 @@ from medkd.core.task import AnswerKind, find_task
 from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, make_messages, render
 from medkd.models.load import LoadedModel
-from medkd.train.config import build_trainer_config, make_common_settings, read_trainer_keys
+from medkd.train.config import StudentConfig, build_trainer_config
 from medkd.train.rewards import BatchReward, Rollout, fill_undecided
+from medkd.train.student import Student
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-N_SAVES = 4
 N_AT_ONCE = 64
 """Answers drawn at once; halved where memory runs out."""
 _OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps", "packing")
@@ -102,16 +100,28 @@ class Sampler:
         return [[self.read_rollout(next(drawn).ids, q) for _ in range(n_each)] for q in questions]
 
     def read_rollout(self, ids: Sequence[int], question: PromptItem) -> Rollout:
-        """Read an answer from its tokens: one without an end is a loop, or else was cut off."""
+        """Read an answer from its tokens."""
+        text, end = self.read_text(ids)
+        return Rollout(
+            text,
+            end,
+            len(ids),
+            question.record,
+            question.reference,
+            question.kind,
+            question.known,
+            question.id,
+        )
+
+    def read_text(self, ids: Sequence[int]) -> tuple[str, FinishReason]:
+        """Read a text from its tokens, and how it ended: one without an end is a loop, or else was
+        cut off."""
         is_ended = bool(ids) and ids[-1] in self.engine.stop_ids
         kept = list(ids[:-1] if is_ended else ids)
         text = cast(str, self.engine.tokenizer.decode(kept, skip_special_tokens=False))
         if is_ended:
-            reason = FinishReason.STOP
-        else:
-            reason = FinishReason.LOOP if is_looping(text) else FinishReason.LENGTH
-        _, _, record, reference, kind, known = question
-        return Rollout(text, reason, len(ids), record, reference, kind, known, question.id)
+            return text, FinishReason.STOP
+        return text, FinishReason.LOOP if is_looping(text) else FinishReason.LENGTH
 
 
 class TrainerRollouts:
@@ -139,47 +149,32 @@ class TrainerRollouts:
             "completion_ids": [generation.ids for generation in drawn],
             "logprobs": None,
             "env_mask": [
-                [int(not self.is_cut_off(generation))] * generation.n_tokens for generation in drawn
+                [int(self.sampler.read_text(each.ids)[1] != FinishReason.LENGTH)] * each.n_tokens
+                for each in drawn
             ],
         }
 
-    def is_cut_off(self, generation: Generation) -> bool:
-        rollout = self.sampler.read_rollout(generation.ids, PromptItem("", "", "", ""))
-        return rollout.finish_reason == FinishReason.LENGTH
-
 
 def make_trainer_config(
-    settings: Mapping[str, Any],
-    checkpoints: Path,
-    device: str,
-    dtype: "torch.dtype",
-    extra: Mapping[str, Any],
+    config: StudentConfig, device: str, settings: Mapping[str, Any]
 ) -> "GRPOConfig":
-    """Make TRL's config: defaults, then the stage's settings, then what `trainer:` says."""
+    """Make TRL's config of what all methods share, `settings`, and what `trainer:` says."""
     from trl.trainer.grpo_config import GRPOConfig
 
-    n_steps = int(settings["max_steps"])
-    values = read_trainer_keys(GRPOConfig, extra, _OWN_KEYS)
-    defaults = make_common_settings(device, dtype) | {
+    defaults = {
         "beta": 0.01,
         # Scaled by the group, one where all are right and lengths differ a little would count as
         # much as any.
         "scale_rewards": "batch",
         # `TrainerRollouts` masks what the limit cut off, and only that.
-        "mask_truncated_completions": bool(values.get("use_vllm")),
-        "save_strategy": "steps",
-        "save_steps": max(1, -(-n_steps // N_SAVES)),
-        "save_total_limit": 2,
-        "logging_steps": 1,
+        "mask_truncated_completions": bool(config.trainer.get("use_vllm")),
         "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": min(5, n_steps // 4),
     }
-    return build_trainer_config(GRPOConfig, defaults | dict(settings), values, checkpoints)
+    return build_trainer_config(GRPOConfig, config, device, 0, defaults | dict(settings), _OWN_KEYS)
 
 
 def make_trainer(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    student: Student,
     questions: Sequence[PromptItem],
     rewards: Mapping[str, BatchReward],
     sampler: Sampler,
@@ -193,13 +188,13 @@ def make_trainer(
 
     rows = [{"prompt": question.prompt, "at": at} for at, question in enumerate(questions)]
     trainer = GRPOTrainer(
-        model=model,
+        model=student.model,
         args=args,
         reward_funcs=[
             _as_trl_reward(name, reward, questions, sampler) for name, reward in rewards.items()
         ],
         train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
+        processing_class=student.tokenizer,
         rollout_func=None if args.use_vllm else cast(Any, TrainerRollouts(sampler)),
     )
     trainer.remove_callback(PrinterCallback)

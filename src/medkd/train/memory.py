@@ -9,14 +9,13 @@ import os
 import re
 import resource
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from medkd.core.errors import InputError
 from medkd.models.inspect import ModelShape
-from medkd.train.checkpoints import N_KEPT
-from medkd.train.config import Method
+from medkd.train.config import N_KEPT, Method
 from medkd.train.preflight import Cause, Finding
 
 METHODS: tuple[Method, ...] = ("lora", "qlora", "full")
@@ -179,30 +178,34 @@ def read_gpus(text: str) -> Machine:
 
 
 def draw_sizes(load: Workload, machine: Machine) -> list[str]:
-    """Draw what each method needs a device for published models, in GiB with the best sharding, and
-    whether it fits."""
-    header = "".join(f"{method:>12}" for method in METHODS)
-    lines = [f"{'memory a device, GiB':<22}{header}{'there':>10}"]
-    for name in SIZES:
-        needs = [_least_memory(make_shape(name), method, load) for method in METHODS]
-        cells = "".join(
-            f"{need / GIB:>8.1f} {'ok' if need < machine.memory else 'no':<3}" for need in needs
-        )
-        lines.append(f"{name:<22}{cells}{machine.memory / GIB:>10.1f}")
-    return lines
+    """Draw what each method needs a device for published models, with the best sharding."""
+    needs = {
+        name: [_least_memory(make_shape(name), method, load) for method in METHODS]
+        for name in SIZES
+    }
+    return _draw(METHODS, needs, machine)
 
 
 def draw_table(shape: ModelShape, load: Workload, machine: Machine) -> list[str]:
-    """Draw what each method needs on each device, in GiB, and whether it fits."""
+    """Draw what each method needs on each device, by sharding."""
     shardings = SHARDINGS if load.n_devices > 1 else SHARDINGS[:1]
-    header = "".join(f"{sharding:>18}" for sharding in shardings)
+    needs = {
+        method: [estimate_memory(shape, method, load, sharding) for sharding in shardings]
+        for method in METHODS
+    }
+    return _draw(shardings, needs, machine)
+
+
+def _draw(
+    columns: Sequence[str], needs: Mapping[str, Sequence[float]], machine: Machine
+) -> list[str]:
+    """Draw needs in GiB, each with whether it fits."""
+    header = "".join(f"{column:>18}" for column in columns)
     lines = [f"{'memory a device, GiB':<22}{header}{'there':>10}"]
-    for method in METHODS:
-        needs = [estimate_memory(shape, method, load, sharding) for sharding in shardings]
-        cells = "".join(
-            f"{need / GIB:>14.1f} {'ok' if need < machine.memory else 'no':<3}" for need in needs
-        )
-        lines.append(f"{method:<22}{cells}{machine.memory / GIB:>10.1f}")
+    for name, row in needs.items():
+        fits = ("ok" if need < machine.memory else "no" for need in row)
+        cells = "".join(f"{n / GIB:>14.1f} {fit:<3}" for n, fit in zip(row, fits, strict=True))
+        lines.append(f"{name:<22}{cells}{machine.memory / GIB:>10.1f}")
     return lines
 
 

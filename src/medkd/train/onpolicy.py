@@ -29,26 +29,11 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
-from medkd.train.callbacks import SampleWriter
-from medkd.train.checkpoints import (
-    CHECKPOINTS,
-    explaining,
-    find_checkpoint,
-    open_training,
-    read_step,
-    run_trainer,
-)
-from medkd.train.config import (
-    WRITES,
-    Config,
-    build_trainer_config,
-    count_steps,
-    make_common_settings,
-    read_trainer_keys,
-)
-from medkd.train.memory import read_peak_memory
+from medkd.train.callbacks import write_training_page
+from medkd.train.checkpoints import explaining, open_training
+from medkd.train.config import Config, build_trainer_config
 from medkd.train.preflight import find_inputs, read_examples
-from medkd.train.student import Student, load_student, save_student
+from medkd.train.student import Student, load_student, train_student
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -76,16 +61,15 @@ def distil_on_policy(config: Config) -> Manifest:
     """Distil as configured; goes on from the newest whole checkpoint of a run that was killed."""
     load_libraries()
     train_path, val_path = find_inputs(config.input)
-    folder = resolve_model(config.model, config.hub)
     adapter = resolve_adapter(cast(Path, config.adapter))
     inputs = {"input": train_path, "validation": val_path, "adapter": adapter}
-    with open_training("train", config, inputs, WRITES) as output:
+    with open_training("train", config, inputs) as output:
         if output.is_finished:
             return output.manifest
         examples, val_examples = read_examples(train_path, output), read_examples(val_path)
         output.manifest.counts.kept = len(examples)
         with explaining(config.out, limit="--max-tokens"):
-            _distil(config, output, examples, val_examples, folder, adapter)
+            _distil(config, output, examples, val_examples, adapter)
         return output.manifest
 
 
@@ -145,17 +129,17 @@ def check_server(url: str, tokenizer: "PreTrainedTokenizerBase", prompt: str) ->
         raise _another_tokenizer(url, "its /tokenize gives other tokens")
 
 
-def _load_teacher(config: Config, tokenizer: "PreTrainedTokenizerBase", student: Student) -> Any:
+def _load_teacher(config: Config, student: Student) -> Any:
+    trust = config.trust_remote_code
     try:
         folder = resolve_model(config.teacher_model, config.hub)
     except InputError as error:
         raise InputError(str(error).replace("--model", "--teacher-model")) from error
-    student_folder = resolve_model(config.model, config.hub)
     check_teacher(
-        tokenizer,
-        load_tokenizer(folder),
-        read_model_shape(student_folder),
-        read_model_shape(folder),
+        student.tokenizer,
+        load_tokenizer(folder, None, trust),
+        read_model_shape(config.resolve_model(), trust),
+        read_model_shape(folder, trust),
         config.teacher_model,
     )
     teacher, _ = load_model(config.teacher_model, None, config.device, hub=config.hub)
@@ -169,48 +153,28 @@ def _distil(
     output: StageOutput,
     examples: Sequence[Example],
     val_examples: Sequence[Example],
-    folder: Path,
     adapter: Path,
 ) -> None:
-    device = choose_device(config.device)
-    if config.teacher == "self" and has_thinking_prefix(load_tokenizer(folder)):
+    base_tokenizer = load_tokenizer(config.resolve_model(), None, config.trust_remote_code)
+    if config.teacher == "self" and has_thinking_prefix(base_tokenizer):
         raise InputError(
             "{}: thinks at length by itself, and with the answer at hand it would "
             "unlearn to; choose --teacher-model, a larger model of its family",
             config.model,
         )
-    student = load_student(config.model, folder, adapter, config.device, "auto", config.hub)
-    tokenizer, template = student.tokenizer, student.plain_template
-    prompts = [make_messages(e.input, e.instruction, e.system) for e in examples]
-    rows: list[dict[str, Any]]
-    if config.teacher == "self":
-        # TRL writes the turns itself, for the teacher with the context behind the question.
-        tokenizer.chat_template = template
-        turns = [fold_system(tokenizer, messages, template) for messages in prompts]
-        answers = [HINT[e.language].format(answer=e.reference or e.answer) for e in examples]
-        rows = [
-            {"prompt": [turn.model_dump() for turn in each], "privileged_context": answer}
-            for each, answer in zip(turns, answers, strict=True)
-        ]
-    else:
-        rows = [{"prompt": render(tokenizer, messages, template)} for messages in prompts]
+    student = load_student(config, adapter)
+    rows = make_rows(config, student, examples)
     teacher = None
     if config.teacher_url:
-        check_server(config.teacher_url, tokenizer, rows[0]["prompt"])
+        check_server(config.teacher_url, student.tokenizer, rows[0]["prompt"])
     elif config.teacher_model:
-        teacher = _load_teacher(config, tokenizer, student)
-
-    checkpoint = None if config.overwrite else find_checkpoint(output.path(CHECKPOINTS))
-    step = read_step(checkpoint)
-    trainer = make_trainer(config, device, student, teacher, rows)
-    args: Any = trainer.args
-    rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    n_steps = count_steps(len(rows), rows_per_step, args.num_train_epochs, args.max_steps)
-    samples = SampleWriter(
-        output.path("samples.jsonl"), tokenizer, template, val_examples or examples, step
-    )
+        teacher = _load_teacher(config, student)
+    trainer = make_trainer(config, student, teacher, rows)
+    teacher_name = config.teacher_model or config.teacher_url or "self"
+    output.manifest.facts["teacher"] = teacher_name
+    history = {"on_policy": {"teacher": teacher_name, "questions": len(examples)}}
     try:
-        run_trainer(trainer, "on-policy", config.out, n_steps, checkpoint, [samples])
+        train_student(trainer, config, output, student, examples, val_examples, history)
     except Exception as error:
         if config.teacher_url and _is_lost_server(error):
             raise StoppedError(
@@ -219,16 +183,25 @@ def _distil(
                 config.teacher_url,
             ) from error
         raise
-    teacher_name = config.teacher_model or config.teacher_url or "self"
-    history = {"on_policy": {"teacher": teacher_name, "questions": len(examples)}}
-    save_student(trainer, student, config.out, examples, val_examples, history)
-    output.manifest.facts = {
-        "teacher": teacher_name,
-        "resumed_from_step": step,
-        "steps": trainer.state.global_step,
-        "device": device,
-        "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
-    }
+    write_training_page(output.directory, config.model, [f"teacher: {teacher_name}"], {}, {})
+
+
+def make_rows(
+    config: Config, student: Student, examples: Sequence[Example]
+) -> list[dict[str, Any]]:
+    """Make the prompts; a student that teaches itself is shown the answer behind the question, in
+    turns that TRL writes itself."""
+    tokenizer, template = student.tokenizer, student.plain_template
+    prompts = [make_messages(e.input, e.instruction, e.system) for e in examples]
+    if config.teacher != "self":
+        return [{"prompt": render(tokenizer, messages, template)} for messages in prompts]
+    tokenizer.chat_template = template
+    turns = [fold_system(tokenizer, messages, template) for messages in prompts]
+    answers = [HINT[e.language].format(answer=e.reference or e.answer) for e in examples]
+    return [
+        {"prompt": [turn.model_dump() for turn in each], "privileged_context": answer}
+        for each, answer in zip(turns, answers, strict=True)
+    ]
 
 
 def _is_lost_server(error: Exception) -> bool:
@@ -240,7 +213,7 @@ def _is_lost_server(error: Exception) -> bool:
 
 
 def make_trainer(
-    config: Config, device: str, student: Student, teacher: Any, rows: Sequence[dict[str, Any]]
+    config: Config, student: Student, teacher: Any, rows: Sequence[dict[str, Any]]
 ) -> "Trainer":
     """Make the trainer of TRL that fits the teacher.
 
@@ -253,22 +226,14 @@ def make_trainer(
     from transformers import PrinterCallback
 
     config_class, trainer_class, own = _choose_trainer(config)
-    n_steps = count_steps(len(rows), config.batch_size, config.epochs)
-    settings = make_common_settings(device, cast(Any, student.model).dtype) | {
+    settings = {
         "num_train_epochs": config.epochs,
-        "learning_rate": config.peak_learning_rate,
-        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate or 2e-4,
         "max_completion_length": config.max_tokens,
-        "seed": config.seed,
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": 20,
-        "save_total_limit": 2,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": min(5, n_steps // 4),
+        **own,
     }
-    extra = read_trainer_keys(config_class, config.trainer, _OWN_KEYS)
-    args = build_trainer_config(config_class, settings | own, extra, config.out / CHECKPOINTS)
+    device = choose_device(config.device)
+    args = build_trainer_config(config_class, config, device, len(rows), settings, _OWN_KEYS)
     teachers = {} if teacher is None else {"teacher_model": teacher}
     trainer = trainer_class(
         model=student.model,

@@ -9,7 +9,6 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -20,32 +19,14 @@ from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Example, Preference
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.models.chat_template import encode_rows, make_messages, special_tokens
-from medkd.models.load import choose_device, load_libraries, resolve_adapter, resolve_model
-from medkd.train.callbacks import SampleWriter, write_training_page
-from medkd.train.checkpoints import (
-    CHECKPOINTS,
-    N_KEPT,
-    explaining,
-    find_checkpoint,
-    open_training,
-    read_step,
-    run_trainer,
-)
-from medkd.train.config import (
-    WRITES,
-    Config,
-    build_trainer_config,
-    choose_training_dtype,
-    count_steps,
-    make_common_settings,
-    read_trainer_keys,
-)
-from medkd.train.memory import read_peak_memory
+from medkd.models.load import choose_device, load_libraries, resolve_adapter
+from medkd.train.callbacks import write_training_page
+from medkd.train.checkpoints import explaining, open_training
+from medkd.train.config import Config, build_trainer_config
 from medkd.train.preflight import Drop, find_fault, read_examples
-from medkd.train.student import Student, load_student, save_student
+from medkd.train.student import Student, load_student, train_student
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import Trainer
 
 PAIRS = "preferences.jsonl"
@@ -53,7 +34,6 @@ N_SCORED = 64
 """Pairs whose likelihoods are taken before the first step."""
 MAX_RATIO = 1.5
 """From this ratio of mean lengths on, length itself is the difference that is learnt."""
-N_SAVES = 4
 CURVES = {
     "Rewards against the start": {
         "chosen": "rewards/chosen",
@@ -79,8 +59,7 @@ class TokenizedPair(NamedTuple):
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
 
-@dataclass(frozen=True)
-class PairFacts:
+class PairFacts(NamedTuple):
     """What the pairs are like before the first step."""
 
     n_pairs: int
@@ -92,22 +71,22 @@ class PairFacts:
     right_way_round: float
     """Share of the scored pairs whose better answer is likelier a token already."""
 
-    def list_notes(self) -> list[str]:
-        """List what may be learnt instead of quality."""
-        ratio = self.mean_chosen_tokens / self.mean_rejected_tokens
-        notes = [
-            f"better answers have {self.mean_chosen_tokens:.0f} tokens, worse ones "
-            f"{self.mean_rejected_tokens:.0f}; {self.n_pairs} pairs; log-likelihood a token "
-            f"{self.chosen_logp:.3f} and {self.rejected_logp:.3f}, margin "
-            f"{self.chosen_logp - self.rejected_logp:+.3f}; {self.right_way_round:.0%} the right "
-            "way round"
-        ]
-        if not 1 / MAX_RATIO < ratio < MAX_RATIO:
-            notes.append(
-                f"better answers are {ratio:.1f} times as long as worse ones: length may be all "
-                "that is learnt; balance the pairs"
-            )
-        return notes
+
+def list_notes(facts: PairFacts) -> list[str]:
+    """Describe the pairs in a line, and what may be learnt instead of quality in another."""
+    n_chosen, n_rejected = facts.mean_chosen_tokens, facts.mean_rejected_tokens
+    notes = [
+        f"better answers have {n_chosen:.0f} tokens, worse ones {n_rejected:.0f}; {facts.n_pairs} "
+        f"pairs; log-likelihood a token {facts.chosen_logp:.3f} and {facts.rejected_logp:.3f}, "
+        f"margin {facts.chosen_logp - facts.rejected_logp:+.3f}; {facts.right_way_round:.0%} the "
+        "right way round"
+    ]
+    if not 1 / MAX_RATIO < n_chosen / n_rejected < MAX_RATIO:
+        notes.append(
+            f"better answers are {n_chosen / n_rejected:.1f} times as long as worse ones: length "
+            "may be all that is learnt; balance the pairs"
+        )
+    return notes
 
 
 def train_on_preferences(config: Config) -> Manifest:
@@ -115,14 +94,8 @@ def train_on_preferences(config: Config) -> Manifest:
     load_libraries()
     path = resolve_input(config.input, PAIRS, made_by="merge --pairs")
     val_path = path.with_name("val.jsonl")
-    folder = resolve_model(config.model, config.hub)
     adapter = resolve_adapter(config.adapter) if config.adapter else None
-    inputs = {
-        "input": path,
-        "adapter": adapter,
-        "model": folder if Path(config.model).is_dir() else None,
-    }
-    with open_training("train", config, inputs, WRITES) as output:
+    with open_training("train", config, {"input": path, "adapter": adapter}) as output:
         if not output.is_finished:
             reader = RecordReader(path, Preference, made_by="merge --pairs")
             pairs = list(reader)
@@ -130,7 +103,7 @@ def train_on_preferences(config: Config) -> Manifest:
             output.drop_all(reader.dropped())
             asked = read_examples(val_path) if val_path.is_file() else []
             with explaining(config.out):
-                _train(config, output, pairs, asked, folder, adapter)
+                _train(config, output, pairs, asked, adapter)
         return output.manifest
 
 
@@ -139,12 +112,9 @@ def _train(
     output: StageOutput,
     pairs: Sequence[Preference],
     val_examples: Sequence[Example],
-    folder: Path,
     adapter: Path | None,
 ) -> None:
-    device = choose_device(config.device)
-    dtype: Any = str(choose_training_dtype(config, device)).removeprefix("torch.")
-    student = load_student(config.model, folder, adapter, config.device, dtype, config.hub)
+    student = load_student(config, adapter)
     rows, dropped = tokenize_pairs(pairs, student, config.max_length)
     output.drop_all(dropped)
     reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
@@ -156,42 +126,25 @@ def _train(
             config.max_length,
         )
     facts = measure_pairs(student, rows, config.seed)
-    notes = facts.list_notes()
+    notes = list_notes(facts)
     print(
         f"train: {notes[0]}" + (f"; dropped: {reasons}" if reasons else ""),
         *(f"note: {note}" for note in notes[1:]),
         sep="\n",
         file=sys.stderr,
     )
-    checkpoint = None if config.overwrite else find_checkpoint(output.path(CHECKPOINTS))
-    step = read_step(checkpoint)
-    trainer = make_trainer(config, device, student, rows)
-    args: Any = trainer.args
-    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps
-    n_rows = len(cast(Any, trainer.train_dataset))
-    n_steps = count_steps(n_rows, rows_per_step, args.num_train_epochs, args.max_steps)
-    samples = output.path("samples.jsonl")
-    asked = val_examples or pairs
-    sampler = SampleWriter(samples, student.tokenizer, student.plain_template, asked, step)
+    trainer = make_trainer(config, student, rows)
+    output.manifest.counts.kept = len(rows)
+    output.manifest.facts = {"pairs": facts._asdict(), "findings": notes}
+    history = {config.method: {"pairs": len(rows)}}
     try:
-        run_trainer(trainer, "train", config.out, n_steps, checkpoint, [sampler])
+        train_student(trainer, config, output, student, pairs, val_examples, history)
     finally:
         lengths = {
             "better": [len(row.prompt_ids) + len(row.chosen_ids) for row in rows],
             "worse": [len(row.prompt_ids) + len(row.rejected_ids) for row in rows],
         }
         write_training_page(output.directory, config.model, notes, lengths, dropped, CURVES)
-    history = {config.method: {"pairs": len(rows), "steps": trainer.state.global_step}}
-    save_student(trainer, student, config.out, pairs, val_examples, history)
-    output.manifest.counts.kept = len(rows)
-    output.manifest.facts = {
-        "pairs": facts.__dict__,
-        "findings": notes,
-        "resumed_from_step": step,
-        "steps": trainer.state.global_step,
-        "device": device,
-        "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
-    }
 
 
 def tokenize_pairs(
@@ -259,11 +212,10 @@ def measure_pairs(student: Student, rows: Sequence[TokenizedPair], seed: int) ->
     )
 
 
-def make_trainer(
-    config: Config, device: str, student: Student, rows: Sequence[TokenizedPair]
-) -> "Trainer":
+def make_trainer(config: Config, student: Student, rows: Sequence[TokenizedPair]) -> "Trainer":
     """Make TRL's trainer of rows that are tokens already: tokenized by TRL, the thinking prefix
     would not be the one that is served."""
+    from datasets import Dataset
     from transformers import PrinterCallback
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
@@ -278,42 +230,27 @@ def make_trainer(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    dataset = make_pair_dataset(rows) if is_dpo else make_single_dataset(rows, config)
-    n_steps = count_steps(len(dataset), config.batch_size, config.epochs)
-    settings = make_common_settings(device, cast(Any, student.model).dtype) | {
+    made = [row._asdict() for row in rows] if is_dpo else make_single_rows(rows, config)
+    settings = {
         "num_train_epochs": config.epochs,
-        "learning_rate": config.peak_learning_rate,
-        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate or 2e-5,
         "max_length": None,
-        "seed": config.seed,
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": max(1, -(-n_steps // N_SAVES)),
-        "save_total_limit": N_KEPT,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": min(5, n_steps // 4),
     }
-    extra = read_trainer_keys(config_class, config.trainer, _OWN_KEYS)
-    args = build_trainer_config(config_class, settings, extra, config.out / CHECKPOINTS)
+    device = choose_device(config.device)
+    args = build_trainer_config(config_class, config, device, len(made), settings, _OWN_KEYS)
     trainer = PretokenizedTrainer(
-        model=student.model, args=args, train_dataset=dataset, processing_class=student.tokenizer
+        model=student.model,
+        args=args,
+        train_dataset=Dataset.from_list(made),
+        processing_class=student.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
     return cast("Trainer", trainer)
 
 
-def make_pair_dataset(rows: Sequence[TokenizedPair]) -> "Dataset":
-    """Make the rows of DPO."""
-    from datasets import Dataset
-
-    return Dataset.from_list([row._asdict() for row in rows])
-
-
-def make_single_dataset(rows: Sequence[TokenizedPair], config: Config) -> "Dataset":
+def make_single_rows(rows: Sequence[TokenizedPair], config: Config) -> list[dict[str, Any]]:
     """Make the rows of KTO: each answer by itself with its verdict, a better one once however many
     pairs hold it, and beside it the next answer of its batch, by which TRL estimates divergence."""
-    from datasets import Dataset
-
     single = {
         (tuple(row.prompt_ids), tuple(ids)): is_better
         for row in rows
@@ -327,4 +264,4 @@ def make_single_dataset(rows: Sequence[TokenizedPair], config: Config) -> "Datas
         for at, (prompt, ids, label) in enumerate(batch):
             entry = {"prompt_ids": prompt, "completion_ids": ids, "label": label}
             made.append(entry | {"KL_completion_ids": batch[at - 1][1]})
-    return Dataset.from_list(made)
+    return made

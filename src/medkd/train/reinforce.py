@@ -8,8 +8,9 @@ is the holdout. Out: `adapter/`, `checkpoints/`, `metrics.jsonl`, `start.json` (
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import Field, field_validator
 
@@ -18,8 +19,6 @@ from medkd.core.config import (
     RUNTIME,
     SENDS_KEY,
     AcceptIdentified,
-    Seed,
-    StageConfig,
     did_you_mean,
 )
 from medkd.core.errors import InputError, Said
@@ -31,27 +30,12 @@ from medkd.grading.rubric import read_rubrics
 from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.models.chat_template import encode
 from medkd.models.inspect import read_json, read_model_shape
-from medkd.models.load import (
-    Device,
-    Dtype,
-    Hub,
-    choose_device,
-    load_libraries,
-    resolve_adapter,
-    resolve_model,
-)
-from medkd.train.checkpoints import (
-    ADAPTER,
-    CHECKPOINTS,
-    explaining,
-    find_checkpoint,
-    open_training,
-    read_step,
-    run_trainer,
-)
-from medkd.train.config import BatchSize, LearningRate, MaxLength, refuse_launch
+from medkd.models.load import choose_device, load_libraries, resolve_adapter
+from medkd.train.callbacks import write_training_page
+from medkd.train.checkpoints import explaining, find_checkpoint, open_training, read_step
+from medkd.train.config import CHECKPOINTS, BatchSize, StudentConfig, refuse_launch
 from medkd.train.grpo import PromptItem, Sampler, make_prompts, make_trainer, make_trainer_config
-from medkd.train.memory import Workload, measure_machine
+from medkd.train.memory import GIB, Workload, estimate_memory, measure_machine
 from medkd.train.preflight import find_inputs, read_examples
 from medkd.train.rewards import (
     DEFAULT_WEIGHTS,
@@ -65,39 +49,25 @@ from medkd.train.rewards import (
     make_rewards,
     open_judge,
 )
-from medkd.train.student import Student, load_student, restore, save_student
-from medkd.train.watch import (
-    Baseline,
-    Watch,
-    check_baseline,
-    check_memory,
-    choose_questions,
-    describe,
-    measure_baseline,
-    write_reinforcement_page,
-)
-
-if TYPE_CHECKING:
-    from trl.trainer.grpo_config import GRPOConfig
+from medkd.train.student import Student, load_student, restore, train_student
+from medkd.train.watch import Baseline, Watch, check_baseline, describe, measure_baseline
 
 FROM_BASE = Path("base")
 """The value of `adapter` for a start without one."""
 LEDGER, WATCH_LEDGER = "ledger.sqlite", "watch.sqlite"
-WRITES = (
-    ADAPTER,
-    "metrics.jsonl",
-    "held_out.jsonl",
-    "start.json",
-    "report.html",
-    ".adapter.tmp",
-)
+CURVES = {
+    "Rewards": {name: f"rewards/{name}/mean" for name in NAMES},
+    "Spread": {"share of groups without": "frac_reward_zero_std", "of the sum": "reward_std"},
+    "Lengths": {name: f"completions/{name}_length" for name in ("min", "mean", "max")},
+    "Entropy": {"nats a token": "entropy"},
+    "Divergence from the start": {"nats a token": "kl"},
+}
+"""What the page draws: title to name and key of a line of metrics."""
 
 
-class Config(StageConfig):
+class Config(StudentConfig):
     """Reinforce an adapter on the questions of `train.jsonl`."""
 
-    model: str
-    """Base model: medkd:tiny, a folder, or a name on a hub."""
     adapter: Annotated[Path, RUNTIME]
     """Adapter to start from: the directory of `train`, an adapter folder, or `base` for the model
     without one."""
@@ -106,8 +76,6 @@ class Config(StageConfig):
     trained on."""
     task: TaskFile = ""
     """Task file, where the rows are of a task of your own."""
-    hub: Annotated[Hub, RUNTIME] = "huggingface"
-    """Hub to download a named model from."""
     rewards: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
         default_factory=lambda: dict(DEFAULT_WEIGHTS)
     )
@@ -143,21 +111,6 @@ class Config(StageConfig):
     """Questions a step."""
     group_size: Annotated[int, Field(ge=2, le=4096)] = 8
     """Answers to each question, compared with each other."""
-    max_tokens: MaxLength = 1024
-    """Longest answer in tokens; what it cuts off is not learnt from."""
-    learning_rate: LearningRate = 1e-5
-    """After a short warm-up; a LoRA adapter of a 7B model bears 1e-5, the tiny student a hundred
-    times that."""
-    batch_size: BatchSize = 8
-    """Answers computed at a time; lower it where memory runs out."""
-    seed: Seed = 0
-    """Seed of the order of questions and of the draws."""
-    dtype: Dtype = "auto"
-    """Number format; auto takes bfloat16 where the processor computes in it."""
-    device: Annotated[Device, RUNTIME] = "auto"
-    """Where to compute."""
-    trainer: dict[str, Any] = Field(default_factory=dict)
-    """Any other field of TRL's GRPOConfig (beta, temperature, use_vllm, …)."""
 
     @field_validator("rewards")
     @classmethod
@@ -205,18 +158,16 @@ def run(config: Config) -> Manifest:
             "out"
         )
     train_path, val_path = find_inputs(config.input)
-    folder = resolve_model(config.model, config.hub)
     adapter = None if config.adapter == FROM_BASE else resolve_adapter(config.adapter)
     inputs = {
         "input": train_path,
         "validation": val_path,
         "adapter": adapter,
-        "model": folder if Path(config.model).is_dir() else None,
         "rubric": config.rubric,
         **list_terms_inputs(config.terms),
         **list_task_inputs(config.task),
     }
-    with open_training("reinforce", config, inputs, WRITES) as output:
+    with open_training("reinforce", config, inputs) as output:
         if output.is_finished:
             return output.manifest
         examples = _read(config, train_path, output)
@@ -225,7 +176,7 @@ def run(config: Config) -> Manifest:
             _open_judges(config, output, examples) as judges,
             explaining(config.out, limit="--max-tokens"),
         ):
-            _reinforce(config, output, examples, held_out, folder, adapter, judges)
+            _reinforce(config, output, examples, held_out, adapter, judges)
         return output.manifest
 
 
@@ -293,95 +244,85 @@ def _reinforce(
     output: StageOutput,
     examples: Sequence[Example],
     held_out: Sequence[Example],
-    folder: Path,
     adapter: Path | None,
     judges: Judges,
 ) -> None:
     load_libraries()
     device = choose_device(config.device)
-    student = load_student(
-        config.model,
-        folder,
-        adapter,
-        config.device,
-        config.dtype,
-        config.hub,
+    student = load_student(config, adapter)
+    questions, holdout = (
+        make_prompts(student.tokenizer, rows, student.plain_template, config.task)
+        for rows in (examples, held_out)
     )
-    model, tokenizer, plain = student.model, student.tokenizer, student.plain_template
-    questions = make_prompts(tokenizer, examples, plain, config.task)
-    args = _make_args(config, device, student)
-    _check_memory(config, folder, student, questions, device)
+    n_answers = config.questions * config.group_size
+    settings = {
+        "max_steps": config.steps,
+        "gradient_accumulation_steps": n_answers // config.batch_size,
+        "num_generations": config.group_size,
+        "max_completion_length": config.max_tokens,
+        "learning_rate": config.learning_rate or 1e-5,
+    }
+    args = make_trainer_config(config, device, settings)
+    _check_memory(config, student, questions, device)
     sampling = Sampling(
         max_tokens=config.max_tokens,
         temperature=args.temperature,
         top_p=args.top_p if args.top_p < 1 else None,
         seed=config.seed,
     )
-    sampler = Sampler(model, tokenizer, sampling)
+    sampler = Sampler(student.model, student.tokenizer, sampling)
     baseline = _find_baseline(config, output, sampler, questions, judges.rewards)
-    checkpoint = None if config.overwrite else find_checkpoint(output.path(CHECKPOINTS))
-    step = read_step(checkpoint)
-    holdout = make_prompts(tokenizer, held_out, plain, config.task)
-    looks = output.path("held_out.jsonl")
-    watch = Watch(looks, sampler, holdout, config.paid, judges.watch, step)
+    checkpoints = output.path(CHECKPOINTS)
+    step = read_step(None if config.overwrite else find_checkpoint(checkpoints))
+    watch = Watch(
+        output.path("held_out.jsonl"),
+        sampler,
+        holdout,
+        config.paid,
+        partial(restore, student, checkpoints),
+        judges.watch,
+        step,
+    )
     if not step:
         watch.look(0)
     rewards = make_rewards(config.rewards, Band(*baseline.band), config.terms) | judges.rewards
     args.reward_weights = [config.rewards[name] for name in rewards]
-
-    trainer = make_trainer(model, tokenizer, questions, rewards, sampler, args)
-    run_trainer(trainer, "reinforce", config.out, config.steps, checkpoint, [watch])
-    watch.look(trainer.state.global_step)
-    kept_step = trainer.state.global_step
-    if watch.stopped_at is not None:
-        kept_step = restore(student, output.path(CHECKPOINTS), watch.find_best().step)
-    history = {
-        "questions": len(examples),
-        "steps": kept_step,
-        "rewards": config.paid,
-        "judge": config.judge,
-    }
-    save_student(trainer, student, config.out, examples, held_out, {"reinforced": history})
-    _tell_falls(watch)
-    settings = config.model_dump(mode="json")
-    metrics_path = output.path("metrics.jsonl")
-    write_reinforcement_page(output.path("report.html"), metrics_path, baseline, watch, settings)
+    trainer = make_trainer(student, questions, rewards, sampler, args)
+    history = {"questions": len(examples), "rewards": config.paid, "judge": config.judge}
+    train_student(
+        trainer, config, output, student, examples, held_out, {"reinforced": history}, [watch]
+    )
+    falls = watch.find_falls()
+    fell = [
+        f"held-out {name}, which no reward pays for, fell from {before:.2f} to {after:.2f}"
+        for name, (before, after) in falls.items()
+    ]
+    for line in fell:
+        print(f"warning: {line}; read report.html", file=sys.stderr)
+    findings = [*fell, describe(baseline), *baseline.notes]
+    unpaid, looks = watch.unpaid, watch.looks
+    write_training_page(
+        output.directory, config.model, findings, {}, {}, CURVES, unpaid=unpaid, looks=looks
+    )
     output.manifest.counts.kept = len(questions)
     output.manifest.facts |= {
         "start": baseline.model_dump(mode="json"),
-        "resumed_from_step": step,
-        "steps": trainer.state.global_step,
         "stopped_by_watch": watch.stopped_at,
-        "kept_step": kept_step,
-        "held_out": {str(look.step): look.rates for look in watch.looks},
-        "fell": watch.find_falls(),
-        "dtype": str(cast(Any, model).dtype).removeprefix("torch."),
-        "device": device,
+        "kept_step": trainer.state.global_step,
+        "held_out": {str(look.step): look.rates for look in looks},
+        "fell": falls,
+        "dtype": str(cast(Any, student.model).dtype).removeprefix("torch."),
     }
-
-
-def _make_args(config: Config, device: str, student: Student) -> "GRPOConfig":
-    n_answers = config.questions * config.group_size
-    settings = {
-        "max_steps": config.steps,
-        "per_device_train_batch_size": config.batch_size,
-        "gradient_accumulation_steps": n_answers // config.batch_size,
-        "num_generations": config.group_size,
-        "max_completion_length": config.max_tokens,
-        "learning_rate": config.learning_rate,
-        "seed": config.seed,
-    }
-    checkpoints = config.out / CHECKPOINTS
-    return make_trainer_config(settings, checkpoints, device, student.model.dtype, config.trainer)
 
 
 def _check_memory(
-    config: Config,
-    folder: Path,
-    student: Student,
-    questions: Sequence[PromptItem],
-    device: str,
+    config: Config, student: Student, questions: Sequence[PromptItem], device: str
 ) -> None:
+    """Raise InputError where a batch of a step does not fit, before anything is drawn.
+
+    What drawing takes is left out: it is less than learning from the same answers, and where it is
+    too much, fewer are drawn at once.
+    """
     longest = max(len(encode(student.tokenizer, question.prompt)) for question in questions)
     model = cast(Any, student.model)
     frozen = next(weights for weights in model.parameters() if not weights.requires_grad)
@@ -392,8 +333,15 @@ def _check_memory(
         is_checkpointed=device == "cuda",
         on_gpu=device == "cuda",
     )
-    shape = read_model_shape(folder)
-    check_memory(shape, load, measure_machine(device))
+    shape = read_model_shape(config.resolve_model(), config.trust_remote_code)
+    need, there = estimate_memory(shape, "lora", load), measure_machine(device).memory
+    if need >= there:
+        raise InputError(
+            "learning from a batch of answers needs about {:.1f} GiB, {:.1f} GiB are "
+            "there; lower --batch-size or --max-tokens, or choose a smaller model",
+            need / GIB,
+            there / GIB,
+        )
 
 
 def _find_baseline(
@@ -408,9 +356,8 @@ def _find_baseline(
     path = output.path("start.json")
     if found := read_json(path):
         return Baseline.model_validate(found)
-    chosen = choose_questions(questions, config.seed)
     baseline = measure_baseline(
-        sampler, chosen, config.group_size, config.rewards, judged, config.terms
+        sampler, questions, config.group_size, config.rewards, judged, config.terms
     )
     print(f"reinforce: {len(questions)} questions; {describe(baseline)}", file=sys.stderr)
     for note in baseline.notes:
@@ -418,12 +365,3 @@ def _find_baseline(
     check_baseline(baseline, config.max_tokens)
     write_json(path, baseline.model_dump(mode="json"))
     return baseline
-
-
-def _tell_falls(watch: Watch) -> None:
-    for name, (before, after) in watch.find_falls().items():
-        print(
-            f"warning: held-out {name}, which no reward pays for, fell from {before:.2f} to "
-            f"{after:.2f}; read report.html",
-            file=sys.stderr,
-        )

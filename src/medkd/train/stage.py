@@ -5,7 +5,6 @@ serving takes, `checkpoints/`, `metrics.jsonl`, `samples.jsonl`, `report.html`. 
 other methods (`train.preferences`, `train.onpolicy`), reinforcement, merging an adapter.
 """
 
-import math
 import random
 import sys
 import time
@@ -25,13 +24,10 @@ from medkd.models.load import (
     load_libraries,
     load_tokenizer,
     load_weights,
-    resolve_model,
 )
 from medkd.train.callbacks import Callback, SampleWriter, StopIfOrphaned, write_training_page
 from medkd.train.checkpoints import (
     ADAPTER,
-    CHECKPOINTS,
-    N_KEPT,
     choose_questions,
     explaining,
     find_checkpoint,
@@ -43,19 +39,16 @@ from medkd.train.checkpoints import (
     trace_lineage,
 )
 from medkd.train.config import (
-    WRITES,
+    CHECKPOINTS,
     Config,
     ProcessInfo,
     broadcast,
     build_trainer_config,
     check_method,
     choose_training_dtype,
-    count_steps,
     give_head_bias,
-    make_common_settings,
     make_lora_config,
     read_process_info,
-    read_trainer_keys,
     refuse_launch,
 )
 from medkd.train.memory import (
@@ -88,9 +81,6 @@ if TYPE_CHECKING:
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-N_SAVES = 4
-LOG_INTERVAL = 10
-"""Most steps between two lines of metrics."""
 N_VAL_ROWS = 64
 """Validation rows whose loss is taken at every save."""
 _OWN_KEYS = ("chat_template_path", "skip_prepare_dataset", "padding_free", "max_length")
@@ -122,13 +112,8 @@ def run(config: Config) -> Manifest:
     if not process.is_main:
         return _follow(config, process)
     train_path, val_path = find_inputs(config.input)
-    folder = resolve_model(config.model, config.hub)
-    inputs = {
-        "input": train_path,
-        "validation": val_path,
-        "model": folder if Path(config.model).is_dir() else None,
-    }
-    with open_training("train", config, inputs, WRITES) as output:
+    inputs = {"input": train_path, "validation": val_path}
+    with open_training("train", config, inputs) as output:
         if process.n_processes > 1:
             broadcast(output.is_finished, choose_device(config.device))
         if output.is_finished:
@@ -141,11 +126,10 @@ def run(config: Config) -> Manifest:
             with explaining(config.out):
                 output.manifest.facts = train(config, job, process)
         finally:
-            preflight = job.preflight
-            findings = [finding.tell() for finding in preflight.findings]
-            lengths = {"rows": [len(row.input_ids) for row in preflight.rows]}
+            findings = [finding.tell() for finding in job.preflight.findings]
+            lengths = {"rows": [len(row.input_ids) for row in job.preflight.rows]}
             write_training_page(
-                output.directory, config.model, findings, lengths, preflight.dropped
+                output.directory, config.model, findings, lengths, job.preflight.dropped
             )
         return output.manifest
 
@@ -170,7 +154,7 @@ def prepare(
     process = process or read_process_info()
     device = choose_device(config.device)
     train_path, val_path = find_inputs(config.input)
-    folder = resolve_model(config.model, config.hub)
+    folder = config.resolve_model()
     examples, val_examples = read_examples(train_path, output), read_examples(val_path)
     shape = read_model_shape(folder)
     tokenizer = load_tokenizer(folder)
@@ -235,8 +219,6 @@ def train(config: Config, job: Job, process: ProcessInfo) -> dict[str, Any]:
     patience = config.trainer.get("early_stopping_patience")
     shown = make_dataset(val_rows) if val_rows else None
     trainer = make_trainer(model, job.tokenizer, rows, shown, args, lora, patience)
-    rows_per_step = args.train_batch_size * args.gradient_accumulation_steps * process.n_processes
-    n_steps = count_steps(len(rows), rows_per_step, args.num_train_epochs, args.max_steps)
 
     callbacks: list[Callback] = [StopIfOrphaned()] if process.is_launched else []
     if process.is_main:
@@ -247,14 +229,13 @@ def train(config: Config, job: Job, process: ProcessInfo) -> dict[str, Any]:
             template = preflight.plain_template
             callbacks.append(SampleWriter(samples, job.tokenizer, template, asked, step))
     started = time.monotonic()
-    metrics = run_trainer(
-        trainer, "train", config.out, n_steps, checkpoint, callbacks, process.is_main
-    )
+    metrics = run_trainer(trainer, "train", config.out, checkpoint, callbacks, process.is_main)
     save(trainer, config, job, process)
-    n_tokens = describe_lengths(preflight.rows)["tokens"] * (trainer.state.epoch or 0.0)
+    lengths = describe_lengths(preflight.rows)
+    n_tokens = lengths["tokens"] * (trainer.state.epoch or 0.0)
     n_tokens *= 1 - step / max(trainer.state.global_step, 1)
     return {
-        "lengths": describe_lengths(preflight.rows),
+        "lengths": lengths,
         "repairs": preflight.repairs,
         "findings": [finding.tell() for finding in preflight.findings],
         "resumed_from_step": step,
@@ -315,46 +296,22 @@ def make_four_bits(device: str, dtype: "torch.dtype") -> Any:
 def make_trainer_config(
     config: Config, device: str, n_rows: int, n_processes: int, has_val: bool, packs: bool
 ) -> "SFTConfig":
-    """Make TRL's config: defaults, then the stage's fields, then what `trainer:` says.
-
-    A save falls on a line of metrics: in the middle of one, a resumed run would write the mean of
-    other steps there.
-    """
+    """Make TRL's config of what all methods share, the stage's fields, and what `trainer:` says."""
     from trl.trainer.sft_config import SFTConfig
 
-    extra = read_trainer_keys(SFTConfig, config.trainer, _OWN_KEYS)
-    own: dict[str, Any] = {
+    strategy = config.trainer.get("save_strategy", "steps")
+    settings = {
         "num_train_epochs": config.epochs,
-        "learning_rate": config.peak_learning_rate,
-        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate or (1e-5 if config.method == "full" else 2e-4),
         "per_device_eval_batch_size": config.batch_size,
-        "seed": config.seed,
         "padding_free": packs,
         "max_length": None,
-    }
-    merged = own | extra
-    rows_per_step = merged["per_device_train_batch_size"] * n_processes
-    rows_per_step *= merged.get("gradient_accumulation_steps", 1)
-    epochs, max_steps = merged["num_train_epochs"], merged.get("max_steps", -1)
-    n_steps = count_steps(n_rows, rows_per_step, epochs, max_steps)
-    logging_steps = extra.get("logging_steps", max(1, min(LOG_INTERVAL, n_steps // 20)))
-    quarter = math.ceil(n_steps / N_SAVES) // logging_steps * logging_steps
-    save_steps = extra.get("save_steps", max(logging_steps, quarter))
-    strategy = extra.get("save_strategy", "steps")
-    defaults = make_common_settings(device, choose_training_dtype(config, device)) | {
-        "save_strategy": strategy,
-        "save_steps": save_steps,
-        "save_total_limit": N_KEPT,
         "eval_strategy": strategy if has_val else "no",
-        "eval_steps": save_steps,
         "load_best_model_at_end": has_val and strategy != "no",
         "metric_for_best_model": "eval_loss" if has_val else None,
-        "logging_steps": logging_steps,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": min(5, n_steps // 4),
         "train_sampling_strategy": "group_by_length",
     }
-    return build_trainer_config(SFTConfig, defaults | own, extra, config.out / CHECKPOINTS)
+    return build_trainer_config(SFTConfig, config, device, n_rows, settings, _OWN_KEYS, n_processes)
 
 
 def make_dataset(rows: Sequence[TokenizedExample], pack_length: int | None = None) -> "Dataset":
@@ -435,17 +392,14 @@ def make_trainer(
         sampler = LengthGroupedSampler(
             lengths, batch, args.seed, lambda: int(trainer.state.epoch or 0)
         )
+
+        def get_train_sampler(*_: Any) -> LengthGroupedSampler:
+            return sampler
+
         # transformers' own sampler draws another order when a run is resumed.
-        cast(Any, trainer)._get_train_sampler = _always(sampler)
+        cast(Any, trainer)._get_train_sampler = get_train_sampler
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _always(sampler: "LengthGroupedSampler") -> Callable[..., "LengthGroupedSampler"]:
-    def get_train_sampler(*_: Any) -> LengthGroupedSampler:
-        return sampler
-
-    return get_train_sampler
 
 
 class LengthGroupedSampler:

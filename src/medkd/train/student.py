@@ -1,16 +1,17 @@
-"""The student that goes on learning after supervised training: loaded with its adapter, and saved.
+"""The student that goes on learning after supervised training: loaded, trained and saved.
 
-In: a base, and the adapter of `train` (or none). Out: a model with a trainable adapter, how it is
-prompted, and in the end `adapter/` with all that serving takes. Not done here: `train` itself, what
-is learnt.
+In: a base, and the adapter of `train` (or none); a trainer of TRL. Out: a model with a trainable
+adapter and how it is prompted; in the end `adapter/` with all that serving takes, and the facts of
+the manifest. Not done here: supervised training, what is learnt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
+from medkd.core.stage_output import StageOutput
 from medkd.models.chat_template import (
     find_stop_ids,
     find_templates,
@@ -19,25 +20,34 @@ from medkd.models.chat_template import (
 )
 from medkd.models.inspect import read_json, read_model_shape
 from medkd.models.load import (
-    Device,
     Dtype,
-    Hub,
     check_base,
+    choose_device,
     find_base,
     load_model,
     load_tokenizer,
 )
+from medkd.train.callbacks import Callback, SampleWriter
 from medkd.train.checkpoints import (
     ADAPTER,
     LINEAGE,
     QUESTIONS,
     choose_questions,
+    find_checkpoint,
     list_checkpoints,
     read_step,
+    run_trainer,
     save_metadata,
     save_weights,
 )
-from medkd.train.config import give_head_bias, make_lora_config
+from medkd.train.config import (
+    CHECKPOINTS,
+    StudentConfig,
+    choose_training_dtype,
+    give_head_bias,
+    make_lora_config,
+)
+from medkd.train.memory import read_peak_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -60,39 +70,30 @@ class Student(NamedTuple):
     stop_ids: list[int]
 
 
-def load_student(
-    name: str,
-    folder: Path,
-    adapter: Path | None,
-    device: Device,
-    dtype: Dtype,
-    hub: Hub,
-) -> Student:
-    """Load a base with the adapter that goes on being trained, or a new one."""
-    base, _ = load_model(name, None, device, dtype, hub)
-    tokenizer = load_tokenizer(folder, adapter)
+def load_student(config: StudentConfig, adapter: Path | None) -> Student:
+    """Load a base with the adapter that goes on being trained, or a new one; raises InputError for
+    an adapter of another base."""
+    from peft import PeftModel, get_peft_model
+    from safetensors import SafetensorError
+
+    name, trust = config.model, config.trust_remote_code
+    folder = config.resolve_model()
+    dtype = str(choose_training_dtype(config, choose_device(config.device)))
+    base, _ = load_model(
+        name, None, config.device, cast(Dtype, dtype.removeprefix("torch.")), config.hub, trust
+    )
+    tokenizer = load_tokenizer(folder, adapter, trust)
     pair = find_templates(tokenizer)
     template = pair.thinking if has_thinking_prefix(tokenizer) else pair.plain
     repair_pad_token(tokenizer)
     stop_ids = find_stop_ids(tokenizer, base.generation_config)
     cast(Any, base).generation_config.eos_token_id = stop_ids
-    model = _attach_adapter(base, adapter, name, folder)
-    return Student(name, adapter, model, tokenizer, template, pair.plain, stop_ids)
-
-
-def _attach_adapter(
-    model: "PreTrainedModel", adapter: Path | None, name: str, folder: Path
-) -> "PreTrainedModel":
-    """Put a trainable adapter on the model; raises InputError for an adapter of another base."""
-    from peft import PeftModel, get_peft_model
-    from safetensors import SafetensorError
-
     if adapter is None:
-        lora = make_lora_config(LORA_RANK, read_model_shape(folder))
-        return cast("PreTrainedModel", get_peft_model(model, lora))
+        model: Any = get_peft_model(base, make_lora_config(LORA_RANK, read_model_shape(folder)))
+        return Student(name, None, model, tokenizer, template, pair.plain, stop_ids)
     check_base(adapter, name)
     try:
-        student = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+        model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
             "{}: does not fit {}; give the model it was trained on ({})",
@@ -100,8 +101,45 @@ def _attach_adapter(
             name,
             find_base(adapter) or "unknown",
         ) from error
-    give_head_bias(student)
-    return cast("PreTrainedModel", student)
+    give_head_bias(model)
+    return Student(name, adapter, model, tokenizer, template, pair.plain, stop_ids)
+
+
+def train_student(
+    trainer: "Trainer",
+    config: StudentConfig,
+    output: StageOutput,
+    student: Student,
+    examples: Sequence[Example],
+    val_examples: Sequence[Example],
+    history: Mapping[str, Any],
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train from the newest whole checkpoint, or from the start, and save; the manifest is told.
+
+    `history` names the method, and what the lineage says of it. Shown at each save is what the
+    student answers to a few unseen questions.
+    """
+    checkpoint = None if config.overwrite else find_checkpoint(output.path(CHECKPOINTS))
+    step = read_step(checkpoint)
+    samples = SampleWriter(
+        output.path("samples.jsonl"),
+        student.tokenizer,
+        student.plain_template,
+        val_examples or examples,
+        step,
+    )
+    stage = output.manifest.stage
+    run_trainer(trainer, stage, config.out, checkpoint, [samples, *callbacks])
+    n_steps = trainer.state.global_step
+    said = {method: {**what, "steps": n_steps} for method, what in history.items()}
+    save_student(trainer, student, config.out, examples, val_examples, said)
+    output.manifest.facts |= {
+        "resumed_from_step": step,
+        "steps": n_steps,
+        "device": choose_device(config.device),
+        "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
+    }
 
 
 def save_student(

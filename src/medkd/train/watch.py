@@ -2,7 +2,7 @@
 
 In: questions, a sampler, rewards and weights. Out: a `Baseline`, or InputError where it would teach
 nothing; at every save, a look at held-out questions, and the end of a run whose rewards rise while
-what nobody pays for falls; the page about it. Not done here: training; greedy accuracy.
+what nobody pays for falls. Not done here: training; greedy accuracy.
 """
 
 import math
@@ -15,15 +15,12 @@ from typing import Any, cast
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.core.html import Series, line_figure, write_page, write_svg
 from medkd.core.jsonl import write_text
 from medkd.core.records import FinishReason, Record
 from medkd.grading import checks
-from medkd.models.inspect import ModelShape
-from medkd.train.callbacks import Callback, read_lines, take_curve
-from medkd.train.checkpoints import CHECKPOINTS
+from medkd.train.callbacks import Callback, read_lines
+from medkd.train.config import CHECKPOINTS
 from medkd.train.grpo import PromptItem, Sampler
-from medkd.train.memory import GIB, Machine, Workload, estimate_memory
 from medkd.train.rewards import (
     BatchReward,
     Rollout,
@@ -46,55 +43,38 @@ N_ANSWERS = 128
 """Answers drawn at each look, spread evenly over the questions."""
 N_FALLS = 2
 """Saves in a row at which rewards are up and the watch is down that end a run."""
-N_SHOWN = 4
 MAX_ANSWER = 120
 """Characters of a short answer, as `verify` wants it."""
-MISSING = (
-    "Medical soundness: nobody with a licence read these answers.",
-    "Questions of another kind: the held-out ones come from the same source as those that were "
-    "reinforced on.",
-    "Whether a reasoning led to its answer: rewards see the form, the findings cited and the "
-    "answer.",
-)
 MAX_COPIED = 0.6
-MIN_REASONING, MAX_REASONING = 40, 8000
+REASONING_LENGTH = (40, 8000)
+"""Fewest and most characters."""
 JUDGED = "watch_judge"
 """Name of what a second judge says, among the rates of a look."""
 
-Check = Callable[[Rollout, thinking.Thought], bool]
+Check = Callable[[Rollout, str, str], bool]
+"""Judges an answer by its rollout, its reasoning and its answer."""
 
 CHECKS: Mapping[str, tuple[str, Check]] = {
-    "accuracy": ("diagnosis", lambda r, t: grade_rollout(r).principal),
-    "form": (
-        "format",
-        lambda r, t: (
-            checks.check_form(
-                t.reasoning or "", t.answer, r.finish_reason == FinishReason.STOP
-            ).passed
-        ),
-    ),
-    "no_loop": ("loop", lambda r, t: checks.check_loop(r.text).passed),
-    "stops": ("stop", lambda r, t: r.finish_reason == FinishReason.STOP),
-    "grounded": (
-        "grounded",
-        lambda r, t: checks.check_grounding(t.reasoning or "", r.record, 0.6).passed,
-    ),
-    "length": (
-        "length",
-        lambda r, t: checks.check_length(t.reasoning or "", MIN_REASONING, MAX_REASONING).passed,
-    ),
-    "exact": ("", lambda r, t: grade_rollout(r).exact),
-    "no_refusal": ("", lambda r, t: checks.check_refusal(t.reasoning or "", t.answer).passed),
-    "language": ("", lambda r, t: checks.check_language(t.reasoning or "", r.record).passed),
-    "brevity": ("", lambda r, t: checks.check_brevity(t.answer, r.reference, MAX_ANSWER).passed),
-    "no_hint": ("", lambda r, t: checks.check_hint(t.reasoning or "").passed),
-    "no_identifier": (
-        "",
-        lambda r, t: checks.check_identifiers(t.reasoning or "", t.answer).passed,
-    ),
-    "no_copy": ("", lambda r, t: checks.check_copy(t.reasoning or "", r.record, MAX_COPIED).passed),
+    "accuracy": ("diagnosis", lambda r, _, __: grade_rollout(r).principal),
+    "form": ("format", lambda r, why, said: checks.check_form(why, said, has_stopped(r)).passed),
+    "no_loop": ("loop", lambda r, _, __: checks.check_loop(r.text).passed),
+    "stops": ("stop", lambda r, _, __: has_stopped(r)),
+    "grounded": ("grounded", lambda r, why, _: checks.check_grounding(why, r.record, 0.6).passed),
+    "length": ("length", lambda _, why, __: checks.check_length(why, *REASONING_LENGTH).passed),
+    "exact": ("", lambda r, _, __: grade_rollout(r).exact),
+    "no_refusal": ("", lambda _, why, said: checks.check_refusal(why, said).passed),
+    "language": ("", lambda r, why, _: checks.check_language(why, r.record).passed),
+    "brevity": ("", lambda r, _, said: checks.check_brevity(said, r.reference, MAX_ANSWER).passed),
+    "no_hint": ("", lambda _, why, __: checks.check_hint(why).passed),
+    "no_identifier": ("", lambda _, why, said: checks.check_identifiers(why, said).passed),
+    "no_copy": ("", lambda r, why, _: checks.check_copy(why, r.record, MAX_COPIED).passed),
 }
 """Name of a check to the reward that pays for the same thing, if any, and the check."""
+
+
+def has_stopped(rollout: Rollout) -> bool:
+    """Tell whether the student ended its turn itself."""
+    return rollout.finish_reason == FinishReason.STOP
 
 
 class Baseline(Record):
@@ -121,13 +101,6 @@ class Baseline(Record):
     notes: tuple[str, ...] = ()
 
 
-def choose_questions(
-    questions: Sequence[PromptItem], seed: int, n: int = N_BASELINE_QUESTIONS
-) -> list[PromptItem]:
-    """Choose some questions, the same ones for the same seed."""
-    return random.Random(f"start:{seed}").sample(list(questions), min(n, len(questions)))
-
-
 def measure_baseline(
     sampler: Sampler,
     questions: Sequence[PromptItem],
@@ -136,9 +109,16 @@ def measure_baseline(
     judged: Mapping[str, BatchReward],
     terms_path: Path | None = None,
 ) -> Baseline:
-    """Sample groups of answers to some questions as a step would, and measure them."""
-    groups = sampler.draw_rollouts(questions, group_size, first_sample=-group_size)
+    """Sample groups of answers to some of the questions as a step would, and measure them; the same
+    ones for the same seed."""
+    chance = random.Random(f"start:{sampler.sampling.seed}")
+    asked = chance.sample(list(questions), min(N_BASELINE_QUESTIONS, len(questions)))
+    groups = sampler.draw_rollouts(asked, group_size, first_sample=-group_size)
     rollouts = [rollout for group in groups for rollout in group]
+
+    def share(reason: FinishReason) -> float:
+        return round(sum(r.finish_reason == reason for r in rollouts) / len(rollouts), 4)
+
     ended = [r.n_tokens for r in rollouts if r.finish_reason != FinishReason.LOOP]
     lengths = sorted(ended) or [sampler.sampling.max_tokens]
     band = choose_band(lengths)
@@ -157,12 +137,12 @@ def measure_baseline(
     means = {name: fmean(v for group in of for v in group) for name, of in scores.items()}
     spreads = {name: fmean(pstdev(group) for group in of) for name, of in scores.items()}
     baseline = Baseline(
-        n_questions=len(questions),
+        n_questions=len(asked),
         n_each=group_size,
         accuracy=round(fmean(known), 4) if known else None,
-        stop_rate=_share(rollouts, FinishReason.STOP),
-        truncated_rate=_share(rollouts, FinishReason.LENGTH),
-        loop_rate=_share(rollouts, FinishReason.LOOP),
+        stop_rate=share(FinishReason.STOP),
+        truncated_rate=share(FinishReason.LENGTH),
+        loop_rate=share(FinishReason.LOOP),
         length_p50=lengths[len(lengths) // 2],
         length_p99=lengths[-1 - len(lengths) // 100],
         band=(band.low, band.high),
@@ -172,26 +152,6 @@ def measure_baseline(
     )
     notes = find_notes(baseline, sampler.sampling.max_tokens)
     return baseline.model_copy(update={"notes": tuple(notes)})
-
-
-def _share(rollouts: Sequence[Rollout], reason: FinishReason) -> float:
-    return round(sum(r.finish_reason == reason for r in rollouts) / len(rollouts), 4)
-
-
-def check_memory(shape: ModelShape, load: Workload, machine: Machine) -> None:
-    """Raise InputError where a batch of a step does not fit, before anything is drawn.
-
-    What drawing takes is left out: it is less than learning from the same answers, and where it is
-    too much, fewer are drawn at once.
-    """
-    need = estimate_memory(shape, "lora", load)
-    if need >= machine.memory:
-        raise InputError(
-            "learning from a batch of answers needs about {:.1f} GiB, {:.1f} GiB are "
-            "there; lower --batch-size or --max-tokens, or choose a smaller model",
-            need / GIB,
-            machine.memory / GIB,
-        )
 
 
 def check_baseline(baseline: Baseline, max_tokens: int) -> None:
@@ -255,9 +215,6 @@ class Look(Record):
     """Check to the share of answers that pass."""
     by_question: dict[str, list[float]]
     """Check to the share of each question's answers that pass, in the order of the questions."""
-    mean_tokens: float
-    answers: list[dict[str, str]]
-    """Question and answer, of the same few questions at every look."""
     reward: float | None = None
     """Mean reward of the training answers since the look before."""
 
@@ -267,8 +224,8 @@ class Watch(Callback):
     second judge says; ends a run that is rewarded for getting worse.
 
     A run ends where at `N_FALLS` saves in a row the watch is below its best so far by more than
-    chance explains, while the reward is above what it was there. The looks of an earlier run up to
-    the resumed step are kept.
+    chance explains, while the reward is above what it was there; `restore` puts the weights of the
+    best look back. The looks of an earlier run up to the resumed step are kept.
     """
 
     def __init__(
@@ -277,13 +234,16 @@ class Watch(Callback):
         sampler: Sampler,
         questions: Sequence[PromptItem],
         paid: Collection[str],
+        restore: Callable[[int], int],
         judge: BatchReward | None = None,
         resumed_step: int = 0,
     ) -> None:
         self.path, self.sampler, self.judge = path, sampler, judge
+        self.restore = restore
         self.questions = list(questions)[:N_QUESTIONS]
         self.paid = set(paid)
-        self.looks = [look for look in read_looks(path) if look.step <= resumed_step]
+        before = [Look.model_validate(line) for line in read_lines(path)]
+        self.looks = [look for look in before if look.step <= resumed_step]
         self.stopped_at: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -307,6 +267,11 @@ class Watch(Callback):
                 flush=True,
             )
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.look(state.global_step)
+        if self.stopped_at is not None:
+            state.global_step = self.restore(self.find_best().step)
+
     def _protect(self, state: Any) -> None:
         """Have the checkpoint of the best look kept, whatever is saved after it."""
         if self.looks and (step := self.find_best().step):
@@ -320,10 +285,12 @@ class Watch(Callback):
             return None
         n_each = math.ceil(N_ANSWERS / len(self.questions))
         groups = self.sampler.draw_rollouts(self.questions, n_each)
+        thoughts = [[(r, thinking.read(r.text)) for r in group] for group in groups]
+        has_references = all(question.reference for question in self.questions)
         scores = {
-            name: [fmean(check(r, thinking.read(r.text)) for r in group) for group in groups]
+            name: [fmean(check(r, t.reasoning or "", t.answer) for r, t in g) for g in thoughts]
             for name, (_, check) in CHECKS.items()
-            if all(q.reference for q in self.questions) or name not in ("accuracy", "exact")
+            if has_references or name not in ("accuracy", "exact")
         }
         if self.judge is not None:
             rollouts = [rollout for group in groups for rollout in group]
@@ -333,11 +300,6 @@ class Watch(Callback):
             step=step,
             rates={name: round(fmean(values), 4) for name, values in scores.items()},
             by_question=scores,
-            mean_tokens=round(fmean(r.n_tokens for group in groups for r in group), 2),
-            answers=[
-                {"id": q.id, "record": q.record, "known": q.reference, "text": g[0].text}
-                for q, g in zip(self.questions, groups, strict=True)
-            ][:N_SHOWN],
             reward=reward,
         )
         self.looks.append(look)
@@ -392,106 +354,3 @@ def _has_fallen(before: Sequence[float], after: Sequence[float]) -> bool:
     if len(differences) < 2:
         return bool(differences) and differences[0] < 0
     return fmean(differences) + 1.96 * stdev(differences) / math.sqrt(len(differences)) < 0
-
-
-def read_looks(path: Path) -> list[Look]:
-    """Read the looks of an earlier run."""
-    return [Look.model_validate(line) for line in read_lines(path)]
-
-
-def write_reinforcement_page(
-    path: Path,
-    metrics_path: Path,
-    baseline: Baseline,
-    watch: Watch,
-    settings: Mapping[str, Any],
-) -> None:
-    """Write the page."""
-    lines = read_lines(metrics_path)
-    falls = watch.find_falls()
-    write_page(
-        path,
-        "medkd.train",
-        "reinforce.html.jinja",
-        title="Reinforcement",
-        start=describe(baseline),
-        notes=baseline.notes,
-        falls=[f"{name}: {before:.3f} to {after:.3f}" for name, (before, after) in falls.items()],
-        n_questions=len(watch.questions),
-        rows=_make_rows(watch),
-        steps=[look.step for look in watch.looks],
-        plots=_draw(lines, watch.looks),
-        answers=_gather_answers(watch.looks),
-        missing=MISSING
-        if watch.looks
-        else ("Held-out questions: there are none; keep a share for val.", *MISSING),
-        settings={key: value for key, value in settings.items() if value not in (None, "", {})},
-    )
-
-
-def _make_rows(watch: Watch) -> list[dict[str, Any]]:
-    names = list(watch.looks[0].rates) if watch.looks else []
-    return [
-        {
-            "name": name,
-            "is_paid": name not in watch.unpaid,
-            "rates": [f"{look.rates[name]:.3f}" for look in watch.looks],
-        }
-        for name in names
-    ]
-
-
-def _draw(lines: Sequence[Mapping[str, float]], looks: Sequence[Look]) -> list[str]:
-    rewards = {
-        key.removeprefix("rewards/").removesuffix("/mean"): take_curve(lines, key)
-        for key in (lines[0] if lines else {})
-        if key.startswith("rewards/") and key.endswith("/mean")
-    }
-    lengths = {
-        name: take_curve(lines, f"completions/{name}_length") for name in ("min", "mean", "max")
-    }
-    steps = [float(look.step) for look in looks]
-    watched = {
-        name: (steps, [look.rates[name] for look in looks])
-        for name in ("accuracy", "exact", "no_copy", "no_hint", JUDGED)
-        if looks and name in looks[0].rates
-    }
-    plots: list[tuple[str, Series, str]] = [
-        ("Rewards", rewards, "mean"),
-        (
-            "Spread",
-            {
-                "share of groups without": take_curve(lines, "frac_reward_zero_std"),
-                "of the sum": take_curve(lines, "reward_std"),
-            },
-            "",
-        ),
-        ("Lengths", lengths, "tokens"),
-        ("Entropy", {"entropy": take_curve(lines, "entropy")}, "nats a token"),
-        ("Divergence from the start", {"KL": take_curve(lines, "kl")}, "nats a token"),
-        ("Held-out questions", watched, "share"),
-    ]
-    drawn = [
-        (title, {name: points for name, points in series.items() if points[0]}, unit)
-        for title, series, unit in plots
-    ]
-    return [
-        write_svg(line_figure(series, title, "step", unit))
-        for title, series, unit in drawn
-        if series
-    ]
-
-
-def _gather_answers(looks: Sequence[Look]) -> list[dict[str, Any]]:
-    """Put the answers to the same question at all looks together."""
-    if not looks:
-        return []
-    return [
-        {
-            **first,
-            "texts": [
-                (look.step, look.answers[at]["text"]) for look in looks if at < len(look.answers)
-            ],
-        }
-        for at, first in enumerate(looks[0].answers)
-    ]
