@@ -251,7 +251,7 @@ def write_training_page(
             "report.html.jinja",
             title=f"Training of {model}",
             findings=findings,
-            plots=plots,
+            plots=[write_svg(plot) for plot in plots],
             dropped=dropped,
             samples=samples,
             last=lines[-1] if lines else {},

@@ -62,8 +62,6 @@ class StudentConfig(StageConfig):
     """Base model: medkd:tiny, a folder, or a name on a hub."""
     hub: Annotated[Hub, RUNTIME] = "huggingface"
     """Hub to download a named model from."""
-    trust_remote_code: Annotated[bool, RUNTIME, LOADS_CODE] = False
-    """Run the code that a model brings with it."""
     max_tokens: MaxLength = 1024
     """Longest answer in tokens, where the student answers (on-policy, reinforce); what it cuts off
     is not learnt from."""
@@ -82,7 +80,7 @@ class StudentConfig(StageConfig):
 
     def resolve_model(self) -> Path:
         """Find the folder of the base model."""
-        return resolve_model(self.model, self.hub, self.trust_remote_code)
+        return resolve_model(self.model, self.hub)
 
 
 class Config(StudentConfig):

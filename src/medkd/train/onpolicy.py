@@ -130,16 +130,15 @@ def check_server(url: str, tokenizer: "PreTrainedTokenizerBase", prompt: str) ->
 
 
 def _load_teacher(config: Config, student: Student) -> Any:
-    trust = config.trust_remote_code
     try:
         folder = resolve_model(config.teacher_model, config.hub)
     except InputError as error:
         raise InputError(str(error).replace("--model", "--teacher-model")) from error
     check_teacher(
         student.tokenizer,
-        load_tokenizer(folder, None, trust),
-        read_model_shape(config.resolve_model(), trust),
-        read_model_shape(folder, trust),
+        load_tokenizer(folder),
+        read_model_shape(config.resolve_model()),
+        read_model_shape(folder),
         config.teacher_model,
     )
     teacher, _ = load_model(config.teacher_model, None, config.device, hub=config.hub)
@@ -155,7 +154,7 @@ def _distil(
     val_examples: Sequence[Example],
     adapter: Path,
 ) -> None:
-    base_tokenizer = load_tokenizer(config.resolve_model(), None, config.trust_remote_code)
+    base_tokenizer = load_tokenizer(config.resolve_model())
     if config.teacher == "self" and has_thinking_prefix(base_tokenizer):
         raise InputError(
             "{}: thinks at length by itself, and with the answer at hand it would "

@@ -333,7 +333,7 @@ def _check_memory(
         is_checkpointed=device == "cuda",
         on_gpu=device == "cuda",
     )
-    shape = read_model_shape(config.resolve_model(), config.trust_remote_code)
+    shape = read_model_shape(config.resolve_model())
     need, there = estimate_memory(shape, "lora", load), measure_machine(device).memory
     if need >= there:
         raise InputError(

@@ -76,13 +76,12 @@ def load_student(config: StudentConfig, adapter: Path | None) -> Student:
     from peft import PeftModel, get_peft_model
     from safetensors import SafetensorError
 
-    name, trust = config.model, config.trust_remote_code
-    folder = config.resolve_model()
+    name, folder = config.model, config.resolve_model()
     dtype = str(choose_training_dtype(config, choose_device(config.device)))
     base, _ = load_model(
-        name, None, config.device, cast(Dtype, dtype.removeprefix("torch.")), config.hub, trust
+        name, None, config.device, cast(Dtype, dtype.removeprefix("torch.")), config.hub
     )
-    tokenizer = load_tokenizer(folder, adapter, trust)
+    tokenizer = load_tokenizer(folder, adapter)
     pair = find_templates(tokenizer)
     template = pair.thinking if has_thinking_prefix(tokenizer) else pair.plain
     repair_pad_token(tokenizer)
