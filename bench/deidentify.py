@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medkd.deidentify.rules import VERSION, Category, Match
-from medkd.deidentify.search import Help, find_date_shapes, find_identifiers, find_residue
+from medkd.deidentify.search import Help, Residue, ResidueKind, find_identifiers, find_residue
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"⟦([a-z_]+)\|([^⟧]+)⟧")
@@ -144,8 +144,10 @@ def measure_real(texts: Sequence[str], find: Finder, verbose: bool) -> None:
     n_characters = sum(map(len, texts))
     kinds = Counter(match.category.name.lower() for matches in found for match in matches)
     n_dated = n_left = 0
+    residue: list[Residue] = []
     for text, matches in zip(texts, found, strict=True):
-        left = [text[a:b] for a, b in find_date_shapes(text, matches)]
+        residue += (here := find_residue([(text, "")], [matches]))
+        left = [one.text for one in here if one.kind is ResidueKind.DATE_SHAPE]
         if any(match.category is Category.DATE for match in matches):
             n_dated += 1
             n_left += bool(left)
@@ -164,8 +166,7 @@ def measure_real(texts: Sequence[str], find: Finder, verbose: bool) -> None:
         f"finds of names in 100,000 characters: {1e5 * kinds['name'] / n_characters:.2f}; "
         "the false ones are those listed above that name nobody"
     )
-    left = [one for t, m in zip(texts, found, strict=True) for one in find_residue([t], [m])]
-    print(f"residue by kind: {dict(Counter(one.kind.value for one in left)) or 'nothing'}")
+    print(f"residue by kind: {dict(Counter(one.kind.value for one in residue)) or 'nothing'}")
     print(f"texts with a date masked: {n_dated}; of them with a date shape left: {n_left}")
     print(f"characters a second, one core: {n_characters / seconds:,.0f}")
 

@@ -4,7 +4,7 @@ width, days that no calendar has, ranges, ages over 89."""
 import pytest
 
 from medkd.core.records import RawCase
-from medkd.deidentify.replace import Replacer, Surrogates, deidentify_case
+from medkd.deidentify.replace import Replacer, deidentify_case
 from medkd.deidentify.search import find_identifiers
 
 
@@ -146,7 +146,7 @@ def test_a_date_that_cannot_be_moved_is_masked(text: str) -> None:
 )
 def test_a_range_moves_whole(text: str, moved: str) -> None:
     told = f"于{text}住院。"
-    replacer = Replacer(-200, Surrogates(False))
+    replacer = Replacer(-200)
     assert replacer.replace(told, find_identifiers(told)) == f"于{moved}住院。"
 
 

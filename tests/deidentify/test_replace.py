@@ -12,7 +12,7 @@ from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.records import Case, RawCase
 from medkd.deidentify.dates import DateShifter
 from medkd.deidentify.numbers import is_id_card
-from medkd.deidentify.replace import Plan, Surrogates, deidentify_case, open_map
+from medkd.deidentify.replace import Plan, Replacer, deidentify_case, open_map
 from medkd.deidentify.rules import VERSION, Category
 from medkd.deidentify.search import find_identifiers
 from medkd.deidentify.stage import Config, run
@@ -207,7 +207,7 @@ def test_surrogates_that_look_real_are_consistent_and_belong_to_nobody() -> None
 def test_any_text_of_any_category_gets_a_surrogate(
     category: Category, text: str, seed: int
 ) -> None:
-    surrogates = Surrogates(True, seed)
+    surrogates = Replacer(0, True, seed)
     assert surrogates.of(category, text) == surrogates.of(category, text)
 
 

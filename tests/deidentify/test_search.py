@@ -150,7 +150,7 @@ def test_a_dotted_name_is_found_where_it_comes_again_without_context() -> None:
 
 
 def kinds(text: str, *matches: Match) -> list[tuple[str, str]]:
-    return [(left.kind.value, left.text) for left in find_residue([text], [list(matches)])]
+    return [(left.kind.value, left.text) for left in find_residue([(text, "")], [list(matches)])]
 
 
 def test_dates_and_long_numbers_that_nothing_covers_are_listed() -> None:

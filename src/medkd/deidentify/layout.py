@@ -32,13 +32,17 @@ _LETTER_IN_YEAR = re.compile(r"(?<![A-Za-z\d][12])(?<=[12])[Oo](?=\d\d\s?[年/.-
 """2O22年, as scanned pages have it."""
 
 
+view_of = lru_cache(maxsize=4)(make_view)
+"""The texts of a case are looked at twice: for identifiers, and for what is left of them."""
+
+
 def make_search_view(text: str) -> View:
     """Make the view in which rules search.
 
     >>> make_search_view("姓 名：<b>于   洋</b>&nbsp;").text
     '姓名:于洋 '
     """
-    view = make_view(text)
+    view = view_of(text)
     view = view.edit(_without_markup(view.text))
     view = view.sub(_LETTER_IN_YEAR, "0")
     return view.edit(_without_gaps(view.text))

@@ -16,7 +16,7 @@ import random
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
@@ -49,6 +49,7 @@ _SEAM = "。\n"
 _LABEL_SEAM = ":\n"
 """Between a section's name and its text: the name is a label of the text, as in 姓名:."""
 _TRIES = 20
+_NUMERALS = "一二三四五六七八九"
 _MAX_NUMBER = 99_999
 """Of marks that a patient's key draws."""
 
@@ -200,47 +201,29 @@ class Plan(NamedTuple):
 PLAIN = Plan()
 
 
-class CaseTexts(NamedTuple):
-    """The texts of a case that are searched, in one list."""
-
-    labels: list[str]
-    bodies: list[str]
-    others: list[str]
-    """Title, departments and diagnoses."""
-
-    @classmethod
-    def of(cls, case: RawCase) -> "CaseTexts":
-        """Collect the texts of a case."""
-        return cls(
-            list(case.sections),
-            list(case.sections.values()),
-            [case.title, *case.department, *case.diagnosis],
-        )
-
-    def joined(self) -> list[tuple[str, str]]:
-        """List the texts as `find_in_all` takes them: each section's name right before its text."""
-        pairs = zip(self.labels, self.bodies, strict=True)
-        sections = [
-            piece
-            for label, body in pairs
-            for piece in ((label, _LABEL_SEAM if label else ""), (body, _SEAM))
-        ]
-        return [*sections, *((text, _SEAM) for text in self.others)]
+def list_texts(case: RawCase) -> list[tuple[str, str]]:
+    """List the texts of a case as `find_in_all` takes them: each section's name and its text, then
+    title, departments and diagnoses."""
+    sections = [
+        piece
+        for name, text in case.sections.items()
+        for piece in ((name, _LABEL_SEAM if name else ""), (text, _SEAM))
+    ]
+    others = (case.title, *case.department, *case.diagnosis)
+    return [*sections, *((text, _SEAM) for text in others)]
 
 
 def deidentify_case(case: RawCase, plan: Plan = PLAIN) -> Deidentified:
     """Replace the identifiers in a case's sections and their names, title, departments and
     diagnoses; id and address of the page stay as they are."""
-    is_private = is_private_id(case)
-    joined = CaseTexts.of(case).joined()
+    joined = list_texts(case)
     texts = [text for text, _ in joined]
     found = find_in_all(joined, plan.help)
     patient = _find_patient(case, plan)
     offset = _offset(patient.draw("days") if patient else _draw(case))
     mark = mark_of(is_english=not is_chinese("\n".join(texts)), tagger=plan.help.tagger)
     matches = [[match for match in one if not match.is_flag] for one in found]
-    surrogates = Surrogates(plan.natural, _draw(case), texts, patient)
-    replacer = Replacer(offset, surrogates)
+    replacer = Replacer(offset, plan.natural, _draw(case), texts, patient)
     clean = iter([replacer.replace(*pair) for pair in zip(texts, matches, strict=True)])
     sections = join_equal((next(clean), next(clean)) for _ in case.sections)
     cleaned = case.model_copy(
@@ -254,9 +237,9 @@ def deidentify_case(case: RawCase, plan: Plan = PLAIN) -> Deidentified:
     return Deidentified(
         Case(**cleaned.model_copy(update={"id_column": ""}).model_dump(), deidentified_by=mark),
         Counter(match.rule for one in matches for match in one),
-        is_private,
-        find_residue(texts, found),
-        surrogates.originals() if plan.keeps_map else {},
+        is_private_id(case),
+        find_residue(joined, found),
+        replacer.originals if plan.keeps_map else {},
         offset,
         patient is not None,
     )
@@ -320,26 +303,48 @@ def _identifies(text: str) -> bool:
     return any(names.is_whole_name(word) for word in words)
 
 
-class Surrogates:
-    """What stands in the identifiers' places in one case: a mark such as [姓名1], or something that
-    looks real and belongs to nobody."""
+class Replacer:
+    """Replaces the matches of one case: dates move, the others become marks such as [姓名1], or
+    something that looks real and belongs to nobody. Marks that came with `texts` keep their
+    numbers."""
 
     def __init__(
         self,
-        natural: bool,
+        offset_days: int,
+        natural: bool = False,
         seed: int = 0,
         texts: Iterable[str] = (),
         patient: Patient | None = None,
     ) -> None:
+        self.originals: dict[str, str] = {}
+        """What each surrogate stands for."""
+        self._dates = DateShifter(offset_days)
         self._natural = natural
         self._random = random.Random(seed)
         self._patient = patient
         self._given: dict[tuple[Category, str], str] = {}
-        self._originals: dict[str, str] = {}
         self._n: Counter[str] = Counter()
-        for text in texts:  # marks that came with the case keep their numbers
-            for mark in MARK.finditer(text):
-                self._n[mark["category"]] = max(self._n[mark["category"]], int(mark["number"]))
+        for mark in (mark for text in texts for mark in MARK.finditer(text)):
+            self._n[mark["category"]] = max(self._n[mark["category"]], int(mark["number"]))
+
+    def replace(self, text: str, matches: Iterable[Match]) -> str:
+        """Write a text with every match replaced; what stands between them stays as it was."""
+        pieces: list[str] = []
+        position = 0
+        for match in matches:
+            pieces += [text[position : match.start], self._surrogate(match)]
+            position = match.end
+        return "".join([*pieces, text[position:]])
+
+    def _surrogate(self, match: Match) -> str:
+        if match.category is Category.AGE:
+            return "90+" if match.text.isascii() and "岁" not in match.text else "90岁以上"
+        moved = (
+            self._dates.shift(match.text, match.rule in MONTH_FIRST)
+            if match.category is Category.DATE
+            else None
+        )
+        return moved or self.of(match.category, match.text)
 
     def of(self, category: Category, text: str) -> str:
         """Choose the surrogate of a text: the same one whenever the text comes again; for a patient
@@ -355,12 +360,8 @@ class Surrogates:
             self._given[key] = (
                 self._draw(category, text) if is_drawn else self._mark(category, drawn)
             )
-            self._originals[self._given[key]] = text
+            self.originals[self._given[key]] = text
         return self._given[key]
-
-    def originals(self) -> dict[str, str]:
-        """Tell what each surrogate stands for."""
-        return dict(self._originals)
 
     def _mark(self, category: Category, drawn: int) -> str:
         if not self._patient:
@@ -381,19 +382,18 @@ class Surrogates:
         return drawn
 
     def _imitate(self, category: Category, text: str) -> str:
-        table = _TABLE
         is_latin = text.isascii()
         match category:
             case Category.NAME if is_latin:
-                first = [self._pick(table["first_names"])] if " " in text else []
-                return " ".join([*first, self._pick(table["last_names"])])
+                first = [self._pick(_TABLE["first_names"])] if " " in text else []
+                return " ".join([*first, self._pick(_TABLE["last_names"])])
             case Category.NAME:
                 length = max(1, min(2, len(text) - 1)) if len(text) > 1 else 0
-                return self._pick(table["surnames"]) + self._pick(table["given_names"])[:length]
+                return self._pick(_TABLE["surnames"]) + self._pick(_TABLE["given_names"])[:length]
             case Category.HOSPITAL:
-                return self._pick(table["hospitals_english"] if is_latin else table["hospitals"])
+                return self._pick(_TABLE["hospitals_english"] if is_latin else _TABLE["hospitals"])
             case Category.ADDRESS:
-                place = self._pick(table["addresses_english"] if is_latin else table["addresses"])
+                place = self._pick(_TABLE["addresses_english"] if is_latin else _TABLE["addresses"])
                 return place.replace("#", str(self._random.randint(2, 199)))
             case Category.EMAIL:
                 return f"case{self._random.randint(100, 999)}@example.org"
@@ -423,40 +423,6 @@ class Surrogates:
         if character in _NUMERALS:
             return self._random.choice(_NUMERALS)
         return character
-
-
-_NUMERALS = "一二三四五六七八九"
-
-
-class Replacer:
-    """Replaces the matches of one case; the same text of a category gets the same surrogate
-    throughout."""
-
-    def __init__(self, offset_days: int, surrogates: Surrogates) -> None:
-        self._dates = DateShifter(offset_days)
-        self._surrogates = surrogates
-
-    def replace(self, text: str, matches: list[Match]) -> str:
-        """Write a text with every match replaced; what stands between them stays as it was."""
-        return "".join(self._pieces(text, matches))
-
-    def _pieces(self, text: str, matches: list[Match]) -> Iterator[str]:
-        position = 0
-        for match in matches:
-            yield text[position : match.start]
-            yield self._surrogate(match)
-            position = match.end
-        yield text[position:]
-
-    def _surrogate(self, match: Match) -> str:
-        if match.category is Category.AGE:
-            return "90+" if match.text.isascii() and "岁" not in match.text else "90岁以上"
-        moved = (
-            self._dates.shift(match.text, match.rule in MONTH_FIRST)
-            if match.category is Category.DATE
-            else None
-        )
-        return moved or self._surrogates.of(match.category, match.text)
 
 
 def _offset(drawn: int) -> int:

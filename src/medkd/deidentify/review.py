@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from medkd.core.html import write_page
 from medkd.core.jsonl import RecordReader
 from medkd.core.records import RawCase
-from medkd.deidentify.replace import CaseTexts
+from medkd.deidentify.replace import list_texts
 from medkd.deidentify.rules import Category, Match
 from medkd.deidentify.search import Help, find_in_all
 
@@ -83,7 +83,7 @@ def _sample(cases: Iterable[RawCase], n: int) -> list[RawCase]:
 
 def _mark(case: RawCase, help_: Help) -> list[tuple[list[Piece], list[Piece]]]:
     """Cut the texts of a case into pieces: each section's name with its text, then the others."""
-    texts = [(text[:_MAX_SHOWN], joint) for text, joint in CaseTexts.of(case).joined()]
+    texts = [(text[:_MAX_SHOWN], joint) for text, joint in list_texts(case)]
     found = find_in_all(texts, help_)
     cut = [_cut(text, matches) for (text, _), matches in zip(texts, found, strict=True)]
     n = 2 * len(case.sections)

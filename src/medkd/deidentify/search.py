@@ -13,10 +13,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from medkd.deidentify import dates, english, layout, names, numbers, places
-from medkd.deidentify.layout import close_breaks, make_search_view
+from medkd.deidentify.layout import close_breaks, make_search_view, view_of
 from medkd.deidentify.recognizers import Known, load_tagger
 from medkd.deidentify.rules import Category, Match, Rule
-from medkd.text.normalize import View, make_view
+from medkd.text.normalize import View
 
 RULES: tuple[Rule, ...] = (
     *numbers.RULES,
@@ -211,6 +211,9 @@ def _find_repeated(text: str, known: Mapping[str, Category], taken: bytearray) -
 _LONG_NUMBER = re.compile(r"(?<![\d.])\d(?:[ -]?\d){6,}(?![\d.]|[x×*^])")
 _KEPT = 12
 """Characters shown on each side of what is left."""
+_UNTELLING = {Category.AGE, Category.BED, Category.DATE, Category.WARD}
+_TELLING = 3
+"""Characters of a text that tells somebody: a surname, a bed, an age are ordinary words too."""
 
 
 class ResidueKind(StrEnum):
@@ -234,63 +237,40 @@ class Residue(NamedTuple):
     around: str
 
 
-def find_residue(texts: Sequence[str], found: Sequence[Sequence[Match]]) -> list[Residue]:
-    """Find what is left in the texts of a case."""
-    originals = {
-        match.text
-        for matches in found
-        for match in matches
-        if not match.is_flag and _is_telling(match)
-    }
-    return [
-        residue
-        for text, matches in zip(texts, found, strict=True)
-        if text
-        for residue in _left_in(text, matches, originals)
-    ]
-
-
-def find_date_shapes(text: str, matches: Iterable[Match]) -> list[tuple[int, int]]:
-    """Find what is written like a calendar date and lies in no match."""
-    taken = _cover(text, matches)
-    view = make_view(text)
-    spans = [view.original_span(*found.span()) for found in dates.DATE_SHAPE.finditer(view.text)]
-    return [(start, end) for start, end in spans if 1 not in taken[start:end]]
-
-
-def _is_telling(match: Match) -> bool:
-    """Leave out what is also met as an ordinary word or number: a surname, a bed, an age."""
-    if match.category in {Category.AGE, Category.BED, Category.DATE, Category.WARD}:
-        return False
-    return len(match.text) >= 3
-
-
-def _cover(text: str, matches: Iterable[Match]) -> bytearray:
-    taken = bytearray(len(text))
-    for match in matches:
-        if not match.is_flag:
-            taken[match.start : match.end] = b"\1" * (match.end - match.start)
-    return taken
-
-
-def _left_in(text: str, matches: Sequence[Match], originals: Iterable[str]) -> Iterator[Residue]:
-    taken = _cover(text, matches)
-    view = make_view(text)
-    spans: list[tuple[int, int, ResidueKind]] = [
-        (match.start, match.end, ResidueKind.FLAG) for match in matches if match.is_flag
-    ]
+def find_residue(
+    texts: Sequence[tuple[str, str]], found: Sequence[Sequence[Match]]
+) -> list[Residue]:
+    """Find what is left in the texts of a case, given as to `find_in_all`."""
+    whole = "".join(text + joint for text, joint in texts)
+    view = view_of(whole)
+    taken = bytearray(len(whole))
+    left: list[tuple[int, int, ResidueKind]] = []
+    originals: set[str] = set()
+    begin = 0
+    for (text, joint), matches in zip(texts, found, strict=True):
+        for match in matches:
+            start, end = begin + match.start, begin + match.end
+            if match.is_flag:
+                left.append((start, end, ResidueKind.FLAG))
+                continue
+            _take(taken, start, end)
+            if match.category not in _UNTELLING and len(match.text) >= _TELLING:
+                originals.add(match.text)
+        begin += len(text) + len(joint)
     for kind, pattern in (
         (ResidueKind.DATE_SHAPE, dates.DATE_SHAPE),
         (ResidueKind.LONG_NUMBER, _LONG_NUMBER),
+        *((ResidueKind.ORIGINAL, re.compile(re.escape(text))) for text in originals),
     ):
-        spans += [(*view.original_span(*m.span()), kind) for m in pattern.finditer(view.text)]
-    for original in originals:
-        start = view.text.find(original)
-        while start >= 0:
-            span = view.original_span(start, start + len(original))
-            spans.append((*span, ResidueKind.ORIGINAL))
-            start = view.text.find(original, start + 1)
-    for start, end, kind in sorted(spans):
-        if 1 not in taken[start:end]:
-            around = text[max(0, start - _KEPT) : end + _KEPT]
-            yield Residue(kind, text[start:end], " ".join(around.split()))
+        left += [
+            (*view.original_span(*shape.span()), kind) for shape in pattern.finditer(view.text)
+        ]
+    return [
+        Residue(
+            kind,
+            whole[start:end],
+            " ".join(whole[max(0, start - _KEPT) : end + _KEPT].split()),
+        )
+        for start, end, kind in sorted(left)
+        if 1 not in taken[start:end]
+    ]

@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,7 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
         )
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in audit.residue)
     write_text(output.path(RESIDUE), "".join(lines), private=True)
-    cells = list_small_cells(RecordReader(output.path("cases.jsonl"), Case, made_by="deidentify"))
+    cells = find_small_cells(audit.cells)
     write_text(output.path(SMALL_CELLS), _as_csv(cells))
     if config.map:
         seal_map(config.map, plan.secret, audit.map)
@@ -192,9 +192,8 @@ class Cell(NamedTuple):
     n: int = 0
 
 
-def list_small_cells(cases: Iterable[Case]) -> list[Cell]:
-    """List the cells with fewer than five cases that name a place or a rare disease."""
-    seen = [_cell_of(case) for case in cases]
+def find_small_cells(seen: Collection[Cell]) -> list[Cell]:
+    """Find the cells with fewer than five cases that name a place or a rare disease."""
     diseases = Counter(cell.rare_disease for cell in seen)
     cells = Counter(
         cell if diseases[cell.rare_disease] < SMALL else cell._replace(rare_disease="")
@@ -260,16 +259,18 @@ class Audit:
         self.finds: Counter[str] = Counter()
         self.residue: list[dict[str, str]] = []
         self.map: list[dict[str, Any]] = []
+        self.cells: list[Cell] = []
         self._kinds: Counter[str] = Counter()
         self._known = known or Known()
         self._n_found_in_read = 0
         self._n_without_key = 0
 
-    def note(self, raw_id: str, case: Case, result: Deidentified) -> None:
+    def note(self, case: Case, result: Deidentified) -> None:
         """Note what was found and left in a case; `case` has the id it keeps."""
+        self.cells.append(_cell_of(case))
         self.finds.update(result.matches)
         self._n_without_key += not result.has_patient_key
-        if raw_id in self._known.read:
+        if result.case.id in self._known.read:
             self._n_found_in_read += result.matches.total() - result.matches["known"]
         for left in result.residue:
             self._kinds[left.kind] += 1
@@ -302,16 +303,12 @@ def deidentify(
     plan: Plan = PLAIN,
 ) -> Iterator[Case]:
     """De-identify cases in order; note in the audit what was dropped, found and left."""
-    work = partial(_with_id, plan=plan)
+    work = partial(deidentify_case, plan=plan)
     many = _MANY_FOR_TAGGER if plan.help.tagger else MANY
-    for raw_id, result in map_in_order(work, _choose(cases, audit.dropped), many):
+    for result in map_in_order(work, _choose(cases, audit.dropped), many):
         case = _hide_id(result.case, private_ids, result.has_private_id)
-        audit.note(raw_id, case, result)
+        audit.note(case, result)
         yield case
-
-
-def _with_id(case: RawCase, plan: Plan) -> tuple[str, Deidentified]:
-    return case.id, deidentify_case(case, plan)
 
 
 def _hide_id(case: Case, private_ids: PrivateIds, has_private_id: bool) -> Case:

@@ -22,7 +22,7 @@ from medkd.collect.sections import load_names
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.records import RawCase
 from medkd.core.task import SHIPPED
-from medkd.deidentify.replace import CaseTexts, deidentify_case
+from medkd.deidentify.replace import deidentify_case, list_texts
 from medkd.deidentify.search import find_in_all
 from medkd.studio.marks import Piece, cut, mark_masks
 from medkd.studio.orders import find_name
@@ -167,7 +167,7 @@ def _read_tables(path: Path) -> Iterator[dict[str, Any]]:
 
 def mask(case: RawCase) -> Masked:
     """Show a case before and after de-identification."""
-    texts = list(CaseTexts.of(case).joined())
+    texts = list_texts(case)
     found = find_in_all(texts)
     sections: list[tuple[str, list[Piece], list[Piece]]] = []
     for number, (name, clean) in enumerate(deidentify_case(case).case.sections.items()):

@@ -17,7 +17,7 @@ from medkd.core.jsonl import write_text
 from medkd.core.records import RawCase, name_removal
 from medkd.core.reviews import Decision, Review, add_review
 from medkd.deidentify.recognizers import KEEP, Known, read_known
-from medkd.deidentify.replace import CaseTexts
+from medkd.deidentify.replace import list_texts
 from medkd.deidentify.rules import Category
 from medkd.deidentify.search import Help, find_in_all
 from medkd.studio import jobs
@@ -78,7 +78,7 @@ def _find_raw(page: Page, step: Step, key: str) -> RawCase | None:
 
 def _list_finds(raw: RawCase, known: Known) -> dict[str, Category]:
     """List what is masked in a case, as it stands there."""
-    texts = list(CaseTexts.of(raw).joined())
+    texts = list_texts(raw)
     return {
         text[match.start : match.end]: match.category
         for (text, _), matches in zip(texts, find_in_all(texts, Help(known)), strict=True)
