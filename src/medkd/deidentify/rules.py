@@ -185,8 +185,29 @@ class Table:
 
 
 def any_of(words: Iterable[str]) -> str:
-    """Write a pattern for one of several words, the longest first."""
-    return "|".join(re.escape(word) for word in sorted(set(words), key=lambda w: (-len(w), w)))
+    """Write a pattern for one of several words, the longest first, in which words that begin alike
+    share their beginning: the engine looks at each character once.
+
+    >>> any_of(["患者", "患儿", "病人", "病人家属"])
+    '患[儿者]|病人(?:家属)?'
+    """
+    return _share(frozenset(words), is_whole=True)
+
+
+def _share(words: frozenset[str], is_whole: bool = False) -> str:
+    ends: dict[str, set[str]] = {}
+    for word in sorted(words - {""}):
+        ends.setdefault(word[0], set()).add(word[1:])
+    last = [re.escape(first) for first, rest in ends.items() if rest == {""}]
+    branches = [
+        re.escape(first) + _share(frozenset(rest)) for first, rest in ends.items() if rest != {""}
+    ]
+    if last:
+        branches.append(f"[{''.join(last)}]" if len(last) > 1 else last[0])
+    joined = "|".join(branches)
+    if "" in words:
+        return f"(?:{joined})?" if joined else ""
+    return joined if is_whole or len(branches) == 1 else f"(?:{joined})"
 
 
 def first_characters(pattern: str) -> str:
@@ -198,11 +219,8 @@ def first_characters(pattern: str) -> str:
     >>> first_characters("患者|[其之]父|医生")
     '患其之医'
     """
-    alternatives = re.sub(r"\((?:[^()]|\([^()]*\))*\)", "", pattern).split("|")
-    return "".join(
-        dict.fromkeys(
-            "".join(
-                word[1 : word.index("]")] if word[0] == "[" else word[0] for word in alternatives
-            )
-        )
-    )
+    outer = ""
+    while outer != pattern:
+        outer, pattern = pattern, re.sub(r"\([^()]*\)", "", pattern)
+    firsts = (re.match(r"\[([^]]*)\]|\\?(.)", word) for word in outer.split("|"))
+    return "".join(dict.fromkeys("".join(first[1] or first[2] for first in firsts if first)))

@@ -179,7 +179,7 @@ def find_known(text: str, aliases: AnswerAliases, section: str) -> set[str]:
     and elsewhere in a clause about it (既往, 病史)."""
     if section == FAMILY or not _names_in(text, aliases.others):
         return set()
-    plain = read_plain(text)
+    plain = _read_plain(text)
     passage = Passage(text, section, aliases)
     found: set[str] = set()
     for name, listed in aliases.others.items():
@@ -201,7 +201,7 @@ def is_complaint(text: str, aliases: AnswerAliases) -> bool:
     passage = Passage(text, "", aliases)
     if _DISEASE_HISTORY.search(passage.seen):
         return False
-    plain = read_plain(text)
+    plain = _read_plain(text)
     for name in aliases.names:
         for at in plain.find(name, aliases.seams.get(name, frozenset())):
             start, end = plain.starts[at], plain.ends[at + len(name) - 1]
@@ -221,11 +221,11 @@ _DURATION = re.compile(
 
 def joins_answer(line: str, aliases: AnswerAliases) -> bool:
     """Tell whether a name comes together across the label of a section: 【主诉】头痛."""
-    plain = read_plain(line)
+    names = _names_in(line, aliases.principal)
+    plain = _read_plain(line if names else "")
     return any(
         "】" in line[plain.starts[at] : plain.ends[at + len(name) - 1]]
-        for name in aliases.principal
-        if name in plain.text
+        for name in names
         for at in plain.find(name, aliases.seams.get(name, frozenset()))
     )
 
@@ -241,7 +241,7 @@ def find_answer(
     taken = bytearray(len(text))
     found: list[Mention] = []
     if names := _names_in(text, aliases.names):
-        plain = read_plain(text)
+        plain = _read_plain(text)
         for term in _names_in(text, aliases.terms):
             for at in plain.find(term):
                 start, end = plain.starts[at], plain.ends[at + len(term) - 1]
@@ -251,9 +251,9 @@ def find_answer(
     return sorted(found)
 
 
-@lru_cache(maxsize=256)
-def _plain(text: str) -> str:
-    return make_plain(text)
+_plain = lru_cache(maxsize=256)(make_plain)
+_read_plain = lru_cache(maxsize=64)(read_plain)
+"""A section is looked at before and after each round of cuts."""
 
 
 def _names_in(text: str, names: Iterable[str]) -> list[str]:
@@ -266,7 +266,7 @@ def _find_named(
     passage: Passage, aliases: AnswerAliases, names: Iterable[str], taken: bytearray
 ) -> Iterator[Mention]:
     """Yield the names that tell the answer; the longest takes its place first."""
-    plain = read_plain(passage.text)
+    plain = _read_plain(passage.text)
     for name in names:
         tier = (
             Tier.PRINCIPAL
