@@ -187,7 +187,14 @@ def test_a_run_in_whose_step_a_process_works_or_another_run_lies_is_not_deleted(
 def test_an_evaluation_begins_with_what_the_run_has_trained(workspace: Workspace) -> None:
     for name, started_at in (("train", "2026-01-02"), ("train-answers", "2026-01-03")):
         make_step(workspace.runs / "one" / name, "train", "finished", started_at, {"model": "base"})
+    make_step(workspace.runs / "one" / "train-2", "train", "stopped", "2026-01-04")
     values = read_order("evaluate", {"run": "one"}, workspace, False).parts[0].values
     assert (values["model"], Path(values["adapter"]).name) == ("base", "train")
+    for name, adapter in (("evaluate", "runs/one/train"), ("evaluate-2", "")):
+        make_step(workspace.runs / "one" / name, "evaluate", "finished", name, {"adapter": adapter})
+    workspace.forget()
+    exported = read_order("export", {"run": "one"}, workspace, False).parts[0].values
+    fed = (Path(exported[name]).name for name in ("adapter", "evaluation"))
+    assert tuple(fed) == ("train", "evaluate"), "what was trained, and its own evaluation"
     untrained = read_order("evaluate", {"run": "two"}, workspace, False).parts[0].values
     assert (untrained["model"], untrained["adapter"]) == ("", "")

@@ -5,6 +5,7 @@ In: which stage or recipe was chosen, what was filled in. Out: words for `medkd`
 that hands a key over, what is wrong by field. Not done here: starting (`studio.jobs`).
 """
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -31,7 +32,7 @@ from medkd.studio.forms import (
     to_value,
     write_words,
 )
-from medkd.studio.workspace import UPLOADS, Workspace
+from medkd.studio.workspace import UPLOADS, Step, Workspace
 
 KNOWN = "known.txt"
 """What people said of words in a run's cases: `deidentify --known` takes it."""
@@ -129,12 +130,10 @@ def read_order(kind: str, sent: Mapping[str, Any], workspace: Workspace, is_fill
 def _suggest_one(part: Part, field: Field, workspace: Workspace, run: str) -> str:
     """Return what a box of a stage alone holds when it is opened."""
     if part.stage == "evaluate" and field.name in ("model", "adapter"):
-        # What the run has trained, the last one; variants such as `train-answers` come last.
-        trained = workspace.list_steps(run, stage="train")
+        trained = [step for step in list_fed(workspace, "train", run) if step.run == run]
         if trained:
-            step = max(trained, key=lambda s: (s.path.name == "train", s.manifest.started_at))
-            of_model = to_text(step.manifest.config.get("model"))
-            return of_model if field.name == "model" else str(step.path)
+            of_model = to_text(trained[0].manifest.config.get("model"))
+            return of_model if field.name == "model" else str(trained[0].path)
     is_fed = field.name in STAGES[part.stage].feeds or field.name == "known"
     if not field.default and (field.is_required or is_fed):
         return next(iter(suggest(workspace, part.stage, field, run)), "")
@@ -258,14 +257,25 @@ def find_name(name: str, folder: Path) -> str:
     return next(one for one in tries if not (folder / one).exists())
 
 
+def list_fed(workspace: Workspace, feeder: str, run: str) -> list[Step]:
+    """List the steps of a stage that another may work on, the likeliest first: of this run; no
+    variant such as `train-answers`; for an evaluation, of what was trained; the newest."""
+
+    def rank(step: Step) -> tuple[bool, bool, bool, str]:
+        is_plain = re.fullmatch(rf"{feeder}(-\d+)?", step.path.name) is not None
+        is_tuned = feeder == "evaluate" and bool(step.manifest.config.get("adapter"))
+        return step.run == run, is_plain, is_tuned, step.manifest.started_at
+
+    steps = workspace.list_steps(stage=feeder)
+    return sorted((s for s in steps if s.manifest.state == "finished"), key=rank, reverse=True)
+
+
 def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[str]:
     """Suggest values for a field: what the feeding stage made, first of this run; models; teachers;
     files of cases."""
     feeder = STAGES[stage].feeds.get(field.name) or ("train" if field.name == "adapter" else "")
     if feeder:
-        fed = workspace.list_steps(stage=feeder)
-        fed = sorted(fed, key=lambda s: (s.run == run, s.manifest.started_at), reverse=True)
-        return [str(step.path) for step in fed[:N_OFFERED]]
+        return [str(step.path) for step in list_fed(workspace, feeder, run)[:N_OFFERED]]
     if stage == "deidentify" and field.name == "known":
         return [str(path) for path in [workspace.runs / run / KNOWN] if path.exists()]
     if field.name == "model" and stage in ("train", "reinforce", "evaluate", "export"):
