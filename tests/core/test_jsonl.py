@@ -14,6 +14,7 @@ from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import (
     RecordAppender,
     RecordReader,
+    count_lines,
     printable_name,
     resolve_input,
     write_atomically,
@@ -40,6 +41,7 @@ def test_a_broken_line_is_named_and_the_rest_goes_on(
             + "\n"
         )
     reader = RecordReader(path, RawCase, made_by="collect")
+    assert count_lines(path) == 6
     assert [case.id for case in reader] == ["files:1", "files:2", "files:5"]
     assert reader.n_read == 5
     assert reader.dropped() == {"broken_line": 2}

@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, Said, StoppedError
-from medkd.core.jsonl import RecordReader, resolve_input, write_text
+from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_text
 from medkd.core.parallel import MANY, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Case, RawCase
@@ -151,7 +151,7 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
     reader = RecordReader(path, RawCase, made_by="collect")
     audit = Audit(known)
     private_ids = PrivateIds(path.parent / PRIVATE_IDS)
-    cases = track(reader, "deidentify", unit="cases")
+    cases = track(reader, "deidentify", count_lines(path), "cases")
     kept = output.write_records("cases.jsonl", deidentify(cases, private_ids, audit, plan))
     private_ids.save()
     output.read(reader.n_read)

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medkd.core.config import RUNTIME, Seed, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.jsonl import write_json
+from medkd.core.jsonl import count_lines, write_json
 from medkd.core.parallel import Engine, cut, map_in_order
 from medkd.core.progress import Bar
 from medkd.core.records import Example, Split, hash_uniform
@@ -211,7 +211,9 @@ def merge(
     rows = ((number, row) for number, file in enumerate(merged) for row in file)
     work = partial(_read_batch, readers=[file.reader for file in merged], config=config)
     n_finished = 0
-    with Bar("read") as bar:
+    paths = [file.reader.source.path for file in merged]
+    is_lines = all(path.suffix == ".jsonl" for path in paths)
+    with Bar("read", sum(map(count_lines, paths)) if is_lines else None) as bar:
         for batch in map_in_order(work, cut(rows, _BATCH), _MANY, config.engine, size=1):
             repairs.update(batch.repairs)
             for number, row in batch.rows:

@@ -19,7 +19,7 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, resolve_input, write_json
+from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_json
 from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
 from medkd.core.records import (
@@ -316,7 +316,7 @@ def run(config: Config) -> Manifest:
         reader = RecordReader(path, Case, made_by="deidentify")
         dropped: Counter[str] = Counter()
         with _open_checker(config, target, space) as checker:
-            cases = track(reader, "prepare", unit="cases")
+            cases = track(reader, "prepare", count_lines(path), "cases")
             questions, removals, facts = prepare(cases, config, dropped, checker)
         space.read(reader.n_read)
         space.drop_all({**reader.dropped(), **dropped})

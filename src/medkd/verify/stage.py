@@ -22,7 +22,7 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
+from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_atomically
 from medkd.core.parallel import map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Checked, Cost, Rationale, Verdict, check_deidentified
@@ -206,7 +206,7 @@ def run(config: Config) -> Manifest:
         if space.is_finished:
             return space.manifest
         with _open_llm_checkers(config, target, space) as llm_checkers:
-            rationales = track(reader, "verify", unit="rationales")
+            rationales = track(reader, "verify", count_lines(path), "rationales")
             failures = _sort(verify(rationales, config, llm_checkers), space).most_common()
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
