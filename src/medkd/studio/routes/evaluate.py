@@ -93,10 +93,12 @@ def write_headline(scores: Sequence[Mapping[str, Any]], t: Texts) -> str:
         return ""
     label = t.field("measures", name, "")[0]
     shown = [write_percent(one, name) for one in scores]
-    values = {"label": label, "n": f"{min(int(one.get('n', 0)) for one in scores):,}"}
+    n_first, n_last = (f"{int(one.get('n', 0)):,}" for one in (scores[0], scores[-1]))
     if len(scores) == 1:
-        return t("{label}: {value} (n = {n})", value=shown[0], **values)
-    return t("{label}: from {first} to {last} (n = {n})", first=shown[0], last=shown[-1], **values)
+        return t("{label}: {value} (n = {n})", label=label, value=shown[0], n=n_last)
+    first = shown[0] if n_first == n_last else f"{shown[0]} (n = {n_first})"
+    values = {"label": label, "first": first, "last": shown[-1], "n": n_last}
+    return t("{label}: from {first} to {last} (n = {n})", **values)
 
 
 def write_percent(scores: Mapping[str, Any], name: str) -> str:
