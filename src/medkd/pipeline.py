@@ -28,6 +28,7 @@ from medkd.core.config import (
 from medkd.core.errors import InputError, ProofError, StoppedError
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest
+from medkd.report.run import write_run_report
 from medkd.rounds import RoundKeeper, Rounds, expand
 from medkd.stages import STAGES
 
@@ -300,8 +301,6 @@ def run_recipe(
         if planned.rounds:
             report |= _run_rounds(planned, planned.rounds)
     if report:
-        from medkd.report import write_run_report
-
         write_run_report(planned.out, report, lang or "en")
     if unproven:
         raise unproven

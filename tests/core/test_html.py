@@ -4,7 +4,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from medkd.core.html import bar_figure, histogram, line_figure, write_svg
+from medkd.core.html import bar_figure, histogram_figure, line_figure, write_svg
 
 
 def test_words_stay_words_and_colours_follow_the_page():
@@ -20,7 +20,7 @@ def test_words_stay_words_and_colours_follow_the_page():
 def test_any_name_gives_well_formed_xml(name, title):
     for figure in (
         line_figure({name: ([0, 1], [0, 1]), "b": ([0], [1])}, title),
-        histogram({name: [1, 2, 2], "b": []}, title),
+        histogram_figure({name: [1, 2, 2], "b": []}, title),
     ):
         assert ET.fromstring(write_svg(figure)).tag.endswith("svg")
 
@@ -34,7 +34,7 @@ def test_hostile_names_are_escaped():
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0]])
 def test_few_values_are_drawn_too(values):
-    assert ET.fromstring(write_svg(histogram({"": values}))).tag.endswith("svg")
+    assert ET.fromstring(write_svg(histogram_figure({"": values}))).tag.endswith("svg")
 
 
 def test_intervals_are_drawn():

@@ -5,9 +5,10 @@ import pytest
 from medkd.core.config import make_config
 from medkd.core.errors import InputError
 from medkd.core.statistics import compare_paired
-from medkd.evaluate.compare import Config, run, show_tests
+from medkd.evaluate.compare import Config, run
 from medkd.evaluate.stage import Config as EvaluateConfig
 from medkd.evaluate.stage import run as evaluate
+from medkd.report.evaluations import show_tests
 
 
 def make_evaluation(
@@ -70,7 +71,7 @@ def test_only_questions_that_all_were_asked_count(before, tmp_path, capsys):
     found = json.loads((tmp_path / "out/comparison.json").read_text())
     assert found["scores"]["a"]["n"] == found["scores"]["b"]["n"] == 20
     assert found["scores"]["a"]["diagnosis_accuracy"] == 0.25
-    assert "only these are compared" in capsys.readouterr().err
+    assert "not all models were asked: 10 of 30" in capsys.readouterr().err
 
 
 def test_answers_that_were_not_made_alike_are_warned_of(before, after, tmp_path, capsys):

@@ -8,7 +8,8 @@ from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
 from medkd.core.records import Prediction
-from medkd.evaluate.generate import LocalPredictor, make_prompts
+from medkd.evaluate.generate import LocalPredictor
+from medkd.evaluate.questions import make_prompts
 from medkd.evaluate.scoring import score_prediction
 from medkd.evaluate.stage import Config, evaluate, run
 from medkd.models.load import load_model
@@ -112,7 +113,7 @@ def test_the_page_stands_alone_and_hostile_text_stays_text(settings, tmp_path):
     page = Tags()
     page.feed((tmp_path / "out/report.html").read_text())
     assert not {"script", "img", "link", "iframe"} & set(page.tags)
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3
     assert all(link.startswith("#") for link in page.links)
 
 
@@ -151,7 +152,7 @@ def test_questions_from_the_training_data_are_found_by_lineage_under_any_name(
     path = write_examples(tmp_path / "mixed.jsonl", range(22, 32))
     manifest = run(Config(**settings | {"input": path}, out=tmp_path / "out"))
     assert manifest.facts["n_seen_in_training"] == 2
-    assert "2 of 10 questions were in the training data" in capsys.readouterr().err
+    assert "2 of 10 were in the training data" in capsys.readouterr().err
 
 
 def test_questions_that_hold_their_answer_are_counted(settings, tmp_path):
@@ -260,3 +261,11 @@ def test_only_a_known_good_end_counts_as_stopped(word, stops):
         n_tokens=1,
     )
     assert score_prediction(prediction).scores.get("stop_rate") == stops
+
+
+def test_flags_that_want_an_exam_or_a_judge_say_so(merged_dir, tmp_path):
+    settings = {"model": "medkd:tiny", "input": merged_dir, "out": tmp_path / "out"}
+    with pytest.raises(InputError, match="--shuffle-options: only an exam"):
+        run(Config(**settings, shuffle_options=2))
+    with pytest.raises(InputError, match="--rubric: criteria are checked by a judge"):
+        run(Config(**settings, rubric=tmp_path))

@@ -19,7 +19,6 @@ def settings(random_model_dir, trained_dir, merged_dir):
         "adapter": trained_dir / "adapter",
         "input": merged_dir,
         "max_tokens": 96,
-        "dtype": "float32",
         "device": "cpu",
     }
 
@@ -124,7 +123,6 @@ def test_vllm_itself_writes_the_same_answers(merged_dir, tmp_path, monkeypatch):
         "adapter": tmp_path / "train",
         "input": merged_dir,
         "max_tokens": 96,
-        "dtype": "float32",
     }
     run(Config(**settings, out=tmp_path / "usual"))
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")

@@ -1,14 +1,7 @@
 from medkd.core import thinking
 from medkd.core.records import FinishReason, Prediction
-from medkd.evaluate.scoring import (
-    Row,
-    break_down,
-    find_range,
-    list_accuracies,
-    make_scores,
-    score,
-    to_columns,
-)
+from medkd.evaluate.scoring import make_scores, score
+from medkd.report.evaluations import Row, break_down, find_range, list_accuracies, to_columns
 
 
 def predict(number, reasoning="发热咳嗽，双肺湿啰音。", answer="肺炎", **changes):

@@ -10,8 +10,8 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import write_records
 from medkd.core.records import Example, Lineage, Prediction, Question
 from medkd.demo.teacher import serve_teacher
-from medkd.evaluate.config import Config as EvaluateConfig
 from medkd.evaluate.select import Config, Selected, Why, run, select
+from medkd.evaluate.stage import Config as EvaluateConfig
 from medkd.evaluate.stage import run as evaluate
 from rehearsal_questions import make_questions
 

@@ -17,9 +17,9 @@ from medkd.core.stage_output import Manifest
 from medkd.evaluate.compare import Config as CompareConfig
 from medkd.evaluate.compare import run as compare
 from medkd.evaluate.stage import Config, run
-from medkd.report import write_report, write_run_report
-from medkd.report.material import Material
-from medkd.report.sections import is_play_money, write_cost, write_methods
+from medkd.report.lineage import is_play_money, write_cost, write_methods
+from medkd.report.material import Material, Wording
+from medkd.report.run import write_report, write_run_report
 
 RIGHT, WRONG = "<think>发热。</think>急性阑尾炎", "急性胆囊炎"
 
@@ -81,7 +81,7 @@ def test_a_report_comes_in_every_form_with_the_base_first_and_no_row_twice(run_d
 
 def test_a_report_in_chinese_says_nothing_in_english_but_names(run_dir):
     document, page = write_report(run_dir / "evaluate", run_dir / "zh", "zh")
-    assert document.headline[0].startswith("evaluate 在 30 道未见过的题中答对 83 %")
+    assert document.headline[0].startswith("run-evaluate.jsonl 在 30 道未见过的题中答对 83 %")
     assert "没有测量的内容" in page.read_text() and '<html lang="zh">' in page.read_text()
     titles = [section.title for section in document.sections]
     assert not [title for title in titles if title.isascii()]
@@ -111,7 +111,7 @@ def test_a_folder_without_a_finished_step_is_refused(tmp_path):
 @pytest.mark.slow
 def test_two_processes_show_the_same_answers(run_dir):
     code = (
-        "import sys; from pathlib import Path; from medkd.report import write_run_report; "
+        "import sys; from pathlib import Path; from medkd.report.run import write_run_report; "
         f"write_run_report(Path(sys.argv[1]), {MODELS})"
     )
     pages = []
@@ -159,7 +159,7 @@ def step(stage="distill", amount=0.0, seconds=1.0, **config):
 
 def test_play_money_is_told_as_such():
     def tell(**steps):
-        return write_cost(Material(Path("x"), steps), Texts("en"), str.format).tables[0]
+        return write_cost(Material(Path("x"), steps), Wording(Texts("en"))).tables[0]
 
     paid = step(amount=0.5, teacher="rehearsal")
     assert tell(distill=paid).rows == [["distill", "1 s", "0.5000 CNY"]]
@@ -172,5 +172,5 @@ def test_play_money_is_told_as_such():
 
 def test_every_version_is_named_once_and_whole():
     steps = {name: step(name) for name in ("collect", "merge", "train")}
-    (told,) = write_methods(Material(Path("x"), steps), str.format).paragraphs
+    (told,) = write_methods(Material(Path("x"), steps), Wording(Texts("en"))).paragraphs
     assert told.endswith("Versions: collect 1, medkd 0.1.0, merge 1, train 1.")

@@ -8,7 +8,8 @@ from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Charge, Price, find_target
 from medkd.core.records import Prediction, Usage
 from medkd.core.stage_output import MANIFEST, Manifest
-from medkd.evaluate.scoring import score, summarise, to_columns
+from medkd.evaluate.scoring import score
+from medkd.report.evaluations import summarise, to_columns
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='broken in'\"><script>alert(1)</script> [a link](javascript:alert(1)) "

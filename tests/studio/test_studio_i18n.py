@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import medkd.studio
 from medkd.core.errors import InputError, Said
 from medkd.core.i18n import Texts, choose_language, read_po
-from medkd.evaluate.report import DESCRIPTIONS, MORE
+from medkd.report.material import MEASURES
 from medkd.stages import STAGES
 from medkd.studio.forms import read_fields
 from medkd.studio.marks import mark_reasoning, mark_record
@@ -93,11 +93,10 @@ def test_every_field_has_a_chinese_label_and_hint_and_none_is_of_a_field_that_is
 def test_every_measure_has_a_chinese_name_and_meaning_and_none_is_of_a_measure_that_is_gone() -> (
     None
 ):
-    measures = {**DESCRIPTIONS, **MORE}
     prefix = "field measures\x04"
     told = {key.removeprefix(prefix) for key in catalogue() if key.startswith(prefix)}
-    assert told == set(measures)
-    for name, meaning in measures.items():
+    assert told == set(MEASURES)
+    for name, meaning in MEASURES.items():
         assert is_chinese(Texts("zh").field("measures", name, meaning)[1]), name
 
 

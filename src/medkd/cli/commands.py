@@ -25,7 +25,7 @@ from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.distill import bill as bills
 from medkd.pipeline import run_recipe
-from medkd.report import write_report
+from medkd.report.run import write_report
 
 Road = Literal["cases", "open-datasets"]
 

@@ -44,7 +44,7 @@ _INK = "#010203"
 """Stands for the page's own text colour until the SVG is written."""
 
 
-def write_page(
+def render_page(
     path: Path, package: str, template: str, private: bool = False, **values: Any
 ) -> None:
     """Render a template of a package into a page; `title` is one of the values."""
@@ -93,7 +93,7 @@ def bar_figure(
     return _finish(figure, axes, with_legend=len(groups) > 1)
 
 
-def histogram(
+def histogram_figure(
     values: Mapping[str, Sequence[float]],
     title: str = "",
     x_label: str = "",

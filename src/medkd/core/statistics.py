@@ -20,16 +20,24 @@ MOST_FLIPPED = 500
 _Z = 1.959964
 
 
-def interval(values: Sequence[float], seed: int = 0) -> list[float]:
+def interval(values: Sequence[float], seed: int = 0, largest: float | None = 1.0) -> list[float]:
     """Return low and high of the mean: Wilson's interval where all values are 0 or 1, else BCa.
 
-    >>> interval([0.0, 0.0, 0.0])
-    [0.0, 0.561497]
+    `largest` is the largest value there may be, the smallest being 0. Equal values tell no spread:
+    within these bounds, theirs is taken to be the largest possible; without, there is no interval.
+
+    >>> interval([0.0, 0.0, 0.0]), interval([50.0, 50.0], largest=100), interval([8.0], 0, None)
+    ([0.0, 0.561497], [9.4531, 90.5469], [])
     """
     import numpy as np
 
-    if is_yes_or_no(values):
-        return list(wilson_interval(int(sum(values)), len(values)))
+    if largest == 1 and is_yes_or_no(values):
+        return list(wilson_interval(sum(values), len(values)))
+    if min(values) == max(values):
+        if largest is None or not 0 <= values[0] <= largest:
+            return []
+        ends = wilson_interval(values[0] / largest * len(values), len(values))
+        return [round(end * largest, 6) for end in ends]
     low, high = bca_interval(np.asarray(values, dtype=float), seed)
     return [round(low, 6), round(high, 6)]
 
@@ -38,7 +46,7 @@ def is_yes_or_no(values: Sequence[float]) -> bool:
     return all(value in (0, 1) for value in values)
 
 
-def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
+def wilson_interval(n_right: float, n: int) -> tuple[float, float]:
     """Return Wilson's score interval of a share; it has a width even for none or all of n.
 
     >>> wilson_interval(2, 2), wilson_interval(0, 0)
@@ -100,11 +108,13 @@ class Difference(NamedTuple):
     between them, and interval and p are those of the worse case."""
 
 
-def compare_paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Difference:
-    """Compare two columns of the same questions.
+def compare_paired(
+    first: Sequence[float], second: Sequence[float], seed: int = 0, largest: float = 1.0
+) -> Difference:
+    """Compare two columns of the same questions, whose values lie between 0 and `largest`.
 
-    >>> compare_paired([0.2, 0.4], [0.3, 0.6]).p
-    0.5
+    >>> compare_paired([0.2, 0.4], [0.3, 0.6]).p, compare_paired([0.5] * 20, [0.5] * 20).high
+    (0.5, 0.401404)
     """
     import numpy as np
     from scipy.stats import binomtest
@@ -118,7 +128,9 @@ def compare_paired(first: Sequence[float], second: Sequence[float], seed: int = 
         low, high = _newcombe_interval(first, second)
     else:
         p = sign_flip_p(apart, seed)
-        low, high = bca_interval(apart, seed)
+        span = max(largest, float(abs(apart).max()))
+        ends = interval([round(float(d) + span, 9) for d in apart], seed, 2 * span)
+        low, high = (end - span for end in ends)
     return Difference(
         n=len(apart),
         difference=round(float(apart.mean()), 6),

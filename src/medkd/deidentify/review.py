@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medkd.core.html import write_page
+from medkd.core.html import render_page
 from medkd.core.jsonl import RecordReader
 from medkd.core.records import RawCase
 from medkd.deidentify.replace import list_texts
@@ -54,7 +54,7 @@ def write_review(path: Path, source: Path, share: float, help_: Help) -> None:
         piece.rule for _, parts in cases for _, pieces in parts for piece in pieces if piece.rule
     )
     script = (files("medkd.deidentify") / "review.js").read_text(encoding="utf-8")
-    write_page(
+    render_page(
         path,
         "medkd.deidentify",
         "review.html.jinja",

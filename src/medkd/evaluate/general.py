@@ -17,11 +17,16 @@ from medkd.core.records import Example, Prediction
 from medkd.core.stage_output import StageOutput
 from medkd.core.statistics import MIN_QUESTIONS, compare_paired
 from medkd.core.yaml_io import read_shipped_yaml
-from medkd.evaluate.config import Config
-from medkd.evaluate.exams import make_public_example, read_exam, score_exam, to_examples
-from medkd.evaluate.generate import Asker, Predictor, make_prompts, open_predictor
-from medkd.evaluate.scoring import Row
+from medkd.evaluate.generate import AskConfig, Asker, Predictor, open_predictor
+from medkd.evaluate.questions import (
+    make_prompts,
+    make_public_example,
+    read_exam,
+    score_exam,
+    to_examples,
+)
 from medkd.grading.graders import read_number
+from medkd.report.evaluations import Row
 
 BUILTIN = "builtin"
 _SENTENCE_END = "。.!！?？ \n\"'”’」"
@@ -144,11 +149,15 @@ def score_general(
 
 
 def ask_general(
-    config: Config, space: StageOutput, predictor: Predictor | None, name: str
+    config: AskConfig,
+    sources: Sequence[str],
+    space: StageOutput,
+    predictor: Predictor | None,
+    name: str = "general",
 ) -> list[Row]:
     """Ask a model the questions outside the task and score its answers; without a predictor, open
     the model of the config."""
-    questions = read_general(config.general, config.limit)
+    questions = read_general(sources, config.limit)
     prompts = make_prompts([question.example for question in questions])
     sampling = Sampling(max_tokens=config.max_tokens, seed=config.seed)
     with ExitStack() as servers:
@@ -157,14 +166,14 @@ def ask_general(
 
 
 def measure_forgetting(
-    config: Config, space: StageOutput, student: Sequence[Row]
+    config: AskConfig, sources: Sequence[str], space: StageOutput, student: Sequence[Row]
 ) -> dict[str, Any]:
     """Ask the base the questions outside the task too, and hold the student against it."""
     base = config.model_copy(update={"adapter": None})
-    found = describe_forgetting(ask_general(base, space, None, "general_base"), student)
-    sources = ", ".join(config.general) if config.general != (BUILTIN,) else "60 items"
+    found = describe_forgetting(ask_general(base, sources, space, None, "general_base"), student)
+    named = "60 items" if tuple(sources) == (BUILTIN,) else ", ".join(sources)
     said = (
-        f"outside the task ({sources}): base {found['base']:.3f} -> {found['student']:.3f}, "
+        f"outside the task ({named}): base {found['base']:.3f} -> {found['student']:.3f}, "
         f"{found['difference']:+.3f} [{found['interval'][0]:+.3f}, {found['interval'][1]:+.3f}], "
         f"p {found['p']:.4f}, n {found['n']}"
     )

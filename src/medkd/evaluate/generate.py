@@ -7,10 +7,12 @@ Not done here: scores (`evaluate.scoring`), engines and the ledger (`completers`
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, cast
+
+from pydantic import Field
 
 from medkd.completers import llamacpp_engine, vllm_engine
 from medkd.completers.session import Session, find_target_of, open_session
@@ -21,34 +23,28 @@ from medkd.completers.transformers_engine import (
 )
 from medkd.completers.vllm_engine import VllmEngine, open_vllm
 from medkd.core import thinking
-from medkd.core.completer import Completion, Message, Request, Sampling
+from medkd.core.completer import Completion, Request, Sampling
+from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordAppender, RecordReader, resolve_input
+from medkd.core.jsonl import RecordAppender, RecordReader
 from medkd.core.progress import Bar
-from medkd.core.records import (
-    Example,
-    FinishReason,
-    Lineage,
-    Prediction,
-    Question,
-    Split,
-)
+from medkd.core.records import FinishReason, Prediction
 from medkd.core.stage_output import StageOutput
-from medkd.evaluate.config import Config
-from medkd.evaluate.scoring import Row
-from medkd.grading.judge import RubricName, load_rubric, make_fault_finder
+from medkd.core.task import TaskFile
+from medkd.evaluate.questions import Prompt
 from medkd.grading.repetition import is_looping
-from medkd.grading.rubric import QuestionRubric
 from medkd.models.chat_template import (
     encode,
     find_plain_template,
     has_thinking_prefix,
-    make_messages,
     opens_thinking,
     render,
     repair_pad_token,
 )
 from medkd.models.load import (
+    Device,
+    Dtype,
+    Hub,
     choose_device,
     choose_dtype,
     load_model,
@@ -56,7 +52,6 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
-from medkd.text.exam_rows import ExamQuestion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,102 +60,49 @@ LEDGER = "ledger.sqlite"
 MERGED = "merged-for-vllm"
 
 
-# Prompts
+class AskConfig(StageConfig):
+    """Who is asked, and how."""
 
+    model: str = ""
+    """Model: medkd:tiny, a folder, a GGUF file, a name on a hub, or its name at --endpoint."""
+    adapter: Annotated[Path | None, RUNTIME] = None
+    """Directory of `train`, or an adapter folder; its tokenizer and template are used."""
+    endpoint: Annotated[str, SENDS_KEY] = ""
+    """Ask an OpenAI-compatible endpoint instead: a provider of providers.yaml, or an address."""
+    task: TaskFile = ""
+    """Task file of the rows, where it is not a shipped one; with --predictions, the task of its
+    labels (diagnosis, open-question, …), else diagnoses are told from open answers."""
+    samples: int = Field(default=1, ge=1, le=1000)
+    """Answers per question, for the majority vote and pass@k; needs a temperature."""
+    limit: int | None = Field(default=None, ge=1, le=10**9)
+    """Ask only the first questions."""
+    max_tokens: int = Field(default=1024, ge=1, le=10**6)
+    """Maximum length of an answer in tokens."""
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    """0 takes the likeliest token; R1 models are often sampled at 0.6."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus sampling: share of probability to sample from; use 0.95 with a temperature of 0.6."""
+    seed: Seed = 0
+    """Seed of sampling and of the bootstrap."""
+    budget: Annotated[float | None, RUNTIME, Field(gt=0, le=10**9)] = None
+    """Upper limit of the money on this directory's ledger; a hard stop."""
+    accept_identified: AcceptIdentified = False
+    """Send an endpoint or a judge also rows without deidentified_by."""
+    hub: Annotated[Hub, RUNTIME] = "huggingface"
+    """Hub from which a named model is downloaded."""
+    batch_size: Annotated[int, RUNTIME] = Field(default=64, ge=1, le=10**5)
+    """Questions at a time; halved when memory runs out."""
+    device: Annotated[Device, RUNTIME] = "auto"
+    """Device to compute on."""
 
-class Prompt(NamedTuple):
-    """One question as it is put to a model."""
-
-    id: str
-    example: Example
-    messages: tuple[Message, ...]
-
-
-def make_prompts(examples: Sequence[Example], instruction: str = "") -> list[Prompt]:
-    """Put every example's input, bare or under an instruction."""
-    return [Prompt(e.id, e, tuple(make_messages(e.input, instruction))) for e in examples]
-
-
-def no_questions(path: Path, split: Split) -> InputError:
-    """Say that a split got no row: there are few cases, or it has no share of them."""
-    return InputError(
-        "{}: no questions of the split {}; bring more cases (30 or more), or give it a larger "
-        "share in prepare or merge",
-        path,
-        split,
-    )
-
-
-def find_question_file(given: Path, split: Split) -> Path:
-    """Find the file of a split in a directory of merge, else the questions of prepare."""
-    is_prepared = (given / "questions.jsonl").is_file() and not (given / f"{split}.jsonl").exists()
-    name = "questions.jsonl" if is_prepared else f"{split}.jsonl"
-    if (given / name).is_file() and not (given / name).stat().st_size:
-        raise no_questions(given / name, split)
-    return resolve_input(given, name, made_by="merge")
-
-
-def read_examples(path: Path, split: Split) -> tuple[list[Example], int, dict[str, int]]:
-    """Read the rows of merge, or of the questions of prepare those of a split; returns them, how
-    many lines there were, and what was dropped."""
-    if not _holds_questions(path):
-        reader = RecordReader(path, Example, made_by="merge")
-        return list(reader), reader.n_read, reader.dropped()
-    questions = RecordReader(path, Question, made_by="prepare")
-    asked = [to_example(question) for question in questions if question.split == split]
-    return asked, len(asked), questions.dropped()
-
-
-def _holds_questions(path: Path) -> bool:
-    """Tell whether a file holds questions rather than rows with an answer."""
-    with path.open("rb") as file:
-        first = next((line for line in file if line.strip()), b"")
-    return b'"split":' in first and b'"lineage":' not in first
-
-
-def to_example(record: Question | Example) -> Example:
-    """Make of a question the row that it is asked by; there is no reasoning in it."""
-    if isinstance(record, Example):
-        return record
-    return Example(
-        id=record.id,
-        source=record.source,
-        style="bare",
-        department=record.department,
-        input=record.input,
-        reasoning="",
-        answer=record.reference,
-        reference=record.reference,
-        task=record.task,
-        language=record.language,
-        known=record.known,
-        lineage=Lineage(
-            origin="questions.jsonl",
-            case_id=record.case_id,
-            url=record.url,
-            licence=record.licence,
-            deidentified_by=record.deidentified_by,
-        ),
-    )
-
-
-Scorer = Callable[[Prediction], Row]
-
-
-class Questions(NamedTuple):
-    """What is asked, and how an answer to it is scored."""
-
-    examples: list[Example]
-    prompts: list[Prompt]
-    path: Path | None
-    """The file they stand in; None for a dataset of a hub."""
-    n_read: int
-    dropped: dict[str, int]
-    score: Scorer
-    exam: Sequence[ExamQuestion] = ()
-    rubrics: Mapping[str, QuestionRubric] = {}
-    is_public: bool = False
-    """Whether they come from a public exam, which names no patient."""
+    def make_sampling(self) -> Sampling:
+        """Return how answers are drawn."""
+        return Sampling(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature or None,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
 
 
 # Predictors
@@ -317,7 +259,7 @@ def _read_raw(completion: Completion) -> str:
 # Opening
 
 
-def find_inputs(config: Config) -> tuple[Path | None, list[Path]]:
+def find_inputs(config: AskConfig) -> tuple[Path | None, list[Path]]:
     """Find the folder that lineage starts from, and the paths that decide what is made; raise
     InputError where flags do not fit."""
     if config.samples > 1 and not config.temperature:
@@ -334,9 +276,7 @@ def find_inputs(config: Config) -> tuple[Path | None, list[Path]]:
         find_target_of(config.endpoint, config.model, "--endpoint")
         return None, []
     if not config.model:
-        raise InputError(
-            "medkd evaluate: which model? give --model, --endpoint, or --predictions FILE"
-        )
+        raise InputError("which model? pass --model or --endpoint")
     if config.model.endswith(llamacpp_engine.SUFFIX):
         if config.adapter:
             raise InputError("--adapter: a GGUF file takes none; export the two together first")
@@ -348,17 +288,8 @@ def find_inputs(config: Config) -> tuple[Path | None, list[Path]]:
     return adapter or folder, [*([adapter] if adapter else []), *own]
 
 
-def open_judge(
-    config: Config, ledger_path: Path, rubric: RubricName
-) -> AbstractContextManager[Session]:
-    """Open the judge of one rubric."""
-    target = find_target_of(config.judge, config.judge_model, "--judge")
-    find_fault = make_fault_finder(load_rubric(rubric))
-    return open_session(target, ledger_path, "judge", find_fault, config.budget)
-
-
 def open_predictor(
-    config: Config, space: StageOutput, servers: ExitStack, prompts: Sequence[Prompt]
+    config: AskConfig, space: StageOutput, servers: ExitStack, prompts: Sequence[Prompt]
 ) -> LocalPredictor | EndpointPredictor:
     """Open whoever is to answer all these prompts; which engine generates stands in the
     manifest."""
@@ -371,7 +302,7 @@ def open_predictor(
     adapter = resolve_adapter(config.adapter) if config.adapter else None
     device = choose_device(config.device)
     if vllm_engine.is_usable(device):
-        dtype = str(choose_dtype(config.dtype, device)).removeprefix("torch.")
+        dtype = cast(Dtype, str(choose_dtype("auto", device)).removeprefix("torch."))
         try:
             engine = _open_in_vllm(config, space.path(MERGED), adapter, dtype, prompts)
         except EngineUnavailableError as error:
@@ -383,7 +314,7 @@ def open_predictor(
             servers.enter_context(closing(engine))
             space.manifest.facts |= {"generator": "vllm", "device": device, "dtype": dtype}
             return LocalPredictor(engine)
-    loaded = load_model(config.model, adapter, config.device, config.dtype, config.hub)
+    loaded = load_model(config.model, adapter, config.device, "auto", config.hub)
     space.manifest.facts |= {
         "generator": "transformers",
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
@@ -393,7 +324,7 @@ def open_predictor(
 
 
 def _open_gguf(
-    config: Config, space: StageOutput, prompts: Sequence[Prompt]
+    config: AskConfig, space: StageOutput, prompts: Sequence[Prompt]
 ) -> llamacpp_engine.LlamaCppEngine:
     path = Path(config.model).expanduser()
     n_tokens = count_longest(llamacpp_engine.read_tokenizer(path), prompts) + config.max_tokens
@@ -402,7 +333,7 @@ def _open_gguf(
 
 
 def _open_in_vllm(
-    config: Config, merged: Path, adapter: Path | None, dtype: str, prompts: Sequence[Prompt]
+    config: AskConfig, merged: Path, adapter: Path | None, dtype: Dtype, prompts: Sequence[Prompt]
 ) -> VllmEngine:
     """Open the folder, or for the time of opening a copy with the adapter merged into it: vLLM's
     own adapters leave out rows of the embedding that were trained beside them."""
@@ -414,9 +345,7 @@ def _open_in_vllm(
         return open_vllm(folder, tokenizer, dtype, n_tokens, config.batch_size, is_looping)
     shutil.rmtree(merged, ignore_errors=True)
     try:
-        load_model(
-            config.model, adapter, "cpu", cast(Any, dtype), config.hub
-        ).model.save_pretrained(merged)
+        load_model(config.model, adapter, "cpu", dtype, config.hub).model.save_pretrained(merged)
         return open_vllm(merged, tokenizer, dtype, n_tokens, config.batch_size, is_looping)
     finally:
         shutil.rmtree(merged, ignore_errors=True)

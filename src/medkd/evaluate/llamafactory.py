@@ -1,4 +1,4 @@
-"""Predictions that another tool wrote, read as ours; and our scores under LLaMA-Factory's names.
+"""Predictions that another tool wrote, read as ours.
 
 In: `generated_predictions.jsonl` (`prompt`, `predict`, `label`) in any encoding that `text.tables`
 reads, or our own `Prediction` records. Out: predictions. Not done here: scores.
@@ -6,23 +6,21 @@ reads, or our own `Prediction` records. Out: predictions. Not done here: scores.
 
 import json
 import re
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, write_json
+from medkd.core.jsonl import RecordReader
 from medkd.core.records import Prediction
 from medkd.core.task import Task, load_task
-from medkd.evaluate.report import Note
-from medkd.evaluate.scoring import NO_ANSWER
+from medkd.evaluate.scoring import NO_ANSWER, RESULTS
 from medkd.grading.extract import split_list, strip_markup
+from medkd.report.evaluations import Note
 from medkd.text.normalize import is_chinese
 from medkd.text.tables import read_rows
 
-RESULTS = "predict_results.json"
 MAX_DIAGNOSIS = 200
 """Characters of the longest label that may be a list of diagnoses."""
 MAX_NAME = 30
@@ -142,20 +140,6 @@ def describe_gaps(predictions: list[Prediction]) -> list[Note]:
         "{k} of {n} labels are empty: as in LLaMA-Factory, their overlap counts as 0.": n_empty,
     }
     return [Note(line, {"k": k, "n": n}) for line, k in lines.items() if k]
-
-
-def write_results(
-    path: Path, scores: Mapping[str, Any], seconds: float, n_samples: int, n_steps: int
-) -> None:
-    """Write LLaMA-Factory's `predict_results.json`: its names, its rounding."""
-    names = ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
-    results: dict[str, Any] = {f"predict_{name}": scores[name] for name in names if name in scores}
-    results |= {
-        "predict_runtime": round(seconds, 4),
-        "predict_samples_per_second": round(n_samples / seconds, 3) if seconds else 0.0,
-        "predict_steps_per_second": round(n_steps / seconds, 3) if seconds else 0.0,
-    }
-    write_json(path, results)
 
 
 def read_runtime(predictions_path: Path) -> tuple[float, float] | None:

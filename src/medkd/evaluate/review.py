@@ -24,10 +24,15 @@ from medkd.core.statistics import (
     correct_rate,
     wilson_interval,
 )
-from medkd.evaluate.compare import AGREEMENT, find_shared, load
-from medkd.evaluate.report import Evaluation
-from medkd.evaluate.scoring import find_verdict, to_judge
+from medkd.evaluate.scoring import to_judge
 from medkd.grading.judge import PairToJudge, judge_answers, judge_pairs
+from medkd.report.evaluations import (
+    AGREEMENT,
+    Evaluation,
+    find_shared,
+    find_verdict,
+    read_evaluation,
+)
 
 REVIEWS = "answer_reviews.jsonl"
 MIN_KAPPA = 0.6
@@ -76,7 +81,7 @@ class Sample(NamedTuple):
 def draw_sample(directories: Sequence[Path], n: int, seed: int) -> Sample:
     """Draw answers to graded questions at random, in random order; of two evaluations pairs, the
     sides swapped at random. The same seed draws the same."""
-    loaded = [load(path, path.name) for path in directories]
+    loaded = [read_evaluation(path, path.name) for path in directories]
     graded = {row.id for row in loaded[0].rows if find_verdict(row.scores)}
     ids = [i for i in find_shared(loaded, directories) if i in graded]
     if not ids:

@@ -19,7 +19,6 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Example, Prediction, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.evaluate.scoring import Row
 from medkd.grading.rubric import (
     RUBRICS,
     QuestionRubric,
@@ -28,6 +27,7 @@ from medkd.grading.rubric import (
     read_criteria,
     score_rubrics,
 )
+from medkd.report.evaluations import Row
 from medkd.text.normalize import make_plain
 
 

@@ -1,6 +1,6 @@
 """Scores of each answer (form, overlap, grade, grounding, votes, a judge's word) and over all.
 
-In: predictions. Out: a `Row` a question; means with 95 % intervals; the accuracy by group.
+In: predictions. Out: a `Row` a question; `scores.json`, also under LLaMA-Factory's names.
 Not done here: what is right (`grading`), intervals and tests (`core.statistics`), pages.
 """
 
@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from medkd.completers.session import Session
 from medkd.core import thinking
+from medkd.core.jsonl import write_json
 from medkd.core.parallel import map_in_order
-from medkd.core.records import Cost, FinishReason, Prediction, Record
-from medkd.core.statistics import interval
+from medkd.core.records import Cost, FinishReason, Prediction
 from medkd.core.task import AnswerKind, find_task
 from medkd.grading import judge
 from medkd.grading.bleu_rouge import score_pair
@@ -26,55 +26,21 @@ from medkd.grading.graders import get_grader
 from medkd.grading.grounding import grounded_rate
 from medkd.grading.names import parse_name
 from medkd.grading.repetition import is_looping
+from medkd.report.evaluations import OVERLAP, Row, find_verdict, summarise, to_columns
 
-FILE_NAME = "rows.jsonl"
-GENERAL = "general_rows.jsonl"
-"""Scores of the questions outside the task."""
 NO_ANSWER = "no_answer"
 """The finish reason of a row whose file holds no answer (`predict: null`)."""
-
-
+RESULTS = "predict_results.json"
 Scores = dict[str, dict[str, float]]
 """Id of a question to further scores of it."""
-PREFIXES: Mapping[AnswerKind, str] = {
+PREFIX: Mapping[AnswerKind, str] = {
     "diagnosis": "diagnosis",
     "choice": "exam",
     "text": "text",
     "number": "number",
 }
 """Kind of answer to the name that its scores begin with: `exam_accuracy`, `exam_decided`."""
-
-
-Columns = dict[str, list[float]]
-"""Name of a score to its value for each question it applies to."""
 PERCENTILES = (50, 90, 99)
-ACCURACY, DECIDED, HIGH = "_accuracy", "_decided", "_accuracy_high"
-"""Ends of names: right if every undecided answer is wrong; share decided; right if every undecided
-answer is right."""
-
-
-class Row(Record):
-    """The scores of one question: a line of `rows.jsonl`."""
-
-    id: str
-    department: tuple[str, ...] = ()
-    n_known: int = 0
-    """Known diagnoses."""
-    n_characters: int = 0
-    """Length of the question."""
-    scores: dict[str, float]
-    """Only those that apply: an open question has no diagnosis score."""
-    relation: str = ""
-    """How the nearest stated diagnosis stands to the known one."""
-    judged: str = ""
-    """What a judge said where rules could not tell."""
-
-    def add(self, *more: Mapping[str, float], judged: str = "") -> "Row":
-        """Return the row with further scores, and with what a judge said."""
-        scores = dict(self.scores)
-        for found in more:
-            scores |= found
-        return self.model_copy(update={"scores": scores, "judged": judged or self.judged})
 
 
 def score(
@@ -149,7 +115,7 @@ def score_form(prediction: Prediction) -> dict[str, float]:
 def score_grade(kind: AnswerKind, found: Grade) -> dict[str, float]:
     """Score a grade under the names of its kind; what is undecided counts as wrong here, and
     `_decided` says so."""
-    prefix = PREFIXES[kind]
+    prefix = PREFIX[kind]
     scores = {
         f"{prefix}_accuracy": float(found.principal),
         f"{prefix}_decided": float(found.decided),
@@ -161,19 +127,6 @@ def score_grade(kind: AnswerKind, found: Grade) -> dict[str, float]:
     if kind == "diagnosis":
         scores |= {"diagnosis_exact": float(found.exact), "diagnosis_f1": found.f1}
     return scores
-
-
-def find_verdict(scores: Mapping[str, float], prefixes: Iterable[str] = ()) -> GradeVerdict | None:
-    """Read the verdict out of a row's scores; None for a question without a known answer.
-
-    `prefixes` names other scores to read than those of the rules: `judged` first, for instance.
-    """
-    for prefix in (*prefixes, *PREFIXES.values()):
-        if f"{prefix}_accuracy" in scores:
-            if scores.get(f"{prefix}_decided", 1) == 0:
-                return "undecided"
-            return "right" if scores[f"{prefix}_accuracy"] == 1 else "wrong"
-    return None
 
 
 def score_samples(
@@ -286,72 +239,6 @@ def _add_judgement(
 # Over all questions
 
 
-def to_columns(rows: Sequence[Row]) -> Columns:
-    """Turn rows into columns; a score holds the questions it applies to. Beside each accuracy
-    stands what it would be if every undecided answer were right."""
-    columns: Columns = {}
-    for row in rows:
-        for name, value in row.scores.items():
-            columns.setdefault(name, []).append(value)
-            if name.endswith(ACCURACY):
-                high = find_bounds(row.scores, name)[1]
-                columns.setdefault(name + HIGH.removeprefix(ACCURACY), []).append(high)
-    return columns
-
-
-def find_bounds(scores: Mapping[str, float], name: str) -> tuple[float, float]:
-    """Return the lowest and the highest that a score of one question may be.
-
-    >>> find_bounds({"exam_accuracy": 0.0, "exam_decided": 0.0}, "exam_accuracy")
-    (0.0, 1.0)
-    """
-    value = scores[name]
-    is_open = (
-        name.endswith(ACCURACY) and scores.get(name.removesuffix(ACCURACY) + DECIDED, 1.0) == 0
-    )
-    return value, 1.0 if is_open else value
-
-
-class AccuracyRange(NamedTuple):
-    """An accuracy with undecided answers."""
-
-    low: float
-    """Share right if every undecided answer is wrong."""
-    high: float
-    """Share right if every undecided answer is right."""
-    interval: tuple[float, float]
-    """From the low end of the one's 95 % interval to the high end of the other's."""
-    decided: float
-    """Share of the answers that were decided."""
-
-
-def list_accuracies(scores: Mapping[str, Any]) -> list[str]:
-    """List the accuracies among scores, the judged one behind that of the rules."""
-    found = [n for n in scores if n.endswith(ACCURACY) and not n.startswith("n_")]
-    return sorted(found, key=lambda name: name.startswith("judged"))
-
-
-def find_range(scores: Mapping[str, Any], name: str) -> AccuracyRange:
-    """Read an accuracy out of `scores.json`; one without undecided answers is a single number."""
-    low, intervals = scores[name], scores["intervals"]
-    top = name.removesuffix(ACCURACY) + HIGH
-    ends = intervals.get(name, (low, low))
-    return AccuracyRange(
-        low,
-        scores.get(top, low),
-        (ends[0], intervals.get(top, ends)[1]),
-        scores.get(name.removesuffix(ACCURACY) + DECIDED, 1.0),
-    )
-
-
-def summarise(columns: Columns, seed: int = 0) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Return the mean of every column and its 95 % interval."""
-    means = {
-        name: round(sum(values) / len(values), 6) for name, values in columns.items() if values
-    }
-    return means, {name: interval(values, seed) for name, values in columns.items() if values}
-
-
 def describe_lengths(predictions: Sequence[Prediction]) -> dict[str, float]:
     """Return percentiles of the answers' lengths, in tokens where they were counted, else in
     characters."""
@@ -395,43 +282,16 @@ def make_scores(
     }
 
 
-def break_down(
-    rows: Sequence[Row], before: Mapping[str, str] | None = None, seed: int = 0
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the accuracy by department, length of the question, number of known answers, and by
-    another model's verdicts."""
-    bounds: dict[str, tuple[float, float]] = {}
-    for row in rows:
-        if name := next((name for name in row.scores if name.endswith(ACCURACY)), ""):
-            bounds[row.id] = find_bounds(row.scores, name)
-    graded = [row for row in rows if row.id in bounds]
-    edges = sorted(row.n_characters for row in graded) or [0]
-    short, long = edges[len(edges) // 3], edges[2 * len(edges) // 3]
-
-    def name_length(n: int) -> str:
-        return f"short (< {short})" if n < short else f"long (> {long})" if n > long else "middle"
-
-    axes: dict[str, Callable[[Row], str]] = {
-        "department": lambda row: row.department[-1] if row.department else "unknown",
-        "length": lambda row: name_length(row.n_characters),
-        "diagnoses": lambda row: str(row.n_known) if row.n_known < 4 else "4 or more",
+def write_results(
+    path: Path, scores: Mapping[str, Any], seconds: float, n_samples: int, n_steps: int
+) -> None:
+    """Write LLaMA-Factory's `predict_results.json`: its names, its rounding."""
+    results: dict[str, Any] = {
+        f"predict_{name}": scores[name] for name in OVERLAP if name in scores
     }
-    if before:
-        axes["base"] = lambda row: f"base was {before.get(row.id, 'not asked')}"
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for axis, name_group in axes.items():
-        groups: dict[str, list[tuple[float, float]]] = {}
-        for row in graded:
-            groups.setdefault(name_group(row), []).append(bounds[row.id])
-        if groups:
-            found[axis] = {name: _sum_up(values, seed) for name, values in sorted(groups.items())}
-    return found
-
-
-def _sum_up(bounds: Sequence[tuple[float, float]], seed: int) -> dict[str, Any]:
-    """Sum up a group; its first key is called so whatever the kind of answer, as in version 0.1."""
-    low, high = ([pair[end] for pair in bounds] for end in (0, 1))
-    n = len(bounds)
-    summed = {"n": n, "diagnosis_accuracy": round(sum(low) / n, 6)}
-    ends = [interval(low, seed)[0], interval(high, seed)[1]]
-    return {**summed, "high": round(sum(high) / n, 6), "interval": ends}
+    results |= {
+        "predict_runtime": round(seconds, 4),
+        "predict_samples_per_second": round(n_samples / seconds, 3) if seconds else 0.0,
+        "predict_steps_per_second": round(n_steps / seconds, 3) if seconds else 0.0,
+    }
+    write_json(path, results)

@@ -17,8 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from medkd.core.completer import Sampling
-from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
+from medkd.core.config import RUNTIME
 from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.records import (
     Example,
@@ -29,20 +28,17 @@ from medkd.core.records import (
     hash_uniform,
 )
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
-from medkd.evaluate.config import Config as EvaluateConfig
+from medkd.core.task import check_tasks, find_task, list_task_inputs
 from medkd.evaluate.generate import (
     MERGED,
+    AskConfig,
     EndpointPredictor,
     PredictionFile,
     find_inputs,
-    find_question_file,
-    make_prompts,
     open_predictor,
-    to_example,
 )
+from medkd.evaluate.questions import find_question_file, make_prompts, to_example
 from medkd.grading.graders import get_grader
-from medkd.models.load import Device, Dtype, Hub
 
 SELECTION = "selection.jsonl"
 PREDICTIONS = "predictions.jsonl"
@@ -86,16 +82,14 @@ class Selected(Record):
     why: Why
 
 
-class Config(StageConfig):
+class Config(AskConfig):
     """Keep the training questions that a student does not always answer."""
 
     input: Annotated[Path, RUNTIME]
     """Questions: a directory of prepare or merge, or one of their files."""
-    model: str
+    model: str = Field(default=...)
     """The student: medkd:tiny, a folder, a GGUF file, a name on a hub, or its name at
     --endpoint."""
-    adapter: Annotated[Path | None, RUNTIME] = None
-    """Directory of `train`, or an adapter folder."""
     samples: int = Field(default=4, ge=1, le=1000)
     """Answers to a question, of which the solve rate is the share that is right."""
     below: float = Field(default=1.0, gt=0, le=1)
@@ -104,42 +98,14 @@ class Config(StageConfig):
     """Most training questions that stay."""
     balance: Literal["", "department", "rate", "both"] = ""
     """With --limit: what the questions that stay are evenly spread over."""
-    endpoint: Annotated[str, SENDS_KEY] = ""
-    """Ask an OpenAI-compatible endpoint instead: a provider of providers.yaml, or an address."""
-    task: TaskFile = ""
-    """Task file of the questions, where it is not a shipped one."""
-    max_tokens: int = Field(default=1024, ge=1, le=10**6)
-    """Longest answer in tokens."""
     temperature: float = Field(default=0.7, ge=0, le=100)
     """Sampling temperature."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    """Share of probability to sample from."""
-    seed: Seed = 0
-    """Seed of sampling, and of the choice under --limit."""
-    budget: Annotated[float | None, RUNTIME, Field(gt=0, le=10**9)] = None
-    """Most money this directory's ledger may come to; a hard stop."""
-    accept_identified: AcceptIdentified = False
-    """Send an endpoint also rows without deidentified_by."""
-    hub: Annotated[Hub, RUNTIME] = "huggingface"
-    """Hub from which a named model is downloaded."""
-    batch_size: Annotated[int, RUNTIME] = Field(default=64, ge=1, le=10**5)
-    """Questions at a time; halved when memory runs out."""
-    dtype: Dtype = "auto"
-    """Number format; auto: float32 for a small model on a CPU, else bfloat16 where supported."""
-    device: Annotated[Device, RUNTIME] = "auto"
-    """Device to compute on."""
-
-    def ask_as(self) -> EvaluateConfig:
-        """Return the config under which `evaluate` would ask the same model."""
-        shared = set(EvaluateConfig.model_fields) - {"samples", "limit", "balance"}
-        return EvaluateConfig(**{k: v for k, v in dict(self).items() if k in shared})
 
 
 def run(config: Config) -> Manifest:
     """Ask the student, decide about each question, write what stays."""
     path = find_question_file(config.input, "train")
-    asked = config.ask_as()
-    _, decisive = find_inputs(asked)
+    _, decisive = find_inputs(config)
     reader = RecordReader(path, Example if path.name == "train.jsonl" else Question, "prepare")
     records: list[Question | Example] = list(reader)
     tasks = {record.task for record in records}
@@ -155,7 +121,7 @@ def run(config: Config) -> Manifest:
             return space.manifest
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
-        answers = _ask(config, asked, space, [r for r in records if _is_train(r)])
+        answers = _ask(config, space, [r for r in records if _is_train(r)])
         decided = select(records, answers, config)
         _write(space, path, records, decided, others)
     return space.manifest
@@ -166,16 +132,10 @@ def _is_train(record: Question | Example) -> bool:
 
 
 def _ask(
-    config: Config, asked: EvaluateConfig, space: StageOutput, records: Sequence[Question | Example]
+    config: Config, space: StageOutput, records: Sequence[Question | Example]
 ) -> dict[str, list[Prediction]]:
     """Have the student answer every training question several times; answers by question."""
     prompts = make_prompts([to_example(record) for record in records])
-    sampling = Sampling(
-        max_tokens=config.max_tokens,
-        temperature=config.temperature or None,
-        top_p=config.top_p,
-        seed=config.seed,
-    )
     rounds = [
         [p._replace(id=f"{p.id}#{k}") if k else p for p in prompts] for k in range(config.samples)
     ]
@@ -183,10 +143,10 @@ def _ask(
     file = PredictionFile(space.path(PREDICTIONS), "ask the student", ids)
     if any(file.open_prompts(group) for group in rounds):
         with ExitStack() as servers:
-            predictor = open_predictor(asked, space, servers, prompts)
+            predictor = open_predictor(config, space, servers, prompts)
             for k, group in enumerate(rounds):
                 if waiting := file.open_prompts(group):
-                    file.fill(predictor.predict(waiting, sampling, sample=k))
+                    file.fill(predictor.predict(waiting, config.make_sampling(), sample=k))
             if isinstance(predictor, EndpointPredictor):
                 space.manifest.cost = predictor.completer.tell_cost()
     return {

@@ -8,73 +8,74 @@ Out: `predictions.jsonl`, `rows.jsonl`, `scores.json`, `report.html` and more (d
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import Field
+
+from medkd.completers.session import Session, find_target_of, open_session
 from medkd.core.completer import Sampling
+from medkd.core.config import RUNTIME
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input, write_json
-from medkd.core.records import Example, Prediction, check_deidentified
+from medkd.core.records import Example, Language, Prediction, Split, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import check_tasks, find_task, list_task_inputs
-from medkd.evaluate.compare import load
-from medkd.evaluate.config import Config
-from medkd.evaluate.contamination import Seen, find_seen, holds_answer, refuse_seen
-from medkd.evaluate.exams import ask_shuffled, read_public
-from medkd.evaluate.faithfulness import ask_changed
 from medkd.evaluate.general import ask_general, measure_forgetting
 from medkd.evaluate.generate import (
     LEDGER,
     MERGED,
+    AskConfig,
     Asker,
     LocalPredictor,
     PredictionFile,
     Predictor,
+    find_inputs,
+    open_predictor,
+)
+from medkd.evaluate.llamafactory import describe_gaps, read_predictions, read_runtime
+from medkd.evaluate.questions import (
     Prompt,
     Questions,
     Scorer,
-    find_inputs,
+    check_fairness,
     find_question_file,
     make_prompts,
     no_questions,
-    open_judge,
-    open_predictor,
     read_examples,
-)
-from medkd.evaluate.llamafactory import (
-    RESULTS,
-    describe_gaps,
-    read_predictions,
-    read_runtime,
-    write_results,
-)
-from medkd.evaluate.report import (
-    Evaluation,
-    Note,
-    list_scores,
-    make_lead,
-    write_lead,
-    write_report,
+    read_public,
 )
 from medkd.evaluate.rubrics import choose_rubrics, score_by_rubric
 from medkd.evaluate.scoring import (
-    FILE_NAME,
-    GENERAL,
-    Row,
+    RESULTS,
     Scores,
-    break_down,
     judge_rows,
     make_scores,
     score,
     score_prediction,
     score_samples,
+    write_results,
 )
+from medkd.evaluate.variations import ask_changed, ask_shuffled
+from medkd.grading.judge import RubricName, load_rubric, make_fault_finder
 from medkd.grading.rubric import QuestionRubric, read_rubrics
-from medkd.grading.terms import list_terms_inputs
+from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.models.inspect import read_json
+from medkd.report.evaluations import (
+    GENERAL,
+    PREDICTIONS,
+    ROWS,
+    Evaluation,
+    Note,
+    Row,
+    break_down,
+    name_model,
+)
+from medkd.report.material import read_step, show_evaluation
+from medkd.report.run import write_lead, write_material, write_scores
 
 __all__ = ["Config", "evaluate", "run"]
 
@@ -84,10 +85,52 @@ TIMES = "generation.json"
 ANSWERS = ("predictions", "unprompted", "samples", "shuffled", "faithfulness", "general")
 WRITES = (
     *(f"{name}.jsonl" for name in (*ANSWERS, "general_base", "wordings", "besides")),
-    *(GENERAL, FILE_NAME, "scores.json", "breakdown.json", TIMES, RESULTS, "report.html", MERGED),
+    *(GENERAL, ROWS, "scores.json", "breakdown.json", TIMES, RESULTS, "report.html", MERGED),
 )
 """What may stand in the directory; the ledger is not among it, for what was paid is never
 deleted."""
+
+
+class Config(AskConfig):
+    """Ask a model the questions of a split and score its answers, or score the answers of a
+    file."""
+
+    input: Annotated[Path | None, RUNTIME] = None
+    """Directory of `merge` or `prepare`, or a file of theirs."""
+    split: Split = "test"
+    """Split whose questions are asked."""
+    exam: str = ""
+    """Public questions instead: a file in the form of CMB, CMExam, MedQA, MedMCQA, MedXpertQA or
+    HealthBench (which wants a judge), or hf:NAME, hf:NAME:SPLIT, hf:NAME/FILE; ms: for
+    ModelScope."""
+    shuffle_options: int = Field(default=0, ge=0, le=100)
+    """Ask an exam again in this many other orders of the options, to show what the order does."""
+    general: tuple[str, ...] = ()
+    """Questions outside the task, to see what was forgotten: builtin (60 instructions and sums),
+    or files in the form of an exam. With --adapter the base is asked them too."""
+    rubric: Annotated[Path | None, RUNTIME] = None
+    """Directory of `rubric`, or a file of rubrics: the judge checks answers criterion by
+    criterion."""
+    faithfulness: int = Field(default=0, ge=0, le=10**6)
+    """Questions asked again with a finding that the answer cites taken out or turned round, and
+    with a wrong thought begun."""
+    predictions: Annotated[Path | None, RUNTIME] = None
+    """Score this file instead: LLaMA-Factory's generated_predictions.jsonl, or predictions of
+    another evaluation."""
+    terms: TermsFile = None
+    """Table of codes and names (CSV or Excel: an ICD table, local synonyms): names of one code are
+    one diagnosis, longer codes more specific ones."""
+    instructed: bool = False
+    """Put the training instruction in front of every question, instead of asking it bare."""
+    judge: str = ""
+    """Endpoint that judges what rules leave undecided, and open answers: a provider or an address;
+    default: none."""
+    judge_model: str = ""
+    """The judge's model; default: the provider's first."""
+    allow_seen: Annotated[bool, RUNTIME] = False
+    """Measure although half of the questions or more were in the training data."""
+    lang: Annotated[Language, RUNTIME] = "en"
+    """Language of the report."""
 
 
 class Evaluated(NamedTuple):
@@ -163,7 +206,12 @@ def _read_questions(config: Config) -> Questions:
     if config.shuffle_options and not config.exam:
         raise InputError("--shuffle-options: only an exam has options; name it with --exam")
     if config.exam:
-        return read_public(config)
+        if config.input or config.samples > 1 or config.faithfulness:
+            raise InputError(
+                "--exam: asks its own questions once; leave --input, --samples and --faithfulness "
+                "out"
+            )
+        return read_public(config.exam, config.limit, bool(config.judge))
     if config.input is None:
         raise InputError(
             "medkd evaluate: nothing to ask; pass --input (the directory of merge), --exam FILE, "
@@ -223,8 +271,9 @@ def _run_questions(
         if config.endpoint or config.judge:
             marks = [e.lineage.deidentified_by for e in questions.examples]
             _check_marks(config, space, marks, questions.path)
-        seen = find_seen(questions.examples, questions.path, folder)
-        notes = _check_fairness(config, space, questions.examples, seen, questions.path)
+        examples, path = questions.examples, questions.path
+        notes, facts = check_fairness(examples, path, folder, config.allow_seen)
+        space.manifest.facts |= facts
     with ExitStack() as servers:
         answers = _ask_all(config, space, questions, servers)
     if not answers.rows:
@@ -235,10 +284,13 @@ def _run_questions(
             space.path(LEDGER),
         )
     if not answers.unprompted and not questions.is_public:
-        line = "A second template: the model's own one leaves it to begin the thinking, so both "
-        notes.append(Note(line + "think rates are one."))
+        line = (
+            "A second template: the model's own one leaves it to begin the thinking, so both think "
+            "rates are one."
+        )
+        notes.append(Note(line))
     if config.general and config.adapter:
-        general = measure_forgetting(config, space, answers.general)
+        general = measure_forgetting(config, config.general, space, answers.general)
         answers.breakdown["forgetting"] = general
         if general["is_drop"]:
             line = "Forgetting: outside the task {base} right before, {student} after, p {p}."
@@ -264,56 +316,15 @@ def _check_marks(config: Config, space: StageOutput, marks: Sequence[str], place
         print(f"warning: {reader} reads {n} rows without deidentified_by", file=sys.stderr)
 
 
-def _check_fairness(
-    config: Config, space: StageOutput, examples: Sequence[Example], seen: Seen, path: Path
-) -> list[Note]:
-    """Refuse or warn of what makes a test unfair; return the lines that belong on the page."""
-    n = len(examples)
-    if not config.allow_seen:
-        refuse_seen(seen, n, path)
-    n_seen = len(seen.ids)
-    n_holding = sum(
-        e.task == "diagnosis" and bool(e.reference) and holds_answer(e.input, e.reference)
-        for e in examples
-    )
-    space.manifest.facts |= {"n_seen_in_training": n_seen, "n_holding_their_answer": n_holding}
-    lines: list[Note] = []
-    if n_seen:
-        line = "Unseen questions only: {k} of {n} were in the training data."
-        lines.append(Note(line, {"k": n_seen, "n": n}))
-        print(
-            f"warning: {n_seen} of {n} questions were in the training data; "
-            "the scores count them too",
-            file=sys.stderr,
-        )
-    if n_holding:
-        line = "Questions without their own answer: {k} of {n} name the known diagnosis; "
-        lines.append(Note(line + "being right there means little.", {"k": n_holding, "n": n}))
-        print(
-            f"warning: {n_holding} of {n} questions name their known diagnosis; "
-            "being right there means little",
-            file=sys.stderr,
-        )
-    if seen.training_path is None:
-        line = "Whether the model met these questions in training: no lineage leads to its "
-        lines.append(Note(line + "training data."))
-    return lines
-
-
 def _ask_all(
     config: Config, space: StageOutput, questions: Questions, servers: ExitStack
 ) -> Answers:
     """Ask every question under the model's own template and, where that begins the thinking, under
     the plain one; ask what is asked besides; and time it."""
-    sampling = Sampling(
-        max_tokens=config.max_tokens,
-        temperature=config.temperature or None,
-        top_p=config.top_p,
-        seed=config.seed,
-    )
+    sampling = config.make_sampling()
     prompts = questions.prompts
     predictor = open_predictor(config, space, servers, prompts)
-    file = PredictionFile(space.path("predictions.jsonl"), "ask", [p.id for p in prompts])
+    file = PredictionFile(space.path(PREDICTIONS), "ask", [p.id for p in prompts])
     try:
         found = {
             answer.prediction.id: answer
@@ -331,7 +342,7 @@ def _ask_all(
     rows = {answer.row.id: answer.row for answer in ordered}
     asker = Asker(predictor, space, sampling)
     more, breakdown = _ask_more(config, asker, questions, file.done, rows)
-    general = ask_general(config, space, predictor, "general") if config.general else []
+    general = ask_general(config, config.general, space, predictor) if config.general else []
     space.drop_all(predictor.failures)
     return Answers(
         predictions=[answer.prediction for answer in ordered],
@@ -361,10 +372,12 @@ def _ask_more(
         samples = {i: [answered[i], *again.get(i, [])] for i in rows}
         more.append({i: score_samples(s, config.task, config.terms) for i, s in samples.items()})
     if config.shuffle_options:
-        found, breakdown["positions"] = ask_shuffled(config, asker, questions.exam, answered)
+        n_orders, exam = config.shuffle_options, questions.exam
+        found, breakdown["positions"] = ask_shuffled(asker, exam, answered, n_orders, config.seed)
         more.append(found)
     if config.faithfulness:
-        more.append(ask_changed(config, asker, questions.prompts, answered, rows))
+        asked = (asker, questions.prompts, answered, rows, config.faithfulness)
+        more.append(ask_changed(*asked, config.seed, config.task))
     return more, breakdown
 
 
@@ -385,7 +398,7 @@ def _run_file(config: Config, path: Path) -> Manifest:
             "--predictions: the answers are there already; "
             "leave --model, --adapter and --endpoint out"
         )
-    path = resolve_input(path, "predictions.jsonl", made_by="evaluate")
+    path = resolve_input(path, PREDICTIONS, made_by="evaluate")
     found = read_predictions(path, config.task, config.limit)
     rubrics = _read_rubrics(config, found.predictions, path)
     inputs = {
@@ -405,7 +418,7 @@ def _run_file(config: Config, path: Path) -> Manifest:
         space.drop_all(found.dropped)
         if config.judge:  # a prediction does not tell what its question was made from
             _check_marks(config, space, [""] * len(found.predictions), path)
-        space.write_records("predictions.jsonl", found.predictions)
+        space.write_records(PREDICTIONS, found.predictions)
         notes = describe_gaps(found.predictions)
         for note in notes:
             print(f"warning: {note}", file=sys.stderr)
@@ -434,7 +447,7 @@ def _write_scores(
     rows, general = answers.rows, answers.general
     if config.judge:
         rows = _judge(config, space, answers, rubrics, notes)
-    space.write_records(FILE_NAME, rows)
+    space.write_records(ROWS, rows)
     if general:
         space.write_records(GENERAL, general)
     scores = make_scores(
@@ -446,37 +459,18 @@ def _write_scores(
     write_json(space.path("breakdown.json"), breakdown)
     space.manifest.counts.kept = len(rows)
     space.manifest.facts |= {key: value for key, value in scores.items() if key != "intervals"}
-    shown = Evaluation(
-        name_model(config),
-        scores,
-        answers.predictions,
-        rows,
-        breakdown,
-        space.manifest,
-        general,
-    )
-    page = _write_page(config, space, shown, notes)
-    lead = write_lead(make_lead([shown], []))
-    print("\n".join(filter(None, (lead, list_scores(scores), f"report: {page}"))))
+    name = name_model(space.manifest)
+    shown = Evaluation(name, scores, answers.predictions, rows, breakdown, space.manifest, general)
+    print("\n".join(filter(None, (write_lead([shown]), write_scores(scores)))))
+    print(f"report: {write_material(show_evaluation(space.directory, shown), config.lang)}")
     return scores
-
-
-def _write_page(
-    config: Config, space: StageOutput, shown: Evaluation, notes: Sequence[Note]
-) -> Path:
-    title = Note("Evaluation of {name}", {"name": shown.name})
-    page = space.path("report.html")
-    write_report(page, [shown], title, notes, language=config.lang)
-    return page
 
 
 def _translate_page(config: Config, space: StageOutput) -> None:
     """Write the page of a finished evaluation anew where another language is wanted."""
-    if space.manifest.config.get("lang", "en") == config.lang:
-        return
-    shown = load(space.directory, name_model(config))
-    notes = [Note(**note) for note in shown.breakdown.get("notes", ())]
-    print(f"report: {_write_page(config, space, shown, notes)}")
+    if space.manifest.config.get("lang", "en") != config.lang:
+        material = read_step(space.directory, space.manifest)
+        print(f"report: {write_material(material, config.lang)}")
 
 
 def _judge(
@@ -515,9 +509,10 @@ def _judge(
     return rows
 
 
-def name_model(config: Config) -> str:
-    """Name what was evaluated, for a title."""
-    if config.predictions:
-        return config.predictions.name
-    model = " at ".join(filter(None, (config.model, config.endpoint)))
-    return f"{model} + {config.adapter}" if config.adapter else model
+def open_judge(
+    config: Config, ledger_path: Path, rubric: RubricName
+) -> AbstractContextManager[Session]:
+    """Open the judge of one rubric."""
+    target = find_target_of(config.judge, config.judge_model, "--judge")
+    find_fault = make_fault_finder(load_rubric(rubric))
+    return open_session(target, ledger_path, "judge", find_fault, config.budget)

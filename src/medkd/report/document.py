@@ -1,23 +1,26 @@
 """A report as data, and the forms it is written in: page, Markdown, tables and figures for a paper.
 
 In: sections of paragraphs, tables, figures, lists and samples. Out: `report.html`, `report.md`,
-`tables/*.csv|tex|md`, `figures/*.svg|pdf`. Not done here: what stands in a report (`sections`).
+`tables/*.csv|tex|md`, `figures/*.svg|pdf`. Not done here: what stands in a report (`results`,
+`lineage`).
 """
 
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from medkd.core.html import write_page, write_pdf, write_svg
+from medkd.core.html import render_page, write_pdf, write_svg
 from medkd.core.i18n import Texts
 from medkd.core.jsonl import write_atomically, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+N_SAMPLES = 8
+"""Samples of a section in Markdown; the page has all of them."""
 Cell = str | tuple[str, str]
 """A text, or a text and its small print."""
 
@@ -46,6 +49,10 @@ class Sample(NamedTuple):
     title: str
     texts: Sequence[tuple[str, str]]
     """Name and text of each."""
+    about: str = ""
+    """Small print: id, length, why it ended."""
+    tags: Sequence[str] = ()
+    """Words that a reader can choose samples by."""
 
 
 class Section(NamedTuple):
@@ -57,6 +64,8 @@ class Section(NamedTuple):
     plots: Sequence[Plot] = ()
     items: Sequence[str] = ()
     samples: Sequence[Sample] = ()
+    filters: Mapping[str, Sequence[str]] = {}
+    """Name of each choice above the samples to the tags that can be chosen."""
 
 
 class Document(NamedTuple):
@@ -65,6 +74,8 @@ class Document(NamedTuple):
     title: str
     headline: Sequence[str]
     sections: Sequence[Section]
+    note: str = ""
+    """What is said below everything."""
 
     @property
     def tables(self) -> Iterator[Table]:
@@ -75,10 +86,10 @@ class Document(NamedTuple):
         return (plot for section in self.sections for plot in section.plots)
 
 
-def write_document(document: Document, folder: Path, page: Path, texts: Texts) -> None:
-    """Write a report in all its forms into a folder, its page to `page`."""
+def write_page(document: Document, page: Path, texts: Texts) -> dict[str, str]:
+    """Write a report as one page; returns its figures as SVG, by name."""
     drawn = {plot.name: write_svg(plot.figure) for plot in document.plots}
-    write_page(
+    render_page(
         page,
         "medkd.report",
         "report.html.jinja",
@@ -86,7 +97,14 @@ def write_document(document: Document, folder: Path, page: Path, texts: Texts) -
         document=document,
         drawn=drawn,
         language=texts.language,
+        all=texts.of("report", "all"),
     )
+    return drawn
+
+
+def write_document(document: Document, folder: Path, page: Path, texts: Texts) -> None:
+    """Write a report in all its forms into a folder, its page to `page`."""
+    drawn = write_page(document, page, texts)
     write_text(folder / "report.md", write_markdown(document))
     for table in document.tables:
         place = folder / "tables" / table.name
@@ -186,9 +204,9 @@ def write_markdown(document: Document) -> str:
         parts += [f"![{_escape_markdown(p.title)}](figures/{p.name}.svg)" for p in section.plots]
         if section.items:
             parts.append("\n".join(f"- {_escape_markdown(item)}" for item in section.items))
-        for sample in section.samples:
+        for sample in section.samples[:N_SAMPLES]:
             parts.append(f"### {_escape_markdown(sample.title)}")
             for name, text in sample.texts:
                 quoted = "\n".join(f"> {_escape_markdown(line)}" for line in text.splitlines())
                 parts.append(f"{_escape_markdown(name)}:\n\n{quoted or '> –'}")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, _escape_markdown(document.note)]) + "\n"

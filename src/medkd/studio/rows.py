@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 from medkd.core.records import Verdict
-from medkd.evaluate.scoring import find_verdict
+from medkd.report.evaluations import find_verdict
 from medkd.studio.jsonl_index import Row
 
 KEPT = "kept"

@@ -1,7 +1,8 @@
 """Where rows come from: files, datasets on a hub (`hf:owner/name`, `ms:owner/name`), and what is
 known of them.
 
-In: names, with `/FILE` behind them where only some files are wanted (`*` may stand in it). Out:
+In: names, with `/FILE` behind them where only some files are wanted (`*` may stand in it), or
+`:SPLIT` for those with that word in their name. Out:
 local files, from `datasets/` or the cache of the hub's own client: no code of a dataset is run. Not
 done here: reading them (`text.tables`).
 """
@@ -20,7 +21,9 @@ from medkd.core.yaml_io import read_shipped_yaml
 DATASETS = Path("datasets")
 """Folder of the working directory in which files fetched by hand are looked for first."""
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
-_NAME = re.compile(r"(?P<hub>hf|ms):(?P<dataset>[\w.-]+/[\w.-]+)(?:/(?P<file>.+))?")
+_NAME = re.compile(
+    r"(?P<hub>hf|ms):(?P<dataset>[\w.-]+/[\w.-]+)(?:/(?P<file>.+)|:(?P<split>[\w.-]+))?"
+)
 _NO_DATA = {
     "dataset_infos.json",
     "dataset_info.json",
@@ -115,24 +118,24 @@ def _match_name(name: str) -> re.Match[str]:
     return match
 
 
-def fetch(name: str) -> list[Path]:
+def fetch(name: str, preferred: str = "") -> list[Path]:
     """Find the data files of a dataset in `DATASETS`, or fetch them; raises InputError where there
-    are none, or several and none is named."""
+    are none, or several and neither is one named nor has one the preferred word in its name."""
     match = _match_name(name)
-    wanted = match["file"]
+    wanted = match["file"] or (f"*{match['split']}*" if match["split"] else None)
     by_hand = DATASETS / match["dataset"]
     if by_hand.is_dir() and (not wanted or any(by_hand.glob(wanted))):
-        return choose_files(by_hand, name, wanted or "")
+        return choose_files(by_hand, name, wanted or "", preferred)
     patterns = [wanted] if wanted else [f"*{suffix}" for suffix in SUFFIXES]
     folder = (_fetch_from_huggingface if match["hub"] == "hf" else _fetch_from_modelscope)(
         name, match["dataset"], patterns
     )
-    return choose_files(folder, name, wanted or "")
+    return choose_files(folder, name, wanted or "", preferred)
 
 
-def choose_files(folder: Path, name: str, wanted: str = "") -> list[Path]:
+def choose_files(folder: Path, name: str, wanted: str = "", preferred: str = "") -> list[Path]:
     """Choose the data files in a dataset's folder: those wanted, or the only one there is, its
-    shards counted as one."""
+    shards counted as one; of several, those with the preferred word in their name."""
     found = sorted(
         path
         for path in folder.rglob("*")
@@ -153,6 +156,9 @@ def choose_files(folder: Path, name: str, wanted: str = "") -> list[Path]:
             f" named {wanted}" if wanted else "",
         )
     files = {_SHARD.sub("", key) for key in names}
+    named = {key: path for key, path in names.items() if preferred and preferred in key}
+    if len(files) > 1 and not wanted and named:
+        return list(named.values())
     if len(files) > 1 and not wanted:
         raise InputError(
             "{0}: holds several files ({1}); name one, as in {0}/{2}",

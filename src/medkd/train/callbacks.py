@@ -1,8 +1,8 @@
-"""Observers of a training (metrics, samples, interruption), and the page drawn of what they wrote.
+"""Observers of a training: metrics, samples, interruption.
 
-In: the trainer's events. Out: `metrics.jsonl`, `samples.jsonl`, a bar, `report.html`. Plain
-classes with the events of transformers' `TrainerCallback`, so that nothing heavy is imported here.
-Not done here: checkpoints (`train.checkpoints`), the report of a whole run (`medkd.report`).
+In: the trainer's events. Out: `metrics.jsonl`, `samples.jsonl`, a bar. Plain classes with the
+events of transformers' `TrainerCallback`, so that nothing heavy is imported here. Not done here:
+checkpoints (`train.checkpoints`), reports (`medkd.report`).
 """
 
 import json
@@ -11,22 +11,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
 from medkd.core.completer import Sampling
-from medkd.core.errors import MedkdError, StoppedError
-from medkd.core.html import histogram, line_figure, write_page, write_svg
+from medkd.core.errors import StoppedError
 from medkd.core.jsonl import write_text
 from medkd.core.progress import Bar
 from medkd.core.records import Example, FinishReason
 from medkd.models.chat_template import make_messages, render
 from medkd.models.load import LoadedModel
+from medkd.report.material import read_lines
 
 MEASURED_STEPS = 5
 """Steps after which the expected time is told."""
@@ -179,17 +177,6 @@ class StopIfOrphaned(Callback):
             )
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON Lines that a kill may have torn, without the lines that cannot be read."""
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(cast(dict[str, Any], json.loads(text)))
-        except ValueError:
-            continue
-    return lines
-
-
 def keep_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
     """Keep the lines up to a step; the steps after it are done again."""
     kept = [line for line in read_lines(path) if line["step"] <= last_step]
@@ -201,62 +188,6 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
     """Append one line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def take_curve(lines: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
-    """Take the steps at which something was measured, and its values."""
-    points = [(line["step"], line[key]) for line in lines if key in line]
-    return [step for step, _ in points], [value for _, value in points]
-
-
-Curves = Mapping[str, Mapping[str, str]]
-"""Title of a plot to the names of its curves and their keys in `metrics.jsonl`."""
-
-
-def write_training_page(
-    out: Path,
-    model: str,
-    findings: Sequence[str],
-    lengths: Mapping[str, Sequence[int]],
-    dropped: Mapping[str, int],
-    curves: Curves = MappingProxyType({}),
-    **more: Any,
-) -> None:
-    """Write the page of whatever is there; a page that cannot be drawn hides no failure. `lengths`
-    are those of the rows, in tokens; `more` are other values of the template."""
-    lines = read_lines(out / "metrics.jsonl")
-    plots: list[Any] = []
-    losses = {"Loss": {"training": "loss", "validation": "eval_loss"}}
-    for title, keys in {**losses, **curves}.items():
-        series = {name: take_curve(lines, key) for name, key in keys.items()}
-        drawn = {name: points for name, points in series.items() if points[0]}
-        plots += [line_figure(drawn, title, "step", title.lower())] if drawn else []
-    samples: dict[int, list[dict[str, object]]] = {}
-    for sample in read_lines(out / "samples.jsonl"):
-        samples.setdefault(int(sample["step"]), []).append(sample)
-    flat = sorted(n for each in lengths.values() for n in each)
-    if flat:
-        n_tokens = {name: [float(n) for n in each] for name, each in lengths.items()}
-        plots.append(histogram(n_tokens, "Length of rows", "tokens", "rows"))
-        more["lengths"] = {
-            "tokens": sum(flat),
-            "median": flat[len(flat) // 2],
-            "longest": flat[-1],
-        }
-    is_failing = sys.exception() is not None
-    with suppress(MedkdError, OSError, ImportError, MemoryError) if is_failing else nullcontext():
-        write_page(
-            out / "report.html",
-            "medkd.train",
-            "report.html.jinja",
-            title=f"Training of {model}",
-            findings=findings,
-            plots=[write_svg(plot) for plot in plots],
-            dropped=dropped,
-            samples=samples,
-            last=lines[-1] if lines else {},
-            **more,
-        )
 
 
 def tell_time(seconds: float) -> str:

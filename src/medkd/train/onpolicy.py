@@ -29,7 +29,7 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
-from medkd.train.callbacks import write_training_page
+from medkd.report.run import write_training_page
 from medkd.train.checkpoints import explaining, open_training
 from medkd.train.config import Config, build_trainer_config
 from medkd.train.preflight import find_inputs, read_examples
@@ -182,7 +182,7 @@ def _distil(
                 config.teacher_url,
             ) from error
         raise
-    write_training_page(output.directory, config.model, [f"teacher: {teacher_name}"], {}, {})
+    write_training_page(output.directory, output.manifest)
 
 
 def make_rows(

@@ -20,7 +20,7 @@ from medkd.core.records import Example, Preference
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.models.chat_template import encode_rows, make_messages, special_tokens
 from medkd.models.load import choose_device, load_libraries, resolve_adapter
-from medkd.train.callbacks import write_training_page
+from medkd.report.run import write_training_page
 from medkd.train.checkpoints import explaining, open_training
 from medkd.train.config import Config, build_trainer_config
 from medkd.train.preflight import Drop, find_fault, read_examples
@@ -34,16 +34,6 @@ N_SCORED = 64
 """Pairs whose likelihoods are taken before the first step."""
 MAX_RATIO = 1.5
 """From this ratio of mean lengths on, length itself is the difference that is learnt."""
-CURVES = {
-    "Rewards against the start": {
-        "chosen": "rewards/chosen",
-        "rejected": "rewards/rejected",
-        "margin": "rewards/margins",
-    },
-    "Log-likelihood": {"chosen": "logps/chosen", "rejected": "logps/rejected"},
-    "Pairs the right way round": {"share": "rewards/accuracies"},
-}
-"""What the page draws beside the loss: title to name and key of a line of metrics."""
 _OWN_KEYS = ("max_length", "packing", "early_stopping_patience", "precompute_ref_log_probs")
 
 
@@ -144,7 +134,7 @@ def _train(
             "better": [len(row.prompt_ids) + len(row.chosen_ids) for row in rows],
             "worse": [len(row.prompt_ids) + len(row.rejected_ids) for row in rows],
         }
-        write_training_page(output.directory, config.model, notes, lengths, dropped, CURVES)
+        write_training_page(output.directory, output.manifest, lengths)
 
 
 def tokenize_pairs(

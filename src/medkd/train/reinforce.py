@@ -31,7 +31,7 @@ from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.models.chat_template import encode
 from medkd.models.inspect import read_json, read_model_shape
 from medkd.models.load import choose_device, load_libraries, resolve_adapter
-from medkd.train.callbacks import write_training_page
+from medkd.report.run import write_training_page
 from medkd.train.checkpoints import explaining, find_checkpoint, open_training, read_step
 from medkd.train.config import CHECKPOINTS, BatchSize, StudentConfig, refuse_launch
 from medkd.train.grpo import PromptItem, Sampler, make_prompts, make_trainer, make_trainer_config
@@ -55,14 +55,6 @@ from medkd.train.watch import Baseline, Watch, check_baseline, describe, measure
 FROM_BASE = Path("base")
 """The value of `adapter` for a start without one."""
 LEDGER, WATCH_LEDGER = "ledger.sqlite", "watch.sqlite"
-CURVES = {
-    "Rewards": {name: f"rewards/{name}/mean" for name in NAMES},
-    "Spread": {"share of groups without": "frac_reward_zero_std", "of the sum": "reward_std"},
-    "Lengths": {name: f"completions/{name}_length" for name in ("min", "mean", "max")},
-    "Entropy": {"nats a token": "entropy"},
-    "Divergence from the start": {"nats a token": "kl"},
-}
-"""What the page draws: title to name and key of a line of metrics."""
 
 
 class Config(StudentConfig):
@@ -299,20 +291,18 @@ def _reinforce(
     ]
     for line in fell:
         print(f"warning: {line}; read report.html", file=sys.stderr)
-    findings = [*fell, describe(baseline), *baseline.notes]
-    unpaid, looks = watch.unpaid, watch.looks
-    write_training_page(
-        output.directory, config.model, findings, {}, {}, CURVES, unpaid=unpaid, looks=looks
-    )
     output.manifest.counts.kept = len(questions)
     output.manifest.facts |= {
         "start": baseline.model_dump(mode="json"),
         "stopped_by_watch": watch.stopped_at,
         "kept_step": trainer.state.global_step,
-        "held_out": {str(look.step): look.rates for look in looks},
+        "held_out": {str(look.step): look.rates for look in watch.looks},
+        "unpaid": watch.unpaid,
         "fell": falls,
+        "findings": [describe(baseline), *baseline.notes],
         "dtype": str(cast(Any, student.model).dtype).removeprefix("torch."),
     }
+    write_training_page(output.directory, output.manifest)
 
 
 def _check_memory(

@@ -25,7 +25,8 @@ from medkd.models.load import (
     load_tokenizer,
     load_weights,
 )
-from medkd.train.callbacks import Callback, SampleWriter, StopIfOrphaned, write_training_page
+from medkd.report.run import write_training_page
+from medkd.train.callbacks import Callback, SampleWriter, StopIfOrphaned
 from medkd.train.checkpoints import (
     ADAPTER,
     choose_questions,
@@ -122,15 +123,14 @@ def run(config: Config) -> Manifest:
         refuse(job.preflight.findings, config.model)
         output.drop_all(job.preflight.dropped)
         output.manifest.counts.kept = len(job.preflight.rows)
+        findings = [finding.tell() for finding in job.preflight.findings]
+        output.manifest.facts = {"findings": findings}
         try:
             with explaining(config.out):
                 output.manifest.facts = train(config, job, process)
         finally:
-            findings = [finding.tell() for finding in job.preflight.findings]
             lengths = {"rows": [len(row.input_ids) for row in job.preflight.rows]}
-            write_training_page(
-                output.directory, config.model, findings, lengths, job.preflight.dropped
-            )
+            write_training_page(output.directory, output.manifest, lengths)
         return output.manifest
 
 

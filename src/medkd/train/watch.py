@@ -18,7 +18,8 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import write_text
 from medkd.core.records import FinishReason, Record
 from medkd.grading import checks
-from medkd.train.callbacks import Callback, read_lines
+from medkd.report.material import read_lines
+from medkd.train.callbacks import Callback
 from medkd.train.config import CHECKPOINTS
 from medkd.train.grpo import PromptItem, Sampler
 from medkd.train.rewards import (

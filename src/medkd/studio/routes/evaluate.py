@@ -16,10 +16,10 @@ from starlette.responses import Response
 from medkd.core.errors import InputError
 from medkd.core.i18n import Texts
 from medkd.core.jsonl import resolve_input
-from medkd.evaluate import compare
-from medkd.evaluate.report import make_table
-from medkd.evaluate.scoring import FILE_NAME, find_range
 from medkd.models.inspect import read_json
+from medkd.report.evaluations import ROWS, compare, find_range, read_evaluation
+from medkd.report.material import MEASURES
+from medkd.report.results import list_scores
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
 from medkd.studio.page import Page
 from medkd.studio.rows import find_id, find_outcome
@@ -35,8 +35,6 @@ MAIN = (
     *("general_accuracy", "think_format_rate", "think_unprompted_rate"),
     *("stop_rate", "loop_rate", "truncated_rate"),
 )
-SEED = 0
-"""The same as `medkd compare` has by itself."""
 PAGE_SIZE, MAX_COMPARED = 15, 6
 DIFFER = "differ"
 
@@ -48,15 +46,16 @@ def show_evaluations(page: Page) -> Response:
         return page.render("nothing.html")
     chosen = find_chosen(page, steps)
     scores = [read_scores(step) for step in chosen]
-    rows = make_table(scores)
+    rows = list_scores(scores)
     return page.render(
         "evaluate.html",
         offered=[step.name for step in reversed(steps)],
         names=[step.name for step in chosen],
         scores=scores,
+        measures=MEASURES,
         headline=write_headline(scores, page.t),
-        main=[row for row in rows if row["name"] in MAIN],
-        rest=[row for row in rows if row["name"] not in MAIN],
+        main={name: cells for name, cells in rows.items() if name in MAIN},
+        rest={name: cells for name, cells in rows.items() if name not in MAIN},
     )
 
 
@@ -118,7 +117,7 @@ def show_tests(page: Page) -> Response:
     chosen = find_chosen(page, list_evaluations(page.workspace))
     if len(chosen) < 2:
         return page.render("tests.html", lines=[])
-    files = {s.name: resolve_input(s.path, FILE_NAME, made_by="evaluate") for s in chosen}
+    files = {s.name: resolve_input(s.path, ROWS, made_by="evaluate") for s in chosen}
     stamps = ((name, file.parent, file.stat().st_mtime_ns) for name, file in files.items())
     n, lines = _compare(tuple(stamps))
     return page.render("tests.html", lines=lines, n=n, first=chosen[0].name)
@@ -128,10 +127,9 @@ def show_tests(page: Page) -> Response:
 def _compare(stamps: tuple[tuple[str, Path, int], ...]) -> tuple[int, list[dict[str, Any]]]:
     """Hold evaluations against the first one, paired; worked out once for the files as they
     stand."""
-    loaded = [compare.load(folder, name) for name, folder, _ in stamps]
-    shared = compare.find_shared(loaded, [folder for _, folder, _ in stamps])
-    kept = [compare.keep_shared(one, shared, SEED) for one in loaded]
-    return len(shared), compare.show_tests(compare.hold_against_first(kept, SEED))
+    loaded = [read_evaluation(folder, name) for name, folder, _ in stamps]
+    found = compare(loaded, [folder for _, folder, _ in stamps])
+    return len(found.evaluations[0].rows), found.tests
 
 
 # --- Answers ------------------------------------------------------------------------------------
@@ -153,7 +151,7 @@ def list_outcomes(step: Step) -> dict[str, str]:
 @lru_cache(maxsize=16)
 def _list_outcomes(folder: Path, changed_at: int) -> dict[str, str]:
     answers = open_index(folder / "predictions.jsonl")
-    scored = open_index(folder / FILE_NAME) if (folder / FILE_NAME).exists() else None
+    scored = open_index(folder / ROWS) if (folder / ROWS).exists() else None
     numbers = scored.ids(find_id) if scored else {}
     found: dict[str, str] = {}
     for key, number in answers.ids(find_id).items():

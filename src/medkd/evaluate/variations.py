@@ -1,21 +1,27 @@
-"""Whether the reasoning leads to the answer: the record changed, or a wrong thought begun.
+"""The same questions asked again: more samples, options in other orders, a record changed, a wrong
+thought begun.
 
-In: questions and a model's own answers. Out: of each question whether the diagnosis followed the
-change, and whether the model recovered. Not done here: predictors (`evaluate.generate`).
+In: questions and a model's own answers. Out: further scores of each question, which stay the same,
+or follow. Not done here: predictors (`evaluate.generate`).
 """
 
 import random
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from medkd.core.errors import InputError
 from medkd.core.records import Example, Prediction
 from medkd.core.task import find_task
-from medkd.evaluate.config import Config
-from medkd.evaluate.generate import Asker, LocalPredictor, Prompt
-from medkd.evaluate.scoring import Row, Scores, find_kind, find_verdict
+from medkd.evaluate.generate import Asker, LocalPredictor
+from medkd.evaluate.questions import Prompt, make_prompts, to_examples
+from medkd.evaluate.scoring import Scores, find_kind
+from medkd.grading.choices import read_choice
 from medkd.grading.graders import get_grader
+from medkd.report.evaluations import Row, find_verdict
+from medkd.text.exam_rows import ExamQuestion
 from medkd.text.normalize import make_plain
 from medkd.text.similarity import shingles
 
@@ -31,6 +37,85 @@ WRONG_THOUGHT = {
 }
 
 
+# The order of options
+
+
+def shuffle_options(question: ExamQuestion, seed: int, turn: int) -> ExamQuestion:
+    """Put the options in another order; its letters stay A, B, C …, and the id tells the turn.
+
+    >>> asked = ExamQuestion("q", "", "首选？", {"A": "胸片", "B": "CT"}, "B")
+    >>> turned = [shuffle_options(asked, 0, turn) for turn in (1, 2, 3)]
+    >>> {(found.options[found.answer], found.id[:2]) for found in turned}
+    {('CT', 'q%')}
+    """
+    letters = list(question.options)
+    order = letters[:]
+    random.Random(f"{seed}:{turn}:{question.id}").shuffle(order)
+    options = {new: question.options[old] for new, old in zip(letters, order, strict=True)}
+    answer = "".join(new for new, old in zip(letters, order, strict=True) if old in question.answer)
+    return question._replace(id=f"{question.id}%{turn}", options=options, answer=answer)
+
+
+def ask_shuffled(
+    asker: Asker,
+    exam: Sequence[ExamQuestion],
+    answered: Mapping[str, Prediction],
+    n_orders: int,
+    seed: int,
+) -> tuple[Scores, dict[str, dict[str, float]]]:
+    """Ask an exam in other orders of its options, and score all orders as `score_order` does."""
+    if not exam:
+        raise InputError("--shuffle-options: these questions have no options; leave it out")
+    turns = range(1, n_orders + 1)
+    turned = [shuffle_options(q, seed, turn) for q in exam for turn in turns]
+    answers = {p.id: p for p in asker.ask("shuffled", make_prompts(to_examples(turned)))}
+    of_question = {q.id: [(q, answered[q.id])] for q in exam if q.id in answered}
+    for question in turned:
+        key = question.id.rpartition("%")[0]
+        if question.id in answers and key in of_question:
+            of_question[key].append((question, answers[question.id]))
+    return score_order(list(of_question.values()))
+
+
+def score_order(
+    turns: Sequence[Sequence[tuple[ExamQuestion, Prediction]]],
+) -> tuple[Scores, dict[str, dict[str, float]]]:
+    """Score questions that were asked in several orders.
+
+    Return the scores of each question: whether all orders led to the same options, and the share
+    right; and for each letter how often it was chosen, and how often it was right.
+    """
+    by_question: Scores = {}
+    chosen, right = Counter[str](), Counter[str]()
+    n_asked = 0
+    for turned in turns:
+        found: list[frozenset[str] | None] = []
+        n_right = 0
+        for question, prediction in turned:
+            letters = read_choice(prediction.raw, question.options)
+            chosen.update(letters or ())
+            right.update(question.answer)
+            n_asked += 1
+            n_right += letters == frozenset(question.answer)
+            found.append(letters and frozenset(question.options[letter] for letter in letters))
+        by_question[turned[0][0].id] = {
+            "exam_consistent": float(None not in found and len(set(found)) == 1),
+            "exam_accuracy_shuffled": n_right / len(turned),
+        }
+    letters = sorted(chosen.keys() | right.keys())
+    shares = {
+        letter: {
+            "chosen": round(chosen[letter] / n_asked, 6),
+            "right": round(right[letter] / n_asked, 6),
+        }
+        for letter in letters
+    }
+    return by_question, shares
+
+
+# Changed records and begun thoughts
+
+
 class Change(NamedTuple):
     """A question to be asked again, changed."""
 
@@ -40,14 +125,16 @@ class Change(NamedTuple):
 
 
 def ask_changed(
-    config: Config,
     asker: Asker,
     prompts: Sequence[Prompt],
     answered: Mapping[str, Prediction],
     rows: Mapping[str, Row],
+    n: int,
+    seed: int,
+    task: str = "",
 ) -> Scores:
     """Ask again with changed records, and on this machine with wrong thoughts begun; score both."""
-    changes = make_changes(prompts, answered, rows, config.faithfulness, config.seed)
+    changes = make_changes(prompts, answered, rows, n, seed)
     plain = [change.prompt for change in changes if not change.thought]
     misled = [(change.prompt, change.thought) for change in changes if change.thought]
     file = asker.open("faithfulness", [change.prompt for change in changes])
@@ -61,7 +148,7 @@ def ask_changed(
             file=sys.stderr,
         )
     asker.space.manifest.facts["n_changed"] = len(file.done)
-    return score_changes(list(file.done.values()), answered, config.task)
+    return score_changes(list(file.done.values()), answered, task)
 
 
 def make_changes(

@@ -1,12 +1,22 @@
 import json
 import os
+import shutil
 import sys
 
 import pytest
 
 from medkd.core.errors import InputError
-from medkd.evaluate.exams import ExamQuestion, put_question, read_exam, score_exam
+from medkd.core.stage_output import hash_path
+from medkd.evaluate.questions import (
+    ExamQuestion,
+    find_seen,
+    find_training,
+    put_question,
+    read_exam,
+    score_exam,
+)
 from medkd.evaluate.stage import Config, run
+from student_samples import make_example, write_examples
 
 CMB = {
     "exam_type": "医师考试",
@@ -233,3 +243,74 @@ def test_an_answer_that_names_no_option_makes_the_row_no_question(tmp_path, answ
     path.write_text(json.dumps([CMB | {"answer": answer}, CMB]))
     questions, n_broken = read_exam(str(path))
     assert (len(questions), n_broken) == (1, 1)
+
+
+def test_medxpertqa_is_read_its_options_once_and_questions_about_images_left_out(tmp_path):
+    options = {letter: f"choice {letter}" for letter in "ABCDEFGHIJ"}
+    listed = " ".join(f"({k}) {v}" for k, v in options.items())
+    row = {"id": "Text-1", "question": f"Which one?\nAnswer Choices: {listed}", "options": options}
+    path = tmp_path / "medxpertqa.jsonl"
+    rows = [row | {"label": "J"}, row | {"id": "MM-1", "label": "A", "images": ["a.jpg"]}]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    questions, n_broken = read_exam(str(path))
+    assert [(q.question, q.answer, len(q.options)) for q in questions] == [("Which one?", "J", 10)]
+    assert n_broken == 1
+
+
+def write_manifest(folder, stage, inputs):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(
+        json.dumps({"stage": stage, "identity": "x", "config": {}, "inputs": inputs})
+    )
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A run made in `tmp_path` with paths as they were typed there: training rows, an adapter, an
+    exported model."""
+    monkeypatch.chdir(tmp_path)
+    rows = tmp_path / "runs/mine/merge/train.jsonl"
+    rows.parent.mkdir(parents=True)
+    write_examples(rows, range(4))
+    write_manifest(
+        tmp_path / "runs/mine/train", "train", {"runs/mine/merge/train.jsonl": hash_path(rows)}
+    )
+    adapter = tmp_path / "runs/mine/train/adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    write_manifest(
+        tmp_path / "runs/mine/export", "export", {"runs/mine/train/adapter": hash_path(adapter)}
+    )
+    return tmp_path / "runs/mine"
+
+
+@pytest.mark.parametrize("model", ["train/adapter", "export"])
+def test_the_training_rows_are_found_from_any_directory(made, tmp_path, monkeypatch, model):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert find_training(made / model).samefile(made / "merge/train.jsonl")
+    seen = find_seen(
+        [make_example(2, id="renamed:2"), make_example(9)], tmp_path / "test.jsonl", made / model
+    )
+    assert seen.ids == {"renamed:2"}
+
+
+@pytest.mark.parametrize("model", ["train/adapter", "export"])
+def test_the_training_rows_are_found_in_a_run_that_was_moved(made, tmp_path, model):
+    moved = tmp_path / "kept/other-name"
+    moved.parent.mkdir()
+    shutil.move(made, moved)
+    assert find_training(moved / model).samefile(moved / "merge/train.jsonl")
+
+
+def test_other_rows_of_the_same_name_are_not_taken_for_them(made, tmp_path):
+    moved = tmp_path / "kept/mine"
+    moved.parent.mkdir()
+    shutil.move(made, moved)
+    write_examples(moved / "merge/train.jsonl", range(9))
+    assert find_training(moved / "train/adapter") is None
+
+
+def test_the_manifest_of_another_program_tells_nothing(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    assert find_training(tmp_path / "model") is None

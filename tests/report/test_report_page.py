@@ -74,16 +74,16 @@ def test_the_page_shows_itself_without_a_request_or_a_script(browser, page_path)
 def test_the_filters_leave_what_was_asked_for(browser, page_path):
     page = browser.new_page()
     page.goto(page_path.as_uri())
-    shown = page.locator(".answers details:visible")
+    shown = page.locator("details:visible")
     assert shown.count() == 6
-    page.locator("#only-wrong").check()
+    page.get_by_label("wrong").check()
     assert shown.count() == 2 and all("wrong" in text for text in shown.all_inner_texts())
-    page.locator("#only-looped").check()
+    page.get_by_label("looped").check()
     assert shown.count() == 1
-    page.locator("#only-none").check()
+    page.get_by_label("all").check()
     assert shown.count() == 6
     shown.first.locator("summary").click()
-    assert page.locator(".answers .sides:visible").count() == 1
+    assert shown.first.get_by_text("base", exact=True).count() == 1
     page.close()
 
 
@@ -108,10 +108,10 @@ def test_the_scores_of_eight_models_are_seen_whole_without_scrolling_sideways(
     assert page.evaluate(
         "[...document.querySelectorAll('.many')].every(table => table.scrollWidth <= table.clientWidth)"
     )
-    assert page.locator(".scores tbody tr").first.locator("td.number:visible").count() == 8
+    assert page.locator("#table-results tbody tr").first.locator("td.number:visible").count() == 8
     named = page.evaluate(
-        "getComputedStyle(document.querySelector('.scores td.number'), '::before').content"
+        "getComputedStyle(document.querySelector('#table-results td.number'), '::before').content"
     )
     assert ("a-model-with-a-long-name-0" in named) is (width == 380)
-    assert page.locator(".scores thead:visible").count() == (width != 380)
+    assert page.locator("#table-results thead:visible").count() == (width != 380)
     page.close()

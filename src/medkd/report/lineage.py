@@ -1,0 +1,297 @@
+"""Sections about how models came about: the data, the trainings, the methods in words, the cost.
+
+In: `Material` and wording. Out: sections, or none where a step is not there. Not done here: what
+evaluations found (`results`).
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from medkd.core.html import Series, bar_figure, histogram_figure, line_figure
+from medkd.core.stage_output import Manifest
+from medkd.report.document import Cell, Plot, Sample, Section, Table
+from medkd.report.material import REHEARSAL, Material, Wording, plot, read_lines
+
+TRAINING = ("train", "reinforce")
+CURVES = {
+    "loss": {"loss": "training", "eval_loss": "validation"},
+    "rewards against the start": {
+        "rewards/chosen": "chosen",
+        "rewards/rejected": "rejected",
+        "rewards/margins": "margin",
+    },
+    "log-likelihood": {"logps/chosen": "chosen", "logps/rejected": "rejected"},
+    "pairs the right way round": {"rewards/accuracies": "share"},
+    "spread of rewards": {
+        "frac_reward_zero_std": "share of groups without",
+        "reward_std": "of the sum",
+    },
+    "lengths in tokens": {
+        "completions/min_length": "shortest",
+        "completions/mean_length": "mean",
+        "completions/max_length": "longest",
+    },
+    "entropy in nats a token": {"entropy": "entropy"},
+    "divergence from the start in nats a token": {"kl": "KL"},
+}
+"""What is drawn of the lines of `metrics.jsonl`: a figure, its keys and their names."""
+_REWARD = re.compile(r"rewards/(\w+)/mean")
+"""Key of the mean of one reward of a reinforcement."""
+SETTINGS = {
+    "base model": "model",
+    "method": "method",
+    "epochs": "epochs",
+    "learning rate": "learning_rate",
+    "batch size": "batch_size",
+    "LoRA rank": "lora_rank",
+    "longest row in tokens": "max_length",
+    "rewards": "rewards",
+    "answers to a question": "group_size",
+    "seed": "seed",
+}
+FACTS = {
+    "steps": "steps",
+    "last training loss": "loss",
+    "best validation loss": "best_eval_loss",
+    "device": "device",
+    "number type": "dtype",
+    "peak memory in GiB": "peak_memory_gib",
+}
+"""What is told of a training, and the setting or fact that it is."""
+METHODS = {
+    "collect": "{kept} cases were collected from {place}.",
+    "deidentify": "Identifiers were replaced by {rules} in {kept} cases.",
+    "prepare": "They became {kept} questions of the task {task}, without their own answers.",
+    "distill": "The teacher {teacher} wrote {kept} rationales ({mode}).",
+    "verify": "{kept} of {read} passed all checks.",
+    "merge": "Near duplicates were removed and the rows split by question: {splits}.",
+    "train": (
+        "{model} was fine-tuned ({method}) on {kept} rows for {epochs} epochs in batches of "
+        "{batch_size} rows with a cosine schedule, on {device}."
+    ),
+    "reinforce": "{model} was reinforced on {kept} questions with rewards, on {device}.",
+}
+"""What the methods paragraph says of a stage; places are its counts, facts and settings."""
+
+
+def write_headline(material: Material, say: Wording) -> Iterator[str]:
+    """Say what was trained, where nothing was evaluated."""
+    for name, step in material.of(*TRAINING).items():
+        if step.seconds:
+            hours = f"{step.seconds / 3600:.2f}"
+            yield say("{name}: {n} rows, {h} hours.", name=name, n=step.counts.kept, h=hours)
+        else:
+            yield say("{name}: {n} rows.", name=name, n=step.counts.kept)
+        for rate, (before, after) in step.facts.get("fell", {}).items():
+            told = "Held-out {rate}, which no reward pays for, fell from {before} to {after}."
+            yield say(told, rate=rate, before=f"{before:.3f}", after=f"{after:.3f}")
+
+
+def write_funnel(material: Material, say: Wording) -> Section | None:
+    """Write what became of the cases on their way to rows, with the reasons."""
+    steps = material.of("collect", "deidentify", "prepare", "distill", "verify", "merge")
+    if not steps:
+        return None
+    rows: list[list[Cell]] = []
+    for name, step in steps.items():
+        counts = step.counts
+        rows.append([name, str(counts.read), str(counts.kept), _write_dropped(step, say) or "–"])
+    head = [say("step"), say("in"), say("kept"), say("dropped, with reasons")]
+    title = say("Records kept after each step")
+    kept = {say("kept"): [float(step.counts.kept) for step in steps.values()]}
+    plots = plot("funnel", title, lambda: bar_figure([*steps], kept, title))
+    said = [
+        f"{name}: {_write_counts(step.facts['splits'])}"
+        for name, step in steps.items()
+        if step.stage == "merge" and "splits" in step.facts
+    ]
+    table = Table("funnel", say("From cases to rows"), head, rows)
+    return Section(say("The data"), said, [table], plots)
+
+
+def _write_dropped(step: Manifest, say: Wording) -> str:
+    reasons = step.counts.dropped.items()
+    return ", ".join(f"{n} {say.texts.word('reason', reason)}" for reason, n in reasons)
+
+
+def _write_counts(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def write_training(material: Material, say: Wording) -> Section | None:
+    """Write what was trained on what: base, rows, tokens, settings, teacher, price, hours."""
+    tables: list[Table] = []
+    items: list[str] = []
+    for name, step in material.of(*TRAINING).items():
+        known = {told: step.config.get(key) for told, key in SETTINGS.items()}
+        known |= {
+            "rows": step.counts.kept,
+            "left out": _write_dropped(step, say),
+            "tokens a pass": step.facts.get("lengths", {}).get("tokens"),
+            "tokens learnt a pass": step.facts.get("lengths", {}).get("tokens_learnt"),
+            "other settings": _write_counts(step.config.get("trainer") or {}),
+            "hours": f"{step.seconds / 3600:.2f}" if step.seconds else None,
+        }
+        known |= {told: step.facts.get(key) for told, key in FACTS.items()}
+        tables.append(_list_settings(name, say("Training {name}", name=name), known, say))
+        items += step.facts.get("findings", ())
+    for name, step in material.of("distill").items():
+        known = {
+            "teacher": step.facts.get("teacher", step.config.get("teacher")),
+            "model": step.facts.get("model"),
+            "mode": step.facts.get("mode"),
+            "answers": step.counts.kept,
+            "price": f"{step.cost.amount:.4f} {step.cost.currency}",
+        }
+        tables.append(_list_settings(name, say("Teacher"), known, say))
+    said = [say("Found before the first step:")] if items else []
+    title = say("What was trained on what")
+    return Section(title, said, tables, items=items) if tables else None
+
+
+def _list_settings(name: str, title: str, known: Mapping[str, Any], say: Wording) -> Table:
+    """Make a table of what is known of a training or a teacher."""
+    rows = [[say(key), _write_value(v)] for key, v in known.items() if v not in (None, "", {})]
+    return Table(name, title, [say("setting"), say("value")], rows)
+
+
+def _write_value(value: object) -> str:
+    if isinstance(value, dict):
+        return _write_counts(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def write_curves(material: Material, say: Wording) -> Section | None:
+    """Draw what trainings measured while they ran, and the lengths of their rows."""
+    plots: list[Plot] = []
+    for name in material.of(*TRAINING):
+        metrics = read_lines(material.find_folder(name) / "metrics.jsonl")
+        keys = dict.fromkeys(key for line in metrics for key in line)
+        own = {found[0]: found[1] for found in map(_REWARD.fullmatch, keys) if found}
+        for kind, lines in {**CURVES, "rewards": own}.items():
+            series: Series = {say(told): _take(metrics, key) for key, told in lines.items()}
+            series = {told: points for told, points in series.items() if points[0]}
+            if series:
+                title = f"{name}: {say(kind)}"
+                draw = partial(line_figure, series, title, say("step"), say(kind))
+                plots += plot(f"{name}-{kind.replace(' ', '-')}", title, draw)
+        if material.lengths:
+            values = {say(key): [float(n) for n in each] for key, each in material.lengths.items()}
+            title = f"{name}: {say('length of rows')}"
+            draw = partial(histogram_figure, values, title, say("tokens"), say("rows"))
+            plots += plot(f"{name}-lengths", title, draw)
+    return Section(say("How the training went"), plots=plots) if plots else None
+
+
+def _take(
+    metrics: Sequence[Mapping[str, Any]], name: str
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Take one measure out of a training's lines: steps and values."""
+    points = [point for point in metrics if name in point and "step" in point]
+    return [point["step"] for point in points], [float(point[name]) for point in points]
+
+
+def write_said(material: Material, say: Wording) -> Section | None:
+    """Show what the student said at each save, and how held-out answers changed."""
+    samples: list[Sample] = []
+    tables: list[Table] = []
+    for name, step in material.of(*TRAINING).items():
+        folder = material.find_folder(name)
+        by_id: dict[str, list[dict[str, Any]]] = {}
+        for line in read_lines(folder / "samples.jsonl"):
+            by_id.setdefault(str(line["id"]), []).append(line)
+        for key, lines in by_id.items():
+            texts = [(say("Question"), str(lines[0].get("question", "")))]
+            texts += [(_say_end(line, say), str(line["text"])) for line in lines]
+            samples.append(Sample(f"{name}: {lines[0]['reference']}", texts, key))
+        looks = read_lines(folder / "held_out.jsonl")
+        if looks:
+            tables.append(_list_looks(name, step, looks, say))
+        for at, answer in enumerate(looks[0]["answers"] if looks else ()):
+            texts = [(say("Question"), answer["record"])]
+            texts += [
+                (say("Step {n}", n=look["step"]), look["answers"][at]["text"])
+                for look in looks
+                if at < len(look["answers"])
+            ]
+            samples.append(Sample(f"{name}: {answer['known']}", texts, answer["id"]))
+    title = say("What the student said on the way")
+    return Section(title, tables=tables, samples=samples) if samples or tables else None
+
+
+def _say_end(line: Mapping[str, Any], say: Wording) -> str:
+    """Name a sample by its step, and say whether it thinks and stops."""
+    step = say("Step {n}", n=line["step"])
+    thinks = say("thinks") if line["thinks"] else say("does not think")
+    return f"{step}: {thinks}, {say('stops') if line['stops'] else say('does not stop')}"
+
+
+def _list_looks(
+    name: str, step: Manifest, looks: Sequence[Mapping[str, Any]], say: Wording
+) -> Table:
+    """List the shares of held-out answers that pass each check, at each look."""
+    unpaid = step.facts.get("unpaid", ())
+    rows = [
+        [rate, say("no") if rate in unpaid else say("yes")]
+        + [f"{look['rates'][rate]:.3f}" for look in looks]
+        for rate in looks[0]["rates"]
+    ]
+    head = [say("share of sampled answers"), say("paid for")]
+    head += [say("Step {n}", n=look["step"]) for look in looks]
+    return Table(f"{name}-held-out", say("Held-out questions"), head, rows)
+
+
+def write_methods(material: Material, say: Wording) -> Section:
+    """Write the paragraph for the methods of a paper."""
+    said: list[str] = []
+    for step in material.steps.values():
+        if (told := METHODS.get(step.stage)) is None:
+            continue
+        known = {**step.config, **step.facts, "kept": step.counts.kept, "read": step.counts.read}
+        is_files = step.config.get("source") == "files"
+        known["place"] = say("files") if is_files else step.config.get("base_url")
+        known["splits"] = _write_counts(step.facts.get("splits", {}))
+        places = {key: _write_value(known.get(key, "–")) for key in re.findall(r"{(\w+)}", told)}
+        said.append(say(told, **places))
+    if material.evaluations:
+        last = material.evaluations[-1]
+        told = (
+            "Each model answered {n} unseen questions at temperature {t}; shares carry Wilson's "
+            "95 % intervals."
+        )
+        said.append(say(told, n=last.scores["n"], t=last.manifest.config.get("temperature")))
+    if material.tests:
+        told = "Models were compared in pairs with McNemar's exact test and Holm's correction."
+        said.append(say(told))
+    used = [step.versions.items() for step in material.steps.values()]
+    versions = sorted({f"{name} {number}" for pairs in used for name, number in pairs})
+    said.append(say("Versions: {versions}.", versions=", ".join(versions)))
+    return Section(say("Methods"), [" ".join(said)])
+
+
+def write_cost(material: Material, say: Wording) -> Section | None:
+    """Write what each step took and cost; play money of the rehearsal teacher is told as such."""
+    steps = {name: step for name, step in material.steps.items() if step.seconds}
+    if not steps:
+        return None
+    rows = [
+        [
+            name,
+            say.texts.seconds(step.seconds),
+            f"{step.cost.amount:.4f} {step.cost.currency}" if step.cost.amount else "–",
+        ]
+        for name, step in steps.items()
+    ]
+    is_play = any(is_play_money(step) for step in steps.values() if step.cost.amount)
+    note = say("Play money: the rehearsal teacher charges nothing.") if is_play else ""
+    head = [say("step"), say("time"), say("money")]
+    table = Table("cost", say("Time and money"), head, rows, note)
+    return Section(say("What it cost"), tables=[table])
+
+
+def is_play_money(manifest: Manifest) -> bool:
+    """Tell whether a step's bill is that of the rehearsal teacher, who charges nothing."""
+    asked = {manifest.config.get(field) or "" for field in ("teacher", "endpoint", "judge")}
+    return asked - {"", False} == {REHEARSAL}
