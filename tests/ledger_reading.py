@@ -9,8 +9,3 @@ def list_attempts(path: Path) -> list[Attempt]:
     """Return all attempts of a ledger, the oldest first."""
     with open_reader(path) as accounts:
         return list(accounts.attempts())
-
-
-def count_missing(path: Path) -> int:
-    with open_reader(path) as accounts:
-        return accounts.count_missing()

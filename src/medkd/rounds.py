@@ -25,6 +25,10 @@ ALL, LAST = "@all", "@last"
 """Behind the name of a step: its folders of all rounds so far, its folder of the round before."""
 
 
+_HEAD = ("round", "n", "accuracy", "gain", "bought", "rows", "money", "gain for 1")
+_ROW = "{:>5} {:>5} {:>22} {:>14} {:>7} {:>6} {:>12}  {}"
+
+
 class Rounds(Options):
     """The section `rounds` of a recipe."""
 
@@ -53,20 +57,12 @@ class RoundStep(NamedTuple):
 def expand(rounds: Rounds, run_dir: Path, place: str, before: Sequence[str]) -> Iterator[RoundStep]:
     """Write out the steps of all rounds, their references resolved; raises InputError for a step
     that there is not."""
-    if rounds.watch not in rounds.steps:
-        raise InputError(
-            "{}: rounds: watch: no step {!r}{}",
-            place,
-            rounds.watch,
-            did_you_mean(rounds.watch, rounds.steps),
-        )
-    if rounds.before and rounds.before not in before:
-        raise InputError(
-            "{}: rounds: before: no step {!r}{}",
-            place,
-            rounds.before,
-            did_you_mean(rounds.before, before),
-        )
+    named = (("watch", rounds.watch, rounds.steps), ("before", rounds.before, before))
+    for field, name, steps in named:
+        if name and name not in steps:
+            raise InputError(
+                "{}: rounds: {}: no step {!r}{}", place, field, name, did_you_mean(name, steps)
+            )
     for number in range(1, rounds.most + 1):
         done: list[str] = []
         for section, given in rounds.steps.items():
@@ -169,13 +165,13 @@ class RoundKeeper:
             why = f"{number} rounds were wanted"
         low, high = wilson_interval(round(sum(now.values())), len(now)) if now else (0.0, 0.0)
         manifests = [
-            (section, manifest)
+            manifest
             for section in self._rounds.steps
             if (manifest := _read(self._run_dir / f"{section}-{number}")) is not None
         ]
-        bought = [m for section, m in manifests if section.split("-")[0] == "distill"]
-        amount = sum(m.cost.amount for _, m in manifests)
-        rows = [m.counts.kept for section, m in manifests if section.split("-")[0] == "merge"]
+        bought = [manifest for manifest in manifests if manifest.stage == "distill"]
+        amount = sum(manifest.cost.amount for manifest in manifests)
+        rows = [manifest.counts.kept for manifest in manifests if manifest.stage == "merge"]
         self.done.append(
             Round(
                 number=number,
@@ -198,24 +194,15 @@ class RoundKeeper:
     def write(self) -> None:
         """Write `rounds.json` and print the table."""
         write_json(self._run_dir / NAME, [one._asdict() for one in self.done])
-        widths = {
-            "round": 5,
-            "n": 5,
-            "accuracy": 22,
-            "gain": 14,
-            "bought": 7,
-            "rows": 6,
-            "money": 12,
-        }
-        print("\n" + " ".join(f"{name:>{n}}" for name, n in widths.items()) + "  gain for 1")
+        print("\n" + _ROW.format(*_HEAD))
         for one in self.done:
-            interval = f"{one.accuracy:.3f} ({one.low:.3f}-{one.high:.3f})"
-            gain = "" if one.gain is None else f"{one.gain:+.3f} ±{one.noise or 0:.3f}"
-            each = "" if one.gain_per_money is None else f"{one.gain_per_money:.2f}"
-            money = f"{one.amount:.4f} {one.currency}"
             print(
-                f"{one.number:>5} {one.n:>5} {interval:>22} {gain:>14} {one.bought:>7} "
-                f"{one.rows:>6} {money:>12}  {each}"
+                _ROW.format(
+                    *(one.number, one.n, f"{one.accuracy:.3f} ({one.low:.3f}-{one.high:.3f})"),
+                    "" if one.gain is None else f"{one.gain:+.3f} ±{one.noise or 0:.3f}",
+                    *(one.bought, one.rows, f"{one.amount:.4f} {one.currency}"),
+                    "" if one.gain_per_money is None else f"{one.gain_per_money:.2f}",
+                )
             )
         if self.done and self.done[-1].stopped:
             print(f"stopped: {self.done[-1].stopped}")

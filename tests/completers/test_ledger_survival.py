@@ -71,7 +71,7 @@ class Life(RuleBasedStateMachine):
     def stream(self, text: str, data: st.DataObject) -> None:
         attempt = data.draw(st.sampled_from(sorted(self.open)))
         self.n_pieces += 1
-        self.ledger.save_pieces([(attempt, self.n_pieces, False, text)], 0).result()
+        self.ledger.save_pieces([(attempt, self.n_pieces, False, text)]).result()
         self.open[attempt] += text
 
     @precondition(lambda self: self.open)
@@ -156,7 +156,7 @@ with Ledger(Path(sys.argv[1])) as ledger:
         if ledger.is_complete(item):
             continue
         attempt = ledger.open_attempt(item, "case", target, 10, price).result()
-        ledger.save_pieces([(attempt, 1, False, f"答{number}")], 0).result()
+        ledger.save_pieces([(attempt, 1, False, f"答{number}")]).result()
         outcome = rng.choice([AttemptOutcome.COMPLETE, AttemptOutcome.COMPLETE, AttemptOutcome.CUT])
         result = AttemptResult(outcome, text=f"答案{number}", status=200)
         ledger.close_attempt(attempt, result, Charge(Usage(prompt=1, completion=1), False, 0.1)).result()

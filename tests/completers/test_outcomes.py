@@ -203,7 +203,7 @@ def test_what_a_stopped_run_left_unfinished_is_gone_on_from(tmp_path):
         attempt = ledger.open_attempt(
             completer.key_of(ask(1)), "case", completer.target, 10, None
         ).result()
-        ledger.save_pieces([(attempt, 1, False, text)], 0).result()
+        ledger.save_pieces([(attempt, 1, False, text)]).result()
     with serve_teacher(latency_s=0) as teacher:
         connection = sqlite3.connect(tmp_path / "l.sqlite")  # as a kill leaves it
         connection.execute("UPDATE attempts SET outcome = NULL")

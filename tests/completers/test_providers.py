@@ -110,7 +110,7 @@ def test_a_file_of_ones_own_adds_and_overrides(tmp_path, monkeypatch):
     assert added.price_at(datetime.now(BEIJING)).output == 3
     assert added.base_url == "https://api.deepseek.com"
     assert (
-        find_target("deepseek", "deepseek-flash", providers=tmp_path / "own.yaml").concurrency_cap
+        find_target("deepseek", "deepseek-flash", providers=tmp_path / "own.yaml").terms.concurrency
         == 2500
     )
     own = find_target("hospital", "any", providers=tmp_path / "own.yaml")

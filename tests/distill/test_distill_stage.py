@@ -415,7 +415,7 @@ def test_the_bill_prices_a_rerun_of_the_questions_as_they_are_now(tmp_path):
     assert bill(tmp_path).missing == 1
     assert 0 < bill(tmp_path).rerun["CNY"] < 2 * sum(bill(tmp_path).amounts.values()) / 8
     path.unlink()
-    assert bill(tmp_path).missing == 0
+    assert bill(tmp_path).missing is None
 
 
 def test_a_dry_run_prices_the_job_and_sends_and_writes_nothing(tmp_path, capsys, monkeypatch):

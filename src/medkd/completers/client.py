@@ -21,7 +21,6 @@ from medkd.completers.endpoint import (
     AttemptRecorder,
     Endpoint,
     find_worst_case,
-    prompt_texts,
 )
 from medkd.completers.ledger import Ledger, item_key
 from medkd.completers.limits import (
@@ -42,11 +41,10 @@ from medkd.completers.outcomes import (
     find_partial,
     make_partial,
 )
-from medkd.completers.providers import Charge, Target, When, check_budget, estimate_tokens
+from medkd.completers.providers import Target, When, check_budget
 from medkd.core.completer import Completion, Request
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.progress import Bar
-from medkd.core.records import Usage
 
 PACE_WINDOW = 20
 """Savings of text over which tokens per second are taken."""
@@ -246,7 +244,8 @@ class Scheduler:
         self._endpoint, self._ledger, self._options = endpoint, ledger, options
         self._target, self._retry = endpoint.target, options.retry
         self._find_missing = _guard(options.find_missing)
-        cap = min(options.concurrency, self._target.concurrency_cap or options.concurrency)
+        terms = self._target.terms
+        cap = min(options.concurrency, (terms and terms.concurrency) or options.concurrency)
         self._limit = AdaptiveLimit(max(1, cap))
         self._recorder = AttemptRecorder(endpoint, ledger, self._limit, self._find_missing)
         self._resume = ResumeSupport(self._target.prefix)
@@ -277,7 +276,6 @@ class Scheduler:
                 await asyncio.gather(*self._tasks, return_exceptions=True)
                 saver.cancel()
                 await asyncio.gather(saver, return_exceptions=True)
-                self._ledger.save_pieces([], self.progress.n_answered)
         if self._error:
             raise self._error
 
@@ -438,9 +436,6 @@ class Scheduler:
             try:
                 if self._stopping.is_set():
                     return None
-                n_prompt = estimate_tokens(prompt_texts(request))
-                if self._target.context and n_prompt > self._target.context:
-                    return await self._refuse_too_long(key, label, n_prompt)
                 record = await self._recorder.attempt(key, label, request, price, before)
                 self.progress.spent += record.amount
                 return record
@@ -448,19 +443,6 @@ class Scheduler:
                 await self._budget.release(worst, self.progress.spent)
         finally:
             self._limit.leave()
-
-    async def _refuse_too_long(self, key: str, label: str, n_prompt: int) -> AttemptRecord:
-        """Record that a question does not fit; nothing is sent."""
-        result = AttemptResult(
-            AttemptOutcome.TOO_LONG,
-            error=f"about {n_prompt} tokens, and {self._target.model} takes "
-            f"{self._target.context}; shorten the record or choose another --model",
-        )
-        opening = self._ledger.open_attempt(key, label, self._target, 0, None)
-        attempt = await asyncio.wrap_future(opening)
-        free = Charge(Usage(), is_estimate=False, amount=0.0)
-        await asyncio.wrap_future(self._ledger.close_attempt(attempt, result, free))
-        return AttemptRecord(attempt, result, 0.0)
 
     async def _wait_for_off_peak(self, is_reported: bool = False) -> None:
         """Wait until the provider is off-peak, if that was asked for."""
@@ -494,10 +476,9 @@ class Scheduler:
         self._end_item(label)
         await asyncio.sleep(0)  # a long run of cached items must not starve the streams
 
-    def _note_pace(self) -> int:
+    def _note_pace(self) -> None:
         self.progress.note_tokens(self._recorder.n_tokens)
         self._report()
-        return self.progress.n_answered
 
     def _report(self) -> None:
         self.progress.n_running = self._recorder.n_running

@@ -412,7 +412,10 @@ class AttemptRecorder:
 
         ended: AttemptResult | None = None
         try:
-            own = ended = await self._endpoint.attempt(request, streaming.hear, before, accept)
+            ended = self._find_too_long(request)
+            own = ended = ended or await self._endpoint.attempt(
+                request, streaming.hear, before, accept
+            )
         except asyncio.CancelledError:
             reasoning, text = (_join_pieces(streaming.pieces, kind) for kind in (True, False))
             cut = AttemptResult(
@@ -434,6 +437,16 @@ class AttemptRecorder:
         has_new = bool(own.reasoning or own.text)
         began_anew = has_new and before is not None and continues is None
         return AttemptRecord(attempt, whole, charge.amount, has_new, began_anew)
+
+    def _find_too_long(self, request: Request) -> AttemptResult | None:
+        """Refuse a question that does not fit; nothing is sent."""
+        target, n_prompt = self._endpoint.target, estimate_tokens(prompt_texts(request))
+        context = target.terms.context if target.terms else None
+        if context is None or n_prompt <= context:
+            return None
+        words = f"about {n_prompt} tokens, and {target.model} takes {context}; "
+        hint = "shorten the record or choose another --model"
+        return AttemptResult(AttemptOutcome.TOO_LONG, error=words + hint)
 
     def _tell_model(self, stated: str) -> None:
         """Warn once of each other model that replies name; a dated name of the same one is none."""
@@ -477,10 +490,9 @@ class AttemptRecorder:
         return whole, continues
 
     async def save_regularly(
-        self, on_saved: Callable[[], int], on_error: Callable[[MedkdError], None]
+        self, on_saved: Callable[[], None], on_error: Callable[[MedkdError], None]
     ) -> None:
-        """Write streamed text to disk until cancelled; `on_saved` returns the number of answers so
-        far."""
+        """Write streamed text to disk until cancelled."""
         while True:
             await asyncio.sleep(SAVE_INTERVAL_S)
             rows = [
@@ -489,8 +501,9 @@ class AttemptRecorder:
                 for row in streaming.take_unsaved(attempt)
             ]
             self.n_tokens += estimate_tokens(row[3] for row in rows)
+            on_saved()
             try:
-                await asyncio.wrap_future(self._ledger.save_pieces(rows, on_saved()))
+                await asyncio.wrap_future(self._ledger.save_pieces(rows))
             except MedkdError as error:
                 on_error(error)
                 return

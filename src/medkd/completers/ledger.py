@@ -224,11 +224,6 @@ class LedgerReader:
         query = f"SELECT COUNT(DISTINCT item), COUNT(DISTINCT {answered}) FROM attempts"  # noqa: S608
         return self._fetch(query, AttemptOutcome.COMPLETE)
 
-    def count_missing(self) -> int:
-        """Count the answers that the last run is short of."""
-        last = self._fetch("SELECT n_requests - n_answered FROM runs ORDER BY id DESC LIMIT 1")
-        return max(last[0], 0) if last else 0
-
     def answer_lengths(self, provider: str, model: str) -> tuple[int, float]:
         """Return the number of a model's answers and the mean of their tokens, all attempts that
         led to an answer counted."""
@@ -372,18 +367,11 @@ class Ledger(LedgerReader):
 
         return self._submit(write)
 
-    def save_pieces(
-        self, pieces: list[tuple[int, int, bool, str]], n_answered: int
-    ) -> "Future[None]":
+    def save_pieces(self, pieces: list[tuple[int, int, bool, str]]) -> "Future[None]":
         """Save new text of running attempts, as rows of attempt, number, whether it is reasoning,
         text."""
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.executemany("INSERT OR REPLACE INTO pieces VALUES (?,?,?,?)", pieces)
-            update = "UPDATE runs SET n_answered = ? WHERE id = ?"
-            connection.execute(update, (n_answered, self._run))
-
-        return self._submit(write)
+        insert = "INSERT OR REPLACE INTO pieces VALUES (?,?,?,?)"
+        return self._submit(lambda connection: connection.executemany(insert, pieces))
 
     def close_attempt(
         self, attempt: int, result: AttemptResult, charge: Charge, continues: int | None = None

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from medkd.completers.outcomes import AttemptResult
 from medkd.core.config import did_you_mean
@@ -24,6 +23,7 @@ from medkd.core.jsonl import first_problem
 from medkd.core.records import Record, Usage
 from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 
+SHIPPED = Path(__file__).with_name("providers.yaml")
 PER_MILLION = 1_000_000
 HORIZON_DAYS = 15
 """No run of peak days is longer than this."""
@@ -115,7 +115,8 @@ class ModelTerms(Record):
     context: Annotated[int, Field(ge=1)] | None = None
     price: Price
     peak_price: Price | None = None
-    as_of: str
+    as_of: Annotated[str, BeforeValidator(str)]
+    """YAML may have read a date."""
     source: str
 
 
@@ -162,22 +163,18 @@ class Target:
     """What is paid of the listed price: a half in a batch."""
 
     @property
+    def terms(self) -> ModelTerms | None:
+        return self.provider.models.get(self.model)
+
+    @property
     def is_priced(self) -> bool:
-        return self.model in self.provider.models
-
-    @property
-    def concurrency_cap(self) -> int | None:
-        return self.provider.models[self.model].concurrency if self.is_priced else None
-
-    @property
-    def context(self) -> int | None:
-        return self.provider.models[self.model].context if self.is_priced else None
+        return self.terms is not None
 
     def price_at(self, when: datetime) -> Price | None:
         """Return the price of an aware moment, None if none is known."""
-        if not self.is_priced:
+        terms, peak = self.terms, self.provider.peak
+        if terms is None:
             return None
-        terms, peak = self.provider.models[self.model], self.provider.peak
         is_peak = peak is not None and peak.covers(when)
         price = terms.peak_price if is_peak and terms.peak_price else terms.price
         return price if self.price_share == 1 else price.scale(self.price_share)
@@ -197,46 +194,35 @@ class Target:
 @cache
 def read_providers(path: Path | None = None) -> dict[str, Provider]:
     """Read the shipped providers, and a file that overrides them field by field."""
-    shipped = files("medkd.completers").joinpath("providers.yaml").read_text(encoding="utf-8")
-    place = str(path or "providers.yaml")
-    content = _read_entries(shipped, "providers.yaml")
-    for name, entry in _read_entries(_read_text(path), place).items() if path else ():
+    place = str(path or SHIPPED)
+    content = _read_entries(SHIPPED)
+    for name, entry in _read_entries(path).items() if path else ():
         known = content.setdefault(name, {})
         models = _read_models(known, name, place) | _read_models(entry, name, place)
         content[name] = {**known, **entry, "models": models}
     return {name: _make_provider(name, entry, place) for name, entry in content.items()}
 
 
-def _read_text(path: Path) -> str:
+def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        return path.read_text(encoding="utf-8")
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise from_os_error(error, path) from error
-    except UnicodeDecodeError as error:
-        raise InputError("{}: no UTF-8 text; write providers as in providers.yaml", path) from error
-
-
-def _read_entries(text: str, place: str) -> dict[str, dict[str, Any]]:
-    try:
-        content = parse_yaml(text)
-    except BrokenYamlError as error:
+    except (UnicodeDecodeError, BrokenYamlError) as error:
         raise InputError(
-            "{}: broken YAML ({}); write providers as in providers.yaml", place, error
+            "{}: broken YAML ({}); write providers as in providers.yaml", path, error
         ) from error
     if not isinstance(content, dict) or not all(isinstance(e, dict) for e in content.values()):
         raise InputError(
             "{}: a mapping of provider names to their fields is needed; write them "
             "as in providers.yaml",
-            place,
+            path,
         )
     return {str(name): entry for name, entry in content.items()}
 
 
 def _make_provider(name: str, entry: dict[str, Any], place: str) -> Provider:
     models = {str(model): terms for model, terms in _read_models(entry, name, place).items()}
-    for model, terms in models.items():
-        if isinstance(terms, dict) and "as_of" in terms:  # YAML may have read a date
-            models[model] = {**terms, "as_of": str(cast(dict[str, Any], terms)["as_of"])}
     try:
         return Provider.model_validate({**entry, "models": models})
     except ValidationError as error:

@@ -148,7 +148,7 @@ def forecast(
     usage = Usage(prompt=n_prompt, cache_hit=n_shared, completion=n_answer)
     most = Usage(prompt=n_prompt_most, completion=n_answer_most)
     now = target.price_at(datetime.now(UTC))
-    dear = target.provider.models[target.model].peak_price if target.is_priced else None
+    dear = target.terms.peak_price if target.terms else None
     dear = dear.scale(target.price_share) if dear else None
     return Forecast(
         teacher=target.name,

@@ -24,6 +24,7 @@ from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason
 from medkd.models.chat_template import encode, find_stop_ids
+from medkd.models.inspect import explain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -174,7 +175,7 @@ def open_vllm(
         list(model.generate(["?"], Sampling(max_tokens=1)))
         return model
     except Exception as error:  # noqa: BLE001 - a library of many back ends raises many kinds, and transformers is there instead
-        reason = _first_sentence(error.__cause__ or error)
+        reason = _describe(error.__cause__ or error)
     # Outside of the except: what was loaded is held by the traceback until there.
     engine = model = None
     _free_memory()
@@ -238,18 +239,12 @@ def _explain(error: Exception) -> str:
     kept = "what was answered is kept, and the same command goes on from there"
     if "out of memory" in str(error).lower():
         return f"out of memory in vLLM; {kept}: lower --batch-size first"
-    return f"vLLM failed ({_first_sentence(error)}); {kept}"
+    return f"vLLM failed ({_describe(error)}); {kept}"
 
 
-def _first_sentence(error: BaseException) -> str:
-    """Find the first sentence that says something; pydantic begins with one that only counts."""
-    lines = [
-        line.strip()
-        for line in str(error).splitlines()
-        if line.strip() and "validation error for" not in line
-    ]
-    return (
-        f"{type(error).__name__}: {lines[0].partition('. ')[0][:200]}"
-        if lines
-        else type(error).__name__
-    )
+def _describe(error: BaseException) -> str:
+    """Describe an error in one line; pydantic's first one only counts."""
+    text = str(error)
+    if "validation error for" in text.partition("\n")[0]:
+        text = text.partition("\n")[2]
+    return f"{type(error).__name__}: {explain(text.partition('. ')[0])}"

@@ -36,9 +36,9 @@ class Bill(Record):
     amounts: dict[str, float]
     """Currency to money paid."""
     wasted: dict[str, float]
-    missing: int
-    """Answers a rerun would buy, of the questions as they are now; if these are gone, what the
-    last run is short of."""
+    missing: int | None
+    """Answers a rerun would buy, of the questions as they are now; None where these are gone, or
+    several steps share the ledger."""
     rerun: dict[str, float]
     """What those would cost; 0 if nothing changed. Empty if no price is known."""
     served: tuple[tuple[str, str, int], ...] = ()
@@ -53,17 +53,10 @@ def bill(path: Path) -> Bill:
     with open_reader(ledger_path) as ledger:
         lines, days = ledger.bill_lines(), ledger.bill_days()
         n_items, n_answered = ledger.count_items()
-        n_missing, served = ledger.count_missing(), ledger.list_served()
-    amounts = _sum_by_currency((line.currency, line.amount) for line in lines)
-    rerun = {
-        currency: round(n_missing * amount / max(n_answered, 1), 6)
-        for currency, amount in amounts.items()
-    }
-    if ahead := _forecast_rerun(ledger_path):
-        n_missing = round(sum(one.n_expected for one in ahead))
-        is_unpriced = any(one.n_expected and one.now is None for one in ahead)
-        sums = _sum_by_currency((one.currency, one.now or 0.0) for one in ahead)
-        rerun = {} if is_unpriced else sums
+        served = ledger.list_served()
+    ahead = _forecast_rerun(ledger_path)
+    is_unpriced = any(one.n_expected and one.now is None for one in ahead)
+    rerun = _sum_by_currency((one.currency, one.now or 0.0) for one in ahead)
     unknown = (line for line in lines if line.outcome == AttemptOutcome.UNKNOWN)
     return Bill(
         path=str(ledger_path),
@@ -72,10 +65,10 @@ def bill(path: Path) -> Bill:
         attempts=sum(line.attempts for line in lines),
         unknown=sum(line.attempts for line in unknown),
         unpriced=sum(line.unpriced for line in lines),
-        amounts=amounts,
+        amounts=_sum_by_currency((line.currency, line.amount) for line in lines),
         wasted=_sum_by_currency((line.currency, line.wasted) for line in lines),
-        missing=n_missing,
-        rerun=rerun,
+        missing=round(sum(one.n_expected for one in ahead)) if ahead else None,
+        rerun={} if is_unpriced else rerun,
         served=tuple(served),
         lines=tuple(lines),
         days=tuple(days),
@@ -108,7 +101,6 @@ def render(found: Bill) -> str:
     ]
     n_wasted = sum(line.wasted_tokens for line in found.lines)
     n_estimated = sum(line.estimated for line in found.lines)
-    rerun = _format_money(found.rerun) if found.rerun else "price unknown"
     summary = [
         "",
         f"{found.answered:,} of {found.items:,} items answered in {found.attempts:,} attempts",
@@ -117,8 +109,10 @@ def render(found: Bill) -> str:
         f"came of{_list_reasons(found)}",
         f"unknown  {found.unknown:,} attempts sent whose end nobody saw; {n_estimated:,} attempts "
         "have their tokens by estimate",
-        f"rerun    {rerun} for {found.missing:,} missing answers",
     ]
+    if found.missing is not None:
+        price = _format_money(found.rerun) if found.rerun else "price unknown"
+        summary.append(f"rerun    {price} for {found.missing:,} missing answers")
     if found.unpriced:
         summary.append(
             f"no price is known for {found.unpriced:,} attempts; they are left out of the money "
