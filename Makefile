@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check fmt bench docs clean
+.PHONY: help setup demo test test-all fuzz check fmt bench docs clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,6 +19,9 @@ test: $(INSTALLED) ## run the tests and the documented examples, without the slo
 
 test-all: $(INSTALLED) ## run every test, the slow ones too
 	$(BIN)/pytest -n 2 --dist loadscope src tests
+
+fuzz: $(INSTALLED) ## damage every outside text at random for FUZZ_S seconds (60), each find made small
+	FUZZ_S=$(or $(FUZZ_S),60) $(BIN)/pytest tests/faults/test_outside_text.py --timeout 0
 
 check: $(INSTALLED) ## lint, format, types, floors
 	$(BIN)/ruff check

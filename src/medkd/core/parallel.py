@@ -12,6 +12,8 @@ import itertools
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -101,6 +103,9 @@ def _do_work(batch: list[Any]) -> list[Any]:
 
 # --- Ray ----------------------------------------------------------------------------------------
 
+_RETRIES = 20
+"""Times that a batch is begun again where its node, or the memory for it, was lost."""
+
 
 @contextmanager
 def _start_ray(work: Callable[[Any], Any]) -> Generator[tuple[_Submit, int], None, None]:
@@ -117,12 +122,10 @@ def _start_ray(work: Callable[[Any], Any]) -> Generator[tuple[_Submit, int], Non
     yield submit, max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-_RETRIES = 20
-"""Times that a batch is begun again where its node, or the memory for it, was lost."""
-
-
 def _connect() -> Any:
+    # Nothing is reported to Ray's makers, and an error is told once, by us.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     try:
         import ray
     except ImportError as error:
@@ -130,15 +133,22 @@ def _connect() -> Any:
             '--engine ray: Ray is missing; pip install "medkd[ray]", or use --engine local'
         ) from error
     if not ray.is_initialized():
+        on_end = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            ray.init(
+                os.environ.get("RAY_ADDRESS", "local"),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False,
+            )
+        except Exception as error:
             raise InputError(
                 "--engine ray: no cluster answers ({}); check RAY_ADDRESS, or unset it to use this "
                 "machine alone",
-                said,
+                _first_line(error),
             ) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_end)  # Ray takes it
     return ray
 
 
@@ -149,10 +159,16 @@ def _call(work: Callable[[Any], Any], batch: list[Any]) -> list[Any]:
 def _receive(ray: Any, reference: Any) -> Any:
     try:
         return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
     except ray.exceptions.RayError as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cause: Any = getattr(error, "cause", None)
+        if isinstance(cause, Exception) and not isinstance(cause, ray.exceptions.RayError):
+            raise cause from None  # of the work itself
         raise StoppedError(
-            "--engine ray: the cluster lost a batch ({}); run the same command again", said
+            "--engine ray: a batch failed on the cluster ({}); check that every node has this "
+            "version of medkd, and run the same command again",
+            _first_line(error),
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, Said, StoppedError
 from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_text
-from medkd.core.parallel import MANY, map_in_order
+from medkd.core.parallel import MANY, Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Case, RawCase
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
@@ -82,6 +82,9 @@ class Config(StageConfig):
     review_share: Annotated[float, RUNTIME, Field(gt=0, le=1)] = 0.01
     """The share of cases with a miss that reading the sample without one rules out (95 %): the
     sample has 3 / share cases."""
+    engine: Engine = "local"
+    """Where cases are worked on: on this machine's processors, or on a Ray cluster of the same
+    house, whose network then carries patients' text."""
     rules: str = VERSION
     """Name and version of the rules: a directory made by an older version is not taken for a
     finished one."""
@@ -152,7 +155,8 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
     audit = Audit(known)
     private_ids = PrivateIds(path.parent / PRIVATE_IDS)
     cases = track(reader, "deidentify", count_lines(path), "cases")
-    kept = output.write_records("cases.jsonl", deidentify(cases, private_ids, audit, plan))
+    found = deidentify(cases, private_ids, audit, plan, config.engine)
+    kept = output.write_records("cases.jsonl", found)
     private_ids.save()
     output.read(reader.n_read)
     output.drop_all({**reader.dropped(), **audit.dropped})
@@ -301,11 +305,12 @@ def deidentify(
     private_ids: PrivateIds,
     audit: Audit,
     plan: Plan = PLAIN,
+    engine: Engine = "local",
 ) -> Iterator[Case]:
     """De-identify cases in order; note in the audit what was dropped, found and left."""
     work = partial(deidentify_case, plan=plan)
     many = _MANY_FOR_TAGGER if plan.help.tagger else MANY
-    for result in map_in_order(work, _choose(cases, audit.dropped), many):
+    for result in map_in_order(work, _choose(cases, audit.dropped), many, engine):
         case = _hide_id(result.case, private_ids, result.has_private_id)
         audit.note(case, result)
         yield case

@@ -20,7 +20,7 @@ from medkd.completers.providers import Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_json
-from medkd.core.parallel import map_in_order
+from medkd.core.parallel import Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import (
     Case,
@@ -71,6 +71,8 @@ class Config(StageConfig):
     """Share of the cases kept unseen for evaluation."""
     seed: Seed = 0
     """Another seed splits otherwise."""
+    engine: Engine = "local"
+    """Where questions are written: on this machine's processors, or on a Ray cluster."""
     check_leaks: str = ""
     """Ask a provider to name the diagnosis from each section alone, and list those that tell it for
     review; costs money. One of providers.yaml, or `rehearsal`."""
@@ -120,7 +122,8 @@ def prepare(
     present = Counter[str]()
     decisions = read_decisions(read_reviews(config.out))
     draft_each = partial(draft_question, task=asked, answers=config.answers, decisions=decisions)
-    for draft in map_in_order(draft_each, _count_sections(cases, present)):
+    counted = _count_sections(cases, present)
+    for draft in map_in_order(draft_each, counted, engine=config.engine):
         if isinstance(draft, DropReason):
             dropped[draft] += 1
         elif not seen.isdisjoint({draft.case.id, make_plain(draft.line)}):

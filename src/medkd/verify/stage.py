@@ -23,7 +23,7 @@ from medkd.completers.providers import Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_atomically
-from medkd.core.parallel import map_in_order
+from medkd.core.parallel import Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Checked, Cost, Rationale, Verdict, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
@@ -107,6 +107,8 @@ class Config(StageConfig):
     """Requests under way at once, within the provider's cap."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
     """Most money this directory's ledger may come to, in the provider's currency; a hard stop."""
+    engine: Engine = "local"
+    """Where the rules are checked: on this machine's processors, or on a Ray cluster."""
     accept_identified: AcceptIdentified = False
     """Let --blind and --judge send rows without deidentified_by."""
 
@@ -133,7 +135,7 @@ def verify(
 ) -> Iterator[Checked]:
     """Check rationales by rules, many of them on several cores; then have the models asked, one
     after another."""
-    checked = map_in_order(partial(_check, config=config), rationales)
+    checked = map_in_order(partial(_check, config=config), rationales, engine=config.engine)
     for llm_checker in llm_checkers:
         checked = llm_checker.check(checked)
     return checked

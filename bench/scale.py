@@ -1,0 +1,214 @@
+"""One engine against the other, and one ledger of many attempts.
+
+`python bench/scale.py merge --times 1` merges 62,766 synthetic rows (those of `bench/merge.py`) on
+this machine's processes and on two Ray nodes of one processor each, and compares the bytes;
+`--kill-node` kills one node with -9 in the middle. `python bench/scale.py cases --n 20000` does the
+same with deidentify and prepare. `python bench/scale.py ledger --attempts 1000000` fills a ledger
+and opens, resumes and bills it. Every run is a process of its own; its peak memory is the kernel's.
+"""
+
+import argparse
+import hashlib
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from merge import ROWS, judge, make_files
+from merge import run as run_command
+
+ENGINES = ("local", "ray")
+
+
+def hash_outputs(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "manifest.json":
+            digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def start_cluster() -> Generator["list[subprocess.Popen[bytes]]", None, None]:
+    """Start two Ray nodes of one processor each on this machine; they end with the context."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    address = f"127.0.0.1:{free_port()}"
+    port = address.partition(":")[2]
+    shared = ["--num-cpus=1", "--disable-usage-stats", "--block"]
+    wanted = [
+        ["start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false"],
+        ["start", f"--address={address}"],
+    ]  # fmt: skip
+    nodes: list[subprocess.Popen[bytes]] = []
+    try:
+        for command in wanted:
+            nodes.append(
+                subprocess.Popen(
+                    [ray, *command, *shared],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            )
+            time.sleep(20)
+        os.environ["RAY_ADDRESS"] = address
+        yield nodes
+    finally:
+        os.environ.pop("RAY_ADDRESS", None)
+        for node in nodes:
+            kill_node(node)
+
+
+def kill_node(node: "subprocess.Popen[bytes]") -> None:
+    """Kill a node and all its processes, which are in sessions of their own."""
+    import psutil
+
+    try:
+        children = psutil.Process(node.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for process in (*children, psutil.Process(node.pid)):
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    node.wait()
+
+
+def run_stage(stage: str, given: list[Path], out: Path, engine: str, *more: str) -> tuple[float, float, float]:  # fmt: skip
+    inputs = [part for path in given for part in ("--input", str(path))]
+    command = [sys.executable, "-m", "medkd", stage, *inputs, "--out", str(out), "--engine", engine]
+    return run_command([*command, *more])
+
+
+def report(what: str, engine: str, n: int, run: tuple[float, float, float], out: Path) -> None:
+    """Print a run; on Ray the processor time and the memory are the driver's alone."""
+    seconds, busy, peak = run
+    print(
+        f"{what}, {n} rows, {engine}: {seconds:.1f} s, {n / seconds:.0f} rows/s, {busy:.1f} s of "
+        f"processor time, {peak:.2f} GB, outputs {hash_outputs(out)}",
+        flush=True,
+    )
+
+
+def measure_merge(times: int, kills: bool) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        planted = make_files(folder, times)
+        n = sum(ROWS.values()) * times
+        files = [folder / f"{name}.json" for name in ROWS]
+        done = run_stage("merge", files, folder / "out", "local")
+        report("merge", "local", n, done, folder / "out")
+        print("near copies: recall {:.4f}, precision {:.4f}".format(*judge(folder, planted)))
+        with start_cluster() as nodes:
+            if kills:
+                threading.Timer(max(20.0, done[0] / 2), kill_node, [nodes[1]]).start()
+            done = run_stage("merge", files, folder / "ray", "ray")
+        said = "ray, two nodes, one killed" if kills else "ray, two nodes"
+        report("merge", said, n, done, folder / "ray")
+
+
+def measure_cases(n: int) -> None:
+    from medkd.core.jsonl import write_records
+    from medkd.core.records import RawCase
+    from medkd.demo.synthetic_cases import generate_cases
+
+    with tempfile.TemporaryDirectory() as place, start_cluster():
+        folder = Path(place)
+        cases = (
+            RawCase(
+                id=f"clinic:{number}",
+                source="clinic",
+                department=case.department,
+                sections=case.sections,
+                diagnosis=case.diagnosis,
+            )
+            for number, case in enumerate(generate_cases(n, seed=5))
+        )
+        write_records(folder / "raw_cases.jsonl", cases)
+        for engine in ENGINES:
+            given = folder / "raw_cases.jsonl"
+            for stage in ("deidentify", "prepare"):
+                out = folder / engine / stage
+                report(stage, engine, n, run_stage(stage, [given], out, engine), out)
+                given = out
+
+
+def measure_ledger(n: int) -> None:
+    """Fill a ledger by SQLite alone, then do with it what a run and a bill do."""
+    from medkd.completers.ledger import FILE_NAME, Ledger
+
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / FILE_NAME
+        with Ledger(path):
+            pass
+        text = "患者发热伴头痛，查体颈强直阳性，支持中枢神经系统感染。" * 12
+        with sqlite3.connect(path) as connection:
+            connection.executemany(
+                "INSERT INTO attempts (run, item, label, provider, model, started_at, outcome, finish_reason, "
+                "reasoning, text, n_prompt, n_completion, is_estimate, amount, currency, seconds, price) "
+                "VALUES (1, ?, ?, 'deepseek', 'm', '2026-01-01T00:00:00', 'complete', 'stop', ?, '脑膜炎', "
+                "400, 300, 0, 0.001, 'CNY', 9.5, '{}')",
+                ((hashlib.sha256(str(k).encode()).hexdigest(), f"q:{k}", text) for k in range(n)),
+            )
+        connection.close()
+        time_ledger(path, n)
+
+
+@contextmanager
+def timed(what: str) -> Generator[None, None, None]:
+    """Print what a part takes by the clock and of processor time."""
+    began, busy = time.perf_counter(), time.process_time()
+    yield
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
+    print(f"{what}: {seconds:.2f} s ({busy:.2f} s of processor time)", flush=True)
+
+
+def time_ledger(path: Path, n: int) -> None:
+    from medkd.completers.ledger import Ledger, open_reader
+
+    print(f"ledger of {n} attempts, {path.stat().st_size / 2**30:.2f} GiB", flush=True)
+    with open_reader(path) as reader, timed("bill"):
+        [line] = reader.bill_lines()
+        assert line.attempts == n
+    with timed("open"):
+        ledger = Ledger(path)
+    asked = [hashlib.sha256(str(k).encode()).hexdigest() for k in range(0, n, max(1, n // 10_000))]
+    with timed(f"look up {len(asked)} questions"):
+        assert all(map(ledger.is_complete, asked))
+    with timed("close, a copy written"), ledger:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["merge", "cases", "ledger"])
+    parser.add_argument("--times", type=int, default=1, help="times 62,766 rows")
+    parser.add_argument("--kill-node", action="store_true")
+    parser.add_argument("--n", type=int, default=20_000, help="cases")
+    parser.add_argument("--attempts", type=int, default=1_000_000)
+    given = parser.parse_args()
+    if given.what == "merge":
+        measure_merge(given.times, given.kill_node)
+    elif given.what == "cases":
+        measure_cases(given.n)
+    else:
+        measure_ledger(given.attempts)
+
+
+if __name__ == "__main__":
+    main()

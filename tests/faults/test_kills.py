@@ -1,0 +1,192 @@
+"""A run that meets a fault, and the same command again: the same result as undisturbed, and nothing
+paid for twice. The seed is printed; `FAULTS_SEED` repeats one, `FAULTS_ROUNDS` sets how often each
+stage is killed."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medkd.demo.mock_site import serve_site
+from medkd.demo.synthetic_cases import generate_cases
+from medkd.demo.teacher import serve_teacher
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+SEED = int(os.environ.get("FAULTS_SEED", random.randrange(2**31)))
+ROUNDS = int(os.environ.get("FAULTS_ROUNDS", "2"))
+ROAD: dict[str, dict[str, Any]] = {
+    "collect": {"delay": 0},
+    "deidentify": {},
+    "prepare": {"val_share": 0.2, "test_share": 0.2},
+    "distill": {"teacher": "rehearsal", "concurrency": 8},
+    "verify": {},
+    "merge": {},
+}
+RECORDS = ("deidentify/cases", "prepare/questions", "verify/verified", "merge/train", "merge/test")
+JUMPING_CLOCK = """
+import random, time
+_real, _draw = time.time, random.Random(3)
+time.time = lambda: _real() + _draw.choice((0, 0, 86400, -86400))
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A recipe whose site and teacher live on while its runs are killed."""
+    folder = tmp_path_factory.mktemp("road")
+    with serve_site(generate_cases(60, seed=3)) as site, serve_teacher(latency_s=0.2) as teacher:
+        addresses = {"collect": site.base_url, "distill": teacher.base_url}
+        stages = {
+            name: fields | ({"base_url": addresses[name]} if name in addresses else {})
+            for name, fields in ROAD.items()
+        }
+        path = folder / "road.yaml"
+        path.write_text(yaml.safe_dump({"out": str(folder / "run"), **stages}, sort_keys=False))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Path) -> dict[str, Any]:
+    out = recipe.with_name("undisturbed")
+    finish(recipe, out)
+    return read_result(out)
+
+
+def start(recipe: Path, out: Path, **environment: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "medkd", "run", str(recipe), "--out", str(out)]
+    with (recipe.with_name(f"{out.name}.log")).open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
+
+
+def read_log(recipe: Path, out: Path) -> str:
+    return recipe.with_name(f"{out.name}.log").read_text(errors="replace")
+
+
+def finish(recipe: Path, out: Path, **environment: str) -> None:
+    assert start(recipe, out, **environment).wait(900) == 0, read_log(recipe, out)
+
+
+def read_result(out: Path) -> dict[str, Any]:
+    """Read what must be the same: counts of every stage, and which records there are."""
+    found: dict[str, Any] = {}
+    for stage in ROAD:
+        manifest = json.loads((out / stage / "manifest.json").read_bytes())
+        assert manifest["state"] == "finished", stage
+        found[stage] = manifest["counts"]
+    for name in RECORDS:
+        lines = (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = map(json.loads, lines)
+        found[name] = sorted(row.get("rationale", row)["id"] for row in rows)
+    return found
+
+
+def find_bought_twice(out: Path) -> list[str]:
+    """Find the requests that the ledger holds more than one complete answer of."""
+    with sqlite3.connect(out / "distill" / "ledger.sqlite") as ledger:
+        return [
+            item
+            for (item,) in ledger.execute(
+                "SELECT item FROM attempts WHERE outcome = 'complete' GROUP BY item, label "
+                "HAVING COUNT(*) > 1"
+            )
+        ]
+
+
+def wait_for_stage(process: "subprocess.Popen[bytes]", directory: Path) -> bool:
+    """Wait until a stage has begun; return whether the run is still going."""
+    while process.poll() is None and not (directory / "manifest.json").exists():
+        time.sleep(0.01)
+    return process.poll() is None
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_killed_in_every_stage_ends_as_one_undisturbed(
+    sign: signal.Signals, recipe: Path, undisturbed: dict[str, Any]
+) -> None:
+    print(f"FAULTS_SEED={SEED}")
+    draw = random.Random(SEED)
+    n_killed = 0
+    for number in range(ROUNDS):
+        out = recipe.with_name(f"{sign.name}-{number}")
+        for stage in ROAD:
+            process = start(recipe, out)
+            if wait_for_stage(process, out / stage):
+                time.sleep(draw.expovariate(4))
+                process.send_signal(sign)
+                n_killed += process.wait(60) != 0
+        finish(recipe, out)
+        assert read_result(out) == undisturbed
+        assert find_bought_twice(out) == []
+        assert "Traceback" not in read_log(recipe, out)
+    assert n_killed >= 3 * ROUNDS
+
+
+def test_two_processes_in_one_directory_do_the_work_once(
+    recipe: Path, undisturbed: dict[str, Any]
+) -> None:
+    out = recipe.with_name("two")
+    both = [start(recipe, out), start(recipe, out)]
+    codes = sorted(process.wait(900) for process in both)
+    assert codes[0] == 0 and codes[1] in {0, 2, 3}, read_log(recipe, out)
+    assert read_result(out) == undisturbed
+    assert find_bought_twice(out) == []
+    assert "Traceback" not in read_log(recipe, out)
+
+
+def test_a_clock_that_jumps_by_days_changes_nothing(
+    recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Python's `time.time` alone: a jump of the system's clock cannot be had in a test."""
+    (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK)
+    out = recipe.with_name("clock")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    finish(recipe, out, PYTHONPATH=path)
+    assert read_result(out) == undisturbed
+    assert find_bought_twice(out) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 400 kB, where mounting is allowed."""
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(tmp_path)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("no disk may be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=False)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_stops_the_run_with_one_line_and_it_goes_on_with_more(
+    recipe: Path, undisturbed: dict[str, Any], small_disk: Path
+) -> None:
+    out = small_disk / "full"
+    assert start(recipe, out).wait(900) == 3
+    assert "the disk is full" in read_log(recipe, out)
+    assert "Traceback" not in read_log(recipe, out)
+    remount(small_disk, "size=64m")
+    finish(recipe, out)
+    assert read_result(out) == undisturbed
+    assert find_bought_twice(out) == []
+
+
+def test_a_disk_that_may_only_be_read_is_told_in_one_line(recipe: Path, small_disk: Path) -> None:
+    remount(small_disk, "ro")
+    out = small_disk / "locked"
+    assert start(recipe, out).wait(900) == 2
+    last = read_log(recipe, out).strip().splitlines()[-1]
+    assert "permission denied" in last and str(small_disk) in last
