@@ -13,6 +13,7 @@ import pytest
 
 from medkd import __version__
 from medkd.cli.app import build_app, run_command
+from medkd.cli.commands import CHINESE_STUDENT
 from medkd.cli.flags import DETACH_HELP, PARTS, RECIPE_HELP, TRUST_HELP
 from medkd.cli.overview import COMMANDS, LOOK, MACHINE, RUN, STAGE
 from medkd.cli.place import BEGINNINGS, read_help
@@ -631,7 +632,13 @@ def test_each_shell_completes_commands_and_fields(
 def list_texts() -> set[str]:
     """List the texts of the command line that a person reads in their language."""
     found = {RUN, STAGE, LOOK, MACHINE, *(command.summary for command in COMMANDS.values())}
-    found |= {said for _, said in BEGINNINGS} | {RECIPE_HELP, TRUST_HELP, DETACH_HELP, *PARTS}
+    found |= {said for _, said in BEGINNINGS} | {
+        CHINESE_STUDENT,
+        RECIPE_HELP,
+        TRUST_HELP,
+        DETACH_HELP,
+        *PARTS,
+    }
     configs = [StageConfig]
     for command in COMMANDS.values():
         module, _, function = command.place.partition(":")

@@ -247,8 +247,11 @@ def _rehearse(
             fields["base_url"] = servers.enter_context(serve_site(cases)).base_url
         if stage == "prepare" and fields.get("check_leaks") == REHEARSAL:
             fields.setdefault("check_base_url", servers.enter_context(serve_teacher()).base_url)
-        if stage == "merge" and fields.get("input") == REHEARSAL:
-            fields["input"] = write_open_datasets(folder, n, seed, language)
+        given = fields.get("input")
+        merged = cast("list[Any]", given) if isinstance(given, list) else [given]
+        if stage == "merge" and REHEARSAL in merged:
+            made = write_open_datasets(folder, n, seed, language)
+            fields["input"] = [item for item in merged if item != REHEARSAL] + made
         if stage == "distill" and fields.get("teacher") == REHEARSAL and "base_url" not in fields:
             teacher = serve_teacher(faults=rehearsal.faults, seed=seed)
             fields["base_url"] = servers.enter_context(teacher).base_url

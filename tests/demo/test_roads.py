@@ -29,6 +29,26 @@ def test_the_recipe_of_the_open_datasets_runs_offline_and_measures_each_source(t
     assert len(json.loads((out / "summary.json").read_text(encoding="utf-8"))) == 8
 
 
+@pytest.mark.slow
+def test_cases_and_open_datasets_run_offline_together(tmp_path: Path):
+    out = tmp_path / "out"
+    small = {
+        "student": "medkd:tiny",
+        "rehearsal": {"cases": 48, "seed": 7},
+        "collect": {"source": "iiyi", "base_url": "rehearsal", "delay": 0, "input": None},
+        "distill": {"teacher": "rehearsal"},
+        "merge": {**OPEN_DATASETS["merge"], "input": ["verify", "rehearsal"]},
+        "train": {**OPEN_DATASETS["train"], "trainer": {"max_steps": 2}},
+        "evaluate": {"max_tokens": 8, "limit": 20},
+        "export": {"max_tokens": 8},
+    }
+    with pytest.raises(ProofError):
+        run_recipe(RECIPES / "cases-and-open-datasets.yaml", out, small)
+    rows = (out / "merge/train.jsonl").read_text(encoding="utf-8").splitlines()
+    sources = {json.loads(row)["source"] for row in rows}
+    assert sources == {"iiyi", "medical-o1", "medical-r1-distill", "psychology-10k", "hwtcm"}
+
+
 def test_the_test_rows_of_each_source_stand_in_a_file_of_their_own(tmp_path: Path):
     paths = write_open_datasets(tmp_path / "rows", 80, 5)
     fields = {"near": 1, "contained": 1, "val_share": 0, "test_share": 0.5}

@@ -61,6 +61,8 @@ def demo(
         overrides["rehearsal"]["faults"] = teacher_faults
     if language == "en" and road == "cases":
         overrides |= ENGLISH
+        texts = Texts(take_language(sys.argv[1:])[0])
+        print(texts.of("cli", CHINESE_STUDENT), file=sys.stderr)
     if road == "open-datasets":
         overrides = OPEN_DATASETS | overrides
         overrides["rehearsal"] |= {"cases": 640, "seed": 7}
@@ -90,6 +92,9 @@ ENGLISH: dict[str, Any] = {
     "train-answers": {"max_length": 2048},
 }
 """What the road of the demo takes in English: the tiny student spells it out in short tokens."""
+CHINESE_STUDENT = (
+    "note: medkd:tiny has read Chinese alone; in English it shows the road, and learns little"
+)
 OPEN_DATASETS: dict[str, Any] = {
     "student": "medkd:tiny",
     "merge": {
