@@ -109,6 +109,13 @@ NEXT_STEPS = {
     DropReason.INCOMPLETE: 'ask again for what was cut with "medkd distill", more --max-tokens',
 }
 """What to do where much of a file is dropped for a reason."""
+NEXT_STEPS_OF_ALL = {
+    DropReason.NEAR_DUPLICATE: "their questions differ by a few characters; --near 1 keeps all but "
+    "exact copies (in a recipe: near, under merge)",
+    DropReason.CONTAMINATED: "their questions hold one of the test split or of a benchmark; "
+    "--contained 1 leaves out whole copies only (in a recipe: contained, under merge)",
+}
+"""What to do where much of all the files is dropped for a reason."""
 
 
 class Dropped(NamedTuple):

@@ -36,6 +36,7 @@ from medkd.merge.selection import (
 )
 from medkd.merge.sources import (
     NEXT_STEPS,
+    NEXT_STEPS_OF_ALL,
     REPLAY,
     Dropped,
     DropReason,
@@ -179,6 +180,7 @@ def run(config: Config) -> Manifest:
             problems = [problem for file in merged for problem in file.problems.items()]
             _check_rest(chosen, lost, problems, config)
             space.drop_all({str(reason): n for reason, n in lost.items()})
+            space.next_steps = NEXT_STEPS_OF_ALL
             statistics = write_dataset(space, store, chosen, config, folder, pairing)
         _describe(space, statistics, chosen, lost, repairs, config)
         if replayed:
