@@ -4,6 +4,7 @@ In: the folders to show and the token. Out: an ASGI application. Not done here: 
 (`studio.routes`), who may come in (`studio.auth`), listening (`studio.command`).
 """
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -28,7 +29,7 @@ SHOWN = {
     "run": "projects.show_run",
     "run/live": "projects.follow_run",
     "curves": "projects.show_curves",
-    "new": "bring.show_beginnings",
+    "new": "projects.show_beginnings",
     "bring": "bring.show_upload",
     "bring/preview": "bring.show_preview",
     "start": "start.show_form",
@@ -62,6 +63,7 @@ DONE = {
 }
 """Path below the language to the function that does what a form there says."""
 MAX_FILES, MAX_FIELDS = 2000, 2000
+WARM_UP_AFTER_S = 1.0
 MAX_FIELD_BYTES = 4 * 2**20
 
 
@@ -89,8 +91,9 @@ def make_app(runs: Path, data_folders: Sequence[Path] = (), token: str = "") -> 
 
 
 def _warm_up(workspace: Workspace) -> None:
-    """Load what pages need while nobody waits: they are loaded when they are first asked for, so
-    that the first one is there at once."""
+    """Load what pages need, soon after the first one is there: each is loaded when it is first
+    asked for."""
+    time.sleep(WARM_UP_AFTER_S)
     load_environment()
     workspace.list_steps()
     for name in (*SHOWN.values(), *DONE.values()):

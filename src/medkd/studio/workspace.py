@@ -30,12 +30,9 @@ class Step(NamedTuple):
 
     name: str
     """Its path below the directory of runs, as the pages show it."""
+    run: str
     path: Path
     manifest: Manifest
-
-    @property
-    def run(self) -> str:
-        return self.name.rpartition("/")[0] or self.name
 
 
 class Workspace:
@@ -47,6 +44,7 @@ class Workspace:
         for folder in self.data:
             if not folder.exists():
                 raise InputError("medkd studio: --data {}: no such folder; check the path", folder)
+        self._roots = [folder.resolve() for folder in (self.runs, *self.data)]
         self._seen: dict[str, tuple[int, Step | None]] = {}
         self._last: list[Step] = []
         self._looked_at = -FRESH_S
@@ -81,7 +79,7 @@ class Workspace:
     def _is_inside(self, path: Path) -> bool:
         """Tell whether a path leads into one of the folders, links followed."""
         real = path.resolve()
-        return any(real.is_relative_to(root.resolve()) for root in (self.runs, *self.data))
+        return any(real.is_relative_to(root) for root in self._roots)
 
     def forget(self) -> None:
         """Look through all runs again the next time: something was just started or deleted."""
@@ -144,7 +142,8 @@ class Workspace:
             folder = Path(path).parent
             try:
                 name = folder.relative_to(self.runs).as_posix()
-                seen = (changed_at, Step(name, folder, read_manifest(folder)))
+                run = name.rpartition("/")[0] or name
+                seen = (changed_at, Step(name, run, folder, read_manifest(folder)))
             except (MedkdError, OSError, ValueError):
                 seen = (changed_at, None)
             self._seen[path] = seen

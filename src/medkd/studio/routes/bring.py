@@ -1,4 +1,4 @@
-"""The pages of a new project: three beginnings; files brought, looked at, their columns mapped, and
+"""The pages on which cases are brought: files chosen, looked at, their columns mapped, and
 what de-identification makes of them side by side.
 
 In: files of a browser or of the data folders. Out: files under `uploads`, a way to the form that
@@ -63,11 +63,6 @@ class Masked(NamedTuple):
     diagnosis: str
     sections: list[tuple[str, list[Piece], list[Piece]]]
     n_found: int
-
-
-def show_beginnings(page: Page) -> Response:
-    """Offer the three ways to begin."""
-    return page.render("new.html", is_first=False)
 
 
 def show_upload(page: Page, problem: str = "") -> Response:

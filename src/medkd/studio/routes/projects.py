@@ -18,11 +18,16 @@ from medkd.studio.orders import hand_over, show_command
 from medkd.studio.page import Form, Page, read_text, stream
 from medkd.studio.road import TRAINING, find_actions, find_progress, list_curves, make_road
 
-PAGE_SIZE = 20
+PAGE_SIZE = 10
 PERIOD_S = 1.0
 N_LOG_LINES = 60
 MAX_OVERLAID = 8
 N_SAMPLES = 4
+
+
+def show_beginnings(page: Page) -> Response:
+    """Offer the three ways to begin."""
+    return page.render("new.html", is_first=False)
 
 
 def list_projects(page: Page) -> Response:
