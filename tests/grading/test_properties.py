@@ -1,6 +1,8 @@
 """What holds for any text: a grade has bounds, a name answers itself, a near miss gains nothing,
 and better answers score higher."""
 
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opencc import OpenCC
 
+from medkd.grading.choices import read_choice
 from medkd.grading.compare import Relation
 from medkd.grading.diagnosis import RIGHT, grade
+from medkd.grading.graders import get_grader, read_number
+from medkd.grading.grounding import find_claims
+from medkd.grading.judge import (
+    UnreadableJudgementError,
+    load_rubric,
+    make_fault_finder,
+    read_judgement,
+)
 from medkd.grading.names import parse_name
+from medkd.grading.repetition import is_looping
+from medkd.grading.rubric import UnusableRubricError, read_criteria
 from medkd.grading.tables import TABLES_DIR
 
 SYNONYMS = yaml.safe_load((TABLES_DIR / "synonyms.yaml").read_text(encoding="utf-8"))
@@ -178,3 +191,71 @@ def test_a_hundred_thousand_characters_of_anything_have_a_grade_from_both_sides(
     parse_name.cache_clear()
     assert 0 <= grade(text, "急性阑尾炎").f1 <= 1
     assert 0 <= grade("急性阑尾炎", text).f1 <= 1
+
+
+@settings(deadline=None, max_examples=300)
+@given(WILD | st.text(alphabet="ABCDE答案选是option (){}\\boxed.:,、。\n", max_size=200))
+def test_any_answer_states_letters_of_its_options_or_none(answer):
+    letters = read_choice(answer, {"A": "胸片", "B": "CT", "C": "超声"})
+    assert letters is None or (letters and letters <= frozenset("ABC"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(WILD | st.text(alphabet="0123456789.,-+e/%\\frac{}答案是 =²½", max_size=200))
+def test_any_answer_has_a_finite_number_or_none(answer):
+    number = read_number(answer)
+    assert number is None or math.isfinite(number)
+    for kind in ("number", "choice", "text"):
+        found = get_grader(kind)(answer, "12")
+        assert 0 <= found.f1 <= 1 and found.exact <= found.principal <= found.decided
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    WILD
+    | st.text(alphabet="0123456789.，,。%万度点十百两体温血压无未见发热T BP/×^-至", max_size=200),
+    WILD
+    | st.text(alphabet="0123456789.，,。%万度点十百两体温血压无未见发热T BP/×^-至", max_size=200),
+)
+def test_any_reasoning_claims_what_stands_in_any_record_or_not(reasoning, record):
+    claims = find_claims(reasoning, record)
+    assert len({claim for claim, _ in claims}) == len(claims)
+    assert all(isinstance(stands, bool) for _, stands in claims)
+
+
+STUTTER = re.compile(r"([^\W\d_]{1,8}?)\1{9,}")
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.text(alphabet="发热咳嗽 1,", max_size=40),
+    st.text(alphabet="发热咳嗽a", min_size=1, max_size=10),
+    st.integers(0, 14),
+    st.text(max_size=40),
+)
+def test_ten_times_the_same_is_a_loop_wherever_it_stands(before, piece, n, behind):
+    letters = "".join(filter(str.isalpha, before + piece * n + behind))
+    if len(letters) < 160:  # too short for a stretch that comes back otherwise
+        assert is_looping(letters) >= (STUTTER.search(letters) is not None)
+    if n >= 10 and len(piece) <= 8:
+        assert is_looping(before + piece * n + behind)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    WILD
+    | st.text(alphabet='{}[]",:verdictrgha ', max_size=200)
+    | st.sampled_from(["right", "wrong", "sure", 1, None, True, [], 1e300]).map(
+        lambda said: f'{{"verdict": {said!r}, "why": "so"}}'.replace("'", '"')
+    )
+)
+def test_any_reply_of_a_judge_is_a_verdict_or_a_fault(text):
+    rubric = load_rubric("diagnosis")
+    fault = make_fault_finder(rubric)("", text)
+    try:
+        assert read_judgement(rubric, text).said["verdict"] in rubric.criteria["verdict"]
+        assert not fault
+    except UnreadableJudgementError as error:
+        assert fault == str(error) and "\n" not in fault
+    with pytest.raises(UnusableRubricError):
+        read_criteria(text, "头痛", "偏头痛")

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rationale_samples import make_labelled
 
 from medkd.core.errors import InputError
@@ -360,3 +362,23 @@ def test_names_of_one_code_of_a_table_are_one_diagnosis(tmp_path):
     manifest = run(Config(input=path, out=tmp_path / "out", terms=table))
     assert read_ids(tmp_path / "out" / "verified.jsonl") == {"q:0", "q:1"}
     assert any(name.endswith("terms.csv") for name in manifest.inputs)
+
+
+WILD = st.text(max_size=200) | st.text(
+    alphabet="患者发热无痛体温38.5℃，。、<think>/\n答案诊断为阑尾炎Ａ1²\x00\u200b\ud800 abc",
+    max_size=400,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(WILD, WILD, WILD, WILD)
+def test_any_texts_have_a_verdict_of_every_check_with_a_reason_where_they_fall(
+    reasoning, answer, record, reference
+):
+    asked = with_record(make_rationale(reasoning=reasoning, answer=answer), record)
+    question = asked.question.model_copy(update={"reference": reference})
+    verdicts = check_rationale(
+        asked.model_copy(update={"question": question}), Config(input=Path(), out=Path())
+    )
+    assert len({verdict.check for verdict in verdicts}) == len(verdicts)
+    assert all(verdict.passed == (not verdict.reason) for verdict in verdicts)

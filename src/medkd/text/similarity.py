@@ -99,7 +99,8 @@ def hash_runs(text: str, n: int) -> "NDArray[np.uint64]":
     import numpy as np
 
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    hashes, length = codes.astype(np.uint64), 1
+    hashes: NDArray[np.uint64] = codes.astype(np.uint64)
+    length: int = 1
     for bit in f"{n:b}"[1:]:  # twice as long, and one more where the bit is set
         factor = np.uint64(pow(_FACTORS[0], length, 2**64))
         hashes, length = hashes[:-length] * factor + hashes[length:], 2 * length
