@@ -68,3 +68,9 @@ def test_what_the_record_tells_counts_neither_for_nor_against_an_answer():
     assert grader("高血压；急性脑梗死", reference, known=known).principal
     assert grader("高血压；糖尿病2型", reference, known=known).verdict == "wrong"
     assert grader("急性脑梗死；肺炎", reference, known=known).f1 < 1
+
+
+@pytest.mark.parametrize("answer", ["1e999", "答案是 1e999", "9" * 40 + "e300"])
+def test_a_number_without_bounds_is_none(answer):
+    assert read_number(answer) is None
+    assert get_grader("number")(answer, "12").verdict == "undecided"

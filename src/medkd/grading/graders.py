@@ -9,6 +9,7 @@ In: the kind that a task names, and a table of terms where the user has one. Out
 'undecided'
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -126,6 +127,8 @@ def _list_numbers(text: str) -> list[float]:
             value = above / below
         else:
             value, at = float(number[0].replace(",", "")), number.end()
+        if not math.isfinite(value):  # 1e999 would be as near to 12 as to itself
+            continue
         found.append(value / 100 if re.match(r"\s?\\?%", text[at : at + 3]) else value)
     return found
 
