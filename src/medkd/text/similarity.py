@@ -102,8 +102,9 @@ def hash_runs(text: str, n: int) -> "NDArray[np.uint64]":
     hashes: NDArray[np.uint64] = codes.astype(np.uint64)
     length: int = 1
     for bit in f"{n:b}"[1:]:  # twice as long, and one more where the bit is set
-        factor = np.uint64(pow(_FACTORS[0], length, 2**64))
-        hashes, length = hashes[:-length] * factor + hashes[length:], 2 * length
+        factor: int = pow(_FACTORS[0], length, 2**64)
+        hashes = hashes[:-length] * np.uint64(factor) + hashes[length:]
+        length *= 2
         if bit == "1":
             hashes = hashes[:-1] * np.uint64(_FACTORS[0]) + codes[length:]
             length += 1
