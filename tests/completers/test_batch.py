@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,15 @@ def test_a_failed_line_is_a_record_with_its_reason(tmp_path, make_target, line, 
         answer = client.recall(*ask(1))
         assert (answer.complete, answer.finish_reason) == (False, reason)
         assert len(server.batches) == n_batches
+
+
+def test_the_open_batch_of_one_model_is_not_taken_for_that_of_another(tmp_path, make_target):
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        one = make_target(server)
+        first, other = open_client(one, ledger), open_client(replace(one, name="other"), ledger)
+        first._write_journal({"file": "file_9", "id": "batch_9", "items": {}, "submitted_at": ""})
+        assert all(answer.complete for answer in other.complete(ask(2)))
+        assert list(json.loads((tmp_path / JOURNAL).read_bytes())) == ["mine big"]
 
 
 def test_a_lost_batch_is_one_line_and_the_same_command_submits_anew(tmp_path, make_target):

@@ -16,16 +16,15 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from medkd.completers.client import Follow, Labelled, LedgerClient, Progress, Report, RunOptions
-from medkd.completers.endpoint import Endpoint, find_proxy, make_body, prompt_texts
+from medkd.completers.endpoint import Endpoint, find_proxy, find_worst_case, make_body, prompt_texts
 from medkd.completers.ledger import Ledger
-from medkd.completers.limits import RESUME_HINT
+from medkd.completers.limits import RESUME_HINT, over_budget
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_status
 from medkd.completers.providers import Target, estimate_tokens, make_charge
 from medkd.completers.stream import AnswerReader, find_message, load, make_line
 from medkd.core.completer import Request
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_atomically
-from medkd.core.records import Usage
 
 JOURNAL = "batches.json"
 MAX_REQUESTS, MAX_BYTES = 50_000, 90 * 2**20
@@ -60,6 +59,7 @@ class BatchClient(LedgerClient):
         self._window = target.provider.batch.window if target.provider.batch else ""
         self._poll_s = poll_s
         self._journal = ledger.path.with_name(JOURNAL)
+        self._whom = f"{target.name} {target.model}"
         self._session: Any = None
 
     def run(
@@ -89,7 +89,7 @@ class BatchClient(LedgerClient):
         timeout = ClientTimeout(total=None, sock_connect=20, sock_read=300)
         tries = Counter[str]()
         async with ClientSession(headers=headers, timeout=timeout) as self._session:
-            if batch := self._read_journal():
+            if batch := self._read_journal().get(self._whom):
                 await self._collect(batch, progress)
             waiting = list(self._take(labelled, progress, follow))
             while waiting:
@@ -138,30 +138,22 @@ class BatchClient(LedgerClient):
         price = self.target.price_at(self.options.clock())
         limit, n_bytes, worst = self.options.budget, 0, 0.0
         for number, item in enumerate(waiting[:MAX_REQUESTS]):
-            n_characters = sum(len(m.content) for m in item.request.messages)
-            n_bytes += 4 * n_characters + 1000
-            usage = Usage(prompt=n_characters, completion=item.request.sampling.max_tokens)
-            worst += price.amount(usage) if price else 0.0
+            n_bytes += 4 * sum(map(len, prompt_texts(item.request))) + 1000
+            worst += find_worst_case(item.request, None, price)
             is_dear = limit is not None and self.ledger.spent() + worst > limit
             if is_dear and number == 0:
-                raise StoppedError(
-                    "--budget {:g}: {:.4f} {} paid, and the next attempt may cost {:.4f}; "
-                    "raise --budget and {}",
-                    limit,
-                    self.ledger.spent(),
-                    self.target.provider.currency,
-                    worst,
-                    RESUME_HINT,
-                )
+                currency = self.target.provider.currency
+                raise over_budget(limit or 0.0, self.ledger.spent(), currency, worst)
             if is_dear or n_bytes > MAX_BYTES:
                 return waiting[:number]
         return waiting[:MAX_REQUESTS]
 
-    # --- The journal: at most one batch is open
+    # --- The journal: at most one batch of a model is open
 
-    def _read_journal(self) -> dict[str, Any] | None:
+    def _read_journal(self) -> dict[str, Any]:
+        """Read the open batches by model."""
         if not self._journal.is_file():
-            return None
+            return {}
         try:
             return orjson.loads(self._journal.read_bytes())
         except ValueError as error:
@@ -172,9 +164,15 @@ class BatchClient(LedgerClient):
                 error,
             ) from error
 
-    def _write_journal(self, batch: Mapping[str, Any]) -> None:
+    def _write_journal(self, batch: Mapping[str, Any] | None) -> None:
+        """Note the open batch of this model; None where it has none any more."""
+        batches = self._read_journal() | {self._whom: batch}
+        open_ones = {whom: one for whom, one in batches.items() if one}
+        if not open_ones:
+            self._journal.unlink(missing_ok=True)
+            return
         with write_atomically(self._journal, binary=True) as file:
-            file.write(orjson.dumps(batch))
+            file.write(orjson.dumps(open_ones))
 
     # --- One batch
 
@@ -183,8 +181,6 @@ class BatchClient(LedgerClient):
         file_id = await self._upload(b"".join(self._write_line(item) for item in items))
         batch: dict[str, Any] = {
             "file": file_id,
-            "model": self.target.model,
-            "provider": self.target.name,
             "items": {i.key: [i.label, estimate_tokens(prompt_texts(i.request))] for i in items},
             "submitted_at": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
@@ -220,7 +216,7 @@ class BatchClient(LedgerClient):
                 content = await self._download(f"/files/{state[name]}/content")
                 for line in content.splitlines():
                     await self._record(load(line), batch)
-        self._journal.unlink(missing_ok=True)
+        self._write_journal(None)
         progress.spent = self.ledger.spent()
 
     async def _find_opened(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -240,7 +236,7 @@ class BatchClient(LedgerClient):
             if status in ENDED:
                 return state
             if status == "failed":
-                self._journal.unlink(missing_ok=True)
+                self._write_journal(None)
                 words = make_line(find_message(state.get("errors") or state), self.target.key)
                 raise StoppedError(
                     "batch {}: the provider refuses it ({}); check --model and the sampling "
@@ -290,7 +286,7 @@ class BatchClient(LedgerClient):
         """Send one call and read its JSON; a provider that knows the batch no more has lost it."""
         code, content = await self._send(method, path, json=body)
         if code == 404 and batch is not None:
-            self._journal.unlink(missing_ok=True)
+            self._write_journal(None)
             raise StoppedError(
                 "batch {}: the provider knows it no more (submitted {}, {} requests); "
                 "look at its bill, then run the same command again: what has no answer "

@@ -127,15 +127,7 @@ class Budget:
         async with self._changed:
             while self.limit is not None and self.spent + self._reserved + amount > self.limit:
                 if self._reserved <= 0:
-                    raise StoppedError(
-                        "--budget {:g}: {:.4f} {} paid, and the next attempt may cost {:.4f}; "
-                        "raise --budget and {}",
-                        self.limit,
-                        self.spent,
-                        self.currency,
-                        amount,
-                        RESUME_HINT,
-                    )
+                    raise over_budget(self.limit, self.spent, self.currency, amount)
                 await self._changed.wait()
             self._reserved += amount
 
@@ -146,6 +138,15 @@ class Budget:
             self._reserved = left if left > ROUNDING else 0.0
             self.spent = spent
             self._changed.notify_all()
+
+
+def over_budget(limit: float, spent: float, currency: str, amount: float) -> StoppedError:
+    """Make the error of an attempt that does not fit the budget."""
+    return StoppedError(
+        "--budget {:g}: {:.4f} {} paid, and the next attempt may cost {:.4f}; "
+        "raise --budget and {}",
+        *(limit, spent, currency, amount, RESUME_HINT),
+    )
 
 
 @dataclass(frozen=True)
