@@ -54,6 +54,8 @@ def start_cluster() -> Generator["list[subprocess.Popen[bytes]]", None, None]:
         ["start", f"--address={address}"],
     ]  # fmt: skip
     nodes: list[subprocess.Popen[bytes]] = []
+    os.environ["RAY_AUTH_MODE"] = "token"
+    subprocess.run([ray, "get-auth-token", "--generate"], capture_output=True, check=True)
     try:
         for command in wanted:
             nodes.append(

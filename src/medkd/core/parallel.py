@@ -143,8 +143,8 @@ def _connect() -> Any:
             )
         except Exception as error:
             raise InputError(
-                "--engine ray: no cluster answers ({}); check RAY_ADDRESS, or unset it to use this "
-                "machine alone",
+                "--engine ray: no cluster answers ({}); check RAY_ADDRESS, and RAY_AUTH_MODE=token "
+                "where it asks for its token, or unset both to use this machine alone",
                 _first_line(error),
             ) from error
         if threading.current_thread() is threading.main_thread():
