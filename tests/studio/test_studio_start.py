@@ -49,6 +49,8 @@ def test_a_layout_names_fields_that_are_there_and_shows_every_one_somewhere(stag
     table = read_shipped_yaml("medkd.studio", "forms.yaml")
     assert set(table["first"][stage]) <= names
     assert set(table["when"].get(stage, {})) <= names
+    every = {field.name for one in STAGES for field in read_fields(one)}
+    assert {name for listed in table["groups"].values() for name in listed} <= every
     chosen = {field.name: "x" for field in fields} | {"source": "files"}
     layout = lay_out(stage, fields, chosen)
     assert 1 <= len(layout.first) <= N_FIRST
