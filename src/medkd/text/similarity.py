@@ -102,7 +102,7 @@ def hash_runs(text: str, n: int) -> "NDArray[np.uint64]":
     hashes: NDArray[np.uint64] = codes.astype(np.uint64)
     length: int = 1
     for bit in f"{n:b}"[1:]:  # twice as long, and one more where the bit is set
-        factor: int = pow(_FACTORS[0], length, 2**64)
+        factor: int = pow(_FACTORS[0], length, 1 << 64)
         hashes = hashes[:-length] * np.uint64(factor) + hashes[length:]
         length *= 2
         if bit == "1":
