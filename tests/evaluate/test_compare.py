@@ -91,6 +91,16 @@ def test_answers_that_were_not_made_alike_are_warned_of(before, after, tmp_path,
     )
 
 
+def test_a_file_that_numbers_its_rows_is_held_against_an_evaluation_with_ids(
+    before, after, tmp_path
+):
+    for name in ("rows.jsonl", "predictions.jsonl"):
+        path = after / name
+        path.write_text(path.read_text().replace('"row:', '"clinic:'))
+    manifest = run(Config(input=[before, after], names=["a", "b"], out=tmp_path / "out"))
+    assert manifest.counts.kept == 30
+
+
 def test_models_that_were_asked_other_questions_are_refused(before, tmp_path):
     other = make_evaluation(tmp_path / "other", ["急性阑尾炎"] * 30, label="肺炎")
     with pytest.raises(InputError, match="30 of 30 questions are others"):

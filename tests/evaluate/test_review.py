@@ -5,6 +5,7 @@ import json
 import pytest
 
 from medkd.cli.review import review
+from medkd.core.errors import InputError
 from medkd.demo.teacher import serve_teacher
 from medkd.evaluate.review import (
     AnswerReview,
@@ -80,6 +81,7 @@ def test_the_last_word_of_a_person_counts_and_people_who_disagree_are_said(score
 
 
 def test_the_command_asks_one_by_one_and_goes_on_where_it_stopped(scored, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     typed = iter(["1", "x", "t", "q"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
     with serve_teacher() as teacher:
@@ -100,6 +102,14 @@ def test_the_command_asks_one_by_one_and_goes_on_where_it_stopped(scored, monkey
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
     review("answers", *scored, reviewer="zhao", n=5)
     assert "[1/3]" in capsys.readouterr().out
+
+
+def test_without_a_terminal_nothing_is_asked(scored, monkeypatch, capsys):
+    monkeypatch.setattr("builtins.input", lambda prompt: pytest.fail("asked"))
+    monkeypatch.setattr("medkd.cli.review.read_answer_reviews", lambda *_: {})
+    with pytest.raises(InputError, match="nobody has reviewed these answers"):
+        review("answers", scored[0], reviewer="nobody", seed=77)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_judge_that_says_the_opposite_of_people_is_not_to_be_trusted(scored, capsys):

@@ -7,7 +7,7 @@ from threading import Thread
 import pytest
 
 from medkd.core.errors import InputError, StoppedError
-from medkd.export.push import Target, find_licence, push, read_target
+from medkd.export.push import Target, find_base_licence, find_licence, push, read_target
 from medkd.export.stage import Config, run
 
 HUB = Target("hf", "me/student")
@@ -16,7 +16,11 @@ HUB = Target("hf", "me/student")
 @pytest.fixture
 def folder(tmp_path):
     """What matters of an exported folder here."""
-    lineage = {"base_model": "Qwen/Qwen2.5-7B", "licences": {"Apache-2.0": 24}}
+    lineage = {
+        "base_model": "Qwen/Qwen2.5-7B",
+        "base_licence": "apache-2.0",
+        "licences": {"Apache-2.0": 24},
+    }
     contents = {
         "model.safetensors": "weights",
         "proof.json": json.dumps({"passed": True}),
@@ -52,22 +56,35 @@ def test_a_dry_run_names_every_file_and_changes_nothing(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("licences", "says"),
+    ("licences", "base", "says"),
     [
-        ({"unknown": 3, "MIT": 2}, "unknown 3"),
-        ({"CC-BY-NC-4.0": 1}, "CC-BY-NC-4.0 1"),
-        (None, "unknown 0"),
+        ({"unknown": 3, "MIT": 2}, "mit", "rows unknown 3"),
+        ({"CC-BY-NC-4.0": 1}, "mit", "rows CC-BY-NC-4.0 1"),
+        (None, "mit", "rows unknown 0"),
+        ({"MIT": 1}, "llama3.1", "base me/base llama3.1"),
+        ({"MIT": 1}, None, "base me/base unknown"),
     ],
 )
-def test_rows_of_an_unknown_or_narrow_licence_are_refused_unless_accepted(licences, says):
+def test_an_unknown_or_narrow_licence_is_refused_unless_accepted(licences, base, says):
+    lineage = {"licences": licences, "base_model": "me/base", "base_licence": base}
     with pytest.raises(InputError, match=says):
-        find_licence({"licences": licences}, is_accepted=False)
-    assert find_licence({"licences": licences}, is_accepted=True) == "other"
+        find_licence(lineage, is_accepted=False)
+    assert find_licence(lineage, is_accepted=True) == "other"
 
 
 def test_one_free_licence_is_named_and_several_are_other():
-    assert find_licence({"licences": {"MIT": 9}}, is_accepted=False) == "mit"
-    assert find_licence({"licences": {"MIT": 9, "Apache-2.0": 1}}, is_accepted=False) == "other"
+    lineage = {"licences": {"MIT": 9}, "base_licence": "mit"}
+    assert find_licence(lineage, is_accepted=False) == "mit"
+    assert find_licence(lineage | {"base_licence": "apache-2.0"}, is_accepted=False) == "other"
+
+
+def test_the_licence_of_a_base_stands_at_the_head_of_its_card(tmp_path):
+    assert find_base_licence(tmp_path) == "unknown"
+    card = tmp_path / "README.md"
+    card.write_text("---\nlanguage:\n- zh\nlicense: apache-2.0\ntags: [chat]\n---\n# Base\n")
+    assert find_base_licence(tmp_path) == "apache-2.0"
+    card.write_text("# Base\n\nlicense: mit\n")
+    assert find_base_licence(tmp_path) == "unknown"
 
 
 @pytest.mark.parametrize("mark", ["UNPROVEN", "failed"])

@@ -5,6 +5,7 @@ rules and judge agree with people. Not done here: drawing and measuring (`evalua
 """
 
 import getpass
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -82,7 +83,8 @@ def review(
         return
     sample = draw_sample([directory, *([other] if other else [])], n, seed)
     other_name = other.resolve().name if other else ""
-    _review_answers(sample, directory, other_name, name)
+    if sys.stdin.isatty():
+        _review_answers(sample, directory, other_name, name)
     reviews = read_answer_reviews(directory, other_name)
     if not any(shown.id in reviews for shown in sample.shown):
         raise InputError("{}: nobody has reviewed these answers; run it in a terminal", directory)

@@ -160,7 +160,7 @@ def _finish(figure: "Figure", axes: "Axes", with_legend: bool) -> "Figure":
         n = len(axes.get_legend_handles_labels()[1])
         # Many names would hide the bars: they go below them.
         place: dict[str, Any] = (
-            {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 4} if n > 3 else {}
+            {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 4} if n > 1 else {}
         )
         axes.legend(frameon=False, labelcolor=_INK, fontsize=9, **place)
     return figure

@@ -276,7 +276,9 @@ def find_inputs(config: AskConfig) -> tuple[Path | None, list[Path]]:
         find_target_of(config.endpoint, config.model, "--endpoint")
         return None, []
     if not config.model:
-        raise InputError("which model? pass --model or --endpoint")
+        raise InputError(
+            "medkd evaluate: which model? give --model, --endpoint, or --predictions FILE"
+        )
     if config.model.endswith(llamacpp_engine.SUFFIX):
         if config.adapter:
             raise InputError("--adapter: a GGUF file takes none; export the two together first")

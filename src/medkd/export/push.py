@@ -46,21 +46,33 @@ def read_target(text: str) -> Target:
 
 
 def find_licence(lineage: Mapping[str, Any], is_accepted: bool) -> str:
-    """Return the licence to name on the hub: the one of all rows, or `other`.
+    """Return the licence to name on the hub: the one of the base and of all rows, or `other`.
 
-    Raises InputError for rows whose licence is unknown or does not allow every use, unless that was
-    accepted.
+    Raises InputError for a base or rows whose licence is unknown or does not allow every use,
+    unless that was accepted.
     """
-    counts: dict[str, int] = dict(lineage.get("licences") or {"unknown": 0})
-    bound = {name: n for name, n in counts.items() if name.lower() not in FREE}
+    rows: dict[str, int] = dict(lineage.get("licences") or {"unknown": 0})
+    base = str(lineage.get("base_licence") or "unknown")
+    bound = [f"rows {name} {n}" for name, n in rows.items() if name.lower() not in FREE]
+    if base.lower() not in FREE:
+        bound.append(f"base {lineage.get('base_model') or ''} {base}")
     if bound and not is_accepted:
-        named = ", ".join(f"{name} {n}" for name, n in bound.items())
         raise InputError(
-            "--push: rows under a licence that is unknown or does not allow every use ({}); read "
-            "these licences, and add --accept-licences where they allow it",
-            named,
+            "--push: a licence is unknown or does not allow every use ({}); read it, and add "
+            "--accept-licences where it allows this one",
+            ", ".join(bound),
         )
-    return next(iter(counts)).lower() if len(counts) == 1 and not bound else "other"
+    named = {base.lower(), *map(str.lower, rows)}
+    return named.pop() if len(named) == 1 and not bound else "other"
+
+
+def find_base_licence(folder: Path) -> str:
+    """Read the licence out of the head of a model's card, as hubs want it; `unknown` where the
+    folder has no card, or its card no licence."""
+    path = folder / "README.md"
+    card = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = re.match(r"---\n(?:.*\n)*?license:\s*(\S+)\s*\n(?:.*\n)*?---", card[:20_000])
+    return found[1].strip("\"'") if found else "unknown"
 
 
 def list_files(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.core.statistics import MIN_QUESTIONS, wilson_interval
 from medkd.export.card import UNPROVEN, write_card, write_modelfile
 from medkd.export.gguf import GgufType, write_gguf
-from medkd.export.push import push, read_target
+from medkd.export.push import find_base_licence, push, read_target
 from medkd.models.chat_template import find_stop_ids, find_thinking_template
 from medkd.models.inspect import explain, find_number_format, read_json
 from medkd.models.load import (
@@ -143,6 +143,9 @@ def _export(config: Config) -> Manifest:
             "rows": "unknown",
         }
         lineage["scores"] = _read_scores(scores_path)
+        base = str(lineage.get("base_model") or name)
+        place = tiny_dir() if base == TINY else Path(base).expanduser()
+        lineage["base_licence"] = find_base_licence(place if place.is_dir() else folder)
         try:
             loaded = export(
                 name,

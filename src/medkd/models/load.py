@@ -39,7 +39,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WHOLE_MODEL = "model"
 """Where `train` leaves a model all of whose weights it trained; an adapter stands in `adapter`."""
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+_WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
 
 
 @contextmanager

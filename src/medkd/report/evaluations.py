@@ -4,6 +4,7 @@ In: directories of `evaluate`. Out: accuracies between their bounds; the questio
 evaluations share, and paired tests on them. Not done here: measuring (`evaluate`), pages.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -326,6 +327,7 @@ class Comparison(NamedTuple):
 def compare(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> Comparison:
     """Hold evaluations against the first; raises InputError where they share no question, or
     questions of one id differ."""
+    evaluations = [evaluations[0], *(match_ids(evaluations[0], e) for e in evaluations[1:])]
     shared = find_shared(evaluations, places)
     kept = [keep_shared(evaluation, shared) for evaluation in evaluations]
     verdicts = {row.id: find_verdict(row.scores) for row in kept[0].rows}
@@ -338,6 +340,26 @@ def compare(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> Compar
         line = "Questions that not all models were asked: {n} of {total}; the others are compared."
         notes.insert(0, Note(line, {"n": n_asked - len(shared), "total": n_asked}))
     return Comparison(kept, differences, show_tests(differences), notes, n_asked)
+
+
+def match_ids(first: Evaluation, other: Evaluation) -> Evaluation:
+    """Give the questions of an evaluation the ids of another one where none is in both: a file of
+    predictions numbers its rows. They are told by their text; one that stands twice keeps its
+    id."""
+    if {row.id for row in first.rows} & {row.id for row in other.rows}:
+        return other
+    known, asked = ({p.id: _digest(p) for p in e.predictions} for e in (first, other))
+    by_text = {text: i for i, text in known.items()}
+    n_known, n_asked = Counter(known.values()), Counter(asked.values())
+    new = {i: by_text[t] for i, t in asked.items() if n_known[t] == n_asked[t] == 1}
+    return other._replace(
+        rows=[row.model_copy(update={"id": new.get(row.id, row.id)}) for row in other.rows],
+        predictions=[p.model_copy(update={"id": new.get(p.id, p.id)}) for p in other.predictions],
+    )
+
+
+def _digest(prediction: Prediction) -> str:
+    return "".join((prediction.question or prediction.prompt).split())
 
 
 def find_shared(evaluations: Sequence[Evaluation], places: Sequence[Path]) -> list[str]:
