@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from medkd.collect.crawl import CrawlJob
+from medkd.collect.spider import make_settings
 from medkd.collect.stage import Config, run
 from medkd.core.errors import HumanActionRequiredError, InputError, StoppedError
 from medkd.core.records import RawCase
@@ -273,12 +275,12 @@ def test_a_list_ends_at_a_404_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert run(order_to(site, tmp_path)).counts.kept == 25
 
 
-def test_the_delay_lies_between_requests(tmp_path: Path):
-    with serve_site(CASES[:8]) as site:
-        started = time.monotonic()
-        run(order_to(site, tmp_path, delay=0.3))
-        # Ten requests or more, each at least half the delay after the one before.
-        assert time.monotonic() - started > 10 * 0.15
+def test_the_delay_lies_between_requests_of_which_few_run_at_once():
+    job = CrawlJob(base_url="http://127.0.0.1", delay=0.3, user_agent="medkd")
+    settings = make_settings(job)
+    assert settings["DOWNLOAD_DELAY"] == settings["AUTOTHROTTLE_START_DELAY"] == 0.3
+    assert settings["AUTOTHROTTLE_ENABLED"]
+    assert settings["CONCURRENT_REQUESTS_PER_DOMAIN"] == 2
 
 
 def test_a_site_without_cases_is_no_success(tmp_path: Path):

@@ -19,7 +19,7 @@ from medkd.train.checkpoints import is_complete
 from student_samples import make_example, read_lines, write_examples
 
 EVERYWHERE = ("--device", "cpu")
-ROWS = range(24)
+ROWS = range(12)
 
 
 def medkd(*words: object, said: str = "") -> str:
@@ -51,9 +51,9 @@ def walk(kind: str, out: Path) -> dict[str, object]:
     twin = make_twin(kind, out / "twin")
     merged = out / "merge"
     write_examples(merged / "train.jsonl", ROWS)
-    write_examples(merged / "val.jsonl", range(24, 30))
-    write_examples(merged / "test.jsonl", range(30, 42))
-    rows = ("--input", merged, "--max-length", 256, *EVERYWHERE)
+    write_examples(merged / "val.jsonl", range(12, 15))
+    write_examples(merged / "test.jsonl", range(15, 21))
+    rows = ("--input", merged, "--max-length", 256, "--batch-size", 12, *EVERYWHERE)
 
     looked = subprocess.run(
         [sys.executable, "-m", "medkd", "doctor", "--model", twin, *map(str, rows)],
@@ -63,7 +63,7 @@ def walk(kind: str, out: Path) -> dict[str, object]:
     assert looked.returncode in (0, 2) and "refused" not in looked.stdout, looked.stdout
 
     full = out / "full"
-    whole = ("--method", "full", "--epochs", 60, "--learning-rate", 3e-3, "--seed", 1)
+    whole = ("--method", "full", "--epochs", 50, "--learning-rate", 1e-2)
     medkd("train", "--model", twin, *rows, *whole, "--out", full)
 
     lora = out / "lora"
@@ -85,7 +85,7 @@ def walk(kind: str, out: Path) -> dict[str, object]:
         json.loads((out / "export" / name).read_text())
         for name in ("proof.json", "proof-gguf.json")
     ]
-    question = make_example(31).input
+    question = make_example(16).input
     answers = [
         medkd("chat", "--model", out / "export" / name, "--max-tokens", 96, said=f"{question}\n")
         for name in (".", "model-q8_0.gguf")
