@@ -1,8 +1,10 @@
 """Models and examples for tests that load, train and ask: made on the spot, small, and real."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medkd.core.records import Example, Lineage
 
@@ -97,3 +99,41 @@ def write_examples(path: Path, numbers: range, **changes: object) -> Path:
 def read_lines(path: Path) -> list[dict]:
     """Read JSON Lines as plain mappings."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read_losses(out: Path) -> dict[int, float]:
+    """Read the training loss of each logged step."""
+    return {
+        line["step"]: line["loss"] for line in read_lines(out / "metrics.jsonl") if "loss" in line
+    }
+
+
+def read_adapter(out: Path) -> dict[str, Any]:
+    """Read the weights of the adapter that a training left."""
+    from safetensors.torch import load_file
+
+    return load_file(out / "adapter/adapter_model.safetensors")
+
+
+def have_equal_weights(one: Path, other: Path) -> bool:
+    """Tell whether two trainings came to the same adapter, to the bit."""
+    import torch
+
+    first, second = read_adapter(one), read_adapter(other)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def save_base(loaded: Any, folder: Path) -> Path:
+    """Save a loaded model and its tokenizer as a base of its own."""
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def undo_last_steps(out: Path, last_step: int) -> None:
+    """Make of a finished training what a kill behind an earlier checkpoint leaves."""
+    shutil.rmtree(out / "adapter")
+    shutil.rmtree(out / f"checkpoints/checkpoint-{last_step}")
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    killed = json.dumps(manifest | {"state": "running"})
+    (out / "manifest.json").write_text(killed, encoding="utf-8")

@@ -1,9 +1,6 @@
 import json
-import shutil
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from medkd.core.errors import InputError
 from medkd.models.chat_template import has_thinking_prefix
@@ -11,40 +8,33 @@ from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model, load_tokenizer
 from medkd.train.onpolicy import check_teacher
 from medkd.train.stage import Config, run
-from student_samples import make_random_model, read_lines
+from student_samples import (
+    have_equal_weights,
+    make_random_model,
+    read_lines,
+    read_losses,
+    save_base,
+    undo_last_steps,
+)
 
 
 @pytest.fixture(scope="module")
 def teacher_dir(random_model_dir, trained_dir, tmp_path_factory):
     """The student that knows the short rows by heart, as a whole model."""
-    folder = tmp_path_factory.mktemp("teacher")
-    loaded = load_model(
-        str(random_model_dir), trained_dir / "adapter", device="cpu", dtype="float32"
-    )
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
-    return folder
+    adapter = trained_dir / "adapter"
+    loaded = load_model(str(random_model_dir), adapter, device="cpu", dtype="float32")
+    return save_base(loaded, tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.fixture(scope="module")
-def settings(random_model_dir, merged_dir, teacher_dir, tmp_path_factory):
-    start = tmp_path_factory.mktemp("start")
-    run(
-        Config(
-            model=str(random_model_dir),
-            input=merged_dir,
-            out=start,
-            epochs=15,
-            learning_rate=1e-2,
-            max_length=256,
-        )
-    )
-    return {
-        "model": str(random_model_dir),
+def settings(short_training, start, teacher_dir, tmp_path_factory):
+    begun = tmp_path_factory.mktemp("start")
+    longer = {"epochs": 15, "batch_size": 8, "learning_rate": 1e-2}
+    run(Config(**short_training | longer, out=begun))
+    return start | {
         "method": "on-policy",
-        "adapter": start,
+        "adapter": begun,
         "teacher_model": str(teacher_dir),
-        "input": merged_dir,
         "epochs": 4,
         "batch_size": 8,
         "learning_rate": 5e-3,
@@ -76,8 +66,7 @@ def test_a_wider_teacher_is_cut_to_the_students_size_and_a_narrower_one_refused(
     loaded = load_model(str(teacher_dir), device="cpu", dtype="float32")
     size = loaded.model.config.vocab_size
     loaded.model.resize_token_embeddings(size + 24)
-    loaded.model.save_pretrained(tmp_path / "wide")
-    loaded.tokenizer.save_pretrained(tmp_path / "wide")
+    save_base(loaded, tmp_path / "wide")
     few = settings | {"trainer": {"max_steps": 1}}
     run(Config(**few | {"teacher_model": str(tmp_path / "wide")}, out=tmp_path / "out"))
     assert (tmp_path / "out/adapter/adapter_model.safetensors").exists()
@@ -96,21 +85,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(settings, tmp_path):
     short = settings | {"trainer": {"max_steps": 4, "save_steps": 2}}
     run(Config(**short, out=tmp_path / "whole"))
     run(Config(**short, out=tmp_path / "killed"))
-    manifest_path = tmp_path / "killed/manifest.json"
-    shutil.rmtree(tmp_path / "killed/adapter")
-    shutil.rmtree(tmp_path / "killed/checkpoints/checkpoint-4")
-    manifest_path.write_text(
-        json.dumps(json.loads(manifest_path.read_text()) | {"state": "running"})
-    )
+    undo_last_steps(tmp_path / "killed", 4)
     run(Config(**short, out=tmp_path / "killed"))
-    one, other = (
-        load_file(tmp_path / name / "adapter/adapter_model.safetensors")
-        for name in ("whole", "killed")
-    )
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    assert [
-        line["step"] for line in read_lines(tmp_path / "killed/metrics.jsonl") if "loss" in line
-    ] == [1, 2, 3, 4]
+    assert have_equal_weights(tmp_path / "whole", tmp_path / "killed")
+    assert list(read_losses(tmp_path / "killed")) == [1, 2, 3, 4]
 
 
 def test_a_teacher_that_is_not_there_is_named_by_its_own_flag(settings, tmp_path):

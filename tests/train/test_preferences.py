@@ -5,14 +5,20 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from medkd.core.errors import InputError
 from medkd.core.records import Preference, Rejected
 from medkd.evaluate.questions import find_seen
 from medkd.models.load import load_tokenizer
 from medkd.train.stage import Config, run
-from student_samples import make_example, make_random_model, read_lines
+from student_samples import (
+    have_equal_weights,
+    make_example,
+    make_random_model,
+    read_adapter,
+    read_lines,
+    undo_last_steps,
+)
 
 ANSWERS = ("flu", "mumps", "croup")
 
@@ -38,16 +44,9 @@ def pairs_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def settings(random_model_dir, trained_dir, pairs_dir):
-    return {
-        "model": str(random_model_dir),
-        "method": "dpo",
-        "adapter": trained_dir,
-        "input": pairs_dir,
-        "epochs": 2,
-        "learning_rate": 1e-3,
-        "max_length": 256,
-    }
+def settings(start, pairs_dir):
+    preferred = {"method": "dpo", "input": pairs_dir, "epochs": 2, "learning_rate": 1e-3}
+    return start | preferred | {"max_length": 256}
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +61,7 @@ def test_the_better_answers_gain_on_the_worse_ones_against_the_start(tuned_dir, 
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-3)
     assert lines[-1]["rewards/margins"] > 0.01
-    start, end = (
-        load_file(folder / "adapter/adapter_model.safetensors")
-        for folder in (trained_dir, tuned_dir)
-    )
+    start, end = read_adapter(trained_dir), read_adapter(tuned_dir)
     assert start.keys() == end.keys()
     assert any(not torch.equal(start[name], end[name]) for name in start)
     assert not (tuned_dir / "adapter/ref").exists()
@@ -105,15 +101,9 @@ def test_single_verdicts_are_learnt_from_and_a_base_needs_no_adapter(settings, t
 def test_a_killed_run_goes_on_to_the_same_weights(settings, tuned_dir, tmp_path):
     """What a kill at step 3 leaves is made of a finished run."""
     killed = shutil.copytree(tuned_dir, tmp_path / "killed")
-    shutil.rmtree(killed / "adapter")
-    shutil.rmtree(killed / "checkpoints/checkpoint-4")
-    manifest = json.loads((killed / "manifest.json").read_text())
-    (killed / "manifest.json").write_text(json.dumps(manifest | {"state": "running"}))
+    undo_last_steps(killed, 4)
     assert run(Config(**settings, out=killed)).facts["resumed_from_step"] == 3
-    one, other = (
-        load_file(folder / "adapter/adapter_model.safetensors") for folder in (tuned_dir, killed)
-    )
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert have_equal_weights(tuned_dir, killed)
 
 
 def test_pairs_that_teach_nothing_are_counted_and_none_left_is_one_line(settings, tmp_path):

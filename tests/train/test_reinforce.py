@@ -109,7 +109,7 @@ def test_killed_and_started_again_it_comes_to_the_same_weights(settings, reinfor
         [sys.executable, "-c", SCRIPT, killed.model_dump_json()],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not is_complete(killed.out / "checkpoints/checkpoint-2") and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -147,7 +147,7 @@ def test_an_interrupted_run_keeps_a_checkpoint_and_goes_on_from_it_to_the_same_w
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while (
         not any("reward" in line for line in read_metrics(tmp_path)) and time.monotonic() < deadline
     ):

@@ -17,19 +17,17 @@ from medkd.core.errors import InputError, StoppedError
 from medkd.models.chat_template import add_thinking_prefix, encode
 from medkd.models.load import load_model
 from medkd.train.stage import Config, run
-from student_samples import read_lines
+from student_samples import read_lines, save_base
 
 
 @pytest.fixture(scope="module")
-def settings(random_model_dir, merged_dir, trained_dir):
-    return {
-        "model": str(random_model_dir),
+def settings(start):
+    trainer = {"max_steps": 2, "save_steps": 1}
+    return start | {
         "method": "on-policy",
-        "adapter": trained_dir,
-        "input": merged_dir,
         "batch_size": 4,
         "max_tokens": 48,
-        "trainer": {"max_steps": 2, "save_steps": 1},
+        "trainer": trainer,
     }
 
 
@@ -141,10 +139,8 @@ def test_the_student_teaches_itself_with_the_answer_at_hand(settings, tmp_path):
 
 
 def test_a_base_that_thinks_at_length_does_not_teach_itself(settings, teacher, tmp_path):
-    base = tmp_path / "thinker"
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
-    loaded.model.save_pretrained(base)
     loaded.tokenizer.chat_template = add_thinking_prefix(loaded.tokenizer.chat_template)
-    loaded.tokenizer.save_pretrained(base)
+    base = save_base(loaded, tmp_path / "thinker")
     with pytest.raises(InputError, match="thinks at length by itself"):
         run(Config(**settings | {"model": str(base)}, teacher="self", out=tmp_path / "out"))

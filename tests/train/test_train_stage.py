@@ -7,7 +7,6 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from medkd.core.config import make_config
 from medkd.core.errors import InputError
@@ -15,7 +14,14 @@ from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
 from medkd.train.checkpoints import is_complete
 from medkd.train.stage import Config, run
-from student_samples import make_example, read_lines, write_examples
+from student_samples import (
+    have_equal_weights,
+    make_example,
+    read_lines,
+    read_losses,
+    save_base,
+    write_examples,
+)
 
 SCRIPT = """
 import sys, time
@@ -28,24 +34,6 @@ def slowly(self, *a, **k):
 SFTTrainer.training_step = slowly
 run(Config.model_validate_json(sys.argv[1]))
 """
-
-
-@pytest.fixture(scope="module")
-def settings(random_model_dir, merged_dir):
-    return {
-        "model": str(random_model_dir),
-        "input": merged_dir,
-        "epochs": 8,
-        "batch_size": 4,
-        "learning_rate": 5e-3,
-        "max_length": 256,
-    }
-
-
-def losses(out):
-    return {
-        line["step"]: line["loss"] for line in read_lines(out / "metrics.jsonl") if "loss" in line
-    }
 
 
 def test_everything_that_serving_takes_stands_beside_the_adapter(trained_dir):
@@ -89,7 +77,7 @@ def test_lineage_leads_back_to_sources_and_teachers(trained_dir):
 
 
 def test_metrics_have_a_line_a_logged_step_and_the_loss_falls(trained_dir):
-    by_step = list(losses(trained_dir).values())
+    by_step = list(read_losses(trained_dir).values())
     assert by_step[-1] < by_step[0] / 3
     assert any("eval_loss" in line for line in read_lines(trained_dir / "metrics.jsonl"))
 
@@ -99,31 +87,33 @@ def test_what_was_repaired_stands_in_the_manifest(trained_dir):
     assert facts["repairs"] == ["generation config did not stop on <|im_end|>"]
 
 
-def test_bare_answers_keep_a_plain_template(settings, tmp_path):
-    run(Config(**settings | {"epochs": 1}, target="answers", out=tmp_path))
+def test_bare_answers_keep_a_plain_template(short_training, tmp_path):
+    run(Config(**short_training | {"epochs": 1}, target="answers", out=tmp_path))
     assert not has_thinking_prefix(load_tokenizer(tmp_path / "adapter"))
 
 
-def test_a_finished_run_is_not_done_again(settings, tmp_path):
-    first = run(Config(**settings | {"epochs": 1}, out=tmp_path))
+def test_a_finished_run_is_not_done_again(short_training, tmp_path):
+    first = run(Config(**short_training | {"epochs": 1}, out=tmp_path))
     stamp = (tmp_path / "adapter/adapter_model.safetensors").stat().st_mtime_ns
-    assert run(Config(**settings | {"epochs": 1}, out=tmp_path)).started_at == first.started_at
+    assert (
+        run(Config(**short_training | {"epochs": 1}, out=tmp_path)).started_at == first.started_at
+    )
     assert (tmp_path / "adapter/adapter_model.safetensors").stat().st_mtime_ns == stamp
 
 
 def test_killed_and_started_again_it_comes_to_the_same_losses_and_weights_to_the_bit(
-    settings, tmp_path
+    short_training, tmp_path
 ):
     whole, killed = (
-        Config(**settings, out=tmp_path / "whole"),
-        Config(**settings, out=tmp_path / "killed"),
+        Config(**short_training | {"epochs": 8}, out=tmp_path / "whole"),
+        Config(**short_training | {"epochs": 8}, out=tmp_path / "killed"),
     )
     run(whole)
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, killed.model_dump_json()],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while (
         not any(is_complete(path) for path in killed.out.glob("checkpoints/checkpoint-*"))
         and time.monotonic() < deadline
@@ -134,11 +124,8 @@ def test_killed_and_started_again_it_comes_to_the_same_losses_and_weights_to_the
     assert not (killed.out / "adapter").exists()
     manifest = run(killed)
     assert manifest.facts["resumed_from_step"] > 0
-    assert losses(killed.out) == losses(whole.out)
-    one, other = (
-        load_file(config.out / "adapter/adapter_model.safetensors") for config in (whole, killed)
-    )
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert read_losses(killed.out) == read_losses(whole.out)
+    assert have_equal_weights(whole.out, killed.out)
 
 
 def test_tokens_that_nobody_trained_are_trained_too(random_model_dir, merged_dir, tmp_path):
@@ -147,8 +134,7 @@ def test_tokens_that_nobody_trained_are_trained_too(random_model_dir, merged_dir
     with torch.no_grad():
         loaded.model.get_input_embeddings().weight[end] = 0.0
     base = tmp_path / "base"
-    loaded.model.save_pretrained(base)
-    loaded.tokenizer.save_pretrained(base)
+    save_base(loaded, base)
     manifest = run(
         Config(
             model=str(base),
@@ -167,35 +153,37 @@ def test_tokens_that_nobody_trained_are_trained_too(random_model_dir, merged_dir
     )
 
 
-def test_trl_settings_pass_through_and_a_wrong_one_is_named(settings, tmp_path):
+def test_trl_short_training_pass_through_and_a_wrong_one_is_named(short_training, tmp_path):
     manifest = run(
-        Config(**settings, trainer={"max_steps": 3, "weight_decay": 0.1}, out=tmp_path / "a")
+        Config(**short_training, trainer={"max_steps": 3, "weight_decay": 0.1}, out=tmp_path / "a")
     )
     assert manifest.facts["steps"] == 3
     with pytest.raises(InputError, match="did you mean 'weight_decay'"):
-        run(Config(**settings, trainer={"weigth_decay": 0.1}, out=tmp_path / "b"))
+        run(Config(**short_training, trainer={"weigth_decay": 0.1}, out=tmp_path / "b"))
     with pytest.raises(InputError, match="decided by the stage"):
-        run(Config(**settings, trainer={"output_dir": "elsewhere"}, out=tmp_path / "c"))
+        run(Config(**short_training, trainer={"output_dir": "elsewhere"}, out=tmp_path / "c"))
 
 
-def test_a_broken_line_is_counted_and_the_rest_goes_on(settings, tmp_path):
+def test_a_broken_line_is_counted_and_the_rest_goes_on(short_training, tmp_path):
     path = write_examples(tmp_path / "in/train.jsonl", range(6))
     path.write_text(path.read_text() + "{broken\n" + make_example(9).model_dump_json() + "\n")
-    counts = run(Config(**settings | {"input": path, "epochs": 1}, out=tmp_path / "out")).counts
+    counts = run(
+        Config(**short_training | {"input": path, "epochs": 1}, out=tmp_path / "out")
+    ).counts
     assert (counts.read, counts.kept, counts.dropped) == (8, 7, {"broken_line": 1})
 
 
 @pytest.mark.parametrize(("content", "says"), [("", "empty"), ('{"id": "x"}\n', "no Example file")])
-def test_a_file_that_is_no_training_file_is_refused(settings, tmp_path, content, says):
+def test_a_file_that_is_no_training_file_is_refused(short_training, tmp_path, content, says):
     path = tmp_path / "train.jsonl"
     path.write_text(content)
     with pytest.raises(InputError, match=says):
-        run(Config(**settings | {"input": path}, out=tmp_path / "out"))
+        run(Config(**short_training | {"input": path}, out=tmp_path / "out"))
 
 
-def test_a_missing_file_names_the_command_that_makes_it(settings, tmp_path):
+def test_a_missing_file_names_the_command_that_makes_it(short_training, tmp_path):
     with pytest.raises(InputError, match='run "medkd merge" first'):
-        run(Config(**settings | {"input": tmp_path}, out=tmp_path / "out"))
+        run(Config(**short_training | {"input": tmp_path}, out=tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -218,8 +206,8 @@ def test_a_missing_file_names_the_command_that_makes_it(settings, tmp_path):
     ],
     ids=str,
 )
-def test_numbers_out_of_bounds_are_refused_by_their_field(settings, tmp_path, field):
+def test_numbers_out_of_bounds_are_refused_by_their_field(short_training, tmp_path, field):
     [name] = field
     with pytest.raises(InputError, match=name) as caught:
-        make_config(Config, settings | field | {"out": tmp_path / "out"}, "train")
+        make_config(Config, short_training | field | {"out": tmp_path / "out"}, "train")
     assert "\n" not in str(caught.value)

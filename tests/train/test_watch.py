@@ -1,6 +1,9 @@
 """The watch over a reinforcement, on answers that are given; the sampler alone stands in."""
 
+import itertools
 import json
+import random
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from medkd.core.records import FinishReason
 from medkd.train.grpo import PromptItem
 from medkd.train.rewards import JudgeReward, Rollout
-from medkd.train.watch import N_ANSWERS, Watch
+from medkd.train.watch import N_ANSWERS, Look, Watch
 from scripted import Scripted
 from student_samples import read_lines
 
@@ -98,3 +101,29 @@ def test_looks_are_kept_for_a_resumed_run_up_to_its_step(tmp_path):
     assert again.look(20) is None
     assert [look["reward"] for look in read_lines(path)] == [None, 1.0, 1.1, 1.2]
     assert N_ANSWERS % len(QUESTIONS) == 0
+
+
+def test_a_watch_that_only_wavers_ends_few_runs_where_a_plain_fall_would_end_many(tmp_path):
+    """500 runs of a start and four saves that change nothing, two answers to each of 64 questions,
+    while the reward rises."""
+    chance = random.Random(0)
+    watch = Watch(tmp_path / "held_out.jsonl", GivenAnswers([]), [], {"diagnosis"}, int)
+    n_plain = n_beyond_chance = 0
+    for _ in range(500):
+        watch.looks = [make_look(chance, step) for step in range(5)]
+        means = [fmean(watch.watched(look)) for look in watch.looks]
+        fell = [means[at] < max(means[:at]) for at in range(1, 5)]
+        gamed = [watch.is_gamed(look) for look in watch.looks[1:]]
+        n_plain += has_two_in_a_row(fell)
+        n_beyond_chance += has_two_in_a_row(gamed)
+    assert n_plain > 150
+    assert n_beyond_chance < 15, n_beyond_chance
+
+
+def make_look(chance, step):
+    rates = [fmean(chance.random() < 0.6 for _ in range(2)) for _ in range(64)]
+    return Look(step=step, rates={}, by_question={"exact": rates}, reward=1 + step / 10)
+
+
+def has_two_in_a_row(marks):
+    return any(one and other for one, other in itertools.pairwise(marks))

@@ -1,6 +1,6 @@
 """The road of a real base, from `doctor` to `chat`, walked by commands on a twin of a family.
 
-By hand for another kind: `PYTHONPATH=src:tests:tools python tests/tools/test_twin_road.py KIND DIR`.
+By hand: `PYTHONPATH=src:tests:tools python tests/tools/twin_road.py KIND DIR`.
 """
 
 import json
@@ -10,8 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-import pytest
 
 from make_twin import make_twin
 from medkd.core import thinking
@@ -100,16 +98,6 @@ def walk(kind: str, out: Path) -> dict[str, object]:
         "proofs": proofs,
         "answers": answers,
     }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["qwen2.5-base", "qwen3.5", "no-system"])
-def test_a_twin_is_trained_killed_resumed_evaluated_exported_and_talked_to(kind, tmp_path):
-    found = walk(kind, tmp_path)
-    assert found["thinks"] == found["stops"] == 1.0
-    assert found["one_thought"]
-    assert all(proof["passed"] for proof in found["proofs"])
-    assert all("means" in answer for answer in found["answers"])
 
 
 if __name__ == "__main__":
