@@ -263,10 +263,20 @@ def test_another_secret_gives_other_marks_and_dates(source: Path) -> None:
     assert deidentified(source, "b", patient_key="病案") != before
 
 
-def test_a_case_without_the_key_is_counted(source: Path) -> None:
+def test_a_finished_directory_is_not_taken_for_that_of_another_secret(source: Path) -> None:
+    deidentified(source, "a", patient_key="病案")
+    (source.parent / "secret").write_text("another secret of this house")
+    with pytest.raises(InputError, match="overwrite"):
+        deidentified(source, "a", patient_key="病案")
+
+
+def test_a_case_without_the_key_is_counted_and_said(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     deidentified(source, "a", patient_key="就诊人")
     manifest = json.loads((source.parent / "a" / "manifest.json").read_text())
     assert manifest["facts"]["without_patient_key"] == 2
+    assert "2 of 2 cases have no 就诊人" in capsys.readouterr().err
 
 
 def test_the_map_is_sealed_and_opens_with_the_secret_alone(source: Path) -> None:
@@ -288,9 +298,12 @@ def test_the_secret_stands_in_no_file(source: Path) -> None:
     assert all(SECRET.encode() not in path.read_bytes() for path in written)
 
 
-def test_a_short_secret_and_a_map_among_the_data_are_refused(source: Path) -> None:
+def test_a_short_secret_and_a_map_that_cannot_be_kept_are_refused_at_once(source: Path) -> None:
     with pytest.raises(InputError, match="outside"):
         deidentified(source, "a", map=source.parent / "a" / "map.sealed")
+    with pytest.raises(InputError, match="directory"):
+        deidentified(source, "a", map=source.parent)
+    assert not (source.parent / "a").exists()
     (source.parent / "secret").write_text("short")
     with pytest.raises(InputError, match="at least 16 characters"):
         deidentified(source, "a", patient_key="病案")

@@ -89,7 +89,8 @@ def _is_no_history(match: re.Match[str]) -> bool:
 
 _DATE_SEEN = _TABLE.compile("{DATE_SEEN}")
 _MONTH_SEEN = re.compile(r"\d月\d{1,2}[日号]")
-_DAY_SEEN = re.compile(r"\d号|\d月\d{1,2}")
+_DAY_SEEN = re.compile(r"\d号|\d月\d{1,2}|\d日\s?[-~至到]")
+_DASHED_SEEN = re.compile(r"[12][09]\d\d-\d{1,2}-\d")
 _RANGE_BEGUN = re.compile(r"[12][09]\d\d[-/.]\d\d?[-/.]\d\d?\s?[至到~-]\s?$")
 
 
@@ -106,6 +107,11 @@ def _has_date_before(match: re.Match[str]) -> bool:
 
 def _has_day_before(match: re.Match[str]) -> bool:
     return _DAY_SEEN.search(_before(match, 60)) is not None
+
+
+def _has_dashed_date_before(match: re.Match[str]) -> bool:
+    """Tell 9-4 the day from a range of numbers: only where 2021-9-3 is named shortly before."""
+    return _is_month_and_day(match) and _DASHED_SEEN.search(_before(match, 60)) is not None
 
 
 def _is_told_day(match: re.Match[str]) -> bool:
@@ -162,6 +168,7 @@ RULES = _TABLE.rules(
     _is_no_history,
     _has_date_before,
     _has_day_before,
+    _has_dashed_date_before,
     _is_told_day,
     _ends_range,
     _is_age_in_context,

@@ -307,7 +307,9 @@ def _names_before_titles(text: str) -> Iterator[tuple[int, int]]:
         end = title.start()
         is_acting = _ACT.match(text, title.end()) is not None
         is_headed = (
-            end < 2 or not "一" <= text[end - 2] <= "鿿" or text[end - 2] in "请由经找问叫给转嘱"
+            end < 2
+            or not "一" <= text[end - 2] <= "鿿"
+            or text[end - 2] in "请由经找问叫给转嘱院科"
         )
         alone = (0.0 if is_headed else -3.0) + (2.0 if is_acting else 0.0)
         if length := name_until(text, end, _BEFORE_TITLE, alone):

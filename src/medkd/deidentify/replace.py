@@ -93,6 +93,11 @@ def read_secret(path: Path | None) -> bytes:
     return secret
 
 
+def fingerprint(secret: bytes) -> str:
+    """Tell a secret from another one; too short to lead back to it."""
+    return hmac.digest(secret, b"fingerprint", "sha256").hex()[:8]
+
+
 def _fernet(secret: bytes) -> Any:
     from cryptography.fernet import Fernet
 

@@ -6,10 +6,12 @@ Not done here: finding and replacing (`search`, `replace`). A clean audit proves
 """
 
 import csv
+import errno
 import io
 import json
 import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from enum import StrEnum
@@ -21,7 +23,7 @@ from urllib.parse import quote
 from pydantic import Field, field_validator
 
 from medkd.core.config import RUNTIME, StageConfig
-from medkd.core.errors import InputError, Said, StoppedError
+from medkd.core.errors import InputError, Said, StoppedError, from_os_error
 from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_text
 from medkd.core.parallel import MANY, Engine, map_in_order
 from medkd.core.progress import track
@@ -36,6 +38,7 @@ from medkd.deidentify.replace import (
     PrivateIds,
     deidentify_case,
     finds_english_names,
+    fingerprint,
     has_private_url,
     read_secret,
     seal_map,
@@ -114,9 +117,10 @@ def run(config: Config) -> Manifest:
     known = read_known(config.known) if config.known else Known()
     plan = _make_plan(config, known)
     inputs = {"input": path} | ({"known": config.known} if config.known else {})
+    names = {"secret": [fingerprint(plan.secret)]} if plan.secret else {}
     if not finds_english_names(config.tagger):
         _warn_of_english(path)
-    with open_stage_output("deidentify", config, inputs, WRITES) as output:
+    with open_stage_output("deidentify", config, inputs, WRITES, names=names) as output:
         if config.review:
             write_review(output.path(REVIEW), path, config.review_share, plan.help)
         if not output.is_finished:
@@ -142,12 +146,26 @@ def _make_plan(config: Config, known: Known) -> Plan:
     secret = b""
     if config.patient_key or config.map:
         secret = read_secret(config.secret_file)
-    if config.map and config.map.resolve().is_relative_to(config.out.resolve()):
-        raise InputError("{}: keep the map apart from the data, outside {}", config.map, config.out)
+    if config.map:
+        _check_map(config.map, config.out)
     if config.tagger:
         load_tagger(config.tagger)
     help_ = Help(known, config.tagger)
     return Plan(config.natural, help_, config.patient_key, secret, config.map is not None)
+
+
+def _check_map(path: Path, out: Path) -> None:
+    """Refuse a map that cannot be written, before hours of work."""
+    if path.resolve().is_relative_to(out.resolve()):
+        raise InputError("{}: keep the map apart from the data, outside {}", path, out)
+    if path.is_dir():
+        raise from_os_error(IsADirectoryError(errno.EISDIR, ""), path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise from_os_error(error, path.parent) from error
 
 
 def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOutput) -> None:
@@ -166,6 +184,12 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
             "collect again if the pages or columns were misread",
             path,
             MAX_CHARACTERS,
+        )
+    if config.patient_key and audit.n_without_key:
+        print(
+            f"warning: {audit.n_without_key} of {kept} cases have no {config.patient_key}; their "
+            "dates and marks are those of the case, not of the patient",
+            file=sys.stderr,
         )
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in audit.residue)
     write_text(output.path(RESIDUE), "".join(lines), private=True)
@@ -267,13 +291,13 @@ class Audit:
         self._kinds: Counter[str] = Counter()
         self._known = known or Known()
         self._n_found_in_read = 0
-        self._n_without_key = 0
+        self.n_without_key = 0
 
     def note(self, case: Case, result: Deidentified) -> None:
         """Note what was found and left in a case; `case` has the id it keeps."""
         self.cells.append(_cell_of(case))
         self.finds.update(result.matches)
-        self._n_without_key += not result.has_patient_key
+        self.n_without_key += not result.has_patient_key
         if result.case.id in self._known.read:
             self._n_found_in_read += result.matches.total() - result.matches["known"]
         for left in result.residue:
@@ -292,7 +316,7 @@ class Audit:
             "residue": dict(self._kinds.most_common()),
         }
         if plan.patient_key:
-            facts["without_patient_key"] = self._n_without_key
+            facts["without_patient_key"] = self.n_without_key
         if self._known.read:
             facts["recall_in_review"] = estimate_recall(
                 self._n_found_in_read, self._known.n_missed
