@@ -94,6 +94,23 @@ def test_whoever_records_an_end_holds_the_run_alive_until_then(tmp_path):
     assert background_jobs.read_state(run, tmp_path) == "crashed"
 
 
+def test_a_run_that_is_about_to_take_its_lock_is_no_killed_one(tmp_path, monkeypatch):
+    folder = tmp_path / "a-1"
+    folder.mkdir()
+    run = background_jobs.Job(name="a-1", words=["a"], cwd=tmp_path, pid=1, started_at="2026-01-01")
+    lock, states = background_jobs.fcntl.flock, []
+
+    def look_first(file, how):
+        if how == background_jobs.fcntl.LOCK_EX:
+            states.append(background_jobs.read_state(run, tmp_path))
+        lock(file, how)
+
+    monkeypatch.setattr(background_jobs.fcntl, "flock", look_first)
+    with background_jobs.record_end(folder):
+        assert background_jobs.read_state(run, tmp_path) == "running"
+    assert states == ["running"]
+
+
 def test_an_unknown_run_is_named_with_the_nearest_one(tmp_path):
     with pytest.raises(InputError, match="none was started"):
         background_jobs.find_run("train-1", tmp_path)

@@ -93,8 +93,10 @@ def start(
 def record_end(folder: Path) -> Generator[JobResult]:
     """Hold the lock of a run's folder while its command runs, then write down the exit code that
     the caller puts into the result."""
-    with (folder / "alive").open("wb") as alive:
+    young = folder / "young"
+    with young.open("wb") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
+        young.replace(folder / "alive")  # locked from the moment that others see it
         result = JobResult(code=1)
         try:
             yield result
