@@ -50,7 +50,7 @@ def walk(root: Path) -> Path:
     write_examples(root / "asked/test.jsonl", range(24))
     write_examples(root / "rows/test.jsonl", range(30, 42))
     write_examples(root / "rows/val.jsonl", range(24, 30))
-    learnt = {"epochs": 15, "learning_rate": 1e-2, "max_length": 256}
+    learnt = {"epochs": 50, "learning_rate": 1e-2, "max_length": 256}
     start = run("train", root / "start", **base, **learnt, input=root / "rows")
 
     asked = {**base, "max_tokens": 64, "dtype": "float32"}
@@ -93,7 +93,13 @@ def walk(root: Path) -> Path:
             "rewards": {"diagnosis": 1.0, "rubric": 1.0},
             "accept_identified": True,
         }
-        small = {"steps": N_STEPS, "questions": 2, "group_size": 4, "max_tokens": 96}
+        small = {
+            "steps": N_STEPS,
+            "questions": 2,
+            "group_size": 4,
+            "max_tokens": 96,
+            "trainer": {"temperature": 0.7},
+        }
         methods["grpo"] = run_twice(
             "reinforce",
             root / "grpo",
