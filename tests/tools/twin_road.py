@@ -49,8 +49,8 @@ def walk(kind: str, out: Path) -> dict[str, object]:
     twin = make_twin(kind, out / "twin")
     merged = out / "merge"
     write_examples(merged / "train.jsonl", ROWS)
-    write_examples(merged / "val.jsonl", range(12, 15))
-    write_examples(merged / "test.jsonl", range(15, 21))
+    write_examples(merged / "val.jsonl", range(12, 34))
+    write_examples(merged / "test.jsonl", range(34, 40))
     rows = ("--input", merged, "--max-length", 256, "--batch-size", 12, *EVERYWHERE)
 
     looked = subprocess.run(
@@ -83,7 +83,7 @@ def walk(kind: str, out: Path) -> dict[str, object]:
         json.loads((out / "export" / name).read_text())
         for name in ("proof.json", "proof-gguf.json")
     ]
-    question = make_example(16).input
+    question = make_example(35).input
     answers = [
         medkd("chat", "--model", out / "export" / name, "--max-tokens", 96, said=f"{question}\n")
         for name in (".", "model-q8_0.gguf")
