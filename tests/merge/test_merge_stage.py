@@ -300,6 +300,13 @@ def test_blank_and_wrong_values_are_counted_by_reason(tmp_path):
     assert manifest.counts.dropped == dict.fromkeys(reasons, 1)
 
 
+def test_no_row_to_train_on_is_said_and_the_rest_is_written(tmp_path, capsys):
+    rows = [make_checked(n, split) for n, split in enumerate(("val", "test", "test"))]
+    manifest = run(Config(input=write_checked(tmp_path / "verify", rows), out=tmp_path / "merge"))
+    assert manifest.facts["splits"] == {"train": 0, "val": 1, "test": 2}
+    assert "train.jsonl is empty: all 3 rows kept are of val and test" in capsys.readouterr().err
+
+
 def test_a_broken_element_or_line_is_named_and_the_rest_goes_on(tmp_path, capsys):
     rows = [
         json.dumps({**FOREIGN["o1"], "Question": f"问题{n}"}, ensure_ascii=False) for n in range(3)

@@ -129,6 +129,13 @@ def test_new_cases_do_not_move_old_ones_and_shares_are_kept() -> None:
     assert find_split("iiyi:1", config) == find_split("iiyi:1", config)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_few_cases_leave_no_split_empty(seed: int) -> None:
+    config = make({"test_share": 0.2, "val_share": 0.1, "seed": seed})
+    questions, *_ = prepare([make_case(n) for n in range(6)], config, Counter())
+    assert {question.split for question in questions} == {"train", "val", "test"}
+
+
 def test_two_postings_of_one_story_stand_in_the_same_split() -> None:
     config = make({"test_share": 0.5, "val_share": 0.0})
     stories = [

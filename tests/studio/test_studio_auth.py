@@ -7,7 +7,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from medkd.studio.auth import COOKIE, FREE_TRIES, LONGEST_WAIT_S, MEMORY_S, Guard, Throttle
+from medkd.studio.auth import FREE_TRIES, LONGEST_WAIT_S, MEMORY_S, Guard, Throttle
 from medkd.studio.command import describe_address
 
 
@@ -126,8 +126,12 @@ def test_with_a_token_nothing_is_shown_before_it_is() -> None:
     assert "samesite=strict" in cookie
     assert "secret-token" not in cookie
     assert ask(guard, "/en/data", cookie=headers["set-cookie"].split(";")[0])[2] == "inside"
-    assert ask(guard, "/en/data", cookie=f"{COOKIE}=made-up")[0] == 401
-    assert ask(guard, "/en/data", cookie=f"{COOKIE}=")[0] == 401
+    assert ask(guard, "/en/data", cookie=f"{guard.cookie}=made-up")[0] == 401
+    assert ask(guard, "/en/data", cookie=f"{guard.cookie}=")[0] == 401
+
+
+def test_two_studios_of_one_machine_keep_their_sessions_apart() -> None:
+    assert Guard(inner).cookie != Guard(inner).cookie
 
 
 def test_wrong_tokens_make_an_address_wait() -> None:

@@ -380,6 +380,12 @@ def _describe(
             f"--traces {config.traces + 1} keeps more of them in training",
             file=sys.stderr,
         )
+    if not chosen.rows["train"]:
+        print(
+            f"note: train.jsonl is empty: all {statistics.n_rows} rows kept are of val and test; "
+            "bring more questions, or lower val_share and test_share",
+            file=sys.stderr,
+        )
     space.manifest.counts.kept = statistics.n_rows
     space.manifest.facts = {
         "splits": {split: len(rows) for split, rows in chosen.rows.items()},

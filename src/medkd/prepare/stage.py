@@ -229,12 +229,22 @@ def split_drafts(
     """Assign every case to a split by a hash of its id, cases that belong together to the same one.
 
     New cases do not move old ones, unless they belong together with them under an id that sorts
-    before.
+    before, or a split had none: of a few cases it takes the one whose draw is nearest.
     """
     groups: dict[int, list[str]] = {}
     for draft, leader in zip(drafts, leaders, strict=True):
         groups.setdefault(leader, []).append(draft.case.id)
-    return {case_id: find_split(min(ids), config) for ids in groups.values() for case_id in ids}
+    first_ids = {min(ids): ids for ids in groups.values()}
+    splits = {case_id: find_split(case_id, config) for case_id in first_ids}
+    shares: tuple[tuple[Split, float], ...] = (
+        ("test", config.test_share),
+        ("val", config.val_share),
+    )
+    nearest = sorted(splits, key=partial(hash_uniform, config.seed))
+    for number, (split, share) in enumerate(shares):
+        if share and split not in splits.values() and len(splits) > len(shares):
+            splits[nearest[number]] = split
+    return {case_id: splits[first] for first, ids in first_ids.items() for case_id in ids}
 
 
 def _story(draft: Draft) -> str:

@@ -20,7 +20,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from medkd.core.i18n import Texts, choose_language
 from medkd.studio.page import load_environment
 
-COOKIE = "medkd_studio"
 COOKIE_LIFE_S = 12 * 3600
 FREE_TRIES = 3
 """Wrong tokens from one address before it has to wait."""
@@ -79,8 +78,10 @@ class Guard:
         self.app = app
         self.token = token
         self.throttle = Throttle()
+        # Browsers do not tell ports apart: a name of its own keeps two studios out of each other's.
+        self.cookie = f"medkd_studio_{secrets.token_hex(4)}"
         self._with_session = SessionMiddleware(
-            self._answer, secrets.token_hex(32), COOKIE, COOKIE_LIFE_S, same_site="strict"
+            self._answer, secrets.token_hex(32), self.cookie, COOKIE_LIFE_S, same_site="strict"
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
