@@ -235,7 +235,7 @@ def split_drafts(
     for draft, leader in zip(drafts, leaders, strict=True):
         groups.setdefault(leader, []).append(draft.case.id)
     first_ids = {min(ids): ids for ids in groups.values()}
-    splits = {case_id: find_split(case_id, config) for case_id in first_ids}
+    splits: dict[str, Split] = {case_id: find_split(case_id, config) for case_id in first_ids}
     shares: tuple[tuple[Split, float], ...] = (
         ("test", config.test_share),
         ("val", config.val_share),
