@@ -568,7 +568,7 @@ def test_a_library_that_memory_has_no_room_for_is_one_line() -> None:
         "import resource, sys; from medkd.cli.app import run_command; import medkd.train.doctor\n"
     )
     little += "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-    little += "resource.setrlimit(resource.RLIMIT_AS, (held + 60_000_000, held + 60_000_000)); sys.exit(run_command(['doctor']))"
+    little += "resource.setrlimit(resource.RLIMIT_AS, (held + 60_000_000, held + 60_000_000)); sys.exit(run_command(['doctor', '--model', 'medkd:tiny']))"
     done = subprocess.run(
         [sys.executable, "-c", little], capture_output=True, text=True, check=False
     )

@@ -8,8 +8,10 @@ from medkd.completers import vllm_engine
 from medkd.evaluate.generate import MERGED
 from medkd.evaluate.stage import Config, run
 from medkd.models.chat_template import encode
-from medkd.models.load import load_model
+from medkd.models.load import choose_dtype, load_model
 from student_samples import make_random_model, read_lines
+
+DTYPE = str(choose_dtype("auto", "cpu")).removeprefix("torch.")
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def read_answers(out, name="predictions.jsonl"):
 
 def test_the_manifest_and_the_page_name_the_engine(usual):
     assert read_facts(usual)["generator"] == "transformers"
-    assert read_facts(usual)["dtype"] == "float32"
+    assert read_facts(usual)["dtype"] == DTYPE
     assert "transformers" in (usual / "report.html").read_text()
 
 
@@ -94,7 +96,7 @@ def test_an_evaluation_by_an_engine_asks_the_same_of_the_merged_model(
     longest = max(
         len(encode(tokenizer, line["prompt"])) for line in read_lines(usual / "predictions.jsonl")
     )
-    assert (max_length, n_rows, dtype) == (longest + 96, 5, "float32")
+    assert (max_length, n_rows, dtype) == (longest + 96, 5, DTYPE)
     assert engine.is_shut and not (tmp_path / "fast" / MERGED).exists()
 
 
