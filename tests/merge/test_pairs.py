@@ -84,7 +84,7 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def test_worse_answers_of_every_kind_stand_beside_the_right_row_of_their_question(folders):
+def test_worse_answers_of_every_kind_stand_beside_the_right_row_of_their_question(folders, capsys):
     pairs = [folders / name for name in ("verify", "distill", "evaluate")]
     manifest = merge(folders, pairs=pairs)
     found = [
@@ -99,6 +99,7 @@ def test_worse_answers_of_every_kind_stand_beside_the_right_row_of_their_questio
     assert {p.answer for p in found} == {"急性阑尾炎"} and len({p.id for p in found}) == 3
     facts = manifest.facts["pairs"]
     assert (facts["n"], facts["questions"], facts["without_row"]) == (3, 2, 1)
+    assert "merge: 3 pairs of 2 questions; worse because" in capsys.readouterr().err
 
 
 def test_pairs_stand_in_the_forms_of_trl_and_llamafactory(folders):

@@ -1,123 +1,81 @@
-"""Every method after supervised training from one start, by its stage, each gone on from a kill, and
-all of them in one table.
+"""Every method after supervised training from the demo's student, walked by commands: each is killed
+with -9 behind its first checkpoint and gone on, and all of them stand in one table.
 
-By hand: `PYTHONPATH=src:tests python tests/train/methods_road.py DIR`.
+By hand: `PYTHONPATH=src:tests python tests/train/methods_road.py RUN DIR`; RUN is a run of `demo`.
 """
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
-from medkd.core.config import make_config
-from medkd.core.jsonl import write_records
 from medkd.demo.teacher import serve_teacher
-from medkd.grading.rubric import Criterion, QuestionRubric
-from medkd.stages import STAGES
-from student_samples import (
-    make_example,
-    make_random_model,
-    read_lines,
-    undo_last_steps,
-    write_examples,
-)
+from medkd.train.checkpoints import is_complete
 
 N_STEPS = 4
+STUDENT = ("--model", "medkd:tiny", "--device", "cpu")
 
 
-def run(stage: str, out: Path, **fields: Any) -> Path:
-    """Run a stage as its command does."""
-    module = STAGES[stage].load()
-    module.run(make_config(module.Config, {**fields, "out": out}, stage))
-    return out
+def medkd(*words: object) -> None:
+    """Run a command to its end, its messages on this terminal."""
+    print("$ medkd", *words, flush=True)
+    subprocess.run([sys.executable, "-m", "medkd", *map(str, words)], check=True)
 
 
-def run_twice(stage: str, out: Path, **fields: Any) -> Path:
-    """Run a stage, undo what followed its last checkpoint but one, and go on."""
-    run(stage, out, **fields)
-    undo_last_steps(out, N_STEPS)
-    run(stage, out, **fields)
+def kill_and_go_on(*words: object, out: Path) -> None:
+    """Train until the first whole checkpoint, kill, and go on with the same command."""
+    command = [sys.executable, "-m", "medkd", *map(str, words), "--out", str(out)]
+    if not out.exists():
+        process = subprocess.Popen(command)
+        while not any(map(is_complete, out.glob("checkpoints/checkpoint-*"))):
+            assert process.poll() is None, "it ended before the first checkpoint"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    medkd(*words, "--out", out)
     facts = json.loads((out / "manifest.json").read_text())["facts"]
-    assert facts["resumed_from_step"] == N_STEPS - 1
-    return out
+    assert facts["resumed_from_step"] >= 1
 
 
-def walk(root: Path) -> Path:
-    """Walk the road; returns the directory of `compare`."""
-    base = {"model": str(make_random_model(root / "base")), "device": "cpu"}
-    write_examples(root / "rows/train.jsonl", range(24))
-    write_examples(root / "asked/test.jsonl", range(24))
-    write_examples(root / "rows/test.jsonl", range(30, 42))
-    write_examples(root / "rows/val.jsonl", range(24, 30))
-    learnt = {"epochs": 50, "learning_rate": 1e-2, "max_length": 256}
-    start = run("train", root / "start", **base, **learnt, input=root / "rows")
+def walk(run: Path, root: Path) -> None:
+    """Walk the road from a run of the demo."""
+    start = run / "train"
+    evaluate = ("evaluate", *STUDENT, "--max-tokens", 256)
+    drawn = ("--split", "train", "--allow-seen", "--temperature", 1, "--limit", 128)
+    medkd(*evaluate, "--adapter", start, "--input", run / "merge", *drawn, "--out", root / "drawn")
+    merged = root / "merge"
+    medkd("merge", "--input", run / "verify", "--pairs", root / "drawn", "--out", merged)
 
-    asked = {**base, "max_tokens": 64, "dtype": "float32"}
-    wrong = run(
-        "evaluate",
-        root / "wrong",
-        **asked,
-        adapter=start,
-        input=root / "asked",
-        temperature=1.0,
-        allow_seen=True,
-    )
-    merged = run(
-        "merge", root / "merge", input=[root / "rows/train.jsonl"], pairs=[wrong], near=1.0
-    )
-    assert read_lines(merged / "preferences.jsonl")
-
-    go_on = {**base, "adapter": start, "trainer": {"max_steps": N_STEPS, "save_steps": 1}}
-    methods = {"start": start}
-    for method in ("dpo", "kto"):
-        methods[method] = run_twice(
-            "train", root / method, **go_on, method=method, input=merged, learning_rate=5e-4
+    trained = {"start": start}
+    go_on = (*STUDENT, "--adapter", start, "--input", merged, "--trainer.save-steps", 1)
+    short = ("--trainer.max-steps", N_STEPS, "--learning-rate", 5e-4)
+    own = ("--teacher", "self", "--max-tokens", 256)
+    for method, more in {"dpo": (), "kto": (), "on-policy": own}.items():
+        trained[method] = root / method
+        kill_and_go_on("train", "--method", method, *go_on, *short, *more, out=root / method)
+    with serve_teacher(port=8765):
+        medkd(
+            *("rubric", "--input", merged / "train.jsonl", "--teacher", "rehearsal"),
+            *("--out", root / "rubric"),
         )
-    own = {"method": "on-policy", "teacher": "self", "input": root / "rows", "max_tokens": 64}
-    methods["self"] = run_twice("train", root / "self", **go_on, **own, learning_rate=5e-4)
-    criteria = [
-        QuestionRubric(
-            id=example.id, criteria=(Criterion(text=f"说出「{example.answer}」", points=10),)
+        trained["grpo"] = root / "grpo"
+        kill_and_go_on(
+            *("reinforce", *go_on, "--steps", N_STEPS, "--questions", 4, "--group-size", 4),
+            *("--max-tokens", 256, "--learning-rate", 5e-4, "--rubric", root / "rubric"),
+            *("--judge", "rehearsal", "--rewards.diagnosis", 1, "--rewards.rubric", 1),
+            out=root / "grpo",
         )
-        for example in map(make_example, range(24))
-    ]
-    (root / "rubric").mkdir(exist_ok=True)
-    write_records(root / "rubric/rubrics.jsonl", criteria)
-    with serve_teacher(faults=0.0, latency_s=0) as server:
-        judged = {
-            "judge": "custom",
-            "judge_model": "rehearsal",
-            "judge_base_url": server.base_url,
-            "rubric": root / "rubric",
-            "rewards": {"diagnosis": 1.0, "rubric": 1.0},
-            "accept_identified": True,
-        }
-        small = {
-            "steps": N_STEPS,
-            "questions": 2,
-            "group_size": 4,
-            "max_tokens": 96,
-            "trainer": {"temperature": 0.7},
-        }
-        methods["grpo"] = run_twice(
-            "reinforce",
-            root / "grpo",
-            **base,
-            **judged,
-            **small,
-            adapter=start,
-            input=root / "rows",
-            learning_rate=1e-3,
-        )
-    evaluated = [
-        run("evaluate", root / f"evaluate-{name}", **asked, adapter=trained, input=root / "rows")
-        for name, trained in methods.items()
-    ]
-    return run("compare", root / "compare", input=evaluated, names=list(methods))
+    measured = {name: root / f"evaluate-{name}" for name in trained}
+    for name, adapter in trained.items():
+        rows = ("--input", merged, "--limit", 96)
+        medkd(*evaluate, "--adapter", adapter, *rows, "--out", measured[name])
+    medkd("compare", *measured.values(), "--names", *measured, "--out", root / "compare")
 
 
 if __name__ == "__main__":
-    os.environ["MEDKD_API_KEY"] = "none"
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print(walk(Path(sys.argv[1])))
+    os.environ["MEDKD_REHEARSAL_KEY"] = "none"
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    walk(Path(sys.argv[1]), Path(sys.argv[2]))

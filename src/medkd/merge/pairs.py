@@ -156,8 +156,9 @@ class Pairing:
             "without_row": self.n_worse - len(self.pairs),
         }
 
-    def write(self, directory: Path, folder: Path) -> None:
-        """Write the pairs in all forms; says so where there is none."""
+    def write(self, directory: Path, folder: Path) -> dict[str, Any]:
+        """Write the pairs in all forms, and say how many there are and why one is the worse;
+        returns their description."""
         write_records(directory / NAME, self.pairs)
         with write_atomically(directory / "messages" / NAME, binary=True) as file:
             for pair in self.pairs:
@@ -165,12 +166,18 @@ class Pairing:
         rows = [to_ranking(pair) for pair in self.pairs]
         with write_atomically(folder / "medkd_preferences.json", binary=True) as file:
             file.write(orjson.dumps(rows, option=orjson.OPT_INDENT_2) + b"\n")
-        if not self.pairs:
+        facts = self.describe()
+        if self.pairs:
+            whys = ", ".join(f"{why} {n}" for why, n in facts["why"].items())
+            counts = f"{len(self.pairs)} pairs of {facts['questions']} questions"
+            print(f"merge: {counts}; worse because {whys}", file=sys.stderr)
+        else:
             print(
                 f"warning: merge: no pair: of {self.n_worse} worse answers none is of a question "
                 "in train; name the directories of the same questions with --pairs",
                 file=sys.stderr,
             )
+        return facts
 
 
 def write_answer(reasoning: str, answer: str) -> str:

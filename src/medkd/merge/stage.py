@@ -188,8 +188,7 @@ def run(config: Config) -> Manifest:
                 space.manifest.facts["sources"].get(source.name, 0) for source in replayed
             )
         if pairing:
-            pairing.write(space.directory, folder)
-            space.manifest.facts["pairs"] = pairing.describe()
+            space.manifest.facts["pairs"] = pairing.write(space.directory, folder)
         if problems:
             space.manifest.facts["first_dropped"] = [f"{why}: {place}" for why, place in problems]
         writers.write_registry(folder, SPLITS, has_pairs=pairing is not None)
