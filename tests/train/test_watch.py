@@ -103,6 +103,16 @@ def test_looks_are_kept_for_a_resumed_run_up_to_its_step(tmp_path):
     assert N_ANSWERS % len(QUESTIONS) == 0
 
 
+def test_a_save_that_a_kill_left_without_a_look_is_looked_at_when_the_run_goes_on(tmp_path):
+    path = tmp_path / "held_out.jsonl"
+    watch_run(path, [0.0] * 2, [1.0])
+    again = Watch(path, GivenAnswers([0.5]), QUESTIONS, set(), int, resumed_step=20)
+    history = [{"step": 10, "reward": 1.0}, {"step": 20, "reward": 1.1}]
+    state = SimpleNamespace(global_step=20, log_history=history, best_model_checkpoint=None)
+    again.on_train_begin(None, state, SimpleNamespace(should_training_stop=False))
+    assert [(look.step, look.reward) for look in again.looks] == [(0, None), (10, 1.0), (20, 1.1)]
+
+
 def test_a_watch_that_only_wavers_ends_few_runs_where_a_plain_fall_would_end_many(tmp_path):
     """500 runs of a start and four saves that change nothing, two answers to each of 64 questions,
     while the reward rises."""

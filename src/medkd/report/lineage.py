@@ -209,14 +209,6 @@ def write_said(material: Material, say: Wording) -> Section | None:
         looks = read_lines(folder / "held_out.jsonl")
         if looks:
             tables.append(_list_looks(name, step, looks, say))
-        for at, answer in enumerate(looks[0]["answers"] if looks else ()):
-            texts = [(say("Question"), answer["record"])]
-            texts += [
-                (say("Step {n}", n=look["step"]), look["answers"][at]["text"])
-                for look in looks
-                if at < len(look["answers"])
-            ]
-            samples.append(Sample(f"{name}: {answer['known']}", texts, answer["id"]))
     title = say("What the student said on the way")
     return Section(title, tables=tables, samples=samples) if samples or tables else None
 

@@ -249,6 +249,9 @@ class Watch(Callback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._protect(state)
+        if state.global_step:
+            # A run killed between a checkpoint and its look goes on from there.
+            self.on_save(args, state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         since = self.looks[-1].step if self.looks else 0
