@@ -16,7 +16,7 @@ from medkd.cli.app import build_app, run_command
 from medkd.cli.commands import CHINESE_STUDENT
 from medkd.cli.flags import DETACH_HELP, PARTS, RECIPE_HELP, TRUST_HELP
 from medkd.cli.overview import COMMANDS, LOOK, MACHINE, RUN, STAGE
-from medkd.cli.place import BEGINNINGS, read_help
+from medkd.cli.place import BEGINNINGS, fill_next, read_help
 from medkd.core.config import StageConfig, describe, read_recipe
 from medkd.core.i18n import Texts, load_catalogue
 from medkd.core.jsonl import write_json, write_records
@@ -692,6 +692,19 @@ def test_without_a_command_one_is_told_where_one_is_and_what_comes_next(
     assert run_command([]) == 0
     said = capsys.readouterr().out
     assert "runs/my: the newest of 1 runs here" in said and following in said
+
+
+@pytest.mark.parametrize(
+    ("compared", "following"),
+    [
+        (["runs/my/base", "runs/my/evaluate"], "medkd report runs/my"),
+        (["runs/one/evaluate", "runs/two/evaluate"], "medkd report runs/two/evaluate"),
+    ],
+)
+def test_after_a_comparison_the_report_is_of_what_was_compared(
+    compared: list[str], following: str
+) -> None:
+    assert fill_next("compare", {"input": compared, "out": "elsewhere/compare"}) == following
 
 
 def test_help_in_one_language_leaves_the_next_in_another(

@@ -19,7 +19,7 @@ from medkd.evaluate.compare import run as compare
 from medkd.evaluate.stage import Config, run
 from medkd.report.lineage import is_play_money, write_cost, write_methods
 from medkd.report.material import Material, Wording
-from medkd.report.run import write_report, write_run_report
+from medkd.report.run import make_document, write_report, write_run_report
 
 RIGHT, WRONG = "<think>发热。</think>急性阑尾炎", "急性胆囊炎"
 
@@ -169,6 +169,28 @@ def test_play_money_is_told_as_such():
     assert tell(evaluate=other).note == ""
     assert not is_play_money(other) and not is_play_money(step("merge"))
     assert not is_play_money(step(teacher="deepseek", judge="rehearsal"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ({"collect": step("collect", base_url="http://127.0.0.1:9")}, "The cases are invented"),
+        (
+            {
+                "merge": step("merge").model_copy(
+                    update={"inputs": {"runs/x/rehearsal/a.json": "1"}}
+                )
+            },
+            "The cases are invented",
+        ),
+        ({"distill": step(teacher="rehearsal")}, "The reasoning is the rehearsal teacher's"),
+        ({"distill": step(teacher="vllm", base_url="http://127.0.0.1:8000/v1")}, ""),
+    ],
+)
+def test_own_cases_are_not_called_invented(steps, said):
+    told = "\n".join(make_document(Material(Path("x"), steps), Texts("en")).headline)
+    assert said in told and ("invented" in told) == ("invented" in said)
+    assert ("rehearsal" in told) == ("rehearsal" in said)
 
 
 def test_every_version_is_named_once_and_whole():

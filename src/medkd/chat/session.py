@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from medkd.chat.backends import Backend, EndpointBackend, Reply, open_backend
-from medkd.completers.providers import is_loopback
 from medkd.core.completer import Message, Sampling
 from medkd.core.config import AcceptIdentified, Options
 from medkd.core.progress import make_printable
@@ -56,8 +55,7 @@ class Config(Options):
     device: Device = "auto"
     """Where to compute."""
     accept_identified: AcceptIdentified = False
-    """Send lines from a pipe or a file to an endpoint outside this machine; they carry no mark of
-    de-identification."""
+    """Send lines from a pipe or a file to an endpoint; they carry no mark of de-identification."""
 
 
 class Conversation:
@@ -98,20 +96,18 @@ def run(config: Config) -> None:
 def guard_patient_text(
     backends: Sequence[Backend], is_person: bool, accept_identified: bool
 ) -> None:
-    """Say once that what is typed leaves this machine; refuse what is piped, for nobody looks at it
-    before it is sent. Raises InputError."""
-    outside = [
-        backend.target.base_url
-        for backend in backends
-        if isinstance(backend, EndpointBackend) and not is_loopback(backend.target.base_url)
+    """Say once that what is typed goes to an endpoint; refuse what is piped, for nobody looks at it
+    before it is sent. An endpoint of this machine may pass it on. Raises InputError."""
+    endpoints = [
+        backend.target.base_url for backend in backends if isinstance(backend, EndpointBackend)
     ]
-    if not outside:
+    if not endpoints:
         return
     if not is_person:
-        check_deidentified([""], "standard input", outside[0], accept_identified)
+        check_deidentified([""], "standard input", endpoints[0], accept_identified)
     print(
-        f"note: what you ask is sent to {', '.join(dict.fromkeys(outside))}, outside this "
-        "machine; name no patient",
+        f"note: what you ask is sent to {', '.join(dict.fromkeys(endpoints))}, which may lie "
+        "outside this machine; name no patient",
         file=sys.stderr,
     )
 

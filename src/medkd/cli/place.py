@@ -45,7 +45,8 @@ def describe_place(folder: Path, texts: Texts) -> str:
         )
     elif following:
         lines.append(texts.of("cli", "next: {command}", command=following))
-    lines.append(texts.of("cli", "report: {command}", command=f"medkd report {run}"))
+    if not following.startswith("medkd report "):
+        lines.append(texts.of("cli", "report: {command}", command=f"medkd report {run}"))
     return "\n".join(lines)
 
 
@@ -84,6 +85,10 @@ def fill_next(name: str, config: Mapping[str, Any]) -> str:
     template: str = read_help(name).get("next", "")
     out = Path(str(config.get("out") or ""))
     places = {key: str(value) for key, value in config.items()} | {"run": out.parent}
+    if name == "compare":  # its --out may lie anywhere; the report is of what was compared
+        compared = [Path(str(one)) for one in config["input"]]
+        runs = {path.parent for path in compared}
+        places["compared"] = runs.pop() if len(runs) == 1 else compared[-1]
     if "{base}" in template:
         others = sorted(out.parent.glob("evaluate*/scores.json"))
         base = next((path.parent for path in others if path.parent != out), None)

@@ -123,14 +123,18 @@ class Material(NamedTuple):
         return self.folder / step if (self.folder / step / MANIFEST).exists() else self.folder
 
     @property
-    def is_rehearsal(self) -> bool:
-        """Whether the cases are invented: the demo's own site, teacher or rows."""
+    def are_cases_invented(self) -> bool:
+        """Whether the cases are invented: those of the demo's own site, or its rows."""
         return any(
-            step.config.get("teacher") == REHEARSAL
-            or "//127.0.0.1" in str(step.config.get("base_url"))
+            (step.stage == "collect" and "//127.0.0.1" in str(step.config.get("base_url")))
             or any(REHEARSAL in Path(path).parts for path in step.inputs)
             for step in self.steps.values()
         )
+
+    @property
+    def is_teacher_rehearsal(self) -> bool:
+        """Whether the reasoning is that of the rehearsal teacher, be the cases invented or not."""
+        return any(step.config.get("teacher") == REHEARSAL for step in self.steps.values())
 
 
 def read_run(folder: Path, models: Mapping[str, str] | None = None) -> Material:

@@ -470,7 +470,7 @@ def write_missing(material: Material, say: Wording) -> Section:
     items = [say(note) for note in material.notes]
     if not find_spec("matplotlib"):
         items.append(say("Figures: matplotlib is not installed; pip install 'medkd[train]'."))
-    if material.is_rehearsal:
+    if material.are_cases_invented:
         items.append(say("Real patients: the cases of the rehearsal world are invented."))
     if material.of("verify"):
         items.append(

@@ -28,8 +28,11 @@ def make_document(material: Material, texts: Texts) -> Document:
     """Make the report of a run or a step."""
     say = Wording(texts)
     told = [*results.write_headline(material, say)] or [*lineage.write_headline(material, say)]
-    if material.is_rehearsal:
+    if material.are_cases_invented:
         line = "The cases are invented: this shows that the road runs, nothing about medicine."
+        told.append(say(line))
+    elif material.is_teacher_rehearsal:
+        line = "The reasoning is the rehearsal teacher's: this shows that the road runs, no more."
         told.append(say(line))
     sections = [
         results.write_results(material, say),
