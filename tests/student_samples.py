@@ -130,10 +130,12 @@ def save_base(loaded: Any, folder: Path) -> Path:
     return folder
 
 
-def undo_last_steps(out: Path, last_step: int) -> None:
-    """Make of a finished training what a kill behind an earlier checkpoint leaves."""
+def undo_last_steps(out: Path, last_step: int | None) -> None:
+    """Make of a finished training what a kill behind an earlier checkpoint leaves, or for None
+    behind its last."""
     shutil.rmtree(out / "adapter")
-    shutil.rmtree(out / f"checkpoints/checkpoint-{last_step}")
+    if last_step is not None:
+        shutil.rmtree(out / f"checkpoints/checkpoint-{last_step}")
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     killed = json.dumps(manifest | {"state": "running"})
     (out / "manifest.json").write_text(killed, encoding="utf-8")

@@ -106,6 +106,17 @@ def test_a_killed_run_goes_on_to_the_same_weights(settings, tuned_dir, tmp_path)
     assert have_equal_weights(tuned_dir, killed)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [{"trainer": {"max_steps": 1}}, {"epochs": 0.5}])
+def test_a_run_killed_behind_its_last_checkpoint_trains_no_further_step(settings, tmp_path, length):
+    settings = settings | length
+    run(Config(**settings, out=tmp_path / "whole"))
+    killed = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    undo_last_steps(killed, None)
+    assert run(Config(**settings, out=killed)).facts["steps"] == 1
+    assert have_equal_weights(tmp_path / "whole", killed)
+
+
 def test_pairs_that_teach_nothing_are_counted_and_none_left_is_one_line(settings, tmp_path):
     same = make_example(1)
     folder = write_pairs(

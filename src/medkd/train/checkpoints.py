@@ -26,7 +26,7 @@ from medkd.train.callbacks import ORPHANS_WAIT_S, Callback, Interruption, Metric
 from medkd.train.config import CHECKPOINTS, StudentConfig, Target, explain_refusal
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 ADAPTER, QUESTIONS, LINEAGE = "adapter", "questions.json", "lineage.json"
 N_QUESTIONS = 20
@@ -143,6 +143,9 @@ def run_trainer(
         for callback in (metrics, interruption, keeper, *callbacks):
             if callback is not None:
                 trainer.add_callback(cast(Any, callback))
+        if checkpoint and _is_over(checkpoint, trainer.args):
+            # Resumed in the middle of an epoch, a trainer takes a step before it counts them.
+            trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except ValueError as error:
@@ -151,6 +154,14 @@ def run_trainer(
         if interruption.is_wanted:
             raise KeyboardInterrupt
     return metrics
+
+
+def _is_over(checkpoint: Path, args: "TrainingArguments") -> bool:
+    """Tell whether a checkpoint is the last one of a training."""
+    state = json.loads((checkpoint / _STATE).read_bytes())
+    if args.max_steps > 0:
+        return state["global_step"] >= args.max_steps
+    return state["epoch"] >= args.num_train_epochs
 
 
 @contextmanager
