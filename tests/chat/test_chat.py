@@ -16,7 +16,8 @@ from medkd.core.completer import Message, Sampling
 from medkd.core.errors import InputError
 from medkd.core.thinking import write
 from medkd.demo.teacher import serve_teacher
-from medkd.models.load import load_model
+from medkd.export.gguf import write_gguf
+from medkd.models.load import load_model, load_tokenizer
 
 
 class Parrot:
@@ -202,3 +203,36 @@ def test_what_a_model_says_never_steers_the_terminal(capsys):
     talk("fever?", said=Reply(hostile, hostile, "503: \x1b[31mbusy"))
     shown = capsys.readouterr().out
     assert "flu" in shown and not set(shown) & set("\x1b\x07\x9b\u202e\r")
+
+
+def test_a_gguf_file_is_talked_to_and_its_pieces_are_the_whole_answer(tiny_model_dir, tmp_path):
+    pytest.importorskip("xllamacpp")
+    path = tmp_path / "model.gguf"
+    write_gguf(tiny_model_dir, path, "q8_0", load_tokenizer(tiny_model_dir))
+    speaker = open_backend(str(path))
+    heard = []
+    said = speaker.say(
+        [Message(role="user", content="【主诉】发热3天。")],
+        Sampling(max_tokens=24),
+        lambda piece, is_reasoning: heard.append(piece),
+    )
+    assert len(heard) > 1 and said.why == "stop"
+    assert "".join(heard).strip() == said.reasoning + said.answer
+    with pytest.raises(InputError, match="a GGUF file takes none"):
+        open_backend(str(path), tmp_path)
+
+
+def test_ctrl_c_ends_the_answer_of_a_gguf_file(tiny_model_dir, tmp_path):
+    pytest.importorskip("xllamacpp")
+    path = tmp_path / "model.gguf"
+    write_gguf(tiny_model_dir, path, "q8_0", load_tokenizer(tiny_model_dir))
+    heard = []
+
+    def interrupt(piece, is_reasoning):
+        heard.append(piece)
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+
+    asked = [Message(role="user", content="【主诉】发热3天。")]
+    said = open_backend(str(path)).say(asked, Sampling(max_tokens=24), interrupt)
+    assert said.why == "interrupted" and len(heard) == 2

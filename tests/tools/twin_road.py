@@ -17,7 +17,7 @@ from medkd.train.checkpoints import is_complete
 from student_samples import make_example, read_lines, write_examples
 
 EVERYWHERE = ("--device", "cpu")
-ROWS = range(12)
+TRAINED, KEPT, ASKED = range(10, 16), range(16, 38), range(38, 44)
 
 
 def medkd(*words: object, said: str = "") -> str:
@@ -48,10 +48,10 @@ def walk(kind: str, out: Path) -> dict[str, object]:
     """Walk the road on one kind; returns what came out."""
     twin = make_twin(kind, out / "twin")
     merged = out / "merge"
-    write_examples(merged / "train.jsonl", ROWS)
-    write_examples(merged / "val.jsonl", range(12, 34))
-    write_examples(merged / "test.jsonl", range(34, 40))
-    rows = ("--input", merged, "--max-length", 256, "--batch-size", 12, *EVERYWHERE)
+    write_examples(merged / "train.jsonl", TRAINED)
+    write_examples(merged / "val.jsonl", KEPT)
+    write_examples(merged / "test.jsonl", ASKED)
+    rows = ("--input", merged, "--max-length", 256, "--batch-size", 6, *EVERYWHERE)
 
     looked = subprocess.run(
         [sys.executable, "-m", "medkd", "doctor", "--model", twin, *map(str, rows)],
@@ -61,15 +61,15 @@ def walk(kind: str, out: Path) -> dict[str, object]:
     assert looked.returncode in (0, 2) and "refused" not in looked.stdout, looked.stdout
 
     full = out / "full"
-    whole = ("--method", "full", "--epochs", 50, "--learning-rate", 1e-2)
+    whole = ("--method", "full", "--epochs", 28, "--learning-rate", 1e-2)
     medkd("train", "--model", twin, *rows, *whole, "--out", full)
 
     lora = out / "lora"
-    adapter = ("--model", full, *rows, "--epochs", 8, "--learning-rate", 1e-3)
-    train_and_kill(*adapter, "--trainer.save-steps", 4, out=lora)
-    medkd("train", *adapter, "--trainer.save-steps", 4, "--out", lora)
+    adapter = ("--model", full, *rows, "--epochs", 4, "--learning-rate", 1e-3)
+    train_and_kill(*adapter, "--trainer.save-steps", 2, out=lora)
+    medkd("train", *adapter, "--trainer.save-steps", 2, "--out", lora)
     facts = json.loads((lora / "manifest.json").read_text())["facts"]
-    assert facts["resumed_from_step"] >= 4
+    assert facts["resumed_from_step"] >= 2
 
     asked = ("--model", full, "--adapter", lora, "--max-tokens", 96)
     medkd("evaluate", *asked, "--input", merged, *EVERYWHERE, "--out", out / "evaluate")

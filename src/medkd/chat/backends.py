@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from medkd.completers.endpoint import Endpoint
+from medkd.completers.llamacpp_engine import SUFFIX, LlamaCppEngine, check_file
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Target, find_target
 from medkd.completers.transformers_engine import LOOP_CHECK_INTERVAL, TransformersEngine
@@ -22,6 +23,8 @@ from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, opens_thinking, render
 from medkd.models.load import Device, LoadedModel, find_base, load_model, resolve_adapter
 
+GGUF_LENGTH = 8192
+"""Tokens of a conversation with a GGUF file, the answer with them."""
 OnPiece = Callable[[str, bool], None]
 """Called with each piece of text and whether it is reasoning."""
 
@@ -148,6 +151,33 @@ class LocalBackend:
         return listener.sum_up(generation.finish_reason)
 
 
+class GgufBackend:
+    """A GGUF file on this machine, in llama.cpp, under its own chat template."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self._engine = LlamaCppEngine(check_file(path), GGUF_LENGTH, n_slots=1)
+
+    def say(self, turns: Sequence[Message], sampling: Sampling, on_piece: OnPiece) -> Reply:
+        """Write on behind the turns; an interruption ends the turn and keeps what was said."""
+        prompt = render(self._engine.tokenizer, turns)
+        listener = _Listener(on_piece)
+        splitter = ThinkingSplitter(listener.take, is_reasoning=opens_thinking(prompt))
+
+        def take(text: str) -> bool:
+            splitter.take(text)
+            return listener.n_pieces % LOOP_CHECK_INTERVAL == 0 and listener.is_repeating()
+
+        if sampling.seed is None:
+            sampling = sampling.model_copy(update={"seed": secrets.randbits(32)})
+        try:
+            why = self._engine.stream(prompt, sampling, take)
+        except KeyboardInterrupt:
+            return listener.sum_up("interrupted")
+        splitter.finish()
+        return listener.sum_up(why)
+
+
 class EndpointBackend:
     """A model behind an endpoint; asked once a turn, never again by itself: an answer may be
     paid."""
@@ -200,9 +230,9 @@ class _LoopError(Exception):
 def open_backend(name: str, adapter: Path | None = None, device: Device = "auto") -> Backend:
     """Open the backend that a name stands for; loads it where it is a model of this machine.
 
-    A name is `medkd:tiny`, a folder, a hub's name, a directory of `train` (its adapter on its
-    base), or `MODEL@PLACE`, where the place is a provider of `completers/providers.yaml` or the
-    address of an OpenAI-compatible endpoint.
+    A name is `medkd:tiny`, a folder, a GGUF file, a hub's name, a directory of `train` (its adapter
+    on its base), or `MODEL@PLACE`, where the place is a provider of `completers/providers.yaml` or
+    the address of an OpenAI-compatible endpoint.
     """
     model, at, place = name.rpartition("@")
     if at and model:
@@ -214,6 +244,10 @@ def open_backend(name: str, adapter: Path | None = None, device: Device = "auto"
         return EndpointBackend(
             name, find_target("custom" if is_address else place, model, place if is_address else "")
         )
+    if name.endswith(SUFFIX):
+        if adapter is not None:
+            raise InputError("--adapter: a GGUF file takes none; export the two together first")
+        return GgufBackend(name, Path(name).expanduser())
     if adapter is None and is_adapter(Path(name)):
         adapter = resolve_adapter(Path(name))
         base = find_base(adapter)

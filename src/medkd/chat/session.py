@@ -38,8 +38,8 @@ class Config(Options):
     """Talk to a model, or to several side by side."""
 
     model: str
-    """Model: medkd:tiny, a folder, a directory of train, a hub's name, or MODEL@ADDRESS for an
-    endpoint."""
+    """Model: medkd:tiny, a folder, a GGUF file, a directory of train, a hub's name, or
+    MODEL@ADDRESS for an endpoint."""
     adapter: Path | None = None
     """Adapter of train, put on the model."""
     versus: list[str] = Field(default_factory=list)

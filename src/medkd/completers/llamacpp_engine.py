@@ -107,21 +107,52 @@ class LlamaCppEngine:
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
 
+    def stream(
+        self, prompt: str, sampling: Sampling, on_text: Callable[[str], bool]
+    ) -> FinishReason:
+        """Write on behind one prompt and hand on each piece as it comes, until one is answered with
+        True; returns why it ended."""
+        ids = encode(self.tokenizer, prompt)
+        reason = FinishReason.LENGTH
+        interrupts: list[KeyboardInterrupt] = []
+
+        def take(reply: dict[str, Any]) -> bool:
+            nonlocal reason
+            if reply["choices"][0]["finish_reason"] == "stop":
+                reason = FinishReason.STOP
+            try:
+                if not on_text(str(reply["choices"][0]["text"])):
+                    return False
+                reason = FinishReason.LOOP
+            except KeyboardInterrupt as interrupt:  # llama.cpp lets no exception through
+                interrupts.append(interrupt)
+            return True
+
+        if len(ids) < self.max_length:
+            request = self._make_request(ids, sampling, sampling.seed or 0)
+            self.server.handle_completions(request | {"stream": True}, take)
+        if interrupts:
+            raise interrupts[0]
+        return reason
+
+    def _make_request(self, ids: list[int], sampling: Sampling, seed: int) -> dict[str, Any]:
+        return {
+            "prompt": ids,
+            "max_tokens": min(sampling.max_tokens, self.max_length - len(ids)),
+            "seed": seed % 2**32,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repeat_penalty": 1.0,
+            "temperature": sampling.temperature or 0.0,
+            "top_p": sampling.top_p or 1.0,
+        }
+
     def _answer(self, ids: list[int], sampling: Sampling, seed: int) -> Generation:
         if len(ids) >= self.max_length:
             return Generation("", FinishReason.LENGTH, [])
-        drawn = {"temperature": sampling.temperature or 0.0, "top_p": sampling.top_p or 1.0}
         try:
             reply: dict[str, Any] = self.server.handle_completions(
-                {
-                    "prompt": ids,
-                    "max_tokens": min(sampling.max_tokens, self.max_length - len(ids)),
-                    "seed": seed % 2**32,
-                    "top_k": 0,
-                    "min_p": 0.0,
-                    "repeat_penalty": 1.0,
-                    **drawn,
-                }
+                self._make_request(ids, sampling, seed)
             )
             choice = reply["choices"][0]
         except (RuntimeError, KeyError) as error:
