@@ -46,6 +46,7 @@ def test_all_weights_can_be_trained_and_the_folder_is_a_model(
         258,
         256,
     ]
+    assert json.loads((tmp_path / "model/config.json").read_text())["use_cache"] is True
     assert manifest.facts["eval_loss"] < 4
 
 

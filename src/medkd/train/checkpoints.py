@@ -305,6 +305,10 @@ def save_weights(trainer: "Trainer", final: Path, base: str, is_main: bool = Tru
         config_path = temporary / "adapter_config.json"
         if config := read_json(config_path):
             write_json(config_path, config | {"base_model_name_or_path": base})
+        # Training switches the cache off; whoever generates with the folder wants it on.
+        config_path = temporary / "config.json"
+        if config := read_json(config_path):
+            write_json(config_path, config | {"use_cache": True})
         for name in ("training_args.bin", "README.md"):
             (temporary / name).unlink(missing_ok=True)
         # The start from which reinforcement measures its divergence.
