@@ -5,7 +5,7 @@ import pytest
 
 from medkd.core.errors import InputError, ProofError
 from medkd.export.card import write_modelfile
-from medkd.export.stage import Config, export, judge, run
+from medkd.export.stage import Config, export, judge, prove, run
 from medkd.models.load import load_tokenizer
 from student_samples import make_example
 
@@ -168,10 +168,19 @@ def test_the_scores_of_an_evaluation_stand_on_the_card_with_their_intervals(trai
 
 
 def test_a_folder_that_transformers_cannot_use_proves_nothing(tmp_path):
-    from medkd.export.stage import prove
-
     proof = prove(tmp_path, ["?"], 4)
     assert not proof["passed"] and "could not use it" in proof["finding"]
+
+
+def test_only_the_opening_tag_of_a_prompt_without_line_breaks_belongs_to_the_answer(
+    tiny_model_dir, tmp_path
+):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        "<|im_start|>{{ messages[0].content }}<|im_end|><think>{{ '\\n' }}"
+    )
+    [answer] = prove(folder, ["【主诉】发热3天。"], 4)["answers"]
+    assert answer["text"].startswith("<think>\n")
 
 
 def test_weights_that_cannot_be_found_are_one_line(trained_dir, tmp_path):

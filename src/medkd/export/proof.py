@@ -43,18 +43,13 @@ def main(model_dir: str, questions_path: str, max_tokens: str, out_path: str) ->
     for question, prompt, ids in zip(questions, prompts, written.tolist(), strict=True):
         ends = [at for at, token in enumerate(ids) if token in stops]
         text = tokenizer.decode(ids[: ends[0]] if ends else ids, skip_special_tokens=True)
-        # The prompt's own last line belongs to what the model says where the template begins the
-        # thinking for it.
-        given = (
-            prompt[len(prompt.rstrip("\n").rpartition("\n")[0]) + 1 :]
-            if prompt.endswith("<think>\n")
-            else ""
-        )
+        # A tag that the template opens belongs to what the model says.
+        opened = "<think>\n" if prompt.endswith("<think>\n") else ""
         n_tokens = ends[0] + 1 if ends else len(ids)
         answers.append(
             {
                 "question": question,
-                "text": given + text,
+                "text": opened + text,
                 "stopped": bool(ends),
                 "n_tokens": n_tokens,
             }
