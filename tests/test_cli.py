@@ -1,5 +1,6 @@
 import ast
 import importlib
+import json
 import os
 import re
 import shlex
@@ -692,6 +693,32 @@ def test_without_a_command_one_is_told_where_one_is_and_what_comes_next(
     assert run_command([]) == 0
     said = capsys.readouterr().out
     assert "runs/my: the newest of 1 runs here" in said and following in said
+    assert run_command(following.removeprefix("next: medkd ").split()) == 0
+    capsys.readouterr()
+    assert run_command([]) == 0
+    said = capsys.readouterr().out  # both within a second, and the later one counts
+    assert said.index("  collect ") < said.index("  deidentify ")
+    assert "next: medkd prepare --input runs/my/deidentify" in said
+
+
+def test_a_model_that_failed_its_proof_is_not_called_a_step_to_repeat(
+    tmp_path: Path, cases_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("runs/my/export")
+    words = ["collect", "--source", "files", "--input", str(cases_path), "--out", str(out)]
+    assert run_command(words) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(
+        json.dumps(manifest | {"stage": "export", "state": "stopped"})
+    )
+    (out / "UNPROVEN").write_text("few\n")
+    capsys.readouterr()
+    assert run_command([]) == 0
+    said = capsys.readouterr().out
+    assert "repeat the command" not in said
+    assert f"UNPROVEN: {out}/proof.json says why" in said
+    assert f"next: medkd chat --model {out}" in said
 
 
 @pytest.mark.parametrize(

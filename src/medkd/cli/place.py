@@ -39,7 +39,11 @@ def describe_place(folder: Path, texts: Texts) -> str:
         lines.append(f"  {step.name:<20}{state:<10}{said}")
     last = steps[-1]
     following = fill_next(last.stage, last.config)
-    if last.state != "finished":
+    out = Path(str(last.config.get("out") or ""))
+    if last.stage == "export" and (out / "UNPROVEN").exists():
+        lines.append(texts.of("cli", "UNPROVEN: {place} says why", place=out / "proof.json"))
+        lines.append(texts.of("cli", "next: {command}", command=following))
+    elif last.state != "finished":
         lines.append(
             texts.of("cli", "next: repeat the command of {step}; it continues", step=last.name)
         )

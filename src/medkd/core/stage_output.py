@@ -238,7 +238,7 @@ def _work(
     output: StageOutput, libraries: Sequence[str], is_new: bool
 ) -> Generator[StageOutput, None, None]:
     directory, manifest = output.directory, output.manifest
-    manifest.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     manifest.versions = _list_versions(libraries)
     try:
         directory.mkdir(parents=True, exist_ok=True)
