@@ -389,3 +389,15 @@ def test_the_sections_of_a_task_file_are_columns_of_their_names(tmp_path: Path):
     )
     (case,) = collect_rows(tmp_path, "logs.csv", table.read_text("utf-8"), task=str(task))
     assert case.sections == {"设备": "1号泵", "故障现象": "漏水", "故障原因": "密封损坏"}
+
+
+def test_a_section_that_the_task_names_keeps_its_name(tmp_path):
+    task = tmp_path / "pump.yaml"
+    task.write_text(
+        "name: pump\nquestion: {sections: [Symptom, Tests]}\nanswer: {section: Cause, kind: text}\n"
+    )
+    path = tmp_path / "logs.json"
+    path.write_text('[{"Symptom": "No flow.", "Tests": "Casing empty.", "Cause": "Lost prime"}]')
+    run(Config(source="files", input=path, task=str(task), out=tmp_path / "out"))
+    (case,) = (tmp_path / "out" / "raw_cases.jsonl").read_text().splitlines()
+    assert '"Tests":"Casing empty."' in case and "辅助检查" not in case

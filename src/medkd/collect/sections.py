@@ -88,6 +88,17 @@ class SectionNames:
             }
         )
 
+    def without(self, others: Iterable[str]) -> "SectionNames":
+        """Return the names less some other words for a section, which then are sections of their
+        own."""
+        taken = {_bare(other) for other in others}
+        return SectionNames(
+            {
+                name: [o for o in words if _bare(o) not in taken]
+                for name, words in self.table.items()
+            }
+        )
+
     def cut(self, text: str) -> list[tuple[str, str]]:
         """Cut running text at the headings in it; empty where it does not read like a case."""
         marks = list(self.heading.finditer(text))

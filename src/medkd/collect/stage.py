@@ -257,6 +257,8 @@ def _collect_files(config: Config) -> Manifest:
     if config.input is None:
         raise InputError("collect: --source files needs --input; give the file or folder of cases")
     names = load_names(config.section_names)
+    if config.task:  # a section that the task names is not renamed
+        names = names.without(list_sections(load_task(config.task)))
     columns = (*config.columns, *_list_task_columns(config.task, names))
     files = CaseFiles(config.input, names, Columns(columns, names))
     inputs = {"input": files.paths if is_hub_name(config.input) else config.input}
