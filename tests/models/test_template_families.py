@@ -155,6 +155,11 @@ def test_however_the_switches_of_a_served_model_stand_it_opens_one_thought(token
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_no_template_takes_a_mark_that_llama_cpp_cannot_read(tokenizers, family):
+    assert "{%+" not in find_thinking_template(tokenizers(FAMILIES[family]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_ends_its_turns_with_a_token(tokenizers, family):
     tokenizer = tokenizers(FAMILIES[family])
     ends = "<|im_start|>" if family.startswith("GLM") else "<|im_end|>"

@@ -203,8 +203,9 @@ def _strip_endings(template: str, endings: set[str]) -> str:
         )
     )
     body = template.removesuffix("\n")
+    # The empty text keeps blanks at the body's end from being stripped; llama.cpp reads no "{%+".
     return (
-        f"{{%- set medkd_prompt %}}{body}{{%+ endset %}}{tests}"
+        f"{{%- set medkd_prompt %}}{body}{{{{ '' }}}}{{% endset %}}{tests}"
         "{%- else %}{{- medkd_prompt }}{%- endif %}"
     )
 
