@@ -222,5 +222,5 @@ def first_characters(pattern: str) -> str:
     outer = ""
     while outer != pattern:
         outer, pattern = pattern, re.sub(r"\([^()]*\)", "", pattern)
-    firsts = (re.match(r"\[([^]]*)\]|\\?(.)", word) for word in outer.split("|"))
+    firsts = (re.match(r"\A(?:\[([^]]*)\]|\\?(.))", word) for word in outer.split("|"))
     return "".join(dict.fromkeys("".join(first[1] or first[2] for first in firsts if first)))
