@@ -19,10 +19,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from medkd.core import thinking
-from medkd.core.completer import Sampling
 from medkd.core.config import make_config
 from medkd.core.jsonl import RecordReader, write_records
-from medkd.core.records import Example, Prediction, Preference, Rejected
+from medkd.core.records import Example, Prediction, Preference, Rejected, Sampling
 from medkd.grading.diagnosis import grade
 from medkd.models.load import resolve_adapter
 from medkd.stages import STAGES

@@ -20,8 +20,7 @@ import torch
 from peft import PeftModel
 
 from medkd.completers.transformers_engine import TransformersEngine
-from medkd.core.completer import Sampling
-from medkd.core.records import Example
+from medkd.core.records import Example, Sampling
 from medkd.models.chat_template import make_messages, render
 from medkd.models.load import LoadedModel, find_base, load_tokenizer, load_weights, resolve_model
 from medkd.train.preflight import IGNORED, tokenize

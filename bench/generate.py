@@ -19,7 +19,7 @@ from pathlib import Path
 
 from medkd.cli.app import SPINS, configure_for_torch
 from medkd.completers.transformers_engine import TransformersEngine
-from medkd.core.completer import Sampling
+from medkd.core.records import Sampling
 from medkd.models.chat_template import find_plain_template, make_messages, render
 from medkd.models.load import load_model
 

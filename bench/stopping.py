@@ -20,9 +20,8 @@ import torch
 
 from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
-from medkd.core.completer import Sampling
 from medkd.core.jsonl import RecordReader
-from medkd.core.records import Example, FinishReason
+from medkd.core.records import Example, FinishReason, Sampling
 from medkd.grading.diagnosis import grade
 from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import (

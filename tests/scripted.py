@@ -3,7 +3,7 @@
 In: requests. Out: what the function says. Not done here: faults (`demo.teacher` has them over real
 HTTP).
 
->>> from medkd.core.completer import Message
+>>> from medkd.core.records import Message
 >>> echo = Scripted(lambda request: request.messages[-1].content)
 >>> echo.complete([Request(messages=(Message(role="user", content="发热"),))])[0].text
 '发热'
@@ -11,7 +11,7 @@ HTTP).
 
 from collections.abc import Callable, Sequence
 
-from medkd.core.completer import Completion, Request
+from medkd.core.records import Completion, Request
 
 
 class Scripted:

@@ -15,7 +15,7 @@ from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import find_target
-from medkd.core.completer import Message, Request, Sampling
+from medkd.core.records import Message, Request, Sampling
 
 
 def main(base_url: str, n_streams: int, folder: Path, concurrency: int) -> None:

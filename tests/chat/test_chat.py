@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from medkd.chat import backends
 from medkd.chat.backends import EndpointBackend, LocalBackend, Reply, ThinkingSplitter, open_backend
 from medkd.chat.session import Config, Conversation, chat, guard_patient_text
-from medkd.core.completer import Message, Sampling
 from medkd.core.errors import InputError
+from medkd.core.records import Message, Sampling
 from medkd.core.thinking import write
 from medkd.demo.teacher import serve_teacher
 from medkd.export.gguf import write_gguf

@@ -12,8 +12,8 @@ from medkd.completers.batch import JOURNAL, BatchClient
 from medkd.completers.client import RunOptions
 from medkd.completers.ledger import FILE_NAME, Ledger
 from medkd.completers.providers import Target, find_target, read_providers
-from medkd.core.completer import Message, Request
 from medkd.core.errors import InputError, StoppedError
+from medkd.core.records import Message, Request
 
 
 @pytest.fixture

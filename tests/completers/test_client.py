@@ -13,8 +13,8 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.limits import RetryPolicy
 from medkd.completers.outcomes import AttemptOutcome, MissingPart
 from medkd.completers.providers import find_target
-from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError, StoppedError
+from medkd.core.records import Message, Request, Sampling
 from medkd.demo.faults import Fault
 from medkd.demo.teacher import serve_teacher
 

@@ -17,8 +17,8 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.limits import RetryPolicy
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
-from medkd.core.completer import Message, Request
 from medkd.core.errors import InputError
+from medkd.core.records import Message, Request
 from medkd.distill.courses import find_missing_part
 
 ANSWER = "<think>患者发热伴头痛，查体颈强直阳性，提示脑膜刺激征，脑脊液检查支持细菌感染。</think>化脓性脑膜炎"

@@ -15,9 +15,8 @@ from medkd.completers.ledger import Ledger, item_key
 from medkd.completers.ledger_file import copy_path, keep_copy
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Charge, Price, find_target
-from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError, StoppedError
-from medkd.core.records import Usage
+from medkd.core.records import Message, Request, Sampling, Usage
 
 TARGET = find_target("rehearsal")
 PRICE = Price(cache_hit=0.02, cache_miss=1, output=4)

@@ -6,7 +6,7 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.limits import AdaptiveLimit, RetryPolicy
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
-from medkd.core.completer import Message, Request
+from medkd.core.records import Message, Request
 from medkd.demo.teacher import serve_teacher
 
 

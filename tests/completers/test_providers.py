@@ -9,8 +9,8 @@ from medkd.completers.endpoint import Endpoint, make_body
 from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import PartialAnswer
 from medkd.completers.providers import Usage, estimate_tokens, find_target, read_providers
-from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError
+from medkd.core.records import Message, Request, Sampling
 from medkd.demo.teacher import serve_teacher
 
 BEIJING = timezone(timedelta(hours=8))

@@ -3,9 +3,8 @@ import torch
 
 from medkd.completers.transformers_engine import GumbelNoise, TransformersEngine
 from medkd.core import thinking
-from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import StoppedError
-from medkd.core.records import FinishReason
+from medkd.core.records import FinishReason, Message, Request, Sampling
 from medkd.models.load import load_model
 
 

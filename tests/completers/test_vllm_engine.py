@@ -11,9 +11,8 @@ from medkd.completers.transformers_engine import (
     draw_seed,
 )
 from medkd.completers.vllm_engine import VllmEngine, is_usable, list_parameters, open_vllm
-from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
-from medkd.core.records import FinishReason
+from medkd.core.records import FinishReason, Sampling
 from medkd.models.chat_template import encode
 from medkd.models.load import load_model
 

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from ledger_reading import list_attempts
 from medkd.completers.ledger import FILE_NAME
-from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.config import StageConfig, make_config
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_records
-from medkd.core.records import Prediction, Question, Rationale
+from medkd.core.records import Completion, Prediction, Question, Rationale, Request, Sampling
 from medkd.core.stage_output import open_stage_output, read_manifest
 from medkd.core.task import SHIPPED, find_task, load_task
 from medkd.demo.teacher import serve_teacher

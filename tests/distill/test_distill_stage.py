@@ -16,10 +16,9 @@ from medkd.completers.endpoint import make_body
 from medkd.completers.ledger import FILE_NAME
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import find_target
-from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_records
-from medkd.core.records import Question, Rationale
+from medkd.core.records import Completion, Question, Rationale, Request, Sampling
 from medkd.core.stage_output import read_manifest
 from medkd.core.task import find_task
 from medkd.demo.faults import Fault

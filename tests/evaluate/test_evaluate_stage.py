@@ -5,9 +5,8 @@ from html.parser import HTMLParser
 import pytest
 
 from medkd.completers.transformers_engine import TransformersEngine
-from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
-from medkd.core.records import Prediction
+from medkd.core.records import Prediction, Sampling
 from medkd.evaluate.generate import LocalPredictor
 from medkd.evaluate.questions import make_prompts
 from medkd.evaluate.scoring import score_prediction

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from medkd.core.config import read_shipped_yaml
 from medkd.core.records import Prediction
-from medkd.core.yaml_io import read_shipped_yaml
 from medkd.evaluate.general import describe_forgetting, meets, read_general, score_general
 from medkd.evaluate.stage import Config, run
 from medkd.report.evaluations import Row

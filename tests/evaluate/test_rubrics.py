@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from medkd.core.completer import Completion
 from medkd.core.errors import InputError
-from medkd.core.records import Lineage
+from medkd.core.records import Completion, Lineage
 from medkd.core.reviews import Decision, Review, add_review
 from medkd.demo.teacher import serve_teacher
 from medkd.evaluate.rubrics import Config, run

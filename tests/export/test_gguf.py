@@ -9,9 +9,8 @@ import pytest
 
 from medkd.completers.llamacpp_engine import LlamaCppEngine, check_file, read_tokenizer
 from medkd.completers.transformers_engine import TransformersEngine
-from medkd.core.completer import Sampling
 from medkd.core.errors import InputError
-from medkd.core.records import FinishReason
+from medkd.core.records import FinishReason, Sampling
 from medkd.export.gguf import _interleave, write_gguf
 from medkd.models.chat_template import encode, find_stop_ids
 from medkd.models.load import load_model, load_tokenizer

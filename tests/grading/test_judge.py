@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.core.completer import Completion
+from medkd.core.records import Completion
 from medkd.grading.judge import (
     MAX_JUDGED,
     AnswerToJudge,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from medkd.core.completer import Message
 from medkd.core.errors import InputError
+from medkd.core.records import Message
 from medkd.core.thinking import PREFIX
 from medkd.models.chat_template import (
     MAX_TEMPLATE_LENGTH,

@@ -7,8 +7,8 @@ from threading import Event
 import pytest
 
 from medkd.chat.backends import OnPiece, Reply
-from medkd.core.completer import Message, Sampling
 from medkd.core.errors import InputError
+from medkd.core.records import Message, Sampling
 from medkd.studio import conversation
 from medkd.studio.conversation import Conversation, HeldModels, Turn
 

@@ -13,7 +13,7 @@ from hostile_samples import make_step
 from openpyxl import Workbook
 
 from medkd import background_jobs
-from medkd.core.yaml_io import read_shipped_yaml
+from medkd.core.config import read_shipped_yaml
 from medkd.stages import STAGES
 from medkd.studio import jobs
 from medkd.studio.forms import N_FIRST, lay_out, read_fields

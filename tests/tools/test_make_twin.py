@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 
 from make_twin import TWINS, byte_characters, find_merges, make_twin, merge_below
-from medkd.core.completer import Message
+from medkd.core.records import Message
 from medkd.core.thinking import PREFIX
 from medkd.export.gguf import write_gguf
 from medkd.models.chat_template import (

@@ -7,8 +7,7 @@ import torch
 
 from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
-from medkd.core.completer import Sampling
-from medkd.core.records import Example, Lineage
+from medkd.core.records import Example, Lineage, Sampling
 from medkd.demo.reasoning import explain
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.models.chat_template import make_messages, render

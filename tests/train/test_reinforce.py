@@ -177,7 +177,7 @@ def read_metrics(out):
 
 
 def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):
-    from medkd.core.completer import Sampling
+    from medkd.core.records import Sampling
     from medkd.train.grpo import PromptItem, Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
@@ -198,7 +198,7 @@ def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):
 
 
 def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
-    from medkd.core.completer import Sampling
+    from medkd.core.records import Sampling
     from medkd.train.grpo import Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
@@ -213,7 +213,7 @@ def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
 
 def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, monkeypatch, capsys):
     from medkd.completers.transformers_engine import TransformersEngine
-    from medkd.core.completer import Sampling
+    from medkd.core.records import Sampling
     from medkd.train.grpo import Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
@@ -312,7 +312,7 @@ def test_an_unknown_reward_is_named_with_the_nearest():
 @pytest.fixture(scope="module")
 def trainer(settings, tmp_path_factory):
     """A trainer about to make its first step, and the sampler it draws with."""
-    from medkd.core.completer import Sampling
+    from medkd.core.records import Sampling
     from medkd.train.grpo import Sampler, make_prompts, make_trainer, make_trainer_config
     from medkd.train.rewards import Band, make_rewards
     from medkd.train.student import load_student

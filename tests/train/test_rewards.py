@@ -5,9 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medkd.completers.ledger import open_reader
-from medkd.core.completer import Completion
 from medkd.core.errors import InputError, StoppedError
-from medkd.core.records import FinishReason
+from medkd.core.records import Completion, FinishReason
 from medkd.demo.teacher import serve_teacher
 from medkd.grading.diagnosis import grade
 from medkd.grading.grounding import grounded_rate

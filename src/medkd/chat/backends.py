@@ -15,9 +15,8 @@ from medkd.completers.llamacpp_engine import SUFFIX, LlamaCppEngine, check_file
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Target, find_target
 from medkd.completers.transformers_engine import LOOP_CHECK_INTERVAL, TransformersEngine
-from medkd.core.completer import Message, Request, Sampling
 from medkd.core.errors import InputError
-from medkd.core.records import FinishReason
+from medkd.core.records import FinishReason, Message, Request, Sampling
 from medkd.core.thinking import CLOSE, OPEN
 from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, opens_thinking, render

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from medkd.chat.backends import Backend, EndpointBackend, Reply, open_backend
-from medkd.core.completer import Message, Sampling
 from medkd.core.config import AcceptIdentified, Options
 from medkd.core.progress import make_printable
-from medkd.core.records import FinishReason, check_deidentified
+from medkd.core.records import FinishReason, Message, Sampling, check_deidentified
 from medkd.models.load import Device
 
 if TYPE_CHECKING:

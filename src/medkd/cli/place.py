@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medkd.core.config import read_shipped_yaml
 from medkd.core.i18n import Texts
-from medkd.core.yaml_io import read_shipped_yaml
 
 BEGINNINGS = (
     ("medkd demo", "see the whole road offline, without a key"),

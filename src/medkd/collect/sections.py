@@ -16,8 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
+from medkd.core.config import BrokenYamlError, parse_yaml
 from medkd.core.errors import InputError
-from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 from medkd.text.diagnoses import split_diagnoses
 from medkd.text.encodings import read_text
 

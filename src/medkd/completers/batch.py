@@ -22,9 +22,9 @@ from medkd.completers.limits import RESUME_HINT, over_budget
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_status
 from medkd.completers.providers import Target, estimate_tokens, make_charge
 from medkd.completers.stream import AnswerReader, find_message, load, make_line
-from medkd.core.completer import Request
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_atomically
+from medkd.core.records import Request
 
 JOURNAL = "batches.json"
 MAX_REQUESTS, MAX_BYTES = 50_000, 90 * 2**20

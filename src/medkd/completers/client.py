@@ -42,9 +42,9 @@ from medkd.completers.outcomes import (
     make_partial,
 )
 from medkd.completers.providers import Target, When, check_budget
-from medkd.core.completer import Completion, Request
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.progress import Bar
+from medkd.core.records import Completion, Request
 
 PACE_WINDOW = 20
 """Savings of text over which tokens per second are taken."""

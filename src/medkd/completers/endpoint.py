@@ -46,9 +46,8 @@ from medkd.completers.stream import (
     load,
     make_line,
 )
-from medkd.core.completer import Request
 from medkd.core.errors import MedkdError
-from medkd.core.records import Usage
+from medkd.core.records import Request, Usage
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession

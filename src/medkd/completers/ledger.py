@@ -39,9 +39,8 @@ from medkd.completers.outcomes import (
 )
 from medkd.completers.providers import Charge, Price, Target, make_charge
 from medkd.completers.stream import separate
-from medkd.core.completer import Completion, Request
 from medkd.core.errors import MedkdError
-from medkd.core.records import Cost, Record, Usage
+from medkd.core.records import Completion, Cost, Record, Request, Usage
 
 FILE_NAME = "ledger.sqlite"
 MAX_INTEGER = 2**63 - 1

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from medkd.completers.outcomes import AnswerPart, AttemptOutcome, AttemptResult, PartialAnswer
 from medkd.completers.providers import PrefixForm, Target, key_addresses
-from medkd.core.completer import Request
 from medkd.core.errors import InputError, MedkdError, StoppedError
+from medkd.core.records import Request
 
 MAX_RESTARTS = 3
 """Times a server may begin anew before it is no longer asked to resume."""

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from medkd.completers.transformers_engine import Generation, draw_seed
-from medkd.core.completer import Sampling
 from medkd.core.errors import InputError, StoppedError, from_os_error
-from medkd.core.records import FinishReason
+from medkd.core.records import FinishReason, Sampling
 from medkd.models.chat_template import encode, find_end_of_turn
 from medkd.models.inspect import explain
 

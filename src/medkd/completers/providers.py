@@ -17,11 +17,10 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationError
 
 from medkd.completers.outcomes import AttemptResult
-from medkd.core.config import did_you_mean
+from medkd.core.config import BrokenYamlError, did_you_mean, parse_yaml
 from medkd.core.errors import InputError, from_os_error
 from medkd.core.jsonl import first_problem
 from medkd.core.records import Record, Usage
-from medkd.core.yaml_io import BrokenYamlError, parse_yaml
 
 SHIPPED = Path(__file__).with_name("providers.yaml")
 PER_MILLION = 1_000_000

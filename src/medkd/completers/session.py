@@ -19,9 +19,8 @@ from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger, LedgerReader, item_key
 from medkd.completers.outcomes import from_fault_finder
 from medkd.completers.providers import Target, estimate_tokens, find_target
-from medkd.core.completer import Completion, Request
 from medkd.core.errors import InputError
-from medkd.core.records import Cost, Record, Usage
+from medkd.core.records import Completion, Cost, Record, Request, Usage
 
 FindFault = Callable[[str, str], str]
 """Says what makes a reply (reasoning, text) unreadable, so that it is asked for again."""

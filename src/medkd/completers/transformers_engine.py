@@ -10,9 +10,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.errors import StoppedError
-from medkd.core.records import FinishReason, Usage
+from medkd.core.records import Completion, FinishReason, Request, Sampling, Usage
 from medkd.core.thinking import PREFIX
 from medkd.models.chat_template import (
     encode,

@@ -20,9 +20,8 @@ from medkd.completers.transformers_engine import (
     draw_seed,
     make_generation,
 )
-from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
-from medkd.core.records import FinishReason
+from medkd.core.records import FinishReason, Sampling
 from medkd.models.chat_template import encode, find_stop_ids
 from medkd.models.inspect import explain
 

@@ -1,4 +1,4 @@
-"""The records that pass between stages: frozen, one JSON object a line.
+"""The records that pass between stages, and to a model and back: frozen, one JSON object a line.
 
 Ids are kept from end to end: `RawCase.id` is `{source}:{native id}` and every later record leads
 back to it. What chance decides about a record is drawn by hashing: the same on every machine.
@@ -6,9 +6,9 @@ Not done here: reading and writing files (`core.jsonl`).
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -351,3 +351,60 @@ def check_deidentified(
             reader,
         )
     return n_unmarked + n_not_sought
+
+
+# --- Asking a model -----------------------------------------------------------------------------
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sampling(Record):
+    """Sampling parameters; None leaves one to the model's default."""
+
+    max_tokens: int = 1024
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    thinking: bool | None = None
+    """The endpoint's own thinking switched on or off; None says nothing about it."""
+    effort: str | None = None
+
+
+class Request(Record):
+    """One request; equal requests are one item and paid once."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    sample: int = 0
+
+
+class Completion(Record):
+    """The result of one request, over all its attempts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reasoning: str = ""
+    """Sent beside the content by endpoints that do so; empty otherwise."""
+    text: str = ""
+    finish_reason: str = "stop"
+    """The word the endpoint ended with; what went wrong where it said none."""
+    complete: bool = True
+    """Whether it came to a known good end with all parts there."""
+    truncated: bool = False
+    """Whether the token limit cut it off."""
+    usage: Usage = Usage()
+    cost: Cost = Cost()
+    attempts: int = 1
+    error: str = ""
+    """Why there is no complete answer, in one line; empty when there is one."""
+
+
+class Completer(Protocol):
+    """Anything that answers requests, in their order."""
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]: ...

@@ -18,10 +18,17 @@ from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from medkd.core.config import RUNTIME, Options, did_you_mean, make_config
+from medkd.core.config import (
+    RUNTIME,
+    BrokenYamlError,
+    Options,
+    did_you_mean,
+    make_config,
+    parse_yaml,
+    read_shipped_yaml,
+)
 from medkd.core.errors import InputError, Said
 from medkd.core.records import Language
-from medkd.core.yaml_io import BrokenYamlError, parse_yaml, read_shipped_yaml
 
 AnswerKind = Literal["diagnosis", "choice", "text", "number"]
 """What an answer is: the kind names the grader."""

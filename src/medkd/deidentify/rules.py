@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
 
-from medkd.core.yaml_io import read_shipped_yaml
+from medkd.core.config import read_shipped_yaml
 
 VERSION = "medkd-rules 7"
 """Name and version of the rules, written into every case; raised with every change of what they

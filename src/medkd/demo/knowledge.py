@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from medkd.core.config import read_shipped_yaml
 from medkd.core.records import Language
-from medkd.core.yaml_io import read_shipped_yaml
 
 DIRECTORY = Path(__file__).parent / "knowledge"
 _RANGE = re.compile(r"\{(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)\}")

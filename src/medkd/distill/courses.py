@@ -14,8 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from medkd.completers.outcomes import MissingPart
 from medkd.core import thinking
-from medkd.core.completer import Completion, Message, Request, Sampling
-from medkd.core.records import Cost, Question, Rationale
+from medkd.core.records import Completion, Cost, Message, Question, Rationale, Request, Sampling
 from medkd.core.task import AnswerKind, Task
 from medkd.grading import judge
 from medkd.grading.diagnosis import Grade, GradeVerdict

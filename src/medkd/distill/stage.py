@@ -26,11 +26,10 @@ from medkd.completers.outcomes import FindMissing, from_fault_finder
 from medkd.completers.providers import Target, When, check_budget, find_target
 from medkd.completers.session import MIN_KNOWN, Expected, Forecast, forecast
 from medkd.core import thinking
-from medkd.core.completer import Sampling
 from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError
 from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
-from medkd.core.records import Cost, Prediction, Question, check_deidentified
+from medkd.core.records import Cost, Prediction, Question, Sampling, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
 from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
 from medkd.distill.courses import (

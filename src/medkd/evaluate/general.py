@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from medkd.core import thinking
-from medkd.core.completer import Sampling
-from medkd.core.records import Example, Prediction
+from medkd.core.config import read_shipped_yaml
+from medkd.core.records import Example, Prediction, Sampling
 from medkd.core.stage_output import StageOutput
 from medkd.core.statistics import MIN_QUESTIONS, compare_paired
-from medkd.core.yaml_io import read_shipped_yaml
 from medkd.evaluate.generate import AskConfig, Asker, Predictor, open_predictor
 from medkd.evaluate.questions import (
     make_prompts,

@@ -23,12 +23,11 @@ from medkd.completers.transformers_engine import (
 )
 from medkd.completers.vllm_engine import VllmEngine, open_vllm
 from medkd.core import thinking
-from medkd.core.completer import Completion, Request, Sampling
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordAppender, RecordReader
 from medkd.core.progress import Bar
-from medkd.core.records import FinishReason, Prediction
+from medkd.core.records import Completion, FinishReason, Prediction, Request, Sampling
 from medkd.core.stage_output import StageOutput
 from medkd.core.task import TaskFile
 from medkd.evaluate.questions import Prompt

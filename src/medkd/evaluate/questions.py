@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from medkd.core.completer import Message
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import (
     Example,
     Language,
     Lineage,
+    Message,
     Prediction,
     Preference,
     Question,

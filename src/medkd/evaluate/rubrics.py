@@ -13,11 +13,10 @@ from pydantic import Field
 
 from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.completers.session import find_target_of, open_session
-from medkd.core.completer import Completer
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
-from medkd.core.records import Example, Prediction, check_deidentified
+from medkd.core.records import Completer, Example, Prediction, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.grading.rubric import (
     RUBRICS,

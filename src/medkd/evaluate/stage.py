@@ -17,11 +17,10 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from medkd.completers.session import Session, find_target_of, open_session
-from medkd.core.completer import Sampling
 from medkd.core.config import RUNTIME
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input, write_json
-from medkd.core.records import Example, Language, Prediction, Split, check_deidentified
+from medkd.core.records import Example, Language, Prediction, Sampling, Split, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import check_tasks, find_task, list_task_inputs
 from medkd.evaluate.general import ask_general, measure_forgetting

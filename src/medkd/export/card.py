@@ -7,7 +7,7 @@ proving.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from medkd.core.completer import Message
+from medkd.core.records import Message
 from medkd.models.chat_template import make_messages, render
 
 if TYPE_CHECKING:

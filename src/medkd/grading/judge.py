@@ -20,8 +20,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
 from medkd.core import thinking
-from medkd.core.completer import Completer, Completion, Message, Request, Sampling
-from medkd.core.records import Cost, Record
+from medkd.core.records import Completer, Completion, Cost, Message, Record, Request, Sampling
 from medkd.core.task import AnswerKind
 from medkd.grading.diagnosis import GradeVerdict
 from medkd.grading.tables import load_table

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core import thinking
-from medkd.core.completer import Completer, Message, Request, Sampling
 from medkd.core.jsonl import RecordReader, resolve_input
-from medkd.core.records import NonEmpty, Record
+from medkd.core.records import Completer, Message, NonEmpty, Record, Request, Sampling
 from medkd.core.reviews import Decision, read_reviews, settle
 from medkd.grading.judge import (
     find_last_object,

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from medkd.core.completer import Message
 from medkd.core.errors import InputError
+from medkd.core.records import Message
 from medkd.core.thinking import CLOSE, OPEN, PREFIX
 from medkd.models.inspect import explain
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from medkd.core.config import BrokenYamlError, parse_yaml, read_shipped_yaml
 from medkd.core.errors import InputError
-from medkd.core.yaml_io import BrokenYamlError, parse_yaml, read_shipped_yaml
 from medkd.grading.compare import Relation, compare
 from medkd.grading.names import Name, parse_name
 from medkd.grading.tables import load_table

@@ -16,9 +16,8 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import MissingPart
 from medkd.completers.providers import Target, estimate_tokens
 from medkd.core import thinking
-from medkd.core.completer import Message, Request, Sampling
-from medkd.core.records import Removal, Usage
-from medkd.core.yaml_io import read_shipped_yaml
+from medkd.core.config import read_shipped_yaml
+from medkd.core.records import Message, Removal, Request, Sampling, Usage
 from medkd.grading.diagnosis import grade
 from medkd.prepare.draft import Draft
 from medkd.prepare.removals import propose_section

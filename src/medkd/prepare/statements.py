@@ -12,7 +12,7 @@ from enum import IntEnum
 from functools import cache, cached_property, lru_cache
 from typing import NamedTuple, cast
 
-from medkd.core.yaml_io import read_shipped_yaml
+from medkd.core.config import read_shipped_yaml
 from medkd.grading.compare import Relation, compare
 from medkd.grading.names import parse_name
 from medkd.prepare.aliases import AnswerAliases

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from medkd.chat.backends import Backend, EndpointBackend, Reply, open_backend
 from medkd.completers.providers import find_target
-from medkd.core.completer import Message, Sampling
 from medkd.core.errors import MedkdError
+from medkd.core.records import Message, Sampling
 
 MAX_HELD = 2
 """Models in memory at once, and speaking at once: one before, one after."""

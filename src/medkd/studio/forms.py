@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, cast, get_args, g
 
 from pydantic import BaseModel
 
-from medkd.core.config import describe
+from medkd.core.config import BrokenYamlError, describe, parse_yaml, read_shipped_yaml
 from medkd.core.errors import InputError
-from medkd.core.yaml_io import BrokenYamlError, parse_yaml, read_shipped_yaml
 from medkd.stages import STAGES
 
 Kind = Literal["choice", "switch", "whole", "number", "path", "paths", "texts", "mapping", "text"]

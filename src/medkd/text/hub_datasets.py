@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from medkd.core.config import read_shipped_yaml
 from medkd.core.errors import InputError
 from medkd.core.jsonl import printable_name
-from medkd.core.yaml_io import read_shipped_yaml
 
 DATASETS = Path("datasets")
 """Folder of the working directory in which files fetched by hand are looked for first."""

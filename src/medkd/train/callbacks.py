@@ -17,11 +17,10 @@ from typing import Any
 
 from medkd.completers.transformers_engine import TransformersEngine
 from medkd.core import thinking
-from medkd.core.completer import Sampling
 from medkd.core.errors import StoppedError
 from medkd.core.jsonl import write_text
 from medkd.core.progress import Bar
-from medkd.core.records import Example, FinishReason
+from medkd.core.records import Example, FinishReason, Sampling
 from medkd.models.chat_template import make_messages, render
 from medkd.models.load import LoadedModel
 from medkd.report.material import read_lines

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.completers.transformers_engine import Generation, TransformersEngine
-from medkd.core.completer import Sampling
-from medkd.core.records import Example, FinishReason
+from medkd.core.records import Example, FinishReason, Sampling
 from medkd.core.task import AnswerKind, find_task
 from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, make_messages, render

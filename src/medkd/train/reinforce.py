@@ -14,7 +14,6 @@ from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import Field, field_validator
 
-from medkd.core.completer import Sampling
 from medkd.core.config import (
     RUNTIME,
     SENDS_KEY,
@@ -23,7 +22,7 @@ from medkd.core.config import (
 )
 from medkd.core.errors import InputError, Said
 from medkd.core.jsonl import write_json
-from medkd.core.records import Example, check_deidentified
+from medkd.core.records import Example, Sampling, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.core.task import TaskFile, check_tasks, list_task_inputs
 from medkd.grading.rubric import read_rubrics

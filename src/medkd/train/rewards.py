@@ -22,9 +22,8 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import MissingPart
 from medkd.completers.providers import find_target
 from medkd.core import thinking
-from medkd.core.completer import Completer
 from medkd.core.errors import InputError, StoppedError
-from medkd.core.records import Cost, FinishReason
+from medkd.core.records import Completer, Cost, FinishReason
 from medkd.core.task import AnswerKind
 from medkd.grading.diagnosis import Grade
 from medkd.grading.graders import get_grader

@@ -15,9 +15,18 @@ from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import FindMissing, MissingPart
-from medkd.core.completer import Completion, Message, Request, Sampling
 from medkd.core.errors import InputError
-from medkd.core.records import Checked, Language, Question, Rationale, Verdict
+from medkd.core.records import (
+    Checked,
+    Completion,
+    Language,
+    Message,
+    Question,
+    Rationale,
+    Request,
+    Sampling,
+    Verdict,
+)
 from medkd.core.task import Task
 from medkd.grading import judge
 from medkd.grading.checks import Reason, check_answer, make_verdict

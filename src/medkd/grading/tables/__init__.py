@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from medkd.core.yaml_io import read_shipped_yaml
+from medkd.core.config import read_shipped_yaml
 
 TABLES_DIR = Path(__file__).parent
 _LATIN = re.compile(r"[\x20-\x7e]{2,}")

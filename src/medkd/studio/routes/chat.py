@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from medkd.chat.session import Config
-from medkd.core.completer import Sampling
 from medkd.core.errors import InputError, say_problem
+from medkd.core.records import Sampling
 from medkd.models.load import TINY
 from medkd.studio.conversation import HELD, Conversation
 from medkd.studio.jsonl_index import open_index
