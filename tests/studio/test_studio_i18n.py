@@ -16,7 +16,6 @@ from medkd.core.i18n import Texts, choose_language, read_po
 from medkd.report.material import MEASURES
 from medkd.stages import STAGES
 from medkd.studio.forms import read_fields
-from medkd.studio.marks import mark_reasoning, mark_record
 
 PACKAGE = Path(medkd.studio.__file__).parent
 SOURCES = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".html")]
@@ -196,16 +195,3 @@ def test_one_and_many_are_told_apart_in_english_and_not_in_chinese() -> None:
     for language, one, many in (("en", "1 file", "2 files"), ("zh", "1 个文件", "2 个文件")):
         t = Texts(language)
         assert (t.n("{n} file", "{n} files", 1), t.n("{n} file", "{n} files", 2)) == (one, many)
-
-
-def test_what_is_cited_is_marked_in_the_record_and_what_is_not_there_in_the_reasoning() -> None:
-    record = "体温38.5℃，右下肺可闻及湿啰音。血压120/80mmHg，否认胸痛。"
-    reasoning = "体温38.5℃提示发热，右下肺可闻及湿啰音；白细胞15.2提示感染，无胸痛。"
-    cited = (piece.text for piece in mark_record(record, reasoning) if piece.mark == "cited")
-    assert "|".join(cited) == "体温38.5℃|右下肺可闻及湿啰音"
-    assert [piece.text for piece in mark_reasoning(reasoning, record) if piece.mark] == ["15.2"]
-    for text, pieces in (
-        (record, mark_record(record, reasoning)),
-        (reasoning, mark_reasoning(reasoning, record)),
-    ):
-        assert "".join(piece.text for piece in pieces) == text

@@ -7,7 +7,7 @@ and keeping alive (`background_jobs`), the road of a run (`studio.road`).
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,7 +137,16 @@ def write_cost(steps: Sequence[Step]) -> str:
     sums: dict[str, float] = {}
     for cost in (step.manifest.cost for step in steps if step.manifest.cost.amount):
         sums[cost.currency] = sums.get(cost.currency, 0.0) + cost.amount
-    return " + ".join(f"{amount:.4f} {currency}" for currency, amount in sums.items())
+    return write_money(sums)
+
+
+def write_money(amounts: Mapping[str, float]) -> str:
+    """Write money in every currency there is.
+
+    >>> write_money({"CNY": 1.5, "USD": 0.25}), write_money({})
+    ('1.5000 CNY + 0.2500 USD', '')
+    """
+    return " + ".join(f"{amount:,.4f} {currency}" for currency, amount in amounts.items())
 
 
 def stop(job: Job) -> None:

@@ -24,6 +24,8 @@ from medkd.core.i18n import LANGUAGES, Texts
 from medkd.stages import STAGES
 from medkd.studio.workspace import Workspace
 
+MAX_NAME = 60
+"""Characters of the name of who judges."""
 MAX_SHOWN = 20_000
 """Characters of one text that are put on a page; the file holds the rest."""
 NAVIGATION = ("", "data", "review", "chat", "evaluate", "export", "bill")

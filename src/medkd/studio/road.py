@@ -1,11 +1,12 @@
 """The road of a run: its stages in a line, each with its state, counts and cost; how far the one at
-work has come, what has been measured so far, and what to do next.
+work has come, what has been measured so far as curves, and what to do next.
 
 In: a run; the manifests, metrics and records of its steps. Not done here: drawing
-(`templates/run_body.html`), starting anything.
+(`templates/run_body.html`, `templates/plot.html`), starting anything.
 """
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,7 +22,6 @@ from medkd.core.i18n import Texts
 from medkd.core.reviews import REVIEWS, read_reviews
 from medkd.core.stage_output import Manifest, read_manifest
 from medkd.stages import STAGES
-from medkd.studio.charts import Point
 from medkd.studio.jobs import FINISHED, RUNNING, Job, write_cost
 from medkd.studio.jsonl_index import open_index
 from medkd.studio.workspace import Step
@@ -40,6 +40,12 @@ CHARTS = {
 """Chart to the names of the numbers that are drawn on it, as an expression."""
 GROWING = ("rationales.jsonl", "predictions.jsonl", "raw_cases.jsonl", "cases.jsonl")
 """Files of records that a stage appends to while it works."""
+
+Point = tuple[float, float]
+WIDTH, HEIGHT = 480, 200
+LEFT, RIGHT, TOP, BOTTOM = 76, 10, 12, 26
+MAX_POINTS = 300
+N_GRID = 4
 
 
 class Stop(NamedTuple):
@@ -221,6 +227,21 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return [point for point in points if "step" in point]
 
 
+# --- Curves -------------------------------------------------------------------------------------
+
+
+class Plot(NamedTuple):
+    """Lines over a common x axis."""
+
+    title: str
+    lines: Mapping[str, Sequence[tuple[str, str]]]
+    """Name of a line to its points, as an SVG has them."""
+    grid: Sequence[tuple[str, str]]
+    """Height and value of each line of the grid."""
+    ends: tuple[str, str]
+    """The first and the last value of the x axis."""
+
+
 def list_curves(jobs: Sequence[Job]) -> dict[str, dict[str, list[Point]]]:
     """List what trainings have measured so far: chart to name of a line to its points; lines of
     several runs are named by run."""
@@ -238,3 +259,40 @@ def list_curves(jobs: Sequence[Job]) -> dict[str, dict[str, list[Point]]]:
                 points = [(point["step"], point[key]) for point in metrics if key in point]
                 found[chart][line] = points
     return {chart: lines for chart, lines in found.items() if lines}
+
+
+def draw_lines(series: Mapping[str, Sequence[Point]], title: str) -> Plot | None:
+    """Draw lines; points that are no numbers are left out."""
+    finite = {
+        name: [point for point in line if all(map(math.isfinite, point))]
+        for name, line in series.items()
+    }
+    points = [point for line in finite.values() for point in line]
+    if not points:
+        return None
+    x_low, x_high = _spread([x for x, _ in points])
+    y_low, y_high = _spread([y for _, y in points])
+
+    def place(x: float, y: float) -> tuple[str, str]:
+        right = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        down = TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        return f"{right:.1f}", f"{down:.1f}"
+
+    lines: dict[str, list[tuple[str, str]]] = {}
+    for name, line in finite.items():
+        step = max(1, len(line) // MAX_POINTS)
+        lines[name] = [place(*point) for point in (*line[:-1:step], *line[-1:])]
+    values = [y_low + (y_high - y_low) * at / (N_GRID - 1) for at in range(N_GRID)]
+    grid = [(place(x_low, value)[1], _write(value)) for value in values]
+    return Plot(title, lines, grid, (_write(x_low), _write(x_high)))
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _write(value: float) -> str:
+    if 0 < abs(value) < 0.01:
+        return f"{value:.1e}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

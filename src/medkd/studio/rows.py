@@ -1,16 +1,20 @@
 """What a row of any stage shows: one question, one reasoning, one answer, verdicts, and where it
-comes from.
+comes from; its texts in pieces, with what is cited, unfounded, masked or taken out marked.
 
-In: a decoded line. Out: a `Shown`, whatever the record; what a row is filtered by. Not done here:
-HTML (`templates/case.html`), marks (`studio.marks`).
+In: a decoded line. Out: a `Shown`, whatever the record; what a row is filtered by; pieces of text.
+Not done here: HTML (`templates/case.html`), judging (`grading.checks`).
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple, cast
 
 from medkd.core.records import Verdict
+from medkd.grading.checks import find_claims
 from medkd.report.evaluations import find_verdict
 from medkd.studio.jsonl_index import Row
+from medkd.text.normalize import View, make_view, normalize
 
 KEPT = "kept"
 UNDECIDED = "undecided"
@@ -19,6 +23,26 @@ FACTS = (
     *("finish_reason", "attempts", "n_tokens", "known", "section", "rule", "state"),
     *("deidentified_by", "lineage"),
 )
+
+
+RUN = 4
+"""Characters that record and reasoning must share in a row."""
+_BREAK = re.compile(r"[\s，。、；：！？,;:!?()（）\[\]【】<>\"“”]")
+_NUMBER_AT_END = re.compile(r"\d{1,9}(?:\.\d{1,9})?$")
+"""A claim is a number, a measure and its number, or a finding behind 无 or 有."""
+_MASK = re.compile(r"\[[^\[\]\n]{1,20}\]|⟦[^⟦⟧]{0,5000}⟧")
+
+
+class Piece(NamedTuple):
+    """A stretch of text and its mark: `cited`, `unfounded`, `found`, `masked`,
+    `removed` or none."""
+
+    text: str
+    mark: str = ""
+
+
+Span = tuple[int, int, str]
+"""Where a mark begins and ends, and its name."""
 
 
 class Shown(NamedTuple):
@@ -127,3 +151,70 @@ def find_outcome(prediction: Row, scored: Row | None) -> str:
         return ending
     scores = cast("dict[str, float]", (scored or {}).get("scores") or {})
     return find_verdict(scores) or UNDECIDED
+
+
+# --- Marks: texts in pieces ---------------------------------------------------------------------
+
+
+def cut(text: str, spans: Iterable[Span]) -> list[Piece]:
+    """Cut a text where its marks change; of marks that overlap the later one counts.
+
+    >>> cut("abc", [(1, 2, "found")])
+    [Piece(text='a', mark=''), Piece(text='b', mark='found'), Piece(text='c', mark='')]
+    """
+    marks = [""] * len(text)
+    for start, end, mark in spans:
+        marks[start:end] = [mark] * (min(end, len(text)) - start)
+    pieces: list[Piece] = []
+    at = 0
+    for mark, group in groupby(marks):
+        n = len(list(group))
+        pieces.append(Piece(text[at : at + n], mark))
+        at += n
+    return pieces
+
+
+def mark_record(record: str, reasoning: str) -> list[Piece]:
+    """Mark in the record what the reasoning cites."""
+    view = make_view(record)
+    parts = _BREAK.split(normalize(reasoning))
+    known = {part[at : at + RUN] for part in parts for at in range(len(part) - RUN + 1)}
+    runs = (at for at in range(len(view.text) - RUN + 1) if view.text[at : at + RUN] in known)
+    spans = [(*view.original_span(at, at + RUN), "cited") for at in runs]
+    for claim, is_founded in find_claims(reasoning, record):
+        if is_founded and (number := _NUMBER_AT_END.search(claim)):
+            spans += _find(view, _number_pattern(number[0]), "cited")
+    return cut(record, spans)
+
+
+def mark_reasoning(reasoning: str, record: str) -> list[Piece]:
+    """Mark in the reasoning the numbers and denied findings that do not stand in the record."""
+    view = make_view(reasoning)
+    spans: list[Span] = []
+    for claim, is_founded in find_claims(reasoning, record):
+        if not is_founded and (number := _NUMBER_AT_END.search(claim)):
+            spans += _find(view, _number_pattern(number[0]), "unfounded")
+        elif not is_founded and claim.startswith("无"):
+            denied = rf"(?:否认|未见|没有|无)(?:明显的?)?{re.escape(claim[1:])}"
+            spans += _find(view, denied, "unfounded")
+    return cut(reasoning, spans)
+
+
+def _number_pattern(number: str) -> str:
+    return rf"(?<![\d.]){re.escape(number)}(?![\d])(?!\.\d)"
+
+
+def _find(view: View, pattern: str, mark: str) -> Iterator[Span]:
+    for found in re.finditer(pattern, view.text):
+        yield (*view.original_span(*found.span()), mark)
+
+
+def mark_masks(text: str) -> list[Piece]:
+    """Mark what de-identification has put in the place of an identifier, and ⟦what was taken
+    out⟧.
+
+    >>> mark_masks("患者[姓名1]，男")
+    [Piece(text='患者', mark=''), Piece(text='[姓名1]', mark='masked'), Piece(text='，男', mark='')]
+    """
+    names = {"⟦": "removed", "[": "masked"}
+    return cut(text, ((*found.span(), names[found[0][0]]) for found in _MASK.finditer(text)))

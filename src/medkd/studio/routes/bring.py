@@ -24,9 +24,9 @@ from medkd.core.records import RawCase
 from medkd.core.task import SHIPPED
 from medkd.deidentify.replace import deidentify_case, list_texts
 from medkd.deidentify.search import find_in_all
-from medkd.studio.marks import Piece, cut, mark_masks
 from medkd.studio.orders import find_name
 from medkd.studio.page import Form, Page
+from medkd.studio.rows import Piece, cut, mark_masks
 from medkd.studio.workspace import UPLOADS
 from medkd.text.tables import read_rows
 

@@ -1,22 +1,44 @@
-"""The page Data: the records of any step, list and case side by side, searched, filtered by what
-became of them and what they are.
+"""The pages of records: those of any step, list and case side by side, searched and filtered;
+corrected by hand (masks of `deidentify`, words that `prepare` takes out); judged by keyboard
+(rationales, removals, rubrics).
 
-In: a run, one of its files, filters. Out: what is on the screen; nothing is written. Not done here:
-judging rationales (`routes.review`).
+In: a run, one of its files, what a person says. Out: what is on the screen; lines of `known.txt` in
+the run, which `--known` takes, or of `reviews.jsonl` beside the records. Not done here: which
+judgement counts (`core.reviews`).
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from starlette.responses import Response
 
-from medkd.core.errors import InputError
-from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
-from medkd.studio.marks import Piece, mark_masks, mark_reasoning, mark_record
-from medkd.studio.page import MAX_SHOWN, Page
-from medkd.studio.routes import corrections
-from medkd.studio.rows import Shown, find_facets, show_row
+from medkd import background_jobs
+from medkd.core.errors import InputError, MedkdError
+from medkd.core.jsonl import write_text
+from medkd.core.records import RawCase, name_removal
+from medkd.core.reviews import Decision, Review, add_review, measure_agreement, read_reviews
+from medkd.deidentify.recognizers import KEEP, Known, read_known
+from medkd.deidentify.replace import list_texts
+from medkd.deidentify.rules import Category
+from medkd.deidentify.search import Help, find_in_all
+from medkd.studio import jobs
+from medkd.studio.forms import read_fields, to_text, write_words
+from medkd.studio.jsonl_index import JsonlIndex, Row, open_index, take_page
+from medkd.studio.orders import KNOWN
+from medkd.studio.page import MAX_NAME, MAX_SHOWN, Form, Page, read_number, read_text
+from medkd.studio.rows import (
+    Piece,
+    Shown,
+    find_facets,
+    find_id,
+    mark_masks,
+    mark_reasoning,
+    mark_record,
+    show_row,
+)
+from medkd.studio.workspace import Step, Workspace
 
 PAGE_SIZE = 25
 REJECTED = "rejected.jsonl"
@@ -24,6 +46,13 @@ REJECTED = "rejected.jsonl"
 FACETS = ("reason", "finish_reason", "split", "style", "source", "department", "task", "language")
 MAX_VALUES = 12
 """Values of a facet that are listed."""
+MAX_WORDS = 100
+CASES = "cases.jsonl"
+REMOVALS, RUBRICS = "removals.jsonl", "rubrics.jsonl"
+QUEUES = ("verified.jsonl", "undecided.jsonl", "rejected.jsonl", "rationales.jsonl")
+JUDGED = ("verify", "distill", "prepare", "rubric")
+"""Stages whose files are judged."""
+MAX_REASON, MAX_TEXT = 500, 100_000
 
 
 def show_records(page: Page) -> Response:
@@ -67,7 +96,7 @@ def _describe(page: Page, file: str) -> dict[str, Any]:
         "case": describe_case(show_row(index.row(row))) if row >= 0 else None,
         "previous": shown[place - 1] if place > 0 else None,
         "following": shown[place + 1] if 0 <= place < len(shown) - 1 else None,
-        "correction": corrections.describe(page, step, index.row(row)) if row >= 0 else None,
+        "correction": describe_correction(page, step, index.row(row)) if row >= 0 else None,
     }
 
 
@@ -112,3 +141,230 @@ def describe_case(shown: Shown) -> dict[str, Any]:
     else:
         record, thought = mark_masks(question), [Piece(reasoning)]
     return {"shown": shown, "record": record, "reasoning": thought}
+
+
+# --- Corrected by hand ----------------------------------------------------------------------------
+
+
+def describe_correction(page: Page, step: Step, row: Row) -> dict[str, Any] | None:
+    """Gather what a person can correct in a row of `deidentify`: what is masked in its raw case,
+    what was decided so far; None for another row."""
+    if step.manifest.stage != "deidentify" or not isinstance(row.get("sections"), dict):
+        return None
+    known = _find_known(step)
+    raw = _find_raw(page, step, find_id(row))
+    prepared = _find_prepare(page, step)
+    return {
+        "finds": _list_finds(raw, read_known(known) if known.exists() else Known()) if raw else {},
+        "decided": _read_lines(known),
+        "kinds": {kind.name.lower(): _name_kind(kind, page) for kind in Category},
+        "keep": KEEP,
+        "prepared": prepared.name if prepared else "",
+    }
+
+
+def _name_kind(kind: Category, page: Page) -> str:
+    return kind.value if page.t.language == "zh" else kind.name.lower().replace("_", " ")
+
+
+def _find_known(step: Step) -> Path:
+    return step.path.parent / KNOWN
+
+
+def _read_lines(path: Path) -> dict[str, str]:
+    """Read what was decided: words to their kind."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    pairs = (line.partition("\t") for line in text.splitlines() if line.strip())
+    return {words: kind for words, _, kind in pairs}
+
+
+def _find_raw(page: Page, step: Step, key: str) -> RawCase | None:
+    """Find the raw case of a case in what the step has read."""
+    for name in step.manifest.roles.get("input", ()):
+        try:
+            index = open_index(page.workspace.resolve(Path(name).absolute()))
+            found = (index.row(number) for number in index.find(key))
+            return next(RawCase.model_validate(row) for row in found if find_id(row) == key)
+        except (MedkdError, OSError, ValidationError, StopIteration):
+            continue
+    return None
+
+
+def _list_finds(raw: RawCase, known: Known) -> dict[str, Category]:
+    """List what is masked in a case, as it stands there."""
+    texts = list_texts(raw)
+    return {
+        text[match.start : match.end]: match.category
+        for (text, _), matches in zip(texts, find_in_all(texts, Help(known)), strict=True)
+        for match in matches
+        if not match.is_flag
+    }
+
+
+def _find_prepare(page: Page, step: Step) -> Step | None:
+    """Find the step that has made questions of a step's cases."""
+    inputs = {step.path.resolve(), (step.path / CASES).resolve()}
+    for other in page.workspace.list_steps(step.run, stage="prepare"):
+        if inputs & {Path(name).resolve() for name in other.manifest.roles.get("input", ())}:
+            return other
+    return None
+
+
+def correct(page: Page, form: Form) -> Response:
+    """Write down what a person says of words in a case, or take it back."""
+    file, words = read_text(form, "file"), " ".join(read_text(form, "words", MAX_WORDS).split())
+    step = page.workspace.find_step(str(Path(file).parent))
+    kind = read_text(form, "kind")
+    if len(words) < 2:
+        raise InputError(page.t("First mark two characters or more."))
+    if kind == "removal":
+        _take_out(page, step, file, words)
+    elif kind not in ("", KEEP, *(one.name.lower() for one in Category)):
+        raise InputError("{}: no kind of identifier; choose another", kind[:40])
+    else:
+        lines = _read_lines(_find_known(step))
+        lines.pop(words, "")
+        lines |= {words: kind} if kind else {}
+        text = "".join(f"{key}\t{value}\n" for key, value in lines.items())
+        write_text(_find_known(step), text, private=True)
+    return page.redirect("data", file=file, row=page.query.get("row", ""))
+
+
+def _take_out(page: Page, step: Step, file: str, words: str) -> None:
+    """Have `prepare` leave words out wherever a case holds them."""
+    prepared = _find_prepare(page, step)
+    row = open_index(page.workspace.resolve(file)).row(page.number("row", 0))
+    places = [
+        (str(name), str(text), at)
+        for name, text in dict(row.get("sections") or {}).items()
+        for at in range(len(str(text)))
+        if str(text).startswith(words, at)
+    ]
+    if prepared is None or not places:
+        raise InputError(page.t("These words stand in no section of this case."))
+    for name, text, at in places:
+        key = name_removal(find_id(row), name, text, at, at + len(words))
+        made = Review(id=key, reviewer="studio", decision=Decision.ACCEPT, reason="by hand")
+        add_review(prepared.path, made)
+
+
+def run_again(page: Page, form: Form) -> Response:
+    """Run a step once more with the same config and what people have decided since."""
+    step = page.workspace.find_step(read_text(form, "step"))
+    stage = step.manifest.stage
+    if stage not in ("deidentify", "prepare"):
+        raise InputError("{}: only deidentify and prepare are run again from here", step.name)
+    if jobs.is_alive(page.workspace, step.run):
+        raise InputError(page.t("This run is under way; wait for it, or stop it first."))
+    values = {name: to_text(value) for name, value in step.manifest.config.items()}
+    if stage == "deidentify" and _find_known(step).exists():
+        values["known"] = str(_find_known(step))
+    fields = [field for field in read_fields(stage) if field.name in values]
+    words = [stage, *write_words(fields, values, {}), f"--out={step.path}", "--overwrite"]
+    background_jobs.start(words)
+    page.workspace.forget()
+    return page.redirect("run", name=step.run)
+
+
+# --- Judged by keyboard ---------------------------------------------------------------------------
+
+
+def list_queues(workspace: Workspace) -> list[str]:
+    """Name the files that hold rationales, those of the newest step first."""
+    return [
+        f"{step.name}/{name}"
+        for step in reversed(workspace.list_steps())
+        if step.manifest.stage in JUDGED
+        for name in (*QUEUES, REMOVALS, RUBRICS)
+        if (step.path / name).exists()
+    ]
+
+
+def show_review(page: Page) -> Response:
+    """Show the row at a number, or the next one that this person has not judged."""
+    return _show(page, page.query.get("file", ""), page.query.get("who", "").strip())
+
+
+def _show(page: Page, file: str, who: str, problem: str = "", sent: Form | None = None) -> Response:
+    """Show a row; with what a form has sent, the row that it judged."""
+    queues = list_queues(page.workspace)
+    file = file or next(iter(queues), "")
+    if not file:
+        return page.render("nothing.html")
+    path = _find_queue(page, file)
+    index, reviews = open_index(path), read_reviews(path.parent)
+    judged = {key for key, said in reviews.items() if any(one.reviewer == who for one in said)}
+    only_open = page.query.get("all") != "1"
+    if sent:
+        at = read_number(sent, "at")
+    else:
+        at = find_next(index, judged if only_open else set(), page.number("at", 0))
+    row = show_row(index.row(at)) if at is not None and at < len(index) else None
+    words = {"reasoning": row.reasoning, "answer": row.answer} if row else {}
+    if sent:
+        words = {name: read_text(sent, name, MAX_TEXT) for name in words}
+    return page.render(
+        "review.html",
+        400 if problem else 200,
+        queues=queues,
+        file=file,
+        who=who,
+        only_open=only_open,
+        at=at,
+        total=len(index),
+        n_judged=len(judged),
+        case=describe_case(row) if row else None,
+        said=reviews.get(row.id, []) if row else [],
+        agreement=measure_agreement(reviews),
+        problem=problem,
+        is_removal=path.name == REMOVALS,
+        is_rubric=path.name == RUBRICS,
+        words=words,
+    )
+
+
+def _find_queue(page: Page, file: str) -> Path:
+    path = page.workspace.resolve(file)
+    if path.name not in (*QUEUES, REMOVALS, RUBRICS) or not path.is_file():
+        raise InputError("{}: no file of rationales; choose another", file[:200])
+    return path
+
+
+def find_next(index: JsonlIndex, judged: set[str], at: int) -> int | None:
+    """Find the nearest row that is not judged, from a number on and then around."""
+    n = len(index)
+    order = ((at + offset) % n for offset in range(n))
+    return next((number for number in order if find_id(index.row(number)) not in judged), None)
+
+
+def judge(page: Page, form: Form) -> Response:
+    """Write a judgement down and go on to the next row."""
+    file, who = read_text(form, "file"), read_text(form, "who", MAX_NAME)
+    path = _find_queue(page, file)
+    index, number = open_index(path), read_number(form, "at")
+    decision, reason = read_text(form, "decision"), read_text(form, "reason", MAX_REASON)
+    needed = ("answer",) if path.name == REMOVALS else ("reasoning", "answer")
+    words = {name: read_text(form, name, MAX_TEXT) for name in needed}
+    problem = ""
+    if not who:
+        problem = page.t("First write your name.")
+    elif decision not in list(Decision):
+        problem = page.t("Accept, edit or reject it.")
+    elif decision == Decision.REJECT and not reason:
+        problem = page.t("Say why you reject it; a word will do.")
+    elif decision == Decision.EDIT and not all(words.values()):
+        problem = page.t("What you write in its place may not be empty.")
+    elif number >= len(index):
+        problem = page.t("This row is not there any more.")
+    if problem:
+        return _show(page, file, who, problem, form)
+    review = Review(
+        id=find_id(index.row(number)),
+        reviewer=who,
+        decision=Decision(decision),
+        reason=reason,
+        **(words if decision == Decision.EDIT else {}),
+    )
+    add_review(path.parent, review)
+    everything = "1" if page.query.get("all") == "1" else ""
+    return page.redirect("review", file=file, who=who, at=number + 1, all=everything)

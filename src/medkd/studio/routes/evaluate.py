@@ -1,8 +1,8 @@
 """The page of what was measured: several evaluations beside each other, base first, with a headline
-in words, the table that matters, paired tests and every answer.
+in words, the table that matters, paired tests, every answer, and a sample judged blind.
 
-In: steps of `evaluate`. Out: what is on the screen. Not done here: measuring; the tests
-(`evaluate.compare`).
+In: steps of `evaluate`. Out: what is on the screen; a line in `answer_reviews.jsonl` a judgement.
+Not done here: measuring; the tests (`evaluate.compare`).
 """
 
 from collections import Counter
@@ -16,12 +16,22 @@ from starlette.responses import Response
 from medkd.core.errors import InputError
 from medkd.core.i18n import Texts
 from medkd.core.jsonl import resolve_input
+from medkd.evaluate.review import (
+    AnswerReview,
+    Label,
+    Sample,
+    add_answer_review,
+    describe,
+    draw_sample,
+    measure,
+    read_answer_reviews,
+)
 from medkd.models.inspect import read_json
 from medkd.report.evaluations import ROWS, compare, find_range, read_evaluation
 from medkd.report.material import MEASURES
 from medkd.report.results import list_scores
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
-from medkd.studio.page import Page
+from medkd.studio.page import MAX_NAME, Form, Page, read_text
 from medkd.studio.rows import find_id, find_outcome
 from medkd.studio.workspace import Step, Workspace
 
@@ -37,6 +47,11 @@ MAIN = (
 )
 PAGE_SIZE, MAX_COMPARED = 15, 6
 DIFFER = "differ"
+N_SHOWN, SEED = 50, 0
+"""The same as `medkd review` has by itself."""
+ONE: dict[str, Label] = {"r": "right", "w": "wrong", "u": "undecided"}
+TWO: dict[str, Label] = {"1": "first", "2": "second", "t": "tie"}
+"""Key to what is said, of one answer and of two."""
 
 
 def show_evaluations(page: Page) -> Response:
@@ -206,3 +221,56 @@ def show_answers(page: Page) -> Response:
             if key
         ],
     )
+
+
+# --- Answers, judged blind ------------------------------------------------------------------------
+
+
+def show_blind(page: Page) -> Response:
+    """Show the next answer, or pair of answers, that this person has not judged."""
+    steps, sample, other = _open_sample(page)
+    who = page.query.get("who", "").strip()
+    reviews = read_answer_reviews(steps[0].path, other)
+    waiting = [shown for shown in sample.shown if who not in reviews.get(shown.id, {})]
+    is_done = not waiting and bool(sample.shown)
+    return page.render(
+        "blind.html",
+        steps=[step.name for step in steps],
+        who=who,
+        shown=waiting[0] if waiting and who else None,
+        n_waiting=len(waiting),
+        n=len(sample.shown),
+        keys=TWO if other else ONE,
+        found=describe(measure(sample, reviews, None)) if is_done else "",
+    )
+
+
+def _open_sample(page: Page) -> tuple[list[Step], Sample, str]:
+    """Draw the sample of the one or two evaluations that the address names; also returns the name
+    of the second."""
+    steps = find_chosen(page, list_evaluations(page.workspace))[:2]
+    if not steps:
+        raise InputError(page.t("There is no evaluation to judge yet."))
+    stamps = tuple((s.path, (s.path / "predictions.jsonl").stat().st_mtime_ns) for s in steps)
+    return steps, _draw(stamps), steps[1].path.resolve().name if steps[1:] else ""
+
+
+@lru_cache(maxsize=8)
+def _draw(stamps: tuple[tuple[Path, int], ...]) -> Sample:
+    return draw_sample([path for path, _ in stamps], N_SHOWN, SEED)
+
+
+def judge_blind(page: Page, form: Form) -> Response:
+    """Write down what was said of an answer, and go on to the next."""
+    steps, sample, other = _open_sample(page)
+    who, key = read_text(form, "who", MAX_NAME), read_text(form, "key", 1)
+    shown = next((one for one in sample.shown if one.id == read_text(form, "id")), None)
+    keys = TWO if other else ONE
+    if not who:
+        raise InputError(page.t("First write your name."))
+    if shown is None or key not in keys:
+        raise InputError(page.t("This row is not there any more."))
+    label = shown.to_label(keys[key])
+    made = AnswerReview(id=shown.id, reviewer=who, label=label, other=other)
+    add_answer_review(steps[0].path, made)
+    return page.redirect("blind", steps=[step.name for step in steps], who=who)

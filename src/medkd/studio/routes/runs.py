@@ -1,22 +1,35 @@
-"""The pages of runs: all of them, one with its road, curves of several; stop, go on, delete.
+"""The pages of runs: all of them, one with its road, curves of several; stop, go on, delete; what a
+run leaves: an exported model with its proof, and what a teacher was paid.
 
 In: the runs of the workspace. Out: detached runs started, stopped or deleted; nothing else. Not
-done here: a run's life (`background_jobs`).
+done here: a run's life (`background_jobs`), proving (`export.proof`), counting money
+(`distill.bill`).
 """
 
+import json
+import shlex
 from typing import Any
 
 from starlette.responses import Response
 
 from medkd import background_jobs
+from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.core.errors import InputError, Said
+from medkd.distill.bill import bill
 from medkd.studio import jobs
-from medkd.studio.charts import draw_lines
-from medkd.studio.jobs import Job
+from medkd.studio.jobs import Job, write_money
 from medkd.studio.jsonl_index import Row, open_index, take_page
-from medkd.studio.orders import hand_over, show_command
+from medkd.studio.orders import PAYING, hand_over, show_command
 from medkd.studio.page import Form, Page, read_text, stream
-from medkd.studio.road import TRAINING, find_actions, find_progress, list_curves, make_road
+from medkd.studio.road import (
+    TRAINING,
+    draw_lines,
+    find_actions,
+    find_progress,
+    list_curves,
+    make_road,
+)
+from medkd.studio.workspace import Step
 
 PAGE_SIZE = 10
 PERIOD_S = 1.0
@@ -144,3 +157,62 @@ def delete_run(page: Page, form: Form) -> Response:
         raise InputError(page.t("Nothing was deleted: say that you are sure."))
     jobs.delete(page.workspace, jobs.find_job(page.workspace, name))
     return page.redirect("")
+
+
+# --- What a run leaves --------------------------------------------------------------------------
+
+
+def _choose(page: Page, steps: list[Step]) -> dict[str, Any] | None:
+    """Name the steps, the newest first, and choose the one that the address names, or the newest;
+    None where there are none."""
+    names = [step.name for step in reversed(steps)]
+    if not names:
+        return None
+    return {"names": names, "step": page.workspace.find_step(page.query.get("step") or names[0])}
+
+
+def show_exports(page: Page) -> Response:
+    """Show an exported model."""
+    chosen = _choose(page, page.workspace.list_steps(stage="export"))
+    if chosen is None:
+        return page.render("nothing.html")
+    step: Step = chosen["step"]
+    plain = (str, int, float, bool)
+    return page.render(
+        "export.html",
+        facts={k: v for k, v in step.manifest.facts.items() if isinstance(v, plain)},
+        is_unproven=(step.path / "UNPROVEN").exists(),
+        commands=write_commands(step) if (step.path / "Modelfile").exists() else {},
+        answers=read_proof(step),
+        **chosen,
+    )
+
+
+def read_proof(step: Step) -> list[dict[str, Any]]:
+    """Read the answers of the proof; empty where there is none."""
+    try:
+        content = json.loads((step.path / "proof.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    answers = content.get("answers", []) if isinstance(content, dict) else []
+    return [answer for answer in answers if isinstance(answer, dict)]
+
+
+def write_commands(step: Step) -> dict[str, str]:
+    """Write the commands that serve the folder, by the tool."""
+    folder = shlex.quote(str(step.path.resolve()))
+    name = shlex.quote(step.name.replace("/", "-").lower())
+    return {
+        "Ollama": f"cd {folder}\nollama create {name} -f Modelfile\nollama run {name}",
+        "vLLM": f"vllm serve {folder} --served-model-name {name} --reasoning-parser deepseek_r1",
+    }
+
+
+def show_bill(page: Page) -> Response:
+    """Show the bill of a step."""
+    asking = (step for stage in PAYING for step in page.workspace.list_steps(stage=stage))
+    paid = (step for step in asking if (step.path / LEDGER).exists())
+    chosen = _choose(page, sorted(paid, key=lambda step: step.manifest.started_at))
+    if chosen is None:
+        return page.render("nothing.html")
+    return page.render("bill.html", bill=bill(chosen["step"].path), money=write_money, **chosen)

@@ -1,4 +1,4 @@
-"""Long files of records, paged and searched."""
+"""Long files of records, paged and searched; what their rows show, marked."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
 from medkd.studio.routes.data import PAGE_SIZE, find_rows
-from medkd.studio.rows import find_facets
+from medkd.studio.rows import find_facets, mark_reasoning, mark_record
 
 N_LONG = 100_000
 
@@ -128,3 +128,30 @@ def test_a_hundred_thousand_records_are_paged_and_searched(tmp_path: Path) -> No
         found = find_rows(open_index(path), text, {"split": tag} if tag else {})
         shown = [index.row(number) for number in take_page(found, 7, PAGE_SIZE)[0]]
         assert (len(found), len(shown)) == (n, min(n, PAGE_SIZE))
+
+
+@pytest.mark.parametrize(
+    ("record", "reasoning", "cited", "unfounded"),
+    [
+        (
+            "体温38.5℃，右下肺可闻及湿啰音。血压120/80mmHg，否认胸痛。",
+            "体温38.5℃提示发热，右下肺可闻及湿啰音；白细胞15.2提示感染，无胸痛。",
+            "体温38.5℃|右下肺可闻及湿啰音",
+            "15.2",
+        ),
+        (
+            "血壓１２０/８０mmHg，雙側​肺部聞及濕囉音。",
+            "血压120/80mmHg，双侧肺部闻及湿啰音，心率 ９９ 次。",
+            "血壓１２０/８０mmHg|雙側​肺部聞及濕囉音",
+            "９９",
+        ),
+    ],
+)
+def test_what_is_cited_is_marked_in_the_record_and_what_is_not_there_in_the_reasoning(
+    record: str, reasoning: str, cited: str, unfounded: str
+) -> None:
+    of_record, of_reasoning = mark_record(record, reasoning), mark_reasoning(reasoning, record)
+    assert "|".join(piece.text for piece in of_record if piece.mark == "cited") == cited
+    assert "|".join(piece.text for piece in of_reasoning if piece.mark) == unfounded
+    assert "".join(piece.text for piece in of_record) == record
+    assert "".join(piece.text for piece in of_reasoning) == reasoning
