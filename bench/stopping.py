@@ -23,7 +23,6 @@ from medkd.core import thinking
 from medkd.core.jsonl import RecordReader
 from medkd.core.records import Example, FinishReason, Sampling
 from medkd.grading.diagnosis import grade
-from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import (
     TEXT_END,
     find_end_of_turn,
@@ -33,6 +32,7 @@ from medkd.models.chat_template import (
 )
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import LoadedModel, load_libraries, load_model, tiny_dir
+from medkd.text.similarity import is_looping
 from medkd.train.config import Config, make_lora_config
 from medkd.train.preflight import IGNORED, TokenizedExample, tokenize
 from medkd.train.stage import make_dataset, make_trainer, make_trainer_config

@@ -7,9 +7,12 @@ In: the frequencies of jieba's dictionary (MIT). Out: the table, characters by h
 
 import math
 from collections import Counter
+from pathlib import Path
 
-from medkd.grading.tables import TABLES_DIR
+import medkd.grading
 from medkd.text.normalize import load_jieba
+
+RARITY = Path(medkd.grading.__file__).parent / "tables" / "rarity.yaml"
 
 SMOOTHING = 50
 """Times that a character counts as seen at the least."""
@@ -31,7 +34,7 @@ def main() -> None:
             nats = round(2 * math.log(total / (n + SMOOTHING))) / 2
             bands.setdefault(nats, []).append(character)
     lines = [f"{nats}: {''.join(found)}\n" for nats, found in sorted(bands.items())]
-    (TABLES_DIR / "rarity.yaml").write_text(HEAD + "".join(lines), encoding="utf-8")
+    RARITY.write_text(HEAD + "".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

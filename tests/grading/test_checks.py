@@ -15,7 +15,7 @@ from medkd.grading.checks import (
     copied_share,
 )
 from medkd.grading.grounding import grounded_rate
-from medkd.grading.repetition import is_looping
+from medkd.text.similarity import is_looping
 
 RECORD = "【主诉】发热3天。 【现病史】最高体温39.2℃，咳嗽有痰，无胸痛。 【查体】血压120/80mmHg，右下肺湿啰音。 【辅助检查】白细胞13.5×10^9/L。"
 PROSE = "患者发热三天，最高体温三十九度，咳嗽有黄痰，右下肺可闻及湿啰音，白细胞升高，提示细菌性肺部感染，胸片见右下肺斑片影，符合肺炎的表现。"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opencc import OpenCC
 
+from medkd.grading import load_table
 from medkd.grading.choices import read_choice
 from medkd.grading.compare import Relation
 from medkd.grading.diagnosis import RIGHT, grade
@@ -23,11 +24,10 @@ from medkd.grading.judge import (
     read_judgement,
 )
 from medkd.grading.names import parse_name
-from medkd.grading.repetition import is_looping
 from medkd.grading.rubric import UnusableRubricError, read_criteria
-from medkd.grading.tables import TABLES_DIR
+from medkd.text.similarity import is_looping
 
-SYNONYMS = yaml.safe_load((TABLES_DIR / "synonyms.yaml").read_text(encoding="utf-8"))
+SYNONYMS = load_table("synonyms")
 NAMES = [str(name) for name, others in SYNONYMS.items() for name in (name, *others)]
 ORDERS = [
     (group, *row)

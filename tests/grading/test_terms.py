@@ -4,8 +4,8 @@ import openpyxl
 import pytest
 
 from medkd.core.errors import InputError
+from medkd.grading.compare import load_terms
 from medkd.grading.graders import get_grader
-from medkd.grading.terms import load_terms
 
 ROWS = [
     ("E24", "库欣综合征"),

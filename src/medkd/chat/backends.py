@@ -18,9 +18,9 @@ from medkd.completers.transformers_engine import LOOP_CHECK_INTERVAL, Transforme
 from medkd.core.errors import InputError
 from medkd.core.records import FinishReason, Message, Request, Sampling
 from medkd.core.thinking import CLOSE, OPEN
-from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, opens_thinking, render
 from medkd.models.load import Device, LoadedModel, find_base, load_model, resolve_adapter
+from medkd.text.similarity import is_looping
 
 GGUF_LENGTH = 8192
 """Tokens of a conversation with a GGUF file, the answer with them."""

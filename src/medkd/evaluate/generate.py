@@ -31,7 +31,6 @@ from medkd.core.records import Completion, FinishReason, Prediction, Request, Sa
 from medkd.core.stage_output import StageOutput
 from medkd.core.task import TaskFile
 from medkd.evaluate.questions import Prompt
-from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import (
     encode,
     find_plain_template,
@@ -51,6 +50,7 @@ from medkd.models.load import (
     resolve_adapter,
     resolve_model,
 )
+from medkd.text.similarity import is_looping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -25,8 +25,8 @@ from medkd.grading.diagnosis import Grade, GradeVerdict
 from medkd.grading.graders import get_grader
 from medkd.grading.grounding import grounded_rate
 from medkd.grading.names import parse_name
-from medkd.grading.repetition import is_looping
 from medkd.report.evaluations import OVERLAP, Row, find_verdict, summarise, to_columns
+from medkd.text.similarity import is_looping
 
 NO_ANSWER = "no_answer"
 """The finish reason of a row whose file holds no answer (`predict: null`)."""

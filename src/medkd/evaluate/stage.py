@@ -59,9 +59,9 @@ from medkd.evaluate.scoring import (
     write_results,
 )
 from medkd.evaluate.variations import ask_changed, ask_shuffled
+from medkd.grading.compare import TermsFile, list_terms_inputs
 from medkd.grading.judge import RubricName, load_rubric, make_fault_finder
 from medkd.grading.rubric import QuestionRubric, read_rubrics
-from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.models.inspect import read_json
 from medkd.report.evaluations import (
     GENERAL,

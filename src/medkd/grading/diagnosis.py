@@ -20,11 +20,18 @@ from typing import Literal, NamedTuple
 
 from medkd.core import thinking
 from medkd.core.records import Record
-from medkd.grading.compare import Relation, are_together, compare, has_clash, holds_all, is_generic
+from medkd.grading.compare import (
+    Relation,
+    Terms,
+    are_together,
+    compare,
+    has_clash,
+    holds_all,
+    is_generic,
+    load_terms,
+)
 from medkd.grading.extract import StatedDiagnosis, extract_diagnoses, split_list
-from medkd.grading.likeness import measure_likeness
-from medkd.grading.names import Name, normalize_name, parse_name
-from medkd.grading.terms import Terms, load_terms
+from medkd.grading.names import Name, measure_likeness, normalize_name, parse_name
 
 RIGHT = frozenset({Relation.SAME, Relation.MORE_SPECIFIC})
 """The known diagnosis, or one that says more about it."""

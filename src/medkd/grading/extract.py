@@ -15,8 +15,8 @@ from functools import cache
 from typing import NamedTuple
 
 from medkd.core import thinking
+from medkd.grading import load_table
 from medkd.grading.names import is_listed, variants
-from medkd.grading.tables import load_table
 from medkd.text.diagnoses import split_numbered
 from medkd.text.normalize import normalize
 

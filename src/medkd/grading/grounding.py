@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import cache, cached_property, lru_cache
 
-from medkd.grading.tables import load_phrases, load_table
+from medkd.grading import load_table
 from medkd.text.normalize import view_of
 
 _NUMBER = re.compile(r"\d(?<![\d.第a-zA-Z^]\d)\d*(?:\.\d+)?(?![\d])(?!\s*[.、)]\s*\D)")
@@ -184,7 +184,12 @@ def _read_hanzi(written: str) -> float:
 
 def _is_norm(text: str, place: int) -> bool:
     before = _CLAUSE_END.split(text[max(0, place - _NORM_WIDTH) : place])[-1]
-    return load_phrases("normative").joined.search(before) is not None
+    return _normative().search(before) is not None
+
+
+@cache
+def _normative() -> re.Pattern[str]:
+    return re.compile("|".join(load_table("check_phrases")["normative"]), re.IGNORECASE)
 
 
 class _Source:

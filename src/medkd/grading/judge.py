@@ -22,8 +22,8 @@ from typing import Any, Literal, NamedTuple, cast
 from medkd.core import thinking
 from medkd.core.records import Completer, Completion, Cost, Message, Record, Request, Sampling
 from medkd.core.task import AnswerKind
+from medkd.grading import load_table
 from medkd.grading.diagnosis import GradeVerdict
-from medkd.grading.tables import load_table
 
 RubricName = Literal["diagnosis", "answer", "pair", "criterion", "rationale", "reasoning", "open"]
 

@@ -13,6 +13,7 @@ from medkd.core import thinking
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Completer, Message, NonEmpty, Record, Request, Sampling
 from medkd.core.reviews import Decision, read_reviews, settle
+from medkd.grading import load_table
 from medkd.grading.judge import (
     find_last_object,
     load_rubric,
@@ -20,7 +21,6 @@ from medkd.grading.judge import (
     read_completion,
     shorten,
 )
-from medkd.grading.tables import load_table
 from medkd.text.normalize import make_plain
 from medkd.text.tables import read_rows
 

@@ -19,11 +19,10 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_args
 from medkd.core.errors import from_os_error
 from medkd.core.parallel import cut
 from medkd.core.records import Example, Split, draw_split, hash_uniform
-from medkd.grading.repetition import is_looping
 from medkd.merge.decontamination import NgramIndex
 from medkd.merge.sources import DropReason, Row
 from medkd.text.normalize import make_plain
-from medkd.text.similarity import propose_pairs, sign, similarity
+from medkd.text.similarity import is_looping, propose_pairs, sign, similarity
 
 if TYPE_CHECKING:
     import numpy as np

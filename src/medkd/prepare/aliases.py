@@ -15,9 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from medkd.core.config import BrokenYamlError, parse_yaml, read_shipped_yaml
 from medkd.core.errors import InputError
+from medkd.grading import load_table
 from medkd.grading.compare import Relation, compare
 from medkd.grading.names import Name, parse_name
-from medkd.grading.tables import load_table
 from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
 from medkd.text.normalize import make_plain, normalize, read_plain
 

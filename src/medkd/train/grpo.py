@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from medkd.completers.transformers_engine import Generation, TransformersEngine
 from medkd.core.records import Example, FinishReason, Sampling
 from medkd.core.task import AnswerKind, find_task
-from medkd.grading.repetition import is_looping
 from medkd.models.chat_template import encode, make_messages, render
 from medkd.models.load import LoadedModel
+from medkd.text.similarity import is_looping
 from medkd.train.config import StudentConfig, build_trainer_config
 from medkd.train.rewards import BatchReward, Rollout, fill_undecided
 from medkd.train.student import Student

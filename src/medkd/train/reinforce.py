@@ -25,8 +25,8 @@ from medkd.core.jsonl import write_json
 from medkd.core.records import Example, Sampling, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.core.task import TaskFile, check_tasks, list_task_inputs
+from medkd.grading.compare import TermsFile, list_terms_inputs
 from medkd.grading.rubric import read_rubrics
-from medkd.grading.terms import TermsFile, list_terms_inputs
 from medkd.models.chat_template import encode
 from medkd.models.inspect import read_json, read_model_shape
 from medkd.models.load import choose_device, load_libraries, resolve_adapter

@@ -29,8 +29,8 @@ from medkd.grading.diagnosis import Grade
 from medkd.grading.graders import get_grader
 from medkd.grading.grounding import grounded_rate
 from medkd.grading.judge import judge, load_rubric, make_fault_finder, rationale_texts
-from medkd.grading.repetition import is_looping
 from medkd.grading.rubric import QuestionRubric, score_rubrics
+from medkd.text.similarity import is_looping
 
 NAMES = ("diagnosis", "format", "stop", "loop", "grounded", "length", "judge", "rubric")
 DEFAULT_WEIGHTS: Mapping[str, float] = {

@@ -14,7 +14,7 @@ from typing import NamedTuple, TextIO
 from medkd.completers.client import LedgerClient, RunOptions
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import FindMissing, MissingPart
+from medkd.completers.outcomes import FindMissing, MissingPart, from_fault_finder
 from medkd.core.errors import InputError
 from medkd.core.records import (
     Checked,
@@ -152,7 +152,7 @@ def make_answer_check(find_task: Callable[[str], Task]) -> LlmCheck:
         detail = f"judged {opinion.verdict}: {opinion.why}"[:200]
         return make_verdict("answer", failures[opinion.verdict], detail)
 
-    find_missing = _find_unreadable(judge.load_rubric("diagnosis"))
+    find_missing = from_fault_finder(judge.make_fault_finder(judge.load_rubric("diagnosis")))
     return LlmCheck("answer", ask, find_missing, verdict, wants)
 
 
@@ -235,18 +235,8 @@ def make_judge_check(min_score: float, find_task: Callable[[str], Task]) -> LlmC
             return make_verdict("judge", Reason.LOW_SCORE, detail)
         return make_verdict("judge", detail=detail)
 
-    return LlmCheck("judge", ask, _find_unreadable(rubric), verdict, _is_sound)
-
-
-def _find_unreadable(rubric: judge.Rubric) -> FindMissing:
-    """Make the function that says what makes a judgement unreadable."""
-    find_fault = judge.make_fault_finder(rubric)
-
-    def find_missing(reasoning: str, text: str) -> MissingPart | None:
-        fault = find_fault(reasoning, text)
-        return MissingPart(fault, is_at_end=False) if fault else None
-
-    return find_missing
+    find_missing = from_fault_finder(judge.make_fault_finder(rubric))
+    return LlmCheck("judge", ask, find_missing, verdict, _is_sound)
 
 
 def _is_sound(row: Checked) -> bool:

@@ -37,7 +37,7 @@ from medkd.core.task import (
     name_task,
 )
 from medkd.grading import checks
-from medkd.grading.terms import TermsFile, list_terms_inputs
+from medkd.grading.compare import TermsFile, list_terms_inputs
 from medkd.verify.llm_checks import (
     IdentifiedRationale,
     LlmChecker,
