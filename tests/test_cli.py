@@ -16,8 +16,16 @@ from medkd import __version__
 from medkd.cli.app import build_app, run_command
 from medkd.cli.commands import CHINESE_STUDENT
 from medkd.cli.flags import DETACH_HELP, PARTS, RECIPE_HELP, TRUST_HELP
-from medkd.cli.overview import COMMANDS, LOOK, MACHINE, RUN, STAGE
-from medkd.cli.place import BEGINNINGS, fill_next, read_help
+from medkd.cli.overview import (
+    BEGINNINGS,
+    COMMANDS,
+    LOOK,
+    MACHINE,
+    RUN,
+    STAGE,
+    fill_next,
+    read_help,
+)
 from medkd.core.config import StageConfig, describe, read_recipe
 from medkd.core.i18n import Texts, load_catalogue
 from medkd.core.jsonl import write_json, write_records

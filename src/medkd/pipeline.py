@@ -234,8 +234,7 @@ def _rehearse(
     """Put the mock case site and teacher, on free local ports, and made files of rows in the place
     of `rehearsal`."""
     from medkd.demo.mock_site import serve_site
-    from medkd.demo.question_rows import write_open_datasets, write_pairs
-    from medkd.demo.synthetic_cases import generate_cases
+    from medkd.demo.synthetic_cases import generate_cases, write_open_datasets, write_pairs
     from medkd.demo.teacher import serve_teacher
 
     n, seed, language = rehearsal.cases, rehearsal.seed, rehearsal.language

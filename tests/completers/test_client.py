@@ -15,7 +15,7 @@ from medkd.completers.outcomes import AttemptOutcome, MissingPart
 from medkd.completers.providers import find_target
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Message, Request, Sampling
-from medkd.demo.faults import Fault
+from medkd.demo.dialogue import Fault
 from medkd.demo.teacher import serve_teacher
 
 MISSING = MissingPart("no part", is_at_end=False)

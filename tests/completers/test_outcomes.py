@@ -22,7 +22,7 @@ from medkd.completers.outcomes import (
 )
 from medkd.completers.providers import find_target
 from medkd.core.records import Message, Request, Sampling
-from medkd.demo.faults import Fault, Prefix
+from medkd.demo.dialogue import Fault, Prefix
 from medkd.demo.teacher import serve_teacher
 from medkd.distill.courses import find_missing_part
 

@@ -9,14 +9,14 @@ from medkd.collect.files import CaseFiles
 from medkd.core.task import SHIPPED, load_task
 from medkd.demo.dialogue import think
 from medkd.demo.mock_site import render_case
-from medkd.demo.question_rows import (
+from medkd.demo.synthetic_cases import (
     OPEN_DATASETS,
+    generate_cases,
     make_exam,
     make_pairs,
     write_open_datasets,
     write_pairs,
 )
-from medkd.demo.synthetic_cases import generate_cases
 from medkd.merge.sources import Row, read_row
 from medkd.text.hub_datasets import find_source
 from medkd.text.normalize import is_chinese

@@ -8,7 +8,7 @@ import pytest
 from medkd.cli.commands import OPEN_DATASETS
 from medkd.core.config import RECIPES
 from medkd.core.errors import ProofError
-from medkd.demo.question_rows import write_open_datasets
+from medkd.demo.synthetic_cases import write_open_datasets
 from medkd.merge.stage import Config, run
 from medkd.pipeline import run_recipe
 

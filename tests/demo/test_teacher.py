@@ -9,8 +9,7 @@ import pytest
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.demo.dialogue import think
-from medkd.demo.faults import BY_RATE, Fault, FaultPlan, Prefix
+from medkd.demo.dialogue import BY_RATE, Fault, FaultPlan, Prefix, think
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 

@@ -21,7 +21,7 @@ from medkd.core.jsonl import write_records
 from medkd.core.records import Completion, Question, Rationale, Request, Sampling
 from medkd.core.stage_output import read_manifest
 from medkd.core.task import find_task
-from medkd.demo.faults import Fault
+from medkd.demo.dialogue import Fault
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import RehearsalTeacher, serve_teacher
 from medkd.distill.bill import bill, render

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from medkd.cli.review import review
 from medkd.core.errors import InputError
 from medkd.demo.teacher import serve_teacher
 from medkd.evaluate.review import (
@@ -13,6 +12,7 @@ from medkd.evaluate.review import (
     draw_sample,
     measure,
     read_answer_reviews,
+    review,
 )
 from medkd.evaluate.stage import Config, run
 
@@ -106,7 +106,7 @@ def test_the_command_asks_one_by_one_and_goes_on_where_it_stopped(scored, monkey
 
 def test_without_a_terminal_nothing_is_asked(scored, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda prompt: pytest.fail("asked"))
-    monkeypatch.setattr("medkd.cli.review.read_answer_reviews", lambda *_: {})
+    monkeypatch.setattr("medkd.evaluate.review.read_answer_reviews", lambda *_: {})
     with pytest.raises(InputError, match="nobody has reviewed these answers"):
         review("answers", scored[0], reviewer="nobody", seed=77)
     assert capsys.readouterr().out == ""

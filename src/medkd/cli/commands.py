@@ -12,8 +12,7 @@ from typing import Any, Literal, cast
 
 from medkd.cli import app
 from medkd.cli.flags import read_value, start_detached
-from medkd.cli.overview import take_language
-from medkd.cli.place import fill_next
+from medkd.cli.overview import fill_next, take_language
 from medkd.core.config import RECIPES, did_you_mean, list_recipes
 from medkd.core.errors import InputError
 from medkd.core.i18n import Texts

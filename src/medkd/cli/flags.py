@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from medkd import background_jobs
-from medkd.cli.place import fill_next, read_help
+from medkd.cli.overview import fill_next, read_help
 from medkd.core.config import (
     Options,
     PositionalField,

@@ -4,7 +4,7 @@ from the clinic's knowledge.
 In: chat completions over HTTP, the record and its known diagnosis in the last user message. Out: a
 reasoning and a diagnosis, streamed or whole, with usage, a bill, and faults on request; it goes on
 from a text as DeepSeek does, refuses to, or begins anew.
-Not done here: medicine (`demo.reasoning`), what is said (`demo.dialogue`).
+Not done here: medicine (`demo.reasoning`), what is said and what goes wrong (`demo.dialogue`).
 """
 
 import asyncio
@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from medkd.completers.providers import estimate_tokens, read_providers
 from medkd.core.records import Usage
-from medkd.demo.dialogue import Asked, Reply, make_reply, read_request
-from medkd.demo.faults import Fault, FaultPlan, Prefix
+from medkd.demo.dialogue import (
+    Asked,
+    Fault,
+    FaultPlan,
+    Prefix,
+    Reply,
+    make_reply,
+    read_request,
+)
 from medkd.demo.local_server import LocalServer
 
 if TYPE_CHECKING:
