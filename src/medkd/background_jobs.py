@@ -43,6 +43,14 @@ class Job(BaseModel):
     """Of the process group, which is interrupted to stop the run."""
     started_at: str
 
+    @property
+    def folder(self) -> Path:
+        return runs_dir() / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
 
 class JobResult(BaseModel):
     """How a run ended."""
@@ -66,13 +74,10 @@ def runs_dir() -> Path:
 
 
 def start(
-    words: Sequence[str],
-    directory: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
+    words: Sequence[str], environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Job:
     """Start `medkd WORDS` in a session of its own and return at once."""
-    folder = _make_folder(words[0], directory or runs_dir())
+    folder = _make_folder(words[0], runs_dir())
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - this very program
             [sys.executable, "-m", "medkd.cli.jobs", str(folder), *words],
@@ -123,10 +128,10 @@ def _number(path: Path) -> int:
     return int(last) if last.isdigit() else 0
 
 
-def list_runs(directory: Path | None = None) -> list[Job]:
+def list_runs() -> list[Job]:
     """List all runs, the latest last."""
     found: list[Job] = []
-    for path in (directory or runs_dir()).glob("*/run.json"):
+    for path in runs_dir().glob("*/run.json"):
         try:
             found.append(Job.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError):
@@ -134,29 +139,27 @@ def list_runs(directory: Path | None = None) -> list[Job]:
     return sorted(found, key=lambda run: (run.started_at, _number(Path(run.name))))
 
 
-def find_run(name: str, directory: Path | None = None) -> Job:
+def find_run(name: str) -> Job:
     """Find a run by its name; raises InputError naming the nearest one."""
-    runs = {run.name: run for run in list_runs(directory)}
+    runs = {run.name: run for run in list_runs()}
     if name in runs:
         return runs[name]
     hint = did_you_mean(name, runs) if runs else "; none was started with --detach yet"
     raise InputError("{}: no such run{}", name, hint)
 
 
-def read_state(run: Job, directory: Path | None = None) -> State:
+def read_state(run: Job) -> State:
     """Tell how a run is."""
-    folder = (directory or runs_dir()) / run.name
-    if _is_alive(folder):
+    if _is_alive(run.folder):
         return "running"
-    result = read_end(run, directory)
+    result = read_end(run)
     return "killed" if result is None or result.code < 0 else STATES.get(result.code, "crashed")
 
 
-def read_end(run: Job, directory: Path | None = None) -> JobResult | None:
+def read_end(run: Job) -> JobResult | None:
     """Read how a run ended; None where it did not write that down."""
     try:
-        path = (directory or runs_dir()) / run.name / "end.json"
-        return JobResult.model_validate_json(path.read_bytes())
+        return JobResult.model_validate_json((run.folder / "end.json").read_bytes())
     except (OSError, ValidationError):
         return None
 
@@ -175,24 +178,20 @@ def _is_alive(folder: Path) -> bool:
     return False
 
 
-def log_path(run: Job, directory: Path | None = None) -> Path:
-    """Return the path of a run's log."""
-    return (directory or runs_dir()) / run.name / "log.txt"
-
-
-def read_log(run: Job, offset: int = 0, directory: Path | None = None) -> tuple[str, int]:
-    """Read a log from an offset on; returns the text and the next offset."""
-    with log_path(run, directory).open("rb") as file:
-        file.seek(offset)
+def read_log(run: Job, offset: int = 0) -> tuple[str, int]:
+    """Read a log from an offset on, a negative one counted from its end; returns the text and the
+    next offset."""
+    with run.log.open("rb") as file:
+        file.seek(offset if offset >= 0 else max(0, run.log.stat().st_size + offset))
         content = file.read()
-    return content.decode("utf-8", "replace"), offset + len(content)
+        return content.decode("utf-8", "replace"), file.tell()
 
 
-def follow_log(run: Job, offset: int = 0, directory: Path | None = None) -> Iterator[str]:
+def follow_log(run: Job, offset: int = 0) -> Iterator[str]:
     """Yield a log as it is written, until the run has ended."""
     while True:
-        is_over = read_state(run, directory) != "running"
-        text, offset = read_log(run, offset, directory)
+        is_over = read_state(run) != "running"
+        text, offset = read_log(run, offset)
         if text:
             yield text
         if is_over:
@@ -200,16 +199,15 @@ def follow_log(run: Job, offset: int = 0, directory: Path | None = None) -> Iter
         time.sleep(POLL_S)
 
 
-def stop(run: Job, directory: Path | None = None, say: Callable[[str], None] = print) -> State:
+def stop(run: Job, say: Callable[[str], None] = print) -> State:
     """Interrupt a run, as Ctrl-C would, and wait until it has saved its work; one that does not
     end is killed."""
-    folder = (directory or runs_dir()) / run.name
     for sign, what in (
         (signal.SIGINT, ""),
         (signal.SIGTERM, "it did not end; terminated"),
         (signal.SIGKILL, "it did not end; killed"),
     ):
-        if read_state(run, directory) != "running" or not _is_alive(folder):
+        if read_state(run) != "running":
             break
         if what:
             say(f"{run.name}: {what}")
@@ -218,9 +216,9 @@ def stop(run: Job, directory: Path | None = None, say: Callable[[str], None] = p
         except ProcessLookupError:
             break
         deadline = time.monotonic() + PATIENCE_S
-        while _is_alive(folder) and time.monotonic() < deadline:
+        while _is_alive(run.folder) and time.monotonic() < deadline:
             time.sleep(POLL_S / 4)
-    return read_state(run, directory)
+    return read_state(run)
 
 
 def _now() -> str:

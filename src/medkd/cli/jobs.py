@@ -44,8 +44,7 @@ def logs(
         Show new lines until the run ends; Ctrl-C leaves it running.
     """
     found = background_jobs.find_run(run)
-    size = background_jobs.log_path(found).stat().st_size
-    text, offset = background_jobs.read_log(found, max(0, size - TAIL_BYTES))
+    text, offset = background_jobs.read_log(found, -TAIL_BYTES)
     _show(text)
     if follow:
         try:

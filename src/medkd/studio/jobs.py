@@ -175,7 +175,7 @@ def delete(workspace: Workspace, job: Job) -> None:
     for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
     for run in job.detached:
-        shutil.rmtree(background_jobs.log_path(run).parent, ignore_errors=True)
+        shutil.rmtree(run.folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # something else is in it
         folder.rmdir()
     workspace.forget()
@@ -184,8 +184,6 @@ def delete(workspace: Workspace, job: Job) -> None:
 def read_tail(run: background_jobs.Job, n_lines: int) -> list[str]:
     """Read the last lines that a run printed."""
     try:
-        size = background_jobs.log_path(run).stat().st_size
-        text = background_jobs.read_log(run, max(0, size - TAIL_BYTES))[0]
+        return background_jobs.read_log(run, -TAIL_BYTES)[0].splitlines()[-n_lines:]
     except OSError:
         return []
-    return text.splitlines()[-n_lines:]
