@@ -21,7 +21,8 @@ from pathlib import Path
 from statistics import median
 from urllib.request import ProxyHandler, build_opener
 
-from medkd.core.stage_output import MANIFEST, Counts, Manifest
+from medkd.core.jsonl import MANIFEST
+from medkd.core.stage_output import Counts, Manifest
 
 N_RUNS, N_RECORDS, N_CLIENTS = 1000, 100_000, 50
 ROUNDS = 5

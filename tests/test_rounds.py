@@ -75,7 +75,6 @@ def write_step(folder: Path, stage: str, rights: str = "", cost: float = 0.0, **
     manifest = {
         "stage": stage,
         "state": "finished",
-        "identity": "",
         "config": {},
         "facts": facts,
         "counts": {"kept": facts.pop("kept", 5)},

@@ -17,14 +17,9 @@ from hypothesis import strategies as st
 
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, StoppedError
+from medkd.core.jsonl import hash_path
 from medkd.core.records import Usage
-from medkd.core.stage_output import (
-    Manifest,
-    StageOutput,
-    hash_path,
-    open_stage_output,
-    read_manifest,
-)
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output, read_manifest
 
 
 class Config(StageConfig):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from medkd.core.errors import InputError
-from medkd.core.stage_output import hash_path
+from medkd.core.jsonl import hash_path
 from medkd.evaluate.questions import (
     ExamQuestion,
     find_seen,

@@ -150,7 +150,6 @@ def test_models_asked_other_questions_stand_each_for_itself(tmp_path):
 def step(stage="distill", amount=0.0, seconds=1.0, **config):
     return Manifest(
         stage=stage,
-        identity="",
         config=config,
         cost=Cost(amount=amount),
         seconds=seconds,

@@ -6,8 +6,9 @@ from pathlib import Path
 from medkd.completers.ledger import FILE_NAME, Ledger
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult
 from medkd.completers.providers import Charge, Price, find_target
+from medkd.core.jsonl import MANIFEST
 from medkd.core.records import Prediction, Usage
-from medkd.core.stage_output import MANIFEST, Manifest
+from medkd.core.stage_output import Manifest
 from medkd.evaluate.scoring import score
 from medkd.report.evaluations import summarise, to_columns
 

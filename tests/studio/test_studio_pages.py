@@ -8,7 +8,8 @@ import pytest
 from hostile_samples import HOSTILE, make_evaluation, make_step, write
 
 from medkd.core.i18n import LANGUAGES, Texts
-from medkd.core.stage_output import MANIFEST, Manifest
+from medkd.core.jsonl import MANIFEST
+from medkd.core.stage_output import Manifest
 from medkd.deidentify import stage as deidentify
 from medkd.grading.rubric import read_rubrics
 from medkd.prepare import stage as prepare

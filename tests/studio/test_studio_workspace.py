@@ -8,7 +8,8 @@ import pytest
 
 from medkd.background_jobs import Job, JobResult, runs_dir
 from medkd.core.errors import InputError
-from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
+from medkd.core.jsonl import MANIFEST
+from medkd.core.stage_output import Manifest, read_manifest
 from medkd.studio import jobs
 from medkd.studio.orders import read_order
 from medkd.studio.workspace import Workspace

@@ -6,6 +6,7 @@ Not done here: a stage's directory and its manifest (`core.stage_output`), progr
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -24,8 +25,11 @@ from medkd.core.records import Record
 R = TypeVar("R", bound=Record)
 
 
+MANIFEST = "manifest.json"
 MAX_LINE_BYTES = 2**26
 """Length up to which a line of records is read."""
+WHOLE_HASH_BYTES = 256 * 2**20
+"""Files up to this size are hashed whole; of larger ones the size and both ends (1 MiB each)."""
 
 
 def resolve_input(path: Path, name: str, made_by: str, may_be_empty: bool = False) -> Path:
@@ -51,12 +55,42 @@ def resolve_input(path: Path, name: str, made_by: str, may_be_empty: bool = Fals
         raise InputError("{}: a folder; name the file in it", found)
     if not stat.S_ISREG(mode):
         raise InputError("{}: a pipe or device; write its content to a file first", found)
-    is_left_empty = may_be_empty and found.with_name("manifest.json").is_file()
+    is_left_empty = may_be_empty and found.with_name(MANIFEST).is_file()
     if size == 0 and not is_left_empty:
         raise InputError(
             '{}: the file is empty; run "medkd {}" again or check --input', found, made_by
         )
     return found
+
+
+def hash_path(path: Path, without: Path | None = None) -> str:
+    """Return the sha256 of a file, or of a directory's relative paths and file hashes; the
+    directory `without` inside it is left out."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for child in sorted(
+            p
+            for p in path.rglob("*")
+            if p.is_file()
+            and p.name != MANIFEST
+            and not p.name.endswith(".html")
+            and not (without and p.is_relative_to(without))
+        ):
+            name = os.fsencode(child.relative_to(path).as_posix())
+            digest.update(name + f" {hash_path(child)}\n".encode())
+        return digest.hexdigest()
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError("{}: is a pipe or a device; write its content to a file first", path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE_HASH_BYTES:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+        else:
+            digest.update(str(size).encode() + file.read(2**20))
+            file.seek(-(2**20), os.SEEK_END)
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
 def printable_name(path: Path) -> str:

@@ -7,11 +7,8 @@ unfinished or finished. Not done here: the form of the records in it (`core.json
 import contextlib
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import platform
-import stat
 import sys
 import time
 from collections import Counter
@@ -24,18 +21,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from medkd import __version__
 from medkd.core.config import StageConfig
 from medkd.core.errors import InputError, MedkdError, from_os_error, is_disk_full
-from medkd.core.jsonl import first_problem, sweep_leftovers, write_records, write_text
+from medkd.core.jsonl import (
+    MANIFEST,
+    first_problem,
+    hash_path,
+    sweep_leftovers,
+    write_records,
+    write_text,
+)
 from medkd.core.progress import warn_large_drops
 from medkd.core.records import Cost, Record
 
-MANIFEST = "manifest.json"
-WHOLE_HASH_BYTES = 256 * 2**20
-"""Files up to this size are hashed whole; of larger ones the size and both ends (1 MiB each)."""
 WAIT_S = 10.0
 """How long a second process waits for a directory before it is refused."""
 LOCK_POLL_S = 0.1
@@ -46,7 +47,6 @@ Inputs = Mapping[str, Path | Sequence[Path]]
 class Counts(BaseModel):
     """Records in, kept, and dropped by reason."""
 
-    model_config = ConfigDict(extra="forbid")
     read: int = 0
     kept: int = 0
     dropped: dict[str, int] = {}
@@ -55,11 +55,8 @@ class Counts(BaseModel):
 class Manifest(BaseModel):
     """The record of a stage's work: enough to decide whether to repeat it, and to trace numbers."""
 
-    model_config = ConfigDict(extra="forbid")
     stage: str
     state: Literal["running", "stopped", "finished"] = "running"
-    identity: str
-    """Hash of what decides the content: the config without its runtime fields, and the inputs."""
     config: dict[str, Any]
     inputs: dict[str, str] = {}
     """Path to sha256."""
@@ -81,36 +78,6 @@ class Manifest(BaseModel):
         """Say how many records came in, were kept, and were dropped for each reason."""
         dropped = "".join(f", {n} {reason}" for reason, n in self.counts.dropped.items())
         return f"{self.counts.read} in, {self.counts.kept} kept{dropped}"
-
-
-def hash_path(path: Path, without: Path | None = None) -> str:
-    """Return the sha256 of a file, or of a directory's relative paths and file hashes; the
-    directory `without` inside it is left out."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for child in sorted(
-            p
-            for p in path.rglob("*")
-            if p.is_file()
-            and p.name != MANIFEST
-            and not p.name.endswith(".html")
-            and not (without and p.is_relative_to(without))
-        ):
-            name = os.fsencode(child.relative_to(path).as_posix())
-            digest.update(name + f" {hash_path(child)}\n".encode())
-        return digest.hexdigest()
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise InputError("{}: is a pipe or a device; write its content to a file first", path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= WHOLE_HASH_BYTES:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-        else:
-            digest.update(str(size).encode() + file.read(2**20))
-            file.seek(-(2**20), os.SEEK_END)
-            digest.update(file.read())
-    return digest.hexdigest()
 
 
 class StageOutput:
@@ -147,13 +114,11 @@ class StageOutput:
 
     def drop(self, reason: str, n: int = 1) -> None:
         """Count records that were dropped."""
-        if n:
-            self._dropped[str(reason)] += n
+        self.drop_all({reason: n})
 
     def drop_all(self, reasons: Mapping[str, int]) -> None:
         """Count dropped records of several reasons."""
-        for reason, n in reasons.items():
-            self.drop(reason, n)
+        self._dropped.update({str(reason): n for reason, n in reasons.items() if n})
 
     def write_records(self, name: str, records: Iterable[Record]) -> int:
         return write_records(self.path(name), records)
@@ -240,10 +205,6 @@ def _work(
     directory, manifest = output.directory, output.manifest
     manifest.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     manifest.versions = _list_versions(libraries)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise from_os_error(error, directory) from error
     sweep_leftovers(directory)
     output.save()
     try:
@@ -295,16 +256,14 @@ def _read_manifest(directory: Path) -> Manifest | None:
 def hold_directory(directory: Path, wait_s: float) -> Generator[None]:
     """Hold a directory, making it; raises InputError where another process holds it for too long.
 
-    Where it cannot be made, or its file system has no locks, nothing is held: whatever opens it
-    reports what is wrong with it. The lock ends with the process, however that ends.
+    The lock ends with the process, however that ends; on a file system without locks there is none.
     """
     is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        yield
-        return
+    except OSError as error:
+        raise from_os_error(error, directory) from error
     try:
         _wait_for_lock(handle, directory, wait_s)
         yield
@@ -362,19 +321,13 @@ def _make_manifest(
         role: [given] if isinstance(given, Path) else list(given) for role, given in inputs.items()
     }
     hashes = {str(path): hash_path(path, config.out) for paths in roles.values() for path in paths}
-    manifest = Manifest(
+    return Manifest(
         stage=stage,
-        identity="",
         config=config.model_dump(mode="json"),
         inputs=hashes,
         roles={role: list(map(str, paths)) for role, paths in roles.items()},
         names={role: list(listed) for role, listed in names.items()},
     )
-    decisive = {"stage": stage, "config": config.fingerprint_fields()}
-    decisive |= {"inputs": _list_hashes(manifest), "names": manifest.names}
-    text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
-    manifest.identity = hashlib.sha256(text.encode()).hexdigest()
-    return manifest
 
 
 def _list_hashes(manifest: Manifest) -> dict[str, list[str]]:
@@ -398,17 +351,12 @@ def _is_same_work(
         return True
     if previous.roles:
         return _list_hashes(previous) == _list_hashes(manifest) and previous.names == manifest.names
-    return _have_same_content(previous, manifest) and (
-        not manifest.names or _list_file_names(previous) == _list_file_names(manifest)
-    )
+    files, others = ([Path(path).name for path in one.inputs] for one in (previous, manifest))
+    return _have_same_content(previous, manifest) and (not manifest.names or files == others)
 
 
 def _have_same_content(previous: Manifest, manifest: Manifest) -> bool:
     return list(previous.inputs.values()) == list(manifest.inputs.values())
-
-
-def _list_file_names(manifest: Manifest) -> list[str]:
-    return [Path(path).name for path in manifest.inputs]
 
 
 def _list_changed(previous: Manifest, config: StageConfig) -> list[str]:

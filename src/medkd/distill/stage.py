@@ -367,7 +367,7 @@ def run(config: Config) -> Manifest:
         with open_reader(ledger_path) as reader:
             for ahead in forecast_job(config, reader):
                 print(ahead.render())
-        return Manifest(stage="distill", identity="", config=config.model_dump(mode="json"))
+        return Manifest(stage="distill", config=config.model_dump(mode="json"))
     path = find_question_file(config)
     is_new = not is_finished(config.out)
     teachers, judges = choose_targets(config, is_key_needed=is_new)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, resolve_input
+from medkd.core.jsonl import MANIFEST, RecordReader, hash_path, resolve_input
 from medkd.core.records import (
     Example,
     Language,
@@ -25,7 +25,7 @@ from medkd.core.records import (
     Question,
     Split,
 )
-from medkd.core.stage_output import MANIFEST, hash_path, read_manifest
+from medkd.core.stage_output import read_manifest
 from medkd.evaluate.scoring import score_prediction
 from medkd.grading.choices import read_choice
 from medkd.grading.extract import split_list

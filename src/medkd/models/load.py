@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from medkd.core.errors import InputError
-from medkd.core.stage_output import hash_path
+from medkd.core.jsonl import hash_path
 from medkd.models.chat_template import find_templates
 from medkd.models.inspect import (
     check_folder_files,

@@ -19,7 +19,7 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_json
+from medkd.core.jsonl import RecordReader, count_lines, hash_path, resolve_input, write_json
 from medkd.core.parallel import Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import (
@@ -33,7 +33,7 @@ from medkd.core.records import (
     to_alpaca,
 )
 from medkd.core.reviews import REVIEWS, read_reviews
-from medkd.core.stage_output import Manifest, StageOutput, hash_path, open_stage_output
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import AnswerKind, Task, list_sections, load_task, name_task
 from medkd.prepare.aliases import load_synonyms
 from medkd.prepare.draft import Draft, DropReason, draft_question, measure
@@ -369,7 +369,7 @@ def _price(config: Config, path: Path, target: Target | None) -> Manifest:
         return [], 0
 
     prepare(RecordReader(path, Case, made_by="deidentify"), config, Counter(), price)
-    return Manifest(stage="prepare", identity="", config=config.model_dump(mode="json"))
+    return Manifest(stage="prepare", config=config.model_dump(mode="json"))
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medkd.core.errors import InputError
 from medkd.core.i18n import Texts
-from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
+from medkd.core.jsonl import MANIFEST
+from medkd.core.stage_output import Manifest, read_manifest
 from medkd.report.document import Plot
 from medkd.report.evaluations import (
     PREDICTIONS,

@@ -12,9 +12,9 @@ from typing import Any
 
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.i18n import Texts
-from medkd.core.jsonl import write_json
+from medkd.core.jsonl import MANIFEST, write_json
 from medkd.core.records import Language
-from medkd.core.stage_output import MANIFEST, Manifest
+from medkd.core.stage_output import Manifest
 from medkd.report import lineage, results
 from medkd.report.document import Document, write_document, write_page
 from medkd.report.evaluations import HIGH, Evaluation, find_drop

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from medkd import background_jobs
 from medkd.core.config import read_recipe
 from medkd.core.errors import InputError, MedkdError
-from medkd.core.stage_output import MANIFEST, is_locked
+from medkd.core.jsonl import MANIFEST
+from medkd.core.stage_output import is_locked
 from medkd.studio.workspace import Step, Workspace
 
 TAIL_BYTES = 64 * 1024

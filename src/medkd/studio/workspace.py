@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medkd.core.errors import InputError, MedkdError
-from medkd.core.stage_output import MANIFEST, Manifest, read_manifest
+from medkd.core.jsonl import MANIFEST
+from medkd.core.stage_output import Manifest, read_manifest
 
 UPLOADS = "uploads"
 NO_RECORDS = ("metrics.jsonl", "reviews.jsonl", "samples.jsonl", "ledger.jsonl")
