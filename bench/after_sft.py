@@ -1,11 +1,13 @@
 """What each method does after supervised training, in the rehearsal world: preferences (DPO), group
 rewards (GRPO) and on-policy distillation (the student with the answer at hand), beside more
-supervised steps.
+supervised training for as many seconds as the slowest of them took.
 
-In: `--merged`, a finished `merge` of the demo. The start is a few supervised steps. Pairs are a right
-and a wrong answer that the start itself draws to one training question. Out: a line a student:
-greedy accuracy, form, stops, seconds trained, and the paired difference from more supervised
-training with its 95 % interval over questions (each one's mean over the seeds).
+In: `--merged`, a finished `merge` of the demo. As where traces are bought, few questions have one:
+`--traces` of them are what supervised training sees, in the start and after it. The others have
+their known answer alone, which is all that the methods need: pairs are a right and a wrong answer
+that the start itself draws to one training question. Out: a line a student: greedy accuracy, form,
+stops, seconds trained, and the paired difference from more supervised training with its 95 %
+interval over questions (each one's mean over the seeds).
 Run: `.venv/bin/python bench/after_sft.py --merged runs/demo/merge --out runs/after-sft --seeds 0`;
 finished parts are read. It says nothing about medicine.
 """
@@ -13,7 +15,9 @@ finished parts are read. It says nothing about medicine.
 import argparse
 import json
 import math
+import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -31,7 +35,8 @@ from medkd.train.student import load_student
 
 SHARED = {"model": "medkd:tiny"}
 SFT = {"learning_rate": 2e-3, "max_length": 1024}
-METHODS = ["start", "more SFT", "DPO", "on-policy, self", "GRPO"]
+METHODS = ["start", "DPO", "on-policy, self", "GRPO", "more SFT"]
+"""More supervised training comes last: it gets the seconds of the slowest before it."""
 RATES = ("diagnosis_accuracy", "think_format_rate", "stop_rate")
 
 
@@ -78,42 +83,59 @@ def draw_pairs(start: Path, merged: Path, out: Path, n_questions: int, seed: int
     return out
 
 
+def take_traces(merged: Path, out: Path, n_rows: int) -> Path:
+    """Write the first rows of `train.jsonl` to a folder that supervised training reads."""
+    if not out.exists():
+        out.mkdir(parents=True)
+        examples = RecordReader(merged / "train.jsonl", Example, made_by="merge")
+        write_records(out / "train.jsonl", islice(examples, n_rows))
+        shutil.copy(merged / "val.jsonl", out)
+    return out
+
+
+def read_seconds(trained: Path) -> float:
+    """Read how long a training took."""
+    return json.loads((trained / "manifest.json").read_text(encoding="utf-8"))["seconds"]
+
+
 def train_all(options: argparse.Namespace, seed: int) -> dict[str, Path]:
     """Train the start and what follows it with one seed; returns the directories."""
     merged, out = options.merged, options.out / f"seed-{seed}"
-    base = {"input": merged, "seed": seed}
+    traces = take_traces(merged, options.out / "traces", options.traces)
 
-    def train_longer(name: str, n_steps: int) -> Path:
-        fields = {"out": out / name, "trainer": {"max_steps": n_steps}}
-        return run_stage("train", SFT | base | fields)
+    def train_on_traces(name: str, n_steps: int) -> Path:
+        fields = {"input": traces, "seed": seed, "out": out / name}
+        return run_stage("train", SFT | fields | {"trainer": {"max_steps": n_steps}})
 
-    start = train_longer("start", options.start_steps)
-    go_on = base | {"adapter": start}
-    pairs = draw_pairs(start, merged, out / "pairs", options.pairs, seed)
-    on_policy = {"teacher": "self", "max_tokens": 256, "trainer": {"max_steps": options.steps}}
-    made = {
-        "start": lambda: start,
-        "more SFT": lambda: train_longer("more-sft", options.more_steps),
-        "DPO": lambda: run_stage(
-            "train",
-            go_on
-            | {"method": "dpo", "input": pairs, "epochs": 2.0, "learning_rate": 2e-4}
-            | {"out": out / "dpo"},
-        ),
-        "on-policy, self": lambda: run_stage(
-            "train",
-            go_on
-            | {"method": "on-policy", "learning_rate": 5e-4, "out": out / "on-policy"}
-            | on_policy,
-        ),
-        "GRPO": lambda: run_stage(
-            "reinforce",
-            go_on
-            | {"steps": options.steps, "questions": 16, "group_size": 8, "batch_size": 32}
-            | {"max_tokens": 256, "learning_rate": 1e-3, "out": out / "grpo"},
-        ),
-    }
-    return {name: made[name]() for name in options.methods}
+    start = train_on_traces("start", options.start_steps)
+    go_on = {"input": merged, "seed": seed, "adapter": start}
+
+    def prefer() -> Path:
+        pairs = draw_pairs(start, merged, out / "pairs", options.pairs, seed)
+        fields = {"method": "dpo", "input": pairs, "epochs": 2.0, "learning_rate": 2e-4}
+        return run_stage("train", go_on | fields | {"out": out / "dpo"})
+
+    def teach_itself() -> Path:
+        fields = {"method": "on-policy", "teacher": "self", "max_tokens": 256}
+        fields |= {"learning_rate": 5e-4, "trainer": {"max_steps": options.steps}}
+        return run_stage("train", go_on | fields | {"out": out / "on-policy"})
+
+    def reinforce() -> Path:
+        fields = {"steps": options.steps, "questions": 16, "group_size": 8, "batch_size": 32}
+        fields |= {"max_tokens": 256, "learning_rate": 1e-3}
+        return run_stage("reinforce", go_on | fields | {"out": out / "grpo"})
+
+    def train_longer() -> Path:
+        longest = max(map(read_seconds, made.values()))
+        share = longest / read_seconds(start)
+        return train_on_traces("more-sft", round(options.start_steps * (1 + share)))
+
+    ways = {"DPO": prefer, "on-policy, self": teach_itself, "GRPO": reinforce}
+    made: dict[str, Path] = {"start": start}
+    for name, train in (ways | {"more SFT": train_longer}).items():
+        if name in options.methods:
+            made[name] = train()
+    return made
 
 
 def read_right(directory: Path) -> dict[str, float]:
@@ -140,8 +162,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--limit", type=int, default=319, help="test questions asked")
     parser.add_argument("--pairs", type=int, default=294, help="questions to draw pairs of")
-    parser.add_argument("--start-steps", type=int, default=12, help="supervised steps of the start")
-    parser.add_argument("--more-steps", type=int, default=37, help="of more supervised training")
+    parser.add_argument("--traces", type=int, default=48, help="rows of supervised training")
+    parser.add_argument("--start-steps", type=int, default=18, help="supervised steps of the start")
     parser.add_argument("--steps", type=int, default=16, help="steps of GRPO and on-policy")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     options = parser.parse_args()
@@ -153,11 +175,10 @@ def main() -> None:
             asked = {"adapter": trained, "input": options.merged, "limit": options.limit}
             run_stage("evaluate", asked | {"max_tokens": 256, "out": out})
             scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
-            manifest = json.loads((trained / "manifest.json").read_text(encoding="utf-8"))
             right.setdefault(name, []).append(read_right(out))
-            measured = [scores[rate] for rate in RATES] + [manifest["seconds"]]
+            measured = [scores[rate] for rate in RATES] + [read_seconds(trained)]
             rates.setdefault(name, []).append(measured)
-    print("| student | accuracy | think format | stops | s trained | from more SFT |")
+    print("| student | accuracy | think format | stops | s trained | less more SFT |")
     print("|---" * 6 + "|")
     for name, measured in rates.items():
         *shown, seconds = (fmean(column) for column in zip(*measured, strict=True))

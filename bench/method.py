@@ -38,7 +38,8 @@ class World(NamedTuple):
     folder: Path
     seed: int
     money: float
-    teacher: str
+    teacher: str = ""
+    """Address of the arm's teacher."""
 
 
 def run_stage(stage: str, out: Path, **fields: Any) -> Manifest:
@@ -53,14 +54,14 @@ def run_stage(stage: str, out: Path, **fields: Any) -> Manifest:
     return read_manifest(out)
 
 
-def make_world(folder: Path, seed: int, n_cases: int, money: float, teacher: str) -> World:
+def make_world(folder: Path, seed: int, n_cases: int, money: float) -> World:
     """Collect, mask and ask the cases of a seed; a third of them is kept to measure on."""
     with serve_site(generate_cases(n_cases, seed)) as site:
         run_stage("collect", folder / "collect", source="iiyi", base_url=site.base_url, delay=0)
     run_stage("deidentify", folder / "deidentify", input=folder / "collect")
     shares = {"val_share": 0.33, "test_share": 0.0, "seed": seed}
     run_stage("prepare", folder / "prepare", input=folder / "deidentify", **shares)
-    return World(folder, seed, money, teacher)
+    return World(folder, seed, money)
 
 
 def evaluate(world: World, name: str, **fields: Any) -> dict[str, float]:
@@ -173,16 +174,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-method"))
     given = parser.parse_args(arguments)
     found: dict[str, list[tuple[float, int, dict[str, float]]]] = {}
-    with serve_teacher() as teacher:
-        for seed in given.seeds:
-            folder = given.out / f"seed-{seed}"
-            world = make_world(folder, seed, given.cases, given.money, teacher.base_url)
-            for name in given.arms:
-                began = time.monotonic()
-                result = ARMS[name](world, name.replace(" ", "-"))
-                found.setdefault(name, []).append(result)
-                print(f"seed {seed}, {name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
-                print_table(found)
+    for seed in given.seeds:
+        world = make_world(given.out / f"seed-{seed}", seed, given.cases, given.money)
+        for name in given.arms:
+            began = time.monotonic()
+            with serve_teacher() as teacher:  # its own: no arm finds the prompts of another cached
+                asked = world._replace(teacher=teacher.base_url)
+                result = ARMS[name](asked, name.replace(" ", "-"))
+            found.setdefault(name, []).append(result)
+            print(f"seed {seed}, {name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+            print_table(found)
 
 
 def print_table(found: dict[str, list[tuple[float, int, dict[str, float]]]]) -> None:
@@ -198,7 +199,7 @@ def print_table(found: dict[str, list[tuple[float, int, dict[str, float]]]]) -> 
             keys = [(i, k) for i, (_, _, one) in enumerate(results) for k in one]
             first = [found["one trace"][i][2][k] for i, k in keys]
             apart_ = compare_paired(first, right)
-            apart = f"{apart_.difference:+.3f} (p {apart_.p:.2f})"
+            apart = f"{apart_.difference:+.3f} (p {apart_.p:.3f})"
         rows = sum(n for _, n, _ in results) / len(results)
         money = sum(cost for cost, _, _ in results) / len(results)
         print(
