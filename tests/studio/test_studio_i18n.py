@@ -4,6 +4,7 @@ import ast
 import json
 import pickle
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,25 @@ def test_errors_of_the_whole_package_are_said_in_chinese_by_their_template() -> 
     places = re.compile(r"{[^{}]*}")
     for template in templates & set(known):
         assert sorted(places.findall(known[template])) == sorted(places.findall(template))
+
+
+def test_no_chinese_error_is_of_a_template_that_is_gone() -> None:
+    """A template that is put together begins with a constant."""
+    constants = {
+        node.value
+        for path in PACKAGE.parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    begun = tuple(constant for constant in constants if len(constant) > 7)
+    known = (k.partition("\x04")[2] for k in catalogue() if k.startswith("error\x04"))
+    assert [text for text in known if text not in constants and not text.startswith(begun)] == []
+
+
+def test_no_text_stands_in_two_catalogues() -> None:
+    folder = PACKAGE.parent / "locale"
+    every = [key for path in folder.glob("zh*.po") for key in read_po(path.read_text("utf-8"))]
+    assert [key for key, n in Counter(every).items() if n > 1] == []
 
 
 def test_an_error_is_said_with_its_fields_and_the_texts_within_it() -> None:
