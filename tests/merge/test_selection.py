@@ -217,9 +217,9 @@ def test_a_source_gives_as_much_as_is_wanted(tmp_path):
     assert manifest.counts.dropped == {"over_cap": 120}
     for wrong, message in (
         ("c=3", "no row comes from 'c'"),
-        ("a=x", "'x' is no number"),
-        ("a=-1", "cannot be negative"),
-        ("a=nan", "cannot"),
+        ("a=x", "'x' is no share"),
+        ("a=-1", "'-1' is no share"),
+        ("a=nan", "'nan' is no share"),
     ):
         with pytest.raises(InputError, match=message):
             run(Config(input=files, out=tmp_path / "c", take=(wrong,)))

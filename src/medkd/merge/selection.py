@@ -10,8 +10,9 @@ import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_args
@@ -22,7 +23,7 @@ from medkd.core.records import Example, Split, draw_split, hash_uniform
 from medkd.merge.decontamination import NgramIndex
 from medkd.merge.sources import DropReason, Row
 from medkd.text.normalize import make_plain
-from medkd.text.similarity import is_looping, propose_pairs, sign, similarity
+from medkd.text.similarity import BAND, N_BANDS, is_looping, propose_pairs, sign, similarity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,57 +34,61 @@ TRAIN, VAL, TEST = (SPLITS.index(split) for split in ("train", "val", "test"))
 MAX_REASONING = 8000
 """Characters beyond which a longer reasoning is no better one."""
 _QUESTIONS_AT_ONCE = 256
+_COLUMNS: list[Any] = [
+    ("source", "u2"),  # place in `RowStore.sources`
+    ("split", "i1"),  # place in `SPLITS`
+    ("is_settled", "?"),  # it came with its split, rather than having it drawn
+    ("n_reasoning", "u4"),
+    ("known", "u8"),  # hash of the known diagnosis, 0 where there is none
+    ("order", "f8"),  # the draw that decides the row's place
+    ("exact", ">u8", 2),  # equal where the plain questions are
+    ("signature", "u1", BAND * N_BANDS),
+]
+"""What is compared of a row: about 170 bytes in memory."""
 
 
-class StoredRow(NamedTuple):
-    """A row as it is stored, and what is compared of it."""
+class StoredRows(NamedTuple):
+    """Some rows as they are stored, and what is compared of them."""
 
-    line: bytes
-    """The example as a line of JSON."""
-    plain: bytes
-    """The letters and digits of its question."""
-    source: str
-    split: int
-    """Place in `SPLITS`."""
-    is_settled: bool
-    """Whether it came with its split, rather than having it drawn."""
-    n_reasoning: int
-    known: int
-    """Hash of the known diagnosis, 0 where there is none."""
-    order: float
-    """The draw that decides the row's place."""
-    exact: bytes
-    """16 bytes, equal where the plain questions are."""
-    signature: bytes
+    lines: list[bytes]
+    """The examples as lines of JSON."""
+    plain: list[bytes]
+    """The letters and digits of their questions."""
+    sources: list[str]
+    table: "NDArray[Any]"
+    """A record of `_COLUMNS` for each, the source not filled in."""
 
 
 def describe_rows(
     rows: Sequence[Row], seed: int, val_share: float, test_share: float
-) -> list[StoredRow]:
+) -> StoredRows:
     """Work out what is compared of some rows; one without a split has it drawn."""
-    plain = [make_plain(row.example.input) for row in rows]
-    return [
-        _describe_row(row, text, signature.tobytes(), seed, val_share, test_share)
-        for row, text, signature in zip(rows, plain, sign(plain), strict=True)
+    import numpy as np
+
+    examples = [row.example for row in rows]
+    plain = [make_plain(example.input) for example in examples]
+    table = np.zeros(len(rows), _COLUMNS)
+    table["split"] = [
+        SPLITS.index(
+            row.split or draw_split(hash_uniform(seed, "split", row.group), val_share, test_share)
+        )
+        for row in rows
     ]
-
-
-def _describe_row(
-    row: Row, plain: str, signature: bytes, seed: int, val_share: float, test_share: float
-) -> StoredRow:
-    example = row.example
-    drawn = draw_split(hash_uniform(seed, "split", row.group), val_share, test_share)
-    return StoredRow(
-        line=example.model_dump_json().encode(),
-        plain=plain.encode("utf-8", "surrogatepass"),
-        source=example.source,
-        split=SPLITS.index(row.split or drawn),
-        is_settled=row.split is not None,
-        n_reasoning=len(example.reasoning),
-        known=(int.from_bytes(_digest(example.reference, 8)) or 1) if example.reference else 0,
-        order=hash_uniform(seed, "order", example.id),
-        exact=_digest(plain, 16),
-        signature=signature,
+    table["is_settled"] = [row.split is not None for row in rows]
+    table["n_reasoning"] = [len(example.reasoning) for example in examples]
+    table["known"] = [
+        (int.from_bytes(_digest(example.reference, 8)) or 1) if example.reference else 0
+        for example in examples
+    ]
+    table["order"] = [hash_uniform(seed, "order", example.id) for example in examples]
+    digests = b"".join(_digest(text, 16) for text in plain)
+    table["exact"] = np.frombuffer(digests, ">u8").reshape(-1, 2)
+    table["signature"] = sign(plain)
+    return StoredRows(
+        [example.model_dump_json().encode() for example in examples],
+        [text.encode("utf-8", "surrogatepass") for text in plain],
+        [example.source for example in examples],
+        table,
     )
 
 
@@ -99,18 +104,14 @@ class _Texts:
         self._file: IO[bytes] = path.open("w+b")
         self._starts = array("Q", [0])
 
-    def append(self, text: bytes) -> None:
+    def extend(self, texts: Sequence[bytes]) -> None:
         try:
-            self._file.write(text)
-        except OSError as error:
-            raise from_os_error(error, self._path) from error
-        self._starts.append(self._starts[-1] + len(text))
-
-    def flush(self) -> None:
-        try:
+            self._file.writelines(texts)
             self._file.flush()
         except OSError as error:
             raise from_os_error(error, self._path) from error
+        for text in texts:
+            self._starts.append(self._starts[-1] + len(text))
 
     def read(self, number: int) -> bytes:
         start = self._starts[number]
@@ -128,14 +129,10 @@ class RowStore:
     def __init__(self, directory: Path) -> None:
         self._lines = _Texts(directory / ".rows.tmp")
         self._questions = _Texts(directory / ".questions.tmp")
+        self._table = bytearray()
+        self.n_rows = 0
         self.sources: list[str] = []
-        """Names of the sources; `source` holds places in this list."""
-        self.source, self.split, self.n_reasoning = array("H"), array("b"), array("I")
-        self.is_settled, self.known, self.order = array("b"), array("Q"), array("d")
-        self._exact, self._signatures = bytearray(), bytearray()
-
-    def __len__(self) -> int:
-        return len(self.split)
+        """Names of the sources; the column `source` holds places in this list."""
 
     def __enter__(self) -> "RowStore":
         return self
@@ -144,24 +141,19 @@ class RowStore:
         self._lines.close()
         self._questions.close()
 
-    def add(self, row: StoredRow) -> None:
-        if row.source not in self.sources:
-            self.sources.append(row.source)
-        self._lines.append(row.line)
-        self._questions.append(row.plain)
-        self.source.append(self.sources.index(row.source))
-        self.split.append(row.split)
-        self.is_settled.append(row.is_settled)
-        self.n_reasoning.append(row.n_reasoning)
-        self.known.append(row.known)
-        self.order.append(row.order)
-        self._exact += row.exact
-        self._signatures += row.signature
+    def add(self, rows: StoredRows) -> None:
+        self.sources += [name for name in dict.fromkeys(rows.sources) if name not in self.sources]
+        rows.table["source"] = [self.sources.index(name) for name in rows.sources]
+        self._lines.extend(rows.lines)
+        self._questions.extend(rows.plain)
+        self._table += rows.table.tobytes()
+        self.n_rows += len(rows.lines)
 
-    def finish_adding(self) -> None:
-        """End the adding; from here on rows are read."""
-        self._lines.flush()
-        self._questions.flush()
+    def view_table(self) -> "NDArray[Any]":
+        """View the records of `_COLUMNS`; no row can be added while the view lives."""
+        import numpy as np
+
+        return np.frombuffer(self._table, _COLUMNS)
 
     def read_line(self, number: int) -> bytes:
         return self._lines.read(number)
@@ -173,57 +165,48 @@ class RowStore:
         """Return a question reduced to its letters and digits."""
         return self._questions.read(number).decode("utf-8", "surrogatepass")
 
-    def signatures(self) -> "NDArray[np.uint8]":
-        import numpy as np
-
-        return np.frombuffer(self._signatures, dtype=np.uint8).reshape(len(self), -1)
-
-    def exact_keys(self) -> "NDArray[np.uint64]":
-        """Return two numbers a row, equal where the plain questions are."""
-        import numpy as np
-
-        return np.frombuffer(self._exact, dtype=">u8").reshape(-1, 2)
-
-    @staticmethod
-    def column(values: "array[Any]") -> "NDArray[Any]":
-        """See a column as an array, without a copy."""
-        import numpy as np
-
-        return np.frombuffer(values, dtype=values.typecode)
-
 
 # --- Choosing -----------------------------------------------------------------------------------
 
 
-class Selection(NamedTuple):
-    """What stays and what fell."""
-
-    rows: dict[Split, Sequence[int]]
-    dropped: Counter[DropReason]
-    repeated: list[dict[str, Any]]
-    """Duplicates: `id`, `of`, `exact`, `similarity`."""
-    contaminated: list[dict[str, Any]]
-    """Rows too near a question of the test split or of a benchmark: `id`, `holds`, `share`."""
-
-
-class _Choice:
-    """A selection while it is being made."""
+class Selection:
+    """What stays and what fell, of the rows of a store."""
 
     def __init__(self, store: RowStore) -> None:
         import numpy as np
 
         self.store = store
-        self.split = RowStore.column(store.split).copy()
-        self.stays = np.ones(len(store), dtype=bool)
+        self.table = store.view_table()
+        self.split: NDArray[np.int8] = self.table["split"].copy()
+        self.stays = np.ones(len(self.table), dtype=bool)
         self.traces: dict[int, list[int]] = {}
         """Further traces of a question, by the row that stands for it."""
-        self.is_looping = np.zeros(len(store), dtype=bool)
-        self.repeated: list[dict[str, Any]] = []
-        self.contaminated: list[dict[str, Any]] = []
+        self.is_looping = np.zeros(len(self.table), dtype=bool)
         self.dropped: Counter[DropReason] = Counter()
+        self.repeated: list[dict[str, Any]] = []
+        """Duplicates: `id`, `of`, `exact`, `similarity`."""
+        self.contaminated: list[dict[str, Any]] = []
+        """Rows too near a question of the test split or of a benchmark: `id`, `holds`, `share`."""
+
+    @cached_property
+    def rows(self) -> dict[Split, list[int]]:
+        """The numbers of the rows that stay, by split, in their shuffled order."""
+        import numpy as np
+
+        found: dict[Split, list[int]] = {}
+        for place, split in enumerate(SPLITS):
+            numbers = np.flatnonzero(self.stays & (self.split == place))
+            order = np.argsort(self.table["order"][numbers], kind="stable")
+            found[split] = numbers[order].tolist()
+        return found
 
     def name(self, number: int) -> str:
         return self.store.read(number).id
+
+    def is_other_case(self, one: Any, other: Any) -> Any:
+        """Tell whether two rows (or two columns of rows) have different known diagnoses."""
+        known = self.table["known"]
+        return (known[one] > 0) & (known[other] > 0) & (known[one] != known[other])
 
     def drop(self, number: int, reason: DropReason) -> None:
         self.stays[number] = False
@@ -242,11 +225,11 @@ class _Choice:
                 }
             )
 
-    def look_for_loops(self, numbers: "NDArray[np.int64]") -> None:
-        for number in numbers.tolist():
+    def look_for_loops(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
             self.is_looping[number] = is_looping(self.store.read(number).reasoning)
 
-    def rank(self, numbers: "NDArray[np.int64]") -> "NDArray[np.int64]":
+    def rank(self, numbers: "NDArray[np.int64]") -> list[int]:
         """Put the copy first that is to stay: one that came as test, then as val, then with a known
         diagnosis, then the better reasoned.
 
@@ -254,18 +237,12 @@ class _Choice:
         """
         import numpy as np
 
-        n_reasoning = np.minimum(
-            RowStore.column(self.store.n_reasoning)[numbers].astype(np.int64), MAX_REASONING
-        )
-        has_diagnosis, order = (
-            RowStore.column(self.store.known)[numbers] > 0,
-            RowStore.column(self.store.order)[numbers],
-        )
-        came_with = np.where(
-            RowStore.column(self.store.is_settled)[numbers] > 0, self.split[numbers], TRAIN
-        )
-        keys = (order, -n_reasoning, self.is_looping[numbers], ~has_diagnosis, -came_with)
-        return numbers[np.lexsort(keys)]
+        rows = self.table[numbers]
+        n_reasoning = np.minimum(rows["n_reasoning"].astype(np.int64), MAX_REASONING)
+        came_with = np.where(rows["is_settled"], self.split[numbers], TRAIN)
+        has_none = rows["known"] == 0
+        keys = (rows["order"], -n_reasoning, self.is_looping[numbers], has_none, -came_with)
+        return numbers[np.lexsort(keys)].tolist()
 
 
 def select(
@@ -280,44 +257,30 @@ def select(
     """Choose the rows that stay; `benchmark` holds places and questions, `takes` a share or a
     number of rows for a source, `traces` the most rows of one question, `replay` the shares of
     sources of general rows in the others to train on."""
-    import numpy as np
-
-    choice = _Choice(store)
-    if len(store):
-        _drop_exact(choice, near, traces)
-        if near < 1:
-            _drop_near(choice, near)
-        if contained:
-            _drop_contaminated(choice, contained, benchmark)
-        _drop_over_cap(choice, takes)
-        _drop_replayed(choice, replay or {})
-    order = RowStore.column(store.order) if len(store) else np.zeros(0)
-    rows: dict[Split, Sequence[int]] = {}
-    for place, split in enumerate(SPLITS):
-        numbers = (
-            np.flatnonzero(choice.stays & (choice.split == place))
-            if len(store)
-            else np.zeros(0, dtype=np.int64)
-        )
-        rows[split] = numbers[np.argsort(order[numbers], kind="stable")].tolist()
-    return Selection(rows, choice.dropped, choice.repeated, choice.contaminated)
+    choice = Selection(store)
+    _drop_exact(choice, near, traces)
+    if near < 1:
+        _drop_near(choice, near)
+    _drop_contaminated(choice, contained, benchmark)
+    _drop_over_cap(choice, takes)
+    _drop_replayed(choice, replay or {})
+    return choice
 
 
-def _drop_exact(choice: _Choice, near: float, traces: int) -> None:
+def _drop_exact(choice: Selection, near: float, traces: int) -> None:
     """Keep of the rows of one question the best, and in training as many others as wanted that
     reason otherwise."""
     import numpy as np
 
-    keys = choice.store.exact_keys()
+    keys, known = choice.table["exact"], choice.table["known"]
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     is_same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
     groups = np.split(order, np.flatnonzero(~is_same) + 1) if is_same.any() else []
-    known = RowStore.column(choice.store.known)
     for group in groups:
         if len(group) == 1:
             continue
-        choice.look_for_loops(group)
-        first, *others = choice.rank(group).tolist()
+        choice.look_for_loops(group.tolist())
+        first, *others = choice.rank(group)
         said = [make_plain(choice.store.read(first).reasoning)]
         most = traces if choice.split[first] == TRAIN else 1
         for number in others:
@@ -333,7 +296,7 @@ def _drop_exact(choice: _Choice, near: float, traces: int) -> None:
                 choice.traces.setdefault(first, []).append(number)
 
 
-def _drop_near(choice: _Choice, near: float) -> None:
+def _drop_near(choice: Selection, near: float) -> None:
     """Drop near copies, the worst first to go; two near questions with different known diagnoses
     are two cases."""
     import numpy as np
@@ -341,22 +304,16 @@ def _drop_near(choice: _Choice, near: float) -> None:
     stands = choice.stays.copy()
     stands[list(chain.from_iterable(choice.traces.values()))] = False
     numbers = np.flatnonzero(stands)
-    pairs = numbers[propose_pairs(choice.store.signatures()[numbers], near)]
-    known = RowStore.column(choice.store.known)
-    is_two_cases = (
-        (known[pairs[:, 0]] > 0)
-        & (known[pairs[:, 1]] > 0)
-        & (known[pairs[:, 0]] != known[pairs[:, 1]])
-    )
-    pairs = pairs[~is_two_cases]
+    pairs = numbers[propose_pairs(choice.table["signature"][numbers], near)]
+    pairs = pairs[~choice.is_other_case(pairs[:, 0], pairs[:, 1])]
     neighbours: dict[int, list[int]] = {}
     for one, other in pairs.tolist():
         neighbours.setdefault(one, []).append(other)
         neighbours.setdefault(other, []).append(one)
     involved = np.array(sorted(neighbours), dtype=np.int64)
-    choice.look_for_loops(involved[~choice.is_looping[involved]])
+    choice.look_for_loops(involved[~choice.is_looping[involved]].tolist())
     ranked: dict[int, int] = {}
-    for number in choice.rank(involved).tolist():
+    for number in choice.rank(involved):
         better = sorted((n for n in neighbours[number] if n in ranked), key=ranked.__getitem__)
         plain = choice.store.read_question(number) if better else ""
         for other in better:
@@ -369,51 +326,35 @@ def _drop_near(choice: _Choice, near: float) -> None:
 
 
 def _drop_contaminated(
-    choice: _Choice, contained: float, benchmark: Sequence[tuple[str, str]]
+    choice: Selection, contained: float, benchmark: Sequence[tuple[str, str]]
 ) -> None:
-    """Drop rows of train and val that hold a question of a benchmark or of the test split, and rows
-    of val from train likewise."""
+    """Drop rows of train and val that hold a question of a benchmark or of the test split."""
     import numpy as np
 
     _drop_holders(
         choice,
-        choice.split != TEST,
         [make_plain(text) for _, text in benchmark],
         [place for place, _ in benchmark],
         contained,
     )
     tests = np.flatnonzero(choice.stays & (choice.split == TEST)).tolist()
-    _drop_holders(
-        choice,
-        choice.split != TEST,
-        [choice.store.read_question(n) for n in tests],
-        tests,
-        contained,
-    )
+    _drop_holders(choice, [choice.store.read_question(n) for n in tests], tests, contained)
 
 
 def _drop_holders(
-    choice: _Choice,
-    may_fall: "NDArray[np.bool_]",
-    plain: Sequence[str],
-    names: Sequence[str | int],
-    share: float,
+    choice: Selection, plain: Sequence[str], names: Sequence[str | int], share: float
 ) -> None:
+    """Drop rows that hold one of some plain questions; a name is a place or the number of a row."""
     import numpy as np
 
     if not plain:
         return
-    benchmark = NgramIndex(plain)
-    known = RowStore.column(choice.store.known)
-    for numbers in cut(np.flatnonzero(choice.stays & may_fall).tolist(), _QUESTIONS_AT_ONCE):
-        for hit in benchmark.find([choice.store.read_question(n) for n in numbers], share):
+    questions = NgramIndex(plain)
+    may_fall = np.flatnonzero(choice.stays & (choice.split != TEST)).tolist()
+    for numbers in cut(may_fall, _QUESTIONS_AT_ONCE):
+        for hit in questions.find([choice.store.read_question(n) for n in numbers], share):
             number, name = numbers[hit.place], names[hit.question]
-            if (
-                isinstance(name, int)
-                and known[number]
-                and known[name]
-                and known[number] != known[name]
-            ):
+            if isinstance(name, int) and choice.is_other_case(number, name):
                 continue
             choice.drop(number, DropReason.CONTAMINATED)
             holds = f"test: {choice.name(name)}" if isinstance(name, int) else name
@@ -422,7 +363,7 @@ def _drop_holders(
             )
 
 
-def _drop_over_cap(choice: _Choice, takes: Mapping[str, float]) -> None:
+def _drop_over_cap(choice: Selection, takes: Mapping[str, float]) -> None:
     """Leave of a source as many rows as wanted, the traces of a question together; those that came
     as val or test are not counted and stay."""
     for source, wanted in takes.items():
@@ -430,33 +371,32 @@ def _drop_over_cap(choice: _Choice, takes: Mapping[str, float]) -> None:
         _leave(choice, numbers, round(wanted * len(numbers)) if wanted <= 1 else int(wanted))
 
 
-def _drop_replayed(choice: _Choice, replay: Mapping[str, float]) -> None:
+def _drop_replayed(choice: Selection, replay: Mapping[str, float]) -> None:
     """Leave of each source of general rows its share of the other rows to train on."""
     import numpy as np
 
-    places = [choice.store.sources.index(name) for name in replay if name in choice.store.sources]
-    is_general = np.isin(RowStore.column(choice.store.source), places)
+    sources = choice.store.sources
+    is_general = np.isin(choice.table["source"], [sources.index(n) for n in replay if n in sources])
     n_others = int((choice.stays & (choice.split == TRAIN) & ~is_general).sum())
     for source, share in replay.items():
-        if source in choice.store.sources:
+        if source in sources:
             _leave(choice, _find_free(choice, source), round(share * n_others))
 
 
-def _find_free(choice: _Choice, source: str) -> "NDArray[np.int64]":
+def _find_free(choice: Selection, source: str) -> "NDArray[np.int64]":
     """Find the rows of a source that may fall."""
     import numpy as np
 
-    store = choice.store
-    is_settled = RowStore.column(store.is_settled) > 0
-    is_free = choice.stays & (~is_settled | (choice.split == TRAIN))
-    return np.flatnonzero(is_free & (RowStore.column(store.source) == store.sources.index(source)))
+    is_free = choice.stays & (~choice.table["is_settled"] | (choice.split == TRAIN))
+    is_of_source = choice.table["source"] == choice.store.sources.index(source)
+    return np.flatnonzero(is_free & is_of_source)
 
 
-def _leave(choice: _Choice, numbers: "NDArray[np.int64]", n_wanted: int) -> None:
+def _leave(choice: Selection, numbers: "NDArray[np.int64]", n_wanted: int) -> None:
     """Drop all but so many rows, in their drawn order."""
     import numpy as np
 
-    order = RowStore.column(choice.store.order).copy()
+    order = choice.table["order"].copy()
     for first, further in choice.traces.items():
         order[further] = order[first]
     for number in numbers[np.argsort(order[numbers], kind="stable")][n_wanted:].tolist():

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, first_problem, printable_name, resolve_input
+from medkd.core.jsonl import first_problem, printable_name, resolve_input
 from medkd.core.progress import warn_large_drops
 from medkd.core.records import Checked, Example, Lineage, Rationale, Split
 from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
@@ -230,14 +230,10 @@ def _find_mark(fields: Mapping[str, Any]) -> str:
 def _take_off_instruction(question: str, repairs: Counter[str]) -> str:
     """Take off an instruction of ours that the row came back with: which rows stand under one is
     drawn anew."""
-    instructions = list_instructions()
-    if not question.startswith(instructions):
-        return question
-    for instruction in instructions:
-        if question.startswith(instruction) and question[len(instruction) :].startswith("\n"):
-            repairs["instruction_taken_off"] += 1
-            return question[len(instruction) :].strip()
-    return question
+    heads = (f"{instruction}\n" for instruction in list_instructions())
+    head = next(filter(question.startswith, heads), "")
+    repairs["instruction_taken_off"] += bool(head)
+    return question.removeprefix(head).strip()
 
 
 # --- Our own records ----------------------------------------------------------------------------
@@ -300,18 +296,14 @@ def from_rationale(rationale: Rationale, source: SourceFile) -> Row | Dropped:
     return _find_gap(example) or Row(example, question.split, question.case_id)
 
 
-_GAPS: tuple[tuple[DropReason, str, Callable[[Example], str]], ...] = (
-    (DropReason.NO_QUESTION, "input", lambda example: example.input),
-    (DropReason.NO_REASONING, "reasoning", lambda example: example.reasoning),
-    (DropReason.NO_ANSWER, "answer", lambda example: example.answer),
-)
-
-
 def _find_gap(example: Example) -> Dropped | None:
     """Name the first part of one of our own records that is blank."""
-    blank = (
-        Dropped(why, f"{name} is empty") for why, name, get in _GAPS if not get(example).strip()
+    parts = (
+        (DropReason.NO_QUESTION, "input", example.input),
+        (DropReason.NO_REASONING, "reasoning", example.reasoning),
+        (DropReason.NO_ANSWER, "answer", example.answer),
     )
+    blank = (Dropped(why, f"{name} is empty") for why, name, text in parts if not text.strip())
     return next(blank, None)
 
 
@@ -322,27 +314,15 @@ def find_sources(given: Sequence[Path], schemas: Sequence[str]) -> list[SourceFi
     """Name every file that is meant, each once, and where its rows come from; raises InputError for
     what is not there."""
     sources: dict[Path, SourceFile] = {}
-    fetched = fetch_all(str(one) for one in given if is_hub_name(one))
-    for one in given:
-        hub = str(one) if is_hub_name(one) else ""
-        for path in fetched[hub] if hub else _find_files(one):
-            sources.setdefault(path.resolve(), find_source(path, hub))
+    for path, hub in _list_files(given, _find_rows):
+        sources.setdefault(path.resolve(), find_source(path, hub))
     return _set_schemas(list(sources.values()), schemas)
 
 
 def find_benchmarks(given: Sequence[Path]) -> list[Path]:
     """Name the files of benchmarks: files themselves, the questions of a stage's directory, or a
     dataset on a hub."""
-    found: list[Path] = []
-    fetched = fetch_all(str(one) for one in given if is_hub_name(one))
-    for one in given:
-        if is_hub_name(one):
-            found.extend(fetched[str(one)])
-        elif (one / "test.jsonl").exists():
-            found.append(one / "test.jsonl")
-        else:
-            found.append(resolve_input(one, "questions.jsonl", made_by="prepare"))
-    return found
+    return [path for path, _ in _list_files(given, _find_questions)]
 
 
 def find_replayed(given: Sequence[str]) -> dict[SourceFile, float]:
@@ -351,28 +331,41 @@ def find_replayed(given: Sequence[str]) -> dict[SourceFile, float]:
     found: dict[SourceFile, float] = {}
     for one in given:
         name, _, said = one.rpartition("=")
-        try:
-            share = float(said) if name else REPLAY_SHARE
-        except ValueError:
-            name, share = "", REPLAY_SHARE
+        share = _read_number(said) if name else None
+        name, share = (one, REPLAY_SHARE) if share is None else (name, share)
         if not 0 < share <= 10:
             raise InputError("--replay {}: {:g} is no share; write {}=0.1", one, share, name)
-        for source in find_sources([Path(name or one)], ()):
+        for source in find_sources([Path(name)], ()):
             found[source._replace(name=f"{REPLAY}{source.name}")] = share
     return found
 
 
-def _find_files(given: Path) -> list[Path]:
+def _list_files(
+    given: Sequence[Path], find: Callable[[Path], list[Path]]
+) -> Iterator[tuple[Path, str]]:
+    """List files, each with the name of its dataset on a hub; `find` finds those of a path."""
+    fetched = fetch_all(str(one) for one in given if is_hub_name(one))
+    for one in given:
+        hub = str(one) if is_hub_name(one) else ""
+        yield from ((path, hub) for path in (fetched[hub] if hub else find(one)))
+
+
+def _find_rows(given: Path) -> list[Path]:
     """Name the files meant by one `--input`: itself, or what an earlier stage wrote in that
     directory."""
     if not given.is_dir():
         return [resolve_input(given, "", made_by="verify")]
-    splits = [given / name for name in SPLIT_FILES]
-    if any(path.exists() for path in splits):
-        return [path for path in splits if path.exists() and path.stat().st_size]
+    splits = [path for name in SPLIT_FILES if (path := given / name).exists()]
+    if splits:
+        return [path for path in splits if path.stat().st_size]
     if (given / "rationales.jsonl").exists() and not (given / "verified.jsonl").exists():
         return [resolve_input(given, "rationales.jsonl", made_by="distill")]
     return [resolve_input(given, "verified.jsonl", made_by="verify")]
+
+
+def _find_questions(given: Path) -> list[Path]:
+    test = given / "test.jsonl"
+    return [test if test.exists() else resolve_input(given, "questions.jsonl", made_by="prepare")]
 
 
 def _set_schemas(sources: list[SourceFile], schemas: Sequence[str]) -> list[SourceFile]:
@@ -408,29 +401,32 @@ def read_takes(takes: Sequence[str], sources: Sequence[str]) -> Mapping[str, flo
     that gave no row."""
     found: dict[str, float] = {}
     for take in takes:
-        source, _, number = take.rpartition("=")
-        try:
-            found[source] = float(number)
-        except ValueError as error:
+        source, _, said = take.rpartition("=")
+        number = _read_number(said)
+        if number is None or not 0 <= number < float("inf"):
             raise InputError(
-                "--take {}: {!r} is no number; write {}=0.5 or =5000",
+                "--take {}: {!r} is no share and no number of rows; write {}=0.5 or =5000",
                 take,
-                number,
+                said,
                 source or "SOURCE",
-            ) from error
+            )
         if source not in sources:
             raise InputError(
                 "--take {}: no row comes from {!r}{}; sources: {}",
                 take,
                 source,
-                did_you_mean(source, list(sources)),
+                did_you_mean(source, sources),
                 ", ".join(sources),
             )
-        if not 0 <= found[source] < float("inf"):
-            raise InputError(
-                "--take {}: a share or a number of rows cannot be negative or endless", take
-            )
+        found[source] = number
     return found
+
+
+def _read_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 # --- Rows as people left them -------------------------------------------------------------------
@@ -446,13 +442,11 @@ class RowReader(NamedTuple):
     is_replay: bool = False
     """Whether its rows are general ones: all of them for train, with reasoning or without."""
 
-    def read(self, row: RawRow | Row, repairs: Counter[str]) -> Row | Dropped:
-        """Read a raw row, or one that people took though checks had rejected it."""
-        if isinstance(row, RawRow):
-            found = read_row(row, self.source, repairs, not self.is_replay)
-            if isinstance(found, Dropped):
-                return found._replace(place=row.place, fields=name_fields(row.content))
-            row = found
+    def read(self, raw: RawRow, repairs: Counter[str]) -> Row | Dropped:
+        """Read a raw row."""
+        row = read_row(raw, self.source, repairs, not self.is_replay)
+        if isinstance(row, Dropped):
+            return row._replace(place=raw.place, fields=name_fields(raw.content))
         if self.is_replay:
             bare = {"source": self.source.name, "style": "bare", "system": "", "instruction": ""}
             return row._replace(example=row.example.model_copy(update=bare), split="train")
@@ -470,11 +464,11 @@ class MergedFile:
         """The first row of each drop reason: its place, and which field is wrong."""
         self._fields = ""
 
-    def __iter__(self) -> Iterator[RawRow | Row]:
+    def __iter__(self) -> Iterator[RawRow]:
         for raw in read_rows(self.reader.source.path):
             self.n_read += 1
             yield raw
-        yield from restore_rejected(self.reader.source, self.reader.decisions)
+        yield from _read_restored(self.reader.source.path, self.reader.decisions)
 
     def drop(self, dropped: Dropped) -> None:
         """Count a row that is left out; the first broken ones are named on the screen."""
@@ -534,16 +528,12 @@ def apply_review(row: Row, review: Review | None) -> Row | Dropped:
     return row._replace(example=row.example.model_copy(update=words))
 
 
-def restore_rejected(source: SourceFile, decisions: Mapping[str, Review]) -> Iterator[Row]:
+def _read_restored(path: Path, decisions: Mapping[str, Review]) -> Iterator[RawRow]:
     """Read the rows that checks rejected, or left undecided, and that people took."""
     wanted = {key for key, review in decisions.items() if review.decision is not Decision.REJECT}
-    if source.path.name != REVIEWED[0] or not wanted:
-        return
-    for rejected in map(source.path.with_name, REJECTED):
-        if not rejected.exists() or not rejected.stat().st_size:
-            continue
-        for checked in RecordReader(rejected, Checked, made_by="verify"):
-            if checked.rationale.id in wanted:
-                row = from_rationale(checked.rationale, source)
-                if isinstance(row, Row):
-                    yield row
+    for rejected in map(path.with_name, REJECTED if path.name == REVIEWED[0] and wanted else ()):
+        if rejected.exists() and rejected.stat().st_size:
+            for raw in read_rows(rejected):
+                checked = cast("dict[str, Any]", raw.content) if not raw.problem else {}
+                if checked.get("rationale", {}).get("id") in wanted:
+                    yield raw

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -30,7 +30,7 @@ from medkd.merge.selection import (
     SPLITS,
     RowStore,
     Selection,
-    StoredRow,
+    StoredRows,
     describe_rows,
     select,
 )
@@ -51,6 +51,7 @@ from medkd.merge.sources import (
 )
 from medkd.merge.writers import DatasetFiles, Rendered, Statistics, write_datacard
 from medkd.text.json_rows import RawRow
+from medkd.text.normalize import load_opencc
 
 WRITES = (
     *(f"{split}.jsonl" for split in SPLITS),
@@ -125,11 +126,6 @@ class Config(StageConfig):
     llamafactory: Path | None = None
     """Folder for LLaMA-Factory's files, its own `data` for instance; `llamafactory` in the output
     where none is given."""
-
-    def fingerprint_fields(self) -> dict[str, Any]:
-        """Name the schemas as version 0.1 did, whose directories are gone on with."""
-        fields = super().fingerprint_fields()
-        return {**fields, "schema": fields.pop("row_schema")}
 
     @field_validator("input", "against", "row_schema", "take", "pairs", "replay", mode="before")
     @classmethod
@@ -217,70 +213,57 @@ def merge(
     with Bar("read", sum(map(count_lines, paths)) if is_lines else None) as bar:
         for batch in map_in_order(work, cut(rows, _BATCH), _MANY, config.engine, size=1):
             repairs.update(batch.repairs)
-            for number, row in batch.rows:
-                for file in merged[n_finished:number]:
-                    file.finish()
-                n_finished = max(n_finished, number)
-                if isinstance(row, Dropped):
-                    merged[number].drop(row)
-                else:
-                    store.add(row)
-            bar.advance(len(batch.rows))
+            store.add(batch.stored)
+            for number, dropped in batch.dropped:
+                merged[number].drop(dropped)
+            for file in merged[n_finished : batch.last]:
+                file.finish()
+            n_finished = batch.last
+            bar.advance(batch.n_read)
     for file in merged[n_finished:]:
         file.finish()
-    store.finish_adding()
     takes = read_takes(config.take, store.sources)
-    print(f"merge: comparing {len(store)} questions", file=sys.stderr, flush=True)
+    print(f"merge: comparing {store.n_rows} questions", file=sys.stderr, flush=True)
     return select(store, config.near, config.contained, questions, takes, config.traces, replay)
 
 
 class _ReadBatch(NamedTuple):
-    rows: list[tuple[int, StoredRow | Dropped]]
+    n_read: int
+    last: int
+    """Number of the file of the last row."""
+    stored: StoredRows
+    dropped: list[tuple[int, Dropped]]
     """Each with the number of its file."""
     repairs: Counter[str]
 
 
 def _read_batch(
-    batch: Sequence[tuple[int, RawRow | Row]], readers: Sequence[RowReader], config: Config
+    batch: Sequence[tuple[int, RawRow]], readers: Sequence[RowReader], config: Config
 ) -> _ReadBatch:
     """Read some raw rows and work out what is compared of them."""
     repairs = Counter[str]()
-    found = [readers[number].read(row, repairs) for number, row in batch]
-    rows = [row for row in found if isinstance(row, Row)]
-    if config.simplify:
-        rows = [_simplify(row, repairs) for row in rows]
-    stored = iter(describe_rows(rows, config.seed, config.val_share, config.test_share))
-    return _ReadBatch(
-        [
-            (number, next(stored) if isinstance(row, Row) else row)
-            for (number, _), row in zip(batch, found, strict=True)
-        ],
-        repairs,
-    )
+    rows: list[Row] = []
+    dropped: list[tuple[int, Dropped]] = []
+    for number, raw in batch:
+        row = readers[number].read(raw, repairs)
+        if isinstance(row, Dropped):
+            dropped.append((number, row))
+        else:
+            rows.append(_simplify(row, repairs) if config.simplify else row)
+    stored = describe_rows(rows, config.seed, config.val_share, config.test_share)
+    return _ReadBatch(len(batch), batch[-1][0], stored, dropped, repairs)
 
 
 def _simplify(row: Row, repairs: Counter[str]) -> Row:
     """Write traditional characters as simplified ones; counts the rows that held any."""
-    converter = _load_converter()
-    example = row.example
+    example, convert = row.example, load_opencc().convert
     texts = {name: getattr(example, name) for name in ("input", "reasoning", "answer", "reference")}
-    changed = {
-        name: converted
-        for name, text in texts.items()
-        if (converted := str(converter.convert(text))) != text
-    }
+    changed = {name: new for name, text in texts.items() if (new := convert(text)) != text}
     if not changed:
         return row
     repairs["simplified"] += 1
     group = example.lineage.case_id or changed.get("input", example.input)
     return row._replace(example=example.model_copy(update=changed), group=group)
-
-
-@cache
-def _load_converter() -> Any:
-    from opencc import OpenCC
-
-    return OpenCC("t2s")
 
 
 def _check_rest(

@@ -348,11 +348,17 @@ def _traditional() -> re.Pattern[str]:
 
 
 @cache
-def _simplified() -> dict[int, str]:
+def load_opencc() -> Any:
+    """Load what writes traditional text as simplified text by its phrases, once a process."""
     from opencc import OpenCC
 
+    return cast(Any, OpenCC)("t2s")
+
+
+@cache
+def _simplified() -> dict[int, str]:
     traditional = [chr(code) for code in (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000))]
-    simple: list[str] = cast(Any, OpenCC)("t2s").convert("\n".join(traditional)).split("\n")
+    simple: list[str] = load_opencc().convert("\n".join(traditional)).split("\n")
     return {
         ord(old): new
         for old, new in zip(traditional, simple, strict=True)
