@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from medkd.core.config import make_config
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.records import NAMES_NOT_SOUGHT, Case, RawCase, check_deidentified
+from medkd.deidentify import stage
 from medkd.deidentify.stage import Config, run
 
 
@@ -81,9 +81,16 @@ def test_a_missing_file_and_one_without_text_are_refused_in_one_line(tmp_path: P
         run(Config(input=write_cases(tmp_path, make_case(1, "")), out=tmp_path / "out2"))
 
 
-def test_rules_of_another_version_are_refused() -> None:
-    with pytest.raises(InputError, match="rules"):
-        make_config(Config, {"input": "a", "out": "b", "rules": "mine 7"}, "recipe")
+def test_a_directory_made_by_other_rules_is_not_taken_for_a_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(
+        input=write_cases(tmp_path, make_case(1, "患者王秀英，女。")), out=tmp_path / "out"
+    )
+    run(config)
+    monkeypatch.setattr(stage, "VERSION", "medkd-rules 0")
+    with pytest.raises(InputError, match="--overwrite"):
+        run(config)
 
 
 def test_a_review_marks_what_was_found_in_the_original_and_only_its_owner_may_read_it(

@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.deidentify.layout import make_search_view
-from medkd.deidentify.search import find_identifiers
+from medkd.deidentify.search import find_identifiers, make_search_view
 
 
 @pytest.mark.parametrize(

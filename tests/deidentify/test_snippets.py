@@ -11,7 +11,14 @@ from medkd.deidentify.search import find_identifiers
 
 BENCH = Path(__file__).parents[2] / "bench"
 SETS = sorted(path.name for path in (BENCH / "deid_snippets").glob("*.txt"))
-LEAST = {"first.txt": 0.98, "second.txt": 0.98, "fresh_zh.txt": 0.94, "fresh_en.txt": 0.95}
+LEAST = {
+    "first.txt": 0.98,
+    "second.txt": 0.98,
+    "fresh_zh.txt": 0.94,
+    "fresh_en.txt": 0.95,
+    "clerk_zh.txt": 0.66,
+    "clerk_en.txt": 0.60,
+}
 """Recall that was reached in each set; 0.92 in the others."""
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from medkd.core.records import Language
 from medkd.core.task import QuestionPart, load_task
-from medkd.prepare.record import (
+from medkd.prepare.draft import (
     clean_sections,
     clean_text,
     fold_sections,

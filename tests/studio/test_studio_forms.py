@@ -21,13 +21,13 @@ SAMPLES = {
     "mapping": "save_steps: 7",
     "text": "x",
 }
-FIXED = {"language": "en", "rules": None}
+FIXED = {"language": "en"}
 """Fields of text that take certain words only."""
 
 
 def fill(field: Field) -> str:
     if field.name in FIXED:
-        return FIXED[field.name] or field.default
+        return FIXED[field.name]
     if field.kind == "switch":
         return "false" if field.default == "true" else "true"
     return field.choices[-1] if field.kind == "choice" else SAMPLES[field.kind]

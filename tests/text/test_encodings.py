@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medkd.core.errors import InputError, MedkdError
 from medkd.demo.synthetic_cases import generate_cases
-from medkd.text.encodings import decode, find_encoding, read_text
+from medkd.text.files import decode, find_encoding, read_text
 
 TEXT = '{"主诉": "右上腹痛3天，伴发热38.5℃", "id": "1"}\n'
 TRADITIONAL = '{"主訴": "右上腹痛三天，伴發熱，予抗感染治療後好轉", "id": "1"}\n'

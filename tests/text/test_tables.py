@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openpyxl import Workbook
 
 from medkd.core.errors import InputError, MedkdError
-from medkd.text import json_rows, tables
+from medkd.text import files, tables
 from medkd.text.tables import is_missing, is_rounded_number, read_rows
 
 ROWS = [{"主诉": "腹痛，3天", "n": 1}, {"主诉": "咳嗽", "n": 2}]
@@ -258,7 +258,7 @@ def test_values_that_json_can_spell_and_records_cannot_hold_are_bounded(tmp_path
 
 
 def test_a_line_without_end_is_passed_over_and_reading_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_rows, "MAX_ROW_BYTES", 2000)
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 2000)
     path = write(tmp_path / "a.jsonl", '{"a": 1}\n{"a": "' + "x" * 9000 + '"}\n{"a": 3}\n')
     assert [(row.place, row.content) for row in read_rows(path)] == [
         ("a.jsonl:1", {"a": 1}),
@@ -290,7 +290,7 @@ def test_an_array_of_nested_rows_is_read_whole(tmp_path):
 
 
 def test_an_array_of_nothing_but_broken_elements_ends_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_rows, "MAX_BROKEN", 3)
+    monkeypatch.setattr(files, "MAX_BROKEN", 3)
     path = write(tmp_path / "a.json", '[{"a": 1}, ' + ", ".join(['{"a": x}'] * 5) + "]")
     with pytest.raises(InputError, match="item 4: broken JSON in line 1"):
         contents(path)

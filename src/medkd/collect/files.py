@@ -31,10 +31,9 @@ from medkd.collect.sections import (
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import first_problem
 from medkd.core.records import RawCase
-from medkd.text.encodings import open_regular
 from medkd.text.exam_rows import write_options
+from medkd.text.files import RawRow, open_regular
 from medkd.text.hub_datasets import SourceFile, fetch_all, find_source, is_hub_name
-from medkd.text.json_rows import RawRow
 from medkd.text.normalize import is_chinese
 from medkd.text.question_rows import RowError, RowProblem, find_schema, read_question_row
 from medkd.text.tables import (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from medkd.collect.parser import is_login, is_verification
 from medkd.core.errors import HumanActionRequiredError, InputError
-from medkd.text.encodings import read_text
+from medkd.text.files import read_text
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -24,7 +24,7 @@ from medkd.collect.sections import (
 )
 from medkd.core.errors import InputError
 from medkd.core.records import RawCase
-from medkd.text.encodings import decode
+from medkd.text.files import decode
 
 if TYPE_CHECKING:
     from parsel import Selector

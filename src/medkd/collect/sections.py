@@ -19,7 +19,7 @@ from typing import Any, cast
 from medkd.core.config import BrokenYamlError, parse_yaml
 from medkd.core.errors import InputError
 from medkd.text.diagnoses import split_diagnoses
-from medkd.text.encodings import read_text
+from medkd.text.files import read_text
 
 DIAGNOSIS_SECTIONS = ("诊断结果", "初步诊断", "临床诊断")
 """Where the known diagnosis stands, the most certain place first."""

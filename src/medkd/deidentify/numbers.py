@@ -1,14 +1,17 @@
-"""Identifiers that are made of digits and letters, such as identity cards, phones and record
-numbers: what a pattern cannot say of them.
+"""Identifiers that are known by their digits and letters, such as identity cards, phones and record
+numbers, and those of English text, which a label, a title or a relation announces: what a pattern
+cannot say of them.
 
-In: normalised text. Out: spans, through `RULES` (in `numbers.yaml`). Not done here: dates and ages
-(`dates`), names and places.
+In: normalised text. Out: spans, through `RULES` (in `numbers.yaml`) and `ENGLISH_RULES` (in
+`english.yaml`). Not done here: dates and ages (`dates`); English names without such a sign, which
+are a tagger's (`recognizers`).
 """
 
 import re
+from collections.abc import Iterable
 
 from medkd.deidentify.dates import is_day
-from medkd.deidentify.rules import Table
+from medkd.deidentify.rules import Table, any_of
 from medkd.text.normalize import normalize
 
 _ID_WEIGHTS = [2**i % 11 for i in range(17, 0, -1)]
@@ -91,3 +94,52 @@ RULES = _TABLE.rules(
     _has_three_characters,
     _has_four_digits,
 )
+
+
+# English
+
+
+def _spell(words: Iterable[str]) -> str:
+    """Write a pattern for the ways in which labels are spelt: mrn, Mrn, MRN; medical record,
+    Medical Record."""
+    return any_of(
+        way for word in words for way in (word, word.capitalize(), word.title(), word.upper())
+    )
+
+
+_ENGLISH = Table("english.yaml")
+_ENGLISH.define(
+    RELATIVE=any_of(way for w in _ENGLISH.words("relatives") for way in (w, w.capitalize())),
+    **{f"{kind}_LABELS": _spell(labels) for kind, labels in _ENGLISH["numbers"].items()},
+)
+_NO_NAME = frozenset(_ENGLISH.words("no_name"))
+_GENERIC = frozenset(_ENGLISH.words("generic_hospital"))
+_NAME = _ENGLISH.compile("{WORD}|{FULL}|{INITIALS}|{LAST_FIRST}")
+
+
+def _holds_no_other_word(words: str) -> bool:
+    return _NO_NAME.isdisjoint(re.findall(r"[A-Za-z]{2,}", words))
+
+
+def is_plausible_name(words: str) -> bool:
+    """Tell whether words read as an English personal name.
+
+    >>> is_plausible_name("Desmond Lee"), is_plausible_name("Chest Pain")
+    (True, False)
+    """
+    return _NAME.fullmatch(words) is not None and _holds_no_other_word(words)
+
+
+def _is_name(match: re.Match[str]) -> bool:
+    return _holds_no_other_word(match["x"])
+
+
+def _is_own_hospital(match: re.Match[str]) -> bool:
+    return not _GENERIC.issuperset(match["n"].split())
+
+
+def _has_three_digits(match: re.Match[str]) -> bool:
+    return sum(map(str.isdecimal, match["x"])) >= 3
+
+
+ENGLISH_RULES = _ENGLISH.rules(_is_name, _is_own_hospital, _has_three_digits)

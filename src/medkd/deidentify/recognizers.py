@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError, from_os_error
-from medkd.deidentify.english import is_plausible_name
 from medkd.deidentify.names import is_eponym, is_whole_name, name_in_place
+from medkd.deidentify.numbers import is_plausible_name
 from medkd.deidentify.places import kind_of_place
 from medkd.deidentify.rules import Category
 from medkd.text.normalize import normalize

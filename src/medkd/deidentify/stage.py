@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from medkd.core.config import RUNTIME, StageConfig
-from medkd.core.errors import InputError, Said, StoppedError, from_os_error
+from medkd.core.errors import InputError, StoppedError, from_os_error
 from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_text
 from medkd.core.parallel import MANY, Engine, map_in_order
 from medkd.core.progress import track
@@ -88,16 +88,6 @@ class Config(StageConfig):
     engine: Engine = "local"
     """Where cases are worked on: on this machine's processors, or on a Ray cluster of the same
     house, whose network then carries patients' text."""
-    rules: str = VERSION
-    """Name and version of the rules: a directory made by an older version is not taken for a
-    finished one."""
-
-    @field_validator("rules")
-    @classmethod
-    def _check(cls, rules: str) -> str:
-        if rules != VERSION:
-            raise ValueError(Said("these rules are not here, only {!r}", VERSION))
-        return rules
 
 
 class DropReason(StrEnum):
@@ -117,7 +107,9 @@ def run(config: Config) -> Manifest:
     known = read_known(config.known) if config.known else Known()
     plan = _make_plan(config, known)
     inputs = {"input": path} | ({"known": config.known} if config.known else {})
-    names = {"secret": [fingerprint(plan.secret)]} if plan.secret else {}
+    names = {"rules": [VERSION]}  # an older version's directory is not taken for a finished one
+    if plan.secret:
+        names["secret"] = [fingerprint(plan.secret)]
     if not finds_english_names(config.tagger):
         _warn_of_english(path)
     with open_stage_output("deidentify", config, inputs, WRITES, names=names) as output:

@@ -34,8 +34,8 @@ from medkd.grading.rubric import QuestionRubric, is_healthbench, read_healthbenc
 from medkd.models.chat_template import make_messages
 from medkd.report.evaluations import Note, Row
 from medkd.text.exam_rows import ExamQuestion, read_exam_row, write_options
+from medkd.text.files import RawRow
 from medkd.text.hub_datasets import fetch, is_hub_name
-from medkd.text.json_rows import RawRow
 from medkd.text.tables import read_rows
 
 MANY_SEEN = 0.5

@@ -23,8 +23,8 @@ from medkd.core.progress import warn_large_drops
 from medkd.core.records import Checked, Example, Lineage, Rationale, Split
 from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
 from medkd.core.task import list_instructions
+from medkd.text.files import RawRow
 from medkd.text.hub_datasets import SourceFile, fetch_all, find_source, is_hub_name
-from medkd.text.json_rows import RawRow
 from medkd.text.normalize import is_chinese
 from medkd.text.question_rows import (
     EXAM,

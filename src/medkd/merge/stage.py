@@ -50,7 +50,7 @@ from medkd.merge.sources import (
     read_takes,
 )
 from medkd.merge.writers import DatasetFiles, Rendered, Statistics, write_datacard
-from medkd.text.json_rows import RawRow
+from medkd.text.files import RawRow
 from medkd.text.normalize import load_opencc
 
 WRITES = (

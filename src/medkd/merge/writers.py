@@ -27,7 +27,7 @@ from medkd.core.jsonl import write_atomically, write_json, write_text
 from medkd.core.records import Example, Lineage, Split, Style, to_alpaca
 from medkd.merge.selection import SPLITS
 from medkd.models import chat_template, load
-from medkd.text.encodings import read_text
+from medkd.text.files import read_text
 from medkd.text.normalize import is_chinese
 
 PARTS: tuple[str, ...] = ("question", "reasoning", "answer")

@@ -20,7 +20,7 @@ from medkd.core.config import read_shipped_yaml
 from medkd.core.records import Message, Removal, Request, Sampling, Usage
 from medkd.grading.diagnosis import grade
 from medkd.prepare.draft import Draft
-from medkd.prepare.removals import propose_section
+from medkd.prepare.leakage import propose_section
 
 SAMPLING = Sampling(max_tokens=1024, temperature=0.0, thinking=False)
 MIN_CHARACTERS = 10

@@ -36,10 +36,9 @@ from medkd.core.reviews import REVIEWS, read_reviews
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import AnswerKind, Task, list_sections, load_task, name_task
 from medkd.prepare.aliases import load_synonyms
-from medkd.prepare.draft import Draft, DropReason, draft_question, measure
+from medkd.prepare.draft import Draft, DropReason, draft_question, is_empty, measure
 from medkd.prepare.leak_check import check_leaks, estimate_cost, list_asked
-from medkd.prepare.record import is_empty
-from medkd.prepare.removals import read_decisions
+from medkd.prepare.leakage import read_decisions
 from medkd.text.normalize import make_plain
 from medkd.text.similarity import cluster, find_similar
 

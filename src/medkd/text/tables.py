@@ -2,7 +2,7 @@
 
 In: a path. Out: `RawRow`s one by one, each with its place; a broken one says what is wrong with it.
 A file that cannot be read raises InputError with one line. Not done here: what a row means
-(`collect`, `merge`, `evaluate`), encodings (`text.encodings`).
+(`collect`, `merge`, `evaluate`), encodings (`text.files`).
 """
 
 import csv
@@ -17,8 +17,17 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from medkd.core.errors import InputError
-from medkd.text.encodings import Encoding, find_encoding, open_regular, open_text
-from medkd.text.json_rows import ESCAPED_BYTE, MAX_ROW_BYTES, RawRow, read_arrays, read_json_lines
+from medkd.text.files import (
+    ESCAPED_BYTE,
+    MAX_ROW_BYTES,
+    Encoding,
+    RawRow,
+    find_encoding,
+    open_regular,
+    open_text,
+    read_arrays,
+    read_json_lines,
+)
 
 MAX_COLUMNS = 2000
 MAX_UNPACKED_BYTES = 2**28
