@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,25 @@ def test_a_thousand_runs_are_listed_and_read_again_only_where_they_changed(
     workspace.forget()
     assert len(jobs.list_jobs(workspace)) == N_RUNS
     assert read == [changed]
+
+
+def test_many_who_ask_at_once_share_one_look_through_all_runs(
+    workspace: Workspace, monkeypatch
+) -> None:
+    looks: list[Path] = []
+    scan = Workspace._scan
+
+    def look(self: Workspace, top: Path) -> list:
+        looks.append(top)
+        time.sleep(0.1)  # for the others to come
+        return scan(self, top)
+
+    monkeypatch.setattr(Workspace, "_scan", look)
+    workspace.forget()
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(lambda _: workspace.list_steps(), range(20)))
+    assert len(looks) == 1
+    assert all(steps == found[0] for steps in found)
 
 
 def test_deleting_a_run_touches_no_other_run_and_nothing_of_others(workspace: Workspace) -> None:

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from threading import Thread
 
+from anyio.to_thread import current_default_thread_limiter
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -62,6 +63,9 @@ DONE = {
     "chat/release": "chat.release",
 }
 """Path below the language to the function that does what a form there says."""
+N_THREADS = 10
+"""Pages that are drawn at once. Each wants the interpreter's lock: where many wait for it, whatever
+reads files gives it away at every call and waits for all of them again, for seconds."""
 MAX_FILES, MAX_FIELDS = 2000, 2000
 WARM_UP_AFTER_S = 1.0
 MAX_FIELD_BYTES = 4 * 2**20
@@ -77,6 +81,7 @@ def make_app(runs: Path, data_folders: Sequence[Path] = (), token: str = "") -> 
 
     @asynccontextmanager
     async def live(app: Starlette) -> AsyncGenerator[None]:
+        current_default_thread_limiter().total_tokens = N_THREADS
         Thread(target=_warm_up, args=(workspace,), daemon=True).start()
         yield
 

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 from medkd.core.errors import InputError, MedkdError
@@ -49,6 +50,7 @@ class Workspace:
         self._seen: dict[str, tuple[int, Step | None]] = {}
         self._last: list[Step] = []
         self._looked_at = -FRESH_S
+        self._lock = Lock()
 
     def resolve(self, name: str | Path) -> Path:
         """Find a file or folder by its name below the runs, or by its path; raises InputError where
@@ -84,7 +86,8 @@ class Workspace:
 
     def forget(self) -> None:
         """Look through all runs again the next time: something was just started or deleted."""
-        self._looked_at = -FRESH_S
+        with self._lock:
+            self._looked_at = -FRESH_S
 
     def list_runs(self) -> list[str]:
         """Name the runs, the newest first."""
@@ -97,9 +100,10 @@ class Workspace:
         if run is not None:
             steps = [step for step in self._scan(self.resolve(run)) if step.run == run]
         else:
-            if time.monotonic() - self._looked_at > FRESH_S:
-                self._last, self._looked_at = self._scan(self.runs), time.monotonic()
-            steps = self._last
+            with self._lock:  # one looks for all who ask meanwhile
+                if time.monotonic() - self._looked_at > FRESH_S:
+                    self._last, self._looked_at = self._scan(self.runs), time.monotonic()
+                steps = self._last
         return [step for step in steps if step.manifest.stage == stage] if stage else steps
 
     def find_step(self, name: str) -> Step:
