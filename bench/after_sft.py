@@ -30,7 +30,7 @@ from medkd.grading.diagnosis import grade
 from medkd.models.load import resolve_adapter
 from medkd.stages import STAGES
 from medkd.train.config import Config
-from medkd.train.grpo import Sampler, make_prompts
+from medkd.train.rollouts import Sampler, make_prompts
 from medkd.train.student import load_student
 
 SHARED = {"model": "medkd:tiny"}

@@ -18,7 +18,7 @@ from pathlib import Path
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_libraries, load_tokenizer, resolve_model
 from medkd.train.config import Config, Method
-from medkd.train.memory import GIB, estimate_memory
+from medkd.train.preflight import GIB, estimate_memory
 from medkd.train.stage import make_workload
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))

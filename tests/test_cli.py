@@ -470,7 +470,7 @@ RISKS = [
     ("distill: {base_url: 'http://[::1'}", "to this address"),
     ("distill: {providers: mine.yaml}", "names keys of this machine"),
     ("verify: {base_url: 'https://evil.example'}", "to this address"),
-    ("reinforce: {judge_base_url: 'https://evil.example'}", "to this address"),
+    ("reinforce: {judge: 'https://evil.example'}", "to this address"),
     ("evaluate: {endpoint: 'https://evil.example'}", "to this address"),
 ]
 

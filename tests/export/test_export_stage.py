@@ -4,8 +4,15 @@ import shutil
 import pytest
 
 from medkd.core.errors import InputError, ProofError
-from medkd.export.card import write_modelfile
-from medkd.export.stage import Config, export, judge, prove, run
+from medkd.export.stage import (
+    Config,
+    export,
+    find_base_format,
+    judge,
+    prove,
+    run,
+    write_modelfile,
+)
 from medkd.models.load import load_tokenizer
 from student_samples import make_example
 
@@ -149,14 +156,13 @@ def test_the_scores_of_an_evaluation_stand_on_the_card_with_their_intervals(trai
     }
     (tmp_path / "scores.json").write_text(json.dumps(scores))
     with pytest.raises(
-        ProofError, match="UNPROVEN, few: 2 of 2 answers think, 2 stop; too few questions"
+        ProofError, match="UNPROVEN, few: 6 of 6 answers think, 6 stop; too few questions"
     ):
         run(
             Config(
                 adapter=trained_dir,
                 evaluation=tmp_path,
                 max_tokens=96,
-                questions=2,
                 out=tmp_path / "out",
             )
         )
@@ -244,3 +250,20 @@ def test_the_number_format_of_the_base_is_kept(random_model_dir, trained_dir, tm
         getattr(torch, dtype)
     }
     assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == dtype
+
+
+@pytest.mark.parametrize("is_here", [True, False], ids=["base here", "base elsewhere"])
+def test_an_adapter_on_a_fully_trained_folder_is_exported_in_the_format_of_its_base(
+    random_model_dir, tmp_path, is_here
+):
+    """`train --method full` leaves float32, whatever the base is published in."""
+    base = shutil.copytree(random_model_dir, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    trained = shutil.copytree(random_model_dir, tmp_path / "trained")
+    (trained / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    lineage = {"base_model": str(base) if is_here else "owner/elsewhere"}
+    (trained / "lineage.json").write_text(json.dumps(lineage))
+    assert find_base_format(trained) == ("float16" if is_here else "bfloat16")
+    (trained / "lineage.json").unlink()
+    assert find_base_format(trained) == "float32"

@@ -4,14 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from medkd.models.chat_template import find_templates
+from medkd.models.load import load_model
 from medkd.train.checkpoints import (
     MARK,
     CheckpointKeeper,
+    SampleWriter,
     delete_checkpoints,
     find_checkpoint,
     is_complete,
 )
 from medkd.train.stage import Config, run
+from student_samples import make_example, read_lines
 
 
 @pytest.fixture
@@ -158,3 +162,17 @@ def test_an_adapter_folder_that_no_training_wrote_is_refused_before_a_step(setti
     with pytest.raises(Exception, match="was not made by train"):
         run(Config(**settings))
     assert json.dumps([p.name for p in mine.iterdir()]) == '["notes.txt"]'
+
+
+@pytest.mark.parametrize("n_written", [0, 1, 2])
+def test_samples_that_a_kill_left_out_behind_a_checkpoint_are_made_when_the_run_goes_on(
+    random_model_dir, tmp_path, n_written
+):
+    model, tokenizer = load_model(str(random_model_dir), device="cpu", dtype="float32")
+    path, examples = tmp_path / "samples.jsonl", [make_example(n) for n in range(2)]
+    steps = [2, 2, *[4] * n_written, 6]
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in steps))
+    state = SimpleNamespace(global_step=4, is_world_process_zero=True)
+    writer = SampleWriter(path, tokenizer, find_templates(tokenizer).plain, examples)
+    writer.on_train_begin(None, state, None, model=model)
+    assert [line["step"] for line in read_lines(path)] == [2, 2, 4, 4]

@@ -7,19 +7,18 @@ import pytest
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model
 from medkd.train.config import make_lora_config
-from medkd.train.memory import (
+from medkd.train.doctor import draw_table, make_shape
+from medkd.train.preflight import (
     GIB,
+    Cause,
     Machine,
     Workload,
     count_trained,
-    draw_table,
     estimate_disk,
     estimate_memory,
     find_too_little_disk,
     find_too_little_memory,
-    make_shape,
 )
-from medkd.train.preflight import Cause
 
 SHAPE = Workload(rank=16, n_tokens=2048, weight_bytes=2, is_checkpointed=True, on_gpu=True)
 

@@ -8,16 +8,16 @@ from medkd.core.errors import InputError
 from medkd.models.chat_template import add_thinking_prefix
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model, load_tokenizer
+from medkd.train.doctor import examine_served
 from medkd.train.preflight import (
     IGNORED,
     Cause,
     TokenizedExample,
-    compare_packed,
     examine,
-    examine_served,
     find_untrained_ids,
     refuse,
 )
+from medkd.train.stage import compare_packed
 from student_samples import make_example
 
 

@@ -16,7 +16,7 @@ from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
 from medkd.train import reinforce
 from medkd.train.checkpoints import find_checkpoint, is_complete, read_step
-from medkd.train.memory import Machine
+from medkd.train.preflight import Machine
 from medkd.train.reinforce import Config, run
 from medkd.train.rewards import OpenJudge
 from scripted import Scripted
@@ -178,7 +178,8 @@ def read_metrics(out):
 
 def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):
     from medkd.core.records import Sampling
-    from medkd.train.grpo import PromptItem, Sampler
+    from medkd.train.rewards import PromptItem
+    from medkd.train.rollouts import Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
     sampler = Sampler(
@@ -199,7 +200,7 @@ def test_an_answer_that_the_limit_cut_off_is_masked_and_a_loop_is_not(settings):
 
 def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
     from medkd.core.records import Sampling
-    from medkd.train.grpo import Sampler
+    from medkd.train.rollouts import Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
     sampler = Sampler(
@@ -214,7 +215,7 @@ def test_equal_prompts_draw_different_answers_and_the_same_ones_again(settings):
 def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, monkeypatch, capsys):
     from medkd.completers.transformers_engine import TransformersEngine
     from medkd.core.records import Sampling
-    from medkd.train.grpo import Sampler
+    from medkd.train.rollouts import Sampler
 
     loaded = load_model(settings["model"], device="cpu", dtype="float32")
     sampler = Sampler(
@@ -313,23 +314,19 @@ def test_an_unknown_reward_is_named_with_the_nearest():
 def trainer(settings, tmp_path_factory):
     """A trainer about to make its first step, and the sampler it draws with."""
     from medkd.core.records import Sampling
-    from medkd.train.grpo import Sampler, make_prompts, make_trainer, make_trainer_config
+    from medkd.train.reinforce import make_trainer, make_trainer_config
     from medkd.train.rewards import Band, make_rewards
+    from medkd.train.rollouts import Sampler, make_prompts
     from medkd.train.student import load_student
 
-    short = settings | {"steps": 1, "batch_size": 8, "trainer": {"bf16": False}}
+    short = settings | {"steps": 1, "batch_size": 8, "group_size": 4, "max_tokens": 96}
+    short |= {"trainer": {"bf16": False, "temperature": 0.7}}
     config = Config(**short | {"device": "cpu"}, out=tmp_path_factory.mktemp("trainer"))
     student = load_student(config, settings["adapter"] / "adapter")
     examples = [
         Example.model_validate(line) for line in read_lines(settings["input"] / "train.jsonl")
     ]
-    plan = {
-        "max_steps": 1,
-        "num_generations": 4,
-        "max_completion_length": 96,
-        "temperature": 0.7,
-    }
-    trainer_config = make_trainer_config(config, "cpu", plan)
+    trainer_config = make_trainer_config(config, "cpu")
     trainer_config.reward_weights = [1.0]
     sampling = Sampling(max_tokens=96, temperature=0.7, seed=0)
     sampler = Sampler(student.model, student.tokenizer, sampling)

@@ -15,6 +15,7 @@ from medkd.train.rewards import (
     DEFAULT_WEIGHTS,
     Band,
     JudgeReward,
+    PromptItem,
     Rollout,
     RubricReward,
     check_weights,
@@ -35,8 +36,8 @@ RECORD = "【主诉】咳嗽三天。体温38.5℃，无胸痛。"
 RIGHT = "<think>\n体温38.5℃，咳嗽三天，考虑感染。\n</think>\n\n肺炎"
 
 
-def make_rollout(text, reason=FinishReason.STOP, n_tokens=40, reference="肺炎"):
-    return Rollout(text, reason, n_tokens, RECORD, reference)
+def make_rollout(text, reason=FinishReason.STOP, n_tokens=40, reference="肺炎", **more):
+    return Rollout(text, reason, n_tokens, PromptItem("", "", RECORD, reference, **more))
 
 
 @settings(deadline=None)
@@ -65,13 +66,14 @@ def test_the_diagnosis_is_paid_by_the_grade_of_the_answer_alone():
 )
 def test_an_answer_is_paid_by_the_grader_of_its_kind(kind, reference, right, wrong):
     texts = [f"<think>\n想。\n</think>\n\n{answer}" for answer in (right, wrong)]
-    rollouts = [make_rollout(text, reference=reference)._replace(kind=kind) for text in texts]
+    rollouts = [make_rollout(text, reference=reference, kind=kind) for text in texts]
     assert [reward_answer(rollout) for rollout in rollouts] == [1.0, 0.0]
 
 
 def test_what_the_record_itself_tells_as_known_is_not_asked_for():
-    bare = make_rollout(RIGHT, reference="肺炎；高血压病")
-    assert reward_answer(bare._replace(known=("高血压病",))) > reward_answer(bare)
+    both = "肺炎；高血压病"
+    told = make_rollout(RIGHT, reference=both, known=("高血压病",))
+    assert reward_answer(told) > reward_answer(make_rollout(RIGHT, reference=both))
 
 
 def test_a_longer_list_of_diagnoses_earns_less():
@@ -154,7 +156,8 @@ def test_what_has_no_weight_is_not_even_computed():
     assert list(make_rewards({"stop": 1.0, "loop": 0.0, "judge": 1.0}, Band(1, 2))) == ["stop"]
 
 
-THOUGHT = Rollout("<think>\n咳嗽\n</think>\n\n肺炎", FinishReason.STOP, 9, "咳嗽三天", "肺炎")
+ASKED = PromptItem("q1", "", "咳嗽三天", "肺炎")
+THOUGHT = Rollout("<think>\n咳嗽\n</think>\n\n肺炎", FinishReason.STOP, 9, ASKED)
 GOOD = json.dumps({"grounded": "5", "sound": "5", "complete": "3", "leads_there": "5", "why": "ok"})
 
 
@@ -183,7 +186,7 @@ def test_a_judgement_over_http_is_paid_between_zero_and_one_and_stands_on_the_le
     with (
         serve_teacher(faults=0.0, seed=1) as server,
         open_judge(
-            "custom", "rehearsal", server.base_url, None, tmp_path / "ledger.sqlite"
+            "--judge", server.base_url, "rehearsal", None, tmp_path / "ledger.sqlite"
         ) as judge,
     ):
         reward = JudgeReward(judge.completer)
@@ -216,18 +219,20 @@ def say_met(*met):
 )
 def test_a_questions_own_rubric_pays_the_share_of_its_points(met, paid):
     reward = RubricReward(say_met(*met), {"q1": RUBRIC})
-    assert reward([THOUGHT._replace(id="q1")]) == [paid]
+    assert reward([THOUGHT]) == [paid]
 
 
 def test_a_question_without_a_rubric_is_undecided_and_nobody_is_asked():
     judge = say_met()
-    assert RubricReward(judge, {"q1": RUBRIC})([THOUGHT._replace(id="q2")]) == [None]
+    assert RubricReward(judge, {"q1": RUBRIC})(
+        [THOUGHT._replace(question=ASKED._replace(id="q2"))]
+    ) == [None]
     assert judge.asked == []
 
 
 def test_a_criterion_that_cannot_be_judged_stops_the_run():
     with pytest.raises(StoppedError, match="the judge could not be read"):
-        RubricReward(Scripted(lambda _: "fine"), {"q1": RUBRIC})([THOUGHT._replace(id="q1")])
+        RubricReward(Scripted(lambda _: "fine"), {"q1": RUBRIC})([THOUGHT])
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_a_run_logs_at_least_every_ten_steps_and_saves_four_times(trained_dir):
     steps = [line["step"] for line in read_lines(trained_dir / "metrics.jsonl") if "loss" in line]
     assert max(b - a for a, b in zip([0, *steps], steps, strict=False)) <= 10
     facts = json.loads((trained_dir / "manifest.json").read_text())["facts"]
-    assert facts["expected_s"] > 0 and facts["peak_memory_gib"] > 0
+    assert facts["peak_memory_gib"] > 0
 
 
 def test_special_rows_of_a_head_of_its_own_are_trained_too(random_model_dir, merged_dir, tmp_path):

@@ -2,7 +2,7 @@
 
 In: an exported folder of a Qwen2, Qwen3 or Llama shape with a byte-level BPE tokenizer. Out: the
 file, in f16, bf16, q8_0 or q4_0. Not done here: K-quants, which llama.cpp's own command makes;
-proving the file (`export.proof_gguf`).
+proving the file (`export.proof`).
 """
 
 import math

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_text
-from medkd.export.card import UNPROVEN
 from medkd.models.inspect import explain, read_json
 
 _TARGET = re.compile(r"(hf|ms):(\w[\w.-]*/\w[\w.-]*)")
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FREE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-3.0")
 """Licences under which what was learnt may be passed on by anybody for any use."""
+UNPROVEN = "UNPROVEN"
+"""Name of the file that marks a folder that did not prove itself."""
 NOT_UPLOADED = ("manifest.json", "MODELCARD.md", UNPROVEN)
 
 

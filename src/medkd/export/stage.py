@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
@@ -22,12 +22,17 @@ from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error, is_disk_full
 from medkd.core.jsonl import resolve_input, write_json, write_text
 from medkd.core.progress import make_printable
+from medkd.core.records import Message
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.core.statistics import MIN_QUESTIONS, wilson_interval
-from medkd.export.card import UNPROVEN, write_card, write_modelfile
 from medkd.export.gguf import GgufType, write_gguf
-from medkd.export.push import find_base_licence, push, read_target
-from medkd.models.chat_template import find_stop_ids, find_thinking_template
+from medkd.export.push import UNPROVEN, find_base_licence, push, read_target
+from medkd.models.chat_template import (
+    find_stop_ids,
+    find_templates,
+    make_messages,
+    render,
+)
 from medkd.models.inspect import explain, find_number_format, read_json
 from medkd.models.load import (
     TINY,
@@ -42,6 +47,9 @@ from medkd.models.load import (
     resolve_model,
     tiny_dir,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WRITES = (
     "config.json",
@@ -71,6 +79,8 @@ WRITES = (
 )
 PROOF_SHARE = 0.99
 """Share of the questions that must be thought about and ended."""
+_SYSTEM, _USER, _ANSWER = "\u2400", "\u2401", "\u2402"
+"""Characters that no template contains, to see what a template puts around each turn."""
 
 
 class Config(StageConfig):
@@ -88,9 +98,6 @@ class Config(StageConfig):
     """Where a model that is only named is fetched from."""
     max_tokens: int = Field(default=1024, ge=1)
     """Longest answer of the proof in tokens."""
-    questions: int = Field(default=20, ge=1)
-    """Bare questions asked for the proof, of those kept beside the weights; fewer than 20 leave the
-    model unproven."""
     gguf: GgufType | None = None
     """Write `model-TYPE.gguf` beside the folder too, for llama.cpp and Ollama, and prove it: f16,
     bf16, q8_0 or q4_0."""
@@ -125,7 +132,7 @@ def _export(config: Config) -> Manifest:
         raise InputError(
             '{}: no questions.json to prove the model with; train again with "medkd train"', source
         )
-    questions = [str(entry["question"]) for entry in kept["questions"][: config.questions]]
+    questions = [str(entry["question"]) for entry in kept["questions"]]
     scores_path = _find_scores(config.evaluation)
     inputs = {
         "adapter": source,
@@ -143,16 +150,11 @@ def _export(config: Config) -> Manifest:
             "rows": "unknown",
         }
         lineage["scores"] = _read_scores(scores_path)
-        base = str(lineage.get("base_model") or name)
-        place = tiny_dir() if base == TINY else Path(base).expanduser()
+        place = _find_local(str(lineage.get("base_model") or name))
         lineage["base_licence"] = find_base_licence(place if place.is_dir() else folder)
+        adapter = source if source != folder else None
         try:
-            loaded = export(
-                name,
-                source if source != folder else None,
-                space.directory,
-                config.hub,
-            )
+            loaded = export(name, adapter, space.directory, config.hub)
         except (OSError, SafetensorError) as error:
             raise explain_failed_write(error, space.directory) from error
         proof = prove(space.directory, questions, config.max_tokens) | {
@@ -178,7 +180,7 @@ def _export(config: Config) -> Manifest:
 def _explain_unproven(out: Path, proof: Mapping[str, Any]) -> ProofError:
     advice = "train longer or on more rows"
     if proof["n"] < MIN_QUESTIONS:
-        advice = f"keep {MIN_QUESTIONS} rows for validation and train again, or raise --questions"
+        advice = f"keep {MIN_QUESTIONS} rows for validation and train again"
     return ProofError("{}: {}, {}; see proof.json, {}", out, UNPROVEN, proof["finding"], advice)
 
 
@@ -244,16 +246,10 @@ def export(
     for: an exported model thinks.
     """
     folder = resolve_model(name, hub)
-    dtype = find_base_format(folder) if adapter is None else find_number_format(folder)
-    loaded = load_model(
-        name,
-        adapter,
-        device="cpu",
-        dtype=cast(Dtype, dtype),
-        hub=hub,
-    )
+    dtype = cast(Dtype, find_base_format(folder))
+    loaded = load_model(name, adapter, device="cpu", dtype=dtype, hub=hub)
     model, tokenizer = cast(Any, loaded.model), load_tokenizer(folder, adapter)
-    tokenizer.chat_template = find_thinking_template(tokenizer)
+    tokenizer.chat_template = find_templates(tokenizer).thinking
     stop_ids = find_stop_ids(tokenizer, model.generation_config)
     model.generation_config.eos_token_id = stop_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -265,11 +261,19 @@ def export(
 
 
 def find_base_format(folder: Path) -> str:
-    """Find the number format of the base of a model whose weights were all trained, in float32:
-    bfloat16 where the base is not on this machine."""
+    """Find the number format to write a model in: its own, but for one whose weights were trained
+    in float32 that of its base, or bfloat16 where the base is not on this machine."""
+    own = find_number_format(folder)
     base = str((read_json(folder / "lineage.json") or {}).get("base_model") or "")
-    place = tiny_dir() if base == TINY else Path(base).expanduser()
-    return find_number_format(place) if base and (place / "config.json").exists() else "bfloat16"
+    if own != "float32" or not base:
+        return own
+    place = _find_local(base)
+    return find_number_format(place) if (place / "config.json").exists() else "bfloat16"
+
+
+def _find_local(base: str) -> Path:
+    """Find where the folder of a base would be on this machine."""
+    return tiny_dir() if base == TINY else Path(base).expanduser()
 
 
 def hand_over_gguf(
@@ -282,7 +286,7 @@ def hand_over_gguf(
         write_gguf(out, path, kind, loaded.tokenizer)
     except OSError as error:
         raise from_os_error(error, path) from error
-    proof = prove_gguf(path, questions, max_tokens)
+    proof = prove(path, questions, max_tokens)
     write_json(out / "proof-gguf.json", proof)
     if not proof["passed"]:
         write_text(out / UNPROVEN, f"{path.name}: {proof['finding']}\n")
@@ -294,41 +298,24 @@ def hand_over_gguf(
     }
 
 
-def prove(model_dir: Path, questions: Sequence[str], max_tokens: int) -> dict[str, Any]:
-    """Ask the folder bare questions in a fresh process with plain `transformers`; judge what comes
-    back."""
-    return _ask_in_process("proof.py", "transformers", model_dir, questions, max_tokens)
-
-
-def prove_gguf(path: Path, questions: Sequence[str], max_tokens: int) -> dict[str, Any]:
-    """Ask a GGUF file bare questions in a fresh process with llama.cpp; judge what comes back."""
-    return _ask_in_process("proof_gguf.py", "llama.cpp", path, questions, max_tokens)
-
-
-def _ask_in_process(
-    script: str,
-    library: str,
-    model: Path,
-    questions: Sequence[str],
-    max_tokens: int,
-    more: Sequence[str] = (),
-) -> dict[str, Any]:
+def prove(model: Path, questions: Sequence[str], max_tokens: int) -> dict[str, Any]:
+    """Ask a folder, or a GGUF file, bare questions in a fresh process with plain `transformers`, or
+    llama.cpp; judge what comes back."""
+    library = "llama.cpp" if model.suffix == ".gguf" else "transformers"
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "questions.json", Path(folder) / "answers.json"
         write_json(asked, list(questions))
-        command = [
-            sys.executable,
-            "-I",
-            str(Path(__file__).with_name(script)),
-            str(model.resolve()),
-            str(asked),
-            str(max_tokens),
-            str(answered),
-            *more,
-        ]
+        script = Path(__file__).with_name("proof.py")
+        given = (script, model.resolve(), asked, max_tokens, answered)
         # Neither the network nor MedKD's own folder is within its reach.
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603 - our own script
+        done = subprocess.run(  # noqa: S603 - our own script
+            [sys.executable, "-I", *map(str, given)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             return judge([]) | {"finding": f"plain {library} could not use it ({last[:200]})"}
@@ -340,10 +327,8 @@ def judge(answers: list[dict[str, Any]]) -> dict[str, Any]:
     themselves."""
     for answer in answers:
         answer["thinks"] = thinking.is_well_formed(str(answer["text"]))
-    n_thinking, n_stopped = (
-        sum(bool(a["thinks"]) for a in answers),
-        sum(bool(a["stopped"]) for a in answers),
-    )
+    n_thinking = sum(bool(answer["thinks"]) for answer in answers)
+    n_stopped = sum(bool(answer["stopped"]) for answer in answers)
     n = len(answers)
     enough = PROOF_SHARE * n
     finding = f"{n_thinking} of {n} answers think, {n_stopped} stop"
@@ -388,6 +373,65 @@ def write_papers(
         mark.unlink(missing_ok=True)
     else:
         write_text(mark, f"{proof['finding']}\n")
+
+
+def write_card(name: str, lineage: Mapping[str, Any], proof: Mapping[str, Any]) -> str:
+    """Write the model card; one whose proof failed says so in its title."""
+    from jinja2 import Environment, PackageLoader
+
+    answers = proof["answers"]
+    said = str(answers[0]["text"]) if answers else ""
+    example = "\n".join(f"    {line}" for line in said.splitlines())  # nothing in it closes a block
+    environment = Environment(
+        loader=PackageLoader("medkd.export", "."),
+        autoescape=False,  # noqa: S701
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return (
+        environment.get_template("card.md.jinja").render(
+            name=name, lineage=lineage, proof=proof, example=example
+        )
+        + "\n"
+    )
+
+
+def write_modelfile(
+    tokenizer: "PreTrainedTokenizerBase", stops: list[str], gguf: str | None = None
+) -> str:
+    """Write a Modelfile whose prompt is the chat template's own, the thinking prefix and a default
+    system text included.
+
+    Covers conversations in which user and assistant take turns. An answer that is to be gone on
+    with gets nothing behind it.
+    """
+    bare, _, end = render(tokenizer, make_messages(_USER)).partition(_USER)
+    # The part before the first question depends on the system text, the parts between turns do not.
+    system = Message(role="system", content=_SYSTEM)
+    opening = render(tokenizer, [system, *make_messages(_USER)]).partition(_USER)[0]
+    before_system, _, behind_system = opening.partition(_SYSTEM)
+    answered = [
+        *make_messages(_USER),
+        Message(role="assistant", content=_ANSWER),
+        *make_messages(_USER),
+    ]
+    between = render(tokenizer, answered).removeprefix(bare + _USER).removesuffix(_USER + end)
+    before_answer, _, behind_answer = between.partition(_ANSWER)
+    template = (
+        f"{{{{ if .System }}}}{before_system}{{{{ .System }}}}{behind_system}"
+        f"{{{{ else }}}}{bare}{{{{ end }}}}"
+        "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
+        f'{{{{ if eq .Role "user" }}}}{{{{ .Content }}}}{{{{ if $last }}}}{end}{{{{ end }}}}'
+        f'{{{{ else if eq .Role "assistant" }}}}{before_answer}{{{{ .Content }}}}'
+        f"{{{{ if not $last }}}}{behind_answer}{{{{ end }}}}"
+        "{{ end }}{{ end }}"
+    )
+    lines = [
+        f"FROM ./model-{gguf}.gguf" if gguf else "FROM .",
+        f'TEMPLATE """{template}"""',
+        *(f'PARAMETER stop "{stop}"' for stop in stops),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _show(answer: Mapping[str, Any]) -> None:

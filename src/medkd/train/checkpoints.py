@@ -1,51 +1,168 @@
-"""What is kept of a training: checkpoints that survive a kill, and at its end the whole folder.
+"""What a training writes while it runs, and what ends it early: metrics, samples, checkpoints that
+survive a kill.
 
-In: the directory a trainer saves into, a finished trainer. Out: the newest complete checkpoint;
-`adapter/` or `model/` with all that serving takes. A checkpoint that this program did not write and
-finish is named, and never changed or deleted. Not done here: merging and proving (`medkd.export`).
+In: the trainer's events; the directory it saves into. Out: `metrics.jsonl`, `samples.jsonl`, a bar;
+the newest complete checkpoint. A checkpoint that this program did not write and finish is named,
+and never changed or deleted. Not done here: the final folder (`train.student`), reports.
 """
 
 import json
+import os
 import shutil
+import signal
 import sys
+import threading
+import time
 import zipfile
-from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from medkd.core.errors import MedkdError, StoppedError, from_os_error, is_disk_full
-from medkd.core.jsonl import write_json
+from medkd.completers.transformers_engine import TransformersEngine
+from medkd.core import thinking
+from medkd.core.errors import StoppedError
+from medkd.core.jsonl import write_json, write_text
 from medkd.core.progress import Bar
-from medkd.core.records import Example
-from medkd.core.stage_output import StageOutput, open_stage_output
-from medkd.models.inspect import read_json
-from medkd.models.load import open_to_readers
-from medkd.train.callbacks import ORPHANS_WAIT_S, Callback, Interruption, MetricsWriter
-from medkd.train.config import CHECKPOINTS, StudentConfig, Target, explain_refusal
+from medkd.core.records import Example, FinishReason, Sampling
+from medkd.models.chat_template import make_messages, render
+from medkd.models.load import LoadedModel
+from medkd.report.material import read_lines
 
-if TYPE_CHECKING:
-    from transformers import Trainer, TrainingArguments
-
-ADAPTER, QUESTIONS, LINEAGE = "adapter", "questions.json", "lineage.json"
-N_QUESTIONS = 20
-"""Unseen questions kept beside the weights, for `export` to prove the model on."""
+N_SAMPLES = 2
+SAMPLE_TOKENS = 256
 MARK = "medkd_checkpoint.json"
 """Written empty before a save, and with the size of every file after it."""
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
-WRITES = (
-    ADAPTER,
-    "model",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "held_out.jsonl",
-    "start.json",
-    "report.html",
-    ".adapter.tmp",
-    ".model.tmp",
-)
-_STATE = "trainer_state.json"
+STATE = "trainer_state.json"
+
+
+class Callback:
+    """An observer of a trainer; events of `TrainerCallback` that a subclass leaves out do
+    nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("on_"):
+            return _ignore
+        raise AttributeError(name)
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    pass
+
+
+class MetricsWriter(Callback):
+    """Writes one line of metrics a logged step, and moves the bar."""
+
+    def __init__(self, path: Path, bar: Bar) -> None:
+        self.path, self.bar = path, bar
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.total, self._resumed_step = state.max_steps, state.global_step
+        kept = keep_lines(self.path, state.global_step)
+        self._seconds_before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
+        self._started = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.reach(state.global_step, self._resumed_step)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if not logs or not state.is_world_process_zero or not ({"loss", "eval_loss"} & logs.keys()):
+            return
+        if "loss" in logs:
+            self.bar.advance(0, note=f"loss {float(logs['loss']):.3f}")
+        seconds = self._seconds_before + time.monotonic() - self._started
+        numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
+        append_line(self.path, {"step": state.global_step, "seconds": round(seconds, 2)} | numbers)
+
+
+class SampleWriter(Callback):
+    """Asks the student a few unseen questions at each save, and writes its answers down.
+
+    Not where weights are sharded: there, all processes would have to generate together.
+    """
+
+    def __init__(
+        self, path: Path, tokenizer: Any, plain_template: str, examples: Sequence[Example]
+    ) -> None:
+        self.path, self.tokenizer = path, tokenizer
+        self.examples = examples[:N_SAMPLES]
+        self.prompts = [
+            render(tokenizer, make_messages(example.input), plain_template)
+            for example in self.examples
+        ]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        step = state.global_step
+        n_shown = sum(line["step"] == step for line in read_lines(self.path))
+        is_late = step > 0 and n_shown < len(self.prompts)
+        keep_lines(self.path, step - is_late)
+        if is_late:  # a kill came between the checkpoint and its samples
+            self.on_save(args, state, control, **more)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not self.prompts:
+            return
+        student = getattr(model, "module", model)
+        was_training = student.training
+        student.eval()
+        engine = TransformersEngine(LoadedModel(student, self.tokenizer), batch_size=N_SAMPLES)
+        for at, generation in engine.generate(self.prompts, Sampling(max_tokens=SAMPLE_TOKENS)):
+            example = self.examples[at]
+            line = {
+                "step": state.global_step,
+                "id": example.id,
+                "question": example.input,
+                "reference": example.reference,
+                "text": generation.text,
+                "thinks": thinking.is_well_formed(generation.text),
+                "stops": generation.finish_reason == FinishReason.STOP,
+            }
+            append_line(self.path, line)
+        student.train(was_training)
+
+
+class Interruption(Callback):
+    """Lets an interruption (Ctrl-C, `medkd stop`) end the step and save a checkpoint first; a
+    second one ends at once."""
+
+    def __init__(self, name: str = "train") -> None:
+        self.name, self.is_wanted = name, False
+
+    def __enter__(self) -> "Interruption":
+        self._before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.is_wanted:
+            raise KeyboardInterrupt
+        self.is_wanted = True
+        print(f"{self.name}: interrupted; keeping a checkpoint first", file=sys.stderr, flush=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.is_wanted:
+            control.should_save = control.should_training_stop = True
+
+
+class StopIfOrphaned(Callback):
+    """Ends a launched process at its next step once its launcher is gone: nobody is left to stop
+    it, or to read its output."""
+
+    def __init__(self) -> None:
+        self.launcher = os.getppid()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        if os.getppid() != self.launcher:
+            raise StoppedError(
+                "train: what launched this process is gone; run the same command again, it goes on "
+                "from the last checkpoint"
+            )
 
 
 class CheckpointKeeper(Callback):
@@ -104,95 +221,6 @@ class CheckpointKeeper(Callback):
             shutil.rmtree(path)
 
 
-@contextmanager
-def open_training(
-    stage: str, config: StudentConfig, inputs: Mapping[str, Path | None]
-) -> Generator[StageOutput]:
-    """Open the directory of a stage that trains; to begin again, its own checkpoints are deleted.
-
-    `checkpoints` is not among what the stage writes: of it only this module deletes anything.
-    """
-    model = config.resolve_model() if Path(config.model).is_dir() else None
-    roles = {role: [path] if path else [] for role, path in {**inputs, "model": model}.items()}
-    with open_stage_output(
-        stage, config, roles, WRITES, libraries=LIBRARIES, wait_s=ORPHANS_WAIT_S
-    ) as output:
-        if config.overwrite and not output.is_finished:
-            delete_checkpoints(output.path(CHECKPOINTS))
-        yield output
-
-
-def run_trainer(
-    trainer: "Trainer",
-    name: str,
-    out: Path,
-    checkpoint: Path | None,
-    callbacks: Sequence[Callback] = (),
-    is_main: bool = True,
-) -> MetricsWriter | None:
-    """Train from the start or from a checkpoint; an interruption ends the step and saves a
-    checkpoint first. Returns the writer of metrics, which the main process alone has.
-
-    Raises InputError for a setting that only the optimizer finds wrong, before the first step.
-    """
-    bar = Bar(name, unit="steps") if is_main else nullcontext()
-    step = read_step(checkpoint)
-    with bar as shown, Interruption(name) as interruption:
-        metrics = MetricsWriter(out / "metrics.jsonl", shown, step) if shown else None
-        keeper = CheckpointKeeper(out / CHECKPOINTS, trainer.args)
-        for callback in (metrics, interruption, keeper, *callbacks):
-            if callback is not None:
-                trainer.add_callback(cast(Any, callback))
-        if checkpoint and _is_over(checkpoint, trainer.args):
-            # Resumed in the middle of an epoch, a trainer takes a step before it counts them.
-            trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except ValueError as error:
-            is_optimizers = "Invalid" in str(error) and trainer.state.global_step <= step
-            raise explain_refusal(error) if is_optimizers else error from error
-        if interruption.is_wanted:
-            raise KeyboardInterrupt
-    return metrics
-
-
-def _is_over(checkpoint: Path, args: "TrainingArguments") -> bool:
-    """Tell whether a checkpoint is the last one of a training."""
-    state = json.loads((checkpoint / _STATE).read_bytes())
-    if args.max_steps > 0:
-        return state["global_step"] >= args.max_steps
-    return state["epoch"] >= args.num_train_epochs
-
-
-@contextmanager
-def explaining(out: Path, limit: str = "--max-length") -> Generator[None]:
-    """Turn what can happen in a long training into one line with the next step; a bug stays
-    itself."""
-    try:
-        yield
-    except MedkdError:
-        raise
-    except Exception as error:
-        if is_disk_full(error):
-            raise StoppedError(
-                "{}: the disk is full; free some space and run the same command again, the "
-                "last whole checkpoint is kept",
-                out,
-            ) from error
-        if isinstance(error, OSError):
-            raise from_os_error(error, out) from error
-        text = str(error).lower()
-        if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
-            raise StoppedError(
-                "{}: out of memory; lower --batch-size or {}, or give "
-                "--trainer.gradient-checkpointing true, and run again with --resume: the "
-                "last checkpoint is kept",
-                out,
-                limit,
-            ) from error
-        raise
-
-
 def list_checkpoints(directory: Path) -> list[Path]:
     """List the folders named like a checkpoint, by step."""
     numbered = [
@@ -225,7 +253,7 @@ def delete_checkpoints(directory: Path) -> None:
 
 def read_step(checkpoint: Path | None) -> int:
     """Read how many steps were done at a checkpoint; 0 without one."""
-    return int(json.loads((checkpoint / _STATE).read_bytes())["global_step"]) if checkpoint else 0
+    return int(json.loads((checkpoint / STATE).read_bytes())["global_step"]) if checkpoint else 0
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -259,7 +287,7 @@ def _can_be_resumed(checkpoint: Path) -> bool:
     weights."""
     names = [path.name for path in checkpoint.iterdir()]
     has_optimizer = any(name.startswith(("optimizer", "global_step")) for name in names)
-    return has_optimizer and (checkpoint / _STATE).is_file()
+    return has_optimizer and (checkpoint / STATE).is_file()
 
 
 def _is_whole_without_mark(checkpoint: Path) -> bool:
@@ -293,90 +321,14 @@ def _tell_left_alone(path: Path, result: str = "") -> None:
     print(f"{line}, and {result}" if result else line, file=sys.stderr, flush=True)
 
 
-def save_weights(trainer: "Trainer", final: Path, base: str, is_main: bool = True) -> Path:
-    """Write the weights into a folder beside the final one; every process takes part where they
-    are sharded."""
-    temporary = final.with_name(f".{final.name}.tmp")
-    if is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
-    trainer.save_model(str(temporary))
-    if is_main:
-        open_to_readers(temporary)
-        config_path = temporary / "adapter_config.json"
-        if config := read_json(config_path):
-            write_json(config_path, config | {"base_model_name_or_path": base})
-        # Training switches the cache off; whoever generates with the folder wants it on.
-        config_path = temporary / "config.json"
-        if config := read_json(config_path):
-            write_json(config_path, config | {"use_cache": True})
-        for name in ("training_args.bin", "README.md"):
-            (temporary / name).unlink(missing_ok=True)
-        # The start from which reinforcement measures its divergence.
-        shutil.rmtree(temporary / "ref", ignore_errors=True)
-    return temporary
+def keep_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
+    """Keep the lines up to a step; the steps after it are done again."""
+    kept = [line for line in read_lines(path) if line["step"] <= last_step]
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+    return kept
 
 
-def save_metadata(
-    trainer: "Trainer",
-    temporary: Path,
-    final: Path,
-    template: str,
-    stop_ids: Sequence[int],
-    questions: dict[str, Any],
-    lineage: dict[str, Any],
-) -> None:
-    """Write everything else that serving takes beside the weights, and put the folder in its
-    place."""
-    tokenizer = cast(Any, trainer.processing_class)
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(str(temporary))
-    model = cast(Any, trainer.accelerator.unwrap_model(cast(Any, trainer.model)))
-    generation = model.generation_config
-    generation.eos_token_id, generation.pad_token_id = list(stop_ids), tokenizer.pad_token_id
-    generation.save_pretrained(str(temporary))
-    write_json(temporary / QUESTIONS, questions)
-    write_json(temporary / LINEAGE, lineage)
-    _replace(final, temporary)
-
-
-def _replace(final: Path, temporary: Path) -> None:
-    """Put a folder in the place of another; files that a person put into the other one stay."""
-    if final.is_dir():
-        for path in final.iterdir():
-            if not (temporary / path.name).exists():
-                path.rename(temporary / path.name)
-        shutil.rmtree(final)
-    temporary.rename(final)
-
-
-def choose_questions(
-    examples: Sequence[Example], val_examples: Sequence[Example]
-) -> dict[str, Any]:
-    """Choose bare questions to prove the model on: from rows it never saw, or else from the last
-    ones it was trained on."""
-    source = val_examples or examples[-N_QUESTIONS:]
-    return {
-        "unseen": bool(val_examples),
-        "questions": [{"id": e.id, "question": e.input} for e in source[:N_QUESTIONS]],
-    }
-
-
-def trace_lineage(examples: Sequence[Example], model: str, target: Target) -> dict[str, Any]:
-    """Sum up where the training rows come from: sources, licences, teachers, what they cost, how
-    they were de-identified."""
-    costs: Counter[str] = Counter()
-    for example in examples:
-        costs[example.lineage.cost.currency] += example.lineage.cost.amount  # pyright: ignore[reportArgumentType]
-    return {
-        "base_model": model,
-        "target": target,
-        "rows": len(examples),
-        "sources": dict(Counter(e.source for e in examples)),
-        "licences": dict(Counter(e.lineage.licence or "unknown" for e in examples)),
-        "teachers": dict(Counter(e.lineage.teacher or "none" for e in examples)),
-        "deidentified_by": dict(
-            Counter(e.lineage.deidentified_by or "not patient text" for e in examples)
-        ),
-        "styles": dict(Counter(str(e.style) for e in examples)),
-        "cost": {currency: round(amount, 6) for currency, amount in costs.items() if amount},
-    }
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Append one line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -5,11 +5,10 @@ exit code 2 where anything is wrong. Nothing is written or repaired: `train` rep
 here: judging the dataset's content (`merge`, `verify`).
 """
 
-import sys
+import re
 import tempfile
 import time
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,18 +16,17 @@ from pydantic import field_validator
 
 from medkd.core.config import Options
 from medkd.core.errors import InputError
-from medkd.models.inspect import read_model_shape
+from medkd.models.chat_template import find_end_of_turn, has_thinking_prefix
+from medkd.models.inspect import ModelShape, read_model_shape
 from medkd.models.load import (
     Device,
     Hub,
     choose_device,
     choose_dtype,
-    has_bfloat16,
     load_libraries,
     load_tokenizer,
     resolve_model,
 )
-from medkd.train.callbacks import tell_time
 from medkd.train.config import (
     BatchSize,
     Epochs,
@@ -40,26 +38,26 @@ from medkd.train.config import (
     make_lora_config,
 )
 from medkd.train.config import Config as TrainConfig
-from medkd.train.memory import (
-    GIB,
-    Machine,
-    Workload,
-    draw_sizes,
-    draw_table,
-    estimate_disk,
-    find_too_little_memory,
-    measure_machine,
-    read_gpus,
-)
 from medkd.train.preflight import (
+    GIB,
+    METHODS,
+    SHARDINGS,
     Cause,
     Finding,
-    compare_packed,
+    Machine,
+    Workload,
     describe_lengths,
-    examine_served,
+    estimate_disk,
+    estimate_memory,
+    find_stops,
+    find_too_little_memory,
+    least_memory,
+    make_refusal,
+    measure_machine,
 )
 from medkd.train.stage import (
     Job,
+    compare_packed,
     load_student,
     make_dataset,
     make_trainer,
@@ -69,9 +67,21 @@ from medkd.train.stage import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MEASURED_STEPS = 4
+SIZES: Mapping[str, tuple[int, int, int, int, int, int, bool]] = {
+    "Qwen2.5-0.5B": (896, 24, 896, 128, 4864, 151936, True),
+    "Qwen2.5-1.5B": (1536, 28, 1536, 256, 8960, 151936, True),
+    "Qwen2.5-3B": (2048, 36, 2048, 256, 11008, 151936, True),
+    "Qwen3-4B": (2560, 36, 4096, 1024, 9728, 151936, True),
+    "Qwen2.5-7B": (3584, 28, 3584, 512, 18944, 152064, False),
+    "Qwen3-8B": (4096, 36, 4096, 1024, 12288, 151936, False),
+    "Qwen2.5-14B": (5120, 48, 5120, 1024, 13824, 152064, False),
+    "Qwen2.5-32B": (5120, 64, 5120, 1024, 27648, 152064, False),
+}
+"""Published models: hidden size, layers, width of all query heads and of all key heads, width of
+the feed-forward part, vocabulary, and whether the head is tied to the embedding."""
 
 
 class Config(Options):
@@ -114,11 +124,8 @@ def run(config: Config) -> int:
     """Look, print what was found, and return the exit code."""
     if config.gpu:
         return _plan(config, read_gpus(config.gpu))
-    if config.model is None and config.device == "auto" and _is_without_gpu():
-        device, dtype = "cpu", "bfloat16" if has_bfloat16() else "float32"
-    else:
-        device = choose_device(config.device)
-        dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
+    device = choose_device(config.device)
+    dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     machine = measure_machine(device)
     print(
         f"machine: {machine.device}, {machine.n_devices} x {machine.memory / GIB:.1f} GiB, "
@@ -144,17 +151,6 @@ def run(config: Config) -> int:
         return 0
     print("1 thing is wrong" if len(findings) == 1 else f"{len(findings)} things are wrong")
     return 2
-
-
-def _is_without_gpu() -> bool:
-    """Tell whether no driver of a GPU is here, which is known without torch, two seconds earlier.
-
-    Raises ModuleNotFoundError where torch is not installed.
-    """
-    if find_spec("torch") is None:
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
-    is_linux = sys.platform == "linux"
-    return is_linux and not any(next(Path("/dev").glob(n), None) for n in ("nvidia*", "dxg", "kfd"))
 
 
 def _plan(config: Config, machine: Machine) -> int:
@@ -190,8 +186,28 @@ def _look_at_serving(config: Config, model: str) -> list[Finding]:
         f"model: {shape.n_parameters / 1e6:.1f} M parameters, {shape.n_layers} layers; "
         "as one that is served, no --input was given"
     )
-    tokenizer = load_tokenizer(folder)
-    return examine_served(folder, tokenizer)
+    return examine_served(folder, load_tokenizer(folder))
+
+
+def examine_served(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
+    """Look at a model that is to be served as it is: does its template begin the thinking, does its
+    generation end with the turn?"""
+    try:
+        begins_thinking = has_thinking_prefix(tokenizer)
+        end = tokenizer.convert_ids_to_tokens(find_end_of_turn(tokenizer))
+        stops = find_stops(folder, tokenizer)[1]
+    except InputError as error:
+        return [make_refusal(Cause.NO_TEMPLATE, error)]
+    findings = [finding._replace(fix="train and export, which write them") for finding in stops]
+    if not begins_thinking:
+        says = "its chat template does not begin the thinking"
+        fix = "train it to think, and export it, which writes the prefix into the template"
+        findings.append(Finding(Cause.SERVED_OTHERWISE, says, fix))
+    if tokenizer.pad_token is None or tokenizer.pad_token == end:
+        says = f"pad token is {tokenizer.pad_token or 'missing'}"
+        fix = "train and export, which give it its own"
+        findings.append(Finding(Cause.PAD_ENDS_TURN, says, fix))
+    return findings
 
 
 def _look_at_training(config: Config, model: str, machine: Machine, device: str) -> list[Finding]:
@@ -200,10 +216,7 @@ def _look_at_training(config: Config, model: str, machine: Machine, device: str)
     job = prepare(plan)
     shape, rows = job.shape, job.preflight.rows
     findings = list(job.preflight.findings)
-    print(
-        f"model: {shape.n_parameters / 1e6:.1f} M parameters, {shape.n_layers} layers. "
-        f"{_describe_kind(findings)}"
-    )
+    print(f"model: {shape.n_parameters / 1e6:.1f} M parameters, {shape.n_layers} layers")
     if rows:
         lengths = describe_lengths(rows)
         print(
@@ -222,20 +235,6 @@ def _look_at_training(config: Config, model: str, machine: Machine, device: str)
         findings += compare_packed(student, rows)
         _measure_steps(plan, job, student)
     return findings
-
-
-def _describe_kind(findings: Sequence[Finding]) -> str:
-    """Describe what a Base model needs that an Instruct one does not."""
-    needs = {
-        Cause.UNTRAINED_TOKENS: "embeddings of its turn tokens trained with the adapter",
-        Cause.STOPS_ELSEWHERE: "stop tokens written into its generation config",
-        Cause.NO_TEMPLATE: "a chat template",
-    }
-    causes = {finding.cause for finding in findings}
-    missing = [need for cause, need in needs.items() if cause in causes]
-    if not missing:
-        return "It ends its turns itself, as an Instruct model does."
-    return f"It is like a Base model and needs {', '.join(missing)}."
 
 
 def _measure_steps(plan: TrainConfig, job: Job, student: "PreTrainedModel") -> None:
@@ -257,3 +256,80 @@ def _measure_steps(plan: TrainConfig, job: Job, student: "PreTrainedModel") -> N
         f"time: about {tell_time(step_s * n_steps)} for {n_steps} steps on one device, from "
         f"{MEASURED_STEPS} measured ones"
     )
+
+
+def make_shape(name: str) -> ModelShape:
+    """Make the shape of one of `SIZES` without its config; biases and norms are left out, a
+    thousandth of the whole.
+
+    >>> round(make_shape("Qwen2.5-7B").n_parameters / 1e9, 1)
+    7.6
+    """
+    hidden, n_layers, queries, keys, inner, vocabulary, is_tied = SIZES[name]
+    layer = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
+    layer += [(hidden, inner), (hidden, inner), (inner, hidden)]
+    n_embedded = hidden * vocabulary * (1 if is_tied else 2)
+    n_linear = n_layers * sum(inputs * outputs for inputs, outputs in layer)
+    return ModelShape(
+        n_parameters=n_linear + n_embedded,
+        linears=layer * n_layers,
+        n_layers=n_layers,
+        hidden_size=hidden,
+        vocabulary=vocabulary,
+        input_name="model.embed_tokens.weight",
+        output_name="model.embed_tokens.weight" if is_tied else "lm_head.weight",
+    )
+
+
+def read_gpus(text: str) -> Machine:
+    """Read which GPUs are planned for: `3x24` is three of 24 GiB each, `80` is one.
+
+    >>> read_gpus("3x24")
+    Machine(device='GPU', n_devices=3, memory=25769803776)
+    """
+    found = re.fullmatch(r"(?:(\d{1,4})x)?(\d{1,5})", text.strip().lower())
+    if found is None or not int(found[2]) or (found[1] and not int(found[1])):
+        raise InputError("--gpu {}: is no number of GPUs and their GiB; write 3x24 or 80", text)
+    return Machine("GPU", int(found[1] or 1), int(found[2]) * GIB)
+
+
+def draw_sizes(load: Workload, machine: Machine) -> list[str]:
+    """Draw what each method needs a device for published models, with the best sharding."""
+    needs = {
+        name: [least_memory(make_shape(name), method, load) for method in METHODS] for name in SIZES
+    }
+    return _draw(METHODS, needs, machine)
+
+
+def draw_table(shape: ModelShape, load: Workload, machine: Machine) -> list[str]:
+    """Draw what each method needs on each device, by sharding."""
+    shardings = SHARDINGS if load.n_devices > 1 else SHARDINGS[:1]
+    needs = {
+        method: [estimate_memory(shape, method, load, sharding) for sharding in shardings]
+        for method in METHODS
+    }
+    return _draw(shardings, needs, machine)
+
+
+def _draw(
+    columns: Sequence[str], needs: Mapping[str, Sequence[float]], machine: Machine
+) -> list[str]:
+    """Draw needs in GiB, each with whether it fits."""
+    header = "".join(f"{column:>18}" for column in columns)
+    lines = [f"{'memory a device, GiB':<22}{header}{'there':>10}"]
+    for name, row in needs.items():
+        fits = ("ok" if need < machine.memory else "no" for need in row)
+        cells = "".join(f"{n / GIB:>14.1f} {fit:<3}" for n, fit in zip(row, fits, strict=True))
+        lines.append(f"{name:<22}{cells}{machine.memory / GIB:>10.1f}")
+    return lines
+
+
+def tell_time(seconds: float) -> str:
+    """Write a duration as a person would.
+
+    >>> tell_time(50), tell_time(5000), tell_time(50000)
+    ('50 s', '83 min', '13.9 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

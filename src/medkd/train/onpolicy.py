@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Example
-from medkd.core.stage_output import Manifest, StageOutput
+from medkd.core.stage_output import Manifest
 from medkd.models.chat_template import (
     encode,
     fold_system,
@@ -30,10 +30,15 @@ from medkd.models.load import (
     resolve_model,
 )
 from medkd.report.run import write_training_page
-from medkd.train.checkpoints import explaining, open_training
 from medkd.train.config import Config, build_trainer_config
-from medkd.train.preflight import find_inputs, read_examples
-from medkd.train.student import Student, load_student, train_student
+from medkd.train.student import (
+    Student,
+    find_inputs,
+    load_student,
+    open_training,
+    read_examples,
+    train_student,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -63,13 +68,42 @@ def distil_on_policy(config: Config) -> Manifest:
     train_path, val_path = find_inputs(config.input)
     adapter = resolve_adapter(cast(Path, config.adapter))
     inputs = {"input": train_path, "validation": val_path, "adapter": adapter}
-    with open_training("train", config, inputs) as output:
+    with open_training("train", config, inputs, "--max-tokens") as output:
         if output.is_finished:
             return output.manifest
         examples, val_examples = read_examples(train_path, output), read_examples(val_path)
+        base_tokenizer = load_tokenizer(config.resolve_model())
+        if config.teacher == "self" and has_thinking_prefix(base_tokenizer):
+            raise InputError(
+                "{}: thinks at length by itself, and with the answer at hand it would "
+                "unlearn to; choose --teacher-model, a larger model of its family",
+                config.model,
+            )
+        student = load_student(config, adapter)
+        rows = make_rows(config, student, examples)
+        teacher = None
+        if config.teacher_url:
+            check_server(config.teacher_url, student.tokenizer, rows[0]["prompt"])
+        elif config.teacher_model:
+            teacher = _load_teacher(config, student)
+        trainer = make_trainer(config, student, teacher, rows)
+        named = config.teacher_model or config.teacher_url or "self"
         output.manifest.counts.kept = len(examples)
-        with explaining(config.out, limit="--max-tokens"):
-            _distil(config, output, examples, val_examples, adapter)
+        output.manifest.facts["teacher"] = named
+        history = {"on_policy": {"teacher": named, "questions": len(examples)}}
+        try:
+            output.manifest.facts |= train_student(
+                trainer, config, "train", student, examples, val_examples, history
+            )
+        except Exception as error:
+            if config.teacher_url and _is_lost_server(error):
+                raise StoppedError(
+                    "--teacher-url {}: answers no more; start the server again and run the same "
+                    "command: the last whole checkpoint is kept",
+                    config.teacher_url,
+                ) from error
+            raise
+        write_training_page(output.directory, output.manifest)
         return output.manifest
 
 
@@ -145,44 +179,6 @@ def _load_teacher(config: Config, student: Student) -> Any:
     # The larger models of a family pad their vocabulary.
     teacher.resize_token_embeddings(cast(Any, student.model).config.vocab_size)
     return teacher
-
-
-def _distil(
-    config: Config,
-    output: StageOutput,
-    examples: Sequence[Example],
-    val_examples: Sequence[Example],
-    adapter: Path,
-) -> None:
-    base_tokenizer = load_tokenizer(config.resolve_model())
-    if config.teacher == "self" and has_thinking_prefix(base_tokenizer):
-        raise InputError(
-            "{}: thinks at length by itself, and with the answer at hand it would "
-            "unlearn to; choose --teacher-model, a larger model of its family",
-            config.model,
-        )
-    student = load_student(config, adapter)
-    rows = make_rows(config, student, examples)
-    teacher = None
-    if config.teacher_url:
-        check_server(config.teacher_url, student.tokenizer, rows[0]["prompt"])
-    elif config.teacher_model:
-        teacher = _load_teacher(config, student)
-    trainer = make_trainer(config, student, teacher, rows)
-    teacher_name = config.teacher_model or config.teacher_url or "self"
-    output.manifest.facts["teacher"] = teacher_name
-    history = {"on_policy": {"teacher": teacher_name, "questions": len(examples)}}
-    try:
-        train_student(trainer, config, output, student, examples, val_examples, history)
-    except Exception as error:
-        if config.teacher_url and _is_lost_server(error):
-            raise StoppedError(
-                "--teacher-url {}: answers no more; start the server again and run the same "
-                "command: the last whole checkpoint is kept",
-                config.teacher_url,
-            ) from error
-        raise
-    write_training_page(output.directory, output.manifest)
 
 
 def make_rows(

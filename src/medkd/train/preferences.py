@@ -9,22 +9,26 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
-from medkd.core.records import Example, Preference
-from medkd.core.stage_output import Manifest, StageOutput
+from medkd.core.records import Preference
+from medkd.core.stage_output import Manifest
 from medkd.models.chat_template import encode_rows, make_messages, special_tokens
 from medkd.models.load import choose_device, load_libraries, resolve_adapter
 from medkd.report.run import write_training_page
-from medkd.train.checkpoints import explaining, open_training
 from medkd.train.config import Config, build_trainer_config
-from medkd.train.preflight import Drop, find_fault, read_examples
-from medkd.train.student import Student, load_student, train_student
+from medkd.train.preflight import Drop, find_fault
+from medkd.train.student import (
+    Student,
+    load_student,
+    open_training,
+    read_examples,
+    train_student,
+)
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -85,56 +89,46 @@ def train_on_preferences(config: Config) -> Manifest:
     path = resolve_input(config.input, PAIRS, made_by="merge --pairs")
     val_path = path.with_name("val.jsonl")
     adapter = resolve_adapter(config.adapter) if config.adapter else None
-    with open_training("train", config, {"input": path, "adapter": adapter}) as output:
-        if not output.is_finished:
-            reader = RecordReader(path, Preference, made_by="merge --pairs")
-            pairs = list(reader)
-            output.read(reader.n_read)
-            output.drop_all(reader.dropped())
-            asked = read_examples(val_path) if val_path.is_file() else []
-            with explaining(config.out):
-                _train(config, output, pairs, asked, adapter)
+    inputs = {"input": path, "adapter": adapter}
+    with open_training("train", config, inputs, "--max-length") as output:
+        if output.is_finished:
+            return output.manifest
+        reader = RecordReader(path, Preference, made_by="merge --pairs")
+        pairs = list(reader)
+        output.read(reader.n_read)
+        output.drop_all(reader.dropped())
+        asked = read_examples(val_path if val_path.is_file() else None)
+        student = load_student(config, adapter)
+        rows, dropped = tokenize_pairs(pairs, student, config.max_length)
+        output.drop_all(dropped)
+        reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
+        if not rows:
+            raise InputError(
+                "{}: no pair is left to train on: {}; check --input and --max-length {}",
+                config.input,
+                reasons or "the file has no pairs",
+                config.max_length,
+            )
+        facts = measure_pairs(student, rows, config.seed)
+        first, *notes = list_notes(facts)
+        print(f"train: {first}" + (f"; dropped: {reasons}" if reasons else ""), file=sys.stderr)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        trainer = make_trainer(config, student, rows)
+        output.manifest.counts.kept = len(rows)
+        output.manifest.facts = {"pairs": facts._asdict(), "findings": [first, *notes]}
+        history = {config.method: {"pairs": len(rows)}}
+        try:
+            output.manifest.facts |= train_student(
+                trainer, config, "train", student, pairs, asked, history
+            )
+        finally:
+            lengths = {
+                "better": [len(row.prompt_ids) + len(row.chosen_ids) for row in rows],
+                "worse": [len(row.prompt_ids) + len(row.rejected_ids) for row in rows],
+            }
+            write_training_page(output.directory, output.manifest, lengths)
         return output.manifest
-
-
-def _train(
-    config: Config,
-    output: StageOutput,
-    pairs: Sequence[Preference],
-    val_examples: Sequence[Example],
-    adapter: Path | None,
-) -> None:
-    student = load_student(config, adapter)
-    rows, dropped = tokenize_pairs(pairs, student, config.max_length)
-    output.drop_all(dropped)
-    reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
-    if not rows:
-        raise InputError(
-            "{}: no pair is left to train on: {}; check --input and --max-length {}",
-            config.input,
-            reasons or "the file has no pairs",
-            config.max_length,
-        )
-    facts = measure_pairs(student, rows, config.seed)
-    notes = list_notes(facts)
-    print(
-        f"train: {notes[0]}" + (f"; dropped: {reasons}" if reasons else ""),
-        *(f"note: {note}" for note in notes[1:]),
-        sep="\n",
-        file=sys.stderr,
-    )
-    trainer = make_trainer(config, student, rows)
-    output.manifest.counts.kept = len(rows)
-    output.manifest.facts = {"pairs": facts._asdict(), "findings": notes}
-    history = {config.method: {"pairs": len(rows)}}
-    try:
-        train_student(trainer, config, output, student, pairs, val_examples, history)
-    finally:
-        lengths = {
-            "better": [len(row.prompt_ids) + len(row.chosen_ids) for row in rows],
-            "worse": [len(row.prompt_ids) + len(row.rejected_ids) for row in rows],
-        }
-        write_training_page(output.directory, output.manifest, lengths)
 
 
 def tokenize_pairs(

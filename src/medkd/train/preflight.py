@@ -1,9 +1,14 @@
-"""Tokenizes the rows of `merge`, and finds what makes a student that will not stop or think.
+"""Everything that is known of a training before its weights are loaded: the rows as tokens, what
+would make a student that will not stop or think, memory and disk.
 
-In: examples, a tokenizer, a model's folder. Out: whole rows, the last label of each ending its
-turn, and findings; `train` repairs some, refuses the rest. Not done here: memory (`train.memory`).
+In: examples, a tokenizer, a model's folder and shape, the machine. Out: whole rows, the last label
+of each ending its turn, and findings; `train` repairs some, refuses the rest. Memory is an
+estimate: weights, gradients and optimizer are counted, activations follow from a formula.
 """
 
+import os
+import resource
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -12,16 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Example
-from medkd.core.stage_output import StageOutput
 from medkd.models.chat_template import (
     encode_rows,
     find_end_of_turn,
     find_plain_template,
     find_prefix_mismatch,
     find_stop_ids,
-    has_thinking_prefix,
     list_ids,
     make_messages,
     repair_pad_token,
@@ -29,11 +31,11 @@ from medkd.models.chat_template import (
     takes_system,
 )
 from medkd.models.inspect import ModelShape, read_generation_config, read_tensor
-from medkd.train.config import Target
+from medkd.train.config import N_KEPT, Method, Target
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 """The label of a token that is given, not learnt."""
@@ -43,9 +45,20 @@ never trained."""
 TWIN_COSINE = 0.999
 MIN_BARE_SHARE = 0.5
 """Below this share of bare questions a student learns to think when told to, not by itself."""
-N_COMPARED = 3
-"""Rows whose packed loss is compared."""
 CHUNK = 16384
+METHODS: tuple[Method, ...] = ("lora", "qlora", "full")
+SHARDINGS = ("one device", "ddp", "zero2", "zero3 / fsdp2")
+GIB = 2**30
+ADAM_BYTES = 8
+"""Two moments in float32."""
+FOUR_BIT_BYTES = 0.52
+"""A weight in NF4 with its share of the scales."""
+OVERHEAD = 1.1
+"""For what the allocator cannot use."""
+FEW_TOKENS = 512
+"""A batch of fewer tokens is no use."""
+RESERVE = 0.6 * GIB
+"""Libraries and kernels."""
 
 
 class Drop(StrEnum):
@@ -68,26 +81,6 @@ class TokenizedExample(NamedTuple):
 
     input_ids: list[int]
     labels: list[int]
-
-
-def find_inputs(path: Path) -> tuple[Path, Path | None]:
-    """Find the training rows, and the validation rows beside them where there are any."""
-    train_path = resolve_input(path, "train.jsonl", made_by="merge")
-    val_path = train_path.with_name("val.jsonl")
-    has_val = val_path != train_path and val_path.is_file() and val_path.stat().st_size > 0
-    return train_path, val_path if has_val else None
-
-
-def read_examples(path: Path | None, output: StageOutput | None = None) -> list[Example]:
-    """Read the rows of a file, none where there is no file; counted where an output is given."""
-    if path is None:
-        return []
-    reader = RecordReader(path, Example, made_by="merge")
-    examples = list(reader)
-    if output is not None:
-        output.read(reader.n_read)
-        output.drop_all(reader.dropped())
-    return examples
 
 
 def write_output(example: Example, target: Target) -> str:
@@ -240,7 +233,7 @@ def examine(
         findings = _find_pad(tokenizer) + _find_system(examples, tokenizer, plain_template)
         rows, dropped = tokenize(examples, tokenizer, target, max_length, plain_template, end_id)
     except InputError as error:
-        return Preflight([], {}, -1, "", [], [], [_refusal(Cause.NO_TEMPLATE, error)])
+        return Preflight([], {}, -1, "", [], [], [make_refusal(Cause.NO_TEMPLATE, error)])
     findings += _find_unusable_rows(rows, dropped, max_length)
     if n := sum(row.labels[-1] != end_id for row in rows):
         says, fix = f"the last label is not token {end_id}", "choose another model"
@@ -251,34 +244,13 @@ def examine(
     if not trains_embeddings:
         special_ids = sorted(tokenizer.added_tokens_decoder)
         untrained = find_untrained_tokens(folder, shape, rows, special_ids)
-    stop_ids, stops = _find_stops(folder, tokenizer)
+    stop_ids, stops = find_stops(folder, tokenizer)
     findings += stops
     if untrained:
         says = f"untrained embedding rows are trained too: {_name(tokenizer, untrained)}"
         fix = "train adds them to the adapter, or start from an Instruct model"
         findings.append(Finding(Cause.UNTRAINED_TOKENS, says, fix))
     return Preflight(rows, dropped, end_id, plain_template, stop_ids, untrained, findings)
-
-
-def examine_served(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
-    """Look at a model that is to be served as it is: does its template begin the thinking, does its
-    generation end with the turn?"""
-    try:
-        begins_thinking = has_thinking_prefix(tokenizer)
-        end = tokenizer.convert_ids_to_tokens(find_end_of_turn(tokenizer))
-        stops = _find_stops(folder, tokenizer)[1]
-    except InputError as error:
-        return [_refusal(Cause.NO_TEMPLATE, error)]
-    findings = [finding._replace(fix="train and export, which write them") for finding in stops]
-    if not begins_thinking:
-        says = "its chat template does not begin the thinking"
-        fix = "train it to think, and export it, which writes the prefix into the template"
-        findings.append(Finding(Cause.SERVED_OTHERWISE, says, fix))
-    if tokenizer.pad_token is None or tokenizer.pad_token == end:
-        says = f"pad token is {tokenizer.pad_token or 'missing'}"
-        fix = "train and export, which give it its own"
-        findings.append(Finding(Cause.PAD_ENDS_TURN, says, fix))
-    return findings
 
 
 def refuse(findings: Sequence[Finding], place: str) -> None:
@@ -288,7 +260,7 @@ def refuse(findings: Sequence[Finding], place: str) -> None:
             raise InputError("{}: {}", place, finding.tell())
 
 
-def _refusal(cause: Cause, error: InputError) -> Finding:
+def make_refusal(cause: Cause, error: InputError) -> Finding:
     """Make a finding of an error of the form `place: what; fix`."""
     says, _, fix = str(error).partition(": ")[2].rpartition("; ")
     return Finding(cause, says, fix, is_repaired=False)
@@ -298,7 +270,7 @@ def _find_pad(tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
     try:
         repair = repair_pad_token(tokenizer)
     except InputError as error:
-        return [_refusal(Cause.PAD_ENDS_TURN, error)]
+        return [make_refusal(Cause.PAD_ENDS_TURN, error)]
     return (
         [Finding(Cause.PAD_ENDS_TURN, repair, "train saves it with the adapter")] if repair else []
     )
@@ -353,7 +325,7 @@ def _find_style(examples: Sequence[Example]) -> list[Finding]:
     return [Finding(Cause.FEW_BARE_QUESTIONS, says, fix, n_rows=len(examples) - n_bare)]
 
 
-def _find_stops(
+def find_stops(
     folder: Path, tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[list[int], list[Finding]]:
     """List the tokens that must stop a generation, and those that the model's config leaves out."""
@@ -418,46 +390,153 @@ def _has_twin(weights: "torch.Tensor", token: int) -> bool:
     return bool((likeness > TWIN_COSINE).any())
 
 
-def compare_packed(model: "PreTrainedModel", rows: Sequence[TokenizedExample]) -> list[Finding]:
-    """Compare the loss of a few rows alone with that of the same rows packed into one; they must
-    not see each other."""
-    import torch
-
-    few = sorted(rows, key=lambda row: len(row.input_ids))[:N_COMPARED]
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        alone = sum(_sum_loss(model, [row]) for row in few)
-        packed = _sum_loss(model, few)
-    model.train(was_training)
-    tolerance = 0.02 if model.dtype == torch.bfloat16 else 1e-3
-    if abs(packed - alone) <= tolerance * max(alone, 1.0):
-        return []
-    says = (
-        f"{len(few)} rows have the loss {alone:.3f} alone and {packed:.3f} packed: "
-        "they see each other"
-    )
-    fix = "train packs nothing; install flash-attn, or leave packing off"
-    return [Finding(Cause.PACKED_OTHERWISE, says, fix)]
-
-
-def _sum_loss(model: "PreTrainedModel", rows: Sequence[TokenizedExample]) -> float:
-    """Sum the loss over the learnt tokens of rows packed into one."""
-    import torch
-
-    def place(numbers: list[int]) -> torch.Tensor:
-        return torch.tensor([numbers], device=model.device)
-
-    ids = place([token for row in rows for token in row.input_ids])
-    positions = place([position for row in rows for position in range(len(row.input_ids))])
-    labels = place([label for row in rows for label in row.labels])
-    logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
-    return float(
-        torch.nn.functional.cross_entropy(logits[0, :-1].float(), labels[0, 1:], reduction="sum")
-    )
-
-
 def _name(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
     return " ".join(
         str(token) for token in cast(list[Any], tokenizer.convert_ids_to_tokens(list(ids)))
     )
+
+
+class Workload(NamedTuple):
+    """How a model is to be trained: what memory depends on beside the model."""
+
+    rank: int
+    n_tokens: int
+    """Tokens of one batch on one device, padding included."""
+    weight_bytes: int
+    """Of one frozen weight: 2 in bfloat16, 4 in float32."""
+    is_checkpointed: bool
+    """Whether activations are computed again in the backward pass."""
+    on_gpu: bool
+    """Where TRL keeps no logits."""
+    n_devices: int = 1
+
+
+class Machine(NamedTuple):
+    """What this machine has for training."""
+
+    device: str
+    n_devices: int
+    memory: int
+    """Bytes of one device, or of the machine where there is none."""
+
+
+def measure_machine(device: str) -> Machine:
+    """Ask the machine for its devices and their memory."""
+    if device == "cuda":
+        import torch
+
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Machine(torch.cuda.get_device_name(0), torch.cuda.device_count(), memory)
+    return Machine("processor", 1, _read_free_memory())
+
+
+def _read_free_memory() -> int:
+    """Read how much memory the machine can still give; its whole memory where it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_peak_memory() -> int:
+    """Read the most memory this process held, in bytes: of the GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def count_trained(shape: ModelShape, method: Method, rank: int) -> int:
+    """Count the parameters that are trained."""
+    return shape.n_parameters if method == "full" else shape.count_lora(rank)
+
+
+def estimate_activations(shape: ModelShape, load: Workload) -> float:
+    """Estimate the bytes kept for the backward pass of one batch.
+
+    A layer keeps about the inputs of its linear layers and the outputs before each non-linearity;
+    checkpointed, only its own input, and one layer at a time is whole. Without a GPU the logits of
+    every token are there in float32, twice.
+    """
+    linears = sum(inputs + outputs for inputs, outputs in shape.linears)
+    per_token = linears / max(shape.n_layers, 1) * load.weight_bytes
+    whole_layers = 1 if load.is_checkpointed else shape.n_layers
+    inputs = shape.n_layers * shape.hidden_size * load.weight_bytes
+    logits = 0 if load.on_gpu else shape.vocabulary * 4 * 2
+    return load.n_tokens * (whole_layers * per_token + inputs + logits)
+
+
+def estimate_memory(
+    shape: ModelShape, method: Method, load: Workload, sharding: str = "one device"
+) -> float:
+    """Estimate the bytes that one device needs."""
+    n = max(load.n_devices, 1)
+    trained = count_trained(shape, method, load.rank)
+    if method == "qlora":
+        others = shape.n_parameters - shape.n_linear
+        frozen = FOUR_BIT_BYTES * shape.n_linear + load.weight_bytes * others
+    else:
+        frozen = load.weight_bytes * shape.n_parameters if method == "lora" else 0.0
+    weights = frozen + 4 * trained
+    gradients, moments = 4 * trained, ADAM_BYTES * trained
+    if sharding in ("zero2", "zero3 / fsdp2"):
+        gradients, moments = gradients / n, moments / n
+    if sharding == "zero3 / fsdp2":
+        weights /= n
+    held = weights + gradients + moments + estimate_activations(shape, load)
+    return OVERHEAD * held + RESERVE
+
+
+def find_too_little_memory(
+    shape: ModelShape, method: Method, load: Workload, machine: Machine
+) -> list[Finding]:
+    """Find out whether even the best sharding leaves too much for one device; names the fix that
+    changes least."""
+    need = least_memory(shape, method, load)
+    if need < machine.memory:
+        return []
+    says = (
+        f"{method} needs about {need / GIB:.1f} GiB on each device, "
+        f"{machine.memory / GIB:.1f} GiB are there"
+    )
+    fix = _advise(shape, method, load, machine)
+    return [Finding(Cause.MEMORY, says, fix, is_repaired=False)]
+
+
+def least_memory(shape: ModelShape, method: Method, load: Workload) -> float:
+    shardings = SHARDINGS if load.n_devices > 1 else SHARDINGS[:1]
+    return min(estimate_memory(shape, method, load, sharding) for sharding in shardings)
+
+
+def _advise(shape: ModelShape, method: Method, load: Workload, machine: Machine) -> str:
+    shorter = load._replace(n_tokens=min(load.n_tokens, FEW_TOKENS))
+    if least_memory(shape, method, shorter) < machine.memory:
+        return "lower --batch-size or --max-length"
+    for other in METHODS:
+        is_possible = other != method and (other != "qlora" or machine.device != "processor")
+        if is_possible and least_memory(shape, other, shorter) < machine.memory:
+            return f"train with --method {other}"
+    everywhere = load._replace(n_devices=machine.n_devices)
+    if least_memory(shape, method, everywhere) < machine.memory:
+        return "train on all GPUs (docs/en/train.md says how)"
+    return "choose a smaller model or a larger machine"
+
+
+def estimate_disk(shape: ModelShape, method: Method, rank: int, weight_bytes: int) -> int:
+    """Estimate the bytes of the kept checkpoints and of what is written at the end."""
+    trained = count_trained(shape, method, rank)
+    return N_KEPT * trained * (4 + ADAM_BYTES) + trained * (weight_bytes if method == "full" else 4)
+
+
+def find_too_little_disk(need: int, out: Path) -> list[Finding]:
+    """Find out whether the checkpoints fit onto the disk."""
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if need < free:
+        return []
+    says = f"checkpoints need {need / GIB:.1f} GiB, {free / GIB:.1f} GiB are free at {place}"
+    return [Finding(Cause.DISK, says, "free some space or choose another --out", is_repaired=False)]

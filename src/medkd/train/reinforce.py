@@ -1,16 +1,18 @@
-"""The stage `reinforce`: a student that already answers is rewarded for better answers (GRPO).
+"""The stage `reinforce`: a student that already answers is rewarded for better answers, with TRL's
+GRPO trainer.
 
 In: an adapter of `train` (or the bare base), the questions of `train.jsonl`; `val.jsonl` beside it
 is the holdout. Out: `adapter/`, `checkpoints/`, `metrics.jsonl`, `start.json` (the baseline),
 `held_out.jsonl`, `report.html`, the judges' ledgers. Not done here: grading, `train`.
 """
 
+import os
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field, field_validator
 
@@ -22,7 +24,7 @@ from medkd.core.config import (
 )
 from medkd.core.errors import InputError, Said
 from medkd.core.jsonl import write_json
-from medkd.core.records import Example, Sampling, check_deidentified
+from medkd.core.records import Example, FinishReason, Sampling, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.core.task import TaskFile, check_tasks, list_task_inputs
 from medkd.grading.compare import TermsFile, list_terms_inputs
@@ -31,29 +33,58 @@ from medkd.models.chat_template import encode
 from medkd.models.inspect import read_json, read_model_shape
 from medkd.models.load import choose_device, load_libraries, resolve_adapter
 from medkd.report.run import write_training_page
-from medkd.train.checkpoints import explaining, find_checkpoint, open_training, read_step
-from medkd.train.config import CHECKPOINTS, BatchSize, StudentConfig, refuse_launch
-from medkd.train.grpo import PromptItem, Sampler, make_prompts, make_trainer, make_trainer_config
-from medkd.train.memory import GIB, Workload, estimate_memory, measure_machine
-from medkd.train.preflight import find_inputs, read_examples
+from medkd.train.config import (
+    CHECKPOINTS,
+    BatchSize,
+    StudentConfig,
+    build_trainer_config,
+    refuse_launch,
+)
+from medkd.train.preflight import (
+    GIB,
+    Workload,
+    estimate_memory,
+    measure_machine,
+)
 from medkd.train.rewards import (
     DEFAULT_WEIGHTS,
     NAMES,
     Band,
     BatchReward,
     JudgeReward,
-    OpenJudge,
+    PromptItem,
     RubricReward,
     check_weights,
+    fill_undecided,
     make_rewards,
     open_judge,
 )
-from medkd.train.student import Student, load_student, restore, train_student
-from medkd.train.watch import Baseline, Watch, check_baseline, describe, measure_baseline
+from medkd.train.rollouts import (
+    Baseline,
+    Sampler,
+    Watch,
+    check_baseline,
+    describe,
+    make_prompts,
+    measure_baseline,
+)
+from medkd.train.student import (
+    Student,
+    find_inputs,
+    load_student,
+    open_training,
+    read_examples,
+    restore,
+    train_student,
+)
+
+if TYPE_CHECKING:
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
 FROM_BASE = Path("base")
 """The value of `adapter` for a start without one."""
-LEDGER, WATCH_LEDGER = "ledger.sqlite", "watch.sqlite"
+_OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps", "packing")
 
 
 class Config(StudentConfig):
@@ -75,23 +106,18 @@ class Config(StudentConfig):
     terms: TermsFile = None
     """Table of codes and names (CSV or Excel) by which the reward `diagnosis` knows names of one
     disease."""
-    judge: str = ""
-    """Endpoint of the rewards `judge` and `rubric`: a provider of providers.yaml, or `custom` with
-    --judge-base-url and --judge-model."""
+    judge: Annotated[str, SENDS_KEY] = ""
+    """Endpoint of the rewards `judge` and `rubric`: a provider of providers.yaml, or an address."""
     judge_model: str = ""
     """Model of the judge; default: the provider's first."""
-    judge_base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
-    """Address of the judge; default: the provider's own."""
     rubric: Annotated[Path | None, RUNTIME] = None
     """Directory of `rubric`, or its file, with criteria of the training questions: the reward
     `rubric`."""
-    watch_judge: str = ""
+    watch_judge: Annotated[str, SENDS_KEY] = ""
     """Endpoint of a second judge, of another family, whom no reward asks: what it says of held-out
     answers is watched instead of the checks."""
     watch_judge_model: str = ""
     """Model of the second judge; default: the provider's first."""
-    watch_judge_base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
-    """Address of the second judge; default: the provider's own."""
     accept_identified: AcceptIdentified = False
     """Send rows without deidentified_by to the judge too."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
@@ -119,12 +145,8 @@ class Config(StudentConfig):
         return {name: weight for name, weight in self.rewards.items() if weight}
 
 
-class Judges(NamedTuple):
-    """The endpoints that a run asks, if any."""
-
-    rewards: dict[str, BatchReward]
-    """Name of a reward to what a judge says."""
-    watch: BatchReward | None
+Judges = tuple[dict[str, BatchReward], BatchReward | None]
+"""What the judge that pays says, by the name of the reward, and what the one that watches says."""
 
 
 def run(config: Config) -> Manifest:
@@ -158,15 +180,12 @@ def run(config: Config) -> Manifest:
         **list_terms_inputs(config.terms),
         **list_task_inputs(config.task),
     }
-    with open_training("reinforce", config, inputs) as output:
+    with open_training("reinforce", config, inputs, "--max-tokens") as output:
         if output.is_finished:
             return output.manifest
         examples = _read(config, train_path, output)
         held_out = read_examples(val_path)
-        with (
-            _open_judges(config, output, examples) as judges,
-            explaining(config.out, limit="--max-tokens"),
-        ):
+        with _open_judges(config, output, examples) as judges:
             _reinforce(config, output, examples, held_out, adapter, judges)
         return output.manifest
 
@@ -198,36 +217,36 @@ def _open_judges(
 ) -> Generator[Judges]:
     """Open the judge that pays and the one that watches; what both cost stands in the manifest."""
     rewards: dict[str, BatchReward] = {}
-    watch: BatchReward | None = None
-    opened: list[OpenJudge] = []
     rubrics = read_rubrics(config.rubric) if config.rubric else {}
     if config.rubric and not any(example.id in rubrics for example in examples):
         raise InputError(
             '{}: has no rubric of any training question; run "medkd rubric" on train.jsonl',
             config.rubric,
         )
+    named = [
+        ("--judge", config.judge, config.judge_model, "ledger.sqlite"),
+        ("--watch-judge", config.watch_judge, config.watch_judge_model, "watch.sqlite"),
+    ]
     with ExitStack() as stack:
-        if config.judge:
-            named = (config.judge, config.judge_model, config.judge_base_url)
-            ledger = output.path(LEDGER)
-            opened.append(stack.enter_context(open_judge(*named, config.budget, ledger)))
-            if config.rewards.get("judge"):
-                rewards["judge"] = JudgeReward(opened[0].completer)
-            if rubrics:
-                rewards["rubric"] = RubricReward(opened[0].completer, rubrics)
-        if config.watch_judge:
-            named = (config.watch_judge, config.watch_judge_model, config.watch_judge_base_url)
-            ledger = output.path(WATCH_LEDGER)
-            opened.append(stack.enter_context(open_judge(*named, config.budget, ledger)))
-            watch = JudgeReward(opened[-1].completer)
+        opened = {
+            flag: stack.enter_context(
+                open_judge(flag, endpoint, model, config.budget, output.path(ledger))
+            )
+            for flag, endpoint, model, ledger in named
+            if endpoint
+        }
+        pays, watches = opened.get("--judge"), opened.get("--watch-judge")
+        if pays and config.rewards.get("judge"):
+            rewards["judge"] = JudgeReward(pays.completer)
+        if pays and rubrics:
+            rewards["rubric"] = RubricReward(pays.completer, rubrics)
         try:
-            yield Judges(rewards, watch)
+            yield rewards, JudgeReward(watches.completer) if watches else None
         finally:
-            costs = [judge.tell_cost() for judge in opened]
-            if costs:
-                output.manifest.cost = costs[0]
-            if config.watch_judge:
-                output.manifest.facts["watch_cost"] = costs[-1].model_dump(mode="json")
+            if pays:
+                output.manifest.cost = pays.tell_cost()
+            if watches:
+                output.manifest.facts["watch_cost"] = watches.tell_cost().model_dump(mode="json")
 
 
 def _reinforce(
@@ -239,21 +258,14 @@ def _reinforce(
     judges: Judges,
 ) -> None:
     load_libraries()
+    judged, watching = judges
     device = choose_device(config.device)
     student = load_student(config, adapter)
     questions, holdout = (
         make_prompts(student.tokenizer, rows, student.plain_template, config.task)
         for rows in (examples, held_out)
     )
-    n_answers = config.questions * config.group_size
-    settings = {
-        "max_steps": config.steps,
-        "gradient_accumulation_steps": n_answers // config.batch_size,
-        "num_generations": config.group_size,
-        "max_completion_length": config.max_tokens,
-        "learning_rate": config.learning_rate or 1e-5,
-    }
-    args = make_trainer_config(config, device, settings)
+    args = make_trainer_config(config, device)
     _check_memory(config, student, questions, device)
     sampling = Sampling(
         max_tokens=config.max_tokens,
@@ -262,26 +274,28 @@ def _reinforce(
         seed=config.seed,
     )
     sampler = Sampler(student.model, student.tokenizer, sampling)
-    baseline = _find_baseline(config, output, sampler, questions, judges.rewards)
-    checkpoints = output.path(CHECKPOINTS)
-    step = read_step(None if config.overwrite else find_checkpoint(checkpoints))
+    baseline = _find_baseline(config, output, sampler, questions, judged)
     watch = Watch(
         output.path("held_out.jsonl"),
         sampler,
         holdout,
         config.paid,
-        partial(restore, student, checkpoints),
-        judges.watch,
-        step,
+        partial(restore, student, output.path(CHECKPOINTS)),
+        watching,
     )
-    if not step:
-        watch.look(0)
-    rewards = make_rewards(config.rewards, Band(*baseline.band), config.terms) | judges.rewards
+    rewards = make_rewards(config.rewards, Band(*baseline.band), config.terms) | judged
     args.reward_weights = [config.rewards[name] for name in rewards]
     trainer = make_trainer(student, questions, rewards, sampler, args)
     history = {"questions": len(examples), "rewards": config.paid, "judge": config.judge}
-    train_student(
-        trainer, config, output, student, examples, held_out, {"reinforced": history}, [watch]
+    output.manifest.facts |= train_student(
+        trainer,
+        config,
+        "reinforce",
+        student,
+        examples,
+        held_out,
+        history={"reinforced": history},
+        callbacks=[watch],
     )
     falls = watch.find_falls()
     fell = [
@@ -354,3 +368,100 @@ def _find_baseline(
     check_baseline(baseline, config.max_tokens)
     write_json(path, baseline.model_dump(mode="json"))
     return baseline
+
+
+def draw_step(sampler: Sampler, prompts: list[str], trainer: "GRPOTrainer") -> dict[str, Any]:
+    """Draw the answers of a step for TRL (its `rollout_func`).
+
+    An answer that the limit cut off is masked out of the loss: nobody knows how it would have
+    ended. One that was stopped because it repeats itself is not: it is to be paid less.
+    """
+    from trl.models.utils import unwrap_model_for_generation
+
+    first = trainer.state.global_step * len(prompts)
+    samples = range(first, first + len(prompts))
+    with unwrap_model_for_generation(
+        cast(Any, trainer.model_wrapped), trainer.accelerator
+    ) as model:
+        drawn = sampler.draw(prompts, samples, cast(Any, model))
+    return {
+        "prompt_ids": [encode(sampler.engine.tokenizer, prompt) for prompt in prompts],
+        "completion_ids": [generation.ids for generation in drawn],
+        "logprobs": None,
+        "env_mask": [
+            [int(sampler.read_text(each.ids)[1] != FinishReason.LENGTH)] * each.n_tokens
+            for each in drawn
+        ],
+    }
+
+
+def make_trainer_config(config: Config, device: str) -> "GRPOConfig":
+    """Make TRL's config of what all methods share, the stage's fields, and what `trainer:` says."""
+    from trl.trainer.grpo_config import GRPOConfig
+
+    n_answers = config.questions * config.group_size
+    settings = {
+        "max_steps": config.steps,
+        "gradient_accumulation_steps": n_answers // config.batch_size,
+        "num_generations": config.group_size,
+        "max_completion_length": config.max_tokens,
+        "learning_rate": config.learning_rate or 1e-5,
+        "beta": 0.01,
+        # Scaled by the group, one where all are right and lengths differ a little would count as
+        # much as any.
+        "scale_rewards": "batch",
+        # `draw_step` masks what the limit cut off, and only that.
+        "mask_truncated_completions": bool(config.trainer.get("use_vllm")),
+        "lr_scheduler_type": "constant_with_warmup",
+    }
+    return build_trainer_config(GRPOConfig, config, device, 0, settings, _OWN_KEYS)
+
+
+def make_trainer(
+    student: Student,
+    questions: Sequence[PromptItem],
+    rewards: Mapping[str, BatchReward],
+    sampler: Sampler,
+    args: "GRPOConfig",
+) -> "GRPOTrainer":
+    """Make TRL's trainer of an adapter; each reward scores all answers of a step at once."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    rows = [{"prompt": question.prompt, "at": at} for at, question in enumerate(questions)]
+    trainer = GRPOTrainer(
+        model=student.model,
+        args=args,
+        reward_funcs=[
+            _as_trl_reward(name, reward, questions, sampler) for name, reward in rewards.items()
+        ],
+        train_dataset=Dataset.from_list(rows),
+        processing_class=student.tokenizer,
+        rollout_func=None if args.use_vllm else cast(Any, partial(draw_step, sampler)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _as_trl_reward(
+    name: str, reward: BatchReward, questions: Sequence[PromptItem], sampler: Sampler
+) -> Any:
+    """Make the function that TRL calls; answers are read from their tokens, since TRL's text has
+    lost the control tokens."""
+
+    def function(
+        completion_ids: list[list[int]],
+        at: list[int],
+        log_metric: Callable[[str, float], None],
+        **_: Any,
+    ) -> list[float]:
+        pairs = zip(completion_ids, at, strict=True)
+        rollouts = [sampler.read_rollout(ids, questions[number]) for ids, number in pairs]
+        scores = reward(rollouts)
+        log_metric(f"undecided/{name}", sum(score is None for score in scores) / len(scores))
+        return fill_undecided(rollouts, scores)
+
+    function.__name__ = name
+    return function

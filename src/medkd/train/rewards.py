@@ -1,11 +1,12 @@
 """The rewards of reinforcement: the graders and checks of `grading/`, and a paid judge.
 
 In: answers as `Rollout`. Out: a number between 0 and 1 for each reward. Not done here: their
-weights (the stage's config), sampling answers (`train.grpo`), the judge's rubric
+weights (the stage's config), sampling answers (`train.rollouts`), the judge's rubric
 (`grading.judge`, `grading.rubric`).
 
 >>> text = "<think>\\n咳嗽三天，右下肺湿啰音。\\n</think>\\n\\n肺炎"
->>> right = Rollout(text, FinishReason.STOP, 20, record="咳嗽三天，右下肺湿啰音", reference="肺炎")
+>>> question = PromptItem("1", "", record="咳嗽三天，右下肺湿啰音", reference="肺炎")
+>>> right = Rollout(text, FinishReason.STOP, 20, question)
 >>> reward_answer(right), reward_format(right), reward_stop(right), reward_loop(right)
 (1.0, 1.0, 1.0, 1.0)
 """
@@ -16,11 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint
-from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import MissingPart
-from medkd.completers.providers import find_target
+from medkd.completers.session import find_target_of, open_session
 from medkd.core import thinking
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Completer, Cost, FinishReason
@@ -43,13 +40,12 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
 }
 
 
-class Rollout(NamedTuple):
-    """One answer to a question, as the rewards see it."""
+class PromptItem(NamedTuple):
+    """A question, and the prompt it is asked by: under the plain template, so that the model itself
+    has to begin to think."""
 
-    text: str
-    """Everything the student wrote, its thinking prefix included, the end of its turn left out."""
-    finish_reason: FinishReason
-    n_tokens: int
+    id: str
+    prompt: str
     record: str
     reference: str
     """The known answer; empty where none is known."""
@@ -57,8 +53,16 @@ class Rollout(NamedTuple):
     """What the answer is: the kind names the grader."""
     known: tuple[str, ...] = ()
     """What the record itself tells as known."""
-    id: str = ""
-    """Of the question."""
+
+
+class Rollout(NamedTuple):
+    """One answer to a question, as the rewards see it."""
+
+    text: str
+    """Everything the student wrote, its thinking prefix included, the end of its turn left out."""
+    finish_reason: FinishReason
+    n_tokens: int
+    question: PromptItem
 
 
 class Band(NamedTuple):
@@ -74,8 +78,8 @@ BatchReward = Callable[[Sequence[Rollout]], list[float | None]]
 
 def grade_rollout(rollout: Rollout, terms_path: Path | None = None) -> Grade:
     """Grade an answer as its task does; a thought that was never closed has no answer."""
-    answer = thinking.read(rollout.text).answer
-    return get_grader(rollout.kind, terms_path)(answer, rollout.reference, known=rollout.known)
+    question, answer = rollout.question, thinking.read(rollout.text).answer
+    return get_grader(question.kind, terms_path)(answer, question.reference, known=question.known)
 
 
 def reward_answer(rollout: Rollout, terms_path: Path | None = None) -> float | None:
@@ -112,7 +116,7 @@ def reward_grounded(rollout: Rollout) -> float:
     reasoning = thinking.read(rollout.text).reasoning
     if not reasoning:
         return 0.0
-    rate = grounded_rate(reasoning, rollout.record)
+    rate = grounded_rate(reasoning, rollout.question.record)
     return 0.5 if rate is None else rate
 
 
@@ -120,7 +124,7 @@ def reward_length(rollout: Rollout, band: Band) -> float:
     """Pay for a length within the band; outside, less in proportion to the distance, nothing from
     half and from twice.
 
-    >>> answer = Rollout("", FinishReason.STOP, 150, "", "")
+    >>> answer = Rollout("", FinishReason.STOP, 150, PromptItem("", "", "", ""))
     >>> [reward_length(answer, band) for band in (Band(50, 200), Band(20, 100), Band(10, 75))]
     [1.0, 0.5, 0.0]
     """
@@ -153,16 +157,17 @@ def fill_undecided(rollouts: Sequence[Rollout], scores: Sequence[float | None]) 
     """Give an undecided answer the mean of the decided ones to its question: it counts as neither
     right nor wrong. Where none is decided, all earn nothing alike.
 
-    >>> asked = [Rollout("", FinishReason.STOP, 1, record, "") for record in "aaab"]
-    >>> fill_undecided(asked, [1.0, 0.0, None, None])
+    >>> asked = [PromptItem("", "", record, "") for record in "aaab"]
+    >>> rollouts = [Rollout("", FinishReason.STOP, 1, question) for question in asked]
+    >>> fill_undecided(rollouts, [1.0, 0.0, None, None])
     [1.0, 0.0, 0.5, 0.0]
     """
     decided: dict[str, list[float]] = {}
     for rollout, score in zip(rollouts, scores, strict=True):
         if score is not None:
-            decided.setdefault(rollout.record, []).append(score)
+            decided.setdefault(rollout.question.record, []).append(score)
     return [
-        score if score is not None else fmean(decided.get(rollout.record, [0.0]))
+        score if score is not None else fmean(decided.get(rollout.question.record, [0.0]))
         for rollout, score in zip(rollouts, scores, strict=True)
     ]
 
@@ -222,10 +227,10 @@ class JudgeReward:
         asked = [at for at, thought in enumerate(thoughts) if thought.reasoning and thought.answer]
         texts = [
             rationale_texts(
-                rollouts[at].record,
+                rollouts[at].question.record,
                 thoughts[at].reasoning or "",
                 thoughts[at].answer,
-                rollouts[at].reference,
+                rollouts[at].question.reference,
             )
             for at in asked
         ]
@@ -250,8 +255,11 @@ class RubricReward:
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[float | None]:
         scores: list[float | None] = [None] * len(rollouts)
-        asked = [at for at, rollout in enumerate(rollouts) if rollout.id in self.rubrics]
-        answers = [(r.record, r.text, self.rubrics[r.id]) for r in (rollouts[at] for at in asked)]
+        asked = [at for at, rollout in enumerate(rollouts) if rollout.question.id in self.rubrics]
+        answers = [
+            (each.question.record, each.text, self.rubrics[each.question.id])
+            for each in (rollouts[at] for at in asked)
+        ]
         for at, score in zip(asked, score_rubrics(answers, self.completer), strict=True):
             if score.unreadable:
                 raise _unreadable("a criterion of a rubric")
@@ -277,18 +285,16 @@ class OpenJudge(NamedTuple):
 
 @contextmanager
 def open_judge(
-    provider: str, model: str, base_url: str, budget: float | None, ledger_path: Path
+    flag: str, endpoint: str, model: str, budget: float | None, ledger_path: Path
 ) -> Generator[OpenJudge]:
-    """Open a judge over an endpoint; every judgement is on the ledger and within the budget."""
+    """Open a judge, whom `flag` names by its provider or address; every judgement is on the ledger
+    and within the budget."""
     find_faults = [make_fault_finder(load_rubric(name)) for name in ("rationale", "criterion")]
 
-    def find_missing(reasoning: str, text: str) -> MissingPart | None:
+    def find_fault(reasoning: str, text: str) -> str:
         faults = [find_fault(reasoning, text) for find_fault in find_faults]
-        return MissingPart(faults[0], is_at_end=False) if all(faults) else None
+        return faults[0] if all(faults) else ""
 
-    target = find_target(provider, model, base_url)
-    with Ledger(ledger_path) as ledger:
-        options = RunOptions(budget=budget, find_missing=find_missing)
-        completer = LedgerClient(Endpoint(target), ledger, options)
-        currency = target.provider.currency
-        yield OpenJudge(completer, lambda: Cost(amount=round(ledger.spent(), 6), currency=currency))
+    target = find_target_of(endpoint, model, flag)
+    with open_session(target, ledger_path, flag.removeprefix("--"), find_fault, budget) as session:
+        yield OpenJudge(session, session.tell_cost)

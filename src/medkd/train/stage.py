@@ -19,28 +19,13 @@ from medkd.core.stage_output import Manifest, StageOutput, read_manifest
 from medkd.models.chat_template import add_thinking_prefix
 from medkd.models.inspect import ModelShape, read_model_shape
 from medkd.models.load import (
-    WHOLE_MODEL,
     choose_device,
     load_libraries,
     load_tokenizer,
     load_weights,
 )
 from medkd.report.run import write_training_page
-from medkd.train.callbacks import Callback, SampleWriter, StopIfOrphaned
-from medkd.train.checkpoints import (
-    ADAPTER,
-    choose_questions,
-    explaining,
-    find_checkpoint,
-    open_training,
-    read_step,
-    run_trainer,
-    save_metadata,
-    save_weights,
-    trace_lineage,
-)
 from medkd.train.config import (
-    CHECKPOINTS,
     Config,
     ProcessInfo,
     broadcast,
@@ -52,26 +37,31 @@ from medkd.train.config import (
     read_process_info,
     refuse_launch,
 )
-from medkd.train.memory import (
-    Workload,
-    estimate_disk,
-    find_too_little_disk,
-    find_too_little_memory,
-    measure_machine,
-    read_peak_memory,
-)
 from medkd.train.onpolicy import distil_on_policy
 from medkd.train.preferences import train_on_preferences
 from medkd.train.preflight import (
+    Cause,
+    Finding,
     Preflight,
     TokenizedExample,
-    compare_packed,
+    Workload,
     describe_lengths,
+    estimate_disk,
     examine,
-    find_inputs,
-    read_examples,
+    find_too_little_disk,
+    find_too_little_memory,
+    measure_machine,
     refuse,
     tokenize,
+)
+from medkd.train.student import (
+    Student,
+    explaining,
+    find_inputs,
+    open_training,
+    read_examples,
+    trace_lineage,
+    train_student,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +74,8 @@ if TYPE_CHECKING:
 
 N_VAL_ROWS = 64
 """Validation rows whose loss is taken at every save."""
+N_COMPARED = 3
+"""Rows whose packed loss is compared."""
 _OWN_KEYS = ("chat_template_path", "skip_prepare_dataset", "padding_free", "max_length")
 
 
@@ -114,7 +106,7 @@ def run(config: Config) -> Manifest:
         return _follow(config, process)
     train_path, val_path = find_inputs(config.input)
     inputs = {"input": train_path, "validation": val_path}
-    with open_training("train", config, inputs) as output:
+    with open_training("train", config, inputs, "--max-length") as output:
         if process.n_processes > 1:
             broadcast(output.is_finished, choose_device(config.device))
         if output.is_finished:
@@ -126,8 +118,7 @@ def run(config: Config) -> Manifest:
         findings = [finding.tell() for finding in job.preflight.findings]
         output.manifest.facts = {"findings": findings}
         try:
-            with explaining(config.out):
-                output.manifest.facts = train(config, job, process)
+            output.manifest.facts = train(config, job, process)
         finally:
             lengths = {"rows": [len(row.input_ids) for row in job.preflight.rows]}
             write_training_page(output.directory, output.manifest, lengths)
@@ -140,7 +131,7 @@ def _follow(config: Config, process: ProcessInfo) -> Manifest:
     if not broadcast(None, choose_device(config.device)):
         job = prepare(config, process)
         refuse(job.preflight.findings, config.model)
-        with explaining(config.out):
+        with explaining(config.out, "--max-length"):
             train(config, job, process)
     return read_manifest(config.out).model_copy(update={"state": "running"})
 
@@ -194,13 +185,6 @@ def train(config: Config, job: Job, process: ProcessInfo) -> dict[str, Any]:
 
     TRL's config is made first: under ZeRO-3 it decides how the weights are loaded.
     """
-    checkpoint = None
-    if process.is_main and not config.overwrite:
-        checkpoint = find_checkpoint(config.out / CHECKPOINTS)
-    if process.n_processes > 1:
-        checkpoint = broadcast(checkpoint, job.device)
-    step = read_step(checkpoint)
-
     preflight = job.preflight
     val_rows = _tokenize_validation(config, job)
     packs = choose_packing(config.trainer.get("packing"), job.device)
@@ -219,34 +203,27 @@ def train(config: Config, job: Job, process: ProcessInfo) -> dict[str, Any]:
     patience = config.trainer.get("early_stopping_patience")
     shown = make_dataset(val_rows) if val_rows else None
     trainer = make_trainer(model, job.tokenizer, rows, shown, args, lora, patience)
-
-    callbacks: list[Callback] = [StopIfOrphaned()] if process.is_launched else []
     if process.is_main:
         _print_rows(preflight)
-        if not _is_sharded(args):
-            asked = job.val_examples or job.examples
-            samples = config.out / "samples.jsonl"
-            template = preflight.plain_template
-            callbacks.append(SampleWriter(samples, job.tokenizer, template, asked, step))
     started = time.monotonic()
-    metrics = run_trainer(trainer, "train", config.out, checkpoint, callbacks, process.is_main)
-    save(trainer, config, job, process)
+    plain = preflight.plain_template
+    template = add_thinking_prefix(plain) if config.target == "reasoned" else plain
+    student = Student(config.model, None, model, job.tokenizer, template, plain, preflight.stop_ids)
+    lineage = trace_lineage(job.examples, config.model, config.target)
+    facts = train_student(
+        trainer, config, "train", student, job.examples, job.val_examples, lineage=lineage
+    )
     lengths = describe_lengths(preflight.rows)
     n_tokens = lengths["tokens"] * (trainer.state.epoch or 0.0)
-    n_tokens *= 1 - step / max(trainer.state.global_step, 1)
-    return {
+    n_tokens *= 1 - facts["resumed_from_step"] / max(trainer.state.global_step, 1)
+    return facts | {
         "lengths": lengths,
         "repairs": preflight.repairs,
         "findings": [finding.tell() for finding in preflight.findings],
-        "resumed_from_step": step,
         "tokens_per_second": round(n_tokens / max(time.monotonic() - started, 1e-9)),
-        "expected_s": metrics.expected_s if metrics else None,
         "packed": args.padding_free,
         "processes": process.n_processes,
-        "peak_memory_gib": round(read_peak_memory() / 2**30, 2),
         "dtype": str(choose_training_dtype(config, job.device)).removeprefix("torch."),
-        "device": job.device,
-        "steps": trainer.state.global_step,
         **_read_losses(trainer),
     }
 
@@ -349,6 +326,45 @@ def _is_packable(config: Config, job: Job, process: ProcessInfo, model: "PreTrai
     return not findings
 
 
+def compare_packed(model: "PreTrainedModel", rows: Sequence[TokenizedExample]) -> list[Finding]:
+    """Compare the loss of a few rows alone with that of the same rows packed into one; they must
+    not see each other."""
+    import torch
+
+    few = sorted(rows, key=lambda row: len(row.input_ids))[:N_COMPARED]
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        alone = sum(_sum_loss(model, [row]) for row in few)
+        packed = _sum_loss(model, few)
+    model.train(was_training)
+    tolerance = 0.02 if model.dtype == torch.bfloat16 else 1e-3
+    if abs(packed - alone) <= tolerance * max(alone, 1.0):
+        return []
+    says = (
+        f"{len(few)} rows have the loss {alone:.3f} alone and {packed:.3f} packed: "
+        "they see each other"
+    )
+    fix = "train packs nothing; install flash-attn, or leave packing off"
+    return [Finding(Cause.PACKED_OTHERWISE, says, fix)]
+
+
+def _sum_loss(model: "PreTrainedModel", rows: Sequence[TokenizedExample]) -> float:
+    """Sum the loss over the learnt tokens of rows packed into one."""
+    import torch
+
+    def place(numbers: list[int]) -> torch.Tensor:
+        return torch.tensor([numbers], device=model.device)
+
+    ids = place([token for row in rows for token in row.input_ids])
+    positions = place([position for row in rows for position in range(len(row.input_ids))])
+    labels = place([label for row in rows for label in row.labels])
+    logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+    return float(
+        torch.nn.functional.cross_entropy(logits[0, :-1].float(), labels[0, 1:], reduction="sum")
+    )
+
+
 def make_trainer(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -437,23 +453,6 @@ class LengthGroupedSampler:
         return iter([index for batch in full + short for index in batch])
 
 
-def save(trainer: "SFTTrainer", config: Config, job: Job, process: ProcessInfo) -> None:
-    """Write the folder that serving and `export` take."""
-    final = config.out / (WHOLE_MODEL if config.method == "full" else ADAPTER)
-    temporary = save_weights(trainer, final, config.model, process.is_main)
-    if process.is_main:
-        plain = job.preflight.plain_template
-        save_metadata(
-            trainer,
-            temporary,
-            final,
-            add_thinking_prefix(plain) if config.target == "reasoned" else plain,
-            job.preflight.stop_ids,
-            choose_questions(job.examples, job.val_examples),
-            trace_lineage(job.examples, config.model, config.target),
-        )
-
-
 def _print_rows(preflight: Preflight) -> None:
     """Print in one line what is trained on, what was dropped and what was repaired."""
     lengths = describe_lengths(preflight.rows)
@@ -481,11 +480,6 @@ def _tokenize_validation(config: Config, job: Job) -> list[TokenizedExample]:
     return rows
 
 
-def _is_sharded(args: "SFTConfig") -> bool:
-    distributed: Any = args.distributed_state
-    return bool(args.deepspeed_plugin) or str(distributed.distributed_type).endswith("FSDP")
-
-
 def _read_losses(trainer: "SFTTrainer") -> dict[str, float]:
     """Return the last losses, and the best on validation."""
     losses: dict[str, float] = {}
@@ -495,6 +489,3 @@ def _read_losses(trainer: "SFTTrainer") -> dict[str, float]:
         return losses
     best_step = int(trainer.state.best_global_step or 0)
     return losses | {"best_eval_loss": float(best), "best_step": best_step}
-
-
-__all__ = ["Config", "run"]

@@ -3,7 +3,7 @@ memory, time and money.
 
 In: which stage or recipe, what was filled in, what was measured here before. Out: a detached run.
 Not done here: the words of its command (`studio.orders`), starting (`background_jobs`); the sums
-(`train.memory`, the providers' prices).
+(`train.preflight`, the providers' prices).
 """
 
 from datetime import UTC, datetime
@@ -47,7 +47,7 @@ from medkd.studio.orders import (
 )
 from medkd.studio.page import Form, Page, read_text
 from medkd.studio.workspace import Workspace
-from medkd.train.memory import GIB, Workload, estimate_memory
+from medkd.train.preflight import GIB, Workload, estimate_memory
 
 NEED_ROOM = ("train", "reinforce", "evaluate", "export")
 """Stages that load a model of their own: those that people talk to make room for it."""

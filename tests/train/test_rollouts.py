@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from medkd.core.records import FinishReason
-from medkd.train.grpo import PromptItem
-from medkd.train.rewards import JudgeReward, Rollout
-from medkd.train.watch import N_ANSWERS, Look, Watch
+from medkd.train.rewards import JudgeReward, PromptItem, Rollout
+from medkd.train.rollouts import N_ANSWERS, Look, Watch
 from scripted import Scripted
 from student_samples import read_lines
 
@@ -30,7 +29,7 @@ class GivenAnswers:
         n_gamed = round(next(self.shares) * len(questions))
         texts = [GAMED] * n_gamed + [HONEST] * (len(questions) - n_gamed)
         return [
-            [Rollout(text, FinishReason.STOP, 20, q.record, q.reference, id=q.id)] * n_each
+            [Rollout(text, FinishReason.STOP, 20, q)] * n_each
             for text, q in zip(texts, questions, strict=True)
         ]
 
@@ -39,9 +38,9 @@ def watch_run(path, shares, rewards, judge=None):
     """Look at the start and after each save; returns the watch, its state, and whether it stops."""
     paid = {"diagnosis", "format", "stop"}
     watch = Watch(path, GivenAnswers(shares), QUESTIONS, paid, lambda step: step, judge)
-    watch.look(0)
     state = SimpleNamespace(global_step=0, log_history=[], best_model_checkpoint=None)
     control = SimpleNamespace(should_training_stop=False)
+    watch.on_train_begin(None, state, control)
     for number, reward in enumerate(rewards, start=1):
         state.global_step = 10 * number
         state.log_history.append({"step": 10 * number, "reward": reward})
@@ -60,6 +59,8 @@ def test_rising_rewards_and_a_watch_that_falls_twice_end_the_run_at_the_best(tmp
     assert watch.find_best().step == state.global_step == 10
     assert state.best_model_checkpoint == str(tmp_path / "checkpoints/checkpoint-10")
     assert "step 10 is kept" in capsys.readouterr().err
+    assert watch.find_falls() == {}, "step 10 is kept, and it has not fallen"
+    watch.stopped_at = None
     assert "no_hint" in watch.find_falls()
 
 
@@ -96,7 +97,9 @@ def test_a_second_judge_is_watched_instead_of_the_checks(tmp_path):
 def test_looks_are_kept_for_a_resumed_run_up_to_its_step(tmp_path):
     path = tmp_path / "held_out.jsonl"
     watch_run(path, [0.0] * 4, [1.0, 1.1, 1.2])
-    again = Watch(path, GivenAnswers([0.5]), QUESTIONS, set(), int, resumed_step=20)
+    again = Watch(path, GivenAnswers([]), QUESTIONS, set(), int)
+    state = SimpleNamespace(global_step=20, log_history=[], best_model_checkpoint=None)
+    again.on_train_begin(None, state, SimpleNamespace(should_training_stop=False))
     assert [look.step for look in again.looks] == [0, 10, 20]
     assert again.look(20) is None
     assert [look["reward"] for look in read_lines(path)] == [None, 1.0, 1.1, 1.2]
@@ -106,7 +109,7 @@ def test_looks_are_kept_for_a_resumed_run_up_to_its_step(tmp_path):
 def test_a_save_that_a_kill_left_without_a_look_is_looked_at_when_the_run_goes_on(tmp_path):
     path = tmp_path / "held_out.jsonl"
     watch_run(path, [0.0] * 2, [1.0])
-    again = Watch(path, GivenAnswers([0.5]), QUESTIONS, set(), int, resumed_step=20)
+    again = Watch(path, GivenAnswers([0.5]), QUESTIONS, set(), int)
     history = [{"step": 10, "reward": 1.0}, {"step": 20, "reward": 1.1}]
     state = SimpleNamespace(global_step=20, log_history=history, best_model_checkpoint=None)
     again.on_train_begin(None, state, SimpleNamespace(should_training_stop=False))

@@ -1,8 +1,8 @@
-"""What a model is like before and while it is reinforced, by answers that are sampled.
+"""Answers sampled of a student before and while it is reinforced, and what they say of it.
 
-In: questions, a sampler, rewards and weights. Out: a `Baseline`, or InputError where it would teach
-nothing; at every save, a look at held-out questions, and the end of a run whose rewards rise while
-what nobody pays for falls. Not done here: training; greedy accuracy.
+In: questions, a model, rewards and weights. Out: rollouts; a `Baseline`, or InputError where it
+would teach nothing; at every save, a look at held-out questions, and the end of a run whose rewards
+rise while what nobody pays for falls. Not done here: training; greedy accuracy.
 """
 
 import math
@@ -11,19 +11,24 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from medkd.completers.transformers_engine import Generation, TransformersEngine
 from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_text
-from medkd.core.records import FinishReason, Record
+from medkd.core.records import Example, FinishReason, Record, Sampling
+from medkd.core.task import find_task
 from medkd.grading import checks
+from medkd.models.chat_template import make_messages, render
+from medkd.models.load import LoadedModel
 from medkd.report.material import read_lines
-from medkd.train.callbacks import Callback
+from medkd.text.similarity import is_looping
+from medkd.train.checkpoints import Callback
 from medkd.train.config import CHECKPOINTS
-from medkd.train.grpo import PromptItem, Sampler
 from medkd.train.rewards import (
     BatchReward,
+    PromptItem,
     Rollout,
     choose_band,
     fill_undecided,
@@ -31,6 +36,11 @@ from medkd.train.rewards import (
     make_rewards,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+N_AT_ONCE = 64
+"""Answers drawn at once; halved where memory runs out."""
 N_BASELINE_QUESTIONS = 32
 MAX_TRUNCATED = 0.1
 """Share of answers cut off at the limit from which the limit, not the model, decides what is
@@ -60,15 +70,21 @@ CHECKS: Mapping[str, tuple[str, Check]] = {
     "form": ("format", lambda r, why, said: checks.check_form(why, said, has_stopped(r)).passed),
     "no_loop": ("loop", lambda r, _, __: checks.check_loop(r.text).passed),
     "stops": ("stop", lambda r, _, __: has_stopped(r)),
-    "grounded": ("grounded", lambda r, why, _: checks.check_grounding(why, r.record, 0.6).passed),
+    "grounded": (
+        "grounded",
+        lambda r, why, _: checks.check_grounding(why, r.question.record, 0.6).passed,
+    ),
     "length": ("length", lambda _, why, __: checks.check_length(why, *REASONING_LENGTH).passed),
     "exact": ("", lambda r, _, __: grade_rollout(r).exact),
     "no_refusal": ("", lambda _, why, said: checks.check_refusal(why, said).passed),
-    "language": ("", lambda r, why, _: checks.check_language(why, r.record).passed),
-    "brevity": ("", lambda r, _, said: checks.check_brevity(said, r.reference, MAX_ANSWER).passed),
+    "language": ("", lambda r, why, _: checks.check_language(why, r.question.record).passed),
+    "brevity": (
+        "",
+        lambda r, _, said: checks.check_brevity(said, r.question.reference, MAX_ANSWER).passed,
+    ),
     "no_hint": ("", lambda _, why, __: checks.check_hint(why).passed),
     "no_identifier": ("", lambda _, why, said: checks.check_identifiers(why, said).passed),
-    "no_copy": ("", lambda r, why, _: checks.check_copy(why, r.record, MAX_COPIED).passed),
+    "no_copy": ("", lambda r, why, _: checks.check_copy(why, r.question.record, MAX_COPIED).passed),
 }
 """Name of a check to the reward that pays for the same thing, if any, and the check."""
 
@@ -76,6 +92,77 @@ CHECKS: Mapping[str, tuple[str, Check]] = {
 def has_stopped(rollout: Rollout) -> bool:
     """Tell whether the student ended its turn itself."""
     return rollout.finish_reason == FinishReason.STOP
+
+
+def make_prompts(
+    tokenizer: "PreTrainedTokenizerBase",
+    examples: Sequence[Example],
+    plain_template: str,
+    task: str = "",
+) -> list[PromptItem]:
+    """Put examples into the plain template; `task` names the file of a task that is not shipped."""
+    return [
+        PromptItem(
+            e.id,
+            render(tokenizer, make_messages(e.input, e.instruction, e.system), plain_template),
+            e.input,
+            e.reference,
+            find_task(e.task, task).answer.kind,
+            e.known,
+        )
+        for e in examples
+    ]
+
+
+class Sampler:
+    """Draws answers of a model that changes under it."""
+
+    def __init__(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", sampling: Sampling
+    ) -> None:
+        self.sampling = sampling
+        self.engine = TransformersEngine(LoadedModel(model, tokenizer), N_AT_ONCE, is_looping)
+
+    def draw(
+        self, prompts: Sequence[str], samples: Sequence[int], model: "PreTrainedModel | None" = None
+    ) -> list[Generation]:
+        """Draw one answer to each prompt, in their order; `samples` tells equal prompts apart.
+
+        Where memory runs out, the engine draws fewer at once and tells so, which changes none of
+        them: a smaller group would change what is learnt. The model is in evaluation meanwhile: in
+        training, gradient checkpointing forbids the cache.
+        """
+        self.engine.model = model or self.engine.model
+        was_training = self.engine.model.training
+        self.engine.model.eval()
+        try:
+            drawn = dict(self.engine.generate(prompts, self.sampling, samples))
+        finally:
+            self.engine.model.train(was_training)
+        return [drawn[at] for at in range(len(prompts))]
+
+    def draw_rollouts(
+        self, questions: Sequence[PromptItem], n_each: int, first_sample: int = 0
+    ) -> list[list[Rollout]]:
+        """Draw several answers to each question."""
+        prompts = [question.prompt for question in questions for _ in range(n_each)]
+        samples = [first_sample + number for _ in questions for number in range(n_each)]
+        drawn = iter(self.draw(prompts, samples))
+        return [[self.read_rollout(next(drawn).ids, q) for _ in range(n_each)] for q in questions]
+
+    def read_rollout(self, ids: Sequence[int], question: PromptItem) -> Rollout:
+        """Read an answer from its tokens."""
+        return Rollout(*self.read_text(ids), len(ids), question)
+
+    def read_text(self, ids: Sequence[int]) -> tuple[str, FinishReason]:
+        """Read a text from its tokens, and how it ended: one without an end is a loop, or else was
+        cut off."""
+        is_ended = bool(ids) and ids[-1] in self.engine.stop_ids
+        kept = list(ids[:-1] if is_ended else ids)
+        text = cast(str, self.engine.tokenizer.decode(kept, skip_special_tokens=False))
+        if is_ended:
+            return text, FinishReason.STOP
+        return text, FinishReason.LOOP if is_looping(text) else FinishReason.LENGTH
 
 
 class Baseline(Record):
@@ -132,9 +219,7 @@ def measure_baseline(
         [sum(weights[name] * scores[name][at][i] for name in scores) for i in range(len(group))]
         for at, group in enumerate(groups)
     ]
-    known = [
-        grade_rollout(rollout, terms_path).principal for rollout in rollouts if rollout.reference
-    ]
+    known = [grade_rollout(r, terms_path).principal for r in rollouts if r.question.reference]
     means = {name: fmean(v for group in of for v in group) for name, of in scores.items()}
     spreads = {name: fmean(pstdev(group) for group in of) for name, of in scores.items()}
     baseline = Baseline(
@@ -237,21 +322,20 @@ class Watch(Callback):
         paid: Collection[str],
         restore: Callable[[int], int],
         judge: BatchReward | None = None,
-        resumed_step: int = 0,
     ) -> None:
         self.path, self.sampler, self.judge = path, sampler, judge
         self.restore = restore
         self.questions = list(questions)[:N_QUESTIONS]
         self.paid = set(paid)
-        before = [Look.model_validate(line) for line in read_lines(path)]
-        self.looks = [look for look in before if look.step <= resumed_step]
+        self.looks: list[Look] = []
         self.stopped_at: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        before = [Look.model_validate(line) for line in read_lines(self.path)]
+        self.looks = [look for look in before if look.step <= state.global_step]
         self._protect(state)
-        if state.global_step:
-            # A run killed between a checkpoint and its look goes on from there.
-            self.on_save(args, state, control)
+        # The start; or the look of a checkpoint behind which the run was killed.
+        self.on_save(args, state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         since = self.looks[-1].step if self.looks else 0
@@ -338,14 +422,16 @@ class Watch(Callback):
         return has_risen and _has_fallen(self.watched(best), self.watched(look))
 
     def find_falls(self) -> dict[str, list[float]]:
-        """Name what nobody pays for and fell from the first look to the last, and both rates.
+        """Name what nobody pays for and fell from the first look to that of the weights that are
+        kept, and both rates.
 
         A fall is one that the 95 % interval of the mean difference over questions, each compared
         with itself, does not explain by chance.
         """
         if len(self.looks) < 2:
             return {}
-        first, last = self.looks[0], self.looks[-1]
+        first = self.looks[0]
+        last = self.looks[-1] if self.stopped_at is None else self.find_best()
         return {
             name: [first.rates[name], last.rates[name]]
             for name in self.unpaid
