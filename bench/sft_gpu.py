@@ -20,6 +20,7 @@ Goal: at least 55 % of the measured product, and the worked example (62,766 rows
 under 4 hours on one H200.
 
 In: a GPU. Out: a table with the GPU's name, and the hours. Without a GPU it says so and measures
+nothing; with --tiny it goes through all of it on a tiny shape, on any machine, and its figures mean
 nothing.
 Run: `.venv/bin/python bench/sft_gpu.py --batches 1 2 4 8`
 """
@@ -45,6 +46,8 @@ SHAPE = {
     "tie_word_embeddings": False,
 }
 """Qwen2.5-7B's own config."""
+TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 ROW_TOKENS = 2048
 RANK = 16
 N_EXAMPLE_ROWS, N_EXAMPLE_EPOCHS, EXAMPLE_TOKENS = 62766, 2, 1000
@@ -61,20 +64,26 @@ class Switches(NamedTuple):
     batch: int
 
 
-def measure_product(size: int = 8192, n: int = 30) -> float:
+def wait(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_product(device: str, size: int, n: int = 30) -> float:
     """Return the FLOPs a second of a plain bfloat16 matrix product: the ceiling here."""
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(5):
         a @ b
-    torch.cuda.synchronize()
+    wait(device)
     began = time.perf_counter()
     for _ in range(n):
         a @ b
-    torch.cuda.synchronize()
+    wait(device)
     return 2 * size**3 * n / (time.perf_counter() - began)
 
 
-def count_flops(model, n_adapter: int) -> float:
+def count_flops(model, n_adapter: int, n_tokens: int) -> float:
     """Count the FLOPs a token, as the docstring of this file derives them."""
     config = model.config
     n_multiplying = (
@@ -84,14 +93,16 @@ def count_flops(model, n_adapter: int) -> float:
     )
     return (
         4 * n_multiplying
-        + 6 * config.num_hidden_layers * config.hidden_size * ROW_TOKENS
+        + 6 * config.num_hidden_layers * config.hidden_size * n_tokens
         + 6 * n_adapter
     )
 
 
-def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
-    """Train a few steps through `train.stage`, as `medkd train` does; returns tokens a second, peak GiB
-    and FLOPs a token."""
+def measure(
+    switches: Switches, n_steps: int, shape: dict[str, int], device: str, n_tokens: int
+) -> tuple[float, float, float]:
+    """Train a few steps through `train.stage`, as `medkd train` does; returns tokens a second, peak
+    GiB and FLOPs a token."""
     import tempfile
     from pathlib import Path
 
@@ -103,12 +114,13 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
     from medkd.train.preflight import TokenizedExample
     from medkd.train.stage import make_dataset, make_trainer, make_trainer_config
 
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(0)
-    with torch.device("cuda"):
+    with torch.device(device):
         model = AutoModelForCausalLM.from_config(
-            Qwen2Config(**SHAPE), dtype=torch.bfloat16, attn_implementation=switches.attention
+            Qwen2Config(**shape), dtype=torch.bfloat16, attn_implementation=switches.attention
         )
     model.config.use_cache = False
     tokenizer: PreTrainedTokenizerFast = load_tokenizer(
@@ -116,9 +128,11 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
     )  # any with a pad token: the rows are numbers already
     rows = [
         TokenizedExample(row, row)
-        for row in torch.randint(10, 150000, (switches.batch * n_steps, ROW_TOKENS)).tolist()
+        for row in torch.randint(
+            10, shape["vocab_size"], (switches.batch * n_steps, n_tokens)
+        ).tolist()
     ]
-    shape = ModelShape(0, [], 28, 3584, 152064, "model.embed_tokens.weight", "lm_head.weight")
+    names = ModelShape(0, [], 0, 0, 0, "model.embed_tokens.weight", "lm_head.weight")
     extra = {
         "bf16": True,
         "gradient_checkpointing": switches.checkpointing,
@@ -136,29 +150,29 @@ def measure(switches: Switches, n_steps: int) -> tuple[float, float, float]:
             trainer=extra,
         )
         packs = switches.attention != "sdpa"
-        args = make_trainer_config(config, "cuda", len(rows), 1, has_val=False, packs=packs)
+        args = make_trainer_config(config, device, len(rows), 1, has_val=False, packs=packs)
         trainer = make_trainer(
-            model, tokenizer, make_dataset(rows), None, args, make_lora_config(RANK, shape)
+            model, tokenizer, make_dataset(rows), None, args, make_lora_config(RANK, names)
         )
         stamps: list[float] = []
         step = trainer.training_step
 
         def timed(*given, **more):
-            torch.cuda.synchronize()
+            wait(device)
             stamps.append(time.perf_counter())
             return step(*given, **more)
 
         trainer.training_step = timed
         trainer.train()
-        torch.cuda.synchronize()
+        wait(device)
     # The first two steps also pay for what is done once.
     spent, n = time.perf_counter() - stamps[2], len(stamps) - 2
     adapted = trainer.model
     n_adapter = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     return (
-        n * switches.batch * ROW_TOKENS / spent,
-        torch.cuda.max_memory_allocated() / 2**30,
-        count_flops(adapted, n_adapter),
+        n * switches.batch * n_tokens / spent,
+        torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0,
+        count_flops(adapted, n_adapter, n_tokens),
     )
 
 
@@ -175,13 +189,18 @@ def main() -> None:
         default=EXAMPLE_TOKENS,
         help="mean tokens a row of the worked example",
     )
+    parser.add_argument("--tiny", action="store_true", help="a tiny shape: only whether it runs")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    has_gpu = torch.cuda.is_available()
+    if not has_gpu and not options.tiny:
         print("bench/sft_gpu.py: torch sees no GPU here; nothing was measured", file=sys.stderr)
         return
-    product = measure_product()
+    device = "cuda" if has_gpu else "cpu"
+    name = torch.cuda.get_device_name(0) if has_gpu else "a processor"
+    shape, n_tokens = (TINY, 64) if options.tiny else (SHAPE, ROW_TOKENS)
+    product = measure_product(device, 64 if options.tiny else 8192)
     print(
-        f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}; a matrix product reaches {product / 1e12:.0f} TFLOP/s\n"
+        f"{name}, torch {torch.__version__}; a matrix product reaches {product / 1e12:.0f} TFLOP/s\n"
     )
     print(
         "| attention | Liger | checkpointing | batch | tokens/s | peak GiB | share of the product | hours of the example |\n"
@@ -194,7 +213,7 @@ def main() -> None:
         Switches, itertools.product(attentions, ligers, (True, False), options.batches)
     ):
         try:
-            rate, peak, flops = measure(switches, options.steps)
+            rate, peak, flops = measure(switches, options.steps, shape, device, n_tokens)
         except torch.OutOfMemoryError:
             print(
                 f"| {switches.attention} | {switches.liger} | {switches.checkpointing} | {switches.batch} | out of memory | | | |",
