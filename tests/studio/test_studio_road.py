@@ -207,6 +207,11 @@ def test_what_is_written_while_a_form_is_drawn_anew_stays(
     page.locator("#order code").filter(has_text="--method=full").wait_for()
     page.locator("#order code").filter(has_text="--epochs=7").wait_for()
     assert page.get_by_label("Epochs").input_value() == "7"
+    page.goto(f"{studio.url}/en/start?kind=distill&run=one")
+    page.get_by_label("API key").fill("sk-secret")
+    page.get_by_label("Mode --mode").select_option("solve")
+    page.locator("#order code").filter(has_text="--mode=solve").wait_for()
+    assert page.get_by_label("API key").input_value() == "sk-secret"
 
 
 @pytest.fixture

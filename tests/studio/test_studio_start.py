@@ -13,7 +13,8 @@ from hostile_samples import make_step
 from openpyxl import Workbook
 
 from medkd import background_jobs
-from medkd.core.config import read_shipped_yaml
+from medkd.background_jobs import Job
+from medkd.core.config import find_recipe, read_shipped_yaml
 from medkd.stages import STAGES
 from medkd.studio import jobs
 from medkd.studio.forms import N_FIRST, lay_out, read_fields
@@ -116,6 +117,39 @@ def test_a_key_goes_to_the_process_and_stays_nowhere(client, tmp_path: Path, mon
     assert not [
         path for path in tmp_path.rglob("*") if path.is_file() and b"sk-secret" in path.read_bytes()
     ]
+
+
+def test_who_goes_on_is_asked_for_the_key_that_is_kept_nowhere(
+    client, tmp_path: Path, monkeypatch
+) -> None:
+    handed: list = []
+    monkeypatch.setattr(
+        "medkd.background_jobs.start", lambda words, environment, cwd: handed.append(environment)
+    )
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    own = str(find_recipe("own-cases.yaml"))
+    for name, words, asks in (
+        ("paid", ["distill", "--teacher=deepseek"], True),
+        ("usual", ["distill"], True),
+        ("play", ["distill", "--teacher=rehearsal"], False),
+        ("trained", ["train"], False),
+        ("recipe", ["run", own], False),
+        ("paid-recipe", ["run", own, "--distill.teacher=deepseek"], True),
+    ):
+        step = make_step(tmp_path / "runs" / name / "distill", "distill")
+        out = step.parent if words[0] == "run" else step
+        job = Job(
+            name=f"x-{name}", words=[*words, f"--out={out}"], cwd=tmp_path, pid=1, started_at="2026"
+        )
+        job.folder.mkdir(parents=True)
+        (job.folder / "run.json").write_text(job.model_dump_json())
+        (job.folder / "alive").touch()
+        page = client.get(f"/en/run?name={name}").text
+        assert ("Go on" in page, 'name="key"' in page) == (True, asks), name
+        form = {"csrf": read_boxes(page)["csrf"], "name": name, "key": "sk-secret"}
+        client.post("/en/run/resume", data=form, follow_redirects=False)
+        environment = handed.pop()
+        assert not asks or environment == {"DEEPSEEK_API_KEY": "sk-secret"}
 
 
 def test_files_of_a_browser_are_read_mapped_masked_and_led_to_a_form(

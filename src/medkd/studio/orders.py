@@ -5,6 +5,7 @@ In: which stage or recipe was chosen, what was filled in. Out: words for `medkd`
 that hands a key over, what is wrong by field. Not done here: starting (`studio.jobs`).
 """
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,9 @@ from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
-from medkd.completers.providers import read_providers
+from medkd.completers.providers import Provider, read_providers
 from medkd.core.config import RECIPES, find_recipe, read_recipe
-from medkd.core.errors import InputError, say_problem
+from medkd.core.errors import InputError, MedkdError, say_problem
 from medkd.core.i18n import Texts
 from medkd.core.task import SHIPPED
 from medkd.models.load import TINY
@@ -297,14 +298,29 @@ def asks_key(part: Part) -> bool:
     return asks and (teacher is None or teacher.key_needed)
 
 
-def hand_over(words: Sequence[str], secret: str) -> dict[str, str]:
-    """Return the environment that hands a key to the teacher whom a command asks, or its recipe."""
-    if not secret.strip():
-        return {}
-    recipe = read_recipe(Path(words[1])) if words[0] == "run" else {}
+def find_teacher(words: Sequence[str]) -> Provider | None:
+    """Find the teacher whom a command asks, or its recipe; None where it names none and has no
+    usual one."""
+    recipe = read_recipe(Path(words[1])) if words[0] == "run" else {words[0]: {}}
     sections = (section for section in recipe.values() if isinstance(section, dict))
     named = [str(section["teacher"]) for section in sections if "teacher" in section]
-    usual = next(field.default for field in read_fields("distill") if field.name == "teacher")
-    candidates = [*(word.rpartition("=")[2] for word in words), *named, usual]
-    teacher = next(name for name in candidates if name in read_providers())
-    return {read_providers()[teacher].key_variable: secret.strip()}
+    asks = any(str(step).split("-")[0] in ("distill", "rubric") for step in recipe)
+    usual = [field.default for field in read_fields("distill") if asks and field.name == "teacher"]
+    candidates = [*(word.rpartition("=")[2] for word in words), *named, *usual]
+    return next((read_providers()[name] for name in candidates if name in read_providers()), None)
+
+
+def lacks_key(words: Sequence[str]) -> bool:
+    """Tell whether a command asks a teacher whose key is in no variable of the studio's own: it was
+    typed in, and is kept nowhere."""
+    try:
+        teacher = find_teacher(words)
+    except MedkdError:  # the recipe is gone
+        return False
+    return bool(teacher and teacher.key_needed and not os.environ.get(teacher.key_variable))
+
+
+def hand_over(words: Sequence[str], secret: str) -> dict[str, str]:
+    """Return the environment that hands a key to the teacher whom a command asks."""
+    teacher = find_teacher(words) if secret.strip() else None
+    return {teacher.key_variable: secret.strip()} if teacher else {}

@@ -19,7 +19,7 @@ from medkd.distill.bill import bill
 from medkd.studio import jobs
 from medkd.studio.jobs import Job, write_money
 from medkd.studio.jsonl_index import Row, open_index, take_page
-from medkd.studio.orders import PAYING, hand_over, show_command
+from medkd.studio.orders import PAYING, hand_over, lacks_key, show_command
 from medkd.studio.page import Form, Page, read_text, stream
 from medkd.studio.road import (
     TRAINING,
@@ -97,6 +97,7 @@ def _describe(page: Page) -> dict[str, Any]:
         "log": jobs.read_tail(last, N_LOG_LINES) if last else [],
         "problem": page.t.say(Said.from_json(end.problem)) if end and end.problem else "",
         "command": show_command(last.words) if last else "",
+        "lacks_key": last is not None and not job.alive and lacks_key(last.words),
         "is_foreign": job.state == jobs.UNFINISHED and not last,
     }
 

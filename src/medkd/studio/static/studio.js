@@ -68,11 +68,14 @@ function redraw(changed) {
   const form = changed.form;
   const open = [...form.querySelectorAll('details')].map((one) => one.open);
   const late = new Map();
+  const key = form.querySelector('#key')?.value;
   let focused = document.activeElement?.id;
   form.addEventListener('input', (event) => late.set(event.target.id, event.target));
   form.addEventListener('focusin', (event) => { focused = event.target.id; });
   htmx.ajax('POST', form.getAttribute('hx-post').split('?')[0], {source: changed, target: form, swap: 'outerHTML'}).then(() => {
     document.querySelectorAll('#order-form details').forEach((one, number) => { one.open = open[number] ?? false; });
+    const box = document.getElementById('key');
+    if (box && key) box.value = key; // the server never sends it back
     for (const [id, written] of late) {
       const box = document.getElementById(id);
       if (!box || box === written) continue;
