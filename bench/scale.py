@@ -181,11 +181,12 @@ def timed(what: str) -> Generator[None, None, None]:
 
 
 def time_ledger(path: Path, n: int) -> None:
+    from medkd.completers.costs import list_lines
     from medkd.completers.ledger import Ledger, open_reader
 
     print(f"ledger of {n} attempts, {path.stat().st_size / 2**30:.2f} GiB", flush=True)
     with open_reader(path) as reader, timed("bill"):
-        [line] = reader.bill_lines()
+        [line] = list_lines(reader)
         assert line.attempts == n
     with timed("open"):
         ledger = Ledger(path)

@@ -11,10 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint
+from medkd.completers.client import LedgerClient
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import find_target
+from medkd.completers.scheduler import RunOptions
 from medkd.core.records import Message, Request, Sampling
 
 
@@ -23,7 +23,7 @@ def main(base_url: str, n_streams: int, folder: Path, concurrency: int) -> None:
 
     with Ledger(folder / "ledger.sqlite") as ledger:
         completer = LedgerClient(
-            Endpoint(find_target("custom", "m", base_url)),
+            find_target("custom", "m", base_url),
             ledger,
             RunOptions(concurrency=concurrency),
         )

@@ -9,9 +9,9 @@ import pytest
 
 from batch_server import BatchServer, serve_batches, whole
 from medkd.completers.batch import JOURNAL, BatchClient
-from medkd.completers.client import RunOptions
 from medkd.completers.ledger import FILE_NAME, Ledger
 from medkd.completers.providers import Target, find_target, read_providers
+from medkd.completers.scheduler import RunOptions
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Message, Request
 

@@ -7,12 +7,12 @@ from threading import Thread
 import pytest
 
 from ledger_reading import list_attempts
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint, TimeLimits, read_retry_after
+from medkd.completers.client import LedgerClient
+from medkd.completers.endpoint import TimeLimits, read_retry_after
 from medkd.completers.ledger import Ledger
-from medkd.completers.limits import RetryPolicy
-from medkd.completers.outcomes import AttemptOutcome, MissingPart
+from medkd.completers.outcomes import FREE, AttemptOutcome, MissingPart, RetryPolicy
 from medkd.completers.providers import find_target
+from medkd.completers.scheduler import RunOptions
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Message, Request, Sampling
 from medkd.demo.dialogue import Fault
@@ -34,11 +34,11 @@ def open_completer(
     ledger, base_url, concurrency=4, limits=None, has_prefix=False, **more
 ) -> LedgerClient:
     target = find_target("rehearsal", "", base_url)
-    endpoint = Endpoint(target if has_prefix else replace(target, prefix=None), limits)
+    more = {"retry": HASTY, "limits": limits or TimeLimits(), **more}
     return LedgerClient(
-        endpoint,
+        target if has_prefix else replace(target, prefix=None),
         ledger,
-        RunOptions(concurrency=concurrency, retry=more.pop("retry", HASTY), **more),
+        RunOptions(concurrency=concurrency, **more),
     )
 
 
@@ -81,7 +81,7 @@ def test_each_passing_fault_is_named_and_another_try_is_made(tmp_path, fault, ou
     assert answer.attempts == 2
     first, second = list_attempts(path)
     assert (first.outcome, second.outcome) == (outcome, AttemptOutcome.COMPLETE)
-    assert (first.amount > 0) == (not outcome.is_free)
+    assert (first.amount > 0) == (outcome not in FREE)
     if outcome is AttemptOutcome.RATE_LIMITED:
         assert waits[0] >= 1.0
 
@@ -195,12 +195,12 @@ def test_the_budget_is_a_hard_stop_that_counts_what_is_in_flight(tmp_path):
 
 
 def test_a_budget_without_a_known_price_is_refused(tmp_path):
-    endpoint = Endpoint(find_target("custom", "any", "http://127.0.0.1:9/v1"))
+    target = find_target("custom", "any", "http://127.0.0.1:9/v1")
     with (
         Ledger(tmp_path / "l.sqlite") as ledger,
         pytest.raises(InputError, match="no price is known"),
     ):
-        LedgerClient(endpoint, ledger, RunOptions(budget=1.0))
+        LedgerClient(target, ledger, RunOptions(budget=1.0))
 
 
 def test_a_limit_that_cut_the_answer_is_raised(tmp_path):

@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 
 from ledger_reading import list_attempts
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint, TimeLimits
+from medkd.completers.client import LedgerClient
+from medkd.completers.endpoint import TimeLimits
 from medkd.completers.ledger import Ledger
-from medkd.completers.limits import RetryPolicy
-from medkd.completers.outcomes import AttemptOutcome
+from medkd.completers.outcomes import AttemptOutcome, RetryPolicy
 from medkd.completers.providers import find_target
+from medkd.completers.scheduler import RunOptions
 from medkd.core.errors import InputError
 from medkd.core.records import Message, Request
 from medkd.distill.courses import find_missing_part
@@ -240,6 +240,7 @@ def answer_all(ways, tmp_path, n=1, prefix=None, tell=lambda trouble: None, **li
     options = RunOptions(
         concurrency=8,
         retry=RetryPolicy(backoff_s=0.01, backoff_cap_s=0.05),
+        limits=TimeLimits(**limits),
         find_missing=find_missing_part,
         on_progress=lambda progress: tell(progress.trouble),
     )
@@ -247,9 +248,7 @@ def answer_all(ways, tmp_path, n=1, prefix=None, tell=lambda trouble: None, **li
         target = find_target("custom", "any", server.base_url)
         if prefix:
             target = replace(target, prefix=prefix.model_copy(update={"base_url": server.base_url}))
-        answers = LedgerClient(Endpoint(target, TimeLimits(**limits)), ledger, options).complete(
-            requests
-        )
+        answers = LedgerClient(target, ledger, options).complete(requests)
     return answers, server
 
 

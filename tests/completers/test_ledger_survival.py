@@ -19,8 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ledger_reading import list_attempts
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import Charge, Price, find_target
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult, Charge
+from medkd.completers.providers import Price, find_target
 from medkd.core.records import Usage
 
 TARGET = find_target("rehearsal")
@@ -145,8 +145,8 @@ WORKER = """
 import random, sys
 from pathlib import Path
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import Charge, Price, find_target
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult, Charge
+from medkd.completers.providers import Price, find_target
 from medkd.core.records import Usage
 target, price, rng = find_target("rehearsal"), Price(cache_hit=0, cache_miss=1, output=4), random.Random(int(sys.argv[2]))
 with Ledger(Path(sys.argv[1])) as ledger:

@@ -1,225 +1,91 @@
-import sqlite3
-from dataclasses import replace
+import asyncio
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from ledger_reading import list_attempts
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint, TimeLimits
+from medkd.completers.client import LedgerClient
+from medkd.completers.endpoint import Address, TimeLimits
 from medkd.completers.ledger import Ledger
-from medkd.completers.limits import ResumeSupport, RetryPolicy
-from medkd.completers.outcomes import (
-    AnswerPart,
-    AttemptOutcome,
-    AttemptResult,
-    MissingPart,
-    PartialAnswer,
-    append_continuation,
-    could_be_whole,
-    make_partial,
-)
+from medkd.completers.outcomes import AdaptiveLimit, AttemptOutcome, RetryPolicy
 from medkd.completers.providers import find_target
-from medkd.core.records import Message, Request, Sampling
-from medkd.demo.dialogue import Fault, Prefix
+from medkd.completers.scheduler import Places, RunOptions
+from medkd.core.records import Message, Request
 from medkd.demo.teacher import serve_teacher
-from medkd.distill.courses import find_missing_part
-
-REASONING = "患者发热伴头痛三天，颈强直阳性，提示脑膜受刺激；脑脊液白细胞升高、糖降低，支持细菌感染，因此考虑本病。"
-WHOLE = f"<think>\n{REASONING}\n</think>\n\n化脓性脑膜炎"
 
 
-def ask(number: int, thinking: bool = False) -> Request:
-    text = f"<diagnosis>化脓性脑膜炎{number}</diagnosis><record>【主诉】发热伴头痛{number}天。【查体】颈强直，体温39.{number}℃。</record>"
-    return Request(
-        messages=(Message(role="user", content=text),),
-        sampling=Sampling(max_tokens=1024, thinking=thinking),
-    )
+def make_address(cap: int, number: int = 1) -> Address:
+    target = find_target("custom", "any", f"http://127.0.0.1:{number}/v1")
+    return Address(target, TimeLimits(), RetryPolicy(), cap)
 
 
-def open_completer(ledger, base_url, has_prefix=True, **more) -> LedgerClient:
-    target = find_target("rehearsal", "", base_url)
-    options = RunOptions(
-        concurrency=4,
-        retry=RetryPolicy(backoff_s=0.01, backoff_cap_s=0.05),
-        find_missing=find_missing_part,
-    )
-    return LedgerClient(
-        Endpoint(target if has_prefix else replace(target, prefix=None), more.get("limits")),
-        ledger,
-        options,
-    )
+def test_nobody_enters_past_the_limit_and_a_place_given_back_is_taken():
+    async def play() -> list[int]:
+        address, seen = make_address(2), []
+        places = Places([address])
+
+        async def visit() -> None:
+            assert await places.enter() is address
+            seen.append(address.limit.n_inside)
+            await asyncio.sleep(0.01)
+            places.leave(address)
+
+        await asyncio.gather(*(visit() for _ in range(9)))
+        return seen
+
+    seen = asyncio.run(play())
+    assert len(seen) == 9
+    assert max(seen) == 2
 
 
-@given(st.integers(1, len(WHOLE)))
-def test_a_text_cut_anywhere_and_gone_on_with_is_the_text(cut):
-    assert append_continuation(PartialAnswer(1, "", WHOLE[:cut]), "", WHOLE[cut:]) == ("", WHOLE)
+def test_it_shrinks_to_what_is_served_once_a_round_and_grows_back():
+    limit = AdaptiveLimit(100)
+    for _ in range(30):
+        limit.note_accepted()
+    for _ in range(50):
+        limit.note_ended(AttemptOutcome.RATE_LIMITED, was_accepted=False, seconds=0.0)
+    assert limit.limit == 50
+    limit._shrunk_at = -1e9
+    limit.note_ended(AttemptOutcome.RATE_LIMITED, was_accepted=False, seconds=0.0)
+    assert limit.limit == 30
+    for _ in range(30):
+        limit.note_ended(AttemptOutcome.COMPLETE, was_accepted=True, seconds=0.0)
+    assert 34 < limit.limit < 36
 
 
-@given(st.integers(1, len(REASONING)))
-def test_a_reasoning_cut_anywhere_and_gone_on_with_is_the_reasoning(cut):
-    assert append_continuation(
-        PartialAnswer(1, REASONING[:cut], ""), REASONING[cut:], "化脓性脑膜炎"
-    ) in {
-        (REASONING, "化脓性脑膜炎"),
-        None if cut == len(REASONING) else (REASONING, "化脓性脑膜炎"),
-    }
+def test_faults_that_have_nothing_to_do_with_load_do_not_slow_it_down():
+    limit = AdaptiveLimit(100)
+    for _ in range(95):
+        limit.note_accepted()
+    limit.note_ended(AttemptOutcome.OVERLOADED, was_accepted=False, seconds=0.0)
+    assert limit.limit == 95
 
 
-@pytest.mark.parametrize("cut", [10, 30, len(WHOLE) - 8, len(WHOLE)])
-@pytest.mark.parametrize(
-    "anew", [WHOLE, "<think>先看主诉。</think>脑炎", f"好的。{WHOLE.removeprefix('<think>')}"]
-)
-def test_a_text_that_begins_anew_is_not_put_behind_the_first(cut, anew):
-    assert append_continuation(PartialAnswer(1, "", WHOLE[:cut]), "", anew) is None or (
-        cut == 10 and not anew.startswith("<think>")
-    )
+def test_a_closed_gate_lets_nobody_in_and_sends_those_who_wait_away():
+    async def play() -> list[Address | None]:
+        places = Places([make_address(1)])
+        assert await places.enter()
+        waiting = [asyncio.create_task(places.enter()) for _ in range(3)]
+        await asyncio.sleep(0)
+        places.close()
+        return [*await asyncio.gather(*waiting), await places.enter()]
+
+    assert asyncio.run(play()) == [None] * 4
 
 
-def test_half_a_reasoning_followed_by_an_answer_or_an_answer_by_new_thoughts_are_not_joined():
-    assert append_continuation(PartialAnswer(1, REASONING[:30], ""), "", "化脓性脑膜炎") is None
-    assert append_continuation(PartialAnswer(1, REASONING, "化脓性"), "再想一遍", "脑膜炎") is None
-    assert append_continuation(PartialAnswer(1, REASONING, "化脓性"), "", "脑膜炎") == (
-        REASONING,
-        "化脓性脑膜炎",
-    )
-
-
-@pytest.mark.parametrize(
-    ("answer", "is_kept"),
-    [
-        (AttemptResult(AttemptOutcome.CUT, text=WHOLE[:40]), True),
-        (AttemptResult(AttemptOutcome.CUT, text=WHOLE[:40] + "\ufffd"), True),
-        (AttemptResult(AttemptOutcome.CUT, text=WHOLE[:40] + " \n"), True),
-        (AttemptResult(AttemptOutcome.UNKNOWN, reasoning=REASONING), True),
-        (AttemptResult(AttemptOutcome.CUT, text=WHOLE[:8]), False),
-        (AttemptResult(AttemptOutcome.FILTERED, text=WHOLE[:40]), False),
-        (AttemptResult(AttemptOutcome.UNREADABLE, text=REASONING), False),
-        (AttemptResult(AttemptOutcome.UNREADABLE, text=f"<think>{REASONING}</think>"), True),
-        (AttemptResult(AttemptOutcome.UNREADABLE, reasoning=REASONING), True),
-    ],
-)
-def test_only_what_merely_lacks_its_end_is_gone_on_from(answer, is_kept):
-    so_far = make_partial(7, answer, find_missing_part)
-    assert (so_far is not None) == is_kept
-    assert so_far is None or not so_far.text.endswith(("\ufffd", "\n"))
-
-
-PLAIN = Request(messages=(), sampling=Sampling(thinking=False))
-
-
-def test_a_server_that_refuses_or_begins_anew_is_no_longer_asked_unless_it_has_gone_on_before():
-    text, thought = PartialAnswer(1, "", WHOLE[:40]), PartialAnswer(1, REASONING[:40], "")
-    refused = ResumeSupport(find_target("rehearsal").prefix)
-    refused.note_refused(text)
-    assert (
-        refused.is_possible(text, PLAIN),
-        refused.is_possible(thought, PLAIN),
-        thought.part,
-    ) == (False, True, AnswerPart.REASONING)
-    proven = ResumeSupport(find_target("rehearsal").prefix)
-    proven.note_resumed(text)
-    for _ in range(9):
-        proven.note_restarted(text)
-    proven.note_refused(text)
-    assert proven.is_possible(text, PLAIN)
-    assert not ResumeSupport(
-        find_target("custom", "m", "http://127.0.0.1:9/v1").prefix
-    ).is_possible(text, PLAIN)
-
-
-@pytest.mark.parametrize("thinking", [True, False])
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault.CUT,
-        Fault.ERROR_IN_STREAM,
-        Fault.NO_RESOURCE,
-        Fault.LENGTH,
-        Fault.NO_ANSWER,
-        Fault.SILENCE,
-    ],
-)
-def test_what_was_paid_for_is_gone_on_from_and_no_token_is_bought_twice(tmp_path, fault, thinking):
-    with serve_teacher(latency_s=0) as teacher, Ledger(tmp_path / "ideal.sqlite") as ledger:
-        [ideal] = open_completer(ledger, teacher.base_url).complete([ask(1, thinking)])
-    path = tmp_path / "l.sqlite"
+def test_a_cap_that_the_provider_never_told_is_found(tmp_path):
+    requests = [
+        Request(messages=(Message(role="user", content=f"【主诉】发热{n}天。"),))
+        for n in range(300)
+    ]
+    limits: list[int] = []
     with (
-        serve_teacher(latency_s=0, script=[fault, Fault.RATE_LIMIT]) as teacher,
-        Ledger(path) as ledger,
-    ):
-        [answer] = open_completer(
-            ledger, teacher.base_url, limits=TimeLimits(silence_s=0.2)
-        ).complete([ask(1, thinking)])
-        assert teacher.bill.n_gone_on == 1
-        assert teacher.bill.usage.completion <= ideal.usage.completion + 3
-    assert (answer.complete, answer.reasoning, answer.text, answer.attempts) == (
-        True,
-        ideal.reasoning,
-        ideal.text,
-        3,
-    )
-    first, limited, last = list_attempts(path)
-    assert (first.continues, limited.continues, last.continues) == (
-        None,
-        first.id,
-        first.id,
-    ) or limited.continues is None
-    assert last.continues == first.id
-
-
-@pytest.mark.parametrize("prefix", [Prefix.REFUSES, Prefix.IGNORES])
-def test_where_the_server_does_not_go_on_it_is_asked_again_the_plain_way(tmp_path, prefix):
-    with (
-        serve_teacher(latency_s=0, prefix=prefix, script=[Fault.CUT] * 12) as teacher,
+        serve_teacher(latency_s=0.1, streams=12) as teacher,
         Ledger(tmp_path / "l.sqlite") as ledger,
     ):
-        answers = open_completer(ledger, teacher.base_url).complete([ask(n) for n in range(12)])
-    assert all(a.complete and a.text.count("<think>") == 1 for a in answers)
-
-
-def test_what_neither_goes_on_nor_begins_anew_is_kept_out(tmp_path):
-    begun = "<think>\n" + REASONING + "\n"
-    with (
-        serve_teacher(latency_s=0, script=[Fault.NO_ANSWER, Fault.BLANK, None]) as teacher,
-        Ledger(tmp_path / "l.sqlite") as ledger,
-    ):
-        completer = open_completer(ledger, teacher.base_url)
-        [answer] = completer.complete([ask(1)])
-        assert len(ledger.attempts_of(completer.key_of(ask(1)))) == 3
-    assert answer.text.count("<think>") == answer.text.count("</think>") == 1
-    assert could_be_whole(PartialAnswer(1, "", begun), "<think>先看主诉") and not could_be_whole(
-        PartialAnswer(1, "", begun), "9℃，这一点需要解释。</think>脑炎"
-    )
-    assert could_be_whole(PartialAnswer(1, REASONING, "化脓性"), "脑膜炎")
-
-
-def test_what_a_stopped_run_left_unfinished_is_gone_on_from(tmp_path):
-    text = "<think>\n患者的主要问题是发热伴头痛1天，先看记录中有哪些异常。\n记录中有：颈强直"
-    with serve_teacher(latency_s=0) as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
-        completer = open_completer(ledger, teacher.base_url)
-        ledger.start_run(1)
-        attempt = ledger.open_attempt(
-            completer.key_of(ask(1)), "case", completer.target, 10, None
-        ).result()
-        ledger.save_pieces([(attempt, 1, False, text)]).result()
-    with serve_teacher(latency_s=0) as teacher:
-        connection = sqlite3.connect(tmp_path / "l.sqlite")  # as a kill leaves it
-        connection.execute("UPDATE attempts SET outcome = NULL")
-        connection.commit()
-        connection.close()
-        with Ledger(tmp_path / "l.sqlite") as ledger:
-            [answer] = open_completer(ledger, teacher.base_url).complete([ask(1)])
-        assert teacher.bill.n_gone_on == 1
-    assert answer.complete
-    assert answer.text.startswith(text)
-
-
-def test_missing_names_what_could_still_come():
-    assert find_missing_part("", "<think>发热") == MissingPart(
-        "no answer after </think>", is_at_end=True
-    )
-    assert find_missing_part("", "脑膜炎") == MissingPart(
-        "no reasoning between <think> and </think>", is_at_end=False
-    )
+        options = RunOptions(
+            concurrency=64,
+            retry=RetryPolicy(backoff_s=0.02, backoff_cap_s=0.1),
+            on_progress=lambda progress: limits.append(progress.limit),
+        )
+        target = find_target("rehearsal", "", teacher.base_url)
+        answers = LedgerClient(target, ledger, options).complete(requests)
+        assert teacher.bill.most_streams <= 12
+    assert all(a.complete for a in answers)
+    assert sorted(limits[-100:])[50] <= 20

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint, make_body
+from medkd.completers.client import LedgerClient
+from medkd.completers.endpoint import make_body
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import PartialAnswer
 from medkd.completers.providers import Usage, estimate_tokens, find_target, read_providers
+from medkd.completers.resume import PartialAnswer
+from medkd.completers.scheduler import RunOptions
 from medkd.core.errors import InputError
 from medkd.core.records import Message, Request, Sampling
 from medkd.demo.teacher import serve_teacher
@@ -295,9 +296,7 @@ def test_a_run_waits_for_the_cheap_hours_and_counts_down(tmp_path, monkeypatch):
             clock=lambda: next(clock, at(2026, 11, 24, 12)),
             on_progress=lambda progress: waits.append(progress.waits_s),
         )
-        completer = LedgerClient(
-            Endpoint(find_target("deepseek", "", teacher.base_url)), ledger, options
-        )
+        completer = LedgerClient(find_target("deepseek", "", teacher.base_url), ledger, options)
         [answer] = completer.complete(
             [Request(messages=(Message(role="user", content="【主诉】发热3天。"),))]
         )
@@ -311,7 +310,7 @@ def test_waiting_where_no_dear_hours_are_known_is_refused(tmp_path):
         Ledger(tmp_path / "l.sqlite") as ledger,
         pytest.raises(InputError, match="--when off-peak: no dear hours are known for rehearsal"),
     ):
-        LedgerClient(Endpoint(find_target("rehearsal")), ledger, RunOptions(when="off-peak"))
+        LedgerClient(find_target("rehearsal"), ledger, RunOptions(when="off-peak"))
 
 
 @pytest.mark.parametrize(

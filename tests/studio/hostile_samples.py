@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from medkd.completers.ledger import FILE_NAME, Ledger
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult
-from medkd.completers.providers import Charge, Price, find_target
+from medkd.completers.outcomes import AttemptOutcome, AttemptResult, Charge
+from medkd.completers.providers import Price, find_target
 from medkd.core.jsonl import MANIFEST
 from medkd.core.records import Prediction, Usage
 from medkd.core.stage_output import Manifest

@@ -183,12 +183,12 @@ def test_rows_that_nobody_de_identified_go_to_no_endpoint_unless_accepted(tmp_pa
     assert manifest.counts.read == 3 and "broken_line" not in manifest.counts.dropped
 
 
-def test_each_row_is_checked_once_and_one_endpoint_is_opened(tmp_path, monkeypatch):
+def test_each_row_is_checked_once_and_one_ledger_is_opened(tmp_path, monkeypatch):
     from medkd.verify import stage
 
     checked, opened = [], []
-    endpoint, check = stage.Endpoint, stage.check_rationale
-    monkeypatch.setattr(stage, "Endpoint", lambda *args: opened.append(args) or endpoint(*args))
+    ledger, check = stage.Ledger, stage.check_rationale
+    monkeypatch.setattr(stage, "Ledger", lambda *args: opened.append(args) or ledger(*args))
     monkeypatch.setattr(
         stage, "check_rationale", lambda one, config: checked.append(one.id) or check(one, config)
     )

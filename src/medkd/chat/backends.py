@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.llamacpp_engine import SUFFIX, LlamaCppEngine, check_file
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult
+from medkd.completers.outcomes import FATAL, AttemptOutcome, AttemptResult
 from medkd.completers.providers import Target, find_target
 from medkd.completers.transformers_engine import LOOP_CHECK_INTERVAL, TransformersEngine
 from medkd.core.errors import InputError
@@ -204,7 +204,7 @@ class EndpointBackend:
         except KeyboardInterrupt:
             return listener.sum_up("interrupted")
         splitter.finish()
-        if answer.outcome.is_fatal or answer.outcome == AttemptOutcome.UNREACHABLE:
+        if answer.outcome in FATAL or answer.outcome == AttemptOutcome.UNREACHABLE:
             raise InputError(
                 "{}: {}; check the address, the model's name and the key",
                 self.name,

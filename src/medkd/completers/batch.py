@@ -15,12 +15,20 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
-from medkd.completers.client import Follow, Labelled, LedgerClient, Progress, Report, RunOptions
-from medkd.completers.endpoint import Endpoint, find_proxy, find_worst_case, make_body, prompt_texts
+from medkd.completers.client import LedgerClient
+from medkd.completers.endpoint import find_proxy, find_worst_case, make_body, prompt_texts
 from medkd.completers.ledger import Ledger
-from medkd.completers.limits import RESUME_HINT, over_budget
-from medkd.completers.outcomes import AttemptOutcome, AttemptResult, classify_status
-from medkd.completers.providers import Target, estimate_tokens, make_charge
+from medkd.completers.outcomes import (
+    RESUME_HINT,
+    RETRYABLE,
+    AttemptOutcome,
+    AttemptResult,
+    classify_status,
+    make_charge,
+    over_budget,
+)
+from medkd.completers.providers import Target, estimate_tokens
+from medkd.completers.scheduler import Follow, Labelled, Progress, Report, RunOptions
 from medkd.completers.stream import AnswerReader, find_message, load, make_line
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_atomically
@@ -55,7 +63,7 @@ class BatchClient(LedgerClient):
         options: RunOptions | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        super().__init__(Endpoint(target), ledger, options)
+        super().__init__(target, ledger, options)
         self._window = target.provider.batch.window if target.provider.batch else ""
         self._poll_s = poll_s
         self._journal = ledger.path.with_name(JOURNAL)
@@ -131,7 +139,7 @@ class BatchClient(LedgerClient):
     def _may_fare_better(self, key: str) -> bool:
         attempts = self.ledger.attempts_of(key)
         outcome = attempts[-1].outcome if attempts else None
-        return outcome is None or outcome.is_retryable
+        return outcome is None or outcome in RETRYABLE
 
     def _choose(self, waiting: list[Item]) -> list[Item]:
         """Choose as many as one file holds, and as the budget covers at their worst."""

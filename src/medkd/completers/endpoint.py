@@ -20,24 +20,19 @@ from urllib.request import getproxies, proxy_bypass
 import orjson
 
 from medkd.completers.ledger import Ledger
-from medkd.completers.limits import AdaptiveLimit
 from medkd.completers.outcomes import (
+    AdaptiveLimit,
     AttemptOutcome,
     AttemptResult,
+    CircuitBreaker,
     FindMissing,
-    PartialAnswer,
-    append_continuation,
+    RetryPolicy,
     classify_finish,
     classify_status,
-    could_be_whole,
-)
-from medkd.completers.providers import (
-    Price,
-    Target,
-    estimate_tokens,
-    is_loopback,
     make_charge,
 )
+from medkd.completers.providers import Price, Target, estimate_tokens, is_loopback
+from medkd.completers.resume import PartialAnswer, append_continuation, could_be_whole
 from medkd.completers.stream import (
     AnswerReader,
     OnText,
@@ -370,14 +365,23 @@ class _Streaming:
                 yield attempt, self.n_rows, is_reasoning, text
 
 
+class Address:
+    """One of a model's addresses, and what a run has learnt about it."""
+
+    def __init__(self, target: Target, limits: TimeLimits, retry: RetryPolicy, cap: int) -> None:
+        self.endpoint = Endpoint(target, limits)
+        self.limit = AdaptiveLimit(cap)
+        self.breaker = CircuitBreaker(target, retry, cap)
+        self.is_left_out = False
+        self.left_out_s = 0.0
+        """Seconds for which it was left out last; 0 since it answers."""
+
+
 class AttemptRecorder:
     """Make attempts with their rows."""
 
-    def __init__(
-        self, endpoint: Endpoint, ledger: Ledger, limit: AdaptiveLimit, find_missing: FindMissing
-    ) -> None:
-        self._endpoint, self._ledger, self._limit = endpoint, ledger, limit
-        self._find_missing = find_missing
+    def __init__(self, ledger: Ledger, find_missing: FindMissing) -> None:
+        self._ledger, self._find_missing = ledger, find_missing
         self._streaming: dict[int, _Streaming] = {}
         self._stated: set[str] = set()
         """Other models that replies named, each told once."""
@@ -390,6 +394,7 @@ class AttemptRecorder:
 
     async def attempt(
         self,
+        address: Address,
         item: str,
         label: str,
         request: Request,
@@ -399,20 +404,19 @@ class AttemptRecorder:
         """Make one attempt, resuming a partial answer if there is one."""
         n_prompt = estimate_tokens(prompt_texts(request, before))
         continues = before.attempt if before else None
-        opening = self._ledger.open_attempt(
-            item, label, self._endpoint.target, n_prompt, price, continues
-        )
+        target, limit = address.endpoint.target, address.limit
+        opening = self._ledger.open_attempt(item, label, target, n_prompt, price, continues)
         attempt = await asyncio.wrap_future(opening)
         streaming = self._streaming[attempt] = _Streaming()
 
         def accept() -> None:
             streaming.was_accepted = True
-            self._limit.note_accepted()
+            limit.note_accepted()
 
         ended: AttemptResult | None = None
         try:
-            ended = self._find_too_long(request)
-            own = ended = ended or await self._endpoint.attempt(
+            ended = _find_too_long(target, request)
+            own = ended = ended or await address.endpoint.attempt(
                 request, streaming.hear, before, accept
             )
         except asyncio.CancelledError:
@@ -427,9 +431,9 @@ class AttemptRecorder:
             self.n_tokens += estimate_tokens(row[3] for row in streaming.take_unsaved(attempt))
             del self._streaming[attempt]
             outcome, seconds = (ended.outcome, ended.seconds) if ended else (None, 0.0)
-            self._limit.note_ended(outcome, streaming.was_accepted, seconds)
+            limit.note_ended(outcome, streaming.was_accepted, seconds)
         whole, continues = self._join(own, before)
-        self._tell_model(own.model)
+        self._tell_model(target, own.model)
         charge = make_charge(own, n_prompt, price)
         closing = self._ledger.close_attempt(attempt, whole, charge, continues)
         await asyncio.shield(asyncio.wrap_future(closing))
@@ -437,24 +441,13 @@ class AttemptRecorder:
         began_anew = has_new and before is not None and continues is None
         return AttemptRecord(attempt, whole, charge.amount, has_new, began_anew)
 
-    def _find_too_long(self, request: Request) -> AttemptResult | None:
-        """Refuse a question that does not fit; nothing is sent."""
-        target, n_prompt = self._endpoint.target, estimate_tokens(prompt_texts(request))
-        context = target.terms.context if target.terms else None
-        if context is None or n_prompt <= context:
-            return None
-        words = f"about {n_prompt} tokens, and {target.model} takes {context}; "
-        hint = "shorten the record or choose another --model"
-        return AttemptResult(AttemptOutcome.TOO_LONG, error=words + hint)
-
-    def _tell_model(self, stated: str) -> None:
+    def _tell_model(self, target: Target, stated: str) -> None:
         """Warn once of each other model that replies name; a dated name of the same one is none."""
-        asked = self._endpoint.target.model
-        if stated and not stated.startswith(asked) and stated not in self._stated:
+        if stated and not stated.startswith(target.model) and stated not in self._stated:
             self._stated.add(stated)
             print(
-                f"warning: {self._endpoint.target.name}: asked for {asked}, the reply says that "
-                f"{stated} answered; the bill counts such attempts",
+                f"warning: {target.name}: asked for {target.model}, the reply says that {stated} "
+                "answered; the bill counts such attempts",
                 file=sys.stderr,
                 flush=True,
             )
@@ -465,23 +458,23 @@ class AttemptRecorder:
         """Return the whole answer and the attempt it resumes; unreadable if the caller finds a part
         missing."""
         whole, continues = own, None
-        # The partial answer was all there was to say.
-        is_end_alone = (
-            before is not None
-            and bool(before.text.strip())
-            and not own.text.strip()
-            and classify_finish(own.finish_reason) is AttemptOutcome.COMPLETE
-        )
-        joined = None
-        if before and (own.reasoning or own.text or is_end_alone):
-            joined = append_continuation(before, own.reasoning, own.text)
-        if before and joined:
-            whole, continues = replace(own, reasoning=joined[0], text=joined[1]), before.attempt
-            if is_end_alone:
-                whole = replace(whole, outcome=AttemptOutcome.COMPLETE, error="")
-        elif before and own.text and not could_be_whole(before, own.text):
-            words = "asked to resume, it neither did nor began anew"
-            return replace(own, outcome=AttemptOutcome.FAILED_RESUME, error=words), None
+        if before:
+            # The partial answer was all there was to say.
+            is_end_alone = (
+                bool(before.text.strip())
+                and not own.text.strip()
+                and classify_finish(own.finish_reason) is AttemptOutcome.COMPLETE
+            )
+            joined = None
+            if own.reasoning or own.text or is_end_alone:
+                joined = append_continuation(before, own)
+            if joined:
+                whole, continues = joined, before.attempt
+                if is_end_alone:
+                    whole = replace(whole, outcome=AttemptOutcome.COMPLETE, error="")
+            elif own.text and not could_be_whole(before, own.text):
+                words = "asked to resume, it neither did nor began anew"
+                return replace(own, outcome=AttemptOutcome.FAILED_RESUME, error=words), None
         if whole.outcome is AttemptOutcome.COMPLETE:
             missing = self._find_missing(whole.reasoning, whole.text)
             if missing:
@@ -506,6 +499,17 @@ class AttemptRecorder:
             except MedkdError as error:
                 on_error(error)
                 return
+
+
+def _find_too_long(target: Target, request: Request) -> AttemptResult | None:
+    """Refuse a question that does not fit; nothing is sent."""
+    context = target.terms.context if target.terms else None
+    n_prompt = estimate_tokens(prompt_texts(request))
+    if context is None or n_prompt <= context:
+        return None
+    words = f"about {n_prompt} tokens, and {target.model} takes {context}; "
+    hint = "shorten the record or choose another --model"
+    return AttemptResult(AttemptOutcome.TOO_LONG, error=words + hint)
 
 
 def _join_pieces(pieces: list[tuple[str, bool]], is_reasoning: bool) -> str:

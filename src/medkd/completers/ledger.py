@@ -1,48 +1,46 @@
 """The ledger of paid attempts, one SQLite file: a row is opened before anything is sent.
 
-In: attempts at items, an item being the hash of what is asked. Out: paid answers, and sums.
-Not done here: sending, and keeping the file sound (`ledger_file`).
+In: attempts at items, an item being the hash of what is asked. Out: paid answers; beside the file a
+lock, a last good copy, and room kept back for a full disk. Not done here: sending
+(`completers.endpoint`), sums of money (`completers.costs`).
 """
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import os
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-from medkd.completers.ledger_file import (
-    FORMAT,
-    DiskReserve,
-    check_format,
-    connect,
-    describe_damage,
-    from_sqlite_error,
-    hold,
-    is_sound,
-    keep_copy,
-)
 from medkd.completers.outcomes import (
+    FREE,
     AttemptOutcome,
     AttemptResult,
+    Charge,
     MissingPart,
-    append_continuation,
     classify_finish,
-    make_partial,
+    make_charge,
+    separate,
 )
-from medkd.completers.providers import Charge, Price, Target, make_charge
-from medkd.completers.stream import separate
-from medkd.core.errors import MedkdError
+from medkd.completers.providers import Price, Target
+from medkd.completers.resume import append_continuation, make_partial
+from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
 from medkd.core.records import Completion, Cost, Record, Request, Usage
 
 FILE_NAME = "ledger.sqlite"
+FORMAT = 1
+"""Version of the tables, kept in the file's `user_version`."""
+RESERVE_BYTES = 16 * 2**20
+"""Room for the texts of two thousand running attempts."""
 MAX_INTEGER = 2**63 - 1
 """The largest that SQLite holds."""
 TABLES = """
@@ -61,12 +59,11 @@ CREATE INDEX attempts_of_item ON attempts (item);
 CREATE TABLE pieces (attempt INTEGER NOT NULL, number INTEGER NOT NULL,
   is_reasoning INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (attempt, number)) WITHOUT ROWID;
 """
-SERVED_TABLE = (
-    "CREATE TABLE IF NOT EXISTS served (attempt INTEGER PRIMARY KEY, model TEXT NOT NULL)"
-)
-"""Attempts whose reply states another model than was asked; version 0.1 has no such table."""
-COPY_INTERVAL_S = 600.0
-"""Seconds of writing between two copies; one is also made at the end of every run."""
+SERVED_TABLE = "CREATE TABLE served (attempt INTEGER PRIMARY KEY, model TEXT NOT NULL)"
+"""Attempts whose reply states another model than was asked; a ledger of version 0.1 has no such
+table."""
+OPEN_INDEX = "CREATE INDEX IF NOT EXISTS attempts_open ON attempts (id) WHERE outcome IS NULL"
+"""Finds what a crash left open without reading every row."""
 _OPEN = """
 INSERT INTO attempts (run, item, label, provider, model, started_at, price, n_prompt, currency,
   continues) VALUES (?,?,?,?,?,?,?,?,?,?)"""
@@ -78,26 +75,7 @@ _SELECT = """
 SELECT id, item, label, provider, model, outcome, finish_reason, error, reasoning, text, continues,
   is_estimate, amount, price IS NOT NULL AS is_priced, currency, seconds,
   n_prompt, n_cache_hit, n_completion, n_reasoning FROM attempts"""
-_USED = """
-WITH RECURSIVE used (id) AS (
-  SELECT id FROM attempts WHERE outcome = 'complete'
-  UNION SELECT attempts.continues FROM attempts JOIN used ON attempts.id = used.id
-  WHERE attempts.continues IS NOT NULL)"""
-_BILL = f"""{_USED}
-SELECT provider, model, COALESCE(outcome, 'unknown') AS outcome, currency, COUNT(*) AS attempts,
-  SUM(is_estimate AND n_prompt + n_completion > 0) AS estimated,
-  SUM(price IS NULL AND n_prompt + n_completion > 0) AS unpriced, ROUND(SUM(amount), 6) AS amount,
-  ROUND(SUM(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE amount END), 6) AS wasted,
-  TOTAL(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE n_completion END) AS wasted_tokens,
-  TOTAL(n_prompt), TOTAL(n_cache_hit), TOTAL(n_completion), TOTAL(n_reasoning)
-FROM attempts GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608 - no input
 _SERVE = "INSERT OR REPLACE INTO served SELECT id, ? FROM attempts WHERE id = ? AND model != ?"
-_SERVED = """
-SELECT attempts.model, served.model, COUNT(*) FROM served
-JOIN attempts ON attempts.id = served.attempt GROUP BY 1, 2 ORDER BY 1, 2"""
-_DAYS = """
-SELECT substr(started_at, 1, 10), COUNT(*), ROUND(SUM(amount), 6), currency
-FROM attempts GROUP BY 1, 4 ORDER BY 1, 4"""
 
 
 class Attempt(Record):
@@ -126,35 +104,6 @@ class Attempt(Record):
     """Whether a price was known when it was made; else `amount` is 0 and says nothing."""
     currency: str
     seconds: float
-
-
-class BillLine(Record):
-    """The attempts of one model that ended in one way."""
-
-    provider: str
-    model: str
-    outcome: str
-    attempts: int
-    estimated: int
-    """Attempts whose tokens are an estimate."""
-    unpriced: int
-    """Attempts whose price is not known; `amount` leaves them out."""
-    usage: Usage
-    amount: float
-    currency: str
-    wasted: float
-    """The part of `amount` that no answer came of, neither at once nor by resuming it."""
-    wasted_tokens: int
-    """Tokens of answers and reasoning, likewise."""
-
-
-class BillDay(Record):
-    """The attempts that began on one day (UTC)."""
-
-    day: str
-    attempts: int
-    amount: float
-    currency: str
 
 
 def item_key(provider: str, model: str, request: Request) -> str:
@@ -198,68 +147,24 @@ class LedgerReader:
             finish_reason=word if word and classify_finish(word) is outcome else str(outcome),
             complete=is_complete,
             truncated=outcome is AttemptOutcome.LENGTH,
-            usage=sum((a.usage for a in attempts if a.outcome and not a.outcome.is_free), Usage()),
+            usage=sum((a.usage for a in attempts if a.outcome not in {None, *FREE}), Usage()),
             cost=Cost(amount=sum(a.amount for a in attempts), currency=best.currency),
             attempts=len(attempts),
             error="" if is_complete else best.error,
         )
 
-    def recall_from(self, target: Target) -> Callable[[Request], Completion | None]:
-        """Return a function that recalls what a target answered to a request."""
-        return lambda request: self.recall(item_key(target.name, target.model, request))
-
     def is_complete(self, item: str) -> bool:
         """Whether an item has its answer."""
         query = "SELECT 1 FROM attempts WHERE item = ? AND outcome = ? LIMIT 1"
-        return self._fetch(query, item, AttemptOutcome.COMPLETE) is not None
+        return bool(self.select(query, item, AttemptOutcome.COMPLETE))
 
     def spent(self) -> float:
         """Sum up the money of all attempts."""
-        return self._fetch("SELECT TOTAL(amount) FROM attempts")[0]
+        return self.select("SELECT TOTAL(amount) FROM attempts")[0][0]
 
-    def count_items(self) -> tuple[int, int]:
-        """Count the items that were asked, and those that are answered."""
-        answered = "CASE WHEN outcome = ? THEN item END"
-        query = f"SELECT COUNT(DISTINCT item), COUNT(DISTINCT {answered}) FROM attempts"  # noqa: S608
-        return self._fetch(query, AttemptOutcome.COMPLETE)
-
-    def answer_lengths(self, provider: str, model: str) -> tuple[int, float]:
-        """Return the number of a model's answers and the mean of their tokens, all attempts that
-        led to an answer counted."""
-        n_answers, n_tokens = self._fetch(
-            "SELECT TOTAL(outcome = ?), TOTAL(n_completion) FROM attempts "
-            "WHERE provider = ? AND model = ?",
-            AttemptOutcome.COMPLETE,
-            provider,
-            model,
-        )
-        return (int(n_answers), n_tokens / n_answers) if n_answers else (0, 0.0)
-
-    def bill_lines(self) -> list[BillLine]:
-        """Sum up attempts by model and outcome."""
-        rows = self._reader.execute(_BILL)
-        names = [column[0] for column in rows.description]
-        return [
-            BillLine(
-                **dict(zip(names[:-5], row[:-5], strict=True)),
-                wasted_tokens=int(row[-5]),
-                usage=_make_usage(row[-4:]),
-            )
-            for row in rows
-        ]
-
-    def list_served(self) -> list[tuple[str, str, int]]:
-        """List model asked, model that replies state instead, and attempts."""
-        has_table = self._fetch("SELECT 1 FROM sqlite_master WHERE name = 'served'")
-        return self._reader.execute(_SERVED).fetchall() if has_table else []
-
-    def bill_days(self) -> list[BillDay]:
-        """Sum up attempts by the day on which they began."""
-        rows = self._reader.execute(_DAYS)
-        return [BillDay(**dict(zip(BillDay.model_fields, row, strict=True))) for row in rows]
-
-    def _fetch(self, query: str, *values: object) -> Any:
-        return self._reader.execute(query, values).fetchone()
+    def select(self, query: str, *values: object) -> list[Any]:
+        """Run a query of one's own."""
+        return self._reader.execute(query, values).fetchall()
 
 
 @contextmanager
@@ -279,8 +184,7 @@ def open_reader(path: Path) -> Generator[LedgerReader, None, None]:
         connection.close()
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(NamedTuple):
     write: Callable[[sqlite3.Connection], Any]
     done: "Future[Any]"
 
@@ -310,8 +214,6 @@ class Ledger(LedgerReader):
         self._run = 0
         self._reserve = DiskReserve(path)
         self._is_full = self._is_changed = False
-        self._copied_at = time.monotonic()
-        self._copying: threading.Thread | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_jobs, name="ledger", daemon=True)
         self._thread.start()
@@ -326,8 +228,6 @@ class Ledger(LedgerReader):
         self._submit(lambda connection: connection.execute(unsent, values).rowcount)
         self._jobs.put(None)
         self._thread.join()
-        if self._copying:
-            self._copying.join()
         self._reader.close()
         self._writer.close()
         self._reserve.release()
@@ -411,7 +311,6 @@ class Ledger(LedgerReader):
         for job, result in zip(jobs, results, strict=True):
             job.done.set_result(result)
         self._is_changed = True
-        self._copy_now_and_then()
 
     def _write(self, jobs: list[_Job]) -> list[Any]:
         with self._writer:
@@ -428,13 +327,6 @@ class Ledger(LedgerReader):
             else:
                 job.done.set_exception(from_sqlite_error(error, self.path))
 
-    def _copy_now_and_then(self) -> None:
-        is_copying = self._copying is not None and self._copying.is_alive()
-        if time.monotonic() - self._copied_at >= COPY_INTERVAL_S and not is_copying:
-            self._copied_at = time.monotonic()
-            self._copying = threading.Thread(target=keep_copy, args=(self.path,), daemon=True)
-            self._copying.start()
-
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables of a new ledger; in an old one, close what a crash left open."""
@@ -449,10 +341,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.executescript(
             f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
         )
-    connection.execute(SERVED_TABLE)
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        _mark_bad_ends(connection)
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'served'").fetchone():
+            connection.execute(SERVED_TABLE)
+            _mark_bad_ends(connection)
+        connection.execute(OPEN_INDEX)
         for row in connection.execute(f"{_SELECT} WHERE outcome IS NULL").fetchall():
             _close_after_crash(connection, _read_row(row))
 
@@ -483,11 +377,8 @@ def _close_after_crash(connection: sqlite3.Connection, attempt: Attempt) -> None
     whole, continues = own, None
     found = connection.execute(f"{_SELECT} WHERE id = ?", (attempt.continues,)).fetchone()
     before = make_partial(found[0], _read_row(found), _miss_the_end) if found else None
-    if before and (own.reasoning or own.text):
-        joined = append_continuation(before, own.reasoning, own.text)
-        if joined:
-            whole = replace(own, reasoning=joined[0], text=joined[1])
-            continues = attempt.continues
+    if before and (own.reasoning or own.text) and (joined := append_continuation(before, own)):
+        whole, continues = joined, attempt.continues
     query = "SELECT price FROM attempts WHERE id = ?"
     (priced,) = connection.execute(query, (attempt.id,)).fetchone()
     price = Price.model_validate_json(priced) if priced else None
@@ -521,13 +412,160 @@ _ROW_FIELDS = [name for name in Attempt.model_fields if name != "usage"]
 
 
 def _read_row(row: tuple[Any, ...]) -> Attempt:
-    return Attempt(**dict(zip(_ROW_FIELDS, row[:-4], strict=True)), usage=_make_usage(row[-4:]))
+    return Attempt(**dict(zip(_ROW_FIELDS, row[:-4], strict=True)), usage=make_usage(row[-4:]))
 
 
-def _make_usage(counts: tuple[Any, ...]) -> Usage:
+def make_usage(counts: Sequence[Any]) -> Usage:
+    """Make a usage of the counts of a row: prompt, cached, completion, reasoning."""
     prompt, cache_hit, completion, reasoning = (int(count) for count in counts)
     return Usage(prompt=prompt, cache_hit=cache_hit, completion=completion, reasoning=reasoning)
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+# --- The file: who holds it, whether it is sound, what is kept for bad days
+
+
+def hold(path: Path) -> IO[str]:
+    """Take the lock file beside the ledger; the system releases it when the process ends, however
+    it ends."""
+    lock_path = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise from_os_error(error, lock_path) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        if error.errno not in {errno.EAGAIN, errno.EACCES}:
+            raise StoppedError(
+                "{}: cannot be locked ({}); choose an --out on a disk of this machine",
+                path,
+                error.strerror,
+            ) from error
+        raise InputError(
+            "{}: held by {}; wait until it is done or choose another --out", path, holder
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()}")
+    lock.flush()
+    return lock
+
+
+def connect(path: Path, is_read_only: bool = False) -> sqlite3.Connection:
+    """Open the file; raises InputError where something else bears its name."""
+    if path.exists() and not path.is_file():
+        raise InputError("{}: is no file; move it away or choose another --out", path)
+    if is_read_only:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+    return sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+
+
+def check_format(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise InputError for a file of a newer version, or of another kind."""
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > FORMAT:
+        raise InputError(
+            "{}: written by a newer medkd (format {}, this one knows {}); update "
+            "medkd or choose another --out",
+            path,
+            found,
+            FORMAT,
+        )
+    if found < 1:
+        raise InputError("{}: is no ledger; move it away or choose another --out", path)
+
+
+def is_sound(connection: sqlite3.Connection) -> bool:
+    """Have SQLite check a file."""
+    return connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+
+
+def copy_path(path: Path) -> Path:
+    """Name the last good copy of a ledger."""
+    return path.with_name(f"{path.name}.good")
+
+
+def keep_copy(path: Path) -> None:
+    """Copy a ledger beside itself while others may write to it; a damaged one never replaces a
+    good copy."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(OSError, sqlite3.Error):
+        with (
+            contextlib.closing(sqlite3.connect(path, timeout=30)) as source,
+            contextlib.closing(sqlite3.connect(draft)) as target,
+        ):
+            source.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+            is_good = is_sound(target)
+        if is_good:
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            draft.replace(copy_path(path))
+    with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
+
+
+def describe_damage(path: Path, words: str) -> InputError:
+    """Say that a ledger is damaged and how to go on from its last good copy."""
+    copy, name = copy_path(path), path.name
+    begin = f"{path}: damaged or no ledger ({words})"
+    try:
+        source = f"{copy.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(source, uri=True)) as connection:
+            n_attempts = connection.execute("SELECT COUNT(*) FROM attempts").fetchone()[0]
+        made_at = datetime.fromtimestamp(copy.stat().st_mtime).astimezone()
+    except (OSError, sqlite3.Error):
+        return InputError("{}; move it away, or put a good copy in its place", begin)
+    commands = (
+        f"cd {path.parent} && mv {name} {name}.damaged && rm -f {name}-wal {name}-shm && "
+        f"cp {copy.name} {name}"
+    )
+    return InputError(
+        "{}; the last good copy, of {:%Y-%m-%d %H:%M}, holds {} attempts: {}",
+        begin,
+        made_at,
+        n_attempts,
+        commands,
+    )
+
+
+def from_sqlite_error(error: Exception, path: Path) -> MedkdError:
+    """Say what SQLite or the disk refuses, and the next step."""
+    if isinstance(error, MedkdError):
+        return error
+    if isinstance(error, OSError):
+        return from_os_error(error, path)
+    words = str(error)
+    if "full" in words or "disk I/O error" in words:
+        return StoppedError(
+            "{}: {}; free some space and run the same command again, it goes on", path, words
+        )
+    if isinstance(error, sqlite3.DatabaseError) and (
+        "malformed" in words or "not a database" in words
+    ):
+        return describe_damage(path, words)
+    return StoppedError("{}: {}; check it and run the same command again", path, words)
+
+
+class DiskReserve:
+    """A file of real blocks that is deleted when the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(f"{path.name}.reserve")
+        with contextlib.suppress(OSError), self._path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+
+    def release(self) -> bool:
+        """Return the room to the disk; False if there is none to return."""
+        try:
+            self._path.unlink()
+        except OSError:
+            return False
+        return True

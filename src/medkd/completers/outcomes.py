@@ -1,27 +1,31 @@
-"""What can become of one attempt at an endpoint, by finish word and HTTP status, and what of a
-broken answer a next attempt can resume.
+"""What can become of one attempt at an endpoint, what it costs, and what a run does about it: how
+many at once, how much money, how often to retry, when to stop.
 
-In: words, statuses, the texts of attempts. Out: outcomes; a partial answer, and what came back
-appended to it. Not done here: reading an answer (`completers.stream`), retrying
-(`completers.client`).
+In: words, statuses, how attempts end. Out: outcomes and charges; leave to send, seconds to wait, or
+the error that stops the run. Not done here: reading an answer (`completers.stream`), resuming one
+(`completers.resume`), sending and waiting (`completers.client`).
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from medkd.completers.providers import Price, Target, estimate_tokens, key_addresses
 from medkd.core import thinking
-from medkd.core.records import Usage
+from medkd.core.errors import InputError, MedkdError, StoppedError
+from medkd.core.records import Request, Usage
 
-MIN_CHARACTERS = 24
-"""A shorter text is not worth resuming."""
-OPENING = 12
-"""Characters by which an answer that begins anew is recognised."""
-SHINGLE = 8
-MAX_REPEATED = 0.3
-"""Share of the partial answer that may occur again in its continuation; more, and it was said
-anew."""
+RESUME_HINT = "run the same command again, it goes on from here"
+GROWTH_PER_ROUND = 0.05
+"""Share of the cap by which the limit grows for each full round of answers."""
+SMOOTHING = 0.2
+FIRST_ROUND_S = 1.0
+ROUNDING = 1e-9
+"""Money below this is the rounding of sums, not an attempt in flight."""
 
 
 class AttemptOutcome(StrEnum):
@@ -70,42 +74,9 @@ class AttemptOutcome(StrEnum):
     UNKNOWN = "unknown"
     """Sent, and this process died before the end was known."""
 
-    @property
-    def is_fatal(self) -> bool:
-        """Whether no other request would fare better."""
-        return self in _FATAL
 
-    @property
-    def is_retryable(self) -> bool:
-        return self in _PAID_FAILURES or self in _OVERLOAD
-
-    @property
-    def is_overload(self) -> bool:
-        """Whether an immediate retry would make things worse."""
-        return self in _OVERLOAD
-
-    @property
-    def is_paid_failure(self) -> bool:
-        """Whether it brought nothing usable and may still stand on the provider's bill."""
-        return self in _PAID_FAILURES
-
-    @property
-    def is_throttled(self) -> bool:
-        """Whether the server takes fewer requests at once than it was sent."""
-        return self in {AttemptOutcome.RATE_LIMITED, AttemptOutcome.OVERLOADED}
-
-    @property
-    def is_resumable(self) -> bool:
-        """Whether its text is the beginning of an answer that merely lacks its end."""
-        return self in _RESUMABLE
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it is certain that nothing is billed."""
-        return self in _FREE
-
-
-_FATAL = {AttemptOutcome.KEY_REFUSED, AttemptOutcome.NO_BALANCE, AttemptOutcome.NOT_AN_ENDPOINT}
+FATAL = {AttemptOutcome.KEY_REFUSED, AttemptOutcome.NO_BALANCE, AttemptOutcome.NOT_AN_ENDPOINT}
+"""No other request would fare better."""
 _BROKEN = {
     AttemptOutcome.UNREADABLE,
     AttemptOutcome.LENGTH,
@@ -113,27 +84,34 @@ _BROKEN = {
     AttemptOutcome.SILENT,
     AttemptOutcome.STREAM_ERROR,
 }
-_RESUMABLE = _BROKEN | {AttemptOutcome.INTERRUPTED, AttemptOutcome.UNKNOWN}
-_PAID_FAILURES = _BROKEN | {
+RESUMABLE = _BROKEN | {AttemptOutcome.INTERRUPTED, AttemptOutcome.UNKNOWN}
+"""The text is the beginning of an answer that merely lacks its end."""
+PAID_FAILURES = _BROKEN | {
     AttemptOutcome.EMPTY,
     AttemptOutcome.NOT_STARTED,
     AttemptOutcome.FAILED_RESUME,
 }
-_OVERLOAD = {
-    AttemptOutcome.RATE_LIMITED,
-    AttemptOutcome.OVERLOADED,
+"""Brought nothing usable, and may still stand on the provider's bill."""
+THROTTLED = {AttemptOutcome.RATE_LIMITED, AttemptOutcome.OVERLOADED}
+"""The server takes fewer requests at once than it was sent."""
+OVERLOAD = THROTTLED | {
     AttemptOutcome.NETWORK,
     AttemptOutcome.UNREACHABLE,
     AttemptOutcome.EMPTY,
     AttemptOutcome.NOT_STARTED,
 }
-_FREE = _FATAL | {
-    AttemptOutcome.UNREACHABLE,
-    AttemptOutcome.RATE_LIMITED,
-    AttemptOutcome.OVERLOADED,
-    AttemptOutcome.REFUSED,
-    AttemptOutcome.TOO_LONG,
-}
+"""An immediate retry would make things worse."""
+RETRYABLE = PAID_FAILURES | OVERLOAD
+FREE = (
+    FATAL
+    | THROTTLED
+    | {
+        AttemptOutcome.UNREACHABLE,
+        AttemptOutcome.REFUSED,
+        AttemptOutcome.TOO_LONG,
+    }
+)
+"""Certain not to be billed."""
 FINISH_WORDS = {
     AttemptOutcome.COMPLETE: "stop end_turn eos eos_token stop_sequence complete",
     AttemptOutcome.LENGTH: "length max_tokens max_output_tokens max_length model_length"
@@ -215,9 +193,6 @@ def separate(reasoning: str, text: str) -> tuple[str, str]:
     return thinking.strip_tags(reasoning), text
 
 
-# --- Resuming
-
-
 class MissingPart(NamedTuple):
     """What a caller misses in an answer."""
 
@@ -240,112 +215,260 @@ def from_fault_finder(find_fault: Callable[[str, str], str]) -> FindMissing:
     return find_missing
 
 
-class AnswerPart(StrEnum):
-    """Where an answer broke off; a server may be able to resume one and not the other."""
+class Charge(NamedTuple):
+    """What an attempt cost."""
 
-    REASONING = "reasoning"
-    TEXT = "text"
+    usage: Usage
+    is_estimate: bool
+    amount: float
+
+
+def make_charge(result: AttemptResult, n_prompt: int, price: Price | None) -> Charge:
+    """Price an attempt's own result; if the endpoint reported no usage and may charge, estimate it
+    from the texts."""
+    usage, is_estimate = result.usage or Usage(), False
+    if result.usage is None and result.outcome not in FREE:
+        n_reasoning = estimate_tokens([result.reasoning])
+        n_completion = n_reasoning + estimate_tokens([result.text])
+        usage = Usage(prompt=n_prompt, completion=n_completion, reasoning=n_reasoning)
+        is_estimate = True
+    return Charge(usage, is_estimate, price.amount(usage) if price else 0.0)
+
+
+# --- Limits of a run
+
+
+class AdaptiveLimit:
+    """How many attempts may run at one address, between 1 and the cap: it grows additively with
+    answers and shrinks when the server throttles.
+
+    It never shrinks below what the server has just been serving at once, so that a real cap is
+    found in a few rounds and faults that have nothing to do with load cost no speed.
+    """
+
+    def __init__(self, cap: int) -> None:
+        self.cap = cap
+        self.limit = float(cap)
+        self.n_inside = 0
+        self._n_served = 0
+        self._most_served = self._most_before = 0
+        """Attempts served at once, at most, in this round and in the one before."""
+        self._round_began = time.monotonic()
+        self._round_s = FIRST_ROUND_S
+        self._shrunk_at = -1e9
+
+    @property
+    def n_free(self) -> int:
+        return int(self.limit) - self.n_inside
+
+    def note_accepted(self) -> None:
+        """The server has taken an attempt up."""
+        self._n_served += 1
+        self._turn_round()
+        self._most_served = max(self._most_served, self._n_served)
+
+    def note_ended(
+        self, outcome: AttemptOutcome | None, was_accepted: bool, seconds: float
+    ) -> None:
+        """An attempt is over; `outcome` is None if we cancelled it."""
+        self._turn_round()
+        self._n_served -= was_accepted
+        if outcome is AttemptOutcome.COMPLETE:
+            self._round_s += SMOOTHING * (seconds - self._round_s)
+            growth = max(1.0, GROWTH_PER_ROUND * self.cap) / self.limit
+            self.limit = min(self.cap, self.limit + growth)
+        elif outcome in THROTTLED:
+            now = time.monotonic()
+            if now - self._shrunk_at >= self._round_s:
+                self._shrunk_at = now
+                served = float(max(self._most_served, self._most_before))
+                self.limit = max(1.0, min(self.limit, max(served, self.limit / 2)))
+
+    def _turn_round(self) -> None:
+        now = time.monotonic()
+        if now - self._round_began >= self._round_s:
+            self._most_before, self._most_served = self._most_served, self._n_served
+            self._round_began = now
+
+
+class Budget:
+    """A hard stop over what is spent and what is in flight at its worst; without a limit it only
+    counts."""
+
+    def __init__(self, limit: float | None, spent: float, currency: str) -> None:
+        self.limit, self.spent, self.currency = limit, spent, currency
+        self._reserved = 0.0
+        self._changed = asyncio.Condition()
+
+    async def reserve(self, amount: float) -> None:
+        """Wait until an amount fits the budget; raise StoppedError if it never will."""
+        async with self._changed:
+            while self.limit is not None and self.spent + self._reserved + amount > self.limit:
+                if self._reserved <= 0:
+                    raise over_budget(self.limit, self.spent, self.currency, amount)
+                await self._changed.wait()
+            self._reserved += amount
+
+    async def release(self, amount: float, spent: float) -> None:
+        """Return a reserved amount; `spent` is all that is paid by now."""
+        async with self._changed:
+            left = self._reserved - amount
+            self._reserved = left if left > ROUNDING else 0.0
+            self.spent = spent
+            self._changed.notify_all()
+
+
+def over_budget(limit: float, spent: float, currency: str, amount: float) -> StoppedError:
+    """Make the error of an attempt that does not fit the budget."""
+    return StoppedError(
+        "--budget {:g}: {:.4f} {} paid, and the next attempt may cost {:.4f}; "
+        "raise --budget and {}",
+        *(limit, spent, currency, amount, RESUME_HINT),
+    )
 
 
 @dataclass(frozen=True)
-class PartialAnswer:
-    """What an item's attempts have brought of its answer."""
+class RetryPolicy:
+    """How often and how long to retry."""
 
-    attempt: int
-    """The attempt that holds it."""
-    reasoning: str
-    text: str
-    is_reasoning_whole: bool = False
-    """Whether the reasoning came to its own end and only the text is missing."""
+    n_tries: int = 16
+    """Attempts per item and run."""
+    n_unusable: int = 4
+    """Of these, attempts that the server itself may end without a usable answer: they are paid in
+    full."""
+    n_connecting: int = 3
+    """Attempts per item while the server never answered; twice as many if it accepted the
+    connection."""
+    backoff_s: float = 0.5
+    """Longest wait after a failure; it doubles with each further sign of overload."""
+    backoff_cap_s: float = 30.0
+    n_refused: int = 20
+    """Refusals in a row, with nothing answered, after which the request itself must be wrong."""
+    n_troubles: int = 8
+    """Failures in a row, over all items, after which progress reports them."""
+    n_failures: int = 40
+    """Failures in a row, over all items, after which the provider counts as failing."""
+    quiet_s: float = 120.0
+    """Seconds without an answer that must also have passed, unless the failures are paid ones."""
+    drain_s: float = 30.0
+    """How long running attempts may go on after a stop."""
+
+    def wait_s(
+        self, outcomes: list[AttemptOutcome], n_failures: int, retry_after_s: float
+    ) -> float:
+        """Draw a wait with full jitter, at least as long as the server asked for.
+
+        It grows with the signs of overload that the item met, and no faster than the failures that
+        all items met in a row: a provider that goes on answering others is not overloaded, and the
+        last unlucky item need not wait long.
+        """
+        n_overloads = 1
+        if outcomes[-1] in OVERLOAD:
+            n_overloads = sum(outcome in OVERLOAD for outcome in outcomes)
+        longest = self.backoff_s * min(2 ** (n_overloads - 1), max(n_failures, 1))
+        return max(random.uniform(0.0, min(longest, self.backoff_cap_s)), retry_after_s)
+
+    def is_exhausted(self, n_tries: int, n_unusable: int) -> bool:
+        """Whether an item has had all its tries."""
+        return n_tries >= self.n_tries or n_unusable >= self.n_unusable
+
+
+def double_room(request: Request, result: AttemptResult) -> Request:
+    """Allow twice the tokens if the limit itself cut the answer; an endpoint that merely says so
+    gets the same again."""
+    limit = request.sampling.max_tokens
+    is_cut = result.outcome is AttemptOutcome.LENGTH
+    if not is_cut or result.usage is None or result.usage.completion < 0.9 * limit:
+        return request
+    sampling = request.sampling.model_copy(update={"max_tokens": 2 * limit})
+    return request.model_copy(update={"sampling": sampling})
+
+
+class CircuitBreaker:
+    """Watch the results of all items and stop the run if further requests would only cost money or
+    time."""
+
+    def __init__(self, target: Target, policy: RetryPolicy, concurrency: int) -> None:
+        self._target, self._policy = target, policy
+        self._n_failures_allowed = max(policy.n_failures, 2 * concurrency)
+        self.n_failures = 0
+        """Failures in a row, over all items."""
+        self._n_paid_failures = self._n_refused = 0
+        self._has_answered = self._was_reached = False
+        self._last_answer = time.monotonic()
 
     @property
-    def part(self) -> AnswerPart:
-        return AnswerPart.TEXT if self.text else AnswerPart.REASONING
+    def is_in_trouble(self) -> bool:
+        """Whether more failed in a row than bad luck explains: reported, no reason to stop yet."""
+        return self.n_failures >= self._policy.n_troubles
 
+    def watch(self, result: AttemptResult, n_tried: int) -> None:
+        """Count a result; raise what stops the run."""
+        outcome, reason = result.outcome, result.error
+        self._was_reached |= result.status is not None
+        if outcome is AttemptOutcome.COMPLETE:
+            self.n_failures = self._n_paid_failures = self._n_refused = 0
+            self._has_answered, self._last_answer = True, time.monotonic()
+            return
+        if outcome in FATAL:
+            raise self._fatal(result)
+        self._n_refused = self._n_refused + 1 if outcome is AttemptOutcome.REFUSED else 0
+        if outcome in RETRYABLE:
+            self.n_failures += 1
+            self._n_paid_failures += outcome in PAID_FAILURES
+        place = self._target.base_url
+        n_allowed = {
+            AttemptOutcome.UNREACHABLE: self._policy.n_connecting,
+            AttemptOutcome.NETWORK: 2 * self._policy.n_connecting,
+        }.get(outcome, n_tried + 1)
+        if not self._was_reached and n_tried >= n_allowed:
+            raise InputError("{}; start the teacher or check --base-url", reason)
+        if self._n_refused >= self._policy.n_refused and not self._has_answered:
+            raise InputError(
+                "{}: every request is refused ({}); check --model and the sampling flags",
+                place,
+                reason,
+            )
+        if self._is_failing():
+            raise StoppedError(
+                "{}: nothing but failures ({}); check the provider, then {}",
+                place,
+                reason,
+                RESUME_HINT,
+            )
 
-class HasAnswer(Protocol):
-    """What an attempt came to, as far as resuming is concerned."""
+    def _is_failing(self) -> bool:
+        is_quiet = time.monotonic() - self._last_answer >= self._policy.quiet_s
+        n_most = self._n_failures_allowed
+        return self._n_paid_failures >= n_most or (is_quiet and self.n_failures >= n_most)
 
-    @property
-    def outcome(self) -> AttemptOutcome | None: ...
-    @property
-    def reasoning(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-
-
-class HasAnswerAndId(HasAnswer, Protocol):
-    @property
-    def id(self) -> int: ...
-
-
-def find_partial(
-    attempts: Sequence[HasAnswerAndId], find_missing: FindMissing
-) -> PartialAnswer | None:
-    """Return the partial answer of the last attempt which brought enough."""
-    for attempt in reversed(attempts):
-        if len(attempt.reasoning) + len(attempt.text) >= MIN_CHARACTERS:
-            return make_partial(attempt.id, attempt, find_missing)
-    return None
-
-
-def make_partial(attempt: int, held: HasAnswer, find_missing: FindMissing) -> PartialAnswer | None:
-    """Return the partial answer of an attempt; None if it is too short, or if no end could mend
-    it."""
-    if held.outcome is None or not held.outcome.is_resumable:
-        return None
-    reasoning, text = separate(held.reasoning, held.text)
-    is_unreadable = held.outcome is AttemptOutcome.UNREADABLE
-    if is_unreadable and text.strip():
-        missing = find_missing(reasoning, text)
-        if not (missing and missing.is_at_end):
-            return None
-    text = _trim_end(text)
-    if not text:
-        reasoning = _trim_end(reasoning)
-    if len(reasoning) + len(text) < MIN_CHARACTERS:
-        return None
-    return PartialAnswer(attempt, reasoning, text, is_reasoning_whole=is_unreadable)
-
-
-def _trim_end(text: str) -> str:
-    """Cut off half a character, and blanks, which models continue badly."""
-    return text.rstrip("\ufffd").rstrip()
-
-
-def append_continuation(before: PartialAnswer, reasoning: str, text: str) -> tuple[str, str] | None:
-    """Append what came back to the partial answer; None if the server did not resume it.
-
-    >>> append_continuation(PartialAnswer(1, "", "<think>发热伴颈"), "", "强直</think>脑膜炎")
-    ('', '<think>发热伴颈强直</think>脑膜炎')
-    >>> append_continuation(PartialAnswer(1, "", "<think>发热"), "", "<think>患者</think>脑膜炎")
-    """
-    if before.part is AnswerPart.TEXT:
-        is_resumed = not reasoning and _continues(before.text, text)
-        return (before.reasoning, before.text + text) if is_resumed else None
-    if text and not reasoning:
-        # Right after a whole reasoning; otherwise the server took half a one for a whole.
-        return (before.reasoning, text) if before.is_reasoning_whole else None
-    is_resumed = _continues(before.reasoning, reasoning)
-    return (before.reasoning + reasoning, text) if is_resumed else None
-
-
-def could_be_whole(before: PartialAnswer, text: str) -> bool:
-    """Whether a text that did not resume could be a whole answer: one that was tagged begins with
-    its tag again."""
-    was_tagged = not before.reasoning and before.text.lstrip().startswith(thinking.OPEN)
-    return not was_tagged or text.lstrip().startswith(thinking.OPEN)
-
-
-def _continues(before: str, after: str) -> bool:
-    start, new = before.lstrip(), after.lstrip()
-    if new and new.startswith(start[:OPENING]):
-        return False
-    if thinking.OPEN in before and thinking.OPEN in new:
-        return False
-    said = _shingles(start)
-    return not said or len(said & _shingles(new)) <= MAX_REPEATED * len(said)
-
-
-def _shingles(text: str) -> set[str]:
-    return {text[n : n + SHINGLE] for n in range(len(text) - SHINGLE + 1)}
+    def _fatal(self, result: AttemptResult) -> MedkdError:
+        place, reason = self._target.base_url, result.error
+        if result.outcome is AttemptOutcome.KEY_REFUSED:
+            variable, has_key = self._target.provider.key_variable, bool(self._target.key)
+            own = ", ".join(key_addresses(variable))
+            return StoppedError(
+                "{}: {} ({}); put a valid one in {}{} and {}",
+                place,
+                "refuses the key" if has_key else "wants a key",
+                reason,
+                variable,
+                f" (sent to {own} only)" if own and (not has_key) else "",
+                RESUME_HINT,
+            )
+        if result.outcome is AttemptOutcome.NO_BALANCE:
+            return StoppedError(
+                "{}: the balance is empty ({}); top it up and {}", place, reason, RESUME_HINT
+            )
+        if self._has_answered:
+            return StoppedError(
+                "{}: no longer answers as an endpoint ({}); check it, then {}",
+                place,
+                reason,
+                RESUME_HINT,
+            )
+        return InputError(
+            "{}: not what was expected ({}); check --base-url (it often ends in /v1) and --model",
+            place,
+            reason,
+        )

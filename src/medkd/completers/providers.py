@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from medkd.completers.outcomes import AttemptResult
 from medkd.core.config import BrokenYamlError, did_you_mean, parse_yaml
 from medkd.core.errors import InputError, from_os_error
 from medkd.core.jsonl import first_problem
@@ -160,6 +159,8 @@ class Target:
     """How it is asked to resume a text; None if it is not."""
     price_share: float = 1.0
     """What is paid of the listed price: a half in a batch."""
+    others: tuple[str, ...] = ()
+    """Further addresses of the same model."""
 
     @property
     def terms(self) -> ModelTerms | None:
@@ -177,6 +178,17 @@ class Target:
         is_peak = peak is not None and peak.covers(when)
         price = terms.peak_price if is_peak and terms.peak_price else terms.price
         return price if self.price_share == 1 else price.scale(self.price_share)
+
+    def list_addresses(self) -> list["Target"]:
+        """List the same model at each of its addresses alone."""
+        if not self.others:
+            return [self]
+
+        def move(address: str) -> Target:
+            form = self.prefix.model_copy(update={"base_url": address}) if self.prefix else None
+            return replace(self, base_url=address, prefix=form, others=())
+
+        return [move(address) for address in (self.base_url, *self.others)]
 
     def as_batch(self) -> "Target":
         """Return the same model at the price of a batch; raises InputError where the provider has
@@ -254,8 +266,8 @@ def find_target(
     providers: Path | None = None,
     is_key_needed: bool = True,
 ) -> Target:
-    """Find a model at an address; raise InputError for an unknown provider or model, no address, or
-    no key where one is needed."""
+    """Find a model at its address, or at several, separated by commas; raise InputError for an
+    unknown provider or model, no address, or no key where one is needed."""
     known = read_providers(providers)
     if name not in known:
         raise InputError(
@@ -264,7 +276,8 @@ def find_target(
             did_you_mean(name, list(known)),
         )
     provider = known[name]
-    address = _check_address(base_url or provider.base_url, name)
+    given = [one.strip(" ") for one in (base_url or provider.base_url).split(",")]
+    address, *others = dict.fromkeys(_check_address(one, name) for one in given)
     chosen = model or next(iter(provider.models), "")
     if not chosen:
         raise InputError("--teacher {}: which model? give --model NAME", name)
@@ -280,14 +293,25 @@ def find_target(
     if form is not None:
         own = address if base_url or not form.base_url else _check_address(form.base_url, name)
         form = form.model_copy(update={"base_url": own})
-    key = _read_key(provider, [address, *([form.base_url] if form else [])])
-    if not key and is_key_needed and provider.key_needed and not is_loopback(address):
+    key = _read_key(provider, [address, *others, *([form.base_url] if form else [])])
+    is_remote = not all(is_loopback(one) for one in (address, *others))
+    if not key and is_key_needed and provider.key_needed and is_remote:
         raise InputError(
             "--teacher {}: no key; put it in the environment variable {}",
             name,
             provider.key_variable,
         )
-    return Target(name, provider, chosen, address, key, form)
+    return Target(name, provider, chosen, address, key, form, others=tuple(others))
+
+
+def find_target_of(endpoint: str, model: str, flag: str) -> Target:
+    """Find whom to ask by the name of a provider or by an address; `flag` named it."""
+    name, address = ("custom", endpoint) if "://" in endpoint else (endpoint, "")
+    try:
+        return find_target(name, model, address)
+    except InputError as error:
+        message = str(error).replace("--teacher custom", f"{flag} {endpoint}")
+        raise InputError(message.replace("--teacher", flag)) from error
 
 
 def check_budget(target: Target, budget: float | None, when: When) -> None:
@@ -388,23 +412,3 @@ def estimate_tokens(texts: Iterable[str]) -> int:
         n_narrow += narrow
         n_wide += len(text) - narrow
     return -int(-(0.6 * n_wide + 0.3 * n_narrow) // 1)
-
-
-class Charge(NamedTuple):
-    """What an attempt cost."""
-
-    usage: Usage
-    is_estimate: bool
-    amount: float
-
-
-def make_charge(result: AttemptResult, n_prompt: int, price: Price | None) -> Charge:
-    """Price an attempt's own result; if the endpoint reported no usage and may charge, estimate it
-    from the texts."""
-    usage, is_estimate = result.usage or Usage(), False
-    if result.usage is None and not result.outcome.is_free:
-        n_reasoning = estimate_tokens([result.reasoning])
-        n_completion = n_reasoning + estimate_tokens([result.text])
-        usage = Usage(prompt=n_prompt, completion=n_completion, reasoning=n_reasoning)
-        is_estimate = True
-    return Charge(usage, is_estimate, price.amount(usage) if price else 0.0)

@@ -10,9 +10,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from medkd.completers.ledger import FILE_NAME, BillDay, BillLine, open_reader
+from medkd.completers.costs import (
+    BillDay,
+    BillLine,
+    Forecast,
+    count_items,
+    list_days,
+    list_lines,
+    list_served,
+)
+from medkd.completers.ledger import FILE_NAME, open_reader
 from medkd.completers.outcomes import AttemptOutcome
-from medkd.completers.session import Forecast
 from medkd.core.errors import InputError
 from medkd.core.records import Record
 from medkd.core.stage_output import read_manifest
@@ -51,9 +59,9 @@ def bill(path: Path) -> Bill:
     """Read the bill of a ledger; raise InputError if there is none."""
     ledger_path = _find_ledger(path)
     with open_reader(ledger_path) as ledger:
-        lines, days = ledger.bill_lines(), ledger.bill_days()
-        n_items, n_answered = ledger.count_items()
-        served = ledger.list_served()
+        lines, days = list_lines(ledger), list_days(ledger)
+        n_items, n_answered = count_items(ledger)
+        served = list_served(ledger)
     ahead = _forecast_rerun(ledger_path)
     is_unpriced = any(one.n_expected and one.now is None for one in ahead)
     rerun = _sum_by_currency((one.currency, one.now or 0.0) for one in ahead)

@@ -19,17 +19,25 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medkd.completers.batch import BatchClient
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint
-from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, open_reader
+from medkd.completers.client import LedgerClient
+from medkd.completers.costs import MIN_KNOWN, Expected, Forecast, forecast
+from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, item_key, open_reader
 from medkd.completers.outcomes import FindMissing, from_fault_finder
 from medkd.completers.providers import Target, When, check_budget, find_target
-from medkd.completers.session import MIN_KNOWN, Expected, Forecast, forecast
+from medkd.completers.scheduler import RunOptions
 from medkd.core import thinking
 from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError
 from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
-from medkd.core.records import Cost, Prediction, Question, Sampling, check_deidentified
+from medkd.core.records import (
+    Completion,
+    Cost,
+    Prediction,
+    Question,
+    Request,
+    Sampling,
+    check_deidentified,
+)
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
 from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
 from medkd.distill.courses import (
@@ -332,10 +340,12 @@ def forecast_job(config: Config, ledger: LedgerReader) -> list[Forecast]:
     targets = [*teachers, *judges]
     method = make_method(config, [target.model for target in teachers])
     questions = find_questions(config)
-    recalls = [ledger.recall_from(target) for target in targets]
+
+    def recall(at: int, request: Request) -> Completion | None:
+        return ledger.recall(item_key(targets[at].name, targets[at].model, request))
 
     def recall_all() -> Iterator[Course]:
-        return recall_courses(questions, method, lambda at, r: recalls[at](r), True)
+        return recall_courses(questions, method, recall, True)
 
     graded = Counter[bool]()
     for course in recall_all() if method.is_graded else ():
@@ -412,12 +422,12 @@ def _open_clients(
         clients.append(
             BatchClient(target, ledger, options)
             if config.batch
-            else LedgerClient(Endpoint(target), ledger, options)
+            else LedgerClient(target, ledger, options)
         )
     for target in judges:
         find_fault = judge.make_fault_finder(judge.load_rubric("diagnosis"))
         options = make_options("judge", from_fault_finder(find_fault))
-        clients.append(LedgerClient(Endpoint(target), ledger, options))
+        clients.append(LedgerClient(target, ledger, options))
     return clients
 
 

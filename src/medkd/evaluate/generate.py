@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, cast
 from pydantic import Field
 
 from medkd.completers import llamacpp_engine, vllm_engine
-from medkd.completers.session import Session, find_target_of, open_session
+from medkd.completers.client import LedgerClient, open_client
+from medkd.completers.providers import find_target_of
 from medkd.completers.transformers_engine import (
     EngineUnavailableError,
     Generation,
@@ -218,7 +219,7 @@ class EndpointPredictor:
     """Asks a model behind an endpoint; the ledger holds every attempt and what was answered
     before."""
 
-    def __init__(self, completer: Session) -> None:
+    def __init__(self, completer: LedgerClient) -> None:
         self.completer = completer
         self.failures: dict[str, int] = {}
 
@@ -296,7 +297,7 @@ def open_predictor(
     manifest."""
     if config.endpoint:
         target = find_target_of(config.endpoint, config.model, "--endpoint")
-        opened = open_session(target, space.path(LEDGER), "ask", budget=config.budget)
+        opened = open_client(target, space.path(LEDGER), "ask", budget=config.budget)
         return EndpointPredictor(servers.enter_context(opened))
     if config.model.endswith(llamacpp_engine.SUFFIX):
         return LocalPredictor(_open_gguf(config, space, prompts))

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from medkd.completers.client import LedgerClient, open_client
 from medkd.completers.ledger import FILE_NAME as LEDGER
-from medkd.completers.session import Session, find_target_of, open_session
+from medkd.completers.providers import find_target_of
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordAppender, RecordReader, resolve_input, write_json
 from medkd.core.records import NonEmpty, Prediction, Record, check_deidentified
@@ -51,7 +52,7 @@ REVIEWS = "answer_reviews.jsonl"
 MIN_KAPPA = 0.6
 """Agreement with people below which a judge, or the rules, are not to be trusted."""
 Label = Literal["right", "wrong", "undecided", "first", "second", "tie"]
-OpenSession = Callable[[], AbstractContextManager[Session]]
+OpenSession = Callable[[], AbstractContextManager[LedgerClient]]
 
 
 class AnswerReview(Record):
@@ -210,7 +211,7 @@ def _correct(rules: Mapping[str, str | None], people: Mapping[str, str]) -> dict
     return {"corrected": rate, "corrected_interval": [low, high]}
 
 
-def _ask_judge(sample: Sample, people: Mapping[str, str], session: Session) -> dict[str, str]:
+def _ask_judge(sample: Sample, people: Mapping[str, str], session: LedgerClient) -> dict[str, str]:
     """Have the judge say of every reviewed answer what people said; what it cannot is left out."""
     answers = [{p.id: p for p in e.predictions} for e in sample.evaluations]
     if len(answers) == 1:
@@ -324,7 +325,7 @@ def review(
         target = find_target_of(judge, judge_model, "--judge")
         find_fault = make_fault_finder(load_rubric("pair" if other else "diagnosis"))
         opened = (target, directory / LEDGER, "judge", find_fault, budget)
-        open_judge = partial(open_session, *opened)
+        open_judge = partial(open_client, *opened)
     found = measure(sample, reviews, open_judge)
     print(describe(found))
     if other is None:

@@ -11,8 +11,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from medkd.completers.client import open_client
 from medkd.completers.ledger import FILE_NAME as LEDGER
-from medkd.completers.session import find_target_of, open_session
+from medkd.completers.providers import find_target_of
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
@@ -65,7 +66,7 @@ def run(config: Config) -> Manifest:
         space.drop_all(reader.dropped())
         space.manifest.facts["n_identified"] = n_identified
         requests = [make_writer_request(e.input, find_reference(e)) for e in examples]
-        with open_session(
+        with open_client(
             target, space.path(LEDGER), "rubric", _find_fault, config.budget
         ) as teacher:
             completions = teacher.complete(requests)

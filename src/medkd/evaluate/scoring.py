@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medkd.completers.session import Session
+from medkd.completers.client import LedgerClient
 from medkd.core import thinking
 from medkd.core.jsonl import write_json
 from medkd.core.parallel import map_in_order
@@ -166,7 +166,7 @@ class Judgements:
     """Money of all judgements on the ledger."""
 
 
-OpenJudge = Callable[[judge.RubricName], AbstractContextManager[Session]]
+OpenJudge = Callable[[judge.RubricName], AbstractContextManager[LedgerClient]]
 
 
 def judge_rows(

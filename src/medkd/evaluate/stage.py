@@ -16,7 +16,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from medkd.completers.session import Session, find_target_of, open_session
+from medkd.completers.client import LedgerClient, open_client
+from medkd.completers.providers import find_target_of
 from medkd.core.config import RUNTIME
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input, write_json
@@ -510,8 +511,8 @@ def _judge(
 
 def open_judge(
     config: Config, ledger_path: Path, rubric: RubricName
-) -> AbstractContextManager[Session]:
+) -> AbstractContextManager[LedgerClient]:
     """Open the judge of one rubric."""
     target = find_target_of(config.judge, config.judge_model, "--judge")
     find_fault = make_fault_finder(load_rubric(rubric))
-    return open_session(target, ledger_path, "judge", find_fault, config.budget)
+    return open_client(target, ledger_path, "judge", find_fault, config.budget)

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint
+from medkd.completers.client import LedgerClient
 from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import MissingPart
 from medkd.completers.providers import Target, estimate_tokens
+from medkd.completers.scheduler import RunOptions
 from medkd.core import thinking
 from medkd.core.config import read_shipped_yaml
 from medkd.core.records import Message, Removal, Request, Sampling, Usage
@@ -72,7 +72,7 @@ def check_leaks(
     options = RunOptions(
         name="check-leaks", concurrency=concurrency, budget=budget, find_missing=_find_missing
     )
-    client = LedgerClient(Endpoint(target), ledger, options)
+    client = LedgerClient(target, ledger, options)
     if asked:
         labelled = ((f"{one.draft.case.id} {one.section}", one.request) for one in asked)
         client.run(labelled, len(asked))

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medkd.completers.costs import count_items
 from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.completers.ledger import open_reader
 from medkd.core.config import read_recipe
@@ -209,7 +210,7 @@ def _count_records(folder: Path) -> int:
     try:
         if (folder / LEDGER).exists():
             with open_reader(folder / LEDGER) as ledger:
-                return ledger.count_items()[1]
+                return count_items(ledger)[1]
         names = (name for name in GROWING if (folder / name).exists())
         return (folder / next(names, GROWING[0])).read_bytes().count(b"\n")
     except (OSError, MedkdError):

@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from medkd.completers.session import find_target_of, open_session
+from medkd.completers.client import open_client
+from medkd.completers.providers import find_target_of
 from medkd.core import thinking
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Completer, Cost, FinishReason
@@ -296,5 +297,5 @@ def open_judge(
         return faults[0] if all(faults) else ""
 
     target = find_target_of(endpoint, model, flag)
-    with open_session(target, ledger_path, flag.removeprefix("--"), find_fault, budget) as session:
+    with open_client(target, ledger_path, flag.removeprefix("--"), find_fault, budget) as session:
         yield OpenJudge(session, session.tell_cost)

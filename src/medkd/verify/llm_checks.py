@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint
+from medkd.completers.client import LedgerClient
 from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import FindMissing, MissingPart, from_fault_finder
+from medkd.completers.providers import Target
+from medkd.completers.scheduler import RunOptions
 from medkd.core.errors import InputError
 from medkd.core.records import (
     Checked,
@@ -70,13 +71,13 @@ class LlmChecker:
     def __init__(
         self,
         checks: Sequence[LlmCheck],
-        endpoint: Endpoint,
+        target: Target,
         ledger: Ledger,
         work_dir: Path,
         options: RunOptions,
     ) -> None:
         self._checks, self._work_dir = checks, work_dir
-        self._endpoint, self._ledger, self._options = endpoint, ledger, options
+        self._target, self._ledger, self._options = target, ledger, options
 
     def check(self, checked: Iterable[Checked]) -> Iterator[Checked]:
         """Ask about every rationale that a check is about and yield all with the further verdicts,
@@ -105,7 +106,7 @@ class LlmChecker:
             for request in check.ask(row.rationale)
         )
         options = replace(self._options, name=check.name, find_missing=check.find_missing)
-        client = LedgerClient(self._endpoint, self._ledger, options)
+        client = LedgerClient(self._target, self._ledger, options)
         if n:
             client.run(labelled, n)
         return client

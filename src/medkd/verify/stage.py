@@ -16,10 +16,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from medkd.completers.client import RunOptions
-from medkd.completers.endpoint import Endpoint
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
+from medkd.completers.scheduler import RunOptions
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_atomically
@@ -286,11 +285,8 @@ def _open_llm_checkers(
     ]
     options = RunOptions(concurrency=config.concurrency, budget=config.budget)
     with Ledger(space.path(LEDGER)) as ledger:
-        endpoint = Endpoint(target)
         try:
-            yield [
-                LlmChecker(made, endpoint, ledger, config.out, options) for made in rounds if made
-            ]
+            yield [LlmChecker(made, target, ledger, config.out, options) for made in rounds if made]
         finally:
             space.manifest.cost = Cost(
                 amount=round(ledger.spent(), 6), currency=target.provider.currency

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from medkd import background_jobs
+from medkd.completers.costs import ASSUMED_TOKENS
 from medkd.completers.providers import estimate_tokens
-from medkd.completers.session import ASSUMED_TOKENS
 from medkd.core.errors import MedkdError
 from medkd.core.i18n import Texts
 from medkd.core.records import Usage

@@ -1,29 +1,117 @@
-"""Requests to an endpoint with their price said before: a job counted against the ledger, priced
-and not sent; a client that does so for its own requests.
+"""Money: what a ledger says was paid, and what requests that are not sent yet will cost.
 
-In: requests, a target, a ledger. Out: a `Forecast`, in which tokens are estimated from characters
-and the length of answers from those on the ledger; a `Session`. Not done here: what is asked; what
-was already paid (`distill.bill`).
+In: a ledger; requests and a target. Out: sums by model and outcome, by day; a `Forecast`, in which
+tokens are estimated from characters and the length of answers from those on the ledger.
+Not done here: what is asked; the bill of a directory (`distill.bill`).
 """
 
-import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from os.path import commonprefix
-from pathlib import Path
 from typing import NamedTuple
 
-from medkd.completers.client import LedgerClient, RunOptions
-from medkd.completers.endpoint import Endpoint
-from medkd.completers.ledger import Ledger, LedgerReader, item_key
-from medkd.completers.outcomes import from_fault_finder
-from medkd.completers.providers import Target, estimate_tokens, find_target
-from medkd.core.errors import InputError
-from medkd.core.records import Completion, Cost, Record, Request, Usage
+from medkd.completers.ledger import LedgerReader, item_key, make_usage
+from medkd.completers.outcomes import AttemptOutcome
+from medkd.completers.providers import Target, estimate_tokens
+from medkd.core.records import Record, Request, Usage
 
-FindFault = Callable[[str, str], str]
-"""Says what makes a reply (reasoning, text) unreadable, so that it is asked for again."""
+_USED = """
+WITH RECURSIVE used (id) AS (
+  SELECT id FROM attempts WHERE outcome = 'complete'
+  UNION SELECT attempts.continues FROM attempts JOIN used ON attempts.id = used.id
+  WHERE attempts.continues IS NOT NULL)"""
+_BILL = f"""{_USED}
+SELECT provider, model, COALESCE(outcome, 'unknown') AS outcome, COUNT(*),
+  SUM(is_estimate AND n_prompt + n_completion > 0),
+  SUM(price IS NULL AND n_prompt + n_completion > 0),
+  ROUND(SUM(amount), 6), currency,
+  ROUND(SUM(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE amount END), 6),
+  TOTAL(CASE WHEN id IN (SELECT id FROM used) THEN 0 ELSE n_completion END),
+  TOTAL(n_prompt), TOTAL(n_cache_hit), TOTAL(n_completion), TOTAL(n_reasoning)
+FROM attempts GROUP BY 1, 2, 3, currency ORDER BY 1, 2, 3, currency"""  # noqa: S608 - no input
+_SERVED = """
+SELECT attempts.model, served.model, COUNT(*) FROM served
+JOIN attempts ON attempts.id = served.attempt GROUP BY 1, 2 ORDER BY 1, 2"""
+_DAYS = """
+SELECT substr(started_at, 1, 10), COUNT(*), ROUND(SUM(amount), 6), currency
+FROM attempts GROUP BY 1, 4 ORDER BY 1, 4"""
+
+
+class BillLine(Record):
+    """The attempts of one model that ended in one way."""
+
+    provider: str
+    model: str
+    outcome: str
+    attempts: int
+    estimated: int
+    """Attempts whose tokens are an estimate."""
+    unpriced: int
+    """Attempts whose price is not known; `amount` leaves them out."""
+    usage: Usage
+    amount: float
+    currency: str
+    wasted: float
+    """The part of `amount` that no answer came of, neither at once nor by resuming it."""
+    wasted_tokens: int
+    """Tokens of answers and reasoning, likewise."""
+
+
+class BillDay(Record):
+    """The attempts that began on one day (UTC)."""
+
+    day: str
+    attempts: int
+    amount: float
+    currency: str
+
+
+def count_items(ledger: LedgerReader) -> tuple[int, int]:
+    """Count the items that were asked, and those that are answered."""
+    answered = "CASE WHEN outcome = ? THEN item END"
+    query = f"SELECT COUNT(DISTINCT item), COUNT(DISTINCT {answered}) FROM attempts"  # noqa: S608
+    return ledger.select(query, AttemptOutcome.COMPLETE)[0]
+
+
+def list_lines(ledger: LedgerReader) -> list[BillLine]:
+    """Sum up attempts by model and outcome."""
+    names = [name for name in BillLine.model_fields if name not in {"usage", "wasted_tokens"}]
+    return [
+        BillLine(
+            **dict(zip(names, row[:-5], strict=True)),
+            wasted_tokens=int(row[-5]),
+            usage=make_usage(row[-4:]),
+        )
+        for row in ledger.select(_BILL)
+    ]
+
+
+def list_days(ledger: LedgerReader) -> list[BillDay]:
+    """Sum up attempts by the day on which they began."""
+    fields = BillDay.model_fields
+    return [BillDay(**dict(zip(fields, row, strict=True))) for row in ledger.select(_DAYS)]
+
+
+def list_served(ledger: LedgerReader) -> list[tuple[str, str, int]]:
+    """List model asked, model that replies state instead, and attempts."""
+    has_table = ledger.select("SELECT 1 FROM sqlite_master WHERE name = 'served'")
+    return ledger.select(_SERVED) if has_table else []
+
+
+def measure_answers(ledger: LedgerReader, target: Target) -> tuple[int, float]:
+    """Return the number of a model's answers and the mean of their tokens, all attempts that led to
+    an answer counted."""
+    query = (
+        "SELECT TOTAL(outcome = ?), TOTAL(n_completion) FROM attempts "
+        "WHERE provider = ? AND model = ?"
+    )
+    found = ledger.select(query, AttemptOutcome.COMPLETE, target.name, target.model)
+    n_answers, n_tokens = found[0]
+    return (int(n_answers), n_tokens / n_answers) if n_answers else (0, 0.0)
+
+
+# --- Beforehand
+
 ASSUMED_TOKENS = {False: 700, True: 2500}
 """Tokens of an answer without and with the teacher's own thinking, before the ledger knows
 better."""
@@ -139,7 +227,7 @@ def forecast(
         start = text if start is None else commonprefix([start, text])  # noqa: RUF071 - by characters, as the cache does
     n_prompt = round(n_prompt_expected)
     n_shared = round(estimate_tokens([start or ""]) * max(n_expected - 1, 0))
-    n_known, mean = ledger.answer_lengths(target.name, target.model)
+    n_known, mean = measure_answers(ledger, target)
     is_assumed = n_known < MIN_KNOWN
     if is_assumed:
         mean = float(min(ASSUMED_TOKENS[is_thinking], longest))
@@ -166,47 +254,3 @@ def forecast(
         dear=dear.amount(usage) if dear else None,
         at_most=now.amount(most) if now else None,
     )
-
-
-def find_target_of(endpoint: str, model: str, flag: str) -> Target:
-    """Find whom to ask by the name of a provider or by an address; `flag` named it."""
-    name, address = ("custom", endpoint) if "://" in endpoint else (endpoint, "")
-    try:
-        return find_target(name, model, address)
-    except InputError as error:
-        message = str(error).replace("--teacher custom", f"{flag} {endpoint}")
-        raise InputError(message.replace("--teacher", flag)) from error
-
-
-class Session(LedgerClient):
-    """A client that says what its requests will cost before it sends them."""
-
-    def announce(self, requests: Iterable[Request]) -> None:
-        """Say what requests will cost before they are sent."""
-        ahead = forecast(map(Expected, requests), self.target, self.ledger)
-        if ahead.to_buy:
-            print(f"{self.options.name}: {ahead.summarise()}", file=sys.stderr, flush=True)
-
-    def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answer requests in memory, in their order; their price is said first."""
-        self.announce(requests)
-        return super().complete(requests)
-
-    def tell_cost(self) -> Cost:
-        """Return what all attempts on the ledger have cost."""
-        currency = self.target.provider.currency
-        return Cost(amount=round(self.ledger.spent(), 6), currency=currency)
-
-
-@contextmanager
-def open_session(
-    target: Target,
-    ledger_path: Path,
-    name: str,
-    find_fault: FindFault = lambda reasoning, text: "",
-    budget: float | None = None,
-) -> Generator[Session]:
-    """Open a session over the ledger of a directory; `name` stands before what it says."""
-    with Ledger(ledger_path) as ledger:
-        options = RunOptions(name=name, budget=budget, find_missing=from_fault_finder(find_fault))
-        yield Session(Endpoint(target), ledger, options)
