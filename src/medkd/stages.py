@@ -46,7 +46,7 @@ STAGES: dict[str, Stage] = {
         {"input": "prepare"},
     ),
     "verify": Stage(
-        "medkd.verify",
+        "medkd.verify.stage",
         "Check rationales; keep the sound ones, with reasons for the rest.",
         {"input": "distill"},
     ),
@@ -69,7 +69,7 @@ STAGES: dict[str, Stage] = {
         {"input": "merge", "rubric": "rubric"},
     ),
     "rubric": Stage(
-        "medkd.evaluate.rubrics",
+        "medkd.evaluate.judging",
         "Have a teacher write the criteria that answers are graded by.",
         {"input": "merge"},
     ),

@@ -10,7 +10,7 @@ from medkd.completers.transformers_engine import (
     decode,
     draw_seed,
 )
-from medkd.completers.vllm_engine import VllmEngine, is_usable, list_parameters, open_vllm
+from medkd.completers.vllm_engine import VllmEngine, list_parameters, open_vllm
 from medkd.core.errors import StoppedError
 from medkd.core.records import FinishReason, Sampling
 from medkd.models.chat_template import encode
@@ -144,16 +144,6 @@ def test_every_row_has_its_own_seed_and_nothing_is_left_to_defaults(base, prompt
     assert list_parameters(hot, 7, [1, 2]) == wanted
     greedy = {"temperature": 0.0, "max_tokens": 9, "stop_token_ids": [1], "detokenize": False}
     assert list_parameters(Sampling(max_tokens=9, top_p=0.5), 7, [1]) == greedy
-
-
-def test_vllm_generates_where_it_is_installed_and_a_gpu_computes(tmp_path, monkeypatch):
-    (tmp_path / "vllm").mkdir()
-    (tmp_path / "vllm/__init__.py").touch()
-    monkeypatch.delitem(sys.modules, "vllm", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert is_usable("cuda") and not is_usable("cpu")
-    monkeypatch.setattr(sys, "path", [])
-    assert not is_usable("cuda")
 
 
 def test_why_it_cannot_be_opened_is_said_in_one_line(random_model_dir, base, monkeypatch):

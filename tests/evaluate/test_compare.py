@@ -8,7 +8,7 @@ from medkd.core.statistics import compare_paired
 from medkd.evaluate.compare import Config, run
 from medkd.evaluate.stage import Config as EvaluateConfig
 from medkd.evaluate.stage import run as evaluate
-from medkd.report.evaluations import show_tests
+from medkd.report.material import show_tests
 
 
 def make_evaluation(

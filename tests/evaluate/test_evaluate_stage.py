@@ -9,8 +9,8 @@ from medkd.core.errors import InputError
 from medkd.core.records import Prediction, Sampling
 from medkd.evaluate.generate import LocalPredictor
 from medkd.evaluate.questions import make_prompts
-from medkd.evaluate.scoring import score_prediction
 from medkd.evaluate.stage import Config, evaluate, run
+from medkd.grading.scores import score_prediction
 from medkd.models.load import load_model
 from medkd.train.stage import Config as TrainConfig
 from medkd.train.stage import run as train

@@ -5,6 +5,7 @@ import pytest
 
 from fake_vllm import FakeEngine
 from medkd.completers import vllm_engine
+from medkd.evaluate import generate
 from medkd.evaluate.generate import MERGED
 from medkd.evaluate.stage import Config, run
 from medkd.models.chat_template import encode
@@ -49,7 +50,7 @@ def test_the_manifest_and_the_page_name_the_engine(usual):
 def test_where_vllm_cannot_open_the_model_another_generates_and_a_note_says_why(
     settings, usual, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(vllm_engine, "is_usable", lambda device: True)
+    monkeypatch.setattr(generate, "uses_vllm", lambda device: True)
     monkeypatch.setitem(sys.modules, "vllm", None)
     run(Config(**settings, out=tmp_path / "fallen"))
     assert (
@@ -86,7 +87,7 @@ def test_an_evaluation_by_an_engine_asks_the_same_of_the_merged_model(
         opened.append((FakeEngine(written), max_length, n_rows, dtype))
         return opened[-1][0], dict
 
-    monkeypatch.setattr(vllm_engine, "is_usable", lambda device: True)
+    monkeypatch.setattr(generate, "uses_vllm", lambda device: True)
     monkeypatch.setattr(vllm_engine, "_open_engine", open_engine)
     run(Config(**settings, batch_size=5, out=tmp_path / "fast"))
     for name in ("predictions.jsonl", "unprompted.jsonl"):
@@ -128,8 +129,18 @@ def test_vllm_itself_writes_the_same_answers(merged_dir, tmp_path, monkeypatch):
     }
     run(Config(**settings, out=tmp_path / "usual"))
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    monkeypatch.setattr(vllm_engine, "is_usable", lambda device: True)
+    monkeypatch.setattr(generate, "uses_vllm", lambda device: True)
     run(Config(**settings, out=tmp_path / "fast"))
     assert read_facts(tmp_path / "fast")["generator"] == "vllm"
     for name in ("predictions.jsonl", "unprompted.jsonl"):
         assert read_answers(tmp_path / "fast", name) == read_answers(tmp_path / "usual", name)
+
+
+def test_vllm_generates_where_it_is_installed_and_a_gpu_computes(tmp_path, monkeypatch):
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm/__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert generate.uses_vllm("cuda") and not generate.uses_vllm("cpu")
+    monkeypatch.setattr(sys, "path", [])
+    assert not generate.uses_vllm("cuda")

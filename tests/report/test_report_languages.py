@@ -6,8 +6,8 @@ from pathlib import Path
 
 import medkd
 from medkd.core.i18n import load_catalogue
+from medkd.grading.scores import SAMPLED
 from medkd.report import lineage, results
-from medkd.report.material import SAMPLED
 
 PREFIX = "report\x04"
 OWN = {

@@ -9,8 +9,7 @@ from medkd.completers.providers import Price, find_target
 from medkd.core.jsonl import MANIFEST
 from medkd.core.records import Prediction, Usage
 from medkd.core.stage_output import Manifest
-from medkd.evaluate.scoring import score
-from medkd.report.evaluations import summarise, to_columns
+from medkd.grading.scores import score, summarise, to_columns
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='broken in'\"><script>alert(1)</script> [a link](javascript:alert(1)) "

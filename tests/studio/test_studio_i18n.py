@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import medkd.studio
 from medkd.core.errors import InputError, Said
 from medkd.core.i18n import Texts, choose_language, read_po
-from medkd.report.material import MEASURES
+from medkd.grading.scores import MEASURES
 from medkd.stages import STAGES
 from medkd.studio.forms import read_fields
 

@@ -5,7 +5,6 @@ tokens, seeds, loops and decoding are those of `completers.transformers_engine`.
 Not done here: merging an adapter, several GPUs. The engine runs in this process.
 """
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -37,11 +36,6 @@ AT_START = {
 no more than errors on the screen."""
 FREE_SHARE = 0.9
 """Share of the GPU memory that is free which weights and KV cache may fill together."""
-
-
-def is_usable(device: str) -> bool:
-    """Tell whether vLLM is to generate: a GPU computes, and the package is there."""
-    return device == "cuda" and importlib.util.find_spec("vllm") is not None
 
 
 def list_parameters(sampling: Sampling, seed: int, stop_ids: Sequence[int]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 In: directories of `evaluate`, the one to compare the others with first. Out: `comparison.json` and
 `report.html`. Only questions that all were asked count. Not done here: measuring, which each
-evaluation did; pairing and testing (`report.evaluations`).
+evaluation did; pairing and testing (`report.material`).
 """
 
 import sys
@@ -17,8 +17,14 @@ from medkd.core.jsonl import resolve_input, write_json
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.core.statistics import MIN_QUESTIONS
-from medkd.report.evaluations import ROWS, Comparison, compare, find_drop, read_evaluation
-from medkd.report.material import show_comparison
+from medkd.report.material import (
+    ROWS,
+    Comparison,
+    compare,
+    find_drop,
+    read_evaluation,
+    show_comparison,
+)
 from medkd.report.results import write_number
 from medkd.report.run import write_lead, write_material
 

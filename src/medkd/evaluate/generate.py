@@ -1,7 +1,7 @@
 """Put questions to a model of this machine or behind an endpoint, and keep what it answers.
 
 In: examples, a model. Out: predictions, on the disk as they come, so that a killed run goes on.
-Not done here: scores (`evaluate.scoring`), engines and the ledger (`completers`).
+Not done here: scores (`grading.scores`), engines and the ledger (`completers`).
 """
 
 import shutil
@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, cast
 
 from pydantic import Field
 
-from medkd.completers import llamacpp_engine, vllm_engine
+from medkd.completers import llamacpp_engine
 from medkd.completers.client import LedgerClient, open_client
 from medkd.completers.providers import find_target_of
 from medkd.completers.transformers_engine import (
@@ -303,7 +304,7 @@ def open_predictor(
         return LocalPredictor(_open_gguf(config, space, prompts))
     adapter = resolve_adapter(config.adapter) if config.adapter else None
     device = choose_device(config.device)
-    if vllm_engine.is_usable(device):
+    if uses_vllm(device):
         dtype = cast(Dtype, str(choose_dtype("auto", device)).removeprefix("torch."))
         try:
             engine = _open_in_vllm(config, space.path(MERGED), adapter, dtype, prompts)
@@ -323,6 +324,11 @@ def open_predictor(
         "device": device,
     }
     return LocalPredictor(TransformersEngine(loaded, config.batch_size, is_looping))
+
+
+def uses_vllm(device: str) -> bool:
+    """Tell whether vLLM is to generate: a GPU computes, and the package is there."""
+    return device == "cuda" and find_spec("vllm") is not None
 
 
 def _open_gguf(

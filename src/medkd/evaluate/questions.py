@@ -17,7 +17,6 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import MANIFEST, RecordReader, hash_path, resolve_input
 from medkd.core.records import (
     Example,
-    Language,
     Lineage,
     Message,
     Prediction,
@@ -26,16 +25,17 @@ from medkd.core.records import (
     Split,
 )
 from medkd.core.stage_output import read_manifest
-from medkd.evaluate.scoring import score_prediction
 from medkd.grading.choices import read_choice
 from medkd.grading.extract import split_list
 from medkd.grading.names import normalize_name, parse_name
 from medkd.grading.rubric import QuestionRubric, is_healthbench, read_healthbench
+from medkd.grading.scores import Row, score_prediction
 from medkd.models.chat_template import make_messages
-from medkd.report.evaluations import Note, Row
+from medkd.report.material import Note
 from medkd.text.exam_rows import ExamQuestion, read_exam_row, write_options
 from medkd.text.files import RawRow
 from medkd.text.hub_datasets import fetch, is_hub_name
+from medkd.text.normalize import is_chinese
 from medkd.text.tables import read_rows
 
 MANY_SEEN = 0.5
@@ -270,20 +270,16 @@ def make_public_example(
         reasoning="",
         answer=answer,
         task=task,
-        language=find_language(text),
+        language="zh" if is_chinese(text) else "en",
         lineage=Lineage(origin="exam"),
     )
-
-
-def find_language(text: str) -> Language:
-    return "zh" if re.search("[一-鿿]", text) else "en"
 
 
 def put_question(question: ExamQuestion) -> str:
     """Write a question with its options, in its own language."""
     options = write_options(question.options)
     is_multiple = len(question.answer) > 1
-    if find_language(question.question) == "zh":
+    if is_chinese(question.question):
         kind = "多项选择题，可选多项" if is_multiple else "单项选择题"
         return f"{question.question}\n{options}\n（{kind}。请在最后一行写：答案：字母）"
     kind = "several options may be right" if is_multiple else "one option is right"

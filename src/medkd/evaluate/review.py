@@ -30,8 +30,7 @@ from medkd.core.statistics import (
     correct_rate,
     wilson_interval,
 )
-from medkd.evaluate.rubrics import RUBRICS, show_rubric
-from medkd.evaluate.scoring import to_judge
+from medkd.evaluate.judging import RUBRICS, show_rubric, to_judge
 from medkd.grading.judge import (
     PairToJudge,
     judge_answers,
@@ -40,11 +39,11 @@ from medkd.grading.judge import (
     make_fault_finder,
 )
 from medkd.grading.rubric import QuestionRubric
-from medkd.report.evaluations import (
+from medkd.grading.scores import find_verdict
+from medkd.report.material import (
     AGREEMENT,
     Evaluation,
     find_shared,
-    find_verdict,
     read_evaluation,
 )
 

@@ -8,7 +8,7 @@ Out: `predictions.jsonl`, `rows.jsonl`, `scores.json`, `report.html` and more (d
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -16,15 +16,26 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from medkd.completers.client import LedgerClient, open_client
 from medkd.completers.providers import find_target_of
 from medkd.core.config import RUNTIME
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input, write_json
-from medkd.core.records import Example, Language, Prediction, Sampling, Split, check_deidentified
+from medkd.core.records import (
+    Example,
+    Language,
+    Prediction,
+    Sampling,
+    Split,
+    check_deidentified,
+)
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import check_tasks, find_task, list_task_inputs
-from medkd.evaluate.general import ask_general, measure_forgetting
+from medkd.evaluate.extra_questions import (
+    ask_changed,
+    ask_general,
+    ask_shuffled,
+    measure_forgetting,
+)
 from medkd.evaluate.generate import (
     LEDGER,
     MERGED,
@@ -36,7 +47,14 @@ from medkd.evaluate.generate import (
     find_inputs,
     open_predictor,
 )
-from medkd.evaluate.llamafactory import describe_gaps, read_predictions, read_runtime
+from medkd.evaluate.judging import choose_rubrics, judge_rows, open_judge
+from medkd.evaluate.llamafactory import (
+    RESULTS,
+    describe_gaps,
+    read_predictions,
+    read_runtime,
+    write_results,
+)
 from medkd.evaluate.questions import (
     Prompt,
     Questions,
@@ -48,33 +66,28 @@ from medkd.evaluate.questions import (
     read_examples,
     read_public,
 )
-from medkd.evaluate.rubrics import choose_rubrics, score_by_rubric
-from medkd.evaluate.scoring import (
-    RESULTS,
+from medkd.grading.compare import TermsFile, list_terms_inputs
+from medkd.grading.rubric import QuestionRubric, read_rubrics
+from medkd.grading.scores import (
+    Row,
     Scores,
-    judge_rows,
+    break_down,
     make_scores,
     score,
     score_prediction,
     score_samples,
-    write_results,
 )
-from medkd.evaluate.variations import ask_changed, ask_shuffled
-from medkd.grading.compare import TermsFile, list_terms_inputs
-from medkd.grading.judge import RubricName, load_rubric, make_fault_finder
-from medkd.grading.rubric import QuestionRubric, read_rubrics
 from medkd.models.inspect import read_json
-from medkd.report.evaluations import (
+from medkd.report.material import (
     GENERAL,
     PREDICTIONS,
     ROWS,
     Evaluation,
     Note,
-    Row,
-    break_down,
     name_model,
+    read_step,
+    show_evaluation,
 )
-from medkd.report.material import read_step, show_evaluation
 from medkd.report.run import write_lead, write_material, write_scores
 
 __all__ = ["Config", "evaluate", "run"]
@@ -199,6 +212,14 @@ def run(config: Config) -> Manifest:
         else:
             _run_questions(config, space, questions, folder)
         return space.manifest
+
+
+def check(config: Config) -> None:
+    """Say before a long run what its config alone shows: an endpoint or a judge without its key."""
+    if config.endpoint:
+        find_target_of(config.endpoint, config.model, "--endpoint")
+    if config.judge:
+        find_target_of(config.judge, config.judge_model, "--judge")
 
 
 def _read_questions(config: Config) -> Questions:
@@ -446,7 +467,11 @@ def _write_scores(
     """Have a judge decide what rules left open, sum up, and write the files and the page."""
     rows, general = answers.rows, answers.general
     if config.judge:
-        rows = _judge(config, space, answers, rubrics, notes)
+        ledger = space.path(LEDGER)
+        opened = partial(open_judge, config.judge, config.judge_model, ledger, config.budget)
+        given = (space, answers.predictions, rows, rubrics, opened, config.task)
+        rows, told = judge_rows(*given)
+        notes += told
     space.write_records(ROWS, rows)
     if general:
         space.write_records(GENERAL, general)
@@ -471,48 +496,3 @@ def _translate_page(config: Config, space: StageOutput) -> None:
     if space.manifest.config.get("lang", "en") != config.lang:
         material = read_step(space.directory, space.manifest)
         print(f"report: {write_material(material, config.lang)}")
-
-
-def _judge(
-    config: Config,
-    space: StageOutput,
-    answers: Answers,
-    rubrics: Mapping[str, QuestionRubric],
-    notes: list[Note],
-) -> list[Row]:
-    """Have the undecided answers judged, and those with a rubric criterion by criterion."""
-    ledger_path = space.path(LEDGER)
-    judged = judge_rows(
-        answers.predictions,
-        answers.rows,
-        lambda rubric: open_judge(config, ledger_path, rubric),
-        config.task,
-    )
-    rows, n_failed = judged.rows, judged.n_failed
-    space.manifest.cost = judged.cost
-    if rubrics:
-        with open_judge(config, ledger_path, "criterion") as session:
-            rows, n_unread = score_by_rubric(answers.predictions, rows, rubrics, session)
-            space.manifest.cost = session.tell_cost()
-        n_failed += n_unread
-    facts = {"judge_asked": judged.n_asked, "judge_failed": n_failed, "judge_split": judged.n_split}
-    space.manifest.facts |= facts
-    if n_failed:
-        line = "{n} judgements: the judge failed or could not be read; these stay undecided."
-        notes.append(Note(line, {"n": n_failed}))
-        print(f"warning: {notes[-1]}", file=sys.stderr)
-    if judged.n_split:
-        line = (
-            "{n} answers on which the judge changed its mind with the order; these stay undecided."
-        )
-        notes.append(Note(line, {"n": judged.n_split}))
-    return rows
-
-
-def open_judge(
-    config: Config, ledger_path: Path, rubric: RubricName
-) -> AbstractContextManager[LedgerClient]:
-    """Open the judge of one rubric."""
-    target = find_target_of(config.judge, config.judge_model, "--judge")
-    find_fault = make_fault_finder(load_rubric(rubric))
-    return open_client(target, ledger_path, "judge", find_fault, config.budget)

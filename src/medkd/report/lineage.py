@@ -1,4 +1,5 @@
-"""Sections about how models came about: the data, the trainings, the methods in words, the cost.
+"""Sections about how models came about: the data, the trainings, the methods in words, the cost,
+and the settings of each evaluation.
 
 In: `Material` and wording. Out: sections, or none where a step is not there. Not done here: what
 evaluations found (`results`).
@@ -60,6 +61,7 @@ FACTS = {
     "peak memory in GiB": "peak_memory_gib",
 }
 """What is told of a training, and the setting or fact that it is."""
+SHOWN_FACTS = ("generator", "device", "dtype", "n_seen_in_training", "n_holding_their_answer")
 METHODS = {
     "collect": "{kept} cases were collected from {place}.",
     "deidentify": "Identifiers were replaced by {rules} in {kept} cases.",
@@ -287,3 +289,25 @@ def is_play_money(manifest: Manifest) -> bool:
     """Tell whether a step's bill is that of the rehearsal teacher, who charges nothing."""
     asked = {manifest.config.get(field) or "" for field in ("teacher", "endpoint", "judge")}
     return asked - {"", False} == {REHEARSAL}
+
+
+def write_settings(material: Material, say: Wording) -> Section | None:
+    """Write how each evaluation was made: settings, inputs, versions, cost."""
+    if not material.evaluations:
+        return None
+    every = [_read_settings(e.manifest) for e in material.evaluations]
+    keys = dict.fromkeys(key for settings in every for key in settings)
+    rows = [[key, *(settings.get(key, "–") for settings in every)] for key in keys]
+    head = [say("setting"), *(e.name for e in material.evaluations)]
+    return Section(say("Settings and lineage"), tables=[Table("settings", "", head, rows)])
+
+
+def _read_settings(manifest: Manifest) -> dict[str, str]:
+    empty: tuple[object, ...] = (None, "", [], {}, False)
+    settings = {key: str(value) for key, value in manifest.config.items() if value not in empty}
+    settings |= {f"read: {path}": digest[:16] for path, digest in manifest.inputs.items()}
+    settings |= {key: str(manifest.facts[key]) for key in SHOWN_FACTS if key in manifest.facts}
+    settings["versions"] = ", ".join(f"{name} {v}" for name, v in manifest.versions.items())
+    if manifest.cost.amount:
+        settings["cost"] = f"{manifest.cost.amount:.4f} {manifest.cost.currency}"
+    return settings

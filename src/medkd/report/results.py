@@ -12,20 +12,19 @@ from typing import Any
 
 from medkd.core.html import bar_figure, histogram_figure
 from medkd.core.records import FinishReason, Prediction
-from medkd.core.stage_output import Manifest
 from medkd.core.statistics import MIN_QUESTIONS
 from medkd.grading.diagnosis import NEAR
-from medkd.report.document import Cell, Sample, Section, Table
-from medkd.report.evaluations import (
+from medkd.grading.scores import (
     ACCURACY,
+    MEASURES,
     OVERLAP,
-    Evaluation,
     Row,
     find_range,
     find_verdict,
     list_accuracies,
 )
-from medkd.report.material import MEASURES, Material, Wording, plot
+from medkd.report.document import Cell, Sample, Section, Table
+from medkd.report.material import Evaluation, Material, Wording, plot
 
 N_ANSWERS = 200
 """Answers in a report; all of them are in `predictions.jsonl`."""
@@ -42,7 +41,6 @@ AXES = {
     "base": "By what the first model answered",
 }
 FILTERS = ("gained", "lost", "wrong", "near", "undecided", "looped", "unthinking", "cut")
-SHOWN_FACTS = ("generator", "device", "dtype", "n_seen_in_training", "n_holding_their_answer")
 
 
 def write_number(value: float) -> str:
@@ -120,9 +118,7 @@ def list_lead(
                 "interval": _write_ends(found.interval),
                 "decided": write_number(found.decided),
                 "n": sum(name in row.scores for row in (*e.rows, *e.general)),
-                "test": next(
-                    (t for t in tests if (t["model"], t["score"]) == (e.name, name)), None
-                ),
+                "test": _find_test(tests, e.name, name),
             }
         )
     return lines
@@ -356,11 +352,16 @@ def _show_people(key: str, name: str, people: Mapping[str, Any], say: Wording) -
     return Table(key, f"{say('What people say')}: {name}", head, rows)
 
 
+def _read_verdict(row: Row) -> str | None:
+    """Read the verdict on an answer, the judge's before that of the rules."""
+    return find_verdict(row.scores, "judged")
+
+
 def write_confusions(material: Material, say: Wording) -> Section | None:
     """Write which answers stand most often where another one was known."""
     tables: list[Table] = []
     for e in material.evaluations:
-        wrong = {row.id for row in e.rows if find_verdict(row.scores, "judged") == "wrong"}
+        wrong = {row.id for row in e.rows if _read_verdict(row) == "wrong"}
         pairs = Counter(
             (p.reference[:60], " ".join(p.answer.split())[:60] or say("(no answer)"))
             for p in e.predictions
@@ -386,7 +387,7 @@ def write_answers(material: Material, say: Wording) -> Section | None:
         return None
     *others, last = material.evaluations
     rows = {row.id: row for row in last.rows}
-    before = {row.id: _find_verdict(row) for row in others[0].rows} if others else {}
+    before = {row.id: _read_verdict(row) for row in others[0].rows} if others else {}
     said = [(e.name, {p.id: p.raw for p in e.predictions}) for e in others]
     shown: list[tuple[list[str], Prediction]] = [
         (_find_kinds(p, rows[p.id], before), p) for p in last.predictions if p.id in rows
@@ -411,13 +412,9 @@ def write_answers(material: Material, say: Wording) -> Section | None:
     return Section(say("Answers"), [note], samples=samples, filters=filters)
 
 
-def _find_verdict(row: Row) -> str | None:
-    return find_verdict(row.scores, "judged")
-
-
 def _find_kinds(p: Prediction, row: Row, before: Mapping[str, str | None]) -> list[str]:
     """Name what stands out in an answer, in the order of `FILTERS`."""
-    verdict, scores = _find_verdict(row), row.scores
+    verdict, scores = _read_verdict(row), row.scores
     was = before.get(p.id)
     flags = {
         "gained": verdict == "right" and was == "wrong",
@@ -441,7 +438,7 @@ def _show(
 ) -> Sample:
     """Show a question, its known answer, and what the models said."""
     verdict = (
-        kinds[0] if kinds[:1] in (["gained"], ["lost"]) else _find_verdict(row) or "not graded"
+        kinds[0] if kinds[:1] in (["gained"], ["lost"]) else _read_verdict(row) or "not graded"
     )
     about = [p.id, p.finish_reason, say("{n} tokens", n=p.n_tokens) if p.n_tokens else ""]
     about.append(say(row.relation.replace("_", " ")) if row.relation else "")
@@ -461,7 +458,7 @@ def _show(
     return Sample(title, shown, ", ".join(filter(None, about)), tags)
 
 
-# What is not known, and the settings
+# What is not known
 
 
 def write_missing(material: Material, say: Wording) -> Section:
@@ -509,25 +506,3 @@ def write_missing(material: Material, say: Wording) -> Section:
         ]
     items.append(say("Medical soundness: nobody with a licence read these answers."))
     return Section(say("What was not measured"), items=items)
-
-
-def write_settings(material: Material, say: Wording) -> Section | None:
-    """Write how each evaluation was made: settings, inputs, versions, cost."""
-    if not material.evaluations:
-        return None
-    every = [_list_settings(e.manifest) for e in material.evaluations]
-    keys = dict.fromkeys(key for settings in every for key in settings)
-    rows = [[key, *(settings.get(key, "–") for settings in every)] for key in keys]
-    head = [say("setting"), *(e.name for e in material.evaluations)]
-    return Section(say("Settings and lineage"), tables=[Table("settings", "", head, rows)])
-
-
-def _list_settings(manifest: Manifest) -> dict[str, str]:
-    empty: tuple[object, ...] = (None, "", [], {}, False)
-    settings = {key: str(value) for key, value in manifest.config.items() if value not in empty}
-    settings |= {f"read: {path}": digest[:16] for path, digest in manifest.inputs.items()}
-    settings |= {key: str(manifest.facts[key]) for key in SHOWN_FACTS if key in manifest.facts}
-    settings["versions"] = ", ".join(f"{name} {v}" for name, v in manifest.versions.items())
-    if manifest.cost.amount:
-        settings["cost"] = f"{manifest.cost.amount:.4f} {manifest.cost.currency}"
-    return settings

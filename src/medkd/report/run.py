@@ -15,10 +15,17 @@ from medkd.core.i18n import Texts
 from medkd.core.jsonl import MANIFEST, write_json
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest
+from medkd.grading.scores import HIGH, MEASURES
 from medkd.report import lineage, results
 from medkd.report.document import Document, write_document, write_page
-from medkd.report.evaluations import HIGH, Evaluation, find_drop
-from medkd.report.material import MEASURES, Material, Wording, read_run, read_step
+from medkd.report.material import (
+    Evaluation,
+    Material,
+    Wording,
+    find_drop,
+    read_run,
+    read_step,
+)
 
 SUMMARY = [*MEASURES][: [*MEASURES].index("samples_per_second") + 1]
 """The scores of a run's summary; `scores.json` of each step has the others."""
@@ -47,7 +54,7 @@ def make_document(material: Material, texts: Texts) -> Document:
         results.write_missing(material, say),
         lineage.write_methods(material, say),
         lineage.write_cost(material, say),
-        results.write_settings(material, say),
+        lineage.write_settings(material, say),
     ]
     name = material.folder.resolve().name
     title = say(material.title) if material.title else say("MedKD: {name}", name=name)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from medkd.core.records import Verdict
 from medkd.grading.checks import find_claims
-from medkd.report.evaluations import find_verdict
+from medkd.grading.scores import find_verdict
 from medkd.studio.jsonl_index import Row
 from medkd.text.normalize import View, make_view, normalize
 

@@ -26,9 +26,9 @@ from medkd.evaluate.review import (
     measure,
     read_answer_reviews,
 )
+from medkd.grading.scores import MEASURES, find_range
 from medkd.models.inspect import read_json
-from medkd.report.evaluations import ROWS, compare, find_range, read_evaluation
-from medkd.report.material import MEASURES
+from medkd.report.material import ROWS, compare, read_evaluation
 from medkd.report.results import list_scores
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
 from medkd.studio.page import MAX_NAME, Form, Page, read_text

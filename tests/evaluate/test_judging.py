@@ -8,7 +8,7 @@ from medkd.core.errors import InputError
 from medkd.core.records import Completion, Lineage
 from medkd.core.reviews import Decision, Review, add_review
 from medkd.demo.teacher import serve_teacher
-from medkd.evaluate.rubrics import Config, run
+from medkd.evaluate.judging import Config, run
 from medkd.evaluate.stage import Config as EvaluateConfig
 from medkd.evaluate.stage import run as evaluate
 from medkd.grading.rubric import (

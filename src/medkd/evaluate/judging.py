@@ -1,17 +1,20 @@
-"""The stage `rubric`: a teacher writes for each question the criteria that answers are graded by;
-`evaluate --rubric` reads them.
+"""What a judge decides: answers that rules leave undecided, open ones, and criteria of rubrics; and
+the stage `rubric`, in which a teacher writes for each question what answers are graded by.
 
-In: `test.jsonl` of merge, a teacher. Out: `rubrics.jsonl`, one rubric a question.
+In: predictions and rows, a judge; for the stage, `test.jsonl` of merge and a teacher. Out: the rows
+with the judge's scores beside those of the rules; `rubrics.jsonl`, one rubric a question.
 """
 
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from medkd.completers.client import open_client
+from medkd.completers.client import LedgerClient, open_client
 from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.completers.providers import find_target_of
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
@@ -19,6 +22,8 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Completer, Example, Prediction, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.grading import judge
+from medkd.grading.diagnosis import GradeVerdict
 from medkd.grading.rubric import (
     RUBRICS,
     QuestionRubric,
@@ -27,7 +32,8 @@ from medkd.grading.rubric import (
     read_criteria,
     score_rubrics,
 )
-from medkd.report.evaluations import Row
+from medkd.grading.scores import Row, find_kind, find_verdict
+from medkd.report.material import Note
 from medkd.text.normalize import make_plain
 
 
@@ -75,6 +81,11 @@ def run(config: Config) -> Manifest:
         texts = [c.text if c.complete else None for c in completions]
         _write(space, examples, texts, source)
         return space.manifest
+
+
+def check(config: Config) -> None:
+    """Say before a long run what its config alone shows: an unknown teacher, a missing key."""
+    find_target_of(config.teacher, config.model, "--teacher")
 
 
 def find_reference(example: Example) -> str:
@@ -149,12 +160,14 @@ def score_by_rubric(
     predictions: Sequence[Prediction],
     rows: Sequence[Row],
     rubrics: Mapping[str, QuestionRubric],
-    judge: Completer,
+    session: Completer,
 ) -> tuple[list[Row], int]:
     """Add the scores of their rubrics to the rows that have one; return all rows, and the number of
     criteria on which the judge could not be read."""
     asked = [p for p in predictions if p.id in rubrics]
-    held = score_rubrics([(p.question or p.prompt, p.answer, rubrics[p.id]) for p in asked], judge)
+    held = score_rubrics(
+        [(p.question or p.prompt, p.answer, rubrics[p.id]) for p in asked], session
+    )
     found = {p.id: score for p, score in zip(asked, held, strict=True)}
     scored: list[Row] = []
     for row in rows:
@@ -175,3 +188,111 @@ def _write_met(rubric: QuestionRubric, met: Sequence[bool | None]) -> str:
     said = {None: "unread", True: "met", False: "not met"}
     pairs = zip(rubric.criteria, met, strict=True)
     return "\n".join(f"{said[is_met]} ({c.points:+g}): {c.text}" for c, is_met in pairs)
+
+
+# A judge beside the rules
+
+OpenJudge = Callable[[judge.RubricName], AbstractContextManager[LedgerClient]]
+
+
+def judge_rows(
+    space: StageOutput,
+    predictions: Sequence[Prediction],
+    rows: Sequence[Row],
+    rubrics: Mapping[str, QuestionRubric],
+    open_judge: OpenJudge,
+    task: str = "",
+) -> tuple[list[Row], list[Note]]:
+    """Have what the rules left undecided judged, answers to open questions scored against the
+    teacher's, and those with a rubric criterion by criterion; return all rows, and what the page
+    says of it.
+
+    The rules' figures stay; `judged_accuracy` and `judged_decided` hold the rules' verdict where
+    there is one and the judge's elsewhere. An answer on which the judge's two orders disagree stays
+    undecided.
+    """
+    verdicts: dict[str, GradeVerdict | None] = {row.id: find_verdict(row.scores) for row in rows}
+    undecided = [p for p in predictions if verdicts[p.id] == "undecided"]
+    opened = [p for p in predictions if not p.reference and p.teacher]
+    opinions: dict[str, judge.Opinion] = {}
+    scored: dict[str, judge.Judgement] = {}
+    if undecided:
+        with open_judge("diagnosis") as session:
+            said = judge.judge_answers([to_judge(p, task) for p in undecided], session)
+            space.manifest.cost = session.tell_cost()
+        opinions = {p.id: opinion for p, opinion in zip(undecided, said, strict=True)}
+    if opened:
+        texts = [
+            judge.open_texts(p.question or p.prompt, p.answer, p.teacher or "") for p in opened
+        ]
+        with open_judge("open") as session:
+            judged = judge.judge(texts, judge.load_rubric("open"), session)
+            space.manifest.cost = session.tell_cost()
+        read = ((p.id, result.judgement) for p, result in zip(opened, judged, strict=True))
+        scored = {i: judgement for i, judgement in read if judgement}
+    found = [
+        _add_judgement(row, verdicts[row.id], opinions.get(row.id), scored.get(row.id))
+        for row in rows
+    ]
+    n_failed = len(opened) - len(scored) + sum(not o.label for o in opinions.values())
+    if rubrics:
+        with open_judge("criterion") as session:
+            found, n_unread = score_by_rubric(predictions, found, rubrics, session)
+            space.manifest.cost = session.tell_cost()
+        n_failed += n_unread
+    n_split = sum(opinion.is_split for opinion in opinions.values())
+    n_asked = len(undecided) + len(opened)
+    facts = {"judge_asked": n_asked, "judge_failed": n_failed, "judge_split": n_split}
+    space.manifest.facts |= facts
+    return found, _describe_failures(n_failed, n_split)
+
+
+def _describe_failures(n_failed: int, n_split: int) -> list[Note]:
+    """Say how many judgements came to nothing."""
+    notes: list[Note] = []
+    if n_failed:
+        line = "{n} judgements: the judge failed or could not be read; these stay undecided."
+        notes.append(Note(line, {"n": n_failed}))
+        print(f"warning: {notes[-1]}", file=sys.stderr)
+    if n_split:
+        line = (
+            "{n} answers on which the judge changed its mind with the order; these stay undecided."
+        )
+        notes.append(Note(line, {"n": n_split}))
+    return notes
+
+
+def to_judge(prediction: Prediction, task: str = "") -> judge.AnswerToJudge:
+    """Make what a judge is shown of a prediction."""
+    question = prediction.question or prediction.prompt
+    kind = find_kind(prediction, task)
+    return judge.AnswerToJudge(kind, question, prediction.answer, prediction.reference)
+
+
+def _add_judgement(
+    row: Row,
+    verdict: GradeVerdict | None,
+    opinion: judge.Opinion | None,
+    judgement: judge.Judgement | None,
+) -> Row:
+    if judgement:
+        return row.add({"judge_score": judgement.score}, judged=judgement.why)
+    if verdict is None:
+        return row
+    judged = ""
+    if opinion is not None and opinion.verdict:
+        verdict, judged = opinion.verdict, f"{opinion.verdict}: {opinion.why}"
+    marks = {
+        "judged_accuracy": float(verdict == "right"),
+        "judged_decided": float(verdict != "undecided"),
+    }
+    return row.add(marks, judged=judged)
+
+
+def open_judge(
+    endpoint: str, model: str, ledger: Path, budget: float | None, rubric: judge.RubricName
+) -> AbstractContextManager[LedgerClient]:
+    """Open the judge of one rubric."""
+    target = find_target_of(endpoint, model, "--judge")
+    find_fault = judge.make_fault_finder(judge.load_rubric(rubric))
+    return open_client(target, ledger, "judge", find_fault, budget)

@@ -1,7 +1,14 @@
 from medkd.core import thinking
 from medkd.core.records import FinishReason, Prediction
-from medkd.evaluate.scoring import make_scores, score
-from medkd.report.evaluations import Row, break_down, find_range, list_accuracies, to_columns
+from medkd.grading.scores import (
+    Row,
+    break_down,
+    find_range,
+    list_accuracies,
+    make_scores,
+    score,
+    to_columns,
+)
 
 
 def predict(number, reasoning="发热咳嗽，双肺湿啰音。", answer="肺炎", **changes):
