@@ -231,6 +231,7 @@ def test_the_whole_road_on_own_cases_ends_in_a_report_and_an_unproven_model(
     assert done.returncode == 3, done.stderr
     assert "UNPROVEN" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+    assert f"next: medkd report {tmp_path / 'run'}" in done.stdout
     assert (tmp_path / "run" / "export" / "UNPROVEN").exists()
     assert "UNPROVEN" in (tmp_path / "run" / "export" / "MODELCARD.md").read_text(encoding="utf-8")
     assert (tmp_path / "run" / "report.html").exists()
@@ -360,3 +361,35 @@ def test_logs_of_another_trade_go_the_road_with_a_task_of_three_lines(tmp_path: 
         ("pump", "你是一名知识可靠、表达清楚的助手。")
     }
     assert all("故障原因是什么？" in row.input and "临床" not in row.instruction for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "said"),
+    [
+        ("distill", {"teacher": "deepseek"}, "no key; put it in the environment variable DEEPSEEK"),
+        ("evaluate", {"model": "medkd:tiny", "judge": "deepseek"}, "--judge deepseek: no key"),
+        ("rubric", {"teacher": "deepsek"}, "--teacher deepsek: unknown provider"),
+        ("verify", {"judge": True}, "--teacher deepseek: no key"),
+    ],
+)
+def test_a_missing_key_is_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str, fields: Any, said: str
+) -> None:
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    write_json(tmp_path / "cases.json", MIXED)
+    recipe = tmp_path / "road.yaml"
+    sections = {"collect": {"source": "files", "input": str(tmp_path / "cases.json")}}
+    sections |= {"deidentify": {}, "prepare": {}, "distill": {"teacher": "rehearsal"}}
+    sections |= {"verify": {}, "merge": {}}
+    write_json(recipe, sections | {section: {**sections.get(section, {}), **fields}})
+    with pytest.raises(InputError, match=said):
+        run_recipe(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_that_got_no_question_is_told_before_anything_is_paid_for(tmp_path: Path) -> None:
+    write_json(tmp_path / "cases.json", MIXED)
+    overrides = {"collect": {"input": str(tmp_path / "cases.json")}}
+    with pytest.raises(InputError, match="2 questions, and none of them in the split"):
+        run_recipe(Path("own-cases"), tmp_path / "run", overrides)
+    assert not (tmp_path / "run/distill").exists()

@@ -6,7 +6,7 @@ finished, unchanged step is skipped; a killed run is continued. Not done here: w
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -27,7 +27,7 @@ from medkd.core.config import (
 )
 from medkd.core.errors import InputError, ProofError, StoppedError
 from medkd.core.records import Language
-from medkd.core.stage_output import Manifest
+from medkd.core.stage_output import Manifest, is_finished
 from medkd.report.run import write_run_report
 from medkd.rounds import RoundKeeper, Rounds, expand
 from medkd.stages import STAGES
@@ -276,10 +276,12 @@ def run_recipe(
     overwrite: bool = False,
     trust_recipe: bool = False,
     lang: Language | None = None,
+    say_next: Callable[[Path], None] = lambda _: None,
 ) -> Path:
-    """Run every step of a recipe and write the run's report; returns the run directory.
+    """Run every step of a recipe and write the run's report; returns the run directory, which
+    `say_next` is told at the end, proven model or not.
 
-    Raises what a step raises; ProofError only after the report is written.
+    Raises what a step raises; ProofError only after that.
     """
     path = find_recipe(path)
     content = read_recipe(path)
@@ -290,23 +292,60 @@ def run_recipe(
         content[name] = {**_take_section(content[name], name, str(path)), "lang": lang}
     with ExitStack() as servers:
         planned = plan(content, str(path), out, overwrite, servers)
+        _check_ahead(planned.steps)
         unproven: ProofError | None = None
         n_steps = len(planned.steps)
         for number, step in enumerate(planned.steps, start=1):
             if step.round:
                 continue
             try:
-                _run_step(step, f"[{number}/{n_steps}]")
+                manifest = _run_step(step, f"[{number}/{n_steps}]")
             except ProofError as error:
                 unproven = error
+                continue
+            if step.stage == "prepare":
+                _check_splits(manifest, step, planned)
         report = planned.report
         if planned.rounds:
             report |= _run_rounds(planned, planned.rounds)
     if report:
         write_run_report(planned.out, report, lang or "en")
+    say_next(planned.out)
     if unproven:
         raise unproven
     return planned.out
+
+
+def _check_ahead(steps: Sequence[Step]) -> None:
+    """Raise InputError before the first step for what a later one would be refused for: a stage's
+    `check` tells what its config alone shows, as a missing key."""
+    for step in steps:
+        check = getattr(STAGES[step.stage].load(), "check", None)
+        if check and not is_finished(step.config.out):
+            check(step.config)
+
+
+def _check_splits(prepared: Manifest, step: Step, planned: Plan) -> None:
+    """Raise InputError before anything is paid for where a later step would read a split that got
+    no question; rows that merge takes from elsewhere may fill it."""
+    n_of: dict[str, int] = prepared.facts.get("splits", {})
+    for later in planned.steps[planned.steps.index(step) :]:
+        given: Any = getattr(later.config, "input", None)
+        read = [Path(str(item)) for item in (given if isinstance(given, list) else [given])]
+        if later.stage == "merge" and any(path.parent != planned.out for path in read):
+            return
+        split = "train" if later.stage == "train" else getattr(later.config, "split", "")
+        wanted = split == "train" or getattr(step.config, f"{split}_share", 0)
+        if given and split and wanted and not n_of.get(split):
+            raise InputError(
+                "{}: {} questions, and none of them in the split {} that the step {} reads; bring "
+                "more cases (30 or more), or pass another --{}.seed",
+                step.config.out,
+                sum(n_of.values()),
+                split,
+                later.name,
+                step.name,
+            )
 
 
 def _run_rounds(planned: Plan, rounds: Rounds) -> dict[str, str]:

@@ -29,13 +29,15 @@ def test_tidying_touches_white_space_alone():
 def test_names_are_unified_and_unknown_ones_kept():
     assert [
         load_names().unify(name)
-        for name in ("一般资料", "【基本信息】", "2. 体格检查：", "月经史", "")
+        for name in ("一般资料", "【基本信息】", "2. 体格检查：", "月经史", "", "HISTORY:", "Exam")
     ] == [
         "基本信息",
         "基本信息",
         "查体",
         "月经史",
         "",
+        "现病史",
+        "查体",
     ]
 
 

@@ -7,6 +7,7 @@ Not done here: what a step does (`pipeline`), the table of commands (`cli.app`).
 import itertools
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -75,8 +76,8 @@ def demo(
     parts = ("demo", road, task, language)
     others = zip(parts, ("demo", "cases", "diagnosis", "zh"), strict=True)
     name = "-".join(["demo", *(part for part, usual in others if part != usual)])
-    done = run_recipe(RECIPES / recipe, out or Path("runs") / name, overrides, overwrite)
-    _say_next("demo", done)
+    place = out or Path("runs") / name
+    run_recipe(RECIPES / recipe, place, overrides, overwrite, say_next=partial(_say_next, "demo"))
 
 
 def _say_next(name: str, run_dir: Path) -> None:
@@ -164,7 +165,8 @@ def run(
     if detach:
         start_detached(sys.argv[1:])
         return
-    _say_next("run", run_recipe(recipe, out, overrides, overwrite, trust_recipe, lang))
+    say_next = partial(_say_next, "run")
+    run_recipe(recipe, out, overrides, overwrite, trust_recipe, lang, say_next)
 
 
 Action = Literal["list", "show", "copy"]

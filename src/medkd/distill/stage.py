@@ -314,6 +314,11 @@ def choose_targets(config: Config, is_key_needed: bool = True) -> tuple[list[Tar
     return [t.as_batch() for t in teachers] if config.batch else teachers, judges
 
 
+def check(config: Config) -> None:
+    """Say before a long run what its config alone shows: an unknown model, a missing key."""
+    choose_targets(config, is_key_needed=not config.dry_run)
+
+
 def find_questions(config: Config) -> QuestionFile:
     """Find and read the questions of a config: all, or those whose attempt is to be corrected."""
     path = find_question_file(config)

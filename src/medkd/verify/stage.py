@@ -190,6 +190,12 @@ def find_failure(checked: Checked) -> Verdict | None:
     return min(failed, key=lambda one: one.reason == checks.Reason.UNDECIDED, default=None)
 
 
+def check(config: Config) -> None:
+    """Say before a long run what its config alone shows: an unknown model, a missing key."""
+    if config.uses_llm:
+        find_target(config.teacher, config.model, config.base_url)
+
+
 def run(config: Config) -> Manifest:
     """Check a file of rationales."""
     path = resolve_input(config.input, "rationales.jsonl", made_by="distill", may_be_empty=True)
