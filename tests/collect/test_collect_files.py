@@ -370,7 +370,7 @@ def test_a_large_share_of_dropped_rows_is_said_with_the_next_step(
             b"\xd0\xcf\x11\xe0" + b" " * 600,
             "an old Excel workbook.*save it as .xlsx or CSV",
         ),
-        ("a.csv", b"\x1f\x8b\x08", "a packed file; unpack it"),
+        ("a.csv", b"\x1f\x8b\x08", "damaged"),
         ("a.html", b" ", "the file is empty"),
     ],
 )

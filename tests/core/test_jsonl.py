@@ -1,10 +1,14 @@
+import gzip
 import json
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +31,50 @@ from medkd.core.records import RawCase, Usage
 
 def make_case(number: int) -> RawCase:
     return RawCase(id=f"files:{number}", source="files", sections={"主诉": f"发热{number}天"})
+
+
+def pack(path: Path, cases: Sequence[RawCase]) -> Path:
+    """Write cases in the form that the name asks for."""
+    lines = [case.model_dump_json().encode() + b"\n" for case in cases]
+    if path.suffix == ".parquet":
+        rows = [case.model_dump(mode="json") for case in cases]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".gz":  # two members, as several writers leave them
+        path.write_bytes(b"".join(gzip.compress(b"".join(half)) for half in (lines[:1], lines[1:])))
+    elif path.suffix == ".zst":
+        path.write_bytes(pyarrow.Codec("zstd").compress(b"".join(lines), asbytes=True))
+    else:
+        path.write_bytes(b"".join(lines))
+    return path
+
+
+SECTIONS = ({"主诉": "发热3天"}, {"主诉": "咳嗽", "查体": "T 38℃"}, {"现病史": "头痛。"})
+CASES = [RawCase(id=f"a:{n}", source="a", sections=one) for n, one in enumerate(SECTIONS)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_records_are_read_plain_packed_and_from_parquet(name: str, tmp_path: Path) -> None:
+    path = pack(tmp_path / name, CASES)
+    assert list(RecordReader(path, RawCase, made_by="collect")) == CASES
+    assert count_lines(path) == (3 if name == "a.jsonl" else None)
+
+
+def test_a_folder_of_parts_is_one_input_in_the_order_of_their_names(tmp_path: Path) -> None:
+    names = ("part-00000.jsonl.zst", "part-00001.parquet", "part-00002.jsonl")
+    for name, case in zip(names, CASES, strict=True):
+        pack(tmp_path / name, [case])
+    for other in ("_SUCCESS", ".part-00000.crc"):
+        (tmp_path / other).write_text("x")
+    found = resolve_input(tmp_path, "raw_cases.jsonl", made_by="collect")
+    assert list(RecordReader(found, RawCase, made_by="collect")) == CASES
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_packed_file_that_breaks_off_is_one_line(name: str, tmp_path: Path) -> None:
+    path = pack(tmp_path / name, CASES)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="damaged"):
+        list(RecordReader(path, RawCase, made_by="collect"))
 
 
 def test_a_broken_line_is_named_and_the_rest_goes_on(

@@ -2,7 +2,9 @@
 they should be."""
 
 import csv
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 
@@ -240,3 +242,18 @@ def test_a_dataset_from_a_hub_is_read_from_its_files_and_keeps_its_address(tmp_p
         "name",
         "https://huggingface.co/datasets/owner/name",
     )
+
+
+def test_the_parts_of_a_folder_are_one_source(tmp_path):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    rows = [
+        {"question": f"第{n}题：{chr(0x4E00 + n) * 9}？", "think": f"想{n}。", "answer": "答。"}
+        for n in range(4)
+    ]
+    lines = [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+    (folder / "part-0.jsonl").write_bytes(b"".join(lines[:2]))
+    (folder / "part-1.jsonl.gz").write_bytes(gzip.compress(b"".join(lines[2:])))
+    manifest = run(Config(input=(folder,), out=tmp_path / "out", near=1))
+    assert manifest.facts["sources"] == {"notes": 4}
+    assert [Path(path).name for path in manifest.inputs] == ["part-0.jsonl", "part-1.jsonl.gz"]

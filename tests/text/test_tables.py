@@ -1,5 +1,6 @@
 """Every file from outside gives its rows, or one line that names the place and the next step."""
 
+import bz2
 import csv
 import gzip
 import json
@@ -208,7 +209,8 @@ def test_a_sheet_far_to_the_right_or_far_down_is_bounded(tmp_path):
             b"\xd0\xcf\x11\xe0" + b" " * 600,
             "an old Excel workbook .*save it as .xlsx or CSV",
         ),
-        ("a.jsonl.gz", gzip.compress(b"{}", mtime=0), "a packed file; unpack it first"),
+        ("a.jsonl.bz2", bz2.compress(b"{}"), "a packed file; unpack it first"),
+        ("a.jsonl.gz", gzip.compress(b"{}", mtime=0)[:-9], "damaged"),
         ("a.pdf", b"%PDF-1.7 \x00", "a PDF"),
         ("a.json", b"\x80\x04\x95abc", "a pickle"),
         ("a.xls", "<html><table><tr><td>主诉".encode(), "HTML or XML"),

@@ -278,13 +278,21 @@ def _list_files(path: Path) -> list[Path]:
     found = [
         p
         for p in path.rglob("*")
-        if p.suffix.lower() in KINDS and p.is_file() and not p.name.startswith((".", "~$"))
+        if _is_known(p) and p.is_file() and not p.name.startswith((".", "~$"))
     ]
     if not found:
         raise InputError(
             "{}: no such file of cases in this folder; read are {}; check --input", path, KNOWN
         )
     return sorted(found, key=lambda p: (len(p.parts), str(p.parent), len(p.name), p.name))
+
+
+def _is_known(path: Path) -> bool:
+    """Tell by its name whether a file may hold cases: JSON Lines may be packed."""
+    is_packed = path.suffix.lower() in {".gz", ".zst"}
+    return (path.with_suffix("") if is_packed else path).suffix.lower() in (
+        JSON_SUFFIXES if is_packed else KINDS
+    )
 
 
 # --- Rows ---------------------------------------------------------------------------------------

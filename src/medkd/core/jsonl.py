@@ -1,5 +1,5 @@
-"""Files between stages: records as JSON Lines, read with their broken lines named, written
-atomically or append-only.
+"""Files between stages: records as JSON Lines, plain or packed, whole or in parts, read with their
+broken lines named, written atomically or append-only.
 
 Not done here: a stage's directory and its manifest (`core.stage_output`), progress on the screen
 (`core.progress`).
@@ -14,9 +14,11 @@ import stat
 import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar, cast
 
+import orjson
 from pydantic import ValidationError
 
 from medkd.core.errors import InputError, Said, from_os_error
@@ -28,18 +30,22 @@ R = TypeVar("R", bound=Record)
 MANIFEST = "manifest.json"
 MAX_LINE_BYTES = 2**26
 """Length up to which a line of records is read."""
+_PACKERS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+"""First bytes of a packed file to the name of what packed it."""
 WHOLE_HASH_BYTES = 256 * 2**20
 """Files up to this size are hashed whole; of larger ones the size and both ends (1 MiB each)."""
 
 
 def resolve_input(path: Path, name: str, made_by: str, may_be_empty: bool = False) -> Path:
-    """Find the file `name` in a stage's directory, or take the file itself; say which command makes
-    a missing one.
+    """Find the file `name` in a stage's directory, or take the file itself, or a folder of parts;
+    say which command makes a missing one.
 
     `may_be_empty` accepts an empty file beside a manifest: the stage left nothing on purpose.
     """
     try:
         found = path / name if path.is_dir() else path
+        if path.is_dir() and not found.is_file() and list_parts(path):
+            return path
         mode = found.stat().st_mode
         size = found.stat().st_size
     except FileNotFoundError as error:
@@ -93,6 +99,65 @@ def hash_path(path: Path, without: Path | None = None) -> str:
     return digest.hexdigest()
 
 
+def list_parts(path: Path) -> list[Path]:
+    """List the files of an input: itself, or those of a folder that are called `part-…`, by name;
+    none for another folder."""
+    return sorted(filter(Path.is_file, path.glob("part-*"))) if path.is_dir() else [path]
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Read the lines of a file or of a folder of parts, each with its place; blank ones are passed
+    over.
+
+    A part may be packed (gzip, zstd), or Parquet, whose rows come as JSON without their nulls; of a
+    line that is too long the beginning alone is given, which is broken.
+    """
+    for part in list_parts(path) or [path]:
+        try:
+            with part.open("rb") as file:
+                for number, line in enumerate(_unpack(file, part), start=1):
+                    if line.strip():
+                        yield f"{part.name}:{number}", line
+        except OSError as error:
+            raise from_os_error(error, part) from error
+
+
+def is_packed(path: Path) -> bool:
+    """Tell whether a file holds lines that are packed by gzip or zstd."""
+    with path.open("rb") as file:
+        return file.read(4).startswith(tuple(_PACKERS))
+
+
+def _unpack(file: BufferedReader, part: Path) -> Iterator[bytes]:
+    head = file.peek(4)[:4]
+    packer = next((name for magic, name in _PACKERS.items() if head.startswith(magic)), "")
+    if not packer and head != b"PAR1":
+        yield from _split_lines(file)
+        return
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        if packer:
+            yield from _split_lines(
+                BufferedReader(cast(Any, pa).CompressedInputStream(file, packer))
+            )
+            return
+        batch: Any
+        for batch in ParquetFile(file).iter_batches(batch_size=256):
+            for row in batch.to_pylist(maps_as_pydicts="strict"):
+                yield orjson.dumps(_without_nulls(row), default=str)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError("{}: damaged ({}); fetch or pack it again", part, error) from error
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {name: _without_nulls(inner) for name, inner in items if inner is not None}
+    return value
+
+
 def printable_name(path: Path) -> str:
     """Return the name of a file as text that every record can hold, also where it is no UTF-8."""
     return os.fsencode(path.name).decode("utf-8", "backslashreplace")
@@ -116,16 +181,13 @@ class RecordReader(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         self.n_read, self.broken = 0, []
         n_good = 0
-        with self._open() as file:
-            for number, line in enumerate(_split_lines(file), start=1):
-                if not line.strip():
-                    continue
-                self.n_read += 1
-                try:
-                    yield self.record.model_validate_json(line)
-                    n_good += 1
-                except ValidationError as error:
-                    self.broken.append(f"{self.path.name}:{number}: {first_problem(error)}")
+        for place, line in read_lines(self.path):
+            self.n_read += 1
+            try:
+                yield self.record.model_validate_json(line)
+                n_good += 1
+            except ValidationError as error:
+                self.broken.append(f"{place}: {first_problem(error)}")
         if self.n_read and not n_good:
             raise InputError(
                 '{}; this is no {} file, run "medkd {}" first',
@@ -136,26 +198,24 @@ class RecordReader(Generic[R]):
         for problem in self.broken:
             print(f"warning: {problem}; line passed over", file=sys.stderr)
 
-    def _open(self) -> IO[bytes]:
-        try:
-            return self.path.open("rb")
-        except OSError as error:
-            raise from_os_error(error, self.path) from error
-
     def dropped(self) -> dict[str, int]:
         """Count broken lines as a drop reason."""
         return {"broken_line": len(self.broken)} if self.broken else {}
 
 
-def count_lines(path: Path) -> int:
-    """Count the lines of a file, for a bar that knows its end."""
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+def count_lines(path: Path) -> int | None:
+    """Count the lines of a file or of its parts, for a bar that knows its end; None where some are
+    packed."""
+    n = 0
+    for part in list_parts(path):
+        with part.open("rb") as file:
+            if file.peek(4)[:4].startswith((b"PAR1", *_PACKERS)):
+                return None
+            n += sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    return n
 
 
-def _split_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Split a file into lines; of one that is too long the beginning alone is given, which is
-    broken."""
+def _split_lines(file: BufferedReader) -> Iterator[bytes]:
     while line := file.readline(MAX_LINE_BYTES):
         yield line
         while len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):

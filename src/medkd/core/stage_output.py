@@ -30,6 +30,7 @@ from medkd.core.jsonl import (
     MANIFEST,
     first_problem,
     hash_path,
+    list_parts,
     sweep_leftovers,
     write_records,
     write_text,
@@ -318,7 +319,12 @@ def _make_manifest(
     stage: str, config: StageConfig, inputs: Inputs, names: Mapping[str, Sequence[str]]
 ) -> Manifest:
     roles = {
-        role: [given] if isinstance(given, Path) else list(given) for role, given in inputs.items()
+        role: [
+            part
+            for path in ([given] if isinstance(given, Path) else given)
+            for part in list_parts(path) or [path]
+        ]
+        for role, given in inputs.items()
     }
     hashes = {str(path): hash_path(path, config.out) for paths in roles.values() for path in paths}
     return Manifest(

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, StoppedError, from_os_error
-from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_text
+from medkd.core.jsonl import RecordReader, count_lines, read_lines, resolve_input, write_text
 from medkd.core.parallel import MANY, Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Case, RawCase
@@ -253,15 +253,14 @@ def _as_csv(cells: list[Cell]) -> str:
 def _warn_of_english(path: Path) -> None:
     """Say how many cases are in English, where nothing looks for names without a label."""
     n = n_english = 0
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                sections = json.loads(line)["sections"]
-                text = "\n".join(map(str, sections.values()))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue
-            n += 1
-            n_english += not is_chinese(text)
+    for _, line in read_lines(path):
+        try:
+            sections = json.loads(line)["sections"]
+            text = "\n".join(map(str, sections.values()))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+        n += 1
+        n_english += not is_chinese(text)
     if n_english:
         print(
             f"warning: {n_english} of {n} cases are in English, and only names with a label, a "

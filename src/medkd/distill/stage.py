@@ -28,7 +28,13 @@ from medkd.completers.scheduler import RunOptions
 from medkd.core import thinking
 from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError
-from medkd.core.jsonl import RecordReader, resolve_input, write_atomically
+from medkd.core.jsonl import (
+    RecordReader,
+    list_parts,
+    read_lines,
+    resolve_input,
+    write_atomically,
+)
 from medkd.core.records import (
     Completion,
     Cost,
@@ -182,7 +188,7 @@ class QuestionFile:
         _refuse_raw_cases(path)
         self.path = path
         self.reader = RecordReader(path, Question, made_by="prepare")
-        is_kept = path.stat().st_size <= KEPT_BYTES
+        is_kept = sum(part.stat().st_size for part in list_parts(path)) <= KEPT_BYTES
         self._kept = list(self.reader) if is_kept else None
         self._attempts = attempts
         tasks: set[str] = set()
@@ -209,16 +215,14 @@ class QuestionFile:
         return self._attempts is None or question.id in self._attempts.wrong
 
     def _read(self) -> Iterator[Question]:
-        with self.path.open("rb") as file:
-            for line in file:
-                with contextlib.suppress(ValidationError):
-                    yield Question.model_validate_json(line)
+        for _, line in read_lines(self.path):
+            with contextlib.suppress(ValidationError):
+                yield Question.model_validate_json(line)
 
 
 def _refuse_raw_cases(path: Path) -> None:
     """Refuse a file that begins with a case nobody has de-identified, whatever else is wrong."""
-    with path.open("rb") as file:
-        first = next((line for line in file if line.strip()), b"")
+    _, first = next(read_lines(path), ("", b""))
     try:
         record = json.loads(first)
     except (ValueError, RecursionError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
-from medkd.core.jsonl import MANIFEST, RecordReader, hash_path, resolve_input
+from medkd.core.jsonl import MANIFEST, RecordReader, hash_path, read_lines, resolve_input
 from medkd.core.records import (
     Example,
     Lineage,
@@ -92,8 +92,7 @@ def read_examples(path: Path, split: Split) -> tuple[list[Example], int, dict[st
 
 def _holds_questions(path: Path) -> bool:
     """Tell whether a file holds questions rather than rows with an answer."""
-    with path.open("rb") as file:
-        first = next((line for line in file if line.strip()), b"")
+    _, first = next(read_lines(path), ("", b""))
     return b'"split":' in first and b'"lineage":' not in first
 
 

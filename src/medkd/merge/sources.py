@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.jsonl import first_problem, printable_name, resolve_input
+from medkd.core.jsonl import first_problem, list_parts, printable_name, resolve_input
 from medkd.core.progress import warn_large_drops
 from medkd.core.records import Checked, Example, Lineage, Rationale, Split
 from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
@@ -315,7 +315,10 @@ def find_sources(given: Sequence[Path], schemas: Sequence[str]) -> list[SourceFi
     what is not there."""
     sources: dict[Path, SourceFile] = {}
     for path, hub in _list_files(given, _find_rows):
-        sources.setdefault(path.resolve(), find_source(path, hub))
+        source = find_source(path, hub)
+        if path.name.startswith("part-") and not hub:  # a part of its folder
+            source = source._replace(name=printable_name(path.absolute().parent))
+        sources.setdefault(path.resolve(), source)
     return _set_schemas(list(sources.values()), schemas)
 
 
@@ -358,8 +361,11 @@ def _find_rows(given: Path) -> list[Path]:
     splits = [path for name in SPLIT_FILES if (path := given / name).exists()]
     if splits:
         return [path for path in splits if path.stat().st_size]
-    if (given / "rationales.jsonl").exists() and not (given / "verified.jsonl").exists():
-        return [resolve_input(given, "rationales.jsonl", made_by="distill")]
+    if not (given / "verified.jsonl").exists():
+        if (given / "rationales.jsonl").exists():
+            return [resolve_input(given, "rationales.jsonl", made_by="distill")]
+        if parts := list_parts(given):
+            return parts
     return [resolve_input(given, "verified.jsonl", made_by="verify")]
 
 

@@ -209,8 +209,8 @@ def merge(
     work = partial(_read_batch, readers=[file.reader for file in merged], config=config)
     n_finished = 0
     paths = [file.reader.source.path for file in merged]
-    is_lines = all(path.suffix == ".jsonl" for path in paths)
-    with Bar("read", sum(map(count_lines, paths)) if is_lines else None) as bar:
+    counts = [count_lines(path) if path.suffix == ".jsonl" else None for path in paths]
+    with Bar("read", None if None in counts else sum(filter(None, counts))) as bar:
         for batch in map_in_order(work, cut(rows, _BATCH), _MANY, config.engine, size=1):
             repairs.update(batch.repairs)
             store.add(batch.stored)

@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple, cast
 import orjson
 
 from medkd.core.errors import InputError, from_os_error
+from medkd.core.jsonl import read_lines
 
 MAX_TEXT_BYTES = 2**26
 """Size up to which a file is held in memory whole."""
@@ -254,6 +255,11 @@ def read_json_lines(path: Path, encoding: Encoding) -> Iterator[RawRow]:
                 return
         yield from _expand(row) if is_first else [row]
         is_first = False
+
+
+def read_packed_lines(path: Path) -> Iterator[RawRow]:
+    """Read a value a line of JSON Lines that are packed (gzip, zstd), in UTF-8."""
+    return (_parse(line, place) for place, line in read_lines(path))
 
 
 def _split_lines(path: Path, encoding: Encoding) -> Iterator[tuple[int, bytes | None]]:

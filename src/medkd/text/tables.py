@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from medkd.core.errors import InputError
+from medkd.core.jsonl import is_packed
 from medkd.text.files import (
     ESCAPED_BYTE,
     MAX_ROW_BYTES,
@@ -27,6 +28,7 @@ from medkd.text.files import (
     open_text,
     read_arrays,
     read_json_lines,
+    read_packed_lines,
 )
 
 MAX_COLUMNS = 2000
@@ -44,8 +46,8 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     held whole.
 
     A JSON array gives its elements, JSON Lines (also under `.json`) its lines, a table its rows as
-    dicts of texts by heading. Empty cells are "".
-    Raises InputError for what is no such file: old Excel, packed, PDF, a folder, a pipe, no known
+    dicts of texts by heading. Empty cells are "". What gzip or zstd packed is JSON Lines.
+    Raises InputError for what is no such file: old Excel, PDF, a folder, a pipe, no known
     encoding, an array that breaks off (named with its last element).
     """
     with open_regular(path) as file:
@@ -57,6 +59,8 @@ def read_rows(path: Path) -> Iterator[RawRow]:
         return _read_parquet(path)
     if head.startswith(b"PK\x03\x04"):
         return _read_excel(path)
+    if is_packed(path):
+        return read_packed_lines(path)
     _refuse_by_signature(head, path)
     encoding = find_encoding(path)
     start = _read_start(path, encoding)
@@ -92,7 +96,7 @@ _SIGNATURES = (
     (b"\x93NUMPY", "a NumPy array; save it as JSON Lines"),
     *(
         (magic, "a packed file; unpack it first")
-        for magic in (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
+        for magic in (b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")
     ),
 )
 """First bytes of what is no text, and the next step."""

@@ -21,7 +21,7 @@ from medkd.completers.providers import Target, check_budget, find_target
 from medkd.completers.scheduler import RunOptions
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, count_lines, resolve_input, write_atomically
+from medkd.core.jsonl import RecordReader, count_lines, read_lines, resolve_input, write_atomically
 from medkd.core.parallel import Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Checked, Cost, Rationale, Verdict, check_deidentified
@@ -229,13 +229,12 @@ def run(config: Config) -> Manifest:
 
 def _read_marks(path: Path) -> Iterator[str]:
     """Read the `deidentified_by` of every row; lines that are no rows have none to tell."""
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                question = json.loads(line)["question"]
-                yield str(question.get("deidentified_by") or "").strip()
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue
+    for _, line in read_lines(path):
+        try:
+            question = json.loads(line)["question"]
+            yield str(question.get("deidentified_by") or "").strip()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
 
 
 def _sort(checked: Iterable[Checked], space: StageOutput) -> Counter[str]:
