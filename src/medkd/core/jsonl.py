@@ -148,7 +148,8 @@ def _unpack(file: BufferedReader, part: Path) -> Iterator[bytes]:
             for row in batch.to_pylist(maps_as_pydicts="strict"):
                 yield orjson.dumps(_without_nulls(row), default=str)
     except (pa.ArrowException, OSError) as error:
-        raise InputError("{}: damaged ({}); fetch or pack it again", part, error) from error
+        reason = str(cast(Exception, error)).splitlines()[0][:120]
+        raise InputError("{}: damaged ({}); fetch or pack it again", part, reason) from error
 
 
 def _without_nulls(value: Any) -> Any:
