@@ -13,8 +13,10 @@ from hostile_samples import make_step
 from openpyxl import Workbook
 
 from medkd import background_jobs
-from medkd.background_jobs import Job
+from medkd.background_jobs import Job, JobResult
 from medkd.core.config import find_recipe, read_shipped_yaml
+from medkd.core.jsonl import MANIFEST
+from medkd.core.stage_output import Counts, Manifest
 from medkd.stages import STAGES
 from medkd.studio import jobs
 from medkd.studio.forms import N_FIRST, lay_out, read_fields
@@ -150,6 +152,40 @@ def test_who_goes_on_is_asked_for_the_key_that_is_kept_nowhere(
         client.post("/en/run/resume", data=form, follow_redirects=False)
         environment = handed.pop()
         assert not asks or environment == {"DEEPSEEK_API_KEY": "sk-secret"}
+
+
+def test_a_recipe_says_what_its_cases_cost_and_how_long_it_took_the_last_time(
+    client, tmp_path: Path
+) -> None:
+    cases = tmp_path / "runs" / "uploads" / "cases.json"
+    cases.parent.mkdir(parents=True)
+    cases.write_text(json.dumps([ROW | {"主诉": f"咳嗽{n}天"} for n in range(40)]))
+    address = f"/en/start?kind=own-cases.yaml&v:collect:input={cases}"
+    page = client.get(f"{address}&v:distill:teacher=deepseek&v:distill:model=deepseek-chat").text
+    shown = dict(re.findall(r'class="estimate"><small>(\w+)</small> ([^<]*)<', page))
+    assert (shown["Records"], "Time" in shown) == ("40", False)
+    assert re.fullmatch(r"about 0\.\d\d CNY", shown["Cost"])
+    words = ["run", str(find_recipe("own-cases.yaml")), f"--out={tmp_path / 'runs' / 'before'}"]
+    job = Job(name="run-1", words=words, cwd=tmp_path, pid=1, started_at="2026-01-01")
+    job.folder.mkdir(parents=True)
+    (job.folder / "run.json").write_text(job.model_dump_json())
+    (job.folder / "alive").touch()
+    (job.folder / "end.json").write_text(JobResult(code=0).model_dump_json())
+    for stage in ("collect", "train"):
+        manifest = Manifest(
+            stage=stage,
+            state="finished",
+            identity="x",
+            config={"model": "medkd:tiny"},
+            counts=Counts(read=20, kept=20),
+            seconds=30,
+        )
+        (tmp_path / "runs" / "before" / stage).mkdir(parents=True)
+        (tmp_path / "runs" / "before" / stage / MANIFEST).write_text(manifest.model_dump_json())
+    shown = dict(
+        re.findall(r'class="estimate"><small>(\w+)</small> ([^<]*)<', client.get(address).text)
+    )
+    assert shown["Time"] == "about 2 min 00 s", "two steps of 30 s for half as many cases"
 
 
 def test_files_of_a_browser_are_read_mapped_masked_and_led_to_a_form(

@@ -7,6 +7,7 @@ Not done here: the words of its command (`studio.orders`), starting (`background
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -16,12 +17,16 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from medkd import background_jobs
+from medkd.collect.columns import Columns
+from medkd.collect.files import CaseFiles
+from medkd.collect.sections import load_names
 from medkd.completers.costs import ASSUMED_TOKENS
 from medkd.completers.providers import estimate_tokens
 from medkd.core.errors import MedkdError
 from medkd.core.i18n import Texts
 from medkd.core.records import Usage
 from medkd.core.stage_output import read_manifest
+from medkd.core.task import find_task
 from medkd.distill.courses import Course
 from medkd.distill.stage import choose_targets, find_questions, make_method
 from medkd.models.inspect import ModelShape, read_headers, read_json
@@ -54,6 +59,8 @@ NEED_ROOM = ("train", "reinforce", "evaluate", "export")
 DEFAULT = "train"
 N_LOOKED_AT = 100
 """Earlier trainings that are looked at for one of the same model."""
+N_COUNTED = 5000
+"""Cases of a file that are counted before a recipe is started."""
 N_PRICED = 100
 """Requests that are written to estimate the tokens of all."""
 
@@ -124,7 +131,7 @@ def _describe(order: Order, page: Page) -> dict[str, Any]:
 def estimate(order: Order, workspace: Workspace, t: Texts) -> list[tuple[str, str]]:
     """List what is known of an order before it is started: name and value."""
     if order.is_recipe:
-        return []
+        return estimate_recipe(order, workspace, t)
     part, found = order.parts[0], list[tuple[str, str]]()
     try:
         n_rows = count_input(part.values.get("input", ""), workspace)
@@ -141,6 +148,74 @@ def estimate(order: Order, workspace: Workspace, t: Texts) -> list[tuple[str, st
     except (MedkdError, ValidationError, OSError, ValueError):
         pass
     return found
+
+
+def estimate_recipe(order: Order, workspace: Workspace, t: Texts) -> list[tuple[str, str]]:
+    """List what is known of a recipe: its cases and what its teacher is paid for them, by the files
+    that it reads; its time, by the last time that it ran here."""
+    parts = {part.stage: part for part in reversed(order.parts)}
+    found: list[tuple[str, str]] = []
+    try:
+        n_cases, n_tokens = (
+            count_cases(parts["collect"], workspace) if "collect" in parts else (0, 0)
+        )
+        if n_cases:
+            found.append((t("Records"), f"{n_cases:,}"))
+        if seconds := find_last_time(order, n_cases, workspace):
+            found.append((t("Time"), t("about {time}", time=t.seconds(seconds))))
+        if n_cases and "distill" in parts:
+            values = read_values(parts["distill"], t)[0] | {"input": "questions.jsonl"}
+            config: Any = STAGES["distill"].load().Config.model_validate(values)
+            asked = find_task(parts["prepare"].values.get("task", "")).teacher.rationalize
+            n_tokens += n_cases * max(estimate_tokens([prompt]) for prompt in asked.values())
+            if price := write_price(config, n_tokens, n_cases, bool(config.thinking)):
+                found.append((t("Cost"), t("about {money}", money=price)))
+    except (MedkdError, ValidationError, OSError, ValueError, KeyError):
+        pass
+    return found
+
+
+def count_cases(part: Part, workspace: Workspace) -> tuple[int, int]:
+    """Count the cases of the files that a recipe reads, and their tokens; nothing for files that
+    are not here, and for more than `N_COUNTED` cases."""
+    given = part.values.get("input", "").strip()
+    if part.values.get("source") != "files" or not given or "\n" in given:
+        return 0, 0
+    path = workspace.resolve(Path(given).absolute())
+    changed_at = path.stat().st_mtime_ns
+    return _count_cases(path, changed_at, tuple(part.values.get("columns", "").split("\n")))
+
+
+@lru_cache(maxsize=16)
+def _count_cases(path: Path, changed_at: int, columns: tuple[str, ...]) -> tuple[int, int]:
+    names = load_names()
+    files = CaseFiles(path, names, Columns([word for word in columns if word], names))
+    cases = list(islice(files, N_COUNTED + 1))
+    if len(cases) > N_COUNTED:
+        return 0, 0
+    return len(cases), estimate_tokens(text for case in cases for text in case.sections.values())
+
+
+def find_last_time(order: Order, n_cases: int, workspace: Workspace) -> float | None:
+    """Find how many seconds a recipe took when it last came to its end here with the same model,
+    for as many cases; None where it never did."""
+    trained = next(
+        (part.values.get("model") for part in order.parts if part.stage == "train"), None
+    )
+    for name, made in jobs.list_jobs(workspace).items():
+        is_same = any(
+            job.words[0] == "run"
+            and Path(job.words[1]).name == order.kind
+            and background_jobs.read_state(job) == "done"
+            for job in made
+        )
+        steps = workspace.list_steps(name) if is_same else []
+        models = {str(s.manifest.config.get("model")) for s in steps if s.manifest.stage == "train"}
+        if steps and models == ({trained} if trained else set()):
+            n_before = steps[0].manifest.counts.kept
+            share = n_cases / n_before if n_cases and n_before else 1.0
+            return share * sum(step.manifest.seconds for step in steps)
+    return None
 
 
 def count_input(name: str, workspace: Workspace) -> int:
@@ -200,18 +275,24 @@ def estimate_price(config: Any) -> str:
     """Estimate what the teacher will be paid, by the length of the first requests; empty where no
     price is known."""
     (target, *_), _ = choose_targets(config, is_key_needed=False)
-    price = target.price_at(datetime.now(UTC))
     method = make_method(config, [target.model])
     questions = find_questions(config)
     courses = (Course(question, method) for question in islice(questions, N_PRICED))
     written = [course.next_wave()[0].request for course in courses]
-    if price is None or not written:
+    if not written:
         return ""
     texts = [message.content for request in written for message in request.messages]
-    n_all = questions.n_questions * config.samples
-    thinks = bool(written[0].sampling.thinking)
+    n_tokens = round(estimate_tokens(texts) * questions.n_questions / len(written))
+    return write_price(config, n_tokens, questions.n_questions, bool(written[0].sampling.thinking))
+
+
+def write_price(config: Any, n_tokens: int, n_questions: int, thinks: bool) -> str:
+    """Write what the first teacher of a config asks for prompts of so many tokens and their
+    answers; empty where no price is known."""
+    (target, *_), _ = choose_targets(config, is_key_needed=False)
+    price = target.price_at(datetime.now(UTC))
     usage = Usage(
-        prompt=round(estimate_tokens(texts) * n_all / len(written)),
-        completion=min(ASSUMED_TOKENS[thinks], config.max_tokens) * n_all,
+        prompt=n_tokens * config.samples,
+        completion=min(ASSUMED_TOKENS[thinks], config.max_tokens) * n_questions * config.samples,
     )
-    return f"{price.amount(usage):.2f} {target.provider.currency}"
+    return f"{price.amount(usage):.2f} {target.provider.currency}" if price else ""
