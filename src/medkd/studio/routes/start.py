@@ -168,7 +168,8 @@ def estimate_recipe(order: Order, workspace: Workspace, t: Texts) -> list[tuple[
             config: Any = STAGES["distill"].load().Config.model_validate(values)
             asked = find_task(parts["prepare"].values.get("task", "")).teacher.rationalize
             n_tokens += n_cases * max(estimate_tokens([prompt]) for prompt in asked.values())
-            if price := write_price(config, n_tokens, n_cases, bool(config.thinking)):
+            thinks = bool(make_method(config, [""]).first.sampling.thinking)
+            if price := write_price(config, n_tokens, n_cases, thinks):
                 found.append((t("Cost"), t("about {money}", money=price)))
     except (MedkdError, ValidationError, OSError, ValueError, KeyError):
         pass
