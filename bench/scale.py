@@ -126,22 +126,12 @@ def measure_merge(times: int, kills: bool) -> None:
 
 def measure_cases(n: int) -> None:
     from medkd.core.jsonl import write_records
-    from medkd.core.records import RawCase
     from medkd.demo.synthetic_cases import generate_cases
 
     with tempfile.TemporaryDirectory() as place, start_cluster():
         folder = Path(place)
-        cases = (
-            RawCase(
-                id=f"clinic:{number}",
-                source="clinic",
-                department=case.department,
-                sections=case.sections,
-                diagnosis=case.diagnosis,
-            )
-            for number, case in enumerate(generate_cases(n, seed=5))
-        )
-        write_records(folder / "raw_cases.jsonl", cases)
+        cases = generate_cases(n, seed=5)
+        write_records(folder / "raw_cases.jsonl", (case.to_raw_case() for case in cases))
         for engine in ENGINES:
             given = folder / "raw_cases.jsonl"
             for stage in ("deidentify", "prepare"):

@@ -21,7 +21,7 @@ from typing import Any
 import medkd
 from medkd.core.config import make_config
 from medkd.core.jsonl import write_records
-from medkd.core.records import Example, Lineage, RawCase
+from medkd.core.records import Example, Lineage
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.stages import STAGES
@@ -87,14 +87,7 @@ def run_stage(stage: str, **fields: Any) -> Path:
 def write_case(folder: Path) -> Path:
     """Write one raw case."""
     [case] = generate_cases(1, seed=5)
-    record = RawCase(
-        id="clinic:1",
-        source="clinic",
-        department=case.department,
-        sections=case.sections,
-        diagnosis=case.diagnosis,
-    )
-    write_records(folder / "raw_cases.jsonl", [record])
+    write_records(folder / "raw_cases.jsonl", [case.to_raw_case()])
     return folder
 
 

@@ -13,7 +13,7 @@ import pytest
 from medkd.core import parallel
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_records
-from medkd.core.records import Cost, Question, Rationale, RawCase, Usage
+from medkd.core.records import Cost, Question, Rationale, Usage
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.stages import STAGES
 
@@ -43,17 +43,8 @@ def n_workers(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def write_cases(folder: Path) -> Path:
-    cases = (
-        RawCase(
-            id=f"clinic:{number}",
-            source="clinic",
-            department=case.department,
-            sections=case.sections,
-            diagnosis=case.diagnosis,
-        )
-        for number, case in enumerate(generate_cases(N, seed=5))
-    )
-    write_records(folder / "raw_cases.jsonl", cases)
+    cases = generate_cases(N, seed=5)
+    write_records(folder / "raw_cases.jsonl", (case.to_raw_case() for case in cases))
     return folder
 
 

@@ -119,14 +119,7 @@ def test_ages_over_89_are_told_as_90_or_older() -> None:
 def test_all_identifiers_of_the_rehearsal_clinic_are_gone() -> None:
     n_planted = 0
     for case in generate_cases(300, seed=5):
-        raw = RawCase(
-            id=f"iiyi:{case.number}",
-            source="iiyi",
-            title=case.title,
-            sections=case.sections,
-            diagnosis=case.diagnosis,
-        )
-        text = " ".join(deidentify_case(raw).case.sections.values())
+        text = " ".join(deidentify_case(case.to_raw_case()).case.sections.values())
         n_planted += len(case.identifiers)
         for category, planted in case.identifiers:
             assert planted not in text, (category, planted)

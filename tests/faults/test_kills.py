@@ -1,7 +1,8 @@
 """A run that meets a fault, and the same command again: the same result as undisturbed, and nothing
 paid for twice. The seed is printed; `FAULTS_SEED` repeats one, `FAULTS_ROUNDS` sets how often each
-stage is killed."""
+stage is killed, `FAULTS_KILLS` how often the whole demo is."""
 
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from medkd.core.config import RECIPES
 from medkd.demo.mock_site import serve_site
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
@@ -24,6 +26,7 @@ from medkd.demo.teacher import serve_teacher
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 SEED = int(os.environ.get("FAULTS_SEED", random.randrange(2**31)))
 ROUNDS = int(os.environ.get("FAULTS_ROUNDS", "2"))
+KILLS = int(os.environ.get("FAULTS_KILLS", "8"))
 ROAD: dict[str, dict[str, Any]] = {
     "collect": {"delay": 0},
     "deidentify": {},
@@ -129,6 +132,48 @@ def test_a_run_killed_in_every_stage_ends_as_one_undisturbed(
         assert find_bought_twice(out) == []
         assert "Traceback" not in read_log(recipe, out)
     assert n_killed >= 3 * ROUNDS
+
+
+def write_small_demo(folder: Path) -> Path:
+    """Write the shipped demo with few cases, short trainings and short answers."""
+    content: dict[str, Any] = yaml.safe_load((RECIPES / "demo.yaml").read_text(encoding="utf-8"))
+    content["rehearsal"]["cases"] = 60
+    short = {"train": {"epochs": 1}, "evaluate": {"max_tokens": 8, "limit": 8}}
+    for name in content:
+        if name.split("-")[0] in short:
+            content[name] |= short[name.split("-")[0]]
+    path = folder / "demo.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def read_summary(out: Path) -> dict[str, dict[str, Any]]:
+    """Read the scores of every evaluation, speeds apart."""
+    scores = json.loads((out / "summary.json").read_bytes())
+    return {
+        name: {k: v for k, v in one.items() if "second" not in k} for name, one in scores.items()
+    }
+
+
+def test_a_small_demo_killed_at_random_moments_ends_with_the_same_summary(tmp_path: Path) -> None:
+    print(f"FAULTS_SEED={SEED}")
+    draw, recipe = random.Random(SEED), write_small_demo(tmp_path)
+    calm, out = tmp_path / "calm", tmp_path / "killed"
+    began = time.monotonic()
+    code = start(recipe, calm).wait(900)
+    assert code in {0, 3}, read_log(recipe, calm)  # so small a student may stay unproven
+    longest, n_killed = (time.monotonic() - began) / 3, 0
+    for _ in range(KILLS):
+        process = start(recipe, out)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(draw.uniform(0, longest))
+        process.kill()
+        n_killed += process.wait(60) == -signal.SIGKILL
+    assert start(recipe, out).wait(900) == code, read_log(recipe, out)
+    assert n_killed >= KILLS / 2
+    assert read_summary(out) == read_summary(calm)
+    assert find_bought_twice(out) == []
+    assert "Traceback" not in read_log(recipe, out)
 
 
 def test_two_processes_in_one_directory_do_the_work_once(

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from medkd.core import thinking
-from medkd.core.records import Cost, Question, Rationale, RawCase, Usage
+from medkd.core.records import Cost, Question, Rationale, Usage
 from medkd.deidentify.replace import deidentify_case
 from medkd.demo.reasoning import explain
-from medkd.demo.synthetic_cases import SyntheticCase, generate_cases
+from medkd.demo.synthetic_cases import generate_cases
 from medkd.grading.diagnosis import grade
 from medkd.prepare.stage import Config as PrepareConfig
 from medkd.prepare.stage import prepare
@@ -16,19 +16,9 @@ from medkd.verify import Config, check_rationale
 NOWHERE = Path("nowhere")
 
 
-def make_raw_case(case: SyntheticCase) -> RawCase:
-    return RawCase(
-        id=f"clinic:{case.number}",
-        source="clinic",
-        department=case.department,
-        sections=case.sections,
-        diagnosis=case.diagnosis,
-    )
-
-
 @pytest.fixture(scope="module")
 def questions() -> list[Question]:
-    cases = [deidentify_case(make_raw_case(case)).case for case in generate_cases(150, seed=23)]
+    cases = [deidentify_case(case.to_raw_case()).case for case in generate_cases(150, seed=23)]
     dropped: Counter[str] = Counter()
     prepared, *_ = prepare(cases, PrepareConfig(input=NOWHERE, out=NOWHERE), dropped)
     assert len(prepared) > 140, dropped

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from medkd.core.records import Language
+from medkd.core.records import Language, RawCase
 from medkd.demo.knowledge import Department, Disease, Family, Knowledge, fill, load_knowledge
 from medkd.demo.reasoning import explain_answer
 
@@ -56,6 +56,16 @@ class SyntheticCase(BaseModel):
     """Phrases planted in the sections that tell the answer."""
     language: Language = "zh"
     """Language of the texts; sections have one name in all of them."""
+
+    def to_raw_case(self) -> RawCase:
+        """Make the record that collecting makes of the case's page, title and addresses apart."""
+        return RawCase(
+            id=f"clinic:{self.number}",
+            source="clinic",
+            department=self.department,
+            sections=self.sections,
+            diagnosis=self.diagnosis,
+        )
 
 
 def generate_cases(n: int, seed: int, language: Language = "zh") -> list[SyntheticCase]:
