@@ -229,6 +229,24 @@ def test_files_of_a_browser_are_read_mapped_masked_and_led_to_a_form(
         assert ('--collect.columns=["咨询内容=主诉"]' in command) == name.startswith(("a", "b"))
 
 
+def test_cases_that_are_too_short_and_too_few_are_told_before_anything_goes_on(
+    client, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "uploads"
+    folder.mkdir(parents=True)
+    whole = {**ROW, "现病史": ROW["现病史"] + "咳嗽咳痰，伴发热。" * 9}
+    few = [whole | {"id": "1"}, {"id": "2", "主诉": "咳嗽", "诊断": "肺炎"}]
+    (folder / "few.json").write_text(json.dumps(few))
+    many = [{**whole, "id": str(n), "主诉": f"咳嗽{n}天"} for n in range(40)]
+    (folder / "many.json").write_text(json.dumps(many))
+    page = client.get(f"/en/bring/preview?file={folder / 'few.json'}").text
+    assert "Of the first 2 cases 1 make no question: 1 too short" in re.sub(r"\s+", " ", page)
+    assert "These are few" in page
+    page = client.get(f"/en/bring/preview?file={folder / 'many.json'}").text
+    assert "make no question" not in page
+    assert "These are few" not in page
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

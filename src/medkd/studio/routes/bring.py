@@ -8,6 +8,7 @@ starts. Not done here: reading (`collect.files`), masking (`deidentify`).
 import re
 import shutil
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,9 +22,10 @@ from medkd.collect.files import CASES, CaseFiles
 from medkd.collect.sections import load_names
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.records import RawCase
-from medkd.core.task import SHIPPED
+from medkd.core.task import SHIPPED, Task, load_task
 from medkd.deidentify.replace import deidentify_case, list_texts
 from medkd.deidentify.search import find_in_all
+from medkd.prepare.draft import DropReason, draft_question
 from medkd.studio.orders import find_name
 from medkd.studio.page import Form, Page
 from medkd.studio.rows import Piece, cut, mark_masks
@@ -41,6 +43,9 @@ _UNSAFE = re.compile(r"[^\w.\- ()（）]")
 _MAX_NAME = 100
 RECIPE = "own-cases.yaml"
 N_ROWS, N_CASES, N_EXAMPLES = 100, 3, 3
+N_TRIED = 30
+"""Cases of which questions are made to see whether they can be, and the fewest of which some are
+there to train on, to validate and to test."""
 MAX_TEXT = 4000
 
 
@@ -91,6 +96,7 @@ def show_preview(page: Page) -> Response:
     files = CaseFiles(path, names, columns)
     cases, problem = _read_cases(files)
     task = page.query.get("task", SHIPPED[0])
+    tried = cases[:N_TRIED]
     return page.render(
         "preview.html",
         path=path,
@@ -99,6 +105,9 @@ def show_preview(page: Page) -> Response:
         files=files,
         n_cases=len(cases),
         is_cut=files.n_read >= N_ROWS,
+        is_few=len(cases) < N_TRIED and files.n_read < N_ROWS,
+        n_tried=len(tried),
+        unfit=count_unfit(tried, load_task(task)),
         problem=problem and page.t.error(problem),
         masked=[mask(case) for case in cases[:N_CASES]],
         start={
@@ -111,6 +120,13 @@ def show_preview(page: Page) -> Response:
         task=task,
         tasks=SHIPPED,
     )
+
+
+def count_unfit(cases: Sequence[RawCase], task: Task) -> Counter[str]:
+    """Count the cases of which `prepare` makes no question, by reason."""
+    clean = (deidentify_case(case).case for case in cases)
+    drafts = (draft_question(case, task) for case in clean)
+    return Counter(draft for draft in drafts if isinstance(draft, DropReason))
 
 
 def _read_cases(files: CaseFiles) -> tuple[list[RawCase], MedkdError | None]:
