@@ -16,8 +16,8 @@ LEAST = {
     "second.txt": 0.98,
     "fresh_zh.txt": 0.94,
     "fresh_en.txt": 0.95,
-    "clerk_zh.txt": 0.66,
-    "clerk_en.txt": 0.60,
+    "clerk_zh.txt": 0.79,
+    "clerk_en.txt": 0.87,
 }
 """Recall that was reached in each set; 0.92 in the others."""
 

@@ -331,12 +331,14 @@ def _names_before_particulars(text: str) -> Iterator[tuple[int, int]]:
         prior = _BEFORE_PARTICULARS if name[0] in SURNAMES else 2.0
         after = text[particulars.start() : particulars.end() + 12]
         is_of_people = _PEOPLES.search(after) is not None
-        if is_of_people:
+        is_sure = is_of_people or head[0].removesuffix(name) in _PATIENTS
+        if is_sure:
             prior = _BEFORE_PARTICULARS
-        if as_name(name, any_surname=is_of_people) + prior > as_words(name):
+        if as_name(name, any_surname=is_sure) + prior > as_words(name):
             yield begin + head.start("x"), particulars.start()
 
 
+_PATIENTS = frozenset(_TABLE.words("patients"))
 _SIGNATURE = _TABLE.compile("{SIGNATURE}")
 
 

@@ -78,6 +78,12 @@ def _is_ip_address(match: re.Match[str]) -> bool:
     return len(match[0]) > 8 and all(int(part) < 256 for part in match[0].split("."))
 
 
+def _is_beside_sex(match: re.Match[str]) -> bool:
+    """Tell whether a cell stands in a row about a person."""
+    start = match.string.rfind("\n", 0, match.start()) + 1
+    return re.search(r"\t[男女]\t", match.string[start : match.end() + 20]) is not None
+
+
 def _has_three_characters(match: re.Match[str]) -> bool:
     return len(match["x"]) >= 3
 
@@ -91,6 +97,7 @@ RULES = _TABLE.rules(
     _is_taiwan_id,
     _is_old_id_card,
     _is_ip_address,
+    _is_beside_sex,
     _has_three_characters,
     _has_four_digits,
 )

@@ -141,7 +141,9 @@ def _is_labelled_address(match: re.Match[str]) -> bool:
             and bool(_PLACE_WORD.search(place))
             and not place.isascii()
         )
-    return not _NO_PLACE.search(place) and (has_colon or bool(_PLACE_WORD.search(place)))
+    is_origin = match[0].startswith(("籍贯", "出生地", "祖籍")) and len(place) >= 4
+    is_told = has_colon or is_origin or bool(_PLACE_WORD.search(place))
+    return is_told and not _NO_PLACE.search(place)
 
 
 def _is_chain(match: re.Match[str]) -> bool:
