@@ -23,7 +23,7 @@ from medkd.grading.graders import AnswerKind, get_grader
 from medkd.grading.grounding import find_claims
 from medkd.grading.names import normalize_name
 from medkd.text.normalize import is_chinese, is_simplified, make_plain, simplify, view_of
-from medkd.text.similarity import hash_runs, is_looping
+from medkd.text.similarity import count_distinct, find_shared, hash_runs, is_looping
 
 
 class Reason(StrEnum):
@@ -256,8 +256,8 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     if share > max_share:
         return make_verdict("filler", Reason.FILLER, f"{share:.2f} of it")
     n = 3 if _is_chinese(record) else 12
-    runs = (set(hash_runs(one, n).tolist()) for one in (letters, source))
-    n_shared = len(set.intersection(*runs))
+    runs = hash_runs(letters, n)
+    n_shared = count_distinct(runs[find_shared(runs, hash_runs(source, n))])
     if len(source) < MIN_RECORD or n_shared >= MIN_SHARED:
         return make_verdict("filler")
     return make_verdict("filler", Reason.FILLER, f"{n_shared} runs of the record in it")
@@ -312,8 +312,7 @@ def copied_share(reasoning: str, record: str, n: int = 12) -> float:
     text, source = ("".join(view_of(t).split()) for t in (reasoning, record))
     if len(text) < n or len(source) < n:
         return 0.0
-    runs = set(hash_runs(source, n).tolist())
-    starts = np.array([h in runs for h in hash_runs(text, n).tolist()]).nonzero()[0]
+    starts = find_shared(hash_runs(text, n), hash_runs(source, n)).nonzero()[0]
     edges = np.zeros(len(text) + 1, dtype=int)
     edges[starts] += 1
     edges[starts + n] -= 1

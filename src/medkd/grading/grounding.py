@@ -20,7 +20,7 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?![\d]))")
 _POINT = re.compile(r"[。·．•](?<=\d.)(?=\d)")
 _DEGREES = re.compile(r"度(?<=[34]\d度)(?=\d(?![\d天日次年月周岁小]))")
 """38度5 is 38.5."""
-_TEN_THOUSAND = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s?万")
+_WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?)(?:\s?([%万]))?")
 _HANZI_NUMBER = re.compile(
     "(百分之)?([零〇一二两三四五六七八九十百千][零〇一二两三四五六七八九十百千万]*"
     "(?:点[零〇一二三四五六七八九]+)?)"
@@ -197,11 +197,14 @@ class _Source:
 
     def __init__(self, record: str) -> None:
         self._text = _plain(record)
-        self._numbers = {float(found) for found in re.findall(r"\d+(?:\.\d+)?", self._text)}
-        percentages = re.findall(r"(\d{1,12}(?:\.\d{1,6})?)\s?%", self._text)
-        self._percentages = {float(found) for found in percentages}
-        for match in _TEN_THOUSAND.finditer(self._text):
-            self._numbers |= {float(match[1]) * 10_000, float(match[1]) * 10}
+        self._numbers, self._percentages = set[float](), set[float]()
+        for written, unit in _WITH_UNIT.findall(self._text):
+            number = float(written)
+            self._numbers.add(number)
+            if unit == "%":
+                self._percentages.add(number)
+            elif unit == "万":
+                self._numbers |= {number * 10_000, number * 10}
         for match in _HANZI_NUMBER.finditer(self._text):
             value = _read_hanzi(match[2])
             (self._percentages if match[1] else self._numbers).add(value)

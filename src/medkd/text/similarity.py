@@ -111,6 +111,23 @@ def hash_runs(text: str, n: int) -> "NDArray[np.uint64]":
     return hashes
 
 
+def find_shared(hashes: "NDArray[np.uint64]", others: "NDArray[np.uint64]") -> "NDArray[np.bool_]":
+    """Say of each hash whether it is among others: an array as long as `hashes`."""
+    import numpy as np
+
+    ordered = np.sort(others)
+    places = np.searchsorted(ordered, hashes).clip(max=max(0, len(ordered) - 1))
+    return ordered[places] == hashes if len(ordered) else np.zeros(len(hashes), dtype=bool)
+
+
+def count_distinct(n_grams: Any) -> int:
+    """Count the different ones of an array of hashes."""
+    import numpy as np
+
+    ordered = np.sort(n_grams)
+    return len(ordered) and 1 + int((ordered[1:] != ordered[:-1]).sum())
+
+
 def hash_grams(texts: Sequence[str], n: int) -> Grams:
     """Hash every n-gram of plain texts; a text shorter than n has one, itself."""
     import numpy as np
@@ -208,7 +225,7 @@ def is_looping(text: str) -> bool:
         return True
     n_grams = hash_runs(letters, N_GRAM)
     shortest = min(len(letters), WINDOW // 2) - 3 * N_GRAM
-    if len(n_grams) - _count_distinct(n_grams) < (1 - MIN_DISTINCT) * shortest:
+    if len(n_grams) - count_distinct(n_grams) < (1 - MIN_DISTINCT) * shortest:
         return False  # all repetitions together are too few for any window
     return _has_dense_window(n_grams, WINDOW, N_GRAM) or _has_dense_window(
         hash_runs(letters, 3 * N_GRAM), 5 * WINDOW, 3 * N_GRAM
@@ -238,10 +255,6 @@ def _has_dense_window(n_grams: Any, window: int, n: int) -> bool:
     n_letters = len(n_grams) + n - 1
     for start in range(0, max(1, n_letters - window // 2), window // 2):
         found = n_grams[start : start + window - n + 1]
-        if len(found) > MIN_LETTERS - n and _count_distinct(found) < MIN_DISTINCT * len(found):
+        if len(found) > MIN_LETTERS - n and count_distinct(found) < MIN_DISTINCT * len(found):
             return True
     return False
-
-
-def _count_distinct(n_grams: Any) -> int:
-    return len(set(n_grams.tolist()))
