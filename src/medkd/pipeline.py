@@ -28,6 +28,7 @@ from medkd.core.config import (
 from medkd.core.errors import InputError, ProofError, StoppedError
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest, is_finished
+from medkd.core.statistics import MIN_QUESTIONS
 from medkd.report.run import write_run_report
 from medkd.rounds import RoundKeeper, Rounds, expand
 from medkd.stages import STAGES
@@ -331,7 +332,7 @@ def _check_splits(prepared: Manifest, step: Step, planned: Plan) -> None:
     n_of: dict[str, int] = prepared.facts.get("splits", {})
     for later in planned.steps[planned.steps.index(step) :]:
         given: Any = getattr(later.config, "input", None)
-        read = [Path(str(item)) for item in (given if isinstance(given, list) else [given])]
+        read = [Path(str(item)) for item in (given if isinstance(given, list | tuple) else [given])]
         if later.stage == "merge" and any(path.parent != planned.out for path in read):
             return
         split = "train" if later.stage == "train" else getattr(later.config, "split", "")
@@ -346,6 +347,14 @@ def _check_splits(prepared: Manifest, step: Step, planned: Plan) -> None:
                 later.name,
                 step.name,
             )
+    n_kept = n_of.get("val", 0)
+    if n_kept < MIN_QUESTIONS and any(one.stage == "export" for one in planned.steps):
+        print(
+            f"warning: {n_kept} questions are kept for validation and a proof takes "
+            f"{MIN_QUESTIONS}, so the export will be UNPROVEN; bring more cases, or raise "
+            f"--{step.name}.val-share",
+            file=sys.stderr,
+        )
 
 
 def _run_rounds(planned: Plan, rounds: Rounds) -> dict[str, str]:

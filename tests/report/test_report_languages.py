@@ -25,7 +25,7 @@ def list_constants() -> tuple[set[str], set[str]]:
     """List the texts that are said (passed to `say`, `Note`, or assigned to be), and all texts."""
     said: set[str] = set()
     every: set[str] = set()
-    for room in ("report", "evaluate"):
+    for room in ("report", "evaluate", "grading"):
         for path in Path(medkd.__file__).with_name(room).glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):

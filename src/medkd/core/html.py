@@ -90,6 +90,8 @@ def bar_figure(
             ecolor=_INK,
         )
     axes.set_xticks(range(len(labels)), [_plain(label) for label in labels])
+    if all(0 <= height <= 1 for heights in groups.values() for height in heights):
+        axes.set_ylim(0, 1.02)  # shares: figures can be compared, and no interval is cut
     return _finish(figure, axes, with_legend=len(groups) > 1)
 
 
@@ -145,6 +147,7 @@ def _begin(title: str, x_label: str = "", y_label: str = "") -> "tuple[Figure, A
     axes = figure.subplots()
     axes.set(title=_plain(title), xlabel=_plain(x_label), ylabel=_plain(y_label))
     axes.grid(axis="y", color=_INK, alpha=0.15, linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.set_facecolor("none")
     axes.tick_params(colors=_INK, labelsize=9)
     for spine in axes.spines.values():

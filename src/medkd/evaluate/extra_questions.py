@@ -161,6 +161,13 @@ def ask_changed(
             file=sys.stderr,
         )
     asker.space.manifest.facts["n_changed"] = len(file.done)
+    counts = Counter(i.rpartition("~")[2] for i in file.done)
+    said = ", ".join(f"{counts[kind]} {kind}" for kind in ("removed", "inverted", "misled"))
+    print(
+        f"faithfulness: {said}; a finding with a number is never inverted, and a change of which "
+        "rules cannot tell what it did has no score",
+        file=sys.stderr,
+    )
     return score_changes(list(file.done.values()), answered, task)
 
 

@@ -343,8 +343,15 @@ def break_down(
         for row in graded:
             groups.setdefault(name_group(row), []).append(bounds[row.id])
         if groups:
-            found[axis] = {name: _sum_up(values, seed) for name, values in sorted(groups.items())}
+            found[axis] = {name: _sum_up(groups[name], seed) for name in sorted(groups, key=_rank)}
     return found
+
+
+def _rank(group: str) -> tuple[int, str]:
+    """Rank a group by its name, lengths from short to long."""
+    lengths = ["short", "middle", "long"]
+    word = group.partition(" ")[0]
+    return (lengths.index(word) if word in lengths else 0), group
 
 
 def _sum_up(bounds: Sequence[tuple[float, float]], seed: int) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from medkd.core.jsonl import write_atomically, write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NUMBER = re.compile(r"[-+–<]? ?\d|–$")
+"""How a cell with a number begins; the dash stands for none."""
 N_SAMPLES = 8
 """Samples of a section in Markdown; the page has all of them."""
 Cell = str | tuple[str, str]
@@ -33,6 +35,13 @@ class Table(NamedTuple):
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+
+    def is_text(self, column: int) -> bool:
+        """Tell whether a column holds words, which stand on the left; numbers stand on the
+        right."""
+        cells = (row[column] for row in self.rows)
+        values = (cell if isinstance(cell, str) else cell[0] for cell in cells)
+        return not all(_NUMBER.match(value) for value in values if value)
 
 
 class Plot(NamedTuple):

@@ -287,7 +287,8 @@ def write_groups(material: Material, say: Wording) -> Section | None:
         head = [say("group"), say("questions"), *(e.name for e in evaluations)]
         tables.append(Table(axis, say(title), head, rows))
         sizes = {name: int(found["n"]) for name, found in last.items()}
-        largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:N_GROUPS]
+        kept = sorted(sizes, key=sizes.__getitem__, reverse=True)[:N_GROUPS]
+        largest = [name for name in sizes if name in kept]
         heights = {
             e.name: [g.get(name, {}).get("diagnosis_accuracy", 0.0) for name in largest]
             for e, g in zip(evaluations, groups, strict=True)
