@@ -468,6 +468,8 @@ RISKS = [
     ("distill: {teacher: deepseek, base_url: 'http://evil.example/v1'}", "to this address"),
     ("distill: {base_url: 'http://127.0.0.1.evil.example'}", "to this address"),
     ("distill: {base_url: 'http://[::1'}", "to this address"),
+    ("distill: {base_url: 'http://127.0.0.1:1/v1,http://evil.example/v1'}", "to this address"),
+    ("distill: {base_url: ['http://127.0.0.1:1/v1', 'http://evil.example']}", "to this address"),
     ("distill: {providers: mine.yaml}", "names keys of this machine"),
     ("verify: {base_url: 'https://evil.example'}", "to this address"),
     ("reinforce: {judge: 'https://evil.example'}", "to this address"),
@@ -498,6 +500,7 @@ def test_a_recipe_that_sends_keys_needs_a_word_of_consent(
         "evaluate: {endpoint: deepseek}",
         "distill: {base_url: 'http://127.0.0.1:8000/v1', teacher: custom}",
         "distill: {base_url: 'http://[::1]:8000/v1'}",
+        "distill: {base_url: ['http://127.0.0.1:1/v1', 'http://localhost:2/v1']}",
     ],
 )
 def test_a_recipe_without_risk_needs_none(tmp_path: Path, content: str) -> None:

@@ -102,6 +102,8 @@ def check_consent(recipe: Path, content: Mapping[str, Any]) -> None:
 
 
 def _is_harmless(mark: ConsentField, value: object, default: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_harmless(mark, one, default) for one in cast("list[object]", value))
     if value in (None, False, "", default):
         return True
     if mark is not SENDS_KEY:
@@ -109,7 +111,8 @@ def _is_harmless(mark: ConsentField, value: object, default: object) -> bool:
     from medkd.completers.providers import is_loopback
 
     try:
-        return "://" not in str(value) or is_loopback(str(value))
+        addresses = str(value).split(",")
+        return all("://" not in one or is_loopback(one.strip()) for one in addresses)
     except ValueError:  # no address at all; whoever takes it says so
         return False
 

@@ -5,13 +5,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ledger_reading import list_attempts
 from medkd.completers.costs import count_items, list_lines, measure_answers
-from medkd.completers.ledger import Ledger, copy_path, item_key, keep_copy
+from medkd.completers.ledger import Ledger, copy_path, keep_copy
 from medkd.completers.outcomes import AttemptOutcome, AttemptResult, Charge
 from medkd.completers.providers import Price, find_target
 from medkd.core.errors import InputError, StoppedError
@@ -36,12 +37,15 @@ def test_an_item_is_known_by_content_alone():
             sample=sample,
         )
 
+    def key_of(provider: str, model: str, request: Request) -> str:
+        return replace(TARGET, name=provider, model=model).item_key(request)
+
     keys = {
-        item_key("p", "m", make("发热")), item_key("q", "m", make("发热")), item_key("p", "n", make("发热")),
-        item_key("p", "m", make("头痛")), item_key("p", "m", make("发热", sample=1)), item_key("p", "m", make("发热", tokens=65)),
+        key_of("p", "m", make("发热")), key_of("q", "m", make("发热")), key_of("p", "n", make("发热")),
+        key_of("p", "m", make("头痛")), key_of("p", "m", make("发热", sample=1)), key_of("p", "m", make("发热", tokens=65)),
     }  # fmt: skip
     assert len(keys) == 6
-    assert item_key("p", "m", make("发热")) in keys
+    assert key_of("p", "m", make("发热")) in keys
 
 
 def test_an_attempt_is_on_the_disk_before_it_is_sent_and_complete_after(tmp_path):
@@ -239,12 +243,10 @@ def test_a_damaged_ledger_offers_its_last_good_copy_and_the_offer_works(tmp_path
     fill(path, 20)
     whole = path.read_bytes()
     path.write_bytes(whole[:8192] + b"\0damage\0" * 3000 + whole[32192:])
-    with pytest.raises(
-        InputError, match=r"the last good copy, of .* holds 20 attempts: cd "
-    ) as caught:
+    with pytest.raises(InputError, match=r"the last good copy, of .*: cd ") as caught:
         Ledger(path)
     assert "\n" not in str(caught.value)
-    subprocess.run(str(caught.value).split(" attempts: ")[1], shell=True, check=True)
+    subprocess.run("cd " + str(caught.value).rpartition(": cd ")[2], shell=True, check=True)
     with Ledger(path) as ledger:
         assert count_items(ledger) == (20, 20)
     assert (tmp_path / "ledger.sqlite.damaged").exists()

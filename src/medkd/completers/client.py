@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medkd.completers.costs import Expected, forecast
-from medkd.completers.ledger import Ledger, item_key
+from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import RESUME_HINT, from_fault_finder
 from medkd.completers.providers import Target, check_budget
 from medkd.completers.scheduler import Follow, Labelled, Progress, Report, RunOptions, Scheduler
@@ -113,7 +113,7 @@ class LedgerClient:
         return self.ledger.recall(self.key_of(request))
 
     def key_of(self, request: Request) -> str:
-        return item_key(self.target.name, self.target.model, request)
+        return self.target.item_key(request)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from os.path import commonprefix
 from typing import NamedTuple
 
-from medkd.completers.ledger import LedgerReader, item_key, make_usage
+from medkd.completers.ledger import LedgerReader, make_usage
 from medkd.completers.outcomes import AttemptOutcome
 from medkd.completers.providers import Target, estimate_tokens
 from medkd.core.records import Record, Request, Usage
@@ -214,7 +214,7 @@ def forecast(
     start: str | None = None
     is_thinking = False
     for request, chance in expected:
-        if ledger.is_complete(item_key(target.name, target.model, request)):
+        if ledger.is_complete(target.item_key(request)):
             n_answered += 1
             continue
         text = "\n".join(message.content for message in request.messages)

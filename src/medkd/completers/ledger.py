@@ -8,8 +8,6 @@ lock, a last good copy, and room kept back for a full disk. Not done here: sendi
 import contextlib
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import sqlite3
 import threading
@@ -34,7 +32,7 @@ from medkd.completers.outcomes import (
 from medkd.completers.providers import Price, Target
 from medkd.completers.resume import append_continuation, make_partial
 from medkd.core.errors import InputError, MedkdError, StoppedError, from_os_error
-from medkd.core.records import Completion, Cost, Record, Request, Usage
+from medkd.core.records import Completion, Cost, Record, Usage
 
 FILE_NAME = "ledger.sqlite"
 FORMAT = 1
@@ -104,14 +102,6 @@ class Attempt(Record):
     """Whether a price was known when it was made; else `amount` is 0 and says nothing."""
     currency: str
     seconds: float
-
-
-def item_key(provider: str, model: str, request: Request) -> str:
-    """Hash what decides the answer; the address is no part of it, so that a moved server buys
-    nothing twice."""
-    decisive = [provider, model, request.model_dump(mode="json")]
-    text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 class LedgerReader:
@@ -376,7 +366,10 @@ def _close_after_crash(connection: sqlite3.Connection, attempt: Attempt) -> None
     )
     whole, continues = own, None
     found = connection.execute(f"{_SELECT} WHERE id = ?", (attempt.continues,)).fetchone()
-    before = make_partial(found[0], _read_row(found), _miss_the_end) if found else None
+    before = None
+    if found:
+        end = MissingPart("", is_at_end=True)
+        before = make_partial(found[0], _read_row(found), lambda reasoning, text: end)
     if before and (own.reasoning or own.text) and (joined := append_continuation(before, own)):
         whole, continues = joined, attempt.continues
     query = "SELECT price FROM attempts WHERE id = ?"
@@ -384,10 +377,6 @@ def _close_after_crash(connection: sqlite3.Connection, attempt: Attempt) -> None
     price = Price.model_validate_json(priced) if priced else None
     charge = make_charge(own, attempt.usage.prompt, price)
     _close_row(connection, attempt.id, whole, charge, continues)
-
-
-def _miss_the_end(_reasoning: str, _text: str) -> MissingPart:
-    return MissingPart("", is_at_end=True)
 
 
 def _close_row(
@@ -516,23 +505,14 @@ def describe_damage(path: Path, words: str) -> InputError:
     """Say that a ledger is damaged and how to go on from its last good copy."""
     copy, name = copy_path(path), path.name
     begin = f"{path}: damaged or no ledger ({words})"
-    try:
-        source = f"{copy.absolute().as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(source, uri=True)) as connection:
-            n_attempts = connection.execute("SELECT COUNT(*) FROM attempts").fetchone()[0]
-        made_at = datetime.fromtimestamp(copy.stat().st_mtime).astimezone()
-    except (OSError, sqlite3.Error):
+    if not copy.is_file():
         return InputError("{}; move it away, or put a good copy in its place", begin)
-    commands = (
-        f"cd {path.parent} && mv {name} {name}.damaged && rm -f {name}-wal {name}-shm && "
-        f"cp {copy.name} {name}"
-    )
     return InputError(
-        "{}; the last good copy, of {:%Y-%m-%d %H:%M}, holds {} attempts: {}",
+        "{}; go on from the last good copy, of {:%Y-%m-%d %H:%M}: {}",
         begin,
-        made_at,
-        n_attempts,
-        commands,
+        datetime.fromtimestamp(copy.stat().st_mtime).astimezone(),
+        f"cd {path.parent} && mv {name} {name}.damaged && rm -f {name}-wal {name}-shm && "
+        f"cp {copy.name} {name}",
     )
 
 

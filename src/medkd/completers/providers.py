@@ -4,7 +4,9 @@ In: the name of a provider, a model, an address. Out: a `Target` with its key an
 Not done here: sending anything (`completers.endpoint`).
 """
 
+import hashlib
 import ipaddress
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from medkd.core.config import BrokenYamlError, did_you_mean, parse_yaml
 from medkd.core.errors import InputError, from_os_error
 from medkd.core.jsonl import first_problem
-from medkd.core.records import Record, Usage
+from medkd.core.records import Record, Request, Usage
 
 SHIPPED = Path(__file__).with_name("providers.yaml")
 PER_MILLION = 1_000_000
@@ -189,6 +191,13 @@ class Target:
             return replace(self, base_url=address, prefix=form, others=())
 
         return [move(address) for address in (self.base_url, *self.others)]
+
+    def item_key(self, request: Request) -> str:
+        """Hash what decides the answer; the address is no part of it, so that a moved server buys
+        nothing twice."""
+        decisive = [self.name, self.model, request.model_dump(mode="json")]
+        text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
     def as_batch(self) -> "Target":
         """Return the same model at the price of a batch; raises InputError where the provider has

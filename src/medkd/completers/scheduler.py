@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from time import monotonic
 
 from medkd.completers.endpoint import (
@@ -24,7 +25,7 @@ from medkd.completers.endpoint import (
     TimeLimits,
     find_worst_case,
 )
-from medkd.completers.ledger import Ledger, item_key
+from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import (
     FATAL,
     RESUME_HINT,
@@ -239,7 +240,6 @@ class Scheduler:
         self._places = Places([Address(o, self._options.limits, self._retry, cap) for o in each])
         self._n_most = len(each) * cap * (1 + WAITING_PER_PLACE)
         self._recorder = AttemptRecorder(self._ledger, self._find_missing)
-        self._resume = ResumeSupport(self._target.prefix)
         self._budget = Budget(self._options.budget, progress.spent, self._target.provider.currency)
         self._stopping = asyncio.Event()
         self._is_draining = False
@@ -249,6 +249,10 @@ class Scheduler:
         self._has_news = asyncio.Event()
         """Set whenever an item is over or the run stops."""
         self._in_progress: dict[str, asyncio.Event] = {}
+
+    @cached_property
+    def _resume(self) -> ResumeSupport:
+        return ResumeSupport(self._target.prefix)
 
     async def run(self, labelled: Labelled) -> None:
         """Finish every request; raise what stopped it."""
@@ -275,7 +279,7 @@ class Scheduler:
         """Start items as long as there is room for them."""
         while (item := await self._next_item(labelled)) is not None:
             label, request = item
-            key = item_key(self._target.name, self._target.model, request)
+            key = self._target.item_key(request)
             if key not in self._in_progress and self._ledger.is_complete(key):
                 await self._count_cached(label)
                 continue

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from medkd.completers.batch import BatchClient
 from medkd.completers.client import LedgerClient
 from medkd.completers.costs import MIN_KNOWN, Expected, Forecast, forecast
-from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, item_key, open_reader
+from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, open_reader
 from medkd.completers.outcomes import FindMissing, from_fault_finder
 from medkd.completers.providers import Target, When, check_budget, find_target
 from medkd.completers.scheduler import RunOptions
@@ -75,9 +75,9 @@ class Config(StageConfig):
     MEDKD_API_KEY)."""
     model: str = ""
     """The teacher's model; default: the provider's first."""
-    base_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
-    """Address of the endpoint; default: the provider's own. A provider's key is sent to its own
-    hosts only."""
+    base_url: Annotated[tuple[str, ...], RUNTIME, SENDS_KEY] = ()
+    """Address of the endpoint, or of several that serve the same model; default: the provider's
+    own. A provider's key is sent to its own hosts only."""
     providers: Annotated[Path | None, RUNTIME, NAMES_KEY] = None
     """File in the form of providers.yaml, which adds to it and overrides it: a model, a price, a
     whole provider."""
@@ -113,7 +113,7 @@ class Config(StageConfig):
     """How hard the teacher thinks, in the provider's own words (low, high, max …); default: the
     provider's."""
     concurrency: Annotated[int, RUNTIME, Field(ge=1, le=100_000)] = 32
-    """Most requests under way at once, within the provider's cap; fewer while the server
+    """Most requests under way at once at an address, within the provider's cap; fewer while it
     throttles."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0, allow_inf_nan=False)] = None
     """Most money the ledger may come to, in the provider's currency; a hard stop."""
@@ -128,9 +128,9 @@ class Config(StageConfig):
     accept_identified: AcceptIdentified = False
     """Send rows without deidentified_by too."""
 
-    @field_validator("teachers", mode="before")
+    @field_validator("teachers", "base_url", mode="before")
     @classmethod
-    def _split_teachers(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         listed = [value] if isinstance(value, str) else value
         return [name.strip() for one in listed for name in str(one).split(",") if name.strip()]
 
@@ -306,7 +306,7 @@ def choose_targets(config: Config, is_key_needed: bool = True) -> tuple[list[Tar
         parts = [name.partition(":") for name in listed if name]
         return [
             find_target(
-                *(name, model, "" if config.teachers else config.base_url),
+                *(name, model, ",".join(config.base_url)),
                 *(config.providers, is_key_needed),
             )
             for name, _, model in parts
@@ -351,7 +351,7 @@ def forecast_job(config: Config, ledger: LedgerReader) -> list[Forecast]:
     questions = find_questions(config)
 
     def recall(at: int, request: Request) -> Completion | None:
-        return ledger.recall(item_key(targets[at].name, targets[at].model, request))
+        return ledger.recall(targets[at].item_key(request))
 
     def recall_all() -> Iterator[Course]:
         return recall_courses(questions, method, recall, True)
