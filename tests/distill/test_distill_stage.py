@@ -271,7 +271,7 @@ def test_a_termination_stops_at_once_and_the_same_command_goes_on_from_the_text(
             AttemptOutcome.INTERRUPTED,
         }
     with serve_teacher(latency_s=0) as teacher:
-        run(config.model_copy(update={"base_url": teacher.base_url}))
+        run(config.model_copy(update={"base_url": (teacher.base_url,)}))
         assert teacher.bill.n_gone_on > 0
     assert all(r.complete and r.reasoning.count("因此考虑") == 1 for r in read_rationales(tmp_path))
 

@@ -39,8 +39,6 @@ FORMAT = 1
 """Version of the tables, kept in the file's `user_version`."""
 RESERVE_BYTES = 16 * 2**20
 """Room for the texts of two thousand running attempts."""
-MAX_INTEGER = 2**63 - 1
-"""The largest that SQLite holds."""
 TABLES = """
 CREATE TABLE runs (id INTEGER PRIMARY KEY, started_at TEXT NOT NULL, n_requests INTEGER NOT NULL,
   n_answered INTEGER NOT NULL DEFAULT 0);
@@ -125,10 +123,10 @@ class LedgerReader:
         attempts = self.attempts_of(item)
         if not attempts:
             return None
-        done = (a for a in attempts if a.outcome is AttemptOutcome.COMPLETE)
-        best = next(done, attempts[-1])
-        outcome = best.outcome or AttemptOutcome.UNKNOWN
-        is_complete = outcome is AttemptOutcome.COMPLETE
+        outcomes = [attempt.outcome or AttemptOutcome.UNKNOWN for attempt in attempts]
+        is_complete = AttemptOutcome.COMPLETE in outcomes
+        at = outcomes.index(AttemptOutcome.COMPLETE) if is_complete else -1
+        best, outcome = attempts[at], outcomes[at]
         word = best.finish_reason or ("stop" if is_complete else "")
         reasoning, text = separate(best.reasoning, best.text)
         return Completion(
@@ -228,7 +226,7 @@ class Ledger(LedgerReader):
     def start_run(self, n_requests: int) -> None:
         """Record that a run which wants so many answers begins."""
         insert = "INSERT INTO runs (started_at, n_requests) VALUES (?, ?)"
-        values = (_now(), min(n_requests, MAX_INTEGER))
+        values = (_now(), min(n_requests, 2**63 - 1))  # the largest that SQLite holds
         self._run = self._submit(lambda c: c.execute(insert, values).lastrowid).result()
 
     def open_attempt(
