@@ -141,8 +141,8 @@ def measure(example: Example, n_tokens: int) -> RowFacts:
     )
 
 
-def _columns() -> dict[str, "array[int]"]:
-    return {part: array("I") for part in (*PARTS, "whole", "tokens")}
+def _make_columns() -> defaultdict[str, "array[int]"]:
+    return defaultdict(lambda: array("I"))
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Part:
     styles: Counter[str] = field(default_factory=Counter[str])
     questions: set[bytes] = field(default_factory=set[bytes])
     n_known: int = 0
-    lengths: dict[str, "array[int]"] = field(default_factory=_columns)
+    lengths: defaultdict[str, "array[int]"] = field(default_factory=_make_columns)
 
 
 @dataclass
@@ -208,10 +208,8 @@ class Statistics:
         """Return the length of the longest row of train and val, and whether it is in tokens;
         otherwise it is in characters."""
         parts = [part for (split, _), part in self.parts.items() if split != "test"]
-        unit = "tokens" if any(part.lengths["tokens"] for part in parts) else "whole"
-        return max(
-            (max(part.lengths[unit], default=0) for part in parts), default=0
-        ), unit == "tokens"
+        tokens = _join(parts, "tokens")
+        return max(tokens or _join(parts, "whole"), default=0), bool(tokens)
 
     def summarise(self, repairs: Mapping[str, int]) -> dict[str, Any]:
         """Make the mapping of `statistics.json`."""
@@ -237,41 +235,35 @@ class Statistics:
         }
 
 
+def _join(parts: Sequence[Part], name: str) -> list[int]:
+    """List the lengths of one kind in all parts."""
+    return [length for part in parts for length in part.lengths[name]]
+
+
 def _describe(parts: Sequence[Part]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "rows": sum(part.styles.total() for part in parts),
         "questions": len(set[bytes]().union(*(part.questions for part in parts))),
         "styles": {style: sum(part.styles[style] for part in parts) for style in get_args(Style)},
         "with_known_diagnosis": sum(part.n_known for part in parts),
-        "characters": {
-            name: summarise(length for part in parts for length in part.lengths[name])
-            for name in PARTS
-        },
+        "characters": {name: summarise(_join(parts, name)) for name in PARTS},
     }
-    if any(part.lengths["tokens"] for part in parts):
-        described["tokens"] = summarise(
-            length for part in parts for length in part.lengths["tokens"]
-        )
+    if tokens := _join(parts, "tokens"):
+        described["tokens"] = summarise(tokens)
     return described
 
 
 def _describe_cut_offs(parts: Sequence[Part]) -> dict[str, Any]:
     """Say how many training rows a cut-off would trim, in tokens of the whole conversation, or in
     characters where none were counted."""
-    unit = "tokens" if any(part.lengths["tokens"] for part in parts) else "characters"
-    lengths = [
-        length
-        for part in parts
-        for length in part.lengths["tokens" if unit == "tokens" else "whole"]
-    ]
-    trimmed = {str(bound): sum(length > bound for length in lengths) for bound in SHOWN_CUT_OFFS}
-    return {
-        "unit": unit,
-        "trimmed": {
-            bound: {"rows": n, "share": round(n / len(lengths), 4) if lengths else 0.0}
-            for bound, n in trimmed.items()
-        },
-    }
+    tokens = _join(parts, "tokens")
+    lengths = tokens or _join(parts, "whole")
+    trimmed: dict[str, Any] = {}
+    for bound in SHOWN_CUT_OFFS:
+        n = sum(length > bound for length in lengths)
+        share = round(n / len(lengths), 4) if lengths else 0.0
+        trimmed[str(bound)] = {"rows": n, "share": share}
+    return {"unit": "tokens" if tokens else "characters", "trimmed": trimmed}
 
 
 def summarise(lengths: Iterable[int]) -> dict[str, int]:
@@ -371,13 +363,8 @@ def _common_licence(licences: Iterable[str]) -> str:
 
 
 def _size_category(n: int) -> str:
-    bounds = (
-        (1_000, "n<1K"),
-        (10_000, "1K<n<10K"),
-        (100_000, "10K<n<100K"),
-        (1_000_000, "100K<n<1M"),
-    )
-    return next((name for bound, name in bounds if n < bound), "1M<n<10M")
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
+    return next((name for power, name in enumerate(names, start=3) if n < 10**power), names[-1])
 
 
 def _load_template(name: str) -> Any:
