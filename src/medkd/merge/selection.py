@@ -143,10 +143,11 @@ class RowStore:
 
     def add(self, rows: StoredRows) -> None:
         self.sources += [name for name in dict.fromkeys(rows.sources) if name not in self.sources]
-        rows.table["source"] = [self.sources.index(name) for name in rows.sources]
+        table = rows.table.copy()  # one that came from another machine may not be written
+        table["source"] = [self.sources.index(name) for name in rows.sources]
         self._lines.extend(rows.lines)
         self._questions.extend(rows.plain)
-        self._table += rows.table.tobytes()
+        self._table += table.tobytes()
         self.n_rows += len(rows.lines)
 
     def view_table(self) -> "NDArray[Any]":
