@@ -16,6 +16,7 @@ from medkd.core.config import read_recipe
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import MANIFEST
 from medkd.core.stage_output import is_locked
+from medkd.report.lineage import is_play_money
 from medkd.studio.workspace import Step, Workspace
 
 TAIL_BYTES = 64 * 1024
@@ -134,9 +135,10 @@ def _name_run(workspace: Workspace, run: background_jobs.Job) -> str:
 
 
 def write_cost(steps: Sequence[Step]) -> str:
-    """Add up what steps cost."""
+    """Add up what steps cost; the rehearsal teacher's play money is none."""
     sums: dict[str, float] = {}
-    for cost in (step.manifest.cost for step in steps if step.manifest.cost.amount):
+    paid = (step.manifest for step in steps if not is_play_money(step.manifest))
+    for cost in (manifest.cost for manifest in paid if manifest.cost.amount):
         sums[cost.currency] = sums.get(cost.currency, 0.0) + cost.amount
     return write_money(sums)
 

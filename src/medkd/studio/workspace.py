@@ -18,7 +18,10 @@ from medkd.core.jsonl import MANIFEST
 from medkd.core.stage_output import Manifest, read_manifest
 
 UPLOADS = "uploads"
-NO_RECORDS = ("metrics.jsonl", "reviews.jsonl", "samples.jsonl", "ledger.jsonl")
+NO_RECORDS = (
+    *("metrics.jsonl", "reviews.jsonl", "samples.jsonl", "ledger.jsonl"),
+    *("rows.jsonl", "general_rows.jsonl"),
+)
 """Files of lines that are no records of cases."""
 MAX_DEPTH = 3
 """How deep below the directory of runs a step may lie."""

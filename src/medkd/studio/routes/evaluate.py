@@ -110,7 +110,7 @@ def write_headline(scores: Sequence[Mapping[str, Any]], t: Texts) -> str:
     n_first, n_last = (f"{int(one.get('n', 0)):,}" for one in (scores[0], scores[-1]))
     if len(scores) == 1:
         return t("{label}: {value} (n = {n})", label=label, value=shown[0], n=n_last)
-    first = shown[0] if n_first == n_last else f"{shown[0]} (n = {n_first})"
+    first = t("{value} (n = {n})", value=shown[0], n=n_first) if n_first != n_last else shown[0]
     values = {"label": label, "first": first, "last": shown[-1], "n": n_last}
     return t("{label}: from {first} to {last} (n = {n})", **values)
 

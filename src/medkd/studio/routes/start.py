@@ -31,6 +31,7 @@ from medkd.distill.courses import Course
 from medkd.distill.stage import choose_targets, find_questions, make_method
 from medkd.models.inspect import ModelShape, read_headers, read_json
 from medkd.models.load import TINY, tiny_dir
+from medkd.report.material import REHEARSAL
 from medkd.stages import STAGES
 from medkd.studio import jobs
 from medkd.studio.conversation import HELD
@@ -289,9 +290,9 @@ def estimate_price(config: Any) -> str:
 
 def write_price(config: Any, n_tokens: int, n_questions: int, thinks: bool) -> str:
     """Write what the first teacher of a config asks for prompts of so many tokens and their
-    answers; empty where no price is known."""
+    answers; empty where no price is known, and for play money."""
     (target, *_), _ = choose_targets(config, is_key_needed=False)
-    price = target.price_at(datetime.now(UTC))
+    price = target.price_at(datetime.now(UTC)) if target.name != REHEARSAL else None
     usage = Usage(
         prompt=n_tokens * config.samples,
         completion=min(ASSUMED_TOKENS[thinks], config.max_tokens) * n_questions * config.samples,
