@@ -85,13 +85,15 @@ def test_the_modelfile_gives_a_conversation_as_the_template_does(exported):
         in text
     )
     assert 'PARAMETER stop "<|im_end|>"' in text and 'PARAMETER stop "<|endoftext|>"' in text
+    assert "PARAMETER repeat_penalty 1.0\n" in text
 
 
 def test_the_modelfile_keeps_a_default_system_text_where_none_is_given(exported):
     tokenizer = load_tokenizer(exported)
     given = "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\nUsual.<|im_end|>\n' }}{%- endif %}"
     tokenizer.chat_template = given + tokenizer.chat_template
-    text = write_modelfile(tokenizer, [])
+    text = write_modelfile(tokenizer, [], repeat_penalty=1.1)
+    assert text.endswith("PARAMETER repeat_penalty 1.1\n")
     assert "{{ else }}<|im_start|>system\nUsual.<|im_end|>\n<|im_start|>user\n{{ end }}" in text
     assert text.count("Usual.") == 1
 

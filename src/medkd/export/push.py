@@ -143,9 +143,9 @@ def _push_to_hugging_face(folder: Path, name: str, names: list[str]) -> None:
                 name,
                 status,
             ) from error
-        raise _interrupted(name, error) from error
+        raise _interrupted(f"hf:{name}", error) from error
     except (HTTPError, OSError) as error:
-        raise _interrupted(name, error) from error
+        raise _interrupted(f"hf:{name}", error) from error
 
 
 def _push_to_modelscope(folder: Path, name: str, names: list[str]) -> None:
@@ -162,7 +162,7 @@ def _push_to_modelscope(folder: Path, name: str, names: list[str]) -> None:
             repo_id=name, folder_path=str(folder), allow_patterns=names, commit_message="Upload"
         )
     except Exception as error:  # its client raises many kinds, without a common one of its own
-        raise _interrupted(name, error) from error
+        raise _interrupted(f"ms:{name}", error) from error
 
 
 def _interrupted(name: str, error: Exception) -> StoppedError:

@@ -367,7 +367,8 @@ def write_papers(
         list[str],
         tokenizer.convert_ids_to_tokens(find_stop_ids(tokenizer, loaded.model.generation_config)),
     )
-    write_text(out / "Modelfile", write_modelfile(tokenizer, stops, gguf))
+    penalty = getattr(loaded.model.generation_config, "repetition_penalty", None) or 1.0
+    write_text(out / "Modelfile", write_modelfile(tokenizer, stops, gguf, penalty))
     mark = out / UNPROVEN
     if proof["passed"]:
         mark.unlink(missing_ok=True)
@@ -397,10 +398,13 @@ def write_card(name: str, lineage: Mapping[str, Any], proof: Mapping[str, Any]) 
 
 
 def write_modelfile(
-    tokenizer: "PreTrainedTokenizerBase", stops: list[str], gguf: str | None = None
+    tokenizer: "PreTrainedTokenizerBase",
+    stops: list[str],
+    gguf: str | None = None,
+    repeat_penalty: float = 1.0,
 ) -> str:
     """Write a Modelfile whose prompt is the chat template's own, the thinking prefix and a default
-    system text included.
+    system text included. Ollama sets a repetition penalty of its own where none is named.
 
     Covers conversations in which user and assistant take turns. An answer that is to be gone on
     with gets nothing behind it.
@@ -430,6 +434,7 @@ def write_modelfile(
         f"FROM ./model-{gguf}.gguf" if gguf else "FROM .",
         f'TEMPLATE """{template}"""',
         *(f'PARAMETER stop "{stop}"' for stop in stops),
+        f"PARAMETER repeat_penalty {repeat_penalty}",
     ]
     return "\n".join(lines) + "\n"
 
