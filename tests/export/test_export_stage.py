@@ -85,15 +85,14 @@ def test_the_modelfile_gives_a_conversation_as_the_template_does(exported):
         in text
     )
     assert 'PARAMETER stop "<|im_end|>"' in text and 'PARAMETER stop "<|endoftext|>"' in text
-    assert "PARAMETER repeat_penalty 1.0\n" in text
+    assert text.endswith("PARAMETER repeat_penalty 1.0\n")
 
 
 def test_the_modelfile_keeps_a_default_system_text_where_none_is_given(exported):
     tokenizer = load_tokenizer(exported)
     given = "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\nUsual.<|im_end|>\n' }}{%- endif %}"
     tokenizer.chat_template = given + tokenizer.chat_template
-    text = write_modelfile(tokenizer, [], repeat_penalty=1.1)
-    assert text.endswith("PARAMETER repeat_penalty 1.1\n")
+    text = write_modelfile(tokenizer, [])
     assert "{{ else }}<|im_start|>system\nUsual.<|im_end|>\n<|im_start|>user\n{{ end }}" in text
     assert text.count("Usual.") == 1
 
@@ -269,3 +268,13 @@ def test_an_adapter_on_a_fully_trained_folder_is_exported_in_the_format_of_its_b
     assert find_base_format(trained) == ("float16" if is_here else "bfloat16")
     (trained / "lineage.json").unlink()
     assert find_base_format(trained) == "float32"
+
+
+def test_the_repetition_penalty_of_the_base_is_left_out(random_model_dir, trained_dir, tmp_path):
+    """Students are evaluated without one, and llama.cpp would not apply it."""
+    base = shutil.copytree(random_model_dir, tmp_path / "base")
+    settings = {"repetition_penalty": 1.1, "temperature": 0.7, "do_sample": True}
+    (base / "generation_config.json").write_text(json.dumps(settings))
+    export(str(base), trained_dir / "adapter", tmp_path / "out")
+    written = json.loads((tmp_path / "out/generation_config.json").read_text())
+    assert written["temperature"] == 0.7 and not written.get("repetition_penalty")

@@ -252,6 +252,8 @@ def export(
     tokenizer.chat_template = find_templates(tokenizer).thinking
     stop_ids = find_stop_ids(tokenizer, model.generation_config)
     model.generation_config.eos_token_id = stop_ids
+    # Nothing was measured under the base's penalty, and llama.cpp would not apply it.
+    model.generation_config.repetition_penalty = None
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id, model.config.pad_token_id = stop_ids[0], tokenizer.pad_token_id
     model.save_pretrained(out)
@@ -367,8 +369,7 @@ def write_papers(
         list[str],
         tokenizer.convert_ids_to_tokens(find_stop_ids(tokenizer, loaded.model.generation_config)),
     )
-    penalty = getattr(loaded.model.generation_config, "repetition_penalty", None) or 1.0
-    write_text(out / "Modelfile", write_modelfile(tokenizer, stops, gguf, penalty))
+    write_text(out / "Modelfile", write_modelfile(tokenizer, stops, gguf))
     mark = out / UNPROVEN
     if proof["passed"]:
         mark.unlink(missing_ok=True)
@@ -398,13 +399,10 @@ def write_card(name: str, lineage: Mapping[str, Any], proof: Mapping[str, Any]) 
 
 
 def write_modelfile(
-    tokenizer: "PreTrainedTokenizerBase",
-    stops: list[str],
-    gguf: str | None = None,
-    repeat_penalty: float = 1.0,
+    tokenizer: "PreTrainedTokenizerBase", stops: list[str], gguf: str | None = None
 ) -> str:
     """Write a Modelfile whose prompt is the chat template's own, the thinking prefix and a default
-    system text included. Ollama sets a repetition penalty of its own where none is named.
+    system text included, and that switches Ollama's own repetition penalty off.
 
     Covers conversations in which user and assistant take turns. An answer that is to be gone on
     with gets nothing behind it.
@@ -434,7 +432,7 @@ def write_modelfile(
         f"FROM ./model-{gguf}.gguf" if gguf else "FROM .",
         f'TEMPLATE """{template}"""',
         *(f'PARAMETER stop "{stop}"' for stop in stops),
-        f"PARAMETER repeat_penalty {repeat_penalty}",
+        "PARAMETER repeat_penalty 1.0",
     ]
     return "\n".join(lines) + "\n"
 
