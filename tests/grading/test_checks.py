@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medkd.grading.checks import (
+    Reason,
     check_copy,
     check_form,
     check_grounding,
@@ -19,6 +20,14 @@ from medkd.text.similarity import is_looping
 
 RECORD = "【主诉】发热3天。 【现病史】最高体温39.2℃，咳嗽有痰，无胸痛。 【查体】血压120/80mmHg，右下肺湿啰音。 【辅助检查】白细胞13.5×10^9/L。"
 PROSE = "患者发热三天，最高体温三十九度，咳嗽有黄痰，右下肺可闻及湿啰音，白细胞升高，提示细菌性肺部感染，胸片见右下肺斑片影，符合肺炎的表现。"
+
+
+def test_what_the_user_never_said_was_read_in_the_answer() -> None:
+    question = "Mahaim型旁路与WPW综合征有什么不同？心电图上有什么表现？"
+    told = "用户提到的QRS波起始部有预激波，但宽度不如WPW明显，这可能是传导较慢。"
+    assert check_hint(told, "", question).reason == Reason.HINT_LEAK
+    assert check_hint("用户提到的旁路与综合征的不同，需要比较心电图。", "", question).passed
+    assert check_hint("用户没有提到的QRS波起始部有预激波也要考虑。", "", question).passed
 
 
 @pytest.mark.parametrize(

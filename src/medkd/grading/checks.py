@@ -104,6 +104,14 @@ _TAG = re.compile(
 )
 
 
+_TOLD = re.compile(
+    "用户(?<!如果用户)(?<!可能用户)(?:的问题[里中])?(?:还|已经?|也|特别)?(?:提到|提及|说到)"
+    r"(?![了的]?(?:症状|情况|问题|这))[了的]?(?P<x>[^,。;?、\s]{4,40})"
+)
+MIN_TOLD = 4
+"""Pairs of characters of the shortest statement that is looked up."""
+MIN_HELD = 0.1
+"""Share of them that stand in the record, wherever, if the user said it."""
 _is_chinese = lru_cache(maxsize=8)(is_chinese)
 """Several checks look at one text."""
 
@@ -223,13 +231,16 @@ def check_answer(
 def check_hint(
     reasoning: str, reference: str = "", record: str = "", is_correction: bool = False
 ) -> Verdict:
-    """Require that the reasoning does not betray that it knew the answer: by a phrase, or by a
-    first sentence that states it as a given; nor, in a correction, that it saw a wrong attempt."""
+    """Require that the reasoning does not betray that it knew the answer: by a phrase, by telling
+    as the user's what the record does not hold, or by a first sentence that states it as a given;
+    nor, in a correction, that it saw a wrong attempt."""
     reasoning, record = view_of(reasoning), view_of(record)
     if is_correction and (found := load_phrases("attempt_leak").search(reasoning)):
         return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
     if found := load_phrases("hint_leak").search(reasoning):
         return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
+    if unsaid := _find_unsaid(reasoning, record):
+        return make_verdict("hint", Reason.HINT_LEAK, f"not in the question: {unsaid[:40]}")
     sentences = re.split(r"[。！!\n]|(?<=[a-z])\. ", reasoning.strip())
     opening = next((one for one in sentences if len(one.strip()) >= MIN_SENTENCE), "")
     principal = _find_principal(reference)
@@ -241,6 +252,17 @@ def check_hint(
     ):
         return make_verdict("hint")
     return make_verdict("hint", Reason.HINT_LEAK, f"begins with it: {opening[:40]}")
+
+
+def _find_unsaid(reasoning: str, record: str) -> str:
+    """Find what a reasoning says that the user told and of which the record holds nearly nothing:
+    it has read it in the answer that it was given."""
+    for told in _TOLD.finditer(reasoning):
+        said, source = make_plain(told["x"]), make_plain(record)
+        pairs = [said[at : at + 2] for at in range(len(said) - 1)]
+        if len(pairs) >= MIN_TOLD and sum(pair in source for pair in pairs) < MIN_HELD * len(pairs):
+            return told[0]
+    return ""
 
 
 @lru_cache(maxsize=4096)
