@@ -59,6 +59,14 @@ def test_a_batch_is_submitted_waited_for_and_paid_half(tmp_path, make_target):
         assert not (tmp_path / JOURNAL).exists()
 
 
+def test_dashscope_takes_the_same_form_and_is_paid_half(tmp_path):
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        target = find_target("dashscope", base_url=server.base_url)
+        [answer] = open_client(target.as_batch(), ledger).complete(ask(1))
+    assert (answer.text, server.batches["batch_0"]["completion_window"]) == ("答0", "24h")
+    assert answer.cost.amount == pytest.approx(target.terms.price.amount(answer.usage) / 2)
+
+
 def test_what_an_answer_calls_for_goes_into_the_next_batch(tmp_path, make_target):
     first, second, third = ask(3)
     calls = {"a": [("b", second)], "b": [("c", third)]}

@@ -319,13 +319,14 @@ class StreamedText:
             delta = {"content": choice.get("text")}
         elif not delta and not self.has_text:
             delta = _mapping(choice.get("message"))
-        for field in REASONING_FIELDS:
-            if pieces := [text for text, _ in find_texts(delta.get(field), True) if text]:
+        for value in filter(None, map(delta.get, REASONING_FIELDS)):
+            if pieces := [text for text, _ in find_texts(value, True) if text]:
                 for piece in pieces:
                     self._add(piece, True)
                 break
-        for piece, is_reasoning in find_texts(delta.get("content"), False):
-            self._add(piece, is_reasoning)
+        if content := delta.get("content"):
+            for piece, is_reasoning in find_texts(content, False):
+                self._add(piece, is_reasoning)
         self.has_refused |= bool(delta.get("refusal"))
         self._take_finish(choice.get("finish_reason"))
 
@@ -460,7 +461,7 @@ def find_problem(event: Mapping[str, Any]) -> object | None:
     problem = event.get("error")
     if problem:
         return problem if isinstance(problem, str | dict | list) else event
-    if any(event.get(name) == "error" for name in ("object", "type", "status")):
+    if "error" in (event.get("object"), event.get("type"), event.get("status")):
         return event
     if _mapping(event.get("base_resp")).get("status_code"):
         return event["base_resp"]
