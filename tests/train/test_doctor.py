@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from medkd.cli.app import run_command
@@ -73,3 +77,15 @@ def test_a_model_is_planned_for_and_what_does_not_fit_is_refused(capsys, random_
 def test_gpus_that_cannot_be_read_are_one_line(capsys, gpus):
     with pytest.raises(InputError, match="write 3x24"):
         read_gpus(gpus)
+
+
+@pytest.mark.skipif(any(Path("/dev").glob("nvidia*")), reason="asks torch where a GPU is")
+def test_a_machine_without_a_gpu_is_told_before_torch_is_loaded():
+    code = "import sys; from medkd.cli.app import run_command as run; run(['doctor'])"
+    told = subprocess.run(
+        [sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+    )
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.startswith("machine: processor")

@@ -6,9 +6,11 @@ here: judging the dataset's content (`merge`, `verify`).
 """
 
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from medkd.models.load import (
     Hub,
     choose_device,
     choose_dtype,
+    has_bfloat16,
     load_libraries,
     load_tokenizer,
     resolve_model,
@@ -124,8 +127,11 @@ def run(config: Config) -> int:
     """Look, print what was found, and return the exit code."""
     if config.gpu:
         return _plan(config, read_gpus(config.gpu))
-    device = choose_device(config.device)
-    dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
+    if config.model is None and config.device == "auto" and _is_without_gpu():
+        device, dtype = "cpu", "bfloat16" if has_bfloat16() else "float32"
+    else:
+        device = choose_device(config.device)
+        dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     machine = measure_machine(device)
     print(
         f"machine: {machine.device}, {machine.n_devices} x {machine.memory / GIB:.1f} GiB, "
@@ -151,6 +157,17 @@ def run(config: Config) -> int:
         return 0
     print("1 thing is wrong" if len(findings) == 1 else f"{len(findings)} things are wrong")
     return 2
+
+
+def _is_without_gpu() -> bool:
+    """Tell whether no driver of a GPU is here, which is known without torch, two seconds earlier.
+
+    Raises ModuleNotFoundError where torch is not installed.
+    """
+    if find_spec("torch") is None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    is_linux = sys.platform == "linux"
+    return is_linux and not any(next(Path("/dev").glob(n), None) for n in ("nvidia*", "dxg", "kfd"))
 
 
 def _plan(config: Config, machine: Machine) -> int:
