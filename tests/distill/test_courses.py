@@ -31,7 +31,7 @@ from medkd.distill.courses import (
     make_messages,
     read_parts,
 )
-from medkd.distill.stage import Config, run
+from medkd.distill.stage import Config, choose_targets, run
 from medkd.verify.stage import Config as VerifyConfig
 from medkd.verify.stage import run as verify
 from rehearsal_questions import make_questions
@@ -301,6 +301,15 @@ def test_answers_to_other_questions_and_a_budget_below_one_answer_are_refused(tm
             run(config_of(tmp_path, teacher.base_url, budget=1e-6))
         assert teacher.bill.requests == 0
     assert read_manifest(tmp_path / "distill").state == "stopped"
+
+
+def test_a_judge_of_another_provider_is_asked_at_its_own_address(tmp_path):
+    given = {"until_right": 2, "mode": "solve", "base_url": "http://127.0.0.1:1/v1"}
+    for judge, address in (("vllm:j", "http://127.0.0.1:8000/v1"), ("custom:j", given["base_url"])):
+        config = config_of(tmp_path, judge=judge, **given)
+        config = config.model_copy(update={"teacher": "custom", "model": "m"})
+        [teacher], [found] = choose_targets(config, is_key_needed=False)
+        assert (teacher.base_url, found.base_url) == (given["base_url"], address)
 
 
 @pytest.mark.parametrize(

@@ -306,7 +306,7 @@ def choose_targets(config: Config, is_key_needed: bool = True) -> tuple[list[Tar
         parts = [name.partition(":") for name in listed if name]
         return [
             find_target(
-                *(name, model, ",".join(config.base_url)),
+                *(name, model, ",".join(config.base_url) if name == config.teacher else ""),
                 *(config.providers, is_key_needed),
             )
             for name, _, model in parts
