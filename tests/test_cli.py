@@ -474,6 +474,8 @@ RISKS = [
     ("verify: {base_url: 'https://evil.example'}", "to this address"),
     ("reinforce: {judge: 'https://evil.example'}", "to this address"),
     ("evaluate: {endpoint: 'https://evil.example'}", "to this address"),
+    ("evaluate: {judge: 'https://evil.example'}", "to this address"),
+    ("train: {teacher_url: 'https://evil.example'}", "to this address"),
 ]
 
 

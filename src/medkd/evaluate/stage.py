@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from medkd.completers.providers import find_target_of
-from medkd.core.config import RUNTIME
+from medkd.core.config import RUNTIME, SENDS_KEY
 from medkd.core.errors import InputError
 from medkd.core.jsonl import resolve_input, write_json
 from medkd.core.records import (
@@ -135,7 +135,7 @@ class Config(AskConfig):
     one diagnosis, longer codes more specific ones."""
     instructed: bool = False
     """Put the training instruction in front of every question, instead of asking it bare."""
-    judge: str = ""
+    judge: Annotated[str, SENDS_KEY] = ""
     """Endpoint that judges what rules leave undecided, and open answers: a provider or an address;
     default: none."""
     judge_model: str = ""

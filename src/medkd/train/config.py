@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, 
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from medkd.core.config import RUNTIME, Seed, StageConfig
+from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig
 from medkd.core.errors import InputError
 from medkd.models.inspect import ModelShape
 from medkd.models.load import Device, Hub, choose_dtype, resolve_model
@@ -102,7 +102,7 @@ class Config(StudentConfig):
     with the answer at hand."""
     teacher_model: str = ""
     """on-policy: open model that scores each token; it must have the student's tokenizer."""
-    teacher_url: Annotated[str, RUNTIME] = ""
+    teacher_url: Annotated[str, RUNTIME, SENDS_KEY] = ""
     """on-policy: address of a vLLM server that scores instead of a model in this process."""
     max_length: MaxLength = 4096
     """Longest row in tokens; longer ones are dropped and counted, never trimmed."""
