@@ -89,7 +89,9 @@ def test_a_directory_made_by_other_rules_is_not_taken_for_a_finished_one(
     )
     run(config)
     monkeypatch.setattr(stage, "VERSION", "medkd-rules 0")
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(
+        InputError, match=r"rules: medkd-rules \d+ then, medkd-rules 0 now.*--overwrite"
+    ):
         run(config)
 
 

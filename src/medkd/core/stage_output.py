@@ -380,6 +380,8 @@ def _find_difference(previous: Manifest, manifest: Manifest, config: StageConfig
         return "changed: " + ", ".join(changed)
     if previous.names.get("task") != manifest.names.get("task"):
         return "the task file changed"
+    if (made_by := previous.names.get("rules")) != (rules := manifest.names.get("rules")):
+        return f"rules: {', '.join(made_by or ())} then, {', '.join(rules or ())} now"
     if sorted(previous.inputs.values()) == sorted(manifest.inputs.values()):
         return "the same input files in another role or order, or under other names"
     return "the input files changed"
