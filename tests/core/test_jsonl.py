@@ -20,6 +20,7 @@ from medkd.core.jsonl import (
     RecordReader,
     count_lines,
     printable_name,
+    read_lines,
     resolve_input,
     write_atomically,
     write_json,
@@ -75,6 +76,35 @@ def test_a_packed_file_that_breaks_off_is_one_line(name: str, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match="damaged"):
         list(RecordReader(path, RawCase, made_by="collect"))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pyarrow.array([b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string()),
+        pyarrow.array([[(1, "x")]], pyarrow.map_(pyarrow.int64(), pyarrow.string())),
+        pyarrow.array([[("k", "x"), ("k", "y")]], pyarrow.map_(pyarrow.string(), pyarrow.string())),
+    ],
+    ids=["no UTF-8", "number for a name", "name twice"],
+)
+def test_parquet_that_no_json_can_hold_is_one_line(column: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"sections": column}), path)
+    with pytest.raises(InputError, match="damaged"):
+        list(read_lines(path))
+
+
+def test_rows_of_parquet_hold_no_nulls_in_lists_either(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    row = {"verdicts": [{"check": "answer"}, {"check": "leak", "detail": "a"}]}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    assert [json.loads(line) for _, line in read_lines(path)] == [row]
+
+
+def test_parts_that_are_all_empty_are_refused_as_an_empty_file_is(tmp_path: Path) -> None:
+    (tmp_path / "part-00000.jsonl").touch()
+    with pytest.raises(InputError, match="the file is empty"):
+        resolve_input(tmp_path, "raw_cases.jsonl", made_by="collect")
 
 
 def test_a_broken_line_is_named_and_the_rest_goes_on(

@@ -207,6 +207,20 @@ def test_swapped_inputs_of_a_run_of_version_0_1_are_another_run(
         open_two(tmp_path / "out", other, source)
 
 
+def test_the_rules_that_version_0_1_kept_as_a_field_are_compared(
+    tmp_path: Path, source: Path
+) -> None:
+    out = tmp_path / "out"
+    open_two(out, source, source, rules=["rules 8"])
+    content = json.loads((out / "manifest.json").read_text())
+    del content["roles"], content["names"]
+    content["config"]["rules"] = "rules 7"
+    (out / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="rules: rules 7 then, rules 8 now"):
+        open_two(out, source, source, rules=["rules 8"])
+    assert open_two(out, source, source, rules=["rules 7"])
+
+
 @pytest.mark.parametrize("place", ["out", "out/deep", "link"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_input_inside_the_output_directory_is_refused_and_stays(

@@ -102,6 +102,23 @@ def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> Non
     assert "\n" not in str(caught.value)
 
 
+def test_a_hub_that_is_not_reached_is_asked_once_and_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("transformers")
+    hub = pytest.importorskip("huggingface_hub")
+    asked: list[str] = []
+
+    def refuse(name: str, **_: object) -> str:
+        asked.append(name)
+        raise ConnectionError("no route to the hub\nsecond line")
+
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match="no route to the hub") as caught:
+        load_tagger("nowhere/model")
+    assert asked == ["nowhere/model"] and "\n" not in str(caught.value)
+
+
 @pytest.fixture(scope="module")
 def trained_tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny token-classification model, trained for a second on a dozen words."""

@@ -350,3 +350,19 @@ def test_rows_whose_table_may_only_be_read_are_stored(tmp_path):
     with RowStore(tmp_path) as store:
         store.add(rows)
         assert store.read(0) == example
+
+
+def test_a_benchmark_may_come_as_a_folder_of_parts(tmp_path):
+    rows = make_rows(5)
+    source = write(tmp_path / "a.jsonl", rows)
+    (tmp_path / "parts").mkdir()
+    for n in range(2):
+        write(tmp_path / "parts" / f"part-0000{n}.jsonl", [rows[n]])
+    config = Config(
+        input=(source,),
+        out=tmp_path / "out",
+        against=(tmp_path / "parts",),
+        val_share=0,
+        test_share=0,
+    )
+    assert run(config).counts.dropped == {"contaminated": 2}

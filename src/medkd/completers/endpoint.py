@@ -2,7 +2,8 @@
 ledger: opened before it is sent, saved as it streams, closed afterwards.
 
 In: a `Target`, a `Request`, a partial answer to resume. Out: an `AttemptResult`, an
-`AttemptRecord`. Not done here: reading the stream (`completers.stream`), retrying (`client`).
+`AttemptRecord`. Not done here: reading the stream (`completers.stream`), retrying
+(`completers.scheduler`).
 """
 
 import asyncio

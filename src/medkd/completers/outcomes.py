@@ -3,7 +3,7 @@ many at once, how much money, how often to retry, when to stop.
 
 In: words, statuses, how attempts end. Out: outcomes and charges; leave to send, seconds to wait, or
 the error that stops the run. Not done here: reading an answer (`completers.stream`), resuming one
-(`completers.resume`), sending and waiting (`completers.client`).
+(`completers.resume`), sending and waiting (`completers.scheduler`).
 """
 
 import asyncio

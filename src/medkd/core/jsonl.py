@@ -44,8 +44,10 @@ def resolve_input(path: Path, name: str, made_by: str, may_be_empty: bool = Fals
     """
     try:
         found = path / name if path.is_dir() else path
-        if path.is_dir() and not found.is_file() and list_parts(path):
+        parts = list_parts(path) if path.is_dir() and not found.is_file() else []
+        if any(part.stat().st_size for part in parts):
             return path
+        found = parts[0] if parts else found
         mode = found.stat().st_mode
         size = found.stat().st_size
     except FileNotFoundError as error:
@@ -147,7 +149,7 @@ def _unpack(file: BufferedReader, part: Path) -> Iterator[bytes]:
         for batch in ParquetFile(file).iter_batches(batch_size=256):
             for row in batch.to_pylist(maps_as_pydicts="strict"):
                 yield orjson.dumps(_without_nulls(row), default=str)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         reason = str(cast(Exception, error)).splitlines()[0][:120]
         raise InputError("{}: damaged ({}); fetch or pack it again", part, reason) from error
 
@@ -156,6 +158,8 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         items = cast("dict[str, Any]", value).items()
         return {name: _without_nulls(inner) for name, inner in items if inner is not None}
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in cast("list[Any]", value)]
     return value
 
 

@@ -357,8 +357,15 @@ def _is_same_work(
         return True
     if previous.roles:
         return _list_hashes(previous) == _list_hashes(manifest) and previous.names == manifest.names
+    if _name_rules(previous) != _name_rules(manifest):
+        return False
     files, others = ([Path(path).name for path in one.inputs] for one in (previous, manifest))
     return _have_same_content(previous, manifest) and (not manifest.names or files == others)
+
+
+def _name_rules(manifest: Manifest) -> list[str]:
+    """Name the version of the rules that made a directory; version 0.1 kept it in the config."""
+    return manifest.names.get("rules") or [str(manifest.config.get("rules", "none"))]
 
 
 def _have_same_content(previous: Manifest, manifest: Manifest) -> bool:
@@ -380,8 +387,8 @@ def _find_difference(previous: Manifest, manifest: Manifest, config: StageConfig
         return "changed: " + ", ".join(changed)
     if previous.names.get("task") != manifest.names.get("task"):
         return "the task file changed"
-    if (made_by := previous.names.get("rules")) != (rules := manifest.names.get("rules")):
-        return f"rules: {', '.join(made_by or ())} then, {', '.join(rules or ())} now"
+    if (made_by := _name_rules(previous)) != (rules := _name_rules(manifest)):
+        return f"rules: {', '.join(made_by)} then, {', '.join(rules)} now"
     if sorted(previous.inputs.values()) == sorted(manifest.inputs.values()):
         return "the same input files in another role or order, or under other names"
     return "the input files changed"

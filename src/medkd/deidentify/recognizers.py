@@ -198,6 +198,7 @@ def _weigh(text: str, start: int, end: int, label: str) -> Iterator[Tagged]:
 
 def _load_transformers(name: str) -> Tagger:
     try:
+        from huggingface_hub import snapshot_download
         from huggingface_hub.utils import logging as hub_logging
         from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
     except ImportError as error:
@@ -205,13 +206,16 @@ def _load_transformers(name: str) -> Tagger:
             '--tagger {}: transformers is not installed; pip install "medkd[train]"', name
         ) from error
     hub_logging.set_verbosity_error()  # a site that is not reached is said once, below
-    is_here = Path(name).is_dir()
     try:
+        # Fetched at once: transformers asks for file after file, each with retries of its own.
+        wanted = ["*.safetensors", "*.json", "*.txt", "*.model"]
+        is_here = Path(name).is_dir()
+        folder = name if is_here else snapshot_download(name, allow_patterns=wanted)
         model = AutoModelForTokenClassification.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=False, local_files_only=is_here
+            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True
         )
         tokenizer = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=False, local_files_only=is_here
+            folder, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]

@@ -371,7 +371,9 @@ def _find_rows(given: Path) -> list[Path]:
 
 def _find_questions(given: Path) -> list[Path]:
     test = given / "test.jsonl"
-    return [test if test.exists() else resolve_input(given, "questions.jsonl", made_by="prepare")]
+    if test.exists():
+        return [test]
+    return list_parts(resolve_input(given, "questions.jsonl", made_by="prepare"))
 
 
 def _set_schemas(sources: list[SourceFile], schemas: Sequence[str]) -> list[SourceFile]:

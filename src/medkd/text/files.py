@@ -23,6 +23,8 @@ from medkd.core.jsonl import read_lines
 
 MAX_TEXT_BYTES = 2**26
 """Size up to which a file is held in memory whole."""
+PACKED = "a packed file; unpack it first"
+"""What to do with a packed file that holds no JSON Lines."""
 _CHUNK_BYTES = 2**20
 _SAMPLE_CHUNKS = 8
 """Chunks by which GB18030 and Big5 are told apart."""
@@ -258,8 +260,16 @@ def read_json_lines(path: Path, encoding: Encoding) -> Iterator[RawRow]:
 
 
 def read_packed_lines(path: Path) -> Iterator[RawRow]:
-    """Read a value a line of JSON Lines that are packed (gzip, zstd), in UTF-8."""
-    return (_parse(line, place) for place, line in read_lines(path))
+    """Read a value a line of JSON Lines that are packed (gzip, zstd), in UTF-8; raise InputError
+    where something else is packed, as a table."""
+    is_first = True
+    for place, line in read_lines(path):
+        if is_first and not line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+            raise InputError("{}: {}", path, PACKED)
+        yield _parse(line.removeprefix(codecs.BOM_UTF8) if is_first else line, place)
+        is_first = False
+    if is_first:
+        raise InputError("{}: the file is empty; check --input", path)
 
 
 def _split_lines(path: Path, encoding: Encoding) -> Iterator[tuple[int, bytes | None]]:

@@ -21,6 +21,7 @@ from medkd.core.jsonl import is_packed
 from medkd.text.files import (
     ESCAPED_BYTE,
     MAX_ROW_BYTES,
+    PACKED,
     Encoding,
     RawRow,
     find_encoding,
@@ -94,10 +95,7 @@ _SIGNATURES = (
     (b"\x80\x04\x95", "a pickle, which is never loaded; save it as Parquet or JSON Lines"),
     (b"\x80\x05\x95", "a pickle, which is never loaded; save it as Parquet or JSON Lines"),
     (b"\x93NUMPY", "a NumPy array; save it as JSON Lines"),
-    *(
-        (magic, "a packed file; unpack it first")
-        for magic in (b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")
-    ),
+    *((magic, PACKED) for magic in (b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")),
 )
 """First bytes of what is no text, and the next step."""
 
@@ -336,7 +334,7 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
             for row in batch.to_pylist():
                 number += 1
                 yield RawRow(f"{path.name}, row {number}", row)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:
         reason = str(cast(Exception, error)).splitlines()[0][:120]
         raise InputError(
             "{}: damaged Parquet after row {} ({}); fetch the file again", path, number, reason
