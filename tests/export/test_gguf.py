@@ -3,6 +3,8 @@ and what is refused."""
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -70,6 +72,18 @@ def test_a_prompt_that_leaves_no_room_is_answered_with_nothing(written):
     engine = LlamaCppEngine(written / "q4_0.gguf", 16)
     [(_, made)] = engine.generate(PROMPTS[:1], Sampling(max_tokens=8))
     assert (made.text, made.finish_reason) == ("", FinishReason.LENGTH)
+
+
+def test_an_engine_that_was_never_asked_ends(written):
+    lines = (
+        "import sys",
+        "from pathlib import Path",
+        "from medkd.completers.llamacpp_engine import LlamaCppEngine",
+        "for _ in range(8):",
+        "    LlamaCppEngine(Path(sys.argv[1]), 16)",
+    )
+    command = [sys.executable, "-c", "\n".join(lines), str(written / "q4_0.gguf")]
+    assert subprocess.run(command, timeout=300, check=False).returncode == 0
 
 
 def test_rows_are_reordered_so_that_neighbours_turn_together():

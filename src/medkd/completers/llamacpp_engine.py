@@ -80,8 +80,11 @@ class LlamaCppEngine:
         parameters.n_parallel = self.n_slots
         parameters.n_ctx = self.n_slots * max_length
         parameters.verbosity = 0
+        parameters.endpoint_metrics = True
         try:
             self.server: Any = llama_cpp.Server(parameters)
+            # Its answer tells that the loop runs: a server freed before that never ends.
+            self.server.handle_metrics()
         except RuntimeError as error:
             raise InputError(
                 "{}: llama.cpp cannot load it ({}); is the file complete?", path, explain(error)
