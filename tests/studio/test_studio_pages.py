@@ -15,6 +15,7 @@ from medkd.grading.rubric import read_rubrics
 from medkd.prepare import stage as prepare
 from medkd.studio.app import DONE, SHOWN
 from medkd.studio.page import load_environment
+from medkd.studio.road import draw_lines
 
 PARTS = ("run/live", "chat/live")
 """Paths that are nothing without the run or the conversation that they name."""
@@ -156,6 +157,19 @@ def test_a_run_shows_its_road_what_it_dropped_and_what_comes_next(client, tmp_pa
     assert "12 rationales wait for review" in client.get("/en/").text
 
 
+def test_a_stage_that_stopped_leads_to_its_run_and_not_to_the_next_stage(
+    client, tmp_path: Path
+) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "train", "train")
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    manifest.state = "stopped"
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    for path in ("/en/", "/en/run?name=one"):
+        assert "The training is done" not in client.get(path).text
+    assert "Train has not come to its end" in client.get("/en/").text
+    assert "训练还没有完成" in client.get("/zh/").text
+
+
 def test_a_run_is_deleted_only_when_its_form_says_so_twice(client, tmp_path: Path) -> None:
     make_step(tmp_path / "runs" / "one" / "verify", "verify")
     assert client.submit("/en/run/delete", name="one").status_code == 400
@@ -180,6 +194,16 @@ def test_live_curves_are_drawn_from_the_metrics_and_several_runs_over_each_other
     both = client.get("/en/curves?runs=one&runs=two").text
     assert both.count("<polyline") == 2
     assert "two/train" in both
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"), [(0.25, "0", "0.25"), (0.0, "0", "1"), (-2.0, "-2", "0")]
+)
+def test_the_first_point_of_a_curve_stands_over_zero(value: float, low: str, high: str) -> None:
+    plot = draw_lines({"loss": [(2, value)]}, "Loss")
+    assert plot is not None
+    assert plot.ends == ("0", "2")
+    assert (plot.grid[0][1], plot.grid[-1][1]) == (low, high)
 
 
 def test_a_file_is_filtered_by_what_became_of_its_rows(client, tmp_path: Path) -> None:

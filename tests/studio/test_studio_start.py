@@ -87,6 +87,28 @@ def test_the_shipped_student_trains_as_in_the_demo_and_another_model_by_the_defa
     assert "--max-length=1024" in changed
 
 
+@pytest.mark.parametrize(
+    ("words", "n_rows"),
+    [
+        ("train&v::input=runs/one/merge", "166"),
+        ("evaluate&v::input=runs/one/merge", "59"),
+        ("evaluate&v::input=runs/one/merge/val.jsonl", "15"),
+        ("evaluate&v::input=runs/one/merge&v::limit=4", "4"),
+        ("distill&v::input=runs/one/merge", "240"),
+    ],
+)
+def test_a_form_counts_the_rows_of_the_split_that_its_stage_works_on(
+    client, tmp_path: Path, words: str, n_rows: str
+) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "merge", "merge")
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    manifest.counts.kept = 240
+    manifest.facts["splits"] = {"train": 166, "val": 15, "test": 59}
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    page = client.get(f"/en/start?kind={words}").text
+    assert f"<small>Records</small> {n_rows}<" in page
+
+
 def test_an_opened_form_is_a_command_that_can_be_started_at_once(client, tmp_path: Path) -> None:
     make_step(tmp_path / "runs" / "one" / "merge", "merge")
     command = find_command(client.get("/en/start?kind=train&run=one").text)

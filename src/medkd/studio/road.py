@@ -39,6 +39,8 @@ CHARTS = {
     "learning_rate": r"learning_rate",
 }
 """Chart to the names of the numbers that are drawn on it, as an expression."""
+SPLITS = {"train": "train", "reinforce": "train", "evaluate": "test"}
+"""Stage to the split of a dataset that it works on, where it is not the whole."""
 GROWING = ("rationales.jsonl", "predictions.jsonl", "raw_cases.jsonl", "cases.jsonl")
 """Files of records that a stage appends to while it works."""
 
@@ -137,7 +139,10 @@ def find_actions(job: Job, t: Texts) -> list[Action]:
             query = {"file": f"{verified.name}/verified.jsonl"}
             actions.append(Action(said, t("Review"), "review", query))
     last = next((stage for stage in reversed(ROAD) if stage in made), "")
-    if last == "export":
+    if last and made[last].manifest.state != FINISHED:
+        said = t("{stage} has not come to its end", stage=t.word("stage", last))
+        actions.append(Action(said, t("Look"), "run", {"name": job.name}))
+    elif last == "export":
         query = {"after": str(made["export"].path)}
         actions.append(Action(t("The model is ready"), t("Talk to it"), "chat", query))
     elif last:
@@ -197,12 +202,20 @@ def _count_steps(metrics: Sequence[Mapping[str, float]], config: Mapping[str, An
 
 
 def _count_input(manifest: Manifest) -> int:
-    """Count the records of a step's input by the manifest beside them."""
-    for path in (Path(path) for path in manifest.roles.get("input", ())):
-        with contextlib.suppress(MedkdError, OSError):
-            if found := read_manifest(path if path.is_dir() else path.parent):
-                return found.counts.kept
-    return 0
+    counts = (count_taken(Path(p), manifest.stage) for p in manifest.roles.get("input", ()))
+    total, limit = next(filter(None, counts), 0), manifest.config.get("limit")
+    return min(total, limit) if isinstance(limit, int) else total
+
+
+def count_taken(path: Path, stage: str) -> int:
+    """Count the records that a stage takes of a file or folder by the manifest beside them, those
+    of its split alone; 0 where it is not known."""
+    try:
+        made = read_manifest(path if path.is_dir() else path.parent)
+    except (MedkdError, OSError):
+        return 0
+    splits: dict[str, int] = made.facts.get("splits", {})
+    return splits.get(path.stem, splits.get(SPLITS.get(stage, ""), made.counts.kept))
 
 
 def _count_records(folder: Path) -> int:
@@ -289,8 +302,11 @@ def draw_lines(series: Mapping[str, Sequence[Point]], title: str) -> Plot | None
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis; of a single value, zero is the other one."""
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    if high > low:
+        return low, high
+    return min(low, 0.0), max(high, 0.0 if low else 1.0)
 
 
 def _write(value: float) -> str:

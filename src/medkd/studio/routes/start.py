@@ -25,7 +25,6 @@ from medkd.completers.providers import estimate_tokens
 from medkd.core.errors import MedkdError
 from medkd.core.i18n import Texts
 from medkd.core.records import Usage
-from medkd.core.stage_output import read_manifest
 from medkd.core.task import find_task
 from medkd.distill.courses import Course
 from medkd.distill.stage import choose_targets, find_questions, make_method
@@ -52,6 +51,7 @@ from medkd.studio.orders import (
     write_command,
 )
 from medkd.studio.page import Form, Page, read_text
+from medkd.studio.road import count_taken
 from medkd.studio.workspace import Workspace
 from medkd.train.preflight import GIB, Workload, estimate_memory
 
@@ -135,7 +135,7 @@ def estimate(order: Order, workspace: Workspace, t: Texts) -> list[tuple[str, st
         return estimate_recipe(order, workspace, t)
     part, found = order.parts[0], list[tuple[str, str]]()
     try:
-        n_rows = count_input(part.values.get("input", ""), workspace)
+        n_rows = count_input(part, workspace)
         if n_rows:
             found.append((t("Records"), f"{n_rows:,}"))
         config: Any = STAGES[order.kind].load().Config.model_validate(read_values(part, t)[0])
@@ -220,14 +220,14 @@ def find_last_time(order: Order, n_cases: int, workspace: Workspace) -> float | 
     return None
 
 
-def count_input(name: str, workspace: Workspace) -> int:
-    """Count the records that are worked on by the manifest beside them, of the first of several
-    files; 0 where it is not known."""
-    try:
-        path = workspace.resolve(Path(name.split("\n")[0]).absolute()) if name else None
-        return read_manifest(path if path.is_dir() else path.parent).counts.kept if path else 0
-    except (MedkdError, OSError):
+def count_input(part: Part, workspace: Workspace) -> int:
+    """Count the records that are worked on, of the first of several files; 0 where it is not
+    known."""
+    name, limit = part.values.get("input", "").split("\n")[0], part.values.get("limit", "")
+    if not name:
         return 0
+    n_rows = count_taken(workspace.resolve(Path(name).absolute()), part.stage)
+    return min(n_rows, int(limit)) if limit.isdecimal() else n_rows
 
 
 def estimate_time(n_rows: int, config: Any, workspace: Workspace) -> float | None:
