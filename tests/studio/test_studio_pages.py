@@ -168,6 +168,17 @@ def test_a_stage_that_stopped_leads_to_its_run_and_not_to_the_next_stage(
         assert "The training is done" not in client.get(path).text
     assert "Train has not come to its end" in client.get("/en/").text
     assert "训练还没有完成" in client.get("/zh/").text
+    make_step(tmp_path / "runs" / "one" / "evaluate", "evaluate")
+    assert "Train has not come to its end" in client.get("/en/").text
+    assert "The scores are there" in client.get("/en/run?name=one").text
+
+
+def test_a_folded_panel_of_a_live_page_is_not_taken_for_another(client, tmp_path: Path) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "train", "train")
+    write(folder / "samples.jsonl", {"step": 1, "reference": "a", "text": "b"})
+    panels = re.findall(r'<details class="panel"[^>]*>', client.get("/en/run?name=one").text)
+    assert len(panels) == 2
+    assert all(" id=" in panel for panel in panels)
 
 
 def test_a_run_is_deleted_only_when_its_form_says_so_twice(client, tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ def find_actions(job: Job, t: Texts) -> list[Action]:
     if job.alive:
         return []
     actions: list[Action] = []
+    if cut := next((step for step in reversed(job.steps) if step.manifest.state != FINISHED), None):
+        said = t("{stage} has not come to its end", stage=t.word("stage", cut.path.name))
+        actions.append(Action(said, t("Look"), "run", {"name": job.name}))
     if verified := made.get("verify"):
         n_open = verified.manifest.counts.kept - count_reviewed(verified.path)
         if n_open > 0 and "merge" not in made:
@@ -140,9 +143,8 @@ def find_actions(job: Job, t: Texts) -> list[Action]:
             actions.append(Action(said, t("Review"), "review", query))
     last = next((stage for stage in reversed(ROAD) if stage in made), "")
     if last and made[last].manifest.state != FINISHED:
-        said = t("{stage} has not come to its end", stage=t.word("stage", last))
-        actions.append(Action(said, t("Look"), "run", {"name": job.name}))
-    elif last == "export":
+        last = ""
+    if last == "export":
         query = {"after": str(made["export"].path)}
         actions.append(Action(t("The model is ready"), t("Talk to it"), "chat", query))
     elif last:
