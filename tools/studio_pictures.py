@@ -15,7 +15,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -71,7 +71,7 @@ DOCS = {
 
 
 @contextmanager
-def open_studio(folder: Path) -> Iterator[str]:
+def open_studio(folder: Path) -> Generator[str]:
     """Open a studio in a folder; give its address."""
     with TemporaryDirectory() as state:
         studio = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import signal
 import time
 from urllib.parse import urlencode, urlsplit
 
@@ -263,3 +264,18 @@ def test_the_token_and_the_way_through_ssh_are_told_where_they_are_needed() -> N
     told = describe_address("0.0.0.0", 7860, "abc")
     assert "abc" in told
     assert "ssh" not in told
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_closed_studio_says_so_and_is_no_error(open_studio, sent: signal.Signals) -> None:
+    studio = open_studio()
+    connection = http.client.HTTPConnection(urlsplit(studio.url).netloc)
+    connection.request("GET", "/")
+    assert connection.getresponse().status < 400
+    connection.close()
+    studio.process.send_signal(sent)
+    said = studio.process.communicate(timeout=20)[0]
+    assert (studio.process.returncode, said) == (
+        0,
+        "studio: closed; runs that were started go on\n",
+    )

@@ -5,6 +5,7 @@ runs, which go on without it. Not done here: the pages (`studio.app`), who may c
 (`studio.auth`).
 """
 
+import contextlib
 import getpass
 import secrets
 import socket
@@ -43,7 +44,6 @@ def run(config: Config) -> None:
     token = secrets.token_urlsafe(24) if config.host else ""
     config.runs.mkdir(parents=True, exist_ok=True)
     app = make_app(config.runs, config.data, token)
-    print(describe_address(config.host, port, token), flush=True)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -53,8 +53,10 @@ def run(config: Config) -> None:
             timeout_graceful_shutdown=1,
         )
     )
-    server.run(sockets=[listener])
-    if server.should_exit and not server.force_exit:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed
+        print(describe_address(config.host, port, token), flush=True)
+        server.run(sockets=[listener])
+    if not server.force_exit:
         print("studio: closed; runs that were started go on", flush=True)
 
 
