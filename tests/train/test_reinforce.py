@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,7 +18,6 @@ from medkd.train import reinforce
 from medkd.train.checkpoints import find_checkpoint, is_complete, read_step
 from medkd.train.preflight import Machine
 from medkd.train.reinforce import Config, run
-from medkd.train.rewards import OpenJudge
 from scripted import Scripted
 from student_samples import make_example, make_random_model, read_lines, write_examples
 
@@ -35,6 +34,13 @@ run(Config.model_validate_json(sys.argv[1]))
 """
 
 GOOD = json.dumps({"grounded": "5", "sound": "5", "complete": "3", "leads_there": "5", "why": "ok"})
+
+
+class ScriptedJudge(Scripted):
+    """A judge in memory that costs nothing."""
+
+    def tell_cost(self):
+        return Cost()
 
 
 @pytest.fixture(scope="module")
@@ -399,13 +405,8 @@ def test_rows_without_a_mark_are_shown_to_a_judge_only_where_accepted(
     path.write_text(path.read_text() + marked.read_text())
     judged = settings | {"input": path, "steps": 1, "judge": "custom"}
     judged |= {"rewards": {"diagnosis": 1.0, "judge": 0.5}}
-    asked = Scripted(lambda _: GOOD)
-
-    @contextmanager
-    def open_scripted(*_):
-        yield OpenJudge(asked, Cost)
-
-    monkeypatch.setattr(reinforce, "open_judge", open_scripted)
+    asked = ScriptedJudge(lambda _: GOOD)
+    monkeypatch.setattr(reinforce, "open_judge", lambda *_: nullcontext(asked))
     with pytest.raises(InputError, match=r"4 of 6 rows have no deidentified_by.*accept-identified"):
         run(Config(**judged, out=tmp_path / "refused"))
     assert asked.asked == []

@@ -180,7 +180,7 @@ def test_a_judgement_that_cannot_be_read_stops_the_run_and_is_no_zero(said):
 
 
 def test_a_judgement_over_http_is_paid_between_zero_and_one_and_stands_on_the_ledger(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("MEDKD_API_KEY", "none")
     with (
@@ -189,10 +189,11 @@ def test_a_judgement_over_http_is_paid_between_zero_and_one_and_stands_on_the_le
             "--judge", server.base_url, "rehearsal", None, tmp_path / "ledger.sqlite"
         ) as judge,
     ):
-        reward = JudgeReward(judge.completer)
+        reward = JudgeReward(judge)
         [score] = reward([THOUGHT])
         assert 0 <= score <= 1
         assert reward([THOUGHT]) == [score]
+    assert "answer" not in capsys.readouterr().err, "a judge is asked at every step"
     with open_reader(tmp_path / "ledger.sqlite") as ledger:
         assert len(list(ledger.attempts())) == 1
 

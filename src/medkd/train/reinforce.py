@@ -237,11 +237,11 @@ def _open_judges(
         }
         pays, watches = opened.get("--judge"), opened.get("--watch-judge")
         if pays and config.rewards.get("judge"):
-            rewards["judge"] = JudgeReward(pays.completer)
+            rewards["judge"] = JudgeReward(pays)
         if pays and rubrics:
-            rewards["rubric"] = RubricReward(pays.completer, rubrics)
+            rewards["rubric"] = RubricReward(pays, rubrics)
         try:
-            yield rewards, JudgeReward(watches.completer) if watches else None
+            yield rewards, JudgeReward(watches) if watches else None
         finally:
             if pays:
                 output.manifest.cost = pays.tell_cost()

@@ -11,17 +11,17 @@ weights (the stage's config), sampling answers (`train.rollouts`), the judge's r
 (1.0, 1.0, 1.0, 1.0)
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from medkd.completers.client import open_client
+from medkd.completers.client import LedgerClient, open_client
 from medkd.completers.providers import find_target_of
 from medkd.core import thinking
 from medkd.core.errors import InputError, StoppedError
-from medkd.core.records import Completer, Cost, FinishReason
+from medkd.core.records import Completer, FinishReason
 from medkd.core.task import AnswerKind
 from medkd.grading.diagnosis import Grade
 from medkd.grading.graders import get_grader
@@ -276,26 +276,15 @@ def _unreadable(error: str) -> StoppedError:
     )
 
 
-class OpenJudge(NamedTuple):
-    """An endpoint that judges over a ledger."""
-
-    completer: Completer
-    tell_cost: Callable[[], Cost]
-    """Returns what all judgements on the ledger have cost."""
-
-
-@contextmanager
 def open_judge(
     flag: str, endpoint: str, model: str, budget: float | None, ledger_path: Path
-) -> Generator[OpenJudge]:
+) -> AbstractContextManager[LedgerClient]:
     """Open a judge, whom `flag` names by its provider or address; every judgement is on the ledger
-    and within the budget."""
+    and within the budget. It says nothing: it is asked at every step."""
     find_faults = [make_fault_finder(load_rubric(name)) for name in ("rationale", "criterion")]
 
     def find_fault(reasoning: str, text: str) -> str:
         faults = [find_fault(reasoning, text) for find_fault in find_faults]
         return faults[0] if all(faults) else ""
 
-    target = find_target_of(endpoint, model, flag)
-    with open_client(target, ledger_path, flag.removeprefix("--"), find_fault, budget) as session:
-        yield OpenJudge(session, session.tell_cost)
+    return open_client(find_target_of(endpoint, model, flag), ledger_path, "", find_fault, budget)
