@@ -100,7 +100,7 @@ def test_the_modelfile_keeps_a_default_system_text_where_none_is_given(exported)
 def test_the_card_tells_lineage_and_shows_an_answer(exported):
     card = (exported / "MODELCARD.md").read_text()
     assert "rehearsal: 24" in card and "Apache-2.0: 24" in card and "    <think>" in card
-    assert "UNPROVEN" not in card
+    assert "UNPROVEN" not in card and "no repetition penalty" in card
 
 
 @pytest.mark.slow
@@ -188,6 +188,13 @@ def test_only_the_opening_tag_of_a_prompt_without_line_breaks_belongs_to_the_ans
     )
     [answer] = prove(folder, ["【主诉】发热3天。"], 4)["answers"]
     assert answer["text"].startswith("<think>\n")
+
+
+def test_a_folder_that_is_called_like_a_file_of_llama_cpp_is_asked_with_transformers(
+    tiny_model_dir, tmp_path
+):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "mine.gguf")
+    assert len(prove(folder, ["【主诉】发热3天。"], 4)["answers"]) == 1
 
 
 def test_weights_that_cannot_be_found_are_one_line(trained_dir, tmp_path):

@@ -20,7 +20,7 @@ OPENED = "<think>\n"
 def main(model: str, questions_path: str, max_tokens: str, out_path: str) -> None:
     """Ask all questions and write down what came back."""
     questions: list[str] = json.loads(Path(questions_path).read_text(encoding="utf-8"))
-    ask = ask_gguf if model.endswith(".gguf") else ask_folder
+    ask = ask_gguf if Path(model).is_file() else ask_folder
     answers = [
         {"question": question, "text": text, "stopped": stopped, "n_tokens": n_tokens}
         for question, (text, stopped, n_tokens) in zip(

@@ -303,7 +303,7 @@ def hand_over_gguf(
 def prove(model: Path, questions: Sequence[str], max_tokens: int) -> dict[str, Any]:
     """Ask a folder, or a GGUF file, bare questions in a fresh process with plain `transformers`, or
     llama.cpp; judge what comes back."""
-    library = "llama.cpp" if model.suffix == ".gguf" else "transformers"
+    library = "llama.cpp" if model.is_file() else "transformers"
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "questions.json", Path(folder) / "answers.json"
         write_json(asked, list(questions))
