@@ -219,7 +219,11 @@ _PERIOD, _N_STUTTERED = 8, 10
 
 def is_looping(text: str) -> bool:
     """Tell whether a text repeats itself anywhere: a stutter of ten, or a stretch whose n-grams
-    keep coming back."""
+    keep coming back. Letters alone count: 第1次 … 第2次 … is a repetition, a table of numbers none.
+
+    >>> is_looping("患者发热。" * 12), is_looping("患者发热三天，咳嗽有痰，右下肺可闻及湿啰音。")
+    (True, False)
+    """
     letters = "".join(filter(str.isalpha, text))
     if _stutters(letters):
         return True
