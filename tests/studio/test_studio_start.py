@@ -152,6 +152,9 @@ def test_who_goes_on_is_asked_for_the_key_that_is_kept_nowhere(
     )
     monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
     own = str(find_recipe("own-cases.yaml"))
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    (there / "mine.yaml").write_text("distill: {teacher: deepseek}")
     for name, words, asks in (
         ("paid", ["distill", "--teacher=deepseek"], True),
         ("usual", ["distill"], True),
@@ -159,11 +162,13 @@ def test_who_goes_on_is_asked_for_the_key_that_is_kept_nowhere(
         ("trained", ["train"], False),
         ("recipe", ["run", own], False),
         ("paid-recipe", ["run", own, "--distill.teacher=deepseek"], True),
+        ("own-recipe", ["run", "mine.yaml"], True),
+        ("shipped-recipe", ["run", "own-cases", "--distill.teacher=deepseek"], True),
     ):
         step = make_step(tmp_path / "runs" / name / "distill", "distill")
         out = step.parent if words[0] == "run" else step
         job = Job(
-            name=f"x-{name}", words=[*words, f"--out={out}"], cwd=tmp_path, pid=1, started_at="2026"
+            name=f"x-{name}", words=[*words, f"--out={out}"], cwd=there, pid=1, started_at="2026"
         )
         job.folder.mkdir(parents=True)
         (job.folder / "run.json").write_text(job.model_dump_json())
@@ -267,6 +272,17 @@ def test_cases_that_are_too_short_and_too_few_are_told_before_anything_goes_on(
     page = client.get(f"/en/bring/preview?file={folder / 'many.json'}").text
     assert "make no question" not in page
     assert "These are few" not in page
+
+
+def test_a_preview_reads_no_task_file_that_its_address_names(client, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "uploads"
+    folder.mkdir(parents=True)
+    (folder / "cases.json").write_text(json.dumps([ROW]))
+    secret = tmp_path / "elsewhere.yaml"
+    secret.write_text("passphrase: open sesame")
+    answer = client.get(f"/en/bring/preview?file={folder / 'cases.json'}&task={secret}")
+    assert answer.status_code == 200
+    assert "passphrase" not in answer.text
 
 
 @pytest.mark.parametrize(

@@ -298,10 +298,13 @@ def asks_key(part: Part) -> bool:
     return asks and (teacher is None or teacher.key_needed)
 
 
-def find_teacher(words: Sequence[str]) -> Provider | None:
+def find_teacher(words: Sequence[str], cwd: Path) -> Provider | None:
     """Find the teacher whom a command asks, or its recipe; None where it names none and has no
-    usual one."""
-    recipe = read_recipe(Path(words[1])) if words[0] == "run" else {words[0]: {}}
+    usual one. `cwd` is where the command is given."""
+    recipe: dict[str, Any] = {words[0]: {}}
+    if words[0] == "run":
+        file = cwd / words[1]
+        recipe = read_recipe(file if file.exists() else Path(words[1]))
     sections = (section for section in recipe.values() if isinstance(section, dict))
     named = [str(section["teacher"]) for section in sections if "teacher" in section]
     asks = any(str(step).split("-")[0] in ("distill", "rubric") for step in recipe)
@@ -310,17 +313,17 @@ def find_teacher(words: Sequence[str]) -> Provider | None:
     return next((read_providers()[name] for name in candidates if name in read_providers()), None)
 
 
-def lacks_key(words: Sequence[str]) -> bool:
+def lacks_key(words: Sequence[str], cwd: Path) -> bool:
     """Tell whether a command asks a teacher whose key is in no variable of the studio's own: it was
     typed in, and is kept nowhere."""
     try:
-        teacher = find_teacher(words)
+        teacher = find_teacher(words, cwd)
     except MedkdError:  # the recipe is gone
         return False
     return bool(teacher and teacher.key_needed and not os.environ.get(teacher.key_variable))
 
 
-def hand_over(words: Sequence[str], secret: str) -> dict[str, str]:
+def hand_over(words: Sequence[str], secret: str, cwd: Path) -> dict[str, str]:
     """Return the environment that hands a key to the teacher whom a command asks."""
-    teacher = find_teacher(words) if secret.strip() else None
+    teacher = find_teacher(words, cwd) if secret.strip() else None
     return {teacher.key_variable: secret.strip()} if teacher else {}

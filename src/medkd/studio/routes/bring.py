@@ -95,7 +95,8 @@ def show_preview(page: Page) -> Response:
     columns = Columns(words, names)
     files = CaseFiles(path, names, columns)
     cases, problem = _read_cases(files)
-    task = page.query.get("task", SHIPPED[0])
+    task = page.query.get("task", "")
+    task = task if task in SHIPPED else SHIPPED[0]  # a name alone: a file could be any of the disk
     tried = cases[:N_TRIED]
     return page.render(
         "preview.html",

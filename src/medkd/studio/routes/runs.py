@@ -97,7 +97,7 @@ def _describe(page: Page) -> dict[str, Any]:
         "log": jobs.read_tail(last, N_LOG_LINES) if last else [],
         "problem": page.t.say(Said.from_json(end.problem)) if end and end.problem else "",
         "command": show_command(last.words) if last else "",
-        "lacks_key": last is not None and not job.alive and lacks_key(last.words),
+        "lacks_key": last is not None and not job.alive and lacks_key(last.words, last.cwd),
         "is_foreign": job.state == jobs.UNFINISHED and not last,
     }
 
@@ -145,7 +145,7 @@ def resume_run(page: Page, form: Form) -> Response:
         raise InputError(page.t("This run was started in a terminal; run the same command there."))
     ended = {run.name: background_jobs.read_state(run) for run in job.detached}
     last = next((run for run in job.detached if ended[run.name] != "done"), job.detached[0])
-    key = hand_over(last.words, read_text(form, "key"))
+    key = hand_over(last.words, read_text(form, "key"), last.cwd)
     background_jobs.start(last.words, environment=key, cwd=last.cwd)
     page.workspace.forget()
     return page.redirect("run", name=name)

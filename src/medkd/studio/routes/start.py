@@ -96,7 +96,8 @@ def start(page: Page, form: Form) -> Response:
     words = write_command(order, page.workspace)
     if any(part.stage in NEED_ROOM for part in order.parts):
         HELD.release()
-    background_jobs.start(words, environment=hand_over(words, read_text(form, "key")))
+    key = hand_over(words, read_text(form, "key"), Path.cwd())
+    background_jobs.start(words, environment=key)
     page.workspace.forget()
     return page.redirect("run", name=run)
 

@@ -68,7 +68,8 @@ function redraw(changed) {
   const form = changed.form;
   const open = [...form.querySelectorAll('details')].map((one) => one.open);
   const late = new Map();
-  const key = form.querySelector('#key')?.value;
+  const isOther = /\b(teacher|judge|endpoint|base_url)s?$/.test(changed.name); // a key is for whom it was typed
+  const key = isOther ? '' : form.querySelector('#key')?.value;
   let focused = document.activeElement?.id;
   form.addEventListener('input', (event) => late.set(event.target.id, event.target));
   form.addEventListener('focusin', (event) => { focused = event.target.id; });
