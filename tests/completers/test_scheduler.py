@@ -1,5 +1,7 @@
 import asyncio
 import socket
+import threading
+import time
 
 import pytest
 
@@ -106,3 +108,33 @@ def test_where_no_address_answers_the_run_stops_and_says_so(tmp_path):
         AttemptOutcome.UNREACHABLE,
         AttemptOutcome.INTERRUPTED,
     }
+
+
+def test_a_short_outage_of_the_one_that_answers_is_waited_for_while_another_is_dead(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scheduler, "LEFT_OUT_S", 0.05)
+    port, dead = find_free_port(), f"http://127.0.0.1:{find_free_port()}/v1"
+    restarted: list[threading.Thread] = []
+
+    def restart() -> None:
+        serving.pop().__exit__()
+        time.sleep(0.5)
+        serving.append(serve_teacher(port, latency_s=0.02).__enter__())
+
+    def restart_at_ten(progress: scheduler.Progress) -> None:
+        if progress.n_new >= 10 and not restarted:
+            restarted.append(threading.Thread(target=restart))
+            restarted[0].start()
+
+    retry = RetryPolicy(n_tries=1000, backoff_s=0.01, backoff_cap_s=0.05)
+    options = RunOptions(concurrency=4, retry=retry, on_progress=restart_at_ten)
+    serving = [serve_teacher(port, latency_s=0.02).__enter__()]
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        target = find_target("rehearsal", "", f"http://127.0.0.1:{port}/v1,{dead}")
+        try:
+            answers = LedgerClient(target, ledger, options).complete(REQUESTS)
+        finally:
+            restarted[0].join()
+            serving.pop().__exit__()
+    assert all(answer.complete for answer in answers)

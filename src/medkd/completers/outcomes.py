@@ -402,6 +402,15 @@ class CircuitBreaker:
         """Whether more failed in a row than bad luck explains: reported, no reason to stop yet."""
         return self.n_failures >= self._policy.n_troubles
 
+    @property
+    def has_answered_lately(self) -> bool:
+        """Whether what fails now may be an outage that passes."""
+        return self._has_answered and not self._is_quiet
+
+    @property
+    def _is_quiet(self) -> bool:
+        return time.monotonic() - self._last_answer >= self._policy.quiet_s
+
     def watch(self, result: AttemptResult, n_tried: int) -> None:
         """Count a result; raise what stops the run."""
         outcome, reason = result.outcome, result.error
@@ -438,9 +447,8 @@ class CircuitBreaker:
             )
 
     def _is_failing(self) -> bool:
-        is_quiet = time.monotonic() - self._last_answer >= self._policy.quiet_s
         n_most = self._n_failures_allowed
-        return self._n_paid_failures >= n_most or (is_quiet and self.n_failures >= n_most)
+        return self._n_paid_failures >= n_most or (self._is_quiet and self.n_failures >= n_most)
 
     def _fatal(self, result: AttemptResult) -> MedkdError:
         place, reason = self._target.base_url, result.error

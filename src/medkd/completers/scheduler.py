@@ -195,9 +195,10 @@ class Places:
                 place.set_result(None)
 
     def leave_out(self, address: Address, why: str) -> bool:
-        """Leave an address out for a while, so long as another one is there; then one attempt tries
-        it again."""
-        if not any(one is not address and not one.is_left_out for one in self.addresses):
+        """Leave an address out for a while, so long as another one is there or answered lately;
+        then one attempt tries it again."""
+        others = [one for one in self.addresses if one is not address]
+        if not any(not one.is_left_out or one.breaker.has_answered_lately for one in others):
             return False
         if not address.is_left_out:
             address.is_left_out, address.limit.limit = True, 1.0
