@@ -192,6 +192,8 @@ def test_a_shipped_recipe_is_found_by_its_name_and_a_file_of_the_user_s_comes_fi
         assert read_recipe(Path(name))["student"] == "medkd:tiny"
     (tmp_path / "demo.yaml").write_text("out: mine\n")
     assert read_recipe(Path("demo")) == {"out": "mine"}
+    assert find_recipe("demo", tmp_path) == tmp_path / "demo.yaml"
+    assert find_recipe("own-cases", tmp_path).is_file()
     assert find_recipe("elsewhere/demo.yaml") == Path("elsewhere/demo.yaml")
     with pytest.raises(InputError, match="did you mean 'own-cases'"):
         read_recipe(Path("own-case"))

@@ -215,17 +215,19 @@ def _check_recipe_file(path: Path) -> None:
         raise InputError("{}: is too large for a recipe; check the path", path)
 
 
-def find_recipe(given: Path | str) -> Path:
-    """Find a recipe: a file, else a shipped one by its name, `recipes/` before it or not."""
-    path = Path(given)
+def find_recipe(given: Path | str, folder: Path = Path()) -> Path:
+    """Find a recipe: a file, named from `folder` on, else a shipped one by its name, `recipes/`
+    before it or not."""
+    named = Path(given)
+    path = folder / named
     _check_recipe_file(path)
     if path.exists():
         return path
     local = path.with_name(f"{path.name}.yaml")
     if not path.name.endswith(".yaml") and local.exists():
         return local
-    shipped = RECIPES / f"{path.name.removesuffix('.yaml')}.yaml"
-    return shipped if path.parent in {Path(), Path("recipes")} and shipped.is_file() else path
+    shipped = RECIPES / f"{named.name.removesuffix('.yaml')}.yaml"
+    return shipped if named.parent in {Path(), Path("recipes")} and shipped.is_file() else path
 
 
 def list_recipes() -> list[Path]:
@@ -233,10 +235,10 @@ def list_recipes() -> list[Path]:
     return sorted(RECIPES.glob("*.yaml"))
 
 
-def read_recipe(given: Path) -> dict[str, Any]:
+def read_recipe(given: Path | str, folder: Path = Path()) -> dict[str, Any]:
     """Read a recipe, as `find_recipe` finds it, as a mapping of sections; raises InputError where
     it is none."""
-    path = find_recipe(given)
+    path = find_recipe(given, folder)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

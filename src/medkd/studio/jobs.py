@@ -117,7 +117,7 @@ def find_out(run: background_jobs.Job) -> Path | None:
             break
     if not given and run.words[0] == "run" and len(run.words) > 1:
         try:
-            content = read_recipe(run.cwd / run.words[1])
+            content = read_recipe(run.words[1], run.cwd)
         except MedkdError:
             return None
         given = str(content.get("out") or f"runs/{Path(run.words[1]).stem}")

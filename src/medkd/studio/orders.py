@@ -303,8 +303,7 @@ def find_teacher(words: Sequence[str], cwd: Path) -> Provider | None:
     usual one. `cwd` is where the command is given."""
     recipe: dict[str, Any] = {words[0]: {}}
     if words[0] == "run":
-        file = cwd / words[1]
-        recipe = read_recipe(file if file.exists() else Path(words[1]))
+        recipe = read_recipe(words[1], cwd)
     sections = (section for section in recipe.values() if isinstance(section, dict))
     named = [str(section["teacher"]) for section in sections if "teacher" in section]
     asks = any(str(step).split("-")[0] in ("distill", "rubric") for step in recipe)

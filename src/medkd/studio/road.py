@@ -122,7 +122,7 @@ def list_planned(job: Job) -> set[str]:
     """Name the stages of the recipe that a run was started with; none without one."""
     run = next((run for run in job.detached if run.words[0] == "run" and run.words[1:]), None)
     with contextlib.suppress(MedkdError):
-        return {str(n).split("-")[0] for n in read_recipe(run.cwd / run.words[1])} if run else set()
+        return {str(n).split("-")[0] for n in read_recipe(run.words[1], run.cwd)} if run else set()
     return set()
 
 
