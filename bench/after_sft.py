@@ -6,8 +6,8 @@ In: `--merged`, a finished `merge` of the demo. As where traces are bought, few 
 `--traces` of them are what supervised training sees, in the start and after it. The others have
 their known answer alone, which is all that the methods need: pairs are a right and a wrong answer
 that the start itself draws to one training question. Out: a line a student: greedy accuracy, form,
-stops, seconds trained, and the paired difference from more supervised training with its 95 %
-interval over questions (each one's mean over the seeds).
+stops, seconds trained, and the paired differences from the start and from more supervised training
+with their 95 % interval over questions (each one's mean over the seeds).
 Run: `.venv/bin/python bench/after_sft.py --merged runs/demo/merge --out runs/after-sft --seeds 0`;
 finished parts are read. It says nothing about medicine.
 """
@@ -178,12 +178,15 @@ def main() -> None:
             right.setdefault(name, []).append(read_right(out))
             measured = [scores[rate] for rate in RATES] + [read_seconds(trained)]
             rates.setdefault(name, []).append(measured)
-    print("| student | accuracy | think format | stops | s trained | less more SFT |")
-    print("|---" * 6 + "|")
+    others = [name for name in ("start", "more SFT") if name in right]
+    heads = " | ".join(f"less {name}" for name in others)
+    print(f"| student | accuracy | think format | stops | s trained | {heads} |")
+    print("|---" * (5 + len(others)) + "|")
     for name, measured in rates.items():
         *shown, seconds = (fmean(column) for column in zip(*measured, strict=True))
         cells = " | ".join(f"{value:.3f}" for value in shown)
-        print(f"| {name} | {cells} | {seconds:.0f} | {compare(right[name], right['more SFT'])} |")
+        apart = " | ".join(compare(right[name], right[other]) for other in others)
+        print(f"| {name} | {cells} | {seconds:.0f} | {apart} |")
     n = len(next(iter(right.values()))[0])
     print(f"\nn {n} questions, seeds {options.seeds}, greedy")
 

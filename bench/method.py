@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from medkd.core.config import make_config
@@ -40,6 +41,17 @@ class World(NamedTuple):
     money: float
     teacher: str = ""
     """Address of the arm's teacher."""
+
+
+class Result(NamedTuple):
+    """What an arm came to with one seed."""
+
+    money: float
+    bought: int
+    """Rationales that merge read."""
+    rows: int
+    """What merge kept of them: copies fall away."""
+    right: dict[str, float]
 
 
 def run_stage(stage: str, out: Path, **fields: Any) -> Manifest:
@@ -99,62 +111,63 @@ def learn(
     traces: int = 1,
     pairs: Path | None = None,
     before: Sequence[Path] = (),
-) -> tuple[int, dict[str, float]]:
+) -> Result:
     """Check and merge what was bought, now and `before`, train on it, then on `pairs` with the
-    student's wrong answers there; ask. Returns rows and what was right."""
+    student's wrong answers there; ask."""
     folder = world.folder / name
     run_stage("verify", folder / "verify", input=folder / "distill")
     given: dict[str, Any] = {"val_share": 0, "test_share": 0, "traces": traces}
     given |= {"pairs": [pairs]} if pairs else {}
     inputs = [*before, folder / "verify"]
-    rows = run_stage("merge", folder / "merge", input=inputs, **given).counts.kept
+    counts = run_stage("merge", folder / "merge", input=inputs, **given).counts
     trained = {"input": folder / "merge", "model": STUDENT}
     run_stage("train", folder / "train", **trained, **TRAINING)
     adapter = folder / "train" / "adapter"
     if pairs:
         run_stage("train", folder / "prefer", **trained, adapter=adapter, **PREFERENCES)
         adapter = folder / "prefer" / "adapter"
-    return rows, evaluate(world, name, adapter=adapter)
+    money = sum(read_manifest(one.parent / "distill").cost.amount for one in inputs)
+    return Result(money, counts.read, counts.kept, evaluate(world, name, adapter=adapter))
 
 
-Arm = Callable[[World, str], tuple[float, int, dict[str, float]]]
+Arm = Callable[[World, str], Result]
 
 
 def _spend(
     traces: int = 1, is_selected: bool = False, has_pairs: bool = False, **fields: Any
 ) -> Arm:
-    def arm(world: World, name: str) -> tuple[float, int, dict[str, float]]:
+    def arm(world: World, name: str) -> Result:
         more = dict(fields)
         questions = world.folder / "prepare"
         if is_selected or more.get("mode") == "correct":
             questions = select(world)
         if more.get("mode") == "correct":
             more["from_"] = questions
-        cost = buy(world, name, questions, **more).cost.amount
-        rows, right = learn(world, name, traces, questions if has_pairs else None)
-        return cost, rows, right
+        buy(world, name, questions, **more)
+        return learn(world, name, traces, questions if has_pairs else None)
 
     return arm
 
 
-def _go_in_rounds(world: World, name: str) -> tuple[float, int, dict[str, float]]:
+def _go_in_rounds(world: World, name: str) -> Result:
     """Spend the money in equal parts, each on what the student of the part before gets wrong."""
-    cost, rows, right = 0.0, 0, dict[str, float]()
+    result: Result | None = None
     adapter: Path | None = None
     before: list[Path] = []
     for number in range(1, N_ROUNDS + 1):
         part = f"{name}-{number}"
         questions = select(world, part, adapter=adapter) if adapter else select(world)
         share = world._replace(money=world.money / N_ROUNDS)
-        cost += buy(share, part, questions, mode="correct", from_=questions).cost.amount
-        rows, right = learn(world, part, traces=N_ROUNDS, before=before)
+        buy(share, part, questions, mode="correct", from_=questions)
+        result = learn(world, part, traces=N_ROUNDS, before=before)
         adapter = world.folder / part / "train" / "adapter"
         before.append(world.folder / part / "verify")
-    return cost, rows, right
+    assert result is not None
+    return result
 
 
 ARMS: dict[str, Arm] = {
-    "base": lambda world, name: (0.0, 0, evaluate(world, name)),
+    "base": lambda world, name: Result(0.0, 0, 0, evaluate(world, name)),
     "one trace": _spend(),
     "three traces": _spend(traces=3, samples=3),
     "selected": _spend(is_selected=True),
@@ -173,7 +186,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--out", type=Path, default=Path("bench-method"))
     given = parser.parse_args(arguments)
-    found: dict[str, list[tuple[float, int, dict[str, float]]]] = {}
+    found: dict[str, list[Result]] = {}
     for seed in given.seeds:
         world = make_world(given.out / f"seed-{seed}", seed, given.cases, given.money)
         for name in given.arms:
@@ -186,28 +199,46 @@ def main(arguments: list[str]) -> None:
             print_table(found)
 
 
-def print_table(found: dict[str, list[tuple[float, int, dict[str, float]]]]) -> None:
-    """Print accuracy with its interval, against money and rows, over the seeds so far."""
-    print("| arm | seeds | rows | money | right | n | accuracy | 95 % | against one trace |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+def print_table(found: dict[str, list[Result]]) -> None:
+    """Print accuracy with its interval, against money and rows, over the seeds so far; and that of
+    the questions which the base answered rightly and of the others."""
+    print(
+        "| arm | seeds | bought | rows | money | right | n | accuracy | 95 % | against one trace ",
+        end="",
+    )
+    print("| base right | base wrong |")
+    print("|---" * 12 + "|", flush=True)
     for name, results in found.items():
-        right = [value for _, _, one in results for value in one.values()]
+        right = [value for one in results for value in one.right.values()]
         low, high = wilson_interval(round(sum(right)), len(right))
         apart = ""
         if name != "one trace" and len(found.get("one trace", ())) >= len(results):
-            first = [v for _, _, one in found["one trace"][: len(results)] for v in one.values()]
-            keys = [(i, k) for i, (_, _, one) in enumerate(results) for k in one]
-            first = [found["one trace"][i][2][k] for i, k in keys]
-            apart_ = compare_paired(first, right)
-            apart = f"{apart_.difference:+.3f} (p {apart_.p:.3f})"
-        rows = sum(n for _, n, _ in results) / len(results)
-        money = sum(cost for cost, _, _ in results) / len(results)
-        print(
-            f"| {name} | {len(results)} | {rows:.0f} | {money:.4f} | {sum(right):.0f} | "
-            f"{len(right)} | {sum(right) / max(len(right), 1):.3f} | {low:.3f} to {high:.3f} | "
-            f"{apart} |",
-            flush=True,
-        )
+            pairs = zip(found["one trace"], results, strict=False)
+            first = [one.right[key] for one, other in pairs for key in other.right]
+            found_apart = compare_paired(first, right)
+            apart = f"{found_apart.difference:+.3f} (p {found_apart.p:.3f})"
+        cells = [
+            name,
+            str(len(results)),
+            f"{fmean(one.bought for one in results):.0f}",
+            f"{fmean(one.rows for one in results):.0f}",
+            f"{fmean(one.money for one in results):.4f}",
+            f"{sum(right):.0f}",
+            str(len(right)),
+            f"{fmean(right):.3f}",
+            f"{low:.3f} to {high:.3f}",
+            apart,
+            *_split_by_base(results, found.get("base", [])),
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def _split_by_base(results: list[Result], base: list[Result]) -> list[str]:
+    parts: dict[bool, list[float]] = {True: [], False: []}
+    for one, before in zip(results, base, strict=False):
+        for key, value in one.right.items():
+            parts[bool(before.right[key])].append(value)
+    return [f"{fmean(part):.3f} (n {len(part)})" if part else "" for part in parts.values()]
 
 
 if __name__ == "__main__":
