@@ -13,7 +13,7 @@ from medkd.models.chat_template import (
     find_plain_template,
     find_prefix_mismatch,
     find_template,
-    find_thinking_template,
+    find_templates,
     has_thinking_prefix,
     make_messages,
     render,
@@ -133,16 +133,16 @@ def test_one_thought_is_opened_in_training_serving_and_export(tokenizers, family
     tokenizer = tokenizers(FAMILIES[family])
     trained = render(tokenizer, messages, find_plain_template(tokenizer))
     assert "think>" not in trained.rpartition(messages[-1].content)[2]
-    exported = tokenizers(find_thinking_template(tokenizer))
+    exported = tokenizers(find_templates(tokenizer).thinking)
     assert render(exported, messages) == trained + PREFIX
     assert has_thinking_prefix(exported)
     assert find_prefix_mismatch(tokenizer, messages, find_plain_template(tokenizer)) == ""
-    assert find_thinking_template(exported) == find_thinking_template(tokenizer)
+    assert find_templates(exported).thinking == find_templates(tokenizer).thinking
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_however_the_switches_of_a_served_model_stand_it_opens_one_thought(tokenizers, family):
-    exported = find_thinking_template(tokenizers(FAMILIES[family]))
+    exported = find_templates(tokenizers(FAMILIES[family])).thinking
     for switches in ({"enable_thinking": False}, {"enable_thinking": True}, {"thinking": True}):
         text = tokenizers(exported).apply_chat_template(
             [{"role": "user", "content": "x"}],
@@ -156,7 +156,7 @@ def test_however_the_switches_of_a_served_model_stand_it_opens_one_thought(token
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_template_takes_a_mark_that_llama_cpp_cannot_read(tokenizers, family):
-    assert "{%+" not in find_thinking_template(tokenizers(FAMILIES[family]))
+    assert "{%+" not in find_templates(tokenizers(FAMILIES[family])).thinking
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -215,7 +215,7 @@ def test_a_template_that_cannot_be_used_is_one_line(tokenizers, template, says):
 )
 def test_a_thought_that_cannot_be_taken_off_is_refused_in_one_line(tokenizers, template):
     with pytest.raises(InputError, match="its chat template") as caught:
-        find_thinking_template(tokenizers(template))
+        find_templates(tokenizers(template))
     assert "\n" not in str(caught.value) and "; " in str(caught.value)
 
 

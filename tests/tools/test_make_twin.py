@@ -14,7 +14,7 @@ from medkd.models.chat_template import (
     find_plain_template,
     find_prefix_mismatch,
     find_stop_ids,
-    find_thinking_template,
+    find_templates,
     make_messages,
     render,
 )
@@ -76,7 +76,7 @@ def test_training_serving_and_llama_cpp_write_the_same_tokens(twin, kind, tmp_pa
     folder = twin(kind)
     tokenizer = load_tokenizer(folder)
     plain = find_plain_template(tokenizer)
-    tokenizer.chat_template = find_thinking_template(tokenizer)
+    tokenizer.chat_template = find_templates(tokenizer).thinking
     assert find_stop_ids(tokenizer, read_generation_config(folder))[0] == 151_645
     write_gguf(folder, tmp_path / "model.gguf", "q8_0", tokenizer)
     parameters = xllamacpp.CommonParams()

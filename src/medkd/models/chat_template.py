@@ -266,11 +266,6 @@ def find_plain_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     return find_templates(tokenizer).plain
 
 
-def find_thinking_template(tokenizer: "PreTrainedTokenizerBase") -> str:
-    r"""Return the template whose generation prompt ends with one `<think>\n`."""
-    return find_templates(tokenizer).thinking
-
-
 def has_thinking_prefix(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Tell whether the tokenizer's own template opens a thought in its generation prompt."""
     return opens_thinking(render(tokenizer, make_messages(_USER), find_template(tokenizer)))
