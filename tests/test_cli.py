@@ -98,7 +98,8 @@ def test_the_version_is_that_of_the_package() -> None:
     ("words", "says"),
     [
         (["colect"], "no command 'colect'; did you mean 'collect'?"),
-        (["collect", "--outt", "x"], "Unknown option: --outt. Did you mean --out?"),
+        (["collect", "--outt", "x"], "--outt: no such flag; did you mean '--out'?"),
+        (["demo", "--language", "fr"], "--language: must be one of 'zh', 'en' (got 'fr')"),
         (["collect", "--limit", "many", "--out", "x"], "--limit"),
         (
             ["collect", "--limit", "0", "--out", "x"],
@@ -686,9 +687,17 @@ def test_the_command_line_speaks_chinese_and_nothing_is_left_over(
     assert capsys.readouterr().err.startswith(
         "错误：medkd train：--epochs：须为数字（得到 'x'）；见"
     )
+    assert run_command(["train", "--epoch", "1", "--lang=zh"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "错误：medkd train：--epoch：没有这个选项；是不是 '--epochs'？"
+    )
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert run_command(["merge", "--help"]) == 0
     assert "必填" in capsys.readouterr().out
+    assert run_command(["demo", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "用法：medkd demo" in said and "默认：zh" in said
+    assert not re.search("Usage|Parameters|default", said)
 
 
 def test_without_a_command_one_is_told_where_one_is_and_what_comes_next(

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medkd.core.config import did_you_mean
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
 from medkd.core.jsonl import write_text
 
 State = Literal["running", "done", "stopped", "failed", "crashed", "killed"]
@@ -144,7 +144,7 @@ def find_run(name: str) -> Job:
     runs = {run.name: run for run in list_runs()}
     if name in runs:
         return runs[name]
-    hint = did_you_mean(name, runs) if runs else "; none was started with --detach yet"
+    hint = did_you_mean(name, runs) if runs else Said("; none was started with --detach yet")
     raise InputError("{}: no such run{}", name, hint)
 
 

@@ -8,6 +8,7 @@ commands there are (`cli.overview`).
 import contextlib
 import ctypes
 import importlib
+import inspect
 import os
 import platform
 import re
@@ -20,15 +21,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from medkd import __version__
 from medkd.background_jobs import state_dir
 from medkd.cli.flags import (
     ENGLISH,
+    PARTS,
     Page,
     explain_usage,
     make_command,
+    make_group,
     make_stage_command,
     translate_doc,
     write_examples,
@@ -243,13 +246,29 @@ def _make_app() -> App:
 
 def _add_command(app: App, page: Page, arguments: list[str]) -> None:
     """Load a command and add it, with its help."""
-    command = COMMANDS[page.name]
+    command, say = _load(page, arguments), page.texts.of
+    fields, words = make_group(say("cli", PARTS[0]), 0), _name_words(page.name, command)
     app.command(
-        _load(page, arguments),
+        command,
         name=page.name,
-        help=page.texts.of("cli", command.summary),
+        help=say("cli", COMMANDS[page.name].summary),
         help_epilogue=write_examples(page),
+        usage="",  # its own speaks English alone
+        help_prologue=say("cli", "Usage: medkd {words} [OPTIONS]", words=words),
+        group_arguments=fields,
+        group_parameters=fields,
+        default_parameter=Parameter(show_default=False, show_choices=False),
     )
+
+
+def _name_words(name: str, command: Callable[..., Any]) -> str:
+    """Name a command and what it takes without a flag, in brackets what it can do without."""
+    words = [name]
+    for word in inspect.signature(command).parameters.values():
+        if word.kind in (word.POSITIONAL_ONLY, word.POSITIONAL_OR_KEYWORD):
+            is_needed = word.default is word.empty
+            words.append(word.name.upper() if is_needed else f"[{word.name.upper()}]")
+    return " ".join(words)
 
 
 def _load(page: Page, arguments: list[str]) -> Callable[..., Any]:

@@ -9,7 +9,9 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+from cyclopts import Parameter
 
 from medkd.cli import app
 from medkd.cli.flags import read_value, start_detached
@@ -128,7 +130,7 @@ def run(
     detach: bool = False,
     trust_recipe: bool = False,
     lang: Language | None = None,
-    **fields: dict[str, Any],
+    **fields: Annotated[dict[str, Any], Parameter(metavar="VALUE")],
 ) -> None:
     """Run every step of a recipe.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import cyclopts
 import pydantic
@@ -67,7 +67,7 @@ class Page(NamedTuple):
     def place(self, field: str, decides: bool) -> Group:
         """Choose the part of the help that a field stands in."""
         at = 0 if field in self.first or not self.first else 1 if decides else 2
-        return _make_group(self.texts.of("cli", PARTS[at]), at)
+        return make_group(self.texts.of("cli", PARTS[at]), at)
 
     def describe(self, field: str, doc: str) -> str:
         """Say what a field is: as the studio says it, else as the catalogue has its doc."""
@@ -76,7 +76,7 @@ class Page(NamedTuple):
 
 
 @cache
-def _make_group(title: str, at: int) -> Group:
+def make_group(title: str, at: int) -> Group:
     return Group(title, sort_key=at)
 
 
@@ -142,21 +142,25 @@ def make_command(page: Page, module: ModuleType) -> Callable[..., Any]:
 
 
 def translate_doc(function: Callable[..., Any], texts: Texts) -> Callable[..., Any]:
-    """Return the function with what its docstring says of its parameters in another language."""
+    """Return the function with what its docstring says of its parameters in a language, and their
+    defaults."""
     head, mark, parameters = (function.__doc__ or "").partition("\n    Parameters\n")
-    if not mark or texts.language == "en":
+    if not mark:
         return function
 
     @wraps(function)
     def command(*values: Any, **given: Any) -> Any:
         return function(*values, **given)
 
-    parts = re.split(r"(?m)^( {4}\w.*\n)", parameters)
-    said = [
-        part if at % 2 else f"        {texts.of('cli', ' '.join(part.split()))}\n"
-        for at, part in enumerate(parts)
-    ]
-    command.__doc__ = head + mark + parts[0] + "".join(said[1:])
+    before, *parts = re.split(r"(?m)^ {4}(\w+)\n", parameters)
+    said = [f"{head}{mark}{before}"]
+    for name, doc in zip(parts[::2], parts[1::2], strict=True):
+        text = texts.of("cli", " ".join(doc.split()))
+        default = inspect.signature(function).parameters[name].default
+        if default not in (None, "", False, inspect.Parameter.empty):
+            text += " (" + texts.of("cli", "default: {value}", value=default) + ")"
+        said.append(f"    {name}\n        {text}\n")
+    command.__doc__ = "".join(said)
     return command
 
 
@@ -220,7 +224,7 @@ def make_flags(config: type[BaseModel], page: Page) -> list[inspect.Parameter]:
         origins = _list_origins(kind)
         parameter = Parameter(
             converter=None if dict in origins else _as_written,
-            help=f"{page.describe(name, describe(field))} ({_show_default(field, page.texts)})",
+            help=f"{page.describe(name, describe(field))} ({_show_values(field, page.texts)})",
             show=name == present and page.shows(name),
             group=page.place(present, decides=not is_marked(field, RuntimeField)),
             show_default=False,
@@ -249,6 +253,17 @@ def _as_written(kind: Any, tokens: Sequence[Token]) -> Any:
 def _set_flags(command: Callable[..., Any], flags: Sequence[inspect.Parameter]) -> None:
     command.__signature__ = inspect.Signature(flags)  # pyright: ignore[reportFunctionMemberAccess]
     command.__annotations__ = {flag.name: flag.annotation for flag in flags}
+
+
+def _show_values(field: FieldInfo, texts: Texts) -> str:
+    """Say what a field is by default, and what it can be where that is a few words."""
+    parts = (field.annotation, *get_args(field.annotation))
+    choices = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+    listed = ", ".join(filter(None, choices))
+    shown = _show_default(field, texts)
+    return (
+        texts.of("cli", "{shown}; one of {listed}", shown=shown, listed=listed) if listed else shown
+    )
 
 
 def _show_default(field: FieldInfo, texts: Texts) -> str:
@@ -297,6 +312,14 @@ def _find_fault(error: cyclopts.CycloptsError) -> Said:
     match error:
         case cyclopts.MixedArgumentError():
             return Said("{0}: is given both as a whole and key by key ({0}.KEY); use one way", flag)
+        case cyclopts.UnknownOptionError():
+            given = error.token.keyword or error.token.value
+            known = [name for argument in error.argument_collection for name in argument.names]
+            return Said("{}: no such flag{}", given, did_you_mean(given, known))
+        case cyclopts.CoercionError() if get_origin(error.target_type) is Literal:
+            given = error.token.value if error.token is not None else ""
+            choices = ", ".join(map(repr, get_args(error.target_type)))
+            return Said("{}: {} (got {})", flag, Said("must be one of {}", choices), repr(given))
         case cyclopts.CoercionError():
             given = error.token.value if error.token is not None else ""
             is_mapping = error.argument is not None and dict in _list_origins(error.argument.hint)
