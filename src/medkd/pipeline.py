@@ -41,6 +41,11 @@ REFERENCES = ("input", "adapter", "model", "evaluation", "from", "pairs")
 """Fields in which the name of an earlier step means its folder."""
 
 
+ENGLISH: dict[str, dict[str, Any]] = {
+    "merge": {"near": 1, "contained": 1},  # a few moulds, of many characters
+    "train": {"max_length": 2048},  # the tiny student spells it out in short tokens
+}
+"""What invented cases in English take of a stage."""
 REHEARSAL = "rehearsal"
 """What a recipe names where the demo's own site, teacher or rows are meant."""
 
@@ -273,6 +278,17 @@ def override(content: dict[str, Any], overrides: Mapping[str, Any], place: str) 
             content[name] = _take_section(content.get(name), name, place) | dict(fields)
 
 
+def _fit_english(
+    content: Mapping[str, Any], overrides: Mapping[str, Any], place: str
+) -> dict[str, Any]:
+    """Return what the steps of a recipe take where its cases are invented and in English."""
+    said = [_take_section(one.get(REHEARSAL), REHEARSAL, place) for one in (content, overrides)]
+    if "collect" not in content or (said[0] | said[1]).get("language") != "en":
+        return {}
+    stages = {str(name): str(name).split("-")[0] for name in content}
+    return {name: ENGLISH[stage] for name, stage in stages.items() if stage in ENGLISH}
+
+
 def run_recipe(
     path: Path,
     out: Path | None = None,
@@ -291,6 +307,7 @@ def run_recipe(
     content = read_recipe(path)
     if not trust_recipe:
         check_consent(path, content)
+    override(content, _fit_english(content, overrides or {}, str(path)), str(path))
     override(content, overrides or {}, str(path))
     for name in [n for n in content if lang and str(n).split("-")[0] in ("evaluate", "compare")]:
         content[name] = {**_take_section(content[name], name, str(path)), "lang": lang}

@@ -154,7 +154,9 @@ def test_a_run_shows_its_road_what_it_dropped_and_what_comes_next(client, tmp_pa
     assert "/en/start?kind=merge&amp;run=one" in page
     assert "2 loop" in page
     assert "12 份推理等待审阅" in client.get("/zh/run?name=one").text
-    assert "12 rationales wait for review" in client.get("/en/").text
+    first = client.get("/en/").text
+    assert "12 rationales wait for review" in first
+    assert re.search(r'<span class="count">12 <small>−2</small>', first)
 
 
 def test_a_stage_that_stopped_leads_to_its_run_and_not_to_the_next_stage(
@@ -204,7 +206,7 @@ def test_live_curves_are_drawn_from_the_metrics_and_several_runs_over_each_other
     assert page.count("<polyline") == 1
     both = client.get("/en/curves?runs=one&runs=two").text
     assert both.count("<polyline") == 2
-    assert "two/train" in both
+    assert "two/train <b>0.125</b>" in both
 
 
 @pytest.mark.parametrize(
@@ -371,10 +373,11 @@ def test_a_judgement_that_lacks_something_is_not_written(
 def test_the_base_stands_first_and_the_headline_says_from_where_to_where(
     client, tmp_path: Path
 ) -> None:
-    for name, adapter, value in (("a-tuned", "train", 0.89), ("evaluate-base", None, 0.26)):
+    tuned = tmp_path / "runs" / "one" / "export"
+    for name, model, value in (("a-tuned", tuned, 0.89), ("evaluate-base", tmp_path, 0.26)):
         folder = make_step(tmp_path / "runs" / "one" / name, "evaluate")
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
-        manifest.config = {"model": "medkd:tiny", "adapter": adapter}
+        manifest.config = {"model": str(model)}
         (folder / MANIFEST).write_text(manifest.model_dump_json())
         scores = {"n": 319, "diagnosis_accuracy": value, "intervals": {}}
         (folder / "scores.json").write_text(json.dumps(scores))
@@ -382,6 +385,33 @@ def test_the_base_stands_first_and_the_headline_says_from_where_to_where(
     assert "from 26 % to 89 % (n = 319)" in page
     assert page.index("one/evaluate-base") < page.index("one/a-tuned")
     assert "从 26 % 到 89 %" in client.get("/zh/evaluate").text
+
+
+def test_a_model_is_held_against_the_base_that_it_was_made_of(client, tmp_path: Path) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "export", "export")
+    (folder / "lineage.json").write_text(json.dumps({"base_model": "Qwen/Qwen3-8B"}))
+    chat = client.get("/en/chat").text
+    assert re.findall(r'name="(?:before|after)" value="([^"]*)"', chat) == [
+        "Qwen/Qwen3-8B",
+        str(folder),
+    ]
+    for page in ("run?name=one", "export"):
+        link = re.search(r'href="(/en/chat\?[^"]*)"', client.get(f"/en/{page}").text)
+        assert link
+        assert "before=Qwen%2FQwen3-8B&amp;after=" in link[1]
+
+
+def test_an_export_that_had_too_few_questions_for_its_proof_says_so(client, tmp_path: Path) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "export", "export")
+    (folder / "UNPROVEN").touch()
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    for n, n_thinking, said in ((1, 1, "1 questions are too few"), (20, 3, "does not think")):
+        manifest.facts = {"n": n, "n_thinking": n_thinking, "n_stopped": n, "finding": "few: x"}
+        (folder / MANIFEST).write_text(manifest.model_dump_json())
+        page = client.get("/en/export").text
+        assert said in page
+        assert f"Of {n} bare questions {n_thinking} were thought about" in page
+        assert "few: x" not in page
 
 
 @pytest.mark.parametrize("name", ["../x", "-f", ".hidden", "uploads/x", "a/b/c", "a\0b", "", "~"])

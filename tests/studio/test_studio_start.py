@@ -23,7 +23,7 @@ from medkd.studio.forms import N_FIRST, lay_out, read_fields
 
 ROW = {
     "主诉": "咳嗽3天",
-    "现病史": "患者张三，3天前受凉后咳嗽，住北京市海淀区中关村大街1号。",
+    "现病史": "患者张三，2024年5月2日受凉后咳嗽，住北京市海淀区中关村大街1号。",
     "诊断": "肺炎",
 }
 
@@ -115,6 +115,32 @@ def test_an_opened_form_is_a_command_that_can_be_started_at_once(client, tmp_pat
     assert command[:2] == ["medkd", "train"]
     assert any(word.endswith("runs/one/merge") for word in command)
     assert any(word.endswith("runs/one/train") for word in command)
+
+
+def test_invented_cases_speak_the_language_that_the_form_names(client) -> None:
+    link = re.search(r'href="([^"]*rehearsal-data[^"]*)"', client.get("/en/new").text)
+    assert link
+    page = client.get(unescape(link[1])).text
+    assert find_command(page)[-1] == "--rehearsal.language=en"
+    boxes = read_boxes(page) | {"language": "zh"}
+    command = find_command(client.post("/en/start/form", data=boxes).text)
+    assert command[:3] == ["medkd", "run", "rehearsal-data"]
+    assert not any("language" in word for word in command)
+    assert 'name="language"' not in client.get("/en/start?kind=own-cases.yaml").text
+
+
+def test_the_next_training_says_how_long_it_will_take_where_one_was_timed(
+    client, tmp_path: Path
+) -> None:
+    for name, stage, config in (
+        ("old", "train", {"model": "medkd:tiny", "method": "lora", "epochs": 3.0}),
+        ("new", "merge", {}),
+    ):
+        folder = make_step(tmp_path / "runs" / name / stage, stage)
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+        manifest.config, manifest.counts, manifest.seconds = config, Counts(read=9, kept=90), 750
+        (folder / MANIFEST).write_text(manifest.model_dump_json())
+    assert "train the student: about 12 min 30 s here" in client.get("/en/").text
 
 
 def test_what_is_wrong_is_said_at_its_field_in_the_readers_language(client, tmp_path: Path) -> None:
@@ -243,6 +269,7 @@ def test_files_of_a_browser_are_read_mapped_masked_and_led_to_a_form(
         assert "肺炎" in page
         assert re.search(r'<mark class="found"[^>]*>张三', page)
         assert re.search(r'<mark class="masked"[^>]*>\[姓名1\]', page)
+        assert re.search(r'<mark class="masked"[^>]*>202\d年', page), "a moved date is marked too"
         if name.startswith(("a", "b")):
             assert re.search(r'name="c:咨询内容".*?– left out –', page, re.DOTALL)
             address += "&c:咨询内容=主诉"

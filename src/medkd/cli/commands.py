@@ -62,7 +62,6 @@ def demo(
     if teacher_faults:
         overrides["rehearsal"]["faults"] = teacher_faults
     if language == "en" and road == "cases":
-        overrides |= ENGLISH
         texts = Texts(take_language(sys.argv[1:])[0])
         print(texts.of("cli", CHINESE_STUDENT), file=sys.stderr)
     if road == "open-datasets":
@@ -87,13 +86,6 @@ def _say_next(name: str, run_dir: Path) -> None:
     print(texts.of("cli", "next: {command}", command=fill_next(name, {"out": run_dir})))
 
 
-ENGLISH: dict[str, Any] = {
-    "distill": {"accept_identified": True},  # the names are invented, the teacher is on loopback
-    "merge": {"near": 1, "contained": 1},  # a few moulds, of many characters
-    "train": {"max_length": 2048},
-    "train-answers": {"max_length": 2048},
-}
-"""What the road of the demo takes in English: the tiny student spells it out in short tokens."""
 CHINESE_STUDENT = (
     "note: medkd:tiny has read Chinese alone; in English it shows the road, and learns little"
 )

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
 from medkd.core.jsonl import RecordReader, count_lines, hash_path, resolve_input, write_json
 from medkd.core.parallel import Engine, map_in_order
 from medkd.core.progress import track
@@ -334,9 +334,9 @@ def run(config: Config) -> Manifest:
         space.drop_all({**reader.dropped(), **dropped})
         space.manifest.facts = facts
         _report_unasked(task, facts["not_asked"])
-        space.next_steps = _list_next_steps(task, facts["not_asked"])
+        space.next_steps = steps = _list_next_steps(task, facts["not_asked"])
         if not questions:
-            raise InputError("{}: {}", path, _explain_nothing(task, space.next_steps, dropped))
+            raise InputError("{}: {}", path, _explain_nothing(task, steps, dropped))
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
         space.write_records("removals.jsonl", removals)
         write_json(
@@ -405,36 +405,61 @@ def _report_unasked(task: Task, unasked: Mapping[str, int]) -> None:
         )
 
 
-def _explain_nothing(task: Task, steps: Mapping[str, str], dropped: Counter[str]) -> str:
+def _explain_nothing(task: Task, steps: Mapping[str, Said], dropped: Counter[str]) -> Said:
     """Say on one line why no question could be made, and what to do about the main reason."""
-    listed = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common()) or "no case"
+    listed = ", ".join(f"{reason} {n}" for reason, n in dropped.most_common()) or "0"
     main = max(dropped, key=dropped.__getitem__, default="")
-    step = steps.get(main, "check the sections and answers of the cases")
-    return f"no question of the task {task.name} could be made ({listed}); {step}"
+    step = steps.get(main, Said("check the sections and answers of the cases"))
+    return Said("no question of the task {} could be made ({}); {}", task.name, listed, step)
 
 
-def _list_next_steps(task: Task, unasked: Mapping[str, int]) -> dict[str, str]:
+def _list_next_steps(task: Task, unasked: Mapping[str, int]) -> dict[str, Said]:
     """Say what to do where many cases cannot be asked for a reason."""
     answer, part = task.answer, task.question
-    others = ", ".join([*unasked][:8]) or "no others"
+    others = ", ".join([*unasked][:8]) or "–"
     return {
-        DropReason.NO_DIAGNOSIS: f"they have no diagnosis in {answer.section[0]}; questions of "
-        "another kind are asked with --task open-question or a task of your own",
-        DropReason.NO_ANSWER: f"they have no section {' or '.join(answer.section)}; name yours in "
-        f"the task's answer.section (there are: {others})",
-        DropReason.UNFIT_ANSWER: f"their answers hold no {_WANTED.get(answer.kind, 'answer')}, as "
-        f"answer.kind {answer.kind} wants; write answer.kind: text",
-        DropReason.TOO_SHORT: f"they have less than {part.min_characters} characters in "
-        f"{', '.join(part.sections)}; name their sections in the task's question.sections "
-        f"(there are: {others}), or lower question.min_characters",
-        DropReason.NO_FINDING: f"they have none of {', '.join(part.needs)}; name what they have in "
-        f"the task's question.sections (there are: {others})",
-        DropReason.ANSWER_IS_COMPLAINT: "their complaint is the diagnosis itself; look at 主诉",
-        DropReason.ANSWER_WOVEN_IN: "their findings name the diagnosis throughout, as a rhythm on "
-        "an electrocardiogram does; ask them under a task that does not remove the answer",
-        DropReason.TOO_LITTLE_LEFT: "most of their text tells the answer; look at their sections",
-        DropReason.DUPLICATE: "the same question stands there twice; look at the input",
-        DropReason.NEAR_DUPLICATE: "nearly the same question stands there twice; look at the input",
+        DropReason.NO_DIAGNOSIS: Said(
+            "they have no diagnosis in {}; questions of another kind are asked with --task "
+            "open-question or a task of your own",
+            answer.section[0],
+        ),
+        DropReason.NO_ANSWER: Said(
+            "they have no section {}; name yours in the task's answer.section (there are: {})",
+            " / ".join(answer.section),
+            others,
+        ),
+        DropReason.UNFIT_ANSWER: Said(
+            "their answers hold no {}, as answer.kind {} wants; write answer.kind: text",
+            Said(_WANTED.get(answer.kind, "answer")),
+            answer.kind,
+        ),
+        DropReason.TOO_SHORT: Said(
+            "they have less than {} characters in {}; name their sections in the task's "
+            "question.sections (there are: {}), or lower question.min_characters",
+            part.min_characters,
+            ", ".join(part.sections),
+            others,
+        ),
+        DropReason.NO_FINDING: Said(
+            "they have none of {}; name what they have in the task's question.sections "
+            "(there are: {})",
+            ", ".join(part.needs),
+            others,
+        ),
+        DropReason.ANSWER_IS_COMPLAINT: Said(
+            "their complaint is the diagnosis itself; look at 主诉"
+        ),
+        DropReason.ANSWER_WOVEN_IN: Said(
+            "their findings name the diagnosis throughout, as a rhythm on an electrocardiogram "
+            "does; ask them under a task that does not remove the answer"
+        ),
+        DropReason.TOO_LITTLE_LEFT: Said(
+            "most of their text tells the answer; look at their sections"
+        ),
+        DropReason.DUPLICATE: Said("the same question stands there twice; look at the input"),
+        DropReason.NEAR_DUPLICATE: Said(
+            "nearly the same question stands there twice; look at the input"
+        ),
     }
 
 

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from medkd.completers.providers import Provider, read_providers
 from medkd.core.config import RECIPES, find_recipe, read_recipe
 from medkd.core.errors import InputError, MedkdError, say_problem
-from medkd.core.i18n import Texts
+from medkd.core.i18n import LANGUAGES, Texts
 from medkd.core.task import SHIPPED
 from medkd.models.load import TINY
-from medkd.pipeline import fill_in
+from medkd.pipeline import REHEARSAL, fill_in
 from medkd.stages import STAGES
 from medkd.studio.forms import (
     Field,
@@ -77,6 +77,8 @@ class Order(NamedTuple):
     """A stage, or the name of a recipe's file."""
     run: str
     parts: Sequence[Part]
+    language: str = ""
+    """Of the invented cases; empty for a recipe that invents none."""
 
     @property
     def is_recipe(self) -> bool:
@@ -125,7 +127,15 @@ def read_order(kind: str, sent: Mapping[str, Any], workspace: Workspace, is_fill
                 part.values[field.name] = _suggest_one(part, field, workspace, run)
         if not part.step:
             _preset(part, str(sent.get("m:") or "") if is_filled else "")
-    return Order(kind, run, parts)
+    own, language = find_language(kind, workspace), str(sent.get("language"))
+    return Order(kind, run, parts, language if own and language in LANGUAGES else own)
+
+
+def find_language(kind: str, workspace: Workspace) -> str:
+    """Return the language of the cases that a recipe invents; empty where it invents none."""
+    content = {} if kind in STAGES else read_recipe(list_recipes(workspace)[kind])
+    section = content.get(REHEARSAL)
+    return str(section.get("language", LANGUAGES[0])) if isinstance(section, dict) else ""
 
 
 def _suggest_one(part: Part, field: Field, workspace: Workspace, run: str) -> str:
@@ -174,6 +184,8 @@ def write_command(order: Order, workspace: Workspace) -> list[str]:
         words += write_words(fields, part.values, part.given, part.step)
     if order.is_recipe:
         recipe = list_recipes(workspace)[order.kind]
+        if order.language != find_language(order.kind, workspace):
+            words.append(f"--rehearsal.language={order.language}")
         return ["run", str(recipe), f"--out={workspace.resolve(workspace.runs / run)}", *words]
     folder = workspace.runs / run
     out = workspace.resolve(folder / find_name(order.kind, folder))

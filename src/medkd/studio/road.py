@@ -145,7 +145,7 @@ def find_actions(job: Job, t: Texts) -> list[Action]:
     if last and made[last].manifest.state != FINISHED:
         last = ""
     if last == "export":
-        query = {"after": str(made["export"].path)}
+        query = {"before": made["export"].base, "after": str(made["export"].path)}
         actions.append(Action(t("The model is ready"), t("Talk to it"), "chat", query))
     elif last:
         stage = ROAD[ROAD.index(last) + 1]
@@ -256,6 +256,10 @@ class Plot(NamedTuple):
     """Height and value of each line of the grid."""
     ends: tuple[str, str]
     """The first and the last value of the x axis."""
+    spans: tuple[float, float, float, float]
+    """What the four edges stand for: left, right, bottom, top."""
+    last: Mapping[str, str]
+    """Name of a line to its newest value."""
 
 
 def list_curves(jobs: Sequence[Job]) -> dict[str, dict[str, list[Point]]]:
@@ -300,7 +304,9 @@ def draw_lines(series: Mapping[str, Sequence[Point]], title: str) -> Plot | None
         lines[name] = [place(*point) for point in (*line[:-1:step], *line[-1:])]
     values = [y_low + (y_high - y_low) * at / (N_GRID - 1) for at in range(N_GRID)]
     grid = [(place(x_low, value)[1], _write(value)) for value in values]
-    return Plot(title, lines, grid, (_write(x_low), _write(x_high)))
+    last = {name: _write(line[-1][1]) for name, line in finite.items() if line}
+    spans = (x_low, x_high, y_low, y_high)
+    return Plot(title, lines, grid, (_write(x_low), _write(x_high)), spans, last)
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:

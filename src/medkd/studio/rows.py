@@ -6,7 +6,7 @@ Not done here: HTML (`templates/case.html`), judging (`grading.checks`).
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -207,6 +207,20 @@ def _number_pattern(number: str) -> str:
 def _find(view: View, pattern: str, mark: str) -> Iterator[Span]:
     for found in re.finditer(pattern, view.text):
         yield (*view.original_span(*found.span()), mark)
+
+
+def find_replaced(before: str, after: str, spans: Sequence[tuple[int, int]]) -> list[Span]:
+    """Find in a text what stands where these stretches of the text before it stood; nothing where
+    it is no such text.
+
+    >>> find_replaced("于2024年5月2日咳嗽", "于2023年11月8日咳嗽", [(1, 10)])
+    [(1, 11, 'masked')]
+    """
+    ends = [0, *(end for _, end in spans)]
+    starts = [*(start for start, _ in spans), len(before)]
+    kept = (re.escape(before[end:start]) for end, start in zip(ends, starts, strict=True))
+    found = re.fullmatch("(.*?)".join(kept), after, re.DOTALL)
+    return [(*found.span(n + 1), "masked") for n in range(len(spans))] if found else []
 
 
 def mark_masks(text: str) -> list[Piece]:

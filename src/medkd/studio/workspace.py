@@ -16,6 +16,7 @@ from typing import NamedTuple
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import MANIFEST
 from medkd.core.stage_output import Manifest, read_manifest
+from medkd.models.inspect import read_json
 
 UPLOADS = "uploads"
 NO_RECORDS = (
@@ -38,6 +39,13 @@ class Step(NamedTuple):
     run: str
     path: Path
     manifest: Manifest
+
+    @property
+    def base(self) -> str:
+        """What a model that was made here was made of; empty where it is not told."""
+        places = (self.path, self.path / "adapter")
+        told = (read_json(place / "lineage.json") or {} for place in places)
+        return next((str(one["base_model"]) for one in told if one.get("base_model")), "")
 
 
 class Workspace:

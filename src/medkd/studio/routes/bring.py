@@ -28,7 +28,7 @@ from medkd.deidentify.search import find_in_all
 from medkd.prepare.draft import DropReason, draft_question
 from medkd.studio.orders import find_name
 from medkd.studio.page import Form, Page
-from medkd.studio.rows import Piece, cut, mark_masks
+from medkd.studio.rows import Piece, cut, find_replaced
 from medkd.studio.workspace import UPLOADS
 from medkd.text.tables import read_rows
 
@@ -183,10 +183,13 @@ def mask(case: RawCase) -> Masked:
     found = find_in_all(texts)
     sections: list[tuple[str, list[Piece], list[Piece]]] = []
     for number, (name, clean) in enumerate(deidentify_case(case).case.sections.items()):
-        text, matches = texts[2 * number + 1][0], found[2 * number + 1]
-        before = cut(text[:MAX_TEXT], ((m.start, m.end, "found") for m in matches))
-        sections.append((name, before, mark_masks(clean[:MAX_TEXT])))
-    return Masked(case.id, "；".join(case.diagnosis), sections, sum(map(len, found)))
+        text = texts[2 * number + 1][0]
+        spans = [(m.start, m.end) for m in found[2 * number + 1] if not m.is_flag]
+        before = cut(text[:MAX_TEXT], ((*span, "found") for span in spans))
+        after = cut(clean[:MAX_TEXT], find_replaced(text, clean, spans))
+        sections.append((name, before, after))
+    n_found = sum(not match.is_flag for matches in found for match in matches)
+    return Masked(case.id, "；".join(case.diagnosis), sections, n_found)
 
 
 # --- Keeping files ------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from medkd.models.load import TINY
 from medkd.studio.conversation import HELD, Conversation
 from medkd.studio.jsonl_index import open_index
 from medkd.studio.page import Form, Page, read_text, stream
-from medkd.studio.workspace import Workspace
+from medkd.studio.workspace import Step, Workspace
 
 SIDES = ("before", "after")
 MADE = ("export", "reinforce", "train")
@@ -40,14 +40,16 @@ _conversations: OrderedDict[str, Conversation] = OrderedDict()
 
 
 def show_chat(page: Page) -> Response:
-    """Show a conversation, or a new one with the models that the address names: else the shipped
-    base and the newest result, where there is one."""
+    """Show a conversation, or a new one with the models that the address names: else the newest
+    result and its base, or the shipped student alone."""
     made = list_models(page.workspace)
-    usual = dict(zip(SIDES, (TINY, *made[:1], ""), strict=False))
+    usual = dict(zip(SIDES, (made[0].base, made[0].path) if made else (TINY, ""), strict=True))
     named = {side: page.query.get(side, "") for side in SIDES}
     return page.render(
         "chat.html",
-        offered=[TINY, *made],
+        offered=list(
+            dict.fromkeys([TINY, *(step.base for step in made), *(step.path for step in made)])
+        ),
         chosen=named if any(named.values()) else usual,
         settings={name: page.query.get(name) or usual for name, usual in SETTINGS.items()},
         has_questions=find_questions(page.workspace) is not None,
@@ -153,8 +155,7 @@ def find_questions(workspace: Workspace) -> Path | None:
     return next((path for path in paths if path.exists() and path.stat().st_size), None)
 
 
-def list_models(workspace: Workspace) -> list[str]:
-    """Name the models that were made here, the newest of each kind first."""
+def list_models(workspace: Workspace) -> list[Step]:
+    """List the steps that made a model, the newest of each kind first."""
     newest = (workspace.list_steps(stage=stage)[: -N_OFFERED - 1 : -1] for stage in MADE)
-    whole = (step for steps in newest for step in steps if step.manifest.state == "finished")
-    return [str(step.path) for step in whole]
+    return [step for steps in newest for step in steps if step.manifest.state == "finished"]

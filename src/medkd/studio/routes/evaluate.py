@@ -86,13 +86,15 @@ def find_chosen(page: Page, steps: Sequence[Step]) -> list[Step]:
     named = dict.fromkeys(page.query.getlist("steps"))
     chosen = [by_name[name] for name in named if name in by_name]
     chosen = chosen or [step for step in steps if step.run == steps[-1].run]
-    return sorted(chosen, key=is_tuned)[:MAX_COMPARED]
+    runs = page.workspace.runs.resolve()
+    return sorted(chosen, key=lambda step: is_tuned(step, runs))[:MAX_COMPARED]
 
 
-def is_tuned(step: Step) -> bool:
+def is_tuned(step: Step, runs: Path) -> bool:
     """Tell whether a step evaluated something that was trained here, not its base."""
     config = step.manifest.config
-    return bool(config.get("adapter")) or Path(str(config.get("model") or "")).is_dir()
+    model = Path(str(config.get("model") or "")).resolve()
+    return bool(config.get("adapter")) or model.is_relative_to(runs)
 
 
 def read_scores(step: Step) -> dict[str, Any]:

@@ -15,20 +15,23 @@ from starlette.responses import Response
 from medkd import background_jobs
 from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.core.errors import InputError, Said
+from medkd.core.statistics import MIN_QUESTIONS
 from medkd.distill.bill import bill
 from medkd.studio import jobs
 from medkd.studio.jobs import Job, write_money
 from medkd.studio.jsonl_index import Row, open_index, take_page
-from medkd.studio.orders import PAYING, hand_over, lacks_key, show_command
+from medkd.studio.orders import PAYING, hand_over, lacks_key, read_order, show_command
 from medkd.studio.page import Form, Page, read_text, stream
 from medkd.studio.road import (
     TRAINING,
+    Action,
     draw_lines,
     find_actions,
     find_progress,
     list_curves,
     make_road,
 )
+from medkd.studio.routes.start import estimate
 from medkd.studio.workspace import Step
 
 PAGE_SIZE = 10
@@ -63,8 +66,18 @@ def _show_card(job: Job, page: Page) -> dict[str, Any]:
         "job": job,
         "road": make_road(job),
         "progress": find_progress(job),
-        "actions": find_actions(job, page.t),
+        "actions": [_add_time(action, page) for action in find_actions(job, page.t)],
     }
+
+
+def _add_time(action: Action, page: Page) -> Action:
+    """Say of a training how long it will take, where that is known."""
+    if action.query.get("kind") != "train":
+        return action
+    order = read_order("train", action.query, page.workspace, is_filled=False)
+    time = dict(estimate(order, page.workspace, page.t)).get(page.t("Time"))
+    said = page.t("{said}: {time} here", said=action.text, time=time)
+    return action._replace(text=said) if time else action
 
 
 def show_run(page: Page) -> Response:
@@ -178,10 +191,9 @@ def show_exports(page: Page) -> Response:
     if chosen is None:
         return page.render("nothing.html")
     step: Step = chosen["step"]
-    plain = (str, int, float, bool)
     return page.render(
         "export.html",
-        facts={k: v for k, v in step.manifest.facts.items() if isinstance(v, plain)},
+        least=MIN_QUESTIONS,
         is_unproven=(step.path / "UNPROVEN").exists(),
         commands=write_commands(step) if (step.path / "Modelfile").exists() else {},
         answers=read_proof(step),

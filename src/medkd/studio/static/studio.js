@@ -21,11 +21,22 @@ document.addEventListener('keydown', (event) => {
   }
 });
 
+// Browsers lend their clipboard to this machine's own pages and to https alone.
+async function copy(text, near) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const box = document.createElement('textarea');
+  box.value = text;
+  near.after(box);
+  box.select();
+  document.execCommand('copy');
+  box.remove();
+}
+
 document.addEventListener('click', async (event) => {
   const at = (name) => event.target.closest(`[data-${name}]`);
   if (at('copy')) {
     const button = at('copy');
-    await navigator.clipboard.writeText(button.dataset.copy);
+    await copy(button.dataset.copy, button);
     const before = button.textContent;
     button.textContent = document.body.dataset.copied;
     setTimeout(() => { button.textContent = before; }, 1500);
@@ -43,6 +54,22 @@ document.addEventListener('click', async (event) => {
     box.value = at('fill').dataset.value;
     box.focus();
   }
+});
+
+// Says what the curves under the pointer or finger are worth; the edges of a plot are those of `templates/plot.html`.
+document.addEventListener('pointermove', (event) => {
+  const plot = event.target.closest?.('svg[data-spans]');
+  if (!plot) return;
+  const [left, right, bottom, top] = plot.dataset.spans.split(' ').map(Number);
+  const box = plot.getBoundingClientRect();
+  const at = ((event.clientX - box.left) / box.width) * 480;
+  const distance = (point) => Math.abs(point.x - at);
+  const nearest = [...plot.querySelectorAll('polyline')].map((line) => [line.dataset.name, [...line.points].reduce((a, b) => (distance(b) < distance(a) ? b : a))]);
+  const {x} = nearest.map(([, point]) => point).reduce((a, b) => (distance(b) < distance(a) ? b : a));
+  const value = (y) => top - ((y - 12) / 162) * (top - bottom);
+  const said = nearest.filter(([, point]) => Math.abs(point.x - x) < 8).map(([name, point]) => `${name} ${value(point.y).toPrecision(3)}`);
+  plot.querySelector('.grid:not([d*=H])').setAttribute('d', `M${x} 12V174`);
+  plot.parentElement.querySelector('output').value = `${Math.round(left + ((x - 76) / 394) * (right - left))}: ${said.join(', ')}`;
 });
 
 document.addEventListener('selectionchange', () => {
