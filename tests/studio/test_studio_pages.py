@@ -9,7 +9,7 @@ from hostile_samples import HOSTILE, make_evaluation, make_step, write
 
 from medkd.core.i18n import LANGUAGES, Texts
 from medkd.core.jsonl import MANIFEST
-from medkd.core.stage_output import Manifest
+from medkd.core.stage_output import Counts, Manifest
 from medkd.deidentify import stage as deidentify
 from medkd.grading.rubric import read_rubrics
 from medkd.prepare import stage as prepare
@@ -147,12 +147,18 @@ def test_a_run_shows_its_road_what_it_dropped_and_what_comes_next(client, tmp_pa
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
     manifest.counts.read, manifest.counts.kept, manifest.counts.dropped = 14, 12, {"loop": 2}
     (folder / MANIFEST).write_text(manifest.model_dump_json())
+    collected = make_step(tmp_path / "runs" / "one" / "collect", "collect") / MANIFEST
+    loss = manifest.model_copy(update={"stage": "collect", "started_at": "2025"})
+    loss.counts = Counts(read=40, kept=14, dropped={"wrong_schema": 26})
+    collected.write_text(loss.model_dump_json())
     write(folder / "verified.jsonl", {"id": "a"})
     page = client.get("/en/run?name=one").text
     assert "12 rationales wait for review" in page
     assert "The checks are done: make a dataset" in page
     assert "/en/start?kind=merge&amp;run=one" in page
     assert "2 loop" in page
+    assert "Collect dropped 26 of 40: 26 wrong schema" in page
+    assert "Verify dropped" not in page
     assert "12 份推理等待审阅" in client.get("/zh/run?name=one").text
     first = client.get("/en/").text
     assert "12 rationales wait for review" in first
@@ -405,9 +411,11 @@ def test_an_export_that_had_too_few_questions_for_its_proof_says_so(client, tmp_
     folder = make_step(tmp_path / "runs" / "one" / "export", "export")
     (folder / "UNPROVEN").touch()
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    manifest.state = "stopped"
     for n, n_thinking, said in ((1, 1, "1 questions are too few"), (20, 3, "does not think")):
         manifest.facts = {"n": n, "n_thinking": n_thinking, "n_stopped": n, "finding": "few: x"}
         (folder / MANIFEST).write_text(manifest.model_dump_json())
+        assert "The model has not proved itself" in client.get("/en/run?name=one").text
         page = client.get("/en/export").text
         assert said in page
         assert f"Of {n} bare questions {n_thinking} were thought about" in page

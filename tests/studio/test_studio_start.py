@@ -283,6 +283,25 @@ def test_files_of_a_browser_are_read_mapped_masked_and_led_to_a_form(
         assert ('--collect.columns=["咨询内容=主诉"]' in command) == name.startswith(("a", "b"))
 
 
+def test_columns_that_nobody_knows_are_named_in_the_readers_language(
+    client, tmp_path: Path
+) -> None:
+    table = tmp_path / "ward.csv"
+    table.write_text("No,Story,Dx,Q\n1,Fever for three days,Flu,x\n", encoding="utf-8")
+    page = client.get(f"/en/bring/preview?file={table}").text
+    assert "Its columns are not known yet" in page
+    assert "wrong" not in page and "--columns" not in page
+    for place, word in (("主诉", "Chief complaint · 主诉"), ("question", "question"), ("id", "id")):
+        assert f'<option value="{place}">{word}</option>' in page
+    page = client.get(f"/en/bring/preview?file={table}&c:Story=现病史&c:Dx=诊断结果&c:Q=Q").text
+    assert '<option value="Q" selected>a section of this name' in page
+    assert "<h4>History of present illness · 现病史</h4>" in page
+    assert "English names are found only where" in page
+    chinese = client.get(f"/zh/bring/preview?file={table}").text
+    assert '<option value="主诉">主诉</option>' in chinese
+    assert '<option value="question">问题</option>' in chinese
+
+
 def test_cases_that_are_too_short_and_too_few_are_told_before_anything_goes_on(
     client, tmp_path: Path
 ) -> None:

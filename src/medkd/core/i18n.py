@@ -88,7 +88,8 @@ class Texts:
         """
         known = self._known.get(f"field {stage}{_CONTEXT}{name}", "")
         label, _, hint = known.partition(_SEPARATOR)
-        return (label, hint) if hint else (name.replace("_", " ").capitalize(), doc)
+        usual = self.word("field", name)
+        return (label, hint) if hint else (usual[:1].upper() + usual[1:], doc)
 
     def seconds(self, seconds: float) -> str:
         """Write a span of time.

@@ -22,6 +22,7 @@ from medkd.core.errors import MedkdError
 from medkd.core.i18n import Texts
 from medkd.core.reviews import REVIEWS, read_reviews
 from medkd.core.stage_output import Manifest, read_manifest
+from medkd.export.push import UNPROVEN
 from medkd.stages import STAGES
 from medkd.studio.jobs import FINISHED, RUNNING, Job, write_cost
 from medkd.studio.jsonl_index import open_index
@@ -133,8 +134,12 @@ def find_actions(job: Job, t: Texts) -> list[Action]:
         return []
     actions: list[Action] = []
     if cut := next((step for step in reversed(job.steps) if step.manifest.state != FINISHED), None):
-        said = t("{stage} has not come to its end", stage=t.word("stage", cut.path.name))
-        actions.append(Action(said, t("Look"), "run", {"name": job.name}))
+        if (cut.path / UNPROVEN).exists():
+            said, query = t("The model has not proved itself"), {"step": cut.name}
+            actions.append(Action(said, t("Look at its answers"), "export", query))
+        else:
+            said = t("{stage} has not come to its end", stage=t.word("stage", cut.path.name))
+            actions.append(Action(said, t("Look"), "run", {"name": job.name}))
     if verified := made.get("verify"):
         n_open = verified.manifest.counts.kept - count_reviewed(verified.path)
         if n_open > 0 and "merge" not in made:

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, cast
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from medkd.collect.columns import FIELDS, Columns
-from medkd.collect.files import CASES, CaseFiles
+from medkd.collect.columns import FIELDS, QUESTION_SECTIONS, Columns
+from medkd.collect.files import CASES, CaseFiles, FileDrop
 from medkd.collect.sections import load_names
 from medkd.core.errors import InputError, MedkdError
-from medkd.core.records import RawCase
+from medkd.core.records import NAMES_NOT_SOUGHT, RawCase
 from medkd.core.task import SHIPPED, Task, load_task
 from medkd.deidentify.replace import deidentify_case, list_texts
 from medkd.deidentify.search import find_in_all
@@ -68,6 +68,8 @@ class Masked(NamedTuple):
     diagnosis: str
     sections: list[tuple[str, list[Piece], list[Piece]]]
     n_found: int
+    is_sought: bool
+    """Whether names were looked for everywhere: in English they are not without a tagger."""
 
 
 def show_upload(page: Page, problem: str = "") -> Response:
@@ -97,12 +99,17 @@ def show_preview(page: Page) -> Response:
     cases, problem = _read_cases(files)
     task = page.query.get("task", "")
     task = task if task in SHIPPED else SHIPPED[0]  # a name alone: a file could be any of the disk
-    tried = cases[:N_TRIED]
+    tried, found = cases[:N_TRIED], list_columns(files.paths[0], columns, said)
     return page.render(
         "preview.html",
         path=path,
-        columns=list_columns(files.paths[0], columns, said),
-        places=[*FIELDS, *names.table],
+        columns=found,
+        places={
+            page.t("Sections of a case"): names.table,
+            page.t("A question and its answer"): QUESTION_SECTIONS[:3],
+            page.t("About the case"): FIELDS,
+        },
+        is_unknown=bool(found) and not cases and {*files.dropped} == {FileDrop.WRONG_SCHEMA},
         files=files,
         n_cases=len(cases),
         is_cut=files.n_read >= N_ROWS,
@@ -182,14 +189,16 @@ def mask(case: RawCase) -> Masked:
     texts = list_texts(case)
     found = find_in_all(texts)
     sections: list[tuple[str, list[Piece], list[Piece]]] = []
-    for number, (name, clean) in enumerate(deidentify_case(case).case.sections.items()):
+    masked = deidentify_case(case).case
+    for number, (name, clean) in enumerate(masked.sections.items()):
         text = texts[2 * number + 1][0]
         spans = [(m.start, m.end) for m in found[2 * number + 1] if not m.is_flag]
         before = cut(text[:MAX_TEXT], ((*span, "found") for span in spans))
         after = cut(clean[:MAX_TEXT], find_replaced(text, clean, spans))
         sections.append((name, before, after))
     n_found = sum(not match.is_flag for matches in found for match in matches)
-    return Masked(case.id, "；".join(case.diagnosis), sections, n_found)
+    is_sought = not masked.deidentified_by.endswith(NAMES_NOT_SOUGHT)
+    return Masked(case.id, "；".join(case.diagnosis), sections, n_found, is_sought)
 
 
 # --- Keeping files ------------------------------------------------------------------------------

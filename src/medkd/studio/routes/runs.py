@@ -17,6 +17,7 @@ from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.core.errors import InputError, Said
 from medkd.core.statistics import MIN_QUESTIONS
 from medkd.distill.bill import bill
+from medkd.export.push import UNPROVEN
 from medkd.studio import jobs
 from medkd.studio.jobs import Job, write_money
 from medkd.studio.jsonl_index import Row, open_index, take_page
@@ -194,7 +195,7 @@ def show_exports(page: Page) -> Response:
     return page.render(
         "export.html",
         least=MIN_QUESTIONS,
-        is_unproven=(step.path / "UNPROVEN").exists(),
+        is_unproven=(step.path / UNPROVEN).exists(),
         commands=write_commands(step) if (step.path / "Modelfile").exists() else {},
         answers=read_proof(step),
         **chosen,
