@@ -31,6 +31,22 @@ def test_what_the_user_never_said_was_read_in_the_answer() -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "is_said"),
+    [
+        ("另外，用户提到青霉素类，需要说明。", False),
+        ("问题中提到“每年发作七次以上”，所以先讲标准。", False),
+        ("用户提到的“扁桃体周围脓肿”可能指的是并发症。", False),
+        ("用户提到的扁桃体炎属于上呼吸道感染的一种。", True),
+        ("用户提到的“扁桃体反复发作”可能指的是慢性扁桃体炎。", True),
+        ("用户提到自己的情况，需要安慰。如果用户提到青霉素类，再说。", True),
+    ],
+)
+def test_a_short_or_quoted_statement_of_the_user_is_looked_up_too(told: str, is_said: bool) -> None:
+    question = "孩子的扁桃体炎反复发作，要不要切除？切除有什么标准？"
+    assert check_hint(told, "", question).passed is is_said
+
+
+@pytest.mark.parametrize(
     "text",
     [
         PROSE + "因此考虑肺炎。" * 12,

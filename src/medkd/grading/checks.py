@@ -105,13 +105,16 @@ _TAG = re.compile(
 
 
 _TOLD = re.compile(
-    "用户(?<!如果用户)(?<!可能用户)(?:的问题[里中])?(?:还|已经?|也|特别)?(?:提到|提及|说到)"
-    r"(?![了的]?(?:症状|情况|问题|这))[了的]?(?P<x>[^,。;?、\s]{4,40})"
+    r"(?:用户(?<!如果用户)|问题[里中])(?:的(?:问题|描述)[里中]?)?(?:还|已经?|也|特别|又)*"
+    r"(?:提到|提及|说到)(?![了的]?(?:症状|情况|问题|[这那其]))"
+    r"(?:[了的]?“(?P<quoted>[^”]{3,40})”|的(?P<named>[^,。;?、\s]{2,40}?)(?:[属指是会]|应|可能|确实|提示|主要|$)"
+    r"|了?(?P<said>[^,。;?、\s]{2,40}))"
 )
-MIN_TOLD = 4
+_SAYS_LITTLE = re.compile("自己|他们?|她|患者|最近|症状|情况|问题|所有|方面|需要|[了的是有在]")
+MIN_TOLD = 3
 """Pairs of characters of the shortest statement that is looked up."""
-MIN_HELD = 0.1
-"""Share of them that stand in the record, wherever, if the user said it."""
+MAX_HELD, MAX_HELD_QUOTED = 0.2, 0.5
+"""Share of them in the record, wherever, at which the user did not say it."""
 _is_chinese = lru_cache(maxsize=8)(is_chinese)
 """Several checks look at one text."""
 
@@ -257,10 +260,15 @@ def check_hint(
 def _find_unsaid(reasoning: str, record: str) -> str:
     """Find what a reasoning says that the user told and of which the record holds nearly nothing:
     it has read it in the answer that it was given."""
+    source = make_plain(record)
     for told in _TOLD.finditer(reasoning):
-        said, source = make_plain(told["x"]), make_plain(record)
-        pairs = [said[at : at + 2] for at in range(len(said) - 1)]
-        if len(pairs) >= MIN_TOLD and sum(pair in source for pair in pairs) < MIN_HELD * len(pairs):
+        words = _SAYS_LITTLE.split(told["quoted"] or told["named"] or told["said"])
+        pairs = [
+            word[at : at + 2] for word in map(make_plain, words) for at in range(len(word) - 1)
+        ]
+        bound = MAX_HELD_QUOTED if told["quoted"] else MAX_HELD
+        n_held = sum(pair in source for pair in pairs)
+        if len(pairs) >= MIN_TOLD and n_held <= bound * len(pairs):
             return told[0]
     return ""
 
