@@ -369,3 +369,41 @@ def test_a_name_is_told_from_the_code_of_a_sign():
     assert [d.text for d in extract_diagnoses("诊断：1. 血小板&lt;50的紫癜")] == [
         d.text for d in extract_diagnoses("诊断：1. 血小板<50的紫癜")
     ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("C4-6椎间盘突出", "腰椎间盘突出症"),
+        ("颈5/6椎间盘突出", "腰椎间盘突出"),
+        ("肝内胆结石", "胆囊结石"),
+        ("中枢性面神经麻痹", "特发性面神经麻痹"),
+        ("成人缺氧缺血性脑病", "新生儿缺氧缺血性脑病"),
+        ("结核性弥漫性腹膜炎", "急性弥漫性腹膜炎"),
+        ("下肢脉管炎", "血栓闭塞性脉管炎"),
+        ("蛇咬伤", "毒蛇咬伤"),
+        ("神经纤维瘤", "神经纤维瘤病"),
+        ("肺结节", "肺结节病"),
+        ("陈旧性心肌梗死", "心肌梗死"),
+        ("肺结核（陈旧性）", "肺结核"),
+        ("急性胰腺炎后假性囊肿", "急腹症"),
+        ("胆囊结石手术史", "胆石症"),
+    ],
+)
+def test_what_may_be_another_disease_is_not_right(answer: str, reference: str) -> None:
+    assert not grade(answer, reference).principal
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("L4/5椎间盘突出", "腰椎间盘突出症"),
+        ("C5/6椎间盘突出", "颈椎间盘突出症"),
+        ("特发性面神经麻痹", "面神经麻痹"),
+        ("新生儿缺氧缺血性脑病（中度）", "HIE"),
+        ("胆囊结石", "胆石症"),
+        ("尿路结石病", "尿路结石"),
+    ],
+)
+def test_a_kind_of_the_known_disease_is_right(answer: str, reference: str) -> None:
+    assert grade(answer, reference).principal

@@ -48,8 +48,8 @@ _SEPARATE = {"side", "stage"}
 """Axes that a listed kind of a disease says nothing of."""
 _NO_DETAIL = {"origin", "nature", "reverse"}
 """Axes of which a value makes another disease of one that has none."""
-_INJURY = ("cause", "外伤")
-"""A cause that does so too: a bleeding by injury is another one."""
+_NO_DETAIL_VALUES = {("cause", "外伤"), ("course", "陈旧性")}
+"""Values that do so too: a bleeding by injury and an old infarction are other ones."""
 _MINOR = {"risk", "age", "state", "heart_class"}
 """Axes that one writer names and another does not, of one and the same diagnosis."""
 _BENIGN = re.compile("良性|benign")
@@ -182,7 +182,7 @@ def _compare_modifiers(answer: Name, reference: Name) -> Relation:
     if ours <= theirs | _spread(reference.written):
         return Relation.MORE_GENERAL
     is_more = theirs <= ours | _spread(answer.written) and not apart & _NO_DETAIL
-    is_more = is_more and _INJURY not in ours ^ theirs
+    is_more = is_more and _NO_DETAIL_VALUES.isdisjoint(ours ^ theirs)
     return Relation.MORE_SPECIFIC if is_more else Relation.UNCLEAR
 
 
@@ -212,11 +212,8 @@ def _find_parents(kind: str) -> frozenset[str]:
 
 
 def _list_known_within(kind: str) -> set[str]:
-    """List the runs of a name that may be the name of a disease: four characters, or its last
-    three."""
-    n = len(kind)
-    runs = {kind[start:end] for start in range(n - 3) for end in range(start + 4, n + 1)}
-    return runs | {kind[-3:]}
+    """List the ends of a name that may be the name of a disease: the head of a name ends it."""
+    return {kind[start:] for start in range(len(kind) - 2)}
 
 
 def _are_siblings(one: Name, other: Name) -> bool:

@@ -263,8 +263,9 @@ def _relate(answer: _Reading, reference: _Reading, terms: Terms | None) -> Relat
     if relation is Relation.NEAR_MISS or has_clash(whole, known):
         return Relation.NEAR_MISS
     between = compare(whole, known)
-    if between is Relation.OTHER_STAGE or relation is Relation.SAME:
-        return between if between is Relation.OTHER_STAGE else relation
+    is_other = between is Relation.UNCLEAR and whole.core == known.core
+    if between is Relation.OTHER_STAGE or is_other or relation is Relation.SAME:
+        return between if between is Relation.OTHER_STAGE or is_other else relation
     pairs = [
         *((one, reference.name) for one in (whole, *answer.asides)),
         *((answer.name, other) for other in (known, *reference.asides)),

@@ -224,7 +224,7 @@ def shorten(core: str) -> str:
         "",
         core,
     )
-    return re.sub(r"(?<=..)(?:症(?![候状])|病{1,3}$)", "", core)
+    return re.sub(r"(?<=..)(?:症(?![候状])|(?<![瘤节肉])病{1,3}$)", "", core)
 
 
 @cache
