@@ -34,6 +34,7 @@ from medkd.core.stage_output import read_manifest
 from medkd.core.task import load_task
 from medkd.pipeline import check_consent
 from medkd.stages import STAGES
+from rehearsal_questions import make_questions
 
 ROOT = Path(__file__).parents[1]
 CASE = {
@@ -305,6 +306,25 @@ def test_a_teacher_without_a_key_is_refused_before_anything_is_written(
     assert code == 2
     assert "DEEPSEEK_API_KEY" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_cannot_start_is_refused_before_it_leaves_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    code, line = fail(capsys, "run", "qwen2.5-7b", "--detach")
+    assert code == 2
+    assert "DEEPSEEK_API_KEY" in line
+
+
+def test_behind_a_price_the_command_that_pays_it_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [question.model_dump_json() for question in make_questions(2)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+    words = ["distill", "--input", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert run_command([*words, "--dry-run"]) == 0
+    assert f"next: medkd {' '.join(words)}\n" in capsys.readouterr().out
 
 
 def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -388,6 +388,16 @@ def test_a_missing_key_is_told_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
+def test_packages_that_a_later_step_needs_are_told_before_the_first_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medkd.pipeline.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="no such file"):
+        run_recipe(Path("own-cases"), tmp_path, {"collect": {"input": "none.json"}})
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("note: train and what follows need more packages: pip install")
+
+
 def test_a_split_that_got_no_question_is_told_before_anything_is_paid_for(tmp_path: Path) -> None:
     write_json(tmp_path / "cases.json", MIXED[:1])
     overrides = {"collect": {"input": str(tmp_path / "cases.json")}}

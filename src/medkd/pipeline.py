@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +30,7 @@ from medkd.core.errors import InputError, ProofError, StoppedError
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest, is_finished
 from medkd.core.statistics import MIN_QUESTIONS
+from medkd.report.lineage import is_play_money
 from medkd.report.run import write_run_report
 from medkd.rounds import RoundKeeper, Rounds, expand
 from medkd.stages import STAGES
@@ -37,6 +39,8 @@ OF_ALL = ("task", "student")
 """Keys at the top of a recipe whose value goes to every step that has such a field."""
 OF_STUDENT = ("select", "train", "reinforce", "evaluate")
 """Stages whose `model` is the student; an adapter that is exported names its own."""
+OF_TRAINER = ("select", "train", "reinforce")
+"""Stages that cannot begin without the packages of training."""
 REFERENCES = ("input", "adapter", "model", "evaluation", "from", "pairs")
 """Fields in which the name of an earlier step means its folder."""
 
@@ -289,6 +293,29 @@ def _fit_english(
     return {name: ENGLISH[stage] for name, stage in stages.items() if stage in ENGLISH}
 
 
+def plan_recipe(
+    path: Path,
+    out: Path | None,
+    overrides: Mapping[str, Any] | None,
+    overwrite: bool,
+    trust_recipe: bool,
+    lang: Language | None,
+    servers: ExitStack,
+) -> Plan:
+    """Plan a recipe; raise InputError for whatever can be told before its first step."""
+    path = find_recipe(path)
+    content = read_recipe(path)
+    if not trust_recipe:
+        check_consent(path, content)
+    override(content, _fit_english(content, overrides or {}, str(path)), str(path))
+    override(content, overrides or {}, str(path))
+    for name in [n for n in content if lang and str(n).split("-")[0] in ("evaluate", "compare")]:
+        content[name] = {**_take_section(content[name], name, str(path)), "lang": lang}
+    planned = plan(content, str(path), out, overwrite, servers)
+    _check_ahead(planned.steps)
+    return planned
+
+
 def run_recipe(
     path: Path,
     out: Path | None = None,
@@ -303,17 +330,8 @@ def run_recipe(
 
     Raises what a step raises; ProofError only after that.
     """
-    path = find_recipe(path)
-    content = read_recipe(path)
-    if not trust_recipe:
-        check_consent(path, content)
-    override(content, _fit_english(content, overrides or {}, str(path)), str(path))
-    override(content, overrides or {}, str(path))
-    for name in [n for n in content if lang and str(n).split("-")[0] in ("evaluate", "compare")]:
-        content[name] = {**_take_section(content[name], name, str(path)), "lang": lang}
     with ExitStack() as servers:
-        planned = plan(content, str(path), out, overwrite, servers)
-        _check_ahead(planned.steps)
+        planned = plan_recipe(path, out, overrides, overwrite, trust_recipe, lang, servers)
         unproven: ProofError | None = None
         n_steps = len(planned.steps)
         for number, step in enumerate(planned.steps, start=1):
@@ -344,6 +362,13 @@ def _check_ahead(steps: Sequence[Step]) -> None:
         check = getattr(STAGES[step.stage].load(), "check", None)
         if check and not is_finished(step.config.out):
             check(step.config)
+    learning = next((step.name for step in steps if step.stage in OF_TRAINER), "")
+    if learning and not find_spec("trl"):
+        print(
+            f"note: {learning} and what follows need more packages: pip install 'medkd[train]'; "
+            "the steps before it are done without",
+            file=sys.stderr,
+        )
 
 
 def _check_splits(prepared: Manifest, step: Step, planned: Plan) -> None:
@@ -412,6 +437,7 @@ def _run_step(step: Step, counter: str) -> Manifest:
     manifest: Manifest = STAGES[step.stage].load().run(step.config)
     cost = manifest.cost
     paid = f", cost {cost.amount:.4f} {cost.currency}" if cost.amount else ""
+    paid += " of play money" if paid and is_play_money(manifest) else ""
     took = time.monotonic() - began
     is_skipped = took < 1 and manifest.seconds > 2 * took + 1
     how = "already done" if is_skipped else f"{took:.1f} s"

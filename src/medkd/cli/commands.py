@@ -7,6 +7,7 @@ Not done here: what a step does (`pipeline`), the table of commands (`cli.app`).
 import itertools
 import sys
 import threading
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -26,7 +27,7 @@ from medkd.demo.mock_site import serve_site
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.distill import bill as bills
-from medkd.pipeline import run_recipe
+from medkd.pipeline import plan_recipe, run_recipe
 from medkd.report.run import write_report
 
 Road = Literal["cases", "open-datasets"]
@@ -157,6 +158,8 @@ def run(
             )
     overrides |= {key: given for key, given in (("student", student), ("task", task)) if given}
     if detach:
+        with ExitStack() as servers:  # what is wrong is told here, not in a log
+            plan_recipe(recipe, out, overrides, overwrite, trust_recipe, lang, servers)
         start_detached(sys.argv[1:])
         return
     say_next = partial(_say_next, "run")

@@ -7,6 +7,7 @@ argument that it cannot read. Not done here: which commands there are (`cli.app`
 import ast
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
@@ -110,6 +111,9 @@ def make_stage_command(page: Page, arguments: Sequence[str]) -> Callable[..., No
             print(texts.of("cli", "{name}: {counts}; see {where}", **said))
             if following := fill_next(name, manifest.config):
                 print(texts.of("cli", "next: {command}", command=following))
+        elif getattr(config, "dry_run", False):
+            again = shlex.join(["medkd", *(word for word in arguments if word != "--dry-run")])
+            print(texts.of("cli", "next: {command}", command=again))
 
     own = [
         _make_own(page, "recipe", Path | None, None, RECIPE_HELP),

@@ -126,6 +126,8 @@ def render(found: Bill) -> str:
             f"no price is known for {found.unpriced:,} attempts; they are left out of the money "
             "above"
         )
+    if found.lines and all(line.provider == "rehearsal" for line in found.lines):
+        summary.append("it is play money: the rehearsal teacher charges nothing")
     summary += [
         f"answered {n:,} attempts at {asked} by {stated}, as the replies say"
         for asked, stated, n in found.served
