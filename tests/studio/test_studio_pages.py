@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,23 @@ def test_a_file_is_filtered_by_what_became_of_its_rows(client, tmp_path: Path) -
     assert "No row fits" in client.get(f"/en/data?file={file}&q=nothing").text
 
 
+def test_a_step_leads_to_its_own_records_and_a_run_to_its_rationales(
+    client, tmp_path: Path
+) -> None:
+    for stage, names in (
+        ("collect", ("pages.jsonl", "raw_cases.jsonl")),
+        ("verify", ("rejected.jsonl", "verified.jsonl")),
+        ("evaluate", ("predictions.jsonl",)),
+    ):
+        folder = make_step(tmp_path / "runs" / "one" / stage, stage)
+        for name in names:
+            write(folder / name, {"id": f"{stage}/{name}", "input": "x"})
+    links = re.findall(r'href="([^"]*)">Look<', client.get("/en/run?name=one").text)
+    assert links[0] == "/en/data?run=one&amp;step=one%2Fcollect"
+    assert "collect/raw_cases.jsonl</strong>" in client.get(unescape(links[0])).text
+    assert "verify/verified.jsonl</strong>" in client.get("/en/data?run=one").text
+
+
 def test_two_people_review_and_see_how_far_they_agree(client, hostile_runs: Path) -> None:
     file = "bad/verify/verified.jsonl"
     for who, decision, reason in (("Li", "accept", ""), ("Wang", "reject", "no")):
@@ -412,13 +430,13 @@ def test_an_export_that_had_too_few_questions_for_its_proof_says_so(client, tmp_
     (folder / "UNPROVEN").touch()
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
     manifest.state = "stopped"
-    for n, n_thinking, said in ((1, 1, "1 questions are too few"), (20, 3, "does not think")):
+    for n, n_thinking, said in ((1, 1, "too few questions (n = 1,"), (20, 3, "does not think")):
         manifest.facts = {"n": n, "n_thinking": n_thinking, "n_stopped": n, "finding": "few: x"}
         (folder / MANIFEST).write_text(manifest.model_dump_json())
         assert "The model has not proved itself" in client.get("/en/run?name=one").text
         page = client.get("/en/export").text
         assert said in page
-        assert f"Of {n} bare questions {n_thinking} were thought about" in page
+        assert f"asked: {n}; thought about: {n_thinking}; ended by itself: {n}." in page
         assert "few: x" not in page
 
 

@@ -155,3 +155,8 @@ def test_what_is_cited_is_marked_in_the_record_and_what_is_not_there_in_the_reas
     assert "|".join(piece.text for piece in of_reasoning if piece.mark) == unfounded
     assert "".join(piece.text for piece in of_record) == record
     assert "".join(piece.text for piece in of_reasoning) == reasoning
+
+
+def test_a_part_of_a_latin_word_is_no_citation() -> None:
+    pieces = mark_record("Appendix there; acute abdominal pain.", "Abdominal: appendicitis. 38.5")
+    assert [piece.text for piece in pieces if piece.mark] == ["abdominal"]

@@ -8,6 +8,7 @@ Not done here: HTML (`templates/case.html`), judging (`grading.checks`).
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any, NamedTuple, cast
 
 from medkd.core.records import Verdict
@@ -26,7 +27,10 @@ FACTS = (
 
 
 RUN = 4
-"""Characters that record and reasoning must share in a row."""
+"""Characters that record and reasoning must share in a row; of a word in Latin letters all."""
+_WORD = re.compile(r"[a-z]+")
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+"""Every letter stays in its place."""
 _BREAK = re.compile(r"[\s，。、；：！？,;:!?()（）\[\]【】<>\"“”]")
 _NUMBER_AT_END = re.compile(r"\d{1,9}(?:\.\d{1,9})?$")
 """A claim is a number, a measure and its number, or a finding behind 无 or 有."""
@@ -177,10 +181,14 @@ def cut(text: str, spans: Iterable[Span]) -> list[Piece]:
 def mark_record(record: str, reasoning: str) -> list[Piece]:
     """Mark in the record what the reasoning cites."""
     view = make_view(record)
-    parts = _BREAK.split(normalize(reasoning))
+    text, thought = (part.translate(_LOWER) for part in (view.text, normalize(reasoning)))
+    parts = _BREAK.split(thought)
     known = {part[at : at + RUN] for part in parts for at in range(len(part) - RUN + 1)}
-    runs = (at for at in range(len(view.text) - RUN + 1) if view.text[at : at + RUN] in known)
+    runs = (at for at in range(len(text) - RUN + 1) if text[at : at + RUN] in known)
     spans = [(*view.original_span(at, at + RUN), "cited") for at in runs]
+    words = set(_WORD.findall(thought))
+    others = (found.span() for found in _WORD.finditer(text) if found[0] not in words)
+    spans += [(*view.original_span(*span), "") for span in others]
     for claim, is_founded in find_claims(reasoning, record):
         if is_founded and (number := _NUMBER_AT_END.search(claim)):
             spans += _find(view, _number_pattern(number[0]), "cited")

@@ -41,6 +41,11 @@ from medkd.studio.rows import (
 from medkd.studio.workspace import Step, Workspace
 
 PAGE_SIZE = 25
+MAIN = (
+    *("verified.jsonl", "train.jsonl", "rationales.jsonl"),
+    *("questions.jsonl", "cases.jsonl", "raw_cases.jsonl"),
+)
+"""Files that steps are for."""
 REJECTED = "rejected.jsonl"
 """The file in which a step keeps what it dropped, where it keeps it."""
 FACETS = ("reason", "finish_reason", "split", "style", "source", "department", "task", "language")
@@ -63,9 +68,16 @@ def show_records(page: Page) -> Response:
     file = page.query.get("file", "")
     run = page.query.get("run") or (str(Path(file).parent.parent) if file else runs[0])
     files = page.workspace.list_files(run)
-    file = file or (files[-1] if files else "")
+    file = file or choose_file(files, page.query.get("step", ""))
     values: dict[str, Any] = {"runs": runs, "run": run, "files": files, "file": file}
     return page.render("data.html", **values, **(_describe(page, file) if file else {}))
+
+
+def choose_file(files: Sequence[str], step: str) -> str:
+    """Choose the file of a step, or of a whole run, that a person most likely looks for."""
+    own = [file for file in reversed(files) if file.startswith(f"{step}/" if step else "")]
+    named = (file for name in MAIN for file in own if Path(file).name == name)
+    return next(named, own[-1] if own else "")
 
 
 def _describe(page: Page, file: str) -> dict[str, Any]:
