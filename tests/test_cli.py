@@ -15,7 +15,7 @@ import pytest
 from medkd import __version__
 from medkd.cli.app import build_app, run_command
 from medkd.cli.commands import CHINESE_STUDENT
-from medkd.cli.flags import DETACH_HELP, PARTS, RECIPE_HELP, TRUST_HELP
+from medkd.cli.flags import DETACH_HELP, INSTALLED_DOCS, PARTS, RECIPE_HELP, TRUST_HELP
 from medkd.cli.overview import (
     BEGINNINGS,
     COMMANDS,
@@ -636,6 +636,20 @@ def test_each_help_has_three_examples_that_parse_and_a_page(name: str) -> None:
         words = shlex.split(line)[1:]
         words = words[: words.index(">")] if ">" in words else words
         build_app(words, Texts("en")).parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_a_help_leads_to_a_page_that_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["collect", "--help"]) == 0
+    assert Path(capsys.readouterr().out.strip().rpartition("More: ")[2]).is_file()
+    installed = tmp_path / INSTALLED_DOCS / "zh"
+    (installed.parent / "en").mkdir(parents=True)
+    monkeypatch.setattr("medkd.__file__", str(tmp_path / "lib/python/site-packages/medkd/a.py"))
+    monkeypatch.setattr("medkd.cli.flags.get_path", lambda name: str(tmp_path))
+    assert run_command(["collect", "--help", "--lang", "zh"]) == 0
+    assert f"更多：{INSTALLED_DOCS}/zh/collect.md" in capsys.readouterr().out
 
 
 def test_the_first_fields_are_shown_and_all_on_request(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
+from sysconfig import get_path
 from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -20,6 +21,7 @@ from cyclopts import Group, Parameter, Token
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+import medkd
 from medkd import background_jobs
 from medkd.cli.overview import fill_next, read_help
 from medkd.core.config import (
@@ -45,6 +47,8 @@ RECIPE_HELP = "Recipe whose section of this stage supplies fields; flags overrid
 TRUST_HELP = "Let the recipe name keys of this machine, or send rows and a key to an address."
 
 
+INSTALLED_DOCS = "share/doc/medkd"
+"""Where an installation has the pages, below its prefix; `pyproject.toml` says so too."""
 PARTS = ("Fields", "Fields that decide the result", "How it runs")
 """Parts of a help: what is needed first, then all else."""
 
@@ -176,9 +180,20 @@ def write_examples(page: Page) -> str:
         lines += [say("cli", "medkd {name} --help-all shows all fields.", name=page.name), ""]
     lines += [say("cli", "Examples"), *(f"  {line}" for line in told.get("examples", ()))]
     if "page" in told:
-        where = f"docs/{page.texts.language}/{told['page']}.md"
+        where = find_docs() / page.texts.language / f"{told['page']}.md"
         lines += ["", say("cli", "More: {where}", where=where)]
     return "\n".join(lines)
+
+
+def find_docs() -> Path:
+    """Find the pages of the documentation: those of a checkout, else those that were installed."""
+    for place in (
+        Path(medkd.__file__).parents[2] / "docs",
+        Path(get_path("data")) / INSTALLED_DOCS,
+    ):
+        if (place / "en").is_dir():
+            return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+    return Path("docs")
 
 
 def find_positional(config: type[BaseModel]) -> str:
