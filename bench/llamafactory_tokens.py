@@ -2,12 +2,13 @@
 train` trains on, row by row.
 
 `python bench/llamafactory_tokens.py --merged runs/demo/merge --python ENV/bin/python`, where ENV is
-the environment of bench/README.md. Compared are the first 200 training rows under LLaMA-Factory's
-template `qwen`, up to the end of the turn; other differences are counted.
+the environment of bench/README.md. Compared are the first 200 training rows under one of
+LLaMA-Factory's templates, up to the end of the turn; other differences are counted.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,19 +42,22 @@ IGNORED = -100
 
 
 def load_theirs(
-    python: Path, merged: Path, model: Path, default_system: str, n_rows: int
+    python: Path, merged: Path, model: Path, template: str, default_system: str, n_rows: int
 ) -> list[dict]:
     """Have LLaMA-Factory encode the rows."""
     with tempfile.TemporaryDirectory() as place:
         settings = {
             "model_name_or_path": str(model), "stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_target": "all",
-            "dataset_dir": str(merged / "llamafactory"), "dataset": "medkd_train", "template": "qwen", "default_system": default_system,
+            "dataset_dir": str(merged / "llamafactory"), "dataset": "medkd_train", "template": template, "default_system": default_system,
             "cutoff_len": 100_000, "max_samples": n_rows, "output_dir": f"{place}/out", "overwrite_cache": True, "report_to": "none",
             "preprocessing_num_workers": 1, "use_cpu": True,
         }  # fmt: skip
         out = Path(place) / "rows.json"
         done = subprocess.run(
-            [python, "-c", LOAD, json.dumps(settings), out], capture_output=True, text=True
+            [python, "-c", LOAD, json.dumps(settings), out],
+            capture_output=True,
+            text=True,
+            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
         )
         if done.returncode:
             raise SystemExit(f"LLaMA-Factory failed:\n{done.stderr[-2000:]}")
@@ -67,6 +71,7 @@ def main() -> None:
     parser.add_argument(
         "--model", type=Path, default=tiny_dir(), help="folder whose tokenizer is used"
     )
+    parser.add_argument("--template", default="qwen", help="LLaMA-Factory's: qwen, qwen3, qwen3_5")
     parser.add_argument("--rows", type=int, default=200)
     options = parser.parse_args()
     if options.python is None or not (options.merged / "train.jsonl").exists():
@@ -79,7 +84,12 @@ def main() -> None:
     rendered = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
     default_system = rendered.partition("<|im_start|>system\n")[2].partition("<|im_end|>")[0]
     theirs = load_theirs(
-        options.python, options.merged, options.model, default_system, options.rows
+        options.python,
+        options.merged,
+        options.model,
+        options.template,
+        default_system,
+        options.rows,
     )
     lines = (
         (options.merged / "train.jsonl").read_text(encoding="utf-8").splitlines()[: options.rows]

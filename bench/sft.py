@@ -1,12 +1,12 @@
-"""Is `medkd train` faster than LLaMA-Factory at the same work, and does it learn as much? And how
-does it grow with rows and length?
+"""Is `medkd train` faster than LLaMA-Factory at the same work, and does it learn as much?
 
-Both sides tune the shipped student (LoRA of rank 16 on all linear layers, the same rows, batch,
-precision, schedule and seed) for one pass over the training rows of a finished demo, on the
-processor, one after the other in one run. A token counts once, padding and LLaMA-Factory's default
-system text not at all. The rate is that between the first step and the last; start-up is from the
-start of the process to the end of its first step; memory is the process's own peak as the kernel
-counts it; each validation loss is under the side's own prompt.
+Both sides tune one model (LoRA of rank 16 on all linear layers, the same rows, batch, precision,
+schedule and seed) for one pass over training rows of a finished demo, on the processor, one after
+the other in one run. The model is the shipped student, or with `--shape qwen2.5-0.5b` one of the
+true shape and tokenizer of Qwen2.5-0.5B with random weights. A token counts once, padding and a
+default system text not at all. The rate is that between the first step and the last; start-up is
+from the start of the process to the end of its first step; memory is the process's own peak as the
+kernel counts it; each validation loss is under the side's own prompt.
 
 In: the run directory of a demo, and the `llamafactory-cli` of an environment of its own
 (`bench/README.md`). Out: a table.
@@ -25,11 +25,16 @@ from typing import NamedTuple
 
 import yaml
 
+from medkd.core import thinking
 from medkd.core.records import Example
+from medkd.models.chat_template import find_end_of_turn, find_plain_template
 from medkd.models.load import load_tokenizer, tiny_dir
 from medkd.train.preflight import tokenize
 
-BATCH = 8
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+from make_twin import TEXT_END, TURN_END, TWINS, write_tokenizer
+
+BATCHES = {"tiny": 8, "qwen2.5-0.5b": 2}
 RATE = 2e-3
 MAX_LENGTH = 1024
 
@@ -81,50 +86,52 @@ def watch(
     )
 
 
-def measure_ours(data: Path, out: Path, n_tokens: int) -> Measured:
+def make_model(shape: str, out: Path) -> Path:
+    """Make a model of the true shape of Qwen2.5-0.5B with random weights, or take the student."""
+    if shape == "tiny":
+        return tiny_dir()
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+    sizes |= {"num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151_936}
+    ends = {"bos_token_id": TEXT_END, "eos_token_id": TURN_END}
+    config = Qwen2Config(**sizes, **ends, tie_word_embeddings=True, dtype=torch.bfloat16)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(out)
+    write_tokenizer(TWINS["qwen2.5-instruct"], out)
+    return out
+
+
+def measure_ours(model: Path, data: Path, out: Path, n_tokens: int, batch: int) -> Measured:
     """Train with `medkd train`."""
-    command = [
-        sys.executable,
-        "-m",
-        "medkd",
-        "train",
-        "--model",
-        "medkd:tiny",
-        "--input",
-        str(data),
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-    ]
-    command += [
-        "--epochs",
-        "1",
-        "--learning-rate",
-        str(RATE),
-        "--batch-size",
-        str(BATCH),
-        "--max-length",
-        str(MAX_LENGTH * 4),
-    ]
-    command += [
-        "--trainer.logging-steps",
-        "1",
-        "--trainer.save-strategy",
-        "no",
-        "--trainer.eval-strategy",
-        "epoch",
-    ]
-    command += ["--trainer.load-best-model-at-end", "False"]
+    settings = {
+        "--model": model,
+        "--input": data,
+        "--out": out,
+        "--device": "cpu",
+        "--epochs": 1,
+        "--learning-rate": RATE,
+        "--batch-size": batch,
+        "--max-length": MAX_LENGTH * 4,
+        "--trainer.logging-steps": 1,
+        "--trainer.save-strategy": "no",
+        "--trainer.eval-strategy": "epoch",
+        "--trainer.load-best-model-at-end": False,
+    }
+    words = [str(word) for pair in settings.items() for word in pair]
+    command = [sys.executable, "-m", "medkd", "train", *words]
     return watch(command, out / "metrics.jsonl", n_tokens, out.parent, dict(os.environ))
 
 
-def measure_peer(cli: Path, data: Path, out: Path, n_tokens: int, n_steps: int) -> Measured:
+def measure_peer(
+    cli: Path, model: Path, data: Path, out: Path, n_tokens: int, n_steps: int, batch: int
+) -> Measured:
     """Train with LLaMA-Factory."""
     import torch
 
     settings = {
-        "model_name_or_path": str(tiny_dir()),
+        "model_name_or_path": str(model),
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
@@ -133,13 +140,13 @@ def measure_peer(cli: Path, data: Path, out: Path, n_tokens: int, n_steps: int) 
         "lora_target": "all",
         "dataset": "medkd_train",
         "eval_dataset": "medkd_val",
-        "dataset_dir": str(data / "llamafactory"),
+        "dataset_dir": str(data),
         "template": "qwen",
         "cutoff_len": MAX_LENGTH,
         "output_dir": str(out),
         "overwrite_cache": True,
-        "per_device_train_batch_size": BATCH,
-        "per_device_eval_batch_size": BATCH,
+        "per_device_train_batch_size": batch,
+        "per_device_eval_batch_size": batch,
         "gradient_accumulation_steps": 1,
         "num_train_epochs": 1,
         "learning_rate": RATE,
@@ -155,44 +162,44 @@ def measure_peer(cli: Path, data: Path, out: Path, n_tokens: int, n_steps: int) 
         "use_cpu": True,
     }
     (out.parent / "peer.yaml").write_text(yaml.safe_dump(settings))
-    # It imports torchaudio, whose builds want a GPU; it uses none of it here.
-    shim = out.parent / "shim"
-    shim.mkdir()
-    (shim / "torchaudio.py").write_text("")
-    environment = os.environ | {"PYTHONPATH": str(shim)}
-    return watch(
-        [str(cli), "train", str(out.parent / "peer.yaml")],
-        out / "trainer_log.jsonl",
-        n_tokens,
-        out.parent,
-        environment,
-    )
+    command = [str(cli), "train", str(out.parent / "peer.yaml")]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return watch(command, out / "trainer_log.jsonl", n_tokens, out.parent, environment)
 
 
-def count_tokens(examples: list[Example]) -> int:
-    """Count the tokens of all rows, padding apart."""
-    tokenizer = load_tokenizer(tiny_dir())
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    rows, _ = tokenize(
-        examples, tokenizer, "reasoned", MAX_LENGTH * 4, str(tokenizer.chat_template), int(end)
-    )
+def count_tokens(examples: list[Example], model: Path) -> int:
+    """Count the tokens of all rows, padding and a default system text apart."""
+    tokenizer = load_tokenizer(model)
+    template, end = find_plain_template(load_tokenizer(tiny_dir())), find_end_of_turn(tokenizer)
+    rows, _ = tokenize(examples, tokenizer, "reasoned", MAX_LENGTH * 4, template, end)
     return sum(len(row.input_ids) for row in rows)
 
 
-def write(folder: Path, examples: list[Example], val: list[Example]) -> Path:
-    """Write rows as merge does."""
+def write(folder: Path, rows: dict[str, list[Example]]) -> Path:
+    """Write rows as merge does, LLaMA-Factory's beside them."""
     folder.mkdir(parents=True)
-    for name, rows in (("train", examples), ("val", val)):
-        (folder / f"{name}.jsonl").write_text(
-            "".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8"
-        )
+    registry = {}
+    columns = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
+    for name, examples in rows.items():
+        lines = "".join(row.model_dump_json() + "\n" for row in examples)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        content = [
+            row.model_dump(include={"system", "instruction", "input"})
+            | {"output": thinking.write(row.reasoning, row.answer)}
+            for row in examples
+        ]
+        (folder / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False))
+        registry[f"medkd_{name}"] = {"file_name": f"{name}.json", "columns": columns}
+    (folder / "dataset_info.json").write_text(json.dumps(registry))
     return folder
 
 
 def main() -> None:
-    """Measure both sides, then how ours grows, and print."""
+    """Measure both sides and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--shape", choices=BATCHES, default="tiny")
+    parser.add_argument("--rows", type=int, help="train on the first so many rows")
     parser.add_argument(
         "--peer",
         type=Path,
@@ -204,47 +211,29 @@ def main() -> None:
         name: [Example.model_validate_json(line) for line in (merged / f"{name}.jsonl").open()]
         for name in ("train", "val")
     }
+    train = read["train"][: options.rows]
+    batch = BATCHES[options.shape]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        n_tokens = count_tokens(read["train"])
-        ours = measure_ours(merged, folder / "ours", n_tokens)
-        print(
-            "| | rows | tokens | start-up s | tokens/s | all s | peak MiB | val loss |\n|---|---|---|---|---|---|---|---|"
-        )
+        data = write(folder / "data", {"train": train, "val": read["val"][: len(train)]})
+        model = make_model(options.shape, folder / "model")
+        n_tokens = count_tokens(train, model)
+        ours = measure_ours(model, data, folder / "ours", n_tokens, batch)
+        print("| | rows | tokens | start-up s | tokens/s | all s | peak MiB | val loss |")
+        print("|---" * 8 + "|")
         show = "| {} | {} | {} | {:.1f} | {:.0f} | {:.1f} | {:.0f} | {:.4f} |"
-        print(show.format("medkd train", len(read["train"]), n_tokens, *ours), flush=True)
+        print(show.format("medkd train", len(train), n_tokens, *ours), flush=True)
         if options.peer:
+            n_steps = -(-len(train) // batch)
             peer = measure_peer(
-                options.peer.absolute(),
-                merged,
-                folder / "peer",
-                n_tokens,
-                -(-len(read["train"]) // BATCH),
+                options.peer.absolute(), model, data, folder / "peer", n_tokens, n_steps, batch
             )
-            print(show.format("LLaMA-Factory", len(read["train"]), n_tokens, *peer))
-            ratios = (
-                ours.tokens_per_second / peer.tokens_per_second,
-                ours.startup_s / peer.startup_s,
-                ours.peak_mib / peer.peak_mib,
-            )
+            print(show.format("LLaMA-Factory", len(train), n_tokens, *peer))
             print(
-                f"tokens/s x {ratios[0]:.2f}, start-up x {ratios[1]:.2f}, memory x {ratios[2]:.2f}",
-                flush=True,
+                f"tokens/s x {ours.tokens_per_second / peer.tokens_per_second:.2f}, "
+                f"start-up x {ours.startup_s / peer.startup_s:.2f}, "
+                f"memory x {ours.peak_mib / peer.peak_mib:.2f}"
             )
-        few = read["train"][:64]
-        many = [row.model_copy(update={"id": f"{row.id}#{n}"}) for n in range(10) for row in few]
-        long = [row.model_copy(update={"input": row.input * 4}) for row in few]
-        for title, rows in (
-            ("64 rows", few),
-            ("x 10 rows", many),
-            ("x 4 length of the record", long),
-        ):
-            data, tokens = (
-                write(folder / f"data-{title.replace(' ', '-')}", rows, read["val"]),
-                count_tokens(rows),
-            )
-            grown = measure_ours(data, folder / f"out-{title.replace(' ', '-')}", tokens)
-            print(show.format(title, len(rows), tokens, *grown), flush=True)
 
 
 if __name__ == "__main__":

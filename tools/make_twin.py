@@ -72,6 +72,7 @@ class Twin:
     stops: tuple[int, ...] = CHAT_STOPS
     """Stop tokens in its generation config."""
     eos_token: str = "<|im_end|>"
+    bos_token: str | None = None
     renamed: dict[str, str] = field(default_factory=dict[str, str])
     """Special tokens that stand under another name, for families with other turn marks."""
     has_thinking_tokens: bool = False
@@ -99,6 +100,7 @@ TWINS = {
             "<|object_ref_end|>": "<｜begin▁of▁sentence｜>",
         },
         eos_token="<｜end▁of▁sentence｜>",
+        bos_token="<｜begin▁of▁sentence｜>",
         has_thinking_tokens=True,
     ),
     "llama": Twin(
@@ -209,7 +211,7 @@ def write_tokenizer(twin: Twin, out: Path) -> None:
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
         "add_prefix_space": False,
-        "bos_token": None,
+        "bos_token": twin.bos_token,
         "eos_token": twin.eos_token,
         "pad_token": "<|endoftext|>",
         "unk_token": None,

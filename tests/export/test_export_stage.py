@@ -85,7 +85,7 @@ def test_the_modelfile_gives_a_conversation_as_the_template_does(exported):
         in text
     )
     assert 'PARAMETER stop "<|im_end|>"' in text and 'PARAMETER stop "<|endoftext|>"' in text
-    assert text.endswith("PARAMETER repeat_penalty 1.0\n")
+    assert text.endswith("PARAMETER temperature 0\nPARAMETER repeat_penalty 1.0\n")
 
 
 def test_the_modelfile_keeps_a_default_system_text_where_none_is_given(exported):
@@ -100,7 +100,7 @@ def test_the_modelfile_keeps_a_default_system_text_where_none_is_given(exported)
 def test_the_card_tells_lineage_and_shows_an_answer(exported):
     card = (exported / "MODELCARD.md").read_text()
     assert "rehearsal: 24" in card and "Apache-2.0: 24" in card and "    <think>" in card
-    assert "UNPROVEN" not in card and "no repetition penalty" in card
+    assert "UNPROVEN" not in card and "the likeliest token" in card
 
 
 @pytest.mark.slow
@@ -277,11 +277,21 @@ def test_an_adapter_on_a_fully_trained_folder_is_exported_in_the_format_of_its_b
     assert find_base_format(trained) == "float32"
 
 
-def test_the_repetition_penalty_of_the_base_is_left_out(random_model_dir, trained_dir, tmp_path):
-    """Students are evaluated without one, and llama.cpp would not apply it."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.1, "temperature": 0.7, "top_p": 0.8, "do_sample": True},
+        {"temperature": 0.9, "top_p": 0.6},
+    ],
+    ids=["sampling", "sampling left out of use, which transformers does not save"],
+)
+def test_how_the_base_draws_its_tokens_is_left_out(
+    random_model_dir, trained_dir, tmp_path, settings
+):
+    """Students are measured and proved greedily, without a penalty."""
     base = shutil.copytree(random_model_dir, tmp_path / "base")
-    settings = {"repetition_penalty": 1.1, "temperature": 0.7, "do_sample": True}
     (base / "generation_config.json").write_text(json.dumps(settings))
     export(str(base), trained_dir / "adapter", tmp_path / "out")
     written = json.loads((tmp_path / "out/generation_config.json").read_text())
-    assert written["temperature"] == 0.7 and not written.get("repetition_penalty")
+    assert written["do_sample"] is False
+    assert not settings.keys() & {key for key, value in written.items() if value}

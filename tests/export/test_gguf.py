@@ -125,7 +125,7 @@ def test_what_is_not_written_here_names_the_command_that_writes_it(
     with pytest.raises(InputError) as caught:
         write_gguf(folder, tmp_path / "x.gguf", "f16", load_tokenizer(tiny_model_dir))
     assert message in str(caught.value)
-    assert "convert_hf_to_gguf.py" in str(caught.value)
+    assert f"convert_hf_to_gguf.py {tmp_path} --outtype f16" in str(caught.value)
     assert not (tmp_path / "x.gguf").exists()
 
 
@@ -137,6 +137,33 @@ def test_a_file_of_another_kind_and_a_cut_one_are_refused_in_one_line(written, t
     with pytest.raises(InputError, match="no such file"):
         check_file(tmp_path / "missing.gguf")
     cut = tmp_path / "cut.gguf"
-    cut.write_bytes((written / "q8_0.gguf").read_bytes()[:500_000])
-    with pytest.raises(InputError):
-        LlamaCppEngine(cut, 64)
+    whole = (written / "q8_0.gguf").read_bytes()
+    for n_bytes in (30, 5_000, 500_000, len(whole) - 1_000):
+        cut.write_bytes(whole[:n_bytes])
+        with pytest.raises(InputError, match="is the file complete") as caught:
+            LlamaCppEngine(cut, 64)
+        assert "pip install" not in str(caught.value)
+
+
+def test_a_file_of_an_unknown_architecture_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(path, "nosuch")
+    writer.add_tokenizer_model("gpt2")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="of a Qwen or Llama family") as caught:
+        LlamaCppEngine(path, 64)
+    assert "nosuch" in str(caught.value)
+
+
+def test_without_the_package_it_is_named(written, monkeypatch):
+    from transformers import AutoTokenizer
+
+    def refuse(*_, **__):
+        raise ImportError("gguf is missing")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
+    with pytest.raises(InputError, match=r"pip install 'medkd\[gguf\]'"):
+        read_tokenizer(written / "q8_0.gguf")

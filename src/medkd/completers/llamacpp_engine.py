@@ -43,10 +43,14 @@ def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
 
     try:
         read = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except ImportError as error:
+        raise InputError(
+            "{}: a GGUF file takes llama.cpp: pip install 'medkd[gguf]'", path
+        ) from error
     except Exception as error:  # the readers of many architectures raise many kinds
         raise InputError(
-            "{}: its tokenizer cannot be read ({}); pip install 'medkd[gguf]', or "
-            "choose a file of a Qwen or Llama family",
+            "{}: its tokenizer cannot be read ({}); is the file complete, and of a Qwen or Llama "
+            "family?",
             path,
             explain(error),
         ) from error

@@ -6,8 +6,7 @@ Not done here: reading reasoning and answer (`core.thinking`), scoring, retries.
 
 import hashlib
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.errors import StoppedError
@@ -133,7 +132,7 @@ class TransformersEngine:
             use_cache=True,
         )
         noise = [GumbelNoise(seeds, sampling, device)] if sampling.temperature else []
-        with torch.inference_mode(), _without_own_settings(self.model):
+        with torch.inference_mode():
             written = cast(Any, self.model).generate(
                 input_ids=inputs.to(device),
                 attention_mask=mask.to(device),
@@ -241,25 +240,6 @@ class _LoopWatch:
         if self.looped:
             ended[list(self.looped)] = True
         return ended
-
-
-@contextmanager
-def _without_own_settings(model: Any) -> Generator[None]:
-    """Set a model's own generation config aside: transformers takes from it whatever a call leaves
-    open, a penalty for repetition for one."""
-    from transformers import GenerationConfig
-
-    holders = {
-        id(each): each for each in (model, getattr(model, "get_base_model", lambda: model)())
-    }
-    kept = [(holder, holder.generation_config) for holder in holders.values()]
-    for holder, _ in kept:
-        holder.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        for holder, settings in kept:
-            holder.generation_config = settings
 
 
 def make_generation(

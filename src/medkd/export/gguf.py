@@ -7,6 +7,7 @@ proving the file (`export.proof`).
 
 import math
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -44,28 +45,23 @@ class _Tensor(NamedTuple):
 def write_gguf(
     folder: Path, path: Path, kind: GgufType, tokenizer: "PreTrainedTokenizerBase"
 ) -> None:
-    """Write the folder's model as a GGUF file, one tensor in memory at a time.
+    """Write the folder's model as a GGUF file, one tensor in memory at a time; raises InputError as
+    `check_writable` does."""
+    import gguf as library
 
-    Raises InputError where the package `gguf` is missing, or where the model's architecture,
-    positions or tokenizer are none that is written here.
-    """
-    library = _import_gguf()
-    config = read_json(folder / "config.json") or {}
-    name = _ARCHITECTURES.get(str(config.get("model_type")))
-    if name is None:
-        raise _refuse(folder, f"its architecture {config.get('model_type')!r}", path, kind)
-    rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if (rope_type := rope.get("rope_type", "default")) != "default":
-        raise _refuse(folder, f"its scaled positions ({rope_type})", path, kind)
+    check_writable(folder, path, kind)
     pre = _find_split(folder)
     if pre is None:
         raise _refuse(folder, "the way its tokenizer cuts texts", path, kind)
-    architecture = library.MODEL_ARCH[name]
+    config = read_json(folder / "config.json") or {}
+    architecture = library.MODEL_ARCH[_ARCHITECTURES[config["model_type"]]]
     tensors = _plan(folder, config, architecture, kind)
-    writer = library.GGUFWriter(None, library.MODEL_ARCH_NAMES[architecture])
-    _add_shape(writer, config, rope)
+    writer: Any = library.GGUFWriter(None, library.MODEL_ARCH_NAMES[architecture])
+    _add_shape(writer, config, _read_rope(config))
     writer.add_file_type(library.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     writer.add_quantization_version(library.GGML_QUANT_VERSION)
+    writer.add_sampling_temp(0.0)
+    writer.add_sampling_penalty_repeat(1.0)
     _add_tokenizer(writer, folder, tokenizer, pre, int(config["vocab_size"]))
     for tensor in tensors:
         shape = library.quant_shape_to_byte_shape(tensor.shape, tensor.kind)
@@ -86,12 +82,20 @@ def write_gguf(
     writer.close()
 
 
-def _import_gguf() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise InputError("--gguf takes the package gguf: pip install 'medkd[gguf]'") from error
-    return gguf
+def check_writable(folder: Path, path: Path, kind: GgufType) -> None:
+    """Raise InputError where the packages of the extra are missing, or where the model's
+    architecture or positions are none that is written here."""
+    if not all(map(find_spec, ("gguf", "xllamacpp"))):
+        raise InputError("--gguf takes the package gguf: pip install 'medkd[gguf]'")
+    config = read_json(folder / "config.json") or {}
+    if str(config.get("model_type")) not in _ARCHITECTURES:
+        raise _refuse(folder, f"its architecture {config.get('model_type')!r}", path, kind)
+    if (rope_type := _read_rope(config).get("rope_type", "default")) != "default":
+        raise _refuse(folder, f"its scaled positions ({rope_type})", path, kind)
+
+
+def _read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
 def _dtype(name: str) -> "np.dtype[Any]":
@@ -101,13 +105,14 @@ def _dtype(name: str) -> "np.dtype[Any]":
 
 
 def _refuse(folder: Path, what: str, path: Path, kind: str) -> InputError:
+    outtype = "f16" if kind == "q4_0" else kind  # the script makes no q4_0
     return InputError(
-        "{0}: {1} is not written here; llama.cpp's own script does it: python "
-        "convert_hf_to_gguf.py {0} --outtype {2} --outfile {3}",
+        "{0}: {1} is not written here; leave --gguf out, then llama.cpp's own script does it: "
+        "python convert_hf_to_gguf.py {2} --outtype {3} --outfile {2}/model-{3}.gguf",
         folder,
         what,
-        kind,
-        path,
+        path.parent,
+        outtype,
     )
 
 

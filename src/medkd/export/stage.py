@@ -25,7 +25,7 @@ from medkd.core.progress import make_printable
 from medkd.core.records import Message
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.core.statistics import MIN_QUESTIONS, wilson_interval
-from medkd.export.gguf import GgufType, write_gguf
+from medkd.export.gguf import GgufType, check_writable, write_gguf
 from medkd.export.push import UNPROVEN, find_base_licence, push, read_target
 from medkd.models.chat_template import (
     find_stop_ids,
@@ -127,6 +127,8 @@ def _export(config: Config) -> Manifest:
 
     source, name = _find_source(config)
     folder = resolve_model(name, config.hub)
+    if config.gguf:
+        check_writable(folder, config.out / f"model-{config.gguf}.gguf", config.gguf)
     kept = read_json(source / "questions.json")
     if not kept or not kept.get("questions"):
         raise InputError(
@@ -252,8 +254,6 @@ def export(
     tokenizer.chat_template = find_templates(tokenizer).thinking
     stop_ids = find_stop_ids(tokenizer, model.generation_config)
     model.generation_config.eos_token_id = stop_ids
-    # Nothing was measured under the base's penalty, and llama.cpp would not apply it.
-    model.generation_config.repetition_penalty = None
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.eos_token_id, model.config.pad_token_id = stop_ids[0], tokenizer.pad_token_id
     model.save_pretrained(out)
@@ -402,7 +402,8 @@ def write_modelfile(
     tokenizer: "PreTrainedTokenizerBase", stops: list[str], gguf: str | None = None
 ) -> str:
     """Write a Modelfile whose prompt is the chat template's own, the thinking prefix and a default
-    system text included, and that switches Ollama's own repetition penalty off.
+    system text included, and that takes the likeliest token as the proof does, without Ollama's
+    own repetition penalty.
 
     Covers conversations in which user and assistant take turns. An answer that is to be gone on
     with gets nothing behind it.
@@ -432,6 +433,7 @@ def write_modelfile(
         f"FROM ./model-{gguf}.gguf" if gguf else "FROM .",
         f'TEMPLATE """{template}"""',
         *(f'PARAMETER stop "{stop}"' for stop in stops),
+        "PARAMETER temperature 0",
         "PARAMETER repeat_penalty 1.0",
     ]
     return "\n".join(lines) + "\n"

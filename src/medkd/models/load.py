@@ -289,7 +289,18 @@ def load_weights(folder: Path, name: str, **options: Any) -> "PreTrainedModel":
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         refuse_missing(name, missing)
+    _drop_sampling(model)
     return model
+
+
+def _drop_sampling(model: Any) -> None:
+    """Leave only the special tokens in a model's generation config: how tokens are drawn is said
+    by whoever asks, and a student is served as it was measured, greedily and without a penalty."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    ids = {key: getattr(own, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(do_sample=False, **ids)
 
 
 def load_tokenizer(folder: Path, adapter: Path | None = None) -> "PreTrainedTokenizerBase":

@@ -218,7 +218,8 @@ def write_commands(step: Step) -> dict[str, str]:
     name = shlex.quote(step.name.replace("/", "-").lower())
     return {
         "Ollama": f"cd {folder}\nollama create {name} -f Modelfile\nollama run {name}",
-        "vLLM": f"vllm serve {folder} --served-model-name {name} --reasoning-parser deepseek_r1",
+        "vLLM": f"vllm serve {folder} --served-model-name {name} --reasoning-parser deepseek_r1 "
+        """--override-generation-config '{"temperature": 0}'""",
     }
 
 
