@@ -104,9 +104,11 @@ def _describe(page: Page) -> dict[str, Any]:
     job = jobs.find_job(page.workspace, page.query.get("name", ""))
     last = job.detached[0] if job.detached else None
     end = background_jobs.read_end(last) if last and not job.alive else None
+    at_work = [step for step in job.steps if job.alive and step.manifest.state == "running"]
+    is_training = any(step.manifest.stage in TRAINING for step in at_work)
     return {
         **_show_card(job, page),
-        "plots": draw_plots([job], page),
+        "plots": draw_plots([job._replace(steps=at_work) if is_training else job], page),
         "samples": list_samples(job),
         "log": jobs.read_tail(last, N_LOG_LINES) if last else [],
         "problem": page.t.say(Said.from_json(end.problem)) if end and end.problem else "",

@@ -57,7 +57,7 @@ document.addEventListener('click', async (event) => {
 });
 
 // Says what the curves under the pointer or finger are worth; the edges of a plot are those of `templates/plot.html`.
-document.addEventListener('pointermove', (event) => {
+function readCurves(event) {
   const plot = event.target.closest?.('svg[data-spans]');
   if (!plot) return;
   const [left, right, bottom, top] = plot.dataset.spans.split(' ').map(Number);
@@ -70,7 +70,9 @@ document.addEventListener('pointermove', (event) => {
   const said = nearest.filter(([, point]) => Math.abs(point.x - x) < 8).map(([name, point]) => `${name} ${value(point.y).toPrecision(3)}`);
   plot.querySelector('.grid:not([d*=H])').setAttribute('d', `M${x} 12V174`);
   plot.parentElement.querySelector('output').value = `${Math.round(left + ((x - 76) / 394) * (right - left))}: ${said.join(', ')}`;
-});
+}
+document.addEventListener('pointermove', readCurves);
+document.addEventListener('pointerdown', readCurves); // a finger taps
 
 document.addEventListener('selectionchange', () => {
   const marked = document.getSelection();
