@@ -143,6 +143,15 @@ def test_the_next_training_says_how_long_it_will_take_where_one_was_timed(
     assert "train the student: about 12 min 30 s here" in client.get("/en/").text
 
 
+def test_a_form_of_a_new_run_takes_nothing_of_another(client, tmp_path: Path) -> None:
+    make_step(tmp_path / "runs" / "one" / "verify", "verify")
+    boxes = read_boxes(client.get("/en/start?kind=merge&run=open-data").text)
+    assert boxes["v::input"] == ""
+    assert client.post("/en/start", data=boxes).status_code == 400
+    boxes = read_boxes(client.get("/en/start?kind=merge&run=one").text)
+    assert boxes["v::input"].endswith("one/verify")
+
+
 def test_what_is_wrong_is_said_at_its_field_in_the_readers_language(client, tmp_path: Path) -> None:
     make_step(tmp_path / "runs" / "one" / "merge", "merge")
     for language, said in (("en", "must be at least 1"), ("zh", "不得小于 1")):
@@ -362,12 +371,20 @@ def test_no_name_of_a_file_leads_out_of_the_uploads(client, tmp_path: Path, name
     assert not Path("/etc/x.json").exists()
 
 
-def test_a_file_that_is_there_is_never_overwritten(client, tmp_path: Path) -> None:
-    for content, status in ((b"[1]", 200), (b"[2]", 400)):
-        sent = {"files": ("x.json", content)}
-        answer = client.post("/en/bring", data={"csrf": client.csrf}, files=sent)
-        assert answer.status_code in (status, 400)
-    assert (tmp_path / "runs" / "uploads" / "x.json").read_bytes() == b"[1]"
+def test_a_file_that_is_there_is_taken_and_another_of_its_name_overwrites_nothing(
+    client, tmp_path: Path
+) -> None:
+    uploads = tmp_path / "runs" / "uploads"
+    for content, name in ((b"[1]", "x.json"), (b"[2]", "x-2.json"), (b"[1]", "x.json")):
+        sent = client.post(
+            "/en/bring",
+            data={"csrf": client.csrf},
+            files={"files": ("x.json", content)},
+            follow_redirects=False,
+        )
+        assert sent.headers["location"].endswith(f"uploads%2F{name}")
+        assert (uploads / name).read_bytes() == content
+    assert len(list(uploads.iterdir())) == 2
 
 
 def test_a_folder_is_kept_as_one(client, tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ def find_language(kind: str, workspace: Workspace) -> str:
 
 
 def _suggest_one(part: Part, field: Field, workspace: Workspace, run: str) -> str:
-    """Return what a box of a stage alone holds when it is opened."""
+    """Return what a box of a stage alone holds when it is opened; of what other stages have made,
+    that of this run alone."""
     if part.stage == "evaluate" and field.name in ("model", "adapter"):
         trained = [step for step in list_fed(workspace, "train", run) if step.run == run]
         if trained:
@@ -147,7 +148,8 @@ def _suggest_one(part: Part, field: Field, workspace: Workspace, run: str) -> st
             return of_model if field.name == "model" else str(trained[0].path)
     is_fed = field.name in STAGES[part.stage].feeds or field.name == "known"
     if not field.default and (field.is_required or is_fed):
-        return next(iter(suggest(workspace, part.stage, field, run)), "")
+        found, own = suggest(workspace, part.stage, field, run), workspace.runs / run
+        return next((one for one in found if not is_fed or Path(one).parent == own), "")
     return field.default
 
 

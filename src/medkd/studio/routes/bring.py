@@ -207,7 +207,8 @@ def mask(case: RawCase) -> Masked:
 def keep(sent: Sequence[UploadFile], page: Page) -> Path:
     """Keep a file, or several in a folder of their own; returns its path.
 
-    Raises InputError for a file that is none of the known kinds, too large, or there already.
+    Raises InputError for a file that is none of the known kinds, or too large. A file that is there
+    already is taken; another one of its name is numbered.
     """
     named = {file: Path(file.filename or "") for file in sent}
     files = {f: name for f, name in named.items() if not (name.name or ".").startswith((".", "~$"))}
@@ -220,12 +221,13 @@ def keep(sent: Sequence[UploadFile], page: Page) -> Path:
     top = page.workspace.runs / UPLOADS
     first = next(iter(files.values()))
     if len(files) == 1:
-        target = top / clean_name(first.name)
-        if target.exists():
-            raise InputError(
-                "{} is there already; rename the file and choose it again", target.name
-            )
-        _write(next(iter(files)), target)
+        file, path = next(iter(files)), top / clean_name(first.name)
+        content = file.file.read()
+        tries = (path, *(path.with_stem(f"{path.stem}-{n}") for n in range(2, 1000)))
+        target = next(one for one in tries if not one.exists() or one.read_bytes() == content)
+        file.file.seek(0)
+        if not target.exists():
+            _write(file, target)
         return target
     folder = clean_name(first.parts[0]) if first.parts[1:] else "cases"
     target = top / find_name(folder, top)
