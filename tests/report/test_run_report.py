@@ -17,7 +17,7 @@ from medkd.core.stage_output import Manifest
 from medkd.evaluate.compare import Config as CompareConfig
 from medkd.evaluate.compare import run as compare
 from medkd.evaluate.stage import Config, run
-from medkd.report.lineage import is_play_money, write_cost, write_methods
+from medkd.report.lineage import is_play_money, write_cost, write_methods, write_training
 from medkd.report.material import Material, Wording
 from medkd.report.run import make_document, write_report, write_run_report
 
@@ -97,10 +97,21 @@ def test_a_comparison_is_reported_from_what_it_compared(run_dir):
 def test_a_training_is_reported_with_its_losses_and_settings(trained_dir, tmp_path):
     document, _ = write_report(trained_dir, tmp_path, "en")
     assert "rows" in document.headline[0]
-    settings = {row["setting"]: row["value"] for row in read_table(tmp_path, trained_dir.name)}
+    settings = {r["setting"]: r[trained_dir.name] for r in read_table(tmp_path, "training")}
     assert settings["rows"] == "24" and "learning rate" in settings
     drawn = (tmp_path / "figures" / f"{trained_dir.name}-loss.svg").read_text()
     assert "training" in drawn and "validation" in drawn
+
+
+def test_two_trainings_stand_side_by_side_and_play_money_is_named():
+    steps = {"train": step("train", target="reasoned"), "train-2": step("train", target="answers")}
+    taught = step(amount=0.5, teacher="rehearsal")
+    say = Wording(Texts("en"))
+    found = write_training(Material(Path(), {"distill": taught, **steps}), say)
+    training, teacher = found.tables
+    assert training.head == ["setting", "train", "train-2"]
+    assert ["learns", "reasoned", "answers"] in training.rows
+    assert teacher.note.startswith("Play money")
 
 
 def test_a_folder_without_a_finished_step_is_refused(tmp_path):

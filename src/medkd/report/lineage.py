@@ -43,6 +43,7 @@ _REWARD = re.compile(r"rewards/(\w+)/mean")
 SETTINGS = {
     "base model": "model",
     "method": "method",
+    "learns": "target",
     "epochs": "epochs",
     "learning rate": "learning_rate",
     "batch size": "batch_size",
@@ -62,6 +63,7 @@ FACTS = {
 }
 """What is told of a training, and the setting or fact that it is."""
 SHOWN_FACTS = ("generator", "device", "dtype", "n_seen_in_training", "n_holding_their_answer")
+PLAY_MONEY = "Play money: the rehearsal teacher charges nothing."
 METHODS = {
     "collect": "{kept} cases were collected from {place}.",
     "deidentify": "Identifiers were replaced by {rules} in {kept} cases.",
@@ -115,7 +117,7 @@ def write_funnel(material: Material, say: Wording) -> Section | None:
 
 def _write_dropped(step: Manifest, say: Wording) -> str:
     reasons = step.counts.dropped.items()
-    return ", ".join(f"{n} {say.texts.word('reason', reason)}" for reason, n in reasons)
+    return _write_counts({say.texts.word("reason", reason): n for reason, n in reasons})
 
 
 def _write_counts(counts: Mapping[str, Any]) -> str:
@@ -124,7 +126,7 @@ def _write_counts(counts: Mapping[str, Any]) -> str:
 
 def write_training(material: Material, say: Wording) -> Section | None:
     """Write what was trained on what: base, rows, tokens, settings, teacher, price, hours."""
-    tables: list[Table] = []
+    trained: dict[str, dict[str, Any]] = {}
     items: list[str] = []
     for name, step in material.of(*TRAINING).items():
         known = {told: step.config.get(key) for told, key in SETTINGS.items()}
@@ -136,30 +138,38 @@ def write_training(material: Material, say: Wording) -> Section | None:
             "other settings": _write_counts(step.config.get("trainer") or {}),
             "hours": f"{step.seconds / 3600:.2f}" if step.seconds else None,
         }
-        known |= {told: step.facts.get(key) for told, key in FACTS.items()}
-        tables.append(_list_settings(name, say("Training {name}", name=name), known, say))
-        items += step.facts.get("findings", ())
+        trained[name] = known | {told: step.facts.get(key) for told, key in FACTS.items()}
+        items += (line for line in step.facts.get("findings", ()) if line not in items)
+    taught: dict[str, dict[str, Any]] = {}
     for name, step in material.of("distill").items():
-        known = {
+        taught[name] = {
             "teacher": step.facts.get("teacher", step.config.get("teacher")),
             "model": step.facts.get("model"),
             "mode": step.facts.get("mode"),
             "answers": step.counts.kept,
             "price": f"{step.cost.amount:.4f} {step.cost.currency}",
         }
-        tables.append(_list_settings(name, say("Teacher"), known, say))
+    note = say(PLAY_MONEY) if any(map(is_play_money, material.of("distill").values())) else ""
+    tables = [_list_settings("training", say("Training"), trained, say)] if trained else []
+    tables += [_list_settings("teacher", say("Teacher"), taught, say, note)] if taught else []
     said = [say("Found before the first step:")] if items else []
     title = say("What was trained on what")
     return Section(title, said, tables, items=items) if tables else None
 
 
-def _list_settings(name: str, title: str, known: Mapping[str, Any], say: Wording) -> Table:
-    """Make a table of what is known of a training or a teacher."""
-    rows = [[say(key), _write_value(v)] for key, v in known.items() if v not in (None, "", {})]
-    return Table(name, title, [say("setting"), say("value")], rows)
+def _list_settings(
+    name: str, title: str, known: Mapping[str, Mapping[str, Any]], say: Wording, note: str = ""
+) -> Table:
+    """Make a table of what is known of trainings or teachers, a column each."""
+    keys = dict.fromkeys(key for one in known.values() for key in one)
+    rows = [[key, *(_write_value(one.get(key)) for one in known.values())] for key in keys]
+    told = [[say(row[0]), *row[1:]] for row in rows if {*row[1:]} != {"–"}]
+    return Table(name, title, [say("setting"), *known], told, note)
 
 
 def _write_value(value: object) -> str:
+    if value in (None, "", {}):
+        return "–"
     if isinstance(value, dict):
         return _write_counts(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -279,7 +289,7 @@ def write_cost(material: Material, say: Wording) -> Section | None:
         for name, step in steps.items()
     ]
     is_play = any(is_play_money(step) for step in steps.values() if step.cost.amount)
-    note = say("Play money: the rehearsal teacher charges nothing.") if is_play else ""
+    note = say(PLAY_MONEY) if is_play else ""
     head = [say("step"), say("time"), say("money")]
     table = Table("cost", say("Time and money"), head, rows, note)
     return Section(say("What it cost"), tables=[table])

@@ -295,7 +295,8 @@ def write_groups(material: Material, say: Wording) -> Section | None:
         }
         labels = [names[name] for name in largest]
         plots += plot(axis, say(title), partial(bar_figure, labels, heights, say(title)))
-    return Section(say("Where it is right"), tables=tables, plots=plots) if tables else None
+    said = [say("In the figures an undecided answer counts as wrong.")] if plots else []
+    return Section(say("Where it is right"), said, tables, plots) if tables else None
 
 
 def _say_group(name: str, say: Wording) -> str:

@@ -49,12 +49,12 @@ def make_document(material: Material, texts: Texts) -> Document:
         lineage.write_funnel(material, say),
         lineage.write_training(material, say),
         lineage.write_curves(material, say),
-        lineage.write_said(material, say),
-        results.write_answers(material, say),
         results.write_missing(material, say),
         lineage.write_methods(material, say),
         lineage.write_cost(material, say),
         lineage.write_settings(material, say),
+        lineage.write_said(material, say),
+        results.write_answers(material, say),
     ]
     name = material.folder.resolve().name
     title = say(material.title) if material.title else say("MedKD: {name}", name=name)
@@ -144,10 +144,10 @@ def write_lead(evaluations: Sequence[Evaluation], tests: Sequence[Mapping[str, A
     lines: list[str] = []
     for line in lead:
         said = f"  {line['score']:<20}{line['model']:<{width}}  right {line['right']}"
-        said += f"  95 % {line['interval']}, decided {line['decided']}, n {line['n']}"
+        lines.append(f"{said}  95 % {line['interval']}, decided {line['decided']}, n {line['n']}")
         if test := line["test"]:
-            said += f"; {test['difference']}, p {test['p']}, {test['finding']}"
-        lines.append(said)
+            said = f"against {evaluations[0].name}: {test['difference']}"
+            lines.append(f"{'':<{24 + width}}{said}, p {test['p']}, {test['finding']}")
     return "\n".join(lines)
 
 
