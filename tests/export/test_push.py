@@ -8,9 +8,10 @@ import pytest
 
 from medkd.core.errors import InputError, StoppedError
 from medkd.export.push import Target, find_base_licence, find_licence, push, read_target
-from medkd.export.stage import Config, run
+from medkd.export.stage import Config, run, write_card
 
 HUB = Target("hf", "me/student")
+CARD = "---\nlibrary_name: transformers\nbase_model: Qwen/Qwen2.5-7B\n---\n# student\n"
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def folder(tmp_path):
         "model.safetensors": "weights",
         "proof.json": json.dumps({"passed": True}),
         "lineage.json": json.dumps(lineage),
-        "MODELCARD.md": "# student\n",
-        "README.md": "# student\n",
+        "MODELCARD.md": CARD,
+        "README.md": CARD,
         "manifest.json": json.dumps({"config": {"adapter": "somebody's folder"}}),
     }
     for name, content in contents.items():
@@ -50,7 +51,7 @@ def test_a_dry_run_names_every_file_and_changes_nothing(folder, capsys):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     push(folder, HUB, is_accepted=False, is_dry=True)
     shown = capsys.readouterr().out
-    assert "would upload 4 files" in shown and "private, licence apache-2.0" in shown
+    assert "would upload 3 files" in shown and "private, licence apache-2.0" in shown
     assert "model.safetensors 7" in shown and "manifest.json" not in shown
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -87,6 +88,16 @@ def test_the_licence_of_a_base_stands_at_the_head_of_its_card(tmp_path):
     assert find_base_licence(tmp_path) == "unknown"
 
 
+def test_a_base_that_is_a_folder_here_is_not_named_to_a_hub(tmp_path):
+    lineage = {"base_model": str(tmp_path / "mine/qwen"), "target": "reasoned", "rows": 1}
+    proof = {"passed": True, "answers": [], "n": 20, "n_thinking": 20, "n_stopped": 20}
+    card = write_card("student", lineage, proof)
+    assert str(tmp_path) not in card and "| base model | qwen |" in card
+    assert card.startswith("---\nlibrary_name: transformers\ntags:")
+    published = write_card("student", lineage | {"base_model": "Qwen/Qwen2.5-7B"}, proof)
+    assert "\nbase_model: Qwen/Qwen2.5-7B\ntags:" in published
+
+
 @pytest.mark.parametrize("mark", ["UNPROVEN", "failed"])
 def test_a_folder_that_did_not_prove_itself_is_not_uploaded(folder, mark):
     if mark == "UNPROVEN":
@@ -102,13 +113,8 @@ def test_a_hub_out_of_reach_leaves_the_folder_whole(folder, login, monkeypatch):
     with pytest.raises(StoppedError, match="run the same command again") as caught:
         push(folder, HUB, is_accepted=False, is_dry=False)
     assert "\n" not in str(caught.value)
-    head = (folder / "README.md").read_text().splitlines()
-    assert head[:4] == [
-        "---",
-        "license: apache-2.0",
-        "library_name: transformers",
-        "base_model: Qwen/Qwen2.5-7B",
-    ]
+    told = (folder / "README.md").read_text()
+    assert told == CARD.replace("---\n", "---\nlicense: apache-2.0\n", 1)
 
 
 class BreaksOff(BaseHTTPRequestHandler):

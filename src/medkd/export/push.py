@@ -21,7 +21,8 @@ FREE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4
 """Licences under which what was learnt may be passed on by anybody for any use."""
 UNPROVEN = "UNPROVEN"
 """Name of the file that marks a folder that did not prove itself."""
-NOT_UPLOADED = ("manifest.json", "MODELCARD.md", UNPROVEN)
+NOT_UPLOADED = ("manifest.json", "lineage.json", "MODELCARD.md", UNPROVEN)
+"""What names folders of this machine, or stands in another file too."""
 
 
 class Target(NamedTuple):
@@ -67,6 +68,11 @@ def find_licence(lineage: Mapping[str, Any], is_accepted: bool) -> str:
     return named.pop() if len(named) == 1 and not bound else "other"
 
 
+def find_published_name(base: str) -> str:
+    """Return the name of a base on a hub; nothing for a folder of this machine."""
+    return base if _HUB_NAME.fullmatch(base) and not Path(base).is_dir() else ""
+
+
 def find_base_licence(folder: Path) -> str:
     """Read the licence out of the head of a model's card, as hubs want it; `unknown` where the
     folder has no card, or its card no licence."""
@@ -106,10 +112,7 @@ def push(folder: Path, target: Target, is_accepted: bool, is_dry: bool) -> None:
     if is_dry:
         return
     card = (folder / "MODELCARD.md").read_text(encoding="utf-8")
-    base = str(lineage.get("base_model") or "")
-    head = [f"license: {licence}", "library_name: transformers"]
-    head += [f"base_model: {base}"] if _HUB_NAME.fullmatch(base) else []
-    write_text(folder / "README.md", "\n".join(["---", *head, "---", "", card]))
+    write_text(folder / "README.md", card.replace("---\n", f"---\nlicense: {licence}\n", 1))
     names = [path.name for path in files]
     if target.hub == "hf":
         _push_to_hugging_face(folder, target.name, names)

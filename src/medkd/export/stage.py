@@ -26,7 +26,7 @@ from medkd.core.records import Message
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.core.statistics import MIN_QUESTIONS, wilson_interval
 from medkd.export.gguf import GgufType, check_writable, write_gguf
-from medkd.export.push import UNPROVEN, find_base_licence, push, read_target
+from medkd.export.push import UNPROVEN, find_base_licence, find_published_name, push, read_target
 from medkd.models.chat_template import (
     find_stop_ids,
     find_templates,
@@ -381,6 +381,8 @@ def write_card(name: str, lineage: Mapping[str, Any], proof: Mapping[str, Any]) 
     """Write the model card; one whose proof failed says so in its title."""
     from jinja2 import Environment, PackageLoader
 
+    base = str(lineage.get("base_model") or "")
+    published = find_published_name(base)
     answers = proof["answers"]
     said = str(answers[0]["text"]) if answers else ""
     example = "\n".join(f"    {line}" for line in said.splitlines())  # nothing in it closes a block
@@ -392,7 +394,12 @@ def write_card(name: str, lineage: Mapping[str, Any], proof: Mapping[str, Any]) 
     )
     return (
         environment.get_template("card.md.jinja").render(
-            name=name, lineage=lineage, proof=proof, example=example
+            name=name,
+            base=published or Path(base).name,
+            published=published,
+            lineage=lineage,
+            proof=proof,
+            example=example,
         )
         + "\n"
     )
