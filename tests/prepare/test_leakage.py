@@ -46,6 +46,31 @@ def test_a_clause_that_only_states_the_diagnosis_goes_whole(
 
 
 @pytest.mark.parametrize(
+    "before",
+    [
+        "No local enhancement. These results support bacterial meningitis.",
+        "There were no convulsions. Another hospital had considered bacterial meningitis.",
+        "Blood cultures were negative. She had bacterial meningitis.",
+        "Her mother is well. She has bacterial meningitis.",
+        "Lactate not raised at 3.2. He has bacterial meningitis.",
+    ],
+)
+def test_a_denial_ends_with_its_english_sentence(before: str) -> None:
+    assert "meningitis" not in remove_answer(before, collect_aliases(["Bacterial meningitis"]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Her brother saw Dr. Hale for bacterial meningitis.",
+        "No neck stiffness, rash or evidence (e.g. on lumbar puncture) of bacterial meningitis.",
+    ],
+)
+def test_an_abbreviation_ends_no_sentence(text: str) -> None:
+    assert remove_answer(text, collect_aliases(["Bacterial meningitis"])) == text
+
+
+@pytest.mark.parametrize(
     ("diagnoses", "before", "after"),
     [
         (["肺炎", "肝囊肿"], "诊断为：1.肺炎；2.肝囊肿；3.脂肪肝。予抗感染。", "予抗感染。"),
@@ -99,7 +124,11 @@ def test_lists_reasons_of_admission_and_what_led_up_to_them_go_with_the_statemen
             "静丙（IVIG）无应答型本病患儿，热退。",
         ),
         ("肺癌", "非小细胞肺癌诊疗指南推荐手术。", "非小细胞肺癌诊疗指南推荐手术。"),
-        ("Acute appendicitis", "Surgery for appendicitis was done.", "Surgery was done."),
+        (
+            "Acute appendicitis",
+            "Surgery for appendicitis was done.",
+            "Surgery for this condition was done.",
+        ),
         ("Gout", "His gout began in May.", "His condition began in May."),
     ],
 )

@@ -18,6 +18,7 @@ from medkd.core.errors import InputError
 from medkd.grading import load_table
 from medkd.grading.compare import Relation, compare
 from medkd.grading.names import Name, parse_name
+from medkd.prepare.english import EnglishName, read_english
 from medkd.text.diagnoses import clean_diagnosis, split_diagnoses
 from medkd.text.normalize import make_plain, normalize, read_plain
 
@@ -54,6 +55,8 @@ class AnswerAliases(NamedTuple):
     """The leading part of the principal diagnosis, as grading reads it."""
     is_finding: bool
     """Whether the principal diagnosis is a mere finding, such as 咯血."""
+    english: EnglishName | None
+    """The principal diagnosis by its words, where it is English."""
     terms: frozenset[str]
     """Longer plain words in which a name only happens to stand: 心梗四项."""
 
@@ -232,6 +235,7 @@ def collect_aliases(diagnoses: Iterable[str], synonyms: Synonyms | None = None) 
         tuple(sorted({*principal, *later, *others}, key=lambda name: (-len(name), name))),
         parse_name(leading[-1] if leading else ""),
         bool(first) and all(make_plain(part) in synonyms.findings for part in leading),
+        read_english(cleaned[0]) if cleaned else None,
         synonyms.inside,
     )
 
@@ -283,7 +287,9 @@ def _parts(diagnosis: str) -> Iterator[str]:
     """Yield the joined or run-together parts of a diagnosis in order, then what in its brackets is
     a name."""
     yield from _split_outside(diagnosis)
-    yield from (inside for inside in _BRACKETS.findall(diagnosis) if _DISEASE_END.search(inside))
+    for inside in cast("list[str]", _BRACKETS.findall(diagnosis)):
+        if _DISEASE_END.search(inside) and not inside.isascii():  # English ones: see `english`
+            yield inside
 
 
 def _split_outside(diagnosis: str) -> Iterator[str]:

@@ -90,8 +90,7 @@ _LEADING = make_pattern(r"(?:%s)\s?$", "leading")
 _LED = make_pattern(r"(?:%s)", "led")
 _ADVERBS = re.compile(
     r"(?:目前|最终|最后|临床|入院|出院|初步|门诊|影像|印象|病理|报告|综合|首先|仍|故|遂|多|高度|进一步"
-    r"|术前|术后|明确|修正|补充|更正|主要|基本|曾|也|亦|均|不"
-    r"|initially |finally |clinically ){1,4}$"
+    r"|术前|术后|明确|修正|补充|更正|主要|基本|曾|也|亦|均|不){1,4}$"
 )
 _JOINT = r"(?:并发?|伴有?|合并|以及|及|和|与|\s(?i:and|with)\s)"
 _RELATED = r"[^,。;!?\n]{0,12}(?:相关|有关|无关|所致|鉴别|关系)"
@@ -99,7 +98,7 @@ _JOINT_AFTER = re.compile(rf"{_JOINT}(?=[^,。;!?\n])(?!{_RELATED})")
 _JOINT_BEFORE = re.compile(f"{_JOINT}$")
 _PREDICATE = re.compile(_RELATED)
 _AND = re.compile(f"{_JOINT}?")
-_BETWEEN = re.compile(rf"(?:{_JOINT}|、)?")
+_BETWEEN = re.compile(rf"(?:{_JOINT}|、|\s?(?=\())?")
 _NUMBERED = re.compile(rf"(?:{LIST_MARK}|(?<![一-鿿])[一二三四五六七八九十]、)\s?$|^\s*$")
 _AFTER_NAME = make_pattern(r"(?:%s){1,4}", "after_name")
 _KIND_BEFORE = re.compile("(?:(?<![一-鿿])|(?<=示))(?P<x>[一-鿿]{1,5}性)$")
@@ -220,6 +219,9 @@ def _decide(passage: Passage, mention: Mention) -> Iterator[Cut]:
     if admitted and admission:
         yield Cut(admitted.start(), admission.end(), "", Rule.ADMISSION)
         return
+    if passage.is_english:
+        yield from _decide_english(passage, mention)
+        return
     frame = find_frame(passage, start, end)
     item = _find_item(passage, mention)
     is_past = passage.section in HISTORY  # how a known disease was found stays
@@ -243,7 +245,18 @@ def _decide(passage: Passage, mention: Mention) -> Iterator[Cut]:
         stop += seen[stop : stop + 1] == " " == seen[leading.start() - 1 : leading.start()]
         yield Cut(leading.start(), stop, "", Rule.PHRASE)
     else:
-        yield Cut(start, end, _stand_in(seen, mention), Rule.NAME)
+        yield Cut(start, end, _stand_in(passage, mention), Rule.NAME)
+
+
+def _decide_english(passage: Passage, mention: Mention) -> Iterator[Cut]:
+    """Yield the clause where it says nothing else; else the name alone, so that the sentence stays
+    one."""
+    start, end = passage.clause(mention.start, mention.end)
+    before, behind = passage.seen[start : mention.start], passage.seen[mention.end : end]
+    if is_empty(before) and is_empty(behind):
+        yield from _cut_clause(passage, start, end, mention, Rule.CLAUSE)
+    else:
+        yield Cut(mention.start, mention.end, _stand_in(passage, mention), Rule.NAME)
 
 
 def _goes_on(passage: Passage, end: int) -> bool:
@@ -355,7 +368,7 @@ def _cut_clause(
     before = seen[start - 1 : start]
     is_whole = not start or MARK.match(before) is not None
     is_whole |= before == ":" and mark in {",", ";"}
-    closes = mark in ("。", "!", "\n", ";", ".") or end == len(seen)
+    closes = mark in ("。", "!", "\n", ";") or end == len(seen)
     if closes and (before == "," or (before == ";" and mark != ";")):
         yield Cut(start - 1, end, "", rule)
     elif is_whole or number:
@@ -370,12 +383,12 @@ def _cut_clause(
 _NUMBER = re.compile(rf"(?<![\d.]){LIST_MARK}\s?$")
 
 
-def _stand_in(seen: str, mention: Mention) -> str:
+def _stand_in(passage: Passage, mention: Mention) -> str:
     """Choose the word that stands for a name."""
+    seen = passage.seen
     if re.match("病?史", seen[mention.end :][:2]):
         return THIS_DISEASE
-    around = seen[max(0, mention.start - 2) : mention.start] + seen[mention.end : mention.end + 2]
-    if seen[mention.start : mention.end].isascii() and around.isascii():
+    if passage.is_english:
         is_owned = _OWNED.search(seen, max(0, mention.start - 12), mention.start)
         return THIS_CONDITION.split()[1] if is_owned else THIS_CONDITION
     return THIS_LESION if _GROWTH.search(mention.name) else THIS_DISEASE

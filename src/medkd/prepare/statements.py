@@ -16,6 +16,7 @@ from medkd.core.config import read_shipped_yaml
 from medkd.grading.compare import Relation, compare
 from medkd.grading.names import parse_name
 from medkd.prepare.aliases import AnswerAliases
+from medkd.prepare.english import EnglishName, covers, find_name, is_carried
 from medkd.text.normalize import make_plain, read_plain, simplify
 
 HISTORY = frozenset({"既往史", "个人史", "婚育史", "月经史", "过敏史"})
@@ -64,8 +65,14 @@ _WIDTHS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {
     for marks, plain in (("“”„「」『』《》", '"'), ("‘’", "'"), ("\u3000\xa0", " "))
     for mark in marks
 }
-MARK = re.compile(r"[;。!?\n]|,(?!\d)|(?<!\d),|(?<=[A-Za-z)\]])\.(?= |$)")
+MARK = re.compile(r"[;。!?\n]|,(?!\d)|(?<!\d),")
+_FULL_STOP = re.compile(
+    r"(?:(?<=[A-Za-z]{2})(?<!\b[DM]r)(?<!\bM[rs]s)(?<!\bMs)(?<!\bSt)(?<!\bvs)|(?<=[)\]%\"'])"
+    r"|(?:(?<=\.\d)|(?<=\d\d\d))(?=\.\s+[A-Z]))\.(?=\s|$)"
+)
+"""One that ends an English sentence: not that of an abbreviation or of a number in a list."""
 LIST_MARK = r"(?:\d{1,2}[.、)](?!\d)|\(\d{1,2}\)|[①-⑳])"
+_HANZI = re.compile("[一-鿿]")
 _DIAGNOSING = make_pattern("(?:%s)", "diagnosing")
 _CONSIDERING = make_pattern("(?:%s)", "considering")
 _LIST_OPENS = make_pattern(rf"(?:%s|%s)[:\s]*(?=\"?{LIST_MARK})", "diagnosing", "considering")
@@ -80,17 +87,22 @@ _CARRIER_AFTER = make_pattern(r"[\"')]?\s?(?:[A-C]\s)?-?(?:%s)", "carriers")
 _CARRIER_BEFORE = make_pattern(r"(?:%s)$", "carried")
 _OTHERS = make_pattern(r"(?:%s)(?!.{0,3}(?:诉|述|代|发现|送|要求|陪))[^。;,]{0,20}$", "others")
 _PAST = make_pattern("(?:%s)", "past")
+_THEN = re.compile(r"(?i:\bin childhood\b|\bas a child\b|\baged? \d|\bprior\b|\b(?:19|20)\d\d\b)")
 _OVER = make_pattern("[^。;]{0,40}(?:%s)", "over")
 _NEGATED = re.compile(
     r"(?:否认|无(?!应答|反应|菌|痛性|症状性)|未见|未闻|未患|(?<![不能])排除|不考虑"
     r"|\b(?i:no|denie[sd]|without|negative for|not|ruled? out|exclude[sd]?)\b)"
-    r"(?:(?!示|确诊|诊断[为是考]|\bshow)[^。;,但])*(?:,(?:[^。;,但]{1,8}[,])*[或及和]?)?$"
+    r"(?:(?!示|确诊|诊断[为是考]|\bshow)[^。;,但])*"
+    r"(?:,(?:[^。;,但]{1,8}[,])*[或及和]?"
+    r"|(?:,(?! ?but\b)[^。;,]{1,40}){0,6}\bn?or\b[^。;,]{0,40})?$"
 )
 """What is denied: the same clause, and a list of bare names behind it; not what a later clause says
 was found: 无咳嗽，CT示肺结核."""
 _DENIED = re.compile(
     r"[\"')]?\s?(?:已|可|予以?|暂)?(?:(?<!不)排除|不考虑|(?:可能)?性?(?:不大|较?小)|依据不足|证据不足"
-    r"|不支持|\(-\)|阴性|(?i:(?:was |is )?(?:ruled out|excluded|unlikely)))"
+    r"|不支持|\(-\)|阴性"
+    r"|(?i:(?:and [a-z ]{1,40})?(?:(?:was|is|are|were|been|felt|judged|thought|to|be) ){0,4}"
+    r"(?:ruled out|excluded|unlikely|not likely)))"
 )
 ADMITTED = re.compile(r"(?:拟诊?|诊断为?|[以因为])\s?\"?$")
 ADMISSION = re.compile(
@@ -111,6 +123,11 @@ class Passage:
         self.text, self.section = text, section
         self._names = frozenset(aliases.names)
         self.seen, self._marks = _see(text)
+
+    @cached_property
+    def is_english(self) -> bool:
+        """Whether the text is written in Latin letters, but for marks of what was masked."""
+        return 10 * len(_HANZI.findall(self.seen)) < len(self.seen)
 
     def clause(self, start: int, end: int) -> tuple[int, int]:
         """Return the bounds of the clause or clauses around a span, its marks left out; of an
@@ -169,8 +186,9 @@ class Passage:
 
 @lru_cache(maxsize=256)
 def _see(text: str) -> tuple[str, list[int]]:
-    """Write a text in simplified characters and half width, place for place; find its marks."""
-    seen = simplify(text).translate(_WIDTHS)
+    """Write a text in simplified characters and half width, place for place, with one mark for
+    the end of a sentence; find its marks."""
+    seen = _FULL_STOP.sub("。", simplify(text).translate(_WIDTHS))
     return seen, [mark.start() for mark in MARK.finditer(seen)]
 
 
@@ -248,12 +266,32 @@ def find_answer(
                 taken[start:end] = b"\1" * (end - start)
         found += _find_named(passage, aliases, names, taken)
     found += _find_related(passage, aliases, taken)
+    if aliases.english and passage.is_english:
+        found += _find_english(passage, aliases, aliases.english, taken)
     return sorted(found)
 
 
 _plain = lru_cache(maxsize=256)(make_plain)
 _read_plain = lru_cache(maxsize=64)(read_plain)
 """A section is looked at before and after each round of cuts."""
+
+
+def _find_english(
+    passage: Passage, aliases: AnswerAliases, name: EnglishName, taken: bytearray
+) -> Iterator[Mention]:
+    """Yield the words that name an English answer, in whatever order, and its initials."""
+    seen = passage.seen
+    for start, end in find_name(seen, name):
+        mention = Mention(start, end, seen[start:end].lower(), Tier.PRINCIPAL)
+        if 1 in taken[start:end]:
+            continue
+        clause = seen[slice(*passage.clause(start, end))]
+        is_past = passage.section in HISTORY or _PAST.search(clause) or _THEN.search(clause)
+        if is_past and not covers(seen[start:end], name):
+            continue  # another illness of the kind
+        if _is_stated(passage, mention, aliases):
+            taken[start:end] = b"\1" * (end - start)
+            yield mention
 
 
 def _names_in(text: str, names: Iterable[str]) -> list[str]:
@@ -318,6 +356,8 @@ def _is_own(passage: Passage, start: int, end: int, name: str) -> bool:
     ):
         return False
     if _CARRIER_AFTER.match(after) or _CARRIER_BEFORE.search(before[-10:]):
+        return False
+    if passage.is_english and is_carried(seen, start, end):
         return False
     before = before[: len(before) - start + find_modifiers(seen, start, 0)]
     return not (_NEGATED.search(before) or _DENIED.match(after) or _OTHERS.search(before[-NEAR:]))

@@ -1,0 +1,276 @@
+"""Reads an English diagnosis for the words that give it away, and finds them in a text.
+
+In: the principal diagnosis; a text. Out: spans of the text that name the disease, in whatever order
+and with whatever else of the name: "cancer of the left breast" for "Left breast carcinoma", "STEMI"
+by its initials. Not done here: who has the disease (`statements`), what is cut (`leakage`).
+
+>>> name = read_english("Left breast carcinoma, invasive ductal")
+>>> find_name("A lady with cancer of the left breast; breast tender.", name)
+[(12, 37)]
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+from medkd.core.config import read_shipped_yaml
+
+_MIN_STEM, _SHARE = 4, 0.6
+"""Two words are one where they share this many first letters and this share of the longer one:
+embolism, emboli."""
+_WORD = re.compile(r"[A-Za-zÀ-ɏ]+(?:['’]s\b)?|\d+")
+_LEADING = re.compile(
+    r"\s*(?:[,;:(\n]|\b(?:with|due to|secondary to|complicated by|caused by|following)\b)\s*",
+    re.IGNORECASE,
+)
+_BRACKETS = re.compile(r"\(([^()]*)\)")
+_OF = re.compile(r"\b(?:of|in)\b", re.IGNORECASE)
+_JOIN = re.compile(r"[\s/'’-]{0,2}")
+_LINKS = frozenset({"of", "the", "in", "his", "her", "a", "an"})
+_ADJECTIVE = re.compile(r"(?:ic|al|ar|ary|ous|ive|ed|ing)$")
+_MAX_INITIALS = 6
+_SPACE = re.compile(r"[ -]")
+_CARRIED = re.compile(
+    r"\b(?:scores?|index|scale|criteria|risk|probability|tests?|titres?|screen(?:ing|ed)?|serology|"
+    r"prophylaxis|vaccinated) (?:for|of|against) (?:an? |the )?$",
+    re.IGNORECASE,
+)
+_MAX_CARRIER_WORDS = 3
+_STOPS = re.compile(
+    r"(?:and|or|but|with|without|on|in|at|of|for|to|by|from|as|was|is|are|were|has|had|that|this"
+    r"|which|who|after|before|since)\b",
+    re.IGNORECASE,
+)
+
+
+class EnglishName(NamedTuple):
+    """The words of a diagnosis, in the form in which words are compared."""
+
+    leading: frozenset[str]
+    """The words of the name itself."""
+    words: frozenset[str]
+    """All that say what it is, and other words for them."""
+    heads: frozenset[str]
+    """What kind of disease it is: with another of its words they tell it."""
+    telling: frozenset[str]
+    """Each tells it alone."""
+    initials: frozenset[str]
+    """What it is called for short, in capitals."""
+
+
+class _Tables(NamedTuple):
+    modifiers: frozenset[str]
+    generic: frozenset[str]
+    places: frozenset[str]
+    carriers: frozenset[str]
+    short: frozenset[str]
+    germs: frozenset[str]
+    same: dict[str, frozenset[str]]
+    short_for: dict[frozenset[str], str]
+
+
+@cache
+def _tables() -> _Tables:
+    table = cast("dict[str, Any]", read_shipped_yaml("medkd.prepare", "english.yaml"))
+    same: dict[str, frozenset[str]] = {}
+    for row in table["same"]:
+        group = _plain_words(row)
+        for word in group:
+            same[word] = same.get(word, frozenset()) | group
+    return _Tables(
+        modifiers=_plain_words(table["modifiers"]),
+        generic=_plain_words(table["generic"]),
+        places=_plain_words(table["places"]),
+        carriers=_plain_words(table["carriers"]),
+        germs=_plain_words(table["germs"]),
+        short=frozenset(table["short"].split()),
+        same=same,
+        short_for={_plain_words(name): short for name, short in table["short_for"].items()},
+    )
+
+
+def _plain_words(text: str) -> frozenset[str]:
+    return frozenset(map(_plain, text.split()))
+
+
+@cache
+def _plain(word: str) -> str:
+    """Write a word in the form in which words are compared."""
+    word = re.sub(r"['’]s$", "", word.lower())
+    word = word.replace("ae", "e").replace("oe", "e").replace("our", "or")
+    return word[:-1] if re.search(r"[^siu]s$", word) and len(word) > _MIN_STEM else word
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Tell whether two plain words are forms of one word."""
+    if one == other:
+        return True
+    if "oid" in (one[-3:], other[-3:]):  # pemphigoid is no pemphigus
+        return False
+    n = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), -1)
+    n = min(len(one), len(other)) if n < 0 else n
+    return n >= _MIN_STEM and n >= _SHARE * max(len(one), len(other))
+
+
+def _is_among(word: str, words: Iterable[str]) -> bool:
+    return any(_is_same(word, other) for other in words)
+
+
+def read_english(diagnosis: str) -> EnglishName | None:
+    """Read a diagnosis; None where it is not English or says nothing but how and where."""
+    if not re.search("[A-Za-z]{3}", diagnosis) or re.search("[一-鿿]", diagnosis):
+        return None
+    tables = _tables()
+    leading = next((p for p in _LEADING.split(_BRACKETS.sub(" ", diagnosis)) if p.strip()), "")
+    inside = [_words_of(text) for text in _BRACKETS.findall(diagnosis)]
+    words: set[str] = set()
+    heads: set[str] = set()
+    telling: set[str] = set()
+    initials = {found[0] for found in inside if len(found) == 1 and found[0].isupper()}
+    other_names = [found for found in inside if found and _plain(found[-1]) in tables.generic]
+    for found in (_words_of(leading), *other_names):
+        content = [_plain(word) for word in found if _plain(word) not in tables.modifiers]
+        if not content:
+            continue
+        before_of = [_plain(word) for word in _words_of(_OF.split(leading)[0])]
+        head = next((word for word in reversed(before_of) if word in content), content[-1])
+        words |= set(content)
+        heads |= {head} | tables.same.get(head, frozenset())
+        if head not in tables.generic | tables.places:
+            telling |= {head} | tables.same.get(head, frozenset()) - tables.generic
+        else:
+            telling |= set(content) - tables.generic - tables.places
+        initials |= set(_shorten(found, head))
+    if not words:
+        return None
+    nouns = {
+        other
+        for word in words
+        for other in tables.same.get(word, ())
+        if not _ADJECTIVE.search(other)
+    }
+    named = set(words)
+    telling |= nouns - tables.generic - tables.places
+    initials |= {short for name, short in tables.short_for.items() if name <= words}
+    words |= {_plain(word) for word in _words_of(diagnosis)} - tables.modifiers
+    words |= heads | {other for word in words for other in tables.same.get(word, ())}
+    return EnglishName(*map(frozenset, (named, words, heads, telling, initials)))
+
+
+def _words_of(text: str) -> list[str]:
+    found = cast("list[str]", _WORD.findall(text))
+    return [word for word in found if word.lower() not in _LINKS and not word.isdigit()]
+
+
+def _shorten(words: list[str], head: str) -> Iterator[str]:
+    """Yield the initials of the last words up to the head, as many as make a short name."""
+    at = max((i for i, word in enumerate(words) if _plain(word) == head), default=len(words) - 1)
+    letters = [
+        word if word.isupper() else word[0].upper() for word in words[: at + 1] if word[0].isalpha()
+    ]
+    for start in range(len(letters) - 1):
+        short = "".join(letters[start:])
+        if len(short) in range(3, _MAX_INITIALS + 1) or short in _tables().short:
+            yield short
+
+
+class _Token(NamedTuple):
+    start: int
+    end: int
+    plain: str
+
+
+def find_name(text: str, name: EnglishName) -> list[tuple[int, int]]:
+    """Find the spans that name the disease, in order and apart."""
+    spans = [*_find_runs(text, name)]
+    spans += [
+        (start, end)
+        for start, end in _find_initials(text, name)
+        if not any(start < stop and begin < end for begin, stop in spans)
+    ]
+    return sorted(spans)
+
+
+def _find_runs(text: str, name: EnglishName) -> Iterator[tuple[int, int]]:
+    """Yield the runs of words that name the disease."""
+    tables = _tables()
+    tokens = [_Token(*m.span(), _plain(m[0])) for m in _WORD.finditer(text)]
+    run: list[_Token] = []
+    for token in [*tokens, None]:
+        joins = token is not None and (
+            not run or _JOIN.fullmatch(text, run[-1].end, token.start) is not None
+        )
+        is_part = token is not None and (
+            token.plain in tables.modifiers
+            or token.plain in _LINKS
+            or _is_among(token.plain, name.words)
+        )
+        if token is not None and joins and is_part:
+            run.append(token)
+            continue
+        yield from _read_run(text, run, name)
+        run = [token] if token is not None and is_part else []
+
+
+def _read_run(text: str, run: list[_Token], name: EnglishName) -> Iterator[tuple[int, int]]:
+    """Yield the span of a run of words where it tells the disease, without links at its ends."""
+    matched = [token for token in run if _is_among(token.plain, name.words)]
+    if not matched:
+        return
+    kinds = {next(w for w in sorted(name.words) if _is_same(token.plain, w)) for token in matched}
+    has_head = any(_is_among(token.plain, name.heads) for token in matched)
+    tells = any(
+        token.plain in name.telling
+        or (not _ADJECTIVE.search(token.plain) and _is_among(token.plain, name.telling))
+        for token in matched
+    )
+    if not tells and not (has_head and len(kinds) > 1):
+        return
+    first = next(i for i, token in enumerate(run) if token.plain not in _LINKS)
+    last = max(i for i, token in enumerate(run) if token in matched)
+    start = run[first].start
+    before = re.search(r"([A-Z][a-z]*)\.? $", text[max(0, start - 20) : start])
+    if before and (_plain(before[1]) in _tables().germs or before[0].endswith(". ")):
+        return  # Streptococcus pneumoniae, M. tuberculosis
+    yield _open_hyphen(text, start), run[last].end
+
+
+def _open_hyphen(text: str, start: int) -> int:
+    """Move a start to the beginning of the word that is joined by a hyphen: smear-positive TB."""
+    joined = re.search(r"[A-Za-z]+-$", text[max(0, start - 20) : start])
+    return start - len(joined[0]) if joined else start
+
+
+def covers(text: str, name: EnglishName) -> bool:
+    """Tell whether a span holds every word of the name but those that say how, or its initials."""
+    if text.upper() in name.initials:
+        return True
+    found = [_plain(word) for word in _words_of(text)]
+    return all(any(_is_same(word, other) for other in found) for word in name.leading)
+
+
+def _find_initials(text: str, name: EnglishName) -> Iterator[tuple[int, int]]:
+    """Yield where the short name stands: not as room air (on RA), nor as a heading (PE:)."""
+    if not name.initials:
+        return
+    pattern = "|".join(sorted(map(re.escape, name.initials), key=len, reverse=True))
+    for found in re.finditer(
+        rf"(?<![A-Za-z0-9])(?<!on )[a-z]?(?:{pattern})s?(?![A-Za-z0-9:])", text
+    ):
+        yield _open_hyphen(text, found.start()), found.end()
+
+
+def is_carried(text: str, start: int, end: int) -> bool:
+    """Tell whether the words around a name make it that of a test, a score or a germ."""
+    if _CARRIED.search(text, max(0, start - 30), start):
+        return True
+    for _ in range(_MAX_CARRIER_WORDS):
+        joined = _SPACE.match(text, end)
+        following = _WORD.match(text, joined.end()) if joined else None
+        if following is None or _STOPS.match(following[0]):
+            return False
+        if _plain(following[0]) in _tables().carriers:
+            return True
+        end = following.end()
+    return False

@@ -1,0 +1,86 @@
+"""Which words of an English diagnosis tell it, and where they stand."""
+
+import pytest
+
+from medkd.prepare.aliases import collect_aliases
+from medkd.prepare.english import find_name, read_english
+from medkd.prepare.leakage import remove_answer
+
+
+def find(diagnosis: str, text: str) -> list[str]:
+    name = read_english(diagnosis)
+    assert name is not None
+    return [text[start:end] for start, end in find_name(text, name)]
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "text", "found"),
+    [
+        ("Left breast carcinoma", "cancer of the left breast", ["cancer of the left breast"]),
+        ("Acute pulmonary embolism", "bilateral pulmonary emboli", ["bilateral pulmonary emboli"]),
+        ("Relapsing-remitting multiple sclerosis", "her MS nurse", ["MS"]),
+        (
+            "Fracture of the left femoral neck",
+            "a fractured neck of femur",
+            ["fractured neck of femur"],
+        ),
+        ("Subarachnoid haemorrhage", "aSAH day 3", ["aSAH"]),
+        ("Kawasaki disease", "the Kawasaki clinic", ["Kawasaki"]),
+        ("Acute gouty arthritis", "probable podagra", ["probable podagra"]),
+        ("Pulmonary tuberculosis", "smear-positive TB", ["smear-positive TB"]),
+        ("Guillain-Barré syndrome (AIDP)", "AIDP subtype", ["AIDP"]),
+    ],
+)
+def test_a_disease_is_found_by_its_words_in_any_order_and_by_its_initials(
+    diagnosis: str, text: str, found: list[str]
+) -> None:
+    assert find(diagnosis, text) == found
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "text"),
+    [
+        ("Left breast carcinoma", "a lump in the left breast"),
+        ("Rheumatoid arthritis", "98% on RA"),
+        ("Bullous pemphigoid", "BP 120/80, no pemphigus"),
+        ("Acute pancreatitis", "pancreatic enzymes"),
+        ("Chronic kidney disease", "kidneys of normal size"),
+        ("Meningococcal meningitis", "Neisseria meningitidis grew"),
+        ("Pulmonary tuberculosis", "M. tuberculosis complex"),
+    ],
+)
+def test_a_place_a_finding_and_a_germ_are_not_the_disease(diagnosis: str, text: str) -> None:
+    assert find(diagnosis, text) == []
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "text"),
+    [
+        ("Acute pulmonary embolism", "Wells score for PE 6."),
+        ("Malaria", "Malaria rapid antigen test pending."),
+        ("Acute appendicitis", "Appendicitis Inflammatory Response score 9."),
+        ("Chronic myeloid leukaemia", "Leukaemia and myelofibrosis were excluded."),
+        ("Viral meningitis", "Her father had meningitis."),
+    ],
+)
+def test_a_test_a_denial_and_a_relative_stay(diagnosis: str, text: str) -> None:
+    assert remove_answer(text, collect_aliases([diagnosis]), "辅助检查") == text
+
+
+def test_an_earlier_illness_of_the_kind_stays_where_it_is_not_the_very_one() -> None:
+    aliases = collect_aliases(["Meningococcal meningitis"])
+    assert (
+        remove_answer("Viral meningitis aged 6.", aliases, "既往史") == "Viral meningitis aged 6."
+    )
+
+
+def test_a_sentence_that_says_more_stays_a_sentence() -> None:
+    before = "Treated as PE with enoxaparin. Radiology impression: acute pulmonary embolism."
+    assert remove_answer(before, collect_aliases(["Acute pulmonary embolism"])) == (
+        "Treated as this condition with enoxaparin. Radiology impression: this condition."
+    )
+
+
+@pytest.mark.parametrize("diagnosis", ["", "肺炎", "Left", "severe, acute", "  (  "])
+def test_what_names_no_english_disease_has_no_english_name(diagnosis: str) -> None:
+    assert read_english(diagnosis) is None
