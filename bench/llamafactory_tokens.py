@@ -23,7 +23,7 @@ from medkd.models.chat_template import (
     find_plain_template,
     make_messages,
 )
-from medkd.models.load import load_tokenizer, tiny_dir
+from medkd.models.load import load_tokenizer, shipped_dir
 
 LOAD = """
 import json, sys
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--merged", type=Path, default=Path("runs/demo/merge"))
     parser.add_argument("--python", type=Path, help="python of an environment with LLaMA-Factory")
     parser.add_argument(
-        "--model", type=Path, default=tiny_dir(), help="folder whose tokenizer is used"
+        "--model", type=Path, default=shipped_dir(), help="folder whose tokenizer is used"
     )
     parser.add_argument("--template", default="qwen", help="LLaMA-Factory's: qwen, qwen3, qwen3_5")
     parser.add_argument("--rows", type=int, default=200)

@@ -28,7 +28,7 @@ import yaml
 from medkd.core import thinking
 from medkd.core.records import Example
 from medkd.models.chat_template import find_end_of_turn, find_plain_template
-from medkd.models.load import load_tokenizer, tiny_dir
+from medkd.models.load import load_tokenizer, shipped_dir
 from medkd.train.preflight import tokenize
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
@@ -89,7 +89,7 @@ def watch(
 def make_model(shape: str, out: Path) -> Path:
     """Make a model of the true shape of Qwen2.5-0.5B with random weights, or take the student."""
     if shape == "tiny":
-        return tiny_dir()
+        return shipped_dir()
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -170,7 +170,7 @@ def measure_peer(
 def count_tokens(examples: list[Example], model: Path) -> int:
     """Count the tokens of all rows, padding and a default system text apart."""
     tokenizer = load_tokenizer(model)
-    template, end = find_plain_template(load_tokenizer(tiny_dir())), find_end_of_turn(tokenizer)
+    template, end = find_plain_template(load_tokenizer(shipped_dir())), find_end_of_turn(tokenizer)
     rows, _ = tokenize(examples, tokenizer, "reasoned", MAX_LENGTH * 4, template, end)
     return sum(len(row.input_ids) for row in rows)
 

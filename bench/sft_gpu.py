@@ -109,7 +109,7 @@ def measure(
     from transformers import PreTrainedTokenizerFast
 
     from medkd.models.inspect import ModelShape
-    from medkd.models.load import load_tokenizer, tiny_dir
+    from medkd.models.load import load_tokenizer, shipped_dir
     from medkd.train.config import Config, make_lora_config
     from medkd.train.preflight import TokenizedExample
     from medkd.train.stage import make_dataset, make_trainer, make_trainer_config
@@ -124,7 +124,7 @@ def measure(
         )
     model.config.use_cache = False
     tokenizer: PreTrainedTokenizerFast = load_tokenizer(
-        tiny_dir()
+        shipped_dir()
     )  # any with a pad token: the rows are numbers already
     rows = [
         TokenizedExample(row, row)

@@ -31,7 +31,7 @@ from medkd.models.chat_template import (
     render,
 )
 from medkd.models.inspect import read_model_shape
-from medkd.models.load import LoadedModel, load_libraries, load_model, tiny_dir
+from medkd.models.load import LoadedModel, load_libraries, load_model, shipped_dir
 from medkd.text.similarity import is_looping
 from medkd.train.config import Config, make_lora_config
 from medkd.train.preflight import IGNORED, TokenizedExample, tokenize
@@ -69,7 +69,7 @@ def train(
     ]
     if spoil:
         spoil(loaded.model, special)
-    lora = make_lora_config(16, read_model_shape(tiny_dir()), special if cured else [])
+    lora = make_lora_config(16, read_model_shape(shipped_dir()), special if cured else [])
     with TemporaryDirectory() as folder:
         config = Config(
             model="medkd:tiny",

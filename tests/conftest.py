@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from medkd.models.load import tiny_dir
+from medkd.models.load import shipped_dir
 from student_samples import make_random_model, write_examples
 
 # A model this small is slower on two threads than on one, and many times so where the cores are
@@ -52,7 +52,7 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model_dir(random_model_dir: Path) -> Path:
     """The shipped student, or the random one where it has not been made yet."""
-    return tiny_dir() if (tiny_dir() / "config.json").exists() else random_model_dir
+    return shipped_dir() if (shipped_dir() / "config.json").exists() else random_model_dir
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import pytest
 
 from medkd import __version__
 from medkd.cli.app import build_app, run_command
-from medkd.cli.commands import CHINESE_STUDENT
 from medkd.cli.flags import DETACH_HELP, INSTALLED_DOCS, PARTS, RECIPE_HELP, TRUST_HELP
 from medkd.cli.overview import (
     BEGINNINGS,
@@ -682,7 +681,6 @@ def list_texts() -> set[str]:
     """List the texts of the command line that a person reads in their language."""
     found = {RUN, STAGE, LOOK, MACHINE, *(command.summary for command in COMMANDS.values())}
     found |= {said for _, said in BEGINNINGS} | {
-        CHINESE_STUDENT,
         RECIPE_HELP,
         TRUST_HELP,
         DETACH_HELP,

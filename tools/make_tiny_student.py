@@ -1,9 +1,10 @@
 """Make `medkd:tiny`, the shipped student: a Qwen2-shaped base of a few MB that knows the clinic and
 does not think.
 
-`python tools/make_tiny_student.py --out DIR` makes it again: tokenizer, base model, template, card;
-about half an hour on two cores. With `--like medkd:tiny`, `--width` and `--layers` it makes a
-relative of another size that shares its vocabulary.
+`python tools/make_tiny_student.py` makes it again: tokenizer, base model, template, card; about
+half an hour on two cores. `--language en` makes `medkd:tiny-en`, which reads English instead. With
+`--like medkd:tiny`, `--width` and `--layers` it makes a relative of another size that shares its
+vocabulary.
 In: `tiny_corpus`. Out: a model folder that plain `transformers` loads. Not done here: LoRA (`medkd
 train`).
 """
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from medkd.core.jsonl import write_json, write_text
 from medkd.core.progress import Bar
+from medkd.core.records import Language
 from medkd.core.thinking import CLOSE, OPEN
 from medkd.models.chat_template import PLAIN_CHATML, TEXT_END, TURN_END, TURN_START
+from medkd.models.load import SHIPPED_STUDENTS, shipped_dir
 from tiny_corpus import Document, common_hanzi, make_documents
 
 if TYPE_CHECKING:
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Tokenizer
 
 CONTEXT = 4096
-VOCABULARY = 6142
-MAX_TOKEN_CHARACTERS = 4
-"""Longer tokens would swallow whole template phrases."""
+VOCABULARY: dict[Language, int] = {"zh": 6142, "en": 2558}
+MAX_TOKEN_BYTES: dict[Language, int] = {"zh": 12, "en": 16}
+"""Longer tokens would swallow whole template phrases; a Chinese character takes three."""
 SPECIAL_TOKENS = (TEXT_END, TURN_END, TURN_START)
 """In the order in which the tokenizer itself numbers them: in another one, its saved file would
 give two of them each other's number."""
@@ -39,7 +42,7 @@ rare phrases do."""
 N_DOCUMENTS = 36_000
 N_CASES = 4_000
 WIDTH, HEAD_WIDTH, N_LAYERS = 128, 32, 5
-SEQUENCE = 384
+SEQUENCE: dict[Language, int] = {"zh": 384, "en": 512}
 BATCH = 8
 ROPE_BASE = 1_000_000.0
 PEAK_LR = 3e-3
@@ -47,9 +50,9 @@ PREVIOUS_SHARPNESS, PREVIOUS_GAIN, MATCH_SHARPNESS, COPY_GAIN = 8.0, 0.05, 2.5, 
 """Scales of the copying circuit's start."""
 
 
-def train_tokenizer(documents: list[str]) -> "Qwen2Tokenizer":
-    """Train a byte-level BPE in Qwen2's own form on the corpus, every common hanzi a token, the
-    tags tokens of their own."""
+def train_tokenizer(documents: list[str], language: Language = "zh") -> "Qwen2Tokenizer":
+    """Train a byte-level BPE in Qwen2's own form on the corpus, the tags tokens of their own, and
+    in Chinese every common hanzi a token."""
     from tokenizers import AddedToken as Added
     from tokenizers import pre_tokenizers, trainers
     from transformers import AddedToken, Qwen2Tokenizer
@@ -59,16 +62,14 @@ def train_tokenizer(documents: list[str]) -> "Qwen2Tokenizer":
     )
     tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START]})
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        max_token_length=3 * MAX_TOKEN_CHARACTERS,
+        vocab_size=VOCABULARY[language],
+        max_token_length=MAX_TOKEN_BYTES[language],
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    hanzi = "\n".join(common_hanzi())
-    tokenizer.backend_tokenizer.train_from_iterator(
-        [*documents, *(hanzi for _ in range(HANZI_WEIGHT))], trainer
-    )
+    hanzi = ["\n".join(common_hanzi())] * HANZI_WEIGHT if language == "zh" else []
+    tokenizer.backend_tokenizer.train_from_iterator([*documents, *hanzi], trainer)
     # Training drops the special tokens from the added vocabulary; without this they would be cut up
     # like text.
     tokenizer.backend_tokenizer.add_special_tokens(
@@ -150,11 +151,12 @@ def seed_copying(model: Any) -> None:
             second.o_proj.weight[:, rows] = COPY_GAIN * copied.T
 
 
-def pack(documents: list[Document], tokenizer: "PreTrainedTokenizerBase") -> "torch.Tensor":
+def pack(
+    documents: list[Document], tokenizer: "PreTrainedTokenizerBase", length: int
+) -> "torch.Tensor":
     """Lay the documents end to end, each closed by the end-of-text token.
 
-    Shape [2, n, SEQUENCE + 1]: token ids, and the same as labels with -100 where a text is only
-    read.
+    Shape [2, n, length + 1]: token ids, and the same as labels with -100 where a text is only read.
     """
     import torch
 
@@ -163,8 +165,8 @@ def pack(documents: list[Document], tokenizer: "PreTrainedTokenizerBase") -> "to
     learnt = tokenizer([d.learnt for d in documents])["input_ids"]
     ids = [i for r, x in zip(read, learnt, strict=True) for i in (*r, *x, end)]
     labels = [i for r, x in zip(read, learnt, strict=True) for i in (*(-100 for _ in r), *x, end)]
-    n = len(ids) // (SEQUENCE + 1)
-    return torch.tensor([ids, labels])[:, : n * (SEQUENCE + 1)].view(2, n, SEQUENCE + 1)
+    n = len(ids) // (length + 1)
+    return torch.tensor([ids, labels])[:, : n * (length + 1)].view(2, n, length + 1)
 
 
 def train(model: "PreTrainedModel", rows: "torch.Tensor", seed: int) -> list[dict[str, float]]:
@@ -213,6 +215,7 @@ def make_student(
     width: int = WIDTH,
     n_layers: int = N_LAYERS,
     like: str = "",
+    language: Language = "zh",
 ) -> None:
     """Make the whole model folder; `like` names a model whose tokenizer is taken, instead of one
     trained on the documents."""
@@ -222,14 +225,14 @@ def make_student(
     from medkd.models.load import load_tokenizer, resolve_model
 
     started = time.monotonic()
-    documents = make_documents(n_documents, N_CASES, seed)
+    documents = make_documents(n_documents, N_CASES, seed, language)
     tokenizer = (
         load_tokenizer(resolve_model(like))
         if like
-        else train_tokenizer([d.context + d.learnt for d in documents])
+        else train_tokenizer([d.context + d.learnt for d in documents], language)
     )
     model = build_model(tokenizer, seed, width, n_layers)
-    rows = pack(documents, tokenizer)
+    rows = pack(documents, tokenizer, SEQUENCE[language])
     history = train(model, rows, seed)
     stops = [tokenizer.convert_tokens_to_ids(token) for token in (TURN_END, TEXT_END)]
     model.generation_config = GenerationConfig(
@@ -248,15 +251,17 @@ def make_student(
         "seed": seed,
     }
     write_json(out / "training.json", facts)
-    write_text(out / "README.md", _card(facts, out.name if like else "medkd:tiny"))
+    name = out.name if like else SHIPPED_STUDENTS[language]
+    write_text(out / "README.md", _card(facts, name, language))
     print(json.dumps(facts))
 
 
-def _card(facts: dict[str, Any], name: str) -> str:
+def _card(facts: dict[str, Any], name: str, language: Language) -> str:
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    n_diseases = len(set(_diseases(language)))
     return f"""---
 license: apache-2.0
-language: [zh]
+language: [{language}]
 library_name: transformers
 ---
 # {name}
@@ -265,9 +270,10 @@ A base student of MedKD's rehearsal world: Qwen2-shaped, made from scratch by
 `python tools/make_tiny_student.py` on text that the project generates itself from its own
 hand-written knowledge base. No real patient, no outside text, no outside weights.
 
-It read facts of {len(set(_diseases()))} diseases, copied findings out of synthetic records, and
-answered synthetic cases at once. It thinks only when told to, over short lists of findings; it
-never saw the reasoning for a whole record. The seed of its cases is not one that a demo uses.
+It reads {"Chinese" if language == "zh" else "English"}. It read facts of {n_diseases} diseases,
+copied findings out of synthetic records, and answered synthetic cases at once. It thinks only when
+told to, over short lists of findings; it never saw the reasoning for a whole record. The seed of
+its cases is not one that a demo uses.
 
 It knows no medicine beyond that toy world. Use it to try the pipeline on a laptop; never to answer
 a question about health.
@@ -278,19 +284,20 @@ a question about health.
 """
 
 
-def _diseases() -> Iterator[str]:
+def _diseases(language: Language) -> Iterator[str]:
     from medkd.demo.knowledge import load_knowledge
 
-    for family in load_knowledge().families:
+    for family in load_knowledge(language).families:
         yield from (disease.name for disease in family.diseases)
 
 
 def main() -> None:
     """Run the script."""
-    from medkd.models.load import tiny_dir
-
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=tiny_dir(), help="model folder to write")
+    parser.add_argument("--language", choices=list(SHIPPED_STUDENTS), default="zh")
+    parser.add_argument(
+        "--out", type=Path, help="model folder to write; else that of the shipped student"
+    )
     parser.add_argument("--documents", type=int, default=N_DOCUMENTS, help="documents to read")
     parser.add_argument(
         "--seed", type=int, default=11, help="seed of the corpus and of the weights"
@@ -301,8 +308,15 @@ def main() -> None:
         "--like", default="", help="model whose tokenizer is taken, so that one can teach the other"
     )
     options = parser.parse_args()
+    language: Language = options.language
     make_student(
-        options.out, options.documents, options.seed, options.width, options.layers, options.like
+        options.out or shipped_dir(SHIPPED_STUDENTS[language]),
+        options.documents,
+        options.seed,
+        options.width,
+        options.layers,
+        options.like,
+        language,
     )
 
 

@@ -30,6 +30,7 @@ from medkd.core.errors import InputError, ProofError, StoppedError
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest, is_finished
 from medkd.core.statistics import MIN_QUESTIONS
+from medkd.models.load import SHIPPED_STUDENTS
 from medkd.report.lineage import is_play_money
 from medkd.report.run import write_run_report
 from medkd.rounds import RoundKeeper, Rounds, expand
@@ -47,7 +48,6 @@ REFERENCES = ("input", "adapter", "model", "evaluation", "from", "pairs")
 
 ENGLISH: dict[str, dict[str, Any]] = {
     "merge": {"near": 1, "contained": 1},  # a few moulds, of many characters
-    "train": {"max_length": 2048},  # the tiny student spells it out in short tokens
 }
 """What invented cases in English take of a stage."""
 REHEARSAL = "rehearsal"
@@ -290,7 +290,9 @@ def _fit_english(
     if "collect" not in content or (said[0] | said[1]).get("language") != "en":
         return {}
     stages = {str(name): str(name).split("-")[0] for name in content}
-    return {name: ENGLISH[stage] for name, stage in stages.items() if stage in ENGLISH}
+    fit = {name: ENGLISH[stage] for name, stage in stages.items() if stage in ENGLISH}
+    is_tiny = content.get("student") == SHIPPED_STUDENTS["zh"]
+    return fit | ({"student": SHIPPED_STUDENTS["en"]} if is_tiny else {})
 
 
 def plan_recipe(

@@ -97,14 +97,14 @@ def test_tokens_are_those_that_training_counts(source, tmp_path):
         find_plain_template,
         make_messages,
     )
-    from medkd.models.load import load_tokenizer, tiny_dir
+    from medkd.models.load import load_tokenizer, shipped_dir
 
     run(
         Config(
             input=(source,), out=tmp_path / "out", tokenizer="medkd:tiny", val_share=0, test_share=0
         )
     )
-    tokenizer = load_tokenizer(tiny_dir())
+    tokenizer = load_tokenizer(shipped_dir())
     template = find_plain_template(tokenizer) or ""
     lengths = []
     for line in (tmp_path / "out" / "train.jsonl").open(encoding="utf-8"):

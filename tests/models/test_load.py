@@ -14,7 +14,7 @@ from medkd.models.load import (
     is_different_model,
     load_model,
     resolve_model,
-    tiny_dir,
+    shipped_dir,
 )
 from student_samples import make_random_model
 
@@ -127,10 +127,10 @@ def test_names_of_hubs_are_told_apart_without_asking_one_and_a_folder_may_have_b
 
 
 def test_a_copy_of_the_same_weights_is_the_same_model(tmp_path):
-    shutil.copytree(tiny_dir(), tmp_path / "copy")
+    shutil.copytree(shipped_dir(), tmp_path / "copy")
     other = make_random_model(tmp_path / "other")
     assert not is_different_model("medkd:tiny", str(tmp_path / "copy")) and not is_different_model(
-        str(tmp_path / "copy"), str(tiny_dir())
+        str(tmp_path / "copy"), str(shipped_dir())
     )
     assert is_different_model("medkd:tiny", str(other)) and is_different_model(
         str(other), "medkd:tiny"

@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from medkd.models.load import tiny_dir
+from medkd.models.load import shipped_dir
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(tiny_dir())
+    return AutoTokenizer.from_pretrained(shipped_dir())
 
 
 def test_the_student_is_at_most_ten_megabytes_and_holds_no_pickle():
-    files = [path for path in tiny_dir().rglob("*") if path.is_file()]
+    files = [path for path in shipped_dir().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 10 * 2**20
     assert not [path for path in files if path.suffix in {".bin", ".pt", ".pkl"}]
 
@@ -41,7 +41,7 @@ def test_tags_and_turn_ends_are_single_tokens(tokenizer):
 
 
 def test_the_shipped_student_stops_on_the_tokens_it_was_trained_to_end_with(tokenizer):
-    stops = json.loads((tiny_dir() / "generation_config.json").read_text())["eos_token_id"]
+    stops = json.loads((shipped_dir() / "generation_config.json").read_text())["eos_token_id"]
     assert tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", "<|endoftext|>"]
 
 
@@ -59,11 +59,13 @@ def test_a_saved_tokenizer_numbers_its_tokens_as_it_did_in_training(tmp_path):
 
 
 def test_the_context_is_four_thousand_tokens():
-    assert json.loads((tiny_dir() / "config.json").read_text())["max_position_embeddings"] == 4096
+    assert (
+        json.loads((shipped_dir() / "config.json").read_text())["max_position_embeddings"] == 4096
+    )
 
 
 def test_the_card_says_what_it_was_trained_on():
-    card = (tiny_dir() / "README.md").read_text(encoding="utf-8")
+    card = (shipped_dir() / "README.md").read_text(encoding="utf-8")
     assert "make_tiny_student.py" in card and "No real patient" in card
 
 
@@ -74,7 +76,7 @@ def test_the_script_makes_a_student_of_the_same_shape(tmp_path):
     from make_tiny_student import make_student
 
     make_student(tmp_path, n_documents=150, seed=1)
-    shipped = json.loads((tiny_dir() / "config.json").read_text())
+    shipped = json.loads((shipped_dir() / "config.json").read_text())
     made = json.loads((tmp_path / "config.json").read_text())
     assert {k: v for k, v in made.items() if k != "vocab_size"} == {
         k: v for k, v in shipped.items() if k != "vocab_size"

@@ -27,6 +27,7 @@ from medkd.demo.mock_site import serve_site
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
 from medkd.distill import bill as bills
+from medkd.models.load import SHIPPED_STUDENTS
 from medkd.pipeline import plan_recipe, run_recipe
 from medkd.report.run import write_report
 
@@ -62,11 +63,8 @@ def demo(
     overrides: dict[str, Any] = {"rehearsal": {"language": language}}
     if teacher_faults:
         overrides["rehearsal"]["faults"] = teacher_faults
-    if language == "en" and road == "cases":
-        texts = Texts(take_language(sys.argv[1:])[0])
-        print(texts.of("cli", CHINESE_STUDENT), file=sys.stderr)
     if road == "open-datasets":
-        overrides = OPEN_DATASETS | overrides
+        overrides = OPEN_DATASETS | {"student": SHIPPED_STUDENTS[language]} | overrides
         overrides["rehearsal"] |= {"cases": 640, "seed": 7}
     elif task != "diagnosis":
         overrides["task"] = task
@@ -87,11 +85,7 @@ def _say_next(name: str, run_dir: Path) -> None:
     print(texts.of("cli", "next: {command}", command=fill_next(name, {"out": run_dir})))
 
 
-CHINESE_STUDENT = (
-    "note: medkd:tiny has read Chinese alone; in English it shows the road, and learns little"
-)
 OPEN_DATASETS: dict[str, Any] = {
-    "student": "medkd:tiny",
     "merge": {
         "input": "rehearsal",
         "near": 1,

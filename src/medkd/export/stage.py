@@ -35,17 +35,16 @@ from medkd.models.chat_template import (
 )
 from medkd.models.inspect import explain, find_number_format, read_json
 from medkd.models.load import (
-    TINY,
     Dtype,
     Hub,
     LoadedModel,
     find_base,
+    find_local,
     load_model,
     load_tokenizer,
     open_to_readers,
     resolve_adapter,
     resolve_model,
-    tiny_dir,
 )
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ def _export(config: Config) -> Manifest:
             "rows": "unknown",
         }
         lineage["scores"] = _read_scores(scores_path)
-        place = _find_local(str(lineage.get("base_model") or name))
+        place = find_local(str(lineage.get("base_model") or name))
         lineage["base_licence"] = find_base_licence(place if place.is_dir() else folder)
         adapter = source if source != folder else None
         try:
@@ -269,13 +268,8 @@ def find_base_format(folder: Path) -> str:
     base = str((read_json(folder / "lineage.json") or {}).get("base_model") or "")
     if own != "float32" or not base:
         return own
-    place = _find_local(base)
+    place = find_local(base)
     return find_number_format(place) if (place / "config.json").exists() else "bfloat16"
-
-
-def _find_local(base: str) -> Path:
-    """Find where the folder of a base would be on this machine."""
-    return tiny_dir() if base == TINY else Path(base).expanduser()
 
 
 def hand_over_gguf(

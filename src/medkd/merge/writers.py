@@ -286,7 +286,7 @@ def make_counter(name: str) -> Count:
     tokens of whole rows under its chat template, the end of the turn included; raises InputError
     where there is none."""
     try:
-        folder = load.tiny_dir() if name == load.TINY else Path(name).expanduser()
+        folder = load.find_local(name)
         tokenizer = load.load_tokenizer(folder if folder.is_dir() else load.resolve_model(name))
     except ImportError as error:
         raise InputError(

@@ -1,7 +1,7 @@
 """Find a model by name and load it: safetensors only, and never its own code.
 
-In: `medkd:tiny`, a folder or a hub's name, and an adapter. Out: a model and its tokenizer.
-Not done here: training, quantised weights, generation.
+In: the name of a shipped student, a folder or a hub's name, and an adapter. Out: a model and its
+tokenizer. Not done here: training, quantised weights, generation.
 """
 
 import gc
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.core.jsonl import hash_path
+from medkd.core.records import Language
 from medkd.models.chat_template import find_templates
 from medkd.models.inspect import (
     check_folder_files,
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TINY = "medkd:tiny"
+SHIPPED_STUDENTS: dict[Language, str] = {"zh": "medkd:tiny", "en": "medkd:tiny-en"}
+"""The student that reads each language."""
+TINY = SHIPPED_STUDENTS["zh"]
 Hub = Literal["huggingface", "modelscope"]
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -85,9 +88,19 @@ class LoadedModel(NamedTuple):
     tokenizer: "PreTrainedTokenizerBase"
 
 
-def tiny_dir() -> Path:
-    """Return the folder of the shipped student."""
-    return Path(__file__).parent / "tiny"
+def shipped_dir(name: str = TINY) -> Path:
+    """Return the folder of a shipped student."""
+    return Path(__file__).parent / name.removeprefix("medkd:")
+
+
+def is_shipped(name: str) -> bool:
+    """Tell whether a name is that of a shipped student."""
+    return name in SHIPPED_STUDENTS.values()
+
+
+def find_local(name: str) -> Path:
+    """Return the folder that a name means on this machine, whether it is there or not."""
+    return shipped_dir(name) if is_shipped(name) else Path(name).expanduser()
 
 
 def resolve_model(name: str, hub: Hub = "huggingface") -> Path:
@@ -96,8 +109,8 @@ def resolve_model(name: str, hub: Hub = "huggingface") -> Path:
 
     For a directory of `train` that holds a whole model, that model is meant.
     """
-    if name == TINY:
-        return _check_folder(tiny_dir(), name)
+    if is_shipped(name):
+        return _check_folder(shipped_dir(name), name)
     if not name.isprintable():
         raise InputError("{!a}: no name of a model; it must be printable UTF-8 text", name)
     path = Path(name).expanduser()
@@ -419,10 +432,7 @@ def is_different_model(base: str, name: str) -> bool:
         return False
     folders = [Path(each).expanduser() for each in (base, name)]
     if any(folder.is_dir() for folder in folders):
-        folders = [
-            tiny_dir() if each == TINY else folder
-            for each, folder in zip((base, name), folders, strict=True)
-        ]
+        folders = [find_local(each) for each in (base, name)]
         return all(folder.is_dir() for folder in folders) and not _has_same_weights(*folders)
     return not folders[0].is_absolute()
 

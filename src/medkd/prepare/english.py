@@ -29,6 +29,13 @@ _OF = re.compile(r"\b(?:of|in)\b", re.IGNORECASE)
 _JOIN = re.compile(r"[\s/'’-]{0,2}")
 _LINKS = frozenset({"of", "the", "in", "his", "her", "a", "an"})
 _ADJECTIVE = re.compile(r"(?:ic|al|ar|ary|ous|ive|ed|ing)$")
+_OTHER_THING = re.compile(
+    r"(?:ectomy|otomy|ostomy|plasty|scopy|graph|graphy|gram|ology|ologist|ine?|ase)$"
+)
+"""An operation, a test, a speciality, a substance."""
+_OF_AN_ORGAN = re.compile(r"(?:itis|iti|oma|osis|osi)$")
+_MIN_CUT = 3
+"""Letters of a word that is cut short, beside another of the name: dig toxicity."""
 _MAX_INITIALS = 6
 _SPACE = re.compile(r"[ -]")
 _CARRIED = re.compile(
@@ -68,6 +75,8 @@ class _Tables(NamedTuple):
     germs: frozenset[str]
     same: dict[str, frozenset[str]]
     short_for: dict[frozenset[str], str]
+    of_a_drug: frozenset[str]
+    combining: tuple[str, ...]
 
 
 @cache
@@ -87,6 +96,8 @@ def _tables() -> _Tables:
         short=frozenset(table["short"].split()),
         same=same,
         short_for={_plain_words(name): short for name, short in table["short_for"].items()},
+        of_a_drug=_plain_words(table["of_a_drug"]),
+        combining=tuple(table["combining"].split()),
     )
 
 
@@ -108,9 +119,18 @@ def _is_same(one: str, other: str) -> bool:
         return True
     if "oid" in (one[-3:], other[-3:]):  # pemphigoid is no pemphigus
         return False
+    if bool(_OTHER_THING.search(one)) != bool(_OTHER_THING.search(other)):
+        return False
     n = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), -1)
     n = min(len(one), len(other)) if n < 0 else n
     return n >= _MIN_STEM and n >= _SHARE * max(len(one), len(other))
+
+
+def _is_cut(word: str, words: Iterable[str]) -> bool:
+    """Tell whether a word is one of the words cut short."""
+    return len(word) >= _MIN_CUT and any(
+        len(other) > len(word) + 1 and other.startswith(word) for other in words
+    )
 
 
 def _is_among(word: str, words: Iterable[str]) -> bool:
@@ -139,8 +159,9 @@ def read_english(diagnosis: str) -> EnglishName | None:
         heads |= {head} | tables.same.get(head, frozenset())
         if head not in tables.generic | tables.places:
             telling |= {head} | tables.same.get(head, frozenset()) - tables.generic
-        else:
+        elif head not in tables.of_a_drug:
             telling |= set(content) - tables.generic - tables.places
+        telling |= {_plain(word) for word in found[1:] if word.istitle()} & set(content)
         initials |= set(_shorten(found, head))
     if not words:
         return None
@@ -166,13 +187,24 @@ def _words_of(text: str) -> list[str]:
 def _shorten(words: list[str], head: str) -> Iterator[str]:
     """Yield the initials of the last words up to the head, as many as make a short name."""
     at = max((i for i, word in enumerate(words) if _plain(word) == head), default=len(words) - 1)
-    letters = [
-        word if word.isupper() else word[0].upper() for word in words[: at + 1] if word[0].isalpha()
+    shorts = {""}
+    for word in reversed(words[: at + 1]):
+        shorts = {letters + short for letters in _letters(word) for short in shorts}
+        for short in shorts:
+            if len(short) in range(3, _MAX_INITIALS + 1) or short in _tables().short:
+                yield short
+
+
+def _letters(word: str) -> set[str]:
+    """Return what stands for a word in a short name."""
+    if word.isupper():
+        return {word}
+    parts = [
+        part
+        for part in _tables().combining
+        if word.lower().startswith(part) and word.lower() != part
     ]
-    for start in range(len(letters) - 1):
-        short = "".join(letters[start:])
-        if len(short) in range(3, _MAX_INITIALS + 1) or short in _tables().short:
-            yield short
+    return {word[0].upper(), *(f"{word[0]}{word[len(part)]}".upper() for part in parts)}
 
 
 class _Token(NamedTuple):
@@ -195,7 +227,11 @@ def find_name(text: str, name: EnglishName) -> list[tuple[int, int]]:
 def _find_runs(text: str, name: EnglishName) -> Iterator[tuple[int, int]]:
     """Yield the runs of words that name the disease."""
     tables = _tables()
-    tokens = [_Token(*m.span(), _plain(m[0])) for m in _WORD.finditer(text)]
+    tokens = [
+        _Token(*m.span(), _plain(m[0]))
+        for m in _WORD.finditer(text)
+        if m[0] != "CA"  # CA 15-3
+    ]
     run: list[_Token] = []
     for token in [*tokens, None]:
         joins = token is not None and (
@@ -205,6 +241,7 @@ def _find_runs(text: str, name: EnglishName) -> Iterator[tuple[int, int]]:
             token.plain in tables.modifiers
             or token.plain in _LINKS
             or _is_among(token.plain, name.words)
+            or _is_cut(token.plain, name.words)
         )
         if token is not None and joins and is_part:
             run.append(token)
@@ -215,16 +252,17 @@ def _find_runs(text: str, name: EnglishName) -> Iterator[tuple[int, int]]:
 
 def _read_run(text: str, run: list[_Token], name: EnglishName) -> Iterator[tuple[int, int]]:
     """Yield the span of a run of words where it tells the disease, without links at its ends."""
-    matched = [token for token in run if _is_among(token.plain, name.words)]
+    kinds: set[str] = set()
+    matched: list[_Token] = []
+    for token in run:
+        forms = [word for word in sorted(name.words) if _is_same(token.plain, word)]
+        if forms or _is_cut(token.plain, name.words):
+            matched.append(token)
+            kinds.add(forms[0] if forms else token.plain)
     if not matched:
         return
-    kinds = {next(w for w in sorted(name.words) if _is_same(token.plain, w)) for token in matched}
     has_head = any(_is_among(token.plain, name.heads) for token in matched)
-    tells = any(
-        token.plain in name.telling
-        or (not _ADJECTIVE.search(token.plain) and _is_among(token.plain, name.telling))
-        for token in matched
-    )
+    tells = any(_tells(token.plain, word) for token in matched for word in name.telling)
     if not tells and not (has_head and len(kinds) > 1):
         return
     first = next(i for i, token in enumerate(run) if token.plain not in _LINKS)
@@ -234,6 +272,12 @@ def _read_run(text: str, run: list[_Token], name: EnglishName) -> Iterator[tuple
     if before and (_plain(before[1]) in _tables().germs or before[0].endswith(". ")):
         return  # Streptococcus pneumoniae, M. tuberculosis
     yield _open_hyphen(text, start), run[last].end
+
+
+def _tells(word: str, telling: str) -> bool:
+    """Tell whether a word is a form of one that tells: schizophrenic, but not pancreatic."""
+    is_organ = _OF_AN_ORGAN.search(telling) and _ADJECTIVE.search(word)
+    return word == telling or (not is_organ and _is_same(word, telling))
 
 
 def _open_hyphen(text: str, start: int) -> int:

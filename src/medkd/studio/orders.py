@@ -20,7 +20,7 @@ from medkd.core.config import RECIPES, find_recipe, read_recipe
 from medkd.core.errors import InputError, MedkdError, say_problem
 from medkd.core.i18n import LANGUAGES, Texts
 from medkd.core.task import SHIPPED
-from medkd.models.load import TINY
+from medkd.models.load import SHIPPED_STUDENTS, is_shipped
 from medkd.pipeline import REHEARSAL, fill_in
 from medkd.stages import STAGES
 from medkd.studio.forms import (
@@ -165,8 +165,8 @@ def _preset(part: Part, before: str) -> None:
 
 @cache
 def presets(stage: str, model: str) -> Mapping[str, str]:
-    """Return the values that fit a model: the demo's own for the shipped student."""
-    if model != TINY:
+    """Return the values that fit a model: the demo's own for a shipped student."""
+    if not is_shipped(model):
         return {}
     section = cast(dict[str, Any], read_recipe(find_recipe(PRESETS)).get(stage) or {})
     names = {field.name for field in read_fields(stage)} - {"model", "input", "adapter"}
@@ -294,7 +294,8 @@ def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[st
     if stage == "deidentify" and field.name == "known":
         return [str(path) for path in [workspace.runs / run / KNOWN] if path.exists()]
     if field.name == "model" and stage in ("train", "reinforce", "evaluate", "export"):
-        return [TINY, *(str(step.path) for step in workspace.list_steps(stage="export"))]
+        made = (str(step.path) for step in workspace.list_steps(stage="export"))
+        return [*SHIPPED_STUDENTS.values(), *made]
     if field.name == "task" and stage != "evaluate":
         return list(SHIPPED)
     if field.name == "teacher":

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from medkd.chat.session import Config
 from medkd.core.errors import InputError, say_problem
 from medkd.core.records import Sampling
-from medkd.models.load import TINY
+from medkd.models.load import SHIPPED_STUDENTS, TINY, is_shipped
 from medkd.studio.conversation import HELD, Conversation
 from medkd.studio.jsonl_index import open_index
 from medkd.studio.page import Form, Page, read_text, stream
@@ -48,7 +48,13 @@ def show_chat(page: Page) -> Response:
     return page.render(
         "chat.html",
         offered=list(
-            dict.fromkeys([TINY, *(step.base for step in made), *(step.path for step in made)])
+            dict.fromkeys(
+                [
+                    *SHIPPED_STUDENTS.values(),
+                    *(step.base for step in made),
+                    *(step.path for step in made),
+                ]
+            )
         ),
         chosen=named if any(named.values()) else usual,
         settings={name: page.query.get(name) or usual for name, usual in SETTINGS.items()},
@@ -78,7 +84,7 @@ def ask(page: Page, form: Form) -> Response:
     if not any(names.values()):
         raise InputError(page.t("First choose a model."))
     for name in names.values():
-        if name != TINY:
+        if not is_shipped(name):
             page.workspace.check(name)
     settings = {name: read_text(form, name) for name in SETTINGS}
     sampling = read_sampling(settings)

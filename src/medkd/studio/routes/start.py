@@ -29,7 +29,7 @@ from medkd.core.task import find_task
 from medkd.distill.courses import Course
 from medkd.distill.stage import choose_targets, find_questions, make_method
 from medkd.models.inspect import ModelShape, read_headers, read_json
-from medkd.models.load import TINY, tiny_dir
+from medkd.models.load import find_local
 from medkd.report.material import REHEARSAL
 from medkd.stages import STAGES
 from medkd.studio import jobs
@@ -257,7 +257,7 @@ def estimate_training_memory(config: Any) -> float | None:
 def read_shape(model: str) -> ModelShape | None:
     """Read the shape of a model folder from the headers of its weights, without loading torch; None
     where there are none."""
-    folder = tiny_dir() if model == TINY else Path(model)
+    folder = find_local(model)
     config = read_json(folder / "config.json") if model and folder.is_dir() else None
     if not config:
         return None
