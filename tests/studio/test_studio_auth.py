@@ -131,6 +131,13 @@ def test_with_a_token_nothing_is_shown_before_it_is() -> None:
     assert ask(guard, "/en/data", cookie=f"{guard.cookie}=")[0] == 401
 
 
+def test_a_token_is_compared_in_constant_time(monkeypatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    monkeypatch.setattr("hmac.compare_digest", lambda *both: compared.append(both) is None)
+    assert ask(Guard(inner, "secret"), "/login", method="POST", body=b"token=guess")[0] == 303
+    assert compared == [(b"guess", b"secret")]
+
+
 def test_two_studios_of_one_machine_keep_their_sessions_apart() -> None:
     assert Guard(inner).cookie != Guard(inner).cookie
 

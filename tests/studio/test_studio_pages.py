@@ -394,6 +394,20 @@ def test_a_judgement_that_lacks_something_is_not_written(
     assert client.submit("/en/review", **whole | {"file": "/etc/passwd"}).status_code == 400
 
 
+def test_answers_are_filtered_by_what_became_of_the_tuned_models(client, tmp_path: Path) -> None:
+    make_evaluation(tmp_path / "runs" / "one" / "evaluate-base", ["胃炎", "肺炎", "胃炎"])
+    make_evaluation(tmp_path / "runs" / "one" / "evaluate", ["肺炎", "肺炎", "胃炎"])
+    steps = "steps=one/evaluate-base&steps=one/evaluate"
+    page = client.get(f"/en/evaluate/answers?{steps}").text
+    assert "<small>one/evaluate:</small>" in page
+    assert re.findall(r"(right|differ|wrong) (\d)</a>", page) == [
+        ("right", "2"),
+        ("differ", "1"),
+        ("wrong", "1"),
+    ]
+    assert "1 of 3" in client.get(f"/en/evaluate/answers?{steps}&tag=wrong").text
+
+
 def test_the_base_stands_first_and_the_headline_says_from_where_to_where(
     client, tmp_path: Path
 ) -> None:

@@ -359,6 +359,14 @@ def test_a_file_that_is_none_of_the_known_kinds_is_refused(
     assert not (tmp_path / "runs" / "uploads").exists()
 
 
+def test_files_that_are_too_large_together_are_refused(client, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("medkd.studio.routes.bring.MAX_BYTES", 5)
+    files = [("files", (f"{n}.json", b"[1]")) for n in range(2)]
+    sent = client.post("/en/bring", data={"csrf": client.csrf}, files=files)
+    assert (sent.status_code, "--data folder" in sent.text) == (400, True)
+    assert not (tmp_path / "runs" / "uploads").exists()
+
+
 @pytest.mark.parametrize(
     "name", ["../../x.json", "/etc/x.json", "..\\..\\x.json", "a\0/x.json", ".hidden/../x.json"]
 )

@@ -178,14 +178,14 @@ def _list_outcomes(folder: Path, changed_at: int) -> dict[str, str]:
 
 
 def tag_questions(steps: Sequence[Step]) -> dict[str, list[str]]:
-    """Say of each question that all have answered how the first answer came out, and whether they
-    differ in being right."""
+    """Say of each question that all have answered how the last answer came out, the tuned model's,
+    and whether they differ in being right."""
     outcomes = [list_outcomes(step) for step in steps]
     tags: dict[str, list[str]] = {}
-    for key, first in outcomes[0].items():
+    for key, last in outcomes[-1].items():
         if all(key in other for other in outcomes):
             is_differing = len({one[key] == "right" for one in outcomes}) > 1
-            tags[key] = [first, *([DIFFER] if is_differing else [])]
+            tags[key] = [last, *([DIFFER] if is_differing else [])]
     return tags
 
 
