@@ -60,6 +60,7 @@ def test_the_page_of_a_real_run_says_nothing_of_invented_cases(run_dir):
 
 
 def test_a_report_comes_in_every_form_with_the_base_first_and_no_row_twice(run_dir):
+    (run_dir / "summary.json").unlink(missing_ok=True)
     document, page = write_report(run_dir, None, "en")
     place = run_dir / "report"
     assert page == place / "report.html" and document.headline[0].startswith("evaluate-base ")
@@ -85,6 +86,12 @@ def test_a_report_in_chinese_says_nothing_in_english_but_names(run_dir):
     assert "没有测量的内容" in page.read_text() and '<html lang="zh">' in page.read_text()
     titles = [section.title for section in document.sections]
     assert not [title for title in titles if title.isascii()]
+
+
+def test_a_later_report_of_a_run_keeps_the_names_of_its_own(run_dir):
+    write_run_report(run_dir, MODELS)
+    document, _ = write_report(run_dir, run_dir / "later", "en")
+    assert [line.split()[0] for line in document.headline] == [*MODELS]
 
 
 def test_a_comparison_is_reported_from_what_it_compared(run_dir):

@@ -72,8 +72,8 @@ METHODS = {
     "verify": "{kept} of {read} passed all checks.",
     "merge": "Near duplicates were removed and the rows split by question: {splits}.",
     "train": (
-        "{model} was fine-tuned ({method}) on {kept} rows for {epochs} epochs in batches of "
-        "{batch_size} rows with a cosine schedule, on {device}."
+        "{model} was fine-tuned ({method}, {target}) on {kept} rows for {epochs} epochs in batches "
+        "of {batch_size} rows with a cosine schedule, on {device}."
     ),
     "reinforce": "{model} was reinforced on {kept} questions with rewards, on {device}.",
 }

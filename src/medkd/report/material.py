@@ -51,6 +51,8 @@ ROWS = "rows.jsonl"
 PREDICTIONS = "predictions.jsonl"
 GENERAL = "general_rows.jsonl"
 """Scores of the questions outside the task."""
+SUMMARY = "summary.json"
+"""What a run leaves besides its pages: scores by model, and the step of each."""
 AGREEMENT = "agreement.json"
 """What people said of a sample of the answers (`evaluate.review`)."""
 TESTED = (
@@ -414,7 +416,7 @@ def read_run(folder: Path, models: Mapping[str, str] | None = None) -> Material:
         raise InputError(
             "{}: no finished step in it; name a run directory, or that of one step", folder
         )
-    places = {name: folder / step for name, step in (models or _order(steps)).items()}
+    places = {name: folder / step for name, step in (models or _name(folder, steps)).items()}
     evaluations = [read_evaluation(place, name) for name, place in places.items()]
     material = Material(folder, steps, evaluations)
     if len(evaluations) < 2:
@@ -426,11 +428,14 @@ def read_run(folder: Path, models: Mapping[str, str] | None = None) -> Material:
         return material._replace(notes=[Note(line, {"why": str(error)})])
 
 
-def _order(steps: Mapping[str, Manifest]) -> dict[str, str]:
-    """Put the evaluations in order: models without an adapter first, then as they were made."""
+def _name(folder: Path, steps: Mapping[str, Manifest]) -> dict[str, str]:
+    """Name the evaluations as the run's own report did, then the others, models without an adapter
+    first, as they were made."""
     done = [n for n, s in steps.items() if s.stage == "evaluate" and s.state == "finished"]
     ordered = sorted(done, key=lambda name: bool(steps[name].config.get("adapter")))
-    return {name: name for name in ordered}
+    told = read_json(folder / SUMMARY) or {}
+    named = {name: one["step"] for name, one in told.items() if one.get("step") in done}
+    return named | {name: name for name in ordered if name not in named.values()}
 
 
 def _hold_together(material: Material, places: Sequence[Path]) -> Material:

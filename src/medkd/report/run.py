@@ -19,6 +19,7 @@ from medkd.grading.scores import HIGH, MEASURES
 from medkd.report import lineage, results
 from medkd.report.document import Document, write_document, write_page
 from medkd.report.material import (
+    SUMMARY,
     Evaluation,
     Material,
     Wording,
@@ -27,7 +28,7 @@ from medkd.report.material import (
     read_step,
 )
 
-SUMMARY = [*MEASURES][: [*MEASURES].index("samples_per_second") + 1]
+SHOWN = [*MEASURES][: [*MEASURES].index("samples_per_second") + 1]
 """The scores of a run's summary; `scores.json` of each step has the others."""
 
 
@@ -101,7 +102,8 @@ def write_run_report(run_dir: Path, models: Mapping[str, str], language: Languag
     """
     material = read_run(run_dir, models)
     evaluations = material.evaluations
-    write_json(run_dir / "summary.json", {e.name: _keep_shown(e.scores) for e in evaluations})
+    summary = {e.name: {"step": models[e.name], **_keep_shown(e.scores)} for e in evaluations}
+    write_json(run_dir / SUMMARY, summary)
     texts = Texts(language)
     page = run_dir / "report.html"
     write_document(make_document(material, texts), run_dir / "report", page, texts)
@@ -109,14 +111,14 @@ def write_run_report(run_dir: Path, models: Mapping[str, str], language: Languag
         print(f"warning: {drop}")
     print(f"\n{write_lead(evaluations, material.tests)}")
     _print_table([_keep_shown(e.scores) for e in evaluations], list(models))
-    print(f"\nreport:  {page}\nsummary: {run_dir / 'summary.json'}")
+    print(f"\nreport:  {page}\nsummary: {run_dir / SUMMARY}")
 
 
 def _keep_shown(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the scores of a summary."""
 
     def is_shown(name: str) -> bool:
-        return name in SUMMARY or name.endswith(HIGH)
+        return name in SHOWN or name.endswith(HIGH)
 
     kept = {name: value for name, value in scores.items() if name == "n" or is_shown(name)}
     intervals = {name: ends for name, ends in scores["intervals"].items() if is_shown(name)}
@@ -124,7 +126,7 @@ def _keep_shown(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _print_table(scores: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    width = max(len(name) for name in SUMMARY) + 2
+    width = max(len(name) for name in SHOWN) + 2
     print()
     rows = {
         name: [
