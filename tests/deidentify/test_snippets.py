@@ -18,6 +18,7 @@ LEAST = {
     "fresh_en.txt": 0.95,
     "clerk_zh.txt": 0.79,
     "clerk_en.txt": 0.87,
+    "round_en.txt": 0.86,
 }
 """Recall that was reached in each set; 0.92 in the others."""
 

@@ -87,6 +87,15 @@ def _is_no_history(match: re.Match[str]) -> bool:
     )
 
 
+_LITERATURE = _TABLE.compile("{LITERATURE}")
+
+
+def _is_no_literature(match: re.Match[str]) -> bool:
+    """Tell a patient's year from that of a study or a guideline."""
+    around = match.string[max(0, match.start() - 40) : match.end() + 40]
+    return _LITERATURE.search(around) is None
+
+
 _DATE_SEEN = _TABLE.compile("{DATE_SEEN}")
 _MONTH_SEEN = re.compile(r"\d月\d{1,2}[日号]")
 _DAY_SEEN = re.compile(r"\d号|\d月\d{1,2}|\d日\s?[-~至到]")
@@ -166,6 +175,7 @@ RULES = _TABLE.rules(
     _is_dotted_day,
     _is_clause_day,
     _is_no_history,
+    _is_no_literature,
     _has_date_before,
     _has_day_before,
     _has_dashed_date_before,
@@ -198,7 +208,8 @@ _FORMS = [
         rf"{_M}\s*[月./-]\s*{_D}\s*[日号]?",
         rf"{_M}[/-]{_D}[/-]{_Y}",
         rf"(?P<m>[A-Z][a-z]+)\.?\s(?P<d>\d{{1,2}})(?P<o>st|nd|rd|th|)(?:,?\s{_Y})?",
-        rf"{_D}(?P<o>st|nd|rd|th|)[\s-](?P<m>[A-Z][a-z]+)(?:(?:\.?,?\s|-){_Y})?",
+        rf"{_Y}-(?P<m>[A-Z][A-Za-z]+)-{_D}",
+        rf"{_D}(?P<o>st|nd|rd|th|)[\s-](?P<m>[A-Z][A-Za-z]+)(?:(?:\.?,?\s|-){_Y})?",
         rf"(?P<m>[A-Z][a-z]+)\.?,?\s{_Y}",
         rf"(?:(?P<y>[一二][^年]{{3}})年)?(?:(?P<m>{_N})月(?:(?P<d>{_N})[日号])?)?",
     )
@@ -321,7 +332,7 @@ def _read(text: str) -> int:
     [3, 10, 12, 20, 31, 3]
     """
     if text.isdecimal() or text.isascii():
-        return int(text) if text.isdecimal() else MONTHS[text]
+        return int(text) if text.isdecimal() else MONTHS[text.capitalize()]
     tens, mark, ones = text.rpartition("十")
     return (_DIGITS.index(tens or "一") * 10 if mark else 0) + (_DIGITS.index(ones) if ones else 0)
 

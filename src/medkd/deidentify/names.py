@@ -251,7 +251,7 @@ def _names_after_roles(text: str) -> Iterator[tuple[int, int]]:
                 break
 
 
-_DEED = re.compile("报告|通知|转告|叫做")
+_DEED = re.compile("报告|通知|转告|叫做|[审复]核|[核校]对|录入|阅片|审签")
 _NAMED_AFTER = re.compile("效应|定律|综合[征症]|现象|试验|实验|评分|量表|学说|理论|法则|氏")
 """What bears the name of who found it."""
 _LATIN_NAME = _TABLE.compile("{LATIN_NAME}")
@@ -259,6 +259,7 @@ _LABEL = _TABLE.compile("{LABEL}")
 _NAMED = _TABLE.compile("{NAMED_FIELD}")
 _ITEM = _TABLE.compile("{ITEM}")
 _TITLED = _TABLE.compile("{TITLED}")
+_LATIN_BEHIND = re.compile(r"[A-Za-z\d]")
 _NEXT = re.compile(r"\s*[、,/;和及与]\s*|[ \t]+")
 
 
@@ -273,7 +274,10 @@ def _names_after_labels(text: str) -> Iterator[tuple[int, int]]:
         if ":" in label[0]:
             prior = _AFTER_LABEL if label["deed"] else _AFTER_LABEL + 4
         while item := _ITEM.match(text, position):
-            length = _labelled_length(item[0], prior if position == label.end() else _AFTER_GAP)
+            is_first = position == label.end()
+            if not is_first and _LATIN_BEHIND.match(text, item.end()):
+                break  # a term: 全口PD
+            length = _labelled_length(item[0], prior if is_first else _AFTER_GAP)
             if length:
                 yield _with_latin(text, position, position + length)
             elif item[0] not in _TITLES:
@@ -375,7 +379,7 @@ def _names_of_actors(text: str) -> Iterator[tuple[int, int]]:
 
 
 _FIELD = re.compile(r"(?:(?<=[ \t|])|(?<=^))(?P<x>[一-鿿]{2,4})(?=[ \t|])")
-_ROW_HINT = re.compile(r"[号床岁男女]|科室|病区")
+_ROW_HINT = re.compile(r"[号床岁男女]|科室|病区|\d{6}|[|\t][FM][|\t]")
 
 
 def _names_in_rows(text: str) -> Iterator[tuple[int, int]]:
@@ -460,8 +464,12 @@ def _is_likely_name(match: re.Match[str]) -> bool:
     return not is_blank(match["x"]) and as_name(match["x"]) > as_words(match["x"])
 
 
+def _is_no_word(match: re.Match[str]) -> bool:
+    return not is_word(match["x"])
+
+
 def _could_be_name(match: re.Match[str]) -> bool:
-    return as_name(match["x"]) + _AFTER_GAP > as_words(match["x"])
+    return match["x"] not in _TITLES and as_name(match["x"]) + _AFTER_GAP > as_words(match["x"])
 
 
 RULES = _TABLE.rules(
@@ -472,6 +480,7 @@ RULES = _TABLE.rules(
     _names_before_titles,
     _signatures,
     _is_likely_name,
+    _is_no_word,
     _could_be_name,
     _names_of_actors,
     _names_in_rows,

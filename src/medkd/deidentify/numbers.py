@@ -117,15 +117,22 @@ def _spell(words: Iterable[str]) -> str:
 _ENGLISH = Table("english.yaml")
 _ENGLISH.define(
     RELATIVE=any_of(way for w in _ENGLISH.words("relatives") for way in (w, w.capitalize())),
+    LABELS=any_of(
+        way for row in ("signed", "roles") for w in _ENGLISH.words(row) for way in (w, w.upper())
+    ),
     **{f"{kind}_LABELS": _spell(labels) for kind, labels in _ENGLISH["numbers"].items()},
 )
 _NO_NAME = frozenset(_ENGLISH.words("no_name"))
+_MEDICAL = re.compile("(?:olog(?:y|ist)|iatr(?:y|ist|ics)|ician|urgery|itis|osis|emia|therapy)$")
+"""Specialties and diseases, which stand where names do."""
 _GENERIC = frozenset(_ENGLISH.words("generic_hospital"))
 _NAME = _ENGLISH.compile("{WORD}|{FULL}|{INITIALS}|{LAST_FIRST}")
 
 
 def _holds_no_other_word(words: str) -> bool:
-    return _NO_NAME.isdisjoint(re.findall(r"[A-Za-z]{2,}", words))
+    found = set[str](re.findall(r"[A-Za-z]{2,}", words))
+    is_medical = any(_MEDICAL.search(word) for word in found)
+    return not is_medical and _NO_NAME.isdisjoint(found | {word.capitalize() for word in found})
 
 
 def is_plausible_name(words: str) -> bool:
@@ -149,4 +156,4 @@ def _has_three_digits(match: re.Match[str]) -> bool:
     return sum(map(str.isdecimal, match["x"])) >= 3
 
 
-ENGLISH_RULES = _ENGLISH.rules(_is_name, _is_own_hospital, _has_three_digits)
+ENGLISH_RULES = _ENGLISH.rules(_is_name, _is_own_hospital, _has_three_digits, _has_four_digits)

@@ -31,7 +31,7 @@ def _hospitals(text: str) -> Iterator[tuple[int, int]]:
         start += len(_LOCAL.match(text[start : kind.start()])[0])  # pyright: ignore[reportOptionalSubscript]
         if start < kind.start() and _is_own_name(text, start, kind.start(), kind[0]):
             end = kind.end()
-            branch = re.match(r"[一-鿿]{0,4}(?:院区|分院)", text[end:])
+            branch = re.match(r"[一-鿿]{0,4}(?:院区|分院)|[东西南北新老本]院", text[end:])
             yield start, end + (branch.end() if branch else 0)
 
 
@@ -94,12 +94,13 @@ def _institutions(text: str) -> Iterator[tuple[int, int]]:
     for kind in _INSTITUTION.finditer(text):
         begin = max(0, kind.start() - 16)
         run = _BEFORE_INSTITUTION.search(text[begin : kind.start()])
-        if run is None or not _WORKS_THERE.match(text, kind.end()):
+        works = _WORKS_THERE.match(text, kind.end())
+        if run is None or works is None:
             continue
         cuts = [cut.end() for cut in _TO_WORK.finditer(run[0])]
         name = run[0][cuts[-1] :] if cuts else run[0]
         before = text[max(0, begin + run.start() - 1) : begin + run.start()]
-        is_told = bool(cuts) or before in ":("
+        is_told = bool(cuts or works["said"]) or before in ":("
         if len(name) < 2 or _SOME.search(name) or _TRADE.fullmatch(name):
             continue
         if _PLACED.search(name + kind[0][0]) or is_told:

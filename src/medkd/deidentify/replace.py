@@ -282,7 +282,7 @@ def join_equal(sections: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 _CHINESE_WORDS = re.compile(r"[一-鿿·]+")
-_PLAIN_ID = re.compile(r"[A-Za-z]{0,6}[-_]?\d{1,6}|(?=\d*[a-f])[0-9a-f]{12}")
+_PLAIN_ID = re.compile(r"[A-Za-z]{0,6}[-_]?\d{1,6}|(?=\d*[a-f])[0-9a-f]{12}|id[0-9a-f]{16}")
 """Ids in which no rule finds anything: they need no search."""
 
 

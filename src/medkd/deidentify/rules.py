@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from medkd.core.config import read_shipped_yaml
 
-VERSION = "medkd-rules 8"
+VERSION = "medkd-rules 9"
 """Name and version of the rules, written into every case; raised with every change of what they
 find."""
 

@@ -8,6 +8,7 @@ tell who a person is without naming anything, bare cities, times of day.
 
 import html
 import re
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -32,15 +33,29 @@ _MARKUP = re.compile(
 _INLINE = re.compile("b|strong|i|em|u|s|span|font|a|sup|sub|mark|small|label")
 _SPACED_HANZI = re.compile(r"(?<![一-鿿A-Za-z\d])[一-鿿](?: {1,4}[一-鿿](?![一-鿿A-Za-z\d])){1,9}")
 _SPACED_DIGITS = re.compile(r"(?<![\d.])\d(?: {1,2}\d(?![\d.])){5,}")
-_BROKEN = re.compile(r"(?<=[一-鿿\d-]) ?\n ?(?=[一-鿿\d-])")
+_BROKEN = re.compile(
+    r"(?<=[一-鿿\d-]) ?\n ?(?=[一-鿿\d-])(?![一-鿿]{2,8} ?:|(?:19|20)\d\d[-/.年]\d)"
+)
+"""A line that begins with a label or a date is one of its own."""
 _GAP = re.compile(" +")
-_SPACED_LINE = re.compile(r"(?<!\S)\S(?: \S){9,}(?!\S)")
+_SPACED_LINE = re.compile(r"(?<!\S)\S(?: \S){6,}(?!\S)")
 _LETTER_IN_YEAR = re.compile(r"(?<![A-Za-z\d][12])(?<=[12])[Oo](?=\d\d\s?[年/.-])")
 """2O22年, as scanned pages have it."""
 
 
-view_of = lru_cache(maxsize=4)(make_view)
-"""The texts of a case are looked at twice: for identifiers, and for what is left of them."""
+_ACCENTED = {
+    ord(letter): base
+    for letter in map(chr, (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)))
+    if (base := unicodedata.normalize("NFD", letter)[0]).isascii()
+}
+
+
+@lru_cache(maxsize=4)
+def view_of(text: str) -> View:
+    """Normalise a text and write its Latin letters without accents, one for one. The texts of a
+    case are looked at twice: for identifiers, and for what is left of them."""
+    view = make_view(text)
+    return view._replace(text=view.text.translate(_ACCENTED))
 
 
 def make_search_view(text: str) -> View:
@@ -115,6 +130,8 @@ _KINDS = {
 }
 _LONGEST_HEADING = 10
 _CELL = re.compile(r"[^\t|\n]+")
+_PAIR = re.compile(r'"(?P<key>[^"\n]{1,20})" ?: ?"(?P<value>[^"\n]{1,60})"')
+"""A key and its value in JSON."""
 _LINE = re.compile(r"^[^\n]*[\t|][^\n]*", re.MULTILINE)
 _NAME = re.compile(r"[一-鿿·•]{2,15}|[A-Z][A-Za-z'’-]+(?:,? [A-Z][A-Za-z.'’-]*){0,3}")
 
@@ -132,7 +149,8 @@ def kind_of_heading(cell: str) -> Category | None:
     if not word or len(word) > _LONGEST_HEADING + 10 or word in _LABELS["other"]:
         return None
     if word.isascii():
-        return _KINDS.get(word) or _KINDS.get(word.split()[-1])
+        last = word.split()[-1]  # a drug name is nobody's
+        return _KINDS.get(word) or (None if last == "name" else _KINDS.get(last))
     for n in range(min(len(word), 5), 0, -1):
         if kind := _KINDS.get(word[-n:]):
             return kind if len(word) <= _LONGEST_HEADING else None
@@ -198,6 +216,12 @@ def _accepted(
 
 def _of(category: Category) -> Callable[[str], Iterator[tuple[int, int]]]:
     def spans(text: str) -> Iterator[tuple[int, int]]:
+        if '":' in text or '" :' in text:
+            pairs = ((pair["key"], pair.span("value")) for pair in _PAIR.finditer(text))
+            for key, (start, end) in pairs:
+                kind = kind_of_heading(key.replace("_", " "))
+                if kind is category and _is_value(category, text[start:end]):
+                    yield start, end
         if "\t" in text or "|" in text:
             for kind, start, end in _values(text):
                 if kind is category:
