@@ -20,18 +20,18 @@ part() { # NAME SECONDS COMMAND…
         "$name" "$code" "$(($(date +%s) - started))" | tee -a "$out/parts.jsonl"
 }
 
-part versions 30 "$python" -c '
+part versions 20 "$python" -c '
 import importlib.metadata as m, torch
 for name in ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "flash_attn", "bitsandbytes"):
     try: print(name, m.version(name))
     except m.PackageNotFoundError: print(name, "-")
 print("GPUs", [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])'
-part train_7b 210 "$python" bench/sft_gpu.py --batches 4 --steps 6
-part doctor 30 "$python" -m medkd doctor --gpu 80 --batch-size 4 --max-length 2048
-part demo 200 "$python" -m medkd demo --out "$out/demo" --overwrite
+part train_7b 180 "$python" bench/sft_gpu.py --batches 4 --steps 6
+part doctor 10 "$python" -m medkd doctor --gpu 80 --batch-size 4 --max-length 2048
+part demo 150 "$python" -m medkd demo --out "$out/demo" --overwrite
 part grpo_step 60 "$python" -m medkd reinforce --model medkd:tiny --adapter "$out/demo/train" \
     --input "$out/demo/merge" --steps 1 --max-tokens 256 --out "$out/grpo" --overwrite
-part qlora 60 "$python" -m medkd train --model medkd:tiny --method qlora --epochs 0.1 \
+part qlora 50 "$python" -m medkd train --model medkd:tiny --method qlora --epochs 0.1 \
     --input "$out/demo/merge" --out "$out/qlora" --overwrite
 
 echo "| part | exit code | seconds |"

@@ -8,6 +8,7 @@ from medkd.export.stage import (
     Config,
     export,
     find_base_format,
+    hand_over_gguf,
     judge,
     prove,
     run,
@@ -295,3 +296,32 @@ def test_how_the_base_draws_its_tokens_is_left_out(
     written = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert written["do_sample"] is False
     assert not settings.keys() & {key for key, value in written.items() if value}
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+def test_a_gguf_file_is_handed_over_only_when_it_is_proved(
+    tiny_model_dir, tmp_path, monkeypatch, capsys, kind
+):
+    pytest.importorskip("gguf")
+    out = shutil.copytree(tiny_model_dir, tmp_path / "out")
+    tokenizer = load_tokenizer(out)
+    good = [{"question": "?", "text": "<think>\na\n</think>\n\nb", "stopped": True}] * 20
+    monkeypatch.setattr("medkd.export.stage.prove", lambda *_: judge(good))
+    facts = hand_over_gguf(out, kind, tokenizer, ["?"], 8)
+    assert facts["passed"] and facts["bytes"] == (out / f"model-{kind}.gguf").stat().st_size
+    assert ("llama-quantize" in capsys.readouterr().out) == (kind == "f16")
+    monkeypatch.setattr("medkd.export.stage.prove", lambda *_: judge(good[:19]))
+    with pytest.raises(ProofError, match=r"see proof-gguf\.json"):
+        hand_over_gguf(out, kind, tokenizer, ["?"], 8)
+    assert (out / "UNPROVEN").exists()
+
+
+def test_a_base_of_which_no_gguf_is_written_is_refused_before_anything_is_merged(
+    tiny_model_dir, tmp_path
+):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    with pytest.raises(InputError, match="leave --gguf out"):
+        run(Config(model=str(folder), gguf="f16", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

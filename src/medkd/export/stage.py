@@ -8,6 +8,7 @@ Not done here: K-quants, uploading (`export.push`).
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -172,7 +173,7 @@ def _export(config: Config) -> Manifest:
             raise _explain_unproven(space.directory, proof)
         if config.gguf:
             space.manifest.facts["gguf"] = hand_over_gguf(
-                space.directory, config.gguf, loaded, questions, config.max_tokens
+                space.directory, config.gguf, loaded.tokenizer, questions, config.max_tokens
             )
         _show(cast(list[dict[str, Any]], proof["answers"])[0])
         return space.manifest
@@ -273,13 +274,17 @@ def find_base_format(folder: Path) -> str:
 
 
 def hand_over_gguf(
-    out: Path, kind: GgufType, loaded: LoadedModel, questions: Sequence[str], max_tokens: int
+    out: Path,
+    kind: GgufType,
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[str],
+    max_tokens: int,
 ) -> dict[str, Any]:
     """Write the folder as a GGUF file and prove it with llama.cpp alone; raises ProofError where it
     does not think and stop as the folder does."""
     path = out / f"model-{kind}.gguf"
     try:
-        write_gguf(out, path, kind, loaded.tokenizer)
+        write_gguf(out, path, kind, tokenizer)
     except OSError as error:
         raise from_os_error(error, path) from error
     proof = prove(path, questions, max_tokens)
@@ -289,6 +294,9 @@ def hand_over_gguf(
         raise ProofError(
             "{}: {}, {}; see proof-gguf.json, or try --gguf f16", path, UNPROVEN, proof["finding"]
         )
+    if kind in ("f16", "bf16"):
+        command = ("llama-quantize", str(path), str(out / "model-Q4_K_M.gguf"), "Q4_K_M")
+        print(f"smaller, by llama.cpp's own tool: {shlex.join(command)}")
     return {"file": path.name, "bytes": path.stat().st_size} | {
         key: proof[key] for key in ("n", "n_thinking", "n_stopped", "passed")
     }
