@@ -174,7 +174,7 @@ def test_english_cases_read_by_a_tagger_pass_the_gate(
     write_records(tmp_path / "raw_cases.jsonl", [case])
     run(Config(input=tmp_path, out=tmp_path / "out", tagger=str(trained_tagger)))
     (clean,) = RecordReader(tmp_path / "out" / "cases.jsonl", Case, made_by="deidentify")
-    assert clean.sections == {"note": "[姓名1] drove her in ."}
+    assert clean.sections == {"note": "[name 1] drove her in ."}
     assert trained_tagger.name in clean.deidentified_by
     assert not clean.deidentified_by.endswith(NAMES_NOT_SOUGHT)
     assert "English" not in capsys.readouterr().err

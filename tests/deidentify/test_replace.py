@@ -36,6 +36,17 @@ def test_the_same_name_gets_the_same_surrogate_throughout_a_case() -> None:
     assert clean.deidentified_by == VERSION
 
 
+def test_an_english_case_has_english_marks_that_a_second_pass_leaves_alone() -> None:
+    text = "Mr John Harlow, phone 555-867-5309, was seen by Dr Alice Holt. Mr Harlow went home."
+    case = RawCase(id="files:1", source="files", sections={"Course": text}, diagnosis=("Gout",))
+    clean = deidentify_case(case).case
+    assert clean.sections["Course"] == (
+        "Mr [name 1], phone [phone 1], was seen by Dr [name 2]. Mr [name 3] went home."
+    )
+    again = RawCase.model_validate(clean.model_dump(include={*RawCase.model_fields}))
+    assert deidentify_case(again).case.sections == clean.sections
+
+
 def test_two_patients_in_one_case_get_two_surrogates() -> None:
     case = make_case(
         现病史="患者张建国，男，45岁。同病室患者李秀英，女，60岁，与张建国同日发病。李秀英已出院。",

@@ -226,9 +226,10 @@ def deidentify_case(case: RawCase, plan: Plan = PLAIN) -> Deidentified:
     found = find_in_all(joined, plan.help)
     patient = _find_patient(case, plan)
     offset = _offset(patient.draw("days") if patient else _draw(case))
-    mark = mark_of(is_english=not is_chinese("\n".join(texts)), tagger=plan.help.tagger)
+    is_english = not is_chinese("\n".join(texts))
+    mark = mark_of(is_english=is_english, tagger=plan.help.tagger)
     matches = [[match for match in one if not match.is_flag] for one in found]
-    replacer = Replacer(offset, plan.natural, _draw(case), texts, patient)
+    replacer = Replacer(offset, plan.natural, _draw(case), texts, patient, is_english)
     clean = iter([replacer.replace(*pair) for pair in zip(texts, matches, strict=True)])
     sections = join_equal((next(clean), next(clean)) for _ in case.sections)
     cleaned = case.model_copy(
@@ -309,9 +310,9 @@ def _identifies(text: str) -> bool:
 
 
 class Replacer:
-    """Replaces the matches of one case: dates move, the others become marks such as [姓名1], or
-    something that looks real and belongs to nobody. Marks that came with `texts` keep their
-    numbers."""
+    """Replaces the matches of one case: dates move, the others become marks such as [姓名1], in an
+    English case [name 1], or something that looks real and belongs to nobody. Marks that came with
+    `texts` keep their numbers."""
 
     def __init__(
         self,
@@ -320,6 +321,7 @@ class Replacer:
         seed: int = 0,
         texts: Iterable[str] = (),
         patient: Patient | None = None,
+        is_english: bool = False,
     ) -> None:
         self.originals: dict[str, str] = {}
         """What each surrogate stands for."""
@@ -327,6 +329,7 @@ class Replacer:
         self._natural = natural
         self._random = random.Random(seed)
         self._patient = patient
+        self._is_english = is_english
         self._given: dict[tuple[Category, str], str] = {}
         self._n: Counter[str] = Counter()
         for mark in (mark for text in texts for mark in MARK.finditer(text)):
@@ -369,12 +372,13 @@ class Replacer:
         return self._given[key]
 
     def _mark(self, category: Category, drawn: int) -> str:
+        word = f"{category.english} " if self._is_english else category
         if not self._patient:
-            self._n[category] += 1
-            return f"[{category}{self._n[category]}]"
+            self._n[word] += 1
+            return f"[{word}{self._n[word]}]"
         taken = set(self._given.values())
         numbers = (1 + (drawn + step) % _MAX_NUMBER for step in itertools.count())
-        return next(mark for number in numbers if (mark := f"[{category}{number}]") not in taken)
+        return next(mark for number in numbers if (mark := f"[{word}{number}]") not in taken)
 
     def _draw(self, category: Category, text: str) -> str:
         """Draw until it is neither the text itself nor what stands for another one."""

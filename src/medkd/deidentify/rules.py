@@ -49,6 +49,29 @@ class Category(StrEnum):
     AGE = "年龄"
     """An age over 89; told as 90 or older."""
 
+    @property
+    def english(self) -> str:
+        """What stands for the value in an English record: [name 1]."""
+        return _ENGLISH[self]
+
+
+_ENGLISH = {
+    Category.NAME: "name",
+    Category.ID_CARD: "ID",
+    Category.PHONE: "phone",
+    Category.EMAIL: "email",
+    Category.WEB: "web address",
+    Category.ACCOUNT: "account",
+    Category.PLATE: "plate",
+    Category.ADDRESS: "address",
+    Category.HOSPITAL: "hospital",
+    Category.WARD: "ward",
+    Category.BED: "bed",
+    Category.RECORD: "number",
+    Category.DATE: "date",
+    Category.AGE: "age",
+}
+
 
 class Match(NamedTuple):
     """One identifier in a text."""

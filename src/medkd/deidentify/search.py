@@ -249,8 +249,12 @@ RULES: tuple[Rule, ...] = (
 )
 """In the order in which they claim text: what an earlier rule took, a later one leaves."""
 
-MARK = re.compile(rf"\[(?P<category>{'|'.join(Category)})(?P<number>\d{{1,6}})\]")
-"""What is written in an identifier's place, as in [姓名1]; what only looks like it is searched."""
+MARK = re.compile(
+    rf"\[(?P<category>{'|'.join((*Category, *(c.english + ' ' for c in Category)))})"
+    r"(?P<number>\d{1,6})\]"
+)
+"""What is written in an identifier's place, as in [姓名1] or [name 1]; what only looks like it is
+searched."""
 
 
 class Help(NamedTuple):
