@@ -23,7 +23,7 @@ from medkd.grading.graders import AnswerKind, get_grader
 from medkd.grading.grounding import find_claims
 from medkd.grading.names import normalize_name
 from medkd.text.normalize import is_chinese, is_simplified, make_plain, simplify, view_of
-from medkd.text.similarity import count_distinct, find_shared, hash_runs, is_looping
+from medkd.text.similarity import find_shared, hash_runs, is_looping
 
 
 class Reason(StrEnum):
@@ -260,8 +260,8 @@ def check_hint(
 def _find_unsaid(reasoning: str, record: str) -> str:
     """Find what a reasoning says that the user told and of which the record holds nearly nothing:
     it has read it in the answer that it was given."""
-    source = make_plain(record)
     for told in _TOLD.finditer(reasoning):
+        source = make_plain(record)
         words = _SAYS_LITTLE.split(told["quoted"] or told["named"] or told["said"])
         pairs = [
             word[at : at + 2] for word in map(make_plain, words) for at in range(len(word) - 1)
@@ -285,12 +285,16 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     share = n_filler / len(letters) if letters else 0.0
     if share > max_share:
         return make_verdict("filler", Reason.FILLER, f"{share:.2f} of it")
-    n = 3 if _is_chinese(record) else 12
-    runs = hash_runs(letters, n)
-    n_shared = count_distinct(runs[find_shared(runs, hash_runs(source, n))])
-    if len(source) < MIN_RECORD or n_shared >= MIN_SHARED:
+    if len(source) < MIN_RECORD:
         return make_verdict("filler")
-    return make_verdict("filler", Reason.FILLER, f"{n_shared} runs of the record in it")
+    n = 3 if _is_chinese(record) else 12
+    shared: set[str] = set()
+    for start in range(len(letters) - n + 1):
+        if (run := letters[start : start + n]) in source:
+            shared.add(run)
+            if len(shared) >= MIN_SHARED:
+                return make_verdict("filler")
+    return make_verdict("filler", Reason.FILLER, f"{len(shared)} runs of the record in it")
 
 
 def check_identifiers(reasoning: str, answer: str) -> Verdict:
@@ -363,7 +367,9 @@ class Phrases:
     def __init__(self, alternatives: list[str]) -> None:
         latin = [one for one in alternatives if one.isascii()]
         self._latin = re.compile("|".join(f"(?:{one})" for one in latin), re.IGNORECASE)
-        self._others = [re.compile(one, re.IGNORECASE) for one in alternatives if one not in latin]
+        self._others = [
+            re.compile(one, _find_flags(one)) for one in alternatives if one not in latin
+        ]
 
     def search(self, text: str) -> re.Match[str] | None:
         """Find a phrase; the match is one of the text or of its Latin stretches."""
@@ -379,6 +385,13 @@ class Phrases:
             found.append(text[max(start, done) : end])
             done = max(done, end)
         return sum(map(str.isalnum, "".join(found)))
+
+
+def _find_flags(pattern: str) -> int:
+    """Leave the case of a pattern alone where it has no letters but those of sets: without the flag
+    its first characters are looked for at once."""
+    has_case = re.search("[A-Za-z]", re.sub(r"\[[^\]]*\]|\\.", "", pattern))
+    return re.IGNORECASE if has_case else 0
 
 
 @lru_cache(maxsize=8)

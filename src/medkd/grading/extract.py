@@ -11,7 +11,7 @@ Not done here: deciding whether they are right (`grading.diagnosis`).
 
 import html
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from medkd.core import thinking
@@ -90,6 +90,7 @@ def extract_diagnoses(answer: str, keep_companions: bool = False) -> tuple[State
     )
 
 
+@lru_cache(maxsize=1024)
 def split_list(
     text: str, is_prose: bool = False, keep_companions: bool = False
 ) -> tuple[StatedDiagnosis, ...]:

@@ -16,10 +16,13 @@ from medkd.text.normalize import view_of
 
 _NUMBER = re.compile(r"\d(?<![\d.第a-zA-Z^]\d)\d*(?:\.\d+)?(?![\d])(?!\s*[.、)]\s*\D)")
 _POWER = re.compile(r"[×xX*]\s*10\s*(?:\^|\*\*)?\s*\d{1,2}(?=\s*/|\b)|10\s*(?:\^|E|e)\s*\d{1,2}")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?![\d]))")
+_THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?![\d]))")
 _POINT = re.compile(r"[。·．•](?<=\d.)(?=\d)")
 _DEGREES = re.compile(r"度(?<=[34]\d度)(?=\d(?![\d天日次年月周岁小]))")
 """38度5 is 38.5."""
+_VALUE = re.compile(r"\d+(?:\.\d+)?")
+_MYRIAD = re.compile(r"\s?万")
+_FAHRENHEIT = re.compile(r"\s?(?:°?F\b|℉|华氏)")
 _WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?)(?:\s?([%万]))?")
 _HANZI_NUMBER = re.compile(
     "(百分之)?([零〇一二两三四五六七八九十百千][零〇一二两三四五六七八九十百千万]*"
@@ -33,7 +36,7 @@ _RANK = re.compile(
     r"\s*(?:型|级|期|类|号|代|种|步|条|项|方面|点(?!\d)|个(?!月|半)|%的(?:患者|病例|病人|人)|年版|年指南)"
 )
 """What makes a number a name or a count, no finding: 2型糖尿病, 三个方面."""
-_LATIN_VALUE = re.compile(r"(?<![A-Za-z])[A-Za-z][^\d，。；,;、]{0,40}(?=\d)")
+_LATIN_VALUE = re.compile(r"[A-Za-z](?<![A-Za-z][A-Za-z])[^\d，。；,;、]{0,40}(?=\d)")
 _REACH_LATIN = 24
 """Characters behind such a place in which names with digits (SpO2) and their values end."""
 _PERCENT = re.compile(r"\s?(?:%|percent)")
@@ -48,7 +51,7 @@ _REACH = 12
 """Characters behind a denial in which what it denies begins."""
 _DENIED_LIST = re.compile(r"(?:否认|未见|未闻及|未触及|没有|无)([一-鿿、]{2,60})(?=[，。；,;\s]|$)")
 _CLAIMED = re.compile(
-    "(?<![无未不])(?:伴有?|出现|存在|可见|表现为|具有|患者有|并有|且有|又有|闻及|触及)"
+    "(?:伴有?|出现|存在|可见|表现为|具有|患者有|并有|且有|又有|闻及|触及)"
     "(?P<degree>明显|轻度|中度|重度|持续|典型的?|少量|大量)?"
 )
 _AFTER_DENIAL = re.compile(r"(?:否认|未见|未闻及|未触及|没有|无|未)[^，。；,;]{0,40}")
@@ -75,14 +78,16 @@ def _find_claims(reasoning: str, record: str) -> tuple[tuple[str, bool], ...]:
     measured = set[int]()
     for name, place, number in _find_measures(text):
         measured.add(place)
-        if not _is_norm(text, place):
-            claims.setdefault(f"{name}{number}", source.has_value(name, text, place, number))
+        claim = f"{name}{number}"
+        if claim not in claims and not _is_norm(text, place):
+            claims[claim] = source.has_value(name, text, place, number)
     for match in _NUMBER.finditer(text):
         place, end = match.span()
-        if place in measured or _is_norm(text, place) or _RANK.match(text, end):
+        if place in measured or match[0] in claims or _RANK.match(text, end):
             continue
-        is_percent = bool(_PERCENT.match(text, end))
-        claims.setdefault(match[0], source.has_number(float(match[0]), is_percent))
+        if not _is_norm(text, place):
+            is_percent = bool(_PERCENT.match(text, end))
+            claims[match[0]] = source.has_number(float(match[0]), is_percent)
     for match in _DENIED.finditer(text):
         finding = match[1]
         if source.mentions(finding):
@@ -105,21 +110,23 @@ def _plain(text: str) -> str:
     return _POWER.sub("", _DEGREES.sub(".", _POINT.sub(".", view_of(joined))))
 
 
-def _find_measures(text: str) -> Iterator[tuple[str, int, str]]:
-    """Find every named value: the name of the measure, where its number begins, the number.
-
-    Latin names are looked for only where Latin letters stand before a number.
-    """
-    whole = [(0, len(text))]
-    ends = ((found.start(), found.end() + _REACH_LATIN) for found in _LATIN_VALUE.finditer(text))
-    latin = [(start, end) for start, end in ends if _any_latin_name().search(text, start, end)]
+def _find_measures(text: str, wanted: str = "") -> Iterator[tuple[str, int, str]]:
+    """Find every named value, or those of one name: the name of the measure, where its number
+    begins, the number."""
     for name, stems, pattern in _measures():
-        if stems and not any(stem in text for stem in stems):
+        if (wanted and name != wanted) or (stems and not any(stem in text for stem in stems)):
             continue
-        for start, end in whole if stems else latin:
+        for start, end in [(0, len(text))] if stems else _find_latin(text):
             for match in pattern.finditer(text, start, end):
-                for number in re.finditer(r"\d+(?:\.\d+)?", match["values"]):
+                for number in _VALUE.finditer(match["values"]):
                     yield name, match.start("values") + number.start(), number[0]
+
+
+@lru_cache(maxsize=8)
+def _find_latin(text: str) -> list[tuple[int, int]]:
+    """Find the stretches of a text with a Latin name before a number."""
+    ends = ((found.start(), found.end() + _REACH_LATIN) for found in _LATIN_VALUE.finditer(text))
+    return [(start, end) for start, end in ends if _any_latin_name().search(text, start, end)]
 
 
 @cache
@@ -151,9 +158,9 @@ def _read_measure(text: str, place: int, number: str) -> set[float]:
     """Read a value in every unit in which it may be told again."""
     value = float(number)
     behind = text[place + len(number) : place + len(number) + 24]
-    if re.match(r"\s?万", behind):
+    if _MYRIAD.match(behind):
         return {value, value * 10_000, value * 10}
-    if re.match(r"\s?(?:°?F\b|℉|华氏)", behind):
+    if _FAHRENHEIT.match(behind):
         return {value, round((value - 32) / 1.8, 1)}
     return {value}
 
@@ -184,12 +191,13 @@ def _read_hanzi(written: str) -> float:
 
 def _is_norm(text: str, place: int) -> bool:
     before = _CLAUSE_END.split(text[max(0, place - _NORM_WIDTH) : place])[-1]
-    return _normative().search(before) is not None
+    return any(pattern.search(before) for pattern in _normative())
 
 
 @cache
-def _normative() -> re.Pattern[str]:
-    return re.compile("|".join(load_table("check_phrases")["normative"]), re.IGNORECASE)
+def _normative() -> list[re.Pattern[str]]:
+    hanzi, latin = load_table("check_phrases")["normative"]
+    return [re.compile(hanzi), re.compile(latin, re.IGNORECASE)]
 
 
 class _Source:
@@ -209,9 +217,14 @@ class _Source:
             value = _read_hanzi(match[2])
             (self._percentages if match[1] else self._numbers).add(value)
         self._measures: dict[str, set[float]] = {}
-        for name, place, number in _find_measures(self._text):
-            values = self._measures.setdefault(name, set())
-            values |= _read_measure(self._text, place, number)
+
+    def _read_values(self, name: str) -> set[float]:
+        """Read the values of one name, when it is first asked for."""
+        if name not in self._measures:
+            found = _find_measures(self._text, name)
+            ways = [_read_measure(self._text, place, number) for _, place, number in found]
+            self._measures[name] = set[float]().union(*ways)
+        return self._measures[name]
 
     def mentions(self, finding: str) -> bool:
         """Tell whether a finding stands in it, affirmed or denied."""
@@ -240,9 +253,9 @@ class _Source:
 
     def has_value(self, name: str, text: str, place: int, number: str) -> bool:
         """Tell whether it holds a named value of `text`, in whatever unit."""
-        values = self._measures.get(name)
+        values = self._read_values(name)
         ways = _read_measure(text, place, number)
-        if values is None:
+        if not values:
             is_percent = bool(_PERCENT.match(text, place + len(number)))
             return any(self.has_number(way, is_percent) for way in ways)
         if not values.isdisjoint(ways):
@@ -272,6 +285,8 @@ def _find_claimed(text: str) -> set[str]:
     """List what stands behind words that claim a finding, at every length that a finding has."""
     claimed: set[str] = set()
     for match in _CLAIMED.finditer(text):
+        if text[max(0, match.start() - 1)] in "无未不":
+            continue
         for start in {match.end(), match.start("degree") if match["degree"] else match.end()}:
             claimed.update(text[start : start + n] for n in range(2, _LONGEST_FINDING + 1))
     return claimed

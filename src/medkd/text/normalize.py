@@ -307,7 +307,12 @@ def is_chinese(text: str) -> bool:
     >>> is_chinese("WBC 12.4，考虑 CAP"), is_chinese("Patient with 膽囊炎 and fever")
     (True, False)
     """
-    return sum(map(len, _HANZI.findall(text))) >= len(_LATIN_WORD.findall(text))
+    left = len(_LATIN_WORD.findall(text))
+    for found in _HANZI.finditer(text) if left else ():
+        left -= len(found[0])
+        if left <= 0:
+            break
+    return left <= 0
 
 
 def _joins(character: str) -> bool:
