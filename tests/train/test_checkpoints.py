@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from medkd.models.load import load_model
 from medkd.train.checkpoints import (
     MARK,
     CheckpointKeeper,
+    Interruption,
     SampleWriter,
     delete_checkpoints,
     find_checkpoint,
@@ -69,7 +71,6 @@ def test_none_is_found_where_none_is(tmp_path):
     assert find_checkpoint(tmp_path / "nowhere") is None
 
 
-@pytest.mark.parametrize("is_marked", [True, False], ids=["marked", "of version 0.1"])
 @pytest.mark.parametrize(
     "name",
     [
@@ -81,9 +82,7 @@ def test_none_is_found_where_none_is(tmp_path):
     ],
 )
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99, None])
-def test_a_torn_one_is_passed_over_left_alone_and_named(checkpoints, name, keep, is_marked, capsys):
-    for checkpoint in [] if is_marked else checkpoints.glob("checkpoint-*"):
-        (checkpoint / MARK).unlink()
+def test_a_torn_one_is_passed_over_left_alone_and_named(checkpoints, name, keep, capsys):
     torn = newest(checkpoints)
     if keep is None:
         (torn / name).unlink()
@@ -94,18 +93,6 @@ def test_a_torn_one_is_passed_over_left_alone_and_named(checkpoints, name, keep,
     assert find_checkpoint(checkpoints) not in {torn, None}
     assert read_tree(checkpoints) == before
     assert f"{torn}: not a checkpoint that this program finished" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("torn", [None, "optimizer.bin", "pytorch_model_fsdp.bin"])
-def test_a_gathered_checkpoint_of_version_0_1_is_whole_if_both_files_are(checkpoints, torn):
-    gathered = newest(checkpoints)
-    (gathered / MARK).unlink()
-    (gathered / "optimizer.pt").rename(gathered / "optimizer.bin")
-    shutil.copy(gathered / "optimizer.bin", gathered / "pytorch_model_fsdp.bin")
-    if torn:
-        content = (gathered / torn).read_bytes()
-        (gathered / torn).write_bytes(content[: len(content) // 2])
-    assert (find_checkpoint(checkpoints) == gathered) is (torn is None)
 
 
 def test_a_sharded_checkpoint_of_ours_is_gone_on_from(checkpoints):
@@ -176,3 +163,13 @@ def test_samples_that_a_kill_left_out_behind_a_checkpoint_are_made_when_the_run_
     writer = SampleWriter(path, tokenizer, find_templates(tokenizer).plain, examples)
     writer.on_train_begin(None, state, None, model=model)
     assert [line["step"] for line in read_lines(path)] == [2, 2, 4, 4]
+
+
+def test_an_interruption_before_the_first_step_ends_at_once_and_one_within_a_step_is_noted(capsys):
+    with Interruption("reinforce") as interruption:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        interruption.on_step_begin(None, None, None)
+        signal.raise_signal(signal.SIGINT)
+    assert interruption.is_wanted
+    assert capsys.readouterr().err.count("keeping a checkpoint first") == 1

@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,10 +123,10 @@ class SampleWriter(Callback):
 
 class Interruption(Callback):
     """Lets an interruption (Ctrl-C, `medkd stop`) end the step and save a checkpoint first; a
-    second one ends at once."""
+    second one ends at once, and so does the first where no step has begun."""
 
     def __init__(self, name: str = "train") -> None:
-        self.name, self.is_wanted = name, False
+        self.name, self.is_wanted, self.has_begun = name, False, False
 
     def __enter__(self) -> "Interruption":
         self._before = signal.getsignal(signal.SIGINT)
@@ -140,10 +139,13 @@ class Interruption(Callback):
             signal.signal(signal.SIGINT, self._before)
 
     def _note(self, number: int, frame: object) -> None:
-        if self.is_wanted:
+        if self.is_wanted or not self.has_begun:
             raise KeyboardInterrupt
         self.is_wanted = True
         print(f"{self.name}: interrupted; keeping a checkpoint first", file=sys.stderr, flush=True)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.has_begun = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.is_wanted:
@@ -235,7 +237,7 @@ def find_checkpoint(directory: Path) -> Path | None:
     """Find the newest checkpoint that a training can go on from, and name those left alone."""
     found = None
     for path in reversed(list_checkpoints(directory)):
-        if not is_complete(path) and not _is_whole_without_mark(path):
+        if not is_complete(path):
             _tell_left_alone(path)
         elif found is None and _can_be_resumed(path):
             found = path
@@ -288,32 +290,6 @@ def _can_be_resumed(checkpoint: Path) -> bool:
     names = [path.name for path in checkpoint.iterdir()]
     has_optimizer = any(name.startswith(("optimizer", "global_step")) for name in names)
     return has_optimizer and (checkpoint / STATE).is_file()
-
-
-def _is_whole_without_mark(checkpoint: Path) -> bool:
-    """Tell whether every file of a checkpoint of version 0.1, which wrote no marks, is whole."""
-    weights = sorted(checkpoint.glob("*.safetensors"))
-    random_states = sorted(checkpoint.glob("rng_state*.pth"))
-    optimizer = checkpoint / "optimizer.bin"
-    states = [optimizer if optimizer.exists() else checkpoint / "optimizer.pt"]
-    states += [checkpoint / "scheduler.pt", *random_states, *checkpoint.glob("*.bin")]
-    try:
-        read_step(checkpoint)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    is_whole = all(zipfile.is_zipfile(path) for path in states if path.name != "training_args.bin")
-    return bool(weights and random_states) and is_whole and all(map(_can_be_opened, weights))
-
-
-def _can_be_opened(weights: Path) -> bool:
-    """Tell whether a safetensors file is as long as its header says."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(weights, framework="pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
 
 
 def _tell_left_alone(path: Path, result: str = "") -> None:
