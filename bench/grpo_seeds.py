@@ -40,17 +40,20 @@ def measure(options: argparse.Namespace, recipe: dict, seed: int) -> dict[str, P
     """Reinforce with one seed, and ask before and after with the same draws; gives both
     evaluations."""
     out, merged, start = options.run / "grpo", options.run / "merge", options.run / "train"
-    reinforced = out / f"reinforce-{seed}"
+    reinforced, student = out / f"reinforce-{seed}", {"model": recipe["student"]}
     run_stage(
         "reinforce",
-        recipe["reinforce"] | {"input": merged, "adapter": start, "out": reinforced, "seed": seed},
+        student
+        | recipe["reinforce"]
+        | {"input": merged, "adapter": start, "out": reinforced, "seed": seed},
     )
     found: dict[str, Path] = {}
     for name, adapter in (("start", start), ("reinforced", reinforced)):
         found[name] = out / f"evaluate-{name}-{seed}"
         run_stage(
             "evaluate",
-            recipe["evaluate"]
+            student
+            | recipe["evaluate"]
             | {"input": merged, "adapter": adapter, "out": found[name], "seed": seed},
         )
     return found
@@ -89,9 +92,8 @@ def main() -> None:
         for i in right["start"][0]
     ]
     half = 1.96 * stdev(differences) / math.sqrt(len(differences))
-    print(
-        f"\nsampled accuracy: {fmean(differences):+.3f} [{fmean(differences) - half:+.3f}, {fmean(differences) + half:+.3f}]"
-    )
+    mean = fmean(differences)
+    print(f"\nsampled accuracy: {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]")
 
 
 if __name__ == "__main__":

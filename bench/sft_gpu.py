@@ -150,7 +150,7 @@ def measure(
             trainer=extra,
         )
         packs = switches.attention != "sdpa"
-        args = make_trainer_config(config, device, len(rows), 1, has_val=False, packs=packs)
+        args = make_trainer_config(config, device, len(rows), has_val=False, packs=packs)
         trainer = make_trainer(
             model, tokenizer, make_dataset(rows), None, args, make_lora_config(RANK, names)
         )

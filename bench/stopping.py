@@ -81,7 +81,7 @@ def train(
             seed=seed,
             trainer={"save_strategy": "no"},
         )
-        args = make_trainer_config(config, "cpu", len(rows), 1, has_val=False, packs=False)
+        args = make_trainer_config(config, "cpu", len(rows), has_val=False, packs=False)
         trainer = make_trainer(loaded.model, loaded.tokenizer, make_dataset(rows), None, args, lora)
         started = time.process_time()
         trainer.train()

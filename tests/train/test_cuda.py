@@ -4,11 +4,13 @@ their own."""
 import importlib.metadata
 import re
 import tomllib
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from trl.trainer.sft_config import SFTConfig
 
 from medkd.core.errors import InputError
 from medkd.train import config as config_module
@@ -84,6 +86,19 @@ def test_one_process_trains_on_one_gpu_of_several_and_without_fields_that_trl_ga
     assert "use_liger_kernel" not in settings
 
 
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+@pytest.mark.parametrize(("value", "expected"), [("false", False), (True, True)])
+def test_activations_are_computed_again_as_told_under_either_name_and_without_a_warning(
+    config, name, value, expected
+):
+    told = config.model_copy(update={"trainer": {name: value}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        built = build_trainer_config(SFTConfig, told, "cpu", 24, {})
+    assert built.gradient_checkpointing is expected
+    assert stage.make_workload(told, "cpu", 64, 1).is_checkpointed is expected
+
+
 def test_trl_is_wanted_from_the_version_whose_distillation_is_stable():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     optional = project["project"].get("optional-dependencies", {}).values()
@@ -92,16 +107,9 @@ def test_trl_is_wanted_from_the_version_whose_distillation_is_stable():
     assert tuple(map(int, re.findall(r"\d+", bound)))[:2] >= (1, 10)
 
 
-@pytest.mark.parametrize("method", ["dpo", "kto", "on-policy"])
-def test_what_is_done_in_one_process_refuses_to_be_launched(config, monkeypatch, method):
+def test_a_judge_is_asked_by_one_process(config, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    fields = {"method": method}
-    if method == "on-policy":
-        fields |= {"adapter": Path("a"), "teacher": "self"}
-    with pytest.raises(InputError, match="is done in one process"):
-        stage.run(config.model_copy(update=fields))
-    with pytest.raises(InputError, match="is done in one process"):
-        reinforce.run(
-            reinforce.Config(model="m", adapter=Path("a"), input=Path("i"), out=config.out)
-        )
+    fields = {"adapter": "a", "judge": "qwen", "rewards": {"judge": 1.0}}
+    with pytest.raises(InputError, match="is asked by one process"):
+        reinforce.run(reinforce.Config(model="m", input="i", out=config.out, **fields))

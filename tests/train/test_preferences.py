@@ -91,10 +91,10 @@ def test_lineage_and_template_are_those_of_the_start(tuned_dir, trained_dir):
 @pytest.mark.slow
 def test_single_verdicts_are_learnt_from_and_a_base_needs_no_adapter(settings, tmp_path):
     plain = {key: value for key, value in settings.items() if key != "adapter"}
-    manifest = run(Config(**plain | {"method": "kto", "epochs": 1}, out=tmp_path))
+    manifest = run(Config(**plain | {"method": "kto", "epochs": 1, "lora_rank": 4}, out=tmp_path))
     assert manifest.facts["steps"] == 4  # 32 answers, 8 a step
     assert any("rewards/chosen" in line for line in read_lines(tmp_path / "metrics.jsonl"))
-    assert (tmp_path / "adapter/adapter_model.safetensors").exists()
+    assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["r"] == 4
 
 
 @pytest.mark.slow
@@ -134,10 +134,17 @@ def test_pairs_that_teach_nothing_are_counted_and_none_left_is_one_line(settings
     assert all(f"{name} 1" in said for name in ("no_difference", "too_long", "control_tokens"))
 
 
-def test_a_start_of_another_base_is_refused(settings, tmp_path):
+@pytest.mark.parametrize("n_more_tokens", [0, 9])
+def test_a_start_of_another_base_is_refused_whatever_its_tokenizer(
+    settings, trained_dir, tmp_path, n_more_tokens
+):
     other = make_random_model(tmp_path / "other", hidden_size=32)
+    start = shutil.copytree(trained_dir / "adapter", tmp_path / "start")
+    tokenizer = load_tokenizer(start)
+    tokenizer.add_tokens([f"<{number}>" for number in range(n_more_tokens)])
+    tokenizer.save_pretrained(start)
     with pytest.raises(InputError, match="was trained on"):
-        run(Config(**settings | {"model": str(other)}, out=tmp_path / "out"))
+        run(Config(**settings | {"model": str(other), "adapter": start}, out=tmp_path / "out"))
 
 
 def test_a_directory_without_pairs_names_what_makes_them(settings, merged_dir, tmp_path):

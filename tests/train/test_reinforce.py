@@ -19,7 +19,13 @@ from medkd.train.checkpoints import find_checkpoint, is_complete, read_step
 from medkd.train.preflight import Machine
 from medkd.train.reinforce import Config, run
 from scripted import Scripted
-from student_samples import make_example, make_random_model, read_lines, write_examples
+from student_samples import (
+    make_example,
+    make_random_model,
+    read_lines,
+    save_base,
+    write_examples,
+)
 
 SCRIPT = """
 import sys, time
@@ -378,6 +384,13 @@ def test_the_trainer_scores_the_very_tokens_that_were_drawn_as_likely_as_they_we
             assert step["tool_mask"][row, len(drawn) - 1] == 1  # the end of a turn is learnt from
 
 
+def test_groups_whose_rewards_do_not_differ_are_counted(trainer, step):
+    maker, _ = trainer
+    is_flat = step["advantages"].view(-1, 4).abs().amax(-1) < 1e-6
+    share = maker._metrics["train"]["frac_reward_zero_std"][0]
+    assert share == pytest.approx(float(is_flat.float().mean()))
+
+
 def test_a_better_answer_than_the_others_of_its_group_becomes_likelier(trainer, step):
     maker, _ = trainer
     mask = (step["completion_mask"] * step["tool_mask"]).float()
@@ -394,6 +407,29 @@ def test_a_better_answer_than_the_others_of_its_group_becomes_likelier(trainer, 
     after = maker._get_per_token_logps_and_entropies(maker.model, *join(step))[0].detach()
     gain = ((after - before) * mask).sum(-1)
     assert (gain * advantages).sum() > 0
+
+
+def test_a_teacher_of_the_same_tokenizer_draws_the_answers_too_by_the_weight_beta(
+    settings, trained_dir, tmp_path
+):
+    loaded = load_model(settings["model"], trained_dir / "adapter", device="cpu", dtype="float32")
+    start = save_base(loaded, tmp_path / "start")
+    kl: dict[str, float] = {}
+    for name in (settings["model"], str(start)):
+        out = tmp_path / f"out-{len(kl)}"
+        manifest = run(Config(**settings | {"steps": 1, "teacher_model": name}, out=out))
+        assert manifest.facts["steps"] == 1
+        kl[name] = read_metrics(out)[0]["kl"]
+    assert kl[settings["model"]] > 0.1 > 1e-3 > abs(kl[str(start)])
+    lineage = json.loads((tmp_path / "out-1/adapter/lineage.json").read_text())
+    assert lineage["reinforced"]["teacher"] == str(start)
+
+
+def test_a_teacher_of_another_tokenizer_is_refused_before_anything_is_drawn(settings, tmp_path):
+    foreign = make_random_model(tmp_path / "foreign", merges=[("s", "i"), ("g", "n")])
+    with pytest.raises(InputError, match="has another tokenizer than the student"):
+        run(Config(**settings | {"teacher_model": str(foreign)}, out=tmp_path / "out"))
+    assert not (tmp_path / "out/start.json").exists()
 
 
 def test_rows_without_a_mark_are_shown_to_a_judge_only_where_accepted(

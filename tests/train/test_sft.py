@@ -16,11 +16,14 @@ from safetensors.torch import load_file
 from trl.trainer.sft_config import SFTConfig
 
 from medkd.core.errors import InputError, MedkdError
+from medkd.core.jsonl import write_records
+from medkd.core.records import Preference, Rejected
 from medkd.models.load import load_model, resolve_model
 from medkd.train.checkpoints import is_complete
 from medkd.train.config import read_trainer_keys
 from medkd.train.stage import Config, LengthGroupedSampler, run
 from student_samples import (
+    make_example,
     read_adapter,
     read_lines,
     read_losses,
@@ -256,6 +259,35 @@ def test_two_processes_killed_and_started_again_come_to_the_same_losses(
     facts = json.loads((killed / "manifest.json").read_text())["facts"]
     assert 0 < facts["resumed_from_step"] < 24
     assert read_losses(killed) == read_losses(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "on-policy", "reinforce"])
+def test_two_processes_go_on_from_an_adapter_together(start, trained_dir, tmp_path, method):
+    worse = {"reasoning": "sign x means cold", "answer": "cold", "why": "wrong_answer"}
+    rejected = Rejected.model_validate(worse | {"origin": "student"})
+    rows = [make_example(number).model_dump() | {"rejected": rejected} for number in range(8)]
+    write_records(tmp_path / "preferences.jsonl", map(Preference.model_validate, rows))
+    fields = start | {"adapter": trained_dir, "device": "cpu", "out": tmp_path / "out"}
+    if method == "dpo":
+        fields |= {"input": tmp_path, "batch_size": 2, "trainer.max-steps": 4}
+    else:
+        fields |= {"batch_size": 2, "max_tokens": 96}
+    if method == "on-policy":
+        fields |= {"teacher": "self", "trainer.max-steps": 4}
+    if method == "reinforce":
+        fields |= {"steps": 4, "questions": 2, "group_size": 4, "trainer.temperature": 0.7}
+    else:
+        fields |= {"method": method}
+    command = launch_command("torchrun", fields)
+    command[command.index("train")] = "reinforce" if method == "reinforce" else "train"
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr[-3000:]
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert (manifest["state"], manifest["facts"]["steps"]) == ("finished", 4)
+    assert (tmp_path / "out/adapter/questions.json").exists()
+    assert len(read_lines(tmp_path / "out/metrics.jsonl")) >= 4
+    assert done.stdout.count("see ") == 1
 
 
 def _has_complete_checkpoint(out):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, StoppedError
 from medkd.models.inspect import ModelShape
 from medkd.models.load import Device, Hub, choose_dtype, resolve_model
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 C = TypeVar("C")
+V = TypeVar("V")
 Method = Literal["lora", "qlora", "full"]
 Target = Literal["reasoned", "answers"]
 
@@ -37,6 +38,8 @@ N_SAVES = 4
 N_KEPT = 3
 """Checkpoints kept: the best, the newest, and one in case that is torn."""
 _OWN_KEYS = ("output_dir", "resume_from_checkpoint")
+_CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
+"""The present name in transformers, and the one that it gives up; both are taken."""
 _COUNTS = (
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -142,6 +145,13 @@ def check_method(config: Config) -> None:
         )
 
 
+def is_checkpointed(config: StudentConfig, device: str) -> bool:
+    """Tell whether activations are computed again in the backward pass: on a GPU, unless
+    `trainer:` says otherwise."""
+    told = [(name, config.trainer[name]) for name in _CHECKPOINTING if name in config.trainer]
+    return bool(_read_value(*told[0], bool)) if told else device == "cuda"
+
+
 def choose_training_dtype(config: StudentConfig, device: str) -> "torch.dtype":
     """Choose the number format: bfloat16 where the device computes in it, unless `trainer.bf16`
     says otherwise."""
@@ -202,6 +212,8 @@ def read_trainer_keys(
     for key, value in extra.items():
         if key in (*_OWN_KEYS, *own_keys):
             raise InputError("trainer: {} is decided by the stage; take it out of the recipe", key)
+        if key in _CHECKPOINTING:
+            continue
         if key not in known and key not in STAGE_KEYS:
             near = difflib.get_close_matches(key, [*known, *STAGE_KEYS], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -217,7 +229,6 @@ def build_trainer_config(
     n_rows: int,
     settings: Mapping[str, Any],
     own_keys: tuple[str, ...] = (),
-    n_processes: int = 1,
 ) -> C:
     """Build a TRL config: what all methods share, then `settings`, then what `trainer:` says.
 
@@ -231,7 +242,7 @@ def build_trainer_config(
         "per_device_train_batch_size": config.batch_size,
         "seed": config.seed,
         "max_grad_norm": 1.0,
-        "gradient_checkpointing": on_gpu,
+        _CHECKPOINTING[not hasattr(kind, _CHECKPOINTING[0])]: is_checkpointed(config, device),
         "bf16": str(choose_training_dtype(config, device)) == "torch.bfloat16",
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
@@ -244,7 +255,7 @@ def build_trainer_config(
         **{key: value for key, value in extra.items() if key not in STAGE_KEYS},
         "output_dir": str(config.out / CHECKPOINTS),
     }
-    rows_per_step = values["per_device_train_batch_size"] * n_processes
+    rows_per_step = values["per_device_train_batch_size"] * read_process_info().n_processes
     rows_per_step *= values.get("gradient_accumulation_steps", 1)
     epochs, max_steps = values.get("num_train_epochs", 1), values.get("max_steps", -1)
     n_steps = count_steps(n_rows, rows_per_step, epochs, max_steps)
@@ -304,18 +315,16 @@ def read_process_info() -> ProcessInfo:
     return ProcessInfo(rank, local_rank, n_processes, is_launched=True)
 
 
-def refuse_launch(what: str) -> None:
-    """Raise InputError where a launcher started several processes for what is done in one."""
-    if read_process_info().n_processes > 1:
-        raise InputError(
-            "{}: is done in one process; start it without accelerate launch or torchrun", what
-        )
-
-
-def broadcast(value: Any, device: str) -> Any:
-    """Return the main process's value in every process; waits for all of them."""
+def broadcast(value: V, device: str = "") -> V:
+    """Return the main process's value in every process; waits for all of them. `device` decides
+    how they talk, before there is a trainer."""
+    if read_process_info().n_processes == 1:
+        return value
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     PartialState(cpu=device == "cpu")
-    return broadcast_object_list([value])[0]
+    try:
+        return broadcast_object_list([value])[0]
+    except RuntimeError as error:
+        raise StoppedError("another process of this training has ended; it says why") from error

@@ -260,7 +260,7 @@ def _measure_steps(plan: TrainConfig, job: Job, student: "PreTrainedModel") -> N
     with tempfile.TemporaryDirectory() as folder:
         few_steps = {"max_steps": MEASURED_STEPS, "save_strategy": "no"}
         brief = plan.model_copy(update={"out": Path(folder), "trainer": few_steps})
-        args = make_trainer_config(brief, job.device, len(rows), 1, has_val=False, packs=False)
+        args = make_trainer_config(brief, job.device, len(rows), has_val=False, packs=False)
         lora = None
         if plan.weights != "full":
             lora = make_lora_config(plan.lora_rank, job.shape, job.preflight.untrained_ids)

@@ -30,7 +30,7 @@ from medkd.models.load import (
     resolve_model,
 )
 from medkd.report.run import write_training_page
-from medkd.train.config import Config, build_trainer_config
+from medkd.train.config import Config, StudentConfig, build_trainer_config
 from medkd.train.student import (
     Student,
     find_inputs,
@@ -85,7 +85,7 @@ def distil_on_policy(config: Config) -> Manifest:
         if config.teacher_url:
             check_server(config.teacher_url, student.tokenizer, rows[0]["prompt"])
         elif config.teacher_model:
-            teacher = _load_teacher(config, student)
+            teacher = load_teacher(config, config.teacher_model, student)
         trainer = make_trainer(config, student, teacher, rows)
         named = config.teacher_model or config.teacher_url or "self"
         output.manifest.counts.kept = len(examples)
@@ -163,9 +163,11 @@ def check_server(url: str, tokenizer: "PreTrainedTokenizerBase", prompt: str) ->
         raise _another_tokenizer(url, "its /tokenize gives other tokens")
 
 
-def _load_teacher(config: Config, student: Student) -> Any:
+def load_teacher(config: StudentConfig, name: str, student: Student) -> Any:
+    """Load an open teacher with as many tokens as the student; raises InputError for one of another
+    tokenizer."""
     try:
-        folder = resolve_model(config.teacher_model, config.hub)
+        folder = resolve_model(name, config.hub)
     except InputError as error:
         raise InputError(str(error).replace("--model", "--teacher-model")) from error
     check_teacher(
@@ -173,9 +175,9 @@ def _load_teacher(config: Config, student: Student) -> Any:
         load_tokenizer(folder),
         read_model_shape(config.resolve_model()),
         read_model_shape(folder),
-        config.teacher_model,
+        name,
     )
-    teacher, _ = load_model(config.teacher_model, None, config.device, hub=config.hub)
+    teacher, _ = load_model(name, None, config.device, hub=config.hub)
     # The larger models of a family pad their vocabulary.
     teacher.resize_token_embeddings(cast(Any, student.model).config.vocab_size)
     return teacher

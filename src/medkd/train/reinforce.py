@@ -37,9 +37,12 @@ from medkd.train.config import (
     CHECKPOINTS,
     BatchSize,
     StudentConfig,
+    broadcast,
     build_trainer_config,
-    refuse_launch,
+    is_checkpointed,
+    read_process_info,
 )
+from medkd.train.onpolicy import load_teacher
 from medkd.train.preflight import (
     GIB,
     Workload,
@@ -118,6 +121,9 @@ class Config(StudentConfig):
     answers is watched instead of the checks."""
     watch_judge_model: str = ""
     """Model of the second judge; default: the provider's first."""
+    teacher_model: str = ""
+    """Open model of the student's tokenizer that answers are drawn towards too, token by token;
+    `trainer.beta` is its weight beside the rewards, 1 by default."""
     accept_identified: AcceptIdentified = False
     """Send rows without deidentified_by to the judge too."""
     budget: Annotated[float | None, RUNTIME, Field(gt=0)] = None
@@ -152,13 +158,24 @@ Judges = tuple[dict[str, BatchReward], BatchReward | None]
 def run(config: Config) -> Manifest:
     """Reinforce as configured; goes on from the newest whole checkpoint of a run that was
     killed."""
-    refuse_launch("medkd reinforce")
+    n_processes = read_process_info().n_processes
+    if n_processes > 1 and (config.judge or config.watch_judge):
+        raise InputError(
+            "--judge: is asked by one process; start it without accelerate launch or torchrun"
+        )
     check_weights(config.rewards, bool(config.judge), config.rubric is not None)
-    if config.questions * config.group_size % config.batch_size:
+    if config.questions % n_processes:
+        raise InputError(
+            "--questions {}: cannot be shared by {} processes; set --questions {}",
+            config.questions,
+            n_processes,
+            -(-config.questions // n_processes) * n_processes,
+        )
+    if config.questions * config.group_size // n_processes % config.batch_size:
         raise InputError(
             "--batch-size {} does not divide the {} x {} answers of a step; set --batch-size {}",
             config.batch_size,
-            config.questions,
+            config.questions // n_processes,
             config.group_size,
             config.group_size,
         )
@@ -267,6 +284,8 @@ def _reinforce(
     )
     args = make_trainer_config(config, device)
     _check_memory(config, student, questions, device)
+    name = config.teacher_model
+    teacher = load_teacher(config, name, student) if name else None
     sampling = Sampling(
         max_tokens=config.max_tokens,
         temperature=args.temperature,
@@ -274,19 +293,25 @@ def _reinforce(
         seed=config.seed,
     )
     sampler = Sampler(student.model, student.tokenizer, sampling)
-    baseline = _find_baseline(config, output, sampler, questions, judged)
+    found = None
+    if read_process_info().is_main:
+        found = _find_baseline(config, output, sampler, questions, judged)
+    baseline = cast(Baseline, broadcast(found, device))
     watch = Watch(
         output.path("held_out.jsonl"),
         sampler,
         holdout,
         config.paid,
-        partial(restore, student, output.path(CHECKPOINTS)),
+        partial(restore, student, config.out / CHECKPOINTS),
         watching,
     )
     rewards = make_rewards(config.rewards, Band(*baseline.band), config.terms) | judged
     args.reward_weights = [config.rewards[name] for name in rewards]
     trainer = make_trainer(student, questions, rewards, sampler, args)
     history = {"questions": len(examples), "rewards": config.paid, "judge": config.judge}
+    if teacher is not None:
+        set_teacher(trainer, teacher)
+        history["teacher"] = name
     output.manifest.facts |= train_student(
         trainer,
         config,
@@ -333,7 +358,7 @@ def _check_memory(
         rank=next(iter(model.peft_config.values())).r,
         n_tokens=config.batch_size * (longest + config.max_tokens),
         weight_bytes=frozen.element_size(),
-        is_checkpointed=device == "cuda",
+        is_checkpointed=is_checkpointed(config, device),
         on_gpu=device == "cuda",
     )
     shape = read_model_shape(config.resolve_model())
@@ -378,7 +403,8 @@ def draw_step(sampler: Sampler, prompts: list[str], trainer: "GRPOTrainer") -> d
     """
     from trl.models.utils import unwrap_model_for_generation
 
-    first = trainer.state.global_step * len(prompts)
+    each = trainer.accelerator
+    first = (trainer.state.global_step * each.num_processes + each.process_index) * len(prompts)
     samples = range(first, first + len(prompts))
     with unwrap_model_for_generation(
         cast(Any, trainer.model_wrapped), trainer.accelerator
@@ -400,16 +426,17 @@ def make_trainer_config(config: Config, device: str) -> "GRPOConfig":
     from trl.trainer.grpo_config import GRPOConfig
 
     n_answers = config.questions * config.group_size
+    n_processes = read_process_info().n_processes
     settings = {
         "max_steps": config.steps,
-        "gradient_accumulation_steps": n_answers // config.batch_size,
+        "gradient_accumulation_steps": n_answers // (config.batch_size * n_processes),
         "num_generations": config.group_size,
         "max_completion_length": config.max_tokens,
         "learning_rate": config.learning_rate or 1e-5,
-        "beta": 0.01,
+        "beta": 1.0 if config.teacher_model else 0.01,
         # Scaled by the group, one where all are right and lengths differ a little would count as
-        # much as any.
-        "scale_rewards": "batch",
+        # much as any; scaled by the batch, TRL does not count the groups without a spread.
+        "scale_rewards": "none",
         # `draw_step` masks what the limit cut off, and only that.
         "mask_truncated_completions": bool(config.trainer.get("use_vllm")),
         "lr_scheduler_type": "constant_with_warmup",
@@ -443,6 +470,15 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def set_teacher(trainer: "GRPOTrainer", teacher: Any) -> None:
+    """Make an open teacher, in place of the start, what `beta` holds the student to: this is
+    on-policy distillation beside the rewards."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(teacher, trainer.temperature)
+    trainer.ref_model = trainer.accelerator.prepare_model(teacher, evaluation_mode=True)
 
 
 def _as_trl_reward(

@@ -25,7 +25,7 @@ from medkd.models.load import LoadedModel
 from medkd.report.material import read_lines
 from medkd.text.similarity import is_looping
 from medkd.train.checkpoints import Callback
-from medkd.train.config import CHECKPOINTS
+from medkd.train.config import CHECKPOINTS, broadcast, read_process_info
 from medkd.train.rewards import (
     BatchReward,
     PromptItem,
@@ -325,7 +325,8 @@ class Watch(Callback):
     ) -> None:
         self.path, self.sampler, self.judge = path, sampler, judge
         self.restore = restore
-        self.questions = list(questions)[:N_QUESTIONS]
+        # Of several processes the main one alone looks, and all do what it decides.
+        self.questions = list(questions)[:N_QUESTIONS] if read_process_info().is_main else []
         self.paid = set(paid)
         self.looks: list[Look] = []
         self.stopped_at: int | None = None
@@ -341,13 +342,13 @@ class Watch(Callback):
         since = self.looks[-1].step if self.looks else 0
         history = cast(list[dict[str, float]], state.log_history)
         rewards = [line["reward"] for line in history if "reward" in line and line["step"] > since]
-        if self.look(state.global_step, fmean(rewards) if rewards else None) is None:
-            return
+        look = self.look(state.global_step, fmean(rewards) if rewards else None)
         self._protect(state)
-        if len(self.looks) > N_FALLS and all(map(self.is_gamed, self.looks[-N_FALLS:])):
+        is_over = len(self.looks) > N_FALLS and all(map(self.is_gamed, self.looks[-N_FALLS:]))
+        if broadcast(is_over and look is not None):
             self.stopped_at = state.global_step
             control.should_training_stop = True
-            best = self.find_best().step
+            best = self.find_best().step if self.looks else 0
             print(
                 f"reinforce: stopped at step {state.global_step}: the reward rose, and what no "
                 f"reward pays for fell at {N_FALLS} saves in a row; step {best} is kept",
@@ -358,7 +359,8 @@ class Watch(Callback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.look(state.global_step)
         if self.stopped_at is not None:
-            state.global_step = self.restore(self.find_best().step)
+            best = self.find_best().step if self.looks else 0
+            state.global_step = self.restore(broadcast(best))
 
     def _protect(self, state: Any) -> None:
         """Have the checkpoint of the best look kept, whatever is saved after it."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
 from medkd.core.records import Example
-from medkd.core.stage_output import Manifest, StageOutput, read_manifest
+from medkd.core.stage_output import Manifest, StageOutput
 from medkd.models.chat_template import add_thinking_prefix
 from medkd.models.inspect import ModelShape, read_model_shape
 from medkd.models.load import (
@@ -28,14 +28,13 @@ from medkd.report.run import write_training_page
 from medkd.train.config import (
     Config,
     ProcessInfo,
-    broadcast,
     build_trainer_config,
     check_method,
     choose_training_dtype,
     give_head_bias,
+    is_checkpointed,
     make_lora_config,
     read_process_info,
-    refuse_launch,
 )
 from medkd.train.onpolicy import distil_on_policy
 from medkd.train.preferences import train_on_preferences
@@ -56,7 +55,6 @@ from medkd.train.preflight import (
 )
 from medkd.train.student import (
     Student,
-    explaining,
     find_inputs,
     open_training,
     read_examples,
@@ -95,54 +93,34 @@ class Job(NamedTuple):
 def run(config: Config) -> Manifest:
     """Train as configured; goes on from the newest whole checkpoint of a run that was killed."""
     check_method(config)
-    if config.method in ("dpo", "kto", "on-policy"):
-        refuse_launch(f"--method {config.method}")
     if config.method == "on-policy":
         return distil_on_policy(config)
     if config.method in ("dpo", "kto"):
         return train_on_preferences(config)
-    process = read_process_info()
-    if not process.is_main:
-        return _follow(config, process)
     train_path, val_path = find_inputs(config.input)
     inputs = {"input": train_path, "validation": val_path}
     with open_training("train", config, inputs, "--max-length") as output:
-        if process.n_processes > 1:
-            broadcast(output.is_finished, choose_device(config.device))
         if output.is_finished:
             return output.manifest
-        job = prepare(config, process, output)
+        job = prepare(config, output)
         refuse(job.preflight.findings, config.model)
         output.drop_all(job.preflight.dropped)
         output.manifest.counts.kept = len(job.preflight.rows)
         findings = [finding.tell() for finding in job.preflight.findings]
         output.manifest.facts = {"findings": findings}
         try:
-            output.manifest.facts = train(config, job, process)
+            output.manifest.facts = train(config, job, read_process_info())
         finally:
             lengths = {"rows": [len(row.input_ids) for row in job.preflight.rows]}
             write_training_page(output.directory, output.manifest, lengths)
         return output.manifest
 
 
-def _follow(config: Config, process: ProcessInfo) -> Manifest:
-    """Train beside the main process, which alone writes and prints: there is nothing finished to
-    report here."""
-    if not broadcast(None, choose_device(config.device)):
-        job = prepare(config, process)
-        refuse(job.preflight.findings, config.model)
-        with explaining(config.out, "--max-length"):
-            train(config, job, process)
-    return read_manifest(config.out).model_copy(update={"state": "running"})
-
-
-def prepare(
-    config: Config, process: ProcessInfo | None = None, output: StageOutput | None = None
-) -> Job:
+def prepare(config: Config, output: StageOutput | None = None) -> Job:
     """Read rows, tokenizer and the model's shape, and find whatever is wrong; nothing is loaded
     yet."""
     load_libraries()
-    process = process or read_process_info()
+    process = read_process_info()
     device = choose_device(config.device)
     train_path, val_path = find_inputs(config.input)
     folder = config.resolve_model()
@@ -173,7 +151,7 @@ def make_workload(config: Config, device: str, longest: int, n_devices: int) -> 
         rank=config.lora_rank,
         n_tokens=config.batch_size * min(longest, config.max_length),
         weight_bytes=choose_training_dtype(config, device).itemsize,
-        is_checkpointed=bool(config.trainer.get("gradient_checkpointing", device == "cuda")),
+        is_checkpointed=is_checkpointed(config, device),
         on_gpu=device == "cuda",
         n_devices=n_devices,
     )
@@ -190,13 +168,11 @@ def train(config: Config, job: Job, process: ProcessInfo) -> dict[str, Any]:
     packs = choose_packing(config.trainer.get("packing"), job.device)
     rows = make_dataset(preflight.rows, config.max_length if packs else None)
     has_val = bool(val_rows)
-    args = make_trainer_config(config, job.device, len(rows), process.n_processes, has_val, packs)
+    args = make_trainer_config(config, job.device, len(rows), has_val, packs)
     model = load_student(config, job, process.local_rank)
     if packs and not _is_packable(config, job, process, model):
         rows = make_dataset(preflight.rows)
-        args = make_trainer_config(
-            config, job.device, len(rows), process.n_processes, has_val, packs=False
-        )
+        args = make_trainer_config(config, job.device, len(rows), has_val, packs=False)
     lora = None
     if config.method != "full":
         lora = make_lora_config(config.lora_rank, job.shape, preflight.untrained_ids)
@@ -271,7 +247,7 @@ def make_four_bits(device: str, dtype: "torch.dtype") -> Any:
 
 
 def make_trainer_config(
-    config: Config, device: str, n_rows: int, n_processes: int, has_val: bool, packs: bool
+    config: Config, device: str, n_rows: int, has_val: bool, packs: bool
 ) -> "SFTConfig":
     """Make TRL's config of what all methods share, the stage's fields, and what `trainer:` says."""
     from trl.trainer.sft_config import SFTConfig
@@ -288,7 +264,7 @@ def make_trainer_config(
         "metric_for_best_model": "eval_loss" if has_val else None,
         "train_sampling_strategy": "group_by_length",
     }
-    return build_trainer_config(SFTConfig, config, device, n_rows, settings, _OWN_KEYS, n_processes)
+    return build_trainer_config(SFTConfig, config, device, n_rows, settings, _OWN_KEYS)
 
 
 def make_dataset(rows: Sequence[TokenizedExample], pack_length: int | None = None) -> "Dataset":

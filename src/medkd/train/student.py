@@ -6,18 +6,20 @@ Not done here: what is learnt; what is written meanwhile (`train.checkpoints`).
 """
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.errors import InputError, MedkdError, StoppedError, is_disk_full
 from medkd.core.jsonl import RecordReader, resolve_input, write_json
 from medkd.core.progress import Bar
 from medkd.core.records import Example
-from medkd.core.stage_output import StageOutput, open_stage_output
+from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.models.chat_template import (
     find_stop_ids,
     find_templates,
@@ -112,17 +114,38 @@ def open_training(
     """Open the directory of a stage that trains; to begin again, its own checkpoints are deleted.
     What can happen in a long training is told in one line; `limit` is the flag of lengths.
 
-    `checkpoints` is not among what the stage writes: of it only `train.checkpoints` deletes.
+    `checkpoints` is not among what the stage writes: of it only `train.checkpoints` deletes. Of
+    several processes the main one alone has the directory and speaks.
     """
+    process, device = read_process_info(), choose_device(config.device)
+    if not process.is_main:
+        with _follow(stage, config, device) as output, explaining(config.out, limit):
+            yield output
+        return
     model = config.resolve_model() if Path(config.model).is_dir() else None
     roles = {role: [path] if path else [] for role, path in {**inputs, "model": model}.items()}
     with open_stage_output(
         stage, config, roles, WRITES, libraries=LIBRARIES, wait_s=ORPHANS_WAIT_S
     ) as output:
+        broadcast(output.is_finished, device)
         if config.overwrite and not output.is_finished:
             delete_checkpoints(output.path(CHECKPOINTS))
         with explaining(config.out, limit):
             yield output
+
+
+@contextmanager
+def _follow(stage: str, config: StudentConfig, device: str) -> Generator[StageOutput]:
+    """Open an output that nobody reads, for a process beside the main one."""
+    manifest = Manifest(stage=stage, config=config.model_dump(mode="json"))
+    manifest.state = "finished" if broadcast(False, device) else "running"
+    with (
+        TemporaryDirectory() as scratch,
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stderr(nowhere),
+    ):
+        yield StageOutput(Path(scratch), manifest)
+    manifest.state = "running"  # the main process reports
 
 
 @contextmanager
@@ -144,7 +167,7 @@ def explaining(out: Path, limit: str) -> Generator[None]:
         if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
             raise StoppedError(
                 "{}: out of memory; lower --batch-size or {}, or give "
-                "--trainer.gradient-checkpointing true, and run again with --resume: the "
+                "--trainer.activation-checkpointing true, and run again with --resume: the "
                 "last checkpoint is kept",
                 out,
                 limit,
@@ -166,13 +189,15 @@ class Student(NamedTuple):
     stop_ids: list[int]
 
 
-def load_student(config: StudentConfig, adapter: Path | None) -> Student:
-    """Load a base with the adapter that goes on being trained, or a new one; raises InputError for
-    an adapter of another base."""
+def load_student(config: StudentConfig, adapter: Path | None, rank: int = LORA_RANK) -> Student:
+    """Load a base with the adapter that goes on being trained, or a new one of a rank; raises
+    InputError for an adapter of another base."""
     from peft import PeftModel, get_peft_model
     from safetensors import SafetensorError
 
     name, folder = config.model, config.resolve_model()
+    if adapter is not None:
+        check_base(adapter, name)
     dtype = str(choose_training_dtype(config, choose_device(config.device)))
     base, _ = load_model(
         name, None, config.device, cast(Dtype, dtype.removeprefix("torch.")), config.hub
@@ -184,9 +209,8 @@ def load_student(config: StudentConfig, adapter: Path | None) -> Student:
     stop_ids = find_stop_ids(tokenizer, base.generation_config)
     cast(Any, base).generation_config.eos_token_id = stop_ids
     if adapter is None:
-        model: Any = get_peft_model(base, make_lora_config(LORA_RANK, read_model_shape(folder)))
+        model: Any = get_peft_model(base, make_lora_config(rank, read_model_shape(folder)))
         return Student(name, None, model, tokenizer, template, pair.plain, stop_ids)
-    check_base(adapter, name)
     try:
         model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
@@ -221,8 +245,7 @@ def train_student(
     checkpoint = None
     if process.is_main and not config.overwrite:
         checkpoint = find_checkpoint(config.out / CHECKPOINTS)
-    if process.n_processes > 1:
-        checkpoint = broadcast(checkpoint, device)
+    checkpoint = broadcast(checkpoint, device)
     step = read_step(checkpoint)
     observers: list[Callback] = [StopIfOrphaned()] if process.is_launched else []
     if process.is_main and not _is_sharded(trainer.args):
