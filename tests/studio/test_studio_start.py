@@ -143,6 +143,25 @@ def test_the_next_training_says_how_long_it_will_take_where_one_was_timed(
     assert "train the student: about 12 min 30 s here" in client.get("/en/").text
 
 
+def test_a_step_is_started_again_with_its_own_settings(client, tmp_path: Path) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "train", "train")
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    config = STAGES["train"].load().Config
+    made = config(model="medkd:tiny", input="runs/one/merge", out=folder, learning_rate=0.01)
+    manifest.config = made.model_dump(mode="json")
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    link = re.search(r'href="([^"]*)">Again', client.get("/en/run?name=one").text)
+    assert link
+    command = find_command(client.get(unescape(link[1])).text)
+    assert command[1] == "train"
+    assert command[-1].endswith("one/train-2")
+    assert {*command[2:-1]} == {
+        "--model=medkd:tiny",
+        "--input=runs/one/merge",
+        "--learning-rate=0.01",
+    }
+
+
 def test_a_form_of_a_new_run_takes_nothing_of_another(client, tmp_path: Path) -> None:
     make_step(tmp_path / "runs" / "one" / "verify", "verify")
     boxes = read_boxes(client.get("/en/start?kind=merge&run=open-data").text)

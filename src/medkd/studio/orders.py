@@ -126,7 +126,7 @@ def read_order(kind: str, sent: Mapping[str, Any], workspace: Workspace, is_fill
             else:
                 part.values[field.name] = _suggest_one(part, field, workspace, run)
         if not part.step:
-            _preset(part, str(sent.get("m:") or "") if is_filled else "")
+            _preset(part, str(sent.get("m:") or ""))
     own, language = find_language(kind, workspace), str(sent.get("language"))
     return Order(kind, run, parts, language if own and language in LANGUAGES else own)
 

@@ -19,6 +19,7 @@ from medkd.core.statistics import MIN_QUESTIONS
 from medkd.distill.bill import bill
 from medkd.export.push import UNPROVEN
 from medkd.studio import jobs
+from medkd.studio.forms import read_fields, to_text
 from medkd.studio.jobs import Job, write_money
 from medkd.studio.jsonl_index import Row, open_index, take_page
 from medkd.studio.orders import PAYING, hand_over, lacks_key, read_order, show_command
@@ -39,7 +40,7 @@ PAGE_SIZE = 10
 PERIOD_S = 1.0
 N_LOG_LINES = 60
 MAX_OVERLAID = 8
-N_SAMPLES = 4
+N_SAMPLES = 12
 
 
 def show_beginnings(page: Page) -> Response:
@@ -115,7 +116,18 @@ def _describe(page: Page) -> dict[str, Any]:
         "command": show_command(last.words) if last else "",
         "lacks_key": last is not None and not job.alive and lacks_key(last.words, last.cwd),
         "is_foreign": job.state == jobs.UNFINISHED and not last,
+        "list_settings": list_settings,
     }
+
+
+def list_settings(step: Step) -> dict[str, str]:
+    """List what a step was made with, as the address of its form says it; `m:` keeps what fits the
+    model from being put over it."""
+    config, fields = step.manifest.config, read_fields(step.manifest.stage)
+    values = {f.name: to_text(config[f.name]) for f in fields if f.name in config}
+    usual = {f.name: f.default for f in fields}
+    said = {f"v::{name}": text for name, text in values.items() if text != usual[name]}
+    return {**said, "m:": values.get("model", "")}
 
 
 def draw_plots(found: list[Job], page: Page) -> list[Any]:
