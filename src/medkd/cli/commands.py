@@ -61,10 +61,11 @@ def demo(
         Repeat steps that were made with another config.
     """
     overrides: dict[str, Any] = {"rehearsal": {"language": language}}
+    student = SHIPPED_STUDENTS[language]
     if teacher_faults:
         overrides["rehearsal"]["faults"] = teacher_faults
     if road == "open-datasets":
-        overrides = OPEN_DATASETS | {"student": SHIPPED_STUDENTS[language]} | overrides
+        overrides = OPEN_DATASETS | {"student": student} | overrides
         overrides["rehearsal"] |= {"cases": 640, "seed": 7}
     elif task != "diagnosis":
         overrides["task"] = task
@@ -77,12 +78,18 @@ def demo(
     others = zip(parts, ("demo", "cases", "diagnosis", "zh"), strict=True)
     name = "-".join(["demo", *(part for part, usual in others if part != usual)])
     place = out or Path("runs") / name
-    run_recipe(RECIPES / recipe, place, overrides, overwrite, say_next=partial(_say_next, "demo"))
+    run_recipe(
+        RECIPES / recipe, place, overrides, overwrite, say_next=partial(_say_next, "demo", student)
+    )
 
 
-def _say_next(name: str, run_dir: Path) -> None:
+def _say_next(name: str, student: str, run_dir: Path) -> None:
     texts = Texts(take_language(sys.argv[1:])[0])
-    print(texts.of("cli", "next: {command}", command=fill_next(name, {"out": run_dir})))
+    print(
+        texts.of(
+            "cli", "next: {command}", command=fill_next(name, {"out": run_dir, "student": student})
+        )
+    )
 
 
 OPEN_DATASETS: dict[str, Any] = {
@@ -156,7 +163,7 @@ def run(
             plan_recipe(recipe, out, overrides, overwrite, trust_recipe, lang, servers)
         start_detached(sys.argv[1:])
         return
-    say_next = partial(_say_next, "run")
+    say_next = partial(_say_next, "run", student)
     run_recipe(recipe, out, overrides, overwrite, trust_recipe, lang, say_next)
 
 
