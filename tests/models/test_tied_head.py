@@ -35,8 +35,9 @@ def make_adapter(base, folder, **options):
         {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
         {"target_modules": ["q_proj", "v_proj"]},
         {"target_modules": ["q_proj"], "trainable_token_indices": [256, 257, 259]},
+        {"target_modules": ["q_proj", "v_proj"], "use_dora": True},
     ],
-    ids=["head", "embedding", "whole head", "whole embedding", "neither", "single tokens"],
+    ids=["head", "embedding", "whole head", "whole embedding", "neither", "single tokens", "DoRA"],
 )
 def test_what_is_asked_and_exported_is_base_and_adapter(random_model_dir, tmp_path, options):
     wanted = make_adapter(random_model_dir, tmp_path / "adapter", **options)
@@ -54,5 +55,15 @@ def test_a_head_and_single_tokens_of_a_tied_embedding_are_refused(random_model_d
     options = {"target_modules": ["lm_head", "q_proj"], "trainable_token_indices": [256]}
     make_adapter(random_model_dir, tmp_path / "adapter", **options)
     with pytest.raises(InputError, match="cannot be merged") as caught:
+        load_model(str(random_model_dir), tmp_path / "adapter", device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_with_a_resized_vocabulary_is_refused_in_one_line(random_model_dir, tmp_path):
+    model = load_model(str(random_model_dir), device="cpu", dtype="float32").model
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    tuned = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    with pytest.raises(InputError, match="give the model it was trained on") as caught:
         load_model(str(random_model_dir), tmp_path / "adapter", device="cpu")
     assert "\n" not in str(caught.value)
