@@ -170,7 +170,7 @@ def test_a_limit_takes_the_first_cases(tmp_path: Path):
             b'{"question": 1}\n{"answer": 2}\n',
             "cases.json:1: found the fields question; expected title",
         ),
-        (b'[{"sections": {"a": "b"}}]', "item 1: no id"),
+        (b'[{"source": "files", "sections": {"a": "b"}}]', "item 1: no id"),
         (b"[" * 100_000, "nested deeper than 64"),
         (b"{\xff\xfe\xff\xff\xff", "neither UTF-8, UTF-16, GB18030 nor Big5"),
     ],

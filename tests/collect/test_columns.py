@@ -78,6 +78,14 @@ def test_a_table_is_read_by_its_headings_and_by_what_the_user_says_of_them(
     assert "张伟" not in (tmp_path / "out/raw_cases.jsonl").read_text()
 
 
+def test_a_case_of_sections_without_a_source_is_read_as_one_from_a_file(tmp_path: Path):
+    row = {"id": "a1", "sections": {"Chief complaint": "Cough."}, "diagnosis": ["Asthma", "Eczema"]}
+    (tmp_path / "cases.json").write_text(json.dumps([row]))
+    (case,) = CaseFiles(tmp_path / "cases.json")
+    assert (case.id, case.source) == ("files:a1", "files")
+    assert case.sections["主诉"] == "Cough." and case.diagnosis == ("Asthma", "Eczema")
+
+
 def test_sections_side_by_side_in_json_are_read_like_a_table(tmp_path: Path):
     (tmp_path / "cases.jsonl").write_text(
         '{"id": 3, "Chief complaint": "cough", "现病史": "3天", "label": ["肺炎"], "诊断": ["肺炎", "哮喘"]}\n'

@@ -112,6 +112,23 @@ def test_a_known_disease_in_the_complaint_is_asked_under_another_word() -> None:
     assert "【主诉】本病病史2年。" in question.input
 
 
+def test_an_english_course_that_names_the_answer_often_is_asked_without_it() -> None:
+    case = Case(
+        id="files:1",
+        source="files",
+        sections={
+            "主诉": "Painful toe for two days, no fever.",
+            "查体": "The first joint of the left foot is red, hot and tender; pulse 88.",
+            "诊治经过": "Treated for gout on day 1. " + "The gout team saw him again. " * 4,
+        },
+        diagnosis=("Gout", "Hypertension"),
+        deidentified_by="test 1",
+    )
+    (question,), *_ = prepare([case], Config(input=Path("in"), out=Path("nowhere")), Counter())
+    assert "gout" not in question.input.lower()
+    assert question.reference == "Gout; Hypertension"
+
+
 def test_an_answer_that_is_woven_through_the_findings_is_not_asked() -> None:
     dropped: Counter[str] = Counter()
     text = "频发脑积水本院3次，脑积水总数12次，术中标测脑积水起源于左侧，消融脑积水后消失。"

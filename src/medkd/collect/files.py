@@ -303,8 +303,15 @@ def read_row(fields: dict[str, Any], names: SectionNames, columns: Columns) -> R
 
     Raises ValidationError for a broken record of our own, FieldError for a field of a wrong kind.
     """
-    if isinstance(fields.get("sections"), dict):
-        return RawCase.model_validate(fields)
+    sections = fields.get("sections")
+    if isinstance(sections, dict):
+        if "source" in fields:
+            return RawCase.model_validate(fields)
+        beside = columns.sort(
+            {str(name): cell for name, cell in fields.items() if name != "sections"}
+        )
+        beside["raw_medical_record"] = {**sections, **beside.get("raw_medical_record", {})}
+        return _read_foreign(beside, names, columns)
     record = fields.get("raw_medical_record")
     if isinstance(record, str) and record.lstrip().startswith("{"):
         fields = {**fields, "raw_medical_record": _parse_cell(record)}

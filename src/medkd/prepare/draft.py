@@ -25,6 +25,8 @@ from medkd.grading.graders import get_grader
 from medkd.prepare.aliases import AnswerAliases, collect_aliases, load_synonyms
 from medkd.prepare.leakage import Decisions, Reviewed, Rule, find_cuts, remove_spans
 from medkd.prepare.statements import (
+    EXAMINATION,
+    TESTS,
     Tier,
     find_answer,
     find_known,
@@ -36,6 +38,7 @@ from medkd.text.normalize import View, drop_unseen, is_chinese, normalize
 
 _MIN_SHARE_LEFT = 1 / 3
 _COMPLAINT = "主诉"
+_FINDINGS = frozenset({EXAMINATION, TESTS})
 _MAX_WOVEN_IN = 3
 """Sentences of a record that may lose a name and keep the rest."""
 
@@ -102,7 +105,7 @@ def draft_question(
     before = fold_sections({name: view.text for name, view in views.items()}, part, language)
     if measure(before) < part.min_characters:
         return DropReason.TOO_SHORT
-    reference = "；".join(dict.fromkeys(answer))
+    reference = ("；" if language == "zh" else "; ").join(dict.fromkeys(answer))
     if not part.remove_answer:
         if part.needs and not any(name in before for name in part.needs):
             return DropReason.NO_FINDING
@@ -113,7 +116,10 @@ def draft_question(
     if _COMPLAINT in views and is_complaint(views[_COMPLAINT].text, aliases):
         return DropReason.ANSWER_IS_COMPLAINT
     texts, removals = _remove(case, views, aliases, (decisions or {}).get(case.id, ()))
-    if sum(one.rule == Rule.NAME for one in removals if one.state == "removed") > _MAX_WOVEN_IN:
+    replaced = [one for one in removals if one.rule == Rule.NAME and one.state == "removed"]
+    if language == "en":  # a name that is replaced leaves the sentence whole
+        replaced = [one for one in replaced if one.section in _FINDINGS]
+    if len(replaced) > _MAX_WOVEN_IN:
         return DropReason.ANSWER_WOVEN_IN
     after = fold_sections(texts, part, language)
     if part.needs and not any(name in after for name in part.needs):

@@ -102,7 +102,7 @@ _DENIED = re.compile(
     r"[\"')]?\s?(?:已|可|予以?|暂)?(?:(?<!不)排除|不考虑|(?:可能)?性?(?:不大|较?小)|依据不足|证据不足"
     r"|不支持|\(-\)|阴性"
     r"|(?i:(?:and [a-z ]{1,40})?(?:(?:was|is|are|were|been|felt|judged|thought|to|be) ){0,4}"
-    r"(?:ruled out|excluded|unlikely|not likely)))"
+    r"(?:ruled out|excluded|denied|unlikely|not likely)))"
 )
 ADMITTED = re.compile(r"(?:拟诊?|诊断为?|[以因为])\s?\"?$")
 ADMISSION = re.compile(
