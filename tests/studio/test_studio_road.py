@@ -54,6 +54,7 @@ def test_invented_cases_become_a_model_that_talks(open_studio, watch, tmp_path: 
     page.get_by_role("heading", name="Welcome").wait_for()
     page.get_by_role("link", name="Up to the review").click()
     page.get_by_label("Project").fill("road")
+    page.get_by_label("Language of the invented cases").select_option("zh")  # the student's own
     start(page, "medkd run rehearsal-data --out=runs/road")
     page.locator(".state.running").wait_for()
     finish(runs / "road")
@@ -105,7 +106,7 @@ def test_invented_cases_become_a_model_that_talks(open_studio, watch, tmp_path: 
     finish(runs / "road/train")
     page.get_by_role("link", name="Evaluate", exact=True).nth(1).click()
     page.get_by_label("Longest answer").or_(page.get_by_label("Max tokens")).first.fill("256")
-    page.get_by_label("Limit").fill("12")
+    page.get_by_label("At most").fill("12")
     start(page, "--adapter=runs/road/train", "--limit=12", "--max-tokens=256")
     finish(runs / "road/evaluate")
     page.goto(f"{studio.url}/en/evaluate")

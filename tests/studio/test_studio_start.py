@@ -143,6 +143,20 @@ def test_the_next_training_says_how_long_it_will_take_where_one_was_timed(
     assert "train the student: about 12 min 30 s here" in client.get("/en/").text
 
 
+@pytest.mark.parametrize(
+    ("kind", "box"),
+    [("deidentify", "v::input"), ("own-cases.yaml", "v:collect:input"), ("merge", "v::against")],
+)
+def test_a_form_starts_nothing_on_a_path_outside(
+    client, tmp_path: Path, monkeypatch, kind: str, box: str
+) -> None:
+    monkeypatch.setattr("medkd.background_jobs.start", pytest.fail)
+    make_step(tmp_path / "runs" / "one" / "verify", "verify")
+    boxes = read_boxes(client.get(f"/en/start?kind={kind}&run=one&v::input=runs").text)
+    answer = client.post("/en/start", data=boxes | {box: "/etc/passwd"})
+    assert (answer.status_code, "lies outside" in answer.text) == (400, True)
+
+
 def test_a_step_is_started_again_with_its_own_settings(client, tmp_path: Path) -> None:
     folder = make_step(tmp_path / "runs" / "one" / "train", "train")
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
