@@ -126,7 +126,7 @@ def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_p
     assert judged == [0.5, 0.5, 1.0]
     n_asked = len(server.asked)
     assert n_asked == 2 * round(4 * (1 - rules[2]))  # each in both orders
-    assert "on the ledger; the rest costs price unknown" in capsys.readouterr().err
+    assert "on the ledger; the rest costs an unknown price" in capsys.readouterr().err
     assert "right: clear" in [line["judged"] for line in read_lines(tmp_path / "out/rows.jsonl")]
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     (tmp_path / "out/manifest.json").write_text(json.dumps(manifest | {"state": "running"}))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from medkd.completers.providers import find_target_of
 from medkd.core.errors import InputError
 from medkd.core.records import Completion, Lineage
 from medkd.core.reviews import Decision, Review, add_review
@@ -197,3 +198,8 @@ def test_patients_records_reach_a_teacher_only_with_their_mark(tmp_path):
     path.write_text(make_example(0, lineage=Lineage(origin="a")).model_dump_json() + "\n")
     with pytest.raises(InputError, match="no deidentified_by"):
         run(Config(input=path, teacher="http://127.0.0.1:9/v1", model="m", out=tmp_path / "out"))
+
+
+def test_a_judge_without_a_model_names_the_flag_that_gives_it() -> None:
+    with pytest.raises(InputError, match="--judge .*give --judge-model NAME"):
+        find_target_of("http://127.0.0.1:1/v1", "", "--judge")

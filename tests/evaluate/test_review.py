@@ -68,6 +68,20 @@ def test_rules_and_people_are_compared_and_the_rate_corrected(scored):
     assert found["corrected"] == 0.5 and 0.3 < low < 0.5 < high < 0.7
 
 
+def test_an_answer_that_a_person_leaves_undecided_counts_against_nobody(scored):
+    sample = draw_sample([scored[0]], 30, seed=0)
+    truth = {s.id: "right" if "阑尾" in s.answers[0] else "wrong" for s in sample.shown}
+    unsure = sample.shown[0].id
+    reviews = {i: {"li": label, "sun": label} for i, label in truth.items()}
+    reviews[unsure] = {"li": "undecided"}
+    found = measure(sample, reviews, None)
+    (rules,) = found["raters"]
+    assert (rules["n"], rules["n_undecided"], rules["agreed"]) == (29, 1, 1.0)
+    reviews[unsure] = {"li": truth[unsure], "sun": "undecided"}
+    (people,) = measure(sample, reviews, None)["reviewers"]
+    assert (people["n"], people["n_undecided"], people["kappa"]) == (29, 1, 1.0)
+
+
 def test_the_last_word_of_a_person_counts_and_people_who_disagree_are_said(scored):
     sample = draw_sample([scored[0]], 30, seed=0)
     say_all(scored[0], sample, "wang", lambda s: "wrong")

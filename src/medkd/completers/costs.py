@@ -163,7 +163,7 @@ class Forecast(Record):
 
     def summarise(self) -> str:
         """Say on one line how many answers are to be bought, and for how much."""
-        price = "price unknown"
+        price = "an unknown price"
         if self.now is not None:
             price = f"about {self.now:.4f} {self.currency}, at most {self.at_most:.4f}"
         to_buy = "the rest costs"

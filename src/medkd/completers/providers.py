@@ -320,7 +320,10 @@ def find_target_of(endpoint: str, model: str, flag: str) -> Target:
         return find_target(name, model, address)
     except InputError as error:
         message = str(error).replace("--teacher custom", f"{flag} {endpoint}")
-        raise InputError(message.replace("--teacher", flag)) from error
+        model_flag = "--judge-model" if flag == "--judge" else "--model"
+        raise InputError(
+            message.replace("--teacher", flag).replace("--model", model_flag)
+        ) from error
 
 
 def check_budget(target: Target, budget: float | None, when: When) -> None:

@@ -165,7 +165,7 @@ def measure(
 
 def _rate(name: str, said: Mapping[str, str], people: Mapping[str, str]) -> dict[str, Any]:
     """Measure how far a rater agrees with people on what both decided."""
-    shared = [i for i in people if said.get(i, "undecided") != "undecided"]
+    shared = [i for i in people if "undecided" not in (people[i], said.get(i, "undecided"))]
     one, other = [said[i] for i in shared], [people[i] for i in shared]
     n_agreed = sum(a == b for a, b in zip(one, other, strict=True))
     kappa = cohen_kappa(one, other) if shared else None
@@ -179,7 +179,7 @@ def _rate(name: str, said: Mapping[str, str], people: Mapping[str, str]) -> dict
     return {
         "name": name,
         "n": len(shared),
-        "n_undecided": sum(said.get(i) == "undecided" for i in people),
+        "n_undecided": sum("undecided" in (people[i], said.get(i)) for i in people),
         "agreed": round(n_agreed / len(shared), 6) if shared else 0.0,
         "interval": [low, high],
         "kappa": kappa,
