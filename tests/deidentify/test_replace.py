@@ -277,10 +277,17 @@ def test_a_finished_directory_is_not_taken_for_that_of_another_secret(source: Pa
 def test_a_case_without_the_key_is_counted_and_said(
     source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    rows = source / "raw_cases.jsonl"
+    rows.write_text(rows.read_text().replace('"病案"', '"就诊人"', 1))
     deidentified(source, "a", patient_key="就诊人")
     manifest = json.loads((source.parent / "a" / "manifest.json").read_text())
-    assert manifest["facts"]["without_patient_key"] == 2
-    assert "2 of 2 cases have no 就诊人" in capsys.readouterr().err
+    assert manifest["facts"]["without_patient_key"] == 1
+    assert "1 of 2 cases have no 就诊人" in capsys.readouterr().err
+
+
+def test_a_key_that_no_case_has_is_refused_with_the_way_to_keep_a_column(source: Path) -> None:
+    with pytest.raises(InputError, match="--columns 就诊号=就诊号"):
+        deidentified(source, "a", patient_key="就诊号")
 
 
 def test_the_map_is_sealed_and_opens_with_the_secret_alone(source: Path) -> None:

@@ -28,6 +28,12 @@ def test_a_kind_of_disease_leads_together_with_the_disease() -> None:
     assert {"心律失常", "室上性心动过速", "室上速"} <= aliases.principal
 
 
+def test_a_malformation_without_the_ending_of_a_disease_leads_and_a_place_does_not() -> None:
+    aliases = collect_aliases(["下腔静脉后输尿管（右侧）血尿泌尿道感染"])
+    assert aliases.leading.plain == "下腔静脉后输尿管"
+    assert collect_aliases(["右肺及左肺尖结核"]).leading.plain == "左肺尖结核"
+
+
 def test_words_that_name_no_disease_are_not_derived() -> None:
     aliases = collect_aliases(["肺炎（真菌感染）", "左肾结石"])
     assert {"真菌感染", "结石", "感染"}.isdisjoint(

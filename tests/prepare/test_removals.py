@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.records import Case, Question, Removal, name_removal
 from medkd.core.reviews import Decision, Review, add_review
@@ -48,6 +49,8 @@ def decide(folder: Path, key: str, decision: Decision, answer: str = "") -> None
 def test_what_a_person_takes_back_stays_and_is_listed_as_restored(tmp_path: Path) -> None:
     _, (removal,) = run_once(tmp_path)
     decide(tmp_path, removal.id, Decision.REJECT)
+    with pytest.raises(InputError, match="jsonl changed"):
+        run_once(tmp_path)
     question, (again,) = run_once(tmp_path, overwrite=True)
     assert "外院诊断脑积水，予甘露醇" in question.input
     assert (again.id, again.state) == (removal.id, "restored")

@@ -387,6 +387,8 @@ def _find_difference(previous: Manifest, manifest: Manifest, config: StageConfig
         return "changed: " + ", ".join(changed)
     if previous.names.get("task") != manifest.names.get("task"):
         return "the task file changed"
+    if previous.names.get("reviews") != manifest.names.get("reviews"):
+        return "reviews.jsonl changed"
     if (made_by := _name_rules(previous)) != (rules := _name_rules(manifest)):
         return f"rules: {', '.join(made_by)} then, {', '.join(rules)} now"
     if sorted(previous.inputs.values()) == sorted(manifest.inputs.values()):

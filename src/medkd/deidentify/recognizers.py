@@ -201,10 +201,12 @@ def _load_transformers(name: str) -> Tagger:
         from huggingface_hub import snapshot_download
         from huggingface_hub.utils import logging as hub_logging
         from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+        from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise InputError(
             '--tagger {}: transformers is not installed; pip install "medkd[train]"', name
         ) from error
+    transformers_logging.disable_progress_bar()
     hub_logging.set_verbosity_error()  # a site that is not reached is said once, below
     try:
         # Fetched at once: transformers asks for file after file, each with retries of its own.

@@ -177,6 +177,15 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
             path,
             MAX_CHARACTERS,
         )
+    if config.patient_key and audit.n_without_key == kept:
+        raise InputError(
+            "{}: no case has a section {}, which --patient-key names; where a table of yours "
+            "has the column, keep it with medkd collect --columns {}={}",
+            path,
+            config.patient_key,
+            config.patient_key,
+            config.patient_key,
+        )
     if config.patient_key and audit.n_without_key:
         print(
             f"warning: {audit.n_without_key} of {kept} cases have no {config.patient_key}; their "

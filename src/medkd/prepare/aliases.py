@@ -26,6 +26,8 @@ _MAX_NAME = 14
 """Longest name that synonyms are put into."""
 _MIN_LATIN = 3
 """Letters of the shortest Latin name that is looked for."""
+_LONGEST_PLACE = 4
+"""Characters of a part of a diagnosis that may only say where the disease of the next part is."""
 _MAX_REWORDINGS = 2
 """Words of one name that are put in other words together."""
 _FORM = (
@@ -246,9 +248,14 @@ def _split_principal(diagnosis: str, synonyms: Synonyms) -> tuple[list[str], lis
     parts = [part.strip() for part in _parts(diagnosis) if part.strip()]
     n_outside = sum(1 for part in _split_outside(diagnosis) if part.strip())
     first = next(
-        (n for n, part in enumerate(parts[:n_outside]) if _names_disease(part, synonyms)), 0
+        (
+            n
+            for n, part in enumerate(parts[:n_outside])
+            if len(part) > _LONGEST_PLACE or _names_disease(part, synonyms)
+        ),
+        0,
     )
-    parts = parts[first:]  # 右肺 of 右肺及左肺尖结核 names no disease
+    parts = parts[first:]  # 右肺 of 右肺及左肺尖结核 names no disease, 下腔静脉后输尿管 does
     leading = parts[:1]
     for part in parts[1:2]:
         if (
