@@ -136,7 +136,7 @@ def test_broken_lines_are_counted_and_a_foreign_file_is_refused(tmp_path):
     other = write(tmp_path / "other.jsonl", [{"text": "x"}])
     with pytest.raises(InputError, match=r"other.jsonl:1: no 'predict'"):
         run(Config(predictions=other, out=tmp_path / "refused"))
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="no such file; check --predictions"):
         run(Config(predictions=tmp_path / "none.jsonl", out=tmp_path / "refused"))
 
 

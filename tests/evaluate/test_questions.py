@@ -71,7 +71,7 @@ def test_rows_that_are_no_questions_are_counted_and_a_foreign_file_is_refused(tm
     path.write_text('[{"text": "x"}]')
     with pytest.raises(InputError, match=r"item 1: none of option.*known forms"):
         read_exam(str(path))
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="no such file; check --exam"):
         read_exam(str(tmp_path / "none.json"))
 
 

@@ -38,7 +38,7 @@ WHOLE_HASH_BYTES = 256 * 2**20
 
 def resolve_input(path: Path, name: str, made_by: str, may_be_empty: bool = False) -> Path:
     """Find the file `name` in a stage's directory, or take the file itself, or a folder of parts;
-    say which command makes a missing one.
+    say which command makes a missing one, or which flag (`--exam`) names one from elsewhere.
 
     `may_be_empty` accepts an empty file beside a manifest: the stage left nothing on purpose.
     """
@@ -52,6 +52,8 @@ def resolve_input(path: Path, name: str, made_by: str, may_be_empty: bool = Fals
         size = found.stat().st_size
     except FileNotFoundError as error:
         place = path / name if path.is_dir() else path
+        if made_by.startswith("--"):
+            raise InputError("{}: no such file; check {}", place, made_by) from error
         raise InputError(
             '{}: no such file; run "medkd {}" first or check --input', place, made_by
         ) from error
@@ -65,6 +67,8 @@ def resolve_input(path: Path, name: str, made_by: str, may_be_empty: bool = Fals
         raise InputError("{}: a pipe or device; write its content to a file first", found)
     is_left_empty = may_be_empty and found.with_name(MANIFEST).is_file()
     if size == 0 and not is_left_empty:
+        if made_by.startswith("--"):
+            raise InputError("{}: the file is empty; check {}", found, made_by)
         raise InputError(
             '{}: the file is empty; run "medkd {}" again or check --input', found, made_by
         )

@@ -303,7 +303,7 @@ def open_rows(source: str) -> tuple[str, Iterator[tuple[Mapping[str, Any], str]]
         files = fetch(source, "test")
         name = source.partition(":")[2].partition(":")[0].rsplit("/", 1)[-1]
     else:
-        files = [resolve_input(Path(source), "test.jsonl", made_by="evaluate --exam FILE")]
+        files = [resolve_input(Path(source), "test.jsonl", made_by="--exam")]
         name = files[0].stem
     return name, (_to_mapping(row) for file in files for row in read_rows(file))
 

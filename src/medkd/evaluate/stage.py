@@ -419,7 +419,7 @@ def _run_file(config: Config, path: Path) -> Manifest:
             "--predictions: the answers are there already; "
             "leave --model, --adapter and --endpoint out"
         )
-    path = resolve_input(path, PREDICTIONS, made_by="evaluate")
+    path = resolve_input(path, PREDICTIONS, made_by="--predictions")
     found = read_predictions(path, config.task, config.limit)
     rubrics = _read_rubrics(config, found.predictions, path)
     inputs = {
