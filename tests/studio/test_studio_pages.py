@@ -308,7 +308,7 @@ def test_a_rubric_is_accepted_or_rejected_by_a_person(client, tmp_path: Path) ->
 def test_masks_are_undone_and_added_and_words_taken_out_by_hand(
     client, tmp_path: Path, monkeypatch
 ) -> None:
-    text = "患者张三，住北京市海淀区，头痛3天伴恶心呕吐，当地医院对症治疗未见好转。同乡光学家陪同就诊，步态不稳，记忆力下降两月余。"
+    text = "患者张三，住北京市海淀区，2024年5月2日起头痛伴恶心呕吐，当地医院对症治疗未见好转。同乡光学家陪同就诊，步态不稳，记忆力下降两月余。"
     raw = {"id": "c:1", "source": "files", "sections": {"现病史": text}, "diagnosis": ["脑积水"]}
     runs = tmp_path / "runs"
     write(tmp_path / "raw.jsonl", raw)
@@ -316,13 +316,19 @@ def test_masks_are_undone_and_added_and_words_taken_out_by_hand(
     cases = runs / "one/deidentify/cases.jsonl"
     prepare.run(prepare.Config(input=cases, out=runs / "one/prepare"))
     address = "/en/data?file=one/deidentify/cases.jsonl&row=0"
-    assert '<mark class="found">张三</mark>' in client.get(address).text
+    page = client.get(address).text
+    assert '<mark class="found">张三</mark>' in page
+    hidden = re.findall(r'<mark class="masked"[^>]*>([^<]*)<', page)
+    assert hidden[0] == "[姓名1]"
+    assert re.fullmatch(r"202\d年\d+月\d+日", hidden[-1]), "a moved date is marked too"
     sent = {"file": "one/deidentify/cases.jsonl"}
     for words, kind in (("张三", "keep"), ("同乡", "name"), ("陪同", "name"), ("陪同", "")):
         answer = client.submit("/en/data/correct?row=0", **sent, words=words, kind=kind)
         assert answer.status_code == 303, answer.text
     assert (runs / "one/known.txt").read_text("utf-8") == "张三\tkeep\n同乡\tname\n"
-    assert '<mark class="found">张三</mark>' not in client.get(address).text
+    page = client.get(address).text
+    assert '<mark class="found">张三</mark>' not in page
+    assert not re.search(r'<mark class="masked"[^>]*>同乡', page), "it is not hidden yet"
     started: list = []
     monkeypatch.setattr("medkd.background_jobs.start", started.append)
     assert client.submit("/en/run/again", step="one/deidentify").status_code == 303

@@ -8,6 +8,7 @@ judgement counts (`core.reviews`).
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from medkd.core.records import RawCase, name_removal
 from medkd.core.reviews import Decision, Review, add_review, measure_agreement, read_reviews
 from medkd.deidentify.recognizers import KEEP, Known, read_known
 from medkd.deidentify.replace import list_texts
-from medkd.deidentify.rules import Category
+from medkd.deidentify.rules import Category, Match
 from medkd.deidentify.search import Help, find_in_all
 from medkd.studio import jobs
 from medkd.studio.forms import read_fields, to_text, write_words
@@ -31,8 +32,10 @@ from medkd.studio.page import MAX_NAME, MAX_SHOWN, Form, Page, read_number, read
 from medkd.studio.rows import (
     Piece,
     Shown,
+    cut,
     find_facets,
     find_id,
+    find_replaced,
     mark_masks,
     mark_reasoning,
     mark_record,
@@ -166,8 +169,10 @@ def describe_correction(page: Page, step: Step, row: Row) -> dict[str, Any] | No
     known = _find_known(step)
     raw = _find_raw(page, step, find_id(row))
     prepared = _find_prepare(page, step)
+    finds = _find_all(raw, read_known(known) if known.exists() else Known()) if raw else []
     return {
-        "finds": _list_finds(raw, read_known(known) if known.exists() else Known()) if raw else {},
+        "record": _mark_hidden(finds[: 2 * len(raw.sections)], row) if raw else [],
+        "finds": {text[m.start : m.end]: m.category for text, found in finds for m in found},
         "decided": _read_lines(known),
         "kinds": {kind.name.lower(): _name_kind(kind, page) for kind in Category},
         "keep": KEEP,
@@ -202,15 +207,27 @@ def _find_raw(page: Page, step: Step, key: str) -> RawCase | None:
     return None
 
 
-def _list_finds(raw: RawCase, known: Known) -> dict[str, Category]:
-    """List what is masked in a case, as it stands there."""
+def _find_all(raw: RawCase, known: Known) -> list[tuple[str, list[Match]]]:
+    """List the texts of a case as they came, each with what is masked in it."""
     texts = list_texts(raw)
-    return {
-        text[match.start : match.end]: match.category
-        for (text, _), matches in zip(texts, find_in_all(texts, Help(known)), strict=True)
-        for match in matches
-        if not match.is_flag
-    }
+    found = find_in_all(texts, Help(known))
+    return [
+        (text, [match for match in matches if not match.is_flag])
+        for (text, _), matches in zip(texts, found, strict=True)
+    ]
+
+
+def _mark_hidden(finds: Sequence[tuple[str, list[Match]]], row: Row) -> list[Piece]:
+    """Mark in a case what stands where something identified, moved dates too; empty where it cannot
+    be told, since the words of this house have changed meanwhile."""
+    before, spans = "", list[tuple[int, int]]()
+    for (text, matches), seam in zip(finds, cycle("：\n")):
+        spans += [(len(before) + match.start, len(before) + match.end) for match in matches]
+        before += text + seam
+    after = show_row(row).question
+    replaced = zip(spans, find_replaced(before[:-1], after, spans), strict=False)
+    hidden = [new for old, new in replaced if after[new[0] : new[1]] != before[slice(*old)]]
+    return cut(after[:MAX_SHOWN], hidden) if hidden else []
 
 
 def _find_prepare(page: Page, step: Step) -> Step | None:
