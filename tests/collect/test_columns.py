@@ -86,6 +86,21 @@ def test_a_case_of_sections_without_a_source_is_read_as_one_from_a_file(tmp_path
     assert case.sections["主诉"] == "Cough." and case.diagnosis == ("Asthma", "Eczema")
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("内科 呼吸科", ("内科", "呼吸科")),
+        ("Respiratory Medicine", ("Respiratory Medicine",)),
+        ("Internal medicine / Renal unit", ("Internal medicine", "Renal unit")),
+    ],
+)
+def test_a_department_of_english_words_is_one(tmp_path: Path, given: str, read: tuple[str, ...]):
+    row = {"department": given, "Chief complaint": "Cough.", "Diagnosis": "Asthma"}
+    (tmp_path / "cases.json").write_text(json.dumps([row]))
+    (case,) = CaseFiles(tmp_path / "cases.json")
+    assert case.department == read
+
+
 def test_sections_side_by_side_in_json_are_read_like_a_table(tmp_path: Path):
     (tmp_path / "cases.jsonl").write_text(
         '{"id": 3, "Chief complaint": "cough", "现病史": "3天", "label": ["肺炎"], "诊断": ["肺炎", "哮喘"]}\n'

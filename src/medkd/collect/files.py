@@ -8,6 +8,7 @@ column holds (`columns`), what a page says (`parser`).
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -47,6 +48,7 @@ from medkd.text.tables import (
 
 EXPECTED = "title, department, url, id, raw_medical_record"
 CASES = "raw_cases.jsonl"
+_BETWEEN_DEPARTMENTS = re.compile(r"\s*[/;,>|\n]\s*")
 PAGES = {".html", ".htm", ".xhtml"}
 MAX_PROBLEMS = 20
 KINDS = PAGES | EXCEL_SUFFIXES | TABLE_SUFFIXES | JSON_SUFFIXES | {".parquet", ".xls"}
@@ -371,7 +373,8 @@ def _list_departments(value: Any) -> Iterable[str]:
                 else [_write_plain(item, "department")]
             )
     else:
-        yield from _write_plain(value, "department").split()
+        text = _write_plain(value, "department")
+        yield from text.split() if is_chinese(text) else _BETWEEN_DEPARTMENTS.split(text)
 
 
 def _write_plain(value: Any, name: str) -> str:
