@@ -149,6 +149,11 @@ def prepare(
         proposed, n_unanswered = checker(drafts)
         removals += proposed
         facts["check_leaks"] = {"proposed": len(proposed), "unanswered": n_unanswered}
+        print(
+            f"check-leaks: {len(proposed)} sections told the diagnosis, {n_unanswered} got no "
+            "answer; those are proposed in removals.jsonl",
+            file=sys.stderr,
+        )
     return Prepared(questions, removals, facts)
 
 
