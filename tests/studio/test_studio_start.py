@@ -134,6 +134,7 @@ def test_the_next_training_says_how_long_it_will_take_where_one_was_timed(
 ) -> None:
     for name, stage, config in (
         ("old", "train", {"model": "medkd:tiny", "method": "lora", "epochs": 3.0}),
+        ("short", "train", {"model": "medkd:tiny", "method": "lora", "epochs": 0.1}),
         ("new", "merge", {}),
     ):
         folder = make_step(tmp_path / "runs" / name / stage, stage)

@@ -232,15 +232,18 @@ def count_input(part: Part, workspace: Workspace) -> int:
 
 
 def estimate_time(n_rows: int, config: Any, workspace: Workspace) -> float | None:
-    """Estimate the seconds of a training by an earlier one of the same model on this machine; None
-    where there was none."""
-    for step in reversed(workspace.list_steps(stage="train")[-N_LOOKED_AT:]):
-        known, counts = step.manifest.config, step.manifest.counts
+    """Estimate the seconds of a training by the longest earlier one of the same model on this
+    machine, of which the start is the least part; None where there was none."""
+    found: list[tuple[float, float]] = []
+    for manifest in (s.manifest for s in workspace.list_steps(stage="train")[-N_LOOKED_AT:]):
+        known, n_seen = manifest.config, manifest.counts.kept
         same = all(str(known.get(n)) == str(getattr(config, n)) for n in ("model", "method"))
-        if step.manifest.state == "finished" and same and counts.kept and known.get("epochs"):
-            of_row = step.manifest.seconds / (counts.kept * float(known["epochs"]))
-            return of_row * n_rows * float(config.epochs or 1)
-    return None
+        if manifest.state == "finished" and same and n_seen and known.get("epochs"):
+            found.append((n_seen * float(known["epochs"]), manifest.seconds))
+    if not found:
+        return None
+    n_before, seconds = max(found)
+    return seconds / n_before * n_rows * float(config.epochs or 1)
 
 
 def estimate_training_memory(config: Any) -> float | None:
