@@ -388,12 +388,18 @@ def test_a_missing_key_is_told_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_of_cases_that_is_missing_is_told_with_the_flag_that_names_it() -> None:
+    with pytest.raises(InputError, match=r"no such file; check --collect\.input"):
+        run_recipe(Path("own-cases"), overrides={"collect": {"input": "none.json"}})
+
+
 def test_packages_that_a_later_step_needs_are_told_before_the_first_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medkd.pipeline.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="no such file"):
-        run_recipe(Path("own-cases"), tmp_path, {"collect": {"input": "none.json"}})
+    write_json(tmp_path / "cases.json", [])
+    with pytest.raises(InputError):
+        run_recipe(Path("own-cases"), tmp_path, {"collect": {"input": tmp_path / "cases.json"}})
     first = capsys.readouterr().err.splitlines()[0]
     assert first.startswith("note: train and what follows need more packages: pip install")
 

@@ -35,6 +35,7 @@ from medkd.report.lineage import is_play_money
 from medkd.report.run import write_run_report
 from medkd.rounds import RoundKeeper, Rounds, expand
 from medkd.stages import STAGES
+from medkd.text.hub_datasets import is_hub_name
 
 OF_ALL = ("task", "student")
 """Keys at the top of a recipe whose value goes to every step that has such a field."""
@@ -360,9 +361,12 @@ def run_recipe(
 def _check_ahead(steps: Sequence[Step]) -> None:
     """Raise InputError before the first step for what a later one would be refused for: a stage's
     `check` tells what its config alone shows, as a missing key."""
-    for step in steps:
+    for step in (one for one in steps if not is_finished(one.config.out)):
+        given = getattr(step.config, "input", None)
+        if step.stage == "collect" and given and not (is_hub_name(given) or given.exists()):
+            raise InputError("{}: no such file; check {}", given, f"--{step.name}.input")
         check = getattr(STAGES[step.stage].load(), "check", None)
-        if check and not is_finished(step.config.out):
+        if check:
             check(step.config)
     learning = next((step.name for step in steps if step.stage in OF_TRAINER), "")
     if learning and not find_spec("trl"):
