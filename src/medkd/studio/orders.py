@@ -33,6 +33,7 @@ from medkd.studio.forms import (
     to_value,
     write_words,
 )
+from medkd.studio.road import count_taken
 from medkd.studio.workspace import UPLOADS, Step, Workspace
 
 KNOWN = "known.txt"
@@ -43,6 +44,8 @@ ASKING = ("judge", "endpoint", "check_leaks", "blind")
 """Fields by which a stage asks somebody that does not otherwise."""
 N_OFFERED = 30
 """Steps that a box is offered, the newest ones."""
+N_LOOKED_AT = 100
+"""Earlier trainings that are looked at for one of the same model."""
 PRESETS = "demo.yaml"
 """The recipe whose values fit the shipped student."""
 FILES = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")
@@ -341,3 +344,28 @@ def hand_over(words: Sequence[str], secret: str, cwd: Path) -> dict[str, str]:
     """Return the environment that hands a key to the teacher whom a command asks."""
     teacher = find_teacher(words, cwd) if secret.strip() else None
     return {teacher.key_variable: secret.strip()} if teacher else {}
+
+
+def count_input(part: Part, workspace: Workspace) -> int:
+    """Count the records that are worked on, of the first of several files; 0 where it is not
+    known."""
+    name, limit = part.values.get("input", "").split("\n")[0], part.values.get("limit", "")
+    if not name:
+        return 0
+    n_rows = count_taken(workspace.resolve(Path(name).absolute()), part.stage)
+    return min(n_rows, int(limit)) if limit.isdecimal() else n_rows
+
+
+def estimate_time(n_rows: int, values: Mapping[str, str], workspace: Workspace) -> float | None:
+    """Estimate the seconds of a training by the longest earlier one of the same model on this
+    machine, of which the start is the least part; None where there was none."""
+    found: list[tuple[float, float]] = []
+    for manifest in (s.manifest for s in workspace.list_steps(stage="train")[-N_LOOKED_AT:]):
+        known, n_seen = manifest.config, manifest.counts.kept
+        same = all(to_text(known.get(name)) == values[name] for name in ("model", "method"))
+        if manifest.state == "finished" and same and n_seen and known.get("epochs"):
+            found.append((n_seen * float(known["epochs"]), manifest.seconds))
+    if not found:
+        return None
+    n_before, seconds = max(found)
+    return seconds / n_before * n_rows * float(values["epochs"] or 1)

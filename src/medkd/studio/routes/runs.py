@@ -22,7 +22,15 @@ from medkd.studio import jobs
 from medkd.studio.forms import read_fields, to_text
 from medkd.studio.jobs import Job, write_money
 from medkd.studio.jsonl_index import Row, open_index, take_page
-from medkd.studio.orders import PAYING, hand_over, lacks_key, read_order, show_command
+from medkd.studio.orders import (
+    PAYING,
+    count_input,
+    estimate_time,
+    hand_over,
+    lacks_key,
+    read_order,
+    show_command,
+)
 from medkd.studio.page import Form, Page, read_text, stream
 from medkd.studio.road import (
     TRAINING,
@@ -33,7 +41,6 @@ from medkd.studio.road import (
     list_curves,
     make_road,
 )
-from medkd.studio.routes.start import estimate
 from medkd.studio.workspace import Step
 
 PAGE_SIZE = 10
@@ -76,10 +83,11 @@ def _add_time(action: Action, page: Page) -> Action:
     """Say of a training how long it will take, where that is known."""
     if action.query.get("kind") != "train":
         return action
-    order = read_order("train", action.query, page.workspace, is_filled=False)
-    time = dict(estimate(order, page.workspace, page.t)).get(page.t("Time"))
+    part = read_order("train", action.query, page.workspace, is_filled=False).parts[0]
+    seconds = estimate_time(count_input(part, page.workspace), part.values, page.workspace)
+    time = page.t("about {time}", time=page.t.seconds(seconds or 0))
     said = page.t("{said}: {time} here", said=action.text, time=time)
-    return action._replace(text=said) if time else action
+    return action._replace(text=said) if seconds else action
 
 
 def show_run(page: Page) -> Response:

@@ -41,6 +41,8 @@ from medkd.studio.orders import (
     Part,
     asks_key,
     check_run,
+    count_input,
+    estimate_time,
     find_problems,
     hand_over,
     list_recipes,
@@ -51,15 +53,12 @@ from medkd.studio.orders import (
     write_command,
 )
 from medkd.studio.page import Form, Page, read_text
-from medkd.studio.road import count_taken
 from medkd.studio.workspace import Workspace
 from medkd.train.preflight import GIB, Workload, estimate_memory
 
 NEED_ROOM = ("train", "reinforce", "evaluate", "export")
 """Stages that load a model of their own: those that people talk to make room for it."""
 DEFAULT = "train"
-N_LOOKED_AT = 100
-"""Earlier trainings that are looked at for one of the same model."""
 N_COUNTED = 5000
 """Cases of a file that are counted before a recipe is started."""
 N_PRICED = 100
@@ -143,7 +142,7 @@ def estimate(order: Order, workspace: Workspace, t: Texts) -> list[tuple[str, st
         if order.kind == "train":
             if memory := estimate_training_memory(config):
                 found.append((t("Memory"), t("about {n} GiB", n=f"{memory / GIB:.1f}")))
-            if seconds := estimate_time(n_rows, config, workspace):
+            if seconds := estimate_time(n_rows, part.values, workspace):
                 found.append((t("Time"), t("about {time}", time=t.seconds(seconds))))
         elif order.kind == "distill" and (price := estimate_price(config)):
             found.append((t("Cost"), t("about {money}", money=price)))
@@ -219,31 +218,6 @@ def find_last_time(order: Order, n_cases: int, workspace: Workspace) -> float | 
             share = n_cases / n_before if n_cases and n_before else 1.0
             return share * sum(step.manifest.seconds for step in steps)
     return None
-
-
-def count_input(part: Part, workspace: Workspace) -> int:
-    """Count the records that are worked on, of the first of several files; 0 where it is not
-    known."""
-    name, limit = part.values.get("input", "").split("\n")[0], part.values.get("limit", "")
-    if not name:
-        return 0
-    n_rows = count_taken(workspace.resolve(Path(name).absolute()), part.stage)
-    return min(n_rows, int(limit)) if limit.isdecimal() else n_rows
-
-
-def estimate_time(n_rows: int, config: Any, workspace: Workspace) -> float | None:
-    """Estimate the seconds of a training by the longest earlier one of the same model on this
-    machine, of which the start is the least part; None where there was none."""
-    found: list[tuple[float, float]] = []
-    for manifest in (s.manifest for s in workspace.list_steps(stage="train")[-N_LOOKED_AT:]):
-        known, n_seen = manifest.config, manifest.counts.kept
-        same = all(str(known.get(n)) == str(getattr(config, n)) for n in ("model", "method"))
-        if manifest.state == "finished" and same and n_seen and known.get("epochs"):
-            found.append((n_seen * float(known["epochs"]), manifest.seconds))
-    if not found:
-        return None
-    n_before, seconds = max(found)
-    return seconds / n_before * n_rows * float(config.epochs or 1)
 
 
 def estimate_training_memory(config: Any) -> float | None:
