@@ -86,6 +86,22 @@ def test_a_case_of_sections_without_a_source_is_read_as_one_from_a_file(tmp_path
     assert case.sections["主诉"] == "Cough." and case.diagnosis == ("Asthma", "Eczema")
 
 
+def test_a_cell_that_is_a_whole_note_is_cut_at_its_headings(tmp_path: Path):
+    note = "CC: Chest pain.\nHPI: 2 h of pain.\nLabs: troponin 880 ng/L.\nHospital Course: PCI."
+    row = {"patient_id": "7", "note": note, "diagnosis": "STEMI", "remark": "Mr Hale: call back"}
+    (tmp_path / "cases.json").write_text(json.dumps([row]))
+    files = CaseFiles(tmp_path / "cases.json")
+    (case,) = files
+    assert case.sections == {
+        "主诉": "Chest pain.",
+        "现病史": "2 h of pain.",
+        "辅助检查": "troponin 880 ng/L.",
+        "诊治经过": "PCI.",
+        "临床诊断": "STEMI",
+    }
+    assert files.columns.left_out == {"remark"}
+
+
 @pytest.mark.parametrize(
     ("given", "read"),
     [

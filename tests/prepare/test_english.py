@@ -74,6 +74,13 @@ def test_an_earlier_illness_of_the_kind_stays_where_it_is_not_the_very_one() -> 
     )
 
 
+def test_a_name_behind_a_word_of_diagnosing_goes_once() -> None:
+    aliases = collect_aliases(["Acute anterior ST-elevation myocardial infarction"])
+    assert remove_answer("Diagnosed with anterior STEMI on day 1.", aliases) == (
+        "Diagnosed with anterior this condition on day 1."
+    )
+
+
 def test_a_sentence_that_says_more_stays_a_sentence() -> None:
     before = "Treated as PE with enoxaparin. Radiology impression: acute pulmonary embolism."
     assert remove_answer(before, collect_aliases(["Acute pulmonary embolism"])) == (

@@ -1,8 +1,8 @@
 """What the columns of a table hold: cells by heading in, fields and sections out.
 
-A column is known by its heading (a section's name, 编号, 科室 …) or by what `--columns` says.
-Others are left out: what nobody has looked at may hold a patient's name. Not done here: making
-cases of rows (`files`).
+A column is known by its heading (a section's name, 编号, 科室 …) or by what `--columns` says. A
+cell that is a whole record with headings of its own is cut at them. Others are left out: what
+nobody has looked at may hold a patient's name. Not done here: making cases of rows (`files`).
 
 >>> from medkd.collect.sections import load_names
 >>> columns = Columns(["Befund=查体"], load_names())
@@ -140,7 +140,12 @@ class Columns:
         headings: dict[str, str] = {}
         for heading, cell in row.items():
             place = self.place_of(heading)
-            if not place or is_missing(cell):
+            whole = self._names.cut(cell) if not place and isinstance(cell, str) else []
+            if whole:
+                for name, text in whole:
+                    known = self._names.unify(name)
+                    record[known] = [record[known], text] if known in record else text
+            elif not place or is_missing(cell):
                 if not place and heading.strip():
                     self.left_out.add(heading.strip())
             elif place not in FIELDS and place != "record_number":

@@ -102,6 +102,8 @@ class SectionNames:
     def cut(self, text: str) -> list[tuple[str, str]]:
         """Cut running text at the headings in it; empty where it does not read like a case."""
         marks = list(self.heading.finditer(text))
+        if not marks:
+            return []
         ends = [*(mark.start() for mark in marks[1:]), len(text)]
         parts = [(mark[0], text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
         found = {self.unify(name) for name, body in parts if normalize_whitespace(body)}

@@ -265,9 +265,10 @@ def find_answer(
                 start, end = plain.starts[at], plain.ends[at + len(term) - 1]
                 taken[start:end] = b"\1" * (end - start)
         found += _find_named(passage, aliases, names, taken)
-    found += _find_related(passage, aliases, taken)
     if aliases.english and passage.is_english:
         found += _find_english(passage, aliases, aliases.english, taken)
+    else:
+        found += _find_related(passage, aliases, taken)
     return sorted(found)
 
 
