@@ -213,6 +213,9 @@ def test_an_age_over_89_is_told_as_90_or_older(text: str, left: str) -> None:
         "HBV-DNA 20300000IU/ml，NT-proBNP 2018.5，血压120/80，范围2000-3000ml",
         "May 10 mg be given? Marching 5 km. 第3号手术间，4号手术台",
         "比例1900:20:30，CT值-13-45，T1/2 12h，I/II期，3/5级",
+        "Father: Hypertension, CAD. Mother: Breast cancer at 50. Anesthesia: Spinal. To: Rehab.",
+        "Her mother Alzheimer disease, drawn 2/2 bottles, May 2 tablets be taken? 1 in 2000.",
+        "予百令胶囊，术后第3天，金水宝。饮食起居正常镇静可。居民健康档案。登记表：全部完成。",
     ],
 )
 def test_values_that_only_look_alike_stay(text: str) -> None:

@@ -117,13 +117,14 @@ def _spell(words: Iterable[str]) -> str:
 _ENGLISH = Table("english.yaml")
 _ENGLISH.define(
     RELATIVE=any_of(way for w in _ENGLISH.words("relatives") for way in (w, w.capitalize())),
-    LABELS=any_of(
-        way for row in ("signed", "roles") for w in _ENGLISH.words(row) for way in (w, w.upper())
-    ),
+    LABELS=any_of(way for w in _ENGLISH.words("signed") for way in (w, w.upper())),
+    ROLE_LABELS=any_of(way for w in _ENGLISH.words("roles") for way in (w, w.upper())),
     **{f"{kind}_LABELS": _spell(labels) for kind, labels in _ENGLISH["numbers"].items()},
 )
 _NO_NAME = frozenset(_ENGLISH.words("no_name"))
-_MEDICAL = re.compile("(?:olog(?:y|ist)|iatr(?:y|ist|ics)|ician|urgery|itis|osis|emia|therapy)$")
+_MEDICAL = re.compile(
+    "(?:olog(?:y|ist)|iatr(?:y|ist|ics)|ician|urgery|itis|osis|emia|therapy|tension|thma|sclerosis|pathy|plegia|algia)$"
+)
 """Specialties and diseases, which stand where names do."""
 _GENERIC = frozenset(_ENGLISH.words("generic_hospital"))
 _NAME = _ENGLISH.compile("{WORD}|{FULL}|{INITIALS}|{LAST_FIRST}")
