@@ -308,12 +308,12 @@ def test_a_teacher_without_a_key_is_refused_before_anything_is_written(
 
 
 def test_a_recipe_that_cannot_start_is_refused_before_it_leaves_the_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
-    code, line = fail(capsys, "run", "qwen2.5-7b", "--detach")
+    flags = ["--collect.input", str(tmp_path / "none.json"), "--detach"]
+    code, line = fail(capsys, "run", "own-cases", *flags)
     assert code == 2
-    assert "DEEPSEEK_API_KEY" in line
+    assert line.endswith("none.json: no such file; check --collect.input")
 
 
 def test_behind_a_price_the_command_that_pays_it_is_named(
