@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hostile_samples import HOSTILE, make_evaluation, make_step, write
 
+from medkd.background_jobs import Job, JobResult
 from medkd.core.i18n import LANGUAGES, Texts
 from medkd.core.jsonl import MANIFEST
 from medkd.core.stage_output import Counts, Manifest
@@ -450,10 +451,19 @@ def test_an_export_that_had_too_few_questions_for_its_proof_says_so(client, tmp_
     (folder / "UNPROVEN").touch()
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
     manifest.state = "stopped"
+    job = Job(
+        name="export-1", words=["export", f"--out={folder}"], cwd=tmp_path, pid=1, started_at="2026"
+    )
+    job.folder.mkdir(parents=True)
+    (job.folder / "run.json").write_text(job.model_dump_json())
+    (job.folder / "end.json").write_text(JobResult(code=3).model_dump_json())
+    (job.folder / "alive").touch()
     for n, n_thinking, said in ((1, 1, "too few questions (n = 1,"), (20, 3, "does not think")):
         manifest.facts = {"n": n, "n_thinking": n_thinking, "n_stopped": n, "finding": "few: x"}
         (folder / MANIFEST).write_text(manifest.model_dump_json())
-        assert "The model has not proved itself" in client.get("/en/run?name=one").text
+        run = client.get("/en/run?name=one").text
+        assert "The model has not proved itself" in run
+        assert "Go on" not in run, "the same export would fail the same proof"
         page = client.get("/en/export").text
         assert said in page
         assert f"asked: {n}; thought about: {n_thinking}; ended by itself: {n}." in page
