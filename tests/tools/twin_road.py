@@ -62,6 +62,7 @@ def walk(kind: str, out: Path) -> dict[str, object]:
 
     full = out / "full"
     whole = ("--method", "full", "--epochs", 28, "--learning-rate", 1e-2)
+    whole += ("--trainer.eval-strategy", "no", "--trainer.load-best-model-at-end", False)
     medkd("train", "--model", twin, *rows, *whole, "--out", full)
 
     lora = out / "lora"
