@@ -130,6 +130,7 @@ def test_identifiers_are_found_and_not_repeated():
     verdict = check_identifiers("电话13912345678，身份证110101199003077758", "肺炎")
     assert not verdict.passed
     assert "139" not in verdict.detail
+    assert check_identifiers("Less likely.\n- CVID: onset after 4 years", "CVID").passed
     assert check_identifiers("白细胞13.5×10^9/L，血压120/80mmHg，病程2023年5月起。", "肺炎").passed
 
 

@@ -388,6 +388,10 @@ def test_a_name_is_told_from_the_code_of_a_sign():
         ("肺结核（陈旧性）", "肺结核"),
         ("急性胰腺炎后假性囊肿", "急腹症"),
         ("胆囊结石手术史", "胆石症"),
+        ("Primary mediastinal large B-cell lymphoma (non-Hodgkin)", "Classical Hodgkin lymphoma"),
+        ("Pneumonia (non-bacterial)", "Bacterial pneumonia"),
+        ("Aseptic meningitis", "Septic meningitis"),
+        ("Nondisplaced femoral neck fracture", "Displaced femoral neck fracture"),
     ],
 )
 def test_what_may_be_another_disease_is_not_right(answer: str, reference: str) -> None:

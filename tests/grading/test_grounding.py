@@ -38,6 +38,17 @@ def test_a_finding_told_otherwise_is_grounded(told):
     assert claims and all(stands for _, stands in claims), claims
 
 
+@pytest.mark.parametrize("told", ["BMI 37", "a white count of 16", "48 hours of pain"])
+def test_a_value_rounded_and_days_told_as_hours_are_grounded(told):
+    claims = find_claims(told, "2 days of pain. BMI 37.2. WBC 16.2.")
+    assert claims and all(stands for _, stands in claims), claims
+
+
+@pytest.mark.parametrize("told", ["BMI 38", "potassium 5", "72 hours of pain"])
+def test_what_is_not_the_rounded_value_is_not(told):
+    assert not all(stands for _, stands in find_claims(told, "2 days. BMI 37.2. Potassium 5.4."))
+
+
 @pytest.mark.parametrize(
     "told",
     ["体温39.5℃", "體溫39度5", "中性粒细胞78%", "血压180/110mmHg", "心率120次/分", "白细胞2.6万"],

@@ -154,7 +154,7 @@ class VerifyPart(Options):
 
     checks: tuple[CheckName, ...] = get_args(CheckName)
     min_reasoning: int = Field(default=40, ge=0)
-    """Characters of the shortest reasoning."""
+    """Characters of the shortest reasoning; a Latin word counts as two."""
     max_reasoning: int = Field(default=8000, ge=1)
     """Characters of the longest reasoning."""
     max_answer: int = Field(default=120, ge=1)

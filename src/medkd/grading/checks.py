@@ -22,7 +22,14 @@ from medkd.grading.extract import split_list
 from medkd.grading.graders import AnswerKind, get_grader
 from medkd.grading.grounding import find_claims
 from medkd.grading.names import normalize_name
-from medkd.text.normalize import is_chinese, is_simplified, make_plain, simplify, view_of
+from medkd.text.normalize import (
+    count_characters,
+    is_chinese,
+    is_simplified,
+    make_plain,
+    simplify,
+    view_of,
+)
 from medkd.text.similarity import find_shared, hash_runs, is_looping
 
 
@@ -145,8 +152,8 @@ def check_refusal(reasoning: str, answer: str) -> Verdict:
 
 
 def check_length(reasoning: str, min_chars: int, max_chars: int) -> Verdict:
-    """Require a reasoning within bounds, in characters."""
-    n = len(reasoning.strip())
+    """Require a reasoning within bounds, in characters of which a Latin word has two."""
+    n = count_characters(reasoning.strip())
     if min_chars <= n <= max_chars:
         return make_verdict("length")
     failure = Reason.TOO_SHORT if n < min_chars else Reason.TOO_LONG
@@ -204,10 +211,12 @@ def check_loop(text: str) -> Verdict:
 
 
 def check_brevity(answer: str, reference: str, max_chars: int) -> Verdict:
-    """Require an answer of at most `max_chars`, or twice the known diagnosis if that is longer."""
-    if len(answer) <= max(max_chars, 2 * len(reference)):
+    """Require an answer of at most `max_chars`, or twice the known diagnosis if that is
+    longer; a Latin word counts as two characters."""
+    n = count_characters(answer)
+    if n <= max(max_chars, 2 * count_characters(reference)):
         return make_verdict("brevity")
-    return make_verdict("brevity", Reason.LONG_ANSWER, f"{len(answer)} characters")
+    return make_verdict("brevity", Reason.LONG_ANSWER, f"{n} characters")
 
 
 def check_answer(

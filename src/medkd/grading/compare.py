@@ -36,6 +36,7 @@ from medkd.grading.names import (
 )
 from medkd.text.tables import read_rows
 
+_PIECE = re.compile(r"[a-z0-9]+|.")
 _LIGHT = "眼耳侧部区处位段多发"
 """Characters that say no more than a side or another word has said already."""
 _FILLERS = "性型的之病症伴并"
@@ -287,14 +288,14 @@ def _find_inserted(one: str, other: str) -> str | None:
 
 
 def holds_all(text: str, other: str) -> bool:
-    """Tell whether every character of the other text that says something stands in the first, in
-    any order.
+    """Tell whether every hanzi and every Latin word of the other text that says something stands in
+    the first, in any order.
 
-    >>> holds_all("脑出血左侧基底节", "左侧基底节区脑出血")
-    True
+    >>> holds_all("脑出血左侧基底节", "左侧基底节区脑出血"), holds_all("pulmonaryembolism", "bile")
+    (True, False)
     """
     return all(
-        character in text or character in _LIGHT or character in _FILLERS for character in other
+        piece in text or piece in _LIGHT or piece in _FILLERS for piece in _PIECE.findall(other)
     )
 
 
@@ -367,8 +368,17 @@ def _strict_patterns() -> list[re.Pattern[str]]:
     ]
 
 
+_TURNING = re.compile(
+    r"(?:non|pseudo|a(?=septic|typical|symptomatic)|un(?=stable|displaced|ruptured|complicated)"
+    r"|in(?=complete|active)|de(?=compensated))(?=(?P<word>[a-z]{5}))"
+)
+
+
 def _is_reversed(one: str, other: str) -> bool:
-    """Tell whether a word such as 非 in one name turns round what the other name says."""
+    """Tell whether a word such as 非, or non-, in one name turns round what the other name says."""
+    for found in _TURNING.finditer(one):
+        if found["word"] in other and found[0] + found["word"] not in other:
+            return True
     for pattern in _strict_patterns():
         found = pattern.search(one)
         if found and not pattern.search(other):

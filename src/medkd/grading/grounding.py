@@ -8,7 +8,7 @@ Not done here: findings without a number that the record does not mention, and w
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, cached_property, lru_cache
 
 from medkd.grading import load_table
@@ -20,6 +20,9 @@ _THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?![\d]))")
 _POINT = re.compile(r"[。·．•](?<=\d.)(?=\d)")
 _DEGREES = re.compile(r"度(?<=[34]\d度)(?=\d(?![\d天日次年月周岁小]))")
 """38度5 is 38.5."""
+_HOURS = re.compile(r"\s?(?:h\b|hours?\b|小时)")
+_LEAST_ROUNDED = 10
+"""Below it a decimal counts: potassium 5 is not 5.4."""
 _VALUE = re.compile(r"\d+(?:\.\d+)?")
 _MYRIAD = re.compile(r"\s?万")
 _FAHRENHEIT = re.compile(r"\s?(?:°?F\b|℉|华氏)")
@@ -65,8 +68,8 @@ def find_claims(reasoning: str, record: str) -> list[tuple[str, bool]]:
     """List what the reasoning cites that can be looked up, and whether the record has it.
 
     A number may be told otherwise: 0.88 as 88 %, 1.6万 as 16000, kPa as mmHg, in hanzi, the end of
-    a range. A denied finding counts only where the record speaks of it; a claimed finding is
-    unfounded where the record only denies it.
+    a range, rounded to a whole number, days as hours. A denied finding counts only where the record
+    speaks of it; a claimed finding is unfounded where the record only denies it.
     """
     return list(_find_claims(reasoning, record))
 
@@ -87,7 +90,9 @@ def _find_claims(reasoning: str, record: str) -> tuple[tuple[str, bool], ...]:
             continue
         if not _is_norm(text, place):
             is_percent = bool(_PERCENT.match(text, end))
-            claims[match[0]] = source.has_number(float(match[0]), is_percent)
+            number = float(match[0])
+            days = number / 24 if _HOURS.match(text, end) else number
+            claims[match[0]] = any(source.has_number(n, is_percent) for n in (number, days))
     for match in _DENIED.finditer(text):
         finding = match[1]
         if source.mentions(finding):
@@ -167,6 +172,12 @@ def _read_measure(text: str, place: int, number: str) -> set[float]:
 
 def _is_near(one: float, other: float) -> bool:
     return abs(one - other) <= _UNIT_TOLERANCE * max(one, other)
+
+
+def _is_rounded(number: float, values: Iterable[float]) -> bool:
+    """Tell whether a whole number is one of the values, rounded: 37 for 37.2."""
+    is_whole = number >= _LEAST_ROUNDED and number.is_integer()
+    return is_whole and any(abs(value - number) <= 0.5 for value in values)
 
 
 def _read_hanzi(written: str) -> float:
@@ -258,7 +269,7 @@ class _Source:
         if not values:
             is_percent = bool(_PERCENT.match(text, place + len(number)))
             return any(self.has_number(way, is_percent) for way in ways)
-        if not values.isdisjoint(ways):
+        if not values.isdisjoint(ways) or any(_is_rounded(way, values) for way in ways):
             return True
         ratios = load_table("check_phrases")["conversions"].get(name, ())
         return any(
@@ -270,7 +281,7 @@ class _Source:
 
     def has_number(self, number: float, is_percent: bool) -> bool:
         """Tell whether it holds a number, as a fraction or a percentage too."""
-        if number in self._numbers:
+        if number in self._numbers or _is_rounded(number, self._numbers):
             return True
         if is_percent:
             return number in self._percentages or round(number / 100, 6) in self._numbers
