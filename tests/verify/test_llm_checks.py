@@ -113,12 +113,14 @@ def serve_judge(says) -> Iterator[tuple[str, list[dict]]]:
         server.server_close()
 
 
-def test_a_blind_pass_must_reach_the_answer_and_is_paid_once(tmp_path):
+def test_a_blind_pass_must_reach_the_answer_and_is_paid_once(tmp_path, capsys):
     path = write_clinic(tmp_path / "rationales.jsonl", 8, spoiled={2})
     with serve_teacher() as teacher:
         config = blind(path, teacher)
         manifest = run(config)
         assert teacher.bill.requests == 8
+        said = capsys.readouterr().err
+        assert 0 < said.index("8 requests, 0 of them on the ledger") < said.index("8 answers in")
         run(config.model_copy(update={"overwrite": True, "min_grounded": 0.7}))
         assert teacher.bill.requests == 8
     assert manifest.counts.dropped == {"blind_miss": 1}

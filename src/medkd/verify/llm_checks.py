@@ -98,18 +98,22 @@ class LlmChecker:
                 yield _add_verdicts(row, asked)
 
     def _ask(self, check: LlmCheck, file: TextIO, n: int) -> LedgerClient:
-        """Have one kind of question answered for every rationale that it is about."""
-        labelled = (
-            (f"{check.name} {row.rationale.id}", request)
-            for row in _read_again(file)
-            if check.wants(row)
-            for request in check.ask(row.rationale)
-        )
+        """Have one kind of question answered for every rationale that it is about; say the cost
+        before."""
         options = replace(self._options, name=check.name, find_missing=check.find_missing)
         client = LedgerClient(self._target, self._ledger, options)
         if n:
-            client.run(labelled, n)
+            client.announce(request for _, request in _list_requests(check, file))
+            client.run(_list_requests(check, file), n)
         return client
+
+
+def _list_requests(check: LlmCheck, file: TextIO) -> Iterator[tuple[str, Request]]:
+    """List what one check asks about every rationale that it is about, each with its label."""
+    for row in _read_again(file):
+        if check.wants(row):
+            for request in check.ask(row.rationale):
+                yield f"{check.name} {row.rationale.id}", request
 
 
 def _add_verdicts(row: Checked, asked: Sequence[tuple[LlmCheck, LedgerClient]]) -> Checked:
