@@ -237,3 +237,11 @@ def test_half_a_character_is_no_trace(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"predict": "a\\ud800b", "label": "c"}\n')
     assert run(Config(predictions=path, out=tmp_path / "out")).counts.kept == 1
+
+
+def test_flags_that_ask_nobody_are_refused_beside_a_file_of_answers(tmp_path):
+    path = write(tmp_path / "p.jsonl", rows())
+    given = {"general": ("builtin",), "faithfulness": 5, "samples": 3, "temperature": 0.5}
+    with pytest.raises(InputError, match="leave --general, --faithfulness, --samples out"):
+        run(Config(predictions=path, out=tmp_path / "out", **given))
+    assert not (tmp_path / "out").exists()

@@ -146,6 +146,13 @@ class Config(AskConfig):
     """Language of the report."""
 
 
+_OF_ASKING = (
+    *("model", "endpoint", "adapter", "input", "exam", "shuffle_options", "general"),
+    *("faithfulness", "samples", "instructed"),
+)
+"""Fields that say who is asked what."""
+
+
 class Evaluated(NamedTuple):
     """One question asked and scored."""
 
@@ -222,16 +229,20 @@ def check(config: Config) -> None:
         find_target_of(config.judge, config.judge_model, "--judge")
 
 
+def _list_given(config: Config, *names: str) -> str:
+    """List the flags among some fields that are given."""
+    fields = Config.model_fields
+    given = [name for name in names if getattr(config, name) != fields[name].get_default()]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in given)
+
+
 def _read_questions(config: Config) -> Questions:
     """Read what is asked; raises InputError where flags do not fit or there is nothing."""
     if config.shuffle_options and not config.exam:
         raise InputError("--shuffle-options: only an exam has options; name it with --exam")
     if config.exam:
-        if config.input or config.samples > 1 or config.faithfulness:
-            raise InputError(
-                "--exam: asks its own questions once; leave --input, --samples and --faithfulness "
-                "out"
-            )
+        if given := _list_given(config, "input", "samples", "faithfulness", "rubric", "instructed"):
+            raise InputError("--exam: asks its own questions once; leave {} out", given)
         return read_public(config.exam, config.limit, bool(config.judge))
     if config.input is None:
         raise InputError(
@@ -414,11 +425,8 @@ def _add_time(space: StageOutput, n_asked: int, seconds: float) -> tuple[float |
 
 def _run_file(config: Config, path: Path) -> Manifest:
     """Score the answers of a file."""
-    if config.model or config.endpoint or config.adapter:
-        raise InputError(
-            "--predictions: the answers are there already; "
-            "leave --model, --adapter and --endpoint out"
-        )
+    if given := _list_given(config, *_OF_ASKING):
+        raise InputError("--predictions: the answers are there already; leave {} out", given)
     path = resolve_input(path, PREDICTIONS, made_by="--predictions")
     found = read_predictions(path, config.task, config.limit)
     rubrics = _read_rubrics(config, found.predictions, path)
