@@ -84,3 +84,8 @@ def test_the_cost_is_told_before_anything_is_sent(
 def test_a_price_of_nothing_is_refused(cases: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--check-leaks"):
         run(Config(input=cases, out=tmp_path / "out", dry_run=True))
+
+
+def test_an_unknown_provider_is_named_under_its_own_flag(cases: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--check-leaks nosuch: unknown provider"):
+        run(Config(input=cases, out=tmp_path / "out", check_leaks="nosuch"))

@@ -356,9 +356,18 @@ def _find_target(config: Config) -> Target | None:
     if not config.check_leaks:
         return None
     is_key_needed = not config.dry_run
-    target = find_target(
-        config.check_leaks, config.check_model, config.check_base_url, is_key_needed=is_key_needed
-    )
+    try:
+        target = find_target(
+            config.check_leaks,
+            config.check_model,
+            config.check_base_url,
+            is_key_needed=is_key_needed,
+        )
+    except InputError as error:
+        message = str(error).replace("--teacher", "--check-leaks")
+        for flag in ("model", "base-url"):
+            message = message.replace(f"--{flag}", f"--check-{flag}")
+        raise InputError(message) from error
     check_budget(target, config.budget, "now")
     return target
 
