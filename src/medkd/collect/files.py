@@ -48,7 +48,7 @@ from medkd.text.tables import (
 
 EXPECTED = "title, department, url, id, raw_medical_record"
 CASES = "raw_cases.jsonl"
-_BETWEEN_DEPARTMENTS = re.compile(r"\s*[/;,>|\n]\s*")
+_BETWEEN_DEPARTMENTS = re.compile("[/;,>|\n]")
 PAGES = {".html", ".htm", ".xhtml"}
 MAX_PROBLEMS = 20
 KINDS = PAGES | EXCEL_SUFFIXES | TABLE_SUFFIXES | JSON_SUFFIXES | {".parquet", ".xls"}
@@ -374,7 +374,9 @@ def _list_departments(value: Any) -> Iterable[str]:
             )
     else:
         text = _write_plain(value, "department")
-        yield from text.split() if is_chinese(text) else _BETWEEN_DEPARTMENTS.split(text)
+        yield from (
+            text.split() if is_chinese(text) else map(str.strip, _BETWEEN_DEPARTMENTS.split(text))
+        )
 
 
 def _write_plain(value: Any, name: str) -> str:

@@ -399,7 +399,7 @@ class Phrases:
 def _find_flags(pattern: str) -> int:
     """Leave the case of a pattern alone where it has no letters but those of sets: without the flag
     its first characters are looked for at once."""
-    has_case = re.search("[A-Za-z]", re.sub(r"\[[^\]]*\]|\\.", "", pattern))
+    has_case = re.search("[A-Za-z]", re.sub(r"\[[^\]]{0,200}\]|\\.", "", pattern))
     return re.IGNORECASE if has_case else 0
 
 

@@ -21,7 +21,7 @@ _MIN_STEM, _SHARE = 4, 0.6
 embolism, emboli."""
 _WORD = re.compile(r"[A-Za-zÀ-ɏ]+(?:['’]s\b)?|\d+")
 _LEADING = re.compile(
-    r"\s*(?:[,;:(\n]|\b(?:with|due to|secondary to|complicated by|caused by|following)\b)\s*",
+    r"[,;:(\n]|\b(?:with|due to|secondary to|complicated by|caused by|following)\b",
     re.IGNORECASE,
 )
 _BRACKETS = re.compile(r"\(([^()]*)\)")
@@ -142,7 +142,9 @@ def read_english(diagnosis: str) -> EnglishName | None:
     if not re.search("[A-Za-z]{3}", diagnosis) or re.search("[一-鿿]", diagnosis):
         return None
     tables = _tables()
-    leading = next((p for p in _LEADING.split(_BRACKETS.sub(" ", diagnosis)) if p.strip()), "")
+    leading = next(
+        (p for p in _LEADING.split(_BRACKETS.sub(" ", diagnosis)) if p.strip()), ""
+    ).strip()
     inside = [_words_of(text) for text in _BRACKETS.findall(diagnosis)]
     words: set[str] = set()
     heads: set[str] = set()
@@ -282,7 +284,7 @@ def _tells(word: str, telling: str) -> bool:
 
 def _open_hyphen(text: str, start: int) -> int:
     """Move a start to the beginning of the word that is joined by a hyphen: smear-positive TB."""
-    joined = re.search(r"[A-Za-z]+-$", text[max(0, start - 20) : start])
+    joined = re.search(r"[A-Za-z]{1,20}-$", text[max(0, start - 20) : start])
     return start - len(joined[0]) if joined else start
 
 
