@@ -2,7 +2,8 @@
 prints the confusion table.
 
 `python bench/verify.py` also takes `--file FILE`: JSON Lines of `{question, think, answer}`; it
-says what would be rejected there and why. `--rows N` times the whole stage on N rationales as long
+says what would be rejected there and why. `--english` takes the 40 of `english_rationales.jsonl`,
+written without knowing the checks: 26 sound, 14 with a fault each. `--rows N` times the whole stage on N rationales as long
 as real ones: records with a median of 1,067 characters, a tenth beyond 1,734, none beyond 4,415,
 reasonings with a median of 891, a twentieth beyond 2,000.
 """
@@ -15,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "verify"))
 
 from rationale_samples import make_labelled, make_rationale
 
-from medkd.core.records import Checked
+from medkd.core.records import Checked, Rationale
 from medkd.text.normalize import is_chinese
 from medkd.verify import Config, check_rationale, find_failure, run
 
@@ -36,10 +37,17 @@ def find_reason(rationale) -> tuple[str, str]:
     return (str(failure.reason), failure.detail) if failure else ("", "")
 
 
-def print_confusion(n: int, seed: int, shows: bool) -> None:
+def read_english() -> Iterator[tuple[str, Rationale]]:
+    path = Path(__file__).with_name("english_rationales.jsonl")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        yield row["fault"], Rationale.model_validate(row["rationale"])
+
+
+def print_confusion(labelled: Iterable[tuple[str, Rationale]], shows: bool) -> None:
     began = time.perf_counter()
     found: dict[str, Counter[str]] = {}
-    for fault, rationale in make_labelled(n, seed):
+    for fault, rationale in labelled:
         reason, detail = find_reason(rationale)
         found.setdefault(fault or "sound", Counter())[reason or "passes"] += 1
         if shows and bool(reason) != bool(fault):
@@ -58,7 +66,8 @@ def print_confusion(n: int, seed: int, shows: bool) -> None:
     n_missed = sum(reasons["passes"] for fault, reasons in found.items() if fault != "sound")
     print(f"\nsound kept: {found['sound']['passes'] / found['sound'].total():.3f}")
     print(f"spoiled rejected: {1 - n_missed / n_spoiled:.3f}")
-    print(f"{(n + n_spoiled) / seconds:.0f} rationales a second")
+    n_read = sum(reasons.total() for reasons in found.values())
+    print(f"{n_read / seconds:.0f} rationales a second")
 
 
 def print_file(path: Path) -> None:
@@ -128,6 +137,7 @@ def _read_usage() -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", type=Path, help="check open questions instead")
+    parser.add_argument("--english", action="store_true", help="check English ones instead")
     parser.add_argument("--rows", type=int, help="time the stage on so many rationales instead")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument(
@@ -139,7 +149,8 @@ def main() -> None:
     elif options.file:
         print_file(options.file)
     else:
-        print_confusion(200, options.seed, options.show)
+        labelled = read_english() if options.english else make_labelled(200, options.seed)
+        print_confusion(labelled, options.show)
 
 
 if __name__ == "__main__":
