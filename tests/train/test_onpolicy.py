@@ -105,6 +105,7 @@ def test_a_teacher_that_is_not_there_is_named_by_its_own_flag(settings, tmp_path
         ({"method": "lora", "adapter": None}, "--teacher-model: only"),
         ({"method": "lora", "teacher_model": ""}, "--adapter: --method lora trains from the base"),
         ({"method": "dpo", "teacher_model": "", "teacher": "self"}, "--teacher: only"),
+        ({"target": "answers"}, "--target: --method on-policy learns from reasoned answers"),
     ],
 )
 def test_each_method_names_what_it_lacks_or_does_not_take(settings, tmp_path, changes, says):

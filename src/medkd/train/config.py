@@ -128,6 +128,10 @@ def check_method(config: Config) -> None:
             "--method dpo, kto or on-policy",
             config.method,
         )
+    if config.target != "reasoned" and config.method in ("dpo", "kto", "on-policy"):
+        raise InputError(
+            "--target: --method {} learns from reasoned answers alone; leave it out", config.method
+        )
     teachers = {
         "--teacher-model": bool(config.teacher_model),
         "--teacher-url": bool(config.teacher_url),

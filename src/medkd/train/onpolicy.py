@@ -220,7 +220,6 @@ def make_trainer(
     """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from datasets import Dataset
-    from transformers import PrinterCallback
 
     config_class, trainer_class, own = _choose_trainer(config)
     settings = {
@@ -232,15 +231,13 @@ def make_trainer(
     device = choose_device(config.device)
     args = build_trainer_config(config_class, config, device, len(rows), settings, _OWN_KEYS)
     teachers = {} if teacher is None else {"teacher_model": teacher}
-    trainer = trainer_class(
+    return trainer_class(
         model=student.model,
         args=args,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=student.tokenizer,
         **teachers,
     )
-    trainer.remove_callback(PrinterCallback)
-    return cast("Trainer", trainer)
 
 
 def _choose_trainer(config: Config) -> tuple[Any, Any, dict[str, Any]]:

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
@@ -200,7 +200,6 @@ def make_trainer(config: Config, student: Student, rows: Sequence[TokenizedPair]
     """Make TRL's trainer of rows that are tokens already: tokenized by TRL, the thinking prefix
     would not be the one that is served."""
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
     from trl.trainer.kto_config import KTOConfig
@@ -222,14 +221,12 @@ def make_trainer(config: Config, student: Student, rows: Sequence[TokenizedPair]
     }
     device = choose_device(config.device)
     args = build_trainer_config(config_class, config, device, len(made), settings, _OWN_KEYS)
-    trainer = PretokenizedTrainer(
+    return PretokenizedTrainer(
         model=student.model,
         args=args,
         train_dataset=Dataset.from_list(made),
         processing_class=student.tokenizer,
     )
-    trainer.remove_callback(PrinterCallback)
-    return cast("Trainer", trainer)
 
 
 def make_single_rows(rows: Sequence[TokenizedPair], config: Config) -> list[dict[str, Any]]:

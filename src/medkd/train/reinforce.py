@@ -454,11 +454,10 @@ def make_trainer(
     """Make TRL's trainer of an adapter; each reward scores all answers of a step at once."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     rows = [{"prompt": question.prompt, "at": at} for at, question in enumerate(questions)]
-    trainer = GRPOTrainer(
+    return GRPOTrainer(
         model=student.model,
         args=args,
         reward_funcs=[
@@ -468,8 +467,6 @@ def make_trainer(
         processing_class=student.tokenizer,
         rollout_func=None if args.use_vllm else cast(Any, partial(draw_step, sampler)),
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def set_teacher(trainer: "GRPOTrainer", teacher: Any) -> None:

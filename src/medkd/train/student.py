@@ -293,6 +293,9 @@ def run_trainer(
 
     Raises InputError for a setting that only the optimizer finds wrong, before the first step.
     """
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
     bar = Bar(name, unit="steps") if is_main else nullcontext()
     step = read_step(checkpoint)
     with bar as shown, Interruption(name) as interruption:
