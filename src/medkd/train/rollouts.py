@@ -58,7 +58,7 @@ MAX_ANSWER = 120
 """Characters of a short answer, as `verify` wants it."""
 MAX_COPIED = 0.6
 REASONING_LENGTH = (40, 8000)
-"""Fewest and most characters."""
+"""Fewest and most characters, of which a Latin word counts for two."""
 JUDGED = "watch_judge"
 """Name of what a second judge says, among the rates of a look."""
 
