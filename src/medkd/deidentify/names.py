@@ -252,7 +252,10 @@ def _names_after_roles(text: str) -> Iterator[tuple[int, int]]:
 
 
 _DEED = re.compile("报告|通知|转告|叫做|[审复]核|[核校]对|录入|阅片|审签")
-_NAMED_AFTER = re.compile("效应|定律|综合[征症]|现象|试验|实验|评分|量表|学说|理论|法则|氏")
+_NAMED_AFTER = re.compile(
+    "效应|定律|综合[征症]|现象|试验|实验|评分|量表|学说|理论|法则|氏"
+    r"|病(?![情重危史人故逝程房区室历例因理了倒假急])"
+)
 """What bears the name of who found it."""
 _LATIN_NAME = _TABLE.compile("{LATIN_NAME}")
 _LABEL = _TABLE.compile("{LABEL}")
