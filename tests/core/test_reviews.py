@@ -9,6 +9,7 @@ from medkd.core.reviews import (
     Decision,
     Review,
     add_review,
+    find_user_name,
     measure_agreement,
     read_reviews,
     settle,
@@ -17,6 +18,11 @@ from medkd.core.reviews import (
 
 def say(directory: Path, key: str, reviewer: str, decision: Decision, **words: str) -> None:
     add_review(directory, Review(id=key, reviewer=reviewer, decision=decision, **words))
+
+
+def test_a_system_without_users_has_a_name_for_who_works_there(monkeypatch) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: (_ for _ in ()).throw(KeyError("uid 1234")))
+    assert find_user_name() == "user"
 
 
 def test_a_person_may_think_again_and_the_file_keeps_both_judgements(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ In: a directory of `verify` or `distill`. Out: the review that counts for each r
 two reviewers agree. Not done here: asking people (`studio`), leaving rows out (`merge`).
 """
 
+import getpass
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,6 +18,14 @@ from medkd.core.statistics import cohen_kappa
 
 REVIEWS = "reviews.jsonl"
 _writing = Lock()
+
+
+def find_user_name() -> str:
+    """Return the name of who works here; "user" where the system has none, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "user"
 
 
 class Decision(StrEnum):

@@ -324,7 +324,7 @@ def _make_check(check: Mapping[str, Any]) -> Callable[[str], bool]:
 
 
 def _read_exam(source: str, at: int, limit: int | None) -> list[GeneralQuestion]:
-    questions, _ = read_exam(source, limit=limit)
+    questions, _ = read_exam(source, limit=limit, flag="--general")
     named = [q._replace(id=f"general:{at}:{q.id}", subject=source) for q in questions]
 
     def make_check(asked: Any) -> Callable[[str], bool]:

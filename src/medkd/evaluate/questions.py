@@ -212,10 +212,12 @@ def _read_healthbench(
     )
 
 
-def read_exam(source: str, limit: int | None = None) -> tuple[list[ExamQuestion], int]:
+def read_exam(
+    source: str, limit: int | None = None, flag: str = "--exam"
+) -> tuple[list[ExamQuestion], int]:
     """Read an exam; return its questions and how many rows were none. Raise InputError where no row
     is one."""
-    name, rows = open_rows(source)
+    name, rows = open_rows(source, flag)
     questions: list[ExamQuestion] = []
     problems: list[str] = []
     everything = list(rows)
@@ -296,14 +298,16 @@ def score_exam(question: ExamQuestion, raw: str) -> dict[str, float]:
     }
 
 
-def open_rows(source: str) -> tuple[str, Iterator[tuple[Mapping[str, Any], str]]]:
+def open_rows(
+    source: str, flag: str = "--exam"
+) -> tuple[str, Iterator[tuple[Mapping[str, Any], str]]]:
     """Open public questions: their name, and the rows, each with its place; what is no row is an
     empty one."""
     if is_hub_name(Path(source)):
         files = fetch(source, "test")
         name = source.partition(":")[2].partition(":")[0].rsplit("/", 1)[-1]
     else:
-        files = [resolve_input(Path(source), "test.jsonl", made_by="--exam")]
+        files = [resolve_input(Path(source), "test.jsonl", made_by=flag)]
         name = files[0].stem
     return name, (_to_mapping(row) for file in files for row in read_rows(file))
 

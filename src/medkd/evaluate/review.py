@@ -5,7 +5,6 @@ In: a directory of `evaluate` (or two), or of `rubric`. Out: `answer_reviews.jso
 beside the first, and `agreement.json`. Not done here: asking in a browser (`studio`).
 """
 
-import getpass
 import random
 import sys
 from collections import Counter
@@ -22,7 +21,7 @@ from medkd.completers.providers import find_target_of
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordAppender, RecordReader, resolve_input, write_json
 from medkd.core.records import NonEmpty, Prediction, Record, check_deidentified
-from medkd.core.reviews import Decision, Review, add_review, read_reviews
+from medkd.core.reviews import Decision, Review, add_review, find_user_name, read_reviews
 from medkd.core.statistics import (
     MIN_QUESTIONS,
     Stratum,
@@ -305,7 +304,7 @@ def review(
     accept_identified
         Show the judge the answers although predictions do not tell whether they name patients.
     """
-    name = reviewer or getpass.getuser()
+    name = reviewer or find_user_name()
     if what == "rubrics":
         _review_rubrics(directory, name, n)
         return

@@ -227,6 +227,8 @@ def check(config: Config) -> None:
         find_target_of(config.endpoint, config.model, "--endpoint")
     if config.judge:
         find_target_of(config.judge, config.judge_model, "--judge")
+    elif config.judge_model:
+        raise InputError("--judge-model: there is no judge; name its endpoint with --judge")
 
 
 def _list_given(config: Config, *names: str) -> str:

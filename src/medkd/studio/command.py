@@ -6,7 +6,6 @@ runs, which go on without it. Not done here: the pages (`studio.app`), who may c
 """
 
 import contextlib
-import getpass
 import secrets
 import socket
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import Field
 
 from medkd.core.config import Options
 from medkd.core.errors import InputError, from_os_error
+from medkd.core.reviews import find_user_name
 
 LOOPBACK = "127.0.0.1"
 
@@ -66,7 +66,7 @@ def describe_address(host: str, port: int, token: str) -> str:
     if token:
         lines.append(f"token:  {token}  (asked for once a browser; shown here only)")
     if host in ("", LOOPBACK, "localhost"):
-        there = f"{getpass.getuser()}@{socket.gethostname()}"
+        there = f"{find_user_name()}@{socket.gethostname()}"
         lines.append(f"from another machine: ssh -L {port}:localhost:{port} {there}")
     lines.append("Ctrl-C closes the studio; runs go on without it")
     return "\n".join(lines)
