@@ -29,6 +29,10 @@ def find(diagnosis: str, text: str) -> list[str]:
         ("Acute gouty arthritis", "probable podagra", ["probable podagra"]),
         ("Pulmonary tuberculosis", "smear-positive TB", ["smear-positive TB"]),
         ("Guillain-Barré syndrome (AIDP)", "AIDP subtype", ["AIDP"]),
+        ("Pneumonia", "Klebsiella pneumonia", ["pneumonia"]),
+        ("Pressure ulcer", "a pressure ulcer", ["pressure ulcer"]),
+        ("Type 2 diabetes mellitus", "found diabetes", ["diabetes"]),
+        ("Pneumonia", "vitamin D. Pneumonia", ["Pneumonia"]),
     ],
 )
 def test_a_disease_is_found_by_its_words_in_any_order_and_by_its_initials(
@@ -47,6 +51,22 @@ def test_a_disease_is_found_by_its_words_in_any_order_and_by_its_initials(
         ("Chronic kidney disease", "kidneys of normal size"),
         ("Meningococcal meningitis", "Neisseria meningitidis grew"),
         ("Pulmonary tuberculosis", "M. tuberculosis complex"),
+        ("Pneumonia", "Klebsiella pneumoniae grew"),
+        ("Congestive Heart Failure", "Heart rate 100, heart sounds normal"),
+        ("Diffuse large B-cell lymphoma", "Lymphocytes 20%"),
+        ("Febrile neutropenia", "Neutrophils 0.3"),
+        ("Subdural hematoma", "Hematocrit 30%"),
+        ("Acute prostatitis", "The prostate was tender"),
+        ("Acute conjunctivitis", "Conjunctiva injected"),
+        ("Acute bacterial gastroenteritis", "ABG showed acidosis"),
+        ("Chronic obstructive pulmonary disease", "Seen in OPD"),
+        ("Pneumonia and heart failure", "and failure to respond"),
+        ("Heart failure with reduced ejection fraction", "respiratory failure with hypoxia"),
+        ("Pressure ulcer", "blood pressure 120/80"),
+        ("Down syndrome", "lying down"),
+        ("Short bowel syndrome", "short of breath"),
+        ("Sudden hearing loss", "loss of consciousness"),
+        ("Alcohol use disorder", "no use of drugs"),
     ],
 )
 def test_a_place_a_finding_and_a_germ_are_not_the_disease(diagnosis: str, text: str) -> None:
@@ -61,10 +81,37 @@ def test_a_place_a_finding_and_a_germ_are_not_the_disease(diagnosis: str, text: 
         ("Acute appendicitis", "Appendicitis Inflammatory Response score 9."),
         ("Chronic myeloid leukaemia", "Leukaemia and myelofibrosis were excluded."),
         ("Viral meningitis", "Her father had meningitis."),
+        ("Spontaneous bacterial peritonitis", "SBP was 90 mmHg, SBP 85."),
     ],
 )
 def test_a_test_a_denial_and_a_relative_stay(diagnosis: str, text: str) -> None:
     assert remove_answer(text, collect_aliases([diagnosis]), "辅助检查") == text
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "before", "after"),
+    [
+        (
+            "Community-acquired pneumonia",
+            "CT showed pneumonia and he denied chest pain.",
+            "CT showed this condition and he denied chest pain.",
+        ),
+        (
+            "Community-acquired pneumonia",
+            "He had signs of pneumonia and tuberculosis was excluded.",
+            "He had signs of this condition and tuberculosis was excluded.",
+        ),
+        (
+            "Lung adenocarcinoma",
+            "On 2023-05-04 a biopsy proved lung cancer at once.",
+            "On 2023-05-04 a biopsy proved this condition at once.",
+        ),
+    ],
+)
+def test_what_is_denied_behind_it_and_a_date_do_not_keep_a_name(
+    diagnosis: str, before: str, after: str
+) -> None:
+    assert remove_answer(before, collect_aliases([diagnosis])) == after
 
 
 def test_an_earlier_illness_of_the_kind_stays_where_it_is_not_the_very_one() -> None:

@@ -30,10 +30,12 @@ _JOIN = re.compile(r"[\s/'’-]{0,2}")
 _LINKS = frozenset({"of", "the", "in", "his", "her", "a", "an"})
 _ADJECTIVE = re.compile(r"(?:ic|al|ar|ary|ous|ive|ed|ing)$")
 _OTHER_THING = re.compile(
-    r"(?:ectomy|otomy|ostomy|plasty|scopy|graph|graphy|gram|ology|ologist|ine?|ase)$"
+    r"(?:ectomy|otomy|ostomy|plasty|scopy|graph|graphy|gram|ology|ologist|ine?|ase"
+    r"|cyte|crit|phil|ium|eum)$"
 )
-"""An operation, a test, a speciality, a substance."""
+"""An operation, a test, a speciality, a substance, a cell, a tissue."""
 _OF_AN_ORGAN = re.compile(r"(?:itis|iti|oma|osis|osi)$")
+_INFLAMED = re.compile(r"iti(?:s|des)?$")
 _MIN_CUT = 3
 """Letters of a word that is cut short, beside another of the name: dig toxicity."""
 _MAX_INITIALS = 6
@@ -46,7 +48,7 @@ _CARRIED = re.compile(
 _MAX_CARRIER_WORDS = 3
 _STOPS = re.compile(
     r"(?:and|or|but|with|without|on|in|at|of|for|to|by|from|as|was|is|are|were|has|had|that|this"
-    r"|which|who|after|before|since)\b",
+    r"|which|who|after|before|since|due|no|not)\b",
     re.IGNORECASE,
 )
 
@@ -73,6 +75,8 @@ class _Tables(NamedTuple):
     carriers: frozenset[str]
     short: frozenset[str]
     germs: frozenset[str]
+    species: frozenset[str]
+    other_short: frozenset[str]
     same: dict[str, frozenset[str]]
     short_for: dict[frozenset[str], str]
     of_a_drug: frozenset[str]
@@ -93,7 +97,9 @@ def _tables() -> _Tables:
         places=_plain_words(table["places"]),
         carriers=_plain_words(table["carriers"]),
         germs=_plain_words(table["germs"]),
+        species=_plain_words(table["species"]),
         short=frozenset(table["short"].split()),
+        other_short=frozenset(table["other_short"].split()),
         same=same,
         short_for={_plain_words(name): short for name, short in table["short_for"].items()},
         of_a_drug=_plain_words(table["of_a_drug"]),
@@ -163,7 +169,9 @@ def read_english(diagnosis: str) -> EnglishName | None:
             telling |= {head} | tables.same.get(head, frozenset()) - tables.generic
         elif head not in tables.of_a_drug:
             telling |= set(content) - tables.generic - tables.places
-        telling |= {_plain(word) for word in found[1:] if word.istitle()} & set(content)
+        if not all(word[0].isupper() for word in found):  # Acute Heart Failure: no proper names
+            proper = {_plain(word) for word in found[1:] if word.istitle()} & set(content)
+            telling |= proper - tables.generic - tables.places
         initials |= set(_shorten(found, head))
     if not words:
         return None
@@ -175,6 +183,7 @@ def read_english(diagnosis: str) -> EnglishName | None:
     }
     named = set(words)
     telling |= nouns - tables.generic - tables.places
+    initials -= tables.other_short
     initials |= {short for name, short in tables.short_for.items() if name <= words}
     words |= {_plain(word) for word in _words_of(diagnosis)} - tables.modifiers
     words |= heads | {other for word in words for other in tables.same.get(word, ())}
@@ -183,7 +192,11 @@ def read_english(diagnosis: str) -> EnglishName | None:
 
 def _words_of(text: str) -> list[str]:
     found = cast("list[str]", _WORD.findall(text))
-    return [word for word in found if word.lower() not in _LINKS and not word.isdigit()]
+    return [
+        word
+        for word in found
+        if word.lower() not in _LINKS and not word.isdigit() and not _STOPS.fullmatch(word)
+    ]
 
 
 def _shorten(words: list[str], head: str) -> Iterator[str]:
@@ -218,11 +231,10 @@ class _Token(NamedTuple):
 def find_name(text: str, name: EnglishName) -> list[tuple[int, int]]:
     """Find the spans that name the disease, in order and apart."""
     spans = [*_find_runs(text, name)]
-    spans += [
-        (start, end)
-        for start, end in _find_initials(text, name)
-        if not any(start < stop and begin < end for begin, stop in spans)
-    ]
+    taken = bytearray(len(text))
+    for start, end in spans:
+        taken[start:end] = b"\1" * (end - start)
+    spans += [span for span in _find_initials(text, name) if 1 not in taken[slice(*span)]]
     return sorted(spans)
 
 
@@ -268,17 +280,28 @@ def _read_run(text: str, run: list[_Token], name: EnglishName) -> Iterator[tuple
     if not tells and not (has_head and len(kinds) > 1):
         return
     first = next(i for i, token in enumerate(run) if token.plain not in _LINKS)
-    last = max(i for i, token in enumerate(run) if token in matched)
     start = run[first].start
-    before = re.search(r"([A-Z][a-z]*)\.? $", text[max(0, start - 20) : start])
-    if before and (_plain(before[1]) in _tables().germs or before[0].endswith(". ")):
-        return  # Streptococcus pneumoniae, M. tuberculosis
-    yield _open_hyphen(text, start), run[last].end
+    if run[first] is not matched[0] or not _is_species(text, matched[0], name):
+        yield _open_hyphen(text, start), matched[-1].end
+
+
+def _is_species(text: str, token: _Token, name: EnglishName) -> bool:
+    """Tell whether a word is the second of a germ's name: Streptococcus pneumoniae, M.
+    tuberculosis; but not of a disease by it: Klebsiella pneumonia."""
+    before = re.search(r"([A-Z][a-z]*)\.? $", text[max(0, token.start - 20) : token.start])
+    is_germ = before and (
+        _plain(before[1]) in _tables().germs
+        or (before[0].endswith(". ") and text[token.start].islower())
+    )
+    return bool(is_germ) and (token.plain in _tables().species or token.plain not in name.words)
 
 
 def _tells(word: str, telling: str) -> bool:
-    """Tell whether a word is a form of one that tells: schizophrenic, but not pancreatic."""
-    is_organ = _OF_AN_ORGAN.search(telling) and _ADJECTIVE.search(word)
+    """Tell whether a word is a form of one that tells: schizophrenic, but not pancreatic
+    or prostate."""
+    is_organ = (_OF_AN_ORGAN.search(telling) and _ADJECTIVE.search(word)) or (
+        _INFLAMED.search(telling) and not _INFLAMED.search(word)
+    )
     return word == telling or (not is_organ and _is_same(word, telling))
 
 
@@ -293,7 +316,11 @@ def covers(text: str, name: EnglishName) -> bool:
     if text.upper() in name.initials:
         return True
     found = [_plain(word) for word in _words_of(text)]
-    return all(any(_is_same(word, other) for other in found) for word in name.leading)
+    same = _tables().same
+    return all(
+        any(_is_same(word, other) or other in same.get(word, ()) for other in found)
+        for word in name.leading
+    )
 
 
 def _find_initials(text: str, name: EnglishName) -> Iterator[tuple[int, int]]:

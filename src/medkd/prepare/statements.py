@@ -85,9 +85,14 @@ _STATED = re.compile(
 DIAGNOSED = make_pattern(r"\"?\s?(?:%s)(?=[,。;!\n]|$)", "diagnosed")
 _CARRIER_AFTER = make_pattern(r"[\"')]?\s?(?:[A-C]\s)?-?(?:%s)", "carriers")
 _CARRIER_BEFORE = make_pattern(r"(?:%s)$", "carried")
+_PRESSURE = re.compile(r"[ :=<>~约为降升至]{0,4}(?:(?:of|was|is|in the|at|up to) ){0,2}[<>]?\d")
+"""What makes SBP a pressure, no peritonitis."""
 _OTHERS = make_pattern(r"(?:%s)(?!.{0,3}(?:诉|述|代|发现|送|要求|陪))[^。;,]{0,20}$", "others")
 _PAST = make_pattern("(?:%s)", "past")
-_THEN = re.compile(r"(?i:\bin childhood\b|\bas a child\b|\baged? \d|\bprior\b|\b(?:19|20)\d\d\b)")
+_THEN = re.compile(
+    r"(?i:\bin childhood\b|\bas a child\b|\baged? \d|\bprior\b)"
+    r"|(?<![\d/.-])(?:19|20)\d\d\b(?![/.-]\d)"
+)
 _OVER = make_pattern("[^。;]{0,40}(?:%s)", "over")
 _NEGATED = re.compile(
     r"(?:否认|无(?!应答|反应|菌|痛性|症状性)|未见|未闻|未患|(?<![不能])排除|不考虑"
@@ -101,7 +106,8 @@ was found: 无咳嗽，CT示肺结核."""
 _DENIED = re.compile(
     r"[\"')]?\s?(?:已|可|予以?|暂)?(?:(?<!不)排除|不考虑|(?:可能)?性?(?:不大|较?小)|依据不足|证据不足"
     r"|不支持|\(-\)|阴性"
-    r"|(?i:(?:and [a-z ]{1,40})?(?:(?:was|is|are|were|been|felt|judged|thought|to|be) ){0,4}"
+    r"|(?i:(?:and [a-z ]{1,40} (?=(?:are|were|felt|judged) ))?"
+    r"(?:(?:was|is|are|were|been|felt|judged|thought|to|be) ){0,4}"
     r"(?:ruled out|excluded|denied|unlikely|not likely)))"
 )
 ADMITTED = re.compile(r"(?:拟诊?|诊断为?|[以因为])\s?\"?$")
@@ -355,6 +361,8 @@ def _is_own(passage: Passage, start: int, end: int, name: str) -> bool:
     if name.isascii() and (
         re.search(r"[A-Za-z0-9-]$", before) or re.match(r"(?!s\b)[A-Za-z0-9]|-[A-Za-z]", after)
     ):
+        return False
+    if name == "sbp" and _PRESSURE.match(after):
         return False
     if _CARRIER_AFTER.match(after) or _CARRIER_BEFORE.search(before[-10:]):
         return False
