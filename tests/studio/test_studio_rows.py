@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medkd.studio.jsonl_index import JsonlIndex, open_index, take_page
 from medkd.studio.routes.data import PAGE_SIZE, find_rows
-from medkd.studio.rows import find_facets, mark_reasoning, mark_record
+from medkd.studio.rows import find_facets, find_replaced, mark_reasoning, mark_record
 
 N_LONG = 100_000
 
@@ -160,3 +160,18 @@ def test_what_is_cited_is_marked_in_the_record_and_what_is_not_there_in_the_reas
 def test_a_part_of_a_latin_word_is_no_citation() -> None:
     pieces = mark_record("Appendix there; acute abdominal pain.", "Abdominal: appendicitis. 38.5")
     assert [piece.text for piece in pieces if piece.mark] == ["abdominal"]
+
+
+def test_a_long_text_that_is_not_the_one_before_is_told_at_once() -> None:
+    before = "张三，" * 40 + "其余正文，" * 60
+    spans = [(3 * at, 3 * at + 2) for at in range(40)]
+    after = "[姓名]，" * 40 + "其余正文，" * 60
+    assert find_replaced(before, after + "改", spans) == []
+    assert find_replaced(before, after, spans) == [
+        (5 * at, 5 * at + 4, "masked") for at in range(40)
+    ]
+    assert find_replaced("甲乙丙", "甲", [(1, 2)]) == find_replaced("甲", "甲", []) == []
+    assert find_replaced("王五李四", "[1][2]", [(0, 2), (2, 4)]) == [
+        (0, 0, "masked"),
+        (0, 6, "masked"),
+    ]

@@ -226,9 +226,17 @@ def find_replaced(before: str, after: str, spans: Sequence[tuple[int, int]]) -> 
     """
     ends = [0, *(end for _, end in spans)]
     starts = [*(start for start, _ in spans), len(before)]
-    kept = (re.escape(before[end:start]) for end, start in zip(ends, starts, strict=True))
-    found = re.fullmatch("(.*?)".join(kept), after, re.DOTALL)
-    return [(*found.span(n + 1), "masked") for n in range(len(spans))] if found else []
+    kept = [before[end:start] for end, start in zip(ends, starts, strict=True)]
+    found: list[Span] = []
+    at, last = len(kept[0]), len(after) - len(kept[-1])
+    for part in kept[1:-1]:
+        start = after.find(part, at, last)
+        if start < 0:
+            return []
+        found.append((at, start, "masked"))
+        at = start + len(part)
+    is_such = bool(spans) and at <= last and after.startswith(kept[0]) and after.endswith(kept[-1])
+    return [*found, (at, last, "masked")] if is_such else []
 
 
 def mark_masks(text: str) -> list[Piece]:
