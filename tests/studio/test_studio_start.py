@@ -177,6 +177,21 @@ def test_a_step_is_started_again_with_its_own_settings(client, tmp_path: Path) -
     }
 
 
+def test_a_base_is_evaluated_again_without_the_adapter_of_its_run(client, tmp_path: Path) -> None:
+    make_step(tmp_path / "runs" / "one" / "train", "train")
+    folder = make_step(tmp_path / "runs" / "one" / "evaluate-base", "evaluate")
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    config = STAGES["evaluate"].load().Config
+    made = config(model="medkd:tiny", input="runs/one/merge", out=folder)
+    manifest.config = made.model_dump(mode="json")
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    page = client.get("/en/run?name=one").text.partition("evaluate-base</")[2]
+    link = re.search(r'href="([^"]*)">Again', page)
+    assert link
+    command = find_command(client.get(unescape(link[1])).text)
+    assert {*command[2:-1]} == {"--model=medkd:tiny", "--input=runs/one/merge"}
+
+
 def test_a_form_of_a_new_run_takes_nothing_of_another(client, tmp_path: Path) -> None:
     make_step(tmp_path / "runs" / "one" / "verify", "verify")
     boxes = read_boxes(client.get("/en/start?kind=merge&run=open-data").text)
@@ -340,6 +355,9 @@ def test_columns_that_nobody_knows_are_named_in_the_readers_language(
     assert '<option value="Q" selected>a section of this name' in page
     assert "<h4>History of present illness · 现病史</h4>" in page
     assert "English names are found only where" in page
+    table.write_text("No,Story,Dx,备注：\n1,Fever for three days,Flu,x\n", encoding="utf-8")
+    page = client.get(f"/en/bring/preview?file={table}&c:备注：=备注：").text
+    assert '<option value="备注：" selected>a section of this name' in page
     chinese = client.get(f"/zh/bring/preview?file={table}").text
     assert '<option value="主诉">主诉</option>' in chinese
     assert '<option value="question">问题</option>' in chinese

@@ -115,7 +115,7 @@ def list_parts(kind: str, workspace: Workspace) -> list[Part]:
 
 def read_order(kind: str, sent: Mapping[str, Any], workspace: Workspace, is_filled: bool) -> Order:
     """Read what a form says; with `is_filled` false, what it says when it is opened: the values of
-    the address, then presets, then suggestions, then defaults."""
+    the address, then presets, then suggestions, then defaults. An address with `m:` says it all."""
     run = str(sent.get("run") or "") or suggest_run(kind, workspace)
     parts = list_parts(kind, workspace)
     for part in parts:
@@ -124,7 +124,7 @@ def read_order(kind: str, sent: Mapping[str, Any], workspace: Workspace, is_fill
             text = sent.get(box) if is_filled else sent.get(box) or sent.get(field.name)
             if f"s:{box}" in sent or (text and not is_filled):
                 part.values[field.name] = read_text(field, text)
-            elif is_filled or part.step:
+            elif is_filled or part.step or "m:" in sent:
                 part.values[field.name] = part.given.get(field.name, field.default)
             else:
                 part.values[field.name] = _suggest_one(part, field, workspace, run)

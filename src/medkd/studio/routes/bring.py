@@ -109,6 +109,7 @@ def show_preview(page: Page) -> Response:
             page.t("A question and its answer"): QUESTION_SECTIONS[:3],
             page.t("About the case"): FIELDS,
         },
+        known={*names.table, *QUESTION_SECTIONS, *FIELDS},
         is_unknown=bool(found) and not cases and {*files.dropped} == {FileDrop.WRONG_SCHEMA},
         files=files,
         n_cases=len(cases),
