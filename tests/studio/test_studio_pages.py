@@ -18,6 +18,8 @@ from medkd.prepare import stage as prepare
 from medkd.studio.app import DONE, SHOWN
 from medkd.studio.page import load_environment
 from medkd.studio.road import draw_lines
+from medkd.studio.routes.evaluate import is_tuned
+from medkd.studio.workspace import Step
 
 PARTS = ("run/live", "chat/live")
 """Paths that are nothing without the run or the conversation that they name."""
@@ -444,6 +446,26 @@ def test_a_model_is_held_against_the_base_that_it_was_made_of(client, tmp_path: 
         link = re.search(r'href="(/en/chat\?[^"]*)"', client.get(f"/en/{page}").text)
         assert link
         assert "before=Qwen%2FQwen3-8B&amp;after=" in link[1]
+
+
+def test_a_base_outside_the_folders_of_the_studio_is_not_talked_to(client, tmp_path: Path) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "export", "export")
+    base = tmp_path.parent / "elsewhere"
+    (folder / "lineage.json").write_text(json.dumps({"base_model": str(base)}))
+    for address in ("chat", f"chat?before={base}&after={folder}"):
+        page = client.get(f"/en/{address}").text
+        assert re.findall(r'name="(?:before|after)" value="([^"]*)"', page) == ["", str(folder)]
+        assert f'<option value="{base}"' not in page
+
+
+def test_models_that_are_no_folders_of_the_runs_are_bases(client, tmp_path: Path) -> None:
+    steps = {}
+    for model in ("medkd:tiny", "Qwen/Qwen3-8B", "", "gpt"):
+        step = make_step(tmp_path / f"e{len(steps)}", "evaluate")
+        manifest = Manifest.model_validate_json((step / MANIFEST).read_text())
+        manifest.config = {"model": model}
+        steps[model] = Step("one/e", "one", step, manifest)
+    assert not any(is_tuned(step, tmp_path) for step in steps.values())
 
 
 def test_an_export_that_had_too_few_questions_for_its_proof_says_so(client, tmp_path: Path) -> None:

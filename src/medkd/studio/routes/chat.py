@@ -43,24 +43,31 @@ def show_chat(page: Page) -> Response:
     """Show a conversation, or a new one with the models that the address names: else the newest
     result and its base, or the shipped student alone."""
     made = list_models(page.workspace)
+    bases = dict.fromkeys(step.base for step in made if _is_allowed(page.workspace, step.base))
     usual = dict(zip(SIDES, (made[0].base, made[0].path) if made else (TINY, ""), strict=True))
     named = {side: page.query.get(side, "") for side in SIDES}
+    chosen = named if any(named.values()) else usual
+    if not _is_allowed(page.workspace, chosen["before"]):  # the base that `after` was made of
+        chosen["before"] = ""
     return page.render(
         "chat.html",
         offered=list(
-            dict.fromkeys(
-                [
-                    *SHIPPED_STUDENTS.values(),
-                    *(step.base for step in made),
-                    *(step.path for step in made),
-                ]
-            )
+            dict.fromkeys([*SHIPPED_STUDENTS.values(), *bases, *(step.path for step in made)])
         ),
-        chosen=named if any(named.values()) else usual,
+        chosen=chosen,
         settings={name: page.query.get(name) or usual for name, usual in SETTINGS.items()},
         has_questions=find_questions(page.workspace) is not None,
         **_describe(page.query.get("c", "")),
     )
+
+
+def _is_allowed(workspace: Workspace, name: str) -> bool:
+    """Tell whether a model may be talked to here: a folder outside is refused."""
+    try:
+        workspace.check(name)
+    except InputError:
+        return False
+    return True
 
 
 def _describe(name: str) -> dict[str, Any]:

@@ -93,8 +93,9 @@ def find_chosen(page: Page, steps: Sequence[Step]) -> list[Step]:
 def is_tuned(step: Step, runs: Path) -> bool:
     """Tell whether a step evaluated something that was trained here, not its base."""
     config = step.manifest.config
-    model = Path(str(config.get("model") or "")).resolve()
-    return bool(config.get("adapter")) or model.is_relative_to(runs)
+    model = Path(str(config.get("model") or ""))  # a name on a hub or at an endpoint is no folder
+    is_made = model.name and (model.is_absolute() or model.is_dir())
+    return bool(config.get("adapter") or (is_made and model.resolve().is_relative_to(runs)))
 
 
 def read_scores(step: Step) -> dict[str, Any]:
