@@ -14,7 +14,7 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_json
 from medkd.core.records import Example, RawCase
 from medkd.core.stage_output import read_manifest
-from medkd.pipeline import Plan, override, plan, run_recipe
+from medkd.pipeline import Plan, override, plan, plan_recipe, run_recipe
 from medkd.stages import STAGES
 
 ROAD = """
@@ -362,6 +362,15 @@ def test_logs_of_another_trade_go_the_road_with_a_task_of_three_lines(tmp_path: 
         ("pump", "你是一名知识可靠、表达清楚的助手。")
     }
     assert all("故障原因是什么？" in row.input and "临床" not in row.instruction for row in rows)
+
+
+def test_what_a_recipe_says_itself_stands_where_its_cases_are_in_english(road: Path) -> None:
+    said = road.read_text().replace("seed: 3", "seed: 3, language: en")
+    road.write_text(said.replace("merge: {}", "merge: {near: 0.7}"))
+    with ExitStack() as servers:
+        steps = plan_recipe(road, None, None, False, False, None, servers).steps
+    merge: Any = steps[-1].config
+    assert (merge.near, merge.contained) == (0.7, 1)
 
 
 @pytest.mark.parametrize(

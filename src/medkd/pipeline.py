@@ -291,7 +291,11 @@ def _fit_english(
     if "collect" not in content or (said[0] | said[1]).get("language") != "en":
         return {}
     stages = {str(name): str(name).split("-")[0] for name in content}
-    fit = {name: ENGLISH[stage] for name, stage in stages.items() if stage in ENGLISH}
+    fit = {
+        name: ENGLISH[stage] | _take_section(content[name], name, place)
+        for name, stage in stages.items()
+        if stage in ENGLISH
+    }
     is_tiny = content.get("student") == SHIPPED_STUDENTS["zh"]
     return fit | ({"student": SHIPPED_STUDENTS["en"]} if is_tiny else {})
 
