@@ -99,6 +99,7 @@ def test_the_version_is_that_of_the_package() -> None:
     [
         (["colect"], "no command 'colect'; did you mean 'collect'?"),
         (["collect", "--outt", "x"], "--outt: no such flag; did you mean '--out'?"),
+        (["runs", "--foo"], "--foo: no such flag; see `medkd runs --help`"),
         (["demo", "--language", "fr"], "--language: must be one of 'zh', 'en' (got 'fr')"),
         (["collect", "--limit", "many", "--out", "x"], "--limit"),
         (

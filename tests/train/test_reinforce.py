@@ -308,6 +308,7 @@ def test_a_limit_that_cuts_the_start_off_is_refused_and_the_next_one_named(setti
             "is the judge that pays",
         ),
         ({"batch_size": 3}, "does not divide"),
+        ({"teacher_model": "x", "trainer": {"beta": 0.0}}, "counts for nothing"),
         ({"trainer": {"temprature": 1.0}}, "did you mean 'temperature'"),
         ({"trainer": {"num_generations": 4}}, "decided by the stage"),
     ],

@@ -334,7 +334,8 @@ def _find_fault(error: cyclopts.CycloptsError) -> Said:
         case cyclopts.UnknownOptionError():
             given = error.token.keyword or error.token.value
             known = [name for argument in error.argument_collection for name in argument.names]
-            return Said("{}: no such flag{}", given, did_you_mean(given, known))
+            hint = did_you_mean(given, known) if known else ""
+            return Said("{}: no such flag{}", given, hint)
         case cyclopts.CoercionError() if get_origin(error.target_type) is Literal:
             given = error.token.value if error.token is not None else ""
             choices = ", ".join(map(repr, get_args(error.target_type)))

@@ -179,6 +179,8 @@ def run(config: Config) -> Manifest:
             config.group_size,
             config.group_size,
         )
+    if config.teacher_model and config.trainer.get("beta") == 0:
+        raise InputError("--teacher-model: counts for nothing with trainer.beta 0; leave one out")
     if config.watch_judge and (config.watch_judge, config.watch_judge_model) == (
         config.judge,
         config.judge_model,
