@@ -3,7 +3,8 @@
 Both sides tune one model (LoRA of rank 16 on all linear layers, the same rows, batch, precision,
 schedule and seed) for one pass over training rows of a finished demo, on the processor, one after
 the other in one run. The model is the shipped student, or with `--shape qwen2.5-0.5b` one of the
-true shape and tokenizer of Qwen2.5-0.5B with random weights. A token counts once, padding and a
+true shape and tokenizer of Qwen2.5-0.5B with random weights, on which both sides compute activations
+again, as both do by default on a GPU. A token counts once, padding and a
 default system text not at all. The rate is that between the first step and the last; start-up is
 from the start of the process to the end of its first step; memory is the process's own peak as the
 kernel counts it; each validation loss is under the side's own prompt.
@@ -103,7 +104,9 @@ def make_model(shape: str, out: Path) -> Path:
     return out
 
 
-def measure_ours(model: Path, data: Path, out: Path, n_tokens: int, batch: int) -> Measured:
+def measure_ours(
+    model: Path, data: Path, out: Path, n_tokens: int, batch: int, is_checkpointed: bool
+) -> Measured:
     """Train with `medkd train`."""
     settings = {
         "--model": model,
@@ -115,6 +118,7 @@ def measure_ours(model: Path, data: Path, out: Path, n_tokens: int, batch: int) 
         "--batch-size": batch,
         "--max-length": MAX_LENGTH * 4,
         "--trainer.logging-steps": 1,
+        "--trainer.activation-checkpointing": is_checkpointed,
         "--trainer.save-strategy": "no",
         "--trainer.eval-strategy": "epoch",
         "--trainer.load-best-model-at-end": False,
@@ -218,7 +222,8 @@ def main() -> None:
         data = write(folder / "data", {"train": train, "val": read["val"][: len(train)]})
         model = make_model(options.shape, folder / "model")
         n_tokens = count_tokens(train, model)
-        ours = measure_ours(model, data, folder / "ours", n_tokens, batch)
+        is_checkpointed = options.shape != "tiny"
+        ours = measure_ours(model, data, folder / "ours", n_tokens, batch, is_checkpointed)
         print("| | rows | tokens | start-up s | tokens/s | all s | peak MiB | val loss |")
         print("|---" * 8 + "|")
         show = "| {} | {} | {} | {:.1f} | {:.0f} | {:.1f} | {:.0f} | {:.4f} |"
