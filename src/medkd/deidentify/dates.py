@@ -44,7 +44,8 @@ def _is_month_and_day(match: re.Match[str]) -> bool:
 
 def _is_full_date(match: re.Match[str]) -> bool:
     """Accept a day that the calendar has; one that it has not only where it is written as a day."""
-    if not _is_year(match):
+    is_next_value = match["s"] == "," and match["t"] == "." and " " in match[0]
+    if not _is_year(match) or is_next_value:  # PSA 4.1 in 2019, 9.6 in 2022
         return False
     month, day = (1 if match["m"] == "元" else int(match["m"])), int(match["d"])
     if is_day(int(match["y"]), month, day) or "年" in match[0]:
