@@ -47,7 +47,7 @@ def show_chat(page: Page) -> Response:
     usual = dict(zip(SIDES, (made[0].base, made[0].path) if made else (TINY, ""), strict=True))
     named = {side: page.query.get(side, "") for side in SIDES}
     chosen = named if any(named.values()) else usual
-    if not _is_allowed(page.workspace, chosen["before"]):  # the base that `after` was made of
+    if not _is_allowed(page.workspace, str(chosen["before"])):  # the base that `after` was made of
         chosen["before"] = ""
     return page.render(
         "chat.html",
