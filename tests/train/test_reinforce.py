@@ -318,6 +318,16 @@ def test_settings_that_cannot_work_are_named(settings, tmp_path, changes, says):
         run(Config(**settings | changes, out=tmp_path / "out"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("ACCELERATE_USE_FSDP", "true"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")]
+)
+def test_weights_that_are_shared_out_are_refused(settings, tmp_path, monkeypatch, name, value):
+    for variable, said in {"RANK": "1", "WORLD_SIZE": "2", name: value}.items():
+        monkeypatch.setenv(variable, said)
+    with pytest.raises(InputError, match="without FSDP and ZeRO-3"):
+        run(Config(**settings, out=tmp_path / "out"))
+
+
 def test_an_unknown_reward_is_named_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'diagnosis'"):
         Config(model="m", adapter="a", input="i", out="o", rewards={"diagnoses": 1.0})

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
@@ -37,6 +38,9 @@ LOG_INTERVAL = 10
 N_SAVES = 4
 N_KEPT = 3
 """Checkpoints kept: the best, the newest, and one in case that is torn."""
+PATIENCE = timedelta(hours=2)
+"""How long processes wait while the main one reads or samples alone; torch's own 10 minutes on GPUs
+are few."""
 _OWN_KEYS = ("output_dir", "resume_from_checkpoint")
 _CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 """The present name in transformers, and the one that it gives up; both are taken."""
@@ -319,6 +323,13 @@ def read_process_info() -> ProcessInfo:
     return ProcessInfo(rank, local_rank, n_processes, is_launched=True)
 
 
+def is_sharded_launch() -> bool:
+    """Tell whether a launcher has the weights shared out (FSDP, ZeRO-3): no process has them
+    whole."""
+    is_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    return is_fsdp or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+
+
 def broadcast(value: V, device: str = "") -> V:
     """Return the main process's value in every process; waits for all of them. `device` decides
     how they talk, before there is a trainer."""
@@ -327,7 +338,7 @@ def broadcast(value: V, device: str = "") -> V:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState(cpu=device == "cpu")
+    PartialState(cpu=device == "cpu", timeout=PATIENCE)
     try:
         return broadcast_object_list([value])[0]
     except RuntimeError as error:

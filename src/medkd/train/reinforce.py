@@ -40,6 +40,7 @@ from medkd.train.config import (
     broadcast,
     build_trainer_config,
     is_checkpointed,
+    is_sharded_launch,
     read_process_info,
 )
 from medkd.train.onpolicy import load_teacher
@@ -162,6 +163,11 @@ def run(config: Config) -> Manifest:
     if n_processes > 1 and (config.judge or config.watch_judge):
         raise InputError(
             "--judge: is asked by one process; start it without accelerate launch or torchrun"
+        )
+    if n_processes > 1 and is_sharded_launch():
+        raise InputError(
+            "medkd reinforce: draws answers from whole weights; start it without FSDP and ZeRO-3 "
+            "(accelerate launch --multi_gpu)"
         )
     check_weights(config.rewards, bool(config.judge), config.rubric is not None)
     if config.questions % n_processes:
