@@ -91,7 +91,8 @@ def test_one_process_trains_on_one_gpu_of_several_and_without_fields_that_trl_ga
 def test_activations_are_computed_again_as_told_under_either_name_and_without_a_warning(
     config, name, value, expected
 ):
-    told = config.model_copy(update={"trainer": {name: value}})
+    told = type(config).model_validate(config.model_dump() | {"trainer": {name: value}})
+    assert told.trainer == {"activation_checkpointing": value}, "as a run of either name says"
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         built = build_trainer_config(SFTConfig, told, "cpu", 24, {})

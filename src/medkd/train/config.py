@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig
 from medkd.core.errors import InputError, StoppedError
@@ -42,8 +42,9 @@ PATIENCE = timedelta(hours=2)
 """How long processes wait while the main one reads or samples alone; torch's own 10 minutes on GPUs
 are few."""
 _OWN_KEYS = ("output_dir", "resume_from_checkpoint")
-_CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
-"""The present name in transformers, and the one that it gives up; both are taken."""
+_CHECKPOINTING, _FORMER = "activation_checkpointing", "gradient_checkpointing"
+"""The present name in transformers, and the one that it gives up: both are taken, and a run that
+was begun under one goes on under the other."""
 _COUNTS = (
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -84,6 +85,12 @@ class StudentConfig(StageConfig):
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Any other field of TRL's config of the method (packing, bf16, beta, temperature, use_vllm,
     save_steps …), and early_stopping_patience, in saves."""
+
+    @field_validator("trainer")
+    @classmethod
+    def _name_anew(cls, trainer: dict[str, Any]) -> dict[str, Any]:
+        given = {_CHECKPOINTING: trainer[_FORMER]} if _FORMER in trainer else {}
+        return given | {key: value for key, value in trainer.items() if key != _FORMER}
 
     def resolve_model(self) -> Path:
         """Find the folder of the base model."""
@@ -156,8 +163,8 @@ def check_method(config: Config) -> None:
 def is_checkpointed(config: StudentConfig, device: str) -> bool:
     """Tell whether activations are computed again in the backward pass: on a GPU, unless
     `trainer:` says otherwise."""
-    told = [(name, config.trainer[name]) for name in _CHECKPOINTING if name in config.trainer]
-    return bool(_read_value(*told[0], bool)) if told else device == "cuda"
+    told = config.trainer.get(_CHECKPOINTING, device == "cuda")
+    return bool(_read_value(_CHECKPOINTING, told, bool))
 
 
 def choose_training_dtype(config: StudentConfig, device: str) -> "torch.dtype":
@@ -220,7 +227,7 @@ def read_trainer_keys(
     for key, value in extra.items():
         if key in (*_OWN_KEYS, *own_keys):
             raise InputError("trainer: {} is decided by the stage; take it out of the recipe", key)
-        if key in _CHECKPOINTING:
+        if key == _CHECKPOINTING:
             continue
         if key not in known and key not in STAGE_KEYS:
             near = difflib.get_close_matches(key, [*known, *STAGE_KEYS], n=1)
@@ -250,7 +257,9 @@ def build_trainer_config(
         "per_device_train_batch_size": config.batch_size,
         "seed": config.seed,
         "max_grad_norm": 1.0,
-        _CHECKPOINTING[not hasattr(kind, _CHECKPOINTING[0])]: is_checkpointed(config, device),
+        _CHECKPOINTING if hasattr(kind, _CHECKPOINTING) else _FORMER: is_checkpointed(
+            config, device
+        ),
         "bf16": str(choose_training_dtype(config, device)) == "torch.bfloat16",
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
