@@ -67,6 +67,7 @@ def test_a_disease_is_found_by_its_words_in_any_order_and_by_its_initials(
         ("Short bowel syndrome", "short of breath"),
         ("Sudden hearing loss", "loss of consciousness"),
         ("Alcohol use disorder", "no use of drugs"),
+        ("Snake bite", "a snake in the grass"),
     ],
 )
 def test_a_place_a_finding_and_a_germ_are_not_the_disease(diagnosis: str, text: str) -> None:
@@ -133,6 +134,12 @@ def test_a_sentence_that_says_more_stays_a_sentence() -> None:
     assert remove_answer(before, collect_aliases(["Acute pulmonary embolism"])) == (
         "Treated as this condition with enoxaparin. Radiology impression: this condition."
     )
+
+
+def test_a_list_of_many_diseases_without_a_mark_is_read_at_once() -> None:
+    name = read_english("Hypertension hyperlipidemia polyneuropathy " * 20)
+    assert name is not None
+    assert max(map(len, name.initials)) <= 6
 
 
 @pytest.mark.parametrize("diagnosis", ["", "肺炎", "Left", "severe, acute", "  (  "])

@@ -204,9 +204,10 @@ def _shorten(words: list[str], head: str) -> Iterator[str]:
     at = max((i for i, word in enumerate(words) if _plain(word) == head), default=len(words) - 1)
     shorts = {""}
     for word in reversed(words[: at + 1]):
-        shorts = {letters + short for letters in _letters(word) for short in shorts}
+        made = {letters + short for letters in _letters(word) for short in shorts}
+        shorts = {short for short in made if len(short) <= _MAX_INITIALS}
         for short in shorts:
-            if len(short) in range(3, _MAX_INITIALS + 1) or short in _tables().short:
+            if len(short) >= 3 or short in _tables().short:
                 yield short
 
 
