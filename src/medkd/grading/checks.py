@@ -117,7 +117,9 @@ _TOLD = re.compile(
     r"(?:[了的]?“(?P<quoted>[^”]{3,40})”|的(?P<named>[^,。;?、\s]{2,40}?)(?:[属指是会]|应|可能|确实|提示|主要|$)"
     r"|了?(?P<said>[^,。;?、\s]{2,40}))"
 )
-_SAYS_LITTLE = re.compile("自己|他们?|她|患者|最近|症状|情况|问题|所有|方面|需要|[了的是有在]")
+_SAYS_LITTLE = re.compile(
+    "自己|他们?|她|患者|最近|感到|感觉|身体|不适|不?舒服|症状|情况|问题|所有|方面|需要|[了的是有在]"
+)
 MIN_TOLD = 3
 """Pairs of characters of the shortest statement that is looked up."""
 MAX_HELD, MAX_HELD_QUOTED = 0.2, 0.5

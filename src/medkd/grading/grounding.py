@@ -7,6 +7,7 @@ Not done here: findings without a number that the record does not mention, and w
 [('体温39.2', True), ('无胸痛', True)]
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache, cached_property, lru_cache
@@ -23,6 +24,7 @@ _DEGREES = re.compile(r"度(?<=[34]\d度)(?=\d(?![\d天日次年月周岁小]))"
 _HOURS = re.compile(r"\s?(?:h\b|hours?\b|小时)")
 _LEAST_ROUNDED = 10
 """Below it a decimal counts: potassium 5 is not 5.4."""
+_MOST_ROUNDED = 1e12
 _VALUE = re.compile(r"\d+(?:\.\d+)?")
 _MYRIAD = re.compile(r"\s?万")
 _FAHRENHEIT = re.compile(r"\s?(?:°?F\b|℉|华氏)")
@@ -229,6 +231,13 @@ class _Source:
             (self._percentages if match[1] else self._numbers).add(value)
         self._measures: dict[str, set[float]] = {}
 
+    @cached_property
+    def _rounded(self) -> set[float]:
+        """The whole numbers that `_is_rounded` takes for its numbers."""
+        numbers = [value for value in self._numbers if _LEAST_ROUNDED - 1 < value < _MOST_ROUNDED]
+        whole = (n for x in numbers for n in (math.ceil(x - 0.5), math.floor(x + 0.5)))
+        return {float(n) for n in whole if n >= _LEAST_ROUNDED}
+
     def _read_values(self, name: str) -> set[float]:
         """Read the values of one name, when it is first asked for."""
         if name not in self._measures:
@@ -281,7 +290,7 @@ class _Source:
 
     def has_number(self, number: float, is_percent: bool) -> bool:
         """Tell whether it holds a number, as a fraction or a percentage too."""
-        if number in self._numbers or _is_rounded(number, self._numbers):
+        if number in self._numbers or number in self._rounded:
             return True
         if is_percent:
             return number in self._percentages or round(number / 100, 6) in self._numbers
