@@ -216,6 +216,7 @@ def test_an_age_over_89_is_told_as_90_or_older(text: str, left: str) -> None:
         "Father: Hypertension, CAD. Mother: Breast cancer at 50. Anesthesia: Spinal. To: Rehab.",
         "Her mother Alzheimer disease, drawn 2/2 bottles, May 2 tablets be taken? 1 in 2000.",
         "Output of 2000 mL, CK of 2000, fell from 1990 to 1200, up by 1950 U/L, since 2000 mg.",
+        "AST,ALT 50, CBC,BMP 140 drawn.",
         "Started 1/2 NS, given 1/2 dose, taken 1/2 pill, placed 1/2 hour ago.",
         "予百令胶囊，术后第3天，金水宝。饮食起居正常镇静可。居民健康档案。登记表：全部完成。",
     ],
