@@ -192,6 +192,19 @@ def test_a_base_is_evaluated_again_without_the_adapter_of_its_run(client, tmp_pa
     assert {*command[2:-1]} == {"--model=medkd:tiny", "--input=runs/one/merge"}
 
 
+def test_the_student_that_is_offered_first_reads_the_language_of_the_run(
+    client, tmp_path: Path
+) -> None:
+    for run, languages in (("one", {"en": 9, "zh": 1}), ("two", {"zh": 9}), ("three", {})):
+        folder = make_step(tmp_path / "runs" / run / "prepare", "prepare")
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+        manifest.facts = {"languages": languages}
+        (folder / MANIFEST).write_text(manifest.model_dump_json())
+        boxes = read_boxes(client.get(f"/en/start?kind=train&run={run}").text)
+        assert boxes["v::model"] == ("medkd:tiny-en" if run == "one" else "medkd:tiny")
+        assert boxes["v::epochs"] == "3", "as in the demo"
+
+
 def test_a_form_of_a_new_run_takes_nothing_of_another(client, tmp_path: Path) -> None:
     make_step(tmp_path / "runs" / "one" / "verify", "verify")
     boxes = read_boxes(client.get("/en/start?kind=merge&run=open-data").text)

@@ -298,7 +298,7 @@ def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[st
         return [str(path) for path in [workspace.runs / run / KNOWN] if path.exists()]
     if field.name == "model" and stage in ("train", "reinforce", "evaluate", "export"):
         made = (str(step.path) for step in workspace.list_steps(stage="export"))
-        return [*SHIPPED_STUDENTS.values(), *made]
+        return [*list_students(workspace, run), *made]
     if field.name == "task" and stage != "evaluate":
         return list(SHIPPED)
     if field.name == "teacher":
@@ -306,6 +306,15 @@ def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[st
     if stage == "compare" and field.name == "input":
         return [str(step.path) for step in workspace.list_steps(run or None, stage="evaluate")]
     return workspace.list_given(FILES) if field.kind in ("path", "paths") else []
+
+
+def list_students(workspace: Workspace, run: str) -> list[str]:
+    """List the shipped students, first the one that reads most questions of a run."""
+    prepared = (step for step in workspace.list_steps(stage="prepare") if step.run == run)
+    told: list[dict[str, int]] = [step.manifest.facts.get("languages", {}) for step in prepared]
+    read = told[-1] if told else {}
+    ordered = sorted(SHIPPED_STUDENTS, key=lambda language: -read.get(language, 0))
+    return [SHIPPED_STUDENTS[language] for language in ordered]
 
 
 def asks_key(part: Part) -> bool:
