@@ -448,7 +448,8 @@ def test_a_file_that_is_there_is_taken_and_another_of_its_name_overwrites_nothin
     client, tmp_path: Path
 ) -> None:
     uploads = tmp_path / "runs" / "uploads"
-    for content, name in ((b"[1]", "x.json"), (b"[2]", "x-2.json"), (b"[1]", "x.json")):
+    (uploads / "x-2.json").mkdir(parents=True)  # a folder that somebody brought
+    for content, name in ((b"[1]", "x.json"), (b"[2]", "x-3.json"), (b"[1]", "x.json")):
         sent = client.post(
             "/en/bring",
             data={"csrf": client.csrf},
@@ -457,7 +458,7 @@ def test_a_file_that_is_there_is_taken_and_another_of_its_name_overwrites_nothin
         )
         assert sent.headers["location"].endswith(f"uploads%2F{name}")
         assert (uploads / name).read_bytes() == content
-    assert len(list(uploads.iterdir())) == 2
+    assert len(list(uploads.iterdir())) == 3
 
 
 def test_a_folder_is_kept_as_one(client, tmp_path: Path) -> None:

@@ -433,8 +433,9 @@ def _name(folder: Path, steps: Mapping[str, Manifest]) -> dict[str, str]:
     first, as they were made."""
     done = [n for n, s in steps.items() if s.stage == "evaluate" and s.state == "finished"]
     ordered = sorted(done, key=lambda name: bool(steps[name].config.get("adapter")))
-    told = read_json(folder / SUMMARY) or {}
-    named = {name: one["step"] for name, one in told.items() if one.get("step") in done}
+    told = (read_json(folder / SUMMARY) or {}).items()
+    said = {name: one.get("step") for name, one in told if isinstance(one, dict)}
+    named = {name: step for name, step in said.items() if step in done}
     return named | {name: name for name in ordered if name not in named.values()}
 
 

@@ -225,7 +225,11 @@ def keep(sent: Sequence[UploadFile], page: Page) -> Path:
         file, path = next(iter(files)), top / clean_name(first.name)
         content = file.file.read()
         tries = (path, *(path.with_stem(f"{path.stem}-{n}") for n in range(2, 1000)))
-        target = next(one for one in tries if not one.exists() or one.read_bytes() == content)
+        target = next(
+            one
+            for one in tries
+            if not one.exists() or (one.is_file() and one.read_bytes() == content)
+        )
         file.file.seek(0)
         if not target.exists():
             _write(file, target)
