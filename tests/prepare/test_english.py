@@ -68,6 +68,9 @@ def test_a_disease_is_found_by_its_words_in_any_order_and_by_its_initials(
         ("Sudden hearing loss", "loss of consciousness"),
         ("Alcohol use disorder", "no use of drugs"),
         ("Snake bite", "a snake in the grass"),
+        ("Whooping cough", "cough for two weeks"),
+        ("Tension headache", "headache, a tension of the neck"),
+        ("Fever of unknown origin", "origin unclear"),
     ],
 )
 def test_a_place_a_finding_and_a_germ_are_not_the_disease(diagnosis: str, text: str) -> None:
