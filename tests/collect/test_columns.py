@@ -25,6 +25,12 @@ ROWS = [
 ]
 
 
+def test_a_heading_with_an_equals_sign_is_a_section_of_its_own_name() -> None:
+    columns = Columns(["BMI(=kg/m2)=BMI(=kg/m2)", "A=B=查体"], load_names())
+    assert columns.place_of("BMI(=kg/m2)") == "BMI(=kg/m2)"
+    assert columns.place_of("A=B") == "查体"
+
+
 def write_csv(path: Path, encoding: str = "utf-8-sig", delimiter: str = ",") -> Path:
     lines = [delimiter.join(f'"{cell}"' for cell in row) for row in (HEADINGS, *ROWS)]
     path.write_bytes("\r\n".join(lines).encode(encoding))

@@ -87,6 +87,9 @@ class Columns:
         """Headings of ids that a spreadsheet rounded, with one of them each."""
         for pair in given:
             heading, mark, target = pair.rpartition("=")
+            half = pair[: len(pair) // 2]
+            if pair == f"{half}={half}":  # the name of a section of one's own may hold a = too
+                heading = target = half
             if not mark or not heading.strip() or not target.strip():
                 raise InputError(
                     "--columns {}: say it as COLUMN=NAME, such as Beschwerden=主诉", pair
