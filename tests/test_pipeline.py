@@ -402,6 +402,12 @@ def test_a_file_of_cases_that_is_missing_is_told_with_the_flag_that_names_it() -
         run_recipe(Path("own-cases"), overrides={"collect": {"input": "none.json"}})
 
 
+def test_a_student_that_is_nowhere_is_told_before_a_teacher_is_paid(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="qwen: no such folder, and no name of the form owner/"):
+        run_recipe(Path("demo"), tmp_path / "run", {"student": "qwen"})
+    assert not (tmp_path / "run").exists()
+
+
 def test_packages_that_a_later_step_needs_are_told_before_the_first_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from medkd.core.errors import InputError, ProofError, StoppedError
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest, is_finished
 from medkd.core.statistics import MIN_QUESTIONS
-from medkd.models.load import SHIPPED_STUDENTS
+from medkd.models.load import SHIPPED_STUDENTS, resolve_model
 from medkd.report.lineage import is_play_money
 from medkd.report.run import write_run_report
 from medkd.rounds import RoundKeeper, Rounds, expand
@@ -369,6 +369,9 @@ def _check_ahead(steps: Sequence[Step]) -> None:
         given = getattr(step.config, "input", None)
         if step.stage == "collect" and given and not (is_hub_name(given) or given.exists()):
             raise InputError("{}: no such file; check {}", given, f"--{step.name}.input")
+        model = getattr(step.config, "model", "") if step.stage in ("train", "reinforce") else ""
+        if model and "/" not in model and Path(model) not in {one.config.out for one in steps}:
+            resolve_model(model)  # no name on a hub: nothing is fetched
         check = getattr(STAGES[step.stage].load(), "check", None)
         if check:
             check(step.config)
