@@ -31,6 +31,7 @@ def find(diagnosis: str, text: str) -> list[str]:
         ("Guillain-Barré syndrome (AIDP)", "AIDP subtype", ["AIDP"]),
         ("Pneumonia", "Klebsiella pneumonia", ["pneumonia"]),
         ("Pressure ulcer", "a pressure ulcer", ["pressure ulcer"]),
+        ("Alcoholic cirrhosis", "a cirrhotic liver", ["cirrhotic"]),
         ("Type 2 diabetes mellitus", "found diabetes", ["diabetes"]),
         ("Pneumonia", "vitamin D. Pneumonia", ["Pneumonia"]),
     ],

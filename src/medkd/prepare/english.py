@@ -11,7 +11,7 @@ by its initials. Not done here: who has the disease (`statements`), what is cut 
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
 
 from medkd.core.config import read_shipped_yaml
@@ -28,7 +28,7 @@ _BRACKETS = re.compile(r"\(([^()]*)\)")
 _OF = re.compile(r"\b(?:of|in)\b", re.IGNORECASE)
 _JOIN = re.compile(r"[\s/'’-]{0,2}")
 _LINKS = frozenset({"of", "the", "in", "his", "her", "a", "an"})
-_ADJECTIVE = re.compile(r"(?:ic|al|ar|ary|ous|ive|ed|ing)$")
+_ADJECTIVE = re.compile(r"(?:(?<!ot)ic|al|ar|ary|ous|ive|ed|ing)$")
 _OTHER_THING = re.compile(
     r"(?:ectomy|otomy|ostomy|plasty|scopy|graph|graphy|gram|ology|ologist|ine?|ase"
     r"|cyte|crit|phil|ium|eum)$"
@@ -111,7 +111,7 @@ def _plain_words(text: str) -> frozenset[str]:
     return frozenset(map(_plain, text.split()))
 
 
-@cache
+@lru_cache(maxsize=2**16)
 def _plain(word: str) -> str:
     """Write a word in the form in which words are compared."""
     word = re.sub(r"['’]s$", "", word.lower())
