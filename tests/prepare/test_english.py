@@ -119,6 +119,17 @@ def test_what_is_denied_behind_it_and_a_date_do_not_keep_a_name(
     assert remove_answer(before, collect_aliases([diagnosis])) == after
 
 
+def test_sbp_is_a_pressure_only_with_one() -> None:
+    aliases = collect_aliases(["自发性细菌性腹膜炎"])
+    assert remove_answer("SBP 90mmHg。考虑SBP 2天。", aliases) == "SBP 90mmHg。"
+
+
+def test_a_chinese_name_among_latin_values_goes_as_in_chinese() -> None:
+    values = "WBC 15.2*10^9/L, CRP 50 mg/L, INR 1.0, APTT 30 s, FIB 3 g/L, K 4.1 mmol/L, "
+    left = remove_answer(f"{values}CT示右肺结核伴空洞", collect_aliases(["肺结核"]), "辅助检查")
+    assert left == f"{values}CT示空洞"
+
+
 def test_an_earlier_illness_of_the_kind_stays_where_it_is_not_the_very_one() -> None:
     aliases = collect_aliases(["Meningococcal meningitis"])
     assert (

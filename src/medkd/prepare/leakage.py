@@ -219,7 +219,7 @@ def _decide(passage: Passage, mention: Mention) -> Iterator[Cut]:
     if admitted and admission:
         yield Cut(admitted.start(), admission.end(), "", Rule.ADMISSION)
         return
-    if passage.is_english:
+    if passage.is_in_english(mention):
         yield from _decide_english(passage, mention)
         return
     frame = find_frame(passage, start, end)
@@ -388,7 +388,7 @@ def _stand_in(passage: Passage, mention: Mention) -> str:
     seen = passage.seen
     if re.match("病?史", seen[mention.end :][:2]):
         return THIS_DISEASE
-    if passage.is_english:
+    if passage.is_in_english(mention):
         is_owned = _OWNED.search(seen, max(0, mention.start - 12), mention.start)
         return THIS_CONDITION.split()[1] if is_owned else THIS_CONDITION
     return THIS_LESION if _GROWTH.search(mention.name) else THIS_DISEASE

@@ -85,7 +85,10 @@ _STATED = re.compile(
 DIAGNOSED = make_pattern(r"\"?\s?(?:%s)(?=[,。;!\n]|$)", "diagnosed")
 _CARRIER_AFTER = make_pattern(r"[\"')]?\s?(?:[A-C]\s)?-?(?:%s)", "carriers")
 _CARRIER_BEFORE = make_pattern(r"(?:%s)$", "carried")
-_PRESSURE = re.compile(r"[ :=<>~约为降升至]{0,4}(?:(?:of|was|is|in the|at|up to) ){0,2}[<>]?\d")
+_PRESSURE = re.compile(
+    r"[ :=<>~约为降升至]{0,4}(?:(?:of|was|is|in the|at|up to) ){0,2}\d{2,3}"
+    r"(?!\d| ?(?:d|天|日|周))"
+)
 """What makes SBP a pressure, no peritonitis."""
 _OTHERS = make_pattern(r"(?:%s)(?!.{0,3}(?:诉|述|代|发现|送|要求|陪))[^。;,]{0,20}$", "others")
 _PAST = make_pattern("(?:%s)", "past")
@@ -134,6 +137,10 @@ class Passage:
     def is_english(self) -> bool:
         """Whether the text is written in Latin letters, but for marks of what was masked."""
         return 10 * len(_HANZI.findall(self.seen)) < len(self.seen)
+
+    def is_in_english(self, mention: Mention) -> bool:
+        """Whether a name stands there in English, and not in Chinese among Latin values."""
+        return self.is_english and not _HANZI.search(self.seen, mention.start, mention.end)
 
     def clause(self, start: int, end: int) -> tuple[int, int]:
         """Return the bounds of the clause or clauses around a span, its marks left out; of an
