@@ -113,6 +113,7 @@ def test_a_cell_that_is_a_whole_note_is_cut_at_its_headings(tmp_path: Path):
     [
         ("内科 呼吸科", ("内科", "呼吸科")),
         ("Respiratory Medicine", ("Respiratory Medicine",)),
+        ("Ear, Nose and Throat", ("Ear, Nose and Throat",)),
         ("Internal medicine / Renal unit", ("Internal medicine", "Renal unit")),
     ],
 )

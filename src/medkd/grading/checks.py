@@ -299,9 +299,10 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     if len(source) < MIN_RECORD:
         return make_verdict("filler")
     n = 3 if _is_chinese(record) else 12
+    known = {source[start : start + n] for start in range(len(source) - n + 1)}
     shared: set[str] = set()
     for start in range(len(letters) - n + 1):
-        if (run := letters[start : start + n]) in source:
+        if (run := letters[start : start + n]) in known:
             shared.add(run)
             if len(shared) >= MIN_SHARED:
                 return make_verdict("filler")
