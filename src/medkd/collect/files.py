@@ -48,7 +48,7 @@ from medkd.text.tables import (
 
 EXPECTED = "title, department, url, id, raw_medical_record"
 CASES = "raw_cases.jsonl"
-_BETWEEN_DEPARTMENTS = re.compile("[/;,>|\n]")
+_BETWEEN_DEPARTMENTS = re.compile("[/;>|\n]")
 PAGES = {".html", ".htm", ".xhtml"}
 MAX_PROBLEMS = 20
 KINDS = PAGES | EXCEL_SUFFIXES | TABLE_SUFFIXES | JSON_SUFFIXES | {".parquet", ".xls"}
