@@ -398,6 +398,10 @@ def test_what_may_be_another_disease_is_not_right(answer: str, reference: str) -
     assert not grade(answer, reference).principal
 
 
+def test_a_number_before_a_name_that_begins_with_a_figure_is_no_part_of_it() -> None:
+    assert grade("（1）21三体综合征", "21三体综合征").principal
+
+
 @pytest.mark.parametrize(
     ("answer", "reference"),
     [

@@ -278,6 +278,20 @@ def test_two_people_review_and_see_how_far_they_agree(client, hostile_runs: Path
     assert decisions == ["accept", "accept", "accept", "reject"]
 
 
+def test_a_reason_and_enter_reject_and_an_edit_keeps_its_line_ends(
+    client, hostile_runs: Path
+) -> None:
+    file = "bad/verify/verified.jsonl"
+    page = client.get(f"/en/review?file={file}&who=Li").text
+    first = re.search(r'<button name="decision" value="(\w+)"', page)
+    assert first is not None and first[1] == "reject"  # what Enter presses in a form
+    words = {"file": file, "who": "Li", "at": "0", "decision": "edit"}
+    edited = client.submit("/en/review", **words, reasoning="one\r\ntwo", answer="three")
+    assert edited.status_code == 303
+    text = (hostile_runs / "bad" / "verify" / "reviews.jsonl").read_text("utf-8")
+    assert json.loads(text.splitlines()[-1])["reasoning"] == "one\ntwo"
+
+
 def test_a_removal_of_prepare_is_shown_marked_and_decided(client, tmp_path: Path) -> None:
     folder = make_step(tmp_path / "runs" / "one" / "prepare", "prepare")
     removal = {"id": "c:1#现病史#3-8#00000000", "case_id": "c:1", "section": "现病史", "start": 3}

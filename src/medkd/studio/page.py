@@ -96,9 +96,10 @@ def write_url(language: str, path: str, values: Mapping[str, Any]) -> str:
 
 
 def read_text(form: Mapping[str, Any], name: str, limit: int = 2000) -> str:
-    """Read a text of a form; empty for what is missing or is a file."""
+    """Read a text of a form, its lines ended as everywhere; empty for what is missing or is a
+    file."""
     value = form.get(name)
-    return value[:limit].strip() if isinstance(value, str) else ""
+    return value.replace("\r\n", "\n")[:limit].strip() if isinstance(value, str) else ""
 
 
 def read_number(form: Mapping[str, Any], name: str, default: int = 0) -> int:
