@@ -17,10 +17,10 @@ from medkd.core.task import load_task
 from medkd.demo.knowledge import Disease, Family, Knowledge, fill, load_knowledge
 from medkd.demo.reasoning import Reading, explain_reading
 from medkd.demo.synthetic_cases import SyntheticCase, generate_cases
+from medkd.prepare.draft import join_sections
 
 CASE_SEED = 990_001
 """Cases of the corpus are drawn from a seed of their own, never one that a demo uses."""
-SECTIONS = ("基本信息", "主诉", "现病史", "既往史", "查体", "辅助检查", "诊治经过")
 
 
 class Wording(NamedTuple):
@@ -101,13 +101,8 @@ def conversation(question: str, answer: str) -> Document:
 
 def record_line(case: SyntheticCase) -> str:
     """Write a case as `prepare` does, without identifiers and without its planted leaks."""
-    labels = load_task("diagnosis").question.labels[case.language] if case.language == "en" else {}
-    stated = [(name, case.sections[name]) for name in SECTIONS if name in case.sections]
-    record = (
-        "\n".join(f"{labels[name]}: {text}" for name, text in stated)
-        if labels
-        else " ".join(f"【{name}】{text}" for name, text in stated)
-    )
+    part = load_task("diagnosis").question
+    record = join_sections(case.sections, part, case.language)
     for leak in case.leaks:
         record = record.replace(leak, "")
     for category, text in case.identifiers:

@@ -31,7 +31,7 @@ from medkd.distill.courses import (
     make_messages,
     read_parts,
 )
-from medkd.distill.stage import Config, choose_targets, run
+from medkd.distill.stage import Config, choose_targets, read_attempts, run
 from medkd.verify.stage import Config as VerifyConfig
 from medkd.verify.stage import run as verify
 from rehearsal_questions import make_questions
@@ -295,6 +295,11 @@ def test_answers_to_other_questions_and_a_budget_below_one_answer_are_refused(tm
     )
     with serve_teacher(latency_s=0) as teacher:
         config = config_of(tmp_path, teacher.base_url, mode="correct", from_=tmp_path / "evaluate")
+        with pytest.raises(InputError, match="answers none of the questions"):
+            run(config)
+        others = [predict(q, "感冒").model_copy(update={"reference": "肝囊肿"}) for q in questions]
+        write_records(tmp_path / "evaluate" / "predictions.jsonl", others)  # of the same ids
+        read_attempts.cache_clear()
         with pytest.raises(InputError, match="answers none of the questions"):
             run(config)
         with pytest.raises(Exception, match="next attempt may cost"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError
@@ -268,46 +268,64 @@ def _read_models(entry: dict[str, Any], name: str, place: str) -> dict[Any, Any]
     return cast(dict[Any, Any], models)
 
 
+class Flags(NamedTuple):
+    """The flags by which a provider, its model and its address were named."""
+
+    name: str = "--teacher"
+    model: str = "--model"
+    base_url: str = "--base-url"
+
+    def show(self, name: str, address: str) -> str:
+        """Say who was named: an address where one flag takes a provider or an address."""
+        return address if address and self.name == self.base_url else name
+
+
 def find_target(
     name: str,
     model: str = "",
     base_url: str = "",
     providers: Path | None = None,
     is_key_needed: bool = True,
+    flags: Flags = Flags(),
 ) -> Target:
     """Find a model at its address, or at several, separated by commas; raise InputError for an
     unknown provider or model, no address, or no key where one is needed."""
-    known = read_providers(providers)
+    known, shown = read_providers(providers), flags.show(name, base_url)
     if name not in known:
         raise InputError(
-            "--teacher {}: unknown provider{}; others go in a file for --providers",
+            "{} {}: unknown provider{}; others go in a file for --providers",
+            flags.name,
             name,
             did_you_mean(name, list(known)),
         )
     provider = known[name]
     given = [one.strip(" ") for one in (base_url or provider.base_url).split(",")]
-    address, *others = dict.fromkeys(_check_address(one, name) for one in given)
+    address, *others = dict.fromkeys(_check_address(one, name, flags) for one in given)
     chosen = model or next(iter(provider.models), "")
     if not chosen:
-        raise InputError("--teacher {}: which model? give --model NAME", name)
+        raise InputError("{} {}: which model? give {} NAME", flags.name, shown, flags.model)
     if provider.models and chosen not in provider.models:
         raise InputError(
-            "--model {}: {} has no such model here; known: {}; add it with its price "
+            "{} {}: {} has no such model here; known: {}; add it with its price "
             "in a file for --providers",
+            flags.model,
             chosen,
             name,
             ", ".join(provider.models),
         )
     form = provider.prefix
     if form is not None:
-        own = address if base_url or not form.base_url else _check_address(form.base_url, name)
+        own = (
+            address if base_url or not form.base_url else _check_address(form.base_url, name, flags)
+        )
         form = form.model_copy(update={"base_url": own})
     key = _read_key(provider, [address, *others, *([form.base_url] if form else [])])
     is_remote = not all(is_loopback(one) for one in (address, *others))
     if not key and is_key_needed and provider.key_needed and is_remote:
         raise InputError(
-            "--teacher {}: no key; put it in the environment variable {}",
-            name,
+            "{} {}: no key; put it in the environment variable {}",
+            flags.name,
+            shown,
             provider.key_variable,
         )
     return Target(name, provider, chosen, address, key, form, others=tuple(others))
@@ -316,14 +334,8 @@ def find_target(
 def find_target_of(endpoint: str, model: str, flag: str) -> Target:
     """Find whom to ask by the name of a provider or by an address; `flag` named it."""
     name, address = ("custom", endpoint) if "://" in endpoint else (endpoint, "")
-    try:
-        return find_target(name, model, address)
-    except InputError as error:
-        message = str(error).replace("--teacher custom", f"{flag} {endpoint}")
-        model_flag = "--judge-model" if flag == "--judge" else "--model"
-        raise InputError(
-            message.replace("--teacher", flag).replace("--model", model_flag)
-        ) from error
+    model_flag = "--judge-model" if flag == "--judge" else "--model"
+    return find_target(name, model, address, flags=Flags(flag, model_flag, flag))
 
 
 def check_budget(target: Target, budget: float | None, when: When) -> None:
@@ -383,9 +395,11 @@ def _origin(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
-def _check_address(base_url: str, name: str) -> str:
+def _check_address(base_url: str, name: str, flags: Flags) -> str:
     if not base_url:
-        raise InputError("--teacher {}: no address; give --base-url http://HOST:PORT/v1", name)
+        raise InputError(
+            "{} {}: no address; give {} http://HOST:PORT/v1", flags.name, name, flags.base_url
+        )
     try:
         parts = urlsplit(base_url)
         is_address = parts.scheme in {"http", "https"} and bool(parts.hostname and parts.port != 0)
@@ -393,13 +407,15 @@ def _check_address(base_url: str, name: str) -> str:
         parts, is_address = urlsplit(""), False
     if not is_address or not base_url.isprintable() or " " in base_url:
         raise InputError(
-            "--base-url {!r}: not an http(s) address; give one like http://127.0.0.1:8000/v1",
+            "{} {!r}: not an http(s) address; give one like http://127.0.0.1:8000/v1",
+            flags.base_url,
             base_url.rpartition("@")[2],
         )
     if parts.username or parts.password or parts.query:
         raise InputError(
-            "--base-url {}://{}…: holds a login or a query; give the bare address, "
+            "{} {}://{}…: holds a login or a query; give the bare address, "
             "the key belongs in the environment",
+            flags.base_url,
             parts.scheme,
             parts.hostname,
         )

@@ -57,6 +57,7 @@ from medkd.distill.courses import (
 )
 from medkd.grading import judge
 from medkd.grading.graders import get_grader
+from medkd.text.normalize import make_plain
 
 RATIONALES = "rationales.jsonl"
 WRONG = "wrong.jsonl"
@@ -171,8 +172,12 @@ class Attempts(NamedTuple):
 
     wrong: dict[str, list[str]]
     """Wrong answers by question, reasoning included."""
-    asked: frozenset[str]
-    """Every question that was answered, rightly or not."""
+    asked: dict[str, str]
+    """Every question that was answered, rightly or not, with its known answer in plain form."""
+
+    def has(self, question: Question) -> bool:
+        """Tell whether this very question was answered, and not another one of its id."""
+        return self.asked.get(question.id) == make_plain(question.reference)
 
 
 class QuestionFile:
@@ -200,7 +205,7 @@ class QuestionFile:
             if self._is_wanted(question):
                 marks.append(question.deidentified_by)
                 tasks.add(question.task)
-            elif attempts and question.id in attempts.asked:
+            elif attempts and attempts.has(question):
                 self.n_right += 1
             else:
                 self.n_unanswered += 1
@@ -212,7 +217,8 @@ class QuestionFile:
         return filter(self._is_wanted, self._read() if self._kept is None else self._kept)
 
     def _is_wanted(self, question: Question) -> bool:
-        return self._attempts is None or question.id in self._attempts.wrong
+        attempts = self._attempts
+        return attempts is None or (question.id in attempts.wrong and attempts.has(question))
 
     def _read(self) -> Iterator[Question]:
         for _, line in read_lines(self.path):
@@ -244,15 +250,15 @@ def find_attempt_file(given: Path) -> Path:
 def read_attempts(given: Path, task: str) -> Attempts:
     """Read and grade a student's answers; one that rules cannot decide is not called wrong."""
     wrong: dict[str, list[str]] = {}
-    asked: set[str] = set()
+    asked: dict[str, str] = {}
     for prediction in RecordReader(find_attempt_file(given), Prediction, made_by="evaluate"):
         question = name_question(prediction.id)
-        asked.add(question)
+        asked[question] = make_plain(prediction.reference)
         kind = find_task(prediction.task, task).answer.kind
         found = get_grader(kind)(prediction.answer, prediction.reference, known=prediction.known)
         if found.verdict == "wrong":
             wrong.setdefault(question, []).append(_shorten(prediction))
-    return Attempts(wrong, frozenset(asked))
+    return Attempts(wrong, asked)
 
 
 def name_question(prediction_id: str) -> str:

@@ -176,10 +176,11 @@ def _is_near(one: float, other: float) -> bool:
     return abs(one - other) <= _UNIT_TOLERANCE * max(one, other)
 
 
-def _is_rounded(number: float, values: Iterable[float]) -> bool:
-    """Tell whether a whole number is one of the values, rounded: 37 for 37.2."""
-    is_whole = number >= _LEAST_ROUNDED and number.is_integer()
-    return is_whole and any(abs(value - number) <= 0.5 for value in values)
+def _round_whole(values: Iterable[float]) -> set[float]:
+    """List the whole numbers by which values may be told: 37 for 37.2, either way for a half."""
+    told = [value for value in values if _LEAST_ROUNDED - 1 < value < _MOST_ROUNDED]
+    whole = (float(n) for x in told for n in (math.ceil(x - 0.5), math.floor(x + 0.5)))
+    return {n for n in whole if n >= _LEAST_ROUNDED}
 
 
 def _read_hanzi(written: str) -> float:
@@ -233,10 +234,7 @@ class _Source:
 
     @cached_property
     def _rounded(self) -> set[float]:
-        """The whole numbers that `_is_rounded` takes for its numbers."""
-        numbers = [value for value in self._numbers if _LEAST_ROUNDED - 1 < value < _MOST_ROUNDED]
-        whole = (n for x in numbers for n in (math.ceil(x - 0.5), math.floor(x + 0.5)))
-        return {float(n) for n in whole if n >= _LEAST_ROUNDED}
+        return _round_whole(self._numbers)
 
     def _read_values(self, name: str) -> set[float]:
         """Read the values of one name, when it is first asked for."""
@@ -278,7 +276,7 @@ class _Source:
         if not values:
             is_percent = bool(_PERCENT.match(text, place + len(number)))
             return any(self.has_number(way, is_percent) for way in ways)
-        if not values.isdisjoint(ways) or any(_is_rounded(way, values) for way in ways):
+        if not ways.isdisjoint(values | _round_whole(values)):
             return True
         ratios = load_table("check_phrases")["conversions"].get(name, ())
         return any(

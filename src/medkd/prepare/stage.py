@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from medkd.completers.ledger import Ledger
-from medkd.completers.providers import Target, check_budget, find_target
+from medkd.completers.providers import Flags, Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
 from medkd.core.errors import InputError, Said
 from medkd.core.jsonl import RecordReader, count_lines, hash_path, resolve_input, write_json
@@ -356,18 +356,13 @@ def _find_target(config: Config) -> Target | None:
     if not config.check_leaks:
         return None
     is_key_needed = not config.dry_run
-    try:
-        target = find_target(
-            config.check_leaks,
-            config.check_model,
-            config.check_base_url,
-            is_key_needed=is_key_needed,
-        )
-    except InputError as error:
-        message = str(error).replace("--teacher", "--check-leaks")
-        for flag in ("model", "base-url"):
-            message = message.replace(f"--{flag}", f"--check-{flag}")
-        raise InputError(message) from error
+    target = find_target(
+        config.check_leaks,
+        config.check_model,
+        config.check_base_url,
+        is_key_needed=is_key_needed,
+        flags=Flags("--check-leaks", "--check-model", "--check-base-url"),
+    )
     check_budget(target, config.budget, "now")
     return target
 
