@@ -262,6 +262,14 @@ def test_only_a_known_good_end_counts_as_stopped(word, stops):
     assert score_prediction(prediction).scores.get("stop_rate") == stops
 
 
+def test_a_judge_that_cannot_be_asked_is_told_before_a_question_is(merged_dir, tmp_path):
+    settings = {"model": "medkd:tiny", "input": merged_dir, "out": tmp_path / "out"}
+    for more in ({"judge": "nosuch"}, {"judge": "deepseek", "judge_model": "nosuch"}):
+        with pytest.raises(InputError, match="nosuch"):
+            run(Config(**settings, **more))
+        assert not [*(tmp_path / "out").glob("*rows*"), *(tmp_path / "out").glob("predictions*")]
+
+
 def test_flags_that_want_an_exam_or_a_judge_say_so(merged_dir, tmp_path):
     settings = {"model": "medkd:tiny", "input": merged_dir, "out": tmp_path / "out"}
     with pytest.raises(InputError, match="--shuffle-options: only an exam"):

@@ -217,6 +217,7 @@ def run(config: Config) -> Manifest:
         if space.is_finished:
             _translate_page(config, space)
         else:
+            check(config)
             _run_questions(config, space, questions, folder)
         return space.manifest
 
