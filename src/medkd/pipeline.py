@@ -283,7 +283,7 @@ def override(content: dict[str, Any], overrides: Mapping[str, Any], place: str) 
             content[name] = _take_section(content.get(name), name, place) | dict(fields)
 
 
-def _fit_english(
+def fit_english(
     content: Mapping[str, Any], overrides: Mapping[str, Any], place: str
 ) -> dict[str, Any]:
     """Return what the steps of a recipe take where its cases are invented and in English."""
@@ -314,7 +314,7 @@ def plan_recipe(
     content = read_recipe(path)
     if not trust_recipe:
         check_consent(path, content)
-    override(content, _fit_english(content, overrides or {}, str(path)), str(path))
+    override(content, fit_english(content, overrides or {}, str(path)), str(path))
     override(content, overrides or {}, str(path))
     for name in [n for n in content if lang and str(n).split("-")[0] in ("evaluate", "compare")]:
         content[name] = {**_take_section(content[name], name, str(path)), "lang": lang}

@@ -15,7 +15,9 @@ from medkd.core.stage_output import Counts, Manifest
 from medkd.deidentify import stage as deidentify
 from medkd.grading.rubric import read_rubrics
 from medkd.prepare import stage as prepare
+from medkd.stages import STAGES
 from medkd.studio.app import DONE, SHOWN
+from medkd.studio.forms import read_fields
 from medkd.studio.page import load_environment
 from medkd.studio.road import draw_lines
 from medkd.studio.routes.evaluate import is_tuned
@@ -125,6 +127,27 @@ def test_what_is_asked_of_a_page_is_never_a_stack_trace(
         assert answer.status_code in (200, 400), (path, value, answer.text[:500])
         assert "Traceback" not in answer.text
         assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize("odd", ["many", [1], {"a": 1}, None, 10**40, True])
+def test_a_manifest_that_somebody_has_edited_breaks_no_page(
+    client, tmp_path: Path, odd: object
+) -> None:
+    for stage in STAGES:
+        folder = make_step(tmp_path / "runs" / "one" / stage, stage)
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest["config"] = dict.fromkeys((field.name for field in read_fields(stage)), odd)
+        facts = ("splits", "languages", "repairs", "n", "n_thinking", "n_stopped", "gguf")
+        manifest["facts"] = dict.fromkeys(facts, odd)
+        manifest["counts"] = {"read": 9, "kept": 9}
+        manifest["roles"] = {"input": [str(tmp_path / "runs" / "one" / "merge")]}
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        write(folder / "metrics.jsonl", {"step": 1, "epoch": 0.5, "loss": 1.0})
+    for path in (path for path in SHOWN if path not in PARTS[:2]):
+        for kind in STAGES if path == "start" else ("train",):
+            names = {"run": "one", "name": "one", "runs": "one", "kind": kind}
+            answer = client.get(f"/en/{path}", params=names)
+            assert answer.status_code in (200, 400), (path, kind)
 
 
 def test_pages_that_are_not_there_are_not_there(client) -> None:

@@ -126,6 +126,14 @@ def test_invented_cases_speak_the_language_that_the_form_names(client) -> None:
     command = find_command(client.post("/en/start/form", data=boxes).text)
     assert command[:3] == ["medkd", "run", "rehearsal-data"]
     assert not any("language" in word for word in command)
+    page = client.get("/en/start?kind=demo.yaml&language=zh").text
+    assert read_boxes(page)["v:train:model"] == "medkd:tiny"
+    page = client.post("/en/start/form", data=read_boxes(page) | {"language": "en"}).text
+    english = read_boxes(page)
+    assert {english[f"v:{step}:model"] for step in ("train", "evaluate-base")} == {"medkd:tiny-en"}
+    assert (english["v:merge:near"], find_command(page)[4:]) == ("1", ["--rehearsal.language=en"])
+    page = client.post("/en/start/form", data=english | {"v:train:model": "Qwen/Qwen3-8B"}).text
+    assert "--train.model=Qwen/Qwen3-8B" in find_command(page)
     assert 'name="language"' not in client.get("/en/start?kind=own-cases.yaml").text
 
 
@@ -134,6 +142,7 @@ def test_the_next_training_says_how_long_it_will_take_where_one_was_timed(
 ) -> None:
     for name, stage, config in (
         ("old", "train", {"model": "medkd:tiny", "method": "lora", "epochs": 3.0}),
+        ("edited", "train", {"model": "medkd:tiny", "method": "lora", "epochs": "many"}),
         ("short", "train", {"model": "medkd:tiny", "method": "lora", "epochs": 0.1}),
         ("new", "merge", {}),
     ):

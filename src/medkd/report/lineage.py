@@ -297,8 +297,8 @@ def write_cost(material: Material, say: Wording) -> Section | None:
 
 def is_play_money(manifest: Manifest) -> bool:
     """Tell whether a step's bill is that of the rehearsal teacher, who charges nothing."""
-    asked = {manifest.config.get(field) or "" for field in ("teacher", "endpoint", "judge")}
-    return asked - {"", False} == {REHEARSAL}
+    asked = {str(manifest.config.get(field) or "") for field in ("teacher", "endpoint", "judge")}
+    return asked - {""} == {REHEARSAL}
 
 
 def write_settings(material: Material, say: Wording) -> Section | None:

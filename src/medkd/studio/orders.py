@@ -21,7 +21,7 @@ from medkd.core.errors import InputError, MedkdError, say_problem
 from medkd.core.i18n import LANGUAGES, Texts
 from medkd.core.task import SHIPPED
 from medkd.models.load import SHIPPED_STUDENTS, is_shipped
-from medkd.pipeline import REHEARSAL, fill_in
+from medkd.pipeline import REHEARSAL, fill_in, fit_english, override
 from medkd.stages import STAGES
 from medkd.studio.forms import (
     Field,
@@ -33,7 +33,7 @@ from medkd.studio.forms import (
     to_value,
     write_words,
 )
-from medkd.studio.road import count_taken
+from medkd.studio.road import count_taken, read_epochs
 from medkd.studio.workspace import UPLOADS, Step, Workspace
 
 KNOWN = "known.txt"
@@ -95,15 +95,15 @@ def list_recipes(workspace: Workspace) -> dict[str, Path]:
     return {path.name: path for path in (*given, *sorted(RECIPES.glob("*.yaml")))}
 
 
-def list_parts(kind: str, workspace: Workspace) -> list[Part]:
-    """List the steps that a form asks about: one stage, or every step of a recipe."""
+def list_parts(kind: str, workspace: Workspace, language: str = "") -> list[Part]:
+    """List the steps that a form asks about: one stage, or every step of a recipe, as it is for
+    invented cases in a language."""
     if kind in STAGES:
         return [Part("", kind, read_fields(kind), {}, {})]
-    recipe = list_recipes(workspace).get(kind)
-    if recipe is None:
-        raise InputError("{}: no such stage or recipe; put it into a --data folder", kind[:80])
     parts: list[Part] = []
-    content = read_recipe(recipe)
+    content = _read_kind(kind, workspace)
+    said = {REHEARSAL: {"language": language}} if language else {}
+    override(content, fit_english(content, said, kind), kind)
     for step, section in content.items():
         stage = str(step).split("-")[0]
         if stage in STAGES and (isinstance(section, dict) or section is None):
@@ -113,30 +113,41 @@ def list_parts(kind: str, workspace: Workspace) -> list[Part]:
     return parts
 
 
+def _read_kind(kind: str, workspace: Workspace) -> dict[str, Any]:
+    recipe = list_recipes(workspace).get(kind)
+    if recipe is None:
+        raise InputError("{}: no such stage or recipe; put it into a --data folder", kind[:80])
+    return read_recipe(recipe)
+
+
 def read_order(kind: str, sent: Mapping[str, Any], workspace: Workspace, is_filled: bool) -> Order:
     """Read what a form says; with `is_filled` false, what it says when it is opened: the values of
     the address, then presets, then suggestions, then defaults. An address with `m:` says it all."""
     run = str(sent.get("run") or "") or suggest_run(kind, workspace)
-    parts = list_parts(kind, workspace)
-    for part in parts:
+    own, language = find_language(kind, workspace), str(sent.get("language"))
+    language = language if own and language in LANGUAGES else own
+    parts = list_parts(kind, workspace, language)
+    drawn = list_parts(kind, workspace, str(sent.get("l:") or language))
+    for part, before in zip(parts, drawn, strict=True):
         for field in part.fields:
             box = part.key(field)
             text = sent.get(box) if is_filled else sent.get(box) or sent.get(field.name)
             if f"s:{box}" in sent or (text and not is_filled):
-                part.values[field.name] = read_text(field, text)
+                said, usual = read_text(field, text), before.given.get(field.name, field.default)
+                now = part.given.get(field.name, field.default)
+                part.values[field.name] = now if said == usual else said
             elif is_filled or part.step or "m:" in sent:
                 part.values[field.name] = part.given.get(field.name, field.default)
             else:
                 part.values[field.name] = _suggest_one(part, field, workspace, run)
         if not part.step:
             _preset(part, str(sent.get("m:") or ""))
-    own, language = find_language(kind, workspace), str(sent.get("language"))
-    return Order(kind, run, parts, language if own and language in LANGUAGES else own)
+    return Order(kind, run, parts, language)
 
 
 def find_language(kind: str, workspace: Workspace) -> str:
     """Return the language of the cases that a recipe invents; empty where it invents none."""
-    content = {} if kind in STAGES else read_recipe(list_recipes(workspace)[kind])
+    content = {} if kind in STAGES else _read_kind(kind, workspace)
     section = content.get(REHEARSAL)
     return str(section.get("language", LANGUAGES[0])) if isinstance(section, dict) else ""
 
@@ -311,8 +322,7 @@ def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[st
 def list_students(workspace: Workspace, run: str) -> list[str]:
     """List the shipped students, first the one that reads most questions of a run."""
     prepared = (step for step in workspace.list_steps(stage="prepare") if step.run == run)
-    told: list[dict[str, int]] = [step.manifest.facts.get("languages", {}) for step in prepared]
-    read = told[-1] if told else {}
+    read = ([step.facts.languages for step in prepared] or [{}])[-1]
     ordered = sorted(SHIPPED_STUDENTS, key=lambda language: -read.get(language, 0))
     return [SHIPPED_STUDENTS[language] for language in ordered]
 
@@ -372,8 +382,8 @@ def estimate_time(n_rows: int, values: Mapping[str, str], workspace: Workspace) 
     for manifest in (s.manifest for s in workspace.list_steps(stage="train")[-N_LOOKED_AT:]):
         known, n_seen = manifest.config, manifest.counts.kept
         same = all(to_text(known.get(name)) == values[name] for name in ("model", "method"))
-        if manifest.state == "finished" and same and n_seen and known.get("epochs"):
-            found.append((n_seen * float(known["epochs"]), manifest.seconds))
+        if manifest.state == "finished" and same and n_seen and (epochs := read_epochs(known)):
+            found.append((n_seen * epochs, manifest.seconds))
     if not found:
         return None
     n_before, seconds = max(found)

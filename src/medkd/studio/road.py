@@ -26,7 +26,7 @@ from medkd.export.push import UNPROVEN
 from medkd.stages import STAGES
 from medkd.studio.jobs import FINISHED, RUNNING, Job, write_cost
 from medkd.studio.jsonl_index import open_index
-from medkd.studio.workspace import Step
+from medkd.studio.workspace import Step, read_facts
 
 ROAD = tuple(stage for stage in STAGES if stage not in ("select", "reinforce", "compare", "rubric"))
 """Stages that every run passes; the others are shown where they were made."""
@@ -42,6 +42,7 @@ CHARTS = {
 """Chart to the names of the numbers that are drawn on it, as an expression."""
 SPLITS = {"train": "train", "reinforce": "train", "evaluate": "test"}
 """Stage to the split of a dataset that it works on, where it is not the whole."""
+MAX_EPOCHS = 1e6
 GROWING = ("rationales.jsonl", "predictions.jsonl", "raw_cases.jsonl", "cases.jsonl")
 """Files of records that a stage appends to while it works."""
 
@@ -204,8 +205,14 @@ def _count_steps(metrics: Sequence[Mapping[str, float]], config: Mapping[str, An
     if isinstance(config.get("steps"), int):
         return int(config["steps"])
     done, epoch = metrics[-1]["step"], metrics[-1].get("epoch", 0.0)
-    total = done / epoch * float(config.get("epochs") or 1) if epoch else 0
+    total = done / epoch * (read_epochs(config) or 1) if epoch else 0
     return max(round(total), int(done))
+
+
+def read_epochs(config: Mapping[str, Any]) -> float:
+    """Read the epochs of a training; 0 where somebody has edited them into something else."""
+    given = config.get("epochs")
+    return float(given) if isinstance(given, int | float) and 0 < given < MAX_EPOCHS else 0.0
 
 
 def _count_input(manifest: Manifest) -> int:
@@ -221,7 +228,7 @@ def count_taken(path: Path, stage: str) -> int:
         made = read_manifest(path if path.is_dir() else path.parent)
     except (MedkdError, OSError):
         return 0
-    splits: dict[str, int] = made.facts.get("splits", {})
+    splits = read_facts(made).splits
     return splits.get(path.stem, splits.get(SPLITS.get(stage, ""), made.counts.kept))
 
 

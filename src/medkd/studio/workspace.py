@@ -13,6 +13,8 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
+from pydantic import BaseModel, ValidationError
+
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import MANIFEST
 from medkd.core.stage_output import Manifest, read_manifest
@@ -31,6 +33,39 @@ FRESH_S = 2.0
 HUB_NAME = re.compile(r"(hf|ms):[\w.-]+/[\w.-]+(/[\w.-]+)*")
 
 
+class Proof(BaseModel):
+    """What an export reports of its proof."""
+
+    n: int = 0
+    n_thinking: int = 0
+    n_stopped: int = 0
+
+
+class Gguf(Proof):
+    """What it reports of its GGUF file."""
+
+    file: str
+    bytes: int
+
+
+class Facts(Proof):
+    """What the pages read of a manifest's facts."""
+
+    splits: dict[str, int] = {}
+    languages: dict[str, int] = {}
+    repairs: list[str] = []
+    unseen: bool | None = None
+    gguf: Gguf | None = None
+
+
+def read_facts(manifest: Manifest) -> Facts:
+    """Read the facts of a manifest; none where somebody has edited them into something else."""
+    try:
+        return Facts.model_validate(manifest.facts)
+    except ValidationError:
+        return Facts()
+
+
 class Step(NamedTuple):
     """A stage's directory."""
 
@@ -39,6 +74,10 @@ class Step(NamedTuple):
     run: str
     path: Path
     manifest: Manifest
+
+    @property
+    def facts(self) -> Facts:
+        return read_facts(self.manifest)
 
     @property
     def base(self) -> str:
