@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 from html import unescape
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from hostile_samples import HOSTILE, make_evaluation, make_step, write
 
 from medkd.background_jobs import Job, JobResult
+from medkd.completers.ledger import Ledger
+from medkd.completers.providers import find_target
 from medkd.core.i18n import LANGUAGES, Texts
 from medkd.core.jsonl import MANIFEST
 from medkd.core.stage_output import Counts, Manifest
@@ -266,6 +269,28 @@ def test_a_file_is_filtered_by_what_became_of_its_rows(client, tmp_path: Path) -
     assert "No row fits" in client.get(f"/en/data?file={file}&q=nothing").text
 
 
+def test_a_facet_counts_what_it_would_leave_of_the_rows_that_were_found(
+    client, tmp_path: Path
+) -> None:
+    folder = make_step(tmp_path / "runs" / "one" / "merge", "merge")
+    rows = [
+        {"id": f"q:{n}", "split": "val" if n < 10 else "test", "source": "ab"[n % 2]}
+        for n in range(30)
+    ]
+    write(folder / "train.jsonl", *rows, {"id": "q:30", "split": "test", "source": "c"})
+
+    def count(query: str) -> list[tuple[str, str]]:
+        page = client.get(f"/en/data?file=one/merge/train.jsonl{query}").text
+        listed = page.partition('id="facets"')[2].partition('role="status"')[0]
+        return re.findall(r">(\w+) <span>(\d+)</span>", listed)
+
+    source, split = [("a", "15"), ("b", "15"), ("c", "1")], [("test", "21"), ("val", "10")]
+    assert count("") == [*split, *source]
+    assert count("&split=val") == [*split, ("a", "5"), ("b", "5")]
+    assert count("&split=val&source=c") == [("test", "1"), ("val", "0"), ("a", "5"), ("b", "5"), ("c", "0")]
+    assert count("&q=q:17") == [("test", "1"), ("b", "1")]
+
+
 def test_a_step_leads_to_its_own_records_and_a_run_to_its_rationales(
     client, tmp_path: Path
 ) -> None:
@@ -485,6 +510,19 @@ def test_a_model_is_held_against_the_base_that_it_was_made_of(client, tmp_path: 
         assert "before=Qwen%2FQwen3-8B&amp;after=" in link[1]
 
 
+def test_chat_opens_with_what_the_newest_run_is_for(client, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for name, day in (("old/export", 1), ("new/train", 2), ("new/train-answers", 3)):
+        folder = make_step(runs / name, name.partition("/")[2].partition("-")[0])
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+        manifest.started_at = f"2026-01-0{day}"
+        (folder / MANIFEST).write_text(manifest.model_dump_json())
+    assert f'name="after" value="{runs / "new/train"}"' in client.get("/en/chat").text
+    make_step(runs / "new/export", "export")
+    client.app.app.state.workspace.forget()
+    assert f'name="after" value="{runs / "new/export"}"' in client.get("/en/chat").text
+
+
 def test_a_base_outside_the_folders_of_the_studio_is_not_talked_to(client, tmp_path: Path) -> None:
     folder = make_step(tmp_path / "runs" / "one" / "export", "export")
     base = tmp_path.parent / "elsewhere"
@@ -527,6 +565,24 @@ def test_an_export_that_had_too_few_questions_for_its_proof_says_so(client, tmp_
         assert said in page
         assert f"asked: {n}; thought about: {n_thinking}; ended by itself: {n}." in page
         assert "few: x" not in page
+
+
+def test_a_bill_tells_who_answered_instead_and_what_is_not_known_for_certain(
+    client, tmp_path: Path
+) -> None:
+    path = make_step(tmp_path / "runs" / "one" / "distill", "distill") / "ledger.sqlite"
+    target = find_target("custom", "asked", "http://localhost:1/v1", is_key_needed=False)
+    with Ledger(path) as ledger:
+        ledger.start_run(1)
+        ledger.open_attempt("a", "case", target, 10, None).result()
+    with sqlite3.connect(path) as edited:
+        edited.execute("UPDATE attempts SET outcome = 'unknown', n_prompt = 10")
+        edited.execute("INSERT INTO served VALUES (1, 'other')")
+    page = client.get("/en/bill").text
+    assert "1 attempt at asked was answered by other" in page
+    assert "Of 1 attempt nobody saw the end" in page
+    assert "The tokens of 1 attempt are an estimate" in page
+    assert "1 attempt has no known price" in page
 
 
 @pytest.mark.parametrize("name", ["../x", "-f", ".hidden", "uploads/x", "a/b/c", "a\0b", "", "~"])

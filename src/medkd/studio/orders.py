@@ -6,7 +6,6 @@ that hands a key over, what is wrong by field. Not done here: starting (`studio.
 """
 
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -291,9 +290,8 @@ def list_fed(workspace: Workspace, feeder: str, run: str) -> list[Step]:
     variant such as `train-answers`; for an evaluation, of what was trained; the newest."""
 
     def rank(step: Step) -> tuple[bool, bool, bool, str]:
-        is_plain = re.fullmatch(rf"{feeder}(-\d+)?", step.path.name) is not None
         is_tuned = feeder == "evaluate" and bool(step.manifest.config.get("adapter"))
-        return step.run == run, is_plain, is_tuned, step.manifest.started_at
+        return step.run == run, step.is_plain, is_tuned, step.manifest.started_at
 
     steps = workspace.list_steps(stage=feeder)
     return sorted((s for s in steps if s.manifest.state == "finished"), key=rank, reverse=True)

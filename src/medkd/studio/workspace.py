@@ -80,6 +80,11 @@ class Step(NamedTuple):
         return read_facts(self.manifest)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is no variant of its stage, such as `train-answers`."""
+        return re.fullmatch(rf"{self.manifest.stage}(-\d+)?", self.path.name) is not None
+
+    @property
     def base(self) -> str:
         """What a model that was made here was made of; empty where it is not told."""
         places = (self.path, self.path / "adapter")

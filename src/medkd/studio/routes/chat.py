@@ -7,6 +7,7 @@ measuring, speaking (`studio.conversation`).
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,12 @@ _conversations: OrderedDict[str, Conversation] = OrderedDict()
 
 
 def show_chat(page: Page) -> Response:
-    """Show a conversation, or a new one with the models that the address names: else the newest
-    result and its base, or the shipped student alone."""
+    """Show a conversation, or a new one with the models that the address names: else the result of
+    the newest run and its base, or the shipped student alone."""
     made = list_models(page.workspace)
     bases = dict.fromkeys(step.base for step in made if _is_allowed(page.workspace, step.base))
-    usual = dict(zip(SIDES, (made[0].base, made[0].path) if made else (TINY, ""), strict=True))
+    best = find_best(made)
+    usual = dict(zip(SIDES, (best.base, best.path) if best else (TINY, ""), strict=True))
     named = {side: page.query.get(side, "") for side in SIDES}
     chosen = named if any(named.values()) else usual
     if not _is_allowed(page.workspace, str(chosen["before"])):  # the base that `after` was made of
@@ -172,3 +174,10 @@ def list_models(workspace: Workspace) -> list[Step]:
     """List the steps that made a model, the newest of each kind first."""
     newest = (workspace.list_steps(stage=stage)[: -N_OFFERED - 1 : -1] for stage in MADE)
     return [step for steps in newest for step in steps if step.manifest.state == "finished"]
+
+
+def find_best(made: Sequence[Step]) -> Step | None:
+    """Find the model that the newest run is for: of the best kind, no variant of it."""
+    newest = max(made, key=lambda step: step.manifest.started_at, default=None)
+    of_run = (step for step in made if newest and step.run == newest.run)
+    return min(of_run, key=lambda s: (MADE.index(s.manifest.stage), not s.is_plain), default=None)

@@ -106,7 +106,7 @@ def _describe(page: Page, file: str) -> dict[str, Any]:
         "at": at,
         "n_pages": n_pages,
         "chosen": chosen,
-        "facets": count_facets(index, chosen),
+        "facets": count_facets(index, page.query.get("q", ""), chosen),
         "is_read": index.is_read,
         "case": describe_case(show_row(index.row(row))) if row >= 0 else None,
         "previous": shown[place - 1] if place > 0 else None,
@@ -137,14 +137,30 @@ def find_rows(index: JsonlIndex, text: str, chosen: Mapping[str, str]) -> Sequen
     return found
 
 
-def count_facets(index: JsonlIndex, chosen: Mapping[str, str]) -> dict[str, dict[str, int]]:
-    """Count what can be filtered by, as far as the file has been read for it."""
+def count_facets(
+    index: JsonlIndex, text: str, chosen: Mapping[str, str]
+) -> dict[str, dict[str, int]]:
+    """Count what each facet would leave of the rows that hold a text and carry what is chosen of
+    the others, the commonest value first, as far as the file has been read for it."""
     values = index.values(find_facets)
-    return {
-        name: {value: len(numbers) for value, numbers in list(values[name].items())[:MAX_VALUES]}
-        for name in FACETS
-        if len(values.get(name, {})) > 1 or (name in chosen and name in values)
-    }
+    counts: dict[str, dict[str, int]] = {}
+    fitting = set(find_rows(index, text, chosen)) if text or chosen else None
+    for name in FACETS:
+        of_name, mine, found = values.get(name, {}), chosen.get(name, ""), fitting
+        if mine:
+            others = {facet: value for facet, value in chosen.items() if facet != name}
+            found = set(find_rows(index, text, others)) if text or others else None
+        ranked = sorted(
+            (-len(numbers if found is None else found.intersection(numbers)), value)
+            for value, numbers in of_name.items()
+        )
+        if len(of_name) > 1 or mine in of_name:
+            counts[name] = {
+                value: -n
+                for at, (n, value) in enumerate(ranked)
+                if value == mine or (n and at < MAX_VALUES)
+            }
+    return counts
 
 
 def describe_case(shown: Shown) -> dict[str, Any]:
