@@ -37,11 +37,16 @@ PAGES = {
     "run": "run?name=demo",
     "curves": "curves?runs=demo",
     "start": "start?kind=train&run=demo&v::input=runs/demo/merge",
-    "bring": f"bring/preview?file={CASES}",
+    "recipe": f"start?kind=own-cases.yaml&v:collect:input={CASES}",
+    "bring": "bring",
+    "preview": f"bring/preview?file={CASES}",
     "data": "data?file=demo/verify/verified.jsonl",
+    "masks": "data?file=demo/deidentify/cases.jsonl",
     "review": "review?file=demo/verify/verified.jsonl&who=Li",
+    "removals": "review?file=demo/prepare/removals.jsonl&who=Li",
     "chat": "chat?before=medkd:tiny&after=runs/demo/export",
     "evaluate": "evaluate?steps=demo/evaluate-base&steps=demo/evaluate-answers&steps=demo/evaluate",
+    "blind": "blind?steps=demo/evaluate-base&steps=demo/evaluate&who=Li",
     "export": "export?step=demo/export",
     "bill": "bill",
 }
@@ -59,7 +64,7 @@ class View(NamedTuple):
 
 DOCS = {
     "studio-run": View("run"),
-    "studio-bring": View("bring"),
+    "studio-bring": View("preview"),
     "studio-data": View("data"),
     "studio-review": View("review", scheme="dark", language="zh"),
     "studio-chat": View("chat"),
@@ -115,8 +120,8 @@ def ask(page: "Page") -> None:
     done.nth(1).wait_for(timeout=240_000)
 
 
-def take(browser: "Browser", studio: str, view: View, path: Path) -> None:
-    """Take one picture."""
+def take(browser: "Browser", studio: str, view: View, path: Path, is_whole: bool) -> None:
+    """Take one picture, of a window or of the whole page."""
     size = {"width": view.width, "height": SIZES[view.width]}
     context = browser.new_context(color_scheme=view.scheme, viewport=size)  # pyright: ignore
     page = context.new_page()
@@ -127,7 +132,7 @@ def take(browser: "Browser", studio: str, view: View, path: Path) -> None:
         page.goto(address)
         ask(page)
     page.wait_for_load_state("networkidle")
-    page.screenshot(path=path)
+    page.screenshot(path=path, full_page=is_whole)
     context.close()
 
 
@@ -156,7 +161,7 @@ def main() -> None:
     with open_studio(asked.folder) as studio, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for name, view in views.items():
-            take(browser, studio, view, asked.out / f"{name}.png")
+            take(browser, studio, view, asked.out / f"{name}.png", is_whole=not asked.docs)
             print(name, flush=True)
         browser.close()
 

@@ -287,7 +287,13 @@ def test_a_facet_counts_what_it_would_leave_of_the_rows_that_were_found(
     source, split = [("a", "15"), ("b", "15"), ("c", "1")], [("test", "21"), ("val", "10")]
     assert count("") == [*split, *source]
     assert count("&split=val") == [*split, ("a", "5"), ("b", "5")]
-    assert count("&split=val&source=c") == [("test", "1"), ("val", "0"), ("a", "5"), ("b", "5"), ("c", "0")]
+    assert count("&split=val&source=c") == [
+        ("test", "1"),
+        ("val", "0"),
+        ("a", "5"),
+        ("b", "5"),
+        ("c", "0"),
+    ]
     assert count("&q=q:17") == [("test", "1"), ("b", "1")]
 
 

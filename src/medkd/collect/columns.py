@@ -20,6 +20,7 @@ from typing import Any
 from medkd.collect.sections import CLINICAL_SECTIONS, SectionNames
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
+from medkd.core.task import list_sections, load_task
 from medkd.text.normalize import normalize
 from medkd.text.tables import is_missing
 
@@ -166,3 +167,14 @@ class Columns:
         if "id" in fields:
             fields["id_column"] = headings["id"]
         return {**fields, "raw_medical_record": record} if record else fields
+
+
+def fit_task(task: str, names: SectionNames) -> tuple[SectionNames, list[str]]:
+    """Fit the names of sections to a task file: a section that it names is not renamed, one that it
+    alone names is a column of that name."""
+    if not task:
+        return names, []
+    sections = list_sections(load_task(task))
+    own = names.without(sections)
+    known = Columns((), own)
+    return own, [f"{name}={name}" for name in sections if not known.place_of(name)]

@@ -7,7 +7,6 @@ Not done here: taking identifiers out (`medkd deidentify`, which comes next), re
 
 import re
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from medkd import __version__
-from medkd.collect.columns import Columns
+from medkd.collect.columns import Columns, fit_task
 from medkd.collect.crawl import (
     CrawlJob,
     CrawlState,
@@ -27,13 +26,13 @@ from medkd.collect.crawl import (
 )
 from medkd.collect.files import CASES, MAX_PROBLEMS, NEXT_STEPS, CaseFiles
 from medkd.collect.login import check_browser, read_cookies, wait_for_verification
-from medkd.collect.sections import SectionNames, load_names
+from medkd.collect.sections import load_names
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_records
 from medkd.core.progress import warn_large_drops
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.core.task import TaskFile, list_sections, load_task
+from medkd.core.task import TaskFile
 from medkd.text.hub_datasets import is_hub_name
 
 WRITES = ("raw_cases.jsonl", "pages.jsonl", "unread_pages.jsonl", "crawl.log")
@@ -158,14 +157,6 @@ def _tables(config: Config) -> list[Path]:
     return [] if config.section_names is None else [config.section_names]
 
 
-def _list_task_columns(task: str, names: SectionNames) -> Iterator[str]:
-    """Yield the sections that only a task names, each as a column of that name."""
-    known = Columns((), names)
-    for name in list_sections(load_task(task)) if task else ():
-        if not known.place_of(name):
-            yield f"{name}={name}"
-
-
 def _make_order(config: Config) -> CrawlJob:
     """Write down what is to be crawled; raises InputError where a file it needs cannot be used."""
     if config.browser:
@@ -256,10 +247,8 @@ def _crawl_with_person(config: Config, order: CrawlJob, journal: CrawlState) -> 
 def _collect_files(config: Config) -> Manifest:
     if config.input is None:
         raise InputError("collect: --source files needs --input; give the file or folder of cases")
-    names = load_names(config.section_names)
-    if config.task:  # a section that the task names is not renamed
-        names = names.without(list_sections(load_task(config.task)))
-    columns = (*config.columns, *_list_task_columns(config.task, names))
+    names, of_task = fit_task(config.task, load_names(config.section_names))
+    columns = (*config.columns, *of_task)
     files = CaseFiles(config.input, names, Columns(columns, names))
     inputs = {"input": files.paths if is_hub_name(config.input) else config.input}
     inputs["tables"] = _tables(config)

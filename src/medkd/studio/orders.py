@@ -8,7 +8,7 @@ that hands a key over, what is wrong by field. Not done here: starting (`studio.
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +18,7 @@ from medkd.completers.providers import Provider, read_providers
 from medkd.core.config import RECIPES, find_recipe, read_recipe
 from medkd.core.errors import InputError, MedkdError, say_problem
 from medkd.core.i18n import LANGUAGES, Texts
-from medkd.core.task import SHIPPED
+from medkd.core.task import SHIPPED, load_task
 from medkd.models.load import SHIPPED_STUDENTS, is_shipped
 from medkd.pipeline import REHEARSAL, fill_in, fit_english, override
 from medkd.stages import STAGES
@@ -47,6 +47,8 @@ N_LOOKED_AT = 100
 """Earlier trainings that are looked at for one of the same model."""
 PRESETS = "demo.yaml"
 """The recipe whose values fit the shipped student."""
+YAML = (".yaml", ".yml")
+"""Suffixes of recipes and of tasks."""
 FILES = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")
 """Suffixes of files that a field of paths is offered."""
 
@@ -87,10 +89,30 @@ class Order(NamedTuple):
         return self.kind not in STAGES
 
 
+def list_tasks(workspace: Workspace) -> dict[str, str]:
+    """List the tasks that a form offers: the shipped ones, and the files of one's own among the
+    uploads and in the data folders; what a `Config` takes to the task's name."""
+    own = {path: _name_task(Path(path)) for path in workspace.list_given(YAML)}
+    return {name: name for name in SHIPPED} | {path: name for path, name in own.items() if name}
+
+
+def _name_task(path: Path) -> str:
+    return _read_task_name(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read_task_name(path: Path, changed_at: int) -> str:
+    """Read the name of a task file; empty for a recipe, and for what is no task."""
+    try:
+        return load_task(path).name
+    except MedkdError:
+        return ""
+
+
 def list_recipes(workspace: Workspace) -> dict[str, Path]:
     """List the shipped recipes, and those in the data folders, by the name of their file; one of a
     data folder never stands for a shipped one."""
-    given = (Path(path) for path in workspace.list_given((".yaml", ".yml")))
+    given = (path for path in map(Path, workspace.list_given(YAML)) if not _name_task(path))
     return {path.name: path for path in (*given, *sorted(RECIPES.glob("*.yaml")))}
 
 
@@ -159,11 +181,20 @@ def _suggest_one(part: Part, field: Field, workspace: Workspace, run: str) -> st
         if trained:
             of_model = to_text(trained[0].manifest.config.get("model"))
             return of_model if field.name == "model" else str(trained[0].path)
+    if field.name == "task" and part.stage != "prepare":
+        return _find_own_task(workspace, run)
     is_fed = field.name in STAGES[part.stage].feeds or field.name == "known"
     if not field.default and (field.is_required or is_fed):
         found, own = suggest(workspace, part.stage, field, run), workspace.runs / run
         return next((one for one in found if not is_fed or Path(one).parent == own), "")
     return field.default
+
+
+def _find_own_task(workspace: Workspace, run: str) -> str:
+    """Return the task file that the questions of a run were made by; empty for a shipped task."""
+    steps = (step for step in workspace.list_steps(stage="prepare") if step.run == run)
+    used = [to_text(step.manifest.config.get("task")) for step in steps]
+    return used[-1] if used and used[-1] not in SHIPPED else ""
 
 
 def _preset(part: Part, before: str) -> None:
@@ -198,6 +229,9 @@ def write_command(order: Order, workspace: Workspace) -> list[str]:
                 check_field(field, part.values[field.name], workspace)
         words += write_words(fields, part.values, part.given, part.step)
     if order.is_recipe:
+        asked = (part.values["task"] for part in order.parts if part.stage == "prepare")
+        # Every step has to know a task of one's own; a shipped one goes with the rows.
+        words += [f"--task={task}" for task in asked if task not in (*SHIPPED, "")][:1]
         recipe = list_recipes(workspace)[order.kind]
         if order.language != find_language(order.kind, workspace):
             words.append(f"--rehearsal.language={order.language}")
@@ -308,8 +342,9 @@ def suggest(workspace: Workspace, stage: str, field: Field, run: str) -> list[st
     if field.name == "model" and stage in ("train", "reinforce", "evaluate", "export"):
         made = (str(step.path) for step in workspace.list_steps(stage="export"))
         return [*list_students(workspace, run), *made]
-    if field.name == "task" and stage != "evaluate":
-        return list(SHIPPED)
+    if field.name == "task":
+        own = [name for name in list_tasks(workspace) if name not in SHIPPED]
+        return [*SHIPPED, *own] if stage == "prepare" else own
     if field.name == "teacher":
         return list(read_providers())
     if stage == "compare" and field.name == "input":

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from medkd.collect.columns import FIELDS, QUESTION_SECTIONS, Columns
+from medkd.collect.columns import FIELDS, QUESTION_SECTIONS, Columns, fit_task
 from medkd.collect.files import CASES, CaseFiles, FileDrop
 from medkd.collect.sections import load_names
 from medkd.core.errors import InputError, MedkdError
@@ -26,7 +26,7 @@ from medkd.core.task import SHIPPED, Task, load_task
 from medkd.deidentify.replace import deidentify_case, list_texts
 from medkd.deidentify.search import find_in_all
 from medkd.prepare.draft import DropReason, draft_question
-from medkd.studio.orders import find_name
+from medkd.studio.orders import YAML, find_name, list_tasks
 from medkd.studio.page import Form, Page
 from medkd.studio.rows import Piece, cut, find_replaced
 from medkd.studio.workspace import UPLOADS
@@ -75,17 +75,27 @@ class Masked(NamedTuple):
 def show_upload(page: Page, problem: str = "") -> Response:
     """Ask for files, or offer those that are there."""
     given = page.workspace.list_given(KINDS)
-    values = {"given": given, "suffixes": ",".join(KINDS), "said": problem}
+    task = list_tasks(page.workspace).get(page.query.get("task", ""), "")
+    values = {"given": given, "suffixes": ",".join((*KINDS, *YAML)), "said": problem, "task": task}
     return page.render("bring.html", 400 if problem else 200, **values)
 
 
 def take_files(page: Page, form: Form) -> Response:
-    """Keep the files of a form and show them."""
+    """Keep the files of a form and show them; of a task, ask for its cases."""
+    there = page.workspace.list_given(YAML)
     try:
         path = keep([f for f in form.getlist("files") if isinstance(f, UploadFile)], page)
+        if path.suffix.lower() in YAML:
+            try:
+                load_task(path)
+            except InputError:
+                if str(path) not in there:
+                    path.unlink()
+                raise
+            return page.redirect("bring", task=str(path))
     except InputError as error:
         return show_upload(page, page.t.error(error))
-    return page.redirect("bring/preview", file=str(path))
+    return page.redirect("bring/preview", file=str(path), task=page.query.get("task", ""))
 
 
 def show_preview(page: Page) -> Response:
@@ -93,12 +103,13 @@ def show_preview(page: Page) -> Response:
     path = page.workspace.resolve(str(Path(page.query.get("file", "")).absolute()))
     said = {k.removeprefix("c:"): v for k, v in page.query.items() if k.startswith("c:") and v}
     words = [f"{heading}={place}" for heading, place in said.items() if place != "-"]
-    names = load_names()
-    columns = Columns(words, names)
+    tasks = list_tasks(page.workspace)
+    task = page.query.get("task", "")
+    task = task if task in tasks else SHIPPED[0]  # one of these: a path could be any of the disk
+    names, of_task = fit_task("" if task in SHIPPED else task, load_names())
+    columns = Columns([*words, *of_task], names)
     files = CaseFiles(path, names, columns)
     cases, problem = _read_cases(files)
-    task = page.query.get("task", "")
-    task = task if task in SHIPPED else SHIPPED[0]  # a name alone: a file could be any of the disk
     tried, found = cases[:N_TRIED], list_columns(files.paths[0], columns, said)
     return page.render(
         "preview.html",
@@ -127,7 +138,7 @@ def show_preview(page: Page) -> Response:
             "run": _name_run(path, page),
         },
         task=task,
-        tasks=SHIPPED,
+        tasks=tasks,
     )
 
 
@@ -256,7 +267,7 @@ def clean_name(name: str) -> str:
 def check_kind(file: UploadFile, name: Path) -> None:
     """Raise InputError for a file that is not what its name says."""
     suffix, shown = name.suffix.lower(), clean_name(name.name)
-    if suffix not in KINDS:
+    if suffix not in (*KINDS, *YAML):
         known = ", ".join(sorted(kind[1:] for kind in KINDS))
         raise InputError("{}: no file of cases; known are {}", shown, known)
     head = file.file.read(_HEAD_BYTES)

@@ -25,7 +25,7 @@ from medkd.completers.providers import estimate_tokens
 from medkd.core.errors import MedkdError
 from medkd.core.i18n import Texts
 from medkd.core.records import Usage
-from medkd.core.task import find_task
+from medkd.core.task import load_task
 from medkd.distill.courses import Course
 from medkd.distill.stage import choose_targets, find_questions, make_method
 from medkd.models.inspect import ModelShape, read_headers, read_json
@@ -167,7 +167,7 @@ def estimate_recipe(order: Order, workspace: Workspace, t: Texts) -> list[tuple[
         if n_cases and "distill" in parts:
             values = read_values(parts["distill"], t)[0] | {"input": "questions.jsonl"}
             config: Any = STAGES["distill"].load().Config.model_validate(values)
-            asked = find_task(parts["prepare"].values.get("task", "")).teacher.rationalize
+            asked = load_task(parts["prepare"].values.get("task", "")).teacher.rationalize
             n_tokens += n_cases * max(estimate_tokens([prompt]) for prompt in asked.values())
             thinks = bool(make_method(config, [""]).first.sampling.thinking)
             if price := write_price(config, n_tokens, n_cases, thinks):
