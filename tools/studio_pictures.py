@@ -116,7 +116,7 @@ def ask(page: "Page") -> None:
     page.locator("details[hx-get] summary").click()
     page.locator(".questions button").first.click()
     page.locator(".asking button.primary").click()
-    done = page.locator(".turn.model .end").filter(has_text=re.compile(r"\d s$"))
+    done = page.locator(".turn.model .end").filter(has_text=re.compile(r"\d (s|秒)$"))
     done.nth(1).wait_for(timeout=240_000)
 
 

@@ -243,6 +243,15 @@ def test_live_curves_are_drawn_from_the_metrics_and_several_runs_over_each_other
     both = client.get("/en/curves?runs=one&runs=two").text
     assert both.count("<polyline") == 2
     assert "two/train <b>0.125</b>" in both
+    numbers = {"loss": 1.0, "eval_loss": 2.0, "eval_mean_token_accuracy": 0.5}
+    write(tmp_path / "runs" / "two" / "train" / "metrics.jsonl", {"step": 1, **numbers})
+    for language, names in (
+        ("en", ["training", "validation", "Token accuracy, validation"]),
+        ("zh", ["训练", "验证", "词元准确率（验证）"]),
+    ):
+        page = client.get(f"/{language}/run?name=two").text
+        assert [one for one in names if one not in page] == []
+        assert "eval_" not in page
 
 
 @pytest.mark.parametrize(

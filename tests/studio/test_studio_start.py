@@ -41,7 +41,7 @@ def read_boxes(page: str) -> dict[str, str]:
 
 
 def find_command(page: str) -> list[str]:
-    found = re.search(r'<code tabindex="0">(medkd [^<]*)</code>', page)
+    found = re.search(r'data-copy="(medkd [^"]*)"', page)
     return shlex.split(unescape(found[1])) if found else []
 
 
@@ -103,7 +103,7 @@ def test_a_form_counts_the_rows_of_the_split_that_its_stage_works_on(
     folder = make_step(tmp_path / "runs" / "one" / "merge", "merge")
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
     manifest.counts.kept = 240
-    manifest.facts["splits"] = {"train": 166, "val": 15, "test": 59}
+    manifest.facts |= {"splits": {"train": 166, "val": 15, "test": 59}, "repairs": {"trimmed": 2}}
     (folder / MANIFEST).write_text(manifest.model_dump_json())
     page = client.get(f"/en/start?kind={words}").text
     assert f"<small>Records</small> {n_rows}<" in page
@@ -412,6 +412,41 @@ def test_a_preview_reads_no_task_file_that_its_address_names(client, tmp_path: P
     answer = client.get(f"/en/bring/preview?file={folder / 'cases.json'}&task={secret}")
     assert answer.status_code == 200
     assert "passphrase" not in answer.text
+
+
+def test_a_task_of_ones_own_is_brought_chosen_and_known_to_every_step(
+    client, tmp_path: Path
+) -> None:
+    def bring(name: str, content: str, query: str = ""):
+        files = {"files": (name, content.encode())}
+        sent = {"data": {"csrf": client.csrf}, "follow_redirects": False}
+        return client.post(f"/en/bring{query}", files=files, **sent)
+
+    broken = bring("broken.yaml", "collect: {}")
+    assert broken.status_code == 400
+    assert not (tmp_path / "runs" / "uploads" / "broken.yaml").exists()
+    task = "name: pump-fault\nquestion: {sections: [设备, 故障现象]}\nanswer: {section: 故障原因, kind: text}\n"
+    kept = bring("pump.yaml", task)
+    page = client.get(kept.headers["location"]).text
+    assert "The task pump-fault is kept" in page
+    query = kept.headers["location"].partition("?")[2]
+    row = {"设备": "一号循环水泵", "故障现象": "启动后剧烈振动", "故障原因": "叶轮不平衡"}
+    preview = client.get(bring("rows.json", json.dumps([row]), f"?{query}").headers["location"])
+    path = str(tmp_path / "runs" / "uploads" / "pump.yaml")
+    assert f'<option value="{path}" selected>pump-fault' in preview.text
+    assert "Of 1 rows 1 are cases" in preview.text
+    assert "make no question" not in preview.text
+    link = re.search(r'href="([^"]*/start\?[^"]*)"', preview.text)
+    assert link
+    form = client.get(unescape(link[1])).text
+    assert {f"--prepare.task={path}", f"--task={path}"} <= set(find_command(form))
+    assert "pump.yaml" not in client.get("/en/start").text.partition("Recipes")[2][:2000]
+    folder = make_step(tmp_path / "runs" / "one" / "prepare", "prepare")
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
+    manifest.config = {"task": path}
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    client.app.app.state.workspace.forget()
+    assert f"--task={path}" in find_command(client.get("/en/start?kind=distill&run=one").text)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ CURVES = {
     "divergence from the start in nats a token": {"kl": "KL"},
 }
 """What is drawn of the lines of `metrics.jsonl`: a figure, its keys and their names."""
-_REWARD = re.compile(r"rewards/(\w+)/mean")
+REWARD = re.compile(r"rewards/(\w+)/mean")
 """Key of the mean of one reward of a reinforcement."""
 SETTINGS = {
     "base model": "model",
@@ -181,7 +181,7 @@ def write_curves(material: Material, say: Wording) -> Section | None:
     for name in material.of(*TRAINING):
         metrics = read_lines(material.find_folder(name) / "metrics.jsonl")
         keys = dict.fromkeys(key for line in metrics for key in line)
-        own = {found[0]: found[1] for found in map(_REWARD.fullmatch, keys) if found}
+        own = {found[0]: found[1] for found in map(REWARD.fullmatch, keys) if found}
         for kind, lines in {**CURVES, "rewards": own}.items():
             series: Series = {say(told): _take(metrics, key) for key, told in lines.items()}
             series = {told: points for told, points in series.items() if points[0]}

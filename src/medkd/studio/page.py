@@ -119,7 +119,7 @@ def load_environment() -> Environment:
     )
     environment.filters |= {
         "cell": write_cell,
-        "shorten": lambda text, limit=MAX_SHOWN: str(text)[:limit],
+        "shorten": shorten,
         "more": lambda text: max(0, len(str(text)) - MAX_SHOWN),
         "slug": lambda text: re.sub(r"[^a-z_-]", "", str(text)[:40]),
         "when": lambda text: str(text)[:16].replace("T", " "),
@@ -131,6 +131,12 @@ def load_environment() -> Environment:
     values: dict[str, Any] = {"navigation": NAVIGATION, "stages": tuple(STAGES), "version": version}
     environment.globals.update(values)
     return environment
+
+
+def shorten(text: object, limit: int = MAX_SHOWN) -> str:
+    """Cut a text for a page; where a page says by itself how much is left out, nothing is added."""
+    whole = str(text)
+    return whole[:limit] + ("…" if limit < MAX_SHOWN and len(whole) > limit else "")
 
 
 def write_cell(value: Any) -> str:

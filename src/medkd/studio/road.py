@@ -23,10 +23,11 @@ from medkd.core.i18n import Texts
 from medkd.core.reviews import REVIEWS, read_reviews
 from medkd.core.stage_output import Manifest, read_manifest
 from medkd.export.push import UNPROVEN
+from medkd.report.lineage import CURVES, REWARD
 from medkd.stages import STAGES
 from medkd.studio.jobs import FINISHED, RUNNING, Job, write_cost
 from medkd.studio.jsonl_index import open_index
-from medkd.studio.workspace import Step, read_facts
+from medkd.studio.workspace import Facts, Step
 
 ROAD = tuple(stage for stage in STAGES if stage not in ("select", "reinforce", "compare", "rubric"))
 """Stages that every run passes; the others are shown where they were made."""
@@ -45,6 +46,13 @@ SPLITS = {"train": "train", "reinforce": "train", "evaluate": "test"}
 MAX_EPOCHS = 1e6
 GROWING = ("rationales.jsonl", "predictions.jsonl", "raw_cases.jsonl", "cases.jsonl")
 """Files of records that a stage appends to while it works."""
+
+LINES = {
+    key: name
+    for chart in ("loss", "rewards against the start", "lengths in tokens")
+    for key, name in CURVES[chart].items()
+}
+"""Number to the name of its line, where the chart says the rest."""
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 480, 200
@@ -228,7 +236,7 @@ def count_taken(path: Path, stage: str) -> int:
         made = read_manifest(path if path.is_dir() else path.parent)
     except (MedkdError, OSError):
         return 0
-    splits = read_facts(made).splits
+    splits = Facts.model_validate(made.facts).splits
     return splits.get(path.stem, splits.get(SPLITS.get(stage, ""), made.counts.kept))
 
 
@@ -274,9 +282,18 @@ class Plot(NamedTuple):
     """Name of a line to its newest value."""
 
 
-def list_curves(jobs: Sequence[Job]) -> dict[str, dict[str, list[Point]]]:
+def name_line(key: str, t: Texts) -> str:
+    """Name a number of `metrics.jsonl` in words, as the report does."""
+    reward = REWARD.fullmatch(key)
+    known = t.word("curve", reward[1] if reward else key.removeprefix("eval_"))
+    if key in LINES:
+        return t.of("report", LINES[key])
+    return t("{line}, validation", line=known) if key.startswith("eval_") else known
+
+
+def list_curves(jobs: Sequence[Job], t: Texts) -> dict[str, dict[str, list[Point]]]:
     """List what trainings have measured so far: chart to name of a line to its points; lines of
-    several runs are named by run."""
+    several trainings are named by training."""
     found: dict[str, dict[str, list[Point]]] = {chart: {} for chart in CHARTS}
     trained = [
         (step.name if len(jobs) > 1 else step.path.name, metrics)
@@ -287,7 +304,8 @@ def list_curves(jobs: Sequence[Job]) -> dict[str, dict[str, list[Point]]]:
     for name, metrics in trained:
         for key in dict.fromkeys(key for point in metrics for key in point):
             for chart in (chart for chart, names in CHARTS.items() if re.fullmatch(names, key)):
-                line = key if len(trained) == 1 else name if key == chart else f"{name} {key}"
+                said = name_line(key, t)
+                line = said if len(trained) == 1 else name if key == chart else f"{name}: {said}"
                 points = [(point["step"], point[key]) for point in metrics if key in point]
                 found[chart][line] = points
     return {chart: lines for chart, lines in found.items() if lines}
@@ -330,6 +348,6 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _write(value: float) -> str:
-    if 0 < abs(value) < 0.01:
+    if 0 < abs(value) < 0.001:
         return f"{value:.1e}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

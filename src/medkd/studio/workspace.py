@@ -11,9 +11,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import (
+    BaseModel,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from medkd.core.errors import InputError, MedkdError
 from medkd.core.jsonl import MANIFEST
@@ -34,18 +40,27 @@ HUB_NAME = re.compile(r"(hf|ms):[\w.-]+/[\w.-]+(/[\w.-]+)*")
 
 
 class Proof(BaseModel):
-    """What an export reports of its proof."""
+    """What an export reports of its proof; what somebody has edited into something else counts as
+    not reported."""
 
     n: int = 0
     n_thinking: int = 0
     n_stopped: int = 0
 
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _take(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return check(value)
+        except ValidationError:
+            return cls.model_fields[str(info.field_name)].get_default()
+
 
 class Gguf(Proof):
     """What it reports of its GGUF file."""
 
-    file: str
-    bytes: int
+    file: str = ""
+    bytes: int = 0
 
 
 class Facts(Proof):
@@ -56,14 +71,6 @@ class Facts(Proof):
     repairs: list[str] = []
     unseen: bool | None = None
     gguf: Gguf | None = None
-
-
-def read_facts(manifest: Manifest) -> Facts:
-    """Read the facts of a manifest; none where somebody has edited them into something else."""
-    try:
-        return Facts.model_validate(manifest.facts)
-    except ValidationError:
-        return Facts()
 
 
 class Step(NamedTuple):
@@ -77,7 +84,7 @@ class Step(NamedTuple):
 
     @property
     def facts(self) -> Facts:
-        return read_facts(self.manifest)
+        return Facts.model_validate(self.manifest.facts)
 
     @property
     def is_plain(self) -> bool:

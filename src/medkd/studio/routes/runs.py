@@ -140,7 +140,7 @@ def list_settings(step: Step) -> dict[str, str]:
 
 def draw_plots(found: list[Job], page: Page) -> list[Any]:
     """Draw the curves of one run, or of several over each other."""
-    curves = list_curves(found).items()
+    curves = list_curves(found, page.t).items()
     plots = (draw_lines(lines, page.t.word("curve", chart)) for chart, lines in curves)
     return [plot for plot in plots if plot]
 
