@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -6,8 +7,12 @@ from medkd.core.errors import InputError
 from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model, load_tokenizer
+from medkd.train import rollouts
 from medkd.train.onpolicy import check_teacher
+from medkd.train.preflight import Machine, Workload, estimate_memory
+from medkd.train.rollouts import check_memory
 from medkd.train.stage import Config, run
+from medkd.train.student import load_student
 from student_samples import (
     have_equal_weights,
     make_random_model,
@@ -50,6 +55,21 @@ def test_the_student_comes_closer_to_its_teacher_on_its_own_answers(settings, tm
     assert has_thinking_prefix(load_tokenizer(tmp_path / "adapter"))
     lineage = json.loads((tmp_path / "adapter/lineage.json").read_text())
     assert (lineage["sources"], lineage["on_policy"]["questions"]) == ({"made": 24}, 24)
+
+
+def test_a_teacher_that_does_not_fit_beside_the_student_is_refused(settings, tmp_path, monkeypatch):
+    student = read_model_shape(Path(settings["model"]))
+    batch = Workload(16, 8 * 100, weight_bytes=4, is_checkpointed=False, on_gpu=False)
+    room = int(1.1 * estimate_memory(student, "lora", batch))
+    monkeypatch.setattr(rollouts, "measure_machine", lambda _: Machine("processor", 1, room))
+    config = Config(**settings, out=tmp_path)
+    begun = load_student(config, settings["adapter"] / "adapter")
+    check_memory(config, begun, ["short"])
+    with pytest.raises(InputError, match="choose a smaller model"):
+        check_memory(config, begun, ["short"], student._replace(n_parameters=10**9))
+    monkeypatch.setattr(rollouts, "measure_machine", lambda _: Machine("processor", 1, 2**20))
+    with pytest.raises(InputError, match="lower --batch-size or --max-tokens"):
+        run(config)
 
 
 def test_a_teacher_of_another_tokenizer_is_refused(settings, tmp_path):

@@ -14,7 +14,7 @@ from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Cost, Example
 from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
-from medkd.train import reinforce
+from medkd.train import reinforce, rollouts
 from medkd.train.checkpoints import find_checkpoint, is_complete, read_step
 from medkd.train.preflight import Machine
 from medkd.train.reinforce import Config, run
@@ -254,7 +254,7 @@ def test_out_of_memory_in_rollouts_draws_fewer_at_once_and_says_so(settings, mon
 def test_a_batch_that_does_not_fit_is_refused_before_anything_is_drawn(
     settings, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(reinforce, "measure_machine", lambda device: Machine("processor", 1, 2**28))
+    monkeypatch.setattr(rollouts, "measure_machine", lambda device: Machine("processor", 1, 2**28))
     with pytest.raises(InputError, match="lower --batch-size or --max-tokens"):
         run(Config(**settings, out=tmp_path / "out"))
     assert not (tmp_path / "out/start.json").exists()

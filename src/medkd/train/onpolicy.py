@@ -6,7 +6,7 @@ this process, one behind a vLLM server, or the student itself with the answer at
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +31,7 @@ from medkd.models.load import (
 )
 from medkd.report.run import write_training_page
 from medkd.train.config import Config, StudentConfig, build_trainer_config
+from medkd.train.rollouts import check_memory
 from medkd.train.student import (
     Student,
     find_inputs,
@@ -81,13 +82,16 @@ def distil_on_policy(config: Config) -> Manifest:
             )
         student = load_student(config, adapter)
         rows = make_rows(config, student, examples)
+        name = config.teacher_model
+        shape = read_model_shape(resolve_teacher(config, name)) if name else None
+        check_memory(config, student, [_read_prompt(row) for row in rows], shape)
         teacher = None
         if config.teacher_url:
             check_server(config.teacher_url, student.tokenizer, rows[0]["prompt"])
-        elif config.teacher_model:
-            teacher = load_teacher(config, config.teacher_model, student)
+        elif name:
+            teacher = load_teacher(config, name, student)
         trainer = make_trainer(config, student, teacher, rows)
-        named = config.teacher_model or config.teacher_url or "self"
+        named = name or config.teacher_url or "self"
         output.manifest.counts.kept = len(examples)
         output.manifest.facts["teacher"] = named
         history = {"on_policy": {"teacher": named, "questions": len(examples)}}
@@ -163,13 +167,18 @@ def check_server(url: str, tokenizer: "PreTrainedTokenizerBase", prompt: str) ->
         raise _another_tokenizer(url, "its /tokenize gives other tokens")
 
 
+def resolve_teacher(config: StudentConfig, name: str) -> Path:
+    """Find the folder of an open teacher; raises InputError where there is none."""
+    try:
+        return resolve_model(name, config.hub)
+    except InputError as error:
+        raise InputError(str(error).replace("--model", "--teacher-model")) from error
+
+
 def load_teacher(config: StudentConfig, name: str, student: Student) -> Any:
     """Load an open teacher with as many tokens as the student; raises InputError for one of another
     tokenizer."""
-    try:
-        folder = resolve_model(name, config.hub)
-    except InputError as error:
-        raise InputError(str(error).replace("--model", "--teacher-model")) from error
+    folder = resolve_teacher(config, name)
     check_teacher(
         student.tokenizer,
         load_tokenizer(folder),
@@ -199,6 +208,14 @@ def make_rows(
         {"prompt": [turn.model_dump() for turn in each], "privileged_context": answer}
         for each, answer in zip(turns, answers, strict=True)
     ]
+
+
+def _read_prompt(row: Mapping[str, Any]) -> str:
+    """Read the longest text that stands before an answer: what a student that teaches itself
+    sees."""
+    if isinstance(row["prompt"], str):
+        return row["prompt"]
+    return "".join([*(turn["content"] for turn in row["prompt"]), row["privileged_context"]])
 
 
 def _is_lost_server(error: Exception) -> bool:

@@ -39,17 +39,10 @@ from medkd.train.config import (
     StudentConfig,
     broadcast,
     build_trainer_config,
-    is_checkpointed,
     is_sharded_launch,
     read_process_info,
 )
-from medkd.train.onpolicy import load_teacher
-from medkd.train.preflight import (
-    GIB,
-    Workload,
-    estimate_memory,
-    measure_machine,
-)
+from medkd.train.onpolicy import load_teacher, resolve_teacher
 from medkd.train.rewards import (
     DEFAULT_WEIGHTS,
     NAMES,
@@ -68,6 +61,7 @@ from medkd.train.rollouts import (
     Sampler,
     Watch,
     check_baseline,
+    check_memory,
     describe,
     make_prompts,
     measure_baseline,
@@ -291,8 +285,9 @@ def _reinforce(
         for rows in (examples, held_out)
     )
     args = make_trainer_config(config, device)
-    _check_memory(config, student, questions, device)
     name = config.teacher_model
+    shape = read_model_shape(resolve_teacher(config, name)) if name else None
+    check_memory(config, student, [question.prompt for question in questions], shape)
     teacher = load_teacher(config, name, student) if name else None
     sampling = Sampling(
         max_tokens=config.max_tokens,
@@ -349,35 +344,6 @@ def _reinforce(
         "dtype": str(cast(Any, student.model).dtype).removeprefix("torch."),
     }
     write_training_page(output.directory, output.manifest)
-
-
-def _check_memory(
-    config: Config, student: Student, questions: Sequence[PromptItem], device: str
-) -> None:
-    """Raise InputError where a batch of a step does not fit, before anything is drawn.
-
-    What drawing takes is left out: it is less than learning from the same answers, and where it is
-    too much, fewer are drawn at once.
-    """
-    longest = max(len(encode(student.tokenizer, question.prompt)) for question in questions)
-    model = cast(Any, student.model)
-    frozen = next(weights for weights in model.parameters() if not weights.requires_grad)
-    load = Workload(
-        rank=next(iter(model.peft_config.values())).r,
-        n_tokens=config.batch_size * (longest + config.max_tokens),
-        weight_bytes=frozen.element_size(),
-        is_checkpointed=is_checkpointed(config, device),
-        on_gpu=device == "cuda",
-    )
-    shape = read_model_shape(config.resolve_model())
-    need, there = estimate_memory(shape, "lora", load), measure_machine(device).memory
-    if need >= there:
-        raise InputError(
-            "learning from a batch of answers needs about {:.1f} GiB, {:.1f} GiB are "
-            "there; lower --batch-size or --max-tokens, or choose a smaller model",
-            need / GIB,
-            there / GIB,
-        )
 
 
 def _find_baseline(

@@ -20,12 +20,20 @@ from medkd.core.jsonl import write_text
 from medkd.core.records import Example, FinishReason, Record, Sampling
 from medkd.core.task import find_task
 from medkd.grading import checks
-from medkd.models.chat_template import make_messages, render
-from medkd.models.load import LoadedModel
+from medkd.models.chat_template import encode, make_messages, render
+from medkd.models.inspect import ModelShape, read_model_shape
+from medkd.models.load import LoadedModel, choose_device
 from medkd.report.material import read_lines
 from medkd.text.similarity import is_looping
 from medkd.train.checkpoints import Callback
-from medkd.train.config import CHECKPOINTS, broadcast, read_process_info
+from medkd.train.config import (
+    CHECKPOINTS,
+    StudentConfig,
+    broadcast,
+    is_checkpointed,
+    read_process_info,
+)
+from medkd.train.preflight import GIB, Workload, estimate_memory, measure_machine
 from medkd.train.rewards import (
     BatchReward,
     PromptItem,
@@ -35,6 +43,7 @@ from medkd.train.rewards import (
     grade_rollout,
     make_rewards,
 )
+from medkd.train.student import Student
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -112,6 +121,42 @@ def make_prompts(
         )
         for e in examples
     ]
+
+
+def check_memory(
+    config: StudentConfig,
+    student: Student,
+    prompts: Sequence[str],
+    teacher: ModelShape | None = None,
+) -> None:
+    """Raise InputError where a batch of a step does not fit beside the teacher's weights, before
+    anything is drawn.
+
+    What drawing takes is left out: it is less than learning from the same answers, and where it is
+    too much, fewer are drawn at once.
+    """
+    device = choose_device(config.device)
+    longest = max(len(encode(student.tokenizer, prompt)) for prompt in prompts)
+    model = cast(Any, student.model)
+    frozen = next(weights for weights in model.parameters() if not weights.requires_grad)
+    load = Workload(
+        rank=next(iter(model.peft_config.values())).r,
+        n_tokens=config.batch_size * (longest + config.max_tokens),
+        weight_bytes=frozen.element_size(),
+        is_checkpointed=is_checkpointed(config, device),
+        on_gpu=device == "cuda",
+    )
+    need = estimate_memory(read_model_shape(config.resolve_model()), "lora", load)
+    if teacher:
+        need += teacher.n_parameters * load.weight_bytes
+    there = measure_machine(device).memory
+    if need >= there:
+        raise InputError(
+            "learning from a batch of answers needs about {:.1f} GiB, {:.1f} GiB are "
+            "there; lower --batch-size or --max-tokens, or choose a smaller model",
+            need / GIB,
+            there / GIB,
+        )
 
 
 class Sampler:
