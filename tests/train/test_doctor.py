@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,9 @@ import pytest
 
 from medkd.cli.app import run_command
 from medkd.core.errors import InputError
+from medkd.train import stage
 from medkd.train.doctor import read_gpus
+from medkd.train.preflight import Machine
 from student_samples import write_examples
 
 
@@ -41,6 +44,17 @@ def test_what_cannot_be_repaired_is_told_and_nothing_is_loaded(capsys, random_mo
     assert code == 2
     assert "wrong (refused): unusable_rows: no row is left to train on" in shown
     assert "time:" not in shown
+
+
+def test_no_memory_is_missed_for_rows_that_a_template_keeps_from_being_read(
+    capsys, random_model_dir, merged_dir, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(random_model_dir, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{% include '/etc/passwd' %}")
+    monkeypatch.setattr(stage, "measure_machine", lambda _: Machine("processor", 1, 1))
+    code, shown = see(capsys, "--model", folder, "--input", merged_dir)
+    assert code == 2 and "its chat template cannot be used" in shown
+    assert "1 thing is wrong" in shown and "memory" not in shown
 
 
 def test_a_model_that_is_to_be_served_is_looked_at_as_it_is(capsys, random_model_dir):

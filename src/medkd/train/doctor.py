@@ -241,9 +241,8 @@ def _look_at_training(config: Config, model: str, machine: Machine, device: str)
             f"them learnt; half have up to {lengths['median']} tokens, nine of ten up to "
             f"{lengths['p90']}, the longest {lengths['longest']}"
         )
-    longest = max((len(row.input_ids) for row in rows), default=config.max_length)
-    workload = make_workload(plan, device, longest, machine.n_devices)
-    print(*draw_table(shape, workload, machine), sep="\n")
+        workload = make_workload(plan, device, lengths["longest"], machine.n_devices)
+        print(*draw_table(shape, workload, machine), sep="\n")
     disk = estimate_disk(shape, plan.weights, plan.lora_rank, job.workload.weight_bytes)
     print(f"disk: {disk / GIB:.2f} GiB for checkpoints and what is left at the end")
     if all(finding.is_repaired for finding in findings) and plan.weights != "qlora":

@@ -140,7 +140,8 @@ def prepare(config: Config, output: StageOutput | None = None) -> Job:
     longest = max((len(row.input_ids) for row in preflight.rows), default=config.max_length)
     workload = make_workload(config, device, longest, process.n_processes)
     disk = estimate_disk(shape, config.weights, config.lora_rank, workload.weight_bytes)
-    preflight.findings.extend(find_too_little_memory(shape, config.weights, workload, machine))
+    if preflight.rows:  # or how long they are is not known
+        preflight.findings.extend(find_too_little_memory(shape, config.weights, workload, machine))
     preflight.findings.extend(find_too_little_disk(disk, config.out))
     return Job(folder, shape, tokenizer, examples, val_examples, preflight, workload, device)
 
