@@ -1,10 +1,10 @@
-"""Greedy generation of one exported model, on the processor, every side in one run: MedKD's engine
+"""Greedy generation of one exported model, on one device, every side in one run: MedKD's engine
 on the folder, plain `generate` of transformers in the order of the rows, llama.cpp on the GGUF file
 in it, and LLaMA-Factory's predict where its environment is given.
 
 `python bench/generate.py --export runs/demo/export --input runs/demo/merge`; for a file,
 `medkd export --gguf f16`; LLaMA-Factory by `--python ENV/bin/python` (bench/README.md). At most 256
-tokens an answer, float32, but for the file. Timed is generation alone, with the model open.
+tokens an answer; float32 on a processor, but for the file. Timed is generation alone, with the model open.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def generate_plainly(
             return_tensors="pt",
             padding=True,
             add_special_tokens=False,
-        )
+        ).to(model.device)
         written = model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
         behind = written[:, inputs["input_ids"].shape[1] :]
         texts += tokenizer.batch_decode(behind, skip_special_tokens=True)
@@ -97,10 +97,12 @@ def main() -> None:
     parser.add_argument("--python", type=Path)
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
     lines = (given.input / "test.jsonl").read_text(encoding="utf-8").splitlines()
     questions = [json.loads(line) for line in lines[: given.rows]]
-    loaded = load_model(str(given.export), device="cpu", dtype="float32")
+    dtype = "float32" if given.device == "cpu" else "auto"
+    loaded = load_model(str(given.export), device=given.device, dtype=dtype)
     tokenizer = loaded.tokenizer
     prompts = [render(tokenizer, make_messages(q["input"])) for q in questions]
     generate_plainly(loaded, prompts[:1], 1)  # what is done once is not timed
@@ -117,7 +119,7 @@ def main() -> None:
         sides["LLaMA-Factory's predict"] = lambda: generate_theirs(
             given.python, given.export, questions, given.batch_size
         )
-    print(f"{len(prompts)} rows, batch {given.batch_size}")
+    print(f"{len(prompts)} rows, batch {given.batch_size}, {given.device}")
     print("| | s | answers/s | texts as MedKD's |\n|---|---|---|---|")
     ours: list[str] = []
     for name, side in sides.items():

@@ -26,16 +26,18 @@ for name in ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "flas
     try: print(name, m.version(name))
     except m.PackageNotFoundError: print(name, "-")
 print("GPUs", [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])'
-part train_7b 180 "$python" bench/sft_gpu.py --batches 4 --steps 6
+part train_7b 160 "$python" bench/sft_gpu.py --batches 4 --steps 6
 part doctor 10 "$python" -m medkd doctor --gpu 80 --batch-size 4 --max-length 2048
-part demo 150 "$python" -m medkd demo --out "$out/demo" --overwrite
-part grpo_step 60 "$python" -m medkd reinforce --model medkd:tiny --adapter "$out/demo/train" \
+part demo 140 "$python" -m medkd demo --out "$out/demo" --overwrite
+part generate 50 "$python" bench/generate.py --device cuda --batch-size 64 --rows 128 \
+    --export "$out/demo/export" --input "$out/demo/merge"
+part grpo_step 50 "$python" -m medkd reinforce --model medkd:tiny --adapter "$out/demo/train" \
     --input "$out/demo/merge" --steps 1 --max-tokens 256 --out "$out/grpo" --overwrite
-part qlora 50 "$python" -m medkd train --model medkd:tiny --method qlora --epochs 0.1 \
+part qlora 40 "$python" -m medkd train --model medkd:tiny --method qlora --epochs 0.1 \
     --input "$out/demo/merge" --out "$out/qlora" --overwrite
 
 echo "| part | exit code | seconds |"
 echo "|---|---|---|"
 sed -E 's/.*"part": "([^"]+)", "exit_code": ([0-9]+), "seconds": ([0-9]+).*/| \1 | \2 | \3 |/' \
     "$out/parts.jsonl"
-cat "$out/train_7b.txt" 2>/dev/null
+cat "$out/train_7b.txt" "$out/generate.txt" 2>/dev/null

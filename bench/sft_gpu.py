@@ -1,5 +1,5 @@
 r"""How fast does a model of the true shape of Qwen2.5-7B train on this GPU, and which switch is
-worth what?
+worth what? Does it take the memory that `medkd doctor` says?
 
 Random weights, LoRA of rank 16 on all linear layers, full rows of 2,048 tokens, the whole row
 learnt: the arithmetic of the real training, none of its data. For each set of switches (attention,
@@ -35,6 +35,9 @@ from typing import NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from medkd.train.doctor import make_shape
+from medkd.train.preflight import GIB, Workload, estimate_memory
+
 SHAPE = {
     "vocab_size": 152064,
     "hidden_size": 3584,
@@ -62,6 +65,12 @@ class Switches(NamedTuple):
     liger: bool
     checkpointing: bool
     batch: int
+
+
+def estimate(switches: Switches) -> float:
+    """Return the GiB that `medkd doctor` says the real shape takes."""
+    load = Workload(RANK, switches.batch * ROW_TOKENS, 2, switches.checkpointing, on_gpu=True)
+    return estimate_memory(make_shape("Qwen2.5-7B"), "lora", load) / GIB
 
 
 def wait(device: str) -> None:
@@ -203,8 +212,8 @@ def main() -> None:
         f"{name}, torch {torch.__version__}; a matrix product reaches {product / 1e12:.0f} TFLOP/s\n"
     )
     print(
-        "| attention | Liger | checkpointing | batch | tokens/s | peak GiB | share of the product | hours of the example |\n"
-        + "|---" * 8
+        "| attention | Liger | checkpointing | batch | tokens/s | peak GiB | doctor's GiB | share of the product | hours of the example |\n"
+        + "|---" * 9
         + "|"
     )
     attentions = ["sdpa", *(["flash_attention_2"] if find_spec("flash_attn") else [])]
@@ -216,14 +225,14 @@ def main() -> None:
             rate, peak, flops = measure(switches, options.steps, shape, device, n_tokens)
         except torch.OutOfMemoryError:
             print(
-                f"| {switches.attention} | {switches.liger} | {switches.checkpointing} | {switches.batch} | out of memory | | | |",
+                f"| {switches.attention} | {switches.liger} | {switches.checkpointing} | {switches.batch} | out of memory | | {estimate(switches):.1f} | | |",
                 flush=True,
             )
             continue
         hours = N_EXAMPLE_ROWS * N_EXAMPLE_EPOCHS * options.row_tokens / rate / 3600
         print(
             f"| {switches.attention} | {switches.liger} | {switches.checkpointing} | {switches.batch} "
-            f"| {rate:.0f} | {peak:.1f} | {rate * flops / product:.1%} | {hours:.1f} |",
+            f"| {rate:.0f} | {peak:.1f} | {estimate(switches):.1f} | {rate * flops / product:.1%} | {hours:.1f} |",
             flush=True,
         )
 

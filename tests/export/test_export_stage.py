@@ -2,8 +2,11 @@ import json
 import shutil
 
 import pytest
+import torch
+from transformers import PreTrainedModel
 
 from medkd.core.errors import InputError, ProofError
+from medkd.export.proof import ask_folder
 from medkd.export.stage import (
     Config,
     export,
@@ -178,6 +181,20 @@ def test_the_scores_of_an_evaluation_stand_on_the_card_with_their_intervals(trai
 def test_a_folder_that_transformers_cannot_use_proves_nothing(tmp_path):
     proof = prove(tmp_path, ["?"], 4)
     assert not proof["passed"] and "could not use it" in proof["finding"]
+
+
+def test_the_proof_computes_on_a_gpu_where_there_is_one(random_model_dir, monkeypatch):
+    places = []
+
+    def move(_, place):
+        places.append(place)
+        raise InterruptedError("no such device in a test")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(PreTrainedModel, "to", move)
+    with pytest.raises(InterruptedError):
+        ask_folder(str(random_model_dir), ["?"], 4)
+    assert places == ["cuda"]
 
 
 def test_only_the_opening_tag_of_a_prompt_without_line_breaks_belongs_to_the_answer(
