@@ -11,11 +11,27 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TOP = Path(__file__).parents[1]
 RECIPE = "src/medkd/recipes/rehearsal-data.yaml"
 STAGES = ("deidentify", "prepare", "distill", "verify", "merge")
+
+
+@contextmanager
+def open_tree(ref: str) -> Iterator[Path]:
+    """Check a commit out beside this tree, for as long as it is needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "then"
+        subprocess.run(
+            ["git", "worktree", "add", "--quiet", "--detach", tree, ref], cwd=TOP, check=True
+        )
+        try:
+            yield tree
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=TOP, check=True)
 
 
 def run_stages(tree: Path, out: Path, n_cases: int) -> dict[str, float]:
@@ -46,21 +62,12 @@ def main() -> None:
     times: dict[str, dict[str, list[float]]] = {
         side: {stage: [] for stage in STAGES} for side in ("then", "now")
     }
-    with tempfile.TemporaryDirectory() as folder:
-        then = Path(folder) / "then"
-        subprocess.run(
-            ["git", "worktree", "add", "--quiet", "--detach", str(then), given.ref],
-            cwd=TOP,
-            check=True,
-        )
-        try:
-            for repeat in range(given.repeats):
-                for side, tree in (("then", then), ("now", TOP)):
-                    found = run_stages(tree, Path(folder) / f"{side}-{repeat}", given.cases)
-                    for stage, seconds in found.items():
-                        times[side][stage].append(seconds)
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(then)], cwd=TOP, check=True)
+    with open_tree(given.ref) as then, tempfile.TemporaryDirectory() as folder:
+        for repeat in range(given.repeats):
+            for side, tree in (("then", then), ("now", TOP)):
+                found = run_stages(tree, Path(folder) / f"{side}-{repeat}", given.cases)
+                for stage, seconds in found.items():
+                    times[side][stage].append(seconds)
     print(f"{given.cases} cases, best of {given.repeats}; then is {given.ref}\n")
     print("| stage | then, s | now, s | then / now |\n|---|---|---|---|")
     for stage in STAGES:

@@ -3,15 +3,19 @@ prints the confusion table.
 
 `python bench/verify.py` also takes `--file FILE`: JSON Lines of `{question, think, answer}`; it
 says what would be rejected there and why. `--english` takes the 40 of `english_rationales.jsonl`,
-written without knowing the checks: 26 sound, 14 with a fault each. `--rows N` times the whole stage on N rationales as long
-as real ones: records with a median of 1,067 characters, a tenth beyond 1,734, none beyond 4,415,
-reasonings with a median of 891, a twentieth beyond 2,000.
+written without knowing the checks: 26 sound, 14 with a fault each. `--rows N` times the whole stage on N
+rationales as long as real ones: records with a median of 1,067 characters, a tenth beyond 1,734,
+none beyond 4,415, reasonings with a median of 891, a twentieth beyond 2,000. `--rows N --against
+REF` times an older commit and this tree by turns, in processor time.
 """
 
 import argparse
 import json
+import os
 import random
 import resource
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +26,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "verify"))
 
 from rationale_samples import make_labelled, make_rationale
+from stages import TOP, open_tree
 
 from medkd.core.records import Checked, Rationale
 from medkd.text.normalize import is_chinese
@@ -85,23 +90,27 @@ def print_file(path: Path) -> None:
         )
 
 
-def time_stage(n: int, seed: int) -> None:
-    """Run the stage over a file of N rationales and print its speed and memory."""
+def write_rows(path: Path, n: int, seed: int) -> None:
     rng = random.Random(seed)
     sound = [one for fault, one in make_labelled(200, seed) if not fault]
     samples = [one for one in sound if is_chinese(one.question.input)]
     records = list_sentences(one.question.input for one in samples)
     thoughts = list_sentences(one.reasoning for one in samples)
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(n):
+            one = rng.choice(samples)
+            record = grow(one.question.input, records, rng.lognormvariate(6.973, 0.379), rng)
+            reasoning = grow(one.reasoning, thoughts, rng.lognormvariate(6.792, 0.5), rng)
+            question = one.question.model_copy(update={"input": record[:4415]})
+            changed = {"id": f"q:{number}", "reasoning": reasoning, "question": question}
+            file.write(one.model_copy(update=changed).model_dump_json() + "\n")
+
+
+def time_stage(n: int, seed: int) -> None:
+    """Run the stage over a file of N rationales and print its speed and memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rationales.jsonl"
-        with path.open("w", encoding="utf-8") as file:
-            for number in range(n):
-                one = rng.choice(samples)
-                record = grow(one.question.input, records, rng.lognormvariate(6.973, 0.379), rng)
-                reasoning = grow(one.reasoning, thoughts, rng.lognormvariate(6.792, 0.5), rng)
-                question = one.question.model_copy(update={"input": record[:4415]})
-                changed = {"id": f"q:{number}", "reasoning": reasoning, "question": question}
-                file.write(one.model_copy(update=changed).model_dump_json() + "\n")
+        write_rows(path, n, seed)
         used, began = _read_usage()[0], time.perf_counter()
         manifest = run(Config(input=path, out=Path(folder) / "out"))
         wall = time.perf_counter() - began
@@ -110,6 +119,36 @@ def time_stage(n: int, seed: int) -> None:
     print(f"{n} rationales, {manifest.counts.kept} kept: {n / seconds:.0f} a second of processor")
     print(f"time ({seconds:.0f} s), {n / wall:.0f} a second by the clock ({wall:.0f} s)")
     print(f"{own:.0f} MB, largest child {largest:.0f} MB")
+
+
+def compare_stage(ref: str, n: int, seed: int, repeats: int) -> None:
+    """Run the stage of an older commit and of this tree by turns over one file of N rationales, and
+    print the rationales a second of processor time, from the start of Python to its end."""
+    seconds: dict[str, list[float]] = {ref: [], "now": []}
+    with open_tree(ref) as then, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rationales.jsonl"
+        write_rows(path, n, seed)
+        for repeat in range(repeats):
+            for side, tree in ((ref, then), ("now", TOP)):
+                out = Path(folder) / f"{side}-{repeat}"
+                used = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run(
+                    [sys.executable, "-m", "medkd", "verify", "--input", path, "--out", out],
+                    env=os.environ | {"PYTHONPATH": str(tree / "src")},
+                    check=True,
+                    capture_output=True,
+                )
+                ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+                seconds[side].append(
+                    ended.ru_utime - used.ru_utime + ended.ru_stime - used.ru_stime
+                )
+            before, now = seconds[ref][-1], seconds["now"][-1]
+            print(f"{n / before:.0f} and {n / now:.0f} a second: {before / now:.2f}", flush=True)
+    ratios = [before / now for before, now in zip(*seconds.values(), strict=True)]
+    before, now = (n / statistics.median(found) for found in seconds.values())
+    print(
+        f"medians of {repeats}: {before:.0f} and {now:.0f}; {statistics.median(ratios):.2f} times"
+    )
 
 
 def list_sentences(texts: Iterable[str]) -> list[str]:
@@ -139,12 +178,16 @@ def main() -> None:
     parser.add_argument("--file", type=Path, help="check open questions instead")
     parser.add_argument("--english", action="store_true", help="check English ones instead")
     parser.add_argument("--rows", type=int, help="time the stage on so many rationales instead")
+    parser.add_argument("--against", metavar="REF", help="time this older commit too")
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument(
         "--show", action="store_true", help="print every rationale that is judged wrongly"
     )
     options = parser.parse_args()
-    if options.rows:
+    if options.rows and options.against:
+        compare_stage(options.against, options.rows, options.seed, options.repeats)
+    elif options.rows:
         time_stage(options.rows, options.seed)
     elif options.file:
         print_file(options.file)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from medkd.grading.checks import (
     Reason,
     check_copy,
+    check_filler,
     check_form,
     check_grounding,
     check_hint,
@@ -111,6 +112,17 @@ def test_a_betrayed_hint_is_found(reasoning):
 )
 def test_plain_reasoning_betrays_nothing(reasoning):
     assert check_hint(reasoning).passed
+
+
+def test_a_phrase_in_any_case_is_told_as_it_was_written():
+    assert check_hint("THE Provided DIAGNOSIS fits.").detail == "THE Provided DIAGNOSIS"
+
+
+@pytest.mark.parametrize("n", [0, 40, 400])
+def test_findings_of_the_record_are_met_late_in_a_reasoning_too(n):
+    other = "".join(map(chr, range(0x5000, 0x5000 + n)))
+    assert check_filler(f"{other}{RECORD}", RECORD, 1.0).passed
+    assert not check_filler(other, RECORD, 1.0).passed
 
 
 def test_numbers_and_denials_are_looked_up_in_the_record():

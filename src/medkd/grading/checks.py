@@ -30,7 +30,7 @@ from medkd.text.normalize import (
     simplify,
     view_of,
 )
-from medkd.text.similarity import find_shared, hash_runs, is_looping
+from medkd.text.similarity import encode, find_shared, hash_runs, is_looping, shingles
 
 
 class Reason(StrEnum):
@@ -95,6 +95,8 @@ MIN_RECORD = 40
 MIN_SHARED = 6
 """Different runs of letters (3 hanzi, 12 Latin letters) that a reasoning and its record have in
 common at the least: two findings."""
+N_SEARCHED = 100
+"""Runs that are searched for one by one, before those of the record are listed."""
 MIN_SENTENCE = 6
 """Characters of a sentence that says something."""
 STRETCH = 30
@@ -150,7 +152,7 @@ def check_refusal(reasoning: str, answer: str) -> Verdict:
     found = load_phrases("refusal").search(f"{view_of(reasoning)[:200]}\n{view_of(answer)[:200]}")
     if found is None:
         return make_verdict("refusal")
-    return make_verdict("refusal", Reason.REFUSAL, found[0][:40])
+    return make_verdict("refusal", Reason.REFUSAL, found[1][:40])
 
 
 def check_length(reasoning: str, min_chars: int, max_chars: int) -> Verdict:
@@ -250,9 +252,9 @@ def check_hint(
     nor, in a correction, that it saw a wrong attempt."""
     reasoning, record = view_of(reasoning), view_of(record)
     if is_correction and (found := load_phrases("attempt_leak").search(reasoning)):
-        return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
+        return make_verdict("hint", Reason.HINT_LEAK, found[1][:40])
     if found := load_phrases("hint_leak").search(reasoning):
-        return make_verdict("hint", Reason.HINT_LEAK, found[0][:40])
+        return make_verdict("hint", Reason.HINT_LEAK, found[1][:40])
     if unsaid := _find_unsaid(reasoning, record):
         return make_verdict("hint", Reason.HINT_LEAK, f"not in the question: {unsaid[:40]}")
     sentences = re.split(r"[。！!\n]|(?<=[a-z])\. ", reasoning.strip())
@@ -299,9 +301,11 @@ def check_filler(reasoning: str, record: str, max_share: float) -> Verdict:
     if len(source) < MIN_RECORD:
         return make_verdict("filler")
     n = 3 if _is_chinese(record) else 12
-    known = {source[start : start + n] for start in range(len(source) - n + 1)}
+    known: str | set[str] = source
     shared: set[str] = set()
     for start in range(len(letters) - n + 1):
+        if start == N_SEARCHED:
+            known = shingles(source, n)
         if (run := letters[start : start + n]) in known:
             shared.add(run)
             if len(shared) >= MIN_SHARED:
@@ -315,7 +319,7 @@ def check_identifiers(reasoning: str, answer: str) -> Verdict:
     found = load_phrases("identifier").search(f"{view_of(reasoning)}\n{view_of(answer)}")
     if found is None:
         return make_verdict("identifiers")
-    return make_verdict("identifiers", Reason.IDENTIFIER, f"at character {found.start()}")
+    return make_verdict("identifiers", Reason.IDENTIFIER, f"at character {found[0]}")
 
 
 def check_copy(reasoning: str, record: str, max_share: float) -> Verdict:
@@ -358,7 +362,7 @@ def copied_share(reasoning: str, record: str, n: int = 12) -> float:
     text, source = ("".join(view_of(t).split()) for t in (reasoning, record))
     if len(text) < n or len(source) < n:
         return 0.0
-    starts = find_shared(hash_runs(text, n), hash_runs(source, n)).nonzero()[0]
+    starts = find_shared(*(hash_runs(encode(t), n) for t in (text, source))).nonzero()[0]
     edges = np.zeros(len(text) + 1, dtype=int)
     edges[starts] += 1
     edges[starts + n] -= 1
@@ -373,30 +377,39 @@ class Phrases:
     """Alternatives of regular expressions, in any case.
 
     Each is searched for by itself, which is several times as fast where it begins with hanzi; those
-    of Latin letters are searched for in the Latin stretches of a text alone.
+    of Latin letters are searched for in the Latin stretches of a text alone, in lower case.
     """
 
     def __init__(self, alternatives: list[str]) -> None:
         latin = [one for one in alternatives if one.isascii()]
-        self._latin = re.compile("|".join(f"(?:{one})" for one in latin), re.IGNORECASE)
+        self._latin = re.compile("|".join(f"(?:{_lower(one)})" for one in latin))
         self._others = [
             re.compile(one, _find_flags(one)) for one in alternatives if one not in latin
         ]
 
-    def search(self, text: str) -> re.Match[str] | None:
-        """Find a phrase; the match is one of the text or of its Latin stretches."""
-        found = (pattern.search(text) for pattern in self._others)
-        return next(filter(None, found), None) or self._latin.search(_keep_latin(text))
+    def search(self, text: str) -> tuple[int, str] | None:
+        """Find a phrase: where it stands in the text or in its Latin stretches, and its words."""
+        for pattern in self._others:
+            if found := pattern.search(text):
+                return found.start(), found[0]
+        latin = _keep_latin(text)
+        found = self._latin.search(latin.lower())
+        return (found.start(), latin[found.start() : found.end()]) if found else None
 
     def count_letters(self, text: str) -> int:
         """Count the letters and digits of a text that stand in phrases."""
         spans = sorted(f.span() for one in self._others for f in one.finditer(text))
-        found = [match[0] for match in self._latin.finditer(_keep_latin(text))]
+        found = [match[0] for match in self._latin.finditer(_keep_latin(text).lower())]
         done = 0
         for start, end in spans:
             found.append(text[max(start, done) : end])
             done = max(done, end)
         return sum(map(str.isalnum, "".join(found)))
+
+
+def _lower(pattern: str) -> str:
+    """Write the letters of a pattern in lower case, but those of its classes: \\S is not \\s."""
+    return re.sub(r"(?<!\\)[A-Z]", lambda found: found[0].lower(), pattern)
 
 
 def _find_flags(pattern: str) -> int:

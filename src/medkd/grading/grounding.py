@@ -55,6 +55,7 @@ _DENIAL = re.compile("否认|未见|没有|无|未|不")
 _REACH = 12
 """Characters behind a denial in which what it denies begins."""
 _DENIED_LIST = re.compile(r"(?:否认|未见|未闻及|未触及|没有|无)([一-鿿、]{2,60})(?=[，。；,;\s]|$)")
+_LISTED = re.compile("[、及或]")
 _CLAIMED = re.compile(
     "(?:伴有?|出现|存在|可见|表现为|具有|患者有|并有|且有|又有|闻及|触及)"
     "(?P<degree>明显|轻度|中度|重度|持续|典型的?|少量|大量)?"
@@ -93,8 +94,9 @@ def _find_claims(reasoning: str, record: str) -> tuple[tuple[str, bool], ...]:
         if not _is_norm(text, place):
             is_percent = bool(_PERCENT.match(text, end))
             number = float(match[0])
-            days = number / 24 if _HOURS.match(text, end) else number
-            claims[match[0]] = any(source.has_number(n, is_percent) for n in (number, days))
+            claims[match[0]] = source.has_number(number, is_percent) or (
+                bool(_HOURS.match(text, end)) and source.has_number(number / 24, is_percent)
+            )
     for match in _DENIED.finditer(text):
         finding = match[1]
         if source.mentions(finding):
@@ -120,29 +122,31 @@ def _plain(text: str) -> str:
 def _find_measures(text: str, wanted: str = "") -> Iterator[tuple[str, int, str]]:
     """Find every named value, or those of one name: the name of the measure, where its number
     begins, the number."""
-    for name, stems, pattern in _measures():
-        if (wanted and name != wanted) or (stems and not any(stem in text for stem in stems)):
-            continue
-        for start, end in [(0, len(text))] if stems else _find_latin(text):
-            for match in pattern.finditer(text, start, end):
-                for number in _VALUE.finditer(match["values"]):
-                    yield name, match.start("values") + number.start(), number[0]
+    for name in (wanted,) if wanted else _measures():
+        for stems, pattern in _measures()[name]:
+            if stems and not any(map(text.__contains__, stems)):
+                continue
+            for start, end in [(0, len(text))] if stems else _find_latin(text):
+                for match in pattern.finditer(text, start, end):
+                    for number in _VALUE.finditer(match["values"]):
+                        yield name, match.start("values") + number.start(), number[0]
 
 
 @lru_cache(maxsize=8)
 def _find_latin(text: str) -> list[tuple[int, int]]:
     """Find the stretches of a text with a Latin name before a number."""
+    has_name = _any_latin_name().search
     ends = ((found.start(), found.end() + _REACH_LATIN) for found in _LATIN_VALUE.finditer(text))
-    return [(start, end) for start, end in ends if _any_latin_name().search(text, start, end)]
+    return [(start, end) for start, end in ends if has_name(text[start:end].lower())]
 
 
 @cache
-def _measures() -> list[tuple[str, list[str], re.Pattern[str]]]:
-    """List the names of measures, those in hanzi, with what a text must hold for each of them, and
-    those in Latin letters."""
+def _measures() -> dict[str, list[tuple[list[str], re.Pattern[str]]]]:
+    """Map each measure to a pattern of its names in hanzi, with what a text must hold one of, and
+    one of those in Latin letters."""
     number = r"\d+(?:\.\d+)?"
     values = rf"[^\d，。；,;、]{{0,8}}?(?P<values>{number}(?:\s?[-~/至到]\s?{number}){{0,3}})"
-    found: list[tuple[str, list[str], re.Pattern[str]]] = []
+    found: dict[str, list[tuple[list[str], re.Pattern[str]]]] = {}
     for name, names in load_table("check_phrases")["measures"].items():
         hanzi = [one for one in names if re.search("[一-鿿]", one)]
         for group in (hanzi, [one for one in names if one not in hanzi]):
@@ -150,15 +154,15 @@ def _measures() -> list[tuple[str, list[str], re.Pattern[str]]]:
             stems = [max(re.findall("[一-鿿]+", one), key=len) for one in needed]
             if group:
                 pattern = re.compile(f"(?:{'|'.join(group)}){values}", re.IGNORECASE)
-                found.append((name, stems, pattern))
+                found.setdefault(name, []).append((stems, pattern))
     return found
 
 
 @cache
 def _any_latin_name() -> re.Pattern[str]:
-    patterns = [pattern.pattern for _, stems, pattern in _measures() if not stems]
-    joined = "|".join(one.replace("?P<values>", "?:") for one in patterns)
-    return re.compile(f"(?=[A-Za-z])(?:{joined})", re.IGNORECASE)
+    listed = (pattern.pattern for groups in _measures().values() for s, pattern in groups if not s)
+    joined = "|".join(one.replace("?P<values>", "?:") for one in listed)
+    return re.compile(f"(?=[a-z])(?:{joined.lower()})")
 
 
 def _read_measure(text: str, place: int, number: str) -> set[float]:
@@ -183,6 +187,7 @@ def _round_whole(values: Iterable[float]) -> set[float]:
     return {n for n in whole if n >= _LEAST_ROUNDED}
 
 
+@lru_cache(maxsize=1024)
 def _read_hanzi(written: str) -> float:
     """Read a number in hanzi.
 
@@ -204,14 +209,14 @@ def _read_hanzi(written: str) -> float:
 
 
 def _is_norm(text: str, place: int) -> bool:
-    before = _CLAUSE_END.split(text[max(0, place - _NORM_WIDTH) : place])[-1]
-    return any(pattern.search(before) for pattern in _normative())
+    before = text[max(0, place - _NORM_WIDTH) : place].lower()
+    norm = _normative()
+    return bool(norm.search(before) and norm.search(_CLAUSE_END.split(before)[-1]))
 
 
 @cache
-def _normative() -> list[re.Pattern[str]]:
-    hanzi, latin = load_table("check_phrases")["normative"]
-    return [re.compile(hanzi), re.compile(latin, re.IGNORECASE)]
+def _normative() -> re.Pattern[str]:
+    return re.compile("|".join(load_table("check_phrases")["normative"]))
 
 
 class _Source:
@@ -263,7 +268,7 @@ class _Source:
         """Findings that it denies and nowhere affirms."""
         found: dict[str, None] = {}
         for listed in _DENIED_LIST.findall(self._text):
-            parts = re.split("[、及或]", listed)
+            parts = _LISTED.split(listed)
             if all(2 <= len(part) <= _LONGEST_FINDING for part in parts):
                 found.update(dict.fromkeys(parts))
         affirmed = _AFTER_DENIAL.sub(",", self._text) if found else ""

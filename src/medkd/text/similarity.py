@@ -10,7 +10,9 @@ Not done here: what becomes of duplicates (`prepare`, `merge`).
 (0, 2, True)
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
@@ -94,11 +96,17 @@ def cluster(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     return [lead(number) for number in range(n)]
 
 
-def hash_runs(text: str, n: int) -> "NDArray[np.uint64]":
-    """Hash every run of n characters of a text: an array (len(text) - n + 1,) of 64-bit numbers."""
+def encode(text: str) -> "NDArray[np.uint32]":
+    """Write a text as the codes of its characters."""
     import numpy as np
 
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
+def hash_runs(codes: "NDArray[np.uint32]", n: int) -> "NDArray[np.uint64]":
+    """Hash every run of n characters: an array (len(codes) - n + 1,) of 64-bit numbers."""
+    import numpy as np
+
     hashes: NDArray[np.uint64] = codes.astype(np.uint64)
     length: int = 1
     for bit in f"{n:b}"[1:]:  # twice as long, and one more where the bit is set
@@ -115,9 +123,13 @@ def find_shared(hashes: "NDArray[np.uint64]", others: "NDArray[np.uint64]") -> "
     """Say of each hash whether it is among others: an array as long as `hashes`."""
     import numpy as np
 
-    ordered = np.sort(others)
-    places = np.searchsorted(ordered, hashes).clip(max=max(0, len(ordered) - 1))
-    return ordered[places] == hashes if len(ordered) else np.zeros(len(hashes), dtype=bool)
+    shared = np.zeros(1 << 16, dtype=bool)
+    shared[others >> np.uint64(48)] = True
+    shared = shared[hashes >> np.uint64(48)]  # by their first bits, which leaves few to look up
+    ordered, wanted = np.sort(others), hashes[shared]
+    places = np.searchsorted(ordered, wanted)
+    shared[shared] = ordered[np.minimum(places, len(ordered) - 1)] == wanted
+    return shared
 
 
 def count_distinct(n_grams: Any) -> int:
@@ -137,7 +149,7 @@ def hash_grams(texts: Sequence[str], n: int) -> Grams:
     offsets = np.concatenate([[0], np.cumsum(lengths - n + 1)]).astype(np.uint64)
     if not padded:
         return Grams(np.zeros(0, dtype=np.uint64), offsets)
-    hashes = hash_runs("".join(padded), n)
+    hashes = hash_runs(encode("".join(padded)), n)
     hashes = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(_FACTORS[1])
     ends = np.repeat(np.cumsum(lengths), lengths)[: len(hashes)]
     return Grams(hashes[np.arange(len(hashes)) + n <= ends], offsets)
@@ -224,27 +236,38 @@ def is_looping(text: str) -> bool:
     >>> is_looping("患者发热。" * 12), is_looping("患者发热三天，咳嗽有痰，右下肺可闻及湿啰音。")
     (True, False)
     """
-    letters = "".join(filter(str.isalpha, text))
-    if _stutters(letters):
-        return True
+    codes = encode(text)
+    letters = codes[_are_letters()[codes]]
     n_grams = hash_runs(letters, N_GRAM)
+    n_repeated = len(n_grams) - count_distinct(n_grams)
+    if _stutters(letters, n_repeated):
+        return True
     shortest = min(len(letters), WINDOW // 2) - 3 * N_GRAM
-    if len(n_grams) - count_distinct(n_grams) < (1 - MIN_DISTINCT) * shortest:
+    if n_repeated < (1 - MIN_DISTINCT) * shortest:
         return False  # all repetitions together are too few for any window
     return _has_dense_window(n_grams, WINDOW, N_GRAM) or _has_dense_window(
         hash_runs(letters, 3 * N_GRAM), 5 * WINDOW, 3 * N_GRAM
     )
 
 
-def _stutters(letters: str) -> bool:
-    """Tell whether some run of letters stands ten times in a row: each of its letters but the
-    first ones equals the one a period before it."""
+@cache
+def _are_letters() -> "NDArray[np.bool_]":
+    """Say of every character whether it is a letter."""
     import numpy as np
 
-    codes = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    for period in range(1, min(_PERIOD, len(codes) - 1) + 1):
+    return np.fromiter(map(str.isalpha, map(chr, range(sys.maxunicode + 1))), dtype=bool)
+
+
+def _stutters(letters: "NDArray[np.uint32]", n_repeated: int) -> bool:
+    """Tell whether some run of letters stands ten times in a row: each of its letters but the
+    first ones equals the one a period before it. `n_repeated` n-grams are not the first ones."""
+    import numpy as np
+
+    for period in range(1, min(_PERIOD, len(letters) - 1) + 1):
         wanted = (_N_STUTTERED - 1) * period
-        differ = codes[period:] != codes[:-period]
+        if n_repeated <= wanted - N_GRAM:
+            return False
+        differ = letters[period:] != letters[:-period]
         if len(differ) - int(differ.sum()) < wanted:
             continue
         places = np.concatenate([[-1], np.flatnonzero(differ), [len(differ)]])
