@@ -14,6 +14,7 @@ import pytest
 
 from medkd import __version__
 from medkd.cli.app import build_app, run_command
+from medkd.cli.commands import describe_recipe
 from medkd.cli.flags import DETACH_HELP, INSTALLED_DOCS, PARTS, RECIPE_HELP, TRUST_HELP
 from medkd.cli.overview import (
     BEGINNINGS,
@@ -25,12 +26,12 @@ from medkd.cli.overview import (
     fill_next,
     read_help,
 )
-from medkd.core.config import StageConfig, describe, read_recipe
-from medkd.core.i18n import Texts, load_catalogue
+from medkd.core.config import StageConfig, describe, list_recipes, read_recipe
+from medkd.core.i18n import Texts, load_catalogue, speak
 from medkd.core.jsonl import write_json, write_records
 from medkd.core.records import RawCase
-from medkd.core.stage_output import read_manifest
-from medkd.core.task import load_task
+from medkd.core.stage_output import Counts, Manifest, read_manifest
+from medkd.core.task import SHIPPED, load_task
 from medkd.pipeline import check_consent
 from medkd.stages import STAGES
 from rehearsal_questions import make_questions
@@ -698,11 +699,46 @@ def list_texts() -> set[str]:
         elif command.group != STAGE:
             configs.append(loaded.Config)
     found |= {describe(field) for config in configs for field in config.model_fields.values()}
-    for path in (ROOT / "src/medkd/cli").glob("*.py"):
+    found |= {load_task(task).about for task in SHIPPED}
+    found |= {describe_recipe(path) for path in list_recipes()}
+    for path in [*(ROOT / "src/medkd/cli").glob("*.py"), ROOT / "src/medkd/core/stage_output.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".of", "say")):
                 found |= {a.value for a in node.args[1:2] if isinstance(a, ast.Constant)}
     return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tasks"], "multiple-choice   choice     考试选择题"),
+        (["recipes"], "medkd run 名称 运行一个配方"),
+        (["doctor", "--device", "cpu"], "机器：处理器，"),
+        (["doctor", "--gpu", "3x24"], "规划：3 x 24 GiB"),
+        (["runs"], "没有；用 --detach 启动一个"),
+    ],
+)
+def test_what_a_command_prints_is_in_the_language_that_was_asked_for(
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert run_command([*arguments, "--lang", "zh"]) == 0
+    assert said in capsys.readouterr().out
+    assert run_command(arguments) == 0
+    assert not re.search("[\u4e00-\u9fff]", capsys.readouterr().out)
+
+
+def test_the_line_that_ends_a_stage_gives_its_counts_and_reasons_in_chinese() -> None:
+    counts = Counts(read=640, kept=635, dropped={"contaminated": 5})
+    manifest = Manifest(stage="merge", config={}, counts=counts)
+    assert manifest.describe_counts() == "640 in, 635 kept, 5 contaminated"
+    with speak("zh"):
+        assert manifest.describe_counts() == "读入 640，保留 635，5 与测试题重合"
 
 
 def test_the_command_line_speaks_chinese_and_nothing_is_left_over(
@@ -787,6 +823,19 @@ def test_after_a_comparison_the_report_is_of_what_was_compared(
     compared: list[str], following: str
 ) -> None:
     assert fill_next("compare", {"input": compared, "out": "elsewhere/compare"}) == following
+
+
+@pytest.mark.parametrize(
+    ("asked", "student"),
+    [("咳嗽、发热3天", "medkd:tiny"), ("Cough and fever for 3 days", "medkd:tiny-en")],
+)
+def test_after_a_merge_the_student_reads_the_language_of_the_rows(
+    asked: str, student: str, tmp_path: Path
+) -> None:
+    (tmp_path / "merge").mkdir()
+    (tmp_path / "merge/train.jsonl").write_text(json.dumps({"input": asked}) + "\n")
+    said = fill_next("merge", {"out": str(tmp_path / "merge")})
+    assert said.startswith(f"medkd train --model {student} --input {tmp_path / 'merge'}")
 
 
 def test_help_in_one_language_leaves_the_next_in_another(

@@ -26,7 +26,8 @@ from medkd.core.config import (
     make_config,
     read_recipe,
 )
-from medkd.core.errors import InputError, ProofError, StoppedError
+from medkd.core.errors import InputError, ProofError, Said, StoppedError
+from medkd.core.i18n import tell
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest, is_finished
 from medkd.core.statistics import MIN_QUESTIONS
@@ -377,10 +378,11 @@ def _check_ahead(steps: Sequence[Step]) -> None:
             check(step.config)
     learning = next((step.name for step in steps if step.stage in OF_TRAINER), "")
     if learning and not find_spec("trl"):
-        print(
-            f"note: {learning} and what follows need more packages: pip install 'medkd[train]'; "
-            "the steps before it are done without",
-            file=sys.stderr,
+        tell(
+            "note: {} and what follows need more packages: pip install 'medkd[train]'; the steps "
+            "before it are done without",
+            learning,
+            to=sys.stderr,
         )
 
 
@@ -407,11 +409,13 @@ def _check_splits(prepared: Manifest, step: Step, planned: Plan) -> None:
             )
     n_kept = n_of.get("val", 0)
     if n_kept < MIN_QUESTIONS and any(one.stage == "export" for one in planned.steps):
-        print(
-            f"warning: {n_kept} questions are kept for validation and a proof takes "
-            f"{MIN_QUESTIONS}, so the export will be UNPROVEN; bring more cases, or raise "
-            f"--{step.name}.val-share",
-            file=sys.stderr,
+        tell(
+            "warning: {} questions are kept for validation and a proof takes {}, so the export "
+            "will be UNPROVEN; bring more cases, or raise --{}.val-share",
+            n_kept,
+            MIN_QUESTIONS,
+            step.name,
+            to=sys.stderr,
         )
 
 
@@ -432,11 +436,11 @@ def _run_rounds(planned: Plan, rounds: Rounds) -> dict[str, str]:
             if why := keeper.find_reason_to_skip(step.name, number):
                 break
         if why:
-            print(f"rounds: {why}", file=sys.stderr, flush=True)
+            tell("rounds: {}", why, to=sys.stderr)
             break
         report[f"round_{number}"] = f"{rounds.watch}-{number}"
         why = keeper.close(number)
-        print(f"rounds: {keeper.describe(why)}", file=sys.stderr, flush=True)
+        tell("rounds: {}", keeper.describe(why), to=sys.stderr)
         if why:
             break
     keeper.write()
@@ -449,11 +453,13 @@ def _run_step(step: Step, counter: str) -> Manifest:
     print(f"{counter} {step.name}", file=sys.stderr, flush=True)
     manifest: Manifest = STAGES[step.stage].load().run(step.config)
     cost = manifest.cost
-    paid = f", cost {cost.amount:.4f} {cost.currency}" if cost.amount else ""
-    paid += " of play money" if paid and is_play_money(manifest) else ""
+    paid: str = ""
+    if cost.amount:
+        said = ", cost {:.4f} {} of play money" if is_play_money(manifest) else ", cost {:.4f} {}"
+        paid = Said(said, cost.amount, cost.currency)
     took = time.monotonic() - began
     is_skipped = took < 1 and manifest.seconds > 2 * took + 1
-    how = "already done" if is_skipped else f"{took:.1f} s"
-    said = f"{counter} {step.name}: {how}; {manifest.describe_counts()}{paid}"
-    print(said, file=sys.stderr, flush=True)
+    how = Said("already done") if is_skipped else Said("{:.1f} s", took)
+    counts = manifest.describe_counts()
+    tell("{} {}: {}; {}{}", counter, step.name, how, counts, paid, to=sys.stderr)
     return manifest

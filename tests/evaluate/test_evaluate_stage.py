@@ -63,7 +63,8 @@ def test_what_follows_the_models_own_prefix_is_the_same_answer(settings, tmp_pat
 
 
 def test_a_base_that_never_learnt_to_think_is_asked_once(settings, tmp_path):
-    run(Config(**settings | {"adapter": None}, limit=5, out=tmp_path))
+    manifest = run(Config(**settings | {"adapter": None}, limit=5, out=tmp_path))
+    assert manifest.counts.dropped == {"over_limit": manifest.counts.read - 5}
     scores = read_scores(tmp_path)
     assert scores["n"] == 5
     assert scores["think_format_rate"] == scores["think_unprompted_rate"] == 0.0

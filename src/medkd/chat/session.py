@@ -14,6 +14,8 @@ from pydantic import Field
 
 from medkd.chat.backends import Backend, EndpointBackend, Reply, open_backend
 from medkd.core.config import AcceptIdentified, Options
+from medkd.core.errors import Said
+from medkd.core.i18n import get_spoken, tell
 from medkd.core.progress import make_printable
 from medkd.core.records import FinishReason, Message, Sampling, check_deidentified
 from medkd.models.load import Device
@@ -104,10 +106,10 @@ def guard_patient_text(
         return
     if not is_person:
         check_deidentified([""], "standard input", endpoints[0], accept_identified)
-    print(
-        f"note: what you ask is sent to {', '.join(dict.fromkeys(endpoints))}, which may lie "
-        "outside this machine; name no patient",
-        file=sys.stderr,
+    tell(
+        "note: what you ask is sent to {}, which may lie outside this machine; name no patient",
+        ", ".join(dict.fromkeys(endpoints)),
+        to=sys.stderr,
     )
 
 
@@ -122,15 +124,15 @@ def chat(speakers: Sequence[Backend], config: Config, questions: Iterator[str]) 
                 return
             case ["/reset"]:
                 conversations = [Conversation(speaker) for speaker in speakers]
-                print("begun anew")
+                tell("begun anew")
             case ["/system", *rest]:
                 system = "".join(rest)
-                print(f"system: {system or 'none'}")
+                tell("system: {}", system or Said("none"))
             case ["/fold"]:
                 is_folded = not is_folded
-                print(f"thinking is {'hidden' if is_folded else 'shown'}")
+                tell("thinking is hidden" if is_folded else "thinking is shown")
             case [word, *_] if word.startswith("/"):
-                print(HELP)
+                tell(HELP)
             case []:
                 continue
             case _ if len(conversations) > 1 and sys.stdout.isatty():
@@ -148,7 +150,7 @@ def _read_questions() -> Iterator[str]:
     if is_person:
         importlib.import_module("readline")  # gives input() its history and editing
 
-        print(HELP)
+        tell(HELP)
     while True:
         try:
             yield input("> " if is_person else "")
@@ -186,17 +188,14 @@ def _answer(
 
 def _make_notes(said: Reply, is_folded: bool) -> list[str]:
     """Say what a reader should know about an answer."""
-    folded = (
-        [f"{len(said.reasoning)} characters of thinking are folded away"]
-        if is_folded and said.reasoning
-        else []
-    )
-    ended = (
-        []
-        if said.why == FinishReason.STOP
-        else [NOTES.get(said.why, f"no whole answer: {make_printable(said.why)}")]
-    )
-    return folded + ended
+    notes: list[Said] = []
+    if is_folded and said.reasoning:
+        notes.append(Said("{} characters of thinking are folded away", len(said.reasoning)))
+    if said.why in NOTES:
+        notes.append(Said(NOTES[said.why]))
+    elif said.why != FinishReason.STOP:
+        notes.append(Said("no whole answer: {}", make_printable(said.why)))
+    return [get_spoken().say(note) for note in notes]
 
 
 def _answer_side_by_side(

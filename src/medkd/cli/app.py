@@ -47,7 +47,7 @@ from medkd.cli.overview import (
 )
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError, MedkdError, Said, StoppedError, from_os_error
-from medkd.core.i18n import Texts
+from medkd.core.i18n import Texts, speak
 from medkd.stages import STAGES
 
 SPINS = ("GOMP_SPINCOUNT", "1000")
@@ -103,7 +103,11 @@ def run_command(arguments: list[str]) -> int:
         print(f"notice: medkd {arguments[0]} is now called {name}", file=sys.stderr)
         arguments = [name, *arguments[1:]]
     language, arguments = take_language(arguments)
-    texts = Texts(language)
+    with speak(language) as texts:
+        return _run(arguments, texts)
+
+
+def _run(arguments: list[str], texts: Texts) -> int:
     try:
         if is_overview(arguments):
             print(write_overview(arguments, texts))

@@ -16,10 +16,10 @@ from cyclopts import Parameter
 
 from medkd.cli import app
 from medkd.cli.flags import read_value, start_detached
-from medkd.cli.overview import fill_next, take_language
+from medkd.cli.overview import fill_next
 from medkd.core.config import RECIPES, did_you_mean, list_recipes
 from medkd.core.errors import InputError
-from medkd.core.i18n import Texts
+from medkd.core.i18n import get_spoken, tell
 from medkd.core.jsonl import write_text
 from medkd.core.records import Language
 from medkd.core.task import SHIPPED, load_task, read_shipped_task
@@ -84,12 +84,8 @@ def demo(
 
 
 def _say_next(name: str, student: str, run_dir: Path) -> None:
-    texts = Texts(take_language(sys.argv[1:])[0])
-    print(
-        texts.of(
-            "cli", "next: {command}", command=fill_next(name, {"out": run_dir, "student": student})
-        )
-    )
+    command = fill_next(name, {"out": run_dir, "student": student})
+    print(get_spoken().of("cli", "next: {command}", command=command))
 
 
 OPEN_DATASETS: dict[str, Any] = {
@@ -183,10 +179,11 @@ def tasks(action: Action = "list", name: str = "", file: Path | None = None, /) 
         File to write; else NAME.yaml here.
     """
     if action == "list":
+        say = partial(get_spoken().of, "cli")
         for shipped in SHIPPED:
             task = load_task(shipped)
-            print(f"{shipped:<18}{task.answer.kind:<11}{task.about}")
-        print("\nmedkd tasks copy NAME my-task.yaml writes one to begin from; --task takes either")
+            print(f"{shipped:<18}{task.answer.kind:<11}{say(task.about)}")
+        tell("\nmedkd tasks copy NAME my-task.yaml writes one to begin from; --task takes either")
         return
     path, text = file or Path(f"my-{name}.yaml"), read_shipped_task(name)
     if action == "copy":
@@ -208,10 +205,11 @@ def recipes(action: Action = "list", name: str = "", file: Path | None = None, /
     """
     shipped = {path.stem: path for path in list_recipes()}
     if action == "list":
+        say = partial(get_spoken().of, "cli")
         width = max(map(len, shipped)) + 2
         for stem, path in shipped.items():
-            print(f"{stem:<{width}}{_describe_recipe(path)}")
-        print("\nmedkd run NAME runs one; medkd recipes copy NAME writes it here to be changed")
+            print(f"{stem:<{width}}{say(describe_recipe(path))}")
+        tell("\nmedkd run NAME runs one; medkd recipes copy NAME writes it here to be changed")
         return
     name = name.removesuffix(".yaml")
     if name not in shipped:
@@ -220,7 +218,7 @@ def recipes(action: Action = "list", name: str = "", file: Path | None = None, /
     _show_or_copy(action, text, file or Path(f"{name}.yaml"))
 
 
-def _describe_recipe(path: Path) -> str:
+def describe_recipe(path: Path) -> str:
     """Return the first sentence of what a recipe says about itself."""
     lines = path.read_text(encoding="utf-8").split("\n")[1:]
     comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
@@ -235,7 +233,7 @@ def _show_or_copy(action: Action, text: str, path: Path) -> None:
     if path.exists():
         raise InputError("{}: is there already; name another file", path)
     write_text(path, text)
-    print(f"{path} written")
+    tell("{} written", path)
 
 
 def report(run: Path, /, *, out: Path | None = None, lang: Language | None = None) -> None:
@@ -250,11 +248,11 @@ def report(run: Path, /, *, out: Path | None = None, lang: Language | None = Non
     lang
         Language of the report: en, zh.
     """
-    language = lang or cast(Language, take_language(sys.argv[1:])[0])
+    language = lang or cast(Language, get_spoken().language)
     document, page = write_report(run, out, language)
     for line in document.headline:
         print(line)
-    print(f"report: {page}")
+    tell("report: {}", page)
 
 
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
@@ -309,7 +307,7 @@ def mock_servers(
         serve_site(generate_cases(cases, seed), port=site_port) as site,
         serve_teacher(port=teacher_port, faults=faults, seed=seed) as teacher,
     ):
-        print(f"case site {site.base_url}", flush=True)
-        print(f"teacher   {teacher.base_url}  (medkd distill --teacher rehearsal)", flush=True)
-        print("Ctrl-C stops both", flush=True)
+        tell("case site {}", site.base_url)
+        tell("teacher   {}  (medkd distill --teacher rehearsal)", teacher.base_url)
+        tell("Ctrl-C stops both")
         threading.Event().wait()

@@ -36,7 +36,7 @@ from medkd.core.config import (
     read_recipe,
 )
 from medkd.core.errors import InputError, Said, say_refused
-from medkd.core.i18n import Texts
+from medkd.core.i18n import Texts, tell
 from medkd.core.stage_output import Manifest
 from medkd.pipeline import check_consent, fill_in
 from medkd.stages import STAGES
@@ -205,10 +205,8 @@ def find_positional(config: type[BaseModel]) -> str:
 def start_detached(arguments: Sequence[str]) -> None:
     """Start the command line again, without --detach, so that it outlives this terminal."""
     run = background_jobs.start([word for word in arguments if word != "--detach"])
-    print(
-        f"{run.name}: started; medkd logs {run.name} --follow shows its log, "
-        f"medkd stop {run.name} stops it"
-    )
+    said = "{0}: started; medkd logs {0} --follow shows its log, medkd stop {0} stops it"
+    tell(said, run.name)
 
 
 def read_section(recipe: Path, name: str, is_trusted: bool) -> dict[str, Any]:

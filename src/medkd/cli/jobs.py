@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from medkd import background_jobs
 from medkd.cli.app import ended_by, run_process
+from medkd.core.i18n import get_spoken, tell
 
 TAIL_BYTES = 8192
 
@@ -21,7 +22,7 @@ def runs() -> None:
     """List the runs started with --detach."""
     found = background_jobs.list_runs()
     if not found:
-        print("none; start one with --detach, for instance: medkd train … --detach")
+        tell("none; start one with --detach, for instance: medkd train … --detach")
         return
     width = max(len(run.name) for run in found) + 2
     for run in found:
@@ -51,7 +52,7 @@ def logs(
             for text in background_jobs.follow_log(found, offset):
                 _show(text)
         except KeyboardInterrupt:
-            print(f"\n{run} is still running; medkd stop {run} ends it", file=sys.stderr)
+            tell("\n{0} is still running; medkd stop {0} ends it", run, to=sys.stderr)
 
 
 def _show(text: str) -> None:
@@ -70,10 +71,11 @@ def stop(run: str, /) -> None:
     found = background_jobs.find_run(run)
     state = background_jobs.read_state(found)
     if state != "running":
-        print(f"{run}: had ended before ({state})")
+        tell("{}: had ended before ({})", run, get_spoken().word("state", state))
         return
     state = background_jobs.stop(found)
-    print(f"{run}: {state}; continue it with: medkd {shlex.join(found.words)}")
+    state = get_spoken().word("state", state)
+    tell("{}: {}; continue it with: medkd {}", run, state, shlex.join(found.words))
 
 
 if __name__ == "__main__":

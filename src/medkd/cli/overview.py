@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import medkd
 from medkd.core.config import read_shipped_yaml
 from medkd.core.i18n import LANGUAGES, Texts
+from medkd.models.load import SHIPPED_STUDENTS, TINY
 from medkd.stages import STAGES
+from medkd.text.normalize import is_chinese
 
 RUN, STAGE, LOOK, MACHINE = "A whole run", "One stage", "Look and talk", "This machine"
 HELP_ALL, VERSION = "--help-all", "--version"
@@ -253,7 +255,18 @@ def fill_next(name: str, config: Mapping[str, Any]) -> str:
         if base is None:
             return f"medkd report {out}"
         places["base"] = base
+    if "{student}" in template and not places.get("student"):
+        places["student"] = _choose_student(out / "train.jsonl")
     return template.format_map(places) if template else ""
+
+
+def _choose_student(rows: Path) -> str:
+    """Choose the shipped student that reads the language of rows."""
+    try:
+        with rows.open(encoding="utf-8") as file:
+            return SHIPPED_STUDENTS["zh" if is_chinese(json.loads(next(file))["input"]) else "en"]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return TINY
 
 
 @cache

@@ -29,6 +29,7 @@ from medkd.collect.login import check_browser, read_cookies, wait_for_verificati
 from medkd.collect.sections import load_names
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError
+from medkd.core.i18n import tell
 from medkd.core.jsonl import write_records
 from medkd.core.progress import warn_large_drops
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
@@ -274,9 +275,8 @@ def _collect_files(config: Config) -> Manifest:
 
 def _user_agent(config: Config) -> str:
     if not config.contact and _host(config.base_url) not in LOOPBACK:
-        print(
-            "warning: no --contact; the site's owner cannot see whom to write to", file=sys.stderr
-        )
+        said = "warning: no --contact; the site's owner cannot see whom to write to"
+        tell(said, to=sys.stderr)
     contact = " ".join(config.contact.split()).encode("ascii", "ignore").decode()
     address = f"; +{contact}" if contact else ""
     return f"MedKD/{__version__} (research crawler, obeys robots.txt{address})"

@@ -43,6 +43,11 @@ class Said(str):
         )
         return said
 
+    @classmethod
+    def of(cls, text: str, *fields: object) -> "Said":
+        """Make a text of a template; one that is made already stays as it is."""
+        return text if isinstance(text, cls) else cls(text, *fields)
+
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` makes the same text of."""
         kept = (f.to_json() if isinstance(f, Said) else f for f in self.fields)
@@ -67,7 +72,7 @@ class MedkdError(Exception):
     exit_code = 2
 
     def __init__(self, text: str = "", *fields: object) -> None:
-        self.said = text if isinstance(text, Said) else Said(text, *fields)
+        self.said = Said.of(text, *fields)
         super().__init__(self.said)
 
 

@@ -5,9 +5,12 @@ reasons, outcomes), labels and hints of fields by stage and name.
 """
 
 import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TextIO
 
 from medkd.core.errors import MedkdError, Said
 
@@ -103,6 +106,39 @@ class Texts:
         if minutes:
             return self("{min} min {s} s", min=minutes, s=f"{int(seconds % 60):02}")
         return self("{s} s", s=f"{seconds:.0f}")
+
+
+_spoken = ContextVar("spoken", default="en")
+"""The language that `tell` speaks."""
+
+
+@contextmanager
+def speak(language: str) -> Iterator[Texts]:
+    """Have `tell` speak a language meanwhile."""
+    before = _spoken.set(language)
+    try:
+        yield Texts(language)
+    finally:
+        _spoken.reset(before)
+
+
+def get_spoken() -> Texts:
+    """Return the texts of the language that is spoken, English where no command line chose one."""
+    return Texts(_spoken.get())
+
+
+def tell(text: str, *fields: object, to: TextIO | None = None) -> None:
+    """Print a text of the program in the language that is spoken; to stdout, or to another stream.
+
+    >>> with speak("zh"):
+    ...     tell("nothing is wrong")
+    没有发现问题
+    """
+    print(
+        get_spoken().say(Said.of(text, *fields)),
+        file=to,
+        flush=True,
+    )
 
 
 def _fill(text: str, values: dict[str, Any]) -> str:

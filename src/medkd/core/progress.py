@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from medkd.core.errors import Said
+from medkd.core.i18n import get_spoken, tell
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -89,7 +92,9 @@ class Bar:
             self.note = note
         now = time.monotonic()
         rate = (n_done - n_before) / max(now - self._started, 1e-6)
-        left = f"about {(self.total - n_done) / rate:.0f} s left" if self.total and rate > 0 else ""
+        left = ""
+        if self.total and rate > 0:
+            left = get_spoken().say(Said("about {:.0f} s left", (self.total - n_done) / rate))
         if self._rich is not None:
             speed = f"{rate:.1f} {self.unit}/s"
             for task in self._rich.task_ids:
@@ -99,12 +104,8 @@ class Bar:
         elif now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now
             of_total = f"/{self.total}" if self.total else ""
-            parts = [
-                f"{self.name}: {n_done}{of_total} {self.unit}",
-                f"{rate:.1f}/s",
-                left,
-                self.note,
-            ]
+            said = Said("{}: {}{} {}", self.name, n_done, of_total, Said(self.unit))
+            parts = [get_spoken().say(said), f"{rate:.1f}/s", left, self.note]
             print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
     def __exit__(
@@ -118,10 +119,10 @@ class Bar:
             return
         seconds = time.monotonic() - self._started
         note = f", {self.note}" if self.note else ""
-        before = f", {self.n_before} before" if self.n_before else ""
+        before = Said(", {} before", self.n_before) if self.n_before else ""
         n_new = self.n_done - self.n_before
-        said = f"{self.name}: {n_new} {self.unit} in {seconds:.1f} s{before}{note}"
-        print(said, file=sys.stderr, flush=True)
+        said = "{}: {} {} in {:.1f} s{}{}"
+        tell(said, self.name, n_new, Said(self.unit), seconds, before, note, to=sys.stderr)
 
 
 def track(
@@ -149,9 +150,14 @@ def warn_large_drops(
     the next step; reasons without a next step are passed over."""
     for reason, n_dropped in sorted(dropped.items(), key=lambda pair: -pair[1]):
         if reason in next_steps and n_dropped >= LARGE_SHARE * n_read:
-            example = f"; the first is {first[reason]}" if first and reason in first else ""
-            print(
-                f"warning: {place}: {n_dropped} of {n_read} rows dropped as {reason}{example}; "
-                f"{next_steps[reason]}",
-                file=sys.stderr,
+            example = Said("; the first is {}", first[reason]) if first and reason in first else ""
+            tell(
+                "warning: {}: {} of {} rows dropped as {}{}; {}",
+                place,
+                n_dropped,
+                n_read,
+                get_spoken().word("reason", reason),
+                example,
+                Said(next_steps[reason]),
+                to=sys.stderr,
             )

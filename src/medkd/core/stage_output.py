@@ -26,6 +26,7 @@ from pydantic import BaseModel, ValidationError
 from medkd import __version__
 from medkd.core.config import StageConfig
 from medkd.core.errors import InputError, MedkdError, from_os_error, is_disk_full
+from medkd.core.i18n import get_spoken
 from medkd.core.jsonl import (
     MANIFEST,
     first_problem,
@@ -77,8 +78,12 @@ class Manifest(BaseModel):
 
     def describe_counts(self) -> str:
         """Say how many records came in, were kept, and were dropped for each reason."""
-        dropped = "".join(f", {n} {reason}" for reason, n in self.counts.dropped.items())
-        return f"{self.counts.read} in, {self.counts.kept} kept{dropped}"
+        texts, counts = get_spoken(), self.counts
+        said = texts.of("cli", "{read} in, {kept} kept", read=counts.read, kept=counts.kept)
+        return said + "".join(
+            texts.of("cli", ", {n} {reason}", n=n, reason=texts.word("reason", reason))
+            for reason, n in counts.dropped.items()
+        )
 
 
 class StageOutput:

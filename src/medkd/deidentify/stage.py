@@ -24,6 +24,7 @@ from pydantic import Field
 
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, StoppedError, from_os_error
+from medkd.core.i18n import tell
 from medkd.core.jsonl import RecordReader, count_lines, read_lines, resolve_input, write_text
 from medkd.core.parallel import MANY, Engine, map_in_order
 from medkd.core.progress import track
@@ -118,10 +119,8 @@ def run(config: Config) -> Manifest:
         if not output.is_finished:
             _work(config, path, plan, known, output)
         elif config.map:
-            print(
-                f"{config.out} is finished: {config.map} is not written; run with --overwrite",
-                file=sys.stderr,
-            )
+            said = "{} is finished: {} is not written; run with --overwrite"
+            tell(said, config.out, config.map, to=sys.stderr)
     n_left = sum(output.manifest.facts.get("residue", {}).values())
     if config.strict and n_left:
         raise StoppedError(
@@ -187,10 +186,13 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
             config.patient_key,
         )
     if config.patient_key and audit.n_without_key:
-        print(
-            f"warning: {audit.n_without_key} of {kept} cases have no {config.patient_key}; their "
-            "dates and marks are those of the case, not of the patient",
-            file=sys.stderr,
+        tell(
+            "warning: {} of {} cases have no {}; their dates and marks are those of the case, not "
+            "of the patient",
+            audit.n_without_key,
+            kept,
+            config.patient_key,
+            to=sys.stderr,
         )
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in audit.residue)
     write_text(output.path(RESIDUE), "".join(lines), private=True)
@@ -271,11 +273,13 @@ def _warn_of_english(path: Path) -> None:
         n += 1
         n_english += not is_chinese(text)
     if n_english:
-        print(
-            f"warning: {n_english} of {n} cases are in English, and only names with a label, a "
-            "title or a relation are found there; pass --tagger MODEL for the others, without "
-            "which distill will want --accept-identified",
-            file=sys.stderr,
+        tell(
+            "warning: {} of {} cases are in English, and only names with a label, a title or a "
+            "relation are found there; pass --tagger MODEL for the others, without which distill "
+            "will want --accept-identified",
+            n_english,
+            n,
+            to=sys.stderr,
         )
 
 

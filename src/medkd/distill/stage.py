@@ -28,6 +28,7 @@ from medkd.completers.scheduler import RunOptions
 from medkd.core import thinking
 from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError
+from medkd.core.i18n import tell
 from medkd.core.jsonl import (
     RecordReader,
     list_parts,
@@ -466,7 +467,7 @@ def _distill_into(
         if questions.n_questions:
             _write(space, distill(questions, clients, method, questions.n_questions), tally)
         else:
-            print("distill: nothing to buy: no question is left to ask", file=sys.stderr)
+            tell("distill: nothing to buy: no question is left to ask", to=sys.stderr)
             _write(space, (), tally)
     except (StoppedError, KeyboardInterrupt):
         with contextlib.suppress(MedkdError):  # the first stop is the one to report
@@ -477,10 +478,8 @@ def _distill_into(
         _write_facts(space, clients, method, tally, config.ledger is not None)
     if tally.incomplete:
         listed = ", ".join(f"{n} {reason}" for reason, n in tally.incomplete.most_common())
-        print(
-            f"distill: {listed}; to ask for these again, run it with --overwrite: the ledger stays",
-            file=sys.stderr,
-        )
+        said = "distill: {}; to ask for these again, run it with --overwrite: the ledger stays"
+        tell(said, listed, to=sys.stderr)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from medkd.core.config import POSITIONAL, RUNTIME, StageConfig
 from medkd.core.errors import InputError
+from medkd.core.i18n import tell
 from medkd.core.jsonl import resolve_input, write_json
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest, open_stage_output
@@ -82,7 +83,7 @@ def run(config: Config) -> Manifest:
         write_json(space.path("comparison.json"), comparison)
         _print_table(found)
         page = show_comparison(space.directory, space.manifest, found)
-        print(f"report: {write_material(page, config.lang)}")
+        tell("report: {}", write_material(page, config.lang))
         return space.manifest
 
 
@@ -112,9 +113,10 @@ def _print_table(found: Comparison) -> None:
     print(write_lead(found.evaluations, found.tests))
     by_name = {e.name: e for e in found.evaluations}
     for model in found.differences:
-        print(f"{model} against {first.name}, {len(first.rows)} questions")
+        tell("{} against {}, {} questions", model, first.name, len(first.rows))
         if len(first.rows) < MIN_QUESTIONS:
-            print(f"  fewer than {MIN_QUESTIONS} questions: no difference counts as significant")
+            told = "  fewer than {} questions: no difference counts as significant"
+            tell(told, MIN_QUESTIONS)
         for test in [test for test in found.tests if test["model"] == model]:
             before, after = (e.scores[test["score"]] for e in (first, by_name[model]))
             print(

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from medkd.core import thinking
 from medkd.core.config import read_shipped_yaml
 from medkd.core.errors import InputError
+from medkd.core.i18n import tell
 from medkd.core.records import Example, Prediction, Sampling
 from medkd.core.stage_output import StageOutput
 from medkd.core.statistics import MIN_QUESTIONS, compare_paired
@@ -156,10 +157,8 @@ def ask_changed(
         begun = [(prompt, thought) for prompt, thought in misled if prompt.id not in file.done]
         file.fill(asker.predictor.continue_thoughts(begun, asker.sampling))
     elif misled:
-        print(
-            "note: an endpoint's thinking cannot be begun for it; recovery is not measured",
-            file=sys.stderr,
-        )
+        said = "note: an endpoint's thinking cannot be begun for it; recovery is not measured"
+        tell(said, to=sys.stderr)
     asker.space.manifest.facts["n_changed"] = len(file.done)
     counts = Counter(i.rpartition("~")[2] for i in file.done)
     said = ", ".join(f"{counts[kind]} {kind}" for kind in ("removed", "inverted", "misled"))

@@ -27,6 +27,7 @@ from medkd.completers.vllm_engine import VllmEngine, open_vllm
 from medkd.core import thinking
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, Seed, StageConfig
 from medkd.core.errors import InputError
+from medkd.core.i18n import tell
 from medkd.core.jsonl import RecordAppender, RecordReader
 from medkd.core.progress import Bar
 from medkd.core.records import Completion, FinishReason, Prediction, Request, Sampling
@@ -309,10 +310,8 @@ def open_predictor(
         try:
             engine = _open_in_vllm(config, space.path(MERGED), adapter, dtype, prompts)
         except EngineUnavailableError as error:
-            print(
-                f"note: vLLM cannot open this model here ({error}); going on without it",
-                file=sys.stderr,
-            )
+            said = "note: vLLM cannot open this model here ({}); going on without it"
+            tell(said, error, to=sys.stderr)
         else:
             servers.enter_context(closing(engine))
             space.manifest.facts |= {"generator": "vllm", "device": device, "dtype": dtype}

@@ -22,6 +22,7 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Completer, Example, Prediction, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
+from medkd.evaluate.questions import keep_first
 from medkd.grading import judge
 from medkd.grading.diagnosis import GradeVerdict
 from medkd.grading.rubric import (
@@ -60,7 +61,8 @@ def run(config: Config) -> Manifest:
     path = resolve_input(config.input, "test.jsonl", made_by="merge")
     target = find_target_of(config.teacher, config.model, "--teacher")
     reader = RecordReader(path, Example, made_by="merge")
-    examples = [e for e in reader if e.reference or e.answer][: config.limit]
+    examples = [e for e in reader if e.reference or e.answer]
+    examples, dropped = keep_first(examples, config.limit, reader.dropped())
     if not examples:
         raise InputError("{}: no question has a known answer; merge one with references", path)
     marks = [example.lineage.deidentified_by for example in examples]
@@ -69,7 +71,7 @@ def run(config: Config) -> Manifest:
         if space.is_finished:
             return space.manifest
         space.read(reader.n_read)
-        space.drop_all(reader.dropped())
+        space.drop_all(dropped)
         space.manifest.facts["n_identified"] = n_identified
         requests = [make_writer_request(e.input, find_reference(e)) for e in examples]
         with open_client(

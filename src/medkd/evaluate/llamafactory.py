@@ -17,6 +17,7 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_json
 from medkd.core.records import Prediction
 from medkd.core.task import Task, load_task
+from medkd.evaluate.questions import keep_first
 from medkd.grading.extract import split_list, strip_markup
 from medkd.grading.scores import NO_ANSWER, OVERLAP
 from medkd.report.material import Note
@@ -51,7 +52,8 @@ def read_predictions(path: Path, task: str = "", limit: int | None = None) -> Pr
     first = next((row.content for row in read_rows(path) if not row.problem), None)
     if isinstance(first, dict) and {"raw", "finish_reason"} <= cast(dict[str, Any], first).keys():
         reader = RecordReader(path, Prediction, made_by="evaluate")
-        return PredictionSet(list(reader)[:limit], reader.n_read, reader.dropped())
+        kept, dropped = keep_first(list(reader), limit, reader.dropped())
+        return PredictionSet(kept, reader.n_read, dropped)
     predictions: list[Prediction] = []
     n_read, problem = 0, ""
     for n_read, row in enumerate(islice(read_rows(path), limit), start=1):

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from medkd.core.errors import InputError
 from medkd.core.jsonl import MANIFEST, RecordReader, hash_path, read_lines, resolve_input
@@ -37,6 +37,8 @@ from medkd.text.files import RawRow
 from medkd.text.hub_datasets import fetch, is_hub_name
 from medkd.text.normalize import is_chinese
 from medkd.text.tables import read_rows
+
+T = TypeVar("T")
 
 MANY_SEEN = 0.5
 """Share of seen questions from which a test is the training over again."""
@@ -68,6 +70,19 @@ def no_questions(path: Path, split: Split) -> InputError:
         path,
         split,
     )
+
+
+def keep_first(
+    rows: Sequence[T], limit: int | None, dropped: Mapping[str, int]
+) -> tuple[list[T], dict[str, int]]:
+    """Keep the first rows, and count the others with what was dropped.
+
+    >>> keep_first([1, 2, 3], 2, {"broken_line": 1})
+    ([1, 2], {'broken_line': 1, 'over_limit': 1})
+    """
+    kept = list(rows[:limit])
+    n_over = len(rows) - len(kept)
+    return kept, {**dropped, **({"over_limit": n_over} if n_over else {})}
 
 
 def find_question_file(given: Path, split: Split) -> Path:

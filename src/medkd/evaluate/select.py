@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medkd.core.config import RUNTIME
+from medkd.core.i18n import tell
 from medkd.core.jsonl import RecordReader, write_records
 from medkd.core.records import (
     Example,
@@ -252,7 +253,5 @@ def _write(
         "selected": n_train,
     }
     if not n_train:
-        print(
-            "select: nothing to buy: the student is right on every training question",
-            file=sys.stderr,
-        )
+        said = "select: nothing to buy: the student is right on every training question"
+        tell(said, to=sys.stderr)

@@ -19,6 +19,7 @@ from pydantic import Field
 from medkd.completers.providers import find_target_of
 from medkd.core.config import RUNTIME, SENDS_KEY
 from medkd.core.errors import InputError
+from medkd.core.i18n import tell
 from medkd.core.jsonl import resolve_input, write_json
 from medkd.core.records import (
     Example,
@@ -61,6 +62,7 @@ from medkd.evaluate.questions import (
     Scorer,
     check_fairness,
     find_question_file,
+    keep_first,
     make_prompts,
     no_questions,
     read_examples,
@@ -254,9 +256,9 @@ def _read_questions(config: Config) -> Questions:
         )
     path = find_question_file(config.input, config.split)
     examples, n_read, dropped = read_examples(path, config.split)
-    examples = examples[: config.limit]
     if not examples:
         raise no_questions(path, config.split)
+    examples, dropped = keep_first(examples, config.limit, dropped)
     check_tasks({example.task for example in examples}, config.task, path)
     return Questions(
         examples,
@@ -332,10 +334,8 @@ def _run_questions(
             notes.append(Note(line, general))
     if looped := [row.id for row in answers.rows if row.scores["loop_rate"]]:
         answers.breakdown["loops"] = {"answers": looped}
-        print(
-            f"note: {len(looped)} answers looped; docs/en/stopping.md says what to do",
-            file=sys.stderr,
-        )
+        said = "note: {} answers looped; docs/en/stopping.md says what to do"
+        tell(said, len(looped), to=sys.stderr)
     scores = _write_scores(config, space, answers, notes, questions.rubrics)
     if not questions.is_public:
         n_steps = -(-len(answers.rows) // config.batch_size)
@@ -348,7 +348,7 @@ def _check_marks(config: Config, space: StageOutput, marks: Sequence[str], place
     n = check_deidentified(marks, place, reader, config.accept_identified)
     space.manifest.facts["n_identified"] = n
     if n:
-        print(f"warning: {reader} reads {n} rows without deidentified_by", file=sys.stderr)
+        tell("warning: {} reads {} rows without deidentified_by", reader, n, to=sys.stderr)
 
 
 def _ask_all(
@@ -498,7 +498,7 @@ def _write_scores(
     name = name_model(space.manifest)
     shown = Evaluation(name, scores, answers.predictions, rows, breakdown, space.manifest, general)
     print("\n".join(filter(None, (write_lead([shown]), write_scores(scores)))))
-    print(f"report: {write_material(show_evaluation(space.directory, shown), config.lang)}")
+    tell("report: {}", write_material(show_evaluation(space.directory, shown), config.lang))
     return scores
 
 
@@ -506,4 +506,4 @@ def _translate_page(config: Config, space: StageOutput) -> None:
     """Write the page of a finished evaluation anew where another language is wanted."""
     if space.manifest.config.get("lang", "en") != config.lang:
         material = read_step(space.directory, space.manifest)
-        print(f"report: {write_material(material, config.lang)}")
+        tell("report: {}", write_material(material, config.lang))

@@ -21,6 +21,7 @@ from pydantic import Field
 from medkd.core import thinking
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error, is_disk_full
+from medkd.core.i18n import tell
 from medkd.core.jsonl import resolve_input, write_json, write_text
 from medkd.core.progress import make_printable
 from medkd.core.records import Message
@@ -296,7 +297,7 @@ def hand_over_gguf(
         )
     if kind in ("f16", "bf16"):
         command = ("llama-quantize", str(path), str(out / "model-Q4_K_M.gguf"), "Q4_K_M")
-        print(f"smaller, by llama.cpp's own tool: {shlex.join(command)}")
+        tell("smaller, by llama.cpp's own tool: {}", shlex.join(command))
     return {"file": path.name, "bytes": path.stat().st_size} | {
         key: proof[key] for key in ("n", "n_thinking", "n_stopped", "passed")
     }
@@ -449,9 +450,8 @@ def write_modelfile(
 
 
 def _show(answer: Mapping[str, Any]) -> None:
-    print(
-        make_printable(
-            f"asked, without any task: {str(answer['question'])[:200]}\n"
-            f"answered, and stopped by itself:\n{answer['text']}"
-        )
+    tell(
+        "asked, without any task: {}\nanswered, and stopped by itself:\n{}",
+        make_printable(str(answer["question"])[:200]),
+        make_printable(str(answer["text"])),
     )

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medkd.core.config import RUNTIME, Seed, StageConfig
 from medkd.core.errors import InputError
+from medkd.core.i18n import tell
 from medkd.core.jsonl import count_lines, write_json
 from medkd.core.parallel import Engine, cut, map_in_order
 from medkd.core.progress import Bar
@@ -223,7 +224,7 @@ def merge(
     for file in merged[n_finished:]:
         file.finish()
     takes = read_takes(config.take, store.sources)
-    print(f"merge: comparing {store.n_rows} questions", file=sys.stderr, flush=True)
+    tell("merge: comparing {} questions", store.n_rows, to=sys.stderr)
     return select(store, config.near, config.contained, questions, takes, config.traces, replay)
 
 
@@ -357,16 +358,19 @@ def _describe(
         {str(reason): n for reason, n in lost.most_common()},
     )
     if n_over := lost[DropReason.OVER_TRACES]:
-        print(
-            f"note: {n_over} rows reason otherwise about a question that has its row already; "
-            f"--traces {config.traces + 1} keeps more of them in training",
-            file=sys.stderr,
+        tell(
+            "note: {} rows reason otherwise about a question that has its row already; --traces {} "
+            "keeps more of them in training",
+            n_over,
+            config.traces + 1,
+            to=sys.stderr,
         )
     if not chosen.rows["train"]:
-        print(
-            f"note: train.jsonl is empty: all {statistics.n_rows} rows kept are of val and test; "
-            "bring more questions, or lower val_share and test_share",
-            file=sys.stderr,
+        tell(
+            "note: train.jsonl is empty: all {} rows kept are of val and test; bring more "
+            "questions, or lower val_share and test_share",
+            statistics.n_rows,
+            to=sys.stderr,
         )
     space.manifest.counts.kept = statistics.n_rows
     space.manifest.facts = {

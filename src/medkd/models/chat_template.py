@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
 from medkd.core.records import Message
 from medkd.core.thinking import CLOSE, OPEN, PREFIX
 from medkd.models.inspect import explain
@@ -451,7 +451,7 @@ def repair_pad_token(tokenizer: "PreTrainedTokenizerBase") -> str:
             tokenizer.name_or_path,
         )
     tokenizer.pad_token = spare[0]
-    return f"pad token {before or 'missing'} changed to {spare[0]}"
+    return Said("pad token {} changed to {}", before or Said("missing"), spare[0])
 
 
 def find_prefix_mismatch(

@@ -19,6 +19,7 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Flags, Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
 from medkd.core.errors import InputError, Said
+from medkd.core.i18n import tell
 from medkd.core.jsonl import RecordReader, count_lines, hash_path, resolve_input, write_json
 from medkd.core.parallel import Engine, map_in_order
 from medkd.core.progress import track
@@ -149,10 +150,12 @@ def prepare(
         proposed, n_unanswered = checker(drafts)
         removals += proposed
         facts["check_leaks"] = {"proposed": len(proposed), "unanswered": n_unanswered}
-        print(
-            f"check-leaks: {len(proposed)} sections told the diagnosis, {n_unanswered} got no "
-            "answer; those are proposed in removals.jsonl",
-            file=sys.stderr,
+        tell(
+            "check-leaks: {} sections told the diagnosis, {} got no answer; those are proposed in "
+            "removals.jsonl",
+            len(proposed),
+            n_unanswered,
+            to=sys.stderr,
         )
     return Prepared(questions, removals, facts)
 
@@ -407,10 +410,12 @@ def _report_unasked(task: Task, unasked: Mapping[str, int]) -> None:
     """Offer the sections that no question holds, on one line."""
     if unasked:
         listed = ", ".join(f"{name} ({n} cases)" for name, n in [*unasked.items()][:12])
-        print(
-            f"prepare: sections present and not asked: {listed}; to ask them too, name them in the "
-            f"task's question.sections (medkd tasks copy {task.name} my-task.yaml)",
-            file=sys.stderr,
+        tell(
+            "prepare: sections present and not asked: {}; to ask them too, name them in the task's "
+            "question.sections (medkd tasks copy {} my-task.yaml)",
+            listed,
+            task.name,
+            to=sys.stderr,
         )
 
 

@@ -7,20 +7,23 @@ In: sections of paragraphs, tables, figures, lists and samples. Out: `report.htm
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.html import render_page, write_pdf, write_svg
 from medkd.core.i18n import Texts
-from medkd.core.jsonl import write_atomically, write_text
+from medkd.core.jsonl import write_atomically, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NUMBER = re.compile(r"[-+–<]? ?\d|–$")
 """How a cell with a number begins; the dash stands for none."""
+WRITTEN = ".files.json"
+"""Names the tables and figures of a report, so that the next one leaves none of them behind."""
 N_SAMPLES = 8
 """Samples of a section in Markdown; the page has all of them."""
 Cell = str | tuple[str, str]
@@ -112,20 +115,39 @@ def write_page(document: Document, page: Path, texts: Texts) -> dict[str, str]:
 
 
 def write_document(document: Document, folder: Path, page: Path, texts: Texts) -> None:
-    """Write a report in all its forms into a folder, its page to `page`."""
+    """Write a report in all its forms into a folder, its page to `page`; of an earlier report's
+    tables and figures what this one has not is deleted."""
     drawn = write_page(document, page, texts)
     write_text(folder / "report.md", write_markdown(document))
+    written: list[Path] = []
     for table in document.tables:
         place = folder / "tables" / table.name
-        write_text(place.with_suffix(".csv"), write_csv(table))
-        write_text(place.with_suffix(".tex"), write_latex(table))
-        write_text(place.with_suffix(".md"), _write_rows(table))
+        forms = {".csv": write_csv(table), ".tex": write_latex(table), ".md": _write_rows(table)}
+        for ending, text in forms.items():
+            written.append(place.with_suffix(ending))
+            write_text(written[-1], text)
     for plot in document.plots:
         place = folder / "figures" / plot.name
+        written += [place.with_suffix(".svg"), place.with_suffix(".pdf")]
         standalone = drawn[plot.name].replace("<svg ", '<svg color="black" ', 1)
-        write_text(place.with_suffix(".svg"), standalone)
-        with write_atomically(place.with_suffix(".pdf"), binary=True) as file:
+        write_text(written[-2], standalone)
+        with write_atomically(written[-1], binary=True) as file:
             file.write(write_pdf(plot.figure))
+    names = [path.relative_to(folder).as_posix() for path in written]
+    for name in set(_read_written(folder)) - set(names):
+        (folder / name).unlink(missing_ok=True)
+    write_json(folder / WRITTEN, names)
+
+
+def _read_written(folder: Path) -> list[str]:
+    """Read which tables and figures an earlier report wrote into a folder."""
+    try:
+        names = json.loads((folder / WRITTEN).read_bytes())
+    except (OSError, ValueError):
+        return []
+    listed = cast("list[Any]", names) if isinstance(names, list) else []
+    own = (re.fullmatch(r"(tables|figures)/[^/]+", str(name)) for name in listed)
+    return [match[0] for match in own if match]
 
 
 def _join(cell: Cell) -> str:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from pydantic import field_validator
 
 from medkd.core.config import Options
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
+from medkd.core.i18n import get_spoken, tell
 from medkd.models.chat_template import find_end_of_turn, has_thinking_prefix
 from medkd.models.inspect import ModelShape, read_model_shape
 from medkd.models.load import (
@@ -133,10 +134,9 @@ def run(config: Config) -> int:
         device = choose_device(config.device)
         dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     machine = measure_machine(device)
-    print(
-        f"machine: {machine.device}, {machine.n_devices} x {machine.memory / GIB:.1f} GiB, "
-        f"computes in {dtype}"
-    )
+    memory = machine.memory / GIB
+    said = "machine: {}, {} x {:.1f} GiB, computes in {}"
+    tell(said, Said(machine.device), machine.n_devices, memory, dtype)
     if config.model is None:
         if config.input is not None:
             raise InputError(
@@ -150,12 +150,12 @@ def run(config: Config) -> int:
     else:
         findings = _look_at_serving(config, config.model)
     for finding in findings:
-        result = "train puts it right" if finding.is_repaired else "refused"
-        print(f"wrong ({result}): {finding.tell()}")
+        result = Said("train puts it right") if finding.is_repaired else Said("refused")
+        tell("wrong ({}): {}", result, finding.tell())
     if not findings:
-        print("nothing is wrong")
+        tell("nothing is wrong")
         return 0
-    print("1 thing is wrong" if len(findings) == 1 else f"{len(findings)} things are wrong")
+    tell("1 thing is wrong" if len(findings) == 1 else "{} things are wrong", len(findings))
     return 2
 
 
@@ -180,9 +180,13 @@ def _plan(config: Config, machine: Machine) -> int:
         on_gpu=True,
         n_devices=machine.n_devices,
     )
-    print(
-        f"plan: {machine.n_devices} x {machine.memory / GIB:.0f} GiB, {config.batch_size} rows of "
-        f"{config.max_length} tokens a step and device, bfloat16, activations computed again"
+    tell(
+        "plan: {} x {:.0f} GiB, {} rows of {} tokens a step and device, bfloat16, activations "
+        "computed again",
+        machine.n_devices,
+        machine.memory / GIB,
+        config.batch_size,
+        config.max_length,
     )
     if config.model is None:
         print(*draw_sizes(load, machine), sep="\n")
@@ -192,17 +196,15 @@ def _plan(config: Config, machine: Machine) -> int:
     print(*draw_table(shape, load, machine), sep="\n")
     findings = find_too_little_memory(shape, config.method, load, machine)
     for finding in findings:
-        print(f"wrong (refused): {finding.tell()}")
+        tell("wrong ({}): {}", Said("refused"), finding.tell())
     return 2 if findings else 0
 
 
 def _look_at_serving(config: Config, model: str) -> list[Finding]:
     folder = resolve_model(model, config.hub)
     shape = read_model_shape(folder)
-    print(
-        f"model: {shape.n_parameters / 1e6:.1f} M parameters, {shape.n_layers} layers; "
-        "as one that is served, no --input was given"
-    )
+    said = "model: {:.1f} M parameters, {} layers; as one that is served, no --input was given"
+    tell(said, shape.n_parameters / 1e6, shape.n_layers)
     return examine_served(folder, load_tokenizer(folder))
 
 
@@ -221,7 +223,7 @@ def examine_served(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[F
         fix = "train it to think, and export it, which writes the prefix into the template"
         findings.append(Finding(Cause.SERVED_OTHERWISE, says, fix))
     if tokenizer.pad_token is None or tokenizer.pad_token == end:
-        says = f"pad token is {tokenizer.pad_token or 'missing'}"
+        says = Said("pad token is {}", tokenizer.pad_token or Said("missing"))
         fix = "train and export, which give it its own"
         findings.append(Finding(Cause.PAD_ENDS_TURN, says, fix))
     return findings
@@ -233,18 +235,19 @@ def _look_at_training(config: Config, model: str, machine: Machine, device: str)
     job = prepare(plan)
     shape, rows = job.shape, job.preflight.rows
     findings = list(job.preflight.findings)
-    print(f"model: {shape.n_parameters / 1e6:.1f} M parameters, {shape.n_layers} layers")
+    tell("model: {:.1f} M parameters, {} layers", shape.n_parameters / 1e6, shape.n_layers)
     if rows:
         lengths = describe_lengths(rows)
-        print(
-            f"rows: {len(rows)}, {lengths['tokens']} tokens a pass, {lengths['tokens_learnt']} of "
-            f"them learnt; half have up to {lengths['median']} tokens, nine of ten up to "
-            f"{lengths['p90']}, the longest {lengths['longest']}"
+        tell(
+            "rows: {}, {} tokens a pass, {} of them learnt; half have up to {} tokens, nine of ten "
+            "up to {}, the longest {}",
+            len(rows),
+            *(lengths[key] for key in ("tokens", "tokens_learnt", "median", "p90", "longest")),
         )
         workload = make_workload(plan, device, lengths["longest"], machine.n_devices)
         print(*draw_table(shape, workload, machine), sep="\n")
     disk = estimate_disk(shape, plan.weights, plan.lora_rank, job.workload.weight_bytes)
-    print(f"disk: {disk / GIB:.2f} GiB for checkpoints and what is left at the end")
+    tell("disk: {:.2f} GiB for checkpoints and what is left at the end", disk / GIB)
     if all(finding.is_repaired for finding in findings) and plan.weights != "qlora":
         student = load_student(plan, job)
         student.to(device)  # pyright: ignore[reportArgumentType]
@@ -268,10 +271,8 @@ def _measure_steps(plan: TrainConfig, job: Job, student: "PreTrainedModel") -> N
         trainer.train()
         step_s = (time.monotonic() - started) / MEASURED_STEPS
     n_steps = count_steps(len(rows), plan.batch_size, plan.epochs)
-    print(
-        f"time: about {tell_time(step_s * n_steps)} for {n_steps} steps on one device, from "
-        f"{MEASURED_STEPS} measured ones"
-    )
+    said = "time: about {} for {} steps on one device, from {} measured ones"
+    tell(said, tell_time(step_s * n_steps), n_steps, MEASURED_STEPS)
 
 
 def make_shape(name: str) -> ModelShape:
@@ -332,7 +333,8 @@ def _draw(
 ) -> list[str]:
     """Draw needs in GiB, each with whether it fits."""
     header = "".join(f"{column:>18}" for column in columns)
-    lines = [f"{'memory a device, GiB':<22}{header}{'there':>10}"]
+    told, there = (get_spoken().say(Said(text)) for text in ("memory a device, GiB", "there"))
+    lines = [f"{told:<22}{header}{there:>10}"]
     for name, row in needs.items():
         fits = ("ok" if need < machine.memory else "no" for need in row)
         cells = "".join(f"{n / GIB:>14.1f} {fit:<3}" for n, fit in zip(row, fits, strict=True))

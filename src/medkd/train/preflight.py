@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core import thinking
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
 from medkd.core.records import Example
 from medkd.models.chat_template import (
     encode_rows,
@@ -192,10 +192,10 @@ class Finding(NamedTuple):
     is_repaired: bool = True
     """Whether train repairs it by itself; it refuses the rest."""
 
-    def tell(self) -> str:
+    def tell(self) -> Said:
         """Write it on one line."""
-        rows = f" ({self.n_rows} rows)" if self.n_rows else ""
-        return f"{self.cause}: {self.says}{rows}; {self.fix}"
+        rows = Said(" ({} rows)", self.n_rows) if self.n_rows else ""
+        return Said("{}: {}{}; {}", self.cause, Said.of(self.says), rows, Said.of(self.fix))
 
 
 class Preflight(NamedTuple):
@@ -236,7 +236,7 @@ def examine(
         return Preflight([], {}, -1, "", [], [], [make_refusal(Cause.NO_TEMPLATE, error)])
     findings += _find_unusable_rows(rows, dropped, max_length)
     if n := sum(row.labels[-1] != end_id for row in rows):
-        says, fix = f"the last label is not token {end_id}", "choose another model"
+        says, fix = Said("the last label is not token {}", end_id), "choose another model"
         findings.append(Finding(Cause.NO_END_OF_TURN, says, fix, n, is_repaired=False))
     if target == "reasoned":
         findings += _find_prefix(tokenizer, plain_template) + _find_style(examples)
@@ -247,7 +247,8 @@ def examine(
     stop_ids, stops = find_stops(folder, tokenizer)
     findings += stops
     if untrained:
-        says = f"untrained embedding rows are trained too: {_name(tokenizer, untrained)}"
+        said = "untrained embedding rows are trained too: {}"
+        says = Said(said, _name(tokenizer, untrained))
         fix = "train adds them to the adapter, or start from an Instruct model"
         findings.append(Finding(Cause.UNTRAINED_TOKENS, says, fix))
     return Preflight(rows, dropped, end_id, plain_template, stop_ids, untrained, findings)
@@ -291,15 +292,14 @@ def _find_unusable_rows(
 ) -> list[Finding]:
     if not rows:
         reasons = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
-        says = f"no row is left to train on: {reasons or 'the file has no rows'}"
-        fix = f"check --input, --target and --max-length {max_length}"
+        says = Said("no row is left to train on: {}", reasons or Said("the file has no rows"))
+        fix = Said("check --input, --target and --max-length {}", max_length)
         return [Finding(Cause.UNUSABLE_ROWS, says, fix, is_repaired=False)]
     findings: list[Finding] = []
     if n := dropped.get(Drop.TOO_LONG):
+        says = Said("longer than --max-length {}", max_length)
         fix = "train drops them whole, never trimmed; raise --max-length to keep them"
-        findings.append(
-            Finding(Cause.ROWS_TOO_LONG, f"longer than --max-length {max_length}", fix, n_rows=n)
-        )
+        findings.append(Finding(Cause.ROWS_TOO_LONG, says, fix, n_rows=n))
     if others := {reason: n for reason, n in dropped.items() if reason != Drop.TOO_LONG}:
         reasons = ", ".join(f"{reason} {n}" for reason, n in others.items())
         fix = "train drops them; see what merge or verify let through"
@@ -317,9 +317,10 @@ def _find_style(examples: Sequence[Example]) -> list[Finding]:
     n_bare = sum(example.style == "bare" for example in examples)
     if not examples or n_bare >= MIN_BARE_SHARE * len(examples):
         return []
-    says = (
-        f"only {n_bare} of {len(examples)} questions are asked bare, so the student may think only "
-        "when told to"
+    says = Said(
+        "only {} of {} questions are asked bare, so the student may think only when told to",
+        n_bare,
+        len(examples),
     )
     fix = "merge again with a larger share of bare questions"
     return [Finding(Cause.FEW_BARE_QUESTIONS, says, fix, n_rows=len(examples) - n_bare)]
@@ -334,7 +335,7 @@ def find_stops(
     missing = [stop for stop in stop_ids if stop not in list_ids(config.eos_token_id)]
     if not missing:
         return stop_ids, []
-    says = f"generation config did not stop on {_name(tokenizer, missing)}"
+    says = Said("generation config did not stop on {}", _name(tokenizer, missing))
     return stop_ids, [
         Finding(Cause.STOPS_ELSEWHERE, says, "train and export write every stop token")
     ]
@@ -499,10 +500,8 @@ def find_too_little_memory(
     need = least_memory(shape, method, load)
     if need < machine.memory:
         return []
-    says = (
-        f"{method} needs about {need / GIB:.1f} GiB on each device, "
-        f"{machine.memory / GIB:.1f} GiB are there"
-    )
+    told = "{} needs about {:.1f} GiB on each device, {:.1f} GiB are there"
+    says = Said(told, method, need / GIB, machine.memory / GIB)
     fix = _advise(shape, method, load, machine)
     return [Finding(Cause.MEMORY, says, fix, is_repaired=False)]
 
@@ -519,7 +518,7 @@ def _advise(shape: ModelShape, method: Method, load: Workload, machine: Machine)
     for other in METHODS:
         is_possible = other != method and (other != "qlora" or machine.device != "processor")
         if is_possible and least_memory(shape, other, shorter) < machine.memory:
-            return f"train with --method {other}"
+            return Said("train with --method {}", other)
     everywhere = load._replace(n_devices=machine.n_devices)
     if least_memory(shape, method, everywhere) < machine.memory:
         return "train on all GPUs (docs/en/train.md says how)"
@@ -538,5 +537,6 @@ def find_too_little_disk(need: int, out: Path) -> list[Finding]:
     free = shutil.disk_usage(place).free
     if need < free:
         return []
-    says = f"checkpoints need {need / GIB:.1f} GiB, {free / GIB:.1f} GiB are free at {place}"
+    said = "checkpoints need {:.1f} GiB, {:.1f} GiB are free at {}"
+    says = Said(said, need / GIB, free / GIB, place)
     return [Finding(Cause.DISK, says, "free some space or choose another --out", is_repaired=False)]

@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, Said
+from medkd.core.i18n import tell
 from medkd.core.records import Example
 from medkd.core.stage_output import Manifest, StageOutput
 from medkd.models.chat_template import add_thinking_prefix
@@ -133,10 +134,8 @@ def prepare(config: Config, output: StageOutput | None = None) -> Job:
     )
     machine = measure_machine(device)
     if machine.n_devices > 1 and not process.is_launched:
-        print(
-            f"train: 1 of {machine.n_devices} GPUs is used; docs/en/train.md says how all are",
-            file=sys.stderr,
-        )
+        said = "train: 1 of {} GPUs is used; docs/en/train.md says how all are"
+        tell(said, machine.n_devices, to=sys.stderr)
     longest = max((len(row.input_ids) for row in preflight.rows), default=config.max_length)
     workload = make_workload(config, device, longest, process.n_processes)
     disk = estimate_disk(shape, config.weights, config.lora_rank, workload.weight_bytes)
@@ -318,10 +317,8 @@ def compare_packed(model: "PreTrainedModel", rows: Sequence[TokenizedExample]) -
     tolerance = 0.02 if model.dtype == torch.bfloat16 else 1e-3
     if abs(packed - alone) <= tolerance * max(alone, 1.0):
         return []
-    says = (
-        f"{len(few)} rows have the loss {alone:.3f} alone and {packed:.3f} packed: "
-        "they see each other"
-    )
+    told = "{} rows have the loss {:.3f} alone and {:.3f} packed: they see each other"
+    says = Said(told, len(few), alone, packed)
     fix = "train packs nothing; install flash-attn, or leave packing off"
     return [Finding(Cause.PACKED_OTHERWISE, says, fix)]
 
@@ -434,12 +431,14 @@ def _print_rows(preflight: Preflight) -> None:
     """Print in one line what is trained on, what was dropped and what was repaired."""
     lengths = describe_lengths(preflight.rows)
     dropped = ", ".join(f"{reason} {n}" for reason, n in preflight.dropped.items())
-    print(
-        f"train: {len(preflight.rows)} rows, {lengths['tokens']} tokens a pass, "
-        f"longest {lengths['longest']}"
-        + (f"; dropped: {dropped}" if dropped else "")
-        + (f"; repaired: {'; '.join(preflight.repairs)}" if preflight.repairs else ""),
-        file=sys.stderr,
+    tell(
+        "train: {} rows, {} tokens a pass, longest {}{}{}",
+        len(preflight.rows),
+        lengths["tokens"],
+        lengths["longest"],
+        Said("; dropped: {}", dropped) if dropped else "",
+        Said("; repaired: {}", "; ".join(preflight.repairs)) if preflight.repairs else "",
+        to=sys.stderr,
     )
 
 
