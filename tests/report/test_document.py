@@ -1,5 +1,6 @@
 from medkd.core.i18n import Texts
 from medkd.report.document import Document, Section, Table, write_document
+from medkd.report.material import Wording
 
 
 def test_a_new_report_leaves_no_table_of_an_earlier_one_and_nothing_of_a_person_is_deleted(
@@ -18,3 +19,14 @@ def test_a_new_report_leaves_no_table_of_an_earlier_one_and_nothing_of_a_person_
     assert write("one") == {"mine.csv", "one.csv", "one.tex", "one.md"}
     (tmp_path / ".files.json").write_text('["tables/mine.csv", "../x", 3]')
     assert "one.csv" in write("one")
+
+
+def test_only_what_has_no_place_to_break_is_broken_anywhere():
+    assert Table.is_long("runs/somewhere/evaluate-answers/predictions.jsonl")
+    assert not Table.is_long("McNemar, 319 gained, 0 lost; not significant")
+    assert not Table.is_long("think_unprompted_rate")
+
+
+def test_chinese_sentences_stand_without_a_space_between_them():
+    assert Wording(Texts("zh")).join(["一。", "二。"]) == "一。二。"
+    assert Wording(Texts("en")).join(["One.", "Two."]) == "One. Two."

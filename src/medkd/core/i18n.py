@@ -5,7 +5,7 @@ reasons, outcomes), labels and hints of fields by stage and name.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -113,7 +113,7 @@ _spoken = ContextVar("spoken", default="en")
 
 
 @contextmanager
-def speak(language: str) -> Iterator[Texts]:
+def speak(language: str) -> Generator[Texts]:
     """Have `tell` speak a language meanwhile."""
     before = _spoken.set(language)
     try:

@@ -115,8 +115,8 @@ def _print_table(found: Comparison) -> None:
     for model in found.differences:
         tell("{} against {}, {} questions", model, first.name, len(first.rows))
         if len(first.rows) < MIN_QUESTIONS:
-            told = "  fewer than {} questions: no difference counts as significant"
-            tell(told, MIN_QUESTIONS)
+            said = "  fewer than {} questions: no difference counts as significant"
+            tell(said, MIN_QUESTIONS)
         for test in [test for test in found.tests if test["model"] == model]:
             before, after = (e.scores[test["score"]] for e in (first, by_name[model]))
             print(

@@ -39,6 +39,11 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Cell]]
     note: str = ""
 
+    @staticmethod
+    def is_long(value: str) -> bool:
+        """Tell whether a cell holds a word, such as a path, that may be broken anywhere."""
+        return max(map(len, value.split()), default=0) > 24
+
     def is_text(self, column: int) -> bool:
         """Tell whether a column holds words, which stand on the left; numbers stand on the
         right."""

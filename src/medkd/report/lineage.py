@@ -272,7 +272,7 @@ def write_methods(material: Material, say: Wording) -> Section:
     used = [step.versions.items() for step in material.steps.values()]
     versions = sorted({f"{name} {number}" for pairs in used for name, number in pairs})
     said.append(say("Versions: {versions}.", versions=", ".join(versions)))
-    return Section(say("Methods"), [" ".join(said)])
+    return Section(say("Methods"), [say.join(said)])
 
 
 def write_cost(material: Material, say: Wording) -> Section | None:

@@ -7,7 +7,7 @@ share, and paired tests on them. Not done here: measuring, which the steps did; 
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -358,6 +358,10 @@ class Wording:
         note = text if isinstance(text, Note) else Note(text, values)
         told = {k: self(v) if isinstance(v, Note) else v for k, v in note.values.items()}
         return self.texts.of("report", note.text, **told)
+
+    def join(self, sentences: Iterable[str]) -> str:
+        """Join sentences as the language does: Chinese has no space between them."""
+        return ("" if self.texts.language == "zh" else " ").join(sentences)
 
     def describe(self, score: str) -> str:
         """Say what a score measures."""

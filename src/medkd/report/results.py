@@ -73,29 +73,29 @@ def write_headline(material: Material, say: Wording) -> Iterator[str]:
             continue
         found = find_range(evaluation.scores, measure)
         low, high = map(write_percent, found.interval)
-        said = say(
-            "{model} answers {right} of {n} unseen questions right (95 % interval {low} – {high}).",
-            model=evaluation.name,
-            right=write_percent(found.low),
-            n=sum(measure in row.scores for row in (*evaluation.rows, *evaluation.general)),
-            low=low,
-            high=high,
-        )
+        said = [
+            say(
+                "{model} answers {right} of {n} unseen questions right "
+                "(95 % interval {low} – {high}).",
+                model=evaluation.name,
+                right=write_percent(found.low),
+                n=sum(measure in row.scores for row in (*evaluation.rows, *evaluation.general)),
+                low=low,
+                high=high,
+            )
+        ]
         if found.high != found.low:
-            said += " " + say(
-                "{share} of the answers are undecided; were all of them right, it would be {most}.",
-                share=write_percent(1 - found.decided),
-                most=write_percent(found.high),
+            line = (
+                "{share} of the answers are undecided; were all of them right, it would be {most}."
             )
+            share, most = write_percent(1 - found.decided), write_percent(found.high)
+            said.append(say(line, share=share, most=most))
         if test := _find_test(material.tests, evaluation.name, measure):
-            said += " " + say(
-                "Difference to {first}: {difference} (p {p}; {finding}).",
-                first=material.evaluations[0].name,
-                difference=test["difference"],
-                p=test["p"],
-                finding=say(test["finding"]),
-            )
-        yield said
+            line = "Difference to {first}: {difference} (p {p}; {finding})."
+            first, finding = material.evaluations[0].name, say(test["finding"])
+            difference, p = test["difference"], test["p"]
+            said.append(say(line, first=first, difference=difference, p=p, finding=finding))
+        yield say.join(said)
 
 
 # What is right
@@ -147,7 +147,7 @@ def _write_score(scores: Mapping[str, Any], name: str) -> tuple[str, str]:
     if name not in scores:
         return "–", ""
     ends: Sequence[float] = scores["intervals"].get(name, ())
-    value = write_number(scores[name])
+    value = f"{scores[name]:.0f}" if name.startswith("tokens_p") else write_number(scores[name])
     if name.endswith(ACCURACY):
         found = find_range(scores, name)
         ends, value = found.interval, _write_range(found.low, found.high)
@@ -204,7 +204,7 @@ def _list_scores(evaluations: Sequence[Evaluation], say: Wording) -> Table:
         else:
             notes.append(say("{name} is the same as {first}.", name=name, first=first))
     head = [say("score"), *(e.name for e in evaluations)]
-    return Table("results", say("Scores"), head, rows, " ".join(notes))
+    return Table("results", say("Scores"), head, rows, say.join(notes))
 
 
 def _write_tests(material: Material, say: Wording) -> Table:
