@@ -259,3 +259,29 @@ def test_sections_that_come_to_the_same_name_keep_both_texts() -> None:
     )
     cleaned = deidentify_case(case).case.sections
     assert cleaned == {"90岁以上时": "发热。\n咳嗽。", "主诉": "喘。"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("住院号,姓名,性别,科室\n1098274,卜兆祥,男,骨科", ["1098274", "卜兆祥"]),
+        ('{"patientName":"司马骏","bedNo":"A07","login":"mengtt"}', ["司马骏", "A07", "mengtt"]),
+        ("村医登记:5.12 农金花 女 43 上岭屯 头痛", ["5.12", "农金花", "上岭屯"]),
+        ("由消化科转入泌尿外科A区", ["泌尿外科A区"]),
+        ("家住胡杨北路219号金色家园B座1703", ["胡杨北路219号金色家园B座1703"]),
+        ("途经临岚市滨湖大道与建业三路路口时", ["临岚市滨湖大道与建业三路路口"]),
+        ("交班:车念慈 接班:时敏", ["车念慈", "时敏"]),
+        ("检验科巩丽电话报告", ["巩丽"]),
+        ("随访电话86-187-5529-3041", ["86-187-5529-3041"]),
+        ("血袋号0551 0240 6183 9,输注", ["0551 0240 6183 9"]),
+        ("下次随访7月。", ["7月"]),
+    ],
+)
+def test_chinese_identifiers_are_found_by_their_form(text: str, found: list[str]) -> None:
+    finds = [text[match.start : match.end] for match in find_identifiers(text)]
+    assert [piece for piece in found if piece not in finds] == []
+
+
+@pytest.mark.parametrize("text", ["一线吉非替尼治疗", "专科查体:未见异常", "复诊:舌红,苔薄黄"])
+def test_words_of_treatment_and_examination_are_no_names(text: str) -> None:
+    assert [match.text for match in find_identifiers(text)] == []

@@ -38,6 +38,13 @@ def _could_be_day(match: re.Match[str]) -> bool:
     return _is_month(match) and 1 <= int(match["d"]) <= 31
 
 
+_SCORE = re.compile(r"(?:Apgar|评分)\s?:?\s?$")
+
+
+def _is_no_score(match: re.Match[str]) -> bool:
+    return _SCORE.search(_before(match, 8)) is None
+
+
 def _is_month_and_day(match: re.Match[str]) -> bool:
     return is_day(_LEAP_YEAR, int(match["m"]), int(match["d"]))
 
@@ -74,6 +81,16 @@ def _is_clause_day(match: re.Match[str]) -> bool:
     """Tell 6.18复查 from a value and from a numbered item."""
     month, dot, day = match["x"].partition(".")
     return not dot or is_day(_LEAP_YEAR, int(month), int(day))
+
+
+_CUE = _TABLE.compile(r"{CUE}:?\s(?:for\s)?\Z")
+_LONGEST_CUE = 24
+
+
+def _is_cued(match: re.Match[str]) -> bool:
+    """Tell 3/5 the day from a fraction by the word before it."""
+    start = match.start()
+    return _CUE.search(match.string, max(0, start - _LONGEST_CUE), start) is not None
 
 
 _PERSONS, _HISTORY = _TABLE.compile("{PERSONS}"), _TABLE.compile("{HISTORY}")
@@ -136,20 +153,21 @@ def _ends_range(match: re.Match[str]) -> bool:
 
 _AGE_BEFORE = re.compile(
     r"(?:(?:年龄|[虚实周]岁|现年|享年|终年|时年|高寿|年届|年逾|年近|年过)\s?[:为是约]?"
-    r"|[男女]性?\s?[,/|、]?|(?<![A-Za-z])(?:[Ff]emale|[Mm]ale)\s?[,/|]?|(?<![A-Za-z])[MF]\s?[,/|]"
+    r"|[男女]性?\s?[,/|、\t]?|(?<![A-Za-z])(?:[Ff]emale|[Mm]ale)\s?[,/|]?|(?<![A-Za-z])[MF]\s?[,/|\t]"
     r"|\b(?:[Aa]ged?|AGE)(?:\sof)?\s?:?)\s?$",
     re.ASCII,
 )
 _AGE_AFTER = re.compile(
     r"\s?[,/|、]?\s?[男女](?![A-Za-z\d])|\s?[,/|]\s?[MF](?![A-Za-z\d])|[-\s]{1,2}(?:fe)?male\b"
     r"|[-\s]?(?:[Yy](?:/?[Oo]|\.\s?[Oo]\.?|rs?)?(?![A-Za-z\d])"
+    r"|\s[Yy]ears?(?=[,;)])"
     r"|(?:YO|Y/O|[Yy]ears?|yrs?)[-\s]{1,2}(?:old|of\sage))",
     re.ASCII,
 )
 _GLUED_TO_SEX = re.compile(r"\s?[MF](?![A-Za-z\d])")
 _PERSON_BEFORE = re.compile(r"(?:\b(?:[Aa]n?|[Tt]he|[Pp]t|[Pp]atient)\s|\()$", re.ASCII)
 _OTHER_UNIT = re.compile(
-    r"\s?(?:[.%/~-]\s?[\da-zA-Z%]|%|[A-Za-zμ°×]|次|分|天|日|月|年|个|床|号|公|毫|厘|千|克|多次)"
+    r"\s?(?:\.\d|[%/~-]\s?[\da-zA-Z%]|%|[A-Za-zμ°×]|次|分|天|日|月|年|个|床|号|公|毫|厘|千|克|多次)"
 )
 _ISOTOPE = re.compile(r"Y[-\s]?(?:[A-Z]|微球|树脂|玻璃|标记|resin|glass|micro)")
 """Yttrium-90 is written like an age."""
@@ -170,11 +188,13 @@ RULES = _TABLE.rules(
     _is_year,
     _is_month,
     _could_be_day,
+    _is_no_score,
     _is_month_and_day,
     _is_full_date,
     _is_compact_date,
     _is_dotted_day,
     _is_clause_day,
+    _is_cued,
     _is_no_history,
     _is_no_literature,
     _has_date_before,
@@ -208,15 +228,25 @@ _FORMS = [
         rf"(?:{_Y}\s*年\s*)?{_M}\s*月(?P<part>份|初|底|末|[上中下]旬|)",
         rf"{_M}\s*[月./-]\s*{_D}\s*[日号]?",
         rf"{_M}[/-]{_D}[/-]{_Y}",
+        rf"{_D}\.{_M}\.{_Y}",
         rf"(?P<m>[A-Z][a-z]+)\.?\s(?P<d>\d{{1,2}})(?P<o>st|nd|rd|th|)(?:,?\s{_Y})?",
         rf"{_Y}-(?P<m>[A-Z][A-Za-z]+)-{_D}",
         rf"{_D}(?P<o>st|nd|rd|th|)[\s-](?P<m>[A-Z][A-Za-z]+)(?:(?:\.?,?\s|-){_Y})?",
-        rf"(?P<m>[A-Z][a-z]+)\.?,?\s{_Y}",
+        rf"(?P<m>[A-Z][a-z]+)(?:\.?,?\s{_Y})?",
         rf"(?:(?P<y>[一二][^年]{{3}})年)?(?:(?P<m>{_N})月(?:(?P<d>{_N})[日号])?)?",
     )
 ]
 """Every form of a date, with its year, month and day where it names them."""
 _MONTH_FIRST_SHORT = re.compile(rf"{_M}[/.-]{_D}[/.-](?P<y>\d\d)")
+_WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+_DAY_FIRST_SHORT = re.compile(
+    r"(?P<d>(?:1[3-9]|2\d|3[01])(?=[/-])|\d{1,2}(?=\.))[/.-](?P<m>\d{1,2})[/.-](?P<y>\d\d)"
+)
+"""17/04/24 and 06.04.24, as English is written; 04/06/24 is read with its month first."""
+_WITH_WEEKDAY = _TABLE.compile(
+    r"(?=.*(?:day|Mon|Tue|Wed|Thu|Fri|Sat|Sun|[期拜周]))"
+    r"(?P<before>{WEEKDAY})?[,.]{0,2}\s?(?:the\s)?(?P<rest>.*?\d.*?)?(?:\s?[,(]?\s?(?P<after>{WEEKDAY})\)?)?"
+)
 _DAY = re.compile(rf"(?P<d>\d{{1,2}}|{_N})[日号]?")
 _DAY_OF_PART = {"初": 3, "上旬": 5, "中旬": 15, "份": 15, "": 15, "下旬": 25, "末": 28, "底": 28}
 _DIGITS = "〇一二三四五六七八九"
@@ -233,7 +263,8 @@ class DateShifter:
     ['2021年2月13日', '2月16日', 'February 17, 2021', None]
     """
 
-    def __init__(self, offset_days: int) -> None:
+    def __init__(self, offset_days: int, is_english: bool = False) -> None:
+        self._is_english = is_english
         self.offset = timedelta(days=offset_days)
         self._last = date(_LEAP_YEAR, 1, 1)
         self._has_month = False
@@ -243,8 +274,20 @@ class DateShifter:
         3/5/21 as the 5th of March."""
         text = text.strip().replace("元月", "1月")
         try:
-            if is_month_first and (found := _MONTH_FIRST_SHORT.fullmatch(text)):
+            if self._is_english and (found := _DAY_FIRST_SHORT.fullmatch(text)):
                 return self._rewrite(found)
+            if (is_month_first or self._is_english) and (
+                found := _MONTH_FIRST_SHORT.fullmatch(text)
+            ):
+                return self._rewrite(found)
+            if found := _WITH_WEEKDAY.fullmatch(text):
+                moved = self.shift(found["rest"], is_month_first) if found["rest"] else ""
+                day = found["before"] or found["after"]
+                return (
+                    None
+                    if moved is None
+                    else text.replace(day, self._weekday(day)).replace(found["rest"] or "\0", moved)
+                )
             if text and (found := _DAY.fullmatch(text)):
                 return self._shift_day(found)
             for form in _FORMS:
@@ -265,7 +308,11 @@ class DateShifter:
         """Put the moved year, month and day in the places of the old ones."""
         old = {name: text for name, text in found.groupdict().items() if text is not None}
         month, day = _read(old.get("m", "7")), _read(old.get("d", "15" if "m" in old else "1"))
-        is_day_first = month > 12 and "y" in old and found.start("y") > found.start("m")
+        is_day_first = (
+            month > 12
+            and ("y" not in old or found.start("y") > found.start("m"))
+            and "月" not in found[0]
+        )
         if is_day_first:
             month, day = day, month  # 25/03/1950, which Americans would not write
         if "part" in old:
@@ -304,6 +351,16 @@ class DateShifter:
         if found["m"]:
             return f"{names[0]} {first.day}{found['to']}{second and f'{second} '}{last.day}{end}"
         return f"{first.day}{second and f' {names[0]}'}{found['to']}{last.day} {names[1]}{end}"
+
+    def _weekday(self, day: str) -> str:
+        """Move a day of the week, written as the old one is."""
+        lead = day[:-1] if day[-1] >= "一" else ""
+        names = list("一二三四五六日") if lead else _WEEKDAYS
+        old = next(
+            n for n, name in enumerate(names) if (lead + name)[:3] == day[:3].replace("天", "日")
+        )
+        new = names[(old + self.offset.days) % 7]
+        return lead + (new if lead or day.endswith("day") else new[:3])
 
     def _shift_day(self, found: re.Match[str]) -> str:
         """Move a day whose month was named before; name the month where it comes into another one

@@ -254,6 +254,7 @@ def _names_after_roles(text: str) -> Iterator[tuple[int, int]]:
 _DEED = re.compile("报告|通知|转告|叫做|[审复]核|[核校]对|录入|阅片|审签")
 _NAMED_AFTER = re.compile(
     "效应|定律|综合[征症]|现象|试验|实验|评分|量表|学说|理论|法则|氏"
+    r"|替尼|单抗|他汀|沙坦|洛尔|普利|西林|沙星|霉素|地平|[拉洛]唑"
     r"|病(?![情重危史人故逝程房区室历例因理了倒假急])"
 )
 """What bears the name of who found it."""
@@ -303,7 +304,8 @@ def _labelled_length(item: str, prior: float) -> int:
     titled = _TITLED.search(item, 1)
     name = item[: titled.start()] if titled else item
     if len(name) == 1:
-        return int(name in SURNAMES and titled is not None)
+        is_signed = titled is not None or prior >= _AFTER_LABEL
+        return int(name in SURNAMES and is_signed)
     likelihood = as_name(name, any_surname=True) - as_words(name)
     return len(name) if len(name) <= 8 and prior + likelihood > 0 else 0
 

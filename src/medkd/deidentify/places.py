@@ -31,7 +31,7 @@ def _hospitals(text: str) -> Iterator[tuple[int, int]]:
         start += len(_LOCAL.match(text[start : kind.start()])[0])  # pyright: ignore[reportOptionalSubscript]
         if start < kind.start() and _is_own_name(text, start, kind.start(), kind[0]):
             end = kind.end()
-            branch = re.match(r"[一-鿿]{0,4}(?:院区|分院)|[东西南北新老本]院", text[end:])
+            branch = re.match(r"[一-鿿]{0,4}(?:院区|分院)|[东西南北新老本]院|门诊部", text[end:])
             yield start, end + (branch.end() if branch else 0)
 
 
@@ -104,9 +104,11 @@ def _institutions(text: str) -> Iterator[tuple[int, int]]:
         if len(name) < 2 or _SOME.search(name) or _TRADE.fullmatch(name):
             continue
         if _PLACED.search(name + kind[0][0]) or is_told:
-            yield kind.start() - len(name), kind.end()
+            school_class = _CLASS.match(text, kind.end())
+            yield kind.start() - len(name), school_class.end() if school_class else kind.end()
 
 
+_CLASS = re.compile(r"[高初大一二三四五六]{1,2}年?级?\(?\d{1,2}\)?班")
 _KIND_AT_END = _TABLE.compile("{KIND_AT_END}")
 _INSTITUTION_AT_END = _TABLE.compile("{INSTITUTION_AT_END}")
 _FINE_AT_END = _TABLE.compile("{FINE_AT_END}")

@@ -16,7 +16,7 @@ import random
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
@@ -28,7 +28,7 @@ from medkd.core.jsonl import first_problem, write_text
 from medkd.core.records import NAMES_NOT_SOUGHT, Case, RawCase
 from medkd.deidentify import names
 from medkd.deidentify.dates import MONTH_FIRST, DateShifter
-from medkd.deidentify.numbers import is_record_label
+from medkd.deidentify.numbers import is_record_label, link_names
 from medkd.deidentify.recognizers import LAC
 from medkd.deidentify.rules import VERSION, Category, Match, Table
 from medkd.deidentify.search import (
@@ -229,7 +229,9 @@ def deidentify_case(case: RawCase, plan: Plan = PLAIN) -> Deidentified:
     is_english = not is_chinese("\n".join(texts))
     mark = mark_of(is_english=is_english, tagger=plan.help.tagger)
     matches = [[match for match in one if not match.is_flag] for one in found]
-    replacer = Replacer(offset, plan.natural, _draw(case), texts, patient, is_english)
+    everyone = (match.text for one in matches for match in one if match.category is Category.NAME)
+    same = link_names(everyone) if is_english else {}
+    replacer = Replacer(offset, plan.natural, _draw(case), texts, patient, is_english, same)
     clean = iter([replacer.replace(*pair) for pair in zip(texts, matches, strict=True)])
     sections = join_equal((next(clean), next(clean)) for _ in case.sections)
     cleaned = case.model_copy(
@@ -322,10 +324,13 @@ class Replacer:
         texts: Iterable[str] = (),
         patient: Patient | None = None,
         is_english: bool = False,
+        same: Mapping[str, str] | None = None,
     ) -> None:
+        self._same = same or {}
+        """Short names, and the full ones that they stand for."""
         self.originals: dict[str, str] = {}
         """What each surrogate stands for."""
-        self._dates = DateShifter(offset_days)
+        self._dates = DateShifter(offset_days, is_english)
         self._natural = natural
         self._random = random.Random(seed)
         self._patient = patient
@@ -357,6 +362,12 @@ class Replacer:
     def of(self, category: Category, text: str) -> str:
         """Choose the surrogate of a text: the same one whenever the text comes again; for a patient
         with a key, in every note and every run."""
+        if category is Category.NAME and (full := self._same.get(text)):
+            drawn_name = self.of(category, full)
+            is_short = self._natural and " " not in text
+            return (
+                drawn_name.split()[0 if full.startswith(text) else -1] if is_short else drawn_name
+            )
         squeezed = re.sub(r"[\s-]", "", text)
         key = (category, squeezed)
         if key not in self._given:

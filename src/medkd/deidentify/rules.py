@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from medkd.core.config import read_shipped_yaml
 
-VERSION = "medkd-rules 9"
+VERSION = "medkd-rules 10"
 """Name and version of the rules, written into every case; raised with every change of what they
 find."""
 
@@ -121,6 +121,24 @@ def by_pattern(
     return spans
 
 
+def by_what_follows(pattern: str, follows: str, conditions: Sequence[Condition] = ()) -> Finder:
+    """Find what a pattern matches in front of another one, which is rarer and searched first."""
+    sign = re.compile(follows, re.ASCII)
+    compiled = re.compile(rf"(?:{pattern})\Z", re.ASCII)
+
+    def spans(text: str) -> Iterator[tuple[int, int]]:
+        for found in sign.finditer(text):
+            end = found.start()
+            match = compiled.search(text, max(0, end - _LONGEST_BEFORE), end)
+            if match and all(accepts(match) for accepts in conditions):
+                yield match.span("x")
+
+    return spans
+
+
+_LONGEST_BEFORE = 60
+
+
 def by_pieces(pattern: str, piece: str, least: int = 1) -> Finder:
     """Find the dates of a range or list: what stands before group `tail`, each piece in it. The
     last number of a piece is a day or a month."""
@@ -179,9 +197,9 @@ class Table:
         return re.compile(self.fill(pattern), flags)
 
     def rules(self, *functions: Callable[..., Any]) -> tuple[Rule, ...]:
-        """Read the rules: a pattern; a pattern (`find`) with `if`, `needs` and `look`, or with
-        `pieces`; or the name of a function (`by`). `functions` are those that rules name, as
-        finders or conditions."""
+        """Read the rules: a pattern; a pattern (`find`) with `if`, `needs` and `look`, with
+        `follows` or with `pieces`; or the name of a function (`by`). `functions` are those that
+        rules name, as finders or conditions."""
         named = {function.__name__.lstrip("_"): function for function in functions}
         return tuple(
             Rule(name, Category[category], self._read(rule, named))
@@ -196,6 +214,9 @@ class Table:
                 return by_pattern(self.fill(rule))
             case {"by": by}:
                 return named[by]
+            case {"find": find, "follows": follows}:
+                conditions = [named[name] for name in rule.get("if", "").split()]
+                return by_what_follows(self.fill(find), self.fill(follows), conditions)
             case {"find": find, "pieces": piece}:
                 return by_pieces(self.fill(find), self.fill(piece), rule.get("least", 1))
             case _:

@@ -10,15 +10,15 @@ import html
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
 from medkd.deidentify import dates, names, numbers, places
 from medkd.deidentify.recognizers import Known, load_tagger
 from medkd.deidentify.rules import Category, Match, Rule, Table, any_of
+from medkd.deidentify.tables import TABLE_RULES
 from medkd.text.normalize import Edit, View, make_view
 
 # The view in which rules search
@@ -39,6 +39,14 @@ _BROKEN = re.compile(
 """A line that begins with a label or a date is one of its own."""
 _GAP = re.compile(" +")
 _SPACED_LINE = re.compile(r"(?<!\S)\S(?: \S){6,}(?!\S)")
+_SPACED_RUN = (
+    r"(?<![^\s:(])(?<!\s[A-Za-z\d] )(?<!:[A-Za-z\d] )"
+    r"[A-Za-z\d](?: [A-Za-z\d/.-]){{{}}}(?!\S)"
+)
+_SPACED_LATIN = re.compile(f"{_SPACED_RUN.format('3,')}(?: {{2,4}}{_SPACED_RUN.format('1,')})*")
+"""G R A V E S, E d i t h   M a y, 1 7 / 1 2 / 1 9 4 6."""
+_APART = re.compile(r"(?<=[A-Za-z])( )[.,]( *)(?= \S)")
+"""A mark that stands apart: D . Graves ,  son."""
 _LETTER_IN_YEAR = re.compile(r"(?<![A-Za-z\d][12])(?<=[12])[Oo](?=\d\d\s?[年/.-])")
 """2O22年, as scanned pages have it."""
 
@@ -107,6 +115,12 @@ def _without_gaps(text: str) -> list[Edit]:
             gaps = range(run.start() + 1, run.end(), 2)
             text = text[: run.start()] + run[0].replace(" ", "\0") + text[run.end() :]
             edits += [Edit(at, at + 1, "") for at in gaps]
+    for run in _SPACED_LATIN.finditer(text):
+        gaps = [gap.span() for gap in _GAP.finditer(text, *run.span())]
+        edits += [Edit(a, b, "" if b - a == 1 else " ") for a, b in gaps]
+        text = text[: run.start()] + run[0].replace(" ", "\0") + text[run.end() :]
+    for mark in _APART.finditer(text):
+        edits += [Edit(a, b, "") for a, b in (mark.span(1), mark.span(2)) if a < b]
     for run in _SPACED_HANZI.finditer(text):
         label = _SPACED_LABEL.search(run[0].replace(" ", ""))
         n_before = label.start() if label else 0
@@ -123,131 +137,21 @@ def _without_gaps(text: str) -> list[Edit]:
     return sorted(edits)
 
 
-# Tables: the values under or behind the heading of an identifier
-
-_KINDS = {
-    heading: Category[kind] for kind, words in _LABELS["headings"].items() for heading in words
-}
-_LONGEST_HEADING = 10
-_CELL = re.compile(r"[^\t|\n]+")
-_PAIR = re.compile(r'"(?P<key>[^"\n]{1,20})" ?: ?"(?P<value>[^"\n]{1,60})"')
-"""A key and its value in JSON."""
-_LINE = re.compile(r"^[^\n]*[\t|][^\n]*", re.MULTILINE)
-_NAME = re.compile(r"[一-鿿·•]{2,15}|[A-Z][A-Za-z'’-]+(?:,? [A-Z][A-Za-z.'’-]*){0,3}")
-
-Cell = tuple[int, int, str]
-
-
-@lru_cache(maxsize=4096)
-def kind_of_heading(cell: str) -> Category | None:
-    """Tell what stands under or behind a heading; None where nothing that identifies does.
-
-    >>> kind_of_heading("患者姓名"), kind_of_heading("Attending"), kind_of_heading("性别")
-    (<Category.NAME: '姓名'>, <Category.NAME: '姓名'>, None)
-    """
-    word = cell.strip(" :*#.").lower()
-    if not word or len(word) > _LONGEST_HEADING + 10 or word in _LABELS["other"]:
-        return None
-    if word.isascii():
-        last = word.split()[-1]  # a drug name is nobody's
-        return _KINDS.get(word) or (None if last == "name" else _KINDS.get(last))
-    for n in range(min(len(word), 5), 0, -1):
-        if kind := _KINDS.get(word[-n:]):
-            return kind if len(word) <= _LONGEST_HEADING else None
-    return None
-
-
-def _is_value(category: Category, text: str) -> bool:
-    n_digits = sum(character.isdecimal() for character in text)
-    match category:
-        case Category.NAME:
-            return _NAME.fullmatch(text) is not None and not names.is_blank(text)
-        case Category.AGE:
-            number = re.match(r"\d+", text)
-            return number is not None and int(number[0]) > 89
-        case Category.BED | Category.WARD:
-            return n_digits > 0 and len(text) <= 12
-        case Category.ADDRESS | Category.HOSPITAL:
-            return len(text) >= 4 and not names.is_blank(text)
-        case Category.DATE:
-            return False  # found by its own form, which can be shifted
-        case _:
-            return n_digits >= 3
-
-
-def _values(text: str) -> Iterator[tuple[Category, int, int]]:
-    """Walk the rows: a row with two headings side by side heads the rows below it, a heading with
-    something else behind it heads that."""
-    columns: list[Category | None] = []
-    last_end = -1
-    for line in _LINE.finditer(text):
-        if line.start() > last_end + 1:
-            columns = []
-        last_end = line.end()
-        cells: list[Cell] = []
-        for found in _CELL.finditer(line[0]):
-            value = found[0].strip(" ")
-            if value:
-                start = line.start() + found.start() + found[0].index(value)
-                cells.append((start, start + len(value), value))
-        if not cells or set("".join(cell[2] for cell in cells)) <= set("-: "):
-            continue
-        kinds = [kind_of_heading(cell[2]) for cell in cells]
-        if _is_header(kinds):
-            columns = kinds
-        elif len(cells) == len(columns):
-            yield from _accepted(zip(columns, cells, strict=True))
-        else:
-            yield from _accepted(zip(kinds, cells[1:], strict=False))
-
-
-def _is_header(kinds: list[Category | None]) -> bool:
-    """Tell a row of headings from one of headings and values in turn."""
-    return any(a and b for a, b in pairwise(kinds))
-
-
-def _accepted(
-    pairs: Iterable[tuple[Category | None, Cell]],
-) -> Iterator[tuple[Category, int, int]]:
-    for kind, (start, end, value) in pairs:
-        if kind and _is_value(kind, value):
-            yield kind, start, end
-
-
-def _of(category: Category) -> Callable[[str], Iterator[tuple[int, int]]]:
-    def spans(text: str) -> Iterator[tuple[int, int]]:
-        if '":' in text or '" :' in text:
-            pairs = ((pair["key"], pair.span("value")) for pair in _PAIR.finditer(text))
-            for key, (start, end) in pairs:
-                kind = kind_of_heading(key.replace("_", " "))
-                if kind is category and _is_value(category, text[start:end]):
-                    yield start, end
-        if "\t" in text or "|" in text:
-            for kind, start, end in _values(text):
-                if kind is category:
-                    yield start, end
-
-    return spans
-
-
-_TABLE_RULES = tuple(
-    Rule(f"table_{category.name.lower()}", category, _of(category))
-    for category in dict.fromkeys(_KINDS.values())
-    if category is not Category.DATE
-)
-
-
 # Search
 
 RULES: tuple[Rule, ...] = (
     *numbers.RULES,
     *dates.RULES,
+    *TABLE_RULES,
     *numbers.ENGLISH_RULES,
-    *_TABLE_RULES,
     *places.RULES,
     *names.RULES,
 )
 """In the order in which they claim text: what an earlier rule took, a later one leaves."""
+
+_HANZI = re.compile("[一-鿿]")
+_RULES_WITHOUT_HANZI = tuple(rule for rule in RULES if rule not in {*places.RULES, *names.RULES})
+"""Those that can find something in a text without Chinese."""
 
 MARK = re.compile(
     rf"\[(?P<category>{'|'.join((*Category, *(c.english + ' ' for c in Category)))})"
@@ -358,7 +262,7 @@ def _search(text: str, help_: Help, offset: int = 0) -> list[Match]:
         for start, end, category in (help_.known.find(text) if help_.known.terms else ())
         if _claim(taken, start, end)
     ]
-    for rule in RULES:
+    for rule in RULES if _HANZI.search(text) else _RULES_WITHOUT_HANZI:
         found += [
             Match(start, end, rule.name, rule.category, text[start:end])
             for start, end in rule.spans(text)
@@ -368,10 +272,33 @@ def _search(text: str, help_: Help, offset: int = 0) -> list[Match]:
         found += _tagged(text, help_.tagger, taken)
     if help_.known.kept:
         found = [match for match in found if not help_.known.keeps(match.text)]
-    found += _find_repeated(text, _known_texts(found), taken)
-    return sorted(
-        match._replace(start=match.start + offset, end=match.end + offset) for match in found
-    )
+    found += _find_repeated(text, _known_texts(found, text), taken)
+    return [
+        match._replace(start=match.start + offset, end=match.end + offset)
+        for match in _join_weekdays(sorted(found), text)
+    ]
+
+
+def _join_weekdays(found: list[Match], text: str) -> Iterator[Match]:
+    """Make one date of a day of the week and the date beside it."""
+    last: Match | None = None
+    for match in found:
+        if last and last.category is match.category is Category.DATE:
+            is_before, is_behind = last.rule == "date_weekday", match.rule == "date_weekday_behind"
+            if (is_before or is_behind) and _JOINT.fullmatch(text, last.end, match.start):
+                whole = text[last.start : match.end]
+                last = (match if is_before else last)._replace(
+                    start=last.start, end=match.end, text=whole
+                )
+                continue
+        if last:
+            yield last
+        last = match
+    if last:
+        yield last
+
+
+_JOINT = re.compile(r"[ ,.(]{0,3}(?:the )?")
 
 
 def _tagged(text: str, tagger: str, taken: bytearray) -> list[Match]:
@@ -408,10 +335,10 @@ _SURE = frozenset(
 )
 
 
-def _known_texts(found: Iterable[Match]) -> dict[str, Category]:
+def _known_texts(found: Iterable[Match], text: str) -> dict[str, Category]:
     """Collect names, hospitals and numbers that are sure enough to be looked for without
-    context."""
-    return {
+    context; of an English name its parts too."""
+    known = {
         match.text: match.category
         for match in found
         if not match.is_flag
@@ -420,15 +347,25 @@ def _known_texts(found: Iterable[Match]) -> dict[str, Category]:
             or (match.category in _SURE and len(match.text) >= (4 if "院" in match.text else 6))
         )
     }
+    parts = {
+        part: Category.NAME
+        for name, category in known.items()
+        if category is Category.NAME
+        for part in numbers.parts_of_name(name)
+        if part.lower() not in text  # Hope, and a family that hopes
+    }
+    return parts | known
 
 
 def _find_repeated(text: str, known: Mapping[str, Category], taken: bytearray) -> Iterable[Match]:
     """Find the places where a name, a hospital or a number stands without its context."""
     for name in sorted(known, key=len, reverse=True):
+        is_english = known[name] is Category.NAME and name.isascii()
         start = text.find(name)
         while start >= 0:
             end = start + len(name)
-            if _claim(taken, start, end):
+            is_whole = not is_english or numbers.stands_as_name(text, start, end)
+            if is_whole and _claim(taken, start, end):
                 yield Match(start, end, "repeated", known[name], name)
             start = text.find(name, end)
 
