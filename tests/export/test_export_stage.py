@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from medkd.core.errors import InputError, ProofError
+from medkd.core.i18n import Texts
 from medkd.export.proof import ask_folder
 from medkd.export.stage import (
     Config,
@@ -242,6 +243,7 @@ def test_thinking_must_be_closed_answered_and_ended(text, stopped, passed):
     assert judge(answers)["passed"] is passed
     few = judge(answers[:19])
     assert not few["passed"] and few["finding"].startswith("few: ")
+    assert Texts("zh").say(few["finding"]).endswith("自行结束；题目太少，自检需要 20 道")
 
 
 def test_none_of_twenty_has_an_interval_too():

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from medkd.core import thinking
 from medkd.core.config import RUNTIME, StageConfig
-from medkd.core.errors import InputError, MedkdError, ProofError, from_os_error, is_disk_full
+from medkd.core.errors import InputError, MedkdError, ProofError, Said, from_os_error, is_disk_full
 from medkd.core.i18n import tell
 from medkd.core.jsonl import resolve_input, write_json, write_text
 from medkd.core.progress import make_printable
@@ -181,9 +181,9 @@ def _export(config: Config) -> Manifest:
 
 
 def _explain_unproven(out: Path, proof: Mapping[str, Any]) -> ProofError:
-    advice = "train longer or on more rows"
+    advice = Said("train longer or on more rows")
     if proof["n"] < MIN_QUESTIONS:
-        advice = f"keep {MIN_QUESTIONS} rows for validation and train again"
+        advice = Said("keep {} rows for validation and train again", MIN_QUESTIONS)
     return ProofError("{}: {}, {}; see proof.json, {}", out, UNPROVEN, proof["finding"], advice)
 
 
@@ -323,7 +323,9 @@ def prove(model: Path, questions: Sequence[str], max_tokens: int) -> dict[str, A
         )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return judge([]) | {"finding": f"plain {library} could not use it ({last[:200]})"}
+            return judge([]) | {
+                "finding": Said("plain {} could not use it ({})", library, last[:200])
+            }
         return judge(json.loads(answered.read_text(encoding="utf-8")))
 
 
@@ -336,9 +338,9 @@ def judge(answers: list[dict[str, Any]]) -> dict[str, Any]:
     n_stopped = sum(bool(answer["stopped"]) for answer in answers)
     n = len(answers)
     enough = PROOF_SHARE * n
-    finding = f"{n_thinking} of {n} answers think, {n_stopped} stop"
+    finding = Said("{} of {} answers think, {} stop", n_thinking, n, n_stopped)
     if is_short := n < MIN_QUESTIONS:
-        finding = f"few: {finding}; too few questions, a proof takes {MIN_QUESTIONS}"
+        finding = Said("few: {}; too few questions, a proof takes {}", finding, MIN_QUESTIONS)
     return {
         "passed": not is_short and n_thinking >= enough and n_stopped >= enough,
         "finding": finding,

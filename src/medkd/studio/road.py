@@ -95,6 +95,7 @@ class Progress(NamedTuple):
     """How far a step has come."""
 
     step: str
+    stage: str
     done: int
     total: int
     """0 where it is not known."""
@@ -146,6 +147,10 @@ def find_actions(job: Job, t: Texts) -> list[Action]:
         if (cut.path / UNPROVEN).exists():
             said, query = t("The model has not proved itself"), {"step": cut.name}
             actions.append(Action(said, t("Look at its answers"), "export", query))
+            models = {"before": cut.base, "after": str(cut.path)}
+            actions.append(
+                Action(t("It can be tried all the same"), t("Talk to it"), "chat", models)
+            )
         else:
             said = t("{stage} has not come to its end", stage=t.word("stage", cut.path.name))
             actions.append(Action(said, t("Look"), "run", {"name": job.name}))
@@ -205,7 +210,7 @@ def find_progress(job: Job) -> Progress | None:
     if metrics:
         elapsed = metrics[-1].get("seconds", elapsed)
     left = elapsed * (total - done) / done if 0 < done <= total else None
-    return Progress(step.path.name, done, total, unit, left)
+    return Progress(step.path.name, manifest.stage, done, total, unit, left)
 
 
 def _count_steps(metrics: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> int:
