@@ -8,6 +8,7 @@ Chromium at `CHROMIUM`.
 """
 
 import argparse
+import base64
 import csv
 import json
 import os
@@ -73,6 +74,10 @@ DOCS = {
     "studio-start": View("start"),
 }
 """Name of a picture of the docs to what it shows."""
+SHEET = (("light", "en", "zh"), ("dark", "zh", "en"))
+"""Rows of the sheet that the docs have of each page: the colours, the language of the wide window,
+that of the narrow one."""
+JPEG_QUALITY = 78
 
 
 @contextmanager
@@ -120,7 +125,7 @@ def ask(page: "Page") -> None:
     done.nth(1).wait_for(timeout=240_000)
 
 
-def take(browser: "Browser", studio: str, view: View, path: Path, is_whole: bool) -> None:
+def take(browser: "Browser", studio: str, view: View, is_whole: bool = False) -> bytes:
     """Take one picture, of a window or of the whole page."""
     size = {"width": view.width, "height": SIZES[view.width]}
     context = browser.new_context(color_scheme=view.scheme, viewport=size)  # pyright: ignore
@@ -132,8 +137,25 @@ def take(browser: "Browser", studio: str, view: View, path: Path, is_whole: bool
         page.goto(address)
         ask(page)
     page.wait_for_load_state("networkidle")
-    page.screenshot(path=path, full_page=is_whole)
+    picture = page.screenshot(full_page=is_whole)
     context.close()
+    return picture
+
+
+def take_sheet(browser: "Browser", studio: str, name: str) -> bytes:
+    """Take a page in both widths and both colours, laid out on one picture."""
+    rows: list[str] = []
+    for scheme, *languages in SHEET:
+        views = [View(name, *one) for one in zip(SIZES, (scheme, scheme), languages, strict=True)]
+        taken = (base64.b64encode(take(browser, studio, view)).decode() for view in views)
+        rows.append(
+            " ".join(f'<img height="450" src="data:image/png;base64,{one}">' for one in taken)
+        )
+    page = browser.new_page()
+    page.set_content(f'<div style="display: inline-block">{"<br>".join(rows)}</div>')
+    picture = page.locator("div").screenshot(type="jpeg", quality=JPEG_QUALITY)
+    page.close()
+    return picture
 
 
 def main() -> None:
@@ -161,7 +183,11 @@ def main() -> None:
     with open_studio(asked.folder) as studio, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for name, view in views.items():
-            take(browser, studio, view, asked.out / f"{name}.png", is_whole=not asked.docs)
+            picture = take(browser, studio, view, is_whole=not asked.docs)
+            (asked.out / f"{name}.png").write_bytes(picture)
+            print(name, flush=True)
+        for name in PAGES if asked.docs else ():
+            (asked.out / f"studio-page-{name}.jpg").write_bytes(take_sheet(browser, studio, name))
             print(name, flush=True)
         browser.close()
 

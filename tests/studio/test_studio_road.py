@@ -154,7 +154,7 @@ def test_own_cases_are_brought_looked_at_started_stopped_and_deleted_in_chinese(
     page.get_by_role("button", name="重新读取").click()
     page.locator("mark.found", has_text="张三").first.wait_for()
     page.locator("mark.masked", has_text="[姓名1]").first.wait_for()
-    page.get_by_role("link", name="用这些病例继续").click()
+    page.get_by_role("link", name="用这些病例继续").first.click()
     start(page, "咨询内容=主诉")
     page.locator(".road .finished").first.wait_for(timeout=SLOW_MS)
     page.get_by_role("button", name="停止").click()
