@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from medkd.core.config import POSITIONAL, RUNTIME, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.i18n import tell
+from medkd.core.i18n import get_spoken, tell
 from medkd.core.jsonl import resolve_input, write_json
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest, open_stage_output
@@ -121,7 +121,8 @@ def _print_table(found: Comparison) -> None:
             before, after = (e.scores[test["score"]] for e in (first, by_name[model]))
             print(
                 f"  {test['score']:<20}{write_number(before):>8} -> {write_number(after):>7}  "
-                f"{test['difference']:>8} [{test['interval']}]  p {test['p']}  {test['finding']}"
+                f"{test['difference']:>8} [{test['interval']}]  p {test['p']}  "
+                f"{get_spoken().of('report', test['finding'])}"
             )
     if drop := find_drop(found.tests):
         print(f"warning: {drop}", file=sys.stderr)

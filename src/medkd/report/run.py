@@ -10,8 +10,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from medkd.core.errors import InputError, MedkdError
-from medkd.core.i18n import Texts
+from medkd.core.errors import InputError, MedkdError, Said
+from medkd.core.i18n import Texts, get_spoken, tell
 from medkd.core.jsonl import MANIFEST, write_json
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest
@@ -108,10 +108,10 @@ def write_run_report(run_dir: Path, models: Mapping[str, str], language: Languag
     page = run_dir / "report.html"
     write_document(make_document(material, texts), run_dir / "report", page, texts)
     if drop := find_drop(material.tests):
-        print(f"warning: {drop}")
+        tell("warning: {}", drop)
     print(f"\n{write_lead(evaluations, material.tests)}")
     _print_table([_keep_shown(e.scores) for e in evaluations], list(models))
-    print(f"\nreport:  {page}\nsummary: {run_dir / SUMMARY}")
+    tell("\nreport:  {}\nsummary: {}", page, run_dir / SUMMARY)
 
 
 def _keep_shown(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,12 +144,21 @@ def write_lead(evaluations: Sequence[Evaluation], tests: Sequence[Mapping[str, A
     lead = results.list_lead(evaluations, tests)
     width = max((len(str(line["model"])) for line in lead), default=0)
     lines: list[str] = []
+    texts = get_spoken()
     for line in lead:
-        said = f"  {line['score']:<20}{line['model']:<{width}}  right {line['right']}"
-        lines.append(f"{said}  95 % {line['interval']}, decided {line['decided']}, n {line['n']}")
+        name = f"  {line['score']:<20}{line['model']:<{width}}"
+        found = (str(line[key]) for key in ("right", "interval", "decided", "n"))
+        lines.append(texts.say(Said("{}  right {}  95 % {}, decided {}, n {}", name, *found)))
         if test := line["test"]:
-            said = f"against {evaluations[0].name}: {test['difference']}"
-            lines.append(f"{'':<{24 + width}}{said}, p {test['p']}, {test['finding']}")
+            finding = texts.of("report", test["finding"])
+            parts = (
+                " " * (24 + width),
+                evaluations[0].name,
+                test["difference"],
+                test["p"],
+                finding,
+            )
+            lines.append(texts.say(Said("{}against {}: {}, p {}, {}", *parts)))
     return "\n".join(lines)
 
 
