@@ -30,7 +30,7 @@ REASONING = (
 @pytest.fixture(autouse=True)
 def share_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let few records be shared among workers, as many are."""
-    monkeypatch.setattr(parallel.map_in_order, "__defaults__", (100, "local", parallel.BATCH))
+    monkeypatch.setattr(parallel.map_in_order, "__defaults__", (100, "local", parallel.BATCH, None))
     monkeypatch.setattr("medkd.deidentify.stage.MANY", 100)
     monkeypatch.setattr("medkd.merge.stage._MANY", 1)
 

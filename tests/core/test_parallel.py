@@ -1,7 +1,16 @@
+import itertools
+import os
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
 
 from medkd.core import parallel
+from medkd.core.done_work import DoneWork
 from medkd.core.parallel import MANY, map_in_order
+
+N, SIZE = 60, 7
 
 
 def test_many_items_come_back_in_order_whatever_their_number() -> None:
@@ -20,3 +29,55 @@ def test_few_items_are_worked_on_one_by_one_as_they_come() -> None:
     results = map_in_order(abs, items())
     assert next(results) == 0
     assert len(taken) < parallel.MANY
+
+
+def mark(number: int, folder: Path) -> int:
+    """Leave a mark for every time that a number is worked on."""
+    with (folder / str(number)).open("a") as file:
+        file.write("x")
+    return -number
+
+
+def count_marks(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+@pytest.fixture(params=[1, 2])
+def processors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: request.param)
+
+
+@pytest.mark.usefixtures("processors")
+def test_work_that_was_broken_off_goes_on_and_does_no_batch_again(tmp_path: Path) -> None:
+    folder, path = tmp_path / "marks", tmp_path / "done"
+    folder.mkdir()
+
+    def start(key: str = "a") -> Iterator[int]:
+        work = partial(mark, folder=folder)
+        return map_in_order(work, range(N), 1, size=SIZE, done=DoneWork(path, key))
+
+    wanted = [-number for number in range(N)]
+    broken_off = start()
+    assert list(itertools.islice(broken_off, 3 * SIZE)) == wanted[: 3 * SIZE]
+    broken_off.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert path.stat().st_mode & 0o777 == 0o600
+    with path.open("ab") as file:
+        file.write(b"torn by a kill")
+    n_before = count_marks(folder)
+    assert list(start()) == wanted
+    assert count_marks(folder) - n_before == N - 3 * SIZE
+    n_before = count_marks(folder)
+    assert list(start()) == wanted
+    assert count_marks(folder) == n_before
+    assert list(start("b")) == wanted
+    assert count_marks(folder) == n_before + N
+
+
+def test_a_damaged_batch_and_all_behind_it_are_worked_on_again(tmp_path: Path) -> None:
+    path = tmp_path / "done"
+    assert list(map_in_order(abs, range(N), 1, size=SIZE, done=DoneWork(path, "a")))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert len(list(DoneWork(path, "a").read())) < N // SIZE
+    assert list(map_in_order(abs, range(N), 1, size=SIZE, done=DoneWork(path, "a"))) == [*range(N)]

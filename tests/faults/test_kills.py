@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from medkd.core.config import RECIPES
+from medkd.core.jsonl import write_records
 from medkd.demo.mock_site import serve_site
 from medkd.demo.synthetic_cases import generate_cases
 from medkd.demo.teacher import serve_teacher
@@ -235,3 +236,36 @@ def test_a_disk_that_may_only_be_read_is_told_in_one_line(recipe: Path, small_di
     assert start(recipe, out).wait(900) == 2
     last = read_log(recipe, out).strip().splitlines()[-1]
     assert "permission denied" in last and str(small_disk) in last
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_stage_over_many_records_killed_in_the_middle_goes_on_from_there(
+    tmp_path: Path, engine: str
+) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray")
+    cases = generate_cases(4000, seed=5)
+    write_records(tmp_path / "raw_cases.jsonl", (case.to_raw_case() for case in cases))
+
+    def begin(out: Path) -> "subprocess.Popen[bytes]":
+        given = ["--input", str(tmp_path / "raw_cases.jsonl"), "--engine", engine]
+        command = [sys.executable, "-m", "medkd", "deidentify", *given, "--out", str(out)]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    calm, out = tmp_path / "calm", tmp_path / "killed"
+    assert begin(calm).wait(900) == 0
+    done, size = out / ".done", 0
+    for _ in range(2):
+        process = begin(out)
+        while process.poll() is None and not (done.exists() and done.stat().st_size > size + 10**6):
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+        assert done.stat().st_size > size  # what was done stays, and more came to it
+        size = done.stat().st_size
+    assert begin(out).wait(900) == 0
+    assert not done.exists()
+    for name in ("cases.jsonl", "residue.jsonl", "small_cells.csv"):
+        assert (out / name).read_bytes() == (calm / name).read_bytes()
+    one, other = (json.loads((folder / "manifest.json").read_bytes()) for folder in (calm, out))
+    assert one["counts"] == other["counts"] and one["facts"] == other["facts"]

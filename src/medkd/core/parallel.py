@@ -12,6 +12,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
 from medkd.core.config import RUNTIME
+from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError, StoppedError
 
 T = TypeVar("T")
@@ -35,8 +37,8 @@ _WAITING_EACH = 3
 """Batches under way for each worker, so that none of them idles; memory holds no more of them."""
 _MAX_LOCAL = 8
 
-_Submit = Callable[[list[Any]], Callable[[], Any]]
-"""Hands a batch to a worker; what it returns waits for the result."""
+_Submit = Callable[[list[Any]], Callable[[], bytes]]
+"""Hands a batch to a worker; what it returns waits for the results, pickled."""
 
 
 def map_in_order(
@@ -45,25 +47,32 @@ def map_in_order(
     many: int = MANY,
     engine: Engine = "local",
     size: int = BATCH,
+    done: DoneWork | None = None,
 ) -> Iterator[R]:
     """Apply a function to each item, in order; `many` items or more are shared among the workers,
-    `size` at a time, fewer stay in this process. Function and items must be picklable."""
+    `size` at a time, fewer stay in this process. Function and items must be picklable. Batches that
+    are `done` are not worked on again."""
     waiting = iter(items)
     first = list(itertools.islice(waiting, many))
     every = itertools.chain(first, waiting)
-    n_local = min(os.cpu_count() or 1, _MAX_LOCAL)
-    if len(first) < many or (engine == "local" and n_local == 1):
+    if len(first) < many:
         yield from map(work, every)
         return
-    pending: deque[Callable[[], list[R]]] = deque()
-    with _start_ray(work) if engine == "ray" else _start_processes(work, n_local) as workers:
-        submit, n_workers = workers
-        for batch in cut(every, size):
-            pending.append(submit(batch))
-            if len(pending) >= n_workers * _WAITING_EACH:
-                yield from pending.popleft()()
-        while pending:
-            yield from pending.popleft()()
+    batches = cut(every, size)
+    for results in done.read() if done else ():
+        next(batches, None)
+        yield from _load(results)
+    pending: deque[Callable[[], bytes]] = deque()
+    with _start_ray(work) if engine == "ray" else _start_processes(work) as (submit, n_workers):
+        n_waiting = n_workers * _WAITING_EACH
+        while True:
+            pending.extend(map(submit, itertools.islice(batches, n_waiting - len(pending))))
+            if not pending:
+                return
+            results = pending.popleft()()
+            if done:
+                done.add(results)
+            yield from _load(results)
 
 
 def cut(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -77,6 +86,10 @@ def cut(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+def _load(data: bytes) -> list[Any]:
+    return pickle.loads(data)  # noqa: S301 - of our own workers, or from a file of our own
+
+
 # --- Processes of this machine ------------------------------------------------------------------
 
 _work: Callable[[Any], Any]
@@ -84,12 +97,18 @@ _work: Callable[[Any], Any]
 
 
 @contextmanager
-def _start_processes(
-    work: Callable[[Any], Any], n: int
-) -> Generator[tuple[_Submit, int], None, None]:
+def _start_processes(work: Callable[[Any], Any]) -> Generator[tuple[_Submit, int], None, None]:
+    n = min(os.cpu_count() or 1, _MAX_LOCAL)
+    if n == 1:
+        yield lambda batch: lambda: _apply(work, batch), 1
+        return
     # A fresh interpreter each: a fork would take along whatever threads hold just then.
     with multiprocessing.get_context("spawn").Pool(n, _set_work, (work,)) as pool:
         yield lambda batch: pool.apply_async(_do_work, (batch,)).get, n
+
+
+def _apply(work: Callable[[Any], Any], batch: list[Any]) -> bytes:
+    return pickle.dumps(list(map(work, batch)), pickle.HIGHEST_PROTOCOL)
 
 
 def _set_work(work: Callable[[Any], Any]) -> None:
@@ -97,14 +116,17 @@ def _set_work(work: Callable[[Any], Any]) -> None:
     _work = work
 
 
-def _do_work(batch: list[Any]) -> list[Any]:
-    return list(map(_work, batch))
+def _do_work(batch: list[Any]) -> bytes:
+    return _apply(_work, batch)
 
 
 # --- Ray ----------------------------------------------------------------------------------------
 
 _RETRIES = 20
 """Times that a batch is begun again where its node, or the memory for it, was lost."""
+_PIECES = 16
+"""Pieces in which a batch and its results travel: Ray sends less than 100 kB along with a call, but
+has a larger object fetched from node to node, for which the worker waits."""
 
 
 @contextmanager
@@ -113,19 +135,22 @@ def _start_ray(work: Callable[[Any], Any]) -> Generator[tuple[_Submit, int], Non
     ends with the program. A task whose node is lost or whose worker was killed runs again."""
     ray = _connect()
     placed = ray.put(work)
-    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_call)
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES, num_returns=_PIECES)(_call)
 
-    def submit(batch: list[Any]) -> Callable[[], Any]:
-        reference = task.remote(placed, batch)
-        return lambda: _receive(ray, reference)
+    def submit(batch: list[Any]) -> Callable[[], bytes]:
+        pieces = _cut_bytes(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL))
+        references = task.remote(placed, *pieces)
+        return lambda: b"".join(_receive(ray, references))
 
     yield submit, max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def _connect() -> Any:
-    # Nothing is reported to Ray's makers, and an error is told once, by us.
+    # Nothing is reported to Ray's makers, and an error is told once, by us. A worker is kept while
+    # there is work: given back every half second, one of another node is not seen as free at once.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    os.environ.setdefault("RAY_worker_lease_timeout_milliseconds", "60000")
     try:
         import ray
     except ImportError as error:
@@ -152,13 +177,18 @@ def _connect() -> Any:
     return ray
 
 
-def _call(work: Callable[[Any], Any], batch: list[Any]) -> list[Any]:
-    return list(map(work, batch))
+def _call(work: Callable[[Any], Any], *pieces: bytes) -> list[bytes]:
+    return _cut_bytes(_apply(work, _load(b"".join(pieces))))
 
 
-def _receive(ray: Any, reference: Any) -> Any:
+def _cut_bytes(data: bytes) -> list[bytes]:
+    length = -(-len(data) // _PIECES)
+    return [data[length * place : length * (place + 1)] for place in range(_PIECES)]
+
+
+def _receive(ray: Any, references: Any) -> list[bytes]:
     try:
-        return ray.get(reference)
+        return ray.get(references)
     except ray.exceptions.RayError as error:
         cause: Any = getattr(error, "cause", None)
         if isinstance(cause, Exception) and not isinstance(cause, ray.exceptions.RayError):

@@ -7,6 +7,8 @@ unfinished or finished. Not done here: the form of the records in it (`core.json
 import contextlib
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import platform
 import sys
@@ -25,6 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from medkd import __version__
 from medkd.core.config import StageConfig
+from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError, MedkdError, from_os_error, is_disk_full
 from medkd.core.i18n import get_spoken
 from medkd.core.jsonl import (
@@ -42,6 +45,9 @@ from medkd.core.records import Cost, Record
 WAIT_S = 10.0
 """How long a second process waits for a directory before it is refused."""
 LOCK_POLL_S = 0.1
+DONE = ".done"
+"""Name of the file of what is done of unfinished work."""
+_HOW = {"engine", *StageConfig.model_fields}
 Inputs = Mapping[str, Path | Sequence[Path]]
 """Role (`input`, `against`) to the path or the paths in it, in order."""
 
@@ -126,6 +132,14 @@ class StageOutput:
         """Count dropped records of several reasons."""
         self._dropped.update({str(reason): n for reason, n in reasons.items() if n})
 
+    def open_done_work(self) -> DoneWork:
+        """Name the file of what is done of this very work; it goes when the work is finished."""
+        decisive = {k: v for k, v in self.manifest.config.items() if k not in _HOW}
+        roles = list(_list_hashes(self.manifest).items())
+        content = [decisive, roles, self.manifest.names, self.manifest.versions]
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return DoneWork(self.path(DONE), key)
+
     def write_records(self, name: str, records: Iterable[Record]) -> int:
         return write_records(self.path(name), records)
 
@@ -140,6 +154,7 @@ class StageOutput:
         counts = self.manifest.counts
         counts.dropped = dict(self._dropped.most_common())
         if state == "finished":
+            self.path(DONE).unlink(missing_ok=True)
             warn_large_drops(self.manifest.stage, counts.read, counts.dropped, self.next_steps)
         self.manifest.outputs = sorted(
             name
@@ -169,7 +184,7 @@ def open_stage_output(
     and begin again). `names` holds, by role, names of inputs on which the result depends.
     `follows_inputs` lets a stage whose work is keyed by content continue when its inputs changed.
     """
-    directory = config.out
+    directory, writes = config.out, (*writes, DONE)
     if directory.exists() and not directory.is_dir():
         raise InputError("{}: is a file; choose a directory for --out", directory)
     manifest = _make_manifest(stage, config, inputs, names or {})
@@ -507,7 +522,8 @@ def _remove_if_bare(directory: Path) -> None:
     """Leave nothing behind where refused input made nothing: with the input repaired, the same
     command must not be refused."""
     with contextlib.suppress(OSError):
-        if [child.name for child in directory.iterdir()] == [MANIFEST]:
+        if {child.name for child in directory.iterdir()} <= {MANIFEST, DONE}:
+            (directory / DONE).unlink(missing_ok=True)
             (directory / MANIFEST).unlink()
             directory.rmdir()
 

@@ -23,6 +23,7 @@ from urllib.parse import quote
 from pydantic import Field
 
 from medkd.core.config import RUNTIME, StageConfig
+from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError, StoppedError, from_os_error
 from medkd.core.i18n import tell
 from medkd.core.jsonl import RecordReader, count_lines, read_lines, resolve_input, write_text
@@ -164,7 +165,7 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
     audit = Audit(known)
     private_ids = PrivateIds(path.parent / PRIVATE_IDS)
     cases = track(reader, "deidentify", count_lines(path), "cases")
-    found = deidentify(cases, private_ids, audit, plan, config.engine)
+    found = deidentify(cases, private_ids, audit, plan, config.engine, output.open_done_work())
     kept = output.write_records("cases.jsonl", found)
     private_ids.save()
     output.read(reader.n_read)
@@ -334,11 +335,12 @@ def deidentify(
     audit: Audit,
     plan: Plan = PLAIN,
     engine: Engine = "local",
+    done: DoneWork | None = None,
 ) -> Iterator[Case]:
     """De-identify cases in order; note in the audit what was dropped, found and left."""
     work = partial(deidentify_case, plan=plan)
     many = _MANY_FOR_TAGGER if plan.help.tagger else MANY
-    for result in map_in_order(work, _choose(cases, audit.dropped), many, engine):
+    for result in map_in_order(work, _choose(cases, audit.dropped), many, engine, done=done):
         case = _hide_id(result.case, private_ids, result.has_private_id)
         audit.note(case, result)
         yield case

@@ -16,6 +16,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, field_validator, model_validator
 
 from medkd.core.config import RUNTIME, Seed, StageConfig
+from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError
 from medkd.core.i18n import tell
 from medkd.core.jsonl import count_lines, write_json
@@ -171,7 +172,9 @@ def run(config: Config) -> Manifest:
         pairing = Pairing(read_worse(worse_files, config.task)) if worse_files else None
         with RowStore(space.directory) as store:
             shares = {source.name: share for source, share in replayed.items()}
-            chosen = merge(merged, config, store, questions, repairs, shares)
+            chosen = merge(
+                merged, config, store, questions, repairs, shares, space.open_done_work()
+            )
             space.read(sum(file.n_read for file in merged))
             lost = sum((file.dropped for file in merged), chosen.dropped.copy())
             problems = [problem for file in merged for problem in file.problems.items()]
@@ -202,6 +205,7 @@ def merge(
     questions: Sequence[tuple[str, str]],
     repairs: Counter[str],
     replay: Mapping[str, float],
+    done: DoneWork | None = None,
 ) -> Selection:
     """Put the rows of files into a store one by one and choose among them: no duplicates, nothing
     of the test split or of a benchmark's `questions` (place and text), as much of a source as
@@ -212,7 +216,7 @@ def merge(
     paths = [file.reader.source.path for file in merged]
     counts = [count_lines(path) if path.suffix == ".jsonl" else None for path in paths]
     with Bar("read", None if None in counts else sum(filter(None, counts))) as bar:
-        for batch in map_in_order(work, cut(rows, _BATCH), _MANY, config.engine, size=1):
+        for batch in map_in_order(work, cut(rows, _BATCH), _MANY, config.engine, 1, done):
             repairs.update(batch.repairs)
             store.add(batch.stored)
             for number, dropped in batch.dropped:

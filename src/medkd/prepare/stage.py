@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Flags, Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
+from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError, Said
 from medkd.core.i18n import tell
 from medkd.core.jsonl import RecordReader, count_lines, hash_path, resolve_input, write_json
@@ -112,6 +113,7 @@ def prepare(
     config: Config,
     dropped: Counter[str],
     checker: Checker | None = None,
+    done: DoneWork | None = None,
 ) -> Prepared:
     """Turn cases into questions; count drops by reason. Reviews of removals in `config.out` are
     applied; what `checker` proposes is listed and not applied."""
@@ -123,7 +125,7 @@ def prepare(
     decisions = read_decisions(read_reviews(config.out))
     draft_each = partial(draft_question, task=asked, answers=config.answers, decisions=decisions)
     counted = _count_sections(cases, present)
-    for draft in map_in_order(draft_each, counted, engine=config.engine):
+    for draft in map_in_order(draft_each, counted, engine=config.engine, done=done):
         if isinstance(draft, DropReason):
             dropped[draft] += 1
         elif not seen.isdisjoint({draft.case.id, make_plain(draft.line)}):
@@ -337,7 +339,9 @@ def run(config: Config) -> Manifest:
         dropped: Counter[str] = Counter()
         with _open_checker(config, target, space) as checker:
             cases = track(reader, "prepare", count_lines(path), "cases")
-            questions, removals, facts = prepare(cases, config, dropped, checker)
+            questions, removals, facts = prepare(
+                cases, config, dropped, checker, space.open_done_work()
+            )
         space.read(reader.n_read)
         space.drop_all({**reader.dropped(), **dropped})
         space.manifest.facts = facts

@@ -20,6 +20,7 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
 from medkd.completers.scheduler import RunOptions
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
+from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, count_lines, read_lines, resolve_input, write_atomically
 from medkd.core.parallel import Engine, map_in_order
@@ -130,11 +131,16 @@ class Config(StageConfig):
 
 
 def verify(
-    rationales: Iterable[Rationale], config: Config, llm_checkers: Sequence[LlmChecker] = ()
+    rationales: Iterable[Rationale],
+    config: Config,
+    llm_checkers: Sequence[LlmChecker] = (),
+    done: DoneWork | None = None,
 ) -> Iterator[Checked]:
     """Check rationales by rules, many of them on several cores; then have the models asked, one
     after another."""
-    checked = map_in_order(partial(_check, config=config), rationales, engine=config.engine)
+    checked = map_in_order(
+        partial(_check, config=config), rationales, engine=config.engine, done=done
+    )
     for llm_checker in llm_checkers:
         checked = llm_checker.check(checked)
     return checked
@@ -214,7 +220,8 @@ def run(config: Config) -> Manifest:
             return space.manifest
         with _open_llm_checkers(config, target, space) as llm_checkers:
             rationales = track(reader, "verify", count_lines(path), "rationales")
-            failures = _sort(verify(rationales, config, llm_checkers), space).most_common()
+            checked = verify(rationales, config, llm_checkers, space.open_done_work())
+            failures = _sort(checked, space).most_common()
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
         space.next_steps = NEXT_STEPS
