@@ -347,9 +347,9 @@ def test_rows_whose_table_may_only_be_read_are_stored(tmp_path):
     )  # fmt: skip
     rows = describe_rows([Row(example, None, "g")], seed=0, val_share=0, test_share=0)
     rows.table.setflags(write=False)
-    with RowStore(tmp_path) as store:
-        store.add(rows)
-        assert store.read(0) == example
+    store = RowStore(tmp_path)
+    store.add(rows)
+    assert store.read(0) == example
 
 
 def test_a_benchmark_may_come_as_a_folder_of_parts(tmp_path):

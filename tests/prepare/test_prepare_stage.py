@@ -301,7 +301,7 @@ def test_what_was_known_later_is_left_out_and_named() -> None:
     assert question.input.endswith(tell(1))
     assert facts["after_until"] == {"既往史": 0, "查体": 1, "辅助检查": 0, "诊治经过": 1}
     assert facts["not_asked"] == {}
-    assert ask(cases, until="History of present illness")[0] == [question]
+    assert [*ask(cases, until="History of present illness")[0]] == [question]
     with pytest.raises(InputError, match="did you mean '现病史'"):
         ask(cases, until="现病")
 

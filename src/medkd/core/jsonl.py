@@ -318,6 +318,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def write_json_array(path: Path, values: Iterable[Any]) -> None:
+    """Write values as `write_json` writes a list of them; only one is held at a time."""
+    with write_atomically(path) as file:
+        between = "["
+        for value in values:
+            text = json.dumps(value, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+            file.write(f"{between}\n  {text}")
+            between = ","
+        file.write("[]\n" if between == "[" else "\n]\n")
+
+
 def write_records(path: Path, records: Iterable[Record], private: bool = False) -> int:
     """Write records as JSON Lines, atomically; return how many."""
     n = 0

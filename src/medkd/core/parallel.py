@@ -124,7 +124,7 @@ def _do_work(batch: list[Any]) -> bytes:
 
 _RETRIES = 20
 """Times that a batch is begun again where its node, or the memory for it, was lost."""
-_PIECES = 16
+_PIECES = 48
 """Pieces in which a batch and its results travel: Ray sends less than 100 kB along with a call, but
 has a larger object fetched from node to node, for which the worker waits."""
 

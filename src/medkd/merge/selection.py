@@ -7,19 +7,16 @@ list of what fell and why. Not done here: reading and writing files.
 """
 
 import hashlib
-import os
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from medkd.core.errors import from_os_error
 from medkd.core.parallel import cut
 from medkd.core.records import Example, Split, draw_split, hash_uniform
+from medkd.core.spilled import SpilledList
 from medkd.merge.decontamination import NgramIndex
 from medkd.merge.sources import DropReason, Row
 from medkd.text.normalize import make_plain
@@ -96,57 +93,24 @@ def _digest(text: str, n_bytes: int) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=n_bytes).digest()
 
 
-class _Texts:
-    """Texts in one file, each found again by its number."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[bytes] = path.open("w+b")
-        self._starts = array("Q", [0])
-
-    def extend(self, texts: Sequence[bytes]) -> None:
-        try:
-            self._file.writelines(texts)
-            self._file.flush()
-        except OSError as error:
-            raise from_os_error(error, self._path) from error
-        for text in texts:
-            self._starts.append(self._starts[-1] + len(text))
-
-    def read(self, number: int) -> bytes:
-        start = self._starts[number]
-        return os.pread(self._file.fileno(), self._starts[number + 1] - start, start)
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._file.close()
-        self._path.unlink(missing_ok=True)
-
-
 class RowStore:
-    """Rows on the disk in one directory; use as a context manager, its files go when it is left."""
+    """Rows on the disk of a directory."""
 
     def __init__(self, directory: Path) -> None:
-        self._lines = _Texts(directory / ".rows.tmp")
-        self._questions = _Texts(directory / ".questions.tmp")
+        self._lines = SpilledList[bytes](directory)
+        self._questions = SpilledList[bytes](directory)
         self._table = bytearray()
         self.n_rows = 0
         self.sources: list[str] = []
         """Names of the sources; the column `source` holds places in this list."""
 
-    def __enter__(self) -> "RowStore":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._questions.close()
-
     def add(self, rows: StoredRows) -> None:
         self.sources += [name for name in dict.fromkeys(rows.sources) if name not in self.sources]
         table = rows.table.copy()  # one that came from another machine may not be written
         table["source"] = [self.sources.index(name) for name in rows.sources]
-        self._lines.extend(rows.lines)
-        self._questions.extend(rows.plain)
+        for line, plain in zip(rows.lines, rows.plain, strict=True):
+            self._lines.append(line)
+            self._questions.append(plain)
         self._table += table.tobytes()
         self.n_rows += len(rows.lines)
 
@@ -157,14 +121,14 @@ class RowStore:
         return np.frombuffer(self._table, _COLUMNS)
 
     def read_line(self, number: int) -> bytes:
-        return self._lines.read(number)
+        return self._lines[number]
 
     def read(self, number: int) -> Example:
-        return Example.model_validate_json(self._lines.read(number))
+        return Example.model_validate_json(self._lines[number])
 
     def read_question(self, number: int) -> str:
         """Return a question reduced to its letters and digits."""
-        return self._questions.read(number).decode("utf-8", "surrogatepass")
+        return self._questions[number].decode("utf-8", "surrogatepass")
 
 
 # --- Choosing -----------------------------------------------------------------------------------

@@ -65,8 +65,6 @@ WRITES = (
     "duplicates.json",
     "contaminated.json",
     "DATACARD.md",
-    ".rows.tmp",
-    ".questions.tmp",
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -170,18 +168,16 @@ def run(config: Config) -> Manifest:
         merged = [MergedFile(source) for source in sources]
         merged += [MergedFile(source, is_replay=True) for source in replayed]
         pairing = Pairing(read_worse(worse_files, config.task)) if worse_files else None
-        with RowStore(space.directory) as store:
-            shares = {source.name: share for source, share in replayed.items()}
-            chosen = merge(
-                merged, config, store, questions, repairs, shares, space.open_done_work()
-            )
-            space.read(sum(file.n_read for file in merged))
-            lost = sum((file.dropped for file in merged), chosen.dropped.copy())
-            problems = [problem for file in merged for problem in file.problems.items()]
-            _check_rest(chosen, lost, problems, config)
-            space.drop_all({str(reason): n for reason, n in lost.items()})
-            space.next_steps = NEXT_STEPS_OF_ALL
-            statistics = write_dataset(space, store, chosen, config, folder, pairing)
+        store = RowStore(space.directory)
+        shares = {source.name: share for source, share in replayed.items()}
+        chosen = merge(merged, config, store, questions, repairs, shares, space.open_done_work())
+        space.read(sum(file.n_read for file in merged))
+        lost = sum((file.dropped for file in merged), chosen.dropped.copy())
+        problems = [problem for file in merged for problem in file.problems.items()]
+        _check_rest(chosen, lost, problems, config)
+        space.drop_all({str(reason): n for reason, n in lost.items()})
+        space.next_steps = NEXT_STEPS_OF_ALL
+        statistics = write_dataset(space, store, chosen, config, folder, pairing)
         _describe(space, statistics, chosen, lost, repairs, config)
         if replayed:
             space.manifest.facts["replay"] = sum(

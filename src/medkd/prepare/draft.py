@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from medkd.core.records import Case, Language, Removal
@@ -81,13 +80,13 @@ class Draft(NamedTuple):
     after: dict[str, str]
     """The same without the answer, where the task wants it removed."""
     line: str
-    told: Mapping[str, frozenset[str]] = MappingProxyType({})
+    told: Mapping[str, frozenset[str]]
     """Sections that were looked at, and those that state the principal diagnosis, before and after;
     empty where the task removes nothing."""
-    known: tuple[str, ...] = ()
+    known: tuple[str, ...]
     """Diagnoses of the reference that the record itself tells as known."""
-    removals: tuple[Removal, ...] = ()
-    texts: Mapping[str, str] = MappingProxyType({})
+    removals: tuple[Removal, ...]
+    texts: Mapping[str, str]
     """`after`, each section by itself."""
 
 
@@ -110,7 +109,7 @@ def draft_question(
         if part.needs and not any(name in before for name in part.needs):
             return DropReason.NO_FINDING
         line = join_sections(before, part, language)
-        return Draft(case, language, reference, before, before, line)
+        return Draft(case, language, reference, before, before, line, {}, (), (), {})
     listed = [*answer, *split_diagnoses(case.sections.get(KNOWN_DIAGNOSIS, ""))]
     aliases = collect_aliases(listed, load_synonyms(answers))
     if _COMPLAINT in views and is_complaint(views[_COMPLAINT].text, aliases):

@@ -5,11 +5,13 @@ answer as output), and in the manifest how often each section told the answer, b
 Not done here: what a task asks (`core.task`), reasoning (`distill`).
 """
 
+import hashlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -21,7 +23,7 @@ from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mea
 from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError, Said
 from medkd.core.i18n import tell
-from medkd.core.jsonl import RecordReader, count_lines, hash_path, resolve_input, write_json
+from medkd.core.jsonl import RecordReader, count_lines, hash_path, resolve_input, write_json_array
 from medkd.core.parallel import Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import (
@@ -35,6 +37,7 @@ from medkd.core.records import (
     to_alpaca,
 )
 from medkd.core.reviews import REVIEWS, read_reviews
+from medkd.core.spilled import SpilledList, View
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import AnswerKind, Task, list_sections, load_task, name_task
 from medkd.prepare.aliases import load_synonyms
@@ -42,7 +45,7 @@ from medkd.prepare.draft import Draft, DropReason, draft_question, is_empty, mea
 from medkd.prepare.leak_check import check_leaks, estimate_cost, list_asked
 from medkd.prepare.leakage import read_decisions
 from medkd.text.normalize import make_plain
-from medkd.text.similarity import cluster, find_similar
+from medkd.text.similarity import BAND, N_BANDS, cluster, find_similar, sign
 
 _MIN_GROUPING_CHARACTERS = 40
 _NEARLY_THE_SAME = 0.9
@@ -100,12 +103,25 @@ Checker = Callable[[Sequence[Draft]], tuple[list[Removal], int]]
 
 
 class Prepared(NamedTuple):
-    """What became of the cases."""
+    """What became of the cases; questions and removals are made when they are asked for."""
 
-    questions: list[Question]
-    removals: list[Removal]
+    questions: Sequence[Question]
+    removals: Iterable[Removal]
     facts: dict[str, Any]
     """For the manifest."""
+
+
+class _Drafted(NamedTuple):
+    """A draft, and what is compared of it."""
+
+    draft: Draft
+    plain: str
+    """The letters and digits of the whole record."""
+    signature: bytes
+    line: bytes
+    """Equal where two questions are."""
+    story: bytes
+    """Equal where two records are postings of one case."""
 
 
 def prepare(
@@ -119,38 +135,48 @@ def prepare(
     applied; what `checker` proposes is listed and not applied."""
     task = load_task(config.task)
     asked = until_section(task, config.until)
-    drafts: list[Draft] = []
-    seen: set[str] = set()
+    drafts, plain = SpilledList[Draft](config.out), SpilledList[str](config.out)
+    signatures, stories, ids = bytearray(), list[bytes](), list[str]()
+    seen: set[bytes] = set()
     present = Counter[str]()
     decisions = read_decisions(read_reviews(config.out))
-    draft_each = partial(draft_question, task=asked, answers=config.answers, decisions=decisions)
+    draft_each = partial(_draft, task=asked, answers=config.answers, decisions=decisions)
     counted = _count_sections(cases, present)
-    for draft in map_in_order(draft_each, counted, engine=config.engine, done=done):
-        if isinstance(draft, DropReason):
-            dropped[draft] += 1
-        elif not seen.isdisjoint({draft.case.id, make_plain(draft.line)}):
+    for drafted in map_in_order(draft_each, counted, engine=config.engine, done=done):
+        if isinstance(drafted, DropReason):
+            dropped[drafted] += 1
+            continue
+        keys = {_digest(drafted.draft.case.id), drafted.line}
+        if not seen.isdisjoint(keys):
             dropped[DropReason.DUPLICATE] += 1
-        else:
-            seen |= {draft.case.id, make_plain(draft.line)}
-            drafts.append(draft)
-    drafts, leaders = leave_near_duplicates(drafts, dropped)
-    splits = split_drafts(drafts, leaders, config)
-    questions = [_make_question(draft, splits[draft.case.id], asked) for draft in drafts]
+            continue
+        seen |= keys
+        drafts.append(drafted.draft)
+        plain.append(drafted.plain)
+        signatures += drafted.signature
+        stories.append(drafted.story)
+        ids.append(drafted.draft.case.id)
+    stay, leaders = leave_near_duplicates(plain, signatures, stories, dropped)
+    splits = split_drafts([ids[number] for number in stay], leaders, config)
+    chosen = View(drafts, stay, _as_it_is)
+    questions = View(
+        drafts, stay, lambda draft: _make_question(draft, splits[draft.case.id], asked)
+    )
+    languages, leaks = _measure(chosen)
     facts = {
         "task": task.name,
-        "splits": dict(Counter(question.split for question in questions)),
-        "languages": dict(Counter(question.language for question in questions)),
+        "splits": dict(Counter(splits[ids[number]] for number in stay)),
+        "languages": languages,
         "not_asked": _find_unasked(task, present),
     }
     if config.until:
         later = task.question.sections[len(asked.question.sections) :]
         facts["after_until"] = {name: present[name] for name in later}
     if asked.question.remove_answer:
-        facts |= _measure_leaks(drafts)
-    removals = [one for draft in drafts for one in draft.removals]
+        facts |= leaks
+    proposed: list[Removal] = []
     if checker and asked.question.remove_answer:
-        proposed, n_unanswered = checker(drafts)
-        removals += proposed
+        proposed, n_unanswered = checker(chosen)
         facts["check_leaks"] = {"proposed": len(proposed), "unanswered": n_unanswered}
         tell(
             "check-leaks: {} sections told the diagnosis, {} got no answer; those are proposed in "
@@ -159,7 +185,27 @@ def prepare(
             n_unanswered,
             to=sys.stderr,
         )
+    removals = chain((one for draft in chosen for one in draft.removals), proposed)
     return Prepared(questions, removals, facts)
+
+
+def _draft(case: Case, **given: Any) -> _Drafted | DropReason:
+    """Draft the question of a case, and work out what is compared of it."""
+    draft = draft_question(case, **given)
+    if isinstance(draft, DropReason):
+        return draft
+    plain = make_plain("".join(draft.before.values()))
+    signature = sign([plain], _SHINGLE).tobytes()
+    line, story = _digest(make_plain(draft.line)), _digest(_story(draft))
+    return _Drafted(draft, plain, signature, line, story)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _as_it_is(draft: Draft) -> Draft:
+    return draft
 
 
 def until_section(task: Task, name: str) -> Task:
@@ -197,43 +243,39 @@ def _find_unasked(task: Task, present: Mapping[str, int]) -> dict[str, int]:
 
 
 def leave_near_duplicates(
-    drafts: list[Draft], dropped: Counter[str]
-) -> tuple[list[Draft], list[int]]:
-    """Drop the later one of two drafts that are nearly the same; of those that stay, say which
+    plain: Sequence[str],
+    signatures: bytes | bytearray,
+    stories: Sequence[bytes],
+    dropped: Counter[str],
+) -> tuple[list[int], list[int]]:
+    """Drop the later one of two records that are nearly the same; of those that stay, say which
     belong together.
 
-    Returns the drafts that stay, and for each the number of the first one that it belongs together
-    with.
+    Returns the numbers of the records that stay, and for each the place among them of the first one
+    that it belongs together with.
     """
-    pairs = list(
-        find_similar(
-            [make_plain("".join(draft.before.values())) for draft in drafts],
-            _SAME_GROUP,
-            _SHINGLE,
-        )
-    )
+    import numpy as np
+
+    signed = np.frombuffer(signatures, np.uint8).reshape(-1, BAND * N_BANDS)
+    pairs = list(find_similar(plain, signed, _SAME_GROUP, _SHINGLE))
     copies: set[int] = set()
     for one, other, alike in pairs:
         if alike >= _NEARLY_THE_SAME and one not in copies:
             copies.add(other)
     if copies:
         dropped[DropReason.NEAR_DUPLICATE] += len(copies)
-    told: dict[str, int] = {}
+    told: dict[bytes, int] = {}
     together = [(one, other) for one, other, _ in pairs]
-    together += [
-        (told.setdefault(_story(draft), number), number) for number, draft in enumerate(drafts)
-    ]
-    leaders = cluster(len(drafts), together)
-    stay = [number for number in range(len(drafts)) if number not in copies]
+    together += [(told.setdefault(story, number), number) for number, story in enumerate(stories)]
+    leaders = cluster(len(plain), together)
+    stay = [number for number in range(len(plain)) if number not in copies]
     place = {number: i for i, number in reversed([*enumerate(stay)])}
     first: dict[int, int] = {}
-    return [drafts[number] for number in stay], [
-        first.setdefault(leaders[number], place[number]) for number in stay
-    ]
+    return stay, [first.setdefault(leaders[number], place[number]) for number in stay]
 
 
 def split_drafts(
-    drafts: Sequence[Draft], leaders: Sequence[int], config: Config
+    case_ids: Sequence[str], leaders: Sequence[int], config: Config
 ) -> dict[str, Split]:
     """Assign every case to a split by a hash of its id, cases that belong together to the same one.
 
@@ -241,8 +283,8 @@ def split_drafts(
     before, or a split had none: of a few cases it takes the one whose draw is nearest.
     """
     groups: dict[int, list[str]] = {}
-    for draft, leader in zip(drafts, leaders, strict=True):
-        groups.setdefault(leader, []).append(draft.case.id)
+    for case_id, leader in zip(case_ids, leaders, strict=True):
+        groups.setdefault(leader, []).append(case_id)
     first_ids = {min(ids): ids for ids in groups.values()}
     splits: dict[str, Split] = {case_id: find_split(case_id, config) for case_id in first_ids}
     shares: tuple[tuple[Split, float], ...] = (
@@ -290,30 +332,36 @@ def _make_question(draft: Draft, split: Split, task: Task) -> Question:
     )
 
 
-def _measure_leaks(drafts: list[Draft]) -> dict[str, Any]:
-    """Measure, on the texts as they were and as they are asked, where the answer is told."""
-    told = {
-        key: Counter(name for draft in drafts for name in draft.told[key])
-        for key in ("asked", "before", "after")
-    }
+def _measure(drafts: Iterable[Draft]) -> tuple[dict[str, int], dict[str, Any]]:
+    """Count the languages, and measure, on the texts as they were and as they are asked, where the
+    answer is told."""
     sides = ("before", "after")
-    removals = [removal for draft in drafts for removal in draft.removals]
-    return {
-        "removals": dict(Counter(one.rule for one in removals if one.state == "removed")),
-        "restored": sum(one.state == "restored" for one in removals),
-        "known": sum(bool(draft.known) for draft in drafts),
+    told = {key: Counter[str]() for key in ("asked", *sides)}
+    languages, removals, counts = Counter[str](), Counter[str](), Counter[str]()
+    leaky, characters = Counter[str](), Counter[str]()
+    for draft in drafts:
+        languages[draft.language] += 1
+        for key, names in told.items():
+            names.update(draft.told.get(key, ()))
+        removals.update(one.rule for one in draft.removals if one.state == "removed")
+        counts["restored"] += sum(one.state == "restored" for one in draft.removals)
+        counts["known"] += bool(draft.known)
+        for side in sides:
+            leaky[side] += bool(draft.told.get(side))
+        characters["before"] += measure(draft.before)
+        characters["after"] += measure(draft.after)
+    leaks = {
+        "removals": dict(removals),
+        "restored": counts["restored"],
+        "known": counts["known"],
         "leak_rate": {
             name: {side: round(told[side][name] / n, 4) for side in sides}
             for name, n in told["asked"].items()
         },
-        "leaky_questions": {
-            side: sum(bool(draft.told[side]) for draft in drafts) for side in sides
-        },
-        "characters": {
-            "before": sum(measure(draft.before) for draft in drafts),
-            "after": sum(measure(draft.after) for draft in drafts),
-        },
+        "leaky_questions": {side: leaky[side] for side in sides},
+        "characters": {side: characters[side] for side in sides},
     }
+    return dict(languages), leaks
 
 
 LEDGER = "ledger.sqlite"
@@ -351,10 +399,8 @@ def run(config: Config) -> Manifest:
             raise InputError("{}: {}", path, _explain_nothing(task, steps, dropped))
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
         space.write_records("removals.jsonl", removals)
-        write_json(
-            space.path("alpaca.json"),
-            [to_alpaca(question, question.reference) for question in questions],
-        )
+        rows = (to_alpaca(question, question.reference) for question in questions)
+        write_json_array(space.path("alpaca.json"), rows)
     return space.manifest
 
 

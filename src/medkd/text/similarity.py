@@ -5,7 +5,8 @@ Not done here: what becomes of duplicates (`prepare`, `merge`).
 
 >>> from medkd.text.normalize import make_plain
 >>> first = make_plain("患者于3天前无明显诱因出现头痛，呈持续性胀痛，伴噁心、嘔吐，无发热。")
->>> (one, other, alike), = find_similar([first, "咳嗽三天", first + "来院"], 0.7)
+>>> texts = [first, "咳嗽三天", first + "来院"]
+>>> (one, other, alike), = find_similar(texts, sign(texts), 0.7)
 >>> one, other, alike > 0.9
 (0, 2, True)
 """
@@ -30,7 +31,6 @@ SLACK = 0.15
 MAX_NEIGHBOURS = 200
 """Rows that one row is compared with in one band, where a whole crowd agrees in it."""
 _COMPARED_AT_ONCE = 2**18
-_SIGNED_AT_ONCE = 1000
 
 
 _FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9)
@@ -60,18 +60,13 @@ def similarity(one: str, other: str, n: int = SHINGLE) -> float:
 
 
 def find_similar(
-    texts: Sequence[str], threshold: float, n: int = SHINGLE
+    texts: Sequence[str], signatures: "NDArray[np.uint8]", threshold: float, n: int = SHINGLE
 ) -> Iterator[tuple[int, int, float]]:
     """Find the pairs of plain texts of at least this similarity, by number, the earlier first.
 
-    Signatures propose the pairs, the similarity itself decides.
+    Their signatures (`sign`, of the same n) propose the pairs, the similarity itself decides.
     """
-    import numpy as np
-
-    batches = range(0, len(texts), _SIGNED_AT_ONCE)
-    signed = [sign(texts[start : start + _SIGNED_AT_ONCE], n) for start in batches]
-    pairs = propose_pairs(np.concatenate(signed), threshold) if signed else np.zeros((0, 2))
-    for one, other in ((int(row[0]), int(row[1])) for row in pairs):
+    for one, other in ((int(row[0]), int(row[1])) for row in propose_pairs(signatures, threshold)):
         alike = similarity(texts[one], texts[other], n)
         if alike >= threshold:
             yield one, other, alike
