@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from medkd.core import parallel
-from medkd.core.done_work import DoneWork
-from medkd.core.parallel import MANY, map_in_order
+from medkd.core.parallel import MANY, DoneWork, map_in_order
 
 N, SIZE = 60, 7
 

@@ -1,5 +1,5 @@
 """Files between stages: records as JSON Lines, plain or packed, whole or in parts, read with their
-broken lines named, written atomically or append-only.
+broken lines named, written atomically or append-only; lists too long for the memory.
 
 Not done here: a stage's directory and its manifest (`core.stage_output`), progress on the screen
 (`core.progress`).
@@ -9,14 +9,17 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
 import re
 import stat
 import sys
-from collections.abc import Generator, Iterable, Iterator
+import tempfile
+from array import array
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar, cast
+from typing import IO, Any, Generic, TypeVar, cast, overload
 
 import orjson
 from pydantic import ValidationError
@@ -25,6 +28,8 @@ from medkd.core.errors import InputError, Said, from_os_error
 from medkd.core.records import Record
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 MANIFEST = "manifest.json"
@@ -385,3 +390,78 @@ def _cut_torn_line(path: Path) -> None:
                 return
             content_end = start
         file.truncate(0)
+
+
+# --- Lists whose items lie on the disk ------------------------------------------------------------
+
+
+class SpilledList(Sequence[T]):
+    """Items in a file without a name, which is gone with the process, on the disk of a directory;
+    of the system's temporary one where there is no such directory.
+
+    >>> spilled = SpilledList(Path("/tmp"))
+    >>> for item in "abc":
+    ...     spilled.append(item)
+    >>> len(spilled), spilled[2], spilled[:2]
+    (3, 'c', ['a', 'b'])
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        try:
+            place = directory if directory.is_dir() else None
+            self._file = tempfile.TemporaryFile(dir=place)  # noqa: SIM115 - as long as the list
+        except OSError as error:
+            raise from_os_error(error, directory) from error
+        self._starts = array("Q", [0])
+
+    def append(self, item: T) -> None:
+        data = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise from_os_error(error, self._directory) from error
+        self._starts.append(self._starts[-1] + len(data))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        start, end = self._starts[range(len(self))[index]], self._starts[index % len(self) + 1]
+        try:
+            self._file.flush()
+            data = os.pread(self._file.fileno(), end - start, start)
+        except OSError as error:
+            raise from_os_error(error, self._directory) from error
+        return pickle.loads(data)  # noqa: S301 - of this process
+
+
+class View(Sequence[U]):
+    """Items of a list, those of some numbers, as a function makes them of what lies there.
+
+    >>> list(View("abc", [2, 0], str.upper))
+    ['C', 'A']
+    """
+
+    def __init__(self, items: Sequence[T], numbers: Sequence[int], make: Callable[[T], U]) -> None:
+        self._items: Sequence[Any] = items
+        self._numbers = numbers
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> U: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[U]: ...
+    def __getitem__(self, index: int | slice) -> U | list[U]:
+        if isinstance(index, slice):
+            return [self._make(self._items[number]) for number in self._numbers[index]]
+        return self._make(self._items[self._numbers[index]])

@@ -1,8 +1,9 @@
 """Applies a pure function to items on several processes or machines, in order.
 
 In: a function of a module and the items. Out: its results in the items' order, the same from every
-engine and any number of workers: batches are cut here, by size alone. Not done here: work that
-waits for a network (`completers.client`).
+engine and any number of workers: batches are cut here, by size alone. Batches that a killed
+process finished are not worked on again. Not done here: work that waits for a network
+(`completers.client`).
 
 >>> list(map_in_order(abs, [-1, 2, -3]))
 [1, 2, 3]
@@ -15,14 +16,16 @@ import os
 import pickle
 import signal
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from struct import Struct
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 from medkd.core.config import RUNTIME
-from medkd.core.done_work import DoneWork
-from medkd.core.errors import InputError, StoppedError
+from medkd.core.errors import InputError, StoppedError, from_os_error
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,7 +50,7 @@ def map_in_order(
     many: int = MANY,
     engine: Engine = "local",
     size: int = BATCH,
-    done: DoneWork | None = None,
+    done: "DoneWork | None" = None,
 ) -> Iterator[R]:
     """Apply a function to each item, in order; `many` items or more are shared among the workers,
     `size` at a time, fewer stay in this process. Function and items must be picklable. Batches that
@@ -202,3 +205,64 @@ def _receive(ray: Any, references: Any) -> list[bytes]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# --- What is done ---------------------------------------------------------------------------------
+
+_HEAD = Struct("<QI")
+"""Before every batch: its length in bytes, and their checksum."""
+
+
+class DoneWork:
+    """The file of a stage's results, which its owner alone may read. `key` says what they are of:
+    the results of anything else are not read, and deleted."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path = path
+        self._key = key.encode()
+        self._file: IO[bytes] | None = None
+
+    def read(self) -> Iterator[bytes]:
+        """Read what an earlier process finished; what is added comes behind it."""
+        try:
+            self._file = file = self._open()
+            if self._read_next(file) != self._key:
+                file.truncate(0)
+                file.seek(0)
+                self.add(self._key)
+                return
+            while (results := self._read_next(file)) is not None:
+                yield results
+            file.truncate()
+        except OSError as error:
+            raise from_os_error(error, self._path) from error
+
+    def _open(self) -> IO[bytes]:
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        file = os.fdopen(handle, "r+b")
+        if os.fstat(handle).st_uid != os.geteuid():  # whoever wrote it would run code here
+            file.truncate(0)
+        return file
+
+    def _read_next(self, file: IO[bytes]) -> bytes | None:
+        """Read the next entry; stay before it, and return None, where none is whole."""
+        start = file.tell()
+        head = file.read(_HEAD.size)
+        if len(head) == _HEAD.size:
+            length, checksum = _HEAD.unpack(head)
+            left = os.fstat(file.fileno()).st_size - file.tell()
+            data = file.read(length) if length <= left else b""
+            if len(data) == length and zlib.crc32(data) == checksum:
+                return data
+        file.seek(start)
+        return None
+
+    def add(self, results: bytes) -> None:
+        """Note the results of the next batch."""
+        if self._file is None:
+            raise RuntimeError("read what there is before anything is added")
+        try:
+            self._file.write(_HEAD.pack(len(results), zlib.crc32(results)) + results)
+            self._file.flush()
+        except OSError as error:
+            raise from_os_error(error, self._path) from error

@@ -27,7 +27,6 @@ from pydantic import BaseModel, ValidationError
 
 from medkd import __version__
 from medkd.core.config import StageConfig
-from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError, MedkdError, from_os_error, is_disk_full
 from medkd.core.i18n import get_spoken
 from medkd.core.jsonl import (
@@ -39,6 +38,7 @@ from medkd.core.jsonl import (
     write_records,
     write_text,
 )
+from medkd.core.parallel import DoneWork
 from medkd.core.progress import warn_large_drops
 from medkd.core.records import Cost, Record
 

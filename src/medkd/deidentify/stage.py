@@ -23,11 +23,10 @@ from urllib.parse import quote
 from pydantic import Field
 
 from medkd.core.config import RUNTIME, StageConfig
-from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError, StoppedError, from_os_error
 from medkd.core.i18n import tell
 from medkd.core.jsonl import RecordReader, count_lines, read_lines, resolve_input, write_text
-from medkd.core.parallel import MANY, Engine, map_in_order
+from medkd.core.parallel import MANY, DoneWork, Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Case, RawCase
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output

@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from medkd.core.jsonl import SpilledList
 from medkd.core.parallel import cut
 from medkd.core.records import Example, Split, draw_split, hash_uniform
-from medkd.core.spilled import SpilledList
 from medkd.merge.decontamination import NgramIndex
 from medkd.merge.sources import DropReason, Row
 from medkd.text.normalize import make_plain

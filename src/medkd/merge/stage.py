@@ -16,11 +16,10 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, field_validator, model_validator
 
 from medkd.core.config import RUNTIME, Seed, StageConfig
-from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError
 from medkd.core.i18n import tell
 from medkd.core.jsonl import count_lines, write_json
-from medkd.core.parallel import Engine, cut, map_in_order
+from medkd.core.parallel import DoneWork, Engine, cut, map_in_order
 from medkd.core.progress import Bar
 from medkd.core.records import Example, Split, hash_uniform
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output

@@ -20,11 +20,18 @@ from pydantic import Field, model_validator
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Flags, Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
-from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError, Said
 from medkd.core.i18n import tell
-from medkd.core.jsonl import RecordReader, count_lines, hash_path, resolve_input, write_json_array
-from medkd.core.parallel import Engine, map_in_order
+from medkd.core.jsonl import (
+    RecordReader,
+    SpilledList,
+    View,
+    count_lines,
+    hash_path,
+    resolve_input,
+    write_json_array,
+)
+from medkd.core.parallel import DoneWork, Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import (
     Case,
@@ -37,7 +44,6 @@ from medkd.core.records import (
     to_alpaca,
 )
 from medkd.core.reviews import REVIEWS, read_reviews
-from medkd.core.spilled import SpilledList, View
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import AnswerKind, Task, list_sections, load_task, name_task
 from medkd.prepare.aliases import load_synonyms

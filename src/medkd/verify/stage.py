@@ -20,10 +20,9 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
 from medkd.completers.scheduler import RunOptions
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
-from medkd.core.done_work import DoneWork
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, count_lines, read_lines, resolve_input, write_atomically
-from medkd.core.parallel import Engine, map_in_order
+from medkd.core.parallel import DoneWork, Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Checked, Cost, Rationale, Verdict, check_deidentified
 from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
