@@ -219,6 +219,26 @@ def test_what_is_said_in_other_places_is_the_same(answer, reference):
 @pytest.mark.parametrize(
     ("answer", "reference"),
     [
+        ("糖尿病", "糖尿病引起的肾病"),
+        ("甲亢", "甲亢所致的心肌病"),
+        ("克罗恩病（结肠型）", "克罗恩病[局限性肠炎]引起的关节病"),
+        ("肾造瘘术后（左）", "肾术后"),
+        ("肺曲霉病（拟诊）", "肺病"),
+        ("急性白血病", "急性白血病伴缓解"),
+    ],
+)
+def test_a_cause_a_bracket_beside_the_point_or_no_remission_leaves_it_open(answer, reference):
+    assert grade(answer, reference).verdict == "undecided"
+
+
+@pytest.mark.parametrize("answer", ["糖尿病肾病", "糖尿病引起的肾病"])
+def test_what_another_disease_causes_is_known_by_both(answer):
+    assert grade(answer, "糖尿病导致的肾病").verdict == "right"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
         ("输尿管结石（左）", "输尿管结石（右）"),
         ("糖尿病（1型）", "2型糖尿病"),
         ("急性阑尾炎（急性胃肠炎依据不足）", "急性胃肠炎"),

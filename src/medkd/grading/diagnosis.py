@@ -275,6 +275,7 @@ def _relate(answer: _Reading, reference: _Reading, terms: Terms | None) -> Relat
         answer.full
         and relation is not Relation.MORE_SPECIFIC
         and holds_all(answer.full.plain, known.plain)
+        and not holds_all(answer.name.plain, known.plain)
     ):
         return Relation.SAME
     return relation

@@ -120,7 +120,7 @@ def split_list(
         if is_advice and not led:
             continue
         is_led = led and not _pattern("denied_after").search(piece)
-        stated = _clean(piece[led.end() :] if led and is_led else piece)
+        stated = _clean(piece[led.end() :] if led and is_led else piece, is_prose)
         if led and stated and found and not has_disease:
             found.clear()  # what stood before were the findings it was concluded from
         if stated is None or stated in found:
@@ -325,8 +325,11 @@ def _is_denial(text: str) -> bool:
     return not before or bool(is_evidence)
 
 
-def _clean(piece: str) -> StatedDiagnosis | None:
-    """Take hedges and denials off one piece; None where no name is left."""
+def _clean(piece: str, is_prose: bool) -> StatedDiagnosis | None:
+    """Take hedges and denials off one piece; None where no name is left.
+
+    A known disease that another one causes is no other name of that: 糖尿病引起的肾病.
+    """
     is_excluded = _DENIED in piece
     piece = piece.replace(_DENIED, "")
     alias = "".join(re.findall(f"{_ALIAS}([^{_ALIAS}]*){_ALIAS}", piece)[:1])
@@ -347,7 +350,11 @@ def _clean(piece: str) -> StatedDiagnosis | None:
     if _pattern("aside_clause").fullmatch(piece.strip()):
         return None
     if cause := _pattern("cause_clause").search(piece):
-        piece, alias = piece[: cause.start()], alias or cause["effect"] or cause["cause"] or ""
+        piece, effect = piece[: cause.start()], cause["effect"] or cause["cause"] or ""
+        if not is_prose and cause["effect"] and _DISEASE.search(effect):
+            piece, alias = f"{piece}{effect}", ""
+        else:
+            alias = alias or effect
     alias = _pattern("hedge_after").sub("", alias)
     text = _pattern("hedge_after").sub(
         "", _pattern("hedge_before").sub("", piece.strip(" \"'“”‘’-•·:"))
