@@ -9,6 +9,7 @@ from medkd.demo.teacher import serve_teacher
 from medkd.evaluate.review import (
     AnswerReview,
     add_answer_review,
+    describe,
     draw_sample,
     measure,
     read_answer_reviews,
@@ -92,6 +93,15 @@ def test_the_last_word_of_a_person_counts_and_people_who_disagree_are_said(score
     say_all(scored[0], sample, "wang", lambda s: "right" if "阑尾" in s.answers[0] else "wrong")
     again = measure(sample, read_answer_reviews(scored[0]), None)
     assert again["n_split"] == 0 and len((scored[0] / "answer_reviews.jsonl").read_text()) > 0
+
+
+def test_where_people_agree_on_nothing_no_number_is_told(scored):
+    sample = draw_sample([scored[0]], 5, seed=0)
+    for name, label in (("li", "right"), ("wang", "wrong")):
+        say_all(scored[0], sample, name, lambda s, label=label: label)
+    said = describe(measure(sample, read_answer_reviews(scored[0]), None))
+    assert "rules      agrees on nothing yet" in said
+    assert said.endswith("n 0: too few reviews")
 
 
 def test_the_command_asks_one_by_one_and_goes_on_where_it_stopped(scored, monkeypatch, capsys):

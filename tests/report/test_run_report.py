@@ -54,7 +54,7 @@ def test_the_page_of_a_real_run_says_nothing_of_invented_cases(run_dir):
     write_run_report(run_dir, MODELS)
     page = (run_dir / "report.html").read_text()
     assert "invented" not in page and "<script" not in page
-    said = "distilled answers 83 % of 30 unseen questions right (95 % interval 66 % – 93 %)"
+    said = "distilled answers 83 % of 30 questions right (95 % interval 66 % – 93 %)"
     assert said.replace(" %", "\u00a0%") in page  # a number keeps its sign on a phone
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["distilled"]["diagnosis_accuracy"] == pytest.approx(25 / 30, abs=1e-5)
@@ -83,7 +83,9 @@ def test_a_report_comes_in_every_form_with_the_base_first_and_no_row_twice(run_d
 
 def test_a_report_in_chinese_says_nothing_in_english_but_names(run_dir):
     document, page = write_report(run_dir / "evaluate", run_dir / "zh", "zh")
-    assert document.headline[0].startswith("run-evaluate.jsonl 在 30 道未见过的题中答对 83 %")
+    assert document.headline[0].startswith("run-evaluate.jsonl 在 30 道题中答对 83 %")
+    assert "如何生成、题目是否未见过，这里无从得知" in page.read_text()
+    assert "max_tokens" not in page.read_text()
     assert "没有测量的内容" in page.read_text() and '<html lang="zh">' in page.read_text()
     titles = [section.title for section in document.sections]
     assert not [title for title in titles if title.isascii()]

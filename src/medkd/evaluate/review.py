@@ -240,14 +240,16 @@ def describe(found: Mapping[str, Any]) -> str:
     for rater in (*found["raters"], *found["reviewers"]):
         kappa = "none" if rater["kappa"] is None else f"{rater['kappa']:.2f}"
         low, high = rater["interval"]
+        agreed = f"{rater['agreed']:.3f} [{low:.3f}, {high:.3f}]" if rater["n"] else "nothing yet"
         lines.append(
-            f"  {rater['name']:<10} agrees on {rater['agreed']:.3f} [{low:.3f}, {high:.3f}], "
-            f"kappa {kappa}, n {rater['n']} and "
+            f"  {rater['name']:<10} agrees on {agreed}, kappa {kappa}, n {rater['n']} and "
             f"{rater['n_undecided']} undecided: {rater['finding']}"
         )
     if "corrected" in found:
         low, high = found["corrected_interval"]
-        lines.append(f"  right by people's word: {found['corrected']:.3f} [{low:.3f}, {high:.3f}]")
+        told = f"{found['corrected']:.3f} [{low:.3f}, {high:.3f}], n {found['n']}"
+        few = ": too few reviews" if found["n"] < MIN_QUESTIONS else ""
+        lines.append(f"  right by people's word: {told}{few}")
     else:
         low, high = found["interval"]
         won, lost = found["second_preferred"], found["first_preferred"]

@@ -63,6 +63,10 @@ FACTS = {
 }
 """What is told of a training, and the setting or fact that it is."""
 SHOWN_FACTS = ("generator", "device", "dtype", "n_seen_in_training", "n_holding_their_answer")
+GENERATION = frozenset(
+    {"samples", "max_tokens", "temperature", "top_p", "hub", "batch_size", "device", "split"}
+)
+"""Settings that say nothing of answers that were given."""
 PLAY_MONEY = "Play money: the rehearsal teacher charges nothing."
 METHODS = {
     "collect": "{kept} cases were collected from {place}.",
@@ -262,8 +266,11 @@ def write_methods(material: Material, say: Wording) -> Section:
     if material.evaluations:
         last = material.evaluations[-1]
         told = (
-            "Each model answered {n} unseen questions at temperature {t}; shares carry Wilson's "
-            "95 % intervals."
+            "Given answers to {n} questions were scored; how they were made, and whether the "
+            "questions were unseen, is not known here; shares carry Wilson's 95 % intervals."
+            if last.manifest.config.get("predictions")
+            else "Each model answered {n} unseen questions at temperature {t}; shares carry "
+            "Wilson's 95 % intervals."
         )
         said.append(say(told, n=last.scores["n"], t=last.manifest.config.get("temperature")))
     if material.tests:
@@ -313,8 +320,13 @@ def write_settings(material: Material, say: Wording) -> Section | None:
 
 
 def _read_settings(manifest: Manifest) -> dict[str, str]:
-    empty: tuple[object, ...] = (None, "", [], {}, False)
-    settings = {key: str(value) for key, value in manifest.config.items() if value not in empty}
+    empty: tuple[object, ...] = (None, "", [], {})
+    is_given = bool(manifest.config.get("predictions"))
+    settings = {
+        key: str(value)
+        for key, value in manifest.config.items()
+        if value not in empty and value is not False and not (is_given and key in GENERATION)
+    }
     settings |= {f"read: {path}": digest[:16] for path, digest in manifest.inputs.items()}
     settings |= {key: str(manifest.facts[key]) for key in SHOWN_FACTS if key in manifest.facts}
     settings["versions"] = ", ".join(f"{name} {v}" for name, v in manifest.versions.items())

@@ -75,8 +75,7 @@ def write_headline(material: Material, say: Wording) -> Iterator[str]:
         low, high = map(write_percent, found.interval)
         said = [
             say(
-                "{model} answers {right} of {n} unseen questions right "
-                "(95 % interval {low} – {high}).",
+                "{model} answers {right} of {n} questions right (95 % interval {low} – {high}).",
                 model=evaluation.name,
                 right=write_percent(found.low),
                 n=sum(measure in row.scores for row in (*evaluation.rows, *evaluation.general)),
@@ -347,9 +346,11 @@ def _show_people(key: str, name: str, people: Mapping[str, Any], say: Wording) -
     for rater in people["raters"]:
         kappa = "–" if rater["kappa"] is None else f"{rater['kappa']:.2f}"
         agreed = (write_number(rater["agreed"]), _write_ends(rater["interval"]))
-        rows.append([rater["name"], str(rater["n"]), agreed, kappa, say(rater["finding"])])
+        said = agreed if rater["n"] else "–"
+        rows.append([rater["name"], str(rater["n"]), said, kappa, say(rater["finding"])])
     corrected = (write_number(people["corrected"]), _write_ends(people["corrected_interval"]))
-    rows.append([say("right, by people's word"), str(people["n"]), corrected, "", ""])
+    few = say("too few reviews") if people["n"] < MIN_QUESTIONS else ""
+    rows.append([say("right, by people's word"), str(people["n"]), corrected, "", few])
     head = [say("rater"), say("answers"), say("agrees with people"), "kappa", say("finding")]
     return Table(key, f"{say('What people say')}: {name}", head, rows)
 
