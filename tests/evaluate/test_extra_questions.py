@@ -55,6 +55,8 @@ def test_a_model_that_looks_at_the_letter_alone_is_seen_when_options_are_turned(
     assert all(
         s == {"exam_consistent": 1.0, "exam_accuracy_shuffled": 1.0} for s in scores.values()
     )
+    scores, _ = ask(lambda q: "说不准")
+    assert all(s == {"exam_accuracy_shuffled": 0.0} for s in scores.values())
 
 
 RECORD = "【主诉】发热3天，咳嗽，无胸痛。【查体】双肺湿啰音，心率90次/分。"

@@ -96,8 +96,8 @@ def score_order(
 ) -> tuple[Scores, dict[str, dict[str, float]]]:
     """Score questions that were asked in several orders.
 
-    Return the scores of each question: whether all orders led to the same options, and the share
-    right; and for each letter how often it was chosen, and how often it was right.
+    Return the scores of each question: whether all orders led to the same options, where each can
+    be read, and the share right; and for each letter how often it was chosen, and how often right.
     """
     by_question: Scores = {}
     chosen, right = Counter[str](), Counter[str]()
@@ -112,10 +112,10 @@ def score_order(
             n_asked += 1
             n_right += letters == frozenset(question.answer)
             found.append(letters and frozenset(question.options[letter] for letter in letters))
-        by_question[turned[0][0].id] = {
-            "exam_consistent": float(None not in found and len(set(found)) == 1),
-            "exam_accuracy_shuffled": n_right / len(turned),
-        }
+        scores = {"exam_accuracy_shuffled": n_right / len(turned)}
+        if None not in found:
+            scores["exam_consistent"] = float(len(set(found)) == 1)
+        by_question[turned[0][0].id] = scores
     letters = sorted(chosen.keys() | right.keys())
     shares = {
         letter: {
