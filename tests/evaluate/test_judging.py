@@ -178,7 +178,9 @@ def test_evaluate_scores_by_rubric_and_a_rejected_one_is_not_used(written, tmp_p
     (folder / "out/reviews.jsonl").unlink()
 
 
-def test_answers_of_another_tool_find_their_rubrics_by_the_text_of_the_question(written, tmp_path):
+def test_answers_of_another_tool_find_their_rubrics_by_the_text_of_the_question(
+    written, tmp_path, capsys
+):
     folder, _, teacher = written
     path = tmp_path / "generated_predictions.jsonl"
     prompts = [f"<|im_start|>user\n{RECORD}<|im_end|>", "<|im_start|>user\n腹痛。<|im_end|>"]
@@ -191,6 +193,7 @@ def test_answers_of_another_tool_find_their_rubrics_by_the_text_of_the_question(
     evaluate(EvaluateConfig(**asked, **judge, out=tmp_path / "out"))
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["n"] == 2 and scores["n_rubric_score"] == 1 and scores["rubric_score"] > 0
+    assert "1 of 2 questions have a rubric" in capsys.readouterr().err
 
 
 def test_patients_records_reach_a_teacher_only_with_their_mark(tmp_path):

@@ -284,6 +284,9 @@ def _read_rubrics(
         raise InputError(
             "{}: no rubric is of a question of {}; check --rubric", config.rubric, path
         )
+    if len(rubrics) < len(asked):
+        told = f"{len(rubrics)} of {len(asked)} questions have a rubric; rubric_score is of these"
+        print(f"warning: {told}", file=sys.stderr)
     return rubrics
 
 
