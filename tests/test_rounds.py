@@ -123,4 +123,5 @@ def test_rounds_end_with_the_budget_with_their_number_or_with_nothing_to_buy(tmp
     write_step(tmp_path / "select-2", "select", selected=3)
     assert keeper.find_reason_to_skip("select-1", 1) == "nothing to buy in round 1"
     assert keeper.find_reason_to_skip("distill-1", 1) == "nothing to buy in round 1"
+    assert keeper.done[-1].stopped == "nothing to buy in round 1"
     assert keeper.find_reason_to_skip("select-2", 2) == ""

@@ -15,7 +15,7 @@ from pydantic import Field
 from medkd.core.config import Options, did_you_mean
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_json
-from medkd.core.stage_output import Manifest, read_manifest
+from medkd.core.stage_output import Manifest, find_manifest
 from medkd.core.statistics import wilson_interval
 
 NAME, LEDGER = "rounds.json", "ledger.sqlite"
@@ -44,6 +44,13 @@ class Rounds(Options):
     steps: dict[str, dict[str, Any] | None] = Field(min_length=1)
     """Steps of a round, as in a recipe; `train@last` is the folder of `train` in the round before,
     `verify@all` in a list those of all rounds so far."""
+
+
+def left_nothing(manifest: Manifest) -> bool:
+    """Tell whether a step left nothing to go on with: nothing to ask a teacher, no answer of it."""
+    if manifest.stage == "select":
+        return manifest.facts.get("selected") == 0
+    return manifest.stage in ("distill", "verify") and manifest.counts.kept == 0
 
 
 class RoundStep(NamedTuple):
@@ -141,12 +148,13 @@ class RoundKeeper:
 
     def find_reason_to_skip(self, name: str, number: int) -> str:
         """Say why the rest of a round has nothing to do: its step selected or bought nothing."""
-        manifest = _read(self._run_dir / name)
-        if manifest is None:
+        manifest = find_manifest(self._run_dir / name)
+        if manifest is None or not left_nothing(manifest):
             return ""
-        is_empty = manifest.stage == "select" and manifest.facts.get("selected") == 0
-        is_empty |= manifest.stage == "distill" and manifest.counts.kept == 0
-        return f"nothing to buy in round {number}" if is_empty else ""
+        why = f"nothing to buy in round {number}"
+        if self.done:
+            self.done[-1] = self.done[-1]._replace(stopped=why)
+        return why
 
     def close(self, number: int) -> str:
         """Measure a round that is over; returns why no round follows, if none does."""
@@ -167,7 +175,7 @@ class RoundKeeper:
         manifests = [
             manifest
             for section in self._rounds.steps
-            if (manifest := _read(self._run_dir / f"{section}-{number}")) is not None
+            if (manifest := find_manifest(self._run_dir / f"{section}-{number}")) is not None
         ]
         bought = [manifest for manifest in manifests if manifest.stage == "distill"]
         amount = sum(manifest.cost.amount for manifest in manifests)
@@ -206,10 +214,6 @@ class RoundKeeper:
             )
         if self.done and self.done[-1].stopped:
             print(f"stopped: {self.done[-1].stopped}")
-
-
-def _read(folder: Path) -> Manifest | None:
-    return read_manifest(folder) if (folder / "manifest.json").is_file() else None
 
 
 def _read_right(folder: Path) -> dict[str, float]:

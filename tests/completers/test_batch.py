@@ -1,6 +1,7 @@
 """Batches: submitted, waited for, gone on with after a kill, billed at half the price."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from medkd.completers.providers import Target, find_target, read_providers
 from medkd.completers.scheduler import RunOptions
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Message, Request
+from medkd.distill.bill import bill, render
 
 
 @pytest.fixture
@@ -95,11 +97,15 @@ def test_after_a_kill_the_open_batch_is_gone_on_with_and_nothing_is_sent_twice(
             patched.setattr(BatchClient, "_wait", die)
             with pytest.raises(Killed):
                 open_client(target, ledger).complete(ask(4))
+        found = bill(tmp_path)
+        assert (found.submitted, found.attempts) == (4, 0)
+        assert "4 requests are submitted and not fetched yet" in render(found)
         with Ledger(tmp_path / FILE_NAME) as ledger:
-            answers = open_client(target, ledger).complete(ask(4))
-            assert [a.text for a in answers] == ["答0", "答1", "答2", "答3"]
+            client = open_client(target, ledger)
+            assert [a.text for a in client.complete(ask(4))] == ["答0", "答1", "答2", "答3"]
             assert (len(server.batches), server.count_asked()) == (1, 4)
             assert len(list(ledger.attempts())) == 4
+            assert client.totals == Counter(new=4)
 
 
 def test_what_an_expired_batch_left_out_is_submitted_again(tmp_path, make_target):
@@ -112,11 +118,23 @@ def test_what_an_expired_batch_left_out_is_submitted_again(tmp_path, make_target
         ] == [4, 2]
 
 
+def test_what_no_batch_answered_is_a_record_with_its_reason_and_costs_nothing(
+    tmp_path, make_target
+):
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        server.status, server.share = "expired", 0.5
+        answers = open_client(make_target(server), ledger).complete(ask(8))
+        left = [a for a in answers if not a.complete]
+        assert len(answers) == 8 and [a.finish_reason for a in left] == ["overloaded"]
+        assert "the batch, which is expired" in left[0].error
+        assert ledger.spent() == pytest.approx(7 * (100 * 10 + 50 * 20) / 1e6 / 2)
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "n_batches"),
     [
         ({"response": {"status_code": 400, "body": {"error": {"message": "no"}}}}, "refused", 1),
-        ({"response": None, "error": {"message": "internal"}}, "stream_error", 3),
+        ({"response": None, "error": {"message": "internal"}}, "overloaded", 3),
         (whole("", "stop"), "empty", 3),
         ({"response": {"status_code": 200, "body": "text"}}, "stream_error", 3),
     ],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ledger_reading import list_attempts
 from medkd.completers.ledger import FILE_NAME
 from medkd.core.config import StageConfig, make_config
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_records
 from medkd.core.records import Completion, Prediction, Question, Rationale, Request, Sampling
 from medkd.core.stage_output import open_stage_output, read_manifest
@@ -257,6 +257,58 @@ def test_a_student_that_is_right_everywhere_leaves_nothing_to_buy(tmp_path, caps
     assert (manifest.state, manifest.counts.read, manifest.counts.kept) == ("finished", 2, 0)
     assert "nothing to buy" in capsys.readouterr().err
     assert list_attempts(tmp_path / "distill" / FILE_NAME) == []
+
+
+def test_a_selection_that_left_no_training_question_leaves_nothing_to_correct(tmp_path, capsys):
+    questions = make_questions(6)
+    kept = [q.model_copy(update={"split": "test"}) for q in questions[:2]]
+    write_records(tmp_path / "questions.jsonl", kept)
+    (tmp_path / "select").mkdir()
+    found = [predict(question, question.reference) for question in questions[2:]]
+    write_records(tmp_path / "select" / "predictions.jsonl", found)
+    config = config_of(tmp_path, "http://127.0.0.1:9/v1", mode="correct", from_=tmp_path / "select")
+    manifest = run(config)
+    assert (manifest.state, manifest.counts.dropped) == ("finished", {"student_not_asked": 2})
+    assert "nothing to buy" in capsys.readouterr().err
+
+
+def test_steps_on_one_ledger_tell_their_own_money_whatever_ended_them_in_between(tmp_path):
+    questions = make_questions(13)
+    write_records(tmp_path / "questions.jsonl", questions[:12])
+    with serve_teacher(latency_s=0) as teacher:
+
+        def step(name: str, **more):
+            given = {"out": tmp_path / name, "ledger": tmp_path / FILE_NAME, **more}
+            return run(config_of(tmp_path, teacher.base_url, **given))
+
+        with pytest.raises(StoppedError, match="--budget"):
+            step("first", budget=0.02)
+        assert 0 < teacher.bill.requests < 12
+        first, again = step("first"), step("again")
+        assert teacher.bill.requests == 12
+        other = step("other", temperature=0.5)
+        assert teacher.bill.requests == 24
+        write_records(tmp_path / "questions.jsonl", questions)
+        longer = step("first")
+    assert [m.facts["bought"] for m in (first, again, other, longer)] == [12, 0, 12, 13]
+    assert again.cost.amount == 0
+    total = sum(m.cost.amount for m in (longer, again, other))
+    assert total == pytest.approx(sum(bill(tmp_path).amounts.values()), abs=1e-5)
+
+
+def test_where_no_answer_is_right_that_is_said_and_a_wrong_fallback_is_not_called_right(
+    tmp_path, capsys
+):
+    write_records(tmp_path / "questions.jsonl", make_questions(5))
+    with serve_teacher(latency_s=0, skill=0) as teacher:
+        run(config_of(tmp_path, teacher.base_url, mode="solve", until_right=2))
+    assert "no answer is known to be right for 5 of 5" in capsys.readouterr().err
+    (question,) = make_questions(1)
+    (course,) = distill(
+        [question], [Answers(lambda r: "感冒")], Method(["a"], SOLVE, RATIONALIZE), 1
+    )
+    assert course.n_right == 0
+    assert [k.mode for k in course.list_kept()] == ["rationalize"]
 
 
 def test_an_empty_selection_is_distilled_and_verified_to_nothing(tmp_path, capsys):

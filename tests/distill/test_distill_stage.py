@@ -513,6 +513,14 @@ def test_the_effort_goes_to_the_teacher_in_the_providers_field(tmp_path):
     assert (body["reasoning_effort"], body["thinking"]) == ("max", {"type": "enabled"})
 
 
+def test_an_effort_that_no_teacher_can_be_told_is_refused_before_anything_is_sent(tmp_path):
+    write_questions(tmp_path / "questions.jsonl", make_questions(1))
+    given = {"input": tmp_path / "questions.jsonl", "out": tmp_path / "distill", "effort": "max"}
+    with pytest.raises(InputError, match="--effort: dashscope has no such setting"):
+        run(Config(**given, teacher="dashscope", dry_run=True))
+    run(Config(**given, teachers=("dashscope", "deepseek"), mode="solve", dry_run=True))
+
+
 def test_the_bill_of_a_directory_of_version_0_1_still_prices_a_rerun(tmp_path):
     write_questions(tmp_path / "questions.jsonl", make_questions(4))
     with serve_teacher(latency_s=0) as teacher:

@@ -39,6 +39,7 @@ from medkd.core.errors import InputError, Said, say_refused
 from medkd.core.i18n import Texts, tell
 from medkd.core.stage_output import Manifest
 from medkd.pipeline import check_consent, fill_in
+from medkd.rounds import left_nothing
 from medkd.stages import STAGES
 
 ENGLISH = Texts("en")
@@ -113,7 +114,8 @@ def make_stage_command(page: Page, arguments: Sequence[str]) -> Callable[..., No
             where = config.out / "manifest.json"
             said = {"name": name, "counts": counts, "where": where}
             print(texts.of("cli", "{name}: {counts}; see {where}", **said))
-            if following := fill_next(name, manifest.config):
+            following = "" if left_nothing(manifest) else fill_next(name, manifest.config)
+            if following:
                 print(texts.of("cli", "next: {command}", command=following))
         elif getattr(config, "dry_run", False):
             again = shlex.join(["medkd", *(word for word in arguments if word != "--dry-run")])

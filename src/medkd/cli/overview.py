@@ -242,8 +242,10 @@ def _find_runs(folder: Path) -> dict[str, list[PastStep]]:
 
 def fill_next(name: str, config: Mapping[str, Any]) -> str:
     """Write the command that comes after one that was run with a config; "" after the last."""
-    template: str = read_help(name).get("next", "")
     out = Path(str(config.get("out") or ""))
+    if name == "select" and (out / "train.jsonl").is_file():  # rows, which no teacher is asked
+        name = "merge"
+    template: str = read_help(name).get("next", "")
     places = {key: str(value) for key, value in config.items()} | {"run": out.parent}
     if name == "compare":  # its --out may lie anywhere; the report is of what was compared
         compared = [Path(str(one)) for one in config["input"]]

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -45,6 +46,18 @@ ENDED = {"completed", "expired", "cancelled"}
 """States in which there are results to fetch."""
 
 
+def read_journal(path: Path) -> dict[str, Any]:
+    """Read the open batches by provider and model; none where there is no journal."""
+    try:
+        return orjson.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise InputError(
+            "{}: is no journal of a batch ({}); move it away: its answers are then asked for again",
+            path,
+            error,
+        ) from error
+
+
 class Item(NamedTuple):
     """A request on its way, and the record that it is for."""
 
@@ -69,6 +82,8 @@ class BatchClient(LedgerClient):
         self._journal = ledger.path.with_name(JOURNAL)
         self._whom = f"{target.name} {target.model}"
         self._session: Any = None
+        self._fetched = set[str]()
+        """Items of the batch that an earlier process left open."""
 
     def run(
         self,
@@ -97,8 +112,9 @@ class BatchClient(LedgerClient):
         timeout = ClientTimeout(total=None, sock_connect=20, sock_read=300)
         tries = Counter[str]()
         async with ClientSession(headers=headers, timeout=timeout) as self._session:
-            if batch := self._read_journal().get(self._whom):
+            if batch := read_journal(self._journal).get(self._whom):
                 await self._collect(batch, progress)
+                self._fetched.update(batch["items"])
             waiting = list(self._take(labelled, progress, follow))
             while waiting:
                 some = self._choose(waiting)
@@ -114,7 +130,7 @@ class BatchClient(LedgerClient):
                     else:
                         progress.n_failed += 1
                         left = self.recall(item.request)
-                        progress.last_error = left.error if left else "no line of the results"
+                        progress.last_error = left.error if left else ""
                     again += self._take_called(item.label, progress, follow)
                 waiting = again + waiting[len(some) :]
                 report(progress)
@@ -126,7 +142,8 @@ class BatchClient(LedgerClient):
         for label, request in labelled:
             key = self.key_of(request)
             if self.ledger.is_complete(key):
-                progress.n_cached += 1
+                progress.n_cached += key not in self._fetched
+                progress.n_new += key in self._fetched
                 yield from self._take_called(label, progress, follow)
             else:
                 yield Item(key, label, request)
@@ -158,23 +175,9 @@ class BatchClient(LedgerClient):
 
     # --- The journal: at most one batch of a model is open
 
-    def _read_journal(self) -> dict[str, Any]:
-        """Read the open batches by model."""
-        if not self._journal.is_file():
-            return {}
-        try:
-            return orjson.loads(self._journal.read_bytes())
-        except ValueError as error:
-            raise InputError(
-                "{}: is no journal of a batch ({}); move it away: its answers are then asked for "
-                "again",
-                self._journal,
-                error,
-            ) from error
-
     def _write_journal(self, batch: Mapping[str, Any] | None) -> None:
         """Note the open batch of this model; None where it has none any more."""
-        batches = self._read_journal() | {self._whom: batch}
+        batches = read_journal(self._journal) | {self._whom: batch}
         open_ones = {whom: one for whom, one in batches.items() if one}
         if not open_ones:
             self._journal.unlink(missing_ok=True)
@@ -219,11 +222,15 @@ class BatchClient(LedgerClient):
         if "id" not in batch:
             batch = await self._find_opened(batch)
         state = await self._wait(batch)
+        left_out = set[str](batch["items"])
         for name in ("output_file_id", "error_file_id"):
             if state.get(name):
                 content = await self._download(f"/files/{state[name]}/content")
                 for line in content.splitlines():
-                    await self._record(load(line), batch)
+                    left_out.discard(await self._record(load(line), batch))
+        error = {"message": f"not answered in the batch, which is {state.get('status')}"}
+        for key in sorted(left_out):
+            await self._record({"custom_id": key, "error": error}, batch)
         self._write_journal(None)
         progress.spent = self.ledger.spent()
 
@@ -245,23 +252,24 @@ class BatchClient(LedgerClient):
                 return state
             if status == "failed":
                 self._write_journal(None)
-                words = make_line(find_message(state.get("errors") or state), self.target.key)
+                words = find_message(state.get("errors")) or "it gives no reason"
                 raise StoppedError(
                     "batch {}: the provider refuses it ({}); check --model and the sampling "
                     "flags, then {}",
                     batch["id"],
-                    words,
+                    make_line(words, self.target.key),
                     RESUME_HINT,
                 )
             self._say(f"batch {batch['id']}: {status}, {counts.get('completed', 0)} done")
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, MAX_POLL_S)
 
-    async def _record(self, line: Any, batch: Mapping[str, Any]) -> None:
-        """Put one line of a result on the ledger; one that is of no item of ours is passed over."""
+    async def _record(self, line: Any, batch: Mapping[str, Any]) -> str:
+        """Put one line of a result on the ledger; returns its item. One that is of no item of ours
+        is passed over."""
         key = str(cast("dict[str, Any]", line).get("custom_id")) if isinstance(line, dict) else ""
         if key not in batch["items"] or self.ledger.is_complete(key):
-            return
+            return key
         label, n_prompt = batch["items"][key]
         result = self._read_result(line)
         price = self.target.price_at(self.options.clock())
@@ -269,9 +277,13 @@ class BatchClient(LedgerClient):
         attempt = await asyncio.wrap_future(opening)
         charge = make_charge(result, n_prompt, price)
         await asyncio.wrap_future(self.ledger.close_attempt(attempt, result, charge))
+        return key
 
     def _read_result(self, line: Mapping[str, Any]) -> AttemptResult:
-        response = line.get("response") or {}
+        response = line.get("response")
+        if not response:  # it was never answered, and nobody pays for it
+            words = make_line(find_message(line.get("error")), self.target.key)
+            return AttemptResult(AttemptOutcome.OVERLOADED, error=words or "no answer in it")
         code, body = int(response.get("status_code") or 0), response.get("body")
         if code != 200 or not isinstance(body, dict):
             words = make_line(find_message(line.get("error") or body or line), self.target.key)

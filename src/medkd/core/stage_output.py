@@ -189,7 +189,7 @@ def open_stage_output(
         raise InputError("{}: is a file; choose a directory for --out", directory)
     manifest = _make_manifest(stage, config, inputs, names or {})
     with hold_directory(directory, wait_s):
-        previous = _read_manifest(directory)
+        previous = find_manifest(directory)
         is_same = previous is not None and _is_same_work(previous, manifest, config, follows_inputs)
         if previous is not None and previous.stage != stage:
             raise InputError(
@@ -244,7 +244,7 @@ def _work(
 
 def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of a stage's directory; raises InputError where there is none."""
-    manifest = _read_manifest(directory)
+    manifest = find_manifest(directory)
     if manifest is None:
         raise InputError("{}: no {}; is it the --out of a stage?", directory, MANIFEST)
     return manifest
@@ -252,11 +252,12 @@ def read_manifest(directory: Path) -> Manifest:
 
 def is_finished(directory: Path) -> bool:
     """Tell whether a directory holds the finished output of a stage."""
-    manifest = _read_manifest(directory)
+    manifest = find_manifest(directory)
     return manifest is not None and manifest.state == "finished"
 
 
-def _read_manifest(directory: Path) -> Manifest | None:
+def find_manifest(directory: Path) -> Manifest | None:
+    """Read the manifest of a stage's directory; None where there is none."""
     path = directory / MANIFEST
     if not path.exists():
         return None

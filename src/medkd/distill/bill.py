@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from medkd.completers.batch import JOURNAL, read_journal
 from medkd.completers.costs import (
     BillDay,
     BillLine,
@@ -44,6 +45,8 @@ class Bill(Record):
     amounts: dict[str, float]
     """Currency to money paid."""
     wasted: dict[str, float]
+    submitted: int = 0
+    """Requests of batches whose answers were not fetched yet; the money here leaves them out."""
     missing: int | None
     """Answers a rerun would buy, of the questions as they are now; None where these are gone, or
     several steps share the ledger."""
@@ -62,6 +65,7 @@ def bill(path: Path) -> Bill:
         lines, days = list_lines(ledger), list_days(ledger)
         n_items, n_answered = count_items(ledger)
         served = list_served(ledger)
+    open_batches = read_journal(ledger_path.with_name(JOURNAL))
     ahead = _forecast_rerun(ledger_path)
     is_unpriced = any(one.n_expected and one.now is None for one in ahead)
     rerun = _sum_by_currency((one.currency, one.now or 0.0) for one in ahead)
@@ -73,6 +77,7 @@ def bill(path: Path) -> Bill:
         attempts=sum(line.attempts for line in lines),
         unknown=sum(line.attempts for line in unknown),
         unpriced=sum(line.unpriced for line in lines),
+        submitted=sum(len(batch["items"]) for batch in open_batches.values()),
         amounts=_sum_by_currency((line.currency, line.amount) for line in lines),
         wasted=_sum_by_currency((line.currency, line.wasted) for line in lines),
         missing=round(sum(one.n_expected for one in ahead)) if ahead else None,
@@ -121,6 +126,11 @@ def render(found: Bill) -> str:
     if found.missing is not None:
         price = _format_money(found.rerun) if found.rerun else "price unknown"
         summary.append(f"rerun    {price} for {found.missing:,} missing answers")
+    if found.submitted:
+        summary.append(
+            f"batch    {found.submitted:,} requests are submitted and not fetched yet; the same "
+            "command goes on with them"
+        )
     if found.unpriced:
         summary.append(
             f"no price is known for {found.unpriced:,} attempts; they are left out of the money "

@@ -205,8 +205,10 @@ class Course:
             self._hear_judge(ask.sample, completion)
             return
         verdict: GradeVerdict = "right" if completion.complete else "wrong"
-        if completion.complete and self.method.is_graded and ask.mode == self.method.first.mode:
-            verdict = self._grade(completion)
+        if completion.complete and self.method.is_graded:
+            graded = self._grade(completion)
+            if graded == "wrong" or ask.mode == self.method.first.mode:
+                verdict = graded
         self.heard.append(Heard(ask, completion, verdict))
 
     def list_chances(self, chance: float) -> Iterator[tuple[Ask, float]]:
@@ -285,12 +287,6 @@ class Course:
             self.heard[place] = self.heard[place]._replace(verdict=verdict or "undecided")
 
     # --- Results
-
-    def sum_amounts(self) -> float:
-        """Sum up what all of it cost."""
-        opinions = [one for both in self.opinions.values() for one in both]
-        answers = [heard.completion for heard in self.heard]
-        return sum(completion.cost.amount for completion in [*answers, *opinions])
 
     def list_kept(self) -> Iterator[Rationale]:
         """Make the rationales of what was right, else of what was said last; the first one bears

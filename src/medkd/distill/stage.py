@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medkd.completers.batch import BatchClient
 from medkd.completers.client import LedgerClient
-from medkd.completers.costs import MIN_KNOWN, Expected, Forecast, forecast
+from medkd.completers.costs import MIN_KNOWN, Expected, Forecast, count_items, forecast
 from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, open_reader
 from medkd.completers.outcomes import FindMissing, from_fault_finder
 from medkd.completers.providers import Target, When, check_budget, find_target
@@ -45,7 +45,7 @@ from medkd.core.records import (
     Sampling,
     check_deidentified,
 )
-from medkd.core.stage_output import Manifest, StageOutput, is_finished, open_stage_output
+from medkd.core.stage_output import Manifest, StageOutput, find_manifest, open_stage_output
 from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
 from medkd.distill.courses import (
     Course,
@@ -63,6 +63,8 @@ from medkd.text.normalize import make_plain
 RATIONALES = "rationales.jsonl"
 WRONG = "wrong.jsonl"
 """Whole answers that turned out wrong: what `merge --pairs` sets against the right ones."""
+BEFORE = "on_ledger_before"
+"""Fact of a step on a shared ledger: money and answers that were on it already."""
 ASSUMED_CHANCE = 0.5
 """Share of right samples before a ledger knows better."""
 
@@ -199,7 +201,7 @@ class QuestionFile:
         self._attempts = attempts
         tasks: set[str] = set()
         marks: list[str] = []
-        self.n_right = self.n_unanswered = 0
+        self.n_right = self.n_unanswered = self.n_unanswered_train = 0
         """Questions left out because the student is not known to be wrong, and those it was never
         asked."""
         for question in self.reader if self._kept is None else self._kept:
@@ -210,6 +212,7 @@ class QuestionFile:
                 self.n_right += 1
             else:
                 self.n_unanswered += 1
+                self.n_unanswered_train += question.split == "train"
         self.n_questions = len(marks)
         check_deidentified(marks, path, "the teacher", accept_identified)
         check_tasks(tasks, task, path)
@@ -322,6 +325,12 @@ def choose_targets(config: Config, is_key_needed: bool = True) -> tuple[list[Tar
     teachers, judges = find(asked), find([config.judge])
     if config.budget is not None and len({t.provider.currency for t in [*teachers, *judges]}) > 1:
         raise InputError("--budget: the models charge in several currencies; leave it out")
+    if config.effort and not any(target.provider.effort_field for target in teachers):
+        raise InputError(
+            "--effort: {} has no such setting here; leave it out, or name its field "
+            "(`effort_field`) in a file for --providers",
+            ", ".join(target.name for target in teachers),
+        )
     return [t.as_batch() for t in teachers] if config.batch else teachers, judges
 
 
@@ -335,7 +344,7 @@ def find_questions(config: Config) -> QuestionFile:
     path = find_question_file(config)
     attempts = read_attempts(config.from_, config.task) if config.from_ else None
     questions = QuestionFile(path, config.accept_identified, config.task, attempts)
-    if questions.n_unanswered and not (questions.n_questions or questions.n_right):
+    if questions.n_unanswered_train and not (questions.n_questions or questions.n_right):
         raise InputError(
             "{}: answers none of the questions of {}; evaluate the student on these "
             "(medkd select, or medkd evaluate --split train), or name another --input",
@@ -395,7 +404,8 @@ def run(config: Config) -> Manifest:
                 print(ahead.render())
         return Manifest(stage="distill", config=config.model_dump(mode="json"))
     path = find_question_file(config)
-    is_new = not is_finished(config.out)
+    previous = find_manifest(config.out)
+    is_new = previous is None or previous.state != "finished"
     teachers, judges = choose_targets(config, is_key_needed=is_new)
     for target in [*teachers, *judges] if is_new else ():  # before anything is read or written
         check_budget(target, config.budget, config.when)
@@ -412,9 +422,24 @@ def run(config: Config) -> Manifest:
     ) as space:
         if not space.is_finished:
             with Ledger(ledger_path) as ledger:
+                if config.ledger:
+                    space.manifest.facts[BEFORE] = _find_before(previous, ledger)
+                    space.save()
                 clients = _open_clients(config, teachers, judges, ledger)
                 _distill_into(space, config, method, questions, clients)
         return space.manifest
+
+
+def _find_before(previous: Manifest | None, ledger: LedgerReader) -> dict[str, float]:
+    """Tell what a shared ledger held when this step began, so that the step tells its own money
+    and answers alone, whatever ended it in between."""
+    now = {"amount": ledger.spent(), "answers": count_items(ledger)[1]}
+    if previous is None:
+        return now
+    if previous.state != "finished":
+        return previous.facts.get(BEFORE, now)
+    own = {"amount": previous.cost.amount, "answers": previous.facts.get("bought", 0)}
+    return {name: now[name] - own[name] for name in now}
 
 
 def _open_clients(
@@ -475,11 +500,14 @@ def _distill_into(
             _write(space, recalled, tally)
         raise
     finally:
-        _write_facts(space, clients, method, tally, config.ledger is not None)
+        _write_facts(space, clients, method, tally)
     if tally.incomplete:
         listed = ", ".join(f"{n} {reason}" for reason, n in tally.incomplete.most_common())
         said = "distill: {}; to ask for these again, run it with --overwrite: the ledger stays"
         tell(said, listed, to=sys.stderr)
+    if method.is_graded and (n_open := tally.n_right[0]):
+        said = "distill: no answer is known to be right for {} of {} questions"
+        tell(said, n_open, questions.n_questions, to=sys.stderr)
 
 
 @dataclass
@@ -492,7 +520,6 @@ class _Tally:
     n_undecided: int = 0
     """Answers of which neither rules nor a judge could tell."""
     n_wrong: int = 0
-    amount: float = 0.0
 
 
 def _write(space: StageOutput, courses: Iterable[Course], tally: _Tally) -> None:
@@ -506,7 +533,6 @@ def _write(space: StageOutput, courses: Iterable[Course], tally: _Tally) -> None
         for course in courses:
             tally.n_right[course.n_right] += 1
             tally.n_undecided += sum(heard.verdict == "undecided" for heard in course.heard)
-            tally.amount += course.sum_amounts()
             for rationale in course.list_kept():
                 n_kept += 1
                 if not rationale.complete:
@@ -523,12 +549,14 @@ def _write_facts(
     clients: Sequence[LedgerClient],
     method: Method,
     tally: _Tally,
-    is_shared: bool,
 ) -> None:
-    amount = tally.amount if is_shared else clients[0].ledger.spent()
-    currency = clients[0].target.provider.currency
+    ledger, currency = clients[0].ledger, clients[0].target.provider.currency
+    before = space.manifest.facts.get(BEFORE, {"amount": 0.0})
+    amount = ledger.spent() - before["amount"]
     space.manifest.cost = Cost(amount=round(amount, 6), currency=currency)
     totals = sum((client.totals for client in clients), Counter[str]())
+    if "answers" in before:
+        totals["new"] = count_items(ledger)[1] - before["answers"]
     n_teachers = len(method.models)
     space.manifest.facts |= {
         "mode": method.first.mode,

@@ -253,5 +253,7 @@ def _write(
         "selected": n_train,
     }
     if not n_train:
-        said = "select: nothing to buy: the student is right on every training question"
+        said = "select: nothing to buy: there is no training question"
+        if whys[Why.SURE]:
+            said = "select: nothing to buy: the student is right on every training question"
         tell(said, to=sys.stderr)
