@@ -217,3 +217,18 @@ def test_every_version_is_named_once_and_whole():
     steps = {name: step(name) for name in ("collect", "merge", "train")}
     (told,) = write_methods(Material(Path("x"), steps), Wording(Texts("en"))).paragraphs
     assert told.endswith("Versions: collect 1, medkd 0.1.0, merge 1, train 1.")
+
+
+def test_a_run_of_rounds_tells_the_gain_for_the_money_round_by_round(tmp_path):
+    one = {
+        **{"number": 1, "n": 81, "accuracy": 0.642, "low": 0.533, "high": 0.738, "gain": 0.432},
+        **{"noise": 0.111, "bought": 49, "rows": 49, "amount": 0.0325, "currency": "CNY"},
+        **{"gain_per_money": 13.305, "stopped": ""},
+    }
+    two = {**one, "number": 2, "gain_per_money": None, "stopped": "1 rounds were wanted"}
+    (tmp_path / "rounds.json").write_text(json.dumps([one, two]))
+    steps = {"train-1": Manifest(stage="train", config={}, seconds=1)}
+    table = write_cost(Material(tmp_path, steps), Wording(Texts("en"))).tables[1]
+    said = ["1", "0.642 (0.533 – 0.738)", "+0.432 ± 0.111", "49", "49", "0.0325 CNY", "13.31"]
+    assert (table.rows[0][:6], table.note) == (said[:6], "1 rounds were wanted")
+    assert [row[6] for row in table.rows] == ["13.30", "–"]

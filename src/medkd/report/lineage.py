@@ -5,9 +5,11 @@ In: `Material` and wording. Out: sections, or none where a step is not there. No
 evaluations found (`results`).
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from medkd.core.html import Series, bar_figure, histogram_figure, line_figure
@@ -16,6 +18,7 @@ from medkd.report.document import Cell, Plot, Sample, Section, Table
 from medkd.report.material import REHEARSAL, Material, Wording, plot, read_lines
 
 TRAINING = ("train", "reinforce")
+ROUNDS = "rounds.json"
 CURVES = {
     "loss": {"loss": "training", "eval_loss": "validation"},
     "rewards against the start": {
@@ -299,7 +302,28 @@ def write_cost(material: Material, say: Wording) -> Section | None:
     note = say(PLAY_MONEY) if is_play else ""
     head = [say("step"), say("time"), say("money")]
     table = Table("cost", say("Time and money"), head, rows, note)
-    return Section(say("What it cost"), tables=[table])
+    return Section(say("What it cost"), tables=[table, *_list_rounds(material.folder, say)])
+
+
+def _list_rounds(folder: Path, say: Wording) -> list[Table]:
+    """List what each round of a run bought, gained, and gained for one unit of money."""
+    path = folder / ROUNDS
+    found: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
+    if not found:
+        return []
+    rows = [
+        [
+            str(one["number"]),
+            f"{one['accuracy']:.3f} ({one['low']:.3f} – {one['high']:.3f})",
+            "–" if one["gain"] is None else f"{one['gain']:+.3f} ± {one['noise'] or 0:.3f}",
+            *(str(one["bought"]), str(one["rows"]), f"{one['amount']:.4f} {one['currency']}"),
+            "–" if one["gain_per_money"] is None else f"{one['gain_per_money']:.2f}",
+        ]
+        for one in found
+    ]
+    head = [say("round"), say("accuracy"), say("gain and its noise"), say("bought"), say("rows")]
+    head += [say("money"), say("gain for 1")]
+    return [Table("rounds", say("Round by round"), head, rows, str(found[-1]["stopped"]))]
 
 
 def is_play_money(manifest: Manifest) -> bool:
