@@ -1,5 +1,6 @@
 import itertools
 import os
+import pickle
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -80,3 +81,24 @@ def test_a_damaged_batch_and_all_behind_it_are_worked_on_again(tmp_path: Path) -
     path.write_bytes(content)
     assert len(list(DoneWork(path, "a").read())) < N // SIZE
     assert list(map_in_order(abs, range(N), 1, size=SIZE, done=DoneWork(path, "a"))) == [*range(N)]
+
+
+class Calling:
+    """What a pickle of somebody else's does: it names a function to call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_file_from_elsewhere_runs_nothing_and_its_work_is_done_again(tmp_path: Path) -> None:
+    path, called = tmp_path / "done", tmp_path / "called"
+    done = DoneWork(path, "a")
+    assert list(done.read()) == []
+    done.add(pickle.dumps([-1, 2]))
+    done.add(pickle.dumps([Calling(called)]))
+    assert list(DoneWork(path, "a").read()) == [[-1, 2]]
+    assert list(map_in_order(abs, [-1, 2, -3], 1, size=2, done=DoneWork(path, "a"))) == [-1, 2, 3]
+    assert not called.exists()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_reading import list_attempts
-from medkd.completers.ledger import FILE_NAME
+from medkd.completers.ledger import FILE_NAME, Ledger
 from medkd.core.config import StageConfig, make_config
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_records
@@ -283,16 +283,22 @@ def test_steps_on_one_ledger_tell_their_own_money_whatever_ended_them_in_between
 
         with pytest.raises(StoppedError, match="--budget"):
             step("first", budget=0.02)
-        assert 0 < teacher.bill.requests < 12
+        told = read_manifest(tmp_path / "first")
+        assert 0 < told.facts["bought"] == teacher.bill.requests < 12
+        with Ledger(tmp_path / FILE_NAME), pytest.raises(InputError, match="held"):
+            step("first")
+        assert read_manifest(tmp_path / "first").cost == told.cost
+        between = step("between", temperature=0.7)
         first, again = step("first"), step("again")
-        assert teacher.bill.requests == 12
-        other = step("other", temperature=0.5)
         assert teacher.bill.requests == 24
+        other = step("other", temperature=0.5)
+        assert teacher.bill.requests == 36
         write_records(tmp_path / "questions.jsonl", questions)
         longer = step("first")
-    assert [m.facts["bought"] for m in (first, again, other, longer)] == [12, 0, 12, 13]
+    found = (between, first, again, other, longer)
+    assert [m.facts["bought"] for m in found] == [12, 12, 0, 12, 13]
     assert again.cost.amount == 0
-    total = sum(m.cost.amount for m in (longer, again, other))
+    total = sum(m.cost.amount for m in (between, longer, again, other))
     assert total == pytest.approx(sum(bill(tmp_path).amounts.values()), abs=1e-5)
 
 

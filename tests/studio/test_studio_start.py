@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shlex
 import time
@@ -412,6 +413,29 @@ def test_a_preview_reads_no_task_file_that_its_address_names(client, tmp_path: P
     answer = client.get(f"/en/bring/preview?file={folder / 'cases.json'}&task={secret}")
     assert answer.status_code == 200
     assert "passphrase" not in answer.text
+
+
+def test_no_estimate_reads_a_task_file_outside_the_folders(
+    client, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path / "runs" / "uploads"
+    folder.mkdir(parents=True)
+    (folder / "cases.json").write_text(json.dumps([ROW]))
+    outside = tmp_path_factory.mktemp("elsewhere") / "outside.yaml"
+    os.mkfifo(outside)  # whoever opens it waits for ever
+    form = {"kind": "own-cases.yaml", "v:prepare:task": str(outside)}
+    form |= {"v:collect:source": "files", "v:collect:input": str(folder / "cases.json")}
+    page = client.get("/en/start", params=form)
+    assert page.status_code == 200
+    assert "outside" in page.text.partition("outside.yaml")[2]
+
+
+def test_a_task_is_not_taken_among_files_of_cases(client, tmp_path: Path) -> None:
+    files = [("files", ("rows.json", b"[]")), ("files", ("pump.yaml", b"name: pump-fault"))]
+    answer = client.post("/en/bring", data={"csrf": client.csrf}, files=files)
+    assert answer.status_code == 400
+    assert "by itself" in answer.text
+    assert not (tmp_path / "runs" / "uploads").exists()
 
 
 def test_a_task_of_ones_own_is_brought_chosen_and_known_to_every_step(

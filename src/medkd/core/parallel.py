@@ -9,6 +9,7 @@ process finished are not worked on again. Not done here: work that waits for a n
 [1, 2, 3]
 """
 
+import io
 import itertools
 import logging
 import multiprocessing
@@ -20,9 +21,12 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from struct import Struct
 from typing import IO, Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel
 
 from medkd.core.config import RUNTIME
 from medkd.core.errors import InputError, StoppedError, from_os_error
@@ -64,7 +68,7 @@ def map_in_order(
     batches = cut(every, size)
     for results in done.read() if done else ():
         next(batches, None)
-        yield from _load(results)
+        yield from results
     pending: deque[Callable[[], bytes]] = deque()
     with _start_ray(work) if engine == "ray" else _start_processes(work) as (submit, n_workers):
         n_waiting = n_workers * _WAITING_EACH
@@ -90,7 +94,7 @@ def cut(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _load(data: bytes) -> list[Any]:
-    return pickle.loads(data)  # noqa: S301 - of our own workers, or from a file of our own
+    return pickle.loads(data)  # noqa: S301 - of our own workers
 
 
 # --- Processes of this machine ------------------------------------------------------------------
@@ -209,8 +213,24 @@ def _first_line(error: Exception) -> str:
 
 # --- What is done ---------------------------------------------------------------------------------
 
+_PLAIN = {("collections", "Counter"), ("datetime", "date"), ("datetime", "datetime")}
+"""Classes of plain values in results, beside those that a pickle has signs of its own for."""
 _HEAD = Struct("<QI")
 """Before every batch: its length in bytes, and their checksum."""
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Reads records and plain values: a run directory may have come from anybody, and a pickle can
+    name any function to call."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) in _PLAIN:
+            return super().find_class(module_name, global_name)
+        if module_name.startswith("medkd.") and "." not in global_name:
+            found = super().find_class(module_name, global_name)
+            if isinstance(found, type) and issubclass(found, BaseModel | Enum | tuple):
+                return found
+        raise pickle.UnpicklingError(f"{module_name}.{global_name} is no record")
 
 
 class DoneWork:
@@ -222,8 +242,9 @@ class DoneWork:
         self._key = key.encode()
         self._file: IO[bytes] | None = None
 
-    def read(self) -> Iterator[bytes]:
-        """Read what an earlier process finished; what is added comes behind it."""
+    def read(self) -> Iterator[list[Any]]:
+        """Read what an earlier process finished, as far as it is whole and of this program; what is
+        added comes behind it."""
         try:
             self._file = file = self._open()
             if self._read_next(file) != self._key:
@@ -231,7 +252,7 @@ class DoneWork:
                 file.seek(0)
                 self.add(self._key)
                 return
-            while (results := self._read_next(file)) is not None:
+            while (results := self._read_results(file)) is not None:
                 yield results
             file.truncate()
         except OSError as error:
@@ -239,10 +260,16 @@ class DoneWork:
 
     def _open(self) -> IO[bytes]:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        file = os.fdopen(handle, "r+b")
-        if os.fstat(handle).st_uid != os.geteuid():  # whoever wrote it would run code here
-            file.truncate(0)
-        return file
+        return os.fdopen(handle, "r+b")
+
+    def _read_results(self, file: IO[bytes]) -> list[Any] | None:
+        start = file.tell()
+        if (data := self._read_next(file)) is not None:
+            try:
+                return _DataUnpickler(io.BytesIO(data)).load()
+            except Exception:  # noqa: BLE001 - whatever a strange pickle raises
+                file.seek(start)
+        return None
 
     def _read_next(self, file: IO[bytes]) -> bytes | None:
         """Read the next entry; stay before it, and return None, where none is whole."""

@@ -421,13 +421,23 @@ def run(config: Config) -> Manifest:
         follows_inputs=True,
     ) as space:
         if not space.is_finished:
+            known = previous if config.ledger and _shares_ledger(previous, config) else None
+            if known:  # told before the ledger is opened: one that is held must lose nothing
+                space.manifest.cost = known.cost
+                told = {name: known.facts.get(name) for name in (BEFORE, "bought")}
+                space.manifest.facts |= {name: fact for name, fact in told.items() if fact}
             with Ledger(ledger_path) as ledger:
                 if config.ledger:
-                    space.manifest.facts[BEFORE] = _find_before(previous, ledger)
+                    space.manifest.facts[BEFORE] = _find_before(known, ledger)
                     space.save()
                 clients = _open_clients(config, teachers, judges, ledger)
                 _distill_into(space, config, method, questions, clients)
         return space.manifest
+
+
+def _shares_ledger(previous: Manifest | None, config: Config) -> bool:
+    """Tell whether an earlier start of a step used the ledger that it is to use now."""
+    return previous is not None and previous.config.get("ledger") == str(config.ledger)
 
 
 def _find_before(previous: Manifest | None, ledger: LedgerReader) -> dict[str, float]:
@@ -436,8 +446,8 @@ def _find_before(previous: Manifest | None, ledger: LedgerReader) -> dict[str, f
     now = {"amount": ledger.spent(), "answers": count_items(ledger)[1]}
     if previous is None:
         return now
-    if previous.state != "finished":
-        return previous.facts.get(BEFORE, now)
+    if previous.state == "running" and BEFORE in previous.facts:  # killed: it told nothing
+        return previous.facts[BEFORE]
     own = {"amount": previous.cost.amount, "answers": previous.facts.get("bought", 0)}
     return {name: now[name] - own[name] for name in now}
 

@@ -67,6 +67,8 @@ WRITES = (
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+_LEFT_BEFORE = (".rows.tmp", ".questions.tmp")
+"""What a merge of an earlier version left where it was killed."""
 _BATCH = 256
 """Rows that are read, signed or written together."""
 _MANY = 8
@@ -162,6 +164,8 @@ def run(config: Config) -> Manifest:
     ) as space:
         if space.is_finished:
             return space.manifest
+        for name in _LEFT_BEFORE:
+            space.path(name).unlink(missing_ok=True)
         questions = read_questions(benchmarks) if benchmarks else []
         repairs = Counter[str]()
         merged = [MergedFile(source) for source in sources]

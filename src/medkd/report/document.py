@@ -151,7 +151,7 @@ def _read_written(folder: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     listed = cast("list[Any]", names) if isinstance(names, list) else []
-    own = (re.fullmatch(r"(tables|figures)/[^/]+", str(name)) for name in listed)
+    own = (re.fullmatch(r"(tables|figures)/\w[^/\0]*", str(name)) for name in listed)
     return [match[0] for match in own if match]
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medkd.core.errors import InputError
 from medkd.core.html import Series, bar_figure, histogram_figure, line_figure
 from medkd.core.stage_output import Manifest
 from medkd.report.document import Cell, Plot, Sample, Section, Table
@@ -308,7 +309,10 @@ def write_cost(material: Material, say: Wording) -> Section | None:
 def _list_rounds(folder: Path, say: Wording) -> list[Table]:
     """List what each round of a run bought, gained, and gained for one unit of money."""
     path = folder / ROUNDS
-    found: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
+    except ValueError as error:
+        raise InputError("{}: cannot be read as JSON; fetch or make it again", path) from error
     if not found:
         return []
     rows = [

@@ -230,6 +230,8 @@ def keep(sent: Sequence[UploadFile], page: Page) -> Path:
         raise InputError("more than {} MB; put the files into a --data folder", MAX_BYTES // 2**20)
     for file, name in files.items():
         check_kind(file, name)
+    if len(files) > 1 and any(name.suffix.lower() in YAML for name in files.values()):
+        raise InputError("bring the file of a task by itself, then its cases")
     top = page.workspace.runs / UPLOADS
     first = next(iter(files.values()))
     if len(files) == 1:

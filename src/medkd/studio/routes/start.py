@@ -167,7 +167,9 @@ def estimate_recipe(order: Order, workspace: Workspace, t: Texts) -> list[tuple[
         if n_cases and "distill" in parts:
             values = read_values(parts["distill"], t)[0] | {"input": "questions.jsonl"}
             config: Any = STAGES["distill"].load().Config.model_validate(values)
-            asked = load_task(parts["prepare"].values.get("task", "")).teacher.rationalize
+            task = parts["prepare"].values.get("task", "")
+            workspace.check(task)
+            asked = load_task(task).teacher.rationalize
             n_tokens += n_cases * max(estimate_tokens([prompt]) for prompt in asked.values())
             thinks = bool(make_method(config, [""]).first.sampling.thinking)
             if price := write_price(config, n_tokens, n_cases, thinks):
