@@ -20,6 +20,7 @@ from medkd.core.records import Completion, Prediction, Question, Rationale, Requ
 from medkd.core.stage_output import open_stage_output, read_manifest
 from medkd.core.task import SHIPPED, find_task, load_task
 from medkd.demo.teacher import serve_teacher
+from medkd.distill.attempts import read_attempts
 from medkd.distill.bill import bill
 from medkd.distill.courses import (
     Course,
@@ -31,7 +32,7 @@ from medkd.distill.courses import (
     make_messages,
     read_parts,
 )
-from medkd.distill.stage import Config, choose_targets, read_attempts, run
+from medkd.distill.stage import Config, choose_targets, run
 from medkd.verify.stage import Config as VerifyConfig
 from medkd.verify.stage import run as verify
 from rehearsal_questions import make_questions

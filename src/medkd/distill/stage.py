@@ -7,14 +7,13 @@ Not done here: judging what came back (`verify`), asking and paying (`completers
 
 import contextlib
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -25,7 +24,6 @@ from medkd.completers.ledger import FILE_NAME, Ledger, LedgerReader, open_reader
 from medkd.completers.outcomes import FindMissing, from_fault_finder
 from medkd.completers.providers import Target, When, check_budget, find_target
 from medkd.completers.scheduler import RunOptions
-from medkd.core import thinking
 from medkd.core.config import NAMES_KEY, RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError, MedkdError, StoppedError
 from medkd.core.i18n import tell
@@ -39,7 +37,6 @@ from medkd.core.jsonl import (
 from medkd.core.records import (
     Completion,
     Cost,
-    Prediction,
     Question,
     Request,
     Sampling,
@@ -47,6 +44,7 @@ from medkd.core.records import (
 )
 from medkd.core.stage_output import Manifest, StageOutput, find_manifest, open_stage_output
 from medkd.core.task import TaskFile, check_tasks, find_task, list_task_inputs
+from medkd.distill.attempts import Attempts, find_attempt_file, read_attempts
 from medkd.distill.courses import (
     Course,
     Method,
@@ -57,8 +55,6 @@ from medkd.distill.courses import (
     recall_courses,
 )
 from medkd.grading import judge
-from medkd.grading.graders import get_grader
-from medkd.text.normalize import make_plain
 
 RATIONALES = "rationales.jsonl"
 WRONG = "wrong.jsonl"
@@ -165,22 +161,6 @@ class Config(StageConfig):
 
 KEPT_BYTES = 64 * 2**20
 """A file of questions up to this size is parsed once and kept; a larger one is read anew."""
-MAX_ATTEMPT = 4000
-"""Characters of an attempt that a teacher is shown: its two ends where it is longer."""
-_SAMPLE = re.compile(r"#\d{1,9}\Z")
-
-
-class Attempts(NamedTuple):
-    """A student's answers to questions, graded."""
-
-    wrong: dict[str, list[str]]
-    """Wrong answers by question, reasoning included."""
-    asked: dict[str, str]
-    """Every question that was answered, rightly or not, with its known answer in plain form."""
-
-    def has(self, question: Question) -> bool:
-        """Tell whether this very question was answered, and not another one of its id."""
-        return self.asked.get(question.id) == make_plain(question.reference)
 
 
 class QuestionFile:
@@ -243,41 +223,6 @@ def _refuse_raw_cases(path: Path) -> None:
             'prepare" first',
             path,
         )
-
-
-def find_attempt_file(given: Path) -> Path:
-    """Find the student's answers; raises InputError where there are none."""
-    return resolve_input(given, "predictions.jsonl", made_by="evaluate")
-
-
-@cache
-def read_attempts(given: Path, task: str) -> Attempts:
-    """Read and grade a student's answers; one that rules cannot decide is not called wrong."""
-    wrong: dict[str, list[str]] = {}
-    asked: dict[str, str] = {}
-    for prediction in RecordReader(find_attempt_file(given), Prediction, made_by="evaluate"):
-        question = name_question(prediction.id)
-        asked[question] = make_plain(prediction.reference)
-        kind = find_task(prediction.task, task).answer.kind
-        found = get_grader(kind)(prediction.answer, prediction.reference, known=prediction.known)
-        if found.verdict == "wrong":
-            wrong.setdefault(question, []).append(_shorten(prediction))
-    return Attempts(wrong, asked)
-
-
-def name_question(prediction_id: str) -> str:
-    """Name the question of a prediction, whose id may tell a sample.
-
-    >>> name_question("clinic:1#3"), name_question("clinic:1")
-    ('clinic:1', 'clinic:1')
-    """
-    return _SAMPLE.sub("", prediction_id)
-
-
-def _shorten(prediction: Prediction) -> str:
-    text = f"{prediction.reasoning or thinking.strip_tags(prediction.raw)}\n→ {prediction.answer}"
-    half = MAX_ATTEMPT // 2
-    return text if len(text) <= MAX_ATTEMPT else f"{text[:half]}\n[…]\n{text[-half:]}"
 
 
 # --- The job

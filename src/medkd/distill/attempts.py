@@ -1,0 +1,69 @@
+"""A student's answers to questions, graded: those that are wrong are what a teacher mends.
+
+In: `predictions.jsonl` of evaluate or select. Out: `Attempts`. Not done here: which questions are
+asked (`stage`), what the teacher is told (`courses`).
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from medkd.core import thinking
+from medkd.core.jsonl import RecordReader, resolve_input
+from medkd.core.records import Prediction, Question
+from medkd.core.task import find_task
+from medkd.grading.graders import get_grader
+from medkd.text.normalize import make_plain
+
+MAX_ATTEMPT = 4000
+"""Characters of an attempt that a teacher is shown: its two ends where it is longer."""
+_SAMPLE = re.compile(r"#\d{1,9}\Z")
+
+
+class Attempts(NamedTuple):
+    """A student's answers to questions, graded."""
+
+    wrong: dict[str, list[str]]
+    """Wrong answers by question, reasoning included."""
+    asked: dict[str, str]
+    """Every question that was answered, rightly or not, with its known answer in plain form."""
+
+    def has(self, question: Question) -> bool:
+        """Tell whether this very question was answered, and not another one of its id."""
+        return self.asked.get(question.id) == make_plain(question.reference)
+
+
+def find_attempt_file(given: Path) -> Path:
+    """Find the student's answers; raises InputError where there are none."""
+    return resolve_input(given, "predictions.jsonl", made_by="evaluate")
+
+
+@cache
+def read_attempts(given: Path, task: str) -> Attempts:
+    """Read and grade a student's answers; one that rules cannot decide is not called wrong."""
+    wrong: dict[str, list[str]] = {}
+    asked: dict[str, str] = {}
+    for prediction in RecordReader(find_attempt_file(given), Prediction, made_by="evaluate"):
+        question = name_question(prediction.id)
+        asked[question] = make_plain(prediction.reference)
+        kind = find_task(prediction.task, task).answer.kind
+        found = get_grader(kind)(prediction.answer, prediction.reference, known=prediction.known)
+        if found.verdict == "wrong":
+            wrong.setdefault(question, []).append(_shorten(prediction))
+    return Attempts(wrong, asked)
+
+
+def name_question(prediction_id: str) -> str:
+    """Name the question of a prediction, whose id may tell a sample.
+
+    >>> name_question("clinic:1#3"), name_question("clinic:1")
+    ('clinic:1', 'clinic:1')
+    """
+    return _SAMPLE.sub("", prediction_id)
+
+
+def _shorten(prediction: Prediction) -> str:
+    text = f"{prediction.reasoning or thinking.strip_tags(prediction.raw)}\n→ {prediction.answer}"
+    half = MAX_ATTEMPT // 2
+    return text if len(text) <= MAX_ATTEMPT else f"{text[:half]}\n[…]\n{text[-half:]}"
