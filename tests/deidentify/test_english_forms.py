@@ -1,10 +1,13 @@
 """English identifiers by the forms that tell them, and capitals that are nobody's."""
 
+import re
+import time
+
 import pytest
 
 from medkd.core.records import RawCase
 from medkd.deidentify.dates import DateShifter
-from medkd.deidentify.replace import deidentify_case
+from medkd.deidentify.replace import Plan, deidentify_case
 from medkd.deidentify.search import find_identifiers
 
 
@@ -83,3 +86,73 @@ def test_a_surname_is_left_in_the_name_of_a_disease() -> None:
 )
 def test_english_dates_and_days_of_the_week_move_with_their_case(text: str, moved: str) -> None:
     assert DateShifter(-20, is_english=True).shift(text) == moved
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "History of Hypertension, DM, CAD",
+        "from Syncope, MS. of Troponin, CK. to Penicillin, IV. of Headache, LE. in Remission, AF.",
+        "O2 Sat 92-95% on RA, O2 Sat 98.6",
+        "Sat 2.5 hours in chair",
+        "CD20 POS, CD34 NEG, CD45 DIM, EF55 LVH, CD68 AND",
+        "Mother | Diabetes\nFather | Hypertension",
+        '{"mother": "Diabetes Mellitus", "first": "Aspirin"}',
+        "First\tSecond\tLast\nAspirin\tHeparin\tWarfarin",
+        "Strength repeated 4/5. Grip held 4/5. Review 3/4 systems. Pain cleared 2/10",
+        "tumor at Cecum, ulcer at Left Heel, cancer at Cervix, filter at Infrarenal IVC",
+        "cancer at Stage II, seen later at Level Two",
+        "Patient moved to Intensive Care. Moved from bed to Operating Room.",
+        "moved to Recovery Room with oxygen; lives with chronic pain from Multiple Myeloma.",
+        "Apical 4 Chamber View shows EF 55%. 2 Chamber View; 3 Tesla View; 1 Large Loop. 2 Small",
+        "Treated with Open Heart Surgery, with Endoscopic Sinus Surgery",
+        "Referred to Head Neck Surgery",
+        "Rx 1000 units daily. Rx: 500 tablets. Rx 400 IU daily. Pin 4000 units, dl 10000",
+        "ICU 5 more days. ICU 2 months. ICU 30 minutes, ward 7 days. Ward 5 patients",
+        "Address: Pain control with morphine",
+        "Address: Continue current medication and follow wound care daily",
+    ],
+)
+def test_diagnoses_doses_scores_and_cell_markers_stay(text: str) -> None:
+    assert [match.text for match in find_identifiers(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Comes from Salem, OR.", ["Salem, OR"]),
+        ("Comes from Flint, MI 48501", ["Flint, MI"]),
+        ("A man from Flint, MI. Drove from Boston, MA.", ["Flint, MI", "Boston, MA"]),
+        ("Car LV59 KXT left.", ["LV59 KXT"]),
+        ("Mother: Ann Vance", ["Ann Vance"]),
+        ("DL# D990-4418-2071, PIN 00D7291E", ["D990-4418-2071", "00D7291E"]),
+        ("seen Sat 5/18 and 2024-05-08 (Wed)", ["Sat", "5/18", "Wed"]),
+        ("a welder at Marlow Heating", ["Marlow Heating"]),
+        ("Lives in Long Marden.", ["Long Marden"]),
+        ("at 4 Harbour View, Elmby", ["4 Harbour View, Elmby"]),
+        ("from Ada Vance Dermatology", ["Ada Vance Dermatology"]),
+        ("Ward 7, ICU 5", ["7", "ICU 5"]),
+        ("Address: 4 Duck Lane, Elmby", ["4 Duck Lane, Elmby"]),
+        ('{"mrn": "E1004", "last": "Vance", "first": "Ada"}', ["Vance", "Ada"]),
+        ("mrn\tlast\tfirst\tward\n771820\tVance\tAda\t4", ["Vance", "Ada"]),
+    ],
+)
+def test_what_looks_like_diagnoses_and_identifies_is_found(text: str, found: list[str]) -> None:
+    finds = [text[match.start : match.end] for match in find_identifiers(text)]
+    assert [piece for piece in found if not any(piece in find for find in finds)] == []
+
+
+def test_repeated_headers_of_a_table_are_read_once() -> None:
+    start = time.perf_counter()
+    find_identifiers("name,mrn,ward,bed\n" * 1100)
+    assert time.perf_counter() - start < 5
+
+
+def test_a_short_name_keeps_its_part_of_a_name_that_begins_with_the_family() -> None:
+    text = "Patient Name: Vance, Ann M. was seen. Mrs Vance agreed. Ann's son came."
+    case = RawCase(id="files:1", source="files", sections={"Course": text})
+    written = deidentify_case(case, Plan(natural=True)).case.sections["Course"]
+    full, given, family = re.findall(r"Name: (.+?) was seen\. Mrs (\w+) agreed\. (\w+)'s", written)[
+        0
+    ]
+    assert (full.split()[-1].strip("."), full.split()[0].strip(",")) == (given, family)

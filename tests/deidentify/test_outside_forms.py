@@ -4,7 +4,9 @@ width, days that no calendar has, ranges, ages over 89."""
 import pytest
 
 from medkd.core.records import RawCase
+from medkd.deidentify.dates import DateShifter
 from medkd.deidentify.replace import Replacer, deidentify_case
+from medkd.deidentify.rules import Category
 from medkd.deidentify.search import find_identifiers
 
 
@@ -285,3 +287,24 @@ def test_chinese_identifiers_are_found_by_their_form(text: str, found: list[str]
 @pytest.mark.parametrize("text", ["一线吉非替尼治疗", "专科查体:未见异常", "复诊:舌红,苔薄黄"])
 def test_words_of_treatment_and_examination_are_no_names(text: str) -> None:
     assert [match.text for match in find_identifiers(text)] == []
+
+
+@pytest.mark.parametrize("text", ["报告:阳", "接诊:安", "登记:全", "复查:时"])
+def test_one_character_behind_a_deed_is_no_name(text: str) -> None:
+    assert [match.text for match in find_identifiers(text)] == []
+
+
+@pytest.mark.parametrize("text", ["签名:阳", "接诊:安医生"])
+def test_one_character_of_who_signs_or_bears_a_title_is_a_name(text: str) -> None:
+    assert [match.category for match in find_identifiers(text)] == [Category.NAME]
+
+
+@pytest.mark.parametrize(
+    "text", ["患者10.1假期期间发病", "2023年国庆期间发热", "2020年清明期间外出"]
+)
+def test_a_festival_is_masked_without_a_weekday(text: str) -> None:
+    assert "日期" in clean(text)
+
+
+def test_a_weekday_moves_with_its_day() -> None:
+    assert DateShifter(-2).shift("2024-05-08 (Wed)") == "2024-05-06 (Mon)"

@@ -280,7 +280,8 @@ class DateShifter:
                 found := _MONTH_FIRST_SHORT.fullmatch(text)
             ):
                 return self._rewrite(found)
-            if found := _WITH_WEEKDAY.fullmatch(text):
+            found = _WITH_WEEKDAY.fullmatch(text)
+            if found and (found["before"] or found["after"]):
                 moved = self.shift(found["rest"], is_month_first) if found["rest"] else ""
                 day = found["before"] or found["after"]
                 return (

@@ -304,7 +304,7 @@ def _labelled_length(item: str, prior: float) -> int:
     titled = _TITLED.search(item, 1)
     name = item[: titled.start()] if titled else item
     if len(name) == 1:
-        is_signed = titled is not None or prior >= _AFTER_LABEL
+        is_signed = titled is not None or prior > _AFTER_LABEL  # 报告:阳
         return int(name in SURNAMES and is_signed)
     likelihood = as_name(name, any_surname=True) - as_words(name)
     return len(name) if len(name) <= 8 and prior + likelihood > 0 else 0

@@ -365,8 +365,11 @@ class Replacer:
         if category is Category.NAME and (full := self._same.get(text)):
             drawn_name = self.of(category, full)
             is_short = self._natural and " " not in text
+            given = full.partition(",")[2].strip() or full  # LAST, FIRST
             return (
-                drawn_name.split()[0 if full.startswith(text) else -1] if is_short else drawn_name
+                drawn_name.split()[0 if given.title().startswith(text.title()) else -1]
+                if is_short
+                else drawn_name
             )
         squeezed = re.sub(r"[\s-]", "", text)
         key = (category, squeezed)

@@ -87,7 +87,7 @@ def _values(text: str) -> Iterator[tuple[Category, int, int]]:
         cells = _cells(_CELL, line)
         if not cells or set("".join(cell[2] for cell in cells)) <= set("-: "):
             continue
-        kinds = [kind_of_heading(cell[2]) for cell in cells]
+        kinds = _kinds([cell[2] for cell in cells])
         if _is_header(kinds):
             columns = kinds
         elif len(cells) == len(columns):
@@ -98,13 +98,17 @@ def _values(text: str) -> Iterator[tuple[Category, int, int]]:
 
 def _comma_values(text: str) -> Iterator[tuple[Category, int, int]]:
     """Walk the rows below a header with commas, as long as they have as many cells."""
+    last_end = -1
     for header in _COMMA_HEADER.finditer(text):
-        columns = [kind_of_heading(cell) for cell in header[0].split(",")]
+        if header.start() < last_end:
+            continue  # a row of the table before
+        columns = _kinds(header[0].split(","))
         if not _is_header(columns):
             continue
         for line in re.compile("[^\n]+").finditer(text, header.end() + 1):
             if line[0].count(",") + 1 != len(columns):
                 break
+            last_end = line.end()
             yield from _accepted(zip(columns, _cells(_COMMA_CELL, line), strict=False))
 
 
@@ -120,8 +124,9 @@ def _cells(cell: re.Pattern[str], line: re.Match[str]) -> list[Cell]:
 
 def _pairs(text: str) -> Iterator[tuple[Category, int, int]]:
     """Walk the keys of JSON and their values."""
-    for pair in _PAIR.finditer(text):
-        kind = kind_of_heading(_NEW_WORD.sub(" ", pair["key"]))
+    pairs = list(_PAIR.finditer(text))
+    kinds = _kinds([_NEW_WORD.sub(" ", pair["key"]) for pair in pairs])
+    for kind, pair in zip(kinds, pairs, strict=True):
         part = "value" if pair["value"] else "list"
         spans = [pair.span(part)]
         if part == "list":
@@ -140,6 +145,15 @@ def _table_values(text: str) -> list[tuple[Category, int, int]]:
     if "\t" in text or "|" in text:
         values += _values(text)
     return [*values, *_comma_values(text)]
+
+
+def _kinds(cells: list[str]) -> list[Category | None]:
+    kinds = [kind_of_heading(cell) for cell in cells]
+    words = [cell.strip(" :*#.").lower() for cell in cells]
+    for n, pair in enumerate(pairwise(words) if any(kinds) else ()):
+        if set(pair) == set(_LABELS["paired"]):
+            kinds[n : n + 2] = [Category.NAME, Category.NAME]
+    return kinds
 
 
 def _is_header(kinds: list[Category | None]) -> bool:
