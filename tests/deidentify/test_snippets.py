@@ -19,6 +19,10 @@ LEAST = {
     "clerk_zh.txt": 0.79,
     "clerk_en.txt": 0.87,
     "round_en.txt": 0.86,
+    "cuts_zh.txt": 0.85,
+    "cuts_en.txt": 0.70,
+    "reports_zh.txt": 0.85,
+    "reports_en.txt": 0.74,
 }
 """Recall that was reached in each set; 0.92 in the others."""
 
