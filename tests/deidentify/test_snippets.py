@@ -19,12 +19,10 @@ LEAST = {
     "clerk_zh.txt": 0.79,
     "clerk_en.txt": 0.87,
     "round_en.txt": 0.86,
-    "cuts_zh.txt": 0.85,
-    "cuts_en.txt": 0.70,
-    "reports_zh.txt": 0.85,
-    "reports_en.txt": 0.74,
 }
 """Recall that was reached in each set; 0.92 in the others."""
+UNREAD = {"cuts_zh.txt": 0.83, "cuts_en.txt": 0.68, "reports_zh.txt": 0.85, "reports_en.txt": 0.73}
+"""Recall in the sets on whose misses no rule was mended."""
 
 
 def load_bench() -> ModuleType:
@@ -47,7 +45,16 @@ def test_recall_of_every_kind_is_held_under_its_own_kind(name: str) -> None:
         assert counts.found[kind] >= floor * n, f"recall of {kind}"
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_found_in_text_that_no_rule_was_written_on_is_held(name: str) -> None:
+    bench = load_bench()
+    rows = bench.read_set(BENCH / "deid_snippets" / name)
+    counts = bench.measure(rows, find_identifiers, is_own_kind=True)
+    assert counts.found.total() >= UNREAD[name] * counts.gold.total()
+    assert counts.right.total() >= 0.97 * counts.finds.total()
+
+
+@pytest.mark.parametrize("name", sorted(set(SETS) - set(UNREAD)))
 def test_every_set_keeps_the_recall_that_was_reached_and_the_precision(name: str) -> None:
     bench = load_bench()
     rows = bench.read_set(BENCH / "deid_snippets" / name)
