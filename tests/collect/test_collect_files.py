@@ -357,7 +357,7 @@ def test_a_large_share_of_dropped_rows_is_said_with_the_next_step(
     path.write_text(lines(row(1), *({"text": n} for n in range(9))), encoding="utf-8")
     collect(path)
     assert (
-        "warning: a.jsonl: 9 of 10 rows dropped as wrong_schema; the first is a.jsonl:2: found the "
+        "warning: a.jsonl: 9 of 10 rows dropped as wrong schema; the first is a.jsonl:2: found the "
         "fields text"
     ) in capsys.readouterr().err
 

@@ -146,7 +146,7 @@ def test_a_large_share_of_dropped_rows_is_said_with_its_first_row_and_the_next_s
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     manifest = run(Config(input=(path,), out=tmp_path / "out"))
     assert (
-        "warning: a.jsonl: 8 of 9 rows dropped as not_text; the first is a.jsonl:2: instruction is a "
+        "warning: a.jsonl: 8 of 9 rows dropped as not text; the first is a.jsonl:2: instruction is a "
         "number (0); write that field as text"
     ) in capsys.readouterr().err
     assert manifest.facts["first_dropped"] == ["not_text: a.jsonl:2: instruction is a number (0)"]

@@ -111,7 +111,7 @@ def test_rows_without_reasoning_are_told_how_to_have_it_written(tmp_path, capsys
         InputError, match=r"no_reasoning 9\).*medkd collect --source files.*distill"
     ):
         run(Config(input=(path,), out=tmp_path / "out"))
-    assert "9 of 9 rows dropped as no_reasoning" in capsys.readouterr().err
+    assert "9 of 9 rows dropped as no reasoning" in capsys.readouterr().err
 
 
 def test_csv_is_read_with_line_breaks_inside_cells(tmp_path):

@@ -160,7 +160,7 @@ def test_near_duplicates_go_and_cases_with_another_diagnosis_stay(tmp_path, caps
     rows[1] = make_checked(2, text=near, reference="肺炎", reasoning="更长也更好的一段推理。")
     manifest = run(Config(input=write_checked(tmp_path / "one case", rows), out=tmp_path / "b"))
     assert manifest.counts.dropped == {"near_duplicate": 1}
-    assert "merge: 1 of 3 rows dropped as near_duplicate; their" in capsys.readouterr().err
+    assert "merge: 1 of 3 rows dropped as near duplicate; their" in capsys.readouterr().err
     (repeat,) = json.loads((tmp_path / "b" / "duplicates.json").read_text())
     assert (repeat["id"], repeat["of"], repeat["exact"]) == ("q:1", "q:2", False)
     manifest = run(Config(input=tmp_path / "one case", out=tmp_path / "c", near=1))

@@ -307,7 +307,7 @@ def test_a_large_loss_is_said_with_the_next_step(tmp_path, capsys):
     write(tmp_path / "rationales.jsonl", rows)
     run(Config(input=tmp_path, out=tmp_path / "out"))
     assert (
-        "warning: verify: 1 of 2 rows dropped as too_short; read rejected.jsonl, or move the "
+        "warning: verify: 1 of 2 rows dropped as too short; read rejected.jsonl, or move the "
         "bound under verify in a task file" in capsys.readouterr().err
     )
     run(Config(input=tmp_path, out=tmp_path / "out"))
