@@ -19,8 +19,10 @@ _CIRCLED = {
 _HANZI = {hanzi: n for n, hanzi in enumerate("一二三四五六七八九十", start=1)}
 _FULL_WIDTH = {ord("０") + n: str(n) for n in range(10)}
 _HANZI_NUMBER = f"[{''.join(_HANZI)}]{{1,2}}"
-_AFTER_FIGURE = r"\s?(?:[)）]|[.、．:：](?![0-9])|[.、．:：](?=[0-9]{1,2}[型级度期]))"
-"""2.2型糖尿病 holds a list number and a type; 2.11s is one number."""
+_AFTER_FIGURE = (
+    r"\s?(?:[)）]|[.、．:：](?![0-9])|[.、．:：](?=[0-9]{1,2}(?:[型级度期]|三体|号染色体)))"
+)
+"""2.2型糖尿病 and 1、21三体综合征 hold a list number and a name; 2.11s is one number."""
 _BRACKETED = rf"[(（]\s?(?:[0-9]{{1,2}}|{_HANZI_NUMBER})\s?[)）]"
 _MARK = re.compile(
     rf"[{''.join(_CIRCLED)}]"
