@@ -6,25 +6,15 @@ import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from medkd.core import parallel
 from medkd.core.errors import InputError
-from medkd.core.jsonl import write_records
-from medkd.core.records import Cost, Question, Rationale, Usage
-from medkd.demo.synthetic_cases import generate_cases
-from medkd.stages import STAGES
+from stage_samples import N, run_stage, write_cases, write_rationales
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-N = 300
-REASONING = (
-    "患者腹痛{}天，起病较急，年龄尚轻。腹痛位于右下腹时首先考虑阑尾受累，需与胆囊炎、肠梗阻、"
-    "输尿管结石相鉴别：胆囊炎压痛多在右上腹，结石多为绞痛并向会阴部放射，肠梗阻有停止排气，"
-    "均与本例不符。综合病史与症状，诊断指向急性阑尾炎。"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -40,35 +30,6 @@ def n_workers(request: pytest.FixtureRequest) -> Iterator[int]:
     ray.init(address="local", num_cpus=request.param, log_to_driver=False, include_dashboard=False)
     yield request.param
     ray.shutdown()
-
-
-def write_cases(folder: Path) -> Path:
-    cases = generate_cases(N, seed=5)
-    write_records(folder / "raw_cases.jsonl", (case.to_raw_case() for case in cases))
-    return folder
-
-
-def write_rationales(folder: Path) -> Path:
-    def make(number: int) -> Rationale:
-        text = f"【主诉】腹痛{number}天，伴第{number * 7919}号症状，{number % 50}岁。"
-        question = Question(
-            id=f"q:{number}", case_id=f"q:{number}", source="site", system="S", instruction="I", input=text, reference="急性阑尾炎",
-            split="train", deidentified_by="rules 1",
-        )  # fmt: skip
-        return Rationale(
-            id=f"q:{number}", question=question, reasoning=REASONING.format(number), sample=0,
-            answer="急性阑尾炎", finish_reason="stop", complete=True, model="teacher",
-            mode="rationalize", attempts=1, usage=Usage(), cost=Cost(),
-        )  # fmt: skip
-
-    write_records(folder / "rationales.jsonl", map(make, range(N)))
-    return folder
-
-
-def run_stage(stage: str, given: Path, out: Path, **fields: Any) -> Path:
-    module = STAGES[stage].load()
-    module.run(module.Config(input=(given,) if stage == "merge" else given, out=out, **fields))
-    return out
 
 
 def read_all(folder: Path) -> dict[str, bytes]:

@@ -9,6 +9,8 @@ import pytest
 
 from medkd.core import parallel
 from medkd.core.parallel import MANY, DoneWork, map_in_order
+from medkd.core.stage_output import StageOutput
+from stage_samples import run_stage, write_cases, write_rationales
 
 N, SIZE = 60, 7
 
@@ -102,3 +104,32 @@ def test_a_file_from_elsewhere_runs_nothing_and_its_work_is_done_again(tmp_path:
     assert list(DoneWork(path, "a").read()) == [[-1, 2]]
     assert list(map_in_order(abs, [-1, 2, -3], 1, size=2, done=DoneWork(path, "a"))) == [-1, 2, 3]
     assert not called.exists()
+
+
+@pytest.mark.parametrize("stage", ["deidentify", "prepare", "verify", "merge"])
+def test_what_every_stage_finds_can_be_read_back(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel.map_in_order, "__defaults__", (100, "local", parallel.BATCH, None))
+    monkeypatch.setattr("medkd.deidentify.stage.MANY", 100)
+    monkeypatch.setattr("medkd.merge.stage._MANY", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    kept = tmp_path / "kept"
+
+    def keep(_: StageOutput) -> DoneWork:
+        return DoneWork(kept, "a")
+
+    monkeypatch.setattr(StageOutput, "open_done_work", keep)
+    given = (
+        write_cases(tmp_path) if stage in ("deidentify", "prepare") else write_rationales(tmp_path)
+    )
+    if stage == "prepare":
+        given = run_stage("deidentify", given, tmp_path / "cases")
+        kept.unlink()
+    first = run_stage(stage, given, tmp_path / "first")
+    assert len(list(DoneWork(kept, "a").read())) >= 2
+    n_before = kept.stat().st_size
+    again = run_stage(stage, given, tmp_path / "again")
+    assert kept.stat().st_size == n_before
+    for path in first.glob("*.jsonl"):
+        assert path.read_bytes() == (again / path.name).read_bytes()

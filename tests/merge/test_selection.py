@@ -6,10 +6,8 @@ import random
 import pytest
 
 from medkd.core.errors import InputError
-from medkd.core.records import Example, Lineage
+from medkd.core.records import Example
 from medkd.merge.decontamination import NgramIndex, find_question
-from medkd.merge.selection import RowStore, describe_rows
-from medkd.merge.sources import Row
 from medkd.merge.stage import Config, run
 from medkd.text.normalize import make_plain
 from medkd.text.similarity import hash_grams, propose_pairs, sign, similarity
@@ -337,19 +335,6 @@ def test_a_source_gives_whole_questions_where_fewer_rows_are_wanted(tmp_path):
     run(Config(input=(source,), out=tmp_path / "out", **fields))
     inputs = [example.input for example in read(tmp_path / "out")]
     assert len(inputs) == 20 and len({*inputs}) == 5
-
-
-def test_rows_whose_table_may_only_be_read_are_stored(tmp_path):
-    """As Ray hands over what another process made."""
-    example = Example(
-        id="a:1", source="a", style="bare", input="发热3天？", reasoning="想。", answer="答。",
-        lineage=Lineage(origin="a.jsonl"),
-    )  # fmt: skip
-    rows = describe_rows([Row(example, None, "g")], seed=0, val_share=0, test_share=0)
-    rows.table.setflags(write=False)
-    store = RowStore(tmp_path)
-    store.add(rows)
-    assert store.read(0) == example
 
 
 def test_a_benchmark_may_come_as_a_folder_of_parts(tmp_path):

@@ -52,7 +52,7 @@ class StoredRows(NamedTuple):
     plain: list[bytes]
     """The letters and digits of their questions."""
     sources: list[str]
-    table: "NDArray[Any]"
+    table: bytes
     """A record of `_COLUMNS` for each, the source not filled in."""
 
 
@@ -85,7 +85,7 @@ def describe_rows(
         [example.model_dump_json().encode() for example in examples],
         [text.encode("utf-8", "surrogatepass") for text in plain],
         [example.source for example in examples],
-        table,
+        table.tobytes(),
     )
 
 
@@ -105,8 +105,10 @@ class RowStore:
         """Names of the sources; the column `source` holds places in this list."""
 
     def add(self, rows: StoredRows) -> None:
+        import numpy as np
+
         self.sources += [name for name in dict.fromkeys(rows.sources) if name not in self.sources]
-        table = rows.table.copy()  # one that came from another machine may not be written
+        table = np.frombuffer(bytearray(rows.table), _COLUMNS)
         table["source"] = [self.sources.index(name) for name in rows.sources]
         for line, plain in zip(rows.lines, rows.plain, strict=True):
             self._lines.append(line)
