@@ -231,7 +231,9 @@ def test_english_cases_without_a_tagger_are_warned_of_marked_and_refused_at_the_
     assert check_deidentified(marks, "questions.jsonl", "the teacher", True) == 1
 
 
-def test_what_a_reviewer_missed_is_masked_and_gives_an_estimate_of_recall(tmp_path: Path) -> None:
+def test_what_a_reviewer_missed_is_masked_and_gives_an_estimate_of_recall(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write_cases(tmp_path, make_case(1, "患者王秀英，女，边疆已知情，电话13812345678。"))
     (tmp_path / "review.jsonl").write_text(
         '{"missed": "边疆", "kind": "姓名", "case": "files:1"}\n{"read": "files:1"}\n'
@@ -246,6 +248,17 @@ def test_what_a_reviewer_missed_is_masked_and_gives_an_estimate_of_recall(tmp_pa
         "interval": [0.0943, 0.9916],
         "cases_read": 1,
     }
+    assert "0.667 [0.094, 0.992], 2 found and 1 missed" in capsys.readouterr().out
+
+
+def test_a_review_of_other_cases_is_warned_of_and_counts_for_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_cases(tmp_path, make_case(1, "患者王秀英，女。"))
+    (tmp_path / "review.jsonl").write_text('{"read": "files:7"}\n')
+    manifest = run(Config(input=source, out=tmp_path / "out", known=tmp_path / "review.jsonl"))
+    assert manifest.facts["recall_in_review"] == {"found": 0, "missed": 0, "cases_read": 0}
+    assert "1 of the cases read are not in" in capsys.readouterr().err
 
 
 def test_the_review_draws_the_same_sample_of_three_over_the_share(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from medkd.core.config import make_config
 from medkd.core.errors import InputError
 from medkd.core.records import Lineage
 from medkd.evaluate.stage import Config, run
+from medkd.report.run import write_report
 from student_samples import make_example, read_lines, write_examples
 
 MARKED = Lineage(origin="a", deidentified_by="rules 3")
@@ -128,6 +129,8 @@ def test_a_judge_decides_what_the_rules_leave_open_and_is_paid_once(serve, tmp_p
     assert n_asked == 2 * round(4 * (1 - rules[2]))  # each in both orders
     assert "on the ledger; the rest costs an unknown price" in capsys.readouterr().err
     assert "right: clear" in [line["judged"] for line in read_lines(tmp_path / "out/rows.jsonl")]
+    _, page = write_report(tmp_path / "out", tmp_path / "zh", "zh")
+    assert "正确: clear" in page.read_text() and "right: clear" not in page.read_text()
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     (tmp_path / "out/manifest.json").write_text(json.dumps(manifest | {"state": "running"}))
     run(Config(**config, out=tmp_path / "out"))

@@ -121,14 +121,23 @@ def run(config: Config) -> Manifest:
         elif config.map:
             said = "{} is finished: {} is not written; run with --overwrite"
             tell(said, config.out, config.map, to=sys.stderr)
-    n_left = sum(output.manifest.facts.get("residue", {}).values())
-    if config.strict and n_left:
-        raise StoppedError(
-            "{}: {} things are left that may identify somebody; look at them, and "
-            "pass those that do with --known",
-            output.path(RESIDUE),
-            n_left,
+    if config.review:
+        tell("to be read by a person, for it names patients: {}", output.path(REVIEW))
+    if "recall" in (reviewed := output.manifest.facts.get("recall_in_review", {})):
+        low, high = reviewed["interval"]
+        tell(
+            "recall in the cases that were read: {:.3f} [{:.3f}, {:.3f}], {} found and {} missed",
+            *(reviewed["recall"], low, high, reviewed["found"], reviewed["missed"]),
         )
+    n_left = sum(output.manifest.facts.get("residue", {}).values())
+    if n_left:
+        said = (
+            "{}: {} things are left that may identify somebody; look at them, and pass --known: "
+            "those that do, and with a tab and keep those that do not"
+        )
+        if config.strict:
+            raise StoppedError(said, output.path(RESIDUE), n_left)
+        tell(said, output.path(RESIDUE), n_left, to=sys.stderr)
     return output.manifest
 
 
@@ -163,9 +172,9 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
     reader = RecordReader(path, RawCase, made_by="collect")
     audit = Audit(known)
     private_ids = PrivateIds(path.parent / PRIVATE_IDS)
-    cases = track(reader, "deidentify", count_lines(path), "cases")
-    found = deidentify(cases, private_ids, audit, plan, config.engine, output.open_done_work())
-    kept = output.write_records("cases.jsonl", found)
+    found = deidentify(reader, private_ids, audit, plan, config.engine, output.open_done_work())
+    shown = track(found, "deidentify", count_lines(path), "cases")
+    kept = output.write_records("cases.jsonl", shown)
     private_ids.save()
     output.read(reader.n_read)
     output.drop_all({**reader.dropped(), **audit.dropped})
@@ -194,6 +203,9 @@ def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOut
             config.patient_key,
             to=sys.stderr,
         )
+    if unread := audit.find_unread():
+        said = "warning: {}: {} of the cases read are not in {}, such as {}; they count for nothing"
+        tell(said, config.known, len(unread), path, unread[0], to=sys.stderr)
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in audit.residue)
     write_text(output.path(RESIDUE), "".join(lines), private=True)
     cells = find_small_cells(audit.cells)
@@ -294,6 +306,7 @@ class Audit:
         self.cells: list[Cell] = []
         self._kinds: Counter[str] = Counter()
         self._known = known or Known()
+        self._read: set[str] = set()
         self._n_found_in_read = 0
         self.n_without_key = 0
 
@@ -303,6 +316,7 @@ class Audit:
         self.finds.update(result.matches)
         self.n_without_key += not result.has_patient_key
         if result.case.id in self._known.read:
+            self._read.add(result.case.id)
             self._n_found_in_read += result.matches.total() - result.matches["known"]
         for left in result.residue:
             self._kinds[left.kind] += 1
@@ -324,8 +338,12 @@ class Audit:
         if self._known.read:
             facts["recall_in_review"] = estimate_recall(
                 self._n_found_in_read, self._known.n_missed
-            ) | {"cases_read": len(self._known.read)}
+            ) | {"cases_read": len(self._read)}
         return facts
+
+    def find_unread(self) -> list[str]:
+        """Find the cases that a person says to have read and that are not among these."""
+        return sorted(self._known.read - self._read)
 
 
 def deidentify(

@@ -253,9 +253,10 @@ def describe(found: Mapping[str, Any]) -> str:
     else:
         low, high = found["interval"]
         won, lost = found["second_preferred"], found["first_preferred"]
+        few = ": too few reviews" if won + lost < MIN_QUESTIONS else ""
         lines.append(
             f"  the second preferred {won}, the first {lost}; share of the second's "
-            f"[{low:.3f}, {high:.3f}]"
+            f"[{low:.3f}, {high:.3f}]{few}"
         )
     return "\n".join(lines)
 

@@ -136,9 +136,10 @@ def prepare(
     dropped: Counter[str],
     checker: Checker | None = None,
     done: DoneWork | None = None,
+    n_cases: int | None = None,
 ) -> Prepared:
     """Turn cases into questions; count drops by reason. Reviews of removals in `config.out` are
-    applied; what `checker` proposes is listed and not applied."""
+    applied; what `checker` proposes is listed and not applied. `n_cases` is for the bar."""
     task = load_task(config.task)
     asked = until_section(task, config.until)
     drafts, plain = SpilledList[Draft](config.out), SpilledList[str](config.out)
@@ -148,7 +149,8 @@ def prepare(
     decisions = read_decisions(read_reviews(config.out))
     draft_each = partial(_draft, task=asked, answers=config.answers, decisions=decisions)
     counted = _count_sections(cases, present)
-    for drafted in map_in_order(draft_each, counted, engine=config.engine, done=done):
+    all_drafted = map_in_order(draft_each, counted, engine=config.engine, done=done)
+    for drafted in track(all_drafted, "prepare", n_cases, "cases"):
         if isinstance(drafted, DropReason):
             dropped[drafted] += 1
             continue
@@ -392,9 +394,8 @@ def run(config: Config) -> Manifest:
         reader = RecordReader(path, Case, made_by="deidentify")
         dropped: Counter[str] = Counter()
         with _open_checker(config, target, space) as checker:
-            cases = track(reader, "prepare", count_lines(path), "cases")
             questions, removals, facts = prepare(
-                cases, config, dropped, checker, space.open_done_work()
+                reader, config, dropped, checker, space.open_done_work(), count_lines(path)
             )
         space.read(reader.n_read)
         space.drop_all({**reader.dropped(), **dropped})

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 from medkd.core.html import bar_figure, histogram_figure
 from medkd.core.records import FinishReason, Prediction
 from medkd.core.statistics import MIN_QUESTIONS
-from medkd.grading.diagnosis import NEAR
+from medkd.grading.diagnosis import NEAR, GradeVerdict
 from medkd.grading.scores import (
     ACCURACY,
     MEASURES,
@@ -448,7 +448,7 @@ def _show(
     texts = {
         say("Question"): p.question or p.prompt,
         say("Known answer"): p.reference,
-        say("The judge"): row.judged,
+        say("The judge"): _say_judged(row.judged, say),
         say("Reasoning"): p.reasoning,
         say("Answer"): p.answer,
         say("What the model wrote"): "" if p.answer else p.raw or say("(no answer)"),
@@ -459,6 +459,12 @@ def _show(
     tags = [*map(say, kinds), *p.department[-1:]]
     shown = [(name, text) for name, text in texts.items() if text]
     return Sample(title, shown, ", ".join(filter(None, about)), tags)
+
+
+def _say_judged(judged: str, say: Wording) -> str:
+    """Say what a judge said; its verdict, where it begins with one, in the page's language."""
+    verdict, colon, why = judged.partition(": ")
+    return f"{say(verdict)}{colon}{why}" if verdict in get_args(GradeVerdict) else judged
 
 
 # What is not known

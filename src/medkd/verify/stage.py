@@ -134,12 +134,13 @@ def verify(
     config: Config,
     llm_checkers: Sequence[LlmChecker] = (),
     done: DoneWork | None = None,
+    n_rationales: int | None = None,
 ) -> Iterator[Checked]:
     """Check rationales by rules, many of them on several cores; then have the models asked, one
-    after another."""
-    checked = map_in_order(
-        partial(_check, config=config), rationales, engine=config.engine, done=done
-    )
+    after another. `n_rationales` is for the bar."""
+    check = partial(_check, config=config)
+    checked = map_in_order(check, rationales, engine=config.engine, done=done)
+    checked = track(checked, "verify", n_rationales, "rationales")
     for llm_checker in llm_checkers:
         checked = llm_checker.check(checked)
     return checked
@@ -218,8 +219,8 @@ def run(config: Config) -> Manifest:
         if space.is_finished:
             return space.manifest
         with _open_llm_checkers(config, target, space) as llm_checkers:
-            rationales = track(reader, "verify", count_lines(path), "rationales")
-            checked = verify(rationales, config, llm_checkers, space.open_done_work())
+            n_rationales = count_lines(path)
+            checked = verify(reader, config, llm_checkers, space.open_done_work(), n_rationales)
             failures = _sort(checked, space).most_common()
         space.read(reader.n_read)
         space.drop_all(reader.dropped())
