@@ -87,6 +87,14 @@ def watch(
     )
 
 
+def has_bfloat16() -> bool:
+    """Tell whether the processor multiplies in bfloat16; elsewhere LLaMA-Factory would train a
+    model of that format in it all the same, many times slower."""
+    import torch
+
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
 def make_model(shape: str, out: Path) -> Path:
     """Make a model of the true shape of Qwen2.5-0.5B with random weights, or take the student."""
     if shape == "tiny":
@@ -98,8 +106,9 @@ def make_model(shape: str, out: Path) -> Path:
     sizes = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
     sizes |= {"num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151_936}
     ends = {"bos_token_id": TEXT_END, "eos_token_id": TURN_END}
-    config = Qwen2Config(**sizes, **ends, tie_word_embeddings=True, dtype=torch.bfloat16)
-    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(out)
+    dtype = torch.bfloat16 if has_bfloat16() else torch.float32
+    config = Qwen2Config(**sizes, **ends, tie_word_embeddings=True, dtype=dtype)
+    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(out)
     write_tokenizer(TWINS["qwen2.5-instruct"], out)
     return out
 
@@ -132,7 +141,6 @@ def measure_peer(
     cli: Path, model: Path, data: Path, out: Path, n_tokens: int, n_steps: int, batch: int
 ) -> Measured:
     """Train with LLaMA-Factory."""
-    import torch
 
     settings = {
         "model_name_or_path": str(model),
@@ -157,7 +165,7 @@ def measure_peer(
         "lr_scheduler_type": "cosine",
         "warmup_steps": 5,
         "logging_steps": 1,
-        "bf16": bool(torch.cpu.get_capabilities().get("avx512_bf16")),
+        "bf16": has_bfloat16(),
         "eval_strategy": "steps",
         "eval_steps": n_steps,
         "save_strategy": "no",
