@@ -114,6 +114,7 @@ def test_the_version_is_that_of_the_package() -> None:
         (["collect", "leftover"], "leftover"),
         (["verify", "--out", "x"], "medkd verify: input is missing; add --input"),
         (["verify", "--input", "x"], "medkd verify: out is missing; add --out"),
+        (["chat"], "model is missing; add --model, as `medkd chat --help` shows"),
         (["run"], "RECIPE is missing"),
         (["collect", "--out"], "--out: has no value; write one after it"),
         (["collect", "--out", "x", "--out", "y"], "--out: is given more than once"),

@@ -167,6 +167,7 @@ def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         first = problems[0]
+        is_flag = place.startswith("medkd ")
         field = ".".join(str(part) for part in first["loc"])
         missing = [".".join(map(str, p["loc"])) for p in problems if p["type"] == "missing"]
         if missing:
@@ -174,11 +175,12 @@ def make_config(config: type[C], values: Mapping[str, Any], place: str) -> C:
             said = "{}: {} is missing; add {}, or write it in the recipe"
             if len(missing) > 1:
                 said = "{}: {} are missing; add {}, or write them in the recipe"
+            if is_flag and not issubclass(config, StageConfig):  # no recipe has such a step
+                said = "{0}: {1} is missing; add {2}, as `{0} --help` shows"
             raise InputError(said, place, ", ".join(missing), flags) from error
         said = say_refused(field, first) if field else say_problem(first)
         if ";" in said:
             raise InputError("{}: {}", place, said) from error
-        is_flag = place.startswith("medkd ")
         text = "{0}: {1}; see `{0} --help`" if is_flag else "{0}: {1}; correct it in the file"
         raise InputError(text, place, said) from error
 
