@@ -53,6 +53,12 @@ def find_commands(path: Path) -> list[str]:
     return [match.group(1).strip() for match in found if match]
 
 
+def list_anchors(path: Path) -> list[str]:
+    """List the anchors that GitHub and the documentation site make of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", text.lower()).strip().replace(" ", "-") for text in headings]
+
+
 def parse(line: str) -> None:
     """Parse a command line as the program does, up to the point where it would begin to work."""
     words = [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
@@ -113,9 +119,11 @@ def test_every_recipe_is_valid_and_opens_with_the_command_that_runs_it(path: Pat
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_every_link_and_every_make_target_is_there(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+    for link, mark in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)[^)]*\)", text):
         if not link.startswith(("http://", "https://", "mailto:")):
-            assert (path.parent / link).exists(), f"{name(path)}: {link}"
+            target = path.parent / link if link else path
+            assert target.exists(), f"{name(path)}: {link}"
+            assert not mark or mark in list_anchors(target), f"{name(path)}: {link}#{mark}"
     targets = set(
         re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     )
