@@ -223,6 +223,18 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
         fetch("hf:nobody")
 
 
+def test_a_long_reason_of_a_hub_ends_with_a_whole_word(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def fail(*_, **__):
+        raise OSError("unreachable " * 30)
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    monkeypatch.setattr(hub, "hf_hub_download", fail)
+    with pytest.raises(InputError, match=r"\((unreachable )+…\)"):
+        fetch("hf:nobody/nothing-at-all/a.json")
+
+
 def test_a_dataset_from_a_hub_is_read_from_its_files_and_keeps_its_address(tmp_path, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     folder = tmp_path / "snapshot"

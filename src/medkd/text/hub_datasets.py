@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple, cast
 
 from medkd.core.config import read_shipped_yaml
@@ -198,5 +199,5 @@ def _download(name: str, download: Callable[[], str]) -> Path:
     try:
         return Path(download())
     except Exception as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = shorten(str(error), 120, placeholder=" …") or type(error).__name__
         raise UnreachableError("{}: cannot be fetched ({})", name, reason) from error
