@@ -12,7 +12,9 @@ from medkd.cli.flags import read_value
 from medkd.cli.overview import is_overview
 from medkd.completers.providers import read_providers
 from medkd.core.config import find_recipe, make_config, read_recipe
+from medkd.core.task import load_task
 from medkd.pipeline import override, plan
+from medkd.rounds import Rounds
 from medkd.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +109,22 @@ def test_every_command_that_is_written_down_can_be_given(path: Path) -> None:
             parse(line)
         except Exception as error:
             raise AssertionError(f"{name(path)}: medkd {line}: {error}") from error
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_every_file_that_a_page_shows_can_be_read(path: Path, tmp_path: Path) -> None:
+    shown = re.findall(
+        r"^```yaml\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    for at, text in enumerate(shown):
+        file = tmp_path / f"{at}.yaml"
+        file.write_text(text, encoding="utf-8")
+        if text.startswith("rounds:"):
+            make_config(Rounds, read_recipe(file)["rounds"], name(path))
+        elif "\nanswer:" in text:
+            load_task(str(file))
+        else:
+            read_providers(file)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
