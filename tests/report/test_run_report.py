@@ -18,7 +18,7 @@ from medkd.evaluate.compare import Config as CompareConfig
 from medkd.evaluate.compare import run as compare
 from medkd.evaluate.stage import Config, run
 from medkd.report.lineage import is_play_money, write_cost, write_methods, write_training
-from medkd.report.material import Material, Wording
+from medkd.report.material import Material, Wording, read_run
 from medkd.report.run import make_document, write_report, write_run_report
 
 RIGHT, WRONG = "<think>发热。</think>急性阑尾炎", "急性胆囊炎"
@@ -211,6 +211,26 @@ def test_own_cases_are_not_called_invented(steps, said):
     told = "\n".join(make_document(Material(Path("x"), steps), Texts("en")).headline)
     assert said in told and ("invented" in told) == ("invented" in said)
     assert ("rehearsal" in told) == ("rehearsal" in said)
+
+
+def test_a_step_that_was_run_once_more_stands_where_the_road_has_it(tmp_path):
+    begun = {
+        "collect": ("1", "cases"),
+        "deidentify": ("4", "collect"),
+        "prepare": ("3", "deidentify"),
+    }
+    for name, (at, source) in begun.items():
+        (tmp_path / name).mkdir()
+        read = {f"{tmp_path}/{source}/rows.jsonl": "0"}
+        manifest = step(name).model_copy(
+            update={
+                "started_at": f"2026-11-30T10:0{at}:00+00:00",
+                "inputs": read,
+                "state": "finished",
+            }
+        )
+        (tmp_path / name / "manifest.json").write_text(manifest.model_dump_json())
+    assert list(read_run(tmp_path).steps) == ["collect", "deidentify", "prepare"]
 
 
 def test_every_version_is_named_once_and_whole():

@@ -415,7 +415,7 @@ def read_run(folder: Path, models: Mapping[str, str] | None = None) -> Material:
     InputError where nothing is finished there."""
     paths = folder.glob(f"*/{MANIFEST}")
     found = {path.parent.name: read_manifest(path.parent) for path in paths}
-    steps = dict(sorted(found.items(), key=lambda item: item[1].started_at))
+    steps = _order(found)
     if not any(step.state == "finished" for step in steps.values()):
         raise InputError(
             "{}: no finished step in it; name a run directory, or that of one step", folder
@@ -430,6 +430,23 @@ def read_run(folder: Path, models: Mapping[str, str] | None = None) -> Material:
     except InputError as error:  # evaluated on other questions: each stands for itself
         line = "The models against each other: {why}."
         return material._replace(notes=[Note(line, {"why": str(error)})])
+
+
+def _order(found: Mapping[str, Manifest]) -> dict[str, Manifest]:
+    """Order steps as they were begun, but each before those that read it: it may be run anew."""
+    ordered: dict[str, Manifest] = {}
+
+    def place(name: str) -> None:
+        if name not in ordered and name in waiting:
+            waiting.remove(name)
+            for path in found[name].inputs:
+                place(Path(path).parent.name)
+            ordered[name] = found[name]
+
+    waiting = sorted(found, key=lambda name: found[name].started_at)
+    for name in list(waiting):
+        place(name)
+    return ordered
 
 
 def _name(folder: Path, steps: Mapping[str, Manifest]) -> dict[str, str]:

@@ -194,14 +194,16 @@ def write_results(material: Material, say: Wording) -> Section | None:
 def _list_scores(evaluations: Sequence[Evaluation], say: Wording) -> Table:
     """List all scores; one that equals an earlier one in every model is only named."""
     rows: list[list[Cell]] = []
-    seen: dict[tuple[tuple[str, str], ...], str] = {}
+    seen: dict[tuple[tuple[str, str], ...], list[str]] = {}
     notes = [say("Small print: 95 % intervals over the questions (Wilson's, else BCa bootstrap).")]
     for name, cells in list_scores([e.scores for e in evaluations]).items():
-        first = seen.setdefault(tuple(cells), name)
-        if first == name:
+        alike = seen.setdefault(tuple(cells), [])
+        alike.append(name)
+        if len(alike) == 1:
             rows.append([(name, say.describe(name)), *cells])
-        else:
-            notes.append(say("{name} is the same as {first}.", name=name, first=first))
+    for first, *others in seen.values():
+        if others:
+            notes.append(say("The same as {first}: {names}.", first=first, names=", ".join(others)))
     head = [say("score"), *(e.name for e in evaluations)]
     return Table("results", say("Scores"), head, rows, say.join(notes))
 
