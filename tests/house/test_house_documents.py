@@ -13,7 +13,7 @@ from medkd.cli.overview import is_overview
 from medkd.completers.providers import read_providers
 from medkd.core.config import find_recipe, make_config, read_recipe
 from medkd.core.task import load_task
-from medkd.pipeline import override, plan
+from medkd.pipeline import fill_in, override, plan
 from medkd.rounds import Rounds
 from medkd.stages import STAGES
 
@@ -26,15 +26,19 @@ PAIRS = [
     (ROOT / "README.md", ROOT / "README_zh.md"),
     *((page, CHINESE / page.relative_to(ENGLISH)) for page in sorted(ENGLISH.rglob("*.md"))),
 ]
-STAND_INS = {"MODEL": "medkd:tiny", "DIR": "runs/x", "FILE": "file.json"}
+STAND_INS = {
+    **{"MODEL": "medkd:tiny", "DIR": "runs/x", "FILE": "file.json"},
+    "mine.yaml": "src/medkd/recipes/qwen2.5-7b.yaml",  # what `medkd recipes copy` made there
+}
 
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def find_commands(path: Path) -> list[str]:
-    """Find the `medkd` command lines of a page or of a recipe's head, continued lines joined."""
+def find_commands(path: Path, are_in_blocks: bool = False) -> list[str]:
+    """Find the `medkd` command lines of a page or of a recipe's head, continued lines joined; those
+    in blocks alone, which a reader copies whole, or the ones within sentences too."""
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     if path.suffix == ".yaml":
         lines = [
@@ -48,10 +52,10 @@ def find_commands(path: Path) -> list[str]:
             r"(?<!`)`([^`\n]+)`(?!`)",
             re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL),
         )
-        lines = [line for block in fenced for line in block.split("\n")] + spans
-    found = [
-        re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?medkd (.+)", line) for line in lines
-    ]
+        lines = [line for block in fenced for line in block.split("\n")]
+        lines += [] if are_in_blocks else spans
+    before = r"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:(?:accelerate launch|torchrun) .+ -m |\.venv/bin/)?"
+    found = [re.match(before + "medkd (.+)", line) for line in lines]
     return [match.group(1).strip() for match in found if match]
 
 
@@ -61,8 +65,9 @@ def list_anchors(path: Path) -> list[str]:
     return [re.sub(r"[^\w -]", "", text.lower()).strip().replace(" ", "-") for text in headings]
 
 
-def parse(line: str) -> None:
-    """Parse a command line as the program does, up to the point where it would begin to work."""
+def parse(line: str, is_whole: bool = False) -> None:
+    """Parse a command line as the program does, up to the point where it would begin to work. One
+    that is not whole may leave out what is needed."""
     words = [STAND_INS.get(word, word) for word in shlex.split(line, comments=True)]
     if is_overview(words):
         return
@@ -70,25 +75,22 @@ def parse(line: str) -> None:
         words, exit_on_error=False, print_error=False
     )
     if words[0] in STAGES and function.__name__ == "command":
-        check_stage(words[0], dict(bound.arguments))
+        check_stage(words[0], dict(bound.arguments), is_whole)
     if words[0] == "run":
         recipe = find_recipe(bound.arguments["recipe"])
         check_recipe(ROOT / recipe, bound.arguments.get("fields", {}))
 
 
-def check_stage(stage: str, given: dict[str, Any]) -> None:
+def check_stage(stage: str, given: dict[str, Any], is_whole: bool) -> None:
     given.pop("detach", None)
     recipe = given.pop("recipe", None)
-    section = read_recipe(ROOT / recipe)[stage] if recipe else {}
-    values = {
-        "out": "runs/x",
-        **(section or {}),
-        **{key: read_value(value) for key, value in given.items()},
-    }
+    content = read_recipe(ROOT / recipe) if recipe else {}
+    values = fill_in(stage, content.get(stage) or {}, content)
+    values |= {key: read_value(value) for key, value in given.items()}
     config = STAGES[stage].load().Config
-    for field, info in config.model_fields.items():
-        if info.is_required() and field not in values and recipe:
-            values[field] = "runs/x"
+    for field, info in () if is_whole else config.model_fields.items():
+        if info.is_required():
+            values.setdefault(field, ["runs/x"] if "list" in str(info.annotation) else "runs/x")
     make_config(config, values, stage)
 
 
@@ -104,9 +106,10 @@ def check_recipe(path: Path, fields: dict[str, Any]) -> None:
     "path", [page for page in PAGES if page not in GENERATED.values()] + RECIPES, ids=name
 )
 def test_every_command_that_is_written_down_can_be_given(path: Path) -> None:
+    blocks = find_commands(path, are_in_blocks=True)
     for line in find_commands(path):
         try:
-            parse(line)
+            parse(line, line in blocks)
         except Exception as error:
             raise AssertionError(f"{name(path)}: medkd {line}: {error}") from error
 
