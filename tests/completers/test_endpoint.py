@@ -17,7 +17,7 @@ from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import AttemptOutcome, RetryPolicy
 from medkd.completers.providers import find_target
 from medkd.completers.scheduler import RunOptions
-from medkd.core.errors import InputError
+from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Message, Request
 from medkd.distill.courses import find_missing_part
 
@@ -223,6 +223,17 @@ async def ask_to_wait(writer, body) -> bool:
     return True
 
 
+def refuse(status: int, words: object):
+    async def send(writer, body) -> bool:
+        content = json.dumps(words).encode()
+        head = b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % (status, len(content)) + content)
+        await writer.drain()
+        return True
+
+    return send
+
+
 async def go_on(writer, body) -> bool:
     """Goes on from the last message, as vLLM would, in one fat chunk."""
     before = body["messages"][-1]["content"] if body["messages"][-1]["role"] == "assistant" else ""
@@ -330,6 +341,46 @@ def test_counts_that_cannot_be_are_replaced_by_an_estimate_and_marked(tmp_path):
     [attempt] = list_attempts(tmp_path / "l.sqlite")
     assert attempt.is_estimate
     assert 0 < attempt.usage.completion < 1000
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, {"error": {"code": "Arrearage", "message": "make sure it is in good standing"}}),
+        (403, {"code": 30001, "message": "Sorry, your account balance is insufficient"}),
+        (403, {"error": {"code": "insufficient_user_quota", "message": "用户额度不足"}}),
+        (429, {"error": {"code": "1113", "message": "您的账户已欠费，请充值后重试"}}),
+        (400, {"error": {"message": "Your credit balance is too low to access the API"}}),
+        (400, {"error": {"message": "Billing hard limit has been reached"}}),
+        (200, {"error": {"code": "AccountOverdueError", "message": "an overdue balance"}}),
+    ],
+)
+def test_an_empty_balance_stops_the_run_at_once_whatever_status_it_comes_with(
+    tmp_path, status, words
+):
+    with pytest.raises(StoppedError, match="the balance is empty"):
+        answer_all([say_it_plainly] * 5 + [refuse(status, words)], tmp_path, n=30)
+    refused = [a for a in list_attempts(tmp_path / "l.sqlite") if a.outcome != "complete"]
+    assert {a.outcome for a in refused} == {AttemptOutcome.NO_BALANCE}
+    assert len(refused) <= 8
+
+
+def test_a_limit_of_tokens_a_minute_in_the_words_of_a_quota_is_waited_out(tmp_path):
+    words = {"code": "insufficient_quota", "message": "check your plan and billing details"}
+    [answer], _ = answer_all([refuse(429, {"error": words}), say_it_plainly], tmp_path)
+    assert answer.complete
+
+
+def test_one_refusal_in_a_row_for_all_requests_stops_the_run_also_after_answers(tmp_path):
+    with pytest.raises(StoppedError, match="refuses one request after another .403: disabled"):
+        answer_all([say_it_plainly] * 5 + [refuse(403, {"error": "disabled"})], tmp_path, n=60)
+    assert len(list(list_attempts(tmp_path / "l.sqlite"))) < 40
+
+
+def test_requests_that_are_refused_each_for_a_reason_of_its_own_stop_nothing(tmp_path):
+    ways = [refuse(400, {"error": f"{n} tokens are too many"}) for n in range(25)]
+    answers, _ = answer_all([say_it_plainly] * 5 + ways + [say_it_plainly], tmp_path, n=40)
+    assert sum(answer.complete for answer in answers) == 15
 
 
 def test_who_waits_at_the_servers_wish_is_told_the_reason(tmp_path):

@@ -286,8 +286,9 @@ class BatchClient(LedgerClient):
             return AttemptResult(AttemptOutcome.OVERLOADED, error=words or "no answer in it")
         code, body = int(response.get("status_code") or 0), response.get("body")
         if code != 200 or not isinstance(body, dict):
-            words = make_line(find_message(line.get("error") or body or line), self.target.key)
-            outcome = classify_status(code) or AttemptOutcome.STREAM_ERROR
+            problem = line.get("error") or body or line
+            words = make_line(find_message(problem), self.target.key)
+            outcome = classify_status(code, make_line(problem)) or AttemptOutcome.STREAM_ERROR
             return AttemptResult(outcome, status=code or None, error=words or "no answer in it")
         reader = AnswerReader(lambda piece, is_reasoning: None, self.target.key)
         reader.feed(orjson.dumps(body))

@@ -222,14 +222,13 @@ class Endpoint:
             if len(body) > MAX_ERROR_BYTES or inflate is None:
                 break
         event = load(body)
-        words = (
-            find_message(event) if isinstance(event, dict | list) else body.decode(errors="replace")
-        )
+        problem = event if isinstance(event, dict | list) else body.decode(errors="replace")
+        words = find_message(problem)
         if len(body) > MAX_ERROR_BYTES:  # its end may be the beginning of the key
             words = TextFilter(key).feed(words)
         reason = make_line(words, key) or make_line(response.reason or "no reason given", key)
         return AttemptResult(
-            classify_status(code) or AttemptOutcome.NOT_AN_ENDPOINT,
+            classify_status(code, make_line(problem)) or AttemptOutcome.NOT_AN_ENDPOINT,
             error=f"{code}: {reason}",
             retry_after_s=read_retry_after(response.headers.get("Retry-After", "")),
         )

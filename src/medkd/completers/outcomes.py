@@ -8,7 +8,9 @@ the error that stops the run. Not done here: reading an answer (`completers.stre
 
 import asyncio
 import random
+import re
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,7 +66,7 @@ class AttemptOutcome(StrEnum):
     KEY_REFUSED = "key_refused"
     """401."""
     NO_BALANCE = "no_balance"
-    """402."""
+    """402, or any refusal in the words of `_NO_MONEY`."""
     NOT_AN_ENDPOINT = "not_an_endpoint"
     """What answers there speaks another language, or knows no such path or model."""
     FAILED_RESUME = "astray"
@@ -131,6 +133,14 @@ _STATUS = {
     429: AttemptOutcome.RATE_LIMITED,
     501: AttemptOutcome.NOT_AN_ENDPOINT,
 }
+_NO_MONEY = re.compile(
+    r"arrear|overdue|billing.hard.limit|exceeded_current_quota|insufficient.user.quota"
+    r"|insufficient.(account.|user.)?(balance|credit|fund)|(balance|credits?|funds) (is|are) "
+    r"(insufficient|too low|not enough|exhausted)|欠费|余额不足|额度不足",
+    re.IGNORECASE,
+)
+"""How providers that do not send 402 say it. `insufficient_quota` is missing: with 429, DashScope
+says so of tokens a minute."""
 
 
 def classify_finish(word: str) -> AttemptOutcome:
@@ -142,8 +152,11 @@ def classify_finish(word: str) -> AttemptOutcome:
     return _FINISH.get(word.strip().lower(), AttemptOutcome.CUT)
 
 
-def classify_status(code: int) -> AttemptOutcome | None:
-    """Return what an HTTP status means; None for one that is no refusal."""
+def classify_status(code: int, words: str) -> AttemptOutcome | None:
+    """Return what an HTTP status means, with the words that explain it; None for one that is no
+    refusal."""
+    if _NO_MONEY.search(words):
+        return AttemptOutcome.NO_BALANCE
     if code in _STATUS:
         return _STATUS[code]
     if code >= 500 or code in {408, 409, 425}:
@@ -343,7 +356,8 @@ class RetryPolicy:
     """Longest wait after a failure; it doubles with each further sign of overload."""
     backoff_cap_s: float = 30.0
     n_refused: int = 20
-    """Refusals in a row, with nothing answered, after which the request itself must be wrong."""
+    """Refusals in a row after which the request itself must be wrong if nothing was answered, and
+    the account if they all say the same."""
     n_troubles: int = 8
     """Failures in a row, over all items, after which progress reports them."""
     n_failures: int = 40
@@ -393,7 +407,9 @@ class CircuitBreaker:
         self._n_failures_allowed = max(policy.n_failures, 2 * concurrency)
         self.n_failures = 0
         """Failures in a row, over all items."""
-        self._n_paid_failures = self._n_refused = 0
+        self._n_paid_failures = 0
+        self._refusals = deque[str](maxlen=policy.n_refused)
+        """What the last ones in a row say."""
         self._has_answered = self._was_reached = False
         self._last_answer = time.monotonic()
 
@@ -416,12 +432,16 @@ class CircuitBreaker:
         outcome, reason = result.outcome, result.error
         self._was_reached |= result.status is not None
         if outcome is AttemptOutcome.COMPLETE:
-            self.n_failures = self._n_paid_failures = self._n_refused = 0
+            self.n_failures = self._n_paid_failures = 0
+            self._refusals.clear()
             self._has_answered, self._last_answer = True, time.monotonic()
             return
         if outcome in FATAL:
             raise self._fatal(result)
-        self._n_refused = self._n_refused + 1 if outcome is AttemptOutcome.REFUSED else 0
+        if outcome is AttemptOutcome.REFUSED:
+            self._refusals.append(reason)
+        else:
+            self._refusals.clear()
         if outcome in RETRYABLE:
             self.n_failures += 1
             self._n_paid_failures += outcome in PAID_FAILURES
@@ -432,11 +452,19 @@ class CircuitBreaker:
         }.get(outcome, n_tried + 1)
         if not self._was_reached and n_tried >= n_allowed:
             raise InputError("{}; start the teacher or check --base-url", reason)
-        if self._n_refused >= self._policy.n_refused and not self._has_answered:
+        is_refusing = len(self._refusals) == self._refusals.maxlen
+        if is_refusing and not self._has_answered:
             raise InputError(
                 "{}: every request is refused ({}); check --model and the sampling flags",
                 place,
                 reason,
+            )
+        if is_refusing and len(set(self._refusals)) == 1:
+            raise StoppedError(
+                "{}: refuses one request after another ({}); check your account there, then {}",
+                place,
+                reason,
+                RESUME_HINT,
             )
         if self._is_failing():
             raise StoppedError(

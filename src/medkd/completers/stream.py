@@ -242,8 +242,8 @@ class StreamedText:
         """Whether the model's refusal came in a field of its own."""
         self.error = ""
         """The server's words where it reported an error inside the stream."""
-        self.error_code = 0
-        """The HTTP status that such an error names; 0 where it names none."""
+        self.error_means: AttemptOutcome | None = None
+        """What the status and the words of such an error mean; None where they tell nothing."""
         self.is_done = False
         """Whether the server itself ended the stream; nothing behind it counts."""
 
@@ -303,7 +303,7 @@ class StreamedText:
 
     def _fail(self, problem: object) -> None:
         self.error = make_line(find_message(problem), self._key) or "an error without words"
-        self.error_code = _code_of(problem)
+        self.error_means = classify_status(_code_of(problem), make_line(problem))
 
     def _take_usage(self, fields: Mapping[str, Any]) -> None:
         if fields.get("usage"):
@@ -396,7 +396,7 @@ class AnswerReader:
         if streamed.error:
             named = AttemptOutcome.STREAM_ERROR
             if not streamed.has_text:
-                named = classify_status(streamed.error_code) or named
+                named = streamed.error_means or named
             return AttemptResult(named, error=f"the server says: {streamed.error}")
         if streamed.is_endless:
             words = f"{streamed.n_characters} characters came, far more than --max-tokens allows"
