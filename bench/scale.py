@@ -3,13 +3,16 @@
 `python bench/scale.py merge --times 1` merges 62,766 synthetic rows (those of `bench/merge.py`) on
 this machine's processes and on two Ray nodes of one processor each, and compares the bytes;
 `--kill-node` kills one node with -9 in the middle. `python bench/scale.py cases --n 20000` does the
-same with deidentify and prepare. `python bench/scale.py ledger --attempts 1000000` fills a ledger
-and opens, resumes and bills it. Every run is a process of its own; its peak memory is the kernel's.
+same with deidentify and prepare. `python bench/scale.py memory --n 10000` tells what each stage
+over records holds in memory for a row, from runs of n and of 4 n. `python bench/scale.py ledger
+--attempts 1000000` fills a ledger and opens, resumes and bills it. Every run is a process of its
+own; its peak memory is the kernel's.
 """
 
 import argparse
 import hashlib
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -19,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from merge import ROWS, judge, make_files
@@ -140,6 +143,74 @@ def measure_cases(n: int) -> None:
                 given = out
 
 
+def watch(stage: str, given: Path, out: Path) -> tuple[float, float, float]:
+    """Run a stage; gives, in MB, the peak memory of its own process without its workers', and of
+    what lies in `--out` the most that `.done` held and what is left at the end."""
+    command = [sys.executable, "-m", "medkd", stage, "--input", str(given), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = done = 0
+    while process.poll() is None:
+        with suppress(OSError):  # it is not there yet, or no longer
+            told = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+            peak = max(peak, int(told[1]) if told else 0)
+            done = max(done, (out / ".done").stat().st_size)
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    left = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return peak / 1024, done / 2**20, left / 2**20
+
+
+def write_rationales(questions: Path, path: Path) -> None:
+    """Let a teacher reason about questions, each in words of its own."""
+    from medkd.core.jsonl import RecordReader, write_records
+    from medkd.core.records import Cost, Question, Rationale, Usage
+
+    def reason(question: Question) -> Rationale:
+        drawn = hashlib.sha256(question.id.encode()).hexdigest()
+        findings = question.input[:300]
+        text = f"患者的表现需要逐项分析（{drawn}）。{findings}。综合以上所见，支持这一诊断。"
+        return Rationale(
+            id=question.id, question=question, reasoning=text, answer=question.reference, sample=0,
+            finish_reason="stop", complete=True, model="teacher", mode="rationalize", attempts=1,
+            usage=Usage(), cost=Cost(),
+        )  # fmt: skip
+
+    write_records(path, map(reason, RecordReader(questions, Question, made_by="prepare")))
+
+
+def measure_memory(n: int) -> None:
+    from medkd.core.jsonl import write_records
+    from medkd.demo.synthetic_cases import generate_cases
+
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        for times in (1, 4):
+            folder = Path(place) / str(times)
+            cases = generate_cases(n * times, seed=5)
+            write_records(folder / "raw_cases.jsonl", (case.to_raw_case() for case in cases))
+            given = {"deidentify": "raw_cases.jsonl", "prepare": "deidentify/cases.jsonl"}
+            given |= {"verify": "rationales.jsonl", "merge": "rationales.jsonl"}
+            for stage, name in given.items():
+                if stage == "verify":
+                    write_rationales(folder / "prepare/questions.jsonl", folder / name)
+                rows = count_rows(folder / name)
+                peak, done, left = watch(stage, folder / name, folder / stage)
+                found.setdefault(stage, []).extend((rows, peak))
+                print(
+                    f"{stage}, {rows} rows: {peak:.0f} MB; .done {done:.1f} MB, "
+                    f"output {left:.1f} MB",
+                    flush=True,
+                )
+    for stage, (rows, peak, more_rows, more) in found.items():
+        print(f"{stage}: {(more - peak) * 2**20 / (more_rows - rows):.0f} bytes of memory a row")
+
+
+def count_rows(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
 def measure_ledger(n: int) -> None:
     """Fill a ledger by SQLite alone, then do with it what a run and a bill do."""
     from medkd.completers.ledger import FILE_NAME, Ledger
@@ -189,7 +260,7 @@ def time_ledger(path: Path, n: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["merge", "cases", "ledger"])
+    parser.add_argument("what", choices=["merge", "cases", "memory", "ledger"])
     parser.add_argument("--times", type=int, default=1, help="times 62,766 rows")
     parser.add_argument("--kill-node", action="store_true")
     parser.add_argument("--n", type=int, default=20_000, help="cases")
@@ -199,6 +270,8 @@ def main() -> None:
         measure_merge(given.times, given.kill_node)
     elif given.what == "cases":
         measure_cases(given.n)
+    elif given.what == "memory":
+        measure_memory(given.n)
     else:
         measure_ledger(given.attempts)
 

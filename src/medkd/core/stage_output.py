@@ -31,11 +31,12 @@ from medkd.core.errors import InputError, MedkdError, from_os_error, is_disk_ful
 from medkd.core.i18n import get_spoken
 from medkd.core.jsonl import (
     MANIFEST,
+    RecordWriter,
+    Shard,
     first_problem,
     hash_path,
     list_parts,
     sweep_leftovers,
-    write_records,
     write_text,
 )
 from medkd.core.parallel import DoneWork
@@ -47,7 +48,7 @@ WAIT_S = 10.0
 LOCK_POLL_S = 0.1
 DONE = ".done"
 """Name of the file of what is done of unfinished work."""
-_HOW = {"engine", *StageConfig.model_fields}
+_HOW = {"engine", "shard_rows", *StageConfig.model_fields}
 Inputs = Mapping[str, Path | Sequence[Path]]
 """Role (`input`, `against`) to the path or the paths in it, in order."""
 
@@ -78,6 +79,8 @@ class Manifest(BaseModel):
     cost: Cost = Cost()
     outputs: list[str] = []
     """Files that this stage wrote; version 0.1 listed every file it found."""
+    shards: dict[str, Shard] = {}
+    """Parts among them."""
     versions: dict[str, str] = {}
     started_at: str = ""
     seconds: float = 0.0
@@ -140,8 +143,18 @@ class StageOutput:
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return DoneWork(self.path(DONE), key)
 
+    @contextmanager
+    def open_records(self, name: str) -> Generator[RecordWriter]:
+        """Open a file of records, or its parts where the config has `shard_rows`."""
+        with RecordWriter(self.path(name), self.manifest.config.get("shard_rows", 0)) as writer:
+            yield writer
+        self.manifest.shards |= writer.shards
+
     def write_records(self, name: str, records: Iterable[Record]) -> int:
-        return write_records(self.path(name), records)
+        with self.open_records(name) as writer:
+            for record in records:
+                writer.add(record)
+        return writer.n
 
     def save(self) -> None:
         """Write the manifest as it stands."""
@@ -424,7 +437,7 @@ def _refuse_inputs_inside(directory: Path, manifest: Manifest) -> None:
     """Raise InputError for an input that lies in `--out`: the stage would write beside it."""
     places = (directory.resolve(), directory.absolute())
     for role, paths in manifest.roles.items():
-        for path in map(Path, paths):
+        for path in (Path(path) for path in paths if "://" not in path):
             readings = (path.resolve(), path.absolute())
             if any(reading.is_relative_to(place) for reading in readings for place in places):
                 raise InputError(

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,18 @@ from pydantic import Field
 from medkd.core.config import RUNTIME, StageConfig
 from medkd.core.errors import InputError, StoppedError, from_os_error
 from medkd.core.i18n import tell
-from medkd.core.jsonl import RecordReader, count_lines, read_lines, resolve_input, write_text
+from medkd.core.jsonl import (
+    RecordReader,
+    ShardRows,
+    count_lines,
+    read_lines,
+    resolve_input,
+    write_text,
+)
 from medkd.core.parallel import MANY, DoneWork, Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Case, RawCase
+from medkd.core.remote import RemotePath
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.deidentify.recognizers import Known, load_tagger, read_known
 from medkd.deidentify.replace import (
@@ -89,6 +97,9 @@ class Config(StageConfig):
     engine: Engine = "local"
     """Where cases are worked on: on this machine's processors, or on a Ray cluster of the same
     house, whose network then carries patients' text."""
+    shard_rows: ShardRows = 0
+    """Write the records as a folder of packed parts of so many rows (part-00000.jsonl.zst); 0: one
+    plain file."""
 
 
 class DropReason(StrEnum):
@@ -171,7 +182,8 @@ def _check_map(path: Path, out: Path) -> None:
 def _work(config: Config, path: Path, plan: Plan, known: Known, output: StageOutput) -> None:
     reader = RecordReader(path, RawCase, made_by="collect")
     audit = Audit(known)
-    private_ids = PrivateIds(path.parent / PRIVATE_IDS)
+    home = config.out if isinstance(path, RemotePath) else path
+    private_ids = PrivateIds(home.parent / PRIVATE_IDS)
     found = deidentify(reader, private_ids, audit, plan, config.engine, output.open_done_work())
     shown = track(found, "deidentify", count_lines(path), "cases")
     kept = output.write_records("cases.jsonl", shown)
@@ -235,13 +247,14 @@ class Cell(NamedTuple):
     n: int = 0
 
 
-def find_small_cells(seen: Collection[Cell]) -> list[Cell]:
+def find_small_cells(seen: Mapping[Cell, int]) -> list[Cell]:
     """Find the cells with fewer than five cases that name a place or a rare disease."""
-    diseases = Counter(cell.rare_disease for cell in seen)
-    cells = Counter(
-        cell if diseases[cell.rare_disease] < SMALL else cell._replace(rare_disease="")
-        for cell in seen
-    )
+    diseases, cells = Counter[str](), Counter[Cell]()
+    for cell, n in seen.items():
+        diseases[cell.rare_disease] += n
+    for cell, n in seen.items():
+        is_rare = diseases[cell.rare_disease] < SMALL
+        cells[cell if is_rare else cell._replace(rare_disease="")] += n
     return sorted(
         cell._replace(n=n)
         for cell, n in cells.items()
@@ -303,7 +316,7 @@ class Audit:
         self.finds: Counter[str] = Counter()
         self.residue: list[dict[str, str]] = []
         self.map: list[dict[str, Any]] = []
-        self.cells: list[Cell] = []
+        self.cells: Counter[Cell] = Counter()
         self._kinds: Counter[str] = Counter()
         self._known = known or Known()
         self._read: set[str] = set()
@@ -312,7 +325,7 @@ class Audit:
 
     def note(self, case: Case, result: Deidentified) -> None:
         """Note what was found and left in a case; `case` has the id it keeps."""
-        self.cells.append(_cell_of(case))
+        self.cells[_cell_of(case)] += 1
         self.finds.update(result.matches)
         self.n_without_key += not result.has_patient_key
         if result.case.id in self._known.read:

@@ -87,7 +87,7 @@ def keep_first(
 
 def find_question_file(given: Path, split: Split) -> Path:
     """Find the file of a split in a directory of merge, else the questions of prepare."""
-    is_prepared = (given / "questions.jsonl").is_file() and not (given / f"{split}.jsonl").exists()
+    is_prepared = (given / "questions.jsonl").exists() and not (given / f"{split}.jsonl").exists()
     name = "questions.jsonl" if is_prepared else f"{split}.jsonl"
     if (given / name).is_file() and not (given / name).stat().st_size:
         raise no_questions(given / name, split)

@@ -115,7 +115,8 @@ def run(config: Config) -> Manifest:
         marks = [to_example(record).lineage.deidentified_by for record in records]
         check_deidentified(marks, path, f"the endpoint {config.endpoint}", config.accept_identified)
     others = [path.with_name(name) for name in SPLITS if path.name == "train.jsonl"]
-    inputs = {"input": [path, *filter(Path.is_file, others)], "model": decisive}
+    others = [other for other in others if other.exists()]
+    inputs = {"input": [path, *others], "model": decisive}
     inputs |= {role: [file] for role, file in list_task_inputs(config.task).items()}
     with open_stage_output("select", config, inputs, WRITES, libraries=["transformers"]) as space:
         if space.is_finished:
@@ -236,7 +237,7 @@ def _write(
     stays = {one.id for one in decided if one.stays}
     name = "train.jsonl" if path.name == "train.jsonl" else "questions.jsonl"
     n_kept = space.write_records(name, (record for record in records if record.id in stays))
-    for other in filter(Path.is_file, others):
+    for other in others:
         examples = (
             list(RecordReader(other, Example, made_by="merge")) if other.stat().st_size else []
         )

@@ -43,7 +43,7 @@ def find_worse_files(given: Sequence[Path]) -> list[Path]:
     any."""
     found: list[Path] = []
     for folder in given:
-        files = [folder / name for name in FILES if (folder / name).is_file()]
+        files = [folder / name for name in FILES if (folder / name).exists()]
         if not {path.name for path in files} - {REVIEWS, ROWS}:
             raise InputError(
                 "{}: no worse answers there; name a directory of verify, distill "

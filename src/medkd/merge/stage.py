@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from medkd.core.config import RUNTIME, Seed, StageConfig
 from medkd.core.errors import InputError
 from medkd.core.i18n import tell
-from medkd.core.jsonl import count_lines, write_json
+from medkd.core.jsonl import ShardRows, count_lines, write_json
 from medkd.core.parallel import DoneWork, Engine, cut, map_in_order
 from medkd.core.progress import Bar
 from medkd.core.records import Example, Split, hash_uniform
@@ -124,6 +124,9 @@ class Config(StageConfig):
     engine: Engine = "local"
     """Where rows are read, signed and written: on this machine's processors, or on a Ray
     cluster."""
+    shard_rows: ShardRows = 0
+    """Write the records as a folder of packed parts of so many rows (part-00000.jsonl.zst); 0: one
+    plain file."""
     llamafactory: Path | None = None
     """Folder for LLaMA-Factory's files, its own `data` for instance; `llamafactory` in the output
     where none is given."""
@@ -314,7 +317,7 @@ def write_dataset(
     )
     work = partial(_render, config=config)
     with Bar("write", total=sum(map(len, chosen.rows.values()))) as bar, ExitStack() as stack:
-        files = DatasetFiles(space.directory, folder, by_source, stack)
+        files = DatasetFiles(space, folder, by_source, stack)
         for split, rendered in map_in_order(work, batches, _MANY, config.engine, size=1):
             files.write(split, rendered)
             for facts in rendered.facts:

@@ -25,6 +25,7 @@ from medkd.core import thinking
 from medkd.core.errors import InputError
 from medkd.core.jsonl import write_atomically, write_json, write_text
 from medkd.core.records import Example, Lineage, Split, Style, to_alpaca
+from medkd.core.stage_output import StageOutput
 from medkd.merge.selection import SPLITS
 from medkd.models import chat_template, load
 from medkd.text.files import read_text
@@ -73,14 +74,15 @@ class DatasetFiles:
     """The files of a dataset while they are written; `stack` closes them."""
 
     def __init__(
-        self, directory: Path, llamafactory: Path, by_source: Path | None, stack: ExitStack
+        self, space: StageOutput, llamafactory: Path, by_source: Path | None, stack: ExitStack
     ) -> None:
         def open_file(path: Path) -> IO[bytes]:
             return stack.enter_context(write_atomically(path, binary=True))
 
         self._open = open_file
-        self._records = {s: open_file(directory / f"{s}.jsonl") for s in SPLITS}
-        self._messages = {s: open_file(directory / "messages" / f"{s}.jsonl") for s in SPLITS}
+        open_records = space.open_records
+        self._records = {s: stack.enter_context(open_records(f"{s}.jsonl")) for s in SPLITS}
+        self._messages = {s: open_file(space.path(f"messages/{s}.jsonl")) for s in SPLITS}
         self._alpaca = {s: open_file(llamafactory / f"{name_dataset(s)}.json") for s in SPLITS}
         self._by_source = by_source
         """Folder for the rows of test, a file a source; None where they are not wanted."""
@@ -89,7 +91,8 @@ class DatasetFiles:
 
     def write(self, split: Split, rendered: Rendered) -> None:
         """Append some examples to the files of their split."""
-        self._records[split].writelines(line + b"\n" for line in rendered.records)
+        for line in rendered.records:
+            self._records[split].write(line)
         self._messages[split].writelines(line + b"\n" for line in rendered.messages)
         for row in rendered.alpaca:
             self._alpaca[split].write((b",\n" if self._is_begun[split] else b"[") + row)

@@ -24,12 +24,14 @@ from medkd.core.errors import InputError, Said
 from medkd.core.i18n import tell
 from medkd.core.jsonl import (
     RecordReader,
+    ShardRows,
     SpilledList,
     View,
     count_lines,
     hash_path,
     resolve_input,
     write_json_array,
+    write_records,
 )
 from medkd.core.parallel import DoneWork, Engine, map_in_order
 from medkd.core.progress import track
@@ -83,6 +85,9 @@ class Config(StageConfig):
     """Another seed splits otherwise."""
     engine: Engine = "local"
     """Where questions are written: on this machine's processors, or on a Ray cluster."""
+    shard_rows: ShardRows = 0
+    """Write the records as a folder of packed parts of so many rows (part-00000.jsonl.zst); 0: one
+    plain file."""
     check_leaks: str = ""
     """Ask a provider to name the diagnosis from each section alone, and list those that tell it for
     review; costs money. One of providers.yaml, or `rehearsal`."""
@@ -405,7 +410,7 @@ def run(config: Config) -> Manifest:
         if not questions:
             raise InputError("{}: {}", path, _explain_nothing(task, steps, dropped))
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
-        space.write_records("removals.jsonl", removals)
+        write_records(space.path("removals.jsonl"), removals)
         rows = (to_alpaca(question, question.reference) for question in questions)
         write_json_array(space.path("alpaca.json"), rows)
     return space.manifest

@@ -12,12 +12,12 @@ import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, cast
 
 from medkd.core.errors import InputError
-from medkd.core.jsonl import is_packed
+from medkd.core.jsonl import is_packed, list_parts
 from medkd.text.files import (
     ESCAPED_BYTE,
     MAX_ROW_BYTES,
@@ -43,14 +43,16 @@ _MAX_TITLE_ROWS = 20
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
-    """Read the rows of a file, by its content first and its suffix second; only a JSON array is
-    held whole.
+    """Read the rows of a file, or of a folder of parts, by its content first and its suffix second;
+    only a JSON array is held whole.
 
     A JSON array gives its elements, JSON Lines (also under `.json`) its lines, a table its rows as
     dicts of texts by heading. Empty cells are "". What gzip or zstd packed is JSON Lines.
     Raises InputError for what is no such file: old Excel, PDF, a folder, a pipe, no known
     encoding, an array that breaks off (named with its last element).
     """
+    if path.is_dir() and (parts := list_parts(path)):
+        return chain.from_iterable(map(read_rows, parts))
     with open_regular(path) as file:
         head = file.read(4096)
         is_whole = len(head) < 4096
@@ -330,10 +332,11 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
     number = 0
     try:
         batch: Any
-        for batch in ParquetFile(path).iter_batches(batch_size=512):
-            for row in batch.to_pylist():
-                number += 1
-                yield RawRow(f"{path.name}, row {number}", row)
+        with path.open("rb") as file:
+            for batch in ParquetFile(file).iter_batches(batch_size=512):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield RawRow(f"{path.name}, row {number}", row)
     except (ArrowException, OSError, ValueError) as error:
         reason = str(cast(Exception, error)).splitlines()[0][:120]
         raise InputError(

@@ -97,7 +97,7 @@ def train_on_preferences(config: Config) -> Manifest:
         pairs = list(reader)
         output.read(reader.n_read)
         output.drop_all(reader.dropped())
-        asked = read_examples(val_path if val_path.is_file() else None)
+        asked = read_examples(val_path if val_path.exists() else None)
         student = load_student(config, adapter, config.lora_rank)
         rows, dropped = tokenize_pairs(pairs, student, config.max_length)
         output.drop_all(dropped)

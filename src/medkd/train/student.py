@@ -91,7 +91,7 @@ def find_inputs(path: Path) -> tuple[Path, Path | None]:
     """Find the training rows, and the validation rows beside them where there are any."""
     train_path = resolve_input(path, "train.jsonl", made_by="merge")
     val_path = train_path.with_name("val.jsonl")
-    has_val = val_path != train_path and val_path.is_file() and val_path.stat().st_size > 0
+    has_val = val_path != train_path and val_path.exists() and val_path.stat().st_size > 0
     return train_path, val_path if has_val else None
 
 

@@ -21,7 +21,7 @@ from medkd.completers.providers import Target, check_budget, find_target
 from medkd.completers.scheduler import RunOptions
 from medkd.core.config import RUNTIME, SENDS_KEY, AcceptIdentified, StageConfig
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, count_lines, read_lines, resolve_input, write_atomically
+from medkd.core.jsonl import RecordReader, ShardRows, count_lines, read_lines, resolve_input
 from medkd.core.parallel import DoneWork, Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import Checked, Cost, Rationale, Verdict, check_deidentified
@@ -108,6 +108,9 @@ class Config(StageConfig):
     """Most money this directory's ledger may come to, in the provider's currency; a hard stop."""
     engine: Engine = "local"
     """Where the rules are checked: on this machine's processors, or on a Ray cluster."""
+    shard_rows: ShardRows = 0
+    """Write the records as a folder of packed parts of so many rows (part-00000.jsonl.zst); 0: one
+    plain file."""
     accept_identified: AcceptIdentified = False
     """Let --blind and --judge send rows without deidentified_by."""
 
@@ -253,7 +256,7 @@ def _sort(checked: Iterable[Checked], space: StageOutput) -> Counter[str]:
     kept, rejected = Counter[str](), Counter[str]()
     rates: list[float] = []
     with ExitStack() as stack:
-        files = [stack.enter_context(write_atomically(space.path(name))) for name in WRITES]
+        files = [stack.enter_context(space.open_records(name)) for name in WRITES]
         for row in checked:
             failure = find_failure(row)
             failures.update(verdict.reason for verdict in row.verdicts if not verdict.passed)
@@ -267,7 +270,7 @@ def _sort(checked: Iterable[Checked], space: StageOutput) -> Counter[str]:
                 reasons[failure.reason] += 1
                 rejected[split] += 1
                 file = files[1 + (failure.reason == checks.Reason.UNDECIDED)]
-            file.write(row.model_dump_json() + "\n")
+            file.add(row)
     space.drop_all(reasons)
     space.manifest.counts.kept = kept.total()
     space.manifest.facts = {
