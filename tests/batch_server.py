@@ -19,6 +19,8 @@ class BatchServer(ThreadingHTTPServer):
         self.batches: dict[str, dict[str, Any]] = {}
         self.lost: set[str] = set()
         self.status = "completed"
+        self.refusal = ""
+        """Why it opens no batch; it opens them where this is empty."""
         self.share = 1.0
         """Share of a batch's requests that it answers before it ends."""
 
@@ -50,10 +52,10 @@ class BatchServer(ThreadingHTTPServer):
         return batch
 
 
-def whole(text: str, finish_reason: str = "stop") -> dict[str, Any]:
+def whole(text: str, finish_reason: str = "stop", n_tokens: int = 50) -> dict[str, Any]:
     """Write the line of an answer."""
     choice = {"index": 0, "message": {"content": text}, "finish_reason": finish_reason}
-    usage = {"prompt_tokens": 100, "completion_tokens": 50}
+    usage = {"prompt_tokens": 100, "completion_tokens": n_tokens}
     return {"response": {"status_code": 200, "body": {"choices": [choice], "usage": usage}}}
 
 
@@ -68,6 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"file_{len(self.server.files)}"
             self.server.files[name] = part.partition(b"\r\n\r\n")[2].rstrip(b"\r\n")
             self._send(200, {"id": name})
+        elif self.path == "/v1/batches" and self.server.refusal:
+            self._send(400, {"error": {"message": self.server.refusal}})
         elif self.path == "/v1/batches":
             self._send(200, self.server.open(json.loads(content)))
         else:

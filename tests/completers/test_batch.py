@@ -14,7 +14,7 @@ from medkd.completers.ledger import FILE_NAME, Ledger
 from medkd.completers.providers import Target, find_target, read_providers
 from medkd.completers.scheduler import RunOptions
 from medkd.core.errors import InputError, StoppedError
-from medkd.core.records import Message, Request
+from medkd.core.records import Message, Request, Sampling
 from medkd.distill.bill import bill, render
 
 
@@ -76,6 +76,87 @@ def test_what_an_answer_calls_for_goes_into_the_next_batch(tmp_path, make_target
         client = open_client(make_target(server), ledger)
         progress = client.run([("a", first)], 1, lambda label: calls.pop(label, ()))
         assert (progress.n_new, progress.n_added, len(server.batches)) == (3, 2, 3)
+
+
+def test_equal_requests_are_sent_and_paid_once(tmp_path, make_target):
+    same, other = ask(2)
+    heard: list[str] = []
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        client = open_client(make_target(server), ledger)
+        labelled = [("a", same), ("b", same), ("c", other)]
+        progress = client.run(labelled, 3, lambda label: heard.append(label) or ())
+        assert (progress.n_new, progress.n_cached, sorted(heard)) == (2, 1, ["a", "b", "c"])
+        assert (server.count_asked(), len(list(ledger.attempts()))) == (2, 2)
+
+
+def test_a_cut_by_the_limit_is_asked_again_with_twice_the_room(tmp_path, make_target):
+    def cut_below_200(body: dict) -> dict:
+        n = body["max_tokens"]
+        return whole("答", "length" if n < 200 else "stop", n_tokens=n)
+
+    request = ask(1)[0].model_copy(update={"sampling": Sampling(max_tokens=50)})
+    with serve_batches(cut_below_200) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        [answer] = open_client(make_target(server), ledger).complete([request])
+        asked = [server.read_lines(b["input_file_id"]) for b in server.batches.values()]
+    assert [line["body"]["max_tokens"] for [line] in asked] == [50, 100, 200]
+    assert (answer.complete, answer.attempts) == (True, 3)
+
+
+def test_a_kill_while_answers_are_written_down_puts_none_on_the_ledger_twice(
+    tmp_path, make_target, monkeypatch
+):
+    keep = BatchClient._write_journal
+
+    def die_at_the_end(self, batch) -> None:
+        keep(self, batch) if batch else 1 / 0
+
+    with serve_batches(lambda body: whole("答", "length")) as server:
+        with monkeypatch.context() as patched, Ledger(tmp_path / FILE_NAME) as ledger:
+            patched.setattr(BatchClient, "_write_journal", die_at_the_end)
+            with pytest.raises(ZeroDivisionError):
+                open_client(make_target(server), ledger).complete(ask(2))
+        with Ledger(tmp_path / FILE_NAME) as ledger:
+            with pytest.raises(StoppedError, match="not one of 2 was answered"):
+                open_client(make_target(server), ledger).complete(ask(2))
+            assert len(list(ledger.attempts())) == server.count_asked()
+
+
+def test_a_batch_that_the_provider_refuses_to_open_is_forgotten(tmp_path, make_target):
+    first, second = ask(2)
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        client = open_client(make_target(server), ledger)
+        server.refusal = "Billing hard limit has been reached"
+        with pytest.raises(StoppedError, match=r"the balance is empty .*Billing hard limit"):
+            client.complete([first])
+        assert not (tmp_path / JOURNAL).exists()
+        server.refusal = ""
+        assert client.complete([second])[0].complete
+        assert server.count_asked() == 1
+
+
+def test_a_file_that_was_sent_before_a_kill_and_is_not_wanted_any_more_is_not_paid(
+    tmp_path, make_target
+):
+    first, second = ask(2)
+    with serve_batches(echo) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        client = open_client(make_target(server), ledger)
+        items = {client.key_of(first): ["a", 3]}
+        client._write_journal({"file": "file_9", "items": items, "submitted_at": ""})
+        assert client.complete([second])[0].complete
+        assert server.count_asked() == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"), [(400, "Arrearage", "balance is empty"), (401, "", "wants a key")]
+)
+def test_a_line_that_no_other_would_fare_better_than_stops_the_run(
+    tmp_path, make_target, status, code, said
+):
+    line = {"response": {"status_code": status, "body": {"error": {"code": code}}}}
+    with serve_batches(lambda body: line) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        with pytest.raises(StoppedError, match=said):
+            open_client(make_target(server), ledger).complete(ask(3))
+        assert not (tmp_path / JOURNAL).exists()
 
 
 @pytest.mark.parametrize("is_opened", [True, False])

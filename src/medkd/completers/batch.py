@@ -20,11 +20,14 @@ from medkd.completers.client import LedgerClient
 from medkd.completers.endpoint import find_proxy, find_worst_case, make_body, prompt_texts
 from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import (
+    FATAL,
     RESUME_HINT,
     RETRYABLE,
     AttemptOutcome,
     AttemptResult,
+    CircuitBreaker,
     classify_status,
+    double_room,
     make_charge,
     over_budget,
 )
@@ -44,6 +47,8 @@ POLL_S, MAX_POLL_S = 5.0, 120.0
 """Seconds between two looks at a batch: at first, and at the most."""
 ENDED = {"completed", "expired", "cancelled"}
 """States in which there are results to fetch."""
+_UNSEEN = {AttemptOutcome.UNKNOWN, AttemptOutcome.INTERRUPTED}
+"""How a row ends that was opened and not written."""
 
 
 def read_journal(path: Path) -> dict[str, Any]:
@@ -64,6 +69,7 @@ class Item(NamedTuple):
     key: str
     label: str
     request: Request
+    """With more room where the limit cut an earlier answer; `key` is that of the first."""
 
 
 class BatchClient(LedgerClient):
@@ -82,6 +88,7 @@ class BatchClient(LedgerClient):
         self._journal = ledger.path.with_name(JOURNAL)
         self._whom = f"{target.name} {target.model}"
         self._session: Any = None
+        self._breaker = CircuitBreaker(target, self.options.retry, 1)
         self._fetched = set[str]()
         """Items of the batch that an earlier process left open."""
 
@@ -113,65 +120,74 @@ class BatchClient(LedgerClient):
         tries = Counter[str]()
         async with ClientSession(headers=headers, timeout=timeout) as self._session:
             if batch := read_journal(self._journal).get(self._whom):
-                await self._collect(batch, progress)
-                self._fetched.update(batch["items"])
-            waiting = list(self._take(labelled, progress, follow))
+                await self._go_on(batch, progress)
+            waiting = list(self._take(self._list_items(labelled), progress, follow))
             while waiting:
-                some = self._choose(waiting)
+                some, later = self._choose(waiting)
                 await self._collect(await self._submit(some), progress)
                 again: list[Item] = []
                 for item in some:
                     tries[item.key] += 1
+                    result = self._read_last(item.key)
                     if self.ledger.is_complete(item.key):
                         progress.n_new += 1
-                    elif self._may_fare_better(item.key) and tries[item.key] < MAX_TRIES:
-                        again.append(item)
+                    elif result.outcome in RETRYABLE and tries[item.key] < MAX_TRIES:
+                        again.append(item._replace(request=double_room(item.request, result)))
                         continue
+                    elif result.outcome in FATAL:
+                        self._breaker.watch(result, 1)
                     else:
                         progress.n_failed += 1
-                        left = self.recall(item.request)
-                        progress.last_error = left.error if left else ""
+                        progress.last_error = result.error
                     again += self._take_called(item.label, progress, follow)
-                waiting = again + waiting[len(some) :]
+                waiting = again + list(self._take(later, progress, follow))
                 report(progress)
 
-    def _take(
-        self, labelled: Iterable[tuple[str, Request]], progress: Progress, follow: Follow
-    ) -> Iterator[Item]:
+    def _list_items(self, labelled: Iterable[tuple[str, Request]]) -> Iterator[Item]:
+        return (Item(self.key_of(request), label, request) for label, request in labelled)
+
+    def _take(self, items: Iterable[Item], progress: Progress, follow: Follow) -> Iterator[Item]:
         """Yield what is to be asked; what the ledger answers calls for the next at once."""
-        for label, request in labelled:
-            key = self.key_of(request)
-            if self.ledger.is_complete(key):
-                progress.n_cached += key not in self._fetched
-                progress.n_new += key in self._fetched
-                yield from self._take_called(label, progress, follow)
+        for item in items:
+            if self.ledger.is_complete(item.key):
+                progress.n_cached += item.key not in self._fetched
+                progress.n_new += item.key in self._fetched
+                yield from self._take_called(item.label, progress, follow)
             else:
-                yield Item(key, label, request)
+                yield item
 
     def _take_called(self, label: str, progress: Progress, follow: Follow) -> Iterator[Item]:
         called = list(follow(label))
         progress.n_added += len(called)
-        return self._take(called, progress, follow)
+        return self._take(self._list_items(called), progress, follow)
 
-    def _may_fare_better(self, key: str) -> bool:
-        attempts = self.ledger.attempts_of(key)
-        outcome = attempts[-1].outcome if attempts else None
-        return outcome is None or outcome in RETRYABLE
+    def _read_last(self, key: str) -> AttemptResult:
+        """Return how the last attempt at an item ended."""
+        last = self.ledger.attempts_of(key)[-1]
+        usage = None if last.is_estimate else last.usage
+        return AttemptResult(last.outcome or AttemptOutcome.UNKNOWN, usage=usage, error=last.error)
 
-    def _choose(self, waiting: list[Item]) -> list[Item]:
-        """Choose as many as one file holds, and as the budget covers at their worst."""
+    def _choose(self, waiting: list[Item]) -> tuple[list[Item], list[Item]]:
+        """Choose as many as one file holds, equal ones once, and as the budget covers at their
+        worst; the rest is for later."""
         price = self.target.price_at(self.options.clock())
-        limit, n_bytes, worst = self.options.budget, 0, 0.0
-        for number, item in enumerate(waiting[:MAX_REQUESTS]):
+        limit, spent, n_bytes, worst = self.options.budget, self.ledger.spent(), 0, 0.0
+        chosen: dict[str, Item] = {}
+        later: list[Item] = []
+        for number, item in enumerate(waiting):
+            if item.key in chosen:
+                later.append(item)
+                continue
             n_bytes += 4 * sum(map(len, prompt_texts(item.request))) + 1000
             worst += find_worst_case(item.request, None, price)
-            is_dear = limit is not None and self.ledger.spent() + worst > limit
-            if is_dear and number == 0:
-                currency = self.target.provider.currency
-                raise over_budget(limit or 0.0, self.ledger.spent(), currency, worst)
-            if is_dear or n_bytes > MAX_BYTES:
-                return waiting[:number]
-        return waiting[:MAX_REQUESTS]
+            is_dear = limit is not None and spent + worst > limit
+            if is_dear and not chosen:
+                raise over_budget(limit or 0.0, spent, self.target.provider.currency, worst)
+            if is_dear or n_bytes > MAX_BYTES or len(chosen) == MAX_REQUESTS:
+                later += waiting[number:]
+                break
+            chosen[item.key] = item
+        return list(chosen.values()), later
 
     # --- The journal: at most one batch of a model is open
 
@@ -196,19 +212,32 @@ class BatchClient(LedgerClient):
             "submitted_at": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
         self._write_journal(batch)
-        return await self._open(batch)
-
-    async def _open(self, batch: dict[str, Any]) -> dict[str, Any]:
         body = {
-            "input_file_id": batch["file"],
+            "input_file_id": file_id,
             "endpoint": "/v1/chat/completions",
             "completion_window": self._window,
         }
-        batch["id"] = (await self._call("POST", "/batches", body))["id"]
+        code, content = await self._send("POST", "/batches", json=body)
+        if 400 <= code < 500:  # it is certain that none was opened
+            self._write_journal(None)
+        batch["id"] = self._read(code, content, "/batches")["id"]
         self._write_journal(batch)
-        n = len(batch["items"])
+        n = len(items)
         self._say(f"batch {batch['id']}: {n} requests submitted; a stop now loses nothing")
         return batch
+
+    async def _go_on(self, batch: dict[str, Any], progress: Progress) -> None:
+        """Fetch the batch that an earlier process left; a file for which none was opened before a
+        kill is forgotten, as what it asks may not be wanted any more."""
+        if "id" not in batch:
+            listed = (await self._call("/batches?limit=100")).get("data") or ()
+            ids = [one["id"] for one in listed if one.get("input_file_id") == batch["file"]]
+            if not ids:
+                self._write_journal(None)
+                return
+            batch["id"] = ids[0]
+        await self._collect(batch, progress)
+        self._fetched.update(batch["items"])
 
     def _write_line(self, item: Item) -> bytes:
         body = make_body(self.target, item.request)
@@ -219,9 +248,10 @@ class BatchClient(LedgerClient):
 
     async def _collect(self, batch: dict[str, Any], progress: Progress) -> None:
         """Wait for a batch to end, and put its answers on the ledger; then it is forgotten."""
-        if "id" not in batch:
-            batch = await self._find_opened(batch)
         state = await self._wait(batch)
+        if "after" not in batch:  # a kill while it is fetched must put nothing there twice
+            batch["after"] = self.ledger.select("SELECT IFNULL(MAX(id), 0) FROM attempts")[0][0]
+            self._write_journal(batch)
         left_out = set[str](batch["items"])
         for name in ("output_file_id", "error_file_id"):
             if state.get(name):
@@ -234,18 +264,10 @@ class BatchClient(LedgerClient):
         self._write_journal(None)
         progress.spent = self.ledger.spent()
 
-    async def _find_opened(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Find the batch of a file that was sent before a kill; open it if there is none yet."""
-        listed = (await self._call("GET", "/batches?limit=100")).get("data") or ()
-        for one in listed:
-            if one.get("input_file_id") == batch["file"]:
-                return {**batch, "id": one["id"]}
-        return await self._open(batch)
-
     async def _wait(self, batch: dict[str, Any]) -> dict[str, Any]:
         pause_s = self._poll_s
         while True:
-            state = await self._call("GET", f"/batches/{batch['id']}", batch=batch)
+            state = await self._call(f"/batches/{batch['id']}", batch)
             status = str(state.get("status"))
             counts = state.get("request_counts") or {}
             if status in ENDED:
@@ -253,6 +275,7 @@ class BatchClient(LedgerClient):
             if status == "failed":
                 self._write_journal(None)
                 words = find_message(state.get("errors")) or "it gives no reason"
+                self._stop_if_fatal(0, words)
                 raise StoppedError(
                     "batch {}: the provider refuses it ({}); check --model and the sampling "
                     "flags, then {}",
@@ -265,10 +288,13 @@ class BatchClient(LedgerClient):
             pause_s = min(pause_s * 1.5, MAX_POLL_S)
 
     async def _record(self, line: Any, batch: Mapping[str, Any]) -> str:
-        """Put one line of a result on the ledger; returns its item. One that is of no item of ours
-        is passed over."""
+        """Put one line of a result on the ledger; returns its item. One that is of no item of ours,
+        or stands there already, is passed over."""
         key = str(cast("dict[str, Any]", line).get("custom_id")) if isinstance(line, dict) else ""
         if key not in batch["items"] or self.ledger.is_complete(key):
+            return key
+        earlier = self.ledger.attempts_of(key)
+        if any(one.id > batch["after"] and one.outcome not in _UNSEEN for one in earlier):
             return key
         label, n_prompt = batch["items"][key]
         result = self._read_result(line)
@@ -301,11 +327,9 @@ class BatchClient(LedgerClient):
 
     # --- HTTP
 
-    async def _call(
-        self, method: str, path: str, body: Any = None, batch: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Send one call and read its JSON; a provider that knows the batch no more has lost it."""
-        code, content = await self._send(method, path, json=body)
+    async def _call(self, path: str, batch: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Fetch JSON; a provider that knows the batch no more has lost it."""
+        code, content = await self._send("GET", path)
         if code == 404 and batch is not None:
             self._write_journal(None)
             raise StoppedError(
@@ -357,6 +381,7 @@ class BatchClient(LedgerClient):
         body = load(content)
         if code in (200, 201) and isinstance(body, dict):
             return body
+        self._stop_if_fatal(code, body)
         words = make_line(find_message(body) if isinstance(body, dict) else "", self.target.key)
         raise InputError(
             "{}{}: no batch API answers there (status {}{}); leave --batch out, or check the "
@@ -366,6 +391,13 @@ class BatchClient(LedgerClient):
             code,
             f", {words}" if words else "",
         )
+
+    def _stop_if_fatal(self, code: int, problem: object) -> None:
+        """Raise what stops whatever is asked: a refused key, an empty balance."""
+        outcome = classify_status(code, make_line(problem))
+        if outcome is AttemptOutcome.KEY_REFUSED or outcome is AttemptOutcome.NO_BALANCE:
+            words = make_line(find_message(problem), self.target.key)
+            self._breaker.watch(AttemptResult(outcome, error=words), 1)
 
     @staticmethod
     def _say(words: str) -> None:
