@@ -89,7 +89,7 @@ def bar_figure(
             yerr=_error_bars(heights, (intervals or {}).get(name)),
             ecolor=_INK,
         )
-    axes.set_xticks(range(len(labels)), [_plain(label) for label in labels])
+    axes.set_xticks(range(len(labels)), [_fold(_plain(label), len(labels)) for label in labels])
     if all(0 <= height <= 1 for heights in groups.values() for height in heights):
         axes.set_ylim(0, 1.02)  # shares: figures can be compared, and no interval is cut
     return _finish(figure, axes, with_legend=len(groups) > 1)
@@ -121,6 +121,20 @@ def _colours(n: int) -> list[str]:
 def _plain(text: str) -> str:
     """Keep matplotlib from reading a text as a formula or hiding it from the legend."""
     return _printable(text).replace("$", r"\$").lstrip("_")
+
+
+def _fold(label: str, n: int) -> str:
+    """Break a Chinese label into even lines that leave room for `n` labels below a figure.
+
+    >>> _fold("心血管内科", 9).split()
+    ['心血管', '内科']
+    """
+    room = max(2, 40 // n)
+    if len(label) <= room or label.isascii():
+        return label
+    n_lines = -(-len(label) // room)
+    width = -(-len(label) // n_lines)
+    return "\n".join(label[at : at + width] for at in range(0, len(label), width))
 
 
 def _printable(text: str) -> str:
