@@ -190,30 +190,33 @@ _LATEX = {
 
 
 def write_latex(table: Table) -> str:
-    r"""Write a table for LaTeX with booktabs.
+    r"""Write a table for LaTeX with booktabs: caption above, words to the left, true minus signs.
 
-    >>> print(write_latex(Table("t", "T", ["a_b", "n"], [["50 %", "3"]])).splitlines()[6])
-    50 \% & 3 \\
+    >>> lines = write_latex(Table("t", "T", ["a_b", "n"], [["50 %", "-3"]])).splitlines()
+    >>> print(lines[4], lines[8])
+    \begin{tabular}{lr} 50 \% & $-$3 \\
     """
+    columns = ["l" if table.is_text(at) else "r" for at in range(1, len(table.head))]
     lines = [
         "\\begin{table}",
         "\\centering",
-        f"\\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
+        f"\\caption{{{_escape_latex(table.title)}}}",
+        f"\\label{{tab:{table.name}}}",
+        f"\\begin{{tabular}}{{l{''.join(columns)}}}",
         "\\toprule",
         " & ".join(map(_escape_latex, table.head)) + r" \\",
         "\\midrule",
         *(" & ".join(_escape_latex(_join(cell)) for cell in row) + r" \\" for row in table.rows),
         "\\bottomrule",
         "\\end{tabular}",
-        f"\\caption{{{_escape_latex(table.title)}}}",
-        f"\\label{{tab:{table.name}}}",
         "\\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+    escaped = "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
 
 
 def _write_rows(table: Table) -> str:
