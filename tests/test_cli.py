@@ -155,9 +155,12 @@ def test_a_missing_input_is_named_with_the_command_that_makes_it(
         "distill": "prepare",
         "verify": "distill",
         "merge": "verify",
+        "select": "prepare",
     }
     for stage, maker in makers.items():
-        code, line = fail(capsys, stage, "--input", tmp_path / "nowhere", "--out", tmp_path / stage)
+        student = ["--model", "medkd:tiny"] if stage == "select" else []
+        given = [*student, "--input", tmp_path / "nowhere", "--out", tmp_path / stage]
+        code, line = fail(capsys, stage, *given)
         assert code == 2
         assert str(tmp_path / "nowhere") in line
         assert f'run "medkd {maker}" first' in line

@@ -85,13 +85,14 @@ def keep_first(
     return kept, {**dropped, **({"over_limit": n_over} if n_over else {})}
 
 
-def find_question_file(given: Path, split: Split) -> Path:
-    """Find the file of a split in a directory of merge, else the questions of prepare."""
+def find_question_file(given: Path, split: Split, made_by: str = "merge") -> Path:
+    """Find the file of a split in a directory of merge, else the questions of prepare; what is
+    missing is told by the command that usually makes it."""
     is_prepared = (given / "questions.jsonl").exists() and not (given / f"{split}.jsonl").exists()
     name = "questions.jsonl" if is_prepared else f"{split}.jsonl"
     if (given / name).is_file() and not (given / name).stat().st_size:
         raise no_questions(given / name, split)
-    return resolve_input(given, name, made_by="merge")
+    return resolve_input(given, name, made_by)
 
 
 def read_examples(path: Path, split: Split) -> tuple[list[Example], int, dict[str, int]]:

@@ -105,7 +105,7 @@ class Config(AskConfig):
 
 def run(config: Config) -> Manifest:
     """Ask the student, decide about each question, write what stays."""
-    path = find_question_file(config.input, "train")
+    path = find_question_file(config.input, "train", made_by="prepare")
     _, decisive = find_inputs(config)
     reader = RecordReader(path, Example if path.name == "train.jsonl" else Question, "prepare")
     records: list[Question | Example] = list(reader)
