@@ -371,6 +371,23 @@ def test_a_limit_of_tokens_a_minute_in_the_words_of_a_quota_is_waited_out(tmp_pa
     assert answer.complete
 
 
+def test_an_item_that_meets_a_rate_limit_again_and_again_is_not_lost_while_others_are_answered(
+    tmp_path,
+):
+    n_most = RetryPolicy().n_tries + 4
+    turned_away: list[bool] = []
+
+    async def turn_one_away(writer, body) -> bool:
+        if body["messages"][-1]["content"] == "发热0天" and len(turned_away) < n_most:
+            turned_away.append(True)
+            return await refuse(429, {"error": "too many requests a minute"})(writer, body)
+        return await say_it_plainly(writer, body)
+
+    answers, _ = answer_all([turn_one_away], tmp_path, n=30)
+    assert [answer.attempts for answer in answers] == [n_most + 1, *[1] * 29]
+    assert all(answer.complete for answer in answers)
+
+
 def test_one_refusal_in_a_row_for_all_requests_stops_the_run_also_after_answers(tmp_path):
     with pytest.raises(StoppedError, match="refuses one request after another"):
         answer_all([say_it_plainly] * 5 + [refuse(403, {"error": "disabled"})], tmp_path, n=60)

@@ -305,6 +305,28 @@ def test_a_run_waits_for_the_cheap_hours_and_counts_down(tmp_path, monkeypatch):
     assert waits[-1] == 0.0
 
 
+def test_who_waited_for_a_place_into_the_dear_hours_is_not_sent_before_they_end(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk")
+    late = iter([at(2026, 11, 24, 11, 59, 59, 900_000)] * 3)
+    answered: list[bool] = []
+
+    def tell() -> datetime:
+        return next(late, at(2026, 11, 24, 12)) if answered else at(2026, 11, 24, 8, 59)
+
+    with serve_teacher() as teacher, Ledger(tmp_path / "l.sqlite") as ledger:
+        options = RunOptions(
+            when="off-peak",
+            clock=tell,
+            concurrency=1,
+            on_progress=lambda progress: progress.n_new and answered.append(True),
+        )
+        client = LedgerClient(find_target("deepseek", "", teacher.base_url), ledger, options)
+        client.complete([Request(messages=(Message(role="user", content=n),)) for n in "一二三"])
+        assert len(ledger.select("SELECT DISTINCT price FROM attempts")) == 1
+
+
 def test_waiting_where_no_dear_hours_are_known_is_refused(tmp_path):
     with (
         Ledger(tmp_path / "l.sqlite") as ledger,

@@ -286,8 +286,8 @@ class Scheduler:
                 continue
             while len(self._tasks) >= self._n_most and not self._stopping.is_set():
                 await self._wait_for_news()
-            await self._wait_for_off_peak(is_reported=True)
-            if self._stopping.is_set() or not (address := await self._places.enter()):
+            address = await self._enter(is_reported=True)
+            if self._stopping.is_set() or not address:
                 return
             task = asyncio.create_task(self._answer(key, label, request, address))
             self._tasks.add(task)
@@ -359,7 +359,7 @@ class Scheduler:
             if self._ledger.is_complete(key):
                 await self._count_cached(label)
                 return
-            if not (again := await self._places.enter()):
+            if not (again := await self._enter()):
                 return
             place = again
         done = self._in_progress[key] = asyncio.Event()
@@ -374,7 +374,7 @@ class Scheduler:
     ) -> None:
         """Attempt an item until it is answered, refused, out of tries, or the run stops."""
         outcomes: list[AttemptOutcome] = []
-        n_unusable = 0
+        n_tries = n_unusable = 0
         earlier = [(attempt.id, attempt) for attempt in self._ledger.attempts_of(key)]
         partial = find_partial(earlier, self._find_missing) if earlier else None
         while True:
@@ -388,9 +388,12 @@ class Scheduler:
             is_refusal = before and result.outcome in _REFUSALS  # resuming is asked for no more
             if not (is_refusal or self._is_address_lost(place, result, len(outcomes) + 1)):
                 outcomes.append(result.outcome)
+                # Who is merely not let in while others are answered has not failed.
+                is_limited = result.outcome is AttemptOutcome.RATE_LIMITED
+                n_tries += not (is_limited and place.breaker.has_answered_lately)
                 n_unusable += result.is_unusable
                 self.progress.trouble = self._describe_trouble(place, result)
-                is_exhausted = self._retry.is_exhausted(len(outcomes), n_unusable)
+                is_exhausted = self._retry.is_exhausted(n_tries, n_unusable)
                 if result.outcome not in RETRYABLE or is_exhausted:
                     self._count_done(label, result)
                     return
@@ -399,8 +402,7 @@ class Scheduler:
                 n_failures = place.breaker.n_failures
                 wait_s = self._retry.wait_s(outcomes, n_failures, result.retry_after_s)
             await self._pause(wait_s)
-            await self._wait_for_off_peak()
-            if not (again := await self._places.enter()):
+            if not (again := await self._enter()):
                 return
             place = again
 
@@ -461,18 +463,26 @@ class Scheduler:
         finally:
             self._places.leave(place)
 
-    async def _wait_for_off_peak(self, is_reported: bool = False) -> None:
-        """Wait until the provider is off-peak, if that was asked for."""
-        peak = self._target.provider.peak
-        while self._options.when == "off-peak" and peak and not self._stopping.is_set():
-            now = self._options.clock()
-            left_s = (peak.end_after(now) - now).total_seconds()
-            if is_reported:
+    async def _enter(self, is_reported: bool = False) -> Address | None:
+        """Wait for a place, and for the cheap hours if that was asked for; return None if the run
+        stops meanwhile."""
+        while place := await self._places.enter():
+            left_s = self._find_peak_left()
+            if is_reported and left_s != self.progress.waits_s:
                 self.progress.waits_s = left_s
                 self._report()
             if left_s <= 0:
-                return
+                break
+            self._places.leave(place)
             await self._pause(min(left_s, 1.0 if left_s <= 60 else 30.0))
+        return place
+
+    def _find_peak_left(self) -> float:
+        """Return for how many seconds the run has to wait for the provider's cheap hours."""
+        peak, now = self._target.provider.peak, self._options.clock()
+        if self._options.when == "now" or peak is None:
+            return 0.0
+        return (peak.end_after(now) - now).total_seconds()
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless the run stops meanwhile."""
