@@ -4,7 +4,6 @@ In: the section `rounds`, what its steps left. Out: the steps of every round by 
 whether to go on; `rounds.json`, with gain for money. Not done here: running steps (`pipeline`).
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,16 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.core.config import Options, did_you_mean
 from medkd.core.errors import InputError
-from medkd.core.jsonl import write_json
+from medkd.core.jsonl import RecordReader, write_json
 from medkd.core.stage_output import Manifest, find_manifest
 from medkd.core.statistics import wilson_interval
+from medkd.grading.scores import Row, list_accuracies
+from medkd.report.material import ROWS
 
-NAME, LEDGER = "rounds.json", "ledger.sqlite"
+NAME = "rounds.json"
 NOISE = 1.645
 """Standard errors of a gain within which it may be chance: one-sided, 95 %."""
 ALL, LAST = "@all", "@last"
@@ -71,7 +73,6 @@ def expand(rounds: Rounds, run_dir: Path, place: str, before: Sequence[str]) -> 
                 "{}: rounds: {}: no step {!r}{}", place, field, name, did_you_mean(name, steps)
             )
     for number in range(1, rounds.most + 1):
-        done: list[str] = []
         for section, given in rounds.steps.items():
             fields = {
                 name: resolved
@@ -82,7 +83,6 @@ def expand(rounds: Rounds, run_dir: Path, place: str, before: Sequence[str]) -> 
                 fields.setdefault("ledger", str(run_dir / LEDGER))
                 if rounds.budget is not None:
                     fields.setdefault("budget", rounds.budget)
-            done.append(section)
             yield RoundStep(f"{section}-{number}", section, fields)
 
 
@@ -218,15 +218,9 @@ class RoundKeeper:
 
 def _read_right(folder: Path) -> dict[str, float]:
     """Read which questions of an evaluation were answered rightly: 1 or 0 by id."""
-    path = folder / "rows.jsonl"
-    found: dict[str, float] = {}
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        row = json.loads(line)
-        scores: dict[str, float] = row["scores"]
-        names = sorted((n for n in scores if n.endswith("_accuracy")), key="judged".__ne__)
-        if names:
-            found[row["id"]] = scores[names[0]]
-    return found
+    path = folder / ROWS
+    rows = RecordReader(path, Row, made_by="evaluate") if path.is_file() else ()
+    return {row.id: row.scores[name] for row in rows for name in list_accuracies(row.scores)[:1]}
 
 
 def _compare(

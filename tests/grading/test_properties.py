@@ -27,7 +27,7 @@ from medkd.grading.names import parse_name
 from medkd.grading.rubric import UnusableRubricError, read_criteria
 from medkd.text.similarity import is_looping
 
-SYNONYMS = load_table("synonyms")
+SYNONYMS = load_table("synonyms.yaml")
 NAMES = [str(name) for name, others in SYNONYMS.items() for name in (name, *others)]
 ORDERS = [
     (group, *row)

@@ -1,6 +1,5 @@
 from medkd.core.i18n import Texts
-from medkd.report.document import Document, Section, Table, write_document
-from medkd.report.material import Wording
+from medkd.report.document import Document, Section, Table, Wording, write_document
 
 
 def test_a_new_report_leaves_no_table_of_an_earlier_one_and_nothing_of_a_person_is_deleted(

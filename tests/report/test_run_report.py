@@ -17,8 +17,9 @@ from medkd.core.stage_output import Manifest
 from medkd.evaluate.compare import Config as CompareConfig
 from medkd.evaluate.compare import run as compare
 from medkd.evaluate.stage import Config, run
+from medkd.report.document import Wording
 from medkd.report.lineage import is_play_money, write_cost, write_methods, write_training
-from medkd.report.material import Material, Wording, read_run
+from medkd.report.material import Material, read_run
 from medkd.report.run import make_document, write_report, write_run_report
 
 RIGHT, WRONG = "<think>发热。</think>急性阑尾炎", "急性胆囊炎"

@@ -18,6 +18,7 @@ from medkd.core.jsonl import resolve_input, write_json
 from medkd.core.records import Language
 from medkd.core.stage_output import Manifest, open_stage_output
 from medkd.core.statistics import MIN_QUESTIONS
+from medkd.report.document import write_number
 from medkd.report.material import (
     ROWS,
     Comparison,
@@ -26,7 +27,6 @@ from medkd.report.material import (
     read_evaluation,
     show_comparison,
 )
-from medkd.report.results import write_number
 from medkd.report.run import write_lead, write_material
 
 

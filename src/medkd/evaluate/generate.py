@@ -17,6 +17,7 @@ from pydantic import Field
 
 from medkd.completers import llamacpp_engine
 from medkd.completers.client import LedgerClient, open_client
+from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.completers.providers import find_target_of
 from medkd.completers.transformers_engine import (
     EngineUnavailableError,
@@ -58,7 +59,6 @@ from medkd.text.similarity import is_looping
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LEDGER = "ledger.sqlite"
 MERGED = "merged-for-vllm"
 
 
@@ -126,7 +126,7 @@ class Predictor(Protocol):
     failures: dict[str, int]
 
     def predict(
-        self, prompts: Sequence[Prompt], sampling: Sampling, sample: int = 0, is_plain: bool = False
+        self, prompts: Sequence[Prompt], sampling: Sampling, sample: int = 0
     ) -> Iterator[Prediction]: ...
 
 
@@ -226,7 +226,7 @@ class EndpointPredictor:
         self.failures: dict[str, int] = {}
 
     def predict(
-        self, prompts: Sequence[Prompt], sampling: Sampling, sample: int = 0, is_plain: bool = False
+        self, prompts: Sequence[Prompt], sampling: Sampling, sample: int = 0
     ) -> Iterator[Prediction]:
         """Ask all questions; an answer cut off at the token limit is a prediction, one that never
         came to a known end a failure with its reason."""
@@ -441,18 +441,17 @@ class Asker(NamedTuple):
         """Open the file NAME.jsonl of the answers to prompts."""
         return PredictionFile(self.space.path(f"{name}.jsonl"), name, [p.id for p in prompts])
 
-    def ask_samples(self, prompts: Sequence[Prompt], n_samples: int) -> dict[str, list[Prediction]]:
-        """Ask every question again, `n_samples` - 1 times; returns the further answers by
-        question."""
-        again = [
-            [prompt._replace(id=f"{prompt.id}#{k}") for prompt in prompts]
-            for k in range(1, n_samples)
-        ]
-        file = self.open("samples", [prompt for group in again for prompt in group])
-        for k, group in enumerate(again, start=1):
+    def ask_samples(
+        self, name: str, prompts: Sequence[Prompt], samples: range
+    ) -> dict[str, list[Prediction]]:
+        """Ask every question once for each number of a sample, and keep the answers in NAME.jsonl;
+        returns them by question. All but sample 0 say their number in their id."""
+        groups = {k: [p._replace(id=f"{p.id}#{k}") if k else p for p in prompts] for k in samples}
+        file = self.open(name, [prompt for group in groups.values() for prompt in group])
+        for k, group in groups.items():
             if remaining := file.open_prompts(group):
                 file.fill(self.predictor.predict(remaining, self.sampling, sample=k))
-        found: dict[str, list[Prediction]] = {}
-        for prediction in (file.done[i] for i in file.ids if i in file.done):
-            found.setdefault(prediction.id.rpartition("#")[0], []).append(prediction)
-        return found
+        return {
+            first.id: [file.done[p.id] for p in asked if p.id in file.done]
+            for first, *asked in zip(prompts, *groups.values(), strict=True)
+        }

@@ -31,10 +31,11 @@ from medkd.grading.rubric import (
     UnusableRubricError,
     make_writer_request,
     read_criteria,
+    read_rubrics,
     score_rubrics,
 )
 from medkd.grading.scores import Row, find_kind, find_verdict
-from medkd.report.material import Note
+from medkd.report.document import Note
 from medkd.text.normalize import make_plain
 
 
@@ -144,17 +145,26 @@ def show_rubric(rubric: QuestionRubric) -> str:
     return "\n".join([rubric.question, f"reference: {rubric.reference}", *lines])
 
 
-def choose_rubrics(
-    rubrics: Mapping[str, QuestionRubric], asked: Sequence[Example | Prediction]
+def find_rubrics(
+    given: Path, judge: str, asked: Sequence[Example | Prediction], place: Path
 ) -> dict[str, QuestionRubric]:
-    """Choose the rubrics of what is asked, by its ids; those of another tool's predictions are told
-    by the text of their question."""
+    """Find the rubrics of what is asked, which stands in `place`, by its ids; those of another
+    tool's predictions are told by the text of their question. Raises InputError without a judge,
+    or where no rubric is of these questions."""
+    if not judge:
+        raise InputError("--rubric: criteria are checked by a judge; name one with --judge")
+    rubrics = read_rubrics(given)
     by_text = {make_plain(one.question): one for one in rubrics.values() if one.question}
     found: dict[str, QuestionRubric] = {}
     for one in asked:
         text = one.input if isinstance(one, Example) else one.question or one.prompt
         if rubric := rubrics.get(one.id) or by_text.get(make_plain(text)):
             found[one.id] = rubric
+    if not found:
+        raise InputError("{}: no rubric is of a question of {}; check --rubric", given, place)
+    if len(found) < len(asked):
+        told = f"{len(found)} of {len(asked)} questions have a rubric; rubric_score is of these"
+        print(f"warning: {told}", file=sys.stderr)
     return found
 
 

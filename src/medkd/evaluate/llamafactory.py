@@ -1,26 +1,24 @@
-"""The files of LLaMA-Factory: its predictions read as ours, our scores written under its names.
+"""Predictions from a file: LLaMA-Factory's, read as ours, and our own.
 
 In: `generated_predictions.jsonl` (`prompt`, `predict`, `label`) in any encoding that `text.tables`
-reads, or our own `Prediction` records. Out: predictions; `predict_results.json`. Not done here:
-scores.
+reads, or `Prediction` records. Out: predictions. Not done here: scores.
 """
 
 import json
 import re
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core import thinking
 from medkd.core.errors import InputError
-from medkd.core.jsonl import RecordReader, write_json
+from medkd.core.jsonl import RecordReader
 from medkd.core.records import Prediction
 from medkd.core.task import Task, load_task
 from medkd.evaluate.questions import keep_first
 from medkd.grading.extract import split_list, strip_markup
-from medkd.grading.scores import NO_ANSWER, OVERLAP
-from medkd.report.material import Note
+from medkd.grading.scores import NO_ANSWER
+from medkd.report.document import Note
 from medkd.text.normalize import is_chinese
 from medkd.text.tables import read_rows
 
@@ -71,7 +69,7 @@ def read_predictions(path: Path, task: str = "", limit: int | None = None) -> Pr
             problem or "the file is empty",
         )
     n_broken = n_read - len(predictions)
-    return PredictionSet(predictions, n_read, {"broken_line": n_broken} if n_broken else {})
+    return PredictionSet(predictions, n_read, {"broken_line": n_broken})
 
 
 def _make_prediction(row: Any, name: str, task: Task | None) -> Prediction:
@@ -156,18 +154,3 @@ def read_runtime(predictions_path: Path) -> tuple[float, float] | None:
         return float(found["predict_runtime"]), float(found["predict_steps_per_second"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def write_results(
-    path: Path, scores: Mapping[str, Any], seconds: float, n_samples: int, n_steps: int
-) -> None:
-    """Write LLaMA-Factory's `predict_results.json`: its names, its rounding."""
-    results: dict[str, Any] = {
-        f"predict_{name}": scores[name] for name in OVERLAP if name in scores
-    }
-    results |= {
-        "predict_runtime": round(seconds, 4),
-        "predict_samples_per_second": round(n_samples / seconds, 3) if seconds else 0.0,
-        "predict_steps_per_second": round(n_steps / seconds, 3) if seconds else 0.0,
-    }
-    write_json(path, results)

@@ -25,18 +25,19 @@ from medkd.core.records import (
     Split,
 )
 from medkd.core.stage_output import read_manifest
+from medkd.core.task import find_task
 from medkd.grading.choices import read_choice
 from medkd.grading.extract import split_list
 from medkd.grading.names import normalize_name, parse_name
 from medkd.grading.rubric import QuestionRubric, is_healthbench, read_healthbench
 from medkd.grading.scores import Row, score_prediction
 from medkd.models.chat_template import make_messages
-from medkd.report.material import Note
+from medkd.report.document import Note
 from medkd.text.exam_rows import ExamQuestion, read_exam_row, write_options
 from medkd.text.files import RawRow
-from medkd.text.hub_datasets import fetch, is_hub_name
+from medkd.text.hub_datasets import fetch
 from medkd.text.normalize import is_chinese
-from medkd.text.tables import read_rows
+from medkd.text.tables import is_hub_name, read_rows
 
 T = TypeVar("T")
 
@@ -57,9 +58,16 @@ class Prompt(NamedTuple):
     messages: tuple[Message, ...]
 
 
-def make_prompts(examples: Sequence[Example], instruction: str = "") -> list[Prompt]:
-    """Put every example's input, bare or under an instruction."""
-    return [Prompt(e.id, e, tuple(make_messages(e.input, instruction))) for e in examples]
+def make_prompts(
+    examples: Sequence[Example], is_instructed: bool = False, task: str = ""
+) -> list[Prompt]:
+    """Put every example's input, bare or under the training instruction of its task; `task` is a
+    task file of the user's."""
+    prompts: list[Prompt] = []
+    for e in examples:
+        told = find_task(e.task, task).student.instructions[e.language][0] if is_instructed else ""
+        prompts.append(Prompt(e.id, e, tuple(make_messages(e.input, told))))
+    return prompts
 
 
 def no_questions(path: Path, split: Split) -> InputError:
@@ -81,8 +89,7 @@ def keep_first(
     ([1, 2], {'broken_line': 1, 'over_limit': 1})
     """
     kept = list(rows[:limit])
-    n_over = len(rows) - len(kept)
-    return kept, {**dropped, **({"over_limit": n_over} if n_over else {})}
+    return kept, {**dropped, "over_limit": len(rows) - len(kept)}
 
 
 def find_question_file(given: Path, split: Split, made_by: str = "merge") -> Path:
@@ -176,9 +183,8 @@ def read_public(source: str, limit: int | None, has_judge: bool) -> Questions:
     by_id = {question.id: question for question in questions}
 
     def score_choice(prediction: Prediction) -> Row:
-        row = score_prediction(prediction)
         marks = score_exam(by_id[prediction.id], prediction.raw)
-        return row.model_copy(update={"scores": row.scores | marks})
+        return score_prediction(prediction).add(marks)
 
     examples = to_examples(questions)
     return Questions(
@@ -186,7 +192,7 @@ def read_public(source: str, limit: int | None, has_judge: bool) -> Questions:
         make_prompts(examples),
         path,
         len(questions) + n_broken,
-        {"not_a_question": n_broken} if n_broken else {},
+        {"not_a_question": n_broken},
         score_choice,
         exam=questions,
         is_public=True,
@@ -221,7 +227,7 @@ def _read_healthbench(
         prompts,
         path,
         n_read,
-        {"not_a_question": n_broken} if n_broken else {},
+        {"not_a_question": n_broken},
         score_prediction,
         rubrics=rubrics,
         is_public=True,

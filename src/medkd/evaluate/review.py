@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from medkd.completers.client import LedgerClient, open_client
+from medkd.completers.client import LedgerClient
 from medkd.completers.ledger import FILE_NAME as LEDGER
-from medkd.completers.providers import find_target_of
 from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordAppender, RecordReader, resolve_input, write_json
 from medkd.core.records import NonEmpty, Prediction, Record, check_deidentified
@@ -29,22 +28,11 @@ from medkd.core.statistics import (
     correct_rate,
     wilson_interval,
 )
-from medkd.evaluate.judging import RUBRICS, show_rubric, to_judge
-from medkd.grading.judge import (
-    PairToJudge,
-    judge_answers,
-    judge_pairs,
-    load_rubric,
-    make_fault_finder,
-)
-from medkd.grading.rubric import QuestionRubric
+from medkd.evaluate.judging import open_judge, show_rubric, to_judge
+from medkd.grading.judge import PairToJudge, judge_answers, judge_pairs
+from medkd.grading.rubric import RUBRICS, QuestionRubric
 from medkd.grading.scores import find_verdict
-from medkd.report.material import (
-    AGREEMENT,
-    Evaluation,
-    find_shared,
-    read_evaluation,
-)
+from medkd.report.material import AGREEMENT, Evaluation, find_shared, read_evaluation
 
 REVIEWS = "answer_reviews.jsonl"
 MIN_KAPPA = 0.6
@@ -318,16 +306,14 @@ def review(
     reviews = read_answer_reviews(directory, other_name)
     if not any(shown.id in reviews for shown in sample.shown):
         raise InputError("{}: nobody has reviewed these answers; run it in a terminal", directory)
-    open_judge: OpenSession | None = None
+    ask: OpenSession | None = None
     if judge:
         check_deidentified(
             [""] * len(sample.shown), directory, f"the judge {judge}", accept_identified
         )
-        target = find_target_of(judge, judge_model, "--judge")
-        find_fault = make_fault_finder(load_rubric("pair" if other else "diagnosis"))
-        opened = (target, directory / LEDGER, "judge", find_fault, budget)
-        open_judge = partial(open_client, *opened)
-    found = measure(sample, reviews, open_judge)
+        rubric = "pair" if other else "diagnosis"
+        ask = partial(open_judge, judge, judge_model, directory / LEDGER, budget, rubric)
+    found = measure(sample, reviews, ask)
     print(describe(found))
     if other is None:
         print(f"written: {write_agreement(directory, found)}")

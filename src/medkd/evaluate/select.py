@@ -33,8 +33,8 @@ from medkd.core.task import check_tasks, find_task, list_task_inputs
 from medkd.evaluate.generate import (
     MERGED,
     AskConfig,
+    Asker,
     EndpointPredictor,
-    PredictionFile,
     find_inputs,
     open_predictor,
 )
@@ -137,28 +137,16 @@ def _ask(
     config: Config, space: StageOutput, records: Sequence[Question | Example]
 ) -> dict[str, list[Prediction]]:
     """Have the student answer every training question several times; answers by question."""
+    if not records:
+        return {}
     prompts = make_prompts([to_example(record) for record in records])
-    rounds = [
-        [p._replace(id=f"{p.id}#{k}") if k else p for p in prompts] for k in range(config.samples)
-    ]
-    ids = [prompt.id for group in rounds for prompt in group]
-    file = PredictionFile(space.path(PREDICTIONS), "ask the student", ids)
-    if any(file.open_prompts(group) for group in rounds):
-        with ExitStack() as servers:
-            predictor = open_predictor(config, space, servers, prompts)
-            for k, group in enumerate(rounds):
-                if waiting := file.open_prompts(group):
-                    file.fill(predictor.predict(waiting, config.make_sampling(), sample=k))
-            if isinstance(predictor, EndpointPredictor):
-                space.manifest.cost = predictor.completer.tell_cost()
-    return {
-        prompt.id: [
-            file.done[f"{prompt.id}#{k}" if k else prompt.id]
-            for k in range(config.samples)
-            if (f"{prompt.id}#{k}" if k else prompt.id) in file.done
-        ]
-        for prompt in prompts
-    }
+    with ExitStack() as servers:
+        predictor = open_predictor(config, space, servers, prompts)
+        asker = Asker(predictor, space, config.make_sampling())
+        answers = asker.ask_samples("predictions", prompts, range(config.samples))
+        if isinstance(predictor, EndpointPredictor):
+            space.manifest.cost = predictor.completer.tell_cost()
+    return answers
 
 
 def select(

@@ -22,7 +22,6 @@ from medkd.core.errors import InputError
 from medkd.core.i18n import tell
 from medkd.core.jsonl import resolve_input, write_json
 from medkd.core.records import (
-    Example,
     Language,
     Prediction,
     Sampling,
@@ -30,7 +29,7 @@ from medkd.core.records import (
     check_deidentified,
 )
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.core.task import check_tasks, find_task, list_task_inputs
+from medkd.core.task import check_tasks, list_task_inputs
 from medkd.evaluate.extra_questions import (
     ask_changed,
     ask_general,
@@ -48,13 +47,12 @@ from medkd.evaluate.generate import (
     find_inputs,
     open_predictor,
 )
-from medkd.evaluate.judging import choose_rubrics, judge_rows, open_judge
+from medkd.evaluate.judging import find_rubrics, judge_rows, open_judge
 from medkd.evaluate.llamafactory import (
     RESULTS,
     describe_gaps,
     read_predictions,
     read_runtime,
-    write_results,
 )
 from medkd.evaluate.questions import (
     Prompt,
@@ -69,8 +67,9 @@ from medkd.evaluate.questions import (
     read_public,
 )
 from medkd.grading.compare import TermsFile, list_terms_inputs
-from medkd.grading.rubric import QuestionRubric, read_rubrics
+from medkd.grading.rubric import QuestionRubric
 from medkd.grading.scores import (
+    OVERLAP,
     Row,
     Scores,
     break_down,
@@ -80,12 +79,12 @@ from medkd.grading.scores import (
     score_samples,
 )
 from medkd.models.inspect import read_json
+from medkd.report.document import Note
 from medkd.report.material import (
     GENERAL,
     PREDICTIONS,
     ROWS,
     Evaluation,
-    Note,
     name_model,
     read_step,
     show_evaluation,
@@ -205,23 +204,29 @@ def run(config: Config) -> Manifest:
         return _run_file(config, config.predictions)
     questions = _read_questions(config)
     folder, models = find_inputs(config)
-    role = "exam" if questions.is_public else "input"
     inputs = {
-        role: [questions.path] if questions.path else [],
+        "exam" if questions.is_public else "input": [questions.path] if questions.path else [],
         "model": models,
-        "rubric": [config.rubric] if config.rubric else [],
         "general": [Path(source) for source in config.general if Path(source).exists()],
-        **list_task_inputs(config.task),
-        **list_terms_inputs(config.terms),
+        **_list_tables(config),
     }
-    libraries = [*GENERATORS, "scipy"]
-    with open_stage_output("evaluate", config, inputs, WRITES, libraries) as space:
+    with open_stage_output("evaluate", config, inputs, WRITES, [*GENERATORS, "scipy"]) as space:
         if space.is_finished:
             _translate_page(config, space)
         else:
             check(config)
             _run_questions(config, space, questions, folder)
         return space.manifest
+
+
+def _list_tables(config: Config) -> dict[str, Path | list[Path]]:
+    """List what answers are graded by, as inputs."""
+    rubric = [config.rubric] if config.rubric else []
+    return {
+        "rubric": rubric,
+        **list_task_inputs(config.task),
+        **list_terms_inputs(config.terms),
+    }
 
 
 def check(config: Config) -> None:
@@ -262,42 +267,13 @@ def _read_questions(config: Config) -> Questions:
     check_tasks({example.task for example in examples}, config.task, path)
     return Questions(
         examples,
-        _instruct(examples, config),
+        make_prompts(examples, config.instructed, config.task),
         path,
         n_read,
         dropped,
         partial(score_prediction, task=config.task, terms=config.terms),
-        rubrics=_read_rubrics(config, examples, path),
+        rubrics=find_rubrics(config.rubric, config.judge, examples, path) if config.rubric else {},
     )
-
-
-def _read_rubrics(
-    config: Config, asked: Sequence[Example | Prediction], path: Path
-) -> dict[str, QuestionRubric]:
-    """Read the rubrics of what is asked, by its ids; none without --rubric."""
-    if not config.rubric:
-        return {}
-    if not config.judge:
-        raise InputError("--rubric: criteria are checked by a judge; name one with --judge")
-    rubrics = choose_rubrics(read_rubrics(config.rubric), asked)
-    if not rubrics:
-        raise InputError(
-            "{}: no rubric is of a question of {}; check --rubric", config.rubric, path
-        )
-    if len(rubrics) < len(asked):
-        told = f"{len(rubrics)} of {len(asked)} questions have a rubric; rubric_score is of these"
-        print(f"warning: {told}", file=sys.stderr)
-    return rubrics
-
-
-def _instruct(examples: Sequence[Example], config: Config) -> list[Prompt]:
-    """Put questions bare or, where wanted, each under the training instruction of its task."""
-    if not config.instructed:
-        return make_prompts(examples)
-    return [
-        make_prompts([e], find_task(e.task, config.task).student.instructions[e.language][0])[0]
-        for e in examples
-    ]
 
 
 def _run_questions(
@@ -342,7 +318,7 @@ def _run_questions(
     scores = _write_scores(config, space, answers, notes, questions.rubrics)
     if not questions.is_public:
         n_steps = -(-len(answers.rows) // config.batch_size)
-        write_results(space.path(RESULTS), scores, answers.seconds, len(answers.rows), n_steps)
+        _write_results(space, scores, answers.seconds, n_steps)
 
 
 def _check_marks(config: Config, space: StageOutput, marks: Sequence[str], place: Path) -> None:
@@ -406,8 +382,8 @@ def _ask_more(
     more: list[Scores] = []
     breakdown: dict[str, Any] = {}
     if config.samples > 1:
-        again = asker.ask_samples(questions.prompts, config.samples)
-        samples = {i: [answered[i], *again.get(i, [])] for i in rows}
+        again = asker.ask_samples("samples", questions.prompts, range(1, config.samples))
+        samples = {i: [answered[i], *again[i]] for i in rows}
         more.append({i: score_samples(s, config.task, config.terms) for i, s in samples.items()})
     if config.shuffle_options:
         n_orders, exam = config.shuffle_options, questions.exam
@@ -435,16 +411,10 @@ def _run_file(config: Config, path: Path) -> Manifest:
         raise InputError("--predictions: the answers are there already; leave {} out", given)
     path = resolve_input(path, PREDICTIONS, made_by="--predictions")
     found = read_predictions(path, config.task, config.limit)
-    rubrics = _read_rubrics(config, found.predictions, path)
-    inputs = {
-        "predictions": path,
-        "rubric": [config.rubric] if config.rubric else [],
-        **list_task_inputs(config.task),
-        **list_terms_inputs(config.terms),
-    }
-    with open_stage_output(
-        "evaluate", config, inputs, WRITES, libraries=["jieba", "scipy"]
-    ) as space:
+    asked = found.predictions
+    rubrics = find_rubrics(config.rubric, config.judge, asked, path) if config.rubric else {}
+    inputs = {"predictions": path, **_list_tables(config)}
+    with open_stage_output("evaluate", config, inputs, WRITES, ["jieba", "scipy"]) as space:
         if space.is_finished:
             _translate_page(config, space)
             return space.manifest
@@ -460,13 +430,12 @@ def _run_file(config: Config, path: Path) -> Manifest:
         if not all(p.finish_reason for p in found.predictions):
             line = "How answers ended, and their lengths in tokens: the file does not tell."
             notes.append(Note(line))
-        n = len(found.predictions)
         rows = list(score(found.predictions, config.task, config.terms))
         answers = Answers(found.predictions, rows, {})
         scores = _write_scores(config, space, answers, notes, rubrics)
         runtime = read_runtime(path)
         seconds, steps = runtime or (time.monotonic() - started, 0.0)
-        write_results(space.path(RESULTS), scores, seconds, n, round(steps * seconds) or n)
+        _write_results(space, scores, seconds, round(steps * seconds) or len(rows))
         space.manifest.facts["runtime_is_of"] = "generation" if runtime else "scoring"
         return space.manifest
 
@@ -503,6 +472,17 @@ def _write_scores(
     print("\n".join(filter(None, (write_lead([shown]), write_scores(scores)))))
     tell("report: {}", write_material(show_evaluation(space.directory, shown), config.lang))
     return scores
+
+
+def _write_results(
+    space: StageOutput, scores: Mapping[str, Any], seconds: float, n_steps: int
+) -> None:
+    """Write `predict_results.json` under LLaMA-Factory's names, with its rounding."""
+    results = {f"predict_{name}": scores[name] for name in OVERLAP if name in scores}
+    results["predict_runtime"] = round(seconds, 4)
+    for unit, n in {"samples": scores["n"], "steps": n_steps}.items():
+        results[f"predict_{unit}_per_second"] = round(n / seconds, 3) if seconds else 0.0
+    write_json(space.path(RESULTS), results)
 
 
 def _translate_page(config: Config, space: StageOutput) -> None:

@@ -428,4 +428,4 @@ def _keep_latin(text: str) -> str:
 @cache
 def load_phrases(name: str) -> Phrases:
     """Load a list of `check_phrases.yaml`."""
-    return Phrases(cast(list[str], load_table("check_phrases")[name]))
+    return Phrases(cast(list[str], load_table("check_phrases.yaml")[name]))

@@ -232,7 +232,7 @@ def _are_siblings(one: Name, other: Name) -> bool:
 def _kinds() -> dict[str, set[str]]:
     """Map a diagnosis to what it is a kind of."""
     found: dict[str, set[str]] = {}
-    for general, specifics in cast(dict[str, list[str]], load_table("is_a")).items():
+    for general, specifics in cast(dict[str, list[str]], load_table("is_a.yaml")).items():
         for specific in specifics:
             key, parent = (squeeze(parse_name(name).plain) for name in (specific, general))
             found.setdefault(key, set()).add(parent)
@@ -244,7 +244,7 @@ def _meanings() -> dict[str, set[str]]:
     """Map a short form of several meanings to the cores of all of them."""
     return {
         normalize_name(short): {parse_name(name).core for name in names}
-        for short, names in load_table("modifiers")["ambiguous"].items()
+        for short, names in load_table("modifiers.yaml")["ambiguous"].items()
     }
 
 
@@ -307,7 +307,9 @@ def is_generic(core: str) -> bool:
 @cache
 def _generic() -> set[str]:
     """List the words that two diagnoses may share without being kin."""
-    return {form for word in load_table("modifiers")["generic"] for form in (word, shorten(word))}
+    return {
+        form for word in load_table("modifiers.yaml")["generic"] for form in (word, shorten(word))
+    }
 
 
 def _is_latin(plain: str) -> bool:
@@ -329,7 +331,7 @@ def _is_reordered(one: Name, other: Name) -> bool:
 
 def has_clash(one: Name, other: Name) -> bool:
     """Tell whether a word in one name makes it another disease than the other name."""
-    exclusive = load_table("modifiers")["exclusive"]
+    exclusive = load_table("modifiers.yaml")["exclusive"]
     if one.core != other.core and other.core in _distinct().get(one.core, ()):
         return True
     if _is_reversed(one.plain, other.plain) or _is_reversed(other.plain, one.plain):
@@ -352,7 +354,7 @@ def has_clash(one: Name, other: Name) -> bool:
 def _distinct() -> dict[str, set[str]]:
     """Map the core of a name to those that look like forms of it and are not."""
     found: dict[str, set[str]] = {}
-    for group in cast(list[list[str]], load_table("modifiers")["distinct"]):
+    for group in cast(list[list[str]], load_table("modifiers.yaml")["distinct"]):
         cores = {parse_name(name).core for name in group}
         for core in cores:
             found.setdefault(core, set()).update(cores - {core})
@@ -364,7 +366,7 @@ def _strict_patterns() -> list[re.Pattern[str]]:
     return [
         pattern
         for axis, _, pattern in modifier_patterns()
-        if axis in load_table("modifiers")["strict"]
+        if axis in load_table("modifiers.yaml")["strict"]
     ]
 
 

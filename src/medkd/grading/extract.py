@@ -75,7 +75,7 @@ _FORMS = {
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(
-        _FORMS.get(name, "%s") % "|".join(load_table("answer_phrases")[name]), re.IGNORECASE
+        _FORMS.get(name, "%s") % "|".join(load_table("answer_phrases.yaml")[name]), re.IGNORECASE
     )
 
 

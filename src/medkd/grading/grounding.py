@@ -147,7 +147,7 @@ def _measures() -> dict[str, list[tuple[list[str], re.Pattern[str]]]]:
     number = r"\d+(?:\.\d+)?"
     values = rf"[^\d，。；,;、]{{0,8}}?(?P<values>{number}(?:\s?[-~/至到]\s?{number}){{0,3}})"
     found: dict[str, list[tuple[list[str], re.Pattern[str]]]] = {}
-    for name, names in load_table("check_phrases")["measures"].items():
+    for name, names in load_table("check_phrases.yaml")["measures"].items():
         hanzi = [one for one in names if re.search("[一-鿿]", one)]
         for group in (hanzi, [one for one in names if one not in hanzi]):
             needed = [_OPTIONAL.sub(" ", one) for one in group if one in hanzi]
@@ -216,7 +216,7 @@ def _is_norm(text: str, place: int) -> bool:
 
 @cache
 def _normative() -> re.Pattern[str]:
-    return re.compile("|".join(load_table("check_phrases")["normative"]))
+    return re.compile("|".join(load_table("check_phrases.yaml")["normative"]))
 
 
 class _Source:
@@ -283,7 +283,7 @@ class _Source:
             return any(self.has_number(way, is_percent) for way in ways)
         if not ways.isdisjoint(values | _round_whole(values)):
             return True
-        ratios = load_table("check_phrases")["conversions"].get(name, ())
+        ratios = load_table("check_phrases.yaml")["conversions"].get(name, ())
         return any(
             _is_near(value, way * ratio) or _is_near(value * ratio, way)
             for value in values

@@ -70,7 +70,7 @@ class Judged(Record):
 @cache
 def load_rubric(name: RubricName) -> Rubric:
     """Read a rubric of `tables/rubrics.yaml`."""
-    entry = load_table("rubrics")[name]
+    entry = load_table("rubrics.yaml")[name]
     criteria = cast(dict[str, dict[str, Any]], entry["criteria"])
     return Rubric(
         name=name,
@@ -267,10 +267,10 @@ def open_texts(question: str, answer: str, teacher: str) -> dict[str, str]:
     }
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, max_characters: int = MAX_JUDGED) -> str:
     """Keep the two ends of a text that is too long to be judged."""
-    half = MAX_JUDGED // 2
-    return text if len(text) <= MAX_JUDGED else f"{text[:half]}\n[…]\n{text[-half:]}"
+    half = max_characters // 2
+    return text if len(text) <= max_characters else f"{text[:half]}\n[…]\n{text[-half:]}"
 
 
 def find_last_object(text: str) -> dict[str, Any] | None:

@@ -53,7 +53,8 @@ def normalize_name(text: str) -> str:
     plain = re.sub(r"(?<=[左右双侧])乳(?![腺房头突糜])|乳房", "乳腺", plain)
     plain = re.sub(r"([胸腰颈骶])(?=[0-9])", lambda found: _VERTEBRAE[found[0]], plain)
     plain = _english().sub(
-        lambda found: load_table("modifiers")["english"][found[0].removesuffix("-sided")], plain
+        lambda found: load_table("modifiers.yaml")["english"][found[0].removesuffix("-sided")],
+        plain,
     )
     plain = re.sub(
         r"(?:(?<![a-z])|(?<=ckd))(viii|vii|vi|iv|v|iii|ii|i)(?=[a-c]?[型期级度类])",
@@ -107,13 +108,13 @@ def _is_word(plain: str, start: int, end: int) -> bool:
 def _synonyms() -> tuple[dict[str, str], dict[str, list[int]]]:
     """Map each shipped name to the one name, and each first character to the lengths of names."""
     names: dict[str, str] = {}
-    for name, others in load_table("synonyms").items():
+    for name, others in load_table("synonyms.yaml").items():
         plain = normalize_name(name)
         names.update((normalize_name(other), plain) for other in (name, *others))
     for written, name in list(names.items()):
         if len(written) > 4 and "性" in written[2:]:  # 高血压性肾病 is written 高血压肾病 as well
             names.setdefault(written[:2] + written[2:].replace("性", ""), name)
-        for word, chinese in load_table("modifiers")["eponyms"].items():
+        for word, chinese in load_table("modifiers.yaml")["eponyms"].items():
             if written.isascii() and written.endswith(word) and len(written) > len(word) + 3:
                 names.setdefault(written.removesuffix(word) + chinese, name)  # Guillain-Barré综合征
     lengths: dict[str, set[int]] = {}
@@ -124,25 +125,26 @@ def _synonyms() -> tuple[dict[str, str], dict[str, list[int]]]:
 
 @cache
 def _english() -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(load_table('modifiers')['english'])})(?:-sided)?\b")
+    return re.compile(rf"\b(?:{'|'.join(load_table('modifiers.yaml')['english'])})(?:-sided)?\b")
 
 
 @cache
 def _english_forms() -> list[tuple[re.Pattern[str], str]]:
     return [
-        (re.compile(pattern), form) for pattern, form in load_table("modifiers")["english_forms"]
+        (re.compile(pattern), form)
+        for pattern, form in load_table("modifiers.yaml")["english_forms"]
     ]
 
 
 @cache
 def _words() -> list[tuple[re.Pattern[str], str]]:
-    return [(re.compile(pattern), form) for pattern, form in load_table("modifiers")["words"]]
+    return [(re.compile(pattern), form) for pattern, form in load_table("modifiers.yaml")["words"]]
 
 
 @cache
 def variants() -> dict[int, str]:
     """Map variant characters to the ones that the tables are written in."""
-    return {ord(old): new for old, new in load_table("modifiers")["variants"]}
+    return {ord(old): new for old, new in load_table("modifiers.yaml")["variants"]}
 
 
 class Name(NamedTuple):
@@ -199,7 +201,7 @@ def squeeze(plain: str) -> str:
 
 @cache
 def _side() -> re.Pattern[str]:
-    return re.compile("|".join(load_table("modifiers")["exclusive"]["side"].values()))
+    return re.compile("|".join(load_table("modifiers.yaml")["exclusive"]["side"].values()))
 
 
 def _take_modifiers(plain: str) -> tuple[str, Modifiers]:
@@ -230,21 +232,21 @@ def shorten(core: str) -> str:
 @cache
 def _always_acute() -> re.Pattern[str]:
     """Find what is acute by itself, so that nobody need say so."""
-    names = load_table("modifiers")["always_acute"]
+    names = load_table("modifiers.yaml")["always_acute"]
     return re.compile(f"(?:{'|'.join(shorten(normalize_name(name)) for name in names)})$")
 
 
 @cache
 def soft_axes() -> frozenset[str]:
     """List the axes whose values are grades of one and the same diagnosis."""
-    return frozenset(load_table("modifiers")["soft"])
+    return frozenset(load_table("modifiers.yaml")["soft"])
 
 
 @cache
 def modifier_patterns() -> list[tuple[str, str, re.Pattern[str]]]:
     """List the words of all axes in the order in which they are looked for: soft ones first, since
     急性加重 is no 急性."""
-    tables = load_table("modifiers")
+    tables = load_table("modifiers.yaml")
     axes = [item for kind in ("soft", "strict", "exclusive") for item in tables[kind].items()]
     return [
         (axis, value, re.compile(pattern))
@@ -308,7 +310,7 @@ def share_information(one: Name, other: Name) -> bool:
 
 def have_other_sites(one: Name, other: Name) -> bool:
     """Tell whether each name speaks of an organ, and of none that the other one speaks of."""
-    organs = set(load_table("likeness")["organs"])
+    organs = set(load_table("likeness.yaml")["organs"])
     ours, theirs = (organs & set(name.plain) for name in (one, other))
     if not ours or not theirs or ours & theirs:
         return False
@@ -349,7 +351,7 @@ def _plain(plain: str) -> str:
 def _with_regions(plain: str) -> frozenset[str]:
     """List the parts of a name, and those of the regions whose parts it names."""
     found = set(_list_parts(plain))
-    for region, parts in load_table("likeness")["regions"].items():
+    for region, parts in load_table("likeness.yaml")["regions"].items():
         if not found.isdisjoint(parts):
             found.update(region)
     return frozenset(found)
@@ -357,7 +359,7 @@ def _with_regions(plain: str) -> frozenset[str]:
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
-    listed = load_table("likeness")[name]
+    listed = load_table("likeness.yaml")[name]
     return re.compile(listed if isinstance(listed, str) else "|".join(listed))
 
 
@@ -369,12 +371,14 @@ def _find_alike(plain: str) -> frozenset[int]:
 
 @cache
 def _alike() -> list[re.Pattern[str]]:
-    return [re.compile(words) for words in load_table("likeness")["alike"]]
+    return [re.compile(words) for words in load_table("likeness.yaml")["alike"]]
 
 
 @cache
 def _lesions() -> dict[str, re.Pattern[str]]:
-    return {kind: re.compile(words) for kind, words in load_table("likeness")["lesions"].items()}
+    return {
+        kind: re.compile(words) for kind, words in load_table("likeness.yaml")["lesions"].items()
+    }
 
 
 class _Weights(dict[str, float]):
@@ -387,7 +391,7 @@ class _Weights(dict[str, float]):
 @cache
 def _information() -> dict[str, float]:
     """Map parts of the shipped names to how few of these hold them, in nats."""
-    tables = (load_table("synonyms"), load_table("is_a"))
+    tables = (load_table("synonyms.yaml"), load_table("is_a.yaml"))
     groups = chain.from_iterable(table.items() for table in tables)
     names = {normalize_name(str(name)) for key, others in groups for name in (key, *others)}
     counts = Counter(chain.from_iterable(map(_list_parts, names)))
@@ -397,5 +401,5 @@ def _information() -> dict[str, float]:
 @cache
 def _rarity() -> dict[str, float]:
     """Map characters to how rarely Chinese texts hold them, in nats."""
-    bands = load_table("rarity").items()
+    bands = load_table("rarity.yaml").items()
     return _Weights({part: float(nats) for nats, parts in bands for part in parts})

@@ -81,7 +81,7 @@ class UnusableRubricError(ValueError):
 
 def make_writer_request(question: str, reference: str) -> Request:
     """Write what a teacher is asked for a rubric; constant text first, the question last."""
-    prompt = load_table("rubric_writer")
+    prompt = load_table("rubric_writer.yaml")
     texts = {"question": question, "reference": reference}
     shown = {name: shorten(text).replace("</", "＜/") for name, text in texts.items()}
     user = str(prompt["user"]).format(**shown)

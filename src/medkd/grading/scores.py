@@ -161,18 +161,11 @@ def score_prediction(prediction: Prediction, task: str = "", terms: Path | None 
     scores = score_form(prediction)
     if prediction.teacher is not None:
         overlap = score_pair(prediction.raw, prediction.teacher)
-        scores |= {
-            "bleu-4": overlap.bleu_4,
-            "rouge-1": overlap.rouge_1,
-            "rouge-2": overlap.rouge_2,
-            "rouge-l": overlap.rouge_l,
-        }
+        scores |= dict(zip(OVERLAP, overlap, strict=True))
     found = None
     if prediction.reference:
-        kind = find_kind(prediction, task)
-        grader = get_grader(kind, terms)
-        found = grader(prediction.answer, prediction.reference, known=prediction.known)
-        scores |= score_grade(kind, found)
+        found = grade_prediction(prediction, task, terms)
+        scores |= score_grade(find_kind(prediction, task), found)
         if prediction.known:
             scores["told_rate"] = count_told(found.stated, prediction.known)
     if prediction.question and prediction.reasoning:
@@ -191,6 +184,11 @@ def score_prediction(prediction: Prediction, task: str = "", terms: Path | None 
 def find_kind(prediction: Prediction, task: str = "") -> AnswerKind:
     """Return the kind of answer that a prediction's task asks for."""
     return find_task(prediction.task, task).answer.kind
+
+
+def grade_prediction(p: Prediction, task: str = "", terms: Path | None = None) -> Grade:
+    """Grade an answer as its task says, by rules alone."""
+    return get_grader(find_kind(p, task), terms)(p.answer, p.reference, known=p.known)
 
 
 def count_told(stated: Sequence[str], known: Sequence[str]) -> float:
@@ -241,11 +239,9 @@ def score_samples(
     share that agrees with it; names carry their number."""
     if len(samples) < 2 or not samples[0].reference:
         return {}
-    kind = find_kind(samples[0], task)
-    grader = get_grader(kind, terms)
-    grades: list[Grade] = [grader(p.answer, p.reference, known=p.known) for p in samples]
+    grades = [grade_prediction(sample, task, terms) for sample in samples]
     votes = ["；".join(g.stated) for g in grades]
-    if kind == "diagnosis":
+    if find_kind(samples[0], task) == "diagnosis":
         votes = [parse_name(g.stated[0]).plain if g.stated else "" for g in grades]
     winner, n = Counter(votes).most_common(1)[0]
     k = len(samples)

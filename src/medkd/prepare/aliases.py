@@ -156,7 +156,7 @@ def load_synonyms(path: Path | None = None) -> Synonyms:
             raise InputError("{}: no table of answers; {}", path, _FORM) from error
         except (OSError, UnicodeDecodeError) as error:
             raise InputError("{}: cannot be read as UTF-8 text; check --answers", path) from error
-    graded = cast("dict[str, list[str]]", load_table("synonyms"))
+    graded = cast("dict[str, list[str]]", load_table("synonyms.yaml"))
     return Synonyms(
         [
             *([str(name), *map(str, others)] for name, others in graded.items()),

@@ -1,4 +1,5 @@
-"""A report as data, and the forms it is written in: page, Markdown, tables and figures for a paper.
+"""A report as data, its wording, and the forms it is written in: page, Markdown, tables and figures
+for a paper.
 
 In: sections of paragraphs, tables, figures, lists and samples. Out: `report.html`, `report.md`,
 `tables/*.csv|tex|md`, `figures/*.svg|pdf`. Not done here: what stands in a report (`results`,
@@ -9,13 +10,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from medkd.core.html import render_page, write_pdf, write_svg
 from medkd.core.i18n import Texts
 from medkd.core.jsonl import write_atomically, write_json, write_text
+from medkd.grading.scores import MEASURES, SAMPLED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +30,54 @@ N_SAMPLES = 8
 """Samples of a section in Markdown; the page has all of them."""
 Cell = str | tuple[str, str]
 """A text, or a text and its small print."""
+
+
+class Note(NamedTuple):
+    """A line of a report, and the values of its placeholders."""
+
+    text: str
+    values: Mapping[str, Any] = {}
+
+    def __str__(self) -> str:
+        return self.text.format(**self.values)
+
+
+class Wording:
+    """Says the texts of a report in one language; one that has no translation stays English."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+
+    def __call__(self, text: str | Note, **values: Any) -> str:
+        note = text if isinstance(text, Note) else Note(text, values)
+        told = {k: self(v) if isinstance(v, Note) else v for k, v in note.values.items()}
+        return self.texts.of("report", note.text, **told)
+
+    def join(self, sentences: Iterable[str]) -> str:
+        """Join sentences as the language does: Chinese has no space between them."""
+        return ("" if self.texts.language == "zh" else " ").join(sentences)
+
+    def describe(self, score: str) -> str:
+        """Say what a score measures."""
+        if score not in MEASURES:
+            return self(SAMPLED)
+        return self.texts.field("measures", score, MEASURES[score])[1]
+
+
+def write_number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def write_percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def write_range(low: float, high: float) -> str:
+    return write_number(low) if low == high else f"{write_number(low)} – {write_number(high)}"
+
+
+def write_ends(ends: Sequence[float]) -> str:
+    return " – ".join(map(write_number, ends))
 
 
 class Table(NamedTuple):

@@ -15,8 +15,8 @@ from typing import Any
 from medkd.core.errors import InputError
 from medkd.core.html import Series, bar_figure, histogram_figure, line_figure
 from medkd.core.stage_output import Manifest
-from medkd.report.document import Cell, Plot, Sample, Section, Table
-from medkd.report.material import REHEARSAL, Material, Wording, plot, read_lines
+from medkd.report.document import Cell, Plot, Sample, Section, Table, Wording
+from medkd.report.material import REHEARSAL, Material, plot, read_lines
 
 TRAINING = ("train", "reinforce")
 ROUNDS = "rounds.json"

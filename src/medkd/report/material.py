@@ -7,13 +7,12 @@ share, and paired tests on them. Not done here: measuring, which the steps did; 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medkd.core.errors import InputError
-from medkd.core.i18n import Texts
 from medkd.core.jsonl import MANIFEST, RecordReader, resolve_input
 from medkd.core.records import Prediction
 from medkd.core.stage_output import Manifest, read_manifest
@@ -27,9 +26,7 @@ from medkd.core.statistics import (
 from medkd.grading.scores import (
     ACCURACY,
     LARGEST,
-    MEASURES,
     OVERLAP,
-    SAMPLED,
     SEED,
     Row,
     break_down,
@@ -39,7 +36,7 @@ from medkd.grading.scores import (
     to_columns,
 )
 from medkd.models.inspect import read_json
-from medkd.report.document import Plot
+from medkd.report.document import Note, Plot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,16 +69,6 @@ TESTED = (
 )
 CONDITIONS = ("generator", "dtype", "temperature", "top_p", "max_tokens")
 """Facts and settings that move scores without any difference between the models."""
-
-
-class Note(NamedTuple):
-    """A line of a report, and the values of its placeholders."""
-
-    text: str
-    values: Mapping[str, Any] = {}
-
-    def __str__(self) -> str:
-        return self.text.format(**self.values)
 
 
 class Evaluation(NamedTuple):
@@ -346,28 +333,6 @@ def find_drop(tests: Sequence[Mapping[str, Any]]) -> str:
 
 
 # What a report is made of
-
-
-class Wording:
-    """Says the texts of a report in one language; one that has no translation stays English."""
-
-    def __init__(self, texts: Texts) -> None:
-        self.texts = texts
-
-    def __call__(self, text: str | Note, **values: Any) -> str:
-        note = text if isinstance(text, Note) else Note(text, values)
-        told = {k: self(v) if isinstance(v, Note) else v for k, v in note.values.items()}
-        return self.texts.of("report", note.text, **told)
-
-    def join(self, sentences: Iterable[str]) -> str:
-        """Join sentences as the language does: Chinese has no space between them."""
-        return ("" if self.texts.language == "zh" else " ").join(sentences)
-
-    def describe(self, score: str) -> str:
-        """Say what a score measures."""
-        if score not in MEASURES:
-            return self(SAMPLED)
-        return self.texts.field("measures", score, MEASURES[score])[1]
 
 
 class Material(NamedTuple):

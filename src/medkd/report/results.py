@@ -23,8 +23,18 @@ from medkd.grading.scores import (
     find_verdict,
     list_accuracies,
 )
-from medkd.report.document import Cell, Sample, Section, Table
-from medkd.report.material import Evaluation, Material, Wording, plot
+from medkd.report.document import (
+    Cell,
+    Sample,
+    Section,
+    Table,
+    Wording,
+    write_ends,
+    write_number,
+    write_percent,
+    write_range,
+)
+from medkd.report.material import Evaluation, Material, plot
 
 N_ANSWERS = 200
 """Answers in a report; all of them are in `predictions.jsonl`."""
@@ -41,22 +51,6 @@ AXES = {
     "base": "By what the first model answered",
 }
 FILTERS = ("gained", "lost", "wrong", "near", "undecided", "looped", "unthinking", "cut")
-
-
-def write_number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def write_percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _write_range(low: float, high: float) -> str:
-    return write_number(low) if low == high else f"{write_number(low)} – {write_number(high)}"
-
-
-def _write_ends(ends: Sequence[float]) -> str:
-    return " – ".join(map(write_number, ends))
 
 
 def _find_measure(evaluation: Evaluation) -> str:
@@ -113,8 +107,8 @@ def list_lead(
             {
                 "score": name,
                 "model": e.name,
-                "right": _write_range(found.low, found.high),
-                "interval": _write_ends(found.interval),
+                "right": write_range(found.low, found.high),
+                "interval": write_ends(found.interval),
                 "decided": write_number(found.decided),
                 "n": sum(name in row.scores for row in (*e.rows, *e.general)),
                 "test": _find_test(tests, e.name, name),
@@ -149,8 +143,8 @@ def _write_score(scores: Mapping[str, Any], name: str) -> tuple[str, str]:
     value = f"{scores[name]:.0f}" if name.startswith("tokens_p") else write_number(scores[name])
     if name.endswith(ACCURACY):
         found = find_range(scores, name)
-        ends, value = found.interval, _write_range(found.low, found.high)
-    small = [_write_ends(ends)] if ends else []
+        ends, value = found.interval, write_range(found.low, found.high)
+    small = [write_ends(ends)] if ends else []
     small += [f"n {n}"] if (n := scores.get(f"n_{name}")) else []
     return value, ", ".join(small)
 
@@ -280,7 +274,8 @@ def write_groups(material: Material, say: Wording) -> Section | None:
         if len(last) < 2:
             continue
         groups = [e.breakdown.get(axis, {}) for e in evaluations]
-        names = {name: _say_group(name, say) for name in last}
+        parts = {name: name.partition(" (") for name in last}
+        names = {name: f"{say(word)}{mark}{rest}" for name, (word, mark, rest) in parts.items()}
         rows: list[list[Cell]] = [
             [names[name], str(found["n"]), *(_show_group(g.get(name)) for g in groups)]
             for name, found in last.items()
@@ -300,16 +295,11 @@ def write_groups(material: Material, say: Wording) -> Section | None:
     return Section(say("Where it is right"), said, tables, plots) if tables else None
 
 
-def _say_group(name: str, say: Wording) -> str:
-    word, bracket, rest = name.partition(" (")
-    return say(word) + bracket + rest
-
-
 def _show_group(found: Mapping[str, Any] | None) -> Cell:
     if not found:
         return "–"
     low, high = found["diagnosis_accuracy"], found.get("high", found["diagnosis_accuracy"])
-    return _write_range(low, high), _write_ends(found["interval"])
+    return write_range(low, high), write_ends(found["interval"])
 
 
 def write_further(material: Material, say: Wording) -> Section | None:
@@ -347,10 +337,10 @@ def _show_people(key: str, name: str, people: Mapping[str, Any], say: Wording) -
     rows: list[list[Cell]] = []
     for rater in people["raters"]:
         kappa = "–" if rater["kappa"] is None else f"{rater['kappa']:.2f}"
-        agreed = (write_number(rater["agreed"]), _write_ends(rater["interval"]))
+        agreed = (write_number(rater["agreed"]), write_ends(rater["interval"]))
         said = agreed if rater["n"] else "–"
         rows.append([rater["name"], str(rater["n"]), said, kappa, say(rater["finding"])])
-    corrected = (write_number(people["corrected"]), _write_ends(people["corrected_interval"]))
+    corrected = (write_number(people["corrected"]), write_ends(people["corrected_interval"]))
     few = say("too few reviews") if people["n"] < MIN_QUESTIONS else ""
     rows.append([say("right, by people's word"), str(people["n"]), corrected, "", few])
     head = [say("rater"), say("answers"), say("agrees with people"), "kappa", say("finding")]
@@ -442,9 +432,8 @@ def _show(
     say: Wording,
 ) -> Sample:
     """Show a question, its known answer, and what the models said."""
-    verdict = (
-        kinds[0] if kinds[:1] in (["gained"], ["lost"]) else _read_verdict(row) or "not graded"
-    )
+    has_turned = kinds[:1] in (["gained"], ["lost"])
+    verdict = kinds[0] if has_turned else _read_verdict(row) or "not graded"
     about = [p.id, p.finish_reason, say("{n} tokens", n=p.n_tokens) if p.n_tokens else ""]
     about.append(say(row.relation.replace("_", " ")) if row.relation else "")
     texts = {

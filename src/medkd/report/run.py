@@ -17,12 +17,11 @@ from medkd.core.records import Language
 from medkd.core.stage_output import Manifest
 from medkd.grading.scores import HIGH, MEASURES
 from medkd.report import lineage, results
-from medkd.report.document import Document, write_document, write_page
+from medkd.report.document import Document, Wording, write_document, write_page
 from medkd.report.material import (
     SUMMARY,
     Evaluation,
     Material,
-    Wording,
     find_drop,
     read_run,
     read_step,
