@@ -136,8 +136,7 @@ def judge(folder: Path, planted: dict[str, str]) -> tuple[float, float]:
     from collections import Counter
 
     from medkd.merge.sources import read_row
-    from medkd.text.hub_datasets import find_source
-    from medkd.text.tables import read_rows
+    from medkd.text.tables import find_source, read_rows
 
     questions = {}
     for name in ROWS:

@@ -21,8 +21,7 @@ from openpyxl import Workbook
 from medkd.collect.files import CaseFiles
 from medkd.core.errors import InputError
 from medkd.merge.sources import Row, read_row
-from medkd.text.hub_datasets import find_source
-from medkd.text.tables import read_rows
+from medkd.text.tables import find_source, read_rows
 
 LENGTHS = (56, 891, 231)
 FORMS: dict[str, Callable[[str, str, str], dict[str, Any]]] = {

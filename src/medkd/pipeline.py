@@ -36,7 +36,7 @@ from medkd.report.lineage import is_play_money
 from medkd.report.run import write_run_report
 from medkd.rounds import RoundKeeper, Rounds, expand
 from medkd.stages import STAGES
-from medkd.text.hub_datasets import is_hub_name
+from medkd.text.tables import is_hub_name
 
 OF_ALL = ("task", "student")
 """Keys at the top of a recipe whose value goes to every step that has such a field."""

@@ -16,8 +16,7 @@ from medkd.core.errors import InputError
 from medkd.core.records import RawCase
 from medkd.merge.sources import DropReason, read_row
 from medkd.text import hub_datasets
-from medkd.text.hub_datasets import find_source
-from medkd.text.tables import read_rows
+from medkd.text.tables import find_source, read_rows
 
 Q, A = "晚上难以入睡，怎么办？", "先记下担忧，再放松。"
 FORMS = {

@@ -18,9 +18,8 @@ from medkd.demo.synthetic_cases import (
     write_pairs,
 )
 from medkd.merge.sources import Row, read_row
-from medkd.text.hub_datasets import find_source
 from medkd.text.normalize import is_chinese
-from medkd.text.tables import read_rows
+from medkd.text.tables import find_source, read_rows
 
 LANGUAGES = ("zh", "en")
 

@@ -13,7 +13,7 @@ from medkd.core.records import Example
 from medkd.merge.sources import DropReason, read_row
 from medkd.merge.stage import Config, run
 from medkd.text.files import RawRow
-from medkd.text.hub_datasets import SourceFile
+from medkd.text.tables import SourceFile
 
 QUESTION, REASONING, ANSWER = (
     "青年男性，右下腹痛3小时，最可能的诊断？",

@@ -134,7 +134,7 @@ def test_what_rules_left_open_is_worse_where_a_judge_says_so(folders):
     whys = [p["rejected"]["why"] for p in read_lines(folders / "merge" / "preferences.jsonl")]
     assert whys == ["judged_wrong"]
     (folders / "evaluate" / "rows.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(InputError, match=r"rows\.jsonl:1: no scores of an evaluation"):
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: .*; this is no Row file"):
         merge(folders, pairs=folders / "evaluate", overwrite=True)
 
 

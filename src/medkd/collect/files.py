@@ -34,13 +34,16 @@ from medkd.core.jsonl import first_problem
 from medkd.core.records import RawCase
 from medkd.text.exam_rows import write_options
 from medkd.text.files import RawRow, open_regular
-from medkd.text.hub_datasets import SourceFile, fetch_all, find_source, is_hub_name
+from medkd.text.hub_datasets import fetch_all
 from medkd.text.normalize import is_chinese
 from medkd.text.question_rows import RowError, RowProblem, find_schema, read_question_row
 from medkd.text.tables import (
     EXCEL_SUFFIXES,
     JSON_SUFFIXES,
     TABLE_SUFFIXES,
+    SourceFile,
+    find_source,
+    is_hub_name,
     is_missing,
     is_rounded_number,
     read_rows,

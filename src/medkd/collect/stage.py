@@ -34,7 +34,7 @@ from medkd.core.jsonl import write_records
 from medkd.core.progress import warn_large_drops
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import TaskFile
-from medkd.text.hub_datasets import is_hub_name
+from medkd.text.tables import is_hub_name
 
 WRITES = ("raw_cases.jsonl", "pages.jsonl", "unread_pages.jsonl", "crawl.log")
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}

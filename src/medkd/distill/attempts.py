@@ -12,13 +12,14 @@ from typing import NamedTuple
 from medkd.core import thinking
 from medkd.core.jsonl import RecordReader, resolve_input
 from medkd.core.records import Prediction, Question
-from medkd.core.task import find_task
-from medkd.grading.graders import get_grader
+from medkd.grading.judge import shorten
+from medkd.grading.scores import grade_prediction
 from medkd.text.normalize import make_plain
 
 MAX_ATTEMPT = 4000
 """Characters of an attempt that a teacher is shown: its two ends where it is longer."""
 _SAMPLE = re.compile(r"#\d{1,9}\Z")
+"""What the id of a question's further samples ends with."""
 
 
 class Attempts(NamedTuple):
@@ -45,25 +46,10 @@ def read_attempts(given: Path, task: str) -> Attempts:
     wrong: dict[str, list[str]] = {}
     asked: dict[str, str] = {}
     for prediction in RecordReader(find_attempt_file(given), Prediction, made_by="evaluate"):
-        question = name_question(prediction.id)
+        question = _SAMPLE.sub("", prediction.id)
         asked[question] = make_plain(prediction.reference)
-        kind = find_task(prediction.task, task).answer.kind
-        found = get_grader(kind)(prediction.answer, prediction.reference, known=prediction.known)
-        if found.verdict == "wrong":
-            wrong.setdefault(question, []).append(_shorten(prediction))
+        if grade_prediction(prediction, task).verdict == "wrong":
+            reasoning = prediction.reasoning or thinking.strip_tags(prediction.raw)
+            said = shorten(f"{reasoning}\n→ {prediction.answer}", MAX_ATTEMPT)
+            wrong.setdefault(question, []).append(said)
     return Attempts(wrong, asked)
-
-
-def name_question(prediction_id: str) -> str:
-    """Name the question of a prediction, whose id may tell a sample.
-
-    >>> name_question("clinic:1#3"), name_question("clinic:1")
-    ('clinic:1', 'clinic:1')
-    """
-    return _SAMPLE.sub("", prediction_id)
-
-
-def _shorten(prediction: Prediction) -> str:
-    text = f"{prediction.reasoning or thinking.strip_tags(prediction.raw)}\n→ {prediction.answer}"
-    half = MAX_ATTEMPT // 2
-    return text if len(text) <= MAX_ATTEMPT else f"{text[:half]}\n[…]\n{text[-half:]}"

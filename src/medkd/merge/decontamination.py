@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core.errors import InputError
+from medkd.core.jsonl import list_parts, resolve_input
+from medkd.merge.sources import list_files
 from medkd.text import question_rows
 from medkd.text.normalize import make_plain
 from medkd.text.question_rows import name_fields
@@ -91,6 +93,18 @@ class NgramIndex:
             if row not in best or part > best[row].share:
                 best[row] = Overlap(row, question, round(part, 4))
         yield from best.values()
+
+
+def find_benchmarks(given: Sequence[Path]) -> list[Path]:
+    """Name the files of benchmarks: files themselves, the questions of a stage's directory, or a
+    dataset on a hub."""
+
+    def find(path: Path) -> list[Path]:
+        if (path / "test.jsonl").exists():
+            return [path / "test.jsonl"]
+        return list_parts(resolve_input(path, "questions.jsonl", made_by="prepare"))
+
+    return [path for path, _ in list_files(given, find)]
 
 
 def read_questions(paths: Iterable[Path]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ and the same in TRL's and LLaMA-Factory's forms. Not done here: choosing rows.
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,7 @@ from medkd.core.errors import InputError
 from medkd.core.jsonl import RecordReader, write_atomically, write_records
 from medkd.core.records import Checked, Example, Prediction, Preference, Rationale, Rejected
 from medkd.core.reviews import REVIEWS, Decision, read_reviews, settle
-from medkd.core.task import find_task
-from medkd.grading.graders import get_grader
+from medkd.grading.scores import Row, grade_prediction
 from medkd.merge.writers import to_messages
 from medkd.text.normalize import make_plain
 
@@ -90,34 +89,21 @@ def _from_rationale(rationale: Rationale, why: str) -> Worse:
 def _read_predictions(path: Path, task: str) -> Iterator[Worse]:
     """Read the student's wrong answers; what rules leave undecided is wrong where a judge says
     so."""
-    judged = _read_judged(path.with_name(ROWS))
+    rows_path = path.with_name(ROWS)
+    has_rows = rows_path.is_file() and rows_path.stat().st_size
+    rows = RecordReader(rows_path, Row, made_by="evaluate") if has_rows else ()
+    judged = {
+        row.id: row.scores["judged_accuracy"] for row in rows if row.scores.get("judged_decided")
+    }
     for prediction in RecordReader(path, Prediction, made_by="evaluate"):
-        kind = find_task(prediction.task, task).answer.kind
-        found = get_grader(kind)(prediction.answer, prediction.reference, known=prediction.known)
-        why = BY_GRADER if found.verdict == "wrong" else ""
-        if found.verdict == "undecided" and judged.get(prediction.id) == 0:
+        verdict = grade_prediction(prediction, task).verdict
+        why = BY_GRADER if verdict == "wrong" else ""
+        if verdict == "undecided" and judged.get(prediction.id) == 0:
             why = BY_JUDGE
         if why and prediction.question:
             said = {"reasoning": prediction.reasoning, "answer": prediction.answer}
             rejected = Rejected(**said, why=why, origin="student")
             yield Worse(make_plain(prediction.question), rejected)
-
-
-def _read_judged(path: Path) -> dict[str, float]:
-    """Read what a judge said of each answer: 1 for right, 0 for wrong; undecided ones are left
-    out."""
-    judged: dict[str, float] = {}
-    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
-        try:
-            row = orjson.loads(line)
-            scores: Mapping[str, Any] = row["scores"]
-            if scores.get("judged_decided"):
-                judged[str(row["id"])] = float(scores["judged_accuracy"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                "{}:{}: no scores of an evaluation ({}); evaluate again", path, number, error
-            ) from error
-    return judged
 
 
 class Pairing:

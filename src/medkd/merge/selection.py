@@ -14,11 +14,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from medkd.core.config import did_you_mean
+from medkd.core.errors import InputError
 from medkd.core.jsonl import SpilledList
 from medkd.core.parallel import cut
 from medkd.core.records import Example, Split, draw_split, hash_uniform
 from medkd.merge.decontamination import NgramIndex
-from medkd.merge.sources import DropReason, Row
+from medkd.merge.sources import DropReason, Row, read_number
 from medkd.text.normalize import make_plain
 from medkd.text.similarity import BAND, N_BANDS, is_looping, propose_pairs, sign, similarity
 
@@ -328,6 +330,32 @@ def _drop_holders(
             choice.contaminated.append(
                 {"id": choice.name(number), "holds": holds, "share": hit.share}
             )
+
+
+def read_takes(takes: Sequence[str], sources: Sequence[str]) -> Mapping[str, float]:
+    """Read `SOURCE=NUMBER`, a share up to 1 or a number of rows; raises InputError for a source
+    that gave no row."""
+    found: dict[str, float] = {}
+    for take in takes:
+        source, _, said = take.rpartition("=")
+        number = read_number(said)
+        if number is None or not 0 <= number < float("inf"):
+            raise InputError(
+                "--take {}: {!r} is no share and no number of rows; write {}=0.5 or =5000",
+                take,
+                said,
+                source or "SOURCE",
+            )
+        if source not in sources:
+            raise InputError(
+                "--take {}: no row comes from {!r}{}; sources: {}",
+                take,
+                source,
+                did_you_mean(source, sources),
+                ", ".join(sources),
+            )
+        found[source] = number
+    return found
 
 
 def _drop_over_cap(choice: Selection, takes: Mapping[str, float]) -> None:

@@ -24,7 +24,7 @@ from medkd.core.records import Checked, Example, Lineage, Rationale, Split
 from medkd.core.reviews import REVIEWS, Decision, Review, read_reviews, settle
 from medkd.core.task import list_instructions
 from medkd.text.files import RawRow
-from medkd.text.hub_datasets import SourceFile, fetch_all, find_source, is_hub_name
+from medkd.text.hub_datasets import fetch_all
 from medkd.text.normalize import is_chinese
 from medkd.text.question_rows import (
     EXAM,
@@ -37,7 +37,7 @@ from medkd.text.question_rows import (
     name_fields,
     read_question_row,
 )
-from medkd.text.tables import read_rows
+from medkd.text.tables import SourceFile, find_source, is_hub_name, read_rows
 
 SPLIT_FILES: dict[str, Split] = {"train.jsonl": "train", "val.jsonl": "val", "test.jsonl": "test"}
 REVIEWED = ("verified.jsonl", "rationales.jsonl")
@@ -195,7 +195,10 @@ def read_row(
 
 
 def _make_row(found: QuestionRow, mark: str, source: SourceFile, repairs: Counter[str]) -> Row:
-    question = _take_off_instruction(found.asked, repairs)
+    heads = (f"{instruction}\n" for instruction in list_instructions())
+    head = next(filter(found.asked.startswith, heads), "")  # which rows have one is drawn anew
+    repairs["instruction_taken_off"] += bool(head)
+    question = found.asked.removeprefix(head).strip()
     content = "\0".join((question, found.reasoning, found.answer))
     example = Example(
         id=f"{source.name}:{hashlib.sha256(content.encode()).hexdigest()[:16]}",
@@ -227,15 +230,6 @@ def _find_mark(fields: Mapping[str, Any]) -> str:
     return mark if isinstance(mark, str) else ""
 
 
-def _take_off_instruction(question: str, repairs: Counter[str]) -> str:
-    """Take off an instruction of ours that the row came back with: which rows stand under one is
-    drawn anew."""
-    heads = (f"{instruction}\n" for instruction in list_instructions())
-    head = next(filter(question.startswith, heads), "")
-    repairs["instruction_taken_off"] += bool(head)
-    return question.removeprefix(head).strip()
-
-
 # --- Our own records ----------------------------------------------------------------------------
 
 
@@ -255,12 +249,8 @@ def _from_example(example: Example, source: SourceFile) -> Row | Dropped:
         update = {"language": "zh" if is_chinese(example.input) else "en"}
         update |= {} if example.reference else {"task": OPEN}
         example = example.model_copy(update=update)
-    row = Row(
-        example,
-        SPLIT_FILES.get(f"{source.path.stem}.jsonl"),
-        example.lineage.case_id or example.input,
-    )
-    return _find_gap(example) or row
+    split = SPLIT_FILES.get(f"{source.path.stem}.jsonl")
+    return _find_gap(example) or Row(example, split, example.lineage.case_id or example.input)
 
 
 def from_rationale(rationale: Rationale, source: SourceFile) -> Row | Dropped:
@@ -314,18 +304,12 @@ def find_sources(given: Sequence[Path], schemas: Sequence[str]) -> list[SourceFi
     """Name every file that is meant, each once, and where its rows come from; raises InputError for
     what is not there."""
     sources: dict[Path, SourceFile] = {}
-    for path, hub in _list_files(given, _find_rows):
+    for path, hub in list_files(given, _find_rows):
         source = find_source(path, hub)
         if path.name.startswith("part-") and not hub:  # a part of its folder
             source = source._replace(name=printable_name(path.absolute().parent))
         sources.setdefault(path.resolve(), source)
     return _set_schemas(list(sources.values()), schemas)
-
-
-def find_benchmarks(given: Sequence[Path]) -> list[Path]:
-    """Name the files of benchmarks: files themselves, the questions of a stage's directory, or a
-    dataset on a hub."""
-    return [path for path, _ in _list_files(given, _find_questions)]
 
 
 def find_replayed(given: Sequence[str]) -> dict[SourceFile, float]:
@@ -334,7 +318,7 @@ def find_replayed(given: Sequence[str]) -> dict[SourceFile, float]:
     found: dict[SourceFile, float] = {}
     for one in given:
         name, _, said = one.rpartition("=")
-        share = _read_number(said) if name else None
+        share = read_number(said) if name else None
         name, share = (one, REPLAY_SHARE) if share is None else (name, share)
         if not 0 < share <= 10:
             raise InputError("--replay {}: {:g} is no share; write {}=0.1", one, share, name)
@@ -343,11 +327,12 @@ def find_replayed(given: Sequence[str]) -> dict[SourceFile, float]:
     return found
 
 
-def _list_files(
+def list_files(
     given: Sequence[Path], find: Callable[[Path], list[Path]]
 ) -> Iterator[tuple[Path, str]]:
     """List files, each with the name of its dataset on a hub; `find` finds those of a path."""
-    fetched = fetch_all(str(one) for one in given if is_hub_name(one))
+    hubs = [str(one) for one in given if is_hub_name(one)]
+    fetched = fetch_all(hubs) if hubs else {}
     for one in given:
         hub = str(one) if is_hub_name(one) else ""
         yield from ((path, hub) for path in (fetched[hub] if hub else find(one)))
@@ -358,8 +343,7 @@ def _find_rows(given: Path) -> list[Path]:
     directory."""
     if not given.is_dir():
         return [resolve_input(given, "", made_by="verify")]
-    splits = [path for name in SPLIT_FILES if (path := given / name).exists()]
-    if splits:
+    if splits := [path for name in SPLIT_FILES if (path := given / name).exists()]:
         return [path for path in splits if path.stat().st_size]
     if not (given / "verified.jsonl").exists():
         if (given / "rationales.jsonl").exists():
@@ -367,13 +351,6 @@ def _find_rows(given: Path) -> list[Path]:
         if parts := list_parts(given):
             return parts
     return [resolve_input(given, "verified.jsonl", made_by="verify")]
-
-
-def _find_questions(given: Path) -> list[Path]:
-    test = given / "test.jsonl"
-    if test.exists():
-        return [test]
-    return list_parts(resolve_input(given, "questions.jsonl", made_by="prepare"))
 
 
 def _set_schemas(sources: list[SourceFile], schemas: Sequence[str]) -> list[SourceFile]:
@@ -404,33 +381,8 @@ def _set_schemas(sources: list[SourceFile], schemas: Sequence[str]) -> list[Sour
     return sources
 
 
-def read_takes(takes: Sequence[str], sources: Sequence[str]) -> Mapping[str, float]:
-    """Read `SOURCE=NUMBER`, a share up to 1 or a number of rows; raises InputError for a source
-    that gave no row."""
-    found: dict[str, float] = {}
-    for take in takes:
-        source, _, said = take.rpartition("=")
-        number = _read_number(said)
-        if number is None or not 0 <= number < float("inf"):
-            raise InputError(
-                "--take {}: {!r} is no share and no number of rows; write {}=0.5 or =5000",
-                take,
-                said,
-                source or "SOURCE",
-            )
-        if source not in sources:
-            raise InputError(
-                "--take {}: no row comes from {!r}{}; sources: {}",
-                take,
-                source,
-                did_you_mean(source, sources),
-                ", ".join(sources),
-            )
-        found[source] = number
-    return found
-
-
-def _read_number(text: str) -> float | None:
+def read_number(text: str) -> float | None:
+    """Read a number; None where there is none."""
     try:
         return float(text)
     except ValueError:

@@ -25,7 +25,7 @@ from medkd.core.records import Example, Split, hash_uniform
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
 from medkd.core.task import TaskFile, find_task, name_task
 from medkd.merge import writers
-from medkd.merge.decontamination import read_questions
+from medkd.merge.decontamination import find_benchmarks, read_questions
 from medkd.merge.pairs import NAME, Pairing, find_worse_files, read_worse
 from medkd.merge.selection import (
     SPLITS,
@@ -33,6 +33,7 @@ from medkd.merge.selection import (
     Selection,
     StoredRows,
     describe_rows,
+    read_takes,
     select,
 )
 from medkd.merge.sources import (
@@ -44,11 +45,9 @@ from medkd.merge.sources import (
     MergedFile,
     Row,
     RowReader,
-    find_benchmarks,
     find_replayed,
     find_review_files,
     find_sources,
-    read_takes,
 )
 from medkd.merge.writers import DatasetFiles, Rendered, Statistics, write_datacard
 from medkd.text.files import RawRow
@@ -150,7 +149,7 @@ def run(config: Config) -> Manifest:
     if config.tokenizer:
         writers.make_counter(config.tokenizer)
     sources = find_sources(config.input, config.row_schema)
-    benchmarks = find_benchmarks(config.against)
+    benchmarks = find_benchmarks(config.against) if config.against else []
     paths = [source.path for source in sources]
     worse_files = find_worse_files(config.pairs) if config.pairs else []
     replayed = find_replayed(config.replay)

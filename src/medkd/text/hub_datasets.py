@@ -1,5 +1,4 @@
-"""Where rows come from: files, datasets on a hub (`hf:owner/name`, `ms:owner/name`), and what is
-known of them.
+"""Datasets on a hub: `hf:owner/name`, `ms:owner/name`.
 
 In: names, with `/FILE` behind them where only some files are wanted (`*` may stand in it), or
 `:SPLIT` for those with that word in their name. Out:
@@ -10,14 +9,11 @@ done here: reading them (`text.tables`).
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
-from functools import cache
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from medkd.core.config import read_shipped_yaml
 from medkd.core.errors import InputError
-from medkd.core.jsonl import printable_name
 
 DATASETS = Path("datasets")
 """Folder of the working directory in which files fetched by hand are looked for first."""
@@ -35,45 +31,8 @@ _NO_DATA = {
 _SHARD = re.compile(r"[-_]\d{3,}-of-\d{3,}")
 
 
-class SourceFile(NamedTuple):
-    """A file of rows, and where it comes from."""
-
-    path: Path
-    name: str
-    url: str = ""
-    licence: str = ""
-    schema: str = ""
-    """The schema that somebody said it has; read from the fields where nobody did."""
-
-
 class UnreachableError(InputError):
     """A dataset that its hub does not give."""
-
-
-def is_hub_name(given: Path) -> bool:
-    """Tell whether an `--input` names a dataset on a hub.
-
-    >>> is_hub_name(Path("hf:owner/name")), is_hub_name(Path("data/a.json"))
-    (True, False)
-    """
-    return str(given).startswith(("hf:", "ms:"))
-
-
-def find_source(path: Path, hub: str = "") -> SourceFile:
-    """Say where the rows of a file come from, as far as its name or that of its dataset tells."""
-    for part, source in _known_datasets().items():
-        if part in path.name:
-            return SourceFile(path, source["name"], source["url"], source["licence"])
-    if hub:
-        owner, name = hub[3:].split("/")[:2]
-        site = "huggingface.co" if hub.startswith("hf:") else "modelscope.cn"
-        return SourceFile(path, name, f"https://{site}/datasets/{owner}/{name}")
-    return SourceFile(path, printable_name(path.with_suffix("")))
-
-
-@cache
-def _known_datasets() -> dict[str, dict[str, str]]:
-    return cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.text", "known_datasets.yaml"))
 
 
 def fetch_all(names: Iterable[str]) -> dict[str, list[Path]]:

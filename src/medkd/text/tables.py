@@ -1,8 +1,8 @@
 """The one reader of files from outside: JSON, JSON Lines, CSV, Excel and Parquet in, rows out.
 
 In: a path. Out: `RawRow`s one by one, each with its place; a broken one says what is wrong with it.
-A file that cannot be read raises InputError with one line. Not done here: what a row means
-(`collect`, `merge`, `evaluate`), encodings (`text.files`).
+What is known of the file, as a `SourceFile`. A file that cannot be read raises InputError with one
+line. Not done here: what a row means, encodings (`text.files`), hubs (`text.hub_datasets`).
 """
 
 import csv
@@ -12,12 +12,14 @@ import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
+from medkd.core.config import read_shipped_yaml
 from medkd.core.errors import InputError
-from medkd.core.jsonl import is_packed, list_parts
+from medkd.core.jsonl import is_packed, list_parts, printable_name
 from medkd.text.files import (
     ESCAPED_BYTE,
     MAX_ROW_BYTES,
@@ -378,3 +380,43 @@ def is_rounded_number(text: str) -> bool:
     (True, False)
     """
     return _ROUNDED.fullmatch(text.strip()) is not None
+
+
+# --- Where rows come from
+
+
+class SourceFile(NamedTuple):
+    """A file of rows, and where it comes from."""
+
+    path: Path
+    name: str
+    url: str = ""
+    licence: str = ""
+    schema: str = ""
+    """The schema that somebody said it has; read from the fields where nobody did."""
+
+
+def is_hub_name(given: Path) -> bool:
+    """Tell whether an `--input` names a dataset on a hub.
+
+    >>> is_hub_name(Path("hf:owner/name")), is_hub_name(Path("data/a.json"))
+    (True, False)
+    """
+    return str(given).startswith(("hf:", "ms:"))
+
+
+def find_source(path: Path, hub: str = "") -> SourceFile:
+    """Say where the rows of a file come from, as far as its name or that of its dataset tells."""
+    for part, source in _known_datasets().items():
+        if part in path.name:
+            return SourceFile(path, source["name"], source["url"], source["licence"])
+    if hub:
+        owner, name = hub[3:].split("/")[:2]
+        site = "huggingface.co" if hub.startswith("hf:") else "modelscope.cn"
+        return SourceFile(path, name, f"https://{site}/datasets/{owner}/{name}")
+    return SourceFile(path, printable_name(path.with_suffix("")))
+
+
+@cache
+def _known_datasets() -> dict[str, dict[str, str]]:
+    return cast(dict[str, dict[str, str]], read_shipped_yaml("medkd.text", "known_datasets.yaml"))
