@@ -8,9 +8,15 @@ import pytest
 
 from ledger_reading import list_attempts
 from medkd.completers.client import LedgerClient
-from medkd.completers.endpoint import TimeLimits, read_retry_after
+from medkd.completers.endpoint import TimeLimits
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import FREE, AttemptOutcome, MissingPart, RetryPolicy
+from medkd.completers.outcomes import (
+    FREE,
+    AttemptOutcome,
+    MissingPart,
+    RetryPolicy,
+    read_retry_after,
+)
 from medkd.completers.providers import find_target
 from medkd.completers.scheduler import RunOptions
 from medkd.core.errors import InputError, StoppedError

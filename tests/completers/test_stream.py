@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medkd.completers.outcomes import AttemptOutcome, classify_finish
-from medkd.completers.stream import AnswerReader, StreamedText, TextFilter, make_line, read_usage
+from medkd.completers.providers import read_usage
+from medkd.completers.stream import AnswerReader, StreamedText, TextFilter, make_line
 from medkd.core.records import Usage
 
 KEY = "sk-very-secret-123"

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 import medkd
 from medkd.core.config import read_shipped_yaml
+from medkd.core.errors import MedkdError
 from medkd.core.i18n import LANGUAGES, Texts
+from medkd.core.stage_output import Manifest, read_manifest
 from medkd.models.load import SHIPPED_STUDENTS, TINY
 from medkd.stages import STAGES
 from medkd.text.normalize import is_chinese
@@ -187,22 +189,20 @@ def describe_place(folder: Path, texts: Texts) -> str:
                 texts.of("cli", "medkd --help lists all commands."),
             ]
         )
-    run, steps = max(runs.items(), key=lambda item: item[1][-1].started_at)
+    run, steps = max(runs.items(), key=lambda item: item[1][-1][1].started_at)
     lines = [texts.of("cli", "{run}: the newest of {n} runs here", run=run, n=len(runs))]
-    for step in steps:
-        state = texts.word("state", step.state)
-        said = texts.of("cli", "{read} in, {kept} kept", read=step.read, kept=step.kept)
-        lines.append(f"  {step.name:<20}{state:<10}{said}")
-    last = steps[-1]
+    for name, step in steps:
+        state, counts = texts.word("state", step.state), step.counts
+        said = texts.of("cli", "{read} in, {kept} kept", read=counts.read, kept=counts.kept)
+        lines.append(f"  {name:<20}{state:<10}{said}")
+    name, last = steps[-1]
     following = fill_next(last.stage, last.config)
     out = Path(str(last.config.get("out") or ""))
     if last.stage == "export" and (out / "UNPROVEN").exists():
         lines.append(texts.of("cli", "UNPROVEN: {place} says why", place=out / "proof.json"))
         lines.append(texts.of("cli", "next: {command}", command=following))
     elif last.state != "finished":
-        lines.append(
-            texts.of("cli", "next: repeat the command of {step}; it continues", step=last.name)
-        )
+        lines.append(texts.of("cli", "next: repeat the command of {step}; it continues", step=name))
     elif following:
         lines.append(texts.of("cli", "next: {command}", command=following))
     if not following.startswith("medkd report "):
@@ -210,34 +210,15 @@ def describe_place(folder: Path, texts: Texts) -> str:
     return "\n".join(lines)
 
 
-class PastStep(NamedTuple):
-    """What the manifest of a step says."""
-
-    name: str
-    stage: str
-    state: str
-    started_at: str
-    read: int
-    kept: int
-    config: dict[str, Any]
-
-
-def _find_runs(folder: Path) -> dict[str, list[PastStep]]:
-    """Find the steps of each run in a folder or in its `runs`, in order of time."""
-    found: dict[str, list[PastStep]] = {}
+def _find_runs(folder: Path) -> dict[str, list[tuple[str, Manifest]]]:
+    """Find the steps of each run in a folder or in its `runs`, by name and in order of time."""
+    found: dict[str, list[tuple[str, Manifest]]] = {}
     for pattern in ("*/manifest.json", "runs/*/manifest.json", "runs/*/*/manifest.json"):
         for path in folder.glob(pattern):
-            try:
-                read = json.loads(path.read_bytes())
-                counts = read["counts"]
-                parts = read["stage"], read["state"], read["started_at"]
-                step = PastStep(
-                    path.parent.name, *parts, counts["read"], counts["kept"], read["config"]
-                )
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # no manifest of ours
-            found.setdefault(str(path.parent.parent), []).append(step)
-    return {run: sorted(steps, key=lambda step: step.started_at) for run, steps in found.items()}
+            with suppress(MedkdError):  # no manifest of ours
+                step = path.parent.name, read_manifest(path.parent)
+                found.setdefault(str(path.parent.parent), []).append(step)
+    return {run: sorted(steps, key=lambda step: step[1].started_at) for run, steps in found.items()}
 
 
 def fill_next(name: str, config: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from medkd.completers.client import LedgerClient
-from medkd.completers.endpoint import find_proxy, find_worst_case, make_body, prompt_texts
+from medkd.completers.endpoint import find_worst_case, make_body, prompt_texts
 from medkd.completers.ledger import Ledger
 from medkd.completers.outcomes import (
     FATAL,
@@ -31,7 +31,7 @@ from medkd.completers.outcomes import (
     make_charge,
     over_budget,
 )
-from medkd.completers.providers import Target, estimate_tokens
+from medkd.completers.providers import Target, estimate_tokens, find_proxy
 from medkd.completers.scheduler import Follow, Labelled, Progress, Report, RunOptions
 from medkd.completers.stream import AnswerReader, find_message, load, make_line
 from medkd.core.errors import InputError, StoppedError

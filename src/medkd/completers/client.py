@@ -123,12 +123,15 @@ def open_client(
     name: str,
     find_fault: Callable[[str, str], str] = lambda reasoning, text: "",
     budget: float | None = None,
+    concurrency: int = 32,
 ) -> Generator[LedgerClient]:
     """Open a client over the ledger of a directory; `name` stands before what it says, `find_fault`
     says what makes a reply unreadable, so that it is asked for again."""
+    missing = from_fault_finder(find_fault)
     with Ledger(ledger_path) as ledger:
-        options = RunOptions(name=name, budget=budget, find_missing=from_fault_finder(find_fault))
-        yield LedgerClient(target, ledger, options)
+        yield LedgerClient(
+            target, ledger, RunOptions(name, concurrency, budget, find_missing=missing)
+        )
 
 
 def _refuse_running_loop() -> None:

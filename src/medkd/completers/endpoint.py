@@ -13,10 +13,7 @@ import zlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import orjson
 
@@ -31,8 +28,9 @@ from medkd.completers.outcomes import (
     classify_finish,
     classify_status,
     make_charge,
+    read_retry_after,
 )
-from medkd.completers.providers import Price, Target, estimate_tokens, is_loopback
+from medkd.completers.providers import Price, Target, estimate_tokens, find_proxy
 from medkd.completers.resume import PartialAnswer, append_continuation, could_be_whole
 from medkd.completers.stream import (
     AnswerReader,
@@ -48,7 +46,6 @@ from medkd.core.records import Request, Usage
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
-MAX_RETRY_AFTER_S = 600.0
 MAX_ERROR_BYTES = 16384
 CHARACTERS_PER_TOKEN = 32
 """No tokenizer yields more on the whole: a longer answer ignores the token limit."""
@@ -166,8 +163,9 @@ class Endpoint:
     async def _stream(self, attempt: _Attempt, timer: asyncio.Timeout) -> AttemptResult:
         assert self._session is not None, "attempts are made inside `connected`"  # noqa: S101
         body = orjson.dumps(make_body(self.target, attempt.request, attempt.before))
+        form = self.target.prefix if attempt.before else None  # resuming may have its own address
         async with self._session.post(
-            make_url(self.target, attempt.before),
+            f"{form.base_url if form else self.target.base_url}/chat/completions",
             data=body,
             proxy=self._proxy,
             allow_redirects=False,
@@ -276,20 +274,6 @@ def make_body(
     return {**body, "messages": [*messages, last]}
 
 
-def make_url(target: Target, before: PartialAnswer | None) -> str:
-    """Return the address a request goes to; resuming may have one of its own."""
-    base_url = target.prefix.base_url if before and target.prefix else target.base_url
-    return f"{base_url}/chat/completions"
-
-
-def find_proxy(url: str) -> str | None:
-    """Return the proxy of the environment for an address; this machine is always asked directly."""
-    parts = urlsplit(url)
-    if is_loopback(url) or proxy_bypass(parts.hostname or ""):
-        return None
-    return getproxies().get(parts.scheme)
-
-
 def make_inflater(encoding: str) -> Callable[[bytes], Iterable[bytes]] | None:
     """Make what turns a body into plain bytes, piece by piece; None for an unknown encoding."""
     name = encoding.strip().lower()
@@ -305,23 +289,6 @@ def make_inflater(encoding: str) -> Callable[[bytes], Iterable[bytes]] | None:
             chunk = inflater.unconsumed_tail
 
     return inflate
-
-
-def read_retry_after(value: str) -> float:
-    """Read a Retry-After header, seconds or a date, as seconds from now, at most
-    `MAX_RETRY_AFTER_S`.
-
-    >>> read_retry_after("2"), read_retry_after("soon")
-    (2.0, 0.0)
-    """
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return 0.0
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if seconds == seconds else 0.0
 
 
 # --- With its row on the ledger

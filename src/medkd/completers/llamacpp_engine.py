@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"
+NOT_INSTALLED = "{}: a GGUF file takes llama.cpp: pip install 'medkd[gguf]'"
 MAX_SLOTS = 8
 """Questions that llama.cpp answers at a time."""
 
@@ -44,9 +45,7 @@ def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     try:
         read = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except ImportError as error:
-        raise InputError(
-            "{}: a GGUF file takes llama.cpp: pip install 'medkd[gguf]'", path
-        ) from error
+        raise InputError(NOT_INSTALLED, path) from error
     except Exception as error:  # the readers of many architectures raise many kinds
         raise InputError(
             "{}: its tokenizer cannot be read ({}); is the file complete, and of a Qwen or Llama "
@@ -71,9 +70,7 @@ class LlamaCppEngine:
         try:
             llama_cpp: Any = import_module("xllamacpp")
         except ImportError as error:
-            raise InputError(
-                "{}: a GGUF file takes llama.cpp: pip install 'medkd[gguf]'", path
-            ) from error
+            raise InputError(NOT_INSTALLED, path) from error
         self.tokenizer = read_tokenizer(path)
         self.end_id = find_end_of_turn(self.tokenizer)
         self.n_slots = max(1, min(n_slots, MAX_SLOTS))

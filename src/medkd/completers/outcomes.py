@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ GROWTH_PER_ROUND = 0.05
 """Share of the cap by which the limit grows for each full round of answers."""
 SMOOTHING = 0.2
 FIRST_ROUND_S = 1.0
+MAX_RETRY_AFTER_S = 600.0
 ROUNDING = 1e-9
 """Money below this is the rounding of sums, not an attempt in flight."""
 
@@ -162,6 +164,23 @@ def classify_status(code: int, words: str) -> AttemptOutcome | None:
     if code >= 500 or code in {408, 409, 425}:
         return AttemptOutcome.OVERLOADED
     return AttemptOutcome.REFUSED if code >= 400 else None
+
+
+def read_retry_after(value: str) -> float:
+    """Read a Retry-After header, seconds or a date, as seconds from now, at most
+    `MAX_RETRY_AFTER_S`.
+
+    >>> read_retry_after("2"), read_retry_after("soon")
+    (2.0, 0.0)
+    """
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if seconds == seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -466,17 +485,14 @@ class CircuitBreaker:
                 reason,
                 RESUME_HINT,
             )
-        if self._is_failing():
+        n_most = self._n_failures_allowed
+        if self._n_paid_failures >= n_most or (self._is_quiet and self.n_failures >= n_most):
             raise StoppedError(
                 "{}: nothing but failures ({}); check the provider, then {}",
                 place,
                 reason,
                 RESUME_HINT,
             )
-
-    def _is_failing(self) -> bool:
-        n_most = self._n_failures_allowed
-        return self._n_paid_failures >= n_most or (self._is_quiet and self.n_failures >= n_most)
 
     def _fatal(self, result: AttemptResult) -> MedkdError:
         place, reason = self._target.base_url, result.error

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -25,6 +26,8 @@ from medkd.core.records import Record, Request, Usage
 
 SHIPPED = Path(__file__).with_name("providers.yaml")
 PER_MILLION = 1_000_000
+MAX_COUNT = 10**9
+"""No attempt has more tokens; a larger count is not believed."""
 HORIZON_DAYS = 15
 """No run of peak days is longer than this."""
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -431,6 +434,14 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
+def find_proxy(url: str) -> str | None:
+    """Return the proxy of the environment for an address; this machine is always asked directly."""
+    parts = urlsplit(url)
+    if is_loopback(url) or proxy_bypass(parts.hostname or ""):
+        return None
+    return getproxies().get(parts.scheme)
+
+
 def estimate_tokens(texts: Iterable[str]) -> int:
     """Estimate tokens if an endpoint reports none: 0.6 a Chinese character, 0.3 another, as
     DeepSeek's documentation does."""
@@ -440,3 +451,38 @@ def estimate_tokens(texts: Iterable[str]) -> int:
         n_narrow += narrow
         n_wide += len(text) - narrow
     return -int(-(0.6 * n_wide + 0.3 * n_narrow) // 1)
+
+
+def read_mapping(value: object) -> Mapping[str, Any]:
+    """Take a value for a JSON object; anything else a server may send in its place counts as an
+    empty one."""
+    return cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
+
+
+def read_usage(usage: object) -> Usage | None:
+    """Read token counts in DeepSeek's or OpenAI's names; None where they cannot be believed."""
+    counted = read_mapping(usage)
+    cached = counted.get("prompt_cache_hit_tokens")
+    if cached is None:
+        cached = read_mapping(counted.get("prompt_tokens_details")).get("cached_tokens")
+    thought = read_mapping(counted.get("completion_tokens_details")).get("reasoning_tokens")
+    prompt, completion = (
+        _read_count(counted.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")
+    )
+    if prompt is None or completion is None or not (prompt or completion):
+        return None
+    return Usage(
+        prompt=prompt,
+        cache_hit=min(_read_count(cached) or 0, prompt),
+        completion=completion,
+        reasoning=min(_read_count(thought) or 0, completion),
+    )
+
+
+def _read_count(value: object) -> int | None:
+    """Read a count, also one written as a float or a string; None where it is none."""
+    if isinstance(value, str) and len(value) <= len(str(MAX_COUNT)) and value.isascii():
+        value = int(value) if value.isdigit() else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+        return None
+    return int(value) if value == int(value) else None

@@ -25,6 +25,7 @@ from medkd.completers.outcomes import (
     classify_status,
     separate,
 )
+from medkd.completers.providers import read_mapping, read_usage
 from medkd.core.records import Usage
 
 BOM = b"\xef\xbb\xbf"
@@ -35,8 +36,6 @@ MAX_WORDS = 300
 """Characters kept of a server's words."""
 MIN_SECRET = 6
 """A shorter key ("EMPTY", "x") protects nothing, and hiding it would mangle texts."""
-MAX_COUNT = 10**9
-"""No attempt has more tokens; a larger count is not believed."""
 MAX_DEPTH = 16
 REASONING_FIELDS = (
     "reasoning_content",
@@ -266,10 +265,12 @@ class StreamedText:
         if self.error or self.is_done or event.name in IDLE_NAMES:
             return
         if event.name == "error":
-            self._fail(load(event.value) or event.value if is_bytes(event.value) else event.value)
+            self._fail(
+                load(event.value) or event.value if isinstance(event.value, bytes) else event.value
+            )
         elif event.value == DONE:
             self.is_done = True
-        elif is_bytes(event.value):
+        elif isinstance(event.value, bytes):
             start = make_line(event.value.decode("utf-8", "replace"), self._key)[:80]
             self.error = f"an event that is no JSON: {start!r}"
         else:
@@ -293,8 +294,8 @@ class StreamedText:
             self.model = make_line(name, self._key)[:80]
         choices = fields.get("choices")
         for choice in cast(list[Any], choices) if isinstance(choices, list) else ():
-            if not _mapping(choice).get("index"):
-                self._take_choice(_mapping(choice))
+            if not read_mapping(choice).get("index"):
+                self._take_choice(read_mapping(choice))
 
     def finish(self) -> None:
         """Take what was held back in case it was the beginning of the key."""
@@ -314,11 +315,11 @@ class StreamedText:
             self._fail(choice["error"])
             return
         self._take_usage(choice)
-        delta = _mapping(choice.get("delta"))
+        delta = read_mapping(choice.get("delta"))
         if "delta" not in choice and "message" not in choice:
             delta = {"content": choice.get("text")}
         elif not delta and not self.has_text:
-            delta = _mapping(choice.get("message"))
+            delta = read_mapping(choice.get("message"))
         for value in filter(None, map(delta.get, REASONING_FIELDS)):
             if pieces := [text for text, _ in find_texts(value, True) if text]:
                 for piece in pieces:
@@ -332,7 +333,7 @@ class StreamedText:
 
     def _take_finish(self, reason: object) -> None:
         if isinstance(reason, dict):
-            reason = _mapping(reason).get("type")
+            reason = read_mapping(reason).get("type")
         word = make_line(reason, self._key)[:80] if reason else ""
         if word.lower() not in {"", "null", "none"}:
             self.finish_reason = word
@@ -433,10 +434,6 @@ class AnswerReader:
         )
 
 
-def is_bytes(value: object) -> bool:
-    return isinstance(value, bytes)
-
-
 def find_texts(value: object, is_reasoning: bool, depth: int = 0) -> Iterator[tuple[str, bool]]:
     """Find the texts of a field, which may hold a string, a part, or a list of parts.
 
@@ -449,7 +446,7 @@ def find_texts(value: object, is_reasoning: bool, depth: int = 0) -> Iterator[tu
         for part in cast(list[object], value):
             yield from find_texts(part, is_reasoning, depth + 1)
     elif isinstance(value, dict) and depth < MAX_DEPTH:
-        part = _mapping(cast(object, value))
+        part = read_mapping(cast(object, value))
         kind = str(part.get("type")).lower()
         thinks = is_reasoning or "thinking" in kind or "reasoning" in kind or "thinking" in part
         field = next((part[name] for name in PART_FIELDS if part.get(name)), None)
@@ -463,7 +460,7 @@ def find_problem(event: Mapping[str, Any]) -> object | None:
         return problem if isinstance(problem, str | dict | list) else event
     if "error" in (event.get("object"), event.get("type"), event.get("status")):
         return event
-    if _mapping(event.get("base_resp")).get("status_code"):
+    if read_mapping(event.get("base_resp")).get("status_code"):
         return event["base_resp"]
     if event.get("choices") or event.get("usage"):
         return None
@@ -478,7 +475,7 @@ def find_message(problem: object) -> str:
             problem = cast(list[object], problem)[0]
         if not isinstance(problem, dict) or not problem:
             break
-        fields = _mapping(cast(object, problem))
+        fields = read_mapping(cast(object, problem))
         names = (*ERROR_FIELDS[3:], "status_msg", *ERROR_FIELDS[:3])
         words = next((fields[name] for name in names if fields.get(name)), None)
         if words is None:
@@ -491,43 +488,8 @@ def find_message(problem: object) -> str:
 
 def _code_of(problem: object) -> int:
     """Find the HTTP status an error object names."""
-    fields = _mapping(problem)
+    fields = read_mapping(problem)
     for name in ("code", "status", "http_code", "status_code"):
         if _HTTP_ERROR.fullmatch(str(fields.get(name))[:4]):
             return int(fields[name])
     return _code_of(fields["error"]) if isinstance(fields.get("error"), dict) else 0
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    """Take a value for a JSON object; anything else a server may send in its place counts as an
-    empty one."""
-    return cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
-
-
-def read_usage(usage: object) -> Usage | None:
-    """Read token counts in DeepSeek's or OpenAI's names; None where they cannot be believed."""
-    counted = _mapping(usage)
-    cached = counted.get("prompt_cache_hit_tokens")
-    if cached is None:
-        cached = _mapping(counted.get("prompt_tokens_details")).get("cached_tokens")
-    thought = _mapping(counted.get("completion_tokens_details")).get("reasoning_tokens")
-    prompt, completion = (
-        _read_count(counted.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")
-    )
-    if prompt is None or completion is None or not (prompt or completion):
-        return None
-    return Usage(
-        prompt=prompt,
-        cache_hit=min(_read_count(cached) or 0, prompt),
-        completion=completion,
-        reasoning=min(_read_count(thought) or 0, completion),
-    )
-
-
-def _read_count(value: object) -> int | None:
-    """Read a count, also one written as a float or a string; None where it is none."""
-    if isinstance(value, str) and len(value) <= len(str(MAX_COUNT)) and value.isascii():
-        value = int(value) if value.isdigit() else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
-        return None
-    return int(value) if value == int(value) else None

@@ -366,7 +366,10 @@ def run(config: Config) -> Manifest:
         follows_inputs=True,
     ) as space:
         if not space.is_finished:
-            known = previous if config.ledger and _shares_ledger(previous, config) else None
+            ours = (
+                config.ledger and previous and previous.config.get("ledger") == str(config.ledger)
+            )
+            known = previous if ours else None
             if known:  # told before the ledger is opened: one that is held must lose nothing
                 space.manifest.cost = known.cost
                 told = {name: known.facts.get(name) for name in (BEFORE, "bought")}
@@ -378,11 +381,6 @@ def run(config: Config) -> Manifest:
                 clients = _open_clients(config, teachers, judges, ledger)
                 _distill_into(space, config, method, questions, clients)
         return space.manifest
-
-
-def _shares_ledger(previous: Manifest | None, config: Config) -> bool:
-    """Tell whether an earlier start of a step used the ledger that it is to use now."""
-    return previous is not None and previous.config.get("ledger") == str(config.ledger)
 
 
 def _find_before(previous: Manifest | None, ledger: LedgerReader) -> dict[str, float]:

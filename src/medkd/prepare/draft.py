@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from medkd.core.errors import Said
 from medkd.core.records import Case, Language, Removal
 from medkd.core.task import KNOWN_DIAGNOSIS, AnswerKind, QuestionPart, Task
 from medkd.grading.graders import get_grader
@@ -67,6 +68,59 @@ class DropReason(StrEnum):
     """The same record or the same id was there before."""
     NEAR_DUPLICATE = "near_duplicate"
     """Nearly the same record was there before."""
+
+
+_WANTED: dict[AnswerKind, str] = {"choice": "letter of an option", "number": "number"}
+
+
+def list_next_steps(task: Task, unasked: Mapping[str, int]) -> dict[str, Said]:
+    """Say what to do where many cases cannot be asked for a reason."""
+    answer, part = task.answer, task.question
+    others = ", ".join([*unasked][:8]) or "–"
+    return {
+        DropReason.NO_DIAGNOSIS: Said(
+            "they have no diagnosis in {}; questions of another kind are asked with --task "
+            "open-question or a task of your own",
+            answer.section[0],
+        ),
+        DropReason.NO_ANSWER: Said(
+            "they have no section {}; name yours in the task's answer.section (there are: {})",
+            " / ".join(answer.section),
+            others,
+        ),
+        DropReason.UNFIT_ANSWER: Said(
+            "their answers hold no {}, as answer.kind {} wants; write answer.kind: text",
+            Said(_WANTED.get(answer.kind, "answer")),
+            answer.kind,
+        ),
+        DropReason.TOO_SHORT: Said(
+            "they have less than {} characters in {}; name their sections in the task's "
+            "question.sections (there are: {}), or lower question.min_characters",
+            part.min_characters,
+            ", ".join(part.sections),
+            others,
+        ),
+        DropReason.NO_FINDING: Said(
+            "they have none of {}; name what they have in the task's question.sections "
+            "(there are: {})",
+            ", ".join(part.needs),
+            others,
+        ),
+        DropReason.ANSWER_IS_COMPLAINT: Said(
+            "their complaint is the diagnosis itself; look at 主诉"
+        ),
+        DropReason.ANSWER_WOVEN_IN: Said(
+            "their findings name the diagnosis throughout, as a rhythm on an electrocardiogram "
+            "does; ask them under a task that does not remove the answer"
+        ),
+        DropReason.TOO_LITTLE_LEFT: Said(
+            "most of their text tells the answer; look at their sections"
+        ),
+        DropReason.DUPLICATE: Said("the same question stands there twice; look at the input"),
+        DropReason.NEAR_DUPLICATE: Said(
+            "nearly the same question stands there twice; look at the input"
+        ),
+    }
 
 
 class Draft(NamedTuple):

@@ -11,10 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, cast
 
 from medkd.completers.client import LedgerClient
-from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import MissingPart
 from medkd.completers.providers import Target, estimate_tokens
-from medkd.completers.scheduler import RunOptions
 from medkd.core import thinking
 from medkd.core.config import read_shipped_yaml
 from medkd.core.records import Message, Removal, Request, Sampling, Usage
@@ -61,18 +58,12 @@ def estimate_cost(asked: Sequence[Asked], target: Target) -> str:
     )
 
 
-def check_leaks(
-    asked: Sequence[Asked], target: Target, ledger: Ledger, concurrency: int, budget: float | None
-) -> tuple[list[Removal], int]:
+def check_leaks(asked: Sequence[Asked], client: LedgerClient) -> tuple[list[Removal], int]:
     """Ask about every section; return those from which the answer was named, and how many got no
     answer.
 
     Raises StoppedError when the budget is spent or nobody answers; the ledger keeps what was paid.
     """
-    options = RunOptions(
-        name="check-leaks", concurrency=concurrency, budget=budget, find_missing=_find_missing
-    )
-    client = LedgerClient(target, ledger, options)
     if asked:
         labelled = ((f"{one.draft.case.id} {one.section}", one.request) for one in asked)
         client.run(labelled, len(asked))
@@ -100,5 +91,6 @@ def _ask(text: str, language: str) -> Request:
     return Request(messages=messages, sampling=SAMPLING)
 
 
-def _find_missing(_reasoning: str, text: str) -> MissingPart | None:
-    return None if text.strip() else MissingPart("no diagnosis", is_at_end=True)
+def find_fault(_reasoning: str, text: str) -> str:
+    """Say what makes a reply unreadable: it is empty."""
+    return "" if text.strip() else "no diagnosis"

@@ -17,7 +17,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from medkd.core.records import Case, Removal, name_removal
 from medkd.core.reviews import Decision, Review, settle
@@ -448,29 +448,16 @@ def remove_spans(
     text = view.edit(Edit(cut.start, cut.end, cut.put) for cut in removed).text
     removals = [
         *(_record(case, section, view, cut) for cut in removed),
-        *(
-            _record(case, section, view, cut).model_copy(update={"state": "restored"})
-            for cut in restored
-        ),
+        *(_record(case, section, view, cut, "restored") for cut in restored),
     ]
     return text, sorted(removals, key=lambda removal: removal.start)
 
 
 def propose_section(case: Case, section: str) -> Removal:
     """Propose a section from which a model named the answer where the rules found nothing."""
-    text = case.sections[section]
-    return Removal(
-        id=name_removal(case.id, section, text, 0, len(text)),
-        case_id=case.id,
-        section=section,
-        start=0,
-        end=len(text),
-        rule=Rule.ENDPOINT,
-        before=text,
-        after="",
-        context=f"⟦{text}⟧",
-        state="proposed",
-    )
+    view = View.of(case.sections[section])
+    cut = Cut(0, len(view.text), "", Rule.ENDPOINT)
+    return _record(case, section, view, cut, "proposed")
 
 
 def _place(view: View, decision: Reviewed) -> Cut | None:
@@ -485,7 +472,13 @@ def _overlaps(view: View, cut: Cut, decision: Reviewed) -> bool:
     return start < decision.end and decision.start < end
 
 
-def _record(case: Case, section: str, view: View, cut: Cut) -> Removal:
+def _record(
+    case: Case,
+    section: str,
+    view: View,
+    cut: Cut,
+    state: Literal["removed", "restored", "proposed"] = "removed",
+) -> Removal:
     original = case.sections[section]
     start, end = view.original_span(cut.start, cut.end)
     return Removal(
@@ -500,4 +493,5 @@ def _record(case: Case, section: str, view: View, cut: Cut) -> Removal:
         context=original[max(0, start - AROUND) : start]
         + f"⟦{original[start:end]}⟧"
         + original[end : end + AROUND],
+        state=state,
     )

@@ -17,7 +17,8 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from medkd.completers.ledger import Ledger
+from medkd.completers.client import open_client
+from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.completers.providers import Flags, Target, check_budget, find_target
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig, did_you_mean
 from medkd.core.errors import InputError, Said
@@ -37,7 +38,6 @@ from medkd.core.parallel import DoneWork, Engine, map_in_order
 from medkd.core.progress import track
 from medkd.core.records import (
     Case,
-    Cost,
     Question,
     Removal,
     Split,
@@ -47,10 +47,17 @@ from medkd.core.records import (
 )
 from medkd.core.reviews import REVIEWS, read_reviews
 from medkd.core.stage_output import Manifest, StageOutput, open_stage_output
-from medkd.core.task import AnswerKind, Task, list_sections, load_task, name_task
+from medkd.core.task import Task, list_sections, load_task, name_task
 from medkd.prepare.aliases import load_synonyms
-from medkd.prepare.draft import Draft, DropReason, draft_question, is_empty, measure
-from medkd.prepare.leak_check import check_leaks, estimate_cost, list_asked
+from medkd.prepare.draft import (
+    Draft,
+    DropReason,
+    draft_question,
+    is_empty,
+    list_next_steps,
+    measure,
+)
+from medkd.prepare.leak_check import check_leaks, estimate_cost, find_fault, list_asked
 from medkd.prepare.leakage import read_decisions
 from medkd.text.normalize import make_plain
 from medkd.text.similarity import BAND, N_BANDS, cluster, find_similar, sign
@@ -171,7 +178,7 @@ def prepare(
         ids.append(drafted.draft.case.id)
     stay, leaders = leave_near_duplicates(plain, signatures, stories, dropped)
     splits = split_drafts([ids[number] for number in stay], leaders, config)
-    chosen = View(drafts, stay, _as_it_is)
+    chosen = View(drafts, stay, lambda draft: draft)
     questions = View(
         drafts, stay, lambda draft: _make_question(draft, splits[draft.case.id], asked)
     )
@@ -215,10 +222,6 @@ def _draft(case: Case, **given: Any) -> _Drafted | DropReason:
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _as_it_is(draft: Draft) -> Draft:
-    return draft
 
 
 def until_section(task: Task, name: str) -> Task:
@@ -377,7 +380,6 @@ def _measure(drafts: Iterable[Draft]) -> tuple[dict[str, int], dict[str, Any]]:
     return dict(languages), leaks
 
 
-LEDGER = "ledger.sqlite"
 WRITES = ("questions.jsonl", "removals.jsonl", "alpaca.json")
 
 
@@ -406,7 +408,7 @@ def run(config: Config) -> Manifest:
         space.drop_all({**reader.dropped(), **dropped})
         space.manifest.facts = facts
         _report_unasked(task, facts["not_asked"])
-        space.next_steps = steps = _list_next_steps(task, facts["not_asked"])
+        space.next_steps = steps = list_next_steps(task, facts["not_asked"])
         if not questions:
             raise InputError("{}: {}", path, _explain_nothing(task, steps, dropped))
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
@@ -453,19 +455,18 @@ def _open_checker(
     if target is None:
         yield None
         return
-    with Ledger(space.path(LEDGER)) as ledger:
+    limits = (config.budget, config.concurrency)
+    with open_client(target, space.path(LEDGER), "check-leaks", find_fault, *limits) as client:
 
         def check(drafts: Sequence[Draft]) -> tuple[list[Removal], int]:
             asked = list(list_asked(drafts))
             print(estimate_cost(asked, target), file=sys.stderr)
-            return check_leaks(asked, target, ledger, config.concurrency, config.budget)
+            return check_leaks(asked, client)
 
         try:
             yield check
         finally:
-            space.manifest.cost = Cost(
-                amount=round(ledger.spent(), 6), currency=target.provider.currency
-            )
+            space.manifest.cost = client.tell_cost()
 
 
 def _report_unasked(task: Task, unasked: Mapping[str, int]) -> None:
@@ -487,56 +488,3 @@ def _explain_nothing(task: Task, steps: Mapping[str, Said], dropped: Counter[str
     main = max(dropped, key=dropped.__getitem__, default="")
     step = steps.get(main, Said("check the sections and answers of the cases"))
     return Said("no question of the task {} could be made ({}); {}", task.name, listed, step)
-
-
-def _list_next_steps(task: Task, unasked: Mapping[str, int]) -> dict[str, Said]:
-    """Say what to do where many cases cannot be asked for a reason."""
-    answer, part = task.answer, task.question
-    others = ", ".join([*unasked][:8]) or "–"
-    return {
-        DropReason.NO_DIAGNOSIS: Said(
-            "they have no diagnosis in {}; questions of another kind are asked with --task "
-            "open-question or a task of your own",
-            answer.section[0],
-        ),
-        DropReason.NO_ANSWER: Said(
-            "they have no section {}; name yours in the task's answer.section (there are: {})",
-            " / ".join(answer.section),
-            others,
-        ),
-        DropReason.UNFIT_ANSWER: Said(
-            "their answers hold no {}, as answer.kind {} wants; write answer.kind: text",
-            Said(_WANTED.get(answer.kind, "answer")),
-            answer.kind,
-        ),
-        DropReason.TOO_SHORT: Said(
-            "they have less than {} characters in {}; name their sections in the task's "
-            "question.sections (there are: {}), or lower question.min_characters",
-            part.min_characters,
-            ", ".join(part.sections),
-            others,
-        ),
-        DropReason.NO_FINDING: Said(
-            "they have none of {}; name what they have in the task's question.sections "
-            "(there are: {})",
-            ", ".join(part.needs),
-            others,
-        ),
-        DropReason.ANSWER_IS_COMPLAINT: Said(
-            "their complaint is the diagnosis itself; look at 主诉"
-        ),
-        DropReason.ANSWER_WOVEN_IN: Said(
-            "their findings name the diagnosis throughout, as a rhythm on an electrocardiogram "
-            "does; ask them under a task that does not remove the answer"
-        ),
-        DropReason.TOO_LITTLE_LEFT: Said(
-            "most of their text tells the answer; look at their sections"
-        ),
-        DropReason.DUPLICATE: Said("the same question stands there twice; look at the input"),
-        DropReason.NEAR_DUPLICATE: Said(
-            "nearly the same question stands there twice; look at the input"
-        ),
-    }
-
-
-_WANTED: dict[AnswerKind, str] = {"choice": "letter of an option", "number": "number"}

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from medkd.completers.ledger import FILE_NAME as LEDGER
 from medkd.completers.ledger import Ledger
 from medkd.completers.providers import Target, check_budget, find_target
 from medkd.completers.scheduler import RunOptions
@@ -47,7 +48,6 @@ from medkd.verify.llm_checks import (
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
-LEDGER = "ledger.sqlite"
 WRITES = ("verified.jsonl", "rejected.jsonl", "undecided.jsonl")
 _AGAIN = "ask again with medkd distill --overwrite (its ledger stays)"
 _READ = "read rejected.jsonl"
