@@ -1,6 +1,7 @@
 """What each method does after supervised training, in the rehearsal world: preferences (DPO), group
-rewards (GRPO) and on-policy distillation (the student with the answer at hand), beside more
-supervised training for as many seconds as the slowest of them took.
+rewards (GRPO) and on-policy distillation (from the student with the answer at hand, and from an
+open teacher: the demo's student, which learnt from all traces), beside more supervised training
+for as many seconds as the slowest of them took.
 
 In: `--merged`, a finished `merge` of the demo. As where traces are bought, few questions have one:
 `--traces` of them are what supervised training sees, in the start and after it. The others have
@@ -35,7 +36,7 @@ from medkd.train.student import load_student
 
 SHARED = {"model": "medkd:tiny"}
 SFT = {"learning_rate": 2e-3, "max_length": 1024}
-METHODS = ["start", "DPO", "on-policy, self", "GRPO", "more SFT"]
+METHODS = ["start", "DPO", "on-policy, self", "on-policy, teacher", "GRPO", "more SFT"]
 """More supervised training comes last: it gets the seconds of the slowest before it."""
 RATES = ("diagnosis_accuracy", "think_format_rate", "stop_rate")
 
@@ -115,13 +116,13 @@ def train_all(options: argparse.Namespace, seed: int) -> dict[str, Path]:
         fields = {"method": "dpo", "input": pairs, "epochs": 2.0, "learning_rate": 2e-4}
         return run_stage("train", go_on | fields | {"out": out / "dpo"})
 
-    def teach_itself() -> Path:
-        fields = {"method": "on-policy", "teacher": "self", "max_tokens": 256}
+    def distil(name: str, **teacher: str) -> Path:
+        fields = {"method": "on-policy", "max_tokens": 256, **teacher}
         fields |= {"learning_rate": 5e-4, "trainer": {"max_steps": options.steps}}
-        return run_stage("train", go_on | fields | {"out": out / "on-policy"})
+        return run_stage("train", go_on | fields | {"out": out / name})
 
     def reinforce() -> Path:
-        fields = {"steps": options.steps, "questions": 16, "group_size": 8, "batch_size": 32}
+        fields = {"steps": options.grpo_steps, "questions": 16, "group_size": 8, "batch_size": 32}
         fields |= {"max_tokens": 256, "learning_rate": 1e-3}
         return run_stage("reinforce", go_on | fields | {"out": out / "grpo"})
 
@@ -130,7 +131,12 @@ def train_all(options: argparse.Namespace, seed: int) -> dict[str, Path]:
         share = longest / read_seconds(start)
         return train_on_traces("more-sft", round(options.start_steps * (1 + share)))
 
-    ways = {"DPO": prefer, "on-policy, self": teach_itself, "GRPO": reinforce}
+    ways = {
+        "DPO": prefer,
+        "on-policy, self": lambda: distil("on-policy", teacher="self"),
+        "on-policy, teacher": lambda: distil("teacher", teacher_model=str(options.teacher)),
+        "GRPO": reinforce,
+    }
     made: dict[str, Path] = {"start": start}
     for name, train in (ways | {"more SFT": train_longer}).items():
         if name in options.methods:
@@ -164,7 +170,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=294, help="questions to draw pairs of")
     parser.add_argument("--traces", type=int, default=48, help="rows of supervised training")
     parser.add_argument("--start-steps", type=int, default=18, help="supervised steps of the start")
-    parser.add_argument("--steps", type=int, default=16, help="steps of GRPO and on-policy")
+    parser.add_argument("--steps", type=int, default=16, help="steps of on-policy distillation")
+    parser.add_argument("--grpo-steps", type=int, default=8)
+    parser.add_argument("--teacher", type=Path, default=Path("runs/demo/export"))
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     options = parser.parse_args()
     right: dict[str, list[dict[str, float]]] = {}
