@@ -196,3 +196,62 @@ def test_a_task_that_asks_questions_changes_nothing_in_how_their_rows_are_read(t
     cases = [RawCase.model_validate_json(line) for line in lines]
     assert [case.source for case in cases] == ["psy", "psy"]
     assert [[*case.sections] for case in cases] == [["question", "answer"]] * 2
+
+
+@pytest.mark.parametrize("keys", [(1, 2), (0.0, 2.0)])
+def test_keys_that_may_count_from_either_are_refused_and_floats_are_numbers(
+    tmp_path: Path, keys: tuple[float, float]
+):
+    row = EXAMS["medmcqa"] | {"opc": "散步", "opd": "读书"}
+    files = CaseFiles(
+        write(tmp_path / "a.json", *({**row, "question": f"{key}?", "cop": key} for key in keys))
+    )
+    if 0 in keys:
+        assert [case.sections["answer"] for case in files] == ["A", "C"]
+    else:
+        with pytest.raises(InputError, match="counts from 0 or from 1"):
+            list(files)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"选项1": "咖啡", "选项2": "放松"},
+        {"A选项": "咖啡", "B选项": "放松", "C选项": float("nan"), "D选项": "NULL"},
+        {"options": '{"A": "咖啡", "B": "放松"}'},
+        {"options": '["咖啡", "放松"]'},
+        {"options": "A. 咖啡 B. 放松"},
+        {"A": "咖啡", "选项A": 5, "B": "放松"},
+    ],
+)
+def test_options_are_read_as_other_exams_write_them(tmp_path: Path, beside: dict[str, object]):
+    (case,) = CaseFiles(write(tmp_path / "a.json", {"题目": Q, **beside, "答案": "B"}))
+    assert case.sections["options"] == "A. 咖啡\nB. 放松" and case.sections["answer"] == "B"
+
+
+def test_an_answer_stands_above_a_label(tmp_path: Path):
+    row = {"question": Q, "options": ["咖啡", "放松", "读书"], "answer": "C", "label": "B"}
+    (case,) = CaseFiles(write(tmp_path / "a.json", row))
+    assert case.sections["answer"] == "C"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "失眠怎么办？", "input": "", "output": A, "history": []},
+        {"question": Q, "answer": A, "exam": "USMLE 2019", "course": "Sleep"},
+    ],
+)
+def test_fields_of_a_question_that_are_also_names_of_sections_make_no_case(
+    tmp_path: Path, row: dict[str, object]
+):
+    (case,) = CaseFiles(write(tmp_path / "a.json", row))
+    assert case.sections["answer"] == A and set(case.sections) == {"question", "answer"}
+
+
+def test_a_question_keeps_its_id_address_and_licence(tmp_path: Path):
+    row = {"id": "s-7", "question": Q, "answer": A, "url": "https://a.org/7", "licence": "CC0"}
+    path = write(tmp_path / "a.json", row, {**row, "id": "s-8"}, {**row, "question": "另一问"})
+    first, second, third = CaseFiles(path)
+    assert (first.id, first.url, first.licence) == ("a:s-7", "https://a.org/7", "CC0")
+    assert second.id == "a:s-8" and third.id not in {first.id, second.id}

@@ -272,3 +272,38 @@ def test_a_case_tells_which_column_its_id_was_taken_from(
     case = read_row(row, names, Columns((), names))
     assert case is not None
     assert (case.id, case.id_column) == (f"files:{native}", column)
+
+
+def test_what_stands_beside_a_whole_record_is_read_too(tmp_path: Path):
+    row = {
+        "编号": "B-7",
+        "科室": "内科",
+        "标题": "腹痛一例",
+        "辅助检查": "CT未见异常",
+        "病区": "三病区",
+        "电话": "无人知道",
+        "raw_medical_record": {"主诉": "腹痛"},
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([row], ensure_ascii=False), encoding="utf-8")
+    columns = Columns(["病区=department"], load_names())
+    (case,) = CaseFiles(path, columns=columns)
+    assert case.id == "files:B-7" and case.title == "腹痛一例"
+    assert set(case.department) == {"内科", "三病区"}
+    assert case.sections == {"主诉": "腹痛", "辅助检查": "CT未见异常"}
+    assert columns.left_out == {"电话"}
+
+
+def test_a_running_number_is_no_id_where_it_comes_again(tmp_path: Path):
+    book = Workbook()
+    for sheet, word in ((book.active, "腹痛"), (book.create_sheet("二"), "咳嗽")):
+        sheet.append(["序号", "住院流水", "主诉"])
+        for n in (1, 2):
+            sheet.append([n, f"{word}-{n}", f"{word}{n}天"])
+    book.save(tmp_path / "a.xlsx")
+    plain = CaseFiles(tmp_path / "a.xlsx")
+    assert len({case.id for case in plain}) == 4 and not plain.dropped
+    named = CaseFiles(tmp_path / "a.xlsx", columns=Columns(["住院流水=id"], load_names()))
+    assert [case.id for case in named] == [
+        f"files:{w}-{n}" for w in ("腹痛", "咳嗽") for n in (1, 2)
+    ]

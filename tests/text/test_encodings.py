@@ -107,3 +107,10 @@ def test_any_bytes_are_decoded_or_refused_and_never_replaced(content):
         assert "\n" not in str(error)
     else:
         assert "\ufffd" not in text or b"\xef\xbf\xbd" in content or b"\xfd\xff" in content
+
+
+def test_a_western_text_is_refused_and_not_read_as_chinese(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("id,note\n1,T 38.5°C on day 2\n2,gave 50µg of it\n".encode("cp1252"))
+    with pytest.raises(InputError, match="neither UTF-8, UTF-16, GB18030 nor Big5"):
+        find_encoding(path)

@@ -45,6 +45,7 @@ FORMS = {
     "pandas by columns": dump({"主诉": {"0": "腹痛，3天", "1": "咳嗽"}, "n": {"0": 1, "1": 2}}),
     "pandas table": dump({"schema": {"fields": []}, "data": ROWS}),
     "a list under data": dump({"version": "1", "data": ROWS}, indent=1),
+    "as Navicat writes it": dump({"RECORDS": ROWS}),
 }
 
 
@@ -339,3 +340,43 @@ def test_words_of_tables_for_nothing_are_missing(value):
 )
 def test_what_says_something_is_not_missing(value):
     assert not is_missing(value)
+
+
+def test_a_case_among_others_keeps_a_list_of_its_own_whatever_it_is_called(tmp_path):
+    rows = [{"主诉": "腹痛", "records": [{"体温": "38"}]}, {"主诉": "咳嗽", "records": []}]
+    assert contents(write(tmp_path / "a.jsonl", "\n".join(map(dump, rows)))) == rows
+
+
+def test_a_quote_that_is_left_open_is_told_and_takes_no_rows_in_silence(tmp_path):
+    rows = [f"{n},咳嗽{n}天" for n in range(12)]
+    rows[3], rows[9] = '3,"咳嗽', '9,发热"'
+    closed_late, never_closed = (
+        [*read_rows(write(tmp_path / name, "编号,主诉\n" + "\n".join(lines) + "\n"))]
+        for name, lines in (("late.csv", rows), ("never.csv", rows[:9]))
+    )
+    assert [bool(row.problem) for row in closed_late] == [False] * 3 + [True] + [False] * 2
+    assert "takes 5 rows into one cell" in closed_late[3].problem
+    assert "and 5 lines with it; is a quote left open?" in never_closed[3].problem
+
+
+def test_a_cell_of_several_lines_is_one_cell_though_some_hold_the_delimiter(tmp_path):
+    text = "1. 肺炎,重症\n2. 高血压\n3. 糖尿病,2型\n4. 肾病\n出院"
+    path = write(tmp_path / "a.csv", f'编号,诊断\n1,"{text}"\n')
+    assert contents(path) == [{"编号": "1", "诊断": text}]
+
+
+def test_what_excel_escapes_is_read_as_it_was_written(tmp_path):
+    path = write_excel(tmp_path / "a.xlsx", ["编号", "主诉"], [1, "咳嗽_x000D_\n发热_x005F_x000D_"])
+    assert contents(path) == [{"编号": "1", "主诉": "咳嗽\n发热_x000D_"}]
+
+
+def test_texts_that_parquet_holds_as_bytes_are_texts(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = ["腹痛三天".encode(), "咳嗽三天".encode("gb18030"), b"\xff\xd8\xff\xe0"]
+    table = pyarrow.table({"主诉": pyarrow.array(texts, pyarrow.binary())})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert contents(tmp_path / "a.parquet") == [
+        {"主诉": text} for text in ("腹痛三天", "咳嗽三天", None)
+    ]

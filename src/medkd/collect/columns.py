@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from medkd.collect.sections import CLINICAL_SECTIONS, SectionNames
+from medkd.collect.sections import CLINICAL_SECTIONS, DIAGNOSIS_SECTIONS, SectionNames
 from medkd.core.config import did_you_mean
 from medkd.core.errors import InputError
 from medkd.core.task import list_sections, load_task
@@ -26,8 +26,10 @@ from medkd.text.tables import is_missing
 
 QUESTION_SECTIONS = ("question", "options", "answer", "问题", "选项", "答案")
 """The sections of a question with its answer, in either language."""
+COUNTER = "序号"
+"""A heading of numbers that may begin again in the next sheet or file."""
 FIELDS = {
-    "id": ("编号", "序号", "case id", "case_id"),
+    "id": ("编号", COUNTER, "case id", "case_id"),
     "title": ("标题", "病例标题", "题目"),
     "department": ("科室", "科别", "所属科室", "就诊科室"),
     "url": ("网址", "链接", "来源网址", "address", "link"),
@@ -113,11 +115,13 @@ class Columns:
 
     @cache  # noqa: B019 - one object a run
     def holds_case(self, headings: frozenset[str]) -> bool:
-        """Tell whether a row of these headings is a case: it has a clinical section, or one that
-        the user named."""
+        """Tell whether a row of these headings is a case though it asks and answers: it has two
+        sections of one, for one may be the `history` of a conversation or the name of an `exam`;
+        or one that the user named."""
         places = {self.place_of(heading) for heading in headings}
-        named = {*CLINICAL_SECTIONS, *self._given.values()}
-        return not places.isdisjoint(named - FIELDS.keys() - {*QUESTION_SECTIONS})
+        named = {*self._given.values()} - FIELDS.keys() - {*QUESTION_SECTIONS}
+        of_cases = places.intersection((*CLINICAL_SECTIONS, *DIAGNOSIS_SECTIONS))
+        return not places.isdisjoint(named) or len(of_cases) > 1
 
     def place_of(self, heading: str) -> str:
         """Name the field or section that a column holds; empty where nothing is known of it."""
@@ -156,7 +160,7 @@ class Columns:
                 record[place] = [record[place], cell] if place in record else cell
             elif place in fields and place in _JOINED:
                 fields[place] = [fields[place], cell]
-            elif place in fields and fields[place] != cell:
+            elif place in fields and fields[place] != cell and heading.strip() not in self._given:
                 self.left_out.add(heading.strip())
             else:
                 fields[place] = cell

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from medkd.collect.columns import Columns
+from medkd.collect.columns import COUNTER, Columns
 from medkd.collect.parser import MAX_BYTES, licence_note, read_saved_page, to_plain_text
 from medkd.collect.sections import (
     DIAGNOSIS_SECTIONS,
@@ -138,7 +138,8 @@ class CaseFiles:
         seen: set[str] = set()
         for path in self.paths:
             try:
-                for place, case in self._read(path):
+                for place, read in self._read(path):
+                    case = _number_by_content(read) if read.id in seen else read
                     if case.id in seen:
                         self._drop(FileDrop.DUPLICATE_ID, f"{place}: an id that came before", False)
                         continue
@@ -247,12 +248,14 @@ class CaseFiles:
             "options": write_options(found.options),
             "answer": found.answer,
         }
+        plain = _write_fields(beside, self.columns)
         return RawCase(
-            id=f"{source.name}:{_fingerprint(sections)}",
+            id=f"{source.name}:{plain['id'] or _fingerprint(sections)}",
+            id_column=plain["id_column"],
             source=source.name,
-            url=source.url,
-            licence=source.licence,
-            title=normalize_whitespace(_write_plain(beside.get("title"), "title")),
+            url=plain["url"] or source.url,
+            licence=plain["licence"] or source.licence,
+            title=plain["title"],
             department=unify_departments(
                 [found.subject, *_list_departments(beside.get("department"))]
             ),
@@ -303,26 +306,28 @@ def _is_known(path: Path) -> bool:
 # --- Rows ---------------------------------------------------------------------------------------
 
 
+_RECORD_FIELDS = ("sections", "raw_medical_record")
+"""Fields that hold all sections of a case."""
+
+
 def read_row(fields: dict[str, Any], names: SectionNames, columns: Columns) -> RawCase | None:
     """Read a row in whichever of its shapes; None where it has none of them.
 
     Raises ValidationError for a broken record of our own, FieldError for a field of a wrong kind.
     """
-    sections = fields.get("sections")
-    if isinstance(sections, dict):
-        if "source" in fields:
-            return RawCase.model_validate(fields)
-        beside = columns.sort(
-            {str(name): cell for name, cell in fields.items() if name != "sections"}
-        )
-        beside["raw_medical_record"] = {**sections, **beside.get("raw_medical_record", {})}
-        return _read_foreign(beside, names, columns)
+    if isinstance(fields.get("sections"), dict) and "source" in fields:
+        return RawCase.model_validate(fields)
     record = fields.get("raw_medical_record")
     if isinstance(record, str) and record.lstrip().startswith("{"):
         fields = {**fields, "raw_medical_record": _parse_cell(record)}
-    if not isinstance(fields.get("raw_medical_record"), dict):
-        fields = columns.sort({str(name): value for name, value in fields.items()})
-    return _read_foreign(fields, names, columns) if "raw_medical_record" in fields else None
+    whole = next((n for n in _RECORD_FIELDS if isinstance(fields.get(n), dict)), "")
+    sorted_ = columns.sort({str(name): cell for name, cell in fields.items() if name != whole})
+    if whole:
+        beside = sorted_.get("raw_medical_record", {})
+        sorted_["raw_medical_record"] = {**beside, **fields[whole]}
+        if whole == "raw_medical_record" and "id" in fields:  # a crawler's number of the page
+            sorted_["id_column"] = ""
+    return _read_foreign(sorted_, names, columns) if "raw_medical_record" in sorted_ else None
 
 
 def _parse_cell(text: str) -> Any:
@@ -340,26 +345,42 @@ def _read_foreign(fields: dict[str, Any], names: SectionNames, columns: Columns)
         for name, value in cast("dict[str, Any]", fields["raw_medical_record"]).items()
     )
     sections = join_sections(((name, text) for name, text in texts if not _is_blank(text)), names)
-    plain = {
-        name: normalize_whitespace(_write_plain(fields.get(name), name))
-        for name in ("id", "id_column", "url", "retrieved_at", "licence", "title")
-    }
-    if is_rounded_number(plain["id"]):
-        columns.rounded.setdefault(plain["id_column"] or "id", plain["id"])
-        plain["id"] = ""
+    plain = _write_fields(fields, columns)
     source = "iiyi" if "iiyi.com/" in plain["url"] else "files"
     return RawCase(
         id=f"{source}:{plain['id'] or _fingerprint(sections)}",
-        id_column=plain["id_column"] if plain["id"] else "",
+        id_column=plain["id_column"],
         source=source,
         url=plain["url"],
         retrieved_at=plain["retrieved_at"],
         licence=plain["licence"] or licence_note(plain["url"]),
-        title=plain["title"].replace("\n", " "),
+        title=plain["title"],
         department=unify_departments(_list_departments(fields.get("department"))),
         sections=sections,
         diagnosis=find_diagnosis(sections),
     )
+
+
+def _write_fields(fields: dict[str, Any], columns: Columns) -> dict[str, str]:
+    """Write what a row has besides its sections, each on one line; an id that a spreadsheet rounded
+    is none."""
+    names = ("id", "id_column", "url", "retrieved_at", "licence", "title")
+    plain = {
+        name: " ".join(normalize_whitespace(_write_plain(fields.get(name), name)).split("\n"))
+        for name in names
+    }
+    if is_rounded_number(plain["id"]):
+        columns.rounded.setdefault(plain["id_column"] or "id", plain["id"])
+        plain["id"] = ""
+    return plain if plain["id"] else plain | {"id_column": ""}
+
+
+def _number_by_content(case: RawCase) -> RawCase:
+    """Number a case by its content where its number only counts rows, or is that of a question:
+    another sheet, or another turn of a conversation, may have it too."""
+    if case.id_column != COUNTER and "question" not in case.sections:
+        return case
+    return case.model_copy(update={"id": f"{case.source}:{_fingerprint(case.sections)}"})
 
 
 def _is_blank(text: str) -> bool:

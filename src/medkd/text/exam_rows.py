@@ -5,10 +5,11 @@ column an option, headings in English or Chinese. Out: `ExamQuestion`. Not done 
 (`text.tables`), scoring letters (`grading.choices`).
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from string import ascii_uppercase
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any, NamedTuple, cast
 
 from medkd.text.tables import is_missing
@@ -16,7 +17,7 @@ from medkd.text.tables import is_missing
 QUESTION_NAMES = ("question", "题干", "题目", "问题", "试题", "stem")
 ANSWER_NAMES = ("answer", "正确答案", "参考答案", "标准答案", "答案", "correct_answer", "correct")
 _OPTION_NAMES = ("option", "options", "choices", "选项")
-_KEY_NAMES = ("answer_idx", "label", *ANSWER_NAMES)
+_KEY_NAMES = ("answer_idx", *ANSWER_NAMES, "label")
 _SUBJECT_NAMES = (
     "exam_class",
     "exam_type",
@@ -29,7 +30,7 @@ _SUBJECT_NAMES = (
     "科目",
     "学科",
 )
-_OPTION_COLUMN = re.compile(r"(?:op|option[ _]?|选项)?([a-z])")
+_OPTION_COLUMN = re.compile(r"(?:op|option[ _]?|选项)?([a-z])(?:选项)?|(?:option[ _]?|选项)([1-9])")
 
 
 class ExamQuestion(NamedTuple):
@@ -50,7 +51,7 @@ def is_exam(fields: Iterable[str]) -> bool:
     (True, False)
     """
     names = {field.strip().lower() for field in fields}
-    columns = {match[1] for name in names if (match := _OPTION_COLUMN.fullmatch(name))}
+    columns = {letter for name in names if (letter := _find_column(name))}
     has_options = not names.isdisjoint(_OPTION_NAMES) or {"a", "b"} <= columns
     has_key = not names.isdisjoint((*_KEY_NAMES, "cop"))
     return has_options and has_key and not names.isdisjoint(QUESTION_NAMES)
@@ -59,8 +60,8 @@ def is_exam(fields: Iterable[str]) -> bool:
 def is_exam_field(name: str) -> bool:
     """Tell whether a field of an exam's row is one that is read."""
     plain = name.strip().lower()
-    named = (*QUESTION_NAMES, *_OPTION_NAMES, *_KEY_NAMES, *_SUBJECT_NAMES, "cop", "id")
-    return plain in named or _OPTION_COLUMN.fullmatch(plain) is not None
+    named = (*QUESTION_NAMES, *_OPTION_NAMES, *_KEY_NAMES, *_SUBJECT_NAMES, "cop")
+    return plain in named or bool(_find_column(plain))
 
 
 def read_exam_row(row: Mapping[str, Any], name: str, is_from_zero: bool) -> ExamQuestion:
@@ -82,6 +83,12 @@ def read_exam_row(row: Mapping[str, Any], name: str, is_from_zero: bool) -> Exam
     return ExamQuestion(
         str(fields.get("id") or name), subject, str(question).strip(), kept, letters
     )
+
+
+def count_options(row: Mapping[str, Any]) -> int:
+    """Count the options of a row that has a column an option."""
+    found = {_find_column(str(key).strip().lower()) for key, cell in row.items() if _write(cell)}
+    return len(found - {""})
 
 
 def write_options(options: Mapping[str, str]) -> str:
@@ -106,6 +113,15 @@ def read_key(answer: str, options: Mapping[str, str]) -> str:
 
 _KEY = re.compile(r"[A-Z](?:[\s,、;/和与及&+]*[A-Z])*\.?")
 _LISTED = re.compile(r"(?m)^[ \t\u3000]*([A-ZＡ-Ｚ])(?![A-Za-z])[ \t\u3000.．、:：)）]*([^\n]*)$")
+_BESIDE = re.compile(
+    r"(?<!\S)([A-ZＡ-Ｚ])[.．、:：)）]\s*(.*?)\s*(?=\s[A-ZＡ-Ｚ][.．、:：)）]|$)", re.DOTALL
+)
+
+
+def _find_column(name: str) -> str:
+    """Find the letter of the option that a column of this name, in lower case, holds."""
+    match = _OPTION_COLUMN.fullmatch(name)
+    return "" if match is None else match[1] or ascii_lowercase[int(match[2]) - 1]
 
 
 def _find(fields: Mapping[str, Any], names: Iterable[str]) -> Any:
@@ -117,14 +133,23 @@ def _to_letter(text: str) -> str:
 
 
 def _read_options(fields: Mapping[str, Any]) -> dict[str, str] | None:
-    """Take options from one field (a mapping, a list, lines of text) or from a column each."""
+    """Take options from one field (a mapping, a list, either as JSON text, options below or beside
+    each other) or from a column each."""
     listed = next((fields[name] for name in _OPTION_NAMES if name in fields), None)
     if isinstance(listed, str):
-        return dict(_LISTED.findall(listed))
+        below = dict(_LISTED.findall(listed))
+        if not listed.lstrip().startswith(("[", "{")):
+            return below if len(below) > 1 else dict(_BESIDE.findall(listed))
+        try:
+            listed = json.loads(listed)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("options are text that is no JSON") from error
     if listed is None:
-        found = ((_OPTION_COLUMN.fullmatch(name), value) for name, value in fields.items())
-        columns = sorted((match[1], value) for match, value in found if match)
-        return {key: _write(value) for key, value in columns} if len(columns) > 1 else None
+        columns: dict[str, str] = {}
+        for name, value in fields.items():
+            if letter := _find_column(name):
+                columns[letter] = columns.get(letter) or _write(value)
+        return dict(sorted(columns.items())) if len(columns) > 1 else None
     if isinstance(listed, dict):
         pairs = list(cast("dict[Any, Any]", listed).items())
     elif not isinstance(listed, list):
@@ -137,7 +162,7 @@ def _read_options(fields: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def _write(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    return "" if is_missing(value) else str(value).strip()
 
 
 def _read_answer(fields: Mapping[str, Any], is_from_zero: bool) -> str:

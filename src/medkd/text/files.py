@@ -6,6 +6,7 @@ character is ever replaced by a mark. Not done here: telling JSON from other fil
 """
 
 import codecs
+import itertools
 import json
 import re
 import stat
@@ -32,6 +33,8 @@ _CHINESE = ("gb18030", "big5hkscs")
 """What is tried where a text is not UTF-8; the first one wins a draw."""
 _MIN_COMMON = 0.6
 """Share of the characters beyond ASCII that a Chinese text writes with common characters."""
+_MAX_LONE = 0.8
+"""Share of the runs of bytes beyond ASCII that may be one byte long; in Big5 about 0.4 are."""
 _MAX_NUL = 0.1
 """Share of NUL bytes from which a file is no text."""
 _BOMS = (
@@ -128,9 +131,16 @@ def _detect(chunks: _Chunks, place: str) -> Encoding:
         return Encoding("utf-8", is_damaged=True)
     scores = {name: _share_common(sample, name) for name in _CHINESE}
     best = max(scores, key=scores.__getitem__)
-    if scores[best] < _MIN_COMMON:
+    if scores[best] < _MIN_COMMON or _has_lone_bytes(sample):
         raise _refuse(chunks, place, "utf-8")
     return _checked(Encoding(best), chunks, place)
+
+
+def _has_lone_bytes(sample: bytes) -> bool:
+    """Tell whether bytes beyond ASCII stand alone, as the accents and signs of a Western encoding
+    do and Chinese characters do not: `38.5°C` would be read as a character of Big5."""
+    runs = re.findall(rb"[\x80-\xff]+", sample)
+    return sum(len(run) == 1 for run in runs) > _MAX_LONE * len(runs)
 
 
 def _checked(encoding: Encoding, chunks: _Chunks, place: str) -> Encoding:
@@ -238,7 +248,14 @@ class RawRow(NamedTuple):
 
 
 def read_json_lines(path: Path, encoding: Encoding) -> Iterator[RawRow]:
-    """Read a value a line; a file whose first line is no value holds values over several lines."""
+    """Read a value a line; a file whose first line is no value holds values over several lines. A
+    value that stands alone may be a whole table."""
+    rows = _read_lines_or_values(path, encoding)
+    begun = list(islice(rows, 2))
+    yield from _expand(begun[0]) if len(begun) == 1 else itertools.chain(begun, rows)
+
+
+def _read_lines_or_values(path: Path, encoding: Encoding) -> Iterator[RawRow]:
     is_first = True
     for number, line in _split_lines(path, encoding):
         place = f"{path.name}:{number}"
@@ -252,10 +269,10 @@ def read_json_lines(path: Path, encoding: Encoding) -> Iterator[RawRow]:
             values = _read_values(path, encoding)
             first = next(values)
             if not first.problem:
-                yield from _expand(first)
+                yield first
                 yield from values
                 return
-        yield from _expand(row) if is_first else [row]
+        yield row
         is_first = False
 
 
@@ -486,8 +503,9 @@ def _find_table(value: Any) -> list[Any] | None:
     if not isinstance(value, dict) or not value:
         return None
     table = cast("dict[str, Any]", value)
+    lowered = {name.lower(): inner for name, inner in table.items()}
     for name in ("data", "rows", "records"):
-        inner: Any = table.get(name)
+        inner: Any = lowered.get(name)
         if isinstance(inner, list) and inner and all(isinstance(r, dict) for r in cast(Any, inner)):
             return cast("list[Any]", inner)
     columns = [cast("dict[str, Any]", c) for c in table.values() if isinstance(c, dict)]

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core import thinking
+from medkd.core.errors import InputError
 from medkd.text.exam_rows import (
     ANSWER_NAMES,
     QUESTION_NAMES,
+    count_options,
     is_exam,
     is_exam_field,
     read_exam_row,
@@ -219,9 +221,22 @@ def _read_exam(fields: Mapping[str, Any], repairs: Counter[str], path: Path | No
 
 @cache
 def _counts_from_zero(path: Path) -> bool:
-    return any(
-        isinstance(row.content, dict) and str(cast("dict[str, Any]", row.content).get("cop")) == "0"
-        for row in read_rows(path)
+    """Tell whether MedMCQA's `cop` counts from 0 in a file: it does where a 0 stands in it, and not
+    where the number of the options does; raises InputError for a file that cannot tell."""
+    counts_from_one = False
+    for row in read_rows(path):
+        if isinstance(row.content, dict):
+            fields = cast("dict[str, Any]", row.content)
+            key = str(fields.get("cop")).removesuffix(".0")
+            if key == "0":
+                return True
+            counts_from_one = counts_from_one or key == str(count_options(fields))
+    if counts_from_one:
+        return False
+    raise InputError(
+        "{}: its field cop counts from 0 or from 1, and no row tells which; put the letter into a "
+        "column answer in its place",
+        path,
     )
 
 
@@ -271,7 +286,7 @@ def _find_parts(fields: Mapping[str, Any], name: str) -> _Parts | None:
         schema = Schema(question, *(field.lower() for field in rest))
         if not schema.needed <= fields.keys():
             return None
-    read = frozenset({*schema.question, *schema.needed, *REASONING_FIELDS, "history", "system"})
+    read = frozenset({*schema.question, *schema.needed, *REASONING_FIELDS, "history"})
     if schema.turns:
         question, answer, reasoning = _read_turns(fields[schema.turns], schema.turns)
         return _Parts(question, answer, reasoning, read)

@@ -26,6 +26,7 @@ from medkd.text.files import (
     PACKED,
     Encoding,
     RawRow,
+    decode,
     find_encoding,
     open_regular,
     open_text,
@@ -133,7 +134,8 @@ def _read_csv(path: Path, encoding: Encoding) -> Iterator[RawRow]:
             file.seek(0)
         lines = _bounded_lines(file, path)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        yield from _name_cells(_csv_rows(reader), path.name, encoding.is_damaged)
+        rows = _csv_rows(reader, delimiter)
+        yield from _name_cells(rows, path.name, encoding.is_damaged)
 
 
 def _find_delimiter(lines: Iterable[str], path: Path) -> str:
@@ -159,7 +161,8 @@ _Cells = tuple[int, Sequence[str] | None, str]
 """Number, cells (None for a broken row) and what is wrong with it."""
 
 
-def _csv_rows(reader: Any) -> Iterator[_Cells]:
+def _csv_rows(reader: Any, delimiter: str) -> Iterator[_Cells]:
+    n_cells = 0
     while True:
         number = reader.line_num + 1
         try:
@@ -167,9 +170,30 @@ def _csv_rows(reader: Any) -> Iterator[_Cells]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, None, f"no row of a table ({error})"
+            n_more = reader.line_num - number
+            ends = f", and {n_more} lines with it; is a quote left open?" if n_more else ""
+            yield number, None, f"no row of a table ({error}){ends}"
             continue
-        yield number, cells, ""
+        n_cells = n_cells or (len(cells) if len(cells) > 1 else 0)
+        n_swallowed = _count_swallowed(cells, n_cells, delimiter)
+        if n_swallowed < _MIN_SWALLOWED:
+            yield number, cells, ""
+        else:
+            said = f"a quote that is left open takes {n_swallowed} rows into one cell; close it"
+            yield number, None, said
+
+
+_MIN_SWALLOWED = 3
+
+
+def _count_swallowed(cells: Sequence[str], n_cells: int, delimiter: str) -> int:
+    """Count the rows of a table that stand in one of its cells: lines that have as many delimiters
+    as a row, all of them."""
+    for cell in cells if n_cells else ():
+        inside = cell.split("\n")[1:-1]
+        if inside and all(line.count(delimiter) == n_cells - 1 for line in inside):
+            return len(inside)
+    return 0
 
 
 def _name_cells(
@@ -268,10 +292,16 @@ def _guard(rows: Iterator[_Cells], path: Path) -> Iterator[_Cells]:
 
 
 def _sheet_rows(sheet: Any, path: Path) -> Iterator[_Cells]:
+    from openpyxl.utils.escape import unescape
+
+    def write(cell: Any) -> str:
+        text = _write_cell(cell)
+        return unescape(text).replace("\r", "") if "_x" in text else text
+
     for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
         if len(row) > MAX_COLUMNS:
             raise InputError("{}: {} columns; save the part that holds cases", path, len(row))
-        yield number, [_write_cell(cell) for cell in row], ""
+        yield number, [write(cell) for cell in row], ""
 
 
 def _damaged_workbook(path: Path, error: Exception) -> InputError:
@@ -338,12 +368,25 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
             for batch in ParquetFile(file).iter_batches(batch_size=512):
                 for row in batch.to_pylist():
                     number += 1
-                    yield RawRow(f"{path.name}, row {number}", row)
+                    yield RawRow(f"{path.name}, row {number}", _decode_cells(row))
     except (ArrowException, OSError, ValueError) as error:
         reason = str(cast(Exception, error)).splitlines()[0][:120]
         raise InputError(
             "{}: damaged Parquet after row {} ({}); fetch the file again", path, number, reason
         ) from error
+
+
+def _decode_cells(row: Any) -> dict[str, Any]:
+    """Decode the cells that are bytes, as Hive and Impala write texts; what is no text, such as a
+    picture, is nothing."""
+    return {key: _decode(cell) if isinstance(cell, bytes) else cell for key, cell in row.items()}
+
+
+def _decode(cell: bytes) -> str | None:
+    try:
+        return decode(cell, "")
+    except InputError:
+        return None
 
 
 # --- Cells --------------------------------------------------------------------------------------
