@@ -167,9 +167,12 @@ def write_rationales(questions: Path, path: Path) -> None:
     from medkd.core.records import Cost, Question, Rationale, Usage
 
     def reason(question: Question) -> Rationale:
-        drawn = hashlib.sha256(question.id.encode()).hexdigest()
-        findings = question.input[:300]
-        text = f"患者的表现需要逐项分析（{drawn}）。{findings}。综合以上所见，支持这一诊断。"
+        asked, place = question.input, int(question.id.rpartition(":")[2]) % 100
+        text = (
+            f"先看起病：{asked[:20]}，病程的长短已能缩小范围。再看检查，逐项问它们支持哪一种可能、又排除了"
+            f"哪一种：{asked[100 + place : 120 + place]}，与常见的几种疾病相鉴别，其余的都有不符之处。"
+            f"最后看{asked[-20:]}，这与前面所想的一致。综合以上，只有一种诊断能把这些表现都解释清楚。"
+        )
         return Rationale(
             id=question.id, question=question, reasoning=text, answer=question.reference, sample=0,
             finish_reason="stop", complete=True, model="teacher", mode="rationalize", attempts=1,

@@ -167,7 +167,7 @@ def test_another_number_of_rows_is_another_output(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stage_that_is_killed_goes_on_to_the_same_parts(tmp_path: Path) -> None:
-    cases = (case.to_raw_case() for case in generate_cases(4000, seed=5))
+    cases = (case.to_raw_case() for case in generate_cases(2200, seed=5))
     write_records(tmp_path / "raw_cases.jsonl", cases)
     whole = run_stage("deidentify", tmp_path, tmp_path / "whole", shard_rows=500)
     out = tmp_path / "killed"
