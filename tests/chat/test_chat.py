@@ -138,8 +138,14 @@ def test_an_endpoint_is_talked_to_by_model_and_address():
     assert [turn.role for turn in talked.turns] == ["user", "assistant"]
 
 
+def test_a_folder_whose_path_holds_an_at_sign_is_no_endpoint(random_model_dir, tmp_path):
+    folder = tmp_path / "me@host"
+    folder.symlink_to(random_model_dir)
+    assert isinstance(open_backend(str(folder)), LocalBackend)
+
+
 def test_names_that_stand_for_nobody_are_one_line(tmp_path):
-    with pytest.raises(InputError, match="unknown provider"):
+    with pytest.raises(InputError, match="MODEL@PLACE nobody: unknown provider"):
         open_backend("some@nobody")
     with pytest.raises(InputError, match="leave --adapter out"):
         open_backend("some@http://127.0.0.1:9/v1", tmp_path)

@@ -10,6 +10,7 @@ from medkd.core.i18n import Texts
 from medkd.export.proof import ask_folder
 from medkd.export.stage import (
     Config,
+    explain_unproven,
     export,
     find_base_format,
     hand_over_gguf,
@@ -182,6 +183,7 @@ def test_the_scores_of_an_evaluation_stand_on_the_card_with_their_intervals(trai
 def test_a_folder_that_transformers_cannot_use_proves_nothing(tmp_path):
     proof = prove(tmp_path, ["?"], 4)
     assert not proof["passed"] and "could not use it" in proof["finding"]
+    assert "train again" not in str(explain_unproven(tmp_path, proof))
 
 
 def test_the_proof_computes_on_a_gpu_where_there_is_one(random_model_dir, monkeypatch):

@@ -121,6 +121,14 @@ class BreaksOff(BaseHTTPRequestHandler):
     """A hub that makes the repository and is gone before the first file."""
 
     status = 0
+    is_private = True
+
+    def do_GET(self):
+        body = json.dumps({"id": "me/student", "private": self.is_private}).encode()
+        self.send_response(self.status or 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def do_POST(self):
         length = int(self.headers.get("Content-Length") or 0)
@@ -142,16 +150,17 @@ class BreaksOff(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "says"),
+    ("hub", "kind", "says"),
     [
-        (0, StoppedError, "nothing is half there"),
-        (403, InputError, "the hub refuses"),
+        ({}, StoppedError, "nothing is half there"),
+        ({"status": 403}, InputError, "the hub refuses"),
+        ({"is_private": False}, InputError, "is a public repository"),
     ],
 )
-def test_a_hub_that_breaks_off_or_refuses_is_one_line(
-    folder, login, monkeypatch, status, kind, says
+def test_a_hub_that_breaks_off_refuses_or_would_show_it_to_all_is_one_line(
+    folder, login, monkeypatch, hub, kind, says
 ):
-    handler = type("Handler", (BreaksOff,), {"status": status})
+    handler = type("Handler", (BreaksOff,), hub)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")

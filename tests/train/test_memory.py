@@ -116,11 +116,17 @@ def test_the_table_has_a_line_a_method_and_says_what_fits(seven_billion):
 
 def test_a_disk_too_small_for_the_checkpoints_is_refused(seven_billion, tmp_path):
     assert (
-        find_too_little_disk(estimate_disk(seven_billion, "lora", 16, 2), tmp_path / "not" / "yet")
+        find_too_little_disk(estimate_disk(seven_billion, "lora", 16), tmp_path / "not" / "yet")
         == []
     )
     [finding] = find_too_little_disk(10**18, tmp_path / "not" / "yet")
     assert finding.cause == Cause.DISK and str(tmp_path) in finding.says
+    # Those of a run that goes on are replaced, not added to.
+    held = tmp_path / "begun/checkpoints/checkpoint-9/optimizer.pt"
+    held.parent.mkdir(parents=True)
+    held.touch()
+    os.truncate(held, 10**12)
+    assert find_too_little_disk(10**12 + 1, tmp_path / "begun") == []
 
 
 def test_the_shape_of_a_published_model_is_that_of_its_config(seven_billion):

@@ -2,19 +2,21 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from medkd.core.errors import InputError
-from medkd.models.chat_template import has_thinking_prefix
+from medkd.models.chat_template import encode, has_thinking_prefix
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model, load_tokenizer
 from medkd.train import rollouts
-from medkd.train.onpolicy import check_teacher
+from medkd.train.onpolicy import check_teacher, make_rows, make_trainer
 from medkd.train.preflight import Machine, Workload, estimate_memory
 from medkd.train.rollouts import check_memory
 from medkd.train.stage import Config, run
 from medkd.train.student import load_student
 from student_samples import (
     have_equal_weights,
+    make_example,
     make_random_model,
     read_lines,
     read_losses,
@@ -72,6 +74,25 @@ def test_a_teacher_that_does_not_fit_beside_the_student_is_refused(settings, tmp
         run(config)
 
 
+def test_prompts_begin_with_the_token_of_the_template_once(random_model_dir, tmp_path):
+    """The tokenizer too begins each text with it, as those of Llama 3 do."""
+    loaded = load_model(str(random_model_dir), device="cpu", dtype="float32")
+    tokenizer, first = loaded.tokenizer, "<|endoftext|>"
+    special = [(first, tokenizer.convert_tokens_to_ids(first))]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A", special_tokens=special
+    )
+    tokenizer.chat_template = first + tokenizer.chat_template
+    base = str(save_base(loaded, tmp_path / "base"))
+    fields = {"method": "on-policy", "teacher_model": base, "input": tmp_path, "device": "cpu"}
+    config = Config(model=base, **fields, out=tmp_path / "out")
+    student = load_student(config, None)
+    rows = make_rows(config, student, [make_example(0)])
+    trainer = make_trainer(config, student, load_model(base, device="cpu").model, rows)
+    [ids], *_ = trainer._tokenize_prompts([rows[0]["prompt"]])
+    assert ids.count(special[0][1]) == 1 and ids == encode(tokenizer, rows[0]["prompt"])
+
+
 def test_a_teacher_of_another_tokenizer_is_refused(settings, tmp_path):
     foreign = make_random_model(tmp_path / "foreign", merges=[("s", "i"), ("g", "n")])
     with pytest.raises(InputError, match="has another tokenizer than the student") as caught:
@@ -93,6 +114,15 @@ def test_a_wider_teacher_is_cut_to_the_students_size_and_a_narrower_one_refused(
     shape, tokenizer = read_model_shape(teacher_dir), loaded.tokenizer
     with pytest.raises(InputError, match="narrow: knows 100 tokens"):
         check_teacher(tokenizer, tokenizer, shape, shape._replace(vocabulary=100), "narrow")
+
+
+def test_the_seed_decides_the_first_weights_of_a_new_adapter(random_model_dir, tmp_path):
+    first = []
+    for seed in (1, 1, 2):
+        config = Config(model=str(random_model_dir), input=tmp_path, out=tmp_path, seed=seed)
+        weights = load_student(config, None).model.state_dict()
+        first.append(next(weights[name] for name in weights if "lora_A" in name))
+    assert first[0].equal(first[1]) and not first[0].equal(first[2])
 
 
 def test_an_adapter_of_another_base_is_refused(settings, teacher_dir, tmp_path):
@@ -125,6 +155,9 @@ def test_a_teacher_that_is_not_there_is_named_by_its_own_flag(settings, tmp_path
         ({"method": "lora", "adapter": None}, "--teacher-model: only"),
         ({"method": "lora", "teacher_model": ""}, "--adapter: --method lora trains from the base"),
         ({"method": "dpo", "teacher_model": "", "teacher": "self"}, "--teacher: only"),
+        ({"method": "kto", "teacher_model": "", "batch_size": 1}, "set --batch-size 2"),
+        ({"max_length": 512}, "--max-length: --method on-policy"),
+        ({"method": "dpo", "teacher_model": "", "lora_rank": 8}, "--lora-rank: the adapter"),
         ({"target": "answers"}, "--target: --method on-policy learns from reasoned answers"),
     ],
 )

@@ -10,6 +10,7 @@ from medkd.core.errors import InputError
 from medkd.core.records import Preference, Rejected
 from medkd.evaluate.questions import find_seen
 from medkd.models.load import load_tokenizer
+from medkd.train.preferences import TokenizedPair, make_single_rows
 from medkd.train.stage import Config, run
 from student_samples import (
     have_equal_weights,
@@ -150,6 +151,21 @@ def test_a_start_of_another_base_is_refused_whatever_its_tokenizer(
 def test_a_directory_without_pairs_names_what_makes_them(settings, merged_dir, tmp_path):
     with pytest.raises(InputError, match="merge --pairs"):
         run(Config(**settings | {"input": merged_dir}, out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_each_single_answer_stands_beside_another_one(tmp_path, batch_size):
+    pairs = [
+        TokenizedPair([0], [1], [2]),
+        *(TokenizedPair([n], [n + 1], [n + 2]) for n in (10, 20)),
+    ]
+    fields = {"model": "any", "method": "kto", "batch_size": batch_size}
+    for n_pairs in (1, 2, 3):
+        rows = make_single_rows(pairs[:n_pairs], Config(**fields, input=tmp_path, out=tmp_path))
+        assert len(rows) == 2 * n_pairs
+        assert all(row["KL_completion_ids"] != row["completion_ids"] for row in rows)
+    same = [TokenizedPair([0], [1], [n]) for n in range(2, 8)]
+    assert len(make_single_rows(same, Config(**fields, input=tmp_path, out=tmp_path))) == 7
 
 
 def test_length_as_the_only_difference_is_said(pairs_dir):

@@ -310,7 +310,11 @@ def test_a_limit_that_cuts_the_start_off_is_refused_and_the_next_one_named(setti
         ({"batch_size": 3}, "does not divide"),
         ({"teacher_model": "x", "trainer": {"beta": 0.0}}, "counts for nothing"),
         ({"trainer": {"temprature": 1.0}}, "did you mean 'temperature'"),
+        ({"teacher_model": "x", "trainer": {"beta": "0"}}, "counts for nothing"),
         ({"trainer": {"num_generations": 4}}, "decided by the stage"),
+        ({"trainer": {"gradient_accumulation_steps": 2}}, "decided by the stage"),
+        ({"trainer": {"top_k": 5, "use_vllm": "false"}}, "decided by the stage"),
+        ({"questions": 32, "group_size": 2}, "only 24 are there; set --questions 24"),
     ],
 )
 def test_settings_that_cannot_work_are_named(settings, tmp_path, changes, says):

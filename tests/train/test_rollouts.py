@@ -97,6 +97,17 @@ def test_a_second_judge_is_watched_instead_of_the_checks(tmp_path):
     assert rates[0] == 1.0 and rates == sorted(rates, reverse=True)
 
 
+def test_a_run_killed_behind_the_save_that_ended_it_is_over_and_keeps_the_best(tmp_path):
+    path = tmp_path / "held_out.jsonl"
+    watch_run(path, [0.2, 0.0, 0.6, 0.9], [1.0, 1.2, 1.4])
+    again = Watch(path, GivenAnswers([]), QUESTIONS, {"diagnosis", "format", "stop"}, int)
+    assert again.has_ended(30) and not again.has_ended(20)
+    state = SimpleNamespace(global_step=30, log_history=[], best_model_checkpoint=None)
+    again.on_train_begin(None, state, SimpleNamespace(should_training_stop=False))
+    again.on_train_end(None, state, None)
+    assert (again.stopped_at, state.global_step) == (30, 10)
+
+
 def test_looks_are_kept_for_a_resumed_run_up_to_its_step(tmp_path):
     path = tmp_path / "held_out.jsonl"
     watch_run(path, [0.0] * 4, [1.0, 1.1, 1.2])

@@ -28,6 +28,7 @@ from student_samples import (
     read_lines,
     read_losses,
     save_base,
+    undo_last_steps,
     write_examples,
 )
 
@@ -85,19 +86,14 @@ def test_packed_and_unpacked_rows_have_the_same_loss(short_training, merged_dir,
 
 @pytest.mark.slow
 def test_the_best_by_validation_is_kept_and_patience_ends_a_run(short_training, tmp_path):
-    trainer = {
+    patient = {
         "save_steps": 1,
         "learning_rate": 1.0,
         "lr_scheduler_type": "constant",
         "warmup_steps": 0,
+        "early_stopping_patience": 2,
     }
-    manifest = run(
-        Config(
-            **short_training | {"epochs": 20},
-            trainer=trainer | {"early_stopping_patience": 2},
-            out=tmp_path,
-        )
-    )
+    manifest = run(Config(**short_training | {"epochs": 20}, trainer=patient, out=tmp_path))
     assert manifest.facts["steps"] < 20 * 6
     evaluated = {
         line["step"]: line["eval_loss"]
@@ -109,6 +105,12 @@ def test_the_best_by_validation_is_kept_and_patience_ends_a_run(short_training, 
     kept = load_file(tmp_path / f"checkpoints/checkpoint-{best}/adapter_model.safetensors")
     saved = read_adapter(tmp_path)
     assert all(torch.equal(kept[name], saved[name]) for name in kept)
+    # Killed one save before it ended, or behind the last one, it ends at the same step.
+    for last in (manifest.facts["steps"], None):
+        undo_last_steps(tmp_path, last)
+        again = run(Config(**short_training | {"epochs": 20}, trainer=patient, out=tmp_path))
+        assert again.facts["steps"] == manifest.facts["steps"]
+        assert all(torch.equal(kept[name], read_adapter(tmp_path)[name]) for name in kept)
 
 
 @pytest.mark.slow
@@ -336,6 +338,22 @@ def test_a_number_that_yaml_takes_for_text_is_read_as_a_number():
         "weight_decay": 1e-4,
         "optim": "adamw_torch",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"lora_rank": 8}, {"method": "full"}])
+def test_a_checkpoint_of_another_adapter_or_method_is_one_line(short_training, tmp_path, changes):
+    short = short_training | {"trainer": {"max_steps": 2, "save_steps": 1}, "out": tmp_path}
+    run(Config(**short))
+    undo_last_steps(tmp_path, 2)
+    with pytest.raises(InputError, match="checkpoint-1: is of another model, --method or --lora"):
+        run(Config(**short | changes, resume=True))
+
+
+def test_a_switch_that_is_off_in_text_is_off(short_training, tmp_path):
+    off = {"packing": "false", "bf16": "false", "early_stopping_patience": "3", "max_steps": 1}
+    facts = run(Config(**short_training, trainer=off, out=tmp_path)).facts
+    assert (facts["packed"], facts["dtype"]) == (False, "float32")
 
 
 def test_a_validation_file_that_leaves_no_row_is_one_line(short_training, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from medkd.completers.endpoint import Endpoint
 from medkd.completers.llamacpp_engine import SUFFIX, LlamaCppEngine, check_file
 from medkd.completers.outcomes import FATAL, AttemptOutcome, AttemptResult
-from medkd.completers.providers import Target, find_target
+from medkd.completers.providers import Flags, Target, find_target
 from medkd.completers.transformers_engine import LOOP_CHECK_INTERVAL, TransformersEngine
 from medkd.core.errors import InputError
 from medkd.core.records import FinishReason, Message, Request, Sampling
@@ -234,14 +234,20 @@ def open_backend(name: str, adapter: Path | None = None, device: Device = "auto"
     the address of an OpenAI-compatible endpoint.
     """
     model, at, place = name.rpartition("@")
-    if at and model:
+    if at and model and not Path(name).expanduser().exists():
         if adapter is not None:
             raise InputError(
                 "{}: an adapter belongs to a model on this machine; leave --adapter out", name
             )
         is_address = place.startswith(("http://", "https://"))
         return EndpointBackend(
-            name, find_target("custom" if is_address else place, model, place if is_address else "")
+            name,
+            find_target(
+                "custom" if is_address else place,
+                model,
+                place if is_address else "",
+                flags=Flags("MODEL@PLACE", "MODEL@PLACE"),
+            ),
         )
     if name.endswith(SUFFIX):
         if adapter is not None:

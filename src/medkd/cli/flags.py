@@ -48,6 +48,8 @@ RECIPE_HELP = "Recipe whose section of this stage supplies fields; flags overrid
 TRUST_HELP = "Let the recipe name keys of this machine, or send rows and a key to an address."
 
 
+_WORDS = {"true": True, "false": False, "null": None}
+"""What YAML, and so a recipe, writes otherwise than Python."""
 INSTALLED_DOCS = "share/doc/medkd"
 """Where an installation has the pages, below its prefix; `pyproject.toml` says so too."""
 PARTS = ("Fields", "Fields that decide the result", "How it runs")
@@ -306,16 +308,16 @@ def read_values(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_value(value: Any) -> Any:
-    """Read text and the values of mappings as Python literals where they are some.
+    """Read text and the values of mappings as literals of Python or YAML where they are some.
 
-    >>> read_value({"learning-rate": "1e-4", "optim": "adamw_torch"})
-    {'learning_rate': 0.0001, 'optim': 'adamw_torch'}
+    >>> read_value({"learning-rate": "1e-4", "optim": "adamw_torch", "bf16": "false"})
+    {'learning_rate': 0.0001, 'optim': 'adamw_torch', 'bf16': False}
     """
     if isinstance(value, dict):
         return {key.replace("-", "_"): read_value(item) for key, item in value.items()}
     if isinstance(value, str):
         try:
-            return ast.literal_eval(value)
+            return _WORDS[value] if value in _WORDS else ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return value
     return value

@@ -171,7 +171,7 @@ def _export(config: Config) -> Manifest:
             for key in ("n", "n_thinking", "n_stopped", "passed", "finding", "unseen")
         }
         if not proof["passed"]:
-            raise _explain_unproven(space.directory, proof)
+            raise explain_unproven(space.directory, proof)
         if config.gguf:
             space.manifest.facts["gguf"] = hand_over_gguf(
                 space.directory, config.gguf, loaded.tokenizer, questions, config.max_tokens
@@ -180,9 +180,11 @@ def _export(config: Config) -> Manifest:
         return space.manifest
 
 
-def _explain_unproven(out: Path, proof: Mapping[str, Any]) -> ProofError:
+def explain_unproven(out: Path, proof: Mapping[str, Any]) -> ProofError:
     advice = Said("train longer or on more rows")
-    if proof["n"] < MIN_QUESTIONS:
+    if not proof["n"]:
+        advice = Said("mend that, for memory with a lower --max-tokens, and run it again")
+    elif proof["n"] < MIN_QUESTIONS:
         advice = Said("keep {} rows for validation and train again", MIN_QUESTIONS)
     return ProofError("{}: {}, {}; see proof.json, {}", out, UNPROVEN, proof["finding"], advice)
 

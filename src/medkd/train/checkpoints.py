@@ -38,6 +38,10 @@ class Callback:
     """An observer of a trainer; events of `TrainerCallback` that a subclass leaves out do
     nothing."""
 
+    def has_ended(self, step: int) -> bool:
+        """Tell whether an earlier run that got to a step was ended by this observer there."""
+        return False
+
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith("on_"):
             return _ignore

@@ -143,6 +143,17 @@ def check_method(config: Config) -> None:
         raise InputError(
             "--target: --method {} learns from reasoned answers alone; leave it out", config.method
         )
+    if config.method == "kto" and config.batch_size < 2:
+        raise InputError(
+            "--batch-size 1: --method kto compares an answer with another of its batch; set "
+            "--batch-size 2"
+        )
+    if config.method == "on-policy" and config.max_length != _default("max_length"):
+        raise InputError(
+            "--max-length: --method on-policy learns from answers of its own; set --max-tokens"
+        )
+    if config.adapter and config.lora_rank != _default("lora_rank"):
+        raise InputError("--lora-rank: the adapter that is given keeps its own; leave it out")
     teachers = {
         "--teacher-model": bool(config.teacher_model),
         "--teacher-url": bool(config.teacher_url),
@@ -160,17 +171,21 @@ def check_method(config: Config) -> None:
         )
 
 
+def _default(field: str) -> Any:
+    return Config.model_fields[field].default
+
+
 def is_checkpointed(config: StudentConfig, device: str) -> bool:
     """Tell whether activations are computed again in the backward pass: on a GPU, unless
     `trainer:` says otherwise."""
-    told = config.trainer.get(_CHECKPOINTING, device == "cuda")
-    return bool(_read_value(_CHECKPOINTING, told, bool))
+    told = read_trainer_value(config, _CHECKPOINTING, bool)
+    return device == "cuda" if told is None else told
 
 
 def choose_training_dtype(config: StudentConfig, device: str) -> "torch.dtype":
     """Choose the number format: bfloat16 where the device computes in it, unless `trainer.bf16`
     says otherwise."""
-    wanted = config.trainer.get("bf16")
+    wanted = read_trainer_value(config, "bf16", bool)
     return choose_dtype("auto" if wanted is None else "bfloat16" if wanted else "float32", device)
 
 
@@ -287,6 +302,12 @@ def build_trainer_config(
     except (ValueError, TypeError, ImportError, ArithmeticError) as error:
         raise explain_refusal(error) from error
     return built
+
+
+def read_trainer_value(config: StudentConfig, key: str, kind: type[V]) -> V | None:
+    """Read what `trainer:` says of one key, as text or not; None where it says nothing."""
+    value = config.trainer.get(key)
+    return None if value is None else _read_value(key, value, kind)
 
 
 def explain_refusal(error: Exception) -> InputError:

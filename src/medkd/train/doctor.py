@@ -246,7 +246,7 @@ def _look_at_training(config: Config, model: str, machine: Machine, device: str)
         )
         workload = make_workload(plan, device, lengths["longest"], machine.n_devices)
         print(*draw_table(shape, workload, machine), sep="\n")
-    disk = estimate_disk(shape, plan.weights, plan.lora_rank, job.workload.weight_bytes)
+    disk = estimate_disk(shape, plan.weights, plan.lora_rank)
     tell("disk: {:.2f} GiB for checkpoints and what is left at the end", disk / GIB)
     if all(finding.is_repaired for finding in findings) and plan.weights != "qlora":
         student = load_student(plan, job)

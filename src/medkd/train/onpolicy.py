@@ -248,13 +248,27 @@ def make_trainer(
     device = choose_device(config.device)
     args = build_trainer_config(config_class, config, device, len(rows), settings, _OWN_KEYS)
     teachers = {} if teacher is None else {"teacher_model": teacher}
-    return trainer_class(
+    trainer = trainer_class(
         model=student.model,
         args=args,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=student.tokenizer,
         **teachers,
     )
+    if config.teacher != "self":
+        encode_as_served(trainer)
+    return trainer
+
+
+def encode_as_served(trainer: Any) -> None:
+    """Have a trainer of TRL encode prompts that are texts as they stand: they hold the token that a
+    text begins with, and TRL 1.16 lets the tokenizer add it once more."""
+    tokenizer = trainer.processing_class
+
+    def tokenize(prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [encode(tokenizer, prompt) for prompt in prompts], None, {}
+
+    trainer._tokenize_prompts = tokenize
 
 
 def _choose_trainer(config: Config) -> tuple[Any, Any, dict[str, Any]]:

@@ -242,7 +242,8 @@ def make_single_rows(rows: Sequence[TokenizedPair], config: Config) -> list[dict
     made: list[dict[str, Any]] = []
     for start in range(0, len(listed), config.batch_size):
         batch = listed[start : start + config.batch_size]
+        others = batch if len(batch) > 1 else listed[start - 1 : start]
         for at, (prompt, ids, label) in enumerate(batch):
             entry = {"prompt_ids": prompt, "completion_ids": ids, "label": label}
-            made.append(entry | {"KL_completion_ids": batch[at - 1][1]})
+            made.append(entry | {"KL_completion_ids": others[at - 1][1]})
     return made

@@ -31,7 +31,7 @@ from medkd.models.chat_template import (
     takes_system,
 )
 from medkd.models.inspect import ModelShape, read_generation_config, read_tensor
-from medkd.train.config import N_KEPT, Method, Target
+from medkd.train.config import CHECKPOINTS, N_KEPT, Method, Target
 
 if TYPE_CHECKING:
     import torch
@@ -525,14 +525,15 @@ def _advise(shape: ModelShape, method: Method, load: Workload, machine: Machine)
     return "choose a smaller model or a larger machine"
 
 
-def estimate_disk(shape: ModelShape, method: Method, rank: int, weight_bytes: int) -> int:
-    """Estimate the bytes of the kept checkpoints and of what is written at the end."""
-    trained = count_trained(shape, method, rank)
-    return N_KEPT * trained * (4 + ADAM_BYTES) + trained * (weight_bytes if method == "full" else 4)
+def estimate_disk(shape: ModelShape, method: Method, rank: int) -> int:
+    """Estimate the bytes of the kept checkpoints and of what is written at the end, in float32."""
+    return count_trained(shape, method, rank) * (N_KEPT * (4 + ADAM_BYTES) + 4)
 
 
 def find_too_little_disk(need: int, out: Path) -> list[Finding]:
-    """Find out whether the checkpoints fit onto the disk."""
+    """Find out whether the checkpoints fit onto the disk, beside or in place of those there."""
+    files = (path for path in (out / CHECKPOINTS).rglob("*") if path.is_file())
+    need -= sum(path.stat().st_size for path in files)
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if need < free:

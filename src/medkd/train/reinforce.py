@@ -41,8 +41,9 @@ from medkd.train.config import (
     build_trainer_config,
     is_sharded_launch,
     read_process_info,
+    read_trainer_value,
 )
-from medkd.train.onpolicy import load_teacher, resolve_teacher
+from medkd.train.onpolicy import encode_as_served, load_teacher, resolve_teacher
 from medkd.train.rewards import (
     DEFAULT_WEIGHTS,
     NAMES,
@@ -82,7 +83,19 @@ if TYPE_CHECKING:
 
 FROM_BASE = Path("base")
 """The value of `adapter` for a start without one."""
-_OWN_KEYS = ("reward_weights", "num_generations", "max_completion_length", "max_steps", "packing")
+_OWN_KEYS = (
+    "reward_weights",
+    "num_generations",
+    "max_completion_length",
+    "max_steps",
+    "packing",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "generation_batch_size",
+    "steps_per_generation",
+)
+_VLLM_KEYS = ("top_k", "min_p", "repetition_penalty", "generation_kwargs")
+"""Keys of `trainer:` that only vLLM draws by."""
 
 
 class Config(StudentConfig):
@@ -179,7 +192,7 @@ def run(config: Config) -> Manifest:
             config.group_size,
             config.group_size,
         )
-    if config.teacher_model and config.trainer.get("beta") == 0:
+    if config.teacher_model and read_trainer_value(config, "beta", float) == 0:
         raise InputError("--teacher-model: counts for nothing with trainer.beta 0; leave one out")
     if config.watch_judge and (config.watch_judge, config.watch_judge_model) == (
         config.judge,
@@ -227,6 +240,14 @@ def _read(config: Config, path: Path, output: StageOutput) -> list[Example]:
         marks = (example.lineage.deidentified_by for example in kept)
         n_identified = check_deidentified(marks, path, "the judge", config.accept_identified)
         output.manifest.facts["accepted_identified"] = n_identified
+    if len(kept) < config.questions:  # TRL would leave a short step out, and take none
+        n_processes = read_process_info().n_processes
+        raise InputError(
+            "--questions {}: only {} are there; set --questions {}",
+            config.questions,
+            len(kept),
+            len(kept) // n_processes * n_processes,
+        )
     return kept
 
 
@@ -401,6 +422,7 @@ def make_trainer_config(config: Config, device: str) -> "GRPOConfig":
 
     n_answers = config.questions * config.group_size
     n_processes = read_process_info().n_processes
+    uses_vllm = bool(read_trainer_value(config, "use_vllm", bool))
     settings = {
         "max_steps": config.steps,
         "gradient_accumulation_steps": n_answers // (config.batch_size * n_processes),
@@ -412,10 +434,11 @@ def make_trainer_config(config: Config, device: str) -> "GRPOConfig":
         # much as any; scaled by the batch, TRL does not count the groups without a spread.
         "scale_rewards": "none",
         # `draw_step` masks what the limit cut off, and only that.
-        "mask_truncated_completions": bool(config.trainer.get("use_vllm")),
+        "mask_truncated_completions": uses_vllm,
         "lr_scheduler_type": "constant_with_warmup",
     }
-    return build_trainer_config(GRPOConfig, config, device, 0, settings, _OWN_KEYS)
+    own_keys = _OWN_KEYS if uses_vllm else _OWN_KEYS + _VLLM_KEYS
+    return build_trainer_config(GRPOConfig, config, device, 0, settings, own_keys)
 
 
 def make_trainer(
@@ -431,7 +454,7 @@ def make_trainer(
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     rows = [{"prompt": question.prompt, "at": at} for at, question in enumerate(questions)]
-    return GRPOTrainer(
+    trainer = GRPOTrainer(
         model=student.model,
         args=args,
         reward_funcs=[
@@ -441,6 +464,8 @@ def make_trainer(
         processing_class=student.tokenizer,
         rollout_func=None if args.use_vllm else cast(Any, partial(draw_step, sampler)),
     )
+    encode_as_served(trainer)
+    return trainer
 
 
 def set_teacher(trainer: "GRPOTrainer", teacher: Any) -> None:

@@ -377,8 +377,7 @@ class Watch(Callback):
         self.stopped_at: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        before = [Look.model_validate(line) for line in read_lines(self.path)]
-        self.looks = [look for look in before if look.step <= state.global_step]
+        self._read_looks(state.global_step)
         self._protect(state)
         # The start; or the look of a checkpoint behind which the run was killed.
         self.on_save(args, state, control)
@@ -387,10 +386,9 @@ class Watch(Callback):
         since = self.looks[-1].step if self.looks else 0
         history = cast(list[dict[str, float]], state.log_history)
         rewards = [line["reward"] for line in history if "reward" in line and line["step"] > since]
-        look = self.look(state.global_step, fmean(rewards) if rewards else None)
+        self.look(state.global_step, fmean(rewards) if rewards else None)
         self._protect(state)
-        is_over = len(self.looks) > N_FALLS and all(map(self.is_gamed, self.looks[-N_FALLS:]))
-        if broadcast(is_over and look is not None):
+        if broadcast(self._is_gamed_on()):
             self.stopped_at = state.global_step
             control.should_training_stop = True
             best = self.find_best().step if self.looks else 0
@@ -406,6 +404,18 @@ class Watch(Callback):
         if self.stopped_at is not None:
             best = self.find_best().step if self.looks else 0
             state.global_step = self.restore(broadcast(best))
+
+    def has_ended(self, step: int) -> bool:
+        """Tell whether the looks of an earlier run up to a step ended it."""
+        self._read_looks(step)
+        return broadcast(self._is_gamed_on())
+
+    def _read_looks(self, step: int) -> None:
+        before = [Look.model_validate(line) for line in read_lines(self.path)]
+        self.looks = [look for look in before if look.step <= step]
+
+    def _is_gamed_on(self) -> bool:
+        return len(self.looks) > N_FALLS and all(map(self.is_gamed, self.looks[-N_FALLS:]))
 
     def _protect(self, state: Any) -> None:
         """Have the checkpoint of the best look kept, whatever is saved after it."""

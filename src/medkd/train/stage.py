@@ -36,6 +36,7 @@ from medkd.train.config import (
     is_checkpointed,
     make_lora_config,
     read_process_info,
+    read_trainer_value,
 )
 from medkd.train.onpolicy import distil_on_policy
 from medkd.train.preferences import train_on_preferences
@@ -138,7 +139,7 @@ def prepare(config: Config, output: StageOutput | None = None) -> Job:
         tell(said, machine.n_devices, to=sys.stderr)
     longest = max((len(row.input_ids) for row in preflight.rows), default=config.max_length)
     workload = make_workload(config, device, longest, process.n_processes)
-    disk = estimate_disk(shape, config.weights, config.lora_rank, workload.weight_bytes)
+    disk = estimate_disk(shape, config.weights, config.lora_rank)
     if preflight.rows:  # or how long they are is not known
         preflight.findings.extend(find_too_little_memory(shape, config.weights, workload, machine))
     preflight.findings.extend(find_too_little_disk(disk, config.out))
@@ -165,7 +166,7 @@ def train(config: Config, job: Job, process: ProcessInfo) -> dict[str, Any]:
     """
     preflight = job.preflight
     val_rows = _tokenize_validation(config, job)
-    packs = choose_packing(config.trainer.get("packing"), job.device)
+    packs = choose_packing(read_trainer_value(config, "packing", bool), job.device)
     rows = make_dataset(preflight.rows, config.max_length if packs else None)
     has_val = bool(val_rows)
     args = make_trainer_config(config, job.device, len(rows), has_val, packs)
@@ -176,7 +177,7 @@ def train(config: Config, job: Job, process: ProcessInfo) -> dict[str, Any]:
     lora = None
     if config.method != "full":
         lora = make_lora_config(config.lora_rank, job.shape, preflight.untrained_ids)
-    patience = config.trainer.get("early_stopping_patience")
+    patience = read_trainer_value(config, "early_stopping_patience", int)
     shown = make_dataset(val_rows) if val_rows else None
     trainer = make_trainer(model, job.tokenizer, rows, shown, args, lora, patience)
     if process.is_main:

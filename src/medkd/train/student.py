@@ -74,6 +74,8 @@ LORA_RANK = 16
 ORPHANS_WAIT_S = 120.0
 """Seconds that processes may keep the run's directory whose launcher was killed."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+_MISFITS = ("state_dict", "state dict", "find a valid checkpoint", "find a checkpoint index")
+"""What torch and transformers say where a checkpoint is not of the model."""
 WRITES = (
     ADAPTER,
     WHOLE_MODEL,
@@ -194,6 +196,7 @@ def load_student(config: StudentConfig, adapter: Path | None, rank: int = LORA_R
     InputError for an adapter of another base."""
     from peft import PeftModel, get_peft_model
     from safetensors import SafetensorError
+    from transformers import set_seed
 
     name, folder = config.model, config.resolve_model()
     if adapter is not None:
@@ -209,6 +212,7 @@ def load_student(config: StudentConfig, adapter: Path | None, rank: int = LORA_R
     stop_ids = find_stop_ids(tokenizer, base.generation_config)
     cast(Any, base).generation_config.eos_token_id = stop_ids
     if adapter is None:
+        set_seed(config.seed)
         model: Any = get_peft_model(base, make_lora_config(rank, read_model_shape(folder)))
         return Student(name, None, model, tokenizer, template, pair.plain, stop_ids)
     try:
@@ -291,7 +295,8 @@ def run_trainer(
     """Train from the start or from a checkpoint; an interruption ends the step and saves a
     checkpoint first.
 
-    Raises InputError for a setting that only the optimizer finds wrong, before the first step.
+    Raises InputError before the first step for a setting that only the optimizer finds wrong, and
+    for a checkpoint that does not fit.
     """
     from transformers import PrinterCallback
 
@@ -304,21 +309,41 @@ def run_trainer(
         for callback in (metrics, interruption, keeper, *callbacks):
             if callback is not None:
                 trainer.add_callback(cast(Any, callback))
-        if checkpoint and _is_over(checkpoint, trainer.args):
+        if checkpoint and (
+            _is_over(checkpoint, trainer) or any(each.has_ended(step) for each in callbacks)
+        ):
             # Resumed in the middle of an epoch, a trainer takes a step before it counts them.
             trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except ValueError as error:
-            is_optimizers = "Invalid" in str(error) and trainer.state.global_step <= step
+        except (ValueError, RuntimeError) as error:
+            if trainer.state.global_step > step:
+                raise
+            if checkpoint and any(sign in str(error) for sign in _MISFITS):
+                raise InputError(
+                    "{}: is of another model, --method or --lora-rank; give those it was begun "
+                    "with, or begin again with --overwrite",
+                    checkpoint,
+                ) from error
+            is_optimizers = isinstance(error, ValueError) and "Invalid" in str(error)
             raise explain_refusal(error) if is_optimizers else error from error
         if interruption.is_wanted:
             raise KeyboardInterrupt
 
 
-def _is_over(checkpoint: Path, args: "TrainingArguments") -> bool:
-    """Tell whether a checkpoint is the last one of a training."""
-    state = json.loads((checkpoint / STATE).read_bytes())
+def _is_over(checkpoint: Path, trainer: "Trainer") -> bool:
+    """Tell whether a checkpoint is the last one of a training; where it is not, early stopping goes
+    on counting from it."""
+    from transformers import EarlyStoppingCallback
+
+    state, args = json.loads((checkpoint / STATE).read_bytes()), trainer.args
+    for callback in cast(list[Any], trainer.callback_handler.callbacks):
+        saved = state["stateful_callbacks"].get("EarlyStoppingCallback")
+        if isinstance(callback, EarlyStoppingCallback) and saved:
+            n_worse = saved["attributes"]["early_stopping_patience_counter"]
+            callback.early_stopping_patience_counter = n_worse
+            if n_worse >= callback.early_stopping_patience:
+                return True
     if args.max_steps > 0:
         return state["global_step"] >= args.max_steps
     return state["epoch"] >= args.num_train_epochs
