@@ -239,6 +239,7 @@ def fill(path: Path, n: int) -> None:
 
 
 def test_a_damaged_ledger_offers_its_last_good_copy_and_the_offer_works(tmp_path):
+    tmp_path = tmp_path / "my runs; here"
     path = tmp_path / "ledger.sqlite"
     fill(path, 20)
     whole = path.read_bytes()

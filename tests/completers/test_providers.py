@@ -327,6 +327,14 @@ def test_who_waited_for_a_place_into_the_dear_hours_is_not_sent_before_they_end(
         assert len(ledger.select("SELECT DISTINCT price FROM attempts")) == 1
 
 
+def test_ollama_is_told_not_to_think_in_the_field_that_its_openai_form_knows():
+    request = Request(
+        messages=(Message(role="user", content="问"),), sampling=Sampling(thinking=False)
+    )
+    body = make_body(find_target("ollama", "m"), request)
+    assert body["reasoning_effort"] == "none" and "think" not in body
+
+
 def test_waiting_where_no_dear_hours_are_known_is_refused(tmp_path):
     with (
         Ledger(tmp_path / "l.sqlite") as ledger,

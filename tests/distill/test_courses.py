@@ -50,6 +50,26 @@ def read(path: Path) -> list[Rationale]:
     return [Rationale.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
 
 
+def test_a_question_whose_own_id_looks_like_a_sample_is_known_to_be_answered(tmp_path):
+    question = make_questions(1)[0].model_copy(update={"id": "files:2023#15"})
+    wrong = Prediction(
+        id=question.id,
+        department=(),
+        prompt="",
+        reasoning="r",
+        answer="感冒",
+        raw="",
+        reference=question.reference,
+        finish_reason="stop",
+        n_tokens=1,
+        task=question.task,
+    )
+    write_records(tmp_path / "predictions.jsonl", [wrong])
+    attempts = read_attempts(tmp_path, "")
+    assert attempts.has(question)
+    assert question.id in attempts.wrong
+
+
 class Answers:
     """A teacher in memory whose answers a function makes."""
 

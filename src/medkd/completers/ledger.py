@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -509,8 +510,8 @@ def describe_damage(path: Path, words: str) -> InputError:
         "{}; go on from the last good copy, of {:%Y-%m-%d %H:%M}: {}",
         begin,
         datetime.fromtimestamp(copy.stat().st_mtime).astimezone(),
-        f"cd {path.parent} && mv {name} {name}.damaged && rm -f {name}-wal {name}-shm && "
-        f"cp {copy.name} {name}",
+        f"cd {shlex.quote(str(path.parent))} && mv {name} {name}.damaged && "
+        f"rm -f {name}-wal {name}-shm && cp {copy.name} {name}",
     )
 
 

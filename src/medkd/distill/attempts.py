@@ -46,10 +46,11 @@ def read_attempts(given: Path, task: str) -> Attempts:
     wrong: dict[str, list[str]] = {}
     asked: dict[str, str] = {}
     for prediction in RecordReader(find_attempt_file(given), Prediction, made_by="evaluate"):
-        question = _SAMPLE.sub("", prediction.id)
-        asked[question] = make_plain(prediction.reference)
+        names = {prediction.id, _SAMPLE.sub("", prediction.id)}  # "#15" may be a question's own
+        asked |= dict.fromkeys(names, make_plain(prediction.reference))
         if grade_prediction(prediction, task).verdict == "wrong":
             reasoning = prediction.reasoning or thinking.strip_tags(prediction.raw)
             said = shorten(f"{reasoning}\n→ {prediction.answer}", MAX_ATTEMPT)
-            wrong.setdefault(question, []).append(said)
+            for name in names:
+                wrong.setdefault(name, []).append(said)
     return Attempts(wrong, asked)
