@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +158,27 @@ def test_a_line_that_no_other_would_fare_better_than_stops_the_run(
         with pytest.raises(StoppedError, match=said):
             open_client(make_target(server), ledger).complete(ask(3))
         assert not (tmp_path / JOURNAL).exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "does_stop"),
+    [(404, "tool x not found", False), (400, "insufficient balance", True)],
+)
+def test_all_lines_of_a_batch_are_counted_before_one_of_them_stops_the_run(
+    tmp_path, make_target, status, words, does_stop
+):
+    def answer(body):
+        if body["messages"][-1]["content"] != ask(1)[0].messages[-1].content:
+            return whole("答")
+        return {"response": {"status_code": status, "body": {"error": {"message": words}}}}
+
+    with serve_batches(answer) as server, Ledger(tmp_path / FILE_NAME) as ledger:
+        client, called = open_client(make_target(server), ledger), list[str]()
+        labelled = [(f"q{n}", request) for n, request in enumerate(ask(3))]
+        with pytest.raises(StoppedError) if does_stop else nullcontext():
+            progress = client.run(labelled, 3, lambda label: called.append(label) or ())
+            assert (progress.n_new, progress.n_failed) == (2, 1)
+        assert called == ["q0", "q1", "q2"]
 
 
 @pytest.mark.parametrize("is_opened", [True, False])

@@ -14,9 +14,10 @@ from ledger_reading import list_attempts
 from medkd.completers.client import LedgerClient
 from medkd.completers.endpoint import TimeLimits
 from medkd.completers.ledger import Ledger
-from medkd.completers.outcomes import AttemptOutcome, RetryPolicy
+from medkd.completers.outcomes import AttemptOutcome, RetryPolicy, classify_status
 from medkd.completers.providers import find_target
 from medkd.completers.scheduler import RunOptions
+from medkd.completers.stream import find_own_words
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Message, Request
 from medkd.distill.courses import find_missing_part
@@ -246,11 +247,14 @@ async def go_on(writer, body) -> bool:
 DEEPSEEK = find_target("rehearsal").prefix
 
 
-def answer_all(ways, tmp_path, n=1, prefix=None, tell=lambda trouble: None, **limits):
+BRIEF = RetryPolicy(backoff_s=0.01, backoff_cap_s=0.05)
+
+
+def answer_all(ways, tmp_path, n=1, prefix=None, tell=lambda trouble: None, retry=BRIEF, **limits):
     requests = [Request(messages=(Message(role="user", content=f"发热{k}天"),)) for k in range(n)]
     options = RunOptions(
         concurrency=8,
-        retry=RetryPolicy(backoff_s=0.01, backoff_cap_s=0.05),
+        retry=retry,
         limits=TimeLimits(**limits),
         find_missing=find_missing_part,
         on_progress=lambda progress: tell(progress.trouble),
@@ -365,6 +369,20 @@ def test_an_empty_balance_stops_the_run_at_once_whatever_status_it_comes_with(
     assert len(refused) <= 8
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (429, {"error": {"message": "并发额度不足，请稍后重试"}}),
+        (503, {"error": {"message": "upstream channel: insufficient_user_quota"}}),
+        (422, {"detail": [{"msg": "x", "input": "患者账户已欠费，要求出院"}]}),
+        (400, {"error": {"message": "患者住院欠费", "input": "insufficient balance"}}),
+        (400, {"error": {"message": "cannot read: overdue for her second dose"}}),
+    ],
+)
+def test_another_refusal_is_not_taken_for_an_empty_balance(status, words):
+    assert classify_status(status, find_own_words(words)) is not AttemptOutcome.NO_BALANCE
+
+
 def test_a_limit_of_tokens_a_minute_in_the_words_of_a_quota_is_waited_out(tmp_path):
     words = {"code": "insufficient_quota", "message": "check your plan and billing details"}
     [answer], _ = answer_all([refuse(429, {"error": words}), say_it_plainly], tmp_path)
@@ -392,6 +410,32 @@ def test_one_refusal_in_a_row_for_all_requests_stops_the_run_also_after_answers(
     with pytest.raises(StoppedError, match="refuses one request after another"):
         answer_all([say_it_plainly] * 5 + [refuse(403, {"error": "disabled"})], tmp_path, n=60)
     assert len(list(list_attempts(tmp_path / "l.sqlite"))) < 40
+
+
+def test_a_content_filter_that_refuses_many_neighbours_ends_neither_the_run_nor_the_next(tmp_path):
+    async def filter_some(writer, body) -> bool:
+        if int(body["messages"][-1]["content"].strip("发热天")) >= 10:
+            return await refuse(400, {"error": "Content Exists Risk"})(writer, body)
+        return await say_it_plainly(writer, body)
+
+    for _ in range(2):
+        answers, _ = answer_all([filter_some], tmp_path, n=60)
+        assert sum(answer.complete for answer in answers) == 10
+
+
+def test_requests_too_large_for_the_limit_of_a_minute_fail_alone(tmp_path):
+    async def turn_some_away(writer, body) -> bool:
+        if int(body["messages"][-1]["content"].strip("发热天")) < 6:
+            return await refuse(429, {"error": "Request too large (TPM)"})(writer, body)
+        await asyncio.sleep(0.02)
+        return await say_it_plainly(writer, body)
+
+    brisk = RetryPolicy(backoff_s=0.001, backoff_cap_s=0.002, quiet_s=0.1)
+    answers, _ = answer_all([turn_some_away], tmp_path, n=40, retry=brisk)
+    assert sum(answer.complete for answer in answers) == 34
+    endless = RetryPolicy(n_tries=2, backoff_s=0.001, backoff_cap_s=0.002)
+    answers, _ = answer_all([turn_some_away], tmp_path / "other", n=40, retry=endless)
+    assert max(answer.attempts for answer in answers) == 20
 
 
 def test_requests_that_are_refused_each_for_a_reason_of_its_own_stop_nothing(tmp_path):

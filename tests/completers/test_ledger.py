@@ -240,7 +240,7 @@ def fill(path: Path, n: int) -> None:
 
 def test_a_damaged_ledger_offers_its_last_good_copy_and_the_offer_works(tmp_path):
     tmp_path = tmp_path / "my runs; here"
-    path = tmp_path / "ledger.sqlite"
+    path = tmp_path / "my ledger.sqlite"
     fill(path, 20)
     whole = path.read_bytes()
     path.write_bytes(whole[:8192] + b"\0damage\0" * 3000 + whole[32192:])
@@ -250,7 +250,7 @@ def test_a_damaged_ledger_offers_its_last_good_copy_and_the_offer_works(tmp_path
     subprocess.run("cd " + str(caught.value).rpartition(": cd ")[2], shell=True, check=True)
     with Ledger(path) as ledger:
         assert count_items(ledger) == (20, 20)
-    assert (tmp_path / "ledger.sqlite.damaged").exists()
+    assert (tmp_path / "my ledger.sqlite.damaged").exists()
 
 
 def test_a_damaged_ledger_does_not_take_the_good_copys_place(tmp_path):

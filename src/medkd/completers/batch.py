@@ -33,7 +33,7 @@ from medkd.completers.outcomes import (
 )
 from medkd.completers.providers import Target, estimate_tokens, find_proxy
 from medkd.completers.scheduler import Follow, Labelled, Progress, Report, RunOptions
-from medkd.completers.stream import AnswerReader, find_message, load, make_line
+from medkd.completers.stream import AnswerReader, find_message, find_own_words, load, make_line
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.jsonl import write_atomically
 from medkd.core.records import Request
@@ -126,6 +126,7 @@ class BatchClient(LedgerClient):
                 some, later = self._choose(waiting)
                 await self._collect(await self._submit(some), progress)
                 again: list[Item] = []
+                fatal: list[AttemptResult] = []
                 for item in some:
                     tries[item.key] += 1
                     result = self._read_last(item.key)
@@ -134,14 +135,21 @@ class BatchClient(LedgerClient):
                     elif result.outcome in RETRYABLE and tries[item.key] < MAX_TRIES:
                         again.append(item._replace(request=double_room(item.request, result)))
                         continue
-                    elif result.outcome in FATAL:
-                        self._breaker.watch(result, 1)
                     else:
                         progress.n_failed += 1
                         progress.last_error = result.error
+                        fatal += [result] if result.outcome in FATAL else []
                     again += self._take_called(item.label, progress, follow)
+                self._stop_for(fatal, any(self.ledger.is_complete(item.key) for item in some))
                 waiting = again + list(self._take(later, progress, follow))
                 report(progress)
+
+    def _stop_for(self, fatal: list[AttemptResult], has_answered: bool) -> None:
+        """Raise what stops the run, after all lines are counted; where one was answered, a line
+        that knows no such path or model speaks for itself alone."""
+        for result in fatal:
+            if not (has_answered and result.outcome is AttemptOutcome.NOT_AN_ENDPOINT):
+                self._breaker.watch(result, 1)
 
     def _list_items(self, labelled: Iterable[tuple[str, Request]]) -> Iterator[Item]:
         return (Item(self.key_of(request), label, request) for label, request in labelled)
@@ -314,7 +322,7 @@ class BatchClient(LedgerClient):
         if code != 200 or not isinstance(body, dict):
             problem = line.get("error") or body or line
             words = make_line(find_message(problem), self.target.key)
-            outcome = classify_status(code, make_line(problem)) or AttemptOutcome.STREAM_ERROR
+            outcome = classify_status(code, find_own_words(problem)) or AttemptOutcome.STREAM_ERROR
             return AttemptResult(outcome, status=code or None, error=words or "no answer in it")
         reader = AnswerReader(lambda piece, is_reasoning: None, self.target.key)
         reader.feed(orjson.dumps(body))
@@ -394,7 +402,7 @@ class BatchClient(LedgerClient):
 
     def _stop_if_fatal(self, code: int, problem: object) -> None:
         """Raise what stops whatever is asked: a refused key, an empty balance."""
-        outcome = classify_status(code, make_line(problem))
+        outcome = classify_status(code, find_own_words(problem))
         if outcome is AttemptOutcome.KEY_REFUSED or outcome is AttemptOutcome.NO_BALANCE:
             words = make_line(find_message(problem), self.target.key)
             self._breaker.watch(AttemptResult(outcome, error=words), 1)

@@ -37,6 +37,7 @@ from medkd.completers.stream import (
     OnText,
     TextFilter,
     find_message,
+    find_own_words,
     load,
     make_line,
 )
@@ -226,7 +227,7 @@ class Endpoint:
             words = TextFilter(key).feed(words)
         reason = make_line(words, key) or make_line(response.reason or "no reason given", key)
         return AttemptResult(
-            classify_status(code, make_line(problem)) or AttemptOutcome.NOT_AN_ENDPOINT,
+            classify_status(code, find_own_words(problem)) or AttemptOutcome.NOT_AN_ENDPOINT,
             error=f"{code}: {reason}",
             retry_after_s=read_retry_after(response.headers.get("Retry-After", "")),
         )

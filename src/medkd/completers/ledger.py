@@ -502,16 +502,17 @@ def keep_copy(path: Path) -> None:
 
 def describe_damage(path: Path, words: str) -> InputError:
     """Say that a ledger is damaged and how to go on from its last good copy."""
-    copy, name = copy_path(path), path.name
+    copy, ends = copy_path(path), ("", ".damaged", "-wal", "-shm", ".good")
     begin = f"{path}: damaged or no ledger ({words})"
     if not copy.is_file():
         return InputError("{}; move it away, or put a good copy in its place", begin)
+    name, moved, wal, shm, good = (shlex.quote(path.name + end) for end in ends)
     return InputError(
         "{}; go on from the last good copy, of {:%Y-%m-%d %H:%M}: {}",
         begin,
         datetime.fromtimestamp(copy.stat().st_mtime).astimezone(),
-        f"cd {shlex.quote(str(path.parent))} && mv {name} {name}.damaged && "
-        f"rm -f {name}-wal {name}-shm && cp {copy.name} {name}",
+        f"cd {shlex.quote(str(path.parent))} && mv {name} {moved} && "
+        f"rm -f {wal} {shm} && cp {good} {name}",
     )
 
 
@@ -526,9 +527,8 @@ def from_sqlite_error(error: Exception, path: Path) -> MedkdError:
         return StoppedError(
             "{}: {}; free some space and run the same command again, it goes on", path, words
         )
-    if isinstance(error, sqlite3.DatabaseError) and (
-        "malformed" in words or "not a database" in words
-    ):
+    is_damaged = "malformed" in words or "not a database" in words
+    if isinstance(error, sqlite3.DatabaseError) and is_damaged:
         return describe_damage(path, words)
     return StoppedError("{}: {}; check it and run the same command again", path, words)
 

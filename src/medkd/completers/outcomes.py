@@ -28,6 +28,8 @@ GROWTH_PER_ROUND = 0.05
 SMOOTHING = 0.2
 FIRST_ROUND_S = 1.0
 MAX_RETRY_AFTER_S = 600.0
+MOST_PER_TRY = 10
+"""Attempts per item for each of its tries, where those that a rate limit turned away are none."""
 ROUNDING = 1e-9
 """Money below this is the rounding of sums, not an attempt in flight."""
 
@@ -136,9 +138,10 @@ _STATUS = {
     501: AttemptOutcome.NOT_AN_ENDPOINT,
 }
 _NO_MONEY = re.compile(
-    r"arrear|overdue|billing.hard.limit|exceeded_current_quota|insufficient.user.quota"
-    r"|insufficient.(account.|user.)?(balance|credit|fund)|(balance|credits?|funds) (is|are) "
-    r"(insufficient|too low|not enough|exhausted)|欠费|余额不足|额度不足",
+    r"Arrearage|AccountOverdue|overdue.payment|billing.hard.limit|exceeded_current_quota"
+    r"|insufficient.user.quota|insufficient.(account.|user.)?(balance|credit|fund)"
+    r"|(balance|credits?|funds) (is|are) (insufficient|too low|not enough|exhausted)"
+    r"|账户.{0,8}(欠费|余额不足)|余额不足.{0,12}充值",
     re.IGNORECASE,
 )
 """How providers that do not send 402 say it. `insufficient_quota` is missing: with 429, DashScope
@@ -155,9 +158,9 @@ def classify_finish(word: str) -> AttemptOutcome:
 
 
 def classify_status(code: int, words: str) -> AttemptOutcome | None:
-    """Return what an HTTP status means, with the words that explain it; None for one that is no
-    refusal."""
-    if _NO_MONEY.search(words):
+    """Return what an HTTP status means, with the server's own words that explain it; None for one
+    that is no refusal. A server in trouble (5xx) speaks of no account of ours."""
+    if code < 500 and _NO_MONEY.search(words):
         return AttemptOutcome.NO_BALANCE
     if code in _STATUS:
         return _STATUS[code]
@@ -376,7 +379,9 @@ class RetryPolicy:
     backoff_cap_s: float = 30.0
     n_refused: int = 20
     """Refusals in a row after which the request itself must be wrong if nothing was answered, and
-    the account if they all say the same."""
+    the account if all are a like 403: a content filter says 400, and the next request may pass."""
+    n_limited: int = 4
+    """429s of one item beyond which they say nothing of the provider: the item may be too large."""
     n_troubles: int = 8
     """Failures in a row, over all items, after which progress reports them."""
     n_failures: int = 40
@@ -401,9 +406,10 @@ class RetryPolicy:
         longest = self.backoff_s * min(2 ** (n_overloads - 1), max(n_failures, 1))
         return max(random.uniform(0.0, min(longest, self.backoff_cap_s)), retry_after_s)
 
-    def is_exhausted(self, n_tries: int, n_unusable: int) -> bool:
-        """Whether an item has had all its tries."""
-        return n_tries >= self.n_tries or n_unusable >= self.n_unusable
+    def is_exhausted(self, n_tries: int, n_unusable: int, n_attempts: int) -> bool:
+        """Whether an item has had all its tries; attempts that are no tries have an end, too."""
+        is_over = n_tries >= self.n_tries or n_unusable >= self.n_unusable
+        return is_over or n_attempts >= MOST_PER_TRY * self.n_tries
 
 
 def double_room(request: Request, result: AttemptResult) -> Request:
@@ -426,10 +432,12 @@ class CircuitBreaker:
         self._n_failures_allowed = max(policy.n_failures, 2 * concurrency)
         self.n_failures = 0
         """Failures in a row, over all items."""
-        self._n_paid_failures = 0
+        self._n_paid_failures = self._n_limited_again = 0
         self._refusals = deque[str](maxlen=policy.n_refused)
         """What the last ones in a row say."""
         self._has_answered = self._was_reached = False
+        self.is_request_known = False
+        """Whether requests of this kind were answered, if only in an earlier run."""
         self._last_answer = time.monotonic()
 
     @property
@@ -451,8 +459,9 @@ class CircuitBreaker:
         outcome, reason = result.outcome, result.error
         self._was_reached |= result.status is not None
         if outcome is AttemptOutcome.COMPLETE:
-            self.n_failures = self._n_paid_failures = 0
+            self.n_failures = self._n_paid_failures = self._n_limited_again = 0
             self._refusals.clear()
+            self.is_request_known = True
             self._has_answered, self._last_answer = True, time.monotonic()
             return
         if outcome in FATAL:
@@ -464,6 +473,8 @@ class CircuitBreaker:
         if outcome in RETRYABLE:
             self.n_failures += 1
             self._n_paid_failures += outcome in PAID_FAILURES
+            is_limited = outcome is AttemptOutcome.RATE_LIMITED
+            self._n_limited_again += is_limited and n_tried > self._policy.n_limited
         place = self._target.base_url
         n_allowed = {
             AttemptOutcome.UNREACHABLE: self._policy.n_connecting,
@@ -472,21 +483,21 @@ class CircuitBreaker:
         if not self._was_reached and n_tried >= n_allowed:
             raise InputError("{}; start the teacher or check --base-url", reason)
         is_refusing = len(self._refusals) == self._refusals.maxlen
-        if is_refusing and not self._has_answered:
+        if is_refusing and not self.is_request_known:
             raise InputError(
                 "{}: every request is refused ({}); check --model and the sampling flags",
                 place,
                 reason,
             )
-        if is_refusing and len(set(self._refusals)) == 1:
+        if is_refusing and result.status == 403 and len(set(self._refusals)) == 1:
             raise StoppedError(
                 "{}: refuses one request after another ({}); check your account there, then {}",
                 place,
                 reason,
                 RESUME_HINT,
             )
-        n_most = self._n_failures_allowed
-        if self._n_paid_failures >= n_most or (self._is_quiet and self.n_failures >= n_most):
+        n_most, n_failures = self._n_failures_allowed, self.n_failures - self._n_limited_again
+        if self._n_paid_failures >= n_most or (self._is_quiet and n_failures >= n_most):
             raise StoppedError(
                 "{}: nothing but failures ({}); check the provider, then {}",
                 place,

@@ -393,7 +393,7 @@ class Scheduler:
                 n_tries += not (is_limited and place.breaker.has_answered_lately)
                 n_unusable += result.is_unusable
                 self.progress.trouble = self._describe_trouble(place, result)
-                is_exhausted = self._retry.is_exhausted(n_tries, n_unusable)
+                is_exhausted = self._retry.is_exhausted(n_tries, n_unusable, len(outcomes))
                 if result.outcome not in RETRYABLE or is_exhausted:
                     self._count_done(label, result)
                     return
@@ -500,6 +500,8 @@ class Scheduler:
 
     async def _count_cached(self, label: str) -> None:
         self.progress.n_cached += 1
+        for address in self._places.addresses:
+            address.breaker.is_request_known = True
         self._end_item(label)
         await asyncio.sleep(0)  # a long run of cached items must not starve the streams
 

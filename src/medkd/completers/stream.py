@@ -48,6 +48,7 @@ REASONING_FIELDS = (
 """Where servers put reasoning; several of them hold the same text twice."""
 PART_FIELDS = ("text", "thinking", "reasoning", "summary", "content", "value")
 ERROR_FIELDS = ("error", "errors", "detail", "message", "msg", "error_msg", "error_message")
+_OWN_WORDS = ("code", "type", *ERROR_FIELDS[3:], "status_msg")
 IDLE_NAMES = {"ping", "heartbeat", "keepalive", "keep-alive", "keep_alive"}
 _HTTP_ERROR = re.compile(r"[45]\d\d", re.ASCII)
 _CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(127, 160)])
@@ -304,7 +305,7 @@ class StreamedText:
 
     def _fail(self, problem: object) -> None:
         self.error = make_line(find_message(problem), self._key) or "an error without words"
-        self.error_means = classify_status(_code_of(problem), make_line(problem))
+        self.error_means = classify_status(_code_of(problem), find_own_words(problem))
 
     def _take_usage(self, fields: Mapping[str, Any]) -> None:
         if fields.get("usage"):
@@ -484,6 +485,26 @@ def find_message(problem: object) -> str:
     if isinstance(problem, bytes):
         return problem.decode("utf-8", "replace")
     return str(problem) if problem else ""
+
+
+def find_own_words(problem: object) -> str:
+    """Find what an error object says by itself: its code, type and message, not the input that some
+    servers echo beside them.
+
+    >>> find_own_words({"error": {"code": 30001, "message": "no funds", "input": "fever"}})
+    '30001 no funds'
+    """
+    for _ in range(MAX_DEPTH):
+        if isinstance(problem, list) and len(cast(list[object], problem)) == 1:
+            problem = cast(list[object], problem)[0]
+        fields = read_mapping(cast(object, problem))
+        if not fields.get("error"):
+            break
+        problem = fields["error"]
+    if not isinstance(problem, dict):
+        return make_line("" if isinstance(problem, list) else find_message(problem))
+    own = [read_mapping(cast(object, problem)).get(name) for name in _OWN_WORDS]
+    return make_line(" ".join(str(one) for one in own if isinstance(one, str | int)))
 
 
 def _code_of(problem: object) -> int:
