@@ -3,6 +3,7 @@ worker dies."""
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from medkd.core.errors import InputError
 from stage_samples import N, run_stage, write_cases, write_rationales
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers import no tests
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 

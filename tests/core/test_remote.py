@@ -170,10 +170,38 @@ def test_a_packed_part_that_was_put_there_torn_is_named(s3: FakeS3, tmp_path: Pa
     assert "part-00001: damaged" in str(error)
 
 
-def test_an_address_holds_no_key_and_output_is_no_address(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="without a key") as caught:
-        find_place("s3://user:secret@bucket/a")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://user:secret@bucket/a",
+        "s3://user:se/secret@bucket/a",
+        "s3://user:se/secret",
+        "s3://secret@bucket/a",
+        "s3://my secret/a",
+        "s3:///secret/a",
+        "hdfs://user:1/secret@host/a",
+        "hdfs:///secret/a",
+        "file://secret/a",
+    ],
+)
+def test_an_address_without_a_bucket_or_with_a_key_is_refused_unsaid(address: str) -> None:
+    with pytest.raises(InputError, match="--input: an address") as caught:
+        find_place(address)
     assert "secret" not in str(caught.value)
+
+
+def test_an_address_names_its_host_and_a_file_none_but_this_machine() -> None:
+    assert str(find_place("hdfs://name-node:8020/a")) == "hdfs://name-node:8020/a"
+    assert str(find_place(find_place("s3://bucket/a@b"))) == "s3://bucket/a@b"
+    for address in ("file:/a/b", "file:///a/b", "file://localhost/a/b"):
+        assert find_place(address) == Path("/a/b")
+
+
+def test_an_address_that_the_store_does_not_know_is_one_line(tmp_path: Path) -> None:
+    assert isinstance(fail_to_deidentify("hdfs://host:99999999/b", tmp_path), InputError)
+
+
+def test_output_is_no_address_and_a_store_is_not_opened_as_a_disk_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="out: must be on this machine"):
         MergeConfig.model_validate({"input": tmp_path, "out": "s3://bucket/a"})
     with pytest.raises(InputError, match="fetch it to this machine first"):

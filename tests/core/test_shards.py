@@ -1,5 +1,5 @@
-"""Records in a folder of parts are those of one file, stage after stage; a part is whole or not
-there."""
+"""Records in a folder of parts are those of one file, stage after stage; a part of a
+run that did not end is not there."""
 
 import json
 import os
@@ -82,14 +82,36 @@ def test_what_was_written_before_in_either_form_goes(tmp_path: Path, before: int
     assert path.is_dir() == bool(now)
 
 
-def test_an_error_leaves_whole_parts_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [0, 7])
+def test_an_error_leaves_no_part_that_could_be_taken_for_the_whole(
+    tmp_path: Path, before: int
+) -> None:
     path = tmp_path / "cases.jsonl"
+    write(path, before, shard_rows=7)
     with pytest.raises(InputError), RecordWriter(path, 7) as writer:
         for number in range(10):
             writer.write(f'{{"id": "{number}"}}'.encode())
         raise InputError("no more")
-    assert [part.name for part in path.iterdir()] == ["part-00000.jsonl.zst"]
-    assert len(list(read_lines(path))) == 7
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_beside_goes_with_the_next(tmp_path: Path) -> None:
+    left = RecordWriter(tmp_path / "cases.jsonl", 2).__enter__()
+    for number in range(5):
+        left.write(f'{{"id": "{number}"}}'.encode())
+    assert [path.name for path in tmp_path.iterdir()] == [".cases.jsonl.parts"]
+    write(tmp_path / "cases.jsonl", 3, shard_rows=7)
+    assert [path.name for path in tmp_path.iterdir()] == ["cases.jsonl"]
+
+
+@pytest.mark.parametrize("now", [0, 7])
+def test_a_folder_that_holds_another_file_is_left_as_it_is(tmp_path: Path, now: int) -> None:
+    path = tmp_path / "cases.jsonl"
+    write(path, 10, shard_rows=7)
+    (path / "_SUCCESS").touch()
+    with pytest.raises(InputError, match=r"cases.jsonl: holds _SUCCESS"):
+        write(path, 5, shard_rows=now)
+    assert len(read(path)) == 10
 
 
 FULL_DISK = """
@@ -108,13 +130,13 @@ FULL_DISK = """
 """
 
 
-def test_a_full_disk_stops_with_the_next_step_and_no_half_a_part(tmp_path: Path) -> None:
+def test_a_full_disk_stops_with_the_next_step_and_no_part(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     assert "part-00001.jsonl.zst: the disk is full; free some space" in done.stdout
-    assert [path.name for path in (tmp_path / "cases.jsonl").iterdir()] == ["part-00000.jsonl.zst"]
+    assert not list(tmp_path.iterdir())
 
 
 def run_road(folder: Path, out: Path, shard_rows: int) -> Path:
@@ -148,11 +170,12 @@ def test_train_finds_the_rows_to_watch_in_parts_too(tmp_path: Path) -> None:
     assert find_inputs(tmp_path) == (tmp_path / "train.jsonl", tmp_path / "val.jsonl")
 
 
-def test_merge_heeds_reviews_beside_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", ["", "verified.jsonl"])
+def test_merge_heeds_reviews_beside_parts(tmp_path: Path, given: str) -> None:
     verified = run_stage("verify", write_rationales(tmp_path), tmp_path / "out", shard_rows=ROWS)
     review = Review(id="q:3", decision=Decision.REJECT, reviewer="a", at="2026-01-01T00:00:00")
     write_records(verified / REVIEWS, [review])
-    merged = read_manifest(run_stage("merge", verified, tmp_path / "merge"))
+    merged = read_manifest(run_stage("merge", verified / given, tmp_path / "merge"))
     assert merged.counts.dropped["rejected_by_reviewer"] == 1
 
 
@@ -174,12 +197,13 @@ def test_a_stage_that_is_killed_goes_on_to_the_same_parts(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "medkd", "deidentify", "--input", str(tmp_path)]
     command += ["--out", str(out), "--shard-rows", "500"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    while not (out / "cases.jsonl/part-00001.jsonl.zst").exists():
+    while not (out / ".cases.jsonl.parts/part-00001.jsonl.zst").exists():
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert (out / ".done").stat().st_size > 0
+    assert not (out / "cases.jsonl").exists()
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     found, wanted = (read_manifest(folder) for folder in (out, whole))
     assert found.shards == wanted.shards

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from medkd.core.errors import InputError
-from medkd.core.jsonl import hash_path
+from medkd.core.jsonl import RecordWriter, hash_path, list_parts
 from medkd.evaluate.questions import (
     ExamQuestion,
     find_seen,
@@ -301,6 +301,20 @@ def test_the_training_rows_are_found_in_a_run_that_was_moved(made, tmp_path, mod
     moved.parent.mkdir()
     shutil.move(made, moved)
     assert find_training(moved / model).samefile(moved / "merge/train.jsonl")
+
+
+def test_the_training_rows_are_found_in_parts_too(tmp_path):
+    rows = tmp_path / "merge/train.jsonl"
+    with RecordWriter(rows, 2) as writer:
+        for number in range(5):
+            writer.add(make_example(number))
+    adapter = tmp_path / "train/adapter"
+    adapter.mkdir(parents=True)
+    hashes = {str(part): hash_path(part) for part in list_parts(rows)}
+    write_manifest(adapter.parent, "train", hashes)
+    assert find_training(adapter) == rows
+    examples = [make_example(4, id="renamed:4"), make_example(9)]
+    assert find_seen(examples, tmp_path / "test.jsonl", adapter).ids == {"renamed:4"}
 
 
 def test_other_rows_of_the_same_name_are_not_taken_for_them(made, tmp_path):

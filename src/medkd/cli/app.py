@@ -185,7 +185,7 @@ def _redact(arguments: list[str]) -> list[str]:
             word = f"{flag}=…"
         elif shown and re.fullmatch(r"--\S*(key|token|secret|password)\S*", shown[-1]):
             word = "…"
-        shown.append(re.sub(r"//[^/@\s]*@", "//…@", word))
+        shown.append(re.sub(r"//([^/@\s]*|[^/@\s]*:\S*)@", "//…@", word))
     return shown
 
 

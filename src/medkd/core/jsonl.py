@@ -11,11 +11,12 @@ import json
 import os
 import pickle
 import re
+import shutil
 import stat
 import sys
 import tempfile
 from array import array
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -30,7 +31,6 @@ from medkd.core.remote import RemotePath
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 MANIFEST = "manifest.json"
@@ -329,17 +329,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def write_json_array(path: Path, values: Iterable[Any]) -> None:
-    """Write values as `write_json` writes a list of them; only one is held at a time."""
-    with write_atomically(path) as file:
-        between = "["
-        for value in values:
-            text = json.dumps(value, ensure_ascii=False, indent=2).replace("\n", "\n  ")
-            file.write(f"{between}\n  {text}")
-            between = ","
-        file.write("[]\n" if between == "[" else "\n]\n")
-
-
 def write_records(path: Path, records: Iterable[Record], private: bool = False) -> int:
     """Write records as JSON Lines, atomically; return how many."""
     n = 0
@@ -361,7 +350,9 @@ class RecordWriter:
     """An open file of records, or the folder of its parts; a context. Without any record it is an
     empty file in either case.
 
-    What lies under the name in the other form, or in a folder of parts, goes first.
+    Parts lie in a hidden folder beside until all are there. What lies under the name in the other
+    form, or in a folder of parts, goes first; raises InputError for a folder that holds anything
+    else.
     """
 
     def __init__(self, path: Path, shard_rows: int = 0) -> None:
@@ -369,24 +360,36 @@ class RecordWriter:
         self.shards: dict[str, Shard] = {}
         """By name in the directory of `path`; empty for one file."""
         self._shard_rows = shard_rows
+        self._hidden = path.with_name(f".{path.name}.parts")
         self._part, self._open = Path(), ExitStack()
         self._file: Any = None
 
     def __enter__(self) -> Self:
         try:
             if self.path.is_dir():
-                sweep_leftovers(self.path)
-                for part in list_parts(self.path):
-                    part.unlink()
-                with contextlib.suppress(OSError):  # something that is not ours is still in it
-                    self.path.rmdir()
+                self._remove_old_parts()
             elif self._shard_rows:
                 self.path.unlink(missing_ok=True)
+            if self._hidden.is_dir():  # of a run that was killed
+                shutil.rmtree(self._hidden)
         except OSError as error:
             raise from_os_error(error, self.path) from error
         if not self._shard_rows:
             self._file = self._open.enter_context(write_atomically(self.path, binary=True))
         return self
+
+    def _remove_old_parts(self) -> None:
+        sweep_leftovers(self.path)
+        parts = list_parts(self.path)
+        for other in sorted(set(self.path.iterdir()) - set(parts)):
+            raise InputError(
+                "{}: holds {}, which is no part of it; move that away or choose another --out",
+                self.path,
+                other.name,
+            )
+        for part in parts:
+            part.unlink()
+        self.path.rmdir()
 
     def add(self, record: Record) -> None:
         self.write(record.model_dump_json().encode(errors="backslashreplace"))
@@ -402,7 +405,7 @@ class RecordWriter:
         from pyarrow import CompressedOutputStream
 
         self._end_part()
-        self._part = self.path / f"part-{len(self.shards):05}.jsonl.zst"
+        self._part = self._hidden / f"part-{len(self.shards):05}.jsonl.zst"
         file = self._open.enter_context(write_atomically(self._part, binary=True))
         # A file object of its own, since the packer closes what it writes to.
         packed = os.fdopen(os.dup(file.fileno()), "wb")
@@ -417,12 +420,19 @@ class RecordWriter:
             self.shards[name] = Shard(rows=rows, sha256=hash_path(self._part))
 
     def __exit__(self, *error: Any) -> None:
-        if error[0]:
-            self._open.__exit__(*error)
-        elif self.n or not self._shard_rows:
-            self._end_part()
-        else:
-            write_text(self.path, "")
+        try:
+            if error[0]:
+                self._open.__exit__(*error)
+            elif self.n or not self._shard_rows:
+                self._end_part()
+            else:
+                write_text(self.path, "")
+            if self.shards and not error[0]:
+                self._hidden.replace(self.path)
+        except OSError as failed:
+            raise from_os_error(failed, self.path) from failed
+        finally:
+            shutil.rmtree(self._hidden, ignore_errors=True)
 
 
 class RecordAppender:
@@ -521,28 +531,3 @@ class SpilledList(Sequence[T]):
         except OSError as error:
             raise from_os_error(error, self._directory) from error
         return pickle.loads(data)  # noqa: S301 - of this process
-
-
-class View(Sequence[U]):
-    """Items of a list, those of some numbers, as a function makes them of what lies there.
-
-    >>> list(View("abc", [2, 0], str.upper))
-    ['C', 'A']
-    """
-
-    def __init__(self, items: Sequence[T], numbers: Sequence[int], make: Callable[[T], U]) -> None:
-        self._items: Sequence[Any] = items
-        self._numbers = numbers
-        self._make = make
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> U: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[U]: ...
-    def __getitem__(self, index: int | slice) -> U | list[U]:
-        if isinstance(index, slice):
-            return [self._make(self._items[number]) for number in self._numbers[index]]
-        return self._make(self._items[self._numbers[index]])

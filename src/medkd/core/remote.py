@@ -8,6 +8,7 @@ writing; a stage's output lies on this machine.
 import errno
 import io
 import os
+import re
 import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ from medkd.core.errors import InputError, StoppedError
 STORES = ("s3:", "hdfs:")
 SCHEMES = (*STORES, "file:")
 """What an address begins with."""
+_PLACES = {
+    "s3:": re.compile(r"(?a)[\w.-]+"),
+    "hdfs:": re.compile(r"(?a)[\w.-]+(:\d+)?"),
+}
+"""What names a bucket, or a host."""
 _BUFFER_BYTES = 2**22
 """What is asked for at once."""
 _REFUSALS = ("ACCESS", "SIGNATURE", "TOKEN", "HTTP status 401", "HTTP status 403")
@@ -28,21 +34,27 @@ _REFUSALS = ("ACCESS", "SIGNATURE", "TOKEN", "HTTP status 401", "HTTP status 403
 
 
 def find_place(given: str | Path) -> Path:
-    """Read a path or an address; raises InputError for one that holds a key.
+    """Read a path or an address; raises InputError, without a word of it, for one that may hold a
+    key or names no bucket or host.
 
     >>> find_place("s3://bucket/notes"), find_place("file:///data/notes")
     (RemotePath('s3://bucket/notes'), PosixPath('/data/notes'))
     """
     store, *rest = Path(given).parts or ("",)
+    is_without_host = str(given).startswith(f"{store}///")
     if store == "file:":
+        host = rest.pop(0) if str(given).startswith("file://") and not is_without_host else ""
+        if host not in ("", "localhost"):
+            raise InputError("--input: an address of a file is file:///FOLDER/FILE, without a host")
         return Path("/", *rest)
     if store not in STORES:
         return Path(given)
-    if not rest or "@" in rest[0]:
+    place = rest[0] if rest and not is_without_host else ""
+    if not _PLACES[store].fullmatch(place) or (":" in place and "@" in str(given)):
         raise InputError(
-            "--input: an address is {}//BUCKET/FOLDER, without a key; keys come from the "
-            "environment or the profile",
-            store,
+            "--input: an address is {}, without a key; keys come from the environment or the "
+            "profile",
+            "s3://BUCKET/FOLDER" if store == "s3:" else "hdfs://HOST:PORT/FOLDER",
         )
     return RemotePath(given)
 
@@ -162,6 +174,8 @@ def _telling(path: RemotePath) -> Generator[None]:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "no such object", str(path)) from error
+    except ValueError as error:  # its reason quotes what it was given
+        raise InputError("{}: no address that the store knows; check --input", path) from error
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         if any(sign in reason for sign in _REFUSALS):

@@ -410,8 +410,9 @@ def find_training(folder: Path, depth: int = 4) -> Path | None:
                 _find_input(Path(path), digest, place) for path, digest in manifest.inputs.items()
             ]
             if manifest.stage in {"train", "reinforce"}:
+                files = [p.parent if p and p.name.startswith("part-") else p for p in paths]
                 return next(
-                    (p for p in paths if p and p.suffix == ".jsonl" and p.name != "val.jsonl"), None
+                    (p for p in files if p and p.suffix == ".jsonl" and p.name != "val.jsonl"), None
                 )
             if manifest.stage == "export":
                 return next(

@@ -339,9 +339,9 @@ def list_files(
 
 
 def _find_rows(given: Path) -> list[Path]:
-    """Name the files meant by one `--input`: itself, or what an earlier stage wrote in that
-    directory."""
-    if not given.is_dir():
+    """Name the files meant by one `--input`: itself, also in parts, or what an earlier stage wrote
+    in that directory."""
+    if not given.is_dir() or given.name in REVIEWED:
         return [resolve_input(given, "", made_by="verify")]
     if splits := [path for name in SPLIT_FILES if (path := given / name).exists()]:
         return [path for path in splits if path.stat().st_size]

@@ -6,6 +6,7 @@ Not done here: what a task asks (`core.task`), reasoning (`distill`).
 """
 
 import hashlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self, TypeVar, overload
 
 from pydantic import Field, model_validator
 
@@ -27,11 +28,10 @@ from medkd.core.jsonl import (
     RecordReader,
     ShardRows,
     SpilledList,
-    View,
     count_lines,
     hash_path,
     resolve_input,
-    write_json_array,
+    write_atomically,
     write_records,
 )
 from medkd.core.parallel import DoneWork, Engine, map_in_order
@@ -61,6 +61,9 @@ from medkd.prepare.leak_check import check_leaks, estimate_cost, find_fault, lis
 from medkd.prepare.leakage import read_decisions
 from medkd.text.normalize import make_plain
 from medkd.text.similarity import BAND, N_BANDS, cluster, find_similar, sign
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 _MIN_GROUPING_CHARACTERS = 40
 _NEARLY_THE_SAME = 0.9
@@ -414,7 +417,7 @@ def run(config: Config) -> Manifest:
         space.manifest.counts.kept = space.write_records("questions.jsonl", questions)
         write_records(space.path("removals.jsonl"), removals)
         rows = (to_alpaca(question, question.reference) for question in questions)
-        write_json_array(space.path("alpaca.json"), rows)
+        _write_json_array(space.path("alpaca.json"), rows)
     return space.manifest
 
 
@@ -488,3 +491,39 @@ def _explain_nothing(task: Task, steps: Mapping[str, Said], dropped: Counter[str
     main = max(dropped, key=dropped.__getitem__, default="")
     step = steps.get(main, Said("check the sections and answers of the cases"))
     return Said("no question of the task {} could be made ({}); {}", task.name, listed, step)
+
+
+class View(Sequence[U]):
+    """Items of a list, those of some numbers, as a function makes them of what lies there.
+
+    >>> list(View("abc", [2, 0], str.upper))
+    ['C', 'A']
+    """
+
+    def __init__(self, items: Sequence[T], numbers: Sequence[int], make: Callable[[T], U]) -> None:
+        self._items: Sequence[Any] = items
+        self._numbers = numbers
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> U: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[U]: ...
+    def __getitem__(self, index: int | slice) -> U | list[U]:
+        if isinstance(index, slice):
+            return [self._make(self._items[number]) for number in self._numbers[index]]
+        return self._make(self._items[self._numbers[index]])
+
+
+def _write_json_array(path: Path, values: Iterable[Any]) -> None:
+    """Write values as `write_json` writes a list of them; only one is held at a time."""
+    with write_atomically(path) as file:
+        between = "["
+        for value in values:
+            text = json.dumps(value, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+            file.write(f"{between}\n  {text}")
+            between = ","
+        file.write("[]\n" if between == "[" else "\n]\n")
