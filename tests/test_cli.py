@@ -429,7 +429,7 @@ def test_a_fault_of_medkd_is_one_line_with_a_log_and_exit_1(
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr("medkd.distill.bill.bill", fail_within)
-    words = ["bill", "https://me:secret@host/x"]
+    words = ["bill", "https://me:se/secret@host/x"]
     assert run_command(words) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
