@@ -15,6 +15,7 @@ from medkd.chat.session import Config, Conversation, chat, guard_patient_text
 from medkd.core.errors import InputError
 from medkd.core.records import Message, Sampling
 from medkd.core.thinking import write
+from medkd.demo.dialogue import Fault
 from medkd.demo.teacher import serve_teacher
 from medkd.export.gguf import write_gguf
 from medkd.models.load import load_model, load_tokenizer
@@ -155,6 +156,13 @@ def test_names_that_stand_for_nobody_are_one_line(tmp_path):
         open_backend("some@http://127.0.0.1:9/v1").say(
             [Message(role="user", content="?")], Sampling(), lambda piece, is_reasoning: None
         )
+
+
+def test_an_empty_balance_is_named_by_itself():
+    with serve_teacher(latency_s=0, script=[Fault.NO_BALANCE]) as teacher:
+        speaker = open_backend(f"any@{teacher.base_url}")
+        with pytest.raises(InputError, match=r"the balance is empty .*; top it up"):
+            speaker.say([Message(role="user", content="?")], Sampling(), lambda piece, is_it: None)
 
 
 def test_on_a_terminal_two_models_answer_side_by_side(trained_dir, random_model_dir):

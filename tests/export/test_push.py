@@ -153,6 +153,7 @@ class BreaksOff(BaseHTTPRequestHandler):
     ("hub", "kind", "says"),
     [
         ({}, StoppedError, "nothing is half there"),
+        ({"is_private": None}, StoppedError, "nothing is half there"),
         ({"status": 403}, InputError, "the hub refuses"),
         ({"is_private": False}, InputError, "is a public repository"),
     ],

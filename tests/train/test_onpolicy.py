@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tokenizers.processors import TemplateProcessing
@@ -9,7 +10,8 @@ from medkd.models.chat_template import encode, has_thinking_prefix
 from medkd.models.inspect import read_model_shape
 from medkd.models.load import load_model, load_tokenizer
 from medkd.train import rollouts
-from medkd.train.onpolicy import check_teacher, make_rows, make_trainer
+from medkd.train.config import check_method
+from medkd.train.onpolicy import check_teacher, encode_as_served, make_rows, make_trainer
 from medkd.train.preflight import Machine, Workload, estimate_memory
 from medkd.train.rollouts import check_memory
 from medkd.train.stage import Config, run
@@ -146,6 +148,23 @@ def test_a_teacher_that_is_not_there_is_named_by_its_own_flag(settings, tmp_path
         run(Config(**settings | {"teacher_model": str(tmp_path / "no/such")}, out=tmp_path / "out"))
 
 
+def test_a_trainer_that_encodes_prompts_by_another_method_is_noticed():
+    with pytest.raises(RuntimeError, match="TRL names the method"):
+        encode_as_served(SimpleNamespace(processing_class=None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"max_length": 512}, "--max-length: --method on-policy has no use for it"),
+        ({"method": "dpo", "teacher_model": "", "lora_rank": 8}, "--lora-rank: the adapter"),
+    ],
+)
+def test_a_field_that_changes_nothing_is_a_warning(settings, tmp_path, capsys, changes, says):
+    check_method(Config(**settings | changes, out=tmp_path / "out"))
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -156,8 +175,6 @@ def test_a_teacher_that_is_not_there_is_named_by_its_own_flag(settings, tmp_path
         ({"method": "lora", "teacher_model": ""}, "--adapter: --method lora trains from the base"),
         ({"method": "dpo", "teacher_model": "", "teacher": "self"}, "--teacher: only"),
         ({"method": "kto", "teacher_model": "", "batch_size": 1}, "set --batch-size 2"),
-        ({"max_length": 512}, "--max-length: --method on-policy"),
-        ({"method": "dpo", "teacher_model": "", "lora_rank": 8}, "--lora-rank: the adapter"),
         ({"target": "answers"}, "--target: --method on-policy learns from reasoned answers"),
     ],
 )

@@ -168,6 +168,12 @@ def test_each_single_answer_stands_beside_another_one(tmp_path, batch_size):
     assert len(make_single_rows(same, Config(**fields, input=tmp_path, out=tmp_path))) == 7
 
 
+def test_kto_on_one_pair_of_equal_answers_is_one_line(tmp_path):
+    config = Config(model="any", method="kto", batch_size=2, input=tmp_path, out=tmp_path)
+    with pytest.raises(InputError, match="give more pairs"):
+        make_single_rows([TokenizedPair([0], [1], [1])], config)
+
+
 def test_length_as_the_only_difference_is_said(pairs_dir):
     from medkd.train.preferences import PairFacts, list_notes
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from safetensors.torch import load_file
 
 from medkd.core.errors import InputError, StoppedError
 from medkd.core.records import Cost, Example
+from medkd.core.stage_output import Manifest, StageOutput
 from medkd.models.chat_template import has_thinking_prefix
 from medkd.models.load import load_model, load_tokenizer
 from medkd.train import reinforce, rollouts
 from medkd.train.checkpoints import find_checkpoint, is_complete, read_step
 from medkd.train.preflight import Machine
 from medkd.train.reinforce import Config, run
+from medkd.train.student import find_inputs
 from scripted import Scripted
 from student_samples import (
     make_example,
@@ -320,6 +323,14 @@ def test_a_limit_that_cuts_the_start_off_is_refused_and_the_next_one_named(setti
 def test_settings_that_cannot_work_are_named(settings, tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
         run(Config(**settings | changes, out=tmp_path / "out"))
+
+
+def test_fewer_questions_than_processes_are_said_to_be_so(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(reinforce, "read_process_info", lambda: SimpleNamespace(n_processes=32))
+    config = Config(**settings | {"questions": 32, "group_size": 2}, out=tmp_path / "out")
+    output = StageOutput(tmp_path, Manifest(stage="reinforce", config={}))
+    with pytest.raises(InputError, match="24 questions for 32 processes; start fewer"):
+        reinforce._read(config, find_inputs(config.input)[0], output)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,24 @@ def test_a_run_killed_behind_the_save_that_ended_it_is_over_and_keeps_the_best(t
     assert (again.stopped_at, state.global_step) == (30, 10)
 
 
+def test_a_finished_run_that_the_watch_ended_can_be_gone_on_with_until_it_falls_anew(tmp_path):
+    path = tmp_path / "held_out.jsonl"
+    watch_run(path, [0.2, 0.0, 0.6, 0.9], [1.0, 1.2, 1.4])
+    answers = GivenAnswers([0.9, 0.9])
+    again = Watch(path, answers, QUESTIONS, {"diagnosis", "format", "stop"}, int, was_finished=True)
+    assert not again.has_ended(30)
+    history = [{"step": step, "reward": step / 10} for step in (40, 50)]
+    state = SimpleNamespace(global_step=30, log_history=history, best_model_checkpoint=None)
+    control = SimpleNamespace(should_training_stop=False)
+    again.on_train_begin(None, state, control)
+    stops = []
+    for step in (40, 50):
+        state.global_step = step
+        again.on_save(None, state, control)
+        stops.append(control.should_training_stop)
+    assert stops == [False, True]
+
+
 def test_looks_are_kept_for_a_resumed_run_up_to_its_step(tmp_path):
     path = tmp_path / "held_out.jsonl"
     watch_run(path, [0.0] * 4, [1.0, 1.1, 1.2])

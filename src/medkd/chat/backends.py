@@ -204,6 +204,8 @@ class EndpointBackend:
         except KeyboardInterrupt:
             return listener.sum_up("interrupted")
         splitter.finish()
+        if answer.outcome == AttemptOutcome.NO_BALANCE:
+            raise InputError("{}: the balance is empty ({}); top it up", self.name, answer.error)
         if answer.outcome in FATAL or answer.outcome == AttemptOutcome.UNREACHABLE:
             raise InputError(
                 "{}: {}; check the address, the model's name and the key",

@@ -132,7 +132,7 @@ def _push_to_hugging_face(folder: Path, name: str, names: list[str]) -> None:
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         api.create_repo(name, private=True, exist_ok=True)  # one that is there stays as it is
-        if not api.repo_info(name).private:
+        if api.repo_info(name).private is False:  # a mirror may not say
             raise InputError(
                 "--push hf:{}: is a public repository; make it private on the hub, or choose "
                 "another name",

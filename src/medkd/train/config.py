@@ -8,6 +8,7 @@ the nearest valid one; the rank of this process. Not done here: training, launch
 import difflib
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
@@ -18,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from medkd.core.config import RUNTIME, SENDS_KEY, Seed, StageConfig
 from medkd.core.errors import InputError, StoppedError
+from medkd.core.i18n import tell
 from medkd.models.inspect import ModelShape
 from medkd.models.load import Device, Hub, choose_dtype, resolve_model
 
@@ -132,7 +134,8 @@ class Config(StudentConfig):
 
 
 def check_method(config: Config) -> None:
-    """Raise InputError for a field that the method does not take, or one that it lacks."""
+    """Raise InputError for a field that the method does not take, or one that it lacks; warn of one
+    that it has no use for."""
     if config.adapter and config.method in ("lora", "qlora", "full"):
         raise InputError(
             "--adapter: --method {} trains from the base; leave it out, or go on with "
@@ -149,11 +152,9 @@ def check_method(config: Config) -> None:
             "--batch-size 2"
         )
     if config.method == "on-policy" and config.max_length != _default("max_length"):
-        raise InputError(
-            "--max-length: --method on-policy learns from answers of its own; set --max-tokens"
-        )
+        tell("warning: --max-length: --method on-policy has no use for it", to=sys.stderr)
     if config.adapter and config.lora_rank != _default("lora_rank"):
-        raise InputError("--lora-rank: the adapter that is given keeps its own; leave it out")
+        tell("warning: --lora-rank: the adapter that is given keeps its own", to=sys.stderr)
     teachers = {
         "--teacher-model": bool(config.teacher_model),
         "--teacher-url": bool(config.teacher_url),

@@ -268,6 +268,8 @@ def encode_as_served(trainer: Any) -> None:
     def tokenize(prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [encode(tokenizer, prompt) for prompt in prompts], None, {}
 
+    if not hasattr(type(trainer), "_tokenize_prompts"):  # it would be replaced in vain
+        raise RuntimeError("TRL names the method that encodes prompts otherwise")
     trainer._tokenize_prompts = tokenize
 
 

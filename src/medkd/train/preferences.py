@@ -238,6 +238,8 @@ def make_single_rows(rows: Sequence[TokenizedPair], config: Config) -> list[dict
         for ids, is_better in ((row.rejected_ids, False), (row.chosen_ids, True))
     }
     listed = [(list(prompt), list(ids), label) for (prompt, ids), label in single.items()]
+    if len(listed) < 2:
+        raise InputError("--method kto: the only pair has equal answers; give more pairs")
     random.Random(config.seed).shuffle(listed)
     made: list[dict[str, Any]] = []
     for start in range(0, len(listed), config.batch_size):

@@ -25,7 +25,7 @@ from medkd.core.config import (
 from medkd.core.errors import InputError, Said
 from medkd.core.jsonl import write_json
 from medkd.core.records import Example, FinishReason, Sampling, check_deidentified
-from medkd.core.stage_output import Manifest, StageOutput
+from medkd.core.stage_output import Manifest, StageOutput, is_finished
 from medkd.core.task import TaskFile, check_tasks, list_task_inputs
 from medkd.grading.compare import TermsFile, list_terms_inputs
 from medkd.grading.rubric import read_rubrics
@@ -212,13 +212,14 @@ def run(config: Config) -> Manifest:
         **list_terms_inputs(config.terms),
         **list_task_inputs(config.task),
     }
+    was_finished = is_finished(config.out) and not config.overwrite
     with open_training("reinforce", config, inputs, "--max-tokens") as output:
         if output.is_finished:
             return output.manifest
         examples = _read(config, train_path, output)
         held_out = read_examples(val_path)
         with _open_judges(config, output, examples) as judges:
-            _reinforce(config, output, examples, held_out, adapter, judges)
+            _reinforce(config, output, examples, held_out, adapter, judges, was_finished)
         return output.manifest
 
 
@@ -242,6 +243,13 @@ def _read(config: Config, path: Path, output: StageOutput) -> list[Example]:
         output.manifest.facts["accepted_identified"] = n_identified
     if len(kept) < config.questions:  # TRL would leave a short step out, and take none
         n_processes = read_process_info().n_processes
+        if len(kept) < n_processes:
+            raise InputError(
+                "{}: {} questions for {} processes; start fewer processes",
+                path,
+                len(kept),
+                n_processes,
+            )
         raise InputError(
             "--questions {}: only {} are there; set --questions {}",
             config.questions,
@@ -296,6 +304,7 @@ def _reinforce(
     held_out: Sequence[Example],
     adapter: Path | None,
     judges: Judges,
+    was_finished: bool,
 ) -> None:
     load_libraries()
     judged, watching = judges
@@ -328,6 +337,7 @@ def _reinforce(
         config.paid,
         partial(restore, student, config.out / CHECKPOINTS),
         watching,
+        was_finished,
     )
     rewards = make_rewards(config.rewards, Band(*baseline.band), config.terms) | judged
     args.reward_weights = [config.rewards[name] for name in rewards]

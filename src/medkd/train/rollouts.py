@@ -356,7 +356,8 @@ class Watch(Callback):
 
     A run ends where at `N_FALLS` saves in a row the watch is below its best so far by more than
     chance explains, while the reward is above what it was there; `restore` puts the weights of the
-    best look back. The looks of an earlier run up to the resumed step are kept.
+    best look back. The looks of an earlier run up to the resumed step are kept; of one that was
+    finished and is gone on with, they end nothing.
     """
 
     def __init__(
@@ -367,8 +368,10 @@ class Watch(Callback):
         paid: Collection[str],
         restore: Callable[[int], int],
         judge: BatchReward | None = None,
+        was_finished: bool = False,
     ) -> None:
         self.path, self.sampler, self.judge = path, sampler, judge
+        self.was_finished, self._n_settled = was_finished, 0
         self.restore = restore
         # Of several processes the main one alone looks, and all do what it decides.
         self.questions = list(questions)[:N_QUESTIONS] if read_process_info().is_main else []
@@ -413,9 +416,12 @@ class Watch(Callback):
     def _read_looks(self, step: int) -> None:
         before = [Look.model_validate(line) for line in read_lines(self.path)]
         self.looks = [look for look in before if look.step <= step]
+        self._n_settled = len(self.looks) if self.was_finished else 0
 
     def _is_gamed_on(self) -> bool:
-        return len(self.looks) > N_FALLS and all(map(self.is_gamed, self.looks[-N_FALLS:]))
+        if len(self.looks) < max(self._n_settled, 1) + N_FALLS:
+            return False
+        return all(map(self.is_gamed, self.looks[-N_FALLS:]))
 
     def _protect(self, state: Any) -> None:
         """Have the checkpoint of the best look kept, whatever is saved after it."""
