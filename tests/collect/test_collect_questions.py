@@ -209,7 +209,7 @@ def test_keys_that_may_count_from_either_are_refused_and_floats_are_numbers(
     if 0 in keys:
         assert [case.sections["answer"] for case in files] == ["A", "C"]
     else:
-        with pytest.raises(InputError, match="counts from 0 or from 1"):
+        with pytest.raises(InputError, match="no row of the file tells which"):
             list(files)
 
 

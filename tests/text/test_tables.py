@@ -360,7 +360,7 @@ def test_a_quote_that_is_left_open_is_told_and_takes_no_rows_in_silence(tmp_path
 
 
 def test_a_cell_of_several_lines_is_one_cell_though_some_hold_the_delimiter(tmp_path):
-    text = "1. 肺炎,重症\n2. 高血压\n3. 糖尿病,2型\n4. 肾病\n出院"
+    text = "血常规:\nWBC,5.6\nRBC,4.2\nHGB,130\nPLT,200\n正常"
     path = write(tmp_path / "a.csv", f'编号,诊断\n1,"{text}"\n')
     assert contents(path) == [{"编号": "1", "诊断": text}]
 

@@ -6,6 +6,7 @@ import urllib.request
 import pytest
 
 from make_twin import TWINS, byte_characters, find_merges, make_twin, merge_below
+from medkd.completers.llamacpp_engine import read_tokenizer
 from medkd.core.records import Message
 from medkd.core.thinking import PREFIX
 from medkd.export.gguf import write_gguf
@@ -79,6 +80,7 @@ def test_training_serving_and_llama_cpp_write_the_same_tokens(twin, kind, tmp_pa
     tokenizer.chat_template = find_templates(tokenizer).thinking
     assert find_stop_ids(tokenizer, read_generation_config(folder))[0] == 151_645
     write_gguf(folder, tmp_path / "model.gguf", "q8_0", tokenizer)
+    read = read_tokenizer(tmp_path / "model.gguf")
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(tmp_path / "model.gguf")
     parameters.n_ctx, parameters.n_parallel, parameters.verbosity = 512, 1, 0
@@ -108,3 +110,4 @@ def test_training_serving_and_llama_cpp_write_the_same_tokens(twin, kind, tmp_pa
         assert post("/apply-template", {"messages": messages})["prompt"] == served
         asked = {"content": served, "add_special": False, "parse_special": True}
         assert post("/tokenize", asked)["tokens"] == encode(tokenizer, served)
+        assert encode(read, served) == encode(tokenizer, served)

@@ -123,6 +123,10 @@ class Columns:
         of_cases = places.intersection((*CLINICAL_SECTIONS, *DIAGNOSIS_SECTIONS))
         return not places.isdisjoint(named) or len(of_cases) > 1
 
+    def is_section(self, heading: str) -> bool:
+        """Tell whether a column holds a section."""
+        return self.place_of(heading) not in {"", "record_number", *FIELDS}
+
     def place_of(self, heading: str) -> str:
         """Name the field or section that a column holds; empty where nothing is known of it."""
         if heading not in self._places:

@@ -243,6 +243,11 @@ class CaseFiles:
             if name not in found.fields and not is_missing(value)
         }
         beside = self.columns.sort(rest)
+        self.columns.left_out.update(
+            heading for heading in rest if self.columns.is_section(heading)
+        )
+        if beside.get("id_column") == COUNTER:
+            del beside["id"]
         sections = {
             "question": found.question,
             "options": write_options(found.options),

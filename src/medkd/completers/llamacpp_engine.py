@@ -5,11 +5,12 @@ In: a file and prompts as text. Out: what the model wrote for each. Tokens and c
 file's own. Not done here: writing such files (`export.gguf`).
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from medkd.completers.transformers_engine import Generation, draw_seed
 from medkd.core.errors import InputError, StoppedError, from_os_error
@@ -43,7 +44,8 @@ def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        read = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        read: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        return _restore_ids(read, path)
     except ImportError as error:
         raise InputError(NOT_INSTALLED, path) from error
     except Exception as error:  # the readers of many architectures raise many kinds
@@ -53,7 +55,41 @@ def read_tokenizer(path: Path) -> "PreTrainedTokenizerBase":
             path,
             explain(error),
         ) from error
-    return cast("PreTrainedTokenizerBase", read)
+
+
+def _restore_ids(read: Any, path: Path) -> "PreTrainedTokenizerBase":
+    """Give control tokens the ids that they have in the file: transformers reads one that is not
+    ASCII, such as DeepSeek's, as bytes, and adds it once more behind the last id or not at all."""
+    from gguf import GGUFReader, TokenType
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(path).fields
+    tokens, types = (
+        fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type")
+    )
+    special = {
+        number: tokens[number]
+        for number, kind in enumerate(types)
+        if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)
+    }
+    added: dict[int, Any] = read.added_tokens_decoder
+    if all(number in added and added[number].content == special[number] for number in special):
+        return read
+    state = json.loads(read.backend_tokenizer.to_str())
+    vocabulary: dict[str, int] = state["model"]["vocab"]
+    names = {number: token for token, number in vocabulary.items() if number < len(tokens)}
+    state["model"]["vocab"] = {token: number for number, token in (names | special).items()}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    state["added_tokens"] = [
+        {"id": number, "content": token, "special": types[number] == TokenType.CONTROL, **plain}
+        for number, token in special.items()
+    ]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        chat_template=read.chat_template,
+        **read.special_tokens_map,
+    )
 
 
 class LlamaCppEngine:

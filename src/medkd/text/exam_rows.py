@@ -30,7 +30,7 @@ _SUBJECT_NAMES = (
     "科目",
     "学科",
 )
-_OPTION_COLUMN = re.compile(r"(?:op|option[ _]?|选项)?([a-z])(?:选项)?|(?:option[ _]?|选项)([1-9])")
+_OPTION_COLUMN = re.compile(r"(?:op|option[ _]?|选项)?([a-z])(?:选项)?|选项([1-9])")
 
 
 class ExamQuestion(NamedTuple):
@@ -148,7 +148,11 @@ def _read_options(fields: Mapping[str, Any]) -> dict[str, str] | None:
         columns: dict[str, str] = {}
         for name, value in fields.items():
             if letter := _find_column(name):
-                columns[letter] = columns.get(letter) or _write(value)
+                is_empty = str(value).strip().lower() in (
+                    "nan",
+                    "null",
+                )  # as pandas and SQL write it
+                columns[letter] = columns.get(letter) or ("" if is_empty else _write(value))
         return dict(sorted(columns.items())) if len(columns) > 1 else None
     if isinstance(listed, dict):
         pairs = list(cast("dict[Any, Any]", listed).items())
@@ -162,7 +166,7 @@ def _read_options(fields: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def _write(value: Any) -> str:
-    return "" if is_missing(value) else str(value).strip()
+    return "" if value is None else str(value).strip()
 
 
 def _read_answer(fields: Mapping[str, Any], is_from_zero: bool) -> str:

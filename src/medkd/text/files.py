@@ -139,7 +139,7 @@ def _detect(chunks: _Chunks, place: str) -> Encoding:
 def _has_lone_bytes(sample: bytes) -> bool:
     """Tell whether bytes beyond ASCII stand alone, as the accents and signs of a Western encoding
     do and Chinese characters do not: `38.5°C` would be read as a character of Big5."""
-    runs = re.findall(rb"[\x80-\xff]+", sample)
+    runs = re.findall(rb"[\x80-\xff]+", re.sub(rb"\xa8k|\xa4k", b"", sample))  # 男, 女 in Big5
     return sum(len(run) == 1 for run in runs) > _MAX_LONE * len(runs)
 
 
@@ -252,7 +252,9 @@ def read_json_lines(path: Path, encoding: Encoding) -> Iterator[RawRow]:
     value that stands alone may be a whole table."""
     rows = _read_lines_or_values(path, encoding)
     begun = list(islice(rows, 2))
-    yield from _expand(begun[0]) if len(begun) == 1 else itertools.chain(begun, rows)
+    is_alone = not any(isinstance(row.content, dict) for row in begun[1:])
+    first = _expand(begun[0]) if begun and is_alone else begun[:1]
+    yield from itertools.chain(first, begun[1:], rows)
 
 
 def _read_lines_or_values(path: Path, encoding: Encoding) -> Iterator[RawRow]:

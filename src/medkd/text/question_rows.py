@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medkd.core import thinking
-from medkd.core.errors import InputError
 from medkd.text.exam_rows import (
     ANSWER_NAMES,
     QUESTION_NAMES,
@@ -204,7 +203,13 @@ def read_question_row(
 
 
 def _read_exam(fields: Mapping[str, Any], repairs: Counter[str], path: Path | None) -> QuestionRow:
-    from_zero = "cop" in fields and path is not None and _counts_from_zero(path)
+    from_zero = _counts_from_zero(path) if "cop" in fields and path is not None else False
+    if from_zero is None:
+        problem = (
+            "cop counts from 0 or from 1, and no row of the file tells which; put the letter into "
+            "a column answer in its place"
+        )
+        raise RowError(RowProblem.NO_ANSWER, problem)
     row = read_exam_row(fields, "", from_zero)
     name, reasoning = _find_reasoning(fields)
     looked = f"{name} is empty" if name else f"no field {'/'.join(REASONING_FIELDS[:3])}"
@@ -220,9 +225,9 @@ def _read_exam(fields: Mapping[str, Any], repairs: Counter[str], path: Path | No
 
 
 @cache
-def _counts_from_zero(path: Path) -> bool:
+def _counts_from_zero(path: Path) -> bool | None:
     """Tell whether MedMCQA's `cop` counts from 0 in a file: it does where a 0 stands in it, and not
-    where the number of the options does; raises InputError for a file that cannot tell."""
+    where the number of the options does; None where no row tells."""
     counts_from_one = False
     for row in read_rows(path):
         if isinstance(row.content, dict):
@@ -231,13 +236,7 @@ def _counts_from_zero(path: Path) -> bool:
             if key == "0":
                 return True
             counts_from_one = counts_from_one or key == str(count_options(fields))
-    if counts_from_one:
-        return False
-    raise InputError(
-        "{}: its field cop counts from 0 or from 1, and no row tells which; put the letter into a "
-        "column answer in its place",
-        path,
-    )
+    return None if not counts_from_one else False
 
 
 def find_question(fields: Mapping[str, Any]) -> str:

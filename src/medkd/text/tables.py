@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from functools import cache
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -187,11 +187,19 @@ _MIN_SWALLOWED = 3
 
 
 def _count_swallowed(cells: Sequence[str], n_cells: int, delimiter: str) -> int:
-    """Count the rows of a table that stand in one of its cells: lines that have as many delimiters
-    as a row, all of them."""
-    for cell in cells if n_cells else ():
+    """Count the rows of a table of numbered rows that stand in one of its cells: lines that have as
+    many delimiters as a row and go on with the numbers, all of them."""
+    if not n_cells or not cells or not cells[0].strip().isdecimal():
+        return 0
+    for cell in cells:
         inside = cell.split("\n")[1:-1]
-        if inside and all(line.count(delimiter) == n_cells - 1 for line in inside):
+        numbers = [cells[0].strip(), *(line.partition(delimiter)[0].strip() for line in inside)]
+        if (
+            inside
+            and all(line.count(delimiter) == n_cells - 1 for line in inside)
+            and all(number.isdecimal() for number in numbers)
+            and all(int(a) < int(b) for a, b in pairwise(numbers))
+        ):
             return len(inside)
     return 0
 
