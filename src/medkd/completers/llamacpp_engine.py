@@ -77,6 +77,8 @@ def _restore_ids(read: Any, path: Path) -> "PreTrainedTokenizerBase":
     if all(number in added and added[number].content == special[number] for number in special):
         return read
     state = json.loads(read.backend_tokenizer.to_str())
+    if state["model"]["type"] != "BPE":
+        return read
     vocabulary: dict[str, int] = state["model"]["vocab"]
     names = {number: token for token, number in vocabulary.items() if number < len(tokens)}
     state["model"]["vocab"] = {token: number for number, token in (names | special).items()}
