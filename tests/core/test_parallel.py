@@ -1,6 +1,7 @@
 import itertools
 import os
 import pickle
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from medkd.core import parallel
+from medkd.core.errors import StoppedError
 from medkd.core.parallel import MANY, DoneWork, map_in_order
 from medkd.core.stage_output import StageOutput
 from stage_samples import run_stage, write_cases, write_rationales
@@ -133,3 +135,17 @@ def test_what_every_stage_finds_can_be_read_back(
     assert kept.stat().st_size == n_before
     for path in first.glob("*.jsonl"):
         assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def kill_itself(number: int) -> int:
+    if number == 3 * SIZE:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_process_that_is_killed_stops_the_work_with_a_line_and_hangs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(StoppedError, match="was killed"):
+        list(map_in_order(kill_itself, range(N), 1, size=SIZE))

@@ -20,6 +20,8 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -109,9 +111,19 @@ def _start_processes(work: Callable[[Any], Any]) -> Generator[tuple[_Submit, int
     if n == 1:
         yield lambda batch: lambda: _apply(work, batch), 1
         return
-    # A fresh interpreter each: a fork would take along whatever threads hold just then.
-    with multiprocessing.get_context("spawn").Pool(n, _set_work, (work,)) as pool:
-        yield lambda batch: pool.apply_async(_do_work, (batch,)).get, n
+    # A fresh interpreter each: a fork would take along whatever threads hold just then. No process
+    # is terminated: one that writes just then would keep its lock, and all would wait for it.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n, context, _set_work, (work,))
+    try:
+        yield lambda batch: pool.submit(_do_work, batch).result, n
+    except BrokenProcessPool as error:
+        raise StoppedError(
+            "a process that worked on records was killed, perhaps for want of memory; run the same "
+            "command again, it goes on"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _apply(work: Callable[[Any], Any], batch: list[Any]) -> bytes:
