@@ -2,11 +2,12 @@
 
 import json
 import re
-import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from serving import serving
 
 
 class BatchServer(ThreadingHTTPServer):
@@ -102,17 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
 def serve_batches(
     answer: Callable[[dict[str, Any]], Any], n_polls: int = 1
-) -> Generator[BatchServer, None, None]:
+) -> AbstractContextManager[BatchServer]:
     """Serve while the block runs; `answer` makes a result line of a request's body."""
-    server = BatchServer(answer, n_polls)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return serving(BatchServer(answer, n_polls))

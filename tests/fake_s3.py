@@ -2,13 +2,13 @@
 and ListObjectsV2, of one bucket.
 """
 
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from serving import serving
 
 BUCKET = "notes"
 
@@ -110,13 +110,5 @@ def _fault(code: str) -> bytes:
     )
 
 
-@contextmanager
-def start_s3() -> Iterator[FakeS3]:
-    with FakeS3() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+def start_s3() -> AbstractContextManager[FakeS3]:
+    return serving(FakeS3())
